@@ -1,0 +1,67 @@
+// What is no tensor operator: the CPU probe, the choice of instruction set, interruption.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <chrono>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cpu/pair_loss.h"
+#include "interrupt.h"
+
+namespace py = pybind11;
+
+namespace {
+
+int python_asks_to_stop() {
+  py::gil_scoped_acquire lock;
+  if (PyErr_CheckSignals() == 0) return 0;
+  PyErr_Clear();  // the operator's error takes its place and Python raises KeyboardInterrupt from it
+  return 1;
+}
+
+std::vector<std::string> isa_names() {
+  std::vector<std::string> names;
+  for (const auto* table : fastssl::usable_isas()) names.emplace_back(table->name);
+  return names;
+}
+
+double fma_rate(int threads, double seconds) {
+  py::gil_scoped_release unlock;
+  const auto& table = fastssl::isa();
+  std::vector<double> rate(static_cast<size_t>(threads), 0.0);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) {
+      const auto start = std::chrono::steady_clock::now();
+      double flops = 0, passed = 0;
+      while (passed < seconds) {
+        flops += table.fma_loop(100000);
+        passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+      }
+      rate[size_t(k)] = flops / passed;
+    }
+  });
+  double total = 0;
+  for (double r : rate) total += r;
+  return total;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "fastssl: compiled kernels";
+  fastssl::set_interrupt_check(python_asks_to_stop);
+  m.def("usable_isas", isa_names, "Instruction sets that this CPU can run, slowest first.");
+  m.def("isa", [] { return std::string(fastssl::isa().name); }, "The instruction set in use.");
+  m.def(
+      "select_isa",
+      [](const std::string& name) {
+        if (const char* why = fastssl::select_isa(name.c_str())) throw std::invalid_argument(name + ": " + why);
+      },
+      py::arg("name"));
+  m.def("has_bf16_pairs", [] { return fastssl::isa().bf16 != nullptr; });
+  m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
+        "Floating point operations a second of a loop of multiply-adds on registers.");
+}

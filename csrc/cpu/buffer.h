@@ -1,0 +1,48 @@
+// Cache-line aligned scratch memory, zeroed, in huge pages where it is large.
+#pragma once
+#include <sys/mman.h>
+
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace fastssl {
+
+// Page faults cost as much as the arithmetic on large scratch: ask for 2 MiB pages on the whole ones inside.
+inline void advise_huge_pages(void* p, size_t bytes) {
+  constexpr uintptr_t kHuge = uintptr_t(2) << 20;
+  const uintptr_t begin = (uintptr_t(p) + kHuge - 1) / kHuge * kHuge, end = (uintptr_t(p) + bytes) / kHuge * kHuge;
+  if (p && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+}
+
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t n) { allocate(n); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  void allocate(int64_t n) {
+    std::free(data_);
+    data_ = nullptr;
+    size_ = n;
+    if (n == 0) return;
+    const size_t bytes = (size_t(n) * sizeof(T) + 63) / 64 * 64;
+    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+    if (!data_) throw std::bad_alloc();
+    advise_huge_pages(data_, bytes);
+    std::memset(static_cast<void*>(data_), 0, bytes);
+  }
+  T* data() const { return data_; }
+  int64_t size() const { return size_; }
+  T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  T* data_ = nullptr;
+  int64_t size_ = 0;
+};
+
+}  // namespace fastssl

@@ -1,0 +1,64 @@
+// Which instruction set runs, and whether the user asked to stop.
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+
+#include "../bindings/interrupt.h"
+#include "pair_loss.h"
+#include "schedule.h"
+
+namespace fastssl {
+namespace {
+
+std::atomic<const IsaTable*> chosen{nullptr};
+std::atomic<int (*)()> interrupt_check{nullptr};
+
+}  // namespace
+
+std::vector<const IsaTable*> usable_isas() {
+  std::vector<const IsaTable*> list{&isa_portable()};
+#ifdef FASTSSL_X86
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&isa_avx2());
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (avx512) list.push_back(&isa_avx512());
+#ifdef FASTSSL_AVX512_BF16
+  if (avx512 && __builtin_cpu_supports("avx512bf16")) list.push_back(&isa_avx512_bf16());
+#endif
+#endif
+  return list;
+}
+
+const IsaTable& isa() {
+  const IsaTable* table = chosen.load(std::memory_order_acquire);
+  if (!table) {
+    table = usable_isas().back();
+    chosen.store(table, std::memory_order_release);
+  }
+  return *table;
+}
+
+const char* select_isa(const char* name) {
+  for (const IsaTable* table : usable_isas()) {
+    if (std::strcmp(table->name, name) == 0) {
+      chosen.store(table, std::memory_order_release);
+      return nullptr;
+    }
+  }
+  return "not usable on this CPU, or unknown";
+}
+
+void set_interrupt_check(int (*check)()) { interrupt_check.store(check); }
+
+void poll_interrupt() {
+  // A check needs Python's lock, which other threads may hold for milliseconds: ten a second are enough.
+  thread_local auto last = std::chrono::steady_clock::now();
+  const auto now = std::chrono::steady_clock::now();
+  if (now - last < std::chrono::milliseconds(100)) return;
+  last = now;
+  const auto check = interrupt_check.load();
+  if (check && check() != 0) throw Interrupted();
+}
+
+}  // namespace fastssl

@@ -1,0 +1,218 @@
+// The reduction: score tiles, their epilogue, and the row and column statistics.
+#pragma once
+#include "microkernel.h"
+#include "relation.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+
+template <class T>
+FASTSSL_INLINE T* tile_row(const Tile<T>& t, int64_t ib, int64_t j) {
+  return t.e + ((ib - t.i0) * (t.j1 - t.j0) * kBlock + (j - t.j0 * kBlock)) * kBlock;
+}
+template <class T>
+FASTSSL_INLINE T* row_accumulator(const Tile<T>& t, int64_t j) {
+  return t.scratch + (j - t.j0 * kBlock) * kWidth<T>;
+}
+
+// Visits the micro-tiles of one 32 x 32 block: visit(rows, scores, first lane, first row).
+template <class K, class Visit>
+FASTSSL_INLINE void visit_scores(const Tile<typename K::Acc>& t, int64_t ib, int64_t jb, Visit&& visit) {
+  using T = typename K::Acc;
+  using W = typename K::Word;
+  const int64_t words = (t.x.depth + K::kPerWord - 1) / K::kPerWord;
+  const W* a = static_cast<const W*>(t.y.lanes) + jb * words * kBlock;
+  const W* b = static_cast<const W*>(t.x.lanes) + ib * words * kBlock;
+  constexpr int64_t kStep = K::kRun * kBlock;
+  for (int l = 0; l < kBlock; l += kLanes<T>) {
+    for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
+      constexpr int R = decltype(rows)::value;
+      Micro<K, R> acc = {};
+      multiply<K, int(kBlock), 1, R>(acc, a + r, kStep, b + l, kStep, words / K::kRun, int(words % K::kRun));
+      const int64_t i = ib * kBlock + l, j = jb * kBlock + r;
+      if constexpr (K::kPerWord == 2) {
+        for (int q = 0; q < R; ++q) {
+          const T row = t.y.lane_factor[j + q] * t.scale;
+          for (int v = 0; v < kVectors; ++v) acc[q][v] *= load<T>(t.x.lane_factor + i + v * kWidth<T>) * row;
+        }
+      }
+      if (t.bias) {
+        for (int q = 0; q < R; ++q)
+          for (int v = 0; v < kVectors; ++v) acc[q][v] += t.bias[j + q];
+      }
+      visit(rows, acc, i, j);
+    });
+  }
+}
+
+template <class T>
+FASTSSL_INLINE int64_t row_end(const Tile<T>& t, int64_t ib) {
+  return t.triangular ? (ib + 1 < t.j1 ? ib + 1 : t.j1) : t.j1;
+}
+
+template <class T>
+void clear_row_accumulators(const Tile<T>& t, T value) {
+  for (int64_t k = 0; k < (t.j1 - t.j0) * kBlock * kWidth<T>; k += kWidth<T>) store<T>(t.scratch + k, splat<T>(value));
+}
+
+// Epilogues: from score to what the tile keeps and what is summed.
+template <class T>
+struct Bounded {  // |score| <= 48 in units of log 2: no shift is needed, no underflow is possible
+  static constexpr bool kAux = false;
+  static FASTSSL_INLINE Vec<T> apply(Vec<T> s, Vec<T>& sum, Vec<T>&, IVec<T> keep, bool masked) {
+    Vec<T> e = exp2_in_range(s);
+    if (masked) e = keep ? e : Vec<T>{};
+    sum = e;
+    return e;
+  }
+};
+template <class T>
+struct Sigmoid {  // keeps sigmoid(s), sums softplus(s) and sigmoid(s)
+  static constexpr bool kAux = true;
+  static FASTSSL_INLINE Vec<T> apply(Vec<T> s, Vec<T>& sum, Vec<T>& aux, IVec<T> keep, bool masked) {
+    const Vec<T> magnitude = s < T(0) ? -s : s;
+    const Vec<T> e = exp2v(magnitude * T(-1.4426950408889634));
+    const Vec<T> inverse = T(1) / (e + T(1));
+    Vec<T> sigmoid = s < T(0) ? e * inverse : inverse;
+    Vec<T> softplus = log1pv(e) + (s < T(0) ? Vec<T>{} : s);
+    if (masked) {
+      sigmoid = keep ? sigmoid : Vec<T>{};
+      softplus = keep ? softplus : Vec<T>{};
+    }
+    sum = softplus;
+    aux = sigmoid;
+    return sigmoid;
+  }
+};
+
+template <class K, template <class> class Epi>
+void forward(const Tile<typename K::Acc>& t) {
+  using T = typename K::Acc;
+  constexpr int kW = kWidth<T>;
+  const TileMask<T> mask(t);
+  const bool rows = t.row_sum != nullptr;
+  if (rows) clear_row_accumulators<T>(t, 0);
+  for (int64_t ib = t.i0; ib < t.i1; ++ib) {
+    Vec<T> total[kBlockVectors<T>] = {}, total_aux[kBlockVectors<T>] = {};
+    for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
+      Vec<T> part[kBlockVectors<T>] = {}, part_aux[kBlockVectors<T>] = {};
+      const bool masked = mask.flagged[ib - t.i0][jb - t.j0];
+      const bool count_rows = rows && !(t.triangular && ib == jb);
+      visit_scores<K>(t, ib, jb, [&](auto rows_of, auto& s, int64_t i, int64_t j) __attribute__((always_inline)) {
+        constexpr int R = decltype(rows_of)::value;
+        const int first = int(i % kBlock) / kW;
+        for (int q = 0; q < R; ++q) {
+          Vec<T> row{};
+          for (int v = 0; v < kVectors; ++v) {
+            IVec<T> keep{};
+            if (masked) keep = takes_part(t, i + v * kW, j + q);
+            Vec<T> sum, aux;
+            const Vec<T> e = Epi<T>::apply(s[q][v], sum, aux, keep, masked);
+            store<T>(tile_row(t, ib, j + q) + i % kBlock + v * kW, e);
+            part[first + v] += sum;
+            if (Epi<T>::kAux) part_aux[first + v] += aux;
+            row += sum;
+          }
+          if (count_rows) {
+            T* acc = row_accumulator(t, j + q);
+            store<T>(acc, load<T>(acc) + row);
+          }
+        }
+      });
+      for (int v = 0; v < kBlockVectors<T>; ++v) {
+        total[v] += part[v];
+        if (Epi<T>::kAux) total_aux[v] += part_aux[v];
+      }
+    }
+    for (int64_t l = 0; t.lane_sum && l < kBlock && ib * kBlock + l < t.x.n; ++l) {
+      t.lane_sum[ib * kBlock + l] += total[l / kW][l % kW];
+      if (Epi<T>::kAux && t.lane_aux) t.lane_aux[ib * kBlock + l] += total_aux[l / kW][l % kW];
+    }
+  }
+  if (!rows) return;
+  for (int64_t j = t.j0 * kBlock; j < t.j1 * kBlock && j < t.y.n; ++j) t.row_sum[j] += hsum<T>(load<T>(row_accumulator(t, j)));
+}
+
+// Scores that are out of range of one shift: a running maximum for every lane and row. The tile keeps scores.
+constexpr double kMaskedScore = -1e30;
+
+inline void merge(double& maximum, double& sum, double tile_maximum, double tile_sum) {
+  if (tile_maximum < kMaskedScore / 2) return;  // nothing took part
+  if (!(tile_maximum <= maximum)) {             // true for NaN too: it must not be lost
+    sum = (sum == 0 ? 0.0 : sum * __builtin_exp2(maximum - tile_maximum)) + tile_sum;
+    maximum = tile_maximum;
+  } else {
+    sum += tile_sum * __builtin_exp2(tile_maximum - maximum);
+  }
+}
+
+template <class K>
+void forward_running_max(const Tile<typename K::Acc>& t) {
+  using T = typename K::Acc;
+  constexpr int kW = kWidth<T>;
+  const TileMask<T> mask(t);
+  const bool rows = t.row_sum != nullptr, lanes = t.lane_sum != nullptr;
+  T row_maximum[kMaxTileBlocks * kBlock];
+  Vec<T> lane_maximum[kMaxTileBlocks][kBlockVectors<T>];
+  if (rows) clear_row_accumulators<T>(t, T(kMaskedScore));
+  for (int64_t ib = t.i0; ib < t.i1; ++ib) {
+    auto& top = lane_maximum[ib - t.i0];
+    for (auto& v : top) v = splat<T>(T(kMaskedScore));
+    for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
+      const bool masked = mask.flagged[ib - t.i0][jb - t.j0];
+      const bool count_rows = rows && !(t.triangular && ib == jb);
+      visit_scores<K>(t, ib, jb, [&](auto rows_of, auto& s, int64_t i, int64_t j) __attribute__((always_inline)) {
+        constexpr int R = decltype(rows_of)::value;
+        const int first = int(i % kBlock) / kW;
+        for (int q = 0; q < R; ++q) {
+          Vec<T> row = splat<T>(T(kMaskedScore));
+          for (int v = 0; v < kVectors; ++v) {
+            Vec<T> score = s[q][v];
+            if (masked) score = takes_part(t, i + v * kW, j + q) ? score : splat<T>(T(kMaskedScore));
+            store<T>(tile_row(t, ib, j + q) + i % kBlock + v * kW, score);
+            top[first + v] = vmax<T>(score, top[first + v]);
+            row = vmax<T>(score, row);
+          }
+          if (count_rows) {
+            T* acc = row_accumulator(t, j + q);
+            store<T>(acc, vmax<T>(row, load<T>(acc)));
+          }
+        }
+      });
+    }
+  }
+  if (!lanes && !rows) return;
+  if (rows) {
+    for (int64_t j = 0; j < (t.j1 - t.j0) * kBlock; ++j) row_maximum[j] = hmax<T>(load<T>(t.scratch + j * kW));
+    clear_row_accumulators<T>(t, 0);
+  }
+  for (int64_t ib = t.i0; ib < t.i1; ++ib) {
+    const auto& top = lane_maximum[ib - t.i0];
+    Vec<T> total[kBlockVectors<T>] = {};
+    for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
+      Vec<T> part[kBlockVectors<T>] = {};
+      const bool count_rows = rows && !(t.triangular && ib == jb);
+      for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j) {
+        const T* e = tile_row(t, ib, j);
+        Vec<T> row{};
+        for (int v = 0; v < kBlockVectors<T>; ++v) {
+          const Vec<T> s = load<T>(e + v * kW);
+          part[v] += exp2v(s - top[v]);
+          if (count_rows) row += exp2v(s - row_maximum[j - t.j0 * kBlock]);
+        }
+        if (count_rows) {
+          T* acc = row_accumulator(t, j);
+          store<T>(acc, load<T>(acc) + row);
+        }
+      }
+      for (int v = 0; v < kBlockVectors<T>; ++v) total[v] += part[v];
+    }
+    for (int64_t l = 0; lanes && l < kBlock && ib * kBlock + l < t.x.n; ++l)
+      merge(t.lane_aux[ib * kBlock + l], t.lane_sum[ib * kBlock + l], double(top[l / kW][l % kW]), double(total[l / kW][l % kW]));
+  }
+  for (int64_t j = t.j0 * kBlock; rows && j < t.j1 * kBlock && j < t.y.n; ++j)
+    merge(t.row_aux[j], t.row_sum[j], double(row_maximum[j - t.j0 * kBlock]), double(hsum<T>(load<T>(row_accumulator(t, j)))));
+}
+
+}  // namespace FASTSSL_ISA
+}  // namespace fastssl

@@ -1,0 +1,63 @@
+// The kernels of one instruction set, behind one table. Compiled several times with other flags.
+#include "backward.h"
+#include "finish.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+namespace {
+
+template <class T>
+constexpr EngineTable<T> table() {
+  using K = Plain<T>;
+  return {{forward<K, Bounded>, forward_running_max<K>, forward<K, Sigmoid>},
+          {backward<K, false>, backward<K, true>, backward<K, false>},
+          pack<T>,
+          finish<T>};
+}
+
+// The roof: independent multiply-adds on registers, enough of them to hide the latency.
+double fma_loop(int64_t iterations) {
+  constexpr int kChains = 12;
+  Vec<float> acc[kChains];
+#pragma GCC unroll 12
+  for (int c = 0; c < kChains; ++c) acc[c] = splat(float(c) * 1e-3f);
+  const Vec<float> a = splat(0.999f), b = splat(1e-3f);
+  for (int64_t n = 0; n < iterations; ++n) {
+#pragma GCC unroll 12
+    for (int c = 0; c < kChains; ++c) acc[c] = acc[c] * a + b;
+  }
+  float sum = 0;
+#pragma GCC unroll 12
+  for (int c = 0; c < kChains; ++c) sum += hsum<float>(acc[c]);
+  volatile float sink = sum;
+  (void)sink;
+  return double(iterations) * kChains * kWidth<float> * 2;
+}
+
+}  // namespace
+}  // namespace FASTSSL_ISA
+
+#define FASTSSL_JOIN2(a, b) a##b
+#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
+#define FASTSSL_TEXT2(a) #a
+#define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
+
+const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
+#ifdef __AVX512BF16__
+  using namespace FASTSSL_ISA;
+  using K = FASTSSL_ISA::Bf16Pairs;
+  static const EngineTable<float> bf16 = {
+      {forward<K, FASTSSL_ISA::Bounded>, forward_running_max<K>, forward<K, FASTSSL_ISA::Sigmoid>},
+      {backward<K, false>, backward<K, true>, backward<K, false>},
+      pack_bf16,
+      FASTSSL_ISA::finish<float>};
+  const EngineTable<float>* pairs = &bf16;
+#else
+  const EngineTable<float>* pairs = nullptr;
+#endif
+  static const IsaTable table = {FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,
+                                 FASTSSL_ISA::dot, FASTSSL_ISA::add_row, FASTSSL_ISA::dot_row, FASTSSL_ISA::fma_loop};
+  return table;
+}
+
+}  // namespace fastssl

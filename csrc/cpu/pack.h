@@ -1,0 +1,146 @@
+// Packing: rows of any dtype and strides become blocks of 32, converted and L2-normalised on the way.
+#pragma once
+#include "../common/half.h"
+#include "microkernel.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+
+struct ReadF32 {
+  using Raw = float;
+  static FASTSSL_INLINE float value(Raw x) { return x; }
+};
+struct ReadF64 {
+  using Raw = double;
+  static FASTSSL_INLINE double value(Raw x) { return x; }
+};
+struct ReadF16 {
+  using Raw = uint16_t;
+  static FASTSSL_INLINE float value(Raw x) { return f16_to_float(x); }
+};
+struct ReadBf16 {
+  using Raw = uint16_t;
+  static FASTSSL_INLINE float value(Raw x) { return bf16_to_float(x); }
+};
+
+constexpr double kNormEps = 1e-12;  // as torch.nn.functional.normalize
+
+template <class Read>
+double row_norm(const Source& s, int64_t row, int64_t depth) {
+  const auto* p = static_cast<const typename Read::Raw*>(s.data) + row * s.row_stride;
+  double sum[8] = {};  // eight chains: the addition's latency is hidden, the order is fixed
+  int64_t k = 0;
+  if (s.col_stride == 1) {
+    for (; k + 8 <= depth; k += 8)
+      for (int u = 0; u < 8; ++u) {
+        const double v = double(Read::value(p[k + u]));
+        sum[u] += v * v;
+      }
+  }
+  for (; k < depth; ++k) {
+    const double v = double(Read::value(p[k * s.col_stride]));
+    sum[0] += v * v;
+  }
+  double total = 0;
+  for (double v : sum) total += v;
+  return __builtin_sqrt(total);
+}
+
+// Values [k0, k1) of a row, times `inverse`, then times `factor` for the lanes.
+template <class Read, class T>
+FASTSSL_INLINE void read_row(const Source& s, int64_t row, int64_t k0, int64_t k1, double inverse, T* out) {
+  const auto* p = static_cast<const typename Read::Raw*>(s.data) + row * s.row_stride;
+  if (s.col_stride == 1) {
+    for (int64_t k = k0; k < k1; ++k) out[k - k0] = T(double(Read::value(p[k])) * inverse);
+  } else {
+    for (int64_t k = k0; k < k1; ++k) out[k - k0] = T(double(Read::value(p[k * s.col_stride])) * inverse);
+  }
+}
+
+struct Located {
+  const Source* source;
+  int64_t row;
+};
+inline Located locate(const Source* sources, int64_t n_sources, int64_t row) {
+  for (int64_t s = 0; s < n_sources; ++s) {
+    if (row < sources[s].n) return {sources + s, row};
+    row -= sources[s].n;
+  }
+  return {nullptr, 0};
+}
+
+template <class F>
+FASTSSL_INLINE void with_reader(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::f32: return f(ReadF32{});
+    case DType::f64: return f(ReadF64{});
+    case DType::f16: return f(ReadF16{});
+    case DType::bf16: return f(ReadBf16{});
+  }
+}
+
+template <class T>
+void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
+          void* lanes_out, void* rows_out, double* inverse_norm, double* norm, float*) {
+  const int64_t depth_blocks = (depth + kBlock - 1) / kBlock;
+  T* lanes = lanes_out ? static_cast<T*>(lanes_out) + block * depth * kBlock : nullptr;
+  T* rows = rows_out ? static_cast<T*>(rows_out) + block * depth_blocks * kBlock * kBlock : nullptr;
+  double inverse[kBlock] = {};
+  for (int64_t r = 0; r < kBlock; ++r) {
+    const Located at = locate(sources, n_sources, block * kBlock + r);
+    if (!at.source) continue;
+    double length = 1;
+    with_reader(at.source->dtype, [&](auto read) { length = row_norm<decltype(read)>(*at.source, at.row, depth); });
+    inverse[r] = normalize ? 1.0 / (length < kNormEps ? kNormEps : length) : 1.0;
+    if (norm) norm[block * kBlock + r] = length;
+    if (inverse_norm) inverse_norm[block * kBlock + r] = inverse[r];
+  }
+  alignas(64) T scaled[kBlock][kBlock];
+  alignas(64) T plain[kBlock][kBlock];
+  for (int64_t db = 0; db < depth_blocks; ++db) {
+    const int64_t k0 = db * kBlock, k1 = k0 + kBlock < depth ? k0 + kBlock : depth;
+    for (int64_t r = 0; r < kBlock; ++r) {
+      for (int64_t k = 0; k < kBlock; ++k) scaled[r][k] = plain[r][k] = 0;
+      const Located at = locate(sources, n_sources, block * kBlock + r);
+      if (!at.source) continue;
+      with_reader(at.source->dtype, [&](auto read) __attribute__((always_inline)) {
+        if (lanes) read_row<decltype(read), T>(*at.source, at.row, k0, k1, inverse[r] * factor, scaled[r]);
+        if (rows) read_row<decltype(read), T>(*at.source, at.row, k0, k1, inverse[r], plain[r]);
+      });
+    }
+    if (rows) __builtin_memcpy(rows + db * kBlock * kBlock, plain, sizeof plain);
+    for (int64_t k = k0; lanes && k < k1; ++k)
+      for (int64_t r = 0; r < kBlock; ++r) lanes[k * kBlock + r] = scaled[r][k - k0];
+  }
+}
+
+#ifdef __AVX512BF16__
+// bf16 rows stay as they are: products of raw values are exact, the factors join after the sum.
+inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
+                      void* lanes_out, void* rows_out, double* inverse_norm, double* norm, float* lane_factor) {
+  const int64_t depth_blocks = (depth + kBlock - 1) / kBlock, words = (depth + 1) / 2;
+  uint16_t* lanes = lanes_out ? static_cast<uint16_t*>(lanes_out) + block * words * kBlock * 2 : nullptr;
+  uint16_t* rows = rows_out ? static_cast<uint16_t*>(rows_out) + block * depth_blocks * kBlock * kBlock : nullptr;
+  if (rows) __builtin_memset(rows, 0, sizeof(uint16_t) * depth_blocks * kBlock * kBlock);
+  if (lanes) __builtin_memset(lanes, 0, sizeof(uint16_t) * words * kBlock * 2);
+  for (int64_t r = 0; r < kBlock; ++r) {
+    const Located at = locate(sources, n_sources, block * kBlock + r);
+    if (lane_factor) lane_factor[block * kBlock + r] = 0;
+    if (!at.source) continue;
+    const double length = row_norm<ReadBf16>(*at.source, at.row, depth);
+    const double inverse = normalize ? 1.0 / (length < kNormEps ? kNormEps : length) : 1.0;
+    if (norm) norm[block * kBlock + r] = length;
+    if (inverse_norm) inverse_norm[block * kBlock + r] = inverse;
+    if (lane_factor) lane_factor[block * kBlock + r] = float(inverse * factor);
+    const uint16_t* p = static_cast<const uint16_t*>(at.source->data) + at.row * at.source->row_stride;
+    for (int64_t k = 0; k < depth; ++k) {
+      const uint16_t v = p[k * at.source->col_stride];
+      if (lanes) lanes[(k / 2 * kBlock + r) * 2 + k % 2] = v;
+      if (rows) rows[k / kBlock * kBlock * kBlock + (r / 2 * kBlock + k % kBlock) * 2 + r % 2] = v;
+    }
+  }
+}
+#endif
+
+}  // namespace FASTSSL_ISA
+}  // namespace fastssl

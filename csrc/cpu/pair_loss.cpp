@@ -1,0 +1,587 @@
+#include "pair_loss.h"
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <unordered_map>
+
+#include "buffer.h"
+#include "schedule.h"
+
+namespace fastssl {
+namespace {
+
+constexpr double kLog2e = 1.4426950408889634;
+constexpr double kLn2 = 0.6931471805599453;
+// 2^48 times any number of rows is far from fp32's limits on both sides, also as the inverse of a sum.
+constexpr double kBound = 48;
+
+// Statistics, one segment of n or m doubles each.
+struct Stats {
+  double *lane_lse, *lane_gap, *row_lse, *row_gap, *valid;
+};
+// lane_lse: log2 of the whole softmax denominator (siglip: sum of sigmoids); lane_gap: 1 - probability of the
+// positive, computed without cancellation; row_*: the same for the columns of a symmetric loss;
+// valid: how many rows count in the mean.
+Stats layout(const PairProblem& p, double* s) {
+  const int64_t n = p.n(), m = p.symmetric ? p.m() : 0;
+  return {s, s + n, s + 2 * n, s + 2 * n + m, s + 2 * n + 2 * m};
+}
+
+// The engine's own view of a problem, for one element type.
+template <class T>
+struct Engine {
+  const PairProblem& p;
+  const EngineTable<T>& table;
+  const IsaTable& isa_table;
+  const bool pairs;  // bf16 words
+  const int64_t n, m, depth, depth_blocks;
+  const Grid grid;
+  Buffer<char> x_lanes, y_lanes, x_rows, y_rows;
+  Buffer<double> x_inverse, y_inverse, x_norm, y_norm;
+  Buffer<float> x_factor, y_factor;
+  Buffer<int32_t> self, positive;
+  Buffer<T> bias;
+  Epilogue epilogue = kSoftmaxBounded;
+  Tile<T> prototype;
+
+  static const EngineTable<T>& choose(const PairProblem& p, const IsaTable& isa) {
+    if constexpr (std::is_same_v<T, double>) {
+      return isa.f64;
+    } else {
+      return uses_pairs(p, isa) ? *isa.bf16 : isa.f32;
+    }
+  }
+  static bool uses_pairs(const PairProblem& p, const IsaTable& isa) {
+    if (!std::is_same_v<T, float> || !isa.bf16) return false;
+    for (const auto* side : {&p.x, &p.y})
+      for (const Source& s : *side)
+        if (s.dtype != DType::bf16) return false;
+    return true;
+  }
+
+  Engine(const PairProblem& problem, const IsaTable& isa)
+      : p(problem),
+        table(choose(problem, isa)),
+        isa_table(isa),
+        pairs(uses_pairs(problem, isa)),
+        n(problem.n()),
+        m(problem.m()),
+        depth(problem.depth),
+        depth_blocks(ceil_div(problem.depth, kBlock)),
+        grid(problem.n(), problem.m(), problem.self_pairs()) {
+    find_partners();
+  }
+
+  bool softmax() const { return p.loss != Loss::siglip; }
+
+  void find_partners() {
+    const int64_t padded = grid.x_blocks * kBlock;
+    if (p.loss == Loss::nt_xent || p.loss == Loss::sup_con) {
+      self.allocate(padded);
+      for (int64_t i = 0; i < padded; ++i) self[i] = i < n ? int32_t(i) : -1;
+    }
+    if (p.loss == Loss::sup_con) return;
+    positive.allocate(padded);
+    for (int64_t i = 0; i < padded; ++i) {
+      int64_t partner = i;
+      if (p.loss == Loss::nt_xent) partner = i < n / 2 ? i + n / 2 : i - n / 2;
+      if (p.loss == Loss::linear_cross_entropy && i < n) partner = p.ids[i] == p.ignore_index ? -1 : p.ids[i];
+      positive[i] = i < n ? int32_t(partner) : -1;
+    }
+  }
+
+  // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished.
+  void pack(bool lanes, bool rows) {
+    const double unit = softmax() ? kLog2e : 1.0, c = p.scale * unit;
+    const int64_t words = pairs ? (depth + 1) / 2 : depth, word = pairs ? 4 : int64_t(sizeof(T));
+    const bool split = p.self_pairs() && !pairs;  // one operand on both sides: each carries the root
+    auto side = [&](const std::vector<Source>& sources, int64_t blocks, double factor, Buffer<char>& lane_buffer,
+                    Buffer<char>& row_buffer, Buffer<double>& inverse, Buffer<double>& norm, Buffer<float>& factors) {
+      const int64_t padded = blocks * kBlock;
+      if (lanes) lane_buffer.allocate(padded * words * word);
+      if (rows) row_buffer.allocate(blocks * depth_blocks * kBlock * kBlock * (pairs ? 2 : word));
+      inverse.allocate(padded);
+      norm.allocate(padded);
+      if (pairs) factors.allocate(padded);
+      const int64_t per_task = std::max<int64_t>(1, 512 / std::max<int64_t>(depth, 1));
+      parallel_tasks(ceil_div(blocks, per_task), [&](int64_t, int64_t k) {
+        for (int64_t b = k * per_task; b < std::min(blocks, (k + 1) * per_task); ++b)
+          table.pack(sources.data(), int64_t(sources.size()), b, depth, p.normalize, factor, lanes ? lane_buffer.data() : nullptr,
+                     rows ? row_buffer.data() : nullptr, inverse.data(), norm.data(), pairs ? factors.data() : nullptr);
+      });
+    };
+    side(p.x, grid.x_blocks, pairs ? 1.0 : (split ? std::sqrt(c) : c), x_lanes, x_rows, x_inverse, x_norm, x_factor);
+    if (!p.self_pairs()) side(p.y, grid.y_blocks, 1.0, y_lanes, y_rows, y_inverse, y_norm, y_factor);
+
+    Tile<T>& t = prototype;
+    t.x = {x_lanes.data(), x_rows.data(), n, depth, x_factor.data()};
+    t.y = p.self_pairs() ? t.x : Operand{y_lanes.data(), y_rows.data(), m, depth, y_factor.data()};
+    t.scale = T(c);
+    t.self = self.data();
+    t.positive = positive.data();
+    if (!p.bias.empty()) {
+      bias.allocate(grid.y_blocks * kBlock);
+      for (int64_t j = 0; j < m; ++j) bias[j] = T(bias_at(j) * unit);
+      t.bias = bias.data();
+    }
+    choose_epilogue(c);
+  }
+
+  double bias_at(int64_t j) const { return p.bias.empty() ? 0.0 : p.bias[p.bias.size() == 1 ? 0 : size_t(j)]; }
+  double x_inv(int64_t i) const { return p.normalize ? x_inverse[i] : 1.0; }
+  double y_inv(int64_t j) const { return p.normalize ? (p.self_pairs() ? x_inverse[j] : y_inverse[j]) : 1.0; }
+
+  // |score| <= |scale| max|x| max|y| + max|bias| (Cauchy-Schwarz). NaN fails the comparison and takes the
+  // path that carries it to the result.
+  void choose_epilogue(double c) {
+    if (!softmax()) {
+      epilogue = kSigmoid;
+      return;
+    }
+    auto largest = [&](const Buffer<double>& norm, int64_t rows) {
+      double top = 0;
+      for (int64_t i = 0; i < rows; ++i) top = !(norm[i] <= top) ? norm[i] : top;
+      return p.normalize && std::isfinite(top) ? 1.0 : top;
+    };
+    const double x = largest(x_norm, n), y = p.self_pairs() ? x : largest(y_norm, m);
+    double offset = 0;
+    for (double b : p.bias) offset = !(std::fabs(b) <= offset) ? std::fabs(b) : offset;
+    epilogue = std::fabs(c) * x * y + offset * kLog2e <= kBound ? kSoftmaxBounded : kSoftmaxRunningMax;
+  }
+
+  Tile<T> tile(int64_t I, int64_t J) const {
+    Tile<T> t = prototype;
+    t.i0 = I * grid.x_tile;
+    t.i1 = std::min(t.i0 + grid.x_tile, grid.x_blocks);
+    t.j0 = J * grid.y_tile;
+    t.j1 = std::min(t.j0 + grid.y_tile, grid.y_blocks);
+    t.triangular = grid.triangular && I == J;
+    return t;
+  }
+  const std::vector<Source>& y_sources() const { return p.self_pairs() ? p.x : p.y; }
+
+  // Dot product of pair (i, j), in double.
+  double dot(int64_t i, int64_t j) const {
+    const auto& y = y_sources();
+    return isa_table.dot(p.x.data(), int64_t(p.x.size()), i, x_inv(i), y.data(), int64_t(y.size()), j, y_inv(j), depth);
+  }
+};
+
+constexpr int64_t kTileNumel = kMaxTileBlocks * kBlock * kMaxTileBlocks * kBlock;
+constexpr int64_t kRowScratch = kMaxTileBlocks * kBlock * 16;
+
+// Tile-sized memory of each worker.
+template <class T>
+struct Scratch {
+  int64_t numel;
+  Buffer<T> e, g, pairs, rows;
+  Scratch(const Grid& grid, bool with_e, bool with_g, bool with_pairs) : numel(grid.x_tile * grid.y_tile * kBlock * kBlock) {
+    const int64_t workers = torch::stable::get_num_threads();
+    if (with_e) e.allocate(workers * numel);
+    if (with_g) g.allocate(workers * numel);
+    if (with_pairs) pairs.allocate(workers * numel / 2);
+    rows.allocate(workers * kRowScratch);
+  }
+  void bind(Tile<T>& t, int64_t worker) {
+    if (e.data()) t.e = e.data() + worker * numel;
+    t.scratch = rows.data() + worker * kRowScratch;
+  }
+  void bind(Weights<T>& w, int64_t worker) {
+    w.g = (g.data() ? g.data() : e.data()) + worker * numel;  // a recomputed tile is weighed in place
+    if (pairs.data()) w.g_pairs = pairs.data() + worker * numel / 2;
+  }
+};
+
+// log2(2^a + 2^b), and the share of a in it.
+double log2_add(double a, double b, double* share) {
+  if (a == -std::numeric_limits<double>::infinity()) {
+    *share = 0;
+    return b;
+  }
+  const double d = a - b;
+  *share = 1.0 / (1.0 + std::exp2(-d));
+  return d > 0 ? a + std::log1p(std::exp2(-d)) * kLog2e : b + std::log1p(std::exp2(d)) * kLog2e;
+}
+
+// Rows with equal ids, in order of first appearance: a CSR table.
+struct Groups {
+  std::vector<int64_t> offset{0};
+  std::vector<int32_t> member;
+};
+Groups group_by_id(const int64_t* ids, int64_t n) {
+  std::unordered_map<int64_t, int64_t> index;
+  std::vector<int64_t> group(static_cast<size_t>(n)), count;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto it = index.emplace(ids[i], int64_t(count.size())).first;
+    if (it->second == int64_t(count.size())) count.push_back(0);
+    ++count[size_t(group[size_t(i)] = it->second)];
+  }
+  Groups g;
+  for (int64_t c : count) g.offset.push_back(g.offset.back() + c);
+  g.member.resize(size_t(n));
+  std::vector<int64_t> next(g.offset.begin(), g.offset.end() - 1);
+  for (int64_t i = 0; i < n; ++i) g.member[size_t(next[size_t(group[size_t(i)])]++)] = int32_t(i);
+  return g;
+}
+
+// sup_con: a sum over positives of dot products is linear, so class sums replace the N x N matrix.
+// mean_score[i] = mean over p in P(i) of s_ip (natural units); 0 and valid = 0 where P(i) is empty.
+template <class T>
+void positive_means(const Engine<T>& e, const Groups& groups, double* mean_score) {
+  parallel_tasks(int64_t(groups.offset.size()) - 1, [&](int64_t, int64_t k) {
+    const int64_t begin = groups.offset[size_t(k)], end = groups.offset[size_t(k) + 1];
+    if (end - begin < 2) {
+      mean_score[groups.member[size_t(begin)]] = std::numeric_limits<double>::quiet_NaN();
+      return;
+    }
+    std::vector<double> sum(size_t(e.depth), 0.0);
+    const auto* x = e.p.x.data();
+    const int64_t ns = int64_t(e.p.x.size());
+    for (int64_t q = begin; q < end; ++q) {
+      const int64_t i = groups.member[size_t(q)];
+      e.isa_table.add_row(x, ns, i, e.x_inv(i), e.depth, sum.data());
+    }
+    for (int64_t q = begin; q < end; ++q) {
+      const int64_t i = groups.member[size_t(q)];
+      const double all = e.isa_table.dot_row(x, ns, i, e.x_inv(i), e.depth, sum.data());
+      const double own = e.isa_table.dot(x, ns, i, e.x_inv(i), x, ns, i, e.x_inv(i), e.depth);
+      mean_score[i] = e.p.scale * (all - own) / double(end - begin - 1);
+    }
+  });
+}
+
+// Its gradient, added to the dense one: -[w_i (C - x_i) + (sum_k w_k x_k - w_i x_i)], w_i = a_i / |P(i)|.
+template <class T>
+void add_positive_means(const Engine<T>& e, const Groups& groups, const double* a, T* dense) {
+  parallel_tasks(int64_t(groups.offset.size()) - 1, [&](int64_t, int64_t k) {
+    const int64_t begin = groups.offset[size_t(k)], end = groups.offset[size_t(k) + 1];
+    if (end - begin < 2) return;
+    const double per = 1.0 / double(end - begin - 1);
+    std::vector<double> sum(size_t(e.depth), 0.0), weighted(size_t(e.depth), 0.0), own(size_t(e.depth));
+    const auto* x = e.p.x.data();
+    const int64_t ns = int64_t(e.p.x.size());
+    for (int64_t q = begin; q < end; ++q) {
+      const int64_t i = groups.member[size_t(q)];
+      e.isa_table.add_row(x, ns, i, e.x_inv(i), e.depth, sum.data());
+      e.isa_table.add_row(x, ns, i, e.x_inv(i) * a[i] * per, e.depth, weighted.data());
+    }
+    for (int64_t q = begin; q < end; ++q) {
+      const int64_t i = groups.member[size_t(q)];
+      std::fill(own.begin(), own.end(), 0.0);
+      e.isa_table.add_row(x, ns, i, e.x_inv(i), e.depth, own.data());
+      T* row = dense + (i / kBlock * e.depth_blocks * kBlock + i % kBlock) * kBlock;
+      for (int64_t d = 0; d < e.depth; ++d)
+        row[d / kBlock * kBlock * kBlock + d % kBlock] -=
+            T(a[i] * per * (sum[size_t(d)] - 2 * own[size_t(d)]) + weighted[size_t(d)]);
+    }
+  });
+}
+
+template <class T>
+void run_forward(const PairProblem& p, Keep keep, T* kept, double* stats_out, double* loss) {
+  Engine<T> e(p, isa());
+  const int64_t n = e.n, m = e.m;
+  const bool attention = keep == Keep::attention;
+  e.pack(true, attention);
+  // Statistics of the dense pairs: sums, and maxima where a running maximum is needed.
+  Buffer<double> lane_sum(n), row_sum(p.self_pairs() || !p.symmetric ? 0 : m), lane_aux(n), row_aux(row_sum.size());
+  const bool running = e.epilogue == kSoftmaxRunningMax, columns = p.self_pairs() || p.symmetric;
+  for (int64_t i = 0; running && i < n; ++i) lane_aux[i] = -std::numeric_limits<double>::infinity();
+  for (int64_t j = 0; running && j < row_aux.size(); ++j) row_aux[j] = -std::numeric_limits<double>::infinity();
+
+  // The one-sided loss whose y needs no gradient: sum_j e_ij y_j is all that its backward will want.
+  Buffer<T> ones;
+  if (attention) {
+    ones.allocate(e.grid.x_blocks * kBlock);
+    std::fill(ones.data(), ones.data() + ones.size(), T(1));
+    std::fill(kept, kept + kept_numel(p, keep), T(0));
+  }
+  Scratch<T> scratch(e.grid, keep != Keep::tiles, false, attention && e.pairs);
+  for_each_tile(e.grid, [&](int64_t worker, int64_t I, int64_t J) {
+    Tile<T> t = e.tile(I, J);
+    scratch.bind(t, worker);
+    if (keep == Keep::tiles) t.e = kept + e.grid.kept_offset(I, J);
+    t.lane_sum = lane_sum.data();
+    t.lane_aux = lane_aux.data();
+    if (columns) {
+      t.row_sum = p.self_pairs() ? lane_sum.data() : row_sum.data();
+      t.row_aux = p.self_pairs() ? lane_aux.data() : row_aux.data();
+    }
+    e.table.forward[e.epilogue](t);
+    if (attention && !running) {
+      Weights<T> w;
+      scratch.bind(w, worker);
+      w.lane_weight = ones.data();
+      w.grad_x = kept;
+      e.table.backward[e.epilogue](t, w);
+    }
+  });
+
+  const Stats s = layout(p, stats_out);
+  const double minus_infinity = -std::numeric_limits<double>::infinity();
+  auto lse = [&](double sum, double maximum) {  // log2
+    if (sum == 0) return minus_infinity;
+    return (running ? maximum : 0.0) + std::log2(sum);
+  };
+  if (p.loss == Loss::sup_con) {
+    positive_means(e, group_by_id(p.ids, n), s.lane_gap);
+    for (int64_t i = 0; i < n; ++i) {
+      s.lane_lse[i] = lse(lane_sum[i], lane_aux[i]);
+      const bool none = std::isnan(s.lane_gap[i]) && std::isfinite(e.x_norm[i]) && !std::isnan(s.lane_lse[i]);
+      loss[i] = none ? 0.0 : kLn2 * s.lane_lse[i] - s.lane_gap[i];
+    }
+    *s.valid = double(n);
+  } else {
+    const double unit = e.softmax() ? kLog2e : 1.0;
+    parallel_rows(n, e.depth, [&](int64_t, int64_t i) {
+      const int64_t j = e.positive[i];
+      if (j < 0) {  // ignored
+        s.lane_lse[i] = s.lane_gap[i] = loss[i] = 0;
+        return;
+      }
+      const double score = (p.scale * e.dot(i, j) + e.bias_at(j)) * unit;
+      if (e.epilogue == kSigmoid) {
+        s.lane_lse[i] = lane_aux[i];
+        s.lane_gap[i] = 1.0 / (1.0 + std::exp(score));  // sigmoid(-score)
+        loss[i] = lane_sum[i] + (score > 0 ? std::log1p(std::exp(-score)) : std::log1p(std::exp(score)) - score);
+        return;
+      }
+      s.lane_lse[i] = log2_add(lse(lane_sum[i], lane_aux[i]), score, &s.lane_gap[i]);
+      // log(1 + sum of negatives / e_pos): no cancellation where the loss is small
+      loss[i] = -std::log1p(-s.lane_gap[i]);
+      if (s.lane_gap[i] > 0.5) loss[i] = kLn2 * (s.lane_lse[i] - score);
+      if (p.symmetric) {
+        s.row_lse[j] = log2_add(lse(row_sum[j], row_aux[j]), score, &s.row_gap[j]);
+        double other = -std::log1p(-s.row_gap[j]);
+        if (s.row_gap[j] > 0.5) other = kLn2 * (s.row_lse[j] - score);
+        loss[i] = 0.5 * (loss[i] + other);
+      }
+    });
+    int64_t valid = 0;
+    for (int64_t i = 0; i < n; ++i) valid += e.positive[i] >= 0;
+    *s.valid = double(valid);
+  }
+}
+
+template <class T>
+void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* stats, const double* grad,
+                  const PairGradients& out) {
+  Engine<T> e(p, isa());
+  const int64_t n = e.n, m = e.m;
+  const Stats s = layout(p, const_cast<double*>(stats));
+  auto wanted = [](const std::vector<void*>& v) {
+    return std::any_of(v.begin(), v.end(), [](void* q) { return q != nullptr; });
+  };
+  const bool want_y = wanted(out.y), want_x = wanted(out.x) || (out.scale && !want_y);
+  const bool bias_per_row = out.bias && p.bias.size() != 1;
+  // Attention serves a bounded softmax and x alone; anything else recomputes its tiles.
+  if (keep == Keep::attention && (want_y || bias_per_row)) keep = Keep::nothing;
+  e.pack(keep != Keep::tiles, true);
+  const bool running = e.epilogue == kSoftmaxRunningMax;
+  const bool attention = keep == Keep::attention && !running;
+
+  // Weights of the dense pairs. a: the upstream gradient of each row's loss.
+  const int64_t x_padded = e.grid.x_blocks * kBlock, y_padded = e.grid.y_blocks * kBlock;
+  std::vector<double> a(size_t(n), 0.0);
+  const double mean = *s.valid > 0 ? 1.0 / *s.valid : 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double g = p.reduction == Reduction::none ? grad[i] : grad[0] * (p.reduction == Reduction::mean ? mean : 1.0);
+    const bool counts = p.loss == Loss::sup_con ? !std::isnan(s.lane_gap[i]) || std::isnan(s.lane_lse[i])
+                                                : e.positive[i] >= 0;
+    a[size_t(i)] = counts ? g * (p.symmetric ? 0.5 : 1.0) : 0.0;
+  }
+  Buffer<T> lane_weight(x_padded), lane_lse, row_weight, row_lse;
+  auto weight = [&](double upstream, double lse_value, T& w, T* l) {
+    if (running) {
+      w = T(upstream);
+      *l = upstream == 0 || lse_value == -std::numeric_limits<double>::infinity() ? T(0) : T(lse_value);
+      if (lse_value == -std::numeric_limits<double>::infinity()) w = 0;
+    } else {
+      w = upstream == 0 ? T(0) : T(upstream * std::exp2(-lse_value));
+    }
+  };
+  if (running) lane_lse.allocate(x_padded);
+  std::vector<double> dense_weight;
+  if (e.epilogue == kSigmoid) {
+    for (int64_t i = 0; i < n; ++i) lane_weight[i] = T(a[size_t(i)]);
+  } else {
+    T unused{};
+    for (int64_t i = 0; i < n; ++i) weight(a[size_t(i)], s.lane_lse[i], lane_weight[i], running ? &lane_lse[i] : &unused);
+    if (attention) {
+      dense_weight.resize(size_t(n));
+      for (int64_t i = 0; i < n; ++i) dense_weight[size_t(i)] = a[size_t(i)] * std::exp2(-s.lane_lse[i]);
+    }
+    if (p.symmetric && !p.self_pairs()) {
+      row_weight.allocate(y_padded);
+      if (running) row_lse.allocate(y_padded);
+      for (int64_t j = 0; j < m; ++j) weight(a[size_t(j)], s.row_lse[j], row_weight[j], running ? &row_lse[j] : &unused);
+    }
+  }
+
+  const int64_t x_numel = e.grid.x_blocks * e.depth_blocks * kBlock * kBlock;
+  const int64_t y_numel = e.grid.y_blocks * e.depth_blocks * kBlock * kBlock;
+  Buffer<T> grad_x, grad_y;
+  Buffer<double> row_total;
+  if ((want_x || (p.self_pairs() && want_y)) && !attention) grad_x.allocate(x_numel);
+  if (want_y && !p.self_pairs()) grad_y.allocate(y_numel);
+  if (bias_per_row) row_total.allocate(y_padded);
+
+  if (!attention && (grad_x.data() || grad_y.data() || bias_per_row)) {
+    Scratch<T> scratch(e.grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
+    for_each_tile(e.grid, [&](int64_t worker, int64_t I, int64_t J) {
+      Tile<T> t = e.tile(I, J);
+      scratch.bind(t, worker);
+      if (keep == Keep::tiles) {
+        t.e = const_cast<T*>(kept) + e.grid.kept_offset(I, J);
+      } else {
+        e.table.forward[e.epilogue](t);
+      }
+      Weights<T> w;
+      scratch.bind(w, worker);
+      w.lane_weight = lane_weight.data();
+      w.lane_lse = lane_lse.data();
+      w.row_weight = p.self_pairs() ? lane_weight.data() : row_weight.data();
+      w.row_lse = p.self_pairs() ? lane_lse.data() : row_lse.data();
+      w.grad_x = grad_x.data();
+      w.grad_y = p.self_pairs() ? grad_x.data() : grad_y.data();
+      w.row_total = row_total.data();
+      e.table.backward[e.epilogue](t, w);
+    });
+  }
+
+  // Positives: coefficient of y_j in row i's gradient, and of x_i in row j's.
+  std::vector<double> x_coefficient(size_t(n), 0.0);
+  if (p.loss == Loss::sup_con) {
+    if (grad_x.data()) add_positive_means(e, group_by_id(p.ids, n), a.data(), grad_x.data());
+  } else {
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t j = e.positive[i];
+      if (j < 0) continue;
+      double c = a[size_t(i)] * s.lane_gap[i];
+      if (p.loss == Loss::nt_xent) c += a[size_t(j)] * s.lane_gap[j];
+      if (p.symmetric) c += a[size_t(j)] * s.row_gap[j];
+      x_coefficient[size_t(i)] = -c;
+    }
+  }
+
+  Buffer<double> projection;
+  const auto& y = e.y_sources();
+  const int64_t workers = torch::stable::get_num_threads();
+  Buffer<double> row_scratch(workers * 2 * e.depth);
+  auto run_finish = [&](Finish<T>& f, int64_t rows) {
+    f.depth = e.depth;
+    f.normalize = p.normalize;
+    f.scale = p.scale;
+    parallel_rows(rows, e.depth, [&](int64_t worker, int64_t row) {
+      e.table.finish(f, row, row_scratch.data() + worker * 2 * e.depth);
+    });
+  };
+  if (want_x || (p.self_pairs() && out.scale)) {
+    Finish<T> f;
+    f.sources = p.x.data();
+    f.n_sources = int64_t(p.x.size());
+    f.inverse_norm = e.x_inverse.data();
+    f.dense = attention ? kept : grad_x.data();
+    f.dense_weight = attention ? dense_weight.data() : nullptr;
+    f.partner_sources = y.data();
+    f.n_partner_sources = int64_t(y.size());
+    f.partner_inverse_norm = p.normalize ? (p.self_pairs() ? e.x_inverse.data() : e.y_inverse.data()) : nullptr;
+    f.partner = e.positive.data();
+    f.partner_weight = x_coefficient.data();
+    f.out = out.x.data();
+    if (out.scale) {
+      projection.allocate(n);
+      f.projection = projection.data();
+    }
+    run_finish(f, n);
+  }
+  std::vector<int64_t> offset;
+  std::vector<int32_t> partner;
+  std::vector<double> y_coefficient;
+  if (!p.self_pairs() && (want_y || bias_per_row)) {  // the same pairs, seen from y
+    offset.assign(size_t(m) + 1, 0);
+    for (int64_t i = 0; i < n; ++i)
+      if (e.positive[i] >= 0) ++offset[size_t(e.positive[i]) + 1];
+    std::partial_sum(offset.begin(), offset.end(), offset.begin());
+    partner.resize(size_t(offset.back()));
+    y_coefficient.resize(partner.size());
+    std::vector<int64_t> next(offset.begin(), offset.end() - 1);
+    for (int64_t i = 0; i < n; ++i) {
+      if (e.positive[i] < 0) continue;
+      const size_t at = size_t(next[size_t(e.positive[i])]++);
+      partner[at] = int32_t(i);
+      y_coefficient[at] = x_coefficient[size_t(i)];
+    }
+  }
+  if (want_y && !p.self_pairs()) {
+    Finish<T> f;
+    f.sources = p.y.data();
+    f.n_sources = int64_t(p.y.size());
+    f.inverse_norm = e.y_inverse.data();
+    f.dense = grad_y.data();
+    f.partner_sources = p.x.data();
+    f.n_partner_sources = int64_t(p.x.size());
+    f.partner_inverse_norm = p.normalize ? e.x_inverse.data() : nullptr;
+    f.partner_offset = offset.data();
+    f.partner = partner.data();
+    f.partner_weight = y_coefficient.data();
+    f.out = out.y.data();
+    if (out.scale && !projection.data()) {
+      projection.allocate(m);
+      f.projection = projection.data();
+    }
+    run_finish(f, m);
+  }
+  if (out.scale) {
+    // sum_ij G_ij x_i . y_j = sum_i x_i . (sum_j G_ij y_j); x against itself counts each pair twice.
+    double total = 0;
+    for (int64_t i = 0; i < projection.size(); ++i) total += projection[i];
+    *out.scale = p.self_pairs() ? total / 2 : total;
+  }
+  if (out.bias && p.bias.size() == 1) {
+    double total = 0;
+    if (e.epilogue == kSigmoid)
+      for (int64_t i = 0; i < n; ++i) total += a[size_t(i)] * (s.lane_lse[i] - s.lane_gap[i]);
+    out.bias[0] = total;  // a softmax does not see a constant
+  } else if (out.bias) {
+    for (int64_t j = 0; j < m; ++j) {
+      double total = row_total[j];
+      for (int64_t q = offset[size_t(j)]; q < offset[size_t(j) + 1]; ++q) total += y_coefficient[size_t(q)];
+      out.bias[j] = total;
+    }
+  }
+}
+
+}  // namespace
+
+int64_t stats_numel(const PairProblem& p) { return 2 * p.n() + (p.symmetric ? 2 * p.m() : 0) + 1; }
+
+int64_t kept_numel(const PairProblem& p, Keep keep) {
+  switch (keep) {
+    case Keep::nothing: return 0;
+    case Keep::tiles: return Grid::kept_numel(p.n(), p.m(), p.self_pairs());
+    case Keep::attention: return ceil_div(p.n(), kBlock) * ceil_div(p.depth, kBlock) * kBlock * kBlock;
+  }
+  return 0;
+}
+
+void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
+  if (p.dtype == DType::f64) {
+    run_forward<double>(p, keep, static_cast<double*>(kept), stats, loss);
+  } else {
+    run_forward<float>(p, keep, static_cast<float*>(kept), stats, loss);
+  }
+}
+
+void pair_loss_backward(const PairProblem& p, Keep keep, const void* kept, const double* stats, const double* grad,
+                        const PairGradients& out) {
+  if (p.dtype == DType::f64) {
+    run_backward<double>(p, keep, static_cast<const double*>(kept), stats, grad, out);
+  } else {
+    run_backward<float>(p, keep, static_cast<const float*>(kept), stats, grad, out);
+  }
+}
+
+}  // namespace fastssl

@@ -1,0 +1,71 @@
+// Losses over pairs of rows, as declarations over the pair engine: what is scored, what is excluded,
+// which statistics are summed and how they become a loss per row and weights for the gradient.
+#pragma once
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+#include "tile.h"
+
+namespace fastssl {
+
+enum class Loss : int64_t { info_nce, nt_xent, sup_con, siglip, linear_cross_entropy };
+enum class Reduction : int64_t { none, sum, mean };
+
+struct Interrupted : std::runtime_error {
+  Interrupted() : std::runtime_error("fastssl: interrupted") {}
+};
+
+// What forward hands to backward besides the inputs.
+enum class Keep : int64_t {
+  nothing,    // backward recomputes the tiles
+  tiles,      // the tiles of the forward pass
+  attention,  // sum_j e_ij y_j, when only x needs a gradient: backward has no matrix product left
+};
+
+struct PairProblem {
+  Loss loss = Loss::info_nce;
+  Reduction reduction = Reduction::mean;
+  std::vector<Source> x, y;  // y empty: x against itself
+  int64_t depth = 0;
+  bool normalize = false, symmetric = false;
+  double scale = 1;
+  std::vector<double> bias;           // per row of y, or one value
+  const int64_t* ids = nullptr;       // labels (sup_con) or targets (linear_cross_entropy)
+  int64_t ignore_index = -100;
+  DType dtype = DType::f32;
+
+  bool self_pairs() const { return y.empty(); }
+  int64_t n() const {
+    int64_t rows = 0;
+    for (const auto& s : x) rows += s.n;
+    return rows;
+  }
+  int64_t m() const {
+    int64_t rows = 0;
+    for (const auto& s : y.empty() ? x : y) rows += s.n;
+    return rows;
+  }
+};
+
+// Doubles that backward needs: see pair_loss.cpp.
+int64_t stats_numel(const PairProblem& p);
+int64_t kept_numel(const PairProblem& p, Keep keep);
+
+void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss);
+
+struct PairGradients {
+  std::vector<void*> x, y;  // one per source, null: not wanted
+  double* scale = nullptr;
+  double* bias = nullptr;   // as many as PairProblem::bias
+};
+// grad: one value, or one per row where reduction is none.
+void pair_loss_backward(const PairProblem& p, Keep keep, const void* kept, const double* stats, const double* grad,
+                        const PairGradients& out);
+
+// Run-time choice of the instruction set.
+const IsaTable& isa();
+std::vector<const IsaTable*> usable_isas();
+const char* select_isa(const char* name);  // null: chosen; otherwise why it cannot be used
+
+}  // namespace fastssl

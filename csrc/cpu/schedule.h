@@ -1,0 +1,130 @@
+// Which tiles run when. Tiles of one round share no row and no column block, so they may run at once and
+// in any order; rounds follow each other. Every sum has a fixed order: the bits do not depend on threads.
+#pragma once
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+#include "tile.h"
+
+namespace fastssl {
+
+// Throws Interrupted when the user has asked to stop (Ctrl-C).
+void poll_interrupt();
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+struct Grid {
+  bool triangular = false;          // x == y: tiles with I >= J only
+  int64_t x_blocks = 0, y_blocks = 0;
+  int64_t x_tile = 1, y_tile = 1;   // blocks per tile
+
+  static int64_t tile_size(int64_t blocks) {
+    // At least four tiles a side where there is that much work, none larger than the cache allows.
+    return std::clamp<int64_t>(ceil_div(blocks, blocks >= 32 ? 8 : 4), 1, kMaxTileBlocks);
+  }
+  Grid(int64_t n, int64_t m, bool symmetric)
+      : triangular(symmetric), x_blocks(ceil_div(n, kBlock)), y_blocks(ceil_div(m, kBlock)) {
+    x_tile = tile_size(x_blocks);
+    y_tile = symmetric ? x_tile : tile_size(y_blocks);
+  }
+  int64_t x_tiles() const { return ceil_div(x_blocks, x_tile); }
+  int64_t y_tiles() const { return ceil_div(y_blocks, y_tile); }
+
+  // Where a kept tile starts, in elements; closed forms because tiles are only as large as their blocks.
+  int64_t kept_offset(int64_t I, int64_t J) const {
+    const int64_t i0 = I * x_tile, j0 = J * y_tile, i1 = std::min(i0 + x_tile, x_blocks);
+    int64_t before;  // blocks in earlier rows of tiles
+    if (triangular) {
+      before = x_tile * x_tile * I * (I + 1) / 2;
+    } else {
+      before = i0 * y_blocks;
+    }
+    return (before + (i1 - i0) * j0) * kBlock * kBlock;
+  }
+  static int64_t kept_numel(int64_t n, int64_t m, bool symmetric) {
+    const int64_t x = ceil_div(n, kBlock) * kBlock, y = ceil_div(m, kBlock) * kBlock;
+    return symmetric ? x * (x + kMaxTileBlocks * kBlock) / 2 : x * y;
+  }
+
+  // Triangular, odd: the one that rests does its own diagonal; even: one more round for the diagonals.
+  int64_t rounds() const { return triangular ? x_tiles() : std::max(x_tiles(), y_tiles()); }
+  int64_t tasks(int64_t round) const {
+    if (!triangular) return std::min(x_tiles(), y_tiles());
+    const int64_t b = x_tiles();
+    if (b % 2) return (b + 1) / 2;
+    return round == b - 1 ? b : b / 2;
+  }
+  // The circle method of a round-robin tournament; a Latin square for x != y.
+  void tile(int64_t round, int64_t task, int64_t& I, int64_t& J) const {
+    if (!triangular) {
+      const int64_t a = x_tiles(), b = y_tiles();
+      if (a <= b) {
+        I = task;
+        J = (task + round) % b;
+      } else {
+        J = task;
+        I = (task + round) % a;
+      }
+      return;
+    }
+    const int64_t b = x_tiles(), seats = b % 2 ? b + 1 : b, circle = seats - 1;
+    if (b % 2 == 0 && round == b - 1) {
+      I = J = task;
+      return;
+    }
+    int64_t p, q;
+    if (task == 0) {
+      p = circle;
+      q = round;
+      if (b % 2) p = q;  // nobody sits there
+    } else {
+      p = (round + task) % circle;
+      q = (round - task + circle) % circle;
+    }
+    I = std::max(p, q);
+    J = std::min(p, q);
+  }
+};
+
+// f(worker, k) for k in [0, n): workers take the next k when they are free.
+template <class F>
+void parallel_tasks(int64_t n, F&& f) {
+  const int64_t workers = std::min<int64_t>(n, torch::stable::get_num_threads());
+  if (workers <= 1) {
+    for (int64_t k = 0; k < n; ++k) f(int64_t(0), k);
+    return;
+  }
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t worker = begin; worker < end; ++worker)
+      for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < n;) f(worker, k);
+  });
+}
+
+// f(worker, I, J) for every tile of the grid.
+template <class F>
+void for_each_tile(const Grid& grid, F&& f) {
+  if (grid.x_blocks == 0 || grid.y_blocks == 0) return;
+  for (int64_t round = 0; round < grid.rounds(); ++round) {
+    parallel_tasks(grid.tasks(round), [&](int64_t worker, int64_t task) {
+      int64_t I, J;
+      grid.tile(round, task, I, J);
+      f(worker, I, J);
+    });
+    poll_interrupt();
+  }
+}
+
+// f(worker, row) over rows in pieces that are worth a thread's while.
+template <class F>
+void parallel_rows(int64_t n, int64_t depth, F&& f) {
+  const int64_t piece = std::max<int64_t>(kBlock, 16384 / std::max<int64_t>(depth, 1));
+  parallel_tasks(ceil_div(n, piece), [&](int64_t worker, int64_t k) {
+    for (int64_t row = k * piece; row < std::min(n, (k + 1) * piece); ++row) f(worker, row);
+  });
+}
+
+}  // namespace fastssl
