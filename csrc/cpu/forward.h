@@ -71,7 +71,7 @@ struct Sigmoid {  // keeps sigmoid(s), sums softplus(s) and sigmoid(s)
   static constexpr bool kAux = true;
   static FASTSSL_INLINE Vec<T> apply(Vec<T> s, Vec<T>& sum, Vec<T>& aux, IVec<T> keep, bool masked) {
     const Vec<T> magnitude = s < T(0) ? -s : s;
-    const Vec<T> e = exp2v(magnitude * T(-1.4426950408889634));
+    const Vec<T> e = exp_minus(magnitude);
     const Vec<T> inverse = T(1) / (e + T(1));
     Vec<T> sigmoid = s < T(0) ? e * inverse : inverse;
     Vec<T> softplus = log1pv(e) + (s < T(0) ? Vec<T>{} : s);

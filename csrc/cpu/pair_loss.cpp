@@ -29,6 +29,33 @@ Stats layout(const PairProblem& p, double* s) {
   return {s, s + n, s + 2 * n, s + 2 * n + m, s + 2 * n + 2 * m};
 }
 
+// Rows with equal ids, in order of first appearance: a CSR table.
+struct Groups {
+  std::vector<int64_t> offset{0};
+  std::vector<int32_t> member;
+  int64_t count() const { return int64_t(offset.size()) - 1; }
+  int64_t size(int64_t k) const { return offset[size_t(k) + 1] - offset[size_t(k)]; }
+  const int32_t* members(int64_t k) const { return member.data() + offset[size_t(k)]; }
+};
+Groups group_by_id(const int64_t* ids, int64_t n) {
+  std::unordered_map<int64_t, int64_t> index;
+  std::vector<int64_t> group(static_cast<size_t>(n)), count;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto it = index.emplace(ids[i], int64_t(count.size())).first;
+    if (it->second == int64_t(count.size())) count.push_back(0);
+    ++count[size_t(group[size_t(i)] = it->second)];
+  }
+  Groups g;
+  for (int64_t c : count) g.offset.push_back(g.offset.back() + c);
+  g.member.resize(size_t(n));
+  std::vector<int64_t> next(g.offset.begin(), g.offset.end() - 1);
+  for (int64_t i = 0; i < n; ++i) g.member[size_t(next[size_t(group[size_t(i)])]++)] = int32_t(i);
+  return g;
+}
+
+// sup_con: a row without positives (its mean is NaN) that is itself sound contributes nothing.
+bool alone(const Stats& s, int64_t i) { return std::isnan(s.lane_gap[i]) && !std::isnan(s.lane_lse[i]); }
+
 // The engine's own view of a problem, for one element type.
 template <class T>
 struct Engine {
@@ -76,14 +103,27 @@ struct Engine {
 
   bool softmax() const { return p.loss != Loss::siglip; }
 
+  Groups groups;  // sup_con: rows by label
+
   void find_partners() {
     const int64_t padded = grid.x_blocks * kBlock;
+    positive.allocate(padded);
     if (p.loss == Loss::nt_xent || p.loss == Loss::sup_con) {
       self.allocate(padded);
       for (int64_t i = 0; i < padded; ++i) self[i] = i < n ? int32_t(i) : -1;
     }
-    if (p.loss == Loss::sup_con) return;
-    positive.allocate(padded);
+    if (p.loss == Loss::sup_con) {
+      // Two rows of a class are each other's only positive: NT-Xent's form, exact for small losses, serves them.
+      groups = group_by_id(p.ids, n);
+      for (int64_t i = 0; i < padded; ++i) positive[i] = -1;
+      for (int64_t k = 0; k < groups.count(); ++k) {
+        if (groups.size(k) != 2) continue;
+        const int32_t first = groups.members(k)[0], second = groups.members(k)[1];
+        positive[first] = second;
+        positive[second] = first;
+      }
+      return;
+    }
     for (int64_t i = 0; i < padded; ++i) {
       int64_t partner = i;
       if (p.loss == Loss::nt_xent) partner = i < n / 2 ? i + n / 2 : i - n / 2;
@@ -205,70 +245,45 @@ double log2_add(double a, double b, double* share) {
   return d > 0 ? a + std::log1p(std::exp2(-d)) * kLog2e : b + std::log1p(std::exp2(d)) * kLog2e;
 }
 
-// Rows with equal ids, in order of first appearance: a CSR table.
-struct Groups {
-  std::vector<int64_t> offset{0};
-  std::vector<int32_t> member;
-};
-Groups group_by_id(const int64_t* ids, int64_t n) {
-  std::unordered_map<int64_t, int64_t> index;
-  std::vector<int64_t> group(static_cast<size_t>(n)), count;
-  for (int64_t i = 0; i < n; ++i) {
-    const auto it = index.emplace(ids[i], int64_t(count.size())).first;
-    if (it->second == int64_t(count.size())) count.push_back(0);
-    ++count[size_t(group[size_t(i)] = it->second)];
-  }
-  Groups g;
-  for (int64_t c : count) g.offset.push_back(g.offset.back() + c);
-  g.member.resize(size_t(n));
-  std::vector<int64_t> next(g.offset.begin(), g.offset.end() - 1);
-  for (int64_t i = 0; i < n; ++i) g.member[size_t(next[size_t(group[size_t(i)])]++)] = int32_t(i);
-  return g;
-}
-
 // sup_con: a sum over positives of dot products is linear, so class sums replace the N x N matrix.
-// mean_score[i] = mean over p in P(i) of s_ip (natural units); 0 and valid = 0 where P(i) is empty.
+// mean_score[i] = mean over p in P(i) of s_ip in natural units; NaN where P(i) is empty.
 template <class T>
-void positive_means(const Engine<T>& e, const Groups& groups, double* mean_score) {
-  parallel_tasks(int64_t(groups.offset.size()) - 1, [&](int64_t, int64_t k) {
-    const int64_t begin = groups.offset[size_t(k)], end = groups.offset[size_t(k) + 1];
-    if (end - begin < 2) {
-      mean_score[groups.member[size_t(begin)]] = std::numeric_limits<double>::quiet_NaN();
-      return;
-    }
+void positive_means(const Engine<T>& e, double* mean_score) {
+  parallel_tasks(e.groups.count(), [&](int64_t, int64_t k) {
+    const int64_t size = e.groups.size(k);
+    const int32_t* members = e.groups.members(k);
+    if (size == 1) mean_score[members[0]] = std::numeric_limits<double>::quiet_NaN();
+    if (size <= 2) return;
     std::vector<double> sum(size_t(e.depth), 0.0);
     const auto* x = e.p.x.data();
     const int64_t ns = int64_t(e.p.x.size());
-    for (int64_t q = begin; q < end; ++q) {
-      const int64_t i = groups.member[size_t(q)];
-      e.isa_table.add_row(x, ns, i, e.x_inv(i), e.depth, sum.data());
-    }
-    for (int64_t q = begin; q < end; ++q) {
-      const int64_t i = groups.member[size_t(q)];
+    for (int64_t q = 0; q < size; ++q) e.isa_table.add_row(x, ns, members[q], e.x_inv(members[q]), e.depth, sum.data());
+    for (int64_t q = 0; q < size; ++q) {
+      const int64_t i = members[q];
       const double all = e.isa_table.dot_row(x, ns, i, e.x_inv(i), e.depth, sum.data());
-      const double own = e.isa_table.dot(x, ns, i, e.x_inv(i), x, ns, i, e.x_inv(i), e.depth);
-      mean_score[i] = e.p.scale * (all - own) / double(end - begin - 1);
+      mean_score[i] = e.p.scale * (all - e.dot(i, i)) / double(size - 1);
     }
   });
 }
 
 // Its gradient, added to the dense one: -[w_i (C - x_i) + (sum_k w_k x_k - w_i x_i)], w_i = a_i / |P(i)|.
 template <class T>
-void add_positive_means(const Engine<T>& e, const Groups& groups, const double* a, T* dense) {
-  parallel_tasks(int64_t(groups.offset.size()) - 1, [&](int64_t, int64_t k) {
-    const int64_t begin = groups.offset[size_t(k)], end = groups.offset[size_t(k) + 1];
-    if (end - begin < 2) return;
-    const double per = 1.0 / double(end - begin - 1);
+void add_positive_means(const Engine<T>& e, const double* a, T* dense) {
+  parallel_tasks(e.groups.count(), [&](int64_t, int64_t k) {
+    const int64_t size = e.groups.size(k);
+    const int32_t* members = e.groups.members(k);
+    if (size <= 2) return;
+    const double per = 1.0 / double(size - 1);
     std::vector<double> sum(size_t(e.depth), 0.0), weighted(size_t(e.depth), 0.0), own(size_t(e.depth));
     const auto* x = e.p.x.data();
     const int64_t ns = int64_t(e.p.x.size());
-    for (int64_t q = begin; q < end; ++q) {
-      const int64_t i = groups.member[size_t(q)];
+    for (int64_t q = 0; q < size; ++q) {
+      const int64_t i = members[q];
       e.isa_table.add_row(x, ns, i, e.x_inv(i), e.depth, sum.data());
       e.isa_table.add_row(x, ns, i, e.x_inv(i) * a[i] * per, e.depth, weighted.data());
     }
-    for (int64_t q = begin; q < end; ++q) {
-      const int64_t i = groups.member[size_t(q)];
+    for (int64_t q = 0; q < size; ++q) {
+      const int64_t i = members[q];
       std::fill(own.begin(), own.end(), 0.0);
       e.isa_table.add_row(x, ns, i, e.x_inv(i), e.depth, own.data());
       T* row = dense + (i / kBlock * e.depth_blocks * kBlock + i % kBlock) * kBlock;
@@ -325,44 +340,40 @@ void run_forward(const PairProblem& p, Keep keep, T* kept, double* stats_out, do
     if (sum == 0) return minus_infinity;
     return (running ? maximum : 0.0) + std::log2(sum);
   };
-  if (p.loss == Loss::sup_con) {
-    positive_means(e, group_by_id(p.ids, n), s.lane_gap);
-    for (int64_t i = 0; i < n; ++i) {
+  const double unit = e.softmax() ? kLog2e : 1.0;
+  if (p.loss == Loss::sup_con) positive_means(e, s.lane_gap);
+  parallel_rows(n, e.depth, [&](int64_t, int64_t i) {
+    const int64_t j = e.positive[i];
+    if (p.loss == Loss::sup_con && j < 0) {
       s.lane_lse[i] = lse(lane_sum[i], lane_aux[i]);
-      const bool none = std::isnan(s.lane_gap[i]) && std::isfinite(e.x_norm[i]) && !std::isnan(s.lane_lse[i]);
-      loss[i] = none ? 0.0 : kLn2 * s.lane_lse[i] - s.lane_gap[i];
+      loss[i] = alone(s, i) ? 0.0 : kLn2 * s.lane_lse[i] - s.lane_gap[i];
+      return;
     }
-    *s.valid = double(n);
-  } else {
-    const double unit = e.softmax() ? kLog2e : 1.0;
-    parallel_rows(n, e.depth, [&](int64_t, int64_t i) {
-      const int64_t j = e.positive[i];
-      if (j < 0) {  // ignored
-        s.lane_lse[i] = s.lane_gap[i] = loss[i] = 0;
-        return;
-      }
-      const double score = (p.scale * e.dot(i, j) + e.bias_at(j)) * unit;
-      if (e.epilogue == kSigmoid) {
-        s.lane_lse[i] = lane_aux[i];
-        s.lane_gap[i] = 1.0 / (1.0 + std::exp(score));  // sigmoid(-score)
-        loss[i] = lane_sum[i] + (score > 0 ? std::log1p(std::exp(-score)) : std::log1p(std::exp(score)) - score);
-        return;
-      }
-      s.lane_lse[i] = log2_add(lse(lane_sum[i], lane_aux[i]), score, &s.lane_gap[i]);
-      // log(1 + sum of negatives / e_pos): no cancellation where the loss is small
-      loss[i] = -std::log1p(-s.lane_gap[i]);
-      if (s.lane_gap[i] > 0.5) loss[i] = kLn2 * (s.lane_lse[i] - score);
-      if (p.symmetric) {
-        s.row_lse[j] = log2_add(lse(row_sum[j], row_aux[j]), score, &s.row_gap[j]);
-        double other = -std::log1p(-s.row_gap[j]);
-        if (s.row_gap[j] > 0.5) other = kLn2 * (s.row_lse[j] - score);
-        loss[i] = 0.5 * (loss[i] + other);
-      }
-    });
-    int64_t valid = 0;
-    for (int64_t i = 0; i < n; ++i) valid += e.positive[i] >= 0;
-    *s.valid = double(valid);
-  }
+    if (j < 0) {  // ignored
+      s.lane_lse[i] = s.lane_gap[i] = loss[i] = 0;
+      return;
+    }
+    const double score = (p.scale * e.dot(i, j) + e.bias_at(j)) * unit;
+    if (e.epilogue == kSigmoid) {
+      s.lane_lse[i] = lane_aux[i];
+      s.lane_gap[i] = 1.0 / (1.0 + std::exp(score));  // sigmoid(-score)
+      loss[i] = lane_sum[i] + (score > 0 ? std::log1p(std::exp(-score)) : std::log1p(std::exp(score)) - score);
+      return;
+    }
+    s.lane_lse[i] = log2_add(lse(lane_sum[i], lane_aux[i]), score, &s.lane_gap[i]);
+    // log(1 + sum of negatives / e_pos): no cancellation where the loss is small
+    loss[i] = -std::log1p(-s.lane_gap[i]);
+    if (s.lane_gap[i] > 0.5) loss[i] = kLn2 * (s.lane_lse[i] - score);
+    if (p.symmetric) {
+      s.row_lse[j] = log2_add(lse(row_sum[j], row_aux[j]), score, &s.row_gap[j]);
+      double other = -std::log1p(-s.row_gap[j]);
+      if (s.row_gap[j] > 0.5) other = kLn2 * (s.row_lse[j] - score);
+      loss[i] = 0.5 * (loss[i] + other);
+    }
+  });
+  int64_t valid = 0;
+  for (int64_t i = 0; i < n; ++i) valid += p.loss == Loss::sup_con || e.positive[i] >= 0;
+  *s.valid = double(valid);
 }
 
 template <class T>
@@ -388,16 +399,16 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
   const double mean = *s.valid > 0 ? 1.0 / *s.valid : 0.0;
   for (int64_t i = 0; i < n; ++i) {
     const double g = p.reduction == Reduction::none ? grad[i] : grad[0] * (p.reduction == Reduction::mean ? mean : 1.0);
-    const bool counts = p.loss == Loss::sup_con ? !std::isnan(s.lane_gap[i]) || std::isnan(s.lane_lse[i])
-                                                : e.positive[i] >= 0;
+    const bool counts = p.loss == Loss::sup_con ? !alone(s, i) : e.positive[i] >= 0;
     a[size_t(i)] = counts ? g * (p.symmetric ? 0.5 : 1.0) : 0.0;
   }
   Buffer<T> lane_weight(x_padded), lane_lse, row_weight, row_lse;
   auto weight = [&](double upstream, double lse_value, T& w, T* l) {
     if (running) {
-      w = T(upstream);
-      *l = upstream == 0 || lse_value == -std::numeric_limits<double>::infinity() ? T(0) : T(lse_value);
-      if (lse_value == -std::numeric_limits<double>::infinity()) w = 0;
+      // What T cannot hold of the log-sum goes into the weight: at 144 bits, half a unit is 8e-6 of each probability.
+      const bool empty = upstream == 0 || lse_value == -std::numeric_limits<double>::infinity();
+      *l = empty ? T(0) : T(lse_value);
+      w = empty ? T(0) : T(upstream * std::exp2(double(*l) - lse_value));
     } else {
       w = upstream == 0 ? T(0) : T(upstream * std::exp2(-lse_value));
     }
@@ -453,17 +464,14 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
 
   // Positives: coefficient of y_j in row i's gradient, and of x_i in row j's.
   std::vector<double> x_coefficient(size_t(n), 0.0);
-  if (p.loss == Loss::sup_con) {
-    if (grad_x.data()) add_positive_means(e, group_by_id(p.ids, n), a.data(), grad_x.data());
-  } else {
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t j = e.positive[i];
-      if (j < 0) continue;
-      double c = a[size_t(i)] * s.lane_gap[i];
-      if (p.loss == Loss::nt_xent) c += a[size_t(j)] * s.lane_gap[j];
-      if (p.symmetric) c += a[size_t(j)] * s.row_gap[j];
-      x_coefficient[size_t(i)] = -c;
-    }
+  if (p.loss == Loss::sup_con && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t j = e.positive[i];
+    if (j < 0) continue;
+    double c = a[size_t(i)] * s.lane_gap[i];
+    if (p.self_pairs()) c += a[size_t(j)] * s.lane_gap[j];
+    if (p.symmetric) c += a[size_t(j)] * s.row_gap[j];
+    x_coefficient[size_t(i)] = -c;
   }
 
   Buffer<double> projection;
@@ -556,6 +564,10 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
 
 }  // namespace
 
+// One block of pairs costs nothing in fp64, and libraries sum products that small in an order that errs less
+// than one fp32 chain does.
+bool tiny(const PairProblem& p) { return std::max(p.n(), p.m()) <= kBlock; }
+
 int64_t stats_numel(const PairProblem& p) { return 2 * p.n() + (p.symmetric ? 2 * p.m() : 0) + 1; }
 
 int64_t kept_numel(const PairProblem& p, Keep keep) {
@@ -570,6 +582,8 @@ int64_t kept_numel(const PairProblem& p, Keep keep) {
 void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
   if (p.dtype == DType::f64) {
     run_forward<double>(p, keep, static_cast<double*>(kept), stats, loss);
+  } else if (tiny(p)) {
+    run_forward<double>(p, Keep::nothing, nullptr, stats, loss);
   } else {
     run_forward<float>(p, keep, static_cast<float*>(kept), stats, loss);
   }
@@ -579,6 +593,8 @@ void pair_loss_backward(const PairProblem& p, Keep keep, const void* kept, const
                         const PairGradients& out) {
   if (p.dtype == DType::f64) {
     run_backward<double>(p, keep, static_cast<const double*>(kept), stats, grad, out);
+  } else if (tiny(p)) {
+    run_backward<double>(p, Keep::nothing, nullptr, stats, grad, out);
   } else {
     run_backward<float>(p, keep, static_cast<const float*>(kept), stats, grad, out);
   }

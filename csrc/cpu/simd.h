@@ -118,6 +118,14 @@ FASTSSL_INLINE Vec<double> exp2_in_range(Vec<double> x) {
 FASTSSL_INLINE Vec<float> exp2v(Vec<float> x) { return exp2_in_range(x < -126.f ? splat(-126.f) : x); }
 FASTSSL_INLINE Vec<double> exp2v(Vec<double> x) { return exp2_in_range(x); }
 
+// exp(-x) for x >= 0. log2(e) in two parts: one rounding of it would bias every value the same way.
+FASTSSL_INLINE Vec<float> exp_minus(Vec<float> x) { return exp2v(-(x * 1.44269502162933349609375f + x * 1.925963033500011e-8f)); }
+FASTSSL_INLINE Vec<double> exp_minus(Vec<double> x) {
+  Vec<double> y;
+  for (int i = 0; i < kWidth<double>; ++i) y[i] = __builtin_exp(-x[i]);
+  return y;
+}
+
 // log(1 + e) for e in [0, 1] as 2 atanh(e / (2 + e)): relative accuracy holds for tiny e.
 FASTSSL_INLINE Vec<float> log1pv(Vec<float> e) {
   const Vec<float> z = e / (e + 2.f), u = z * z;

@@ -1,0 +1,107 @@
+"""Argument checks: every error names the argument, what came and what is expected."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
+    if value.layout != torch.strided:
+        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+    if value.device.type == "meta":
+        raise ValueError(f"{name}: expected a tensor with data, got one on the meta device")
+    return value
+
+
+def matrix(name: str, value: object) -> Tensor:
+    """Floating point rows [N, D], D >= 1."""
+    t = tensor(name, value)
+    if t.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {t.dtype}")
+    if t.dim() != 2:
+        raise ValueError(f"{name}: expected 2 dimensions [rows, features], got shape {tuple(t.shape)}")
+    if t.shape[1] < 1:
+        raise ValueError(f"{name}: expected at least one feature, got shape {tuple(t.shape)}")
+    return t
+
+
+def matrices(**values: object) -> list[Tensor]:
+    """Matrices of one dtype, device and number of features."""
+    result = [matrix(name, value) for name, value in values.items()]
+    first_name, first = next(iter(values)), result[0]
+    for name, t in zip(values, result):
+        if t.dtype != first.dtype and not torch.is_autocast_enabled(t.device.type):
+            raise TypeError(f"{name}: expected {first.dtype} as {first_name}, got {t.dtype}")
+        if t.device != first.device:
+            raise ValueError(f"{name}: expected a tensor on {first.device} as {first_name}, got one on {t.device}")
+        if t.shape[1] != first.shape[1]:
+            raise ValueError(f"{name}: expected {first.shape[1]} features as {first_name}, got shape {tuple(t.shape)}")
+    return result
+
+
+def same_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
+    if value.shape[0] != other.shape[0]:
+        raise ValueError(f"{name}: expected {other.shape[0]} rows as {other_name}, got shape {tuple(value.shape)}")
+
+
+def ids(name: str, value: object, rows: Tensor, rows_name: str) -> Tensor:
+    """Integer ids, one per row, as contiguous int64."""
+    t = tensor(name, value)
+    if t.dtype not in INTEGERS:
+        raise TypeError(f"{name}: expected integers, got {t.dtype}")
+    if t.dim() != 1:
+        raise ValueError(f"{name}: expected 1 dimension, got shape {tuple(t.shape)}")
+    if t.shape[0] != rows.shape[0]:
+        raise ValueError(f"{name}: expected {rows.shape[0]} values, one per row of {rows_name}, got {t.shape[0]}")
+    if t.device != rows.device:
+        raise ValueError(f"{name}: expected a tensor on {rows.device} as {rows_name}, got one on {t.device}")
+    return t.long().contiguous()
+
+
+def value(name: str, given: object, device: torch.device, *, positive: bool = False) -> Tensor | float:
+    """A finite number, or a tensor of one element (whose value is only checked where that costs no tracing)."""
+    if isinstance(given, Tensor):
+        t = tensor(name, given)
+        if not t.dtype.is_floating_point or t.dtype not in FLOATS:
+            raise TypeError(f"{name}: expected a floating point tensor, got {t.dtype}")
+        if t.numel() != 1:
+            raise ValueError(f"{name}: expected a tensor of one element, got shape {tuple(t.shape)}")
+        if t.device != device:
+            raise ValueError(f"{name}: expected a tensor on {device}, got one on {t.device}")
+        if positive and device.type == "cpu" and not torch.compiler.is_compiling():
+            with torch.no_grad():
+                if not torch._C._functorch.is_functorch_wrapped_tensor(t) and float(t) <= 0:
+                    raise ValueError(f"{name}: expected a value > 0, got {float(t)}")
+        return t.reshape(())
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise TypeError(f"{name}: expected a number or a tensor, got {type(given).__name__}")
+    number = float(given)
+    if not math.isfinite(number):
+        raise ValueError(f"{name}: expected a finite number, got {number}")
+    if positive and number <= 0:
+        raise ValueError(f"{name}: expected a value > 0, got {number}")
+    return number
+
+
+def inverse(temperature: Tensor | float) -> Tensor | float:
+    return 1.0 / temperature
+
+
+def flag(name: str, given: object) -> bool:
+    if not isinstance(given, bool):
+        raise TypeError(f"{name}: expected True or False, got {type(given).__name__}")
+    return given
+
+
+def reduction(given: object) -> str:
+    if given not in ("mean", "sum", "none"):
+        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {given!r}")
+    return str(given)

@@ -1,0 +1,134 @@
+"""Image-text losses: CLIP and SigLIP."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastssl.functional import _check as check
+from fastssl.ops import Backend, dispatch, reference
+from fastssl.ops.pair_loss import Loss, pair_loss
+
+
+def _clip_cpu(image: Tensor, text: Tensor, logit_scale: Tensor | float, reduction: str) -> Tensor:
+    return pair_loss(
+        Loss.info_nce, image, text, scale=logit_scale, symmetric=True, normalize=False, reduction=reduction
+    )
+
+
+def _siglip_cpu(
+    image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, reduction: str
+) -> Tensor:
+    if not isinstance(logit_bias, Tensor):
+        logit_bias = torch.full((), logit_bias, dtype=torch.float64)
+    return pair_loss(
+        Loss.siglip, image, text, scale=logit_scale, bias=logit_bias, normalize=False, reduction=reduction
+    )
+
+
+CLIP = Backend(reference.clip_loss, _clip_cpu)
+SIGLIP = Backend(reference.siglip_loss, _siglip_cpu)
+
+
+def clip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float | None = None,
+    *,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""The symmetric cross-entropy of CLIP over all image-text pairs of the batch.
+
+    .. math:: L_i = \tfrac12 \left( -\log \frac{\exp(s\, x_i \cdot y_i)}{\sum_j \exp(s\, x_i \cdot y_j)}
+              -\log \frac{\exp(s\, x_i \cdot y_i)}{\sum_j \exp(s\, x_j \cdot y_i)} \right)
+
+    Features are used as they are: normalise them first, as CLIP does. Any scale works, also one whose
+    exponentials overflow fp32.
+
+    Args:
+        image_features: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        text_features: [N, D]; row i belongs to image i.
+        logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
+        logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
+        reduction: "mean" | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, scale or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> image = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
+        >>> text = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
+        >>> logit_scale = torch.tensor(2.66, requires_grad=True)
+        >>> F.clip_loss(image, text, logit_scale.exp()).backward()
+
+    Source: Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021, fig. 3.
+    """
+    check.matrices(image_features=image_features, text_features=text_features)
+    check.same_rows("text_features", text_features, "image_features", image_features)
+    scale = check.value("logit_scale", logit_scale, image_features.device)
+    bias = None if logit_bias is None else check.value("logit_bias", logit_bias, image_features.device)
+    loss = dispatch(
+        CLIP, backend, image_features.device, image_features, text_features, scale, check.reduction(reduction)
+    )
+    return loss + 0 * bias.to(loss.dtype) if isinstance(bias, Tensor) else loss
+
+
+def siglip_loss(
+    image_features: Tensor,
+    text_features: Tensor,
+    logit_scale: Tensor | float,
+    logit_bias: Tensor | float,
+    *,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""The sigmoid loss of SigLIP: every pair of the batch is a binary question.
+
+    .. math:: L_i = -\sum_j \log \sigma\big(z_{ij} (s\, x_i \cdot y_j + b)\big), \quad z_{ii} = 1,\ z_{ij} = -1
+
+    Features are used as they are: normalise them first, as SigLIP does.
+
+    Args:
+        image_features: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        text_features: [N, D]; row i belongs to image i.
+        logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
+        logit_bias: b; a number or a tensor of one element.
+        reduction: "mean" (over images, as in the paper) | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, scale, bias or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> image = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
+        >>> text = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
+        >>> scale, bias = torch.tensor(10.0, requires_grad=True), torch.tensor(-10.0, requires_grad=True)
+        >>> F.siglip_loss(image, text, scale, bias).backward()
+
+    Source: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023, eq. 1.
+    """
+    check.matrices(image_features=image_features, text_features=text_features)
+    check.same_rows("text_features", text_features, "image_features", image_features)
+    return dispatch(
+        SIGLIP,
+        backend,
+        image_features.device,
+        image_features,
+        text_features,
+        check.value("logit_scale", logit_scale, image_features.device),
+        check.value("logit_bias", logit_bias, image_features.device),
+        check.reduction(reduction),
+    )
