@@ -92,23 +92,19 @@ Arguments parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const Maybe
     case Loss::nt_xent:
       STD_TORCH_CHECK(y && !z && p.x[0].n == p.x[1].n, "fastssl: nt_xent needs two views of one length");
       break;
-    case Loss::sup_con:
-      STD_TORCH_CHECK(!y && !z && ids, "fastssl: sup_con needs labels and one set of rows");
-      break;
+    case Loss::sup_con: STD_TORCH_CHECK(!y && !z && ids, "fastssl: sup_con needs labels and one set of rows"); break;
     case Loss::info_nce:
       STD_TORCH_CHECK(y && p.y[0].n == n && !(z && symmetric), "fastssl: info_nce needs a key for every query");
       break;
-    case Loss::siglip:
-      STD_TORCH_CHECK(y && !z && m == n, "fastssl: siglip needs a text for every image");
-      break;
+    case Loss::siglip: STD_TORCH_CHECK(y && !z && m == n, "fastssl: siglip needs a text for every image"); break;
     case Loss::linear_cross_entropy:
       STD_TORCH_CHECK(y && !z && ids, "fastssl: linear_cross_entropy needs a weight and targets");
       break;
   }
   STD_TORCH_CHECK(!symmetric || p.loss == Loss::info_nce, "fastssl: only info_nce is symmetric");
   if (ids) {
-    STD_TORCH_CHECK(ids->is_cpu() && ids->scalar_type() == ScalarType::Long && ids->dim() == 1 && ids->is_contiguous() &&
-                        ids->size(0) == n,
+    STD_TORCH_CHECK(ids->is_cpu() && ids->scalar_type() == ScalarType::Long && ids->dim() == 1 &&
+                        ids->is_contiguous() && ids->size(0) == n,
                     "fastssl: ids must be contiguous int64 [rows]");
     p.ids = static_cast<const int64_t*>(ids->const_data_ptr());
     if (p.loss == Loss::linear_cross_entropy)
@@ -125,7 +121,8 @@ Arguments parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const Maybe
   STD_TORCH_CHECK(!p.self_pairs() || p.scale > 0 || p.scale != p.scale, "fastssl: the temperature must be positive");
   if (bias) {
     p.bias = values(*bias);
-    STD_TORCH_CHECK(p.bias.size() == 1 || int64_t(p.bias.size()) == m, "fastssl: bias must be one value or one per row");
+    STD_TORCH_CHECK(p.bias.size() == 1 || int64_t(p.bias.size()) == m,
+                    "fastssl: bias must be one value or one per row");
     // A bias as long as the vocabulary is per row even where that is one row.
   }
   return {std::move(p), Keep(keep)};
@@ -135,7 +132,8 @@ Arguments parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const Maybe
 std::tuple<Tensor, Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeTensor z, MaybeTensor ids,
                                            MaybeTensor scale, MaybeTensor bias, double scale_value, bool normalize,
                                            bool symmetric, int64_t ignore_index, int64_t reduction, int64_t keep) {
-  const Arguments a = parse(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep);
+  const Arguments a =
+      parse(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep);
   const PairProblem& p = a.problem;
   const int64_t n = p.n();
   const bool none = p.reduction == Reduction::none;
@@ -146,8 +144,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y
   Tensor kept = torch::stable::new_empty(x, {kept_size}, result);
   advise_huge_pages(kept.mutable_data_ptr(), size_t(kept_size) * kept.element_size());
   Buffer<double> rows(n);
-  pair_loss_forward(p, a.keep, kept_size ? kept.mutable_data_ptr() : nullptr, static_cast<double*>(stats.mutable_data_ptr()),
-                    rows.data());
+  pair_loss_forward(p, a.keep, kept_size ? kept.mutable_data_ptr() : nullptr,
+                    static_cast<double*>(stats.mutable_data_ptr()), rows.data());
   auto write = [&](int64_t at, double v) {
     if (p.dtype == DType::f64) {
       static_cast<double*>(out.mutable_data_ptr())[at] = v;
@@ -167,19 +165,22 @@ std::tuple<Tensor, Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y
   return {out, stats, kept};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
-    Tensor grad, Tensor stats, Tensor kept, int64_t loss, Tensor x, MaybeTensor y, MaybeTensor z, MaybeTensor ids,
-    MaybeTensor scale, MaybeTensor bias, double scale_value, bool normalize, bool symmetric, int64_t ignore_index,
-    int64_t reduction, int64_t keep, int64_t needs) {
-  const Arguments a = parse(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep);
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor stats, Tensor kept, int64_t loss,
+                                                            Tensor x, MaybeTensor y, MaybeTensor z, MaybeTensor ids,
+                                                            MaybeTensor scale, MaybeTensor bias, double scale_value,
+                                                            bool normalize, bool symmetric, int64_t ignore_index,
+                                                            int64_t reduction, int64_t keep, int64_t needs) {
+  const Arguments a =
+      parse(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep);
   const PairProblem& p = a.problem;
   STD_TORCH_CHECK(stats.is_contiguous() && stats.scalar_type() == ScalarType::Double && stats.numel() == stats_numel(p),
                   "fastssl: stats do not belong to these inputs");
-  STD_TORCH_CHECK(kept.is_contiguous() && kept.numel() == kept_numel(p, a.keep) && kept.scalar_type() ==
-                      (p.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float),
+  STD_TORCH_CHECK(kept.is_contiguous() && kept.numel() == kept_numel(p, a.keep) &&
+                      kept.scalar_type() == (p.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float),
                   "fastssl: kept tiles do not belong to these inputs");
   const std::vector<double> upstream = values(grad);
-  STD_TORCH_CHECK(int64_t(upstream.size()) == (p.reduction == Reduction::none ? p.n() : 1), "fastssl: gradient of the wrong size");
+  STD_TORCH_CHECK(int64_t(upstream.size()) == (p.reduction == Reduction::none ? p.n() : 1),
+                  "fastssl: gradient of the wrong size");
   auto like = [&](const MaybeTensor& t, int bit) {
     const bool wanted = t && (needs >> bit & 1);
     const Tensor& base = t ? *t : x;
@@ -224,11 +225,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(
 
 STABLE_TORCH_LIBRARY(fastssl, m) {
   m.def(
-      "pair_loss(int loss, Tensor x, Tensor? y, Tensor? z, Tensor? ids, Tensor? scale, Tensor? bias, float scale_value, "
+      "pair_loss(int loss, Tensor x, Tensor? y, Tensor? z, Tensor? ids, Tensor? scale, Tensor? bias, float "
+      "scale_value, "
       "bool normalize, bool symmetric, int ignore_index, int reduction, int keep) -> (Tensor, Tensor, Tensor)");
   m.def(
-      "pair_loss_backward(Tensor grad, Tensor stats, Tensor kept, int loss, Tensor x, Tensor? y, Tensor? z, Tensor? ids, "
-      "Tensor? scale, Tensor? bias, float scale_value, bool normalize, bool symmetric, int ignore_index, int reduction, "
+      "pair_loss_backward(Tensor grad, Tensor stats, Tensor kept, int loss, Tensor x, Tensor? y, Tensor? z, Tensor? "
+      "ids, "
+      "Tensor? scale, Tensor? bias, float scale_value, bool normalize, bool symmetric, int ignore_index, int "
+      "reduction, "
       "int keep, int needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 

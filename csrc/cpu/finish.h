@@ -24,8 +24,8 @@ FASTSSL_INLINE void for_each_value(const Located& at, int64_t depth, F&& f) {
   });
 }
 
-inline double dot(const Source* a_sources, int64_t n_a, int64_t a, double a_inverse, const Source* b_sources, int64_t n_b,
-                  int64_t b, double b_inverse, int64_t depth) {
+inline double dot(const Source* a_sources, int64_t n_a, int64_t a, double a_inverse, const Source* b_sources,
+                  int64_t n_b, int64_t b, double b_inverse, int64_t depth) {
   const Located other = locate(b_sources, n_b, b);
   double sum[4] = {};
   with_reader(other.source->dtype, [&](auto read) __attribute__((always_inline)) {

@@ -130,7 +130,8 @@ void forward(const Tile<typename K::Acc>& t) {
     }
   }
   if (!rows) return;
-  for (int64_t j = t.j0 * kBlock; j < t.j1 * kBlock && j < t.y.n; ++j) t.row_sum[j] += hsum<T>(load<T>(row_accumulator(t, j)));
+  for (int64_t j = t.j0 * kBlock; j < t.j1 * kBlock && j < t.y.n; ++j)
+    t.row_sum[j] += hsum<T>(load<T>(row_accumulator(t, j)));
 }
 
 // Scores that are out of range of one shift: a running maximum for every lane and row. The tile keeps scores.
@@ -208,10 +209,12 @@ void forward_running_max(const Tile<typename K::Acc>& t) {
       for (int v = 0; v < kBlockVectors<T>; ++v) total[v] += part[v];
     }
     for (int64_t l = 0; lanes && l < kBlock && ib * kBlock + l < t.x.n; ++l)
-      merge(t.lane_aux[ib * kBlock + l], t.lane_sum[ib * kBlock + l], double(top[l / kW][l % kW]), double(total[l / kW][l % kW]));
+      merge(t.lane_aux[ib * kBlock + l], t.lane_sum[ib * kBlock + l], double(top[l / kW][l % kW]),
+            double(total[l / kW][l % kW]));
   }
   for (int64_t j = t.j0 * kBlock; rows && j < t.j1 * kBlock && j < t.y.n; ++j)
-    merge(t.row_aux[j], t.row_sum[j], double(row_maximum[j - t.j0 * kBlock]), double(hsum<T>(load<T>(row_accumulator(t, j)))));
+    merge(t.row_aux[j], t.row_sum[j], double(row_maximum[j - t.j0 * kBlock]),
+          double(hsum<T>(load<T>(row_accumulator(t, j)))));
 }
 
 }  // namespace FASTSSL_ISA

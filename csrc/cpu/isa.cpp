@@ -55,8 +55,9 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
 #else
   const EngineTable<float>* pairs = nullptr;
 #endif
-  static const IsaTable table = {FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,
-                                 FASTSSL_ISA::dot, FASTSSL_ISA::add_row, FASTSSL_ISA::dot_row, FASTSSL_ISA::fma_loop};
+  static const IsaTable table = {
+      FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,
+      FASTSSL_ISA::dot,          FASTSSL_ISA::add_row,        FASTSSL_ISA::dot_row,         FASTSSL_ISA::fma_loop};
   return table;
 }
 

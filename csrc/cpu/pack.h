@@ -116,8 +116,9 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
 
 #ifdef __AVX512BF16__
 // bf16 rows stay as they are: products of raw values are exact, the factors join after the sum.
-inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
-                      void* lanes_out, void* rows_out, double* inverse_norm, double* norm, float* lane_factor) {
+inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize,
+                      double factor, void* lanes_out, void* rows_out, double* inverse_norm, double* norm,
+                      float* lane_factor) {
   const int64_t depth_blocks = (depth + kBlock - 1) / kBlock, words = (depth + 1) / 2;
   uint16_t* lanes = lanes_out ? static_cast<uint16_t*>(lanes_out) + block * words * kBlock * 2 : nullptr;
   uint16_t* rows = rows_out ? static_cast<uint16_t*>(rows_out) + block * depth_blocks * kBlock * kBlock : nullptr;

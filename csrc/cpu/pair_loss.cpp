@@ -1,6 +1,7 @@
 #include "pair_loss.h"
 
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -148,8 +149,9 @@ struct Engine {
       const int64_t per_task = std::max<int64_t>(1, 512 / std::max<int64_t>(depth, 1));
       parallel_tasks(ceil_div(blocks, per_task), [&](int64_t, int64_t k) {
         for (int64_t b = k * per_task; b < std::min(blocks, (k + 1) * per_task); ++b)
-          table.pack(sources.data(), int64_t(sources.size()), b, depth, p.normalize, factor, lanes ? lane_buffer.data() : nullptr,
-                     rows ? row_buffer.data() : nullptr, inverse.data(), norm.data(), pairs ? factors.data() : nullptr);
+          table.pack(sources.data(), int64_t(sources.size()), b, depth, p.normalize, factor,
+                     lanes ? lane_buffer.data() : nullptr, rows ? row_buffer.data() : nullptr, inverse.data(),
+                     norm.data(), pairs ? factors.data() : nullptr);
       });
     };
     side(p.x, grid.x_blocks, pairs ? 1.0 : (split ? std::sqrt(c) : c), x_lanes, x_rows, x_inverse, x_norm, x_factor);
@@ -200,6 +202,12 @@ struct Engine {
     t.triangular = grid.triangular && I == J;
     return t;
   }
+  // Kept tiles leave this call as a tensor: what no tile visits must not be garbage.
+  void clear_unvisited(const Tile<T>& t) const {
+    const int64_t rows = (t.j1 - t.j0) * kBlock * kBlock;
+    for (int64_t i = 0; i < t.i1 - t.i0; ++i)
+      std::fill(t.e + i * rows + std::min(rows, (i + 1) * kBlock * kBlock), t.e + (i + 1) * rows, T(0));
+  }
   const std::vector<Source>& y_sources() const { return p.self_pairs() ? p.x : p.y; }
 
   // Dot product of pair (i, j), in double.
@@ -217,7 +225,8 @@ template <class T>
 struct Scratch {
   int64_t numel;
   Buffer<T> e, g, pairs, rows;
-  Scratch(const Grid& grid, bool with_e, bool with_g, bool with_pairs) : numel(grid.x_tile * grid.y_tile * kBlock * kBlock) {
+  Scratch(const Grid& grid, bool with_e, bool with_g, bool with_pairs)
+      : numel(grid.x_tile * grid.y_tile * kBlock * kBlock) {
     const int64_t workers = torch::stable::get_num_threads();
     if (with_e) e.allocate(workers * numel);
     if (with_g) g.allocate(workers * numel);
@@ -311,7 +320,6 @@ void run_forward(const PairProblem& p, Keep keep, T* kept, double* stats_out, do
   if (attention) {
     ones.allocate(e.grid.x_blocks * kBlock);
     std::fill(ones.data(), ones.data() + ones.size(), T(1));
-    std::fill(kept, kept + kept_numel(p, keep), T(0));
   }
   Scratch<T> scratch(e.grid, keep != Keep::tiles, false, attention && e.pairs);
   for_each_tile(e.grid, [&](int64_t worker, int64_t I, int64_t J) {
@@ -325,6 +333,7 @@ void run_forward(const PairProblem& p, Keep keep, T* kept, double* stats_out, do
       t.row_aux = p.self_pairs() ? lane_aux.data() : row_aux.data();
     }
     e.table.forward[e.epilogue](t);
+    if (keep == Keep::tiles && t.triangular) e.clear_unvisited(t);
     if (attention && !running) {
       Weights<T> w;
       scratch.bind(w, worker);
@@ -419,7 +428,8 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
     for (int64_t i = 0; i < n; ++i) lane_weight[i] = T(a[size_t(i)]);
   } else {
     T unused{};
-    for (int64_t i = 0; i < n; ++i) weight(a[size_t(i)], s.lane_lse[i], lane_weight[i], running ? &lane_lse[i] : &unused);
+    for (int64_t i = 0; i < n; ++i)
+      weight(a[size_t(i)], s.lane_lse[i], lane_weight[i], running ? &lane_lse[i] : &unused);
     if (attention) {
       dense_weight.resize(size_t(n));
       for (int64_t i = 0; i < n; ++i) dense_weight[size_t(i)] = a[size_t(i)] * std::exp2(-s.lane_lse[i]);
@@ -427,7 +437,8 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
     if (p.symmetric && !p.self_pairs()) {
       row_weight.allocate(y_padded);
       if (running) row_lse.allocate(y_padded);
-      for (int64_t j = 0; j < m; ++j) weight(a[size_t(j)], s.row_lse[j], row_weight[j], running ? &row_lse[j] : &unused);
+      for (int64_t j = 0; j < m; ++j)
+        weight(a[size_t(j)], s.row_lse[j], row_weight[j], running ? &row_lse[j] : &unused);
     }
   }
 
@@ -580,6 +591,10 @@ int64_t kept_numel(const PairProblem& p, Keep keep) {
 }
 
 void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
+  const Grid grid(p.n(), p.m(), p.self_pairs());
+  const int64_t used = keep != Keep::tiles || tiny(p) ? 0 : grid.kept_end();
+  const int64_t size = p.dtype == DType::f64 ? 8 : 4;
+  if (kept) std::memset(static_cast<char*>(kept) + used * size, 0, size_t((kept_numel(p, keep) - used) * size));
   if (p.dtype == DType::f64) {
     run_forward<double>(p, keep, static_cast<double*>(kept), stats, loss);
   } else if (tiny(p)) {

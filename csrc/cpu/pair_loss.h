@@ -30,8 +30,8 @@ struct PairProblem {
   int64_t depth = 0;
   bool normalize = false, symmetric = false;
   double scale = 1;
-  std::vector<double> bias;           // per row of y, or one value
-  const int64_t* ids = nullptr;       // labels (sup_con) or targets (linear_cross_entropy)
+  std::vector<double> bias;      // per row of y, or one value
+  const int64_t* ids = nullptr;  // labels (sup_con) or targets (linear_cross_entropy)
   int64_t ignore_index = -100;
   DType dtype = DType::f32;
 
@@ -57,7 +57,7 @@ void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stat
 struct PairGradients {
   std::vector<void*> x, y;  // one per source, null: not wanted
   double* scale = nullptr;
-  double* bias = nullptr;   // as many as PairProblem::bias
+  double* bias = nullptr;  // as many as PairProblem::bias
 };
 // grad: one value, or one per row where reduction is none.
 void pair_loss_backward(const PairProblem& p, Keep keep, const void* kept, const double* stats, const double* grad,

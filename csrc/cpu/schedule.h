@@ -17,9 +17,9 @@ void poll_interrupt();
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Grid {
-  bool triangular = false;          // x == y: tiles with I >= J only
+  bool triangular = false;  // x == y: tiles with I >= J only
   int64_t x_blocks = 0, y_blocks = 0;
-  int64_t x_tile = 1, y_tile = 1;   // blocks per tile
+  int64_t x_tile = 1, y_tile = 1;  // blocks per tile
 
   static int64_t tile_size(int64_t blocks) {
     // At least four tiles a side where there is that much work, none larger than the cache allows.
@@ -43,6 +43,13 @@ struct Grid {
       before = i0 * y_blocks;
     }
     return (before + (i1 - i0) * j0) * kBlock * kBlock;
+  }
+  // Where the last kept tile ends.
+  int64_t kept_end() const {
+    if (x_blocks == 0 || y_blocks == 0) return 0;
+    return triangular
+               ? kept_offset(x_tiles() - 1, 0) + (x_blocks - (x_tiles() - 1) * x_tile) * y_blocks * kBlock * kBlock
+               : x_blocks * y_blocks * kBlock * kBlock;
   }
   static int64_t kept_numel(int64_t n, int64_t m, bool symmetric) {
     const int64_t x = ceil_div(n, kBlock) * kBlock, y = ceil_div(m, kBlock) * kBlock;

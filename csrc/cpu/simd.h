@@ -119,7 +119,9 @@ FASTSSL_INLINE Vec<float> exp2v(Vec<float> x) { return exp2_in_range(x < -126.f 
 FASTSSL_INLINE Vec<double> exp2v(Vec<double> x) { return exp2_in_range(x); }
 
 // exp(-x) for x >= 0. log2(e) in two parts: one rounding of it would bias every value the same way.
-FASTSSL_INLINE Vec<float> exp_minus(Vec<float> x) { return exp2v(-(x * 1.44269502162933349609375f + x * 1.925963033500011e-8f)); }
+FASTSSL_INLINE Vec<float> exp_minus(Vec<float> x) {
+  return exp2v(-(x * 1.44269502162933349609375f + x * 1.925963033500011e-8f));
+}
 FASTSSL_INLINE Vec<double> exp_minus(Vec<double> x) {
   Vec<double> y;
   for (int i = 0; i < kWidth<double>; ++i) y[i] = __builtin_exp(-x[i]);

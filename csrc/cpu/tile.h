@@ -29,8 +29,8 @@ struct Source {
 struct Operand {
   const void* lanes = nullptr;
   const void* rows = nullptr;
-  int64_t n = 0;       // rows that exist
-  int64_t depth = 0;   // features
+  int64_t n = 0;                       // rows that exist
+  int64_t depth = 0;                   // features
   const float* lane_factor = nullptr;  // bf16 only: what each raw row is multiplied by
 };
 
@@ -64,9 +64,9 @@ struct Weights {
   const T* row_weight = nullptr;
   const T* lane_lse = nullptr;
   const T* row_lse = nullptr;
-  T* g = nullptr;          // scratch for the weighted tile
-  void* g_pairs = nullptr; // bf16 only: the same, paired along the rows of y
-  T* grad_x = nullptr;     // blocked like Operand::rows; null: not wanted
+  T* g = nullptr;           // scratch for the weighted tile
+  void* g_pairs = nullptr;  // bf16 only: the same, paired along the rows of y
+  T* grad_x = nullptr;      // blocked like Operand::rows; null: not wanted
   T* grad_y = nullptr;
   double* row_total = nullptr;  // sum of G over lanes, per row of y (bias gradient)
 };
@@ -78,7 +78,7 @@ struct Finish {
   int64_t n_sources = 0, depth = 0;
   bool normalize = false;
   const double* inverse_norm = nullptr;
-  const T* dense = nullptr;  // blocked
+  const T* dense = nullptr;              // blocked
   const double* dense_weight = nullptr;  // per row; null: 1
   // Partners of row r: entries [offset[r], offset[r + 1]), or entry r where offset is null.
   const Source* partner_sources = nullptr;
@@ -88,7 +88,7 @@ struct Finish {
   const int32_t* partner = nullptr;  // -1: none
   const double* partner_weight = nullptr;
   double scale = 1;
-  void* const* out = nullptr;  // per source, contiguous, its dtype; null: not wanted
+  void* const* out = nullptr;    // per source, contiguous, its dtype; null: not wanted
   double* projection = nullptr;  // per row: x_hat . (gradient before the scale)
 };
 
@@ -99,8 +99,8 @@ struct EngineTable {
   void (*forward[kEpilogues])(const Tile<T>&);
   void (*backward[kEpilogues])(const Tile<T>&, const Weights<T>&);
   // Packs one block of 32 rows. `factor` multiplies what goes to lanes. inverse_norm and norm are per row.
-  void (*pack)(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize,
-               double factor, void* lanes, void* rows, double* inverse_norm, double* norm, float* lane_factor);
+  void (*pack)(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
+               void* lanes, void* rows, double* inverse_norm, double* norm, float* lane_factor);
   // Row r of Finish; scratch holds 2 * depth doubles.
   void (*finish)(const Finish<T>&, int64_t row, double* scratch);
 };

@@ -84,6 +84,8 @@ def value(name: str, given: object, device: torch.device, *, positive: bool = Fa
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise TypeError(f"{name}: expected a number or a tensor, got {type(given).__name__}")
     number = float(given)
+    if torch.compiler.is_compiling():
+        return number  # may be a symbol
     if not math.isfinite(number):
         raise ValueError(f"{name}: expected a finite number, got {number}")
     if positive and number <= 0:
@@ -92,6 +94,8 @@ def value(name: str, given: object, device: torch.device, *, positive: bool = Fa
 
 
 def inverse(temperature: Tensor | float) -> Tensor | float:
+    if isinstance(temperature, Tensor) and temperature.dtype in (torch.float16, torch.bfloat16):
+        temperature = temperature.float()  # 16 bits cannot hold the quotient
     return 1.0 / temperature
 
 

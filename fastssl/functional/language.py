@@ -76,7 +76,9 @@ def linear_cross_entropy(
         if bias.dtype not in check.FLOATS:
             raise TypeError(f"bias: expected a floating point tensor, got {bias.dtype}")
         if bias.dim() != 1 or bias.shape[0] != weight.shape[0]:
-            raise ValueError(f"bias: expected shape ({weight.shape[0]},), one value per row of weight, got {tuple(bias.shape)}")
+            raise ValueError(
+                f"bias: expected shape ({weight.shape[0]},), one value per row of weight, got {tuple(bias.shape)}"
+            )
         if bias.device != hidden.device:
             raise ValueError(f"bias: expected a tensor on {hidden.device} as hidden, got one on {bias.device}")
     if not torch.compiler.is_compiling() and targets.numel():

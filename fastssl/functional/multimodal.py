@@ -21,9 +21,7 @@ def _siglip_cpu(
 ) -> Tensor:
     if not isinstance(logit_bias, Tensor):
         logit_bias = torch.full((), logit_bias, dtype=torch.float64)
-    return pair_loss(
-        Loss.siglip, image, text, scale=logit_scale, bias=logit_bias, normalize=False, reduction=reduction
-    )
+    return pair_loss(Loss.siglip, image, text, scale=logit_scale, bias=logit_bias, normalize=False, reduction=reduction)
 
 
 CLIP = Backend(reference.clip_loss, _clip_cpu)

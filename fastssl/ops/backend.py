@@ -81,7 +81,9 @@ def resolve(device: torch.device, requested: str | None) -> str:
         if device.type == "cpu":
             _warn_once("cpu", f"fastssl computes with the slow reference backend: {extension.reason}")
         else:
-            _warn_once(device.type, f"fastssl has no kernels for {device.type!r} tensors yet: the reference backend computes")
+            _warn_once(
+                device.type, f"fastssl has no kernels for {device.type!r} tensors yet: the reference backend computes"
+            )
     return "reference"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from types import ModuleType
 
@@ -9,9 +10,7 @@ import torch  # noqa: F401  (its libraries must be in the process before the ext
 
 _C: ModuleType | None
 try:
-    from fastssl import _C as _loaded
-
-    _C = _loaded
+    _C = importlib.import_module("fastssl._C")
     reason = ""
 except ImportError as error:
     _C = None

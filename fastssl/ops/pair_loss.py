@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from fastssl.ops import extension
 
@@ -74,10 +75,16 @@ def pair_loss(
     """Calls the operator with the cheapest way to a gradient that fits the memory budget."""
     scale_tensor, factor = (scale, 1.0) if isinstance(scale, Tensor) else (None, float(scale))
     keep = _choose_keep(loss, x, y, z, scale_tensor, bias, symmetric)
-    arguments = (loss.value, x, y, z, ids, scale_tensor, bias, factor, normalize, symmetric, ignore_index)
-    arguments += (REDUCTIONS[reduction], keep)
+    constants = (factor, normalize, symmetric, ignore_index, REDUCTIONS[reduction], keep)
+    arguments = (loss.value, x, y, z, ids, scale_tensor, bias, *constants)
     if torch.compiler.is_compiling():
         return torch.ops.fastssl.pair_loss.default(*arguments)[0]
+    if _is_transformed(arguments):
+        return _Transformable.apply(*arguments[:-1], 0)[0]
+    if forward_ad._current_level >= 0 and any(
+        isinstance(t, Tensor) and forward_ad.unpack_dual(t).tangent is not None for t in arguments
+    ):
+        raise RuntimeError(_NO_FORWARD_MODE)
     try:
         return torch.ops.fastssl.pair_loss.default(*arguments)[0]
     except RuntimeError as error:
@@ -86,7 +93,13 @@ def pair_loss(
 
 
 def _choose_keep(
-    loss: Loss, x: Tensor, y: Tensor | None, z: Tensor | None, scale: Tensor | None, bias: Tensor | None, symmetric: bool
+    loss: Loss,
+    x: Tensor,
+    y: Tensor | None,
+    z: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    symmetric: bool,
 ) -> int:
     if not torch.is_grad_enabled():
         return 0
@@ -102,6 +115,15 @@ def _choose_keep(
     return 1 if kept_numel(loss, 1, x, y, z) * size <= extension.get_memory_budget() else 0
 
 
+_NO_FORWARD_MODE = "fastssl: the fused losses have no forward-mode derivative; use the reference backend"
+
+
+def _is_transformed(arguments: tuple[Any, ...]) -> bool:
+    """Whether torch.func has wrapped any of the tensors."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(isinstance(t, Tensor) and wrapped(t) for t in arguments)
+
+
 def _reraise(error: RuntimeError) -> None:
     if "fastssl: interrupted" in str(error):
         raise KeyboardInterrupt from None
@@ -111,9 +133,7 @@ def _result_dtype(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
-def _fake(
-    loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep
-):
+def _fake(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep):
     n, m, _ = _rows(loss, x, y, z)
     result = _result_dtype(x)
     stats = 2 * n + (2 * m if symmetric else 0) + 1
@@ -125,10 +145,30 @@ def _fake(
 
 
 def _fake_backward(
-    grad, stats, kept, loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep, needs
+    grad,
+    stats,
+    kept,
+    loss,
+    x,
+    y,
+    z,
+    ids,
+    scale,
+    bias,
+    scale_value,
+    normalize,
+    symmetric,
+    ignore_index,
+    reduction,
+    keep,
+    needs,
 ):
     def like(t: Tensor | None, bit: int) -> Tensor:
-        return x.new_empty((0,)) if t is None or not needs >> bit & 1 else torch.empty_like(t, memory_format=torch.contiguous_format)
+        return (
+            x.new_empty((0,))
+            if t is None or not needs >> bit & 1
+            else torch.empty_like(t, memory_format=torch.contiguous_format)
+        )
 
     return tuple(like(t, bit) for bit, t in enumerate((x, y, z, scale, bias)))
 
@@ -141,6 +181,7 @@ _CONSTANTS = (0, 7, 8, 9, 10, 11, 12)
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     ctx.save_for_backward(*inputs[1:7], output[1], output[2])
     ctx.constants = tuple(inputs[i] for i in _CONSTANTS)
+    ctx.mark_non_differentiable(output[1], output[2])
     ctx.set_materialize_grads(False)
 
 
@@ -151,10 +192,12 @@ def _backward(ctx: Any, grad: Tensor | None, _stats: Any, _kept: Any) -> tuple[T
     x, y, z, ids, scale, bias, stats, kept = ctx.saved_tensors
     loss, *rest = ctx.constants
     needs = sum(1 << bit for bit, position in enumerate(_DIFFERENTIABLE) if ctx.needs_input_grad[position])
+    arguments = (grad, stats, kept, loss, x, y, z, ids, scale, bias, *rest, needs)
     try:
-        grads = torch.ops.fastssl.pair_loss_backward.default(
-            grad, stats, kept, loss, x, y, z, ids, scale, bias, *rest, needs
-        )
+        if not torch.compiler.is_compiling() and _is_transformed(arguments):
+            grads = _TransformableBackward.apply(*arguments)
+        else:
+            grads = torch.ops.fastssl.pair_loss_backward.default(*arguments)
     except RuntimeError as error:
         _reraise(error)
         raise
@@ -162,6 +205,39 @@ def _backward(ctx: Any, grad: Tensor | None, _stats: Any, _kept: Any) -> tuple[T
         if needs >> bit & 1:
             result[position] = grads[bit]
     return tuple(result)
+
+
+class _Transformable(torch.autograd.Function):
+    """The operator for torch.func: grad, vjp, jacrev and vmap work; forward mode says that it does not."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return torch.ops.fastssl.pair_loss.default(*arguments)
+
+    setup_context = staticmethod(_setup)
+    backward = staticmethod(_backward)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(_NO_FORWARD_MODE)
+
+
+class _TransformableBackward(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*arguments: Any) -> Any:
+        return torch.ops.fastssl.pair_loss_backward.default(*arguments)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return _no_second_derivative(ctx, *grads)
 
 
 def _no_second_derivative(ctx: Any, *grads: Any) -> Any:

@@ -50,5 +50,7 @@ def sup_con(embeddings: Tensor, labels: Tensor, scale: Tensor | float, normalize
     log_denominator = logits.masked_fill(self_pair, float("-inf")).logsumexp(1) if n > 1 else logits.new_zeros(n)
     mean_positive = (logits * positive).sum(1) / count.clamp(min=1)
     # A row without positives contributes 0, unless it is not finite.
-    rows = torch.where((count > 0) | ~torch.isfinite(z).all(1), log_denominator - mean_positive, torch.zeros_like(mean_positive))
+    rows = torch.where(
+        (count > 0) | ~torch.isfinite(z).all(1), log_denominator - mean_positive, torch.zeros_like(mean_positive)
+    )
     return reduce(rows, reduction)

@@ -15,7 +15,9 @@ def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor | float, reductio
 
 
 @in_full_precision
-def siglip_loss(image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, reduction: str) -> Tensor:
+def siglip_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, reduction: str
+) -> Tensor:
     logits = image @ text.T * logit_scale + logit_bias
     sign = 2 * torch.eye(image.shape[0], dtype=logits.dtype, device=logits.device) - 1
     return reduce(-TF.logsigmoid(sign * logits).sum(1), reduction)

@@ -1,0 +1,61 @@
+# Everything a newcomer needs: each target does its own set-up.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+# The kernels are built in the environment they run in: no second torch is downloaded.
+BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt setup.py pyproject.toml constraints.txt
+
+.PHONY: help demo test test-slow lint format bench asan wheel clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.kernels: $(SOURCES) | $(BIN)/python
+	$(PIP) install --quiet $(BUILD_TOOLS)
+	$(PIP) install --quiet --no-build-isolation -e ".[report]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.kernels
+	$(PIP) install --quiet --no-build-isolation -e ".[dev]"
+	@touch $@
+
+demo: $(VENV)/.kernels ## Set up, then benchmark, pretrain, evaluate and write runs/demo/report.html.
+	$(BIN)/fastssl demo
+
+test: lint ## Set up, lint, and run the whole test suite.
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev ## Tests that take minutes.
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev ## ruff, clang-format, mypy.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format all code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+
+bench: $(VENV)/.dev ## Measure everything, write benchmarks/results and the README's table.
+	-$(PIP) install --quiet --no-deps lightly lightly-utils
+	$(BIN)/python benchmarks/run.py
+
+asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
+	bash tests/sanitize.sh $(BIN)/python
+
+wheel: $(VENV)/.kernels ## Build a wheel into dist/.
+	$(PIP) wheel --quiet --no-build-isolation --no-deps -w dist .
+
+clean: ## Remove what was built (not the environment).
+	rm -rf build dist *.egg-info fastssl/*.so $(VENV)/.kernels $(VENV)/.dev

@@ -1,0 +1,5 @@
+"""``python -m fastssl``."""
+
+from fastssl.cli import main
+
+main()

@@ -1,0 +1,89 @@
+"""The main job in one command: measure, pretrain, evaluate, report."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from fastssl.bench.harness import as_dict, compare, machine, peak_memory
+from fastssl.bench.run import write_atomically
+from fastssl.cli.recipes import build_method
+from fastssl.data import digits, emoji
+from fastssl.evaluate import evaluate_digits, evaluate_emoji
+from fastssl.train import Pretraining, load_encoder
+
+EMOJI_ENCODER = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
+DIGITS_ENCODER = {"name": "resnet", "size": 16, "width": 16, "blocks": 1}
+
+
+def run_demo(
+    out: Path, emoji_minutes: float, digits_minutes: float, bench_minutes: float, seed: int, console: Console
+) -> dict[str, Any]:
+    """Runs the demo and returns what ``report.json`` holds."""
+    from fastssl.cli.main import print_measures, run_pretraining
+    from fastssl.report import write_report
+
+    started = time.time()
+    report: dict[str, Any] = {"seed": seed}
+    console.rule("fused against eager")
+    report["machine"], report["benchmark"] = machine(), benchmark(bench_minutes, console)
+
+    console.rule("SimCLR on emoji")
+    train = emoji("train")
+    options = Pretraining(minutes=emoji_minutes, batch_size=512, seed=seed)
+    model = build_method("simclr", EMOJI_ENCODER, "emoji", seed, spatial=True)
+    run_pretraining(model, train, options, out / "emoji", EMOJI_ENCODER, resume=False)
+    encoder, state = load_encoder(out / "emoji")
+    table = evaluate_emoji(encoder, EMOJI_ENCODER)
+    print_measures(table)
+    report.update(table)
+    report["training"] = {
+        "emoji": {"history": state["history"], "epochs": state["epochs"], "seconds": state["seconds"]}
+    }
+
+    console.rule("SimCLR on digits")
+    options = Pretraining(minutes=digits_minutes, batch_size=256, seed=seed)
+    model = build_method("simclr", DIGITS_ENCODER, "digits", seed, spatial=False)
+    run_pretraining(model, digits(), options, out / "digits", DIGITS_ENCODER, resume=False)
+    digit_encoder, state = load_encoder(out / "digits")
+    table = evaluate_digits(digit_encoder, DIGITS_ENCODER, readout="pooled")
+    print_measures(table)
+    report.update(table)
+    report["training"]["digits"] = {"history": state["history"], "epochs": state["epochs"], "seconds": state["seconds"]}
+
+    report["minutes"] = (time.time() - started) / 60
+    write_atomically(out / "report.json", json.dumps(report, indent=1))
+    page = write_report(out, report, encoder)
+    console.print(f"report: {page.resolve()}\nfigures: {(out / 'report.json').resolve()}")
+    return report
+
+
+def benchmark(minutes: float, console: Console) -> dict[str, Any]:
+    """NT-Xent and the CLIP loss against eager; the memory of fresh processes."""
+    from fastssl.bench.cases import CASES
+
+    results: dict[str, Any] = {}
+    sizes = (256, 1024, 4096, 8192) if minutes >= 0.5 else (256, 1024)
+    seconds = 60 * minutes / (2 * len(sizes))
+    for loss in ("nt_xent", "clip_loss"):
+        case, rows_of = CASES[loss], []
+        for rows in sizes:
+            inputs = case.inputs(rows, 128)
+            result = compare(case.step("fused", inputs), case.step("eager", inputs), seconds=seconds, least=3)
+            memory = {way: peak_memory(loss, way, rows, 128) for way in ("fused", "eager")}
+            rows_of.append({"rows": rows, "features": 128, **as_dict(result), "memory_mib": memory})
+            shown = ", ".join(f"{way} {mib:.0f} MiB" for way, mib in memory.items() if mib is not None)
+            console.print(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")
+        last = rows_of[-1]
+        results[loss] = {
+            "rows": last["rows"],
+            "ratio": last["ratio"],
+            "extra_mib": last["memory_mib"]["fused"],
+            "eager_extra_mib": last["memory_mib"]["eager"],
+            "sizes": rows_of,
+        }
+    return results

@@ -1,0 +1,202 @@
+"""``fastssl demo | pretrain METHOD | evaluate CHECKPOINT | bench | info``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help="Self-supervised learning on fused kernels.")
+console = Console()
+
+
+def main() -> None:
+    """Runs the command line; mistakes in the arguments are one line, not a traceback."""
+    try:
+        app()
+    except (ValueError, TypeError, ImportError) as error:
+        console.print(f"[red]error:[/red] {error}", highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        console.print("stopped")
+        sys.exit(130)
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.")] = False) -> None:
+    """Show versions, backends and why each is usable or not, instruction set, threads, memory budget."""
+    import fastssl
+
+    facts = fastssl.info()
+    if as_json:
+        print(json.dumps(facts, indent=1))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("fastssl", facts["fastssl"])
+    table.add_row("torch", facts["torch"])
+    table.add_row(
+        "instruction set", f"{facts['instruction_set'] or '-'} (usable: {', '.join(facts['instruction_sets']) or '-'})"
+    )
+    table.add_row("bf16 dot products", "yes" if facts["bf16_dot_products"] else "no")
+    table.add_row("threads", str(facts["threads"]))
+    table.add_row("memory budget", f"{facts['memory_budget'] / 2**20:.0f} MiB a call")
+    if facts["forced_backend"]:
+        table.add_row("forced backend", facts["forced_backend"])
+    console.print(table)
+    backends = Table("backend", "usable", "why")
+    for name, state in facts["backends"].items():
+        backends.add_row(name, "[green]yes[/green]" if state["usable"] else "[red]no[/red]", state["why"])
+    console.print(backends)
+
+
+@app.command()
+def pretrain(
+    method: Annotated[str, typer.Argument(help="simclr")],
+    data: Annotated[str, typer.Option(help="emoji, digits, or a folder of images.")] = "emoji",
+    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    minutes: Annotated[float | None, typer.Option(help="Choose the epochs so that it takes about this long.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 512,
+    out: Annotated[Path, typer.Option(help="Folder of checkpoint and logs.")] = Path("runs/simclr"),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the checkpoint in --out, bit for bit.")
+    ] = False,
+    encoder: Annotated[str, typer.Option(help="resnet, or huggingface:NAME (extra: vision).")] = "resnet",
+    size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
+    width: Annotated[int, typer.Option(help="Channels of the resnet's first stage.")] = 32,
+    blocks: Annotated[int, typer.Option(help="Residual blocks a stage.")] = 1,
+    temperature: Annotated[float, typer.Option(help="Of the loss.")] = 0.1,
+    spatial: Annotated[bool, typer.Option(help="Project the 4 x 4 feature map instead of its mean.")] = True,
+    optimizer: Annotated[str, typer.Option(help="adamw or lars.")] = "adamw",
+    lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 2e-3,
+    weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-4,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "cpu",
+    devices: Annotated[int, typer.Option(help="Processes; each contrasts within its share of the batch.")] = 1,
+) -> None:
+    """Pretrain METHOD on images without their labels."""
+    from fastssl.cli.recipes import build_method
+    from fastssl.data import load
+    from fastssl.train import Pretraining
+
+    images = load(data)
+    size = size or (16 if images.name == "digits" else 32)
+    encoder_options = {"name": encoder, "size": size, "width": width, "blocks": blocks}
+    options = Pretraining(
+        epochs=epochs,
+        minutes=minutes,
+        batch_size=batch_size,
+        lr=lr,
+        weight_decay=weight_decay,
+        optimizer=optimizer,
+        seed=seed,
+        precision=precision,
+        accelerator=accelerator,
+        devices=devices,
+    )
+    model = build_method(method, encoder_options, images.name, seed, temperature=temperature, spatial=spatial)
+    run_pretraining(model, images, options, out, encoder_options, resume)
+    console.print(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {out}")
+
+
+def run_pretraining(
+    model: Any, images: Any, options: Any, out: Path, encoder_options: dict[str, Any], resume: bool
+) -> None:
+    """Pretrains with a live line of progress; Ctrl-C leaves a checkpoint."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from fastssl.train import pretrain as train
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} steps"),
+        TextColumn("loss {task.fields[loss]:.3f}"),
+        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(images.name, total=None, loss=float("nan"), rate=0.0)
+
+        def show(p: Any) -> None:
+            progress.update(
+                task, completed=p.step, total=p.total_steps if p.epochs else None, loss=p.loss, rate=p.images_per_second
+            )
+
+        try:
+            train(model, images, options, out=out, encoder_options=encoder_options, resume=resume, on_step=show)
+        except KeyboardInterrupt:
+            console.print(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
+            raise
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    data: Annotated[
+        str | None, typer.Option(help="emoji, digits, or a folder; default: what it was trained on.")
+    ] = None,
+    readout: Annotated[str, typer.Option(help="spatial (4 x 4 feature map) or pooled.")] = "spatial",
+    out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
+) -> None:
+    """Judge a frozen encoder beside a random one, raw pixels and a colour histogram."""
+    from fastssl.bench.run import write_atomically
+    from fastssl.data import load
+    from fastssl.evaluate import evaluate as judge
+    from fastssl.train import load_encoder
+
+    encoder, state = load_encoder(checkpoint)
+    name = data or state["data"].split("-")[0]
+    table = judge(encoder, state["encoder"], load(name), readout)
+    print_measures(table)
+    if out is not None:
+        write_atomically(out, json.dumps(table, indent=1))
+        console.print(f"written: {out}")
+
+
+def print_measures(table: dict[str, Any]) -> None:
+    rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith("_std")]
+    columns = list(table[rows[0]])
+    shown = Table("", *columns)
+    for measure in rows:
+        spread = table.get(measure + "_std", {})
+        cells = [
+            f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.1f}" if c in spread else "") if c in table[measure] else "-"
+            for c in columns
+        ]
+        shown.add_row(measure, *cells)
+    console.print(shown)
+
+
+@app.command()
+def bench(
+    quick: Annotated[bool, typer.Option("--quick", help="A minute instead of half an hour.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("runs/bench"),
+) -> None:
+    """Measure the losses against eager PyTorch, torch.compile and other libraries."""
+    from fastssl.bench.run import run, write_atomically
+
+    results = run(quick, console.print)
+    write_atomically(out / "results.json", json.dumps(results, indent=1))
+    console.print(f"written: {out / 'results.json'}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder of report, checkpoints and logs.")] = Path("runs/demo"),
+    emoji_minutes: Annotated[float, typer.Option(help="Pretraining on emoji.")] = 4.0,
+    digits_minutes: Annotated[float, typer.Option(help="Pretraining on digits.")] = 1.0,
+    bench_minutes: Annotated[float, typer.Option(help="Benchmark of fused against eager.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+) -> None:
+    """Benchmark, pretrain on emoji and digits, evaluate, and write one report with pictures."""
+    from fastssl.cli.demo import run_demo
+
+    run_demo(out, emoji_minutes, digits_minutes, bench_minutes, seed, console)

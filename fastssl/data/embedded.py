@@ -1,0 +1,69 @@
+"""Data that needs no download: emoji (with the package) and digits (with scikit-learn)."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import numpy as np
+
+from fastssl.data.images import Images
+
+VENDORS = ("google", "twitter")
+HELD_OUT = 374  # of 1,871
+_SPLIT_SEED = 20240
+
+
+def emoji(split: str = "all") -> Images:
+    """1,871 emoji, each drawn by two vendors (Noto Emoji and Twemoji), 64 x 64, in 9 categories.
+
+    Args:
+        split: "all", "train" (1,497 items) or "heldout" (374 items, for retrieval that training never saw).
+
+    Returns:
+        Drawing 0 is Google's, drawing 1 Twitter's. Licences: ``fastssl/data/emoji/LICENSES.md``.
+
+    Raises:
+        ValueError: unknown split.
+
+    Example:
+        >>> import fastssl.data
+        >>> emoji = fastssl.data.emoji()
+        >>> emoji.images.shape
+        (1871, 2, 64, 64, 3)
+    """
+    if split not in ("all", "train", "heldout"):
+        raise ValueError(f"split: expected 'all', 'train' or 'heldout', got {split!r}")
+    folder = files("fastssl.data") / "emoji"
+    with (folder / "emoji64.npz").open("rb") as file, np.load(file) as packed:
+        images = np.stack([packed[vendor] for vendor in VENDORS], axis=1)
+        labels = packed["category"]
+    text = json.loads((folder / "emoji64.json").read_text())
+    whole = Images(images, labels, text["category_names"], "emoji", text["short_names"])
+    if split == "all":
+        return whole
+    order = np.random.default_rng(_SPLIT_SEED).permutation(len(whole))
+    chosen = order[:HELD_OUT] if split == "heldout" else order[HELD_OUT:]
+    return whole.subset(np.sort(chosen), f"emoji-{split}")
+
+
+def digits() -> Images:
+    """1,797 handwritten digits of scikit-learn, 8 x 8 enlarged to 16 x 16, in 10 classes.
+
+    Example:
+        >>> import fastssl.data
+        >>> fastssl.data.digits().images.shape
+        (1797, 1, 16, 16, 3)
+    """
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    small = np.clip(raw.images * (255 / 16), 0, 255).astype(np.float32)
+    # Bilinear to twice the size: 8 x 8 leaves no room for crops.
+    import torch
+    import torch.nn.functional as TF
+
+    large = TF.interpolate(torch.from_numpy(small)[:, None], size=16, mode="bilinear", align_corners=False)
+    pixels = large.round().to(torch.uint8).numpy()[:, 0]
+    images = np.repeat(pixels[:, None, :, :, None], 3, axis=-1)
+    return Images(images, raw.target, [str(d) for d in range(10)], "digits")

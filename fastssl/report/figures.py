@@ -1,0 +1,160 @@
+"""The pictures of the report, as data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastssl.data import Images
+from fastssl.evaluate.features import centred, encode, pixels
+from fastssl.models import Encoder
+
+INK, ACCENT, SECOND, PALE = "#1d2733", "#d9480f", "#1971c2", "#adb5bd"
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("the report needs the extra: pip install fastssl[report]") from error
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams.update(
+        {
+            "font.size": 11,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": PALE,
+            "axes.labelcolor": INK,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "svg.fonttype": "path",
+        }
+    )
+    return plt
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True)
+    _pyplot().close(figure)
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _png(image: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def learning_curve(training: dict[str, Any]) -> str:
+    """Loss over steps, for every run."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, len(training), figsize=(9, 3), squeeze=False)
+    for axis, (name, run) in zip(axes[0], training.items()):
+        steps, losses = np.array(run["history"]).T
+        axis.plot(steps, losses, color=PALE, linewidth=1)
+        window = max(1, len(losses) // 40)
+        smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+        axis.plot(steps[window - 1 :], smooth, color=ACCENT, linewidth=2)
+        axis.set_title(f"{name}: {run['epochs']} epochs, {run['seconds'] / 60:.1f} minutes", fontsize=11)
+        axis.set_xlabel("step")
+        axis.set_ylabel("NT-Xent")
+    return _svg(figure)
+
+
+def speed_and_memory(benchmark: dict[str, Any]) -> str:
+    """Time and extra memory against rows, fused and eager."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
+    for name, style in (("nt_xent", "-"), ("clip_loss", "--")):
+        sizes = benchmark[name]["sizes"]
+        rows = [s["rows"] for s in sizes]
+        label = {"nt_xent": "NT-Xent", "clip_loss": "CLIP"}[name]
+        for way, color in (("eager", SECOND), ("fused", ACCENT)):
+            seconds = [s["other_seconds" if way == "eager" else "fused_seconds"] * 1e3 for s in sizes]
+            axes[0].plot(rows, seconds, style, marker="o", color=color, label=f"{label}, {way}")
+            memory = [s["memory_mib"][way] for s in sizes]
+            kept = [(r, max(m, 0.1)) for r, m in zip(rows, memory) if m is not None]
+            axes[1].plot(*zip(*kept), style, marker="o", color=color)
+        axes[0].annotate(
+            f"{sizes[-1]['ratio']:.1f}x", (rows[-1], seconds[-1]), textcoords="offset points", xytext=(6, -4)
+        )
+    for axis, label in zip(axes, ("forward + backward, ms", "extra memory, MiB")):
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        axis.set_xlabel("rows")
+        axis.set_ylabel(label)
+        axis.set_xticks(rows, [f"{r:,}" for r in rows])
+        axis.grid(alpha=0.25)
+    axes[0].legend(frameon=False, fontsize=9)
+    figure.tight_layout()
+    return _svg(figure)
+
+
+def neighbours(encoder: Encoder, data: Images, queries: int = 8, shown: int = 7, scale: int = 1) -> dict[str, Any]:
+    """Nearest drawings of the other vendor to some held-out emoji, by the encoder and by pixels."""
+    rng = np.random.default_rng(3)
+    chosen = np.sort(rng.permutation(len(data))[:queries])
+    result = []
+    ways = {
+        "SimCLR": lambda images: encode(encoder, images),
+        "pixels": lambda images: pixels(images, encoder.size),
+    }
+    ranked = {}
+    for name, features_of in ways.items():
+        query, gallery = (centred(features_of(data.drawing(k))) for k in range(2))
+        ranked[name] = (query[chosen] @ gallery.T).topk(shown, dim=1).indices.numpy()
+    for row, index in enumerate(chosen):
+        result.append(
+            {
+                "name": data.names[index].replace("_", " "),
+                "query": _png(data.images[index, 0]),
+                "ranked": {
+                    name: [
+                        {
+                            "image": _png(data.images[j, 1]),
+                            "right": bool(j == index),
+                            "name": data.names[j].replace("_", " "),
+                        }
+                        for j in order[row]
+                    ]
+                    for name, order in ranked.items()
+                },
+            }
+        )
+    return {"rows": result}
+
+
+def map_of_embedding(encoder: Encoder, data: Images, side: int = 1800, thumbnail: int = 30) -> str:
+    """All drawings of the first vendor at the places that t-SNE gives their features."""
+    from PIL import Image
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    features = torch.nn.functional.normalize(centred(encode(encoder, data.drawing(0))), dim=1).numpy()
+    reduced = PCA(50, random_state=0).fit_transform(features)
+    places = TSNE(2, init="pca", perplexity=25, random_state=0, max_iter=750).fit_transform(reduced)
+    # Ranks half-way spread the crowded places so that pictures can be seen.
+    ranks = places.argsort(0).argsort(0) / len(places)
+    spread = (places - places.min(0)) / np.ptp(places, axis=0)
+    at = ((0.5 * spread + 0.5 * ranks) * (side - thumbnail)).astype(int)
+    canvas = np.full((side, side, 3), 255, np.uint8)
+    for index, (x, y) in enumerate(at):
+        small = np.asarray(
+            Image.fromarray(data.images[index, 0]).resize((thumbnail, thumbnail), Image.Resampling.LANCZOS)
+        )
+        inside = np.abs(small.astype(int) - 236).max(-1, keepdims=True) > 6  # the background is (236, 236, 236)
+        window = canvas[y : y + thumbnail, x : x + thumbnail]
+        np.copyto(window, small, where=inside)
+    buffer = io.BytesIO()
+    Image.fromarray(canvas).quantize(128).save(buffer, format="PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

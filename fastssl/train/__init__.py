@@ -1,0 +1,16 @@
+"""Pretraining: one loop, optimisers and schedules, checkpoints."""
+
+from fastssl.train.checkpoint import load_checkpoint, load_encoder, save_checkpoint
+from fastssl.train.loop import Pretraining, pretrain
+from fastssl.train.optim import LARS, build_optimizer, cosine_with_warmup
+
+__all__ = [
+    "LARS",
+    "Pretraining",
+    "build_optimizer",
+    "cosine_with_warmup",
+    "load_checkpoint",
+    "load_encoder",
+    "pretrain",
+    "save_checkpoint",
+]

@@ -1,0 +1,108 @@
+"""Checkpoints: a folder with tensors (safetensors) and everything else (JSON), replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fastssl.models import Encoder, build_encoder
+
+TENSORS, STATE = "tensors.safetensors", "state.json"
+
+
+def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    scalars: dict[str, Any] = {}
+    for index, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
+            else:
+                scalars[f"{index}.{key}"] = value
+    return {k: v.clone() for k, v in tensors.items()}, scalars
+
+
+def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Writes a checkpoint folder; a reader sees the old one or the new one, never half of one.
+
+    Args:
+        path: the folder.
+        model: all its parameters and buffers are stored.
+        optimizer: its state is stored.
+        state: JSON values: what the model is, where training stands.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    fresh.mkdir()
+    tensors, scalars = _flatten(model, optimizer)
+    save_file(tensors, fresh / TENSORS)
+    (fresh / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
+    for name in (TENSORS, STATE):
+        with open(fresh / name, "rb") as file:
+            os.fsync(file.fileno())
+    if path.exists():
+        path.rename(old)
+    fresh.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint folder at ``path``, or the newest in it.
+
+    Raises:
+        ValueError: there is none.
+    """
+    root = Path(path)
+    for candidate in (root, root / "checkpoint", root / "checkpoint.old"):
+        if (candidate / STATE).is_file() and (candidate / TENSORS).is_file():
+            return candidate
+    raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}")
+
+
+def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Returns the tensors and the state of a checkpoint folder."""
+    folder = find_checkpoint(path)
+    return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+
+
+def restore(
+    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], state: dict[str, Any]
+) -> None:
+    """Puts a checkpoint back into a model and its optimiser."""
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    current = optimizer.state_dict()
+    restored: dict[int, dict[str, Any]] = {}
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            restored.setdefault(int(index), {})[name] = value
+    for key, scalar in state["optimizer_scalars"].items():
+        index, name = key.split(".", 1)
+        restored.setdefault(int(index), {})[name] = scalar
+    optimizer.load_state_dict({"state": restored, "param_groups": current["param_groups"]})
+
+
+def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
+    """Returns the pretrained encoder of a checkpoint (the projection head is left behind) and its state.
+
+    Raises:
+        ValueError: no checkpoint, or one whose encoder only its own program can build.
+    """
+    tensors, state = load_checkpoint(path)
+    if state["encoder"] is None:
+        raise ValueError(
+            "checkpoint: its encoder is a module of your own; build it and load the tensors 'model.encoder.*'"
+        )
+    encoder = build_encoder(state["encoder"])
+    prefix = "model.encoder."
+    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    return encoder.eval(), state

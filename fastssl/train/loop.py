@@ -1,0 +1,243 @@
+"""The training loop: Lightning Fabric for devices and precision, everything random keyed by (seed, step)."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fastssl.data import Images
+from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
+from fastssl.train.optim import build_optimizer, cosine_with_warmup
+
+
+@dataclass
+class Pretraining:
+    """What a run is: all of it is written into its checkpoint.
+
+    Args:
+        epochs: passes over the data; with ``minutes`` it is chosen from the measured speed.
+        batch_size: images a step, over all processes.
+        lr: learning rate at the end of the warm-up.
+        warmup_epochs: linear warm-up.
+        weight_decay: of the optimiser.
+        optimizer: "adamw" or "lars".
+        minutes: wanted duration; None: ``epochs`` counts.
+        seed: of everything random.
+        precision: of Lightning Fabric: "32-true", "bf16-mixed", ...
+        accelerator: of Lightning Fabric: "auto", "cpu", "cuda", ...
+        devices: processes. Each contrasts within its share of the batch.
+        checkpoint_minutes: time between checkpoints.
+    """
+
+    epochs: int = 100
+    batch_size: int = 512
+    lr: float = 2e-3
+    warmup_epochs: float = 2
+    weight_decay: float = 1e-4
+    optimizer: str = "adamw"
+    minutes: float | None = None
+    seed: int = 0
+    precision: str = "32-true"
+    accelerator: str = "cpu"
+    devices: int = 1
+    checkpoint_minutes: float = 2
+
+    def check(self) -> None:
+        for name in ("epochs", "batch_size", "devices"):
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
+        if self.lr <= 0:
+            raise ValueError(f"lr: expected a rate > 0, got {self.lr}")
+        if self.minutes is not None and self.minutes <= 0:
+            raise ValueError(f"minutes: expected a duration > 0, got {self.minutes}")
+
+
+@dataclass
+class Progress:
+    """Where a run stands, given to ``on_step`` after every step."""
+
+    step: int
+    total_steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    lr: float
+    images_per_second: float
+    seconds_left: float
+    history: list[tuple[int, float]] = field(default_factory=list, repr=False)
+
+
+def epoch_order(items: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the items in an epoch, the same for any number of processes."""
+    return np.random.default_rng([seed, epoch]).permutation(items)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of all that is random in one step."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def pretrain(
+    method: nn.Module,
+    data: Images,
+    options: Pretraining | None = None,
+    *,
+    out: str | Path,
+    encoder_options: dict[str, Any] | None = None,
+    resume: bool = False,
+    on_step: Callable[[Progress], None] | None = None,
+) -> nn.Module:
+    """Pretrains a method on images and leaves a checkpoint in ``out``.
+
+    Every step draws its batch, views and dropout from (seed, step): a run that was stopped and resumed gives the
+    same bits as one that was not. Ctrl-C saves and then raises KeyboardInterrupt.
+
+    Args:
+        method: has ``views(images, seed)`` and ``forward(views) -> loss``.
+        data: the images; labels are not used.
+        options: see :class:`Pretraining`.
+        out: folder of the checkpoint, the logs (TensorBoard) and ``history.json``.
+        encoder_options: what ``build_encoder`` needs to make the encoder again; None: it is a module of your own.
+        resume: continue from the checkpoint in ``out`` where there is one.
+        on_step: called after every step.
+
+    Returns:
+        The trained method.
+
+    Raises:
+        ValueError: wrong options, or fewer images than one batch needs.
+        RuntimeError: the loss is not finite; the last checkpoint is kept.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import digits
+        >>> from fastssl.methods import SimCLR
+        >>> from fastssl.models import build_encoder
+        >>> from fastssl.train import Pretraining, pretrain
+        >>> encoder = {"name": "resnet", "size": 16, "width": 8}
+        >>> model = SimCLR(build_encoder(encoder))
+        >>> options = Pretraining(epochs=1, batch_size=256)
+        >>> model = pretrain(model, digits(), options, out=tempfile.mkdtemp(), encoder_options=encoder)
+    """
+    from lightning_fabric import Fabric
+    from torch.utils.tensorboard import SummaryWriter
+
+    options = options or Pretraining()
+    options.check()
+    if len(data) < 2 * options.devices:
+        raise ValueError(f"data: expected at least {2 * options.devices} images, got {len(data)}")
+    batch = min(options.batch_size, len(data))
+    out = Path(out)
+    fabric = Fabric(accelerator=options.accelerator, devices=options.devices, precision=options.precision)  # type: ignore[arg-type]
+    if options.devices > 1:
+        fabric.launch()
+    optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
+    step, history, spent, epochs = 0, [], 0.0, options.epochs if options.minutes is None else None
+    if resume and _has_checkpoint(out):
+        tensors, state = load_checkpoint(out)
+        _check_same_run(state["options"], asdict(options))
+        restore(method, optimizer, tensors, state)
+        step, history, spent, epochs = state["step"], state["history"], state["seconds"], state["epochs"]
+    model, optimizer = fabric.setup(method, optimizer)
+    model.train()
+    steps_per_epoch = len(data) // batch
+    share = batch // fabric.world_size
+    writer = SummaryWriter(out / "logs", purge_step=step or None) if fabric.is_global_zero else None
+    started, saved, paused_at = time.perf_counter() - spent, time.perf_counter(), step
+
+    def save() -> None:
+        if fabric.is_global_zero:
+            state = {
+                "format": 1,
+                "method": type(method).__name__.lower(),
+                "encoder": encoder_options,
+                "data": data.name,
+                "options": asdict(options),
+                "epochs": epochs,
+                "step": step,
+                "history": history,
+                "seconds": time.perf_counter() - started,
+            }
+            save_checkpoint(out / "checkpoint", method, optimizer, state)
+
+    measured: list[float] = []
+    try:
+        while epochs is None or step < epochs * steps_per_epoch:
+            began = time.perf_counter()
+            epoch, position = divmod(step, steps_per_epoch)
+            indices = epoch_order(len(data), options.seed, epoch)[position * batch : (position + 1) * batch]
+            mine = indices[fabric.global_rank * share : (fabric.global_rank + 1) * share]
+            seed = step_seed(options.seed, step, fabric.global_rank)
+            torch.manual_seed(seed)
+            views = [v.to(fabric.device) for v in method.views(data.batch(mine), seed)]  # type: ignore[operator]
+            total = epochs * steps_per_epoch if epochs is not None else 10**9
+            factor = cosine_with_warmup(step, total, max(1, round(options.warmup_epochs * steps_per_epoch)))
+            for group in optimizer.param_groups:
+                group["lr"] = options.lr * factor
+            loss = model(views)
+            fabric.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                raise RuntimeError(
+                    f"the loss is {value} at step {step}; the last checkpoint is in {out / 'checkpoint'}"
+                )
+            step += 1
+            history.append([step, value])
+            now = time.perf_counter()
+            measured.append(now - began)
+            if epochs is None and (len(measured) >= 8 or now - started > 30):
+                # The first steps warm caches up; the median of the others says how many epochs fit.
+                per_step = float(np.median(measured[1:] or measured))
+                left = (options.minutes or 0) * 60 - (now - started)
+                epochs = max(1, round((step + left / per_step) / steps_per_epoch))
+            rate = share * fabric.world_size / float(np.median(measured[-20:]))
+            if writer is not None:
+                writer.add_scalar("loss", value, step)
+                writer.add_scalar("lr", options.lr * factor, step)
+                writer.add_scalar("images_per_second", rate, step)
+            if on_step is not None and fabric.is_global_zero:
+                total = epochs * steps_per_epoch if epochs is not None else step + 1
+                left = (total - step) * float(np.median(measured[-20:]))
+                on_step(Progress(step, total, epoch, epochs or 0, value, options.lr * factor, rate, left, history))
+            if now - saved > options.checkpoint_minutes * 60:
+                save()
+                saved = now
+        save()
+    except KeyboardInterrupt:
+        save()
+        raise
+    finally:
+        if writer is not None:
+            writer.close()
+        if fabric.is_global_zero and step > paused_at:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "history.json.tmp").write_text(json.dumps(history))
+            (out / "history.json.tmp").rename(out / "history.json")
+    return method
+
+
+def _has_checkpoint(out: Path) -> bool:
+    try:
+        find_checkpoint(out)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
+    for key in ("batch_size", "lr", "warmup_epochs", "weight_decay", "optimizer", "seed", "precision", "devices"):
+        if old[key] != new[key]:
+            raise ValueError(
+                f"{key}: the checkpoint was made with {old[key]!r}, got {new[key]!r}; resume with the same options"
+            )

@@ -1,0 +1,90 @@
+"""Optimisers and the learning rate schedule of large-batch pretraining."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class LARS(torch.optim.Optimizer):
+    """Layer-wise adaptive rate scaling (You et al. 2017), as SimCLR uses it.
+
+    .. math:: v \\leftarrow \\mu v + \\eta \\frac{\\|w\\|}{\\|g + \\lambda w\\|} (g + \\lambda w),
+              \\quad w \\leftarrow w - \\gamma v
+
+    Parameters of one dimension (biases, normalisation) are neither decayed nor rescaled.
+
+    Args:
+        params: parameters.
+        lr: gamma.
+        momentum: mu.
+        weight_decay: lambda.
+        trust: eta, the trust coefficient.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-6,
+        trust: float = 1e-3,
+    ) -> None:
+        if lr < 0:
+            raise ValueError(f"lr: expected a rate >= 0, got {lr}")
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                update = p.grad
+                if p.ndim > 1:
+                    update = update + group["weight_decay"] * p
+                    weight_norm, update_norm = p.norm(), update.norm()
+                    ratio = torch.where(
+                        (weight_norm > 0) & (update_norm > 0), group["trust"] * weight_norm / update_norm, 1.0
+                    )
+                    update = update * ratio
+                state = self.state[p]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+                p.add_(velocity, alpha=-group["lr"])
+        return loss
+
+
+def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Returns "adamw" (no decay on parameters of one dimension) or "lars".
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name == "lars":
+        return LARS([p for p in model.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
+    if name == "adamw":
+        trained = [p for p in model.parameters() if p.requires_grad]
+        groups: list[dict[str, Any]] = [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return torch.optim.AdamW(groups, lr=lr)
+    raise ValueError(f"optimizer: expected 'adamw' or 'lars', got {name!r}")
+
+
+def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
+    """The factor of the learning rate at ``step``: linear over ``warmup`` steps, then a half cosine to 0."""
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

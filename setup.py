@@ -1,0 +1,80 @@
+"""Builds the C++ extension with CMake and maps the top-level folder ``kernels/`` to ``fastssl.kernels``.
+
+Without a C++ compiler the installation succeeds with the reference backend alone; FASTSSL_REQUIRE_KERNELS=1
+makes that an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+
+
+def find_compiler() -> str | None:
+    """The C++ compiler that CMake will find, or None."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+class CMakeBuild(build_ext):
+    def build_extension(self, ext: Extension) -> None:
+        try:
+            self.build_with_cmake(ext)
+        except Exception as error:
+            if os.environ.get("FASTSSL_REQUIRE_KERNELS") == "1":
+                raise
+            bar = "*" * 100
+            print(
+                f"{bar}\nfastssl: the kernels were NOT built: {error}\n"
+                f"fastssl installs with the slow reference backend; `fastssl info` says how to get the kernels.\n{bar}",
+                file=sys.stderr,
+            )
+
+    def build_with_cmake(self, ext: Extension) -> None:
+        if find_compiler() is None:
+            raise RuntimeError("no C++ compiler was found (Debian: apt install g++)")
+        import pybind11
+        import torch
+        from torch.utils.cpp_extension import include_paths
+
+        target = Path(self.get_ext_fullpath(ext.name)).resolve()
+        build = Path(self.build_temp).resolve() / "cmake"
+        build.mkdir(parents=True, exist_ok=True)
+        bin_dirs = [str(Path(sys.executable).parent)]
+        for module in ("cmake", "ninja"):
+            with contextlib.suppress(ImportError):
+                bin_dirs.append(str(Path(__import__(module).__file__).parent / "data" / "bin"))
+        env = {**os.environ, "PATH": os.pathsep.join([*bin_dirs, os.environ.get("PATH", "")])}
+        if shutil.which("ninja", path=env["PATH"]) is None:
+            raise RuntimeError("ninja was not found (pip install ninja)")
+        options = [
+            f"-DFASTSSL_TORCH_INCLUDE={';'.join(include_paths())}",
+            f"-DFASTSSL_TORCH_LIB={Path(torch.__file__).parent / 'lib'}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DFASTSSL_SANITIZE={'ON' if os.environ.get('FASTSSL_SANITIZE') == '1' else 'OFF'}",
+            "-DCMAKE_BUILD_TYPE=Release",
+        ]
+        subprocess.run(["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options], check=True, env=env)
+        subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True, env=env)
+        built = next(build.glob("_C*.so"))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(built, target)
+
+
+setup(
+    packages=[*find_packages(include=["fastssl", "fastssl.*"]), "fastssl.kernels"],
+    package_dir={"fastssl.kernels": "kernels"},
+    package_data={"fastssl": ["py.typed", "_C.pyi"], "fastssl.data": ["emoji/*"], "fastssl.report": ["*.html"]},
+    ext_modules=[Extension("fastssl._C", sources=[], optional=True)],
+    cmdclass={"build_ext": CMakeBuild},
+)

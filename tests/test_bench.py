@@ -1,0 +1,58 @@
+"""The harness measures what it says; timings themselves are not asserted."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from fastssl.bench import CASES, compare, fma_rate, gemm_rate, peak_memory
+from fastssl.bench.run import measure, plan
+
+
+def test_compare_alternates_and_reports_the_ratio() -> None:
+    calls: list[str] = []
+
+    def fast() -> None:
+        calls.append("a")
+        time.sleep(0.002)
+
+    def slow() -> None:
+        calls.append("b")
+        time.sleep(0.006)
+
+    result = compare(fast, slow, seconds=0.5, least=4)
+    assert result.pairs >= 4 and 1.5 < result.ratio < 4.5 and result.low <= result.ratio <= result.high
+    text = "".join(calls)
+    assert "ab" in text and "ba" in text and text.count("a") >= 4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_computes_the_same_in_every_way(name: str) -> None:
+    case = CASES[name]
+    inputs = case.inputs(64, 16)
+    expected = float(case.function("eager")(*inputs).detach())
+    for way in ("fused", *case.peers):
+        try:
+            function = case.function(way)
+        except ImportError:
+            continue
+        got = float(function(*inputs).detach())
+        assert got == pytest.approx(expected, rel=2e-4), way
+
+
+def test_memory_of_a_fresh_process() -> None:
+    fused, eager = (peak_memory("nt_xent", way, 2048, 64) for way in ("fused", "eager"))
+    assert fused is not None and eager is not None
+    assert eager > 2048 * 2048 * 4 / 2**20 > fused / 3
+
+
+def test_limits_of_the_machine() -> None:
+    assert gemm_rate(256, 2) > 1e8 and fma_rate(0.02) > 1e8
+
+
+def test_plan_and_missing_peers() -> None:
+    losses = {loss for loss, *_ in plan(quick=False)}
+    assert losses == set(CASES)
+    row = measure("nt_xent", "eager", 64, 16, seconds=0.2)
+    assert row is not None and row["ratio"] > 0

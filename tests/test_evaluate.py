@@ -1,0 +1,105 @@
+"""Measures against brute force, scikit-learn and values known by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.evaluate import alignment, encode, knn_accuracy, linear_probe, low_shot, pixels, recall_at_1, uniformity
+from fastssl.evaluate.features import centred, color_histogram
+from fastssl.models import Encoder, SmallResNet, build_encoder
+
+
+def _clusters(n: int = 60, d: int = 8, spread: float = 0.6) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(n) % 3
+    centres = torch.randn(3, d)
+    return torch.nn.functional.normalize(centres[labels] + spread * torch.randn(n, d), dim=1), labels
+
+
+def test_knn_equals_a_double_loop() -> None:
+    x, y = _clusters(spread=1.5)
+    right = 0
+    for i in range(len(x)):
+        order = sorted((j for j in range(len(x)) if j != i), key=lambda j: -float(x[i] @ x[j]))[:5]
+        votes: dict[int, float] = {}
+        for place, j in enumerate(order):
+            votes[int(y[j])] = votes.get(int(y[j]), 0) + 1 - 1e-3 * place
+        right += max(votes, key=lambda c: votes[c]) == int(y[i])
+    assert math.isclose(knn_accuracy(x, y), 100 * right / len(x), abs_tol=1e-4)
+
+
+def test_knn_with_queries() -> None:
+    x, y = _clusters(spread=0.05)
+    assert knn_accuracy(x[:30], y[:30], queries=x[30:], query_labels=y[30:]) == 100
+
+
+def test_recall_equals_a_double_loop() -> None:
+    x, y = (torch.nn.functional.normalize(torch.randn(30, 6), dim=1) for _ in range(2))
+    y = torch.nn.functional.normalize(x + 0.9 * y, dim=1)
+    hits = sum(max(range(30), key=lambda j: float(x[i] @ y[j])) == i for i in range(30))
+    assert math.isclose(recall_at_1(x, y), 100 * hits / 30, abs_tol=1e-4)
+
+
+def test_linear_probe_is_as_good_as_scikit_learn() -> None:
+    from sklearn.linear_model import LogisticRegression
+
+    from fastssl.data import digits
+
+    data = digits()
+    x, y = pixels(data.drawing(0), 8), torch.from_numpy(data.labels)
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[:1000], order[1000:]
+    ours = linear_probe(x, y, train, test)
+    peer = (
+        LogisticRegression(max_iter=2000)
+        .fit(x[train].numpy(), y[train].numpy())
+        .score(x[test].numpy(), y[test].numpy())
+    )
+    assert abs(ours - 100 * peer) < 2
+
+
+def test_low_shot_repeats_and_counts() -> None:
+    x, y = _clusters(spread=0.01)
+    assert low_shot(x, y, 1) == (100.0, 0.0)
+    x, y = _clusters(spread=1.0)
+    assert low_shot(x, y, 1, seed=3) == low_shot(x, y, 1, seed=3) != low_shot(x, y, 1, seed=4)
+    assert low_shot(x, y, 5)[0] > low_shot(x, y, 1)[0]
+
+
+def test_alignment_and_uniformity_by_hand() -> None:
+    x = torch.eye(2)
+    assert alignment(x, x) == 0 and math.isclose(alignment(x, x.flip(0)), 2, rel_tol=1e-6)
+    assert math.isclose(uniformity(x), -4, rel_tol=1e-5)  # one pair at squared distance 2
+
+
+def test_histogram_counts_pixels() -> None:
+    images = np.zeros((1, 2, 2, 3), np.uint8)
+    images[0, 0, 0] = 255
+    row = color_histogram(images)[0]
+    assert row.shape == (64,) and row[0] == 0.75 and row[63] == 0.25
+
+
+def test_centred_features_have_no_mean_direction() -> None:
+    x = torch.randn(50, 5) + 10
+    unit = centred(x)
+    torch.testing.assert_close(unit.norm(dim=1), torch.ones(50))
+    torch.testing.assert_close(unit, torch.nn.functional.normalize(x - x.mean(0), dim=1))
+
+
+def test_encode_uses_evaluation_mode_and_both_readouts() -> None:
+    encoder = build_encoder({"name": "resnet", "size": 32, "width": 8}).train()
+    images = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), np.uint8)
+    spatial, pooled = encode(encoder, images), encode(encoder, images, "pooled", batch=3)
+    assert spatial.shape == (10, 32 * 16) and pooled.shape == (10, 32) and encoder.training
+    torch.testing.assert_close(spatial.reshape(10, 32, 16).mean(2), pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(encode(encoder, images[:3]), spatial[:3], rtol=1e-4, atol=1e-5)
+
+
+def test_any_module_is_an_encoder() -> None:
+    vectors = Encoder(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 7)), 8)
+    assert vectors.dim == 7 and vectors.spatial(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
+    maps = Encoder(SmallResNet(4, stem_stride=1), 8)
+    assert maps.dim == 16 and maps.spatial(torch.zeros(2, 3, 8, 8)).shape == (2, 16 * 4)
