@@ -47,10 +47,10 @@ def run_demo(
 
     console.rule("SimCLR on digits")
     options = Pretraining(minutes=digits_minutes, batch_size=256, seed=seed)
-    model = build_method("simclr", DIGITS_ENCODER, "digits", seed, spatial=False)
+    model = build_method("simclr", DIGITS_ENCODER, "digits", seed, spatial=True)
     run_pretraining(model, digits(), options, out / "digits", DIGITS_ENCODER, resume=False)
     digit_encoder, state = load_encoder(out / "digits")
-    table = evaluate_digits(digit_encoder, DIGITS_ENCODER, readout="pooled")
+    table = evaluate_digits(digit_encoder, DIGITS_ENCODER)
     print_measures(table)
     report.update(table)
     report["training"]["digits"] = {"history": state["history"], "epochs": state["epochs"], "seconds": state["seconds"]}

@@ -14,7 +14,7 @@ from fastssl.models import build_encoder
 # Digits have no colour, and a mirrored 2 is no 2.
 AUGMENT: dict[str, dict[str, Any]] = {
     "emoji": {"crop": (0.3, 1.0), "strength": 0.5, "blur": 0.0},
-    "digits": {"crop": (0.4, 1.0), "strength": 0.5, "flip": 0.0, "gray": 0.0, "blur": 0.0},
+    "digits": {"crop": (0.5, 1.0), "strength": 0.8, "flip": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 15.0},
 }
 
 

@@ -1,0 +1,115 @@
+"""Writes measured tables into README.md, between their comments; no figure there is typed by hand.
+
+python benchmarks/readme.py runs/demo/report.json       the demo's table
+python benchmarks/readme.py benchmarks/results/results.json      the benchmarks' table
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+README = Path(__file__).parent.parent / "README.md"
+NAMES = {
+    "nt_xent": "NT-Xent",
+    "info_nce": "InfoNCE",
+    "clip_loss": "CLIP",
+    "siglip_loss": "SigLIP",
+    "sup_con": "SupCon",
+    "linear_cross_entropy": "linear cross-entropy",
+}
+
+
+def replace(section: str, text: str) -> None:
+    """Puts ``text`` between the comments of ``section``."""
+    page = README.read_text()
+    pattern = rf"(<!-- {section}:begin[^>]*-->\n).*?(<!-- {section}:end -->)"
+    page, count = re.subn(pattern, lambda m: m.group(1) + text + "\n" + m.group(2), page, flags=re.S)
+    if count != 1:
+        raise SystemExit(f"README.md has no section {section}")
+    README.write_text(page)
+
+
+def write_benchmarks(results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, kernels {machine['instruction_set']}; "
+        f"fp32, temperature 0.1, inputs `torch.randn`; calls in turn in one process, median ratio of the pairs (middle half). "
+        f"This machine: {machine['fma_gflops']:.0f} GFLOP/s of multiply-adds on registers, {machine['gemm_gflops']:.0f} "
+        "of torch's matrix product. `make bench` repeats it; all figures: "
+        "[results.json](benchmarks/results/results.json), [plot](benchmarks/results/ratios.svg).",
+        "",
+        "| loss | rows x features | pass | fused | against | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results["comparisons"]:
+        lines.append(
+            f"| {NAMES[r['loss']]} | {r['rows']:,} x {r['features']} | {r['pass']} | {1e3 * r['fused_seconds']:.2f} ms "
+            f"| {r['against']} | **{r['ratio']:.2f}** ({r['low']:.2f} to {r['high']:.2f}) |"
+        )
+    memory = {(r["way"], r["rows"]): r["peak_mib"] for r in results["memory"]}
+    lines += ["", "| NT-Xent, 128 features: extra memory of a fresh process | fused | eager |", "|---|---|---|"]
+    for rows in sorted({rows for _, rows in memory}):
+        cells = [memory.get((way, rows)) for way in ("fused", "eager")]
+        shown = [f"{c:,.0f} MiB" if c is not None else "-" for c in cells]
+        lines.append(f"| {rows:,} rows | {shown[0]} | {shown[1]} |")
+    lines.append("")
+    if results.get("large"):
+        large = results["large"]
+        lines.append(
+            f"- NT-Xent, {large['rows']:,} x {large['features']}: {large['seconds']:.1f} s, forward + backward."
+        )
+    if results.get("bf16"):
+        b = results["bf16"]
+        lines.append(
+            f"- bf16 inputs with AVX-512-BF16, {b['rows']:,} x {b['features']}: {b['ratio']:.2f} times our own fp32."
+        )
+    for s in results.get("share_of_peak", []):
+        lines.append(
+            f"- {s['instruction_set']}, {s['schedule']}, {s['rows']:,} x {s['features']}: {100 * s['share']:.0f} % of the "
+            f"{s['fma_gflops']:.0f} GFLOP/s that multiply-adds on registers reach."
+        )
+    replace("benchmarks", "\n".join(lines))
+
+
+def write_demo(report: dict[str, Any]) -> None:
+    columns = {
+        "pretrained": "SimCLR",
+        "random": "random encoder",
+        "pixels": "raw pixels",
+        "histogram": "colour histogram",
+    }
+    rows = {
+        "knn": "emoji: k-NN on 9 categories",
+        "knn_without_flags": "the same without flags",
+        "linear": "emoji: linear probe",
+        "retrieval": "held-out emoji: Recall@1 across vendors",
+        "digits_one_label": "digits: one label a class",
+        "digits_five_labels": "digits: five labels a class",
+        "digits_linear": "digits: linear probe",
+    }
+    emoji, digits = report["training"]["emoji"], report["training"]["digits"]
+    lines = [
+        f"`make demo` on {report['machine']['cpu']}, {report['machine']['threads']} threads: {report['minutes']:.1f} minutes, of which "
+        f"{emoji['seconds'] / 60:.1f} pretrain on emoji ({emoji['epochs']} epochs) and {digits['seconds'] / 60:.1f} on digits "
+        f"({digits['epochs']} epochs). Percent right, encoders frozen; the random encoder is the same network untrained (mean of 3).",
+        "",
+        "| | " + " | ".join(columns.values()) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    for key, name in rows.items():
+        values = [report[key].get(c) for c in columns]
+        lines.append(f"| {name} | " + " | ".join("-" if v is None else f"{v:.1f}" for v in values) + " |")
+    lines += [
+        "",
+        "An emoji's category is largely its colour: the histogram, which knows nothing else, is strong on the first row alone.",
+    ]
+    replace("demo", "\n".join(lines))
+
+
+if __name__ == "__main__":
+    data = json.loads(Path(sys.argv[1]).read_text())
+    (write_demo if "training" in data else write_benchmarks)(data)

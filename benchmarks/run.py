@@ -1,0 +1,62 @@
+"""``make bench``: measures everything, writes benchmarks/results/ and the README's table. About half an hour.
+
+python benchmarks/run.py [--quick]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import readme
+
+from fastssl.bench.run import run, write_atomically
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "results.json"
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Ratio to eager over rows, per loss."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    plt.rcParams["svg.hashsalt"] = "fastssl"
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6))
+    losses = sorted({r["loss"] for r in results["comparisons"]})
+    for loss in losses:
+        rows = [
+            r
+            for r in results["comparisons"]
+            if r["loss"] == loss and r["against"] == "eager" and r["pass"] != "forward" and r["features"] in (128, 512)
+        ]
+        rows = sorted((r for r in rows if r["features"] == rows[0]["features"]), key=lambda r: r["rows"])
+        axes[0].plot([r["rows"] for r in rows], [r["ratio"] for r in rows], marker="o", label=loss)
+    axes[0].set(xscale="log", yscale="log", xlabel="rows", ylabel="times as fast as eager")
+    axes[0].axhline(1, color="0.7", linewidth=1)
+    axes[0].legend(frameon=False, fontsize=8)
+    for way in ("fused", "eager"):
+        rows = [r for r in results["memory"] if r["way"] == way and r["peak_mib"] is not None]
+        axes[1].plot([r["rows"] for r in rows], [r["peak_mib"] for r in rows], marker="o", label=way)
+    axes[1].set(xscale="log", yscale="log", xlabel="rows", ylabel="NT-Xent: extra memory, MiB")
+    axes[1].legend(frameon=False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    quick = "--quick" in sys.argv[1:]
+    results = run(quick, lambda line: print(line, flush=True))
+    write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+    plot(results, HERE / "results" / "ratios.svg")
+    if not quick:
+        readme.write_benchmarks(results)
+
+
+if __name__ == "__main__":
+    main()
