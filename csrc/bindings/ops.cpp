@@ -14,6 +14,7 @@
 
 #include "../cpu/buffer.h"
 #include "../cpu/pair_loss.h"
+#include "kept_memory.h"
 
 namespace fastssl {
 namespace {
@@ -141,8 +142,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y
   Tensor out = none ? torch::stable::new_empty(x, {n}, result) : torch::stable::new_empty(x, {}, result);
   Tensor stats = torch::stable::new_empty(x, {stats_numel(p)}, ScalarType::Double);
   const int64_t kept_size = kept_numel(p, a.keep);
-  Tensor kept = torch::stable::new_empty(x, {kept_size}, result);
-  advise_huge_pages(kept.mutable_data_ptr(), size_t(kept_size) * kept.element_size());
+  Tensor kept = new_kept(x, kept_size, result);
   Buffer<double> rows(n);
   pair_loss_forward(p, a.keep, kept_size ? kept.mutable_data_ptr() : nullptr,
                     static_cast<double*>(stats.mutable_data_ptr()), rows.data());

@@ -85,6 +85,10 @@ FASTSSL_INLINE void accumulate_block(typename K::Acc* grad, const typename K::Wo
   for (int l = 0; l < kBlock; l += kLanes<T>) {
     for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
       constexpr int R = decltype(rows)::value;
+      // The sums are wanted when the products are done; they come from beyond L2 and nothing else asks for them early.
+      for (int q = 0; q < R; ++q)
+        for (int v = 0; v < kVectors; v += (64 / kVectorBytes > 1 ? 64 / kVectorBytes : 1))
+          __builtin_prefetch(grad + (r + q) * kBlock + l + v * kWidth<T>, 1, 3);
       Micro<K, R> acc = {};
       multiply<K, kStrideK, kStrideR, R>(acc, a + r * kStrideR, a_step, b + l, b_step, runs, 0);
       for (int q = 0; q < R; ++q)

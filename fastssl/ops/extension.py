@@ -26,7 +26,8 @@ def set_memory_budget(bytes: int) -> None:
     """Sets how many bytes a loss may keep between its forward and its backward pass to save work.
 
     Tiles of the forward pass are kept while they fit, which saves a quarter of the arithmetic; else they are
-    recomputed. The result is the same. 0 never keeps.
+    recomputed. The result is the same. The memory of the last call waits for the next one (fresh pages are slow);
+    a smaller budget frees it. 0 never keeps.
 
     Args:
         bytes: the budget of one call, in bytes; the default is 256 MiB (or ``FASTSSL_MEMORY_BUDGET``).
@@ -48,6 +49,8 @@ def set_memory_budget(bytes: int) -> None:
     if bytes < 0:
         raise ValueError(f"bytes: expected a budget >= 0, got {bytes}")
     _memory_budget = bytes
+    if _C is not None:
+        _C.set_idle_limit(bytes)
 
 
 def get_memory_budget() -> int:
@@ -80,5 +83,7 @@ def instruction_set(name: str | None = None) -> str | None:
     return str(_C.isa())
 
 
+if _C is not None:
+    _C.set_idle_limit(_memory_budget)
 if _C is not None and os.environ.get("FASTSSL_ISA"):
     instruction_set(os.environ["FASTSSL_ISA"])
