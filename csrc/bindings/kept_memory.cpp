@@ -70,8 +70,8 @@ torch::stable::Tensor new_kept(const torch::stable::Tensor& like, int64_t numel,
   AtenTensorHandle handle;
   const auto status = torch_from_blob(data, 1, &numel, &stride, 0,
                                       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                                      aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr, 0,
-                                      give_back, reinterpret_cast<void*>(bytes));
+                                      aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr,
+                                      0, give_back, reinterpret_cast<void*>(bytes));
   if (status != AOTI_TORCH_SUCCESS) {
     std::free(data);
     throw std::bad_alloc();

@@ -144,7 +144,7 @@ inline void merge(double& maximum, double& sum, double tile_maximum, double tile
     if (tile_sum != tile_sum) sum = tile_sum;
     return;
   }
-  if (!(tile_maximum <= maximum)) {             // true for NaN too: it must not be lost
+  if (!(tile_maximum <= maximum)) {  // true for NaN too: it must not be lost
     sum = (sum == 0 ? 0.0 : sum * __builtin_exp2(maximum - tile_maximum)) + tile_sum;
     maximum = tile_maximum;
   } else {

@@ -416,7 +416,7 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
     if (running) {
       // What T cannot hold of the log-sum goes into the weight: at 144 bits, half a unit is 8e-6 of each probability.
       const bool empty = upstream == 0 || lse_value == -std::numeric_limits<double>::infinity();
-      *l = empty ? T(0) : T(lse_value);
+      *l = empty ? T(1e30) : T(lse_value);  // 2^(score - 1e30) is 0, while 2^score may overflow
       w = empty ? T(0) : T(upstream * std::exp2(double(*l) - lse_value));
     } else {
       w = upstream == 0 ? T(0) : T(upstream * std::exp2(-lse_value));

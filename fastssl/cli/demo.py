@@ -35,7 +35,7 @@ def run_demo(
     console.rule("SimCLR on emoji")
     train = emoji("train")
     options = Pretraining(minutes=emoji_minutes, batch_size=512, seed=seed)
-    model = build_method("simclr", EMOJI_ENCODER, "emoji", seed, spatial=True)
+    model = build_method("simclr", EMOJI_ENCODER, "emoji", seed)
     run_pretraining(model, train, options, out / "emoji", EMOJI_ENCODER, resume=False)
     encoder, state = load_encoder(out / "emoji")
     table = evaluate_emoji(encoder, EMOJI_ENCODER)
@@ -47,7 +47,7 @@ def run_demo(
 
     console.rule("SimCLR on digits")
     options = Pretraining(minutes=digits_minutes, batch_size=256, seed=seed)
-    model = build_method("simclr", DIGITS_ENCODER, "digits", seed, spatial=True)
+    model = build_method("simclr", DIGITS_ENCODER, "digits", seed)
     run_pretraining(model, digits(), options, out / "digits", DIGITS_ENCODER, resume=False)
     digit_encoder, state = load_encoder(out / "digits")
     table = evaluate_digits(digit_encoder, DIGITS_ENCODER)

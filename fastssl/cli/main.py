@@ -69,7 +69,7 @@ def pretrain(
     size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
     width: Annotated[int, typer.Option(help="Channels of the resnet's first stage.")] = 32,
     blocks: Annotated[int, typer.Option(help="Residual blocks a stage.")] = 1,
-    temperature: Annotated[float, typer.Option(help="Of the loss.")] = 0.1,
+    temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
     spatial: Annotated[bool, typer.Option(help="Project the 4 x 4 feature map instead of its mean.")] = True,
     optimizer: Annotated[str, typer.Option(help="adamw or lars.")] = "adamw",
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 2e-3,

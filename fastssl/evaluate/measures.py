@@ -39,8 +39,11 @@ def recall_at_1(query: Tensor, gallery: Tensor) -> float:
     return 100 * float((nearest == torch.arange(len(query))).float().mean())
 
 
+DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
+
+
 def linear_probe(
-    features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray, decay: float = 1e-3, steps: int = 100
+    features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray, decay: float | None = None, steps: int = 100
 ) -> float:
     """Test accuracy of multinomial logistic regression on standardised features (L-BFGS from zero weights).
 
@@ -49,9 +52,14 @@ def linear_probe(
         labels: [N].
         train: indices of the training rows.
         test: indices of the test rows.
-        decay: L2 penalty.
+        decay: L2 penalty; None: the one of :data:`DECAYS` that does best on a fifth of the training rows.
         steps: iterations of L-BFGS.
     """
+    if decay is None:
+        order = np.random.default_rng(len(train)).permutation(train)
+        cut = max(1, len(order) // 5)
+        scores = [linear_probe(features, labels, order[cut:], order[:cut], d, steps) for d in DECAYS]
+        decay = DECAYS[int(np.argmax(scores))]
     mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
     x = ((features - mean) / scale) / features.shape[1] ** 0.5
     classes = int(labels.max()) + 1
