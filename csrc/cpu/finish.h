@@ -24,19 +24,46 @@ FASTSSL_INLINE void for_each_value(const Located& at, int64_t depth, F&& f) {
   });
 }
 
+// Sum of term(k): eight chains hide the latency of additions and fix their order.
+template <class F>
+FASTSSL_INLINE double sum_over(int64_t depth, F&& term) {
+  double sum[8] = {};
+  int64_t k = 0;
+  for (; k + 8 <= depth; k += 8)
+    for (int u = 0; u < 8; ++u) sum[u] += term(k + u);
+  for (; k < depth; ++k) sum[0] += term(k);
+  double total = 0;
+  for (double s : sum) total += s;
+  return total;
+}
+
+// Sum over features of a row times what other(k) gives.
+template <class F>
+FASTSSL_INLINE double dot_with(const Located& at, int64_t depth, F&& other) {
+  double total = 0;
+  with_reader(at.source->dtype, [&](auto read) __attribute__((always_inline)) {
+    using Read = decltype(read);
+    const auto* p = row_pointer<Read>(at);
+    const int64_t stride = at.source->col_stride;
+    total = stride == 1 ? sum_over(depth, [&](int64_t k) { return double(Read::value(p[k])) * other(k); })
+                        : sum_over(depth, [&](int64_t k) { return double(Read::value(p[k * stride])) * other(k); });
+  });
+  return total;
+}
+
 inline double dot(const Source* a_sources, int64_t n_a, int64_t a, double a_inverse, const Source* b_sources,
                   int64_t n_b, int64_t b, double b_inverse, int64_t depth) {
   const Located other = locate(b_sources, n_b, b);
-  double sum[4] = {};
+  double total = 0;
   with_reader(other.source->dtype, [&](auto read) __attribute__((always_inline)) {
     using Read = decltype(read);
     const auto* q = row_pointer<Read>(other);
     const int64_t stride = other.source->col_stride;
-    for_each_value(locate(a_sources, n_a, a), depth, [&](int64_t k, double v) __attribute__((always_inline)) {
-      sum[k % 4] += v * double(Read::value(q[k * stride]));
-    });
+    const Located at = locate(a_sources, n_a, a);
+    total = stride == 1 ? dot_with(at, depth, [&](int64_t k) { return double(Read::value(q[k])); })
+                        : dot_with(at, depth, [&](int64_t k) { return double(Read::value(q[k * stride])); });
   });
-  return (sum[0] + sum[1] + sum[2] + sum[3]) * a_inverse * b_inverse;
+  return total * a_inverse * b_inverse;
 }
 
 inline void add_row(const Source* sources, int64_t n_sources, int64_t row, double weight, int64_t depth, double* sum) {
@@ -46,10 +73,7 @@ inline void add_row(const Source* sources, int64_t n_sources, int64_t row, doubl
 
 inline double dot_row(const Source* sources, int64_t n_sources, int64_t row, double inverse, int64_t depth,
                       const double* vector) {
-  double sum[4] = {};
-  for_each_value(locate(sources, n_sources, row), depth,
-                 [&](int64_t k, double v) __attribute__((always_inline)) { sum[k % 4] += v * vector[k]; });
-  return (sum[0] + sum[1] + sum[2] + sum[3]) * inverse;
+  return dot_with(locate(sources, n_sources, row), depth, [&](int64_t k) { return vector[k]; }) * inverse;
 }
 
 inline void write_row(void* out, DType dtype, int64_t row, int64_t depth, const double* g) {
@@ -92,12 +116,8 @@ void finish(const Finish<T>& f, int64_t row, double* scratch) {
   const double inverse = f.normalize ? f.inverse_norm[row] : 1.0;
   double along = 0;
   if (f.normalize || f.projection) {
-    double sum[4] = {};
-    for_each_value(at, f.depth, [&](int64_t k, double v) __attribute__((always_inline)) {
-      x[k] = v * inverse;
-      sum[k % 4] += x[k] * g[k];
-    });
-    along = sum[0] + sum[1] + sum[2] + sum[3];
+    for_each_value(at, f.depth, [&](int64_t k, double v) __attribute__((always_inline)) { x[k] = v * inverse; });
+    along = sum_over(f.depth, [&](int64_t k) { return x[k] * g[k]; });
     if (f.projection) f.projection[row] = along;
   }
   void* out = f.out[at.source - f.sources];

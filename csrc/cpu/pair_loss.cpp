@@ -322,7 +322,7 @@ void run_forward(const PairProblem& p, Keep keep, T* kept, double* stats_out, do
     std::fill(ones.data(), ones.data() + ones.size(), T(1));
   }
   Scratch<T> scratch(e.grid, keep != Keep::tiles, false, attention && e.pairs);
-  for_each_tile(e.grid, [&](int64_t worker, int64_t I, int64_t J) {
+  for_each_tile(e.grid, e.depth, [&](int64_t worker, int64_t I, int64_t J) {
     Tile<T> t = e.tile(I, J);
     scratch.bind(t, worker);
     if (keep == Keep::tiles) t.e = kept + e.grid.kept_offset(I, J);
@@ -452,7 +452,7 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
 
   if (!attention && (grad_x.data() || grad_y.data() || bias_per_row)) {
     Scratch<T> scratch(e.grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
-    for_each_tile(e.grid, [&](int64_t worker, int64_t I, int64_t J) {
+    for_each_tile(e.grid, e.depth, [&](int64_t worker, int64_t I, int64_t J) {
       Tile<T> t = e.tile(I, J);
       scratch.bind(t, worker);
       if (keep == Keep::tiles) {

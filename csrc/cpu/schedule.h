@@ -21,14 +21,16 @@ struct Grid {
   int64_t x_blocks = 0, y_blocks = 0;
   int64_t x_tile = 1, y_tile = 1;  // blocks per tile
 
-  static int64_t tile_size(int64_t blocks) {
-    // At least four tiles a side where there is that much work, none larger than the cache allows.
-    return std::clamp<int64_t>(ceil_div(blocks, blocks >= 32 ? 8 : 4), 1, kMaxTileBlocks);
+  static int64_t tile_size(int64_t blocks, bool symmetric) {
+    // Tiles for many threads where there is the work for them, few rounds where there is not, none larger than
+    // the cache allows. Four a side is the least that keeps two threads busy on a triangle.
+    const int64_t tiles = blocks >= 32 ? 8 : (blocks > 8 || symmetric ? 4 : 2);
+    return std::clamp<int64_t>(ceil_div(blocks, tiles), 1, kMaxTileBlocks);
   }
   Grid(int64_t n, int64_t m, bool symmetric)
       : triangular(symmetric), x_blocks(ceil_div(n, kBlock)), y_blocks(ceil_div(m, kBlock)) {
-    x_tile = tile_size(x_blocks);
-    y_tile = symmetric ? x_tile : tile_size(y_blocks);
+    x_tile = tile_size(x_blocks, symmetric);
+    y_tile = symmetric ? x_tile : tile_size(y_blocks, false);
   }
   int64_t x_tiles() const { return ceil_div(x_blocks, x_tile); }
   int64_t y_tiles() const { return ceil_div(y_blocks, y_tile); }
@@ -96,10 +98,10 @@ struct Grid {
   }
 };
 
-// f(worker, k) for k in [0, n): workers take the next k when they are free.
+// f(worker, k) for k in [0, n), on at most `most` threads: workers take the next k when they are free.
 template <class F>
-void parallel_tasks(int64_t n, F&& f) {
-  const int64_t workers = std::min<int64_t>(n, torch::stable::get_num_threads());
+void parallel_tasks(int64_t n, F&& f, int64_t most = INT64_MAX) {
+  const int64_t workers = std::min<int64_t>({n, most, int64_t(torch::stable::get_num_threads())});
   if (workers <= 1) {
     for (int64_t k = 0; k < n; ++k) f(int64_t(0), k);
     return;
@@ -113,14 +115,20 @@ void parallel_tasks(int64_t n, F&& f) {
 
 // f(worker, I, J) for every tile of the grid.
 template <class F>
-void for_each_tile(const Grid& grid, F&& f) {
+void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   if (grid.x_blocks == 0 || grid.y_blocks == 0) return;
+  // Waking a thread takes some 10 us, the time of three million multiply-adds on two.
+  const int64_t work = grid.x_blocks * kBlock * grid.y_blocks * kBlock * depth;
+  const int64_t most = work < 3000000 ? 1 : INT64_MAX;
   for (int64_t round = 0; round < grid.rounds(); ++round) {
-    parallel_tasks(grid.tasks(round), [&](int64_t worker, int64_t task) {
-      int64_t I, J;
-      grid.tile(round, task, I, J);
-      f(worker, I, J);
-    });
+    parallel_tasks(
+        grid.tasks(round),
+        [&](int64_t worker, int64_t task) {
+          int64_t I, J;
+          grid.tile(round, task, I, J);
+          f(worker, I, J);
+        },
+        most);
     poll_interrupt();
   }
 }

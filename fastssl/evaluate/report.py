@@ -45,11 +45,6 @@ def _sources(encoder: Encoder, options: dict[str, Any], readout: str) -> dict[st
     }
 
 
-def _unit(row: str, features: Tensor) -> Tensor:
-    """Unit rows for cosine. Centring helps every feature but the histogram, which is judged as it does best."""
-    return torch.nn.functional.normalize(features, dim=1) if row == "histogram" else centred(features)
-
-
 def _mean(values: list[float]) -> float:
     return float(np.mean(values))
 
@@ -65,7 +60,7 @@ def evaluate_emoji(encoder: Encoder, options: dict[str, Any], readout: str = "sp
     Returns:
         measure -> row -> value. k-NN: 5 neighbours, leave one out over all 1,871 of Google's drawings. Linear: 80 %
         train, 20 % test, mean of 3 splits (``*_std`` beside it). Retrieval: Recall@1 from Google's to Twitter's
-        drawings among the 374 held-out emoji. Features (but the histogram's) are centred for cosine.
+        drawings among the 374 held-out emoji. Features are centred for cosine.
     """
     whole, held_out = emoji(), emoji("heldout")
     labels = torch.from_numpy(whole.labels)
@@ -76,14 +71,14 @@ def evaluate_emoji(encoder: Encoder, options: dict[str, Any], readout: str = "sp
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(whole.drawing(0))
-            unit = _unit(row, features)
+            unit = centred(features)
             columns["knn"].append(measures.knn_accuracy(unit, labels))
             columns["knn_without_flags"].append(measures.knn_accuracy(unit[no_flags], labels[no_flags]))
             linear = [_linear(features, labels, seed) for seed in range(SEEDS)]
             columns["linear"].append(_mean(linear))
             columns["linear_std"].append(float(np.std(linear)))
             raw = [features_of(held_out.drawing(k)) for k in range(2)]
-            query, gallery = (_unit(row, r) for r in raw)
+            query, gallery = (centred(r) for r in raw)
             columns["retrieval"].append(measures.recall_at_1(query, gallery))
             columns["alignment"].append(measures.alignment(query, gallery))
             columns["uniformity"].append(measures.uniformity(query))
@@ -111,7 +106,7 @@ def evaluate_digits(encoder: Encoder, options: dict[str, Any], readout: str = "s
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(data.drawing(0))
-            unit = _unit(row, features)
+            unit = centred(features)
             for name, shots in (("digits_one_label", 1), ("digits_five_labels", 5)):
                 mean, spread = measures.low_shot(unit, labels, shots)
                 columns[name].append(mean)
@@ -135,7 +130,7 @@ def evaluate_images(
         knn, linear = [], []
         for features_of in extractors:
             features = features_of(images)
-            knn.append(measures.knn_accuracy(_unit(row, features), labels, k=min(5, len(labels) - 1)))
+            knn.append(measures.knn_accuracy(centred(features), labels, k=min(5, len(labels) - 1)))
             linear += [_linear(features, labels, seed) for seed in range(SEEDS)]
         table["knn"][row], table["linear"][row] = _mean(knn), _mean(linear)
         table["linear_std"][row] = float(np.std(linear))
