@@ -14,6 +14,9 @@ stdcxx=$(${CXX:-g++} -print-file-name=libstdc++.so)
 # torch and Python themselves leak at exit and allocate in ways that are not ours to judge.
 export LD_PRELOAD="$asan $stdcxx" ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
 export PYTHONPATH=$work
+loaded=$("$python" -c "import torch, fastssl._C as c; print(c.__file__)")
+[[ $loaded == "$work"/* ]] || { echo "sanitize: the wrong extension was loaded: $loaded"; exit 1; }
+LD_PRELOAD='' nm -D "$loaded" | grep -q __asan_report || { echo "sanitize: the extension is not instrumented"; exit 1; }
 "$python" -m pytest -p no:cacheprovider tests/test_fuzz.py tests/test_bad_input.py tests/test_losses.py \
   -k "not errs_no_more and not gradcheck and not double_loop"
 echo "sanitize: clean"

@@ -14,7 +14,8 @@ from fastssl.bench.cases import CASES
 from fastssl.bench.harness import as_dict, compare, machine, peak_memory
 from fastssl.ops import extension
 
-SIZES = (16, 64, 256, 512, 1024, 2048, 4096, 8192)
+SIZES = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
+MAIN = 8192
 FEATURES = (64, 128, 512, 768)
 # Flops of NT-Xent: the upper triangle of the scores once or twice, both products of the gradient.
 SCHEDULES = {"kept tiles": 3, "recomputed tiles": 4}
@@ -89,6 +90,21 @@ def share_of_peak(rows: int = 8192, features: int = 128) -> list[dict[str, Any]]
     return results
 
 
+def with_avx2(rows: int = MAIN) -> list[dict[str, Any]]:
+    """What a CPU without AVX-512 reaches: NT-Xent against eager with the AVX2 kernels."""
+    before = extension.instruction_set()
+    results: list[dict[str, Any]] = []
+    if before == "avx2" or "avx2" not in extension.instruction_sets():
+        return results
+    extension.instruction_set("avx2")
+    for features in (128, 512):
+        row = measure("nt_xent", "eager", rows, features)
+        if row is not None:
+            results.append({**row, "instruction_set": "avx2"})
+    extension.instruction_set(before)
+    return results
+
+
 def bf16_against_fp32(rows: int = 8192, features: int = 512) -> dict[str, Any] | None:
     """Our own bf16 against our own fp32; None on a CPU without bf16 dot products."""
     if extension._C is None or not extension._C.has_bf16_pairs():
@@ -102,7 +118,7 @@ def bf16_against_fp32(rows: int = 8192, features: int = 512) -> dict[str, Any] |
 def plan(quick: bool) -> Iterable[tuple[str, str, int, int, bool]]:
     """(loss, against, rows, features, backward) of the comparisons."""
     sizes = (64, 512, 2048) if quick else SIZES
-    largest = sizes[-1]
+    largest = min(MAIN, sizes[-1])
     for rows in sizes:
         yield "nt_xent", "eager", rows, 128, True
     for features in () if quick else FEATURES:
@@ -143,6 +159,9 @@ def run(quick: bool = False, report: Callable[[str], None] = print) -> dict[str,
         for row in results["share_of_peak"]:
             share = f"{100 * row['share']:5.1f} % of {row['fma_gflops']:.0f} GFLOP/s"
             report(f"{row['instruction_set']:8} {row['schedule']:17} {share}")
+        results["avx2"] = with_avx2()
+        for row in results["avx2"]:
+            report(f"avx2: nt_xent {row['rows']} x {row['features']}: {row['ratio']:.2f} x eager")
         results["bf16"] = bf16_against_fp32()
         if results["bf16"]:
             report(f"bf16 against our fp32, 8,192 x 512: {results['bf16']['ratio']:.2f} x")
