@@ -26,6 +26,7 @@ def test_emoji_has_two_drawings_of_each() -> None:
 def test_held_out_emoji_are_not_in_training() -> None:
     train, held_out = emoji("train"), emoji("heldout")
     assert len(train) == 1497 and len(held_out) == 374
+    assert load("emoji").name == train.name and len(load("emoji-all")) == 1871
     assert not set(train.names) & set(held_out.names)
     whole = {d.tobytes() for d in train.images.reshape(-1, 64 * 64 * 3)}
     assert not any(d.tobytes() in whole for d in held_out.images.reshape(-1, 64 * 64 * 3))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,24 @@ def test_resuming_gives_the_same_bits(tmp_path: Path, optimizer: str, stop: int)
     assert _same(resumed, _run(tmp_path / "parts", optimizer=optimizer, resume=True))  # nothing left to do
 
 
+class _SignalAt(_StopAt):
+    """Ctrl-C as the terminal sends it, while a step runs."""
+
+    def __call__(self, progress: Any) -> None:
+        if progress.step == self.step - 1:
+            threading.Timer(0.002, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+
+
+def test_ctrl_c_finishes_the_step_saves_and_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    whole = _run(tmp_path / "whole", epochs=40)
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "parts", epochs=40, on_step=_SignalAt(4))
+    assert signal.getsignal(signal.SIGINT) is before
+    assert 3 <= load_checkpoint(tmp_path / "parts")[1]["step"] < 120
+    assert _same(whole, _run(tmp_path / "parts", epochs=40, resume=True))
+
+
 def test_the_loss_goes_down_and_everything_is_written(tmp_path: Path) -> None:
     seen: list[Any] = []
     _run(tmp_path, epochs=12, lr=5e-3, on_step=seen.append)
@@ -107,6 +128,8 @@ def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="batch_size.*40.*60"):
         _run(tmp_path, epochs=1, batch_size=60, resume=True)
+    with pytest.raises(ValueError, match="epochs.*1.*5"):
+        _run(tmp_path, epochs=5, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

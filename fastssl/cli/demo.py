@@ -7,11 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from fastssl.bench.harness import as_dict, compare, machine, peak_memory
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method
+from fastssl.cli.show import console, print_measures, run_pretraining
 from fastssl.data import digits, emoji
 from fastssl.evaluate import evaluate_digits, evaluate_emoji
 from fastssl.train import Pretraining, load_encoder
@@ -20,17 +19,14 @@ EMOJI_ENCODER = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
 DIGITS_ENCODER = {"name": "resnet", "size": 16, "width": 16, "blocks": 1}
 
 
-def run_demo(
-    out: Path, emoji_minutes: float, digits_minutes: float, bench_minutes: float, seed: int, console: Console
-) -> dict[str, Any]:
+def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minutes: float, seed: int) -> dict[str, Any]:
     """Runs the demo and returns what ``report.json`` holds."""
-    from fastssl.cli.main import print_measures, run_pretraining
     from fastssl.report import write_report
 
     started = time.time()
     report: dict[str, Any] = {"seed": seed}
     console.rule("fused against eager")
-    report["machine"], report["benchmark"] = machine(), benchmark(bench_minutes, console)
+    report["machine"], report["benchmark"] = machine(), benchmark(bench_minutes)
 
     console.rule("SimCLR on emoji")
     train = emoji("train")
@@ -62,7 +58,7 @@ def run_demo(
     return report
 
 
-def benchmark(minutes: float, console: Console) -> dict[str, Any]:
+def benchmark(minutes: float) -> dict[str, Any]:
     """NT-Xent and the CLIP loss against eager; the memory of fresh processes."""
     from fastssl.bench.cases import CASES
 

@@ -2,6 +2,7 @@
 
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.folder import FolderImages, folder
-from fastssl.data.images import Images, load
+from fastssl.data.images import Images
+from fastssl.data.load import load
 
 __all__ = ["FolderImages", "Images", "digits", "emoji", "folder", "load"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -61,21 +60,3 @@ class Images(Dataset[tuple[Tensor, int]]):
     def drawing(self, k: int) -> np.ndarray:
         """Drawing k of every item: uint8 [N, H, W, 3]."""
         return self.images[:, k]
-
-
-def load(name: str, **options: object) -> Images:
-    """Returns a data set by name: ``"emoji"``, ``"digits"``, or the path of a folder of images.
-
-    Raises:
-        ValueError: no such data set or folder.
-    """
-    from fastssl.data import embedded
-    from fastssl.data.folder import folder
-
-    if name == "emoji":
-        return embedded.emoji()
-    if name == "digits":
-        return embedded.digits()
-    if Path(name).is_dir():
-        return folder(name, **options)  # type: ignore[arg-type]
-    raise ValueError(f"name: expected 'emoji', 'digits' or a folder of images, got {name!r}")

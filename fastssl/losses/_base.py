@@ -25,7 +25,7 @@ class TemperatureLoss(Loss):
 
     def __init__(
         self,
-        temperature: float,
+        temperature: float = 0.1,
         normalize: bool = True,
         reduction: str = "mean",
         learnable: bool = False,

@@ -104,16 +104,6 @@ class SupConLoss(TemperatureLoss):
         >>> loss = SupConLoss()(torch.randn(8, 16), torch.arange(8) % 2)
     """
 
-    def __init__(
-        self,
-        temperature: float = 0.1,
-        normalize: bool = True,
-        reduction: str = "mean",
-        learnable: bool = False,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(temperature, normalize, reduction, learnable, backend)
-
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         return F.sup_con(
             embeddings,

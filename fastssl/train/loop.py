@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -170,9 +172,12 @@ def pretrain(
             save_checkpoint(out / "checkpoint", method, optimizer, state)
 
     measured: list[float] = []
+    between_steps = True
+    interrupt = _DeferredInterrupt()
     try:
         while epochs is None or step < epochs * steps_per_epoch:
             began = time.perf_counter()
+            between_steps = False
             epoch, position = divmod(step, steps_per_epoch)
             indices = epoch_order(len(data), options.seed, epoch)[position * batch : (position + 1) * batch]
             mine = indices[fabric.global_rank * share : (fabric.global_rank + 1) * share]
@@ -194,6 +199,7 @@ def pretrain(
                 )
             step += 1
             history.append([step, value])
+            between_steps = True
             now = time.perf_counter()
             measured.append(now - began)
             if epochs is None and (len(measured) >= 8 or now - started > 30):
@@ -210,14 +216,18 @@ def pretrain(
                 total = epochs * steps_per_epoch if epochs is not None else step + 1
                 left = (total - step) * float(np.median(measured[-20:]))
                 on_step(Progress(step, total, epoch, epochs or 0, value, options.lr * factor, rate, left, history))
+            if interrupt.requested:
+                raise KeyboardInterrupt
             if now - saved > options.checkpoint_minutes * 60:
                 save()
                 saved = now
         save()
     except KeyboardInterrupt:
-        save()
+        if between_steps:  # else weights and step would not belong together; the last checkpoint stays
+            save()
         raise
     finally:
+        interrupt.restore()
         if writer is not None:
             writer.close()
         if fabric.is_global_zero and step > paused_at:
@@ -225,6 +235,25 @@ def pretrain(
             (out / "history.json.tmp").write_text(json.dumps(history))
             (out / "history.json.tmp").rename(out / "history.json")
     return method
+
+
+class _DeferredInterrupt:
+    """Ctrl-C lets the step at hand finish, so that what is saved is whole; a second one does not wait."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: Any = None
+        if threading.current_thread() is threading.main_thread():
+            self._previous = signal.signal(signal.SIGINT, self._handle)
+
+    def _handle(self, *_: Any) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+
+    def restore(self) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
 
 
 def _has_checkpoint(out: Path) -> bool:
@@ -236,7 +265,7 @@ def _has_checkpoint(out: Path) -> bool:
 
 
 def _check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
-    for key in ("batch_size", "lr", "warmup_epochs", "weight_decay", "optimizer", "seed", "precision", "devices"):
+    for key in sorted(set(new) - {"accelerator", "checkpoint_minutes"}):
         if old[key] != new[key]:
             raise ValueError(
                 f"{key}: the checkpoint was made with {old[key]!r}, got {new[key]!r}; resume with the same options"
