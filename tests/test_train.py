@@ -183,7 +183,7 @@ def test_lars_by_hand() -> None:
         velocity_b = 0.9 * velocity_b + 0.3
         expected_w, expected_b = expected_w - 0.5 * velocity_w, expected_b - 0.5 * velocity_b
         torch.testing.assert_close(w.detach(), expected_w)
-        assert math.isclose(float(b), expected_b, rel_tol=1e-6)
+        assert math.isclose(float(b.detach()), expected_b, rel_tol=1e-6)
 
 
 def test_views_come_from_different_drawings() -> None:

@@ -45,4 +45,5 @@ class TemperatureLoss(Loss):
 
     def extra_repr(self) -> str:
         learned = ", learnable=True" if self.log_temperature is not None else ""
-        return f"temperature={float(self.temperature):.4g}, normalize={self.normalize}, {super().extra_repr()}{learned}"
+        now = self.fixed_temperature if self.log_temperature is None else float(self.log_temperature.detach().exp())
+        return f"temperature={now:.4g}, normalize={self.normalize}, {super().extra_repr()}{learned}"
