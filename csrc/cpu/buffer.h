@@ -9,10 +9,12 @@
 
 namespace fastssl {
 
+constexpr size_t kHugePage = size_t(2) << 20;
+
 // Page faults cost as much as the arithmetic on large scratch: ask for 2 MiB pages on the whole ones inside.
 inline void advise_huge_pages(void* p, size_t bytes) {
-  constexpr uintptr_t kHuge = uintptr_t(2) << 20;
-  const uintptr_t begin = (uintptr_t(p) + kHuge - 1) / kHuge * kHuge, end = (uintptr_t(p) + bytes) / kHuge * kHuge;
+  const uintptr_t begin = (uintptr_t(p) + kHugePage - 1) / kHugePage * kHugePage;
+  const uintptr_t end = (uintptr_t(p) + bytes) / kHugePage * kHugePage;
   if (p && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 }
 
@@ -25,16 +27,18 @@ class Buffer {
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { std::free(data_); }
 
-  void allocate(int64_t n) {
+  // `zeroed` = false where every value is written before it is read.
+  void allocate(int64_t n, bool zeroed = true) {
     std::free(data_);
     data_ = nullptr;
     size_ = n;
     if (n == 0) return;
-    const size_t bytes = (size_t(n) * sizeof(T) + 63) / 64 * 64;
-    data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+    const size_t wanted = size_t(n) * sizeof(T), alignment = wanted >= kHugePage ? kHugePage : 64;
+    const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
     if (!data_) throw std::bad_alloc();
     advise_huge_pages(data_, bytes);
-    std::memset(static_cast<void*>(data_), 0, bytes);
+    if (zeroed) std::memset(static_cast<void*>(data_), 0, wanted);
   }
   T* data() const { return data_; }
   int64_t size() const { return size_; }

@@ -143,8 +143,8 @@ struct Engine {
     auto side = [&](const std::vector<Source>& sources, int64_t blocks, double factor, Buffer<char>& lane_buffer,
                     Buffer<char>& row_buffer, Buffer<double>& inverse, Buffer<double>& norm, Buffer<float>& factors) {
       const int64_t padded = blocks * kBlock;
-      if (lanes) lane_buffer.allocate(padded * words * word);
-      if (rows) row_buffer.allocate(blocks * depth_blocks * kBlock * kBlock * (pairs ? 2 : word));
+      if (lanes) lane_buffer.allocate(padded * words * word, false);
+      if (rows) row_buffer.allocate(blocks * depth_blocks * kBlock * kBlock * (pairs ? 2 : word), false);
       inverse.allocate(padded);
       norm.allocate(padded);
       if (pairs) factors.allocate(padded);
@@ -230,10 +230,10 @@ struct Scratch {
   Scratch(const Grid& grid, bool with_e, bool with_g, bool with_pairs)
       : numel(grid.x_tile * grid.y_tile * kBlock * kBlock) {
     const int64_t workers = torch::stable::get_num_threads();
-    if (with_e) e.allocate(workers * numel);
-    if (with_g) g.allocate(workers * numel);
-    if (with_pairs) pairs.allocate(workers * numel / 2);
-    rows.allocate(workers * kRowScratch);
+    if (with_e) e.allocate(workers * numel, false);
+    if (with_g) g.allocate(workers * numel, false);
+    if (with_pairs) pairs.allocate(workers * numel / 2, false);
+    rows.allocate(workers * kRowScratch, false);
   }
   void bind(Tile<T>& t, int64_t worker) {
     if (e.data()) t.e = e.data() + worker * numel;
