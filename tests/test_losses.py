@@ -259,3 +259,16 @@ def test_memory_stays_linear(isa: str) -> None:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         F.nt_xent(z0, z1)
     assert sum(saved) < 4 * (z0.numel() + z1.numel()) * 4
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_errs_no_more_than_eager_at_1030_rows(isa: str, name: str, temperature: float) -> None:
+    subject = SUBJECTS[name]
+    tensors = subject.make(1030, 128, temperature, torch.float32)
+    truth = gradients(subject, [t.double() for t in tensors], backend="reference")
+    both = (gradients(subject, tensors), gradients(subject, tensors, backend="reference"))
+    for ours, eager, right in zip(*both, truth):
+        ours_error, eager_error = (float((got - right).square().mean().sqrt()) for got in (ours, eager))
+        floor = 0.5 * torch.finfo(torch.float32).eps * float(right.abs().max())
+        assert ours_error <= 1.5 * eager_error + floor
