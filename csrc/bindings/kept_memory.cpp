@@ -19,7 +19,6 @@ namespace fastssl {
 namespace {
 
 constexpr size_t kSmallest = size_t(4) << 20;  // below it malloc reuses its own memory
-constexpr size_t kPage = size_t(2) << 20;
 
 struct Idle {
   std::mutex lock;
@@ -53,7 +52,7 @@ void* take(size_t& bytes) {
     spare.bytes = 0;
     return data;
   }
-  void* data = std::aligned_alloc(kPage, bytes);
+  void* data = std::aligned_alloc(kHugePage, bytes);
   if (!data) throw std::bad_alloc();
   advise_huge_pages(data, bytes);
   return data;
@@ -63,7 +62,7 @@ void* take(size_t& bytes) {
 
 torch::stable::Tensor new_kept(const torch::stable::Tensor& like, int64_t numel, torch::headeronly::ScalarType dtype) {
   const size_t size = dtype == torch::headeronly::ScalarType::Double ? 8 : 4;
-  size_t bytes = (size_t(numel) * size + kPage - 1) / kPage * kPage;
+  size_t bytes = (size_t(numel) * size + kHugePage - 1) / kHugePage * kHugePage;
   if (bytes < kSmallest || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
   void* data = take(bytes);
   const int64_t stride = 1;

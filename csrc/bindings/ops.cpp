@@ -136,7 +136,6 @@ Arguments parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const Maybe
     p.bias = values(*bias);
     STD_TORCH_CHECK(p.bias.size() == 1 || int64_t(p.bias.size()) == m,
                     "fastssl: bias must be one value or one per row");
-    // A bias as long as the vocabulary is per row even where that is one row.
   }
   return {std::move(p), Keep(keep)};
 }

@@ -225,7 +225,7 @@ class _Eager(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> Tensor:
         output = _directly(torch.ops.fastssl.pair_loss.default, *arguments)
-        if ctx.needs_input_grad[1] or any(ctx.needs_input_grad):
+        if any(ctx.needs_input_grad):
             ctx.save_for_backward(*arguments[1:7], output[1], output[2])
             ctx.constants = (arguments[0], *arguments[7:])
             ctx.set_materialize_grads(False)

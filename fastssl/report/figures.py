@@ -7,7 +7,6 @@ import io
 from typing import Any
 
 import numpy as np
-import torch
 
 from fastssl.data import Images
 from fastssl.evaluate.features import centred, encode, pixels
@@ -100,7 +99,7 @@ def speed_and_memory(benchmark: dict[str, Any]) -> str:
     return _svg(figure)
 
 
-def neighbours(encoder: Encoder, data: Images, queries: int = 8, shown: int = 7, scale: int = 1) -> dict[str, Any]:
+def neighbours(encoder: Encoder, data: Images, queries: int = 8, shown: int = 7) -> dict[str, Any]:
     """Nearest drawings of the other vendor to some held-out emoji, by the encoder and by pixels."""
     rng = np.random.default_rng(3)
     chosen = np.sort(rng.permutation(len(data))[:queries])
@@ -140,7 +139,7 @@ def map_of_embedding(encoder: Encoder, data: Images, side: int = 1800, thumbnail
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    features = torch.nn.functional.normalize(centred(encode(encoder, data.drawing(0))), dim=1).numpy()
+    features = centred(encode(encoder, data.drawing(0))).numpy()
     reduced = PCA(50, random_state=0).fit_transform(features)
     places = TSNE(2, init="pca", perplexity=25, random_state=0, max_iter=750).fit_transform(reduced)
     # Ranks half-way spread the crowded places so that pictures can be seen.

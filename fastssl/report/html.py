@@ -49,13 +49,13 @@ def verdict(report: dict[str, Any]) -> list[str]:
     """What the figures say, for better or worse."""
     sentences = []
     knn, retrieval, one = report["knn"], report["retrieval"], report["digits_one_label"]
-    for name, table, unit in (
-        ("k-NN on the categories", knn, "points"),
-        ("Retrieval of the other vendor's drawing", retrieval, "points"),
-        ("Digits with one label a class", one, "points"),
+    for name, table in (
+        ("k-NN on the categories", knn),
+        ("Retrieval of the other vendor's drawing", retrieval),
+        ("Digits with one label a class", one),
     ):
         others = {COLUMNS[k]: v for k, v in table.items() if k != "pretrained"}
-        parts = [f"{table['pretrained'] - v:+.1f} {unit} against the {k}" for k, v in others.items()]
+        parts = [f"{table['pretrained'] - v:+.1f} points against the {k}" for k, v in others.items()]
         sentences.append(f"{name}: SimCLR reaches {table['pretrained']:.1f} %: {', '.join(parts)}.")
     return sentences
 
