@@ -1,76 +1,17 @@
 // torch operators through torch's stable ABI: one build works with every torch from 2.10 on. Python checks
 // arguments and names them in its errors; what could crash is checked again here.
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-#include <torch/headeronly/util/BFloat16.h>
-#include <torch/headeronly/util/Exception.h>
-#include <torch/headeronly/util/Half.h>
 
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "../cpu/buffer.h"
-#include "../cpu/pair_loss.h"
 #include "kept_memory.h"
+#include "tensors.h"
 
 namespace fastssl {
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-using MaybeTensor = std::optional<Tensor>;
-
-DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::f32;
-    case ScalarType::Double: return DType::f64;
-    case ScalarType::Half: return DType::f16;
-    case ScalarType::BFloat16: return DType::bf16;
-    default: STD_TORCH_CHECK(false, "fastssl: expected a floating point tensor of 16, 32 or 64 bits");
-  }
-}
-
-double read(const void* data, DType dtype, int64_t at) {
-  switch (dtype) {
-    case DType::f32: return double(static_cast<const float*>(data)[at]);
-    case DType::f64: return static_cast<const double*>(data)[at];
-    case DType::f16: return double(float(static_cast<const c10::Half*>(data)[at]));
-    case DType::bf16: return double(float(static_cast<const c10::BFloat16*>(data)[at]));
-  }
-  return 0;
-}
-
-// An empty contiguous CPU tensor, straight from the allocator: through the dispatcher it takes three times as long.
-Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int64_t strides[2] = {1, 1};
-  if (sizes.size() == 2) strides[0] = sizes.begin()[1];
-  AtenTensorHandle handle;
-  const auto status = aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides,
-                                               torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
-                                               aoti_torch_device_type_cpu(), -1, &handle);
-  STD_TORCH_CHECK(status == AOTI_TORCH_SUCCESS, "fastssl: out of memory");
-  return Tensor(handle);
-}
-
-// A vector or a single value, as doubles.
-std::vector<double> values(const Tensor& t) {
-  STD_TORCH_CHECK(t.is_cpu(), "fastssl: expected CPU tensors");
-  STD_TORCH_CHECK(t.dim() <= 1, "fastssl: expected a tensor of at most one dimension");
-  const int64_t count = t.numel(), stride = t.dim() == 1 ? t.stride(0) : 1;
-  std::vector<double> v(static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) v[size_t(i)] = read(t.const_data_ptr(), dtype_of(t), i * stride);
-  return v;
-}
-
-Source source_of(const Tensor& t, int64_t depth) {
-  STD_TORCH_CHECK(t.is_cpu(), "fastssl: expected CPU tensors");
-  STD_TORCH_CHECK(t.dim() == 2, "fastssl: expected matrices, got a tensor of ", t.dim(), " dimensions");
-  STD_TORCH_CHECK(t.size(1) == depth, "fastssl: feature sizes differ: ", t.size(1), " and ", depth);
-  return {t.const_data_ptr(), dtype_of(t), t.size(0), t.stride(0), t.stride(1)};
-}
 
 struct Arguments {
   PairProblem problem;
@@ -157,21 +98,14 @@ std::tuple<Tensor, Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y
   Buffer<double> rows(n);
   pair_loss_forward(p, a.keep, kept_size ? kept.mutable_data_ptr() : nullptr,
                     static_cast<double*>(stats.mutable_data_ptr()), rows.data());
-  auto write = [&](int64_t at, double v) {
-    if (p.dtype == DType::f64) {
-      static_cast<double*>(out.mutable_data_ptr())[at] = v;
-    } else {
-      static_cast<float*>(out.mutable_data_ptr())[at] = float(v);
-    }
-  };
   double total = 0;
   for (int64_t i = 0; i < n; ++i) {
-    if (none) write(i, rows[i]);
+    if (none) write(out, i, rows[i]);
     total += rows[i];
   }
   if (!none) {
     const double valid = static_cast<const double*>(stats.const_data_ptr())[stats_numel(p) - 1];
-    write(0, p.reduction == Reduction::mean ? (valid > 0 ? total / valid : total) : total);
+    write(out, 0, p.reduction == Reduction::mean ? (valid > 0 ? total / valid : total) : total);
   }
   return {out, stats, kept};
 }
@@ -192,12 +126,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor 
   const std::vector<double> upstream = values(grad);
   STD_TORCH_CHECK(int64_t(upstream.size()) == (p.reduction == Reduction::none ? p.n() : 1),
                   "fastssl: gradient of the wrong size");
-  auto like = [&](const MaybeTensor& t, int bit) {
-    const bool wanted = t && (needs >> bit & 1);
-    if (!wanted) return empty({0}, x.scalar_type());
-    if (t->dim() == 2) return empty({t->size(0), t->size(1)}, t->scalar_type());
-    return t->dim() == 1 ? empty({t->size(0)}, t->scalar_type()) : empty({}, t->scalar_type());
-  };
+  auto like = [&](const MaybeTensor& t, int bit) { return gradient_like(t, needs >> bit & 1, x.scalar_type()); };
   const MaybeTensor maybe_x = x;
   Tensor gx = like(maybe_x, 0), gy = like(y, 1), gz = like(z, 2), gs = like(scale, 3), gb = like(bias, 4);
   auto target = [&](Tensor& t, const MaybeTensor& of, int bit) {
@@ -214,15 +143,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor 
   if (bias && (needs >> 4 & 1)) out.bias = bias_grad.data();
   pair_loss_backward(p, a.keep, kept.numel() ? kept.const_data_ptr() : nullptr,
                      static_cast<const double*>(stats.const_data_ptr()), upstream.data(), out);
-  auto write = [](Tensor& t, int64_t at, double v) {
-    void* data = t.mutable_data_ptr();
-    switch (dtype_of(t)) {
-      case DType::f32: static_cast<float*>(data)[at] = float(v); break;
-      case DType::f64: static_cast<double*>(data)[at] = v; break;
-      case DType::f16: static_cast<c10::Half*>(data)[at] = c10::Half(float(v)); break;
-      case DType::bf16: static_cast<c10::BFloat16*>(data)[at] = c10::BFloat16(float(v)); break;
-    }
-  };
   if (out.scale) write(gs, 0, scale_grad * scale_value);
   if (out.bias)
     for (size_t j = 0; j < bias_grad.size(); ++j) write(gb, int64_t(j), bias_grad[j]);

@@ -22,7 +22,7 @@ template <class T>
 class Buffer {
  public:
   Buffer() = default;
-  explicit Buffer(int64_t n) { allocate(n); }
+  explicit Buffer(int64_t n, bool zeroed = true) { allocate(n, zeroed); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   ~Buffer() { std::free(data_); }

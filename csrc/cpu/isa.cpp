@@ -1,6 +1,7 @@
 // The kernels of one instruction set, behind one table. Compiled several times with other flags.
 #include "backward.h"
 #include "finish.h"
+#include "row_rank.h"
 
 namespace fastssl {
 namespace FASTSSL_ISA {
@@ -13,6 +14,30 @@ constexpr EngineTable<T> table() {
           {backward<K, false>, backward<K, true>, backward<K, false>},
           pack<T>,
           finish<T>};
+}
+
+template <class T>
+void lse_forward_any(const RowTask<T>& t) {
+  t.params[6] != 0 ? lse_forward<T, true>(t) : lse_forward<T, false>(t);
+}
+template <class T>
+void lse_backward_any(const RowTask<T>& t) {
+  t.params[6] != 0 ? lse_backward<T, true>(t) : lse_backward<T, false>(t);
+}
+
+// In the order of Metric and RowLoss.
+template <class T>
+constexpr RowTable<T> row_table() {
+  return {{score<T, Metric::dot>, score<T, Metric::sqeuclidean>, score<T, Metric::euclidean>,
+           score<T, Metric::manhattan>, score<T, Metric::chebyshev>},
+          {accumulate_products<T>, accumulate_products<T>, accumulate_products<T>, accumulate_signs<T, false>,
+           accumulate_signs<T, true>},
+          {lse_forward_any<T>, hinge_forward<T>, softplus_forward<T>, triplet_forward<T>, extreme_forward<T>,
+           semihard_forward<T>, lifted_forward<T>, fast_ap_forward<T>, ranked_list_forward<T>},
+          {lse_backward_any<T>, hinge_backward<T>, softplus_backward<T>, triplet_backward<T>, extreme_backward<T>,
+           semihard_backward<T>, lifted_backward<T>, fast_ap_backward<T>, ranked_list_backward<T>},
+          weigh<T>,
+          select<T>};
 }
 
 // The roof: independent multiply-adds on registers, enough of them to hide the latency.
@@ -55,9 +80,12 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
 #else
   const EngineTable<float>* pairs = nullptr;
 #endif
+  static const RowTable<float> rows_f32 = FASTSSL_ISA::row_table<float>();
+  static const RowTable<double> rows_f64 = FASTSSL_ISA::row_table<double>();
   static const IsaTable table = {
       FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,
-      FASTSSL_ISA::dot,          FASTSSL_ISA::add_row,        FASTSSL_ISA::dot_row,         FASTSSL_ISA::fma_loop};
+      FASTSSL_ISA::dot,          FASTSSL_ISA::add_row,        FASTSSL_ISA::dot_row,         FASTSSL_ISA::fma_loop,
+      &rows_f32,           &rows_f64};
   return table;
 }
 

@@ -105,6 +105,9 @@ struct EngineTable {
   void (*finish)(const Finish<T>&, int64_t row, double* scratch);
 };
 
+template <class T>
+struct RowTable;  // rows.h
+
 struct IsaTable {
   const char* name;
   EngineTable<float> f32;
@@ -118,6 +121,8 @@ struct IsaTable {
   double (*dot_row)(const Source* sources, int64_t n_sources, int64_t row, double inverse, int64_t depth,
                     const double* vector);
   double (*fma_loop)(int64_t iterations);  // returns the flops done; nothing but registers
+  const RowTable<float>* rows_f32;
+  const RowTable<double>* rows_f64;
 };
 
 const IsaTable& isa_portable();

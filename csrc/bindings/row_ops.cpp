@@ -1,0 +1,185 @@
+// Operators over whole rows of scores: row losses, the matrix itself, the nearest rows. As in ops.cpp, Python names
+// what is wrong with arguments; what could crash is checked again here.
+#include <torch/csrc/stable/library.h>
+
+#include <algorithm>
+#include <tuple>
+
+#include "../cpu/row_loss.h"
+#include "kept_memory.h"
+#include "tensors.h"
+
+namespace fastssl {
+namespace {
+
+void fill(RowProblem& p, const Tensor& x, const MaybeTensor& y, int64_t metric, bool normalize) {
+  STD_TORCH_CHECK(metric >= 0 && metric < kMetrics, "fastssl: unknown metric ", metric);
+  STD_TORCH_CHECK(x.dim() == 2 && x.size(1) >= 1, "fastssl: expected rows of at least one feature");
+  p.metric = Metric(metric);
+  p.normalize = normalize;
+  p.dtype = dtype_of(x);
+  p.depth = x.size(1);
+  p.x = source_of(x, p.depth);
+  p.same = !y;
+  p.y = y ? source_of(*y, p.depth) : p.x;
+  STD_TORCH_CHECK(p.y.dtype == p.dtype, "fastssl: tensors of different dtypes");
+  STD_TORCH_CHECK(p.n() < INT32_MAX - kBlock && p.m() < INT32_MAX - kBlock, "fastssl: too many rows");
+}
+
+const int64_t* ids_of(const MaybeTensor& ids, int64_t rows) {
+  if (!ids) return nullptr;
+  STD_TORCH_CHECK(ids->is_cpu() && ids->scalar_type() == ScalarType::Long && ids->dim() == 1 && ids->is_contiguous() &&
+                      ids->size(0) == rows,
+                  "fastssl: ids must be contiguous int64 [rows]");
+  return static_cast<const int64_t*>(ids->const_data_ptr());
+}
+const int32_t* bits_of(const MaybeTensor& bits, const RowProblem& p) {
+  if (!bits) return nullptr;
+  STD_TORCH_CHECK(bits->is_cpu() && bits->scalar_type() == ScalarType::Int && bits->dim() == 2 &&
+                      bits->is_contiguous() && bits->size(0) == (p.n() + kBlock - 1) / kBlock && bits->size(1) == p.m(),
+                  "fastssl: pair bits must be contiguous int32 [rows / 32, columns]");
+  return static_cast<const int32_t*>(bits->const_data_ptr());
+}
+
+RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const MaybeTensor& x_ids,
+                     const MaybeTensor& y_ids, const MaybeTensor& positive_bits, const MaybeTensor& negative_bits,
+                     const MaybeTensor& row_value, const Tensor& params, int64_t metric, bool normalize, bool upper,
+                     bool exclude_self, int64_t keep) {
+  STD_TORCH_CHECK(loss >= 0 && loss < kRowLosses, "fastssl: unknown row loss ", loss);
+  RowLossProblem p;
+  fill(p, x, y, metric, normalize);
+  p.loss = RowLoss(loss);
+  p.x_ids = ids_of(x_ids, p.n());
+  p.y_ids = ids_of(y_ids, p.m());
+  p.positive_bits = bits_of(positive_bits, p);
+  p.negative_bits = bits_of(negative_bits, p);
+  STD_TORCH_CHECK(p.positive_bits ? p.negative_bits != nullptr : p.x_ids && (p.same || p.y_ids),
+                  "fastssl: a relation needs ids of both sides, or bits for positives and negatives");
+  STD_TORCH_CHECK(p.same || !(upper || exclude_self), "fastssl: only rows against themselves have an upper half");
+  STD_TORCH_CHECK(p.loss != RowLoss::lifted || p.same, "fastssl: lifted structure compares rows with themselves");
+  STD_TORCH_CHECK(!upper || p.loss == RowLoss::hinge || p.loss == RowLoss::lse, "fastssl: no upper half here");
+  if (row_value) {
+    p.row_value = values(*row_value);
+    STD_TORCH_CHECK(int64_t(p.row_value.size()) == p.n(), "fastssl: expected one value per row");
+  }
+  const auto given = values(params);
+  STD_TORCH_CHECK(given.size() == kRowParams, "fastssl: expected ", kRowParams, " parameters");
+  std::copy(given.begin(), given.end(), p.params);
+  STD_TORCH_CHECK(p.loss != RowLoss::fast_ap || (p.params[0] >= 1 && p.params[0] <= kMaxBins),
+                  "fastssl: expected 1 to ", kMaxBins, " bins");
+  p.upper = upper;
+  p.exclude_self = exclude_self;
+  p.keep = keep != 0;
+  return p;
+}
+
+ScalarType computed(const RowProblem& p) { return p.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float; }
+
+std::tuple<Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids,
+                                   MaybeTensor positive_bits, MaybeTensor negative_bits, MaybeTensor row_value,
+                                   Tensor params, int64_t metric, bool normalize, bool upper, bool exclude_self,
+                                   int64_t keep) {
+  const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
+                                 normalize, upper, exclude_self, keep);
+  Tensor out = empty({p.n(), p.columns()}, ScalarType::Double);
+  const int64_t numel = row_kept_numel(p);
+  Tensor kept = new_kept(x, numel, computed(p));
+  row_loss_forward(p, numel ? kept.mutable_data_ptr() : nullptr, static_cast<double*>(out.mutable_data_ptr()));
+  return {out, kept};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Tensor out, int64_t loss, Tensor x,
+                                                    MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids,
+                                                    MaybeTensor positive_bits, MaybeTensor negative_bits,
+                                                    MaybeTensor row_value, Tensor params, int64_t metric,
+                                                    bool normalize, bool upper, bool exclude_self, int64_t keep,
+                                                    int64_t needs) {
+  const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
+                                 normalize, upper, exclude_self, keep);
+  for (const Tensor* t : {&grad, &out})
+    STD_TORCH_CHECK(t->is_cpu() && t->is_contiguous() && t->scalar_type() == ScalarType::Double && t->dim() == 2 &&
+                        t->size(0) == p.n() && t->size(1) == p.columns(),
+                    "fastssl: outputs do not belong to these inputs");
+  STD_TORCH_CHECK(kept.is_contiguous() && kept.numel() == row_kept_numel(p) && kept.scalar_type() == computed(p),
+                  "fastssl: kept scores do not belong to these inputs");
+  Tensor gx = gradient_like(x, needs & 1, x.scalar_type()), gy = gradient_like(y, needs & 2, x.scalar_type());
+  Tensor gv = gradient_like(row_value, needs & 4, x.scalar_type());
+  Tensor gp = gradient_like(params, needs & 8, x.scalar_type());
+  std::vector<double> value_grad(size_t(p.n()), 0.0);
+  double param_grad[kRowParams] = {};
+  RowGradients to;
+  if (needs & 1) to.x = gx.mutable_data_ptr();
+  if (y && needs & 2) to.y = gy.mutable_data_ptr();
+  if (row_value && needs & 4) to.row_value = value_grad.data();
+  if (needs & 8) to.params = param_grad;
+  row_loss_backward(p, kept.numel() ? kept.const_data_ptr() : nullptr, static_cast<const double*>(out.const_data_ptr()),
+                    static_cast<const double*>(grad.const_data_ptr()), to);
+  for (int64_t i = 0; to.row_value && i < p.n(); ++i) write(gv, i, value_grad[size_t(i)]);
+  for (int64_t k = 0; to.params && k < kRowParams; ++k) write(gp, k, param_grad[k]);
+  return {gx, gy, gv, gp};
+}
+
+Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
+  RowProblem p;
+  fill(p, x, y, metric, normalize);
+  Tensor out = empty({p.n(), p.m()}, computed(p));
+  pairwise_forward(p, out.mutable_data_ptr());
+  return out;
+}
+
+std::tuple<Tensor, Tensor> pairwise_gradient(Tensor grad, Tensor out, Tensor x, MaybeTensor y, int64_t metric,
+                                             bool normalize, int64_t needs) {
+  RowProblem p;
+  fill(p, x, y, metric, normalize);
+  for (const Tensor* t : {&grad, &out})
+    STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == computed(p) && t->dim() == 2 && t->size(0) == p.n() &&
+                        t->size(1) == p.m(),
+                    "fastssl: the matrix does not belong to these rows");
+  STD_TORCH_CHECK(out.is_contiguous(), "fastssl: expected a contiguous matrix");
+  Tensor gx = gradient_like(x, needs & 1, x.scalar_type()), gy = gradient_like(y, needs & 2, x.scalar_type());
+  RowGradients to;
+  if (needs & 1) to.x = gx.mutable_data_ptr();
+  if (y && needs & 2) to.y = gy.mutable_data_ptr();
+  pairwise_backward(p, source_of(grad, p.m()), out.const_data_ptr(), to);
+  return {gx, gy};
+}
+
+std::tuple<Tensor, Tensor> nearest_rows(Tensor x, MaybeTensor y, int64_t k, int64_t metric, bool normalize,
+                                        bool largest, bool exclude_self) {
+  RowProblem p;
+  fill(p, x, y, metric, normalize);
+  STD_TORCH_CHECK(k >= 1 && k <= p.m() - (exclude_self ? 1 : 0), "fastssl: k must be from 1 to the number of rows of y");
+  STD_TORCH_CHECK(!exclude_self || p.same, "fastssl: exclude_self needs rows against themselves");
+  Tensor values_out = empty({p.n(), k}, computed(p)), indices = empty({p.n(), k}, ScalarType::Long);
+  nearest(p, k, largest, exclude_self, values_out.mutable_data_ptr(),
+          static_cast<int64_t*>(indices.mutable_data_ptr()));
+  return {values_out, indices};
+}
+
+}  // namespace
+}  // namespace fastssl
+
+#define FASTSSL_ROW_ARGUMENTS                                                                                       \
+  "int loss, Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, "      \
+  "Tensor? row_value, Tensor params, int metric, bool normalize, bool upper, bool exclude_self, int keep"
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
+  m.def("row_loss(" FASTSSL_ROW_ARGUMENTS ") -> (Tensor, Tensor)");
+  m.def("row_loss_backward(Tensor grad, Tensor kept, Tensor out, " FASTSSL_ROW_ARGUMENTS
+        ", int needs) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("pairwise(Tensor x, Tensor? y, int metric, bool normalize) -> Tensor");
+  m.def(
+      "pairwise_backward(Tensor grad, Tensor out, Tensor x, Tensor? y, int metric, bool normalize, int needs) -> "
+      "(Tensor, Tensor)");
+  m.def(
+      "nearest(Tensor x, Tensor? y, int k, int metric, bool normalize, bool largest, bool exclude_self) -> "
+      "(Tensor, Tensor)");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastssl, CPU, m) {
+  m.impl("row_loss", TORCH_BOX(&fastssl::forward));
+  m.impl("row_loss_backward", TORCH_BOX(&fastssl::backward));
+  m.impl("pairwise", TORCH_BOX(&fastssl::pairwise));
+  m.impl("pairwise_backward", TORCH_BOX(&fastssl::pairwise_gradient));
+  m.impl("nearest", TORCH_BOX(&fastssl::nearest_rows));
+}

@@ -1,0 +1,270 @@
+// Log-sum-exps over parts of a row, and the losses that put one softplus on each positive pair.
+#pragma once
+#include "row_pairs.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+
+enum Part : int { kNone = 0, kPositives = 1, kNegatives = 2, kBoth = 3 };
+
+// out[k] = log sum over part k of exp(value_k(s)), -inf where the part is empty.
+// params: scale[2], shift[2], part[2], circle. value = scale s + shift; with circle, the self-paced logits of circle
+// loss: -scale max(1 + m - s, 0) (s - 1 + m) for positives, scale max(s + m, 0) (s - m) for negatives, whose factors
+// max(...) count as constants.
+template <class T, bool kCircle>
+struct Slot {
+  T scale, shift;
+  int part;
+  bool positives;
+  Slot(const double* params, int k)
+      : scale(T(params[k])), shift(T(params[2 + k])), part(int(params[4 + k])), positives(part == kPositives) {}
+  FASTSSL_INLINE IVec<T> takes(IVec<T> positive, IVec<T> negative) const {
+    return part == kPositives ? positive : (part == kNegatives ? negative : positive | negative);
+  }
+  FASTSSL_INLINE Vec<T> slope(Vec<T> s) const {
+    if constexpr (!kCircle) return splat<T>(scale);
+    const Vec<T> pace = positives ? T(1) + shift - s : s + shift;
+    const Vec<T> kept = pace > T(0) ? pace : Vec<T>{};
+    return positives ? -scale * kept : scale * kept;
+  }
+  FASTSSL_INLINE Vec<T> value(Vec<T> s) const {
+    if constexpr (!kCircle) return s * scale + shift;
+    return slope(s) * (positives ? s - T(1) + shift : s - shift);
+  }
+};
+
+template <class T, bool kCircle>
+void lse_forward(const RowTask<T>& t) {
+  for (int k = 0; k < 2; ++k) {
+    const Slot<T, kCircle> slot(t.params, k);
+    if (slot.part == kNone) {
+      for_each_lane(t, [&](int, int64_t i) { t.out[2 * i + k] = 0; });
+      continue;
+    }
+    Vec<T> top[kV<T>];
+    for (auto& v : top) v = splat<T>(T(kMaskedScore));
+    for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T> negative) {
+      const Vec<T> value = slot.value(s);
+      top[v] = slot.takes(positive, negative) & (value > top[v]) ? value : top[v];
+    });
+    LaneSum<T> sum;
+    for_each_pair<T>(
+        t,
+        [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T> negative) {
+          const Vec<T> e = exp_minus(top[v] - slot.value(s));
+          sum.part[v] += slot.takes(positive, negative) ? e : Vec<T>{};
+        },
+        [&] { sum.flush(); });
+    for_each_lane(t, [&](int l, int64_t i) {
+      const double total = sum.total[l], most = double(top[l / kWidth<T>][l % kWidth<T>]);
+      t.out[2 * i + k] = total == 0 ? -__builtin_inf() : most + __builtin_log(total);
+    });
+  }
+}
+
+// What T cannot hold of a log-sum goes into the weight.
+template <class T>
+FASTSSL_INLINE void lse_weight(double upstream, double lse, T& weight, T& rounded) {
+  const bool empty = upstream == 0 || lse == -__builtin_inf();
+  rounded = empty ? T(1e30) : T(lse);
+  weight = empty ? T(0) : T(upstream * __builtin_exp(double(rounded) - lse));
+}
+
+template <class T, bool kCircle>
+void lse_backward(const RowTask<T>& t) {
+  const Slot<T, kCircle> slot[2] = {{t.params, 0}, {t.params, 1}};
+  Vec<T> weight[2][kV<T>] = {}, lse[2][kV<T>];
+  for (int k = 0; k < 2; ++k)
+    for (int l = 0; l < kBlock; ++l) {
+      const int64_t i = t.i + l;
+      const bool there = i < t.n && slot[k].part != kNone;
+      T w, r;
+      lse_weight<T>(there ? t.grad[2 * i + k] : 0.0, there ? t.out[2 * i + k] : 0.0, w, r);
+      weight[k][l / kWidth<T>][l % kWidth<T>] = w;
+      lse[k][l / kWidth<T>][l % kWidth<T>] = r;
+    }
+  LaneSum<T> along[2];
+  for_each_pair<T>(
+      t,
+      [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T> positive, IVec<T> negative) {
+        Vec<T> g{};
+        for (int k = 0; k < 2; ++k) {
+          if (slot[k].part == kNone) continue;
+          Vec<T> p = weight[k][v] * exp_minus(lse[k][v] - slot[k].value(s));
+          p = slot[k].takes(positive, negative) ? p : Vec<T>{};
+          along[k].part[v] += p * s;
+          g += p * slot[k].slope(s);
+        }
+        store<T>(t.g + at, g);
+      },
+      [&] { for (auto& a : along) a.flush(); });
+  for_each_lane(t, [&](int l, int64_t i) {
+    for (int k = 0; k < 2; ++k) t.grad_scale[2 * i + k] = along[k].total[l];
+  });
+}
+
+// out: sum over positives of softplus(lse over negatives of scale s - scale phi(s_ip)), that lse.
+// params: scale, margin. phi(s) = cos(arccos s - margin) (tuplet margin); margin 0: s (NT-Xent with many positives).
+template <class T>
+struct Softplus {
+  T scale, cosine, sine;
+  bool angular;
+  explicit Softplus(const double* params)
+      : scale(T(params[0])),
+        cosine(T(__builtin_cos(params[1]))),
+        sine(T(__builtin_sin(params[1]))),
+        angular(params[1] != 0) {}
+  FASTSSL_INLINE Vec<T> opposite(Vec<T> s) const {  // sine of arccos s
+    const Vec<T> square = T(1) - s * s;
+    return root<T>(square > T(0) ? square : Vec<T>{});
+  }
+  FASTSSL_INLINE Vec<T> phi(Vec<T> s) const { return angular ? s * cosine + opposite(s) * sine : s; }
+  FASTSSL_INLINE Vec<T> slope(Vec<T> s) const {
+    if (!angular) return splat<T>(T(1));
+    const Vec<T> o = opposite(s), floor = splat<T>(T(1e-6));
+    return cosine - s / (o > floor ? o : floor) * sine;
+  }
+  // softplus and its derivative
+  FASTSSL_INLINE void apply(Vec<T> z, Vec<T>& value, Vec<T>& derivative) const {
+    IVec<T> none{};
+    Sigmoid<T>::apply(z, value, derivative, none, false);
+  }
+};
+
+template <class T>
+void softplus_forward(const RowTask<T>& t) {
+  const Softplus<T> f(t.params);
+  const double slot[kRowParams] = {t.params[0], 0, 0, 0, kNegatives, kNone};
+  RowTask<T> negatives = t;
+  double lse_out[2 * kBlock];
+  negatives.params = slot;
+  negatives.out = lse_out - 2 * t.i;
+  lse_forward<T, false>(negatives);
+  Vec<T> lse[kV<T>];
+  fill_lanes(t, lse, [&](int64_t i) { return __builtin_fmax(lse_out[2 * (i - t.i)], -1e30); });
+  LaneSum<T> sum;
+  for_each_pair<T>(
+      t,
+      [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T>) {
+        if (!any<T>(positive)) return;
+        Vec<T> value, derivative;
+        f.apply(lse[v] - f.scale * f.phi(s), value, derivative);
+        sum.part[v] += positive ? value : Vec<T>{};
+      },
+      [&] { sum.flush(); });
+  for_each_lane(t, [&](int l, int64_t i) {
+    t.out[2 * i] = lse_out[2 * l] != lse_out[2 * l] ? lse_out[2 * l] : sum.total[l];
+    t.out[2 * i + 1] = lse_out[2 * l];
+  });
+}
+
+template <class T>
+void softplus_backward(const RowTask<T>& t) {
+  const Softplus<T> f(t.params);
+  Vec<T> lse[kV<T>], upstream[kV<T>];
+  fill_lanes(t, lse, [&](int64_t i) { return __builtin_fmax(t.out[2 * i + 1], -1e30); });
+  fill_lanes(t, upstream, [&](int64_t i) { return t.grad[2 * i]; });
+  LaneSum<T> pull, along;  // dL/dlse, and sum of G s
+  for_each_pair<T>(
+      t,
+      [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T> positive, IVec<T>) {
+        Vec<T> g{};
+        if (any<T>(positive)) {
+          Vec<T> value, derivative;
+          f.apply(lse[v] - f.scale * f.phi(s), value, derivative);
+          derivative = positive ? derivative * upstream[v] : Vec<T>{};
+          pull.part[v] += derivative;
+          along.part[v] -= derivative * f.phi(s);
+          g = -f.scale * derivative * f.slope(s);
+        }
+        store<T>(t.g + at, g);
+      },
+      [&] {
+        pull.flush();
+        along.flush();
+      });
+  Vec<T> weight[kV<T>], exact[kV<T>];
+  for (int l = 0; l < kBlock; ++l) {
+    T w, r;
+    const bool there = t.i + l < t.n;
+    lse_weight<T>(there ? pull.total[l] + t.grad[2 * (t.i + l) + 1] : 0.0, there ? t.out[2 * (t.i + l) + 1] : 0.0, w, r);
+    weight[l / kWidth<T>][l % kWidth<T>] = w;
+    exact[l / kWidth<T>][l % kWidth<T>] = r;
+  }
+  for_each_pair<T>(
+      t,
+      [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T>, IVec<T> negative) {
+        Vec<T> p = weight[v] * exp_minus(exact[v] - f.scale * s);
+        p = negative ? p : Vec<T>{};
+        along.part[v] += p * s;
+        store<T>(t.g + at, load<T>(t.g + at) + p * f.scale);
+      },
+      [&] { along.flush(); });
+  for_each_lane(t, [&](int l, int64_t i) { t.grad_scale[2 * i] = along.total[l]; });
+}
+
+// Lifted structure. sweep 0: out[0] = L_i = lse over negatives of -sign s + margin; sweep 1, when every L is known:
+// J_ij = sign s_ij + shift + log(exp L_i + exp L_j); out[1] = sum over positives of max(0, J)^2 or J, out[2]: how
+// many J > 0. params: sign, margin, shift, squared. Needs x == y.
+template <class T>
+void lifted_forward(const RowTask<T>& t) {
+  if (t.sweep == 0) {
+    const double slot[kRowParams] = {-t.params[0], 0, t.params[1], 0, kNegatives, kNone};
+    RowTask<T> negatives = t;
+    double lse[2 * kBlock];
+    negatives.params = slot;
+    negatives.out = lse - 2 * t.i;
+    lse_forward<T, false>(negatives);
+    for_each_lane(t, [&](int l, int64_t i) { t.out[3 * i] = lse[2 * l]; });
+    return;
+  }
+  double sum[kBlock] = {}, active[kBlock] = {};
+  const bool squared = t.params[3] != 0;
+  for_each_single_positive(t, [&](int l, T s, int64_t j) {
+    const double a = t.out[3 * (t.i + l)], b = t.out[3 * j], top = a > b ? a : b;
+    const double both = top == -__builtin_inf() ? top : top + __builtin_log1p(__builtin_exp(-__builtin_fabs(a - b)));
+    const double J = t.params[0] * double(s) + t.params[2] + both;
+    active[l] += J > 0;
+    if (!squared) {
+      sum[l] += J == -__builtin_inf() ? 0 : J;
+    } else if (!(J <= 0)) {
+      sum[l] += J * J;
+    }
+  });
+  for_each_lane(t, [&](int l, int64_t i) {
+    t.out[3 * i + 1] = t.out[3 * i] != t.out[3 * i] ? t.out[3 * i] : sum[l];
+    t.out[3 * i + 2] = active[l];
+  });
+}
+
+template <class T>
+void lifted_backward(const RowTask<T>& t) {
+  const bool squared = t.params[3] != 0;
+  double pull[kBlock] = {};
+  __builtin_memset(t.g, 0, sizeof(T) * size_t(t.m - t.first) * kBlock);
+  for_each_single_positive(t, [&](int l, T s, int64_t j) {
+    const double a = t.out[3 * (t.i + l)], b = t.out[3 * j], top = a > b ? a : b;
+    if (top == -__builtin_inf()) return;
+    const double log1p = __builtin_log1p(__builtin_exp(-__builtin_fabs(a - b)));
+    const double J = t.params[0] * double(s) + t.params[2] + top + log1p;
+    const double derivative = squared ? (J <= 0 ? 0.0 : 2 * J) : 1.0;
+    t.g[(j - t.first) * kBlock + l] = T(t.grad[3 * (t.i + l) + 1] * derivative * t.params[0]);
+    // L_i takes part in J_ij and in J_ji.
+    pull[l] += (t.grad[3 * (t.i + l) + 1] + t.grad[3 * j + 1]) * derivative * __builtin_exp(a - top - log1p);
+  });
+  Vec<T> weight[kV<T>], lse[kV<T>];
+  for (int l = 0; l < kBlock; ++l) {
+    T w, r;
+    lse_weight<T>(pull[l], t.i + l < t.n ? t.out[3 * (t.i + l)] : 0.0, w, r);
+    weight[l / kWidth<T>][l % kWidth<T>] = w;
+    lse[l / kWidth<T>][l % kWidth<T>] = r;
+  }
+  const T sign = T(t.params[0]), margin = T(t.params[1]);
+  for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T>, IVec<T> negative) {
+    const Vec<T> p = weight[v] * exp_minus(lse[v] + sign * s - margin);
+    store<T>(t.g + at, negative ? p * -sign : load<T>(t.g + at));
+  });
+}
+
+}  // namespace FASTSSL_ISA
+}  // namespace fastssl

@@ -1,0 +1,124 @@
+// How a row loss walks over its lane block: 32 rows side by side, one column after the other, each pair with its
+// relation; sums of 32 columns in T, then in double.
+#pragma once
+#include "strip.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+
+template <class T>
+constexpr int kV = kBlockVectors<T>;
+
+// f(v, s, at, j, positive, negative): vector v of the lanes at column j, at: where s stands in the strip.
+// end(): after every 32 columns.
+template <class T, class F, class End>
+FASTSSL_INLINE void for_each_pair(const RowTask<T>& t, F&& f, End&& end) {
+  using E = decltype(IVec<T>{}[0] + 0);
+  IVec<T> ids[kV<T>] = {}, lane[kV<T>], bit[kV<T>];
+  for (int v = 0; v < kV<T>; ++v) {
+    if (t.x_ids) ids[v] = load_ids<T>(t.x_ids + t.i + v * kWidth<T>);
+    for (int w = 0; w < kWidth<T>; ++w) {
+      lane[v][w] = E(t.i + v * kWidth<T> + w);
+      bit[v][w] = E(uint32_t(1) << (v * kWidth<T> + w));
+    }
+  }
+  const int64_t begin = t.upper && t.i > t.first ? t.i : t.first;
+  for (int64_t j0 = begin; j0 < t.m; j0 += kBlock) {
+    const bool diagonal = j0 == t.i && (t.exclude_self || t.upper);
+    const int64_t j1 = j0 + kBlock < t.m ? j0 + kBlock : t.m;
+    for (int64_t j = j0; j < j1; ++j) {
+      const int64_t at = (j - t.first) * kBlock;
+#pragma GCC unroll 8
+      for (int v = 0; v < kV<T>; ++v) {
+        IVec<T> positive, negative;
+        if (t.positive_bits) {
+          positive = ((IVec<T>{} + E(int32_t(t.positive_bits[j]))) & bit[v]) != E(0);
+          negative = ((IVec<T>{} + E(int32_t(t.negative_bits[j]))) & bit[v]) != E(0);
+        } else {
+          positive = ids[v] == E(t.y_ids[j]);
+          negative = ~positive;
+        }
+        if (diagonal) {
+          const IVec<T> keep = t.upper ? lane[v] < E(j) : lane[v] != E(j);
+          positive &= keep;
+          negative &= keep;
+        }
+        f(v, load<T>(t.s + at + v * kWidth<T>), at + v * kWidth<T>, j, positive, negative);
+      }
+    }
+    end();
+  }
+}
+template <class T, class F>
+FASTSSL_INLINE void for_each_pair(const RowTask<T>& t, F&& f) {
+  for_each_pair<T>(t, f, [] {});
+}
+
+// The same for one lane at a time, where rows sort or scatter: f(l, s, j, positive).
+template <class T, class F>
+FASTSSL_INLINE void for_each_single_pair(const RowTask<T>& t, F&& f) {
+  for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t, int64_t j, IVec<T> positive, IVec<T> negative) {
+    for (int w = 0; w < kWidth<T>; ++w)
+      if ((positive[w] | negative[w]) && t.i + v * kWidth<T> + w < t.n) f(v * kWidth<T> + w, s[w], j, positive[w] != 0);
+  });
+}
+
+// f(l, s, j) for positives, which are few.
+template <class T, class F>
+FASTSSL_INLINE void for_each_single_positive(const RowTask<T>& t, F&& f) {
+  for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t, int64_t j, IVec<T> positive, IVec<T>) {
+    if (!any<T>(positive)) return;
+    for (int w = 0; w < kWidth<T>; ++w)
+      if (positive[w] && t.i + v * kWidth<T> + w < t.n) f(v * kWidth<T> + w, s[w], j);
+  });
+}
+
+template <class T>
+struct LaneSum {
+  Vec<T> part[kV<T>] = {};
+  double total[kBlock] = {};
+  FASTSSL_INLINE void flush() {
+    for (int v = 0; v < kV<T>; ++v) {
+      for (int w = 0; w < kWidth<T>; ++w) total[v * kWidth<T> + w] += double(part[v][w]);
+      part[v] = Vec<T>{};
+    }
+  }
+};
+
+// Lanes from an array of doubles per row, 0 for rows that do not exist.
+template <class T, class F>
+FASTSSL_INLINE void fill_lanes(const RowTask<T>& t, Vec<T>* lanes, F&& value) {
+  for (int l = 0; l < kBlock; ++l) lanes[l / kWidth<T>][l % kWidth<T>] = t.i + l < t.n ? T(value(t.i + l)) : T(0);
+}
+template <class T, class F>
+FASTSSL_INLINE void for_each_lane(const RowTask<T>& t, F&& f) {
+  for (int l = 0; l < kBlock && t.i + l < t.n; ++l) f(l, t.i + l);
+}
+
+// dL/ds in place of which weight multiplies x_i - y_j (distances) or y_j and x_i (products); distances also need
+// the weights' sums: dL/dx_i = (sum_j w_ij) x_i - sum_j w_ij y_j.
+template <class T>
+void weigh(const RowWeights<T>& t) {
+  if (t.metric != Metric::sqeuclidean && t.metric != Metric::euclidean) return;
+  LaneSum<T> rows;
+  for (int64_t j0 = t.first; j0 < t.m; j0 += kBlock) {
+    for (int64_t j = j0; j < j0 + kBlock && j < t.m; ++j) {
+      const int64_t at = (j - t.first) * kBlock;
+      Vec<T> column{};
+      for (int v = 0; v < kV<T>; ++v) {
+        const Vec<T> g = load<T>(t.g + at + v * kWidth<T>), d = load<T>(t.s + at + v * kWidth<T>);
+        Vec<T> w = g * T(2);
+        if (t.metric == Metric::euclidean) w = d == T(0) ? Vec<T>{} : g / d;  // the subgradient 0 at distance 0
+        store<T>(t.g + at + v * kWidth<T>, -w);
+        rows.part[v] += w;
+        column += w;
+      }
+      t.column_sum[j - t.first] = hsum<T>(column);
+    }
+    rows.flush();
+  }
+  for (int l = 0; l < kBlock && t.i + l < t.n; ++l) t.row_sum[t.i + l] += rows.total[l];
+}
+
+}  // namespace FASTSSL_ISA
+}  // namespace fastssl

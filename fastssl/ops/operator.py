@@ -1,0 +1,232 @@
+"""What makes a fused kernel behave like one of torch's own operators: autograd, tracing, autocast, torch.func."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastssl.ops import extension
+
+_NO_FORWARD_MODE = "fastssl: the fused losses have no forward-mode derivative; use the reference backend"
+
+
+class Operator:
+    """``fastssl::name(*arguments) -> result, *others`` with the gradient operator
+
+    ``fastssl::name_backward(grad, *others[, result], *arguments, needs) -> gradients``; bit k of ``needs`` stands for
+    the k-th differentiable argument.
+
+    Args:
+        name: of the operator.
+        tensors: the positions of tensors among its arguments.
+        differentiable: those that can have a gradient.
+        fake: the shapes of its results, for tracing.
+        save_result: whether the gradient needs the result itself.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tensors: tuple[int, ...],
+        differentiable: tuple[int, ...],
+        fake: Callable[..., Any],
+        save_result: bool = False,
+    ) -> None:
+        self.name, self.tensors, self.differentiable, self.save_result = name, tensors, differentiable, save_result
+        self._eager, self._transformable, self._transformable_backward = _functions(self)
+        if extension._C is not None:
+            self._register(fake)
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        """Calls the operator by the cheapest way that the situation allows, and returns its first result."""
+        operator = self._operator(self.name)
+        if torch.compiler.is_compiling():
+            return _first(operator(*arguments))
+        given = [arguments[i] for i in self.tensors]
+        if _is_transformed(given):
+            return _first(self._transformable.apply(*self.without_kept(arguments)))
+        if forward_ad._current_level >= 0 and any(
+            t is not None and forward_ad.unpack_dual(t).tangent is not None for t in given
+        ):
+            raise RuntimeError(_NO_FORWARD_MODE)
+        try:
+            if torch._C._is_any_autocast_enabled():
+                return _first(operator(*arguments))
+            result: Tensor = self._eager.apply(*arguments)
+            return result
+        except RuntimeError as error:
+            _reraise(error)
+            raise
+
+    def without_kept(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Under a transform nothing is kept between forward and backward; ``keep`` is the last argument."""
+        return arguments
+
+    @staticmethod
+    def _operator(name: str) -> Any:
+        return getattr(torch.ops.fastssl, name).default
+
+    def saved(self, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> list[Tensor | None]:
+        result = [outputs[0]] if self.save_result else []
+        return [*outputs[1:], *result, *(arguments[i] for i in self.tensors)]
+
+    def constants(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(a for i, a in enumerate(arguments) if i not in self.tensors)
+
+    def setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        outputs = output if isinstance(output, tuple) else (output,)
+        ctx.save_for_backward(*self.saved(inputs, outputs))
+        ctx.constants = self.constants(inputs)
+        ctx.mark_non_differentiable(*outputs[1:])
+        ctx.set_materialize_grads(False)
+
+    def backward(self, ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        count = len(self.tensors) + len(ctx.constants)
+        result: list[Tensor | None] = [None] * count
+        if grad is None:
+            return tuple(result)
+        everything_saved = ctx.saved_tensors  # unpacked once: checkpointing recomputes for it
+        first = len(everything_saved) - len(self.tensors)
+        saved, tensors = everything_saved[:first], iter(everything_saved[first:])
+        constants = iter(ctx.constants)
+        arguments = [next(tensors) if i in self.tensors else next(constants) for i in range(count)]
+        needs = sum(1 << bit for bit, i in enumerate(self.differentiable) if ctx.needs_input_grad[i])
+        everything = (grad, *saved, *arguments, needs)
+        operator = self._operator(self.name + "_backward")
+        try:
+            if torch.compiler.is_compiling():
+                grads = operator(*everything)
+            elif _is_transformed(everything):
+                grads = self._transformable_backward.apply(*everything)
+            elif torch.is_grad_enabled():  # create_graph: the registered autograd says that there is no second derivative
+                grads = operator(*everything)
+            else:
+                grads = _directly(operator, *everything)
+        except RuntimeError as error:
+            _reraise(error)
+            raise
+        for bit, i in enumerate(self.differentiable):
+            if needs >> bit & 1:
+                result[i] = grads[bit]
+        return tuple(result)
+
+    def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...]:
+        *rest, needs = everything
+        count = len(self.tensors) + self.plain
+        arguments = rest[len(rest) - count :]
+        like = next(arguments[i] for i in self.tensors if arguments[i] is not None)
+
+        def gradient(bit: int, i: int) -> Tensor:
+            if arguments[i] is None or not needs >> bit & 1:
+                return like.new_empty((0,))
+            return torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
+
+        return tuple(gradient(bit, i) for bit, i in enumerate(self.differentiable))
+
+    @property
+    def plain(self) -> int:
+        """How many arguments are no tensors."""
+        return len(self._operator(self.name)._schema.arguments) - len(self.tensors)
+
+    def _register(self, fake: Callable[..., Any]) -> None:
+        forward, backward = f"fastssl::{self.name}", f"fastssl::{self.name}_backward"
+        torch.library.register_fake(forward, fake)
+        torch.library.register_fake(backward, self._fake_backward)
+        torch.library.register_autograd(forward, self.backward, setup_context=self.setup)
+        torch.library.register_autograd(backward, no_second_derivative)
+        # As torch's cross_entropy: computed in fp32 under autocast.
+        torch.library.register_autocast(forward, "cpu", torch.float32)
+
+
+class KeepingOperator(Operator):
+    """An operator whose last argument says what forward keeps for backward."""
+
+    def without_kept(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (*arguments[:-1], 0)
+
+
+def no_second_derivative(ctx: Any, *grads: Any) -> Any:
+    raise RuntimeError(
+        "fastssl: the fused losses have no second derivative; use the reference backend "
+        "(with fastssl.backend('reference'): ...) where one is needed"
+    )
+
+
+def _functions(op: Operator) -> tuple[Any, Any, Any]:
+    class _Eager(torch.autograd.Function):
+        """The operator in eager mode: what ``setup`` and ``backward`` do, with the least overhead."""
+
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Tensor:
+            output = _directly(op._operator(op.name), *arguments)
+            outputs = output if isinstance(output, tuple) else (output,)
+            if any(ctx.needs_input_grad):
+                ctx.save_for_backward(*op.saved(arguments, outputs))
+                ctx.constants = op.constants(arguments)
+                ctx.set_materialize_grads(False)
+            return outputs[0]
+
+        @staticmethod
+        def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+            return op.backward(ctx, grad)
+
+    class Transformable(torch.autograd.Function):
+        """The operator for torch.func: grad, vjp, jacrev and vmap work; forward mode says that it does not."""
+
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*arguments: Any) -> Any:
+            return op._operator(op.name)(*arguments)
+
+        setup_context = staticmethod(op.setup)
+        backward = staticmethod(op.backward)
+
+        @staticmethod
+        def jvp(ctx: Any, *tangents: Any) -> Any:
+            raise RuntimeError(_NO_FORWARD_MODE)
+
+    class TransformableBackward(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(*arguments: Any) -> Any:
+            return op._operator(op.name + "_backward")(*arguments)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+            pass
+
+        backward = staticmethod(no_second_derivative)
+
+    return _Eager, Transformable, TransformableBackward
+
+
+def _first(output: Any) -> Tensor:
+    result: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return result
+
+
+def _is_transformed(arguments: Any) -> bool:
+    """Whether torch.func has wrapped any of the tensors."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return any(isinstance(t, Tensor) and wrapped(t) for t in arguments)
+
+
+def _directly(operator: Any, *arguments: Any) -> Any:
+    """Calls the kernel without the autograd that is registered for it: that costs 60 us more than all the rest."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*arguments)
+
+
+def _reraise(error: RuntimeError) -> None:
+    if "fastssl: interrupted" in str(error):
+        raise KeyboardInterrupt from None
+
+
+def result_dtype(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

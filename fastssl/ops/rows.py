@@ -1,0 +1,143 @@
+"""``torch.ops.fastssl.row_loss``, ``pairwise`` and ``nearest``: what needs whole rows of scores, strip by strip."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssl.ops import extension
+from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
+from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
+
+# The numbers are those of csrc/cpu/rows.h; what each loss computes stands in csrc/cpu/row_*.h.
+
+
+class Metric(IntEnum):
+    dot = 0
+    sqeuclidean = 1
+    euclidean = 2
+    manhattan = 3
+    chebyshev = 4
+
+
+class RowLoss(IntEnum):
+    lse = 0
+    hinge = 1
+    softplus = 2
+    triplet = 3
+    extreme = 4
+    semihard = 5
+    lifted = 6
+    fast_ap = 7
+    ranked_list = 8
+
+
+OUTPUTS = (2, 4, 2, 2, 4, 2, 3, 1, 2)
+PARAMS = 12
+MAX_BINS = 64
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Which pairs are positive and which negative: equal and different ids, or bits for pairs that were listed.
+
+    ``y_ids`` None: the ids of x, for rows against themselves, where a row is no partner of its own.
+    """
+
+    x_ids: Tensor | None = None
+    y_ids: Tensor | None = None
+    positive_bits: Tensor | None = None
+    negative_bits: Tensor | None = None
+    exclude_self: bool = False
+
+
+def row_loss(
+    loss: RowLoss,
+    x: Tensor,
+    y: Tensor | None,
+    relation: Relation,
+    params: Tensor,
+    *,
+    metric: Metric,
+    normalize: bool,
+    row_value: Tensor | None = None,
+    upper: bool = False,
+) -> Tensor:
+    """Returns [N, outputs + 2] in float64: what the loss gives for each row, then its numbers of positives, negatives."""
+    keep = _choose_keep(x, y, upper, row_value, params)
+    return _ROW_LOSS(
+        loss.value,
+        x,
+        y,
+        relation.x_ids,
+        relation.y_ids,
+        relation.positive_bits,
+        relation.negative_bits,
+        row_value,
+        params,
+        metric.value,
+        normalize,
+        upper,
+        relation.exclude_self,
+        keep,
+    )
+
+
+def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Tensor:
+    return _PAIRWISE(x, y, metric.value, normalize)
+
+
+def nearest(
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
+    result: tuple[Tensor, Tensor] = torch.ops.fastssl.nearest.default(
+        x, y, k, metric.value, normalize, largest, exclude_self
+    )
+    return result
+
+
+def kept_numel(x: Tensor, y: Tensor | None, upper: bool) -> int:
+    """Elements that the forward pass keeps: row_kept_numel in csrc/cpu/row_loss.cpp."""
+    rows = (x.shape[0] + BLOCK - 1) // BLOCK * BLOCK
+    columns = rows if y is None else (y.shape[0] + BLOCK - 1) // BLOCK * BLOCK
+    return rows * (rows + LARGEST_TILE) // 2 if upper else rows * columns
+
+
+def _choose_keep(x: Tensor, y: Tensor | None, upper: bool, *others: Tensor | None) -> int:
+    if not torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return 0
+    if not any(t is not None and t.requires_grad for t in (x, y, *others)):
+        return 0
+    size = 8 if x.dtype == torch.float64 else 4
+    # Half the budget: scores kept for a backward pass that also holds a strip of them and of its gradient.
+    return int(kept_numel(x, y, upper) * size <= extension.get_memory_budget() // 2)
+
+
+def _fake_row_loss(loss, x, y, *rest):
+    upper, _, keep = rest[-3:]
+    numel = kept_numel(x, y, upper) if keep else 0
+    return (
+        x.new_empty((x.shape[0], OUTPUTS[loss] + 2), dtype=torch.float64),
+        x.new_empty((numel,), dtype=result_dtype(x)),
+    )
+
+
+def _fake_pairwise(x: Tensor, y: Tensor | None, *_: Any) -> Tensor:
+    return x.new_empty((x.shape[0], (x if y is None else y).shape[0]), dtype=result_dtype(x))
+
+
+def _fake_nearest(x: Tensor, y: Tensor | None, k: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty((x.shape[0], k), dtype=result_dtype(x)), x.new_empty((x.shape[0], k), dtype=torch.int64)
+
+
+_ROW_LOSS = KeepingOperator(
+    "row_loss", tensors=tuple(range(1, 9)), differentiable=(1, 2, 7, 8), fake=_fake_row_loss, save_result=True
+)
+_PAIRWISE = Operator("pairwise", tensors=(0, 1), differentiable=(0, 1), fake=_fake_pairwise, save_result=True)
+if extension._C is not None:
+    torch.library.register_fake("fastssl::nearest", _fake_nearest)
+    torch.library.register_autocast("fastssl::nearest", "cpu", torch.float32)
