@@ -44,7 +44,7 @@ const int32_t* bits_of(const MaybeTensor& bits, const RowProblem& p) {
 RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const MaybeTensor& x_ids,
                      const MaybeTensor& y_ids, const MaybeTensor& positive_bits, const MaybeTensor& negative_bits,
                      const MaybeTensor& row_value, const Tensor& params, int64_t metric, bool normalize, bool upper,
-                     bool exclude_self, int64_t keep) {
+                     int64_t self_offset, int64_t keep) {
   STD_TORCH_CHECK(loss >= 0 && loss < kRowLosses, "fastssl: unknown row loss ", loss);
   RowLossProblem p;
   fill(p, x, y, metric, normalize);
@@ -55,7 +55,9 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
   p.negative_bits = bits_of(negative_bits, p);
   STD_TORCH_CHECK(p.positive_bits ? p.negative_bits != nullptr : p.x_ids && (p.same || p.y_ids),
                   "fastssl: a relation needs ids of both sides, or bits for positives and negatives");
-  STD_TORCH_CHECK(p.same || !(upper || exclude_self), "fastssl: only rows against themselves have an upper half");
+  STD_TORCH_CHECK(p.same || !upper, "fastssl: only rows against themselves have an upper half");
+  STD_TORCH_CHECK(self_offset >= -1 && (self_offset < 0 || (self_offset < std::max<int64_t>(p.m(), 1) && p.n() <= p.m())),
+                  "fastssl: rows of x are not rows of y");
   STD_TORCH_CHECK(p.loss != RowLoss::lifted || p.same, "fastssl: lifted structure compares rows with themselves");
   STD_TORCH_CHECK(!upper || p.loss == RowLoss::hinge || p.loss == RowLoss::lse, "fastssl: no upper half here");
   if (row_value) {
@@ -68,7 +70,7 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
   STD_TORCH_CHECK(p.loss != RowLoss::fast_ap || (p.params[0] >= 1 && p.params[0] <= kMaxBins),
                   "fastssl: expected 1 to ", kMaxBins, " bins");
   p.upper = upper;
-  p.exclude_self = exclude_self;
+  p.self_offset = self_offset;
   p.keep = keep != 0;
   return p;
 }
@@ -77,10 +79,10 @@ ScalarType computed(const RowProblem& p) { return p.dtype == DType::f64 ? Scalar
 
 std::tuple<Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids,
                                    MaybeTensor positive_bits, MaybeTensor negative_bits, MaybeTensor row_value,
-                                   Tensor params, int64_t metric, bool normalize, bool upper, bool exclude_self,
+                                   Tensor params, int64_t metric, bool normalize, bool upper, int64_t self_offset,
                                    int64_t keep) {
   const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
-                                 normalize, upper, exclude_self, keep);
+                                 normalize, upper, self_offset, keep);
   Tensor out = empty({p.n(), p.columns()}, ScalarType::Double);
   const int64_t numel = row_kept_numel(p);
   Tensor kept = new_kept(x, numel, computed(p));
@@ -92,10 +94,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
                                                     MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids,
                                                     MaybeTensor positive_bits, MaybeTensor negative_bits,
                                                     MaybeTensor row_value, Tensor params, int64_t metric,
-                                                    bool normalize, bool upper, bool exclude_self, int64_t keep,
+                                                    bool normalize, bool upper, int64_t self_offset, int64_t keep,
                                                     int64_t needs) {
   const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
-                                 normalize, upper, exclude_self, keep);
+                                 normalize, upper, self_offset, keep);
   for (const Tensor* t : {&grad, &out})
     STD_TORCH_CHECK(t->is_cpu() && t->is_contiguous() && t->scalar_type() == ScalarType::Double && t->dim() == 2 &&
                         t->size(0) == p.n() && t->size(1) == p.columns(),
@@ -156,17 +158,42 @@ std::tuple<Tensor, Tensor> nearest_rows(Tensor x, MaybeTensor y, int64_t k, int6
   return {values_out, indices};
 }
 
+// Pairs (a, b) as bits: [n / 32, m] words, bit r of a word for row 32 k + r. A pair that is listed twice sets one bit.
+std::tuple<Tensor, int64_t> pair_bits(Tensor a, Tensor b, int64_t n, int64_t m) {
+  for (const Tensor* t : {&a, &b})
+    STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == ScalarType::Long && t->dim() == 1 && t->is_contiguous() &&
+                        t->numel() == a.numel(),
+                    "fastssl: listed pairs must be two contiguous int64 tensors of one length");
+  STD_TORCH_CHECK(n >= 0 && m >= 0, "fastssl: negative sizes");
+  Tensor bits = empty({(n + kBlock - 1) / kBlock, m}, ScalarType::Int);
+  auto* words = static_cast<uint32_t*>(bits.mutable_data_ptr());
+  std::fill(words, words + bits.numel(), 0u);
+  const auto* rows = static_cast<const int64_t*>(a.const_data_ptr());
+  const auto* columns = static_cast<const int64_t*>(b.const_data_ptr());
+  int64_t distinct = 0;
+  for (int64_t k = 0; k < a.numel(); ++k) {
+    STD_TORCH_CHECK(rows[k] >= 0 && rows[k] < n && columns[k] >= 0 && columns[k] < m, "fastssl: pair (", rows[k], ", ",
+                    columns[k], ") is outside of [", n, ", ", m, "]");
+    uint32_t& word = words[rows[k] / kBlock * m + columns[k]];
+    const uint32_t bit = uint32_t(1) << (rows[k] % kBlock);
+    distinct += !(word & bit);
+    word |= bit;
+  }
+  return {bits, distinct};
+}
+
 }  // namespace
 }  // namespace fastssl
 
 #define FASTSSL_ROW_ARGUMENTS                                                                                       \
   "int loss, Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, "      \
-  "Tensor? row_value, Tensor params, int metric, bool normalize, bool upper, bool exclude_self, int keep"
+  "Tensor? row_value, Tensor params, int metric, bool normalize, bool upper, int self_offset, int keep"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
   m.def("row_loss(" FASTSSL_ROW_ARGUMENTS ") -> (Tensor, Tensor)");
   m.def("row_loss_backward(Tensor grad, Tensor kept, Tensor out, " FASTSSL_ROW_ARGUMENTS
         ", int needs) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("pair_bits(Tensor a, Tensor b, int n, int m) -> (Tensor, int)");
   m.def("pairwise(Tensor x, Tensor? y, int metric, bool normalize) -> Tensor");
   m.def(
       "pairwise_backward(Tensor grad, Tensor out, Tensor x, Tensor? y, int metric, bool normalize, int needs) -> "
@@ -177,6 +204,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastssl, CPU, m) {
+  m.impl("pair_bits", TORCH_BOX(&fastssl::pair_bits));
   m.impl("row_loss", TORCH_BOX(&fastssl::forward));
   m.impl("row_loss_backward", TORCH_BOX(&fastssl::backward));
   m.impl("pairwise", TORCH_BOX(&fastssl::pairwise));

@@ -13,8 +13,8 @@ namespace fastssl {
 namespace {
 
 constexpr int64_t kArea = kBlock * kBlock;
-// Most scores of one strip, in elements: 256 rows as long as y has no more than 49,152 (48 MiB of floats).
-constexpr int64_t kStripNumel = int64_t(12) << 20;
+// Most scores of one strip, in elements: 256 rows as long as y has no more than 65,536 (64 MiB of floats).
+constexpr int64_t kStripNumel = int64_t(16) << 20;
 
 template <class T>
 class RowEngine {

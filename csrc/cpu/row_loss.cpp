@@ -39,7 +39,10 @@ struct Relation {
       } else {
         positive = members[size_t(x[size_t(i)])];
         negative = m - positive;
-        if (p.exclude_self) positive -= 1;
+        if (p.self_offset >= 0) {
+          const bool counted = x[size_t(i)] == y[size_t((p.self_offset + i) % m)];
+          (counted ? positive : negative) -= 1;
+        }
       }
       out[i * columns + columns - 2] = double(positive);
       out[i * columns + columns - 1] = double(negative);
@@ -64,7 +67,7 @@ RowTask<T> task_of(const RowLossProblem& p, const Relation& relation, const Stri
     task.x_ids = relation.x.data();
     task.y_ids = relation.y.data();
   }
-  task.exclude_self = p.exclude_self;
+  task.self_offset = p.self_offset;
   task.upper = p.upper;
   task.params = p.params;
   task.row_value = p.row_value.empty() ? nullptr : p.row_value.data();

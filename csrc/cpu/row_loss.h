@@ -29,7 +29,8 @@ struct RowLossProblem : RowProblem {
   const int32_t* negative_bits = nullptr;
   std::vector<double> row_value;                // empty or [n]
   double params[kRowParams] = {};
-  bool upper = false, exclude_self = false, keep = false;
+  int64_t self_offset = -1;  // see RowTask
+  bool upper = false, keep = false;
 
   int64_t outputs() const { return kRowOutputs[int(loss)]; }
   // Written for each row: the loss's outputs, then how many positives and negatives it has.

@@ -41,20 +41,30 @@ void lse_forward(const RowTask<T>& t) {
       for_each_lane(t, [&](int, int64_t i) { t.out[2 * i + k] = 0; });
       continue;
     }
+    // A running maximum per lane, 32 columns at a time: the block is read twice, but from L1.
     Vec<T> top[kV<T>];
     for (auto& v : top) v = splat<T>(T(kMaskedScore));
-    for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T> negative) {
-      const Vec<T> value = slot.value(s);
-      top[v] = slot.takes(positive, negative) & (value > top[v]) ? value : top[v];
-    });
     LaneSum<T> sum;
-    for_each_pair<T>(
-        t,
-        [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T> negative) {
-          const Vec<T> e = exp_minus(top[v] - slot.value(s));
-          sum.part[v] += slot.takes(positive, negative) ? e : Vec<T>{};
-        },
-        [&] { sum.flush(); });
+    const Pairs<T> pairs(t);
+    pairs.for_each_block([&](int64_t j0) __attribute__((always_inline)) {
+      Vec<T> before[kV<T>];
+      for (int v = 0; v < kV<T>; ++v) before[v] = top[v];
+      pairs.in_block(j0, [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T> negative) {
+        const Vec<T> value = slot.value(s);
+        top[v] = slot.takes(positive, negative) & (value > top[v]) ? value : top[v];
+      });
+      for (int v = 0; v < kV<T>; ++v) {
+        const IVec<T> grown = top[v] > before[v];
+        if (!any<T>(grown)) continue;
+        for (int w = 0; w < kWidth<T>; ++w)
+          if (grown[w]) sum.total[v * kWidth<T> + w] *= __builtin_exp(double(before[v][w]) - double(top[v][w]));
+      }
+      pairs.in_block(j0, [&](int v, Vec<T> s, int64_t, int64_t, IVec<T> positive, IVec<T> negative) {
+        const Vec<T> e = exp_minus(top[v] - slot.value(s));
+        sum.part[v] += slot.takes(positive, negative) ? e : Vec<T>{};
+      });
+      sum.flush();
+    });
     for_each_lane(t, [&](int l, int64_t i) {
       const double total = sum.total[l], most = double(top[l / kWidth<T>][l % kWidth<T>]);
       t.out[2 * i + k] = total == 0 ? -__builtin_inf() : most + __builtin_log(total);

@@ -102,45 +102,62 @@ struct SortedPositives {
 
 // All triplets: out: sum over positives p and negatives n of max(0, z) or softplus(z), z = sign (s_ip - s_in) +
 // margin; how many z > 0. params: sign, margin, smooth.
-template <class T, class Each>
-void for_each_smooth_triplet(const RowTask<T>& t, const SortedPositives<T>& positives, Each&& each) {
+//
+// A softplus needs every triplet, and with few positives comparing each with every negative, 32 rows at once, is
+// also the fastest way to a hinge.
+constexpr size_t kFewPositives = 24;
+
+template <class T>
+struct TripletTable {
   size_t most = 0;
-  for (const auto& r : positives.row) most = std::max(most, r.size());
-  std::vector<T> threshold(most * kBlock, T(-1e30));
-  for (int l = 0; l < kBlock; ++l)
-    for (size_t p = 0; p < positives.row[l].size(); ++p) threshold[p * kBlock + size_t(l)] = positives.row[l][p].threshold;
-  const T sign = T(t.params[0]);
-  for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T>, IVec<T> negative) {
-    if (!any<T>(negative)) return;
-    for (size_t p = 0; p < most; ++p)
-      each(v, p, at, negative, load<T>(threshold.data() + p * kBlock + v * kWidth<T>) - sign * s);
-  });
-}
+  bool smooth, dense;
+  std::vector<T> threshold;  // [positive][32], -1e30 where a row has fewer
+  TripletTable(const RowTask<T>& t, const SortedPositives<T>& positives) : smooth(t.params[2] != 0) {
+    for (const auto& r : positives.row) most = std::max(most, r.size());
+    dense = smooth || most <= kFewPositives;
+    if (!dense) return;
+    threshold.assign(most * kBlock, T(-1e30));
+    for (int l = 0; l < kBlock; ++l)
+      for (size_t p = 0; p < positives.row[l].size(); ++p)
+        threshold[p * kBlock + size_t(l)] = positives.row[l][p].threshold;
+  }
+  // max(0, z) or softplus(z) and its derivative, where `negative`.
+  FASTSSL_INLINE void apply(int v, size_t p, Vec<T> d, IVec<T> negative, Vec<T>& z, Vec<T>& value, Vec<T>& slope) const {
+    z = load<T>(threshold.data() + p * kBlock + size_t(v * kWidth<T>)) - d;
+    if (smooth) {
+      Sigmoid<T>::apply(z, value, slope, negative, true);
+    } else {
+      const IVec<T> in = negative & ~(z <= T(0));
+      value = in ? z : Vec<T>{};
+      slope = in ? splat<T>(T(1)) : Vec<T>{};
+    }
+  }
+};
 
 template <class T>
 void triplet_forward(const RowTask<T>& t) {
   const T sign = T(t.params[0]), margin = T(t.params[1]);
   const SortedPositives<T> positives(t, [&](T s) { return sign * s + margin; });
-  double sum[kBlock] = {}, active[kBlock] = {};
-  if (t.params[2] != 0) {
-    Vec<T> part[kV<T>] = {}, count[kV<T>] = {};
-    int64_t last = -1;
-    auto flush = [&] {
-      for (int l = 0; l < kBlock; ++l) {
-        sum[l] += double(part[l / kWidth<T>][l % kWidth<T>]);
-        active[l] += double(count[l / kWidth<T>][l % kWidth<T>]);
-      }
-      for (int v = 0; v < kV<T>; ++v) part[v] = count[v] = Vec<T>{};
-    };
-    for_each_smooth_triplet(t, positives, [&](int v, size_t, int64_t at, IVec<T> negative, Vec<T> z) {
-      if (at / (kBlock * kBlock) != last) flush();
-      last = at / (kBlock * kBlock);
-      Vec<T> value, derivative;
-      Sigmoid<T>::apply(z, value, derivative, negative, true);
-      part[v] += value;
-      count[v] += negative & (z > T(0)) ? splat<T>(T(1)) : Vec<T>{};
-    });
-    flush();
+  const TripletTable<T> table(t, positives);
+  LaneSum<T> sum, active;
+  if (table.dense) {
+    for_each_pair<T>(
+        t,
+        [&](int v, Vec<T> s, int64_t, int64_t, IVec<T>, IVec<T> negative) {
+          Vec<T> total{}, count{};
+          for (size_t p = 0; p < table.most; ++p) {
+            Vec<T> z, value, slope;
+            table.apply(v, p, sign * s, negative, z, value, slope);
+            total += value;
+            count += negative & (z > T(0)) ? splat<T>(T(1)) : Vec<T>{};
+          }
+          sum.part[v] += total;
+          active.part[v] += count;
+        },
+        [&] {
+          sum.flush();
+          active.flush();
+        });
   } else {
     // With k thresholds above the negative's distance d, it adds their sum - k d.
     std::vector<double> above[kBlock];
@@ -154,13 +171,13 @@ void triplet_forward(const RowTask<T>& t) {
       const T d = sign * s;
       const int64_t first = positives.first_above(l, d);
       const double k = double(int64_t(positives.row[l].size()) - first);
-      sum[l] += above[l][size_t(first)] - k * double(d);
-      active[l] += k;
+      sum.total[l] += above[l][size_t(first)] - k * double(d);
+      active.total[l] += k;
     });
   }
   for_each_lane(t, [&](int l, int64_t i) {
-    t.out[2 * i] = sum[l];
-    t.out[2 * i + 1] = active[l];
+    t.out[2 * i] = sum.total[l];
+    t.out[2 * i + 1] = active.total[l];
   });
 }
 
@@ -168,35 +185,48 @@ template <class T>
 void triplet_backward(const RowTask<T>& t) {
   const T sign = T(t.params[0]), margin = T(t.params[1]);
   const SortedPositives<T> positives(t, [&](T s) { return sign * s + margin; });
-  __builtin_memset(t.g, 0, sizeof(T) * size_t(t.m - t.first) * kBlock);
-  double upstream[kBlock];
-  for (int l = 0; l < kBlock; ++l) upstream[l] = t.i + l < t.n ? t.grad[2 * (t.i + l)] * t.params[0] : 0;
-  auto put = [&](int l, int64_t j, double g) { t.g[(j - t.first) * kBlock + l] = T(g * upstream[l]); };
-  std::vector<double> pull[kBlock];
+  const TripletTable<T> table(t, positives);
+  Vec<T> upstream[kV<T>];
+  fill_lanes(t, upstream, [&](int64_t i) { return t.grad[2 * i] * t.params[0]; });
+  std::vector<double> pull[kBlock];  // how strongly each positive is pulled
   for (int l = 0; l < kBlock; ++l) pull[l].assign(positives.row[l].size() + 1, 0.0);
-  if (t.params[2] != 0) {
-    for_each_smooth_triplet(t, positives, [&](int v, size_t p, int64_t at, IVec<T> negative, Vec<T> z) {
-      Vec<T> value, derivative;
-      Sigmoid<T>::apply(z, value, derivative, negative, true);
-      for (int w = 0; w < kWidth<T>; ++w) {
-        const int l = v * kWidth<T> + w;
-        if (!negative[w] || p >= positives.row[l].size()) continue;
-        pull[l][p] += double(derivative[w]);
-        t.g[at + w] -= T(double(derivative[w]) * upstream[l]);
-      }
-    });
+  if (table.dense) {
+    std::vector<T> part(table.most * kBlock, T(0));
+    for_each_pair<T>(
+        t,
+        [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T>, IVec<T> negative) {
+          Vec<T> total{};
+          for (size_t p = 0; p < table.most; ++p) {
+            Vec<T> z, value, slope;
+            table.apply(v, p, sign * s, negative, z, value, slope);
+            total += slope;
+            T* sum = part.data() + p * kBlock + size_t(v * kWidth<T>);
+            store<T>(sum, load<T>(sum) + slope);
+          }
+          store<T>(t.g + at, -total * upstream[v]);
+        },
+        [&] {
+          for (int l = 0; l < kBlock; ++l)
+            for (size_t p = 0; p < positives.row[l].size(); ++p) {
+              pull[l][p] += double(part[p * kBlock + size_t(l)]);
+              part[p * kBlock + size_t(l)] = 0;
+            }
+        });
   } else {
+    __builtin_memset(t.g, 0, sizeof(T) * size_t(t.m - t.first) * kBlock);
     for_each_single_pair(t, [&](int l, T s, int64_t j, bool positive) {
       if (positive) return;
       const int64_t first = positives.first_above(l, sign * s);
       pull[l][size_t(first)] += 1;
-      put(l, j, double(first - int64_t(positives.row[l].size())));
+      t.g[(j - t.first) * kBlock + l] =
+          T(double(first - int64_t(positives.row[l].size()))) * upstream[l / kWidth<T>][l % kWidth<T>];
     });
     for (auto& r : pull)  // a positive is violated by the negatives whose first threshold above is at or before it
       for (size_t p = 1; p < r.size(); ++p) r[p] += r[p - 1];
   }
   for (int l = 0; l < kBlock; ++l)
-    for (size_t p = 0; p < positives.row[l].size(); ++p) put(l, positives.row[l][p].column, pull[l][p]);
+    for (size_t p = 0; p < positives.row[l].size(); ++p)
+      t.g[(positives.row[l][p].column - t.first) * kBlock + l] = T(pull[l][p]) * upstream[l / kWidth<T>][l % kWidth<T>];
 }
 
 // The extremes of a row: out: largest sign s of the positives, smallest of the negatives, their columns (-1: none).

@@ -9,22 +9,36 @@ namespace FASTSSL_ISA {
 template <class T>
 constexpr int kV = kBlockVectors<T>;
 
-// f(v, s, at, j, positive, negative): vector v of the lanes at column j, at: where s stands in the strip.
-// end(): after every 32 columns.
-template <class T, class F, class End>
-FASTSSL_INLINE void for_each_pair(const RowTask<T>& t, F&& f, End&& end) {
+// The pairs of a lane block, 32 columns at a time.
+template <class T>
+struct Pairs {
   using E = decltype(IVec<T>{}[0] + 0);
-  IVec<T> ids[kV<T>] = {}, lane[kV<T>], bit[kV<T>];
-  for (int v = 0; v < kV<T>; ++v) {
-    if (t.x_ids) ids[v] = load_ids<T>(t.x_ids + t.i + v * kWidth<T>);
-    for (int w = 0; w < kWidth<T>; ++w) {
-      lane[v][w] = E(t.i + v * kWidth<T> + w);
-      bit[v][w] = E(uint32_t(1) << (v * kWidth<T> + w));
+  const RowTask<T>& t;
+  IVec<T> ids[kV<T>] = {}, lane[kV<T>], self[kV<T>], bit[kV<T>];
+  int64_t first_self = INT64_MAX, last_self = -1;
+  explicit FASTSSL_INLINE Pairs(const RowTask<T>& task) : t(task) {
+    for (int v = 0; v < kV<T>; ++v) {
+      if (t.x_ids) ids[v] = load_ids<T>(t.x_ids + t.i + v * kWidth<T>);
+      for (int w = 0; w < kWidth<T>; ++w) {
+        const int64_t i = t.i + v * kWidth<T> + w;
+        const int64_t column = t.self_offset < 0 || i >= t.n ? -1 : (t.self_offset + i) % t.m;
+        lane[v][w] = E(i);
+        self[v][w] = E(column);
+        if (column >= 0 && column < first_self) first_self = column;
+        if (column > last_self) last_self = column;
+        bit[v][w] = E(uint32_t(1) << (v * kWidth<T> + w));
+      }
     }
   }
-  const int64_t begin = t.upper && t.i > t.first ? t.i : t.first;
-  for (int64_t j0 = begin; j0 < t.m; j0 += kBlock) {
-    const bool diagonal = j0 == t.i && (t.exclude_self || t.upper);
+  // f(j0) for every 32 columns.
+  template <class F>
+  FASTSSL_INLINE void for_each_block(F&& f) const {
+    for (int64_t j0 = t.upper && t.i > t.first ? t.i : t.first; j0 < t.m; j0 += kBlock) f(j0);
+  }
+  // f(v, s, at, j, positive, negative): vector v of the lanes at column j; at: where s stands in the strip.
+  template <class F>
+  FASTSSL_INLINE void in_block(int64_t j0, F&& f) const {
+    const bool diagonal = t.upper ? j0 == t.i : j0 + kBlock > first_self && j0 <= last_self;
     const int64_t j1 = j0 + kBlock < t.m ? j0 + kBlock : t.m;
     for (int64_t j = j0; j < j1; ++j) {
       const int64_t at = (j - t.first) * kBlock;
@@ -39,15 +53,23 @@ FASTSSL_INLINE void for_each_pair(const RowTask<T>& t, F&& f, End&& end) {
           negative = ~positive;
         }
         if (diagonal) {
-          const IVec<T> keep = t.upper ? lane[v] < E(j) : lane[v] != E(j);
+          const IVec<T> keep = t.upper ? lane[v] < E(j) : self[v] != E(j);
           positive &= keep;
           negative &= keep;
         }
         f(v, load<T>(t.s + at + v * kWidth<T>), at + v * kWidth<T>, j, positive, negative);
       }
     }
-    end();
   }
+};
+
+template <class T, class F, class End>
+FASTSSL_INLINE void for_each_pair(const RowTask<T>& t, F&& f, End&& end) {
+  const Pairs<T> pairs(t);
+  pairs.for_each_block([&](int64_t j0) __attribute__((always_inline)) {
+    pairs.in_block(j0, f);
+    end();
+  });
 }
 template <class T, class F>
 FASTSSL_INLINE void for_each_pair(const RowTask<T>& t, F&& f) {

@@ -45,7 +45,7 @@ struct RowTask {
   const int32_t* y_ids = nullptr;
   const uint32_t* positive_bits = nullptr;
   const uint32_t* negative_bits = nullptr;
-  bool exclude_self = false;  // row i of x is row i of y
+  int64_t self_offset = -1;  // row i of x is row (self_offset + i) % m of y and no partner of it; -1: it is not in y
   bool upper = false;         // pairs i < j only
   const double* params = nullptr;
   const double* row_value = nullptr;  // [n]: a threshold of each row (margin loss)

@@ -1,7 +1,93 @@
-"""The losses as functions. ``import fastssl.functional as F``."""
+"""The losses as functions, a file a family."""
 
-from fastssl.functional.contrastive import info_nce, nt_xent, sup_con
+from fastssl.functional.contrastive import (
+    alignment,
+    dcl,
+    debiased_nt_xent,
+    hard_negative_nt_xent,
+    info_nce,
+    multi_nt_xent,
+    nt_xent,
+    sup_con,
+    uniformity,
+)
+from fastssl.functional.custom import PairMasks, pair_loss, pairwise_reduce
+from fastssl.functional.distance import farthest, nearest, pairwise_distance
 from fastssl.functional.language import linear_cross_entropy
+from fastssl.functional.metric import (
+    angular,
+    circle,
+    contrastive,
+    fast_ap,
+    generalized_lifted_structure,
+    lifted_structure,
+    margin_loss,
+    multi_similarity,
+    n_pair,
+    nca,
+    ranked_list,
+    soft_nearest_neighbor,
+    triplet,
+    tuplet_margin,
+)
 from fastssl.functional.multimodal import clip_loss, siglip_loss
+from fastssl.functional.noise import nce, negative_sampling
+from fastssl.functional.proxy import arc_face, cos_face, normalized_softmax, proxy_anchor, proxy_nca
+from fastssl.functional.redundancy import (
+    barlow_twins,
+    centred_softmax,
+    dino,
+    negative_cosine_similarity,
+    sinkhorn,
+    swapped_prediction,
+    vicreg,
+)
 
-__all__ = ["clip_loss", "info_nce", "linear_cross_entropy", "nt_xent", "siglip_loss", "sup_con"]
+__all__ = [
+    "PairMasks",
+    "alignment",
+    "angular",
+    "arc_face",
+    "barlow_twins",
+    "centred_softmax",
+    "circle",
+    "clip_loss",
+    "contrastive",
+    "cos_face",
+    "dcl",
+    "debiased_nt_xent",
+    "dino",
+    "farthest",
+    "fast_ap",
+    "generalized_lifted_structure",
+    "hard_negative_nt_xent",
+    "info_nce",
+    "lifted_structure",
+    "linear_cross_entropy",
+    "margin_loss",
+    "multi_nt_xent",
+    "multi_similarity",
+    "n_pair",
+    "nca",
+    "nce",
+    "nearest",
+    "negative_cosine_similarity",
+    "negative_sampling",
+    "normalized_softmax",
+    "nt_xent",
+    "pair_loss",
+    "pairwise_distance",
+    "pairwise_reduce",
+    "proxy_anchor",
+    "proxy_nca",
+    "ranked_list",
+    "sinkhorn",
+    "siglip_loss",
+    "soft_nearest_neighbor",
+    "sup_con",
+    "swapped_prediction",
+    "triplet",
+    "tuplet_margin",
+    "uniformity",
+    "vicreg",
+]

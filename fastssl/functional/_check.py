@@ -109,3 +109,29 @@ def reduction(given: object) -> str:
     if given not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {given!r}")
     return str(given)
+
+
+def number(name: str, given: object, *, low: float | None = None, high: float | None = None) -> float:
+    """A finite number, no tensor, within [low, high] where given."""
+    if isinstance(given, bool) or not isinstance(given, (int, float)):
+        raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
+    if not math.isfinite(given):
+        raise ValueError(f"{name}: expected a finite number, got {given}")
+    if (low is not None and given < low) or (high is not None and given > high):
+        limits = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name}: expected a number {limits}, got {given}")
+    return float(given)
+
+
+def choice(name: str, given: object, options: tuple[str, ...]) -> str:
+    if given not in options:
+        raise ValueError(f"{name}: expected one of {options}, got {given!r}")
+    return str(given)
+
+
+def count(name: str, given: object, *, low: int = 1, high: int | None = None) -> int:
+    if isinstance(given, bool) or not isinstance(given, int):
+        raise TypeError(f"{name}: expected an integer, got {type(given).__name__}")
+    if given < low or (high is not None and given > high):
+        raise ValueError(f"{name}: expected an integer {f'>= {low}' if high is None else f'in [{low}, {high}]'}, got {given}")
+    return given

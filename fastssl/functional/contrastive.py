@@ -1,12 +1,19 @@
-"""Contrastive losses on embeddings: InfoNCE, NT-Xent, supervised contrastive."""
+"""Contrastive losses on embeddings: InfoNCE and NT-Xent with their relatives, supervised contrastive, uniformity."""
 
 from __future__ import annotations
 
+import math
+
+import torch
+import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.functional import _check as check
+from fastssl.functional._pairs import IndicesTuple, Pairs, labelled, reduce_rows
+from fastssl.functional.metric import BOTH, NEGATIVES, softplus_per_positive
 from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.pair_loss import Loss, pair_loss
+from fastssl.ops.rows import Metric, Relation, RowLoss
 
 
 def _info_nce_cpu(
@@ -201,3 +208,282 @@ def sup_con(
         check.flag("normalize", normalize),
         check.reduction(reduction),
     )
+
+
+def multi_nt_xent(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: Tensor | float = 0.07,
+    normalize: bool = True,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""NT-Xent with any number of positives: every positive pair against all negatives of its anchor.
+
+    .. math:: L_{ap} = -\log \frac{\exp(s_{ap} / \tau)}{\exp(s_{ap} / \tau) + \sum_n \exp(s_{an} / \tau)}
+
+    The other positives of an anchor are not in the denominator, as in pytorch-metric-learning; in two passes over
+    each row, not over a list of pairs times negatives. A pair whose anchor has no negative contributes 0.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        temperature: > 0; a number or a tensor of one element, which receives a gradient.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, temperature or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.multi_nt_xent(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Chen et al., SimCLR, 2020, eq. 1, for each positive pair of a class.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
+    return softplus_per_positive(pairs, scale, 0.0, reduction, check.flag("normalize", normalize))
+
+
+def _two_views(z0: Tensor, z1: Tensor, backend: str | None) -> tuple[Pairs, Tensor]:
+    """Both views below each other, and the cosine of each row with its other view, twice."""
+    check.matrices(z0=z0, z1=z1)
+    check.same_rows("z1", z1, "z0", z0)
+    z = torch.cat([z0, z1])
+    ids = torch.arange(z0.shape[0], device=z.device).repeat(2)
+    full = torch.promote_types(z.dtype, torch.float32)
+    cosine = (TF.normalize(z0.to(full), dim=1) * TF.normalize(z1.to(full), dim=1)).sum(1)
+    return Pairs(z, None, Relation(ids, self_offset=0), backend), cosine.repeat(2)
+
+
+def dcl(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float = 0.1,
+    sigma: float | None = None,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""Decoupled contrastive learning: NT-Xent without the positive in its denominator.
+
+    .. math:: L_i = -w_i\, s_{ip} / \tau + \log \sum_{n} \exp(s_{in} / \tau), \quad w_i = 1 \text{ (DCL) or }
+              2 - \frac{\exp(s_{ip} / \sigma)}{\mathrm{mean}_j \exp(s_{jp} / \sigma)} \text{ (DCLW)}
+
+    Negatives are all rows of both views but the pair itself; the weights count as constants.
+
+    Args:
+        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        z1: [N, D], the other view; row i belongs to row i.
+        temperature: tau > 0.
+        sigma: None: DCL; a number > 0: the concentration of DCLW's weights.
+        reduction: "mean" | "sum" | "none" over the 2 N rows.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [2 N] for "none"; float64 for float64 inputs, else float32. Rows without negatives (N = 1)
+        contribute 0.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, temperature or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.dcl(torch.randn(8, 16), torch.randn(8, 16), sigma=0.5)
+
+    Source: Yeh et al., Decoupled Contrastive Learning, 2022, eq. 4 and 6.
+    """
+    pairs, cosine = _two_views(z0, z1, backend)
+    temperature = float(check.value("temperature", temperature, z0.device, positive=True))
+    rows = pairs.rows(RowLoss.lse, 1 / temperature, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
+    cosine = cosine.to(rows.out[0].dtype)
+    weight: Tensor | float = 1.0
+    if sigma is not None:
+        sigma = float(check.value("sigma", sigma, z0.device, positive=True))
+        weight = 2 - cosine.shape[0] * torch.softmax(cosine.detach() / sigma, 0)
+    counted = rows.negatives > 0
+    log_sum = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
+    return pairs.result(
+        reduce_rows(log_sum - weight * cosine / temperature, counted, check.reduction(reduction))
+    )
+
+
+def hard_negative_nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float = 0.5,
+    tau_plus: float = 0.1,
+    beta: float = 1.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""NT-Xent with debiased, hardness-weighted negatives.
+
+    .. math:: L_i = -\log \frac{e^{s_p}}{e^{s_p} + N g}, \quad g = \max\Big( \frac{1}{1 - \tau^+} \Big(
+              \frac{\sum_n e^{(1 + \beta) s_n}}{\sum_n e^{\beta s_n}} - \tau^+ e^{s_p} \Big),\ e^{-1/\tau} \Big)
+
+    with s the cosines over the temperature and N = 2n - 2 negatives. ``beta=0`` is the debiased contrastive loss;
+    ``tau_plus=0`` too is NT-Xent.
+
+    Args:
+        z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        z1: [n, D], the other view; row i belongs to row i.
+        temperature: tau > 0.
+        tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
+        beta: >= 0, how much harder negatives weigh.
+        reduction: "mean" | "sum" | "none" over the 2 n rows.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.hard_negative_nt_xent(torch.randn(8, 16), torch.randn(8, 16), beta=0.5)
+
+    Source: Robinson et al., Contrastive Learning with Hard Negative Samples, 2021, eq. 4; Chuang et al., Debiased
+    Contrastive Learning, 2020, eq. 7-8.
+    """
+    pairs, cosine = _two_views(z0, z1, backend)
+    t = float(check.value("temperature", temperature, z0.device, positive=True))
+    tau_plus, beta = check.number("tau_plus", tau_plus, low=0, high=1 - 1e-9), check.number("beta", beta, low=0)
+    rows = pairs.rows(
+        RowLoss.lse, (1 + beta) / t, beta / t, 0, 0, NEGATIVES, NEGATIVES, metric=Metric.dot, normalize=True
+    )
+    counted = rows.negatives > 0
+    zero = torch.zeros_like(rows.out[0])
+    positive = cosine.to(zero.dtype) / t
+    harder = torch.where(counted, rows.out[0] - rows.out[1], zero)
+    # Everything relative to the positive's exponential: log(1 + N g / e^s) loses nothing where the loss is small.
+    share = (torch.exp(harder - positive) - tau_plus) / (1 - tau_plus)
+    share = torch.maximum(share, torch.exp(-1 / t - positive))
+    return pairs.result(reduce_rows(torch.log1p(rows.negatives * share), counted, check.reduction(reduction)))
+
+
+def debiased_nt_xent(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: float = 0.5,
+    tau_plus: float = 0.1,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""NT-Xent corrected for negatives of the anchor's own class: :func:`hard_negative_nt_xent` with beta = 0.
+
+    .. math:: L_i = -\log \frac{e^{s_p}}{e^{s_p} + N g}, \quad g = \max\Big( \frac{1}{1 - \tau^+} \Big(
+              \frac1N \sum_n e^{s_n} - \tau^+ e^{s_p} \Big),\ e^{-1/\tau} \Big)
+
+    Args:
+        z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        z1: [n, D], the other view; row i belongs to row i.
+        temperature: tau > 0.
+        tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
+        reduction: "mean" | "sum" | "none" over the 2 n rows.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.debiased_nt_xent(torch.randn(8, 16), torch.randn(8, 16))
+
+    Source: Chuang et al., Debiased Contrastive Learning, 2020, eq. 7-8.
+    """
+    return hard_negative_nt_xent(
+        z0, z1, temperature=temperature, tau_plus=tau_plus, beta=0.0, reduction=reduction, backend=backend
+    )
+
+
+def alignment(z0: Tensor, z1: Tensor, *, alpha: float = 2.0) -> Tensor:
+    r"""How far matched rows lie apart on the sphere.
+
+    .. math:: L = \frac1N \sum_i |\hat{z}_{0i} - \hat{z}_{1i}|^\alpha
+
+    O(N D): plain torch.
+
+    Args:
+        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
+        z1: [N, D]; row i belongs to row i.
+        alpha: > 0.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.alignment(torch.randn(8, 16), torch.randn(8, 16))
+
+    Source: Wang and Isola, Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+    Hypersphere, 2020, eq. 5.
+    """
+    check.matrices(z0=z0, z1=z1)
+    check.same_rows("z1", z1, "z0", z0)
+    alpha = float(check.value("alpha", check.number("alpha", alpha), z0.device, positive=True))
+    full = torch.promote_types(z0.dtype, torch.float32)
+    difference = TF.normalize(z0.to(full), dim=1) - TF.normalize(z1.to(full), dim=1)
+    rows = difference.square().sum(1) if alpha == 2 else torch.linalg.vector_norm(difference, dim=1) ** alpha
+    return reduce_rows(rows, None, "mean")
+
+
+def uniformity(embeddings: Tensor, *, t: float = 2.0, backend: str | None = None) -> Tensor:
+    r"""How evenly rows fill the sphere: the logarithm of the mean Gaussian potential of all pairs.
+
+    .. math:: L = \log \frac{2}{N (N - 1)} \sum_{i < j} e^{-t |\hat{z}_i - \hat{z}_j|^2}
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        t: > 0.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32. 0 for fewer than two rows.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.uniformity(torch.randn(8, 16))
+
+    Source: Wang and Isola, 2020, eq. 6.
+    """
+    check.matrix("embeddings", embeddings)
+    t = float(check.value("t", check.number("t", t), embeddings.device, positive=True))
+    n = embeddings.shape[0]
+    ids = torch.zeros(n, dtype=torch.int64, device=embeddings.device)
+    pairs = Pairs(embeddings, None, Relation(ids, self_offset=0), backend)
+    rows = pairs.rows(RowLoss.lse, -t, 0, 0, 0, BOTH, 0, metric=Metric.sqeuclidean, normalize=True, upper=True)
+    if n < 2:
+        return pairs.result(rows.out[0].new_zeros(()) + 0 * embeddings.sum())
+    return pairs.result(torch.logsumexp(rows.out[0][:-1], 0) - math.log(n * (n - 1) / 2))

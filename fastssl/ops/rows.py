@@ -43,16 +43,24 @@ MAX_BINS = 64
 
 @dataclass(frozen=True)
 class Relation:
-    """Which pairs are positive and which negative: equal and different ids, or bits for pairs that were listed.
+    """Which pairs are positive and which negative: those of equal and of different ids, or those that are listed.
 
-    ``y_ids`` None: the ids of x, for rows against themselves, where a row is no partner of its own.
+    ``y_ids`` None: the ids of x, for rows against themselves; ``self_offset``: row i of x is row (self_offset + i) % M
+    of y and no partner of it (rows against themselves: 0); -1: it is not there.
     """
 
     x_ids: Tensor | None = None
     y_ids: Tensor | None = None
-    positive_bits: Tensor | None = None
-    negative_bits: Tensor | None = None
-    exclude_self: bool = False
+    positive_list: tuple[Tensor, Tensor] | None = None
+    negative_list: tuple[Tensor, Tensor] | None = None
+    self_offset: int = -1
+
+
+def pair_bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int) -> tuple[Tensor, int]:
+    """Listed pairs as bits [n / 32, m], bit r of a word being row 32 k + r; and how many different pairs there are."""
+    a, b = pairs if pairs is not None else (torch.empty(0, dtype=torch.int64),) * 2
+    bits, count = torch.ops.fastssl.pair_bits.default(a, b, n, m)
+    return bits, count
 
 
 def row_loss(
@@ -60,14 +68,21 @@ def row_loss(
     x: Tensor,
     y: Tensor | None,
     relation: Relation,
-    params: Tensor,
-    *,
+    values: list[float | Tensor],
     metric: Metric,
     normalize: bool,
     row_value: Tensor | None = None,
     upper: bool = False,
 ) -> Tensor:
-    """Returns [N, outputs + 2] in float64: what the loss gives for each row, then its numbers of positives, negatives."""
+    """Returns [N, outputs + 2] in float64: what the loss gives for each row, then its numbers of positives, negatives.
+
+    ``values``: the PARAMS parameters of the loss; the first two may be tensors, for a gradient.
+    """
+    params = _params(values)
+    bits: list[Tensor | None] = [None, None]
+    if relation.positive_list is not None:
+        n, m = x.shape[0], (x if y is None else y).shape[0]
+        bits = [pair_bits(pairs, n, m)[0] for pairs in (relation.positive_list, relation.negative_list)]
     keep = _choose_keep(x, y, upper, row_value, params)
     return _ROW_LOSS(
         loss.value,
@@ -75,16 +90,21 @@ def row_loss(
         y,
         relation.x_ids,
         relation.y_ids,
-        relation.positive_bits,
-        relation.negative_bits,
+        *bits,
         row_value,
         params,
         metric.value,
         normalize,
         upper,
-        relation.exclude_self,
+        relation.self_offset,
         keep,
     )
+
+
+def _params(values: list[float | Tensor]) -> Tensor:
+    if not any(isinstance(v, Tensor) for v in values):
+        return torch.tensor(values, dtype=torch.float64)
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64).reshape(()) for v in values])
 
 
 def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Tensor:
@@ -130,6 +150,10 @@ def _fake_pairwise(x: Tensor, y: Tensor | None, *_: Any) -> Tensor:
     return x.new_empty((x.shape[0], (x if y is None else y).shape[0]), dtype=result_dtype(x))
 
 
+def _fake_pair_bits(a: Tensor, b: Tensor, n: int, m: int) -> tuple[Tensor, int]:
+    return a.new_empty(((n + BLOCK - 1) // BLOCK, m), dtype=torch.int32), a.shape[0]
+
+
 def _fake_nearest(x: Tensor, y: Tensor | None, k: int, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty((x.shape[0], k), dtype=result_dtype(x)), x.new_empty((x.shape[0], k), dtype=torch.int64)
 
@@ -139,5 +163,6 @@ _ROW_LOSS = KeepingOperator(
 )
 _PAIRWISE = Operator("pairwise", tensors=(0, 1), differentiable=(0, 1), fake=_fake_pairwise, save_result=True)
 if extension._C is not None:
+    torch.library.register_fake("fastssl::pair_bits", _fake_pair_bits)
     torch.library.register_fake("fastssl::nearest", _fake_nearest)
     torch.library.register_autocast("fastssl::nearest", "cpu", torch.float32)

@@ -1,0 +1,878 @@
+"""Losses of metric learning on labelled rows: pairs, triplets, lifted structure, tuplets and ranks.
+
+No list of pairs or triplets and no [N, N] matrix is formed: memory is O(N D) plus a strip of scores.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from fastssl.functional import _check as check
+from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, mean, reduce_rows
+from fastssl.functional.distance import pairwise_distance
+from fastssl.ops.rows import MAX_BINS, Metric, RowLoss
+
+POSITIVES, NEGATIVES, BOTH = 1.0, 2.0, 3.0  # parts of a row: csrc/cpu/row_lse.h
+
+
+def contrastive(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 1.0,
+    normalize: bool = False,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""The contrastive loss: rows of one class together, others at least a margin apart.
+
+    .. math:: L = \frac{1}{|\{i<j\}|} \sum_{i<j} [y_i = y_j]\, d_{ij}^2 + [y_i \ne y_j] \max(0, m - d_{ij})^2,
+              \quad d_{ij} = |x_i - x_j|
+
+    Against ``ref_emb``, or over listed pairs, the mean is over those pairs.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: m >= 0, in units of distance.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" | "sum" over pairs.
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.contrastive(torch.randn(8, 16, requires_grad=True), torch.arange(8) % 2)
+        >>> loss.backward()
+
+    Source: Hadsell, Chopra, LeCun, Dimensionality Reduction by Learning an Invariant Mapping, 2006, eq. 4 (twice it);
+    Chopra et al., 2005.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    margin, normalize = check.number("margin", margin, low=0), check.flag("normalize", normalize)
+    check.choice("reduction", reduction, ("mean", "sum"))
+    rows = pairs.rows(
+        RowLoss.hinge, 1, 0, margin, 2, metric=Metric.euclidean, normalize=normalize, upper=pairs.within
+    )
+    total = (rows.out[0] + rows.out[2]).sum()
+    n = embeddings.shape[0]
+    count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()
+    return pairs.result(total if reduction == "sum" else mean(total, count))
+
+
+def triplet(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 0.2,
+    mining: str = "all",
+    squared: bool = False,
+    smooth: bool = False,
+    normalize: bool = False,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""The triplet loss: each positive nearer to its anchor than each negative, by a margin.
+
+    .. math:: L = \mathrm{mean}_{(a, p, n)} \max(0, d_{ap} - d_{an} + m)
+
+    ``mining="all"``: every triplet, in O(N^2 log N) by sorting each row's positives, never as a list. "hard": for
+    every anchor its farthest positive and nearest negative. "semihard": for every positive pair the nearest negative
+    that is farther away than the positive, else the farthest negative.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: m, in units of (squared) distance.
+        mining: "all" | "hard" | "semihard".
+        squared: compare squared distances, as FaceNet does.
+        smooth: softplus(d_ap - d_an + m) instead of the hinge (Hermans' soft margin with m = 0).
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over all triplets | "active": over those above 0 | "sum".
+        indices_tuple: only these: (anchors, positives, negatives) are triplets, whose distances are looked up in the
+            [N, M] matrix; (anchors, positives, anchors, negatives) make all triplets of these pairs.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.triplet(torch.randn(8, 16), torch.arange(8) % 2, margin=0.2, mining="hard")
+
+    Source: Schroff, Kalenichenko, Philbin, FaceNet, 2015, eq. 1-4; Hermans, Beyer, Leibe, In Defense of the Triplet
+    Loss, 2017 (hard mining, soft margin).
+    """
+    check.choice("mining", mining, ("all", "hard", "semihard"))
+    check.choice("reduction", reduction, ("mean", "active", "sum"))
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    margin, normalize = check.number("margin", margin), check.flag("normalize", normalize)
+    smooth = check.flag("smooth", smooth)
+    metric = Metric.sqeuclidean if check.flag("squared", squared) else Metric.euclidean
+    if smooth and mining == "semihard":
+        raise ValueError("smooth: semi-hard triplets take the hinge, got smooth=True")
+    if indices_tuple is not None and len(indices_tuple) == 3:
+        return _listed_triplets(pairs, indices_tuple, margin, squared, smooth, normalize, reduction, mining)
+    if mining == "hard":
+        rows = pairs.rows(RowLoss.extreme, 1, metric=metric, normalize=normalize)
+        z = torch.where(rows.complete, rows.out[0] - rows.out[1], torch.zeros_like(rows.out[0])) + margin
+        terms = torch.where(rows.complete, TF.softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
+        total, active, count = terms.sum(), (rows.complete & (z > 0)).sum(), rows.complete.sum()
+    else:
+        loss = RowLoss.triplet if mining == "all" else RowLoss.semihard
+        rows = pairs.rows(loss, 1, margin, float(smooth), metric=metric, normalize=normalize)
+        total, active = rows.out[0].sum(), rows.out[1].sum().detach()
+        per_row = rows.negatives if mining == "all" else (rows.negatives > 0).to(rows.negatives.dtype)
+        count = (rows.positives * per_row).sum()
+    if reduction != "sum":
+        total = mean(total, (active if reduction == "active" else count).to(total.dtype))
+    return pairs.result(total)
+
+
+def _listed_triplets(
+    pairs: Pairs,
+    indices: IndicesTuple,
+    margin: float,
+    squared: bool,
+    smooth: bool,
+    normalize: bool,
+    reduction: str,
+    mining: str,
+) -> Tensor:
+    if mining != "all":
+        raise ValueError(f"mining: expected 'all' with listed triplets, got {mining!r}")
+    metric = "sqeuclidean" if squared else "euclidean"
+    d = pairwise_distance(pairs.x, pairs.y, metric=metric, normalize=normalize, backend=pairs.backend)
+    a, p, n = (t.to(d.device) for t in indices)
+    z = d[a, p] - d[a, n] + margin
+    terms = TF.softplus(z) if smooth else z.clamp(min=0)
+    if reduction == "sum":
+        return terms.sum()
+    return mean(terms.sum(), float((z > 0).sum()) if reduction == "active" else float(len(z)))
+
+
+def lifted_structure(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 1.0,
+    squared_hinge: bool = True,
+    normalize: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Lifted structured embedding: each positive pair against all negatives of both its rows.
+
+    .. math:: J_{ij} = d_{ij} + \log\Big( \sum_{k: y_k \ne y_i} e^{m - d_{ik}} + \sum_{l: y_l \ne y_j} e^{m - d_{jl}}
+              \Big), \qquad L = \frac{1}{2 |P|} \sum_{(i, j) \in P} \max(0, J_{ij})^2
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: m, in units of distance.
+        squared_hinge: False: the mean of J itself.
+        normalize: divide rows by their Euclidean length first.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32. Pairs whose rows have no negative contribute 0.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.lifted_structure(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Song, Xiang, Jegelka, Savarese, Deep Metric Learning via Lifted Structured Feature Embedding, 2016, eq. 4.
+    """
+    pairs = labelled(embeddings, labels, backend=backend)
+    margin, squared = check.number("margin", margin), check.flag("squared_hinge", squared_hinge)
+    rows = pairs.rows(
+        RowLoss.lifted, 1, margin, 0, float(squared), metric=Metric.euclidean, normalize=check.flag("normalize", normalize)
+    )
+    total = mean(rows.out[1].sum(), rows.positives.sum())  # both orders of a pair stand above and below
+    return pairs.result(total / 2 if squared else total)
+
+
+def generalized_lifted_structure(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 1.0,
+    normalize: bool = False,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""The lifted structured loss with all positives of an anchor at once.
+
+    .. math:: L_a = \Big[ \log \sum_{p} e^{d_{ap}} + \log \sum_{n} e^{m - d_{an}} \Big]_+
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: m, in units of distance.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over rows with a positive and a negative | "sum" | "none".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.generalized_lifted_structure(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Hermans, Beyer, Leibe, In Defense of the Triplet Loss, 2017, section 2.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    margin = check.number("margin", margin)
+    rows = _two_sums(pairs, (1, 0), (-1, margin), Metric.euclidean, check.flag("normalize", normalize))
+    values = _sum_of_complete(rows).clamp(min=0)
+    return pairs.result(reduce_rows(values, rows.complete, check.reduction(reduction)))
+
+
+def _two_sums(
+    pairs: Pairs,
+    positive: tuple[float | Tensor, float],
+    negative: tuple[float | Tensor, float],
+    metric: Metric,
+    normalize: bool,
+    circle: bool = False,
+) -> Rows:
+    """log sum exp(scale s + shift) over the positives and over the negatives of each row."""
+    return pairs.rows(
+        RowLoss.lse,
+        positive[0],
+        negative[0],
+        positive[1],
+        negative[1],
+        POSITIVES,
+        NEGATIVES,
+        float(circle),
+        metric=metric,
+        normalize=normalize,
+    )
+
+
+def _sum_of_complete(rows: Rows) -> Tensor:
+    """The sum of both columns where a row has positives and negatives, else 0."""
+    zero = torch.zeros_like(rows.out[0])
+    first, second = (torch.where(rows.complete, column, zero) for column in rows.out[:2])
+    return first + second
+
+
+def n_pair(
+    anchors: Tensor, positives: Tensor, *, l2_reg: float = 0.0, reduction: str = "mean", backend: str | None = None
+) -> Tensor:
+    r"""Multi-class N-pair loss: every anchor against the positives of all others.
+
+    .. math:: L = \frac1N \sum_i \log\Big(1 + \sum_{j \ne i} e^{a_i \cdot p_j - a_i \cdot p_i}\Big)
+              + \frac{\lambda}{2 N} \sum_i |a_i|^2 + |p_i|^2
+
+    Args:
+        anchors: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides; not normalised.
+        positives: [N, D]; row i is of the class of anchor i, and of no other anchor's.
+        l2_reg: lambda >= 0, on the squared lengths.
+        reduction: "mean" | "sum" | "none" over anchors.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.n_pair(torch.randn(8, 16), torch.randn(8, 16), l2_reg=0.02)
+
+    Source: Sohn, Improved Deep Metric Learning with Multi-class N-pair Loss Objective, 2016, eq. 4.
+    """
+    from fastssl.functional.contrastive import info_nce
+
+    check.matrices(anchors=anchors, positives=positives)
+    check.same_rows("positives", positives, "anchors", anchors)
+    l2_reg = check.number("l2_reg", l2_reg, low=0)
+    loss = info_nce(anchors, positives, temperature=1.0, normalize=False, reduction=reduction, backend=backend)
+    if l2_reg == 0:
+        return loss
+    lengths = (anchors.to(loss.dtype).square().sum(1) + positives.to(loss.dtype).square().sum(1)) / 2
+    return loss + l2_reg * reduce_rows(lengths, None, reduction)
+
+
+def soft_nearest_neighbor(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: Tensor | float = 1.0,
+    normalize: bool = False,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Soft nearest neighbours: the probability of meeting the own class, under squared Euclidean distances.
+
+    .. math:: L_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-|x_i - x_j|^2 / T}}{\sum_{k \ne i} e^{-|x_i - x_k|^2 / T}}
+
+    A row without positives contributes 0; the mean is over all rows.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        temperature: T > 0; a number or a tensor of one element, which receives a gradient.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" | "sum" | "none".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> temperature = torch.tensor(2.0, requires_grad=True)
+        >>> F.soft_nearest_neighbor(torch.randn(8, 16), torch.arange(8) % 2, temperature=temperature).backward()
+
+    Source: Frosst, Papernot, Hinton, Analyzing and Improving Representations with the Soft Nearest Neighbor Loss,
+    2019, eq. 1; Salakhutdinov and Hinton, 2007.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    scale = -check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
+    log_share, counted = _log_share(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
+    values = torch.where(counted, -log_share, torch.zeros_like(log_share))
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def _log_share(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Tensor]:
+    """log of the positives' share in a softmax over all partners, and which rows have one."""
+    rows = pairs.rows(RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize)
+    counted = rows.positives > 0
+    positive = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
+    # log(1 + negatives / positives): nothing cancels where the share is nearly 1
+    return -TF.softplus(rows.out[1] - positive), counted
+
+
+def nca(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    scale: float = 1.0,
+    log: bool = False,
+    normalize: bool = False,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Neighbourhood components analysis: one minus the probability of a stochastic neighbour of the own class.
+
+    .. math:: L_i = 1 - p_i, \quad p_i = \frac{\sum_{j \ne i,\, y_j = y_i} e^{-s |x_i - x_j|^2}}
+              {\sum_{k \ne i} e^{-s |x_i - x_k|^2}}
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        scale: s > 0, the inverse of a temperature.
+        log: -log p_i instead, the paper's second objective.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over rows with a positive | "sum" | "none".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.nca(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Goldberger, Roweis, Hinton, Salakhutdinov, Neighbourhood Components Analysis, 2004, eq. 1-3 and 6.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    scale = -float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    log_share, counted = _log_share(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
+    values = -log_share if check.flag("log", log) else -torch.expm1(log_share)
+    return pairs.result(reduce_rows(values, counted, check.reduction(reduction)))
+
+
+def multi_similarity(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    alpha: float = 2.0,
+    beta: float = 50.0,
+    base: float = 0.5,
+    normalize: bool = True,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Multi-similarity loss on cosines (without its mining: give ``indices_tuple`` for that).
+
+    .. math:: L_i = \frac1\alpha \log\Big(1 + \sum_{p} e^{-\alpha (s_{ip} - \lambda)}\Big)
+              + \frac1\beta \log\Big(1 + \sum_{n} e^{\beta (s_{in} - \lambda)}\Big)
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        alpha: > 0, sharpness for positives.
+        beta: > 0, sharpness for negatives.
+        base: lambda, the similarity that both sides are measured from.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" | "sum" | "none" over rows.
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.multi_similarity(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, 2019, eq. 15.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    alpha, beta = (float(check.value(n, check.number(n, v), embeddings.device, positive=True)) for n, v in (("alpha", alpha), ("beta", beta)))
+    base = check.number("base", base)
+    rows = _two_sums(pairs, (-alpha, alpha * base), (beta, -beta * base), Metric.dot, check.flag("normalize", normalize))
+    values = TF.softplus(rows.out[0]) / alpha + TF.softplus(rows.out[1]) / beta
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def circle(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 0.25,
+    gamma: float = 256.0,
+    normalize: bool = True,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Circle loss on cosines with pair-wise labels: similarities far from their optimum are pulled harder.
+
+    .. math:: L_i = \mathrm{softplus}\Big( \log \sum_n e^{\gamma \alpha_n (s_n - m)}
+              + \log \sum_p e^{-\gamma \alpha_p (s_p - 1 + m)} \Big), \quad
+              \alpha_p = [1 + m - s_p]_+,\ \alpha_n = [s_n + m]_+
+
+    The paces alpha are constants for the gradient, as in the paper.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: m, the relaxation.
+        gamma: > 0, the scale.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over rows with a positive and a negative | "sum" | "none".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.circle(torch.randn(8, 16), torch.arange(8) % 2, margin=0.4, gamma=80)
+
+    Source: Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 2020, eq. 4-8.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    gamma = float(check.value("gamma", check.number("gamma", gamma), embeddings.device, positive=True))
+    margin = check.number("margin", margin)
+    rows = _two_sums(pairs, (gamma, margin), (gamma, margin), Metric.dot, check.flag("normalize", normalize), circle=True)
+    return pairs.result(reduce_rows(TF.softplus(_sum_of_complete(rows)), rows.complete, check.reduction(reduction)))
+
+
+def margin_loss(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 0.2,
+    beta: Tensor | float = 1.2,
+    nu: float = 0.0,
+    normalize: bool = True,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Margin loss: distances on the right side of a boundary beta that can be learned, for all or for each class.
+
+    .. math:: L = \frac{\sum_{ij} \max(0, \alpha + y_{ij} (d_{ij} - \beta_i))}{|\{\text{terms} > 0\}|}
+              + \nu\, \overline{\beta}, \quad y_{ij} = \pm 1
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: alpha, in units of distance.
+        beta: the boundary: a number, a tensor of one element, or [classes], indexed by ``labels``; tensors receive
+            a gradient.
+        nu: weight of the mean boundary, which otherwise can grow without cost.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over pairs with a loss | "sum".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> beta = torch.full((2,), 1.2, requires_grad=True)
+        >>> F.margin_loss(torch.randn(8, 16), torch.arange(8) % 2, beta=beta).backward()
+
+    Source: Wu, Manmatha, Smola, Krahenbuhl, Sampling Matters in Deep Embedding Learning, 2017, eq. 5-6.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    check.choice("reduction", reduction, ("mean", "sum"))
+    margin, nu = check.number("margin", margin), check.number("nu", nu)
+    n = embeddings.shape[0]
+    if isinstance(beta, Tensor) and beta.numel() != 1:
+        if beta.dim() != 1 or not beta.dtype.is_floating_point:
+            raise ValueError(f"beta: expected one value or a vector [classes], got shape {tuple(beta.shape)}")
+        ids = check.ids("labels", labels, embeddings, "embeddings")
+        if n and not torch.compiler.is_compiling() and (int(ids.min()) < 0 or int(ids.max()) >= len(beta)):
+            raise ValueError(f"beta: expected a value for every label, got {len(beta)} for labels up to {int(ids.max())}")
+        per_row = beta[ids]
+    else:
+        value = check.value("beta", beta, embeddings.device)
+        per_row = value.expand(n) if isinstance(value, Tensor) else torch.full((n,), value, dtype=torch.float64)
+    rows = pairs.rows(
+        RowLoss.hinge,
+        1,
+        -margin,
+        margin,
+        1,
+        metric=Metric.euclidean,
+        normalize=check.flag("normalize", normalize),
+        row_value=per_row.to(embeddings.device),
+    )
+    total = (rows.out[0] + rows.out[2]).sum()
+    if reduction == "mean":
+        total = mean(total, (rows.out[1] + rows.out[3]).sum().detach())
+    if nu:
+        total = total + nu * per_row.to(total.dtype).mean()
+    return pairs.result(total)
+
+
+def tuplet_margin(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    margin: float = 5.73,
+    scale: float = 64.0,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Tuplet margin loss: each positive pair against all negatives of its anchor, with slack in the angle.
+
+    .. math:: L_{ap} = \log\Big(1 + \sum_n e^{s (\cos\theta_{an} - \cos(\theta_{ap} - \beta))}\Big)
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: beta, in degrees.
+        scale: s > 0.
+        reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.tuplet_margin(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019, eq. 4.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    scale = float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    slack = math.radians(check.number("margin", margin))
+    return softplus_per_positive(pairs, scale, slack, reduction, normalize=True)
+
+
+def softplus_per_positive(
+    pairs: Pairs, scale: Tensor | float, slack: float, reduction: str, normalize: bool
+) -> Tensor:
+    """One softplus(lse of the negatives - positive) for every positive pair."""
+    rows = pairs.rows(RowLoss.softplus, scale, slack, metric=Metric.dot, normalize=normalize)
+    check.reduction(reduction)
+    if reduction == "mean":
+        return pairs.result(mean(rows.out[0].sum(), rows.positives.sum()))
+    return pairs.result(rows.out[0].sum() if reduction == "sum" else rows.out[0])
+
+
+def fast_ap(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    bins: int = 10,
+    reduction: str = "mean",
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""FastAP: one minus the average precision of each row's ranking, from soft histograms of squared distances.
+
+    .. math:: L_i = 1 - \frac{1}{N_i^+} \sum_b \frac{h_b^+ H_b^+}{H_b}
+
+    Rows are divided by their length: squared distances lie in [0, 4], which the histogram covers.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        bins: of the histogram, 1 to 64.
+        reduction: "mean" over rows with a positive | "sum" | "none".
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.fast_ap(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Cakir et al., Deep Metric Learning to Rank, 2019, eq. 8-9.
+    """
+    pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
+    bins = check.count("bins", bins, high=MAX_BINS)
+    rows = pairs.rows(RowLoss.fast_ap, float(bins), 4.0, metric=Metric.sqeuclidean, normalize=True)
+    values = 1 - rows.out[0] / rows.positives.clamp(min=1)
+    return pairs.result(reduce_rows(values, rows.positives > 0, check.reduction(reduction)))
+
+
+def angular(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 40.0,
+    reduction: str = "mean",
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Angular loss: the angle at the negative of each triangle stays below alpha.
+
+    .. math:: L_{ap} = \log\Big(1 + \sum_n e^{4 \tan^2\!\alpha\, (x_a + x_p) \cdot x_n - 2 (1 + \tan^2\!\alpha)
+              x_a \cdot x_p}\Big)
+
+    Every positive pair is a row of its own here: memory grows with their number P as O(P D).
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        alpha: in degrees, above 0 and below 90.
+        reduction: "mean" over positive pairs | "sum" | "none": [P], one per pair.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [P] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.angular(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Wang et al., Deep Metric Learning with Angular Loss, 2017, eq. 8.
+    """
+    pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
+    square = math.tan(math.radians(check.number("alpha", alpha, low=0.01, high=89.99))) ** 2
+    x = TF.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), dim=1)
+    y = x if pairs.y is None else TF.normalize(pairs.y.to(x.dtype), dim=1)
+    a, p = positive_pairs(pairs)
+    ids = pairs.relation.x_ids
+    assert ids is not None
+    partners = Pairs(x, None if pairs.y is None else y, pairs.relation, backend).between(x[a] + y[p], ids[a])
+    rows = partners.rows(RowLoss.lse, 4 * square, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False)
+    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * y[p]).sum(1))
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def positive_pairs(pairs: Pairs) -> tuple[Tensor, Tensor]:
+    """The positive pairs of labels as indices, sorted by anchor, without an [N, M] mask."""
+    relation = pairs.relation
+    assert relation.x_ids is not None
+    x_ids, y_ids = relation.x_ids, relation.x_ids if relation.y_ids is None else relation.y_ids
+    order = torch.argsort(y_ids, stable=True)
+    grouped = y_ids[order]
+    first, last = torch.searchsorted(grouped, x_ids), torch.searchsorted(grouped, x_ids, right=True)
+    counts = last - first
+    anchors = torch.repeat_interleave(torch.arange(len(x_ids), device=x_ids.device), counts)
+    within = torch.arange(len(anchors), device=x_ids.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    partners = order[first[anchors] + within]
+    if relation.self_offset >= 0:
+        other = partners != (anchors + relation.self_offset) % max(len(y_ids), 1)
+        anchors, partners = anchors[other], partners[other]
+    return anchors, partners
+
+
+def ranked_list(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.4,
+    alpha: float = 1.2,
+    imbalance: float = 0.5,
+    positive_temperature: float = 0.0,
+    negative_temperature: float = 10.0,
+    normalize: bool = True,
+    reduction: str = "mean",
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Ranked list loss: positives within alpha - m, negatives beyond alpha, weighted by how far they are off.
+
+    .. math:: L_i = (1 - \lambda) \frac{\sum_p w_p u_p}{\sum_p w_p + c} + \lambda \frac{\sum_n w_n u_n}{\sum_n w_n + c},
+              \quad u_p = [d_{ip} - (\alpha - m)]_+,\ u_n = [\alpha - d_{in}]_+,\ w = e^{T u}
+
+    The gradient passes through the weights; c = 1e-5 M for M partners keeps empty lists at 0.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        margin: m, between both sets.
+        alpha: the least distance of negatives.
+        imbalance: lambda in [0, 1].
+        positive_temperature: T of the positives.
+        negative_temperature: T of the negatives.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" | "sum" | "none" over rows.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.ranked_list(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Wang et al., Ranked List Loss for Deep Metric Learning, 2019, eq. 5-11.
+    """
+    pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
+    imbalance = check.number("imbalance", imbalance, low=0, high=1)
+    partners = (pairs.x if pairs.y is None else pairs.y).shape[0]
+    rows = pairs.rows(
+        RowLoss.ranked_list,
+        check.number("alpha", alpha),
+        check.number("margin", margin),
+        check.number("positive_temperature", positive_temperature),
+        check.number("negative_temperature", negative_temperature),
+        1e-5 * partners,
+        metric=Metric.euclidean,
+        normalize=check.flag("normalize", normalize),
+    )
+    values = (1 - imbalance) * rows.out[0] + imbalance * rows.out[1]
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))

@@ -1,0 +1,278 @@
+"""Losses against learned class centres: rows against one centre a class, without the matrix of logits."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from fastssl.functional import _check as check
+from fastssl.functional._pairs import Pairs, mean, reduce_rows
+from fastssl.functional.metric import NEGATIVES, POSITIVES
+from fastssl.ops.rows import Metric, Relation, RowLoss
+
+
+def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend: str | None) -> Pairs:
+    check.matrices(embeddings=embeddings, weight=weight)
+    ids = check.ids("labels", labels, embeddings, "embeddings")
+    classes = weight.shape[0]
+    if ids.numel() and not torch.compiler.is_compiling():
+        low, high = (int(v) for v in torch.aminmax(ids))
+        if low < 0 or high >= classes:
+            raise ValueError(f"labels: expected values in [0, {classes}), got {low if low < 0 else high}")
+    return Pairs(embeddings, weight, Relation(ids, torch.arange(classes, device=ids.device)), backend)
+
+
+def _own_cosine(pairs: Pairs) -> Tensor:
+    """The cosine of each row with the centre of its class."""
+    assert pairs.y is not None and pairs.relation.x_ids is not None
+    dtype = torch.promote_types(pairs.x.dtype, torch.float32)
+    x, own = pairs.x.to(dtype), pairs.y[pairs.relation.x_ids].to(dtype)
+    return (TF.normalize(x, dim=1) * TF.normalize(own, dim=1)).sum(1)
+
+
+def _margin_softmax(pairs: Pairs, scale: float, target: Tensor, reduction: str) -> Tensor:
+    """softplus(lse over the other classes - the target's logit): the cross-entropy with one logit replaced."""
+    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
+    values = TF.softplus(rows.out[0] - scale * target.to(rows.out[0].dtype))
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def normalized_softmax(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 0.05,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""Cross-entropy over cosines with class centres.
+
+    .. math:: L_i = -\log \frac{\exp(\cos(x_i, w_{y_i}) / \tau)}{\sum_c \exp(\cos(x_i, w_c) / \tau)}
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        weight: [C, D], a centre for every class.
+        labels: [N] integers in [0, C).
+        temperature: tau > 0.
+        reduction: "mean" | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.normalized_softmax(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
+
+    Source: Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, 2019, eq. 2.
+    """
+    pairs = _against_classes(embeddings, weight, labels, backend)
+    temperature = float(check.value("temperature", temperature, embeddings.device, positive=True))
+    return _margin_softmax(pairs, 1 / temperature, _own_cosine(pairs), reduction)
+
+
+def cos_face(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.35,
+    scale: float = 64.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""CosFace: the own class must win by a margin of the cosine.
+
+    .. math:: L_i = -\log \frac{e^{s (\cos\theta_{y_i} - m)}}{e^{s (\cos\theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos\theta_c}}
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        weight: [C, D], a centre for every class.
+        labels: [N] integers in [0, C).
+        margin: m, of the cosine.
+        scale: s > 0.
+        reduction: "mean" | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.cos_face(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
+
+    Source: Wang et al., CosFace, 2018, eq. 4.
+    """
+    pairs = _against_classes(embeddings, weight, labels, backend)
+    scale = float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    return _margin_softmax(pairs, scale, _own_cosine(pairs) - check.number("margin", margin), reduction)
+
+
+def arc_face(
+    embeddings: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 28.6,
+    scale: float = 64.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""ArcFace: the own class must win by a margin of the angle.
+
+    .. math:: L_i = -\log \frac{e^{s \phi(\theta_{y_i})}}{e^{s \phi(\theta_{y_i})} + \sum_{c \ne y_i} e^{s \cos\theta_c}},
+              \quad \phi(\theta) = \cos(\theta + m) \text{ where } \theta \le \pi - m, \text{ else } \cos\theta - m \sin m
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        weight: [C, D], a centre for every class.
+        labels: [N] integers in [0, C).
+        margin: m, in degrees.
+        scale: s > 0.
+        reduction: "mean" | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.arc_face(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
+
+    Source: Deng et al., ArcFace, 2019, eq. 3; the branch beyond pi - m as in the authors' code.
+    """
+    pairs = _against_classes(embeddings, weight, labels, backend)
+    scale = float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    m = math.radians(check.number("margin", margin))
+    return _margin_softmax(pairs, scale, arc_margin(_own_cosine(pairs), m), reduction)
+
+
+def arc_margin(cosine: Tensor, margin: float) -> Tensor:
+    """cos(arccos(cosine) + margin), decreasing all the way; the slope stays finite at +-1."""
+    cosine = cosine.clamp(-1, 1)
+    sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
+    inside = cosine >= math.cos(math.pi - margin)
+    return torch.where(inside, cosine * math.cos(margin) - sine * math.sin(margin), cosine - margin * math.sin(margin))
+
+
+def proxy_nca(
+    embeddings: Tensor,
+    proxies: Tensor,
+    labels: Tensor,
+    *,
+    scale: float = 1.0,
+    include_positive: bool = False,
+    reduction: str = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    r"""ProxyNCA: each row nearer to its class's proxy than to all others, under squared distances of unit rows.
+
+    .. math:: L_i = -\log \frac{e^{-s |x_i - p_{y_i}|^2}}{\sum_{c \ne y_i} e^{-s |x_i - p_c|^2}}
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        proxies: [C, D], one for every class.
+        labels: [N] integers in [0, C).
+        scale: s > 0.
+        include_positive: also sum the own class below, as ProxyNCA++ does: a softmax, never negative.
+        reduction: "mean" | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32. With one class and without
+        ``include_positive`` the sum is empty: 0.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, range or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.proxy_nca(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
+
+    Source: Movshovitz-Attias et al., No Fuss Distance Metric Learning using Proxies, 2017, eq. 4; Teh et al.,
+    ProxyNCA++, 2020.
+    """
+    pairs = _against_classes(embeddings, proxies, labels, backend)
+    scale = -float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    rows = pairs.rows(
+        RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=Metric.sqeuclidean, normalize=True
+    )
+    if check.flag("include_positive", include_positive):
+        return pairs.result(reduce_rows(TF.softplus(rows.out[1] - rows.out[0]), None, check.reduction(reduction)))
+    counted = rows.negatives > 0
+    values = torch.where(counted, rows.out[1], torch.zeros_like(rows.out[1])) - rows.out[0]
+    values = torch.where(counted, values, torch.zeros_like(values))
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def proxy_anchor(
+    embeddings: Tensor,
+    proxies: Tensor,
+    labels: Tensor,
+    *,
+    margin: float = 0.1,
+    alpha: float = 32.0,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Proxy-Anchor: each proxy against all rows of the batch.
+
+    .. math:: L = \frac{1}{|P^+|} \sum_{p \in P^+} \log\Big(1 + \sum_{x \in X_p^+} e^{-\alpha (s(x, p) - \delta)}\Big)
+              + \frac{1}{|P|} \sum_{p} \log\Big(1 + \sum_{x \in X_p^-} e^{\alpha (s(x, p) + \delta)}\Big)
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        proxies: [C, D], one for every class.
+        labels: [N] integers in [0, C).
+        margin: delta, of the cosine.
+        alpha: > 0, the scale.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.proxy_anchor(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
+
+    Source: Kim et al., Proxy Anchor Loss for Deep Metric Learning, 2020, eq. 4.
+    """
+    pairs = _against_classes(embeddings, proxies, labels, backend)
+    alpha = float(check.value("alpha", check.number("alpha", alpha), embeddings.device, positive=True))
+    delta = check.number("margin", margin)
+    relation = pairs.relation
+    turned = Pairs(proxies, embeddings, Relation(relation.y_ids, relation.x_ids), backend)  # proxies are the anchors
+    rows = turned.rows(
+        RowLoss.lse,
+        -alpha,
+        alpha,
+        alpha * delta,
+        alpha * delta,
+        POSITIVES,
+        NEGATIVES,
+        metric=Metric.dot,
+        normalize=True,
+    )
+    present = (rows.positives > 0).sum()
+    positive = mean(TF.softplus(rows.out[0]).sum(), present.to(rows.out[0].dtype))
+    return pairs.result(positive + mean(TF.softplus(rows.out[1]).sum(), float(proxies.shape[0])))

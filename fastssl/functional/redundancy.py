@@ -1,0 +1,302 @@
+"""Losses without pairs of rows: on features (Barlow Twins, VICReg), on matched rows (negative cosine similarity), on
+prototypes and soft targets (SwAV, DINO, iBOT).
+
+These are D x D, N x D or N x K: plain torch is at the limit of the machine, and a kernel would gain nothing (see
+docs/decisions/0006).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from fastssl.functional import _check as check
+
+
+def _views(z0: Tensor, z1: Tensor, names: tuple[str, str] = ("z0", "z1")) -> tuple[Tensor, Tensor]:
+    check.matrices(**{names[0]: z0, names[1]: z1})
+    check.same_rows(names[1], z1, names[0], z0)
+    if z0.dtype in (torch.float16, torch.bfloat16):
+        return z0.float(), z1.float()
+    return z0, z1
+
+
+def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e-5) -> Tensor:
+    r"""Barlow Twins: the cross-correlation of both views' features should be the identity.
+
+    .. math:: L = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2, \quad
+              C = \frac1N \hat{Z}_0^\top \hat{Z}_1, \quad \hat{z} = (z - \bar z) / \sqrt{\mathrm{var}(z) + \epsilon}
+
+    Args:
+        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
+        z1: [N, D], the other view; row i belongs to row i.
+        lambd: weight of what is off the diagonal, >= 0.
+        eps: added to the variance, as batch normalisation does.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.barlow_twins(torch.randn(8, 16), torch.randn(8, 16))
+
+    Source: Zbontar et al., Barlow Twins, 2021, eq. 1-2.
+    """
+    z0, z1 = _views(z0, z1)
+    lambd, eps = check.number("lambd", lambd, low=0), check.number("eps", eps, low=0)
+    n = z0.shape[0]
+    if n == 0:
+        return (z0.sum() + z1.sum()) * 0
+    a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in (z0, z1))
+    c = a.T @ b / n
+    diagonal = c.diagonal()
+    return (1 - diagonal).square().sum() + lambd * (c.square().sum() - diagonal.square().sum())
+
+
+def vicreg(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    invariance: float = 25.0,
+    variance: float = 25.0,
+    covariance: float = 1.0,
+    gamma: float = 1.0,
+    eps: float = 1e-4,
+) -> Tensor:
+    r"""VICReg: views agree, every feature keeps its spread, features are uncorrelated.
+
+    .. math:: L = \lambda\, \mathrm{mse}(z_0, z_1) + \mu\, \tfrac12 \sum_z \tfrac1D \sum_d [\gamma - \sqrt{\mathrm{var}(z_d)
+              + \epsilon}]_+ + \nu \sum_z \tfrac1D \sum_{c \ne d} \mathrm{cov}(z)_{cd}^2
+
+    Args:
+        z0: [N, D], N >= 2, float32, float64, bfloat16 or float16 (computed in fp32).
+        z1: [N, D], the other view; row i belongs to row i.
+        invariance: lambda.
+        variance: mu; the mean over both views, as in the authors' code.
+        covariance: nu; the sum over both views.
+        gamma: the wanted standard deviation.
+        eps: added to the variance.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape or device, fewer than two rows, or a wrong range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.vicreg(torch.randn(8, 16), torch.randn(8, 16))
+
+    Source: Bardes, Ponce, LeCun, VICReg, 2022, eq. 1-6.
+    """
+    z0, z1 = _views(z0, z1)
+    n, d = z0.shape
+    if n < 2:
+        raise ValueError(f"z0: expected at least 2 rows for a variance, got shape {tuple(z0.shape)}")
+    weights = [
+        check.number(k, v, low=0) for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
+    ]
+    gamma, eps = check.number("gamma", gamma), check.number("eps", eps, low=0)
+    centred = [z - z.mean(0) for z in (z0, z1)]
+    spread = sum(torch.relu(gamma - (z.var(0) + eps).sqrt()).mean() for z in centred) / 2
+    off_diagonal = z0.new_zeros(())
+    for z in centred:
+        c = z.T @ z / (n - 1)
+        off_diagonal = off_diagonal + (c.square().sum() - c.diagonal().square().sum()) / d
+    return weights[0] * TF.mse_loss(z0, z1) + weights[1] * spread + weights[2] * off_diagonal
+
+
+def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    r"""Minus the cosine of matched rows, as BYOL and SimSiam use it; detach the target yourself.
+
+    .. math:: L_i = - \frac{p_i \cdot t_i}{|p_i| |t_i|}
+
+    Args:
+        prediction: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
+        target: [N, D]; row i belongs to row i.
+        reduction: "mean" | "sum" | "none".
+
+    Returns:
+        A scalar, or [N] for "none".
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.negative_cosine_similarity(torch.randn(8, 16), torch.randn(8, 16).detach())
+
+    Source: Chen and He, Exploring Simple Siamese Representation Learning, 2021, eq. 1.
+    """
+    prediction, target = _views(prediction, target, ("prediction", "target"))
+    rows = -(TF.normalize(prediction, dim=1) * TF.normalize(target, dim=1)).sum(1)
+    if check.reduction(reduction) == "none":
+        return rows
+    return rows.sum() if reduction == "sum" else rows.sum() / max(rows.shape[0], 1)
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
+    r"""Equal assignment of rows to prototypes by Sinkhorn-Knopp: the targets of SwAV.
+
+    .. math:: Q = \mathrm{diag}(u) \exp(S / \epsilon) \mathrm{diag}(v), \quad
+              \textstyle\sum_k Q_{ik} = 1,\ \sum_i Q_{ik} \to N / K
+
+    In the logarithm, so that no epsilon overflows.
+
+    Args:
+        scores: [N, K], rows against prototypes.
+        epsilon: > 0, the smoothness.
+        iterations: of normalising columns, then rows.
+
+    Returns:
+        [N, K], rows sum to 1; no gradient.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> q = F.sinkhorn(torch.randn(8, 4))
+
+    Source: Caron et al., SwAV, 2020, eq. 3-5; Cuturi, 2013.
+    """
+    check.matrix("scores", scores)
+    epsilon = float(check.value("epsilon", check.number("epsilon", epsilon), scores.device, positive=True))
+    check.count("iterations", iterations)
+    log_q = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) / epsilon
+    for _ in range(iterations):
+        log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True)
+        log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True)
+    return log_q.exp()
+
+
+def swapped_prediction(scores0: Tensor, scores1: Tensor, *, temperature: float = 0.1, epsilon: float = 0.05) -> Tensor:
+    r"""SwAV: each view predicts the other's Sinkhorn assignment.
+
+    .. math:: L = -\frac{1}{2N} \sum_i \sum_k q_{ik}^{(1)} \log p_{ik}^{(0)} + q_{ik}^{(0)} \log p_{ik}^{(1)},
+              \quad p = \mathrm{softmax}(s / \tau)
+
+    Args:
+        scores0: [N, K], cosines of one view's rows with the prototypes.
+        scores1: [N, K], the other view's.
+        temperature: tau > 0.
+        epsilon: of :func:`sinkhorn`.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device or range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.swapped_prediction(torch.randn(8, 4), torch.randn(8, 4))
+
+    Source: Caron et al., SwAV, 2020, eq. 1-2.
+    """
+    s0, s1 = _views(scores0, scores1, ("scores0", "scores1"))
+    temperature = float(check.value("temperature", temperature, s0.device, positive=True))
+    losses = [
+        -(sinkhorn(target, epsilon=epsilon) * torch.log_softmax(prediction / temperature, 1)).sum()
+        for prediction, target in ((s0, s1), (s1, s0))
+    ]
+    return (losses[0] + losses[1]) / (2 * max(s0.shape[0], 1))
+
+
+def centred_softmax(logits: Tensor, center: Tensor, *, temperature: float = 0.04) -> Tensor:
+    r"""The teacher's distribution of DINO and iBOT: centred, sharpened, without gradient.
+
+    .. math:: p_i = \mathrm{softmax}((z_i - c) / \tau)
+
+    Args:
+        logits: [..., K].
+        center: [K], a running mean of the teacher's logits.
+        temperature: tau > 0.
+
+    Returns:
+        [..., K].
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: shapes that do not match, or a wrong range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> p = F.centred_softmax(torch.randn(8, 4), torch.zeros(4))
+
+    Source: Caron et al., DINO, 2021, eq. 1 and 4; Zhou et al., iBOT, 2022.
+    """
+    check.tensor("logits", logits)
+    check.tensor("center", center)
+    if logits.dim() < 1 or center.shape != logits.shape[-1:]:
+        raise ValueError(f"center: expected shape {tuple(logits.shape[-1:])}, got {tuple(center.shape)}")
+    temperature = float(check.value("temperature", temperature, logits.device, positive=True))
+    return torch.softmax((logits - center).detach() / temperature, -1)
+
+
+def dino(
+    student: Tensor,
+    teacher: Tensor,
+    center: Tensor,
+    *,
+    student_temperature: float = 0.1,
+    teacher_temperature: float = 0.04,
+    mask: Tensor | None = None,
+) -> Tensor:
+    r"""Cross-entropy of views under the teacher's centred softmax: DINO over views, iBOT over masked patches.
+
+    .. math:: L = \mathrm{mean}_{v \ne w} \mathrm{mean}_i -\sum_k p^t_{wik} \log p^s_{vik}
+
+    Without ``mask`` every student view meets every teacher view but the one of the same index. With it, views meet
+    the same views, at the masked positions only (iBOT).
+
+    Args:
+        student: [V, N, K], logits of all views, the teacher's first; with ``mask`` [N, P, K], patches.
+        teacher: [W, N, K], W <= V; with ``mask`` [N, P, K].
+        center: [K], a running mean of the teacher's logits.
+        student_temperature: > 0.
+        teacher_temperature: > 0.
+        mask: [N, P] booleans, patches that the student did not see.
+
+    Returns:
+        A scalar.
+
+    Raises:
+        TypeError: an argument of the wrong type.
+        ValueError: shapes that do not match, or a wrong range.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.dino(torch.randn(4, 8, 16), torch.randn(2, 8, 16), torch.zeros(16))
+
+    Source: Caron et al., DINO, 2021, eq. 3; Zhou et al., iBOT, 2022, eq. 2.
+    """
+    for name, t in (("student", student), ("teacher", teacher)):
+        if check.tensor(name, t).dim() != 3:
+            raise ValueError(f"{name}: expected 3 dimensions, got shape {tuple(t.shape)}")
+    if teacher.shape[1:] != student.shape[1:] or teacher.shape[0] > student.shape[0]:
+        raise ValueError(f"teacher: expected views of shape {tuple(student.shape[1:])}, got {tuple(teacher.shape)}")
+    temperature = float(check.value("student_temperature", student_temperature, student.device, positive=True))
+    targets = centred_softmax(teacher, center, temperature=teacher_temperature)
+    log_p = torch.log_softmax(student / temperature, -1)
+    if mask is not None:
+        if check.tensor("mask", mask).dtype != torch.bool or mask.shape != student.shape[:2]:
+            raise ValueError(f"mask: expected booleans of shape {tuple(student.shape[:2])}, got {tuple(mask.shape)}")
+        per_patch = -(targets * log_p).sum(-1)
+        masked = mask.to(per_patch.dtype)
+        return ((per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)).mean()
+    # All pairs of views at once; those of one view with itself are taken out again.
+    cross = -torch.einsum("wnk,vnk->wv", targets, log_p) / max(student.shape[1], 1)
+    own = torch.arange(teacher.shape[0], device=student.device)
+    count = cross.numel() - len(own)
+    return (cross.sum() - cross[own, own].sum()) / max(count, 1)
