@@ -296,7 +296,7 @@ def test_row_reductions_without_the_matrix(isa: str) -> None:
 
 
 def test_sinkhorn_assigns_evenly() -> None:
-    q = F.sinkhorn(torch.randn(64, 8), epsilon=0.05, iterations=50)
+    q = F.sinkhorn(torch.randn(64, 8), epsilon=0.5, iterations=50)
     torch.testing.assert_close(q.sum(1), torch.ones(64))
     torch.testing.assert_close(q.sum(0), torch.full((8,), 8.0), rtol=1e-2, atol=1e-2)
 

@@ -53,7 +53,7 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
   p.y_ids = ids_of(y_ids, p.m());
   p.positive_bits = bits_of(positive_bits, p);
   p.negative_bits = bits_of(negative_bits, p);
-  STD_TORCH_CHECK(p.positive_bits ? p.negative_bits != nullptr : p.x_ids && (p.same || p.y_ids),
+  STD_TORCH_CHECK(positive_bits ? bool(negative_bits) : x_ids && (p.same || y_ids),
                   "fastssl: a relation needs ids of both sides, or bits for positives and negatives");
   STD_TORCH_CHECK(p.same || !upper, "fastssl: only rows against themselves have an upper half");
   STD_TORCH_CHECK(self_offset >= -1 && (self_offset < 0 || (self_offset < std::max<int64_t>(p.m(), 1) && p.n() <= p.m())),

@@ -12,7 +12,7 @@ namespace {
 struct Relation {
   std::vector<int32_t> x, y;
   Relation(const RowLossProblem& p) {
-    if (!p.x_ids) return;
+    if (p.positive_bits || p.n() == 0) return;
     std::unordered_map<int64_t, int32_t> index;
     auto side = [&](const int64_t* ids, int64_t count, int32_t pad) {
       std::vector<int32_t> result(size_t(ceil_div(count, kBlock) * kBlock), pad);

@@ -47,7 +47,7 @@ void hinge_backward(const RowTask<T>& t) {
   Vec<T> threshold[kV<T>] = {}, upstream[2][kV<T>];
   if (t.row_value) fill_lanes(t, threshold, [&](int64_t i) { return t.row_value[i]; });
   for (int k = 0; k < 2; ++k) fill_lanes(t, upstream[k], [&](int64_t i) { return t.grad[4 * i + 2 * k]; });
-  LaneSum<T> total;
+  LaneSum<T> total[2];  // without the upstream gradient: with power 1 a count, which is exact
   for_each_pair<T>(
       t,
       [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T> positive, IVec<T> negative) {
@@ -55,15 +55,20 @@ void hinge_backward(const RowTask<T>& t) {
         const IVec<T> part[2] = {positive, negative};
         Vec<T> g[2];
         for (int k = 0; k < 2; ++k) {
-          const Vec<T> slope = squared ? T(2) * u[k] * upstream[k][v] : upstream[k][v];
+          const Vec<T> slope = squared ? T(2) * u[k] : splat<T>(T(1));
           g[k] = part[k] & ~(u[k] <= T(0)) ? slope : Vec<T>{};
+          total[k].part[v] += g[k];
+          g[k] *= upstream[k][v];
         }
-        const Vec<T> both = sign * (g[0] - g[1]);
-        total.part[v] += both;
-        store<T>(t.g + at, both);
+        store<T>(t.g + at, sign * (g[0] - g[1]));
       },
-      [&] { total.flush(); });
-  if (t.grad_row) for_each_lane(t, [&](int l, int64_t i) { t.grad_row[i] -= total.total[l]; });
+      [&] {
+        for (auto& sum : total) sum.flush();
+      });
+  if (!t.grad_row) return;
+  for_each_lane(t, [&](int l, int64_t i) {
+    t.grad_row[i] += t.params[0] * (t.grad[4 * i + 2] * total[1].total[l] - t.grad[4 * i] * total[0].total[l]);
+  });
 }
 
 // Positives of the 32 rows of a lane block, each row's sorted: what a negative violates is found by bisection,

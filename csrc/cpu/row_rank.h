@@ -95,7 +95,7 @@ struct RankedList {
       : alpha(T(p[0])), border(T(p[0] - p[1])), temperature{T(p[2]), T(p[3])} {}
   FASTSSL_INLINE void apply(int k, Vec<T> s, IVec<T> part, Vec<T>& u, Vec<T>& w) const {
     u = k == 0 ? s - border : alpha - s;
-    const IVec<T> in = part & ~(u <= T(0)) & (s > T(0));
+    const IVec<T> in = part & ~(u <= T(0)) & ~(s <= T(0));
     w = in ? T(1) / exp_minus(temperature[k] * u) : Vec<T>{};
     u = in ? u : Vec<T>{};
   }

@@ -115,6 +115,8 @@ def number(name: str, given: object, *, low: float | None = None, high: float | 
     """A finite number, no tensor, within [low, high] where given."""
     if isinstance(given, bool) or not isinstance(given, (int, float)):
         raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
+    if torch.compiler.is_compiling():
+        return given  # may be a symbol
     if not math.isfinite(given):
         raise ValueError(f"{name}: expected a finite number, got {given}")
     if (low is not None and given < low) or (high is not None and given > high):

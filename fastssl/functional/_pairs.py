@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +14,7 @@ from fastssl.functional import _check as check
 from fastssl.ops import Backend, dispatch, rows
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import OUTPUTS, PARAMS, Metric, Relation, RowLoss
+from fastssl.ops.rows import PARAMS, Metric, Relation, RowLoss
 
 ROW_LOSS = Backend(reference.row_loss, rows.row_loss)
 
@@ -65,7 +68,7 @@ class Pairs:
             upper,
         )
         columns = out.unbind(1)
-        return Rows(columns[: OUTPUTS[loss]], columns[-2].detach(), columns[-1].detach())
+        return Rows(columns[:-2], columns[-2].detach(), columns[-1].detach())
 
     def result(self, value: Tensor) -> Tensor:
         """A loss in the dtype that it is returned in."""
@@ -81,6 +84,19 @@ class Pairs:
         y = self.x if self.y is None else self.y
         y_ids = self.relation.x_ids if self.relation.y_ids is None else self.relation.y_ids
         return replace(self, x=x, y=y, relation=Relation(x_ids, y_ids))
+
+
+_self_offset: contextvars.ContextVar[int] = contextvars.ContextVar("fastssl_self_offset", default=-1)
+
+
+@contextlib.contextmanager
+def rows_in_reference(offset: int) -> Iterator[None]:
+    """Within it, row i of the embeddings is row (offset + i) % M of ``ref_emb`` and no partner of its own."""
+    token = _self_offset.set(offset)
+    try:
+        yield
+    finally:
+        _self_offset.reset(token)
 
 
 def labelled(
@@ -108,7 +124,9 @@ def labelled(
     ids = check.ids("labels", labels, embeddings, "embeddings")
     if ref_emb is None:
         return Pairs(embeddings, None, Relation(ids, self_offset=0), backend)
-    return Pairs(embeddings, ref_emb, Relation(ids, check.ids("ref_labels", ref_labels, ref_emb, "ref_emb")), backend)
+    ref_ids = check.ids("ref_labels", ref_labels, ref_emb, "ref_emb")
+    offset = -1 if torch.compiler.is_compiling() else _self_offset.get()
+    return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset), backend)
 
 
 def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:

@@ -1,7 +1,89 @@
 """The losses as modules."""
 
-from fastssl.losses.contrastive import InfoNCELoss, NTXentLoss, SupConLoss
-from fastssl.losses.language import LinearCrossEntropyLoss
-from fastssl.losses.multimodal import CLIPLoss, SigLIPLoss
+from fastssl.losses.contrastive import (
+    InfoNCELoss,
+    NTXentLoss,
+    SupConLoss,
+)
+from fastssl.losses.language import (
+    LinearCrossEntropyLoss,
+)
+from fastssl.losses.metric import (
+    AngularLoss,
+    CircleLoss,
+    ContrastiveLoss,
+    CrossBatchMemory,
+    FastAPLoss,
+    GeneralizedLiftedStructureLoss,
+    LiftedStructureLoss,
+    MarginLoss,
+    MultiSimilarityLoss,
+    NCALoss,
+    NPairsLoss,
+    RankedListLoss,
+    SoftNearestNeighborLoss,
+    TripletMarginLoss,
+    TupletMarginLoss,
+)
+from fastssl.losses.multimodal import (
+    CLIPLoss,
+    SigLIPLoss,
+)
+from fastssl.losses.noise import (
+    NCELoss,
+    NegativeSamplingLoss,
+)
+from fastssl.losses.proxy import (
+    ArcFaceLoss,
+    CosFaceLoss,
+    NormalizedSoftmaxLoss,
+    ProxyAnchorLoss,
+    ProxyNCALoss,
+)
+from fastssl.losses.views import (
+    BarlowTwinsLoss,
+    DCLLoss,
+    DCLWLoss,
+    HardNegativeNTXentLoss,
+    MultipleNegativesRankingLoss,
+    NegativeCosineSimilarity,
+    VICRegLoss,
+)
 
-__all__ = ["CLIPLoss", "InfoNCELoss", "LinearCrossEntropyLoss", "NTXentLoss", "SigLIPLoss", "SupConLoss"]
+__all__ = [
+    "AngularLoss",
+    "ArcFaceLoss",
+    "BarlowTwinsLoss",
+    "CLIPLoss",
+    "CircleLoss",
+    "ContrastiveLoss",
+    "CosFaceLoss",
+    "CrossBatchMemory",
+    "DCLLoss",
+    "DCLWLoss",
+    "FastAPLoss",
+    "GeneralizedLiftedStructureLoss",
+    "HardNegativeNTXentLoss",
+    "InfoNCELoss",
+    "LiftedStructureLoss",
+    "LinearCrossEntropyLoss",
+    "MarginLoss",
+    "MultiSimilarityLoss",
+    "MultipleNegativesRankingLoss",
+    "NCALoss",
+    "NCELoss",
+    "NPairsLoss",
+    "NTXentLoss",
+    "NegativeCosineSimilarity",
+    "NegativeSamplingLoss",
+    "NormalizedSoftmaxLoss",
+    "ProxyAnchorLoss",
+    "ProxyNCALoss",
+    "RankedListLoss",
+    "SigLIPLoss",
+    "SoftNearestNeighborLoss",
+    "SupConLoss",
+    "TripletMarginLoss",
+    "TupletMarginLoss",
+    "VICRegLoss",
+]

@@ -6,6 +6,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.functional import _check as check
+from fastssl.functional._pairs import IndicesTuple
 from fastssl.losses._base import TemperatureLoss
 
 
@@ -54,6 +55,9 @@ class InfoNCELoss(TemperatureLoss):
 class NTXentLoss(TemperatureLoss):
     """:func:`fastssl.functional.nt_xent` as a module.
 
+    ``loss(z0, z1)`` takes two views. ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``
+    with integer labels is :func:`fastssl.functional.multi_nt_xent`, pytorch-metric-learning's loss of that name.
+
     Args:
         temperature: > 0.
         normalize: divide rows by their length first.
@@ -77,7 +81,27 @@ class NTXentLoss(TemperatureLoss):
     ) -> None:
         super().__init__(temperature, normalize, reduction, learnable, backend)
 
-    def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
+    def forward(
+        self,
+        z0: Tensor,
+        z1: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        labelled = z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point() and z1.dim() == 1)
+        if labelled:
+            return F.multi_nt_xent(
+                z0,
+                z1,
+                temperature=self.temperature,
+                normalize=self.normalize,
+                reduction=self.reduction,
+                indices_tuple=indices_tuple,
+                ref_emb=ref_emb,
+                ref_labels=ref_labels,
+                backend=self.backend,
+            )
         return F.nt_xent(
             z0,
             z1,

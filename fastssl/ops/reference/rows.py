@@ -84,6 +84,8 @@ def row_loss(
         positive, negative = positive & later, negative & later
     function = _FUNCTIONS[loss]
     out = function(s, positive, negative, values, row_value) if loss == RowLoss.hinge else function(s, positive, negative, values)
+    if s.requires_grad and not out.requires_grad:
+        out = out + 0 * s.sum()  # nothing takes part: the gradient is 0
     return torch.cat([out, counts], 1)
 
 
@@ -204,7 +206,7 @@ def _ranked_list(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Te
         (s - (alpha - margin), positive_temperature, positive),
         (alpha - s, negative_temperature, negative),
     ):
-        counted = mask & (u > 0) & (s > 0)
+        counted = mask & ~(u <= 0) & ~(s <= 0)  # NaN counts
         u = u.masked_fill(~counted, 0)
         w = torch.where(counted, torch.exp(temperature * u), 0)
         result.append((w * u).sum(1) / (w.sum(1) + constant))
