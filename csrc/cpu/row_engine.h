@@ -95,8 +95,8 @@ class RowEngine {
 
   // Gradients, blocked; `same` adds both sides to the first.
   struct Gradients {
-    Buffer<T> x, y, shares, column_sum;
-    Buffer<double> x_weight, y_weight;  // sums of the weights of distances
+    Buffer<T> x, y, shares;
+    Buffer<double> x_weight, y_weight, weight_shares;  // sums of the weights of distances
     bool want_x = false, want_y = false;
   };
   void start(Gradients& g, bool want_x, bool want_y) const {
@@ -109,49 +109,62 @@ class RowEngine {
     if (g.want_y) g.y.allocate(y_blocks * depth_blocks * kArea);
     if (weighted()) {
       g.x_weight.allocate(x_blocks * kBlock);
+      g.weight_shares.allocate(chunks * strip_blocks * kBlock, false);
       if (!p.same) g.y_weight.allocate(y_blocks * kBlock);
-      g.column_sum.allocate(strip_blocks * y_blocks * kBlock, false);
     }
   }
   bool weighted() const { return p.metric == Metric::sqeuclidean || p.metric == Metric::euclidean; }
 
-  // dL/ds of one lane block becomes weights.
-  void weigh(const Strip<T>& t, Gradients& g, int64_t block) const {
-    if (!weighted()) return;
+  // A tile of dL/ds and of the scores where the strip has them; pairwise reads them from its matrices.
+  RowWeights<T> tile_weights(const Strip<T>& t, int64_t block, int64_t jb) const {
+    const int64_t at = (block - t.i0) * t.stride + (jb * kBlock - t.first) * kBlock;
     RowWeights<T> w;
-    w.g = const_cast<T*>(t.g) + (block - t.i0) * t.stride;
-    w.s = t.s + (block - t.i0) * t.stride;
-    w.i = block * kBlock;
-    w.n = n;
-    w.m = m;
-    w.first = t.first;
+    w.g = const_cast<T*>(t.g) + at;
+    w.from = w.g;
+    w.s = t.s + at;
     w.metric = p.metric;
-    w.row_sum = g.x_weight.data();
-    w.column_sum = g.column_sum.data() + (block - t.i0) * y_blocks * kBlock;
-    rows.weigh(w);
+    return w;
   }
-  void accumulate(const Strip<T>& strip, Gradients& g) const {
-    const int64_t share = strip_blocks * depth_blocks * kArea;
+
+  // dL/ds of a strip becomes its part of the gradients. fetch(block, j0, j1) says where dL/ds of a tile is, just before
+  // it is weighed and multiplied, all while it is in the cache.
+  template <class F>
+  void accumulate(const Strip<T>& strip, Gradients& g, F&& fetch) const {
+    const int64_t size = depth_blocks * kArea, share = strip_blocks * size, lanes = strip_blocks * kBlock;
     for_each_chunk(strip, [&](int64_t chunk, int64_t j0, int64_t j1) {
       Strip<T> t = strip;
       if (g.want_x) {
         t.grad_x = g.shares.data() + chunk * share;
-        std::memset(t.grad_x, 0, size_t((t.i1 - t.i0) * depth_blocks * kArea) * sizeof(T));
+        std::memset(t.grad_x, 0, size_t((t.i1 - t.i0) * size) * sizeof(T));
       }
       t.grad_y = p.same ? (g.want_x ? g.x.data() : nullptr) : g.y.data();
-      for (int64_t j = j0; j < j1; j += kMaxTileBlocks)
-        rows.accumulate[int(p.metric)](t, j, std::min(j + kMaxTileBlocks, j1));
-      double* weight = p.same ? g.x_weight.data() : g.y_weight.data();
-      for (int64_t j = j0 * kBlock; weight && j < std::min(j1 * kBlock, m); ++j)
-        for (int64_t k = 0; k < t.i1 - t.i0; ++k)
-          weight[j] += double(g.column_sum[k * y_blocks * kBlock + j - t.first]);
+      double* row_sum = weighted() ? g.weight_shares.data() + chunk * lanes : nullptr;
+      double* column_sum = p.same ? g.x_weight.data() : g.y_weight.data();
+      if (row_sum) std::memset(row_sum, 0, size_t(lanes) * sizeof(double));
+      T columns[kMaxTileBlocks * kBlock];
+      for (int64_t j = j0; j < j1; j += kMaxTileBlocks) {
+        const int64_t end = std::min(j + kMaxTileBlocks, j1);
+        for (int64_t block = t.i0; block < t.i1; ++block) {
+          RowWeights<T> w = fetch(block, j, end);
+          if (!row_sum) continue;
+          w.count = std::min(end * kBlock, m) - j * kBlock;
+          w.row_sum = row_sum + (block - t.i0) * kBlock;
+          w.column_sum = columns;
+          rows.weigh(w);
+          for (int64_t k = 0; k < w.count; ++k) column_sum[j * kBlock + k] += double(columns[k]);
+        }
+        rows.accumulate[int(p.metric)](t, j, end);
+      }
     });
-    if (!g.want_x) return;
-    const int64_t first_chunk = strip.first / kBlock / chunk_blocks, size = depth_blocks * kArea;
+    const int64_t first_chunk = strip.first / kBlock / chunk_blocks;
     for_each_block(strip, [&](int64_t block) {
-      T* sum = g.x.data() + block * size;
+      const int64_t at = block - strip.i0;
       for (int64_t chunk = first_chunk; chunk < chunks; ++chunk) {
-        const T* part = g.shares.data() + chunk * share + (block - strip.i0) * size;
+        for (int64_t l = 0; g.weight_shares.data() && l < kBlock; ++l)
+          g.x_weight[block * kBlock + l] += g.weight_shares[chunk * lanes + at * kBlock + l];
+        if (!g.want_x) continue;
+        const T* part = g.shares.data() + chunk * share + at * size;
+        T* sum = g.x.data() + block * size;
         for (int64_t k = 0; k < size; ++k) sum[k] += part[k];
       }
     });

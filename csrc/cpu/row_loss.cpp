@@ -140,9 +140,8 @@ void backward(const RowLossProblem& p, const T* kept, const double* out, const d
       if (p.upper && task.i > t.first) std::memset(task.g, 0, sizeof(T) * size_t((task.i - t.first) * kBlock));
       std::memset(task.g + (p.m() - t.first) * kBlock, 0, sizeof(T) * size_t((end - p.m()) * kBlock));
       e.rows.backward[int(p.loss)](task);
-      e.weigh(t, g, block);
     });
-    e.accumulate(t, g);
+    e.accumulate(t, g, [&](int64_t block, int64_t j, int64_t) { return e.tile_weights(t, block, j); });
     poll_interrupt();
   }
   e.finish(g, to.x, to.y);
@@ -190,25 +189,34 @@ void pairwise_backward_as(const RowProblem& p, const Source& grad, const T* out,
     Strip<T> t = e.strip(k, false);
     t.s = scores.data();
     t.g = weights.data();
-    constexpr int64_t kRows = 64;
-    parallel_tasks(ceil_div(e.m, kRows), [&](int64_t, int64_t task) {
-      for (int64_t row = task * kRows; row < std::min(e.m, (task + 1) * kRows); ++row)
-        for (int64_t block = t.i0; block < t.i1; ++block) {
-          const int64_t at = (block - t.i0) * t.stride + row * kBlock, first = block * kBlock;
-          const int64_t count = std::min(kBlock, e.n - first);
-          T* w = weights.data() + at;
-          const T* from = static_cast<const T*>(grad.data) + row * grad.row_stride + first * grad.col_stride;
-          if (grad.col_stride == 1) {
-            std::memcpy(w, from, size_t(count) * sizeof(T));
-          } else {
-            for (int64_t c = 0; c < count; ++c) w[c] = from[c * grad.col_stride];
-          }
-          if (needs_scores) std::memcpy(scores.data() + at, out + row * e.n + first, size_t(count) * sizeof(T));
-          for (int64_t c = count; c < kBlock; ++c) w[c] = 0;
+    e.accumulate(t, g, [&](int64_t block, int64_t j0, int64_t j1) {
+      RowWeights<T> w = e.tile_weights(t, block, j0);
+      const int64_t first = block * kBlock, count = std::min(kBlock, e.n - first);
+      const T* from = static_cast<const T*>(grad.data) + j0 * kBlock * grad.row_stride + first * grad.col_stride;
+      const T* at = out + j0 * kBlock * e.n + first;
+      const bool whole = count == kBlock && grad.col_stride == 1;
+      if (e.weighted() && whole) {  // weighed from where they lie
+        w.from = from;
+        w.from_step = grad.row_stride;
+        w.s = at;
+        w.s_step = e.n;
+        return w;
+      }
+      for (int64_t j = 0; j < std::min(j1 * kBlock, e.m) - j0 * kBlock; ++j) {
+        if (whole) {
+          std::memcpy(w.g + j * kBlock, from + j * grad.row_stride, kBlock * sizeof(T));
+          if (needs_scores) std::memcpy(const_cast<T*>(w.s) + j * kBlock, at + j * e.n, kBlock * sizeof(T));
+          continue;
         }
+        for (int64_t c = 0; c < kBlock; ++c)
+          w.g[j * kBlock + c] = c < count ? from[j * grad.row_stride + c * grad.col_stride] : T(0);
+        if (needs_scores) {
+          T* s = const_cast<T*>(w.s) + j * kBlock;
+          for (int64_t c = 0; c < kBlock; ++c) s[c] = c < count ? at[j * e.n + c] : T(0);
+        }
+      }
+      return w;
     });
-    e.for_each_block(t, [&](int64_t block) { e.weigh(t, g, block); });
-    e.accumulate(t, g);
     poll_interrupt();
   }
   if (p.same) {

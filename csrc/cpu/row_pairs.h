@@ -121,25 +121,25 @@ FASTSSL_INLINE void for_each_lane(const RowTask<T>& t, F&& f) {
 // the weights' sums: dL/dx_i = (sum_j w_ij) x_i - sum_j w_ij y_j.
 template <class T>
 void weigh(const RowWeights<T>& t) {
-  if (t.metric != Metric::sqeuclidean && t.metric != Metric::euclidean) return;
   LaneSum<T> rows;
-  for (int64_t j0 = t.first; j0 < t.m; j0 += kBlock) {
-    for (int64_t j = j0; j < j0 + kBlock && j < t.m; ++j) {
-      const int64_t at = (j - t.first) * kBlock;
+  for (int64_t j0 = 0; j0 < t.count; j0 += kBlock) {
+    for (int64_t j = j0; j < j0 + kBlock && j < t.count; ++j) {
+      const int64_t at = j * kBlock;
       Vec<T> column{};
       for (int v = 0; v < kV<T>; ++v) {
-        const Vec<T> g = load<T>(t.g + at + v * kWidth<T>), d = load<T>(t.s + at + v * kWidth<T>);
+        const Vec<T> g = load<T>(t.from + j * t.from_step + v * kWidth<T>);
+        const Vec<T> d = load<T>(t.s + j * t.s_step + v * kWidth<T>);
         Vec<T> w = g * T(2);
         if (t.metric == Metric::euclidean) w = d == T(0) ? Vec<T>{} : g / d;  // the subgradient 0 at distance 0
         store<T>(t.g + at + v * kWidth<T>, -w);
         rows.part[v] += w;
         column += w;
       }
-      t.column_sum[j - t.first] = hsum<T>(column);
+      t.column_sum[j] = hsum<T>(column);
     }
     rows.flush();
   }
-  for (int l = 0; l < kBlock && t.i + l < t.n; ++l) t.row_sum[t.i + l] += rows.total[l];
+  for (int l = 0; l < kBlock; ++l) t.row_sum[l] += rows.total[l];
 }
 
 }  // namespace FASTSSL_ISA

@@ -56,15 +56,17 @@ struct RowTask {
   double* grad_scale = nullptr;  // [n][2], for params[0] and params[1]
 };
 
-// dL/ds becomes the weight of the two products, with its sums where scores are distances.
+// dL/ds of distances becomes the weight of the two products, with its sums. Some columns of one lane block.
 template <class T>
 struct RowWeights {
-  T* g = nullptr;
-  const T* s = nullptr;
-  int64_t i = 0, n = 0, m = 0, first = 0;
+  T* g = nullptr;           // [column][32]: the weights
+  const T* from = nullptr;  // dL/ds, from_step elements from one column to the next
+  const T* s = nullptr;     // the scores, s_step elements
+  int64_t from_step = kBlock, s_step = kBlock;
+  int64_t count = 0;
   Metric metric = Metric::dot;
-  double* row_sum = nullptr;  // [n]
-  T* column_sum = nullptr;    // [column - first], this lane block's share
+  double* row_sum = nullptr;  // [32], added to
+  T* column_sum = nullptr;    // [count]
 };
 
 // The k best columns of each row of a lane block, kept while strips of columns pass by.

@@ -2,6 +2,9 @@
 #pragma once
 #include "backward.h"
 #include "rows.h"
+#ifdef FASTSSL_X86
+#include <immintrin.h>
+#endif
 
 namespace fastssl {
 namespace FASTSSL_ISA {
@@ -39,6 +42,13 @@ FASTSSL_INLINE Vec<T> root(Vec<T> x) {  // one instruction: compiled with -fno-m
 
 template <class T>
 FASTSSL_INLINE bool any(IVec<T> mask) {
+#if defined(FASTSSL_X86) && defined(__AVX512F__)
+  if constexpr (kVectorBytes == 64) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(FASTSSL_X86) && defined(__AVX2__)
+  if constexpr (kVectorBytes == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#elif defined(FASTSSL_X86)
+  if constexpr (kVectorBytes == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
+#endif
   decltype(mask[0] + 0) bits = 0;
   for (int i = 0; i < kWidth<T>; ++i) bits |= mask[i];
   return bits != 0;
@@ -111,25 +121,87 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
   }
 }
 
-// dL/dx and dL/dy where scores are products, or distances whose weights were prepared by `weigh`.
+// A block with at most this many weights is cheaper row by row: a pair costs some 60 cycles, a block's two products
+// at D = 128 some 8,000.
+constexpr int kFewWeights = 64;
+
+template <class T>
+int count_weights(const T* g) {
+  IVec<T> count{};
+  for (int64_t k = 0; k < kBlock * kBlock; k += kWidth<T>) count -= load<T>(g + k) != T(0);
+  int64_t total = 0;
+  for (int w = 0; w < kWidth<T>; ++w) total += count[w];
+  return int(total);
+}
+
+template <class T>
+void accumulate_few(const Strip<T>& t, int64_t ib, int64_t jb, const T* g) {
+  const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, area = kBlock * kBlock;
+  for (int64_t j = 0; j < kBlock; ++j)
+    for (int64_t i = 0; i < kBlock; ++i) {
+      const T w = g[j * kBlock + i];
+      if (w == T(0)) continue;
+      const T* x = static_cast<const T*>(t.x.rows) + (ib * depth_blocks * kBlock + i) * kBlock;
+      const T* y = static_cast<const T*>(t.y.rows) + (jb * depth_blocks * kBlock + j) * kBlock;
+      T* gx = t.grad_x ? t.grad_x + ((ib - t.i0) * depth_blocks * kBlock + i) * kBlock : nullptr;
+      T* gy = t.grad_y ? t.grad_y + (jb * depth_blocks * kBlock + j) * kBlock : nullptr;
+      for (int64_t db = 0; db < depth_blocks; ++db)
+        for (int64_t k = db * area; k < db * area + kBlock; k += kWidth<T>) {
+          if (gx) store<T>(gx + k, load<T>(gx + k) + load<T>(y + k) * w);
+          if (gy) store<T>(gy + k, load<T>(gy + k) + load<T>(x + k) * w);
+        }
+    }
+}
+
+// f(first, count) for every run of true among flags[0], flags[step], ...
+template <class F>
+FASTSSL_INLINE void for_each_run(const bool* flags, int64_t step, int64_t count, F&& f) {
+  for (int64_t k = 0; k < count;) {
+    if (!flags[k * step]) {
+      ++k;
+      continue;
+    }
+    int64_t end = k;
+    while (end < count && flags[end * step]) ++end;
+    f(k, end - k);
+    k = end;
+  }
+}
+
+// dL/dx and dL/dy where scores are products, or distances whose weights were prepared by `weigh`. Losses with margins
+// leave most weights 0: empty blocks are skipped.
 template <class T>
 void accumulate_products(const Strip<T>& t, int64_t j0, int64_t j1) {
   using K = Plain<T>;
   const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, area = kBlock * kBlock;
   const T* g = t.g - t.first * kBlock;
+  bool dense[kMaxTileBlocks][kMaxTileBlocks] = {};
+  for (int64_t ib = t.i0; ib < t.i1; ++ib)
+    for (int64_t jb = j0; jb < j1; ++jb) {
+      const T* block = g + (ib - t.i0) * t.stride + jb * area;
+      const int count = count_weights(block);
+      dense[ib - t.i0][jb - j0] = count > kFewWeights;
+      if (count > 0 && count <= kFewWeights) accumulate_few(t, ib, jb, block);
+    }
   if (t.grad_x) {
     for (int64_t ib = t.i0; ib < t.i1; ++ib)
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        accumulate_block<K, int(kBlock), 1>(
-            t.grad_x + ((ib - t.i0) * depth_blocks + db) * area, g + (ib - t.i0) * t.stride + j0 * area, area,
-            static_cast<const T*>(t.y.rows) + (j0 * depth_blocks + db) * area, depth_blocks * area, j1 - j0);
+      for_each_run(dense[ib - t.i0], 1, j1 - j0, [&](int64_t first, int64_t count) {
+        const int64_t jb = j0 + first;
+        for (int64_t db = 0; db < depth_blocks; ++db)
+          accumulate_block<K, int(kBlock), 1>(
+              t.grad_x + ((ib - t.i0) * depth_blocks + db) * area, g + (ib - t.i0) * t.stride + jb * area, area,
+              static_cast<const T*>(t.y.rows) + (jb * depth_blocks + db) * area, depth_blocks * area, count);
+      });
   }
   if (t.grad_y) {
     for (int64_t jb = j0; jb < j1; ++jb)
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        accumulate_block<K, 1, K::kRun>(t.grad_y + (jb * depth_blocks + db) * area, g + jb * area, t.stride,
-                                        static_cast<const T*>(t.x.rows) + (t.i0 * depth_blocks + db) * area,
-                                        depth_blocks * area, t.i1 - t.i0);
+      for_each_run(&dense[0][jb - j0], kMaxTileBlocks, t.i1 - t.i0, [&](int64_t first, int64_t count) {
+        for (int64_t db = 0; db < depth_blocks; ++db)
+          accumulate_block<K, 1, K::kRun>(t.grad_y + (jb * depth_blocks + db) * area,
+                                          g + first * t.stride + jb * area, t.stride,
+                                          static_cast<const T*>(t.x.rows) + ((t.i0 + first) * depth_blocks + db) * area,
+                                          depth_blocks * area, count);
+      });
   }
 }
 

@@ -14,7 +14,10 @@ from fastssl.ops import extension
 
 
 def targets() -> list[tuple[type, str, Callable[..., Any]]]:
-    from sentence_transformers import losses
+    try:
+        from sentence_transformers.sentence_transformer import losses
+    except ImportError:  # before version 6
+        from sentence_transformers import losses
 
     names = ("MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss")
     return [(getattr(losses, name), "compute_loss_from_embeddings", _ranking) for name in names]
