@@ -48,7 +48,7 @@ format: $(VENV)/.dev ## Format all code.
 	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
 
 bench: $(VENV)/.dev ## Measure everything, write benchmarks/results and the README's table.
-	-$(PIP) install --quiet --no-deps lightly lightly-utils
+	-$(PIP) install --quiet --no-deps lightly lightly-utils faiss-cpu
 	$(BIN)/python benchmarks/run.py
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parent.parent / "README.md"
+MIGRATE = README.parent / "docs" / "migrate.md"
 NAMES = {
     "nt_xent": "NT-Xent",
     "info_nce": "InfoNCE",
@@ -23,14 +24,14 @@ NAMES = {
 }
 
 
-def replace(section: str, text: str) -> None:
+def replace(section: str, text: str, path: Path = README) -> None:
     """Puts ``text`` between the comments of ``section``."""
-    page = README.read_text()
+    page = path.read_text()
     pattern = rf"(<!-- {section}:begin[^>]*-->\n).*?(<!-- {section}:end -->)"
     page, count = re.subn(pattern, lambda m: m.group(1) + text + "\n" + m.group(2), page, flags=re.S)
     if count != 1:
-        raise SystemExit(f"README.md has no section {section}")
-    README.write_text(page)
+        raise SystemExit(f"{path.name} has no section {section}")
+    path.write_text(page)
 
 
 def write_benchmarks(results: dict[str, Any]) -> None:
@@ -77,6 +78,54 @@ def write_benchmarks(results: dict[str, Any]) -> None:
     replace("benchmarks", "\n".join(lines))
 
 
+METRIC = {
+    "pml_nt_xent_pairs": "`NTXentLoss`, patched, 2 rows a class",
+    "pml_nt_xent": "`NTXentLoss`, patched, 8 a class",
+    "pml_triplet": "`TripletMarginLoss` (all triplets), patched, 16 a class",
+    "pml_lifted": "`LiftedStructureLoss`, patched, 16 a class",
+    "pml_contrastive": "`ContrastiveLoss`, patched",
+    "pml_multi_similarity": "`MultiSimilarityLoss`, patched",
+    "pml_circle": "`CircleLoss`, patched",
+    "pml_sup_con": "`SupConLoss`, patched",
+    "contrastive": "`F.contrastive`, Euclidean",
+    "lifted_structure": "`F.lifted_structure`, Euclidean",
+    "cdist_p2": "`F.pairwise_distance`, p = 2 (eager: `torch.cdist`)",
+    "cdist_p1": "`F.pairwise_distance`, p = 1 (eager: `torch.cdist`)",
+    "nearest": "`F.nearest`, k = 20, ten times as many keys (forward)",
+    "arc_face": "`F.arc_face`, 100,000 classes",
+}
+
+
+def write_metric(results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['threads']} threads, kernels {machine['instruction_set']}, fp32, forward + backward, calls in turn, median "
+        f"ratio (middle half); {machine['gemm_gflops']:.0f} GFLOP/s of torch's matrix product. `python benchmarks/run.py metric` repeats it.",
+        "",
+        "| | rows x features | here | against | ratio |",
+        "|---|---|---|---|---|",
+    ]
+    for r in results["comparisons"]:
+        lines.append(
+            f"| {METRIC[r['loss']]} | {r['rows']:,} x {r['features']} | {1e3 * r['fused_seconds']:.1f} ms | {r['against']} "
+            f"| **{r['ratio']:.1f}** ({r['low']:.1f} to {r['high']:.1f}) |"
+        )
+    lines += ["", "| extra memory of a fresh process | rows | how | MiB |", "|---|---|---|---|"]
+    for r in results["memory"]:
+        peak = "not possible" if r["peak_mib"] is None else f"{r['peak_mib']:,.0f}"
+        lines.append(f"| {METRIC[r['loss']]} | {r['rows']:,} | {r['way']} | {peak} |")
+    large = [r for r in results["large"] if r["peak_mib"] is not None]
+    if large:
+        most = max(large, key=lambda r: r["peak_mib"])
+        lines += [
+            "",
+            f"{len(large)} of {len(results['large'])} losses were run at {most['rows']:,} rows: the most extra memory is "
+            f"{most['peak_mib']:,.0f} MiB (`{most['loss']}`).",
+        ]
+    replace("metric", "\n".join(lines))
+    replace("metric", "\n".join(lines), MIGRATE)
+
+
 def write_demo(report: dict[str, Any]) -> None:
     columns = {
         "pretrained": "SimCLR",
@@ -114,4 +163,10 @@ def write_demo(report: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     data = json.loads(Path(sys.argv[1]).read_text())
-    (write_demo if "training" in data else write_benchmarks)(data)
+    (
+        write_demo
+        if "training" in data
+        else write_metric
+        if "large" in data and "share_of_peak" not in data
+        else write_benchmarks
+    )(data)

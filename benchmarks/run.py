@@ -1,6 +1,6 @@
-"""``make bench``: measures everything, writes benchmarks/results/ and the README's table. About half an hour.
+"""``make bench``: measures everything, writes benchmarks/results/ and the README's table. About three quarters of an hour.
 
-python benchmarks/run.py [--quick]
+python benchmarks/run.py [--quick] [pairs | metric]      one part alone: losses on two views, or on labels
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Any
 
 import readme
 
+from fastssl.bench.metric import run_metric
 from fastssl.bench.run import run, write_atomically
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "results.json"
+METRIC = HERE / "results" / "metric.json"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -51,11 +53,22 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
-    results = run(quick, lambda line: print(line, flush=True))
-    write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
-    plot(results, HERE / "results" / "ratios.svg")
-    if not quick:
-        readme.write_benchmarks(results)
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric"]
+
+    def report(line: str) -> None:
+        print(line, flush=True)
+
+    if "pairs" in parts:
+        results = run(quick, report)
+        write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
+        plot(results, HERE / "results" / "ratios.svg")
+        if not quick:
+            readme.write_benchmarks(results)
+    if "metric" in parts:
+        results = run_metric(quick, report)
+        write_atomically(METRIC, json.dumps(results, indent=1) + "\n")
+        if not quick:
+            readme.write_metric(results)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """FastSSL: self-supervised learning on fused kernels.
 
 ``fastssl.functional`` has the losses as functions, ``fastssl.losses`` as modules; ``fastssl.methods``,
-``fastssl.train`` and ``fastssl.evaluate`` build pretraining and its evaluation on them. ``fastssl.patch`` brings the losses
-into code that uses other libraries.
+``fastssl.train`` and ``fastssl.evaluate`` build pretraining and its evaluation on them.
+``fastssl.patch`` brings the losses into code that uses other libraries.
 """
 
 from fastssl._version import __version__

@@ -87,9 +87,7 @@ def loop_triplet(x: Tensor, mining: str, margin: float = 0.3, score: Score = euc
         if mining == "hard":
             chosen = [(max(positive), min(negative))] if positive and negative else []
         elif mining == "semihard":
-            chosen = [
-                (a, min([b for b in negative if b > a], default=max(negative))) for a in positive if negative
-            ]
+            chosen = [(a, min([b for b in negative if b > a], default=max(negative))) for a in positive if negative]
         else:
             chosen = [(a, b) for a in positive for b in negative]
         terms += [softplus(a - b + margin) if smooth else max(0.0, a - b + margin) for a, b in chosen]
@@ -106,16 +104,14 @@ def loop_lifted(x: Tensor, margin: float = 1.0, squared: bool = True) -> float:
             count += 1
             sums = [margin - euclidean(rows[q], rows[k]) for q in (i, j) for k in range(len(rows)) if ids[k] != ids[q]]
             J = euclidean(rows[i], rows[j]) + lse(sums)
-            if J > -math.inf:
+            if -math.inf < J:
                 total += max(0.0, J) ** 2 / 2 if squared else J
     return total / count if count else 0.0
 
 
 def loop_generalized_lifted(x: Tensor, margin: float = 1.0) -> float:
     p = pairs_of(x, euclidean, False)
-    return mean(
-        [max(0.0, lse(a) + lse([margin - d for d in b])) for a, b in zip(p.positive, p.negative) if a and b]
-    )
+    return mean([max(0.0, lse(a) + lse([margin - d for d in b])) for a, b in zip(p.positive, p.negative) if a and b])
 
 
 def loop_n_pair(a: Tensor, p: Tensor, l2: float = 0.1) -> float:
@@ -130,10 +126,7 @@ def loop_n_pair(a: Tensor, p: Tensor, l2: float = 0.1) -> float:
 def loop_soft_nearest(x: Tensor, temperature: Tensor) -> float:
     p, t = pairs_of(x, square, False), float(temperature)
     return mean(
-        [
-            lse([-d / t for d in a + b]) - lse([-d / t for d in a]) if a else 0.0
-            for a, b in zip(p.positive, p.negative)
-        ]
+        [lse([-d / t for d in a + b]) - lse([-d / t for d in a]) if a else 0.0 for a, b in zip(p.positive, p.negative)]
     )
 
 
@@ -143,7 +136,9 @@ def loop_nca(x: Tensor, log: bool) -> float:
     return mean([-math.log(s) if log else 1 - s for s in shares])
 
 
-def loop_multi_similarity(x: Tensor, y: Tensor | None = None, alpha: float = 2, beta: float = 20, base: float = 0.5) -> float:
+def loop_multi_similarity(
+    x: Tensor, y: Tensor | None = None, alpha: float = 2, beta: float = 20, base: float = 0.5
+) -> float:
     p = pairs_of(x, dot, True, y)
     return mean(
         [
@@ -234,9 +229,7 @@ def loop_ranked_list(x: Tensor, margin: float = 0.4, alpha: float = 1.2, tp: flo
 
 def loop_multi_nt_xent(x: Tensor, temperature: Tensor, y: Tensor | None = None) -> float:
     p, t = pairs_of(x, dot, True, y), float(temperature)
-    return mean(
-        [lse([s / t] + [n / t for n in b]) - s / t for a, b in zip(p.positive, p.negative) for s in a]
-    )
+    return mean([lse([s / t] + [n / t for n in b]) - s / t for a, b in zip(p.positive, p.negative) for s in a])
 
 
 def _views(z0: Tensor, z1: Tensor) -> list[tuple[float, list[float]]]:
@@ -394,7 +387,9 @@ def _margin(x: Tensor, beta: Tensor, **options: Any) -> Tensor:
 
 def _sampled(c: Tensor, table: Tensor, **options: Any) -> Tensor:
     p, n = picks(len(c), len(table))
-    return F.negative_sampling(c, table, torch.tensor(p, dtype=torch.long), torch.tensor(n).reshape(len(c), 4), **options)
+    return F.negative_sampling(
+        c, table, torch.tensor(p, dtype=torch.long), torch.tensor(n).reshape(len(c), 4), **options
+    )
 
 
 SUBJECTS: dict[str, Subject] = {
@@ -436,10 +431,14 @@ SUBJECTS: dict[str, Subject] = {
         one, _labelled(F.ranked_list, positive_temperature=1.0, negative_temperature=3.0), loop_ranked_list
     ),
     "multi_nt_xent": Subject(
-        with_value(0.2), lambda x, t, **o: F.multi_nt_xent(x, labels_for(len(x)), temperature=t, **o), loop_multi_nt_xent
+        with_value(0.2),
+        lambda x, t, **o: F.multi_nt_xent(x, labels_for(len(x)), temperature=t, **o),
+        loop_multi_nt_xent,
     ),
     "multi_nt_xent_ref": Subject(
-        two, _referenced(F.multi_nt_xent, temperature=0.2), lambda x, y: loop_multi_nt_xent(x, torch.tensor(0.2, dtype=torch.float64), y)
+        two,
+        _referenced(F.multi_nt_xent, temperature=0.2),
+        lambda x, y: loop_multi_nt_xent(x, torch.tensor(0.2, dtype=torch.float64), y),
     ),
     "dcl": Subject(two, lambda a, b, **o: F.dcl(a, b, temperature=0.2, **o), loop_dcl),
     "dcl_weighted": Subject(
@@ -451,7 +450,9 @@ SUBJECTS: dict[str, Subject] = {
     ),
     "uniformity": Subject(one, lambda x, **o: F.uniformity(x, **o), loop_uniformity),
     "normalized_softmax": Subject(
-        against, _classes(F.normalized_softmax, temperature=0.1), lambda x, w: loop_margin_softmax(x, w, 10.0, lambda c: c)
+        against,
+        _classes(F.normalized_softmax, temperature=0.1),
+        lambda x, w: loop_margin_softmax(x, w, 10.0, lambda c: c),
     ),
     "cos_face": Subject(
         against, _classes(F.cos_face, scale=16.0), lambda x, w: loop_margin_softmax(x, w, 16.0, lambda c: c - 0.35)
@@ -476,4 +477,7 @@ def gradients(subject: Subject, tensors: list[Tensor], **options: Any) -> list[T
     inputs = [t.detach().clone().requires_grad_() for t in tensors]
     loss = subject.call(*inputs, **options)
     grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-    return [loss.detach().double(), *(torch.zeros_like(t).double() if g is None else g.double() for g, t in zip(grads, inputs))]
+    return [
+        loss.detach().double(),
+        *(torch.zeros_like(t).double() if g is None else g.double() for g, t in zip(grads, inputs)),
+    ]

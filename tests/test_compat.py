@@ -56,7 +56,9 @@ def _check(peer: str, call: Callable[[], Any], inputs: list[Tensor], tolerance: 
     for a, b in zip(before, after):
         assert a.dtype == b.dtype and a.shape == b.shape
         exact = a.dtype == torch.float64
-        torch.testing.assert_close(b, a, rtol=1e-8 if exact else 1e-4, atol=(1e-10 if exact else tolerance) * (1 + float(a.abs().max())))
+        torch.testing.assert_close(
+            b, a, rtol=1e-8 if exact else 1e-4, atol=(1e-10 if exact else tolerance) * (1 + float(a.abs().max()))
+        )
 
 
 def _metric_learning() -> Any:
@@ -70,10 +72,7 @@ def _metric_learning() -> Any:
 def _listed(labels: Tensor, ref_labels: Tensor, share: float) -> tuple[Tensor, ...]:
     """Some pairs, as a miner gives them."""
     same = labels[:, None] == ref_labels[None, :]
-    if labels is ref_labels:
-        positive = same & ~torch.eye(len(labels), dtype=torch.bool)
-    else:
-        positive = same
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool) if labels is ref_labels else same
     keep = torch.rand(same.shape, generator=torch.Generator().manual_seed(1)) < share
     return (*(positive & keep).nonzero(as_tuple=True), *(~same & keep).nonzero(as_tuple=True))
 
@@ -83,7 +82,11 @@ CASES: list[tuple[str, dict[str, Any], set[str]]] = [
     ("NTXentLoss", {}, {"ref", "list"}),
     ("NTXentLoss", {"temperature": 0.5, "distance": "LpDistance"}, {"ref"}),
     ("ContrastiveLoss", {}, {"ref", "list"}),
-    ("ContrastiveLoss", {"pos_margin": 1, "neg_margin": 0, "distance": "CosineSimilarity", "reducer": "MeanReducer"}, {"ref"}),
+    (
+        "ContrastiveLoss",
+        {"pos_margin": 1, "neg_margin": 0, "distance": "CosineSimilarity", "reducer": "MeanReducer"},
+        {"ref"},
+    ),
     ("ContrastiveLoss", {"pos_margin": 0.3, "distance": "squared"}, {"list"}),
     ("TripletMarginLoss", {}, {"ref", "list"}),
     ("TripletMarginLoss", {"margin": 0.3, "smooth_loss": True}, {"ref"}),
@@ -123,7 +126,9 @@ def _build(name: str, arguments: dict[str, Any]) -> Any:
         arguments["distance"] = distances.LpDistance(power=2) if kind == "squared" else getattr(distances, kind)()
     if "reducer" in arguments:
         kind = arguments["reducer"]
-        arguments["reducer"] = reducers.ThresholdReducer(low=0.1) if kind == "ThresholdReducer" else getattr(reducers, kind)()
+        arguments["reducer"] = (
+            reducers.ThresholdReducer(low=0.1) if kind == "ThresholdReducer" else getattr(reducers, kind)()
+        )
     torch.manual_seed(3)
     return getattr(pml.losses, name)(**arguments)
 
@@ -131,7 +136,9 @@ def _build(name: str, arguments: dict[str, Any]) -> Any:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("way", ["labels", "ref", "list", "regularised"])
 @pytest.mark.parametrize(("name", "arguments", "takes"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
-def test_metric_learning_losses(name: str, arguments: dict[str, Any], takes: set[str], way: str, dtype: torch.dtype) -> None:
+def test_metric_learning_losses(
+    name: str, arguments: dict[str, Any], takes: set[str], way: str, dtype: torch.dtype
+) -> None:
     if way in ("ref", "list") and way not in takes:
         pytest.skip("not for this loss")
     if way == "regularised":
@@ -156,7 +163,9 @@ def test_metric_learning_losses(name: str, arguments: dict[str, Any], takes: set
     assert calls.fused == 1, dict(calls.original)
 
 
-@pytest.mark.parametrize("name", ["NTXentLoss", "ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss", "SupConLoss", "CircleLoss"])
+@pytest.mark.parametrize(
+    "name", ["NTXentLoss", "ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss", "SupConLoss", "CircleLoss"]
+)
 def test_metric_learning_wrappers_and_miners(name: str) -> None:
     _metric_learning()
     from pytorch_metric_learning import losses, miners
@@ -168,9 +177,13 @@ def test_metric_learning_wrappers_and_miners(name: str) -> None:
     wrapped = losses.SelfSupervisedLoss(loss)
     _check("pytorch_metric_learning", lambda: wrapped(x, other), [x, other])
     fastssl.unpatch()
-    for miner in (miners.MultiSimilarityMiner(epsilon=0.3), miners.TripletMarginMiner(margin=0.3), miners.PairMarginMiner(0.2, 1.2)):
+    for miner in (
+        miners.MultiSimilarityMiner(epsilon=0.3),
+        miners.TripletMarginMiner(margin=0.3),
+        miners.PairMarginMiner(0.2, 1.2),
+    ):
         mined = miner(x.detach(), y)
-        _check("pytorch_metric_learning", lambda: loss(x, y, mined), [x])
+        _check("pytorch_metric_learning", lambda mined=mined: loss(x, y, mined), [x])
         fastssl.unpatch()
     _check(
         "pytorch_metric_learning",
@@ -180,7 +193,9 @@ def test_metric_learning_wrappers_and_miners(name: str) -> None:
 
 
 @pytest.mark.parametrize("case", ["one class", "all apart", "one row", "two rows", "no rows", "duplicates"])
-@pytest.mark.parametrize("name", sorted({c[0] for c in CASES if "Proxy" not in c[0] and "Face" not in c[0] and "Softmax" not in c[0]}))
+@pytest.mark.parametrize(
+    "name", sorted({c[0] for c in CASES if "Proxy" not in c[0] and "Face" not in c[0] and "Softmax" not in c[0]})
+)
 def test_metric_learning_odd_batches(name: str, case: str) -> None:
     loss = _build(name, next(c[1] for c in CASES if c[0] == name))
     torch.manual_seed(0)
@@ -314,7 +329,10 @@ def test_open_clip(dtype: torch.dtype) -> None:
 
     torch.manual_seed(0)
     x, y = (torch.nn.functional.normalize(torch.randn(40, 16, dtype=dtype), dim=1).requires_grad_() for _ in range(2))
-    scale, bias = torch.tensor(10.0, dtype=dtype, requires_grad=True), torch.tensor(-5.0, dtype=dtype, requires_grad=True)
+    scale, bias = (
+        torch.tensor(10.0, dtype=dtype, requires_grad=True),
+        torch.tensor(-5.0, dtype=dtype, requires_grad=True),
+    )
     _check("open_clip", lambda: ClipLoss()(x, y, scale, output_dict=True)["contrastive_loss"], [x, y, scale])
     fastssl.unpatch()
     _check("open_clip", lambda: SigLipLoss()(x, y, scale, bias), [x, y, scale, bias])

@@ -42,9 +42,13 @@ def test_modules_are_documented(name: str) -> None:
     assert "fastssl.functional" in text and "Example:" in text
 
 
-def test_readme_examples_run() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", readme, flags=re.S)
+@pytest.mark.parametrize("page", ["README.md", "docs/migrate.md"])
+def test_examples_of_pages_run(page: str) -> None:
+    text = (Path(__file__).parent.parent / page).read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert blocks
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+        try:
+            exec(compile(block, page, "exec"), {})
+        finally:
+            fastssl.unpatch()

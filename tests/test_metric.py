@@ -103,7 +103,9 @@ def test_non_finite_input_shows(isa: str, name: str, bad: float, n: int) -> None
 def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
     torch._dynamo.reset()
     subject = SUBJECTS[name]
-    compiled = torch.compile(lambda *t: subject.call(*t), fullgraph=name != "angular", dynamic=True, backend="aot_eager")
+    compiled = torch.compile(
+        lambda *t: subject.call(*t), fullgraph=name != "angular", dynamic=True, backend="aot_eager"
+    )
     for n in (12, 45):
         tensors = [t.requires_grad_() for t in subject.make(n, 8, torch.float32)]
         eager, traced = subject.call(*tensors), compiled(*tensors)
@@ -240,7 +242,16 @@ def test_listed_pairs_are_the_pairs_of_labels(isa: str) -> None:
     same = y[:, None] == y[None, :]
     positive = (same & ~torch.eye(50, dtype=torch.bool)).nonzero(as_tuple=True)
     listed = (*positive, *(~same).nonzero(as_tuple=True))
-    for name in ("multi_nt_xent", "multi_similarity", "circle", "contrastive", "triplet", "triplet_hard", "margin", "tuplet"):
+    for name in (
+        "multi_nt_xent",
+        "multi_similarity",
+        "circle",
+        "contrastive",
+        "triplet",
+        "triplet_hard",
+        "margin",
+        "tuplet",
+    ):
         loss = LABELLED[name]
         torch.testing.assert_close(loss(x, y, indices_tuple=listed), loss(x, y), rtol=1e-5, atol=1e-6)
 

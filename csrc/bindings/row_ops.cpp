@@ -56,8 +56,9 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
   STD_TORCH_CHECK(positive_bits ? bool(negative_bits) : x_ids && (p.same || y_ids),
                   "fastssl: a relation needs ids of both sides, or bits for positives and negatives");
   STD_TORCH_CHECK(p.same || !upper, "fastssl: only rows against themselves have an upper half");
-  STD_TORCH_CHECK(self_offset >= -1 && (self_offset < 0 || (self_offset < std::max<int64_t>(p.m(), 1) && p.n() <= p.m())),
-                  "fastssl: rows of x are not rows of y");
+  STD_TORCH_CHECK(
+      self_offset >= -1 && (self_offset < 0 || (self_offset < std::max<int64_t>(p.m(), 1) && p.n() <= p.m())),
+      "fastssl: rows of x are not rows of y");
   STD_TORCH_CHECK(p.loss != RowLoss::lifted || p.same, "fastssl: lifted structure compares rows with themselves");
   STD_TORCH_CHECK(!upper || p.loss == RowLoss::hinge || p.loss == RowLoss::lse, "fastssl: no upper half here");
   if (row_value) {
@@ -134,9 +135,9 @@ std::tuple<Tensor, Tensor> pairwise_gradient(Tensor grad, Tensor out, Tensor x, 
   RowProblem p;
   fill(p, x, y, metric, normalize);
   for (const Tensor* t : {&grad, &out})
-    STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == computed(p) && t->dim() == 2 && t->size(0) == p.n() &&
-                        t->size(1) == p.m(),
-                    "fastssl: the matrix does not belong to these rows");
+    STD_TORCH_CHECK(
+        t->is_cpu() && t->scalar_type() == computed(p) && t->dim() == 2 && t->size(0) == p.n() && t->size(1) == p.m(),
+        "fastssl: the matrix does not belong to these rows");
   STD_TORCH_CHECK(out.is_contiguous(), "fastssl: expected a contiguous matrix");
   Tensor gx = gradient_like(x, needs & 1, x.scalar_type()), gy = gradient_like(y, needs & 2, x.scalar_type());
   RowGradients to;
@@ -150,7 +151,8 @@ std::tuple<Tensor, Tensor> nearest_rows(Tensor x, MaybeTensor y, int64_t k, int6
                                         bool largest, bool exclude_self) {
   RowProblem p;
   fill(p, x, y, metric, normalize);
-  STD_TORCH_CHECK(k >= 1 && k <= p.m() - (exclude_self ? 1 : 0), "fastssl: k must be from 1 to the number of rows of y");
+  STD_TORCH_CHECK(k >= 1 && k <= p.m() - (exclude_self ? 1 : 0),
+                  "fastssl: k must be from 1 to the number of rows of y");
   STD_TORCH_CHECK(!exclude_self || p.same, "fastssl: exclude_self needs rows against themselves");
   Tensor values_out = empty({p.n(), k}, computed(p)), indices = empty({p.n(), k}, ScalarType::Long);
   nearest(p, k, largest, exclude_self, values_out.mutable_data_ptr(),
@@ -185,8 +187,8 @@ std::tuple<Tensor, int64_t> pair_bits(Tensor a, Tensor b, int64_t n, int64_t m) 
 }  // namespace
 }  // namespace fastssl
 
-#define FASTSSL_ROW_ARGUMENTS                                                                                       \
-  "int loss, Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, "      \
+#define FASTSSL_ROW_ARGUMENTS                                                                                   \
+  "int loss, Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, " \
   "Tensor? row_value, Tensor params, int metric, bool normalize, bool upper, int self_offset, int keep"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {

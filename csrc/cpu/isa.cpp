@@ -83,9 +83,8 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
   static const RowTable<float> rows_f32 = FASTSSL_ISA::row_table<float>();
   static const RowTable<double> rows_f64 = FASTSSL_ISA::row_table<double>();
   static const IsaTable table = {
-      FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,
-      FASTSSL_ISA::dot,          FASTSSL_ISA::add_row,        FASTSSL_ISA::dot_row,         FASTSSL_ISA::fma_loop,
-      &rows_f32,           &rows_f64};
+      FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,     FASTSSL_ISA::dot,
+      FASTSSL_ISA::add_row,      FASTSSL_ISA::dot_row,        FASTSSL_ISA::fma_loop,        &rows_f32, &rows_f64};
   return table;
 }
 

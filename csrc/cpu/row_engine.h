@@ -178,10 +178,14 @@ class RowEngine {
  private:
   template <class Table>
   static const Table& pick(const IsaTable& isa) {
-    if constexpr (std::is_same_v<Table, EngineTable<double>>) return isa.f64;
-    else if constexpr (std::is_same_v<Table, EngineTable<float>>) return isa.f32;
-    else if constexpr (std::is_same_v<Table, RowTable<double>>) return *isa.rows_f64;
-    else return *isa.rows_f32;
+    if constexpr (std::is_same_v<Table, EngineTable<double>>)
+      return isa.f64;
+    else if constexpr (std::is_same_v<Table, EngineTable<float>>)
+      return isa.f32;
+    else if constexpr (std::is_same_v<Table, RowTable<double>>)
+      return *isa.rows_f64;
+    else
+      return *isa.rows_f32;
   }
   void pack() {
     auto side = [&](const Source& source, int64_t blocks, Buffer<T>* lanes, Buffer<T>& packed, Buffer<double>& inverse,
@@ -230,9 +234,8 @@ class RowEngine {
     }
     f.out = &out;
     Buffer<double> scratch(torch::stable::get_num_threads() * 2 * depth);
-    parallel_rows(source.n, depth, [&](int64_t worker, int64_t row) {
-      table.finish(f, row, scratch.data() + worker * 2 * depth);
-    });
+    parallel_rows(source.n, depth,
+                  [&](int64_t worker, int64_t row) { table.finish(f, row, scratch.data() + worker * 2 * depth); });
   }
 };
 

@@ -107,7 +107,9 @@ void lse_backward(const RowTask<T>& t) {
         }
         store<T>(t.g + at, g);
       },
-      [&] { for (auto& a : along) a.flush(); });
+      [&] {
+        for (auto& a : along) a.flush();
+      });
   for_each_lane(t, [&](int l, int64_t i) {
     for (int k = 0; k < 2; ++k) t.grad_scale[2 * i + k] = along[k].total[l];
   });
@@ -197,7 +199,8 @@ void softplus_backward(const RowTask<T>& t) {
   for (int l = 0; l < kBlock; ++l) {
     T w, r;
     const bool there = t.i + l < t.n;
-    lse_weight<T>(there ? pull.total[l] + t.grad[2 * (t.i + l) + 1] : 0.0, there ? t.out[2 * (t.i + l) + 1] : 0.0, w, r);
+    lse_weight<T>(there ? pull.total[l] + t.grad[2 * (t.i + l) + 1] : 0.0, there ? t.out[2 * (t.i + l) + 1] : 0.0, w,
+                  r);
     weight[l / kWidth<T>][l % kWidth<T>] = w;
     exact[l / kWidth<T>][l % kWidth<T>] = r;
   }

@@ -84,7 +84,8 @@ struct SortedPositives {
   SortedPositives(const RowTask<T>& t, F&& threshold) {
     for_each_single_positive(t, [&](int l, T s, int64_t j) {
       const T value = threshold(s);
-      row[l].push_back({value == value ? value : T(__builtin_inf()), j});  // NaN cannot be sorted; infinite it shows too
+      row[l].push_back(
+          {value == value ? value : T(__builtin_inf()), j});  // NaN cannot be sorted; infinite it shows too
     });
     for (auto& r : row)
       std::sort(r.begin(), r.end(), [](const Entry& a, const Entry& b) {
@@ -127,7 +128,8 @@ struct TripletTable {
         threshold[p * kBlock + size_t(l)] = positives.row[l][p].threshold;
   }
   // max(0, z) or softplus(z) and its derivative, where `negative`.
-  FASTSSL_INLINE void apply(int v, size_t p, Vec<T> d, IVec<T> negative, Vec<T>& z, Vec<T>& value, Vec<T>& slope) const {
+  FASTSSL_INLINE void apply(int v, size_t p, Vec<T> d, IVec<T> negative, Vec<T>& z, Vec<T>& value,
+                            Vec<T>& slope) const {
     z = load<T>(threshold.data() + p * kBlock + size_t(v * kWidth<T>)) - d;
     if (smooth) {
       Sigmoid<T>::apply(z, value, slope, negative, true);

@@ -91,8 +91,7 @@ void fast_ap_backward(const RowTask<T>& t) {
 template <class T>
 struct RankedList {
   T alpha, border, temperature[2];
-  explicit RankedList(const double* p)
-      : alpha(T(p[0])), border(T(p[0] - p[1])), temperature{T(p[2]), T(p[3])} {}
+  explicit RankedList(const double* p) : alpha(T(p[0])), border(T(p[0] - p[1])), temperature{T(p[2]), T(p[3])} {}
   FASTSSL_INLINE void apply(int k, Vec<T> s, IVec<T> part, Vec<T>& u, Vec<T>& w) const {
     u = k == 0 ? s - border : alpha - s;
     const IVec<T> in = part & ~(u <= T(0)) & ~(s <= T(0));

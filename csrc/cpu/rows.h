@@ -15,16 +15,16 @@ template <class T>
 struct Strip {
   Operand x, y;  // x.lanes, x.rows and y.rows are used
   int64_t i0 = 0, i1 = 0;
-  int64_t first = 0;       // first row of y, a multiple of kBlock
-  bool same = false;       // x == y: a row's distance to itself is 0
+  int64_t first = 0;            // first row of y, a multiple of kBlock
+  bool same = false;            // x == y: a row's distance to itself is 0
   const T* x_square = nullptr;  // squared lengths, for Euclidean distances
   const T* y_square = nullptr;
-  T* s = nullptr;          // [lane block][row of y - first][32]
-  int64_t stride = 0;      // elements from one lane block to the next
+  T* s = nullptr;      // [lane block][row of y - first][32]
+  int64_t stride = 0;  // elements from one lane block to the next
   // The two products of a gradient.
   const T* g = nullptr;
-  T* grad_x = nullptr;     // [lane block - i0][depth block][32][32], this column chunk's share
-  T* grad_y = nullptr;     // blocked like Operand::rows
+  T* grad_x = nullptr;  // [lane block - i0][depth block][32][32], this column chunk's share
+  T* grad_y = nullptr;  // blocked like Operand::rows
 };
 
 enum class RowLoss : int32_t { lse, hinge, softplus, triplet, extreme, semihard, lifted, fast_ap, ranked_list };
@@ -40,13 +40,14 @@ struct RowTask {
   const T* s = nullptr;  // [column - first][32]
   T* g = nullptr;        // backward: dL/ds, same layout
   int64_t i = 0, n = 0, m = 0, first = 0;
-  // Relation: equal ids are positive pairs, others negative; or two bit planes of the lane block ([column], bit = lane).
+  // Relation: equal ids are positive pairs, others negative; or two bit planes of the lane block ([column], bit =
+  // lane).
   const int32_t* x_ids = nullptr;
   const int32_t* y_ids = nullptr;
   const uint32_t* positive_bits = nullptr;
   const uint32_t* negative_bits = nullptr;
   int64_t self_offset = -1;  // row i of x is row (self_offset + i) % m of y and no partner of it; -1: it is not in y
-  bool upper = false;         // pairs i < j only
+  bool upper = false;        // pairs i < j only
   const double* params = nullptr;
   const double* row_value = nullptr;  // [n]: a threshold of each row (margin loss)
   int sweep = 0;
@@ -75,7 +76,7 @@ struct Selection {
   const T* s = nullptr;  // [column - begin][32]
   int64_t i = 0, n = 0, begin = 0, end = 0, k = 0;
   bool largest = false, exclude_self = false;
-  T* value = nullptr;        // [row - i][k], a heap with the worst on top
+  T* value = nullptr;  // [row - i][k], a heap with the worst on top
   int64_t* index = nullptr;
   int64_t* count = nullptr;  // [row - i]
 };

@@ -197,8 +197,8 @@ void accumulate_products(const Strip<T>& t, int64_t j0, int64_t j1) {
     for (int64_t jb = j0; jb < j1; ++jb)
       for_each_run(&dense[0][jb - j0], kMaxTileBlocks, t.i1 - t.i0, [&](int64_t first, int64_t count) {
         for (int64_t db = 0; db < depth_blocks; ++db)
-          accumulate_block<K, 1, K::kRun>(t.grad_y + (jb * depth_blocks + db) * area,
-                                          g + first * t.stride + jb * area, t.stride,
+          accumulate_block<K, 1, K::kRun>(t.grad_y + (jb * depth_blocks + db) * area, g + first * t.stride + jb * area,
+                                          t.stride,
                                           static_cast<const T*>(t.x.rows) + ((t.i0 + first) * depth_blocks + db) * area,
                                           depth_blocks * area, count);
       });

@@ -17,8 +17,15 @@ def _status(key: str) -> float:
 
 def main(argv: list[str]) -> None:
     from fastssl.bench.cases import CASES
+    from fastssl.bench.metric import METRIC_CASES
 
-    case, way, rows, features, dtype = CASES[argv[0]], argv[1], int(argv[2]), int(argv[3]), getattr(torch, argv[4])
+    case, way, rows, features, dtype = (
+        {**CASES, **METRIC_CASES}[argv[0]],
+        argv[1],
+        int(argv[2]),
+        int(argv[3]),
+        getattr(torch, argv[4]),
+    )
     # A small step first: libraries allocate their own memory once, which is not the loss's.
     case.step(way, case.inputs(64, features, dtype))()
     step = case.step(way, case.inputs(rows, features, dtype))

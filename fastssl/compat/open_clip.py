@@ -64,6 +64,8 @@ def _siglip(
 
 def _value(given: Any) -> Any:
     """Scales and biases of one element; others broadcast in the original."""
-    if isinstance(given, Tensor) and (given.numel() != 1 or not given.is_floating_point() or given.device.type != "cpu"):
+    if isinstance(given, Tensor) and (
+        given.numel() != 1 or not given.is_floating_point() or given.device.type != "cpu"
+    ):
         raise NotFused("a scale or bias that is no single value")
     return given

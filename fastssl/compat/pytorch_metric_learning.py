@@ -98,14 +98,21 @@ def _pairs(
     if ref_emb.dtype != embeddings.dtype or ref_emb.device != embeddings.device or len(ref_emb) <= FEW_ROWS:
         raise NotFused("references of another kind, or a handful of them")
     if indices is None:
-        if labels is None or ref_labels is None or labels.dtype not in check.INTEGERS or ref_labels.dtype not in check.INTEGERS:
+        if (
+            labels is None
+            or ref_labels is None
+            or labels.dtype not in check.INTEGERS
+            or ref_labels.dtype not in check.INTEGERS
+        ):
             raise NotFused("labels that are no integers")
         offset = 0 if ref_labels is labels else -1
         if offset == 0 and y is not None and len(embeddings) > len(ref_emb):
             raise NotFused("the same labels for more rows than references")
         if y is None and ref_labels is not labels:
             raise NotFused("the same rows with other labels")
-        return Pairs(embeddings, y, Relation(labels.long().contiguous(), ref_labels.long().contiguous(), self_offset=offset))
+        return Pairs(
+            embeddings, y, Relation(labels.long().contiguous(), ref_labels.long().contiguous(), self_offset=offset)
+        )
     if listed == "no" or (listed == "one by one" and len(indices) == 3):
         raise NotFused("listed triplets")
     lists = [t.to(embeddings.device).long().contiguous() for t in indices]
@@ -139,7 +146,8 @@ def _reduced(loss: Any, name: str, embeddings: Tensor, total: Tensor, active: Te
 
     reducer = loss.reducer
     if type(reducer) is reducers.MultipleReducers:
-        reducer = reducer.reducers[name] if name in reducer.reducers else reducer.default_reducer
+        named = dict(reducer.reducers.items())
+        reducer = named.get(name, reducer.default_reducer)
     divisor = {
         reducers.AvgNonZeroReducer: active,
         reducers.MeanReducer: count,
@@ -160,7 +168,14 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     metric, normalize, sign = _metric(loss)
     whole = pairs.within
     rows = pairs.rows(
-        RowLoss.hinge, sign, float(loss.pos_margin), float(loss.neg_margin), 1, metric=metric, normalize=normalize, upper=whole
+        RowLoss.hinge,
+        sign,
+        float(loss.pos_margin),
+        float(loss.neg_margin),
+        1,
+        metric=metric,
+        normalize=normalize,
+        upper=whole,
     )
     twice = 2 if whole else 1  # the list holds both orders of a pair
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
@@ -179,7 +194,7 @@ def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     rows = pairs.rows(RowLoss.triplet, sign, float(loss.margin), float(smooth), metric=metric, normalize=normalize)
     count = (rows.positives * rows.negatives).sum()
     if not count:
-        return loss.zero_losses()  # type: ignore[no-any-return]
+        return loss.zero_losses()
     active = count if smooth else rows.out[1].sum().detach()
     return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), active, count)}
 
@@ -193,7 +208,7 @@ def _lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
         RowLoss.lifted, sign, sign * loss.neg_margin, -sign * loss.pos_margin, 1, metric=metric, normalize=normalize
     )
     if _nothing(loss, rows):
-        return loss.zero_losses()  # type: ignore[no-any-return]
+        return loss.zero_losses()
     total, active = rows.out[1].sum() / 2, rows.out[2].sum().detach()
     return {"loss": _reduced(loss, "loss", embeddings, total, active, rows.positives.sum())}
 
@@ -211,7 +226,9 @@ def _sums(
     )
 
 
-def _generalized_lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+def _generalized_lifted(
+    loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any
+) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     sign = _metric(loss)[2]
     rows = _sums(pairs, loss, (sign, -sign * loss.pos_margin), (-sign, sign * loss.neg_margin))
@@ -223,7 +240,9 @@ def _generalized_lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any
     return losses
 
 
-def _multi_similarity(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+def _multi_similarity(
+    loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any
+) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     sign = _metric(loss)[2]
     a, b, base = float(loss.alpha) * sign, -float(loss.beta) * sign, float(loss.base)
@@ -256,14 +275,12 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
         ids = pairs.relation.x_ids
         assert ids is not None
         if bool((ids == ids[0]).all()) or len(torch.unique(ids)) == len(ids):
-            return loss.zero_losses()  # type: ignore[no-any-return]
-        values = F.sup_con(
-            embeddings, ids, temperature=1 / scale, normalize=normalize, reduction="none"
-        )
+            return loss.zero_losses()
+        values = F.sup_con(embeddings, ids, temperature=1 / scale, normalize=normalize, reduction="none")
     else:
         rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, BOTH, 0, metric=metric, normalize=normalize)
         if _nothing(loss, rows):
-            return loss.zero_losses()  # type: ignore[no-any-return]
+            return loss.zero_losses()
         if metric == Metric.dot and not normalize:
             raise NotFused("products of rows that are not normalised")
         floor = -2.0 if metric == Metric.dot else 0.0  # below every score: the hinge is the sum
@@ -283,7 +300,7 @@ def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
         raise NotFused("shares that underflow, which the original cuts off")
     rows = pairs.rows(RowLoss.softplus, -sign / float(loss.temperature), 0, metric=metric, normalize=normalize)
     if _nothing(loss, rows):
-        return loss.zero_losses()  # type: ignore[no-any-return]
+        return loss.zero_losses()
     count = rows.positives.sum()
     return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count)}
 
@@ -292,7 +309,7 @@ def _tuplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     rows = pairs.rows(RowLoss.softplus, float(loss.scale), float(loss.margin), metric=Metric.dot, normalize=True)
     if _nothing(loss, rows):
-        return loss.zero_losses()  # type: ignore[no-any-return]
+        return loss.zero_losses()
     count = rows.positives.sum()
     return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count)}
 
@@ -318,7 +335,7 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     )
     triplets = rows.positives * rows.negatives
     if not triplets.any():
-        return loss.zero_losses()  # type: ignore[no-any-return]
+        return loss.zero_losses()
     positive, positive_active, negative, negative_active = rows.out
     # Every positive pair stands in as many triplets as its anchor has negatives, and the other way round.
     total = (positive * rows.negatives + negative * rows.positives).sum()
@@ -379,7 +396,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     rows = pairs.rows(RowLoss.fast_ap, float(loss.num_bins), largest, metric=metric, normalize=normalize)
     counted = rows.positives > 0
     if not bool((rows.out[0].detach() > 0).any()):
-        return loss.zero_losses()  # type: ignore[no-any-return]
+        return loss.zero_losses()
     values = 1 - rows.out[0] / rows.positives.clamp(min=1)
     weights = _weights(embeddings, labels, indices)
     if weights is not None:
@@ -446,7 +463,7 @@ def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: float
 def _weight_of(loss: Any, embeddings: Tensor) -> Tensor:
     if loss.W.dtype != embeddings.dtype or loss.W.device != embeddings.device:
         loss.cast_types(embeddings.dtype, embeddings.device)
-    return loss.W.t()  # type: ignore[no-any-return]
+    return loss.W.t()
 
 
 def _normalised_products(loss: Any) -> None:
@@ -455,7 +472,9 @@ def _normalised_products(loss: Any) -> None:
         raise NotFused("another distance than the cosine")
 
 
-def _normalized_softmax(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+def _normalized_softmax(
+    loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any
+) -> LossDict:
     _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
     return _softmax(loss, pairs, labels, indices, 1 / float(loss.temperature), _own_cosine(pairs))
@@ -475,7 +494,7 @@ def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb:
 def _proxies(loss: Any, embeddings: Tensor) -> Tensor:
     if loss.proxies.dtype != embeddings.dtype or loss.proxies.device != embeddings.device:
         loss.cast_types(embeddings.dtype, embeddings.device)
-    return loss.proxies  # type: ignore[no-any-return]
+    return loss.proxies
 
 
 def _proxy_nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:

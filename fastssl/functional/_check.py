@@ -135,5 +135,7 @@ def count(name: str, given: object, *, low: int = 1, high: int | None = None) ->
     if isinstance(given, bool) or not isinstance(given, int):
         raise TypeError(f"{name}: expected an integer, got {type(given).__name__}")
     if given < low or (high is not None and given > high):
-        raise ValueError(f"{name}: expected an integer {f'>= {low}' if high is None else f'in [{low}, {high}]'}, got {given}")
+        raise ValueError(
+            f"{name}: expected an integer {f'>= {low}' if high is None else f'in [{low}, {high}]'}, got {given}"
+        )
     return given

@@ -318,9 +318,7 @@ def dcl(
         weight = 2 - cosine.shape[0] * torch.softmax(cosine.detach() / sigma, 0)
     counted = rows.negatives > 0
     log_sum = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
-    return pairs.result(
-        reduce_rows(log_sum - weight * cosine / temperature, counted, check.reduction(reduction))
-    )
+    return pairs.result(reduce_rows(log_sum - weight * cosine / temperature, counted, check.reduction(reduction)))
 
 
 def hard_negative_nt_xent(

@@ -68,9 +68,7 @@ def contrastive(
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     margin, normalize = check.number("margin", margin, low=0), check.flag("normalize", normalize)
     check.choice("reduction", reduction, ("mean", "sum"))
-    rows = pairs.rows(
-        RowLoss.hinge, 1, 0, margin, 2, metric=Metric.euclidean, normalize=normalize, upper=pairs.within
-    )
+    rows = pairs.rows(RowLoss.hinge, 1, 0, margin, 2, metric=Metric.euclidean, normalize=normalize, upper=pairs.within)
     total = (rows.out[0] + rows.out[2]).sum()
     n = embeddings.shape[0]
     count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()
@@ -215,7 +213,13 @@ def lifted_structure(
     pairs = labelled(embeddings, labels, backend=backend)
     margin, squared = check.number("margin", margin), check.flag("squared_hinge", squared_hinge)
     rows = pairs.rows(
-        RowLoss.lifted, 1, margin, 0, float(squared), metric=Metric.euclidean, normalize=check.flag("normalize", normalize)
+        RowLoss.lifted,
+        1,
+        margin,
+        0,
+        float(squared),
+        metric=Metric.euclidean,
+        normalize=check.flag("normalize", normalize),
     )
     total = mean(rows.out[1].sum(), rows.positives.sum())  # both orders of a pair stand above and below
     return pairs.result(total / 2 if squared else total)
@@ -353,7 +357,8 @@ def soft_nearest_neighbor(
 ) -> Tensor:
     r"""Soft nearest neighbours: the probability of meeting the own class, under squared Euclidean distances.
 
-    .. math:: L_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-|x_i - x_j|^2 / T}}{\sum_{k \ne i} e^{-|x_i - x_k|^2 / T}}
+    .. math:: L_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-|x_i - x_j|^2 / T}}
+              {\sum_{k \ne i} e^{-|x_i - x_k|^2 / T}}
 
     A row without positives contributes 0; the mean is over all rows.
 
@@ -386,12 +391,14 @@ def soft_nearest_neighbor(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = -check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    log_share, counted = _log_share(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
+    log_share, counted = log_share_of_positives(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
     values = torch.where(counted, -log_share, torch.zeros_like(log_share))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
-def _log_share(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Tensor]:
+def log_share_of_positives(
+    pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool
+) -> tuple[Tensor, Tensor]:
     """log of the positives' share in a softmax over all partners, and which rows have one."""
     rows = pairs.rows(RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize)
     counted = rows.positives > 0
@@ -446,7 +453,7 @@ def nca(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = -float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
-    log_share, counted = _log_share(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
+    log_share, counted = log_share_of_positives(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
     values = -log_share if check.flag("log", log) else -torch.expm1(log_share)
     return pairs.result(reduce_rows(values, counted, check.reduction(reduction)))
 
@@ -498,9 +505,14 @@ def multi_similarity(
     Source: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, 2019, eq. 15.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    alpha, beta = (float(check.value(n, check.number(n, v), embeddings.device, positive=True)) for n, v in (("alpha", alpha), ("beta", beta)))
+    alpha, beta = (
+        float(check.value(n, check.number(n, v), embeddings.device, positive=True))
+        for n, v in (("alpha", alpha), ("beta", beta))
+    )
     base = check.number("base", base)
-    rows = _two_sums(pairs, (-alpha, alpha * base), (beta, -beta * base), Metric.dot, check.flag("normalize", normalize))
+    rows = _two_sums(
+        pairs, (-alpha, alpha * base), (beta, -beta * base), Metric.dot, check.flag("normalize", normalize)
+    )
     values = TF.softplus(rows.out[0]) / alpha + TF.softplus(rows.out[1]) / beta
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
@@ -555,7 +567,9 @@ def circle(
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     gamma = float(check.value("gamma", check.number("gamma", gamma), embeddings.device, positive=True))
     margin = check.number("margin", margin)
-    rows = _two_sums(pairs, (gamma, margin), (gamma, margin), Metric.dot, check.flag("normalize", normalize), circle=True)
+    rows = _two_sums(
+        pairs, (gamma, margin), (gamma, margin), Metric.dot, check.flag("normalize", normalize), circle=True
+    )
     return pairs.result(reduce_rows(TF.softplus(_sum_of_complete(rows)), rows.complete, check.reduction(reduction)))
 
 
@@ -616,7 +630,9 @@ def margin_loss(
             raise ValueError(f"beta: expected one value or a vector [classes], got shape {tuple(beta.shape)}")
         ids = check.ids("labels", labels, embeddings, "embeddings")
         if n and not torch.compiler.is_compiling() and (int(ids.min()) < 0 or int(ids.max()) >= len(beta)):
-            raise ValueError(f"beta: expected a value for every label, got {len(beta)} for labels up to {int(ids.max())}")
+            raise ValueError(
+                f"beta: expected a value for every label, got {len(beta)} for labels up to {int(ids.max())}"
+            )
         per_row = beta[ids]
     else:
         value = check.value("beta", beta, embeddings.device)
@@ -686,9 +702,7 @@ def tuplet_margin(
     return softplus_per_positive(pairs, scale, slack, reduction, normalize=True)
 
 
-def softplus_per_positive(
-    pairs: Pairs, scale: Tensor | float, slack: float, reduction: str, normalize: bool
-) -> Tensor:
+def softplus_per_positive(pairs: Pairs, scale: Tensor | float, slack: float, reduction: str, normalize: bool) -> Tensor:
     """One softplus(lse of the negatives - positive) for every positive pair."""
     rows = pairs.rows(RowLoss.softplus, scale, slack, metric=Metric.dot, normalize=normalize)
     check.reduction(reduction)
@@ -804,7 +818,9 @@ def positive_pairs(pairs: Pairs) -> tuple[Tensor, Tensor]:
     first, last = torch.searchsorted(grouped, x_ids), torch.searchsorted(grouped, x_ids, right=True)
     counts = last - first
     anchors = torch.repeat_interleave(torch.arange(len(x_ids), device=x_ids.device), counts)
-    within = torch.arange(len(anchors), device=x_ids.device) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    within = torch.arange(len(anchors), device=x_ids.device) - torch.repeat_interleave(
+        counts.cumsum(0) - counts, counts
+    )
     partners = order[first[anchors] + within]
     if relation.self_offset >= 0:
         other = partners != (anchors + relation.self_offset) % max(len(y_ids), 1)

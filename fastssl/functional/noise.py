@@ -76,7 +76,9 @@ def _vectors(data: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     if data.dim() != 1:
         raise ValueError(f"model_logits_data: expected 1 dimension, got shape {tuple(data.shape)}")
     if noise.dim() not in (1, 2) or noise.shape[0] != data.shape[0]:
-        raise ValueError(f"model_logits_noise: expected shape ({data.shape[0]},) or ({data.shape[0]}, K), got {tuple(noise.shape)}")
+        raise ValueError(
+            f"model_logits_noise: expected shape ({data.shape[0]},) or ({data.shape[0]}, K), got {tuple(noise.shape)}"
+        )
     if data.dtype in (torch.float16, torch.bfloat16):
         data, noise = data.float(), noise.float()
     return data, noise.reshape(noise.shape[0], -1) if noise.numel() else noise.new_zeros((noise.shape[0], 0))

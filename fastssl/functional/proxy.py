@@ -91,7 +91,8 @@ def cos_face(
 ) -> Tensor:
     r"""CosFace: the own class must win by a margin of the cosine.
 
-    .. math:: L_i = -\log \frac{e^{s (\cos\theta_{y_i} - m)}}{e^{s (\cos\theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos\theta_c}}
+    .. math:: L_i = -\log \frac{e^{s (\cos\theta_{y_i} - m)}}
+              {e^{s (\cos\theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos\theta_c}}
 
     Args:
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
@@ -132,8 +133,10 @@ def arc_face(
 ) -> Tensor:
     r"""ArcFace: the own class must win by a margin of the angle.
 
-    .. math:: L_i = -\log \frac{e^{s \phi(\theta_{y_i})}}{e^{s \phi(\theta_{y_i})} + \sum_{c \ne y_i} e^{s \cos\theta_c}},
-              \quad \phi(\theta) = \cos(\theta + m) \text{ where } \theta \le \pi - m, \text{ else } \cos\theta - m \sin m
+    .. math:: L_i = -\log \frac{e^{s \phi(\theta_{y_i})}}
+              {e^{s \phi(\theta_{y_i})} + \sum_{c \ne y_i} e^{s \cos\theta_c}}, \quad
+              \phi(\theta) = \cos(\theta + m) \text{ where } \theta \le \pi - m,
+              \text{ else } \cos\theta - m \sin m
 
     Args:
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
@@ -211,9 +214,7 @@ def proxy_nca(
     """
     pairs = _against_classes(embeddings, proxies, labels, backend)
     scale = -float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
-    rows = pairs.rows(
-        RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=Metric.sqeuclidean, normalize=True
-    )
+    rows = pairs.rows(RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=Metric.sqeuclidean, normalize=True)
     if check.flag("include_positive", include_positive):
         return pairs.result(reduce_rows(TF.softplus(rows.out[1] - rows.out[0]), None, check.reduction(reduction)))
     counted = rows.negatives > 0

@@ -70,8 +70,8 @@ def vicreg(
 ) -> Tensor:
     r"""VICReg: views agree, every feature keeps its spread, features are uncorrelated.
 
-    .. math:: L = \lambda\, \mathrm{mse}(z_0, z_1) + \mu\, \tfrac12 \sum_z \tfrac1D \sum_d [\gamma - \sqrt{\mathrm{var}(z_d)
-              + \epsilon}]_+ + \nu \sum_z \tfrac1D \sum_{c \ne d} \mathrm{cov}(z)_{cd}^2
+    .. math:: L = \lambda\, \mathrm{mse}(z_0, z_1) + \mu\, \tfrac12 \sum_z \tfrac1D \sum_d
+              [\gamma - \sqrt{\mathrm{var}(z_d) + \epsilon}]_+ + \nu \sum_z \tfrac1D \sum_{c \ne d} \mathrm{cov}(z)_{cd}^2
 
     Args:
         z0: [N, D], N >= 2, float32, float64, bfloat16 or float16 (computed in fp32).
@@ -100,7 +100,8 @@ def vicreg(
     if n < 2:
         raise ValueError(f"z0: expected at least 2 rows for a variance, got shape {tuple(z0.shape)}")
     weights = [
-        check.number(k, v, low=0) for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
+        check.number(k, v, low=0)
+        for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
     ]
     gamma, eps = check.number("gamma", gamma), check.number("eps", eps, low=0)
     centred = [z - z.mean(0) for z in (z0, z1)]

@@ -89,8 +89,7 @@ class NTXentLoss(TemperatureLoss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        labelled = z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point() and z1.dim() == 1)
-        if labelled:
+        if z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point() and z1.dim() == 1):
             return F.multi_nt_xent(
                 z0,
                 z1,

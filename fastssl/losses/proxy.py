@@ -160,7 +160,9 @@ class ProxyNCALoss(ProxyLoss):
         reduction: str = "mean",
         backend: str | None = None,
     ) -> None:
-        super().__init__(num_classes, embedding_size, reduction, backend, scale=scale, include_positive=include_positive)
+        super().__init__(
+            num_classes, embedding_size, reduction, backend, scale=scale, include_positive=include_positive
+        )
 
 
 class ProxyAnchorLoss(ProxyLoss):

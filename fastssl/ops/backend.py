@@ -25,8 +25,8 @@ _warned: set[str] = set()
 class Backend:
     """One implementation of a loss per backend; both take the same arguments."""
 
-    reference: Callable[..., torch.Tensor]
-    cpu: Callable[..., torch.Tensor]
+    reference: Callable[..., Any]
+    cpu: Callable[..., Any]
 
 
 def _check_name(name: str) -> str:
@@ -87,7 +87,7 @@ def resolve(device: torch.device, requested: str | None) -> str:
     return "reference"
 
 
-def dispatch(loss: Backend, requested: str | None, device: torch.device, *args: Any, **kwargs: Any) -> torch.Tensor:
+def dispatch(loss: Backend, requested: str | None, device: torch.device, *args: Any, **kwargs: Any) -> Any:
     """Calls the implementation of ``loss`` for tensors on ``device``."""
     name = resolve(device, requested)
     function = loss.cpu if name == "cpu" else loss.reference

@@ -102,7 +102,9 @@ class Operator:
                 grads = operator(*everything)
             elif _is_transformed(everything):
                 grads = self._transformable_backward.apply(*everything)
-            elif torch.is_grad_enabled():  # create_graph: the registered autograd says that there is no second derivative
+            elif (
+                torch.is_grad_enabled()
+            ):  # create_graph: the registered autograd says that there is no second derivative
                 grads = operator(*everything)
             else:
                 grads = _directly(operator, *everything)

@@ -137,7 +137,7 @@ def _choose_keep(x: Tensor, y: Tensor | None, upper: bool, *others: Tensor | Non
     return int(kept_numel(x, y, upper) * size <= extension.get_memory_budget() // 2)
 
 
-def _fake_row_loss(loss, x, y, *rest):
+def _fake_row_loss(loss: int, x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
     upper, _, keep = rest[-3:]
     numel = kept_numel(x, y, upper) if keep else 0
     return (

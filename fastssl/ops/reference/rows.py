@@ -77,13 +77,17 @@ def row_loss(
     upper: bool = False,
 ) -> Tensor:
     s = scores(x, x if y is None else y, metric, normalize)
-    positive, negative = masks(*s.shape, relation, s.device)
+    positive, negative = masks(s.shape[0], s.shape[1], relation, s.device)
     counts = torch.stack([positive.sum(1), negative.sum(1)], 1).to(s.dtype)
     if upper:
         later = torch.ones_like(positive).triu(1)
         positive, negative = positive & later, negative & later
     function = _FUNCTIONS[loss]
-    out = function(s, positive, negative, values, row_value) if loss == RowLoss.hinge else function(s, positive, negative, values)
+    out = (
+        function(s, positive, negative, values, row_value)
+        if loss == RowLoss.hinge
+        else function(s, positive, negative, values)
+    )
     if s.requires_grad and not out.requires_grad:
         out = out + 0 * s.sum()  # nothing takes part: the gradient is 0
     return torch.cat([out, counts], 1)
@@ -132,7 +136,9 @@ def _softplus(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tenso
     return torch.stack([torch.where(positive, TF.softplus(z), 0).sum(1), lse], 1)
 
 
-def _per_anchor(s: Tensor, positive: Tensor, negative: Tensor, term: Callable[[Tensor, Tensor], list[Tensor]]) -> Tensor:
+def _per_anchor(
+    s: Tensor, positive: Tensor, negative: Tensor, term: Callable[[Tensor, Tensor], list[Tensor]]
+) -> Tensor:
     rows = [torch.stack(term(s[i][positive[i]], s[i][negative[i]])) for i in range(len(s))]
     return torch.stack(rows) if rows else s.new_zeros((0, 2))
 
