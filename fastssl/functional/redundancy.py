@@ -71,7 +71,8 @@ def vicreg(
     r"""VICReg: views agree, every feature keeps its spread, features are uncorrelated.
 
     .. math:: L = \lambda\, \mathrm{mse}(z_0, z_1) + \mu\, \tfrac12 \sum_z \tfrac1D \sum_d
-              [\gamma - \sqrt{\mathrm{var}(z_d) + \epsilon}]_+ + \nu \sum_z \tfrac1D \sum_{c \ne d} \mathrm{cov}(z)_{cd}^2
+              [\gamma - \sqrt{\mathrm{var}(z_d) + \epsilon}]_+
+              + \nu \sum_z \tfrac1D \sum_{c \ne d} \mathrm{cov}(z)_{cd}^2
 
     Args:
         z0: [N, D], N >= 2, float32, float64, bfloat16 or float16 (computed in fp32).
