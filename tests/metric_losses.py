@@ -232,6 +232,11 @@ def loop_multi_nt_xent(x: Tensor, temperature: Tensor, y: Tensor | None = None) 
     return mean([lse([s / t] + [n / t for n in b]) - s / t for a, b in zip(p.positive, p.negative) for s in a])
 
 
+def loop_mil_nce(x: Tensor, t: float = 0.2) -> float:
+    p = pairs_of(x, dot, True)
+    return mean([lse([s / t for s in a + b]) - lse([s / t for s in a]) for a, b in zip(p.positive, p.negative) if a])
+
+
 def _views(z0: Tensor, z1: Tensor) -> list[tuple[float, list[float]]]:
     """Cosine of each row with its other view, and with all rows of other pairs."""
     rows, n = [unit(r) for r in torch.cat([z0, z1]).tolist()], len(z0)
@@ -440,6 +445,7 @@ SUBJECTS: dict[str, Subject] = {
         _referenced(F.multi_nt_xent, temperature=0.2),
         lambda x, y: loop_multi_nt_xent(x, torch.tensor(0.2, dtype=torch.float64), y),
     ),
+    "mil_nce": Subject(one, _labelled(F.mil_nce, temperature=0.2), loop_mil_nce),
     "dcl": Subject(two, lambda a, b, **o: F.dcl(a, b, temperature=0.2, **o), loop_dcl),
     "dcl_weighted": Subject(
         two, lambda a, b, **o: F.dcl(a, b, temperature=0.2, sigma=0.5, **o), lambda a, b: loop_dcl(a, b, sigma=0.5)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, Pairs, labelled, reduce_rows
-from fastssl.functional.metric import BOTH, NEGATIVES, softplus_per_positive
+from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
 from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.pair_loss import Loss, pair_loss
 from fastssl.ops.rows import Metric, Relation, RowLoss
@@ -257,6 +257,55 @@ def multi_nt_xent(
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
     return softplus_per_positive(pairs, scale, 0.0, reduction, check.flag("normalize", normalize))
+
+
+def mil_nce(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: float = 0.07,
+    normalize: bool = True,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    r"""MIL-NCE: the positives of a row together against its negatives; one good positive is enough.
+
+    .. math:: L_i = -\log \frac{\sum_p \exp(s_{ip} / \tau)}
+              {\sum_p \exp(s_{ip} / \tau) + \sum_n \exp(s_{in} / \tau)}
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
+        labels: [N] integers; rows of one label are positives of each other.
+        temperature: tau > 0.
+        normalize: divide rows by their Euclidean length first.
+        reduction: "mean" over rows with a positive | "sum" | "none".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
+        backend: "reference" | "cpu"; None chooses.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device, length, temperature or reduction.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.mil_nce(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Miech et al., End-to-End Learning of Visual Representations from Uncurated Instructional Videos, 2020,
+    eq. 1.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    scale = 1 / float(check.value("temperature", temperature, embeddings.device, positive=True))
+    log_share, counted = log_share_of_positives(pairs, scale, Metric.dot, check.flag("normalize", normalize))
+    return pairs.result(reduce_rows(-log_share, counted, check.reduction(reduction)))
 
 
 def _two_views(z0: Tensor, z1: Tensor, backend: str | None) -> tuple[Pairs, Tensor]:

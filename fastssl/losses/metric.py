@@ -181,6 +181,29 @@ class NPairsLoss(Loss):
         return f"l2_reg={self.l2_reg}, {super().extra_repr()}"
 
 
+class MILNCELoss(LabelledLoss):
+    """:func:`fastssl.functional.mil_nce` as a module.
+
+    Args:
+        temperature: > 0.
+        normalize: divide rows by their length first.
+        reduction: "mean" | "sum" | "none".
+        backend: "reference" | "cpu"; None chooses.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.losses import MILNCELoss
+        >>> loss = MILNCELoss()(torch.randn(8, 16), torch.arange(8) % 2)
+    """
+
+    function = staticmethod(F.mil_nce)
+
+    def __init__(
+        self, temperature: float = 0.07, normalize: bool = True, reduction: str = "mean", backend: str | None = None
+    ) -> None:
+        super().__init__(reduction, backend, temperature=temperature, normalize=normalize)
+
+
 class SoftNearestNeighborLoss(LabelledLoss):
     """:func:`fastssl.functional.soft_nearest_neighbor` as a module.
 
