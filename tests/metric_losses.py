@@ -232,6 +232,12 @@ def loop_multi_nt_xent(x: Tensor, temperature: Tensor, y: Tensor | None = None) 
     return mean([lse([s / t] + [n / t for n in b]) - s / t for a, b in zip(p.positive, p.negative) for s in a])
 
 
+def loop_sup_con(x: Tensor, y: Tensor, t: float = 0.2) -> float:
+    p = pairs_of(x, dot, True, y)
+    terms = [lse([s / t for s in a + b]) - mean(a) / t if a else 0.0 for a, b in zip(p.positive, p.negative)]
+    return mean(terms)
+
+
 def loop_mil_nce(x: Tensor, t: float = 0.2) -> float:
     p = pairs_of(x, dot, True)
     return mean([lse([s / t for s in a + b]) - lse([s / t for s in a]) for a, b in zip(p.positive, p.negative) if a])
@@ -444,6 +450,11 @@ SUBJECTS: dict[str, Subject] = {
         two,
         _referenced(F.multi_nt_xent, temperature=0.2),
         lambda x, y: loop_multi_nt_xent(x, torch.tensor(0.2, dtype=torch.float64), y),
+    ),
+    "sup_con_ref": Subject(
+        two,
+        _referenced(F.sup_con, temperature=0.2),
+        lambda x, y: loop_sup_con(x, y),
     ),
     "mil_nce": Subject(one, _labelled(F.mil_nce, temperature=0.2), loop_mil_nce),
     "dcl": Subject(two, lambda a, b, **o: F.dcl(a, b, temperature=0.2, **o), loop_dcl),

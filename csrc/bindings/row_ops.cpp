@@ -100,9 +100,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
   const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
                                  normalize, upper, self_offset, keep);
   for (const Tensor* t : {&grad, &out})
-    STD_TORCH_CHECK(t->is_cpu() && t->is_contiguous() && t->scalar_type() == ScalarType::Double && t->dim() == 2 &&
-                        t->size(0) == p.n() && t->size(1) == p.columns(),
+    STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == ScalarType::Double && t->dim() == 2 && t->size(0) == p.n() &&
+                        t->size(1) == p.columns(),
                     "fastssl: outputs do not belong to these inputs");
+  STD_TORCH_CHECK(out.is_contiguous(), "fastssl: expected contiguous outputs");
+  std::vector<double> upstream(size_t(p.n() * p.columns()));  // sums hand on expanded gradients
+  for (int64_t i = 0; i < p.n(); ++i)
+    for (int64_t k = 0; k < p.columns(); ++k)
+      upstream[size_t(i * p.columns() + k)] =
+          static_cast<const double*>(grad.const_data_ptr())[i * grad.stride(0) + k * grad.stride(1)];
   STD_TORCH_CHECK(kept.is_contiguous() && kept.numel() == row_kept_numel(p) && kept.scalar_type() == computed(p),
                   "fastssl: kept scores do not belong to these inputs");
   Tensor gx = gradient_like(x, needs & 1, x.scalar_type()), gy = gradient_like(y, needs & 2, x.scalar_type());
@@ -116,7 +122,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
   if (row_value && needs & 4) to.row_value = value_grad.data();
   if (needs & 8) to.params = param_grad;
   row_loss_backward(p, kept.numel() ? kept.const_data_ptr() : nullptr, static_cast<const double*>(out.const_data_ptr()),
-                    static_cast<const double*>(grad.const_data_ptr()), to);
+                    upstream.data(), to);
   for (int64_t i = 0; to.row_value && i < p.n(); ++i) write(gv, i, value_grad[size_t(i)]);
   for (int64_t k = 0; to.params && k < kRowParams; ++k) write(gp, k, param_grad[k]);
   return {gx, gy, gv, gp};

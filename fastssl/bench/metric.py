@@ -250,7 +250,6 @@ METRIC_CASES: dict[str, Case] = {
 LARGE = 32_768  # rows at which every loss must fit
 PLAN: list[tuple[str, str, int, int]] = [
     ("pml_nt_xent_pairs", PEER, 512, 128),
-    ("pml_nt_xent", PEER, 512, 128),
     ("pml_triplet", PEER, 2048, 128),
     ("pml_lifted", PEER, 256, 128),
     ("pml_contrastive", PEER, 4096, 128),

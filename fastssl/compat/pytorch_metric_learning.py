@@ -16,7 +16,8 @@ from torch import Tensor
 from fastssl.compat import NotFused
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
-from fastssl.functional.metric import BOTH, NEGATIVES, POSITIVES, positive_pairs
+from fastssl.functional.contrastive import sup_con, sup_con_rows
+from fastssl.functional.metric import NEGATIVES, POSITIVES, positive_pairs
 from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
 from fastssl.ops import extension
 from fastssl.ops.rows import MAX_BINS, Metric, Relation, RowLoss, pair_bits
@@ -270,27 +271,16 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     metric, normalize, sign = _metric(loss)
     scale = -sign / float(loss.temperature)
     if pairs.within and metric == Metric.dot:
-        import fastssl.functional as F
-
         ids = pairs.relation.x_ids
         assert ids is not None
         if bool((ids == ids[0]).all()) or len(torch.unique(ids)) == len(ids):
             return loss.zero_losses()
-        values = F.sup_con(embeddings, ids, temperature=1 / scale, normalize=normalize, reduction="none")
+        values = sup_con(embeddings, ids, temperature=1 / scale, normalize=normalize, reduction="none")
     else:
-        rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, BOTH, 0, metric=metric, normalize=normalize)
+        values, rows = sup_con_rows(pairs, scale, metric, normalize)
         if _nothing(loss, rows):
             return loss.zero_losses()
-        if metric == Metric.dot and not normalize:
-            raise NotFused("products of rows that are not normalised")
-        floor = -2.0 if metric == Metric.dot else 0.0  # below every score: the hinge is the sum
-        sums = pairs.rows(RowLoss.hinge, 1, floor, -1e30, 1, metric=metric, normalize=normalize)
-        mean_score = sums.out[0] / rows.positives.clamp(min=1) + floor
-        counted = rows.positives > 0
-        zero = torch.zeros_like(rows.out[0])
-        values = torch.where(counted, torch.where(counted, rows.out[0], zero) - scale * mean_score, zero)
-    losses = _element(embeddings, values)
-    return losses
+    return _element(embeddings, values)
 
 
 def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:

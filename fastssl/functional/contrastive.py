@@ -9,7 +9,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import IndicesTuple, Pairs, labelled, reduce_rows
+from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, reduce_rows
 from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
 from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.pair_loss import Loss, pair_loss
@@ -159,11 +159,14 @@ def nt_xent(
 
 def sup_con(
     embeddings: Tensor,
-    labels: Tensor,
+    labels: Tensor | None = None,
     *,
     temperature: Tensor | float = 0.1,
     normalize: bool = True,
     reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
     backend: str | None = None,
 ) -> Tensor:
     r"""Supervised contrastive loss (the form with the sum outside the logarithm).
@@ -179,6 +182,10 @@ def sup_con(
         temperature: > 0; a number or a tensor of one element, which receives a gradient.
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
+        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
+            as miners give them; a pair that is listed twice counts once.
+        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
+        ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
 
     Returns:
@@ -195,19 +202,32 @@ def sup_con(
 
     Source: Khosla et al., Supervised Contrastive Learning, 2020, eq. 2 (L_out).
     """
-    check.matrix("embeddings", embeddings)
-    labels = check.ids("labels", labels, embeddings, "embeddings")
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    return dispatch(
-        SUP_CON,
-        backend,
-        embeddings.device,
-        embeddings,
-        labels,
-        scale,
-        check.flag("normalize", normalize),
-        check.reduction(reduction),
-    )
+    check.flag("normalize", normalize)
+    check.reduction(reduction)
+    if pairs.within:  # half the flops by symmetry
+        ids = pairs.relation.x_ids
+        result: Tensor = dispatch(SUP_CON, backend, embeddings.device, embeddings, ids, scale, normalize, reduction)
+        return result
+    values, _ = sup_con_rows(pairs, scale, Metric.dot, normalize)
+    return pairs.result(reduce_rows(values, None, reduction))
+
+
+def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Rows]:
+    """lse of all partners - the positives' mean score, for rows of any partners; scores times ``scale``."""
+    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, BOTH, 0, metric=metric, normalize=normalize)
+    # A hinge whose threshold lies below every score is the sum of scores.
+    floor = 0.0
+    if metric == Metric.dot:
+        y = pairs.x if pairs.y is None else pairs.y
+        lengths = [1.0] if normalize else [float(t.detach().double().norm(dim=1).max()) for t in (pairs.x, y) if len(t)]
+        floor = -2.0 * math.prod(lengths)
+    sums = pairs.rows(RowLoss.hinge, 1, floor, -1e30, 1, metric=metric, normalize=normalize)
+    mean_score = sums.out[0] / rows.positives.clamp(min=1) + floor
+    counted, zero = rows.positives > 0, torch.zeros_like(rows.out[0])
+    values = torch.where(counted, rows.out[0], zero) - scale * mean_score
+    return torch.where(counted, values, zero), rows
 
 
 def multi_nt_xent(

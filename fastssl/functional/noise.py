@@ -132,7 +132,7 @@ def negative_sampling(
     if indices.numel() and not torch.compiler.is_compiling():
         low, high = (int(v) for v in torch.aminmax(indices))
         if low < 0 or high >= table.shape[0]:
-            name = "positives" if int(p.min()) == low < 0 or int(p.max()) == high else "negatives"
+            name = "positives" if bool(((p < 0) | (p >= table.shape[0])).any()) else "negatives"
             raise ValueError(f"{name}: expected values in [0, {table.shape[0]}), got {low if low < 0 else high}")
     scores = dispatch(GATHER_DOT, backend, center.device, center, table, indices)
     rows = TF.softplus(-scores[:, 0]) + TF.softplus(scores[:, 1:]).sum(1)

@@ -42,16 +42,21 @@ from fastssl.losses.proxy import (
     ProxyNCALoss,
 )
 from fastssl.losses.views import (
+    AlignmentLoss,
     BarlowTwinsLoss,
     DCLLoss,
     DCLWLoss,
+    DINOLoss,
     HardNegativeNTXentLoss,
     MultipleNegativesRankingLoss,
     NegativeCosineSimilarity,
+    SwAVLoss,
+    UniformityLoss,
     VICRegLoss,
 )
 
 __all__ = [
+    "AlignmentLoss",
     "AngularLoss",
     "ArcFaceLoss",
     "BarlowTwinsLoss",
@@ -62,6 +67,7 @@ __all__ = [
     "CrossBatchMemory",
     "DCLLoss",
     "DCLWLoss",
+    "DINOLoss",
     "FastAPLoss",
     "GeneralizedLiftedStructureLoss",
     "HardNegativeNTXentLoss",
@@ -85,7 +91,9 @@ __all__ = [
     "SigLIPLoss",
     "SoftNearestNeighborLoss",
     "SupConLoss",
+    "SwAVLoss",
     "TripletMarginLoss",
     "TupletMarginLoss",
+    "UniformityLoss",
     "VICRegLoss",
 ]

@@ -127,10 +127,20 @@ class SupConLoss(TemperatureLoss):
         >>> loss = SupConLoss()(torch.randn(8, 16), torch.arange(8) % 2)
     """
 
-    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
         return F.sup_con(
             embeddings,
             labels,
+            indices_tuple=indices_tuple,
+            ref_emb=ref_emb,
+            ref_labels=ref_labels,
             temperature=self.temperature,
             normalize=self.normalize,
             reduction=self.reduction,

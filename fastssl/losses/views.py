@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl.functional import _check as check
 
 
 class ViewLoss(nn.Module):
@@ -154,6 +155,114 @@ class NegativeCosineSimilarity(ViewLoss):
 
     def __init__(self, reduction: str = "mean") -> None:
         super().__init__(reduction=reduction)
+
+
+class AlignmentLoss(ViewLoss):
+    """:func:`fastssl.functional.alignment` as a module.
+
+    Args:
+        alpha: > 0.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.losses import AlignmentLoss
+        >>> loss = AlignmentLoss()(torch.randn(8, 16), torch.randn(8, 16))
+    """
+
+    function = staticmethod(F.alignment)
+
+    def __init__(self, alpha: float = 2.0) -> None:
+        super().__init__(alpha=alpha)
+
+
+class UniformityLoss(nn.Module):
+    """:func:`fastssl.functional.uniformity` as a module.
+
+    Args:
+        t: > 0.
+        backend: "reference" | "cpu"; None chooses.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.losses import UniformityLoss
+        >>> loss = UniformityLoss()(torch.randn(8, 16))
+    """
+
+    def __init__(self, t: float = 2.0, backend: str | None = None) -> None:
+        super().__init__()
+        self.t, self.backend = check.number("t", t), backend
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return F.uniformity(embeddings, t=self.t, backend=self.backend)
+
+    def extra_repr(self) -> str:
+        return f"t={self.t}"
+
+
+class SwAVLoss(ViewLoss):
+    """:func:`fastssl.functional.swapped_prediction` as a module.
+
+    Args:
+        temperature: > 0.
+        epsilon: of the assignment.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.losses import SwAVLoss
+        >>> loss = SwAVLoss()(torch.randn(8, 4), torch.randn(8, 4))
+    """
+
+    function = staticmethod(F.swapped_prediction)
+
+    def __init__(self, temperature: float = 0.1, epsilon: float = 0.05) -> None:
+        super().__init__(temperature=temperature, epsilon=epsilon)
+
+
+class DINOLoss(nn.Module):
+    """:func:`fastssl.functional.dino` as a module, with the running centre of the teacher's logits.
+
+    Args:
+        prototypes: K, the size of the logits.
+        student_temperature: > 0.
+        teacher_temperature: > 0.
+        center_momentum: how much of the centre stays at each call in training mode.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.losses import DINOLoss
+        >>> loss = DINOLoss(16)(torch.randn(4, 8, 16), torch.randn(2, 8, 16))
+    """
+
+    center: Tensor
+
+    def __init__(
+        self,
+        prototypes: int,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        center_momentum: float = 0.9,
+    ) -> None:
+        super().__init__()
+        self.student_temperature, self.teacher_temperature = student_temperature, teacher_temperature
+        self.center_momentum = check.number("center_momentum", center_momentum, low=0, high=1)
+        self.register_buffer("center", torch.zeros(check.count("prototypes", prototypes)))
+
+    def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:
+        loss = F.dino(
+            student,
+            teacher,
+            self.center,
+            student_temperature=self.student_temperature,
+            teacher_temperature=self.teacher_temperature,
+            mask=mask,
+        )
+        if self.training:
+            mean = teacher.detach().flatten(0, -2).mean(0).to(self.center)
+            self.center = self.center * self.center_momentum + mean * (1 - self.center_momentum)
+        return loss
+
+    def extra_repr(self) -> str:
+        return f"prototypes={len(self.center)}, center_momentum={self.center_momentum}"
 
 
 class MultipleNegativesRankingLoss(nn.Module):
