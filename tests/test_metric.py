@@ -268,13 +268,10 @@ def test_listed_triplets() -> None:
     torch.testing.assert_close(F.triplet(x, indices_tuple=(a[some], p[some], n[some])), expected)
 
 
-def _info_nce_term(temperature: Tensor):
-    def term(s: Tensor, pairs: F.PairMasks) -> Tensor:
-        logits = (s / temperature).masked_fill(pairs.self, float("-inf"))
-        log_p = s / temperature - logits.logsumexp(1, keepdim=True)
-        return -torch.where(pairs.positive, log_p, 0).sum(1) / pairs.positive.sum(1).clamp(min=1)
-
-    return term
+def _sup_con_term(s: Tensor, pairs: F.PairMasks, temperature: Tensor) -> Tensor:
+    logits = (s / temperature).masked_fill(pairs.self, float("-inf"))
+    log_p = s / temperature - logits.logsumexp(1, keepdim=True)
+    return -torch.where(pairs.positive, log_p, 0).sum(1) / pairs.positive.sum(1).clamp(min=1)
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
@@ -283,15 +280,22 @@ def test_a_loss_of_ones_own(backend: str, strip: int) -> None:
     x = torch.randn(75, 8, dtype=torch.float64, requires_grad=True)
     t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     y = torch.arange(75) % 7
-    got = F.pair_loss(x, term=_info_nce_term(t), labels=y, strip=strip, backend=backend)
+    got = F.pair_loss(x, term=_sup_con_term, parameters=(t,), labels=y, strip=strip, backend=backend)
     right = F.sup_con(x, y, temperature=t, backend="reference")
     torch.testing.assert_close(got, right)
     for a, b in zip(torch.autograd.grad(got, (x, t)), torch.autograd.grad(right, (x, t))):
         torch.testing.assert_close(a, b)
-    small = x[:12].detach().requires_grad_()
+    small, other = x[:12].detach().requires_grad_(), torch.randn(9, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda z, u: F.pair_loss(z, term=_info_nce_term(u), labels=y[:12], strip=5, backend=backend), (small, t)
+        lambda z, u: F.pair_loss(z, term=_sup_con_term, parameters=(u,), labels=y[:12], strip=5, backend=backend),
+        (small, t),
     )
+    assert torch.autograd.gradcheck(
+        lambda z, w: F.pair_loss(z, w, term=lambda s, p: (s * 3).exp(), score="euclidean", strip=5, backend=backend),
+        (small, other),
+    )
+    with pytest.raises(ValueError, match=r"term.*parameters"):
+        F.pair_loss(x, term=lambda s, p: s * t)
 
 
 def test_row_reductions_without_the_matrix(isa: str) -> None:
@@ -310,6 +314,13 @@ def test_sinkhorn_assigns_evenly() -> None:
     q = F.sinkhorn(torch.randn(64, 8), epsilon=0.5, iterations=50)
     torch.testing.assert_close(q.sum(1), torch.ones(64))
     torch.testing.assert_close(q.sum(0), torch.full((8,), 8.0), rtol=1e-2, atol=1e-2)
+    scores = torch.randn(20, 6, dtype=torch.float64)
+    for epsilon in (0.5, 0.01):  # scaled directly, and in the logarithm
+        log_q = scores / epsilon
+        for _ in range(3):
+            log_q = log_q - log_q.logsumexp(0, keepdim=True)
+            log_q = log_q - log_q.logsumexp(1, keepdim=True)
+        torch.testing.assert_close(F.sinkhorn(scores, epsilon=epsilon), log_q.exp())
 
 
 def test_dino_leaves_out_the_same_view_and_ibot_the_visible_patches() -> None:

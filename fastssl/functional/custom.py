@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from fastssl.functional import _check as check
 from fastssl.functional.distance import _two, pairwise_distance
@@ -33,7 +34,8 @@ def pair_loss(
     x: Tensor,
     y: Tensor | None = None,
     *,
-    term: Callable[[Tensor, PairMasks], Tensor],
+    term: Callable[..., Tensor],
+    parameters: Sequence[Tensor] = (),
     score: str = "cosine",
     labels: Tensor | None = None,
     ref_labels: Tensor | None = None,
@@ -45,16 +47,16 @@ def pair_loss(
 
     .. math:: L_i = \mathrm{term}(s_{i1}, \dots, s_{iM}; \text{relations})
 
-    ``term(s, pairs)`` gets the scores [R, M] of some whole rows and the masks of their pairs, and returns a value for
-    every row [R], or for every pair [R, M], whose sum over columns is the row's. Statistics of a row (its logsumexp,
-    its largest negative) are expressions over dimension 1, since rows come whole. Tensors that ``term`` uses, such
-    as a temperature, receive their gradients. Scores are computed by the fused kernels, forward and again backward,
-    so that memory stays at O(N D) and a strip.
+    ``term(s, pairs, *parameters)`` gets the scores [R, M] of some whole rows and the masks of their pairs, and returns
+    a value for every row [R], or for every pair [R, M], whose sum over columns is the row's. Statistics of a row (its
+    logsumexp, its largest negative) are expressions over dimension 1, since rows come whole. Scores are computed by
+    the fused kernels, forward and again backward, so that memory stays at O(N D) and a strip.
 
     Args:
         x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         y: [M, D]; None: x itself.
         term: the expression.
+        parameters: tensors that it takes besides, such as a temperature; they receive gradients.
         score: "cosine" (the similarity) | "dot" | "euclidean" | "sqeuclidean" | "manhattan" | "chebyshev".
         labels: [N] integers or None.
         ref_labels: [M] integers, with ``labels`` and y.
@@ -67,7 +69,8 @@ def pair_loss(
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, score or reduction, or ``term`` returned another shape.
+        ValueError: wrong shape, device, score or reduction; ``term`` returned another shape, or uses a tensor that
+            needs a gradient and is not among its parameters.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -83,6 +86,8 @@ def pair_loss(
     check.choice("score", score, ("cosine", "dot", "euclidean", "sqeuclidean", "manhattan", "chebyshev"))
     if not callable(term):
         raise TypeError(f"term: expected a function of scores and masks, got {type(term).__name__}")
+    for parameter in parameters:
+        check.tensor("parameters", parameter)
     columns = x if y is None else y
     n, m = x.shape[0], columns.shape[0]
     x_ids, y_ids = _ids(x, y, labels, ref_labels)
@@ -91,7 +96,7 @@ def pair_loss(
         strip = max(32, get_memory_budget() // max(1, m * size * _TEMPORARIES))
     strip = check.count("strip", strip)
 
-    def rows_of(some: Tensor, all_: Tensor, first: int) -> Tensor:
+    def rows_of(some: Tensor, all_: Tensor, first: int, *given: Tensor) -> Tensor:
         s = pairwise_distance(some, all_, metric=score, backend=backend)
         if score == "cosine":
             s = 1 - s
@@ -100,20 +105,63 @@ def pair_loss(
         equal = x_ids[rows][:, None] == y_ids[None, :]
         none = torch.zeros_like(equal)
         pairs = PairMasks(equal if itself is None else equal & ~itself, ~equal, none if itself is None else itself)
-        value = term(s, pairs)
+        value = term(s, pairs, *given)
         if not isinstance(value, Tensor) or value.shape not in ((len(some),), s.shape):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"term: expected a result of shape {(len(some),)} or {tuple(s.shape)}, got {shape}")
         return value.sum(1) if value.dim() == 2 else value
 
-    pieces = [
-        checkpoint(rows_of, x[first : first + strip], columns, first, use_reentrant=False)
-        for first in range(0, n, strip)
-    ]
-    values = torch.cat(pieces) if pieces else x.new_zeros((0,), dtype=torch.promote_types(x.dtype, torch.float32))
+    values: Tensor = _Strips.apply(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values
     return values.sum() if reduction == "sum" else values.sum() / max(n, 1)
+
+
+class _Strips(torch.autograd.Function):
+    """``rows_of`` strip by strip, again in the backward pass: nothing of a strip is kept but its rows' values."""
+
+    @staticmethod
+    def forward(ctx: Any, rows_of: Any, strip: int, x: Tensor, y: Tensor | None, *parameters: Tensor) -> Tensor:
+        ctx.save_for_backward(x, y, *parameters)
+        ctx.rows_of, ctx.strip = rows_of, strip
+        columns = x if y is None else y
+        values = x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
+        for first in range(0, x.shape[0], strip):
+            with torch.enable_grad() if first == 0 else torch.no_grad():
+                # Everything is detached here: what still asks for a gradient came by another way.
+                value = rows_of(
+                    x[first : first + strip].detach(), columns.detach(), first, *(p.detach() for p in parameters)
+                )
+            if value.requires_grad:
+                raise ValueError(
+                    "term: uses a tensor that needs a gradient; expected it in parameters=(...), as an argument of term"
+                )
+            values[first : first + strip] = value
+        return values
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, y, *parameters = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[2:]
+        leaves = [(x if y is None else y).detach().requires_grad_(wanted[0] if y is None else wanted[1])]
+        leaves += [p.detach().requires_grad_(w) for p, w in zip(parameters, wanted[2:])]
+        sums = [torch.zeros_like(t) if t.requires_grad else None for t in leaves]
+        grad_x = sums[0] if y is None else (torch.zeros_like(x) if wanted[0] else None)
+        for first in range(0, x.shape[0], ctx.strip):
+            part = slice(first, first + ctx.strip)
+            some = x[part].detach().requires_grad_(wanted[0])
+            with torch.enable_grad():
+                value = ctx.rows_of(some, leaves[0], first, *leaves[1:])
+            asked = [t for t in (some, *leaves) if t.requires_grad]
+            if not value.requires_grad:
+                continue
+            grads = iter(torch.autograd.grad(value, asked, grad[part].to(value.dtype), allow_unused=True))
+            for total, leaf in zip((grad_x[part] if grad_x is not None else None, *sums), (some, *leaves)):
+                g = next(grads) if leaf.requires_grad else None
+                if g is not None and total is not None:
+                    total += g
+        return (None, None, grad_x, None if y is None else sums[0], *sums[1:])
 
 
 def _ids(x: Tensor, y: Tensor | None, labels: Tensor | None, ref_labels: Tensor | None) -> tuple[Tensor, Tensor]:

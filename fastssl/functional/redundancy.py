@@ -151,7 +151,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     .. math:: Q = \mathrm{diag}(u) \exp(S / \epsilon) \mathrm{diag}(v), \quad
               \textstyle\sum_k Q_{ik} = 1,\ \sum_i Q_{ik} \to N / K
 
-    In the logarithm, so that no epsilon overflows.
+    No epsilon overflows: where exponentials would underflow, the iterations run in the logarithm.
 
     Args:
         scores: [N, K], rows against prototypes.
@@ -174,7 +174,20 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     check.matrix("scores", scores)
     epsilon = float(check.value("epsilon", check.number("epsilon", epsilon), scores.device, positive=True))
     check.count("iterations", iterations)
-    log_q = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) / epsilon
+    logits = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) / epsilon
+    if logits.numel() == 0:
+        return logits
+    shifted = logits - logits.max()
+    if not torch.compiler.is_compiling() and float(shifted.min()) > -60:
+        # Exponentials and their products are far from the limits of fp32: the two scalings are vectors, and an
+        # iteration is two products with the matrix.
+        e = shifted.exp()
+        row = torch.ones(e.shape[0], dtype=e.dtype, device=e.device)
+        for _ in range(iterations):
+            column = e.shape[0] / e.shape[1] / (row @ e)  # N / K a column, so that neither scaling runs away
+            row = 1 / (e @ column)
+        return e.mul_(row[:, None]).mul_(column[None, :])
+    log_q = logits
     for _ in range(iterations):
         log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True)
         log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True)
@@ -298,7 +311,7 @@ def dino(
         masked = mask.to(per_patch.dtype)
         return ((per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)).mean()
     # All pairs of views at once; those of one view with itself are taken out again.
-    cross = -torch.einsum("wnk,vnk->wv", targets, log_p) / max(student.shape[1], 1)
+    cross = -(targets.flatten(1) @ log_p.flatten(1).T) / max(student.shape[1], 1)
     own = torch.arange(teacher.shape[0], device=student.device)
     count = cross.numel() - len(own)
     return (cross.sum() - cross[own, own].sum()) / max(count, 1)
