@@ -5,8 +5,10 @@ from __future__ import annotations
 import time
 
 import pytest
+import torch
 
 from fastssl.bench import CASES, compare, fma_rate, gemm_rate, peak_memory
+from fastssl.bench.metric import METRIC_CASES
 from fastssl.bench.run import measure, plan
 
 
@@ -39,6 +41,23 @@ def test_every_case_computes_the_same_in_every_way(name: str) -> None:
             continue
         got = float(function(*inputs).detach())
         assert got == pytest.approx(expected, rel=2e-4), way
+
+
+@pytest.mark.parametrize("name", METRIC_CASES)
+def test_every_case_of_metric_learning_runs_and_agrees(name: str) -> None:
+    case = METRIC_CASES[name]
+    inputs = case.inputs(64, 16)
+    values = {}
+    for way in ("fused", "eager", *case.peers):
+        try:
+            values[way] = case.function(way)(*inputs)
+        except ImportError:
+            continue
+    assert torch.isfinite(torch.as_tensor(values["fused"].detach())).all()
+    if name != "nearest":
+        expected = float(values["eager"].detach())
+        for way, value in values.items():
+            assert float(value.detach()) == pytest.approx(expected, rel=1e-3, abs=1e-5), way
 
 
 def test_memory_of_a_fresh_process() -> None:
