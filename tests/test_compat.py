@@ -250,6 +250,10 @@ def test_metric_learning_runs_its_own_code_where_it_must() -> None:
         assert any(reason in r for r in reasons), reasons
     Mine()(x, y)
     assert any("Mine" in r for r in fastssl.patched()["pytorch_metric_learning"]["ContrastiveLoss"].original)
+    with torch.autocast("cpu", torch.bfloat16):  # products in 16 bits are the library's own business
+        losses.MultiSimilarityLoss()(x, y)
+    calls = fastssl.patched()["pytorch_metric_learning"]["MultiSimilarityLoss"]
+    assert calls.fused == 0 and list(calls.original) == ["autocast"]
     with pytest.raises(NotImplementedError, match="cdist"):  # the library's own answer
         losses.ContrastiveLoss()(x.bfloat16(), y)
 

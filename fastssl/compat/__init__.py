@@ -22,6 +22,25 @@ class NotFused(Exception):
     """Why a call takes the original code."""
 
 
+def require_matrices(*tensors: object) -> None:
+    """What every adapter asks first: the kernels, and matrices that they compute as the original would."""
+    import torch
+
+    from fastssl.ops import extension
+
+    if extension._C is None:
+        raise NotFused("the kernels are not installed")
+    if torch.is_autocast_enabled("cpu"):
+        raise NotFused("autocast")
+    for t in tensors:
+        if not isinstance(t, torch.Tensor) or t.dim() != 2 or t.shape[1] == 0:
+            raise NotFused("no matrices")
+        if t.device.type != "cpu":
+            raise NotFused(f"no kernels for {t.device.type} tensors")
+        if t.dtype not in (torch.float32, torch.float64):
+            raise NotFused(f"inputs of dtype {t.dtype}")
+
+
 @dataclass
 class Calls:
     """How often a patched class ran fused, and for what reasons it did not."""

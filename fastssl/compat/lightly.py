@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.compat import NotFused
-from fastssl.ops import extension
+from fastssl.compat import NotFused, require_matrices
 
 
 def targets() -> list[tuple[type, str, Callable[..., Any]]]:
@@ -21,13 +20,7 @@ def targets() -> list[tuple[type, str, Callable[..., Any]]]:
 
 
 def _check(loss: Any, out0: Tensor, out1: Tensor) -> None:
-    if extension._C is None:
-        raise NotFused("the kernels are not installed")
-    for t in (out0, out1):
-        if not isinstance(t, Tensor) or t.device.type != "cpu" or t.dim() != 2 or t.shape[1] == 0:
-            raise NotFused("no two matrices on the CPU")
-        if t.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
-            raise NotFused("16-bit inputs or autocast")
+    require_matrices(out0, out1)
     if out0.shape != out1.shape or out0.dtype != out1.dtype or len(out0) < 2:
         raise NotFused("shapes or dtypes that differ, or one row")
     if loss.temperature <= 0:

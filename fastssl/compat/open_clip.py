@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.compat import NotFused
-from fastssl.ops import extension
+from fastssl.compat import NotFused, require_matrices
 
 FAMILY = {"ClipLoss": ("CoCaLoss",)}
 
@@ -22,15 +20,9 @@ def targets() -> list[tuple[type, str, Callable[..., Any]]]:
 
 
 def _check(loss: Any, image: Tensor, text: Tensor) -> None:
-    if extension._C is None:
-        raise NotFused("the kernels are not installed")
     if loss.world_size > 1:
         raise NotFused("several processes")
-    for t in (image, text):
-        if not isinstance(t, Tensor) or t.device.type != "cpu" or t.dim() != 2 or t.shape[1] == 0:
-            raise NotFused("no two matrices on the CPU")
-        if t.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu"):
-            raise NotFused("16-bit inputs or autocast")
+    require_matrices(image, text)
     if image.shape != text.shape or image.dtype != text.dtype or len(image) == 0:
         raise NotFused("shapes or dtypes that differ, or no rows")
 

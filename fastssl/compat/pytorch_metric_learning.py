@@ -13,13 +13,12 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from fastssl.compat import NotFused
+from fastssl.compat import NotFused, require_matrices
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import NEGATIVES, POSITIVES, positive_pairs
 from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
-from fastssl.ops import extension
 from fastssl.ops.rows import MAX_BINS, Metric, Relation, RowLoss, pair_bits
 
 LossDict = dict[str, dict[str, Any]]
@@ -59,13 +58,8 @@ def _reducers(loss: Any) -> list[Any]:
 
 
 def _check_loss(loss: Any, embeddings: Tensor) -> None:
-    if extension._C is None:
-        raise NotFused("the kernels are not installed")
-    if embeddings.device.type != "cpu":
-        raise NotFused(f"no kernels for {embeddings.device.type} tensors")
-    if embeddings.dim() != 2 or embeddings.dtype not in (torch.float32, torch.float64):
-        raise NotFused(f"embeddings of dtype {embeddings.dtype} and {embeddings.dim()} dimensions")
-    if len(embeddings) <= FEW_ROWS or embeddings.shape[1] == 0:
+    require_matrices(embeddings)
+    if len(embeddings) <= FEW_ROWS:
         raise NotFused("a handful of rows")
     if any(getattr(m, "collect_stats", False) for m in (loss, loss.distance, loss.reducer, *_reducers(loss))):
         raise NotFused("statistics are collected")

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.compat import NotFused
-from fastssl.ops import extension
+from fastssl.compat import NotFused, require_matrices
 
 
 def targets() -> list[tuple[type, str, Callable[..., Any]]]:
@@ -26,8 +25,7 @@ def targets() -> list[tuple[type, str, Callable[..., Any]]]:
 def _ranking(loss: Any, embeddings: list[Tensor], labels: Tensor) -> Tensor:
     from sentence_transformers.util import cos_sim, dot_score
 
-    if extension._C is None:
-        raise NotFused("the kernels are not installed")
+    require_matrices(*embeddings)
     if len(embeddings) < 2 or loss.gather_across_devices or loss.hardness_mode is not None:
         raise NotFused("one column, several processes, or hardness weights")
     if loss.similarity_fct not in (cos_sim, dot_score):
@@ -36,11 +34,8 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Tensor) -> Tensor:
     if not symmetric and set(loss.directions) != {"query_to_doc"}:
         raise NotFused(f"directions {loss.directions} with partition {loss.partition_mode!r}")
     query, key, *rest = embeddings
-    for t in embeddings:
-        if t.device.type != "cpu" or t.dim() != 2 or t.shape != query.shape or t.dtype != query.dtype:
-            raise NotFused("columns that are no matrices of one shape on the CPU")
-    if query.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled("cpu") or len(query) == 0:
-        raise NotFused("16-bit inputs, autocast, or no rows")
+    if len(query) == 0 or any(t.shape != query.shape or t.dtype != query.dtype for t in embeddings):
+        raise NotFused("no rows, or columns of several shapes or dtypes")
     if symmetric and rest:
         raise NotFused("hard negatives with both directions")
     negatives = torch.cat(rest) if rest else None
