@@ -19,6 +19,7 @@ GatherProblem parse(const Tensor& x, const Tensor& table, const Tensor& indices)
   STD_TORCH_CHECK(indices.is_cpu() && indices.scalar_type() == ScalarType::Long && indices.dim() == 2 &&
                       indices.is_contiguous() && indices.size(0) == p.x.n,
                   "fastssl: indices must be contiguous int64 [rows, picks]");
+  STD_TORCH_CHECK(p.x.n < INT32_MAX && p.table.n < INT32_MAX, "fastssl: too many rows");
   p.indices = static_cast<const int64_t*>(indices.const_data_ptr());
   p.picks = indices.size(1);
   for (int64_t q = 0; q < indices.numel(); ++q)

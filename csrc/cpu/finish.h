@@ -101,8 +101,12 @@ void finish(const Finish<T>& f, int64_t row, double* scratch) {
   const int64_t depth_blocks = (f.depth + kBlock - 1) / kBlock, block = row / kBlock, lane = row % kBlock;
   const double weight = f.dense_weight ? f.dense_weight[row] : 1.0;
   for (int64_t db = 0; db < depth_blocks; ++db) {
-    const T* dense = f.dense + ((block * depth_blocks + db) * kBlock + lane) * kBlock;
     const int64_t k1 = (db + 1) * kBlock < f.depth ? kBlock : f.depth - db * kBlock;
+    if (!f.dense) {
+      for (int64_t k = 0; k < k1; ++k) g[db * kBlock + k] = 0;
+      continue;
+    }
+    const T* dense = f.dense + ((block * depth_blocks + db) * kBlock + lane) * kBlock;
     for (int64_t k = 0; k < k1; ++k) g[db * kBlock + k] = double(dense[k]) * weight;
   }
   const int64_t begin = f.partner_offset ? f.partner_offset[row] : row;

@@ -78,7 +78,7 @@ struct Finish {
   int64_t n_sources = 0, depth = 0;
   bool normalize = false;
   const double* inverse_norm = nullptr;
-  const T* dense = nullptr;              // blocked
+  const T* dense = nullptr;              // blocked; null: partners only
   const double* dense_weight = nullptr;  // per row; null: 1
   // Partners of row r: entries [offset[r], offset[r + 1]), or entry r where offset is null.
   const Source* partner_sources = nullptr;
