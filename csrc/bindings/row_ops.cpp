@@ -131,7 +131,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
 Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
   RowProblem p;
   fill(p, x, y, metric, normalize);
-  Tensor out = empty({p.n(), p.m()}, computed(p));
+  Tensor out = torch::stable::view(new_kept(x, p.n() * p.m(), computed(p)), {p.n(), p.m()});
   pairwise_forward(p, out.mutable_data_ptr());
   return out;
 }

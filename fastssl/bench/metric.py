@@ -152,7 +152,9 @@ _kept_ones: dict[torch.Size, Tensor] = {}
 
 
 def _ones(shape: torch.Size) -> Tensor:
-    return _kept_ones.setdefault(shape, torch.ones(shape))
+    if shape not in _kept_ones:
+        _kept_ones[shape] = torch.ones(shape)
+    return _kept_ones[shape]
 
 
 def _on_labels(function: Callable[..., Tensor], per_class: int = 8, **options: Any) -> Case:
