@@ -14,7 +14,8 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl import compat
 from fastssl.bench.cases import Case, Function
-from fastssl.bench.harness import as_dict, compare, machine, peak_memory
+from fastssl.bench.harness import machine, peak_memory
+from fastssl.bench.pairs import compare_fresh
 
 PEER = "pytorch-metric-learning"
 CLASSES = 100_000
@@ -285,21 +286,13 @@ def run_metric(quick: bool = False, report: Callable[[str], None] = print) -> di
     for loss, against, rows, features in PLAN:
         if quick:
             rows = min(rows, 256)
-        case = METRIC_CASES[loss]
-        inputs = case.inputs(rows, features)
-        backward = loss != "nearest"
-        try:
-            fused = case.step("patched" if "patched" in case.peers else "fused", inputs, backward)
-            other = case.step(against, inputs, backward)
-            other()
-        except (ImportError, RuntimeError, MemoryError) as error:
-            report(f"{loss:22} {rows:6} x {features:<4} {against}: not possible here ({type(error).__name__})")
+        row = compare_fresh(loss, against, rows, features, 1 if quick else 8)
+        if "failed" in row:
+            report(f"{loss:22} {rows:6} x {features:<4} {against}: not possible here ({row['failed']})")
             continue
-        result = compare(fused, other, seconds=1 if quick else 8, least=3)
-        row = {"loss": loss, "against": against, "rows": rows, "features": features, **as_dict(result)}
         results["comparisons"].append(row)
         report(
-            f"{loss:22} {rows:6} x {features:<4} {against}: {result.ratio:.2f} ({result.low:.2f} to {result.high:.2f})"
+            f"{loss:22} {rows:6} x {features:<4} {against}: {row['ratio']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
         )
     for loss, way, rows, features in [] if quick else MEMORY:
         peak = peak_memory(loss, way, rows, features)
