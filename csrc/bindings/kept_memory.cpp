@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <vector>
 
 #include "../cpu/buffer.h"
 
@@ -18,39 +19,56 @@ torch_from_blob(void* data, int64_t ndim, const int64_t* sizes_ptr, const int64_
 namespace fastssl {
 namespace {
 
-constexpr size_t kSmallest = size_t(4) << 20;  // below it malloc reuses its own memory
-
+struct Block {
+  void* data;
+  size_t bytes;
+};
 struct Idle {
   std::mutex lock;
-  void* data = nullptr;
-  size_t bytes = 0;
-  size_t limit = size_t(256) << 20;
+  std::vector<Block> blocks;  // the latest last
+  size_t bytes = 0, limit = size_t(256) << 20;
+
+  void keep_within_limit() {
+    while (bytes > limit) {
+      std::free(blocks.front().data);
+      bytes -= blocks.front().bytes;
+      blocks.erase(blocks.begin());
+    }
+  }
 };
 Idle& idle() {
   static Idle* const instance = new Idle;  // outlives every tensor
   return *instance;
 }
 
+}  // namespace
+
 void give_back(void* data, void* bytes) {
   Idle& spare = idle();
   const std::lock_guard<std::mutex> guard(spare.lock);
-  const size_t size = reinterpret_cast<size_t>(bytes);
-  if (size <= spare.limit && size > spare.bytes) {
-    std::swap(spare.data, data);
-    spare.bytes = size;
-  }
-  std::free(data);
+  spare.blocks.push_back({data, reinterpret_cast<size_t>(bytes)});
+  spare.bytes += reinterpret_cast<size_t>(bytes);
+  spare.keep_within_limit();
 }
 
 void* take(size_t& bytes) {
-  Idle& spare = idle();
-  const std::lock_guard<std::mutex> guard(spare.lock);
-  if (spare.data && spare.bytes >= bytes && spare.bytes / 2 <= bytes) {
-    void* data = spare.data;
-    bytes = spare.bytes;
-    spare.data = nullptr;
-    spare.bytes = 0;
-    return data;
+  bytes = (bytes + kHugePage - 1) / kHugePage * kHugePage;
+  {
+    Idle& spare = idle();
+    const std::lock_guard<std::mutex> guard(spare.lock);
+    size_t best = spare.blocks.size();
+    for (size_t k = 0; k < spare.blocks.size(); ++k) {
+      const size_t size = spare.blocks[k].bytes;
+      if (size >= bytes && size / 2 <= bytes && (best == spare.blocks.size() || size <= spare.blocks[best].bytes))
+        best = k;
+    }
+    if (best < spare.blocks.size()) {
+      void* data = spare.blocks[best].data;
+      bytes = spare.blocks[best].bytes;
+      spare.bytes -= bytes;
+      spare.blocks.erase(spare.blocks.begin() + int64_t(best));
+      return data;
+    }
   }
   void* data = std::aligned_alloc(kHugePage, bytes);
   if (!data) throw std::bad_alloc();
@@ -58,12 +76,10 @@ void* take(size_t& bytes) {
   return data;
 }
 
-}  // namespace
-
 torch::stable::Tensor new_kept(const torch::stable::Tensor& like, int64_t numel, torch::headeronly::ScalarType dtype) {
   const size_t size = dtype == torch::headeronly::ScalarType::Double ? 8 : 4;
-  size_t bytes = (size_t(numel) * size + kHugePage - 1) / kHugePage * kHugePage;
-  if (bytes < kSmallest || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
+  size_t bytes = size_t(numel) * size;
+  if (bytes < kKeptSmallest || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
   void* data = take(bytes);
   const int64_t stride = 1;
   AtenTensorHandle handle;
@@ -82,11 +98,7 @@ void set_idle_limit(int64_t bytes) {
   Idle& spare = idle();
   const std::lock_guard<std::mutex> guard(spare.lock);
   spare.limit = size_t(bytes);
-  if (spare.bytes > spare.limit) {
-    std::free(spare.data);
-    spare.data = nullptr;
-    spare.bytes = 0;
-  }
+  spare.keep_within_limit();
 }
 
 int64_t idle_bytes() {

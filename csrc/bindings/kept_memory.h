@@ -1,11 +1,17 @@
-// Memory for kept tiles. Fresh pages of a hundred MiB cost the kernel as much time as a third of the forward pass,
-// so the last block is kept for the next call, as far as the memory budget allows.
+// Memory for kept tiles, matrices and views. Fresh pages of a hundred MiB cost the kernel as much time as a third of a
+// forward pass, so blocks that were given back wait for the next call, as far as the memory budget allows.
 #pragma once
 #include <torch/csrc/stable/tensor.h>
 
 #include <cstdint>
 
 namespace fastssl {
+
+constexpr size_t kKeptSmallest = size_t(4) << 20;  // below it malloc reuses its own memory
+
+// At least `bytes`, which becomes what there is.
+void* take(size_t& bytes);
+void give_back(void* data, void* bytes);
 
 torch::stable::Tensor new_kept(const torch::stable::Tensor& like, int64_t numel, torch::headeronly::ScalarType dtype);
 

@@ -67,6 +67,8 @@ double fma_loop(int64_t iterations) {
 #define FASTSSL_TEXT2(a) #a
 #define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
 
+extern const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA);
+
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
 #ifdef __AVX512BF16__
   using namespace FASTSSL_ISA;
@@ -82,9 +84,17 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
 #endif
   static const RowTable<float> rows_f32 = FASTSSL_ISA::row_table<float>();
   static const RowTable<double> rows_f64 = FASTSSL_ISA::row_table<double>();
-  static const IsaTable table = {
-      FASTSSL_TEXT(FASTSSL_ISA), FASTSSL_ISA::table<float>(), FASTSSL_ISA::table<double>(), pairs,     FASTSSL_ISA::dot,
-      FASTSSL_ISA::add_row,      FASTSSL_ISA::dot_row,        FASTSSL_ISA::fma_loop,        &rows_f32, &rows_f64};
+  static const IsaTable table = {FASTSSL_TEXT(FASTSSL_ISA),
+                                 FASTSSL_ISA::table<float>(),
+                                 FASTSSL_ISA::table<double>(),
+                                 pairs,
+                                 FASTSSL_ISA::dot,
+                                 FASTSSL_ISA::add_row,
+                                 FASTSSL_ISA::dot_row,
+                                 FASTSSL_ISA::fma_loop,
+                                 &rows_f32,
+                                 &rows_f64,
+                                 &FASTSSL_JOIN(augment_, FASTSSL_ISA)};
   return table;
 }
 

@@ -108,6 +108,8 @@ struct EngineTable {
 template <class T>
 struct RowTable;  // rows.h
 
+struct AugmentTable;  // augment.h
+
 struct IsaTable {
   const char* name;
   EngineTable<float> f32;
@@ -123,6 +125,7 @@ struct IsaTable {
   double (*fma_loop)(int64_t iterations);  // returns the flops done; nothing but registers
   const RowTable<float>* rows_f32;
   const RowTable<double>* rows_f64;
+  const AugmentTable* augment;
 };
 
 const IsaTable& isa_portable();

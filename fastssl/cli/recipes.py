@@ -32,7 +32,7 @@ def build_method(
     kind = get(name)
     torch.manual_seed(seed)
     family = data.split("-")[0]
-    augment = SimCLRAugment(encoder_options["size"], **AUGMENT.get(family, {}))
+    augment = SimCLRAugment(encoder_options["size"], channels_last=True, **AUGMENT.get(family, {}))
     if temperature is None:
         temperature = TEMPERATURE.get(family, 0.1)
     return kind(build_encoder(encoder_options), augment, temperature=temperature, spatial=spatial)

@@ -6,11 +6,12 @@ drawings, each view is made of another one, as in contrastive multiview coding (
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.augment import SimCLRAugment
+from fastssl.augment import SimCLRAugment, Views, uniform
 from fastssl.models import Encoder, projection_head
 
 
@@ -30,7 +31,7 @@ class SimCLR(nn.Module):
     def __init__(
         self,
         encoder: Encoder,
-        augment: SimCLRAugment | None = None,
+        augment: Views | None = None,
         *,
         temperature: float = 0.1,
         hidden: int = 256,
@@ -40,7 +41,7 @@ class SimCLR(nn.Module):
     ) -> None:
         super().__init__()
         self.encoder = encoder
-        self.augment = augment or SimCLRAugment(encoder.size)
+        self.augment = augment or SimCLRAugment(encoder.size, channels_last=True)
         self.temperature = temperature
         self.spatial = spatial
         self.backend = backend
@@ -52,13 +53,17 @@ class SimCLR(nn.Module):
             encoder.train(training)
         self.projector = projection_head(inputs, hidden, outputs)
 
-    def views(self, images: Tensor, seed: int) -> list[Tensor]:
-        """uint8 [B, drawings, H, W, 3] to two float views [B, 3, S, S]."""
-        generator = torch.Generator().manual_seed(seed)
-        first = torch.randint(0, images.shape[1], (len(images),), generator=generator)
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """uint8 [B, drawings, H, W, 3] to two float views [B, 3, S, S].
+
+        What is drawn depends on (seed, epoch, id) of each item alone; ``ids`` are 0 to B - 1 unless given.
+        """
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        # Two different drawings, where there are two; none of the programs draws for this view.
+        first = (uniform(seed, epoch, ids, view=0xFFFE)[:, 0] * images.shape[1]).astype(np.int64)
         rows = torch.arange(len(images))
-        chosen = (images[rows, (first + k) % images.shape[1]] for k in range(2))
-        return [self.augment.view(drawing.permute(0, 3, 1, 2), generator) for drawing in chosen]
+        chosen = (images[rows, torch.from_numpy((first + k) % images.shape[1])] for k in range(2))
+        return [self.augment.view(k, drawing, seed=seed, epoch=epoch, ids=ids) for k, drawing in enumerate(chosen)]
 
     def forward(self, views: list[Tensor]) -> Tensor:
         """The loss of two views."""

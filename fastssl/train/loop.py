@@ -104,7 +104,7 @@ def pretrain(
     same bits as one that was not. Ctrl-C saves and then raises KeyboardInterrupt.
 
     Args:
-        method: has ``views(images, seed)`` and ``forward(views) -> loss``.
+        method: has ``views(images, seed, epoch, ids)`` and ``forward(views) -> loss``.
         data: the images; labels are not used.
         options: see :class:`Pretraining`.
         out: folder of the checkpoint, the logs (TensorBoard) and ``history.json``.
@@ -183,7 +183,8 @@ def pretrain(
             mine = indices[fabric.global_rank * share : (fabric.global_rank + 1) * share]
             seed = step_seed(options.seed, step, fabric.global_rank)
             torch.manual_seed(seed)
-            views = [v.to(fabric.device) for v in method.views(data.batch(mine), seed)]  # type: ignore[operator]
+            drawn = method.views(data.batch(mine), options.seed, epoch, mine)  # type: ignore[operator]
+            views = [v.to(fabric.device) for v in drawn]
             total = epochs * steps_per_epoch if epochs is not None else 10**9
             factor = cosine_with_warmup(step, total, max(1, round(options.warmup_epochs * steps_per_epoch)))
             for group in optimizer.param_groups:

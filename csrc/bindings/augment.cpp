@@ -1,0 +1,160 @@
+// Augmentation on numpy arrays: no tensor operator, since nothing here has a gradient.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cpu/augment.h"
+#include "../cpu/pair_loss.h"
+#include "interrupt.h"
+#include "kept_memory.h"
+
+namespace py = pybind11;
+
+namespace fastssl {
+namespace {
+
+using Doubles = py::array_t<double, py::array::c_style>;
+using Integers = py::array_t<int64_t, py::array::c_style>;
+using Bytes = py::array_t<uint8_t>;  // any strides; other dtypes are refused by the caller
+
+Program program_of(const Doubles& rows) {
+  if (rows.ndim() != 2 || rows.shape(1) != 2 + kOpArguments || rows.shape(0) > kMaxOps)
+    throw std::invalid_argument("program: expected at most " + std::to_string(kMaxOps) + " operations of " +
+                                std::to_string(2 + kOpArguments) + " numbers");
+  Program p;
+  p.size = rows.shape(0);
+  for (int64_t k = 0; k < p.size; ++k) {
+    const double kind = rows.at(k, 0);
+    if (!(kind >= 0 && kind < double(int(OpKind::count)))) throw std::invalid_argument("program: unknown operation");
+    p.ops[k].kind = OpKind(int(kind));
+    p.ops[k].shared = rows.at(k, 1) != 0;
+    for (int i = 0; i < kOpArguments; ++i) {
+      p.ops[k].a[i] = rows.at(k, 2 + i);
+      if (!(p.ops[k].a[i] >= -1e7 && p.ops[k].a[i] <= 1e7))
+        throw std::invalid_argument("program: a value is not finite");
+    }
+    const Op& op = p.ops[k];
+    if (op.kind == OpKind::blur && !(op.a[3] >= 1 && op.a[3] <= 4095 && int64_t(op.a[3]) % 2 == 1))
+      throw std::invalid_argument("program: the size of a blur must be odd");
+    if (op.kind == OpKind::posterize && !(op.a[1] >= 0 && op.a[1] <= 8))
+      throw std::invalid_argument("program: bits must be 0 to 8");
+    if (op.kind == OpKind::tile && !(op.a[0] >= 1)) throw std::invalid_argument("program: an empty grid");
+  }
+  return p;
+}
+
+Doubles sample(const Doubles& program_rows, const Integers& sizes, uint64_t seed, uint64_t epoch, const Integers& ids,
+               uint32_t view) {
+  const Program program = program_of(program_rows);
+  const int64_t n = ids.size(), columns = program.columns();
+  if (sizes.ndim() != 2 || sizes.shape(0) != n || sizes.shape(1) != 2 || ids.ndim() != 1)
+    throw std::invalid_argument("sizes: expected [B, 2] for ids [B]");
+  if (view >= 0xFFFFu) throw std::invalid_argument("view: expected less than 65,535");
+  Doubles out({n, columns});
+  for (int64_t k = 0; k < n; ++k) {
+    const int64_t h = sizes.at(k, 0), w = sizes.at(k, 1);
+    if (h < 1 || w < 1) throw std::invalid_argument("images: sample " + std::to_string(k) + " is empty");
+    sample_view(program, h, w, Draws(seed, epoch, uint64_t(ids.at(k)), view), out.mutable_data() + k * columns);
+  }
+  return out;
+}
+
+// One image, as [H, W, C] (or [C, H, W] where `planar`).
+SourceImage source_of(const uint8_t* data, const int64_t* shape, const int64_t* strides, bool planar) {
+  SourceImage s;
+  s.data = data;
+  s.planar = planar;
+  s.height = shape[planar ? 1 : 0];
+  s.width = shape[planar ? 2 : 1];
+  s.channels = shape[planar ? 0 : 2];
+  s.row_stride = strides[planar ? 1 : 0];
+  s.channel_stride = strides[planar ? 0 : 2];
+  const int64_t pixel = strides[planar ? 2 : 1];
+  if (s.channels != 1 && s.channels != 3 && s.channels != 4)
+    throw std::invalid_argument("images: expected 1, 3 or 4 channels");
+  if (s.height < 1 || s.width < 1) throw std::invalid_argument("images: an image is empty");
+  if (s.width > 1 && pixel != (planar ? 1 : s.channels))
+    throw std::invalid_argument("images: pixels of a row must lie side by side");
+  if (!planar && s.channels > 1 && s.channel_stride != 1)
+    throw std::invalid_argument("images: channels must lie side by side");
+  return s;
+}
+
+// [n, height, width, 3] or [n, 3, height, width]; halves as their bits.
+py::array new_views(int64_t n, int64_t height, int64_t width, const ViewOutput& view) {
+  const py::dtype type = view.dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
+  const std::vector<py::ssize_t> shape = view.channels_last ? std::vector<py::ssize_t>{n, height, width, 3}
+                                                            : std::vector<py::ssize_t>{n, 3, height, width};
+  size_t bytes = size_t(n * 3 * height * width * type.itemsize());
+  if (bytes < kKeptSmallest) return py::array(type, shape);
+  struct Owned {
+    void* data;
+    size_t bytes;
+  };
+  void* data = take(bytes);
+  const py::capsule owner(new Owned{data, bytes}, [](void* p) {
+    const std::unique_ptr<Owned> owned(static_cast<Owned*>(p));
+    give_back(owned->data, reinterpret_cast<void*>(owned->bytes));
+  });
+  return py::array(type, shape, data, owner);
+}
+
+py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, bool planar, const Doubles& params,
+                const std::string& dtype, bool channels_last, const std::vector<float>& mean,
+                const std::vector<float>& std, int64_t height, int64_t width, bool serial) {
+  const Program program = program_of(program_rows);
+  std::vector<SourceImage> sources;
+  for (const Bytes& a : arrays) {
+    if (a.ndim() == 3) {
+      sources.push_back(source_of(a.data(), a.shape(), a.strides(), planar));
+    } else if (a.ndim() == 4) {
+      for (int64_t k = 0; k < a.shape(0); ++k)
+        sources.push_back(source_of(a.data() + k * a.strides(0), a.shape() + 1, a.strides() + 1, planar));
+    } else {
+      throw std::invalid_argument("images: expected 3 or 4 dimensions");
+    }
+  }
+  const int64_t n = int64_t(sources.size());
+  if (params.ndim() != 2 || params.shape(0) != n || params.shape(1) != program.columns())
+    throw std::invalid_argument("params: expected " + std::to_string(n) + " rows of " +
+                                std::to_string(program.columns()));
+  ViewOutput view;
+  view.dtype = dtype == "float32" ? DType::f32 : (dtype == "bfloat16" ? DType::bf16 : DType::f16);
+  view.height = height;
+  view.width = width;
+  view.channels_last = channels_last;
+  if (mean.size() != 3 || std.size() != 3) throw std::invalid_argument("mean, std: expected three values");
+  for (size_t c = 0; c < 3; ++c) {
+    view.mean[c] = mean[c];
+    view.std[c] = std[c];
+  }
+  if (height < 1 || width < 1 || height > 65535 || width > 65535) throw std::invalid_argument("out: wrong size");
+  py::array out = new_views(n, height, width, view);
+  view.data = out.mutable_data();
+  const double* drawn = params.data();
+  try {
+    py::gil_scoped_release unlock;
+    augment(program, sources, drawn, view, 3 * height * width, serial);
+  } catch (const Interrupted&) {
+    PyErr_SetNone(PyExc_KeyboardInterrupt);
+    throw py::error_already_set();
+  }
+  return out;
+}
+
+}  // namespace
+
+void bind_augment(py::module_& m) {
+  m.def("augment_sample", sample, py::arg("program"), py::arg("sizes"), py::arg("seed"), py::arg("epoch"),
+        py::arg("ids"), py::arg("view"), "Draws the parameters of one view for each sample: float64 [B, columns].");
+  m.def("augment_apply", apply, py::arg("program"), py::arg("images").noconvert(), py::arg("planar"), py::arg("params"),
+        py::arg("dtype"), py::arg("channels_last"), py::arg("mean"), py::arg("std"), py::arg("height"),
+        py::arg("width"), py::arg("serial"), "Makes the views of the drawn parameters.");
+}
+
+}  // namespace fastssl

@@ -1,0 +1,61 @@
+// From uint8 images to the views of a batch.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "../common/augment.h"
+#include "buffer.h"
+#include "tile.h"
+
+namespace fastssl {
+
+struct SourceImage {
+  const uint8_t* data = nullptr;
+  int64_t height = 0, width = 0, channels = 0;  // 1, 3 or 4 (alpha is left out)
+  // Bytes between rows and channels; pixels of a row lie side by side, either whole or a channel at a time.
+  int64_t row_stride = 0, channel_stride = 0;
+  bool planar = false;
+};
+
+struct ViewOutput {
+  void* data = nullptr;
+  DType dtype = DType::f32;
+  int64_t height = 0, width = 0;
+  bool channels_last = false;
+  float mean[3] = {0, 0, 0}, std[3] = {1, 1, 1};
+};
+
+// Resampling along one axis: output i is the sum of weights[i * taps + k] * input[first[i] + k].
+struct AxisTable {
+  int64_t taps = 0;
+  std::vector<int64_t> first;
+  std::vector<float> weights;
+};
+// Antialiased: a triangle (Keys' cubic with a = -1/2) as wide as a pixel of the coarser side.
+void fill_axis(AxisTable& table, int64_t from, int64_t length, int64_t frame, int64_t offset, int64_t count, bool flip,
+               bool bicubic, float scale);
+
+// One worker's memory, reused from view to view.
+struct ViewScratch {
+  AxisTable rows, columns;
+  std::vector<float> block, image, plane, line;
+  std::vector<const float*> pointers;
+};
+
+struct ViewTask {
+  SourceImage source;
+  const Program* program;
+  const double* params;
+  ViewOutput out;
+};
+
+struct AugmentTable {
+  void (*view)(const ViewTask&, ViewScratch&);
+};
+
+// `serial`: on the calling thread alone, for callers that are many threads themselves.
+// Throws std::invalid_argument that names the sample where parameters do not fit its image.
+void augment(const Program& program, const std::vector<SourceImage>& sources, const double* params, ViewOutput out,
+             int64_t out_stride, bool serial);
+
+}  // namespace fastssl

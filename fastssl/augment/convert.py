@@ -1,0 +1,25 @@
+"""Images without augmentation: what evaluation sees."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from fastssl.augment.images import read_images
+from fastssl.augment.ops import CenterCrop, Normalize
+from fastssl.augment.program import Augment
+
+
+def to_float(images: Tensor, size: int | None = None) -> Tensor:
+    """uint8 [B, H, W, 3] or [B, 3, H, W] to float [B, 3, size, size] in [-1, 1], the shorter side resized, the middle.
+
+    Args:
+        images: uint8, in any form that :class:`Augment` takes.
+        size: pixels; None keeps the images as they are, all of one size.
+    """
+    batch = read_images(images)
+    if size is None:
+        if len({tuple(row) for row in batch.sizes.tolist()}) > 1:
+            raise ValueError("size: expected a number of pixels for images of different sizes")
+        height, width = batch.sizes[0].tolist() if len(batch) else (1, 1)
+        return Augment([CenterCrop((height, width)), Normalize(0.5, 0.5)])(images, seed=0)  # type: ignore[no-any-return]
+    return Augment([CenterCrop(size, resize=size), Normalize(0.5, 0.5)])(images, seed=0)  # type: ignore[no-any-return]

@@ -1,0 +1,463 @@
+"""The operations of an augmentation program, each as data: what is drawn, and from which distribution.
+
+Colours are in [0, 1], sizes in pixels. The semantics are those of torchvision's v2 transforms on float tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+Range = tuple[float, float]
+
+
+def _probability(name: str, p: float) -> float:
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p <= 1:
+        raise ValueError(f"{name}: expected a probability in [0, 1], got {p!r}")
+    return float(p)
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_535:
+        raise ValueError(f"{name}: expected an integer from 1 to 65535, got {value!r}")
+    return value
+
+
+def _size(size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return _positive("size", size), _positive("size", size)
+    if not isinstance(size, Sequence) or len(size) != 2:
+        raise ValueError(f"size: expected a number of pixels or (height, width), got {size!r}")
+    return _positive("size", size[0]), _positive("size", size[1])
+
+
+def _range(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> Range:
+    try:
+        a, b = (float(v) for v in value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected (smallest, largest), got {value!r}") from None
+    if not (low <= a <= b <= high) or not (math.isfinite(a) and math.isfinite(b)):
+        raise ValueError(f"{name}: expected {low} <= smallest <= largest <= {high}, got {value!r}")
+    return a, b
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One step of a program. ``kind`` is its number in the kernels, ``columns`` are the names of what it draws."""
+
+    kind: ClassVar[int]
+    columns: ClassVar[tuple[str, ...]]
+
+    def arguments(self) -> list[float]:
+        """What the kernels need to know of it."""
+        raise NotImplementedError
+
+    @property
+    def shared(self) -> bool:
+        """Whether all views of a sample share one draw."""
+        return False
+
+    def window(self, before: tuple[int, int] | None) -> tuple[int, int] | None:
+        """Height and width of the image after it, where the operation says so."""
+        return before
+
+    def __repr__(self) -> str:
+        given = []
+        for k, f in enumerate(fields(self)):
+            value = getattr(self, f.name)
+            if k == 0 and f.name == "size":
+                given.append(repr(value))
+            elif value != f.default:
+                given.append(f"{f.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(given)})"
+
+
+@dataclass(frozen=True, repr=False)
+class RandomResizedCrop(Operation):
+    """A box of random area and shape, resized.
+
+    Args:
+        size: of the result: pixels, or (height, width).
+        scale: smallest and largest area, as a share of the image.
+        ratio: smallest and largest width / height, drawn on a log scale.
+        interpolation: "bilinear" or "bicubic", antialiased.
+    """
+
+    size: int | tuple[int, int]
+    scale: Range = (0.08, 1.0)
+    ratio: Range = (3 / 4, 4 / 3)
+    interpolation: str = "bilinear"
+
+    kind = 0
+    columns = ("top", "left", "height", "width")
+
+    def __post_init__(self) -> None:
+        _size(self.size)
+        _range("scale", self.scale, 1e-6, 1.0)
+        _range("ratio", self.ratio, 1e-3, 1e3)
+        _interpolation(self.interpolation)
+
+    def arguments(self) -> list[float]:
+        return [*self.scale, *self.ratio, *_size(self.size), _interpolation(self.interpolation)]
+
+    def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
+        return _size(self.size)
+
+
+def _interpolation(name: str) -> int:
+    if name not in ("bilinear", "bicubic"):
+        raise ValueError(f"interpolation: expected 'bilinear' or 'bicubic', got {name!r}")
+    return int(name == "bicubic")
+
+
+@dataclass(frozen=True, repr=False)
+class CenterCrop(Operation):
+    """The middle of the image.
+
+    Args:
+        size: of the result: pixels, or (height, width).
+        resize: first bring the shorter side to this length (antialiased); None: keep the image.
+        interpolation: "bilinear" or "bicubic".
+    """
+
+    size: int | tuple[int, int]
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    kind = 1
+    columns = ("top", "left")
+    _random: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        height, width = _size(self.size)
+        _interpolation(self.interpolation)
+        if self.resize is not None and _positive("resize", self.resize) < max(height, width):
+            raise ValueError(f"resize: expected at least the size of the crop, {self.size}, got {self.resize}")
+
+    def arguments(self) -> list[float]:
+        return [self.resize or 0, self._random, *_size(self.size), _interpolation(self.interpolation)]
+
+    def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
+        return _size(self.size)
+
+
+@dataclass(frozen=True, repr=False)
+class RandomCrop(CenterCrop):
+    """A box of fixed size anywhere in the image.
+
+    Args:
+        size: of the result: pixels, or (height, width).
+        resize: first bring the shorter side to this length (antialiased); None: keep the image.
+        interpolation: "bilinear" or "bicubic".
+        together: all views of a sample get the same box.
+    """
+
+    together: bool = False
+
+    _random: ClassVar[int] = 1
+
+    @property
+    def shared(self) -> bool:
+        return self.together
+
+
+@dataclass(frozen=True, repr=False)
+class Tile(Operation):
+    """One cell of a grid over the image, of which a smaller square is kept (a gap stays between neighbours).
+
+    Args:
+        grid: cells on a side.
+        cell: pixels of a cell.
+        size: pixels of the square.
+        index: the cell, row by row; None: a random neighbour of the middle one.
+        jitter: the square lies anywhere in its cell; else in its middle.
+    """
+
+    grid: int
+    cell: int
+    size: int
+    index: int | None = None
+    jitter: bool = True
+
+    kind = 2
+    columns = ("index", "top", "left")
+
+    def __post_init__(self) -> None:
+        for name in ("grid", "cell", "size"):
+            _positive(name, getattr(self, name))
+        if self.size > self.cell:
+            raise ValueError(f"size: expected at most the {self.cell} pixels of a cell, got {self.size}")
+        if self.index is not None and not 0 <= self.index < self.grid**2:
+            raise ValueError(f"index: expected a cell from 0 to {self.grid**2 - 1}, got {self.index}")
+        if self.index is None and (self.grid < 3 or self.grid % 2 == 0):
+            raise ValueError(f"grid: expected an odd number of cells >= 3 around the middle one, got {self.grid}")
+
+    def arguments(self) -> list[float]:
+        return [self.grid, self.cell, self.size, -1 if self.index is None else self.index, int(self.jitter)]
+
+    def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
+        if before is None or min(before) < self.grid * self.cell:
+            raise ValueError(
+                f"Tile: expected a crop of at least {self.grid * self.cell} pixels before it, got {before}"
+            )
+        return self.size, self.size
+
+
+@dataclass(frozen=True, repr=False)
+class RandomHorizontalFlip(Operation):
+    """Left and right change places with probability ``p``; ``together``: in all views of a sample or in none."""
+
+    p: float = 0.5
+    together: bool = False
+
+    kind = 3
+    columns = ("on",)
+    _vertical: ClassVar[int] = 0
+
+    def __post_init__(self) -> None:
+        _probability("p", self.p)
+
+    def arguments(self) -> list[float]:
+        return [self.p, self._vertical]
+
+    @property
+    def shared(self) -> bool:
+        return self.together
+
+
+@dataclass(frozen=True, repr=False)
+class RandomVerticalFlip(RandomHorizontalFlip):
+    """Top and bottom change places with probability ``p``."""
+
+    _vertical: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, repr=False)
+class ColorJitter(Operation):
+    """Brightness, contrast, saturation and hue change by random amounts in random order.
+
+    Args:
+        brightness: x -> f x, with f uniform in [max(0, 1 - brightness), 1 + brightness], or in a range that is given.
+        contrast: the same, away from the mean grey of the image.
+        saturation: the same, away from each pixel's grey.
+        hue: turns of the hue in HSV, at most this much either way (up to 1/2), or a range.
+        p: probability of all of it.
+    """
+
+    brightness: float | Range = 0.0
+    contrast: float | Range = 0.0
+    saturation: float | Range = 0.0
+    hue: float | Range = 0.0
+    p: float = 1.0
+
+    kind = 4
+    columns = ("on", "order", "brightness", "contrast", "saturation", "hue")
+
+    def __post_init__(self) -> None:
+        _probability("p", self.p)
+        self.arguments()
+
+    def arguments(self) -> list[float]:
+        factors: list[float] = []
+        for name in ("brightness", "contrast", "saturation"):
+            value = getattr(self, name)
+            if isinstance(value, (int, float)):
+                if not 0 <= value < 1e6:
+                    raise ValueError(f"{name}: expected a number >= 0 or a range, got {value!r}")
+                value = (max(0.0, 1 - value), 1 + value)
+            factors += _range(name, value, 0.0)
+        turns = (-self.hue, self.hue) if isinstance(self.hue, (int, float)) else self.hue
+        return [self.p, *factors, *_range("hue", turns, -0.5, 0.5)]
+
+
+@dataclass(frozen=True, repr=False)
+class _WithProbability(Operation):
+    p: float = 0.5
+
+    columns = ("on",)
+
+    def __post_init__(self) -> None:
+        _probability("p", self.p)
+
+    def arguments(self) -> list[float]:
+        return [self.p]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomGrayscale(_WithProbability):
+    """All channels become 0.2989 red + 0.587 green + 0.114 blue with probability ``p``."""
+
+    p: float = 0.1
+
+    kind = 5
+
+
+@dataclass(frozen=True, repr=False)
+class GaussianBlur(Operation):
+    """A Gaussian cut off at ``kernel_size`` taps, mirrored at the edges.
+
+    Args:
+        kernel_size: an odd number of taps.
+        sigma: smallest and largest standard deviation, pixels.
+        p: probability.
+    """
+
+    kernel_size: int
+    sigma: Range = (0.1, 2.0)
+    p: float = 1.0
+
+    kind = 6
+    columns = ("sigma",)
+
+    def __post_init__(self) -> None:
+        if _positive("kernel_size", self.kernel_size) % 2 == 0 or self.kernel_size > 4095:
+            raise ValueError(f"kernel_size: expected an odd number of at most 4095, got {self.kernel_size}")
+        _range("sigma", self.sigma, 1e-3)
+        _probability("p", self.p)
+
+    def arguments(self) -> list[float]:
+        return [self.p, *self.sigma, self.kernel_size]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomSolarize(_WithProbability):
+    """Values of at least ``threshold`` become 1 - value, with probability ``p``."""
+
+    threshold: float = 0.5
+
+    kind = 7
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _range("threshold", (self.threshold, self.threshold), 0.0, 1.0)
+
+    def arguments(self) -> list[float]:
+        return [self.p, self.threshold]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomPosterize(_WithProbability):
+    """Only 2^bits levels stay, with probability ``p``."""
+
+    bits: int = 4
+
+    kind = 8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 0 <= self.bits <= 8:
+            raise ValueError(f"bits: expected an integer from 0 to 8, got {self.bits!r}")
+
+    def arguments(self) -> list[float]:
+        return [self.p, self.bits]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomEqualize(_WithProbability):
+    """The histogram of every channel becomes flat, with probability ``p``."""
+
+    kind = 9
+
+
+@dataclass(frozen=True, repr=False)
+class RandomErasing(Operation):
+    """A random box gets one colour.
+
+    Args:
+        p: probability.
+        scale: smallest and largest area, as a share of the view.
+        ratio: smallest and largest height / width, drawn on a log scale.
+        value: red, green and blue, or one value for all.
+    """
+
+    p: float = 0.5
+    scale: Range = (0.02, 0.33)
+    ratio: Range = (0.3, 3.3)
+    value: float | tuple[float, float, float] = 0.0
+
+    kind = 10
+    columns = ("top", "left", "height", "width")
+
+    def __post_init__(self) -> None:
+        _probability("p", self.p)
+        _range("scale", self.scale, 1e-6, 1.0)
+        _range("ratio", self.ratio, 1e-3, 1e3)
+        self.arguments()
+
+    def arguments(self) -> list[float]:
+        value = (self.value,) * 3 if isinstance(self.value, (int, float)) else tuple(self.value)
+        if len(value) != 3 or not all(math.isfinite(v) for v in value):
+            raise ValueError(f"value: expected one number or three, got {self.value!r}")
+        return [self.p, *self.scale, *self.ratio, *value]
+
+
+@dataclass(frozen=True, repr=False)
+class RandomRotation(Operation):
+    """A turn about the middle by a random angle, bilinear, mirrored at the edges.
+
+    Args:
+        degrees: at most this much either way, or a range.
+        p: probability.
+    """
+
+    degrees: float | Range
+    p: float = 1.0
+
+    kind = 11
+    columns = ("degrees",)
+
+    def __post_init__(self) -> None:
+        _probability("p", self.p)
+        self.arguments()
+
+    def arguments(self) -> list[float]:
+        turn = (-self.degrees, self.degrees) if isinstance(self.degrees, (int, float)) else self.degrees
+        return [self.p, *_range("degrees", turn, -360.0, 360.0)]
+
+
+@dataclass(frozen=True, repr=False)
+class ColorProjection(_WithProbability):
+    """Colours lose their part along green - magenta, where a lens's chromatic aberration shows where in the image a
+    patch comes from (Doersch et al. 2015)."""
+
+    p: float = 1.0
+
+    kind = 12
+
+
+@dataclass(frozen=True, repr=False)
+class Normalize:
+    """(x - mean) / std, the last step of a program.
+
+    Args:
+        mean: of the channels, or one number.
+        std: of the channels, or one number.
+    """
+
+    mean: float | tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: float | tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(v) for v in self.means()) or not all(v > 0 and math.isfinite(v) for v in self.stds()):
+            raise ValueError(f"mean, std: expected finite numbers and std > 0, got {self.mean!r} and {self.std!r}")
+
+    def means(self) -> list[float]:
+        return _triple("mean", self.mean)
+
+    def stds(self) -> list[float]:
+        return _triple("std", self.std)
+
+    def __repr__(self) -> str:
+        return f"Normalize({self.mean!r}, {self.std!r})"
+
+
+def _triple(name: str, value: float | Sequence[float]) -> list[float]:
+    values = [float(value)] * 3 if isinstance(value, (int, float)) else [float(v) for v in value]
+    if len(values) != 3:
+        raise ValueError(f"{name}: expected one number or three, got {value!r}")
+    return values
+
+
+IMAGENET = Normalize()

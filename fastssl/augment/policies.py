@@ -1,0 +1,411 @@
+"""The views of the field's methods, as data: each from its paper's settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fastssl.augment.ops import (
+    IMAGENET,
+    CenterCrop,
+    ColorJitter,
+    ColorProjection,
+    GaussianBlur,
+    Normalize,
+    Operation,
+    RandomCrop,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RandomRotation,
+    RandomSolarize,
+    Tile,
+)
+from fastssl.augment.program import Augment, Views
+
+HALF = Normalize(0.5, 0.5)  # to [-1, 1]
+
+
+def blur_taps(size: int) -> int:
+    """A tenth of the image, as SimCLR's: an odd number of at least 3 (23 for 224 pixels)."""
+    return max(3, round(0.1 * size) | 1)
+
+
+def _program(operations: list[Operation | Normalize], options: dict[str, Any]) -> Augment:
+    normalize = options.pop("normalize", IMAGENET)
+    return Augment([*operations, *([normalize] if normalize is not None else [])], **options)
+
+
+class SimCLRAugment(Views):
+    """Random resized crop, flip, colour distortion, grayscale and blur (Chen et al. 2020, appendix A).
+
+    Args:
+        size: height and width of the views, pixels.
+        crop: smallest and largest area of a crop, as a share of the image.
+        strength: s of the paper: brightness, contrast and saturation change by up to 0.8 s, hue by up to 0.2 s turns.
+        flip: probability of a horizontal flip.
+        jitter: probability of the colour distortion.
+        gray: probability of grayscale.
+        blur: probability of a Gaussian blur (sigma 0.1 to 2 pixels, a tenth of the size in taps).
+        rotate: rotation by up to this many degrees either way (not in the paper; for digits).
+        views: how many views.
+        normalize: the last step; to [-1, 1] unless another is given, None: [0, 1].
+        dtype: of the views.
+        channels_last: views in channels_last memory format.
+
+    Calling it with uint8 images [B, H, W, 3] or [B, 3, H, W] and a seed returns a list of ``views`` float tensors
+    [B, 3, size, size]; the same seed gives the same views.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.augment import SimCLRAugment
+        >>> images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+        >>> [tuple(v.shape) for v in SimCLRAugment(32)(images, seed=0)]
+        [(8, 3, 32, 32), (8, 3, 32, 32)]
+    """
+
+    def __init__(
+        self,
+        size: int,
+        *,
+        crop: tuple[float, float] = (0.08, 1.0),
+        strength: float = 1.0,
+        flip: float = 0.5,
+        jitter: float = 0.8,
+        gray: float = 0.2,
+        blur: float = 0.5,
+        rotate: float = 0.0,
+        views: int = 2,
+        normalize: Normalize | None = HALF,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        if not isinstance(strength, (int, float)) or not 0 <= strength <= 2.5:
+            raise ValueError(f"strength: expected a number from 0 to 2.5, got {strength!r}")
+        operations: list[Operation | Normalize] = [RandomResizedCrop(size, scale=crop), RandomHorizontalFlip(flip)]
+        if rotate:
+            operations.append(RandomRotation(rotate))
+        s = float(strength)
+        operations += [ColorJitter(0.8 * s, 0.8 * s, 0.8 * s, 0.2 * s, p=jitter), RandomGrayscale(gray)]
+        if blur:
+            operations.append(GaussianBlur(blur_taps(size), p=blur))
+        options = {"normalize": normalize, "dtype": dtype, "channels_last": channels_last}
+        super().__init__([(views, _program(operations, options))])
+
+
+def _momentum(
+    size: int, crop: tuple[float, float], jitter: ColorJitter, blur: float, solarize: float, **options: Any
+) -> Augment:
+    operations: list[Operation | Normalize] = [
+        RandomResizedCrop(size, scale=crop),
+        RandomHorizontalFlip(),
+        jitter,
+        RandomGrayscale(0.2),
+        GaussianBlur(blur_taps(size), p=blur),
+    ]
+    if solarize:
+        operations.append(RandomSolarize(solarize))
+    return _program(operations, options)
+
+
+class MoCoV2Augment(Views):
+    """Two views with jitter 0.4, 0.4, 0.4, 0.1 at p = 0.8, grayscale and blur (Chen et al. 2020, Improved Baselines
+    with Momentum Contrastive Learning). ``options``: ``normalize``, ``dtype``, ``channels_last``."""
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        jitter = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
+        super().__init__([(2, _momentum(size, (0.2, 1.0), jitter, 0.5, 0.0, **options))])
+
+
+_BYOL_JITTER = ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8)
+
+
+class BYOLAugment(Views):
+    """Two views of different distributions: the first always blurred, the second seldom, but solarised at times
+    (Grill et al. 2020, Bootstrap Your Own Latent, appendix B)."""
+
+    def __init__(self, size: int = 224, crop: tuple[float, float] = (0.08, 1.0), **options: Any) -> None:
+        first = _momentum(size, crop, _BYOL_JITTER, 1.0, 0.0, **options)
+        super().__init__([first, _momentum(size, crop, _BYOL_JITTER, 0.1, 0.2, **options)])
+
+
+class MoCoV3Augment(BYOLAugment):
+    """BYOL's two views (Chen, Xie, He 2021, An Empirical Study of Training Self-Supervised Vision Transformers)."""
+
+
+class BarlowTwinsAugment(BYOLAugment):
+    """BYOL's two views (Zbontar et al. 2021, Barlow Twins: Self-Supervised Learning via Redundancy Reduction)."""
+
+
+class VICRegAugment(Views):
+    """Two views of one distribution: blur at 0.5, solarised at 0.1 (Bardes et al. 2022, VICReg, appendix C)."""
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        super().__init__([(2, _momentum(size, (0.08, 1.0), _BYOL_JITTER, 0.5, 0.1, **options))])
+
+
+class DINOAugment(Views):
+    """Multi-crop: two global views and ``local`` small ones (Caron et al. 2021, Emerging Properties in Self-Supervised
+    Vision Transformers).
+
+    Args:
+        size: of the global views, pixels.
+        local_size: of the local views.
+        local: how many local views.
+        global_scale: areas of the global crops.
+        local_scale: areas of the local crops.
+        options: ``normalize``, ``dtype``, ``channels_last``.
+    """
+
+    def __init__(
+        self,
+        size: int = 224,
+        local_size: int = 96,
+        local: int = 8,
+        *,
+        global_scale: tuple[float, float] = (0.4, 1.0),
+        local_scale: tuple[float, float] = (0.05, 0.4),
+        **options: Any,
+    ) -> None:
+        def program(size: int, scale: tuple[float, float], blur: float, solarize: float) -> Augment:
+            operations: list[Operation | Normalize] = [
+                RandomResizedCrop(size, scale=scale, interpolation="bicubic"),
+                RandomHorizontalFlip(),
+                _BYOL_JITTER,
+                RandomGrayscale(0.2),
+                GaussianBlur(blur_taps(size), p=blur),
+            ]
+            if solarize:
+                operations.append(RandomSolarize(solarize))
+            return _program(operations, dict(options))
+
+        views: list[Augment | tuple[int, Augment]] = [
+            program(size, global_scale, 1.0, 0.0),
+            program(size, global_scale, 0.1, 0.2),
+        ]
+        if local:
+            views.append((local, program(local_size, local_scale, 0.5, 0.0)))
+        super().__init__(views)
+
+
+class MAEAugment(Views):
+    """One view: a bicubic crop of at least a fifth of the image, and a flip (He et al. 2022, Masked Autoencoders Are
+    Scalable Vision Learners)."""
+
+    def __init__(self, size: int = 224, scale: tuple[float, float] = (0.2, 1.0), **options: Any) -> None:
+        crop = RandomResizedCrop(size, scale=scale, interpolation="bicubic")
+        super().__init__([_program([crop, RandomHorizontalFlip()], options)])
+
+
+class RotNetAugment(Views):
+    """One view, of which :meth:`rotations` makes the four that are told apart (Gidaris et al. 2018, Unsupervised
+    Representation Learning by Predicting Image Rotations)."""
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        super().__init__([_program([RandomResizedCrop(size, scale=(0.2, 1.0)), RandomHorizontalFlip()], options)])
+
+    @staticmethod
+    def rotations(view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """[B, 3, S, S] to (its turns by 0, 90, 180 and 270 degrees [4 B, 3, S, S], their numbers [4 B])."""
+        turns = torch.cat([torch.rot90(view, k, (2, 3)) for k in range(4)])
+        return turns, torch.arange(4, device=view.device).repeat_interleave(len(view))
+
+
+class JigsawAugment(Views):
+    """Nine tiles of one crop, with gaps between them (Noroozi and Favaro 2016, Unsupervised Learning of Visual
+    Representations by Solving Jigsaw Puzzles).
+
+    The image's shorter side becomes ``resize``; of a crop of 3 x 3 cells, each view is a square of ``size`` pixels
+    anywhere in its cell. ``normalized`` gives every tile its own mean 0 and deviation 1, as the paper does, so that
+    the tiles' brightness does not say where they belong.
+
+    Args:
+        size: of a tile, pixels.
+        cell: pixels of a cell.
+        resize: of the image's shorter side.
+        options: ``dtype``, ``channels_last``.
+    """
+
+    def __init__(self, size: int = 64, cell: int = 75, resize: int = 256, **options: Any) -> None:
+        options.setdefault("normalize", None)
+        crop = RandomCrop(3 * cell, resize=resize, together=True)
+        super().__init__(
+            [
+                _program([crop, RandomHorizontalFlip(together=True), Tile(3, cell, size, index=k)], dict(options))
+                for k in range(9)
+            ]
+        )
+
+    @staticmethod
+    def normalized(tile: torch.Tensor) -> torch.Tensor:
+        """Each tile [B, 3, S, S] with mean 0 and deviation 1 a channel."""
+        deviation, mean = torch.std_mean(tile, (2, 3), keepdim=True, correction=0)
+        return (tile - mean) / deviation.clamp(min=1e-4)
+
+
+class RelativePatchAugment(Views):
+    """Two patches, the middle one and a neighbour whose place is to be told (Doersch et al. 2015, Unsupervised Visual
+    Representation Learning by Context Prediction).
+
+    A grid of 3 x 3 cells with gaps and jitter; colours lose their part along green - magenta. The place is drawn:
+    ``views, params = augment(images, return_params=True)``, then ``augment.places(params)`` are labels from 0 to 7.
+
+    Args:
+        size: of a patch, pixels.
+        cell: pixels of a cell: half a patch of gap in the paper, with 7 pixels of jitter either way.
+        resize: of the image's shorter side.
+        options: ``normalize``, ``dtype``, ``channels_last``.
+    """
+
+    def __init__(self, size: int = 96, cell: int = 110, resize: int = 384, **options: Any) -> None:
+        crop = RandomCrop(3 * cell, resize=resize, together=True)
+
+        def patch(index: int | None) -> Augment:
+            return _program([crop, Tile(3, cell, size, index=index), ColorProjection()], dict(options))
+
+        super().__init__([patch(4), patch(None)])
+
+    @staticmethod
+    def places(params: Any) -> torch.Tensor:
+        """The places of the second patches: 0 to 7, row by row without the middle."""
+        cells = torch.from_numpy(params[1]["Tile.index"]).long()
+        return cells - (cells > 4).long()
+
+
+class CPCAugment(Views):
+    """One view, cut into overlapping patches by :meth:`patches` (van den Oord et al. 2018, Representation Learning with
+    Contrastive Predictive Coding: 300 pixels, a crop of 260 brought to 256, patches of 64 every 32)."""
+
+    def __init__(self, size: int = 256, **options: Any) -> None:
+        resize = round(size * 300 / 260)
+        super().__init__(
+            [_program([RandomCrop(size, resize=resize), RandomHorizontalFlip(), RandomGrayscale(1.0)], options)]
+        )
+
+    @staticmethod
+    def patches(view: torch.Tensor, size: int = 64, stride: int = 32) -> torch.Tensor:
+        """[B, 3, S, S] to [B, rows, columns, 3, size, size], a view of the same memory: 7 x 7 patches of 256 pixels."""
+        return view.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)
+
+
+class ColorizationAugment(Views):
+    """One view, whose lightness is given and whose colours are to be told (Zhang et al. 2016, Colorful Image
+    Colorization); :meth:`lab` parts them."""
+
+    def __init__(self, size: int = 176, **options: Any) -> None:
+        options.setdefault("normalize", None)
+        super().__init__(
+            [_program([RandomCrop(size, resize=round(size * 256 / 176)), RandomHorizontalFlip()], options)]
+        )
+
+    @staticmethod
+    def lab(view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """RGB [B, 3, H, W] in [0, 1] (sRGB, D65) to L [B, 1, H, W] in [0, 100] and ab [B, 2, H, W] of CIE Lab."""
+        x = view.float()
+        linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp(min=0) + 0.055) / 1.055) ** 2.4)
+        matrix = x.new_tensor(
+            [
+                [0.4123908, 0.3575843, 0.1804808],
+                [0.2126390, 0.7151687, 0.0721923],
+                [0.0193308, 0.1191948, 0.9505322],
+            ]
+        )
+        white = matrix.sum(1).view(3, 1, 1)
+        xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
+        delta = 6 / 29
+        f = torch.where(xyz > delta**3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * delta**2) + 4 / 29)
+        lightness = 116 * f[:, 1:2] - 16
+        return lightness, torch.cat([500 * (f[:, :1] - f[:, 1:2]), 200 * (f[:, 1:2] - f[:, 2:])], 1)
+
+
+class ContextEncoderAugment(Views):
+    """One view, of which :meth:`mask` takes a part away that is to be filled in (Pathak et al. 2016, Context Encoders:
+    Feature Learning by Inpainting)."""
+
+    def __init__(self, size: int = 128, **options: Any) -> None:
+        options.setdefault("normalize", HALF)
+        crop = RandomCrop(size, resize=round(size * 350 / 227))
+        super().__init__([_program([crop, RandomHorizontalFlip()], options)])
+
+    @staticmethod
+    def mask(batch: int, size: int, *, kind: str = "center", share: float = 0.25, seed: int = 0) -> torch.Tensor:
+        """Where pixels are taken away: bool [B, 1, size, size].
+
+        Args:
+            batch: masks.
+            size: pixels.
+            kind: "center", the middle half of each side, or "random", boxes until ``share`` of the image is gone.
+            share: of the pixels, for "random".
+            seed: of the random boxes.
+        """
+        if kind not in ("center", "random"):
+            raise ValueError(f"kind: expected 'center' or 'random', got {kind!r}")
+        if not 0 < share < 1:
+            raise ValueError(f"share: expected a share between 0 and 1, got {share}")
+        gone = torch.zeros(batch, 1, size, size, dtype=torch.bool)
+        if kind == "center":
+            gone[:, :, size // 4 : size - size // 4, size // 4 : size - size // 4] = True
+            return gone
+        generator = torch.Generator().manual_seed(seed)
+        for k in range(batch):
+            while gone[k].float().mean() < share:
+                low, high = max(1, size // 8), max(2, size // 3)
+                h, w = torch.randint(low, high + 1, (2,), generator=generator).tolist()
+                y = int(torch.randint(0, size - h + 1, (), generator=generator))
+                x = int(torch.randint(0, size - w + 1, (), generator=generator))
+                gone[k, :, y : y + h, x : x + w] = True
+        return gone
+
+
+class LinearTrainAugment(Views):
+    """What a linear probe trains on: a random resized crop and a flip."""
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        super().__init__([_program([RandomResizedCrop(size), RandomHorizontalFlip()], options)])
+
+
+class LinearEvalAugment(Views):
+    """What a linear probe is tested on: the shorter side at 8 / 7 of the size, its middle."""
+
+    def __init__(self, size: int = 224, **options: Any) -> None:
+        super().__init__([_program([CenterCrop(size, resize=round(size * 8 / 7))], options)])
+
+
+POLICIES: dict[str, type[Views]] = {
+    "simclr": SimCLRAugment,
+    "moco-v2": MoCoV2Augment,
+    "moco-v3": MoCoV3Augment,
+    "byol": BYOLAugment,
+    "dino": DINOAugment,
+    "barlow-twins": BarlowTwinsAugment,
+    "vicreg": VICRegAugment,
+    "mae": MAEAugment,
+    "rotnet": RotNetAugment,
+    "jigsaw": JigsawAugment,
+    "relative-patch": RelativePatchAugment,
+    "cpc": CPCAugment,
+    "colorization": ColorizationAugment,
+    "context-encoder": ContextEncoderAugment,
+    "linear-train": LinearTrainAugment,
+    "linear-eval": LinearEvalAugment,
+}
+
+
+def policy(name: str, size: int | None = None, **options: Any) -> Views:
+    """The views of a method by its name.
+
+    Args:
+        name: one of ``POLICIES``.
+        size: of the views, pixels; None takes the paper's.
+        options: of the policy.
+
+    Raises:
+        ValueError: no such policy.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"name: expected one of {', '.join(POLICIES)}, got {name!r}")
+    kind = POLICIES[name]
+    if size is None and kind is SimCLRAugment:
+        size = 224
+    return kind(**options) if size is None else kind(size, **options)

@@ -1,0 +1,296 @@
+"""Programs: a list of operations, compiled into one pass over each image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastssl.augment.images import ImageBatch, read_images
+from fastssl.augment.ops import CenterCrop, Normalize, Operation, RandomResizedCrop, Tile
+from fastssl.ops import augment as kernels
+from fastssl.ops.reference.augment import philox
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass
+class Params:
+    """What was drawn for the views of a batch.
+
+    Args:
+        values: float64 [B, columns].
+        columns: their names, ``"RandomResizedCrop.top"`` for example.
+
+    ``params["RandomResizedCrop.top"]`` is one column, ``params[3]`` the draw of one sample as a dictionary.
+    """
+
+    values: np.ndarray
+    columns: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, key: str | int) -> Any:
+        if isinstance(key, str):
+            if key not in self.columns:
+                raise KeyError(f"{key!r}: expected one of {self.columns}")
+            return self.values[:, self.columns.index(key)]
+        return dict(zip(self.columns, self.values[key].tolist()))
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return (self[k] for k in range(len(self)))
+
+
+class Augment(nn.Module):
+    """One view of every image, by a program of operations that is compiled into one pass.
+
+    Args:
+        operations: the steps, in order. The first that gives a size (a crop) comes before all that change colours;
+            a :class:`Normalize` may come last.
+        dtype: of the views: float32, bfloat16 or float16.
+        channels_last: views in channels_last memory format.
+
+    Calling it:
+
+    - ``augment(images, seed=0)`` with uint8 images [B, H, W, C], [B, C, H, W] or a list of images of different sizes
+      (arrays, tensors, Pillow images) gives a tensor [B, 3, height, width];
+    - ``augment(image)`` with one image gives [3, height, width]: a ``transform`` of a data set;
+    - ``augment(images, return_params=True)`` gives ``(views, params)``, and ``augment.apply(images, params)`` the same
+      views again.
+
+    What is drawn depends on (seed, epoch, sample id, view) alone (Philox, a counter-based generator): not on the
+    batch, its order, the number of threads, workers or processes. Without ``seed`` one is drawn from torch's generator.
+
+    Raises:
+        TypeError: images that are not uint8, or what is no operation.
+        ValueError: wrong shapes, images smaller than a crop without ``resize``, operations in an order that has no
+            meaning.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.augment import Augment, ColorJitter, RandomHorizontalFlip, RandomResizedCrop
+        >>> augment = Augment([RandomResizedCrop(32), RandomHorizontalFlip(), ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)])
+        >>> images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+        >>> views, params = augment(images, seed=0, return_params=True)
+        >>> views.shape, params[0]["RandomResizedCrop.height"] <= 64
+        (torch.Size([8, 3, 32, 32]), True)
+        >>> bool((augment.apply(images, params) == views).all())
+        True
+    """
+
+    def __init__(
+        self,
+        operations: Sequence[Operation | Normalize],
+        *,
+        dtype: torch.dtype = torch.float32,
+        channels_last: bool = False,
+    ) -> None:
+        super().__init__()
+        steps = list(operations)
+        normalize = steps.pop() if steps and isinstance(steps[-1], Normalize) else None
+        size: tuple[int, int] | None = None
+        colours = False
+        for k, op in enumerate(steps):
+            if not isinstance(op, Operation):
+                raise TypeError(f"operations[{k}]: expected an operation of fastssl.augment, got {op!r}")
+            geometric = isinstance(op, (RandomResizedCrop, CenterCrop, Tile)) or op.kind == 3
+            if geometric and colours:
+                raise ValueError(f"operations[{k}]: crops and flips come before the operations on colours, got {op!r}")
+            if isinstance(op, (RandomResizedCrop, CenterCrop)) and any(
+                isinstance(earlier, (RandomResizedCrop, CenterCrop)) or earlier.kind == 3 for earlier in steps[:k]
+            ):
+                raise ValueError(f"operations[{k}]: expected one crop, as the first operation, got {op!r}")
+            colours |= not geometric
+            size = op.window(size)
+        if size is None:
+            raise ValueError("operations: expected a crop that says how large the views are")
+        if len(steps) > 32:
+            raise ValueError(f"operations: expected at most 32, got {len(steps)}")
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype: expected one of {DTYPES}, got {dtype}")
+        self.operations: tuple[Operation, ...] = tuple(steps)
+        self.normalize = normalize
+        self.dtype, self.channels_last = dtype, channels_last
+        self.size = size
+        mean, std = ([0.0] * 3, [1.0] * 3) if normalize is None else (normalize.means(), normalize.stds())
+        self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
+        self._program = np.zeros((len(steps), kernels.ROW))
+        names: list[str] = []
+        for k, op in enumerate(steps):
+            arguments = op.arguments()
+            self._program[k, :2] = op.kind, op.shared
+            self._program[k, 2 : 2 + len(arguments)] = arguments
+            name = type(op).__name__
+            count = sum(type(other) is type(op) for other in steps[:k])
+            names += [f"{name}{count + 1 if count else ''}.{column}" for column in op.columns]
+        self.columns = tuple(names)
+
+    def extra_repr(self) -> str:
+        steps = [*self.operations, *([self.normalize] if self.normalize else [])]
+        memory = ", channels_last" if self.channels_last else ""
+        return "\n".join(
+            [*map(repr, steps), f"-> {str(self.dtype)[6:]} [B, 3, {self.size[0]}, {self.size[1]}]{memory}"]
+        )
+
+    def sample(
+        self, sizes: Any, *, seed: int, epoch: int = 0, ids: Any = None, view: int = 0, backend: str | None = None
+    ) -> Params:
+        """Draws the parameters for images of ``sizes`` [B, 2] (height, width) without making the views."""
+        sizes = np.ascontiguousarray(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
+        if (sizes < 1).any():
+            raise ValueError("sizes: expected at least one pixel")
+        rows = np.arange(len(sizes)) if ids is None else np.asarray(ids).reshape(-1)
+        if rows.shape != (len(sizes),) or (len(rows) and rows.dtype.kind not in "iu"):
+            raise ValueError(f"ids: expected {len(sizes)} integers, got {rows.dtype} of shape {rows.shape}")
+        for name, value in (("seed", seed), ("epoch", epoch), ("view", view)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+                raise ValueError(f"{name}: expected an integer >= 0, got {value!r}")
+        seed, epoch, view = int(seed) & (2**64 - 1), int(epoch) & 0xFFFFFFFF, int(view)
+        if view >= 0xFFFF:
+            raise ValueError(f"view: expected less than 65535, got {view}")
+        return Params(kernels.sample(self._program, sizes, seed, epoch, rows, view, backend), self.columns)
+
+    def apply(self, images: Any, params: Params, *, backend: str | None = None, serial: bool = False) -> Tensor:
+        """Makes the views that ``params`` describe.
+
+        Args:
+            images: as for a call.
+            params: of the same images, or made by hand.
+            backend: "reference" or "cpu"; None chooses.
+            serial: on the calling thread alone, for callers that are many threads themselves.
+
+        Raises:
+            ValueError: parameters that do not fit their image.
+        """
+        return self._make(read_images(images), params, backend, serial)
+
+    def _make(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
+        if params.columns != self.columns or params.values.shape != (len(batch), len(self.columns)):
+            raise ValueError(
+                f"params: expected {len(batch)} draws of {self.columns}, got {params.values.shape} of {params.columns}"
+            )
+        views = kernels.apply(self._program, batch.arrays, batch.planar, params.values, self._output, backend, serial)
+        return views[0] if batch.single else views
+
+    def forward(
+        self,
+        images: Any,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        ids: Any = None,
+        view: int = 0,
+        return_params: bool = False,
+        backend: str | None = None,
+    ) -> Any:
+        batch = read_images(images)
+        if seed is None:
+            seed = fresh_seed()
+        params = self.sample(batch.sizes, seed=seed, epoch=epoch, ids=ids, view=view, backend=backend)
+        views = self._make(batch, params, backend, False)
+        return (views, params) if return_params else views
+
+
+def fresh_seed() -> int:
+    """A seed from torch's generator: ``torch.manual_seed`` and a DataLoader's workers decide it."""
+    return int(torch.randint(0, 2**62, (), dtype=torch.int64))
+
+
+def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0) -> np.ndarray:
+    """Four numbers in (0, 1) for every id, keyed by (seed, epoch, id, view, block) alone: float64 [B, 4]."""
+    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+    counter = np.zeros((len(ids), 4), dtype=np.uint32)
+    counter[:, 0] = block & 0xFFFF | (view & 0xFFFF) << 16
+    counter[:, 1] = epoch & 0xFFFFFFFF
+    counter[:, 2] = ids & 0xFFFFFFFF
+    counter[:, 3] = ids >> 32
+    return (philox(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)) + 0.5) / 2**32
+
+
+class Views(nn.Module):
+    """The views that a method needs of every image, each by its own program.
+
+    Args:
+        programs: one :class:`Augment` a view; a number repeats it: ``[(2, large), (6, small)]``.
+
+    ``views(images, seed=0)`` gives a list of tensors, one a view; see :class:`Augment` for the images, ``seed``,
+    ``epoch``, ``ids`` and ``return_params``. ``views.collate`` is a ``collate_fn`` for (image, label) pairs.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.augment import Augment, RandomResizedCrop, Views
+        >>> views = Views([(2, Augment([RandomResizedCrop(32)])), (3, Augment([RandomResizedCrop(16, scale=(0.05, 0.4))]))])
+        >>> images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
+        >>> [v.shape[-1] for v in views(images, seed=0)]
+        [32, 32, 16, 16, 16]
+    """
+
+    def __init__(self, programs: Sequence[Augment | tuple[int, Augment]]) -> None:
+        super().__init__()
+        if not programs:
+            raise ValueError("programs: expected at least one")
+        self.counts: list[int] = []
+        distinct = []
+        for item in programs:
+            count, program = item if isinstance(item, tuple) else (1, item)
+            if not isinstance(program, Augment):
+                raise TypeError(f"programs: expected Augment objects, got {program!r}")
+            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+                raise ValueError(f"programs: expected a number of views >= 1, got {count!r}")
+            self.counts.append(count)
+            distinct.append(program)
+        self.distinct = nn.ModuleList(distinct)
+
+    @property
+    def programs(self) -> list[Augment]:
+        """The program of every view."""
+        return [program for count, program in zip(self.counts, self.distinct) for _ in range(count)]  # type: ignore[misc]
+
+    def extra_repr(self) -> str:
+        return f"views={len(self.programs)}, counts={self.counts}"
+
+    def view(self, k: int, images: Any, **options: Any) -> Any:
+        """View k alone, as a call of its program."""
+        return self.programs[k](images, view=k, **options)
+
+    def sample(self, sizes: Any, **options: Any) -> list[Params]:
+        """The parameters of all views, without making them."""
+        return [program.sample(sizes, view=k, **options) for k, program in enumerate(self.programs)]
+
+    def apply(self, images: Any, params: Sequence[Params], **options: Any) -> list[Tensor]:
+        """Makes the views that ``params``, one a view, describe."""
+        if len(params) != len(self.programs):
+            raise ValueError(f"params: expected one for each of {len(self.programs)} views, got {len(params)}")
+        batch = read_images(images)
+        backend, serial = options.pop("backend", None), options.pop("serial", False)
+        if options:
+            raise TypeError(f"apply: unknown options {sorted(options)}")
+        return [p._make(batch, drawn, backend, serial) for p, drawn in zip(self.programs, params)]
+
+    def forward(
+        self,
+        images: Any,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        ids: Any = None,
+        return_params: bool = False,
+        backend: str | None = None,
+    ) -> Any:
+        batch = read_images(images)
+        if seed is None:
+            seed = fresh_seed()
+        params = self.sample(batch.sizes, seed=seed, epoch=epoch, ids=ids, backend=backend)
+        made = [p._make(batch, drawn, backend, False) for p, drawn in zip(self.programs, params)]
+        return (made, params) if return_params else made
+
+    def collate(self, samples: Sequence[tuple[Any, int]]) -> tuple[list[Tensor], Tensor]:
+        """``DataLoader(dataset, collate_fn=views.collate)`` for a data set of (image, label) without transform."""
+        images, labels = zip(*samples)
+        made: list[Tensor] = self(list(images))
+        return made, torch.tensor(labels)

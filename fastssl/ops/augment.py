@@ -1,0 +1,87 @@
+"""Augmentation programs on both backends: drawing parameters, and making the views that they describe.
+
+A program is a float64 array [operations, 12]: kind, shared, ten arguments (``fastssl.augment.ops``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.ops import extension
+from fastssl.ops.backend import resolve
+from fastssl.ops.reference import augment as reference
+
+ROW = 12  # numbers of an operation
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the views look like in memory."""
+
+    height: int
+    width: int
+    dtype: torch.dtype
+    channels_last: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def empty(self, batch: int) -> Tensor:
+        """[B, 3, H, W]."""
+        if self.channels_last:
+            return torch.empty(batch, self.height, self.width, 3, dtype=self.dtype).permute(0, 3, 1, 2)
+        return torch.empty(batch, 3, self.height, self.width, dtype=self.dtype)
+
+
+def sample(
+    program: np.ndarray, sizes: np.ndarray, seed: int, epoch: int, ids: np.ndarray, view: int, backend: str | None
+) -> np.ndarray:
+    """The parameters of view ``view`` for images of ``sizes`` [B, 2]: float64 [B, columns]."""
+    ids = np.ascontiguousarray(ids, dtype=np.int64)
+    if resolve(torch.device("cpu"), backend) == "reference":
+        return reference.sample(program, sizes, seed, epoch, ids, view)
+    assert extension._C is not None
+    drawn: np.ndarray = extension._C.augment_sample(program, sizes, seed, epoch, ids, view)
+    return drawn
+
+
+def apply(
+    program: np.ndarray,
+    arrays: Sequence[np.ndarray],
+    planar: bool,
+    params: np.ndarray,
+    output: Output,
+    backend: str | None,
+    serial: bool = False,
+) -> Tensor:
+    """The views of uint8 images. ``serial``: on this thread alone, for callers that are many threads themselves."""
+    if resolve(torch.device("cpu"), backend) == "reference":
+        out = output.empty(len(params))
+        images = [image for array in arrays for image in (array if array.ndim == 4 else [array])]
+        for k, image in enumerate(images):
+            x = torch.from_numpy(np.ascontiguousarray(image if planar else image.transpose(2, 0, 1)))
+            out[k] = reference.view(program, x, params[k], output.height, output.width, output.mean, output.std)
+        return out
+    assert extension._C is not None
+    views = torch.from_numpy(
+        extension._C.augment_apply(
+            program,
+            list(arrays),
+            planar,
+            np.ascontiguousarray(params, dtype=np.float64),
+            str(output.dtype)[6:],
+            output.channels_last,
+            list(output.mean),
+            list(output.std),
+            output.height,
+            output.width,
+            serial,
+        )
+    )
+    if output.dtype != torch.float32:
+        views = views.view(output.dtype)
+    return views.permute(0, 3, 1, 2) if output.channels_last else views
