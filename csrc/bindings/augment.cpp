@@ -55,12 +55,11 @@ Doubles sample(const Doubles& program_rows, const Integers& sizes, uint64_t seed
   if (sizes.ndim() != 2 || sizes.shape(0) != n || sizes.shape(1) != 2 || ids.ndim() != 1)
     throw std::invalid_argument("sizes: expected [B, 2] for ids [B]");
   if (view >= 0xFFFFu) throw std::invalid_argument("view: expected less than 65,535");
+  for (int64_t k = 0; k < 2 * n; ++k)
+    if (sizes.data()[k] < 1 || sizes.data()[k] > 10000000)
+      throw std::invalid_argument("sizes: sample " + std::to_string(k / 2) + " is empty or too large");
   Doubles out({n, columns});
-  for (int64_t k = 0; k < n; ++k) {
-    const int64_t h = sizes.at(k, 0), w = sizes.at(k, 1);
-    if (h < 1 || w < 1) throw std::invalid_argument("images: sample " + std::to_string(k) + " is empty");
-    sample_view(program, h, w, Draws(seed, epoch, uint64_t(ids.at(k)), view), out.mutable_data() + k * columns);
-  }
+  sample_views(program, sizes.data(), seed, epoch, ids.data(), n, view, out.mutable_data());
   return out;
 }
 

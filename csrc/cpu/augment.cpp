@@ -37,6 +37,16 @@ void check(const ViewTask& task, int64_t sample) {
 
 }  // namespace
 
+void sample_views(const Program& program, const int64_t* sizes, uint64_t seed, uint64_t epoch, const int64_t* ids,
+                  int64_t n, uint32_t view, double* out) {
+  constexpr int64_t kPiece = 256;  // draws that are worth a thread's while
+  const int64_t columns = program.columns();
+  parallel_tasks(ceil_div(n, kPiece), [&](int64_t, int64_t piece) {
+    for (int64_t k = piece * kPiece; k < std::min(n, (piece + 1) * kPiece); ++k)
+      sample_view(program, sizes[2 * k], sizes[2 * k + 1], Draws(seed, epoch, uint64_t(ids[k]), view), out + k * columns);
+  });
+}
+
 void augment(const Program& program, const std::vector<SourceImage>& sources, const double* params, ViewOutput out,
              int64_t out_stride, bool serial) {
   const int64_t n = int64_t(sources.size()), columns = program.columns();

@@ -53,6 +53,10 @@ struct AugmentTable {
   void (*view)(const ViewTask&, ViewScratch&);
 };
 
+// Draws view `view` of n images: [n, columns].
+void sample_views(const Program& program, const int64_t* sizes, uint64_t seed, uint64_t epoch, const int64_t* ids,
+                  int64_t n, uint32_t view, double* out);
+
 // `serial`: on the calling thread alone, for callers that are many threads themselves.
 // Throws std::invalid_argument that names the sample where parameters do not fit its image.
 void augment(const Program& program, const std::vector<SourceImage>& sources, const double* params, ViewOutput out,

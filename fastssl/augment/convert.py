@@ -21,5 +21,5 @@ def to_float(images: Tensor, size: int | None = None) -> Tensor:
         if len({tuple(row) for row in batch.sizes.tolist()}) > 1:
             raise ValueError("size: expected a number of pixels for images of different sizes")
         height, width = batch.sizes[0].tolist() if len(batch) else (1, 1)
-        return Augment([CenterCrop((height, width)), Normalize(0.5, 0.5)])(images, seed=0)  # type: ignore[no-any-return]
-    return Augment([CenterCrop(size, resize=size), Normalize(0.5, 0.5)])(images, seed=0)  # type: ignore[no-any-return]
+        return Augment([CenterCrop((height, width)), Normalize(0.5, 0.5)])(images, seed=0)
+    return Augment([CenterCrop(size, resize=size), Normalize(0.5, 0.5)])(images, seed=0)

@@ -49,6 +49,8 @@ class Operation:
 
     kind: ClassVar[int]
     columns: ClassVar[tuple[str, ...]]
+    geometric: ClassVar[bool] = False  # says where pixels lie: folded into the resize
+    crops: ClassVar[bool] = False  # says what of the image is seen: comes first
 
     def arguments(self) -> list[float]:
         """What the kernels need to know of it."""
@@ -92,6 +94,7 @@ class RandomResizedCrop(Operation):
 
     kind = 0
     columns = ("top", "left", "height", "width")
+    geometric = crops = True
 
     def __post_init__(self) -> None:
         _size(self.size)
@@ -128,6 +131,7 @@ class CenterCrop(Operation):
 
     kind = 1
     columns = ("top", "left")
+    geometric = crops = True
     _random: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
@@ -183,6 +187,7 @@ class Tile(Operation):
 
     kind = 2
     columns = ("index", "top", "left")
+    geometric = True
 
     def __post_init__(self) -> None:
         for name in ("grid", "cell", "size"):
@@ -214,6 +219,7 @@ class RandomHorizontalFlip(Operation):
 
     kind = 3
     columns = ("on",)
+    geometric = True
     _vertical: ClassVar[int] = 0
 
     def __post_init__(self) -> None:

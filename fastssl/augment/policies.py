@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -372,7 +373,7 @@ class LinearEvalAugment(Views):
         super().__init__([_program([CenterCrop(size, resize=round(size * 8 / 7))], options)])
 
 
-POLICIES: dict[str, type[Views]] = {
+POLICIES: dict[str, Callable[..., Views]] = {
     "simclr": SimCLRAugment,
     "moco-v2": MoCoV2Augment,
     "moco-v3": MoCoV3Augment,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.augment.images import ImageBatch, read_images
-from fastssl.augment.ops import CenterCrop, Normalize, Operation, RandomResizedCrop, Tile
+from fastssl.augment.ops import Normalize, Operation
 from fastssl.ops import augment as kernels
 from fastssl.ops.reference.augment import philox
 
@@ -91,29 +91,26 @@ class Augment(nn.Module):
         channels_last: bool = False,
     ) -> None:
         super().__init__()
-        steps = list(operations)
-        normalize = steps.pop() if steps and isinstance(steps[-1], Normalize) else None
+        given = list(operations)
+        normalize = given[-1] if given and isinstance(given[-1], Normalize) else None
+        steps: list[Operation] = []
         size: tuple[int, int] | None = None
-        colours = False
-        for k, op in enumerate(steps):
+        for k, op in enumerate(given[:-1] if normalize else given):
             if not isinstance(op, Operation):
                 raise TypeError(f"operations[{k}]: expected an operation of fastssl.augment, got {op!r}")
-            geometric = isinstance(op, (RandomResizedCrop, CenterCrop, Tile)) or op.kind == 3
-            if geometric and colours:
+            if op.geometric and not all(earlier.geometric for earlier in steps):
                 raise ValueError(f"operations[{k}]: crops and flips come before the operations on colours, got {op!r}")
-            if isinstance(op, (RandomResizedCrop, CenterCrop)) and any(
-                isinstance(earlier, (RandomResizedCrop, CenterCrop)) or earlier.kind == 3 for earlier in steps[:k]
-            ):
+            if op.crops and steps:
                 raise ValueError(f"operations[{k}]: expected one crop, as the first operation, got {op!r}")
-            colours |= not geometric
             size = op.window(size)
+            steps.append(op)
         if size is None:
             raise ValueError("operations: expected a crop that says how large the views are")
         if len(steps) > 32:
             raise ValueError(f"operations: expected at most 32, got {len(steps)}")
         if dtype not in DTYPES:
             raise ValueError(f"dtype: expected one of {DTYPES}, got {dtype}")
-        self.operations: tuple[Operation, ...] = tuple(steps)
+        self.operations = tuple(steps)
         self.normalize = normalize
         self.dtype, self.channels_last = dtype, channels_last
         self.size = size
@@ -155,7 +152,9 @@ class Augment(nn.Module):
             raise ValueError(f"view: expected less than 65535, got {view}")
         return Params(kernels.sample(self._program, sizes, seed, epoch, rows, view, backend), self.columns)
 
-    def apply(self, images: Any, params: Params, *, backend: str | None = None, serial: bool = False) -> Tensor:
+    def apply(
+        self, images: Any, params: Params | None = None, *, backend: str | None = None, serial: bool = False
+    ) -> Any:
         """Makes the views that ``params`` describe.
 
         Args:
@@ -167,6 +166,8 @@ class Augment(nn.Module):
         Raises:
             ValueError: parameters that do not fit their image.
         """
+        if params is None:
+            return super().apply(images)  # nn.Module's, which every module above calls: images is a function
         return self._make(read_images(images), params, backend, serial)
 
     def _make(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
@@ -224,7 +225,8 @@ class Views(nn.Module):
     Example:
         >>> import torch
         >>> from fastssl.augment import Augment, RandomResizedCrop, Views
-        >>> views = Views([(2, Augment([RandomResizedCrop(32)])), (3, Augment([RandomResizedCrop(16, scale=(0.05, 0.4))]))])
+        >>> large, small = Augment([RandomResizedCrop(32)]), Augment([RandomResizedCrop(16, scale=(0.05, 0.4))])
+        >>> views = Views([(2, large), (3, small)])
         >>> images = torch.randint(0, 256, (8, 64, 64, 3), dtype=torch.uint8)
         >>> [v.shape[-1] for v in views(images, seed=0)]
         [32, 32, 16, 16, 16]
@@ -262,14 +264,20 @@ class Views(nn.Module):
         """The parameters of all views, without making them."""
         return [program.sample(sizes, view=k, **options) for k, program in enumerate(self.programs)]
 
-    def apply(self, images: Any, params: Sequence[Params], **options: Any) -> list[Tensor]:
+    def apply(
+        self,
+        images: Any,
+        params: Sequence[Params] | None = None,
+        *,
+        backend: str | None = None,
+        serial: bool = False,
+    ) -> Any:
         """Makes the views that ``params``, one a view, describe."""
+        if params is None:
+            return super().apply(images)  # nn.Module's
         if len(params) != len(self.programs):
             raise ValueError(f"params: expected one for each of {len(self.programs)} views, got {len(params)}")
         batch = read_images(images)
-        backend, serial = options.pop("backend", None), options.pop("serial", False)
-        if options:
-            raise TypeError(f"apply: unknown options {sorted(options)}")
         return [p._make(batch, drawn, backend, serial) for p, drawn in zip(self.programs, params)]
 
     def forward(

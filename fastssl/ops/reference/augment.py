@@ -150,6 +150,8 @@ def view(
 
 
 def _resize(x: Tensor, height: int, width: int, bicubic: float) -> Tensor:
+    if width == 1 and height > 1:  # torch 2.13 gives all rows the first one's value
+        return _resize(x.transpose(1, 2), width, height, bicubic).transpose(1, 2)
     mode = "bicubic" if bicubic else "bilinear"
     return TF.interpolate(x[None], (height, width), mode=mode, antialias=True, align_corners=False)[0]
 
