@@ -105,7 +105,7 @@ py::array new_views(int64_t n, int64_t height, int64_t width, const ViewOutput& 
 
 py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, bool planar, const Doubles& params,
                 const std::string& dtype, bool channels_last, const std::vector<float>& mean,
-                const std::vector<float>& std, int64_t height, int64_t width, bool serial) {
+                const std::vector<float>& std, int64_t height, int64_t width, bool serial, const py::object& given) {
   const Program program = program_of(program_rows);
   std::vector<SourceImage> sources;
   for (const Bytes& a : arrays) {
@@ -133,7 +133,11 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
     view.std[c] = std[c];
   }
   if (height < 1 || width < 1 || height > 65535 || width > 65535) throw std::invalid_argument("out: wrong size");
-  py::array out = new_views(n, height, width, view);
+  py::array out = given.is_none() ? new_views(n, height, width, view) : given.cast<py::array>();
+  const int64_t bytes = view.dtype == DType::f32 ? 4 : 2;
+  if (!(out.flags() & py::array::c_style) || !out.writeable() || out.itemsize() != bytes ||
+      out.size() != n * 3 * height * width)
+    throw std::invalid_argument("out: expected contiguous memory for " + std::to_string(n) + " views");
   view.data = out.mutable_data();
   const double* drawn = params.data();
   try {
@@ -153,7 +157,7 @@ void bind_augment(py::module_& m) {
         py::arg("ids"), py::arg("view"), "Draws the parameters of one view for each sample: float64 [B, columns].");
   m.def("augment_apply", apply, py::arg("program"), py::arg("images").noconvert(), py::arg("planar"), py::arg("params"),
         py::arg("dtype"), py::arg("channels_last"), py::arg("mean"), py::arg("std"), py::arg("height"),
-        py::arg("width"), py::arg("serial"), "Makes the views of the drawn parameters.");
+        py::arg("width"), py::arg("serial"), py::arg("out") = py::none(), "Makes the views of the drawn parameters.");
 }
 
 }  // namespace fastssl

@@ -452,6 +452,19 @@ FASTSSL_INLINE I f16_of(F x) {
 }
 typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
 
+// Views are read long after they are written: they need not push what is worked on out of the cache.
+template <class T, class V>
+FASTSSL_INLINE void put(T* to, V v) {
+#if defined(__AVX512F__)
+  if constexpr (sizeof(V) == 64)
+    if (reinterpret_cast<uintptr_t>(to) % 64 == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)v);
+#elif defined(__AVX2__)
+  if constexpr (sizeof(V) == 32)
+    if (reinterpret_cast<uintptr_t>(to) % 32 == 0) return _mm256_stream_si256((__m256i*)to, (__m256i)v);
+#endif
+  __builtin_memcpy(to, &v, sizeof v);
+}
+
 struct Writer {
   const ViewOutput& out;
   template <class T, class Convert>
@@ -465,7 +478,7 @@ struct Writer {
       for (int64_t x = 0; x < out.width; x += kL) {
         const auto v = convert((load(from + x) - mean) * scale);
         if (step == 1 && x + kL <= out.width) {
-          __builtin_memcpy(to + x, &v, sizeof v);
+          put(to + x, v);
         } else {
           const int64_t n = std::min(kL, out.width - x);
           for (int64_t i = 0; i < n; ++i) to[(x + i) * step] = v[i];
@@ -547,7 +560,7 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
   return steps;
 }
 
-inline void view(const ViewTask& task, ViewScratch& scratch) {
+inline void make_view(const ViewTask& task, ViewScratch& scratch) {
   const SourceImage& source = task.source;
   Geometry g(source.height, source.width);
   std::vector<Step> steps = resolve(*task.program, task.params, g);
@@ -632,6 +645,13 @@ inline void view(const ViewTask& task, ViewScratch& scratch) {
       finish_row(row);
     }
   }
+}
+
+inline void view(const ViewTask& task, ViewScratch& scratch) {
+  make_view(task, scratch);
+#ifdef __AVX2__
+  _mm_sfence();  // other threads see what was written around the cache
+#endif
 }
 
 }  // namespace FASTSSL_ISA

@@ -57,16 +57,25 @@ def apply(
     output: Output,
     backend: str | None,
     serial: bool = False,
+    out: Tensor | None = None,
 ) -> Tensor:
-    """The views of uint8 images. ``serial``: on this thread alone, for callers that are many threads themselves."""
+    """The views of uint8 images.
+
+    ``serial``: on this thread alone, for callers that are many threads themselves; ``out``: where they go, as
+    ``output.empty`` makes it.
+    """
     if resolve(torch.device("cpu"), backend) == "reference":
-        out = output.empty(len(params))
+        out = output.empty(len(params)) if out is None else out
         images = [image for array in arrays for image in (array if array.ndim == 4 else [array])]
         for k, image in enumerate(images):
             x = torch.from_numpy(np.ascontiguousarray(image if planar else image.transpose(2, 0, 1)))
             out[k] = reference.view(program, x, params[k], output.height, output.width, output.mean, output.std)
         return out
     assert extension._C is not None
+    memory = None
+    if out is not None:
+        memory = out.permute(0, 2, 3, 1) if output.channels_last else out
+        memory = (memory if output.dtype == torch.float32 else memory.view(torch.int16)).numpy()
     views = torch.from_numpy(
         extension._C.augment_apply(
             program,
@@ -80,8 +89,11 @@ def apply(
             output.height,
             output.width,
             serial,
+            memory,
         )
     )
+    if out is not None:
+        return out
     if output.dtype != torch.float32:
         views = views.view(output.dtype)
     return views.permute(0, 3, 1, 2) if output.channels_last else views

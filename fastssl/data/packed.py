@@ -1,0 +1,192 @@
+"""Packed images: one file of raw pixels, mapped into memory, for data that is read many times.
+
+    8 bytes   magic
+    pixels    the images one after the other, uint8
+    table     a record an image (``RECORD``)
+    header    JSON: version, count, checksum of the table, classes, name
+    footer    where table and header begin, the header's checksum, magic (``FOOTER``)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MAGIC = b"FSSLPAK1"
+VERSION = 1
+RECORD = np.dtype(
+    [("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("channels", "<u4"), ("crc", "<u4"), ("label", "<i8")]
+)
+FOOTER = struct.Struct("<QQQI8s")  # table, header, length of the header, its checksum
+
+
+class PackedError(ValueError):
+    """A file that is no packed file, or a damaged one."""
+
+
+def pack(
+    images: Iterable[np.ndarray],
+    path: str | Path,
+    *,
+    labels: Sequence[int] | np.ndarray | None = None,
+    classes: Sequence[str] = (),
+    name: str | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Writes images into one packed file, under a temporary name until it is whole.
+
+    Args:
+        images: uint8 [H, W, C] (C = 1, 3 or 4), read one by one.
+        path: of the file.
+        labels: one integer an image; None: zeros.
+        classes: their names.
+        name: of the data; None: the file's.
+        progress: called with the number of images written so far.
+
+    Raises:
+        ValueError: an image of another kind, or another number of labels than images.
+
+    Example:
+        >>> import tempfile, numpy as np
+        >>> from fastssl.data import PackedImages, pack
+        >>> path = pack([np.full((4, 6, 3), k, np.uint8) for k in range(5)], tempfile.mkdtemp() + "/five.pack")
+        >>> images = PackedImages(path)
+        >>> len(images), images.read(3).shape, int(images.read(3).max())
+        (5, (4, 6, 3), 3)
+    """
+    path = Path(path)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    records: list[tuple[int, int, int, int, int, int]] = []
+    try:
+        with open(temporary, "wb") as file:
+            offset = file.write(MAGIC)
+            for k, image in enumerate(images):
+                if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
+                    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+                    raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
+                if image.shape[2] not in (1, 3, 4):
+                    raise ValueError(f"images[{k}]: expected 1, 3 or 4 channels, got {image.shape[2]}")
+                if labels is not None and k >= len(labels):
+                    raise ValueError(f"labels: expected one an image, got {len(labels)} for more images")
+                pixels = np.ascontiguousarray(image).tobytes()
+                label = 0 if labels is None else int(labels[k])
+                records.append((offset, *image.shape, zlib.crc32(pixels), label))
+                offset += file.write(pixels)
+                if progress is not None:
+                    progress(k + 1)
+            if labels is not None and len(labels) != len(records):
+                raise ValueError(f"labels: expected {len(records)}, one an image, got {len(labels)}")
+            table = np.array(records, dtype=RECORD).tobytes()
+            header = {
+                "version": VERSION,
+                "count": len(records),
+                "table_crc": zlib.crc32(table),
+                "classes": list(classes),
+                "name": name or path.stem,
+            }
+            text = json.dumps(header).encode()
+            file.write(table)
+            file.write(text)
+            file.write(FOOTER.pack(offset, offset + len(table), len(text), zlib.crc32(text), MAGIC))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+class PackedImages:
+    """The images of a packed file (see :func:`pack`), mapped into memory and read when they are needed.
+
+    The header and the table are checked when the file is opened, each image's checksum when it is first read.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        PackedError: no packed file, one of another version, or a damaged one.
+        FileNotFoundError: no such file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        size = self.path.stat().st_size
+        if size < len(MAGIC) + FOOTER.size:
+            raise PackedError(f"{self.path}: {size} bytes are too few for a packed file")
+        self._bytes = np.memmap(self.path, np.uint8, "r")
+        self._size = len(self._bytes)
+        table, header, length, crc, magic = FOOTER.unpack(self._bytes[-FOOTER.size :].tobytes())
+        if magic != MAGIC or self._bytes[: len(MAGIC)].tobytes() != MAGIC:
+            raise PackedError(f"{self.path}: not a packed file, or a truncated one")
+        if not len(MAGIC) <= table <= header or header + length + FOOTER.size != self._size:
+            raise PackedError(f"{self.path}: truncated or damaged (its parts do not add up to {self._size} bytes)")
+        text = self._bytes[header : header + length].tobytes()
+        if zlib.crc32(text) != crc:
+            raise PackedError(f"{self.path}: damaged (checksum of the header)")
+        about = self._parse(text)
+        if (header - table) != about["count"] * RECORD.itemsize:
+            raise PackedError(f"{self.path}: damaged (the table does not hold {about['count']} images)")
+        raw = self._bytes[table:header].tobytes()
+        if zlib.crc32(raw) != about["table_crc"]:
+            raise PackedError(f"{self.path}: damaged (checksum of the table)")
+        self.records = np.frombuffer(raw, RECORD)
+        self._check_records(table)
+        self.classes: list[str] = about["classes"]
+        self.name: str = about["name"]
+        self._verified = np.zeros(len(self.records), dtype=bool)
+
+    def _parse(self, text: bytes) -> dict[str, Any]:
+        try:
+            about = json.loads(text)
+            version = about["version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PackedError(f"{self.path}: damaged (the header is no JSON object)") from error
+        if version != VERSION:
+            raise PackedError(f"{self.path}: expected version {VERSION}, got {version!r}; pack the images again")
+        kinds = {"count": int, "table_crc": int, "classes": list, "name": str}
+        if not all(type(about.get(key)) is kind for key, kind in kinds.items()) or about["count"] < 0:
+            raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
+        return dict(about)
+
+    def _check_records(self, end: int) -> None:
+        r = self.records
+        offset = r["offset"].astype(object)
+        numel = r["height"].astype(object) * r["width"].astype(object) * r["channels"].astype(object)
+        good = (numel > 0) & (offset >= len(MAGIC)) & (offset + numel <= end) & np.isin(r["channels"], (1, 3, 4))
+        if not bool(np.all(good)):
+            bad = int(np.flatnonzero(~good.astype(bool))[0])
+            raise PackedError(f"{self.path}: damaged (image {bad} does not lie within the file)")
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    @property
+    def labels(self) -> np.ndarray:
+        return self.records["label"].astype(np.int64)
+
+    def read(self, index: int) -> np.ndarray:
+        """Image ``index``: uint8 [H, W, C], a view of the mapped file.
+
+        Raises:
+            PackedError: its pixels are not those that were written.
+            IndexError: no such image.
+        """
+        if not 0 <= index < len(self.records):
+            raise IndexError(f"index: expected 0 to {len(self.records) - 1}, got {index}")
+        r = self.records[index]
+        shape = (int(r["height"]), int(r["width"]), int(r["channels"]))
+        start = int(r["offset"])
+        pixels = self._bytes[start : start + shape[0] * shape[1] * shape[2]]
+        if not self._verified[index]:
+            if zlib.crc32(pixels) != int(r["crc"]):
+                raise PackedError(f"{self.path}: image {index} is damaged (checksum)")
+            self._verified[index] = True
+        return np.asarray(pixels).reshape(shape)
