@@ -84,10 +84,16 @@ SourceImage source_of(const uint8_t* data, const int64_t* shape, const int64_t* 
   return s;
 }
 
+DType dtype_of(const std::string& name) {
+  return name == "float32" ? DType::f32 : (name == "bfloat16" ? DType::bf16 : DType::f16);
+}
+
 // [n, height, width, 3] or [n, 3, height, width]; halves as their bits.
-py::array new_views(int64_t n, int64_t height, int64_t width, const ViewOutput& view) {
-  const py::dtype type = view.dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
-  const std::vector<py::ssize_t> shape = view.channels_last ? std::vector<py::ssize_t>{n, height, width, 3}
+py::array new_views(int64_t n, int64_t height, int64_t width, DType dtype, bool channels_last) {
+  if (n < 0 || height < 1 || width < 1 || height > 65535 || width > 65535)
+    throw std::invalid_argument("height, width: expected 1 to 65535");
+  const py::dtype type = dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
+  const std::vector<py::ssize_t> shape = channels_last ? std::vector<py::ssize_t>{n, height, width, 3}
                                                             : std::vector<py::ssize_t>{n, 3, height, width};
   size_t bytes = size_t(n * 3 * height * width * type.itemsize());
   if (bytes < kKeptSmallest) return py::array(type, shape);
@@ -123,7 +129,7 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
     throw std::invalid_argument("params: expected " + std::to_string(n) + " rows of " +
                                 std::to_string(program.columns()));
   ViewOutput view;
-  view.dtype = dtype == "float32" ? DType::f32 : (dtype == "bfloat16" ? DType::bf16 : DType::f16);
+  view.dtype = dtype_of(dtype);
   view.height = height;
   view.width = width;
   view.channels_last = channels_last;
@@ -132,8 +138,7 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
     view.mean[c] = mean[c];
     view.std[c] = std[c];
   }
-  if (height < 1 || width < 1 || height > 65535 || width > 65535) throw std::invalid_argument("out: wrong size");
-  py::array out = given.is_none() ? new_views(n, height, width, view) : given.cast<py::array>();
+  py::array out = given.is_none() ? new_views(n, height, width, view.dtype, channels_last) : given.cast<py::array>();
   const int64_t bytes = view.dtype == DType::f32 ? 4 : 2;
   if (!(out.flags() & py::array::c_style) || !out.writeable() || out.itemsize() != bytes ||
       out.size() != n * 3 * height * width)
@@ -155,6 +160,13 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
 void bind_augment(py::module_& m) {
   m.def("augment_sample", sample, py::arg("program"), py::arg("sizes"), py::arg("seed"), py::arg("epoch"),
         py::arg("ids"), py::arg("view"), "Draws the parameters of one view for each sample: float64 [B, columns].");
+  m.def(
+      "new_views",
+      [](int64_t n, int64_t height, int64_t width, const std::string& dtype, bool channels_last) {
+        return new_views(n, height, width, dtype_of(dtype), channels_last);
+      },
+      py::arg("n"), py::arg("height"), py::arg("width"), py::arg("dtype"), py::arg("channels_last"),
+      "Memory for views, from what earlier views gave back; halves as their bits.");
   m.def("augment_apply", apply, py::arg("program"), py::arg("images").noconvert(), py::arg("planar"), py::arg("params"),
         py::arg("dtype"), py::arg("channels_last"), py::arg("mean"), py::arg("std"), py::arg("height"),
         py::arg("width"), py::arg("serial"), py::arg("out") = py::none(), "Makes the views of the drawn parameters.");

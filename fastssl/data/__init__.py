@@ -1,8 +1,25 @@
-"""Data: images that come with the package, and folders of images."""
+"""Data: images that come with the package, folders, packed files, and the loader that feeds a training loop."""
 
+from fastssl.data.decode import ImageError, read_image
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.folder import FolderImages, folder
 from fastssl.data.images import Images
 from fastssl.data.load import load
+from fastssl.data.loader import Batch, Loader
+from fastssl.data.packed import PackedError, PackedImages, pack
 
-__all__ = ["FolderImages", "Images", "digits", "emoji", "folder", "load"]
+__all__ = [
+    "Batch",
+    "FolderImages",
+    "ImageError",
+    "Images",
+    "Loader",
+    "PackedError",
+    "PackedImages",
+    "digits",
+    "emoji",
+    "folder",
+    "load",
+    "pack",
+    "read_image",
+]

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl.augment import Augment, CenterCrop
+from fastssl.data.decode import image_files, read_image
 from fastssl.data.images import Images
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
 
 
 class FolderImages(Images):
@@ -29,17 +29,13 @@ class FolderImages(Images):
         return len(self.paths)
 
     def _decode(self, index: int) -> np.ndarray:
-        from PIL import Image, ImageOps
-
-        try:
-            with Image.open(self.paths[index]) as file:
-                rgb = file.convert("RGB")
-        except OSError as error:
-            raise ValueError(f"{self.paths[index]}: cannot be read as an image ({error})") from error
-        return np.asarray(ImageOps.fit(rgb, (self.size, self.size), Image.Resampling.BICUBIC))
+        image = read_image(self.paths[index])
+        view = Augment([CenterCrop(self.size, resize=self.size, interpolation="bicubic")])(image, seed=0)
+        array: np.ndarray = (view.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
+        return array
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self._decode(index)[None].copy()), int(self.labels[index])
+        return torch.from_numpy(self._decode(index)[None]), int(self.labels[index])
 
     def batch(self, indices: np.ndarray) -> Tensor:
         with ThreadPoolExecutor(max_workers=max(2, torch.get_num_threads())) as pool:
@@ -64,13 +60,5 @@ def folder(path: str | Path, size: int = 64) -> FolderImages:
     Raises:
         ValueError: no folder, or no images in it.
     """
-    root = Path(path)
-    if not root.is_dir():
-        raise ValueError(f"path: expected a folder, got {str(path)!r}")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        raise ValueError(f"path: expected images ({', '.join(sorted(SUFFIXES))}) in {str(path)!r}, found none")
-    owners = [p.relative_to(root).parts[0] if p.parent != root else "." for p in paths]
-    classes = sorted(set(owners))
-    labels = np.array([classes.index(owner) for owner in owners])
-    return FolderImages(paths, labels, classes, root.name, size)
+    paths, labels, classes = image_files(path)
+    return FolderImages(paths, labels, classes, Path(path).name, size)

@@ -1,10 +1,10 @@
 """Packed images: one file of raw pixels, mapped into memory, for data that is read many times.
 
-    8 bytes   magic
-    pixels    the images one after the other, uint8
-    table     a record an image (``RECORD``)
-    header    JSON: version, count, checksum of the table, classes, name
-    footer    where table and header begin, the header's checksum, magic (``FOOTER``)
+8 bytes   magic
+pixels    the images one after the other, uint8
+table     a record an image (``RECORD``)
+header    JSON: version, count, checksum of the table, classes, name
+footer    where table and header begin, the header's checksum, magic (``FOOTER``)
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ class PackedImages:
         start = int(r["offset"])
         pixels = self._bytes[start : start + shape[0] * shape[1] * shape[2]]
         if not self._verified[index]:
-            if zlib.crc32(pixels) != int(r["crc"]):
+            if zlib.crc32(pixels.data) != int(r["crc"]):
                 raise PackedError(f"{self.path}: image {index} is damaged (checksum)")
             self._verified[index] = True
         return np.asarray(pixels).reshape(shape)

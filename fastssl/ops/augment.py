@@ -31,10 +31,23 @@ class Output:
     std: tuple[float, ...]
 
     def empty(self, batch: int) -> Tensor:
-        """[B, 3, H, W]."""
-        if self.channels_last:
-            return torch.empty(batch, self.height, self.width, 3, dtype=self.dtype).permute(0, 3, 1, 2)
-        return torch.empty(batch, 3, self.height, self.width, dtype=self.dtype)
+        """[B, 3, H, W], in memory that earlier views gave back where there is some: fresh pages are slow."""
+        if extension._C is None:
+            shape = (self.height, self.width, 3) if self.channels_last else (3, self.height, self.width)
+            return self.as_views(torch.empty(batch, *shape, dtype=self.dtype))
+        raw = extension._C.new_views(batch, self.height, self.width, str(self.dtype)[6:], self.channels_last)
+        return self.as_views(torch.from_numpy(raw))
+
+    def as_views(self, memory: Tensor) -> Tensor:
+        """[B, 3, H, W] of memory as it lies, halves as bits."""
+        views = memory if memory.dtype == self.dtype else memory.view(self.dtype)
+        return views.permute(0, 3, 1, 2) if self.channels_last else views
+
+    def as_memory(self, views: Tensor) -> np.ndarray:
+        """The memory of views that :meth:`empty` made."""
+        rows = views.permute(0, 2, 3, 1) if self.channels_last else views
+        memory: np.ndarray = (rows if self.dtype == torch.float32 else rows.view(torch.int16)).numpy()
+        return memory
 
 
 def sample(
@@ -72,28 +85,18 @@ def apply(
             out[k] = reference.view(program, x, params[k], output.height, output.width, output.mean, output.std)
         return out
     assert extension._C is not None
-    memory = None
-    if out is not None:
-        memory = out.permute(0, 2, 3, 1) if output.channels_last else out
-        memory = (memory if output.dtype == torch.float32 else memory.view(torch.int16)).numpy()
-    views = torch.from_numpy(
-        extension._C.augment_apply(
-            program,
-            list(arrays),
-            planar,
-            np.ascontiguousarray(params, dtype=np.float64),
-            str(output.dtype)[6:],
-            output.channels_last,
-            list(output.mean),
-            list(output.std),
-            output.height,
-            output.width,
-            serial,
-            memory,
-        )
+    made = extension._C.augment_apply(
+        program,
+        list(arrays),
+        planar,
+        np.ascontiguousarray(params, dtype=np.float64),
+        str(output.dtype)[6:],
+        output.channels_last,
+        list(output.mean),
+        list(output.std),
+        output.height,
+        output.width,
+        serial,
+        None if out is None else output.as_memory(out),
     )
-    if out is not None:
-        return out
-    if output.dtype != torch.float32:
-        views = views.view(output.dtype)
-    return views.permute(0, 3, 1, 2) if output.channels_last else views
+    return output.as_views(torch.from_numpy(made)) if out is None else out
