@@ -1,4 +1,4 @@
-"""``fastssl demo | pretrain METHOD | evaluate CHECKPOINT | bench | info``."""
+"""``fastssl demo | pretrain METHOD | evaluate CHECKPOINT | augment-preview IMAGES | pack | bench | info``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Runs the command line; mistakes in the arguments are one line, not a traceback."""
     try:
         app()
-    except (ValueError, TypeError, ImportError) as error:
+    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
         console.print(f"[red]error:[/red] {error}", highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -128,6 +128,49 @@ def evaluate(
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
         console.print(f"written: {out}")
+
+
+@app.command("augment-preview")
+def augment_preview(
+    images: Annotated[str, typer.Argument(help="A file, a folder, a packed file, emoji or digits.")],
+    policy: Annotated[str, typer.Option(help="simclr, byol, dino, jigsaw, ...: whose views.")] = "simclr",
+    size: Annotated[int | None, typer.Option(help="Of the views, pixels; default: the paper's.")] = None,
+    count: Annotated[int, typer.Option(help="Images.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    out: Annotated[Path, typer.Option(help="The picture.")] = Path("runs/preview.png"),
+) -> None:
+    """Draw a contact sheet of images, their views and what was drawn for each."""
+    from fastssl.augment import policy as views_of
+    from fastssl.cli.preview import contact_sheet, find_images
+
+    if count < 1:
+        raise ValueError(f"count: expected at least one image, got {count}")
+    views = views_of(policy, size)
+    pictures, names = find_images(images, count)
+    sheet = contact_sheet(pictures, names, views, seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    sheet.save(temporary, "PNG")
+    temporary.replace(out)
+    console.print(f"{len(pictures)} images, {len(views.programs)} views each: {out}")
+
+
+@app.command("pack")
+def pack_images(
+    images: Annotated[Path, typer.Argument(help="A folder of images; sub-folders are classes.")],
+    out: Annotated[Path, typer.Argument(help="The packed file.")],
+    size: Annotated[int | None, typer.Option(help="Bring the shorter side to this many pixels; default: keep.")] = None,
+) -> None:
+    """Decode images once into one file that is mapped into memory."""
+    from rich.progress import track
+
+    from fastssl.data import pack
+    from fastssl.data.decode import image_files, read_image, shrink
+
+    paths, labels, classes = image_files(images)
+    decoded = (shrink(read_image(path), size) for path in track(paths, "packing", console=console))
+    pack(decoded, out, labels=labels, classes=classes, name=images.name)
+    console.print(f"{len(paths)} images, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 
 @app.command()

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastssl.augment import Augment, Params, RandomResizedCrop
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -95,6 +97,19 @@ def read_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     label = name or (str(source) if not isinstance(source, bytes) else f"{len(source)} bytes")
     with open_image(source, name=name, max_pixels=max_pixels) as image:
         return to_array(image, label)
+
+
+def shrink(image: np.ndarray, size: int | None) -> np.ndarray:
+    """The image with its shorter side at ``size`` pixels where it is longer; None keeps it."""
+    if size is None or min(image.shape[:2]) <= size:
+        return image
+    height, width = image.shape[:2]
+    shape = (size, size * width // height) if height <= width else (size * height // width, size)
+    whole = RandomResizedCrop(shape, interpolation="bicubic")
+    params = Params(np.array([[0.0, 0.0, height, width]]), tuple(f"RandomResizedCrop.{c}" for c in whole.columns))
+    view = Augment([whole]).apply([image], params)[0]
+    array: np.ndarray = (view.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().contiguous().numpy()
+    return array[:, :, : image.shape[2]] if image.shape[2] == 1 else array
 
 
 def _reason(error: BaseException) -> str:

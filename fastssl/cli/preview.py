@@ -1,0 +1,107 @@
+"""A contact sheet: originals, their views, and what was drawn for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fastssl.augment import Augment, Views
+from fastssl.data.loader import source_of
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+MARGIN, LINE = 8, 11
+
+
+def find_images(name: str, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """``count`` images spread over a file, a folder, a packed file, or "emoji" and "digits", and their names."""
+    from fastssl.data import load
+
+    if name in ("emoji", "emoji-all", "digits"):
+        images = load(name)
+        picked = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+        return [images.images[k, 0] for k in picked], [images.names[k] for k in picked]
+    path = Path(name)
+    single = path.is_file() and path.suffix != ".pack"
+    source = source_of([path] if single else path)
+    picked = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
+    return [source.read(int(k)) for k in picked], [_name(source, int(k)) for k in picked]
+
+
+def _name(source: object, k: int) -> str:
+    paths = getattr(source, "paths", None)
+    return Path(paths[k]).name if paths is not None else f"image {k}"
+
+
+def _picture(view: torch.Tensor, program: Augment) -> np.ndarray:
+    """A view as it looked before it was normalised."""
+    x = view.float()
+    if program.normalize is not None:
+        x = x * torch.tensor(program.normalize.stds()).view(3, 1, 1)
+        x = x + torch.tensor(program.normalize.means()).view(3, 1, 1)
+    array: np.ndarray = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return array
+
+
+def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
+    """What was drawn, a line an operation; operations that did not happen are left out."""
+    lines = []
+    for op in program.operations:
+        name = type(op).__name__
+        p = {c: drawn[f"{name}.{c}"] for c in op.columns}
+        if p.get("on", 1) == 0 or p.get("sigma", 1) == 0 or (name == "RandomErasing" and p["height"] == 0):
+            continue
+        short = name.removeprefix("Random").removeprefix("Gaussian")
+        values = [f"{v:g}" if v == round(v) else f"{v:.2f}" for c, v in p.items() if c not in ("on", "order")]
+        if name == "ColorJitter":
+            order = "".join("bcsh"[k] for k in _order(int(p["order"])))
+            values.append(order)
+        lines.append(f"{short} {' '.join(values)}".rstrip())
+    return lines
+
+
+def _order(number: int) -> list[int]:
+    left, order = [0, 1, 2, 3], []
+    for size in (6, 2, 1, 1):
+        order.append(left.pop(number // size if len(left) > 1 else 0))
+        number %= size
+    return order
+
+
+def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Views, seed: int) -> Image.Image:
+    """Draws the sheet: a row an image, the original first."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    made, params = views(list(images), seed=seed, return_params=True)
+    programs = views.programs
+    cell = max(max(max(p.size) for p in programs), 112)
+    texts = [[describe(p, drawn[k]) for p, drawn in zip(programs, params)] for k in range(len(images))]
+    text_height = LINE * max(len(lines) for row in texts for lines in row) + 4
+    width = MARGIN + (cell + MARGIN) * (len(programs) + 1)
+    height = MARGIN + (cell + text_height + MARGIN) * len(images)
+    sheet = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(9)
+
+    def put(column: int, row: int, picture: np.ndarray, lines: Sequence[str]) -> None:
+        x, y = MARGIN + column * (cell + MARGIN), MARGIN + row * (cell + text_height + MARGIN)
+        sheet.paste(Image.fromarray(picture), (x, y))
+        for k, line in enumerate(lines):
+            while line and draw.textlength(line, font=font) > cell:
+                line = line[:-1]
+            draw.text((x, y + cell + 2 + k * LINE), line, "black", font=font)
+
+    for row, image in enumerate(images):
+        shown = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image[:, :, :3]).convert("RGB")
+        scale = cell / max(shown.size)
+        size = (max(1, math.floor(shown.width * scale)), max(1, math.floor(shown.height * scale)))
+        shown = shown.resize(size)
+        put(0, row, np.asarray(shown), [names[row], f"{image.shape[1]} x {image.shape[0]}"])
+        for column, (program, view) in enumerate(zip(programs, made)):
+            put(column + 1, row, _picture(view[row], program), texts[row][column])
+    return sheet
