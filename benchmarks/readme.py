@@ -14,6 +14,7 @@ from typing import Any
 
 README = Path(__file__).parent.parent / "README.md"
 MIGRATE = README.parent / "docs" / "migrate.md"
+AUGMENT = README.parent / "docs" / "augment.md"
 NAMES = {
     "nt_xent": "NT-Xent",
     "info_nce": "InfoNCE",
@@ -124,6 +125,56 @@ def write_metric(results: dict[str, Any]) -> None:
         ]
     replace("metric", "\n".join(lines))
     replace("metric", "\n".join(lines), MIGRATE)
+
+
+def write_augment(results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    lines = [
+        f"{machine['cpu']}, kernels {machine['instruction_set']}, torch {machine['torch']}. SimCLR's full policy (crop, flip, jitter, grey, blur, "
+        "normalise to float CHW), images a second, calls in turn on the same images, median ratio (middle half). "
+        "`python benchmarks/run.py augment` repeats it.",
+        "",
+        "| pixels | threads | here | against | there | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results["comparisons"]:
+        lines.append(
+            f"| {r['from']} -> {r['to']}, {r['taps']} taps | {r['threads']} | {r['images'] / r['fused_seconds']:,.0f} | {r['against']} "
+            f"| {r['images'] / r['other_seconds']:,.0f} | **{r['ratio']:.1f}** ({r['low']:.1f} to {r['high']:.1f}) |"
+        )
+    lines.append("")
+    for r in results["threads"]:
+        lines.append(f"- {r['from']} -> {r['to']}: 2 threads are {r['ratio']:.2f} times as fast as 1.")
+    lines += [
+        f"- Beside a process that takes one of two cores, 256 -> 224: {r['library']} {r['alone']:,.0f} -> {r['beside']:,.0f} images/s."
+        for r in results["neighbour"]
+    ]
+    loading = results["loading"]
+    d = loading["decoder"]
+    lines.append(
+        f"- JPEG files of 500 x 375 to two 224 views, `Loader`, 2 cores: {d['images'] / d['fused_seconds']:,.0f} images/s, "
+        f"{100 * d['share']:.0f} % of what decoding alone reaches ({d['images'] / d['other_seconds']:,.0f})."
+    )
+    if "torchvision" in loading:
+        t = loading["torchvision"]
+        lines.append(
+            f"- torchvision's `ImageFolder` with the same transforms and two workers: {t['images'] / t['other_seconds']:,.0f} images/s; "
+            f"ratio {t['ratio']:.1f} ({t['low']:.1f} to {t['high']:.1f})."
+        )
+    b = results["breakdown"]
+    lines += [
+        "",
+        f"One view, 256 -> 224, one thread. Limit: its arithmetic at {b['instructions_per_second'] / 1e9:.0f} billion operations a second "
+        f"(measured) and its result written at {b['write_bytes_per_second'] / 1e9:.1f} GB/s (measured).",
+        "",
+        "| operation | microseconds | limit | share |",
+        "|---|---|---|---|",
+    ]
+    for r in b["rows"]:
+        lines.append(
+            f"| {r['operation']} | {r['microseconds']:.0f} | {r['limit']:.0f} | {100 * r['limit'] / r['microseconds']:.0f} % |"
+        )
+    replace("augment", "\n".join(lines), AUGMENT)
 
 
 def write_demo(report: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """``make bench``: measures everything, writes benchmarks/results/ and the README's table. About three quarters of an hour.
 
-python benchmarks/run.py [--quick] [pairs | metric]      one part alone: losses on two views, or on labels
+python benchmarks/run.py [--quick] [pairs | metric | augment]      one part alone: losses on two views or on labels, views
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 
 import readme
 
+from fastssl.bench.augment import run_augment
 from fastssl.bench.metric import run_metric
 from fastssl.bench.run import run, write_atomically
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "results.json"
 METRIC = HERE / "results" / "metric.json"
+AUGMENT = HERE / "results" / "augment.json"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -53,7 +55,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
-    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric"]
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric", "augment"]
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -69,6 +71,11 @@ def main() -> None:
         write_atomically(METRIC, json.dumps(results, indent=1) + "\n")
         if not quick:
             readme.write_metric(results)
+    if "augment" in parts:
+        results = run_augment(quick, report)
+        write_atomically(AUGMENT, json.dumps(results, indent=1) + "\n")
+        if not quick:
+            readme.write_augment(results)
 
 
 if __name__ == "__main__":
