@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import struct
 import threading
@@ -17,6 +18,7 @@ from PIL import Image
 
 from fastssl.augment import Augment, CenterCrop, DINOAugment, RandomResizedCrop, SimCLRAugment
 from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, folder, pack, read_image
+from fastssl.data.decode import open_image, to_array
 from fastssl.data.packed import FOOTER, MAGIC, RECORD
 from tests.torchvision_programs import images_of
 
@@ -299,6 +301,19 @@ def test_modes_become_eight_bits(tmp_path: Path) -> None:
     assert read_image(tmp_path / "x.gif").shape == rgb.shape
     Image.fromarray(rgb).convert("CMYK").save(tmp_path / "x.jpg")
     assert read_image(tmp_path / "x.jpg").shape == rgb.shape
+
+
+def test_shared_pixels_live_on(root: Path) -> None:
+    path = sorted(root.rglob("*.jpg"))[0]
+    expected = read_image(path)
+    arrays = []
+    for _ in range(50):
+        with open_image(path) as image:
+            arrays.append(to_array(image, "x", shared=True))
+        del image
+    gc.collect()
+    Image.new("RGB", (500, 500), "red").tobytes()
+    assert all(array.shape[2] == 4 and np.array_equal(array[:, :, :3], expected) for array in arrays)
 
 
 def test_folder_of_images(root: Path) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
+from fastssl.data.pillow_memory import shared_pixels
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,9 +57,11 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     return image
 
 
-def to_array(image: Image.Image, name: str) -> np.ndarray:
+def to_array(image: Image.Image, name: str, *, shared: bool = False) -> np.ndarray:
     """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones. Alpha is left out, palettes become
-    colours, 16 bits become 8, of an animation the first frame is taken; the EXIF orientation is not applied."""
+    colours, 16 bits become 8, of an animation the first frame is taken; the EXIF orientation is not applied.
+
+    ``shared``: colours may come as [H, W, 4] in Pillow's own memory, without a copy."""
     from PIL import Image as Pillow
 
     try:
@@ -68,6 +71,11 @@ def to_array(image: Image.Image, name: str) -> np.ndarray:
             return (values >> shift).clip(0, 255).astype(np.uint8)[:, :, None]
         if image.mode not in ("L", "RGB"):
             image = image.convert("RGB")
+        if shared:
+            image.load()
+            pixels = shared_pixels(image)
+            if pixels is not None:
+                return pixels
         array = np.asarray(image)
     except (Pillow.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error

@@ -308,7 +308,7 @@ class Loader:
                 size = (image.height, image.width)
                 if self.draft and draft(image, _scale_of(programs, params)):
                     params = _scaled(programs, params, size, (image.height, image.width))
-                batch = read_images([to_array(image, str(self.source.paths[index]))])
+                batch = read_images([to_array(image, str(self.source.paths[index]), shared=True)])
         else:
             batch = read_images([self.source.read(index)])
             params = self._draw(tuple(batch.sizes[0].tolist()), index, epoch)
