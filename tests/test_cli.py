@@ -101,3 +101,38 @@ def test_demo_leaves_a_report(tmp_path: Path) -> None:
     assert {"rows", "ratio", "extra_mib"} <= set(report["benchmark"]["nt_xent"])
     page = (tmp_path / "report.html").read_text()
     assert page.count("data:image") > 50 and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_augment_preview_draws_a_sheet(tmp_path: Path) -> None:
+    from PIL import Image
+
+    out = tmp_path / "sheets" / "dino.png"
+    command = ["augment-preview", "emoji", "--policy", "dino", "--size", "48", "--count", "2", "--out", str(out)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0 and "2 images, 10 views each" in result.stdout, result.output
+    with Image.open(out) as sheet:
+        assert sheet.width > 11 * 96 and sheet.height > 2 * 96  # the original and ten views, local ones of 96 pixels
+    assert [p.name for p in out.parent.iterdir()] == ["dino.png"]
+    result = runner.invoke(app, ["augment-preview", "emoji", "--policy", "magic"])
+    assert result.exit_code != 0 and "magic" in str(result.exception)
+
+
+def test_packing_a_folder(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fastssl.data import PackedImages, emoji
+
+    images = emoji().images[:6, 0]
+    for k, image in enumerate(images):
+        path = tmp_path / "in" / ("odd" if k % 2 else "even") / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    packed = tmp_path / "six.pack"
+    assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed)]).exit_code == 0
+    read = PackedImages(packed)
+    assert read.classes == ["even", "odd"] and read.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (read.read(0) == images[0]).all() and (read.read(3) == images[1]).all()
+    assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed), "--size", "20"]).exit_code == 0
+    assert PackedImages(packed).read(0).shape == (20, 20, 3)
+    sheet = tmp_path / "sheet.png"
+    assert runner.invoke(app, ["augment-preview", str(packed), "--size", "16", "--out", str(sheet)]).exit_code == 0

@@ -57,11 +57,13 @@ def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
         p = {c: drawn[f"{name}.{c}"] for c in op.columns}
         if p.get("on", 1) == 0 or p.get("sigma", 1) == 0 or (name == "RandomErasing" and p["height"] == 0):
             continue
-        short = name.removeprefix("Random").removeprefix("Gaussian")
-        values = [f"{v:g}" if v == round(v) else f"{v:.2f}" for c, v in p.items() if c not in ("on", "order")]
-        if name == "ColorJitter":
-            order = "".join("bcsh"[k] for k in _order(int(p["order"])))
-            values.append(order)
+        if name == "ColorJitter":  # in the order in which they happen
+            factors = [("b", "brightness"), ("c", "contrast"), ("s", "saturation"), ("h", "hue")]
+            jitter = [f"{factors[k][0]} {p[factors[k][1]]:.2f}" for k in _order(int(p["order"]))]
+            lines += [", ".join(jitter[:2]), ", ".join(jitter[2:])]
+            continue
+        short = name.removeprefix("Random").removeprefix("Resized").removeprefix("Gaussian").removeprefix("Horizontal")
+        values = [f"{v:g}" if v == round(v) else f"{v:.2f}" for c, v in p.items() if c != "on"]
         lines.append(f"{short} {' '.join(values)}".rstrip())
     return lines
 
@@ -92,8 +94,6 @@ def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Vie
         x, y = MARGIN + column * (cell + MARGIN), MARGIN + row * (cell + text_height + MARGIN)
         sheet.paste(Image.fromarray(picture), (x, y))
         for k, line in enumerate(lines):
-            while line and draw.textlength(line, font=font) > cell:
-                line = line[:-1]
             draw.text((x, y + cell + 2 + k * LINE), line, "black", font=font)
 
     for row, image in enumerate(images):
