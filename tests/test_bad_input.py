@@ -128,7 +128,7 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("data name", lambda: load("imagenet"), ValueError, "name.*'imagenet'"),
     ("data split", lambda: emoji("test"), ValueError, "split.*'test'"),
     ("data folder", lambda: folder("/nonexistent"), ValueError, "path.*nonexistent"),
-    ("method", lambda: get("simsiam"), ValueError, "method.*'simsiam'"),
+    ("method", lambda: get("simsiamese"), ValueError, "method.*'simsiamese'"),
     ("encoder", lambda: build_encoder({"name": "vgg", "size": 32}), ValueError, "encoder.*'vgg'"),
     (
         "readout",

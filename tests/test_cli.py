@@ -65,7 +65,7 @@ def test_folders_of_images_are_data(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["pretrain", "byol"], "method"),
+        (["pretrain", "byoll"], "method"),
         (["pretrain", "simclr", "--data", "imagenet"], "imagenet"),
         (["evaluate", "/nonexistent"], "nonexistent"),
         (["pretrain", "simclr", "--epochs", "0"], "epochs"),

@@ -21,6 +21,7 @@ from fastssl.augment.ops import (
     Tile,
 )
 from fastssl.augment.policies import (
+    HALF,
     POLICIES,
     BarlowTwinsAugment,
     BYOLAugment,
@@ -43,6 +44,7 @@ from fastssl.augment.policies import (
 from fastssl.augment.program import Augment, Params, Views, uniform
 
 __all__ = [
+    "HALF",
     "IMAGENET",
     "POLICIES",
     "Augment",

@@ -1,4 +1,4 @@
-"""``fastssl demo | pretrain METHOD | evaluate CHECKPOINT | augment-preview IMAGES | pack | bench | info``."""
+"""``fastssl demo | methods | pretrain METHOD | evaluate CHECKPOINT | augment-preview IMAGES | pack | bench | info``."""
 
 from __future__ import annotations
 
@@ -55,13 +55,25 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.
 
 
 @app.command()
+def methods() -> None:
+    """List the methods: what each predicts, with which loss, from which paper."""
+    from fastssl.methods import METHODS
+
+    table = Table("method", "family", "predicts", "loss", "paper")
+    for name, kind in METHODS.items():
+        about = kind.about()
+        table.add_row(name, about["family"], about["predicts"], about["loss"], about["paper"])
+    console.print(table)
+
+
+@app.command()
 def pretrain(
-    method: Annotated[str, typer.Argument(help="simclr")],
+    method: Annotated[str, typer.Argument(help="simclr, byol, jigsaw, ...: see fastssl methods.")],
     data: Annotated[str, typer.Option(help="emoji (374 stay unseen), emoji-all, digits, or a folder.")] = "emoji",
     epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
     minutes: Annotated[float | None, typer.Option(help="Choose the epochs so that it takes about this long.")] = None,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 512,
-    out: Annotated[Path, typer.Option(help="Folder of checkpoint and logs.")] = Path("runs/simclr"),
+    out: Annotated[Path | None, typer.Option(help="Folder of checkpoint and logs; default: runs/METHOD.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in --out, bit for bit.")
     ] = False,
@@ -84,6 +96,7 @@ def pretrain(
     from fastssl.data import load
     from fastssl.train import Pretraining
 
+    out = out or Path("runs") / method
     images = load(data)
     size = size or (16 if images.name == "digits" else 32)
     encoder_options = {"name": encoder, "size": size, "width": width, "blocks": blocks}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
-from torch import nn
 
-from fastssl.augment import SimCLRAugment
-from fastssl.methods import get
+from fastssl.augment import HALF, DINOAugment, SimCLRAugment, Views
+from fastssl.methods import Method, get
 from fastssl.models import build_encoder
 
 # What suits the images. Digits have no colour, and a mirrored 2 is no 2.
@@ -17,6 +17,22 @@ AUGMENT: dict[str, dict[str, Any]] = {
     "digits": {"crop": (0.5, 1.0), "strength": 0.5, "flip": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 15.0},
 }
 TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
+TWO_VIEWS = {
+    "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con",
+}  # fmt: skip
+
+
+def views_for(name: str, data: str, size: int) -> Views | None:
+    """The views of a method on a data set that comes with the package; None takes the paper's."""
+    family = data.split("-")[0]
+    if family in AUGMENT and name in TWO_VIEWS:
+        return SimCLRAugment(size, channels_last=True, **AUGMENT[family])
+    if family in AUGMENT and name == "dino":
+        scales: dict[str, Any] = {"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)}
+        return DINOAugment(size, max(size // 2, 8), 2, normalize=HALF, **scales)
+    if name in ("simclr", "nnclr", "swav", "sup-con"):
+        return SimCLRAugment(size, channels_last=True)
+    return None
 
 
 def build_method(
@@ -27,12 +43,21 @@ def build_method(
     *,
     temperature: float | None = None,
     spatial: bool = True,
-) -> nn.Module:
-    """Returns a method with fresh weights drawn from ``seed``; None takes the temperature that suits the data."""
-    kind = get(name)
+) -> Method:
+    """Returns a method with fresh weights drawn from ``seed``; None takes the temperature that suits method and data.
+
+    Raises:
+        ValueError: no such method, or one that has no temperature.
+    """
+    kind: Any = get(name)
     torch.manual_seed(seed)
-    family = data.split("-")[0]
-    augment = SimCLRAugment(encoder_options["size"], channels_last=True, **AUGMENT.get(family, {}))
-    if temperature is None:
-        temperature = TEMPERATURE.get(family, 0.1)
-    return kind(build_encoder(encoder_options), augment, temperature=temperature, spatial=spatial)
+    options: dict[str, Any] = {"spatial": spatial}
+    if temperature is None and name == "simclr":
+        temperature = TEMPERATURE.get(data.split("-")[0], 0.1)
+    if temperature is not None:
+        if "temperature" not in inspect.signature(kind).parameters:
+            raise ValueError(f"temperature: {name} has none")
+        options["temperature"] = temperature
+    encoder = build_encoder(encoder_options)
+    method: Method = kind(encoder, views_for(name, data, encoder.size), **options)
+    return method

@@ -22,6 +22,12 @@ def _views(z0: Tensor, z1: Tensor, names: tuple[str, str] = ("z0", "z1")) -> tup
     return z0, z1
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b in the precision of a and b, also under autocast: sums of squares over features need it."""
+    with torch.autocast(a.device.type, enabled=False):
+        return a.T @ b
+
+
 def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e-5) -> Tensor:
     r"""Barlow Twins: the cross-correlation of both views' features should be the identity.
 
@@ -53,7 +59,7 @@ def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e
     if n == 0:
         return (z0.sum() + z1.sum()) * 0
     a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in (z0, z1))
-    c = a.T @ b / n
+    c = _product(a, b) / n
     diagonal = c.diagonal()
     return (1 - diagonal).square().sum() + lambd * (c.square().sum() - diagonal.square().sum())
 
@@ -109,7 +115,7 @@ def vicreg(
     spread = sum(torch.relu(gamma - (z.var(0) + eps).sqrt()).mean() for z in centred) / 2
     off_diagonal = z0.new_zeros(())
     for z in centred:
-        c = z.T @ z / (n - 1)
+        c = _product(z, z) / (n - 1)
         off_diagonal = off_diagonal + (c.square().sum() - c.diagonal().square().sum()) / d
     return weights[0] * TF.mse_loss(z0, z1) + weights[1] * spread + weights[2] * off_diagonal
 
@@ -311,7 +317,7 @@ def dino(
         masked = mask.to(per_patch.dtype)
         return ((per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)).mean()
     # All pairs of views at once; those of one view with itself are taken out again.
-    cross = -(targets.flatten(1) @ log_p.flatten(1).T) / max(student.shape[1], 1)
+    cross = -_product(targets.flatten(1).T, log_p.flatten(1).T) / max(student.shape[1], 1)
     own = torch.arange(teacher.shape[0], device=student.device)
     count = cross.numel() - len(own)
     return (cross.sum() - cross[own, own].sum()) / max(count, 1)

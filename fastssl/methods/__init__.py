@@ -2,20 +2,89 @@
 
 from __future__ import annotations
 
+from torch import nn
+
+from fastssl.methods.barlow_twins import BarlowTwins
+from fastssl.methods.base import Method
+from fastssl.methods.byol import BYOL
+from fastssl.methods.context_encoder import ContextEncoder
+from fastssl.methods.cpc import CPC
+from fastssl.methods.denoising import Denoising
+from fastssl.methods.dino import DINO
+from fastssl.methods.jigsaw import Jigsaw
+from fastssl.methods.moco import MoCo
+from fastssl.methods.moco_v3 import MoCoV3
+from fastssl.methods.nnclr import NNCLR
+from fastssl.methods.relative_patch import RelativePatch
+from fastssl.methods.rotnet import RotNet
 from fastssl.methods.simclr import SimCLR
+from fastssl.methods.simsiam import SimSiam
+from fastssl.methods.sup_con import SupCon
+from fastssl.methods.swav import SwAV
+from fastssl.methods.vicreg import VICReg
 
-METHODS = {"simclr": SimCLR}
+METHODS: dict[str, type[Method]] = {
+    "simclr": SimCLR,
+    "moco": MoCo,
+    "moco-v3": MoCoV3,
+    "nnclr": NNCLR,
+    "byol": BYOL,
+    "simsiam": SimSiam,
+    "dino": DINO,
+    "barlow-twins": BarlowTwins,
+    "vicreg": VICReg,
+    "swav": SwAV,
+    "sup-con": SupCon,
+    "cpc": CPC,
+    "rotnet": RotNet,
+    "relative-patch": RelativePatch,
+    "jigsaw": Jigsaw,
+    "denoising": Denoising,
+    "context-encoder": ContextEncoder,
+}
 
 
-def get(name: str) -> type[SimCLR]:
+def get(name: str) -> type[Method]:
     """Returns the class of a method.
 
     Raises:
         ValueError: unknown name.
+
+    Example:
+        >>> from fastssl import methods
+        >>> from fastssl.models import build_encoder
+        >>> method = methods.get("byol")(build_encoder({"name": "resnet", "size": 32, "width": 8}))
     """
     if name not in METHODS:
-        raise ValueError(f"method: expected one of {sorted(METHODS)}, got {name!r}")
+        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
     return METHODS[name]
 
 
-__all__ = ["METHODS", "SimCLR", "get"]
+def name_of(method: nn.Module) -> str:
+    """The name by which ``get`` finds the class of a method; its class's name where it is one of your own."""
+    return next((name for name, kind in METHODS.items() if type(method) is kind), type(method).__name__)
+
+
+__all__ = [
+    "BYOL",
+    "CPC",
+    "DINO",
+    "METHODS",
+    "NNCLR",
+    "BarlowTwins",
+    "ContextEncoder",
+    "Denoising",
+    "Jigsaw",
+    "Method",
+    "MoCo",
+    "MoCoV3",
+    "RelativePatch",
+    "RotNet",
+    "SimCLR",
+    "SimSiam",
+    "SupCon",
+    "SwAV",
+    "VICReg",
+    "get",
+    "name_of",
+]

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
-from torch import nn
+import torch.nn.functional as TF
+from torch import Tensor, nn
 
 
-def projection_head(inputs: int, hidden: int = 256, outputs: int = 128, layers: int = 2) -> nn.Sequential:
-    """The MLP of SimCLR: linear, batch norm, ReLU, ..., linear without bias and batch norm."""
+def projection_head(
+    inputs: int, hidden: int = 256, outputs: int = 128, layers: int = 2, *, last_norm: bool = True
+) -> nn.Sequential:
+    """The MLP of SimCLR: linear, batch norm, ReLU, ..., linear without bias and batch norm (unless ``last_norm`` is
+    off: then linear alone, as the expanders of Barlow Twins and VICReg)."""
     parts: list[nn.Module] = []
     width = inputs
     for _ in range(layers - 1):
         parts += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True)]
         width = hidden
-    parts += [nn.Linear(width, outputs, bias=False), nn.BatchNorm1d(outputs, affine=False)]
+    parts.append(nn.Linear(width, outputs, bias=not last_norm))
+    if last_norm:
+        parts.append(nn.BatchNorm1d(outputs, affine=False))
     return nn.Sequential(*parts)
+
+
+def prediction_head(dim: int, hidden: int = 256) -> nn.Sequential:
+    """The MLP by which BYOL, SimSiam, NNCLR and MoCo v3 predict one view's projection from another's."""
+    return nn.Sequential(
+        nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
+    )
+
+
+class DINOHead(nn.Module):
+    """An MLP, unit length, and a linear layer of unit rows: logits of ``outputs`` prototypes (Caron et al. 2021)."""
+
+    def __init__(self, inputs: int, outputs: int, hidden: int = 256, bottleneck: int = 64) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
+        )
+        self.prototypes = nn.Linear(bottleneck, outputs, bias=False)
+        for module in self.mlp:
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return TF.linear(TF.normalize(self.mlp(x), dim=1), TF.normalize(self.prototypes.weight, dim=1))

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fastssl.data import Images
+from fastssl.methods import name_of
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
 
@@ -104,7 +105,8 @@ def pretrain(
     same bits as one that was not. Ctrl-C saves and then raises KeyboardInterrupt.
 
     Args:
-        method: has ``views(images, seed, epoch, ids)`` and ``forward(views) -> loss``.
+        method: a :class:`fastssl.methods.Method`, or any module with ``views(images, seed, epoch, ids)`` and
+            ``forward(views) -> loss``.
         data: the images; labels are not used.
         options: see :class:`Pretraining`.
         out: folder of the checkpoint, the logs (TensorBoard) and ``history.json``.
@@ -152,6 +154,7 @@ def pretrain(
     model, optimizer = fabric.setup(method, optimizer)
     model.train()
     steps_per_epoch = len(data) // batch
+    labelled, after_step = getattr(method, "uses_labels", False), getattr(method, "after_step", None)
     share = batch // fabric.world_size
     writer = SummaryWriter(out / "logs", purge_step=step or None) if fabric.is_global_zero else None
     started, saved, paused_at = time.perf_counter() - spent, time.perf_counter(), step
@@ -160,7 +163,7 @@ def pretrain(
         if fabric.is_global_zero:
             state = {
                 "format": 1,
-                "method": type(method).__name__.lower(),
+                "method": name_of(method),
                 "encoder": encoder_options,
                 "data": data.name,
                 "options": asdict(options),
@@ -189,10 +192,12 @@ def pretrain(
             factor = cosine_with_warmup(step, total, max(1, round(options.warmup_epochs * steps_per_epoch)))
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * factor
-            loss = model(views)
+            loss = model(views, torch.from_numpy(data.labels[mine]).to(fabric.device)) if labelled else model(views)
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
+            if after_step is not None:
+                after_step((step + 1) / total if epochs is not None else 0.0)
             value = float(loss.detach())
             if not np.isfinite(value):
                 raise RuntimeError(

@@ -1,0 +1,50 @@
+"""Barlow Twins: the features of two views correlate one to one and not otherwise.
+
+Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, 2021.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.augment import HALF, BarlowTwinsAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder, projection_head
+
+
+class BarlowTwins(Method):
+    """Views + encoder + expander + cross-correlation.
+
+    Args:
+        encoder: what is kept.
+        augment: makes two views; None takes the paper's settings.
+        lambd: weight of the off-diagonal.
+        hidden: width of the expander.
+        outputs: features that are decorrelated.
+        spatial: see :class:`Method`.
+    """
+
+    family = "redundancy reduction"
+    paper = "Zbontar et al. 2021"
+    predicts = "each feature of the other view, and no other feature"
+    loss = "cross-correlation"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        lambd: float = 5e-3,
+        hidden: int = 512,
+        outputs: int = 512,
+        spatial: bool = False,
+    ) -> None:
+        super().__init__(encoder, augment or BarlowTwinsAugment(encoder.size, normalize=HALF), spatial=spatial)
+        self.lambd = lambd
+        self.projector = projection_head(self.features, hidden, outputs, 3, last_norm=False)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        z0, z1 = self.projector(self.embed(torch.cat(views))).chunk(2)
+        return F.barlow_twins(z0, z1, lambd=self.lambd)

@@ -1,0 +1,93 @@
+"""What a method is: views + networks + loss, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastssl.augment import Views, uniform
+from fastssl.models import Encoder
+
+
+class Method(nn.Module):
+    """Base of all methods.
+
+    A method makes views of uint8 images (``views``), turns them into a loss (``forward``), and may move what follows
+    the networks after a step of the optimiser (``after_step``). Data, optimiser, devices and logging are the loop's.
+
+    Args:
+        encoder: what is kept.
+        augment: makes the views.
+        spatial: heads see the 4 x 4 feature map instead of its mean: features keep where things are.
+    """
+
+    family: ClassVar[str]
+    paper: ClassVar[str]
+    predicts: ClassVar[str]
+    loss: ClassVar[str]
+    uses_labels: ClassVar[bool] = False
+
+    def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.augment, self.spatial = encoder, augment, spatial
+
+    @property
+    def features(self) -> int:
+        """Length of what heads are put on."""
+        if not self.spatial:
+            return self.encoder.dim
+        training = self.encoder.training
+        with torch.no_grad():
+            size = self.encoder.size
+            dim = int(self.encoder.eval().spatial(torch.zeros(1, 3, size, size)).shape[1])
+        self.encoder.train(training)
+        return dim
+
+    def backbone(self) -> nn.Module:
+        """Images to [B, features], as a module that a target network can copy."""
+        return _Spatial(self.encoder) if self.spatial else self.encoder
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images to [B, features]."""
+        return self.encoder.spatial(images) if self.spatial else self.encoder(images)
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """uint8 [B, drawings, H, W, 3] to the views, float tensors; drawings of an item take turns.
+
+        What is drawn depends on (seed, epoch, id) of each item alone; ``ids`` are 0 to B - 1 unless given.
+        """
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        first = (self.uniform(seed, epoch, ids)[:, 0] * images.shape[1]).astype(np.int64)
+        rows = torch.arange(len(images))
+        count = len(self.augment.programs)
+        chosen = (images[rows, torch.from_numpy((first + k) % images.shape[1])] for k in range(count))
+        return [self.augment.view(k, drawing, seed=seed, epoch=epoch, ids=ids) for k, drawing in enumerate(chosen)]
+
+    @staticmethod
+    def uniform(seed: int, epoch: int, ids: np.ndarray, block: int = 0) -> np.ndarray:
+        """Four numbers in (0, 1) for every item, which no augmentation draws: float64 [B, 4]."""
+        return uniform(seed, epoch, ids, view=0xFFFE, block=block)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        """The loss of the views; ``labels`` only where ``uses_labels``."""
+        raise NotImplementedError
+
+    def after_step(self, progress: float) -> None:
+        """Called after every step of the optimiser; ``progress`` is the share of the run that is done."""
+
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """The row of ``fastssl methods``."""
+        return {"family": cls.family, "paper": cls.paper, "predicts": cls.predicts, "loss": cls.loss}
+
+
+class _Spatial(nn.Module):
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder.spatial(images)

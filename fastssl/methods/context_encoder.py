@@ -1,0 +1,104 @@
+"""Context encoder: a part of the image is cut out and painted again from what is around it.
+
+Pathak et al., Context Encoders: Feature Learning by Inpainting, 2016. The encoder's map goes through a channel-wise
+fully connected layer, which lets each place see all others, and a decoder; a discriminator judges the result.
+Deviations: the whole image is decoded and the loss counts the missing part; sizes are those of small images.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import ContextEncoderAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+from fastssl.models.decoder import Decoder
+
+
+class _Reverse(torch.autograd.Function):
+    """The gradient with the other sign: one backward pass trains the discriminator and its adversary."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> Tensor:
+        return -grad
+
+
+class ContextEncoder(Method):
+    """One view without a part + encoder + channel-wise layer + decoder + lambda_rec L_rec + lambda_gan L_gan.
+
+    Args:
+        encoder: what is kept; its network gives a feature map.
+        augment: makes one view in [-1, 1].
+        region: "center" or "random": what is cut out.
+        lambda_rec: weight of the squared error of the missing part.
+        lambda_gan: weight of the adversarial loss; 0 leaves the discriminator out.
+        spatial: see :class:`Method`.
+    """
+
+    family = "masked generation"
+    paper = "Pathak et al. 2016"
+    predicts = "the pixels of a region that was cut out"
+    loss = "squared error and a discriminator"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        region: str = "random",
+        lambda_rec: float = 0.999,
+        lambda_gan: float = 0.001,
+        spatial: bool = False,
+    ) -> None:
+        super().__init__(encoder, augment or ContextEncoderAugment(encoder.size), spatial=spatial)
+        ContextEncoderAugment.mask(1, encoder.size, kind=region)
+        self.region, self.lambda_rec, self.lambda_gan = region, lambda_rec, lambda_gan
+        self.decoder = Decoder(encoder, encoder.size)
+        training = encoder.training
+        with torch.no_grad():
+            _, channels, height, width = encoder.eval().network(torch.zeros(1, 3, encoder.size, encoder.size)).shape
+        encoder.train(training)
+        places = height * width
+        self.channelwise = nn.Parameter(
+            torch.eye(places).repeat(channels, 1, 1) + torch.randn(channels, places, places) * 0.01
+        )
+        self.discriminator = nn.Sequential(
+            nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
+        )  # fmt: skip
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The view [B, 3, S, S] and what is cut out of it [B, 1, S, S]."""
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        (view,) = super().views(images, seed, epoch, ids)
+        size = view.shape[-1]
+        if self.region == "center":
+            return [view, ContextEncoderAugment.mask(len(view), size)]
+        seeds = (self.uniform(seed, epoch, ids, block=1)[:, 0] * 2**53).astype(np.int64)
+        return [view, torch.cat([ContextEncoderAugment.mask(1, size, kind="random", seed=int(s)) for s in seeds])]
+
+    def paint(self, image: Tensor, gone: Tensor) -> Tensor:
+        """The image with its missing part painted again."""
+        x = self.encoder.network(image.masked_fill(gone, 0.0))
+        flat = torch.einsum("bcp,cpq->bcq", x.flatten(2), self.channelwise)
+        return self.decoder(flat.reshape(x.shape))
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        image, gone = views
+        painted = self.paint(image, gone)
+        missing = gone.expand_as(image)
+        reconstruction = TF.mse_loss(painted[missing].float(), image[missing].float())
+        if not self.lambda_gan:
+            return self.lambda_rec * reconstruction
+        filled = torch.where(gone, painted, image)
+        # The discriminator tells images from painted ones; behind the reversal, the painter makes that hard.
+        real, fake = self.discriminator(image), self.discriminator(_Reverse.apply(filled))
+        gan = TF.softplus(-real).mean() + TF.softplus(fake).mean()
+        return self.lambda_rec * reconstruction + self.lambda_gan * gan

@@ -1,0 +1,95 @@
+"""CPC: from the patches above, the codes of the rows below are told apart from those of all other patches.
+
+van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018. A grid of 7 x 7
+patches that overlap by half; each is coded by itself; a masked convolution sums up the rows above; linear maps
+predict the codes some rows below. Deviations: patches are half the encoder's image size (64 of 256 pixels in the
+paper), the context network is smaller, and negatives are all patches of the batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fastssl.functional as F
+from fastssl.augment import HALF, CPCAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+class _RowsAbove(nn.Module):
+    """A residual block whose output at a row depends on that row and those above it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(dim, dim, (2, 3), padding=(1, 1))
+        self.mix = nn.Conv2d(dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        above = self.expand(x)[:, :, : x.shape[2]]  # the padding below is cut off: nothing comes from there
+        return x + self.mix(torch.relu(above))
+
+
+class CPC(Method):
+    """Patches + encoder + context of the rows above + linear predictions + InfoNCE.
+
+    Args:
+        encoder: what is kept; it sees patches.
+        augment: makes one view of twice the encoder's image size.
+        temperature: of the loss, on unit vectors.
+        dim: of codes and context.
+        steps: the rows below that are predicted: first and last.
+        layers: of the context network.
+        spatial: not used: patches are smaller than images.
+        backend: of the loss.
+    """
+
+    family = "predictive coding"
+    paper = "van den Oord et al. 2018"
+    predicts = "the codes of patches some rows below"
+    loss = "InfoNCE"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        temperature: float = 0.1,
+        dim: int = 128,
+        steps: tuple[int, int] = (2, 5),
+        layers: int = 3,
+        spatial: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        if not 1 <= steps[0] <= steps[1] <= 6:
+            raise ValueError(f"steps: expected 1 <= first <= last <= 6 of 7 rows, got {steps}")
+        super().__init__(encoder, augment or CPCAugment(2 * encoder.size, normalize=HALF), spatial=False)
+        self.temperature, self.backend = temperature, backend
+        self.patch = encoder.size // 2
+        self.code = nn.Linear(self.features, dim)
+        self.context = nn.Sequential(*[_RowsAbove(dim) for _ in range(layers)])
+        self.predict = nn.ModuleDict({str(k): nn.Conv2d(dim, dim, 1) for k in range(steps[0], steps[1] + 1)})
+
+    def codes(self, view: Tensor) -> Tensor:
+        """[B, 3, 4 P, 4 P] to the codes of its patches [B, dim, 7, 7]."""
+        patches = CPCAugment.patches(view, self.patch, self.patch // 2)
+        batch, rows, columns = patches.shape[:3]
+        codes = self.code(self.embed(patches.flatten(0, 2)))
+        return codes.reshape(batch, rows, columns, -1).permute(0, 3, 1, 2)
+
+    def predictions(self, codes: Tensor) -> dict[int, tuple[Tensor, Tensor]]:
+        """For every step k: predicted codes and the true ones, [N, dim] each, in the same order."""
+        context = self.context(codes)
+        pairs = {}
+        for name, layer in self.predict.items():
+            k = int(name)
+            predicted = layer(context[:, :, : context.shape[2] - k])
+            pairs[k] = tuple(t.permute(0, 2, 3, 1).flatten(0, 2) for t in (predicted, codes[:, :, k:]))
+        return pairs  # type: ignore[return-value]
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        terms = [
+            F.info_nce(predicted, true, temperature=self.temperature, backend=self.backend)
+            for predicted, true in self.predictions(self.codes(views[0])).values()
+        ]
+        return torch.stack(terms).mean()

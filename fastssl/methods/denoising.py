@@ -1,0 +1,57 @@
+"""Denoising autoencoder: an image is restored from one that lost pixels at random.
+
+Vincent et al., Extracting and Composing Robust Features with Denoising Autoencoders, 2008. Deviation: one
+convolutional network end to end, not stacked layer by layer.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+from fastssl.models.decoder import Decoder
+
+
+class Denoising(Method):
+    """One view, part of its pixels set to grey + encoder + decoder + mean squared error.
+
+    Args:
+        encoder: what is kept; its network gives a feature map.
+        augment: makes one view in [-1, 1].
+        corruption: share of the pixels that are taken away.
+        spatial: see :class:`Method`.
+    """
+
+    family = "masked generation"
+    paper = "Vincent et al. 2008"
+    predicts = "the pixels that were taken away, and the others"
+    loss = "mean squared error"
+
+    def __init__(
+        self, encoder: Encoder, augment: Views | None = None, *, corruption: float = 0.5, spatial: bool = False
+    ) -> None:
+        if not 0 < corruption < 1:
+            raise ValueError(f"corruption: expected a share between 0 and 1, got {corruption}")
+        plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.3, 1.0)), RandomHorizontalFlip(), HALF])])
+        super().__init__(encoder, augment or plain, spatial=spatial)
+        self.corruption = corruption
+        self.decoder = Decoder(encoder, encoder.size)
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The view [B, 3, S, S] and where it keeps its pixels [B, 1, S, S]."""
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        (view,) = super().views(images, seed, epoch, ids)
+        keep = torch.empty(len(view), 1, *view.shape[2:])
+        for row, (u, *_) in enumerate(self.uniform(seed, epoch, ids, block=1)):
+            generator = torch.Generator().manual_seed(int(u * 2**53))
+            keep[row] = torch.rand(1, *view.shape[2:], generator=generator) >= self.corruption
+        return [view, keep]
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        image, keep = views
+        return TF.mse_loss(self.decoder(self.encoder.network(image * keep)).float(), image.float())

@@ -1,0 +1,75 @@
+"""DINO: all views predict what a slowly moving copy of the network says of the two large ones.
+
+Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021. Deviation: the teacher's temperature is
+constant (the paper warms it up), and the last layer is not frozen at first.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fastssl.functional as F
+from fastssl.augment import HALF, DINOAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import DINOHead, Encoder, TargetNetwork
+
+
+class DINO(Method):
+    """Views + encoder, head and their target + centre + cross-entropy of views.
+
+    Args:
+        encoder: what is kept.
+        augment: makes the views, the two large ones first; None takes multi-crop at the encoder's image size.
+        outputs: prototypes.
+        momentum: of the target at the beginning; it rises to 1.
+        temperature: of the student.
+        teacher_temperature: of the target.
+        center_momentum: of the running mean of the target's logits, which keeps it from collapsing.
+        hidden: width of the head.
+        spatial: not used: the views have several sizes.
+    """
+
+    family = "self-distillation"
+    paper = "Caron et al. 2021"
+    predicts = "the target network's prototypes of the large views"
+    loss = "cross-entropy with a centred softmax"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        outputs: int = 1024,
+        momentum: float = 0.99,
+        temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        center_momentum: float = 0.9,
+        hidden: int = 256,
+        spatial: bool = False,
+    ) -> None:
+        size = encoder.size
+        super().__init__(encoder, augment or DINOAugment(size, max(size // 2, 8), 2, normalize=HALF), spatial=False)
+        self.temperature, self.teacher_temperature = temperature, teacher_temperature
+        self.center_momentum = center_momentum
+        self.head = DINOHead(self.features, outputs, hidden)
+        self.target = TargetNetwork(nn.Sequential(self.backbone(), self.head), momentum)
+        self.register_buffer("center", torch.zeros(outputs))
+        self.center: Tensor
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        teacher = torch.stack(self.target(torch.cat(views[:2])).float().chunk(2))
+        student = torch.stack([self.head(self.embed(view)).float() for view in views])
+        loss = F.dino(
+            student,
+            teacher,
+            self.center.clone(),
+            student_temperature=self.temperature,
+            teacher_temperature=self.teacher_temperature,
+        )
+        if self.training:
+            self.center.lerp_(teacher.mean((0, 1)), 1 - self.center_momentum)
+        return loss
+
+    def after_step(self, progress: float) -> None:
+        self.target.follow(nn.Sequential(self.backbone(), self.head), progress)

@@ -1,0 +1,110 @@
+"""Jigsaw: nine tiles of an image were shuffled by one of a few permutations; which one?
+
+Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles, 2016. The
+permutations are chosen one by one, each as far as possible from those before (Hamming distance), as the authors'
+code does.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import JigsawAugment
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+@functools.cache
+def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
+    """``count`` permutations of ``tiles``, greedily of maximal Hamming distance to those before: int64 [count, tiles].
+
+    Raises:
+        ValueError: more than there are.
+
+    Example:
+        >>> from fastssl.methods.jigsaw import hamming, permutations
+        >>> hamming(permutations(64))[0] >= 7  # the smallest distance of any two
+        True
+    """
+    every = np.array(list(itertools.permutations(range(tiles))), dtype=np.int8)
+    if not 1 <= count <= len(every):
+        raise ValueError(f"count: expected 1 to {len(every)} permutations, got {count}")
+    rng = np.random.default_rng(seed)
+    chosen = [int(rng.integers(len(every)))]
+    # The distance to the set, and among equals the mean distance, as the authors' "max" strategy.
+    least = np.full(len(every), tiles, dtype=np.int64)
+    total = np.zeros(len(every), dtype=np.int64)
+    for _ in range(count - 1):
+        distance = (every != every[chosen[-1]]).sum(1)
+        least, total = np.minimum(least, distance), total + distance
+        score = least * (tiles * count + 1) + total
+        score[chosen] = -1
+        chosen.append(int(score.argmax()))
+    return every[chosen].astype(np.int64)
+
+
+def hamming(table: np.ndarray) -> tuple[int, float]:
+    """The smallest and the mean Hamming distance of two rows."""
+    distances = [(table[i] != table[i + 1 :]).sum(1) for i in range(len(table) - 1)]
+    joined = np.concatenate(distances)
+    return int(joined.min()), float(joined.mean())
+
+
+class Jigsaw(Method):
+    """Nine tiles + one encoder for all (the context-free network) + MLP of their features in order + cross-entropy.
+
+    Args:
+        encoder: what is kept.
+        augment: makes the nine tiles; None takes tiles of half the encoder's image size.
+        count: permutations.
+        hidden: width of the MLP.
+        tile_features: features of a tile that go into the MLP.
+        spatial: not used: patches are smaller than images.
+    """
+
+    family = "innate relationship"
+    paper = "Noroozi and Favaro 2016"
+    predicts = "how nine tiles were shuffled"
+    loss = "cross-entropy of permutations"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: JigsawAugment | None = None,
+        *,
+        count: int = 64,
+        hidden: int = 512,
+        tile_features: int = 64,
+        spatial: bool = False,
+    ) -> None:
+        size = encoder.size // 2
+        cell = size + max(size // 4, 1)
+        super().__init__(encoder, augment or JigsawAugment(size, cell, 3 * cell + max(size // 4, 1)), spatial=False)
+        self.table = permutations(count)
+        self.reduce = nn.Linear(self.features, tile_features)
+        self.classifier = nn.Sequential(
+            nn.Linear(9 * tile_features, hidden),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Linear(hidden, count),
+        )
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The shuffled tiles [B, 9, 3, S, S], of an item's first drawing, and the number of the permutation [B]."""
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        tiles = self.augment(images[:, 0], seed=seed, epoch=epoch, ids=ids)
+        stacked = torch.stack([JigsawAugment.normalized(tile) for tile in tiles], 1)
+        numbers = (self.uniform(seed, epoch, ids)[:, 1] * len(self.table)).astype(np.int64)
+        order = torch.from_numpy(self.table[numbers])
+        return [stacked[torch.arange(len(stacked))[:, None], order], torch.from_numpy(numbers)]
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        tiles, numbers = views
+        features = torch.relu(self.reduce(self.embed(tiles.flatten(0, 1))))
+        return TF.cross_entropy(self.classifier(features.reshape(len(tiles), -1)), numbers)

@@ -1,0 +1,61 @@
+"""Relative patch position: where does a patch lie, seen from the middle one?
+
+Doersch, Gupta and Efros, Unsupervised Visual Representation Learning by Context Prediction, 2015. Gaps, jitter and
+colour projection are there to keep edges that run on and chromatic aberration from giving the answer away.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import HALF, Params, RelativePatchAugment
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+class RelativePatch(Method):
+    """Two patches + one encoder for both + MLP of the pair + cross-entropy of 8 places.
+
+    Args:
+        encoder: what is kept.
+        augment: makes the middle patch and a neighbour; None takes patches of half the encoder's image size.
+        hidden: width of the MLP.
+        spatial: not used: patches are smaller than images.
+    """
+
+    family = "innate relationship"
+    paper = "Doersch et al. 2015"
+    predicts = "where a patch lies around another"
+    loss = "cross-entropy of 8"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: RelativePatchAugment | None = None,
+        *,
+        hidden: int = 256,
+        spatial: bool = False,
+    ) -> None:
+        size = encoder.size // 2
+        cell = size + max(size // 4, 1)
+        super().__init__(encoder, augment or RelativePatchAugment(size, cell, 3 * cell, normalize=HALF), spatial=False)
+        self.classifier = nn.Sequential(
+            nn.Linear(2 * self.features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 8)
+        )
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The two patches [B, 3, S, S] and the place of the second [B]; both are of an item's first drawing."""
+        patches, params = self.augment(images[:, 0], seed=seed, epoch=epoch, ids=ids, return_params=True)
+        return [*patches, self._places(params)]
+
+    @staticmethod
+    def _places(params: list[Params]) -> Tensor:
+        return RelativePatchAugment.places(params)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        middle, neighbour, places = views
+        pair = torch.cat(self.embed(torch.cat([middle, neighbour])).chunk(2), 1)
+        return TF.cross_entropy(self.classifier(pair), places)

@@ -1,0 +1,37 @@
+"""RotNet: which of four quarter turns was an image turned by?
+
+Gidaris, Singh and Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, 2018. All four
+turns of an image are in one batch, as in the paper.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import HALF, RotNetAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+class RotNet(Method):
+    """One view in four turns + encoder + linear classifier + cross-entropy.
+
+    Args:
+        encoder: what is kept.
+        augment: makes one view.
+        spatial: see :class:`Method`.
+    """
+
+    family = "innate relationship"
+    paper = "Gidaris et al. 2018"
+    predicts = "by which quarter turn the image was turned"
+    loss = "cross-entropy of 4"
+
+    def __init__(self, encoder: Encoder, augment: Views | None = None, *, spatial: bool = False) -> None:
+        super().__init__(encoder, augment or RotNetAugment(encoder.size, normalize=HALF), spatial=spatial)
+        self.classifier = nn.Linear(self.features, 4)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        turned, turns = RotNetAugment.rotations(views[0])
+        return TF.cross_entropy(self.classifier(self.embed(turned)), turns)

@@ -1,0 +1,49 @@
+"""SimSiam: BYOL without a target network; what keeps it from collapsing is that one side gets no gradient.
+
+Chen and He, Exploring Simple Siamese Representation Learning, 2021.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.augment import HALF, MoCoV2Augment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder, prediction_head, projection_head
+
+
+class SimSiam(Method):
+    """Views + encoder + projector of three layers + narrow predictor + negative cosine, both ways.
+
+    Args:
+        encoder: what is kept.
+        augment: makes two views; None takes the paper's settings (those of MoCo v2).
+        hidden: width of the projector.
+        outputs: dimensions of a projection; the predictor is a quarter as wide.
+        spatial: see :class:`Method`.
+    """
+
+    family = "self-distillation"
+    paper = "Chen and He 2021"
+    predicts = "the projection of the other view"
+    loss = "negative cosine"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        hidden: int = 256,
+        outputs: int = 256,
+        spatial: bool = False,
+    ) -> None:
+        super().__init__(encoder, augment or MoCoV2Augment(encoder.size, normalize=HALF), spatial=spatial)
+        self.projector = projection_head(self.features, hidden, outputs, 3)
+        self.predictor = prediction_head(outputs, max(outputs // 4, 1))
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        z = self.projector(self.embed(torch.cat(views)))
+        (p0, p1), (z0, z1) = self.predictor(z).chunk(2), z.detach().chunk(2)
+        return (F.negative_cosine_similarity(p0, z1) + F.negative_cosine_similarity(p1, z0)) / 2

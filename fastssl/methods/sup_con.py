@@ -1,0 +1,44 @@
+"""Supervised contrastive learning: all views of all images of a class attract.
+
+Khosla et al., Supervised Contrastive Learning, 2020. The one method here that reads labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.augment import Views
+from fastssl.methods.simclr import SimCLR
+from fastssl.models import Encoder
+
+
+class SupCon(SimCLR):
+    """SimCLR's networks with the labels' loss.
+
+    Args:
+        encoder: what is kept.
+        augment: makes two views.
+        temperature: of the loss.
+        options: of :class:`SimCLR`.
+    """
+
+    family = "supervised contrast"
+    paper = "Khosla et al. 2020"
+    predicts = "which views belong to the same class"
+    loss = "SupCon"
+    uses_labels = True
+
+    def __init__(
+        self, encoder: Encoder, augment: Views | None = None, *, temperature: float = 0.1, **options: Any
+    ) -> None:
+        super().__init__(encoder, augment, temperature=temperature, **options)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        if labels is None:
+            raise ValueError("labels: SupCon needs the labels of the batch")
+        z = self.projector(self.embed(torch.cat(views)))
+        return F.sup_con(z, labels.repeat(len(views)), temperature=self.temperature, backend=self.backend)

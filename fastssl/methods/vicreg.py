@@ -1,0 +1,47 @@
+"""VICReg: views agree, every feature keeps its variance, features do not repeat each other.
+
+Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning, 2022.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.augment import HALF, VICRegAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder, projection_head
+
+
+class VICReg(Method):
+    """Views + encoder + expander + invariance, variance and covariance.
+
+    Args:
+        encoder: what is kept.
+        augment: makes two views; None takes the paper's settings.
+        hidden: width of the expander.
+        outputs: features of the loss.
+        spatial: see :class:`Method`.
+    """
+
+    family = "redundancy reduction"
+    paper = "Bardes et al. 2022"
+    predicts = "the expanded features of the other view"
+    loss = "variance, invariance, covariance"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        hidden: int = 512,
+        outputs: int = 512,
+        spatial: bool = False,
+    ) -> None:
+        super().__init__(encoder, augment or VICRegAugment(encoder.size, normalize=HALF), spatial=spatial)
+        self.projector = projection_head(self.features, hidden, outputs, 3, last_norm=False)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        z0, z1 = self.projector(self.embed(torch.cat(views))).chunk(2)
+        return F.vicreg(z0, z1)

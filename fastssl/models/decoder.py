@@ -1,0 +1,45 @@
+"""A small decoder, from an encoder's feature map back to an image."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.models.encoders import Encoder
+
+
+class Decoder(nn.Module):
+    """Feature map [B, C, h, w] to an image [B, 3, size, size] by nearest upsampling and 3 x 3 convolutions.
+
+    Args:
+        encoder: its network gives the map.
+        size: of the image, pixels.
+
+    Raises:
+        ValueError: the encoder gives vectors, or the image is no power of two times as large as its map.
+    """
+
+    def __init__(self, encoder: Encoder, size: int) -> None:
+        super().__init__()
+        training = encoder.training
+        with torch.no_grad():
+            shape = encoder.eval().network(torch.zeros(1, 3, size, size)).shape
+        encoder.train(training)
+        if len(shape) != 4:
+            raise ValueError("encoder: a decoder needs a network that gives a feature map, this one gives vectors")
+        factor = size // shape[2]
+        if factor * shape[2] != size or factor & (factor - 1):
+            raise ValueError(f"size: expected a power of two times the map's {shape[2]} cells, got {size}")
+        parts: list[nn.Module] = []
+        channels = shape[1]
+        while factor > 1:
+            smaller = max(channels // 2, 16)
+            parts += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, smaller, 3, padding=1, bias=False)]
+            parts += [nn.BatchNorm2d(smaller), nn.ReLU(inplace=True)]
+            channels, factor = smaller, factor // 2
+        parts.append(nn.Conv2d(channels, 3, 3, padding=1))
+        self.layers = nn.Sequential(*parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layers(x)
+        return result

@@ -1,0 +1,81 @@
+"""What methods carry from step to step: target networks, queues, prototypes. All of it is in the state dict."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+
+class TargetNetwork(nn.Module):
+    """A copy of a network that follows it: w' <- m w' + (1 - m) w after every step; it gets no gradients.
+
+    Args:
+        network: what is followed.
+        momentum: m at the beginning.
+        cosine: m rises to 1 along a half cosine over the run (BYOL, DINO, MoCo v3); else it stays.
+    """
+
+    def __init__(self, network: nn.Module, momentum: float = 0.996, cosine: bool = True) -> None:
+        super().__init__()
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum: expected a number from 0 to 1, got {momentum}")
+        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.momentum, self.cosine = momentum, cosine
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.network(x)
+        return result
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, progress: float) -> None:
+        """One step; ``progress`` is the share of the run that is done."""
+        m = self.momentum
+        if self.cosine:
+            m = 1 - (1 - m) * (math.cos(math.pi * min(max(progress, 0.0), 1.0)) + 1) / 2
+        for own, other in zip(self.network.parameters(), network.parameters()):
+            own.lerp_(other.detach(), 1 - m)
+        for kept, seen in zip(self.network.buffers(), network.buffers()):
+            kept.copy_(seen)
+
+
+class EmbeddingQueue(nn.Module):
+    """The last ``size`` embeddings, unit vectors, in a ring; random ones at first.
+
+    Args:
+        size: how many.
+        dim: of each.
+    """
+
+    def __init__(self, size: int, dim: int) -> None:
+        super().__init__()
+        if size < 1 or dim < 1:
+            raise ValueError(f"size, dim: expected integers >= 1, got {size} and {dim}")
+        self.register_buffer("embeddings", TF.normalize(torch.randn(size, dim), dim=1))
+        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
+        self.embeddings: Tensor
+        self.position: Tensor
+
+    @torch.no_grad()
+    def push(self, embeddings: Tensor) -> None:
+        """Puts rows in the place of the oldest."""
+        size = len(self.embeddings)
+        rows = TF.normalize(embeddings.detach().to(self.embeddings.dtype), dim=1)[-size:]
+        places = (self.position + torch.arange(len(rows), device=rows.device)) % size
+        self.embeddings[places] = rows
+        self.position.copy_((self.position + len(rows)) % size)
+
+
+class Prototypes(nn.Module):
+    """Unit vectors that embeddings are scored against: cosine similarities [B, count]."""
+
+    def __init__(self, dim: int, count: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(count, dim) / math.sqrt(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return TF.normalize(x, dim=1) @ TF.normalize(self.weight, dim=1).T

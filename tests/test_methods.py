@@ -1,0 +1,356 @@
+"""Methods: each learns, resumes bit for bit, runs in bf16, and does what its paper says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+import fastssl.functional as F
+from fastssl.augment import Augment, RandomResizedCrop, RelativePatchAugment, Views
+from fastssl.cli.recipes import build_method
+from fastssl.data import Images, emoji
+from fastssl.methods import (
+    BYOL,
+    CPC,
+    DINO,
+    METHODS,
+    NNCLR,
+    ContextEncoder,
+    Jigsaw,
+    Method,
+    MoCo,
+    RotNet,
+    SimSiam,
+    SupCon,
+    SwAV,
+    get,
+)
+from fastssl.methods.jigsaw import hamming, permutations
+from fastssl.models import EmbeddingQueue, Encoder, Prototypes, TargetNetwork, build_encoder
+from fastssl.models.decoder import Decoder
+from fastssl.train import Pretraining, load_encoder, pretrain
+
+ENCODER = {"name": "resnet", "size": 32, "width": 4, "blocks": 1}
+
+
+def data(n: int = 48) -> Images:
+    images = emoji().subset(np.arange(n), "emoji")
+    images.labels = np.arange(n) % 6
+    return images
+
+
+def build(name: str, seed: int = 0) -> Method:
+    return build_method(name, ENCODER, "emoji", seed)
+
+
+def loss_of(method: Method, images: Images, seed: int = 0, epoch: int = 0) -> Tensor:
+    views = method.views(images.batch(np.arange(len(images))), seed, epoch)
+    return method(views, torch.from_numpy(images.labels)) if method.uses_labels else method(views)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_describe_themselves(name: str) -> None:
+    kind = get(name)
+    assert all(kind.about().values()) and kind.__doc__ and "Args:" in kind.__doc__
+    source = Path(__import__(kind.__module__, fromlist=["x"]).__file__)
+    lines = source.read_text().splitlines()
+    assert len(lines) <= 130, f"{source.name} has {len(lines)} lines"
+    assert not any(word in source.read_text() for word in ("optimizer", "DataLoader", ".to(device", "SummaryWriter"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_learn(name: str) -> None:
+    """Forty steps on the same views of 48 images: their loss falls, and the encoder is what learns."""
+    images, method = data(), build(name)
+    method.train()
+    if isinstance(method, (MoCo, NNCLR)):  # a queue as long as the batch: the same difficulty at every step
+        queue = EmbeddingQueue(len(images), 128)
+        method.register_module("queue" if isinstance(method, MoCo) else "support", queue)
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for step in range(40):
+        loss = loss_of(method, images)
+        optimizer.zero_grad()
+        loss.backward()
+        if step == 0:
+            assert any(p.grad is not None and bool((p.grad != 0).any()) for p in method.encoder.parameters())
+        optimizer.step()
+        method.after_step((step + 1) / 40)
+        losses.append(float(loss))
+    assert all(map(math.isfinite, losses)) and np.mean(losses[-3:]) < np.mean(losses[2:5])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
+    def run(out: str, **options: Any) -> Method:
+        settings = Pretraining(epochs=2, batch_size=16, warmup_epochs=1)
+        method = pretrain(build(name), data(), settings, out=tmp_path / out, encoder_options=ENCODER, **options)
+        assert isinstance(method, Method)
+        return method
+
+    def stop(progress: Any) -> None:
+        if progress.step == 4:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", on_step=stop)
+    resumed = run("parts", resume=True)
+    states = whole.state_dict(), resumed.state_dict()
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    encoder, state = load_encoder(tmp_path / "whole")
+    assert state["method"] == name and encoder.dim == whole.encoder.dim
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_run_in_bf16(name: str) -> None:
+    method = build(name)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loss_of(method, data(16))
+    loss.backward()
+    assert bool(torch.isfinite(loss)) and loss.dtype == torch.float32
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_views_are_keyed_by_item(name: str) -> None:
+    method, images = build(name), data(12)
+    ids = np.arange(100, 112)
+    whole = method.views(images.batch(np.arange(12)), 1, 2, ids)
+    part = method.views(images.batch(np.array([7, 3])), 1, 2, ids[[7, 3]])
+    assert all(torch.equal(a[[7, 3]], b) for a, b in zip(whole, part))
+    other = method.views(images.batch(np.arange(12)), 1, 3, ids)
+    assert not all(torch.equal(a, b) for a, b in zip(whole, other))
+
+
+# What methods carry.
+
+
+def test_target_networks_follow() -> None:
+    network = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    target = TargetNetwork(network, momentum=0.9)
+    before = target.network[0].weight.clone()  # type: ignore[index]
+    with torch.no_grad():
+        network[0].weight += 1
+        network[1].running_mean += 3  # type: ignore[operator]
+    target.follow(network, progress=0.5)
+    m = 1 - 0.1 * (math.cos(math.pi / 2) + 1) / 2
+    torch.testing.assert_close(target.network[0].weight, m * before + (1 - m) * network[0].weight)  # type: ignore[index]
+    assert torch.equal(target.network[1].running_mean, network[1].running_mean)  # type: ignore[index]
+    stays = target.network[0].weight.clone()  # type: ignore[index]
+    target.follow(network, progress=1.0)
+    torch.testing.assert_close(target.network[0].weight, stays)  # type: ignore[index]
+    assert not any(p.requires_grad for p in target.parameters())
+    with pytest.raises(ValueError, match=r"momentum.*1\.5"):
+        TargetNetwork(network, 1.5)
+
+
+@pytest.mark.parametrize("sizes", [[3, 3, 3], [1, 7, 2], [12], [5, 20, 1]])
+def test_queues_keep_the_last(sizes: list[int]) -> None:
+    queue, pushed = EmbeddingQueue(8, 4), []
+    for k, n in enumerate(sizes):
+        rows = torch.randn(n, 4, generator=torch.Generator().manual_seed(k))
+        queue.push(rows)
+        pushed += list(TF.normalize(rows, dim=1))
+    newest = {tuple(row.tolist()) for row in pushed[-8:]}
+    kept = {tuple(row.tolist()) for row in queue.embeddings}
+    assert newest <= kept and len(kept) == 8
+
+
+def test_prototypes_are_cosines() -> None:
+    prototypes, x = Prototypes(4, 3), torch.randn(5, 4)
+    expected = TF.cosine_similarity(x[:, None], prototypes.weight[None], dim=2)
+    torch.testing.assert_close(prototypes(x), expected)
+
+
+# What papers say.
+
+
+def test_byol_is_squared_distance_of_unit_vectors() -> None:
+    method = BYOL(build_encoder(ENCODER)).eval()
+    x0, x1 = torch.randn(6, 3, 32, 32), torch.randn(6, 3, 32, 32)
+    total = torch.zeros(())
+    for a, b in ((x0, x1), (x1, x0)):
+        predicted = TF.normalize(method.predictor(method.projector(method.encoder(a))), dim=1)
+        target = TF.normalize(method.target(b), dim=1)
+        total = total + (predicted - target).square().sum(1).mean()
+    torch.testing.assert_close(method([x0, x1]), total)
+    method([x0, x1]).backward()
+    assert all(p.grad is None for p in method.target.parameters())
+
+
+def test_moco_contrasts_with_the_queue() -> None:
+    method = MoCo(build_encoder(ENCODER), queue=10, temperature=0.3).eval()
+    x0, x1 = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
+    q = TF.normalize(method.projector(method.encoder(x0)), dim=1)
+    k = TF.normalize(method.target(x1), dim=1)
+    logits = torch.cat([q @ k.T, q @ method.queue.embeddings.T], 1) / 0.3
+    torch.testing.assert_close(method([x0, x1]), TF.cross_entropy(logits, torch.arange(4)), rtol=1e-5, atol=1e-5)
+    before = method.queue.embeddings.clone()
+    method.train()([x0, x1])
+    assert not torch.equal(before[:4], method.queue.embeddings[:4]) and torch.equal(
+        before[4:], method.queue.embeddings[4:]
+    )
+
+
+def test_simsiam_stops_the_gradient_of_targets() -> None:
+    method = SimSiam(build_encoder(ENCODER)).eval()
+    x0, x1 = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32)
+    z0, z1 = (method.projector(method.encoder(x)) for x in (x0, x1))
+    expected = -(
+        TF.cosine_similarity(method.predictor(z0), z1.detach()).mean()
+        + TF.cosine_similarity(method.predictor(z1), z0.detach()).mean()
+    )
+    torch.testing.assert_close(method([x0, x1]), expected / 2)
+    weight = method.projector[0].weight
+    (ours,) = torch.autograd.grad(method([x0, x1]), weight)
+    (theirs,) = torch.autograd.grad(expected / 2, weight)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_swav_of_two_views_is_the_swapped_prediction() -> None:
+    method = SwAV(build_encoder(ENCODER)).eval()
+    x0, x1 = torch.randn(6, 3, 32, 32), torch.randn(6, 3, 32, 32)
+    scores = [method.prototypes(method.projector(method.encoder(x))) for x in (x0, x1)]
+    expected = F.swapped_prediction(scores[0], scores[1], temperature=0.1, epsilon=0.05)
+    torch.testing.assert_close(method([x0, x1]), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dino_centres_its_teacher() -> None:
+    method = DINO(build_encoder(ENCODER), outputs=16).train()
+    views = [torch.randn(4, 3, 32, 32) for _ in range(2)] + [torch.randn(4, 3, 16, 16) for _ in range(2)]
+    teacher = method.target(torch.cat(views[:2]))
+    assert float(method.center.abs().max()) == 0
+    method(views)
+    torch.testing.assert_close(method.center, 0.1 * teacher.mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_sup_con_reads_labels() -> None:
+    method = SupCon(build_encoder(ENCODER)).eval()
+    views, labels = [torch.randn(6, 3, 32, 32) for _ in range(2)], torch.tensor([0, 0, 1, 1, 2, 2])
+    z = method.projector(method.encoder(torch.cat(views)))
+    torch.testing.assert_close(method(views, labels), F.sup_con(z, labels.repeat(2), temperature=0.1))
+    with pytest.raises(ValueError, match="labels"):
+        method(views)
+
+
+def test_rotnet_sees_all_turns_of_an_image() -> None:
+    method = RotNet(build_encoder(ENCODER)).eval()
+    x = torch.randn(3, 3, 32, 32)
+    terms = [
+        TF.cross_entropy(method.classifier(method.encoder(torch.rot90(x, k, (2, 3)))), torch.full((3,), k))
+        for k in range(4)
+    ]
+    torch.testing.assert_close(method([x]), torch.stack(terms).mean())
+
+
+def test_relative_patches_are_where_their_labels_say() -> None:
+    """On an image whose colour says where it is, the place can be read off."""
+    y, x = np.mgrid[:60, :60] * 4
+    image = np.stack([y, x, np.zeros_like(y)], -1).astype(np.uint8)
+    method = get("relative-patch")(build_encoder(ENCODER), RelativePatchAugment(16, 20, 60, normalize=None))  # type: ignore[arg-type]
+    middle, neighbour, places = method.views(torch.from_numpy(image)[None, None].expand(64, -1, -1, -1, -1), seed=0)
+    # The projection takes the same share from red and blue: red - blue is the row, and green + 2 blue ... the column.
+    for k in range(64):
+        row, column = divmod(int(places[k]) + (int(places[k]) >= 4), 3)
+        shift = (neighbour[k] - middle[k]).mean((1, 2)) * 255 / 4
+        assert round(float(shift[0] - shift[2]) / 20) == row - 1
+        assert round(float((shift[0] + shift[1] + shift[2]) - (shift[0] - shift[2])) / 20) in range(-2, 3)
+        assert (row, column) != (1, 1)
+
+
+def test_jigsaw_permutations_are_far_apart() -> None:
+    table = permutations(64)
+    assert table.shape == (64, 9) and len({tuple(row) for row in table}) == 64
+    assert (np.sort(table, 1) == np.arange(9)).all()
+    least, mean = hamming(table)
+    rng = np.random.default_rng(0)
+    chance = hamming(np.stack([rng.permutation(9) for _ in range(64)]))
+    assert least >= 7 and mean >= 8 and least > chance[0] and mean > chance[1]
+    assert hamming(permutations(9))[0] == 9  # nine that differ everywhere exist, and are found
+    with pytest.raises(ValueError, match="count"):
+        permutations(400_000)
+
+
+def test_jigsaw_shuffles_what_it_says() -> None:
+    method = Jigsaw(build_encoder(ENCODER), count=32)
+    tiles, numbers = method.views(data(10).batch(np.arange(10)), seed=3)
+    straight = method.augment(data(10).batch(np.arange(10))[:, 0], seed=3, ids=np.arange(10))
+    for k in range(10):
+        for place, tile in enumerate(method.table[int(numbers[k])]):
+            x = straight[tile][k]
+            x = (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True, correction=0).clamp(min=1e-4)
+            torch.testing.assert_close(tiles[k, place], x, rtol=1e-4, atol=1e-4)
+
+
+def test_cpc_does_not_look_ahead() -> None:
+    method = CPC(build_encoder(ENCODER)).eval()
+    codes = torch.randn(2, 128, 7, 7)
+    changed = codes.clone()
+    changed[:, :, 4:] += 1
+    a, b = method.context(codes), method.context(changed)
+    assert torch.equal(a[:, :, :4], b[:, :, :4]) and not torch.equal(a[:, :, 4:], b[:, :, 4:])
+    pairs = method.predictions(codes)
+    assert sorted(pairs) == [2, 3, 4, 5]
+    for k, (predicted, true) in pairs.items():
+        assert predicted.shape == true.shape == (2 * (7 - k) * 7, 128)
+        assert torch.equal(true.reshape(2, 7 - k, 7, 128)[1, 0, 3], codes[1, :, k, 3])
+    with pytest.raises(ValueError, match="steps"):
+        CPC(build_encoder(ENCODER), steps=(0, 9))
+
+
+@pytest.mark.parametrize("region", ["center", "random"])
+def test_context_encoders_do_not_see_what_they_paint(region: str) -> None:
+    method = ContextEncoder(build_encoder(ENCODER), region=region).eval()
+    image, gone = method.views(data(4).batch(np.arange(4)), seed=0)
+    changed = torch.where(gone, torch.randn_like(image), image)
+    assert torch.equal(method.paint(image, gone), method.paint(changed, gone))
+    assert 0.2 <= float(gone.float().mean()) < 0.5
+    loss = method([image, gone])
+    painted = method.paint(image, gone)
+    missing = gone.expand_as(image)
+    reconstruction = TF.mse_loss(painted[missing], image[missing])
+    assert float(loss) > 0.999 * float(reconstruction)
+    # The painter's gradient of the adversarial term is the reverse of the discriminator's.
+    bias = method.discriminator[-1].bias
+    fake = method.discriminator(torch.where(gone, painted, image))
+    real = method.discriminator(image)
+    (expected,) = torch.autograd.grad(0.001 * (TF.softplus(-real).mean() + TF.softplus(fake).mean()), bias)
+    (given,) = torch.autograd.grad(loss, bias)
+    torch.testing.assert_close(given, expected)
+    with pytest.raises(ValueError, match="kind"):
+        ContextEncoder(build_encoder(ENCODER), region="left")
+
+
+def test_decoders_need_maps() -> None:
+    flat = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), 8)
+    with pytest.raises(ValueError, match="encoder: a decoder needs"):
+        Decoder(flat, 8)
+    with pytest.raises(ValueError, match="size: expected a power of two"):
+        Decoder(Encoder(nn.Conv2d(3, 4, 3, 3), 9), 9)
+
+
+def test_methods_take_any_views_and_network() -> None:
+    class Mine(Method):
+        family, paper, predicts, loss = "mine", "nobody", "nothing", "none"
+
+        def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+            return self.embed(views[0]).square().mean()
+
+    encoder = Encoder(nn.Conv2d(3, 4, 3, 2), 9)
+    method = Mine(encoder, Views([Augment([RandomResizedCrop(9)])]), spatial=True)
+    assert method.features == 4 * 16 and bool(torch.isfinite(method(method.views(data(3).batch(np.arange(3)), 0))))
+
+
+def test_wrong_names_and_options() -> None:
+    with pytest.raises(ValueError, match="method: expected one of simclr"):
+        get("simclrr")
+    with pytest.raises(ValueError, match="temperature: byol has none"):
+        build_method("byol", ENCODER, "emoji", 0, temperature=0.1)
