@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow lint format bench asan wheel clean
+.PHONY: help demo test test-slow lint format bench zoo asan wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -50,6 +50,9 @@ format: $(VENV)/.dev ## Format all code.
 bench: $(VENV)/.dev ## Measure everything, write benchmarks/results and the README's table.
 	-$(PIP) install --quiet --no-deps lightly lightly-utils faiss-cpu
 	$(BIN)/python benchmarks/run.py
+
+zoo: $(VENV)/.kernels ## Every method with the same small budget: docs/zoo.md.
+	$(BIN)/python benchmarks/zoo.py
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 	bash tests/sanitize.sh $(BIN)/python

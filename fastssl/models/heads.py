@@ -30,18 +30,20 @@ def prediction_head(dim: int, hidden: int = 256) -> nn.Sequential:
 
 
 class DINOHead(nn.Module):
-    """An MLP, unit length, and a linear layer of unit rows: logits of ``outputs`` prototypes (Caron et al. 2021)."""
+    """An MLP, unit length, and a linear layer of unit rows: logits of ``outputs`` prototypes (Caron et al. 2021).
+
+    With batch norm, which the paper offers for convolutional networks: without it the mean of their features outweighs
+    what differs between images, and all images get the same logits.
+    """
 
     def __init__(self, inputs: int, outputs: int, hidden: int = 256, bottleneck: int = 64) -> None:
         super().__init__()
         self.mlp = nn.Sequential(
-            nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, bottleneck)
-        )
+            nn.Linear(inputs, hidden, bias=False), nn.BatchNorm1d(hidden), nn.GELU(),
+            nn.Linear(hidden, hidden, bias=False), nn.BatchNorm1d(hidden), nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )  # fmt: skip
         self.prototypes = nn.Linear(bottleneck, outputs, bias=False)
-        for module in self.mlp:
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return TF.linear(TF.normalize(self.mlp(x), dim=1), TF.normalize(self.prototypes.weight, dim=1))
