@@ -23,6 +23,7 @@ from fastssl.methods import (
     METHODS,
     NNCLR,
     ContextEncoder,
+    Counting,
     Jigsaw,
     Method,
     MoCo,
@@ -292,6 +293,18 @@ def test_jigsaw_shuffles_what_it_says() -> None:
             x = straight[tile][k]
             x = (x - x.mean((1, 2), keepdim=True)) / x.std((1, 2), keepdim=True, correction=0).clamp(min=1e-4)
             torch.testing.assert_close(tiles[k, place], x, rtol=1e-4, atol=1e-4)
+
+
+def test_counting_adds_up() -> None:
+    method = Counting(build_encoder(ENCODER)).eval()
+    x = torch.randn(3, 3, 64, 64)
+    count = lambda image: method.counter(method.encoder(image[None]))[0]  # noqa: E731
+    terms = []
+    for k in range(3):
+        total = sum(count(x[k, :, r : r + 32, c : c + 32]) for r in (0, 32) for c in (0, 32))
+        own, other = (count(TF.avg_pool2d(x[j], 2)) for j in (k, k - 1))
+        terms.append((own - total).square().sum() + torch.relu(10 - (other - total).square().sum()))
+    torch.testing.assert_close(method([x]), torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_cpc_does_not_look_ahead() -> None:

@@ -8,6 +8,7 @@ from fastssl.methods.barlow_twins import BarlowTwins
 from fastssl.methods.base import Method
 from fastssl.methods.byol import BYOL
 from fastssl.methods.context_encoder import ContextEncoder
+from fastssl.methods.counting import Counting
 from fastssl.methods.cpc import CPC
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.dino import DINO
@@ -39,6 +40,7 @@ METHODS: dict[str, type[Method]] = {
     "rotnet": RotNet,
     "relative-patch": RelativePatch,
     "jigsaw": Jigsaw,
+    "counting": Counting,
     "denoising": Denoising,
     "context-encoder": ContextEncoder,
 }
@@ -73,6 +75,7 @@ __all__ = [
     "NNCLR",
     "BarlowTwins",
     "ContextEncoder",
+    "Counting",
     "Denoising",
     "Jigsaw",
     "Method",
