@@ -5,10 +5,25 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from fastssl.evaluate import alignment, encode, knn_accuracy, linear_probe, low_shot, pixels, recall_at_1, uniformity
+from fastssl.evaluate import (
+    alignment,
+    clustering_scores,
+    encode,
+    feature_spread,
+    kmeans,
+    knn_accuracy,
+    linear_probe,
+    low_shot,
+    pixels,
+    rank_me,
+    recall_at_1,
+    retrieval_scores,
+    uniformity,
+)
 from fastssl.evaluate.features import centred, color_histogram
 from fastssl.models import Encoder, SmallResNet, build_encoder
 
@@ -103,3 +118,66 @@ def test_any_module_is_an_encoder() -> None:
     assert vectors.dim == 7 and vectors.spatial(torch.zeros(2, 3, 8, 8)).shape == (2, 7)
     maps = Encoder(SmallResNet(4, stem_stride=1), 8)
     assert maps.dim == 16 and maps.spatial(torch.zeros(2, 3, 8, 8)).shape == (2, 16 * 4)
+
+
+def test_spread_and_rank_know_a_collapse() -> None:
+    x = torch.randn(500, 32)
+    assert 0.9 < feature_spread(x) < 1.1 and feature_spread(torch.ones(50, 8)) < 1e-3
+    assert 28 < rank_me(x) <= 32.01 and abs(rank_me(torch.ones(50, 8)) - 1) < 1e-3
+    low = torch.randn(500, 5) @ torch.linalg.qr(torch.randn(32, 5)).Q.T
+    assert 4.5 < rank_me(low) < 5.01
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_retrieval_equals_a_double_loop(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.nn.functional.normalize(torch.randn(40, 5, generator=generator), dim=1)
+    y = torch.randint(0, 12, (40,), generator=generator)
+    first, r_precision, average = [], [], []
+    for i in range(40):
+        others = sorted((j for j in range(40) if j != i), key=lambda j: -float(x[i] @ x[j]))
+        same = [int(y[j]) == int(y[i]) for j in others]
+        r = sum(same)
+        if r == 0:
+            continue
+        first.append(same[0])
+        r_precision.append(sum(same[:r]) / r)
+        average.append(sum(sum(same[: k + 1]) / (k + 1) for k in range(r) if same[k]) / r)
+    scores = retrieval_scores(x, y)
+    for name, values in (("precision_at_1", first), ("r_precision", r_precision), ("map_at_r", average)):
+        assert math.isclose(scores[name], 100 * float(np.mean(values)), abs_tol=1e-3)
+    with pytest.raises(ValueError, match="labels"):
+        retrieval_scores(x, torch.arange(40))
+
+
+def test_clustering_scores_of_known_clusters() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 1, 2, 2, 2])
+    renamed = clustering_scores(np.array([2, 2, 2, 0, 0, 0, 1, 1, 1]), labels)
+    assert all(math.isclose(v, 100) for v in renamed.values())
+    one_off = clustering_scores(np.array([2, 2, 0, 0, 0, 0, 1, 1, 1]), labels)
+    assert math.isclose(one_off["accuracy"], 100 * 8 / 9) and 50 < one_off["ari"] < one_off["nmi"] + 20 < 120
+    many = clustering_scores(np.arange(9), labels)
+    assert math.isclose(many["accuracy"], 100 * 3 / 9)
+
+
+def test_kmeans_is_as_good_as_scikit_learns() -> None:
+    from sklearn.cluster import KMeans
+
+    generator = torch.Generator().manual_seed(0)
+    centres = 4 * torch.randn(6, 10, generator=generator)
+    x = centres[torch.arange(300) % 6] + torch.randn(300, 10, generator=generator)
+    ours = min((kmeans(x, 6, seed=s) for s in range(5)), key=lambda r: r[2])
+    theirs = KMeans(6, n_init=5, random_state=0).fit(x.numpy())
+    assert ours[2] <= theirs.inertia_ / 300 * 1.001
+    assert clustering_scores(ours[1].numpy(), np.arange(300) % 6)["accuracy"] > 95
+    torch.testing.assert_close(ours[0], torch.stack([x[ours[1] == c].mean(0) for c in range(6)]), atol=1e-4, rtol=1e-4)
+    again = kmeans(x, 6, seed=3), kmeans(x, 6, seed=3)
+    assert torch.equal(again[0][0], again[1][0]) and torch.equal(again[0][1], again[1][1])
+
+
+def test_kmeans_repairs_empty_clusters() -> None:
+    x = torch.cat([torch.zeros(30, 2), torch.ones(2, 2)])
+    _, cluster, _ = kmeans(x, 4)
+    assert len(set(cluster.tolist())) == 4
+    with pytest.raises(ValueError, match="clusters.*33"):
+        kmeans(x, 33)

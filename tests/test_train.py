@@ -193,3 +193,20 @@ def test_views_come_from_different_drawings() -> None:
     first, second = (v.mean((1, 2, 3)) for v in model.views(images, seed=0))
     torch.testing.assert_close(first + second, torch.zeros(30), atol=1e-4, rtol=0)
     assert 0 < int((first > 0).sum()) < 30
+
+
+class _Constant(SimCLR):
+    """Its encoder gives all images the same features."""
+
+    def forward(self, views: list[torch.Tensor], labels: torch.Tensor | None = None) -> torch.Tensor:
+        with torch.no_grad():
+            for p in self.encoder.parameters():
+                p.zero_()
+        return super().forward(views)
+
+
+def test_a_collapse_ends_the_run(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = _Constant(build_encoder(ENCODER), SimCLRAugment(16, blur=0), hidden=16, outputs=8)
+    with pytest.raises(RuntimeError, match="collapsed.*step 60"):
+        pretrain(model, _data(), Pretraining(epochs=40, batch_size=40), out=tmp_path, encoder_options=ENCODER)

@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import fastssl.functional as F
+
 
 def knn_accuracy(
     features: Tensor, labels: Tensor, k: int = 5, queries: Tensor | None = None, query_labels: Tensor | None = None
@@ -22,10 +24,7 @@ def knn_accuracy(
     own = queries is None
     q = features if queries is None else queries
     truth = labels if query_labels is None else query_labels
-    similarity = q @ features.T
-    if own:
-        similarity.fill_diagonal_(-2)
-    nearest = similarity.topk(k, dim=1).indices
+    _, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
     votes = torch.nn.functional.one_hot(labels[nearest], int(labels.max()) + 1).float()
     # A vote is worth slightly less the farther it comes from: decides ties only.
     weight = 1 - 1e-3 * torch.arange(k, dtype=torch.float32)
@@ -109,3 +108,79 @@ def alignment(x: Tensor, y: Tensor) -> float:
 def uniformity(x: Tensor, t: float = 2.0) -> float:
     """Log of the mean Gaussian potential of unit vectors (Wang and Isola 2020); lower is more uniform."""
     return float(torch.pdist(x).square().mul(-t).exp().mean().log())
+
+
+def feature_spread(features: Tensor) -> float:
+    """Standard deviation of unit vectors, over the batch, times the root of their length: about 1 where they fill the
+    sphere, 0 where all are the same (Chen and He 2021, SimSiam).
+
+    Args:
+        features: [N, C].
+    """
+    unit = torch.nn.functional.normalize(features.float(), dim=1)
+    return float(unit.std(0, correction=0).mean() * features.shape[1] ** 0.5)
+
+
+def rank_me(features: Tensor, eps: float = 1e-7) -> float:
+    """RankMe: how many dimensions the features fill, the exponential of the entropy of their singular values (Garrido et
+    al. 2023).
+
+    Args:
+        features: [N, C], N rows of which are enough to fill C dimensions.
+        eps: added to the shares.
+    """
+    values = torch.linalg.svdvals(features.double())
+    shares = values / values.sum().clamp(min=1e-300) + eps
+    return float(torch.exp(-(shares * shares.log()).sum()))
+
+
+def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
+    """Precision@1, R-precision and MAP@R of each row among the others (Musgrave et al. 2020), in percent.
+
+    For a row with R others of its class: the share of its class among its R nearest, and the mean of the precision at
+    each of them that is right. Rows alone in their class are left out.
+
+    Args:
+        features: [N, C], unit length (cosine).
+        labels: [N].
+
+    Raises:
+        ValueError: no class has two rows.
+    """
+    counts = torch.bincount(labels)[labels] - 1
+    most = int(counts.max())
+    if most < 1:
+        raise ValueError("labels: expected a class of at least two rows")
+    _, nearest = F.nearest(features, None, most, metric="dot", exclude_self=True)
+    place = torch.arange(1, most + 1)
+    right = (labels[nearest] == labels[:, None]) & (place[None] <= counts[:, None])
+    precision = right.cumsum(1) / place
+    counted = counts > 0
+    r = counts[counted]
+    return {
+        "precision_at_1": 100 * float((labels[nearest[:, 0]] == labels)[counted].float().mean()),
+        "r_precision": 100 * float((right[counted].sum(1) / r).mean()),
+        "map_at_r": 100 * float(((precision * right)[counted].sum(1) / r).mean()),
+    }
+
+
+def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """How well clusters are the classes: normalised mutual information, adjusted Rand index (both up to 100), and the
+    accuracy of the best one-to-one matching of clusters with classes.
+
+    Args:
+        clusters: [N] integers.
+        labels: [N] integers.
+    """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+
+    size = int(max(clusters.max(), labels.max())) + 1
+    table = np.zeros((size, size), dtype=np.int64)
+    np.add.at(table, (clusters, labels), 1)
+    rows, columns = linear_sum_assignment(table, maximize=True)
+    return {
+        "nmi": 100 * float(normalized_mutual_info_score(labels, clusters)),
+        "ari": 100 * float(adjusted_rand_score(labels, clusters)),
+        "accuracy": 100 * float(table[rows, columns].sum() / len(labels)),
+    }

@@ -16,9 +16,14 @@ import torch
 from torch import nn
 
 from fastssl.data import Images
+from fastssl.evaluate.measures import feature_spread
 from fastssl.methods import name_of
+from fastssl.models import Encoder
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
+
+CHECK_STEPS = 20  # between looks at the features
+COLLAPSED = 1e-3  # a spread of features below it, three times in a row, ends the run
 
 
 @dataclass
@@ -119,7 +124,7 @@ def pretrain(
 
     Raises:
         ValueError: wrong options, or fewer images than one batch needs.
-        RuntimeError: the loss is not finite; the last checkpoint is kept.
+        RuntimeError: the loss is not finite, or all images get the same features; the last checkpoint is kept.
 
     Example:
         >>> import tempfile
@@ -174,6 +179,8 @@ def pretrain(
             }
             save_checkpoint(out / "checkpoint", method, optimizer, state)
 
+    encoder = getattr(method, "encoder", None)
+    collapsed = 0
     measured: list[float] = []
     between_steps = True
     interrupt = _DeferredInterrupt()
@@ -222,6 +229,16 @@ def pretrain(
                 total = epochs * steps_per_epoch if epochs is not None else step + 1
                 left = (total - step) * float(np.median(measured[-20:]))
                 on_step(Progress(step, total, epoch, epochs or 0, value, options.lr * factor, rate, left, history))
+            if isinstance(encoder, Encoder) and step % CHECK_STEPS == 0:
+                spread = _spread(encoder, views[0])
+                if writer is not None:
+                    writer.add_scalar("feature_spread", spread, step)
+                collapsed = collapsed + 1 if spread < COLLAPSED else 0
+                if collapsed == 3:
+                    raise RuntimeError(
+                        f"the features have collapsed: all images get the same ones (spread {spread:.1g} at step "
+                        f"{step}, healthy is about 1); the last checkpoint is in {out / 'checkpoint'}"
+                    )
             if interrupt.requested:
                 raise KeyboardInterrupt
             if now - saved > options.checkpoint_minutes * 60:
@@ -241,6 +258,17 @@ def pretrain(
             (out / "history.json.tmp").write_text(json.dumps(history))
             (out / "history.json.tmp").rename(out / "history.json")
     return method
+
+
+@torch.no_grad()
+def _spread(encoder: Encoder, view: torch.Tensor) -> float:
+    """Spread of the features of a few images, as evaluation would see them."""
+    training = encoder.training
+    encoder.eval()
+    images = view if view.dim() == 4 else view[:, 0]
+    spread = feature_spread(encoder(images[:128]))
+    encoder.train(training)
+    return spread
 
 
 class _DeferredInterrupt:

@@ -1,0 +1,73 @@
+"""k-means on features, its searches through F.nearest."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+
+
+def kmeans(
+    features: Tensor, clusters: int, *, iterations: int = 50, seed: int = 0, tolerance: float = 1e-4
+) -> tuple[Tensor, Tensor, float]:
+    """Lloyd's algorithm from k-means++ centres, on squared Euclidean distances.
+
+    A cluster that loses all its rows takes a row of the largest one, and both split it anew (as in DeepCluster).
+
+    Args:
+        features: [N, C].
+        clusters: how many, at most N.
+        iterations: at most.
+        seed: of the first centres.
+        tolerance: it stops when the cost falls by less than this share.
+
+    Returns:
+        Centres [K, C], the cluster of each row [N], and the mean squared distance to its centre.
+
+    Raises:
+        ValueError: more clusters than rows, or none.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import kmeans
+        >>> centres, cluster, cost = kmeans(torch.tensor([[0.0], [0.1], [5.0], [5.1]]), 2)
+        >>> bool(cluster[0] == cluster[1]) and bool(cluster[2] == cluster[3]) and bool(cluster[0] != cluster[2])
+        True
+
+    Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007; Caron et al., DeepCluster, 2018 (repair).
+    """
+    x = features.detach().float()
+    if not 1 <= clusters <= len(x):
+        raise ValueError(f"clusters: expected 1 to {len(x)}, got {clusters}")
+    rng = np.random.default_rng(seed)
+    centres = _plus_plus(x, clusters, rng)
+    cost = float("inf")
+    cluster = torch.zeros(len(x), dtype=torch.int64)
+    for _ in range(iterations):
+        distance, index = F.nearest(x, centres, 1, metric="sqeuclidean")
+        cluster, before, cost = index[:, 0], cost, float(distance.mean())
+        counts = torch.bincount(cluster, minlength=clusters)
+        for empty in torch.nonzero(counts == 0)[:, 0].tolist():
+            largest = int(counts.argmax())
+            rows = torch.nonzero(cluster == largest)[:, 0]
+            cluster[rows[int(rng.integers(len(rows)))]] = empty
+            counts[largest] -= 1
+            counts[empty] += 1
+        sums = torch.zeros_like(centres).index_add_(0, cluster, x)
+        centres = sums / counts[:, None].clamp(min=1)
+        if before - cost <= tolerance * cost:
+            break
+    return centres, cluster, cost
+
+
+def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
+    """Centres far apart: each row is taken with a probability that grows with its squared distance to those before."""
+    chosen = [int(rng.integers(len(x)))]
+    least = (x - x[chosen[0]]).square().sum(1).double()
+    for _ in range(clusters - 1):
+        share = (least / least.sum()).numpy() if float(least.sum()) > 0 else np.full(len(x), 1 / len(x))
+        chosen.append(int(rng.choice(len(x), p=share / share.sum())))
+        least = torch.minimum(least, (x - x[chosen[-1]]).square().sum(1).double())
+    return x[chosen].clone()
