@@ -122,8 +122,10 @@ def feature_spread(features: Tensor) -> float:
 
 
 def rank_me(features: Tensor, eps: float = 1e-7) -> float:
-    """RankMe: how many dimensions the features fill, the exponential of the entropy of their singular values (Garrido et
-    al. 2023).
+    """RankMe: how many dimensions the features fill, the exponential of the entropy of their singular values.
+
+    Garrido et al., RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their
+    Rank, 2023.
 
     Args:
         features: [N, C], N rows of which are enough to fill C dimensions.
