@@ -84,7 +84,7 @@ def test_methods_learn(name: str) -> None:
             assert any(p.grad is not None and bool((p.grad != 0).any()) for p in method.encoder.parameters())
         optimizer.step()
         method.after_step((step + 1) / 40)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     assert all(map(math.isfinite, losses))
     if name == "dino":  # its target moves away again
         assert min(losses[5:]) < min(losses[:3])
