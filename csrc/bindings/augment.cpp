@@ -93,8 +93,8 @@ py::array new_views(int64_t n, int64_t height, int64_t width, DType dtype, bool 
   if (n < 0 || height < 1 || width < 1 || height > 65535 || width > 65535)
     throw std::invalid_argument("height, width: expected 1 to 65535");
   const py::dtype type = dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
-  const std::vector<py::ssize_t> shape = channels_last ? std::vector<py::ssize_t>{n, height, width, 3}
-                                                            : std::vector<py::ssize_t>{n, 3, height, width};
+  const std::vector<py::ssize_t> shape =
+      channels_last ? std::vector<py::ssize_t>{n, height, width, 3} : std::vector<py::ssize_t>{n, 3, height, width};
   size_t bytes = size_t(n * 3 * height * width * type.itemsize());
   if (bytes < kKeptSmallest) return py::array(type, shape);
   struct Owned {

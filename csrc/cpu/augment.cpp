@@ -43,7 +43,8 @@ void sample_views(const Program& program, const int64_t* sizes, uint64_t seed, u
   const int64_t columns = program.columns();
   parallel_tasks(ceil_div(n, kPiece), [&](int64_t, int64_t piece) {
     for (int64_t k = piece * kPiece; k < std::min(n, (piece + 1) * kPiece); ++k)
-      sample_view(program, sizes[2 * k], sizes[2 * k + 1], Draws(seed, epoch, uint64_t(ids[k]), view), out + k * columns);
+      sample_view(program, sizes[2 * k], sizes[2 * k + 1], Draws(seed, epoch, uint64_t(ids[k]), view),
+                  out + k * columns);
   });
 }
 
