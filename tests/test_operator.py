@@ -266,6 +266,7 @@ def test_ctrl_c_returns_within_a_second(where: str) -> None:
     code = textwrap.dedent(
         f"""
         import os, signal, threading, time, torch, fastssl, fastssl.functional as F
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start us with it ignored
         torch.set_num_threads(1)
         fastssl.instruction_set("portable")
         fastssl.set_memory_budget(0)
