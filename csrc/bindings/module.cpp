@@ -69,8 +69,8 @@ PYBIND11_MODULE(_C, m) {
       py::arg("name"));
   m.def("has_bf16_pairs", [] { return fastssl::isa().bf16 != nullptr; });
   m.def("set_idle_limit", fastssl::set_idle_limit, py::arg("bytes"),
-        "How much memory of kept tiles may wait for the next call.");
-  m.def("idle_bytes", fastssl::idle_bytes, "Memory of kept tiles that waits for the next call.");
+        "How much memory that was given back may wait for the next call.");
+  m.def("idle_bytes", fastssl::idle_bytes, "Memory that was given back and waits for the next call.");
   m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
         "Floating point operations a second of a loop of multiply-adds on registers.");
 }
