@@ -1,4 +1,6 @@
-"""The compiled extension (csrc/bindings/module.cpp)."""
+"""The compiled extension (csrc/bindings/module.cpp, augment.cpp)."""
+
+import numpy as np
 
 def usable_isas() -> list[str]: ...
 def isa() -> str: ...
@@ -7,3 +9,21 @@ def has_bf16_pairs() -> bool: ...
 def fma_rate(threads: int, seconds: float = ...) -> float: ...
 def set_idle_limit(bytes: int) -> None: ...
 def idle_bytes() -> int: ...
+def augment_sample(
+    program: np.ndarray, sizes: np.ndarray, seed: int, epoch: int, ids: np.ndarray, view: int
+) -> np.ndarray: ...
+def augment_apply(
+    program: np.ndarray,
+    images: list[np.ndarray],
+    planar: bool,
+    params: np.ndarray,
+    dtype: str,
+    channels_last: bool,
+    mean: list[float],
+    std: list[float],
+    height: int,
+    width: int,
+    serial: bool,
+    out: np.ndarray | None = None,
+) -> np.ndarray: ...
+def new_views(n: int, height: int, width: int, dtype: str, channels_last: bool) -> np.ndarray: ...
