@@ -69,7 +69,7 @@ def page(results: dict[str, Any]) -> str:
         f"batches of {results['batch']}, the same optimiser and no tuning of its own; the encoder is then frozen and judged on 9 categories "
         "(k-NN, linear probe) and on finding an emoji of another vendor (Recall@1), in percent. Methods that compare two views get the "
         f"drawings of two vendors as views. {seeds} seed{'s' if seeds > 1 else ''}{' (mean)' if seeds > 1 else ''}; {m['cpu']}, {m['threads']} threads. "
-        f"`make zoo` repeats it ({results['minutes']:.0f} minutes).",
+        f"`python benchmarks/zoo.py --epochs {results['epochs']} --seeds {seeds} --batch {results['batch']}` repeats it ({results['minutes']:.0f} minutes).",
         "",
         "| method | parameters | images/s | " + " | ".join(MEASURES.values()) + " |",
         "|---" * (3 + len(MEASURES)) + "|",
