@@ -96,10 +96,16 @@ class SimCLRAugment(Views):
 
 
 def _momentum(
-    size: int, crop: tuple[float, float], jitter: ColorJitter, blur: float, solarize: float, **options: Any
+    size: int,
+    crop: tuple[float, float],
+    jitter: ColorJitter,
+    blur: float,
+    solarize: float,
+    interpolation: str = "bilinear",
+    **options: Any,
 ) -> Augment:
     operations: list[Operation | Normalize] = [
-        RandomResizedCrop(size, scale=crop),
+        RandomResizedCrop(size, scale=crop, interpolation=interpolation),
         RandomHorizontalFlip(),
         jitter,
         RandomGrayscale(0.2),
@@ -170,16 +176,7 @@ class DINOAugment(Views):
         **options: Any,
     ) -> None:
         def program(size: int, scale: tuple[float, float], blur: float, solarize: float) -> Augment:
-            operations: list[Operation | Normalize] = [
-                RandomResizedCrop(size, scale=scale, interpolation="bicubic"),
-                RandomHorizontalFlip(),
-                _BYOL_JITTER,
-                RandomGrayscale(0.2),
-                GaussianBlur(blur_taps(size), p=blur),
-            ]
-            if solarize:
-                operations.append(RandomSolarize(solarize))
-            return _program(operations, dict(options))
+            return _momentum(size, scale, _BYOL_JITTER, blur, solarize, "bicubic", **options)
 
         views: list[Augment | tuple[int, Augment]] = [
             program(size, global_scale, 1.0, 0.0),

@@ -12,6 +12,7 @@ import torch
 
 from fastssl.augment import Augment, Views
 from fastssl.data.loader import source_of
+from fastssl.ops.reference.augment import jitter_order
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -59,21 +60,13 @@ def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
             continue
         if name == "ColorJitter":  # in the order in which they happen
             factors = [("b", "brightness"), ("c", "contrast"), ("s", "saturation"), ("h", "hue")]
-            jitter = [f"{factors[k][0]} {p[factors[k][1]]:.2f}" for k in _order(int(p["order"]))]
+            jitter = [f"{factors[k][0]} {p[factors[k][1]]:.2f}" for k in jitter_order(int(p["order"]))]
             lines += [", ".join(jitter[:2]), ", ".join(jitter[2:])]
             continue
         short = name.removeprefix("Random").removeprefix("Resized").removeprefix("Gaussian").removeprefix("Horizontal")
         values = [f"{v:g}" if v == round(v) else f"{v:.2f}" for c, v in p.items() if c != "on"]
         lines.append(f"{short} {' '.join(values)}".rstrip())
     return lines
-
-
-def _order(number: int) -> list[int]:
-    left, order = [0, 1, 2, 3], []
-    for size in (6, 2, 1, 1):
-        order.append(left.pop(number // size if len(left) > 1 else 0))
-        number %= size
-    return order
 
 
 def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Views, seed: int) -> Image.Image:

@@ -43,7 +43,7 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     """
     from PIL import Image
 
-    name = name or (str(source) if not isinstance(source, bytes) else f"{len(source)} bytes")
+    name = name or _name_of(source)
     try:
         image: Image.Image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
     except FileNotFoundError:
@@ -102,9 +102,9 @@ def read_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         >>> read_image(file.getvalue()).shape
         (4, 6, 3)
     """
-    label = name or (str(source) if not isinstance(source, bytes) else f"{len(source)} bytes")
+    name = name or _name_of(source)
     with open_image(source, name=name, max_pixels=max_pixels) as image:
-        return to_array(image, label)
+        return to_array(image, name)
 
 
 def shrink(image: np.ndarray, size: int | None) -> np.ndarray:
@@ -118,6 +118,10 @@ def shrink(image: np.ndarray, size: int | None) -> np.ndarray:
     view = Augment([whole]).apply([image], params)[0]
     array: np.ndarray = (view.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().contiguous().numpy()
     return array[:, :, : image.shape[2]] if image.shape[2] == 1 else array
+
+
+def _name_of(source: str | Path | bytes) -> str:
+    return f"{len(source)} bytes" if isinstance(source, bytes) else str(source)
 
 
 def _reason(error: BaseException) -> str:

@@ -21,6 +21,11 @@ from fastssl.data.decode import MAX_PIXELS, ImageError, draft, image_files, open
 from fastssl.data.packed import PackedError, PackedImages
 
 
+def epoch_order(items: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of the items in an epoch, the same for any number of processes."""
+    return np.random.default_rng([seed, epoch]).permutation(items)
+
+
 class Batch(NamedTuple):
     """What a loader gives: the views, one tensor each, the labels, and which images they are of."""
 
@@ -246,7 +251,7 @@ class Loader:
     def order(self, epoch: int) -> np.ndarray:
         """The images in the order of an epoch, the same for any number of processes."""
         n = len(self.source)
-        return np.random.default_rng([self.seed, epoch]).permutation(n) if self.shuffle else np.arange(n)
+        return epoch_order(n, self.seed, epoch) if self.shuffle else np.arange(n)
 
     def __iter__(self) -> Iterator[Batch]:
         epoch, start = self.epoch, self._start

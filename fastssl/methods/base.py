@@ -37,14 +37,7 @@ class Method(nn.Module):
     @property
     def features(self) -> int:
         """Length of what heads are put on."""
-        if not self.spatial:
-            return self.encoder.dim
-        training = self.encoder.training
-        with torch.no_grad():
-            size = self.encoder.size
-            dim = int(self.encoder.eval().spatial(torch.zeros(1, 3, size, size)).shape[1])
-        self.encoder.train(training)
-        return dim
+        return int(self.encoder.shape_of(self.encoder.spatial)[1]) if self.spatial else self.encoder.dim
 
     def backbone(self) -> nn.Module:
         """Images to [B, features], as a module that a target network can copy."""

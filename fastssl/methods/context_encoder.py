@@ -60,11 +60,8 @@ class ContextEncoder(Method):
         super().__init__(encoder, augment or ContextEncoderAugment(encoder.size), spatial=spatial)
         ContextEncoderAugment.mask(1, encoder.size, kind=region)
         self.region, self.lambda_rec, self.lambda_gan = region, lambda_rec, lambda_gan
-        self.decoder = Decoder(encoder, encoder.size)
-        training = encoder.training
-        with torch.no_grad():
-            _, channels, height, width = encoder.eval().network(torch.zeros(1, 3, encoder.size, encoder.size)).shape
-        encoder.train(training)
+        self.decoder = Decoder(encoder)
+        _, channels, height, width = encoder.shape_of(encoder.network)
         places = height * width
         self.channelwise = nn.Parameter(
             torch.eye(places).repeat(channels, 1, 1) + torch.randn(channels, places, places) * 0.01

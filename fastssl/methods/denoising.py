@@ -40,7 +40,7 @@ class Denoising(Method):
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.3, 1.0)), RandomHorizontalFlip(), HALF])])
         super().__init__(encoder, augment or plain, spatial=spatial)
         self.corruption = corruption
-        self.decoder = Decoder(encoder, encoder.size)
+        self.decoder = Decoder(encoder)
 
     def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
         """The view [B, 3, S, S] and where it keeps its pixels [B, 1, S, S]."""

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from fastssl.models.encoders import Encoder
 
 
 class Decoder(nn.Module):
-    """Feature map [B, C, h, w] to an image [B, 3, size, size] by nearest upsampling and 3 x 3 convolutions.
+    """Feature map [B, C, h, w] to an image of the encoder's size by nearest upsampling and 3 x 3 convolutions.
 
     Args:
         encoder: its network gives the map.
-        size: of the image, pixels.
 
     Raises:
         ValueError: the encoder gives vectors, or the image is no power of two times as large as its map.
     """
 
-    def __init__(self, encoder: Encoder, size: int) -> None:
+    def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        training = encoder.training
-        with torch.no_grad():
-            shape = encoder.eval().network(torch.zeros(1, 3, size, size)).shape
-        encoder.train(training)
+        shape, size = encoder.shape_of(encoder.network), encoder.size
         if len(shape) != 4:
             raise ValueError("encoder: a decoder needs a network that gives a feature map, this one gives vectors")
         factor = size // shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,10 +27,16 @@ class Encoder(nn.Module):
         super().__init__()
         self.network = network
         self.size = size
-        training = network.training
+        self.dim = int(self.shape_of(self)[1])
+
+    def shape_of(self, function: Callable[[Tensor], Tensor]) -> torch.Size:
+        """The shape of what ``function``, this encoder's or its network's, makes of one image; it trains nothing."""
+        training = self.network.training
+        self.eval()
         with torch.no_grad():
-            self.dim = int(self.eval()(torch.zeros(1, 3, size, size)).shape[1])
+            shape = function(torch.zeros(1, 3, self.size, self.size)).shape
         self.train(training)
+        return shape
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.network(images)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fastssl.data import Images
+from fastssl.data.loader import epoch_order
 from fastssl.evaluate.measures import feature_spread
 from fastssl.methods import name_of
 from fastssl.models import Encoder
@@ -82,11 +83,6 @@ class Progress:
     images_per_second: float
     seconds_left: float
     history: list[tuple[int, float]] = field(default_factory=list, repr=False)
-
-
-def epoch_order(items: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the items in an epoch, the same for any number of processes."""
-    return np.random.default_rng([seed, epoch]).permutation(items)
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:

@@ -206,13 +206,19 @@ def _hue(x: Tensor, turns: float) -> Tensor:
     return torch.where(chroma > 0, table.gather(0, choose), x)
 
 
+def jitter_order(number: int) -> list[int]:
+    """Brightness, contrast, saturation and hue (0 to 3) in the order that a number from 0 to 23 stands for."""
+    left, order = [0, 1, 2, 3], []
+    for size in (6, 2, 1, 1):
+        order.append(left.pop(number // size if len(left) > 1 else 0))
+        number %= size
+    return order
+
+
 def _jitter(x: Tensor, a: list[float], p: list[float]) -> Tensor:
     if not p[0]:
         return x
-    order, left = int(p[1]), [0, 1, 2, 3]
-    for size in (6, 2, 1, 1):
-        which = left.pop(order // size if len(left) > 1 else 0)
-        order %= size
+    for which in jitter_order(int(p[1])):
         factor = p[2 + which]
         if a[1 + 2 * which] == a[2 + 2 * which] == factor == (0 if which == 3 else 1):
             continue
