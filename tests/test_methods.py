@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import Augment, RandomResizedCrop, RelativePatchAugment, Views
-from fastssl.cli.recipes import build_method
+from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import Images, emoji
 from fastssl.methods import (
     BYOL,
@@ -33,12 +34,31 @@ from fastssl.methods import (
     SwAV,
     get,
 )
+from fastssl.methods.colorization import ab_cells
 from fastssl.methods.jigsaw import hamming, permutations
-from fastssl.models import EmbeddingQueue, Encoder, Prototypes, TargetNetwork, build_encoder
+from fastssl.models import (
+    ENCODERS,
+    EmbeddingQueue,
+    Encoder,
+    ItemMemory,
+    LabNetwork,
+    Prototypes,
+    ResNet,
+    TargetNetwork,
+    TextTransformer,
+    build_encoder,
+    pca_whiten,
+    tokenize,
+)
 from fastssl.models.decoder import Decoder
 from fastssl.train import Pretraining, load_encoder, pretrain
+from fastssl.train.loop import _describe
 
 ENCODER = {"name": "resnet", "size": 32, "width": 4, "blocks": 1}
+
+
+def encoder_of(name: str) -> dict[str, Any]:
+    return encoder_for(name, None, 32, 4)
 
 
 def data(n: int = 48) -> Images:
@@ -47,8 +67,18 @@ def data(n: int = 48) -> Images:
     return images
 
 
-def build(name: str, seed: int = 0) -> Method:
-    return build_method(name, ENCODER, "emoji", seed)
+def build(name: str, seed: int = 0, images: Images | None = None) -> Method:
+    method = build_method(name, encoder_of(name), images or data(), seed)
+    for option, value in (("clusters", 6), ("count", 16)):
+        if method.studies and hasattr(method, option):
+            setattr(method, option, value)
+    return method
+
+
+def study(method: Method, images: Images) -> None:
+    """What the loop does before an epoch."""
+    if method.studies:
+        method.study(_describe(method, images, 16), 0, 0)
 
 
 def loss_of(method: Method, images: Images, seed: int = 0, epoch: int = 0) -> Tensor:
@@ -71,6 +101,7 @@ def test_methods_learn(name: str) -> None:
     """Forty steps on the same views of 48 images: their loss falls, and the encoder is what learns."""
     images, method = data(), build(name)
     method.train()
+    study(method, images)
     if isinstance(method, (MoCo, NNCLR)):  # a queue as long as the batch: the same difficulty at every step
         queue = EmbeddingQueue(len(images), 128)
         method.register_module("queue" if isinstance(method, MoCo) else "support", queue)
@@ -96,7 +127,9 @@ def test_methods_learn(name: str) -> None:
 def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
     def run(out: str, **options: Any) -> Method:
         settings = Pretraining(epochs=2, batch_size=16, warmup_epochs=1)
-        method = pretrain(build(name), data(), settings, out=tmp_path / out, encoder_options=ENCODER, **options)
+        method = pretrain(
+            build(name), data(), settings, out=tmp_path / out, encoder_options=encoder_of(name), **options
+        )
         assert isinstance(method, Method)
         return method
 
@@ -118,6 +151,7 @@ def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_run_in_bf16(name: str) -> None:
     method = build(name)
+    study(method, data())
     with torch.autocast("cpu", torch.bfloat16):
         loss = loss_of(method, data(16))
     loss.backward()
@@ -126,12 +160,13 @@ def test_methods_run_in_bf16(name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_views_are_keyed_by_item(name: str) -> None:
-    method, images = build(name), data(12)
-    ids = np.arange(100, 112)
-    whole = method.views(images.batch(np.arange(12)), 1, 2, ids)
-    part = method.views(images.batch(np.array([7, 3])), 1, 2, ids[[7, 3]])
+    method, images = build(name), data()
+    study(method, images)
+    ids = np.arange(30, 42)
+    whole = method.views(images.batch(ids), 1, 2, ids)
+    part = method.views(images.batch(ids[[7, 3]]), 1, 2, ids[[7, 3]])
     assert all(torch.equal(a[[7, 3]], b) for a, b in zip(whole, part))
-    other = method.views(images.batch(np.arange(12)), 1, 3, ids)
+    other = method.views(images.batch(ids), 1, 3, ids)
     assert not all(torch.equal(a, b) for a, b in zip(whole, other))
 
 
@@ -370,4 +405,250 @@ def test_wrong_names_and_options() -> None:
     with pytest.raises(ValueError, match="method: expected one of simclr"):
         get("simclrr")
     with pytest.raises(ValueError, match="temperature: byol has none"):
-        build_method("byol", ENCODER, "emoji", 0, temperature=0.1)
+        build_method("byol", ENCODER, data(), 0, temperature=0.1)
+
+
+def test_colors_are_assigned_to_their_nearest_cells() -> None:
+    method = get("colorization")(build_encoder(ENCODER)).eval()
+    cells = ab_cells(10)
+    assert 250 < len(cells) < 350 and float(cells.abs().max()) <= 110 and len(torch.unique(cells, dim=0)) == len(cells)
+    ab = torch.rand(40, 2) * 120 - 60
+    cell, share = method.assign(ab)  # type: ignore[operator]
+    for k in range(40):
+        distance = (ab[k] - cells).square().sum(1)
+        assert set(cell[k].tolist()) == set(distance.argsort()[:5].tolist())
+        expected = torch.exp(-distance[cell[k]] / 50)
+        torch.testing.assert_close(share[k], expected / expected.sum(), rtol=1e-4, atol=1e-5)
+    light, ab = method.views(data(6).batch(np.arange(6)), seed=0)
+    assert torch.equal(light[:, 0], light[:, 2]) and ab.shape == (6, 2, 8, 8)
+    logits = method.decoder(method.encoder.network(light)).permute(0, 2, 3, 1).reshape(-1, len(cells))  # type: ignore[operator]
+    cell, share = method.assign(ab.permute(0, 2, 3, 1).reshape(-1, 2))  # type: ignore[operator]
+    target = torch.zeros_like(logits).scatter(1, cell, share)
+    torch.testing.assert_close(method([light, ab]), TF.cross_entropy(logits, target), rtol=1e-4, atol=1e-4)
+    # What has been seen often counts less.
+    with torch.no_grad():
+        method.frequency[cell[:, 0].bincount().argmax()] = 0.9  # type: ignore[index,operator]
+    assert float(method([light, ab])) != pytest.approx(float(TF.cross_entropy(logits, target)))
+
+
+def test_transformations_are_what_is_drawn() -> None:
+    method = get("transformation")(build_encoder(ENCODER), degrees=180.0)
+    u = np.array([[0.5, 0.5, 0.5, 0.5, 0.5], [0.75, 0.5, 0.5, 0.5, 0.5], [0.5, 0.5, 1.0, 0.75, 0.5]])
+    maps = method.matrices(u)  # type: ignore[operator]
+    torch.testing.assert_close(maps[0], torch.eye(3)[:2], atol=1e-6, rtol=0)
+    torch.testing.assert_close(maps[2], torch.tensor([[1.3, 0, 0.2], [0, 1.3, 0]]), atol=1e-5, rtol=0)
+    x = torch.randn(1, 3, 8, 8)
+    turned = TF.grid_sample(x, TF.affine_grid(maps[1:2], [1, 3, 8, 8], align_corners=False), align_corners=False)
+    torch.testing.assert_close(turned, torch.rot90(x, 1, (2, 3)), atol=1e-5, rtol=1e-5)
+    view, moved, drawn = method.views(data(5).batch(np.arange(5)), seed=1)
+    grid = TF.affine_grid(drawn, [5, 3, 32, 32], align_corners=False)
+    torch.testing.assert_close(moved, TF.grid_sample(view, grid, padding_mode="border", align_corners=False))
+
+
+@pytest.mark.parametrize("name", ["masked", "mae"])
+def test_masked_methods_do_not_see_what_they_paint(name: str) -> None:
+    method = build(name).eval()
+    image, where = method.views(data(4).batch(np.arange(4)), seed=0)
+    if name == "mae":
+        hidden = torch.ones(4, 64, dtype=torch.bool).scatter(1, where[:, :16], False)  # type: ignore[arg-type]
+        gone = hidden.reshape(4, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    else:
+        gone = where
+    share = gone.float().mean((1, 2, 3))
+    assert torch.equal(share, torch.full((4,), round(64 * (0.75 if name == "mae" else 0.6)) / 64))
+    changed = torch.where(gone, torch.randn_like(image), image)
+    painted = method.paint(image, where)  # type: ignore[operator]
+    torch.testing.assert_close(painted, method.paint(changed, where), rtol=1e-5, atol=1e-5)  # type: ignore[operator]
+    seen = torch.where(gone, image, image + 1)
+    assert not torch.allclose(painted, method.paint(seen, where), atol=1e-3)  # type: ignore[operator]
+    if name == "mae":
+        terms = []
+        for b in range(4):
+            for p in where[b, 16:].tolist():
+                patch = image[b, :, p // 8 * 4 : p // 8 * 4 + 4, p % 8 * 4 : p % 8 * 4 + 4].flatten()
+                terms.append((painted[b, p] - (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()).square().mean())
+        torch.testing.assert_close(method([image, where]), torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
+        with pytest.raises(ValueError, match="encoder: MAE needs a ViT"):
+            get("mae")(build_encoder(ENCODER))
+
+
+def test_stacked_levels_learn_one_after_another() -> None:
+    method = build("stacked-denoising").train()
+    levels = method.encoder.levels()
+    for k in range(len(levels)):
+        method.after_step((k + 0.5) / len(levels))
+        method.zero_grad(set_to_none=True)
+        loss_of(method, data(8)).backward()
+        for j, level in enumerate(levels):
+            assert all((p.grad is not None) == (j == k) for p in level.parameters())
+    with pytest.raises(ValueError, match="levels that give square maps"):
+        get("stacked-denoising")(Encoder(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), 8))
+
+
+def test_deep_cluster_sees_all_clusters_equally_often() -> None:
+    method = get("deep-cluster")(build_encoder(ENCODER), clusters=5, pca=4, every=2)
+    corners = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) * 10
+    truth = torch.tensor([0] * 30 + [1] * 10 + [2] * 5 + [3] * 4 + [4])
+    method.study(corners[truth] + torch.randn(50, 16, generator=torch.Generator().manual_seed(1)) * 0.1, 0, 0)
+    cluster = method.assigned.rows  # type: ignore[union-attr]
+    assert len({(int(a), int(b)) for a, b in zip(truth, cluster)}) == 5  # the clusters are the corners
+    weights = method.weights()
+    sums = [float(weights[truth == c].sum()) for c in range(5)]  # type: ignore[index]
+    assert np.allclose(sums, 1)
+    assert torch.equal(
+        method.views(torch.zeros(3, 1, 32, 32, 3, dtype=torch.uint8), 0, 0, np.array([0, 49, 30]))[1],
+        cluster[[0, 49, 30]],  # type: ignore[index]
+    )
+    kept = method.classifier.weight.clone()  # type: ignore[union-attr,operator]
+    method.study(torch.randn(50, 16), 1, 0)
+    assert torch.equal(method.assigned.rows, cluster)  # type: ignore[union-attr,arg-type]
+    method.study(torch.randn(50, 16), 2, 0)
+    assert not torch.equal(method.assigned.rows, cluster)  # type: ignore[union-attr,arg-type]
+    assert not torch.equal(method.classifier.weight, kept)  # type: ignore[union-attr,arg-type]
+    with pytest.raises(ValueError, match="clusters: expected at most the 3 items"):
+        method.study(torch.randn(3, 16), 4, 0)
+
+
+def test_whitened_features_have_no_correlations() -> None:
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(0)) @ torch.randn(6, 6) + 5
+    white = pca_whiten(x, 4)
+    torch.testing.assert_close(white.norm(dim=1), torch.ones(200))
+    centred = (x - x.mean(0)).double()
+    values, axes = np.linalg.eigh(np.cov(centred.numpy().T))
+    expected = centred.numpy() @ axes[:, ::-1][:, :4] / np.sqrt(values[::-1][:4])
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(np.abs(white.numpy()), np.abs(expected), rtol=1e-3, atol=1e-4)
+    assert pca_whiten(torch.ones(5, 3), 2).shape == (5, 0)
+
+
+def test_inter_clr_draws_from_other_clusters() -> None:
+    method = get("inter-clr")(build_encoder(ENCODER), clusters=3, pool=1.0, negatives=30, queue=8).eval()
+    memory = TF.normalize(torch.randn(30, 128, generator=torch.Generator().manual_seed(0)), dim=1)
+    method.study(memory, 0, 0)
+    cluster = method.cluster.rows  # type: ignore[union-attr]
+    ids = torch.tensor([4, 9, 21])
+    query = TF.normalize(torch.randn(3, 128, generator=torch.Generator().manual_seed(1)), dim=1)
+    given = float(method.between(query, ids))  # type: ignore[operator]
+    choices = []
+    for q, i in zip(query, ids.tolist()):
+        others = [j for j in range(30) if cluster[j] == cluster[i] and j != i] or [i]  # type: ignore[index]
+        negatives = torch.stack([q @ memory[j] / 0.2 for j in range(30) if cluster[j] != cluster[i]])  # type: ignore[index]
+        choices.append(
+            [
+                float(torch.logsumexp(torch.cat([s[None], negatives]), 0) - s)
+                for s in ((q @ memory[j] + 0.5) / 0.2 for j in others)
+            ]
+        )
+    means = [np.mean(combination) for combination in itertools.product(*choices)]
+    assert min(abs(given - m) for m in means) < 1e-4
+    views = method.views(data(4).batch(np.arange(4)), 0, 0, np.arange(4))
+    before = method.memory.rows.clone()  # type: ignore[union-attr,operator]
+    method.train()(views)
+    changed = (method.memory.rows != before).any(1)  # type: ignore[union-attr]
+    assert changed.tolist() == [k < 4 for k in range(30)]
+
+
+def test_amdim_tells_wholes_from_places() -> None:
+    method = get("amdim")(build_encoder(ENCODER), temperature=0.2).eval()
+    views = [torch.randn(3, 3, 32, 32) for _ in range(2)]
+    terms = []
+    for a, b in ((0, 1), (1, 0)):
+        whole = TF.normalize(method.whole(method.encoder(views[a])), dim=1)  # type: ignore[operator]
+        for head, level in zip(method.places, method._maps(views[b])):  # type: ignore[arg-type,operator]
+            places = TF.normalize(TF.adaptive_avg_pool2d(head(level), 4).flatten(2), dim=1)
+            scores = torch.einsum("id,jdp->ijp", whole, places) / 0.2
+            for i in range(3):
+                negatives = torch.cat([scores[i, j] for j in range(3) if j != i])
+                terms += [
+                    torch.logsumexp(torch.cat([scores[i, i, p : p + 1], negatives]), 0) - scores[i, i, p]
+                    for p in range(places.shape[2])
+                ]
+    torch.testing.assert_close(method(views), torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_cmc_halves_see_lightness_and_color() -> None:
+    view = torch.rand(3, 3, 32, 32) * 2 - 1
+    light, color = LabNetwork.split(view.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    assert float(color.abs().max()) < 1e-3 and torch.equal(light[:, 0], light[:, 1])
+    method = get("cmc")(build_encoder(encoder_of("cmc")), temperature=0.1).eval()
+    network = method.encoder.network
+    z = [
+        head(network.get_submodule(half)(x).mean((2, 3)))  # type: ignore[operator]
+        for head, half, x in zip(method.heads, ("lightness", "color"), LabNetwork.split(view))  # type: ignore[arg-type]
+    ]
+    expected = F.info_nce(z[0], z[1], temperature=0.1, symmetric=True)
+    torch.testing.assert_close(method([view]), expected, rtol=1e-5, atol=1e-5)
+    with pytest.raises(ValueError, match="encoder: CMC needs one of two halves"):
+        get("cmc")(build_encoder(ENCODER))
+
+
+@pytest.mark.parametrize("name", ["clip", "align", "siglip"])
+def test_two_towers_compare_every_pair(name: str) -> None:
+    method = build(name).eval()
+    view, tokens = method.views(data(5).batch(np.arange(5)), seed=0)
+    image = TF.normalize(method.image_head(method.embed(view)), dim=1)  # type: ignore[operator]
+    text = TF.normalize(method.text_head(method.tower(tokens)), dim=1)  # type: ignore[operator]
+    logits = image @ text.T * method.log_scale.exp()  # type: ignore[operator]
+    if name == "siglip":
+        expected = -TF.logsigmoid((2 * torch.eye(5) - 1) * (logits + method.bias)).sum() / 5  # type: ignore[operator]
+    else:
+        expected = (TF.cross_entropy(logits, torch.arange(5)) + TF.cross_entropy(logits.T, torch.arange(5))) / 2
+    torch.testing.assert_close(method([view, tokens]), expected, rtol=1e-4, atol=1e-5)
+    with torch.no_grad():
+        method.log_scale.fill_(10.0)  # type: ignore[operator]
+    method.after_step(0.5)
+    assert float(method.log_scale.exp()) == pytest.approx(100)  # type: ignore[operator]
+    with pytest.raises(ValueError, match="texts: expected one an item"):
+        get(name)(build_encoder(ENCODER)).views(data(5).batch(np.arange(5)), seed=0)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_texts_do_not_see_their_padding(causal: bool) -> None:
+    tower = TextTransformer(dim=16, heads=2, length=32, causal=causal).eval()
+    texts = ["a", "grinning face", "héros", "x" * 30]
+    together = tower(tokenize(texts, 32))
+    for k, text in enumerate(texts):
+        torch.testing.assert_close(tower(tokenize([text], 32))[0], together[k], rtol=1e-5, atol=1e-5)
+    other = tower(tokenize(["grinning fact"], 32))[0]
+    assert not torch.allclose(other, together[1], atol=1e-3)
+    with pytest.raises(ValueError, match="texts: expected at most 30 bytes, text 1 has 31"):
+        tokenize(["a", "x" * 31], 32)
+
+
+@pytest.mark.parametrize("name", [*ENCODERS, "lab:resnet"])
+@pytest.mark.parametrize("size", [16, 32, 96])
+def test_encoders_are_their_levels(name: str, size: int) -> None:
+    encoder = build_encoder({"name": name, "size": size, "width": 8}).eval()
+    x = torch.randn(2, 3, size, size)
+    features = encoder(x)
+    assert features.shape == (2, encoder.dim)
+    if not name.startswith("lab"):
+        y = x
+        for level in encoder.levels():
+            y = level(y)
+        assert torch.equal(y, encoder.network(x)) and y.dim() == 4
+    with pytest.raises(ValueError, match="encoder: expected one of resnet"):
+        build_encoder({"name": "resnet34", "size": 32})
+
+
+@pytest.mark.parametrize(
+    ("depth", "parameters", "shape"), [(18, 11_176_512, (512, 2, 2)), (50, 23_508_032, (2048, 2, 2))]
+)
+def test_resnets_are_those_of_the_paper(depth: int, parameters: int, shape: tuple[int, ...]) -> None:
+    network = ResNet(depth).eval()
+    assert sum(p.numel() for p in network.parameters()) == parameters  # torchvision's, without fc
+    assert network(torch.randn(1, 3, 64, 64)).shape[1:] == shape
+    assert "layer2.0.downsample.1.running_var" in network.state_dict()
+    small = ResNet(depth, stem="cifar", width=8)
+    assert small(torch.randn(2, 3, 32, 32)).shape[2:] == (4, 4)
+    with pytest.raises(ValueError, match="depth"):
+        ResNet(34)
+    with pytest.raises(ValueError, match="stem"):
+        ResNet(18, "tiny")
+
+
+def test_item_memories_adopt_what_is_loaded() -> None:
+    memory, other = ItemMemory(), ItemMemory()
+    memory.fill(torch.arange(5))
+    other.load_state_dict(memory.state_dict())
+    assert torch.equal(other.rows, torch.arange(5)) and other.rows.dtype == torch.int64 and len(other) == 5

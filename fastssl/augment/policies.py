@@ -246,21 +246,26 @@ class RelativePatchAugment(Views):
     """Two patches, the middle one and a neighbour whose place is to be told (Doersch et al. 2015, Unsupervised Visual
     Representation Learning by Context Prediction).
 
-    A grid of 3 x 3 cells with gaps and jitter; colours lose their part along green - magenta. The place is drawn:
+    A grid of 3 x 3 cells with gaps and jitter; colours lose their part along green - magenta (the remedy for lenses,
+    which give a place away; drawings need none: ``projection=False``). The place is drawn:
     ``views, params = augment(images, return_params=True)``, then ``augment.places(params)`` are labels from 0 to 7.
 
     Args:
         size: of a patch, pixels.
         cell: pixels of a cell: half a patch of gap in the paper, with 7 pixels of jitter either way.
         resize: of the image's shorter side.
+        projection: take the green - magenta part of colours away.
         options: ``normalize``, ``dtype``, ``channels_last``.
     """
 
-    def __init__(self, size: int = 96, cell: int = 110, resize: int = 384, **options: Any) -> None:
+    def __init__(
+        self, size: int = 96, cell: int = 110, resize: int = 384, *, projection: bool = True, **options: Any
+    ) -> None:
         crop = RandomCrop(3 * cell, resize=resize, together=True)
 
         def patch(index: int | None) -> Augment:
-            return _program([crop, Tile(3, cell, size, index=index), ColorProjection()], dict(options))
+            color: list[Operation | Normalize] = [ColorProjection()] if projection else []
+            return _program([crop, Tile(3, cell, size, index=index), *color], dict(options))
 
         super().__init__([patch(4), patch(None)])
 
@@ -273,13 +278,12 @@ class RelativePatchAugment(Views):
 
 class CPCAugment(Views):
     """One view, cut into overlapping patches by :meth:`patches` (van den Oord et al. 2018, Representation Learning with
-    Contrastive Predictive Coding: 300 pixels, a crop of 260 brought to 256, patches of 64 every 32)."""
+    Contrastive Predictive Coding: 300 pixels, a crop of 260 brought to 256, patches of 64 every 32; without colour
+    unless ``gray`` is less than 1)."""
 
-    def __init__(self, size: int = 256, **options: Any) -> None:
-        resize = round(size * 300 / 260)
-        super().__init__(
-            [_program([RandomCrop(size, resize=resize), RandomHorizontalFlip(), RandomGrayscale(1.0)], options)]
-        )
+    def __init__(self, size: int = 256, gray: float = 1.0, **options: Any) -> None:
+        crop = RandomCrop(size, resize=round(size * 300 / 260))
+        super().__init__([_program([crop, RandomHorizontalFlip(), RandomGrayscale(gray)], options)])
 
     @staticmethod
     def patches(view: torch.Tensor, size: int = 64, stride: int = 32) -> torch.Tensor:

@@ -210,15 +210,22 @@ def fresh_seed() -> int:
     return int(torch.randint(0, 2**62, (), dtype=torch.int64))
 
 
-def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0) -> np.ndarray:
-    """Four numbers in (0, 1) for every id, keyed by (seed, epoch, id, view, block) alone: float64 [B, 4]."""
-    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
-    counter = np.zeros((len(ids), 4), dtype=np.uint32)
-    counter[:, 0] = block & 0xFFFF | (view & 0xFFFF) << 16
-    counter[:, 1] = epoch & 0xFFFFFFFF
-    counter[:, 2] = ids & 0xFFFFFFFF
-    counter[:, 3] = ids >> 32
-    return (philox(counter, (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)) + 0.5) / 2**32
+def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0, count: int = 4) -> np.ndarray:
+    """Numbers in (0, 1) for every id, keyed by (seed, epoch, id, view, block) alone: float64 [B, count].
+
+    A block is four numbers: ``count`` of them take as many blocks as they need, from ``block`` on.
+    """
+    ids = np.asarray(ids, dtype=np.int64).reshape(-1, 1)
+    blocks = np.arange(block, block + -(-count // 4))
+    if len(blocks) and blocks[-1] > 0xFFFF:
+        raise ValueError(f"count: expected at most {4 * (0x10000 - block)} numbers, got {count}")
+    counter = np.zeros((len(ids), len(blocks), 4), dtype=np.uint32)
+    counter[..., 0] = blocks | (view & 0xFFFF) << 16
+    counter[..., 1] = epoch & 0xFFFFFFFF
+    counter[..., 2] = ids & 0xFFFFFFFF
+    counter[..., 3] = ids >> 32
+    drawn = philox(counter.reshape(-1, 4), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+    return (drawn.reshape(len(ids), -1)[:, :count] + 0.5) / 2**32
 
 
 class Views(nn.Module):

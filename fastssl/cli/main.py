@@ -77,7 +77,10 @@ def pretrain(
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in --out, bit for bit.")
     ] = False,
-    encoder: Annotated[str, typer.Option(help="resnet, or huggingface:NAME (extra: vision).")] = "resnet",
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="resnet, resnet18, resnet50, vit, ..., huggingface:NAME; default: what the method needs."),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
     width: Annotated[int, typer.Option(help="Channels of the resnet's first stage.")] = 32,
     blocks: Annotated[int, typer.Option(help="Residual blocks a stage.")] = 1,
@@ -92,14 +95,14 @@ def pretrain(
     devices: Annotated[int, typer.Option(help="Processes; each contrasts within its share of the batch.")] = 1,
 ) -> None:
     """Pretrain METHOD on images without their labels."""
-    from fastssl.cli.recipes import build_method
+    from fastssl.cli.recipes import build_method, encoder_for
     from fastssl.data import load
     from fastssl.train import Pretraining
 
     out = out or Path("runs") / method
     images = load(data)
     size = size or (16 if images.name == "digits" else 32)
-    encoder_options = {"name": encoder, "size": size, "width": width, "blocks": blocks}
+    encoder_options = encoder_for(method, encoder, size, width, blocks)
     options = Pretraining(
         epochs=epochs,
         minutes=minutes,
@@ -112,7 +115,7 @@ def pretrain(
         accelerator=accelerator,
         devices=devices,
     )
-    model = build_method(method, encoder_options, images.name, seed, temperature=temperature, spatial=spatial)
+    model = build_method(method, encoder_options, images, seed, temperature=temperature, spatial=spatial)
     run_pretraining(model, images, options, out, encoder_options, resume)
     console.print(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {out}")
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from fastssl.augment import HALF, DINOAugment, SimCLRAugment, Views
+from fastssl.data import Images
 from fastssl.methods import Method, get
 from fastssl.models import build_encoder
 
@@ -18,7 +19,8 @@ AUGMENT: dict[str, dict[str, Any]] = {
 }
 TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
 TWO_VIEWS = {
-    "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con",
+    "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con", "inter-clr",
+    "amdim",
 }  # fmt: skip
 
 
@@ -35,10 +37,15 @@ def views_for(name: str, data: str, size: int) -> Views | None:
     return None
 
 
+def encoder_for(name: str, encoder: str | None, size: int, width: int = 32, blocks: int = 1) -> dict[str, Any]:
+    """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs."""
+    return {"name": encoder or get(name).encoder_name, "size": size, "width": width, "blocks": blocks}
+
+
 def build_method(
     name: str,
     encoder_options: dict[str, Any],
-    data: str,
+    data: Images,
     seed: int,
     *,
     temperature: float | None = None,
@@ -53,11 +60,13 @@ def build_method(
     torch.manual_seed(seed)
     options: dict[str, Any] = {"spatial": spatial}
     if temperature is None and name == "simclr":
-        temperature = TEMPERATURE.get(data.split("-")[0], 0.1)
+        temperature = TEMPERATURE.get(data.name.split("-")[0], 0.1)
     if temperature is not None:
         if "temperature" not in inspect.signature(kind).parameters:
             raise ValueError(f"temperature: {name} has none")
         options["temperature"] = temperature
+    if kind.uses_texts:
+        options["texts"] = data.names
     encoder = build_encoder(encoder_options)
-    method: Method = kind(encoder, views_for(name, data, encoder.size), **options)
+    method: Method = kind(encoder, views_for(name, data.name, encoder.size), **options)
     return method

@@ -1,7 +1,6 @@
 """Downstream evaluation of frozen encoders."""
 
 from fastssl.evaluate.features import encode, pixels
-from fastssl.evaluate.kmeans import kmeans
 from fastssl.evaluate.measures import (
     alignment,
     clustering_scores,
@@ -15,6 +14,7 @@ from fastssl.evaluate.measures import (
     uniformity,
 )
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji
+from fastssl.models.kmeans import kmeans
 
 __all__ = [
     "alignment",

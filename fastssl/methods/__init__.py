@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from torch import nn
 
+from fastssl.methods.align import ALIGN
+from fastssl.methods.amdim import AMDIM
 from fastssl.methods.barlow_twins import BarlowTwins
 from fastssl.methods.base import Method
 from fastssl.methods.byol import BYOL
+from fastssl.methods.clip import CLIP
+from fastssl.methods.cmc import CMC
+from fastssl.methods.colorization import Colorization
 from fastssl.methods.context_encoder import ContextEncoder
 from fastssl.methods.counting import Counting
 from fastssl.methods.cpc import CPC
+from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.dino import DINO
+from fastssl.methods.inter_clr import InterCLR
 from fastssl.methods.jigsaw import Jigsaw
+from fastssl.methods.mae import MAE
+from fastssl.methods.masked import Masked
 from fastssl.methods.moco import MoCo
 from fastssl.methods.moco_v3 import MoCoV3
 from fastssl.methods.nnclr import NNCLR
 from fastssl.methods.relative_patch import RelativePatch
 from fastssl.methods.rotnet import RotNet
+from fastssl.methods.siglip import SigLIP
 from fastssl.methods.simclr import SimCLR
 from fastssl.methods.simsiam import SimSiam
+from fastssl.methods.stacked_denoising import StackedDenoising
 from fastssl.methods.sup_con import SupCon
 from fastssl.methods.swav import SwAV
+from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 
 METHODS: dict[str, type[Method]] = {
@@ -34,15 +46,27 @@ METHODS: dict[str, type[Method]] = {
     "dino": DINO,
     "barlow-twins": BarlowTwins,
     "vicreg": VICReg,
-    "swav": SwAV,
     "sup-con": SupCon,
+    "swav": SwAV,
+    "deep-cluster": DeepCluster,
+    "inter-clr": InterCLR,
     "cpc": CPC,
+    "amdim": AMDIM,
+    "cmc": CMC,
+    "clip": CLIP,
+    "align": ALIGN,
+    "siglip": SigLIP,
     "rotnet": RotNet,
     "relative-patch": RelativePatch,
     "jigsaw": Jigsaw,
     "counting": Counting,
+    "colorization": Colorization,
+    "transformation": Transformation,
     "denoising": Denoising,
+    "stacked-denoising": StackedDenoising,
+    "masked": Masked,
     "context-encoder": ContextEncoder,
+    "mae": MAE,
 }
 
 
@@ -68,25 +92,37 @@ def name_of(method: nn.Module) -> str:
 
 
 __all__ = [
+    "ALIGN",
+    "AMDIM",
     "BYOL",
+    "CLIP",
+    "CMC",
     "CPC",
     "DINO",
+    "MAE",
     "METHODS",
     "NNCLR",
     "BarlowTwins",
+    "Colorization",
     "ContextEncoder",
     "Counting",
+    "DeepCluster",
     "Denoising",
+    "InterCLR",
     "Jigsaw",
+    "Masked",
     "Method",
     "MoCo",
     "MoCoV3",
     "RelativePatch",
     "RotNet",
+    "SigLIP",
     "SimCLR",
     "SimSiam",
+    "StackedDenoising",
     "SupCon",
     "SwAV",
+    "Transformation",
     "VICReg",
     "get",
     "name_of",

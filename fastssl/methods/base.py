@@ -16,7 +16,9 @@ class Method(nn.Module):
     """Base of all methods.
 
     A method makes views of uint8 images (``views``), turns them into a loss (``forward``), and may move what follows
-    the networks after a step of the optimiser (``after_step``). Data, optimiser, devices and logging are the loop's.
+    the networks after a step of the optimiser (``after_step``). One that ``studies`` its data is given the features of
+    all items before each epoch (``study``) and may ask for some of them more often than others (``weights``). Data,
+    optimiser, devices and logging are the loop's.
 
     Args:
         encoder: what is kept.
@@ -29,6 +31,9 @@ class Method(nn.Module):
     predicts: ClassVar[str]
     loss: ClassVar[str]
     uses_labels: ClassVar[bool] = False
+    uses_texts: ClassVar[bool] = False
+    studies: ClassVar[bool] = False
+    encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
 
     def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:
         super().__init__()
@@ -60,9 +65,9 @@ class Method(nn.Module):
         return [self.augment.view(k, drawing, seed=seed, epoch=epoch, ids=ids) for k, drawing in enumerate(chosen)]
 
     @staticmethod
-    def uniform(seed: int, epoch: int, ids: np.ndarray, block: int = 0) -> np.ndarray:
-        """Four numbers in (0, 1) for every item, which no augmentation draws: float64 [B, 4]."""
-        return uniform(seed, epoch, ids, view=0xFFFE, block=block)
+    def uniform(seed: int, epoch: int, ids: np.ndarray, block: int = 0, count: int = 4) -> np.ndarray:
+        """Numbers in (0, 1) for every item, which no augmentation draws: float64 [B, count]; block 0 is taken."""
+        return uniform(seed, epoch, ids, view=0xFFFE, block=block, count=count)
 
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         """The loss of the views; ``labels`` only where ``uses_labels``."""
@@ -70,6 +75,17 @@ class Method(nn.Module):
 
     def after_step(self, progress: float) -> None:
         """Called after every step of the optimiser; ``progress`` is the share of the run that is done."""
+
+    def describe(self, images: Tensor) -> Tensor:
+        """What ``study`` is given of images without augmentation: [B, features]."""
+        return self.embed(images)
+
+    def study(self, features: Tensor, epoch: int, seed: int) -> None:
+        """Called before each epoch with ``describe`` of all items, [N, features], where the method ``studies``."""
+
+    def weights(self) -> Tensor | None:
+        """How often each item should be seen, relative to others [N]; None: once an epoch."""
+        return None
 
     @classmethod
     def about(cls) -> dict[str, Any]:

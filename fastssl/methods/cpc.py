@@ -2,8 +2,8 @@
 
 van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018. A grid of 7 x 7
 patches that overlap by half; each is coded by itself; a masked convolution sums up the rows above; linear maps
-predict the codes some rows below. Deviations: patches are half the encoder's image size (64 of 256 pixels in the
-paper), the context network is smaller, and negatives are all patches of the batch.
+predict the codes some rows below. Patches are a quarter of the image, as the paper's 64 of 256 pixels. Deviations: the
+context network is smaller, and negatives are all patches of the batch.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class CPC(Method):
 
     Args:
         encoder: what is kept; it sees patches.
-        augment: makes one view of twice the encoder's image size.
+        augment: makes one view, of which a patch is a quarter; None: twice the encoder's image size.
         temperature: of the loss, on unit vectors.
         dim: of codes and context.
         steps: the rows below that are predicted: first and last.
@@ -65,7 +65,7 @@ class CPC(Method):
             raise ValueError(f"steps: expected 1 <= first <= last <= 6 of 7 rows, got {steps}")
         super().__init__(encoder, augment or CPCAugment(2 * encoder.size, normalize=HALF), spatial=False)
         self.temperature, self.backend = temperature, backend
-        self.patch = encoder.size // 2
+        self.patch = self.augment.programs[0].size[0] // 4
         self.code = nn.Linear(self.features, dim)
         self.context = nn.Sequential(*[_RowsAbove(dim) for _ in range(layers)])
         self.predict = nn.ModuleDict({str(k): nn.Conv2d(dim, dim, 1) for k in range(steps[0], steps[1] + 1)})

@@ -1,7 +1,7 @@
 """Denoising autoencoder: an image is restored from one that lost pixels at random.
 
 Vincent et al., Extracting and Composing Robust Features with Denoising Autoencoders, 2008. Deviation: one
-convolutional network end to end, not stacked layer by layer.
+convolutional network end to end; layer by layer it is :class:`StackedDenoising`.
 """
 
 from __future__ import annotations
@@ -46,11 +46,8 @@ class Denoising(Method):
         """The view [B, 3, S, S] and where it keeps its pixels [B, 1, S, S]."""
         ids = np.arange(len(images)) if ids is None else np.asarray(ids)
         (view,) = super().views(images, seed, epoch, ids)
-        keep = torch.empty(len(view), 1, *view.shape[2:])
-        for row, (u, *_) in enumerate(self.uniform(seed, epoch, ids, block=1)):
-            generator = torch.Generator().manual_seed(int(u * 2**53))
-            keep[row] = torch.rand(1, *view.shape[2:], generator=generator) >= self.corruption
-        return [view, keep]
+        noise = self.uniform(seed, epoch, ids, block=1, count=view[0, 0].numel())
+        return [view, torch.from_numpy(noise >= self.corruption).to(view.dtype).reshape(-1, 1, *view.shape[2:])]
 
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         image, keep = views

@@ -55,7 +55,11 @@ class MoCo(Method):
         self.queue = EmbeddingQueue(queue, outputs)
 
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        query, key = self.projector(self.embed(views[0])), self.target(views[1])
+        return self.contrast(self.projector(self.embed(views[0])), views[1])
+
+    def contrast(self, query: Tensor, view: Tensor) -> Tensor:
+        """The loss of queries against the keys of the other view and those of the queue, which moves on."""
+        key = self.target(view)
         # A copy: the queue moves on before the gradient is computed.
         negatives = self.queue.embeddings.clone()
         loss = F.info_nce(query, key, negatives, temperature=self.temperature, backend=self.backend)

@@ -1,19 +1,35 @@
 """Encoders, heads, and what methods carry from step to step."""
 
-from fastssl.models.encoders import Encoder, build_encoder, huggingface
+from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
+from fastssl.models.encoders import ENCODERS, Encoder, build_encoder, huggingface
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
-from fastssl.models.memory import EmbeddingQueue, Prototypes, TargetNetwork
-from fastssl.models.resnet import SmallResNet
+from fastssl.models.kmeans import kmeans, pca_whiten
+from fastssl.models.lab import LabNetwork
+from fastssl.models.memory import EmbeddingQueue, ItemMemory, Prototypes, TargetNetwork
+from fastssl.models.resnet import ResNet, SmallResNet
+from fastssl.models.text import TextTransformer, tokenize
+from fastssl.models.vit import ViT
 
 __all__ = [
+    "ENCODERS",
     "DINOHead",
     "EmbeddingQueue",
     "Encoder",
+    "ItemMemory",
+    "LabNetwork",
+    "PatchCNN",
     "Prototypes",
+    "ResNet",
+    "SmallEfficientNet",
     "SmallResNet",
     "TargetNetwork",
+    "TextTransformer",
+    "ViT",
     "build_encoder",
     "huggingface",
+    "kmeans",
+    "pca_whiten",
     "prediction_head",
     "projection_head",
+    "tokenize",
 ]

@@ -8,18 +8,20 @@ from fastssl.models.encoders import Encoder
 
 
 class Decoder(nn.Module):
-    """Feature map [B, C, h, w] to an image of the encoder's size by nearest upsampling and 3 x 3 convolutions.
+    """Feature map [B, C, h, w] to an image by nearest upsampling and 3 x 3 convolutions.
 
     Args:
         encoder: its network gives the map.
+        outputs: channels of the image.
+        size: of the image, pixels; None: the encoder's.
 
     Raises:
         ValueError: the encoder gives vectors, or the image is no power of two times as large as its map.
     """
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, outputs: int = 3, size: int | None = None) -> None:
         super().__init__()
-        shape, size = encoder.shape_of(encoder.network), encoder.size
+        shape, size = encoder.shape_of(encoder.network), size or encoder.size
         if len(shape) != 4:
             raise ValueError("encoder: a decoder needs a network that gives a feature map, this one gives vectors")
         factor = size // shape[2]
@@ -32,7 +34,7 @@ class Decoder(nn.Module):
             parts += [nn.Upsample(scale_factor=2), nn.Conv2d(channels, smaller, 3, padding=1, bias=False)]
             parts += [nn.BatchNorm2d(smaller), nn.ReLU(inplace=True)]
             channels, factor = smaller, factor // 2
-        parts.append(nn.Conv2d(channels, 3, 3, padding=1))
+        parts.append(nn.Conv2d(channels, outputs, 3, padding=1))
         self.layers = nn.Sequential(*parts)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -9,7 +9,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
-from fastssl.models.resnet import SmallResNet
+from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
+from fastssl.models.lab import LabNetwork
+from fastssl.models.resnet import ResNet, SmallResNet
+from fastssl.models.vit import ViT
 
 
 class Encoder(nn.Module):
@@ -37,6 +40,18 @@ class Encoder(nn.Module):
             shape = function(torch.zeros(1, 3, self.size, self.size)).shape
         self.train(training)
         return shape
+
+    def levels(self) -> list[nn.Module]:
+        """The network as parts that follow each other: their composition is the network.
+
+        Raises:
+            ValueError: the network neither has ``levels()`` nor is an ``nn.Sequential``.
+        """
+        if hasattr(self.network, "levels"):
+            return list(self.network.levels())  # type: ignore[operator]
+        if isinstance(self.network, nn.Sequential):
+            return list(self.network)
+        raise ValueError(f"encoder: expected a network with levels() or an nn.Sequential, got {type(self.network)}")
 
     def forward(self, images: Tensor) -> Tensor:
         features = self.network(images)
@@ -83,18 +98,56 @@ def huggingface(name_or_config: Any, size: int) -> Encoder:
     return Encoder(_HuggingFaceBackbone(load(name_or_config)), size)
 
 
+def _network(name: str, options: dict[str, Any]) -> nn.Module:
+    size, width, blocks = int(options["size"]), int(options.get("width", 32)), int(options.get("blocks", 1))
+    if name == "resnet":
+        return SmallResNet(width, blocks, 2 if size >= 32 else 1)
+    if name in ("resnet18", "resnet50"):
+        stem = options.get("stem") or ("cifar" if size <= 64 else "imagenet")
+        return ResNet(int(name[6:]), stem, int(options.get("width", 64)))
+    if name == "efficientnet":
+        return SmallEfficientNet(width, blocks)
+    patch = int(options.get("patch", max(1, size // 8)))
+    if name in ("vit", "patch-cnn") and size % patch:
+        raise ValueError(f"size: expected a multiple of the patch's {patch} pixels, got {size}")
+    if name == "vit":
+        return ViT(patch, 4 * width, 4 * blocks, max(1, width // 8))
+    return PatchCNN(patch, 4 * width, 4 * blocks)
+
+
+ENCODERS = ("resnet", "resnet18", "resnet50", "efficientnet", "vit", "patch-cnn")
+
+
 def build_encoder(options: dict[str, Any]) -> Encoder:
     """Returns the encoder that a checkpoint or the command line describes.
 
-    ``{"name": "resnet", "size": 32, "width": 32, "blocks": 1}`` or ``{"name": "huggingface:NAME", "size": 224}``.
+    Args:
+        options: "name" and "size" (pixels), and for networks of one's own width "width" (channels of the first stage;
+            a quarter of a transformer's tokens) and "blocks" (a stage; a quarter of a transformer's).
+
+            - "resnet": :class:`SmallResNet`; "resnet18", "resnet50": :class:`ResNet` (also "stem");
+            - "efficientnet": :class:`SmallEfficientNet`;
+            - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", an eighth of the image unless given);
+            - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;
+            - "huggingface:NAME": see :func:`huggingface`.
 
     Raises:
         ValueError: unknown name.
+
+    Example:
+        >>> from fastssl.models import build_encoder
+        >>> build_encoder({"name": "resnet", "size": 32, "width": 16, "blocks": 1}).dim
+        64
     """
     name, size = str(options["name"]), int(options["size"])
-    if name == "resnet":
-        network = SmallResNet(options.get("width", 32), options.get("blocks", 1), 2 if size >= 32 else 1)
-        return Encoder(network.to(memory_format=torch.channels_last), size)  # type: ignore[call-overload]
     if name.startswith("huggingface:"):
         return huggingface(name.removeprefix("huggingface:"), size)
-    raise ValueError(f"encoder: expected 'resnet' or 'huggingface:NAME', got {name!r}")
+    plain = name.removeprefix("lab:")
+    if plain not in ENCODERS:
+        raise ValueError(f"encoder: expected one of {', '.join(ENCODERS)}, lab:NAME or huggingface:NAME, got {name!r}")
+    if name != plain:
+        half = {**options, "width": max(1, int(options.get("width", 32)) // 2)}
+        network: nn.Module = LabNetwork(_network(plain, half), _network(plain, half))
+    else:
+        network = _network(name, options)
+    return Encoder(network.to(memory_format=torch.channels_last), size)  # type: ignore[call-overload]

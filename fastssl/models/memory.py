@@ -79,3 +79,28 @@ class Prototypes(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return TF.normalize(x, dim=1) @ TF.normalize(self.weight, dim=1).T
+
+
+class ItemMemory(nn.Module):
+    """What is remembered of every item of the data: rows that ids find. Empty until it is first filled.
+
+    A checkpoint brings its own length: one is loaded into a memory that is still empty.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.empty(0))
+        self.rows: Tensor
+
+    def fill(self, rows: Tensor) -> None:
+        """Remembers ``rows`` [N, ...], one an item."""
+        self.rows = rows.detach().clone().to(self.rows.device)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: object) -> None:
+        saved = state_dict.get(prefix + "rows")
+        if saved is not None and saved.shape != self.rows.shape:
+            self.rows = torch.empty_like(saved, device=self.rows.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)

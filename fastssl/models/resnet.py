@@ -1,4 +1,4 @@
-"""A residual network for small images (He et al. 2016), narrow enough for a CPU."""
+"""Residual networks (He et al. 2016): a small one, narrow enough for a CPU, and those of the papers."""
 
 from __future__ import annotations
 
@@ -45,5 +45,102 @@ class SmallResNet(nn.Module):
         self.stages = nn.Sequential(*layers)
         self.channels = channels
 
+    def levels(self) -> list[nn.Module]:
+        return [nn.Sequential(self.stem, nn.ReLU()), *self.stages]
+
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(torch.relu(self.stem(x)))
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions and a shortcut; the names of the weights are torchvision's."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, planes, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.downsample = _shortcut(inputs, planes, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 (with the stride) and 1 x 1 convolutions and a shortcut; the names are torchvision's."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = nn.Conv2d(inputs, planes, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = nn.Conv2d(planes, planes, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = nn.Conv2d(planes, outputs, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.downsample = _shortcut(inputs, outputs, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.relu(self.bn1(self.conv1(x)))
+        out = self.bn3(self.conv3(torch.relu(self.bn2(self.conv2(out)))))
+        return torch.relu(out + (x if self.downsample is None else self.downsample(x)))
+
+
+def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+
+class ResNet(nn.Module):
+    """ResNet-18 or ResNet-50, images [B, 3, H, W] to a feature map; weights of torchvision's models fit (``fc`` is left
+    out: ``load_state_dict(weights, strict=False)``).
+
+    Args:
+        depth: 18 or 50.
+        stem: "imagenet" (7 x 7 of stride 2 and a pooling: H / 32) or "cifar" (3 x 3, no pooling: H / 8).
+        width: channels of the first stage, 64 in the paper.
+
+    Raises:
+        ValueError: another depth or stem.
+    """
+
+    def __init__(self, depth: int = 18, stem: str = "imagenet", width: int = 64) -> None:
+        super().__init__()
+        if depth not in (18, 50):
+            raise ValueError(f"depth: expected 18 or 50, got {depth!r}")
+        if stem not in ("imagenet", "cifar"):
+            raise ValueError(f"stem: expected 'imagenet' or 'cifar', got {stem!r}")
+        block: type[BasicBlock | Bottleneck] = BasicBlock if depth == 18 else Bottleneck
+        large = stem == "imagenet"
+        self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        channels = width
+        for stage, count in enumerate((2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)):
+            layer = []
+            for k in range(count):
+                layer.append(block(channels, width * 2**stage, 2 if stage and k == 0 else 1))
+                channels = width * 2**stage * block.expansion
+            setattr(self, f"layer{stage + 1}", nn.Sequential(*layer))
+        self.channels = channels
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def levels(self) -> list[nn.Module]:
+        return [
+            nn.Sequential(self.conv1, self.bn1, nn.ReLU(), self.maxpool),
+            *(getattr(self, f"layer{k}") for k in range(1, 5)),
+        ]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for level in self.levels():
+            x = level(x)
+        return x

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from fastssl.augment import to_float
 from fastssl.data import Images
 from fastssl.data.loader import epoch_order
 from fastssl.evaluate.measures import feature_spread
-from fastssl.methods import name_of
+from fastssl.methods import Method, name_of
 from fastssl.models import Encoder
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
@@ -156,6 +157,7 @@ def pretrain(
     model.train()
     steps_per_epoch = len(data) // batch
     labelled, after_step = getattr(method, "uses_labels", False), getattr(method, "after_step", None)
+    studies = getattr(method, "studies", False)
     share = batch // fabric.world_size
     writer = SummaryWriter(out / "logs", purge_step=step or None) if fabric.is_global_zero else None
     started, saved, paused_at = time.perf_counter() - spent, time.perf_counter(), step
@@ -176,6 +178,7 @@ def pretrain(
             save_checkpoint(out / "checkpoint", method, optimizer, state)
 
     encoder = getattr(method, "encoder", None)
+    order: np.ndarray | None = None
     collapsed = 0
     measured: list[float] = []
     between_steps = True
@@ -185,7 +188,11 @@ def pretrain(
             began = time.perf_counter()
             between_steps = False
             epoch, position = divmod(step, steps_per_epoch)
-            indices = epoch_order(len(data), options.seed, epoch)[position * batch : (position + 1) * batch]
+            if studies and position == 0:
+                method.study(_describe(method, data, batch), epoch, options.seed)  # type: ignore[operator]
+            if order is None or position == 0:
+                order = _order(method, len(data), options.seed, epoch)
+            indices = order[position * batch : (position + 1) * batch]
             mine = indices[fabric.global_rank * share : (fabric.global_rank + 1) * share]
             seed = step_seed(options.seed, step, fabric.global_rank)
             torch.manual_seed(seed)
@@ -254,6 +261,28 @@ def pretrain(
             (out / "history.json.tmp").write_text(json.dumps(history))
             (out / "history.json.tmp").rename(out / "history.json")
     return method
+
+
+@torch.no_grad()
+def _describe(method: nn.Module, data: Images, batch: int) -> torch.Tensor:
+    """What the method says of every item, first drawing, without augmentation and in evaluation mode."""
+    training, device = method.training, next(method.parameters()).device
+    method.eval()
+    parts = []
+    for start in range(0, len(data), batch):
+        images = data.batch(np.arange(start, min(start + batch, len(data))))[:, 0]
+        parts.append(method.describe(to_float(images, method.encoder.size).to(device)).float())  # type: ignore[operator,arg-type]
+    method.train(training)
+    return torch.cat(parts)
+
+
+def _order(method: nn.Module, count: int, seed: int, epoch: int) -> np.ndarray:
+    """The items of an epoch: each once, or drawn by the weights that the method gives them."""
+    weights = method.weights() if isinstance(method, Method) else None
+    if weights is None:
+        return epoch_order(count, seed, epoch)
+    shares = weights.double().cpu().numpy()
+    return np.random.default_rng([seed, epoch, 3]).choice(count, count, p=shares / shares.sum())
 
 
 @torch.no_grad()

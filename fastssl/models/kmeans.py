@@ -1,4 +1,4 @@
-"""k-means on features, its searches through F.nearest."""
+"""Clusters of features: k-means, its searches through F.nearest, and the whitening before it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def kmeans(
 
     Example:
         >>> import torch
-        >>> from fastssl.evaluate import kmeans
+        >>> from fastssl.models import kmeans
         >>> centres, cluster, cost = kmeans(torch.tensor([[0.0], [0.1], [5.0], [5.1]]), 2)
         >>> bool(cluster[0] == cluster[1]) and bool(cluster[2] == cluster[3]) and bool(cluster[0] != cluster[2])
         True
@@ -71,3 +71,18 @@ def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
         chosen.append(int(rng.choice(len(x), p=share / share.sum())))
         least = torch.minimum(least, (x - x[chosen[-1]]).square().sum(1).double())
     return x[chosen].clone()
+
+
+def pca_whiten(features: Tensor, dim: int) -> Tensor:
+    """Features on their ``dim`` strongest principal axes, of variance 1 each, and of unit length (Jegou, Chum 2012).
+
+    Args:
+        features: [N, C].
+        dim: axes; what the rows do not span is left out.
+    """
+    x = features.detach().double()
+    x = x - x.mean(0)
+    _, values, axes = torch.linalg.svd(x, full_matrices=False)
+    kept = min(dim, int((values > values[:1] * 1e-6).sum()) if len(values) else 0)
+    white = x @ axes[:kept].T / values[:kept] * max(len(x) - 1, 1) ** 0.5
+    return torch.nn.functional.normalize(white, dim=1).to(features.dtype)

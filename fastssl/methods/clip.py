@@ -1,0 +1,88 @@
+"""CLIP: an image finds its text among those of the batch, and a text its image.
+
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021. Deviation: texts are
+bytes, not the pieces of a trained vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+import fastssl.functional as F
+from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder, TextTransformer, tokenize
+
+
+class CLIP(Method):
+    """One view and the item's text + two towers + symmetric InfoNCE with a learnt scale.
+
+    Args:
+        encoder: the image tower: what is kept.
+        augment: makes one view; None: a crop of at least nine tenths.
+        texts: one an item of the data, in its order; None: none, for a model that is loaded to be used.
+        tower: of texts: tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
+        outputs: dimensions in which images and texts are compared.
+        scale: of cosines at the beginning; it is learnt, up to 100.
+        spatial: see :class:`Method`.
+        backend: of the loss.
+
+    ``encode_images`` and ``encode_texts`` give unit vectors, for :func:`fastssl.evaluate.zero_shot`.
+    """
+
+    family = "multimodal"
+    paper = "Radford et al. 2021"
+    predicts = "which text belongs to the image"
+    loss = "symmetric InfoNCE"
+    uses_texts = True
+    causal = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        texts: Sequence[str] | None = None,
+        tower: TextTransformer | None = None,
+        outputs: int = 128,
+        scale: float = 1 / 0.07,
+        spatial: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.9, 1.0)), HALF])])
+        super().__init__(encoder, augment or plain, spatial=spatial)
+        self.backend = backend
+        self.tower = tower or TextTransformer(causal=self.causal)
+        self.texts = None if texts is None else tokenize(texts, self.tower.length)
+        self.image_head = nn.Linear(self.features, outputs, bias=False)
+        self.text_head = nn.Linear(self.tower.dim, outputs, bias=False)
+        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The view [B, 3, S, S] and the tokens of its text [B, L]."""
+        if self.texts is None:
+            raise ValueError("texts: expected one an item of the data, got none: the method cannot train")
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        return [*super().views(images, seed, epoch, ids), self.texts[torch.from_numpy(ids)]]
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """Images [B, 3, S, S] to unit vectors."""
+        return TF.normalize(self.image_head(self.embed(images)), dim=1)
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, L] to unit vectors."""
+        return TF.normalize(self.text_head(self.tower(tokens)), dim=1)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        image, text = self.encode_images(views[0]), self.encode_texts(views[1])
+        return F.clip_loss(image, text, self.log_scale.exp(), backend=self.backend)
+
+    def after_step(self, progress: float) -> None:
+        with torch.no_grad():
+            self.log_scale.clamp_(max=math.log(100))

@@ -1,0 +1,79 @@
+"""CMC: lightness and colour of an image are views of one thing, and so are two drawings of it.
+
+Tian, Krishnan and Isola, Contrastive Multiview Coding, 2020. One half of the network sees L, the other ab; every two
+views are contrasted (the paper's full graph). Deviation: negatives are the batch's, not a memory's.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import fastssl.functional as F
+from fastssl.augment import HALF, MAEAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder, LabNetwork, projection_head
+
+
+class CMC(Method):
+    """Views + two half networks + a head for each + InfoNCE of every two, both ways.
+
+    Args:
+        encoder: what is kept; its network is a :class:`fastssl.models.LabNetwork`, and its features both halves.
+        augment: makes the views in [-1, 1]: one (L against ab), or several drawings (all against all).
+        temperature: of the loss.
+        hidden: width of the heads.
+        outputs: dimensions in which views are compared.
+        spatial: see :class:`Method`.
+        backend: of the loss.
+
+    Raises:
+        ValueError: another network.
+    """
+
+    family = "multiview"
+    paper = "Tian et al. 2020"
+    predicts = "which colours belong to which lightness"
+    loss = "InfoNCE of every two views"
+    encoder_name = "lab:resnet"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        temperature: float = 0.1,
+        hidden: int = 256,
+        outputs: int = 128,
+        spatial: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        if not isinstance(encoder.network, LabNetwork):
+            raise ValueError(
+                f"encoder: CMC needs one of two halves ('lab:resnet'), got {type(encoder.network).__name__}"
+            )
+        super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
+        self.temperature, self.backend = temperature, backend
+        # The halves are the encoder's own networks, each with the readouts of an encoder.
+        self.halves = [Encoder(half, encoder.size) for half in (encoder.network.lightness, encoder.network.color)]
+        half = int(self.halves[0].shape_of(self._vectors(self.halves[0]))[1])
+        self.heads = nn.ModuleList(projection_head(half, hidden, outputs) for _ in range(2))
+
+    def _vectors(self, half: Encoder) -> Callable[[Tensor], Tensor]:
+        return half.spatial if self.spatial else half
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        network = self.encoder.network
+        assert isinstance(network, LabNetwork)
+        inputs = network.split(torch.cat(views))
+        embedded = []
+        for half, head, x in zip(self.halves, self.heads, inputs):
+            embedded += list(head(self._vectors(half)(x)).chunk(len(views)))
+        terms = [
+            F.info_nce(a, b, temperature=self.temperature, symmetric=True, backend=self.backend)
+            for a, b in itertools.combinations(embedded, 2)
+        ]
+        return torch.stack(terms).mean()

@@ -1,0 +1,93 @@
+"""Colorization: the colours of an image are told from its lightness.
+
+Zhang, Isola and Efros, Colorful Image Colorization, 2016. The ab plane is cut into cells of a grid; a place's colour
+is a soft assignment to its five nearest cells, and rare colours count more. Deviations: how frequent colours are is
+counted while training, not on ImageNet before it; sizes are those of small images.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.augment import ColorizationAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+from fastssl.models.decoder import Decoder
+
+
+@functools.cache
+def ab_cells(grid: int = 10) -> Tensor:
+    """The centres of the cells of the ab plane that hold a colour of sRGB: [Q, 2]; about 300 for a grid of 10."""
+    steps = torch.linspace(0, 1, 52)
+    colors = torch.stack(torch.meshgrid(steps, steps, steps, indexing="ij")).reshape(1, 3, -1, 1)
+    _, ab = ColorizationAugment.lab(colors)
+    return torch.unique((ab[0, :, :, 0].T / grid).round(), dim=0) * grid
+
+
+class Colorization(Method):
+    """One view's lightness + encoder + decoder + cross-entropy of its colours' cells, rare ones counting more.
+
+    Args:
+        encoder: what is kept; its network gives a feature map, and gets L in all three channels.
+        augment: makes one view in [0, 1].
+        grid: side of a cell in the ab plane.
+        sigma: of the soft assignment to the five nearest cells, in ab.
+        mix: share of the uniform distribution in the frequencies whose inverse rare colours are weighted by.
+        spatial: see :class:`Method`.
+    """
+
+    family = "innate relationship"
+    paper = "Zhang et al. 2016"
+    predicts = "colours from lightness"
+    loss = "rebalanced cross-entropy"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        grid: int = 10,
+        sigma: float = 5.0,
+        mix: float = 0.5,
+        spatial: bool = False,
+    ) -> None:
+        if not 0 < mix <= 1:
+            raise ValueError(f"mix: expected a share above 0 and up to 1, got {mix}")
+        super().__init__(encoder, augment or ColorizationAugment(encoder.size), spatial=spatial)
+        self.sigma, self.mix = sigma, mix
+        cells = ab_cells(grid)
+        self.side = max(encoder.size // 4, encoder.shape_of(encoder.network)[-1])
+        self.decoder = Decoder(encoder, len(cells), self.side)
+        self.register_buffer("cells", cells, persistent=False)
+        self.register_buffer("frequency", torch.full((len(cells),), 1 / len(cells)))
+        self.cells: Tensor
+        self.frequency: Tensor
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The lightness in three channels [B, 3, S, S] and the colours at the size of the prediction [B, 2, s, s]."""
+        (view,) = super().views(images, seed, epoch, ids)
+        light, ab = ColorizationAugment.lab(view)
+        return [(light / 50 - 1).expand(-1, 3, -1, -1), TF.adaptive_avg_pool2d(ab, self.side)]
+
+    def assign(self, ab: Tensor) -> tuple[Tensor, Tensor]:
+        """Colours [N, 2] to their five nearest cells [N, 5] and the shares of these."""
+        distance, cell = F.nearest(ab.float(), self.cells, 5, metric="sqeuclidean")
+        return cell, torch.softmax(-distance / (2 * self.sigma**2), 1)
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        light, ab = views
+        logits = self.decoder(self.encoder.network(light)).float().permute(0, 2, 3, 1).flatten(0, 2)
+        cell, share = self.assign(ab.permute(0, 2, 3, 1).flatten(0, 2))
+        weight = 1 / ((1 - self.mix) * self.frequency + self.mix / len(self.cells))
+        weight = weight / (weight * self.frequency).sum()
+        terms = -(TF.log_softmax(logits, 1).gather(1, cell) * share).sum(1) * weight[cell[:, 0]]
+        if self.training:
+            seen = torch.zeros_like(self.frequency).index_add_(0, cell.flatten(), share.flatten().float())
+            self.frequency.lerp_(seen / len(cell), 0.01)
+        return terms.mean()

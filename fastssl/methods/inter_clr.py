@@ -1,0 +1,107 @@
+"""InterCLR: MoCo, and another image of the same cluster as a second positive.
+
+Xie et al., Delving into Inter-Image Invariance for Unsupervised Visual Representations, 2020. A memory holds an
+embedding of every item and its cluster, both renewed with every step; negatives are drawn from the nearest items of
+other clusters (semi-hard), and a margin on the positive's cosine, negative by default, makes the boundary less strict.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.augment import Views
+from fastssl.methods.moco import MoCo
+from fastssl.models import Encoder, ItemMemory, kmeans
+
+
+class InterCLR(MoCo):
+    """MoCo's networks, queue and loss + memory of items and clusters + margin softmax between images.
+
+    Args:
+        encoder, augment: as MoCo.
+        clusters: of the memory.
+        pool: share of the memory, the nearest, that negatives are drawn from.
+        negatives: drawn for each query.
+        margin: taken from the positive's cosine.
+        lambd: weight of MoCo's loss; the other gets 1 - lambd.
+        momentum_memory: of an item's embedding in the memory.
+        options: of MoCo.
+    """
+
+    family = "clustering"
+    paper = "Xie et al. 2020"
+    predicts = "its key, and another image of its cluster"
+    loss = "InfoNCE and a margin softmax"
+    studies = True
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        clusters: int = 100,
+        pool: float = 0.1,
+        negatives: int = 256,
+        margin: float = -0.5,
+        lambd: float = 0.75,
+        momentum_memory: float = 0.5,
+        temperature: float = 0.2,
+        spatial: bool = False,
+        backend: str | None = None,
+        **options: int,
+    ) -> None:
+        if not 0 < pool <= 1 or not 0 <= lambd <= 1:
+            raise ValueError(f"pool, lambd: expected shares, got {pool} and {lambd}")
+        super().__init__(encoder, augment, temperature=temperature, spatial=spatial, backend=backend, **options)
+        self.pool, self.count, self.margin, self.lambd = pool, negatives, margin, lambd
+        self.clusters, self.momentum_memory = clusters, momentum_memory
+        self.memory, self.cluster, self.centres = ItemMemory(), ItemMemory(), ItemMemory()
+
+    def describe(self, images: Tensor) -> Tensor:
+        return TF.normalize(self.projector(self.embed(images)).float(), dim=1)
+
+    def study(self, features: Tensor, epoch: int, seed: int) -> None:
+        if not len(self.memory):
+            self.memory.fill(features)
+        clusters = min(self.clusters, len(features))
+        centres, cluster, _ = kmeans(self.memory.rows, clusters, seed=seed + epoch, iterations=10)
+        self.centres.fill(centres)
+        self.cluster.fill(cluster)
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """Query, key, and the items' numbers [B]."""
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        return [*super().views(images, seed, epoch, ids), torch.from_numpy(ids)]
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        query, ids = self.projector(self.embed(views[0])), views[2]
+        intra = self.contrast(query, views[1])
+        unit = TF.normalize(query.float(), dim=1)
+        inter = self.between(unit, ids)
+        if self.training:
+            with torch.no_grad():
+                renewed = self.memory.rows[ids].lerp(unit.detach(), 1 - self.momentum_memory)
+                self.memory.rows[ids] = TF.normalize(renewed, dim=1)
+                _, cluster = F.nearest(self.memory.rows[ids], self.centres.rows, 1, metric="sqeuclidean")
+                self.cluster.rows[ids] = cluster[:, 0]
+        return self.lambd * intra + (1 - self.lambd) * inter
+
+    def between(self, unit: Tensor, ids: Tensor) -> Tensor:
+        """The loss between images: ``unit`` queries [B, D] of items ``ids``."""
+        memory, cluster = self.memory.rows, self.cluster.rows
+        own = cluster[ids]
+        # A random other item of the same cluster; an item alone in its cluster is its own positive.
+        score = torch.rand(len(ids), len(memory), device=unit.device).masked_fill(own[:, None] != cluster, -2.0)
+        score[torch.arange(len(ids), device=unit.device), ids] = -1.0
+        positive = (unit * memory[score.argmax(1)]).sum(1) - self.margin
+        pool = max(1, round(self.pool * len(memory)))
+        _, near = F.nearest(unit.detach(), memory, pool, metric="dot", backend=self.backend)
+        drawn = near[:, torch.randperm(pool, device=unit.device)[: self.count]]
+        scores = torch.einsum("bd,bkd->bk", unit, memory[drawn])
+        scores = scores.masked_fill(cluster[drawn] == own[:, None], -torch.inf)
+        logits = torch.cat([positive[:, None], scores], 1) / self.temperature
+        return TF.cross_entropy(logits, torch.zeros_like(ids))

@@ -1,0 +1,96 @@
+"""MAE: a transformer sees a quarter of an image's patches; a small decoder paints the others.
+
+He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. Deviations: no class token; the decoder is as deep as
+``decoder_depth`` says (2 instead of 8, for small images).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import HALF, MAEAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder, ViT
+from fastssl.models.vit import Block, sine_positions
+
+
+class MAE(Method):
+    """One view's visible patches + ViT + transformer decoder + squared error on the other patches.
+
+    Args:
+        encoder: what is kept; its network is a :class:`fastssl.models.ViT`.
+        augment: makes one view.
+        share: of the patches that are hidden.
+        decoder_dim: of the decoder's tokens.
+        decoder_depth: its blocks.
+        norm_pixels: each patch is predicted with mean 0 and deviation 1, as the paper's best.
+        spatial: not used: a decoder works on tokens.
+
+    Raises:
+        ValueError: another network, or a share that hides no patch or all.
+    """
+
+    family = "masked generation"
+    paper = "He et al. 2022"
+    predicts = "the pixels of hidden patches"
+    loss = "mean squared error on the hidden"
+    encoder_name = "vit"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        share: float = 0.75,
+        decoder_dim: int = 96,
+        decoder_depth: int = 2,
+        norm_pixels: bool = True,
+        spatial: bool = False,
+    ) -> None:
+        network = encoder.network
+        if not isinstance(network, ViT):
+            raise ValueError(f"encoder: MAE needs a ViT ('vit'), got {type(network).__name__}")
+        super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=False)
+        side = encoder.size // network.patch
+        self.patch, self.side, self.norm_pixels = network.patch, side, norm_pixels
+        self.visible = side * side - round(share * side * side)
+        if not 0 < self.visible < side * side:
+            raise ValueError(f"share: expected one that leaves and hides patches, got {share} of {side * side}")
+        self.enter = nn.Linear(network.dim, decoder_dim)
+        self.token = nn.Parameter(torch.randn(decoder_dim) * 0.02)
+        self.register_buffer("positions", sine_positions(side, side, decoder_dim), persistent=False)
+        self.positions: Tensor
+        self.decoder = nn.Sequential(*[Block(decoder_dim, 4) for _ in range(decoder_depth)], nn.LayerNorm(decoder_dim))
+        self.leave = nn.Linear(decoder_dim, 3 * self.patch**2)
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The view [B, 3, S, S] and its patches in random order, of which the first are visible: int64 [B, P]."""
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        (view,) = super().views(images, seed, epoch, ids)
+        noise = self.uniform(seed, epoch, ids, block=1, count=self.side**2)
+        return [view, torch.from_numpy(noise.argsort(1))]
+
+    def targets(self, image: Tensor) -> Tensor:
+        """The pixels of all patches [B, P, 3 * patch * patch]."""
+        pixels = TF.pixel_unshuffle(image.float(), self.patch).flatten(2).transpose(1, 2)
+        if not self.norm_pixels:
+            return pixels
+        return (pixels - pixels.mean(2, keepdim=True)) / (pixels.var(2, keepdim=True) + 1e-6).sqrt()
+
+    def paint(self, image: Tensor, order: Tensor) -> Tensor:
+        """The pixels of all patches as they are predicted, in the patches' own order."""
+        network = self.encoder.network
+        assert isinstance(network, ViT)
+        seen = self.enter(network.visible(image, order[:, : self.visible]))
+        tokens = self.token.to(seen.dtype).expand(len(image), self.side**2, -1)
+        tokens = tokens.scatter(1, order[:, : self.visible, None].expand_as(seen), seen)
+        result: Tensor = self.leave(self.decoder(tokens + self.positions))
+        return result
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        image, order = views
+        error = (self.paint(image, order).float() - self.targets(image)).square().mean(2)
+        return error.gather(1, order[:, self.visible :]).mean()

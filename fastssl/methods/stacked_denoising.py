@@ -1,0 +1,69 @@
+"""Stacked denoising autoencoders: one level of the network after another learns to restore its own input.
+
+Vincent et al., Stacked Denoising Autoencoders: Learning Useful Representations in a Deep Network with a Local
+Denoising Criterion, 2010. Deviation: levels are convolutional (the parts that ``Encoder.levels`` names).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import HALF, MAEAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+class StackedDenoising(Method):
+    """One view + the levels below, which no longer learn + noise + the level at work + its decoder + squared error.
+
+    Args:
+        encoder: what is kept; each of its levels takes and gives a map [B, C, H, W].
+        augment: makes one view in [-1, 1].
+        corruption: share of a level's input that is set to zero.
+        spatial: see :class:`Method`.
+
+    Raises:
+        ValueError: a level that gives no map.
+    """
+
+    family = "masked generation"
+    paper = "Vincent et al. 2010"
+    predicts = "each level's input before noise"
+    loss = "mean squared error"
+
+    def __init__(
+        self, encoder: Encoder, augment: Views | None = None, *, corruption: float = 0.25, spatial: bool = False
+    ) -> None:
+        if not 0 < corruption < 1:
+            raise ValueError(f"corruption: expected a share between 0 and 1, got {corruption}")
+        super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
+        self.corruption = corruption
+        self.decoders = nn.ModuleList()
+        channels, size = 3, encoder.size
+        for k in range(len(encoder.levels())):
+            shape = encoder.shape_of(lambda x, k=k: self._through(x, k + 1))  # type: ignore[misc]
+            if len(shape) != 4 or shape[2] != shape[3] or size % shape[3]:
+                raise ValueError(f"encoder: expected levels that give square maps, level {k} gives {tuple(shape[1:])}")
+            up = nn.Upsample(scale_factor=size // shape[3])
+            self.decoders.append(nn.Sequential(up, nn.Conv2d(shape[1], channels, 3, padding=1)))
+            channels, size = shape[1], shape[3]
+        self.register_buffer("level", torch.zeros((), dtype=torch.int64))
+        self.level: Tensor
+
+    def _through(self, x: Tensor, count: int) -> Tensor:
+        for level in self.encoder.levels()[:count]:
+            x = level(x)
+        return x
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        k = int(self.level)
+        with torch.no_grad():
+            below = self._through(views[0], k)
+        noisy = below * (torch.rand_like(below) >= self.corruption)
+        restored = self.decoders[k](self.encoder.levels()[k](noisy))
+        return TF.mse_loss(restored.float(), below.float())
+
+    def after_step(self, progress: float) -> None:
+        self.level.fill_(min(int(progress * len(self.decoders)), len(self.decoders) - 1))

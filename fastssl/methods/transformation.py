@@ -1,0 +1,82 @@
+"""Transformation prediction: by which affine map was an image changed?
+
+Zhang, Qi, Wang and Luo, AET vs. AED: Unsupervised Representation Learning by Auto-Encoding Transformations rather
+than Data, 2019. Features of an image and of its transformed copy together tell the map's six numbers.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.augment import HALF, MAEAugment, Views
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+class Transformation(Method):
+    """A view and its affine image + encoder for both + MLP + squared error of the map.
+
+    Args:
+        encoder: what is kept.
+        augment: makes one view.
+        degrees: rotation by up to this many degrees either way.
+        translate: shift by up to this share of the image either way.
+        scale: smallest and largest factor.
+        shear: shear by up to this many degrees either way.
+        hidden: width of the MLP.
+        spatial: see :class:`Method`.
+    """
+
+    family = "innate relationship"
+    paper = "Zhang et al. 2019"
+    predicts = "the affine map between an image and its copy"
+    loss = "mean squared error"
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        degrees: float = 180.0,
+        translate: float = 0.2,
+        scale: tuple[float, float] = (0.7, 1.3),
+        shear: float = 30.0,
+        hidden: int = 256,
+        spatial: bool = False,
+    ) -> None:
+        if not 0 < scale[0] <= scale[1]:
+            raise ValueError(f"scale: expected 0 < smallest <= largest, got {scale}")
+        super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
+        self.degrees, self.translate, self.scale, self.shear = degrees, translate, scale, shear
+        self.head = nn.Sequential(
+            nn.Linear(2 * self.features, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, 6)
+        )
+
+    def matrices(self, u: np.ndarray) -> Tensor:
+        """Numbers in (0, 1) [B, 5] to affine maps [B, 2, 3] in coordinates from -1 to 1."""
+        centred = 2 * torch.from_numpy(u).float() - 1
+        angle, shear = centred[:, 0] * math.radians(self.degrees), centred[:, 1] * math.radians(self.shear)
+        low, high = self.scale
+        scale = (low + high) / 2 + centred[:, 2] * (high - low) / 2
+        rows = torch.stack(
+            [angle.cos(), -(angle + shear).sin(), angle.sin(), (angle + shear).cos()], 1
+        ) * scale[:, None]  # fmt: skip
+        return torch.cat([rows.reshape(-1, 2, 2), 2 * self.translate * centred[:, 3:5, None]], 2)
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """The view, its affine image, [B, 3, S, S] each, and the maps [B, 2, 3]."""
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        (view,) = super().views(images, seed, epoch, ids)
+        maps = self.matrices(self.uniform(seed, epoch, ids, block=1, count=5))
+        grid = TF.affine_grid(maps, list(view.shape), align_corners=False)
+        return [view, TF.grid_sample(view, grid, padding_mode="border", align_corners=False), maps]
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        view, moved, maps = views
+        before, after = self.embed(torch.cat([view, moved])).chunk(2)
+        return TF.mse_loss(self.head(torch.cat([before, after], 1)).float(), maps.flatten(1))

@@ -1,0 +1,32 @@
+"""Two half networks, of which one sees lightness and the other colour (Tian et al. 2020)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.augment import ColorizationAugment
+
+
+class LabNetwork(nn.Module):
+    """Images [B, 3, H, W] in [-1, 1] to the maps of both halves side by side.
+
+    Args:
+        lightness: gets L, copied into three channels, about in [-1, 1].
+        color: gets a and b, and a channel of zeros, about in [-1, 1].
+    """
+
+    def __init__(self, lightness: nn.Module, color: nn.Module) -> None:
+        super().__init__()
+        self.lightness, self.color = lightness, color
+
+    @staticmethod
+    def split(images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the halves see of images: [B, 3, H, W] each."""
+        light, ab = ColorizationAugment.lab((images + 1) / 2)
+        light, ab = (light / 50 - 1).to(images.dtype), (ab / 110).to(images.dtype)
+        return light.expand(-1, 3, -1, -1), torch.cat([ab, torch.zeros_like(light)], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        light, color = self.split(images)
+        return torch.cat([self.lightness(light), self.color(color)], 1)

@@ -1,0 +1,126 @@
+"""A small vision transformer (Dosovitskiy et al. 2021)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+
+def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
+    """Fixed positions of a grid [rows * columns, dim]: sines and cosines of both coordinates (He et al. 2022, MAE)."""
+    if dim % 4:
+        raise ValueError(f"dim: expected a multiple of 4, got {dim}")
+    rate = torch.exp(torch.arange(dim // 4) * (-math.log(10_000) / (dim // 4)))
+    parts = []
+    for places in torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"):
+        angle = places.flatten()[:, None] * rate
+        parts += [angle.sin(), angle.cos()]
+    return torch.cat(parts, 1)
+
+
+class Block(nn.Module):
+    """Attention and an MLP, each behind a layer norm and beside a shortcut.
+
+    Args:
+        dim: of a token.
+        heads: of the attention.
+        hidden: width of the MLP, as a multiple of ``dim``.
+        causal: tokens see those before them alone.
+    """
+
+    def __init__(self, dim: int, heads: int, hidden: int = 4, causal: bool = False) -> None:
+        super().__init__()
+        if dim % heads:
+            raise ValueError(f"heads: expected a divisor of dim {dim}, got {heads}")
+        self.heads, self.causal = heads, causal
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden * dim), nn.GELU(), nn.Linear(hidden * dim, dim))
+
+    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens [B, T, dim]; where ``keep`` [B, T] is False, nobody looks."""
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mask = None if keep is None else keep[:, None, None]
+        if mask is not None and self.causal:
+            mask = mask & torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()
+        seen = TF.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal and mask is None)
+        x = x + self.out(seen.transpose(1, 2).reshape(batch, tokens, dim))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
+
+class _Patches(nn.Module):
+    """Images to tokens [B, rows, columns, dim] with their positions."""
+
+    def __init__(self, dim: int, patch: int) -> None:
+        super().__init__()
+        self.project = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.project(x).permute(0, 2, 3, 1)
+        rows, columns, dim = tokens.shape[1:]
+        positions = sine_positions(rows, columns, dim).to(tokens)
+        return tokens + positions.reshape(rows, columns, dim)
+
+
+class _OnGrid(nn.Module):
+    """A block on tokens that lie in a grid."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.block(x.flatten(1, 2)).reshape(x.shape)
+        return result
+
+
+class _Last(nn.Module):
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(x).permute(0, 3, 1, 2)
+
+
+class ViT(nn.Module):
+    """Images [B, 3, H, W], of any size that the patches divide, to a feature map [B, dim, H / patch, W / patch].
+
+    Without a class token: evaluation averages the map. Positions are fixed, so that one network takes large and small
+    views.
+
+    Args:
+        patch: pixels of a patch's side.
+        dim: of a token, a multiple of 4.
+        depth: blocks.
+        heads: of the attention.
+    """
+
+    def __init__(self, patch: int = 4, dim: int = 128, depth: int = 4, heads: int = 4) -> None:
+        super().__init__()
+        self.patch, self.dim = patch, dim
+        self.patches = _Patches(dim, patch)
+        self.blocks = nn.ModuleList(_OnGrid(Block(dim, heads)) for _ in range(depth))
+        self.last = _Last(dim)
+
+    def levels(self) -> list[nn.Module]:
+        return [self.patches, *self.blocks, self.last]
+
+    def visible(self, images: Tensor, rows: Tensor) -> Tensor:
+        """The tokens of some patches alone: ``rows`` [B, K] of patches, counted row by row, to [B, K, dim]."""
+        tokens = self.patches(images).flatten(1, 2)
+        tokens = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[2]))
+        for block in self.blocks:
+            tokens = block.block(tokens)  # type: ignore[operator]
+        result: Tensor = self.last.norm(tokens)
+        return result
+
+    def forward(self, x: Tensor) -> Tensor:
+        for level in self.levels():
+            x = level(x)
+        return x
