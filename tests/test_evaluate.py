@@ -20,7 +20,7 @@ from fastssl.evaluate import (
     low_shot,
     pixels,
     rank_me,
-    recall_at_1,
+    recall_at,
     retrieval_scores,
     uniformity,
 )
@@ -55,7 +55,7 @@ def test_recall_equals_a_double_loop() -> None:
     x, y = (torch.nn.functional.normalize(torch.randn(30, 6), dim=1) for _ in range(2))
     y = torch.nn.functional.normalize(x + 0.9 * y, dim=1)
     hits = sum(max(range(30), key=lambda j: float(x[i] @ y[j])) == i for i in range(30))
-    assert math.isclose(recall_at_1(x, y), 100 * hits / 30, abs_tol=1e-4)
+    assert math.isclose(recall_at(x, y), 100 * hits / 30, abs_tol=1e-4)
 
 
 def test_linear_probe_is_as_good_as_scikit_learn() -> None:

@@ -1,4 +1,4 @@
-"""``fastssl demo | methods | pretrain METHOD | evaluate CHECKPOINT | augment-preview IMAGES | pack | bench | info``."""
+"""``fastssl demo | methods | pretrain | evaluate | report | export | augment-preview | pack | bench | info``."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def pretrain(
     devices: Annotated[int, typer.Option(help="Processes; each contrasts within its share of the batch.")] = 1,
 ) -> None:
     """Pretrain METHOD on images without their labels."""
-    from fastssl.cli.recipes import build_method, encoder_for
+    from fastssl.cli.recipes import build_method, encoder_for, options_for
     from fastssl.data import load
     from fastssl.train import Pretraining
 
@@ -116,7 +116,8 @@ def pretrain(
         devices=devices,
     )
     model = build_method(method, encoder_options, images, seed, temperature=temperature, spatial=spatial)
-    run_pretraining(model, images, options, out, encoder_options, resume)
+    kept = options_for(method, images.name, temperature, spatial)
+    run_pretraining(model, images, options, out, encoder_options, resume, kept)
     console.print(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {out}")
 
 
@@ -124,26 +125,54 @@ def pretrain(
 def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
     data: Annotated[
-        str | None, typer.Option(help="emoji, digits, or a folder; default: what it was trained on.")
+        str | None,
+        typer.Option(help="emoji, digits, a folder, cifar-10:FOLDER, hf:PATH; protocols take several, with commas."),
     ] = None,
+    protocol: Annotated[
+        str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
+    ] = "frozen",
     readout: Annotated[str, typer.Option(help="spatial (4 x 4 feature map) or pooled.")] = "spatial",
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
-    """Judge a frozen encoder beside a random one, raw pixels and a colour histogram."""
+    """Judge an encoder beside a random one; frozen: also beside raw pixels and a colour histogram."""
     from fastssl.bench.run import write_atomically
-    from fastssl.data import load
-    from fastssl.evaluate import evaluate as judge
-    from fastssl.train import load_encoder
+    from fastssl.cli.judge import judge
 
-    encoder, state = load_encoder(checkpoint)
-    name = data or state["data"].split("-")[0]
-    if name == "emoji" and state["data"] == "emoji":
-        console.print("[yellow]trained on all emoji: the held-out ones of the retrieval were seen[/yellow]")
-    table = judge(encoder, state["encoder"], load(name), readout)
+    table = judge(checkpoint, data, protocol, readout)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
         console.print(f"written: {out}")
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; seeds of one method are one line.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("runs/report.html"),
+    data: Annotated[str, typer.Option(help="What the runs are compared on: emoji, digits, or a folder.")] = "emoji",
+) -> None:
+    """Compare runs on one page: curves, tables over seeds, maps, neighbours, confusions, and what was predicted."""
+    from fastssl.report.compare import compare_runs
+
+    page = compare_runs(runs, out, data, console.print)
+    console.print(f"report: {page.resolve()}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    to: Annotated[str, typer.Option(help="torch (exported program), onnx (extra: export) or huggingface.")] = "torch",
+    out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: beside it.")] = None,
+) -> None:
+    """Write the encoder for others to load; it is loaded back and must give the same features."""
+    from fastssl.models.export import export_encoder
+    from fastssl.train import load_encoder
+
+    encoder, state = load_encoder(checkpoint)
+    endings = {"torch": "encoder.pt2", "onnx": "encoder.onnx", "huggingface": "huggingface"}
+    path = out or checkpoint / endings.get(to, to)
+    export_encoder(encoder, state["encoder"], to, path)
+    console.print(f"written, and loaded back with the same features: {path}")
 
 
 @app.command("augment-preview")

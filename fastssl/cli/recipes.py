@@ -7,7 +7,17 @@ from typing import Any
 
 import torch
 
-from fastssl.augment import HALF, DINOAugment, SimCLRAugment, Views
+from fastssl.augment import (
+    HALF,
+    Augment,
+    CPCAugment,
+    DINOAugment,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    RelativePatchAugment,
+    SimCLRAugment,
+    Views,
+)
 from fastssl.data import Images
 from fastssl.methods import Method, get
 from fastssl.models import build_encoder
@@ -18,6 +28,15 @@ AUGMENT: dict[str, dict[str, Any]] = {
     "digits": {"crop": (0.5, 1.0), "strength": 0.5, "flip": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 15.0},
 }
 TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
+# Runs on a few thousand images are short: targets follow faster, and clusters are as few as a batch can fill.
+OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "emoji": {
+        "byol": {"momentum": 0.96},
+        "swav": {"prototypes": 32},
+        "deep-cluster": {"clusters": 50, "every": 5},
+        "inter-clr": {"clusters": 50},
+    },
+}
 TWO_VIEWS = {
     "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con", "inter-clr",
     "amdim",
@@ -27,19 +46,53 @@ TWO_VIEWS = {
 def views_for(name: str, data: str, size: int) -> Views | None:
     """The views of a method on a data set that comes with the package; None takes the paper's."""
     family = data.split("-")[0]
-    if family in AUGMENT and name in TWO_VIEWS:
-        return SimCLRAugment(size, channels_last=True, **AUGMENT[family])
-    if family in AUGMENT and name == "dino":
+    if family not in AUGMENT:
+        return SimCLRAugment(size, channels_last=True) if name in ("simclr", "nnclr", "swav", "sup-con") else None
+    options = AUGMENT[family]
+    if name in TWO_VIEWS:
+        return SimCLRAugment(size, channels_last=True, **options)
+    if name == "deep-cluster":
+        return SimCLRAugment(size, channels_last=True, views=1, **options)
+    if name == "dino":
         scales: dict[str, Any] = {"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)}
         return DINOAugment(size, max(size // 2, 8), 2, normalize=HALF, **scales)
-    if name in ("simclr", "nnclr", "swav", "sup-con"):
-        return SimCLRAugment(size, channels_last=True)
+    plain: list[Any] = [
+        RandomResizedCrop(size, scale=options["crop"]),
+        RandomHorizontalFlip(options.get("flip", 0.5)),
+        HALF,
+    ]
+    if name in ("clip", "align", "siglip"):
+        return Views([Augment(plain)])
+    if name == "cmc":  # every drawing gives two views
+        return Views([(2, Augment(plain))])
+    if name == "relative-patch":  # no lens took these pictures: their colours may stay
+        cell = size // 2 + max(size // 8, 1)
+        return RelativePatchAugment(size // 2, cell, 3 * cell, projection=False, normalize=HALF)
+    if name == "cpc":
+        return CPCAugment(size, gray=0.0, normalize=HALF)
     return None
 
 
 def encoder_for(name: str, encoder: str | None, size: int, width: int = 32, blocks: int = 1) -> dict[str, Any]:
     """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs."""
     return {"name": encoder or get(name).encoder_name, "size": size, "width": width, "blocks": blocks}
+
+
+def options_for(name: str, data: str, temperature: float | None = None, spatial: bool = True) -> dict[str, Any]:
+    """The arguments of a method on a data set that comes with the package: JSON values, kept in its checkpoint.
+
+    Raises:
+        ValueError: no such method, or one that has no temperature.
+    """
+    kind, family = get(name), data.split("-")[0]
+    options: dict[str, Any] = {"spatial": spatial, **OPTIONS.get(family, {}).get(name, {})}
+    if temperature is None and name == "simclr":
+        temperature = TEMPERATURE.get(family, 0.1)
+    if temperature is not None:
+        if "temperature" not in inspect.signature(kind).parameters:
+            raise ValueError(f"temperature: {name} has none")
+        options["temperature"] = temperature
+    return options
 
 
 def build_method(
@@ -57,16 +110,9 @@ def build_method(
         ValueError: no such method, or one that has no temperature.
     """
     kind: Any = get(name)
+    options = options_for(name, data.name, temperature, spatial)
     torch.manual_seed(seed)
-    options: dict[str, Any] = {"spatial": spatial}
-    if temperature is None and name == "simclr":
-        temperature = TEMPERATURE.get(data.name.split("-")[0], 0.1)
-    if temperature is not None:
-        if "temperature" not in inspect.signature(kind).parameters:
-            raise ValueError(f"temperature: {name} has none")
-        options["temperature"] = temperature
-    if kind.uses_texts:
-        options["texts"] = data.names
+    texts = {"texts": data.names} if kind.uses_texts else {}
     encoder = build_encoder(encoder_options)
-    method: Method = kind(encoder, views_for(name, data.name, encoder.size), **options)
+    method: Method = kind(encoder, views_for(name, data.name, encoder.size), **options, **texts)
     return method

@@ -12,7 +12,13 @@ console = Console()
 
 
 def run_pretraining(
-    model: Any, images: Any, options: Any, out: Path, encoder_options: dict[str, Any], resume: bool
+    model: Any,
+    images: Any,
+    options: Any,
+    out: Path,
+    encoder_options: dict[str, Any],
+    resume: bool,
+    method_options: dict[str, Any] | None = None,
 ) -> None:
     """Pretrains with a live line of progress; Ctrl-C leaves a checkpoint."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -38,7 +44,16 @@ def run_pretraining(
             )
 
         try:
-            train(model, images, options, out=out, encoder_options=encoder_options, resume=resume, on_step=show)
+            train(
+                model,
+                images,
+                options,
+                out=out,
+                encoder_options=encoder_options,
+                method_options=method_options,
+                resume=resume,
+                on_step=show,
+            )
         except KeyboardInterrupt:
             console.print(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
             raise
@@ -46,7 +61,7 @@ def run_pretraining(
 
 def print_measures(table: dict[str, Any]) -> None:
     rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith("_std")]
-    columns = list(table[rows[0]])
+    columns = list(dict.fromkeys(c for r in rows for c in table[r]))
     shown = Table("", *columns)
     for measure in rows:
         spread = table.get(measure + "_std", {})

@@ -7,6 +7,7 @@ from fastssl.data.images import Images
 from fastssl.data.load import load
 from fastssl.data.loader import Batch, Loader
 from fastssl.data.packed import PackedError, PackedImages, pack
+from fastssl.data.splits import Splits, divide, load_splits
 
 __all__ = [
     "Batch",
@@ -16,10 +17,13 @@ __all__ = [
     "Loader",
     "PackedError",
     "PackedImages",
+    "Splits",
     "digits",
+    "divide",
     "emoji",
     "folder",
     "load",
+    "load_splits",
     "pack",
     "read_image",
 ]

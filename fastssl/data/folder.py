@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +29,11 @@ class FolderImages(Images):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def _read(self, index: int) -> Any:
+        return read_image(self.paths[index])
+
     def _decode(self, index: int) -> np.ndarray:
-        image = read_image(self.paths[index])
-        view = Augment([CenterCrop(self.size, resize=self.size, interpolation="bicubic")])(image, seed=0)
+        view = Augment([CenterCrop(self.size, resize=self.size, interpolation="bicubic")])(self._read(index), seed=0)
         array: np.ndarray = (view.permute(1, 2, 0) * 255).round().clamp(0, 255).to(torch.uint8).contiguous().numpy()
         return array
 

@@ -1,36 +1,53 @@
-"""Downstream evaluation of frozen encoders."""
+"""Downstream evaluation: frozen encoders, fine-tuned ones, and what they are compared with."""
 
 from fastssl.evaluate.features import encode, pixels
+from fastssl.evaluate.finetune import FineTuning, finetune
+from fastssl.evaluate.layers import layer_features
+from fastssl.evaluate.linear import few_labels, linear_probe, low_shot
 from fastssl.evaluate.measures import (
     alignment,
     clustering_scores,
     feature_spread,
     knn_accuracy,
-    linear_probe,
-    low_shot,
     rank_me,
-    recall_at_1,
+    recall_at,
     retrieval_scores,
     uniformity,
 )
+from fastssl.evaluate.metrics import METRICS, eleven_point_map, mean_per_class, top_1
+from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji
+from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
 from fastssl.models.kmeans import kmeans
 
 __all__ = [
+    "METRICS",
+    "PROMPTS",
+    "PROTOCOLS",
+    "FineTuning",
     "alignment",
+    "class_embeddings",
     "clustering_scores",
+    "eleven_point_map",
     "encode",
     "evaluate",
     "evaluate_digits",
     "evaluate_emoji",
+    "evaluate_with",
     "feature_spread",
+    "few_labels",
+    "finetune",
     "kmeans",
     "knn_accuracy",
+    "layer_features",
     "linear_probe",
     "low_shot",
+    "mean_per_class",
     "pixels",
     "rank_me",
-    "recall_at_1",
+    "recall_at",
     "retrieval_scores",
+    "top_1",
     "uniformity",
+    "zero_shot",
 ]

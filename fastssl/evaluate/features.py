@@ -10,7 +10,7 @@ from fastssl.augment import to_float
 from fastssl.models import Encoder
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode(encoder: Encoder, images: np.ndarray, readout: str = "spatial", batch: int = 512) -> Tensor:
     """Features [N, C] of uint8 images [N, H, W, 3].
 

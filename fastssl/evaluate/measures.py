@@ -10,7 +10,13 @@ import fastssl.functional as F
 
 
 def knn_accuracy(
-    features: Tensor, labels: Tensor, k: int = 5, queries: Tensor | None = None, query_labels: Tensor | None = None
+    features: Tensor,
+    labels: Tensor,
+    k: int = 5,
+    queries: Tensor | None = None,
+    query_labels: Tensor | None = None,
+    *,
+    temperature: float | None = None,
 ) -> float:
     """Accuracy of the majority of the k nearest neighbours by cosine (ties: the nearer one), leave one out.
 
@@ -20,84 +26,30 @@ def knn_accuracy(
         k: neighbours.
         queries: [M, C]; None: each row against the others.
         query_labels: [M].
+        temperature: neighbours vote with exp(cosine / temperature), as Wu et al. 2018 (0.07); None: all alike.
     """
     own = queries is None
     q = features if queries is None else queries
     truth = labels if query_labels is None else query_labels
-    _, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
-    votes = torch.nn.functional.one_hot(labels[nearest], int(labels.max()) + 1).float()
+    cosine, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
     # A vote is worth slightly less the farther it comes from: decides ties only.
-    weight = 1 - 1e-3 * torch.arange(k, dtype=torch.float32)
-    predicted = (votes * weight[None, :, None]).sum(1).argmax(1)
-    return 100 * float((predicted == truth).float().mean())
+    weight = (1 - 1e-3 * torch.arange(k, dtype=torch.float32)).expand_as(nearest)
+    if temperature is not None:
+        weight = torch.exp((cosine - cosine[:, :1]) / temperature)
+    votes = torch.zeros(len(q), int(labels.max()) + 1).scatter_add_(1, labels[nearest], weight.contiguous())
+    return 100 * float((votes.argmax(1) == truth).float().mean())
 
 
-def recall_at_1(query: Tensor, gallery: Tensor) -> float:
-    """How often row i of ``gallery`` is the nearest (cosine) to row i of ``query``. Both [N, C], unit length."""
-    nearest = (query @ gallery.T).argmax(1)
-    return 100 * float((nearest == torch.arange(len(query))).float().mean())
-
-
-DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
-
-
-def linear_probe(
-    features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray, decay: float | None = None, steps: int = 100
-) -> float:
-    """Test accuracy of multinomial logistic regression on standardised features (L-BFGS from zero weights).
+def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
+    """Recall@K: how often row i of ``gallery`` is among the k nearest (cosine) to row i of ``query``, in percent.
 
     Args:
-        features: [N, C].
-        labels: [N].
-        train: indices of the training rows.
-        test: indices of the test rows.
-        decay: L2 penalty; None: the one of :data:`DECAYS` that does best on a fifth of the training rows.
-        steps: iterations of L-BFGS.
+        query: [N, C], unit length.
+        gallery: [N, C], unit length.
+        k: at most N.
     """
-    if decay is None:
-        order = np.random.default_rng(len(train)).permutation(train)
-        cut = max(1, len(order) // 5)
-        scores = [linear_probe(features, labels, order[cut:], order[:cut], d, steps) for d in DECAYS]
-        decay = DECAYS[int(np.argmax(scores))]
-    mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
-    x = ((features - mean) / scale) / features.shape[1] ** 0.5
-    classes = int(labels.max()) + 1
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
-    x_train, y_train = x[train], labels[train]
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(x_train @ weight.T + bias, y_train) + decay * weight.square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        predicted = (x[test] @ weight.T + bias).argmax(1)
-    return 100 * float((predicted == labels[test]).float().mean())
-
-
-def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation of the nearest-neighbour accuracy with ``shots`` labels a class.
-
-    Args:
-        features: [N, C], unit length.
-        labels: [N].
-        shots: labelled rows of each class; the other rows are the test.
-        draws: how often the labelled rows are drawn.
-        seed: of the draws.
-    """
-    results = []
-    numbers = labels.numpy()
-    for draw in range(draws):
-        rng = np.random.default_rng([seed, draw])
-        support = np.concatenate([rng.permutation(np.flatnonzero(numbers == c))[:shots] for c in np.unique(numbers)])
-        rest = np.setdiff1d(np.arange(len(numbers)), support)
-        nearest = (features[rest] @ features[support].T).argmax(1)
-        results.append(100 * float((labels[support][nearest] == labels[rest]).float().mean()))
-    return float(np.mean(results)), float(np.std(results))
+    _, nearest = F.nearest(query, gallery, k, metric="dot")
+    return 100 * float((nearest == torch.arange(len(query))[:, None]).any(1).float().mean())
 
 
 def alignment(x: Tensor, y: Tensor) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssl.data import Images, digits, emoji
-from fastssl.evaluate import measures
+from fastssl.evaluate import linear, measures
 from fastssl.evaluate.features import centred, color_histogram, encode, pixels
 from fastssl.models import Encoder, build_encoder
 
@@ -28,7 +28,7 @@ def random_encoder(options: dict[str, Any], seed: int) -> Encoder:
 def _linear(features: Tensor, labels: Tensor, seed: int, share: float = 0.8) -> float:
     order = np.random.default_rng([7, seed]).permutation(len(labels))
     cut = int(share * len(order))
-    return measures.linear_probe(features, labels, order[:cut], order[cut:])
+    return linear.linear_probe(features, labels, order[:cut], order[cut:])
 
 
 def _sources(encoder: Encoder, options: dict[str, Any], readout: str) -> dict[str, list[Features]]:
@@ -74,12 +74,12 @@ def evaluate_emoji(encoder: Encoder, options: dict[str, Any], readout: str = "sp
             unit = centred(features)
             columns["knn"].append(measures.knn_accuracy(unit, labels))
             columns["knn_without_flags"].append(measures.knn_accuracy(unit[no_flags], labels[no_flags]))
-            linear = [_linear(features, labels, seed) for seed in range(SEEDS)]
-            columns["linear"].append(_mean(linear))
-            columns["linear_std"].append(float(np.std(linear)))
+            splits = [_linear(features, labels, seed) for seed in range(SEEDS)]
+            columns["linear"].append(_mean(splits))
+            columns["linear_std"].append(float(np.std(splits)))
             raw = [features_of(held_out.drawing(k)) for k in range(2)]
             query, gallery = (centred(r) for r in raw)
-            columns["retrieval"].append(measures.recall_at_1(query, gallery))
+            columns["retrieval"].append(measures.recall_at(query, gallery))
             columns["alignment"].append(measures.alignment(query, gallery))
             columns["uniformity"].append(measures.uniformity(query))
         for name in names:
@@ -108,7 +108,7 @@ def evaluate_digits(encoder: Encoder, options: dict[str, Any], readout: str = "s
             features = features_of(data.drawing(0))
             unit = centred(features)
             for name, shots in (("digits_one_label", 1), ("digits_five_labels", 5)):
-                mean, spread = measures.low_shot(unit, labels, shots)
+                mean, spread = linear.low_shot(unit, labels, shots)
                 columns[name].append(mean)
                 columns[name + "_std"].append(spread)
             columns["digits_linear"].append(_mean([_linear(features, labels, seed) for seed in range(SEEDS)]))
@@ -127,13 +127,13 @@ def evaluate_images(
     images = data.drawing(0)
     table: dict[str, Any] = {"knn": {}, "linear": {}, "linear_std": {}}
     for row, extractors in _sources(encoder, options, readout).items():
-        knn, linear = [], []
+        knn, probes = [], []
         for features_of in extractors:
             features = features_of(images)
             knn.append(measures.knn_accuracy(centred(features), labels, k=min(5, len(labels) - 1)))
-            linear += [_linear(features, labels, seed) for seed in range(SEEDS)]
-        table["knn"][row], table["linear"][row] = _mean(knn), _mean(linear)
-        table["linear_std"][row] = float(np.std(linear))
+            probes += [_linear(features, labels, seed) for seed in range(SEEDS)]
+        table["knn"][row], table["linear"][row] = _mean(knn), _mean(probes)
+        table["linear_std"][row] = float(np.std(probes))
     return table
 
 

@@ -33,6 +33,7 @@ class Method(nn.Module):
     uses_labels: ClassVar[bool] = False
     uses_texts: ClassVar[bool] = False
     studies: ClassVar[bool] = False
+    trains_parts: ClassVar[bool] = False  # some parameters get no gradient in some steps
     encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
 
     def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:

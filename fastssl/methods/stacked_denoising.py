@@ -32,6 +32,7 @@ class StackedDenoising(Method):
     paper = "Vincent et al. 2010"
     predicts = "each level's input before noise"
     loss = "mean squared error"
+    trains_parts = True
 
     def __init__(
         self, encoder: Encoder, augment: Views | None = None, *, corruption: float = 0.25, spatial: bool = False

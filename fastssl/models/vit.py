@@ -56,6 +56,8 @@ class Block(nn.Module):
 class _Patches(nn.Module):
     """Images to tokens [B, rows, columns, dim] with their positions."""
 
+    tokens_last = True
+
     def __init__(self, dim: int, patch: int) -> None:
         super().__init__()
         self.project = nn.Conv2d(3, dim, patch, patch)
@@ -69,6 +71,8 @@ class _Patches(nn.Module):
 
 class _OnGrid(nn.Module):
     """A block on tokens that lie in a grid."""
+
+    tokens_last = True
 
     def __init__(self, block: Block) -> None:
         super().__init__()

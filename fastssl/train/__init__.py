@@ -1,6 +1,6 @@
 """Pretraining: one loop, optimisers and schedules, checkpoints."""
 
-from fastssl.train.checkpoint import load_checkpoint, load_encoder, save_checkpoint
+from fastssl.train.checkpoint import load_checkpoint, load_encoder, load_method, save_checkpoint
 from fastssl.train.loop import Pretraining, pretrain
 from fastssl.train.optim import LARS, build_optimizer, cosine_with_warmup
 
@@ -11,6 +11,7 @@ __all__ = [
     "cosine_with_warmup",
     "load_checkpoint",
     "load_encoder",
+    "load_method",
     "pretrain",
     "save_checkpoint",
 ]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fastssl.methods import Method, get
 from fastssl.models import Encoder, build_encoder
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -106,3 +107,23 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     prefix = "model.encoder."
     encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     return encoder.eval(), state
+
+
+def load_method(path: str | Path) -> Method:
+    """Returns the method of a checkpoint with all its networks, in evaluation mode: its heads, its text tower.
+
+    Raises:
+        ValueError: no checkpoint, one of a method of your own, or one that was built with other options than it says.
+    """
+    tensors, state = load_checkpoint(path)
+    if state["encoder"] is None:
+        raise ValueError("checkpoint: its encoder is a module of your own; build the method and load its tensors")
+    method = get(state["method"])(build_encoder(state["encoder"]), **state.get("method_options", {}))
+    own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
+    try:
+        method.load_state_dict(own)
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint: its {state['method']} has other networks than its options say: {error}"
+        ) from error
+    return method.eval()

@@ -98,6 +98,7 @@ def pretrain(
     *,
     out: str | Path,
     encoder_options: dict[str, Any] | None = None,
+    method_options: dict[str, Any] | None = None,
     resume: bool = False,
     on_step: Callable[[Progress], None] | None = None,
 ) -> nn.Module:
@@ -113,6 +114,7 @@ def pretrain(
         options: see :class:`Pretraining`.
         out: folder of the checkpoint, the logs (TensorBoard) and ``history.json``.
         encoder_options: what ``build_encoder`` needs to make the encoder again; None: it is a module of your own.
+        method_options: the other arguments of the method, for ``load_method``: JSON values.
         resume: continue from the checkpoint in ``out`` where there is one.
         on_step: called after every step.
 
@@ -120,8 +122,10 @@ def pretrain(
         The trained method.
 
     Raises:
-        ValueError: wrong options, or fewer images than one batch needs.
-        RuntimeError: the loss is not finite, or all images get the same features; the last checkpoint is kept.
+        ValueError: wrong options, fewer images than one batch needs, or images that method and encoder do not take.
+        RuntimeError: the loss is not finite: weights and optimiser as they were before that step are in ``diverged``,
+            and ``resume`` from a copy of it meets the same step again; or all images get the same features. The last
+            checkpoint is kept.
 
     Example:
         >>> import tempfile
@@ -143,7 +147,13 @@ def pretrain(
         raise ValueError(f"data: expected at least {2 * options.devices} images, got {len(data)}")
     batch = min(options.batch_size, len(data))
     out = Path(out)
-    fabric = Fabric(accelerator=options.accelerator, devices=options.devices, precision=options.precision)  # type: ignore[arg-type]
+    _rehearse(method, data)
+    fabric = Fabric(
+        accelerator=options.accelerator,
+        devices=options.devices,
+        precision=options.precision,  # type: ignore[arg-type]
+        strategy=_strategy(method) if options.devices > 1 else "auto",
+    )
     if options.devices > 1:
         fabric.launch()
     optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
@@ -162,12 +172,13 @@ def pretrain(
     writer = SummaryWriter(out / "logs", purge_step=step or None) if fabric.is_global_zero else None
     started, saved, paused_at = time.perf_counter() - spent, time.perf_counter(), step
 
-    def save() -> None:
+    def save(name: str = "checkpoint") -> None:
         if fabric.is_global_zero:
             state = {
                 "format": 1,
                 "method": name_of(method),
                 "encoder": encoder_options,
+                "method_options": method_options or {},
                 "data": data.name,
                 "options": asdict(options),
                 "epochs": epochs,
@@ -175,7 +186,7 @@ def pretrain(
                 "history": history,
                 "seconds": time.perf_counter() - started,
             }
-            save_checkpoint(out / "checkpoint", method, optimizer, state)
+            save_checkpoint(out / name, method, optimizer, state)
 
     encoder = getattr(method, "encoder", None)
     order: np.ndarray | None = None
@@ -203,16 +214,18 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * factor
             loss = model(views, torch.from_numpy(data.labels[mine]).to(fabric.device)) if labelled else model(views)
+            value = float(loss.detach())
+            if not np.isfinite(value):
+                save("diverged")
+                raise RuntimeError(
+                    f"the loss is {value} at step {step}, items {mine[:8].tolist()}...; what led to it is in "
+                    f"{out / 'diverged'}, the last checkpoint in {out / 'checkpoint'}"
+                )
             fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if after_step is not None:
                 after_step((step + 1) / total if epochs is not None else 0.0)
-            value = float(loss.detach())
-            if not np.isfinite(value):
-                raise RuntimeError(
-                    f"the loss is {value} at step {step}; the last checkpoint is in {out / 'checkpoint'}"
-                )
             step += 1
             history.append([step, value])
             between_steps = True
@@ -261,6 +274,35 @@ def pretrain(
             (out / "history.json.tmp").write_text(json.dumps(history))
             (out / "history.json.tmp").rename(out / "history.json")
     return method
+
+
+def _rehearse(method: nn.Module, data: Images) -> None:
+    """Two images through views and loss: what does not fit is said before anything is trained."""
+    if getattr(method, "studies", False):
+        return  # its views need what it has studied
+    training, indices = method.training, np.arange(min(2, len(data)))
+    method.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            views = method.views(data.batch(indices), 0, 0, indices)  # type: ignore[operator]
+            labels = torch.from_numpy(data.labels[indices])
+            on = next((p.device for p in method.parameters()), torch.device("cpu"))
+            views = [v.to(on) for v in views]
+            method(views, labels.to(on)) if getattr(method, "uses_labels", False) else method(views)
+    except RuntimeError as error:
+        shapes = [tuple(v.shape) for v in views] if "views" in locals() else "none"
+        raise ValueError(
+            f"method: {name_of(method)} and its encoder cannot use images {tuple(data.batch(indices).shape[1:])} of "
+            f"{data.name}: views {shapes}, {error}"
+        ) from error
+    finally:
+        method.train(training)
+
+
+def _strategy(method: nn.Module) -> Any:
+    from lightning_fabric.strategies import DDPStrategy
+
+    return DDPStrategy(find_unused_parameters=getattr(method, "trains_parts", False))
 
 
 @torch.no_grad()

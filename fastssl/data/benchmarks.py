@@ -1,0 +1,248 @@
+"""The data sets of the transfer tables, read as they are unpacked from their authors' archives.
+
+Kornblith, Shlens and Le, Do Better ImageNet Models Transfer Better?, 2019, table 1, whose metrics SimCLR and later
+papers follow. Every reader takes the folder and a size in pixels, and returns the training and the test part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from fastssl.data.decode import image_files
+from fastssl.data.folder import FolderImages
+from fastssl.data.images import Images
+
+Pair = tuple[Images, Images]
+Listed = Iterable[tuple[Path, str]]
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise ValueError(f"name: expected {path.name} in {str(path.parent)!r}, there is none")
+    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+
+
+def _pair(name: str, size: int, train: Listed, test: Listed) -> Pair:
+    """(path, class) of both parts to image sets with the same classes."""
+    parts = [list(train), list(test)]
+    classes = sorted({c for part in parts for _, c in part})
+    number = {c: k for k, c in enumerate(classes)}
+    sets = []
+    for part, kind in zip(parts, ("training", "test")):
+        if not part:
+            raise ValueError(f"name: expected {kind} images of {name}, there are none")
+        missing = next((path for path, _ in part if not path.is_file()), None)
+        if missing is not None:
+            raise ValueError(f"name: {name} lists {str(missing)!r}, which is not there")
+        labels = np.array([number[c] for _, c in part])
+        sets.append(FolderImages([path for path, _ in part], labels, classes, name, size))
+    return sets[0], sets[1]
+
+
+def food_101(root: Path, size: int) -> Pair:
+    def part(name: str) -> Listed:
+        return ((root / "images" / f"{line}.jpg", line.split("/")[0]) for line in _lines(root / "meta" / f"{name}.txt"))
+
+    return _pair("food-101", size, part("train"), part("test"))
+
+
+def _binary(path: Path, record: int) -> np.ndarray:
+    if not path.is_file():
+        raise ValueError(f"name: expected {path.name} in {str(path.parent)!r}, there is none")
+    data = np.fromfile(path, np.uint8)
+    if not len(data) or len(data) % record:
+        raise ValueError(f"name: {path.name} has {len(data)} bytes, no multiple of a record's {record}")
+    return data.reshape(-1, record)
+
+
+def _cifar(root: Path, name: str, files: tuple[list[str], list[str]], skip: int, names: str) -> Pair:
+    classes = _lines(root / names)
+    sets = []
+    for part in files:
+        rows = np.concatenate([_binary(root / file, skip + 3072) for file in part])
+        images = rows[:, skip:].reshape(-1, 1, 3, 32, 32).transpose(0, 1, 3, 4, 2)
+        sets.append(Images(np.ascontiguousarray(images), rows[:, skip - 1], classes, name))
+    return sets[0], sets[1]
+
+
+def cifar_10(root: Path, size: int) -> Pair:
+    files = [f"data_batch_{k}.bin" for k in range(1, 6)], ["test_batch.bin"]
+    return _cifar(root, "cifar-10", files, 1, "batches.meta.txt")
+
+
+def cifar_100(root: Path, size: int) -> Pair:
+    return _cifar(root, "cifar-100", (["train.bin"], ["test.bin"]), 2, "fine_label_names.txt")
+
+
+def stl_10(root: Path, size: int) -> Pair:
+    classes, sets = _lines(root / "class_names.txt"), []
+    for part in ("train", "test"):
+        rows = _binary(root / f"{part}_X.bin", 3 * 96 * 96)
+        labels = _binary(root / f"{part}_y.bin", 1)[:, 0].astype(np.int64) - 1  # they count from 1
+        images = rows.reshape(-1, 1, 3, 96, 96).transpose(0, 1, 4, 3, 2)  # columns come first
+        sets.append(Images(np.ascontiguousarray(images), labels, classes, "stl-10"))
+    return sets[0], sets[1]
+
+
+def birdsnap(root: Path, size: int) -> Pair:
+    test = set(_lines(root / "test_images.txt")[1:])
+    listed = [line.split("\t") for line in _lines(root / "images.txt")[1:]]
+    every = [(fields[-1], Path(fields[-1]).parent.name) for fields in listed]
+
+    def part(wanted: bool) -> Listed:
+        return ((root / "images" / path, c) for path, c in every if (path in test) == wanted)
+
+    return _pair("birdsnap", size, part(False), part(True))
+
+
+def sun_397(root: Path, size: int) -> Pair:
+    """The first of the ten partitions."""
+
+    def part(name: str) -> Listed:
+        for line in _lines(root / f"{name}_01.txt"):
+            relative = line.lstrip("/")
+            yield root / relative, str(Path(relative).parent)
+
+    return _pair("sun-397", size, part("Training"), part("Testing"))
+
+
+def cars(root: Path, size: int) -> Pair:
+    from scipy.io import loadmat
+
+    if not (root / "cars_annos.mat").is_file():
+        raise ValueError(f"name: expected cars_annos.mat in {str(root)!r}, there is none")
+    table = loadmat(str(root / "cars_annos.mat"), squeeze_me=True)
+    names = [str(n) for n in np.atleast_1d(table["class_names"])]
+
+    def part(test: int) -> Listed:
+        for row in np.atleast_1d(table["annotations"]):
+            if int(row["test"]) == test:
+                yield root / str(row["relative_im_path"]), names[int(row["class"]) - 1]
+
+    return _pair("cars", size, part(0), part(1))
+
+
+def aircraft(root: Path, size: int) -> Pair:
+    data = root / "data" if (root / "data").is_dir() else root
+
+    def part(*names: str) -> Listed:
+        for name in names:
+            for line in _lines(data / f"images_variant_{name}.txt"):
+                number, _, variant = line.partition(" ")
+                yield data / "images" / f"{number}.jpg", variant
+
+    return _pair("aircraft", size, part("train", "val"), part("test"))
+
+
+VOC_CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
+    "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train", "tvmonitor",
+)  # fmt: skip
+
+
+def voc_2007(root: Path, size: int) -> Pair:
+    """Several classes an image: labels [N, 20] of -1, 0 (difficult) and 1."""
+    sets = []
+    for name in ("trainval", "test"):
+        columns: list[list[int]] = []
+        ids: list[str] = []
+        for c in VOC_CLASSES:
+            pairs = [line.split() for line in _lines(root / "ImageSets" / "Main" / f"{c}_{name}.txt")]
+            if ids and [p[0] for p in pairs] != ids:
+                raise ValueError(f"name: {c}_{name}.txt lists other images than {VOC_CLASSES[0]}_{name}.txt")
+            ids = [p[0] for p in pairs]
+            columns.append([int(p[1]) for p in pairs])
+        paths = [root / "JPEGImages" / f"{number}.jpg" for number in ids]
+        sets.append(FolderImages(paths, np.array(columns).T, list(VOC_CLASSES), "voc-2007", size))
+    return sets[0], sets[1]
+
+
+def dtd(root: Path, size: int) -> Pair:
+    """The first of the ten splits."""
+
+    def part(*names: str) -> Listed:
+        for name in names:
+            for line in _lines(root / "labels" / f"{name}1.txt"):
+                yield root / "images" / line, line.split("/")[0]
+
+    return _pair("dtd", size, part("train", "val"), part("test"))
+
+
+def pets(root: Path, size: int) -> Pair:
+    def part(name: str) -> Listed:
+        for line in _lines(root / "annotations" / f"{name}.txt"):
+            image = line.split()[0]
+            yield root / "images" / f"{image}.jpg", image.rsplit("_", 1)[0]
+
+    return _pair("pets", size, part("trainval"), part("test"))
+
+
+def caltech_101(root: Path, size: int) -> Pair:
+    """Thirty images of each class, drawn at random, train; the others test. Without the class of backgrounds."""
+    folder = root / "101_ObjectCategories"
+    paths, labels, classes = image_files(folder if folder.is_dir() else root)
+    rng = np.random.default_rng(0)
+    train: list[tuple[Path, str]] = []
+    test: list[tuple[Path, str]] = []
+    for number, name in enumerate(classes):
+        if name == "BACKGROUND_Google":
+            continue
+        rows = rng.permutation(np.flatnonzero(np.asarray(labels) == number))
+        train += [(paths[r], name) for r in rows[:30]]
+        test += [(paths[r], name) for r in rows[30:]]
+    return _pair("caltech-101", size, train, test)
+
+
+def flowers(root: Path, size: int) -> Pair:
+    from scipy.io import loadmat
+
+    for file in ("imagelabels.mat", "setid.mat"):
+        if not (root / file).is_file():
+            raise ValueError(f"name: expected {file} in {str(root)!r}, there is none")
+    labels = loadmat(str(root / "imagelabels.mat"), squeeze_me=True)["labels"]
+    ids = loadmat(str(root / "setid.mat"), squeeze_me=True)
+
+    def part(*keys: str) -> Listed:
+        for key in keys:
+            for number in np.atleast_1d(ids[key]):
+                yield root / "jpg" / f"image_{number:05d}.jpg", f"{int(labels[number - 1]):03d}"
+
+    return _pair("flowers", size, part("trnid", "valid"), part("tstid"))
+
+
+def imagenet(root: Path, size: int) -> Pair:
+    """Folders ``train`` and ``val`` with one folder a class."""
+
+    def part(name: str) -> Listed:
+        paths, labels, classes = image_files(root / name)
+        return ((path, classes[label]) for path, label in zip(paths, labels))
+
+    return _pair("imagenet", size, part("train"), part("val"))
+
+
+READERS: dict[str, Callable[[Path, int], Pair]] = {
+    "food-101": food_101,
+    "cifar-10": cifar_10,
+    "cifar-100": cifar_100,
+    "birdsnap": birdsnap,
+    "sun-397": sun_397,
+    "cars": cars,
+    "aircraft": aircraft,
+    "voc-2007": voc_2007,
+    "dtd": dtd,
+    "pets": pets,
+    "caltech-101": caltech_101,
+    "flowers": flowers,
+    "stl-10": stl_10,
+    "imagenet": imagenet,
+}
+METRICS = {
+    "aircraft": "mean per class",
+    "pets": "mean per class",
+    "caltech-101": "mean per class",
+    "flowers": "mean per class",
+    "voc-2007": "11-point mAP",
+}

@@ -1,0 +1,197 @@
+"""Fine-tuning: the whole network learns a task's labels, from pretrained or from fresh weights."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop, to_float
+from fastssl.evaluate.linear import _loss
+from fastssl.evaluate.metrics import metric_of
+from fastssl.models import Encoder
+
+
+@dataclass
+class FineTuning:
+    """How a network is fine-tuned (Chen et al. 2020, appendix B.8): SGD with Nesterov momentum, random crops and flips.
+
+    Args:
+        epochs: at most, over the labelled rows; small sets take at least ``least_steps`` steps.
+        least_steps: of the optimiser.
+        batch_size: rows a step.
+        rates: learning rates, of which the one that does best on a fifth of the training rows is taken.
+        weight_decay: L2 penalty.
+        patience: a rate is given up when so many checks on the validation rows brought nothing better.
+        checks: looks at the validation rows over a run.
+        crop: smallest and largest area of a crop.
+        flip: probability of a horizontal flip.
+        spatial: classify the 4 x 4 feature map instead of its mean.
+        metric: "top-1", "mean per class" or "11-point mAP".
+        seed: of everything random.
+    """
+
+    epochs: int = 30
+    least_steps: int = 200
+    batch_size: int = 64
+    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    weight_decay: float = 1e-4
+    patience: int = 4
+    checks: int = 10
+    crop: tuple[float, float] = (0.4, 1.0)
+    flip: float = 0.5
+    spatial: bool = True
+    metric: str = "top-1"
+    seed: int = 0
+
+    def check(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "checks"):
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"rates: expected learning rates > 0, got {self.rates}")
+        metric_of(self.metric)
+
+
+@dataclass
+class FineTuned:
+    """The result: the test score in percent, the learning rate that was chosen, and the score of every rate on the
+    validation rows."""
+
+    score: float
+    rate: float
+    steps: int
+    validation: dict[float, float] = field(default_factory=dict)
+
+
+Rows = Callable[[np.ndarray], np.ndarray]
+
+
+def finetune(
+    encoder: Encoder,
+    images: Rows,
+    labels: Tensor,
+    train: np.ndarray,
+    test: np.ndarray,
+    options: FineTuning | None = None,
+) -> FineTuned:
+    """Fine-tunes a copy of an encoder with a linear classifier on it.
+
+    The learning rate and the number of steps are those that did best on a fifth of the training rows (early stopping);
+    the network is then trained again on all of them.
+
+    Args:
+        encoder: pretrained, or fresh for a supervised network from scratch; it stays as it is.
+        images: row numbers to uint8 [B, H, W, 3].
+        labels: [N]; [N, classes] of -1, 0 and 1 where an item has several.
+        train: indices of the labelled rows.
+        test: indices of the test rows.
+        options: see :class:`FineTuning`.
+
+    Raises:
+        ValueError: fewer than two training rows, or wrong options.
+    """
+    options = options or FineTuning()
+    options.check()
+    train, test = np.asarray(train), np.asarray(test)
+    if len(train) < 2:
+        raise ValueError(f"train: expected at least two rows, got {len(train)}")
+    order = np.random.default_rng([options.seed, len(train)]).permutation(train)
+    cut = max(1, len(order) // 5)
+    held, rest = order[:cut], order[cut:]
+    found: dict[float, tuple[float, int]] = {}
+    for rate in options.rates if len(options.rates) > 1 else ():
+        found[rate] = _train(encoder, images, labels, rest, rate, options, validation=held)[:2]
+    if found:
+        rate = max(found, key=lambda r: found[r][0])
+        share = found[rate][1] / _steps(len(rest), options)
+    else:
+        rate, share = options.rates[0], 1.0
+    # As far along the schedule as validation was best, but on all labelled rows.
+    steps = max(1, round(share * _steps(len(train), options)))
+    _, _, model = _train(encoder, images, labels, train, rate, options, stop=steps)
+    score = _score(model, encoder.size, images, labels, test, options.metric)
+    return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()})
+
+
+def _steps(rows: int, options: FineTuning) -> int:
+    return max(options.least_steps, options.epochs * max(1, rows // options.batch_size))
+
+
+class _Classifier(nn.Module):
+    def __init__(self, encoder: Encoder, classes: int, spatial: bool) -> None:
+        super().__init__()
+        self.encoder, self.spatial = copy.deepcopy(encoder), spatial
+        self.head = nn.Linear(int(encoder.shape_of(encoder.spatial if spatial else encoder)[1]), classes)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.encoder.spatial(x) if self.spatial else self.encoder(x))
+        return result
+
+
+def _train(
+    encoder: Encoder,
+    images: Rows,
+    labels: Tensor,
+    rows: np.ndarray,
+    rate: float,
+    options: FineTuning,
+    *,
+    validation: np.ndarray | None = None,
+    stop: int | None = None,
+) -> tuple[float, int, nn.Module]:
+    """Trains; returns the best validation score, after how many steps it was reached, and the network at the end."""
+    total, batch = _steps(len(rows), options), min(options.batch_size, len(rows))
+    classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
+    model = _Classifier(encoder, classes, options.spatial).train()
+    augment = Augment(
+        [RandomResizedCrop(encoder.size, scale=options.crop), RandomHorizontalFlip(options.flip), HALF],
+        channels_last=True,
+    )
+    optimizer = torch.optim.SGD(
+        model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
+    )
+    best, best_step, worse = -math.inf, total, 0
+    every = max(1, total // options.checks)
+    per_epoch = max(1, len(rows) // batch)
+    with torch.random.fork_rng():
+        for step in range(stop or total):
+            torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the network has any
+            epoch, position = divmod(step, per_epoch)
+            order = np.random.default_rng([options.seed, epoch]).permutation(len(rows))
+            chosen = rows[order[position * batch : (position + 1) * batch]]
+            warm = min(1.0, (step + 1) / max(1, total // 20))
+            optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+            view = augment(torch.from_numpy(images(chosen)), seed=options.seed, epoch=epoch, ids=chosen)
+            loss = _loss(model(view), labels[chosen])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
+                score = _score(model, encoder.size, images, labels, validation, options.metric)
+                if score > best:
+                    best, best_step, worse = score, step + 1, 0
+                else:
+                    worse += 1
+                if worse >= options.patience:
+                    break
+    return best, best_step, model
+
+
+@torch.no_grad()
+def _score(model: nn.Module, size: int, images: Rows, labels: Tensor, rows: np.ndarray, metric: str) -> float:
+    model.eval()
+    parts = []
+    for start in range(0, len(rows), 512):
+        x = to_float(torch.from_numpy(images(rows[start : start + 512])), size)
+        parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
+    model.train()
+    return metric_of(metric)(torch.cat(parts), labels[rows])

@@ -1,0 +1,38 @@
+"""What each level of a network knows: features of all of them, for a probe a level."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+from fastssl.augment import to_float
+from fastssl.models import Encoder
+
+
+@torch.no_grad()
+def layer_features(encoder: Encoder, images: np.ndarray, *, cells: int = 4, batch: int = 512) -> list[Tensor]:
+    """Features [N, C_k] of uint8 images [N, H, W, 3] after every level of the network (Zhang et al. 2016).
+
+    Args:
+        encoder: its network has levels (see ``Encoder.levels``).
+        images: uint8.
+        cells: maps are averaged over a grid of so many cells a side; 1: over all places.
+        batch: images at once.
+
+    Raises:
+        ValueError: a network without levels.
+    """
+    levels, training = encoder.levels(), encoder.training
+    encoder.eval()
+    parts: list[list[Tensor]] = [[] for _ in levels]
+    for start in range(0, len(images), batch):
+        x = to_float(torch.from_numpy(images[start : start + batch]), encoder.size)
+        for part, level in zip(parts, levels):
+            x = level(x)
+            # A grid of tokens has its features last; the other maps have them first.
+            grid = x.movedim(-1, 1) if getattr(level, "tokens_last", False) else x
+            part.append(TF.adaptive_avg_pool2d(grid, min(cells, grid.shape[-1])).flatten(1) if x.dim() == 4 else x)
+    encoder.train(training)
+    return [torch.cat(part) for part in parts]

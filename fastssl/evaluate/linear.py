@@ -1,0 +1,189 @@
+"""Linear classifiers on frozen features: with all labels, with few, and by the two protocols of the field."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl.evaluate.metrics import METRICS, metric_of
+
+DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
+RATES = (0.01, 0.1, 1.0, 10.0)
+
+
+def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
+    mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
+    return ((features - mean) / scale) / features.shape[1] ** 0.5
+
+
+def _loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy of classes [N], or of each class by itself for several labels [N, C] of -1, 0 (not sure) and 1."""
+    if labels.dim() == 1:
+        return TF.cross_entropy(logits, labels)
+    terms = TF.softplus(-labels * logits) * (labels != 0)
+    return terms.sum() / len(labels)
+
+
+def _fit_lbfgs(x: Tensor, labels: Tensor, classes: int, decay: float, steps: int) -> tuple[Tensor, Tensor]:
+    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = _loss(x @ weight.T + bias, labels) + decay * weight.square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return weight.detach(), bias.detach()
+
+
+def _fit_sgd(x: Tensor, labels: Tensor, classes: int, rate: float, epochs: int) -> tuple[Tensor, Tensor]:
+    """SGD with momentum 0.9, no decay, the rate falling along a cosine; batches of 256 (He et al. 2020)."""
+    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.SGD([weight, bias], rate, momentum=0.9)
+    generator = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        optimizer.param_groups[0]["lr"] = rate * (1 + np.cos(np.pi * epoch / epochs)) / 2
+        for rows in torch.randperm(len(x), generator=generator).split(256):
+            optimizer.zero_grad()
+            _loss(x[rows] @ weight.T + bias, labels[rows]).backward()
+            optimizer.step()
+    return weight.detach(), bias.detach()
+
+
+def linear_probe(
+    features: Tensor,
+    labels: Tensor,
+    train: np.ndarray,
+    test: np.ndarray,
+    decay: float | None = None,
+    steps: int = 100,
+    *,
+    protocol: str = "lbfgs",
+    metric: str = "top-1",
+) -> float:
+    """Test score, in percent, of a linear classifier on standardised features.
+
+    Args:
+        features: [N, C].
+        labels: [N]; [N, classes] of -1, 0 (not sure) and 1 where an item has several.
+        train: indices of the training rows.
+        test: indices of the test rows.
+        decay: L2 penalty ("lbfgs") or learning rate ("sgd"); None: the one of :data:`DECAYS` or :data:`RATES` that does
+            best on a fifth of the training rows.
+        steps: iterations of L-BFGS, or epochs of SGD.
+        protocol: "lbfgs", logistic regression from zero weights (Kornblith et al. 2019, SimCLR), or "sgd" (MoCo).
+        metric: "top-1", "mean per class" or "11-point mAP".
+
+    Raises:
+        ValueError: unknown protocol or metric.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from fastssl.evaluate import linear_probe
+        >>> labels = torch.arange(60) % 3
+        >>> features = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3)
+        >>> linear_probe(features, labels, np.arange(40), np.arange(40, 60))
+        100.0
+    """
+    if protocol not in ("lbfgs", "sgd"):
+        raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
+    score = metric_of(metric)
+    train, test = np.asarray(train), np.asarray(test)
+    if decay is None:
+        order = np.random.default_rng(len(train)).permutation(train)
+        cut = max(1, len(order) // 5)
+        options = DECAYS if protocol == "lbfgs" else RATES
+        scores = [
+            linear_probe(features, labels, order[cut:], order[:cut], d, steps, protocol=protocol, metric=metric)
+            for d in options
+        ]
+        decay = options[int(np.argmax(scores))]
+    x = _standardise(features, train)
+    classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
+    fit = _fit_lbfgs if protocol == "lbfgs" else _fit_sgd
+    # Rows of unit variance for SGD: its rates are those of features that were not scaled down.
+    factor = 1.0 if protocol == "lbfgs" else features.shape[1] ** 0.5
+    weight, bias = fit(x[train] * factor, labels[train], classes, decay, steps)
+    return score(x[test] * factor @ weight.T + bias, labels[test])
+
+
+def few_labels(
+    features: Tensor,
+    labels: Tensor,
+    train: np.ndarray,
+    test: np.ndarray,
+    *,
+    share: float | None = None,
+    per_class: int | None = None,
+    draws: int = 5,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Mean and standard deviation of the linear probe's accuracy where few training rows have labels.
+
+    Args:
+        features: [N, C].
+        labels: [N].
+        train: indices of the rows that labels are drawn from; every class keeps at least one.
+        test: indices of the test rows.
+        share: of each class's training rows that are labelled (0.01 and 0.1 in the papers).
+        per_class: labelled rows of each class, instead of ``share``.
+        draws: how often labels are drawn.
+        seed: of the draws.
+
+    Raises:
+        ValueError: not one of share and per_class.
+    """
+    if (share is None) == (per_class is None):
+        raise ValueError(f"share, per_class: expected one of both, got {share} and {per_class}")
+    if share is not None and not 0 < share <= 1:
+        raise ValueError(f"share: expected a share above 0 and up to 1, got {share}")
+    if per_class is not None and per_class < 1:
+        raise ValueError(f"per_class: expected at least one, got {per_class}")
+    results = []
+    for draw in range(draws):
+        rows = labelled_rows(labels[train].numpy(), share, per_class, np.random.default_rng([seed, draw]))
+        chosen = np.asarray(train)[rows]
+        results.append(linear_probe(features, labels, chosen, test, 1e-4 if len(chosen) < 50 else None))
+    return float(np.mean(results)), float(np.std(results))
+
+
+def labelled_rows(
+    labels: np.ndarray, share: float | None, per_class: int | None, rng: np.random.Generator
+) -> np.ndarray:
+    """Rows that keep their label: a share of each class or a number of it, at least one."""
+    chosen = []
+    for c in np.unique(labels):
+        rows = rng.permutation(np.flatnonzero(labels == c))
+        chosen.append(rows[: per_class or max(1, round((share or 0) * len(rows)))])
+    return np.sort(np.concatenate(chosen))
+
+
+def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed: int = 0) -> tuple[float, float]:
+    """Mean and standard deviation of the nearest-neighbour accuracy with ``shots`` labels a class.
+
+    Args:
+        features: [N, C], unit length.
+        labels: [N].
+        shots: labelled rows of each class; the other rows are the test.
+        draws: how often the labelled rows are drawn.
+        seed: of the draws.
+    """
+    results = []
+    numbers = labels.numpy()
+    for draw in range(draws):
+        rng = np.random.default_rng([seed, draw])
+        support = np.concatenate([rng.permutation(np.flatnonzero(numbers == c))[:shots] for c in np.unique(numbers)])
+        rest = np.setdiff1d(np.arange(len(numbers)), support)
+        _, nearest = F.nearest(features[rest], features[support], 1, metric="dot")
+        results.append(100 * float((labels[support][nearest[:, 0]] == labels[rest]).float().mean()))
+    return float(np.mean(results)), float(np.std(results))
+
+
+__all__ = ["DECAYS", "METRICS", "RATES", "few_labels", "labelled_rows", "linear_probe", "low_shot"]

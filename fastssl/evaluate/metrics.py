@@ -1,0 +1,63 @@
+"""What the data sets' conventions count. All in percent, of scores [N, classes] against labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def top_1(scores: Tensor, labels: Tensor) -> float:
+    """Share of rows whose highest score is their class's. Labels: [N]."""
+    return 100 * float((scores.argmax(1) == labels).double().mean())
+
+
+def mean_per_class(scores: Tensor, labels: Tensor) -> float:
+    """The share of right rows of each class, averaged over the classes that occur. Labels: [N]."""
+    right = (scores.argmax(1) == labels).double()
+    counts = torch.bincount(labels, minlength=scores.shape[1])
+    sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, labels, right)
+    return 100 * float((sums[counts > 0] / counts[counts > 0]).mean())
+
+
+def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
+    """The mean over classes of the average precision at recalls 0, 0.1, ..., 1, as PASCAL VOC 2007 defines it.
+
+    Args:
+        scores: [N, classes].
+        labels: [N, classes] of -1, 0 (difficult: not counted) and 1.
+    """
+    results = []
+    for c in range(scores.shape[1]):
+        counted = labels[:, c] != 0
+        truth = labels[counted, c] > 0
+        if not bool(truth.any()):
+            continue
+        order = scores[counted, c].argsort(descending=True, stable=True)
+        hits = truth[order].double().cumsum(0)
+        precision = hits / torch.arange(1, len(order) + 1)
+        # A recall is a ratio of counts: compared in whole numbers, 3 of 10 is exactly 0.3.
+        points = [precision[10 * hits >= k * truth.sum()].max() for k in range(11)]
+        results.append(float(torch.stack(points).mean()))
+    if not results:
+        raise ValueError("labels: expected a class with at least one positive")
+    return 100 * sum(results) / len(results)
+
+
+METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "top-1": top_1,
+    "mean per class": mean_per_class,
+    "11-point mAP": eleven_point_map,
+}
+
+
+def metric_of(name: str) -> Callable[[Tensor, Tensor], float]:
+    """The function of a metric's name.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in METRICS:
+        raise ValueError(f"metric: expected one of {', '.join(METRICS)}, got {name!r}")
+    return METRICS[name]

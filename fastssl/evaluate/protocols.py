@@ -1,0 +1,186 @@
+"""The protocols of ``fastssl evaluate --protocol``: each a table of rows and columns, in percent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data import Splits
+from fastssl.evaluate.features import centred, encode
+from fastssl.evaluate.finetune import FineTuning, Rows, finetune
+from fastssl.evaluate.layers import layer_features
+from fastssl.evaluate.linear import few_labels, labelled_rows, linear_probe
+from fastssl.evaluate.measures import clustering_scores, knn_accuracy, rank_me, retrieval_scores
+from fastssl.evaluate.report import random_encoder
+from fastssl.models import Encoder, kmeans
+
+Table = dict[str, Any]
+Note = Callable[[str], None]
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _joined(task: Splits) -> tuple[Rows, Tensor, np.ndarray, np.ndarray]:
+    """Both parts as one: row numbers to images, labels, training rows, test rows."""
+    parts, cut = (task.train, task.test), len(task.train)
+
+    def images(rows: np.ndarray) -> np.ndarray:
+        rows = np.asarray(rows)
+        first = rows < cut
+        of = [p.batch(r)[:, 0].numpy() if len(r) else None for p, r in zip(parts, (rows[first], rows[~first] - cut))]
+        some = next(a for a in of if a is not None)
+        out = np.empty((len(rows), *some.shape[1:]), np.uint8)
+        for mask, array in zip((first, ~first), of):
+            if array is not None:
+                out[mask] = array
+        return out
+
+    labels = torch.from_numpy(np.concatenate([np.asarray(p.labels) for p in parts]))
+    rows = np.arange(len(labels))
+    return images, labels, rows[:cut], rows[cut:]
+
+
+def _features(encoder: Encoder, images: Rows, count: int, readout: str) -> Tensor:
+    parts = [encode(encoder, images(rows), readout) for rows in np.array_split(np.arange(count), -(-count // 512))]
+    return torch.cat(parts)
+
+
+def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
+    """The table of SimCLR: linear on frozen features, fine-tuned, the same network supervised from scratch, and a
+    random one, frozen (Chen et al. 2020, table 8)."""
+    table: Table = {"linear": {}, "fine-tuned": {}, "supervised": {}, "random": {}}
+    for task in tasks:
+        images, labels, train, test = _joined(task)
+        tuning = FineTuning(spatial=readout == "spatial", metric=task.metric)
+        if task.name == "digits":
+            tuning.flip = 0.0
+        fresh = random_encoder(options, 0)
+        for row, network in (("linear", encoder), ("random", fresh)):
+            features = _features(network, images, len(labels), readout)
+            table[row][task.name] = linear_probe(features, labels, train, test, metric=task.metric)
+            note(f"{task.name}: {row} {table[row][task.name]:.1f}")
+        for row, network in (("fine-tuned", encoder), ("supervised", fresh)):
+            table[row][task.name] = finetune(network, images, labels, train, test, tuning).score
+            note(f"{task.name}: {row} {table[row][task.name]:.1f}")
+    table["metric"] = ", ".join(f"{task.name}: {task.metric}" for task in tasks)
+    return table
+
+
+def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
+    """1 % and 10 % of the labels, and 1 and 5 a class, by the linear probe; 10 % also by fine-tuning the network,
+    pretrained or from scratch, over three draws of labels (Chen et al. 2020, table 7)."""
+    ways: dict[str, dict[str, Any]] = {
+        "linear, 1 % of labels": {"share": 0.01},
+        "linear, 10 % of labels": {"share": 0.1},
+        "linear, 1 label a class": {"per_class": 1},
+        "linear, 5 labels a class": {"per_class": 5},
+    }
+    tuned = "fine-tuned, 10 % of labels"
+    table: Table = {row + suffix: {} for row in (*ways, tuned) for suffix in ("", "_std")}
+    for task in tasks:
+        images, labels, train, test = _joined(task)
+        prefix = "" if len(tasks) == 1 else f"{task.name}: "
+        for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
+            features = _features(network, images, len(labels), readout)
+            for row, way in ways.items():
+                mean, spread = few_labels(features, labels, train, test, **way)
+                table[row][prefix + column], table[row + "_std"][prefix + column] = mean, spread
+                note(f"{task.name}: {column}, {row}: {mean:.1f}")
+            scores = []
+            for draw in range(3):
+                some = train[labelled_rows(labels[train].numpy(), 0.1, None, np.random.default_rng([5, draw]))]
+                start = network if column == "pretrained" else random_encoder(options, draw)
+                tuning = FineTuning(seed=draw, spatial=readout == "spatial", flip=0.0 if task.name == "digits" else 0.5)
+                scores.append(finetune(start, images, labels, some, test, tuning).score)
+            table[tuned][prefix + column] = float(np.mean(scores))
+            table[tuned + "_std"][prefix + column] = float(np.std(scores, ddof=1))
+            note(f"{task.name}: {column}, {tuned}: {np.mean(scores):.1f}")
+    return table
+
+
+def layers(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
+    """A linear probe on every level of the network, pretrained and random (Zhang et al. 2016)."""
+    table: Table = {}
+    for task in tasks:
+        images, labels, train, test = _joined(task)
+        prefix = "" if len(tasks) == 1 else f"{task.name}: "
+        whole = images(np.arange(len(labels)))
+        for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
+            for k, features in enumerate(layer_features(network, whole, cells=4 if readout == "spatial" else 1)):
+                score = linear_probe(features, labels, train, test, metric=task.metric)
+                table.setdefault(f"{prefix}level {k + 1}", {})[column] = score
+                note(f"{task.name}: level {k + 1}, {column}: {score:.1f}")
+    return table
+
+
+def structure(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
+    """Without a classifier: weighted k-NN, clusters, retrieval, and how many dimensions are filled."""
+    table: Table = {}
+    for task in tasks:
+        images, labels, train, test = _joined(task)
+        if labels.dim() > 1:
+            raise ValueError(f"data: this protocol needs one class an image, {task.name} has several")
+        prefix = "" if len(tasks) == 1 else f"{task.name}: "
+        for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
+            features = _features(network, images, len(labels), readout)
+            unit = centred(features)
+            k = min(20, len(train))
+            measures = {
+                "k-NN, 20 weighted": knn_accuracy(
+                    unit[train], labels[train], k, unit[test], labels[test], temperature=0.07
+                )
+            }
+            clusters = kmeans(unit, len(task.train.classes))[1]
+            for name, value in clustering_scores(clusters.numpy(), labels.numpy()).items():
+                measures[f"k-means: {name}"] = value
+            for name, value in retrieval_scores(unit, labels).items():
+                measures[name.replace("_", " ")] = value
+            measures["RankMe"] = rank_me(features[test])
+            for name, value in measures.items():
+                table.setdefault(prefix + name, {})[column] = value
+            note(f"{task.name}: {column}")
+    return table
+
+
+PROTOCOLS: dict[str, Callable[..., Table]] = {
+    "simclr-transfer": simclr_transfer,
+    "few-labels": label_shares,
+    "layers": layers,
+    "structure": structure,
+}
+
+
+def evaluate_with(
+    protocol: str,
+    encoder: Encoder,
+    options: Table,
+    tasks: list[Splits],
+    readout: str = "spatial",
+    note: Note = _silent,
+) -> Table:
+    """The table of a protocol.
+
+    Args:
+        protocol: a name of :data:`PROTOCOLS`.
+        encoder: pretrained; it stays as it is.
+        options: what ``build_encoder`` needs for an untrained twin.
+        tasks: of :func:`fastssl.data.load_splits`.
+        readout: "spatial" or "pooled".
+        note: called with a line for every result.
+
+    Raises:
+        ValueError: unknown protocol, or a task that it cannot judge.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of frozen, {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if not tasks:
+        raise ValueError("data: expected at least one data set")
+    if protocol == "few-labels" and any(np.asarray(t.train.labels).ndim > 1 for t in tasks):
+        raise ValueError("data: few labels need one class an image")
+    return PROTOCOLS[protocol](encoder, options, tasks, readout, note)

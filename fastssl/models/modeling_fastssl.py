@@ -1,0 +1,42 @@
+"""Loads an encoder of FastSSL with transformers: ``AutoModel.from_pretrained(folder, trust_remote_code=True)``.
+
+A copy of this file lies in every folder that ``fastssl export --to huggingface`` writes.
+"""
+
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+
+class FastSSLConfig(PretrainedConfig):
+    """What ``fastssl.models.build_encoder`` needs."""
+
+    model_type = "fastssl"
+
+    def __init__(self, encoder: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        self.encoder = encoder or {"name": "resnet", "size": 32}
+        super().__init__(**kwargs)
+
+
+class FastSSLModel(PreTrainedModel):
+    """Images [B, 3, S, S] in [-1, 1] to a feature map (or vectors) and its mean, ``pooler_output`` [B, C]."""
+
+    config_class = FastSSLConfig
+    main_input_name = "pixel_values"
+
+    def __init__(self, config: FastSSLConfig) -> None:
+        super().__init__(config)
+        from fastssl.models import build_encoder
+
+        self.network = build_encoder(config.encoder).network
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        pass  # the network has its own
+
+    def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
+        features = self.network(pixel_values)
+        pooled = features.mean((2, 3)) if features.dim() == 4 else features
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=pooled)

@@ -1,0 +1,284 @@
+"""Linear, few-label, per-level, zero-shot and fine-tuning protocols, and exported encoders."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+from fastssl.cli.recipes import build_method, encoder_for
+from fastssl.data import Images, Splits, digits, emoji
+from fastssl.evaluate import (
+    FineTuning,
+    class_embeddings,
+    eleven_point_map,
+    encode,
+    evaluate_with,
+    few_labels,
+    finetune,
+    knn_accuracy,
+    layer_features,
+    linear_probe,
+    mean_per_class,
+    recall_at,
+    top_1,
+    zero_shot,
+)
+from fastssl.evaluate.linear import labelled_rows
+from fastssl.models import Encoder, build_encoder
+from fastssl.models.export import FORMATS, export_encoder
+from fastssl.train import Pretraining, load_method, pretrain
+
+OPTIONS = {"name": "resnet", "size": 16, "width": 8, "blocks": 1}
+
+
+def clusters(n: int = 90, d: int = 12, classes: int = 3, spread: float = 0.5) -> tuple[Tensor, Tensor]:
+    labels = torch.arange(n) % classes
+    return torch.randn(classes, d)[labels] + spread * torch.randn(n, d), labels
+
+
+# Metrics.
+
+
+def test_metrics_are_scikit_learns() -> None:
+    from sklearn.metrics import accuracy_score, balanced_accuracy_score
+
+    scores, labels = torch.randn(200, 5), torch.randint(0, 4, (200,))  # a class that does not occur
+    assert top_1(scores, labels) == pytest.approx(100 * accuracy_score(labels, scores.argmax(1)))
+    labels = torch.cat([torch.zeros(150), torch.ones(30), torch.full((20,), 2)]).long()
+    scores = scores[:, :3]
+    expected = balanced_accuracy_score(labels, scores.argmax(1))
+    assert mean_per_class(scores, labels) == pytest.approx(100 * expected)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_eleven_points_as_the_challenge_counts_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.normal(size=(37, 4)), rng.choice([-1, 0, 1], size=(37, 4), p=[0.6, 0.1, 0.3])
+    labels[:, 3] = -1  # a class without positives is not counted
+    results = []
+    for c in range(3):
+        rows = [k for k in np.argsort(-scores[:, c], kind="stable") if labels[k, c] != 0]
+        positives = sum(labels[k, c] == 1 for k in rows)
+        curve, hits = [], 0
+        for place, k in enumerate(rows):
+            hits += int(labels[k, c] == 1)
+            curve.append((hits / positives, hits / (place + 1)))
+        points = [max((p for r, p in curve if r >= t / 10 - 1e-12), default=0.0) for t in range(11)]
+        results.append(sum(points) / 11)
+    given = eleven_point_map(torch.from_numpy(scores), torch.from_numpy(labels))
+    assert given == pytest.approx(100 * np.mean(results))
+    with pytest.raises(ValueError, match="at least one positive"):
+        eleven_point_map(torch.zeros(3, 2), -torch.ones(3, 2))
+
+
+def test_recall_at_k_counts_the_first_k() -> None:
+    x = TF.normalize(torch.randn(30, 6), dim=1)
+    y = TF.normalize(x + torch.randn(30, 6), dim=1)
+    for k in (1, 3, 30):
+        hits = sum(i in (x[i] @ y.T).argsort(descending=True)[:k] for i in range(30))
+        assert recall_at(x, y, k) == pytest.approx(100 * hits / 30)
+    assert recall_at(x, y, 30) == 100
+
+
+def test_weighted_neighbours_by_hand() -> None:
+    x, labels = clusters(spread=2.0)
+    x = TF.normalize(x, dim=1)
+    q, truth = x[60:], labels[60:]
+    right = 0
+    for row, label in zip(q, truth):
+        cosine, order = (x[:60] @ row).topk(7)
+        votes = torch.zeros(3).index_add_(0, labels[order], torch.exp(cosine / 0.07))
+        right += int(votes.argmax() == label)
+    given = knn_accuracy(x[:60], labels[:60], 7, q, truth, temperature=0.07)
+    assert given == pytest.approx(100 * right / 30)
+
+
+# Linear classifiers.
+
+
+def test_sgd_reaches_what_lbfgs_reaches() -> None:
+    data = digits()
+    x, y = torch.from_numpy(data.drawing(0)).float().mean(-1).flatten(1), torch.from_numpy(data.labels)
+    order = np.random.default_rng(0).permutation(len(y))
+    train, test = order[:800], order[800:]
+    lbfgs = linear_probe(x, y, train, test)
+    sgd = linear_probe(x, y, train, test, protocol="sgd", steps=60)
+    assert abs(lbfgs - sgd) < 3 and sgd > 90
+    with pytest.raises(ValueError, match="protocol"):
+        linear_probe(x, y, train, test, protocol="adam")
+    with pytest.raises(ValueError, match="metric"):
+        linear_probe(x, y, train, test, metric="f1")
+
+
+def test_several_labels_an_item() -> None:
+    x = torch.randn(300, 8)
+    labels = torch.where(x[:, :3] > 0, 1, -1)
+    labels[::7, 1] = 0
+    rows = np.arange(300)
+    score = linear_probe(x, labels, rows[:200], rows[200:], metric="11-point mAP")
+    assert score > 95
+    shuffled = linear_probe(x, labels[torch.randperm(300)], rows[:200], rows[200:], metric="11-point mAP")
+    assert shuffled < 75
+
+
+def test_few_labels_are_drawn_by_class() -> None:
+    labels = np.repeat([0, 1, 2], [100, 40, 3])
+    rows = labelled_rows(labels, 0.1, None, np.random.default_rng(0))
+    assert np.bincount(labels[rows]).tolist() == [10, 4, 1]
+    rows = labelled_rows(labels, None, 5, np.random.default_rng(0))
+    assert np.bincount(labels[rows]).tolist() == [5, 5, 3]
+    x, y = clusters(300)
+    rows = np.arange(300)
+    few, _ = few_labels(x, y, rows[:200], rows[200:], per_class=1)
+    more, _ = few_labels(x, y, rows[:200], rows[200:], share=0.3)
+    assert 33 < few <= more
+    for wrong in ({}, {"share": 0.1, "per_class": 2}, {"share": 0.0}, {"per_class": 0}):
+        with pytest.raises(ValueError, match=r"share|per_class"):
+            few_labels(x, y, rows[:200], rows[200:], **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit", "patch-cnn", "resnet18"])
+def test_levels_end_in_the_features(name: str) -> None:
+    encoder = build_encoder({**OPTIONS, "name": name})
+    images = digits().drawing(0)[:10]
+    levels = layer_features(encoder, images, cells=4, batch=4)
+    assert len(levels) == len(encoder.levels()) and all(len(f) == 10 for f in levels)
+    torch.testing.assert_close(levels[-1], encode(encoder, images, "spatial"), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="levels"):
+        layer_features(Encoder(_Pool(), 16), images)
+
+
+class _Pool(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean((2, 3))
+
+
+# Two towers.
+
+
+def test_zero_shot_takes_the_nearest_name() -> None:
+    images = emoji().subset(np.arange(12), "emoji")
+    method = build_method("clip", encoder_for("clip", None, 32, 4), images, 0).eval()
+    classes = ["Cats", "Dogs", "Other things"]
+    names = class_embeddings(method, classes, ["{}", "a {}"])
+    for k, c in enumerate(classes):
+        texts = [method.encode_texts(_tokens(t)) for t in (c.lower(), f"a {c.lower()}")]  # type: ignore[operator]
+        torch.testing.assert_close(names[k], TF.normalize(texts[0] + texts[1], dim=1)[0], rtol=1e-4, atol=1e-5)
+    from fastssl.augment import to_float
+
+    unit = method.encode_images(to_float(torch.from_numpy(images.drawing(0)), 32))  # type: ignore[operator]
+    nearest = (unit @ names.T).argmax(1)
+    assert zero_shot(method, images.drawing(0), nearest, classes, ["{}", "a {}"]) == 100
+    with pytest.raises(ValueError, match="prompts"):
+        class_embeddings(method, classes, ["no braces"])
+
+
+def _tokens(text: str) -> Tensor:
+    from fastssl.models import tokenize
+
+    return tokenize([text])
+
+
+# Fine-tuning.
+
+
+def _shades(n: int = 80) -> Images:
+    """Two classes: left half bright, right half bright. Their mean colour says nothing."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 90, (n, 1, 16, 16, 3)).astype(np.uint8)
+    labels = np.arange(n) % 2
+    images[labels == 0, :, :, :8] += 100
+    images[labels == 1, :, :, 8:] += 100
+    return Images(images, labels, ["left", "right"], "shades")
+
+
+def test_finetuning_trains_the_whole_network() -> None:
+    data, encoder = _shades(), build_encoder(OPTIONS)
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    options = FineTuning(epochs=4, least_steps=40, batch_size=16, rates=(0.03, 0.1), flip=0.0, crop=(0.9, 1.0))
+    labels = torch.from_numpy(data.labels)
+    images = lambda rows: data.batch(rows)[:, 0].numpy()  # noqa: E731
+    result = finetune(encoder, images, labels, np.arange(60), np.arange(60, 80), options)
+    assert result.score > 90 and set(result.validation) == {0.03, 0.1} and result.rate in result.validation
+    assert 1 <= result.steps <= 40
+    assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())  # the caller's stays as it is
+    again = finetune(encoder, images, labels, np.arange(60), np.arange(60, 80), options)
+    assert again == result
+    for name, wrong in (("epochs", 0), ("rates", ()), ("metric", "f1")):
+        with pytest.raises(ValueError, match=name):
+            finetune(encoder, images, labels, np.arange(60), np.arange(60, 80), FineTuning(**{name: wrong}))
+    with pytest.raises(ValueError, match="train"):
+        finetune(encoder, images, labels, np.arange(1), np.arange(60, 80))
+
+
+@pytest.mark.parametrize("protocol", ["simclr-transfer", "few-labels", "layers", "structure"])
+def test_protocols_give_tables(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastssl.evaluate.protocols as module
+
+    quick: Any = lambda **options: FineTuning(**{**options, "epochs": 1, "least_steps": 6, "rates": (0.05,)})  # noqa: E731
+    monkeypatch.setattr(module, "FineTuning", quick)
+    data = _shades()
+    task = Splits("shades", data.subset(np.arange(60)), data.subset(np.arange(60, 80)))
+    notes: list[str] = []
+    table = evaluate_with(protocol, build_encoder(OPTIONS), OPTIONS, [task], note=notes.append)
+    rows = {k: v for k, v in table.items() if isinstance(v, dict) and not k.endswith("_std")}
+    assert notes and all(np.isfinite(list(v.values())).all() for v in rows.values())
+    if protocol == "simclr-transfer":
+        assert list(rows) == ["linear", "fine-tuned", "supervised", "random"] and rows["linear"]["shades"] > 90
+    elif protocol == "layers":
+        assert [*rows] == [f"level {k}" for k in range(1, 5)] and set(rows["level 1"]) == {"pretrained", "random"}
+    else:
+        assert all(set(v) == {"pretrained", "random"} for v in rows.values())
+    with pytest.raises(ValueError, match="protocol: expected one of"):
+        evaluate_with("guess", build_encoder(OPTIONS), OPTIONS, [task])
+
+
+# What comes out of checkpoints.
+
+
+@pytest.mark.parametrize("name", ["clip", "swav", "deep-cluster", "mae", "inter-clr"])
+def test_methods_come_back_whole(name: str, tmp_path: Path) -> None:
+    from fastssl.cli.recipes import options_for
+
+    data = emoji().subset(np.arange(64), "emoji")
+    options = encoder_for(name, None, 32, 4)
+    method = build_method(name, options, data, 0)
+    kept = options_for(name, "emoji")
+    settings = Pretraining(epochs=1, batch_size=32)
+    pretrain(method, data, settings, out=tmp_path, encoder_options=options, method_options=kept)
+    loaded = load_method(tmp_path)
+    own, other = method.state_dict(), loaded.state_dict()
+    assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
+
+
+@pytest.mark.parametrize(
+    ("to", "name"), [*itertools.product(FORMATS, ["resnet", "vit"]), ("torch", "lab:resnet"), ("torch", "resnet18")]
+)
+def test_exported_encoders_give_the_same_features(to: str, name: str, tmp_path: Path) -> None:
+    pytest.importorskip({"onnx": "onnxscript", "huggingface": "transformers"}.get(to, "torch"))
+    options = {**OPTIONS, "name": name, "size": 32}
+    encoder = build_encoder(options).train()
+    encoder(torch.randn(8, 3, 32, 32))  # statistics of their own
+    path = export_encoder(encoder, options, to, tmp_path / "made")
+    x = torch.randn(5, 3, 32, 32)
+    expected = encoder.eval()(x)
+    if to == "torch":
+        given = torch.export.load(str(path)).module()(x)
+    elif to == "onnx":
+        onnx = pytest.importorskip("onnx")
+        (features,) = onnx.reference.ReferenceEvaluator(onnx.load(str(path))).run(None, {"images": x.numpy()})
+        given = torch.from_numpy(features)
+    else:
+        transformers = pytest.importorskip("transformers")
+        given = transformers.AutoModel.from_pretrained(path, trust_remote_code=True).eval()(x).pooler_output
+    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4)
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+    with pytest.raises(ValueError, match="to: expected one of"):
+        export_encoder(encoder, options, "tflite", tmp_path / "other")
