@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -104,10 +105,17 @@ def test_the_loss_goes_down_and_everything_is_written(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["state.json", "tensors.safetensors"]
 
 
-def test_minutes_choose_the_epochs(tmp_path: Path) -> None:
-    _run(tmp_path, minutes=0.05)
-    state = load_checkpoint(tmp_path)[1]
-    assert state["epochs"] >= 3 and state["step"] == state["epochs"] * 3 and state["seconds"] < 20
+def test_minutes_choose_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that moves a fixed time with every look at it: four times the minutes are four times the epochs."""
+    clock = itertools.count()
+    monkeypatch.setattr("fastssl.train.loop.time.perf_counter", lambda: 0.05 * next(clock))
+    epochs = []
+    for minutes in (0.05, 0.2):
+        _run(tmp_path / str(minutes), minutes=minutes)
+        state = load_checkpoint(tmp_path / str(minutes))[1]
+        assert state["epochs"] >= 3 and state["step"] == state["epochs"] * 3
+        epochs.append(state["epochs"])
+    assert 3 * epochs[0] < epochs[1] < 5 * epochs[0]
 
 
 def test_the_encoder_comes_back_without_its_head(tmp_path: Path) -> None:
@@ -210,3 +218,49 @@ def test_a_collapse_ends_the_run(tmp_path: Path) -> None:
     model = _Constant(build_encoder(ENCODER), SimCLRAugment(16, blur=0), hidden=16, outputs=8)
     with pytest.raises(RuntimeError, match="collapsed.*step 60"):
         pretrain(model, _data(), Pretraining(epochs=40, batch_size=40), out=tmp_path, encoder_options=ENCODER)
+
+
+def test_what_led_to_a_nan_is_kept(tmp_path: Path) -> None:
+    """The state before the step: loaded back, the same step meets the same loss."""
+
+    class Breaks(SimCLR):
+        broken = False
+
+        def forward(self, views: list[torch.Tensor], labels: torch.Tensor | None = None) -> torch.Tensor:
+            loss = super().forward(views)
+            return loss * float("nan") if self.broken else loss
+
+    torch.manual_seed(0)
+    model = Breaks(build_encoder(ENCODER), SimCLRAugment(16, blur=0), hidden=16, outputs=8)
+    before: dict[str, torch.Tensor] = {}
+
+    def watch(progress: Any) -> None:
+        if progress.step == 4:
+            before.update({k: v.clone() for k, v in model.state_dict().items()})
+            model.broken = True
+
+    with pytest.raises(RuntimeError, match=r"loss is nan at step 4.*diverged"):
+        pretrain(model, _data(), Pretraining(epochs=3, batch_size=40), out=tmp_path, on_step=watch)
+    tensors, state = load_checkpoint(tmp_path / "diverged")
+    assert state["step"] == 4
+    names = [k for k in before if "running" not in k and "num_batches" not in k]  # the forward pass moved these
+    assert all(torch.equal(tensors["model." + k], before[k]) for k in names)
+
+
+def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
+    from fastssl.augment import Augment, CenterCrop, Views
+    from fastssl.methods import get
+
+    small = Views([(2, Augment([CenterCrop(10, resize=10)]))])
+    encoder = {"name": "vit", "size": 16, "width": 8, "patch": 4}
+    model = SimCLR(build_encoder(encoder), small, spatial=True)
+    with pytest.raises(
+        ValueError, match=r"method: simclr and its encoder cannot use images .*views \[\(2, 3, 10, 10\)"
+    ):
+        pretrain(model, _data(), Pretraining(epochs=1), out=tmp_path)
+    with pytest.raises(ValueError, match="the crop does not fit the image of 16 x 16"):
+        crop = Views([(2, Augment([CenterCrop(32)]))])
+        pretrain(SimCLR(build_encoder(ENCODER), crop), _data(), Pretraining(epochs=1), out=tmp_path)
+    with pytest.raises(ValueError, match="texts"):
+        pretrain(get("clip")(build_encoder(ENCODER)), _data(), Pretraining(epochs=1), out=tmp_path)
+    assert not (tmp_path / "checkpoint").exists()
