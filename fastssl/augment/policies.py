@@ -291,6 +291,13 @@ class CPCAugment(Views):
         return view.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)
 
 
+_XYZ = [  # of linear sRGB
+    [0.4123908, 0.3575843, 0.1804808],
+    [0.2126390, 0.7151687, 0.0721923],
+    [0.0193308, 0.1191948, 0.9505322],
+]
+
+
 class ColorizationAugment(Views):
     """One view, whose lightness is given and whose colours are to be told (Zhang et al. 2016, Colorful Image
     Colorization); :meth:`lab` parts them."""
@@ -306,19 +313,24 @@ class ColorizationAugment(Views):
         """RGB [B, 3, H, W] in [0, 1] (sRGB, D65) to L [B, 1, H, W] in [0, 100] and ab [B, 2, H, W] of CIE Lab."""
         x = view.float()
         linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp(min=0) + 0.055) / 1.055) ** 2.4)
-        matrix = x.new_tensor(
-            [
-                [0.4123908, 0.3575843, 0.1804808],
-                [0.2126390, 0.7151687, 0.0721923],
-                [0.0193308, 0.1191948, 0.9505322],
-            ]
-        )
+        matrix = x.new_tensor(_XYZ)
         white = matrix.sum(1).view(3, 1, 1)
         xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
         delta = 6 / 29
         f = torch.where(xyz > delta**3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * delta**2) + 4 / 29)
         lightness = 116 * f[:, 1:2] - 16
         return lightness, torch.cat([500 * (f[:, :1] - f[:, 1:2]), 200 * (f[:, 1:2] - f[:, 2:])], 1)
+
+    @staticmethod
+    def rgb(lightness: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
+        """The inverse of :meth:`lab`: [B, 3, H, W] in [0, 1]; what is outside of sRGB is cut off."""
+        fy = (lightness + 16) / 116
+        f = torch.cat([fy + ab[:, :1] / 500, fy, fy - ab[:, 1:] / 200], 1)
+        delta = 6 / 29
+        matrix = f.new_tensor(_XYZ)
+        xyz = torch.where(f > delta, f**3, 3 * delta**2 * (f - 4 / 29)) * matrix.sum(1).view(3, 1, 1)
+        linear = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), xyz).clamp(0, 1)
+        return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-9) ** (1 / 2.4) - 0.055)
 
 
 class ContextEncoderAugment(Views):

@@ -68,6 +68,9 @@ def views_for(name: str, data: str, size: int) -> Views | None:
     if name == "relative-patch":  # no lens took these pictures: their colours may stay
         cell = size // 2 + max(size // 8, 1)
         return RelativePatchAugment(size // 2, cell, 3 * cell, projection=False, normalize=HALF)
+    if name == "counting":  # of things that are told by their colour
+        crop = RandomResizedCrop(2 * size, scale=(0.5, 1.0))
+        return Views([Augment([crop, RandomHorizontalFlip(options.get("flip", 0.5)), HALF])])
     if name == "cpc":
         return CPCAugment(size, gray=0.0, normalize=HALF)
     return None

@@ -13,8 +13,8 @@ def load(name: str, size: int = 64) -> Images:
     """Returns a data set by name: for pretraining or evaluation.
 
     Args:
-        name: "emoji" (the 1,497 training items: 374 stay unseen for retrieval), "emoji-all", "digits", or the path of
-            a folder of images.
+        name: "emoji" (the 1,497 training items: 374 stay unseen for retrieval), "emoji-heldout" (these), "emoji-all",
+            "digits", or the path of a folder of images.
         size: of the images of a folder, pixels.
 
     Raises:
@@ -24,6 +24,8 @@ def load(name: str, size: int = 64) -> Images:
         return emoji("train")
     if name == "emoji-all":
         return emoji()
+    if name == "emoji-heldout":
+        return emoji("heldout")
     if name == "digits":
         return digits()
     if Path(name).is_dir():

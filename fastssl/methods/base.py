@@ -77,6 +77,14 @@ class Method(nn.Module):
     def after_step(self, progress: float) -> None:
         """Called after every step of the optimiser; ``progress`` is the share of the run that is done."""
 
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        """What it makes of views, to be looked at: name -> images [B, 3, S, S] in [-1, 1]. None unless it makes any."""
+        return {}
+
+    def skill(self, views: list[Tensor]) -> dict[str, float]:
+        """How well it does what it is trained to do: "accuracy" and "chance" in percent, where that is a choice."""
+        return {}
+
     def describe(self, images: Tensor) -> Tensor:
         """What ``study`` is given of images without augmentation: [B, features]."""
         return self.embed(images)

@@ -91,3 +91,12 @@ class Colorization(Method):
             seen = torch.zeros_like(self.frequency).index_add_(0, cell.flatten(), share.flatten().float())
             self.frequency.lerp_(seen / len(cell), 0.01)
         return terms.mean()
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        light, ab = views
+        # The annealed mean of the paper, between the mean, which is grey, and the most likely cell.
+        shares = torch.softmax(self.decoder(self.encoder.network(light)).float() / 0.38, 1)
+        told = torch.einsum("bqhw,qc->bchw", shares, self.cells)
+        l50, size = 50 * (light[:, :1] + 1), light.shape[2:]
+        colored = [ColorizationAugment.rgb(l50, TF.interpolate(x, size, mode="bilinear")) for x in (told, ab)]
+        return {"seen": light, "coloured": 2 * colored[0] - 1, "true, as coarse": 2 * colored[1] - 1}

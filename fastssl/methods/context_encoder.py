@@ -99,3 +99,8 @@ class ContextEncoder(Method):
         real, fake = self.discriminator(image), self.discriminator(_Reverse.apply(filled))
         gan = TF.softplus(-real).mean() + TF.softplus(fake).mean()
         return self.lambda_rec * reconstruction + self.lambda_gan * gan
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        image, gone = views
+        painted = torch.where(gone, self.paint(image, gone), image)
+        return {"seen": image.masked_fill(gone, 0.0), "painted": painted, "image": image}

@@ -93,3 +93,10 @@ class CPC(Method):
             for predicted, true in self.predictions(self.codes(views[0])).values()
         ]
         return torch.stack(terms).mean()
+
+    def skill(self, views: list[Tensor]) -> dict[str, float]:
+        """How often the true code of the nearest row that is predicted is the most similar of all in the batch."""
+        predicted, true = next(iter(self.predictions(self.codes(views[0])).values()))
+        _, nearest = F.nearest(predicted.float(), true.float(), 1, metric="cosine")
+        right = (nearest[:, 0] == torch.arange(len(true), device=true.device)).float().mean()
+        return {"accuracy": 100 * float(right), "chance": 100 / len(true)}

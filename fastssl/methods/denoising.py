@@ -52,3 +52,8 @@ class Denoising(Method):
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         image, keep = views
         return TF.mse_loss(self.decoder(self.encoder.network(image * keep)).float(), image.float())
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        image, keep = views
+        seen = image * keep
+        return {"seen": seen, "restored": self.decoder(self.encoder.network(seen)), "image": image}

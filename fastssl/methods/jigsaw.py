@@ -104,7 +104,29 @@ class Jigsaw(Method):
         order = torch.from_numpy(self.table[numbers])
         return [stacked[torch.arange(len(stacked))[:, None], order], torch.from_numpy(numbers)]
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        tiles, numbers = views
+    def scores(self, tiles: Tensor) -> Tensor:
+        """Of every permutation: [B, count]."""
         features = torch.relu(self.reduce(self.embed(tiles.flatten(0, 1))))
-        return TF.cross_entropy(self.classifier(features.reshape(len(tiles), -1)), numbers)
+        result: Tensor = self.classifier(features.reshape(len(tiles), -1))
+        return result
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        return TF.cross_entropy(self.scores(views[0]), views[1])
+
+    def skill(self, views: list[Tensor]) -> dict[str, float]:
+        solved = (self.scores(views[0]).argmax(1) == views[1]).float().mean()
+        return {"accuracy": 100 * float(solved), "chance": 100 / len(self.table)}
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        tiles, numbers = views
+        chosen = torch.from_numpy(self.table)[self.scores(tiles).argmax(1)]
+
+        def whole(order: Tensor) -> Tensor:
+            """The tiles, each put where ``order`` says that it was taken from."""
+            placed = torch.empty_like(tiles)
+            placed[torch.arange(len(tiles))[:, None], order] = tiles
+            rows = placed.reshape(len(tiles), 3, 3, *tiles.shape[2:]).permute(0, 3, 1, 4, 2, 5)
+            return (rows.reshape(len(tiles), 3, 3 * tiles.shape[3], -1) / 2).clamp(-1, 1)
+
+        given = torch.arange(9).expand(len(tiles), -1)
+        return {"shuffled": whole(given), "solved": whole(chosen), "true": whole(torch.from_numpy(self.table)[numbers])}

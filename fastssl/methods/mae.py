@@ -94,3 +94,17 @@ class MAE(Method):
         image, order = views
         error = (self.paint(image, order).float() - self.targets(image)).square().mean(2)
         return error.gather(1, order[:, self.visible :]).mean()
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        image, order = views
+        patches, pixels = self.paint(image, order), TF.pixel_unshuffle(image, self.patch).flatten(2).transpose(1, 2)
+        if self.norm_pixels:  # shown with the patches' own mean and deviation, which it does not predict
+            patches = patches * pixels.std(2, keepdim=True) + pixels.mean(2, keepdim=True)
+        hidden = torch.ones(order.shape, dtype=torch.bool).scatter(1, order[:, : self.visible], False)[..., None]
+
+        def whole(x: Tensor) -> Tensor:
+            grid = x.transpose(1, 2).reshape(len(x), -1, self.side, self.side)
+            return TF.pixel_shuffle(grid, self.patch)
+
+        painted = whole(torch.where(hidden, patches, pixels))
+        return {"seen": whole(pixels.masked_fill(hidden, 0.0)), "predicted": painted, "image": image}

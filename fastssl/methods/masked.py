@@ -71,3 +71,7 @@ class Masked(Method):
         image, gone = views
         missing = gone.expand_as(image)
         return TF.mse_loss(self.paint(image, gone)[missing].float(), image[missing].float())
+
+    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
+        image, gone = views
+        return {"seen": image.masked_fill(gone, 0.0), "predicted": self.paint(image, gone), "image": image}

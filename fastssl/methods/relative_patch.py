@@ -55,7 +55,14 @@ class RelativePatch(Method):
     def _places(params: list[Params]) -> Tensor:
         return RelativePatchAugment.places(params)
 
+    def scores(self, middle: Tensor, neighbour: Tensor) -> Tensor:
+        """Of the eight places: [B, 8]."""
+        result: Tensor = self.classifier(torch.cat(self.embed(torch.cat([middle, neighbour])).chunk(2), 1))
+        return result
+
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        middle, neighbour, places = views
-        pair = torch.cat(self.embed(torch.cat([middle, neighbour])).chunk(2), 1)
-        return TF.cross_entropy(self.classifier(pair), places)
+        return TF.cross_entropy(self.scores(*views[:2]), views[2])
+
+    def skill(self, views: list[Tensor]) -> dict[str, float]:
+        right = (self.scores(*views[:2]).argmax(1) == views[2]).float().mean()
+        return {"accuracy": 100 * float(right), "chance": 12.5}

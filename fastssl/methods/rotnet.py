@@ -35,3 +35,8 @@ class RotNet(Method):
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         turned, turns = RotNetAugment.rotations(views[0])
         return TF.cross_entropy(self.classifier(self.embed(turned)), turns)
+
+    def skill(self, views: list[Tensor]) -> dict[str, float]:
+        turned, turns = RotNetAugment.rotations(views[0])
+        right = (self.classifier(self.embed(turned)).argmax(1) == turns).float().mean()
+        return {"accuracy": 100 * float(right), "chance": 25.0}

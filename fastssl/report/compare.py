@@ -1,0 +1,241 @@
+"""``fastssl report RUN...``: runs side by side on one page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+from fastssl._version import __version__
+from fastssl.bench.run import write_atomically
+from fastssl.data import Images, load
+from fastssl.evaluate import clustering_scores, encode, evaluate, kmeans, rank_me
+from fastssl.evaluate.features import centred
+from fastssl.methods import Method
+from fastssl.models import Encoder
+from fastssl.report import figures
+from fastssl.train import load_encoder, load_method
+
+MEASURES = {
+    "linear": "linear probe",
+    "knn": "k-NN",
+    "knn_without_flags": "k-NN without flags",
+    "retrieval": "Recall@1 across drawings",
+    "digits_linear": "linear probe",
+    "digits_one_label": "one label a class",
+    "digits_five_labels": "five labels a class",
+}
+# Student's t, two-sided 95 %, by degrees of freedom.
+_T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
+
+
+@dataclass
+class Group:
+    """Runs of one method on one encoder and data set that differ in their seeds."""
+
+    name: str
+    encoders: list[Encoder] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    tables: list[dict[str, Any]] = field(default_factory=list)
+    paths: list[Path] = field(default_factory=list)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and half of the 95 % confidence interval; None for a single value."""
+    if len(values) < 2:
+        return float(np.mean(values)), None
+    t = _T95[len(values) - 1] if len(values) <= len(_T95) else 1.96
+    return float(np.mean(values)), float(t * np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def _groups(runs: Sequence[Path]) -> list[Group]:
+    groups: dict[tuple[Any, ...], Group] = {}
+    for path in runs:
+        encoder, state = load_encoder(path)
+        options = {k: v for k, v in state["options"].items() if k != "seed"}
+        key = (state["method"], str(state["encoder"]), state["data"], str(options), str(state.get("method_options")))
+        group = groups.setdefault(key, Group(state["method"]))
+        group.encoders.append(encoder)
+        group.states.append(state)
+        group.paths.append(path)
+    named = list(groups.values())
+    for group in named:  # two groups of one method are told apart by their folders
+        if sum(g.name == group.name for g in named) > 1:
+            group.name = f"{group.name} ({group.paths[0].name})"
+    return named
+
+
+def _measures(group: Group, data: Images, baselines: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
+    unit = [centred(encode(encoder, data.drawing(0))) for encoder in group.encoders]
+    values: dict[str, list[float]] = {}
+    for encoder, state, rows in zip(group.encoders, group.states, unit):
+        table = evaluate(encoder, state["encoder"], data)
+        for key, text in MEASURES.items():
+            if key in table:
+                values.setdefault(text, []).append(table[key]["pretrained"])
+                for column in ("random", "pixels"):
+                    if column in table[key]:
+                        baselines.setdefault(column, {})[text] = table[key][column]
+        clusters = kmeans(rows, len(data.classes))[1]
+        values.setdefault("k-means, NMI", []).append(clustering_scores(clusters.numpy(), data.labels)["nmi"])
+        values.setdefault("RankMe", []).append(rank_me(rows))
+    return {text: interval(numbers) for text, numbers in values.items()}
+
+
+def _curves(groups: list[Group]) -> str:
+    plt = figures._pyplot()
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.4 * rows), squeeze=False)
+    for axis in axes.flat[len(groups) :]:
+        axis.axis("off")
+    for axis, group in zip(axes.flat, groups):
+        for state in group.states:
+            steps, losses = np.array(state["history"], dtype=float).T
+            window = max(1, len(losses) // 40)
+            smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
+            axis.plot(steps[window - 1 :], smooth, linewidth=1.6, alpha=0.85, color=figures.ACCENT)
+        axis.set_title(group.name, fontsize=10)
+        axis.set_xlabel("step", fontsize=9)
+    figure.tight_layout()
+    return figures._svg(figure)
+
+
+def _confusion(unit: Tensor, data: Images) -> str:
+    """Classes against the class of the nearest neighbour, each row in percent."""
+    plt = figures._pyplot()
+    labels = torch.from_numpy(data.labels)
+    _, nearest = F.nearest(unit, None, 1, metric="dot", exclude_self=True)
+    count = len(data.classes)
+    table = torch.zeros(count, count).index_put_((labels, labels[nearest[:, 0]]), torch.ones(()), accumulate=True)
+    share = 100 * table / table.sum(1, keepdim=True).clamp(min=1)
+    figure, axis = plt.subplots(figsize=(0.45 * count + 2.2, 0.45 * count + 1.6))
+    axis.imshow(share, cmap="Oranges", vmin=0, vmax=100)
+    short = [c if len(c) < 18 else c[:16] + "…" for c in data.classes]
+    axis.set_xticks(range(count), short, rotation=60, ha="right", fontsize=8)
+    axis.set_yticks(range(count), short, fontsize=8)
+    for i in range(count):
+        for j in range(count):
+            if share[i, j] >= 1:
+                color = "white" if share[i, j] > 60 else figures.INK
+                axis.text(j, i, f"{share[i, j]:.0f}", ha="center", va="center", fontsize=7.5, color=color)
+    return figures._svg(figure)
+
+
+def _neighbours(groups: list[Group], data: Images, queries: int = 6, shown: int = 7) -> list[dict[str, Any]]:
+    """Nearest images of the other drawing where there are two, else of the others."""
+    chosen = np.sort(np.random.default_rng(3).permutation(len(data))[:queries])
+    two = data.images.shape[1] > 1
+    rows: list[dict[str, Any]] = [
+        {"query": figures._png(data.images[i, 0]), "name": data.names[i], "ranked": []} for i in chosen
+    ]
+    for group in groups:
+        encoder = group.encoders[0]
+        query = centred(encode(encoder, data.drawing(0)))
+        gallery = centred(encode(encoder, data.drawing(1))) if two else query
+        _, index = F.nearest(query[chosen], gallery, shown + (not two), metric="dot")
+        for row, order, own in zip(rows, index[:, 0 if two else 1 :].tolist(), chosen):
+            same = [j == own if two else data.labels[j] == data.labels[own] for j in order]
+            images = [figures._png(data.images[j, int(two)]) for j in order]
+            row["ranked"].append([{"image": i, "right": bool(s)} for i, s in zip(images, same)])
+    return rows
+
+
+def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
+    """Rows of images, eight of a kind."""
+    rows = []
+    for name, images in pictures.items():
+        levels = ((images[:8].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
+        strip = torch.cat([torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2), value=255) for x in levels], 1)
+        larger = strip.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
+        rows.append({"name": name, "image": figures._png(larger.numpy())})
+    return rows
+
+
+@torch.no_grad()
+def _does(group: Group, data: Images) -> dict[str, Any]:
+    """What the method of a group makes of images that it did not train on, where it can show it."""
+    try:
+        method: Method = load_method(group.paths[0])
+    except ValueError as error:
+        return {"missing": str(error)}
+    if method.uses_texts or method.studies:
+        return {}
+    rows = np.random.default_rng(5).permutation(len(data))[:64]
+    views = method.views(data.batch(rows), 0, 0, rows)
+    found: dict[str, Any] = {"skill": method.skill(views), "pictures": _sheet(method.pictures(views))}
+    table = getattr(method, "table", None)
+    if isinstance(table, np.ndarray):
+        from fastssl.methods.jigsaw import hamming
+
+        least, mean = hamming(table)
+        found["note"] = f"{len(table)} permutations, Hamming distance of two: at least {least}, {mean:.2f} on average"
+    return found
+
+
+def compare_runs(runs: Sequence[Path], out: Path, data: str, note: Callable[[str], None]) -> Path:
+    """Writes the page that compares runs.
+
+    Args:
+        runs: folders of ``fastssl pretrain``; runs that differ in their seed alone are one line with an interval.
+        out: the page, replaced when it is whole.
+        data: "emoji" (neighbours and pictures are of the 374 that training never saw), "digits" or a folder.
+        note: called with a line for every step.
+
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[report]``.
+        ValueError: no checkpoint in a folder.
+    """
+    try:
+        from jinja2 import Environment
+    except ImportError as error:
+        raise ImportError("the report needs the extra: pip install fastssl[report]") from error
+    groups = _groups(runs)
+    images = load("emoji-all" if data == "emoji" else data)
+    unseen = load("emoji-heldout") if data == "emoji" else images
+    baselines: dict[str, Any] = {}
+    lines: list[dict[str, Any]] = []
+    parts: list[dict[str, Any]] = []
+    for group in groups:
+        note(f"{group.name}: {len(group.states)} run{'s' if len(group.states) > 1 else ''}")
+        lines.append({"name": group.name, "runs": len(group.states), "values": _measures(group, images, baselines)})
+        unit = centred(encode(group.encoders[0], images.drawing(0)))
+        parts.append(
+            {
+                "name": group.name,
+                "does": _does(group, unseen),
+                "confusion": _confusion(unit, images) if 1 < len(images.classes) <= 30 else None,
+                "map": figures.map_of_embedding(group.encoders[0], images, 1300, 24) if len(images) >= 100 else None,
+            }
+        )
+    columns = list(lines[0]["values"])
+    best = {c: max(line["values"][c][0] for line in lines if c in line["values"]) for c in columns}
+    template = Environment(autoescape=True).from_string((files("fastssl.report") / "compare.html").read_text())
+    style = (files("fastssl.report") / "template.html").read_text().split("<style>")[1].split("</style>")[0]
+    page = template.render(
+        version=__version__,
+        style=style,
+        data=images.name,
+        count=len(images),
+        lines=sorted(lines, key=lambda line: -line["values"][columns[0]][0]),
+        columns=columns,
+        best=best,
+        baselines=baselines,
+        curves=_curves(groups),
+        neighbours=_neighbours(groups, unseen),
+        names=[g.name for g in groups],
+        two=unseen.images.shape[1] > 1,
+        parts=parts,
+        runs=[{"path": str(p), "state": s} for g in groups for p, s in zip(g.paths, g.states)],
+    )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page)
+    return out
