@@ -14,9 +14,9 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.augment import Augment, RandomResizedCrop, RelativePatchAugment, Views
+from fastssl.augment import Augment, ColorizationAugment, RandomResizedCrop, RelativePatchAugment, Views
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import Images, emoji
+from fastssl.data import Images, Signals, emoji, tones
 from fastssl.methods import (
     BYOL,
     CPC,
@@ -25,6 +25,7 @@ from fastssl.methods import (
     NNCLR,
     ContextEncoder,
     Counting,
+    CPCSignal,
     Jigsaw,
     Method,
     MoCo,
@@ -44,6 +45,7 @@ from fastssl.models import (
     LabNetwork,
     Prototypes,
     ResNet,
+    SignalEncoder,
     TargetNetwork,
     TextTransformer,
     build_encoder,
@@ -652,3 +654,65 @@ def test_item_memories_adopt_what_is_loaded() -> None:
     memory.fill(torch.arange(5))
     other.load_state_dict(memory.state_dict())
     assert torch.equal(other.rows, torch.arange(5)) and other.rows.dtype == torch.int64 and len(other) == 5
+
+
+def test_signals_are_predicted_from_what_was_heard(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    method = CPCSignal(SignalEncoder(8), window=1600, steps=3).eval()
+    data = tones(40, 3200)
+    (window,) = method.views(data.batch(np.arange(4)), 0, 0, np.arange(4))
+    assert window.shape == (4, 1600)
+    row = data.signals[2]
+    assert any(np.array_equal(row[k : k + 1600], window[2].numpy()) for k in range(1601))
+    codes = method.encoder.codes(window)  # type: ignore[operator]
+    assert codes.shape == (4, 8, 10)
+    changed = codes.clone()
+    changed[:, :, 5:] += 1
+    for k, ((a, true), (b, _)) in enumerate(zip(method.predictions(codes), method.predictions(changed))):
+        a, b = a.reshape(4, 7, 8), b.reshape(4, 7, 8)
+        assert torch.equal(a[:, :5], b[:, :5]) and not torch.equal(a[:, 5:], b[:, 5:])
+        assert torch.equal(true.reshape(4, 7, 8)[1, 2], codes[1, :, 2 + k + 1])
+    losses: list[float] = []
+    settings = Pretraining(epochs=6, batch_size=20, lr=3e-3, warmup_epochs=1)
+    pretrain(method, data, settings, out=tmp_path, on_step=lambda p: losses.append(p.loss))
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    for options, text in (({"steps": 10}, "steps"), ({"window": 9999, "steps": 3}, "window")):
+        with pytest.raises(ValueError, match=text):
+            CPCSignal(SignalEncoder(8), **{"window": 1600, **options}).views(data.batch(np.arange(2)), 0)
+    with pytest.raises(ValueError, match="signals: expected floats"):
+        Signals(np.zeros((3, 4), np.int64), np.zeros(3), ["a"], "x")
+
+
+def test_lab_and_rgb_are_inverse() -> None:
+    x = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(ColorizationAugment.rgb(*ColorizationAugment.lab(x)), x, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["denoising", "masked", "mae", "context-encoder", "colorization", "jigsaw"])
+def test_what_methods_make_can_be_looked_at(name: str) -> None:
+    method = build(name).eval()
+    views = method.views(data(5).batch(np.arange(5)), seed=0)
+    with torch.no_grad():
+        pictures = method.pictures(views)
+    assert len(pictures) == 3 and all(p.shape[:2] == (5, 3) and p.shape[2] == p.shape[3] for p in pictures.values())
+    if name != "jigsaw":
+        assert all(p.shape == (5, 3, 32, 32) for p in pictures.values())
+    if name in ("masked", "mae", "context-encoder"):  # what was not taken away is the image's
+        seen, image = pictures["seen"], pictures["image"]
+        kept = (seen != 0).any(1, keepdim=True).expand_as(seen)
+        assert 0.1 < float(kept.float().mean()) < 0.9
+        torch.testing.assert_close(seen[kept], image[kept])
+
+
+@pytest.mark.parametrize("name", ["jigsaw", "rotnet", "relative-patch", "cpc"])
+def test_skills_are_measured_against_chance(name: str) -> None:
+    method = build(name).eval()
+    views = method.views(data(16).batch(np.arange(16)), seed=0)
+    with torch.no_grad():
+        skill = method.skill(views)
+    assert 0 <= skill["accuracy"] <= 100 and 0 < skill["chance"] <= 25
+    if name == "jigsaw":  # a classifier that knows the answer solves all, and puts the tiles together
+        numbers = views[1]
+        method.scores = lambda tiles: TF.one_hot(numbers, 64).float()  # type: ignore[assignment]
+        pictures = method.pictures(views)
+        assert method.skill(views)["accuracy"] == 100 and torch.equal(pictures["solved"], pictures["true"])

@@ -86,7 +86,7 @@ def pretrain(
     blocks: Annotated[int, typer.Option(help="Residual blocks a stage.")] = 1,
     temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
     spatial: Annotated[bool, typer.Option(help="Project the 4 x 4 feature map instead of its mean.")] = True,
-    optimizer: Annotated[str, typer.Option(help="adamw or lars.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help="adamw, sgd or lars.")] = "adamw",
     lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 2e-3,
     weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-4,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,

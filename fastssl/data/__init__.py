@@ -7,6 +7,7 @@ from fastssl.data.images import Images
 from fastssl.data.load import load
 from fastssl.data.loader import Batch, Loader
 from fastssl.data.packed import PackedError, PackedImages, pack
+from fastssl.data.signals import Signals, tones
 from fastssl.data.splits import Splits, divide, load_splits
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Loader",
     "PackedError",
     "PackedImages",
+    "Signals",
     "Splits",
     "digits",
     "divide",
@@ -26,4 +28,5 @@ __all__ = [
     "load_splits",
     "pack",
     "read_image",
+    "tones",
 ]

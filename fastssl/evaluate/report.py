@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,31 +31,38 @@ def _linear(features: Tensor, labels: Tensor, seed: int, share: float = 0.8) -> 
     return linear.linear_probe(features, labels, order[:cut], order[cut:])
 
 
-def _sources(encoder: Encoder, options: dict[str, Any], readout: str) -> dict[str, list[Features]]:
+ROWS = ("pretrained", "random", "pixels", "histogram")
+
+
+def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequence[str]) -> dict[str, list[Features]]:
     """Name of a row of the table -> feature extractors (one per seed)."""
 
     def of(network: Encoder) -> Features:
         return lambda images: encode(network, images, readout)
 
-    return {
+    sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
-        "random": [of(random_encoder(options, seed)) for seed in range(SEEDS)],
+        "random": [of(random_encoder(options, seed)) for seed in range(SEEDS)] if "random" in rows else [],
         "pixels": [lambda images: pixels(images, encoder.size)],
         "histogram": [color_histogram],
     }
+    return {row: sources[row] for row in rows}
 
 
 def _mean(values: list[float]) -> float:
     return float(np.mean(values))
 
 
-def evaluate_emoji(encoder: Encoder, options: dict[str, Any], readout: str = "spatial") -> dict[str, Any]:
+def evaluate_emoji(
+    encoder: Encoder, options: dict[str, Any], readout: str = "spatial", rows: Sequence[str] = ROWS
+) -> dict[str, Any]:
     """k-NN and linear accuracy on the emoji categories, retrieval across vendors, alignment and uniformity.
 
     Args:
         encoder: pretrained on ``emoji("train")``, or anything else that never saw the held-out emoji.
         options: what ``build_encoder`` needs for an untrained twin.
         readout: "spatial" or "pooled", the same for all encoders.
+        rows: those of the table that are wanted.
 
     Returns:
         measure -> row -> value. k-NN: 5 neighbours, leave one out over all 1,871 of Google's drawings. Linear: 80 %
@@ -67,7 +74,7 @@ def evaluate_emoji(encoder: Encoder, options: dict[str, Any], readout: str = "sp
     no_flags = np.flatnonzero(np.array([c != "Flags" for c in np.array(whole.classes)[whole.labels]]))
     names = ("knn", "knn_without_flags", "linear", "linear_std", "retrieval", "alignment", "uniformity")
     table: dict[str, Any] = {name: {} for name in names}
-    for row, extractors in _sources(encoder, options, readout).items():
+    for row, extractors in _sources(encoder, options, readout, rows).items():
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(whole.drawing(0))
@@ -88,7 +95,9 @@ def evaluate_emoji(encoder: Encoder, options: dict[str, Any], readout: str = "sp
     return table
 
 
-def evaluate_digits(encoder: Encoder, options: dict[str, Any], readout: str = "spatial") -> dict[str, Any]:
+def evaluate_digits(
+    encoder: Encoder, options: dict[str, Any], readout: str = "spatial", rows: Sequence[str] = ROWS
+) -> dict[str, Any]:
     """Nearest neighbour with one and five labels a class (20 draws), linear accuracy, on scikit-learn's digits."""
     data = digits()
     labels = torch.from_numpy(data.labels)
@@ -100,7 +109,7 @@ def evaluate_digits(encoder: Encoder, options: dict[str, Any], readout: str = "s
         "digits_linear",
     )
     table: dict[str, Any] = {name: {} for name in names}
-    for row, extractors in _sources(encoder, options, readout).items():
+    for row, extractors in _sources(encoder, options, readout, rows).items():
         if row == "histogram":
             continue
         columns: dict[str, list[float]] = {name: [] for name in names}
@@ -118,7 +127,7 @@ def evaluate_digits(encoder: Encoder, options: dict[str, Any], readout: str = "s
 
 
 def evaluate_images(
-    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial"
+    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial", rows: Sequence[str] = ROWS
 ) -> dict[str, Any]:
     """k-NN and linear accuracy on the labels of any image set with at least two classes."""
     labels = torch.from_numpy(data.labels)
@@ -126,7 +135,7 @@ def evaluate_images(
         raise ValueError(f"data: expected at least two classes to evaluate on, got {data.classes}")
     images = data.drawing(0)
     table: dict[str, Any] = {"knn": {}, "linear": {}, "linear_std": {}}
-    for row, extractors in _sources(encoder, options, readout).items():
+    for row, extractors in _sources(encoder, options, readout, rows).items():
         knn, probes = [], []
         for features_of in extractors:
             features = features_of(images)
@@ -137,10 +146,12 @@ def evaluate_images(
     return table
 
 
-def evaluate(encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial") -> dict[str, Any]:
+def evaluate(
+    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial", rows: Sequence[str] = ROWS
+) -> dict[str, Any]:
     """The table that fits the data: emoji, digits, or any labelled images."""
     if data.name.startswith("emoji"):
-        return evaluate_emoji(encoder, options, readout)
+        return evaluate_emoji(encoder, options, readout, rows)
     if data.name == "digits":
-        return evaluate_digits(encoder, options, readout)
-    return evaluate_images(encoder, options, data, readout)
+        return evaluate_digits(encoder, options, readout, rows)
+    return evaluate_images(encoder, options, data, readout, rows)

@@ -15,6 +15,7 @@ from fastssl.methods.colorization import Colorization
 from fastssl.methods.context_encoder import ContextEncoder
 from fastssl.methods.counting import Counting
 from fastssl.methods.cpc import CPC
+from fastssl.methods.cpc_signal import CPCSignal
 from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.dino import DINO
@@ -36,6 +37,7 @@ from fastssl.methods.swav import SwAV
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 
+# Methods of images. CPCSignal is none: its data are signals, from Python.
 METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -103,6 +105,7 @@ __all__ = [
     "METHODS",
     "NNCLR",
     "BarlowTwins",
+    "CPCSignal",
     "Colorization",
     "ContextEncoder",
     "Counting",

@@ -122,11 +122,13 @@ class Jigsaw(Method):
         chosen = torch.from_numpy(self.table)[self.scores(tiles).argmax(1)]
 
         def whole(order: Tensor) -> Tensor:
-            """The tiles, each put where ``order`` says that it was taken from."""
             placed = torch.empty_like(tiles)
             placed[torch.arange(len(tiles))[:, None], order] = tiles
             rows = placed.reshape(len(tiles), 3, 3, *tiles.shape[2:]).permute(0, 3, 1, 4, 2, 5)
             return (rows.reshape(len(tiles), 3, 3 * tiles.shape[3], -1) / 2).clamp(-1, 1)
 
-        given = torch.arange(9).expand(len(tiles), -1)
-        return {"shuffled": whole(given), "solved": whole(chosen), "true": whole(torch.from_numpy(self.table)[numbers])}
+        return {
+            "shuffled": whole(torch.arange(9).expand(len(tiles), -1)),
+            "solved": whole(chosen),
+            "true": whole(torch.from_numpy(self.table)[numbers]),
+        }

@@ -7,6 +7,7 @@ from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
 from fastssl.models.memory import EmbeddingQueue, ItemMemory, Prototypes, TargetNetwork
 from fastssl.models.resnet import ResNet, SmallResNet
+from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
 
@@ -20,6 +21,7 @@ __all__ = [
     "PatchCNN",
     "Prototypes",
     "ResNet",
+    "SignalEncoder",
     "SmallEfficientNet",
     "SmallResNet",
     "TargetNetwork",

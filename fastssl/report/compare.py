@@ -77,7 +77,8 @@ def _measures(group: Group, data: Images, baselines: dict[str, Any]) -> dict[str
     unit = [centred(encode(encoder, data.drawing(0))) for encoder in group.encoders]
     values: dict[str, list[float]] = {}
     for encoder, state, rows in zip(group.encoders, group.states, unit):
-        table = evaluate(encoder, state["encoder"], data)
+        rows_wanted = ("pretrained",) if baselines else ("pretrained", "random", "pixels")
+        table = evaluate(encoder, state["encoder"], data, rows=rows_wanted)
         for key, text in MEASURES.items():
             if key in table:
                 values.setdefault(text, []).append(table[key]["pretrained"])

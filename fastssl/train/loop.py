@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fastssl.augment import to_float
-from fastssl.data import Images
+from fastssl.data import Images, Signals
 from fastssl.data.loader import epoch_order
 from fastssl.evaluate.measures import feature_spread
 from fastssl.methods import Method, name_of
@@ -38,7 +38,7 @@ class Pretraining:
         lr: learning rate at the end of the warm-up.
         warmup_epochs: linear warm-up.
         weight_decay: of the optimiser.
-        optimizer: "adamw" or "lars".
+        optimizer: "adamw", "sgd" or "lars".
         minutes: wanted duration; None: ``epochs`` counts.
         seed: of everything random.
         precision: of Lightning Fabric: "32-true", "bf16-mixed", ...
@@ -93,7 +93,7 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 
 def pretrain(
     method: nn.Module,
-    data: Images,
+    data: Images | Signals,
     options: Pretraining | None = None,
     *,
     out: str | Path,
@@ -276,7 +276,7 @@ def pretrain(
     return method
 
 
-def _rehearse(method: nn.Module, data: Images) -> None:
+def _rehearse(method: nn.Module, data: Images | Signals) -> None:
     """Two images through views and loss: what does not fit is said before anything is trained."""
     if getattr(method, "studies", False):
         return  # its views need what it has studied
@@ -306,7 +306,7 @@ def _strategy(method: nn.Module) -> Any:
 
 
 @torch.no_grad()
-def _describe(method: nn.Module, data: Images, batch: int) -> torch.Tensor:
+def _describe(method: nn.Module, data: Images | Signals, batch: int) -> torch.Tensor:
     """What the method says of every item, first drawing, without augmentation and in evaluation mode."""
     training, device = method.training, next(method.parameters()).device
     method.eval()

@@ -65,7 +65,7 @@ class LARS(torch.optim.Optimizer):
 
 
 def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Returns "adamw" (no decay on parameters of one dimension) or "lars".
+    """Returns "adamw" (no decay on parameters of one dimension), "sgd" (momentum 0.9) or "lars".
 
     Raises:
         ValueError: unknown name.
@@ -79,7 +79,10 @@ def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float)
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=lr)
-    raise ValueError(f"optimizer: expected 'adamw' or 'lars', got {name!r}")
+    if name == "sgd":
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return torch.optim.SGD(trained, lr, momentum=0.9, weight_decay=weight_decay)
+    raise ValueError(f"optimizer: expected 'adamw', 'sgd' or 'lars', got {name!r}")
 
 
 def cosine_with_warmup(step: int, total: int, warmup: int) -> float:

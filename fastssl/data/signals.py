@@ -1,0 +1,66 @@
+"""Signals: a data set of 1-D waveforms, and one that is made, not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Signals:
+    """Waveforms in memory, with what the training loop asks of a data set.
+
+    Args:
+        signals: float [N, T].
+        labels: integers [N].
+        classes: the names of the classes.
+        name: what logs and checkpoints call it.
+    """
+
+    def __init__(self, signals: np.ndarray, labels: np.ndarray, classes: Sequence[str], name: str) -> None:
+        if signals.ndim != 2 or signals.dtype.kind != "f":
+            raise ValueError(f"signals: expected floats [N, T], got {signals.dtype} {signals.shape}")
+        if labels.shape != (len(signals),):
+            raise ValueError(f"labels: expected shape ({len(signals)},), got {labels.shape}")
+        self.signals, self.labels = signals.astype(np.float32), labels.astype(np.int64)
+        self.classes, self.name = list(classes), name
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    def batch(self, indices: np.ndarray) -> Tensor:
+        """float32 [B, T]."""
+        return torch.from_numpy(self.signals[indices])
+
+
+def tones(count: int = 1200, length: int = 5120, classes: int = 6, seed: int = 0) -> Signals:
+    """Made-up instruments: a class is a set of overtones and a vibrato; pitch, phase and noise are each signal's own.
+
+    Args:
+        count: signals.
+        length: samples of each.
+        classes: instruments.
+        seed: of all that is drawn.
+
+    Example:
+        >>> from fastssl.data import tones
+        >>> tones(10).signals.shape
+        (10, 5120)
+    """
+    instruments = np.random.default_rng([seed, 1])
+    overtones = instruments.dirichlet(np.full(6, 0.6), classes)
+    vibrato = instruments.uniform(0.002, 0.02, classes)
+    rng = np.random.default_rng([seed, 2])
+    labels = np.arange(count) % classes
+    time = np.arange(length) / 16_000
+    pitch = rng.uniform(150, 450, (count, 1))
+    wobble = vibrato[labels][:, None] * np.sin(2 * np.pi * 6 * time + rng.uniform(0, 2 * np.pi, (count, 1)))
+    angle = 2 * np.pi * np.cumsum(pitch * (1 + wobble), 1) / 16_000
+    signals = np.zeros((count, length))
+    for k in range(overtones.shape[1]):
+        phase = rng.uniform(0, 2 * np.pi, (count, 1))
+        signals += overtones[labels, k][:, None] * np.sin((k + 1) * angle + phase)
+    signals += rng.normal(0, 0.3, signals.shape)
+    return Signals(signals, labels, [f"instrument {c}" for c in range(classes)], "tones")

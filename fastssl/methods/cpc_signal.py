@@ -1,0 +1,97 @@
+"""CPC for signals: from what was heard so far, the codes of what comes next are told apart from others.
+
+van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018: strided convolutions
+code a waveform, a GRU sums up the codes so far, and linear maps predict the codes some steps ahead. Deviations: codes
+are compared as unit vectors over a temperature; negatives are all codes of the batch at these steps.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import fastssl.functional as F
+from fastssl.methods.base import Method
+from fastssl.models.signal import SignalEncoder
+
+
+class CPCSignal(Method):
+    """A window of a signal + encoder + GRU + linear predictions + InfoNCE.
+
+    Args:
+        encoder: what is kept, a :class:`fastssl.models.SignalEncoder`; its features are the mean code.
+        window: samples of a view, at a random place of the signal.
+        steps: how far ahead codes are predicted: 1 to ``steps``; 12 in the paper.
+        context: of the GRU; 256 in the paper.
+        temperature: of the loss.
+        backend: of the loss.
+
+    The data is a :class:`fastssl.data.Signals`.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import tones
+        >>> from fastssl.methods import CPCSignal
+        >>> from fastssl.models import SignalEncoder
+        >>> from fastssl.train import Pretraining, pretrain
+        >>> method = CPCSignal(SignalEncoder(16), steps=4)
+        >>> method = pretrain(method, tones(64), Pretraining(epochs=1, batch_size=32), out=tempfile.mkdtemp())
+    """
+
+    family = "predictive coding"
+    paper = "van den Oord et al. 2018"
+    predicts = "the codes of a signal some steps ahead"
+    loss = "InfoNCE"
+
+    def __init__(
+        self,
+        encoder: SignalEncoder,
+        *,
+        window: int | None = None,
+        steps: int = 12,
+        context: int = 64,
+        temperature: float = 0.1,
+        backend: str | None = None,
+    ) -> None:
+        nn.Module.__init__(self)
+        window = encoder.length if window is None else window
+        with torch.no_grad():
+            count = SignalEncoder.codes(encoder.eval(), torch.zeros(1, window)).shape[2]
+        encoder.train()
+        if not 1 <= steps < count:
+            raise ValueError(f"steps: expected 1 to {count - 1} of a window's {count} codes, got {steps}")
+        self.encoder = encoder  # type: ignore[assignment]
+        self.window, self.temperature, self.backend = window, temperature, backend
+        self.gru = nn.GRU(encoder.dim, context, batch_first=True)
+        self.predict = nn.ModuleList(nn.Linear(context, encoder.dim) for _ in range(steps))
+
+    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+        """Signals [B, T] to windows of them [B, window].
+
+        Raises:
+            ValueError: signals that are shorter.
+        """
+        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
+        room = images.shape[1] - self.window
+        if room < 0:
+            raise ValueError(f"window: expected at most the {images.shape[1]} samples of a signal, got {self.window}")
+        first = torch.from_numpy((self.uniform(seed, epoch, ids)[:, 0] * (room + 1)).astype(np.int64))
+        return [images.gather(1, first[:, None] + torch.arange(self.window))]
+
+    def predictions(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For 1 to ``steps`` ahead: predicted codes and the true ones, [N, dim] each, in the same order."""
+        heard, _ = self.gru(codes.transpose(1, 2))
+        last = heard.shape[1] - len(self.predict)
+        true = codes.transpose(1, 2)
+        return [
+            (layer(heard[:, :last]).flatten(0, 1), true[:, k + 1 : k + 1 + last].flatten(0, 1))
+            for k, layer in enumerate(self.predict)
+        ]
+
+    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+        terms = [
+            F.info_nce(predicted, true, temperature=self.temperature, backend=self.backend)
+            for predicted, true in self.predictions(self.encoder.codes(views[0]))  # type: ignore[operator]
+        ]
+        return torch.stack(terms).mean()
