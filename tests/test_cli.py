@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import fastssl
@@ -136,3 +137,49 @@ def test_packing_a_folder(tmp_path: Path) -> None:
     assert PackedImages(packed).read(0).shape == (20, 20, 3)
     sheet = tmp_path / "sheet.png"
     assert runner.invoke(app, ["augment-preview", str(packed), "--size", "16", "--out", str(sheet)]).exit_code == 0
+
+
+def _run(*arguments: str) -> str:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def test_protocols_report_and_export(tmp_path: Path) -> None:
+    """From two seeds of one method and another method to tables, a page, and a program that loads."""
+    runs = []
+    for method, seed in (("simclr", 0), ("simclr", 1), ("jigsaw", 0), ("mae", 0)):
+        runs.append(str(tmp_path / f"{method}-{seed}"))
+        options = ["--data", "digits", "--epochs", "1", "--width", "4", "--batch-size", "256", "--seed", str(seed)]
+        _run("pretrain", method, *options, "--out", runs[-1])
+    assert "RankMe" in _run("evaluate", runs[0], "--protocol", "structure", "--out", str(tmp_path / "table.json"))
+    assert set(json.loads((tmp_path / "table.json").read_text())["RankMe"]) == {"pretrained", "random"}
+    page = tmp_path / "page" / "report.html"
+    _run("report", *runs, "--data", "digits", "--out", str(page))
+    text = page.read_text()
+    for expected in (
+        "<td>simclr</td><td>2</td>",
+        "<small>± ",
+        "64 permutations, Hamming distance of two: at least",
+        "seen",
+    ):
+        assert expected in text
+    assert (
+        text.count("confusion matrix of") == text.count("map of") == 3 and "nan" not in text.lower().split("base64")[0]
+    )
+    _run("export", runs[0], "--out", str(tmp_path / "encoder.pt2"))
+    program = torch.export.load(str(tmp_path / "encoder.pt2")).module()
+    assert program(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
+    for arguments, expected in (
+        (["evaluate", runs[0], "--protocol", "zero-shot"], "zero-shot needs a method with a text tower"),
+        (["evaluate", runs[0], "--protocol", "guess"], "protocol: expected one of frozen"),
+        (
+            ["evaluate", runs[0], "--protocol", "layers", "--data", "cifar-10:/nowhere"],
+            "expected a folder after cifar-10",
+        ),
+        (["report", str(tmp_path)], "checkpoint: expected a folder"),
+        (["export", runs[0], "--to", "tflite"], "to: expected one of"),
+        (["pretrain", "mae", "--encoder", "resnet"], "MAE needs a ViT"),
+    ):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code != 0 and expected in str(result.exception), result.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import re
@@ -14,12 +15,13 @@ import pytest
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
+from fastssl.methods import METHODS
 
 MODULES = [
     m.name
     for m in pkgutil.walk_packages(fastssl.__path__, "fastssl.")
-    if not m.name.endswith(("__main__", "_C")) and ".kernels" not in m.name
-]
+    if not m.name.endswith(("__main__", "_C", "modeling_fastssl")) and ".kernels" not in m.name
+]  # modeling_fastssl needs transformers: tests/test_protocols.py loads it
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -42,7 +44,7 @@ def test_modules_are_documented(name: str) -> None:
     assert "fastssl.functional" in text and "Example:" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/migrate.md", "docs/augment.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md"])
 def test_examples_of_pages_run(page: str) -> None:
     text = (Path(__file__).parent.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
@@ -52,3 +54,36 @@ def test_examples_of_pages_run(page: str) -> None:
             exec(compile(block, page, "exec"), {})
         finally:
             fastssl.unpatch()
+
+
+ROOT = Path(__file__).parent.parent
+
+
+def _sections() -> dict[str, str]:
+    """The example of every method in docs/methods.md."""
+    text = (ROOT / "docs" / "methods.md").read_text()
+    return dict(re.findall(r"^## (\S+)\n.*?```python\n(.*?)```", text, flags=re.S | re.M))
+
+
+def test_the_page_of_methods_is_what_they_say() -> None:
+    spec = importlib.util.spec_from_file_location("methods_page", ROOT / "benchmarks" / "methods_page.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.page() == (ROOT / "docs" / "methods.md").read_text(), "run python benchmarks/methods_page.py"
+    assert set(_sections()) == {*METHODS, "cpc-signal"}
+    assert all(example.count("\n") <= 20 for example in _sections().values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in ("byol", "clip", "cpc-signal") else pytest.mark.slow) for n in _sections()],
+)
+def test_examples_of_methods_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they stand, but for one epoch on few items."""
+    monkeypatch.chdir(tmp_path)
+    example = _sections()[name].replace("epochs=20", "epochs=1").replace('"width": 32', '"width": 8')
+    example = example.replace('emoji("train")', 'emoji("train").subset(range(64), "emoji-train")')
+    example = example.replace("tones()", "tones(64)")
+    exec(compile(example, name, "exec"), {})
+    assert list(tmp_path.glob("runs/*/checkpoint/tensors.safetensors"))

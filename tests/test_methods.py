@@ -36,7 +36,6 @@ from fastssl.methods import (
     get,
 )
 from fastssl.methods.colorization import ab_cells
-from fastssl.methods.jigsaw import hamming, permutations
 from fastssl.models import (
     ENCODERS,
     EmbeddingQueue,
@@ -49,7 +48,9 @@ from fastssl.models import (
     TargetNetwork,
     TextTransformer,
     build_encoder,
+    hamming,
     pca_whiten,
+    permutations,
     tokenize,
 )
 from fastssl.models.decoder import Decoder

@@ -7,9 +7,6 @@ code does.
 
 from __future__ import annotations
 
-import functools
-import itertools
-
 import numpy as np
 import torch
 import torch.nn.functional as TF
@@ -17,43 +14,7 @@ from torch import Tensor, nn
 
 from fastssl.augment import JigsawAugment
 from fastssl.methods.base import Method
-from fastssl.models import Encoder
-
-
-@functools.cache
-def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
-    """``count`` permutations of ``tiles``, greedily of maximal Hamming distance to those before: int64 [count, tiles].
-
-    Raises:
-        ValueError: more than there are.
-
-    Example:
-        >>> from fastssl.methods.jigsaw import hamming, permutations
-        >>> hamming(permutations(64))[0] >= 7  # the smallest distance of any two
-        True
-    """
-    every = np.array(list(itertools.permutations(range(tiles))), dtype=np.int8)
-    if not 1 <= count <= len(every):
-        raise ValueError(f"count: expected 1 to {len(every)} permutations, got {count}")
-    rng = np.random.default_rng(seed)
-    chosen = [int(rng.integers(len(every)))]
-    # The distance to the set, and among equals the mean distance, as the authors' "max" strategy.
-    least = np.full(len(every), tiles, dtype=np.int64)
-    total = np.zeros(len(every), dtype=np.int64)
-    for _ in range(count - 1):
-        distance = (every != every[chosen[-1]]).sum(1)
-        least, total = np.minimum(least, distance), total + distance
-        score = least * (tiles * count + 1) + total
-        score[chosen] = -1
-        chosen.append(int(score.argmax()))
-    return every[chosen].astype(np.int64)
-
-
-def hamming(table: np.ndarray) -> tuple[int, float]:
-    """The smallest and the mean Hamming distance of two rows."""
-    distances = [(table[i] != table[i + 1 :]).sum(1) for i in range(len(table) - 1)]
-    joined = np.concatenate(distances)
-    return int(joined.min()), float(joined.mean())
+from fastssl.models import Encoder, permutations
 
 
 class Jigsaw(Method):

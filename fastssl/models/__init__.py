@@ -6,6 +6,7 @@ from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
 from fastssl.models.memory import EmbeddingQueue, ItemMemory, Prototypes, TargetNetwork
+from fastssl.models.permutations import hamming, permutations
 from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
@@ -28,9 +29,11 @@ __all__ = [
     "TextTransformer",
     "ViT",
     "build_encoder",
+    "hamming",
     "huggingface",
     "kmeans",
     "pca_whiten",
+    "permutations",
     "prediction_head",
     "projection_head",
     "tokenize",

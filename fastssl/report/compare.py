@@ -20,7 +20,7 @@ from fastssl.data import Images, load
 from fastssl.evaluate import clustering_scores, encode, evaluate, kmeans, rank_me
 from fastssl.evaluate.features import centred
 from fastssl.methods import Method
-from fastssl.models import Encoder
+from fastssl.models import Encoder, hamming
 from fastssl.report import figures
 from fastssl.train import load_encoder, load_method
 
@@ -119,7 +119,7 @@ def _confusion(unit: Tensor, data: Images) -> str:
     table = torch.zeros(count, count).index_put_((labels, labels[nearest[:, 0]]), torch.ones(()), accumulate=True)
     share = 100 * table / table.sum(1, keepdim=True).clamp(min=1)
     figure, axis = plt.subplots(figsize=(0.45 * count + 2.2, 0.45 * count + 1.6))
-    axis.imshow(share, cmap="Oranges", vmin=0, vmax=100)
+    axis.imshow(share.numpy(), cmap="Oranges", vmin=0, vmax=100)
     short = [c if len(c) < 18 else c[:16] + "…" for c in data.classes]
     axis.set_xticks(range(count), short, rotation=60, ha="right", fontsize=8)
     axis.set_yticks(range(count), short, fontsize=8)
@@ -175,8 +175,6 @@ def _does(group: Group, data: Images) -> dict[str, Any]:
     found: dict[str, Any] = {"skill": method.skill(views), "pictures": _sheet(method.pictures(views))}
     table = getattr(method, "table", None)
     if isinstance(table, np.ndarray):
-        from fastssl.methods.jigsaw import hamming
-
         least, mean = hamming(table)
         found["note"] = f"{len(table)} permutations, Hamming distance of two: at least {least}, {mean:.2f} on average"
     return found

@@ -1,0 +1,144 @@
+"""Writes docs/methods.md from the methods themselves: what each says of itself, its settings, and an example.
+
+python benchmarks/methods_page.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any
+
+from fastssl.bench.run import write_atomically
+from fastssl.methods import METHODS, CPCSignal
+
+PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
+
+HEAD = """# The methods
+
+Written by `python benchmarks/methods_page.py` from the methods' own files: what each predicts, what it changes of its paper, its settings with
+their defaults, and an example that runs as it stands. How they compare on one small budget: [zoo.md](zoo.md). How to judge an encoder:
+[evaluate.md](evaluate.md). How to add one: [CONTRIBUTING.md](../CONTRIBUTING.md).
+
+A method is views, networks and a loss; any of these can be another one: `augment=` takes any `fastssl.augment.Views`, and the encoder is any
+network, `Encoder(module, size)`, or one of `build_encoder` (`resnet`, `resnet18`, `resnet50`, `vit`, `patch-cnn`, `efficientnet`, `lab:NAME`,
+`huggingface:NAME`). From the command line: `fastssl pretrain NAME --data FOLDER`.
+
+| method | family | predicts | loss | paper |
+|---|---|---|---|---|
+"""
+
+EXAMPLE = """from fastssl.data import emoji
+from fastssl.evaluate import evaluate
+from fastssl.methods import {kind}
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, pretrain
+
+encoder = {{"name": "{encoder}", "size": 32, "width": 32}}
+images = emoji("train")  # or fastssl.data.folder("photos", 64)
+method = {kind}(build_encoder(encoder){arguments})
+options = Pretraining(epochs=20, batch_size=32, lr=1e-3)
+pretrain(method, images, options, out="runs/{name}", encoder_options=encoder)
+print(evaluate(method.encoder, encoder, emoji(), readout="pooled")["linear"])
+"""
+
+SIGNALS = """import torch
+from fastssl.data import tones
+from fastssl.evaluate import linear_probe
+from fastssl.methods import CPCSignal
+from fastssl.models import SignalEncoder
+from fastssl.train import Pretraining, pretrain
+
+signals = tones()  # or fastssl.data.Signals(waveforms, labels, classes, "speech")
+method = CPCSignal(SignalEncoder(64))
+pretrain(method, signals, Pretraining(epochs=20, batch_size=32, lr=1e-3), out="runs/cpc-signal")
+with torch.no_grad():
+    features = method.encoder.eval()(signals.batch(range(len(signals))))
+labels, half = torch.from_numpy(signals.labels), len(signals) // 2
+print(linear_probe(features, labels, range(half), range(half, len(signals))))
+"""
+
+# What an example says besides the encoder, where a method on small images is better for it.
+ARGUMENTS = {
+    "byol": ", momentum=0.96",
+    "swav": ", prototypes=32",
+    "deep-cluster": ", clusters=50, every=5",
+    "inter-clr": ", clusters=50",
+    "clip": ", texts=images.names",
+    "align": ", texts=images.names",
+    "siglip": ", texts=images.names",
+    "context-encoder": ', region="random"',
+    "simclr": ", temperature=0.1, layers=2",
+    "moco": ", queue=1024",
+}
+
+
+def _settings(kind: Any) -> list[str]:
+    """The lines of the docstring's Args."""
+    text = inspect.getdoc(kind) or ""
+    if "Args:" not in text:
+        return []
+    lines: list[str] = []
+    for line in text.split("Args:")[1].splitlines()[1:]:
+        if not line.strip():
+            break
+        if line.startswith("    ") and not line.startswith("     "):
+            lines.append(line.strip())
+        elif lines:
+            lines[-1] += " " + line.strip()
+    defaults = {n: p.default for n, p in inspect.signature(kind).parameters.items()}
+    shown = []
+    for line in lines:
+        name, _, what = line.partition(": ")
+        default = defaults.get(name)
+        given = f" (`{default!r}`)" if name in defaults and default not in (None, inspect.Parameter.empty) else ""
+        shown.append(f"- `{name}`{given}: {what}")
+    return shown
+
+
+def _section(name: str, kind: Any, example: str) -> list[str]:
+    module = inspect.getdoc(sys.modules[kind.__module__]) or ""
+    first, _, rest = module.partition("\n")
+    return [
+        f"## {name}",
+        "",
+        f"**{first}**",
+        "",
+        " ".join(rest.split()),
+        "",
+        (inspect.getdoc(kind) or "").split("\n\n")[0],
+        "",
+        *_settings(kind),
+        "",
+        "```python",
+        example.rstrip(),
+        "```",
+        "",
+    ]
+
+
+def page() -> str:
+    lines = [HEAD.rstrip()]
+    for name, kind in METHODS.items():
+        about = kind.about()
+        anchor = name
+        lines.append(
+            f"| [{name}](#{anchor}) | {about['family']} | {about['predicts']} | {about['loss']} | {about['paper']} |"
+        )
+    about = CPCSignal.about()
+    lines.append(
+        f"| [cpc-signal](#cpc-signal) | {about['family']} | {about['predicts']} | {about['loss']} | {about['paper']} |"
+    )
+    lines.append("")
+    for name, kind in METHODS.items():
+        example = EXAMPLE.format(
+            kind=kind.__name__, encoder=kind.encoder_name, name=name, arguments=ARGUMENTS.get(name, "")
+        )
+        lines += _section(name, kind, example)
+    lines += _section("cpc-signal", CPCSignal, SIGNALS)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    write_atomically(PAGE, page())
