@@ -177,7 +177,7 @@ def _does(group: Group, data: Images) -> dict[str, Any]:
     if isinstance(table, np.ndarray):
         least, mean = hamming(table)
         found["note"] = f"{len(table)} permutations, Hamming distance of two: at least {least}, {mean:.2f} on average"
-    return found
+    return found if found["skill"] or found["pictures"] else {}
 
 
 def compare_runs(runs: Sequence[Path], out: Path, data: str, note: Callable[[str], None]) -> Path:
