@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
@@ -13,7 +15,9 @@ from torch import Tensor, nn
 
 import fastssl
 import fastssl.functional as F
-from fastssl.train import cached_step
+from fastssl.cli.recipes import build_method, encoder_for
+from fastssl.data import emoji
+from fastssl.train import Pretraining, cached_step, pretrain
 from fastssl.train.cached import auto_chunk
 
 
@@ -181,3 +185,54 @@ def test_frozen_towers_and_wrong_arguments() -> None:
     for model, batch, options, error, text in wrong:
         with pytest.raises(error, match=text):
             cached_step(model, batch, nt_xent, **options)
+
+
+SPLIT = ["simclr", "sup-con", "barlow-twins", "vicreg", "clip", "align", "siglip"]
+
+
+def _frozen_norms(module: nn.Module) -> nn.Module:
+    """Batch norms that normalise by their running statistics: rows no longer meet."""
+    for part in module.modules():
+        if isinstance(part, nn.modules.batchnorm._BatchNorm):
+            part.eval()
+    return module
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_methods_in_chunks(name: str) -> None:
+    data = emoji().subset(np.arange(24), "emoji")
+    data.labels = np.arange(24) % 6
+    method = build_method(name, encoder_for(name, None, 32, 4), data, 0)
+    other = copy.deepcopy(method)
+    _frozen_norms(method.train()), _frozen_norms(other.train())
+    views, labels = method.views(data.batch(np.arange(24)), 0), torch.from_numpy(data.labels)
+    expected = other(views, labels)
+    expected.backward()
+    given = cached_step(method.represent, views, lambda *z: method.objective(*z, labels=labels), chunk=7)
+    torch.testing.assert_close(given, expected.detach(), rtol=1e-5, atol=1e-5)
+    # The shift of a bias that a batch norm takes away has no gradient but rounding: compared as a whole.
+    assert relative(gradients(method), gradients(other)) < 2e-4
+
+
+def test_pretraining_in_chunks(tmp_path: Path) -> None:
+    data = emoji().subset(np.arange(48), "emoji")
+    options = encoder_for("simclr", None, 32, 4)
+
+    def run(out: str, **settings: Any) -> nn.Module:
+        method = build_method("simclr", options, data, 0)
+        made = Pretraining(**{"epochs": 2, "batch_size": 24, "warmup_epochs": 1, **settings})
+        return pretrain(method, data, made, out=tmp_path / out, encoder_options=options, resume=True)
+
+    whole, one, auto = run("whole"), run("one", chunk=24), run("auto", chunk="auto")
+    for other in (one, auto):  # one chunk of all rows is the batch itself
+        for a, b in zip(whole.state_dict().values(), other.state_dict().values()):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    run("parts", chunk=5, epochs=3)
+    with pytest.raises(ValueError, match="chunk: byol compares more than rows"):
+        byol = build_method("byol", options, data, 0)
+        pretrain(byol, data, Pretraining(epochs=1, chunk=8), out=tmp_path / "byol")
+    for wrong in ({"chunk": 0}, {"chunk": "some"}, {"chunk": 8, "precision": "16-mixed"}):
+        with pytest.raises(ValueError, match="chunk"):
+            run("wrong", **wrong)
+    with pytest.raises(ValueError, match="chunk: the checkpoint was made with 5"):
+        run("parts", chunk=6, epochs=3)

@@ -1,6 +1,6 @@
 """Run by torchrun with two processes: every method takes two epochs under DDP and says what came of it.
 
-torchrun --nproc-per-node 2 tests/two_processes.py OUT METHOD...
+torchrun --nproc-per-node 2 tests/two_processes.py OUT METHOD[:CHUNK]...
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ def main() -> None:
     data = emoji().subset(np.arange(64), "emoji")
     data.labels = np.arange(64) % 6
     results = {}
-    for name in names:
+    for run in names:
+        name, _, chunk = run.partition(":")
         options = encoder_for(name, None, 32, 4)
         method = build_method(name, options, data, 0)
         if method.studies:
             method.clusters = 6
         before = [p.detach().clone() for p in method.encoder.parameters()]
-        settings = Pretraining(epochs=2, batch_size=32, warmup_epochs=1, devices=2)
-        pretrain(method, data, settings, out=out / name, encoder_options=options)
+        settings = Pretraining(epochs=2, batch_size=32, warmup_epochs=1, devices=2, chunk=int(chunk) if chunk else None)
+        pretrain(method, data, settings, out=out / run, encoder_options=options)
         weights = torch.cat([p.detach().flatten() for p in method.parameters()])
         other = [torch.empty_like(weights) for _ in range(2)]
         dist.all_gather(other, weights)
         moved = any(not torch.equal(a, b) for a, b in zip(before, method.encoder.parameters()))
-        results[name] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
+        results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
     if dist.get_rank() == 0:
         (out / "results.json").write_text(json.dumps(results))
     dist.destroy_process_group()

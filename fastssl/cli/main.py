@@ -93,6 +93,9 @@ def pretrain(
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "cpu",
     devices: Annotated[int, typer.Option(help="Processes; each contrasts within its share of the batch.")] = 1,
+    chunk: Annotated[
+        str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
+    ] = None,
 ) -> None:
     """Pretrain METHOD on images without their labels."""
     from fastssl.cli.recipes import build_method, encoder_for, options_for
@@ -114,6 +117,7 @@ def pretrain(
         precision=precision,
         accelerator=accelerator,
         devices=devices,
+        chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
     )
     model = build_method(method, encoder_options, images, seed, temperature=temperature, spatial=spatial)
     kept = options_for(method, images.name, temperature, spatial)

@@ -45,6 +45,9 @@ class BarlowTwins(Method):
         self.lambd = lambd
         self.projector = projection_head(self.features, hidden, outputs, 3, last_norm=False)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        z0, z1 = self.projector(self.embed(torch.cat(views))).chunk(2)
+    def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
+        return self.projector(self.embed(torch.cat(views))).chunk(len(views))
+
+    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+        z0, z1 = representations
         return F.barlow_twins(z0, z1, lambd=self.lambd)

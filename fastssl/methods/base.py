@@ -71,7 +71,19 @@ class Method(nn.Module):
         return uniform(seed, epoch, ids, view=0xFFFE, block=block, count=count)
 
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        """The loss of the views; ``labels`` only where ``uses_labels``."""
+        """The loss of the views; ``labels`` only where ``uses_labels``.
+
+        A method whose rows meet only in its loss has ``represent`` and ``objective`` instead: then the loss can see
+        a batch that the encoder cannot hold (``Pretraining(chunk=...)``).
+        """
+        return self.objective(*self.represent(*views), labels=labels)
+
+    def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
+        """Views [B, ...] to what the loss compares, [B, ...] each, row by row."""
+        raise NotImplementedError(f"{type(self).__name__} has no rows of its own: it needs whole batches")
+
+    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+        """The loss of all representations."""
         raise NotImplementedError
 
     def after_step(self, progress: float) -> None:

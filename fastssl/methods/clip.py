@@ -79,8 +79,11 @@ class CLIP(Method):
         """Tokens [B, L] to unit vectors."""
         return TF.normalize(self.text_head(self.tower(tokens)), dim=1)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        image, text = self.encode_images(views[0]), self.encode_texts(views[1])
+    def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
+        return self.encode_images(views[0]), self.encode_texts(views[1])
+
+    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+        image, text = representations
         return F.clip_loss(image, text, self.log_scale.exp(), backend=self.backend)
 
     def after_step(self, progress: float) -> None:

@@ -34,6 +34,6 @@ class SigLIP(CLIP):
         super().__init__(encoder, *args, scale=scale, **options)
         self.bias = nn.Parameter(torch.tensor(bias))
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        image, text = self.encode_images(views[0]), self.encode_texts(views[1])
+    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+        image, text = representations
         return F.siglip_loss(image, text, self.log_scale.exp(), self.bias, backend=self.backend)

@@ -51,6 +51,9 @@ class SimCLR(Method):
         self.temperature, self.backend = temperature, backend
         self.projector = projection_head(self.features, hidden, outputs, layers)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        z0, z1 = self.projector(self.embed(torch.cat(views))).chunk(2)
+    def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
+        return self.projector(self.embed(torch.cat(views))).chunk(len(views))
+
+    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+        z0, z1 = representations
         return F.nt_xent(z0, z1, temperature=self.temperature, backend=self.backend)

@@ -37,8 +37,11 @@ class SupCon(SimCLR):
     ) -> None:
         super().__init__(encoder, augment, temperature=temperature, **options)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
+        return self.projector(self.embed(torch.cat(views))).chunk(len(views))
+
+    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
         if labels is None:
             raise ValueError("labels: SupCon needs the labels of the batch")
-        z = self.projector(self.embed(torch.cat(views)))
-        return F.sup_con(z, labels.repeat(len(views)), temperature=self.temperature, backend=self.backend)
+        every = labels.repeat(len(representations))
+        return F.sup_con(torch.cat(representations), every, temperature=self.temperature, backend=self.backend)

@@ -92,8 +92,8 @@ def auto_chunk(model: Any, inputs: list[Tensor]) -> int:
     """How many rows' activations fit the memory budget, by what the backward pass of two rows would keep."""
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
-    modules = model.parameters() if isinstance(model, nn.Module) else ()
-    own = {t.untyped_storage().data_ptr() for t in (*modules, *inputs)}
+    module = _module(model)
+    own = {t.untyped_storage().data_ptr() for t in (*(module.parameters() if module is not None else ()), *inputs)}
 
     def count(x: Tensor) -> Tensor:
         alive.append(x)  # so that no address is counted for two
@@ -119,8 +119,15 @@ def _same(x: Tensor) -> Tensor:
     return x
 
 
+def _module(model: Any) -> nn.Module | None:
+    """The module behind a model: itself, or that of a bound method."""
+    owner = getattr(model, "__self__", model)
+    return owner if isinstance(owner, nn.Module) else None
+
+
 def _buffers(model: Any) -> list[tuple[Tensor, Tensor]]:
-    return [(b, b.clone()) for b in model.buffers()] if isinstance(model, nn.Module) else []
+    module = _module(model)
+    return [] if module is None else [(b, b.clone()) for b in module.buffers()]
 
 
 def _restore(buffers: list[tuple[Tensor, Tensor]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import threading
@@ -21,6 +22,7 @@ from fastssl.data.loader import epoch_order
 from fastssl.evaluate.measures import feature_spread
 from fastssl.methods import Method, name_of
 from fastssl.models import Encoder
+from fastssl.train.cached import cached_step
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
 
@@ -44,6 +46,8 @@ class Pretraining:
         precision: of Lightning Fabric: "32-true", "bf16-mixed", ...
         accelerator: of Lightning Fabric: "auto", "cpu", "cuda", ...
         devices: processes. Each contrasts within its share of the batch.
+        chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
+            as many as keep their activations in the memory budget; None: all.
         checkpoint_minutes: time between checkpoints.
     """
 
@@ -58,6 +62,7 @@ class Pretraining:
     precision: str = "32-true"
     accelerator: str = "cpu"
     devices: int = 1
+    chunk: int | str | None = None
     checkpoint_minutes: float = 2
 
     def check(self) -> None:
@@ -65,6 +70,12 @@ class Pretraining:
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int) or given < 1:
                 raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
+        if self.chunk not in (None, "auto") and (
+            isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 1
+        ):
+            raise ValueError(f"chunk: expected an integer >= 1, 'auto' or None, got {self.chunk!r}")
+        if self.chunk is not None and self.precision.startswith("16"):
+            raise ValueError(f"chunk: expected a precision without loss scaling, got {self.precision!r}")
         if self.lr <= 0:
             raise ValueError(f"lr: expected a rate > 0, got {self.lr}")
         if self.minutes is not None and self.minutes <= 0:
@@ -163,7 +174,11 @@ def pretrain(
         _check_same_run(state["options"], asdict(options))
         restore(method, optimizer, tensors, state)
         step, history, spent, epochs = state["step"], state["history"], state["seconds"], state["epochs"]
+    if options.chunk is not None and type(method).represent is Method.represent:  # type: ignore[attr-defined]
+        raise ValueError(f"chunk: {name_of(method)} compares more than rows: it needs whole batches")
     model, optimizer = fabric.setup(method, optimizer)
+    if options.chunk is not None:
+        model.mark_forward_method("represent")
     model.train()
     steps_per_epoch = len(data) // batch
     labelled, after_step = getattr(method, "uses_labels", False), getattr(method, "after_step", None)
@@ -213,7 +228,11 @@ def pretrain(
             factor = cosine_with_warmup(step, total, max(1, round(options.warmup_epochs * steps_per_epoch)))
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * factor
-            loss = model(views, torch.from_numpy(data.labels[mine]).to(fabric.device)) if labelled else model(views)
+            labels = torch.from_numpy(data.labels[mine]).to(fabric.device) if labelled else None
+            if options.chunk is None:
+                loss = model(views, labels) if labelled else model(views)
+            else:
+                loss = _cached(fabric, model, method, views, labels, options.chunk)
             value = float(loss.detach())
             if not np.isfinite(value):
                 save("diverged")
@@ -221,7 +240,8 @@ def pretrain(
                     f"the loss is {value} at step {step}, items {mine[:8].tolist()}...; what led to it is in "
                     f"{out / 'diverged'}, the last checkpoint in {out / 'checkpoint'}"
                 )
-            fabric.backward(loss)
+            if options.chunk is None:
+                fabric.backward(loss)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if after_step is not None:
@@ -299,6 +319,32 @@ def _rehearse(method: nn.Module, data: Images | Signals) -> None:
         method.train(training)
 
 
+class _Rows(nn.Module):
+    """``represent`` through what Fabric made of the method: its precision, its processes; with the method's buffers."""
+
+    def __init__(self, method: nn.Module, represent: Callable[..., Any]) -> None:
+        super().__init__()
+        self.method, self.represent = method, represent
+
+    def forward(self, *views: torch.Tensor) -> Any:
+        return self.represent(*views)
+
+
+def _cached(fabric: Any, model: Any, method: Any, views: list[Any], labels: Any, chunk: int | str) -> torch.Tensor:
+    """Loss and gradients chunk by chunk; several processes average their gradients once, at the end."""
+    several = fabric.world_size > 1
+    with fabric.no_backward_sync(model) if several else contextlib.nullcontext(), fabric.autocast():
+        loss = cached_step(
+            _Rows(method, model.represent), views, lambda *z: method.objective(*z, labels=labels), chunk=chunk
+        )
+    if several:
+        for p in method.parameters():
+            if p.grad is not None:
+                torch.distributed.all_reduce(p.grad)
+                p.grad /= fabric.world_size
+    return loss
+
+
 def _strategy(method: nn.Module) -> Any:
     from lightning_fabric.strategies import DDPStrategy
 
@@ -367,7 +413,8 @@ def _has_checkpoint(out: Path) -> bool:
 
 def _check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
     for key in sorted(set(new) - {"accelerator", "checkpoint_minutes"}):
-        if old[key] != new[key]:
+        before = old.get(key, getattr(Pretraining, key))  # an option that is newer than the checkpoint
+        if before != new[key]:
             raise ValueError(
-                f"{key}: the checkpoint was made with {old[key]!r}, got {new[key]!r}; resume with the same options"
+                f"{key}: the checkpoint was made with {before!r}, got {new[key]!r}; resume with the same options"
             )
