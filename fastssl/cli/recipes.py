@@ -32,6 +32,9 @@ TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "emoji": {
         "byol": {"momentum": 0.96},
+        "simsiam": {"spatial": False},
+        # An emoji that is turned by half a turn is no emoji.
+        "transformation": {"degrees": 45.0, "translate": 0.1, "scale": (0.8, 1.2), "shear": 10.0},
         "swav": {"prototypes": 32},
         "deep-cluster": {"clusters": 50, "every": 5},
         "inter-clr": {"clusters": 50},
@@ -68,9 +71,6 @@ def views_for(name: str, data: str, size: int) -> Views | None:
     if name == "relative-patch":  # no lens took these pictures: their colours may stay
         cell = size // 2 + max(size // 8, 1)
         return RelativePatchAugment(size // 2, cell, 3 * cell, projection=False, normalize=HALF)
-    if name == "counting":  # of things that are told by their colour
-        crop = RandomResizedCrop(2 * size, scale=(0.5, 1.0))
-        return Views([Augment([crop, RandomHorizontalFlip(options.get("flip", 0.5)), HALF])])
     if name == "cpc":
         return CPCAugment(size, gray=0.0, normalize=HALF)
     return None

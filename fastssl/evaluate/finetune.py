@@ -39,7 +39,7 @@ class FineTuning:
     epochs: int = 30
     least_steps: int = 200
     batch_size: int = 64
-    rates: tuple[float, ...] = (0.01, 0.03, 0.1)
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     weight_decay: float = 1e-4
     patience: int = 4
     checks: int = 10
@@ -83,8 +83,8 @@ def finetune(
 ) -> FineTuned:
     """Fine-tunes a copy of an encoder with a linear classifier on it.
 
-    The learning rate and the number of steps are those that did best on a fifth of the training rows (early stopping);
-    the network is then trained again on all of them.
+    The learning rate and the number of steps are those that did best on a fifth of the training rows (early stopping,
+    the later of equals); the network is then trained again on all of them, its rate falling to 0 over so many steps.
 
     Args:
         encoder: pretrained, or fresh for a supervised network from scratch; it stays as it is.
@@ -113,9 +113,10 @@ def finetune(
         share = found[rate][1] / _steps(len(rest), options)
     else:
         rate, share = options.rates[0], 1.0
-    # As far along the schedule as validation was best, but on all labelled rows.
+    # As many steps as were best on the validation rows, for all labelled rows; over them the rate falls to 0, which a
+    # run that was cut off has not had: cut off, 10 % of the emoji's labels gave 53 % instead of 60 %.
     steps = max(1, round(share * _steps(len(train), options)))
-    _, _, model = _train(encoder, images, labels, train, rate, options, stop=steps)
+    _, _, model = _train(encoder, images, labels, train, rate, options, total=steps)
     score = _score(model, encoder.size, images, labels, test, options.metric)
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()})
 
@@ -146,10 +147,10 @@ def _train(
     options: FineTuning,
     *,
     validation: np.ndarray | None = None,
-    stop: int | None = None,
+    total: int | None = None,
 ) -> tuple[float, int, nn.Module]:
     """Trains; returns the best validation score, after how many steps it was reached, and the network at the end."""
-    total, batch = _steps(len(rows), options), min(options.batch_size, len(rows))
+    total, batch = total or _steps(len(rows), options), min(options.batch_size, len(rows))
     classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
     model = _Classifier(encoder, classes, options.spatial).train()
     augment = Augment(
@@ -163,7 +164,7 @@ def _train(
     every = max(1, total // options.checks)
     per_epoch = max(1, len(rows) // batch)
     with torch.random.fork_rng():
-        for step in range(stop or total):
+        for step in range(total):
             torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the network has any
             epoch, position = divmod(step, per_epoch)
             order = np.random.default_rng([options.seed, epoch]).permutation(len(rows))
@@ -177,7 +178,7 @@ def _train(
             optimizer.step()
             if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
                 score = _score(model, encoder.size, images, labels, validation, options.metric)
-                if score > best:
+                if score >= best:
                     best, best_step, worse = score, step + 1, 0
                 else:
                     worse += 1
