@@ -156,9 +156,10 @@ def report(
     data: Annotated[str, typer.Option(help="What the runs are compared on: emoji, digits, or a folder.")] = "emoji",
 ) -> None:
     """Compare runs on one page: curves, tables over seeds, maps, neighbours, confusions, and what was predicted."""
+    from fastssl.cli.recipes import views_for
     from fastssl.report.compare import compare_runs
 
-    page = compare_runs(runs, out, data, console.print)
+    page = compare_runs(runs, out, data, console.print, views_for)
     console.print(f"report: {page.resolve()}")
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl._version import __version__
+from fastssl.augment import Views
 from fastssl.bench.run import write_atomically
 from fastssl.data import Images, load
 from fastssl.evaluate import clustering_scores, encode, evaluate, kmeans, rank_me
@@ -24,6 +25,7 @@ from fastssl.models import Encoder, hamming
 from fastssl.report import figures
 from fastssl.train import load_encoder, load_method
 
+ViewsOf = Callable[[str, str, int], Views | None]
 MEASURES = {
     "linear": "linear probe",
     "knn": "k-NN",
@@ -162,10 +164,11 @@ def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def _does(group: Group, data: Images) -> dict[str, Any]:
+def _does(group: Group, data: Images, views_of: ViewsOf) -> dict[str, Any]:
     """What the method of a group makes of images that it did not train on, where it can show it."""
+    state = group.states[0]
     try:
-        method: Method = load_method(group.paths[0])
+        method: Method = load_method(group.paths[0], views_of(state["method"], state["data"], group.encoders[0].size))
     except ValueError as error:
         return {"missing": str(error)}
     if method.uses_texts or method.studies:
@@ -180,7 +183,9 @@ def _does(group: Group, data: Images) -> dict[str, Any]:
     return found if found["skill"] or found["pictures"] else {}
 
 
-def compare_runs(runs: Sequence[Path], out: Path, data: str, note: Callable[[str], None]) -> Path:
+def compare_runs(
+    runs: Sequence[Path], out: Path, data: str, note: Callable[[str], None], views_of: ViewsOf = lambda *_: None
+) -> Path:
     """Writes the page that compares runs.
 
     Args:
@@ -188,6 +193,7 @@ def compare_runs(runs: Sequence[Path], out: Path, data: str, note: Callable[[str
         out: the page, replaced when it is whole.
         data: "emoji" (neighbours and pictures are of the 374 that training never saw), "digits" or a folder.
         note: called with a line for every step.
+        views_of: method, data and size to the views that it was trained with; None: the method's own.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[report]``.
@@ -210,7 +216,7 @@ def compare_runs(runs: Sequence[Path], out: Path, data: str, note: Callable[[str
         parts.append(
             {
                 "name": group.name,
-                "does": _does(group, unseen),
+                "does": _does(group, unseen, views_of),
                 "confusion": _confusion(unit, images) if 1 < len(images.classes) <= 30 else None,
                 "map": figures.map_of_embedding(group.encoders[0], images, 1300, 24) if len(images) >= 100 else None,
             }

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fastssl.augment import Views
 from fastssl.methods import Method, get
 from fastssl.models import Encoder, build_encoder
 
@@ -109,8 +110,12 @@ def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
     return encoder.eval(), state
 
 
-def load_method(path: str | Path) -> Method:
+def load_method(path: str | Path, augment: Views | None = None) -> Method:
     """Returns the method of a checkpoint with all its networks, in evaluation mode: its heads, its text tower.
+
+    Args:
+        path: the folder.
+        augment: makes its views; None: the method's own, as the paper's (a checkpoint does not hold any).
 
     Raises:
         ValueError: no checkpoint, one of a method of your own, or one that was built with other options than it says.
@@ -118,7 +123,8 @@ def load_method(path: str | Path) -> Method:
     tensors, state = load_checkpoint(path)
     if state["encoder"] is None:
         raise ValueError("checkpoint: its encoder is a module of your own; build the method and load its tensors")
-    method = get(state["method"])(build_encoder(state["encoder"]), **state.get("method_options", {}))
+    kind: Any = get(state["method"])
+    method: Method = kind(build_encoder(state["encoder"]), augment, **state.get("method_options", {}))
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
         method.load_state_dict(own)
