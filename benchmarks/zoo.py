@@ -120,7 +120,8 @@ def page(results: dict[str, Any]) -> str:
         f"mean ± standard error over {seeds} seeds. Gain: the linear probe against the same network before pretraining, from the same seed; **bold** where it "
         "is more than two standard errors. ▲: the linear probe on the map, a readout as long as the pixels, beats the one on raw pixels by as much. Methods that compare two views get the drawings of two vendors as views.",
         "",
-        f"{m['cpu']}, one thread a run. `make zoo` repeats it ({results['minutes']:.0f} minutes here, two runs at a time).",
+        f"{m['cpu']}, one thread a run. `python benchmarks/zoo.py --epochs {results['epochs']} --seeds {seeds} --batch {results['batch']}` repeats it "
+        f"({results['minutes']:.0f} minutes here, two runs at a time and beside other work, which images/s suffer from).",
         "",
         "| method | encoder | parameters | images/s | gain | " + " | ".join(MEASURES.values()) + " |",
         "|---" * (5 + len(MEASURES)) + "|",
