@@ -30,6 +30,7 @@ from fastssl.train import Pretraining, pretrain
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
+LIGHTLY = ROOT / "benchmarks" / "results" / "lightly.json"
 PAGE = ROOT / "docs" / "zoo.md"
 SIZE, WIDTH, LR, FOLDS = 32, 32, 1e-3, 5
 MAP_DECAY = 1e-4  # of the probe on the map, the same for all: choosing it costs as much as pretraining
@@ -157,6 +158,21 @@ def page(results: dict[str, Any]) -> str:
         "",
         f"{better} of {len(rows)} methods beat the network they began with by more than two standard errors of the linear probe.",
     ]
+    if LIGHTLY.exists():
+        peer = json.loads(LIGHTLY.read_text())
+        here, there = (
+            f"{statistics.mean(v):.1f} ± {statistics.stdev(v) / len(v) ** 0.5:.1f}"
+            for v in (peer["knn"][k] for k in ("fastssl", "lightly"))
+        )
+        low, high = peer["step_ratio_middle_half"]
+        lines += [
+            "",
+            "## SimCLR beside lightly's",
+            "",
+            f"The same encoder, head, policy, {peer['epochs']} epochs with batches of {peer['batch']}, {peer['seeds']} seeds: k-NN on pooled features {here} here, {there} with lightly. "
+            f"A step, data included, takes {peer['step_ratio']:.2f} ({low:.2f} to {high:.2f}) of the time of lightly's with a DataLoader of two workers, epochs in turn on {peer['machine']['threads']} threads "
+            f"(`python benchmarks/against_lightly.py --epochs {peer['epochs']} --seeds {peer['seeds']}`; it needs lightly and torchvision).",
+        ]
     return "\n".join(lines) + "\n"
 
 
