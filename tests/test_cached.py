@@ -17,6 +17,7 @@ import fastssl
 import fastssl.functional as F
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import emoji
+from fastssl.models import build_encoder
 from fastssl.train import Pretraining, cached_step, pretrain
 from fastssl.train.cached import auto_chunk
 
@@ -236,3 +237,14 @@ def test_pretraining_in_chunks(tmp_path: Path) -> None:
             run("wrong", **wrong)
     with pytest.raises(ValueError, match="chunk: the checkpoint was made with 5"):
         run("parts", chunk=6, epochs=3)
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "patch-cnn", "lab:resnet", "resnet18"])
+@pytest.mark.parametrize("rows", [3, 7])
+def test_narrow_encoders_survive_odd_batches(name: str, rows: int) -> None:
+    """Ten backward passes of channels-last images through a few channels, which torch alone does not survive."""
+    encoder = build_encoder({"name": name, "size": 32, "width": 6}).train()
+    for _ in range(10):
+        x = torch.randn(rows, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        encoder(x).sum().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in encoder.parameters() if p.grad is not None)

@@ -115,6 +115,15 @@ def _network(name: str, options: dict[str, Any]) -> nn.Module:
     return PatchCNN(patch, 4 * width, 4 * blocks)
 
 
+# The backward pass of a convolution to fewer channels, channels last, on an odd batch and several threads, writes where
+# it must not (torch 2.13, oneDNN): the process dies. Such networks, of tests and first tries, stay planar.
+NARROW = 16
+
+
+def _planar(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.contiguous() for x in inputs)
+
+
 ENCODERS = ("resnet", "resnet18", "resnet50", "efficientnet", "vit", "patch-cnn")
 
 
@@ -150,4 +159,9 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
         network: nn.Module = LabNetwork(_network(plain, half), _network(plain, half))
     else:
         network = _network(name, options)
-    return Encoder(network.to(memory_format=torch.channels_last), size)  # type: ignore[call-overload]
+    narrow = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.out_channels < NARROW]
+    for conv in narrow:
+        conv.register_forward_pre_hook(_planar)
+    if not narrow:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Encoder(network, size)
