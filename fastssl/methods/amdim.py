@@ -71,9 +71,7 @@ class AMDIM(Method):
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         images = torch.cat(views)
         maps = self._maps(images)
-        last = maps[-1]
-        pooled = TF.adaptive_avg_pool2d(last, min(4, last.shape[-1])).flatten(1) if self.spatial else last.mean((2, 3))
-        wholes = self.whole(pooled).chunk(2)
+        wholes = self.whole(self.encoder.pool(maps[-1], 4 if self.spatial else None)).chunk(2)
         number = torch.arange(len(views[0]), device=images.device)
         terms = []
         for head, level in zip(self.places, maps):

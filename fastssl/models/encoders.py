@@ -54,12 +54,17 @@ class Encoder(nn.Module):
         raise ValueError(f"encoder: expected a network with levels() or an nn.Sequential, got {type(self.network)}")
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.network(images)
-        return features.mean((2, 3)) if features.dim() == 4 else features
+        return self.pool(self.network(images))
 
     def spatial(self, images: Tensor, cells: int = 4) -> Tensor:
-        features = self.network(images)
-        if features.dim() != 4:
+        return self.pool(self.network(images), cells)
+
+    @staticmethod
+    def pool(features: Tensor, cells: int | None = None) -> Tensor:
+        """What the network gave to vectors: a map averaged over all its places, or over a grid of cells."""
+        if features.dim() == 4 and cells is None:
+            return features.mean((2, 3))
+        if features.dim() != 4 or cells is None:
             return features
         return TF.adaptive_avg_pool2d(features, (min(cells, features.shape[2]), min(cells, features.shape[3]))).flatten(
             1

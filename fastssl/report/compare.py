@@ -46,7 +46,6 @@ class Group:
     name: str
     encoders: list[Encoder] = field(default_factory=list)
     states: list[dict[str, Any]] = field(default_factory=list)
-    tables: list[dict[str, Any]] = field(default_factory=list)
     paths: list[Path] = field(default_factory=list)
 
 
@@ -75,8 +74,10 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
     return named
 
 
-def _measures(group: Group, data: Images, baselines: dict[str, Any]) -> dict[str, tuple[float, float | None]]:
-    unit = [centred(encode(encoder, data.drawing(0))) for encoder in group.encoders]
+def _measures(
+    group: Group, unit: list[Tensor], data: Images, baselines: dict[str, Any]
+) -> dict[str, tuple[float, float | None]]:
+    """Measures of a group; ``unit``: the centred features of each of its encoders."""
     values: dict[str, list[float]] = {}
     for encoder, state, rows in zip(group.encoders, group.states, unit):
         rows_wanted = ("pretrained",) if baselines else ("pretrained", "random", "pixels")
@@ -211,13 +212,14 @@ def compare_runs(
     parts: list[dict[str, Any]] = []
     for group in groups:
         note(f"{group.name}: {len(group.states)} run{'s' if len(group.states) > 1 else ''}")
-        lines.append({"name": group.name, "runs": len(group.states), "values": _measures(group, images, baselines)})
-        unit = centred(encode(group.encoders[0], images.drawing(0)))
+        unit = [centred(encode(encoder, images.drawing(0))) for encoder in group.encoders]
+        values = _measures(group, unit, images, baselines)
+        lines.append({"name": group.name, "runs": len(group.states), "values": values})
         parts.append(
             {
                 "name": group.name,
                 "does": _does(group, unseen, views_of),
-                "confusion": _confusion(unit, images) if 1 < len(images.classes) <= 30 else None,
+                "confusion": _confusion(unit[0], images) if 1 < len(images.classes) <= 30 else None,
                 "map": figures.map_of_embedding(group.encoders[0], images, 1300, 24) if len(images) >= 100 else None,
             }
         )
