@@ -12,8 +12,9 @@
 namespace fastssl {
 namespace {
 
-void fill(RowProblem& p, const Tensor& x, const MaybeTensor& y, int64_t metric, bool normalize) {
-  STD_TORCH_CHECK(metric >= 0 && metric < kMetrics, "fastssl: unknown metric ", metric);
+// scores: whether x may be the matrix of scores itself.
+void fill(RowProblem& p, const Tensor& x, const MaybeTensor& y, int64_t metric, bool normalize, bool scores = false) {
+  STD_TORCH_CHECK(metric >= 0 && metric < kMetrics + scores, "fastssl: unknown metric ", metric);
   STD_TORCH_CHECK(x.dim() == 2 && x.size(1) >= 1, "fastssl: expected rows of at least one feature");
   p.metric = Metric(metric);
   p.normalize = normalize;
@@ -22,6 +23,13 @@ void fill(RowProblem& p, const Tensor& x, const MaybeTensor& y, int64_t metric, 
   p.x = source_of(x, p.depth);
   p.same = !y;
   p.y = y ? source_of(*y, p.depth) : p.x;
+  if (p.metric == Metric::given) {
+    STD_TORCH_CHECK(!y && (p.dtype == DType::f32 || p.dtype == DType::f64),
+                    "fastssl: scores are one matrix of float32 or float64");
+    p.same = false;
+    p.y.n = p.depth;
+    p.depth = 1;
+  }
   STD_TORCH_CHECK(p.y.dtype == p.dtype, "fastssl: tensors of different dtypes");
   STD_TORCH_CHECK(p.n() < INT32_MAX - kBlock && p.m() < INT32_MAX - kBlock, "fastssl: too many rows");
 }
@@ -47,7 +55,7 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
                      int64_t self_offset, int64_t keep) {
   STD_TORCH_CHECK(loss >= 0 && loss < kRowLosses, "fastssl: unknown row loss ", loss);
   RowLossProblem p;
-  fill(p, x, y, metric, normalize);
+  fill(p, x, y, metric, normalize, true);
   p.loss = RowLoss(loss);
   p.x_ids = ids_of(x_ids, p.n());
   p.y_ids = ids_of(y_ids, p.m());
@@ -59,11 +67,12 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
   STD_TORCH_CHECK(
       self_offset >= -1 && (self_offset < 0 || (self_offset < std::max<int64_t>(p.m(), 1) && p.n() <= p.m())),
       "fastssl: rows of x are not rows of y");
-  STD_TORCH_CHECK(p.loss != RowLoss::lifted || p.same, "fastssl: lifted structure compares rows with themselves");
+  const bool by_column = p.loss == RowLoss::lifted && !p.same;
+  STD_TORCH_CHECK(!by_column || row_value, "fastssl: lifted structure needs the log-sums of columns");
   STD_TORCH_CHECK(!upper || p.loss == RowLoss::hinge || p.loss == RowLoss::lse, "fastssl: no upper half here");
   if (row_value) {
     p.row_value = values(*row_value);
-    STD_TORCH_CHECK(int64_t(p.row_value.size()) == p.n(), "fastssl: expected one value per row");
+    STD_TORCH_CHECK(int64_t(p.row_value.size()) == (by_column ? p.m() : p.n()), "fastssl: expected one value per row");
   }
   const auto given = values(params);
   STD_TORCH_CHECK(given.size() == kRowParams, "fastssl: expected ", kRowParams, " parameters");
@@ -119,11 +128,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
   RowGradients to;
   if (needs & 1) to.x = gx.mutable_data_ptr();
   if (y && needs & 2) to.y = gy.mutable_data_ptr();
-  if (row_value && needs & 4) to.row_value = value_grad.data();
+  if (row_value && needs & 4 && p.loss != RowLoss::lifted) to.row_value = value_grad.data();
   if (needs & 8) to.params = param_grad;
   row_loss_backward(p, kept.numel() ? kept.const_data_ptr() : nullptr, static_cast<const double*>(out.const_data_ptr()),
                     upstream.data(), to);
-  for (int64_t i = 0; to.row_value && i < p.n(); ++i) write(gv, i, value_grad[size_t(i)]);
+  for (int64_t i = 0; row_value && needs & 4 && i < gv.numel(); ++i)
+    write(gv, i, to.row_value ? value_grad[size_t(i)] : 0.0);  // the columns' log-sums are constants
   for (int64_t k = 0; to.params && k < kRowParams; ++k) write(gp, k, param_grad[k]);
   return {gx, gy, gv, gp};
 }

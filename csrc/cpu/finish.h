@@ -134,7 +134,8 @@ void finish(const Finish<T>& f, int64_t row, double* scratch) {
   } else {
     for (int64_t k = 0; k < f.depth; ++k) g[k] *= f.scale;
   }
-  write_row(out, at.source->dtype, at.row, f.depth, g);
+  const bool narrow = at.source->dtype == DType::f16 || at.source->dtype == DType::bf16;
+  write_row(out, f.wide && narrow ? DType::f32 : at.source->dtype, at.row, f.depth, g);
 }
 
 }  // namespace FASTSSL_ISA

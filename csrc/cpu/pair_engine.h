@@ -1,5 +1,5 @@
 // The engine's view of a problem: operands packed, partners found, the epilogue chosen, memory for the workers.
-// Only pair_loss.cpp includes this.
+// Only pair_loss.cpp and pair_block.cpp include this.
 #pragma once
 #include <cmath>
 #include <cstring>
@@ -27,7 +27,7 @@ struct Stats {
 // lane_lse: log2 of the whole softmax denominator (siglip: sum of sigmoids); lane_gap: 1 - probability of the
 // positive, computed without cancellation; row_*: the same for the columns of a symmetric loss;
 // valid: how many rows count in the mean.
-Stats layout(const PairProblem& p, double* s) {
+inline Stats layout(const PairProblem& p, double* s) {
   const int64_t n = p.n(), m = p.symmetric ? p.m() : 0;
   return {s, s + n, s + 2 * n, s + 2 * n + m, s + 2 * n + 2 * m};
 }
@@ -40,7 +40,7 @@ struct Groups {
   int64_t size(int64_t k) const { return offset[size_t(k) + 1] - offset[size_t(k)]; }
   const int32_t* members(int64_t k) const { return member.data() + offset[size_t(k)]; }
 };
-Groups group_by_id(const int64_t* ids, int64_t n) {
+inline Groups group_by_id(const int64_t* ids, int64_t n) {
   std::unordered_map<int64_t, int64_t> index;
   std::vector<int64_t> group(static_cast<size_t>(n)), count;
   for (int64_t i = 0; i < n; ++i) {
@@ -57,7 +57,33 @@ Groups group_by_id(const int64_t* ids, int64_t n) {
 }
 
 // sup_con: a row without positives (its mean is NaN) that is itself sound contributes nothing.
-bool alone(const Stats& s, int64_t i) { return std::isnan(s.lane_gap[i]) && !std::isnan(s.lane_lse[i]); }
+inline bool alone(const Stats& s, int64_t i) { return std::isnan(s.lane_gap[i]) && !std::isnan(s.lane_lse[i]); }
+
+// One block of pairs costs nothing in fp64, and libraries sum products that small in an order that errs less
+// than one fp32 chain does.
+inline bool tiny(const PairProblem& p) { return std::max(p.n(), p.m()) <= kBlock; }
+
+// f(T{}) with the element type that a problem is computed in.
+template <class F>
+void with_element(const PairProblem& p, F&& f) {
+  if (p.dtype == DType::f64 || tiny(p)) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+// Tiles that are kept have the type of the result, which tiny problems are not computed in: they keep nothing.
+template <class T>
+Keep kept_as(const PairProblem& p, Keep keep) {
+  return p.dtype != DType::f64 && std::is_same_v<T, double> ? Keep::nothing : keep;
+}
+// What no tile writes must not be garbage: kept tiles leave as a tensor.
+inline void clear_kept_rest(const PairProblem& p, Keep keep, void* kept) {
+  const Grid grid(p.n(), p.m(), p.self_pairs());
+  const int64_t used = keep != Keep::tiles || tiny(p) ? 0 : grid.kept_end();
+  const int64_t size = p.dtype == DType::f64 ? 8 : 4;
+  if (kept) std::memset(static_cast<char*>(kept) + used * size, 0, size_t((kept_numel(p, keep) - used) * size));
+}
 
 // The engine's own view of a problem, for one element type.
 template <class T>
@@ -111,9 +137,13 @@ struct Engine {
   void find_partners() {
     const int64_t padded = grid.x_blocks * kBlock;
     positive.allocate(padded);
+    if (p.is_block) {
+      if (p.self_pairs()) number_rows();
+      for (int64_t i = 0; i < padded; ++i) positive[i] = i < n && p.ids ? int32_t(p.ids[i]) : -1;
+      return;
+    }
     if (p.loss == Loss::nt_xent || p.loss == Loss::sup_con) {
-      self.allocate(padded);
-      for (int64_t i = 0; i < padded; ++i) self[i] = i < n ? int32_t(i) : -1;
+      number_rows();
     }
     if (p.loss == Loss::sup_con) {
       // Two rows of a class are each other's only positive: NT-Xent's form, exact for small losses, serves them.
@@ -133,6 +163,11 @@ struct Engine {
       if (p.loss == Loss::linear_cross_entropy && i < n) partner = p.ids[i] == p.ignore_index ? -1 : p.ids[i];
       positive[i] = i < n ? int32_t(partner) : -1;
     }
+  }
+
+  void number_rows() {
+    self.allocate(positive.size());
+    for (int64_t i = 0; i < self.size(); ++i) self[i] = i < n ? int32_t(i) : -1;
   }
 
   // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished.
@@ -210,6 +245,8 @@ struct Engine {
     for (int64_t i = 0; i < t.i1 - t.i0; ++i)
       std::fill(t.e + i * rows + std::min(rows, (i + 1) * kBlock * kBlock), t.e + (i + 1) * rows, T(0));
   }
+  int64_t x_numel() const { return grid.x_blocks * depth_blocks * kBlock * kBlock; }
+  int64_t y_numel() const { return grid.y_blocks * depth_blocks * kBlock * kBlock; }
   const std::vector<Source>& y_sources() const { return p.self_pairs() ? p.x : p.y; }
 
   // Dot product of pair (i, j), in double.
@@ -246,7 +283,7 @@ struct Scratch {
 };
 
 // log2(2^a + 2^b), and the share of a in it.
-double log2_add(double a, double b, double* share) {
+inline double log2_add(double a, double b, double* share) {
   if (a == -std::numeric_limits<double>::infinity()) {
     *share = 0;
     return b;

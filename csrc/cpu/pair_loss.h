@@ -31,7 +31,8 @@ struct PairProblem {
   bool normalize = false, symmetric = false;
   double scale = 1;
   std::vector<double> bias;      // per row of y, or one value
-  const int64_t* ids = nullptr;  // labels (sup_con) or targets (linear_cross_entropy)
+  const int64_t* ids = nullptr;  // labels (sup_con), targets (linear_cross_entropy) or partners (blocks)
+  bool is_block = false;         // a block of a larger matrix: info_nce or siglip over any rows, with partners given
   int64_t ignore_index = -100;
   DType dtype = DType::f32;
 
@@ -62,6 +63,28 @@ struct PairGradients {
 // grad: one value, or one per row where reduction is none.
 void pair_loss_backward(const PairProblem& p, Keep keep, const void* kept, const double* stats, const double* grad,
                         const PairGradients& out);
+
+// A block of the pair matrix of a loss whose rows live in several places: what its rows and columns add to their
+// softmax sums, and its share of the gradients once these are known everywhere. Rows against themselves leave each
+// row's pair with itself out; the pair (i, ids[i]) of a row's one positive is no part of the sums.
+struct BlockSums {
+  double* x = nullptr;      // [n] log2 of the sum; sigmoid: sum of softplus(score)
+  double* y = nullptr;      // [m] the same by columns; null: not wanted, and unused for rows against themselves
+  double* other = nullptr;  // [n] sigmoid: sum of sigmoid(score)
+  double* score = nullptr;  // [n] of the positive pairs, in natural units; 0 where there is none
+};
+void pair_block_forward(const PairProblem& p, Keep keep, void* kept, const BlockSums& out);
+
+struct BlockWeights {
+  const double* x = nullptr;      // [n] upstream gradient of each row's log-sum (sigmoid: of its sum)
+  const double* x_lse = nullptr;  // [n] its log2 over all blocks; unused for sigmoid
+  const double* y = nullptr;      // [m] by columns, or null; unused for rows against themselves
+  const double* y_lse = nullptr;
+  const double* partner = nullptr;  // [n] gradient of the score of (i, ids[i]), both directions of it
+};
+// Gradients are fp32 or fp64, never 16 bits: those of several blocks are added.
+void pair_block_backward(const PairProblem& p, Keep keep, const void* kept, const BlockWeights& weights,
+                         const PairGradients& out);
 
 // Run-time choice of the instruction set.
 const IsaTable& isa();

@@ -40,7 +40,7 @@ class RowEngine {
         strip_blocks(rows_per_strip(y_blocks)),
         chunk_blocks(std::max<int64_t>(1, ceil_div(y_blocks, y_blocks >= 64 ? 16 : 4))),
         chunks(ceil_div(y_blocks, chunk_blocks)) {
-    pack();
+    if (p.metric != Metric::given) pack();
   }
   static int64_t rows_per_strip(int64_t y_blocks) {
     return std::clamp<int64_t>(kStripNumel / std::max<int64_t>(1, y_blocks * kArea), 1, kMaxTileBlocks);
@@ -85,6 +85,7 @@ class RowEngine {
   }
 
   void score(const Strip<T>& t) const {
+    if (p.metric == Metric::given) return turn(t, p.x.data, false);
     for_each_chunk(t, [&](int64_t, int64_t j0, int64_t j1) { rows.score[int(p.metric)](t, j0, j1); });
   }
   // f(lane block): what is done with the rows of a strip.
@@ -175,7 +176,30 @@ class RowEngine {
     if (out_y && !p.same) finish_side(p.y, y_inverse, g.y, g.y_weight, out_y);
   }
 
+  // Between a strip and the rows of a matrix [n, m]: scores that are given, or their gradient (a contiguous one).
+  void turn(const Strip<T>& t, const void* matrix, bool to_matrix) const {
+    p.x.dtype == DType::f64 ? turn_as<double>(t, matrix, to_matrix) : turn_as<float>(t, matrix, to_matrix);
+  }
+
  private:
+  template <class V>
+  void turn_as(const Strip<T>& t, const void* matrix, bool to_matrix) const {
+    const int64_t row_stride = to_matrix ? m : p.x.row_stride, column_stride = to_matrix ? 1 : p.x.col_stride;
+    for_each_chunk(t, [&](int64_t, int64_t j0, int64_t j1) {
+      for (int64_t block = t.i0; block < t.i1; ++block)
+        for (int64_t l = 0; l < kBlock; ++l) {
+          const int64_t i = block * kBlock + l, end = std::min(j1 * kBlock, m);
+          T* s = const_cast<T*>(to_matrix ? t.g : t.s) + (block - t.i0) * t.stride + l;
+          V* row = static_cast<V*>(const_cast<void*>(matrix)) + i * row_stride;
+          if (to_matrix) {
+            for (int64_t j = j0 * kBlock; i < n && j < end; ++j) row[j] = V(s[j * kBlock]);
+          } else {
+            for (int64_t j = j0 * kBlock; j < j1 * kBlock; ++j)
+              s[j * kBlock] = i < n && j < end ? T(row[j * column_stride]) : T(0);
+          }
+        }
+    });
+  }
   template <class Table>
   static const Table& pick(const IsaTable& isa) {
     if constexpr (std::is_same_v<Table, EngineTable<double>>)

@@ -123,11 +123,12 @@ void backward(const RowLossProblem& p, const T* kept, const double* out, const d
   std::vector<double> values = narrow(p, out), upstream = narrow(p, grad);
   std::vector<double> scale_grad(size_t(2 * p.n()), 0.0);
   typename RowEngine<T>::Gradients g;
-  e.start(g, to.x != nullptr, to.y != nullptr);
+  if (p.metric != Metric::given) e.start(g, to.x != nullptr, to.y != nullptr);
   Buffer<T> scores, weights;
   if (!kept) scores.allocate(e.strip_numel(), false);
   // These read each score once, before they write its gradient.
-  const bool in_place = !kept && p.metric == Metric::dot && (p.loss == RowLoss::lse || p.loss == RowLoss::hinge);
+  const bool in_place = !kept && (p.metric == Metric::dot || p.metric == Metric::given) &&
+                        (p.loss == RowLoss::lse || p.loss == RowLoss::hinge);
   if (!in_place) weights.allocate(e.strip_numel(), false);
   for (int64_t k = 0; k < e.strips(); ++k) {
     Strip<T> t = e.strip(k, p.upper);
@@ -145,10 +146,13 @@ void backward(const RowLossProblem& p, const T* kept, const double* out, const d
       std::memset(task.g + (p.m() - t.first) * kBlock, 0, sizeof(T) * size_t((end - p.m()) * kBlock));
       e.rows.backward[int(p.loss)](task);
     });
-    e.accumulate(t, g, [&](int64_t block, int64_t j, int64_t) { return e.tile_weights(t, block, j); });
+    if (p.metric != Metric::given)
+      e.accumulate(t, g, [&](int64_t block, int64_t j, int64_t) { return e.tile_weights(t, block, j); });
+    else if (to.x)
+      e.turn(t, to.x, true);
     poll_interrupt();
   }
-  e.finish(g, to.x, to.y);
+  if (p.metric != Metric::given) e.finish(g, to.x, to.y);
   for (int64_t i = 0; to.params && i < p.n(); ++i)
     for (int64_t k = 0; k < 2; ++k) to.params[k] += scale_grad[size_t(2 * i + k)];
 }

@@ -27,7 +27,7 @@ struct RowLossProblem : RowProblem {
   const int64_t* y_ids = nullptr;          // null: x_ids
   const int32_t* positive_bits = nullptr;  // [lane blocks][m]
   const int32_t* negative_bits = nullptr;
-  std::vector<double> row_value;  // empty or [n]
+  std::vector<double> row_value;  // empty or [n] ([m]: see RowTask)
   double params[kRowParams] = {};
   int64_t self_offset = -1;  // see RowTask
   bool upper = false, keep = false;

@@ -218,7 +218,13 @@ void softplus_backward(const RowTask<T>& t) {
 
 // Lifted structure. sweep 0: out[0] = L_i = lse over negatives of -sign s + margin; sweep 1, when every L is known:
 // J_ij = sign s_ij + shift + log(exp L_i + exp L_j); out[1] = sum over positives of max(0, J)^2 or J, out[2]: how
-// many J > 0. params: sign, margin, shift, squared. Needs x == y.
+// many J > 0. params: sign, margin, shift, squared. Rows against themselves, or row_value has the L of every column:
+// then the upstream gradient of out[1] has to be the same for all rows, here and wherever the columns' own rows are.
+template <class T>
+FASTSSL_INLINE double lifted_column(const RowTask<T>& t, int64_t j) {
+  return t.row_value ? t.row_value[j] : t.out[3 * j];
+}
+
 template <class T>
 void lifted_forward(const RowTask<T>& t) {
   if (t.sweep == 0) {
@@ -234,7 +240,7 @@ void lifted_forward(const RowTask<T>& t) {
   double sum[kBlock] = {}, active[kBlock] = {};
   const bool squared = t.params[3] != 0;
   for_each_single_positive(t, [&](int l, T s, int64_t j) {
-    const double a = t.out[3 * (t.i + l)], b = t.out[3 * j], top = a > b ? a : b;
+    const double a = t.out[3 * (t.i + l)], b = lifted_column(t, j), top = a > b ? a : b;
     const double both = top == -__builtin_inf() ? top : top + __builtin_log1p(__builtin_exp(-__builtin_fabs(a - b)));
     const double J = t.params[0] * double(s) + t.params[2] + both;
     active[l] += J > 0;
@@ -256,14 +262,15 @@ void lifted_backward(const RowTask<T>& t) {
   double pull[kBlock] = {};
   __builtin_memset(t.g, 0, sizeof(T) * size_t(t.m - t.first) * kBlock);
   for_each_single_positive(t, [&](int l, T s, int64_t j) {
-    const double a = t.out[3 * (t.i + l)], b = t.out[3 * j], top = a > b ? a : b;
+    const double a = t.out[3 * (t.i + l)], b = lifted_column(t, j), top = a > b ? a : b;
     if (top == -__builtin_inf()) return;
     const double log1p = __builtin_log1p(__builtin_exp(-__builtin_fabs(a - b)));
     const double J = t.params[0] * double(s) + t.params[2] + top + log1p;
     const double derivative = squared ? (J <= 0 ? 0.0 : 2 * J) : 1.0;
     t.g[(j - t.first) * kBlock + l] = T(t.grad[3 * (t.i + l) + 1] * derivative * t.params[0]);
     // L_i takes part in J_ij and in J_ji.
-    pull[l] += (t.grad[3 * (t.i + l) + 1] + t.grad[3 * j + 1]) * derivative * __builtin_exp(a - top - log1p);
+    const double own = t.grad[3 * (t.i + l) + 1], other = t.row_value ? own : t.grad[3 * j + 1];
+    pull[l] += (own + other) * derivative * __builtin_exp(a - top - log1p);
   });
   Vec<T> weight[kV<T>], lse[kV<T>];
   for (int l = 0; l < kBlock; ++l) {

@@ -6,8 +6,9 @@
 
 namespace fastssl {
 
-enum class Metric : int32_t { dot, sqeuclidean, euclidean, manhattan, chebyshev };
-constexpr int kMetrics = 5;
+// given: x is the matrix of scores itself, there is no y.
+enum class Metric : int32_t { dot, sqeuclidean, euclidean, manhattan, chebyshev, given };
+constexpr int kMetrics = 5;  // that are computed
 inline bool is_distance(Metric m) { return m != Metric::dot; }
 
 // Lane blocks [i0, i1) of x against rows of y from `first` on: all the scores of up to 256 rows at once.
@@ -49,7 +50,7 @@ struct RowTask {
   int64_t self_offset = -1;  // row i of x is row (self_offset + i) % m of y and no partner of it; -1: it is not in y
   bool upper = false;        // pairs i < j only
   const double* params = nullptr;
-  const double* row_value = nullptr;  // [n]: a threshold of each row (margin loss)
+  const double* row_value = nullptr;  // [n]: a threshold of each row (margin loss); [m]: log-sums of columns (lifted)
   int sweep = 0;
   double* out = nullptr;         // [n][outputs]
   const double* grad = nullptr;  // [n][outputs]

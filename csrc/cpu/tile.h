@@ -89,6 +89,7 @@ struct Finish {
   const double* partner_weight = nullptr;
   double scale = 1;
   void* const* out = nullptr;    // per source, contiguous, its dtype; null: not wanted
+  bool wide = false;             // 16-bit sources get fp32 gradients
   double* projection = nullptr;  // per row: x_hat . (gradient before the scale)
 };
 

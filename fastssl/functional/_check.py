@@ -131,6 +131,11 @@ def choice(name: str, given: object, options: tuple[str, ...]) -> str:
     return str(given)
 
 
+def no_list(name: str, given: object) -> None:
+    if given is not None:
+        raise ValueError(f"{name}: expected None where rows live in several processes (group=), got a list of pairs")
+
+
 def count(name: str, given: object, *, low: int = 1, high: int | None = None) -> int:
     if isinstance(given, bool) or not isinstance(given, int):
         raise TypeError(f"{name}: expected an integer, got {type(given).__name__}")

@@ -10,13 +10,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fastssl.distributed.collectives import total as total_of
+from fastssl.distributed.exchange import layout
+from fastssl.distributed.rows import ROW_LOSS, Columns, columns_of, row_loss
+from fastssl.distributed.shards import Shards, current
 from fastssl.functional import _check as check
-from fastssl.ops import Backend, dispatch, rows
+from fastssl.ops import dispatch
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.reference import rows as reference
 from fastssl.ops.rows import PARAMS, Metric, Relation, RowLoss
-
-ROW_LOSS = Backend(reference.row_loss, rows.row_loss)
 
 IndicesTuple = tuple[Tensor, ...]
 
@@ -37,12 +38,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows of x against rows of y (None: against themselves)."""
+    """Rows of x against rows of y (None: against themselves); ``columns``: those of y in all processes."""
 
     x: Tensor
     y: Tensor | None
     relation: Relation
     backend: str | None = None
+    columns: Columns | None = None
 
     def rows(
         self,
@@ -53,20 +55,13 @@ class Pairs:
         row_value: Tensor | None = None,
         upper: bool = False,
     ) -> Rows:
-        out = dispatch(
-            ROW_LOSS,
-            self.backend,
-            self.x.device,
-            loss,
-            self.x,
-            self.y,
-            self.relation,
-            [*values, *(0.0,) * (PARAMS - len(values))],
-            metric,
-            normalize,
-            row_value,
-            upper,
-        )
+        padded = [*values, *(0.0,) * (PARAMS - len(values))]
+        if self.columns is None:
+            rest = (self.x, self.y, self.relation, padded, metric, normalize, row_value, upper)
+            out = dispatch(ROW_LOSS, self.backend, self.x.device, loss, *rest)
+        else:
+            shared = (self.x, self.columns, self.relation, padded, metric, normalize, row_value, self.backend)
+            out = row_loss(loss, *shared)
         columns = out.unbind(1)
         return Rows(columns[:-2], columns[-2].detach(), columns[-1].detach())
 
@@ -78,6 +73,17 @@ class Pairs:
     def within(self) -> bool:
         """Whether the rows meet themselves, every pair of them."""
         return self.y is None and self.relation.positive_list is None
+
+    @property
+    def partners(self) -> int:
+        """How many rows every row meets."""
+        return self.columns.total if self.columns is not None else len(self.x if self.y is None else self.y)
+
+    def fetch(self, places: Tensor) -> Tensor:
+        """Rows of the other side."""
+        if self.columns is not None:
+            return self.columns.fetch(places)
+        return (self.x if self.y is None else self.y)[places]
 
     def between(self, x: Tensor, x_ids: Tensor) -> Pairs:
         """The same partners for other rows."""
@@ -99,6 +105,28 @@ def rows_in_reference(offset: int) -> Iterator[None]:
         _self_offset.reset(token)
 
 
+def self_offset() -> int:
+    return -1 if torch.compiler.is_compiling() else _self_offset.get()
+
+
+def shared(
+    shards: Shards,
+    x: Tensor,
+    ids: Tensor,
+    ref: Tensor | None,
+    ref_ids: Tensor | None,
+    offset: int,
+    backend: str | None,
+) -> Pairs:
+    """This process's rows against those of all; ``offset``: where its rows are in its part of ``ref``, or -1."""
+    y, y_ids = (x, ids) if ref is None or ref_ids is None else (ref, ref_ids)
+    if ref is not None and offset > 0:  # own rows first: they do not wrap around
+        y, y_ids = y.roll(-offset, 0), y_ids.roll(-offset)
+    columns = columns_of(shards, y, layout(shards, "embeddings" if ref is None else "ref_emb", y))
+    itself = columns.first if offset >= 0 and len(x) else -1
+    return Pairs(x, y, Relation(ids, columns.every(y_ids), self_offset=itself), backend, columns)
+
+
 def labelled(
     embeddings: Tensor,
     labels: Tensor | None,
@@ -106,8 +134,12 @@ def labelled(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    share: bool = True,
 ) -> Pairs:
-    """Checks the arguments that all losses on labels take, and says which pairs they make."""
+    """Checks the arguments that all losses on labels take, and says which pairs they make.
+
+    ``share``: with the rows of the other processes, where rows live in several; else of this process's rows alone.
+    """
     check.matrix("embeddings", embeddings)
     if (ref_emb is None) != (ref_labels is None) and indices_tuple is None:
         missing = "ref_emb" if ref_emb is None else "ref_labels"
@@ -122,10 +154,15 @@ def labelled(
         relation = Relation(positive_list=positive, negative_list=negative)
         return Pairs(embeddings, ref_emb, relation, backend)
     ids = check.ids("labels", labels, embeddings, "embeddings")
+    shards = current() if share else None
     if ref_emb is None:
+        if shards is not None:
+            return shared(shards, embeddings, ids, None, None, 0, backend)
         return Pairs(embeddings, None, Relation(ids, self_offset=0), backend)
     ref_ids = check.ids("ref_labels", ref_labels, ref_emb, "ref_emb")
-    offset = -1 if torch.compiler.is_compiling() else _self_offset.get()
+    offset = self_offset()
+    if shards is not None:
+        return shared(shards, embeddings, ids, ref_emb, ref_ids, offset, backend)
     return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset), backend)
 
 
@@ -135,6 +172,8 @@ def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tupl
             "indices_tuple: expected 3 tensors (anchors, positives, negatives) or 4 (anchors, positives, anchors, "
             f"negatives), got {type(indices).__name__}{f' of {len(indices)}' if hasattr(indices, '__len__') else ''}"
         )
+    if current() is not None:
+        check.no_list("indices_tuple", indices)
     lists = []
     for t in indices:
         check.tensor("indices_tuple", t)
@@ -151,8 +190,16 @@ def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tupl
     return (a, p), (b, q)
 
 
+def everywhere(value: Tensor) -> Tensor:
+    """The sum over the processes that share the loss."""
+    shards = current()
+    return value if shards is None else total_of(shards, value)
+
+
 def mean(total: Tensor, count: Tensor | float) -> Tensor:
-    """A mean; 0 over nothing."""
+    """A mean over all processes; 0 over nothing."""
+    if current() is not None:
+        total, count = everywhere(torch.stack([total, torch.as_tensor(count, dtype=total.dtype, device=total.device)]))
     if isinstance(count, Tensor):
         return total / count.clamp(min=1)
     return total / max(count, 1)
@@ -165,5 +212,5 @@ def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tenso
     if reduction == "none":
         return values
     if reduction == "sum":
-        return values.sum()
+        return everywhere(values.sum())
     return mean(values.sum(), float(values.shape[0]) if counted is None else counted.sum().to(values.dtype))

@@ -8,8 +8,12 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl.distributed.collectives import replicate
+from fastssl.distributed.exchange import layout
+from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, reduce_rows
+from fastssl.functional import _shared
+from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, reduce_rows, shared
 from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
 from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.pair_loss import Loss, pair_loss
@@ -43,6 +47,7 @@ NT_XENT = Backend(reference.nt_xent, _nt_xent_cpu)
 SUP_CON = Backend(reference.sup_con, _sup_con_cpu)
 
 
+@shardable
 def info_nce(
     query: Tensor,
     key: Tensor,
@@ -52,7 +57,10 @@ def info_nce(
     symmetric: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
+    replicated_negatives: bool = False,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""InfoNCE: each query against all keys of the batch and, where given, a queue of negatives.
 
@@ -70,7 +78,11 @@ def info_nce(
         symmetric: also contrast each key with all queries; not together with ``negatives``.
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
+        replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. 0 for N = 0.
@@ -96,20 +108,17 @@ def info_nce(
     if check.flag("symmetric", symmetric) and negatives is not None:
         raise ValueError("negatives: expected None with symmetric=True (a queue has no queries of its own)")
     scale = check.inverse(check.value("temperature", temperature, query.device, positive=True))
-    return dispatch(
-        INFO_NCE,
-        backend,
-        query.device,
-        query,
-        key,
-        negatives,
-        scale,
-        symmetric,
-        check.flag("normalize", normalize),
-        check.reduction(reduction),
-    )
+    check.flag("normalize", normalize)
+    check.reduction(reduction)
+    check.flag("replicated_negatives", replicated_negatives)
+    call = query, key, negatives, scale, symmetric, normalize, reduction
+    shards = current()
+    if shards is not None:
+        return _shared.info_nce(shards, *call, replicated_negatives, backend)
+    return dispatch(INFO_NCE, backend, query.device, *call)
 
 
+@shardable
 def nt_xent(
     z0: Tensor,
     z1: Tensor,
@@ -118,6 +127,8 @@ def nt_xent(
     normalize: bool = True,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""NT-Xent, the loss of SimCLR: every view against all other 2n - 1 views of the batch.
 
@@ -133,6 +144,9 @@ def nt_xent(
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2n] for "none" (first views, then second); float64 for float64 inputs, else float32.
@@ -152,11 +166,14 @@ def nt_xent(
     check.matrices(z0=z0, z1=z1)
     check.same_rows("z1", z1, "z0", z0)
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
-    return dispatch(
-        NT_XENT, backend, z0.device, z0, z1, scale, check.flag("normalize", normalize), check.reduction(reduction)
-    )
+    call = z0, z1, scale, check.flag("normalize", normalize), check.reduction(reduction)
+    shards = current()
+    if shards is not None:
+        return _shared.nt_xent(shards, *call, backend)
+    return dispatch(NT_XENT, backend, z0.device, *call)
 
 
+@shardable
 def sup_con(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -168,6 +185,8 @@ def sup_con(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Supervised contrastive loss (the form with the sum outside the logarithm).
 
@@ -187,6 +206,9 @@ def sup_con(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -202,10 +224,15 @@ def sup_con(
 
     Source: Khosla et al., Supervised Contrastive Learning, 2020, eq. 2 (L_out).
     """
-    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend, share=False)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
     check.flag("normalize", normalize)
     check.reduction(reduction)
+    shards, relation = current(), pairs.relation
+    if shards is not None:
+        assert relation.x_ids is not None
+        rows = (pairs.x, relation.x_ids, pairs.y, relation.y_ids, relation.self_offset)
+        return _shared.sup_con(shards, *rows, scale, normalize, reduction, backend)
     if pairs.within:  # half the flops by symmetry
         ids = pairs.relation.x_ids
         result: Tensor = dispatch(SUP_CON, backend, embeddings.device, embeddings, ids, scale, normalize, reduction)
@@ -230,6 +257,7 @@ def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize:
     return torch.where(counted, values, zero), rows
 
 
+@shardable
 def multi_nt_xent(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -241,6 +269,8 @@ def multi_nt_xent(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""NT-Xent with any number of positives: every positive pair against all negatives of its anchor.
 
@@ -260,6 +290,9 @@ def multi_nt_xent(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -279,6 +312,7 @@ def multi_nt_xent(
     return softplus_per_positive(pairs, scale, 0.0, reduction, check.flag("normalize", normalize))
 
 
+@shardable
 def mil_nce(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -290,6 +324,8 @@ def mil_nce(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""MIL-NCE: the positives of a row together against its negatives; one good positive is enough.
 
@@ -307,6 +343,9 @@ def mil_nce(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -336,9 +375,14 @@ def _two_views(z0: Tensor, z1: Tensor, backend: str | None) -> tuple[Pairs, Tens
     ids = torch.arange(z0.shape[0], device=z.device).repeat(2)
     full = torch.promote_types(z.dtype, torch.float32)
     cosine = (TF.normalize(z0.to(full), dim=1) * TF.normalize(z1.to(full), dim=1)).sum(1)
+    shards = current()
+    if shards is not None:
+        ids = ids + sum(layout(shards, "z0", z0)[: shards.rank])  # no image of one process is one of another's
+        return shared(shards, z, ids, None, None, 0, backend), cosine.repeat(2)
     return Pairs(z, None, Relation(ids, self_offset=0), backend), cosine.repeat(2)
 
 
+@shardable
 def dcl(
     z0: Tensor,
     z1: Tensor,
@@ -347,6 +391,8 @@ def dcl(
     sigma: float | None = None,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Decoupled contrastive learning: NT-Xent without the positive in its denominator.
 
@@ -362,6 +408,9 @@ def dcl(
         sigma: None: DCL; a number > 0: the concentration of DCLW's weights.
         reduction: "mean" | "sum" | "none" over the 2 N rows.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 N] for "none"; float64 for float64 inputs, else float32. Rows without negatives (N = 1)
@@ -384,12 +433,22 @@ def dcl(
     weight: Tensor | float = 1.0
     if sigma is not None:
         sigma = float(check.value("sigma", sigma, z0.device, positive=True))
-        weight = 2 - cosine.shape[0] * torch.softmax(cosine.detach() / sigma, 0)
+        weight = 2 - _softmax_over_rows(cosine.detach() / sigma)
     counted = rows.negatives > 0
     log_sum = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
     return pairs.result(reduce_rows(log_sum - weight * cosine / temperature, counted, check.reduction(reduction)))
 
 
+def _softmax_over_rows(values: Tensor) -> Tensor:
+    """Softmax over the rows of all processes, times how many they are."""
+    shards = current()
+    if shards is None:
+        return len(values) * torch.softmax(values, 0)
+    every = replicate(shards, values, layout(shards, "values", values))
+    return len(every) * torch.exp(values - every.logsumexp(0))
+
+
+@shardable
 def hard_negative_nt_xent(
     z0: Tensor,
     z1: Tensor,
@@ -399,6 +458,8 @@ def hard_negative_nt_xent(
     beta: float = 1.0,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""NT-Xent with debiased, hardness-weighted negatives.
 
@@ -416,6 +477,9 @@ def hard_negative_nt_xent(
         beta: >= 0, how much harder negatives weigh.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
@@ -447,6 +511,7 @@ def hard_negative_nt_xent(
     return pairs.result(reduce_rows(torch.log1p(rows.negatives * share), counted, check.reduction(reduction)))
 
 
+@shardable
 def debiased_nt_xent(
     z0: Tensor,
     z1: Tensor,
@@ -455,6 +520,8 @@ def debiased_nt_xent(
     tau_plus: float = 0.1,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""NT-Xent corrected for negatives of the anchor's own class: :func:`hard_negative_nt_xent` with beta = 0.
 
@@ -468,6 +535,9 @@ def debiased_nt_xent(
         tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
@@ -487,7 +557,15 @@ def debiased_nt_xent(
     )
 
 
-def alignment(z0: Tensor, z1: Tensor, *, alpha: float = 2.0) -> Tensor:
+@shardable
+def alignment(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    alpha: float = 2.0,
+    group: Group = None,
+    schedule: str = "auto",
+) -> Tensor:
     r"""How far matched rows lie apart on the sphere.
 
     .. math:: L = \frac1N \sum_i |\hat{z}_{0i} - \hat{z}_{1i}|^\alpha
@@ -498,6 +576,9 @@ def alignment(z0: Tensor, z1: Tensor, *, alpha: float = 2.0) -> Tensor:
         z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
         z1: [N, D]; row i belongs to row i.
         alpha: > 0.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -522,7 +603,15 @@ def alignment(z0: Tensor, z1: Tensor, *, alpha: float = 2.0) -> Tensor:
     return reduce_rows(rows, None, "mean")
 
 
-def uniformity(embeddings: Tensor, *, t: float = 2.0, backend: str | None = None) -> Tensor:
+@shardable
+def uniformity(
+    embeddings: Tensor,
+    *,
+    t: float = 2.0,
+    backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
+) -> Tensor:
     r"""How evenly rows fill the sphere: the logarithm of the mean Gaussian potential of all pairs.
 
     .. math:: L = \log \frac{2}{N (N - 1)} \sum_{i < j} e^{-t |\hat{z}_i - \hat{z}_j|^2}
@@ -531,6 +620,9 @@ def uniformity(embeddings: Tensor, *, t: float = 2.0, backend: str | None = None
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         t: > 0.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. 0 for fewer than two rows.
@@ -547,10 +639,13 @@ def uniformity(embeddings: Tensor, *, t: float = 2.0, backend: str | None = None
     """
     check.matrix("embeddings", embeddings)
     t = float(check.value("t", check.number("t", t), embeddings.device, positive=True))
-    n = embeddings.shape[0]
-    ids = torch.zeros(n, dtype=torch.int64, device=embeddings.device)
-    pairs = Pairs(embeddings, None, Relation(ids, self_offset=0), backend)
-    rows = pairs.rows(RowLoss.lse, -t, 0, 0, 0, BOTH, 0, metric=Metric.sqeuclidean, normalize=True, upper=True)
+    ids = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
+    pairs = labelled(embeddings, ids, backend=backend)
+    within, n = pairs.within, pairs.partners
+    rows = pairs.rows(RowLoss.lse, -t, 0, 0, 0, BOTH, 0, metric=Metric.sqeuclidean, normalize=True, upper=within)
     if n < 2:
         return pairs.result(rows.out[0].new_zeros(()) + 0 * embeddings.sum())
+    if pairs.columns is not None:  # every pair stands above and below
+        values = replicate(pairs.columns.shards, rows.out[0], pairs.columns.counts)
+        return pairs.result(torch.logsumexp(values, 0) - math.log(n * (n - 1)))
     return pairs.result(torch.logsumexp(rows.out[0][:-1], 0) - math.log(n * (n - 1) / 2))

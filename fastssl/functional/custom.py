@@ -10,7 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl.distributed.collectives import gather_rows
+from fastssl.distributed.exchange import gather, layout
+from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
+from fastssl.functional._pairs import reduce_rows
 from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
 
@@ -30,6 +34,7 @@ class PairMasks:
     self: Tensor
 
 
+@shardable
 def pair_loss(
     x: Tensor,
     y: Tensor | None = None,
@@ -42,6 +47,8 @@ def pair_loss(
     reduction: str = "mean",
     strip: int | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""A pair loss that you write as a torch expression.
 
@@ -63,6 +70,9 @@ def pair_loss(
         reduction: "mean" over rows | "sum" | "none".
         strip: rows at a time; None: as many as the memory budget allows.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -88,9 +98,22 @@ def pair_loss(
         raise TypeError(f"term: expected a function of scores and masks, got {type(term).__name__}")
     for parameter in parameters:
         check.tensor("parameters", parameter)
-    columns = x if y is None else y
-    n, m = x.shape[0], columns.shape[0]
+    within, first_row = y is None, 0
     x_ids, y_ids = _ids(x, y, labels, ref_labels)
+    shards = current()
+    if shards is not None:
+        if shards.schedule == "ring":
+            raise ValueError(
+                "schedule: a term of your own sees whole rows: expected 'all_gather' or 'auto', got 'ring'"
+            )
+        y = x if y is None else y
+        counts = layout(shards, "x" if within else "y", y)
+        first_row = sum(counts[: shards.rank])
+        if labels is None:
+            x_ids, y_ids = x_ids + first_row, y_ids + first_row
+        y, y_ids = gather_rows(shards, y, counts), gather(shards, y_ids, counts)
+    columns = x if y is None else y
+    m = columns.shape[0]
     if strip is None:
         size = 8 if x.dtype == torch.float64 else 4
         strip = max(32, get_memory_budget() // max(1, m * size * _TEMPORARIES))
@@ -101,7 +124,7 @@ def pair_loss(
         if score == "cosine":
             s = 1 - s
         rows = torch.arange(first, first + len(some), device=x.device)
-        itself = (rows[:, None] == torch.arange(m, device=x.device)[None, :]) if y is None else None
+        itself = (first_row + rows[:, None] == torch.arange(m, device=x.device)[None, :]) if within else None
         equal = x_ids[rows][:, None] == y_ids[None, :]
         none = torch.zeros_like(equal)
         pairs = PairMasks(equal if itself is None else equal & ~itself, ~equal, none if itself is None else itself)
@@ -114,7 +137,7 @@ def pair_loss(
     values: Tensor = _Strips.apply(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values
-    return values.sum() if reduction == "sum" else values.sum() / max(n, 1)
+    return reduce_rows(values, None, reduction)
 
 
 class _Strips(torch.autograd.Function):
@@ -226,4 +249,5 @@ def pairwise_reduce(
     check.matrix("x", x)
     if check.matrix("y" if y is not None else "x", columns).shape[0] == 0 and reduction != "sum":
         raise ValueError(f"reduction: {reduction!r} over no rows is undefined; expected at least one row of y")
-    return pair_loss(x, y, term=term, score=metric, reduction="none", backend=backend)
+    with unsharded():  # no loss
+        return pair_loss(x, y, term=term, score=metric, reduction="none", backend=backend)

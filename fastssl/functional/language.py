@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
+from fastssl.functional._pairs import reduce_rows
 from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.pair_loss import Loss, pair_loss
 
@@ -28,6 +30,7 @@ def _cpu(
 LINEAR_CROSS_ENTROPY = Backend(reference.linear_cross_entropy, _cpu)
 
 
+@shardable
 def linear_cross_entropy(
     hidden: Tensor,
     weight: Tensor,
@@ -37,6 +40,8 @@ def linear_cross_entropy(
     ignore_index: int = -100,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy of the logits ``hidden @ weight.T + bias`` without storing them.
 
@@ -50,6 +55,9 @@ def linear_cross_entropy(
         ignore_index: the target that is left out.
         reduction: "mean" (over targets that count; 0 where none does) | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -83,17 +91,12 @@ def linear_cross_entropy(
             raise ValueError(f"bias: expected a tensor on {hidden.device} as hidden, got one on {bias.device}")
     if not torch.compiler.is_compiling() and targets.numel():
         _check_range(targets, weight.shape[0], ignore_index)
-    return dispatch(
-        LINEAR_CROSS_ENTROPY,
-        backend,
-        hidden.device,
-        hidden,
-        weight,
-        targets,
-        bias,
-        ignore_index,
-        check.reduction(reduction),
-    )
+    call = LINEAR_CROSS_ENTROPY, backend, hidden.device, hidden, weight, targets, bias, ignore_index
+    check.reduction(reduction)
+    if current() is not None:
+        values: Tensor = dispatch(*call, "none")
+        return reduce_rows(values.double(), targets != ignore_index, reduction).to(values.dtype)
+    return dispatch(*call, reduction)
 
 
 def _check_range(targets: Tensor, classes: int, ignore_index: int) -> None:

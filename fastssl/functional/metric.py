@@ -11,14 +11,16 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, mean, reduce_rows
+from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, everywhere, labelled, mean, reduce_rows
 from fastssl.functional.distance import pairwise_distance
 from fastssl.ops.rows import MAX_BINS, Metric, RowLoss
 
 POSITIVES, NEGATIVES, BOTH = 1.0, 2.0, 3.0  # parts of a row: csrc/cpu/row_lse.h
 
 
+@shardable
 def contrastive(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -30,6 +32,8 @@ def contrastive(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""The contrastive loss: rows of one class together, others at least a margin apart.
 
@@ -49,6 +53,9 @@ def contrastive(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -72,9 +79,12 @@ def contrastive(
     total = (rows.out[0] + rows.out[2]).sum()
     n = embeddings.shape[0]
     count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()
-    return pairs.result(total if reduction == "sum" else mean(total, count))
+    if pairs.columns is not None and ref_emb is None:
+        total, count = total / 2, count / 2  # each pair stands in two rows
+    return pairs.result(everywhere(total) if reduction == "sum" else mean(total, count))
 
 
+@shardable
 def triplet(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -89,6 +99,8 @@ def triplet(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""The triplet loss: each positive nearer to its anchor than each negative, by a margin.
 
@@ -112,6 +124,9 @@ def triplet(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -148,9 +163,9 @@ def triplet(
         total, active = rows.out[0].sum(), rows.out[1].sum().detach()
         per_row = rows.negatives if mining == "all" else (rows.negatives > 0).to(rows.negatives.dtype)
         count = (rows.positives * per_row).sum()
-    if reduction != "sum":
-        total = mean(total, (active if reduction == "active" else count).to(total.dtype))
-    return pairs.result(total)
+    if reduction == "sum":
+        return pairs.result(everywhere(total))
+    return pairs.result(mean(total, (active if reduction == "active" else count).to(total.dtype)))
 
 
 def _listed_triplets(
@@ -175,6 +190,7 @@ def _listed_triplets(
     return mean(terms.sum(), float((z > 0).sum()) if reduction == "active" else float(len(z)))
 
 
+@shardable
 def lifted_structure(
     embeddings: Tensor,
     labels: Tensor,
@@ -183,6 +199,8 @@ def lifted_structure(
     squared_hinge: bool = True,
     normalize: bool = False,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Lifted structured embedding: each positive pair against all negatives of both its rows.
 
@@ -196,6 +214,9 @@ def lifted_structure(
         squared_hinge: False: the mean of J itself.
         normalize: divide rows by their Euclidean length first.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. Pairs whose rows have no negative contribute 0.
@@ -212,6 +233,14 @@ def lifted_structure(
     """
     pairs = labelled(embeddings, labels, backend=backend)
     margin, squared = check.number("margin", margin), check.flag("squared_hinge", squared_hinge)
+    check.flag("normalize", normalize)
+    by_column = None
+    if pairs.columns is not None:
+        with torch.no_grad():
+            negatives = pairs.rows(
+                RowLoss.lse, -1, 0, margin, 0, NEGATIVES, 0, metric=Metric.euclidean, normalize=normalize
+            )
+        by_column = pairs.columns.every(negatives.out[0])
     rows = pairs.rows(
         RowLoss.lifted,
         1,
@@ -219,12 +248,14 @@ def lifted_structure(
         0,
         float(squared),
         metric=Metric.euclidean,
-        normalize=check.flag("normalize", normalize),
+        normalize=normalize,
+        row_value=by_column,
     )
     total = mean(rows.out[1].sum(), rows.positives.sum())  # both orders of a pair stand above and below
     return pairs.result(total / 2 if squared else total)
 
 
+@shardable
 def generalized_lifted_structure(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -236,6 +267,8 @@ def generalized_lifted_structure(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""The lifted structured loss with all positives of an anchor at once.
 
@@ -252,6 +285,9 @@ def generalized_lifted_structure(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -303,8 +339,16 @@ def _sum_of_complete(rows: Rows) -> Tensor:
     return first + second
 
 
+@shardable
 def n_pair(
-    anchors: Tensor, positives: Tensor, *, l2_reg: float = 0.0, reduction: str = "mean", backend: str | None = None
+    anchors: Tensor,
+    positives: Tensor,
+    *,
+    l2_reg: float = 0.0,
+    reduction: str = "mean",
+    backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Multi-class N-pair loss: every anchor against the positives of all others.
 
@@ -317,6 +361,9 @@ def n_pair(
         l2_reg: lambda >= 0, on the squared lengths.
         reduction: "mean" | "sum" | "none" over anchors.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -343,6 +390,7 @@ def n_pair(
     return loss + l2_reg * reduce_rows(lengths, None, reduction)
 
 
+@shardable
 def soft_nearest_neighbor(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -354,6 +402,8 @@ def soft_nearest_neighbor(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Soft nearest neighbours: the probability of meeting the own class, under squared Euclidean distances.
 
@@ -373,6 +423,9 @@ def soft_nearest_neighbor(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -407,6 +460,7 @@ def log_share_of_positives(
     return -TF.softplus(rows.out[1] - positive), counted
 
 
+@shardable
 def nca(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -419,6 +473,8 @@ def nca(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Neighbourhood components analysis: one minus the probability of a stochastic neighbour of the own class.
 
@@ -437,6 +493,9 @@ def nca(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -458,6 +517,7 @@ def nca(
     return pairs.result(reduce_rows(values, counted, check.reduction(reduction)))
 
 
+@shardable
 def multi_similarity(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -471,6 +531,8 @@ def multi_similarity(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Multi-similarity loss on cosines (without its mining: give ``indices_tuple`` for that).
 
@@ -490,6 +552,9 @@ def multi_similarity(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -517,6 +582,7 @@ def multi_similarity(
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
+@shardable
 def circle(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -529,6 +595,8 @@ def circle(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Circle loss on cosines with pair-wise labels: similarities far from their optimum are pulled harder.
 
@@ -550,6 +618,9 @@ def circle(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -573,6 +644,7 @@ def circle(
     return pairs.result(reduce_rows(TF.softplus(_sum_of_complete(rows)), rows.complete, check.reduction(reduction)))
 
 
+@shardable
 def margin_loss(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -586,6 +658,8 @@ def margin_loss(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Margin loss: distances on the right side of a boundary beta that can be learned, for all or for each class.
 
@@ -606,6 +680,9 @@ def margin_loss(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -648,13 +725,14 @@ def margin_loss(
         row_value=per_row.to(embeddings.device),
     )
     total = (rows.out[0] + rows.out[2]).sum()
-    if reduction == "mean":
-        total = mean(total, (rows.out[1] + rows.out[3]).sum().detach())
+    active = (rows.out[1] + rows.out[3]).sum().detach()
+    total = mean(total, active) if reduction == "mean" else everywhere(total)
     if nu:
-        total = total + nu * per_row.to(total.dtype).mean()
+        total = total + nu * mean(per_row.to(total.dtype).sum(), float(n))
     return pairs.result(total)
 
 
+@shardable
 def tuplet_margin(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -666,6 +744,8 @@ def tuplet_margin(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Tuplet margin loss: each positive pair against all negatives of its anchor, with slack in the angle.
 
@@ -682,6 +762,9 @@ def tuplet_margin(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -708,9 +791,10 @@ def softplus_per_positive(pairs: Pairs, scale: Tensor | float, slack: float, red
     check.reduction(reduction)
     if reduction == "mean":
         return pairs.result(mean(rows.out[0].sum(), rows.positives.sum()))
-    return pairs.result(rows.out[0].sum() if reduction == "sum" else rows.out[0])
+    return pairs.result(reduce_rows(rows.out[0], None, reduction))
 
 
+@shardable
 def fast_ap(
     embeddings: Tensor,
     labels: Tensor | None = None,
@@ -720,6 +804,8 @@ def fast_ap(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""FastAP: one minus the average precision of each row's ranking, from soft histograms of squared distances.
 
@@ -735,6 +821,9 @@ def fast_ap(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -756,6 +845,7 @@ def fast_ap(
     return pairs.result(reduce_rows(values, rows.positives > 0, check.reduction(reduction)))
 
 
+@shardable
 def angular(
     embeddings: Tensor,
     labels: Tensor,
@@ -765,6 +855,8 @@ def angular(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Angular loss: the angle at the negative of each triangle stays below alpha.
 
@@ -781,6 +873,9 @@ def angular(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [P] for "none"; float64 for float64 inputs, else float32.
@@ -795,16 +890,20 @@ def angular(
 
     Source: Wang et al., Deep Metric Learning with Angular Loss, 2017, eq. 8.
     """
-    pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
+    check.matrix("embeddings", embeddings)
+    if ref_emb is not None:
+        check.matrices(embeddings=embeddings, ref_emb=ref_emb)
     square = math.tan(math.radians(check.number("alpha", alpha, low=0.01, high=89.99))) ** 2
-    x = TF.normalize(embeddings if embeddings.dtype == torch.float64 else embeddings.float(), dim=1)
-    y = x if pairs.y is None else TF.normalize(pairs.y.to(x.dtype), dim=1)
+    full = torch.promote_types(embeddings.dtype, torch.float32)
+    x = TF.normalize(embeddings.to(full), dim=1)
+    y = x if ref_emb is embeddings else None if ref_emb is None else TF.normalize(ref_emb.to(full), dim=1)
+    pairs = labelled(x, labels, None, y, ref_labels, backend)
     a, p = positive_pairs(pairs)
-    ids = pairs.relation.x_ids
+    ids, other = pairs.relation.x_ids, pairs.fetch(p)
     assert ids is not None
-    partners = Pairs(x, None if pairs.y is None else y, pairs.relation, backend).between(x[a] + y[p], ids[a])
+    partners = pairs.between(x[a] + other, ids[a])
     rows = partners.rows(RowLoss.lse, 4 * square, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False)
-    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * y[p]).sum(1))
+    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * other).sum(1))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
@@ -828,6 +927,7 @@ def positive_pairs(pairs: Pairs) -> tuple[Tensor, Tensor]:
     return anchors, partners
 
 
+@shardable
 def ranked_list(
     embeddings: Tensor,
     labels: Tensor,
@@ -842,6 +942,8 @@ def ranked_list(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Ranked list loss: positives within alpha - m, negatives beyond alpha, weighted by how far they are off.
 
@@ -863,6 +965,9 @@ def ranked_list(
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -879,14 +984,13 @@ def ranked_list(
     """
     pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
     imbalance = check.number("imbalance", imbalance, low=0, high=1)
-    partners = (pairs.x if pairs.y is None else pairs.y).shape[0]
     rows = pairs.rows(
         RowLoss.ranked_list,
         check.number("alpha", alpha),
         check.number("margin", margin),
         check.number("positive_temperature", positive_temperature),
         check.number("negative_temperature", negative_temperature),
-        1e-5 * partners,
+        1e-5 * pairs.partners,
         metric=Metric.euclidean,
         normalize=check.flag("normalize", normalize),
     )

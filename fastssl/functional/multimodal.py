@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
+from fastssl.functional import _shared
 from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.pair_loss import Loss, pair_loss
 
@@ -28,6 +30,7 @@ CLIP = Backend(reference.clip_loss, _clip_cpu)
 SIGLIP = Backend(reference.siglip_loss, _siglip_cpu)
 
 
+@shardable
 def clip_loss(
     image_features: Tensor,
     text_features: Tensor,
@@ -36,6 +39,8 @@ def clip_loss(
     *,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""The symmetric cross-entropy of CLIP over all image-text pairs of the batch.
 
@@ -52,6 +57,9 @@ def clip_loss(
         logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -73,12 +81,17 @@ def clip_loss(
     check.same_rows("text_features", text_features, "image_features", image_features)
     scale = check.value("logit_scale", logit_scale, image_features.device)
     bias = None if logit_bias is None else check.value("logit_bias", logit_bias, image_features.device)
-    loss = dispatch(
-        CLIP, backend, image_features.device, image_features, text_features, scale, check.reduction(reduction)
-    )
+    check.reduction(reduction)
+    shards = current()
+    if shards is not None:
+        call = (image_features, text_features, None, scale, True, False, reduction, False)
+        loss = _shared.info_nce(shards, *call, backend)
+    else:
+        loss = dispatch(CLIP, backend, image_features.device, image_features, text_features, scale, reduction)
     return loss + 0 * bias.to(loss.dtype) if isinstance(bias, Tensor) else loss
 
 
+@shardable
 def siglip_loss(
     image_features: Tensor,
     text_features: Tensor,
@@ -87,6 +100,8 @@ def siglip_loss(
     *,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""The sigmoid loss of SigLIP: every pair of the batch is a binary question.
 
@@ -101,6 +116,9 @@ def siglip_loss(
         logit_bias: b; a number or a tensor of one element.
         reduction: "mean" (over images, as in the paper) | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -120,13 +138,10 @@ def siglip_loss(
     """
     check.matrices(image_features=image_features, text_features=text_features)
     check.same_rows("text_features", text_features, "image_features", image_features)
-    return dispatch(
-        SIGLIP,
-        backend,
-        image_features.device,
-        image_features,
-        text_features,
-        check.value("logit_scale", logit_scale, image_features.device),
-        check.value("logit_bias", logit_bias, image_features.device),
-        check.reduction(reduction),
-    )
+    scale = check.value("logit_scale", logit_scale, image_features.device)
+    bias = check.value("logit_bias", logit_bias, image_features.device)
+    call = image_features, text_features, scale, bias, check.reduction(reduction)
+    shards = current()
+    if shards is not None:
+        return _shared.siglip(shards, *call, backend)
+    return dispatch(SIGLIP, backend, image_features.device, *call)

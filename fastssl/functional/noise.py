@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.ops import Backend, dispatch, gather
@@ -16,6 +17,7 @@ from fastssl.ops.reference import noise as reference
 GATHER_DOT = Backend(reference.gather_dot, gather.gather_dot)
 
 
+@shardable
 def nce(
     model_logits_data: Tensor,
     model_logits_noise: Tensor,
@@ -23,6 +25,8 @@ def nce(
     noise_log_prob_data: Tensor | None = None,
     noise_log_prob_noise: Tensor | None = None,
     reduction: str = "mean",
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Noise-contrastive estimation: logistic regression between data and K noise samples for each.
 
@@ -38,6 +42,9 @@ def nce(
         noise_log_prob_data: [N], log p_n of the data, or None.
         noise_log_prob_noise: the shape of ``model_logits_noise``, log p_n of the noise; with the former.
         reduction: "mean" | "sum" | "none" over data.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none".
@@ -81,9 +88,10 @@ def _vectors(data: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         )
     if data.dtype in (torch.float16, torch.bfloat16):
         data, noise = data.float(), noise.float()
-    return data, noise.reshape(noise.shape[0], -1) if noise.numel() else noise.new_zeros((noise.shape[0], 0))
+    return data, noise.reshape(len(noise), noise.shape[1] if noise.dim() == 2 else 1)
 
 
+@shardable
 def negative_sampling(
     center: Tensor,
     table: Tensor,
@@ -92,6 +100,8 @@ def negative_sampling(
     *,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Skip-gram's negative sampling: each centre tells its context word from K drawn ones.
 
@@ -106,6 +116,9 @@ def negative_sampling(
         negatives: [N, K] integers in [0, V).
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.

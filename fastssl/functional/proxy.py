@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl.distributed.collectives import replicate, total
+from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import Pairs, mean, reduce_rows
+from fastssl.functional._pairs import Pairs, reduce_rows
 from fastssl.functional.metric import NEGATIVES, POSITIVES
 from fastssl.ops.rows import Metric, Relation, RowLoss
 
@@ -40,6 +42,7 @@ def _margin_softmax(pairs: Pairs, scale: float, target: Tensor, reduction: str) 
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
+@shardable
 def normalized_softmax(
     embeddings: Tensor,
     weight: Tensor,
@@ -48,6 +51,8 @@ def normalized_softmax(
     temperature: float = 0.05,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Cross-entropy over cosines with class centres.
 
@@ -60,6 +65,9 @@ def normalized_softmax(
         temperature: tau > 0.
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -79,6 +87,7 @@ def normalized_softmax(
     return _margin_softmax(pairs, 1 / temperature, _own_cosine(pairs), reduction)
 
 
+@shardable
 def cos_face(
     embeddings: Tensor,
     weight: Tensor,
@@ -88,6 +97,8 @@ def cos_face(
     scale: float = 64.0,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""CosFace: the own class must win by a margin of the cosine.
 
@@ -102,6 +113,9 @@ def cos_face(
         scale: s > 0.
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -121,6 +135,7 @@ def cos_face(
     return _margin_softmax(pairs, scale, _own_cosine(pairs) - check.number("margin", margin), reduction)
 
 
+@shardable
 def arc_face(
     embeddings: Tensor,
     weight: Tensor,
@@ -130,6 +145,8 @@ def arc_face(
     scale: float = 64.0,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""ArcFace: the own class must win by a margin of the angle.
 
@@ -146,6 +163,9 @@ def arc_face(
         scale: s > 0.
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
@@ -174,6 +194,7 @@ def arc_margin(cosine: Tensor, margin: float) -> Tensor:
     return torch.where(inside, cosine * math.cos(margin) - sine * math.sin(margin), cosine - margin * math.sin(margin))
 
 
+@shardable
 def proxy_nca(
     embeddings: Tensor,
     proxies: Tensor,
@@ -183,6 +204,8 @@ def proxy_nca(
     include_positive: bool = False,
     reduction: str = "mean",
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""ProxyNCA: each row nearer to its class's proxy than to all others, under squared distances of unit rows.
 
@@ -196,6 +219,9 @@ def proxy_nca(
         include_positive: also sum the own class below, as ProxyNCA++ does: a softmax, never negative.
         reduction: "mean" | "sum" | "none".
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. With one class and without
@@ -223,6 +249,7 @@ def proxy_nca(
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
+@shardable
 def proxy_anchor(
     embeddings: Tensor,
     proxies: Tensor,
@@ -231,6 +258,8 @@ def proxy_anchor(
     margin: float = 0.1,
     alpha: float = 32.0,
     backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
 ) -> Tensor:
     r"""Proxy-Anchor: each proxy against all rows of the batch.
 
@@ -244,6 +273,9 @@ def proxy_anchor(
         margin: delta, of the cosine.
         alpha: > 0, the scale.
         backend: "reference" | "cpu"; None chooses.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
+            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
+        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32.
@@ -274,6 +306,12 @@ def proxy_anchor(
         metric=Metric.dot,
         normalize=True,
     )
-    present = (rows.positives > 0).sum()
-    positive = mean(TF.softplus(rows.out[0]).sum(), present.to(rows.out[0].dtype))
-    return pairs.result(positive + mean(TF.softplus(rows.out[1]).sum(), float(proxies.shape[0])))
+    sums, counts = torch.stack(rows.out[:2]), rows.positives
+    shards = current()
+    if shards is not None:  # every process has all proxies: the log-sums over its rows meet those of the others
+        counts = total(shards, counts)
+        every = replicate(shards, sums[None], [1] * shards.size)
+        none = torch.isinf(every).all(0)
+        sums = every.masked_fill(none, 0).logsumexp(0).masked_fill(none, -math.inf)
+    positive = TF.softplus(sums[0]).sum() / (counts > 0).sum().clamp(min=1)
+    return pairs.result(positive + TF.softplus(sums[1]).sum() / max(1, proxies.shape[0]))

@@ -22,6 +22,7 @@ class Metric(IntEnum):
     euclidean = 2
     manhattan = 3
     chebyshev = 4
+    given = 5  # x is the matrix of scores itself
 
 
 class RowLoss(IntEnum):
@@ -83,7 +84,7 @@ def row_loss(
     if relation.positive_list is not None:
         n, m = x.shape[0], (x if y is None else y).shape[0]
         bits = [pair_bits(pairs, n, m)[0] for pairs in (relation.positive_list, relation.negative_list)]
-    keep = _choose_keep(x, y, upper, row_value, params)
+    keep = 0 if metric == Metric.given else _choose_keep(x, y, upper, row_value, params)
     return _ROW_LOSS(
         loss.value,
         x,

@@ -76,7 +76,7 @@ def row_loss(
     row_value: Tensor | None = None,
     upper: bool = False,
 ) -> Tensor:
-    s = scores(x, x if y is None else y, metric, normalize)
+    s = x if metric == Metric.given else scores(x, x if y is None else y, metric, normalize)
     positive, negative = masks(s.shape[0], s.shape[1], relation, s.device)
     counts = torch.stack([positive.sum(1), negative.sum(1)], 1).to(s.dtype)
     if upper:
@@ -85,7 +85,7 @@ def row_loss(
     function = _FUNCTIONS[loss]
     out = (
         function(s, positive, negative, values, row_value)
-        if loss == RowLoss.hinge
+        if loss in (RowLoss.hinge, RowLoss.lifted)
         else function(s, positive, negative, values)
     )
     if s.requires_grad and not out.requires_grad:
@@ -181,13 +181,16 @@ def _extreme(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor
     return torch.stack([farthest.values, nearest_.values, *columns], 1)
 
 
-def _lifted(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor:
+def _lifted(s: Tensor, positive: Tensor, negative: Tensor, p: Values, columns: Tensor | None) -> Tensor:
     sign, margin, shift, squared = p[:4]
     lse = _masked_lse(margin - sign * s, negative)
-    none = torch.isinf(lse)
-    safe = lse.masked_fill(none, -1e30)
-    J = sign * s + shift + torch.logaddexp(safe[:, None], safe[None, :])
-    counted = positive & ~(none[:, None] & none[None, :])
+    own, other = lse, lse
+    if columns is not None:  # constants here; their part of the gradient is that of the mirrored pair, at its own row
+        own, other = 2 * lse - lse.detach(), columns.to(lse.dtype)
+        own = torch.where(torch.isinf(lse), lse, own)
+    none, none_other = torch.isinf(own), torch.isinf(other)
+    J = sign * s + shift + torch.logaddexp(own.masked_fill(none, -1e30)[:, None], other.masked_fill(none_other, -1e30))
+    counted = positive & ~(none[:, None] & none_other[None, :])
     term = J.clamp(min=0) ** 2 if squared else J
     return torch.stack([lse, torch.where(counted, term, 0).sum(1), ((J > 0) & counted).sum(1).to(s.dtype)], 1)
 

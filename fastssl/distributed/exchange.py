@@ -1,0 +1,122 @@
+"""Messages between processes: the one way in which anything travels, counted, with the name of who does not answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from fastssl.distributed.shards import Shards
+
+Message = tuple[Tensor, int]  # what, and the rank in the group that it goes to or comes from
+
+
+@dataclass
+class Traffic:
+    """Bytes of rows, gradients and sums that this process has sent for sharded losses."""
+
+    sent: int = 0
+
+
+traffic = Traffic()
+
+
+class Exchange:
+    """Sends and receives at once; nothing may be changed or read before ``wait``. Empty tensors do not travel."""
+
+    def __init__(self, shards: Shards, sends: Sequence[Message], receives: Sequence[Message]) -> None:
+        self.shards = shards
+        parts: list[tuple[Any, Tensor, int]] = [(dist.isend, t.contiguous(), r) for t, r in sends if t.numel()]
+        traffic.sent += sum(t.numel() * t.element_size() for _, t, _ in parts)
+        parts += [(dist.irecv, t, r) for t, r in receives if t.numel()]
+        self._tensors = [t for _, t, _ in parts]  # alive while they travel
+        self._peers = [r for _, _, r in parts]
+        self._works: list[Any] = []
+        if not parts:
+            return
+        operations = [dist.P2POp(f, t, shards.peer(r), shards.group) for f, t, r in parts]
+        try:
+            self._works = dist.batch_isend_irecv(operations)
+        except RuntimeError as error:
+            raise self._unanswered(sorted(set(self._peers)), error) from error
+
+    def wait(self) -> None:
+        for k, work in enumerate(self._works):
+            try:
+                work.wait()
+            except RuntimeError as error:
+                # NCCL has one handle for all of a batch.
+                peers = [self._peers[k]] if len(self._works) == len(self._peers) else sorted(set(self._peers))
+                raise self._unanswered(peers, error) from error
+        self._works, self._tensors = [], []
+
+    def _unanswered(self, peers: list[int], error: Exception) -> RuntimeError:
+        who = " or ".join(map(str, peers))
+        return RuntimeError(
+            f"rank {self.shards.rank} of {self.shards.size}: rank {who} has died or did not answer within the group's "
+            f"timeout: {str(error).splitlines()[0]}"
+        )
+
+
+def gather(shards: Shards, rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """All rows, those of rank 0 first; ``counts``: how many every process has."""
+    if shards.size == 1:
+        return rows
+    parts = [rows.new_empty((count, *rows.shape[1:])) for count in counts]
+    others = [r for r in range(shards.size) if r != shards.rank]
+    parts[shards.rank] = rows.contiguous()
+    Exchange(shards, [(parts[shards.rank], r) for r in others], [(parts[r], r) for r in others]).wait()
+    return torch.cat(parts)
+
+
+def scatter_sum(shards: Shards, rows: Tensor, counts: Sequence[int]) -> Tensor:
+    """Of values for all rows, the sum over processes for one's own; always added in the order of ranks."""
+    if shards.size == 1:
+        return rows
+    mine = list(rows.split(list(counts)))
+    others = [r for r in range(shards.size) if r != shards.rank]
+    parts = {r: torch.empty_like(mine[shards.rank], memory_format=torch.contiguous_format) for r in others}
+    Exchange(shards, [(mine[r], r) for r in others], [(parts[r], r) for r in others]).wait()
+    parts[shards.rank] = mine[shards.rank]
+    total = parts[0].clone()
+    for r in range(1, shards.size):
+        total += parts[r]
+    return total
+
+
+def all_to_all(shards: Shards, parts: Sequence[Tensor], arriving: Sequence[int]) -> list[Tensor]:
+    """``parts[r]`` goes to rank r; ``arriving``: how many rows come from each."""
+    got = [parts[0].new_empty((count, *parts[0].shape[1:])) for count in arriving]
+    others = [r for r in range(shards.size) if r != shards.rank]
+    Exchange(shards, [(parts[r], r) for r in others], [(got[r], r) for r in others]).wait()
+    got[shards.rank] = parts[shards.rank]
+    return got
+
+
+def gather_numbers(shards: Shards, numbers: Sequence[int], device: torch.device) -> list[list[int]]:
+    """A few integers of every process."""
+    own = torch.tensor([list(numbers)], dtype=torch.int64, device=device)
+    result: list[list[int]] = gather(shards, own, [1] * shards.size).tolist()
+    return result
+
+
+def layout(shards: Shards, name: str, rows: Tensor) -> list[int]:
+    """How many rows every process has.
+
+    Raises:
+        ValueError: processes whose rows have other features or another dtype.
+    """
+    code = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}.get(rows.dtype, 4)
+    width = rows.shape[1] if rows.dim() == 2 else 1
+    table = gather_numbers(shards, (rows.shape[0], width, code), rows.device)
+    for rank, (_, other, dtype) in enumerate(table):
+        if other != width or dtype != code:
+            raise ValueError(
+                f"{name}: expected the same features and dtype on every process, got {width} of {rows.dtype} on rank "
+                f"{shards.rank} and {other}{'' if dtype == code else ' of another dtype'} on rank {rank}"
+            )
+    return [count for count, _, _ in table]

@@ -1,0 +1,156 @@
+"""Which processes share a loss: the group, how rows are laid out over it, and how they meet."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+
+SCHEDULES = ("auto", "all_gather", "ring")
+P = ParamSpec("P")
+R = TypeVar("R")
+Group = Any  # "world", a ProcessGroup, or a DeviceMesh of one dimension
+
+
+@dataclass(frozen=True)
+class Shards:
+    """A group of processes that hold the rows of a batch in turn: those of rank 0, then those of rank 1, ..."""
+
+    group: Any  # None: this process alone
+    rank: int
+    size: int
+    schedule: str = "auto"
+
+    def peer(self, rank: int) -> int:
+        """The global rank of one of the group."""
+        return dist.get_global_rank(self.group, rank % self.size)
+
+
+ALONE = Shards(None, 0, 1)
+
+
+def resolve(group: Group, schedule: str = "auto") -> Shards:
+    """The processes that ``group`` names.
+
+    Raises:
+        TypeError: no group.
+        ValueError: a mesh of several dimensions, an unknown schedule, or a group that this process is not part of.
+        RuntimeError: torch.distributed is not initialised.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: expected one of {SCHEDULES}, got {schedule!r}")
+    if not dist.is_available() or not dist.is_initialized():
+        raise RuntimeError(
+            f"group: got {group!r}, but torch.distributed is not initialised: call "
+            "torch.distributed.init_process_group first (torchrun sets what it needs)"
+        )
+    if isinstance(group, str):
+        if group != "world":
+            raise ValueError(f"group: expected 'world', a ProcessGroup or a DeviceMesh, got {group!r}")
+        group = dist.group.WORLD
+    elif hasattr(group, "get_group") and hasattr(group, "ndim"):  # DeviceMesh
+        if group.ndim != 1:
+            raise ValueError(f"group: expected one dimension of a DeviceMesh (mesh['name']), got {group.ndim}")
+        group = group.get_group()
+    elif not isinstance(group, dist.ProcessGroup):
+        raise TypeError(f"group: expected 'world', a ProcessGroup or a DeviceMesh, got {type(group).__name__}")
+    rank = dist.get_rank(group)
+    if rank < 0:
+        raise ValueError("group: this process is not part of it")
+    return Shards(group, rank, dist.get_world_size(group), schedule)
+
+
+_current: contextvars.ContextVar[Shards | None] = contextvars.ContextVar("fastssl_shards", default=None)
+
+
+_in_sight: Shards | None = None  # the same where a compiler traces: it can watch a global, but no context
+
+
+def current() -> Shards | None:
+    """The processes that losses are shared with, where they are."""
+    return _in_sight if torch.compiler.is_compiling() else _current.get()
+
+
+@contextlib.contextmanager
+def _set(shards: Shards | None) -> Iterator[None]:
+    global _in_sight
+    token, before = _current.set(shards), _in_sight
+    _in_sight = shards
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        _in_sight = before
+
+
+@contextlib.contextmanager
+def sharded(group: Group = "world", schedule: str = "auto") -> Iterator[Shards]:
+    """Within it every pair loss compares this process's rows with those of all processes of a group.
+
+    What ``group=`` of a function does for one call, for code that calls losses itself: modules, methods, other
+    libraries through :func:`fastssl.patch`. A loss is then that of the concatenated batch, the same on all
+    processes. All of them must call the same losses in the same order.
+
+    **Gradients** of a process's own rows are those of that one loss, not divided by anything; those of tensors that
+    every process has (a temperature, proxies, network weights behind the rows) are this process's share of it: their
+    *sum* over processes is the gradient. ``DistributedDataParallel`` and FSDP *average*: multiply the loss by the
+    number of processes before ``backward``, as :func:`fastssl.train.pretrain` does. Every process must take
+    ``backward`` of the same loss.
+
+    Args:
+        group: "world", a ProcessGroup, or one dimension of a DeviceMesh.
+        schedule: how rows meet. "all_gather": every process gets all rows once, O(N D) memory; "ring": blocks of rows
+            travel while the last ones are computed with, O(N D / P) memory and the same result; "auto": all_gather
+            as long as all rows fit the memory budget (:func:`fastssl.set_memory_budget`).
+
+    Raises:
+        TypeError: no group.
+        ValueError: an unknown schedule or a mesh of several dimensions.
+        RuntimeError: torch.distributed is not initialised; in a loss: a process that died or did not answer within
+            the group's timeout, named by its rank.
+
+    Example:
+        >>> from fastssl.distributed import sharded
+        >>> def training_step(encoder, loss, x0, x1):  # under torchrun
+        ...     with sharded("world"):
+        ...         return loss(encoder(x0), encoder(x1))
+    """
+    shards = resolve(group, schedule)
+    with _set(shards):
+        yield shards
+
+
+@contextlib.contextmanager
+def unsharded() -> Iterator[None]:
+    """Within it losses see this process's rows alone."""
+    with _set(None):
+        yield
+
+
+def shardable(loss: Callable[P, R]) -> Callable[P, R]:
+    """Gives meaning to the arguments ``group`` and ``schedule`` of a loss: :func:`sharded` for the call."""
+
+    @torch.compiler.disable  # collectives and blocks stay outside of graphs
+    def shared(*args: P.args, **kwargs: P.kwargs) -> R:
+        with sharded(kwargs["group"], kwargs.get("schedule", "auto")):  # type: ignore[arg-type]
+            return loss(*args, **kwargs)
+
+    @torch.compiler.disable
+    def within(*args: P.args, **kwargs: P.kwargs) -> R:
+        return loss(*args, **kwargs)
+
+    @functools.wraps(loss)
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        if kwargs.get("group") is not None:
+            return shared(*args, **kwargs)
+        if torch.compiler.is_compiling() and current() is not None:
+            return within(*args, **kwargs)
+        return loss(*args, **kwargs)
+
+    return wrapper
