@@ -92,7 +92,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "cpu",
-    devices: Annotated[int, typer.Option(help="Processes; each contrasts within its share of the batch.")] = 1,
+    devices: Annotated[int, typer.Option(help="Processes; pair losses see the rows of all.")] = 1,
     chunk: Annotated[
         str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
     ] = None,

@@ -25,8 +25,9 @@ def replicate(shards: Shards, values: Tensor, counts: Sequence[int]) -> Tensor:
 
 
 def total(shards: Shards, value: Tensor) -> Tensor:
-    """The sum over processes, in the order of ranks; each is the gradient's own share."""
-    return replicate(shards, value[None], [1] * shards.size).sum(0)
+    """The sum over processes, in the order of ranks; its gradient is the same for each."""
+    result: Tensor = _Total.apply(shards, value)
+    return result
 
 
 def sum_by_key(shards: Shards, keys: Tensor, values: Tensor) -> Tensor:
@@ -65,6 +66,22 @@ class _Replicate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         return None, None, grad[ctx.mine]
+
+
+class _Total(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, shards: Shards, value: Tensor) -> Tensor:
+        if value.numel() <= 1024:
+            return gather(shards, value[None], [1] * shards.size).sum(0)
+        # Each process adds one part of it, then all get all parts: twice the bytes of one, however many processes.
+        flat = value.flatten()
+        part = -(-len(flat) // shards.size)
+        counts = [max(0, min(part, len(flat) - r * part)) for r in range(shards.size)]
+        return gather(shards, scatter_sum(shards, flat, counts), counts).reshape(value.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
+        return None, grad
 
 
 class _SumByKey(torch.autograd.Function):

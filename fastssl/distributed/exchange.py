@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from fastssl.distributed.shards import Shards
+from fastssl.distributed.shards import Shards, current
 
 Message = tuple[Tensor, int]  # what, and the rank in the group that it goes to or comes from
 
@@ -97,6 +97,19 @@ def all_to_all(shards: Shards, parts: Sequence[Tensor], arriving: Sequence[int])
     return got
 
 
+def all_rows(rows: Tensor) -> Tensor:
+    """The rows of all processes that share losses now (:func:`sharded`), without gradient; alone: one's own."""
+    shards = current()
+    rows = rows.detach()
+    return rows if shards is None else gather(shards, rows, layout(shards, "rows", rows))
+
+
+def own_place(rows: Tensor) -> int:
+    """Where one's own rows begin among those of all processes that share losses now."""
+    shards = current()
+    return 0 if shards is None else sum(layout(shards, "rows", rows)[: shards.rank])
+
+
 def gather_numbers(shards: Shards, numbers: Sequence[int], device: torch.device) -> list[list[int]]:
     """A few integers of every process."""
     own = torch.tensor([list(numbers)], dtype=torch.int64, device=device)
@@ -110,7 +123,8 @@ def layout(shards: Shards, name: str, rows: Tensor) -> list[int]:
     Raises:
         ValueError: processes whose rows have other features or another dtype.
     """
-    code = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}.get(rows.dtype, 4)
+    codes = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
+    code = codes.index(rows.dtype) if rows.dtype in codes else len(codes)
     width = rows.shape[1] if rows.dim() == 2 else 1
     table = gather_numbers(shards, (rows.shape[0], width, code), rows.device)
     for rank, (_, other, dtype) in enumerate(table):

@@ -6,7 +6,7 @@ import contextlib
 import contextvars
 import functools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -26,6 +26,7 @@ class Shards:
     rank: int
     size: int
     schedule: str = "auto"
+    averaged: bool = False
 
     def peer(self, rank: int) -> int:
         """The global rank of one of the group."""
@@ -90,7 +91,7 @@ def _set(shards: Shards | None) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def sharded(group: Group = "world", schedule: str = "auto") -> Iterator[Shards]:
+def sharded(group: Group = "world", schedule: str = "auto", averaged: bool = False) -> Iterator[Shards]:
     """Within it every pair loss compares this process's rows with those of all processes of a group.
 
     What ``group=`` of a function does for one call, for code that calls losses itself: modules, methods, other
@@ -99,15 +100,17 @@ def sharded(group: Group = "world", schedule: str = "auto") -> Iterator[Shards]:
 
     **Gradients** of a process's own rows are those of that one loss, not divided by anything; those of tensors that
     every process has (a temperature, proxies, network weights behind the rows) are this process's share of it: their
-    *sum* over processes is the gradient. ``DistributedDataParallel`` and FSDP *average*: multiply the loss by the
-    number of processes before ``backward``, as :func:`fastssl.train.pretrain` does. Every process must take
-    ``backward`` of the same loss.
+    *sum* over processes is the gradient. ``DistributedDataParallel`` and FSDP *average*: for them multiply the loss by
+    the number of processes before ``backward``, or say ``averaged=True``. Every process must take ``backward`` of the
+    same loss.
 
     Args:
         group: "world", a ProcessGroup, or one dimension of a DeviceMesh.
         schedule: how rows meet. "all_gather": every process gets all rows once, O(N D) memory; "ring": blocks of rows
             travel while the last ones are computed with, O(N D / P) memory and the same result; "auto": all_gather
             as long as all rows fit the memory budget (:func:`fastssl.set_memory_budget`).
+        averaged: gradients are multiplied by the number of processes: an engine that averages them gets it right, also
+            where a method adds terms of its own rows alone. :func:`fastssl.train.pretrain` does so.
 
     Raises:
         TypeError: no group.
@@ -121,7 +124,7 @@ def sharded(group: Group = "world", schedule: str = "auto") -> Iterator[Shards]:
         ...     with sharded("world"):
         ...         return loss(encoder(x0), encoder(x1))
     """
-    shards = resolve(group, schedule)
+    shards = replace(resolve(group, schedule), averaged=averaged)
     with _set(shards):
         yield shards
 
@@ -143,14 +146,30 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
 
     @torch.compiler.disable
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
-        return loss(*args, **kwargs)
+        shards = current()
+        if shards is None or not shards.averaged:
+            return loss(*args, **kwargs)
+        with _set(replace(shards, averaged=False)):  # once, also where one loss calls another
+            value = loss(*args, **kwargs)
+        return _Scaled.apply(value, shards.size)
 
     @functools.wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         if kwargs.get("group") is not None:
             return shared(*args, **kwargs)
-        if torch.compiler.is_compiling() and current() is not None:
-            return within(*args, **kwargs)
-        return loss(*args, **kwargs)
+        return loss(*args, **kwargs) if current() is None else within(*args, **kwargs)
 
     return wrapper
+
+
+class _Scaled(torch.autograd.Function):
+    """A value whose gradient is multiplied."""
+
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, factor: int) -> torch.Tensor:
+        ctx.factor = factor
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return grad * ctx.factor, None

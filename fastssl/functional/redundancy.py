@@ -11,7 +11,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl.distributed.exchange import gather, layout
+from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
+from fastssl.functional._pairs import everywhere
 
 
 def _views(z0: Tensor, z1: Tensor, names: tuple[str, str] = ("z0", "z1")) -> tuple[Tensor, Tensor]:
@@ -28,7 +31,14 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
         return a.T @ b
 
 
-def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e-5) -> Tensor:
+def _count(rows: Tensor) -> int:
+    """How many rows all processes that share the loss have."""
+    shards = current()
+    return len(rows) if shards is None else sum(layout(shards, "z0", rows))
+
+
+@shardable
+def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e-5, group: Group = None) -> Tensor:
     r"""Barlow Twins: the cross-correlation of both views' features should be the identity.
 
     .. math:: L = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2, \quad
@@ -39,6 +49,8 @@ def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e
         z1: [N, D], the other view; row i belongs to row i.
         lambd: weight of what is off the diagonal, >= 0.
         eps: added to the variance, as batch normalisation does.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: statistics are those of the rows of all its
+            processes (:func:`fastssl.distributed.sharded` says what gradients are); None: of these rows alone.
 
     Returns:
         A scalar.
@@ -55,15 +67,17 @@ def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e
     """
     z0, z1 = _views(z0, z1)
     lambd, eps = check.number("lambd", lambd, low=0), check.number("eps", eps, low=0)
-    n = z0.shape[0]
+    n = _count(z0)
     if n == 0:
         return (z0.sum() + z1.sum()) * 0
-    a, b = ((z - z.mean(0)) / (z.var(0, correction=0) + eps).sqrt() for z in (z0, z1))
-    c = _product(a, b) / n
+    centred = [z - everywhere(z.sum(0)) / n for z in (z0, z1)]
+    a, b = (z / (everywhere(z.square().sum(0)) / n + eps).sqrt() for z in centred)
+    c = everywhere(_product(a, b)) / n
     diagonal = c.diagonal()
     return (1 - diagonal).square().sum() + lambd * (c.square().sum() - diagonal.square().sum())
 
 
+@shardable
 def vicreg(
     z0: Tensor,
     z1: Tensor,
@@ -73,6 +87,7 @@ def vicreg(
     covariance: float = 1.0,
     gamma: float = 1.0,
     eps: float = 1e-4,
+    group: Group = None,
 ) -> Tensor:
     r"""VICReg: views agree, every feature keeps its spread, features are uncorrelated.
 
@@ -88,6 +103,8 @@ def vicreg(
         covariance: nu; the sum over both views.
         gamma: the wanted standard deviation.
         eps: added to the variance.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: statistics are those of the rows of all its
+            processes (:func:`fastssl.distributed.sharded` says what gradients are); None: of these rows alone.
 
     Returns:
         A scalar.
@@ -103,7 +120,7 @@ def vicreg(
     Source: Bardes, Ponce, LeCun, VICReg, 2022, eq. 1-6.
     """
     z0, z1 = _views(z0, z1)
-    n, d = z0.shape
+    n, d = _count(z0), z0.shape[1]
     if n < 2:
         raise ValueError(f"z0: expected at least 2 rows for a variance, got shape {tuple(z0.shape)}")
     weights = [
@@ -111,13 +128,15 @@ def vicreg(
         for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
     ]
     gamma, eps = check.number("gamma", gamma), check.number("eps", eps, low=0)
-    centred = [z - z.mean(0) for z in (z0, z1)]
-    spread = sum(torch.relu(gamma - (z.var(0) + eps).sqrt()).mean() for z in centred) / 2
+    centred = [z - everywhere(z.sum(0)) / n for z in (z0, z1)]
+    variances = [everywhere(z.square().sum(0)) / (n - 1) for z in centred]
+    spread = sum(torch.relu(gamma - (v + eps).sqrt()).mean() for v in variances) / 2
     off_diagonal = z0.new_zeros(())
     for z in centred:
-        c = _product(z, z) / (n - 1)
+        c = everywhere(_product(z, z)) / (n - 1)
         off_diagonal = off_diagonal + (c.square().sum() - c.diagonal().square().sum()) / d
-    return weights[0] * TF.mse_loss(z0, z1) + weights[1] * spread + weights[2] * off_diagonal
+    distance = everywhere((z0 - z1).square().sum()) / (n * d)
+    return weights[0] * distance + weights[1] * spread + weights[2] * off_diagonal
 
 
 def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
@@ -180,6 +199,12 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     check.matrix("scores", scores)
     epsilon = float(check.value("epsilon", check.number("epsilon", epsilon), scores.device, positive=True))
     check.count("iterations", iterations)
+    shards = current()
+    if shards is not None:  # columns are those of all processes' rows
+        counts = layout(shards, "scores", scores)
+        with unsharded():
+            every = sinkhorn(gather(shards, scores.detach(), counts), epsilon=epsilon, iterations=iterations)
+        return every.split(counts)[shards.rank]
     logits = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) / epsilon
     if logits.numel() == 0:
         return logits

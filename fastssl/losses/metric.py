@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl.distributed import EmbeddingQueue, unsharded
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, rows_in_reference
 from fastssl.losses._base import Loss
@@ -472,12 +473,14 @@ class CrossBatchMemory(nn.Module):
     """Cross-batch memory (XBM): any loss on labels against the embeddings of past batches.
 
     Every call puts the batch into a ring buffer, without gradient, and compares the batch with all that is in it;
-    a row is no partner of its own copy. The losses are those of :mod:`fastssl.functional` on labels.
+    a row is no partner of its own copy. The losses are those of :mod:`fastssl.functional` on labels. Where losses are
+    shared (:func:`fastssl.distributed.sharded`) every process remembers its own rows, and meets those of all.
 
     Args:
         loss: a module that takes ``ref_emb`` and ``ref_labels``.
         embedding_size: D.
         memory_size: rows that are kept, at least one batch.
+        dtype: of what is kept: torch.float16 or torch.bfloat16 takes half the memory; None: that of the embeddings.
 
     Example:
         >>> import torch
@@ -488,35 +491,29 @@ class CrossBatchMemory(nn.Module):
     Source: Wang et al., Cross-Batch Memory for Embedding Learning, 2020, algorithm 1.
     """
 
-    embedding_memory: Tensor
-    label_memory: Tensor
-    position: Tensor
-
-    def __init__(self, loss: nn.Module, embedding_size: int, memory_size: int = 1024) -> None:
+    def __init__(
+        self, loss: nn.Module, embedding_size: int, memory_size: int = 1024, dtype: torch.dtype | None = None
+    ) -> None:
         super().__init__()
-        self.loss = loss
+        self.loss, self.dtype = loss, dtype
         check.count("embedding_size", embedding_size)
         check.count("memory_size", memory_size)
-        self.register_buffer("embedding_memory", torch.zeros(memory_size, embedding_size))
-        self.register_buffer("label_memory", torch.zeros(memory_size, dtype=torch.int64))
-        self.register_buffer("position", torch.zeros(2, dtype=torch.int64))  # next row, rows filled
+        kept = torch.float32 if dtype is None else dtype
+        self.queue = EmbeddingQueue(
+            memory_size, embedding_size, labelled=True, normalize=False, begin="empty", dtype=kept
+        )
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         check.matrix("embeddings", embeddings)
         ids = check.ids("labels", labels, embeddings, "embeddings")
-        size, n = self.embedding_memory.shape[0], embeddings.shape[0]
+        size, n = len(self.queue.embeddings), embeddings.shape[0]
         if n > size:
             raise ValueError(f"embeddings: expected at most memory_size={size} rows, got {n}")
-        first, filled = self.position.tolist()
-        rows = (first + torch.arange(n, device=embeddings.device)) % size
-        self.embedding_memory = self.embedding_memory.to(embeddings)
-        self.label_memory = self.label_memory.to(ids.device)
-        self.embedding_memory[rows] = embeddings.detach()
-        self.label_memory[rows] = ids
-        filled = min(filled + n, size)
-        self.position.copy_(torch.tensor([(first + n) % size, filled]))
-        # A copy: the gradient is taken when the next batch may already be in the buffer.
-        memory, memory_labels = self.embedding_memory[:filled].clone(), self.label_memory[:filled].clone()
+        self.queue.to(device=embeddings.device, dtype=embeddings.dtype if self.dtype is None else self.dtype)
+        with unsharded():  # each process remembers its own rows
+            first = self.queue.push(embeddings, ids)
+        memory, memory_labels = self.queue.filled()
+        memory = memory.to(embeddings.dtype)
         with rows_in_reference(first):
             loss: Tensor = self.loss(embeddings, ids, ref_emb=memory, ref_labels=memory_labels)
         return loss

@@ -14,6 +14,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import Views
+from fastssl.distributed import all_rows
 from fastssl.methods.moco import MoCo
 from fastssl.models import Encoder, ItemMemory, kmeans
 
@@ -84,7 +85,8 @@ class InterCLR(MoCo):
         inter = self.between(unit, ids)
         if self.training:
             with torch.no_grad():
-                renewed = self.memory.rows[ids].lerp(unit.detach(), 1 - self.momentum_memory)
+                ids, unit = all_rows(ids), all_rows(unit)
+                renewed = self.memory.rows[ids].lerp(unit, 1 - self.momentum_memory)
                 self.memory.rows[ids] = TF.normalize(renewed, dim=1)
                 _, cluster = F.nearest(self.memory.rows[ids], self.centres.rows, 1, metric="sqeuclidean")
                 self.cluster.rows[ids] = cluster[:, 0]

@@ -62,7 +62,9 @@ class MoCo(Method):
         key = self.target(view)
         # A copy: the queue moves on before the gradient is computed.
         negatives = self.queue.embeddings.clone()
-        loss = F.info_nce(query, key, negatives, temperature=self.temperature, backend=self.backend)
+        loss = F.info_nce(
+            query, key, negatives, temperature=self.temperature, replicated_negatives=True, backend=self.backend
+        )
         if self.training:
             self.queue.push(key)
         return loss

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as TF
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment, Views
+from fastssl.distributed import all_rows, own_place, unsharded
 from fastssl.methods.base import Method
-from fastssl.models import Encoder, Prototypes, projection_head
+from fastssl.models import EmbeddingQueue, Encoder, Prototypes, projection_head
 
 
 class SwAV(Method):
@@ -28,6 +29,8 @@ class SwAV(Method):
         epsilon: of the assignments: smaller ones are harder.
         hidden: width of the projector.
         outputs: dimensions of a projection.
+        queue: projections of earlier images that are assigned with the batch, for batches that are small beside the
+            prototypes; 0: none.
         spatial: see :class:`Method`.
     """
 
@@ -46,17 +49,19 @@ class SwAV(Method):
         epsilon: float = 0.05,
         hidden: int = 256,
         outputs: int = 128,
+        queue: int = 0,
         spatial: bool = False,
     ) -> None:
         super().__init__(encoder, augment or SimCLRAugment(encoder.size, channels_last=True), spatial=spatial)
         self.temperature, self.epsilon = temperature, epsilon
         self.projector = projection_head(self.features, hidden, outputs, last_norm=False)
         self.prototypes = Prototypes(outputs, prototypes)
+        self.queues = nn.ModuleList(EmbeddingQueue(queue, outputs, begin="empty") for _ in range(2 if queue else 0))
 
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        scores = [self.prototypes(self.projector(self.embed(view))) for view in views]
-        with torch.no_grad():
-            assigned = [F.sinkhorn(s.detach().float(), epsilon=self.epsilon) for s in scores[:2]]
+        z = [self.projector(self.embed(view)) for view in views]
+        scores = [self.prototypes(rows) for rows in z]
+        assigned = [self.assign(k, z[k].detach(), scores[k].detach().float()) for k in range(2)]
         terms = [
             -(target * TF.log_softmax(s.float() / self.temperature, 1)).sum(1).mean()
             for k, target in enumerate(assigned)
@@ -64,3 +69,18 @@ class SwAV(Method):
             if v != k
         ]
         return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def assign(self, k: int, z: Tensor, scores: Tensor) -> Tensor:
+        """Assignments of a view, made together with what its queue remembers once that is full."""
+        if not self.queues:
+            return F.sinkhorn(scores, epsilon=self.epsilon)
+        queue: EmbeddingQueue = self.queues[k]  # type: ignore[assignment]
+        before = self.prototypes(queue.filled()[0]).float() if len(queue) == len(queue.embeddings) else scores[:0]
+        if self.training:
+            queue.push(z)
+        every = torch.cat([all_rows(scores), before])
+        with unsharded():  # the queue is that of all processes
+            assigned = F.sinkhorn(every, epsilon=self.epsilon)
+        first = own_place(scores)
+        return assigned[first : first + len(scores)]

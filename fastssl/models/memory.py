@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+from fastssl.distributed.queue import EmbeddingQueue
+
+__all__ = ["EmbeddingQueue", "ItemMemory", "Prototypes", "TargetNetwork"]
+
 
 class TargetNetwork(nn.Module):
     """A copy of a network that follows it: w' <- m w' + (1 - m) w after every step; it gets no gradients.
@@ -41,33 +45,6 @@ class TargetNetwork(nn.Module):
             own.lerp_(other.detach(), 1 - m)
         for kept, seen in zip(self.network.buffers(), network.buffers()):
             kept.copy_(seen)
-
-
-class EmbeddingQueue(nn.Module):
-    """The last ``size`` embeddings, unit vectors, in a ring; random ones at first.
-
-    Args:
-        size: how many.
-        dim: of each.
-    """
-
-    def __init__(self, size: int, dim: int) -> None:
-        super().__init__()
-        if size < 1 or dim < 1:
-            raise ValueError(f"size, dim: expected integers >= 1, got {size} and {dim}")
-        self.register_buffer("embeddings", TF.normalize(torch.randn(size, dim), dim=1))
-        self.register_buffer("position", torch.zeros((), dtype=torch.int64))
-        self.embeddings: Tensor
-        self.position: Tensor
-
-    @torch.no_grad()
-    def push(self, embeddings: Tensor) -> None:
-        """Puts rows in the place of the oldest."""
-        size = len(self.embeddings)
-        rows = TF.normalize(embeddings.detach().to(self.embeddings.dtype), dim=1)[-size:]
-        places = (self.position + torch.arange(len(rows), device=rows.device)) % size
-        self.embeddings[places] = rows
-        self.position.copy_((self.position + len(rows)) % size)
 
 
 class Prototypes(nn.Module):

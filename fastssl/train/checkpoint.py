@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -39,18 +40,28 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         model: all its parameters and buffers are stored.
         optimizer: its state is stored.
         state: JSON values: what the model is, where training stands.
+
+    Raises:
+        OSError: it cannot be written (a full disk); what was there is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    fresh.mkdir()
     tensors, scalars = _flatten(model, optimizer)
-    save_file(tensors, fresh / TENSORS)
-    (fresh / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
-    for name in (TENSORS, STATE):
-        with open(fresh / name, "rb") as file:
-            os.fsync(file.fileno())
+    try:
+        fresh.mkdir()
+        save_file(tensors, fresh / TENSORS)
+        (fresh / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
+        for name in (TENSORS, STATE):
+            with open(fresh / name, "rb") as file:
+                os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise OSError(
+            f"checkpoint: {path} cannot be written ({error}); "
+            f"{'the one of before is still there' if path.exists() else 'there is none yet'}"
+        ) from error
     if path.exists():
         path.rename(old)
     fresh.rename(path)

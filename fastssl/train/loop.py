@@ -7,8 +7,9 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from torch import nn
 from fastssl.augment import to_float
 from fastssl.data import Images, Signals
 from fastssl.data.loader import epoch_order
+from fastssl.distributed import sharded
+from fastssl.distributed.exchange import gather_numbers
+from fastssl.distributed.shards import resolve
 from fastssl.evaluate.measures import feature_spread
 from fastssl.methods import Method, name_of
 from fastssl.models import Encoder
@@ -45,10 +49,12 @@ class Pretraining:
         seed: of everything random.
         precision: of Lightning Fabric: "32-true", "bf16-mixed", ...
         accelerator: of Lightning Fabric: "auto", "cpu", "cuda", ...
-        devices: processes. Each contrasts within its share of the batch.
+        devices: processes, which share a batch: pair losses see all of it, batch norm a process's share
+            (:func:`fastssl.distributed.sharded`).
         chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
             as many as keep their activations in the memory budget; None: all.
         checkpoint_minutes: time between checkpoints.
+        timeout_minutes: how long processes wait for each other before they take one for lost.
     """
 
     epochs: int = 100
@@ -64,6 +70,7 @@ class Pretraining:
     devices: int = 1
     chunk: int | str | None = None
     checkpoint_minutes: float = 2
+    timeout_minutes: float = 10
 
     def check(self) -> None:
         for name in ("epochs", "batch_size", "devices"):
@@ -116,7 +123,9 @@ def pretrain(
     """Pretrains a method on images and leaves a checkpoint in ``out``.
 
     Every step draws its batch, views and dropout from (seed, step): a run that was stopped and resumed gives the
-    same bits as one that was not. Ctrl-C saves and then raises KeyboardInterrupt.
+    same bits as one that was not. Ctrl-C and SIGTERM let the step finish and save, then raise KeyboardInterrupt or
+    SystemExit; of several processes it is enough that one gets the signal. The order of the data is the same for any
+    number of processes, and a run may be resumed with another one.
 
     Args:
         method: a :class:`fastssl.methods.Method`, or any module with ``views(images, seed, epoch, ids)`` and
@@ -134,9 +143,10 @@ def pretrain(
 
     Raises:
         ValueError: wrong options, fewer images than one batch needs, or images that method and encoder do not take.
-        RuntimeError: the loss is not finite: weights and optimiser as they were before that step are in ``diverged``,
-            and ``resume`` from a copy of it meets the same step again; or all images get the same features. The last
-            checkpoint is kept.
+        OSError: a checkpoint cannot be written; the last one is kept.
+        RuntimeError: another process has died or does not answer; the loss is not finite: weights and optimiser as they
+            were before that step are in ``diverged``, and ``resume`` from a copy of it meets the same step again; or
+            all images get the same features. The last checkpoint is kept.
 
     Example:
         >>> import tempfile
@@ -163,7 +173,7 @@ def pretrain(
         accelerator=options.accelerator,
         devices=options.devices,
         precision=options.precision,  # type: ignore[arg-type]
-        strategy=_strategy(method) if options.devices > 1 else "auto",
+        strategy=_strategy(method, options) if options.devices > 1 else "auto",
     )
     if options.devices > 1:
         fabric.launch()
@@ -183,7 +193,7 @@ def pretrain(
     steps_per_epoch = len(data) // batch
     labelled, after_step = getattr(method, "uses_labels", False), getattr(method, "after_step", None)
     studies = getattr(method, "studies", False)
-    share = batch // fabric.world_size
+    several = fabric.world_size > 1
     writer = SummaryWriter(out / "logs", purge_step=step or None) if fabric.is_global_zero else None
     started, saved, paused_at = time.perf_counter() - spent, time.perf_counter(), step
 
@@ -219,7 +229,7 @@ def pretrain(
             if order is None or position == 0:
                 order = _order(method, len(data), options.seed, epoch)
             indices = order[position * batch : (position + 1) * batch]
-            mine = indices[fabric.global_rank * share : (fabric.global_rank + 1) * share]
+            mine = np.array_split(indices, fabric.world_size)[fabric.global_rank]
             seed = step_seed(options.seed, step, fabric.global_rank)
             torch.manual_seed(seed)
             drawn = method.views(data.batch(mine), options.seed, epoch, mine)  # type: ignore[operator]
@@ -229,23 +239,29 @@ def pretrain(
             for group in optimizer.param_groups:
                 group["lr"] = options.lr * factor
             labels = torch.from_numpy(data.labels[mine]).to(fabric.device) if labelled else None
-            if options.chunk is None:
-                loss = model(views, labels) if labelled else model(views)
-            else:
-                loss = _cached(fabric, model, method, views, labels, options.chunk)
-            value = float(loss.detach())
+            with _sharing(fabric, out):
+                if options.chunk is None:
+                    loss = model(views, labels) if labelled else model(views)
+                else:
+                    loss = _cached(fabric, model, method, views, labels, options.chunk)
+                value = float(loss.detach())
             if not np.isfinite(value):
                 save("diverged")
                 raise RuntimeError(
                     f"the loss is {value} at step {step}, items {mine[:8].tolist()}...; what led to it is in "
                     f"{out / 'diverged'}, the last checkpoint in {out / 'checkpoint'}"
                 )
-            if options.chunk is None:
-                fabric.backward(loss)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if after_step is not None:
-                after_step((step + 1) / total if epochs is not None else 0.0)
+            with _sharing(fabric, out):
+                if options.chunk is None:
+                    fabric.backward(loss)
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if after_step is not None:
+                    after_step((step + 1) / total if epochs is not None else 0.0)
+                stop = interrupt.requested
+                if several:  # all stop after the same step
+                    numbers = gather_numbers(resolve("world"), [stop], fabric.device)
+                    stop = max(n for (n,) in numbers)
             step += 1
             history.append([step, value])
             between_steps = True
@@ -256,7 +272,7 @@ def pretrain(
                 per_step = float(np.median(measured[1:] or measured))
                 left = (options.minutes or 0) * 60 - (now - started)
                 epochs = max(1, round((step + left / per_step) / steps_per_epoch))
-            rate = share * fabric.world_size / float(np.median(measured[-20:]))
+            rate = batch / float(np.median(measured[-20:]))
             if writer is not None:
                 writer.add_scalar("loss", value, step)
                 writer.add_scalar("lr", options.lr * factor, step)
@@ -275,13 +291,13 @@ def pretrain(
                         f"the features have collapsed: all images get the same ones (spread {spread:.1g} at step "
                         f"{step}, healthy is about 1); the last checkpoint is in {out / 'checkpoint'}"
                     )
-            if interrupt.requested:
-                raise KeyboardInterrupt
+            if stop:
+                raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
             if now - saved > options.checkpoint_minutes * 60:
                 save()
                 saved = now
         save()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         if between_steps:  # else weights and step would not belong together; the last checkpoint stays
             save()
         raise
@@ -345,10 +361,30 @@ def _cached(fabric: Any, model: Any, method: Any, views: list[Any], labels: Any,
     return loss
 
 
-def _strategy(method: nn.Module) -> Any:
+def _strategy(method: nn.Module, options: Pretraining) -> Any:
     from lightning_fabric.strategies import DDPStrategy
 
-    return DDPStrategy(find_unused_parameters=getattr(method, "trains_parts", False))
+    timeout = timedelta(minutes=options.timeout_minutes)
+    return DDPStrategy(find_unused_parameters=getattr(method, "trains_parts", False), timeout=timeout)
+
+
+@contextlib.contextmanager
+def _sharing(fabric: Any, out: Path) -> Iterator[None]:
+    """Losses see the rows of all processes; what comes of a process that is gone says so."""
+    if fabric.world_size == 1:
+        yield
+        return
+    try:
+        with sharded("world", averaged=True):
+            yield
+    except RuntimeError as error:
+        text = str(error)
+        if not any(sign in text for sign in ("has died or did not answer", "onnection", "imed out", "imeout", "NCCL")):
+            raise
+        raise RuntimeError(
+            f"rank {fabric.global_rank} of {fabric.world_size}: another process has died or does not answer; the last "
+            f"checkpoint is in {out / 'checkpoint'}: start again with resume. {text.splitlines()[0]}"
+        ) from error
 
 
 @torch.no_grad()
@@ -385,22 +421,22 @@ def _spread(encoder: Encoder, view: torch.Tensor) -> float:
 
 
 class _DeferredInterrupt:
-    """Ctrl-C lets the step at hand finish, so that what is saved is whole; a second one does not wait."""
+    """Ctrl-C and SIGTERM let the step at hand finish, so that what is saved is whole; a second one does not wait."""
 
     def __init__(self) -> None:
-        self.requested = False
-        self._previous: Any = None
+        self.requested = 0  # the signal
+        self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGINT, self._handle)
+            self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
 
-    def _handle(self, *_: Any) -> None:
+    def _handle(self, number: int, _: Any) -> None:
         if self.requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self.requested = int(number)
 
     def restore(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
 
 def _has_checkpoint(out: Path) -> bool:
@@ -412,7 +448,7 @@ def _has_checkpoint(out: Path) -> bool:
 
 
 def _check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
-    for key in sorted(set(new) - {"accelerator", "checkpoint_minutes"}):
+    for key in sorted(set(new) - {"accelerator", "checkpoint_minutes", "devices", "timeout_minutes"}):
         before = old.get(key, getattr(Pretraining, key))  # an option that is newer than the checkpoint
         if before != new[key]:
             raise ValueError(

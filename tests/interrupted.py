@@ -1,0 +1,67 @@
+"""A short run that something happens to; run by test_interrupted, alone or as one of two processes.
+
+python tests/interrupted.py OUT nothing|resume|full-disk|kill:RANK|term:RANK DEVICES
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from fastssl.data import digits
+from fastssl.methods import SimCLR
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, pretrain
+from fastssl.train.loop import Progress
+
+ENCODER = {"name": "resnet", "size": 16, "width": 4}
+WHEN, SAVED = 7, 4
+
+
+def main() -> None:
+    out, what, devices = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    rank = int(os.environ.get("RANK", 0))
+    event, _, who = what.partition(":")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    model = SimCLR(build_encoder(ENCODER))
+    # A checkpoint after every step up to a point, so that the run has to go back.
+    options = Pretraining(epochs=2, batch_size=256, warmup_epochs=1, devices=devices, checkpoint_minutes=0.0)
+    count = 0
+    batch = type(model).views
+
+    def views(self: SimCLR, *arguments: object) -> list[torch.Tensor]:
+        nonlocal count
+        count += 1
+        if count == WHEN + 1 and rank == int(who or 0):  # the first call is the rehearsal
+            (out / "when").write_text(str(time.time()))
+            if event == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if event == "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            if event == "full-disk":
+                resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+        result: list[torch.Tensor] = batch(self, *arguments)  # type: ignore[arg-type]
+        return result
+
+    SimCLR.views = views  # type: ignore[assignment, method-assign]
+
+    def on_step(progress: Progress) -> None:
+        if event == "kill" and progress.step == SAVED:
+            options.checkpoint_minutes = 1e9
+
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        pretrain(model, digits(), options, out=out, encoder_options=ENCODER, resume=event == "resume", on_step=on_step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()

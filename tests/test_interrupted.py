@@ -1,0 +1,88 @@
+"""Runs that something happens to: a process killed, SIGTERM, a full disk. Resumed, the bits are the same."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastssl.train import load_checkpoint
+from tests.test_distributed import free_port
+
+SCRIPT = Path(__file__).with_name("interrupted.py")
+Done = list[tuple[int, str]]
+
+
+def run(out: Path, what: str, devices: int) -> Done:
+    """Exit codes and errors of all processes."""
+    port, processes = str(free_port()), []
+    for rank in range(devices):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if devices > 1:  # what torchrun sets
+            environment |= {
+                "TORCHELASTIC_RUN_ID": "test",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "GROUP_RANK": "0",
+                "WORLD_SIZE": str(devices),
+                "LOCAL_WORLD_SIZE": str(devices),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }
+        command = [sys.executable, str(SCRIPT), str(out), what, str(devices)]
+        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
+    return [(p.wait(timeout=200), p.stderr.read() if p.stderr else "") for p in processes]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(out)[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
+    """Runs that nothing happens to."""
+    outs = {devices: tmp_path_factory.mktemp(f"whole{devices}") for devices in (1, 2)}
+    for devices, out in outs.items():
+        assert [code for code, _ in run(out, "nothing", devices)] == [0] * devices
+    return outs
+
+
+@pytest.mark.parametrize(
+    ("what", "devices", "steps", "says"),
+    [
+        ("full-disk", 1, 6, "cannot be written"),
+        ("term:0", 1, 7, ""),
+        ("term:1", 2, 7, ""),
+        ("kill:1", 2, 3, "another process has died or does not answer; the last checkpoint is in"),
+    ],
+)
+def test_resumed_bit_for_bit(
+    tmp_path: Path, whole: dict[int, Path], what: str, devices: int, steps: int, says: str
+) -> None:
+    done = run(tmp_path, what, devices)
+    assert time.time() - float((tmp_path / "when").read_text()) < 15
+    if what.startswith("kill"):
+        assert done[1][0] == -9 and done[0][0] == 1
+    else:
+        assert [code for code, _ in done] == [143 if "term" in what else 1] * devices, done
+    assert says in done[0][1]
+    tensors, state = load_checkpoint(tmp_path)
+    assert state["step"] == steps and tensors
+    assert [code for code, _ in run(tmp_path, "resume", devices)] == [0] * devices
+    right, got = weights(whole[devices]), weights(tmp_path)
+    assert right.keys() == got.keys() and all(torch.equal(right[k], got[k]) for k in right)
+
+
+def test_resumed_with_another_number_of_processes(tmp_path: Path, whole: dict[int, Path]) -> None:
+    """The same data in the same order; batch norm sees other shares, so the weights are near, not the same."""
+    run(tmp_path, "term:1", 2)
+    assert run(tmp_path, "resume", 1)[0][0] == 0
+    state, right = load_checkpoint(tmp_path)[1], load_checkpoint(whole[2])[1]
+    assert state["step"] == right["step"] == len(state["history"])
+    assert state["history"][:7] == right["history"][:7]
+    torch.testing.assert_close(torch.tensor(state["history"]), torch.tensor(right["history"]), rtol=0.1, atol=0.1)
