@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from tests.test_compat import _package
+from tests.test_distributed import free_port
 
 
 def _lightly() -> Any:
@@ -84,3 +87,11 @@ def test_losses_are_open_clips(name: str, seed: int) -> None:
         _compare(F.clip_loss, lambda *a: ClipLoss()(*a), [x, y, scale])
     else:
         _compare(F.siglip_loss, lambda *a: SigLipLoss()(*a), [x, y, scale, bias])
+
+
+def test_open_clips_losses_in_two_processes() -> None:
+    """Local and global losses, all four exchanges of SigLIP: the same loss and gradients with the patch."""
+    _package("open_clip")  # or skip
+    command = [sys.executable, "-m", "tests.open_clip_processes", str(free_port())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,4 +1,8 @@
-"""open_clip: ClipLoss (CoCa's contrastive part with it) and SigLipLoss, in one process."""
+"""open_clip: ClipLoss (CoCa's contrastive part with it) and SigLipLoss, in one process and in several.
+
+In several a process's features get the gradient of the sum of all processes' losses, as open_clip's gathering with
+gradients gives it; the average that DDP takes of the weights' gradients is then right.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
+from torch import distributed as dist
 
 import fastssl.functional as F
 from fastssl.compat import NotFused, require_matrices
+from fastssl.distributed import sharded
 
 FAMILY = {"ClipLoss": ("CoCaLoss",)}
 
@@ -21,7 +27,11 @@ def targets() -> list[tuple[type, str, Callable[..., Any]]]:
 
 def _check(loss: Any, image: Tensor, text: Tensor) -> None:
     if loss.world_size > 1:
-        raise NotFused("several processes")
+        here = dist.is_initialized() and (loss.rank, loss.world_size) == (dist.get_rank(), dist.get_world_size())
+        if loss.use_horovod or not here:
+            raise NotFused("processes that are not those of torch.distributed")
+        if not getattr(loss, "gather_with_grad", True):
+            raise NotFused("features of other processes without gradient")
     require_matrices(image, text)
     if image.shape != text.shape or image.dtype != text.dtype or len(image) == 0:
         raise NotFused("shapes or dtypes that differ, or no rows")
@@ -36,7 +46,14 @@ def _clip(
     output_dict: bool = False,
 ) -> Any:
     _check(loss, image_features, text_features)
-    total = F.clip_loss(image_features, text_features, _value(logit_scale), _value(logit_bias))
+    call = image_features, text_features, _value(logit_scale), _value(logit_bias)
+    if loss.world_size == 1:
+        total = F.clip_loss(*call)
+    elif loss.local_loss:  # the mean over this process's rows
+        total = F.clip_loss(*call, reduction="none", group="world").mean()
+    else:  # the same mean on every process
+        with sharded("world", averaged=True):
+            total = F.clip_loss(*call)
     return {"contrastive_loss": total} if output_dict else total
 
 
@@ -50,7 +67,11 @@ def _siglip(
 ) -> Any:
     _check(loss, image_features, text_features)
     bias = 0.0 if logit_bias is None else _value(logit_bias)
-    total = F.siglip_loss(image_features, text_features, _value(logit_scale), bias)
+    call = image_features, text_features, _value(logit_scale), bias
+    if loss.world_size == 1:
+        total = F.siglip_loss(*call)
+    else:  # this process's images with all texts, however they are exchanged
+        total = F.siglip_loss(*call, reduction="none", group="world").mean()
     return {"contrastive_loss": total} if output_dict else total
 
 
