@@ -1,6 +1,6 @@
 """A short run that something happens to; run by test_interrupted, alone or as one of two processes.
 
-python tests/interrupted.py OUT nothing|resume|full-disk|kill:RANK|term:RANK DEVICES
+python tests/interrupted.py OUT nothing|resume|full-disk|kill:RANK|term:RANK DEVICES STRATEGY
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def main() -> None:
     model = SimCLR(build_encoder(ENCODER))
     # A checkpoint after every step up to a point, so that the run has to go back.
     options = Pretraining(epochs=2, batch_size=256, warmup_epochs=1, devices=devices, checkpoint_minutes=0.0)
+    options.strategy = sys.argv[4]
     count = 0
     batch = type(model).views
 

@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).with_name("interrupted.py")
 Done = list[tuple[int, str]]
 
 
-def run(out: Path, what: str, devices: int) -> Done:
+def run(out: Path, what: str, devices: int, strategy: str = "ddp") -> Done:
     """Exit codes and errors of all processes."""
     port, processes = str(free_port()), []
     for rank in range(devices):
@@ -34,7 +34,7 @@ def run(out: Path, what: str, devices: int) -> Done:
                 "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": port,
             }
-        command = [sys.executable, str(SCRIPT), str(out), what, str(devices)]
+        command = [sys.executable, str(SCRIPT), str(out), what, str(devices), strategy]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
     return [(p.wait(timeout=200), p.stderr.read() if p.stderr else "") for p in processes]
 
@@ -76,6 +76,14 @@ def test_resumed_bit_for_bit(
     assert [code for code, _ in run(tmp_path, "resume", devices)] == [0] * devices
     right, got = weights(whole[devices]), weights(tmp_path)
     assert right.keys() == got.keys() and all(torch.equal(right[k], got[k]) for k in right)
+
+
+def test_parts_of_parameters_resume_bit_for_bit(tmp_path: Path) -> None:
+    assert [code for code, _ in run(tmp_path / "whole", "nothing", 2, "fsdp")] == [0, 0]
+    assert [code for code, _ in run(tmp_path / "cut", "term:1", 2, "fsdp")] == [143, 143]
+    assert [code for code, _ in run(tmp_path / "cut", "resume", 2, "fsdp")] == [0, 0]
+    right, got = weights(tmp_path / "whole"), weights(tmp_path / "cut")
+    assert right.keys() == got.keys() and all(torch.equal(right[k], got[k]) for k in right if "running" not in k)
 
 
 def test_resumed_with_another_number_of_processes(tmp_path: Path, whole: dict[int, Path]) -> None:

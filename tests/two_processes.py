@@ -1,6 +1,6 @@
 """Run by torchrun with two processes: every method takes two epochs under DDP and says what came of it.
 
-torchrun --nproc-per-node 2 tests/two_processes.py OUT METHOD[:CHUNK]...
+torchrun --nproc-per-node 2 tests/two_processes.py OUT METHOD[:CHUNK][@STRATEGY]...
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ def main() -> None:
     data.labels = np.arange(64) % 6
     results = {}
     for run in names:
-        name, _, chunk = run.partition(":")
+        name, _, strategy = run.partition("@")
+        name, _, chunk = name.partition(":")
         options = encoder_for(name, None, 32, 4)
         method = build_method(name, options, data, 0)
         if method.studies:
             method.clusters = 6
         before = [p.detach().clone() for p in method.encoder.parameters()]
-        settings = Pretraining(epochs=2, batch_size=32, warmup_epochs=1, devices=2, chunk=int(chunk) if chunk else None)
+        settings = Pretraining(epochs=2, batch_size=32, warmup_epochs=1, devices=2)
+        settings.chunk, settings.strategy = int(chunk) if chunk else None, strategy or "ddp"
         pretrain(method, data, settings, out=out / run, encoder_options=options)
         weights = torch.cat([p.detach().flatten() for p in method.parameters()])
         other = [torch.empty_like(weights) for _ in range(2)]

@@ -93,6 +93,7 @@ def pretrain(
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "cpu",
     devices: Annotated[int, typer.Option(help="Processes; pair losses see the rows of all.")] = 1,
+    strategy: Annotated[str, typer.Option(help="Of several processes: ddp, or fsdp to shard parameters too.")] = "ddp",
     chunk: Annotated[
         str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
     ] = None,
@@ -117,6 +118,7 @@ def pretrain(
         precision=precision,
         accelerator=accelerator,
         devices=devices,
+        strategy=strategy,
         chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
     )
     model = build_method(method, encoder_options, images, seed, temperature=temperature, spatial=spatial)

@@ -28,7 +28,7 @@ def targets() -> list[tuple[type, str, Callable[..., Any]]]:
 def _check(loss: Any, image: Tensor, text: Tensor) -> None:
     if loss.world_size > 1:
         here = dist.is_initialized() and (loss.rank, loss.world_size) == (dist.get_rank(), dist.get_world_size())
-        if loss.use_horovod or not here:
+        if getattr(loss, "use_horovod", False) or not here:
             raise NotFused("processes that are not those of torch.distributed")
         if not getattr(loss, "gather_with_grad", True):
             raise NotFused("features of other processes without gradient")

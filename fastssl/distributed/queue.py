@@ -31,7 +31,7 @@ class EmbeddingQueue(nn.Module):
         >>> import torch
         >>> from fastssl.distributed import EmbeddingQueue
         >>> queue = EmbeddingQueue(1024, 16, labelled=True, begin="empty", dtype=torch.bfloat16)
-        >>> queue.push(torch.randn(8, 16), torch.arange(8))
+        >>> first = queue.push(torch.randn(8, 16), torch.arange(8))
         >>> [t.shape[0] for t in queue.filled()]
         [8, 8]
 

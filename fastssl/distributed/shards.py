@@ -168,7 +168,7 @@ class _Scaled(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: torch.Tensor, factor: int) -> torch.Tensor:
         ctx.factor = factor
-        return value.view_as(value)
+        return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, None]:

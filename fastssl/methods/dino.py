@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, DINOAugment, Views
+from fastssl.distributed import all_rows
 from fastssl.methods.base import Method
 from fastssl.models import DINOHead, Encoder, TargetNetwork
 
@@ -68,7 +69,7 @@ class DINO(Method):
             teacher_temperature=self.teacher_temperature,
         )
         if self.training:
-            self.center.lerp_(teacher.mean((0, 1)), 1 - self.center_momentum)
+            self.center.lerp_(all_rows(teacher.mean(0)).mean(0), 1 - self.center_momentum)
         return loss
 
     def after_step(self, progress: float) -> None:

@@ -16,23 +16,26 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.methods import Method, get
 from fastssl.models import Encoder, build_encoder
+from fastssl.train.shards import part_like, whole
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {f"model.{k}": v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": whole(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = value.detach().cpu().contiguous()
+                tensors[f"optimizer.{index}.{key}"] = whole(value.detach()).cpu().contiguous()
             else:
                 scalars[f"{index}.{key}"] = value
     return {k: v.clone() for k, v in tensors.items()}, scalars
 
 
-def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, write: bool = True
+) -> None:
     """Writes a checkpoint folder; a reader sees the old one or the new one, never half of one.
 
     Args:
@@ -40,15 +43,18 @@ def save_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimiz
         model: all its parameters and buffers are stored.
         optimizer: its state is stored.
         state: JSON values: what the model is, where training stands.
+        write: False: only give one's parts of sharded parameters to the process that writes.
 
     Raises:
         OSError: it cannot be written (a full disk); what was there is as it was.
     """
+    tensors, scalars = _flatten(model, optimizer)
+    if not write:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
-    tensors, scalars = _flatten(model, optimizer)
     try:
         fresh.mkdir()
         save_file(tensors, fresh / TENSORS)
@@ -87,17 +93,20 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
 
 
-def restore(
-    model: nn.Module, optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], state: dict[str, Any]
-) -> None:
-    """Puts a checkpoint back into a model and its optimiser."""
+def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """Puts a checkpoint back into a model."""
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Puts a checkpoint back into an optimiser, of whole parameters or of parts of them."""
     current = optimizer.state_dict()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     restored: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            restored.setdefault(int(index), {})[name] = value
+            restored.setdefault(int(index), {})[name] = part_like(value, parameters[int(index)])
     for key, scalar in state["optimizer_scalars"].items():
         index, name = key.split(".", 1)
         restored.setdefault(int(index), {})[name] = scalar

@@ -27,8 +27,10 @@ from fastssl.evaluate.measures import feature_spread
 from fastssl.methods import Method, name_of
 from fastssl.models import Encoder
 from fastssl.train.cached import cached_step
-from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, save_checkpoint
+from fastssl.train.checkpoint import find_checkpoint, load_checkpoint, restore, restore_optimizer, save_checkpoint
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
+from fastssl.train.shards import average_scalars, is_sharded, unsharded_parameters
+from fastssl.train.shards import strategy as fsdp_strategy
 
 CHECK_STEPS = 20  # between looks at the features
 COLLAPSED = 1e-3  # a spread of features below it, three times in a row, ends the run
@@ -51,6 +53,8 @@ class Pretraining:
         accelerator: of Lightning Fabric: "auto", "cpu", "cuda", ...
         devices: processes, which share a batch: pair losses see all of it, batch norm a process's share
             (:func:`fastssl.distributed.sharded`).
+        strategy: of several processes: "ddp": each has the whole network; "fsdp": each has a part of every parameter
+            and of the optimiser's state (FSDP2).
         chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
             as many as keep their activations in the memory budget; None: all.
         checkpoint_minutes: time between checkpoints.
@@ -68,6 +72,7 @@ class Pretraining:
     precision: str = "32-true"
     accelerator: str = "cpu"
     devices: int = 1
+    strategy: str = "ddp"
     chunk: int | str | None = None
     checkpoint_minutes: float = 2
     timeout_minutes: float = 10
@@ -83,6 +88,8 @@ class Pretraining:
             raise ValueError(f"chunk: expected an integer >= 1, 'auto' or None, got {self.chunk!r}")
         if self.chunk is not None and self.precision.startswith("16"):
             raise ValueError(f"chunk: expected a precision without loss scaling, got {self.precision!r}")
+        if self.strategy not in ("ddp", "fsdp"):
+            raise ValueError(f"strategy: expected 'ddp' or 'fsdp', got {self.strategy!r}")
         if self.lr <= 0:
             raise ValueError(f"lr: expected a rate > 0, got {self.lr}")
         if self.minutes is not None and self.minutes <= 0:
@@ -167,7 +174,7 @@ def pretrain(
     if len(data) < 2 * options.devices:
         raise ValueError(f"data: expected at least {2 * options.devices} images, got {len(data)}")
     batch = min(options.batch_size, len(data))
-    out = Path(out)
+    out, name = Path(out), name_of(method)
     _rehearse(method, data)
     fabric = Fabric(
         accelerator=options.accelerator,
@@ -177,16 +184,21 @@ def pretrain(
     )
     if options.devices > 1:
         fabric.launch()
-    optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
     step, history, spent, epochs = 0, [], 0.0, options.epochs if options.minutes is None else None
-    if resume and _has_checkpoint(out):
-        tensors, state = load_checkpoint(out)
+    resumed = load_checkpoint(out) if resume and _has_checkpoint(out) else None
+    if resumed is not None:
+        state = resumed[1]
         _check_same_run(state["options"], asdict(options))
-        restore(method, optimizer, tensors, state)
+        restore(method, resumed[0])
         step, history, spent, epochs = state["step"], state["history"], state["seconds"], state["epochs"]
     if options.chunk is not None and type(method).represent is Method.represent:  # type: ignore[attr-defined]
-        raise ValueError(f"chunk: {name_of(method)} compares more than rows: it needs whole batches")
-    model, optimizer = fabric.setup(method, optimizer)
+        raise ValueError(f"chunk: {name} compares more than rows: it needs whole batches")
+    model = fabric.setup_module(method)  # may give the method other parameters: parts of them
+    optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
+    if resumed is not None:
+        restore_optimizer(optimizer, *resumed)
+    sharded_method = is_sharded(method.parameters())
+    optimizer = fabric.setup_optimizers(optimizer)  # type: ignore[assignment]
     if options.chunk is not None:
         model.mark_forward_method("represent")
     model.train()
@@ -197,11 +209,11 @@ def pretrain(
     writer = SummaryWriter(out / "logs", purge_step=step or None) if fabric.is_global_zero else None
     started, saved, paused_at = time.perf_counter() - spent, time.perf_counter(), step
 
-    def save(name: str = "checkpoint") -> None:
-        if fabric.is_global_zero:
+    def save(folder: str = "checkpoint") -> None:
+        if fabric.is_global_zero or sharded_method:  # the parts of all processes come together
             state = {
                 "format": 1,
-                "method": name_of(method),
+                "method": name,
                 "encoder": encoder_options,
                 "method_options": method_options or {},
                 "data": data.name,
@@ -211,7 +223,7 @@ def pretrain(
                 "history": history,
                 "seconds": time.perf_counter() - started,
             }
-            save_checkpoint(out / name, method, optimizer, state)
+            save_checkpoint(out / folder, method, optimizer, state, write=fabric.is_global_zero)
 
     encoder = getattr(method, "encoder", None)
     order: np.ndarray | None = None
@@ -225,7 +237,9 @@ def pretrain(
             between_steps = False
             epoch, position = divmod(step, steps_per_epoch)
             if studies and position == 0:
-                method.study(_describe(method, data, batch), epoch, options.seed)  # type: ignore[operator]
+                with unsharded_parameters(method):
+                    described = _describe(method, data, batch)
+                method.study(described, epoch, options.seed)  # type: ignore[operator]
             if order is None or position == 0:
                 order = _order(method, len(data), options.seed, epoch)
             indices = order[position * batch : (position + 1) * batch]
@@ -254,6 +268,8 @@ def pretrain(
             with _sharing(fabric, out):
                 if options.chunk is None:
                     fabric.backward(loss)
+                if sharded_method:
+                    average_scalars(method)
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
                 if after_step is not None:
@@ -282,7 +298,8 @@ def pretrain(
                 left = (total - step) * float(np.median(measured[-20:]))
                 on_step(Progress(step, total, epoch, epochs or 0, value, options.lr * factor, rate, left, history))
             if isinstance(encoder, Encoder) and step % CHECK_STEPS == 0:
-                spread = _spread(encoder, views[0])
+                with unsharded_parameters(method):
+                    spread = _spread(encoder, views[0])
                 if writer is not None:
                     writer.add_scalar("feature_spread", spread, step)
                 collapsed = collapsed + 1 if spread < COLLAPSED else 0
@@ -309,6 +326,8 @@ def pretrain(
             out.mkdir(parents=True, exist_ok=True)
             (out / "history.json.tmp").write_text(json.dumps(history))
             (out / "history.json.tmp").rename(out / "history.json")
+    if sharded_method:
+        method.unshard()  # type: ignore[operator]
     return method
 
 
@@ -348,7 +367,7 @@ class _Rows(nn.Module):
 
 def _cached(fabric: Any, model: Any, method: Any, views: list[Any], labels: Any, chunk: int | str) -> torch.Tensor:
     """Loss and gradients chunk by chunk; several processes average their gradients once, at the end."""
-    several = fabric.world_size > 1
+    several = fabric.world_size > 1 and not is_sharded(method.parameters())  # FSDP has its own synchronisation
     with fabric.no_backward_sync(model) if several else contextlib.nullcontext(), fabric.autocast():
         loss = cached_step(
             _Rows(method, model.represent), views, lambda *z: method.objective(*z, labels=labels), chunk=chunk
@@ -364,6 +383,8 @@ def _cached(fabric: Any, model: Any, method: Any, views: list[Any], labels: Any,
 def _strategy(method: nn.Module, options: Pretraining) -> Any:
     from lightning_fabric.strategies import DDPStrategy
 
+    if options.strategy == "fsdp":
+        return fsdp_strategy(options.devices)
     timeout = timedelta(minutes=options.timeout_minutes)
     return DDPStrategy(find_unused_parameters=getattr(method, "trains_parts", False), timeout=timeout)
 
@@ -448,7 +469,7 @@ def _has_checkpoint(out: Path) -> bool:
 
 
 def _check_same_run(old: dict[str, Any], new: dict[str, Any]) -> None:
-    for key in sorted(set(new) - {"accelerator", "checkpoint_minutes", "devices", "timeout_minutes"}):
+    for key in sorted(set(new) - {"accelerator", "checkpoint_minutes", "devices", "strategy", "timeout_minutes"}):
         before = old.get(key, getattr(Pretraining, key))  # an option that is newer than the checkpoint
         if before != new[key]:
             raise ValueError(
