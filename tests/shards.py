@@ -21,7 +21,7 @@ from torch import Tensor
 import fastssl
 import fastssl.functional as F
 import fastssl.losses
-from fastssl.distributed import sharded
+from fastssl.distributed import EmbeddingQueue, sharded
 
 WORLD = 8
 # How N = 41 rows lie over a world, and 26 of a memory: uneven, with processes that have none.
@@ -41,6 +41,10 @@ def labels(n: int, classes: int = 7) -> Tensor:
 
 def term(s: Tensor, pairs: Any) -> Tensor:
     return torch.where(pairs.positive, 1 - s, torch.where(pairs.negative, s.clamp(min=0) ** 2, 0 * s))
+
+
+def warm(s: Tensor, pairs: Any, t: Tensor) -> Tensor:
+    return torch.where(pairs.positive, s, torch.exp(-s / t)).sum(1)
 
 
 # What each takes: x, y: 41 rows; m: 26 rows; c, k: labels of 41 and 26; p, t, s: tensors that every process has.
@@ -103,6 +107,12 @@ CASES: dict[str, Case] = {
         lambda x, p, c, **o: F.negative_sampling(x, p, c, torch.stack([c, (c + 1) % 7], 1), **o),
         "xpc",
     ),
+    "barlow_twins": (lambda x, y, schedule="", **o: F.barlow_twins(x, y, **o), "xy"),
+    "vicreg": (lambda x, y, schedule="", **o: F.vicreg(x, y, **o), "xy"),
+    "pair_loss, parameter": (
+        lambda x, y, t, **o: F.pair_loss(x, y, term=warm, parameters=(t,), score="euclidean", reduction="none", **o),
+        "xyt",
+    ),
     "pair_loss": (lambda x, c, **o: F.pair_loss(x, term=term, labels=c, **o), "xc"),
 }
 ROWS, MEMORY = "xycuvi", "mk"
@@ -163,7 +173,11 @@ def check(
             if letter in every:
                 mine[letter] = every[letter][first : first + counts[rank]]
     if backend is not None:
-        call = functools.partial(call, backend=backend) if name not in ("alignment", "nce") else call
+        call = (
+            functools.partial(call, backend=backend)
+            if name not in ("alignment", "nce", "barlow_twins", "vicreg")
+            else call
+        )
     whole, grads = run(call, names, every)
     if whole.dim():  # two views: first all first ones here, but all of a process there; a mean says as much
         whole, grads = run(lambda *a, **o: call(*a, **o).sum(), names, every)
@@ -260,6 +274,20 @@ def engines(group: Any) -> list[list[Any]]:
         fastssl.losses.NTXentLoss()(*embed(network()))
     same("compile, within", summed(net))
 
+    with sharded(group):
+        queue = EmbeddingQueue(60, 12, labelled=True, normalize=False, begin="empty")
+        first_place = queue.push(x[mine], labels(41)[mine])
+        kept, ids = queue.filled()
+        assigned = F.sinkhorn(x[mine])
+        memory = fastssl.losses.CrossBatchMemory(fastssl.losses.ContrastiveLoss(), 12, 120)
+        one = memory(x[mine], labels(41)[mine]) + memory(y[mine], labels(41)[mine])
+    memory = fastssl.losses.CrossBatchMemory(fastssl.losses.ContrastiveLoss(), 12, 120)
+    other = memory(x, labels(41)) + memory(y, labels(41))
+    if not torch.equal(kept, x) or not torch.equal(ids, labels(41)) or first_place != first:
+        wrong.append(["queue", rank, first_place])
+    if distance(assigned, F.sinkhorn(x)[mine]) > 1e-6 or distance(one, other) > 2e-6:
+        wrong.append(["sinkhorn, memory", rank, float(one), float(other)])
+
     def expect(text: str, call: Callable[[], Any]) -> None:
         try:
             call()
@@ -273,7 +301,6 @@ def engines(group: Any) -> list[list[Any]]:
     width = 12 - rank
     expect(": expected the same features", lambda: F.contrastive(x[:, :width], labels(41), group=group))
     expect("schedule: expected one of", lambda: F.nt_xent(x, y, group=group, schedule="star"))
-    expect("schedule: a term of your own", lambda: F.pair_loss(x, term=term, group=group, schedule="ring"))
     expect("group: expected 'world'", lambda: F.nt_xent(x, y, group="all"))
     expect("group: expected 'world'", lambda: F.nt_xent(x, y, group=3))
     pairs = (torch.tensor([0]),) * 4
@@ -301,8 +328,6 @@ def worker(rank: int, port: int, out: str) -> None:
         for name in CASES:
             for dtype in LIMIT:
                 for schedule in ("all_gather", "ring"):
-                    if name == "pair_loss" and schedule == "ring":
-                        continue
                     # No tile is kept, strips are as low as they can be.
                     fastssl.set_memory_budget(1 if schedule == "ring" else budget)
                     try:

@@ -44,7 +44,9 @@ def test_modules_are_documented(name: str) -> None:
     assert "fastssl.functional" in text and "Example:" in text
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md"]
+)
 def test_examples_of_pages_run(page: str) -> None:
     text = (Path(__file__).parent.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)

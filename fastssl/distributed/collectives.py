@@ -24,9 +24,13 @@ def replicate(shards: Shards, values: Tensor, counts: Sequence[int]) -> Tensor:
     return result
 
 
-def total(shards: Shards, value: Tensor) -> Tensor:
-    """The sum over processes, in the order of ranks; its gradient is the same for each."""
-    result: Tensor = _Total.apply(shards, value)
+def total(shards: Shards, value: Tensor, *, by_rows: bool = False) -> Tensor:
+    """The sum over processes, in the order of ranks.
+
+    Where every process goes on with it alike its gradient is the same for each; ``by_rows``: each goes on with its own
+    rows, and the gradient is the sum of theirs.
+    """
+    result: Tensor = _Total.apply(shards, by_rows, value)
     return result
 
 
@@ -70,18 +74,23 @@ class _Replicate(torch.autograd.Function):
 
 class _Total(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, shards: Shards, value: Tensor) -> Tensor:
-        if value.numel() <= 1024:
-            return gather(shards, value[None], [1] * shards.size).sum(0)
-        # Each process adds one part of it, then all get all parts: twice the bytes of one, however many processes.
-        flat = value.flatten()
-        part = -(-len(flat) // shards.size)
-        counts = [max(0, min(part, len(flat) - r * part)) for r in range(shards.size)]
-        return gather(shards, scatter_sum(shards, flat, counts), counts).reshape(value.shape)
+    def forward(ctx: Any, shards: Shards, by_rows: bool, value: Tensor) -> Tensor:
+        ctx.shards, ctx.by_rows = shards, by_rows
+        return _sum(shards, value)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
+        return None, None, _sum(ctx.shards, grad) if ctx.by_rows else grad
+
+
+def _sum(shards: Shards, value: Tensor) -> Tensor:
+    if value.numel() <= 1024:
+        return gather(shards, value[None], [1] * shards.size).sum(0)
+    # Each process adds one part of it, then all get all parts: twice the bytes of one, however many processes.
+    flat = value.flatten()
+    part = -(-len(flat) // shards.size)
+    counts = [max(0, min(part, len(flat) - r * part)) for r in range(shards.size)]
+    return gather(shards, scatter_sum(shards, flat, counts), counts).reshape(value.shape)
 
 
 class _SumByKey(torch.autograd.Function):

@@ -6,7 +6,7 @@ in it; the backward pass does so twice, once for the scores and once for the gra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -81,134 +81,144 @@ def row_loss(
             ROW_LOSS, backend, x.device, loss, x, y.gathered, relation, values, metric, normalize, row_value
         )
         return result
+    places = [k for k, v in enumerate(values) if isinstance(v, Tensor)]
+
+    def consume(scores: Tensor, part: slice, value: Tensor | None, *given: Tensor) -> Tensor:
+        filled = list(values)
+        for k, v in zip(places, given):
+            filled[k] = v
+        offset, ids = relation.self_offset, relation.x_ids
+        if offset >= 0:
+            offset = (offset + part.start) % max(1, y.total)
+        some = replace(relation, self_offset=offset, x_ids=None if ids is None else ids[part])
+        if value is not None and loss != RowLoss.lifted:  # lifted structure's are those of columns
+            value = value[part]
+        call = loss, scores, None, some, filled, Metric.given, False, value
+        result: Tensor = dispatch(ROW_LOSS, backend, x.device, *call)
+        return result
+
+    return travelling(consume, x, y, metric, normalize, backend, row_value, *(values[k] for k in places))
+
+
+def travelling(
+    consume: Callable[..., Tensor],
+    x: Tensor,
+    y: Columns,
+    metric: Metric,
+    normalize: bool,
+    backend: str | None,
+    *tensors: Any,
+    matrices: int = 4,
+) -> Tensor:
+    """What ``consume`` makes of this process's rows of scores, strip by strip, while blocks of columns go around.
+
+    Args:
+        consume: (scores [rows, M], which of the own rows, *tensors) -> [rows, ...], differentiable.
+        x: [N, D], this process's rows.
+        y: the columns, not gathered.
+        metric: of the scores.
+        normalize: divide rows by their length first.
+        backend: of the scores.
+        tensors: what ``consume`` takes besides, or None; gradients are theirs too.
+        matrices: of a strip's size that are held at once, about.
+    """
     if torch.is_autocast_enabled(x.device.type):
         x, y = x.float(), replace(y, own=y.own.float())
-    parameters = [v for v in values if isinstance(v, Tensor)]
-    result = _Travelling.apply(loss, y, relation, values, metric, normalize, backend, x, y.own, row_value, *parameters)
+    how = _How(consume, replace(y, own=y.own.detach()), metric, normalize, backend, matrices)
+    result: Tensor = _Travelling.apply(how, x, y.own, *tensors)
     return result
 
 
+@dataclass(frozen=True)
+class _How:
+    consume: Callable[..., Tensor]
+    y: Columns
+    metric: Metric
+    normalize: bool
+    backend: str | None
+    matrices: int
+
+    def scores(self, x: Tensor, y: Tensor) -> Tensor:
+        result: Tensor = dispatch(PAIRWISE, self.backend, x.device, x, y, self.metric, self.normalize)
+        return result
+
+    def strips(self, x: Tensor) -> list[slice]:
+        """As many rows at a time as the budget has place for; as often on every process."""
+        y, size = self.y, 8 if x.dtype == torch.float64 else 4
+        height = max(32, get_memory_budget() // max(1, self.matrices * y.total * size) // 32 * 32)
+        longest = max(int(t) for t in gather(y.shards, torch.tensor([len(x)], device=x.device), [1] * y.shards.size))
+        return [slice(min(k, len(x)), min(k + height, len(x))) for k in range(0, max(longest, 1), height)]
+
+    @torch.no_grad()
+    def rows(self, some: Tensor) -> Tensor:
+        """Some of the own rows against all columns."""
+        y = self.y
+        blocks: list[Tensor] = [some.new_empty(0)] * y.shards.size
+        blocks[y.shards.rank] = self.scores(some, y.own)
+
+        def visit(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
+            blocks[block.peer] = self.scores(some, theirs)
+            return ()
+
+        for _ in tour(y.shards, circle, y.counts, (y.own,), visit, ring=True):
+            pass
+        return torch.cat(blocks, 1)
+
+    def push(self, slope: Tensor, some: Tensor, grad_x: Tensor, grad_y: Tensor) -> None:
+        """The gradient of a strip's scores: to the own rows at once, to the others' as blocks go around."""
+        y = self.y
+        firsts = [sum(y.counts[:r]) for r in range(len(y.counts))]
+
+        def block_of(theirs: Tensor, rank: int) -> Tensor:
+            with torch.enable_grad():
+                a, b = some.detach().requires_grad_(), theirs.detach().requires_grad_()
+                part = slope[:, firsts[rank] : firsts[rank] + len(theirs)]
+                to_a, to_b = torch.autograd.grad(self.scores(a, b), (a, b), part)
+            grad_x.add_(to_a)
+            return to_b.to(grad_y.dtype)
+
+        def visit(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
+            return (block_of(theirs, block.peer),)
+
+        grad_y.add_(block_of(y.own, y.shards.rank))
+        for mine, (back,) in tour(y.shards, circle, y.counts, (y.own,), visit, ring=True):
+            grad_y[mine] += back
+
+
 class _Travelling(torch.autograd.Function):
-    """A row loss strip by strip: nothing of a strip is kept but what it gives for its rows."""
+    """Nothing of a strip is kept but what it gives for its rows."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        loss: RowLoss,
-        y: Columns,
-        relation: Relation,
-        values: list[float | Tensor],
-        metric: Metric,
-        normalize: bool,
-        backend: str | None,
-        x: Tensor,
-        own: Tensor,
-        row_value: Tensor | None,
-        *parameters: Tensor,
-    ) -> Tensor:
-        ctx.save_for_backward(x, own, row_value, *parameters)
-        ctx.call = loss, replace(y, own=own.detach(), gathered=None), relation, values, metric, normalize, backend
-        return torch.cat([_strip(ctx.call, x, own, part, row_value, parameters)[0] for part in _strips(y, x)])
+    def forward(ctx: Any, how: _How, x: Tensor, own: Tensor, *tensors: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, own, *tensors)
+        ctx.how = how
+        return torch.cat([how.consume(how.rows(x[part]), part, *tensors) for part in how.strips(x)])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, own, row_value, *parameters = ctx.saved_tensors
-        _, y, _, _, metric, normalize, backend = ctx.call
-        wanted = ctx.needs_input_grad[7:]
-        grad_x, grad_own = zeros_for(x), zeros_for(own)
-        sums: list[Tensor | None] = [
-            torch.zeros_like(t) if t is not None and w else None for t, w in zip((row_value, *parameters), wanted[2:])
-        ]
-        for part in _strips(y, x):
+        x, own, *tensors = ctx.saved_tensors
+        how, wanted = ctx.how, ctx.needs_input_grad[3:]
+        grad_x, grad_y = zeros_for(x), zeros_for(own)
+        sums = [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted)]
+        for part in how.strips(x):
+            scores = how.rows(x[part]).requires_grad_()
+            given = [t if t is None else t.detach().requires_grad_(w) for t, w in zip(tensors, wanted)]
+            asked = [scores, *(t for t, w in zip(given, wanted) if w)]
             with torch.enable_grad():
-                value = row_value if row_value is None else row_value.detach().requires_grad_(wanted[2])
-                given = [p.detach().requires_grad_(w) for p, w in zip(parameters, wanted[3:])]
-                out, scores = _strip(ctx.call, x, own, part, value, given)
-                asked = [scores, *(t for t in (value, *given) if t is not None and t.requires_grad)]
-                found = iter(torch.autograd.grad(out, asked, grad[part], allow_unused=True))
+                out = how.consume(scores, part, *given)
+                if not out.requires_grad:
+                    out = out + 0 * scores.sum()
+                found = iter(torch.autograd.grad(out, asked, grad[part].to(out.dtype), allow_unused=True))
             slope = next(found)
-            for k, t in enumerate((value, *given)):
-                if t is not None and t.requires_grad:
-                    g, total = next(found), sums[k]
-                    if g is not None and total is not None:
-                        total += g
-            some = x[part]
-
-            def push(
-                theirs: Tensor, first: int, some: Tensor = some, slope: Tensor = slope, part: slice = part
-            ) -> Tensor:
-                """The gradient of a block of the strip: to own rows at once, to the others' as a result."""
-                with torch.enable_grad():
-                    a, b = some.detach().requires_grad_(), theirs.detach().requires_grad_()
-                    s = dispatch(PAIRWISE, backend, a.device, a, b, metric, normalize)
-                    to_a, to_b = torch.autograd.grad(s, (a, b), slope[:, first : first + len(theirs)])
-                grad_x[part] += to_a
-                return to_b.to(grad_own.dtype)
-
-            grad_own.add_(push(own, y.first))
-            firsts = [sum(y.counts[:r]) for r in range(len(y.counts))]
-
-            def visit(block: Block, theirs: Tensor, push: Any = push, firsts: list[int] = firsts) -> tuple[Tensor, ...]:
-                return (push(theirs, firsts[block.peer]),)
-
-            for mine, (back,) in tour(y.shards, circle, y.counts, (own,), visit, ring=True):
-                grad_own[mine] += back
-        return (
-            *(None,) * 7,
-            grad_x.to(x.dtype) if wanted[0] else None,
-            grad_own.to(own.dtype) if wanted[1] else None,
-            *sums,
-        )
-
-
-def _strips(y: Columns, x: Tensor) -> list[slice]:
-    """As many rows at a time as the budget has place for scores and their gradient; as often on every process."""
-    size = 8 if x.dtype == torch.float64 else 4
-    height = max(32, get_memory_budget() // max(1, 4 * y.total * size) // 32 * 32)
-    longest = max(int(t) for t in gather(y.shards, torch.tensor([len(x)], device=x.device), [1] * y.shards.size))
-    return [slice(min(k, len(x)), min(k + height, len(x))) for k in range(0, max(longest, 1), height)]
-
-
-def _strip(
-    call: Any, x: Tensor, own: Tensor, part: slice, row_value: Tensor | None, parameters: Sequence[Tensor]
-) -> tuple[Tensor, Tensor]:
-    """What the loss gives for some of the own rows, and their scores: a leaf of its graph."""
-    loss, y, relation, values, metric, normalize, backend = call
-    some = x[part]
-    blocks: list[Tensor | None] = [None] * y.shards.size
-    with torch.no_grad():
-        blocks[y.shards.rank] = dispatch(PAIRWISE, backend, x.device, some, own, metric, normalize)
-
-        def visit(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
-            blocks[block.peer] = dispatch(PAIRWISE, backend, x.device, some, theirs, metric, normalize)
-            return ()
-
-        for _ in tour(y.shards, circle, y.counts, (own,), visit, ring=True):
-            pass
-        scores = torch.cat([b for b in blocks if b is not None], 1)
-        blocks.clear()
-    scores.requires_grad_(torch.is_grad_enabled())
-    left = iter(parameters)
-    given = [next(left) if isinstance(v, Tensor) else v for v in values]
-    if relation.self_offset >= 0:
-        relation = replace(relation, self_offset=(relation.self_offset + part.start) % max(1, y.total))
-    relation = replace(relation, x_ids=relation.x_ids[part])
-    by_row = row_value is not None and loss != RowLoss.lifted
-    out = dispatch(
-        ROW_LOSS,
-        backend,
-        x.device,
-        loss,
-        scores,
-        None,
-        relation,
-        given,
-        Metric.given,
-        False,
-        row_value[part] if by_row and row_value is not None else row_value,
-    )
-    return out, scores
+            for total in sums:
+                g = next(found) if total is not None else None
+                if g is not None and total is not None:
+                    total += g
+            slope = torch.zeros_like(scores) if slope is None else slope
+            how.push(slope, x[part], grad_x[part], grad_y)
+        x_wanted, y_wanted = ctx.needs_input_grad[1:3]
+        return None, grad_x.to(x.dtype) if x_wanted else None, grad_y.to(own.dtype) if y_wanted else None, *sums
 
 
 class _Fetch(torch.autograd.Function):

@@ -190,10 +190,10 @@ def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tupl
     return (a, p), (b, q)
 
 
-def everywhere(value: Tensor) -> Tensor:
-    """The sum over the processes that share the loss."""
+def everywhere(value: Tensor, *, by_rows: bool = False) -> Tensor:
+    """The sum over the processes that share the loss; ``by_rows``: what comes of it is for each process's own rows."""
     shards = current()
-    return value if shards is None else total_of(shards, value)
+    return value if shards is None else total_of(shards, value, by_rows=by_rows)
 
 
 def mean(total: Tensor, count: Tensor | float) -> Tensor:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fastssl.distributed.collectives import gather_rows
-from fastssl.distributed.exchange import gather, layout
+from fastssl.distributed.exchange import layout
+from fastssl.distributed.rows import columns_of, travelling
 from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
+from fastssl.ops.rows import Metric
 
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
 
@@ -102,18 +103,13 @@ def pair_loss(
     x_ids, y_ids = _ids(x, y, labels, ref_labels)
     shards = current()
     if shards is not None:
-        if shards.schedule == "ring":
-            raise ValueError(
-                "schedule: a term of your own sees whole rows: expected 'all_gather' or 'auto', got 'ring'"
-            )
         y = x if y is None else y
-        counts = layout(shards, "x" if within else "y", y)
-        first_row = sum(counts[: shards.rank])
+        shared = columns_of(shards, y, layout(shards, "x" if within else "y", y))
+        first_row = shared.first
         if labels is None:
             x_ids, y_ids = x_ids + first_row, y_ids + first_row
-        y, y_ids = gather_rows(shards, y, counts), gather(shards, y_ids, counts)
-    columns = x if y is None else y
-    m = columns.shape[0]
+        y, y_ids = shared.gathered, shared.every(y_ids)
+    m = y_ids.shape[0]
     if strip is None:
         size = 8 if x.dtype == torch.float64 else 4
         strip = max(32, get_memory_budget() // max(1, m * size * _TEMPORARIES))
@@ -121,20 +117,26 @@ def pair_loss(
 
     def rows_of(some: Tensor, all_: Tensor, first: int, *given: Tensor) -> Tensor:
         s = pairwise_distance(some, all_, metric=score, backend=backend)
-        if score == "cosine":
-            s = 1 - s
-        rows = torch.arange(first, first + len(some), device=x.device)
+        return values_of(1 - s if score == "cosine" else s, slice(first, first + len(some)), *given)
+
+    def values_of(s: Tensor, part: slice, *given: Tensor) -> Tensor:
+        rows = torch.arange(part.start, part.stop, device=x.device)
         itself = (first_row + rows[:, None] == torch.arange(m, device=x.device)[None, :]) if within else None
         equal = x_ids[rows][:, None] == y_ids[None, :]
         none = torch.zeros_like(equal)
         pairs = PairMasks(equal if itself is None else equal & ~itself, ~equal, none if itself is None else itself)
         value = term(s, pairs, *given)
-        if not isinstance(value, Tensor) or value.shape not in ((len(some),), s.shape):
+        if not isinstance(value, Tensor) or value.shape not in ((len(s),), s.shape):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(f"term: expected a result of shape {(len(some),)} or {tuple(s.shape)}, got {shape}")
+            raise ValueError(f"term: expected a result of shape {(len(s),)} or {tuple(s.shape)}, got {shape}")
         return value.sum(1) if value.dim() == 2 else value
 
-    values: Tensor = _Strips.apply(rows_of, strip, x, y, *parameters)
+    values: Tensor
+    if shards is not None and shared.gathered is None:
+        how = Metric.dot if score == "cosine" else Metric[score], score == "cosine", backend
+        values = travelling(values_of, x, shared, *how, *parameters, matrices=_TEMPORARIES)
+    else:
+        values = _Strips.apply(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values
     return reduce_rows(values, None, reduction)

@@ -70,8 +70,8 @@ def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e
     n = _count(z0)
     if n == 0:
         return (z0.sum() + z1.sum()) * 0
-    centred = [z - everywhere(z.sum(0)) / n for z in (z0, z1)]
-    a, b = (z / (everywhere(z.square().sum(0)) / n + eps).sqrt() for z in centred)
+    centred = [z - everywhere(z.sum(0), by_rows=True) / n for z in (z0, z1)]
+    a, b = (z / (everywhere(z.square().sum(0), by_rows=True) / n + eps).sqrt() for z in centred)
     c = everywhere(_product(a, b)) / n
     diagonal = c.diagonal()
     return (1 - diagonal).square().sum() + lambd * (c.square().sum() - diagonal.square().sum())
@@ -128,7 +128,7 @@ def vicreg(
         for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
     ]
     gamma, eps = check.number("gamma", gamma), check.number("eps", eps, low=0)
-    centred = [z - everywhere(z.sum(0)) / n for z in (z0, z1)]
+    centred = [z - everywhere(z.sum(0), by_rows=True) / n for z in (z0, z1)]
     variances = [everywhere(z.square().sum(0)) / (n - 1) for z in centred]
     spread = sum(torch.relu(gamma - (v + eps).sqrt()).mean() for v in variances) / 2
     off_diagonal = z0.new_zeros(())
