@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import socket
@@ -78,6 +79,16 @@ def test_every_pair_of_rows_meets_once(counts: list[int]) -> None:
     same = torch.block_diag(*(torch.ones(c, c) for c in counts))
     assert torch.equal(met + met.T - same, torch.ones(total, total))
     assert torch.equal(crossed, torch.ones(total, total))
+
+
+def test_every_pair_loss_has_a_group_and_is_tried() -> None:
+    source = Path(__file__).with_name("shards.py").read_text()
+    shared = {n for n in F.__all__ if "group" in inspect.signature(getattr(F, n)).parameters}
+    assert len(shared) > 35
+    assert {n for n in shared if f"F.{n}(" not in source} == set()
+    alone = {"centred_softmax", "dino", "negative_cosine_similarity", "swapped_prediction"}  # rows by themselves
+    no_loss = {"PairMasks", "farthest", "nearest", "pairwise_distance", "pairwise_reduce", "sinkhorn"}
+    assert set(F.__all__) - shared == alone | no_loss
 
 
 def test_queue_is_a_ring() -> None:
