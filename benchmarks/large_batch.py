@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.bench.harness import compare, gemm_rate, machine
+from fastssl.bench.memory import status
 from fastssl.bench.run import write_atomically
 from fastssl.data import emoji
 from fastssl.evaluate import encode, knn_accuracy
@@ -57,11 +58,6 @@ def loss(z: Tensor) -> Tensor:
 
 def images(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-
-
-def status(key: str) -> float:
-    with open("/proc/self/status") as file:
-        return float(next(line for line in file if line.startswith(key + ":")).split()[1]) / 1024
 
 
 def memory(batch: int) -> dict[str, float]:

@@ -24,6 +24,7 @@ import torch.distributed as dist
 
 import fastssl.functional as F
 from fastssl.bench.harness import gemm_rate, machine
+from fastssl.bench.memory import status
 from fastssl.bench.run import write_atomically
 from fastssl.distributed import traffic
 from fastssl.distributed.exchange import Exchange
@@ -79,11 +80,6 @@ def clock(step: Callable[[], Any]) -> float:
     began = time.perf_counter()
     step()
     return time.perf_counter() - began
-
-
-def status(key: str) -> float:
-    with open("/proc/self/status") as file:
-        return float(next(line for line in file if line.startswith(key + ":")).split()[1]) / 1024
 
 
 def counts_of(case: Case, rows: int, size: int) -> list[int]:

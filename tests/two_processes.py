@@ -42,6 +42,7 @@ def main() -> None:
         results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
     if dist.get_rank() == 0:
         (out / "results.json").write_text(json.dumps(results))
+    dist.barrier()
     dist.destroy_process_group()
 
 

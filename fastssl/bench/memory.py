@@ -9,7 +9,7 @@ import time
 import torch
 
 
-def _status(key: str) -> float:
+def status(key: str) -> float:
     with open("/proc/self/status") as file:
         line = next(line for line in file if line.startswith(key + ":"))
     return float(line.split()[1]) / 1024
@@ -29,12 +29,12 @@ def main(argv: list[str]) -> None:
     # A small step first: libraries allocate their own memory once, which is not the loss's.
     case.step(way, case.inputs(64, features, dtype))()
     step = case.step(way, case.inputs(rows, features, dtype))
-    before = _status("VmRSS")
+    before = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # forget the peak so far
     start = time.perf_counter()
     step()
-    print(json.dumps({"peak_mib": _status("VmHWM") - before, "seconds": time.perf_counter() - start}))
+    print(json.dumps({"peak_mib": status("VmHWM") - before, "seconds": time.perf_counter() - start}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Losses over the rows of several processes, on torch.distributed: NCCL, gloo, torchrun, DDP, FSDP."""
 
-from fastssl.distributed.exchange import all_rows, own_place, traffic
+from fastssl.distributed.exchange import all_rows, traffic
 from fastssl.distributed.queue import EmbeddingQueue
 from fastssl.distributed.shards import Group, Shards, sharded, unsharded
 
-__all__ = ["EmbeddingQueue", "Group", "Shards", "all_rows", "own_place", "sharded", "traffic", "unsharded"]
+__all__ = ["EmbeddingQueue", "Group", "Shards", "all_rows", "sharded", "traffic", "unsharded"]

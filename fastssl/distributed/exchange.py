@@ -97,17 +97,16 @@ def all_to_all(shards: Shards, parts: Sequence[Tensor], arriving: Sequence[int])
     return got
 
 
-def all_rows(rows: Tensor) -> Tensor:
-    """The rows of all processes that share losses now (:func:`sharded`), without gradient; alone: one's own."""
-    shards = current()
-    rows = rows.detach()
-    return rows if shards is None else gather(shards, rows, layout(shards, "rows", rows))
+def all_rows(*parts: Tensor) -> tuple[tuple[Tensor, ...], int]:
+    """The rows of all processes that share losses now (:func:`sharded`), without gradient; alone: one's own.
 
-
-def own_place(rows: Tensor) -> int:
-    """Where one's own rows begin among those of all processes that share losses now."""
-    shards = current()
-    return 0 if shards is None else sum(layout(shards, "rows", rows)[: shards.rank])
+    ``parts`` have a row each for the same items. Returns them whole, and where this process's own rows begin.
+    """
+    shards, rows = current(), tuple(t.detach() for t in parts)
+    if shards is None:
+        return rows, 0
+    counts = layout(shards, "rows", rows[0])
+    return tuple(gather(shards, t, counts) for t in rows), sum(counts[: shards.rank])
 
 
 def gather_numbers(shards: Shards, numbers: Sequence[int], device: torch.device) -> list[list[int]]:

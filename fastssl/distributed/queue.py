@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
-from fastssl.distributed.exchange import all_rows, own_place
+from fastssl.distributed.exchange import all_rows
 
 
 class EmbeddingQueue(nn.Module):
@@ -76,16 +76,16 @@ class EmbeddingQueue(nn.Module):
         """
         if (labels is not None) != self.labelled:
             raise ValueError(f"labels: expected {'labels' if self.labelled else 'None'}, got {type(labels).__name__}")
-        size, rows = len(self.embeddings), all_rows(embeddings)
-        before = own_place(embeddings)
+        size = len(self.embeddings)
+        (rows, *ids), before = all_rows(embeddings, *(() if labels is None else (labels,)))
         if self.normalize:
             rows = TF.normalize(rows.float(), dim=1)
         first, filled = self.position.tolist()
         kept = min(len(rows), size)
         places = (first + len(rows) - kept + torch.arange(kept, device=rows.device)) % size
         self.embeddings[places] = rows[-kept:].to(self.embeddings.dtype) if kept else rows.to(self.embeddings.dtype)
-        if labels is not None:
-            self.labels[places] = all_rows(labels)[len(rows) - kept :]
+        if ids:
+            self.labels[places] = ids[0][len(rows) - kept :]
         self.position.copy_(torch.tensor([(first + len(rows)) % size, min(filled + len(rows), size)]))
         return int((first + before) % size)
 

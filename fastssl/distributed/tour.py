@@ -124,10 +124,6 @@ def tour(
         yield last[1:]
 
 
-def rows_of(part: slice, t: Tensor | None) -> Tensor | None:
-    return None if t is None else t[part]
-
-
 def zeros_for(x: Tensor) -> Tensor:
     """The place of a gradient that several blocks add to: never 16 bits."""
     return torch.zeros(x.shape, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32, device=x.device)

@@ -69,7 +69,8 @@ class DINO(Method):
             teacher_temperature=self.teacher_temperature,
         )
         if self.training:
-            self.center.lerp_(all_rows(teacher.mean(0)).mean(0), 1 - self.center_momentum)
+            (means,), _ = all_rows(teacher.mean(0))
+            self.center.lerp_(means.mean(0), 1 - self.center_momentum)
         return loss
 
     def after_step(self, progress: float) -> None:

@@ -85,7 +85,7 @@ class InterCLR(MoCo):
         inter = self.between(unit, ids)
         if self.training:
             with torch.no_grad():
-                ids, unit = all_rows(ids), all_rows(unit)
+                (unit, ids), _ = all_rows(unit, ids)
                 renewed = self.memory.rows[ids].lerp(unit, 1 - self.momentum_memory)
                 self.memory.rows[ids] = TF.normalize(renewed, dim=1)
                 _, cluster = F.nearest(self.memory.rows[ids], self.centres.rows, 1, metric="sqeuclidean")

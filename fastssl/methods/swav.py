@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment, Views
-from fastssl.distributed import all_rows, own_place, unsharded
+from fastssl.distributed import all_rows, unsharded
 from fastssl.methods.base import Method
 from fastssl.models import EmbeddingQueue, Encoder, Prototypes, projection_head
 
@@ -79,8 +79,7 @@ class SwAV(Method):
         before = self.prototypes(queue.filled()[0]).float() if len(queue) == len(queue.embeddings) else scores[:0]
         if self.training:
             queue.push(z)
-        every = torch.cat([all_rows(scores), before])
+        (batch,), first = all_rows(scores)
         with unsharded():  # the queue is that of all processes
-            assigned = F.sinkhorn(every, epsilon=self.epsilon)
-        first = own_place(scores)
+            assigned = F.sinkhorn(torch.cat([batch, before]), epsilon=self.epsilon)
         return assigned[first : first + len(scores)]

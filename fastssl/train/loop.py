@@ -314,6 +314,8 @@ def pretrain(
                 save()
                 saved = now
         save()
+        if several:
+            fabric.barrier()  # nobody leaves before the checkpoint is there
     except (KeyboardInterrupt, SystemExit):
         if between_steps:  # else weights and step would not belong together; the last checkpoint stays
             save()
