@@ -22,8 +22,8 @@ from fastssl.ops import Backend, dispatch, get_memory_budget, rows
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.rows import Metric, Relation, RowLoss
 
-ROW_LOSS = Backend(reference.row_loss, rows.row_loss)
-PAIRWISE = Backend(reference.pairwise, rows.pairwise)
+ROW_LOSS = Backend(reference.row_loss, rows.row_loss, "row_loss")
+PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")
 
 
 @dataclass(frozen=True)

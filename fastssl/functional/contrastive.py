@@ -42,9 +42,9 @@ def _sup_con_cpu(embeddings: Tensor, labels: Tensor, scale: Tensor | float, norm
     return pair_loss(Loss.sup_con, embeddings, ids=labels, scale=scale, normalize=normalize, reduction=reduction)
 
 
-INFO_NCE = Backend(reference.info_nce, _info_nce_cpu)
-NT_XENT = Backend(reference.nt_xent, _nt_xent_cpu)
-SUP_CON = Backend(reference.sup_con, _sup_con_cpu)
+INFO_NCE = Backend(reference.info_nce, _info_nce_cpu, "info_nce")
+NT_XENT = Backend(reference.nt_xent, _nt_xent_cpu, "nt_xent")
+SUP_CON = Backend(reference.sup_con, _sup_con_cpu, "sup_con")
 
 
 @shardable

@@ -11,8 +11,8 @@ from fastssl.ops import Backend, dispatch, rows
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.rows import Metric
 
-PAIRWISE = Backend(reference.pairwise, rows.pairwise)
-NEAREST = Backend(reference.nearest, rows.nearest)
+PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")
+NEAREST = Backend(reference.nearest, rows.nearest, "nearest")
 
 METRICS = ("euclidean", "sqeuclidean", "cosine", "dot", "manhattan", "chebyshev")
 

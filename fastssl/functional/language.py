@@ -27,7 +27,7 @@ def _cpu(
     )
 
 
-LINEAR_CROSS_ENTROPY = Backend(reference.linear_cross_entropy, _cpu)
+LINEAR_CROSS_ENTROPY = Backend(reference.linear_cross_entropy, _cpu, "linear_cross_entropy")
 
 
 @shardable

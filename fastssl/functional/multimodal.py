@@ -26,8 +26,8 @@ def _siglip_cpu(
     return pair_loss(Loss.siglip, image, text, scale=logit_scale, bias=logit_bias, normalize=False, reduction=reduction)
 
 
-CLIP = Backend(reference.clip_loss, _clip_cpu)
-SIGLIP = Backend(reference.siglip_loss, _siglip_cpu)
+CLIP = Backend(reference.clip_loss, _clip_cpu, "clip_loss")
+SIGLIP = Backend(reference.siglip_loss, _siglip_cpu, "siglip_loss")
 
 
 @shardable

@@ -14,7 +14,7 @@ from fastssl.functional._pairs import reduce_rows
 from fastssl.ops import Backend, dispatch, gather
 from fastssl.ops.reference import noise as reference
 
-GATHER_DOT = Backend(reference.gather_dot, gather.gather_dot)
+GATHER_DOT = Backend(reference.gather_dot, gather.gather_dot, "gather_dot")
 
 
 @shardable

@@ -1,9 +1,10 @@
-"""Which backend computes: ``reference`` (eager PyTorch, the oracle) or ``cpu`` (C++), chosen by device and dtype."""
+"""Which backend computes: ``reference`` (eager PyTorch, the oracle), ``cpu`` (C++) or ``triton``, by device and dtype."""
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
+import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ import torch
 from fastssl._version import __version__
 from fastssl.ops import extension
 
-NAMES = ("reference", "cpu")
+NAMES = ("reference", "cpu", "triton")
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fastssl_backend", default=None)
 _environment = os.environ.get("FASTSSL_BACKEND") or None
 _warned: set[str] = set()
@@ -23,10 +24,20 @@ _warned: set[str] = set()
 
 @dataclass(frozen=True)
 class Backend:
-    """One implementation of a loss per backend; both take the same arguments."""
+    """One implementation of a loss per backend; all take the same arguments.
+
+    ``triton``: its name in ``fastssl.ops.triton.losses``, which is imported when it is called.
+    """
 
     reference: Callable[..., Any]
     cpu: Callable[..., Any]
+    triton: str
+
+    def get(self, name: str) -> Callable[..., Any]:
+        if name == "triton":
+            function: Callable[..., Any] = getattr(importlib.import_module("fastssl.ops.triton.losses"), self.triton)
+            return function
+        return self.cpu if name == "cpu" else self.reference
 
 
 def _check_name(name: str) -> str:
@@ -40,7 +51,7 @@ def backend(name: str) -> Iterator[None]:
     """Uses one backend within a ``with`` block.
 
     Args:
-        name: ``"reference"`` or ``"cpu"``.
+        name: ``"reference"``, ``"cpu"`` or ``"triton"``.
 
     Raises:
         ValueError: unknown name.
@@ -65,8 +76,27 @@ def _warn_once(key: str, text: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
-def resolve(device: torch.device, requested: str | None) -> str:
-    """Returns the name of the backend that computes for tensors on ``device``."""
+def why_not_triton() -> str:
+    """Why the Triton kernels cannot run here; empty where they can."""
+    from fastssl.ops.triton.launch import reason
+
+    return reason()
+
+
+def why_not_cuda() -> str:
+    """Why the CUDA kernels cannot run here; empty where they can."""
+    from fastssl.ops.triton.cuda import reason
+
+    return reason()
+
+
+def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | None = None) -> str:
+    """Returns the name of the backend that computes for tensors on ``device``.
+
+    Raises:
+        ValueError: a backend is asked for that does not know the name, the device or the dtype.
+        RuntimeError: it cannot run here.
+    """
     name = requested or (None if torch.compiler.is_compiling() else _forced.get()) or _environment
     if name is not None:
         _check_name(name)
@@ -74,44 +104,52 @@ def resolve(device: torch.device, requested: str | None) -> str:
             raise ValueError(f"backend: 'cpu' computes CPU tensors, got tensors on {device}")
         if name == "cpu" and extension._C is None:
             raise RuntimeError(f"backend 'cpu' is not usable: {extension.reason}")
+        if name == "triton":
+            why = why_not_triton()
+            if why:
+                raise RuntimeError(f"backend 'triton' is not usable: {why}")
+            if dtype == torch.float64:
+                raise ValueError("backend: 'triton' computes float32, bfloat16 and float16, got float64")
         return name
     if device.type == "cpu" and extension._C is not None:
         return "cpu"
+    if device.type == "cuda" and dtype != torch.float64 and not why_not_triton():
+        return "triton"
     if not torch.compiler.is_compiling():
         if device.type == "cpu":
             _warn_once("cpu", f"fastssl computes with the slow reference backend: {extension.reason}")
+        elif device.type == "cuda" and dtype == torch.float64:
+            _warn_once("cuda float64", "fastssl has no GPU kernels for float64: the reference backend computes")
+        elif device.type == "cuda":
+            _warn_once("cuda", f"fastssl computes with the slow reference backend: {why_not_triton()}")
         else:
-            _warn_once(
-                device.type, f"fastssl has no kernels for {device.type!r} tensors yet: the reference backend computes"
-            )
+            _warn_once(device.type, f"fastssl has no kernels for {device.type!r} tensors: the reference backend computes")
     return "reference"
 
 
 def dispatch(loss: Backend, requested: str | None, device: torch.device, *args: Any, **kwargs: Any) -> Any:
     """Calls the implementation of ``loss`` for tensors on ``device``."""
-    name = resolve(device, requested)
-    function = loss.cpu if name == "cpu" else loss.reference
-    return function(*args, **kwargs)
+    dtype = None if device.type == "cpu" and requested is None else _dtype(args)
+    return loss.get(resolve(device, requested, dtype))(*args, **kwargs)
+
+
+def _dtype(arguments: tuple[Any, ...]) -> torch.dtype | None:
+    """Of the rows: the first tensor of floating point numbers."""
+    return next((a.dtype for a in arguments if isinstance(a, torch.Tensor) and a.is_floating_point()), None)
 
 
 def info() -> dict[str, Any]:
     """Returns what ``fastssl info`` prints: versions, backends with reasons, instruction set, threads, budget."""
     cpu = extension._C is not None
-    cuda = torch.cuda.is_available()
+    no_triton, no_cuda = why_not_triton(), why_not_cuda()
     return {
         "fastssl": __version__,
         "torch": torch.__version__,
         "backends": {
             "reference": {"usable": True, "why": "eager PyTorch, always there"},
             "cpu": {"usable": cpu, "why": "compiled kernels are installed" if cpu else extension.reason},
-            "triton": {
-                "usable": False,
-                "why": "no Triton kernels in this version" + ("" if cuda else "; no GPU is visible to torch"),
-            },
-            "cuda": {
-                "usable": False,
-                "why": "no CUDA kernels in this version" + ("" if cuda else "; no GPU is visible to torch"),
-            },
+            "triton": {"usable": not no_triton, "why": no_triton or "losses and distances of CUDA tensors"},
+            "cuda": {"usable": not no_cuda, "why": no_cuda or "triplets, nearest rows and views on the GPU"},
         },
         "instruction_set": extension.instruction_set(),
         "instruction_sets": extension.instruction_sets(),

@@ -74,7 +74,7 @@ def _gradients_cpu(
 def _backends() -> tuple[Backend, Backend]:
     from fastssl.ops.reference import blocks as reference
 
-    return Backend(reference.sums, _sums_cpu), Backend(reference.gradients, _gradients_cpu)
+    return Backend(reference.sums, _sums_cpu, "sums"), Backend(reference.gradients, _gradients_cpu, "gradients")
 
 
 SUMS, GRADIENTS = _backends()

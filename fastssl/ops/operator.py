@@ -26,6 +26,7 @@ class Operator:
         differentiable: those that can have a gradient.
         fake: the shapes of its results, for tracing.
         save_result: whether the gradient needs the result itself.
+        device: whose kernels these are; those of "cpu" are defined by the extension, if it is there.
     """
 
     def __init__(
@@ -33,12 +34,14 @@ class Operator:
         name: str,
         tensors: tuple[int, ...],
         differentiable: tuple[int, ...],
-        fake: Callable[..., Any],
+        fake: Callable[..., Any] | None,
         save_result: bool = False,
+        device: str = "cpu",
     ) -> None:
         self.name, self.tensors, self.differentiable, self.save_result = name, tensors, differentiable, save_result
         self._eager, self._transformable, self._transformable_backward = _functions(self)
-        if extension._C is not None:
+        self.device = device
+        if device != "cpu" or extension._C is not None:
             self._register(fake)
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -134,14 +137,15 @@ class Operator:
         """How many arguments are no tensors."""
         return len(self._operator(self.name)._schema.arguments) - len(self.tensors)
 
-    def _register(self, fake: Callable[..., Any]) -> None:
+    def _register(self, fake: Callable[..., Any] | None) -> None:
         forward, backward = f"fastssl::{self.name}", f"fastssl::{self.name}_backward"
-        torch.library.register_fake(forward, fake)
-        torch.library.register_fake(backward, self._fake_backward)
+        if fake is not None:
+            torch.library.register_fake(forward, fake)
+            torch.library.register_fake(backward, self._fake_backward)
         torch.library.register_autograd(forward, self.backward, setup_context=self.setup)
         torch.library.register_autograd(backward, no_second_derivative)
         # As torch's cross_entropy: computed in fp32 under autocast.
-        torch.library.register_autocast(forward, "cpu", torch.float32)
+        torch.library.register_autocast(forward, self.device, torch.float32)
 
 
 class KeepingOperator(Operator):

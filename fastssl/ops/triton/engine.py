@@ -1,0 +1,507 @@
+"""Statistics and gradients of pair matrices by Triton kernels: what is launched, in what order, and how parts are put together.
+
+Nothing here waits for the device, so that all of it can be captured in a CUDA graph; sums of parts are in fixed order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssl.ops import extension
+from fastssl.ops.rows import Metric
+from fastssl.ops.triton.launch import (
+    WIDEST_RESIDENT,
+    Config,
+    Side,
+    cdiv,
+    config,
+    precision,
+    processors,
+    run,
+)
+
+# constexpr numbers of kernels/epilogues.py and tiles.py
+SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = range(11)
+ALL, IDS, BITS = range(3)
+NOWHERE, DIAGONAL, OFFSET = range(3)
+LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
+WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
+GROUP = 8  # rows of tiles that share the blocks of B in L2
+
+
+@dataclass(frozen=True)
+class How:
+    """What all launches of a loss have in common. ``itself``: whether and how a row is among the columns."""
+
+    loss: int
+    metric: Metric = Metric.dot
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+    params: Tensor | None = None
+    ids_x: Tensor | None = None
+    ids_y: Tensor | None = None
+    positive_bits: Tensor | None = None
+    negative_bits: Tensor | None = None
+    partner: Tensor | None = None
+    offset: int = 0
+    itself: int = NOWHERE
+    upper: bool = False
+    variant: int = 0
+    bounded: bool = False
+    same: bool = False  # rows against themselves: the distance of a row to itself is 0
+
+    @property
+    def relation(self) -> int:
+        return BITS if self.positive_bits is not None else IDS if self.ids_x is not None else ALL
+
+    @property
+    def sees_squares(self) -> bool:
+        return self.metric in (Metric.sqeuclidean, Metric.euclidean)
+
+    @property
+    def by_features(self) -> bool:
+        return self.metric in (Metric.manhattan, Metric.chebyshev)
+
+    def relations(self) -> tuple[Any, ...]:
+        return self.ids_x, self.ids_y, self.positive_bits, self.negative_bits
+
+    def constants(self, x: Side) -> dict[str, Any]:
+        return {
+            "LOSS": self.loss,
+            "METRIC": self.metric.value,
+            "RELATION": self.relation,
+            "ITSELF": self.itself,
+            "UPPER": self.upper,
+            "VARIANT": self.variant,
+            "BOUNDED": self.bounded,
+            "SAME": self.same,
+            "EXACT": x.rows.dtype == torch.float32,
+            "BIAS_COLUMNS": self.bias is not None and self.bias.dim() > 0 and self.bias.shape[0] > 1,
+        }
+
+
+def _tiles(config: Config, x: Side) -> dict[str, Any]:
+    return {
+        "BM": config.BM,
+        "BN": config.BN,
+        "BK": config.BK,
+        "PRECISION": precision(x.rows.dtype),
+        "SPLIT": config.split,
+    }
+
+
+def _operands(x: Side, y: Side) -> tuple[Any, ...]:
+    return (
+        *(x.rows, y.rows, x.n, y.n, x.d, x.stride, y.stride),
+        *(x.factor, y.factor, x.square, y.square),
+    )
+
+
+def _splits(blocks: Any, tiles: Any, device: torch.device) -> tuple[int, int]:
+    """How many programs share a block of rows, two programs a processor, and how many tiles each takes."""
+    wanted = max(1, min(int(tiles), 2 * processors(device) // max(1, int(blocks))))
+    each = max(1, cdiv(int(tiles), wanted))
+    return max(1, cdiv(int(tiles), each)), each
+
+
+def merged(most: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """One maximum, and the sum of powers of two below it, of parts [parts, n]."""
+    top = most.amax(0)
+    safe = torch.where(torch.isinf(top), torch.zeros_like(top), top)
+    part = torch.where(torch.isinf(most) & (most < 0), torch.zeros_like(total), total * torch.exp2(most - safe))
+    return safe, part.sum(0)
+
+
+def log2_sum(most: Tensor, total: Tensor) -> Tensor:
+    return most + torch.log2(total)
+
+
+def reduce(
+    x: Side,
+    y: Side,
+    how: How,
+    own0: Tensor | None = None,
+    other0: Tensor | None = None,
+    other1: Tensor | None = None,
+    columns: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """[4, n] in float64, each row's numbers over all columns; [2, m], the log-sums' of columns.
+
+    Rows against themselves (SUMS): tiles above the diagonal alone, each for its rows and its columns.
+    """
+    from fastssl.kernels.reduce import columns_kernel, reduce_kernel
+
+    device, given = x.rows.device, how.metric == Metric.given
+    c = config("reduce", x.rows, 16 if given else x.d)
+    triangle = how.same and how.loss == SUMS and how.relation == ALL
+    n, m = x.n, x.d if given else y.n
+    blocks, tiles = cdiv(n, c.BM), cdiv(m, c.BN)
+    splits, each = _splits(blocks, tiles, device)
+    out = torch.empty((splits, 4, n), dtype=torch.float32, device=device)
+    by_column = None
+    band = max(1, int(blocks))
+    if columns or triangle:
+        by_column = torch.zeros((2, m), dtype=torch.float32, device=device)
+        if not how.bounded:
+            by_column[0].fill_(float("-inf"))
+        band = max(1, min(band, extension.get_memory_budget() // max(4 * m, 1)))
+    part = None if by_column is None else torch.empty((band, m), dtype=torch.float32, device=device)
+    operands = _operands(x, y) if not given else (x.rows, x.rows, n, m, 1, x.stride, 0, None, None, None, None)
+    for first in range(0, int(blocks), band):
+        count = min(band, int(blocks) - first)
+        run(
+            reduce_kernel,
+            (count, splits),
+            *operands,
+            *(how.scale, how.bias, how.params, *how.relations(), how.partner, how.offset),
+            *(own0, other0, other1, out, part, first, each),
+            **how.constants(x),
+            **_tiles(c, x),
+            TRIANGLE=triangle,
+            RESIDENT=c.BK >= x.d and not given and not how.by_features,
+            SPECIALIZE=c.specialize,
+            config=c,
+        )
+        if part is not None:
+            run(
+                columns_kernel,
+                (cdiv(m, 128),),
+                *(part, by_column, m, first, count, c.BM),
+                BOUNDED=how.bounded,
+                TRIANGLE=triangle,
+                BM=16,
+                BN=128,
+            )
+    state = _merge(out.double(), how)
+    if by_column is None:
+        return state, None
+    by_column = by_column.double()
+    if triangle:
+        top, total = merged(torch.stack([state[0], by_column[0]]), torch.stack([state[1], by_column[1]]))
+        return torch.stack([top, total, state[2], state[3]]), None
+    return state, by_column
+
+
+def _merge(parts: Tensor, how: How) -> Tensor:
+    """[4, n] of [splits, 4, n]."""
+    if how.loss == EXTREME:
+        far, near = parts[:, 0].max(0), parts[:, 2].min(0)
+        at = parts[:, 1].gather(0, far.indices[None])[0], parts[:, 3].gather(0, near.indices[None])[0]
+        return torch.stack([far.values, at[0], near.values, at[1]])
+    rows: list[Tensor] = []
+    for k, is_log_sum in enumerate(LOG_SUMS.get(how.loss, (False, False))):
+        a, b = parts[:, 2 * k], parts[:, 2 * k + 1]
+        rows += merged(a, b) if is_log_sum else (a.sum(0), b.sum(0))
+    return torch.stack(rows)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a gradient is made of: four numbers of every row [4, n] and column [4, m] (float32; see ``slope``), whose own
+    losses take part, the gradients of partners' scores, dL/ds as a matrix or as slopes of bins."""
+
+    x: Tensor | None
+    y: Tensor | None = None
+    rows: bool = True
+    columns: bool = False
+    partner: Tensor | None = None
+    matrix: Tensor | None = None
+    table: Tensor | None = None
+    bins: int = 0
+    width: float = 1.0
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of weights over the other side [n], and of the terms of two parameters along rows [n]."""
+
+    total: Tensor
+    first: Tensor
+    second: Tensor
+
+
+def gradients(
+    x: Side,
+    y: Side | None,
+    how: How,
+    w: Weights,
+    *,
+    needs: tuple[bool, bool],
+    dtype: torch.dtype,
+    along: bool = False,
+    filtering: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Sums | None, Sums | None]:
+    """dL/dx, dL/dy (where wanted) and the sums of both, by x's rows and by y's.
+
+    Up to 256 features a program keeps its block of the gradient; above, chunks of weights are left in memory and
+    multiplied with both sides.
+    """
+    if x.d > WIDEST_RESIDENT or how.by_features:
+        return _by_chunks(x, y, how, w, needs=needs, dtype=dtype, along=along)
+    same = y is None
+    other = x if y is None else y
+    gx = gy = sums_x = sums_y = None
+    if needs[0] or along or not needs[1]:
+        gx, sums_x = _resident(x, other, how, w, False, dtype, along, filtering)
+    if needs[1] and not same:
+        gy, sums_y = _resident(other, x, how, w, True, dtype, False, filtering)
+    return gx if needs[0] else None, gy, sums_x, sums_y
+
+
+def _call(how: How, w: Weights, swapped: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments and constants of dL/ds, A being x or, ``swapped``, y."""
+    matrix_stride = 0 if w.matrix is None else w.matrix.stride(0)
+    arguments = (
+        *(how.scale, how.bias, how.params, *how.relations(), how.partner if w.partner is not None else None, w.partner),
+        *(how.offset, *((w.y, w.x) if swapped else (w.x, w.y))),
+        *(w.matrix, matrix_stride, w.table, w.bins, w.width),
+    )
+    side_of_partner = 0 if w.partner is None else (2 if swapped else 1)
+    needs_scores = how.loss != MATRIX or how.metric == Metric.euclidean
+    rows, columns = (w.columns, w.rows) if swapped else (w.rows, w.columns)
+    constants = {"SWAPPED": swapped, "ROWS": rows, "COLUMNS": columns}
+    return arguments, constants | {"PARTNER_SIDE": side_of_partner, "SCORES": needs_scores}
+
+
+def _resident(
+    a: Side,
+    b: Side,
+    how: How,
+    w: Weights,
+    swapped: bool,
+    dtype: torch.dtype,
+    along: bool,
+    filtering: Tensor | None,
+) -> tuple[Tensor, Sums]:
+    from fastssl.kernels.gradient import gradient_kernel
+
+    c = config("gradient", a.rows, a.d)
+    device = a.rows.device
+    blocks, tiles = cdiv(a.n, c.BM), cdiv(b.n, c.BN)
+    splits, each = _splits(blocks, tiles, device)
+    out = torch.empty((splits, a.n, a.d), dtype=torch.float32, device=device)
+    sums = torch.empty((splits, 3, a.n), dtype=torch.float32, device=device)
+    arguments, constants = _call(how, w, swapped)
+    run(
+        gradient_kernel,
+        (blocks, splits),
+        *_operands(a, b),
+        *arguments,
+        *(out, sums, each, filtering),
+        **how.constants(a),
+        **constants,
+        **_tiles(c, a),
+        ALONG=along,
+        SPECIALIZE=c.specialize,
+        config=c,
+    )
+    total = sums.sum(0)
+    return finish(out, total[0], a, how, dtype, scaled=False), Sums(*total)
+
+
+def finish(parts: Tensor, total: Tensor, a: Side, how: How, dtype: torch.dtype, scaled: bool) -> Tensor:
+    """A gradient in its dtype from sums of weights times the other side's rows [splits, n, d]."""
+    from fastssl.kernels.matrix import finish_kernel
+
+    out = torch.empty((a.n, a.d), dtype=dtype, device=a.rows.device)
+    run(
+        finish_kernel,
+        (cdiv(a.n, 16),),
+        *(parts, total, a.rows, a.factor, how.scale, out, a.n, a.d, a.stride, parts.shape[0]),
+        DISTANCE=how.sees_squares,
+        NORMALIZE=a.factor is not None,
+        SCALED=scaled and a.factor is not None,
+        BLOCK=16,
+        CHUNK=64,
+    )
+    return out
+
+
+def chunk_sizes(n: int, m: int, size: int) -> tuple[int, int]:
+    """Rows and columns of a chunk of weights of ``size`` bytes each within the memory budget: as square as may be, in
+    multiples of 128."""
+    budget = max(extension.get_memory_budget() // size, 128 * 128)
+    side = max(128, int(budget**0.5) // 128 * 128)
+    height = min(side, n)
+    breadth = min(max(128, budget // max(height, 1) // 128 * 128), m)
+    height = min(max(height, budget // max(breadth, 1) // 128 * 128), n)
+    return max(height, 1), max(breadth, 1)
+
+
+def _by_chunks(
+    x: Side,
+    y: Side | None,
+    how: How,
+    w: Weights,
+    *,
+    needs: tuple[bool, bool],
+    dtype: torch.dtype,
+    along: bool,
+) -> tuple[Tensor | None, Tensor | None, Sums | None, Sums | None]:
+    from fastssl.kernels.gradient import weights_kernel
+    from fastssl.kernels.matrix import axis_kernel, product_kernel
+
+    same, other = y is None, x if y is None else y
+    device, given = x.rows.device, how.metric == Metric.given
+    # Symmetric weights: one chunk of a mirrored pair is enough, and serves the rows of both.
+    mirrored = same and how.relation == ALL and w.rows and w.columns and not how.by_features
+    need_y = needs[1] and not same
+    c = config("weights", x.rows, x.d)
+    product = config("product", x.rows, x.d)
+    narrow = x.rows.dtype if not how.by_features else torch.float32
+    height, breadth = chunk_sizes(x.n, other.n, 2 if narrow == torch.bfloat16 else 4)
+    if mirrored:
+        height = breadth = min(height, breadth)
+    unit = 16 // (2 if narrow == torch.bfloat16 else 4)
+    chunk = torch.empty((height, cdiv(breadth, unit) * unit), dtype=narrow, device=device)
+    scores = torch.empty_like(chunk) if how.metric == Metric.chebyshev else None
+    gx = torch.zeros((1, x.n, x.d), dtype=torch.float32, device=device)
+    gy = torch.zeros((1, other.n, x.d), dtype=torch.float32, device=device) if need_y else None
+    by_x = torch.zeros((3, x.n), dtype=torch.float32, device=device)
+    by_y = torch.zeros((other.n,), dtype=torch.float32, device=device)
+    arguments, constants = _call(how, w, False)
+
+    def weights(out: Tensor, sums: Tensor | None, i: int, j: int, h: int, b: int, **more: Any) -> None:
+        chosen = how.constants(x) | constants | _tiles(c, x) | more
+        run(
+            weights_kernel,
+            (cdiv(h, c.BM) * cdiv(b, c.BN),),
+            *_operands(x, other),
+            *arguments,
+            *(out, sums, i, j, h, b, out.stride(0)),
+            **chosen,
+            ALONG=along,
+            GROUP=GROUP,
+            config=c,
+        )
+
+    def multiply(into: Tensor, rows: Tensor, count: int, length: int, turned: bool) -> None:
+        run(
+            product_kernel,
+            (cdiv(count, product.BM) * cdiv(x.d, product.BN),),
+            *(chunk, rows, into, count, length, x.d, chunk.stride(0), rows.stride(0), into.stride(0)),
+            TURNED=turned,
+            BM=product.BM,
+            BN=product.BN,
+            BK=product.BK,
+            PRECISION=precision(narrow),
+            SPECIALIZE=product.specialize,
+            config=product,
+        )
+
+    for i in range(0, x.n, height):
+        h = min(height, x.n - i)
+        for j in range(i if mirrored else 0, other.n, breadth):
+            b = min(breadth, other.n - j)
+            if how.by_features:
+                _along_axes(weights, axis_kernel, x, other, how, chunk, scores, gx, gy, i, j, h, b)
+                continue
+            down, over = cdiv(h, c.BM), cdiv(b, c.BN)
+            sums = torch.empty((over * 3 * h + down * b,), dtype=torch.float32, device=device)
+            weights(chunk, sums, i, j, h, b, STORE=WEIGHTS)
+            row_sums = sums[: over * 3 * h].view(over, 3, h).sum(0)
+            column_sums = sums[over * 3 * h :].view(down, b).sum(0)
+            by_x[:, i : i + h] += row_sums
+            if not same or (mirrored and j > i):
+                by_y[j : j + b] += column_sums
+            multiply(gx[0, i : i + h], other.rows[j : j + b], h, b, False)
+            if gy is not None:
+                multiply(gy[0, j : j + b], x.rows[i : i + h], b, h, True)
+            elif mirrored and j > i:
+                multiply(gx[0, j : j + b], x.rows[i : i + h], b, h, True)
+                by_x[1, i : i + h] += row_sums[1]  # the mirrored chunk's share of the scale's gradient
+    total_x, total_y = by_x[0], by_y
+    if same:
+        total_x = total_x + by_y
+    scaled = not how.by_features
+    done_x = finish(gx, total_x, x, how, dtype, scaled) if needs[0] else None
+    done_y = finish(gy, total_y, other, how, dtype, scaled) if gy is not None else None
+    none = torch.zeros_like(by_y)
+    return done_x, done_y, Sums(total_x, by_x[1], by_x[2]), Sums(total_y, none, none)
+
+
+def _along_axes(
+    weights: Any,
+    axis_kernel: Any,
+    x: Side,
+    other: Side,
+    how: How,
+    chunk: Tensor,
+    scores: Tensor | None,
+    gx: Tensor,
+    gy: Tensor | None,
+    i: int,
+    j: int,
+    h: int,
+    b: int,
+) -> None:
+    """Distances by sums or maxima of features: each feature's gradient from dL/ds."""
+    weights(chunk, None, i, j, h, b, STORE=SLOPES)
+    if scores is not None:
+        weights(scores, None, i, j, h, b, STORE=SCORES, SCORES=True)
+    targets = [(gx[0], x, other, False)]
+    if gy is not None:
+        targets.append((gy[0], other, x, True))
+    for out, own, others, turned in targets:
+        run(
+            axis_kernel,
+            (cdiv(b if turned else h, 32), x.d),
+            *(chunk, scores, own.rows, others.rows, own.factor, others.factor, out),
+            *(own.n, others.n, x.d, chunk.stride(0), own.stride, others.stride, i, j, h, b),
+            TURNED=turned,
+            LARGEST=how.metric == Metric.chebyshev,
+            BM=32,
+            BN=32,
+        )
+
+
+def matrix(x: Side, y: Side | None, how: How, first: int = 0, rows: int | None = None) -> Tensor:
+    """The scores themselves [rows, m], of rows ``first``.. of x."""
+    from fastssl.kernels.gradient import weights_kernel
+
+    other = x if y is None else y
+    rows = x.n - first if rows is None else rows
+    out = torch.empty((rows, other.n), dtype=torch.float32, device=x.rows.device)
+    store_slopes(weights_kernel, x, other, how, Weights(None), out, first, STORE=SCORES, SCORES=True)
+    return out
+
+
+def store_slopes(
+    kernel: Any, x: Side, other: Side, how: How, w: Weights, out: Tensor, first: int = 0, **more: Any
+) -> None:
+    """Leaves dL/ds of rows ``first``.. in a matrix [rows, m] (STORE=SCORES: the scores)."""
+    given = how.metric == Metric.given
+    c = config("weights", x.rows, 16 if given else x.d)
+    arguments, constants = _call(how, w, False)
+    h, m = out.shape
+    operands = _operands(x, other) if not given else (x.rows, x.rows, x.n, m, 1, x.stride, 0, None, None, None, None)
+    run(
+        kernel,
+        (cdiv(h, c.BM) * cdiv(m, c.BN),),
+        *operands,
+        *arguments,
+        *(out, None, first, 0, h, m, out.stride(0)),
+        **(how.constants(x) | constants | _tiles(c, x) | {"STORE": SLOPES} | more),
+        ALONG=False,
+        GROUP=GROUP,
+        config=c,
+    )
+
+
+def partner_scores(x: Side, y: Side, partner: Tensor) -> Tensor:
+    """[n] products of rows with their partners; 0 where there is none."""
+    from fastssl.kernels.matrix import partner_kernel
+
+    out = torch.empty((x.n,), dtype=torch.float32, device=x.rows.device)
+    run(
+        partner_kernel,
+        (cdiv(x.n, 16),),
+        *(x.rows, y.rows, x.factor, y.factor, partner, out, x.n, y.n, x.d, x.stride, y.stride),
+        BLOCK=16,
+        CHUNK=64,
+    )
+    return out

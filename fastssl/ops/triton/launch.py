@@ -1,0 +1,221 @@
+"""Launching Triton kernels: whether they can run, on what sizes of tiles, and how rows are handed to them."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+ALIGNMENT = 16  # bytes, of what the copy engine reads: the first element and the step from row to row
+MAX_ROWS = 2**31 - 2**16
+# The block of gradient rows that a program keeps: up to this many features in registers.
+WIDEST_RESIDENT = 256
+INTERPRETED_PROCESSORS = 3  # so that the interpreter goes through several splits
+
+
+def reason() -> str:
+    """Why Triton kernels cannot run here; empty where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed (pip install triton)"
+    if interpreting() or torch.cuda.is_available():
+        return ""
+    return "no GPU is visible to torch (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, to test them)"
+
+
+@functools.cache
+def interpreting() -> bool:
+    if importlib.util.find_spec("triton") is None:
+        return False
+    import triton
+
+    return bool(triton.knobs.runtime.interpret)
+
+
+@functools.cache
+def _table() -> dict[str, dict[str, Any]]:
+    import fastssl.kernels
+
+    path = Path(str(fastssl.kernels.__file__)).parent / "configs.json"
+    table: dict[str, dict[str, Any]] = json.loads(path.read_text())["configs"]
+    return table
+
+
+@dataclass(frozen=True)
+class Config:
+    """Sizes of tiles (rows of A, rows of B, features a step) and how a program runs them."""
+
+    BM: int
+    BN: int
+    BK: int
+    num_warps: int
+    num_stages: int
+    specialize: bool = False  # warps that copy apart from warps that compute
+    split: bool = False  # every other exponential by polynomial
+
+
+def bucket(d: int) -> int:
+    """The depth for which tiles were chosen: 64, 128, 256, or 512 for all that is read in steps."""
+    return next((b for b in (64, 128, WIDEST_RESIDENT) if d <= b), 512)
+
+
+def key(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -> str:
+    bits = 32 if dtype == torch.float32 else 16
+    return f"{architecture}/{kernel}/{bits}/{depth}"
+
+
+@functools.cache
+def architecture(index: int) -> str:
+    """The architecture whose table a device uses: the newest that it can run."""
+    major, _ = torch.cuda.get_device_capability(index)
+    if major in (10, 11):
+        return "sm_100"
+    return "sm_90" if major == 9 else "sm_80"  # 12: Blackwell without tensor memory
+
+
+def config(kernel: str, x: Tensor, d: int) -> Config:
+    depth = bucket(d)
+    if x.device.type != "cuda":  # interpreted
+        resident = max(16, 1 << (d - 1).bit_length()) if depth <= WIDEST_RESIDENT else 16
+        return Config(16, 16, resident, 4, 1, split=kernel == "reduce")
+    name = key(architecture(x.device.index or 0), kernel, x.dtype, depth)
+    tuned = _tuned(kernel, x, depth)
+    return tuned or Config(**_table()[name])
+
+
+def _tuned(kernel: str, x: Tensor, depth: int) -> Config | None:
+    from fastssl.ops.triton import tune
+
+    return tune.stored(kernel, x, depth)
+
+
+@functools.cache
+def processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return INTERPRETED_PROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def precision(dtype: torch.dtype) -> str:
+    """How products of fp32 are made: three of tf32, which keeps fp32's digits, unless torch was told to save."""
+    if dtype != torch.float32:
+        return "tf32"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
+    return torch.empty(size, dtype=torch.int8, device="cuda")
+
+
+def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None = None, **constants: Any) -> None:
+    """Launches a kernel on the current stream; nothing waits for it."""
+    import triton
+
+    if config is not None:
+        constants |= {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    if any(isinstance(g, int) and g == 0 for g in grid):
+        return
+    if interpreting():
+        kernel[tuple(grid)](*arguments, **constants)
+        return
+    if hasattr(triton, "set_allocator"):
+        triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
+        torch.library.wrap_triton(kernel)[tuple(grid)](*arguments, **constants)
+    else:
+        with torch.cuda.device(next(t for t in arguments if isinstance(t, Tensor)).device):
+            kernel[tuple(grid)](*arguments, enable_fp_fusion=True, **constants)
+
+
+def _mend_interpreter() -> None:
+    """Triton's interpreter holds bf16 as bits, multiplies the bits, and truncates fp32 to them: products of bf16 are made
+    in fp32 instead, and fp32 is rounded to the nearest, as GPUs do."""
+    import numpy as np
+    import triton.language as tl
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
+
+    def widened(t: Any) -> Any:
+        if t.dtype.scalar != tl.bfloat16:
+            return t
+        bits = np.ascontiguousarray(t.data).view(np.uint16).astype(np.uint32) << 16
+        return TensorHandle(bits.view(np.float32), tl.float32)
+
+    def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
+        return dot(self, widened(a), widened(b), d, *rest)
+
+    def cast_impl(self: Any, source: Any, to: Any) -> Any:
+        if source.dtype.scalar == tl.bfloat16 and to.scalar == tl.float32:
+            return widened(source)
+        if source.dtype.scalar == tl.float32 and to.scalar == tl.bfloat16:
+            values = np.ascontiguousarray(source.data)
+            bits = values.view(np.uint32)
+            rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+            rounded = np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
+            return TensorHandle(rounded, tl.bfloat16)
+        return cast(self, source, to)
+
+    InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
+    for name in ("create_fp_trunc", "create_fp_ext"):
+        setattr(InterpreterBuilder, name, cast_impl)
+
+
+if interpreting():
+    _mend_interpreter()
+
+
+def cdiv(a: Any, b: int) -> Any:
+    return (a + b - 1) // b
+
+
+def packed(x: Tensor) -> Tensor:
+    """Rows as the copy engine reads them: features side by side, rows 16 bytes apart or a multiple. A copy only where
+    they are not."""
+    size = x.element_size()
+    unit = ALIGNMENT // size
+    n, d = x.shape
+    if x.stride(1) == 1 and x.stride(0) % unit == 0 and x.stride(0) >= d and x.storage_offset() % unit == 0:
+        return x
+    rows = torch.empty((n, cdiv(d, unit) * unit), dtype=x.dtype, device=x.device)[:, :d]
+    rows.copy_(x)
+    return rows
+
+
+@dataclass(frozen=True)
+class Side:
+    """Rows of one side of a pair matrix: ``factor`` 1 / length where they are normalised, ``square`` their squared lengths
+    where distances need them."""
+
+    rows: Tensor
+    factor: Tensor | None
+    square: Tensor | None
+
+    @property
+    def n(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def d(self) -> int:
+        return self.rows.shape[1]
+
+    @property
+    def stride(self) -> int:
+        return self.rows.stride(0)
+
+
+def side(x: Tensor, normalize: bool, squares: bool) -> Side:
+    rows = packed(x)
+    if not normalize and not squares:
+        return Side(rows, None, None)
+    length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
+    factor = length.clamp(min=1e-12).reciprocal() if normalize else None
+    if not squares:
+        return Side(rows, factor, None)
+    return Side(rows, factor, (length if factor is None else length * factor).square())

@@ -1,0 +1,263 @@
+"""The pair losses on Triton kernels: log-sums of scores, and formulas on top.
+
+Each takes what its reference takes. Differences of log-sums are taken without the pair itself,
+``softplus(lse over the others - score)``, which keeps the digits of a small loss.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+import torch
+from torch import Tensor
+
+from fastssl.ops.blocks import Scoring, Sums, Weights
+from fastssl.ops.operator import result_dtype
+from fastssl.ops.reference import noise
+from fastssl.ops.reference.common import reduce
+from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.triton import engine
+from fastssl.ops.triton.engine import How
+from fastssl.ops.triton.launch import side
+from fastssl.ops.triton.operators import (
+    BOUND,
+    PAIR_SUMS,
+    PAIRWISE,
+    ROW_LOSS,
+    own,
+    sums_how,
+    sums_of,
+    variant_of,
+    wide,
+)
+
+
+@lru_cache(maxsize=256)
+def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Numbers on a device, copied there once: a captured graph cannot copy from the host."""
+    return torch.tensor(values, dtype=dtype, device=device)
+
+
+def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or device.type == "meta":
+        return torch.tensor(values, dtype=dtype, device=device)
+    return _constant(values, dtype, device)
+
+
+def _softplus(d: Tensor) -> Tensor:
+    return torch.logaddexp(d, torch.zeros_like(d))
+
+
+def pair_sums(
+    x: Tensor,
+    y: Tensor | None,
+    scale: Tensor | float,
+    *,
+    normalize: bool,
+    partner: Tensor | None = None,
+    ids: Tensor | None = None,
+    bias: Tensor | None = None,
+    sigmoid: bool = False,
+    columns: bool = False,
+    filtering: float = 0.0,
+) -> Tensor:
+    """``fastssl::triton_pair_sums``: see there. A scale that is a number says how far from 0 scores of unit rows can be."""
+    bounded = isinstance(scale, (int, float)) and normalize and abs(scale) / math.log(2) <= BOUND and bias is None
+    if not isinstance(scale, Tensor):
+        scale = constant((float(scale),), torch.float32, x.device)
+    if partner is not None and partner.device != x.device:
+        partner = partner.to(x.device)
+    return PAIR_SUMS(x, y, partner, ids, scale, bias, normalize, sigmoid, columns, bounded and not sigmoid, filtering)
+
+
+def info_nce(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor | None,
+    scale: Tensor | float,
+    symmetric: bool,
+    normalize: bool,
+    reduction: str,
+) -> Tensor:
+    n = query.shape[0]
+    keys = key if negatives is None else torch.cat([key, negatives])
+    partner = torch.arange(n, device=query.device)
+    sums = pair_sums(query, keys, scale, normalize=normalize, partner=partner, columns=symmetric)
+    lse, score = sums[0, :n], sums[1, :n]
+    values = _softplus(lse - score)
+    if symmetric:
+        values = (values + _softplus(sums[0, n:] - score)) / 2
+    return reduce(values, reduction).to(result_dtype(query))
+
+
+def nt_xent(z0: Tensor, z1: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
+    n = z0.shape[0]
+    partner = torch.arange(2 * n, device=z0.device).roll(n)
+    sums = pair_sums(torch.cat([z0, z1]), None, scale, normalize=normalize, partner=partner)
+    return reduce(_softplus(sums[0] - sums[1]), reduction).to(result_dtype(z0))
+
+
+def sup_con(embeddings: Tensor, labels: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
+    ordered, order = labels.sort(stable=True)
+    first, last = torch.searchsorted(ordered, labels), torch.searchsorted(ordered, labels, right=True)
+    count = last - first - 1
+    # Two rows of a class are each other's only positive: NT-Xent's form, exact for small losses.
+    here = torch.arange(len(labels), device=labels.device)
+    place = torch.empty_like(order).scatter_(0, order, here)
+    other = torch.where(place == first, first + 1, first).clamp(max=max(len(labels) - 1, 0))
+    partner = torch.where(count == 1, order[other], torch.full_like(order, -1)) if len(labels) else order
+    sums = pair_sums(embeddings, None, scale, normalize=normalize, partner=partner, ids=labels)
+    lse, score, positives = sums[0], sums[1], sums[2]
+    values = torch.where(count == 1, _softplus(lse - score), lse - positives / count.clamp(min=1))
+    # A row without positives contributes 0, unless it is not finite.
+    values = torch.where((count > 0) | torch.isnan(lse), values, torch.zeros_like(values))
+    return reduce(values, reduction).to(result_dtype(embeddings))
+
+
+def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor | float, reduction: str) -> Tensor:
+    return info_nce(image, text, None, logit_scale, True, False, reduction)
+
+
+def siglip_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, reduction: str
+) -> Tensor:
+    if not isinstance(logit_bias, Tensor):
+        logit_bias = constant((float(logit_bias),), torch.float32, image.device)
+    partner = torch.arange(image.shape[0], device=image.device)
+    sums = pair_sums(image, text, logit_scale, normalize=False, partner=partner, bias=logit_bias, sigmoid=True)
+    return reduce(sums[0] + _softplus(-sums[1]), reduction).to(result_dtype(image))
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    gradient_filter: float = 0.0,
+) -> Tensor:
+    counted = targets != ignore_index
+    partner = torch.where(counted, targets, torch.full_like(targets, -1))
+    sums = pair_sums(hidden, weight, 1.0, normalize=False, partner=partner, bias=bias, filtering=gradient_filter)
+    values = _softplus(sums[0] - sums[1])
+    values = torch.where(counted, values, torch.zeros_like(values))
+    return reduce(values, reduction, counted.sum()).to(result_dtype(hidden))
+
+
+def _bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int, device: torch.device) -> Tensor:
+    """Listed pairs as bits [n / 32, m]; a pair that is listed twice sets one bit."""
+    words = torch.zeros(((n + 31) // 32, m), dtype=torch.int32, device=device)
+    if pairs is None or not len(pairs[0]):
+        return words
+    at = (pairs[0] * m + pairs[1]).sort().values
+    rows, columns = at // m, at % m
+    new = torch.ones_like(at, dtype=torch.bool)
+    new[1:] = at[1:] != at[:-1]
+    bit = torch.where(new, torch.ones_like(at) << (rows % 32), torch.zeros_like(at))
+    # The sum of different powers of two, which int32 holds as bits.
+    wide = torch.zeros(words.numel(), dtype=torch.int64, device=device).index_add_(0, rows // 32 * m + columns, bit)
+    return torch.where(wide >= 2**31, wide - 2**32, wide).to(torch.int32).reshape(words.shape)
+
+
+def row_loss(
+    loss: RowLoss,
+    x: Tensor,
+    y: Tensor | None,
+    relation: Relation,
+    values: list[float | Tensor],
+    metric: Metric,
+    normalize: bool,
+    row_value: Tensor | None = None,
+    upper: bool = False,
+) -> Tensor:
+    """As ``fastssl.ops.rows.row_loss``."""
+    n, m = x.shape[0], x.shape[1] if metric == Metric.given else (x if y is None else y).shape[0]
+    bits: list[Tensor | None] = [None, None]
+    if relation.positive_list is not None:
+        bits = [_bits(pairs, n, m, x.device) for pairs in (relation.positive_list, relation.negative_list)]
+    if any(isinstance(v, Tensor) for v in values):
+        params = torch.stack(
+            [
+                v.to(device=x.device, dtype=torch.float64).reshape(())
+                if isinstance(v, Tensor)
+                else constant((float(v),), torch.float64, x.device)[0]
+                for v in values
+            ]
+        )
+    else:
+        params = constant(tuple(float(v) for v in values), torch.float64, x.device)
+    return ROW_LOSS(
+        loss.value,
+        *(x, y, relation.x_ids, relation.y_ids, *bits, row_value, params),
+        *(metric.value, normalize, upper, relation.self_offset, variant_of(loss, values)),
+    )
+
+
+def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Tensor:
+    return PAIRWISE(x, y, metric.value, normalize)
+
+
+def nearest(
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
+    from fastssl.ops.triton import sorted_rows
+
+    return sorted_rows.nearest(x, y, k, metric, normalize, largest, exclude_self)
+
+
+def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:
+    """Picked rows are few beside a table: torch's own gather and product."""
+    return noise.gather_dot(x, table, indices)
+
+
+# --- blocks of a pair matrix whose rows live in several processes (fastssl/distributed) ------------------------------
+
+
+def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring) -> How:
+    scale = constant((s.scale,), torch.float32, x.device)
+    bias = constant((s.bias,), torch.float32, x.device) if s.bias else None
+    bounded = s.normalize and not s.sigmoid and abs(s.scale) / math.log(2) <= BOUND and bias is None
+    return sums_how(y, partner, None, scale, bias, s.sigmoid, bounded)
+
+
+def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, columns: bool, keep: bool) -> Sums:
+    """As ``fastssl.ops.blocks``: nothing is kept for the backward pass."""
+    with torch.no_grad():
+        how = _block(x, y, partner, s)
+        state, by_column, score = sums_of(x, y, how, s.normalize, columns)
+        none = state.new_empty(0)
+        if s.sigmoid:
+            return Sums(state[0], none, score, state[1], None)
+        by_row = engine.log2_sum(state[0], state[1])
+        return Sums(by_row, none if by_column is None else engine.log2_sum(by_column[0], by_column[1]), score, none, None)
+
+
+def gradients(
+    x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, kept: Tensor | None, w: Weights, needs: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    with torch.no_grad():
+        how = _block(x, y, partner, s)
+        zero = torch.zeros_like(w.x)
+        own_x = own(w.x, zero if w.x_lse is None else w.x_lse, zero, s.sigmoid, how.bounded)
+        own_y = None
+        if w.y is not None and w.y_lse is not None and y is not None:
+            own_y = own(w.y, w.y_lse, torch.zeros_like(w.y), s.sigmoid, how.bounded)
+        to_partner = None if partner is None or w.partner is None else w.partner.float()
+        weights = engine.Weights(
+            own_x, own_x if y is None else own_y, columns=y is None or own_y is not None, partner=to_partner
+        )
+        gx, gy, along, _ = engine.gradients(
+            side(wide(x), s.normalize, False),
+            None if y is None else side(wide(y), s.normalize, False),
+            how,
+            weights,
+            needs=(bool(needs & 1), bool(needs & 2)),
+            dtype=torch.float32,
+            along=bool(needs & 4),
+        )
+        none = torch.empty((0,), dtype=torch.float32, device=x.device)
+        total = torch.zeros((), dtype=torch.float64, device=x.device)
+        if needs & 4 and along is not None:
+            total = along.first.double().sum() * (0.5 if y is None else 1.0)
+        return none if gx is None else gx, none if gy is None else gy, total

@@ -1,0 +1,623 @@
+"""The Triton engine as torch operators: ``fastssl::triton_pair_sums``, ``triton_row_loss`` and ``triton_pairwise``.
+
+``torch.library.triton_op`` lets torch.compile see the kernels; autograd, tracing and torch.func are those of every other
+operator here (``fastssl.ops.operator``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssl.ops.operator import Operator
+from fastssl.ops.rows import OUTPUTS, Metric, RowLoss
+from fastssl.ops.triton import engine
+from fastssl.ops.triton.engine import How, Side, Weights
+from fastssl.ops.triton.launch import interpreting, side
+
+LN2 = 0.6931471805599453
+# Scores within this many bits of 0 need no maximum: sums of 2^31 of their powers of two stay far inside fp32's range.
+BOUND = 48.0
+
+MaybeTensor = Tensor | None
+
+
+def wide(x: Tensor) -> Tensor:
+    """fp16 rows as fp32, for gradients: weights of pairs fall below fp16's range. tf32 holds fp16's digits."""
+    return x.float() if x.dtype == torch.float16 else x
+
+
+def nothing(x: Tensor) -> Tensor:
+    """A gradient that is not asked for; each its own tensor, as operators demand."""
+    return x.new_empty((0,))
+
+
+def _no_infinite(lse: Tensor) -> Tensor:
+    return torch.where(torch.isinf(lse) & (lse < 0), torch.zeros_like(lse), lse)
+
+
+def sums_how(
+    y: MaybeTensor,
+    partner: MaybeTensor,
+    ids: MaybeTensor,
+    scale: Tensor,
+    bias: MaybeTensor,
+    sigmoid: bool,
+    bounded: bool,
+) -> How:
+    return How(
+        engine.SIGMOID if sigmoid else engine.SUMS,
+        scale=scale.detach().reshape(1).float(),
+        bias=None if bias is None else bias.detach().reshape(-1),
+        ids_x=ids,
+        ids_y=ids,
+        partner=partner,
+        itself=engine.DIAGONAL if y is None else engine.NOWHERE,
+        bounded=bounded,
+        same=y is None,
+    )
+
+
+def sums_of(x: Tensor, y: MaybeTensor, how: How, normalize: bool, columns: bool) -> tuple[Tensor, MaybeTensor, Tensor]:
+    """Statistics of rows and columns (``engine.reduce``), and the scores of partners in natural units."""
+    a = side(x, normalize, False)
+    b = a if y is None else side(y, normalize, False)
+    state, by_column = engine.reduce(a, b, how, columns=columns)
+    score = torch.zeros(a.n, dtype=torch.float64, device=x.device)
+    if how.partner is not None:
+        assert how.scale is not None
+        score = engine.partner_scores(a, b, how.partner).double() * how.scale.double()
+        if how.bias is not None:
+            offset = how.bias if how.bias.shape[0] == 1 else how.bias[how.partner.clamp(min=0)]
+            score = torch.where(how.partner >= 0, score + offset.double(), score)
+    return state, by_column, score
+
+
+def pair_sums(
+    x: Tensor,
+    y: MaybeTensor,
+    partner: MaybeTensor,
+    ids: MaybeTensor,
+    scale: Tensor,
+    bias: MaybeTensor,
+    normalize: bool,
+    sigmoid: bool,
+    columns: bool,
+    bounded: bool,
+    filtering: float,
+) -> Tensor:
+    """[4, N] in float64: log-sums of a row's pairs (sigmoid: sums of softplus), the partner's score, the sum of the
+    positives' scores (with ``ids``), log2 of the sums; with ``columns`` [4, N + M], the first and last by column."""
+    how = sums_how(y, partner, ids, scale, bias, sigmoid, bounded)
+    state, by_column, score = sums_of(x, y, how, normalize, columns)
+    if sigmoid:
+        return torch.stack([state[0], score, state[2], state[0]])
+    bits = engine.log2_sum(state[0], state[1])
+    result = torch.stack([bits * LN2, score, state[2] * LN2, bits])
+    if by_column is None:
+        return result
+    column_bits = engine.log2_sum(by_column[0], by_column[1])
+    zero = torch.zeros_like(column_bits)
+    return torch.cat([result, torch.stack([column_bits * LN2, zero, zero, column_bits])], 1)
+
+
+def pair_sums_backward(
+    grad: Tensor,
+    out: Tensor,
+    x: Tensor,
+    y: MaybeTensor,
+    partner: MaybeTensor,
+    ids: MaybeTensor,
+    scale: Tensor,
+    bias: MaybeTensor,
+    normalize: bool,
+    sigmoid: bool,
+    columns: bool,
+    bounded: bool,
+    filtering: float,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, y, scale and bias."""
+    how = sums_how(y, partner, ids, scale, bias, sigmoid, bounded)
+    n = x.shape[0]
+    own_x = own(grad[0, :n], out[3, :n], grad[2, :n], sigmoid, bounded)
+    own_y = own(grad[0, n:], out[3, n:], torch.zeros_like(out[3, n:]), sigmoid, bounded) if columns else None
+    to_partner = None
+    if partner is not None:
+        there = partner >= 0
+        to_partner = torch.where(there, grad[1, :n], torch.zeros_like(grad[1, :n]))
+        if y is None:  # partners are mutual: the pair's score is that of both
+            to_partner = to_partner + torch.where(there, to_partner[partner.clamp(min=0)], torch.zeros_like(to_partner))
+        to_partner = to_partner.float()
+    w = Weights(own_x, own_x if y is None else own_y, columns=y is None or columns, partner=to_partner)
+    a = side(wide(x), normalize, False)
+    b = None if y is None else side(wide(y), normalize, False)
+    by_bias = bias is not None and bool(needs & 8)
+    per_column = by_bias and bias is not None and bias.numel() > 1
+    wanted = (bool(needs & 1), bool(needs & 2) or per_column)
+    threshold = torch.full((1,), filtering, device=x.device) if filtering > 0 else None
+    gx, gy, sums_x, sums_y = engine.gradients(
+        a, b, how, w, needs=wanted, dtype=x.dtype, along=bool(needs & 4) or (by_bias and not per_column), filtering=threshold
+    )
+    g_scale, g_bias = nothing(x), nothing(x)
+    if needs & 4:
+        assert sums_x is not None
+        g_scale = (sums_x.first.double().sum() * (0.5 if y is None else 1.0)).to(scale.dtype).reshape(scale.shape)
+    if by_bias:
+        assert bias is not None
+        if per_column:
+            assert sums_y is not None
+            g_bias = sums_y.total.to(bias.dtype).reshape(bias.shape)
+        else:
+            assert sums_x is not None
+            g_bias = sums_x.total.double().sum().to(bias.dtype).reshape(bias.shape)
+    return (
+        gx if needs & 1 and gx is not None else nothing(x),
+        gy if needs & 2 and gy is not None else nothing(x),
+        g_scale,
+        g_bias,
+    )
+
+
+def own(weight: Tensor, bits: Tensor, positives: Tensor, sigmoid: bool, bounded: bool) -> Tensor:
+    """[4, n] as ``slope`` reads them, where no pair is counted: weight 0."""
+    finite = _no_infinite(bits)
+    if not sigmoid:
+        weight = torch.where(torch.isinf(bits) & (bits < 0), torch.zeros_like(weight), weight)
+        if bounded:
+            weight = weight * torch.exp2(-finite)
+    zero = torch.zeros_like(finite)
+    return torch.stack([weight, finite if not sigmoid else zero, positives, zero]).float()
+
+
+# --- losses over whole rows of scores -------------------------------------------------------------------------------
+
+_NUMBER = {
+    RowLoss.lse: engine.LSE,
+    RowLoss.hinge: engine.HINGE,
+    RowLoss.softplus: engine.SOFTPLUS,
+    RowLoss.lifted: engine.LIFTED,
+    RowLoss.extreme: engine.EXTREME,
+    RowLoss.ranked_list: engine.RANKED_LIST,
+    RowLoss.fast_ap: engine.FAST_AP,
+}
+_SORTED = (RowLoss.triplet, RowLoss.semihard)  # csrc/cuda/
+
+
+def variant_of(loss: RowLoss, values: list[Any]) -> int:
+    """What of a loss's parameters decides which code runs (``update`` in kernels/epilogues.py)."""
+    if loss == RowLoss.lse:
+        return int(values[4]) + 4 * int(values[5]) + 16 * int(bool(values[6]))
+    if loss in (RowLoss.hinge, RowLoss.lifted):
+        return int(values[3] == (2 if loss == RowLoss.hinge else 1))
+    if loss == RowLoss.softplus:
+        return int(isinstance(values[1], Tensor) or values[1] != 0)
+    if loss == RowLoss.fast_ap:
+        return int(values[0])
+    return 0
+
+
+def _row_how(
+    loss: int,
+    y: MaybeTensor,
+    x_ids: MaybeTensor,
+    y_ids: MaybeTensor,
+    positive_bits: MaybeTensor,
+    negative_bits: MaybeTensor,
+    params: Tensor,
+    metric: int,
+    upper: bool,
+    self_offset: int,
+    variant: int,
+    n: int,
+    m: int,
+) -> How:
+    diagonal = self_offset == 0 and n == m
+    return How(
+        _NUMBER.get(RowLoss(loss), engine.MATRIX),
+        Metric(metric),
+        params=params.detach().float(),
+        ids_x=x_ids,
+        ids_y=x_ids if y_ids is None else y_ids,
+        positive_bits=positive_bits,
+        negative_bits=negative_bits,
+        offset=max(self_offset, 0),
+        itself=engine.NOWHERE if self_offset < 0 else engine.DIAGONAL if diagonal else engine.OFFSET,
+        upper=upper,
+        variant=variant,
+        same=y is None and metric != Metric.given,
+    )
+
+
+def _sides(x: Tensor, y: MaybeTensor, how: How, normalize: bool) -> tuple[Side, Side]:
+    a = side(x, normalize, how.sees_squares)
+    return a, a if y is None else side(y, normalize, how.sees_squares)
+
+
+def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
+    """[2, n]: how many positives and negatives every row has."""
+    if how.positive_bits is not None:
+        assert how.negative_bits is not None
+        lanes = torch.arange(32, device=device, dtype=torch.int32)
+        return torch.stack(
+            [
+                torch.cat([((words[:, None, :] >> lanes[None, :, None]) & 1).sum(2) for words in bits.split(1)]).flatten()[:n]
+                if len(bits)
+                else torch.zeros(n, device=device)
+                for bits in (how.positive_bits, how.negative_bits)
+            ]
+        ).double()
+    assert how.ids_x is not None and how.ids_y is not None
+    ordered = how.ids_y.sort().values
+    positive = torch.searchsorted(ordered, how.ids_x, right=True) - torch.searchsorted(ordered, how.ids_x)
+    negative = m - positive
+    if how.itself != engine.NOWHERE and m:
+        at = (how.offset + torch.arange(n, device=device)) % m
+        own = how.ids_y[at] == how.ids_x
+        positive, negative = positive - own.long(), negative - (~own).long()
+    return torch.stack([positive, negative]).double()
+
+
+def _lifted_lse(how: How, a: Side, b: Side) -> Tensor:
+    """Log-sums over negatives of margin - sign s."""
+    from dataclasses import replace
+
+    assert how.params is not None
+    p = how.params
+    params = torch.stack([-p[0], p[0] * 0, p[1], *(p[0] * 0,) * 9])
+    state, _ = engine.reduce(a, b, replace(how, loss=engine.LSE, params=params, variant=2))
+    return engine.log2_sum(state[0], state[1]) * LN2
+
+
+def row_loss(
+    loss: int,
+    x: Tensor,
+    y: MaybeTensor,
+    x_ids: MaybeTensor,
+    y_ids: MaybeTensor,
+    positive_bits: MaybeTensor,
+    negative_bits: MaybeTensor,
+    row_value: MaybeTensor,
+    params: Tensor,
+    metric: int,
+    normalize: bool,
+    upper: bool,
+    self_offset: int,
+    variant: int,
+) -> tuple[Tensor, Tensor]:
+    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N]."""
+    from dataclasses import replace
+
+    n = x.shape[0]
+    m = x.shape[1] if metric == Metric.given else (x if y is None else y).shape[0]
+    how = _row_how(
+        loss, y, x_ids, y_ids, positive_bits, negative_bits, params, metric, upper, self_offset, variant, n, m
+    )
+    kind = RowLoss(loss)
+    counts = _counts(how, n, m, x.device)
+    a, b = _sides(x, y, how, normalize)
+    state = x.new_zeros((4, n), dtype=torch.float64)
+    none = x.new_empty((0, n), dtype=torch.float64)
+    if kind in _SORTED:
+        from fastssl.ops.triton import sorted_rows
+
+        columns = sorted_rows.forward(kind, a, None if y is None else b, how, m)
+        return torch.cat([columns, counts]).T.contiguous(), none
+    value = None if row_value is None else row_value.detach().float()
+    if kind == RowLoss.fast_ap:
+        histogram = _histogram(how, a, b, variant)
+        return torch.cat([_fast_ap(histogram)[None], counts]).T.contiguous(), histogram.reshape(n, -1).T.contiguous()
+    if m and n:
+        if kind == RowLoss.lse:
+            state, _ = engine.reduce(a, b, how)
+            first, second = (engine.log2_sum(state[2 * k], state[2 * k + 1]) * LN2 for k in range(2))
+            nothing = torch.zeros_like(first)
+            columns = torch.stack([first if variant & 3 else nothing, second if variant >> 2 & 3 else nothing])
+            return torch.cat([columns, counts]).T.contiguous(), none
+        if kind == RowLoss.softplus:
+            negatives, _ = engine.reduce(a, b, replace(how, loss=engine.LSE, variant=2))
+            lse = engine.log2_sum(negatives[0], negatives[1]) * LN2
+            state, _ = engine.reduce(a, b, how, own0=lse.clamp(min=-1e30).float())
+            total = torch.where(torch.isnan(lse), lse, state[0])
+            return torch.cat([torch.stack([total, lse]), counts]).T.contiguous(), state[1:2].contiguous()
+        if kind == RowLoss.lifted:
+            lse = _lifted_lse(how, a, b)
+            other = lse.float() if value is None else value
+            state, _ = engine.reduce(a, b, how, own0=lse.float(), other0=other)
+            total = torch.where(torch.isnan(lse), lse, state[0])
+            return torch.cat([torch.stack([lse, total, state[1]]), counts]).T.contiguous(), none
+        state, _ = engine.reduce(a, b, how, own0=value)
+    elif kind in (RowLoss.lse, RowLoss.softplus, RowLoss.lifted):
+        nothing = torch.full((n,), float("-inf"), dtype=torch.float64, device=x.device)
+        zero = torch.zeros_like(nothing)
+        if kind == RowLoss.lse:
+            parts = [nothing if variant & 3 else zero, nothing if variant >> 2 & 3 else zero]
+        else:
+            parts = [zero, nothing] if kind == RowLoss.softplus else [nothing, zero, zero]
+        saved = zero[None] if kind == RowLoss.softplus else nothing(x)
+        return torch.cat([torch.stack(parts), counts]).T.contiguous(), saved
+    elif kind == RowLoss.extreme:
+        infinite = torch.full((n,), float("inf"), dtype=torch.float64, device=x.device)
+        state = torch.stack([-infinite, infinite * 0 - 1, infinite, infinite * 0 - 1])
+        state = torch.stack([-infinite, torch.full_like(infinite, -1), infinite, torch.full_like(infinite, -1)])
+    if kind == RowLoss.extreme:
+        state = state[[0, 2, 1, 3]]
+        return torch.cat([state, counts]).T.contiguous(), none
+    if kind == RowLoss.ranked_list:
+        bottom = state[[1, 3]] + params.detach().double()[4]
+        return torch.cat([state[[0, 2]] / bottom, counts]).T.contiguous(), bottom.contiguous()
+    return torch.cat([state, counts]).T.contiguous(), none
+
+
+def _histogram(how: How, a: Side, b: Side, bins: int) -> Tensor:
+    """[N, 2, bins + 2]."""
+    from fastssl.kernels.histogram import histogram_kernel
+    from fastssl.ops.triton.launch import cdiv, config, precision, run
+
+    out = torch.zeros((a.n, 2, bins + 2), dtype=torch.float32, device=a.rows.device)
+    c = config("histogram", a.rows, 512)
+    constants = how.constants(a)
+    run(
+        histogram_kernel,
+        (cdiv(a.n, c.BM),),
+        *(a.rows, b.rows, a.n, b.n, a.d, a.stride, b.stride, a.factor, b.factor, a.square, b.square),
+        *(*how.relations(), how.offset, out, bins, _width(how, bins)),
+        **{k: constants[k] for k in ("METRIC", "RELATION", "ITSELF", "SAME", "EXACT")},
+        **{"BM": c.BM, "BN": c.BN, "BK": c.BK, "PRECISION": precision(a.rows.dtype)},
+        EDGES=max(16, 1 << (bins + 1).bit_length()),
+        config=c,
+    )
+    return out.double()
+
+
+def _width(how: How, bins: int) -> float:
+    return 4.0 / bins  # squared distances of unit rows: the only use there is
+
+
+def _fast_ap(histogram: Tensor) -> Tensor:
+    h, other = histogram[:, 0, :-1], histogram[:, 1, :-1]
+    H, total = h.cumsum(1), (h + other).cumsum(1)
+    counted = ~(h * H <= 0) & ~(total <= 0)
+    return torch.where(counted, h * H / total.masked_fill(~counted, 1), torch.zeros_like(h)).sum(1)
+
+
+def _fast_ap_table(histogram: Tensor, grad: Tensor) -> Tensor:
+    """Upstream times d out / d bin [N, 2, bins + 2]; the last, beyond all edges, stays 0."""
+    h, other = histogram[:, 0, :-1], histogram[:, 1, :-1]
+    H, total = h.cumsum(1), (h + other).cumsum(1)
+    counted = (h * H > 0) & (total > 0)
+    safe = total.masked_fill(~counted, 1)
+
+    def later(values: Tensor) -> Tensor:
+        return torch.where(counted, values, torch.zeros_like(values)).flip(1).cumsum(1).flip(1)
+
+    all_later = later(h * H / safe.square())
+    ours = torch.where(counted, H / safe, torch.zeros_like(H)) + later(h / safe) - all_later
+    slopes = torch.stack([ours, -all_later], 1)
+    return (torch.nn.functional.pad(slopes, (0, 1)) * grad[:, None, None]).float().contiguous()
+
+
+def row_loss_backward(
+    grad: Tensor,
+    saved: Tensor,
+    out: Tensor,
+    loss: int,
+    x: Tensor,
+    y: MaybeTensor,
+    x_ids: MaybeTensor,
+    y_ids: MaybeTensor,
+    positive_bits: MaybeTensor,
+    negative_bits: MaybeTensor,
+    row_value: MaybeTensor,
+    params: Tensor,
+    metric: int,
+    normalize: bool,
+    upper: bool,
+    self_offset: int,
+    variant: int,
+    needs: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of x, y, row_value and params."""
+    n = x.shape[0]
+    given = metric == Metric.given
+    m = x.shape[1] if given else (x if y is None else y).shape[0]
+    how = _row_how(
+        loss, y, x_ids, y_ids, positive_bits, negative_bits, params, metric, upper, self_offset, variant, n, m
+    )
+    kind = RowLoss(loss)
+    to_value = torch.zeros_like(row_value) if row_value is not None and needs & 4 else nothing(x)
+    to_params = torch.zeros_like(params) if needs & 8 else nothing(x)
+    if n == 0 or m == 0:
+        to_x = torch.zeros_like(x) if needs & 1 else nothing(x)
+        return to_x, torch.zeros_like(y) if y is not None and needs & 2 else nothing(x), to_value, to_params
+    a, b = _sides(x if given else wide(x), None if y is None else wide(y), how, normalize)
+    g, value = grad.T, None if row_value is None else row_value.detach().double()
+    if kind in _SORTED:
+        from fastssl.ops.triton import sorted_rows
+
+        to_x, to_y = sorted_rows.backward(kind, a, None if y is None else b, how, g, m, (needs & 1, needs & 2), x.dtype)
+        return to_x if to_x is not None else nothing(x), to_y if to_y is not None else nothing(x), to_value, to_params
+    w = _row_weights(kind, how, a, b, g, saved, out.T, value)
+    along = kind == RowLoss.hinge and bool(needs & 4) or kind in (RowLoss.lse, RowLoss.softplus) and bool(needs & 8)
+    if given:
+        from fastssl.kernels.gradient import weights_kernel
+
+        slopes = torch.empty((n, m), dtype=x.dtype, device=x.device)
+        engine.store_slopes(weights_kernel, a, a, how, w, slopes)
+        if along:
+            raise RuntimeError("fastssl: scores that are given have no gradient for parameters on the GPU yet")
+        return slopes if needs & 1 else nothing(x), nothing(x), to_value, to_params
+    wanted = (bool(needs & 1), y is not None and bool(needs & 2))
+    if y is None and how.positive_bits is not None:  # listed pairs are not mutual: as two sets of rows
+        gx, gy, sums, _ = engine.gradients(a, b, how, w, needs=(True, True), dtype=torch.float32, along=along)
+        assert gx is not None and gy is not None
+        to_x, to_y = (gx + gy).to(x.dtype), None
+    else:
+        if y is None:
+            w = _both_sides(w)
+        to_x, to_y, sums, _ = engine.gradients(
+            a, None if y is None else b, how, w, needs=wanted, dtype=x.dtype, along=along
+        )
+    if along and sums is not None:
+        if kind == RowLoss.hinge:
+            to_value = -sums.first.to(row_value.dtype) if row_value is not None else nothing(x)
+        else:
+            to_params = torch.zeros_like(params)
+            to_params[0], to_params[1] = sums.first.double().sum(), sums.second.double().sum()
+    return (
+        to_x if needs & 1 and to_x is not None else nothing(x),
+        to_y if needs & 2 and to_y is not None else nothing(x),
+        to_value,
+        to_params,
+    )
+
+
+def _both_sides(w: Weights) -> Weights:
+    from dataclasses import replace
+
+    return replace(w, y=w.x, columns=True)
+
+
+def _row_weights(
+    kind: RowLoss, how: How, a: Side, b: Side, g: Tensor, saved: Tensor, out: Tensor, value: Tensor | None
+) -> Weights:
+    """The numbers of every row that ``slope`` takes, from what the forward pass gave and the upstream gradient [k, N]."""
+    zero = torch.zeros_like(g[0])
+    if kind == RowLoss.fast_ap:
+        histogram = saved.T.reshape(saved.shape[1], 2, -1)
+        bins = histogram.shape[2] - 2
+        return Weights(None, table=_fast_ap_table(histogram, g[0]), bins=bins, width=_width(how, bins))
+    if kind == RowLoss.lse:
+        own = []
+        for k in range(2):
+            empty = torch.isinf(out[k]) & (out[k] < 0)
+            own += [torch.where(empty, zero, g[k]), _no_infinite(out[k])]
+    elif kind == RowLoss.hinge:
+        own = [g[0], g[2], zero if value is None else value, zero]
+    elif kind == RowLoss.softplus:
+        lse = out[1]
+        empty = torch.isinf(lse) & (lse < 0)
+        own = [lse.clamp(min=-1e30), g[0], torch.where(empty, zero, g[0] * saved[0] + g[1]), zero]
+        own[0] = torch.where(empty, torch.full_like(lse, -1e30), own[0])
+    elif kind == RowLoss.lifted:
+        lse = out[0]
+        weights = g[1].float().contiguous()
+        columns = lse.float() if value is None else value.float()
+        # Where columns are not these rows their upstream gradient is that of the rows, all the same.
+        from dataclasses import replace
+
+        upstream = weights if value is None else None
+        pull = replace(how, loss=engine.LIFTED_PULL)
+        if upstream is not None:
+            state, _ = engine.reduce(a, b, pull, own0=lse.float(), other0=columns, other1=upstream)
+            pulled = state[0]
+        else:
+            state, _ = engine.reduce(a, b, pull, own0=lse.float(), other0=columns, other1=columns.new_ones(max(a.n, b.n)))
+            pulled = state[0] * g[1]  # the sum of both upstream gradients is 2 of them
+        own = [lse, g[1], pulled, zero]
+        if value is not None:
+            other = torch.zeros((4, len(value)), dtype=torch.float32, device=g.device)
+            other[0] = columns
+            return Weights(torch.stack(own).float(), other)
+        # (own log-sum as the column's, for rows against themselves)
+    elif kind == RowLoss.extreme:
+        own = [g[0], out[2], g[1], out[3]]
+    else:
+        assert kind == RowLoss.ranked_list
+        own = [g[0] / saved[0], out[0], g[1] / saved[1], out[1]]
+    numbers = torch.stack(own).float()
+    return Weights(numbers, numbers if kind == RowLoss.lifted else None)
+
+
+# --- the matrix itself ----------------------------------------------------------------------------------------------
+
+
+def pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
+    how = How(engine.MATRIX, Metric(metric), same=y is None)
+    a, b = _sides(x, y, how, normalize)
+    return engine.matrix(a, None if y is None else b, how)
+
+
+def pairwise_backward(
+    grad: Tensor, out: Tensor, x: Tensor, y: MaybeTensor, metric: int, normalize: bool, needs: int
+) -> tuple[Tensor, Tensor]:
+    how = How(engine.MATRIX, Metric(metric), same=y is None)
+    a, b = _sides(wide(x), None if y is None else wide(y), how, normalize)
+    to_x, to_y = of_matrix(a, None if y is None else b, how, grad.contiguous(), (needs & 1, needs & 2), x.dtype)
+    return to_x if to_x is not None else nothing(x), to_y if to_y is not None else nothing(x)
+
+
+def of_matrix(
+    a: Side, b: Side | None, how: How, slopes: Tensor, needs: tuple[int, int], dtype: torch.dtype
+) -> tuple[MaybeTensor, MaybeTensor]:
+    """Gradients from dL/ds [n, m]."""
+    if b is None:
+        # Rows against themselves: what a matrix gives its rows and its columns.
+        w = Weights(None, matrix=slopes)
+        gx, gy, _, _ = engine.gradients(a, a, how, w, needs=(True, True), dtype=torch.float32)
+        assert gx is not None and gy is not None
+        return (gx + gy).to(dtype) if needs[0] else None, None
+    wanted = (bool(needs[0]), bool(needs[1]))
+    gx, gy, _, _ = engine.gradients(a, b, how, Weights(None, matrix=slopes), needs=wanted, dtype=dtype)
+    return gx, gy
+
+
+# --- registration ---------------------------------------------------------------------------------------------------
+
+
+def _define(name: str, function: Any, backward: Any) -> None:
+    """Interpreted kernels cannot be traced: there the operator is one piece for torch.compile."""
+    define: Any = torch.library.custom_op if interpreting() else torch.library.triton_op
+    define(f"fastssl::{name}", function, mutates_args=())
+    define(f"fastssl::{name}_backward", backward, mutates_args=())
+
+
+def _fake_pair_sums(x: Tensor, y: MaybeTensor, *rest: Any) -> Tensor:
+    *_, columns, _, _ = rest
+    return x.new_empty((4, x.shape[0] + (y.shape[0] if columns and y is not None else 0)), dtype=torch.float64)
+
+
+def _fake_row_loss(loss: int, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    n, kind, variant = x.shape[0], RowLoss(loss), rest[-1]
+    saved = {RowLoss.softplus: 1, RowLoss.ranked_list: 2, RowLoss.fast_ap: 2 * (variant + 2)}.get(kind, 0)
+    return x.new_empty((n, OUTPUTS[loss] + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
+
+
+def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
+    return x.new_empty((x.shape[0], (x if y is None else y).shape[0]), dtype=torch.float32)
+
+
+def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
+    _define(name, function, backward)
+    return Operator(name, fake=fake if interpreting() else None, device="cuda", **options)
+
+
+PAIR_SUMS = _operator(
+    "triton_pair_sums",
+    pair_sums,
+    pair_sums_backward,
+    _fake_pair_sums,
+    tensors=tuple(range(6)),
+    differentiable=(0, 1, 4, 5),
+    save_result=True,
+)
+ROW_LOSS = _operator(
+    "triton_row_loss",
+    row_loss,
+    row_loss_backward,
+    _fake_row_loss,
+    tensors=tuple(range(1, 9)),
+    differentiable=(1, 2, 7, 8),
+    save_result=True,
+)
+PAIRWISE = _operator(
+    "triton_pairwise",
+    pairwise,
+    pairwise_backward,
+    _fake_pairwise,
+    tensors=(0, 1),
+    differentiable=(0, 1),
+    save_result=True,
+)

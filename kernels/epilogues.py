@@ -1,0 +1,353 @@
+"""What each loss does with a tile of scores: the twins of csrc/cpu/row_*.h and csrc/cpu/pair_loss.cpp.
+
+``update`` folds a tile into four numbers a row (STATE says how parts of a row are merged), ``slope`` is dL/ds, and
+``along`` the derivatives of parameters. Scores of SUMS and SIGMOID are in bits (log2), those of row losses as they are.
+Numbers a row (``own``) and numbers of the other side (``other``) broadcast to the tile, so that one formula serves a
+row's own loss and, for rows against themselves, that of the column.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastssl.kernels.tiles import INFINITY, LN2, LOG2E
+
+SUMS = tl.constexpr(0)  # log-sums of exponentials (InfoNCE, NT-Xent, SupCon, CLIP, linear cross-entropy)
+SIGMOID = tl.constexpr(1)  # sums of softplus (SigLIP)
+LSE = tl.constexpr(2)  # row losses: the names of csrc/cpu/rows.h
+HINGE = tl.constexpr(3)
+SOFTPLUS = tl.constexpr(4)
+LIFTED = tl.constexpr(5)
+LIFTED_PULL = tl.constexpr(6)
+EXTREME = tl.constexpr(7)
+RANKED_LIST = tl.constexpr(8)
+MATRIX = tl.constexpr(9)  # dL/ds is given, a matrix
+FAST_AP = tl.constexpr(10)  # slopes from a table of bins (histogram.py)
+
+# How the four numbers of two parts of a row become one: pairs (maximum, sum of exp2 below it), sums, extremes (value,
+# column).
+LOG_SUM, ADD, LARGEST, SMALLEST = "log_sum", "add", "largest", "smallest"
+STATE = {
+    SUMS.value: (LOG_SUM, ADD),
+    SIGMOID.value: (ADD, ADD),
+    LSE.value: (LOG_SUM, LOG_SUM),
+    HINGE.value: (ADD, ADD),
+    SOFTPLUS.value: (ADD, ADD),
+    LIFTED.value: (ADD, ADD),
+    LIFTED_PULL.value: (ADD, ADD),
+    EXTREME.value: (LARGEST, SMALLEST),
+    RANKED_LIST.value: (ADD, ADD),
+}
+
+
+@triton.jit
+def exp2_by_polynomial(x):
+    """2^x on the FMA units, for a share of the exponentials where the MUFU is the bound: 3e-7 of the value.
+
+    x = k + f with |f| <= 1/2; a polynomial of degree 6 in f; k goes into the exponent. Below -126 the result is 0.
+    """
+    x = tl.minimum(tl.maximum(x, -127.0), 127.0)
+    k = tl.floor(x + 0.5)
+    f = x - k
+    p = 1.5403530393381609e-4
+    p = p * f + 1.3333558146428443e-3
+    p = p * f + 9.6181291076284772e-3
+    p = p * f + 5.5504108664821580e-2
+    p = p * f + 2.4022650695910071e-1
+    p = p * f + 6.9314718055994531e-1
+    p = p * f + 1.0
+    power = (k.to(tl.int32) + 127) << 23
+    return p * power.to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def exp2(x, SPLIT: tl.constexpr):
+    """2^x; with ``SPLIT`` every other column by polynomial."""
+    if SPLIT:
+        BM: tl.constexpr = x.shape[0]
+        BN: tl.constexpr = x.shape[1]
+        even, odd = tl.split(tl.reshape(x, (BM, BN // 2, 2)))
+        return tl.reshape(tl.join(tl.exp2(even), exp2_by_polynomial(odd)), (BM, BN))
+    else:
+        return tl.exp2(x)
+
+
+@triton.jit
+def exp(x):
+    return tl.exp2(x * LOG2E)
+
+
+@triton.jit
+def log1p_of(e):
+    """log(1 + e) for e in [0, 1], with the digits of a small e."""
+    series = e * (1 - e * (0.5 - e * (0.3333333333 - e * 0.25)))
+    return tl.where(e < 0.01, series, tl.log2(1 + e) * LN2)
+
+
+@triton.jit
+def softplus(z):
+    return tl.maximum(z, 0.0) + log1p_of(exp(-tl.abs(z)))
+
+
+@triton.jit
+def sigmoid(z):
+    e = exp(-tl.abs(z))
+    return tl.where(z >= 0, 1.0, e) / (1 + e)
+
+
+@triton.jit
+def log_add(a, b):
+    """log(e^a + e^b), -inf where both are; and the share of a in it."""
+    top = tl.maximum(a, b)
+    safe = tl.where(top == -INFINITY, 0.0, top)
+    total = exp(a - safe) + exp(b - safe)
+    share = exp(a - safe) / tl.where(total == 0, 1.0, total)
+    return tl.where(top == -INFINITY, top, safe + tl.log2(total) * LN2), share
+
+
+@triton.jit
+def add_log_sum(most, total, bits, mask, SPLIT: tl.constexpr):
+    """Folds scores in bits into a running maximum and the sum of their powers below it."""
+    top = tl.maximum(most, tl.max(tl.where(mask, bits, -INFINITY), 1))
+    safe = tl.where(top == -INFINITY, 0.0, top)
+    part = tl.sum(tl.where(mask, exp2(bits - safe[:, None], SPLIT), 0.0), 1)
+    return top, total * tl.exp2(most - safe) + part
+
+
+@triton.jit
+def slot_slope(s, scale, shift, PART: tl.constexpr, CIRCLE: tl.constexpr):
+    """d value / d s of a slot of LSE; with ``CIRCLE`` circle loss's factors, which count as constants."""
+    if CIRCLE:
+        if PART == 1:
+            return -scale * tl.maximum(1 + shift - s, 0.0)
+        else:
+            return scale * tl.maximum(s + shift, 0.0)
+    else:
+        return scale + 0 * s
+
+
+@triton.jit
+def slot_value(s, scale, shift, PART: tl.constexpr, CIRCLE: tl.constexpr):
+    if CIRCLE:
+        return slot_slope(s, scale, shift, PART, CIRCLE) * (s - 1 + shift if PART == 1 else s - shift)
+    else:
+        return s * scale + shift
+
+
+@triton.jit
+def takes(PART: tl.constexpr, positive, negative):
+    """Part of a row: 1 positives, 2 negatives, 3 both."""
+    if PART == 1:
+        return positive
+    elif PART == 2:
+        return negative
+    else:
+        return positive | negative
+
+
+@triton.jit
+def share_of_sum(s, P, slot, weight, lse, positive, negative, PART: tl.constexpr, CIRCLE: tl.constexpr):
+    """Upstream weight times the share of a pair in the log-sum of a slot of LSE."""
+    p = weight * exp(slot_value(s, tl.load(P + slot), tl.load(P + 2 + slot), PART, CIRCLE) - lse)
+    return tl.where(takes(PART, positive, negative), p, 0.0)
+
+
+@triton.jit
+def angular(s, margin, MARGIN: tl.constexpr):
+    """cos(arccos s - margin) and its derivative."""
+    if MARGIN:
+        opposite = tl.sqrt(tl.maximum(1 - s * s, 0.0))
+        c, sine = tl.cos(margin), tl.sin(margin)
+        return s * c + opposite * sine, c - s / tl.maximum(opposite, 1e-6) * sine
+    else:
+        return s, 1 + 0 * s
+
+
+@triton.jit
+def ranked(s, part, alpha, border, temperature, SIDE: tl.constexpr):
+    u = s - border if SIDE == 0 else alpha - s
+    counted = part & ~(u <= 0) & ~(s <= 0)  # NaN counts
+    return tl.where(counted, u, 0.0), tl.where(counted, exp(temperature * u), 0.0)
+
+
+@triton.jit
+def lifted_term(s, own, other, sign, shift, SQUARED: tl.constexpr):
+    """J, its share that is the row's own log-sum's, and the derivative of the term."""
+    both, share = log_add(own, other)
+    counted = both > -INFINITY
+    J = sign * s + shift + tl.where(counted, both, 0.0)
+    if SQUARED:
+        return J, share, tl.where(counted, 2 * tl.where(J <= 0, 0.0, J), 0.0), counted
+    else:
+        return J, share, tl.where(counted, 1.0, 0.0), counted
+
+
+@triton.jit
+def empty(LOSS: tl.constexpr, BM: tl.constexpr):
+    """The four numbers of a row before its first tile."""
+    zero = tl.zeros((BM,), tl.float32)
+    least = tl.full((BM,), -float("inf"), tl.float32)
+    if LOSS == SUMS:
+        return least, zero, zero, zero
+    elif LOSS == LSE:
+        return least, zero, least, zero
+    elif LOSS == EXTREME:
+        return least, zero - 1, -least, zero - 1
+    else:
+        return zero, zero, zero, zero
+
+
+@triton.jit
+def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED: tl.constexpr,
+           POSITIVES: tl.constexpr, VARIANT: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """The four numbers of a row after one more tile. P: the parameters, as csrc/cpu/row_*.h orders them.
+
+    ``VARIANT``: the parts of both slots and circle (LSE: first + 4 second + 16 circle; part 1 positives, 2 negatives,
+    3 both), a margin (SOFTPLUS), squared hinges (HINGE, LIFTED).
+    """
+    a, b, c, e = state
+    if LOSS == SUMS:
+        if BOUNDED:  # no score is far from 0: exponentials as they are
+            b += tl.sum(tl.where(negative, exp2(s, SPLIT), 0.0), 1)
+            a = tl.maximum(a, 0.0)
+        else:
+            a, b = add_log_sum(a, b, s, negative, SPLIT)
+        if POSITIVES:
+            c += tl.sum(tl.where(positive, s, 0.0), 1)
+    elif LOSS == SIGMOID:
+        a += tl.sum(tl.where(negative, softplus(s * LN2), 0.0), 1)
+        b += tl.sum(tl.where(negative, sigmoid(s * LN2), 0.0), 1)
+    elif LOSS == LSE:
+        FIRST: tl.constexpr = VARIANT % 4
+        SECOND: tl.constexpr = (VARIANT // 4) % 4
+        CIRCLE: tl.constexpr = VARIANT // 16
+        if FIRST:
+            bits = slot_value(s, tl.load(P), tl.load(P + 2), FIRST, CIRCLE) * LOG2E
+            a, b = add_log_sum(a, b, bits, takes(FIRST, positive, negative), False)
+        if SECOND:
+            bits = slot_value(s, tl.load(P + 1), tl.load(P + 3), SECOND, CIRCLE) * LOG2E
+            c, e = add_log_sum(c, e, bits, takes(SECOND, positive, negative), False)
+    elif LOSS == HINGE:
+        sign, near, far = tl.load(P), tl.load(P + 1), tl.load(P + 2)
+        u, v = sign * (s - near - own0), sign * (far + own0 - s)
+        pulled, pushed = positive & ~(u <= 0), negative & ~(v <= 0)  # NaN counts
+        a += tl.sum(tl.where(pulled, u * u if VARIANT else u, 0.0), 1)
+        b += tl.sum(pulled.to(tl.float32), 1)
+        c += tl.sum(tl.where(pushed, v * v if VARIANT else v, 0.0), 1)
+        e += tl.sum(pushed.to(tl.float32), 1)
+    elif LOSS == SOFTPLUS:
+        phi, _ = angular(s, tl.load(P + 1), VARIANT)
+        z = own0 - tl.load(P) * phi
+        a += tl.sum(tl.where(positive, softplus(z), 0.0), 1)
+        b += tl.sum(tl.where(positive, sigmoid(z), 0.0), 1)
+    elif LOSS == LIFTED:
+        J, share, derivative, counted = lifted_term(s, own0, other0, tl.load(P), tl.load(P + 2), VARIANT)
+        counted = counted & positive
+        term = tl.where(J <= 0, 0.0, J * J) if VARIANT else J
+        a += tl.sum(tl.where(counted, term, 0.0), 1)
+        b += tl.sum((counted & (J > 0)).to(tl.float32), 1)
+    elif LOSS == LIFTED_PULL:  # other1: the sum of the upstream gradients of both rows
+        J, share, derivative, counted = lifted_term(s, own0, other0, tl.load(P), tl.load(P + 2), VARIANT)
+        a += tl.sum(tl.where(positive & counted, other1 * derivative * share, 0.0), 1)
+    elif LOSS == EXTREME:
+        d = tl.load(P) * s
+        far, at_far = tl.max(tl.where(positive, d, -INFINITY), 1, return_indices=True)
+        near, at_near = tl.min(tl.where(negative, d, INFINITY), 1, return_indices=True)
+        first = tl.min(columns, 0)
+        b = tl.where(far > a, (first + at_far).to(tl.float32), b)
+        e = tl.where(near < c, (first + at_near).to(tl.float32), e)
+        a, c = tl.maximum(a, far), tl.minimum(c, near)
+    elif LOSS == RANKED_LIST:
+        alpha = tl.load(P)
+        u, w = ranked(s, positive, alpha, alpha - tl.load(P + 1), tl.load(P + 2), 0)
+        a, b = a + tl.sum(w * u, 1), b + tl.sum(w, 1)
+        u, w = ranked(s, negative, alpha, alpha - tl.load(P + 1), tl.load(P + 3), 1)
+        c, e = c + tl.sum(w * u, 1), e + tl.sum(w, 1)
+    return a, b, c, e
+
+
+@triton.jit
+def slope(LOSS: tl.constexpr, s, positive, negative, columns, own, other0, P, BOUNDED: tl.constexpr,
+          POSITIVES: tl.constexpr, VARIANT: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
+    """dL/ds, from a row's four numbers ``own``:
+
+    SUMS: weight and log2-sum (BOUNDED: weight / sum, unused), weight of positives' scores; SIGMOID: weight;
+    LSE: weight, log-sum, weight, log-sum; HINGE: weight, weight, threshold; SOFTPLUS: log-sum, weight, pull;
+    LIFTED: log-sum, weight, pull (other0: the column's log-sum); EXTREME: weight, column, weight, column;
+    RANKED_LIST: weight, ratio, weight, ratio.
+    """
+    o0, o1, o2, o3 = own
+    if LOSS == SUMS:
+        if BOUNDED:
+            g = tl.where(negative, exp2(s, SPLIT) * o0, 0.0)
+        else:
+            g = tl.where(negative, o0 * exp2(s - o1, SPLIT), 0.0)
+        if POSITIVES:
+            g = tl.where(positive, g + o2, g)
+    elif LOSS == SIGMOID:
+        g = tl.where(negative, o0 * sigmoid(s * LN2), 0.0)
+    elif LOSS == LSE:
+        FIRST: tl.constexpr = VARIANT % 4
+        SECOND: tl.constexpr = (VARIANT // 4) % 4
+        CIRCLE: tl.constexpr = VARIANT // 16
+        g = tl.zeros_like(s)
+        if FIRST:
+            p = share_of_sum(s, P, 0, o0, o1, positive, negative, FIRST, CIRCLE)
+            g += p * slot_slope(s, tl.load(P), tl.load(P + 2), FIRST, CIRCLE)
+        if SECOND:
+            p = share_of_sum(s, P, 1, o2, o3, positive, negative, SECOND, CIRCLE)
+            g += p * slot_slope(s, tl.load(P + 1), tl.load(P + 3), SECOND, CIRCLE)
+    elif LOSS == HINGE:
+        sign, near, far = tl.load(P), tl.load(P + 1), tl.load(P + 2)
+        u, v = sign * (s - near - o2), sign * (far + o2 - s)
+        pull = tl.where(positive & ~(u <= 0), o0 * (2 * u if VARIANT else 1.0), 0.0)
+        push = tl.where(negative & ~(v <= 0), o1 * (2 * v if VARIANT else 1.0), 0.0)
+        g = sign * (pull - push)
+    elif LOSS == SOFTPLUS:
+        scale = tl.load(P)
+        phi, turn = angular(s, tl.load(P + 1), VARIANT)
+        ours = -scale * o1 * sigmoid(o0 - scale * phi) * turn
+        g = tl.where(positive, ours, 0.0) + tl.where(negative, o2 * exp(scale * s - o0) * scale, 0.0)
+    elif LOSS == LIFTED:
+        sign = tl.load(P)
+        J, share, derivative, counted = lifted_term(s, o0, other0, sign, tl.load(P + 2), VARIANT)
+        safe = tl.where(o0 == -INFINITY, 0.0, o0)
+        theirs = -sign * o2 * exp(tl.load(P + 1) - sign * s - safe)
+        g = tl.where(positive & counted, o1 * derivative * sign, 0.0) + tl.where(negative, theirs, 0.0)
+    elif LOSS == EXTREME:
+        at = columns.to(tl.float32)
+        g = tl.load(P) * (tl.where(at == o1, o0, 0.0) + tl.where(at == o3, o2, 0.0))
+    else:
+        tl.static_assert(LOSS == RANKED_LIST)
+        alpha = tl.load(P)
+        border = alpha - tl.load(P + 1)
+        u, w = ranked(s, positive, alpha, border, tl.load(P + 2), 0)
+        g = o0 * w * (1 + tl.load(P + 2) * (u - o1))
+        u, w = ranked(s, negative, alpha, border, tl.load(P + 3), 1)
+        g -= o2 * w * (1 + tl.load(P + 3) * (u - o3))
+    return g
+
+
+@triton.jit
+def along(LOSS: tl.constexpr, s, positive, negative, own, P, VARIANT: tl.constexpr):
+    """Derivatives of the first two parameters, for row losses that have such gradients: LSE and SOFTPLUS."""
+    o0, o1, o2, o3 = own
+    if LOSS == LSE:
+        FIRST: tl.constexpr = VARIANT % 4
+        SECOND: tl.constexpr = (VARIANT // 4) % 4
+        CIRCLE: tl.constexpr = VARIANT // 16
+        first, second = tl.zeros_like(s), tl.zeros_like(s)
+        if FIRST:
+            first = share_of_sum(s, P, 0, o0, o1, positive, negative, FIRST, CIRCLE) * s
+        if SECOND:
+            second = share_of_sum(s, P, 1, o2, o3, positive, negative, SECOND, CIRCLE) * s
+        return tl.sum(first, 1), tl.sum(second, 1)
+    else:
+        tl.static_assert(LOSS == SOFTPLUS)
+        scale = tl.load(P)
+        phi, _ = angular(s, tl.load(P + 1), VARIANT)
+        ours = tl.where(positive, -o1 * sigmoid(o0 - scale * phi) * phi, 0.0)
+        theirs = tl.where(negative, o2 * exp(scale * s - o0) * s, 0.0)
+        total = tl.sum(ours + theirs, 1)
+        return total, tl.zeros_like(total)

@@ -1,0 +1,132 @@
+"""Row and column statistics of a pair matrix that is never stored."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from fastssl.kernels.epilogues import SIGMOID, SUMS, add_log_sum, empty, exp2, update
+from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, LOG2E, MANHATTAN, relation, scores
+
+
+@triton.jit(do_not_specialize=["n", "m", "d", "offset", "first_block", "tiles_per_split"])
+def reduce_kernel(
+    A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,
+    SCALE, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, offset,
+    OWN0, OTHER0, OTHER1, OUT, COLUMNS, first_block, tiles_per_split,
+    LOSS: tl.constexpr, METRIC: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
+    VARIANT: tl.constexpr, BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr,
+    BIAS_COLUMNS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, RESIDENT: tl.constexpr,
+    PRECISION: tl.constexpr, SPLIT: tl.constexpr, SPECIALIZE: tl.constexpr,
+):  # fmt: skip
+    """OUT [splits, 4, n]: what ``update`` makes of the columns of a split; COLUMNS [row blocks, m] or None.
+
+    Program (block, split): rows block * BM of A against ``tiles_per_split`` blocks of B. ``TRIANGLE``: rows against
+    themselves, where a tile above the diagonal serves its rows and, through COLUMNS, its columns. COLUMNS gets log2 of
+    the sum of a column within the block (BOUNDED: the sum).
+    """
+    block, split = tl.program_id(0) + first_block, tl.program_id(1)
+    a0 = block * BM
+    rows = a0 + tl.arange(0, BM)
+    a_rows, b_rows, a = A, B, A
+    if METRIC != GIVEN and METRIC != MANHATTAN and METRIC != CHEBYSHEV:
+        a_rows = tl.make_tensor_descriptor(A, shape=[n, d], strides=[stride_a, 1], block_shape=[BM, BK])
+        b_rows = tl.make_tensor_descriptor(B, shape=[m, d], strides=[stride_b, 1], block_shape=[BN, BK])
+        if RESIDENT:
+            a = a_rows.load([a0, 0])
+    fa = tl.full((BM,), 1.0, tl.float32)
+    if FA is not None:
+        fa = tl.load(FA + rows, mask=rows < n, other=0.0)
+    qa = fa
+    if QA is not None:
+        qa = tl.load(QA + rows, mask=rows < n, other=0.0)
+    scale = 1.0
+    if LOSS == SUMS or LOSS == SIGMOID:
+        scale = tl.load(SCALE) * LOG2E
+    own0 = tl.zeros((BM, 1), tl.float32)
+    if OWN0 is not None:
+        own0 = tl.load(OWN0 + rows, mask=rows < n, other=0.0)[:, None]
+    partner = rows
+    if PARTNER is not None:
+        partner = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
+    state = empty(LOSS, BM)
+
+    begin = split * tiles_per_split
+    if TRIANGLE or UPPER:
+        begin += a0 // BN
+    end = tl.minimum(begin + tiles_per_split, tl.cdiv(m, BN))
+    for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
+        b0 = tile * BN
+        columns = b0 + tl.arange(0, BN)
+        s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
+                   False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
+        if LOSS == SUMS or LOSS == SIGMOID:
+            s = s * scale
+            if BIAS is not None:
+                if BIAS_COLUMNS:
+                    s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * LOG2E
+                else:
+                    s += tl.load(BIAS).to(tl.float32) * LOG2E
+        positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                                      n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
+        if LOSS == SUMS:
+            if RELATION != 0:  # sums are over everybody; positives besides
+                negative = negative | positive
+        if PARTNER is not None:
+            alone = partner[:, None] != columns[None, :]
+            negative = negative & alone
+            positive = positive & alone
+        other0, other1 = own0, own0
+        if OTHER0 is not None:
+            other0 = tl.load(OTHER0 + columns, mask=columns < m, other=0.0)[None, :]
+        if OTHER1 is not None:
+            other1 = (tl.load(OTHER1 + columns, mask=columns < m, other=0.0)[None, :]
+                      + tl.load(OTHER1 + rows, mask=rows < n, other=0.0)[:, None])  # fmt: skip
+        state = update(LOSS, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED, RELATION != 0,
+                       VARIANT, SPLIT)  # fmt: skip
+        if COLUMNS is not None:
+            into = COLUMNS + (block - first_block).to(tl.int64) * m + columns
+            counted = negative & (rows < n)[:, None]
+            if BOUNDED:
+                total = tl.sum(tl.where(counted, exp2(s, SPLIT), 0.0), 0)
+            else:
+                most = tl.max(tl.where(counted, s, -float("inf")), 0)
+                safe = tl.where(most == -float("inf"), 0.0, most)
+                total = tl.sum(tl.where(counted, exp2(s - safe[None, :], SPLIT), 0.0), 0)
+                total = safe + tl.log2(total)
+            inside = columns < m
+            if TRIANGLE:
+                inside = inside & (columns >= a0 + BM)
+            tl.store(into, total, mask=inside)
+    into = OUT + split.to(tl.int64) * 4 * n + rows
+    for k in tl.static_range(4):
+        tl.store(into + k * n, state[k], mask=rows < n)
+
+
+@triton.jit(do_not_specialize=["m", "first_block", "blocks", "rows_per_block"])
+def columns_kernel(
+    COLUMNS, OUT, m, first_block, blocks, rows_per_block,
+    BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """Adds a band of COLUMNS [blocks, m] to OUT [2, m] (maximum, sum below it), blocks in order.
+
+    ``TRIANGLE``: a column has parts from the blocks of rows above its own only.
+    """
+    columns = tl.program_id(0) * BN + tl.arange(0, BN)
+    inside = columns < m
+    most = tl.load(OUT + columns, mask=inside, other=0.0)
+    total = tl.load(OUT + m + columns, mask=inside, other=0.0)
+    for start in range(0, blocks, BM):
+        block = start + tl.arange(0, BM)
+        there = (block < blocks)[:, None] & inside[None, :]
+        if TRIANGLE:
+            there = there & (((first_block + block + 1) * rows_per_block)[:, None] <= columns[None, :])
+        part = tl.load(COLUMNS + block.to(tl.int64)[:, None] * m + columns[None, :], mask=there, other=0.0)
+        if BOUNDED:
+            total += tl.sum(tl.where(there, part, 0.0), 0)
+            most = tl.maximum(most, 0.0)
+        else:
+            top, sums = add_log_sum(most, total, tl.trans(part), tl.trans(there), False)
+            most, total = top, sums
+    tl.store(OUT + columns, most, mask=inside)
+    tl.store(OUT + m + columns, total, mask=inside)

@@ -1,0 +1,152 @@
+"""Tiles of scores: rows of A against rows of B, what they are called in the relation, and which pairs they make.
+
+Every kernel is this mainloop with another end (DESIGN: scores, relation, statistics, gradient). A program owns BM rows
+of A and walks over blocks of BN rows of B. A is x or y of the loss: ``SWAPPED`` says that A is y, which matters only to
+relations that are not symmetric.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+INFINITY = tl.constexpr(float("inf"))
+TINY = tl.constexpr(1e-30)
+
+# Metrics: the numbers of csrc/cpu/rows.h.
+DOT = tl.constexpr(0)
+SQEUCLIDEAN = tl.constexpr(1)
+EUCLIDEAN = tl.constexpr(2)
+MANHATTAN = tl.constexpr(3)
+CHEBYSHEV = tl.constexpr(4)
+GIVEN = tl.constexpr(5)
+
+# Relations.
+ALL = tl.constexpr(0)  # no positives; every pair is a negative, unless it is a partner
+IDS = tl.constexpr(1)
+BITS = tl.constexpr(2)
+
+# A row itself among the columns.
+NOWHERE = tl.constexpr(0)
+DIAGONAL = tl.constexpr(1)
+OFFSET = tl.constexpr(2)  # row i is column (offset + i) % m
+
+# Below this share of |x|^2 + |y|^2 a squared distance has lost its digits to cancellation, and is summed from
+# differences instead. 1e-3 keeps 3 of fp32's 7 digits; ordinary pairs of rows are far above it.
+CLOSE = tl.constexpr(1e-3)
+
+
+@triton.jit
+def products(a_rows, b_rows, a, a0, b0, d, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+             RESIDENT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """a . b for a tile; ``RESIDENT``: the block of A stays in shared memory, D fits one step."""
+    if RESIDENT:
+        result = tl.dot(a, b_rows.load([b0, 0]).T, input_precision=PRECISION)
+    else:
+        result = tl.zeros((BM, BN), tl.float32)
+        for k in tl.range(0, d, BK):
+            result = tl.dot(a_rows.load([a0, k]), b_rows.load([b0, k]).T, result, input_precision=PRECISION)
+    return result
+
+
+@triton.jit
+def by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC: tl.constexpr,
+                   BM: tl.constexpr, BN: tl.constexpr):  # fmt: skip
+    """Distances summed from differences of features: exact for near pairs, and all there is for p = 1 and infinity."""
+    result = tl.zeros((BM, BN), tl.float32)
+    at_a, at_b = A + rows.to(tl.int64) * stride_a, B + columns.to(tl.int64) * stride_b
+    for k in range(0, d):
+        a = tl.load(at_a + k, mask=rows < n, other=0.0).to(tl.float32) * fa
+        b = tl.load(at_b + k, mask=columns < m, other=0.0).to(tl.float32) * fb
+        difference = tl.abs(a[:, None] - b[None, :])
+        if METRIC == MANHATTAN:
+            result += difference
+        elif METRIC == CHEBYSHEV:
+            larger = (difference > result) | (difference != difference)
+            result = tl.where(larger, difference, result)
+        else:
+            result += difference * difference
+    return result
+
+
+@triton.jit
+def scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC: tl.constexpr,
+           SAME: tl.constexpr, EXACT: tl.constexpr, SWAPPED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+           BK: tl.constexpr, RESIDENT: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
+    """The scores of a tile in natural units, before scale and bias.
+
+    ``fa``, ``FB``: factors of rows (1 / length where they are normalised; in ``fa`` also a scale); ``qa``, ``QB``:
+    squared lengths, for Euclidean distances.
+    """
+    rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
+    if METRIC == GIVEN:
+        inside = (rows < n)[:, None] & (columns < m)[None, :]
+        if SWAPPED:  # A is the matrix of scores [columns, rows]
+            s = tl.load(A + columns.to(tl.int64)[None, :] * stride_a + rows[:, None], mask=inside, other=0.0)
+        else:
+            s = tl.load(A + rows.to(tl.int64)[:, None] * stride_a + columns[None, :], mask=inside, other=0.0)
+        return s.to(tl.float32)
+    fb = tl.full((BN,), 1.0, tl.float32)
+    if FB is not None:
+        fb = tl.load(FB + columns, mask=columns < m, other=0.0)
+    if METRIC == MANHATTAN or METRIC == CHEBYSHEV:
+        return by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC, BM, BN)
+    s = products(a_rows, b_rows, a, a0, b0, d, BM, BN, BK, RESIDENT, PRECISION)
+    if FA is not None:
+        s = s * fa[:, None]
+    if FB is not None:
+        s = s * fb[None, :]
+    if METRIC == SQEUCLIDEAN or METRIC == EUCLIDEAN:
+        qb = tl.load(QB + columns, mask=columns < m, other=0.0)
+        both = qa[:, None] + qb[None, :]
+        s = both - 2 * s
+        s = tl.where(s < 0, 0.0, s)  # NaN stays
+        itself = rows[:, None] == columns[None, :]
+        if EXACT:
+            close = (s < CLOSE * both) & (rows < n)[:, None] & (columns < m)[None, :]
+            if SAME:
+                close = close & ~itself
+            if tl.max(close.to(tl.int32)) > 0:
+                exact = by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC, BM, BN)
+                s = tl.where(close, exact, s)
+        if SAME:
+            s = tl.where(itself & (s == s), 0.0, s)
+        if METRIC == EUCLIDEAN:
+            s = tl.sqrt(s)
+    return s
+
+
+@triton.jit
+def is_itself(i, j, m, offset, ITSELF: tl.constexpr):
+    if ITSELF == OFFSET:
+        return (offset + i) % m == j
+    else:
+        return i == j
+
+
+@triton.jit
+def relation(i, j, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, n, m, offset, RELATION: tl.constexpr,
+             ITSELF: tl.constexpr, UPPER: tl.constexpr):  # fmt: skip
+    """Positives and negatives of rows ``i`` of x and columns ``j`` of y, which broadcast to the tile."""
+    inside = (i < n) & (j < m)
+    if RELATION == ALL:
+        negative = inside
+        positive = inside & False
+    elif RELATION == IDS:
+        same = tl.load(IDS_X + i, mask=i < n, other=0) == tl.load(IDS_Y + j, mask=j < m, other=0)
+        positive = inside & same
+        negative = inside & ~same
+    else:
+        word = (i >> 5).to(tl.int64) * m + j
+        positive = inside & (((tl.load(POSITIVE_BITS + word, mask=inside, other=0) >> (i & 31)) & 1) != 0)
+        negative = inside & (((tl.load(NEGATIVE_BITS + word, mask=inside, other=0) >> (i & 31)) & 1) != 0)
+    if ITSELF != NOWHERE:
+        other = ~is_itself(i, j, m, offset, ITSELF)
+        positive = positive & other
+        negative = negative & other
+    if UPPER:
+        positive = positive & (i < j)
+        negative = negative & (i < j)
+    return positive, negative
