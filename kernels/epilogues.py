@@ -209,7 +209,7 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
     a, b, c, e = state
     if LOSS == SUMS:
         if BOUNDED:  # no score is far from 0: exponentials as they are
-            b += tl.sum(tl.where(negative, exp2(s, SPLIT), 0.0), 1)
+            b += tl.sum(tl.where(negative, exp2(s, SPLIT), 0.0), 1)  # a constant mask costs nothing
             a = tl.maximum(a, 0.0)
         else:
             a, b = add_log_sum(a, b, s, negative, SPLIT)

@@ -10,15 +10,15 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, slope
+from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, slope
 from fastssl.kernels.tiles import (
     CHEBYSHEV,
     EUCLIDEAN,
     GIVEN,
-    LN2,
     LOG2E,
     MANHATTAN,
     SQEUCLIDEAN,
+    is_plain,
     relation,
     scores,
 )
@@ -48,39 +48,28 @@ def table_slope(TABLE, i, positive, negative, s, bins, width):
 
 @triton.jit
 def tile_slope(
-    A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB,
-    scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a, offset,
-    own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width,
-    LOSS: tl.constexpr, METRIC: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
-    VARIANT: tl.constexpr, BOUNDED: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
-    SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTNER_SIDE: tl.constexpr, SCORES: tl.constexpr,
-    ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, RESIDENT: tl.constexpr,
-    PRECISION: tl.constexpr, SPLIT: tl.constexpr,
+    s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT,
+    partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width,
+    LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr, VARIANT: tl.constexpr,
+    BOUNDED: tl.constexpr, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PARTNER_SIDE: tl.constexpr, ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    MASKED: tl.constexpr,
 ):  # fmt: skip
-    """(dL/ds, s, sums along rows for parameters) of a tile.
+    """(dL/ds, sums along rows for two parameters) of a tile of scores ``s``.
 
     ``ROWS``: terms of the rows' own losses; ``COLUMNS``: of the columns'. ``PARTNER_SIDE``: 0 none, 1: PARTNER is that of
-    A's rows, 2: of B's.
+    A's rows, 2: of B's. Not ``MASKED``: all pairs count and none is a partner.
     """
     rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
-    inside = (rows < n)[:, None] & (columns < m)[None, :]
-    s = tl.zeros((BM, BN), tl.float32)
-    if SCORES:
-        s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
-                   SWAPPED, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
     first = tl.zeros((BM,), tl.float32)
     second = first
     if LOSS == MATRIX:
+        inside = (rows < n)[:, None] & (columns < m)[None, :]
         if SWAPPED:
             at = MATRIX_AT + columns.to(tl.int64)[None, :] * matrix_stride + rows[:, None]
         else:
             at = MATRIX_AT + rows.to(tl.int64)[:, None] * matrix_stride + columns[None, :]
-        g = tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        if COLUMNS:
-            if ROWS:
-                at = MATRIX_AT + columns.to(tl.int64)[None, :] * matrix_stride + rows[:, None]
-                g += tl.load(at, mask=inside, other=0.0).to(tl.float32)
-        return g, s, first, second
+        return tl.load(at, mask=inside, other=0.0).to(tl.float32), first, second
     raw = s
     if LOSS == SUMS or LOSS == SIGMOID:
         s = s * scale
@@ -92,66 +81,118 @@ def tile_slope(
                     s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * LOG2E
             else:
                 s += tl.load(BIAS).to(tl.float32) * LOG2E
-    if SWAPPED:
-        positive, negative = relation(columns[None, :], rows[:, None], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
-                                      m, n, offset, RELATION, ITSELF, UPPER)  # fmt: skip
-    else:
-        positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
-                                      n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
-    back_positive, back_negative = positive, negative
-    if COLUMNS:
-        if ROWS:  # the pair as the column sees it: only rows against themselves have both
-            if RELATION == 2 or UPPER:
+    if MASKED:
+        if SWAPPED:
+            positive, negative = relation(columns[None, :], rows[:, None], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                                          m, n, offset, RELATION, ITSELF, UPPER)  # fmt: skip
+        else:
+            positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                                          n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
+        back_positive, back_negative = positive, negative
+        if COLUMNS and ROWS:  # the pair as the column sees it: only rows against themselves have both
+            if UPPER:
                 back_positive, back_negative = relation(
                     columns[None, :], rows[:, None], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, m, n, offset,
                     RELATION, ITSELF, UPPER,
                 )  # fmt: skip
-    if LOSS == SUMS:
-        if RELATION != 0:
-            negative = negative | positive
-            back_negative = back_negative | back_positive
-    if PARTNER_SIDE != 0:
-        if PARTNER_SIDE == 1:
-            paired = partner_a[:, None] == columns[None, :]
-        else:
-            partner_b = tl.load(PARTNER + columns, mask=columns < m, other=-1).to(tl.int32)
-            paired = rows[:, None] == partner_b[None, :]
-        paired = paired & inside
-        positive, negative = positive & ~paired, negative & ~paired
-        back_positive, back_negative = back_positive & ~paired, back_negative & ~paired
+        if LOSS == SUMS:
+            if RELATION != 0:
+                negative = negative | positive
+                back_negative = back_negative | back_positive
+        if PARTNER_SIDE != 0:
+            if PARTNER_SIDE == 1:
+                paired = partner_a[:, None] == columns[None, :]
+            else:
+                partner_b = tl.load(PARTNER + columns, mask=columns < m, other=-1).to(tl.int32)
+                paired = rows[:, None] == partner_b[None, :]
+            paired = paired & (rows < n)[:, None] & (columns < m)[None, :]
+            positive, negative = positive & ~paired, negative & ~paired
+            back_positive, back_negative = back_positive & ~paired, back_negative & ~paired
+    else:
+        negative = tl.full((BM, BN), True, tl.int1)
+        positive, back_positive, back_negative = negative, negative, negative
     g = tl.zeros((BM, BN), tl.float32)
-    across = columns + tl.zeros((BM, 1), tl.int32)
     if LOSS == FAST_AP:
         if ROWS:
             g = table_slope(TABLE, rows[:, None], positive, negative, s, bins, width)
         if COLUMNS:
             g += table_slope(TABLE, columns[None, :], back_positive, back_negative, s, bins, width)
-        return g, s, first, second
+        return g, first, second
     o0, o1, o2, o3 = own_a
     own = (o0[:, None], o1[:, None], o2[:, None], o3[:, None])
     theirs = own
     if COLUMNS or LOSS == LIFTED:
         c0, c1, c2, c3 = four(OWN_B, m, columns, columns < m)
         theirs = (c0[None, :], c1[None, :], c2[None, :], c3[None, :])
-    if ROWS:
-        g = slope(LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
-        if ALONG:
-            if LOSS == HINGE:
-                first = tl.sum(g, 1)
-            elif LOSS != SUMS and LOSS != SIGMOID:
-                first, second = along(LOSS, s, positive, negative, own, P, VARIANT)
-    if COLUMNS:
-        down = rows[:, None] + tl.zeros((1, BN), tl.int32)
-        g += slope(LOSS, s, back_positive, back_negative, down, theirs, own[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
-    if PARTNER_SIDE == 1:
-        g = tl.where(paired, partner_weight_a[:, None], g)
-    elif PARTNER_SIDE == 2:
-        weight = tl.load(PARTNER_WEIGHT + columns, mask=columns < m, other=0.0)
-        g = tl.where(paired, weight[None, :], g)
+    if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == 0:
+        # One exponential serves both: p (1 / sum of the row + 1 / sum of the column), upstream weights included.
+        g = exp2(s, SPLIT) * (own[0] + theirs[0])
+        if MASKED:
+            g = tl.where(negative, g, 0.0)
+    else:
+        if ROWS:
+            across = columns + tl.zeros((BM, 1), tl.int32)
+            g = slope(LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
+            if ALONG:
+                if LOSS == HINGE:
+                    first = tl.sum(g, 1)
+                elif LOSS != SUMS and LOSS != SIGMOID:
+                    first, second = along(LOSS, s, positive, negative, own, P, VARIANT)
+        if COLUMNS:
+            down = rows[:, None] + tl.zeros((1, BN), tl.int32)
+            g += slope(LOSS, s, back_positive, back_negative, down, theirs, own[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
+    if MASKED:
+        if PARTNER_SIDE == 1:
+            g = tl.where(paired, partner_weight_a[:, None], g)
+        elif PARTNER_SIDE == 2:
+            weight = tl.load(PARTNER_WEIGHT + columns, mask=columns < m, other=0.0)
+            g = tl.where(paired, weight[None, :], g)
     if ALONG:
         if LOSS == SUMS or LOSS == SIGMOID:  # for the scale; where a weight is 0 the score may be infinite
             first = tl.sum(tl.where(g != 0, g * raw, 0.0), 1)
-    return g, s, first, second
+    return g, first, second
+
+
+@triton.jit
+def slopes(
+    s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+    PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width,
+    LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr, VARIANT: tl.constexpr,
+    BOUNDED: tl.constexpr, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+    PARTNER_SIDE: tl.constexpr, ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+    INTERIOR: tl.constexpr,
+):  # fmt: skip
+    """``tile_slope`` without masks where a tile needs none."""
+    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0 and PARTNER_SIDE != 2
+    if CAN_BE_PLAIN:
+        if INTERIOR:
+            g, first, second = tile_slope(
+                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                SPLIT, False,
+            )  # fmt: skip
+        elif is_plain(a0, b0, n, m, low, high, BM, BN):
+            g, first, second = tile_slope(
+                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                SPLIT, False,
+            )  # fmt: skip
+        else:
+            g, first, second = tile_slope(
+                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                SPLIT, True,
+            )  # fmt: skip
+    else:
+        g, first, second = tile_slope(
+            s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT,
+            partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS, RELATION, ITSELF,
+            UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN, SPLIT, True,
+        )  # fmt: skip
+    return g, first, second
 
 
 @triton.jit
@@ -174,10 +215,10 @@ def gradient_kernel(
     VARIANT: tl.constexpr, BOUNDED: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
     SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTNER_SIDE: tl.constexpr, SCORES: tl.constexpr,
     ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
-    SPLIT: tl.constexpr, SPECIALIZE: tl.constexpr,
+    SPLIT: tl.constexpr, SPECIALIZE: tl.constexpr, INTERIOR: tl.constexpr,
 ):  # fmt: skip
-    """OUT [splits, n, d]: sum over a split's columns of weights times rows of B; SUMS_OUT [splits, 3, n]: sums of the
-    weights, and along rows for two parameters. A block of A and each block of B are read once; BK >= d."""
+    """OUT [splits, n, d]: sum over a split's columns of weights times rows of B; SUMS_OUT [splits, 3, n] or None: sums
+    of the weights, and along rows for two parameters. A block of A and each block of B are read once; BK >= d."""
     block, split = tl.program_id(0), tl.program_id(1)
     a0 = block * BM
     rows = a0 + tl.arange(0, BM)
@@ -200,6 +241,7 @@ def gradient_kernel(
     if PARTNER_SIDE == 1:
         partner_a = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
         partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=rows < n, other=0.0)
+    low, high = tl.min(partner_a, 0), tl.max(partner_a, 0)
     total = tl.zeros((BM,), tl.float32)
     first, second = total, total
     acc = tl.zeros((BM, BK), tl.float32)
@@ -207,15 +249,19 @@ def gradient_kernel(
     end = tl.minimum(begin + tiles_per_split, tl.cdiv(m, BN))
     for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
         b0 = tile * BN
-        g, s, more_first, more_second = tile_slope(
-            A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, scale, BIAS, P, IDS_X,
-            IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B,
-            MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS, METRIC, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, SAME,
-            EXACT, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, SCORES, ALONG, BM, BN, BK, True, PRECISION, SPLIT,
+        s = tl.zeros((BM, BN), tl.float32)
+        if SCORES:
+            s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
+                       SWAPPED, BM, BN, BK, True, PRECISION)  # fmt: skip
+        g, more_first, more_second = slopes(
+            s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+            PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+            RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+            SPLIT, INTERIOR,
         )  # fmt: skip
         first, second = first + more_first, second + more_second
         w = weigh(g, s, METRIC)
-        if METRIC == SQEUCLIDEAN or METRIC == EUCLIDEAN or BIAS is not None:
+        if SUMS_OUT is not None:
             total += tl.sum(w, 1)
         if FB is not None:
             columns = b0 + tl.arange(0, BN)
@@ -247,11 +293,11 @@ def weights_kernel(
     VARIANT: tl.constexpr, BOUNDED: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
     SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTNER_SIDE: tl.constexpr, SCORES: tl.constexpr,
     ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
-    SPLIT: tl.constexpr, STORE: tl.constexpr, GROUP: tl.constexpr,
+    SPLIT: tl.constexpr, STORE: tl.constexpr, GROUP: tl.constexpr, INTERIOR: tl.constexpr,
 ):  # fmt: skip
     """OUT [height, stride_out]: weights of rows row0.. and columns column0.., times the factors of both.
 
-    SUMS_OUT: for every tile three sums by row [tiles across, 3, height], behind them one by column [tiles down, breadth].
+    SUMS_OUT, or None: for every tile three sums by row [tiles across, 3, height], behind them one by column [tiles down, breadth].
     ``STORE``: 0 weights; 1 dL/ds as it is; 2 the scores.
     """
     down, over = tl.cdiv(height, BM), tl.cdiv(breadth, BN)
@@ -284,28 +330,30 @@ def weights_kernel(
     if PARTNER_SIDE == 1:
         partner_a = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
         partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=rows < n, other=0.0)
+    low, high = tl.min(partner_a, 0), tl.max(partner_a, 0)
     local_rows, local_columns = rows - row0, columns - column0
-    keep = (local_rows < height)[:, None] & (local_columns < breadth)[None, :]
-    into = OUT + local_rows.to(tl.int64)[:, None] * stride_out + local_columns[None, :]
-    if STORE == 2:
+    into = tl.make_tensor_descriptor(OUT, shape=[height, breadth], strides=[stride_out, 1], block_shape=[BM, BN])
+    s = tl.zeros((BM, BN), tl.float32)
+    if SCORES:
         s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
                    SWAPPED, BM, BN, BK, False, PRECISION)  # fmt: skip
-        tl.store(into, s.to(OUT.dtype.element_ty), mask=keep)
+    if STORE == 2:
+        into.store([i * BM, j * BN], s.to(OUT.dtype.element_ty))
     else:
-        g, s, first, second = tile_slope(
-            A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, scale, BIAS, P, IDS_X,
-            IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B,
-            MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS, METRIC, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, SAME,
-            EXACT, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, SCORES, ALONG, BM, BN, BK, False, PRECISION, SPLIT,
+        g, first, second = slopes(
+            s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+            PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+            RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+            SPLIT, INTERIOR,
         )  # fmt: skip
         if STORE == 1:
-            tl.store(into, g.to(OUT.dtype.element_ty), mask=keep)
+            into.store([i * BM, j * BN], g.to(OUT.dtype.element_ty))
         else:
             w = weigh(g, s, METRIC)
             scaled = w
             if FA is not None:
                 scaled = w * fa[:, None] * tl.load(FB + columns, mask=columns < m, other=0.0)[None, :]
-            tl.store(into, scaled.to(OUT.dtype.element_ty), mask=keep)
+            into.store([i * BM, j * BN], scaled.to(OUT.dtype.element_ty))
             if SUMS_OUT is not None:
                 at = SUMS_OUT + j.to(tl.int64) * 3 * height + local_rows
                 tl.store(at, tl.sum(w, 1), mask=local_rows < height)

@@ -10,7 +10,7 @@ import triton.language as tl
 def product_kernel(
     W, B, OUT, n, m, d, stride_w, stride_b, stride_out,
     TURNED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
-    SPECIALIZE: tl.constexpr,
+    SPECIALIZE: tl.constexpr, REDUCE: tl.constexpr,
 ):  # fmt: skip
     """OUT [n, d] += W B, W being [n, m] or, ``TURNED``, [m, n].
 
@@ -31,9 +31,13 @@ def product_kernel(
         else:
             w = weights.load([i0, k])
         acc = tl.dot(w, b_rows.load([k, f0]), acc, input_precision=PRECISION)
-    inside = (rows < n)[:, None] & (columns < d)[None, :]
-    into = OUT + rows.to(tl.int64)[:, None] * stride_out + columns[None, :]
-    tl.store(into, tl.load(into, mask=inside, other=0.0) + acc, mask=inside)
+    if REDUCE:  # the copy engine adds: one program writes an element, so that the order is given
+        into = tl.make_tensor_descriptor(OUT, shape=[n, d], strides=[stride_out, 1], block_shape=[BM, BN])
+        into.atomic_add([i0, f0], acc)
+    else:
+        inside = (rows < n)[:, None] & (columns < d)[None, :]
+        at = OUT + rows.to(tl.int64)[:, None] * stride_out + columns[None, :]
+        tl.store(at, tl.load(at, mask=inside, other=0.0) + acc, mask=inside)
 
 
 @triton.jit(do_not_specialize=["n", "d", "splits"])

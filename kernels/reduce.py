@@ -6,7 +6,61 @@ import triton
 import triton.language as tl
 
 from fastssl.kernels.epilogues import SIGMOID, SUMS, add_log_sum, empty, exp2, update
-from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, LOG2E, MANHATTAN, relation, scores
+from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, LOG2E, MANHATTAN, is_plain, relation, scores
+
+
+@triton.jit
+def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, partner, offset, own0,
+         OTHER0, OTHER1, COLUMNS, LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
+         VARIANT: tl.constexpr, BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
+         PARTNERS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
+         MASKED: tl.constexpr):  # fmt: skip
+    """A tile into the numbers of its rows and, where COLUMNS is given, of its columns. Not ``MASKED``: all pairs count."""
+    rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
+    if LOSS == SUMS or LOSS == SIGMOID:
+        s = s * scale
+        if BIAS is not None:
+            if BIAS_COLUMNS:
+                s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * LOG2E
+            else:
+                s += tl.load(BIAS).to(tl.float32) * LOG2E
+    if MASKED:
+        positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                                      n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
+        if LOSS == SUMS:
+            if RELATION != 0:  # sums are over everybody; positives besides
+                negative = negative | positive
+        if PARTNERS:
+            alone = partner[:, None] != columns[None, :]
+            negative = negative & alone
+            positive = positive & alone
+    else:
+        negative = tl.full((BM, BN), True, tl.int1)
+        positive = negative
+    other0, other1 = own0, own0
+    if OTHER0 is not None:
+        other0 = tl.load(OTHER0 + columns, mask=columns < m, other=0.0)[None, :]
+    if OTHER1 is not None:
+        other1 = (tl.load(OTHER1 + columns, mask=columns < m, other=0.0)[None, :]
+                  + tl.load(OTHER1 + rows, mask=rows < n, other=0.0)[:, None])  # fmt: skip
+    if COLUMNS is not None:
+        into = COLUMNS + block.to(tl.int64) * m + columns
+        counted = negative
+        if MASKED:
+            counted = negative & (rows < n)[:, None]
+        if BOUNDED:
+            total = tl.sum(tl.where(counted, exp2(s, SPLIT), 0.0), 0)
+        else:
+            most = tl.max(tl.where(counted, s, -float("inf")), 0)
+            safe = tl.where(most == -float("inf"), 0.0, most)
+            total = tl.sum(tl.where(counted, exp2(s - safe[None, :], SPLIT), 0.0), 0)
+            total = safe + tl.log2(total)
+        inside = columns < m
+        if TRIANGLE:
+            inside = inside & (columns >= a0 + BM)
+        tl.store(into, total, mask=inside)
+    return update(LOSS, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED, RELATION != 0, VARIANT,
+                  SPLIT)  # fmt: skip
 
 
 @triton.jit(do_not_specialize=["n", "m", "d", "offset", "first_block", "tiles_per_split"])
@@ -17,14 +71,16 @@ def reduce_kernel(
     LOSS: tl.constexpr, METRIC: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
     VARIANT: tl.constexpr, BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr,
     BIAS_COLUMNS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, RESIDENT: tl.constexpr,
-    PRECISION: tl.constexpr, SPLIT: tl.constexpr, SPECIALIZE: tl.constexpr,
+    PRECISION: tl.constexpr, SPLIT: tl.constexpr, SPECIALIZE: tl.constexpr, INTERIOR: tl.constexpr,
 ):  # fmt: skip
     """OUT [splits, 4, n]: what ``update`` makes of the columns of a split; COLUMNS [row blocks, m] or None.
 
     Program (block, split): rows block * BM of A against ``tiles_per_split`` blocks of B. ``TRIANGLE``: rows against
     themselves, where a tile above the diagonal serves its rows and, through COLUMNS, its columns. COLUMNS gets log2 of
-    the sum of a column within the block (BOUNDED: the sum).
+    the sum of a column within the block (BOUNDED: the sum). ``INTERIOR``: as if no tile needed masks, to count the
+    instructions of those that do not.
     """
+    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0
     block, split = tl.program_id(0) + first_block, tl.program_id(1)
     a0 = block * BM
     rows = a0 + tl.arange(0, BM)
@@ -49,6 +105,7 @@ def reduce_kernel(
     partner = rows
     if PARTNER is not None:
         partner = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
+    low, high = tl.min(partner, 0), tl.max(partner, 0)
     state = empty(LOSS, BM)
 
     begin = split * tiles_per_split
@@ -57,47 +114,25 @@ def reduce_kernel(
     end = tl.minimum(begin + tiles_per_split, tl.cdiv(m, BN))
     for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
         b0 = tile * BN
-        columns = b0 + tl.arange(0, BN)
         s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
                    False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
-        if LOSS == SUMS or LOSS == SIGMOID:
-            s = s * scale
-            if BIAS is not None:
-                if BIAS_COLUMNS:
-                    s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * LOG2E
-                else:
-                    s += tl.load(BIAS).to(tl.float32) * LOG2E
-        positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
-                                      n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
-        if LOSS == SUMS:
-            if RELATION != 0:  # sums are over everybody; positives besides
-                negative = negative | positive
-        if PARTNER is not None:
-            alone = partner[:, None] != columns[None, :]
-            negative = negative & alone
-            positive = positive & alone
-        other0, other1 = own0, own0
-        if OTHER0 is not None:
-            other0 = tl.load(OTHER0 + columns, mask=columns < m, other=0.0)[None, :]
-        if OTHER1 is not None:
-            other1 = (tl.load(OTHER1 + columns, mask=columns < m, other=0.0)[None, :]
-                      + tl.load(OTHER1 + rows, mask=rows < n, other=0.0)[:, None])  # fmt: skip
-        state = update(LOSS, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED, RELATION != 0,
-                       VARIANT, SPLIT)  # fmt: skip
-        if COLUMNS is not None:
-            into = COLUMNS + (block - first_block).to(tl.int64) * m + columns
-            counted = negative & (rows < n)[:, None]
-            if BOUNDED:
-                total = tl.sum(tl.where(counted, exp2(s, SPLIT), 0.0), 0)
+        if CAN_BE_PLAIN:
+            if INTERIOR:
+                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
+                             NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER,
+                             VARIANT, BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, False)  # fmt: skip
+            elif is_plain(a0, b0, n, m, low, high, BM, BN):
+                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
+                             NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER,
+                             VARIANT, BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, False)  # fmt: skip
             else:
-                most = tl.max(tl.where(counted, s, -float("inf")), 0)
-                safe = tl.where(most == -float("inf"), 0.0, most)
-                total = tl.sum(tl.where(counted, exp2(s - safe[None, :], SPLIT), 0.0), 0)
-                total = safe + tl.log2(total)
-            inside = columns < m
-            if TRIANGLE:
-                inside = inside & (columns >= a0 + BM)
-            tl.store(into, total, mask=inside)
+                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
+                             NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER,
+                             VARIANT, BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, True)  # fmt: skip
+        else:
+            state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
+                         NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT,
+                         BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, True)  # fmt: skip
     into = OUT + split.to(tl.int64) * 4 * n + rows
     for k in tl.static_range(4):
         tl.store(into + k * n, state[k], mask=rows < n)

@@ -150,3 +150,11 @@ def relation(i, j, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, n, m, offset, REL
         positive = positive & (i < j)
         negative = negative & (i < j)
     return positive, negative
+
+
+@triton.jit
+def is_plain(a0, b0, n, m, low, high, BM: tl.constexpr, BN: tl.constexpr):
+    """Whether a tile has no edge, no row's pair with itself and no partner: most tiles. Partners of A's rows are within
+    [low, high]."""
+    inside = (a0 + BM <= n) & (b0 + BN <= m)
+    return inside & ((b0 >= a0 + BM) | (b0 + BN <= a0)) & ((b0 > high) | (b0 + BN <= low))

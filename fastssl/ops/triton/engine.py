@@ -14,11 +14,13 @@ from torch import Tensor
 from fastssl.ops import extension
 from fastssl.ops.rows import Metric
 from fastssl.ops.triton.launch import (
+    ALIGNMENT,
     WIDEST_RESIDENT,
     Config,
     Side,
     cdiv,
     config,
+    copies_add,
     precision,
     processors,
     run,
@@ -65,6 +67,10 @@ class How:
     @property
     def by_features(self) -> bool:
         return self.metric in (Metric.manhattan, Metric.chebyshev)
+
+    def sums(self, along: bool) -> bool:
+        """Whether a gradient needs sums of weights: of distances, for a bias, for parameters."""
+        return along or self.sees_squares or self.bias is not None
 
     def relations(self) -> tuple[Any, ...]:
         return self.ids_x, self.ids_y, self.positive_bits, self.negative_bits
@@ -164,6 +170,7 @@ def reduce(
             TRIANGLE=triangle,
             RESIDENT=c.BK >= x.d and not given and not how.by_features,
             SPECIALIZE=c.specialize,
+            INTERIOR=False,
             config=c,
         )
         if part is not None:
@@ -284,7 +291,7 @@ def _resident(
     blocks, tiles = cdiv(a.n, c.BM), cdiv(b.n, c.BN)
     splits, each = _splits(blocks, tiles, device)
     out = torch.empty((splits, a.n, a.d), dtype=torch.float32, device=device)
-    sums = torch.empty((splits, 3, a.n), dtype=torch.float32, device=device)
+    sums = torch.empty((splits, 3, a.n), dtype=torch.float32, device=device) if how.sums(along) else None
     arguments, constants = _call(how, w, swapped)
     run(
         gradient_kernel,
@@ -297,9 +304,10 @@ def _resident(
         **_tiles(c, a),
         ALONG=along,
         SPECIALIZE=c.specialize,
+        INTERIOR=False,
         config=c,
     )
-    total = sums.sum(0)
+    total = torch.zeros((3, 0), device=device) if sums is None else sums.sum(0)
     return finish(out, total[0], a, how, dtype, scaled=False), Sums(*total)
 
 
@@ -321,11 +329,12 @@ def finish(parts: Tensor, total: Tensor, a: Side, how: How, dtype: torch.dtype, 
     return out
 
 
-def chunk_sizes(n: int, m: int, size: int) -> tuple[int, int]:
+def chunk_sizes(n: int, m: int, size: int, wave: int = 128) -> tuple[int, int]:
     """Rows and columns of a chunk of weights of ``size`` bytes each within the memory budget: as square as may be, in
-    multiples of 128."""
+    multiples of ``wave``, the rows whose products keep all processors busy once, or else of 128."""
     budget = max(extension.get_memory_budget() // size, 128 * 128)
-    side = max(128, int(budget**0.5) // 128 * 128)
+    side = max(128, int(budget**0.5))
+    side = side // wave * wave if side >= wave else side // 128 * 128
     height = min(side, n)
     breadth = min(max(128, budget // max(height, 1) // 128 * 128), m)
     height = min(max(height, budget // max(breadth, 1) // 128 * 128), n)
@@ -351,14 +360,14 @@ def _by_chunks(
     mirrored = same and how.relation == ALL and w.rows and w.columns and not how.by_features
     need_y = needs[1] and not same
     c = config("weights", x.rows, x.d)
-    product = config("product", x.rows, x.d)
+    product = config("product", x.rows, 512)
     narrow = x.rows.dtype if not how.by_features else torch.float32
-    height, breadth = chunk_sizes(x.n, other.n, 2 if narrow == torch.bfloat16 else 4)
+    wave = max(128, processors(device) * product.BM // cdiv(x.d, product.BN) // 128 * 128)
+    height, breadth = chunk_sizes(x.n, other.n, 2 if narrow == torch.bfloat16 else 4, wave)
     if mirrored:
         height = breadth = min(height, breadth)
-    unit = 16 // (2 if narrow == torch.bfloat16 else 4)
-    chunk = torch.empty((height, cdiv(breadth, unit) * unit), dtype=narrow, device=device)
-    scores = torch.empty_like(chunk) if how.metric == Metric.chebyshev else None
+    chunk = aligned(height, breadth, narrow, device)
+    scores = aligned(height, breadth, narrow, device) if how.metric == Metric.chebyshev else None
     gx = torch.zeros((1, x.n, x.d), dtype=torch.float32, device=device)
     gy = torch.zeros((1, other.n, x.d), dtype=torch.float32, device=device) if need_y else None
     by_x = torch.zeros((3, x.n), dtype=torch.float32, device=device)
@@ -376,6 +385,7 @@ def _by_chunks(
             **chosen,
             ALONG=along,
             GROUP=GROUP,
+            INTERIOR=False,
             config=c,
         )
 
@@ -390,6 +400,7 @@ def _by_chunks(
             BK=product.BK,
             PRECISION=precision(narrow),
             SPECIALIZE=product.specialize,
+            REDUCE=copies_add(into),
             config=product,
         )
 
@@ -401,19 +412,22 @@ def _by_chunks(
                 _along_axes(weights, axis_kernel, x, other, how, chunk, scores, gx, gy, i, j, h, b)
                 continue
             down, over = cdiv(h, c.BM), cdiv(b, c.BN)
-            sums = torch.empty((over * 3 * h + down * b,), dtype=torch.float32, device=device)
+            sums = None
+            if how.sums(along):
+                sums = torch.empty((over * 3 * h + down * b,), dtype=torch.float32, device=device)
             weights(chunk, sums, i, j, h, b, STORE=WEIGHTS)
-            row_sums = sums[: over * 3 * h].view(over, 3, h).sum(0)
-            column_sums = sums[over * 3 * h :].view(down, b).sum(0)
-            by_x[:, i : i + h] += row_sums
-            if not same or (mirrored and j > i):
-                by_y[j : j + b] += column_sums
+            if sums is not None:
+                row_sums = sums[: over * 3 * h].view(over, 3, h).sum(0)
+                by_x[:, i : i + h] += row_sums
+                if mirrored and j > i:
+                    by_x[1, i : i + h] += row_sums[1]  # the mirrored chunk's share of the scale's gradient
+                if not same or (mirrored and j > i):
+                    by_y[j : j + b] += sums[over * 3 * h :].view(down, b).sum(0)
             multiply(gx[0, i : i + h], other.rows[j : j + b], h, b, False)
             if gy is not None:
                 multiply(gy[0, j : j + b], x.rows[i : i + h], b, h, True)
             elif mirrored and j > i:
                 multiply(gx[0, j : j + b], x.rows[i : i + h], b, h, True)
-                by_x[1, i : i + h] += row_sums[1]  # the mirrored chunk's share of the scale's gradient
     total_x, total_y = by_x[0], by_y
     if same:
         total_x = total_x + by_y
@@ -459,13 +473,19 @@ def _along_axes(
         )
 
 
+def aligned(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[rows, columns] whose rows begin at multiples of 16 bytes, as the copy engine writes them."""
+    unit = ALIGNMENT // dtype.itemsize
+    return torch.empty((rows, cdiv(columns, unit) * unit), dtype=dtype, device=device)[:, :columns]
+
+
 def matrix(x: Side, y: Side | None, how: How, first: int = 0, rows: int | None = None) -> Tensor:
     """The scores themselves [rows, m], of rows ``first``.. of x."""
     from fastssl.kernels.gradient import weights_kernel
 
     other = x if y is None else y
     rows = x.n - first if rows is None else rows
-    out = torch.empty((rows, other.n), dtype=torch.float32, device=x.rows.device)
+    out = aligned(rows, other.n, torch.float32, x.rows.device)
     store_slopes(weights_kernel, x, other, how, Weights(None), out, first, STORE=SCORES, SCORES=True)
     return out
 
@@ -488,6 +508,7 @@ def store_slopes(
         **(how.constants(x) | constants | _tiles(c, x) | {"STORE": SLOPES} | more),
         ALONG=False,
         GROUP=GROUP,
+        INTERIOR=False,
         config=c,
     )
 

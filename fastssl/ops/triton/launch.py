@@ -79,8 +79,39 @@ def architecture(index: int) -> str:
     return "sm_90" if major == 9 else "sm_80"  # 12: Blackwell without tensor memory
 
 
+class Observer:
+    """Told of launches on the meta device instead of a GPU's: for compiling what would be launched, and counting its bytes.
+
+    Args:
+        architecture: whose tiles are asked for.
+        processors: how many that GPU has.
+        tiles: in place of the table, by key.
+    """
+
+    def __init__(self, architecture: str, processors: int, tiles: dict[str, Config] | None = None) -> None:
+        self.architecture, self.processors, self.tiles = architecture, processors, tiles or {}
+
+    def launch(self, kernel: Any, grid: Sequence[Any], arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+        pass
+
+    def __enter__(self) -> Observer:
+        global _observer
+        _observer = self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _observer
+        _observer = None
+
+
+_observer: Observer | None = None
+
+
 def config(kernel: str, x: Tensor, d: int) -> Config:
     depth = bucket(d)
+    if _observer is not None:
+        name = key(_observer.architecture, kernel, x.dtype, depth)
+        return _observer.tiles.get(name) or Config(**_table()[name])
     if x.device.type != "cuda":  # interpreted
         resident = max(16, 1 << (d - 1).bit_length()) if depth <= WIDEST_RESIDENT else 16
         return Config(16, 16, resident, 4, 1, split=kernel == "reduce")
@@ -95,11 +126,24 @@ def _tuned(kernel: str, x: Tensor, depth: int) -> Config | None:
     return tune.stored(kernel, x, depth)
 
 
-@functools.cache
 def processors(device: torch.device) -> int:
     if device.type != "cuda":
-        return INTERPRETED_PROCESSORS
+        return _observer.processors if _observer is not None else INTERPRETED_PROCESSORS
+    return _processors_of(device)
+
+
+@functools.cache
+def _processors_of(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
+
+
+def copies_add(out: Tensor) -> bool:
+    """Whether the copy engine can add to these rows: from Hopper on, rows of whole 16 bytes."""
+    if out.stride(0) * out.element_size() % ALIGNMENT or out.storage_offset() * out.element_size() % ALIGNMENT:
+        return False
+    if _observer is not None:
+        return _observer.architecture != "sm_80"
+    return out.device.type == "cuda" and architecture(out.device.index or 0) != "sm_80"
 
 
 def precision(dtype: torch.dtype) -> str:
@@ -120,6 +164,9 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
     if config is not None:
         constants |= {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if any(isinstance(g, int) and g == 0 for g in grid):
+        return
+    if _observer is not None:
+        _observer.launch(kernel, grid, arguments, constants)
         return
     if interpreting():
         kernel[tuple(grid)](*arguments, **constants)

@@ -444,11 +444,11 @@ def row_loss_backward(
     if given:
         from fastssl.kernels.gradient import weights_kernel
 
-        slopes = torch.empty((n, m), dtype=x.dtype, device=x.device)
+        slopes = engine.aligned(n, m, x.dtype, x.device)
         engine.store_slopes(weights_kernel, a, a, how, w, slopes)
         if along:
             raise RuntimeError("fastssl: scores that are given have no gradient for parameters on the GPU yet")
-        return slopes if needs & 1 else nothing(x), nothing(x), to_value, to_params
+        return slopes.contiguous() if needs & 1 else nothing(x), nothing(x), to_value, to_params
     wanted = (bool(needs & 1), y is not None and bool(needs & 2))
     if y is None and how.positive_bits is not None:  # listed pairs are not mutual: as two sets of rows
         gx, gy, sums, _ = engine.gradients(a, b, how, w, needs=(True, True), dtype=torch.float32, along=along)
@@ -537,7 +537,7 @@ def _row_weights(
 def pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
     how = How(engine.MATRIX, Metric(metric), same=y is None)
     a, b = _sides(x, y, how, normalize)
-    return engine.matrix(a, None if y is None else b, how)
+    return engine.matrix(a, None if y is None else b, how).contiguous()
 
 
 def pairwise_backward(
