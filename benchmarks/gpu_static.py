@@ -465,8 +465,8 @@ def work(launch: Launch, d: int) -> tuple[float, float, float, float]:
 
 
 def representative(kernel: str, n: int, d: int, dtype: torch.dtype) -> Callable[[], None]:
-    """NT-Xent launches all kernels but the histogram's."""
-    name = "row loss fast_ap" if kernel == "histogram" else "nt_xent"
+    """NT-Xent for its kernels, multi-similarity's log-sums for those of row losses."""
+    name = "row loss fast_ap" if kernel == "histogram" else "row loss lse" if kernel.startswith("row_") else "nt_xent"
     return next(w for k, w in (*pair_losses(n, d, dtype), *row_losses(n, d, dtype)) if k == name)
 
 
@@ -507,8 +507,8 @@ def rank(
     for option in options:
         tiles = defaults(architecture) | chosen | {key(architecture, kernel, dtype, depth): option}
         found = record(architecture, representative(kernel, 32768, depth, dtype), tiles)
-        launch = next((q for q in found if q.name == f"{kernel}_kernel"), None)
-        if launch is None:  # weights of narrow rows are stored by pairwise_distance alone
+        launch = next((q for q in found if q.name == kernel.removeprefix("row_") + "_kernel"), None)
+        if launch is None:  # weights of narrow rows are stored for triplets and by pairwise_distance alone
             return options
         launches.append(launch)
         tasks.append((architecture, bits, launch))
@@ -520,6 +520,12 @@ def rank(
     return [option for _, _, option in sorted(times)]
 
 
+def family(launch: Launch) -> str:
+    """The name under which a launch's tiles are tabled."""
+    name = launch.name.removesuffix("_kernel")
+    return name if launch.constants.get("LOSS", 0) in (0, 1) else f"row_{name}"
+
+
 def holds(
     pool: Any, architecture: str, kernel: str, dtype: torch.dtype, depth: int, option: Config, chosen: dict[str, Config]
 ) -> bool:
@@ -529,9 +535,13 @@ def holds(
     tasks = {}
     for _, work_ in (*pair_losses(4096, depth, dtype), *row_losses(4096, depth, dtype)):
         for launch in record(architecture, work_, tiles):
-            if launch.name == f"{kernel}_kernel":
+            if family(launch) == kernel:
                 tasks[identity(architecture, launch)] = (architecture, bits, launch)
-    return all("error" not in found and not found["failures"] for found in pool.imap(resources, tasks.values()))
+    for task, found in zip(tasks.values(), pool.imap(resources, tasks.values())):
+        if "error" in found or found["failures"]:
+            print(f"  {option}: LOSS {task[2].constants.get('LOSS')}: {found.get('error') or found['failures']}", flush=True)
+            return False
+    return True
 
 
 # --- the report -----------------------------------------------------------------------------------------------------

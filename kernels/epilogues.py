@@ -154,11 +154,11 @@ def share_of_sum(s, P, slot, weight, lse, positive, negative, PART: tl.constexpr
 
 
 @triton.jit
-def angular(s, margin, MARGIN: tl.constexpr):
-    """cos(arccos s - margin) and its derivative."""
+def angular(s, P, MARGIN: tl.constexpr):
+    """cos(arccos s - margin) and its derivative; P holds the margin's cosine and sine behind the parameters."""
     if MARGIN:
         opposite = tl.sqrt(tl.maximum(1 - s * s, 0.0))
-        c, sine = tl.cos(margin), tl.sin(margin)
+        c, sine = tl.load(P + 6), tl.load(P + 7)
         return s * c + opposite * sine, c - s / tl.maximum(opposite, 1e-6) * sine
     else:
         return s, 1 + 0 * s
@@ -237,7 +237,7 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
         c += tl.sum(tl.where(pushed, v * v if VARIANT else v, 0.0), 1)
         e += tl.sum(pushed.to(tl.float32), 1)
     elif LOSS == SOFTPLUS:
-        phi, _ = angular(s, tl.load(P + 1), VARIANT)
+        phi, _ = angular(s, P, VARIANT)
         z = own0 - tl.load(P) * phi
         a += tl.sum(tl.where(positive, softplus(z), 0.0), 1)
         b += tl.sum(tl.where(positive, sigmoid(z), 0.0), 1)
@@ -306,7 +306,7 @@ def slope(LOSS: tl.constexpr, s, positive, negative, columns, own, other0, P, BO
         g = sign * (pull - push)
     elif LOSS == SOFTPLUS:
         scale = tl.load(P)
-        phi, turn = angular(s, tl.load(P + 1), VARIANT)
+        phi, turn = angular(s, P, VARIANT)
         ours = -scale * o1 * sigmoid(o0 - scale * phi) * turn
         g = tl.where(positive, ours, 0.0) + tl.where(negative, o2 * exp(scale * s - o0) * scale, 0.0)
     elif LOSS == LIFTED:
@@ -346,7 +346,7 @@ def along(LOSS: tl.constexpr, s, positive, negative, own, P, VARIANT: tl.constex
     else:
         tl.static_assert(LOSS == SOFTPLUS)
         scale = tl.load(P)
-        phi, _ = angular(s, tl.load(P + 1), VARIANT)
+        phi, _ = angular(s, P, VARIANT)
         ours = tl.where(positive, -o1 * sigmoid(o0 - scale * phi) * phi, 0.0)
         theirs = tl.where(negative, o2 * exp(scale * s - o0) * s, 0.0)
         total = tl.sum(ours + theirs, 1)

@@ -49,7 +49,7 @@ def table_slope(TABLE, i, positive, negative, s, bins, width):
 @triton.jit
 def tile_slope(
     s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT,
-    partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width,
+    partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width,
     LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr, VARIANT: tl.constexpr,
     BOUNDED: tl.constexpr, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     PARTNER_SIDE: tl.constexpr, ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
@@ -63,13 +63,6 @@ def tile_slope(
     rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
     first = tl.zeros((BM,), tl.float32)
     second = first
-    if LOSS == MATRIX:
-        inside = (rows < n)[:, None] & (columns < m)[None, :]
-        if SWAPPED:
-            at = MATRIX_AT + columns.to(tl.int64)[None, :] * matrix_stride + rows[:, None]
-        else:
-            at = MATRIX_AT + rows.to(tl.int64)[:, None] * matrix_stride + columns[None, :]
-        return tl.load(at, mask=inside, other=0.0).to(tl.float32), first, second
     raw = s
     if LOSS == SUMS or LOSS == SIGMOID:
         s = s * scale
@@ -117,30 +110,30 @@ def tile_slope(
             g = table_slope(TABLE, rows[:, None], positive, negative, s, bins, width)
         if COLUMNS:
             g += table_slope(TABLE, columns[None, :], back_positive, back_negative, s, bins, width)
-        return g, first, second
-    o0, o1, o2, o3 = own_a
-    own = (o0[:, None], o1[:, None], o2[:, None], o3[:, None])
-    theirs = own
-    if COLUMNS or LOSS == LIFTED:
-        c0, c1, c2, c3 = four(OWN_B, m, columns, columns < m)
-        theirs = (c0[None, :], c1[None, :], c2[None, :], c3[None, :])
-    if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == 0:
-        # One exponential serves both: p (1 / sum of the row + 1 / sum of the column), upstream weights included.
-        g = exp2(s, SPLIT) * (own[0] + theirs[0])
-        if MASKED:
-            g = tl.where(negative, g, 0.0)
     else:
-        if ROWS:
-            across = columns + tl.zeros((BM, 1), tl.int32)
-            g = slope(LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
-            if ALONG:
-                if LOSS == HINGE:
-                    first = tl.sum(g, 1)
-                elif LOSS != SUMS and LOSS != SIGMOID:
-                    first, second = along(LOSS, s, positive, negative, own, P, VARIANT)
-        if COLUMNS:
-            down = rows[:, None] + tl.zeros((1, BN), tl.int32)
-            g += slope(LOSS, s, back_positive, back_negative, down, theirs, own[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
+        o0, o1, o2, o3 = own_a
+        own = (o0[:, None], o1[:, None], o2[:, None], o3[:, None])
+        theirs = own
+        if COLUMNS or LOSS == LIFTED:
+            c0, c1, c2, c3 = four(OWN_B, m, columns, columns < m)
+            theirs = (c0[None, :], c1[None, :], c2[None, :], c3[None, :])
+        if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == 0:
+            # One exponential serves both: p (1 / sum of the row + 1 / sum of the column), upstream weights included.
+            g = exp2(s, SPLIT) * (own[0] + theirs[0])
+            if MASKED:
+                g = tl.where(negative, g, 0.0)
+        else:
+            if ROWS:
+                across = columns + tl.zeros((BM, 1), tl.int32)
+                g = slope(LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
+                if ALONG:
+                    if LOSS == HINGE:
+                        first = tl.sum(g, 1)
+                    elif LOSS != SUMS and LOSS != SIGMOID:
+                        first, second = along(LOSS, s, positive, negative, own, P, VARIANT)
+            if COLUMNS:
+                down = rows[:, None] + tl.zeros((1, BN), tl.int32)
+                g += slope(LOSS, s, back_positive, back_negative, down, theirs, own[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
     if MASKED:
         if PARTNER_SIDE == 1:
             g = tl.where(paired, partner_weight_a[:, None], g)
@@ -154,6 +147,18 @@ def tile_slope(
 
 
 @triton.jit
+def given(a0, b0, n, m, MATRIX_AT, matrix_stride, SWAPPED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr):
+    """A tile of dL/ds from a matrix [rows of x, rows of y]."""
+    rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
+    inside = (rows < n)[:, None] & (columns < m)[None, :]
+    if SWAPPED:
+        at = MATRIX_AT + columns.to(tl.int64)[None, :] * matrix_stride + rows[:, None]
+    else:
+        at = MATRIX_AT + rows.to(tl.int64)[:, None] * matrix_stride + columns[None, :]
+    return tl.load(at, mask=inside, other=0.0).to(tl.float32)
+
+
+@triton.jit
 def slopes(
     s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
     PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width,
@@ -164,32 +169,36 @@ def slopes(
 ):  # fmt: skip
     """``tile_slope`` without masks where a tile needs none."""
     CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0 and PARTNER_SIDE != 2
-    if CAN_BE_PLAIN:
+    if LOSS == MATRIX:
+        g = given(a0, b0, n, m, MATRIX_AT, matrix_stride, SWAPPED, BM, BN)
+        first = tl.zeros((BM,), tl.float32)
+        second = first
+    elif CAN_BE_PLAIN:
         if INTERIOR:
             g, first, second = tile_slope(
                 s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS,
                 RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
                 SPLIT, False,
             )  # fmt: skip
         elif is_plain(a0, b0, n, m, low, high, BM, BN):
             g, first, second = tile_slope(
                 s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS,
                 RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
                 SPLIT, False,
             )  # fmt: skip
         else:
             g, first, second = tile_slope(
                 s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS,
                 RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
                 SPLIT, True,
             )  # fmt: skip
     else:
         g, first, second = tile_slope(
             s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT,
-            partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS, RELATION, ITSELF,
+            partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS, RELATION, ITSELF,
             UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN, SPLIT, True,
         )  # fmt: skip
     return g, first, second

@@ -87,34 +87,36 @@ def scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB,
             s = tl.load(A + columns.to(tl.int64)[None, :] * stride_a + rows[:, None], mask=inside, other=0.0)
         else:
             s = tl.load(A + rows.to(tl.int64)[:, None] * stride_a + columns[None, :], mask=inside, other=0.0)
-        return s.to(tl.float32)
-    fb = tl.full((BN,), 1.0, tl.float32)
-    if FB is not None:
-        fb = tl.load(FB + columns, mask=columns < m, other=0.0)
-    if METRIC == MANHATTAN or METRIC == CHEBYSHEV:
-        return by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC, BM, BN)
-    s = products(a_rows, b_rows, a, a0, b0, d, BM, BN, BK, RESIDENT, PRECISION)
-    if FA is not None:
-        s = s * fa[:, None]
-    if FB is not None:
-        s = s * fb[None, :]
-    if METRIC == SQEUCLIDEAN or METRIC == EUCLIDEAN:
-        qb = tl.load(QB + columns, mask=columns < m, other=0.0)
-        both = qa[:, None] + qb[None, :]
-        s = both - 2 * s
-        s = tl.where(s < 0, 0.0, s)  # NaN stays
-        itself = rows[:, None] == columns[None, :]
-        if EXACT:
-            close = (s < CLOSE * both) & (rows < n)[:, None] & (columns < m)[None, :]
-            if SAME:
-                close = close & ~itself
-            if tl.max(close.to(tl.int32)) > 0:
-                exact = by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC, BM, BN)
-                s = tl.where(close, exact, s)
-        if SAME:
-            s = tl.where(itself & (s == s), 0.0, s)
-        if METRIC == EUCLIDEAN:
-            s = tl.sqrt(s)
+        s = s.to(tl.float32)
+    else:
+        fb = tl.full((BN,), 1.0, tl.float32)
+        if FB is not None:
+            fb = tl.load(FB + columns, mask=columns < m, other=0.0)
+        if METRIC == MANHATTAN or METRIC == CHEBYSHEV:
+            s = by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC, BM, BN)
+        else:
+            s = products(a_rows, b_rows, a, a0, b0, d, BM, BN, BK, RESIDENT, PRECISION)
+            if FA is not None:
+                s = s * fa[:, None]
+            if FB is not None:
+                s = s * fb[None, :]
+            if METRIC == SQEUCLIDEAN or METRIC == EUCLIDEAN:
+                qb = tl.load(QB + columns, mask=columns < m, other=0.0)
+                both = qa[:, None] + qb[None, :]
+                s = both - 2 * s
+                s = tl.where(s < 0, 0.0, s)  # NaN stays
+                itself = rows[:, None] == columns[None, :]
+                if EXACT:
+                    close = (s < CLOSE * both) & (rows < n)[:, None] & (columns < m)[None, :]
+                    if SAME:
+                        close = close & ~itself
+                    if tl.max(close.to(tl.int32)) > 0:
+                        exact = by_differences(A, B, rows, columns, n, m, d, stride_a, stride_b, fa, fb, METRIC, BM, BN)
+                        s = tl.where(close, exact, s)
+                if SAME:
+                    s = tl.where(itself & (s == s), 0.0, s)
+                if METRIC == EUCLIDEAN:
+                    s = tl.sqrt(s)
     return s
 
 

@@ -9,13 +9,13 @@ from fastssl.ops.triton.launch import Config
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Of one block, in bytes. sm_80's table serves every GPU from Ampere on that is none of the others: 99 KiB is the least.
 SHARED = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448}
-KERNELS = ("reduce", "gradient", "weights", "product", "histogram")
+KERNELS = ("reduce", "gradient", "weights", "row_reduce", "row_gradient", "row_weights", "product", "histogram")
 
 
 def depths(kernel: str) -> tuple[int, ...]:
-    if kernel == "gradient":
+    if kernel.endswith("gradient"):
         return (64, 128, 256)
-    return (512,) if kernel in ("product", "histogram") else (64, 128, 256, 512)
+    return (64, 128, 256, 512) if kernel.endswith("reduce") else (512,)
 
 
 def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -> list[Config]:
@@ -23,6 +23,12 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
     wide = dtype == torch.float32
     old = architecture == "sm_80"
     specialize = architecture == "sm_100" and not wide
+    if kernel.startswith("row_"):
+        step = depth if kernel != "row_weights" and depth <= 256 else 32
+        if wide and step >= 128:
+            return [Config(32, 32, step, 8, 2), Config(32, 16, step, 4, 2), Config(16, 16, step, 4, 2), Config(16, 16, step, 8, 2)]
+        large = [] if old or wide else [Config(128, 64, step, 8, 2), Config(64, 64, step, 4, 2)]
+        return [*large, Config(64, 64, step, 8, 2), Config(64, 32, step, 8, 2), Config(64, 32, step, 4, 2), Config(32, 32, step, 4, 2), Config(32, 16, step, 4, 2)]
     if kernel == "histogram":
         return [Config(32, 32, 32, 4, 2)]
     if kernel == "product":

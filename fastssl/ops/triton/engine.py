@@ -15,12 +15,14 @@ from fastssl.ops import extension
 from fastssl.ops.rows import Metric
 from fastssl.ops.triton.launch import (
     ALIGNMENT,
+    WIDE,
     WIDEST_RESIDENT,
     Config,
     Side,
     cdiv,
     config,
     copies_add,
+    has_config,
     precision,
     processors,
     run,
@@ -67,6 +69,10 @@ class How:
     @property
     def by_features(self) -> bool:
         return self.metric in (Metric.manhattan, Metric.chebyshev)
+
+    def kernel(self, name: str) -> str:
+        """Row losses do more with a tile, and have smaller ones."""
+        return name if self.loss in (SUMS, SIGMOID) else f"row_{name}"
 
     def sums(self, along: bool) -> bool:
         """Whether a gradient needs sums of weights: of distances, for a bias, for parameters."""
@@ -142,7 +148,7 @@ def reduce(
     from fastssl.kernels.reduce import columns_kernel, reduce_kernel
 
     device, given = x.rows.device, how.metric == Metric.given
-    c = config("reduce", x.rows, 16 if given else x.d)
+    c = config(how.kernel("reduce"), x.rows, 16 if given else x.d)
     triangle = how.same and how.loss == SUMS and how.relation == ALL
     n, m = x.n, x.d if given else y.n
     blocks, tiles = cdiv(n, c.BM), cdiv(m, c.BN)
@@ -247,7 +253,7 @@ def gradients(
     Up to 256 features a program keeps its block of the gradient; above, chunks of weights are left in memory and
     multiplied with both sides.
     """
-    if x.d > WIDEST_RESIDENT or how.by_features:
+    if x.d > WIDEST_RESIDENT or how.by_features or not has_config(how.kernel("gradient"), x.rows, x.d):
         return _by_chunks(x, y, how, w, needs=needs, dtype=dtype, along=along)
     same = y is None
     other = x if y is None else y
@@ -286,7 +292,7 @@ def _resident(
 ) -> tuple[Tensor, Sums]:
     from fastssl.kernels.gradient import gradient_kernel
 
-    c = config("gradient", a.rows, a.d)
+    c = config(how.kernel("gradient"), a.rows, a.d)
     device = a.rows.device
     blocks, tiles = cdiv(a.n, c.BM), cdiv(b.n, c.BN)
     splits, each = _splits(blocks, tiles, device)
@@ -359,8 +365,8 @@ def _by_chunks(
     # Symmetric weights: one chunk of a mirrored pair is enough, and serves the rows of both.
     mirrored = same and how.relation == ALL and w.rows and w.columns and not how.by_features
     need_y = needs[1] and not same
-    c = config("weights", x.rows, x.d)
-    product = config("product", x.rows, 512)
+    c = config(how.kernel("weights"), x.rows, WIDE)
+    product = config("product", x.rows, WIDE)
     narrow = x.rows.dtype if not how.by_features else torch.float32
     wave = max(128, processors(device) * product.BM // cdiv(x.d, product.BN) // 128 * 128)
     height, breadth = chunk_sizes(x.n, other.n, 2 if narrow == torch.bfloat16 else 4, wave)
@@ -495,7 +501,7 @@ def store_slopes(
 ) -> None:
     """Leaves dL/ds of rows ``first``.. in a matrix [rows, m] (STORE=SCORES: the scores)."""
     given = how.metric == Metric.given
-    c = config("weights", x.rows, 16 if given else x.d)
+    c = config(how.kernel("weights"), x.rows, WIDE)
     arguments, constants = _call(how, w, False)
     h, m = out.shape
     operands = _operands(x, other) if not given else (x.rows, x.rows, x.n, m, 1, x.stride, 0, None, None, None, None)

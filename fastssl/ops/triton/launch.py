@@ -17,6 +17,7 @@ ALIGNMENT = 16  # bytes, of what the copy engine reads: the first element and th
 MAX_ROWS = 2**31 - 2**16
 # The block of gradient rows that a program keeps: up to this many features in registers.
 WIDEST_RESIDENT = 256
+WIDE = 512  # the depth under which the table has tiles that are read in steps
 INTERPRETED_PROCESSORS = 3  # so that the interpreter goes through several splits
 
 
@@ -43,6 +44,8 @@ def _table() -> dict[str, dict[str, Any]]:
     import fastssl.kernels
 
     path = Path(str(fastssl.kernels.__file__)).parent / "configs.json"
+    if not path.exists():  # while they are chosen for the first time
+        return {}
     table: dict[str, dict[str, Any]] = json.loads(path.read_text())["configs"]
     return table
 
@@ -62,7 +65,7 @@ class Config:
 
 def bucket(d: int) -> int:
     """The depth for which tiles were chosen: 64, 128, 256, or 512 for all that is read in steps."""
-    return next((b for b in (64, 128, WIDEST_RESIDENT) if d <= b), 512)
+    return next((b for b in (64, 128, WIDEST_RESIDENT) if d <= b), WIDE)
 
 
 def key(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -> str:
@@ -113,11 +116,19 @@ def config(kernel: str, x: Tensor, d: int) -> Config:
         name = key(_observer.architecture, kernel, x.dtype, depth)
         return _observer.tiles.get(name) or Config(**_table()[name])
     if x.device.type != "cuda":  # interpreted
-        resident = max(16, 1 << (d - 1).bit_length()) if depth <= WIDEST_RESIDENT else 16
+        resident = max(16, 1 << (d - 1).bit_length()) if depth <= WIDEST_RESIDENT else 16  # (WIDE: in steps)
         return Config(16, 16, resident, 4, 1, split=kernel == "reduce")
     name = key(architecture(x.device.index or 0), kernel, x.dtype, depth)
     tuned = _tuned(kernel, x, depth)
     return tuned or Config(**_table()[name])
+
+
+def has_config(kernel: str, x: Tensor, d: int) -> bool:
+    """Whether an architecture can keep rows of this depth (in fp32 some cannot)."""
+    if _observer is None and x.device.type != "cuda":
+        return True
+    name = key(_observer.architecture if _observer else architecture(x.device.index or 0), kernel, x.dtype, bucket(d))
+    return name in (_observer.tiles if _observer else {}) or name in _table()
 
 
 def _tuned(kernel: str, x: Tensor, depth: int) -> Config | None:

@@ -215,10 +215,13 @@ def _row_how(
     m: int,
 ) -> How:
     diagonal = self_offset == 0 and n == m
+    params = params.detach().float()
+    if loss == RowLoss.softplus:
+        params = torch.cat([params[:6], params[1:2].cos(), params[1:2].sin(), params[8:]])
     return How(
         _NUMBER.get(RowLoss(loss), engine.MATRIX),
         Metric(metric),
-        params=params.detach().float(),
+        params=params,
         ids_x=x_ids,
         ids_y=x_ids if y_ids is None else y_ids,
         positive_bits=positive_bits,
