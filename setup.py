@@ -65,10 +65,24 @@ class CMakeBuild(build_ext):
             "-DCMAKE_BUILD_TYPE=Release",
         ]
         subprocess.run(["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options], check=True, env=env)
-        subprocess.run(["cmake", "--build", str(build), "--parallel"], check=True, env=env)
+        subprocess.run(["cmake", "--build", str(build), "--parallel", "--target", "_C"], check=True, env=env)
         built = next(build.glob("_C*.so"))
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(built, target)
+        self.build_cuda(build, target.parent, env)
+
+    def build_cuda(self, build: Path, into: Path, env: dict[str, str]) -> None:
+        """The CUDA kernels, where CMake found nvcc: a library beside the extension, without which the rest works."""
+        if "cuda_kernels" not in (build / "build.ninja").read_text():
+            return
+        try:
+            subprocess.run(["cmake", "--build", str(build), "--target", "cuda_kernels"], check=True, env=env)
+            editable = self.inplace or getattr(self, "editable_mode", False)
+            shutil.copy2(build / "_cuda.so", (ROOT / "fastssl" if editable else into) / "_cuda.so")
+        except (OSError, subprocess.CalledProcessError) as error:
+            if os.environ.get("FASTSSL_REQUIRE_CUDA") == "1":
+                raise
+            print(f"fastssl: the CUDA kernels were NOT built: {error}", file=sys.stderr)
 
 
 setup(

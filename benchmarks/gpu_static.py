@@ -34,6 +34,7 @@ from torch import Tensor
 import fastssl
 from fastssl.bench.run import write_atomically
 from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.triton import engine
 from fastssl.ops.triton.candidates import ARCHITECTURES, KERNELS, SHARED, candidates, depths
 from fastssl.ops.triton.launch import Config, Observer, key
 
@@ -465,15 +466,16 @@ def work(launch: Launch, d: int) -> tuple[float, float, float, float]:
 
 
 def representative(kernel: str, n: int, d: int, dtype: torch.dtype) -> Callable[[], None]:
-    """NT-Xent for its kernels, multi-similarity's log-sums for those of row losses."""
-    name = "row loss fast_ap" if kernel == "histogram" else "row loss lse" if kernel.startswith("row_") else "nt_xent"
+    """NT-Xent for its kernels, CLIP for those of scores without bounds, log-sums for those of row losses."""
+    kinds = {"histogram": "row loss fast_ap", "row": "row loss lse", "free": "clip_loss"}
+    name = kinds.get(kernel.split("_")[0], "nt_xent")
     return next(w for k, w in (*pair_losses(n, d, dtype), *row_losses(n, d, dtype)) if k == name)
 
 
 def choose(pool: Any, quick: bool) -> dict[str, Config]:
     """For every kernel the candidate with the least predicted time of NT-Xent that no loss makes spill."""
     chosen: dict[str, Config] = {}
-    for architecture in ARCHITECTURES:
+    for architecture in reversed(ARCHITECTURES):
         for dtype in (torch.bfloat16, torch.float32):
             for kernel in KERNELS:
                 for depth in depths(kernel):
@@ -507,7 +509,7 @@ def rank(
     for option in options:
         tiles = defaults(architecture) | chosen | {key(architecture, kernel, dtype, depth): option}
         found = record(architecture, representative(kernel, 32768, depth, dtype), tiles)
-        launch = next((q for q in found if q.name == kernel.removeprefix("row_") + "_kernel"), None)
+        launch = next((q for q in found if family(q) == kernel), None)
         if launch is None:  # weights of narrow rows are stored for triplets and by pairwise_distance alone
             return options
         launches.append(launch)
@@ -522,8 +524,8 @@ def rank(
 
 def family(launch: Launch) -> str:
     """The name under which a launch's tiles are tabled."""
-    name = launch.name.removesuffix("_kernel")
-    return name if launch.constants.get("LOSS", 0) in (0, 1) else f"row_{name}"
+    name, c = launch.name.removesuffix("_kernel"), launch.constants
+    return engine.family(c["LOSS"], c["BOUNDED"], c["RELATION"]) + name if "LOSS" in c else name
 
 
 def holds(

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <cstring>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -10,6 +12,7 @@
 
 #include "../cpu/augment.h"
 #include "../cpu/pair_loss.h"
+#include "../cuda/view.h"
 #include "interrupt.h"
 #include "kept_memory.h"
 
@@ -155,9 +158,58 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
   return out;
 }
 
+// What a GPU's blocks need to know of n images, each [height, width, channels] in bytes: [n, bytes of a task], the most
+// taps of a resize and the widest crop. layout [n, 7]: offset, height, width, channels, bytes between rows, channels, pixels.
+py::tuple tasks(const Doubles& program_rows, const Integers& layout, const Doubles& params, int64_t height, int64_t width) {
+  const Program program = program_of(program_rows);
+  const int64_t n = params.ndim() == 2 ? params.shape(0) : -1;
+  if (n < 0 || params.shape(1) != program.columns())
+    throw std::invalid_argument("params: expected rows of " + std::to_string(program.columns()));
+  if (layout.ndim() != 2 || layout.shape(0) != n || layout.shape(1) != 7)
+    throw std::invalid_argument("layout: expected [B, 7]");
+  py::array_t<uint8_t> out({n, int64_t(sizeof(cuda::ViewTask))});
+  int64_t taps = 1, widest = 1;
+  for (int64_t k = 0; k < n; ++k) {
+    const int64_t* at = layout.data() + 7 * k;
+    const double* p = params.data() + k * program.columns();
+    if (at[1] < 1 || at[2] < 1 || (at[3] != 1 && at[3] != 3 && at[3] != 4))
+      throw std::invalid_argument("images: expected 1, 3 or 4 channels, and pixels");
+    check_view(program, p, at[1], at[2], height, width, k);
+    Geometry g(at[1], at[2]);
+    std::vector<Step> steps = resolve(program, p, g);
+    clip_boxes(steps, height, width);
+    if (steps.size() > size_t(cuda::kMaxSteps))
+      throw std::invalid_argument("program: more than " + std::to_string(cuda::kMaxSteps) + " steps on a GPU");
+    cuda::ViewTask task = {};
+    task.offset = at[0];
+    task.channels = at[3];
+    task.row_stride = at[4];
+    task.channel_stride = at[5];
+    task.pixel = at[6];
+    task.rows = rows_axis(g, height);
+    task.columns = columns_axis(g, width);
+    task.steps = int64_t(steps.size());
+    for (size_t q = 0; q < steps.size(); ++q) {
+      cuda::PlainStep& s = task.step[q];
+      s.kind = steps[q].kind;
+      s.a = steps[q].a;
+      s.sigma = steps[q].sigma;
+      s.taps = steps[q].taps;
+      std::copy(steps[q].box, steps[q].box + 4, s.box);
+      std::copy(steps[q].fill, steps[q].fill + 3, s.fill);
+    }
+    taps = std::max({taps, task.rows.most_taps(), task.columns.most_taps()});
+    widest = std::max(widest, task.columns.length);
+    std::memcpy(out.mutable_data() + k * int64_t(sizeof task), &task, sizeof task);
+  }
+  return py::make_tuple(out, taps, widest);
+}
+
 }  // namespace
 
 void bind_augment(py::module_& m) {
+  m.def("augment_tasks", tasks, py::arg("program"), py::arg("layout"), py::arg("params"), py::arg("height"),
+        py::arg("width"), "What a GPU needs to make the views of the drawn parameters, as bytes.");
   m.def("augment_sample", sample, py::arg("program"), py::arg("sizes"), py::arg("seed"), py::arg("epoch"),
         py::arg("ids"), py::arg("view"), "Draws the parameters of one view for each sample: float64 [B, columns].");
   m.def(

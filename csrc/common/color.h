@@ -7,7 +7,7 @@
 
 namespace fastssl {
 
-constexpr float kLuma[3] = {0.2989f, 0.587f, 0.114f};
+constexpr float kLumaRed = 0.2989f, kLumaGreen = 0.587f, kLumaBlue = 0.114f;
 
 template <class V>
 FASTSSL_HOST_DEVICE inline V clamp01(V x) {
@@ -36,7 +36,7 @@ FASTSSL_HOST_DEVICE inline V floor_of(V x) {
 
 template <class V>
 FASTSSL_HOST_DEVICE inline V gray_of(V r, V g, V b) {
-  return r * kLuma[0] + g * kLuma[1] + b * kLuma[2];
+  return r * kLumaRed + g * kLumaGreen + b * kLumaBlue;
 }
 template <class V>
 FASTSSL_HOST_DEVICE inline void brightness(V& r, V& g, V& b, float factor) {

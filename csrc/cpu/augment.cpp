@@ -9,16 +9,15 @@
 #include "schedule.h"
 
 namespace fastssl {
-namespace {
 
-void check(const ViewTask& task, int64_t sample) {
+void check_view(const Program& program, const double* p, int64_t height, int64_t width, int64_t view_height,
+                int64_t view_width, int64_t sample) {
   const auto fail = [&](const std::string& what) {
     throw std::invalid_argument("params: sample " + std::to_string(sample) + ": " + what);
   };
-  Geometry g(task.source.height, task.source.width);
-  const double* p = task.params;
-  for (int64_t k = 0; k < task.program->size; ++k) {
-    const Op& op = task.program->ops[k];
+  Geometry g(height, width);
+  for (int64_t k = 0; k < program.size; ++k) {
+    const Op& op = program.ops[k];
     for (int64_t c = 0; c < kOpColumns[int(op.kind)]; ++c)
       if (!(std::fabs(p[c]) <= 1e7)) fail("a value is not finite");
     if (op.kind == OpKind::jitter &&
@@ -28,14 +27,11 @@ void check(const ViewTask& task, int64_t sample) {
     g.apply(op, p);
     p += kOpColumns[int(op.kind)];
   }
-  if (!g.valid(double(task.source.height), double(task.source.width)))
-    fail("the crop does not fit the image of " + std::to_string(task.source.height) + " x " +
-         std::to_string(task.source.width) + " pixels");
-  if (int64_t(g.window_height) != task.out.height || int64_t(g.window_width) != task.out.width)
+  if (!g.valid(double(height), double(width)))
+    fail("the crop does not fit the image of " + std::to_string(height) + " x " + std::to_string(width) + " pixels");
+  if (int64_t(g.window_height) != view_height || int64_t(g.window_width) != view_width)
     fail("the views have other sizes");
 }
-
-}  // namespace
 
 void sample_views(const Program& program, const int64_t* sizes, uint64_t seed, uint64_t epoch, const int64_t* ids,
                   int64_t n, uint32_t view, double* out) {
@@ -57,7 +53,10 @@ void augment(const Program& program, const std::vector<SourceImage>& sources, co
     task.out.data = static_cast<char*>(out.data) + k * out_stride * bytes;
     return task;
   };
-  for (int64_t k = 0; k < n; ++k) check(task_of(k), k);
+  for (int64_t k = 0; k < n; ++k) {
+    const SourceImage& source = sources[size_t(k)];
+    check_view(program, params + k * columns, source.height, source.width, out.height, out.width, k);
+  }
   const AugmentTable& table = *isa().augment;
   advise_huge_pages(out.data, size_t(n * out_stride * bytes));
   std::vector<ViewScratch> scratch(static_cast<size_t>(std::max<int64_t>(torch::stable::get_num_threads(), 1)));

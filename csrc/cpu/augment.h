@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../common/augment.h"
+#include "../common/axis.h"
 #include "buffer.h"
 #include "tile.h"
 
@@ -31,9 +32,7 @@ struct AxisTable {
   std::vector<int64_t> first;
   std::vector<float> weights;
 };
-// Antialiased: a triangle (Keys' cubic with a = -1/2) as wide as a pixel of the coarser side.
-void fill_axis(AxisTable& table, int64_t from, int64_t length, int64_t frame, int64_t offset, int64_t count, bool flip,
-               bool bicubic, float scale);
+void fill_axis(AxisTable& table, const Axis& axis);
 
 // One worker's memory, reused from view to view.
 struct ViewScratch {
@@ -58,6 +57,17 @@ void sample_views(const Program& program, const int64_t* sizes, uint64_t seed, u
                   int64_t n, uint32_t view, double* out);
 
 // `serial`: on the calling thread alone, for callers that are many threads themselves.
+// The check of one sample's parameters against its image and the views' size, and the two axes of its resize.
+void check_view(const Program& program, const double* params, int64_t height, int64_t width, int64_t view_height,
+                int64_t view_width, int64_t sample);
+inline Axis rows_axis(const Geometry& g, int64_t height) {
+  return {int64_t(g.top), int64_t(g.height), int64_t(g.frame_height), int64_t(g.y), height, g.flip_y, g.bicubic,
+          1.f / 255.f};
+}
+inline Axis columns_axis(const Geometry& g, int64_t width) {
+  return {int64_t(g.left), int64_t(g.width), int64_t(g.frame_width), int64_t(g.x), width, g.flip_x, g.bicubic, 1.f};
+}
+
 // Throws std::invalid_argument that names the sample where parameters do not fit its image.
 void augment(const Program& program, const std::vector<SourceImage>& sources, const double* params, ViewOutput out,
              int64_t out_stride, bool serial);

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "../common/color.h"
+#include "../common/steps.h"
 #include "augment.h"
 #include "simd.h"
 #ifdef __AVX2__
@@ -192,35 +193,6 @@ inline void resample(const SourceImage& s, const AxisTable& rows, const AxisTabl
   }
 }
 
-// What is left of an operation when its parameters are known.
-enum class StepKind {
-  brightness,
-  contrast,
-  saturation,
-  hue,
-  gray,
-  solarize,
-  posterize,
-  project,
-  erase,
-  lookup,
-  blur,
-  equalize,
-  rotate
-};
-struct Step {
-  StepKind kind;
-  float a = 0, mean = 0;
-  double sigma = 0;
-  int64_t taps = 0;
-  int64_t box[4] = {0, 0, 0, 0};
-  float fill[3] = {0, 0, 0};
-  const float (*table)[256] = nullptr;  // lookup
-};
-inline bool needs_image(StepKind k) {
-  return k == StepKind::contrast || k == StepKind::blur || k == StepKind::equalize || k == StepKind::rotate;
-}
-
 struct Row {
   float* c[3];
   int64_t y, width, stride;
@@ -235,8 +207,6 @@ FASTSSL_INLINE void each_pixel(const Row& row, Change&& change) {
     store(row.c[2] + x, b);
   }
 }
-inline float byte_of(float x) { return std::floor(clamp01(x) * 255.999f); }
-
 inline void apply(const Step& s, const Row& row) {
   const float a = s.a;
   switch (s.kind) {
@@ -298,33 +268,6 @@ inline double gray_sum(const Row& row) {
   return total;
 }
 
-struct Histogram {
-  int64_t count[3][256];
-  float table[3][256];
-};
-// Pillow's rule, which torchvision follows.
-inline void equalizing(Histogram& h, int64_t pixels, Step& s) {
-  for (int c = 0; c < 3; ++c) {
-    int last = 255;
-    while (last > 0 && h.count[c][last] == 0) --last;
-    const int64_t step = (pixels - h.count[c][last]) / 255;
-    int64_t before = 0;
-    for (int v = 0; v < 256; ++v) {
-      const int64_t level = step == 0 ? v : std::min<int64_t>((before + step / 2) / step, 255);
-      h.table[c][v] = float(v == 0 && step != 0 ? 0 : level) / 255.f;
-      before += h.count[c][v];
-    }
-  }
-  s.kind = StepKind::lookup;
-  s.table = h.table;
-}
-
-inline int64_t reflected(int64_t i, int64_t n) {
-  if (n == 1) return 0;
-  while (i < 0 || i >= n) i = i < 0 ? -i : 2 * (n - 1) - i;
-  return i;
-}
-
 template <int kVectorsAtOnce>
 FASTSSL_INLINE void blur_line(const float* at, const float* middle, int64_t radius, float* to) {
   F sum[kVectorsAtOnce];
@@ -340,18 +283,13 @@ FASTSSL_INLINE void blur_line(const float* at, const float* middle, int64_t radi
 
 inline void blur(const Canvas& image, const Step& s, ViewScratch& scratch) {
   const int64_t width = image.width, height = image.height, stride = image.stride;
-  // Taps of less than 2^-30 of the middle one do not change a float: beyond 6.45 sigma there are none.
-  const int64_t radius = std::min(s.taps / 2, int64_t(std::ceil(std::min(6.45 * s.sigma, 4096.0)))),
-                taps = 2 * radius + 1;
+  const int64_t radius = blur_radius(s.taps, s.sigma), taps = 2 * radius + 1;
   // Four rows are made at once, from `taps` + 3 rows: zeros around the weights.
   std::vector<float> padded(size_t(taps + 6), 0.f);
   float* weights = padded.data() + 3;
   double total = 0;
   std::vector<double> exact(static_cast<size_t>(taps));
-  for (int64_t k = 0; k < taps; ++k) {
-    const double d = double(k - radius) / s.sigma;
-    total += exact[size_t(k)] = std::exp(-0.5 * d * d);
-  }
+  for (int64_t k = 0; k < taps; ++k) total += exact[size_t(k)] = gaussian(k - radius, s.sigma);
   for (int64_t k = 0; k < taps; ++k) weights[k] = float(exact[size_t(k)] / total);
   scratch.plane.resize(size_t(stride * image.height));
   scratch.line.assign(size_t(stride + 2 * radius + kStep), 0.f);
@@ -493,88 +431,19 @@ struct Writer {
   }
 };
 
-// The steps that the drawn parameters leave, and where the pixels lie.
-inline std::vector<Step> resolve(const Program& program, const double* p, Geometry& geometry) {
-  static constexpr int kLehmer[3] = {6, 2, 1};
-  std::vector<Step> steps;
-  const auto add = [&](StepKind kind, float a = 0) -> Step& {
-    steps.emplace_back();
-    steps.back().kind = kind;
-    steps.back().a = a;
-    return steps.back();
-  };
-  for (int64_t k = 0; k < program.size; ++k) {
-    const Op& op = program.ops[k];
-    geometry.apply(op, p);
-    const bool on = p[0] != 0;
-    switch (op.kind) {
-      case OpKind::jitter: {
-        if (!on) break;
-        int left[4] = {0, 1, 2, 3}, order = int(p[1]);
-        for (int i = 0; i < 4; ++i) {
-          const int at = i < 3 ? order / kLehmer[i] : 0, which = left[at];
-          if (i < 3) order %= kLehmer[i];
-          std::copy(left + at + 1, left + 4 - i, left + at);
-          if (op.a[1 + 2 * which] == op.a[2 + 2 * which] && p[2 + which] == (which < 3 ? 1.0 : 0.0))
-            continue;  // not asked for
-          add(StepKind(int(StepKind::brightness) + which), float(p[2 + which]));
-        }
-        break;
-      }
-      case OpKind::gray:
-        if (on) add(StepKind::gray);
-        break;
-      case OpKind::project:
-        if (on) add(StepKind::project);
-        break;
-      case OpKind::solarize:
-        if (on) add(StepKind::solarize, float(op.a[1]));
-        break;
-      case OpKind::posterize:
-        if (on) add(StepKind::posterize, float(1 << int(op.a[1])));
-        break;
-      case OpKind::equalize:
-        if (on) add(StepKind::equalize);
-        break;
-      case OpKind::blur:
-        if (on) {
-          Step& s = add(StepKind::blur);
-          s.sigma = p[0];
-          s.taps = int64_t(op.a[3]);
-        }
-        break;
-      case OpKind::rotate:
-        if (on) add(StepKind::rotate).sigma = p[0];
-        break;
-      case OpKind::erase:
-        if (p[2] > 0 && p[3] > 0) {
-          Step& s = add(StepKind::erase);
-          for (int i = 0; i < 4; ++i) s.box[i] = int64_t(p[i]);
-          for (int i = 0; i < 3; ++i) s.fill[i] = float(op.a[5 + i]);
-        }
-        break;
-      default: break;
-    }
-    p += kOpColumns[int(op.kind)];
-  }
-  return steps;
-}
+struct Histogram {
+  int64_t count[3][256];
+  float table[3][256];
+};
 
 inline void make_view(const ViewTask& task, ViewScratch& scratch) {
   const SourceImage& source = task.source;
   Geometry g(source.height, source.width);
   std::vector<Step> steps = resolve(*task.program, task.params, g);
   const int64_t height = task.out.height, width = task.out.width;
-  const int64_t top = int64_t(g.top), left = int64_t(g.left), box_h = int64_t(g.height), box_w = int64_t(g.width);
-  for (Step& s : steps)  // an erased box ends where the view does
-    if (s.kind == StepKind::erase) {
-      s.box[0] = std::clamp<int64_t>(s.box[0], 0, height);
-      s.box[1] = std::clamp<int64_t>(s.box[1], 0, width);
-      s.box[2] = std::clamp<int64_t>(s.box[2], 0, height - s.box[0]);
-      s.box[3] = std::clamp<int64_t>(s.box[3], 0, width - s.box[1]);
-    }
-  fill_axis(scratch.rows, top, box_h, int64_t(g.frame_height), int64_t(g.y), height, g.flip_y, g.bicubic, 1.f / 255.f);
-  fill_axis(scratch.columns, left, box_w, int64_t(g.frame_width), int64_t(g.x), width, g.flip_x, g.bicubic, 1.f);
+  clip_boxes(steps, height, width);
+  fill_axis(scratch.rows, rows_axis(g, height));
+  fill_axis(scratch.columns, columns_axis(g, width));
   // Only the columns that the window uses.
   int64_t from = scratch.columns.first[0], end = from;
   for (int64_t first : scratch.columns.first) {
@@ -634,7 +503,9 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
     if (s.kind == StepKind::contrast) {
       done.mean = float(greys / double(height * width));
     } else {
-      equalizing(histogram, height * width, done);
+      for (int c = 0; c < 3; ++c) equalizing(histogram.count[c], height * width, histogram.table[c]);
+      done.kind = StepKind::lookup;
+      done.table = histogram.table;
     }
     ++next;
     greys = 0;

@@ -1,6 +1,8 @@
 // Rows of scores that threads sort and select from: all triplets, semi-hard triplets, the k best columns. One block for a
 // row. Counts are integers and sums have one order: the same bits always.
 #pragma once
+#include <cmath>
+
 #include "block.h"
 
 namespace fastssl {
@@ -24,7 +26,7 @@ struct RowsProblem {
   bool smooth = false;
   double* out = nullptr;        // forward: [2][rows]: the sum, how many are above 0
   const double* grad = nullptr; // backward: [rows] upstream of the sum
-  float* g = nullptr;           // [rows][stride] dL/ds
+  float* g = nullptr;           // [rows][m] dL/ds
   uint64_t* scratch = nullptr;  // [rows][scratch_words(m)]
 };
 
@@ -141,7 +143,7 @@ FASTSSL_DEVICE void triplets(const Block& block, const RowsProblem& p) {
   const float* s = p.s + block.index * p.stride;
   const RowMemory w(p.scratch + block.index * scratch_words(p.m), p.m);
   const int64_t count = sort_positives(block, p, s, row, w, p.margin);
-  float* g = p.g ? p.g + block.index * p.stride : nullptr;
+  float* g = p.g ? p.g + block.index * p.m : nullptr;
   const double upstream = g ? p.grad[block.index] * p.sign : 0;
   block.phase([&](int thread) {
     if (thread == 0) {
@@ -207,7 +209,7 @@ FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
   const float* s = p.s + block.index * p.stride;
   const RowMemory w(p.scratch + block.index * scratch_words(p.m), p.m);
   const int64_t count = sort_positives(block, p, s, row, w, 0);
-  float* g = p.g ? p.g + block.index * p.stride : nullptr;
+  float* g = p.g ? p.g + block.index * p.m : nullptr;
   const unsigned long long none = ~0ull;
   block.phase([&](int thread) {
     for (int64_t q = thread; q <= count; q += block.threads) w.nearest[q] = none;

@@ -9,7 +9,10 @@ from fastssl.ops.triton.launch import Config
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 # Of one block, in bytes. sm_80's table serves every GPU from Ampere on that is none of the others: 99 KiB is the least.
 SHARED = {"sm_80": 101_376, "sm_90": 232_448, "sm_100": 232_448}
-KERNELS = ("reduce", "gradient", "weights", "row_reduce", "row_gradient", "row_weights", "product", "histogram")
+KERNELS = (
+    *("reduce", "gradient", "weights", "free_reduce", "free_gradient", "free_weights"),
+    *("row_reduce", "row_gradient", "row_weights", "product", "histogram"),
+)
 
 
 def depths(kernel: str) -> tuple[int, ...]:
@@ -23,6 +26,10 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
     wide = dtype == torch.float32
     old = architecture == "sm_80"
     specialize = architecture == "sm_100" and not wide
+    if kernel.startswith("free_"):
+        plain = candidates(architecture, kernel.removeprefix("free_"), dtype, depth)
+        step = plain[-1].BK
+        return [*plain, Config(64, 64, step, 8, 2), Config(64, 32, step, 8, 2), Config(32, 32, step, 4, 2), Config(32, 16, step, 4, 2)]
     if kernel.startswith("row_"):
         step = depth if kernel != "row_weights" and depth <= 256 else 32
         if wide and step >= 128:
@@ -55,7 +62,7 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
                 return [Config(64, 64, 32, 8, 3), Config(64, 64, 32, 4, 2), Config(64, 32, 32, 4, 2)]
             if old:
                 return [Config(128, 128, 32, 8, 3), Config(128, 64, 64, 8, 3), Config(64, 64, 64, 4, 3)]
-            return [Config(256, 128, 64, 8, 3), Config(128, 128, 64, 8, 4), Config(128, 128, 64, 8, 3)]
+            return [Config(256, 128, 64, 8, 3), Config(128, 128, 64, 8, 4), Config(128, 128, 64, 8, 3), Config(128, 64, 64, 8, 3), Config(64, 64, 64, 4, 3)]
         # exp is the bound of narrow rows: a share of it on the FMA units
         split = depth <= 128 and not wide
         if wide:

@@ -37,6 +37,12 @@ WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
 GROUP = 8  # rows of tiles that share the blocks of B in L2
 
 
+def family(loss: int, bounded: bool, relation: int) -> str:
+    if loss not in (SUMS, SIGMOID):
+        return "row_"
+    return "" if bounded and relation == ALL else "free_"
+
+
 @dataclass(frozen=True)
 class How:
     """What all launches of a loss have in common. ``itself``: whether and how a row is among the columns."""
@@ -71,8 +77,8 @@ class How:
         return self.metric in (Metric.manhattan, Metric.chebyshev)
 
     def kernel(self, name: str) -> str:
-        """Row losses do more with a tile, and have smaller ones."""
-        return name if self.loss in (SUMS, SIGMOID) else f"row_{name}"
+        """The name of its tiles: row losses, and scores without bounds or with labels, do more with one."""
+        return f"{family(self.loss, self.bounded, self.relation)}{name}"
 
     def sums(self, along: bool) -> bool:
         """Whether a gradient needs sums of weights: of distances, for a bias, for parameters."""
@@ -147,7 +153,8 @@ def reduce(
     """
     from fastssl.kernels.reduce import columns_kernel, reduce_kernel
 
-    device, given = x.rows.device, how.metric == Metric.given
+    device = x.rows.device
+    given = how.metric == Metric.given
     c = config(how.kernel("reduce"), x.rows, 16 if given else x.d)
     triangle = how.same and how.loss == SUMS and how.relation == ALL
     n, m = x.n, x.d if given else y.n
@@ -361,7 +368,7 @@ def _by_chunks(
     from fastssl.kernels.matrix import axis_kernel, product_kernel
 
     same, other = y is None, x if y is None else y
-    device, given = x.rows.device, how.metric == Metric.given
+    device = x.rows.device
     # Symmetric weights: one chunk of a mirrored pair is enough, and serves the rows of both.
     mirrored = same and how.relation == ALL and w.rows and w.columns and not how.by_features
     need_y = needs[1] and not same

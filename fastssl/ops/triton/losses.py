@@ -191,6 +191,7 @@ def row_loss(
         loss.value,
         *(x, y, relation.x_ids, relation.y_ids, *bits, row_value, params),
         *(metric.value, normalize, upper, relation.self_offset, variant_of(loss, values)),
+        [float(v) if not isinstance(v, Tensor) else 0.0 for v in values[:3]],
     )
 
 

@@ -6,6 +6,7 @@ operator here (``fastssl.ops.operator``).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -265,8 +266,6 @@ def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
 
 def _lifted_lse(how: How, a: Side, b: Side) -> Tensor:
     """Log-sums over negatives of margin - sign s."""
-    from dataclasses import replace
-
     assert how.params is not None
     p = how.params
     params = torch.stack([-p[0], p[0] * 0, p[1], *(p[0] * 0,) * 9])
@@ -289,10 +288,10 @@ def row_loss(
     upper: bool,
     self_offset: int,
     variant: int,
+    numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
-    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N]."""
-    from dataclasses import replace
-
+    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N]. ``numbers``: the
+    parameters of triplets (sign, margin, smooth) as numbers."""
     n = x.shape[0]
     m = x.shape[1] if metric == Metric.given else (x if y is None else y).shape[0]
     how = _row_how(
@@ -306,7 +305,8 @@ def row_loss(
     if kind in _SORTED:
         from fastssl.ops.triton import sorted_rows
 
-        columns = sorted_rows.forward(kind, a, None if y is None else b, how, m)
+        scores = x if metric == Metric.given else None
+        columns = sorted_rows.forward(kind, a, None if y is None else b, how, m, list(numbers), scores)
         return torch.cat([columns, counts]).T.contiguous(), none
     value = None if row_value is None else row_value.detach().float()
     if kind == RowLoss.fast_ap:
@@ -420,6 +420,7 @@ def row_loss_backward(
     upper: bool,
     self_offset: int,
     variant: int,
+    numbers: list[float],
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, y, row_value and params."""
@@ -440,7 +441,11 @@ def row_loss_backward(
     if kind in _SORTED:
         from fastssl.ops.triton import sorted_rows
 
-        to_x, to_y = sorted_rows.backward(kind, a, None if y is None else b, how, g, m, (needs & 1, needs & 2), x.dtype)
+        to_x, to_y = sorted_rows.backward(
+            kind,
+            *(a, None if y is None else b, how, g[0], m, list(numbers)),
+            *((needs & 1, needs & 2), x.dtype, x if given else None),
+        )
         return to_x if to_x is not None else nothing(x), to_y if to_y is not None else nothing(x), to_value, to_params
     w = _row_weights(kind, how, a, b, g, saved, out.T, value)
     along = kind == RowLoss.hinge and bool(needs & 4) or kind in (RowLoss.lse, RowLoss.softplus) and bool(needs & 8)
@@ -478,8 +483,6 @@ def row_loss_backward(
 
 
 def _both_sides(w: Weights) -> Weights:
-    from dataclasses import replace
-
     return replace(w, y=w.x, columns=True)
 
 
@@ -509,8 +512,6 @@ def _row_weights(
         weights = g[1].float().contiguous()
         columns = lse.float() if value is None else value.float()
         # Where columns are not these rows their upstream gradient is that of the rows, all the same.
-        from dataclasses import replace
-
         upstream = weights if value is None else None
         pull = replace(how, loss=engine.LIFTED_PULL)
         if upstream is not None:
@@ -567,6 +568,21 @@ def of_matrix(
     return gx, gy
 
 
+def of_strip(
+    a: Side, b: Side, how: How, slopes: Tensor, first: int, needs: tuple[bool, bool]
+) -> tuple[Tensor, MaybeTensor]:
+    """What dL/ds of rows ``first``.. [rows, m] gives these rows, and all of y."""
+    strip = Side(
+        a.rows[first : first + len(slopes)],
+        None if a.factor is None else a.factor[first : first + len(slopes)],
+        None if a.square is None else a.square[first : first + len(slopes)],
+    )
+    w = Weights(None, matrix=slopes)
+    gx, gy, _, _ = engine.gradients(strip, b, replace(how, same=False), w, needs=needs, dtype=torch.float32)
+    assert gx is not None
+    return gx, gy
+
+
 # --- registration ---------------------------------------------------------------------------------------------------
 
 
@@ -583,7 +599,7 @@ def _fake_pair_sums(x: Tensor, y: MaybeTensor, *rest: Any) -> Tensor:
 
 
 def _fake_row_loss(loss: int, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    n, kind, variant = x.shape[0], RowLoss(loss), rest[-1]
+    n, kind, variant = x.shape[0], RowLoss(loss), rest[-2]
     saved = {RowLoss.softplus: 1, RowLoss.ranked_list: 2, RowLoss.fast_ap: 2 * (variant + 2)}.get(kind, 0)
     return x.new_empty((n, OUTPUTS[loss] + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
 

@@ -1,0 +1,114 @@
+"""What sorts or selects from whole rows: all triplets, semi-hard triplets, nearest rows. Scores by Triton, strip by strip
+within the memory budget; threads of CUDA C++ (csrc/cuda/rows.h) look at a row each block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from fastssl.ops import extension
+from fastssl.ops.rows import Metric, RowLoss
+from fastssl.ops.triton import cuda, engine
+from fastssl.ops.triton.engine import How, Side
+from fastssl.ops.triton.launch import side
+
+LOSS = {RowLoss.triplet: 0, RowLoss.semihard: 1}
+WORDS = 10  # of 4 bytes a score, with what a block keeps beside a row
+
+
+def _strips(n: int, m: int) -> Iterator[tuple[int, int]]:
+    """(first row, rows) of strips whose scores and scratch fit the memory budget."""
+    height = max(1, min(n, extension.get_memory_budget() // max(4 * WORDS * m, 1)))
+    for first in range(0, n, height):
+        yield first, min(height, n - first)
+
+
+def _call(kind: RowLoss, s: Tensor, how: How, first: int, n: int, params: list[float], grad: Tensor | None) -> Tensor:
+    sign, margin, smooth = params
+    result: Tensor = torch.ops.fastssl.sorted_rows.default(
+        LOSS[kind],
+        s,
+        *(how.ids_x, how.ids_y, how.positive_bits, how.negative_bits),
+        *(first, n, -1 if how.itself == engine.NOWHERE else how.offset),
+        *(sign, margin, bool(smooth)),
+        grad,
+    )
+    return result
+
+
+def forward(
+    kind: RowLoss, a: Side, b: Side | None, how: How, m: int, params: list[float], given: Tensor | None
+) -> Tensor:
+    """[2, N] in float64: the sum of a row's terms and how many are above 0."""
+    device = a.rows.device
+    cuda.require(device)
+    if a.n == 0 or m == 0:
+        return torch.zeros((2, a.n), dtype=torch.float64, device=device)
+    parts = [
+        _call(kind, _scores(a, b, how, given, first, rows), how, first, a.n, params, None) for first, rows in _strips(a.n, m)
+    ]
+    return torch.cat(parts, 1)
+
+
+def _scores(a: Side, b: Side | None, how: How, given: Tensor | None, first: int, rows: int) -> Tensor:
+    if given is not None:
+        return given[first : first + rows].float()
+    return engine.matrix(a, b, _as_matrix(how), first, rows)
+
+
+def _as_matrix(how: How) -> How:
+    return How(engine.MATRIX, how.metric, same=how.same)
+
+
+def backward(
+    kind: RowLoss,
+    a: Side,
+    b: Side | None,
+    how: How,
+    grad: Tensor,
+    m: int,
+    params: list[float],
+    needs: tuple[int, int],
+    dtype: torch.dtype,
+    given: Tensor | None,
+) -> tuple[Tensor | None, Tensor | None]:
+    """dL/dx and dL/dy; ``grad`` [N]: of the sums."""
+    from fastssl.ops.triton.operators import of_strip
+
+    cuda.require(a.rows.device)
+    grad = grad.double().contiguous()
+    if given is not None:
+        strips = [
+            _call(kind, _scores(a, b, how, given, i, h), how, i, a.n, params, grad[i : i + h]) for i, h in _strips(a.n, m)
+        ]
+        return torch.cat(strips).to(dtype), None
+    other = a if b is None else b
+    to_x = torch.zeros((a.n, a.d), dtype=torch.float32, device=a.rows.device)
+    to_y = torch.zeros((other.n, a.d), dtype=torch.float32, device=a.rows.device)
+    for i, h in _strips(a.n, m):
+        slopes = _call(kind, _scores(a, b, how, None, i, h), how, i, a.n, params, grad[i : i + h])
+        part_x, part_y = of_strip(a, other, _as_matrix(how), slopes, i, (True, b is None or bool(needs[1])))
+        to_x[i : i + h] += part_x
+        if part_y is not None:
+            to_y += part_y
+    if b is None:
+        return (to_x + to_y).to(dtype), None
+    return to_x.to(dtype) if needs[0] else None, to_y.to(dtype) if needs[1] else None
+
+
+def nearest(
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
+    """As ``fastssl.ops.rows.nearest``."""
+    cuda.require(x.device)
+    how = How(engine.MATRIX, metric, same=y is None)
+    a = side(x, normalize, how.sees_squares)
+    b = None if y is None else side(y, normalize, how.sees_squares)
+    m = a.n if b is None else b.n
+    found = [
+        torch.ops.fastssl.select_rows.default(engine.matrix(a, b, how, i, h), k, largest, i if exclude_self else -1)
+        for i, h in _strips(a.n, m)
+    ]
+    return torch.cat([v for v, _ in found]), torch.cat([i for _, i in found])
