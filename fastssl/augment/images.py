@@ -21,6 +21,11 @@ class ImageBatch:
     planar: bool
     sizes: np.ndarray  # int64 [B, 2]: height, width
     single: bool = False  # one image was given, not a batch
+    on_device: list[Tensor] | None = None  # in place of the arrays, where the images lie on a GPU
+
+    @property
+    def images(self) -> list[np.ndarray] | list[Tensor]:
+        return self.arrays if self.on_device is None else self.on_device
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -34,12 +39,17 @@ class ImageBatch:
 def read_images(images: Any) -> ImageBatch:
     """Takes uint8 tensors or arrays [B, H, W, C], [B, C, H, W] or one image, Pillow images, or a list of images.
 
-    C is 1 (grey: all channels the same), 3, or 4 (alpha is left out, as Pillow's ``convert("RGB")`` does).
+    C is 1 (grey: all channels the same), 3, or 4 (alpha is left out, as Pillow's ``convert("RGB")`` does). Tensors may
+    lie on a GPU, all on one; their views are made there.
 
     Raises:
         TypeError: not images of uint8.
         ValueError: other shapes, or an image without pixels.
     """
+    if _is_cuda(images):
+        return _on_device([images], single=images.dim() == 3)
+    if isinstance(images, (list, tuple)) and len(images) and all(map(_is_cuda, images)):
+        return _on_device(list(images), single=False)
     if isinstance(images, (list, tuple)):
         arrays = [_array(image, f"images[{k}]") for k, image in enumerate(images)]
         for k, array in enumerate(arrays):
@@ -56,6 +66,27 @@ def read_images(images: Any) -> ImageBatch:
     single = array.ndim == 3
     array = _side_by_side(array, planar)
     return ImageBatch([array], planar, _sizes([array], planar), single)
+
+
+def _is_cuda(image: Any) -> bool:
+    return isinstance(image, Tensor) and image.device.type == "cuda"
+
+
+def _on_device(tensors: list[Tensor], single: bool) -> ImageBatch:
+    for k, t in enumerate(tensors):
+        if t.dtype != torch.uint8:
+            raise TypeError(f"images: expected uint8, got {t.dtype}")
+        if t.dim() not in (3, 4) or 0 in t.shape[-3:] or (len(tensors) > 1 and t.dim() != 3):
+            raise ValueError(f"images: expected [H, W, C], [C, H, W] or a batch of them, got shape {tuple(t.shape)}")
+        if t.device != tensors[0].device:
+            raise ValueError(f"images[{k}]: expected a tensor on {tensors[0].device}, got one on {t.device}")
+    shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]  # nothing but their shapes
+    flags = [_is_planar(shape, "images") for shape in shapes]
+    if any(flags) and not all(flags):
+        tensors = [t.permute(1, 2, 0) if planar else t for t, planar in zip(tensors, flags)]
+        shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]
+    planar = all(flags)
+    return ImageBatch([], planar, _sizes(shapes, planar), single, [t.contiguous() for t in tensors])
 
 
 def _array(image: Any, name: str) -> np.ndarray:

@@ -160,7 +160,7 @@ class Augment(nn.Module):
         Args:
             images: as for a call.
             params: of the same images, or made by hand.
-            backend: "reference" or "cpu"; None chooses.
+            backend: "reference", "cpu" or "cuda"; None chooses.
             serial: on the calling thread alone, for callers that are many threads themselves.
 
         Raises:
@@ -182,7 +182,7 @@ class Augment(nn.Module):
                 f"params: expected {len(batch)} draws of {self.columns}, got {params.values.shape} of {params.columns}"
             )
         views = kernels.apply(
-            self._program, batch.arrays, batch.planar, params.values, self._output, backend, serial, out
+            self._program, batch.images, batch.planar, params.values, self._output, backend, serial, out
         )
         return views[0] if batch.single else views
 

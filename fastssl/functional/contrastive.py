@@ -79,7 +79,7 @@ def info_nce(
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
         replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -143,7 +143,7 @@ def nt_xent(
         temperature: > 0; a number or a tensor of one element, which receives a gradient.
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -205,7 +205,7 @@ def sup_con(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -289,7 +289,7 @@ def multi_nt_xent(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -342,7 +342,7 @@ def mil_nce(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -407,7 +407,7 @@ def dcl(
         temperature: tau > 0.
         sigma: None: DCL; a number > 0: the concentration of DCLW's weights.
         reduction: "mean" | "sum" | "none" over the 2 N rows.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -476,7 +476,7 @@ def hard_negative_nt_xent(
         tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
         beta: >= 0, how much harder negatives weigh.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -534,7 +534,7 @@ def debiased_nt_xent(
         temperature: tau > 0.
         tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -619,7 +619,7 @@ def uniformity(
     Args:
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         t: > 0.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.

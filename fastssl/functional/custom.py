@@ -70,7 +70,7 @@ def pair_loss(
         ref_labels: [M] integers, with ``labels`` and y.
         reduction: "mean" over rows | "sum" | "none".
         strip: rows at a time; None: as many as the memory budget allows.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -220,7 +220,7 @@ def pairwise_reduce(
         function: f, elementwise in torch; None: the distance itself.
         reduction: "sum" | "mean" | "min" | "max".
         metric: as :func:`pairwise_distance`.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         [N]; float64 for float64 inputs, else float32.

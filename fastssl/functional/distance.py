@@ -62,7 +62,7 @@ def pairwise_distance(
         y: [M, D]; None: x itself.
         metric: see above.
         normalize: divide rows by their Euclidean length first.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         [N, M]; float64 for float64 inputs, else float32.
@@ -105,7 +105,7 @@ def nearest(
         k: how many, 1 to M.
         metric: as :func:`pairwise_distance`; with "dot" the largest products are the nearest.
         exclude_self: leave out each row itself; only where y is None.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         values [N, k], as entries of :func:`pairwise_distance`, and indices [N, k] int64.
@@ -142,7 +142,7 @@ def farthest(
         k: how many, 1 to M.
         metric: as :func:`pairwise_distance`; with "dot" the smallest products are the farthest.
         exclude_self: leave out each row itself; only where y is None.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         values [N, k] and indices [N, k] int64.

@@ -13,7 +13,13 @@ from fastssl.ops.pair_loss import Loss, pair_loss
 
 
 def _cpu(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, reduction: str
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    gradient_filter: float,
 ) -> Tensor:
     return pair_loss(
         Loss.linear_cross_entropy,
@@ -39,6 +45,7 @@ def linear_cross_entropy(
     *,
     ignore_index: int = -100,
     reduction: str = "mean",
+    gradient_filter: float = 0.0,
     backend: str | None = None,
     group: Group = None,
     schedule: str = "auto",
@@ -54,7 +61,9 @@ def linear_cross_entropy(
         bias: [V] or None.
         ignore_index: the target that is left out.
         reduction: "mean" (over targets that count; 0 where none does) | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        gradient_filter: on a GPU, tiles of the gradient of logits whose entries are all below this, in absolute value, may
+            be skipped (cut cross-entropy's filter; 2^-12 / N suits bf16); 0: exact. Other backends are always exact.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -93,10 +102,11 @@ def linear_cross_entropy(
         _check_range(targets, weight.shape[0], ignore_index)
     call = LINEAR_CROSS_ENTROPY, backend, hidden.device, hidden, weight, targets, bias, ignore_index
     check.reduction(reduction)
+    gradient_filter = check.number("gradient_filter", gradient_filter, low=0)
     if current() is not None:
-        values: Tensor = dispatch(*call, "none")
+        values: Tensor = dispatch(*call, "none", gradient_filter)
         return reduce_rows(values.double(), targets != ignore_index, reduction).to(values.dtype)
-    return dispatch(*call, reduction)
+    return dispatch(*call, reduction, gradient_filter)
 
 
 def _check_range(targets: Tensor, classes: int, ignore_index: int) -> None:

@@ -52,7 +52,7 @@ def contrastive(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -123,7 +123,7 @@ def triplet(
             [N, M] matrix; (anchors, positives, anchors, negatives) make all triplets of these pairs.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -213,7 +213,7 @@ def lifted_structure(
         margin: m, in units of distance.
         squared_hinge: False: the mean of J itself.
         normalize: divide rows by their Euclidean length first.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -284,7 +284,7 @@ def generalized_lifted_structure(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -360,7 +360,7 @@ def n_pair(
         positives: [N, D]; row i is of the class of anchor i, and of no other anchor's.
         l2_reg: lambda >= 0, on the squared lengths.
         reduction: "mean" | "sum" | "none" over anchors.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -422,7 +422,7 @@ def soft_nearest_neighbor(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -492,7 +492,7 @@ def nca(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -551,7 +551,7 @@ def multi_similarity(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -617,7 +617,7 @@ def circle(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -679,7 +679,7 @@ def margin_loss(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -761,7 +761,7 @@ def tuplet_margin(
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -820,7 +820,7 @@ def fast_ap(
         reduction: "mean" over rows with a positive | "sum" | "none".
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -872,7 +872,7 @@ def angular(
         reduction: "mean" over positive pairs | "sum" | "none": [P], one per pair.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -964,7 +964,7 @@ def ranked_list(
         reduction: "mean" | "sum" | "none" over rows.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
         ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.

@@ -56,7 +56,7 @@ def clip_loss(
         logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
         logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -115,7 +115,7 @@ def siglip_loss(
         logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
         logit_bias: b; a number or a tensor of one element.
         reduction: "mean" (over images, as in the paper) | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.

@@ -115,7 +115,7 @@ def negative_sampling(
         positives: [N] integers in [0, V).
         negatives: [N, K] integers in [0, V).
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.

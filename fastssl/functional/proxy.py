@@ -64,7 +64,7 @@ def normalized_softmax(
         labels: [N] integers in [0, C).
         temperature: tau > 0.
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -112,7 +112,7 @@ def cos_face(
         margin: m, of the cosine.
         scale: s > 0.
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -162,7 +162,7 @@ def arc_face(
         margin: m, in degrees.
         scale: s > 0.
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -218,7 +218,7 @@ def proxy_nca(
         scale: s > 0.
         include_positive: also sum the own class below, as ProxyNCA++ does: a softmax, never negative.
         reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
@@ -272,7 +272,7 @@ def proxy_anchor(
         labels: [N] integers in [0, C).
         margin: delta, of the cosine.
         alpha: > 0, the scale.
-        backend: "reference" | "cpu"; None chooses.
+        backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
         schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.

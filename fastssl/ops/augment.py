@@ -64,7 +64,7 @@ def sample(
 
 def apply(
     program: np.ndarray,
-    arrays: Sequence[np.ndarray],
+    images: Sequence[np.ndarray] | Sequence[Tensor],
     planar: bool,
     params: np.ndarray,
     output: Output,
@@ -72,22 +72,27 @@ def apply(
     serial: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The views of uint8 images.
+    """The views of uint8 images: arrays, or tensors on a GPU. ``backend`` "cuda": the GPU's kernels, on the CPU as loops.
 
     ``serial``: on this thread alone, for callers that are many threads themselves; ``out``: where they go, as
     ``output.empty`` makes it.
     """
+    if backend == "cuda" or (len(images) and isinstance(images[0], Tensor)):
+        tensors = [t if isinstance(t, Tensor) else torch.from_numpy(np.ascontiguousarray(t)) for t in images]
+        made_there = _apply_cuda(program, tensors, planar, params, output)
+        return made_there if out is None else out.copy_(made_there)
+    arrays: list[np.ndarray] = [a for a in images if isinstance(a, np.ndarray)]
     if resolve(torch.device("cpu"), backend) == "reference":
         out = output.empty(len(params)) if out is None else out
-        images = [image for array in arrays for image in (array if array.ndim == 4 else [array])]
-        for k, image in enumerate(images):
+        singles = [image for array in arrays for image in (array if array.ndim == 4 else [array])]
+        for k, image in enumerate(singles):
             x = torch.from_numpy(np.ascontiguousarray(image if planar else image.transpose(2, 0, 1)))
             out[k] = reference.view(program, x, params[k], output.height, output.width, output.mean, output.std)
         return out
     assert extension._C is not None
     made = extension._C.augment_apply(
         program,
-        list(arrays),
+        arrays,
         planar,
         np.ascontiguousarray(params, dtype=np.float64),
         str(output.dtype)[6:],
@@ -100,3 +105,35 @@ def apply(
         None if out is None else output.as_memory(out),
     )
     return output.as_views(torch.from_numpy(made)) if out is None else out
+
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def _apply_cuda(
+    program: np.ndarray, images: Sequence[Tensor], planar: bool, params: np.ndarray, output: Output
+) -> Tensor:
+    """All views of a batch in one launch, a block for each; their parameters were drawn on the host."""
+    from fastssl.ops.triton import cuda
+
+    device = images[0].device if images else torch.device("cpu")
+    cuda.require(device)
+    assert extension._C is not None
+    rows, offset = [], 0
+    for image in images:
+        h, w, c = (*image.shape[-2:], image.shape[-3]) if planar else image.shape[-3:]
+        strides = (w, h * w, 1) if planar else (w * c, 1, c)
+        for _ in range(image.shape[0] if image.dim() == 4 else 1):
+            rows.append((offset, h, w, c, *strides))
+            offset += h * w * c
+    flat = images[0].reshape(-1) if len(images) == 1 else torch.cat([i.reshape(-1) for i in images] or [torch.empty(0)])
+    layout = np.array(rows, dtype=np.int64).reshape(-1, 7)
+    drawn = np.ascontiguousarray(params, dtype=np.float64)
+    tasks, taps, widest = extension._C.augment_tasks(program, layout, drawn, output.height, output.width)
+    made: Tensor = torch.ops.fastssl.make_views.default(
+        flat,
+        torch.from_numpy(tasks).to(device),
+        *(output.height, output.width, DTYPES.index(output.dtype), output.channels_last),
+        *(*output.mean, *output.std, taps, widest),
+    )
+    return made.permute(0, 3, 1, 2) if output.channels_last else made

@@ -10,7 +10,13 @@ from fastssl.ops.reference.common import in_full_precision, reduce
 
 @in_full_precision
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, ignore_index: int, reduction: str
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    bias: Tensor | None,
+    ignore_index: int,
+    reduction: str,
+    gradient_filter: float = 0.0,
 ) -> Tensor:
     logits = hidden @ weight.T
     if bias is not None:

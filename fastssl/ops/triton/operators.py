@@ -333,17 +333,16 @@ def row_loss(
             return torch.cat([torch.stack([lse, total, state[1]]), counts]).T.contiguous(), none
         state, _ = engine.reduce(a, b, how, own0=value)
     elif kind in (RowLoss.lse, RowLoss.softplus, RowLoss.lifted):
-        nothing = torch.full((n,), float("-inf"), dtype=torch.float64, device=x.device)
-        zero = torch.zeros_like(nothing)
+        least = torch.full((n,), float("-inf"), dtype=torch.float64, device=x.device)
+        zero = torch.zeros_like(least)
         if kind == RowLoss.lse:
-            parts = [nothing if variant & 3 else zero, nothing if variant >> 2 & 3 else zero]
+            parts = [least if variant & 3 else zero, least if variant >> 2 & 3 else zero]
         else:
-            parts = [zero, nothing] if kind == RowLoss.softplus else [nothing, zero, zero]
-        saved = zero[None] if kind == RowLoss.softplus else nothing(x)
+            parts = [zero, least] if kind == RowLoss.softplus else [least, zero, zero]
+        saved = zero[None] if kind == RowLoss.softplus else none
         return torch.cat([torch.stack(parts), counts]).T.contiguous(), saved
     elif kind == RowLoss.extreme:
         infinite = torch.full((n,), float("inf"), dtype=torch.float64, device=x.device)
-        state = torch.stack([-infinite, infinite * 0 - 1, infinite, infinite * 0 - 1])
         state = torch.stack([-infinite, torch.full_like(infinite, -1), infinite, torch.full_like(infinite, -1)])
     if kind == RowLoss.extreme:
         state = state[[0, 2, 1, 3]]

@@ -1,0 +1,335 @@
+"""The Triton kernels, in their interpreter or on a GPU: every pair loss against float64, on both schedules of the gradient."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+import fastssl.functional as F
+from fastssl.ops.rows import Metric
+from tests import losses, metric_losses
+from tests.losses import labels_for
+
+pytest.importorskip("triton")
+engine = pytest.importorskip("fastssl.ops.triton.engine")
+
+ROOT = Path(__file__).parent.parent
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAMES = [*losses.SUBJECTS, *metric_losses.FUSED]
+SCHEDULES = ("resident", "chunks")
+
+
+@pytest.fixture
+def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """"chunks": the schedule of wide rows, in chunks of 32 by 32."""
+    if request.param == "chunks":
+        monkeypatch.setattr(engine, "WIDEST_RESIDENT", 0)
+        monkeypatch.setattr(engine, "chunk_sizes", lambda *_: (32, 32))
+    yield request.param
+
+
+def make(name: str, n: int, d: int, dtype: torch.dtype, temperature: float = 0.1) -> tuple[Any, Any, list[Tensor]]:
+    if name in losses.SUBJECTS:
+        return losses.SUBJECTS[name], losses.gradients, losses.SUBJECTS[name].make(n, d, temperature, dtype)
+    return metric_losses.SUBJECTS[name], metric_losses.gradients, metric_losses.SUBJECTS[name].make(n, d, dtype)
+
+
+def on_device(subject: Any, gradients: Any, tensors: list[Tensor], **options: Any) -> list[Tensor]:
+    with torch.device(DEVICE):
+        return [g.cpu() for g in gradients(subject, [t.to(DEVICE) for t in tensors], **options)]
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (2, 3), (17, 40), (35, 24)])
+def test_equals_the_reference(schedule: str, name: str, n: int, d: int) -> None:
+    subject, gradients, tensors = make(name, n, d, torch.float32)
+    truth = gradients(subject, [t.double() for t in tensors], backend="reference")
+    for got, right in zip(on_device(subject, gradients, tensors, backend="triton"), truth):
+        largest = float(right.abs().max()) if right.numel() else 0.0
+        torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + largest))
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("name", NAMES)
+def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
+    """RMS error against float64 of the loss and every gradient, at most 1.5 times eager fp32's own."""
+    squares: dict[int, list[float]] = {}
+    sizes = [(19, 32, 4), (34, 64, 2)]
+    for n, d, seeds in sizes:
+        for seed in range(seeds):
+            torch.manual_seed(seed)
+            subject, gradients, tensors = make(name, n, d, torch.float32)
+            truth = gradients(subject, [t.double() for t in tensors], backend="reference")
+            for way, backend in enumerate(("triton", "reference")):
+                run = on_device if way == 0 else lambda s, g, t, **o: g(s, t, **o)
+                for index, (got, right) in enumerate(zip(run(subject, gradients, tensors, backend=backend), truth)):
+                    entry = squares.setdefault(index, [0.0, 0.0, 0.0])
+                    entry[way] += float((got - right).square().mean())
+                    entry[2] = max(entry[2], float(right.abs().max()))
+    count = sum(seeds for _, _, seeds in sizes)
+    for index, (ours, eager, largest) in squares.items():
+        ours, eager = (ours / count) ** 0.5, (eager / count) ** 0.5
+        floor = 0.5 * torch.finfo(torch.float32).eps * largest + 1e-30
+        assert ours <= 1.5 * eager + floor, f"{name} output {index}: ours {ours:.2e}, eager {eager:.2e}"
+
+
+@pytest.mark.parametrize("temperature", [0.01, 1.0])
+@pytest.mark.parametrize("name", losses.SUBJECTS)
+def test_extreme_temperatures(name: str, temperature: float) -> None:
+    subject, gradients, tensors = make(name, 20, 24, torch.float32, temperature)
+    truth = gradients(subject, [t.double() for t in tensors], backend="reference")
+    eager = gradients(subject, tensors, backend="reference")
+    for got, right, theirs in zip(on_device(subject, gradients, tensors, backend="triton"), truth, eager):
+        limit = 3 * float((theirs - right).abs().max()) + 1e-6 * float(right.abs().max())
+        assert float((got - right).abs().max()) <= limit
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_inputs(schedule: str, name: str, dtype: torch.dtype) -> None:
+    subject, gradients, tensors = make(name, 27, 24, dtype)
+    truth = gradients(subject, [t.double() for t in tensors], backend="reference")
+    for got, right in zip(on_device(subject, gradients, tensors, backend="triton"), truth):
+        assert float((got - right).abs().max()) <= torch.finfo(dtype).eps * float(right.abs().max()) + 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_strides_same_bits(name: str) -> None:
+    subject, gradients, tensors = make(name, 12, 20, torch.float32)
+
+    def strided(t: Tensor) -> Tensor:
+        if t.dim() != 2:
+            return t
+        wide = torch.empty(2 * t.shape[0], 3 * t.shape[1] + 1, dtype=t.dtype)
+        view = wide[::2, 1::3]
+        return view.copy_(t)
+
+    def run(given: list[Tensor]) -> list[Tensor]:
+        inputs = [t.detach().to(DEVICE).requires_grad_() for t in given]
+        with torch.device(DEVICE):
+            loss = subject.call(*inputs, backend="triton")
+        return [loss, *torch.autograd.grad(loss.sum(), inputs, allow_unused=True)]
+
+    for a, b in zip(run(tensors), run([strided(t) for t in tensors])):
+        assert (a is None and b is None) or torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_rows(name: str) -> None:
+    subject, gradients, tensors = make(name, 4, 8, torch.float32)
+    empty = [t[:0] if t.dim() == 2 else t for t in tensors]
+    right = gradients(subject, [t.double() for t in empty], backend="reference")
+    for got, expected in zip(on_device(subject, gradients, empty, backend="triton"), right):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine", "dot", "manhattan", "chebyshev"])
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_pairwise_distance(metric: str, same: bool, normalize: bool) -> None:
+    x, y = torch.randn(18, 12), torch.randn(35, 12)
+    y[3] = x[2] + 1e-4  # near pairs keep their digits
+
+    def run(dtype: torch.dtype, backend: str, device: str) -> list[Tensor]:
+        inputs = [t.to(device, dtype).requires_grad_() for t in ((x,) if same else (x, y))]
+        matrix = F.pairwise_distance(*inputs, metric=metric, normalize=normalize, backend=backend)
+        weights = torch.linspace(-1, 1, matrix.numel(), dtype=dtype, device=device).reshape(matrix.shape)
+        return [matrix.cpu(), *(g.cpu() for g in torch.autograd.grad((matrix * weights).sum(), inputs))]
+
+    for got, right in zip(run(torch.float32, "triton", DEVICE), run(torch.float64, "reference", "cpu")):
+        torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=5e-6 * float(right.abs().max()))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot", "chebyshev"])
+@pytest.mark.parametrize("k", [1, 4, 29])
+def test_nearest(metric: str, k: int) -> None:
+    x, y = torch.randn(9, 6), torch.randn(29, 6)
+    if metric in ("dot", "chebyshev"):
+        x, y = x.round(), y.round()  # equal scores rank by column
+    values, indices = F.nearest(x.to(DEVICE), y.to(DEVICE), k, metric=metric, backend="triton")
+    right, places = F.nearest(x.double(), y.double(), k, metric=metric, backend="reference")
+    torch.testing.assert_close(values.cpu().double(), right, rtol=1e-5, atol=1e-6)
+    assert torch.equal(indices.cpu(), places)
+    _, indices = F.nearest(y.to(DEVICE), None, min(k, 28), metric=metric, exclude_self=True, backend="triton")
+    _, places = F.nearest(y.double(), None, min(k, 28), metric=metric, exclude_self=True, backend="reference")
+    assert torch.equal(indices.cpu(), places)
+
+
+def test_nearest_ranks_nan_last() -> None:
+    y = torch.randn(12, 3)
+    y[5] = float("nan")
+    _, indices = F.nearest(torch.randn(4, 3).to(DEVICE), y.to(DEVICE), 12, metric="sqeuclidean", backend="triton")
+    assert (indices[:, -1] == 5).all() and (indices.sort(1).values.cpu() == torch.arange(12)).all()
+
+
+LISTED = {
+    "contrastive": lambda x, **o: F.contrastive(x, None, margin=1.5, **o),
+    "multi_similarity": lambda x, **o: F.multi_similarity(x, None, **o),
+    "triplet": lambda x, **o: F.triplet(x, None, mining="semihard", margin=0.3, **o),
+    "multi_nt_xent": lambda x, **o: F.multi_nt_xent(x, None, **o),
+}
+
+
+@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+def test_listed_pairs(schedule: str, name: str) -> None:
+    n = 37
+    x, generator = torch.randn(n, 12), torch.Generator().manual_seed(1)
+    lists = [torch.randint(0, n, (60,), generator=generator) for _ in range(4)]
+    lists[1] = (lists[0] + 1 + torch.arange(60) % 5) % n  # no pair of a row with itself
+    lists[3] = (lists[2] + 7 + torch.arange(60) % 5) % n
+
+    def run(dtype: torch.dtype, backend: str, device: str) -> list[Tensor]:
+        z = x.to(device, dtype).requires_grad_()
+        loss = LISTED[name](z, indices_tuple=tuple(t.to(device) for t in lists), backend=backend)
+        return [loss.cpu(), torch.autograd.grad(loss, z)[0].cpu()]
+
+    for got, right in zip(run(torch.float32, "triton", DEVICE), run(torch.float64, "reference", "cpu")):
+        torch.testing.assert_close(got.double(), right, rtol=2e-5, atol=3e-6)
+
+
+def test_rows_of_a_memory_are_not_their_own_partners() -> None:
+    from fastssl.functional._pairs import rows_in_reference
+
+    memory, labels = torch.randn(24, 10), labels_for(24)
+    with rows_in_reference(20):
+        call: dict[str, Any] = {"ref_labels": labels, "margin": 0.3}
+        own, ids = memory[torch.arange(20, 29) % 24], labels[torch.arange(20, 29) % 24]
+        right = F.contrastive(own.double(), ids, ref_emb=memory.double(), backend="reference", **call)
+        moved = {"ref_labels": labels.to(DEVICE), "margin": 0.3}
+        got = F.contrastive(own.to(DEVICE), ids.to(DEVICE), ref_emb=memory.to(DEVICE), backend="triton", **moved)
+    torch.testing.assert_close(got.double().cpu(), right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce_symmetric", "clip_loss", "triplet_all"])
+def test_small_memory_budgets(name: str) -> None:
+    """Columns in bands of blocks of rows, strips of scores, chunks of weights: the same loss."""
+    subject, gradients, tensors = make(name, 40, 12, torch.float32)
+    whole = on_device(subject, gradients, tensors, backend="triton")
+    fastssl.set_memory_budget(1)
+    for a, b in zip(on_device(subject, gradients, tensors, backend="triton"), whole):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_of_distributed_losses() -> None:
+    from fastssl.ops.blocks import Scoring, Weights
+    from fastssl.ops.reference import blocks as reference
+    from fastssl.ops.triton import losses as ours
+
+    x, y = torch.randn(13, 8), torch.randn(21, 8)
+    for same, sigmoid, columns in ((True, False, False), (False, False, True), (False, True, False)):
+        how = Scoring(3.0, 0.25 if sigmoid else 0.0, not sigmoid, sigmoid)
+        other = None if same else y
+        partner = torch.arange(13) ^ 1 if same else torch.arange(13) * 5 % 21
+        partner[12 if same else 4] = -1
+        call = (x.double(), None if other is None else other.double(), partner, how)
+        right = reference.sums(*call, columns, False)
+        moved = (x.to(DEVICE), None if other is None else other.to(DEVICE), partner.to(DEVICE), how)
+        got = ours.sums(*moved, columns, False)
+        for a, b in zip((got.x, got.y, got.score, got.other), (right.x, right.y, right.score, right.other)):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-5)
+        g = torch.linspace(0.5, 1, 13, dtype=torch.float64)
+        both = g + g[partner.clamp(min=0)] if same else g
+        w = Weights(
+            g,
+            None if sigmoid else right.x,
+            torch.linspace(1, 2, 21, dtype=torch.float64) if columns else None,
+            right.y if columns else None,
+            both,
+        )
+        expected = reference.gradients(*call, None, w, 7)
+        on = Weights(*(None if t is None else t.to(DEVICE) for t in (w.x, w.x_lse, w.y, w.y_lse, w.partner)))
+        found = ours.gradients(*moved, None, on, 7)
+        for a, b in zip(found, expected):
+            torch.testing.assert_close(a.cpu().double(), b.double(), rtol=2e-5, atol=1e-5)
+
+
+def test_gradient_filter_skips_what_is_small() -> None:
+    hidden, weight = torch.randn(20, 16), 4 * torch.randn(70, 16)
+    targets = torch.arange(20) * 3
+
+    def run(threshold: float) -> Tensor:
+        h = hidden.to(DEVICE).requires_grad_()
+        loss = F.linear_cross_entropy(h, weight.to(DEVICE), targets.to(DEVICE), gradient_filter=threshold, backend="triton")
+        return torch.autograd.grad(loss, h)[0].cpu()
+
+    exact, filtered, nothing = run(0.0), run(1e-7), run(10.0)
+    torch.testing.assert_close(filtered, exact, rtol=0, atol=1e-5)
+    assert torch.equal(nothing, torch.zeros_like(nothing))
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "clip_loss", "contrastive", "soft_nearest_neighbor"])
+def test_compiles_without_breaks(name: str) -> None:
+    torch._dynamo.reset()
+    subject, _, tensors = make(name, 12, 8, torch.float32)
+    backend = "inductor" if DEVICE == "cuda" else "aot_eager"
+    compiled = torch.compile(lambda *t: subject.call(*t, backend="triton"), fullgraph=True, backend=backend)
+    inputs = [t.to(DEVICE).requires_grad_() for t in tensors]
+    with torch.device(DEVICE):
+        eager, traced = subject.call(*inputs, backend="triton"), compiled(*inputs)
+    torch.testing.assert_close(traced, eager)
+    for a, b in zip(torch.autograd.grad(traced, inputs), torch.autograd.grad(eager, inputs)):
+        torch.testing.assert_close(a, b)
+
+
+def test_says_what_it_cannot() -> None:
+    with pytest.raises(ValueError, match=r"backend.*float64"):
+        F.nt_xent(torch.randn(4, 4).double().to(DEVICE), torch.randn(4, 4).double().to(DEVICE), backend="triton")
+    z = torch.randn(4, 4, device=DEVICE, requires_grad=True)
+    (g,) = torch.autograd.grad(F.nt_xent(z, z.flip(0), backend="triton"), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        g.sum().backward()
+
+
+def test_without_a_gpu_and_the_interpreter_it_says_why() -> None:
+    code = "import torch, fastssl.functional as F; F.nt_xent(torch.randn(4, 4), torch.randn(4, 4), backend='triton')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert "backend 'triton' is not usable: no GPU is visible to torch" in run.stderr
+
+
+def test_every_loss_of_the_cpu_has_its_twin() -> None:
+    """The lists of csrc/cpu and kernels/epilogues.py: a loss that is new on one side is missing on the other."""
+    from fastssl.kernels import epilogues, tiles
+
+    def of(path: str, enum: str) -> list[str]:
+        found = re.search(rf"enum class {enum} : \w+ {{([^}}]*)}}", (ROOT / path).read_text())
+        assert found
+        return [name.strip() for name in found.group(1).split(",")]
+
+    ours = {name.lower() for name in vars(epilogues) if name.isupper()}
+    in_cuda = {"triplet", "semihard"}
+    assert set(of("csrc/cpu/rows.h", "RowLoss")) <= ours | in_cuda
+    sums = {"info_nce", "nt_xent", "sup_con", "siglip", "linear_cross_entropy"}
+    assert set(of("csrc/cpu/pair_loss.h", "Loss")) == sums  # all made of SUMS and SIGMOID
+    assert {"sums", "sigmoid"} <= ours
+    for metric in of("csrc/cpu/rows.h", "Metric"):
+        assert int(getattr(tiles, metric.upper()).value) == Metric[metric].value
+    for number, name in enumerate(
+        "SUMS SIGMOID LSE HINGE SOFTPLUS LIFTED LIFTED_PULL EXTREME RANKED_LIST MATRIX FAST_AP".split()
+    ):
+        assert getattr(epilogues, name).value == getattr(engine, name) == number
+
+
+def test_a_million_rows_fit() -> None:
+    """Forward and backward pass of 1,048,576 x 512 in bf16, counted on the meta device."""
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import gpu_static\n"
+        "print(gpu_static.peak_memory(1048576, 512)['peak'])"
+    )
+    environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home())}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 6 * 2**30
