@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import importlib
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ import torch
 
 from fastssl._version import __version__
 from fastssl.ops import extension
+from fastssl.ops.gpu import NO_TRITON
 
 NAMES = ("reference", "cpu", "triton")
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fastssl_backend", default=None)
@@ -35,7 +35,9 @@ class Backend:
 
     def get(self, name: str) -> Callable[..., Any]:
         if name == "triton":
-            function: Callable[..., Any] = getattr(importlib.import_module("fastssl.ops.triton.losses"), self.triton)
+            from fastssl.ops.triton import losses
+
+            function: Callable[..., Any] = getattr(losses, self.triton)
             return function
         return self.cpu if name == "cpu" else self.reference
 
@@ -76,13 +78,6 @@ def _warn_once(key: str, text: str) -> None:
         warnings.warn(text, RuntimeWarning, stacklevel=5)
 
 
-def why_not_triton() -> str:
-    """Why the Triton kernels cannot run here; empty where they can."""
-    from fastssl.ops.triton.launch import reason
-
-    return reason()
-
-
 def why_not_cuda() -> str:
     """Why the CUDA kernels cannot run here; empty where they can."""
     from fastssl.ops.triton.cuda import reason
@@ -105,15 +100,14 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
         if name == "cpu" and extension._C is None:
             raise RuntimeError(f"backend 'cpu' is not usable: {extension.reason}")
         if name == "triton":
-            why = why_not_triton()
-            if why:
-                raise RuntimeError(f"backend 'triton' is not usable: {why}")
+            if NO_TRITON:
+                raise RuntimeError(f"backend 'triton' is not usable: {NO_TRITON}")
             if dtype == torch.float64:
                 raise ValueError("backend: 'triton' computes float32, bfloat16 and float16, got float64")
         return name
     if device.type == "cpu" and extension._C is not None:
         return "cpu"
-    if device.type == "cuda" and dtype != torch.float64 and not why_not_triton():
+    if device.type == "cuda" and dtype != torch.float64 and not NO_TRITON:
         return "triton"
     if not torch.compiler.is_compiling():
         if device.type == "cpu":
@@ -121,7 +115,7 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
         elif device.type == "cuda" and dtype == torch.float64:
             _warn_once("cuda float64", "fastssl has no GPU kernels for float64: the reference backend computes")
         elif device.type == "cuda":
-            _warn_once("cuda", f"fastssl computes with the slow reference backend: {why_not_triton()}")
+            _warn_once("cuda", f"fastssl computes with the slow reference backend: {NO_TRITON}")
         else:
             _warn_once(device.type, f"fastssl has no kernels for {device.type!r} tensors: the reference backend computes")
     return "reference"
@@ -141,14 +135,14 @@ def _dtype(arguments: tuple[Any, ...]) -> torch.dtype | None:
 def info() -> dict[str, Any]:
     """Returns what ``fastssl info`` prints: versions, backends with reasons, instruction set, threads, budget."""
     cpu = extension._C is not None
-    no_triton, no_cuda = why_not_triton(), why_not_cuda()
+    no_cuda = why_not_cuda()
     return {
         "fastssl": __version__,
         "torch": torch.__version__,
         "backends": {
             "reference": {"usable": True, "why": "eager PyTorch, always there"},
             "cpu": {"usable": cpu, "why": "compiled kernels are installed" if cpu else extension.reason},
-            "triton": {"usable": not no_triton, "why": no_triton or "losses and distances of CUDA tensors"},
+            "triton": {"usable": not NO_TRITON, "why": NO_TRITON or "losses and distances of CUDA tensors"},
             "cuda": {"usable": not no_cuda, "why": no_cuda or "triplets, nearest rows and views on the GPU"},
         },
         "instruction_set": extension.instruction_set(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,30 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl.ops.gpu import INTERPRETING
+
 ALIGNMENT = 16  # bytes, of what the copy engine reads: the first element and the step from row to row
 MAX_ROWS = 2**31 - 2**16
 # The block of gradient rows that a program keeps: up to this many features in registers.
 WIDEST_RESIDENT = 256
 WIDE = 512  # the depth under which the table has tiles that are read in steps
 INTERPRETED_PROCESSORS = 3  # so that the interpreter goes through several splits
-
-
-def reason() -> str:
-    """Why Triton kernels cannot run here; empty where they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "triton is not installed (pip install triton)"
-    if interpreting() or torch.cuda.is_available():
-        return ""
-    return "no GPU is visible to torch (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, to test them)"
-
-
-@functools.cache
-def interpreting() -> bool:
-    if importlib.util.find_spec("triton") is None:
-        return False
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
 
 
 @functools.cache
@@ -179,7 +162,7 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
     if _observer is not None:
         _observer.launch(kernel, grid, arguments, constants)
         return
-    if interpreting():
+    if INTERPRETING:
         kernel[tuple(grid)](*arguments, **constants)
         return
     if hasattr(triton, "set_allocator"):
@@ -225,7 +208,7 @@ def _mend_interpreter() -> None:
         setattr(InterpreterBuilder, name, cast_impl)
 
 
-if interpreting():
+if INTERPRETING:
     _mend_interpreter()
 
 
@@ -272,7 +255,7 @@ def side(x: Tensor, normalize: bool, squares: bool) -> Side:
     rows = packed(x)
     if not normalize and not squares:
         return Side(rows, None, None)
-    length = torch.linalg.vector_norm(x, dim=1, dtype=torch.float32)
+    length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)  # of the packed rows: the same bits for any strides
     factor = length.clamp(min=1e-12).reciprocal() if normalize else None
     if not squares:
         return Side(rows, factor, None)

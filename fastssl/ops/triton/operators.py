@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl.ops.gpu import INTERPRETING
 from fastssl.ops.operator import Operator
 from fastssl.ops.rows import OUTPUTS, Metric, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import How, Side, Weights
-from fastssl.ops.triton.launch import interpreting, side
+from fastssl.ops.triton.launch import side
 
 LN2 = 0.6931471805599453
 # Scores within this many bits of 0 need no maximum: sums of 2^31 of their powers of two stay far inside fp32's range.
@@ -311,7 +312,7 @@ def row_loss(
     value = None if row_value is None else row_value.detach().float()
     if kind == RowLoss.fast_ap:
         histogram = _histogram(how, a, b, variant)
-        return torch.cat([_fast_ap(histogram)[None], counts]).T.contiguous(), histogram.reshape(n, -1).T.contiguous()
+        return torch.cat([_fast_ap(histogram)[None], counts]).T.contiguous(), histogram.reshape(n, 2 * (variant + 2)).T.contiguous()
     if m and n:
         if kind == RowLoss.lse:
             state, _ = engine.reduce(a, b, how)
@@ -491,8 +492,8 @@ def _row_weights(
     """The numbers of every row that ``slope`` takes, from what the forward pass gave and the upstream gradient [k, N]."""
     zero = torch.zeros_like(g[0])
     if kind == RowLoss.fast_ap:
-        histogram = saved.T.reshape(saved.shape[1], 2, -1)
-        bins = histogram.shape[2] - 2
+        bins = saved.shape[0] // 2 - 2
+        histogram = saved.T.reshape(saved.shape[1], 2, bins + 2)
         return Weights(None, table=_fast_ap_table(histogram, g[0]), bins=bins, width=_width(how, bins))
     if kind == RowLoss.lse:
         own = []
@@ -587,7 +588,7 @@ def of_strip(
 
 def _define(name: str, function: Any, backward: Any) -> None:
     """Interpreted kernels cannot be traced: there the operator is one piece for torch.compile."""
-    define: Any = torch.library.custom_op if interpreting() else torch.library.triton_op
+    define: Any = torch.library.custom_op if INTERPRETING else torch.library.triton_op
     define(f"fastssl::{name}", function, mutates_args=())
     define(f"fastssl::{name}_backward", backward, mutates_args=())
 
@@ -609,7 +610,7 @@ def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> T
 
 def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
     _define(name, function, backward)
-    return Operator(name, fake=fake if interpreting() else None, device="cuda", **options)
+    return Operator(name, fake=fake if INTERPRETING else None, device="cuda", **options)
 
 
 PAIR_SUMS = _operator(
