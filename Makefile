@@ -7,13 +7,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # The kernels are built in the environment they run in: no second torch is downloaded.
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt setup.py pyproject.toml constraints.txt
+SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow lint format bench zoo asan wheel clean
+.PHONY: help demo test test-slow lint format bench zoo asan gpu-static gpu-static-check gpu-check wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,13 +39,13 @@ test-slow: $(VENV)/.dev ## Tests that take minutes.
 lint: $(VENV)/.dev ## ruff, clang-format, mypy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 	$(BIN)/mypy
 
 format: $(VENV)/.dev ## Format all code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp')
+	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 bench: $(VENV)/.dev ## Measure everything, write benchmarks/results and the README's table.
 	-$(PIP) install --quiet --no-deps lightly lightly-utils faiss-cpu
@@ -56,6 +56,15 @@ zoo: $(VENV)/.kernels ## Every method with the same small budget: docs/zoo.md.
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 	bash tests/sanitize.sh $(BIN)/python
+
+gpu-static: $(VENV)/.dev ## Compile all GPU kernels without a GPU: benchmarks/gpu_static.json, docs/gpu_static.md.
+	$(BIN)/python benchmarks/gpu_static.py $(ARGS)
+
+gpu-static-check: $(VENV)/.dev ## The same, only to fail where a kernel spills or misses the matrix units.
+	$(BIN)/python benchmarks/gpu_static.py --check
+
+gpu-check: $(VENV)/.dev ## On a machine with a GPU: its tests, sanitizer, benchmarks, and the model's predictions.
+	$(BIN)/python benchmarks/gpu_check.py
 
 wheel: $(VENV)/.kernels ## Build a wheel into dist/.
 	$(PIP) wheel --quiet --no-build-isolation --no-deps -w dist .

@@ -88,7 +88,12 @@ class CMakeBuild(build_ext):
 setup(
     packages=[*find_packages(include=["fastssl", "fastssl.*"]), "fastssl.kernels"],
     package_dir={"fastssl.kernels": "kernels"},
-    package_data={"fastssl": ["py.typed", "_C.pyi"], "fastssl.data": ["emoji/*"], "fastssl.report": ["*.html"]},
+    package_data={
+        "fastssl": ["py.typed", "_C.pyi"],
+        "fastssl.kernels": ["*.json"],
+        "fastssl.data": ["emoji/*"],
+        "fastssl.report": ["*.html"],
+    },
     ext_modules=[Extension("fastssl._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},
 )

@@ -36,7 +36,7 @@ from fastssl.bench.run import write_atomically
 from fastssl.ops.rows import Metric, Relation, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.candidates import ARCHITECTURES, KERNELS, SHARED, candidates, depths
-from fastssl.ops.triton.launch import Config, Observer, key
+from fastssl.ops.triton.launch import Config, Observer, _table, key
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "gpu_static.json"
@@ -126,7 +126,9 @@ class Recorder(Observer):
 
     def launch(self, kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
         plain = tuple(Pointer(a.dtype) if isinstance(a, Tensor) else a for a in arguments)
-        self.launches.append(Launch(kernel.fn.__module__, kernel.__name__, tuple(int(g) for g in grid), plain, constants))
+        self.launches.append(
+            Launch(kernel.fn.__module__, kernel.__name__, tuple(int(g) for g in grid), plain, constants)
+        )
 
 
 # --- what would be launched -----------------------------------------------------------------------------------------
@@ -148,17 +150,24 @@ def pair_losses(n: int, d: int, dtype: torch.dtype) -> Iterator[tuple[str, Calla
     scale, bias = (torch.empty((), dtype=torch.float32, device="meta", requires_grad=True) for _ in range(2))
     ids = torch.empty(n, dtype=torch.int64, device="meta")
     x, y = rows(n, d, dtype), rows(n, d, dtype)
-    yield "nt_xent", lambda: step(lambda a, b: L.nt_xent(a, b, 10.0, True, "mean"), rows(n // 2, d, dtype), rows(n // 2, d, dtype))
-    yield "nt_xent, learned temperature", lambda: step(
-        lambda a, b, t: L.nt_xent(a, b, t, True, "mean"), rows(n // 2, d, dtype), rows(n // 2, d, dtype), scale
+    yield (
+        "nt_xent",
+        lambda: step(lambda a, b: L.nt_xent(a, b, 10.0, True, "mean"), rows(n // 2, d, dtype), rows(n // 2, d, dtype)),
+    )
+    yield (
+        "nt_xent, learned temperature",
+        lambda: step(
+            lambda a, b, t: L.nt_xent(a, b, t, True, "mean"), rows(n // 2, d, dtype), rows(n // 2, d, dtype), scale
+        ),
     )
     yield "info_nce", lambda: step(lambda a, b: L.info_nce(a, b, None, 10.0, False, True, "mean"), x, y)
     yield "clip_loss", lambda: step(lambda a, b, t: L.clip_loss(a, b, t, "mean"), x, y, scale)
     yield "siglip_loss", lambda: step(lambda a, b, t, c: L.siglip_loss(a, b, t, c, "mean"), x, y, scale, bias)
     yield "sup_con", lambda: step(lambda a: L.sup_con(a, ids, 10.0, True, "mean"), x)
     weight, offset = rows(2 * n, d, dtype), torch.empty(2 * n, dtype=dtype, device="meta", requires_grad=True)
-    yield "linear_cross_entropy", lambda: step(
-        lambda a, w, c: L.linear_cross_entropy(a, w, ids, c, -100, "mean"), x, weight, offset
+    yield (
+        "linear_cross_entropy",
+        lambda: step(lambda a, w, c: L.linear_cross_entropy(a, w, ids, c, -100, "mean"), x, weight, offset),
     )
 
 
@@ -186,15 +195,20 @@ def row_losses(n: int, d: int, dtype: torch.dtype) -> Iterator[tuple[str, Callab
     def of(kind: RowLoss, values: tuple[float, ...], metric: Metric) -> Callable[[], None]:
         padded = [*values, *(0.0,) * (12 - len(values))]
         relation = Relation(ids, self_offset=0)
-        return lambda: step(lambda a: L.row_loss(kind, a, None, relation, list(padded), metric, True), rows(n, d, dtype))
+        return lambda: step(
+            lambda a: L.row_loss(kind, a, None, relation, list(padded), metric, True), rows(n, d, dtype)
+        )
 
     for kind, values in VALUES.items():
         yield f"row loss {kind.name}", of(kind, values, metrics.get(kind, Metric.euclidean))
     circle = (16.0, 16.0, 0.25, 0.25, 1, 2, 1)
     yield "row loss lse (circle)", of(RowLoss.lse, circle, Metric.dot)
     for metric in (Metric.euclidean, Metric.manhattan, Metric.chebyshev):
-        yield f"pairwise_distance {metric.name}", functools.partial(
-            step, lambda a, b, metric=metric: L.pairwise(a, b, metric, False), rows(n, d, dtype), rows(n, d, dtype)
+        yield (
+            f"pairwise_distance {metric.name}",
+            functools.partial(
+                step, lambda a, b, metric=metric: L.pairwise(a, b, metric, False), rows(n, d, dtype), rows(n, d, dtype)
+            ),
         )
 
 
@@ -224,7 +238,9 @@ def compiled(architecture: str, launch: Launch, mix: bool = True) -> dict[str, A
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(kernel.asm["cubin"])
         f.flush()
-        usage = subprocess.run([tool("cuobjdump"), "-res-usage", f.name], capture_output=True, text=True, check=True).stdout
+        usage = subprocess.run(
+            [tool("cuobjdump"), "-res-usage", f.name], capture_output=True, text=True, check=True
+        ).stdout
     sass = disassembly(kernel.asm["cubin"])
     found = {k: int(v) for k, v in re.findall(r"(REG|STACK|LOCAL):(\d+)", usage)}
     warps = int(getattr(kernel.metadata, "num_warps", launch.options.get("num_warps", 4)))
@@ -249,7 +265,9 @@ def compiled(architecture: str, launch: Launch, mix: bool = True) -> dict[str, A
     }
 
 
-def mix_of(target: Any, launch: Launch, options: dict[str, Any], instructions: list[tuple[int, str, int | None]]) -> Any:
+def mix_of(
+    target: Any, launch: Launch, options: dict[str, Any], instructions: list[tuple[int, str, int | None]]
+) -> Any:
     """Of tiles without edges, diagonal or partners: all but a few in a row of tiles."""
     if launch.constants.get("INTERIOR") is False:
         import triton
@@ -378,7 +396,9 @@ def identity(architecture: str, launch: Launch) -> str:
     """Two launches with one identity are one compilation."""
     source = launch.source()
     fixed = {k: v for k, v in source.constants.items()}
-    return json.dumps([architecture, launch.name, source.signature, str(fixed), str(source.attrs), launch.options], sort_keys=True)
+    return json.dumps(
+        [architecture, launch.name, source.signature, str(fixed), str(source.attrs), launch.options], sort_keys=True
+    )
 
 
 # --- the model ------------------------------------------------------------------------------------------------------
@@ -472,14 +492,16 @@ def representative(kernel: str, n: int, d: int, dtype: torch.dtype) -> Callable[
     return next(w for k, w in (*pair_losses(n, d, dtype), *row_losses(n, d, dtype)) if k == name)
 
 
-def choose(pool: Any, quick: bool) -> dict[str, Config]:
+def choose(pool: Any, quick: bool, missing: bool) -> dict[str, Config]:
     """For every kernel the candidate with the least predicted time of NT-Xent that no loss makes spill."""
-    chosen: dict[str, Config] = {}
+    chosen: dict[str, Config] = {k: Config(**v) for k, v in _table().items()} if missing else {}
     for architecture in reversed(ARCHITECTURES):
         for dtype in (torch.bfloat16, torch.float32):
             for kernel in KERNELS:
                 for depth in depths(kernel):
                     name = key(architecture, kernel, dtype, depth)
+                    if name in chosen or (missing and kernel.endswith(("gradient", "reduce"))):
+                        continue
                     options = candidates(architecture, kernel, dtype, depth)
                     ranked = rank(pool, architecture, kernel, dtype, depth, options, chosen)
                     for candidate in ranked:
@@ -502,7 +524,13 @@ def defaults(architecture: str) -> dict[str, Config]:
 
 
 def rank(
-    pool: Any, architecture: str, kernel: str, dtype: torch.dtype, depth: int, options: list[Config], chosen: dict[str, Config]
+    pool: Any,
+    architecture: str,
+    kernel: str,
+    dtype: torch.dtype,
+    depth: int,
+    options: list[Config],
+    chosen: dict[str, Config],
 ) -> list[Config]:
     bits = 32 if dtype == torch.float32 else 16
     tasks, launches = [], []
@@ -541,7 +569,10 @@ def holds(
                 tasks[identity(architecture, launch)] = (architecture, bits, launch)
     for task, found in zip(tasks.values(), pool.imap(resources, tasks.values())):
         if "error" in found or found["failures"]:
-            print(f"  {option}: LOSS {task[2].constants.get('LOSS')}: {found.get('error') or found['failures']}", flush=True)
+            print(
+                f"  {option}: LOSS {task[2].constants.get('LOSS')}: {found.get('error') or found['failures']}",
+                flush=True,
+            )
             return False
     return True
 
@@ -549,7 +580,7 @@ def holds(
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
-def survey(pool: Any, quick: bool) -> list[dict[str, Any]]:
+def survey(pool: Any, quick: bool, mix: bool = True) -> list[dict[str, Any]]:
     """Every kernel that would be launched, each compiled once for each architecture."""
     tasks: dict[str, tuple[str, int, Launch]] = {}
     about: dict[str, dict[str, Any]] = {}
@@ -558,7 +589,9 @@ def survey(pool: Any, quick: bool) -> list[dict[str, Any]]:
             bits = 32 if dtype == torch.float32 else 16
             for d in (128, 512) if quick else (64, 128, 256, 512):
                 some = list(pair_losses(4096, d, dtype))
-                some = some[:1] if quick else some + (list(row_losses(4096, d, dtype)) if dtype != torch.float16 else [])
+                some = (
+                    some[:1] if quick else some + (list(row_losses(4096, d, dtype)) if dtype != torch.float16 else [])
+                )
                 for loss, work_ in some:
                     for launch in record(architecture, work_):
                         name = identity(architecture, launch)
@@ -579,11 +612,38 @@ def survey(pool: Any, quick: bool) -> list[dict[str, Any]]:
                             entry["losses"].append(loss)
     print(f"{len(tasks)} kernels to compile", flush=True)
     results = []
-    for k, (name, found) in enumerate(zip(tasks, pool.imap(attempt, tasks.values(), chunksize=4))):
+    for k, (name, found) in enumerate(
+        zip(tasks, pool.imap(attempt if mix else resources, tasks.values(), chunksize=4))
+    ):
         results.append({**about[name], **found})
         if k % 100 == 99:
             print(f"{k + 1} compiled", flush=True)
     return results
+
+
+def cuda_kernels() -> list[dict[str, Any]]:
+    """Registers and spills of csrc/cuda, from the library that CMake built; nothing where nvcc was missing."""
+    from fastssl.ops.triton.cuda import LIBRARY
+
+    if not LIBRARY.exists():
+        return []
+    text = subprocess.run(
+        [tool("cuobjdump"), "-res-usage", str(LIBRARY)], capture_output=True, text=True, check=True
+    ).stdout
+    result, architecture, name = [], "", ""
+    for line in text.splitlines():
+        found = re.search(r"arch = (sm_\w+)", line)
+        architecture = found.group(1) if found else architecture
+        found = re.search(r"Function (\w+)", line)
+        if found:
+            name = next((k for k in ("SortedRows", "SelectRows", "MakeViews") if k in found.group(1)), "")
+        found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", line)
+        if found and name:
+            registers, stack, shared, local = map(int, found.groups())
+            entry = {"architecture": architecture, "kernel": name, "registers": registers, "stack": stack}
+            result.append({**entry, "shared": shared, "spills": local})
+            name = ""
+    return result
 
 
 def predictions(pool: Any) -> list[dict[str, Any]]:
@@ -681,7 +741,12 @@ def page(report: dict[str, Any]) -> str:
         "|" + "---|" * 12,
     ]
     for r in report["kernels"]:
-        if "nt_xent" not in r["losses"] or r["dtype"] != "bfloat16" or r["kernel"] not in MATRIX_KERNELS or "error" in r:
+        if (
+            "nt_xent" not in r["losses"]
+            or r["dtype"] != "bfloat16"
+            or r["kernel"] not in MATRIX_KERNELS
+            or "error" in r
+        ):
             continue
         matrix = ", ".join(f"{n} {op}" for op, n in r["matrix"].items())
         copies = ", ".join(f"{n} {op}" for op, n in r["copies"].items())
@@ -718,9 +783,22 @@ def page(report: dict[str, Any]) -> str:
         ]
         for kernel in dict.fromkeys(k.split(":")[0] for k in shown["parts"]):
             cells = " | ".join(
-                f"{1e3 * shown['parts'][f'{kernel}: {bound}']:.3f}" for bound in ("tensor", "issue", "mufu", "l2", "hbm", "seconds")
+                f"{1e3 * shown['parts'][f'{kernel}: {bound}']:.3f}"
+                for bound in ("tensor", "issue", "mufu", "l2", "hbm", "seconds")
             )
             lines.append(f"| {kernel} | {cells} |")
+    if report["cuda"]:
+        lines += [
+            "",
+            "## The CUDA kernels (csrc/cuda, nvcc)",
+            "",
+            "| architecture | kernel | registers | stack, bytes | local memory, bytes |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {c['architecture']} | {c['kernel']} | {c['registers']} | {c['stack']} | {c['spills']} |"
+                for c in report["cuda"]
+            ),
+        ]
     m = report["memory"]
     lines += [
         "",
@@ -736,6 +814,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--choose", action="store_true", help="choose tiles anew and write kernels/configs.json")
     parser.add_argument("--quick", action="store_true", help="the kernels of NT-Xent alone, and no files")
+    parser.add_argument("--check", action="store_true", help="no files: only fail where a kernel does not do")
+    parser.add_argument("--missing", action="store_true", help="with --choose: only what the table lacks and must have")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -743,13 +823,26 @@ def main() -> None:
 
     with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
         if options.choose:
-            chosen = choose(pool, options.quick)
+            chosen = choose(pool, options.quick, options.missing)
             text = {k: dataclasses.asdict(v) for k, v in chosen.items()}
             about = "tiles of each kernel by architecture / kernel / bits / features, chosen by benchmarks/gpu_static.py --choose"
             write_atomically(CONFIGS, json.dumps({"about": about, "configs": text}, indent=1) + "\n")
             return
-        kernels = survey(pool, options.quick)
+        kernels = survey(pool, options.quick, mix=not options.check)
         failed = [r for r in kernels if "error" in r or r["failures"]]
+        cuda = cuda_kernels()
+        failed += [
+            {
+                "architecture": c["architecture"],
+                "kernel": c["kernel"],
+                "dtype": "",
+                "d": "",
+                "losses": [],
+                "failures": "stack",
+            }
+            for c in cuda
+            if c["spills"]
+        ]
         report = {
             "triton": triton.__version__,
             "compiled": len(kernels),
@@ -757,12 +850,15 @@ def main() -> None:
             "chips": CHIPS,
             "kernels": kernels,
         }
-        if not options.quick:
+        if not options.quick and not options.check:
+            report |= {"cuda": cuda}
             report |= {"predictions": predictions(pool), "memory": peak_memory(1048576, 512)}
             write_atomically(RESULTS, json.dumps(report, indent=1) + "\n")
             write_atomically(PAGE, page(report))
     for r in failed:
-        print(f"{r['architecture']} {r['kernel']} {r['dtype']} d={r['d']} {r['losses'][:3]}: {r.get('error') or r['failures']}")
+        print(
+            f"{r['architecture']} {r['kernel']} {r['dtype']} d={r['d']} {r['losses'][:3]}: {r.get('error') or r['failures']}"
+        )
     print(f"gpu-static: {len(kernels)} kernels compiled, {len(failed)} failed")
     raise SystemExit(1 if failed else 0)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from fastssl.kernels.tiles import INFINITY, LN2, LOG2E
 
 SUMS = tl.constexpr(0)  # log-sums of exponentials (InfoNCE, NT-Xent, SupCon, CLIP, linear cross-entropy)
@@ -113,6 +112,15 @@ def add_log_sum(most, total, bits, mask, SPLIT: tl.constexpr):
     safe = tl.where(top == -INFINITY, 0.0, top)
     part = tl.sum(tl.where(mask, exp2(bits - safe[:, None], SPLIT), 0.0), 1)
     return top, total * tl.exp2(most - safe) + part
+
+
+@triton.jit
+def add_natural_log_sum(most, total, value, mask):
+    """The same for scores in natural units: the difference is taken before it is scaled, which keeps its digits."""
+    top = tl.maximum(most, tl.max(tl.where(mask, value, -INFINITY), 1))
+    safe = tl.where(top == -INFINITY, 0.0, top)
+    part = tl.sum(tl.where(mask, exp(value - safe[:, None]), 0.0), 1)
+    return top, total * exp(most - safe) + part
 
 
 @triton.jit
@@ -223,11 +231,11 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
         SECOND: tl.constexpr = (VARIANT // 4) % 4
         CIRCLE: tl.constexpr = VARIANT // 16
         if FIRST:
-            bits = slot_value(s, tl.load(P), tl.load(P + 2), FIRST, CIRCLE) * LOG2E
-            a, b = add_log_sum(a, b, bits, takes(FIRST, positive, negative), False)
+            value = slot_value(s, tl.load(P), tl.load(P + 2), FIRST, CIRCLE)
+            a, b = add_natural_log_sum(a, b, value, takes(FIRST, positive, negative))
         if SECOND:
-            bits = slot_value(s, tl.load(P + 1), tl.load(P + 3), SECOND, CIRCLE) * LOG2E
-            c, e = add_log_sum(c, e, bits, takes(SECOND, positive, negative), False)
+            value = slot_value(s, tl.load(P + 1), tl.load(P + 3), SECOND, CIRCLE)
+            c, e = add_natural_log_sum(c, e, value, takes(SECOND, positive, negative))
     elif LOSS == HINGE:
         sign, near, far = tl.load(P), tl.load(P + 1), tl.load(P + 2)
         u, v = sign * (s - near - own0), sign * (far + own0 - s)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, slope
 from fastssl.kernels.tiles import (
     CHEBYSHEV,
@@ -43,7 +42,9 @@ def table_slope(TABLE, i, positive, negative, s, bins, width):
     fraction = at - bin.to(tl.float32)
     counted = (positive | negative) & (fraction > 0) & (fraction < 1)
     row = TABLE + (i.to(tl.int64) * 2 + negative.to(tl.int64)) * (bins + 2) + bin
-    return tl.where(counted, (tl.load(row + 1, mask=counted, other=0.0) - tl.load(row, mask=counted, other=0.0)) / width, 0.0)
+    return tl.where(
+        counted, (tl.load(row + 1, mask=counted, other=0.0) - tl.load(row, mask=counted, other=0.0)) / width, 0.0
+    )
 
 
 @triton.jit
@@ -125,7 +126,9 @@ def tile_slope(
         else:
             if ROWS:
                 across = columns + tl.zeros((BM, 1), tl.int32)
-                g = slope(LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
+                g = slope(
+                    LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT
+                )
                 if ALONG:
                     if LOSS == HINGE:
                         first = tl.sum(g, 1)
@@ -133,7 +136,20 @@ def tile_slope(
                         first, second = along(LOSS, s, positive, negative, own, P, VARIANT)
             if COLUMNS:
                 down = rows[:, None] + tl.zeros((1, BN), tl.int32)
-                g += slope(LOSS, s, back_positive, back_negative, down, theirs, own[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT)
+                g += slope(
+                    LOSS,
+                    s,
+                    back_positive,
+                    back_negative,
+                    down,
+                    theirs,
+                    own[0],
+                    P,
+                    BOUNDED,
+                    RELATION != 0,
+                    VARIANT,
+                    SPLIT,
+                )
     if MASKED:
         if PARTNER_SIDE == 1:
             g = tl.where(paired, partner_weight_a[:, None], g)

@@ -43,12 +43,12 @@ def product_kernel(
 @triton.jit(do_not_specialize=["n", "d", "splits"])
 def finish_kernel(
     G, TOTAL, X, F, SCALE, OUT, n, d, stride_x, splits,
-    DISTANCE: tl.constexpr, NORMALIZE: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    DISTANCE: tl.constexpr, NORMALIZE: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """The end of a gradient: OUT [n, d] from the sums of weights times rows G [splits, n, d], added in order.
 
     ``DISTANCE``: (sum of weights) x - G, TOTAL [n] being those sums; ``NORMALIZE``: through x / |x|, F being 1 / |x|, and
-    where |x| is below 1e-12, as in torch, a constant. ``SCALED``: G has that factor of its row in it already.
+    where |x| is below 1e-12, as in torch, a constant. ``SCALED``: G has that factor of its row in it already. ``UNIT``: X is normalised.
     """
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
@@ -74,7 +74,9 @@ def finish_kernel(
                 if SCALED:
                     g = g / factor[:, None]
                 x = tl.load(X + rows.to(tl.int64)[:, None] * stride_x + features[None, :], mask=there, other=0.0)
-                x = x.to(tl.float32) * factor[:, None]
+                x = x.to(tl.float32)
+                if not UNIT:
+                    x = x * factor[:, None]
                 if DISTANCE:
                     g = total[:, None] * x - g
                 if sweep == 0:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-
 from fastssl.kernels.epilogues import SIGMOID, SUMS, add_log_sum, empty, exp2, update
 from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, LOG2E, MANHATTAN, is_plain, relation, scores
 

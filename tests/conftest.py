@@ -12,7 +12,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import fastssl  # noqa: E402
+import fastssl
 
 ISAS = fastssl.instruction_sets()
 

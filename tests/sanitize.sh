@@ -20,5 +20,6 @@ LD_PRELOAD='' nm -D "$loaded" | grep -q __asan_report || { echo "sanitize: the e
 "$python" -m pytest -p no:cacheprovider tests/test_fuzz.py tests/test_bad_input.py tests/test_losses.py \
   tests/test_bad_metric_input.py tests/test_metric.py \
   -k "not errs_no_more and not gradcheck and not double_loop and not compile and not opcheck"
-"$python" -m pytest -p no:cacheprovider tests/test_augment.py tests/test_loader.py tests/test_fuzz_images.py -m "not slow"
+"$python" -m pytest -p no:cacheprovider tests/test_augment.py tests/test_loader.py tests/test_fuzz_images.py \
+  tests/test_cuda_on_host.py -m "not slow"
 echo "sanitize: clean"

@@ -108,7 +108,9 @@ def test_a_wrong_call_of_the_operators_is_an_error() -> None:
         lambda: select(s, 0, True, -1),
         lambda: select(s, 6, True, -1),
         lambda: select(s, 5, True, 0),
-        lambda: views(torch.zeros(4, dtype=torch.uint8), torch.zeros(1, 8, dtype=torch.uint8), 4, 4, 0, False, *[1.0] * 6, 1, 1),
+        lambda: views(
+            torch.zeros(4, dtype=torch.uint8), torch.zeros(1, 8, dtype=torch.uint8), 4, 4, 0, False, *[1.0] * 6, 1, 1
+        ),
     ]
     for call in wrong:
         with pytest.raises(RuntimeError, match="fastssl"):

@@ -159,8 +159,10 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
 }
 
 // What a GPU's blocks need to know of n images, each [height, width, channels] in bytes: [n, bytes of a task], the most
-// taps of a resize and the widest crop. layout [n, 7]: offset, height, width, channels, bytes between rows, channels, pixels.
-py::tuple tasks(const Doubles& program_rows, const Integers& layout, const Doubles& params, int64_t height, int64_t width) {
+// taps of a resize and the widest crop. layout [n, 7]: offset, height, width, channels, bytes between rows, channels,
+// pixels.
+py::tuple tasks(const Doubles& program_rows, const Integers& layout, const Doubles& params, int64_t height,
+                int64_t width) {
   const Program program = program_of(program_rows);
   const int64_t n = params.ndim() == 2 ? params.shape(0) : -1;
   if (n < 0 || params.shape(1) != program.columns())

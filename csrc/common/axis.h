@@ -1,4 +1,5 @@
-// Resampling along one axis, antialiased: a triangle (Keys' cubic with a = -1/2) as wide as a pixel of the coarser side.
+// Resampling along one axis, antialiased: a triangle (Keys' cubic with a = -1/2) as wide as a pixel of the coarser
+// side.
 #pragma once
 #include <cmath>
 #include <cstdint>

@@ -61,8 +61,8 @@ void sample_views(const Program& program, const int64_t* sizes, uint64_t seed, u
 void check_view(const Program& program, const double* params, int64_t height, int64_t width, int64_t view_height,
                 int64_t view_width, int64_t sample);
 inline Axis rows_axis(const Geometry& g, int64_t height) {
-  return {int64_t(g.top), int64_t(g.height), int64_t(g.frame_height), int64_t(g.y), height, g.flip_y, g.bicubic,
-          1.f / 255.f};
+  return {int64_t(g.top), int64_t(g.height), int64_t(g.frame_height), int64_t(g.y), height, g.flip_y,
+          g.bicubic,      1.f / 255.f};
 }
 inline Axis columns_axis(const Geometry& g, int64_t width) {
   return {int64_t(g.left), int64_t(g.width), int64_t(g.frame_width), int64_t(g.x), width, g.flip_x, g.bicubic, 1.f};

@@ -1,5 +1,6 @@
-// A block of threads in phases: on a GPU real threads and barriers, on the host loops, so that the arithmetic that ships
-// is the arithmetic that the tests run. What lives longer than a phase lies in memory; a thread's variables do not.
+// A block of threads in phases: on a GPU real threads and barriers, on the host loops, so that the arithmetic that
+// ships is the arithmetic that the tests run. What lives longer than a phase lies in memory; a thread's variables do
+// not.
 #pragma once
 #include <cstdint>
 

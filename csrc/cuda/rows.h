@@ -1,5 +1,5 @@
-// Rows of scores that threads sort and select from: all triplets, semi-hard triplets, the k best columns. One block for a
-// row. Counts are integers and sums have one order: the same bits always.
+// Rows of scores that threads sort and select from: all triplets, semi-hard triplets, the k best columns. One block for
+// a row. Counts are integers and sums have one order: the same bits always.
 #pragma once
 #include <cmath>
 
@@ -24,10 +24,10 @@ struct RowsProblem {
   SortedLoss loss = SortedLoss::triplet;
   float sign = 1, margin = 0;
   bool smooth = false;
-  double* out = nullptr;        // forward: [2][rows]: the sum, how many are above 0
-  const double* grad = nullptr; // backward: [rows] upstream of the sum
-  float* g = nullptr;           // [rows][m] dL/ds
-  uint64_t* scratch = nullptr;  // [rows][scratch_words(m)]
+  double* out = nullptr;         // forward: [2][rows]: the sum, how many are above 0
+  const double* grad = nullptr;  // backward: [rows] upstream of the sum
+  float* g = nullptr;            // [rows][m] dL/ds
+  uint64_t* scratch = nullptr;   // [rows][scratch_words(m)]
 };
 
 // Of one row: sorted positives (keys: value, column), sums above each, what each negative of a slot is nearest, counts.
@@ -72,12 +72,12 @@ FASTSSL_DEVICE double softplus_of(double z) { return (z > 0 ? z : 0) + log1p(exp
 FASTSSL_DEVICE double sigmoid_of(double z) { return z >= 0 ? 1 / (1 + exp(-z)) : exp(z) / (1 + exp(z)); }
 
 struct RowMemory {
-  uint64_t* keys;   // positives, sorted
-  double* above;    // [positives + 1] sums of the values from each on
+  uint64_t* keys;               // positives, sorted
+  double* above;                // [positives + 1] sums of the values from each on
   unsigned long long* nearest;  // [positives + 1] semi-hard: the nearest negative of a slot
-  int* count;       // [2 (m + 1)]: pulls by slot, pushes by column
-  double* part;     // [threads] twice
-  int64_t* numbers; // [threads]
+  int* count;                   // [2 (m + 1)]: pulls by slot, pushes by column
+  double* part;                 // [threads] twice
+  int64_t* numbers;             // [threads]
   int64_t* total;
   unsigned long long* farthest;
   FASTSSL_HOST_DEVICE RowMemory(uint64_t* memory, int64_t m) {
@@ -277,8 +277,8 @@ struct SelectProblem {
   const float* s = nullptr;
   int64_t rows = 0, stride = 0, m = 0, k = 0;
   bool largest = false;
-  int64_t itself = -1;  // the column that row 0 must not select; row i: itself + i
-  float* values = nullptr;      // [rows][k]
+  int64_t itself = -1;      // the column that row 0 must not select; row i: itself + i
+  float* values = nullptr;  // [rows][k]
   int64_t* indices = nullptr;
   uint64_t* scratch = nullptr;  // [rows][select_words(k)]
 };

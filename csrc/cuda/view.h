@@ -10,7 +10,7 @@ namespace fastssl {
 namespace cuda {
 
 constexpr int kMaxSteps = 48;
-constexpr int64_t kLanes = 16;         // of the sum of a row's greys: kStep in ../cpu/view.h
+constexpr int64_t kLanes = 16;  // of the sum of a row's greys: kStep in ../cpu/view.h
 constexpr int64_t kBlurTaps = 2 * 4096 + 1;
 
 struct PlainStep {
@@ -119,8 +119,8 @@ FASTSSL_DEVICE float mirrored(float v, int64_t n) {
 FASTSSL_DEVICE void write_view(const ViewsProblem& p, int64_t view, int64_t y, int64_t x, const float* c) {
   for (int k = 0; k < 3; ++k) {
     const float v = (c[k] - p.mean[k]) * p.scale[k];
-    const int64_t at = p.channels_last ? ((view * p.height + y) * p.width + x) * 3 + k
-                                       : ((view * 3 + k) * p.height + y) * p.width + x;
+    const int64_t at =
+        p.channels_last ? ((view * p.height + y) * p.width + x) * 3 + k : ((view * 3 + k) * p.height + y) * p.width + x;
     if (p.dtype == 0) {
       static_cast<float*>(p.out)[at] = v;
     } else {
@@ -146,7 +146,8 @@ FASTSSL_DEVICE void make_view(const Block& block, const ViewsProblem& p) {
       const int64_t y = q / span, x = q % span;
       const float* weights = w.row_weights + y * p.taps;
       for (int64_t c = 0; c < channels; ++c) {
-        const uint8_t* at = source + w.row_first[y] * task.row_stride + (left + x) * task.pixel + c * task.channel_stride;
+        const uint8_t* at =
+            source + w.row_first[y] * task.row_stride + (left + x) * task.pixel + c * task.channel_stride;
         float sum = float(at[0]) * weights[0];
         for (int k = 1; k < w.row_taps[y]; ++k) sum += float(at[k * task.row_stride]) * weights[k];
         w.middle[(y * span + x) * channels + c] = sum;

@@ -61,8 +61,8 @@ def linear_cross_entropy(
         bias: [V] or None.
         ignore_index: the target that is left out.
         reduction: "mean" (over targets that count; 0 where none does) | "sum" | "none".
-        gradient_filter: on a GPU, tiles of the gradient of logits whose entries are all below this, in absolute value, may
-            be skipped (cut cross-entropy's filter; 2^-12 / N suits bf16); 0: exact. Other backends are always exact.
+        gradient_filter: on a GPU, tiles of the gradient of logits whose entries are all below this, in absolute value,
+            may be skipped (cut cross-entropy's filter; 2^-12 / N suits bf16); 0: exact. Other backends always are.
         backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
             which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.

@@ -72,7 +72,9 @@ def apply(
     serial: bool = False,
     out: Tensor | None = None,
 ) -> Tensor:
-    """The views of uint8 images: arrays, or tensors on a GPU. ``backend`` "cuda": the GPU's kernels, on the CPU as loops.
+    """The views of uint8 images: arrays, or tensors on a GPU.
+
+    ``backend`` "cuda": the GPU's kernels, on the CPU as loops.
 
     ``serial``: on this thread alone, for callers that are many threads themselves; ``out``: where they go, as
     ``output.empty`` makes it.

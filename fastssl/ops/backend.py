@@ -1,4 +1,4 @@
-"""Which backend computes: ``reference`` (eager PyTorch, the oracle), ``cpu`` (C++) or ``triton``, by device and dtype."""
+"""Which backend computes: ``reference`` (eager PyTorch, the oracle), ``cpu`` or ``triton``, by device and dtype."""
 
 from __future__ import annotations
 
@@ -117,7 +117,9 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
         elif device.type == "cuda":
             _warn_once("cuda", f"fastssl computes with the slow reference backend: {NO_TRITON}")
         else:
-            _warn_once(device.type, f"fastssl has no kernels for {device.type!r} tensors: the reference backend computes")
+            _warn_once(
+                device.type, f"fastssl has no kernels for {device.type!r} tensors: the reference backend computes"
+            )
     return "reference"
 
 

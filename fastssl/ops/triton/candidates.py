@@ -29,15 +29,33 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
     if kernel.startswith("free_"):
         plain = candidates(architecture, kernel.removeprefix("free_"), dtype, depth)
         step = plain[-1].BK
-        return [*plain, Config(64, 64, step, 8, 2), Config(64, 32, step, 8, 2), Config(32, 32, step, 4, 2), Config(32, 16, step, 4, 2)]
+        return [
+            *plain,
+            Config(64, 64, step, 8, 2),
+            Config(64, 32, step, 8, 2),
+            Config(32, 32, step, 4, 2),
+            Config(32, 16, step, 4, 2),
+        ]
     if kernel.startswith("row_"):
         step = depth if kernel != "row_weights" and depth <= 256 else 32
         if wide and step >= 128:
-            return [Config(32, 32, step, 8, 2), Config(32, 16, step, 4, 2), Config(16, 16, step, 4, 2), Config(16, 16, step, 8, 2)]
+            return [
+                Config(32, 32, step, 8, 2),
+                Config(32, 16, step, 4, 2),
+                Config(16, 16, step, 4, 2),
+                Config(16, 16, step, 8, 2),
+            ]
         large = [] if old or wide else [Config(128, 64, step, 8, 2), Config(64, 64, step, 4, 2)]
-        return [*large, Config(64, 64, step, 8, 2), Config(64, 32, step, 8, 2), Config(64, 32, step, 4, 2), Config(32, 32, step, 4, 2), Config(32, 16, step, 4, 2)]
+        return [
+            *large,
+            Config(64, 64, step, 8, 2),
+            Config(64, 32, step, 8, 2),
+            Config(64, 32, step, 4, 2),
+            Config(32, 32, step, 4, 2),
+            Config(32, 16, step, 4, 2),
+        ]
     if kernel == "histogram":
-        return [Config(32, 32, 32, 4, 2)]
+        return [Config(32, 32, 32, 4, 2), Config(64, 32, 32, 4, 2), Config(64, 64, 64, 4, 2), Config(128, 64, 64, 8, 2)]
     if kernel == "product":
         if wide:
             return [Config(64, 64, 32, 4, 3), Config(64, 64, 32, 8, 2), Config(32, 64, 32, 4, 2)]
@@ -55,18 +73,34 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
             return [Config(64, 64, step, 8, 2), Config(64, 64, step, 4, 2), Config(32, 64, step, 4, 2)]
         if old:
             return [Config(128, 64, step, 8, 3), Config(64, 64, step, 4, 3)]
-        return [Config(128, 256, step, 8, 4), Config(128, 256, step, 8, 3), Config(128, 128, step, 8, 4), Config(128, 64, step, 8, 3)]
+        return [
+            Config(128, 256, step, 8, 4),
+            Config(128, 256, step, 8, 3),
+            Config(128, 128, step, 8, 4),
+            Config(128, 64, step, 8, 3),
+        ]
     if kernel == "reduce":
         if depth == 512:
             if wide:
                 return [Config(64, 64, 32, 8, 3), Config(64, 64, 32, 4, 2), Config(64, 32, 32, 4, 2)]
             if old:
                 return [Config(128, 128, 32, 8, 3), Config(128, 64, 64, 8, 3), Config(64, 64, 64, 4, 3)]
-            return [Config(256, 128, 64, 8, 3), Config(128, 128, 64, 8, 4), Config(128, 128, 64, 8, 3), Config(128, 64, 64, 8, 3), Config(64, 64, 64, 4, 3)]
+            return [
+                Config(256, 128, 64, 8, 3),
+                Config(128, 128, 64, 8, 4),
+                Config(128, 128, 64, 8, 3),
+                Config(128, 64, 64, 8, 3),
+                Config(64, 64, 64, 4, 3),
+            ]
         # exp is the bound of narrow rows: a share of it on the FMA units
         split = depth <= 128 and not wide
         if wide:
-            return [Config(64, 64, depth, 8, 2), Config(64, 32, depth, 8, 2), Config(32, 32, depth, 4, 2), Config(32, 16, depth, 4, 2)]
+            return [
+                Config(64, 64, depth, 8, 2),
+                Config(64, 32, depth, 8, 2),
+                Config(32, 32, depth, 4, 2),
+                Config(32, 16, depth, 4, 2),
+            ]
         if old:
             return [Config(128, 64, depth, 8, 3), Config(64, 64, depth, 4, 2), Config(64, 32, depth, 4, 2)]
         return [
@@ -77,11 +111,20 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
             Config(64, 64, depth, 4, 2),
         ]
     if wide:
-        return [Config(64, 32, depth, 8, 2), Config(32, 32, depth, 8, 2), Config(32, 32, depth, 4, 2), Config(16, 16, depth, 4, 2)]
+        return [
+            Config(64, 32, depth, 8, 2),
+            Config(32, 32, depth, 8, 2),
+            Config(32, 32, depth, 4, 2),
+            Config(16, 16, depth, 4, 2),
+        ]
     if old:
         return [Config(64, 64, depth, 8, 2), Config(64, 32, depth, 8, 2), Config(64, 32, depth, 4, 2)]
     return [
-        *((Config(128, 128, depth, 8, 2, specialize=True), Config(128, 64, depth, 8, 3, specialize=True)) if specialize else ()),
+        *(
+            (Config(128, 128, depth, 8, 2, specialize=True), Config(128, 64, depth, 8, 3, specialize=True))
+            if specialize
+            else ()
+        ),
         *((Config(128, 64, depth, 8, 2, split=True),) if depth <= 128 else ()),
         Config(128, 128, depth, 8, 2),
         Config(128, 64, depth, 8, 3),

@@ -1,4 +1,4 @@
-"""Statistics and gradients of pair matrices by Triton kernels: what is launched, in what order, and how parts are put together.
+"""Statistics and gradients of pair matrices by Triton kernels: what is launched, in what order, what is put together.
 
 Nothing here waits for the device, so that all of it can be captured in a CUDA graph; sums of parts are in fixed order.
 """
@@ -32,6 +32,7 @@ from fastssl.ops.triton.launch import (
 SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = range(11)
 ALL, IDS, BITS = range(3)
 NOWHERE, DIAGONAL, OFFSET = range(3)
+LOG2E = 1.4426950408889634
 LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
 GROUP = 8  # rows of tiles that share the blocks of B in L2
@@ -181,7 +182,7 @@ def reduce(
             **how.constants(x),
             **_tiles(c, x),
             TRIANGLE=triangle,
-            RESIDENT=c.BK >= x.d and not given and not how.by_features,
+            RESIDENT=x.d <= c.BK and not given and not how.by_features,
             SPECIALIZE=c.specialize,
             INTERIOR=False,
             config=c,
@@ -212,6 +213,8 @@ def _merge(parts: Tensor, how: How) -> Tensor:
         far, near = parts[:, 0].max(0), parts[:, 2].min(0)
         at = parts[:, 1].gather(0, far.indices[None])[0], parts[:, 3].gather(0, near.indices[None])[0]
         return torch.stack([far.values, at[0], near.values, at[1]])
+    if how.loss == LSE:  # whose maxima are in natural units
+        parts = torch.stack([parts[:, 0] * LOG2E, parts[:, 1], parts[:, 2] * LOG2E, parts[:, 3]], 1)
     rows: list[Tensor] = []
     for k, is_log_sum in enumerate(LOG_SUMS.get(how.loss, (False, False))):
         a, b = parts[:, 2 * k], parts[:, 2 * k + 1]
@@ -221,8 +224,8 @@ def _merge(parts: Tensor, how: How) -> Tensor:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a gradient is made of: four numbers of every row [4, n] and column [4, m] (float32; see ``slope``), whose own
-    losses take part, the gradients of partners' scores, dL/ds as a matrix or as slopes of bins."""
+    """What a gradient is made of: four numbers of every row [4, n] and column [4, m] (float32; see ``slope``), whose
+    own losses take part, the gradients of partners' scores, dL/ds as a matrix or as slopes of bins."""
 
     x: Tensor | None
     y: Tensor | None = None
@@ -237,7 +240,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Sums:
-    """Of weights over the other side [n], and of the terms of two parameters along rows [n]."""
+    """Of weights over the other side [n], and of the terms of two parameters along rows [n]; float64."""
 
     total: Tensor
     first: Tensor
@@ -320,8 +323,10 @@ def _resident(
         INTERIOR=False,
         config=c,
     )
-    total = torch.zeros((3, 0), device=device) if sums is None else sums.sum(0)
-    return finish(out, total[0], a, how, dtype, scaled=False), Sums(*total)
+    total = (
+        torch.zeros((3, 0), dtype=torch.float64, device=device) if sums is None else sums.sum(0, dtype=torch.float64)
+    )
+    return finish(out, total[0].float(), a, how, dtype, scaled=False), Sums(*total)
 
 
 def finish(parts: Tensor, total: Tensor, a: Side, how: How, dtype: torch.dtype, scaled: bool) -> Tensor:
@@ -332,9 +337,21 @@ def finish(parts: Tensor, total: Tensor, a: Side, how: How, dtype: torch.dtype, 
     run(
         finish_kernel,
         (cdiv(a.n, 16),),
-        *(parts, total, a.rows, a.factor, how.scale, out, a.n, a.d, a.stride, parts.shape[0]),
+        *(
+            parts,
+            total,
+            a.rows,
+            a.factor if a.unit is None else a.unit,
+            how.scale,
+            out,
+            a.n,
+            a.d,
+            a.stride,
+            parts.shape[0],
+        ),
         DISTANCE=how.sees_squares,
-        NORMALIZE=a.factor is not None,
+        NORMALIZE=a.factor is not None or a.unit is not None,
+        UNIT=a.unit is not None,
         SCALED=scaled and a.factor is not None,
         BLOCK=16,
         CHUNK=64,
@@ -383,8 +400,8 @@ def _by_chunks(
     scores = aligned(height, breadth, narrow, device) if how.metric == Metric.chebyshev else None
     gx = torch.zeros((1, x.n, x.d), dtype=torch.float32, device=device)
     gy = torch.zeros((1, other.n, x.d), dtype=torch.float32, device=device) if need_y else None
-    by_x = torch.zeros((3, x.n), dtype=torch.float32, device=device)
-    by_y = torch.zeros((other.n,), dtype=torch.float32, device=device)
+    by_x = torch.zeros((3, x.n), dtype=torch.float64, device=device)
+    by_y = torch.zeros((other.n,), dtype=torch.float64, device=device)
     arguments, constants = _call(how, w, False)
 
     def weights(out: Tensor, sums: Tensor | None, i: int, j: int, h: int, b: int, **more: Any) -> None:
@@ -430,12 +447,12 @@ def _by_chunks(
                 sums = torch.empty((over * 3 * h + down * b,), dtype=torch.float32, device=device)
             weights(chunk, sums, i, j, h, b, STORE=WEIGHTS)
             if sums is not None:
-                row_sums = sums[: over * 3 * h].view(over, 3, h).sum(0)
+                row_sums = sums[: over * 3 * h].view(over, 3, h).sum(0, dtype=torch.float64)
                 by_x[:, i : i + h] += row_sums
                 if mirrored and j > i:
                     by_x[1, i : i + h] += row_sums[1]  # the mirrored chunk's share of the scale's gradient
                 if not same or (mirrored and j > i):
-                    by_y[j : j + b] += sums[over * 3 * h :].view(down, b).sum(0)
+                    by_y[j : j + b] += sums[over * 3 * h :].view(down, b).sum(0, dtype=torch.float64)
             multiply(gx[0, i : i + h], other.rows[j : j + b], h, b, False)
             if gy is not None:
                 multiply(gy[0, j : j + b], x.rows[i : i + h], b, h, True)
@@ -445,8 +462,8 @@ def _by_chunks(
     if same:
         total_x = total_x + by_y
     scaled = not how.by_features
-    done_x = finish(gx, total_x, x, how, dtype, scaled) if needs[0] else None
-    done_y = finish(gy, total_y, other, how, dtype, scaled) if gy is not None else None
+    done_x = finish(gx, total_x.float(), x, how, dtype, scaled) if needs[0] else None
+    done_y = finish(gy, total_y.float(), other, how, dtype, scaled) if gy is not None else None
     none = torch.zeros_like(by_y)
     return done_x, done_y, Sums(total_x, by_x[1], by_x[2]), Sums(total_y, none, none)
 
@@ -504,26 +521,39 @@ def matrix(x: Side, y: Side | None, how: How, first: int = 0, rows: int | None =
 
 
 def store_slopes(
-    kernel: Any, x: Side, other: Side, how: How, w: Weights, out: Tensor, first: int = 0, **more: Any
-) -> None:
-    """Leaves dL/ds of rows ``first``.. in a matrix [rows, m] (STORE=SCORES: the scores)."""
+    kernel: Any,
+    x: Side,
+    other: Side,
+    how: How,
+    w: Weights,
+    out: Tensor,
+    first: int = 0,
+    along: bool = False,
+    **more: Any,
+) -> Sums | None:
+    """Leaves dL/ds of rows ``first``.. in a matrix [rows, m] (STORE=SCORES: the scores); the sums along its rows."""
     given = how.metric == Metric.given
     c = config(how.kernel("weights"), x.rows, WIDE)
     arguments, constants = _call(how, w, False)
     h, m = out.shape
     operands = _operands(x, other) if not given else (x.rows, x.rows, x.n, m, 1, x.stride, 0, None, None, None, None)
+    down, over = cdiv(h, c.BM), cdiv(m, c.BN)
+    sums = None
+    if along:  # given scores have no factors: their weights are the slopes
+        sums = torch.empty((over * 3 * h + down * m,), dtype=torch.float32, device=out.device)
     run(
         kernel,
-        (cdiv(h, c.BM) * cdiv(m, c.BN),),
+        (down * over,),
         *operands,
         *arguments,
-        *(out, None, first, 0, h, m, out.stride(0)),
-        **(how.constants(x) | constants | _tiles(c, x) | {"STORE": SLOPES} | more),
-        ALONG=False,
+        *(out, sums, first, 0, h, m, out.stride(0)),
+        **(how.constants(x) | constants | _tiles(c, x) | {"STORE": WEIGHTS if along else SLOPES} | more),
+        ALONG=along,
         GROUP=GROUP,
         INTERIOR=False,
         config=c,
     )
+    return None if sums is None else Sums(*sums[: over * 3 * h].view(over, 3, h).sum(0, dtype=torch.float64))
 
 
 def partner_scores(x: Side, y: Side, partner: Tensor) -> Tensor:

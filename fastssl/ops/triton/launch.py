@@ -66,7 +66,7 @@ def architecture(index: int) -> str:
 
 
 class Observer:
-    """Told of launches on the meta device instead of a GPU's: for compiling what would be launched, and counting its bytes.
+    """Told of launches on the meta device instead of a GPU: to compile what would be launched, and count its bytes.
 
     Args:
         architecture: whose tiles are asked for.
@@ -97,13 +97,18 @@ def config(kernel: str, x: Tensor, d: int) -> Config:
     depth = bucket(d)
     if _observer is not None:
         name = key(_observer.architecture, kernel, x.dtype, depth)
-        return _observer.tiles.get(name) or Config(**_table()[name])
+        return _observer.tiles.get(name) or _tabled(name, key(_observer.architecture, kernel, x.dtype, WIDE))
     if x.device.type != "cuda":  # interpreted
         resident = max(16, 1 << (d - 1).bit_length()) if depth <= WIDEST_RESIDENT else 16  # (WIDE: in steps)
         return Config(16, 16, resident, 4, 1, split=kernel == "reduce")
     name = key(architecture(x.device.index or 0), kernel, x.dtype, depth)
     tuned = _tuned(kernel, x, depth)
-    return tuned or Config(**_table()[name])
+    return tuned or _tabled(name, key(architecture(x.device.index or 0), kernel, x.dtype, WIDE))
+
+
+def _tabled(name: str, otherwise: str) -> Config:
+    """Tiles that hold rows of this depth whole, or where there are none those that read them in steps."""
+    return Config(**(_table().get(name) or _table()[otherwise]))
 
 
 def has_config(kernel: str, x: Tensor, d: int) -> bool:
@@ -175,8 +180,8 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
 
 
 def _mend_interpreter() -> None:
-    """Triton's interpreter holds bf16 as bits, multiplies the bits, and truncates fp32 to them: products of bf16 are made
-    in fp32 instead, and fp32 is rounded to the nearest, as GPUs do."""
+    """Triton's interpreter holds bf16 as bits, multiplies the bits, and truncates fp32 to them: products of bf16 are
+    made in fp32 instead, and fp32 is rounded to the nearest, as GPUs do."""
     import numpy as np
     import triton.language as tl
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
@@ -231,12 +236,13 @@ def packed(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Side:
-    """Rows of one side of a pair matrix: ``factor`` 1 / length where they are normalised, ``square`` their squared lengths
-    where distances need them."""
+    """Rows of one side of a pair matrix: ``factor`` 1 / length where they are normalised in the tile, ``square`` their
+    squared lengths where distances need them; ``unit`` 1 / length where the rows are normalised already."""
 
     rows: Tensor
     factor: Tensor | None
     square: Tensor | None
+    unit: Tensor | None = None
 
     @property
     def n(self) -> int:
@@ -252,11 +258,20 @@ class Side:
 
 
 def side(x: Tensor, normalize: bool, squares: bool) -> Side:
+    """fp32 rows are normalised once, which costs a copy of them and saves every score two roundings.
+
+    16-bit rows stay as they are, since their products are exact: their scores are multiplied by the lengths.
+    """
     rows = packed(x)
     if not normalize and not squares:
         return Side(rows, None, None)
-    length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)  # of the packed rows: the same bits for any strides
+    # Of the packed rows: the same bits for any strides.
+    length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
     factor = length.clamp(min=1e-12).reciprocal() if normalize else None
-    if not squares:
-        return Side(rows, factor, None)
-    return Side(rows, factor, (length if factor is None else length * factor).square())
+    square = None
+    if squares:
+        square = (length if factor is None else length * factor).square()
+    if factor is not None and x.dtype == torch.float32:
+        rows = packed(rows * factor[:, None])
+        return Side(rows, None, square, factor)
+    return Side(rows, factor, square)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -61,7 +62,7 @@ def pair_sums(
     columns: bool = False,
     filtering: float = 0.0,
 ) -> Tensor:
-    """``fastssl::triton_pair_sums``: see there. A scale that is a number says how far from 0 scores of unit rows can be."""
+    """``fastssl::triton_pair_sums``: see there. A scale that is a number bounds the scores of unit rows."""
     bounded = isinstance(scale, (int, float)) and normalize and abs(scale) / math.log(2) <= BOUND and bias is None
     if not isinstance(scale, Tensor):
         scale = constant((float(scale),), torch.float32, x.device)
@@ -231,7 +232,9 @@ def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, column
         if s.sigmoid:
             return Sums(state[0], none, score, state[1], None)
         by_row = engine.log2_sum(state[0], state[1])
-        return Sums(by_row, none if by_column is None else engine.log2_sum(by_column[0], by_column[1]), score, none, None)
+        return Sums(
+            by_row, none if by_column is None else engine.log2_sum(by_column[0], by_column[1]), score, none, None
+        )
 
 
 def gradients(

@@ -1,7 +1,7 @@
 """The Triton engine as torch operators: ``fastssl::triton_pair_sums``, ``triton_row_loss`` and ``triton_pairwise``.
 
-``torch.library.triton_op`` lets torch.compile see the kernels; autograd, tracing and torch.func are those of every other
-operator here (``fastssl.ops.operator``).
+``torch.library.triton_op`` lets torch.compile see the kernels; autograd, tracing and torch.func are those of every
+other operator here (``fastssl.ops.operator``).
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def pair_sums(
     how = sums_how(y, partner, ids, scale, bias, sigmoid, bounded)
     state, by_column, score = sums_of(x, y, how, normalize, columns)
     if sigmoid:
-        return torch.stack([state[0], score, state[2], state[0]])
+        return torch.stack([state[0], score, state[1], state[0]])  # the sums of sigmoids are the bias's gradient
     bits = engine.log2_sum(state[0], state[1])
     result = torch.stack([bits * LN2, score, state[2] * LN2, bits])
     if by_column is None:
@@ -141,7 +141,14 @@ def pair_sums_backward(
     wanted = (bool(needs & 1), bool(needs & 2) or per_column)
     threshold = torch.full((1,), filtering, device=x.device) if filtering > 0 else None
     gx, gy, sums_x, sums_y = engine.gradients(
-        a, b, how, w, needs=wanted, dtype=x.dtype, along=bool(needs & 4) or (by_bias and not per_column), filtering=threshold
+        a,
+        b,
+        how,
+        w,
+        needs=wanted,
+        dtype=x.dtype,
+        along=bool(needs & 4),
+        filtering=threshold,
     )
     g_scale, g_bias = nothing(x), nothing(x)
     if needs & 4:
@@ -153,8 +160,13 @@ def pair_sums_backward(
             assert sums_y is not None
             g_bias = sums_y.total.to(bias.dtype).reshape(bias.shape)
         else:
-            assert sums_x is not None
-            g_bias = sums_x.total.double().sum().to(bias.dtype).reshape(bias.shape)
+            scored = (
+                grad[1, :n]
+                if partner is None
+                else torch.where(partner >= 0, grad[1, :n], torch.zeros_like(grad[1, :n]))
+            )
+            by_sums = (grad[0, :n] * out[2, :n]).sum() if sigmoid else grad[0].sum()
+            g_bias = (by_sums + scored.sum()).to(bias.dtype).reshape(bias.shape)
     return (
         gx if needs & 1 and gx is not None else nothing(x),
         gy if needs & 2 and gy is not None else nothing(x),
@@ -168,8 +180,8 @@ def own(weight: Tensor, bits: Tensor, positives: Tensor, sigmoid: bool, bounded:
     finite = _no_infinite(bits)
     if not sigmoid:
         weight = torch.where(torch.isinf(bits) & (bits < 0), torch.zeros_like(weight), weight)
-        if bounded:
-            weight = weight * torch.exp2(-finite)
+        # What float32 cannot hold of a log-sum goes into the weight.
+        weight = weight * torch.exp2(-finite if bounded else finite.float().double() - finite)
     zero = torch.zeros_like(finite)
     return torch.stack([weight, finite if not sigmoid else zero, positives, zero]).float()
 
@@ -245,10 +257,10 @@ def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
     """[2, n]: how many positives and negatives every row has."""
     if how.positive_bits is not None:
         assert how.negative_bits is not None
-        lanes = torch.arange(32, device=device, dtype=torch.int32)
+        lanes = torch.arange(32, device=device, dtype=torch.int32)[None, :, None]
         return torch.stack(
             [
-                torch.cat([((words[:, None, :] >> lanes[None, :, None]) & 1).sum(2) for words in bits.split(1)]).flatten()[:n]
+                torch.cat([((words[:, None, :] >> lanes) & 1).sum(2) for words in bits.split(1)]).flatten()[:n]
                 if len(bits)
                 else torch.zeros(n, device=device)
                 for bits in (how.positive_bits, how.negative_bits)
@@ -291,8 +303,10 @@ def row_loss(
     variant: int,
     numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
-    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N]. ``numbers``: the
-    parameters of triplets (sign, margin, smooth) as numbers."""
+    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N].
+
+    ``numbers``: the parameters of triplets (sign, margin, smooth) as numbers.
+    """
     n = x.shape[0]
     m = x.shape[1] if metric == Metric.given else (x if y is None else y).shape[0]
     how = _row_how(
@@ -312,7 +326,9 @@ def row_loss(
     value = None if row_value is None else row_value.detach().float()
     if kind == RowLoss.fast_ap:
         histogram = _histogram(how, a, b, variant)
-        return torch.cat([_fast_ap(histogram)[None], counts]).T.contiguous(), histogram.reshape(n, 2 * (variant + 2)).T.contiguous()
+        return torch.cat([_fast_ap(histogram)[None], counts]).T.contiguous(), histogram.reshape(
+            n, 2 * (variant + 2)
+        ).T.contiguous()
     if m and n:
         if kind == RowLoss.lse:
             state, _ = engine.reduce(a, b, how)
@@ -441,45 +457,61 @@ def row_loss_backward(
     if kind in _SORTED:
         from fastssl.ops.triton import sorted_rows
 
-        to_x, to_y = sorted_rows.backward(
+        found_x, found_y = sorted_rows.backward(
             kind,
             *(a, None if y is None else b, how, g[0], m, list(numbers)),
             *((needs & 1, needs & 2), x.dtype, x if given else None),
         )
-        return to_x if to_x is not None else nothing(x), to_y if to_y is not None else nothing(x), to_value, to_params
+        return (
+            nothing(x) if found_x is None else found_x,
+            nothing(x) if found_y is None else found_y,
+            to_value,
+            to_params,
+        )
     w = _row_weights(kind, how, a, b, g, saved, out.T, value)
-    along = kind == RowLoss.hinge and bool(needs & 4) or kind in (RowLoss.lse, RowLoss.softplus) and bool(needs & 8)
+    along = (kind == RowLoss.hinge and bool(needs & 4)) or (kind in (RowLoss.lse, RowLoss.softplus) and bool(needs & 8))
     if given:
         from fastssl.kernels.gradient import weights_kernel
 
         slopes = engine.aligned(n, m, x.dtype, x.device)
-        engine.store_slopes(weights_kernel, a, a, how, w, slopes)
-        if along:
-            raise RuntimeError("fastssl: scores that are given have no gradient for parameters on the GPU yet")
+        found = engine.store_slopes(weights_kernel, a, a, how, w, slopes, along=along)
+        to_value, to_params = _along(kind, found, row_value, params, to_value, to_params)
         return slopes.contiguous() if needs & 1 else nothing(x), nothing(x), to_value, to_params
     wanted = (bool(needs & 1), y is not None and bool(needs & 2))
     if y is None and how.positive_bits is not None:  # listed pairs are not mutual: as two sets of rows
         gx, gy, sums, _ = engine.gradients(a, b, how, w, needs=(True, True), dtype=torch.float32, along=along)
         assert gx is not None and gy is not None
-        to_x, to_y = (gx + gy).to(x.dtype), None
+        found_x, found_y = (gx + gy).to(x.dtype), None
     else:
         if y is None:
             w = _both_sides(w)
-        to_x, to_y, sums, _ = engine.gradients(
+        found_x, found_y, sums, _ = engine.gradients(
             a, None if y is None else b, how, w, needs=wanted, dtype=x.dtype, along=along
         )
-    if along and sums is not None:
-        if kind == RowLoss.hinge:
-            to_value = -sums.first.to(row_value.dtype) if row_value is not None else nothing(x)
-        else:
-            to_params = torch.zeros_like(params)
-            to_params[0], to_params[1] = sums.first.double().sum(), sums.second.double().sum()
+    to_value, to_params = _along(kind, sums if along else None, row_value, params, to_value, to_params)
     return (
-        to_x if needs & 1 and to_x is not None else nothing(x),
-        to_y if needs & 2 and to_y is not None else nothing(x),
+        found_x if needs & 1 and found_x is not None else nothing(x),
+        found_y if needs & 2 and found_y is not None else nothing(x),
         to_value,
         to_params,
     )
+
+
+def _along(
+    kind: RowLoss,
+    sums: engine.Sums | None,
+    row_value: MaybeTensor,
+    params: Tensor,
+    to_value: Tensor,
+    to_params: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The gradients of thresholds and parameters, where they were asked for, from sums along rows."""
+    if sums is None:
+        return to_value, to_params
+    if kind == RowLoss.hinge:
+        return (to_value if row_value is None else -sums.first.to(row_value.dtype)), to_params
+    first, second = sums.first.double().sum()[None], sums.second.double().sum()[None]
+    return to_value, torch.cat([first, second, params.new_zeros(len(params) - 2).double()]).to(params.dtype)
 
 
 def _both_sides(w: Weights) -> Weights:
@@ -489,7 +521,7 @@ def _both_sides(w: Weights) -> Weights:
 def _row_weights(
     kind: RowLoss, how: How, a: Side, b: Side, g: Tensor, saved: Tensor, out: Tensor, value: Tensor | None
 ) -> Weights:
-    """The numbers of every row that ``slope`` takes, from what the forward pass gave and the upstream gradient [k, N]."""
+    """The numbers of every row that ``slope`` takes, from what forward gave and the upstream gradient [k, N]."""
     zero = torch.zeros_like(g[0])
     if kind == RowLoss.fast_ap:
         bins = saved.shape[0] // 2 - 2
@@ -499,7 +531,8 @@ def _row_weights(
         own = []
         for k in range(2):
             empty = torch.isinf(out[k]) & (out[k] < 0)
-            own += [torch.where(empty, zero, g[k]), _no_infinite(out[k])]
+            lse = _no_infinite(out[k])
+            own += [torch.where(empty, zero, g[k] * torch.exp(lse.float().double() - lse)), lse]
     elif kind == RowLoss.hinge:
         own = [g[0], g[2], zero if value is None else value, zero]
     elif kind == RowLoss.softplus:
@@ -518,7 +551,9 @@ def _row_weights(
             state, _ = engine.reduce(a, b, pull, own0=lse.float(), other0=columns, other1=upstream)
             pulled = state[0]
         else:
-            state, _ = engine.reduce(a, b, pull, own0=lse.float(), other0=columns, other1=columns.new_ones(max(a.n, b.n)))
+            state, _ = engine.reduce(
+                a, b, pull, own0=lse.float(), other0=columns, other1=columns.new_ones(max(a.n, b.n))
+            )
             pulled = state[0] * g[1]  # the sum of both upstream gradients is 2 of them
         own = [lse, g[1], pulled, zero]
         if value is not None:
@@ -576,6 +611,7 @@ def of_strip(
         a.rows[first : first + len(slopes)],
         None if a.factor is None else a.factor[first : first + len(slopes)],
         None if a.square is None else a.square[first : first + len(slopes)],
+        None if a.unit is None else a.unit[first : first + len(slopes)],
     )
     w = Weights(None, matrix=slopes)
     gx, gy, _, _ = engine.gradients(strip, b, replace(how, same=False), w, needs=needs, dtype=torch.float32)

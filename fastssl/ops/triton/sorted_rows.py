@@ -1,5 +1,7 @@
-"""What sorts or selects from whole rows: all triplets, semi-hard triplets, nearest rows. Scores by Triton, strip by strip
-within the memory budget; threads of CUDA C++ (csrc/cuda/rows.h) look at a row each block."""
+"""What sorts or selects from whole rows: all triplets, semi-hard triplets, nearest rows.
+
+Scores by Triton, strip by strip within the memory budget; a block of csrc/cuda/rows.h looks at each row.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,8 @@ def forward(
     if a.n == 0 or m == 0:
         return torch.zeros((2, a.n), dtype=torch.float64, device=device)
     parts = [
-        _call(kind, _scores(a, b, how, given, first, rows), how, first, a.n, params, None) for first, rows in _strips(a.n, m)
+        _call(kind, _scores(a, b, how, given, first, rows), how, first, a.n, params, None)
+        for first, rows in _strips(a.n, m)
     ]
     return torch.cat(parts, 1)
 
@@ -81,7 +84,8 @@ def backward(
     grad = grad.double().contiguous()
     if given is not None:
         strips = [
-            _call(kind, _scores(a, b, how, given, i, h), how, i, a.n, params, grad[i : i + h]) for i, h in _strips(a.n, m)
+            _call(kind, _scores(a, b, how, given, i, h), how, i, a.n, params, grad[i : i + h])
+            for i, h in _strips(a.n, m)
         ]
         return torch.cat(strips).to(dtype), None
     other = a if b is None else b

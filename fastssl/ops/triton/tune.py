@@ -1,6 +1,6 @@
-"""Sizes of tiles measured on the machine itself: FASTSSL_AUTOTUNE=1 tries candidates at the first call and stores the best.
+"""Sizes of tiles measured on the machine itself: FASTSSL_AUTOTUNE=1 tries candidates at the first call, keeps the best.
 
-Without it the table in kernels/configs.json is used: the first call waits for one compilation a kernel, never for tuning.
+Without it the table in kernels/configs.json is used: the first call waits for one compilation a kernel, not for tuning.
 """
 
 from __future__ import annotations
