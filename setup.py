@@ -78,7 +78,7 @@ class CMakeBuild(build_ext):
         try:
             subprocess.run(["cmake", "--build", str(build), "--target", "cuda_kernels"], check=True, env=env)
             editable = self.inplace or getattr(self, "editable_mode", False)
-            shutil.copy2(build / "_cuda.so", (ROOT / "fastssl" if editable else into) / "_cuda.so")
+            shutil.copy2(build / "_cuda.kernels.so", (ROOT / "fastssl" if editable else into) / "_cuda.kernels.so")
         except (OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("FASTSSL_REQUIRE_CUDA") == "1":
                 raise

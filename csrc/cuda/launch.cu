@@ -31,13 +31,11 @@ __global__ void __launch_bounds__(kThreads) kernel(const __grid_constant__ typen
   Kernel::run(Block{int64_t(blockIdx.x), int(blockDim.x)}, problem);
 }
 
-// The stream that torch works on. Looked up in the process: a build needs no CUDA build of torch.
-inline cudaStream_t stream_of(int32_t device) {
-  using Get = int32_t (*)(int32_t, void**);
-  static const Get get = reinterpret_cast<Get>(dlsym(RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
-  void* stream = nullptr;
-  if (get) get(device, &stream);
-  return static_cast<cudaStream_t>(stream);
+// The stream that torch works on, from the library that torch has loaded: a build needs no CUDA build of torch.
+using StreamOf = int32_t (*)(int32_t, void**);
+inline StreamOf stream_lookup() {
+  void* library = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  return reinterpret_cast<StreamOf>(dlsym(library ? library : RTLD_DEFAULT, "aoti_torch_get_current_cuda_stream"));
 }
 
 template <class Kernel, class Tensor>
@@ -53,11 +51,15 @@ namespace cuda {
 
 template <class Kernel, class AnyTensor>
 void launch(const typename Kernel::Problem& problem, int64_t blocks, const AnyTensor& on) {
+  static const StreamOf stream_of = stream_lookup();
+  STD_TORCH_CHECK(stream_of, "fastssl: torch has no CUDA streams");
   const int32_t device = on.get_device_index();
+  void* stream = nullptr;
+  STD_TORCH_CHECK(stream_of(device, &stream) == 0, "fastssl: torch has no CUDA stream for device ", device);
   int before = 0;
   cudaGetDevice(&before);
   cudaSetDevice(device);
-  kernel<Kernel><<<unsigned(blocks), kThreads, 0, stream_of(device)>>>(problem);
+  kernel<Kernel><<<unsigned(blocks), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(problem);
   const cudaError_t status = cudaGetLastError();
   cudaSetDevice(before);
   STD_TORCH_CHECK(status == cudaSuccess, "fastssl: ", cudaGetErrorString(status));

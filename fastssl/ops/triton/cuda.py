@@ -9,7 +9,7 @@ import torch
 
 from fastssl.ops import extension
 
-LIBRARY = Path(__file__).parents[2] / "_cuda.so"
+LIBRARY = Path(__file__).parents[2] / "_cuda.kernels.so"
 
 
 def reason() -> str:
