@@ -241,14 +241,24 @@ def test_backend_choice() -> None:
         fastssl.backend("tpu").__enter__()
 
 
-def test_other_devices_get_the_reference_with_one_warning() -> None:
+def test_other_devices_get_the_reference_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = importlib.import_module("fastssl.ops.backend")  # the package exports a function of this name
-    backend._warned.discard("cuda")
-    with pytest.warns(RuntimeWarning, match="no kernels for 'cuda'"):
-        assert backend.resolve(torch.device("cuda"), None) == "reference"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert backend.resolve(torch.device("cuda"), None) == "reference"
+    cuda = torch.device("cuda")
+    cases = [
+        (torch.device("xpu"), torch.float32, "", "no kernels for 'xpu'"),
+        (cuda, torch.float64, "", "no GPU kernels for float64"),
+        (cuda, torch.float32, "triton is not installed", "slow reference backend: triton is not installed"),
+    ]
+    for device, dtype, missing, message in cases:
+        monkeypatch.setattr(backend, "NO_TRITON", missing)
+        monkeypatch.setattr(backend, "_warned", set())
+        with pytest.warns(RuntimeWarning, match=message):
+            assert backend.resolve(device, None, dtype) == "reference"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert backend.resolve(device, None, dtype) == "reference"
+    monkeypatch.setattr(backend, "NO_TRITON", "")
+    assert backend.resolve(cuda, None, torch.bfloat16) == "triton"
 
 
 def test_environment_forces_instruction_set_and_backend() -> None:
