@@ -1,6 +1,6 @@
 """What each loss does with a tile of scores: the twins of csrc/cpu/row_*.h and csrc/cpu/pair_loss.cpp.
 
-``update`` folds a tile into four numbers a row (STATE says how parts of a row are merged), ``slope`` is dL/ds, and
+``update`` folds a tile into four numbers a row (``_merge`` in fastssl/ops/triton/engine.py puts parts of a row together), ``slope`` is dL/ds, and
 ``along`` the derivatives of parameters. Scores of SUMS and SIGMOID are in bits (log2), those of row losses as they are.
 Numbers a row (``own``) and numbers of the other side (``other``) broadcast to the tile, so that one formula serves a
 row's own loss and, for rows against themselves, that of the column.
@@ -23,21 +23,6 @@ EXTREME = tl.constexpr(7)
 RANKED_LIST = tl.constexpr(8)
 MATRIX = tl.constexpr(9)  # dL/ds is given, a matrix
 FAST_AP = tl.constexpr(10)  # slopes from a table of bins (histogram.py)
-
-# How the four numbers of two parts of a row become one: pairs (maximum, sum of exp2 below it), sums, extremes (value,
-# column).
-LOG_SUM, ADD, LARGEST, SMALLEST = "log_sum", "add", "largest", "smallest"
-STATE = {
-    SUMS.value: (LOG_SUM, ADD),
-    SIGMOID.value: (ADD, ADD),
-    LSE.value: (LOG_SUM, LOG_SUM),
-    HINGE.value: (ADD, ADD),
-    SOFTPLUS.value: (ADD, ADD),
-    LIFTED.value: (ADD, ADD),
-    LIFTED_PULL.value: (ADD, ADD),
-    EXTREME.value: (LARGEST, SMALLEST),
-    RANKED_LIST.value: (ADD, ADD),
-}
 
 
 @triton.jit
