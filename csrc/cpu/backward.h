@@ -19,78 +19,85 @@ FASTSSL_INLINE void store_row_pairs(uint32_t* p, const Vec<float>* even, const V
 }
 #endif
 
-// G of one row of one lane block.
+// From what a tile kept to G, for the lanes of one block.
 template <class T, bool kScores>
-FASTSSL_INLINE Vec<T> weigh(const Tile<T>& t, const Weights<T>& w, int64_t i, int64_t j, Vec<T> e) {
-  if constexpr (kScores) {
-    Vec<T> g = load<T>(w.lane_weight + i) * exp2v(e - load<T>(w.lane_lse + i));
-    if (w.row_weight) g += w.row_weight[j] * exp2v(e - w.row_lse[j]);
-    return g;
-  } else {
-    Vec<T> weight = load<T>(w.lane_weight + i);
-    if (w.row_weight) weight += w.row_weight[j];
-    return e * weight;
-  }
-}
+struct Weigh {
+  Vec<T> weight[kBlockVectors<T>], lse[kBlockVectors<T>];
+  const T *row_weight, *row_lse;
 
-template <class K, bool kScores>
-void weigh_tile(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w) {
-  using T = typename K::Acc;
-  constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
-  const int64_t rows = (t.j1 - t.j0) * kBlock;
-  if (w.row_total) clear_row_accumulators<T>(t, 0);
-  for (int64_t ib = t.i0; ib < t.i1; ++ib) {
-    const int64_t i = ib * kBlock;
-    for (int64_t j = t.j0 * kBlock; j < row_end(t, ib) * kBlock; ++j) {
-      const T* e = tile_row(t, ib, j);
-      const int64_t row = (ib - t.i0) * rows + (j - t.j0 * kBlock);
-      Vec<T> g[kV];
-      for (int v = 0; v < kV; ++v) g[v] = weigh<T, kScores>(t, w, i + v * kW, j, load<T>(e + v * kW));
-      if (w.row_total) {
-        T* acc = row_accumulator(t, j);
-        Vec<T> sum = g[0];
-        for (int v = 1; v < kV; ++v) sum += g[v];
-        store<T>(acc, load<T>(acc) + sum);
-      }
-      if constexpr (K::kPerWord == 1) {
-        for (int v = 0; v < kV; ++v) store<T>(w.g + row * kBlock + v * kW, g[v]);
-      }
-#ifdef __AVX512BF16__
-      if constexpr (K::kPerWord == 2) {
-        // The operands are raw rows: each product carries the factor of the row it is multiplied with.
-        Vec<float> next[2], lanes[2], odd[2];
-        if (w.grad_y) {
-          for (int v = 0; v < 2; ++v) lanes[v] = g[v] * load<float>(t.x.lane_factor + i + v * kW);
-          store_natural_pairs(reinterpret_cast<uint32_t*>(w.g) + row * 16, lanes);
-        }
-        if (w.grad_x && j % 2 == 0) {
-          for (int v = 0; v < 2; ++v) {
-            next[v] = g[v] * t.y.lane_factor[j];
-            odd[v] = weigh<T, kScores>(t, w, i + v * kW, j + 1, load<T>(e + kBlock + v * kW)) * t.y.lane_factor[j + 1];
-          }
-          store_row_pairs(static_cast<uint32_t*>(w.g_pairs) + row / 2 * kBlock, next, odd);
-        }
-      }
-#endif
+  FASTSSL_INLINE Weigh(const Weights<T>& w, int64_t i) : row_weight(w.row_weight), row_lse(w.row_lse) {
+    for (int v = 0; v < kBlockVectors<T>; ++v) {
+      weight[v] = load<T>(w.lane_weight + i + v * kWidth<T>);
+      if (kScores) lse[v] = load<T>(w.lane_lse + i + v * kWidth<T>);
     }
   }
-  for (int64_t j = t.j0 * kBlock; w.row_total && j < t.j1 * kBlock && j < t.y.n; ++j)
-    w.row_total[j] += hsum<T>(load<T>(row_accumulator(t, j)));
+  FASTSSL_INLINE Vec<T> operator()(Vec<T> e, int v, int64_t j) const {
+    if constexpr (kScores) {
+      Vec<T> g = weight[v] * exp2v(e - lse[v]);
+      if (row_weight) g += row_weight[j] * exp2v(e - row_lse[j]);
+      return g;
+    } else {
+      return e * (row_weight ? weight[v] + row_weight[j] : weight[v]);
+    }
+  }
+};
+
+template <class K, bool kScores>
+void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib) {
+  using T = typename K::Acc;
+  constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
+  const int64_t rows = (t.j1 - t.j0) * kBlock, first = t.j0 * kBlock, end = row_end(t, ib) * kBlock;
+  const Weigh<T, kScores> weigh(w, ib * kBlock);
+  const T* e = tile_row(t, ib, first);
+  T* out = w.g + (ib - t.i0) * rows * (kBlock / K::kPerWord);
+  T* acc = w.row_total ? row_accumulator(t, first) : nullptr;
+  [[maybe_unused]] uint32_t* out_pairs = static_cast<uint32_t*>(w.g_pairs) + (ib - t.i0) * rows / 2 * kBlock;
+  for (int64_t j = first; j < end; ++j, e += kBlock, out += kBlock / K::kPerWord) {
+    Vec<T> g[kV];
+    for (int v = 0; v < kV; ++v) g[v] = weigh(load<T>(e + v * kW), v, j);
+    if (acc) {
+      Vec<T> sum = g[0];
+      for (int v = 1; v < kV; ++v) sum += g[v];
+      store<T>(acc, load<T>(acc) + sum);
+      acc += kW;
+    }
+    if constexpr (K::kPerWord == 1) {
+      for (int v = 0; v < kV; ++v) store<T>(out + v * kW, g[v]);
+    }
+#ifdef __AVX512BF16__
+    if constexpr (K::kPerWord == 2) {
+      // The operands are raw rows: each product carries the factor of the row it is multiplied with.
+      Vec<float> next[2], lanes[2], odd[2];
+      if (w.grad_y) {
+        for (int v = 0; v < 2; ++v) lanes[v] = g[v] * load<float>(t.x.lane_factor + ib * kBlock + v * kW);
+        store_natural_pairs(reinterpret_cast<uint32_t*>(out), lanes);
+      }
+      if (w.grad_x && j % 2 == 0) {
+        for (int v = 0; v < 2; ++v) {
+          next[v] = g[v] * t.y.lane_factor[j];
+          odd[v] = weigh(load<T>(e + kBlock + v * kW), v, j + 1) * t.y.lane_factor[j + 1];
+        }
+        store_row_pairs(out_pairs, next, odd);
+        out_pairs += kBlock;
+      }
+    }
+#endif
+  }
 }
 
-template <class K, int kStrideK, int kStrideR>
+template <class K, int kStrideK, int kStrideR, class Prefetch = Nothing>
 FASTSSL_INLINE void accumulate_block(typename K::Acc* grad, const typename K::Word* a, int64_t a_step,
-                                     const typename K::Word* b, int64_t b_step, int64_t runs) {
+                                     const typename K::Word* b, int64_t b_step, int64_t runs, Prefetch&& ahead = {}) {
   using T = typename K::Acc;
   for (int l = 0; l < kBlock; l += kLanes<T>) {
     for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
       constexpr int R = decltype(rows)::value;
       // The sums are wanted when the products are done; they come from beyond L2 and nothing else asks for them early.
       for (int q = 0; q < R; ++q)
-        for (int v = 0; v < kVectors; v += (64 / kVectorBytes > 1 ? 64 / kVectorBytes : 1))
+        for (int v = 0; v < kVectors; v += kVectorsPerLine)
           __builtin_prefetch(grad + (r + q) * kBlock + l + v * kWidth<T>, 1, 3);
       Micro<K, R> acc = {};
-      multiply<K, kStrideK, kStrideR, R>(acc, a + r * kStrideR, a_step, b + l, b_step, runs, 0);
+      multiply<K, kStrideK, kStrideR, R>(acc, a + r * kStrideR, a_step, b + l, b_step, runs, 0, ahead);
       for (int q = 0; q < R; ++q)
         for (int v = 0; v < kVectors; ++v) {
           T* p = grad + (r + q) * kBlock + l + v * kWidth<T>;
@@ -103,18 +110,28 @@ FASTSSL_INLINE void accumulate_block(typename K::Acc* grad, const typename K::Wo
 template <class K, bool kScores>
 void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w) {
   using W = typename K::Word;
-  weigh_tile<K, kScores>(t, w);
+  using T = typename K::Acc;
   constexpr int64_t kRunWords = K::kRun * kBlock;  // one 32 x 32 block in words
   const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, rows = t.j1 - t.j0;
-  if (w.grad_x) {
-    const W* g = static_cast<const W*>(K::kPerWord == 2 ? w.g_pairs : static_cast<const void*>(w.g));
-    for (int64_t ib = t.i0; ib < t.i1; ++ib)
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        accumulate_block<K, int(kBlock), 1>(w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
-                                            g + (ib - t.i0) * rows * kRunWords, kRunWords,
-                                            static_cast<const W*>(t.y.rows) + (t.j0 * depth_blocks + db) * kRunWords,
-                                            depth_blocks * kRunWords, row_end(t, ib) - t.j0);
+  const W* g_x = static_cast<const W*>(K::kPerWord == 2 ? w.g_pairs : static_cast<const void*>(w.g));
+  if (w.row_total) clear_row_accumulators<T>(t, 0);
+  for (int64_t ib = t.i0; ib < t.i1; ++ib) {
+    weigh_lanes<K, kScores>(t, w, ib);
+    if (!w.grad_x) continue;
+    // A kept tile comes from memory: the next lanes' share of it while these are multiplied.
+    Ahead ahead;
+    if (ib + 1 < t.i1) {
+      ahead.at = reinterpret_cast<const char*>(tile_row(t, ib + 1, t.j0 * kBlock));
+      ahead.end = ahead.at + (row_end(t, ib + 1) - t.j0) * kBlock * kBlock * int64_t(sizeof(T));
+    }
+    for (int64_t db = 0; db < depth_blocks; ++db)
+      accumulate_block<K, int(kBlock), 1>(w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
+                                          g_x + (ib - t.i0) * rows * kRunWords, kRunWords,
+                                          static_cast<const W*>(t.y.rows) + (t.j0 * depth_blocks + db) * kRunWords,
+                                          depth_blocks * kRunWords, row_end(t, ib) - t.j0, ahead);
   }
+  for (int64_t j = t.j0 * kBlock; w.row_total && j < t.j1 * kBlock && j < t.y.n; ++j)
+    w.row_total[j] += hsum<T>(load<T>(row_accumulator(t, j)));
   if (w.grad_y) {
     const W* g = reinterpret_cast<const W*>(w.g);
     for (int64_t jb = t.j0; jb < t.j1; ++jb) {

@@ -1,22 +1,13 @@
-// Cache-line aligned scratch memory, zeroed, in huge pages where it is large.
+// Cache-line aligned scratch memory; what is large comes from memory that earlier calls gave back.
 #pragma once
-#include <sys/mman.h>
-
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <new>
 
+#include "idle_memory.h"
+
 namespace fastssl {
-
-constexpr size_t kHugePage = size_t(2) << 20;
-
-// Page faults cost as much as the arithmetic on large scratch: ask for 2 MiB pages on the whole ones inside.
-inline void advise_huge_pages(void* p, size_t bytes) {
-  const uintptr_t begin = (uintptr_t(p) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (uintptr_t(p) + bytes) / kHugePage * kHugePage;
-  if (p && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-}
 
 template <class T>
 class Buffer {
@@ -25,19 +16,21 @@ class Buffer {
   explicit Buffer(int64_t n, bool zeroed = true) { allocate(n, zeroed); }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
-  ~Buffer() { std::free(data_); }
+  ~Buffer() { release(); }
 
   // `zeroed` = false where every value is written before it is read.
   void allocate(int64_t n, bool zeroed = true) {
-    std::free(data_);
-    data_ = nullptr;
+    release();
     size_ = n;
     if (n == 0) return;
-    const size_t wanted = size_t(n) * sizeof(T), alignment = wanted >= kHugePage ? kHugePage : 64;
-    const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
-    data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
-    if (!data_) throw std::bad_alloc();
-    advise_huge_pages(data_, bytes);
+    const size_t wanted = size_t(n) * sizeof(T);
+    if (wanted >= kHugePage) {
+      taken_ = wanted;
+      data_ = static_cast<T*>(take(taken_));
+    } else {
+      data_ = static_cast<T*>(std::aligned_alloc(64, (wanted + 63) / 64 * 64));
+      if (!data_) throw std::bad_alloc();
+    }
     if (zeroed) std::memset(static_cast<void*>(data_), 0, wanted);
   }
   T* data() const { return data_; }
@@ -45,8 +38,19 @@ class Buffer {
   T& operator[](int64_t i) const { return data_[i]; }
 
  private:
+  void release() {
+    if (taken_) {
+      give_back(data_, reinterpret_cast<void*>(taken_));
+    } else {
+      std::free(data_);
+    }
+    data_ = nullptr;
+    size_ = 0;
+    taken_ = 0;
+  }
   T* data_ = nullptr;
   int64_t size_ = 0;
+  size_t taken_ = 0;  // bytes of idle memory; 0: from malloc
 };
 
 }  // namespace fastssl

@@ -1,5 +1,7 @@
 // The reduction: score tiles, their epilogue, and the row and column statistics.
 #pragma once
+#include <type_traits>
+
 #include "microkernel.h"
 #include "relation.h"
 
@@ -26,26 +28,43 @@ FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int6
   const W* b = static_cast<const W*>(t.x.lanes) + ib * words * kBlock;
   T* out = tile_row(t, ib, jb * kBlock);
   constexpr int64_t kStep = K::kRun * kBlock;
-  for (int l = 0; l < kBlock; l += kLanes<T>) {
-    for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
-      constexpr int R = decltype(rows)::value;
-      Micro<K, R> acc = {};
-      multiply<K, int(kBlock), 1, R>(acc, a + r, kStep, b + l, kStep, words / K::kRun, int(words % K::kRun));
-      for (int q = 0; q < R; ++q)
-        for (int v = 0; v < kVectors; ++v) store<T>(out + (r + q) * kBlock + l + v * kWidth<T>, acc[q][v]);
-    });
+  // Both panels of four runs (32 KiB) stay in L1 while all micro-tiles pass over them.
+  constexpr int64_t kPanel = 4 * K::kRun;
+  for (int64_t w = 0; w < words; w += kPanel) {
+    const int64_t n = words - w < kPanel ? words - w : kPanel;
+    for (int l = 0; l < kBlock; l += kLanes<T>) {
+      for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
+        constexpr int R = decltype(rows)::value;
+        T* p = out + r * kBlock + l;
+        Micro<K, R> acc = {};
+        if (w > 0) load_micro<K, R>(acc, p);
+        multiply<K, int(kBlock), 1, R>(acc, a + w * kBlock + r, kStep, b + w * kBlock + l, kStep, n / K::kRun,
+                                       int(n % K::kRun));
+        store_micro<K, R>(p, acc);
+      });
+    }
   }
 }
 
 // What is left between the product and the score: the factors of bf16 rows, the bias of row j.
 template <class K>
-FASTSSL_INLINE Vec<typename K::Acc> finish_score(const Tile<typename K::Acc>& t, Vec<typename K::Acc> s, int64_t i,
-                                                 int64_t j) {
+struct ScoreEnd {
   using T = typename K::Acc;
-  if constexpr (K::kPerWord == 2) s *= load<T>(t.x.lane_factor + i) * (t.y.lane_factor[j] * t.scale);
-  if (t.bias) s += t.bias[j];
-  return s;
-}
+  const T* bias;
+  const float* row_factor;
+  T scale;
+  Vec<T> lanes[kBlockVectors<T>];
+
+  FASTSSL_INLINE ScoreEnd(const Tile<T>& t, int64_t i) : bias(t.bias), row_factor(t.y.lane_factor), scale(t.scale) {
+    if constexpr (K::kPerWord == 2)
+      for (int v = 0; v < kBlockVectors<T>; ++v) lanes[v] = load<T>(t.x.lane_factor + i + v * kWidth<T>);
+  }
+  FASTSSL_INLINE Vec<T> operator()(Vec<T> s, int v, int64_t j) const {
+    if constexpr (K::kPerWord == 2) s *= lanes[v] * (row_factor[j] * scale);
+    if (bias) s += bias[j];
+    return s;
+  }
+};
 
 template <class T>
 FASTSSL_INLINE int64_t row_end(const Tile<T>& t, int64_t ib) {
@@ -87,48 +106,77 @@ struct Sigmoid {  // keeps sigmoid(s), sums softplus(s) and sigmoid(s)
   }
 };
 
+// f(std::bool_constant...) with the values of two flags: the loops inside are made for each of the four.
+template <class F>
+FASTSSL_INLINE void with_flags(bool a, bool b, F&& f) {
+  if (a) {
+    b ? f(std::true_type{}, std::true_type{}) : f(std::true_type{}, std::false_type{});
+  } else {
+    b ? f(std::false_type{}, std::true_type{}) : f(std::false_type{}, std::false_type{});
+  }
+}
+
+// Sums over the rows of a block, per lane.
+template <class T>
+struct LaneSums {
+  Vec<T> sum[kBlockVectors<T>] = {}, aux[kBlockVectors<T>] = {};
+
+  FASTSSL_INLINE void add(const LaneSums& other) {
+    for (int v = 0; v < kBlockVectors<T>; ++v) {
+      sum[v] += other.sum[v];
+      aux[v] += other.aux[v];
+    }
+  }
+};
+
+// The epilogue of one block. Everything that a row does not change is in a local variable: stores to the tile might
+// alias the tile's description, which would be read again for every row (a fifth of the pass with AVX-512).
+template <class K, template <class> class Epi, bool kMasked, bool kRows>
+FASTSSL_INLINE LaneSums<typename K::Acc> reduce_block(const Tile<typename K::Acc>& t, int64_t ib, int64_t jb) {
+  using T = typename K::Acc;
+  constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
+  const int64_t i = ib * kBlock;
+  const auto finish = ScoreEnd<K>(t, i);
+  T* e = tile_row(t, ib, jb * kBlock);
+  T* acc = row_accumulator(t, jb * kBlock);
+  LaneSums<T> part;
+  for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j, e += kBlock, acc += kW) {
+    Vec<T> row{};
+    for (int v = 0; v < kV; ++v) {
+      IVec<T> keep{};
+      if (kMasked) keep = takes_part(t, i + v * kW, j);
+      Vec<T> sum, aux;
+      store<T>(e + v * kW, Epi<T>::apply(finish(load<T>(e + v * kW), v, j), sum, aux, keep, kMasked));
+      part.sum[v] += sum;
+      if (Epi<T>::kAux) part.aux[v] += aux;
+      if (kRows) row += sum;
+    }
+    if (kRows) store<T>(acc, load<T>(acc) + row);
+  }
+  return part;
+}
+
 template <class K, template <class> class Epi>
 void forward(const Tile<typename K::Acc>& t) {
   using T = typename K::Acc;
-  constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
+  constexpr int kW = kWidth<T>;
   const TileMask<T> mask(t);
   const bool rows = t.row_sum != nullptr;
   if (rows) clear_row_accumulators<T>(t, 0);
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
     const int64_t i = ib * kBlock;
-    Vec<T> total[kV] = {}, total_aux[kV] = {};
+    LaneSums<T> total;
     for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
       score_block<K>(t, ib, jb);
       // Sums of 32, then of blocks: rounding grows with the logarithm of the length.
-      Vec<T> part[kV] = {}, part_aux[kV] = {};
-      const bool masked = mask.flagged[ib - t.i0][jb - t.j0];
-      const bool count_rows = rows && !(t.triangular && ib == jb);
-      for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j) {
-        T* e = tile_row(t, ib, j);
-        Vec<T> row{};
-        for (int v = 0; v < kV; ++v) {
-          IVec<T> keep{};
-          if (masked) keep = takes_part(t, i + v * kW, j);
-          Vec<T> sum, aux;
-          store<T>(e + v * kW,
-                   Epi<T>::apply(finish_score<K>(t, load<T>(e + v * kW), i + v * kW, j), sum, aux, keep, masked));
-          part[v] += sum;
-          if (Epi<T>::kAux) part_aux[v] += aux;
-          row += sum;
-        }
-        if (count_rows) {
-          T* acc = row_accumulator(t, j);
-          store<T>(acc, load<T>(acc) + row);
-        }
-      }
-      for (int v = 0; v < kV; ++v) {
-        total[v] += part[v];
-        if (Epi<T>::kAux) total_aux[v] += part_aux[v];
-      }
+      with_flags(mask.flagged[ib - t.i0][jb - t.j0], rows && !(t.triangular && ib == jb),
+                 [&](auto masked, auto counts) {
+                   total.add(reduce_block<K, Epi, decltype(masked)::value, decltype(counts)::value>(t, ib, jb));
+                 });
     }
     for (int64_t l = 0; t.lane_sum && l < kBlock && i + l < t.x.n; ++l) {
-      t.lane_sum[i + l] += total[l / kW][l % kW];
-      if (Epi<T>::kAux && t.lane_aux) t.lane_aux[i + l] += total_aux[l / kW][l % kW];
+      t.lane_sum[i + l] += total.sum[l / kW][l % kW];
+      if (Epi<T>::kAux && t.lane_aux) t.lane_aux[i + l] += total.aux[l / kW][l % kW];
     }
   }
   if (!rows) return;
@@ -163,26 +211,25 @@ void forward_running_max(const Tile<typename K::Acc>& t) {
   if (rows) clear_row_accumulators<T>(t, T(kMaskedScore));
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
     auto& top = lane_maximum[ib - t.i0];
+    const auto finish = ScoreEnd<K>(t, ib * kBlock);
     for (auto& v : top) v = splat<T>(T(kMaskedScore));
     for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
       score_block<K>(t, ib, jb);
       const bool masked = mask.flagged[ib - t.i0][jb - t.j0];
       const bool count_rows = rows && !(t.triangular && ib == jb);
-      for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j) {
-        T* e = tile_row(t, ib, j);
+      T* e = tile_row(t, ib, jb * kBlock);
+      T* acc = row_accumulator(t, jb * kBlock);
+      for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j, e += kBlock, acc += kW) {
         Vec<T> row = splat<T>(T(kMaskedScore));
         for (int v = 0; v < kBlockVectors<T>; ++v) {
           const int64_t i = ib * kBlock + v * kW;
-          Vec<T> score = finish_score<K>(t, load<T>(e + v * kW), i, j);
+          Vec<T> score = finish(load<T>(e + v * kW), v, j);
           if (masked) score = takes_part(t, i, j) ? score : splat<T>(T(kMaskedScore));
           store<T>(e + v * kW, score);
           top[v] = vmax<T>(score, top[v]);
           row = vmax<T>(score, row);
         }
-        if (count_rows) {
-          T* acc = row_accumulator(t, j);
-          store<T>(acc, vmax<T>(row, load<T>(acc)));
-        }
+        if (count_rows) store<T>(acc, vmax<T>(row, load<T>(acc)));
       }
     }
   }
@@ -197,18 +244,16 @@ void forward_running_max(const Tile<typename K::Acc>& t) {
     for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
       Vec<T> part[kBlockVectors<T>] = {};
       const bool count_rows = rows && !(t.triangular && ib == jb);
-      for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j) {
-        const T* e = tile_row(t, ib, j);
+      const T* e = tile_row(t, ib, jb * kBlock);
+      T* acc = row_accumulator(t, jb * kBlock);
+      for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j, e += kBlock, acc += kW) {
         Vec<T> row{};
         for (int v = 0; v < kBlockVectors<T>; ++v) {
           const Vec<T> s = load<T>(e + v * kW);
           part[v] += exp2v(s - top[v]);
           if (count_rows) row += exp2v(s - row_maximum[j - t.j0 * kBlock]);
         }
-        if (count_rows) {
-          T* acc = row_accumulator(t, j);
-          store<T>(acc, load<T>(acc) + row);
-        }
+        if (count_rows) store<T>(acc, load<T>(acc) + row);
       }
       for (int v = 0; v < kBlockVectors<T>; ++v) total[v] += part[v];
     }

@@ -37,11 +37,25 @@ struct Bf16Pairs {
 template <class K, int R>
 using Micro = Vec<typename K::Acc>[R][kVectors];
 
+// A micro-tile in memory: rows of a block of 32 lanes.
+template <class K, int R>
+FASTSSL_INLINE void load_micro(Micro<K, R>& acc, const typename K::Acc* p) {
+  using T = typename K::Acc;
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors; ++v) acc[r][v] = load<T>(p + r * kBlock + v * kWidth<T>);
+}
+template <class K, int R>
+FASTSSL_INLINE void store_micro(typename K::Acc* p, const Micro<K, R>& acc) {
+  using T = typename K::Acc;
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < kVectors; ++v) store<T>(p + r * kBlock + v * kWidth<T>, acc[r][v]);
+}
+
 template <class K, int kStrideK, int kStrideR, int R>
 FASTSSL_INLINE void step(Micro<K, R>& acc, const typename K::Word* a, const typename K::Word* b, int k) {
   const auto* bk = b + k * int(kBlock);
   const auto b0 = K::load_b(bk), b1 = K::load_b(bk + kWidth<typename K::Acc>);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int r = 0; r < R; ++r) {
     const auto w = a[k * kStrideK + r * kStrideR];
     acc[r][0] = K::mac(acc[r][0], w, b0);
@@ -49,11 +63,28 @@ FASTSSL_INLINE void step(Micro<K, R>& acc, const typename K::Word* a, const type
   }
 }
 
-// `runs` whole runs, `a_step` and `b_step` words apart, then `tail` words of one more.
-template <class K, int kStrideK, int kStrideR, int R>
+// Memory that is wanted after these products, asked for while they are computed.
+struct Ahead {
+  static constexpr int kLines = 8;  // a run; hundreds of cycles, a line from memory takes as long
+  const char* at = nullptr;
+  const char* end = nullptr;
+  FASTSSL_INLINE void operator()() {
+    if (at >= end) return;
+#pragma GCC unroll 8
+    for (int k = 0; k < kLines; ++k) __builtin_prefetch(at + 64 * k, 0, 2);
+    at += 64 * kLines;
+  }
+};
+struct Nothing {
+  FASTSSL_INLINE void operator()() {}
+};
+
+// `runs` whole runs, `a_step` and `b_step` words apart, then `tail` words of one more; ahead() before each run.
+template <class K, int kStrideK, int kStrideR, int R, class Prefetch = Nothing>
 FASTSSL_INLINE void multiply(Micro<K, R>& acc, const typename K::Word* a, int64_t a_step, const typename K::Word* b,
-                             int64_t b_step, int64_t runs, int tail) {
+                             int64_t b_step, int64_t runs, int tail, Prefetch&& ahead = {}) {
   for (int64_t run = 0; run < runs; ++run, a += a_step, b += b_step) {
+    ahead();
 #pragma GCC unroll 4
     for (int k = 0; k < K::kRun; ++k) step<K, kStrideK, kStrideR, R>(acc, a, b, k);
   }

@@ -1,11 +1,16 @@
-// Which tiles run when. Tiles of one round share no row and no column block, so they may run at once and
-// in any order; rounds follow each other. Every sum has a fixed order: the bits do not depend on threads.
+// Which tiles run when. Tiles of one round share no row and no column block, so they may run at once and in any order;
+// tiles that share a block run in the order of their rounds. Every sum has a fixed order: the bits do not depend on
+// threads.
 #pragma once
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <mutex>
+#include <thread>
+#include <vector>
 
 #include "tile.h"
 
@@ -113,22 +118,63 @@ void parallel_tasks(int64_t n, F&& f, int64_t most = INT64_MAX) {
   });
 }
 
-// f(worker, I, J) for every tile of the grid.
+// Who may touch a block of rows: tiles that share it follow each other in the order in which they were claimed.
+class Turns {
+ public:
+  explicit Turns(int64_t blocks) : claimed_(size_t(blocks), 0), done_(size_t(blocks)) {}
+  int64_t claim(int64_t block) { return claimed_[size_t(block)]++; }  // under the claimer's lock
+  void wait(int64_t block, int64_t turn) const {
+    for (int spins = 0; done_[size_t(block)].load(std::memory_order_acquire) != turn; ++spins)
+      if (spins > 64) std::this_thread::yield();
+  }
+  void leave(int64_t block) { done_[size_t(block)].fetch_add(1, std::memory_order_release); }
+
+ private:
+  std::vector<int64_t> claimed_;
+  std::vector<std::atomic<int64_t>> done_;
+};
+
+// f(worker, I, J) for every tile of the grid. A tile waits for the tiles before it that share a block of its, not for
+// its whole round: with a barrier a round, two threads stood still for 5 % of the time (8,192 rows).
 template <class F>
 void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   if (grid.x_blocks == 0 || grid.y_blocks == 0) return;
+  Turns x(grid.x_tiles()), own_y(grid.triangular ? 0 : grid.y_tiles());
+  Turns& y = grid.triangular ? x : own_y;
+  std::mutex claiming;
+  int64_t round = 0, task = 0;
+  const auto work_until = [&](int64_t worker, std::chrono::steady_clock::time_point deadline) {
+    while (std::chrono::steady_clock::now() < deadline) {
+      int64_t I, J, x_turn, y_turn = 0;
+      bool both;
+      {
+        const std::lock_guard<std::mutex> lock(claiming);
+        if (round == grid.rounds()) return;
+        grid.tile(round, task, I, J);
+        if (++task == grid.tasks(round)) ++round, task = 0;
+        both = !grid.triangular || I != J;
+        x_turn = x.claim(I);
+        if (both) y_turn = y.claim(J);
+      }
+      x.wait(I, x_turn);
+      if (both) y.wait(J, y_turn);
+      f(worker, I, J);
+      x.leave(I);
+      if (both) y.leave(J);
+    }
+  };
   // Waking a thread takes some 10 us, the time of three million multiply-adds on two.
-  const int64_t work = grid.x_blocks * kBlock * grid.y_blocks * kBlock * depth;
-  const int64_t most = work < 3000000 ? 1 : INT64_MAX;
-  for (int64_t round = 0; round < grid.rounds(); ++round) {
-    parallel_tasks(
-        grid.tasks(round),
-        [&](int64_t worker, int64_t task) {
-          int64_t I, J;
-          grid.tile(round, task, I, J);
-          f(worker, I, J);
-        },
-        most);
+  const bool small = grid.x_blocks * kBlock * grid.y_blocks * kBlock * depth < 3000000;
+  const int64_t workers = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), grid.tasks(0));
+  while (round < grid.rounds()) {  // Ctrl-C is looked for when the threads have come back
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
+    if (workers == 1) {
+      work_until(0, deadline);
+    } else {
+      torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t worker = begin; worker < end; ++worker) work_until(worker, deadline);
+      });
+    }
     poll_interrupt();
   }
 }
