@@ -1,7 +1,7 @@
 """What each loss does with a tile of scores: the twins of csrc/cpu/row_*.h and csrc/cpu/pair_loss.cpp.
 
 ``update`` folds a tile into four numbers a row (``_merge`` in fastssl/ops/triton/engine.py puts parts of a row together), ``slope`` is dL/ds, and
-``along`` the derivatives of parameters. Scores of SUMS and SIGMOID are in bits (log2), those of row losses as they are.
+``along`` the derivatives of parameters. Scores of SUMS are in bits (log2), others as they are.
 Numbers a row (``own``) and numbers of the other side (``other``) broadcast to the tile, so that one formula serves a
 row's own loss and, for rows against themselves, that of the column.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastssl.kernels.tiles import INFINITY, LN2, LOG2E
+from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, LOG2E_REST
 
 SUMS = tl.constexpr(0)  # log-sums of exponentials (InfoNCE, NT-Xent, SupCon, CLIP, linear cross-entropy)
 SIGMOID = tl.constexpr(1)  # sums of softplus (SigLIP)
@@ -59,7 +59,24 @@ def exp2(x, SPLIT: tl.constexpr):
 
 @triton.jit
 def exp(x):
-    return tl.exp2(x * LOG2E)
+    """e^x. log2(e) in two parts: with one rounding of it all values would err the same way, and their sum with them."""
+    return tl.exp2(x * LOG2E + x * LOG2E_REST)
+
+
+@triton.jit
+def scaled(LOSS: tl.constexpr, s, scale, BIAS, rows, columns, n, m, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr):
+    """Scale times products plus bias, in the unit of SUMS (bits) or of SIGMOID (natural)."""
+    UNIT: tl.constexpr = LOG2E if LOSS == SUMS else 1.0
+    s = s * (scale * UNIT)
+    if BIAS is not None:
+        if BIAS_COLUMNS:
+            if SWAPPED:
+                s += tl.load(BIAS + rows, mask=rows < n, other=0.0).to(tl.float32)[:, None] * UNIT
+            else:
+                s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * UNIT
+        else:
+            s += tl.load(BIAS).to(tl.float32) * UNIT
+    return s
 
 
 @triton.jit
@@ -209,8 +226,8 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
         if POSITIVES:
             c += tl.sum(tl.where(positive, s, 0.0), 1)
     elif LOSS == SIGMOID:
-        a += tl.sum(tl.where(negative, softplus(s * LN2), 0.0), 1)
-        b += tl.sum(tl.where(negative, sigmoid(s * LN2), 0.0), 1)
+        a += tl.sum(tl.where(negative, softplus(s), 0.0), 1)
+        b += tl.sum(tl.where(negative, sigmoid(s), 0.0), 1)
     elif LOSS == LSE:
         FIRST: tl.constexpr = VARIANT % 4
         SECOND: tl.constexpr = (VARIANT // 4) % 4
@@ -279,7 +296,7 @@ def slope(LOSS: tl.constexpr, s, positive, negative, columns, own, other0, P, BO
         if POSITIVES:
             g = tl.where(positive, g + o2, g)
     elif LOSS == SIGMOID:
-        g = tl.where(negative, o0 * sigmoid(s * LN2), 0.0)
+        g = tl.where(negative, o0 * sigmoid(s), 0.0)
     elif LOSS == LSE:
         FIRST: tl.constexpr = VARIANT % 4
         SECOND: tl.constexpr = (VARIANT // 4) % 4

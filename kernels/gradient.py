@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, slope
+from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, scaled, slope
 from fastssl.kernels.tiles import (
     CHEBYSHEV,
     EUCLIDEAN,
     GIVEN,
-    LOG2E,
     MANHATTAN,
     SQEUCLIDEAN,
     is_plain,
@@ -66,15 +65,7 @@ def tile_slope(
     second = first
     raw = s
     if LOSS == SUMS or LOSS == SIGMOID:
-        s = s * scale
-        if BIAS is not None:
-            if BIAS_COLUMNS:
-                if SWAPPED:
-                    s += tl.load(BIAS + rows, mask=rows < n, other=0.0).to(tl.float32)[:, None] * LOG2E
-                else:
-                    s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * LOG2E
-            else:
-                s += tl.load(BIAS).to(tl.float32) * LOG2E
+        s = scaled(LOSS, s, scale, BIAS, rows, columns, n, m, BIAS_COLUMNS, SWAPPED)
     if MASKED:
         if SWAPPED:
             positive, negative = relation(columns[None, :], rows[:, None], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
@@ -258,7 +249,7 @@ def gradient_kernel(
         qa = tl.load(QA + rows, mask=rows < n, other=0.0)
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
-        scale = tl.load(SCALE) * LOG2E
+        scale = tl.load(SCALE)
     own_a = (fa, fa, fa, fa)
     if OWN_A is not None:
         own_a = four(OWN_A, n, rows, rows < n)
@@ -347,7 +338,7 @@ def weights_kernel(
         qa = tl.load(QA + rows, mask=rows < n, other=0.0)
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
-        scale = tl.load(SCALE) * LOG2E
+        scale = tl.load(SCALE)
     own_a = (fa, fa, fa, fa)
     if OWN_A is not None:
         own_a = four(OWN_A, n, rows, rows < n)

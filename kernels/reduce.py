@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastssl.kernels.epilogues import SIGMOID, SUMS, add_log_sum, empty, exp2, update
-from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, LOG2E, MANHATTAN, is_plain, relation, scores
+from fastssl.kernels.epilogues import SIGMOID, SUMS, add_log_sum, empty, exp2, scaled, update
+from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, MANHATTAN, is_plain, relation, scores
 
 
 @triton.jit
@@ -17,12 +17,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
     """A tile into the numbers of its rows and, where COLUMNS is given, of its columns. Not ``MASKED``: all pairs count."""
     rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
     if LOSS == SUMS or LOSS == SIGMOID:
-        s = s * scale
-        if BIAS is not None:
-            if BIAS_COLUMNS:
-                s += tl.load(BIAS + columns, mask=columns < m, other=0.0).to(tl.float32)[None, :] * LOG2E
-            else:
-                s += tl.load(BIAS).to(tl.float32) * LOG2E
+        s = scaled(LOSS, s, scale, BIAS, rows, columns, n, m, BIAS_COLUMNS, False)
     if MASKED:
         positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
                                       n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
@@ -97,7 +92,7 @@ def reduce_kernel(
         qa = tl.load(QA + rows, mask=rows < n, other=0.0)
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
-        scale = tl.load(SCALE) * LOG2E
+        scale = tl.load(SCALE)
     own0 = tl.zeros((BM, 1), tl.float32)
     if OWN0 is not None:
         own0 = tl.load(OWN0 + rows, mask=rows < n, other=0.0)[:, None]

@@ -61,16 +61,14 @@ def test_equals_the_reference(schedule: str, name: str, n: int, d: int) -> None:
         torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + largest))
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
-@pytest.mark.parametrize("name", NAMES)
-def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
+def assert_errs_no_more_than_eager(name: str, temperature: float) -> None:
     """RMS error against float64 of the loss and every gradient, at most 1.5 times eager fp32's own."""
     squares: dict[int, list[float]] = {}
     sizes = [(19, 32, 5), (34, 64, 1)]
     for n, d, seeds in sizes:
         for seed in range(seeds):
             torch.manual_seed(seed)
-            subject, gradients, tensors = make(name, n, d, torch.float32)
+            subject, gradients, tensors = make(name, n, d, torch.float32, temperature)
             truth = gradients(subject, [t.double() for t in tensors], backend="reference")
             for way, backend in enumerate(("triton", "reference")):
                 run = on_device if way == 0 else lambda s, g, t, **o: g(s, t, **o)
@@ -85,17 +83,16 @@ def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
         assert ours <= 1.5 * eager + floor, f"{name} output {index}: ours {ours:.2e}, eager {eager:.2e}"
 
 
-@pytest.mark.parametrize("temperature", [0.01, 1.0])
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("name", NAMES)
+def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
+    assert_errs_no_more_than_eager(name, 0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.03, 1.0])
 @pytest.mark.parametrize("name", losses.SUBJECTS)
-def test_extreme_temperatures(name: str, temperature: float) -> None:
-    subject, gradients, tensors = make(name, 20, 24, torch.float32, temperature)
-    truth = gradients(subject, [t.double() for t in tensors], backend="reference")
-    eager = gradients(subject, tensors, backend="reference")
-    # A score of 1 / t is rounded by eps / t, and its exponential with it; terms of size 1 cancel in a bias's gradient.
-    rounding = 2 * torch.finfo(torch.float32).eps
-    for got, right, theirs in zip(on_device(subject, gradients, tensors, backend="triton"), truth, eager):
-        limit = 3 * float((theirs - right).abs().max()) + rounding * (1 + float(right.abs().max()) / temperature)
-        assert float((got - right).abs().max()) <= limit
+def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
+    assert_errs_no_more_than_eager(name, temperature)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
