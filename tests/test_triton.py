@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -291,6 +294,33 @@ def test_compiles_without_breaks(name: str) -> None:
     torch.testing.assert_close(traced, eager)
     for a, b in zip(torch.autograd.grad(traced, inputs), torch.autograd.grad(eager, inputs)):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="gloo processes on the CPU, by the interpreter")
+def test_under_ddp_and_fsdp(tmp_path: Path) -> None:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    command = [sys.executable, "-m", "tests.triton_processes", str(tmp_path / "far"), port]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("far.*"))]
+    assert len(found) == 2 and all(len(far) == 24 for far in found)
+    assert {name: value for far in found for name, value in far.items() if not value <= 2e-6} == {}
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "siglip_loss", "contrastive", "linear_cross_entropy"])
+def test_autocast_computes_in_float32(name: str) -> None:
+    """As torch's own losses: products around it are in 16 bits, the loss is not."""
+    subject, _, tensors = make(name, 14, 16, torch.float32)
+    halves = [t.to(DEVICE, torch.bfloat16 if t.dim() == 2 else t.dtype) for t in tensors]
+    with torch.device(DEVICE):
+        expected = subject.call(*(t.float() if t.is_floating_point() else t for t in halves), backend="triton")
+        with torch.autocast(DEVICE, dtype=torch.bfloat16):
+            got = subject.call(*halves, backend="triton")
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected)
 
 
 def test_says_what_it_cannot() -> None:
