@@ -51,7 +51,8 @@ void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>&
   const T* e = tile_row(t, ib, first);
   T* out = w.g + (ib - t.i0) * rows * (kBlock / K::kPerWord);
   T* acc = w.row_total ? row_accumulator(t, first) : nullptr;
-  [[maybe_unused]] uint32_t* out_pairs = static_cast<uint32_t*>(w.g_pairs) + (ib - t.i0) * rows / 2 * kBlock;
+  [[maybe_unused]] uint32_t* out_pairs = nullptr;
+  if constexpr (K::kPerWord == 2) out_pairs = static_cast<uint32_t*>(w.g_pairs) + (ib - t.i0) * rows / 2 * kBlock;
   for (int64_t j = first; j < end; ++j, e += kBlock, out += kBlock / K::kPerWord) {
     Vec<T> g[kV];
     for (int v = 0; v < kV; ++v) g[v] = weigh(load<T>(e + v * kW), v, j);
