@@ -59,7 +59,13 @@ def exp2(x, SPLIT: tl.constexpr):
 
 @triton.jit
 def exp(x):
-    """e^x. log2(e) in two parts: with one rounding of it all values would err the same way, and their sum with them."""
+    return tl.exp2(x * LOG2E)
+
+
+@triton.jit
+def exp_of_terms(x):
+    """e^x of what is added up. log2(e) in two parts: with one rounding of it all terms would err the same way, and their
+    sum with them. Shares of a sum, whose errors cancel, do without the second multiply-add."""
     return tl.exp2(x * LOG2E + x * LOG2E_REST)
 
 
@@ -88,12 +94,12 @@ def log1p_of(e):
 
 @triton.jit
 def softplus(z):
-    return tl.maximum(z, 0.0) + log1p_of(exp(-tl.abs(z)))
+    return tl.maximum(z, 0.0) + log1p_of(exp_of_terms(-tl.abs(z)))
 
 
 @triton.jit
 def sigmoid(z):
-    e = exp(-tl.abs(z))
+    e = exp_of_terms(-tl.abs(z))
     return tl.where(z >= 0, 1.0, e) / (1 + e)
 
 
