@@ -125,11 +125,12 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
       ahead.at = reinterpret_cast<const char*>(tile_row(t, ib + 1, t.j0 * kBlock));
       ahead.end = ahead.at + (row_end(t, ib + 1) - t.j0) * kBlock * kBlock * int64_t(sizeof(T));
     }
-    for (int64_t db = 0; db < depth_blocks; ++db)
-      accumulate_block<K, int(kBlock), 1>(w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
-                                          g_x + (ib - t.i0) * rows * kRunWords, kRunWords,
-                                          static_cast<const W*>(t.y.rows) + (t.j0 * depth_blocks + db) * kRunWords,
-                                          depth_blocks * kRunWords, row_end(t, ib) - t.j0, ahead);
+    for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; jb += kPanelRuns)
+      for (int64_t db = 0; db < depth_blocks; ++db)
+        accumulate_block<K, int(kBlock), 1>(w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
+                                            g_x + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, kRunWords,
+                                            static_cast<const W*>(t.y.rows) + (jb * depth_blocks + db) * kRunWords,
+                                            depth_blocks * kRunWords, panel_runs(end - jb), ahead);
   }
   for (int64_t j = t.j0 * kBlock; w.row_total && j < t.j1 * kBlock && j < t.y.n; ++j)
     w.row_total[j] += hsum<T>(load<T>(row_accumulator(t, j)));
@@ -138,11 +139,12 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
     for (int64_t jb = t.j0; jb < t.j1; ++jb) {
       const int64_t first = t.triangular ? jb + 1 : t.i0;  // the diagonal block went to grad_x whole
       if (first >= t.i1) continue;
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        accumulate_block<K, 1, K::kRun>(w.grad_y + (jb * depth_blocks + db) * kBlock * kBlock,
-                                        g + ((first - t.i0) * rows + (jb - t.j0)) * kRunWords, rows * kRunWords,
-                                        static_cast<const W*>(t.x.rows) + (first * depth_blocks + db) * kRunWords,
-                                        depth_blocks * kRunWords, t.i1 - first);
+      for (int64_t ib = first; ib < t.i1; ib += kPanelRuns)
+        for (int64_t db = 0; db < depth_blocks; ++db)
+          accumulate_block<K, 1, K::kRun>(w.grad_y + (jb * depth_blocks + db) * kBlock * kBlock,
+                                          g + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, rows * kRunWords,
+                                          static_cast<const W*>(t.x.rows) + (ib * depth_blocks + db) * kRunWords,
+                                          depth_blocks * kRunWords, panel_runs(t.i1 - ib));
     }
   }
 }

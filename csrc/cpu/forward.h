@@ -28,8 +28,7 @@ FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int6
   const W* b = static_cast<const W*>(t.x.lanes) + ib * words * kBlock;
   T* out = tile_row(t, ib, jb * kBlock);
   constexpr int64_t kStep = K::kRun * kBlock;
-  // Both panels of four runs (32 KiB) stay in L1 while all micro-tiles pass over them.
-  constexpr int64_t kPanel = 4 * K::kRun;
+  constexpr int64_t kPanel = kPanelRuns * K::kRun;
   for (int64_t w = 0; w < words; w += kPanel) {
     const int64_t n = words - w < kPanel ? words - w : kPanel;
     for (int l = 0; l < kBlock; l += kLanes<T>) {

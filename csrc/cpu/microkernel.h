@@ -34,6 +34,10 @@ struct Bf16Pairs {
 };
 #endif
 
+// Two panels of four runs (32 KiB) stay in L1 while all micro-tiles of a block pass over them.
+constexpr int64_t kPanelRuns = 4;
+FASTSSL_INLINE int64_t panel_runs(int64_t left) { return left < kPanelRuns ? left : kPanelRuns; }
+
 template <class K, int R>
 using Micro = Vec<typename K::Acc>[R][kVectors];
 
