@@ -122,8 +122,8 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
     // A kept tile comes from memory: the next lanes' share of it while these are multiplied.
     Ahead ahead;
     if (ib + 1 < t.i1) {
-      ahead.at = reinterpret_cast<const char*>(tile_row(t, ib + 1, t.j0 * kBlock));
-      ahead.end = ahead.at + (row_end(t, ib + 1) - t.j0) * kBlock * kBlock * int64_t(sizeof(T));
+      const char* at = reinterpret_cast<const char*>(tile_row(t, ib + 1, t.j0 * kBlock));
+      ahead = Ahead(Span{at, at + (row_end(t, ib + 1) - t.j0) * kBlock * kBlock * int64_t(sizeof(T))});
     }
     for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; jb += kPanelRuns)
       for (int64_t db = 0; db < depth_blocks; ++db)
@@ -135,6 +135,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
   for (int64_t j = t.j0 * kBlock; w.row_total && j < t.j1 * kBlock && j < t.y.n; ++j)
     w.row_total[j] += hsum<T>(load<T>(row_accumulator(t, j)));
   if (w.grad_y) {
+    Ahead ahead(w.soon);
     const W* g = reinterpret_cast<const W*>(w.g);
     for (int64_t jb = t.j0; jb < t.j1; ++jb) {
       const int64_t first = t.triangular ? jb + 1 : t.i0;  // the diagonal block went to grad_x whole
@@ -144,7 +145,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
           accumulate_block<K, 1, K::kRun>(w.grad_y + (jb * depth_blocks + db) * kBlock * kBlock,
                                           g + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, rows * kRunWords,
                                           static_cast<const W*>(t.x.rows) + (ib * depth_blocks + db) * kRunWords,
-                                          depth_blocks * kRunWords, panel_runs(t.i1 - ib));
+                                          depth_blocks * kRunWords, panel_runs(t.i1 - ib), ahead);
     }
   }
 }

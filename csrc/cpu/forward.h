@@ -17,16 +17,16 @@ FASTSSL_INLINE T* row_accumulator(const Tile<T>& t, int64_t j) {
   return t.scratch + (j - t.j0 * kBlock) * kWidth<T>;
 }
 
-// Scores of one 32 x 32 block, into the tile buffer. The epilogue is a pass of its own over these 4 KiB: between
+// Scores of one 32 x 32 block. The epilogue is a pass of its own over these 4 KiB: between
 // micro-tiles it would drain the multiply-add pipeline (AVX2, D = 128: 75 % of the peak, 85 % like this).
-template <class K>
-FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int64_t jb) {
+template <class K, class Prefetch = Nothing>
+FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int64_t jb, typename K::Acc* out,
+                                Prefetch&& ahead = {}) {
   using T = typename K::Acc;
   using W = typename K::Word;
   const int64_t words = (t.x.depth + K::kPerWord - 1) / K::kPerWord;
   const W* a = static_cast<const W*>(t.y.lanes) + jb * words * kBlock;
   const W* b = static_cast<const W*>(t.x.lanes) + ib * words * kBlock;
-  T* out = tile_row(t, ib, jb * kBlock);
   constexpr int64_t kStep = K::kRun * kBlock;
   constexpr int64_t kPanel = kPanelRuns * K::kRun;
   for (int64_t w = 0; w < words; w += kPanel) {
@@ -38,7 +38,7 @@ FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int6
         Micro<K, R> acc = {};
         if (w > 0) load_micro<K, R>(acc, p);
         multiply<K, int(kBlock), 1, R>(acc, a + w * kBlock + r, kStep, b + w * kBlock + l, kStep, n / K::kRun,
-                                       int(n % K::kRun));
+                                       int(n % K::kRun), ahead);
         store_micro<K, R>(p, acc);
       });
     }
@@ -105,13 +105,17 @@ struct Sigmoid {  // keeps sigmoid(s), sums softplus(s) and sigmoid(s)
   }
 };
 
-// f(std::bool_constant...) with the values of two flags: the loops inside are made for each of the four.
+// f(std::bool_constant...) with the values of flags: the loops inside are made for each combination.
 template <class F>
-FASTSSL_INLINE void with_flags(bool a, bool b, F&& f) {
-  if (a) {
-    b ? f(std::true_type{}, std::true_type{}) : f(std::true_type{}, std::false_type{});
+FASTSSL_INLINE void with_flags(F&& f) {
+  f();
+}
+template <class F, class... Flags>
+FASTSSL_INLINE void with_flags(F&& f, bool flag, Flags... others) {
+  if (flag) {
+    with_flags([&](auto... rest) __attribute__((always_inline)) { f(std::true_type{}, rest...); }, others...);
   } else {
-    b ? f(std::false_type{}, std::true_type{}) : f(std::false_type{}, std::false_type{});
+    with_flags([&](auto... rest) __attribute__((always_inline)) { f(std::false_type{}, rest...); }, others...);
   }
 }
 
@@ -128,10 +132,12 @@ struct LaneSums {
   }
 };
 
-// The epilogue of one block. Everything that a row does not change is in a local variable: stores to the tile might
-// alias the tile's description, which would be read again for every row (a fifth of the pass with AVX-512).
-template <class K, template <class> class Epi, bool kMasked, bool kRows>
-FASTSSL_INLINE LaneSums<typename K::Acc> reduce_block(const Tile<typename K::Acc>& t, int64_t ib, int64_t jb) {
+// The epilogue of one block, from its scores s to the tile. Everything that a row does not change is in a local
+// variable: stores to the tile might alias the tile's description, which would be read again for every row (a fifth of
+// the pass with AVX-512).
+template <class K, template <class> class Epi, bool kMasked, bool kRows, bool kStream>
+FASTSSL_INLINE LaneSums<typename K::Acc> reduce_block(const Tile<typename K::Acc>& t, int64_t ib, int64_t jb,
+                                                      const typename K::Acc* s) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
   const int64_t i = ib * kBlock;
@@ -139,13 +145,14 @@ FASTSSL_INLINE LaneSums<typename K::Acc> reduce_block(const Tile<typename K::Acc
   T* e = tile_row(t, ib, jb * kBlock);
   T* acc = row_accumulator(t, jb * kBlock);
   LaneSums<T> part;
-  for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j, e += kBlock, acc += kW) {
+  for (int64_t j = jb * kBlock; j < (jb + 1) * kBlock; ++j, e += kBlock, s += kBlock, acc += kW) {
     Vec<T> row{};
     for (int v = 0; v < kV; ++v) {
       IVec<T> keep{};
       if (kMasked) keep = takes_part(t, i + v * kW, j);
       Vec<T> sum, aux;
-      store<T>(e + v * kW, Epi<T>::apply(finish(load<T>(e + v * kW), v, j), sum, aux, keep, kMasked));
+      const Vec<T> out = Epi<T>::apply(finish(load<T>(s + v * kW), v, j), sum, aux, keep, kMasked);
+      kStream ? stream(e + v * kW, out) : store<T>(e + v * kW, out);
       part.sum[v] += sum;
       if (Epi<T>::kAux) part.aux[v] += aux;
       if (kRows) row += sum;
@@ -162,22 +169,27 @@ void forward(const Tile<typename K::Acc>& t) {
   const TileMask<T> mask(t);
   const bool rows = t.row_sum != nullptr;
   if (rows) clear_row_accumulators<T>(t, 0);
+  alignas(64) T block[kBlock * kBlock];
+  Ahead ahead(t.soon);
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
     const int64_t i = ib * kBlock;
     LaneSums<T> total;
     for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
-      score_block<K>(t, ib, jb);
+      score_block<K>(t, ib, jb, block, ahead);
       // Sums of 32, then of blocks: rounding grows with the logarithm of the length.
-      with_flags(mask.flagged[ib - t.i0][jb - t.j0], rows && !(t.triangular && ib == jb),
-                 [&](auto masked, auto counts) {
-                   total.add(reduce_block<K, Epi, decltype(masked)::value, decltype(counts)::value>(t, ib, jb));
-                 });
+      with_flags(
+          [&](auto masked, auto counts, auto streams) __attribute__((always_inline)) {
+            total.add(reduce_block<K, Epi, decltype(masked)::value, decltype(counts)::value, decltype(streams)::value>(
+                t, ib, jb, block));
+          },
+          mask.flagged[ib - t.i0][jb - t.j0], rows && !(t.triangular && ib == jb), t.streams);
     }
     for (int64_t l = 0; t.lane_sum && l < kBlock && i + l < t.x.n; ++l) {
       t.lane_sum[i + l] += total.sum[l / kW][l % kW];
       if (Epi<T>::kAux && t.lane_aux) t.lane_aux[i + l] += total.aux[l / kW][l % kW];
     }
   }
+  if (t.streams) stream_end();
   if (!rows) return;
   for (int64_t j = t.j0 * kBlock; j < t.j1 * kBlock && j < t.y.n; ++j)
     t.row_sum[j] += hsum<T>(load<T>(row_accumulator(t, j)));
@@ -213,7 +225,7 @@ void forward_running_max(const Tile<typename K::Acc>& t) {
     const auto finish = ScoreEnd<K>(t, ib * kBlock);
     for (auto& v : top) v = splat<T>(T(kMaskedScore));
     for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
-      score_block<K>(t, ib, jb);
+      score_block<K>(t, ib, jb, tile_row(t, ib, jb * kBlock));
       const bool masked = mask.flagged[ib - t.i0][jb - t.j0];
       const bool count_rows = rows && !(t.triangular && ib == jb);
       T* e = tile_row(t, ib, jb * kBlock);

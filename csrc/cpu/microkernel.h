@@ -2,9 +2,6 @@
 // this loop with other strides.
 #pragma once
 #include "simd.h"
-#ifdef __AVX512BF16__
-#include <immintrin.h>
-#endif
 
 namespace fastssl {
 namespace FASTSSL_ISA {
@@ -67,17 +64,29 @@ FASTSSL_INLINE void step(Micro<K, R>& acc, const typename K::Word* a, const type
   }
 }
 
-// Memory that is wanted after these products, asked for while they are computed.
-struct Ahead {
-  static constexpr int kLines = 8;  // a run; hundreds of cycles, a line from memory takes as long
-  const char* at = nullptr;
-  const char* end = nullptr;
+// Asks for memory that is wanted after these products while they are computed.
+class Ahead {
+ public:
+  Ahead() = default;
+  explicit Ahead(Span span) : span_(span) {}
+  explicit Ahead(const Soon& soon) : next_(soon.spans), last_(soon.spans + Soon::kSpans) {}
+
   FASTSSL_INLINE void operator()() {
-    if (at >= end) return;
+    if (span_.at >= span_.end) {
+      if (next_ == last_) return;
+      span_ = *next_++;
+      if (span_.at >= span_.end) return;
+    }
 #pragma GCC unroll 8
-    for (int k = 0; k < kLines; ++k) __builtin_prefetch(at + 64 * k, 0, 2);
-    at += 64 * kLines;
+    for (int k = 0; k < kLines; ++k) __builtin_prefetch(span_.at + 64 * k, 0, 2);
+    span_.at += 64 * kLines;
   }
+
+ private:
+  static constexpr int kLines = 8;  // a run; hundreds of cycles, a line from memory takes as long
+  Span span_;
+  const Span* next_ = nullptr;
+  const Span* last_ = nullptr;
 };
 struct Nothing {
   FASTSSL_INLINE void operator()() {}

@@ -9,6 +9,9 @@
 namespace fastssl {
 namespace {
 
+// Kept tiles of more than this are written past the caches, which would read every line before it is overwritten.
+constexpr int64_t kStreamedBytes = int64_t(32) << 20;
+
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
 // Sums of the dense pairs per lane and per row, with running maxima where they are needed.
@@ -31,10 +34,14 @@ struct DenseSums {
       std::fill(ones.data(), ones.data() + ones.size(), T(1));
     }
     Scratch<T> scratch(e.grid, keep != Keep::tiles, false, attention && e.pairs);
-    for_each_tile(e.grid, e.depth, [&](int64_t worker, int64_t I, int64_t J) {
+    const bool streams = keep == Keep::tiles && e.grid.kept_end() * int64_t(sizeof(T)) > kStreamedBytes;
+    for_each_tile(e.grid, e.depth, [&](const TileTask& task) {
+      const auto [worker, I, J, next_I, next_J] = task;
       Tile<T> t = e.tile(I, J);
       scratch.bind(t, worker);
       if (keep == Keep::tiles) t.e = kept + e.grid.kept_offset(I, J);
+      t.streams = streams;
+      if (next_I >= 0) e.lanes_of(next_I, next_J, t.soon);
       t.lane_sum = lane_sum.data();
       t.lane_aux = lane_aux.data();
       if (self || columns) {
@@ -88,15 +95,25 @@ void dense_gradients(const Engine<T>& e, Keep keep, const T* kept, const SideWei
                      const SideWeights<T>& rows, T* grad_x, T* grad_y, double* row_total) {
   const bool self = e.p.self_pairs();
   Scratch<T> scratch(e.grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
-  for_each_tile(e.grid, e.depth, [&](int64_t worker, int64_t I, int64_t J) {
+  for_each_tile(e.grid, e.depth, [&](const TileTask& task) {
+    const auto [worker, I, J, next_I, next_J] = task;
     Tile<T> t = e.tile(I, J);
     scratch.bind(t, worker);
     if (keep == Keep::tiles) {
       t.e = const_cast<T*>(kept) + e.grid.kept_offset(I, J);
     } else {
+      e.rows_of(I, J, t.soon);
       e.table.forward[e.epilogue](t);
     }
     Weights<T> w;
+    if (next_I >= 0 && keep == Keep::tiles) {
+      const Tile<T> next = e.tile(next_I, next_J);
+      const char* first = reinterpret_cast<const char*>(kept + e.grid.kept_offset(next_I, next_J));
+      w.soon.spans[0] = {first, first + (next.j1 - next.j0) * kBlock * kBlock * int64_t(sizeof(T))};
+      e.rows_of(next_I, next_J, w.soon, 1);
+    } else if (next_I >= 0) {
+      e.lanes_of(next_I, next_J, w.soon);
+    }
     scratch.bind(w, worker);
     w.lane_weight = lanes.weight.data();
     w.lane_lse = lanes.lse.data();

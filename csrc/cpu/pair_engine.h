@@ -1,6 +1,8 @@
 // The engine's view of a problem: operands packed, partners found, the epilogue chosen, memory for the workers.
 // Only pair_loss.cpp and pair_block.cpp include this.
 #pragma once
+#include <unistd.h>
+
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -83,6 +85,14 @@ inline void clear_kept_rest(const PairProblem& p, Keep keep, void* kept) {
   const int64_t used = keep != Keep::tiles || tiny(p) ? 0 : grid.kept_end();
   const int64_t size = p.dtype == DType::f64 ? 8 : 4;
   if (kept) std::memset(static_cast<char*>(kept) + used * size, 0, size_t((kept_numel(p, keep) - used) * size));
+}
+
+inline int64_t level2_cache() {
+#ifdef _SC_LEVEL2_CACHE_SIZE
+  static const int64_t size = int64_t(sysconf(_SC_LEVEL2_CACHE_SIZE));
+  if (size > 0) return size;
+#endif
+  return int64_t(1) << 20;
 }
 
 // The engine's own view of a problem, for one element type.
@@ -238,6 +248,28 @@ struct Engine {
     t.j1 = std::min(t.j0 + grid.y_tile, grid.y_blocks);
     t.triangular = grid.triangular && I == J;
     return t;
+  }
+  // The operands of a tile as memory; y first: the first lanes meet all of it.
+  void lanes_of(int64_t I, int64_t J, Soon& soon, int at = 0) const {
+    operands(I, J, prototype.x.lanes, prototype.y.lanes, pairs ? (depth + 1) / 2 * 4 : depth * int64_t(sizeof(T)), soon,
+             at);
+  }
+  void rows_of(int64_t I, int64_t J, Soon& soon, int at = 0) const {
+    operands(I, J, prototype.x.rows, prototype.y.rows, depth_blocks * kBlock * (pairs ? 2 : int64_t(sizeof(T))), soon,
+             at);
+  }
+  // Not more than a quarter of L2: this tile needs the rest.
+  void operands(int64_t I, int64_t J, const void* x, const void* y, int64_t row_bytes, Soon& soon, int at) const {
+    const Tile<T> t = tile(I, J);
+    int64_t room = level2_cache() / 4;
+    const auto add = [&](const void* from, int64_t first, int64_t last) {
+      const char* begin = static_cast<const char*>(from) + first * kBlock * row_bytes;
+      const int64_t bytes = std::min((last - first) * kBlock * row_bytes, room);
+      soon.spans[at++] = {begin, begin + bytes};
+      room -= bytes;
+    };
+    add(y, t.j0, t.j1);
+    add(x, t.i0, t.i1);
   }
   // Kept tiles leave this call as a tensor: what no tile visits must not be garbage.
   void clear_unvisited(const Tile<T>& t) const {

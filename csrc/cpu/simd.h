@@ -2,6 +2,9 @@
 // vector extension: the same source gives SSE2, AVX2 or AVX-512 code.
 #pragma once
 #include <cstdint>
+#if FASTSSL_VECTOR_BYTES > 16
+#include <immintrin.h>
+#endif
 
 #include "tile.h"
 
@@ -71,6 +74,24 @@ FASTSSL_INLINE Vec<T> load(const T* p) {
 template <class T>
 FASTSSL_INLINE void store(T* p, Vec<T> v) {
   __builtin_memcpy(p, &v, sizeof v);
+}
+// A store past the caches, for what is read only after more than they hold. Other threads may read it when
+// stream_end() has returned.
+template <class T, class V>
+FASTSSL_INLINE void stream(T* to, V v) {
+#if FASTSSL_VECTOR_BYTES == 64
+  if constexpr (sizeof(V) == 64)
+    if (reinterpret_cast<uintptr_t>(to) % 64 == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)v);
+#elif FASTSSL_VECTOR_BYTES == 32
+  if constexpr (sizeof(V) == 32)
+    if (reinterpret_cast<uintptr_t>(to) % 32 == 0) return _mm256_stream_si256((__m256i*)to, (__m256i)v);
+#endif
+  __builtin_memcpy(to, &v, sizeof v);
+}
+FASTSSL_INLINE void stream_end() {
+#if FASTSSL_VECTOR_BYTES > 16
+  _mm_sfence();
+#endif
 }
 template <class T>
 FASTSSL_INLINE Vec<T> splat(T x) {

@@ -34,6 +34,16 @@ struct Operand {
   const float* lane_factor = nullptr;  // bf16 only: what each raw row is multiplied by
 };
 
+// Memory that is wanted after a pass; the pass asks for it while it multiplies.
+struct Span {
+  const char* at = nullptr;
+  const char* end = nullptr;
+};
+struct Soon {
+  static constexpr int kSpans = 3;
+  Span spans[kSpans];
+};
+
 // A tile: lane blocks [i0, i1) of x against row blocks [j0, j1) of y. T is float or double.
 template <class T>
 struct Tile {
@@ -48,6 +58,8 @@ struct Tile {
   const int32_t* positive = nullptr;
   // Tile buffer, [lane block][row of y][32].
   T* e = nullptr;
+  bool streams = false;  // e is written past the caches
+  Soon soon;
   T* scratch = nullptr;  // row accumulators, 32 * kMaxTileBlocks * 16 values
   // Statistics, added to (indexed from the first row of the operand); null when nobody asks.
   double* lane_sum = nullptr;
@@ -69,6 +81,7 @@ struct Weights {
   T* grad_x = nullptr;      // blocked like Operand::rows; null: not wanted
   T* grad_y = nullptr;
   double* row_total = nullptr;  // sum of G over lanes, per row of y (bias gradient)
+  Soon soon;
 };
 
 // The O(N D) end of a backward pass, one row: dense gradient + sparse partners, scale, normalisation.

@@ -10,9 +10,6 @@
 #include "../common/steps.h"
 #include "augment.h"
 #include "simd.h"
-#ifdef __AVX2__
-#include <immintrin.h>
-#endif
 
 namespace fastssl {
 namespace FASTSSL_ISA {
@@ -390,19 +387,6 @@ FASTSSL_INLINE I f16_of(F x) {
 }
 typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
 
-// Views are read long after they are written: they need not push what is worked on out of the cache.
-template <class T, class V>
-FASTSSL_INLINE void put(T* to, V v) {
-#if defined(__AVX512F__)
-  if constexpr (sizeof(V) == 64)
-    if (reinterpret_cast<uintptr_t>(to) % 64 == 0) return _mm512_stream_si512((__m512i*)to, (__m512i)v);
-#elif defined(__AVX2__)
-  if constexpr (sizeof(V) == 32)
-    if (reinterpret_cast<uintptr_t>(to) % 32 == 0) return _mm256_stream_si256((__m256i*)to, (__m256i)v);
-#endif
-  __builtin_memcpy(to, &v, sizeof v);
-}
-
 struct Writer {
   const ViewOutput& out;
   template <class T, class Convert>
@@ -416,7 +400,7 @@ struct Writer {
       for (int64_t x = 0; x < out.width; x += kL) {
         const auto v = convert((load(from + x) - mean) * scale);
         if (step == 1 && x + kL <= out.width) {
-          put(to + x, v);
+          stream(to + x, v);  // views are read long after they are written
         } else {
           const int64_t n = std::min(kL, out.width - x);
           for (int64_t i = 0; i < n; ++i) to[(x + i) * step] = v[i];
@@ -520,9 +504,7 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
 
 inline void view(const ViewTask& task, ViewScratch& scratch) {
   make_view(task, scratch);
-#ifdef __AVX2__
-  _mm_sfence();  // other threads see what was written around the cache
-#endif
+  stream_end();
 }
 
 }  // namespace FASTSSL_ISA
