@@ -15,13 +15,15 @@ from fastssl.models import Encoder, prediction_head, projection_head
 
 
 class SimSiam(Method):
-    """Views + encoder + projector of three layers + narrow predictor + negative cosine, both ways.
+    """Views + encoder + projector + narrow predictor + negative cosine, both ways.
 
     Args:
         encoder: what is kept.
         augment: makes two views; None takes the paper's settings (those of MoCo v2).
         hidden: width of the projector.
-        outputs: dimensions of a projection; the predictor is a quarter as wide.
+        outputs: dimensions of a projection.
+        layers: of the projector; the paper's 3, for small images 2.
+        bottleneck: width of the predictor; None: a quarter of ``outputs``.
         spatial: see :class:`Method`.
     """
 
@@ -37,11 +39,13 @@ class SimSiam(Method):
         *,
         hidden: int = 256,
         outputs: int = 256,
+        layers: int = 3,
+        bottleneck: int | None = None,
         spatial: bool = False,
     ) -> None:
         super().__init__(encoder, augment or MoCoV2Augment(encoder.size, normalize=HALF), spatial=spatial)
-        self.projector = projection_head(self.features, hidden, outputs, 3)
-        self.predictor = prediction_head(outputs, max(outputs // 4, 1))
+        self.projector = projection_head(self.features, hidden, outputs, layers)
+        self.predictor = prediction_head(outputs, bottleneck or max(outputs // 4, 1))
 
     def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
         z = self.projector(self.embed(torch.cat(views)))
