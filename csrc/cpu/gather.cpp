@@ -22,9 +22,7 @@ void sum_partners(const Source& to, const Source& from, int64_t depth, const std
   f.partner = partner.data();
   f.partner_weight = weight;
   f.out = &out;
-  Buffer<double> scratch(torch::stable::get_num_threads() * 2 * depth);
-  parallel_rows(to.n, depth * (offset.back() / std::max<int64_t>(to.n, 1) + 1),
-                [&](int64_t worker, int64_t row) { isa().f64.finish(f, row, scratch.data() + worker * 2 * depth); });
+  finish_rows(isa().f64.finish, f, to.n, offset.back() / std::max<int64_t>(to.n, 1));
   poll_interrupt();
 }
 

@@ -25,36 +25,87 @@ struct ReadBf16 {
 
 constexpr double kNormEps = 1e-12;  // as torch.nn.functional.normalize
 
+// Rows in double precision, eight features at a time, in registers of this instruction set.
+struct Eight {
+  static constexpr int kParts = 8 / kWidth<double>;
+  Vec<double> part[kParts] = {};
+
+  template <class F>
+  static FASTSSL_INLINE Eight made_by(F&& part) {
+    Eight v;
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) v.part[i] = part(i);
+    return v;
+  }
+  template <class T>
+  static FASTSSL_INLINE Eight of(const T* p) {
+    typedef T Values __attribute__((vector_size(kWidth<double> * sizeof(T))));
+    return made_by([&](int i) __attribute__((always_inline)) {
+      Values v;
+      __builtin_memcpy(&v, p + i * kWidth<double>, sizeof v);
+      return __builtin_convertvector(v, Vec<double>);
+    });
+  }
+  template <class T>
+  FASTSSL_INLINE void to(T* p) const {
+    typedef T Values __attribute__((vector_size(kWidth<double> * sizeof(T))));
+#pragma GCC unroll 4
+    for (int i = 0; i < kParts; ++i) {
+      const Values v = __builtin_convertvector(part[i], Values);
+      __builtin_memcpy(p + i * kWidth<double>, &v, sizeof v);
+    }
+  }
+  FASTSSL_INLINE double total() const {
+    Vec<double> sum = part[0];
+    for (int i = 1; i < kParts; ++i) sum += part[i];
+    return hsum<double>(sum);
+  }
+  FASTSSL_INLINE Eight operator*(double c) const {
+    return made_by([&](int i) __attribute__((always_inline)) { return part[i] * c; });
+  }
+  FASTSSL_INLINE Eight operator*(const Eight& v) const {
+    return made_by([&](int i) __attribute__((always_inline)) { return part[i] * v.part[i]; });
+  }
+  FASTSSL_INLINE Eight operator+(const Eight& v) const {
+    return made_by([&](int i) __attribute__((always_inline)) { return part[i] + v.part[i]; });
+  }
+  FASTSSL_INLINE Eight operator-(const Eight& v) const {
+    return made_by([&](int i) __attribute__((always_inline)) { return part[i] - v.part[i]; });
+  }
+};
+template <class Read>
+FASTSSL_INLINE Eight eight(const typename Read::Raw* p) {
+  if constexpr (sizeof(typename Read::Raw) > 2) {
+    return Eight::of(p);
+  } else {
+    float values[8];
+    for (int u = 0; u < 8; ++u) values[u] = Read::value(p[u]);
+    return Eight::of(values);
+  }
+}
+// The same for rows of any stride, and for what is left of a row.
+template <class Read>
+FASTSSL_INLINE Eight eight(const typename Read::Raw* p, int64_t stride, int64_t left) {
+  double values[8] = {};
+  for (int64_t u = 0; u < 8 && u < left; ++u) values[u] = double(Read::value(p[u * stride]));
+  return Eight::of(values);
+}
+
 template <class Read>
 double row_norm(const Source& s, int64_t row, int64_t depth) {
   const auto* p = static_cast<const typename Read::Raw*>(s.data) + row * s.row_stride;
-  double sum[8] = {};  // eight chains: the addition's latency is hidden, the order is fixed
+  Eight sum;  // the same bits whatever the stride
   int64_t k = 0;
-  if (s.col_stride == 1) {
-    for (; k + 8 <= depth; k += 8)
-      for (int u = 0; u < 8; ++u) {
-        const double v = double(Read::value(p[k + u]));
-        sum[u] += v * v;
-      }
+  if (s.col_stride == 1)
+    for (; k + 8 <= depth; k += 8) {
+      const Eight v = eight<Read>(p + k);
+      sum = sum + v * v;
+    }
+  for (; k < depth; k += 8) {
+    const Eight v = eight<Read>(p + k * s.col_stride, s.col_stride, depth - k);
+    sum = sum + v * v;
   }
-  for (; k < depth; ++k) {
-    const double v = double(Read::value(p[k * s.col_stride]));
-    sum[0] += v * v;
-  }
-  double total = 0;
-  for (double v : sum) total += v;
-  return __builtin_sqrt(total);
-}
-
-// Values [k0, k1) of a row, times `inverse`, then times `factor` for the lanes.
-template <class Read, class T>
-FASTSSL_INLINE void read_row(const Source& s, int64_t row, int64_t k0, int64_t k1, double inverse, T* out) {
-  const auto* p = static_cast<const typename Read::Raw*>(s.data) + row * s.row_stride;
-  if (s.col_stride == 1) {
-    for (int64_t k = k0; k < k1; ++k) out[k - k0] = T(double(Read::value(p[k])) * inverse);
-  } else {
-    for (int64_t k = k0; k < k1; ++k) out[k - k0] = T(double(Read::value(p[k * s.col_stride])) * inverse);
-  }
+  return __builtin_sqrt(sum.total());
 }
 
 struct Located {
@@ -67,6 +118,11 @@ inline Located locate(const Source* sources, int64_t n_sources, int64_t row) {
     row -= sources[s].n;
   }
   return {nullptr, 0};
+}
+
+template <class Read>
+FASTSSL_INLINE const typename Read::Raw* row_pointer(const Located& at) {
+  return static_cast<const typename Read::Raw*>(at.source->data) + at.row * at.source->row_stride;
 }
 
 template <class F>
@@ -95,20 +151,29 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
     if (norm) norm[block * kBlock + r] = length;
     if (inverse_norm) inverse_norm[block * kBlock + r] = inverse[r];
   }
-  alignas(64) T scaled[kBlock][kBlock];
-  alignas(64) T plain[kBlock][kBlock];
+  alignas(64) T scaled[kBlock][kBlock], unused[kBlock];
   for (int64_t db = 0; db < depth_blocks; ++db) {
     const int64_t k0 = db * kBlock, k1 = k0 + kBlock < depth ? k0 + kBlock : depth;
     for (int64_t r = 0; r < kBlock; ++r) {
-      for (int64_t k = 0; k < kBlock; ++k) scaled[r][k] = plain[r][k] = 0;
+      T* row = rows ? rows + (db * kBlock + r) * kBlock : unused;
       const Located at = locate(sources, n_sources, block * kBlock + r);
-      if (!at.source) continue;
+      if (!at.source) {
+        for (int64_t k = 0; k < kBlock; ++k) scaled[r][k] = row[k] = 0;
+        continue;
+      }
       with_reader(at.source->dtype, [&](auto read) __attribute__((always_inline)) {
-        if (lanes) read_row<decltype(read), T>(*at.source, at.row, k0, k1, inverse[r] * factor, scaled[r]);
-        if (rows) read_row<decltype(read), T>(*at.source, at.row, k0, k1, inverse[r], plain[r]);
+        using Read = decltype(read);
+        const auto* p = row_pointer<Read>(at);
+        const int64_t stride = at.source->col_stride;
+        for (int64_t k = 0; k < kBlock; k += 8) {
+          const int64_t left = depth - k0 - k;
+          const Eight v =
+              stride == 1 && left >= 8 ? eight<Read>(p + k0 + k) : eight<Read>(p + (k0 + k) * stride, stride, left);
+          (v * inverse[r]).to(row + k);
+          if (lanes) (v * (inverse[r] * factor)).to(scaled[r] + k);
+        }
       });
     }
-    if (rows) __builtin_memcpy(rows + db * kBlock * kBlock, plain, sizeof plain);
     for (int64_t k = k0; lanes && k < k1; ++k)
       for (int64_t r = 0; r < kBlock; ++r) lanes[k * kBlock + r] = scaled[r][k - k0];
   }

@@ -169,9 +169,7 @@ struct Finisher {
     f.normalize = e.p.normalize;
     f.scale = e.p.scale;
     f.wide = wide;
-    Buffer<double> scratch(torch::stable::get_num_threads() * 2 * e.depth);
-    parallel_rows(rows, e.depth,
-                  [&](int64_t worker, int64_t row) { e.table.finish(f, row, scratch.data() + worker * 2 * e.depth); });
+    finish_rows(e.table.finish, f, rows);
   }
   // dense_weight: per row, null: 1.
   void x(const T* dense, const double* dense_weight, void* const* out, double* scale) {

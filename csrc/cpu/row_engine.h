@@ -257,9 +257,7 @@ class RowEngine {
       f.partner_inverse_norm = p.normalize ? inverse.data() : nullptr;
     }
     f.out = &out;
-    Buffer<double> scratch(torch::stable::get_num_threads() * 2 * depth);
-    parallel_rows(source.n, depth,
-                  [&](int64_t worker, int64_t row) { table.finish(f, row, scratch.data() + worker * 2 * depth); });
+    finish_rows(table.finish, f, source.n);
   }
 };
 

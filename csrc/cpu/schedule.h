@@ -12,6 +12,7 @@
 #include <thread>
 #include <vector>
 
+#include "buffer.h"
 #include "tile.h"
 
 namespace fastssl {
@@ -200,6 +201,16 @@ void parallel_rows(int64_t n, int64_t depth, F&& f) {
   parallel_tasks(ceil_div(n, piece), [&](int64_t worker, int64_t k) {
     for (int64_t row = k * piece; row < std::min(n, (k + 1) * piece); ++row) f(worker, row);
   });
+}
+
+// The end of the gradient for the first n rows, which have some partners each.
+template <class T>
+void finish_rows(void (*finish)(const Finish<T>&, int64_t, double*), const Finish<T>& f, int64_t n,
+                 int64_t partners = 0) {
+  const int64_t width = finish_scratch(f.depth);
+  Buffer<double> scratch(torch::stable::get_num_threads() * width, false);
+  parallel_rows(n, f.depth * (partners + 1),
+                [&](int64_t worker, int64_t row) { finish(f, row, scratch.data() + worker * width); });
 }
 
 }  // namespace fastssl

@@ -105,6 +105,7 @@ struct Finish {
   bool wide = false;             // 16-bit sources get fp32 gradients
   double* projection = nullptr;  // per row: x_hat . (gradient before the scale)
 };
+constexpr int64_t finish_scratch(int64_t depth) { return 2 * ((depth + kBlock - 1) / kBlock * kBlock); }
 
 enum Epilogue : int { kSoftmaxBounded = 0, kSoftmaxRunningMax = 1, kSigmoid = 2, kEpilogues = 3 };
 
@@ -115,7 +116,7 @@ struct EngineTable {
   // Packs one block of 32 rows. `factor` multiplies what goes to lanes. inverse_norm and norm are per row.
   void (*pack)(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
                void* lanes, void* rows, double* inverse_norm, double* norm, float* lane_factor);
-  // Row r of Finish; scratch holds 2 * depth doubles.
+  // Row r of Finish; scratch holds finish_scratch(depth) doubles.
   void (*finish)(const Finish<T>&, int64_t row, double* scratch);
 };
 

@@ -12,6 +12,7 @@ from fastssl.augment import (
     Augment,
     CPCAugment,
     DINOAugment,
+    RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
     RelativePatchAugment,
@@ -32,7 +33,7 @@ TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "emoji": {
         "byol": {"momentum": 0.96},
-        "simsiam": {"spatial": False},
+        "simsiam": {"spatial": False, "layers": 2},
         # An emoji that is turned by half a turn is no emoji.
         "transformation": {"degrees": 45.0, "translate": 0.1, "scale": (0.8, 1.2), "shear": 10.0},
         "swav": {"prototypes": 32},
@@ -59,15 +60,15 @@ def views_for(name: str, data: str, size: int) -> Views | None:
     if name == "dino":
         scales: dict[str, Any] = {"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)}
         return DINOAugment(size, max(size // 2, 8), 2, normalize=HALF, **scales)
-    plain: list[Any] = [
-        RandomResizedCrop(size, scale=options["crop"]),
-        RandomHorizontalFlip(options.get("flip", 0.5)),
-        HALF,
-    ]
+    flip = RandomHorizontalFlip(options.get("flip", 0.5))
+    plain: list[Any] = [RandomResizedCrop(size, scale=options["crop"]), flip, HALF]
     if name in ("clip", "align", "siglip"):
         return Views([Augment(plain)])
     if name == "cmc":  # every drawing gives two views
         return Views([(2, Augment(plain))])
+    if name == "counting":
+        crop, gray = RandomResizedCrop(2 * size, scale=options["crop"]), RandomGrayscale(options.get("gray", 0.67))
+        return Views([Augment([crop, flip, gray, HALF])])
     if name == "relative-patch":  # no lens took these pictures: their colours may stay
         cell = size // 2 + max(size // 8, 1)
         return RelativePatchAugment(size // 2, cell, 3 * cell, projection=False, normalize=HALF)
