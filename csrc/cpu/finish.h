@@ -1,6 +1,6 @@
 // The O(N D) parts: dot products of single pairs, sums of rows, and the end of the gradient.
 #pragma once
-#include "pack.h"
+#include "read.h"
 
 namespace fastssl {
 namespace FASTSSL_ISA {

@@ -1,6 +1,7 @@
 // The kernels of one instruction set, behind one table. Compiled several times with other flags.
 #include "backward.h"
 #include "finish.h"
+#include "pack.h"
 #include "row_rank.h"
 
 namespace fastssl {
