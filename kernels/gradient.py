@@ -222,7 +222,7 @@ def weigh(g, s, METRIC: tl.constexpr):
         return g
 
 
-@triton.jit(do_not_specialize=["n", "m", "d", "offset", "matrix_stride", "bins", "width", "tiles_per_split"])
+@triton.jit(do_not_specialize=["n", "m", "offset", "matrix_stride", "bins", "width", "tiles_per_split"])
 def gradient_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,
     SCALE, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, PARTNER_WEIGHT, offset,
@@ -299,7 +299,7 @@ def gradient_kernel(
         tl.store(into + 2 * n, second, mask=rows < n)
 
 
-@triton.jit(do_not_specialize=["n", "m", "d", "offset", "matrix_stride", "bins", "width", "row0", "column0", "height",
+@triton.jit(do_not_specialize=["n", "m", "offset", "matrix_stride", "bins", "width", "row0", "column0", "height",
                                "breadth"])  # fmt: skip
 def weights_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,

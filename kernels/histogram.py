@@ -7,7 +7,7 @@ import triton.language as tl
 from fastssl.kernels.tiles import relation, scores
 
 
-@triton.jit(do_not_specialize=["n", "m", "d", "offset", "bins", "width"])
+@triton.jit(do_not_specialize=["n", "m", "offset", "bins", "width"])
 def histogram_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, offset, OUT, bins, width,
     METRIC: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr,

@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit(do_not_specialize=["n", "m", "d"])
+@triton.jit(do_not_specialize=["n", "m"])
 def product_kernel(
     W, B, OUT, n, m, d, stride_w, stride_b, stride_out,
     TURNED: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
@@ -40,7 +40,7 @@ def product_kernel(
         tl.store(at, tl.load(at, mask=inside, other=0.0) + acc, mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "d", "splits"])
+@triton.jit(do_not_specialize=["n", "splits"])
 def finish_kernel(
     G, TOTAL, X, F, SCALE, OUT, n, d, stride_x, splits,
     DISTANCE: tl.constexpr, NORMALIZE: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
@@ -89,7 +89,7 @@ def finish_kernel(
                     tl.store(OUT + place, (g * scale).to(OUT.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=["n", "m", "d"])
+@triton.jit(do_not_specialize=["n", "m"])
 def partner_kernel(
     A, B, FA, FB, PARTNER, OUT, n, m, d, stride_a, stride_b, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
@@ -110,7 +110,7 @@ def partner_kernel(
     tl.store(OUT + rows, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["n", "m", "d", "row0", "column0", "height", "breadth"])
+@triton.jit(do_not_specialize=["n", "m", "row0", "column0", "height", "breadth"])
 def axis_kernel(
     G, S, A, B, FA, FB, OUT, n, m, d, stride_g, stride_a, stride_b, row0, column0, height, breadth,
     TURNED: tl.constexpr, LARGEST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,

@@ -57,7 +57,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
                   SPLIT)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n", "m", "d", "offset", "first_block", "tiles_per_split"])
+@triton.jit(do_not_specialize=["n", "m", "offset", "first_block", "tiles_per_split"])
 def reduce_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,
     SCALE, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, offset,

@@ -250,14 +250,14 @@ def test_other_devices_get_the_reference_with_one_warning(monkeypatch: pytest.Mo
         (cuda, torch.float32, "triton is not installed", "slow reference backend: triton is not installed"),
     ]
     for device, dtype, missing, message in cases:
-        monkeypatch.setattr(backend, "NO_TRITON", missing)
+        monkeypatch.setattr(backend, "no_triton", lambda _, missing=missing: missing)
         monkeypatch.setattr(backend, "_warned", set())
         with pytest.warns(RuntimeWarning, match=message):
             assert backend.resolve(device, None, dtype) == "reference"
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             assert backend.resolve(device, None, dtype) == "reference"
-    monkeypatch.setattr(backend, "NO_TRITON", "")
+    monkeypatch.setattr(backend, "no_triton", lambda _: "")
     assert backend.resolve(cuda, None, torch.bfloat16) == "triton"
 
 

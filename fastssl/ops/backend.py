@@ -14,7 +14,7 @@ import torch
 
 from fastssl._version import __version__
 from fastssl.ops import extension
-from fastssl.ops.gpu import NO_TRITON
+from fastssl.ops.gpu import no_triton
 
 NAMES = ("reference", "cpu", "triton")
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fastssl_backend", default=None)
@@ -100,14 +100,16 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
         if name == "cpu" and extension._C is None:
             raise RuntimeError(f"backend 'cpu' is not usable: {extension.reason}")
         if name == "triton":
-            if NO_TRITON:
-                raise RuntimeError(f"backend 'triton' is not usable: {NO_TRITON}")
+            why = no_triton(device.index if device.type == "cuda" else None)
+            if why:
+                raise RuntimeError(f"backend 'triton' is not usable: {why}")
             if dtype == torch.float64:
                 raise ValueError("backend: 'triton' computes float32, bfloat16 and float16, got float64")
         return name
     if device.type == "cpu" and extension._C is not None:
         return "cpu"
-    if device.type == "cuda" and dtype != torch.float64 and not NO_TRITON:
+    why = no_triton(device.index) if device.type == "cuda" else ""
+    if device.type == "cuda" and dtype != torch.float64 and not why:
         return "triton"
     if not torch.compiler.is_compiling():
         if device.type == "cpu":
@@ -115,7 +117,7 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
         elif device.type == "cuda" and dtype == torch.float64:
             _warn_once("cuda float64", "fastssl has no GPU kernels for float64: the reference backend computes")
         elif device.type == "cuda":
-            _warn_once("cuda", f"fastssl computes with the slow reference backend: {NO_TRITON}")
+            _warn_once("cuda", f"fastssl computes with the slow reference backend: {why}")
         else:
             _warn_once(
                 device.type, f"fastssl has no kernels for {device.type!r} tensors: the reference backend computes"
@@ -137,14 +139,14 @@ def _dtype(arguments: tuple[Any, ...]) -> torch.dtype | None:
 def info() -> dict[str, Any]:
     """Returns what ``fastssl info`` prints: versions, backends with reasons, instruction set, threads, budget."""
     cpu = extension._C is not None
-    no_cuda = why_not_cuda()
+    no_cuda, why = why_not_cuda(), no_triton()
     return {
         "fastssl": __version__,
         "torch": torch.__version__,
         "backends": {
             "reference": {"usable": True, "why": "eager PyTorch, always there"},
             "cpu": {"usable": cpu, "why": "compiled kernels are installed" if cpu else extension.reason},
-            "triton": {"usable": not NO_TRITON, "why": NO_TRITON or "losses and distances of CUDA tensors"},
+            "triton": {"usable": not why, "why": why or "losses and distances of CUDA tensors"},
             "cuda": {"usable": not no_cuda, "why": no_cuda or "triplets, nearest rows and views on the GPU"},
         },
         "instruction_set": extension.instruction_set(),

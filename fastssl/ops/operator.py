@@ -26,7 +26,8 @@ class Operator:
         differentiable: those that can have a gradient.
         fake: the shapes of its results, for tracing.
         save_result: whether the gradient needs the result itself.
-        device: whose kernels these are; those of "cpu" are defined by the extension, if it is there.
+        functions: the operator and its gradient in Python, for a GPU; those of the CPU are in the extension, if it is
+            there. Where nobody watches them they are called as they are, which saves torch's dispatcher.
     """
 
     def __init__(
@@ -36,12 +37,12 @@ class Operator:
         differentiable: tuple[int, ...],
         fake: Callable[..., Any] | None,
         save_result: bool = False,
-        device: str = "cpu",
+        functions: tuple[Callable[..., Any], Callable[..., Any]] | None = None,
     ) -> None:
         self.name, self.tensors, self.differentiable, self.save_result = name, tensors, differentiable, save_result
+        self.functions = functions
         self._eager, self._transformable, self._transformable_backward = _functions(self)
-        self.device = device
-        if device != "cpu" or extension._C is not None:
+        if functions is not None or extension._C is not None:
             self._register(fake)
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -57,7 +58,7 @@ class Operator:
         ):
             raise RuntimeError(_NO_FORWARD_MODE)
         try:
-            if torch._C._is_any_autocast_enabled():
+            if self.functions is None and torch._C._is_any_autocast_enabled():
                 return _first(operator(*arguments))
             result: Tensor = self._eager.apply(*arguments)
             return result
@@ -110,7 +111,7 @@ class Operator:
             ):  # create_graph: the registered autograd says that there is no second derivative
                 grads = operator(*everything)
             else:
-                grads = _directly(operator, *everything)
+                grads = self.directly(1, everything)
         except RuntimeError as error:
             _reraise(error)
             raise
@@ -118,6 +119,14 @@ class Operator:
             if needs >> bit & 1:
                 result[i] = grads[bit]
         return tuple(result)
+
+    def directly(self, which: int, arguments: tuple[Any, ...]) -> Any:
+        """Calls the operator (0) or its gradient (1) without the autograd that is registered for it: that costs 60 us
+        more than all the rest."""
+        if self.functions is not None and not _is_watched(arguments):
+            return self.functions[which](*arguments)
+        with torch._C._AutoDispatchBelowAutograd():
+            return self._operator(self.name + ("", "_backward")[which])(*arguments)
 
     def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...]:
         *rest, needs = everything
@@ -144,8 +153,9 @@ class Operator:
             torch.library.register_fake(backward, self._fake_backward)
         torch.library.register_autograd(forward, self.backward, setup_context=self.setup)
         torch.library.register_autograd(backward, no_second_derivative)
-        # As torch's cross_entropy: computed in fp32 under autocast.
-        torch.library.register_autocast(forward, self.device, torch.float32)
+        # As torch's cross_entropy: computed in fp32 under autocast. GPU kernels do so with rows of 16 bits.
+        if self.functions is None:
+            torch.library.register_autocast(forward, "cpu", torch.float32)
 
 
 class KeepingOperator(Operator):
@@ -168,7 +178,7 @@ def _functions(op: Operator) -> tuple[Any, Any, Any]:
 
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Tensor:
-            output = _directly(op._operator(op.name), *arguments)
+            output = op.directly(0, arguments)
             outputs = output if isinstance(output, tuple) else (output,)
             if any(ctx.needs_input_grad):
                 ctx.save_for_backward(*op.saved(arguments, outputs))
@@ -223,10 +233,11 @@ def _is_transformed(arguments: Any) -> bool:
     return any(isinstance(t, Tensor) and wrapped(t) for t in arguments)
 
 
-def _directly(operator: Any, *arguments: Any) -> Any:
-    """Calls the kernel without the autograd that is registered for it: that costs 60 us more than all the rest."""
-    with torch._C._AutoDispatchBelowAutograd():
-        return operator(*arguments)
+def _is_watched(arguments: tuple[Any, ...]) -> bool:
+    """Whether a mode or a kind of tensor wants to see the operator: fake tensors, counters of flops, DTensor."""
+    if torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    return any(isinstance(t, Tensor) and type(t) not in (Tensor, torch.nn.Parameter) for t in arguments)
 
 
 def _reraise(error: RuntimeError) -> None:

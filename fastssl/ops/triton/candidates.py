@@ -25,7 +25,7 @@ def candidates(architecture: str, kernel: str, dtype: torch.dtype, depth: int) -
     """Best guess first. Columns of a tile divide its rows (triangles need that)."""
     wide = dtype == torch.float32
     old = architecture == "sm_80"
-    specialize = architecture == "sm_100" and not wide
+    specialize = False  # sm_100's warp specialisation: off until it was measured (triton's issue 8311: wrong results)
     if kernel.startswith("free_"):
         plain = candidates(architecture, kernel.removeprefix("free_"), dtype, depth)
         step = plain[-1].BK

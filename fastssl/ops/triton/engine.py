@@ -160,8 +160,6 @@ def reduce(
     triangle = how.same and how.loss == SUMS and how.relation == ALL
     n, m = x.n, x.d if given else y.n
     blocks, tiles = cdiv(n, c.BM), cdiv(m, c.BN)
-    splits, each = _splits(blocks, tiles, device)
-    out = torch.empty((splits, 4, n), dtype=torch.float32, device=device)
     by_column = None
     band = max(1, int(blocks))
     if columns or triangle:
@@ -169,6 +167,8 @@ def reduce(
         if not how.bounded:
             by_column[0].fill_(float("-inf"))
         band = max(1, min(band, extension.get_memory_budget() // max(4 * m, 1)))
+    splits, each = _splits(min(band, blocks), tiles, device)
+    out = torch.empty((splits, 4, n), dtype=torch.float32, device=device)
     part = None if by_column is None else torch.empty((band, m), dtype=torch.float32, device=device)
     operands = _operands(x, y) if not given else (x.rows, x.rows, n, m, 1, x.stride, 0, None, None, None, None)
     for first in range(0, int(blocks), band):

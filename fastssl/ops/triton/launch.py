@@ -149,7 +149,8 @@ def precision(dtype: torch.dtype) -> str:
     """How products of fp32 are made: three of tf32, which keeps fp32's digits, unless torch was told to save."""
     if dtype != torch.float32:
         return "tf32"
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # (torch.get_float32_matmul_precision raises where the newer setting was used.)
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
@@ -172,11 +173,8 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
         return
     if hasattr(triton, "set_allocator"):
         triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-        torch.library.wrap_triton(kernel)[tuple(grid)](*arguments, **constants)
-    else:
-        with torch.cuda.device(next(t for t in arguments if isinstance(t, Tensor)).device):
-            kernel[tuple(grid)](*arguments, enable_fp_fusion=True, **constants)
+    with torch.cuda.device(next(t for t in arguments if isinstance(t, Tensor)).device):
+        kernel[tuple(grid)](*arguments, **constants)
 
 
 def _mend_interpreter() -> None:

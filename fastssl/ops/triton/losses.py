@@ -35,13 +35,18 @@ from fastssl.ops.triton.operators import (
 
 @lru_cache(maxsize=256)
 def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Numbers on a device, copied there once: a captured graph cannot copy from the host."""
-    return torch.tensor(values, dtype=dtype, device=device)
+    """Numbers on a device, copied there once. Outside of inference mode, whose tensors later calls cannot save."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if len(values) == 1:  # no copy from the host: no wait
+        return torch.full((1,), values[0], dtype=dtype, device=device)
     if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or device.type == "meta":
         return torch.tensor(values, dtype=dtype, device=device)
+    if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
+        return torch.cat([torch.full((1,), v, dtype=dtype, device=device) for v in values])  # graphs cannot copy
     return _constant(values, dtype, device)
 
 

@@ -1,7 +1,8 @@
 """The Triton engine as torch operators: ``fastssl::triton_pair_sums``, ``triton_row_loss`` and ``triton_pairwise``.
 
-``torch.library.triton_op`` lets torch.compile see the kernels; autograd, tracing and torch.func are those of every
-other operator here (``fastssl.ops.operator``).
+For torch.compile each is one piece: its analysis of what a kernel writes does not know all that Triton can do, and drops
+what it takes for unused. Autograd, tracing and torch.func are those of every other operator here
+(``fastssl.ops.operator``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl.ops.gpu import INTERPRETING
 from fastssl.ops.operator import Operator
 from fastssl.ops.rows import OUTPUTS, Metric, RowLoss
 from fastssl.ops.triton import engine
@@ -258,9 +258,10 @@ def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
     if how.positive_bits is not None:
         assert how.negative_bits is not None
         lanes = torch.arange(32, device=device, dtype=torch.int32)[None, :, None]
+        at_once = max(1, 2**21 // max(m, 1))  # words of 32 rows whose bits lie apart: 256 MiB
         return torch.stack(
             [
-                torch.cat([((words[:, None, :] >> lanes) & 1).sum(2) for words in bits.split(1)]).flatten()[:n]
+                torch.cat([((words[:, None, :] >> lanes) & 1).sum(2) for words in bits.split(at_once)]).flatten()[:n]
                 if len(bits)
                 else torch.zeros(n, device=device)
                 for bits in (how.positive_bits, how.negative_bits)
@@ -622,13 +623,6 @@ def of_strip(
 # --- registration ---------------------------------------------------------------------------------------------------
 
 
-def _define(name: str, function: Any, backward: Any) -> None:
-    """Interpreted kernels cannot be traced: there the operator is one piece for torch.compile."""
-    define: Any = torch.library.custom_op if INTERPRETING else torch.library.triton_op
-    define(f"fastssl::{name}", function, mutates_args=())
-    define(f"fastssl::{name}_backward", backward, mutates_args=())
-
-
 def _fake_pair_sums(x: Tensor, y: MaybeTensor, *rest: Any) -> Tensor:
     *_, columns, _, _ = rest
     return x.new_empty((4, x.shape[0] + (y.shape[0] if columns and y is not None else 0)), dtype=torch.float64)
@@ -645,8 +639,9 @@ def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> T
 
 
 def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
-    _define(name, function, backward)
-    return Operator(name, fake=fake if INTERPRETING else None, device="cuda", **options)
+    torch.library.custom_op(f"fastssl::{name}", function, mutates_args=())
+    torch.library.custom_op(f"fastssl::{name}_backward", backward, mutates_args=())
+    return Operator(name, fake=fake, functions=(function, backward), **options)
 
 
 PAIR_SUMS = _operator(
