@@ -26,6 +26,15 @@ FAST_AP = tl.constexpr(10)  # slopes from a table of bins (histogram.py)
 
 
 @triton.jit
+def number(VALUE):
+    """A number that is given as itself or in memory."""
+    if VALUE.dtype.is_ptr():
+        return tl.load(VALUE).to(tl.float32)
+    else:
+        return VALUE
+
+
+@triton.jit
 def exp2_by_polynomial(x):
     """2^x on the FMA units, for a share of the exponentials where the MUFU is the bound: 3e-7 of the value.
 
@@ -231,6 +240,7 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
             a, b = add_log_sum(a, b, s, negative, SPLIT)
         if POSITIVES:
             c += tl.sum(tl.where(positive, s, 0.0), 1)
+            e += tl.sum(positive.to(tl.float32), 1)
     elif LOSS == SIGMOID:
         a += tl.sum(tl.where(negative, softplus(s), 0.0), 1)
         b += tl.sum(tl.where(negative, sigmoid(s), 0.0), 1)

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, scaled, slope
+from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, number, scaled, slope
 from fastssl.kernels.tiles import (
     CHEBYSHEV,
     EUCLIDEAN,
     GIVEN,
     MANHATTAN,
+    MASKED,
+    PARTNERED,
+    PLAIN,
     SQEUCLIDEAN,
-    is_plain,
+    partners,
     relation,
     scores,
+    special_tiles,
+    stretch,
 )
 
 
@@ -53,12 +58,12 @@ def tile_slope(
     LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr, VARIANT: tl.constexpr,
     BOUNDED: tl.constexpr, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     PARTNER_SIDE: tl.constexpr, ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    MASKED: tl.constexpr,
+    LEVEL: tl.constexpr,
 ):  # fmt: skip
     """(dL/ds, sums along rows for two parameters) of a tile of scores ``s``.
 
     ``ROWS``: terms of the rows' own losses; ``COLUMNS``: of the columns'. ``PARTNER_SIDE``: 0 none, 1: PARTNER is that of
-    A's rows, 2: of B's. Not ``MASKED``: all pairs count and none is a partner.
+    A's rows, 2: of B's.
     """
     rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
     first = tl.zeros((BM,), tl.float32)
@@ -66,7 +71,7 @@ def tile_slope(
     raw = s
     if LOSS == SUMS or LOSS == SIGMOID:
         s = scaled(LOSS, s, scale, BIAS, rows, columns, n, m, BIAS_COLUMNS, SWAPPED)
-    if MASKED:
+    if LEVEL == MASKED:
         if SWAPPED:
             positive, negative = relation(columns[None, :], rows[:, None], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
                                           m, n, offset, RELATION, ITSELF, UPPER)  # fmt: skip
@@ -84,18 +89,19 @@ def tile_slope(
             if RELATION != 0:
                 negative = negative | positive
                 back_negative = back_negative | back_positive
-        if PARTNER_SIDE != 0:
-            if PARTNER_SIDE == 1:
-                paired = partner_a[:, None] == columns[None, :]
-            else:
-                partner_b = tl.load(PARTNER + columns, mask=columns < m, other=-1).to(tl.int32)
-                paired = rows[:, None] == partner_b[None, :]
-            paired = paired & (rows < n)[:, None] & (columns < m)[None, :]
-            positive, negative = positive & ~paired, negative & ~paired
-            back_positive, back_negative = back_positive & ~paired, back_negative & ~paired
     else:
         negative = tl.full((BM, BN), True, tl.int1)
         positive, back_positive, back_negative = negative, negative, negative
+    if LEVEL != PLAIN and PARTNER_SIDE != 0:
+        if PARTNER_SIDE == 1:
+            paired = partner_a[:, None] == columns[None, :]
+        else:
+            partner_b = partners(PARTNER, columns, m, n)
+            paired = rows[:, None] == partner_b[None, :]
+        if LEVEL == MASKED:
+            paired = paired & (rows < n)[:, None] & (columns < m)[None, :]
+        positive, negative = positive & ~paired, negative & ~paired
+        back_positive, back_negative = back_positive & ~paired, back_negative & ~paired
     g = tl.zeros((BM, BN), tl.float32)
     if LOSS == FAST_AP:
         if ROWS:
@@ -112,7 +118,7 @@ def tile_slope(
         if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == 0:
             # One exponential serves both: p (1 / sum of the row + 1 / sum of the column), upstream weights included.
             g = exp2(s, SPLIT) * (own[0] + theirs[0])
-            if MASKED:
+            if LEVEL != PLAIN:
                 g = tl.where(negative, g, 0.0)
         else:
             if ROWS:
@@ -141,7 +147,7 @@ def tile_slope(
                     VARIANT,
                     SPLIT,
                 )
-    if MASKED:
+    if LEVEL != PLAIN:
         if PARTNER_SIDE == 1:
             g = tl.where(paired, partner_weight_a[:, None], g)
         elif PARTNER_SIDE == 2:
@@ -167,46 +173,23 @@ def given(a0, b0, n, m, MATRIX_AT, matrix_stride, SWAPPED: tl.constexpr, BM: tl.
 
 @triton.jit
 def slopes(
-    s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+    s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
     PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width,
     LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr, VARIANT: tl.constexpr,
     BOUNDED: tl.constexpr, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
     PARTNER_SIDE: tl.constexpr, ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-    INTERIOR: tl.constexpr,
+    LEVEL: tl.constexpr,
 ):  # fmt: skip
-    """``tile_slope`` without masks where a tile needs none."""
-    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0 and PARTNER_SIDE != 2
+    """``tile_slope``, or what is given of it."""
     if LOSS == MATRIX:
         g = given(a0, b0, n, m, MATRIX_AT, matrix_stride, SWAPPED, BM, BN)
         first = tl.zeros((BM,), tl.float32)
         second = first
-    elif CAN_BE_PLAIN:
-        if INTERIOR:
-            g, first, second = tile_slope(
-                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS,
-                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
-                SPLIT, False,
-            )  # fmt: skip
-        elif is_plain(a0, b0, n, m, low, high, BM, BN):
-            g, first, second = tile_slope(
-                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS,
-                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
-                SPLIT, False,
-            )  # fmt: skip
-        else:
-            g, first, second = tile_slope(
-                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS,
-                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
-                SPLIT, True,
-            )  # fmt: skip
     else:
         g, first, second = tile_slope(
             s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT,
             partner_weight_a, offset, own_a, OWN_B, TABLE, bins, width, LOSS, RELATION, ITSELF,
-            UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN, SPLIT, True,
+            UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN, SPLIT, LEVEL,
         )  # fmt: skip
     return g, first, second
 
@@ -222,7 +205,44 @@ def weigh(g, s, METRIC: tl.constexpr):
         return g
 
 
-@triton.jit(do_not_specialize=["n", "m", "offset", "matrix_stride", "bins", "width", "tiles_per_split"])
+@triton.jit
+def add_tile(
+    acc, total, first, second, b0, A, B, a_rows, b_rows, a, a0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB,
+    scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a,
+    offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, SUMS_OUT, FILTER,
+    LOSS: tl.constexpr, METRIC: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
+    VARIANT: tl.constexpr, BOUNDED: tl.constexpr, SAME: tl.constexpr, EXACT: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
+    SWAPPED: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, PARTNER_SIDE: tl.constexpr, SCORES: tl.constexpr,
+    ALONG: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr,
+    SPLIT: tl.constexpr, LEVEL: tl.constexpr,
+):  # fmt: skip
+    """One more tile of weights times rows of B, and the sums."""
+    s = tl.zeros((BM, BN), tl.float32)
+    if SCORES:
+        s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
+                   SWAPPED, BM, BN, BK, True, PRECISION)  # fmt: skip
+    g, more_first, more_second = slopes(
+        s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+        PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+        RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+        SPLIT, LEVEL,
+    )  # fmt: skip
+    w = weigh(g, s, METRIC)
+    if SUMS_OUT is not None:
+        total += tl.sum(w, 1)
+    if FB is not None:
+        columns = b0 + tl.arange(0, BN)
+        w = w * tl.load(FB + columns, mask=columns < m, other=0.0)[None, :]
+    b = b_rows.load([b0, 0])
+    if FILTER is not None:  # softmax below this has no place in the result's precision
+        if tl.max(tl.abs(w)) > FILTER:
+            acc = tl.dot(w.to(b.dtype), b, acc, input_precision=PRECISION)
+    else:
+        acc = tl.dot(w.to(b.dtype), b, acc, input_precision=PRECISION)
+    return acc, total, first + more_first, second + more_second
+
+
+@triton.jit(do_not_specialize=["n", "m", "PARTNER", "offset", "matrix_stride", "bins", "width", "tiles_per_split"])
 def gradient_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,
     SCALE, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, PARTNER_WEIGHT, offset,
@@ -235,6 +255,7 @@ def gradient_kernel(
 ):  # fmt: skip
     """OUT [splits, n, d]: sum over a split's columns of weights times rows of B; SUMS_OUT [splits, 3, n] or None: sums
     of the weights, and along rows for two parameters. A block of A and each block of B are read once; BK >= d."""
+    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0
     block, split = tl.program_id(0), tl.program_id(1)
     a0 = block * BM
     rows = a0 + tl.arange(0, BM)
@@ -249,45 +270,52 @@ def gradient_kernel(
         qa = tl.load(QA + rows, mask=rows < n, other=0.0)
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
-        scale = tl.load(SCALE)
+        scale = number(SCALE)
     own_a = (fa, fa, fa, fa)
     if OWN_A is not None:
         own_a = four(OWN_A, n, rows, rows < n)
     partner_a, partner_weight_a = rows, fa
     if PARTNER_SIDE == 1:
-        partner_a = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
-        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=rows < n, other=0.0)
-    low, high = tl.min(partner_a, 0), tl.max(partner_a, 0)
+        partner_a = partners(PARTNER, rows, n, m)
+        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=(rows < n) & (rows < m), other=0.0)
     total = tl.zeros((BM,), tl.float32)
     first, second = total, total
     acc = tl.zeros((BM, BK), tl.float32)
     begin = split * tiles_per_split
     end = tl.minimum(begin + tiles_per_split, tl.cdiv(m, BN))
-    for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
-        b0 = tile * BN
-        s = tl.zeros((BM, BN), tl.float32)
-        if SCORES:
-            s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
-                       SWAPPED, BM, BN, BK, True, PRECISION)  # fmt: skip
-        g, more_first, more_second = slopes(
-            s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-            PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
-            RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
-            SPLIT, INTERIOR,
-        )  # fmt: skip
-        first, second = first + more_first, second + more_second
-        w = weigh(g, s, METRIC)
-        if SUMS_OUT is not None:
-            total += tl.sum(w, 1)
-        if FB is not None:
-            columns = b0 + tl.arange(0, BN)
-            w = w * tl.load(FB + columns, mask=columns < m, other=0.0)[None, :]
-        b = b_rows.load([b0, 0])
-        if FILTER is not None:  # softmax below this has no place in the result's precision
-            if tl.max(tl.abs(w)) > tl.load(FILTER):
-                acc = tl.dot(w.to(b.dtype), b, acc, input_precision=PRECISION)
-        else:
-            acc = tl.dot(w.to(b.dtype), b, acc, input_precision=PRECISION)
+    if CAN_BE_PLAIN:
+        LEVEL: tl.constexpr = PARTNERED if PARTNER_SIDE != 0 and PARTNER.dtype.is_ptr() else PLAIN
+        special, special_end, other, other_end, whole = special_tiles(PARTNER, partner_a, a0, n, m, PARTNER_SIDE, ITSELF,
+                                                                      BM, BN)  # fmt: skip
+        for k in range(1 if INTERIOR else 3):
+            stop, resume = stretch(k, begin, end, special, special_end, other, other_end, whole)
+            for tile in tl.range(begin, end if INTERIOR else stop, warp_specialize=SPECIALIZE):
+                acc, total, first, second = add_tile(
+                    acc, total, first, second, tile * BN, A, B, a_rows, b_rows, a, a0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB,
+                    scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a,
+                    offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, SUMS_OUT, FILTER, LOSS, METRIC, RELATION,
+                    ITSELF, UPPER, VARIANT, BOUNDED, SAME, EXACT, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, SCORES, ALONG,
+                    BM, BN, BK, PRECISION, SPLIT, LEVEL,
+                )  # fmt: skip
+            if not INTERIOR:
+                for tile in tl.range(stop, resume, warp_specialize=SPECIALIZE):
+                    acc, total, first, second = add_tile(
+                        acc, total, first, second, tile * BN, A, B, a_rows, b_rows, a, a0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB,
+                        scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a,
+                        offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, SUMS_OUT, FILTER, LOSS, METRIC, RELATION,
+                        ITSELF, UPPER, VARIANT, BOUNDED, SAME, EXACT, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, SCORES, ALONG,
+                        BM, BN, BK, PRECISION, SPLIT, MASKED,
+                    )  # fmt: skip
+            begin = resume
+    else:
+        for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
+            acc, total, first, second = add_tile(
+                acc, total, first, second, tile * BN, A, B, a_rows, b_rows, a, a0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB,
+                scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a,
+                offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, SUMS_OUT, FILTER, LOSS, METRIC, RELATION,
+                ITSELF, UPPER, VARIANT, BOUNDED, SAME, EXACT, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, SCORES, ALONG,
+                BM, BN, BK, PRECISION, SPLIT, MASKED,
+            )  # fmt: skip
     features = tl.arange(0, BK)
     inside = (rows < n)[:, None] & (features < d)[None, :]
     place = (split.to(tl.int64) * n + rows)[:, None] * d + features[None, :]
@@ -299,7 +327,7 @@ def gradient_kernel(
         tl.store(into + 2 * n, second, mask=rows < n)
 
 
-@triton.jit(do_not_specialize=["n", "m", "offset", "matrix_stride", "bins", "width", "row0", "column0", "height",
+@triton.jit(do_not_specialize=["n", "m", "PARTNER", "offset", "matrix_stride", "bins", "width", "row0", "column0", "height",
                                "breadth"])  # fmt: skip
 def weights_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,
@@ -338,15 +366,14 @@ def weights_kernel(
         qa = tl.load(QA + rows, mask=rows < n, other=0.0)
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
-        scale = tl.load(SCALE)
+        scale = number(SCALE)
     own_a = (fa, fa, fa, fa)
     if OWN_A is not None:
         own_a = four(OWN_A, n, rows, rows < n)
     partner_a, partner_weight_a = rows, fa
     if PARTNER_SIDE == 1:
-        partner_a = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
-        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=rows < n, other=0.0)
-    low, high = tl.min(partner_a, 0), tl.max(partner_a, 0)
+        partner_a = partners(PARTNER, rows, n, m)
+        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=(rows < n) & (rows < m), other=0.0)
     local_rows, local_columns = rows - row0, columns - column0
     into = tl.make_tensor_descriptor(OUT, shape=[height, breadth], strides=[stride_out, 1], block_shape=[BM, BN])
     s = tl.zeros((BM, BN), tl.float32)
@@ -356,12 +383,40 @@ def weights_kernel(
     if STORE == 2:
         into.store([i * BM, j * BN], s.to(OUT.dtype.element_ty))
     else:
-        g, first, second = slopes(
-            s, low, high, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
-            PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
-            RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
-            SPLIT, INTERIOR,
-        )  # fmt: skip
+        if (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0:
+            LEVEL: tl.constexpr = PARTNERED if PARTNER_SIDE != 0 and PARTNER.dtype.is_ptr() else PLAIN
+            first_tile, first_end, second_tile, second_end, whole = special_tiles(PARTNER, partner_a, a0, n, m,
+                                                                                  PARTNER_SIDE, ITSELF, BM, BN)  # fmt: skip
+            tile = b0 // BN
+            special = (tile >= first_tile) & (tile < first_end) | (tile >= second_tile) & (tile < second_end)
+            if INTERIOR:
+                g, first, second = slopes(
+                    s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                    PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                    RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                    SPLIT, LEVEL,
+                )  # fmt: skip
+            elif special | (tile >= whole) | (b0 % BN != 0):
+                g, first, second = slopes(
+                    s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                    PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                    RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                    SPLIT, MASKED,
+                )  # fmt: skip
+            else:
+                g, first, second = slopes(
+                    s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                    PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                    RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                    SPLIT, LEVEL,
+                )  # fmt: skip
+        else:
+            g, first, second = slopes(
+                s, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a,
+                PARTNER_WEIGHT, partner_weight_a, offset, own_a, OWN_B, MATRIX_AT, matrix_stride, TABLE, bins, width, LOSS,
+                RELATION, ITSELF, UPPER, VARIANT, BOUNDED, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, ALONG, BM, BN,
+                SPLIT, MASKED,
+            )  # fmt: skip
         if STORE == 1:
             into.store([i * BM, j * BN], g.to(OUT.dtype.element_ty))
         else:

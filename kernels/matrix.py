@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from fastssl.kernels.epilogues import number
 
 
 @triton.jit(do_not_specialize=["n", "m"])
@@ -60,7 +61,7 @@ def finish_kernel(
         total = tl.load(TOTAL + rows, mask=inside, other=0.0)
     scale = 1.0
     if SCALE is not None:
-        scale = tl.load(SCALE)
+        scale = number(SCALE)
     along = tl.zeros((BLOCK,), tl.float32)
     for sweep in tl.static_range(2):
         if NORMALIZE or sweep == 1:

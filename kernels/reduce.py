@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastssl.kernels.epilogues import SIGMOID, SUMS, add_log_sum, empty, exp2, scaled, update
-from fastssl.kernels.tiles import CHEBYSHEV, GIVEN, MANHATTAN, is_plain, relation, scores
+from fastssl.kernels.ends import add_blocks
+from fastssl.kernels.epilogues import SIGMOID, SUMS, empty, exp2, number, scaled, update
+from fastssl.kernels.tiles import (
+    CHEBYSHEV,
+    GIVEN,
+    MANHATTAN,
+    MASKED,
+    PARTNERED,
+    PLAIN,
+    partners,
+    relation,
+    scores,
+    special_tiles,
+    stretch,
+)
 
 
 @triton.jit
@@ -13,12 +26,12 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
          OTHER0, OTHER1, COLUMNS, LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
          VARIANT: tl.constexpr, BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
          PARTNERS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
-         MASKED: tl.constexpr):  # fmt: skip
-    """A tile into the numbers of its rows and, where COLUMNS is given, of its columns. Not ``MASKED``: all pairs count."""
+         LEVEL: tl.constexpr):  # fmt: skip
+    """A tile into the numbers of its rows and, where COLUMNS is given, of its columns."""
     rows, columns = a0 + tl.arange(0, BM), b0 + tl.arange(0, BN)
     if LOSS == SUMS or LOSS == SIGMOID:
         s = scaled(LOSS, s, scale, BIAS, rows, columns, n, m, BIAS_COLUMNS, False)
-    if MASKED:
+    if LEVEL == MASKED:
         positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
                                       n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
         if LOSS == SUMS:
@@ -28,6 +41,9 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
             alone = partner[:, None] != columns[None, :]
             negative = negative & alone
             positive = positive & alone
+    elif LEVEL == PARTNERED:
+        negative = partner[:, None] != columns[None, :]
+        positive = negative
     else:
         negative = tl.full((BM, BN), True, tl.int1)
         positive = negative
@@ -40,7 +56,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
     if COLUMNS is not None:
         into = COLUMNS + block.to(tl.int64) * m + columns
         counted = negative
-        if MASKED:
+        if LEVEL == MASKED:
             counted = negative & (rows < n)[:, None]
         if BOUNDED:
             total = tl.sum(tl.where(counted, exp2(s, SPLIT), 0.0), 0)
@@ -57,7 +73,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
                   SPLIT)  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["n", "m", "offset", "first_block", "tiles_per_split"])
+@triton.jit(do_not_specialize=["n", "m", "PARTNER", "offset", "first_block", "tiles_per_split"])
 def reduce_kernel(
     A, B, n, m, d, stride_a, stride_b, FA, FB, QA, QB,
     SCALE, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, offset,
@@ -92,41 +108,50 @@ def reduce_kernel(
         qa = tl.load(QA + rows, mask=rows < n, other=0.0)
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
-        scale = tl.load(SCALE)
+        scale = number(SCALE)
     own0 = tl.zeros((BM, 1), tl.float32)
     if OWN0 is not None:
         own0 = tl.load(OWN0 + rows, mask=rows < n, other=0.0)[:, None]
     partner = rows
     if PARTNER is not None:
-        partner = tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
-    low, high = tl.min(partner, 0), tl.max(partner, 0)
+        partner = partners(PARTNER, rows, n, m)
     state = empty(LOSS, BM)
 
     begin = split * tiles_per_split
     if TRIANGLE or UPPER:
         begin += a0 // BN
     end = tl.minimum(begin + tiles_per_split, tl.cdiv(m, BN))
-    for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
-        b0 = tile * BN
-        s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
-                   False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
-        if CAN_BE_PLAIN:
-            if INTERIOR:
-                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
-                             NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER,
-                             VARIANT, BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, False)  # fmt: skip
-            elif is_plain(a0, b0, n, m, low, high, BM, BN):
-                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
-                             NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER,
-                             VARIANT, BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, False)  # fmt: skip
-            else:
-                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
-                             NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER,
-                             VARIANT, BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, True)  # fmt: skip
-        else:
-            state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS,
-                         NEGATIVE_BITS, partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT,
-                         BOUNDED, TRIANGLE, BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, True)  # fmt: skip
+    if CAN_BE_PLAIN:
+        LEVEL: tl.constexpr = PARTNERED if PARTNER is not None and PARTNER.dtype.is_ptr() else PLAIN
+        first, first_end, second, second_end, whole = special_tiles(
+            PARTNER, partner, a0, n, m, 0 if PARTNER is None else 1, ITSELF, BM, BN
+        )
+        for k in range(1 if INTERIOR else 3):
+            stop, resume = stretch(k, begin, end, first, first_end, second, second_end, whole)
+            for tile in tl.range(begin, end if INTERIOR else stop, warp_specialize=SPECIALIZE):
+                b0 = tile * BN
+                s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
+                           False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
+                state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                             partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
+                             BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, LEVEL)  # fmt: skip
+            if not INTERIOR:
+                for tile in tl.range(stop, resume, warp_specialize=SPECIALIZE):
+                    b0 = tile * BN
+                    s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
+                               False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
+                    state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                                 partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
+                                 BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, MASKED)  # fmt: skip
+            begin = resume
+    else:
+        for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
+            b0 = tile * BN
+            s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
+                       False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
+            state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
+                         partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
+                         BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, MASKED)  # fmt: skip
     into = OUT + split.to(tl.int64) * 4 * n + rows
     for k in tl.static_range(4):
         tl.store(into + k * n, state[k], mask=rows < n)
@@ -137,25 +162,13 @@ def columns_kernel(
     COLUMNS, OUT, m, first_block, blocks, rows_per_block,
     BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """Adds a band of COLUMNS [blocks, m] to OUT [2, m] (maximum, sum below it), blocks in order.
-
-    ``TRIANGLE``: a column has parts from the blocks of rows above its own only.
-    """
+    """Adds a band of COLUMNS [blocks, m] to OUT [2, m] (maximum, sum below it)."""
     columns = tl.program_id(0) * BN + tl.arange(0, BN)
     inside = columns < m
     most = tl.load(OUT + columns, mask=inside, other=0.0)
     total = tl.load(OUT + m + columns, mask=inside, other=0.0)
-    for start in range(0, blocks, BM):
-        block = start + tl.arange(0, BM)
-        there = (block < blocks)[:, None] & inside[None, :]
-        if TRIANGLE:
-            there = there & (((first_block + block + 1) * rows_per_block)[:, None] <= columns[None, :])
-        part = tl.load(COLUMNS + block.to(tl.int64)[:, None] * m + columns[None, :], mask=there, other=0.0)
-        if BOUNDED:
-            total += tl.sum(tl.where(there, part, 0.0), 0)
-            most = tl.maximum(most, 0.0)
-        else:
-            top, sums = add_log_sum(most, total, tl.trans(part), tl.trans(there), False)
-            most, total = top, sums
+    most, total = add_blocks(
+        most, total, COLUMNS, columns, m, first_block, blocks, rows_per_block, BOUNDED, TRIANGLE, BM
+    )
     tl.store(OUT + columns, most, mask=inside)
     tl.store(OUT + m + columns, total, mask=inside)

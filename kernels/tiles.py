@@ -122,6 +122,17 @@ def scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB,
 
 
 @triton.jit
+def partners(PARTNER, rows, n, m):
+    """The partner of each row of n among m columns: from memory, or where PARTNER is a number (row + it) % m; rows from m on
+    have none then."""
+    if PARTNER.dtype.is_ptr():
+        return tl.load(PARTNER + rows, mask=rows < n, other=-1).to(tl.int32)
+    else:
+        partner = rows + PARTNER
+        return tl.where(rows >= m, -1, tl.where(partner >= m, partner - m, partner)).to(tl.int32)
+
+
+@triton.jit
 def is_itself(i, j, m, offset, ITSELF: tl.constexpr):
     if ITSELF == OFFSET:
         return (offset + i) % m == j
@@ -155,9 +166,41 @@ def relation(i, j, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, n, m, offset, REL
     return positive, negative
 
 
+# What a tile must look at. Most tiles of a loss without positives are plain: loops over them have no branch, which Triton's
+# pipelines need.
+PLAIN = tl.constexpr(0)  # every pair counts
+PARTNERED = tl.constexpr(1)  # but for partners, which may lie anywhere
+MASKED = tl.constexpr(2)  # edges, rows themselves, labels
+
+
 @triton.jit
-def is_plain(a0, b0, n, m, low, high, BM: tl.constexpr, BN: tl.constexpr):
-    """Whether a tile has no edge, no row's pair with itself and no partner: most tiles. Partners of A's rows are within
-    [low, high]."""
-    inside = (a0 + BM <= n) & (b0 + BN <= m)
-    return inside & ((b0 >= a0 + BM) | (b0 + BN <= a0)) & ((b0 > high) | (b0 + BN <= low))
+def special_tiles(PARTNER, partner_a, a0, n, m, PARTNER_SIDE: tl.constexpr, ITSELF: tl.constexpr, BM: tl.constexpr,
+                  BN: tl.constexpr):  # fmt: skip
+    """(first, end, first, end, whole): the tiles of B with a row of A itself and with partners of A's rows, in order, which
+    are masked; those from ``whole`` on are too, since they have an edge."""
+    whole = tl.where(a0 + BM <= n, m // BN, 0)
+    first, first_end = whole, whole
+    second, second_end = whole, whole
+    if ITSELF != NOWHERE:
+        first, first_end = a0 // BN, tl.cdiv(a0 + BM, BN)
+    if PARTNER_SIDE == 1:
+        if not PARTNER.dtype.is_ptr():
+            second, second_end = tl.min(partner_a, 0) // BN, tl.max(partner_a, 0) // BN + 1
+    swap = second < first
+    return (
+        tl.where(swap, second, first),
+        tl.where(swap, second_end, first_end),
+        tl.where(swap, first, second),
+        tl.where(swap, first_end, second_end),
+        whole,
+    )
+
+
+@triton.jit
+def stretch(k, at, end, first, first_end, second, second_end, whole):
+    """(stop, resume): plain tiles are at..stop, masked ones stop..resume; the k-th of three such stretches."""
+    stop = tl.where(k == 0, first, tl.where(k == 1, second, whole))
+    resume = tl.where(k == 0, first_end, tl.where(k == 1, second_end, end))
+    resume = tl.where(stop >= whole, end, resume)
+    stop = tl.maximum(tl.minimum(tl.minimum(stop, whole), end), at)
+    return stop, tl.maximum(tl.minimum(resume, end), stop)

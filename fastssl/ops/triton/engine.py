@@ -35,6 +35,7 @@ NOWHERE, DIAGONAL, OFFSET = range(3)
 LOG2E = 1.4426950408889634
 LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
+ENDS = 32  # rows of a program of kernels/ends.py
 GROUP = 8  # rows of tiles that share the blocks of B in L2
 
 
@@ -50,14 +51,14 @@ class How:
 
     loss: int
     metric: Metric = Metric.dot
-    scale: Tensor | None = None
+    scale: Tensor | float | None = None
     bias: Tensor | None = None
     params: Tensor | None = None
     ids_x: Tensor | None = None
     ids_y: Tensor | None = None
     positive_bits: Tensor | None = None
     negative_bits: Tensor | None = None
-    partner: Tensor | None = None
+    partner: Tensor | int | None = None  # the column of each row's partner; a number: (row + it) % m
     offset: int = 0
     itself: int = NOWHERE
     upper: bool = False
@@ -76,6 +77,10 @@ class How:
     @property
     def by_features(self) -> bool:
         return self.metric in (Metric.manhattan, Metric.chebyshev)
+
+    @property
+    def bias_columns(self) -> bool:
+        return self.bias is not None and self.bias.dim() > 0 and self.bias.shape[0] > 1
 
     def kernel(self, name: str) -> str:
         """The name of its tiles: row losses, and scores without bounds or with labels, do more with one."""
@@ -99,7 +104,7 @@ class How:
             "BOUNDED": self.bounded,
             "SAME": self.same,
             "EXACT": x.rows.dtype == torch.float32,
-            "BIAS_COLUMNS": self.bias is not None and self.bias.dim() > 0 and self.bias.shape[0] > 1,
+            "BIAS_COLUMNS": self.bias_columns,
         }
 
 
@@ -108,7 +113,7 @@ def _tiles(config: Config, x: Side) -> dict[str, Any]:
         "BM": config.BM,
         "BN": config.BN,
         "BK": config.BK,
-        "PRECISION": precision(x.rows.dtype),
+        "PRECISION": precision(x.rows.dtype, x.narrow),
         "SPLIT": config.split,
     }
 
@@ -139,7 +144,19 @@ def log2_sum(most: Tensor, total: Tensor) -> Tensor:
     return most + torch.log2(total)
 
 
-def reduce(
+@dataclass(frozen=True)
+class Parts:
+    """What ``reduce_kernel`` leaves: four numbers of rows [splits, 4, n]; of columns, where they were asked for, one of
+    each block of ``height`` rows [blocks, m], or where they were added up [2, m]."""
+
+    rows: Tensor
+    columns: Tensor | None
+    summed: Tensor | None
+    height: int
+    triangle: bool
+
+
+def _parts(
     x: Side,
     y: Side,
     how: How,
@@ -147,10 +164,11 @@ def reduce(
     other0: Tensor | None = None,
     other1: Tensor | None = None,
     columns: bool = False,
-) -> tuple[Tensor, Tensor | None]:
-    """[4, n] in float64, each row's numbers over all columns; [2, m], the log-sums' of columns.
+    summed: bool = True,
+) -> Parts:
+    """Rows against themselves (SUMS): tiles above the diagonal alone, each for its rows and its columns.
 
-    Rows against themselves (SUMS): tiles above the diagonal alone, each for its rows and its columns.
+    ``summed``: columns are always added up; else only where the memory budget has them in several bands.
     """
     from fastssl.kernels.reduce import columns_kernel, reduce_kernel
 
@@ -160,19 +178,20 @@ def reduce(
     triangle = how.same and how.loss == SUMS and how.relation == ALL
     n, m = x.n, x.d if given else y.n
     blocks, tiles = cdiv(n, c.BM), cdiv(m, c.BN)
-    by_column = None
-    band = max(1, int(blocks))
+    band = max(1, blocks)
+    part = by_column = None
     if columns or triangle:
-        by_column = torch.zeros((2, m), dtype=torch.float32, device=device)
-        if not how.bounded:
-            by_column[0].fill_(float("-inf"))
         band = max(1, min(band, extension.get_memory_budget() // max(4 * m, 1)))
+        part = torch.empty((band, m), dtype=torch.float32, device=device)
+        if summed or band < blocks:
+            by_column = torch.zeros((2, m), dtype=torch.float32, device=device)
+            if not how.bounded:
+                by_column[0].fill_(float("-inf"))
     splits, each = _splits(min(band, blocks), tiles, device)
     out = torch.empty((splits, 4, n), dtype=torch.float32, device=device)
-    part = None if by_column is None else torch.empty((band, m), dtype=torch.float32, device=device)
     operands = _operands(x, y) if not given else (x.rows, x.rows, n, m, 1, x.stride, 0, None, None, None, None)
-    for first in range(0, int(blocks), band):
-        count = min(band, int(blocks) - first)
+    for first in range(0, blocks, band):
+        count = min(band, blocks - first)
         run(
             reduce_kernel,
             (count, splits),
@@ -187,7 +206,7 @@ def reduce(
             INTERIOR=False,
             config=c,
         )
-        if part is not None:
+        if by_column is not None:
             run(
                 columns_kernel,
                 (cdiv(m, 128),),
@@ -197,14 +216,79 @@ def reduce(
                 BM=16,
                 BN=128,
             )
-    state = _merge(out.double(), how)
-    if by_column is None:
+    return Parts(out, part, by_column, c.BM, triangle)
+
+
+def reduce(
+    x: Side,
+    y: Side,
+    how: How,
+    own0: Tensor | None = None,
+    other0: Tensor | None = None,
+    other1: Tensor | None = None,
+    columns: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """[4, n] in float64, each row's numbers over all columns; [2, m], the log-sums' of columns."""
+    parts = _parts(x, y, how, own0, other0, other1, columns)
+    state = _merge(parts.rows.double(), how)
+    if parts.summed is None:
         return state, None
-    by_column = by_column.double()
-    if triangle:
+    by_column = parts.summed.double()
+    if parts.triangle:
         top, total = merged(torch.stack([state[0], by_column[0]]), torch.stack([state[1], by_column[1]]))
         return torch.stack([top, total, state[2], state[3]]), None
     return state, by_column
+
+
+CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS = range(3)  # kernels/ends.py
+
+
+def values(x: Side, y: Side, how: How, form: int, ignore: int, columns: bool) -> tuple[Tensor, Tensor]:
+    """Each row's loss [n], and what its gradient needs [4, n] (``values_kernel``)."""
+    from fastssl.kernels.ends import values_kernel
+
+    parts = _parts(x, y, how, columns=columns, summed=False)
+    out = torch.empty((x.n,), dtype=torch.float32, device=x.rows.device)
+    saved = torch.empty((4, x.n), dtype=torch.float64, device=x.rows.device)
+    run(
+        values_kernel,
+        (cdiv(x.n, ENDS),),
+        *(parts.rows, parts.columns, parts.summed, x.rows, y.rows, x.factor, y.factor),
+        *(how.scale, how.bias, how.partner),
+        *(out, saved, x.n, y.n, x.d, x.stride, y.stride, ignore, parts.rows.shape[0]),
+        *(0 if parts.columns is None else parts.columns.shape[0], parts.height),
+        FORM=form,
+        BOUNDED=how.bounded,
+        TRIANGLE=parts.triangle,
+        BOTH=columns,
+        BIAS_COLUMNS=how.bias_columns,
+        BLOCK=ENDS,
+        CHUNK=64,
+    )
+    return out, saved
+
+
+def upstream(
+    grad: Tensor, saved: Tensor, how: How, form: int, ignore: int, m: int, columns: bool
+) -> tuple[Weights, Tensor | None]:
+    """The weights of a gradient from that of the values [n]; the bias's by row."""
+    from fastssl.kernels.ends import upstream_kernel
+
+    n, device = grad.shape[0], grad.device
+    own_x = torch.empty((4, n), dtype=torch.float32, device=device)
+    own_y = torch.empty((4, m), dtype=torch.float32, device=device) if columns else None
+    to_partner = torch.empty((n,), dtype=torch.float32, device=device)
+    by_bias = torch.empty((n,), dtype=torch.float32, device=device) if how.bias is not None else None
+    run(
+        upstream_kernel,
+        (cdiv(n, 128),),
+        *(grad, grad.stride(0), saved, how.partner, own_x, own_y, to_partner, by_bias, n, m, ignore),
+        FORM=form,
+        BOUNDED=how.bounded,
+        MUTUAL=how.same,
+        BLOCK=128,
+    )
+    return Weights(own_x, own_x if how.same else own_y, columns=how.same or columns, partner=to_partner), by_bias
 
 
 def _merge(parts: Tensor, how: How) -> Tensor:
@@ -256,7 +340,7 @@ def gradients(
     needs: tuple[bool, bool],
     dtype: torch.dtype,
     along: bool = False,
-    filtering: Tensor | None = None,
+    filtering: float = 0.0,
 ) -> tuple[Tensor | None, Tensor | None, Sums | None, Sums | None]:
     """dL/dx, dL/dy (where wanted) and the sums of both, by x's rows and by y's.
 
@@ -283,7 +367,8 @@ def _call(how: How, w: Weights, swapped: bool) -> tuple[tuple[Any, ...], dict[st
         *(how.offset, *((w.y, w.x) if swapped else (w.x, w.y))),
         *(w.matrix, matrix_stride, w.table, w.bins, w.width),
     )
-    side_of_partner = 0 if w.partner is None else (2 if swapped else 1)
+    # Row i of x and row i of y are each other's partners where partners are told by a number and y is another matrix.
+    side_of_partner = 0 if w.partner is None else (2 if swapped and isinstance(how.partner, Tensor) else 1)
     needs_scores = how.loss != MATRIX or how.metric == Metric.euclidean
     rows, columns = (w.columns, w.rows) if swapped else (w.rows, w.columns)
     constants = {"SWAPPED": swapped, "ROWS": rows, "COLUMNS": columns}
@@ -298,8 +383,8 @@ def _resident(
     swapped: bool,
     dtype: torch.dtype,
     along: bool,
-    filtering: Tensor | None,
-) -> tuple[Tensor, Sums]:
+    filtering: float,
+) -> tuple[Tensor, Sums | None]:
     from fastssl.kernels.gradient import gradient_kernel
 
     c = config(how.kernel("gradient"), a.rows, a.d)
@@ -314,7 +399,7 @@ def _resident(
         (blocks, splits),
         *_operands(a, b),
         *arguments,
-        *(out, sums, each, filtering),
+        *(out, sums, each, filtering or None),
         **how.constants(a),
         **constants,
         **_tiles(c, a),
@@ -323,13 +408,13 @@ def _resident(
         INTERIOR=False,
         config=c,
     )
-    total = (
-        torch.zeros((3, 0), dtype=torch.float64, device=device) if sums is None else sums.sum(0, dtype=torch.float64)
-    )
+    if sums is None:
+        return finish(out, None, a, how, dtype, scaled=False), None
+    total = sums.sum(0, dtype=torch.float64)
     return finish(out, total[0].float(), a, how, dtype, scaled=False), Sums(*total)
 
 
-def finish(parts: Tensor, total: Tensor, a: Side, how: How, dtype: torch.dtype, scaled: bool) -> Tensor:
+def finish(parts: Tensor, total: Tensor | None, a: Side, how: How, dtype: torch.dtype, scaled: bool) -> Tensor:
     """A gradient in its dtype from sums of weights times the other side's rows [splits, n, d]."""
     from fastssl.kernels.matrix import finish_kernel
 
@@ -400,8 +485,10 @@ def _by_chunks(
     scores = aligned(height, breadth, narrow, device) if how.metric == Metric.chebyshev else None
     gx = torch.zeros((1, x.n, x.d), dtype=torch.float32, device=device)
     gy = torch.zeros((1, other.n, x.d), dtype=torch.float32, device=device) if need_y else None
-    by_x = torch.zeros((3, x.n), dtype=torch.float64, device=device)
-    by_y = torch.zeros((other.n,), dtype=torch.float64, device=device)
+    by_x = by_y = None
+    if how.sums(along):
+        by_x = torch.zeros((3, x.n), dtype=torch.float64, device=device)
+        by_y = torch.zeros((other.n,), dtype=torch.float64, device=device)
     arguments, constants = _call(how, w, False)
 
     def weights(out: Tensor, sums: Tensor | None, i: int, j: int, h: int, b: int, **more: Any) -> None:
@@ -428,7 +515,7 @@ def _by_chunks(
             BM=product.BM,
             BN=product.BN,
             BK=product.BK,
-            PRECISION=precision(narrow),
+            PRECISION=precision(narrow, x.narrow),
             SPECIALIZE=product.specialize,
             REDUCE=copies_add(into),
             config=product,
@@ -446,7 +533,7 @@ def _by_chunks(
             if how.sums(along):
                 sums = torch.empty((over * 3 * h + down * b,), dtype=torch.float32, device=device)
             weights(chunk, sums, i, j, h, b, STORE=WEIGHTS)
-            if sums is not None:
+            if sums is not None and by_x is not None and by_y is not None:
                 row_sums = sums[: over * 3 * h].view(over, 3, h).sum(0, dtype=torch.float64)
                 by_x[:, i : i + h] += row_sums
                 if mirrored and j > i:
@@ -458,14 +545,17 @@ def _by_chunks(
                 multiply(gy[0, j : j + b], x.rows[i : i + h], b, h, True)
             elif mirrored and j > i:
                 multiply(gx[0, j : j + b], x.rows[i : i + h], b, h, True)
-    total_x, total_y = by_x[0], by_y
-    if same:
-        total_x = total_x + by_y
+    sums_x = sums_y = None
+    if by_x is not None and by_y is not None:
+        sums_x = Sums(by_x[0] + by_y if same else by_x[0], by_x[1], by_x[2])
+        sums_y = Sums(by_y, torch.zeros_like(by_y), torch.zeros_like(by_y))
     scaled = not how.by_features
-    done_x = finish(gx, total_x.float(), x, how, dtype, scaled) if needs[0] else None
-    done_y = finish(gy, total_y.float(), other, how, dtype, scaled) if gy is not None else None
-    none = torch.zeros_like(by_y)
-    return done_x, done_y, Sums(total_x, by_x[1], by_x[2]), Sums(total_y, none, none)
+
+    def end(gradient: Tensor, sums: Sums | None, of: Side) -> Tensor:
+        return finish(gradient, None if sums is None else sums.total.float(), of, how, dtype, scaled)
+
+    done_x = end(gx, sums_x, x) if needs[0] else None
+    return done_x, None if gy is None else end(gy, sums_y, other), sums_x, sums_y
 
 
 def _along_axes(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,17 @@ class Config:
     num_stages: int
     specialize: bool = False  # warps that copy apart from warps that compute
     split: bool = False  # every other exponential by polynomial
+    name: str = ""  # the key under which they were found
+
+    def smaller(self) -> Config | None:
+        """What takes less shared memory and fewer registers; columns still divide rows."""
+        if self.num_stages > 1:
+            return replace(self, num_stages=self.num_stages - 1)
+        if max(self.BM, self.BN) == 16:
+            return None
+        if self.BN >= self.BM:
+            return replace(self, BN=self.BN // 2)
+        return replace(self, BM=self.BM // 2)
 
 
 def bucket(d: int) -> int:
@@ -102,13 +113,37 @@ def config(kernel: str, x: Tensor, d: int) -> Config:
         resident = max(16, 1 << (d - 1).bit_length()) if depth <= WIDEST_RESIDENT else 16  # (WIDE: in steps)
         return Config(16, 16, resident, 4, 1, split=kernel == "reduce")
     name = key(architecture(x.device.index or 0), kernel, x.dtype, depth)
-    tuned = _tuned(kernel, x, depth)
-    return tuned or _tabled(name, key(architecture(x.device.index or 0), kernel, x.dtype, WIDE))
+    chosen = CHOSEN.get(name)
+    if chosen is None:
+        chosen = CHOSEN[name] = _tabled(name, key(architecture(x.device.index or 0), kernel, x.dtype, WIDE))
+    return chosen
+
+
+# The tiles that a GPU has used, by key: the table's, or smaller ones where those did not fit it.
+CHOSEN: dict[str, Config] = {}
+
+
+class TooLarge(Exception):
+    """Tiles did not fit this GPU; there are smaller ones now."""
+
+
+def with_smaller_tiles(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls a function that launches kernels until its tiles fit."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        while True:
+            try:
+                return function(*arguments)
+            except TooLarge:
+                continue
+
+    return call
 
 
 def _tabled(name: str, otherwise: str) -> Config:
     """Tiles that hold rows of this depth whole, or where there are none those that read them in steps."""
-    return Config(**(_table().get(name) or _table()[otherwise]))
+    return Config(**(_table().get(name) or _table()[otherwise]), name=name)
 
 
 def has_config(kernel: str, x: Tensor, d: int) -> bool:
@@ -117,12 +152,6 @@ def has_config(kernel: str, x: Tensor, d: int) -> bool:
         return True
     name = key(_observer.architecture if _observer else architecture(x.device.index or 0), kernel, x.dtype, bucket(d))
     return name in (_observer.tiles if _observer else {}) or name in _table()
-
-
-def _tuned(kernel: str, x: Tensor, depth: int) -> Config | None:
-    from fastssl.ops.triton import tune
-
-    return tune.stored(kernel, x, depth)
 
 
 def processors(device: torch.device) -> int:
@@ -145,9 +174,10 @@ def copies_add(out: Tensor) -> bool:
     return out.device.type == "cuda" and architecture(out.device.index or 0) != "sm_80"
 
 
-def precision(dtype: torch.dtype) -> str:
-    """How products of fp32 are made: three of tf32, which keeps fp32's digits, unless torch was told to save."""
-    if dtype != torch.float32:
+def precision(dtype: torch.dtype, narrow: bool) -> str:
+    """How products of fp32 are made: three of tf32, which keeps fp32's digits, unless torch was told to save or the
+    digits are few (``Side.narrow``)."""
+    if dtype != torch.float32 or narrow:
         return "tf32"
     # (torch.get_float32_matmul_precision raises where the newer setting was used.)
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
@@ -173,15 +203,24 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
         return
     if hasattr(triton, "set_allocator"):
         triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
-    with torch.cuda.device(next(t for t in arguments if isinstance(t, Tensor)).device):
-        kernel[tuple(grid)](*arguments, **constants)
+    try:
+        with torch.cuda.device(next(t for t in arguments if isinstance(t, Tensor)).device):
+            kernel[tuple(grid)](*arguments, **constants)
+    except (triton.OutOfResources, RuntimeError) as error:
+        compiler = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)
+        smaller = None if config is None or not compiler else config.smaller()
+        if smaller is None:
+            raise
+        CHOSEN[smaller.name] = smaller
+        raise TooLarge from error
 
 
 def _mend_interpreter() -> None:
     """Triton's interpreter holds bf16 as bits, multiplies the bits, and truncates fp32 to them: products of bf16 are
-    made in fp32 instead, and fp32 is rounded to the nearest, as GPUs do."""
+    made in fp32 instead, and fp32 is rounded to the nearest, as GPUs do. Numbers are fp32, as in compiled kernels."""
     import numpy as np
     import triton.language as tl
+    from triton.runtime import interpreter
     from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
 
     dot, cast = InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl
@@ -206,6 +245,14 @@ def _mend_interpreter() -> None:
             return TensorHandle(rounded, tl.bfloat16)
         return cast(self, source, to)
 
+    convert = interpreter._implicit_cvt
+
+    def converted(value: Any) -> Any:
+        if isinstance(value, float):
+            return tl.tensor(TensorHandle(np.array([value], dtype=np.float32), tl.float32), tl.float32)
+        return convert(value)
+
+    interpreter._implicit_cvt = converted
     InterpreterBuilder.create_dot, InterpreterBuilder.cast_impl = create_dot, cast_impl
     for name in ("create_fp_trunc", "create_fp_ext"):
         setattr(InterpreterBuilder, name, cast_impl)
@@ -224,23 +271,28 @@ def packed(x: Tensor) -> Tensor:
     they are not."""
     size = x.element_size()
     unit = ALIGNMENT // size
-    n, d = x.shape
-    if x.stride(1) == 1 and x.stride(0) % unit == 0 and x.stride(0) >= d and x.storage_offset() % unit == 0:
+    if x.stride(1) == 1 and x.stride(0) % unit == 0 and x.stride(0) >= x.shape[1] and x.storage_offset() % unit == 0:
         return x
-    rows = torch.empty((n, cdiv(d, unit) * unit), dtype=x.dtype, device=x.device)[:, :d]
-    rows.copy_(x)
-    return rows
+    return _packed_like(x).copy_(x)
+
+
+def _packed_like(x: Tensor) -> Tensor:
+    unit = ALIGNMENT // x.element_size()
+    n, d = x.shape
+    return torch.empty((n, cdiv(d, unit) * unit), dtype=x.dtype, device=x.device)[:, :d]
 
 
 @dataclass(frozen=True)
 class Side:
     """Rows of one side of a pair matrix: ``factor`` 1 / length where they are normalised in the tile, ``square`` their
-    squared lengths where distances need them; ``unit`` 1 / length where the rows are normalised already."""
+    squared lengths where distances need them; ``unit`` 1 / length where the rows are normalised already; ``narrow``:
+    fp16 as fp32, whose digits tf32 holds."""
 
     rows: Tensor
     factor: Tensor | None
     square: Tensor | None
     unit: Tensor | None = None
+    narrow: bool = False
 
     @property
     def n(self) -> int:
@@ -255,21 +307,31 @@ class Side:
         return self.rows.stride(0)
 
 
-def side(x: Tensor, normalize: bool, squares: bool) -> Side:
+def side(x: Tensor, normalize: bool, squares: bool, gradient: bool = False) -> Side:
     """fp32 rows are normalised once, which costs a copy of them and saves every score two roundings.
 
-    16-bit rows stay as they are, since their products are exact: their scores are multiplied by the lengths.
+    16-bit rows stay as they are, since their products are exact: their scores are multiplied by the lengths. For a
+    ``gradient`` fp16 becomes fp32: weights of pairs fall below fp16's range.
     """
-    rows = packed(x)
+    from fastssl.kernels.ends import lengths_kernel
+
+    narrow = gradient and x.dtype == torch.float16
+    copied = normalize and x.dtype == torch.float32
+    rows = x if copied else packed(x.float() if narrow else x)
     if not normalize and not squares:
-        return Side(rows, None, None)
-    # Of the packed rows: the same bits for any strides.
-    length = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)
-    factor = length.clamp(min=1e-12).reciprocal() if normalize else None
-    square = None
-    if squares:
-        square = (length if factor is None else length * factor).square()
-    if factor is not None and x.dtype == torch.float32:
-        rows = packed(rows * factor[:, None])
-        return Side(rows, None, square, factor)
-    return Side(rows, factor, square)
+        return Side(rows, None, None, None, narrow)
+    n, d = x.shape
+    factor = torch.empty((n,), dtype=torch.float32, device=x.device) if normalize else None
+    square = torch.empty((n,), dtype=torch.float32, device=x.device) if squares else None
+    unit = _packed_like(x) if copied else None
+    run(
+        lengths_kernel,
+        (cdiv(n, 16),),
+        *(rows, factor, square, unit, n, d, rows.stride(0), rows.stride(1), unit.stride(0) if unit is not None else 0),
+        NORMALIZE=normalize,
+        BLOCK=16,
+        CHUNK=64,
+    )
+    if unit is not None:
+        return Side(unit, None, square, factor)
+    return Side(rows, factor, square, None, narrow)

@@ -8,28 +8,27 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.ops.blocks import Scoring, Sums, Weights
-from fastssl.ops.operator import result_dtype
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
 from fastssl.ops.rows import Metric, Relation, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import How
-from fastssl.ops.triton.launch import side
+from fastssl.ops.triton.launch import side, with_smaller_tiles
 from fastssl.ops.triton.operators import (
     BOUND,
-    PAIR_SUMS,
+    PAIR_LOSS,
     PAIRWISE,
     ROW_LOSS,
     own,
     sums_how,
     sums_of,
     variant_of,
-    wide,
 )
 
 
@@ -50,30 +49,32 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
     return _constant(values, dtype, device)
 
 
-def _softplus(d: Tensor) -> Tensor:
-    return torch.logaddexp(d, torch.zeros_like(d))
-
-
-def pair_sums(
+def pair_loss(
     x: Tensor,
     y: Tensor | None,
     scale: Tensor | float,
     *,
     normalize: bool,
+    form: int = engine.CROSS_ENTROPY,
     partner: Tensor | None = None,
+    shift: int = 0,
+    ignore: int = -1,
     ids: Tensor | None = None,
     bias: Tensor | None = None,
-    sigmoid: bool = False,
     columns: bool = False,
     filtering: float = 0.0,
 ) -> Tensor:
-    """``fastssl::triton_pair_sums``: see there. A scale that is a number bounds the scores of unit rows."""
-    bounded = isinstance(scale, (int, float)) and normalize and abs(scale) / math.log(2) <= BOUND and bias is None
-    if not isinstance(scale, Tensor):
-        scale = constant((float(scale),), torch.float32, x.device)
-    if partner is not None and partner.device != x.device:
-        partner = partner.to(x.device)
-    return PAIR_SUMS(x, y, partner, ids, scale, bias, normalize, sigmoid, columns, bounded and not sigmoid, filtering)
+    """``fastssl::triton_pair_loss``: see there. A scale that is a number bounds the scores of unit rows."""
+    if y is not None and y.dtype != x.dtype:  # under autocast
+        x, y = x.float(), y.float()
+    number = None if isinstance(scale, Tensor) else float(scale)
+    bounded = number is not None and normalize and abs(number) / math.log(2) <= BOUND and form != engine.SIGMOID_LOSS
+    tensors = x, y, partner, ids, scale if isinstance(scale, Tensor) else None, bias
+    return PAIR_LOSS(*tensors, number or 0.0, form, shift, ignore, normalize, columns, bounded, filtering)
+
+
+def _reduced(values: Tensor, reduction: str) -> Tensor:
+    return values.mean() if reduction == "mean" and len(values) else reduce(values, reduction)
 
 
 def info_nce(
@@ -85,39 +86,25 @@ def info_nce(
     normalize: bool,
     reduction: str,
 ) -> Tensor:
-    n = query.shape[0]
     keys = key if negatives is None else torch.cat([key, negatives])
-    partner = torch.arange(n, device=query.device)
-    sums = pair_sums(query, keys, scale, normalize=normalize, partner=partner, columns=symmetric)
-    lse, score = sums[0, :n], sums[1, :n]
-    values = _softplus(lse - score)
-    if symmetric:
-        values = (values + _softplus(sums[0, n:] - score)) / 2
-    return reduce(values, reduction).to(result_dtype(query))
+    return _reduced(pair_loss(query, keys, scale, normalize=normalize, columns=symmetric), reduction)
 
 
 def nt_xent(z0: Tensor, z1: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
-    n = z0.shape[0]
-    partner = torch.arange(2 * n, device=z0.device).roll(n)
-    sums = pair_sums(torch.cat([z0, z1]), None, scale, normalize=normalize, partner=partner)
-    return reduce(_softplus(sums[0] - sums[1]), reduction).to(result_dtype(z0))
+    return _reduced(pair_loss(torch.cat([z0, z1]), None, scale, normalize=normalize, shift=len(z0)), reduction)
 
 
 def sup_con(embeddings: Tensor, labels: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
     ordered, order = labels.sort(stable=True)
     first, last = torch.searchsorted(ordered, labels), torch.searchsorted(ordered, labels, right=True)
-    count = last - first - 1
     # Two rows of a class are each other's only positive: NT-Xent's form, exact for small losses.
     here = torch.arange(len(labels), device=labels.device)
     place = torch.empty_like(order).scatter_(0, order, here)
     other = torch.where(place == first, first + 1, first).clamp(max=max(len(labels) - 1, 0))
-    partner = torch.where(count == 1, order[other], torch.full_like(order, -1)) if len(labels) else order
-    sums = pair_sums(embeddings, None, scale, normalize=normalize, partner=partner, ids=labels)
-    lse, score, positives = sums[0], sums[1], sums[2]
-    values = torch.where(count == 1, _softplus(lse - score), lse - positives / count.clamp(min=1))
-    # A row without positives contributes 0, unless it is not finite.
-    values = torch.where((count > 0) | torch.isnan(lse), values, torch.zeros_like(values))
-    return reduce(values, reduction).to(result_dtype(embeddings))
+    alone = last - first == 2
+    partner = torch.where(alone, order[other], torch.full_like(order, -1)) if len(labels) else order
+    options: dict[str, Any] = {"form": engine.SUP_CON, "partner": partner, "ids": labels}
+    return _reduced(pair_loss(embeddings, None, scale, normalize=normalize, **options), reduction)
 
 
 def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor | float, reduction: str) -> Tensor:
@@ -129,9 +116,8 @@ def siglip_loss(
 ) -> Tensor:
     if not isinstance(logit_bias, Tensor):
         logit_bias = constant((float(logit_bias),), torch.float32, image.device)
-    partner = torch.arange(image.shape[0], device=image.device)
-    sums = pair_sums(image, text, logit_scale, normalize=False, partner=partner, bias=logit_bias, sigmoid=True)
-    return reduce(sums[0] + _softplus(-sums[1]), reduction).to(result_dtype(image))
+    options: dict[str, Any] = {"form": engine.SIGMOID_LOSS, "bias": logit_bias}
+    return _reduced(pair_loss(image, text, logit_scale, normalize=False, **options), reduction)
 
 
 def linear_cross_entropy(
@@ -143,12 +129,11 @@ def linear_cross_entropy(
     reduction: str,
     gradient_filter: float = 0.0,
 ) -> Tensor:
-    counted = targets != ignore_index
-    partner = torch.where(counted, targets, torch.full_like(targets, -1))
-    sums = pair_sums(hidden, weight, 1.0, normalize=False, partner=partner, bias=bias, filtering=gradient_filter)
-    values = _softplus(sums[0] - sums[1])
-    values = torch.where(counted, values, torch.zeros_like(values))
-    return reduce(values, reduction, counted.sum()).to(result_dtype(hidden))
+    options: dict[str, Any] = {"partner": targets, "ignore": ignore_index, "bias": bias, "filtering": gradient_filter}
+    values = pair_loss(hidden, weight, 1.0, normalize=False, **options)
+    if reduction != "mean":
+        return reduce(values, reduction)
+    return reduce(values, reduction, (targets != ignore_index).sum())
 
 
 def _bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int, device: torch.device) -> Tensor:
@@ -208,9 +193,8 @@ def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Te
 def nearest(
     x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
-    from fastssl.ops.triton import sorted_rows
-
-    return sorted_rows.nearest(x, y, k, metric, normalize, largest, exclude_self)
+    values, indices = torch.ops.fastssl.triton_nearest(x, y, k, metric.value, normalize, largest, exclude_self)
+    return values, indices
 
 
 def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:
@@ -222,12 +206,12 @@ def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:
 
 
 def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring) -> How:
-    scale = constant((s.scale,), torch.float32, x.device)
     bias = constant((s.bias,), torch.float32, x.device) if s.bias else None
     bounded = s.normalize and not s.sigmoid and abs(s.scale) / math.log(2) <= BOUND and bias is None
-    return sums_how(y, partner, None, scale, bias, s.sigmoid, bounded)
+    return sums_how(y, partner, None, s.scale, bias, s.sigmoid, bounded)
 
 
+@with_smaller_tiles
 def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, columns: bool, keep: bool) -> Sums:
     """As ``fastssl.ops.blocks``: nothing is kept for the backward pass."""
     with torch.no_grad():
@@ -242,6 +226,7 @@ def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, column
         )
 
 
+@with_smaller_tiles
 def gradients(
     x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, kept: Tensor | None, w: Weights, needs: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -257,8 +242,8 @@ def gradients(
             own_x, own_x if y is None else own_y, columns=y is None or own_y is not None, partner=to_partner
         )
         gx, gy, along, _ = engine.gradients(
-            side(wide(x), s.normalize, False),
-            None if y is None else side(wide(y), s.normalize, False),
+            side(x, s.normalize, False, True),
+            None if y is None else side(y, s.normalize, False, True),
             how,
             weights,
             needs=(bool(needs & 1), bool(needs & 2)),

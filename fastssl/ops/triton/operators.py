@@ -1,12 +1,13 @@
-"""The Triton engine as torch operators: ``fastssl::triton_pair_sums``, ``triton_row_loss`` and ``triton_pairwise``.
+"""The Triton engine as torch operators: ``fastssl::triton_pair_loss``, ``triton_row_loss`` and ``triton_pairwise``.
 
-For torch.compile each is one piece: its analysis of what a kernel writes does not know all that Triton can do, and drops
-what it takes for unused. Autograd, tracing and torch.func are those of every other operator here
+For torch.compile each is one piece: its analysis of what a kernel writes does not know all that Triton can do, and
+drops what it takes for unused. Autograd, tracing and torch.func are those of every other operator here
 (``fastssl.ops.operator``).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,18 +18,13 @@ from fastssl.ops.operator import Operator
 from fastssl.ops.rows import OUTPUTS, Metric, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import How, Side, Weights
-from fastssl.ops.triton.launch import side
+from fastssl.ops.triton.launch import side, with_smaller_tiles
 
 LN2 = 0.6931471805599453
 # Scores within this many bits of 0 need no maximum: sums of 2^31 of their powers of two stay far inside fp32's range.
 BOUND = 48.0
 
 MaybeTensor = Tensor | None
-
-
-def wide(x: Tensor) -> Tensor:
-    """fp16 rows as fp32, for gradients: weights of pairs fall below fp16's range. tf32 holds fp16's digits."""
-    return x.float() if x.dtype == torch.float16 else x
 
 
 def nothing(x: Tensor) -> Tensor:
@@ -42,16 +38,16 @@ def _no_infinite(lse: Tensor) -> Tensor:
 
 def sums_how(
     y: MaybeTensor,
-    partner: MaybeTensor,
+    partner: Tensor | int | None,
     ids: MaybeTensor,
-    scale: Tensor,
+    scale: Tensor | float,
     bias: MaybeTensor,
     sigmoid: bool,
     bounded: bool,
 ) -> How:
     return How(
         engine.SIGMOID if sigmoid else engine.SUMS,
-        scale=scale.detach().reshape(1).float(),
+        scale=scale.detach().reshape(1).float() if isinstance(scale, Tensor) else scale,
         bias=None if bias is None else bias.detach().reshape(-1),
         ids_x=ids,
         ids_y=ids,
@@ -69,104 +65,102 @@ def sums_of(x: Tensor, y: MaybeTensor, how: How, normalize: bool, columns: bool)
     state, by_column = engine.reduce(a, b, how, columns=columns)
     score = torch.zeros(a.n, dtype=torch.float64, device=x.device)
     if how.partner is not None:
-        assert how.scale is not None
-        score = engine.partner_scores(a, b, how.partner).double() * how.scale.double()
+        assert isinstance(how.partner, Tensor) and isinstance(how.scale, float)
+        score = engine.partner_scores(a, b, how.partner).double() * how.scale
         if how.bias is not None:
-            offset = how.bias if how.bias.shape[0] == 1 else how.bias[how.partner.clamp(min=0)]
-            score = torch.where(how.partner >= 0, score + offset.double(), score)
+            score = torch.where(how.partner >= 0, score + how.bias.double(), score)
     return state, by_column, score
 
 
-def pair_sums(
+def pair_loss(
     x: Tensor,
     y: MaybeTensor,
     partner: MaybeTensor,
     ids: MaybeTensor,
-    scale: Tensor,
+    scale: MaybeTensor,
     bias: MaybeTensor,
+    factor: float,
+    form: int,
+    shift: int,
+    ignore: int,
     normalize: bool,
-    sigmoid: bool,
     columns: bool,
     bounded: bool,
     filtering: float,
-) -> Tensor:
-    """[4, N] in float64: log-sums of a row's pairs (sigmoid: sums of softplus), the partner's score, the sum of the
-    positives' scores (with ``ids``), log2 of the sums; with ``columns`` [4, N + M], the first and last by column."""
-    how = sums_how(y, partner, ids, scale, bias, sigmoid, bounded)
-    state, by_column, score = sums_of(x, y, how, normalize, columns)
-    if sigmoid:
-        return torch.stack([state[0], score, state[1], state[0]])  # the sums of sigmoids are the bias's gradient
-    bits = engine.log2_sum(state[0], state[1])
-    result = torch.stack([bits * LN2, score, state[2] * LN2, bits])
-    if by_column is None:
-        return result
-    column_bits = engine.log2_sum(by_column[0], by_column[1])
-    zero = torch.zeros_like(column_bits)
-    return torch.cat([result, torch.stack([column_bits * LN2, zero, zero, column_bits])], 1)
+) -> tuple[Tensor, Tensor]:
+    """Each row's loss [N] in float32 (``engine.values``), and what the gradient needs [4, N].
+
+    Scores are ``scale``, or without one ``factor``, times products, plus ``bias``. Without ``partner`` row i's is
+    (i + shift) % M. ``columns``: the mean of a row's and its column's. ``bounded``: scores are near 0 (``BOUND``).
+    """
+    how = _pair_how(y, partner, ids, scale, bias, factor, form, shift, bounded)
+    a = side(x, normalize, False)
+    return engine.values(a, a if y is None else side(y, normalize, False), how, form, ignore, columns)
 
 
-def pair_sums_backward(
+def _pair_how(
+    y: MaybeTensor,
+    partner: MaybeTensor,
+    ids: MaybeTensor,
+    scale: MaybeTensor,
+    bias: MaybeTensor,
+    factor: float,
+    form: int,
+    shift: int,
+    bounded: bool,
+) -> How:
+    score = factor if scale is None else scale
+    paired = shift if partner is None else partner
+    return sums_how(y, paired, ids, score, bias, form == engine.SIGMOID_LOSS, bounded)
+
+
+def pair_loss_backward(
     grad: Tensor,
-    out: Tensor,
+    saved: Tensor,
     x: Tensor,
     y: MaybeTensor,
     partner: MaybeTensor,
     ids: MaybeTensor,
-    scale: Tensor,
+    scale: MaybeTensor,
     bias: MaybeTensor,
+    factor: float,
+    form: int,
+    shift: int,
+    ignore: int,
     normalize: bool,
-    sigmoid: bool,
     columns: bool,
     bounded: bool,
     filtering: float,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, y, scale and bias."""
-    how = sums_how(y, partner, ids, scale, bias, sigmoid, bounded)
-    n = x.shape[0]
-    own_x = own(grad[0, :n], out[3, :n], grad[2, :n], sigmoid, bounded)
-    own_y = own(grad[0, n:], out[3, n:], torch.zeros_like(out[3, n:]), sigmoid, bounded) if columns else None
-    to_partner = None
-    if partner is not None:
-        there = partner >= 0
-        to_partner = torch.where(there, grad[1, :n], torch.zeros_like(grad[1, :n]))
-        if y is None:  # partners are mutual: the pair's score is that of both
-            to_partner = to_partner + torch.where(there, to_partner[partner.clamp(min=0)], torch.zeros_like(to_partner))
-        to_partner = to_partner.float()
-    w = Weights(own_x, own_x if y is None else own_y, columns=y is None or columns, partner=to_partner)
-    a = side(wide(x), normalize, False)
-    b = None if y is None else side(wide(y), normalize, False)
+    how = _pair_how(y, partner, ids, scale, bias, factor, form, shift, bounded)
+    w, by_row = engine.upstream(grad, saved, how, form, ignore, (x if y is None else y).shape[0], columns)
+    a = side(x, normalize, False, True)
+    b = None if y is None else side(y, normalize, False, True)
     by_bias = bias is not None and bool(needs & 8)
-    per_column = by_bias and bias is not None and bias.numel() > 1
-    wanted = (bool(needs & 1), bool(needs & 2) or per_column)
-    threshold = torch.full((1,), filtering, device=x.device) if filtering > 0 else None
+    per_column = by_bias and how.bias_columns
     gx, gy, sums_x, sums_y = engine.gradients(
         a,
         b,
         how,
         w,
-        needs=wanted,
+        needs=(bool(needs & 1), bool(needs & 2) or per_column),
         dtype=x.dtype,
         along=bool(needs & 4),
-        filtering=threshold,
+        filtering=filtering,
     )
     g_scale, g_bias = nothing(x), nothing(x)
     if needs & 4:
-        assert sums_x is not None
-        g_scale = (sums_x.first.double().sum() * (0.5 if y is None else 1.0)).to(scale.dtype).reshape(scale.shape)
+        assert sums_x is not None and scale is not None
+        g_scale = (sums_x.first.sum() * (0.5 if y is None else 1.0)).to(scale.dtype).reshape(scale.shape)
     if by_bias:
-        assert bias is not None
+        assert bias is not None and by_row is not None
         if per_column:
             assert sums_y is not None
             g_bias = sums_y.total.to(bias.dtype).reshape(bias.shape)
         else:
-            scored = (
-                grad[1, :n]
-                if partner is None
-                else torch.where(partner >= 0, grad[1, :n], torch.zeros_like(grad[1, :n]))
-            )
-            by_sums = (grad[0, :n] * out[2, :n]).sum() if sigmoid else grad[0].sum()
-            g_bias = (by_sums + scored.sum()).to(bias.dtype).reshape(bias.shape)
+            g_bias = by_row.sum(dtype=torch.float64).to(bias.dtype).reshape(bias.shape)
     return (
         gx if needs & 1 and gx is not None else nothing(x),
         gy if needs & 2 and gy is not None else nothing(x),
@@ -248,9 +242,9 @@ def _row_how(
     )
 
 
-def _sides(x: Tensor, y: MaybeTensor, how: How, normalize: bool) -> tuple[Side, Side]:
-    a = side(x, normalize, how.sees_squares)
-    return a, a if y is None else side(y, normalize, how.sees_squares)
+def _sides(x: Tensor, y: MaybeTensor, how: How, normalize: bool, gradient: bool = False) -> tuple[Side, Side]:
+    a = side(x, normalize, how.sees_squares, gradient)
+    return a, a if y is None else side(y, normalize, how.sees_squares, gradient)
 
 
 def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
@@ -385,7 +379,7 @@ def _histogram(how: How, a: Side, b: Side, bins: int) -> Tensor:
         *(a.rows, b.rows, a.n, b.n, a.d, a.stride, b.stride, a.factor, b.factor, a.square, b.square),
         *(*how.relations(), how.offset, out, bins, _width(how, bins)),
         **{k: constants[k] for k in ("METRIC", "RELATION", "ITSELF", "SAME", "EXACT")},
-        **{"BM": c.BM, "BN": c.BN, "BK": c.BK, "PRECISION": precision(a.rows.dtype)},
+        **{"BM": c.BM, "BN": c.BN, "BK": c.BK, "PRECISION": precision(a.rows.dtype, a.narrow)},
         EDGES=max(16, 1 << (bins + 1).bit_length()),
         config=c,
     )
@@ -453,7 +447,7 @@ def row_loss_backward(
     if n == 0 or m == 0:
         to_x = torch.zeros_like(x) if needs & 1 else nothing(x)
         return to_x, torch.zeros_like(y) if y is not None and needs & 2 else nothing(x), to_value, to_params
-    a, b = _sides(x if given else wide(x), None if y is None else wide(y), how, normalize)
+    a, b = _sides(x, y, how, normalize, not given)
     g, value = grad.T, None if row_value is None else row_value.detach().double()
     if kind in _SORTED:
         from fastssl.ops.triton import sorted_rows
@@ -584,7 +578,7 @@ def pairwise_backward(
     grad: Tensor, out: Tensor, x: Tensor, y: MaybeTensor, metric: int, normalize: bool, needs: int
 ) -> tuple[Tensor, Tensor]:
     how = How(engine.MATRIX, Metric(metric), same=y is None)
-    a, b = _sides(wide(x), None if y is None else wide(y), how, normalize)
+    a, b = _sides(x, y, how, normalize, True)
     to_x, to_y = of_matrix(a, None if y is None else b, how, grad.contiguous(), (needs & 1, needs & 2), x.dtype)
     return to_x if to_x is not None else nothing(x), to_y if to_y is not None else nothing(x)
 
@@ -623,9 +617,9 @@ def of_strip(
 # --- registration ---------------------------------------------------------------------------------------------------
 
 
-def _fake_pair_sums(x: Tensor, y: MaybeTensor, *rest: Any) -> Tensor:
-    *_, columns, _, _ = rest
-    return x.new_empty((4, x.shape[0] + (y.shape[0] if columns and y is not None else 0)), dtype=torch.float64)
+def _fake_pair_loss(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    n = x.shape[0]
+    return x.new_empty((n,), dtype=torch.float32), x.new_empty((4, n), dtype=torch.float64)
 
 
 def _fake_row_loss(loss: int, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -638,20 +632,40 @@ def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> T
     return x.new_empty((x.shape[0], (x if y is None else y).shape[0]), dtype=torch.float32)
 
 
+def nearest(
+    x: Tensor, y: MaybeTensor, k: int, metric: int, normalize: bool, largest: bool, exclude_self: bool
+) -> tuple[Tensor, Tensor]:
+    from fastssl.ops.triton import sorted_rows
+
+    return sorted_rows.nearest(x, y, k, Metric(metric), normalize, largest, exclude_self)
+
+
+def _fake_nearest(x: Tensor, y: MaybeTensor, k: int, *_: Any) -> tuple[Tensor, Tensor]:
+    return x.new_empty((x.shape[0], k), dtype=torch.float32), x.new_empty((x.shape[0], k), dtype=torch.int64)
+
+
+def _define(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    schema = torch.library.infer_schema(function, mutates_args=())
+    function = with_smaller_tiles(function)
+    torch.library.custom_op(f"fastssl::{name}", function, mutates_args=(), schema=schema)
+    return function
+
+
 def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
-    torch.library.custom_op(f"fastssl::{name}", function, mutates_args=())
-    torch.library.custom_op(f"fastssl::{name}_backward", backward, mutates_args=())
-    return Operator(name, fake=fake, functions=(function, backward), **options)
+    functions = _define(name, function), _define(f"{name}_backward", backward)
+    return Operator(name, fake=fake, functions=functions, **options)
 
 
-PAIR_SUMS = _operator(
-    "triton_pair_sums",
-    pair_sums,
-    pair_sums_backward,
-    _fake_pair_sums,
+_define("triton_nearest", nearest)
+torch.library.register_fake("fastssl::triton_nearest", _fake_nearest)
+
+PAIR_LOSS = _operator(
+    "triton_pair_loss",
+    pair_loss,
+    pair_loss_backward,
+    _fake_pair_loss,
     tensors=tuple(range(6)),
     differentiable=(0, 1, 4, 5),
-    save_result=True,
 )
 ROW_LOSS = _operator(
     "triton_row_loss",
