@@ -24,6 +24,7 @@ from fastssl.kernels.tiles import (
     scores,
     special_tiles,
     stretch,
+    stretches,
 )
 
 
@@ -287,9 +288,10 @@ def gradient_kernel(
         LEVEL: tl.constexpr = PARTNERED if PARTNER_SIDE != 0 and PARTNER.dtype.is_ptr() else PLAIN
         special, special_end, other, other_end, whole = special_tiles(PARTNER, partner_a, a0, n, m, PARTNER_SIDE, ITSELF,
                                                                       BM, BN)  # fmt: skip
+        parts = stretches(begin, end, special, special_end, other, other_end, whole)
         for k in range(1 if INTERIOR else 3):
-            stop, resume = stretch(k, begin, end, special, special_end, other, other_end, whole)
-            for tile in tl.range(begin, end if INTERIOR else stop, warp_specialize=SPECIALIZE):
+            start, stop, resume = stretch(k, parts)
+            for tile in tl.range(start, end if INTERIOR else stop, warp_specialize=SPECIALIZE):
                 acc, total, first, second = add_tile(
                     acc, total, first, second, tile * BN, A, B, a_rows, b_rows, a, a0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB,
                     scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, PARTNER, partner_a, PARTNER_WEIGHT, partner_weight_a,
@@ -306,7 +308,6 @@ def gradient_kernel(
                         ITSELF, UPPER, VARIANT, BOUNDED, SAME, EXACT, BIAS_COLUMNS, SWAPPED, ROWS, COLUMNS, PARTNER_SIDE, SCORES, ALONG,
                         BM, BN, BK, PRECISION, SPLIT, MASKED,
                     )  # fmt: skip
-            begin = resume
     else:
         for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
             acc, total, first, second = add_tile(

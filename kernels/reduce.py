@@ -18,6 +18,7 @@ from fastssl.kernels.tiles import (
     scores,
     special_tiles,
     stretch,
+    stretches,
 )
 
 
@@ -126,9 +127,10 @@ def reduce_kernel(
         first, first_end, second, second_end, whole = special_tiles(
             PARTNER, partner, a0, n, m, 0 if PARTNER is None else 1, ITSELF, BM, BN
         )
+        parts = stretches(begin, end, first, first_end, second, second_end, whole)
         for k in range(1 if INTERIOR else 3):
-            stop, resume = stretch(k, begin, end, first, first_end, second, second_end, whole)
-            for tile in tl.range(begin, end if INTERIOR else stop, warp_specialize=SPECIALIZE):
+            start, stop, resume = stretch(k, parts)
+            for tile in tl.range(start, end if INTERIOR else stop, warp_specialize=SPECIALIZE):
                 b0 = tile * BN
                 s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
                            False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
@@ -143,7 +145,6 @@ def reduce_kernel(
                     state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
                                  partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
                                  BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, MASKED)  # fmt: skip
-            begin = resume
     else:
         for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
             b0 = tile * BN

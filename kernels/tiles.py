@@ -197,10 +197,28 @@ def special_tiles(PARTNER, partner_a, a0, n, m, PARTNER_SIDE: tl.constexpr, ITSE
 
 
 @triton.jit
-def stretch(k, at, end, first, first_end, second, second_end, whole):
-    """(stop, resume): plain tiles are at..stop, masked ones stop..resume; the k-th of three such stretches."""
-    stop = tl.where(k == 0, first, tl.where(k == 1, second, whole))
-    resume = tl.where(k == 0, first_end, tl.where(k == 1, second_end, end))
-    resume = tl.where(stop >= whole, end, resume)
-    stop = tl.maximum(tl.minimum(tl.minimum(stop, whole), end), at)
-    return stop, tl.maximum(tl.minimum(resume, end), stop)
+def between(low, x, high):
+    return tl.minimum(tl.maximum(x, low), high)
+
+
+@triton.jit
+def stretches(begin, end, first, first_end, second, second_end, whole):
+    """(begin, stop, resume) of three stretches of tiles begin..end: plain ones are begin..stop, masked ones stop..resume."""
+    edge = between(begin, whole, end)
+    stop0 = between(begin, first, edge)
+    resume0 = between(stop0, first_end, end)
+    stop1 = between(resume0, second, tl.maximum(edge, resume0))
+    resume1 = between(stop1, second_end, end)
+    stop2 = tl.maximum(edge, resume1)
+    return begin, stop0, resume0, stop1, resume1, stop2, end
+
+
+@triton.jit
+def stretch(k, all_of_them):
+    """The k-th. Chosen, not carried from one to the next: Triton 3.6 loses the bound of a loop that is carried."""
+    begin, stop0, resume0, stop1, resume1, stop2, end = all_of_them
+    return (
+        tl.where(k == 0, begin, tl.where(k == 1, resume0, resume1)),
+        tl.where(k == 0, stop0, tl.where(k == 1, stop1, stop2)),
+        tl.where(k == 0, resume0, tl.where(k == 1, resume1, end)),
+    )

@@ -57,7 +57,8 @@ def linear_cross_entropy(
     Args:
         hidden: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         weight: [V, D], a row per word or class.
-        targets: [N], integers in [0, V), or ``ignore_index``: such a row contributes 0 and does not count.
+        targets: [N], integers in [0, V), or ``ignore_index``: such a row contributes 0 and does not count. On a GPU,
+            where nothing is read back, another target makes its row's loss NaN.
         bias: [V] or None.
         ignore_index: the target that is left out.
         reduction: "mean" (over targets that count; 0 where none does) | "sum" | "none".
@@ -73,7 +74,7 @@ def linear_cross_entropy(
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length or reduction, or a target out of range.
+        ValueError: wrong shape, device, length or reduction, or (not on a GPU) a target out of range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -98,7 +99,8 @@ def linear_cross_entropy(
             )
         if bias.device != hidden.device:
             raise ValueError(f"bias: expected a tensor on {hidden.device} as hidden, got one on {bias.device}")
-    if not torch.compiler.is_compiling() and targets.numel():
+    # On a GPU the answer would have to be waited for.
+    if not torch.compiler.is_compiling() and targets.device.type != "cuda" and targets.numel():
         _check_range(targets, weight.shape[0], ignore_index)
     call = LINEAR_CROSS_ENTROPY, backend, hidden.device, hidden, weight, targets, bias, ignore_index
     check.reduction(reduction)

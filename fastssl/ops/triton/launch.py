@@ -187,6 +187,31 @@ def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
+_compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
+
+
+def _traits(argument: Any) -> Any:
+    """All that a compiled kernel may depend on."""
+    if isinstance(argument, Tensor):
+        return argument.dtype, argument.data_ptr() % ALIGNMENT == 0
+    if isinstance(argument, int):
+        return argument == 1, argument % 16 == 0, argument >= 2**31
+    return type(argument)
+
+
+def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any], device: int) -> None:
+    """Triton's own look-up of the compiled kernel takes longer than most of these kernels run: ours comes first."""
+    key = (kernel, device, *constants.values(), *map(_traits, arguments))
+    found = _compiled.get(key)
+    if found is None:
+        compiled = kernel[grid](*arguments, **constants)
+        tail = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+        _compiled[key] = compiled, tail
+    else:
+        compiled, tail = found
+        compiled[grid](*arguments, *tail)
+
+
 def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None = None, **constants: Any) -> None:
     """Launches a kernel on the current stream; nothing waits for it."""
     import triton
@@ -201,11 +226,14 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
     if INTERPRETING:
         kernel[tuple(grid)](*arguments, **constants)
         return
-    if hasattr(triton, "set_allocator"):
-        triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
+    device = next(t for t in arguments if isinstance(t, Tensor)).device
+    triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
     try:
-        with torch.cuda.device(next(t for t in arguments if isinstance(t, Tensor)).device):
-            kernel[tuple(grid)](*arguments, **constants)
+        if device.index == torch.cuda.current_device():
+            _launch(kernel, (*grid, 1, 1)[:3], arguments, constants, device.index)
+        else:
+            with torch.cuda.device(device):
+                _launch(kernel, (*grid, 1, 1)[:3], arguments, constants, device.index)
     except (triton.OutOfResources, RuntimeError) as error:
         compiler = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)
         smaller = None if config is None or not compiler else config.smaller()

@@ -1,0 +1,144 @@
+"""What only a GPU can show: torch.compile with inductor, CUDA graphs, streams, no waiting for the device, large rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+def labels(n: int) -> Tensor:
+    return torch.arange(n, device="cuda") % max(n // 4, 1)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nt_xent": lambda a, b: F.nt_xent(a, b, temperature=0.1),
+    "info_nce_symmetric": lambda a, b: F.info_nce(a, b, symmetric=True),
+    "clip_loss": lambda a, b: F.clip_loss(
+        torch.nn.functional.normalize(a, dim=1), torch.nn.functional.normalize(b, dim=1), 10.0
+    ),
+    "siglip_loss": lambda a, b: F.siglip_loss(
+        torch.nn.functional.normalize(a, dim=1), torch.nn.functional.normalize(b, dim=1), 10.0, -10.0
+    ),
+    "sup_con": lambda a, b: F.sup_con(torch.cat([a, b]), labels(len(a)).repeat(2)),
+    "contrastive": lambda a, b: F.contrastive(torch.cat([a, b]), labels(len(a)).repeat(2)),
+    "linear_cross_entropy": lambda a, b: F.linear_cross_entropy(a, b, torch.arange(len(a), device="cuda") % len(b)),
+}
+
+
+def rows(n: int, d: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [torch.randn(n, d, device="cuda", dtype=dtype, requires_grad=True) for _ in range(2)]
+
+
+def step(loss: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    value = loss(*inputs)
+    return [value.detach(), *torch.autograd.grad(value, inputs)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("d", [8, 64, 200, 300, 512, 1024])
+@pytest.mark.parametrize("name", ["nt_xent", "clip_loss", "contrastive"])
+def test_inductor_has_all_gradients(name: str, d: int, dtype: torch.dtype) -> None:
+    torch._dynamo.reset()
+    inputs = rows(70, d, dtype)
+    compiled = torch.compile(lambda a, b: LOSSES[name](a * 2, b + 1), fullgraph=True)
+    for got, right in zip(step(compiled, inputs), step(lambda a, b: LOSSES[name](a * 2, b + 1), inputs)):
+        assert float(right.abs().max()) > 0
+        torch.testing.assert_close(got, right, rtol=2e-2, atol=2e-2 * float(right.abs().max()))
+
+
+@pytest.mark.parametrize("d", [64, 512])
+@pytest.mark.parametrize("name", [name for name in LOSSES if name != "sup_con"])
+def test_cuda_graph(name: str, d: int) -> None:
+    inputs = rows(96, d)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(2):
+            step(LOSSES[name], inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(LOSSES[name], inputs)
+    with torch.no_grad():
+        for t in inputs:
+            t.copy_(torch.randn_like(t))
+    graph.replay()
+    for got, right in zip(captured, step(LOSSES[name], inputs)):
+        assert torch.equal(got, right)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_step_waits_for_the_device(name: str) -> None:
+    inputs = rows(64, 32)
+    step(LOSSES[name], inputs)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step(LOSSES[name], inputs)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_the_same_inputs_give_the_same_bits(name: str) -> None:
+    inputs = rows(777, 128, torch.bfloat16)
+    for a, b in zip(step(LOSSES[name], inputs), step(LOSSES[name], inputs)):
+        assert torch.equal(a, b)
+
+
+def test_two_streams() -> None:
+    inputs = [rows(1000, 128, torch.bfloat16) for _ in range(2)]
+    expected = [step(LOSSES["nt_xent"], i) for i in inputs]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    found: list[list[Tensor]] = []
+    for stream, i in zip(streams, inputs):
+        with torch.cuda.stream(stream):
+            found += [step(LOSSES["nt_xent"], i) for _ in range(5)]
+    torch.cuda.synchronize()
+    for index, result in enumerate(found):
+        for a, b in zip(result, expected[index // 5]):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_large_rows_in_bf16(name: str) -> None:
+    """Several blocks, splits and chunks, against the same formula in float32."""
+    torch.manual_seed(1)
+    inputs = rows(3001, 512, torch.bfloat16)
+    right = step(LOSSES[name], [t.detach().float().requires_grad_() for t in inputs])
+    for got, expected in zip(step(LOSSES[name], inputs), right):
+        torch.testing.assert_close(got.float(), expected, rtol=1e-2, atol=4e-3 * float(expected.abs().max()))
+
+
+def test_autocast_hands_rows_of_16_bits_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastssl.ops.triton import engine
+
+    seen = set()
+    run = engine.run
+
+    def recording(kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
+        if kernel.__name__ in ("reduce_kernel", "weights_kernel"):
+            seen.add(arguments[0].dtype)
+        run(kernel, grid, *arguments, **options)
+
+    monkeypatch.setattr(engine, "run", recording)
+    layer = torch.nn.Linear(16, 512, device="cuda")
+    with torch.autocast("cuda", torch.bfloat16):
+        z = layer(torch.randn(64, 16, device="cuda"))
+        loss = F.nt_xent(z, z.flip(0))
+    loss.backward()
+    assert loss.dtype == torch.float32 and seen == {torch.bfloat16}
+
+
+def test_targets_out_of_range_are_nan() -> None:
+    hidden, weight = rows(5, 16)
+    values = F.linear_cross_entropy(hidden, weight, torch.tensor([0, 4, 5, -1, -100], device="cuda"), reduction="none")
+    assert values.isnan().tolist() == [False, False, True, True, False] and values[4] == 0
