@@ -63,8 +63,10 @@ gpu-static: $(VENV)/.dev ## Compile all GPU kernels without a GPU: benchmarks/gp
 gpu-static-check: $(VENV)/.dev ## The same, only to fail where a kernel spills or misses the matrix units.
 	$(BIN)/python benchmarks/gpu_static.py --check
 
-gpu-check: $(VENV)/.dev ## On a machine with a GPU: its tests, sanitizer, benchmarks, and the model's predictions.
-	$(BIN)/python benchmarks/gpu_check.py
+gpu-check: ## On any machine with torch and a GPU, no network: tests on it, sanitizer, benchmarks.
+	$(PYTHON) -c 'import fastssl._C, fastssl.kernels' 2>/dev/null || \
+		PIP_CONSTRAINT= $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
+	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 
 wheel: $(VENV)/.kernels ## Build a wheel into dist/.
 	$(PIP) wheel --quiet --no-build-isolation --no-deps -w dist .

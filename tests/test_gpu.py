@@ -1,4 +1,4 @@
-"""What only a GPU can show: torch.compile with inductor, CUDA graphs, streams, no waiting for the device, large rows."""
+"""What only a GPU can show: inductor, CUDA graphs, streams, no waiting for the device, large rows."""
 
 from __future__ import annotations
 
@@ -115,7 +115,41 @@ def test_large_rows_in_bf16(name: str) -> None:
     inputs = rows(3001, 512, torch.bfloat16)
     right = step(LOSSES[name], [t.detach().float().requires_grad_() for t in inputs])
     for got, expected in zip(step(LOSSES[name], inputs), right):
-        torch.testing.assert_close(got.float(), expected, rtol=1e-2, atol=4e-3 * float(expected.abs().max()))
+        torch.testing.assert_close(got.float(), expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_several_chunks_of_weights(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastssl.ops.triton import engine
+
+    inputs = rows(350, 512)
+    whole = step(LOSSES[name], inputs)
+    monkeypatch.setattr(
+        engine, "chunk_sizes", lambda *_: (256, 128) if name in ("siglip_loss", "clip_loss") else (256, 256)
+    )
+    for got, right in zip(step(LOSSES[name], inputs), whole):
+        torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5 * float(right.abs().max()))
+
+
+def test_inference_first_training_after() -> None:
+    inputs = rows(64, 32)
+    with torch.inference_mode():
+        F.contrastive(inputs[0], labels(64), margin=0.77)
+        F.nt_xent(*inputs, temperature=0.33)
+    F.contrastive(inputs[0], labels(64), margin=0.77).backward()
+    F.nt_xent(*inputs, temperature=0.33).backward()
+
+
+def test_tiles_that_do_not_fit_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastssl.ops.triton import launch
+
+    name = launch.key(launch.architecture(0), "reduce", torch.bfloat16, 512)
+    inputs = rows(300, 512, torch.bfloat16)
+    right = step(LOSSES["nt_xent"], inputs)
+    monkeypatch.setitem(launch.CHOSEN, name, launch.Config(256, 256, 64, 8, 6, name=name))
+    for a, b in zip(step(LOSSES["nt_xent"], inputs), right):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-3)
+    assert launch.CHOSEN[name] != launch.Config(256, 256, 64, 8, 6, name=name)
 
 
 def test_autocast_hands_rows_of_16_bits_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -175,16 +175,34 @@ def copies_add(out: Tensor) -> bool:
 
 
 def precision(dtype: torch.dtype, narrow: bool) -> str:
-    """How products of fp32 are made: three of tf32, which keeps fp32's digits, unless torch was told to save or the
-    digits are few (``Side.narrow``)."""
+    """How products of fp32 are made: six of bf16, three pieces of each number, which keep fp32's digits (three of tf32
+    err twice as much at the same speed), unless torch was told to save or the digits are few (``Side.narrow``)."""
     if dtype != torch.float32 or narrow:
         return "tf32"
     # (torch.get_float32_matmul_precision raises where the newer setting was used.)
-    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else _exact()
+
+
+@functools.cache
+def _exact() -> str:
+    from triton.backends.nvidia.compiler import CUDAOptions
+
+    if INTERPRETING:  # which makes all products in fp32, and does not know the name
+        return "tf32x3"
+    return "bf16x6" if "bf16x6" in CUDAOptions.allowed_dot_input_precisions else "tf32x3"
+
+
+_scratches: dict[int, Tensor] = {}
 
 
 def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
-    return torch.empty(size, dtype=torch.int8, device="cuda")
+    """Memory for a kernel's descriptors: one piece for all kernels of a stream, which run one after the other."""
+    if stream is None or torch.cuda.is_current_stream_capturing():  # a graph's memory is its own
+        return torch.empty(size, dtype=torch.int8, device="cuda")
+    found = _scratches.get(stream)
+    if found is None or found.numel() < size or found.device.index != torch._C._cuda_getDevice():
+        found = _scratches[stream] = torch.empty(max(size, 2**20), dtype=torch.int8, device="cuda")
+    return found
 
 
 _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
@@ -192,11 +210,13 @@ _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 def _traits(argument: Any) -> Any:
     """All that a compiled kernel may depend on."""
+    if argument is None:
+        return None
     if isinstance(argument, Tensor):
-        return argument.dtype, argument.data_ptr() % ALIGNMENT == 0
+        return argument.dtype, argument.data_ptr() % ALIGNMENT
     if isinstance(argument, int):
-        return argument == 1, argument % 16 == 0, argument >= 2**31
-    return type(argument)
+        return (argument == 1) + 2 * (argument % 16 == 0) + 4 * (argument >= 2**31)
+    return float
 
 
 def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any], device: int) -> None:
@@ -205,11 +225,13 @@ def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[
     found = _compiled.get(key)
     if found is None:
         compiled = kernel[grid](*arguments, **constants)
-        tail = tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-        _compiled[key] = compiled, tail
-    else:
-        compiled, tail = found
-        compiled[grid](*arguments, *tail)
+        _compiled[key] = compiled, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+        return
+    compiled, tail = found
+    compiled.run(
+        *(*grid, torch._C._cuda_getCurrentRawStream(device), compiled.function, compiled.packed_metadata),
+        *(None, None, None, *arguments, *tail),
+    )
 
 
 def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None = None, **constants: Any) -> None:
@@ -229,7 +251,7 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
     device = next(t for t in arguments if isinstance(t, Tensor)).device
     triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
     try:
-        if device.index == torch.cuda.current_device():
+        if device.index == torch._C._cuda_getDevice():
             _launch(kernel, (*grid, 1, 1)[:3], arguments, constants, device.index)
         else:
             with torch.cuda.device(device):
