@@ -312,11 +312,11 @@ def table(results: dict[str, Any]) -> str:
 
         def cell(way: str, key: str, m: dict[str, Any] = m) -> str:
             found = m["against"].get(way, {})
-            return found.get("error", f"{found[key]:,.3g}" if key in found else "")
+            return found.get("error", f"{found[key]:,.{2 if key == 'ms' else 0}f}" if key in found else "")
 
         share = flops(m) / m["ms"] / 1e9 / about["bf16_product_tflops"]
         lines.append(
-            f"| {m['loss']} | {m['dtype']} | {m['rows']:,} | {m['features']} | {m['ms']:.3g} | {cell('eager', 'ms')} | "
+            f"| {m['loss']} | {m['dtype']} | {m['rows']:,} | {m['features']} | {m['ms']:,.2f} | {cell('eager', 'ms')} | "
             f"{cell('torch.compile', 'ms')} | {f'{100 * share:.0f} %' if m['dtype'] == 'bfloat16' else ''} | "
             f"{m['extra_mib']:,.0f} | {cell('eager', 'extra_mib')} |"
         )

@@ -291,10 +291,13 @@ def test_gradient_filter_skips_what_is_small() -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="tests/test_gpu.py compiles with inductor")
-@pytest.mark.parametrize("name", ["nt_xent", "clip_loss", "contrastive", "soft_nearest_neighbor"])
-def test_compiles_without_breaks(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "d"),
+    [("nt_xent", 8), ("nt_xent", 300), ("clip_loss", 8), ("contrastive", 8), ("soft_nearest_neighbor", 8)],
+)
+def test_compiles_without_breaks(name: str, d: int) -> None:
     torch._dynamo.reset()
-    subject, _, tensors = make(name, 12, 8, torch.float32)
+    subject, _, tensors = make(name, 12, d, torch.float32)
     compiled = torch.compile(lambda *t: subject.call(*t, backend="triton"), fullgraph=True, backend="aot_eager")
     inputs = [t.to(DEVICE).requires_grad_() for t in tensors]
     with torch.device(DEVICE):
@@ -393,3 +396,146 @@ def test_a_million_rows_fit() -> None:
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 6 * 2**30
+
+
+def test_importing_asks_nothing_of_cuda() -> None:
+    code = (
+        "import torch\n"
+        "def asked(*_): raise AssertionError('CUDA was asked')\n"
+        "torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked\n"
+        "import fastssl, fastssl.functional, fastssl.losses, fastssl.ops.triton.operators"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+
+
+def test_inference_first_training_after() -> None:
+    x, labels = torch.randn(9, 4, device=DEVICE, requires_grad=True), labels_for(9).to(DEVICE)
+    with torch.inference_mode():
+        F.contrastive(x, labels, margin=0.771, backend="triton")
+        F.nt_xent(x, x, temperature=0.331, backend="triton")
+    F.contrastive(x, labels, margin=0.771, backend="triton").backward()
+    F.nt_xent(x, x, temperature=0.331, backend="triton").backward()
+
+
+def test_the_newer_setting_of_precision_is_read() -> None:
+    from fastssl.ops.triton.launch import precision
+
+    code = (
+        "import torch; from fastssl.ops.triton.launch import precision\n"
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "print(precision(torch.float32, False))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.strip() == "tf32", run.stderr
+    assert precision(torch.float32, False) in ("bf16x6", "tf32x3")
+    assert precision(torch.float32, True) == precision(torch.bfloat16, False) == "tf32"
+
+
+def test_what_addresses_are_made_of_is_specialised() -> None:
+    """Loads are as wide as the compiler knows addresses to be divisible: the number of features and strides."""
+    found = re.findall(r"do_not_specialize=\[(.*?)\]", "".join(p.read_text() for p in (ROOT / "kernels").glob("*.py")))
+    assert len(found) >= 8
+    for names in found:
+        assert not {"d", "stride_a", "stride_b", "stride_x"} & set(re.findall(r"\w+", names))
+
+
+def launches(work: Any, budget: int | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and grids of what a GPU would be given, on the meta device."""
+    from fastssl.ops.triton.launch import Observer
+
+    found: list[tuple[str, tuple[int, ...]]] = []
+
+    class Recorder(Observer):
+        def launch(self, kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+            found.append((kernel.__name__, tuple(grid)))
+
+    if budget is not None:
+        fastssl.set_memory_budget(budget)
+    with Recorder("sm_90", 132):
+        work()
+    return found
+
+
+def nt_xent_on_meta(n: int, d: int) -> None:
+    from fastssl.ops.triton import losses as on_gpu
+
+    rows = [torch.empty(n // 2, d, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(2)]
+    torch.autograd.grad(on_gpu.nt_xent(rows[0], rows[1], 10.0, True, "mean"), rows)
+
+
+def test_a_step_takes_few_kernels() -> None:
+    resident = [name for name, _ in launches(lambda: nt_xent_on_meta(4096, 128))]
+    assert resident == [
+        *("lengths_kernel", "reduce_kernel", "values_kernel"),
+        *("upstream_kernel", "lengths_kernel", "gradient_kernel", "finish_kernel"),
+    ]
+    assert len(launches(lambda: nt_xent_on_meta(4096, 512))) == 8
+
+
+def test_a_band_of_blocks_of_rows_keeps_all_processors_busy() -> None:
+    n = 16384
+    grids = [g for name, g in launches(lambda: nt_xent_on_meta(n, 128), budget=4 * n * 2) if name == "reduce_kernel"]
+    assert len(grids) > 8 and all(g[0] * g[1] >= 132 for g in grids)
+
+
+def test_tiles_become_smaller_until_they_fit() -> None:
+    from fastssl.ops.triton.launch import Config, TooLarge, with_smaller_tiles
+
+    tile, seen = Config(128, 128, 64, 8, 4), []
+    while (smaller := tile.smaller()) is not None:
+        assert smaller != tile and smaller.BM % smaller.BN == 0
+        tile = smaller
+        seen.append(tile)
+    assert (tile.BM, tile.BN, tile.num_stages) == (16, 16, 1)
+
+    @with_smaller_tiles
+    def fits(sizes: list[int]) -> int:
+        if sizes.pop() > 2:
+            raise TooLarge
+        return len(sizes)
+
+    assert fits([1, 2, 3, 4]) == 1
+
+
+def test_autocast_hands_rows_of_16_bits_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = engine.run, set()
+
+    def recording(kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
+        if kernel.__name__ == "reduce_kernel":
+            seen.add(arguments[0].dtype)
+        run(kernel, grid, *arguments, **options)
+
+    monkeypatch.setattr(engine, "run", recording)
+    x = torch.randn(8, 16, device=DEVICE, dtype=torch.bfloat16)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert F.nt_xent(x, x.flip(0), backend="triton").dtype == torch.float32
+        F.info_nce(x, x.float(), backend="triton")
+    assert seen == {torch.bfloat16, torch.float32}
+
+
+def test_architectures_that_nvcc_does_not_know_are_left_out() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert "--list-gpu-arch" in text and '"80;90a;100a"' not in text
+
+
+def test_our_pybind11_comes_before_that_of_torch() -> None:
+    """torch 2.10 and 2.11 bring headers that refuse its stable ABI."""
+    assert "SYSTEM BEFORE PRIVATE ${pybind11_INCLUDE_DIRS}" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_gpu_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is made from the JSON; without a GPU nothing passes; the sections run on the interpreter."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_check
+
+    assert gpu_check.write_page(json.loads(gpu_check.RESULTS.read_text())) == gpu_check.PAGE.read_text()
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as exit:
+        gpu_check.main()
+    assert exit.value.code == 2
+    command = [sys.executable, "benchmarks/gpu_check.py", "--dry-run", "--only", "environment,benchmarks,sanitizer"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and "failed: none" in run.stdout, run.stdout + run.stderr
