@@ -332,9 +332,11 @@ def main() -> None:
     with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
         if options.choose:
             chosen = choose(pool, options.quick, options.missing)
-            text = {k: dataclasses.asdict(v) for k, v in chosen.items()}
-            about = "tiles of each kernel by architecture / kernel / bits / features, chosen by benchmarks/gpu_static.py --choose"
-            write_atomically(CONFIGS, json.dumps({"about": about, "configs": text}, indent=1) + "\n")
+            text = {k: {f: x for f, x in dataclasses.asdict(v).items() if f != "name"} for k, v in chosen.items()}
+            # What was measured (gpu_tiles.py) stays.
+            before = json.loads(CONFIGS.read_text())
+            kept = {k: v for k, v in before["configs"].items() if k.split("/")[0] in before["measured"]}
+            write_atomically(CONFIGS, json.dumps(before | {"configs": text | kept}, indent=1) + "\n")
             return
         kernels = survey(pool, options.quick, mix=not options.check)
         failed = [r for r in kernels if "error" in r or r["failures"]]

@@ -164,6 +164,9 @@ def main() -> None:
         best = min(found[name], key=lambda pair: pair[0])
         table["configs"][name] = best[1]
         print(f"{name:28} {best[0]:8.3f} ms {list(best[1].values())} (of {len(found[name])})", flush=True)
+    import triton
+
+    table["measured"][architecture] = f"{torch.cuda.get_device_name()}, Triton {triton.__version__}"
     CONFIGS.write_text(json.dumps(table, indent=1) + "\n")
     if options.log:
         options.log.write_text(json.dumps(log))

@@ -439,7 +439,7 @@ def finish(parts: Tensor, total: Tensor | None, a: Side, how: How, dtype: torch.
         UNIT=a.unit is not None,
         SCALED=scaled and a.factor is not None,
         BLOCK=16,
-        CHUNK=64,
+        CHUNK=128,
     )
     return out
 
