@@ -19,6 +19,69 @@ FASTSSL_INLINE void store_row_pairs(uint32_t* p, const Vec<float>* even, const V
 }
 #endif
 
+// A block with at most this many weights is cheaper pair by pair: a pair costs some 60 cycles, a block's two products
+// at D = 128 some 8,000.
+constexpr int kFewWeights = 64;
+
+template <class T>
+FASTSSL_INLINE Vec<T> magnitude(Vec<T> x) {
+  return x < T(0) ? -x : x;
+}
+
+// How many weights of a block there are: those that are not 0, or whose magnitude is above the floors.
+template <class T>
+struct WeightCount {
+  IVec<T> count{};
+  FASTSSL_INLINE void add(IVec<T> counted) { count -= counted; }
+  FASTSSL_INLINE int total() const {
+    int64_t sum = 0;
+    for (int w = 0; w < kWidth<T>; ++w) sum += count[w];
+    return int(sum);
+  }
+};
+template <class T>
+int count_weights(const T* g) {
+  WeightCount<T> count;
+  for (int64_t k = 0; k < kBlock * kBlock; k += kWidth<T>) count.add(load<T>(g + k) != T(0));
+  return count.total();
+}
+
+// The gradients of one 32 x 32 block of weights g [row of y][32], pair by pair. x and y are rows of the two blocks, gx
+// and gy their gradients or null; |g| up to a row's floor (null: 0) leaves its gradient as it is.
+template <class T>
+void accumulate_few(const T* g, const T* x, const T* y, T* gx, T* gy, int64_t depth_blocks,
+                    const T* lane_floor = nullptr, const T* row_floor = nullptr) {
+  constexpr int64_t kArea = kBlock * kBlock;
+  for (int64_t j = 0; j < kBlock; ++j)
+    for (int64_t i = 0; i < kBlock; ++i) {
+      const T w = g[j * kBlock + i], size = w < 0 ? -w : w;
+      const bool for_x = gx && !(size <= (lane_floor ? lane_floor[i] : T(0)));  // NaN counts
+      const bool for_y = gy && !(size <= (row_floor ? row_floor[j] : T(0)));
+      if (!for_x && !for_y) continue;
+      for (int64_t db = 0; db < depth_blocks; ++db)
+        for (int64_t k = 0; k < kBlock; k += kWidth<T>) {
+          const int64_t at_x = db * kArea + i * kBlock + k, at_y = db * kArea + j * kBlock + k;
+          if (for_x) store<T>(gx + at_x, load<T>(gx + at_x) + load<T>(y + at_y) * w);
+          if (for_y) store<T>(gy + at_y, load<T>(gy + at_y) + load<T>(x + at_x) * w);
+        }
+    }
+}
+
+// f(first, count) for every run of true among flags[0], flags[step], ...
+template <class F>
+FASTSSL_INLINE void for_each_run(const bool* flags, int64_t step, int64_t count, F&& f) {
+  for (int64_t k = 0; k < count;) {
+    if (!flags[k * step]) {
+      ++k;
+      continue;
+    }
+    int64_t end = k;
+    while (end < count && flags[end * step]) ++end;
+    f(k, end - k);
+    k = end;
+  }
+}
+
 // From what a tile kept to G, for the lanes of one block.
 template <class T, bool kScores>
 struct Weigh {
@@ -42,8 +105,59 @@ struct Weigh {
   }
 };
 
+// Which blocks of a tile enter the two products. Where rows are well separated (a trained model at a low temperature)
+// most weights are far below the rounding of the sums that they would enter.
+struct DenseBlocks {
+  bool x[kMaxTileBlocks][kMaxTileBlocks], y[kMaxTileBlocks][kMaxTileBlocks];
+};
+
+// Counts the weights of the blocks of one lane block while they are made, and says where they go.
+template <class K>
+struct Sparsity {
+  using T = typename K::Acc;
+  const Tile<T>& t;
+  const Weights<T>& w;
+  DenseBlocks& dense;
+  const int64_t ib;
+  Vec<T> floor[kBlockVectors<T>];
+  WeightCount<T> x, y;
+
+  FASTSSL_INLINE Sparsity(const Tile<T>& tile, const Weights<T>& weights, DenseBlocks& blocks, int64_t lane_block)
+      : t(tile), w(weights), dense(blocks), ib(lane_block) {
+    for (int v = 0; v < kBlockVectors<T>; ++v) floor[v] = load<T>(w.lane_floor + ib * kBlock + v * kWidth<T>);
+  }
+  FASTSSL_INLINE void add(Vec<T> g, int v, int64_t j) {
+    const Vec<T> size = magnitude<T>(g);
+    x.add(~(size <= floor[v]));  // NaN counts
+    y.add(~(size <= w.row_floor[j]));
+  }
+  FASTSSL_INLINE void end_block(int64_t jb, const T* g) {
+    const bool for_x = w.grad_x != nullptr, for_y = w.grad_y != nullptr && !(t.triangular && ib == jb);
+    const int in_x = for_x ? x.total() : 0, in_y = for_y ? y.total() : 0;
+    // (Rows of bf16 pairs cannot be added one by one.)
+    const bool few = K::kPerWord == 1 && in_x <= kFewWeights && in_y <= kFewWeights;
+    dense.x[ib - t.i0][jb - t.j0] = in_x > 0 && !few;
+    dense.y[ib - t.i0][jb - t.j0] = in_y > 0 && !few;
+    x = {};
+    y = {};
+    if constexpr (K::kPerWord == 1) {
+      if (!few || in_x + in_y == 0) return;
+      const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, size = depth_blocks * kBlock * kBlock;
+      accumulate_few<T>(g, static_cast<const T*>(t.x.rows) + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
+                        for_x ? w.grad_x + ib * size : nullptr, for_y ? w.grad_y + jb * size : nullptr, depth_blocks,
+                        w.lane_floor + ib * kBlock, w.row_floor + jb * kBlock);
+    }
+  }
+};
+
+struct NotCounted {
+  template <class... Any>
+  FASTSSL_INLINE explicit NotCounted(Any&&...) {}
+};
+
 template <class K, bool kScores>
-void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib) {
+void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib,
+                 [[maybe_unused]] DenseBlocks& dense) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
   const int64_t rows = (t.j1 - t.j0) * kBlock, first = t.j0 * kBlock, end = row_end(t, ib) * kBlock;
@@ -53,9 +167,13 @@ void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>&
   T* acc = w.row_total ? row_accumulator(t, first) : nullptr;
   [[maybe_unused]] uint32_t* out_pairs = nullptr;
   if constexpr (K::kPerWord == 2) out_pairs = static_cast<uint32_t*>(w.g_pairs) + (ib - t.i0) * rows / 2 * kBlock;
+  [[maybe_unused]] std::conditional_t<kScores, Sparsity<K>, NotCounted> sparsity(t, w, dense, ib);
   for (int64_t j = first; j < end; ++j, e += kBlock, out += kBlock / K::kPerWord) {
     Vec<T> g[kV];
-    for (int v = 0; v < kV; ++v) g[v] = weigh(load<T>(e + v * kW), v, j);
+    for (int v = 0; v < kV; ++v) {
+      g[v] = weigh(load<T>(e + v * kW), v, j);
+      if constexpr (kScores) sparsity.add(g[v], v, j);
+    }
     if (acc) {
       Vec<T> sum = g[0];
       for (int v = 1; v < kV; ++v) sum += g[v];
@@ -83,6 +201,8 @@ void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>&
       }
     }
 #endif
+    if constexpr (kScores)
+      if (j % kBlock == kBlock - 1) sparsity.end_block(j / kBlock, out - (kBlock - 1) * kBlock / K::kPerWord);
   }
 }
 
@@ -116,8 +236,22 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
   const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, rows = t.j1 - t.j0;
   const W* g_x = static_cast<const W*>(K::kPerWord == 2 ? w.g_pairs : static_cast<const void*>(w.g));
   if (w.row_total) clear_row_accumulators<T>(t, 0);
+  DenseBlocks dense;
+  // f(first, last) for the blocks of one row or column of blocks, [begin, end), that are multiplied, four at a time.
+  const auto in_panels = [&](const bool* flags, int64_t step, int64_t begin, int64_t end, auto&& f)
+                             __attribute__((always_inline)) {
+    const auto panels = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
+      for (int64_t b = from; b < to; b += kPanelRuns) f(b, panel_runs(to - b));
+    };
+    if constexpr (kScores) {
+      for_each_run(flags, step, end - begin,
+                   [&](int64_t k, int64_t count) __attribute__((always_inline)) { panels(begin + k, begin + k + count); });
+    } else {
+      panels(begin, end);
+    }
+  };
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
-    weigh_lanes<K, kScores>(t, w, ib);
+    weigh_lanes<K, kScores>(t, w, ib, dense);
     if (!w.grad_x) continue;
     // A kept tile comes from memory: the next lanes' share of it while these are multiplied.
     Ahead ahead;
@@ -125,12 +259,13 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
       const char* at = reinterpret_cast<const char*>(tile_row(t, ib + 1, t.j0 * kBlock));
       ahead = Ahead(Span{at, at + (row_end(t, ib + 1) - t.j0) * kBlock * kBlock * int64_t(sizeof(T))});
     }
-    for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; jb += kPanelRuns)
+    in_panels(dense.x[ib - t.i0], 1, t.j0, row_end(t, ib), [&](int64_t jb, int64_t count) __attribute__((always_inline)) {
       for (int64_t db = 0; db < depth_blocks; ++db)
         accumulate_block<K, int(kBlock), 1>(w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
                                             g_x + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, kRunWords,
                                             static_cast<const W*>(t.y.rows) + (jb * depth_blocks + db) * kRunWords,
-                                            depth_blocks * kRunWords, panel_runs(end - jb), ahead);
+                                            depth_blocks * kRunWords, count, ahead);
+    });
   }
   for (int64_t j = t.j0 * kBlock; w.row_total && j < t.j1 * kBlock && j < t.y.n; ++j)
     w.row_total[j] += hsum<T>(load<T>(row_accumulator(t, j)));
@@ -140,12 +275,15 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
     for (int64_t jb = t.j0; jb < t.j1; ++jb) {
       const int64_t first = t.triangular ? jb + 1 : t.i0;  // the diagonal block went to grad_x whole
       if (first >= t.i1) continue;
-      for (int64_t ib = first; ib < t.i1; ib += kPanelRuns)
-        for (int64_t db = 0; db < depth_blocks; ++db)
-          accumulate_block<K, 1, K::kRun>(w.grad_y + (jb * depth_blocks + db) * kBlock * kBlock,
-                                          g + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, rows * kRunWords,
-                                          static_cast<const W*>(t.x.rows) + (ib * depth_blocks + db) * kRunWords,
-                                          depth_blocks * kRunWords, panel_runs(t.i1 - ib), ahead);
+      in_panels(&dense.y[first - t.i0][jb - t.j0], kMaxTileBlocks, first, t.i1,
+                [&](int64_t ib, int64_t count) __attribute__((always_inline)) {
+                  for (int64_t db = 0; db < depth_blocks; ++db)
+                    accumulate_block<K, 1, K::kRun>(
+                        w.grad_y + (jb * depth_blocks + db) * kBlock * kBlock,
+                        g + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, rows * kRunWords,
+                        static_cast<const W*>(t.x.rows) + (ib * depth_blocks + db) * kRunWords,
+                        depth_blocks * kRunWords, count, ahead);
+                });
     }
   }
 }

@@ -121,53 +121,6 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
   }
 }
 
-// A block with at most this many weights is cheaper row by row: a pair costs some 60 cycles, a block's two products
-// at D = 128 some 8,000.
-constexpr int kFewWeights = 64;
-
-template <class T>
-int count_weights(const T* g) {
-  IVec<T> count{};
-  for (int64_t k = 0; k < kBlock * kBlock; k += kWidth<T>) count -= load<T>(g + k) != T(0);
-  int64_t total = 0;
-  for (int w = 0; w < kWidth<T>; ++w) total += count[w];
-  return int(total);
-}
-
-template <class T>
-void accumulate_few(const Strip<T>& t, int64_t ib, int64_t jb, const T* g) {
-  const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, area = kBlock * kBlock;
-  for (int64_t j = 0; j < kBlock; ++j)
-    for (int64_t i = 0; i < kBlock; ++i) {
-      const T w = g[j * kBlock + i];
-      if (w == T(0)) continue;
-      const T* x = static_cast<const T*>(t.x.rows) + (ib * depth_blocks * kBlock + i) * kBlock;
-      const T* y = static_cast<const T*>(t.y.rows) + (jb * depth_blocks * kBlock + j) * kBlock;
-      T* gx = t.grad_x ? t.grad_x + ((ib - t.i0) * depth_blocks * kBlock + i) * kBlock : nullptr;
-      T* gy = t.grad_y ? t.grad_y + (jb * depth_blocks * kBlock + j) * kBlock : nullptr;
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        for (int64_t k = db * area; k < db * area + kBlock; k += kWidth<T>) {
-          if (gx) store<T>(gx + k, load<T>(gx + k) + load<T>(y + k) * w);
-          if (gy) store<T>(gy + k, load<T>(gy + k) + load<T>(x + k) * w);
-        }
-    }
-}
-
-// f(first, count) for every run of true among flags[0], flags[step], ...
-template <class F>
-FASTSSL_INLINE void for_each_run(const bool* flags, int64_t step, int64_t count, F&& f) {
-  for (int64_t k = 0; k < count;) {
-    if (!flags[k * step]) {
-      ++k;
-      continue;
-    }
-    int64_t end = k;
-    while (end < count && flags[end * step]) ++end;
-    f(k, end - k);
-    k = end;
-  }
-}
-
 // dL/dx and dL/dy where scores are products, or distances whose weights were prepared by `weigh`. Losses with margins
 // leave most weights 0: empty blocks are skipped.
 template <class T>
@@ -181,7 +134,11 @@ void accumulate_products(const Strip<T>& t, int64_t j0, int64_t j1) {
       const T* block = g + (ib - t.i0) * t.stride + jb * area;
       const int count = count_weights(block);
       dense[ib - t.i0][jb - j0] = count > kFewWeights;
-      if (count > 0 && count <= kFewWeights) accumulate_few(t, ib, jb, block);
+      if (count == 0 || count > kFewWeights) continue;
+      const int64_t size = depth_blocks * area;
+      accumulate_few<T>(block, static_cast<const T*>(t.x.rows) + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
+                        t.grad_x ? t.grad_x + (ib - t.i0) * size : nullptr, t.grad_y ? t.grad_y + jb * size : nullptr,
+                        depth_blocks);
     }
   if (t.grad_x) {
     for (int64_t ib = t.i0; ib < t.i1; ++ib)
