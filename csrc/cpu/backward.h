@@ -52,19 +52,26 @@ template <class T>
 void accumulate_few(const T* g, const T* x, const T* y, T* gx, T* gy, int64_t depth_blocks,
                     const T* lane_floor = nullptr, const T* row_floor = nullptr) {
   constexpr int64_t kArea = kBlock * kBlock;
-  for (int64_t j = 0; j < kBlock; ++j)
-    for (int64_t i = 0; i < kBlock; ++i) {
-      const T w = g[j * kBlock + i], size = w < 0 ? -w : w;
-      const bool for_x = gx && !(size <= (lane_floor ? lane_floor[i] : T(0)));  // NaN counts
-      const bool for_y = gy && !(size <= (row_floor ? row_floor[j] : T(0)));
-      if (!for_x && !for_y) continue;
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        for (int64_t k = 0; k < kBlock; k += kWidth<T>) {
-          const int64_t at_x = db * kArea + i * kBlock + k, at_y = db * kArea + j * kBlock + k;
-          if (for_x) store<T>(gx + at_x, load<T>(gx + at_x) + load<T>(y + at_y) * w);
-          if (for_y) store<T>(gy + at_y, load<T>(gy + at_y) + load<T>(x + at_x) * w);
-        }
+  // f(i) for the bits that are set.
+  const auto for_each_bit = [](uint32_t bits, auto&& f) __attribute__((always_inline)) {
+    for (; bits; bits &= bits - 1) f(__builtin_ctz(bits));
+  };
+  const auto add = [&](T* to, const T* from, T w) __attribute__((always_inline)) {
+    for (int64_t db = 0; db < depth_blocks; ++db)
+      for (int64_t k = db * kArea; k < db * kArea + kBlock; k += kWidth<T>)
+        store<T>(to + k, load<T>(to + k) + load<T>(from + k) * w);
+  };
+  for (int64_t j = 0; j < kBlock; ++j) {
+    uint32_t for_x = 0, for_y = 0;
+    for (int v = 0; v < kBlockVectors<T>; ++v) {
+      const Vec<T> size = magnitude<T>(load<T>(g + j * kBlock + v * kWidth<T>));
+      const Vec<T> floor = lane_floor ? load<T>(lane_floor + v * kWidth<T>) : Vec<T>{};
+      for_x |= bits_of<T>(~(size <= floor)) << (v * kWidth<T>);  // NaN counts
+      for_y |= bits_of<T>(~(size <= (row_floor ? row_floor[j] : T(0)))) << (v * kWidth<T>);
     }
+    if (gx) for_each_bit(for_x, [&](int i) { add(gx + i * kBlock, y + j * kBlock, g[j * kBlock + i]); });
+    if (gy) for_each_bit(for_y, [&](int i) { add(gy + j * kBlock, x + i * kBlock, g[j * kBlock + i]); });
+  }
 }
 
 // f(first, count) for every run of true among flags[0], flags[step], ...
@@ -81,6 +88,49 @@ FASTSSL_INLINE void for_each_run(const bool* flags, int64_t step, int64_t count,
     k = end;
   }
 }
+
+// A tile of scores whose log-sums are close to each other, both sides' weights relative to one shift: one exponential a
+// pair instead of two. What falls below the exponential's range must be below all floors.
+template <class T>
+struct OneShift {
+  bool holds = false;
+  T shift = 0;
+  T lanes[kMaxTileBlocks * kBlock], rows[kMaxTileBlocks * kBlock];
+
+  void take(const Tile<T>& t, const Weights<T>& w) {
+    if (sizeof(T) != 4 || !w.row_weight) return;
+    constexpr T kInfinity = T(__builtin_inf());
+    T low = kInfinity, high = -kInfinity, floor = kInfinity;
+    const auto look = [&](const T* weight, const T* lse, const T* floors, int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        if (weight[i] == 0) continue;
+        low = lse[i] < low ? lse[i] : low;
+        high = lse[i] > high ? lse[i] : high;
+        floor = floors[i] < floor ? floors[i] : floor;
+      }
+    };
+    const int64_t i0 = t.i0 * kBlock, i1 = t.i1 * kBlock, j0 = t.j0 * kBlock, j1 = t.j1 * kBlock;
+    look(w.lane_weight, w.lane_lse, w.lane_floor, i0, i1);
+    look(w.row_weight, w.row_lse, w.row_floor, j0, j1);
+    if (!(high - low <= T(kSpread))) return;
+    shift = (low + high) / 2;
+    T most = 0;
+    const auto fill = [&](const T* weight, const T* lse, int64_t first, int64_t last, T* to) {
+      for (int64_t i = first; i < last; ++i) {
+        const T factor = weight[i] == 0 ? T(0) : weight[i] * T(__builtin_exp2(double(shift - lse[i])));
+        const T size = factor < 0 ? -factor : factor;
+        most = size <= most ? most : size;
+        to[i - first] = factor;
+      }
+    };
+    fill(w.lane_weight, w.lane_lse, i0, i1, lanes);
+    fill(w.row_weight, w.row_lse, j0, j1, rows);
+    holds = 2 * most * T(0x1p-126) <= floor && most < T(0x1p60);
+  }
+
+ private:
+  static constexpr double kSpread = 60;  // bits
+};
 
 // From what a tile kept to G, for the lanes of one block.
 template <class T, bool kScores>
@@ -102,6 +152,20 @@ struct Weigh {
     } else {
       return e * (row_weight ? weight[v] + row_weight[j] : weight[v]);
     }
+  }
+};
+template <class T>
+struct WeighByOneShift {
+  Vec<T> lanes[kBlockVectors<T>];
+  const T* rows;
+  T shift;
+
+  FASTSSL_INLINE WeighByOneShift(const OneShift<T>& one, const Tile<T>& t, int64_t ib)
+      : rows(one.rows - t.j0 * kBlock), shift(one.shift) {
+    for (int v = 0; v < kBlockVectors<T>; ++v) lanes[v] = load<T>(one.lanes + (ib - t.i0) * kBlock + v * kWidth<T>);
+  }
+  FASTSSL_INLINE Vec<T> operator()(Vec<T> e, int v, int64_t j) const {
+    return exp2v(e - shift) * (lanes[v] + rows[j]);
   }
 };
 
@@ -155,13 +219,13 @@ struct NotCounted {
   FASTSSL_INLINE explicit NotCounted(Any&&...) {}
 };
 
-template <class K, bool kScores>
-void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib,
-                 [[maybe_unused]] DenseBlocks& dense) {
+// G of one lane block; ``weigh(e, v, j)`` gives it for a vector of lanes.
+template <class K, bool kScores, class W>
+void weigh_lanes_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib,
+                    [[maybe_unused]] DenseBlocks& dense) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
   const int64_t rows = (t.j1 - t.j0) * kBlock, first = t.j0 * kBlock, end = row_end(t, ib) * kBlock;
-  const Weigh<T, kScores> weigh(w, ib * kBlock);
   const T* e = tile_row(t, ib, first);
   T* out = w.g + (ib - t.i0) * rows * (kBlock / K::kPerWord);
   T* acc = w.row_total ? row_accumulator(t, first) : nullptr;
@@ -206,6 +270,15 @@ void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>&
   }
 }
 
+template <class K, bool kScores>
+void weigh_lanes(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib, DenseBlocks& dense,
+                 const OneShift<typename K::Acc>& one) {
+  using T = typename K::Acc;
+  if constexpr (kScores)
+    if (one.holds) return weigh_lanes_by<K, kScores>(WeighByOneShift<T>(one, t, ib), t, w, ib, dense);
+  weigh_lanes_by<K, kScores>(Weigh<T, kScores>(w, ib * kBlock), t, w, ib, dense);
+}
+
 template <class K, int kStrideK, int kStrideR, class Prefetch = Nothing>
 FASTSSL_INLINE void accumulate_block(typename K::Acc* grad, const typename K::Word* a, int64_t a_step,
                                      const typename K::Word* b, int64_t b_step, int64_t runs, Prefetch&& ahead = {}) {
@@ -237,7 +310,9 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
   const W* g_x = static_cast<const W*>(K::kPerWord == 2 ? w.g_pairs : static_cast<const void*>(w.g));
   if (w.row_total) clear_row_accumulators<T>(t, 0);
   DenseBlocks dense;
-  // f(first, last) for the blocks of one row or column of blocks, [begin, end), that are multiplied, four at a time.
+  OneShift<T> one;
+  if constexpr (kScores) one.take(t, w);
+  // f(first, count) for the blocks of one row or column of blocks, [begin, end), that are multiplied, four at a time.
   const auto in_panels = [&](const bool* flags, int64_t step, int64_t begin, int64_t end, auto&& f)
                              __attribute__((always_inline)) {
     const auto panels = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
@@ -251,7 +326,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
     }
   };
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
-    weigh_lanes<K, kScores>(t, w, ib, dense);
+    weigh_lanes<K, kScores>(t, w, ib, dense, one);
     if (!w.grad_x) continue;
     // A kept tile comes from memory: the next lanes' share of it while these are multiplied.
     Ahead ahead;

@@ -5,10 +5,6 @@
 
 #include "backward.h"
 #include "rows.h"
-#ifdef FASTSSL_X86
-#include <immintrin.h>
-#endif
-
 namespace fastssl {
 namespace FASTSSL_ISA {
 
@@ -36,20 +32,6 @@ FASTSSL_INLINE Vec<T> root(Vec<T> x) {  // one instruction: compiled with -fno-m
     }
   }
   return y;
-}
-
-template <class T>
-FASTSSL_INLINE bool any(IVec<T> mask) {
-#if defined(FASTSSL_X86) && defined(__AVX512F__)
-  if constexpr (kVectorBytes == 64) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
-#elif defined(FASTSSL_X86) && defined(__AVX2__)
-  if constexpr (kVectorBytes == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
-#elif defined(FASTSSL_X86)
-  if constexpr (kVectorBytes == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
-#endif
-  decltype(mask[0] + 0) bits = 0;
-  for (int i = 0; i < kWidth<T>; ++i) bits |= mask[i];
-  return bits != 0;
 }
 
 // Row r of a blocked operand: its features lie in runs of 32, a depth block apart.
