@@ -112,7 +112,7 @@ struct OneShift {
     const int64_t i0 = t.i0 * kBlock, i1 = t.i1 * kBlock, j0 = t.j0 * kBlock, j1 = t.j1 * kBlock;
     look(w.lane_weight, w.lane_lse, w.lane_floor, i0, i1);
     look(w.row_weight, w.row_lse, w.row_floor, j0, j1);
-    if (!(high - low <= T(kSpread))) return;
+    if (!(low <= high && high - low <= T(kSpread))) return;
     shift = (low + high) / 2;
     T most = 0;
     const auto fill = [&](const T* weight, const T* lse, int64_t first, int64_t last, T* to) {
@@ -165,7 +165,9 @@ struct WeighByOneShift {
     for (int v = 0; v < kBlockVectors<T>; ++v) lanes[v] = load<T>(one.lanes + (ib - t.i0) * kBlock + v * kWidth<T>);
   }
   FASTSSL_INLINE Vec<T> operator()(Vec<T> e, int v, int64_t j) const {
-    return exp2v(e - shift) * (lanes[v] + rows[j]);
+    // Two rows without weights may have any score: 0 times what the exponential makes of it has to be 0.
+    const Vec<T> x = e - shift;
+    return exp2v(x > T(120) ? splat<T>(T(120)) : x) * (lanes[v] + rows[j]);
   }
 };
 

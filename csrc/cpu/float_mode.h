@@ -16,6 +16,7 @@ class FlushSubnormals {
  public:
   FlushSubnormals() : caller_(read()) { write(caller_ | kBits); }
   ~FlushSubnormals() { write(caller_); }
+  static bool is_set() { return kBits != 0 && (read() & kBits) == kBits; }
   FlushSubnormals(const FlushSubnormals&) = delete;
   FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 
