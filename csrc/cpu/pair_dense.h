@@ -68,13 +68,15 @@ struct DenseSums {
   }
 };
 
-constexpr double kHalfUnit = 1.0 / (1 << 25);  // 2^-25: half a unit in the last place of fp32, relative
+// Half a unit in the last place, relative: 2^-25 in fp32.
+template <class T>
+constexpr double kHalfUnit = double(std::numeric_limits<T>::epsilon()) / 4;
 
 // What turns the exponentials of one side into gradients: the upstream gradient over the sum of each row.
 //
 // floor: a pair's weight up to it leaves no trace in the gradient of that row. `total` is a weight that enters the
-// gradient at any rate, that of the row's positive: all `terms` together that stay out are at most 2^-25 of it, half a
-// unit in the last place.
+// gradient at any rate, that of the row's positive: all `terms` together that stay out are at most half a unit in the
+// last place of it.
 template <class T>
 struct SideWeights {
   Buffer<T> weight, lse, floor;
@@ -87,7 +89,7 @@ struct SideWeights {
     if (running) floor.allocate(padded);
   }
   void set_floor(int64_t i, double total, int64_t terms) {
-    if (floor.data()) floor[i] = T(std::fabs(total) * kHalfUnit / double(std::max<int64_t>(terms, 1)));
+    if (floor.data()) floor[i] = T(std::fabs(total) * kHalfUnit<T> / double(std::max<int64_t>(terms, 1)));
   }
   void set(int64_t i, double upstream, double lse_value) {
     if (lse.data()) {
