@@ -39,8 +39,8 @@ def assert_errs_no_more_than_eager(
 ) -> None:
     """RMS error against float64, at most 1.5 times eager fp32's own.
 
-    Where all rows are equal eager rounds every score alike, and what cancels is exact by luck: there the floor is a unit
-    in the last place of what cancels, a score and the weights of a row.
+    Where all rows are equal eager rounds every score alike, and what cancels is exact by luck: there the floor is one
+    unit in the last place of what cancels, a score and the weights of a row.
     """
     truth = outcome(loss, tensors, temperature, torch.float64, backend="reference", reduction="none")
     eager = outcome(loss, tensors, temperature, torch.float32, backend="reference", reduction="none")

@@ -87,8 +87,8 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
   return found;
 }
 
-// Two blocks of rows relative to the first row of the block of x: the distances are the same, and those of rows that all
-// lie close together (a model that has collapsed) keep their digits in a product.
+// Two blocks of rows relative to the first row of the block of x: the distances are the same, and those of rows that
+// all lie close together (a model that has collapsed) keep their digits in a product.
 template <class T>
 struct CentredBlocks {
   const int64_t depth, depth_blocks;

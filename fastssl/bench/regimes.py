@@ -1,5 +1,5 @@
-"""Every loss on the inputs that training meets: embeddings that a model has learned, collapsed and repeated rows, labels of
-any distribution, temperatures from 0.005 to 1. ``python benchmarks/run.py regimes`` writes the table.
+"""Every loss on the inputs that training meets: learned embeddings, collapsed and repeated rows, labels of any
+distribution, temperatures from 0.005 to 1. ``python benchmarks/run.py regimes`` writes the table.
 
 Each regime is timed in turn with random rows of the same loss and shape, and with eager PyTorch in the same regime.
 """
@@ -30,10 +30,11 @@ EAGER_SIZES = {512, 2048}  # where the reference of every loss fits
 
 @dataclass(frozen=True)
 class Loss:
-    """How a loss is called: ``call(rows, temperature, **options)``; ``kind`` names its inputs, ``sizes`` how many rows.
+    """How a loss is called: ``call(*inputs, temperature, **options)``; ``sizes``: with how many rows.
 
-    Kinds: "views": two sets of rows whose pairs match; "labels": rows and their labels; "classes": rows, a weight for each
-    class, labels; "vocabulary": hidden states, weights, targets. ``temperature``: its usual one, None where it has none.
+    ``kind``: its inputs: "views": two sets of rows whose pairs match; "labels": rows and their labels; "classes": rows,
+    a weight for each class, labels; "vocabulary": hidden states, weights, targets. ``temperature``: its usual one, None
+    where it has none.
     """
 
     kind: str
@@ -42,7 +43,7 @@ class Loss:
     sizes: tuple[int, ...] = (512, 2048)
 
 
-WIDE = (512, 2048, 8192, 16384)
+WIDE = (512, 2048, 8192, 16_384)
 
 
 def _label_loss(function: Callable[..., Tensor], **fixed: Any) -> Loss:
@@ -61,7 +62,9 @@ LOSSES: dict[str, Loss] = {
     "n_pair": Loss("views", lambda a, b, t, **o: F.n_pair(a, b, **o)),
     "multi_nt_xent": Loss("labels", lambda x, y, t, **o: F.multi_nt_xent(x, y, temperature=t, **o), 0.1),
     "mil_nce": Loss("labels", lambda x, y, t, **o: F.mil_nce(x, y, temperature=t, **o), 0.1),
-    "soft_nearest_neighbor": Loss("labels", lambda x, y, t, **o: F.soft_nearest_neighbor(x, y, temperature=t, **o), 1.0),
+    "soft_nearest_neighbor": Loss(
+        "labels", lambda x, y, t, **o: F.soft_nearest_neighbor(x, y, temperature=t, **o), 1.0
+    ),
     "contrastive": Loss("labels", lambda x, y, t, **o: F.contrastive(x, y, margin=1.0, **o), None, (512, 2048, 8192)),
     "triplet": _label_loss(F.triplet),
     "triplet_smooth": _label_loss(F.triplet, smooth=True),
@@ -103,7 +106,7 @@ def _kmeans(x: Tensor) -> Any:
 
 @functools.cache
 def _learned(run: str) -> tuple[Tensor, Tensor]:
-    """Unit vectors of matching pairs as a run of this package left them: "simclr" (two views) or "clip" (image, text)."""
+    """Unit vectors of matching pairs that a run of this package left: "simclr" (two drawings), "clip" (image, text)."""
     with np.load(TRAINED) as file:
         both = torch.from_numpy(file[run].astype(np.float32))
     return TF.normalize(both[:, 0], dim=1), TF.normalize(both[:, 1], dim=1)
@@ -251,7 +254,9 @@ def ratio(a: list[float], b: list[float]) -> float:
     return statistics.median(x / y for x, y in zip(a, b))
 
 
-def measure(name: str, title: str, regime: str, temperature: float | None, n: int, d: int, seconds: float) -> dict[str, Any]:
+def measure(
+    name: str, title: str, regime: str, temperature: float | None, n: int, d: int, seconds: float
+) -> dict[str, Any]:
     """One loss in one regime: its time, against its own on random rows, and against eager in the same regime."""
     loss = LOSSES[name]
     there, base = inputs(loss, regime, n, d), inputs(loss, "random", n, d)
@@ -266,20 +271,84 @@ def measure(name: str, title: str, regime: str, temperature: float | None, n: in
     return row
 
 
-def run_regimes(quick: bool = False, report: Callable[[str], None] = print, only: list[str] | None = None) -> dict[str, Any]:
+def primitive(name: str, regime: str, n: int, d: int, seconds: float) -> dict[str, Any]:
+    """The same for what is no loss."""
+    torch.manual_seed(0)
+    function = PRIMITIVES[name]
+    (x, y, _), (a, b, _) = rows(regime, n, d), rows("random", n, d)
+    times = in_turn([lambda: function(x, y), lambda: function(a, b)], seconds)
+    row = {"loss": name, "regime": regime, "rows": n, "features": d}
+    return row | {"seconds": statistics.median(times[0]), "against_random": ratio(times[0], times[1])}
+
+
+def separated(name: str, regime: str, n: int, seconds: float) -> dict[str, Any]:
+    """CLIP (n pairs) and NT-Xent (n rows) at temperature 0.01: against random rows at the same and at the usual
+    temperature, against eager, and against eager where torch flushes subnormal numbers."""
+    loss, cold = LOSSES[name], 0.01
+    size = 2 * n if name == "clip_loss" else n
+    there, base = inputs(loss, regime, size, 128), inputs(loss, "random", size, 128)
+    fused, eager = step(loss, there, cold), step(loss, there, cold, backend="reference")
+    times = in_turn([fused, step(loss, base, cold), step(loss, base, 0.1), eager], seconds)
+    with flushing():
+        flushed = in_turn([fused, eager], seconds)
+    return {
+        **{"loss": name, "regime": regime, "rows": n, "features": 128, "temperature": cold},
+        "seconds": statistics.median(times[0]),
+        "against_random": ratio(times[0], times[1]),
+        "against_random_at_0.1": ratio(times[0], times[2]),
+        "eager_against_fused": ratio(times[3], times[0]),
+        "flushing_eager_against_fused": ratio(flushed[1], flushed[0]),
+    }
+
+
+def confident(deviation: float, seconds: float, shape: tuple[int, int, int] = (2048, 512, 32_000)) -> dict[str, Any]:
+    """A language model's head: against its own time with logits of deviation 0.3, and against eager."""
+    n, d, vocabulary = shape
+
+    def head(deviation: float) -> list[Tensor]:
+        torch.manual_seed(0)
+        weight = torch.randn(vocabulary, d) * deviation / d**0.5
+        return [torch.randn(n, d).requires_grad_(), weight.requires_grad_(), torch.randint(0, vocabulary, (n,))]
+
+    loss = LOSSES["linear_cross_entropy"]
+    there, flat = head(deviation), head(0.3)
+    runs = [step(loss, there, None), step(loss, flat, None), step(loss, there, None, backend="reference")]
+    times = in_turn(runs, seconds)
+    return {
+        **{"loss": "linear_cross_entropy", "regime": f"logits of deviation {deviation:g}", "rows": n, "features": d},
+        **{"vocabulary": vocabulary, "seconds": statistics.median(times[0])},
+        "against_flat": ratio(times[0], times[1]),
+        "eager_against_fused": ratio(times[2], times[0]),
+    }
+
+
+def run_regimes(quick: bool = False, report: Callable[[str], None] = print) -> dict[str, Any]:
     """Runs this part of the suite and returns its results."""
-    start = time.time()
-    results: dict[str, Any] = {"machine": machine(), "rows": []}
+    start, budget = time.time(), 0.1 if quick else 0.4
+    results: dict[str, Any] = {"machine": machine(), "rows": [], "separated": [], "heads": []}
+
+    def add(part: str, row: dict[str, Any]) -> None:
+        results[part].append(row)
+        ratios = ", ".join(f"{k} {v:.2f}" for k, v in row.items() if "against" in k)
+        report(f"{row['loss']:28} {row['rows']:6} {row['regime']:28} {1e3 * row['seconds']:9.2f} ms  {ratios}")
+
+    for name in ("clip_loss", "nt_xent"):
+        for n in (512,) if quick else (2048, 8192):
+            for regime in ("trained", "trained (CLIP)"):
+                add("separated", separated(name, regime, n, 10 * budget))
+    for deviation in (0.3, *DEVIATIONS):
+        add("heads", confident(deviation, 10 * budget, (256, 64, 2000) if quick else (2048, 512, 32_000)))
     for name, loss in LOSSES.items():
-        if only and name not in only:
-            continue
         for n in (512,) if quick else loss.sizes:
             for title, regime, temperature in plan(name, loss):
-                row = measure(name, title, regime, temperature, n, 128, 0.2 if quick else 1.0)
-                results["rows"].append(row)
-                report(
-                    f"{name:28} {n:6} {title:28} {1e3 * row['seconds']:9.2f} ms {row['against_random']:6.2f} x random"
-                    + (f" {row['eager_against_fused']:8.2f} x eager" if "eager_against_fused" in row else "")
-                )
+                add("rows", measure(name, title, regime, temperature, n, 128, budget))
+    for name in PRIMITIVES:
+        for n in (512,) if quick else (512, 2048):
+            for regime in ROWS:
+                add("rows", primitive(name, regime, n, 128, budget))
+    for d in () if quick else (2, 16, 512, 4096):
+        for name in ("nt_xent", "contrastive"):
+            for regime in ("trained", "collapsed", "duplicates"):
+                add("rows", measure(name, regime, regime, LOSSES[name].temperature, 1024, d, budget))
     results["minutes"] = (time.time() - start) / 60
     return results
