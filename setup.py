@@ -91,6 +91,7 @@ setup(
     package_data={
         "fastssl": ["py.typed", "_C.pyi"],
         "fastssl.kernels": ["*.json"],
+        "fastssl.bench": ["*.npz"],
         "fastssl.data": ["emoji/*"],
         "fastssl.report": ["*.html"],
     },

@@ -80,6 +80,56 @@ def write_benchmarks(results: dict[str, Any]) -> None:
     replace("benchmarks", "\n".join(lines))
 
 
+def write_regimes(results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    lines = [
+        f"{machine['cpu']}, {machine['threads']} threads, kernels {machine['instruction_set']}, fp32, forward + backward; "
+        "`python benchmarks/run.py regimes` repeats it, all figures: [regimes.json](benchmarks/results/regimes.json). Trained "
+        "rows: embeddings of SimCLR and CLIP runs on emoji, repeated with noise. First at temperature 0.01 (logit scale 100), "
+        "where well-trained models end:",
+        "",
+        "| loss | rows x 128 | fused | time against random rows | against eager | against eager that flushes subnormal numbers |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in results["separated"]:
+        lines.append(
+            f"| {NAMES[r['loss']]}, {r['regime']} | {r['rows']:,} | {1e3 * r['seconds']:.1f} ms | {r['against_random']:.2f} "
+            f"| **{r['eager_against_fused']:.1f}** | {r['flushing_eager_against_fused']:.1f} |"
+        )
+    lines += [
+        "",
+        "| linear cross-entropy, rows x features x classes | fused | time against deviation 0.3 | against eager |",
+        "|---|---|---|---|",
+    ]
+    for r in results["heads"]:
+        lines.append(
+            f"| {r['regime']}, {r['rows']:,} x {r['features']} x {r['vocabulary']:,} | {1e3 * r['seconds']:.0f} ms "
+            f"| {r['against_flat']:.2f} | **{r['eager_against_fused']:.1f}** |"
+        )
+    by_loss: dict[str, list[dict[str, Any]]] = {}
+    for r in results["rows"]:
+        by_loss.setdefault(r["loss"], []).append(r)
+    lines += [
+        "",
+        "Every loss and primitive in every regime (trained, half trained, collapsed, repeated and zero rows, lengths, strides, "
+        "label distributions, temperatures 0.005 to 1, logit scales 1 to 1,000, 512 to 16,384 rows): time against the same call "
+        "on random rows.",
+        "",
+        "| | regimes | trained | median | worst | which |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, rows in by_loss.items():
+        worst = max(rows, key=lambda r: r["against_random"])
+        learned = [r["against_random"] for r in rows if r["regime"] == "trained"]
+        shown = f"{max(learned):.2f}" if learned else "-"
+        middle = sorted(r["against_random"] for r in rows)[len(rows) // 2]
+        lines.append(
+            f"| `{name}` | {len(rows)} | {shown} | {middle:.2f} | {worst['against_random']:.2f} "
+            f"| {worst['regime']}, {worst['rows']:,} rows |"
+        )
+    replace("regimes", "\n".join(lines))
+
+
 METRIC = {
     "pml_nt_xent_pairs": "`NTXentLoss`, patched, 2 rows a class",
     "pml_nt_xent": "`NTXentLoss`, patched, 8 a class",

@@ -1,6 +1,7 @@
-"""``make bench``: measures everything, writes benchmarks/results/ and the README's table. About three quarters of an hour.
+"""``make bench``: measures everything, writes benchmarks/results/ and the README's table. About an hour.
 
-python benchmarks/run.py [--quick] [pairs | metric | augment]      one part alone: losses on two views or on labels, views
+python benchmarks/run.py [--quick] [pairs | metric | augment | regimes]      one part alone: losses on two views or on labels,
+views, every loss on trained, collapsed and repeated rows
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import readme
 
 from fastssl.bench.augment import run_augment
 from fastssl.bench.metric import run_metric
+from fastssl.bench.regimes import run_regimes
 from fastssl.bench.run import run, write_atomically
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "results.json"
 METRIC = HERE / "results" / "metric.json"
 AUGMENT = HERE / "results" / "augment.json"
+REGIMES = HERE / "results" / "regimes.json"
 
 
 def plot(results: dict[str, Any], path: Path) -> None:
@@ -55,7 +58,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
-    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric", "augment"]
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric", "augment", "regimes"]
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -76,6 +79,11 @@ def main() -> None:
         write_atomically(AUGMENT, json.dumps(results, indent=1) + "\n")
         if not quick:
             readme.write_augment(results)
+    if "regimes" in parts:
+        results = run_regimes(quick, report)
+        write_atomically(REGIMES, json.dumps(results, indent=1) + "\n")
+        if not quick:
+            readme.write_regimes(results)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from fastssl.bench import CASES, compare, fma_rate, gemm_rate, peak_memory
+from fastssl.bench import CASES, compare, fma_rate, gemm_rate, peak_memory, regimes
 from fastssl.bench.metric import METRIC_CASES
 from fastssl.bench.run import measure, plan
 
@@ -75,3 +75,19 @@ def test_plan_and_missing_peers() -> None:
     assert losses == set(CASES)
     row = measure("nt_xent", "eager", 64, 16, seconds=0.2)
     assert row is not None and row["ratio"] > 0
+
+
+def test_regimes_are_measured() -> None:
+    """Every kind of inputs and of rows once; timings themselves are not asserted."""
+    for name in ("nt_xent", "sup_con", "arc_face", "linear_cross_entropy"):
+        titles = []
+        for title, regime, temperature in regimes.plan(name, regimes.LOSSES[name]):
+            row = regimes.measure(name, title, regime, temperature, 64, 16, 0.0)
+            assert row["seconds"] > 0 and row["against_random"] > 0
+            titles.append(title)
+        assert len(set(titles)) == len(titles) >= 3
+    assert regimes.separated("clip_loss", "trained (CLIP)", 48, 0.0)["flushing_eager_against_fused"] > 0
+    assert regimes.confident(16.0, 0.0, (20, 8, 50))["against_flat"] > 0
+    for name in regimes.PRIMITIVES:
+        assert regimes.primitive(name, "trained", 128, 8, 0.0)["seconds"] > 0
+    assert not torch.set_flush_denormal(False) or (torch.tensor([1e-40]) * 0.5).item() != 0

@@ -53,6 +53,7 @@ ScalarType computed(const PairProblem& p) { return p.dtype == DType::f64 ? Scala
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor y, MaybeTensor partner, double scale,
                                                            double bias, bool normalize, bool sigmoid, bool columns,
                                                            bool keep) {
+  x = rows_of(x), y = rows_of(y);
   const PairProblem p = parse(x, y, partner, scale, bias, normalize, sigmoid);
   STD_TORCH_CHECK(!columns || (y && !sigmoid), "fastssl: no sums by column here");
   const int64_t n = p.n();
@@ -75,6 +76,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor
                                             bool normalize, bool sigmoid, MaybeTensor kept, Tensor x_weight,
                                             MaybeTensor x_lse, MaybeTensor y_weight, MaybeTensor y_lse,
                                             MaybeTensor partner_weight, int64_t needs) {
+  x = rows_of(x), y = rows_of(y);
   const PairProblem p = parse(x, y, partner, scale, bias, normalize, sigmoid);
   const int64_t n = p.n(), m = p.m();
   const Keep kind = kept && kept->numel() ? Keep::tiles : Keep::nothing;

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "../cpu/float_mode.h"
 #include "../cpu/pair_loss.h"
 #include "interrupt.h"
 #include "kept_memory.h"
@@ -27,6 +28,14 @@ std::vector<std::string> isa_names() {
   std::vector<std::string> names;
   for (const auto* table : fastssl::usable_isas()) names.emplace_back(table->name);
   return names;
+}
+
+std::vector<bool> float_modes(int threads) {
+  std::vector<char> flushes(static_cast<size_t>(threads), 0);
+  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) flushes[size_t(k)] = fastssl::FlushSubnormals::is_set();
+  });
+  return {flushes.begin(), flushes.end()};
 }
 
 double fma_rate(int threads, double seconds) {
@@ -71,6 +80,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_idle_limit", fastssl::set_idle_limit, py::arg("bytes"),
         "How much memory that was given back may wait for the next call.");
   m.def("idle_bytes", fastssl::idle_bytes, "Memory that was given back and waits for the next call.");
+  m.def("float_modes", float_modes, py::arg("threads"),
+        "Whether subnormal numbers are flushed to zero on threads of torch's pool, the calling thread first.");
   m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
         "Floating point operations a second of a loop of multiply-adds on registers.");
 }

@@ -85,6 +85,7 @@ Arguments parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const Maybe
 std::tuple<Tensor, Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeTensor z, MaybeTensor ids,
                                            MaybeTensor scale, MaybeTensor bias, double scale_value, bool normalize,
                                            bool symmetric, int64_t ignore_index, int64_t reduction, int64_t keep) {
+  x = rows_of(x), y = rows_of(y), z = rows_of(z);
   const Arguments a =
       parse(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep);
   const PairProblem& p = a.problem;
@@ -115,6 +116,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor 
                                                             MaybeTensor scale, MaybeTensor bias, double scale_value,
                                                             bool normalize, bool symmetric, int64_t ignore_index,
                                                             int64_t reduction, int64_t keep, int64_t needs) {
+  x = rows_of(x), y = rows_of(y), z = rows_of(z);
   const Arguments a =
       parse(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep);
   const PairProblem& p = a.problem;

@@ -91,6 +91,7 @@ std::tuple<Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeT
                                    MaybeTensor positive_bits, MaybeTensor negative_bits, MaybeTensor row_value,
                                    Tensor params, int64_t metric, bool normalize, bool upper, int64_t self_offset,
                                    int64_t keep) {
+  if (metric != int64_t(Metric::given)) x = rows_of(x), y = rows_of(y);
   const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
                                  normalize, upper, self_offset, keep);
   Tensor out = empty({p.n(), p.columns()}, ScalarType::Double);
@@ -106,6 +107,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
                                                     MaybeTensor row_value, Tensor params, int64_t metric,
                                                     bool normalize, bool upper, int64_t self_offset, int64_t keep,
                                                     int64_t needs) {
+  if (metric != int64_t(Metric::given)) x = rows_of(x), y = rows_of(y);
   const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
                                  normalize, upper, self_offset, keep);
   for (const Tensor* t : {&grad, &out})
@@ -139,6 +141,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
 }
 
 Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
+  x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
   Tensor out = torch::stable::view(new_kept(x, p.n() * p.m(), computed(p)), {p.n(), p.m()});
@@ -148,6 +151,7 @@ Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
 
 std::tuple<Tensor, Tensor> pairwise_gradient(Tensor grad, Tensor out, Tensor x, MaybeTensor y, int64_t metric,
                                              bool normalize, int64_t needs) {
+  x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
   for (const Tensor* t : {&grad, &out})
@@ -165,6 +169,7 @@ std::tuple<Tensor, Tensor> pairwise_gradient(Tensor grad, Tensor out, Tensor x, 
 
 std::tuple<Tensor, Tensor> nearest_rows(Tensor x, MaybeTensor y, int64_t k, int64_t metric, bool normalize,
                                         bool largest, bool exclude_self) {
+  x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
   STD_TORCH_CHECK(k >= 1 && k <= p.m() - (exclude_self ? 1 : 0),

@@ -60,6 +60,13 @@ inline std::vector<double> values(const Tensor& t) {
   return v;
 }
 
+// Rows whose features lie side by side, copied where they do not: kernels read rows several times, and a transposed
+// matrix has a cache line for every feature.
+inline Tensor rows_of(const Tensor& t) {
+  return t.dim() != 2 || t.stride(1) == 1 || t.size(1) <= 1 ? t : torch::stable::contiguous(t);
+}
+inline MaybeTensor rows_of(const MaybeTensor& t) { return t ? MaybeTensor(rows_of(*t)) : t; }
+
 inline Source source_of(const Tensor& t, int64_t depth) {
   STD_TORCH_CHECK(t.is_cpu(), "fastssl: expected CPU tensors");
   STD_TORCH_CHECK(t.dim() == 2, "fastssl: expected matrices, got a tensor of ", t.dim(), " dimensions");

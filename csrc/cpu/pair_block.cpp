@@ -36,6 +36,10 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const BlockWei
     rows.allocate(e.grid.y_blocks * kBlock, running);
     for (int64_t j = 0; j < e.m; ++j) rows.set(j, weights.y[j], weights.y_lse[j]);
   }
+  lanes.allocate_floor(e.grid.x_blocks * kBlock, running);
+  if (!p.self_pairs()) rows.allocate_floor(e.grid.y_blocks * kBlock, running);
+  for (int64_t i = 0; weights.partner && i < e.n; ++i)
+    if (e.positive[i] >= 0) lanes.set_floor(i, weights.partner[i], e.m);
   const bool want_y = any_wanted(out.y), want_x = any_wanted(out.x) || (out.scale && !want_y);
   Buffer<T> grad_x, grad_y;
   if (want_x) grad_x.allocate(e.x_numel());

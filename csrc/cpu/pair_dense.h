@@ -68,14 +68,28 @@ struct DenseSums {
   }
 };
 
+// Half a unit in the last place, relative: 2^-25 in fp32.
+template <class T>
+constexpr double kHalfUnit = double(std::numeric_limits<T>::epsilon()) / 4;
+
 // What turns the exponentials of one side into gradients: the upstream gradient over the sum of each row.
+//
+// floor: a pair's weight up to it leaves no trace in the gradient of that row. `total` is a weight that enters the
+// gradient at any rate, that of the row's positive: all `terms` together that stay out are at most half a unit in the
+// last place of it.
 template <class T>
 struct SideWeights {
-  Buffer<T> weight, lse;
+  Buffer<T> weight, lse, floor;
 
   void allocate(int64_t padded, bool running) {
     weight.allocate(padded);
     if (running) lse.allocate(padded);
+  }
+  void allocate_floor(int64_t padded, bool running) {
+    if (running) floor.allocate(padded);
+  }
+  void set_floor(int64_t i, double total, int64_t terms) {
+    if (floor.data()) floor[i] = T(std::fabs(total) * kHalfUnit<T> / double(std::max<int64_t>(terms, 1)));
   }
   void set(int64_t i, double upstream, double lse_value) {
     if (lse.data()) {
@@ -119,6 +133,8 @@ void dense_gradients(const Engine<T>& e, Keep keep, const T* kept, const SideWei
     w.lane_lse = lanes.lse.data();
     w.row_weight = self ? lanes.weight.data() : rows.weight.data();
     w.row_lse = self ? lanes.lse.data() : rows.lse.data();
+    w.lane_floor = lanes.floor.data();
+    w.row_floor = self ? lanes.floor.data() : rows.floor.data();
     w.grad_x = grad_x;
     w.grad_y = self ? grad_x : grad_y;
     w.row_total = row_total;

@@ -88,6 +88,26 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
     }
   }
 
+  // Positives: coefficient of y_j in row i's gradient, and of x_i in row j's.
+  std::vector<double> x_coefficient(size_t(n), 0.0);
+  lanes.allocate_floor(e.grid.x_blocks * kBlock, running);
+  if (!p.self_pairs()) rows.allocate_floor(e.grid.y_blocks * kBlock, running);
+  std::vector<double> y_total(running && !p.self_pairs() ? size_t(m) : 0, 0.0);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t j = e.positive[i];
+    if (j < 0) {
+      if (p.loss == Loss::sup_con) lanes.set_floor(i, a[size_t(i)], m);  // the softmax's weights add up to it
+      continue;
+    }
+    double c = a[size_t(i)] * s.lane_gap[i];
+    if (p.self_pairs()) c += a[size_t(j)] * s.lane_gap[j];
+    if (p.symmetric) c += a[size_t(j)] * s.row_gap[j];
+    x_coefficient[size_t(i)] = -c;
+    lanes.set_floor(i, c, m);
+    if (!y_total.empty()) y_total[size_t(j)] += std::fabs(c);
+  }
+  for (size_t j = 0; j < y_total.size(); ++j) rows.set_floor(int64_t(j), y_total[j], n);
+
   Buffer<T> grad_x, grad_y;
   Buffer<double> row_total;
   if ((want_x || (p.self_pairs() && want_y)) && !attention) grad_x.allocate(e.x_numel());
@@ -95,18 +115,7 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
   if (bias_per_row) row_total.allocate(e.grid.y_blocks * kBlock);
   if (!attention && (grad_x.data() || grad_y.data() || bias_per_row))
     dense_gradients(e, keep, kept, lanes, rows, grad_x.data(), grad_y.data(), row_total.data());
-
-  // Positives: coefficient of y_j in row i's gradient, and of x_i in row j's.
-  std::vector<double> x_coefficient(size_t(n), 0.0);
   if (p.loss == Loss::sup_con && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t j = e.positive[i];
-    if (j < 0) continue;
-    double c = a[size_t(i)] * s.lane_gap[i];
-    if (p.self_pairs()) c += a[size_t(j)] * s.lane_gap[j];
-    if (p.symmetric) c += a[size_t(j)] * s.row_gap[j];
-    x_coefficient[size_t(i)] = -c;
-  }
 
   Finisher<T> finish{e, x_coefficient.data()};
   if (want_x || (p.self_pairs() && out.scale))

@@ -79,10 +79,14 @@ struct SortedPositives {
     T threshold;
     int64_t column;
   };
-  std::vector<Entry> row[kBlock];  // ascending
+  std::vector<Entry> row[kBlock];  // ascending; empty where a row has no negatives, for then it has no triplets
   template <class F>
   SortedPositives(const RowTask<T>& t, F&& threshold) {
+    IVec<T> has_negatives[kV<T>] = {};
+    for_each_pair<T>(t,
+                     [&](int v, Vec<T>, int64_t, int64_t, IVec<T>, IVec<T> negative) { has_negatives[v] |= negative; });
     for_each_single_positive(t, [&](int l, T s, int64_t j) {
+      if (!has_negatives[l / kWidth<T>][l % kWidth<T>]) return;
       const T value = threshold(s);
       row[l].push_back(
           {value == value ? value : T(__builtin_inf()), j});  // NaN cannot be sorted; infinite it shows too

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "buffer.h"
+#include "float_mode.h"
 #include "tile.h"
 
 namespace fastssl {
@@ -109,18 +110,26 @@ struct Grid {
   }
 };
 
+// f(worker) on each of `workers` threads, in the floating-point mode of kernels. All work of the kernels passes here.
+template <class F>
+void on_workers(int64_t workers, F&& f) {
+  if (workers <= 1) {
+    const FlushSubnormals mode;
+    f(int64_t(0));
+    return;
+  }
+  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
+    const FlushSubnormals mode;
+    for (int64_t worker = begin; worker < end; ++worker) f(worker);
+  });
+}
+
 // f(worker, k) for k in [0, n), on at most `most` threads: workers take the next k when they are free.
 template <class F>
 void parallel_tasks(int64_t n, F&& f, int64_t most = INT64_MAX) {
-  const int64_t workers = std::min<int64_t>({n, most, int64_t(torch::stable::get_num_threads())});
-  if (workers <= 1) {
-    for (int64_t k = 0; k < n; ++k) f(int64_t(0), k);
-    return;
-  }
   std::atomic<int64_t> next{0};
-  torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t worker = begin; worker < end; ++worker)
-      for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < n;) f(worker, k);
+  on_workers(std::min<int64_t>({n, most, int64_t(torch::stable::get_num_threads())}), [&](int64_t worker) {
+    for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < n;) f(worker, k);
   });
 }
 
@@ -183,13 +192,7 @@ void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   };
   while (round < grid.rounds()) {  // Ctrl-C is looked for when the threads have come back
     const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
-    if (workers == 1) {
-      work_until(0, deadline);
-    } else {
-      torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t worker = begin; worker < end; ++worker) work_until(worker, deadline);
-      });
-    }
+    on_workers(workers, [&](int64_t worker) { work_until(worker, deadline); });
     poll_interrupt();
   }
 }

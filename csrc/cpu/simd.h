@@ -2,7 +2,7 @@
 // vector extension: the same source gives SSE2, AVX2 or AVX-512 code.
 #pragma once
 #include <cstdint>
-#if FASTSSL_VECTOR_BYTES > 16
+#ifdef FASTSSL_X86
 #include <immintrin.h>
 #endif
 
@@ -100,6 +100,34 @@ FASTSSL_INLINE Vec<T> splat(T x) {
 template <class T>
 FASTSSL_INLINE Vec<T> vmax(Vec<T> a, Vec<T> b) {
   return a > b ? a : b;
+}
+template <class T>
+FASTSSL_INLINE bool any(IVec<T> mask) {
+#if defined(FASTSSL_X86) && defined(__AVX512F__)
+  if constexpr (kVectorBytes == 64) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
+#elif defined(FASTSSL_X86) && defined(__AVX2__)
+  if constexpr (kVectorBytes == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
+#elif defined(FASTSSL_X86)
+  if constexpr (kVectorBytes == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
+#endif
+  decltype(mask[0] + 0) bits = 0;
+  for (int i = 0; i < kWidth<T>; ++i) bits |= mask[i];
+  return bits != 0;
+}
+
+// One bit for every lane of a mask of all ones and zeros.
+template <class T>
+FASTSSL_INLINE uint32_t bits_of(IVec<T> mask) {
+#if FASTSSL_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return _mm512_movepi32_mask((__m512i)mask);
+  if constexpr (sizeof(T) == 8) return _mm512_movepi64_mask((__m512i)mask);
+#elif FASTSSL_VECTOR_BYTES == 32
+  if constexpr (sizeof(T) == 4) return uint32_t(_mm256_movemask_ps((__m256)mask));
+  if constexpr (sizeof(T) == 8) return uint32_t(_mm256_movemask_pd((__m256d)mask));
+#endif
+  uint32_t bits = 0;
+  for (int w = 0; w < kWidth<T>; ++w) bits |= uint32_t(mask[w] != 0) << w;
+  return bits;
 }
 template <class T>
 FASTSSL_INLINE T hsum(Vec<T> v) {

@@ -1,28 +1,22 @@
 // Scores of a strip (up to 256 rows of x against many of y) under any metric, and the products of its gradient.
 #pragma once
+#include <optional>
+#include <vector>
+
 #include "backward.h"
 #include "rows.h"
-#ifdef FASTSSL_X86
-#include <immintrin.h>
-#endif
-
 namespace fastssl {
 namespace FASTSSL_ISA {
-
-template <class T>
-FASTSSL_INLINE Vec<T> absolute(Vec<T> x) {
-  return x < T(0) ? -x : x;
-}
 
 // Metrics that are no product: the micro-kernel's loop with another step.
 template <class T>
 struct SumOfDifferences : Plain<T> {
-  static FASTSSL_INLINE Vec<T> mac(Vec<T> acc, T a, Vec<T> b) { return acc + absolute<T>(b - a); }
+  static FASTSSL_INLINE Vec<T> mac(Vec<T> acc, T a, Vec<T> b) { return acc + magnitude<T>(b - a); }
 };
 template <class T>
 struct LargestDifference : Plain<T> {
   static FASTSSL_INLINE Vec<T> mac(Vec<T> acc, T a, Vec<T> b) {
-    const Vec<T> d = absolute<T>(b - a);
+    const Vec<T> d = magnitude<T>(b - a);
     return d <= acc ? acc : d;  // NaN stays
   }
 };
@@ -40,20 +34,6 @@ FASTSSL_INLINE Vec<T> root(Vec<T> x) {  // one instruction: compiled with -fno-m
   return y;
 }
 
-template <class T>
-FASTSSL_INLINE bool any(IVec<T> mask) {
-#if defined(FASTSSL_X86) && defined(__AVX512F__)
-  if constexpr (kVectorBytes == 64) return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0;
-#elif defined(FASTSSL_X86) && defined(__AVX2__)
-  if constexpr (kVectorBytes == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
-#elif defined(FASTSSL_X86)
-  if constexpr (kVectorBytes == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
-#endif
-  decltype(mask[0] + 0) bits = 0;
-  for (int i = 0; i < kWidth<T>; ++i) bits |= mask[i];
-  return bits != 0;
-}
-
 // Row r of a blocked operand: its features lie in runs of 32, a depth block apart.
 template <class T>
 FASTSSL_INLINE const T* blocked_row(const Operand& x, int64_t row) {
@@ -64,107 +44,131 @@ template <class T>
 T squared_difference(const Strip<T>& t, int64_t i, int64_t j) {
   const T* a = blocked_row<T>(t.x, i);
   const T* b = blocked_row<T>(t.y, j);
-  T sum[kBlock] = {};
+  Vec<T> sum[kBlockVectors<T>] = {};
   for (int64_t k = 0; k < t.x.depth; k += kBlock, a += kBlock * kBlock, b += kBlock * kBlock)
-    for (int64_t q = 0; q < kBlock; ++q) sum[q] += (a[q] - b[q]) * (a[q] - b[q]);  // padding is zero on both sides
-  T total = 0;
-  for (T v : sum) total += v;
-  return total;
+    for (int v = 0; v < kBlockVectors<T>; ++v) {
+      const Vec<T> d = load<T>(a + v * kWidth<T>) - load<T>(b + v * kWidth<T>);  // padding is zero on both sides
+      sum[v] += d * d;
+    }
+  for (int half = kBlockVectors<T> / 2; half > 0; half /= 2)
+    for (int v = 0; v < half; ++v) sum[v] += sum[v + half];
+  return hsum<T>(sum[0]);
 }
 
 // |x|^2 + |y|^2 - 2 x.y loses the digits of small distances: pairs this close are computed from their difference.
 constexpr double kNear = 1.0 / 64;
+// More of them in a block than this: the block is multiplied again, relative to one of its rows.
+constexpr int kManyNear = 128;
 
+// From products to distances, given the squared lengths. Returns how many pairs of the block are near; gives up at
+// kManyNear unless it has to do the `whole` block.
 template <class T, Metric kMetric>
-FASTSSL_INLINE void finish_block(const Strip<T>& t, int64_t ib, int64_t jb, T* s) {
-  if constexpr (kMetric == Metric::sqeuclidean || kMetric == Metric::euclidean) {
-    for (int64_t r = 0; r < kBlock; ++r, s += kBlock) {
-      const int64_t j = jb * kBlock + r;
-      for (int v = 0; v < kBlockVectors<T>; ++v) {
-        const Vec<T> sum = load<T>(t.x_square + ib * kBlock + v * kWidth<T>) + t.y_square[j];
-        Vec<T> d = sum - T(2) * load<T>(s + v * kWidth<T>);
-        const IVec<T> near = d < sum * T(kNear);
-        if (__builtin_expect(any<T>(near), 0)) {
-          for (int w = 0; w < kWidth<T>; ++w) {
-            const int64_t i = ib * kBlock + v * kWidth<T> + w;
-            if (near[w]) d[w] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? squared_difference(t, i, j) : T(0);
-          }
+FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T* s, const T* x_square,
+                                    const T* y_square, bool whole) {
+  int found = 0;
+  for (int64_t r = 0; r < kBlock; ++r, s += kBlock) {
+    const int64_t j = jb * kBlock + r;
+    for (int v = 0; v < kBlockVectors<T>; ++v) {
+      const Vec<T> sum = load<T>(x_square + v * kWidth<T>) + y_square[r];
+      Vec<T> d = sum - T(2) * load<T>(s + v * kWidth<T>);
+      const IVec<T> near = d < sum * T(kNear);
+      if (__builtin_expect(any<T>(near), 0)) {
+        for (int w = 0; w < kWidth<T>; ++w) {
+          const int64_t i = ib * kBlock + v * kWidth<T> + w;
+          if (!near[w]) continue;
+          d[w] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? squared_difference(t, i, j) : T(0);
+          ++found;
         }
-        store<T>(s + v * kWidth<T>, kMetric == Metric::euclidean ? root<T>(d) : d);
+        if (found > kManyNear && !whole) return found;
       }
+      store<T>(s + v * kWidth<T>, kMetric == Metric::euclidean ? root<T>(d) : d);
     }
   }
+  return found;
 }
+
+// Two blocks of rows relative to the first row of the block of x: the distances are the same, and those of rows that
+// all lie close together (a model that has collapsed) keep their digits in a product.
+template <class T>
+struct CentredBlocks {
+  const int64_t depth, depth_blocks;
+  std::vector<T> centre, lanes, rows;
+  T x_square[kBlock], y_square[kBlock];
+
+  explicit CentredBlocks(int64_t features)
+      : depth(features),
+        depth_blocks((features + kBlock - 1) / kBlock),
+        centre(size_t(depth_blocks * kBlock), T(0)),
+        lanes(size_t(depth * kBlock)),
+        rows(size_t(depth_blocks * kBlock * kBlock)) {}
+
+  void take(const T* x_lanes, const T* y_rows) {
+    Vec<T> sum[kBlockVectors<T>] = {};
+    for (int64_t k = 0; k < depth; ++k) {
+      const T c = centre[size_t(k)] = x_lanes[k * kBlock];
+      for (int v = 0; v < kBlockVectors<T>; ++v) {
+        const Vec<T> x = load<T>(x_lanes + k * kBlock + v * kWidth<T>) - c;
+        store<T>(lanes.data() + k * kBlock + v * kWidth<T>, x);
+        sum[v] += x * x;
+      }
+    }
+    for (int v = 0; v < kBlockVectors<T>; ++v) store<T>(x_square + v * kWidth<T>, sum[v]);
+    for (int64_t r = 0; r < kBlock; ++r) {
+      Vec<T> square{};
+      for (int64_t db = 0; db < depth_blocks; ++db)
+        for (int64_t k = 0; k < kBlock; k += kWidth<T>) {
+          const int64_t at = (db * kBlock + r) * kBlock + k;
+          const Vec<T> y = load<T>(y_rows + at) - load<T>(centre.data() + db * kBlock + k);
+          store<T>(rows.data() + at, y);
+          square += y * y;
+        }
+      y_square[r] = hsum<T>(square);
+    }
+  }
+};
 
 template <class T, Metric kMetric>
 void score(const Strip<T>& t, int64_t j0, int64_t j1) {
   using K = std::conditional_t<kMetric == Metric::manhattan, SumOfDifferences<T>,
                                std::conditional_t<kMetric == Metric::chebyshev, LargestDifference<T>, Plain<T>>>;
+  constexpr bool kSquares = kMetric == Metric::sqeuclidean || kMetric == Metric::euclidean;
   const int64_t depth = t.x.depth, depth_blocks = (depth + kBlock - 1) / kBlock;
+  const auto products = [&](const T* a, const T* b, T* s) {
+    for (int l = 0; l < kBlock; l += kLanes<T>) {
+      for_row_groups([&](auto group, int r) __attribute__((always_inline)) {
+        constexpr int R = decltype(group)::value;
+        Micro<K, R> acc = {};
+        multiply<K, 1, int(kBlock), R>(acc, a + r * kBlock, kBlock * kBlock, b + l, kBlock * kBlock, depth / kBlock,
+                                       int(depth % kBlock));
+        store_micro<K, R>(s + r * kBlock + l, acc);
+      });
+    }
+  };
+  std::optional<CentredBlocks<T>> centred;
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
     const T* b = static_cast<const T*>(t.x.lanes) + ib * depth * kBlock;
+    const T* x_square = t.x_square + ib * kBlock;
+    bool close = false;  // the last block was: this one is likely to be, too
     for (int64_t jb = j0; jb < j1; ++jb) {
       const T* a = static_cast<const T*>(t.y.rows) + jb * depth_blocks * kBlock * kBlock;
       T* s = t.s + (ib - t.i0) * t.stride + (jb * kBlock - t.first) * kBlock;
-      for (int l = 0; l < kBlock; l += kLanes<T>) {
-        for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
-          constexpr int R = decltype(rows)::value;
-          Micro<K, R> acc = {};
-          multiply<K, 1, int(kBlock), R>(acc, a + r * kBlock, kBlock * kBlock, b + l, kBlock * kBlock, depth / kBlock,
-                                         int(depth % kBlock));
-          for (int q = 0; q < R; ++q)
-            for (int v = 0; v < kVectors; ++v) store<T>(s + (r + q) * kBlock + l + v * kWidth<T>, acc[q][v]);
-        });
+      if (!close) products(a, b, s);
+      if constexpr (kSquares) {
+        const T* y_square = t.y_square + jb * kBlock;
+        if (!close && finish_distances<T, kMetric>(t, ib, jb, s, x_square, y_square, false) <= kManyNear) continue;
+        if (!centred) centred.emplace(depth);
+        centred->take(b, a);
+        products(centred->rows.data(), centred->lanes.data(), s);
+        finish_distances<T, kMetric>(t, ib, jb, s, centred->x_square, centred->y_square, true);
+        int near = 0;
+        for (int64_t r = 0; r < kBlock; ++r)
+          for (int64_t l = 0; l < kBlock; ++l) {
+            const T d = s[r * kBlock + l];
+            near += (kMetric == Metric::euclidean ? d * d : d) < (x_square[l] + y_square[r]) * T(kNear);
+          }
+        close = near > kManyNear;
       }
-      finish_block<T, kMetric>(t, ib, jb, s);
     }
-  }
-}
-
-// A block with at most this many weights is cheaper row by row: a pair costs some 60 cycles, a block's two products
-// at D = 128 some 8,000.
-constexpr int kFewWeights = 64;
-
-template <class T>
-int count_weights(const T* g) {
-  IVec<T> count{};
-  for (int64_t k = 0; k < kBlock * kBlock; k += kWidth<T>) count -= load<T>(g + k) != T(0);
-  int64_t total = 0;
-  for (int w = 0; w < kWidth<T>; ++w) total += count[w];
-  return int(total);
-}
-
-template <class T>
-void accumulate_few(const Strip<T>& t, int64_t ib, int64_t jb, const T* g) {
-  const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, area = kBlock * kBlock;
-  for (int64_t j = 0; j < kBlock; ++j)
-    for (int64_t i = 0; i < kBlock; ++i) {
-      const T w = g[j * kBlock + i];
-      if (w == T(0)) continue;
-      const T* x = static_cast<const T*>(t.x.rows) + (ib * depth_blocks * kBlock + i) * kBlock;
-      const T* y = static_cast<const T*>(t.y.rows) + (jb * depth_blocks * kBlock + j) * kBlock;
-      T* gx = t.grad_x ? t.grad_x + ((ib - t.i0) * depth_blocks * kBlock + i) * kBlock : nullptr;
-      T* gy = t.grad_y ? t.grad_y + (jb * depth_blocks * kBlock + j) * kBlock : nullptr;
-      for (int64_t db = 0; db < depth_blocks; ++db)
-        for (int64_t k = db * area; k < db * area + kBlock; k += kWidth<T>) {
-          if (gx) store<T>(gx + k, load<T>(gx + k) + load<T>(y + k) * w);
-          if (gy) store<T>(gy + k, load<T>(gy + k) + load<T>(x + k) * w);
-        }
-    }
-}
-
-// f(first, count) for every run of true among flags[0], flags[step], ...
-template <class F>
-FASTSSL_INLINE void for_each_run(const bool* flags, int64_t step, int64_t count, F&& f) {
-  for (int64_t k = 0; k < count;) {
-    if (!flags[k * step]) {
-      ++k;
-      continue;
-    }
-    int64_t end = k;
-    while (end < count && flags[end * step]) ++end;
-    f(k, end - k);
-    k = end;
   }
 }
 
@@ -181,7 +185,11 @@ void accumulate_products(const Strip<T>& t, int64_t j0, int64_t j1) {
       const T* block = g + (ib - t.i0) * t.stride + jb * area;
       const int count = count_weights(block);
       dense[ib - t.i0][jb - j0] = count > kFewWeights;
-      if (count > 0 && count <= kFewWeights) accumulate_few(t, ib, jb, block);
+      if (count == 0 || count > kFewWeights) continue;
+      const int64_t size = depth_blocks * area;
+      accumulate_few<T>(block, static_cast<const T*>(t.x.rows) + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
+                        t.grad_x ? t.grad_x + (ib - t.i0) * size : nullptr, t.grad_y ? t.grad_y + jb * size : nullptr,
+                        depth_blocks);
     }
   if (t.grad_x) {
     for (int64_t ib = t.i0; ib < t.i1; ++ib)
@@ -225,7 +233,7 @@ void accumulate_signs(const Strip<T>& t, int64_t j0, int64_t j1) {
             for (int64_t k = 0; k < features; k += kWidth<T>) {
               const Vec<T> difference = load<T>(x + i * kBlock + k) - load<T>(y + j * kBlock + k);
               Vec<T> value = difference > T(0) ? splat<T>(g) : (difference < T(0) ? splat<T>(-g) : Vec<T>{});
-              if (kLargest) value = absolute<T>(difference) == d ? value : Vec<T>{};
+              if (kLargest) value = magnitude<T>(difference) == d ? value : Vec<T>{};
               if (gx) store<T>(gx + i * kBlock + k, load<T>(gx + i * kBlock + k) + value);
               if (gy) store<T>(gy + j * kBlock + k, load<T>(gy + j * kBlock + k) - value);
             }

@@ -76,6 +76,9 @@ struct Weights {
   const T* row_weight = nullptr;
   const T* lane_lse = nullptr;
   const T* row_lse = nullptr;
+  // Tiles of scores: |G| up to this is left out of the gradient of that row (SideWeights in pair_dense.h).
+  const T* lane_floor = nullptr;
+  const T* row_floor = nullptr;
   T* g = nullptr;           // scratch for the weighted tile
   void* g_pairs = nullptr;  // bf16 only: the same, paired along the rows of y
   T* grad_x = nullptr;      // blocked like Operand::rows; null: not wanted

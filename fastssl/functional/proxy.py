@@ -31,7 +31,7 @@ def _own_cosine(pairs: Pairs) -> Tensor:
     """The cosine of each row with the centre of its class."""
     assert pairs.y is not None and pairs.relation.x_ids is not None
     dtype = torch.promote_types(pairs.x.dtype, torch.float32)
-    x, own = pairs.x.to(dtype), pairs.y[pairs.relation.x_ids].to(dtype)
+    x, own = pairs.x.to(dtype), pairs.y.index_select(0, pairs.relation.x_ids).to(dtype)
     return (TF.normalize(x, dim=1) * TF.normalize(own, dim=1)).sum(1)
 
 

@@ -128,10 +128,19 @@ def _hinge(s: Tensor, positive: Tensor, negative: Tensor, p: Values, row_value: 
     return torch.stack(result, 1)
 
 
+def _cosine_less(cosine: Tensor, margin: float | Tensor) -> Tensor:
+    """cos(arccos(cosine) - margin); a cosine that rounding has left beyond 1 counts as 1."""
+    square = 1 - cosine.square()
+    inside = square > 0
+    sine = torch.where(inside, torch.where(inside, square, 1.0).sqrt(), 0.0)
+    m = torch.as_tensor(margin, dtype=cosine.dtype, device=cosine.device)
+    return cosine * m.cos() + sine * m.sin()
+
+
 def _softplus(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor:
     scale, margin = p[:2]
     lse = _masked_lse(scale * s, negative)
-    phi = torch.cos(torch.acos(s.masked_fill(~positive, 0.0)) - margin) if margin else s
+    phi = _cosine_less(s.masked_fill(~positive, 0.0), margin) if margin else s
     z = lse.clamp(min=-1e30)[:, None] - scale * phi
     return torch.stack([torch.where(positive, TF.softplus(z), 0).sum(1), lse], 1)
 
