@@ -18,8 +18,6 @@ from fastssl.ops.triton.candidates import KERNELS, SHARED
 
 # Architectures whose tiles were timed on the chip (gpu_tiles.py), which knows better than a rule about registers.
 MEASURED = json.loads((Path(__file__).parent.parent / "kernels" / "configs.json").read_text())["measured"]
-# Instructions. On an H100 a tile with 114 beat the 23 others of its kernel: only a loop that lives in memory is wrong.
-SPILLS = 300
 REGISTERS, WARPS = 65536, 64  # of a multiprocessor
 SHARED_TOTAL = {"sm_80": 167_936, "sm_90": 233_472, "sm_100": 233_472}
 MATRIX = {
@@ -168,8 +166,9 @@ def occupancy(architecture: str, found: dict[str, Any]) -> int:
 def failures(architecture: str, name: str, bits: int, found: dict[str, Any]) -> list[str]:
     """What makes a chosen configuration unacceptable."""
     wrong = []
-    measured = architecture in MEASURED  # on the chip itself, spilled registers and all
-    if found["spills"] > SPILLS and not measured:
+    # On an H100 the fastest of the 24 tiles of a kernel spills: a rule is for chips that nobody has measured.
+    measured = architecture in MEASURED
+    if (found["spills"] or found["stack"]) and not measured:
         wrong.append(f"{found['spills']} spills, {found['stack']} bytes of stack")
     if name in MATRIX_KERNELS and not any(op in found["matrix"] for op in MATRIX[architecture][bits]):
         wrong.append(f"none of {MATRIX[architecture][bits]}")

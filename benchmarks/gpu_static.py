@@ -3,7 +3,7 @@
 Every kernel and configuration that would be launched is compiled ahead of time for sm_80, sm_90 and sm_100; registers,
 spills, shared memory, occupancy and the instructions of the main loop are read from the machine code; a model predicts
 times from them. Writes benchmarks/gpu_static.json and docs/gpu_static.md; exits with 1 where a chosen configuration
-spills much, misses the matrix instructions of its architecture, needs too much shared memory or runs too few warps.
+spills, misses the matrix instructions of its architecture, needs too much shared memory or runs too few warps.
 
 python benchmarks/gpu_static.py [--choose] [--quick] [--jobs 2]
 
@@ -241,7 +241,7 @@ def page(report: dict[str, Any]) -> str:
         f"{report['triton']}), which compiles every kernel that would be launched for sm_80, sm_90 and sm_100 on a machine without a GPU and reads the machine code. "
         "Nothing on this page was measured on a GPU: `make gpu-check` does that where there is one.",
         "",
-        f"{report['compiled']} compilations; {report['failed']} of them with many spills, without the matrix instructions of their architecture, with too much shared memory or fewer than two warps.",
+        f"{report['compiled']} compilations; {report['failed']} of them with a spill where tiles were not measured on the chip, without the matrix instructions of their architecture, with too much shared memory or fewer than two warps.",
         "",
         "## NT-Xent's kernels, bf16",
         "",

@@ -115,7 +115,7 @@ def test_large_rows_in_bf16(name: str) -> None:
     inputs = rows(3001, 512, torch.bfloat16)
     right = step(LOSSES[name], [t.detach().float().requires_grad_() for t in inputs])
     for got, expected in zip(step(LOSSES[name], inputs), right):
-        torch.testing.assert_close(got.float(), expected, rtol=1e-2, atol=1e-2 * float(expected.abs().max()))
+        torch.testing.assert_close(got.float(), expected, rtol=4e-3, atol=4e-3 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("name", LOSSES)
