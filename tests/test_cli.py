@@ -132,9 +132,9 @@ def test_packing_a_folder(tmp_path: Path) -> None:
     assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed)]).exit_code == 0
     read = PackedImages(packed)
     assert read.classes == ["even", "odd"] and read.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert (read.read(0) == images[0]).all() and (read.read(3) == images[1]).all()
+    assert (read.image(0) == images[0]).all() and (read.image(3) == images[1]).all()
     assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed), "--size", "20"]).exit_code == 0
-    assert PackedImages(packed).read(0).shape == (20, 20, 3)
+    assert PackedImages(packed).image(0).shape == (20, 20, 3)
     sheet = tmp_path / "sheet.png"
     assert runner.invoke(app, ["augment-preview", str(packed), "--size", "16", "--out", str(sheet)]).exit_code == 0
 

@@ -64,7 +64,7 @@ def test_linear_probe_is_as_good_as_scikit_learn() -> None:
     from fastssl.data import digits
 
     data = digits()
-    x, y = pixels(data.drawing(0), 8), torch.from_numpy(data.labels)
+    x, y = pixels(data, 8), torch.from_numpy(data.labels)
     order = np.random.default_rng(0).permutation(len(y))
     train, test = order[:1000], order[1000:]
     ours = linear_probe(x, y, train, test)

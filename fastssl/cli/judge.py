@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fastssl.cli.show import console
 
 
@@ -16,8 +14,10 @@ def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> di
     Raises:
         ValueError: unknown protocol or data, or a method that cannot be judged so.
     """
-    from fastssl.data import load, load_splits
+    from fastssl.data import open as open_source
+    from fastssl.data import open_splits
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
+    from fastssl.evaluate.features import labels_of
     from fastssl.train import load_encoder, load_method
 
     encoder, state = load_encoder(checkpoint)
@@ -26,17 +26,17 @@ def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> di
         method = load_method(checkpoint)
         if not hasattr(method, "encode_texts"):
             raise ValueError(f"protocol: zero-shot needs a method with a text tower, this one is {state['method']}")
-        images = load("emoji-all" if (data or trained_on) == "emoji" else data or trained_on)
+        images = open_source("emoji-all" if (data or trained_on) == "emoji" else data or trained_on)
         classes = list(images.classes)
-        score = zero_shot(method, images.drawing(0), torch.from_numpy(images.labels), classes)
+        score = zero_shot(method, images, labels_of(images), classes)
         return {"zero-shot": {"pretrained": score, "chance": 100 / len(classes)}}
     if protocol != "frozen":
         if protocol not in PROTOCOLS:
             known = ", ".join(["frozen", *PROTOCOLS, "zero-shot"])
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}")
-        tasks = [load_splits(name) for name in (data or trained_on).split(",")]
+        tasks = [open_splits(name) for name in (data or trained_on).split(",")]
         return evaluate_with(protocol, encoder, state["encoder"], tasks, readout, console.print)
     name = data or trained_on
     if name == "emoji" and state["data"] == "emoji":
         console.print("[yellow]trained on all emoji: the held-out ones of the retrieval were seen[/yellow]")
-    return evaluate(encoder, state["encoder"], load(name), readout)
+    return evaluate(encoder, state["encoder"], open_source(name), readout)

@@ -100,12 +100,12 @@ def pretrain(
 ) -> None:
     """Pretrain METHOD on images without their labels."""
     from fastssl.cli.recipes import build_method, encoder_for, options_for
-    from fastssl.data import load
+    from fastssl.data import open as open_source
     from fastssl.train import Pretraining
 
     out = out or Path("runs") / method
-    images = load(data)
-    size = size or (16 if images.name == "digits" else 32)
+    images = open_source(data)
+    size = size or (16 if images.embedded == "digits" else 32)
     encoder_options = encoder_for(method, encoder, size, width, blocks)
     options = Pretraining(
         epochs=epochs,
@@ -122,7 +122,7 @@ def pretrain(
         chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
     )
     model = build_method(method, encoder_options, images, seed, temperature=temperature, spatial=spatial)
-    kept = options_for(method, images.name, temperature, spatial)
+    kept = options_for(method, images.embedded, temperature, spatial)
     run_pretraining(model, images, options, out, encoder_options, resume, kept)
     console.print(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {out}")
 
@@ -209,20 +209,17 @@ def augment_preview(
 
 @app.command("pack")
 def pack_images(
-    images: Annotated[Path, typer.Argument(help="A folder of images; sub-folders are classes.")],
+    images: Annotated[str, typer.Argument(help="A folder of images, a list, tar shards: whatever pretrain takes.")],
     out: Annotated[Path, typer.Argument(help="The packed file.")],
     size: Annotated[int | None, typer.Option(help="Bring the shorter side to this many pixels; default: keep.")] = None,
 ) -> None:
     """Decode images once into one file that is mapped into memory."""
-    from rich.progress import track
+    from fastssl.data import open as open_source
+    from fastssl.data import pack_source
 
-    from fastssl.data import pack
-    from fastssl.data.decode import image_files, read_image, shrink
-
-    paths, labels, classes = image_files(images)
-    decoded = (shrink(read_image(path), size) for path in track(paths, "packing", console=console))
-    pack(decoded, out, labels=labels, classes=classes, name=images.name)
-    console.print(f"{len(paths)} images, {out.stat().st_size / 2**20:.0f} MiB: {out}")
+    source = open_source(images)
+    pack_source(source, out, size=size)
+    console.print(f"{len(source)} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 
 @app.command()

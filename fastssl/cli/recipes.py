@@ -19,7 +19,7 @@ from fastssl.augment import (
     SimCLRAugment,
     Views,
 )
-from fastssl.data import Images
+from fastssl.data import Source
 from fastssl.methods import Method, get
 from fastssl.models import build_encoder
 
@@ -47,12 +47,11 @@ TWO_VIEWS = {
 }  # fmt: skip
 
 
-def views_for(name: str, data: str, size: int) -> Views | None:
+def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     """The views of a method on a data set that comes with the package; None takes the paper's."""
-    family = data.split("-")[0]
-    if family not in AUGMENT:
+    if embedded not in AUGMENT:
         return SimCLRAugment(size, channels_last=True) if name in ("simclr", "nnclr", "swav", "sup-con") else None
-    options = AUGMENT[family]
+    options = AUGMENT[embedded]
     if name in TWO_VIEWS:
         return SimCLRAugment(size, channels_last=True, **options)
     if name == "deep-cluster":
@@ -82,16 +81,18 @@ def encoder_for(name: str, encoder: str | None, size: int, width: int = 32, bloc
     return {"name": encoder or get(name).encoder_name, "size": size, "width": width, "blocks": blocks}
 
 
-def options_for(name: str, data: str, temperature: float | None = None, spatial: bool = True) -> dict[str, Any]:
+def options_for(
+    name: str, embedded: str | None, temperature: float | None = None, spatial: bool = True
+) -> dict[str, Any]:
     """The arguments of a method on a data set that comes with the package: JSON values, kept in its checkpoint.
 
     Raises:
         ValueError: no such method, or one that has no temperature.
     """
-    kind, family = get(name), data.split("-")[0]
-    options: dict[str, Any] = {"spatial": spatial, **OPTIONS.get(family, {}).get(name, {})}
+    kind = get(name)
+    options: dict[str, Any] = {"spatial": spatial, **OPTIONS.get(embedded or "", {}).get(name, {})}
     if temperature is None and name == "simclr":
-        temperature = TEMPERATURE.get(family, 0.1)
+        temperature = TEMPERATURE.get(embedded or "", 0.1)
     if temperature is not None:
         if "temperature" not in inspect.signature(kind).parameters:
             raise ValueError(f"temperature: {name} has none")
@@ -102,7 +103,7 @@ def options_for(name: str, data: str, temperature: float | None = None, spatial:
 def build_method(
     name: str,
     encoder_options: dict[str, Any],
-    data: Images,
+    data: Source,
     seed: int,
     *,
     temperature: float | None = None,
@@ -114,9 +115,8 @@ def build_method(
         ValueError: no such method, or one that has no temperature.
     """
     kind: Any = get(name)
-    options = options_for(name, data.name, temperature, spatial)
+    options = options_for(name, data.embedded, temperature, spatial)
     torch.manual_seed(seed)
-    texts = {"texts": data.names} if kind.uses_texts else {}
     encoder = build_encoder(encoder_options)
-    method: Method = kind(encoder, views_for(name, data.name, encoder.size), **options, **texts)
+    method: Method = kind(encoder, views_for(name, data.embedded, encoder.size), **options)
     return method

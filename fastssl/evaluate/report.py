@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Images, digits, emoji
+from fastssl.data import Source, digits, emoji
 from fastssl.evaluate import linear, measures
-from fastssl.evaluate.features import centred, color_histogram, encode, pixels
+from fastssl.evaluate.features import centred, color_histogram, encode, labels_of, pixels
 from fastssl.models import Encoder, build_encoder
 
 SEEDS = 3
-Features = Callable[[np.ndarray], Tensor]
+Features = Callable[[Source], Tensor]
 
 
 def random_encoder(options: dict[str, Any], seed: int) -> Encoder:
@@ -38,12 +38,12 @@ def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequ
     """Name of a row of the table -> feature extractors (one per seed)."""
 
     def of(network: Encoder) -> Features:
-        return lambda images: encode(network, images, readout)
+        return lambda source: encode(network, source, readout)
 
     sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
         "random": [of(random_encoder(options, seed)) for seed in range(SEEDS)] if "random" in rows else [],
-        "pixels": [lambda images: pixels(images, encoder.size)],
+        "pixels": [lambda source: pixels(source, encoder.size)],
         "histogram": [color_histogram],
     }
     return {row: sources[row] for row in rows}
@@ -70,14 +70,14 @@ def evaluate_emoji(
         drawings among the 374 held-out emoji. Features are centred for cosine.
     """
     whole, held_out = emoji(), emoji("heldout")
-    labels = torch.from_numpy(whole.labels)
-    no_flags = np.flatnonzero(np.array([c != "Flags" for c in np.array(whole.classes)[whole.labels]]))
+    labels = labels_of(whole)
+    no_flags = np.flatnonzero(np.array([c != "Flags" for c in np.array(whole.classes)[labels.numpy()]]))
     names = ("knn", "knn_without_flags", "linear", "linear_std", "retrieval", "alignment", "uniformity")
     table: dict[str, Any] = {name: {} for name in names}
     for row, extractors in _sources(encoder, options, readout, rows).items():
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
-            features = features_of(whole.drawing(0))
+            features = features_of(whole)
             unit = centred(features)
             columns["knn"].append(measures.knn_accuracy(unit, labels))
             columns["knn_without_flags"].append(measures.knn_accuracy(unit[no_flags], labels[no_flags]))
@@ -100,7 +100,7 @@ def evaluate_digits(
 ) -> dict[str, Any]:
     """Nearest neighbour with one and five labels a class (20 draws), linear accuracy, on scikit-learn's digits."""
     data = digits()
-    labels = torch.from_numpy(data.labels)
+    labels = labels_of(data)
     names = (
         "digits_one_label",
         "digits_one_label_std",
@@ -114,7 +114,7 @@ def evaluate_digits(
             continue
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
-            features = features_of(data.drawing(0))
+            features = features_of(data)
             unit = centred(features)
             for name, shots in (("digits_one_label", 1), ("digits_five_labels", 5)):
                 mean, spread = linear.low_shot(unit, labels, shots)
@@ -127,18 +127,17 @@ def evaluate_digits(
 
 
 def evaluate_images(
-    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial", rows: Sequence[str] = ROWS
+    encoder: Encoder, options: dict[str, Any], data: Source, readout: str = "spatial", rows: Sequence[str] = ROWS
 ) -> dict[str, Any]:
     """k-NN and linear accuracy on the labels of any image set with at least two classes."""
-    labels = torch.from_numpy(data.labels)
-    if len(np.unique(data.labels)) < 2:
+    labels = labels_of(data)
+    if len(labels.unique()) < 2:
         raise ValueError(f"data: expected at least two classes to evaluate on, got {data.classes}")
-    images = data.drawing(0)
     table: dict[str, Any] = {"knn": {}, "linear": {}, "linear_std": {}}
     for row, extractors in _sources(encoder, options, readout, rows).items():
         knn, probes = [], []
         for features_of in extractors:
-            features = features_of(images)
+            features = features_of(data)
             knn.append(measures.knn_accuracy(centred(features), labels, k=min(5, len(labels) - 1)))
             probes += [_linear(features, labels, seed) for seed in range(SEEDS)]
         table["knn"][row], table["linear"][row] = _mean(knn), _mean(probes)
@@ -147,11 +146,11 @@ def evaluate_images(
 
 
 def evaluate(
-    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial", rows: Sequence[str] = ROWS
+    encoder: Encoder, options: dict[str, Any], data: Source, readout: str = "spatial", rows: Sequence[str] = ROWS
 ) -> dict[str, Any]:
     """The table that fits the data: emoji, digits, or any labelled images."""
-    if data.name.startswith("emoji"):
+    if data.embedded == "emoji":
         return evaluate_emoji(encoder, options, readout, rows)
-    if data.name == "digits":
+    if data.embedded == "digits":
         return evaluate_digits(encoder, options, readout, rows)
     return evaluate_images(encoder, options, data, readout, rows)

@@ -19,6 +19,7 @@ from fastssl.methods.cpc_signal import CPCSignal
 from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.dino import DINO
+from fastssl.methods.image import ImageMethod
 from fastssl.methods.inter_clr import InterCLR
 from fastssl.methods.jigsaw import Jigsaw
 from fastssl.methods.mae import MAE
@@ -38,7 +39,7 @@ from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 
 # Methods of images. CPCSignal is none: its data are signals, from Python.
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[ImageMethod]] = {
     "simclr": SimCLR,
     "moco": MoCo,
     "moco-v3": MoCoV3,
@@ -72,7 +73,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def get(name: str) -> type[Method]:
+def get(name: str) -> type[ImageMethod]:
     """Returns the class of a method.
 
     Raises:
@@ -111,6 +112,7 @@ __all__ = [
     "Counting",
     "DeepCluster",
     "Denoising",
+    "ImageMethod",
     "InterCLR",
     "Jigsaw",
     "Masked",

@@ -2,12 +2,18 @@
 
 from fastssl.train.cached import cached_step
 from fastssl.train.checkpoint import load_checkpoint, load_encoder, load_method, save_checkpoint
-from fastssl.train.loop import Pretraining, pretrain
 from fastssl.train.optim import LARS, build_optimizer, cosine_with_warmup
+from fastssl.train.options import Pretraining
+from fastssl.train.run import pretrain
+from fastssl.train.trainer import Trainer
+from fastssl.train.watchers import Progress, Watcher
 
 __all__ = [
     "LARS",
     "Pretraining",
+    "Progress",
+    "Trainer",
+    "Watcher",
     "build_optimizer",
     "cached_step",
     "cosine_with_warmup",
