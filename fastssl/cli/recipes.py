@@ -22,6 +22,7 @@ from fastssl.augment import (
 from fastssl.data import Source
 from fastssl.methods import Method, get
 from fastssl.models import build_encoder
+from fastssl.models.encoders import RESNETS
 
 # What suits the images. Digits have no colour, and a mirrored 2 is no 2.
 AUGMENT: dict[str, dict[str, Any]] = {
@@ -76,9 +77,30 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     return None
 
 
-def encoder_for(name: str, encoder: str | None, size: int, width: int = 32, blocks: int = 1) -> dict[str, Any]:
-    """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs."""
-    return {"name": encoder or get(name).encoder_name, "size": size, "width": width, "blocks": blocks}
+def encoder_for(
+    name: str,
+    encoder: str | None,
+    size: int,
+    width: int | None = None,
+    blocks: int | None = None,
+    stem: str | None = None,
+) -> dict[str, Any]:
+    """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs.
+
+    Raises:
+        ValueError: a width or a number of blocks for a network that is known by its name, a stem for another.
+    """
+    kind = encoder or get(name).encoder_name
+    options: dict[str, Any] = {"name": kind, "size": size}
+    known = kind in RESNETS or kind.startswith("huggingface:")
+    for key, value in (("width", width), ("blocks", blocks)):
+        if known and value is not None:
+            raise ValueError(f"{key}: {kind} is what its name says; the networks of our own have a {key}, as 'resnet'")
+    if stem is not None and kind not in RESNETS:
+        raise ValueError(f"stem: expected an encoder of {', '.join(RESNETS)}, got {kind!r}")
+    if not known:
+        options |= {"width": 32 if width is None else width, "blocks": 1 if blocks is None else blocks}
+    return options if stem is None else {**options, "stem": stem}
 
 
 def options_for(

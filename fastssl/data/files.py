@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class FileSource(Source):
         texts: Sequence[str] | np.ndarray | None = None,
         max_pixels: int = MAX_PIXELS,
         orientation: bool = True,
-        skipped: dict[str, int] | None = None,
+        skipped: Mapping[str, int] | None = None,
     ) -> None:
         self.paths = paths if isinstance(paths, Names) else Names(str(p) for p in paths)
         self.labels = None if labels is None else checked_labels(labels, len(self.paths))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,24 @@ def open(
         raise ValueError(f"part: expected 'train' or 'test', got {part!r}")
     options: dict[str, Any] = {"max_pixels": max_pixels, "orientation": orientation}
     source = _open(data, part, options, progress)
+    if isinstance(data, (str, Path)):
+        source.where = _absolute(str(data))
     if labels is None:
         return source
     if source.labels is not None:
         raise ValueError(f"labels: {source.name} brings its own")
     source.labels = checked_labels(labels, len(source))
     return source
+
+
+def _absolute(name: str) -> str:
+    """A name as it is, a path from wherever it is opened again."""
+    kind, colon, root = name.partition(":")
+    if name in EMBEDDED:
+        return name
+    if colon and (kind == "hf" or kind in benchmarks.READERS):
+        return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
+    return os.path.abspath(Path(name).expanduser())
 
 
 def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,13 +40,16 @@ class Source:
 
     ``name`` is what logs call the data, ``classes`` the names of its labels (empty where there are none), ``labels``
     one integer an item, or None where they are not known before an item is read. ``embedded`` names the set that comes
-    with the package, where the items are of one: nothing else that is so called is taken for it.
+    with the package, where the items are of one: nothing else that is so called is taken for it. ``where`` opens it
+    again, where that can be written down.
     """
 
     name: str = "data"
     classes: Sequence[str] = ()
     labels: np.ndarray | None = None
     embedded: str | None = None
+    where: str | None = None
+    skipped: Mapping[str, int] = MappingProxyType({})  # why files were left out -> how many
 
     def __len__(self) -> int:
         raise NotImplementedError

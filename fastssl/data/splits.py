@@ -17,12 +17,14 @@ from fastssl.data.source import Source
 
 @dataclass
 class Splits:
-    """A task: ``train`` and ``test`` have the same classes; ``metric`` is a name of ``fastssl.evaluate.METRICS``."""
+    """A task: ``train`` and ``test`` have the same classes; ``metric`` is a name of ``fastssl.evaluate.METRICS``;
+    ``divided``: by those who made the data, not at random."""
 
     name: str
     train: Source
     test: Source
     metric: str = "top-1"
+    divided: bool = True
 
 
 def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
@@ -30,7 +32,9 @@ def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
     order = np.random.default_rng([11, seed]).permutation(len(source))
     cut = int(share * len(order))
     name = source.name
-    return Splits(name, source.subset(np.sort(order[:cut]), name), source.subset(np.sort(order[cut:]), name))
+    return Splits(
+        name, source.subset(np.sort(order[:cut]), name), source.subset(np.sort(order[cut:]), name), divided=False
+    )
 
 
 def open_splits(data: Any, **options: Any) -> Splits:

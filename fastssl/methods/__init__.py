@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from torch import nn
 
 from fastssl.methods.align import ALIGN
@@ -85,7 +87,11 @@ def get(name: str) -> type[ImageMethod]:
         >>> method = methods.get("byol")(build_encoder({"name": "resnet", "size": 32, "width": 8}))
     """
     if name not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
+        near = difflib.get_close_matches(name, METHODS, 1)
+        raise ValueError(
+            f"method: expected one of {', '.join(METHODS)}, got {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return METHODS[name]
 
 

@@ -3,7 +3,7 @@
 from fastssl.train.cached import cached_step
 from fastssl.train.checkpoint import load_checkpoint, load_encoder, load_method, save_checkpoint
 from fastssl.train.optim import LARS, build_optimizer, cosine_with_warmup
-from fastssl.train.options import Pretraining
+from fastssl.train.options import Pretraining, check_out
 from fastssl.train.run import pretrain
 from fastssl.train.trainer import Trainer
 from fastssl.train.watchers import Progress, Watcher
@@ -16,6 +16,7 @@ __all__ = [
     "Watcher",
     "build_optimizer",
     "cached_step",
+    "check_out",
     "cosine_with_warmup",
     "load_checkpoint",
     "load_encoder",

@@ -102,7 +102,7 @@ def pretrain(
         "source": {
             "fingerprint": source.fingerprint,
             "items": len(source),
-            "where": _where(data),
+            "where": source.where,
             "embedded": source.embedded,
         },
     }
@@ -117,13 +117,6 @@ def pretrain(
     watchers.append(Checkpoints())
     Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, watchers=watchers).run()
     return method
-
-
-def _where(data: Any) -> str | None:
-    """What opens the data again, where that can be written down."""
-    if isinstance(data, Path) or (isinstance(data, str) and Path(data).expanduser().exists()):
-        return str(Path(data).expanduser().resolve())
-    return data if isinstance(data, str) else None
 
 
 def has_checkpoint(out: Path) -> bool:
@@ -150,7 +143,7 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
             f"data: the checkpoint was made with {state['data']} of {before['items']} items, got {about['data']} of "
             f"{now['items']}: other items, names or labels; resume with the same data"
         )
-    old, new = state["options"], asdict(options)
+    old, new = state["options"], {**asdict(options), "precision": options.numbers}
     for key in sorted(set(new) - FREE):
         earlier = old.get(key, getattr(Pretraining, key))  # an option that is newer than the checkpoint
         if earlier != new[key]:

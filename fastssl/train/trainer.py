@@ -231,7 +231,7 @@ class Trainer:
             state = {
                 "format": 1,
                 **self.about,
-                "options": asdict(self.options),
+                "options": {**asdict(self.options), "precision": self.options.numbers},
                 "epochs": self.epochs,
                 "step": self.steps,
                 "history": self.history,
