@@ -300,3 +300,29 @@ def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "fastssl", "--debug", "evaluate", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_features_in_a_file(tmp_path: Path) -> None:
+    """Those that the encoder gives in plain PyTorch."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    from fastssl.data import open as open_source
+    from fastssl.evaluate.features import plain_images
+    from fastssl.train import load_encoder
+
+    photos, out = _photos(tmp_path / "photos"), str(tmp_path / "run")
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    _run("embed", out, "--out", str(tmp_path / "features.npz"))
+    encoder, _ = load_encoder(out)
+    with torch.no_grad():
+        expected = encoder(torch.cat(list(plain_images(open_source(photos), 32))))
+    with np.load(tmp_path / "features.npz") as read:
+        np.testing.assert_allclose(read["features"], expected.numpy(), rtol=1e-4, atol=1e-5)
+        assert read["names"].tolist() == sorted(
+            f"{c}/{k}.png" for c, r in (("cats", 0), ("dogs", 1)) for k in range(r, 12, 2)
+        )
+        assert read["labels"].tolist() == [0] * 6 + [1] * 6
+    _run("embed", out, "--out", str(tmp_path / "f.safetensors"), "--data", str(photos / "dogs"), "--readout", "spatial")
+    assert load_file(tmp_path / "f.safetensors")["features"].shape == (6, 16 * 16)
+    assert "out: expected a file that ends in" in _fails("embed", out, "--out", "features.csv")

@@ -336,3 +336,29 @@ def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data: clip needs a text with each item, 0 of digits has none"):
         pretrain(get("clip")(build_encoder(ENCODER)), _data(), Pretraining(epochs=1), out=tmp_path)
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_looking_at_the_features_does_not_change_the_training(tmp_path: Path, every: int) -> None:
+    plain = _run(tmp_path / "plain")
+    seen: list[Any] = []
+    probed = _run(tmp_path / "probed", probe_every=every, on_step=seen.append)
+    assert _same(plain, probed)
+    states = [load_checkpoint(tmp_path / run)[1] for run in ("plain", "probed")]
+    assert states[0]["history"] == states[1]["history"]
+    looks = json.loads((tmp_path / "probed" / "measured.json").read_text())
+    steps = [3, 6, 9] if every == 1 else [6, 9]
+    assert [(s, n) for s, n, _ in looks] == [(s, n) for s in steps for n in ("knn", "linear")]
+    assert all(10 < value <= 100 for _, _, value in looks) and seen[-1].measured.keys() == {"knn", "linear"}
+    for options in ({"probe_every": 0}, {"probe_every": True}):
+        with pytest.raises(ValueError, match="probe_every: expected an integer >= 1"):
+            _run(tmp_path / "wrong", **options)
+
+
+def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Pretraining().processes == (1, 1) and Pretraining(devices=2, nodes=3).processes == (2, 3)
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert Pretraining().processes == Pretraining(devices=4).processes == (4, 2)
+    with pytest.raises(ValueError, match="devices: torchrun has started 4 processes on this machine, got 3"):
+        _ = Pretraining(devices=3).processes

@@ -131,6 +131,9 @@ def pretrain(
     ] = None,
     workers: Annotated[int | None, typer.Option(help="Threads that read and augment.")] = None,
     on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
+    probe_every: Annotated[
+        int | None, typer.Option(help="Epochs between looks at the features by k-NN and a linear probe, on labels.")
+    ] = None,
     draft: Annotated[bool, typer.Option(help="Let JPEG decoders make fewer pixels where views need no more.")] = True,
     orientation: Annotated[bool, typer.Option(help="Turn images as EXIF says.")] = True,
 ) -> None:
@@ -159,6 +162,7 @@ def pretrain(
         workers=workers,
         on_error=on_error,
         draft=draft,
+        probe_every=probe_every,
     )
     settings.check()
     check_out(out, resume=resume, overwrite=overwrite)
@@ -213,6 +217,21 @@ def evaluate(
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
         say(f"written: {out}")
+
+
+@app.command()
+def embed(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    out: Annotated[Path, typer.Option(help="A file: .npz, .safetensors or .parquet.")],
+    data: Annotated[str | None, typer.Option(help="What pretrain takes as --data; default: the run's own.")] = None,
+    readout: Annotated[str, typer.Option(help="pooled, or spatial (4 x 4 feature map).")] = "pooled",
+    part: Annotated[str, typer.Option(help="train or test, of data that has both.")] = "train",
+) -> None:
+    """Write the features of all items of DATA, with their names and labels."""
+    from fastssl.cli.embed import embed as write_features
+
+    count = write_features(checkpoint, data, out, readout, part)
+    say(f"{count:,} rows of features: {out}")
 
 
 @app.command()

@@ -36,8 +36,12 @@ class _Plain:
         left = f", {p.seconds_left / 60:.1f} minutes left" if p.epochs else ""
         say(
             f"{self.name}: step {p.step}/{total}, loss {p.loss:.3f}, {p.images_per_second:.0f} images/s, "
-            f"{100 * p.waiting:.0f} % waiting for data{left}"
+            f"{100 * p.waiting:.0f} % waiting for data{_probed(p)}{left}"
         )
+
+
+def _probed(p: Any) -> str:
+    return "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
 
 
 @contextmanager
@@ -53,17 +57,18 @@ def _progress(name: str) -> Iterator[Any]:
         BarColumn(),
         TextColumn("{task.completed}/{task.total} steps"),
         TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TextColumn("{task.fields[rate]:.0f} images/s{task.fields[probed]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0)
+        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0, probed="")
 
         def show(p: Any) -> None:
             total = p.total_steps if p.epochs else None
-            progress.update(task, completed=p.step, total=total, loss=p.loss, rate=p.images_per_second)
+            more = {"loss": p.loss, "rate": p.images_per_second, "probed": _probed(p)}
+            progress.update(task, completed=p.step, total=total, **more)
 
         yield show
 

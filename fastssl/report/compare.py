@@ -25,6 +25,7 @@ from fastssl.methods import Method
 from fastssl.models import Encoder, hamming
 from fastssl.report import figures
 from fastssl.train import load_encoder, load_method
+from fastssl.train.run import FREE
 
 ViewsOf = Callable[[str, str | None, int], Views | None]
 MEASURES = {
@@ -62,7 +63,7 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
     groups: dict[tuple[Any, ...], Group] = {}
     for path in runs:
         encoder, state = load_encoder(path)
-        options = {k: v for k, v in state["options"].items() if k != "seed"}
+        options = {k: v for k, v in state["options"].items() if k not in {"seed", *FREE}} | {"epochs": state["epochs"]}
         key = (state["method"], str(state["encoder"]), state["data"], str(options), str(state.get("method_options")))
         group = groups.setdefault(key, Group(state["method"]))
         group.encoders.append(encoder)
@@ -244,6 +245,7 @@ def compare_runs(
         version=__version__,
         style=style,
         data=images.name,
+        emoji=images.embedded == "emoji",
         count=len(images),
         lines=sorted(lines, key=lambda line: -line["values"][columns[0]][0]),
         columns=columns,

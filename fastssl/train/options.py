@@ -41,6 +41,8 @@ class Pretraining:
         workers: threads that read and augment, of each process; None: as many as torch uses.
         on_error: "raise", or "skip" items that cannot be read, which are counted.
         draft: let JPEG decoders make fewer pixels where a view needs no more; see :class:`fastssl.data.Loader`.
+        probe_every: epochs between two looks at the features by k-NN and a linear probe, on the labels of the data;
+            None: never. The training stays as it is, bit for bit.
         checkpoint_minutes: time between checkpoints.
         timeout_minutes: how long processes wait for each other before they take one for lost.
     """
@@ -62,6 +64,7 @@ class Pretraining:
     workers: int | None = None
     on_error: str = "raise"
     draft: bool = True
+    probe_every: int | None = None
     checkpoint_minutes: float = 2
     timeout_minutes: float = 10
 

@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.data import open as open_source
-from fastssl.methods import Method, name_of
+from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
 from fastssl.train.options import Pretraining, check_out
+from fastssl.train.probe import OnlineProbe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
 from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Watcher
 
 # Options that may be others when a run is resumed: where it computes, and how long.
 FREE = {
-    "accelerator", "checkpoint_minutes", "devices", "epochs", "nodes", "on_error", "strategy", "timeout_minutes",
-    "workers",
+    "accelerator", "checkpoint_minutes", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
+    "timeout_minutes", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
 
@@ -111,7 +112,12 @@ def pretrain(
         _check_same_run(checkpoint[1], about, options)
     rehearse(method, source, options.seed)
     pace = Pace()
-    watchers: list[Watcher] = [pace, CollapseGuard(), Logs(out, pace)]
+    watchers: list[Watcher] = [pace, CollapseGuard()]
+    if options.probe_every is not None:
+        if not isinstance(method, ImageMethod):
+            raise ValueError(f"probe_every: expected a method of images, got {name}")
+        watchers.append(OnlineProbe(source, options.probe_every, options.seed))
+    watchers.append(Logs(out, pace))
     if on_step is not None:
         watchers.append(Report(on_step, pace))
     watchers.append(Checkpoints())

@@ -59,7 +59,9 @@ class Trainer:
     ) -> None:
         self.method, self.source, self.options, self.out, self.about = method, source, options, out, about
         self.watchers = list(watchers)
-        self.steps, self.history, self.measured = 0, [], {}  # type: ignore[var-annotated]
+        self.steps = 0
+        self.history: list[Any] = []  # [step, loss]
+        self.measured: list[Any] = []  # [step, name, value]
         self.epochs = options.epochs if options.minutes is None else None
         self._before = 0.0  # seconds that the run took before it was resumed
         self.fabric = _fabric(method, options)
@@ -68,6 +70,7 @@ class Trainer:
             restore(method, checkpoint[0])
             state = checkpoint[1]
             self.steps, self.history, self._before = state["step"], state["history"], state["seconds"]
+            self.measured = state.get("measured", [])
             if options.minutes is not None:
                 self.epochs = state["epochs"]
         self.model: Any = self.fabric.setup_module(method)  # may give the method other parameters: parts of them
@@ -235,6 +238,7 @@ class Trainer:
                 "epochs": self.epochs,
                 "step": self.steps,
                 "history": self.history,
+                "measured": self.measured,
                 "seconds": self.seconds,
                 "skipped": len({index for index, _ in self.loader.skipped}),
             }

@@ -37,6 +37,7 @@ class Progress:
     images_per_second: float
     seconds_left: float
     waiting: float  # the share of the last steps in which the network waited for data
+    measured: dict[str, float]  # the last look at the features: "knn" and "linear" in percent, "feature_spread"
     history: list[tuple[int, float]] = field(default_factory=list, repr=False)
 
 
@@ -94,12 +95,13 @@ class Pace(Watcher):
             trainer.batch_size / per_step,
             (total - trainer.steps) * per_step,
             sum(self.waited[-20:]) / max(sum(self.seconds[-20:]), 1e-9),
+            {name: value for _, name, value in trainer.measured[-8:]},
             trainer.history,
         )
 
 
 class Logs(Watcher):
-    """Curves for TensorBoard, and the history of the loss as JSON; written by one process."""
+    """Curves for TensorBoard, the history of the loss and what was measured as JSON; written by one process."""
 
     def __init__(self, out: Path, pace: Pace) -> None:
         self.out, self.pace, self.first = out, pace, 0
@@ -121,10 +123,11 @@ class Logs(Watcher):
             ("lr", progress.lr),
             ("images_per_second", progress.images_per_second),
             ("waiting", progress.waiting),
-            *trainer.measured.items(),
         ):
             self.writer.add_scalar(name, value, trainer.steps)
-        trainer.measured.clear()
+        for step, name, value in trainer.measured[-8:]:
+            if step == trainer.steps:
+                self.writer.add_scalar(name, value, step)
 
     def end(self, trainer: Trainer) -> None:
         if self.writer is None:
@@ -132,9 +135,10 @@ class Logs(Watcher):
         self.writer.close()
         if trainer.steps > self.first:
             self.out.mkdir(parents=True, exist_ok=True)
-            temporary = self.out / "history.json.tmp"
-            temporary.write_text(json.dumps(trainer.history))
-            temporary.replace(self.out / "history.json")
+            for name, numbers in (("history.json", trainer.history), ("measured.json", trainer.measured)):
+                temporary = self.out / f"{name}.tmp"
+                temporary.write_text(json.dumps(numbers))
+                temporary.replace(self.out / name)
 
 
 class Report(Watcher):
@@ -162,7 +166,7 @@ class CollapseGuard(Watcher):
         if features is None or len(features) < 2:
             return
         spread = feature_spread(features)
-        trainer.measured["feature_spread"] = spread
+        trainer.measured.append([trainer.steps, "feature_spread", spread])
         self.times = self.times + 1 if spread < COLLAPSED else 0
         if self.times == 3:
             raise RuntimeError(
