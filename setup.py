@@ -93,6 +93,7 @@ setup(
         "fastssl.kernels": ["*.json"],
         "fastssl.data": ["emoji/*"],
         "fastssl.report": ["*.html"],
+        "fastssl.train": ["recipes/*.toml"],
     },
     ext_modules=[Extension("fastssl._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},

@@ -326,3 +326,24 @@ def test_features_in_a_file(tmp_path: Path) -> None:
     _run("embed", out, "--out", str(tmp_path / "f.safetensors"), "--data", str(photos / "dogs"), "--readout", "spatial")
     assert load_file(tmp_path / "f.safetensors")["features"].shape == (6, 16 * 16)
     assert "out: expected a file that ends in" in _fails("embed", out, "--out", "features.csv")
+
+
+def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    photos = str(_photos(tmp_path / "photos"))
+    command = ("pretrain", "byol", "--data", photos, "--recipe", "paper", "--batch-size", "6", "--out", str(out))
+    text = _run(*command, "--dry-run")
+    for needed in (
+        "recipe paper (Grill et al. 2020",
+        "optimizer lars",
+        "lr 0.0046875",
+        "hidden 4096",
+        "[6, 3, 32, 32] float32, [6, 3, 32, 32] float32",
+        "RandomResizedCrop",
+        "steps: 1000 epochs of 2, 2,000 in all",
+        "are trained; the encoder has",
+    ):
+        assert needed in text, text
+    assert not out.exists()
+    text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
+    assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text

@@ -45,7 +45,8 @@ def test_modules_are_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md", "docs/data.md"]
+    "page",
+    ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md", "docs/data.md"],
 )
 def test_examples_of_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
@@ -27,9 +28,11 @@ from fastssl.train import (
     load_checkpoint,
     load_encoder,
     pretrain,
+    recipe,
     save_checkpoint,
 )
 
+PAPERS = ("simclr", "moco", "moco-v3", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "mae")
 ENCODER = {"name": "resnet", "size": 16, "width": 4, "blocks": 1}
 
 
@@ -362,3 +365,31 @@ def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert Pretraining().processes == Pretraining(devices=4).processes == (4, 2)
     with pytest.raises(ValueError, match="devices: torchrun has started 4 processes on this machine, got 3"):
         _ = Pretraining(devices=3).processes
+
+
+@pytest.mark.parametrize("method", [*PAPERS, "rotnet"])
+def test_recipes_are_settings_that_exist(method: str) -> None:
+    for name in ("small", "paper") if method in PAPERS else ("small",):
+        found = recipe(method, 1_281_167, name)
+        Pretraining(**found.options).check()
+        assert found.name in str(found) and str(found.options["lr"]) in str(found)
+        kind = get(method)
+        known = {p for base in kind.__mro__ for p in inspect.signature(base.__init__).parameters}
+        assert set(found.method) <= known
+    small = recipe(method, 5_000)
+    plain = Pretraining()
+    assert small.name == "small" and all(getattr(plain, key) == value for key, value in small.options.items())
+
+
+def test_recipes_of_papers() -> None:
+    """Learning rates as the papers write them."""
+    rates = {m: recipe(m, 1_281_167).options["lr"] for m in PAPERS}
+    expected = {"simclr": 4.8, "moco": 0.03, "moco-v3": 2.4e-3, "byol": 3.2, "simsiam": 0.1, "barlow-twins": 1.6}
+    expected |= {"vicreg": 1.6, "swav": 4.8, "mae": 2.4e-3}
+    assert rates == pytest.approx(expected)
+    assert recipe("simclr", 10**6, batch_size=1024).options["lr"] == pytest.approx(1.2)
+    assert recipe("rotnet", 10**6).name == "small"
+    with pytest.raises(ValueError, match="recipe: the settings of papers are kept for simclr, .*, not for rotnet"):
+        recipe("rotnet", 10**6, "paper")
+    with pytest.raises(ValueError, match="recipe: expected one of small, paper, got 'large'"):
+        recipe("simclr", 10, "large")

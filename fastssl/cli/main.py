@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
@@ -96,9 +96,12 @@ def pretrain(
     data: Annotated[
         str, typer.Option(help="A folder, a packed file, shards, a list, emoji, digits, ...: see fastssl data.")
     ] = "emoji",
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    recipe: Annotated[
+        str | None, typer.Option(help="small, or paper (default from 100,000 images on); options below go before it.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Choose the epochs so that it takes about this long.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step, over all processes.")] = 512,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of checkpoint and logs; default: runs/METHOD.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in --out, bit for bit.")
@@ -116,10 +119,14 @@ def pretrain(
         typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
-    spatial: Annotated[bool, typer.Option(help="Project the 4 x 4 feature map instead of its mean.")] = True,
-    optimizer: Annotated[str, typer.Option(help="adamw, sgd or lars.")] = "adamw",
-    lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-4,
+    spatial: Annotated[
+        bool | None,
+        typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, sgd or lars.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate after the warm-up.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="In which the learning rate rises.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16 on a GPU that has it.")] = "auto",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda; auto: a GPU where there is one.")] = "auto",
@@ -136,22 +143,33 @@ def pretrain(
     ] = None,
     draft: Annotated[bool, typer.Option(help="Let JPEG decoders make fewer pixels where views need no more.")] = True,
     orientation: Annotated[bool, typer.Option(help="Turn images as EXIF says.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and train nothing.")] = False,
 ) -> None:
     """Pretrain METHOD on images without their labels."""
+    from fastssl.cli.plan import plan
     from fastssl.cli.recipes import build_method, encoder_for, options_for
     from fastssl.data import open as open_source
     from fastssl.methods import get
     from fastssl.train import Pretraining, check_out
+    from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
     get(method)
+    if size is not None and size < 1:
+        raise ValueError(f"size: expected at least one pixel, got {size}")
+    check_out(out, resume=resume, overwrite=overwrite or dry_run)
+    source = open_source(data, orientation=orientation)
+    chosen = recipe_for(method, len(source), recipe, batch_size)
+    own = {
+        "epochs": epochs,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "optimizer": optimizer,
+        "warmup_epochs": warmup_epochs,
+    }
     settings = Pretraining(
-        epochs=epochs,
+        **{**chosen.options, **{key: value for key, value in own.items() if value is not None}},
         minutes=minutes,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
         seed=seed,
         precision=precision,
         accelerator=accelerator,
@@ -165,17 +183,19 @@ def pretrain(
         probe_every=probe_every,
     )
     settings.check()
-    check_out(out, resume=resume, overwrite=overwrite)
-    if size is not None and size < 1:
-        raise ValueError(f"size: expected at least one pixel, got {size}")
-    source = open_source(data, orientation=orientation)
-    if int(os.environ.get("RANK", 0)) == 0:
-        say(describe_source(source))
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first:
+        say(f"{describe_source(source)}\n{chosen}")
     encoder_options = encoder_for(
         method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem
     )
-    model = build_method(method, encoder_options, source, seed, temperature=temperature, spatial=spatial)
-    kept = options_for(method, source.embedded, temperature, spatial)
+    arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
+    model = build_method(method, encoder_options, source, seed, **arguments)
+    kept = options_for(method, source.embedded, **arguments)
+    if dry_run:
+        for line in plan(model, source, settings, kept, encoder_options):
+            say(line)
+        return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
     say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")

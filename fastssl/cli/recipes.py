@@ -20,16 +20,17 @@ from fastssl.augment import (
     Views,
 )
 from fastssl.data import Source
-from fastssl.methods import Method, get
+from fastssl.methods import ImageMethod, get
 from fastssl.models import build_encoder
 from fastssl.models.encoders import RESNETS
+from fastssl.train.recipe import recipe
 
 # What suits the images. Digits have no colour, and a mirrored 2 is no 2.
 AUGMENT: dict[str, dict[str, Any]] = {
     "emoji": {"crop": (0.3, 1.0), "strength": 0.5, "blur": 0.0},
     "digits": {"crop": (0.5, 1.0), "strength": 0.5, "flip": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 15.0},
 }
-TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
+TEMPERATURE = {"digits": 0.2}
 # Runs on a few thousand images are short: targets follow faster, and clusters are as few as a batch can fill.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "emoji": {
@@ -104,17 +105,27 @@ def encoder_for(
 
 
 def options_for(
-    name: str, embedded: str | None, temperature: float | None = None, spatial: bool = True
+    name: str,
+    embedded: str | None,
+    temperature: float | None = None,
+    spatial: bool | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The arguments of a method on a data set that comes with the package: JSON values, kept in its checkpoint.
+    """The arguments of a method: JSON values, kept in its checkpoint.
+
+    Those of ``settings`` (None: of the recipe for few images), where the data set comes with the package what suits it,
+    and above all what is given.
 
     Raises:
         ValueError: no such method, or one that has no temperature.
     """
     kind = get(name)
-    options: dict[str, Any] = {"spatial": spatial, **OPTIONS.get(embedded or "", {}).get(name, {})}
-    if temperature is None and name == "simclr":
-        temperature = TEMPERATURE.get(embedded or "", 0.1)
+    options: dict[str, Any] = {"spatial": True, **(recipe(name, 0).method if settings is None else settings)}
+    options |= OPTIONS.get(embedded or "", {}).get(name, {})
+    if name == "simclr" and embedded in TEMPERATURE:
+        options["temperature"] = TEMPERATURE[embedded]
+    if spatial is not None:
+        options["spatial"] = spatial
     if temperature is not None:
         if "temperature" not in inspect.signature(kind).parameters:
             raise ValueError(f"temperature: {name} has none")
@@ -129,16 +140,17 @@ def build_method(
     seed: int,
     *,
     temperature: float | None = None,
-    spatial: bool = True,
-) -> Method:
+    spatial: bool | None = None,
+    settings: dict[str, Any] | None = None,
+) -> ImageMethod:
     """Returns a method with fresh weights drawn from ``seed``; None takes the temperature that suits method and data.
 
     Raises:
         ValueError: no such method, or one that has no temperature.
     """
     kind: Any = get(name)
-    options = options_for(name, data.embedded, temperature, spatial)
+    options = options_for(name, data.embedded, temperature, spatial, settings)
     torch.manual_seed(seed)
     encoder = build_encoder(encoder_options)
-    method: Method = kind(encoder, views_for(name, data.embedded, encoder.size), **options)
+    method: ImageMethod = kind(encoder, views_for(name, data.embedded, encoder.size), **options)
     return method
