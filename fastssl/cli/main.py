@@ -271,7 +271,9 @@ def report(
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
-    to: Annotated[str, typer.Option(help="torch (exported program), onnx (extra: export) or huggingface.")] = "torch",
+    to: Annotated[
+        str, typer.Option(help="torch (exported program), onnx (extra: export), huggingface, torchvision or timm.")
+    ] = "torch",
     out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: beside it.")] = None,
 ) -> None:
     """Write the encoder for others to load; it is loaded back and must give the same features."""
@@ -280,6 +282,7 @@ def export(
 
     encoder, state = load_encoder(checkpoint)
     endings = {"torch": "encoder.pt2", "onnx": "encoder.onnx", "huggingface": "huggingface"}
+    endings |= {"torchvision": "resnet.pth", "timm": "resnet.pth"}
     path = out or checkpoint / endings.get(to, to)
     export_encoder(encoder, state["encoder"], to, path)
     say(f"written, and loaded back with the same features: {path}")
