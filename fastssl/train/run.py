@@ -57,7 +57,7 @@ def pretrain(
         on_step: called after every step.
 
     Returns:
-        The trained method.
+        The trained method, on the device where it was before (with "fsdp": where it was trained).
 
     Raises:
         TypeError: no method.
@@ -121,8 +121,10 @@ def pretrain(
     if on_step is not None:
         watchers.append(Report(on_step, pace))
     watchers.append(Checkpoints())
-    Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, watchers=watchers).run()
-    return method
+    home = next((p.device for p in method.parameters()), None)
+    trainer = Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, watchers=watchers)
+    trainer.run()
+    return method if trainer.sharded else method.to(home)
 
 
 def has_checkpoint(out: Path) -> bool:
