@@ -94,6 +94,7 @@ setup(
         "fastssl.bench": ["*.npz"],
         "fastssl.data": ["emoji/*"],
         "fastssl.report": ["*.html"],
+        "fastssl.train": ["recipes/*.toml"],
     },
     ext_modules=[Extension("fastssl._C", sources=[], optional=True)],
     cmdclass={"build_ext": CMakeBuild},

@@ -79,7 +79,7 @@ def sides(seed: int, batch: int, epochs: int) -> dict[str, tuple[nn.Module, Iter
             for position in range(per_epoch):
                 rows = order[position * batch : (position + 1) * batch]
                 schedule(optimizer, epoch * per_epoch + position)
-                finish(method(method.views(data.batch(rows), seed, epoch, rows)), optimizer)
+                finish(method(method.examples(data.items(rows), seed, epoch, rows)), optimizer)
             yield (time.perf_counter() - start) / per_epoch
 
     def lightlys(encoder: Any) -> Iterator[float]:

@@ -36,7 +36,7 @@ from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
 
 encoder = {{"name": "{encoder}", "size": 32, "width": 32}}
-images = emoji("train")  # or fastssl.data.folder("photos", 64)
+images = emoji("train")  # or "photos": a folder, or whatever fastssl.data.open takes
 method = {kind}(build_encoder(encoder){arguments})
 options = Pretraining(epochs=20, batch_size=32, lr=1e-3)
 pretrain(method, images, options, out="runs/{name}", encoder_options=encoder)
@@ -54,7 +54,7 @@ signals = tones()  # or fastssl.data.Signals(waveforms, labels, classes, "speech
 method = CPCSignal(SignalEncoder(64))
 pretrain(method, signals, Pretraining(epochs=20, batch_size=32, lr=1e-3), out="runs/cpc-signal")
 with torch.no_grad():
-    features = method.encoder.eval()(signals.batch(range(len(signals))))
+    features = method.encoder.eval()(torch.from_numpy(signals.signals))
 labels, half = torch.from_numpy(signals.labels), len(signals) // 2
 print(linear_probe(features, labels, range(half), range(half, len(signals))))
 """
@@ -65,9 +65,6 @@ ARGUMENTS = {
     "swav": ", prototypes=32",
     "deep-cluster": ", clusters=50, every=5",
     "inter-clr": ", clusters=50",
-    "clip": ", texts=images.names",
-    "align": ", texts=images.names",
-    "siglip": ", texts=images.names",
     "context-encoder": ', region="random"',
     "simclr": ", temperature=0.1, layers=2",
     "moco": ", queue=1024",

@@ -21,7 +21,7 @@ import torch
 from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import Images, emoji
+from fastssl.data import Source, emoji
 from fastssl.evaluate import encode, knn_accuracy, linear_probe, pixels, recall_at
 from fastssl.evaluate.features import centred
 from fastssl.methods import METHODS
@@ -81,7 +81,7 @@ def run(task: tuple[str, int, int, int, int]) -> dict[str, Any]:
     """Pretrains one method from one seed and judges its encoder; without epochs, the encoder as it was before."""
     name, seed, epochs, batch, threads = task
     torch.set_num_threads(threads)
-    train: Images = emoji("train")
+    train: Source = emoji("train")
     options = encoder_for(name, None, SIZE, WIDTH)
     method = build_method(name, options, train, seed)
     result: dict[str, Any] = {"method": name, "seed": seed, "encoder": options["name"]}

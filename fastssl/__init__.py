@@ -5,16 +5,23 @@
 ``fastssl.patch`` brings the losses into code that uses other libraries.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from fastssl._version import __version__
-from fastssl.compat import patch, patched, unpatch
-from fastssl.ops import (
-    backend,
-    get_memory_budget,
-    info,
-    instruction_set,
-    instruction_sets,
-    set_memory_budget,
-)
+
+if TYPE_CHECKING:
+    from fastssl.compat import patch, patched, unpatch
+    from fastssl.ops import (  # type: ignore[no-redef]
+        backend,
+        get_memory_budget,
+        info,
+        instruction_set,
+        instruction_sets,
+        set_memory_budget,
+    )
 
 __all__ = [
     "__version__",
@@ -28,3 +35,27 @@ __all__ = [
     "set_memory_budget",
     "unpatch",
 ]
+
+_OWNERS = {name: "fastssl.compat" for name in ("patch", "patched", "unpatch")} | {
+    name: "fastssl.ops"
+    for name in ("backend", "get_memory_budget", "info", "instruction_set", "instruction_sets", "set_memory_budget")
+}
+_PARTS = {
+    "augment", "compat", "data", "distributed", "evaluate", "functional", "losses", "methods", "models", "ops", "train",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Parts are imported when they are asked for: ``fastssl --help`` does not wait for torch."""
+    if name in _OWNERS:
+        value = getattr(importlib.import_module(_OWNERS[name]), name)
+    elif name in _PARTS:
+        value = importlib.import_module(f"fastssl.{name}")
+    else:
+        raise AttributeError(f"module 'fastssl' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_PARTS})

@@ -17,8 +17,7 @@ import torch
 from fastssl.data import digits
 from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
-from fastssl.train import Pretraining, pretrain
-from fastssl.train.loop import Progress
+from fastssl.train import Pretraining, Progress, pretrain
 
 ENCODER = {"name": "resnet", "size": 16, "width": 4}
 WHEN, SAVED = 7, 4
@@ -35,9 +34,9 @@ def main() -> None:
     options = Pretraining(epochs=2, batch_size=256, warmup_epochs=1, devices=devices, checkpoint_minutes=0.0)
     options.strategy = sys.argv[4]
     count = 0
-    batch = type(model).views
+    loss = SimCLR.objective
 
-    def views(self: SimCLR, *arguments: object) -> list[torch.Tensor]:
+    def objective(self: SimCLR, *rows: torch.Tensor, labels: torch.Tensor | None = None) -> torch.Tensor:
         nonlocal count
         count += 1
         if count == WHEN + 1 and rank == int(who or 0):  # the first call is the rehearsal
@@ -48,10 +47,9 @@ def main() -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             if event == "full-disk":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        result: list[torch.Tensor] = batch(self, *arguments)  # type: ignore[arg-type]
-        return result
+        return loss(self, *rows, labels=labels)
 
-    SimCLR.views = views  # type: ignore[assignment, method-assign]
+    SimCLR.objective = objective  # type: ignore[method-assign]
 
     def on_step(progress: Progress) -> None:
         if event == "kill" and progress.step == SAVED:

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import fastssl
+import fastssl.data
 import fastssl.functional as F
 from fastssl import losses
 from fastssl.augment import SimCLRAugment, to_float
-from fastssl.data import emoji, folder, load
+from fastssl.data import emoji, folder
 from fastssl.evaluate import encode
 from fastssl.methods import get
 from fastssl.models import build_encoder
@@ -125,7 +126,7 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("augment crop", lambda: SimCLRAugment(8, crop=(0.5, 0.1)), ValueError, "scale"),
     ("augment chance", lambda: SimCLRAugment(8, flip=1.5), ValueError, "p: .*1.5"),
     ("to_float floats", lambda: to_float(np.zeros((1, 4, 4, 3))), TypeError, "images.*float64"),
-    ("data name", lambda: load("imagenet"), ValueError, "name.*'imagenet'"),
+    ("data name", lambda: fastssl.data.open("imagenet"), FileNotFoundError, "data.*'imagenet'"),
     ("data split", lambda: emoji("test"), ValueError, "split.*'test'"),
     ("data folder", lambda: folder("/nonexistent"), ValueError, "path.*nonexistent"),
     ("method", lambda: get("simsiamese"), ValueError, "method.*'simsiamese'"),

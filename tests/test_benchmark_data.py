@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from fastssl.data import Images, benchmarks, load_splits
+from fastssl.data import ArraySource, benchmarks, open_splits
+from fastssl.evaluate.features import plain_images
 
 RNG = np.random.default_rng(0)
 
@@ -175,20 +176,20 @@ def test_every_reader_is_tested() -> None:
 def test_readers_find_images_and_classes(name: str, tmp_path: Path) -> None:
     make, train, test = MAKERS[name]
     make(tmp_path)
-    task = load_splits(f"{name}:{tmp_path}", 16)
+    task = open_splits(f"{name}:{tmp_path}")
     assert (len(task.train), len(task.test)) == (train, test) and task.train.classes == task.test.classes
     for part in (task.train, task.test):
-        images = part.batch(np.arange(len(part)))[:, 0]
-        assert images.dtype == torch.uint8 and images.shape[-1] == 3
+        (images,) = plain_images(part, 16)
+        assert images.shape == (len(part), 3, 16, 16)
         if name == "voc-2007":
             continue
         assert len(part.classes) == 2 and set(part.labels.tolist()) == {0, 1}
         # The second class is bright: every image came with its own label.
-        assert torch.equal(images[:, -1, -1, 0] > 100, torch.from_numpy(np.asarray(part.labels)) == 1)
+        assert torch.equal(images[:, 0, -1, -1] > -0.2, torch.from_numpy(np.asarray(part.labels)) == 1)
     mean = {"aircraft", "pets", "caltech-101", "flowers"}
     assert task.metric == ("mean per class" if name in mean else "11-point mAP" if name == "voc-2007" else "top-1")
     if name.startswith("cifar") or name == "stl-10":
-        assert task.train.batch(np.array([0]))[0, 0, 1, 5, 0] == 77  # row 1, column 5
+        assert task.train.read(0).images[0][1, 5, 0] == 77  # row 1, column 5
     if name == "voc-2007":
         cat, dog = benchmarks.VOC_CLASSES.index("cat"), benchmarks.VOC_CLASSES.index("dog")
         assert task.train.labels[:, cat].tolist() == [1, 0] and task.train.labels[:, dog].tolist() == [-1, 1]
@@ -196,22 +197,22 @@ def test_readers_find_images_and_classes(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", MAKERS)
 def test_what_is_missing_is_named(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"name: "):
-        load_splits(f"{name}:{tmp_path / 'nowhere'}")
+    with pytest.raises(ValueError, match=r"data: expected a folder after"):
+        open_splits(f"{name}:{tmp_path / 'nowhere'}")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError):
-        load_splits(f"{name}:{tmp_path / 'empty'}")
+        open_splits(f"{name}:{tmp_path / 'empty'}")
 
 
 def test_listed_images_must_be_there(tmp_path: Path) -> None:
     pets(tmp_path)
     (tmp_path / "images" / "Abyssinian_2.jpg").unlink()
     with pytest.raises(ValueError, match=r"pets lists .*Abyssinian_2"):
-        load_splits(f"pets:{tmp_path}")
+        open_splits(f"pets:{tmp_path}")
     cifar_100(tmp_path)
     (tmp_path / "train.bin").write_bytes(b"abc")
     with pytest.raises(ValueError, match="no multiple of a record"):
-        load_splits(f"cifar-100:{tmp_path}")
+        open_splits(f"cifar-100:{tmp_path}")
 
 
 def test_plain_folders_are_tasks(tmp_path: Path) -> None:
@@ -219,21 +220,22 @@ def test_plain_folders_are_tasks(tmp_path: Path) -> None:
         for c in ("a", "b"):
             for n in range(4):
                 picture(tmp_path / part / c / f"{n}.png")
-    task = load_splits(str(tmp_path), 8)
+    task = open_splits(str(tmp_path))
     assert len(task.train) == len(task.test) == 8
-    divided = load_splits(str(tmp_path / "train"), 8)
+    divided = open_splits(str(tmp_path / "train"))
     assert (len(divided.train), len(divided.test)) == (6, 2)
-    assert set(divided.train.names).isdisjoint(divided.test.names)
+    names = [{part.name_of(k) for k in range(len(part))} for part in (divided.train, divided.test)]
+    assert names[0].isdisjoint(names[1])
     picture(tmp_path / "val" / "c" / "0.png")
     with pytest.raises(ValueError, match="same classes"):
-        load_splits(str(tmp_path), 8)
-    with pytest.raises(ValueError, match="name: expected emoji"):
-        load_splits("nonsense")
+        open_splits(str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="data: no file or folder 'nonsense', and no name of a data set"):
+        open_splits("nonsense")
 
 
 def test_embedded_tasks() -> None:
-    task = load_splits("digits")
-    assert isinstance(task.train, Images) and len(task.train) + len(task.test) == 1797
+    task = open_splits("digits")
+    assert isinstance(task.train, ArraySource) and len(task.train) + len(task.test) == 1797
 
 
 def test_hub_data(tmp_path: Path) -> None:
@@ -246,11 +248,11 @@ def test_hub_data(tmp_path: Path) -> None:
         return datasets.Dataset.from_dict({"img": images, "label": [k % 2 for k in range(count)]}, features=features)
 
     datasets.DatasetDict({"train": part(6), "test": part(3)}).save_to_disk(str(tmp_path / "shades"))
-    task = load_splits(f"hf:{tmp_path / 'shades'}", 8)
+    task = open_splits(f"hf:{tmp_path / 'shades'}")
     assert task.train.classes == ["dark", "light"] and len(task.test) == 3
-    images = task.train.batch(np.array([1, 2]))
-    assert images.shape == (2, 1, 8, 8, 3) and int(images[0].min()) == 200 and int(images[1].max()) == 0
+    light, dark = (task.train.read(k).images[0] for k in (1, 2))
+    assert light.shape == (10, 10, 3) and int(light.min()) == 200 and int(dark.max()) == 0
     assert task.train.subset(np.array([3, 5])).labels.tolist() == [1, 1]
     datasets.DatasetDict({"train": part(2)}).save_to_disk(str(tmp_path / "half"))
     with pytest.raises(ValueError, match="train and test"):
-        load_splits(f"hf:{tmp_path / 'half'}")
+        open_splits(f"hf:{tmp_path / 'half'}")

@@ -206,8 +206,9 @@ def test_methods_in_chunks(name: str) -> None:
     method = build_method(name, encoder_for(name, None, 32, 4), data, 0)
     other = copy.deepcopy(method)
     _frozen_norms(method.train()), _frozen_norms(other.train())
-    views, labels = method.views(data.batch(np.arange(24)), 0), torch.from_numpy(data.labels)
-    expected = other(views, labels)
+    batch = method.examples(data.items(range(24)), 0)
+    views, labels = batch.views, batch.labels
+    expected = other(batch)
     expected.backward()
     given = cached_step(method.represent, views, lambda *z: method.objective(*z, labels=labels), chunk=7)
     torch.testing.assert_close(given, expected.detach(), rtol=1e-5, atol=1e-5)

@@ -132,9 +132,9 @@ def test_packing_a_folder(tmp_path: Path) -> None:
     assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed)]).exit_code == 0
     read = PackedImages(packed)
     assert read.classes == ["even", "odd"] and read.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert (read.read(0) == images[0]).all() and (read.read(3) == images[1]).all()
+    assert (read.image(0) == images[0]).all() and (read.image(3) == images[1]).all()
     assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed), "--size", "20"]).exit_code == 0
-    assert PackedImages(packed).read(0).shape == (20, 20, 3)
+    assert PackedImages(packed).image(0).shape == (20, 20, 3)
     sheet = tmp_path / "sheet.png"
     assert runner.invoke(app, ["augment-preview", str(packed), "--size", "16", "--out", str(sheet)]).exit_code == 0
 
@@ -183,3 +183,167 @@ def test_protocols_report_and_export(tmp_path: Path) -> None:
     ):
         result = runner.invoke(app, arguments)
         assert result.exit_code != 0 and expected in str(result.exception), result.output
+
+
+def _fails(*arguments: str) -> str:
+    """The message of a command that cannot do what it is asked."""
+    result = runner.invoke(app, arguments)
+    assert result.exit_code != 0, result.output
+    return str(result.exception)
+
+
+def _photos(folder: Path, count: int = 12, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
+    import numpy as np
+    from PIL import Image
+
+    for k in range(count):
+        path = folder / classes[k % len(classes)] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(k).integers(0, 128, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise + np.uint8(127 * (k % len(classes) > 0))).save(path)
+    return folder
+
+
+SMALL = ("--epochs", "1", "--width", "4", "--batch-size", "6")
+
+
+def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
+    """A name with a dash and brackets is a name; the run knows where its data is."""
+    photos = _photos(tmp_path / "emoji-mine [backup]")
+    (photos / "cats" / "notes.md").write_text("")
+    text = _run("data", str(photos))
+    for needed in ("12 items", "2 classes of 6 to 6", "40 x 30 in the middle", "left out: 1 no image"):
+        assert needed in text
+    out = str(tmp_path / "run [1]")
+    text = _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    assert "emoji-mine [backup]: 12 items, 2 classes (left out: 1 no image)" in text
+    assert "step 2/2, loss" in text and f"next: fastssl evaluate '{out}'" in text
+    text = _run("evaluate", out)
+    assert "knn" in text and "retrieval" not in text
+    assert "holds a run already" in _fails("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL, "--overwrite")
+    assert "other items" in _fails(
+        "pretrain", "simclr", "--data", str(_photos(tmp_path / "x", 14)), "--out", out, *SMALL, "--resume"
+    )
+
+
+def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    _photos(photos / "train", 12), _photos(photos / "val", 6)
+    out = str(tmp_path / "run")
+    assert "photos: 12 items, 2 classes" in _run("pretrain", "rotnet", "--data", str(photos), "--out", out, *SMALL)
+    table = tmp_path / "table.json"
+    _run("evaluate", out, "--out", str(table))
+    measures = json.loads(table.read_text())
+    assert set(measures) == {"knn", "linear"} and measures["linear"]["pixels"] == 100
+
+
+def test_every_command_reads_the_same_sources(tmp_path: Path) -> None:
+    photos = _photos(tmp_path / "photos")
+    packed, out = str(tmp_path / "photos.pack"), str(tmp_path / "run")
+    assert "12 items" in _run("pack", str(photos), packed)
+    _run("pretrain", "simclr", "--data", packed, "--out", out, *SMALL)
+    assert "knn" in _run("evaluate", out) and "knn" in _run("evaluate", out, "--data", str(photos))
+    for data in (packed, str(photos), "emoji-heldout"):
+        _run("augment-preview", data, "--size", "16", "--count", "1", "--out", str(tmp_path / "sheet.png"))
+    assert "PackedImages" in _run("data", packed)
+
+
+def test_names_that_the_field_knows_are_these_networks(tmp_path: Path) -> None:
+    from fastssl.cli.recipes import encoder_for
+    from fastssl.models import build_encoder
+
+    shapes = {}
+    for size in (32, 96):
+        state = build_encoder(encoder_for("simclr", "resnet18", size)).network.state_dict()
+        shapes[size] = tuple(state["conv1.weight"].shape)
+        assert state["layer4.1.conv2.weight"].shape == (512, 512, 3, 3)
+    assert shapes == {32: (64, 3, 3, 3), 96: (64, 3, 7, 7)}
+    assert "width: resnet18 is what its name says" in _fails(
+        "pretrain", "simclr", "--encoder", "resnet18", "--width", "8"
+    )
+    assert "stem: expected an encoder of resnet18" in _fails("pretrain", "simclr", "--stem", "cifar")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--optimizer", "adam"], "optimizer: expected one of"),
+        (["--precision", "fp16"], "precision: expected one of"),
+        (["--size", "0"], "size: expected at least one pixel, got 0"),
+        (["--lr", "nan"], "lr: expected a number > 0, got nan"),
+        (["--data", "emojis"], "did you mean 'emoji'"),
+    ],
+)
+def test_options_are_named_before_anything_begins(arguments: list[str], text: str, tmp_path: Path) -> None:
+    assert text in _fails("pretrain", "simclr", *arguments, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; sys.argv = ['fastssl', {!r}]; import fastssl.cli\n"
+    code += "try: fastssl.cli.main()\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    for asked, needed in (("--help", "pretrain"), ("--version", fastssl.__version__)):
+        done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True)
+        assert done.returncode == 0 and needed in done.stdout, done.stderr
+    assert "did you mean 'simclr'" in _fails("pretrain", "simclrr")
+
+
+def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "fastssl", "--debug", "evaluate", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_features_in_a_file(tmp_path: Path) -> None:
+    """Those that the encoder gives in plain PyTorch."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    from fastssl.data import open as open_source
+    from fastssl.evaluate.features import plain_images
+    from fastssl.train import load_encoder
+
+    photos, out = _photos(tmp_path / "photos"), str(tmp_path / "run")
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    _run("embed", out, "--out", str(tmp_path / "features.npz"))
+    encoder, _ = load_encoder(out)
+    with torch.no_grad():
+        expected = encoder(torch.cat(list(plain_images(open_source(photos), 32))))
+    with np.load(tmp_path / "features.npz") as read:
+        np.testing.assert_allclose(read["features"], expected.numpy(), rtol=1e-4, atol=1e-5)
+        assert read["names"].tolist() == sorted(
+            f"{c}/{k}.png" for c, r in (("cats", 0), ("dogs", 1)) for k in range(r, 12, 2)
+        )
+        assert read["labels"].tolist() == [0] * 6 + [1] * 6
+    _run("embed", out, "--out", str(tmp_path / "f.safetensors"), "--data", str(photos / "dogs"), "--readout", "spatial")
+    assert load_file(tmp_path / "f.safetensors")["features"].shape == (6, 16 * 16)
+    assert "out: expected a file that ends in" in _fails("embed", out, "--out", "features.csv")
+
+
+def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    photos = str(_photos(tmp_path / "photos"))
+    command = ("pretrain", "byol", "--data", photos, "--recipe", "paper", "--batch-size", "6", "--out", str(out))
+    text = _run(*command, "--dry-run")
+    for needed in (
+        "recipe paper (Grill et al. 2020",
+        "optimizer lars",
+        "lr 0.0046875",
+        "hidden 4096",
+        "[6, 3, 32, 32] float32, [6, 3, 32, 32] float32",
+        "RandomResizedCrop",
+        "steps: 1000 epochs of 2, 2,000 in all",
+        "are trained; the encoder has",
+    ):
+        assert needed in text, text
+    assert not out.exists()
+    text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
+    assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from PIL import Image
 
-from fastssl.data import Images, digits, emoji, folder, load
+import fastssl.data
+from fastssl.data import ArraySource, digits, emoji
 
 
 def test_emoji_has_two_drawings_of_each() -> None:
@@ -17,14 +15,15 @@ def test_emoji_has_two_drawings_of_each() -> None:
     counts = dict(zip(*np.unique(np.array(data.classes)[data.labels], return_counts=True)))
     assert counts["Flags"] == 261 and counts["Activities"] == 85 and sum(counts.values()) == 1871
     assert data.names[0] == "grinning"
-    image, label = data[3]
-    assert image.shape == (2, 64, 64, 3) and label == data.labels[3]
+    item = data.read(3)
+    assert [image.shape for image in item.images or ()] == [(64, 64, 3)] * 2 and item.label == data.labels[3]
+    assert item.text == item.name == data.names[3]
 
 
 def test_held_out_emoji_are_not_in_training() -> None:
     train, held_out = emoji("train"), emoji("heldout")
     assert len(train) == 1497 and len(held_out) == 374
-    assert load("emoji").name == train.name and len(load("emoji-all")) == 1871
+    assert fastssl.data.open("emoji").name == train.name and len(fastssl.data.open("emoji-all")) == 1871
     assert not set(train.names) & set(held_out.names)
     whole = {d.tobytes() for d in train.images.reshape(-1, 64 * 64 * 3)}
     assert not any(d.tobytes() in whole for d in held_out.images.reshape(-1, 64 * 64 * 3))
@@ -55,28 +54,10 @@ def test_digits_follow_scikit_learn() -> None:
     assert np.abs(small - load_digits().images).mean() < 1.2  # bilinear enlargement keeps means nearly
 
 
-def test_folder_reads_any_image_and_its_classes(tmp_path: Path) -> None:
-    for name, color, mode in (
-        ("red/a.png", (255, 0, 0), "RGB"),
-        ("blue/b.jpg", (0, 0, 255), "RGB"),
-        ("blue/c.webp", 128, "L"),
-    ):
-        path = tmp_path / name
-        path.parent.mkdir(exist_ok=True)
-        Image.new(mode, (40, 20), color).save(path)
-    Image.new("RGBA", (9, 9), (0, 0, 255, 255)).save(tmp_path / "blue" / "d.png")
-    data = folder(tmp_path, size=16)
-    assert data.classes == ["blue", "red"] and list(data.labels) == [0, 0, 0, 1]
-    assert data.batch(np.array([3, 0])).shape == (2, 1, 16, 16, 3)
-    assert tuple(data[3][0][0, 8, 8].tolist()) == (255, 0, 0)
-    assert len(load(str(tmp_path))) == 4 and data.subset(np.array([3])).names == [str(tmp_path / "red" / "a.png")]
-    (tmp_path / "red" / "z.png").write_text("no image")
-    with pytest.raises(ValueError, match=r"z\.png.*cannot be read"):
-        folder(tmp_path).batch(np.arange(5))
-
-
-def test_images_check_their_arguments() -> None:
-    with pytest.raises(ValueError, match="images.*float64"):
-        Images(np.zeros((2, 1, 4, 4, 3)), np.zeros(2), ["a"], "x")
+def test_arrays_check_their_arguments() -> None:
+    with pytest.raises(ValueError, match=r"images: expected floats in \[0, 1\], or uint8, got -1 to 0"):
+        ArraySource(np.linspace(-1, 0, 96).reshape(2, 4, 4, 3))
     with pytest.raises(ValueError, match=r"labels.*\(3,\)"):
-        Images(np.zeros((2, 1, 4, 4, 3), np.uint8), np.zeros(3), ["a"], "x")
+        ArraySource(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="names: expected 2, one an image, got 1"):
+        ArraySource(np.zeros((2, 4, 4, 3), np.uint8), names=["a"])

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import fastssl.functional as F
+from fastssl.data import ArraySource
 from fastssl.distributed import EmbeddingQueue
 from fastssl.distributed.tour import circle, half_circle
 from fastssl.methods import SwAV
@@ -130,8 +131,8 @@ def test_swav_assigns_with_its_queue() -> None:
     before = model.prototypes(queue.filled()[0]).detach()
     together = F.sinkhorn(torch.cat([scores, before]), epsilon=model.epsilon)[:8]
     assert len(queue) == 12 and torch.equal(model.assign(0, z, scores), together)
-    views = model.views(torch.randint(0, 256, (8, 1, 16, 16, 3), dtype=torch.uint8), 0)
-    model(views).backward()
+    images = torch.randint(0, 256, (8, 16, 16, 3), dtype=torch.uint8)
+    model(model.examples(ArraySource(images).items(range(8)), 0)).backward()
     assert all(p.grad is not None for p in model.encoder.parameters())
 
 

@@ -45,9 +45,11 @@ def test_modules_are_documented(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md"]
+    "page",
+    ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md", "docs/data.md"],
 )
-def test_examples_of_pages_run(page: str) -> None:
+def test_examples_of_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     text = (Path(__file__).parent.parent / page).read_text()
     blocks = re.findall(r"```python\n(.*?)```", text, flags=re.S)
     assert blocks

@@ -64,7 +64,7 @@ def test_linear_probe_is_as_good_as_scikit_learn() -> None:
     from fastssl.data import digits
 
     data = digits()
-    x, y = pixels(data.drawing(0), 8), torch.from_numpy(data.labels)
+    x, y = pixels(data, 8), torch.from_numpy(data.labels)
     order = np.random.default_rng(0).permutation(len(y))
     train, test = order[:1000], order[1000:]
     ours = linear_probe(x, y, train, test)
@@ -181,3 +181,64 @@ def test_kmeans_repairs_empty_clusters() -> None:
     assert len(set(cluster.tolist())) == 4
     with pytest.raises(ValueError, match="clusters.*33"):
         kmeans(x, 33)
+
+
+def test_bad_rows_of_a_probe_are_named() -> None:
+    from fastssl.evaluate import linear_probe
+
+    x, labels, rows = torch.randn(10, 3), torch.arange(10) % 2, np.arange(10)
+    broken = x.clone()
+    broken[4, 1] = float("nan")
+    for features, known, train, test, match in (
+        (x, labels, rows[:1], rows[5:], "train: expected at least 2 rows, got 1"),
+        (x, labels, rows[:5], rows[:0], "test: expected at least 1 row, got 0"),
+        (broken, labels, rows[:5], rows[5:], "features: expected finite numbers, row 4 has others"),
+        (x, labels - 1, rows[:5], rows[5:], "labels: expected classes from 0 on, got -1"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            linear_probe(features, known, train, test)
+
+
+def test_labels_that_cannot_be_evaluated_are_named() -> None:
+    from fastssl.data import ArraySource
+    from fastssl.evaluate import evaluate
+
+    options = {"name": "resnet", "size": 8, "width": 4}
+    encoder, images = build_encoder(options), np.zeros((4, 8, 8, 3), np.uint8)
+    for labels, match in (
+        (None, "data: expected labels to evaluate with, images has none"),
+        ([0, 0, -1, 1], "data: expected a label of every item, 1 of images have none"),
+        ([0, 0, 0, 0], "data: expected at least two classes"),
+        ([0, 0, 0, 1], "data: expected at least two images of each class, dogs of images has one"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            evaluate(encoder, options, ArraySource(images, labels, ["cats", "dogs"]))
+
+
+def test_a_pass_over_n_images_is_n_reads() -> None:
+    """Of a source that counts: features, pixels, histograms, thumbnails of a report."""
+    from collections import Counter
+
+    from fastssl.data import Item, Source
+    from fastssl.evaluate.features import color_histogram
+
+    class Counting(Source):
+        def __init__(self) -> None:
+            self.labels, self.reads = np.arange(40) % 2, Counter()
+
+        def __len__(self) -> int:
+            return 40
+
+        def read(self, index: int, reduce: object = None) -> Item:
+            self.reads[index] += 1
+            return Item(images=(np.full((9, 9, 3), index, np.uint8),), label=index % 2, name=str(index))
+
+    encoder = build_encoder({"name": "resnet", "size": 8, "width": 4})
+    for function in (lambda source: encode(encoder, source), lambda source: pixels(source, 8), color_histogram):
+        source = Counting()
+        assert len(function(source)) == 40 and set(source.reads.values()) == {1}
+    report = pytest.importorskip("fastssl.report.compare")
+    pytest.importorskip("matplotlib")
+    source, group = Counting(), report.Group("x", [encoder])
+    report._neighbours([group], source, queries=6, shown=7)
+    assert sum(source.reads.values()) <= 40 + 1 + 6 + 6 * 7  # features, how many drawings, queries, what is shown

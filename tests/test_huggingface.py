@@ -7,6 +7,7 @@ import importlib.util
 import pytest
 import torch
 
+from fastssl.data import ArraySource
 from fastssl.methods import SimCLR
 from fastssl.models import huggingface
 
@@ -18,9 +19,9 @@ def test_backbones_are_encoders() -> None:
     assert vit.dim == 16 and vit.spatial(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
     resnet = huggingface(transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1]), 32)
     assert resnet.dim == 16
-    images = torch.randint(0, 256, (6, 1, 32, 32, 3), dtype=torch.uint8)
+    images = ArraySource(torch.randint(0, 256, (6, 32, 32, 3), dtype=torch.uint8))
     model = SimCLR(resnet)
-    assert torch.isfinite(model(model.views(images, seed=0)))
+    assert torch.isfinite(model(model.examples(images.items(range(6)), 0)))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("transformers") is not None, reason="the extra is installed")

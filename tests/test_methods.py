@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl.augment import Augment, ColorizationAugment, RandomResizedCrop, RelativePatchAugment, Views
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import Images, Signals, emoji, tones
+from fastssl.data import ArraySource, Batch, Item, Signals, Source, emoji, tones
 from fastssl.methods import (
     BYOL,
     CPC,
@@ -26,6 +26,7 @@ from fastssl.methods import (
     ContextEncoder,
     Counting,
     CPCSignal,
+    ImageMethod,
     Jigsaw,
     Method,
     MoCo,
@@ -55,7 +56,7 @@ from fastssl.models import (
 )
 from fastssl.models.decoder import Decoder
 from fastssl.train import Pretraining, load_encoder, pretrain
-from fastssl.train.loop import _describe
+from fastssl.train.trainer import describe_all
 
 ENCODER = {"name": "resnet", "size": 32, "width": 4, "blocks": 1}
 
@@ -64,13 +65,13 @@ def encoder_of(name: str) -> dict[str, Any]:
     return encoder_for(name, None, 32, 4)
 
 
-def data(n: int = 48) -> Images:
+def data(n: int = 48) -> ArraySource:
     images = emoji().subset(np.arange(n), "emoji")
     images.labels = np.arange(n) % 6
     return images
 
 
-def build(name: str, seed: int = 0, images: Images | None = None) -> Method:
+def build(name: str, seed: int = 0, images: ArraySource | None = None) -> Method:
     method = build_method(name, encoder_of(name), images or data(), seed)
     for option, value in (("clusters", 6), ("count", 16)):
         if method.studies and hasattr(method, option):
@@ -78,15 +79,14 @@ def build(name: str, seed: int = 0, images: Images | None = None) -> Method:
     return method
 
 
-def study(method: Method, images: Images) -> None:
+def study(method: Method, images: Source) -> None:
     """What the loop does before an epoch."""
     if method.studies:
-        method.study(_describe(method, images, 16), 0, 0)
+        method.study(describe_all(method, images, 16), 0, 0)
 
 
-def loss_of(method: Method, images: Images, seed: int = 0, epoch: int = 0) -> Tensor:
-    views = method.views(images.batch(np.arange(len(images))), seed, epoch)
-    return method(views, torch.from_numpy(images.labels)) if method.uses_labels else method(views)
+def loss_of(method: Method, images: Source, seed: int = 0, epoch: int = 0) -> Tensor:
+    return method(method.examples(images.items(range(len(images))), seed, epoch))  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -166,11 +166,12 @@ def test_views_are_keyed_by_item(name: str) -> None:
     method, images = build(name), data()
     study(method, images)
     ids = np.arange(30, 42)
-    whole = method.views(images.batch(ids), 1, 2, ids)
-    part = method.views(images.batch(ids[[7, 3]]), 1, 2, ids[[7, 3]])
-    assert all(torch.equal(a[[7, 3]], b) for a, b in zip(whole, part))
-    other = method.views(images.batch(ids), 1, 3, ids)
-    assert not all(torch.equal(a, b) for a, b in zip(whole, other))
+    whole = method.examples(images.items(ids), 1, 2, ids)
+    part = method.examples(images.items(ids[[7, 3]]), 1, 2, ids[[7, 3]])
+    assert all(torch.equal(a[[7, 3]], b) for a, b in zip(whole.views, part.views))
+    assert torch.equal(whole.labels[[7, 3]], part.labels) and part.ids.tolist() == [37, 33]
+    other = method.examples(images.items(ids), 1, 3, ids)
+    assert not all(torch.equal(a, b) for a, b in zip(whole.views, other.views))
 
 
 # What methods carry.
@@ -224,8 +225,8 @@ def test_byol_is_squared_distance_of_unit_vectors() -> None:
         predicted = TF.normalize(method.predictor(method.projector(method.encoder(a))), dim=1)
         target = TF.normalize(method.target(b), dim=1)
         total = total + (predicted - target).square().sum(1).mean()
-    torch.testing.assert_close(method([x0, x1]), total)
-    method([x0, x1]).backward()
+    torch.testing.assert_close(method(Batch([x0, x1])), total)
+    method(Batch([x0, x1])).backward()
     assert all(p.grad is None for p in method.target.parameters())
 
 
@@ -235,9 +236,9 @@ def test_moco_contrasts_with_the_queue() -> None:
     q = TF.normalize(method.projector(method.encoder(x0)), dim=1)
     k = TF.normalize(method.target(x1), dim=1)
     logits = torch.cat([q @ k.T, q @ method.queue.embeddings.T], 1) / 0.3
-    torch.testing.assert_close(method([x0, x1]), TF.cross_entropy(logits, torch.arange(4)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(method(Batch([x0, x1])), TF.cross_entropy(logits, torch.arange(4)), rtol=1e-5, atol=1e-5)
     before = method.queue.embeddings.clone()
-    method.train()([x0, x1])
+    method.train()(Batch([x0, x1]))
     assert not torch.equal(before[:4], method.queue.embeddings[:4]) and torch.equal(
         before[4:], method.queue.embeddings[4:]
     )
@@ -251,9 +252,9 @@ def test_simsiam_stops_the_gradient_of_targets() -> None:
         TF.cosine_similarity(method.predictor(z0), z1.detach()).mean()
         + TF.cosine_similarity(method.predictor(z1), z0.detach()).mean()
     )
-    torch.testing.assert_close(method([x0, x1]), expected / 2)
+    torch.testing.assert_close(method(Batch([x0, x1])), expected / 2)
     weight = method.projector[0].weight
-    (ours,) = torch.autograd.grad(method([x0, x1]), weight)
+    (ours,) = torch.autograd.grad(method(Batch([x0, x1])), weight)
     (theirs,) = torch.autograd.grad(expected / 2, weight)
     torch.testing.assert_close(ours, theirs)
 
@@ -263,7 +264,7 @@ def test_swav_of_two_views_is_the_swapped_prediction() -> None:
     x0, x1 = torch.randn(6, 3, 32, 32), torch.randn(6, 3, 32, 32)
     scores = [method.prototypes(method.projector(method.encoder(x))) for x in (x0, x1)]
     expected = F.swapped_prediction(scores[0], scores[1], temperature=0.1, epsilon=0.05)
-    torch.testing.assert_close(method([x0, x1]), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(method(Batch([x0, x1])), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dino_centres_its_teacher() -> None:
@@ -271,7 +272,7 @@ def test_dino_centres_its_teacher() -> None:
     views = [torch.randn(4, 3, 32, 32) for _ in range(2)] + [torch.randn(4, 3, 16, 16) for _ in range(2)]
     teacher = method.target(torch.cat(views[:2]))
     assert float(method.center.abs().max()) == 0
-    method(views)
+    method(Batch(views))
     torch.testing.assert_close(method.center, 0.1 * teacher.mean(0), rtol=1e-3, atol=1e-4)
 
 
@@ -279,9 +280,9 @@ def test_sup_con_reads_labels() -> None:
     method = SupCon(build_encoder(ENCODER)).eval()
     views, labels = [torch.randn(6, 3, 32, 32) for _ in range(2)], torch.tensor([0, 0, 1, 1, 2, 2])
     z = method.projector(method.encoder(torch.cat(views)))
-    torch.testing.assert_close(method(views, labels), F.sup_con(z, labels.repeat(2), temperature=0.1))
+    torch.testing.assert_close(method(Batch(views, labels)), F.sup_con(z, labels.repeat(2), temperature=0.1))
     with pytest.raises(ValueError, match="labels"):
-        method(views)
+        method(Batch(views))
 
 
 def test_rotnet_sees_all_turns_of_an_image() -> None:
@@ -291,7 +292,7 @@ def test_rotnet_sees_all_turns_of_an_image() -> None:
         TF.cross_entropy(method.classifier(method.encoder(torch.rot90(x, k, (2, 3)))), torch.full((3,), k))
         for k in range(4)
     ]
-    torch.testing.assert_close(method([x]), torch.stack(terms).mean())
+    torch.testing.assert_close(method(Batch([x])), torch.stack(terms).mean())
 
 
 def test_relative_patches_are_where_their_labels_say() -> None:
@@ -299,7 +300,7 @@ def test_relative_patches_are_where_their_labels_say() -> None:
     y, x = np.mgrid[:60, :60] * 4
     image = np.stack([y, x, np.zeros_like(y)], -1).astype(np.uint8)
     method = get("relative-patch")(build_encoder(ENCODER), RelativePatchAugment(16, 20, 60, normalize=None))  # type: ignore[arg-type]
-    middle, neighbour, places = method.views(torch.from_numpy(image)[None, None].expand(64, -1, -1, -1, -1), seed=0)
+    middle, neighbour, places = method.examples([Item(images=(image,))] * 64, 0).views
     # The projection takes the same share from red and blue: red - blue is the row, and green + 2 blue ... the column.
     for k in range(64):
         row, column = divmod(int(places[k]) + (int(places[k]) >= 4), 3)
@@ -324,8 +325,8 @@ def test_jigsaw_permutations_are_far_apart() -> None:
 
 def test_jigsaw_shuffles_what_it_says() -> None:
     method = Jigsaw(build_encoder(ENCODER), count=32)
-    tiles, numbers = method.views(data(10).batch(np.arange(10)), seed=3)
-    straight = method.augment(data(10).batch(np.arange(10))[:, 0], seed=3, ids=np.arange(10))
+    tiles, numbers = method.examples(data(10).items(range(10)), 3).views
+    straight = method.augment(data(10).images[:, 0], seed=3, ids=np.arange(10))
     for k in range(10):
         for place, tile in enumerate(method.table[int(numbers[k])]):
             x = straight[tile][k]
@@ -342,7 +343,7 @@ def test_counting_adds_up() -> None:
         total = sum(count(x[k, :, r : r + 32, c : c + 32]) for r in (0, 32) for c in (0, 32))
         own, other = (count(TF.avg_pool2d(x[j], 2)) for j in (k, k - 1))
         terms.append((own - total).square().sum() + torch.relu(10 - (other - total).square().sum()))
-    torch.testing.assert_close(method([x]), torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(method(Batch([x])), torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_cpc_does_not_look_ahead() -> None:
@@ -364,11 +365,11 @@ def test_cpc_does_not_look_ahead() -> None:
 @pytest.mark.parametrize("region", ["center", "random"])
 def test_context_encoders_do_not_see_what_they_paint(region: str) -> None:
     method = ContextEncoder(build_encoder(ENCODER), region=region).eval()
-    image, gone = method.views(data(4).batch(np.arange(4)), seed=0)
+    image, gone = method.examples(data(4).items(range(4)), 0).views
     changed = torch.where(gone, torch.randn_like(image), image)
     assert torch.equal(method.paint(image, gone), method.paint(changed, gone))
     assert 0.2 <= float(gone.float().mean()) < 0.5
-    loss = method([image, gone])
+    loss = method(Batch([image, gone]))
     painted = method.paint(image, gone)
     missing = gone.expand_as(image)
     reconstruction = TF.mse_loss(painted[missing], image[missing])
@@ -393,15 +394,15 @@ def test_decoders_need_maps() -> None:
 
 
 def test_methods_take_any_views_and_network() -> None:
-    class Mine(Method):
+    class Mine(ImageMethod):
         family, paper, predicts, loss = "mine", "nobody", "nothing", "none"
 
-        def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-            return self.embed(views[0]).square().mean()
+        def forward(self, batch: Batch) -> Tensor:
+            return self.embed(batch.views[0]).square().mean()
 
     encoder = Encoder(nn.Conv2d(3, 4, 3, 2), 9)
     method = Mine(encoder, Views([Augment([RandomResizedCrop(9)])]), spatial=True)
-    assert method.features == 4 * 16 and bool(torch.isfinite(method(method.views(data(3).batch(np.arange(3)), 0))))
+    assert method.features == 4 * 16 and bool(torch.isfinite(method(method.examples(data(3).items(range(3)), 0))))
 
 
 def test_wrong_names_and_options() -> None:
@@ -422,16 +423,16 @@ def test_colors_are_assigned_to_their_nearest_cells() -> None:
         assert set(cell[k].tolist()) == set(distance.argsort()[:5].tolist())
         expected = torch.exp(-distance[cell[k]] / 50)
         torch.testing.assert_close(share[k], expected / expected.sum(), rtol=1e-4, atol=1e-5)
-    light, ab = method.views(data(6).batch(np.arange(6)), seed=0)
+    light, ab = method.examples(data(6).items(range(6)), 0).views
     assert torch.equal(light[:, 0], light[:, 2]) and ab.shape == (6, 2, 8, 8)
     logits = method.decoder(method.encoder.network(light)).permute(0, 2, 3, 1).reshape(-1, len(cells))  # type: ignore[operator]
     cell, share = method.assign(ab.permute(0, 2, 3, 1).reshape(-1, 2))  # type: ignore[operator]
     target = torch.zeros_like(logits).scatter(1, cell, share)
-    torch.testing.assert_close(method([light, ab]), TF.cross_entropy(logits, target), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(method(Batch([light, ab])), TF.cross_entropy(logits, target), rtol=1e-4, atol=1e-4)
     # What has been seen often counts less.
     with torch.no_grad():
         method.frequency[cell[:, 0].bincount().argmax()] = 0.9  # type: ignore[index,operator]
-    assert float(method([light, ab])) != pytest.approx(float(TF.cross_entropy(logits, target)))
+    assert float(method(Batch([light, ab]))) != pytest.approx(float(TF.cross_entropy(logits, target)))
 
 
 def test_transformations_are_what_is_drawn() -> None:
@@ -443,7 +444,7 @@ def test_transformations_are_what_is_drawn() -> None:
     x = torch.randn(1, 3, 8, 8)
     turned = TF.grid_sample(x, TF.affine_grid(maps[1:2], [1, 3, 8, 8], align_corners=False), align_corners=False)
     torch.testing.assert_close(turned, torch.rot90(x, 1, (2, 3)), atol=1e-5, rtol=1e-5)
-    view, moved, drawn = method.views(data(5).batch(np.arange(5)), seed=1)
+    view, moved, drawn = method.examples(data(5).items(range(5)), 1).views
     grid = TF.affine_grid(drawn, [5, 3, 32, 32], align_corners=False)
     torch.testing.assert_close(moved, TF.grid_sample(view, grid, padding_mode="border", align_corners=False))
 
@@ -451,7 +452,7 @@ def test_transformations_are_what_is_drawn() -> None:
 @pytest.mark.parametrize("name", ["masked", "mae"])
 def test_masked_methods_do_not_see_what_they_paint(name: str) -> None:
     method = build(name).eval()
-    image, where = method.views(data(4).batch(np.arange(4)), seed=0)
+    image, where = method.examples(data(4).items(range(4)), 0).views
     if name == "mae":
         hidden = torch.ones(4, 64, dtype=torch.bool).scatter(1, where[:, :16], False)  # type: ignore[arg-type]
         gone = hidden.reshape(4, 1, 8, 8).repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -470,7 +471,7 @@ def test_masked_methods_do_not_see_what_they_paint(name: str) -> None:
             for p in where[b, 16:].tolist():
                 patch = image[b, :, p // 8 * 4 : p // 8 * 4 + 4, p % 8 * 4 : p % 8 * 4 + 4].flatten()
                 terms.append((painted[b, p] - (patch - patch.mean()) / (patch.var() + 1e-6).sqrt()).square().mean())
-        torch.testing.assert_close(method([image, where]), torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(method(Batch([image, where])), torch.stack(terms).mean(), rtol=1e-4, atol=1e-5)
         with pytest.raises(ValueError, match="encoder: MAE needs a ViT"):
             get("mae")(build_encoder(ENCODER))
 
@@ -498,10 +499,10 @@ def test_deep_cluster_sees_all_clusters_equally_often() -> None:
     weights = method.weights()
     sums = [float(weights[truth == c].sum()) for c in range(5)]  # type: ignore[index]
     assert np.allclose(sums, 1)
-    assert torch.equal(
-        method.views(torch.zeros(3, 1, 32, 32, 3, dtype=torch.uint8), 0, 0, np.array([0, 49, 30]))[1],
-        cluster[[0, 49, 30]],  # type: ignore[index]
-    )
+    view = torch.randn(3, 3, 32, 32)
+    logits = method.eval().classifier(torch.relu(method.embed(view)))  # type: ignore[operator]
+    expected = TF.cross_entropy(logits, cluster[[0, 49, 30]])  # type: ignore[index]
+    torch.testing.assert_close(method(Batch([view], ids=torch.tensor([0, 49, 30]))), expected)
     kept = method.classifier.weight.clone()  # type: ignore[union-attr,operator]
     method.study(torch.randn(50, 16), 1, 0)
     assert torch.equal(method.assigned.rows, cluster)  # type: ignore[union-attr,arg-type]
@@ -544,7 +545,7 @@ def test_inter_clr_draws_from_other_clusters() -> None:
         )
     means = [np.mean(combination) for combination in itertools.product(*choices)]
     assert min(abs(given - m) for m in means) < 1e-4
-    views = method.views(data(4).batch(np.arange(4)), 0, 0, np.arange(4))
+    views = method.examples(data(4).items(range(4)), 0)
     before = method.memory.rows.clone()  # type: ignore[union-attr,operator]
     method.train()(views)
     changed = (method.memory.rows != before).any(1)  # type: ignore[union-attr]
@@ -566,7 +567,7 @@ def test_amdim_tells_wholes_from_places() -> None:
                     torch.logsumexp(torch.cat([scores[i, i, p : p + 1], negatives]), 0) - scores[i, i, p]
                     for p in range(places.shape[2])
                 ]
-    torch.testing.assert_close(method(views), torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(method(Batch(views)), torch.stack(terms).mean(), rtol=1e-4, atol=1e-4)
 
 
 def test_cmc_halves_see_lightness_and_color() -> None:
@@ -580,7 +581,7 @@ def test_cmc_halves_see_lightness_and_color() -> None:
         for head, half, x in zip(method.heads, ("lightness", "color"), LabNetwork.split(view))  # type: ignore[arg-type]
     ]
     expected = F.info_nce(z[0], z[1], temperature=0.1, symmetric=True)
-    torch.testing.assert_close(method([view]), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(method(Batch([view])), expected, rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="encoder: CMC needs one of two halves"):
         get("cmc")(build_encoder(ENCODER))
 
@@ -588,7 +589,7 @@ def test_cmc_halves_see_lightness_and_color() -> None:
 @pytest.mark.parametrize("name", ["clip", "align", "siglip"])
 def test_two_towers_compare_every_pair(name: str) -> None:
     method = build(name).eval()
-    view, tokens = method.views(data(5).batch(np.arange(5)), seed=0)
+    view, tokens = method.examples(data(5).items(range(5)), 0).views
     image = TF.normalize(method.image_head(method.embed(view)), dim=1)  # type: ignore[operator]
     text = TF.normalize(method.text_head(method.tower(tokens)), dim=1)  # type: ignore[operator]
     logits = image @ text.T * method.log_scale.exp()  # type: ignore[operator]
@@ -596,13 +597,13 @@ def test_two_towers_compare_every_pair(name: str) -> None:
         expected = -TF.logsigmoid((2 * torch.eye(5) - 1) * (logits + method.bias)).sum() / 5  # type: ignore[operator]
     else:
         expected = (TF.cross_entropy(logits, torch.arange(5)) + TF.cross_entropy(logits.T, torch.arange(5))) / 2
-    torch.testing.assert_close(method([view, tokens]), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(method(Batch([view, tokens])), expected, rtol=1e-4, atol=1e-5)
     with torch.no_grad():
         method.log_scale.fill_(10.0)  # type: ignore[operator]
     method.after_step(0.5)
     assert float(method.log_scale.exp()) == pytest.approx(100)  # type: ignore[operator]
-    with pytest.raises(ValueError, match="texts: expected one an item"):
-        get(name)(build_encoder(ENCODER)).views(data(5).batch(np.arange(5)), seed=0)
+    with pytest.raises(ValueError, match="items: expected a text with each image, 1 has none"):
+        method.examples([data(1).read(0), Item(images=data(1).read(0).images, name="1")], 0)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -631,11 +632,17 @@ def test_encoders_are_their_levels(name: str, size: int) -> None:
             y = level(y)
         assert torch.equal(y, encoder.network(x)) and y.dim() == 4
     with pytest.raises(ValueError, match="encoder: expected one of resnet"):
-        build_encoder({"name": "resnet34", "size": 32})
+        build_encoder({"name": "resnet20", "size": 32})
 
 
 @pytest.mark.parametrize(
-    ("depth", "parameters", "shape"), [(18, 11_176_512, (512, 2, 2)), (50, 23_508_032, (2048, 2, 2))]
+    ("depth", "parameters", "shape"),
+    [
+        (18, 11_176_512, (512, 2, 2)),
+        (34, 21_284_672, (512, 2, 2)),
+        (50, 23_508_032, (2048, 2, 2)),
+        (101, 42_500_160, (2048, 2, 2)),
+    ],
 )
 def test_resnets_are_those_of_the_paper(depth: int, parameters: int, shape: tuple[int, ...]) -> None:
     network = ResNet(depth).eval()
@@ -645,7 +652,7 @@ def test_resnets_are_those_of_the_paper(depth: int, parameters: int, shape: tupl
     small = ResNet(depth, stem="cifar", width=8)
     assert small(torch.randn(2, 3, 32, 32)).shape[2:] == (4, 4)
     with pytest.raises(ValueError, match="depth"):
-        ResNet(34)
+        ResNet(20)
     with pytest.raises(ValueError, match="stem"):
         ResNet(18, "tiny")
 
@@ -661,7 +668,7 @@ def test_signals_are_predicted_from_what_was_heard(tmp_path: Path) -> None:
     torch.manual_seed(0)
     method = CPCSignal(SignalEncoder(8), window=1600, steps=3).eval()
     data = tones(40, 3200)
-    (window,) = method.views(data.batch(np.arange(4)), 0, 0, np.arange(4))
+    (window,) = method.examples(data.items(range(4)), 0).views
     assert window.shape == (4, 1600)
     row = data.signals[2]
     assert any(np.array_equal(row[k : k + 1600], window[2].numpy()) for k in range(1601))
@@ -679,7 +686,7 @@ def test_signals_are_predicted_from_what_was_heard(tmp_path: Path) -> None:
     assert np.mean(losses[-3:]) < np.mean(losses[:3])
     for options, text in (({"steps": 10}, "steps"), ({"window": 9999, "steps": 3}, "window")):
         with pytest.raises(ValueError, match=text):
-            CPCSignal(SignalEncoder(8), **{"window": 1600, **options}).views(data.batch(np.arange(2)), 0)
+            CPCSignal(SignalEncoder(8), **{"window": 1600, **options}).examples(data.items(range(2)), 0)
     with pytest.raises(ValueError, match="signals: expected floats"):
         Signals(np.zeros((3, 4), np.int64), np.zeros(3), ["a"], "x")
 
@@ -692,9 +699,9 @@ def test_lab_and_rgb_are_inverse() -> None:
 @pytest.mark.parametrize("name", ["denoising", "masked", "mae", "context-encoder", "colorization", "jigsaw"])
 def test_what_methods_make_can_be_looked_at(name: str) -> None:
     method = build(name).eval()
-    views = method.views(data(5).batch(np.arange(5)), seed=0)
+    views = method.examples(data(5).items(range(5)), 0).views
     with torch.no_grad():
-        pictures = method.pictures(views)
+        pictures = method.pictures(Batch(views))
     assert len(pictures) == 3 and all(p.shape[:2] == (5, 3) and p.shape[2] == p.shape[3] for p in pictures.values())
     if name != "jigsaw":
         assert all(p.shape == (5, 3, 32, 32) for p in pictures.values())
@@ -708,12 +715,12 @@ def test_what_methods_make_can_be_looked_at(name: str) -> None:
 @pytest.mark.parametrize("name", ["jigsaw", "rotnet", "relative-patch", "cpc"])
 def test_skills_are_measured_against_chance(name: str) -> None:
     method = build(name).eval()
-    views = method.views(data(16).batch(np.arange(16)), seed=0)
+    views = method.examples(data(16).items(range(16)), 0).views
     with torch.no_grad():
-        skill = method.skill(views)
+        skill = method.skill(Batch(views))
     assert 0 <= skill["accuracy"] <= 100 and 0 < skill["chance"] <= 25
     if name == "jigsaw":  # a classifier that knows the answer solves all, and puts the tiles together
         numbers = views[1]
         method.scores = lambda tiles: TF.one_hot(numbers, 64).float()  # type: ignore[assignment]
-        pictures = method.pictures(views)
-        assert method.skill(views)["accuracy"] == 100 and torch.equal(pictures["solved"], pictures["true"])
+        pictures = method.pictures(Batch(views))
+        assert method.skill(Batch(views))["accuracy"] == 100 and torch.equal(pictures["solved"], pictures["true"])

@@ -13,7 +13,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import Images, Splits, digits, emoji
+from fastssl.data import ArraySource, Splits, digits, emoji
 from fastssl.evaluate import (
     FineTuning,
     class_embeddings,
@@ -32,7 +32,7 @@ from fastssl.evaluate import (
 )
 from fastssl.evaluate.linear import labelled_rows
 from fastssl.models import Encoder, build_encoder
-from fastssl.models.export import FORMATS, export_encoder
+from fastssl.models.export import export_encoder
 from fastssl.train import Pretraining, load_method, pretrain
 
 OPTIONS = {"name": "resnet", "size": 16, "width": 8, "blocks": 1}
@@ -105,7 +105,7 @@ def test_weighted_neighbours_by_hand() -> None:
 
 def test_sgd_reaches_what_lbfgs_reaches() -> None:
     data = digits()
-    x, y = torch.from_numpy(data.drawing(0)).float().mean(-1).flatten(1), torch.from_numpy(data.labels)
+    x, y = torch.from_numpy(data.images[:, 0]).float().mean(-1).flatten(1), torch.from_numpy(data.labels)
     order = np.random.default_rng(0).permutation(len(y))
     train, test = order[:800], order[800:]
     lbfgs = linear_probe(x, y, train, test)
@@ -147,7 +147,7 @@ def test_few_labels_are_drawn_by_class() -> None:
 @pytest.mark.parametrize("name", ["resnet", "vit", "patch-cnn", "resnet18"])
 def test_levels_end_in_the_features(name: str) -> None:
     encoder = build_encoder({**OPTIONS, "name": name})
-    images = digits().drawing(0)[:10]
+    images = digits().subset(range(10))
     levels = layer_features(encoder, images, cells=4, batch=4)
     assert len(levels) == len(encoder.levels()) and all(len(f) == 10 for f in levels)
     torch.testing.assert_close(levels[-1], encode(encoder, images, "spatial"), rtol=1e-4, atol=1e-5)
@@ -173,9 +173,9 @@ def test_zero_shot_takes_the_nearest_name() -> None:
         torch.testing.assert_close(names[k], TF.normalize(texts[0] + texts[1], dim=1)[0], rtol=1e-4, atol=1e-5)
     from fastssl.augment import to_float
 
-    unit = method.encode_images(to_float(torch.from_numpy(images.drawing(0)), 32))  # type: ignore[operator]
+    unit = method.encode_images(to_float(torch.from_numpy(images.images[:, 0]), 32))  # type: ignore[operator]
     nearest = (unit @ names.T).argmax(1)
-    assert zero_shot(method, images.drawing(0), nearest, classes, ["{}", "a {}"]) == 100
+    assert zero_shot(method, images, nearest, classes, ["{}", "a {}"]) == 100
     with pytest.raises(ValueError, match="prompts"):
         class_embeddings(method, classes, ["no braces"])
 
@@ -189,14 +189,14 @@ def _tokens(text: str) -> Tensor:
 # Fine-tuning.
 
 
-def _shades(n: int = 80) -> Images:
+def _shades(n: int = 80) -> ArraySource:
     """Two classes: left half bright, right half bright. Their mean colour says nothing."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 90, (n, 1, 16, 16, 3)).astype(np.uint8)
     labels = np.arange(n) % 2
     images[labels == 0, :, :, :8] += 100
     images[labels == 1, :, :, 8:] += 100
-    return Images(images, labels, ["left", "right"], "shades")
+    return ArraySource(images, labels, ["left", "right"], "shades")
 
 
 def test_finetuning_trains_the_whole_network() -> None:
@@ -204,18 +204,17 @@ def test_finetuning_trains_the_whole_network() -> None:
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     options = FineTuning(epochs=4, least_steps=40, batch_size=16, rates=(0.03, 0.1), flip=0.0, crop=(0.9, 1.0))
     labels = torch.from_numpy(data.labels)
-    images = lambda rows: data.batch(rows)[:, 0].numpy()  # noqa: E731
-    result = finetune(encoder, images, labels, np.arange(60), np.arange(60, 80), options)
+    result = finetune(encoder, data, labels, np.arange(60), np.arange(60, 80), options)
     assert result.score > 90 and set(result.validation) == {0.03, 0.1} and result.rate in result.validation
     assert 1 <= result.steps <= 40
     assert all(torch.equal(before[k], v) for k, v in encoder.state_dict().items())  # the caller's stays as it is
-    again = finetune(encoder, images, labels, np.arange(60), np.arange(60, 80), options)
+    again = finetune(encoder, data, labels, np.arange(60), np.arange(60, 80), options)
     assert again == result
     for name, wrong in (("epochs", 0), ("rates", ()), ("metric", "f1")):
         with pytest.raises(ValueError, match=name):
-            finetune(encoder, images, labels, np.arange(60), np.arange(60, 80), FineTuning(**{name: wrong}))
+            finetune(encoder, data, labels, np.arange(60), np.arange(60, 80), FineTuning(**{name: wrong}))
     with pytest.raises(ValueError, match="train"):
-        finetune(encoder, images, labels, np.arange(1), np.arange(60, 80))
+        finetune(encoder, data, labels, np.arange(1), np.arange(60, 80))
 
 
 @pytest.mark.parametrize("protocol", ["simclr-transfer", "few-labels", "layers", "structure"])
@@ -258,8 +257,39 @@ def test_methods_come_back_whole(name: str, tmp_path: Path) -> None:
     assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
 
 
+@pytest.mark.parametrize("to", ["torchvision", "timm"])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+def test_resnets_are_those_of_other_libraries(to: str, name: str, tmp_path: Path) -> None:
+    encoder = build_encoder({"name": name, "size": 64, "stem": "imagenet"})
+    encoder.train()(torch.randn(8, 3, 64, 64))  # statistics of their own
+    path = export_encoder(encoder, {"name": name, "size": 64}, to, tmp_path / "weights.pth")
+    x = torch.randn(2, 3, 64, 64)
+    library = pytest.importorskip(to)
+    if to == "torchvision":
+        model = getattr(library.models, name)()
+        missing, more = model.load_state_dict(torch.load(path), strict=False)
+        assert set(missing) == {"fc.weight", "fc.bias"} and not more
+        model.fc = nn.Identity()
+    else:
+        model = library.create_model(name, num_classes=0, checkpoint_path=str(path))
+    with torch.no_grad():
+        torch.testing.assert_close(model.eval()(x), encoder.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_networks_that_other_libraries_do_not_have_are_refused(tmp_path: Path) -> None:
+    for options in ({"name": "resnet", "size": 32, "width": 8}, {"name": "resnet18", "size": 32}):
+        with pytest.raises(ValueError, match=f"to: torchvision and timm have ResNets .*, got '{options['name']}'"):
+            export_encoder(build_encoder(options), options, "timm", tmp_path / "weights.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
-    ("to", "name"), [*itertools.product(FORMATS, ["resnet", "vit"]), ("torch", "lab:resnet"), ("torch", "resnet18")]
+    ("to", "name"),
+    [
+        *itertools.product(["torch", "onnx", "huggingface"], ["resnet", "vit"]),
+        ("torch", "lab:resnet"),
+        ("torch", "resnet18"),
+    ],
 )
 def test_exported_encoders_give_the_same_features(to: str, name: str, tmp_path: Path) -> None:
     pytest.importorskip({"onnx": "onnxscript", "huggingface": "transformers"}.get(to, "torch"))

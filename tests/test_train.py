@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import math
@@ -16,8 +17,9 @@ import pytest
 import torch
 
 from fastssl.augment import SimCLRAugment
-from fastssl.data import Images, digits
-from fastssl.methods import SimCLR
+from fastssl.data import ArraySource, Batch, digits
+from fastssl.data.loader import epoch_order
+from fastssl.methods import SimCLR, get
 from fastssl.models import build_encoder
 from fastssl.train import (
     LARS,
@@ -26,10 +28,11 @@ from fastssl.train import (
     load_checkpoint,
     load_encoder,
     pretrain,
+    recipe,
     save_checkpoint,
 )
-from fastssl.train.loop import epoch_order
 
+PAPERS = ("simclr", "moco", "moco-v3", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "mae")
 ENCODER = {"name": "resnet", "size": 16, "width": 4, "blocks": 1}
 
 
@@ -38,12 +41,12 @@ def _model(seed: int = 0) -> SimCLR:
     return SimCLR(build_encoder(ENCODER), SimCLRAugment(16, blur=0), hidden=16, outputs=8)
 
 
-def _data(n: int = 120) -> Images:
+def _data(n: int = 120) -> ArraySource:
     return digits().subset(np.arange(n), "digits")
 
 
 def _run(out: Path, **options: Any) -> SimCLR:
-    keys = {"resume", "on_step"}
+    keys = {"resume", "overwrite", "on_step"}
     extra = {k: options.pop(k) for k in keys & set(options)}
     settings = Pretraining(**{"epochs": 3, "batch_size": 40, "warmup_epochs": 1, **options})
     return pretrain(_model(), _data(), settings, out=out, encoder_options=ENCODER, **extra)  # type: ignore[return-value]
@@ -108,7 +111,7 @@ def test_the_loss_goes_down_and_everything_is_written(tmp_path: Path) -> None:
 def test_minutes_choose_the_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a clock that moves a fixed time with every look at it: four times the minutes are four times the epochs."""
     clock = itertools.count()
-    monkeypatch.setattr("fastssl.train.loop.time.perf_counter", lambda: 0.05 * next(clock))
+    monkeypatch.setattr("fastssl.train.trainer.time.perf_counter", lambda: 0.05 * next(clock))
     epochs = []
     for minutes in (0.05, 0.2):
         _run(tmp_path / str(minutes), minutes=minutes)
@@ -136,8 +139,81 @@ def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="batch_size.*40.*60"):
         _run(tmp_path, epochs=1, batch_size=60, resume=True)
-    with pytest.raises(ValueError, match="epochs.*1.*5"):
-        _run(tmp_path, epochs=5, resume=True)
+    with pytest.raises(ValueError, match="data: the checkpoint was made with digits of 120 items, got digits of 119"):
+        settings = Pretraining(epochs=1, batch_size=40, warmup_epochs=1)
+        pretrain(_model(), _data(119), settings, out=tmp_path, encoder_options=ENCODER, resume=True)
+    relabelled = _data()
+    relabelled.labels = relabelled.labels[::-1].copy()
+    with pytest.raises(ValueError, match="other items, names or labels"):
+        pretrain(_model(), relabelled, settings, out=tmp_path, encoder_options=ENCODER, resume=True)
+    with pytest.raises(ValueError, match="encoder: the checkpoint was made with .*'width': 4.*'width': 8"):
+        pretrain(_model(), _data(), settings, out=tmp_path, encoder_options={**ENCODER, "width": 8}, resume=True)
+    with pytest.raises(ValueError, match="method: the checkpoint was made with 'simclr', got 'rotnet'"):
+        other = get("rotnet")(build_encoder(ENCODER))
+        pretrain(other, _data(), settings, out=tmp_path, encoder_options=ENCODER, resume=True)
+
+
+def test_a_finished_run_is_not_replaced_without_a_word(tmp_path: Path) -> None:
+    _run(tmp_path, epochs=2)
+    with pytest.raises(ValueError, match=r"out: .* holds a run already.*--resume, --overwrite, --out"):
+        _run(tmp_path, epochs=1)
+    assert load_checkpoint(tmp_path)[1]["step"] == 6
+    _run(tmp_path, epochs=1, overwrite=True)
+    assert load_checkpoint(tmp_path)[1]["step"] == 3
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="out: expected a folder, .* is a file"):
+        _run(tmp_path / "file", epochs=1)
+
+
+def test_epochs_may_be_added_on_resuming(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _run(tmp_path, epochs=1)
+    rates: list[float] = []
+    _run(tmp_path, epochs=3, resume=True, on_step=lambda p: rates.append(p.lr))
+    assert "3 instead of 1; from step 3 on the learning rate follows the schedule" in caplog.text
+    assert rates == [2e-3 * cosine_with_warmup(step, 9, 3) for step in range(3, 9)]
+    with pytest.raises(ValueError, match="epochs: the checkpoint was made with 3, got 2"):
+        _run(tmp_path, epochs=2, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("optimizer", "adam"),
+        ("precision", "fp16"),
+        ("accelerator", "tpu"),
+        ("strategy", "dp"),
+        ("seed", -1),
+        ("lr", math.nan),
+        ("lr", 0.0),
+        ("weight_decay", -1.0),
+        ("minutes", 0.0),
+        ("workers", 0),
+        ("on_error", "ignore"),
+        ("nodes", 0),
+    ],
+)
+def test_options_are_checked_before_anything_begins(tmp_path: Path, option: str, value: Any) -> None:
+    with pytest.raises(
+        ValueError, match=f"{option}: expected .*, got {value!r}".replace(".", r"\.").replace(r"\.*", ".*")
+    ):
+        _run(tmp_path / "out", **{option: value})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_of_one_cannot_be_compared(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size: simclr compares the items of a batch, and needs at least 2"):
+        _run(tmp_path, batch_size=1)
+    pretrain(get("mae")(build_encoder({"name": "vit", "size": 16, "width": 8})), _data(4),
+             Pretraining(epochs=16, batch_size=1), out=tmp_path)  # fmt: skip
+    assert load_checkpoint(tmp_path)[1]["step"] == 64  # and nothing has collapsed
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="accelerator: 'gpu' needs a GPU"):
+        _run(tmp_path, accelerator="gpu")
+    assert Pretraining(accelerator="auto", precision="auto").device_type == "cpu"
+    assert Pretraining(precision="auto").numbers == "32-true"
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
@@ -198,7 +274,7 @@ def test_views_come_from_different_drawings() -> None:
     images = torch.zeros(30, 2, 16, 16, 3, dtype=torch.uint8)
     images[:, 1] = 255
     model = SimCLR(build_encoder(ENCODER), SimCLRAugment(16, jitter=0, blur=0, gray=0))
-    first, second = (v.mean((1, 2, 3)) for v in model.views(images, seed=0))
+    first, second = (v.mean((1, 2, 3)) for v in model.examples(ArraySource(images).items(range(30)), 0).views)
     torch.testing.assert_close(first + second, torch.zeros(30), atol=1e-4, rtol=0)
     assert 0 < int((first > 0).sum()) < 30
 
@@ -206,11 +282,11 @@ def test_views_come_from_different_drawings() -> None:
 class _Constant(SimCLR):
     """Its encoder gives all images the same features."""
 
-    def forward(self, views: list[torch.Tensor], labels: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, batch: Batch) -> torch.Tensor:
         with torch.no_grad():
             for p in self.encoder.parameters():
                 p.zero_()
-        return super().forward(views)
+        return super().forward(batch)
 
 
 def test_a_collapse_ends_the_run(tmp_path: Path) -> None:
@@ -226,8 +302,8 @@ def test_what_led_to_a_nan_is_kept(tmp_path: Path) -> None:
     class Breaks(SimCLR):
         broken = False
 
-        def forward(self, views: list[torch.Tensor], labels: torch.Tensor | None = None) -> torch.Tensor:
-            loss = super().forward(views)
+        def forward(self, batch: Batch) -> torch.Tensor:
+            loss = super().forward(batch)
             return loss * float("nan") if self.broken else loss
 
     torch.manual_seed(0)
@@ -249,7 +325,6 @@ def test_what_led_to_a_nan_is_kept(tmp_path: Path) -> None:
 
 def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
     from fastssl.augment import Augment, CenterCrop, Views
-    from fastssl.methods import get
 
     small = Views([(2, Augment([CenterCrop(10, resize=10)]))])
     encoder = {"name": "vit", "size": 16, "width": 8, "patch": 4}
@@ -261,6 +336,60 @@ def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the crop does not fit the image of 16 x 16"):
         crop = Views([(2, Augment([CenterCrop(32)]))])
         pretrain(SimCLR(build_encoder(ENCODER), crop), _data(), Pretraining(epochs=1), out=tmp_path)
-    with pytest.raises(ValueError, match="texts"):
+    with pytest.raises(ValueError, match="data: clip needs a text with each item, 0 of digits has none"):
         pretrain(get("clip")(build_encoder(ENCODER)), _data(), Pretraining(epochs=1), out=tmp_path)
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_looking_at_the_features_does_not_change_the_training(tmp_path: Path, every: int) -> None:
+    plain = _run(tmp_path / "plain")
+    seen: list[Any] = []
+    probed = _run(tmp_path / "probed", probe_every=every, on_step=seen.append)
+    assert _same(plain, probed)
+    states = [load_checkpoint(tmp_path / run)[1] for run in ("plain", "probed")]
+    assert states[0]["history"] == states[1]["history"]
+    looks = json.loads((tmp_path / "probed" / "measured.json").read_text())
+    steps = [3, 6, 9] if every == 1 else [6, 9]
+    assert [(s, n) for s, n, _ in looks] == [(s, n) for s in steps for n in ("knn", "linear")]
+    assert all(10 < value <= 100 for _, _, value in looks) and seen[-1].measured.keys() == {"knn", "linear"}
+    for options in ({"probe_every": 0}, {"probe_every": True}):
+        with pytest.raises(ValueError, match="probe_every: expected an integer >= 1"):
+            _run(tmp_path / "wrong", **options)
+
+
+def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Pretraining().processes == (1, 1) and Pretraining(devices=2, nodes=3).processes == (2, 3)
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+        monkeypatch.setenv(name, value)
+    assert Pretraining().processes == Pretraining(devices=4).processes == (4, 2)
+    with pytest.raises(ValueError, match="devices: torchrun has started 4 processes on this machine, got 3"):
+        _ = Pretraining(devices=3).processes
+
+
+@pytest.mark.parametrize("method", [*PAPERS, "rotnet"])
+def test_recipes_are_settings_that_exist(method: str) -> None:
+    for name in ("small", "paper") if method in PAPERS else ("small",):
+        found = recipe(method, 1_281_167, name)
+        Pretraining(**found.options).check()
+        assert found.name in str(found) and str(found.options["lr"]) in str(found)
+        kind = get(method)
+        known = {p for base in kind.__mro__ for p in inspect.signature(base.__init__).parameters}
+        assert set(found.method) <= known
+    small = recipe(method, 5_000)
+    plain = Pretraining()
+    assert small.name == "small" and all(getattr(plain, key) == value for key, value in small.options.items())
+
+
+def test_recipes_of_papers() -> None:
+    """Learning rates as the papers write them."""
+    rates = {m: recipe(m, 1_281_167).options["lr"] for m in PAPERS}
+    expected = {"simclr": 4.8, "moco": 0.03, "moco-v3": 2.4e-3, "byol": 3.2, "simsiam": 0.1, "barlow-twins": 1.6}
+    expected |= {"vicreg": 1.6, "swav": 4.8, "mae": 2.4e-3}
+    assert rates == pytest.approx(expected)
+    assert recipe("simclr", 10**6, batch_size=1024).options["lr"] == pytest.approx(1.2)
+    assert recipe("rotnet", 10**6).name == "small"
+    with pytest.raises(ValueError, match="recipe: the settings of papers are kept for simclr, .*, not for rotnet"):
+        recipe("rotnet", 10**6, "paper")
+    with pytest.raises(ValueError, match="recipe: expected one of small, paper, got 'large'"):
+        recipe("simclr", 10, "large")

@@ -170,20 +170,12 @@ class Augment(nn.Module):
             return super().apply(images)  # nn.Module's, which every module above calls: images is a function
         return self._make(read_images(images), params, backend, serial)
 
-    def empty(self, batch: int) -> Tensor:
-        """Memory for ``batch`` views."""
-        return self._output.empty(batch)
-
-    def _make(
-        self, batch: ImageBatch, params: Params, backend: str | None, serial: bool, out: Tensor | None = None
-    ) -> Tensor:
+    def _make(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
         if params.columns != self.columns or params.values.shape != (len(batch), len(self.columns)):
             raise ValueError(
                 f"params: expected {len(batch)} draws of {self.columns}, got {params.values.shape} of {params.columns}"
             )
-        views = kernels.apply(
-            self._program, batch.images, batch.planar, params.values, self._output, backend, serial, out
-        )
+        views = kernels.apply(self._program, batch.images, batch.planar, params.values, self._output, backend, serial)
         return views[0] if batch.single else views
 
     def forward(

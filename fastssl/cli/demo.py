@@ -10,7 +10,7 @@ from typing import Any
 from fastssl.bench.harness import as_dict, compare, machine, peak_memory
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method
-from fastssl.cli.show import console, print_measures, run_pretraining
+from fastssl.cli.show import console, print_measures, run_pretraining, say
 from fastssl.data import digits, emoji
 from fastssl.evaluate import evaluate_digits, evaluate_emoji
 from fastssl.train import Pretraining, load_encoder
@@ -32,7 +32,7 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     train = emoji("train")
     options = Pretraining(minutes=emoji_minutes, batch_size=512, seed=seed)
     model = build_method("simclr", EMOJI_ENCODER, train, seed)
-    run_pretraining(model, train, options, out / "emoji", EMOJI_ENCODER, resume=False)
+    run_pretraining(model, train, options, out / "emoji", encoder_options=EMOJI_ENCODER, overwrite=True)
     encoder, state = load_encoder(out / "emoji")
     table = evaluate_emoji(encoder, EMOJI_ENCODER)
     print_measures(table)
@@ -45,7 +45,7 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     options = Pretraining(minutes=digits_minutes, batch_size=256, seed=seed)
     train = digits()
     model = build_method("simclr", DIGITS_ENCODER, train, seed)
-    run_pretraining(model, train, options, out / "digits", DIGITS_ENCODER, resume=False)
+    run_pretraining(model, train, options, out / "digits", encoder_options=DIGITS_ENCODER, overwrite=True)
     digit_encoder, state = load_encoder(out / "digits")
     table = evaluate_digits(digit_encoder, DIGITS_ENCODER)
     print_measures(table)
@@ -55,7 +55,7 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     report["minutes"] = (time.time() - started) / 60
     write_atomically(out / "report.json", json.dumps(report, indent=1))
     page = write_report(out, report, encoder)
-    console.print(f"report: {page.resolve()}\nfigures: {(out / 'report.json').resolve()}")
+    say(f"report: {page.resolve()}\nfigures: {(out / 'report.json').resolve()}")
     return report
 
 
@@ -74,7 +74,7 @@ def benchmark(minutes: float) -> dict[str, Any]:
             memory = {way: peak_memory(loss, way, rows, 128) for way in ("fused", "eager")}
             rows_of.append({"rows": rows, "features": 128, **as_dict(result), "memory_mib": memory})
             shown = ", ".join(f"{way} {mib:.0f} MiB" for way, mib in memory.items() if mib is not None)
-            console.print(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")
+            say(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")
         last = rows_of[-1]
         results[loss] = {
             "rows": last["rows"],

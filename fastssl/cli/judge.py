@@ -5,9 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
+from fastssl.cli.show import say
 
-from fastssl.cli.show import console
+
+def data_of(state: dict[str, Any]) -> str:
+    """Where a run's own data is.
+
+    Raises:
+        ValueError: the run does not know.
+    """
+    if "source" not in state:  # a checkpoint of before: names of embedded sets
+        return str(state["data"]).removesuffix("-train")
+    where = state["source"]["where"]
+    if where is None:
+        where = state["source"]["embedded"]
+    if where is None:
+        raise ValueError(f"data: the run does not know where {state['data']} is; name it with --data")
+    return str(where)
 
 
 def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> dict[str, Any]:
@@ -16,27 +30,36 @@ def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> di
     Raises:
         ValueError: unknown protocol or data, or a method that cannot be judged so.
     """
-    from fastssl.data import load, load_splits
-    from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
+    from fastssl.data import open as open_source
+    from fastssl.data import open_splits
+    from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_splits, evaluate_with, zero_shot
+    from fastssl.evaluate.features import labels_of
     from fastssl.train import load_encoder, load_method
 
     encoder, state = load_encoder(checkpoint)
-    trained_on = state["data"].split("-")[0]
+    name = data or data_of(state)
     if protocol == "zero-shot":
         method = load_method(checkpoint)
         if not hasattr(method, "encode_texts"):
             raise ValueError(f"protocol: zero-shot needs a method with a text tower, this one is {state['method']}")
-        images = load("emoji-all" if (data or trained_on) == "emoji" else data or trained_on)
+        images = open_source("emoji-all" if name == "emoji" else name, part="test")
         classes = list(images.classes)
-        score = zero_shot(method, images.drawing(0), torch.from_numpy(images.labels), classes)
-        return {"zero-shot": {"pretrained": score, "chance": 100 / len(classes)}}
+        return {
+            "zero-shot": {
+                "pretrained": zero_shot(method, images, labels_of(images), classes),
+                "chance": 100 / len(classes),
+            }
+        }
     if protocol != "frozen":
         if protocol not in PROTOCOLS:
             known = ", ".join(["frozen", *PROTOCOLS, "zero-shot"])
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}")
-        tasks = [load_splits(name) for name in (data or trained_on).split(",")]
-        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout, console.print)
-    name = data or trained_on
-    if name == "emoji" and state["data"] == "emoji":
-        console.print("[yellow]trained on all emoji: the held-out ones of the retrieval were seen[/yellow]")
-    return evaluate(encoder, state["encoder"], load(name), readout)
+        tasks = [open_splits(one) for one in name.split(",")]
+        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout, say)
+    if name in ("emoji", "emoji-all") and state["data"] == "emoji":
+        say("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
+    source = open_source(name)
+    task = None if source.embedded else open_splits(name)
+    if task is None or not task.divided:
+        return evaluate(encoder, state["encoder"], source, readout, note=say)
+    return evaluate_splits(encoder, state["encoder"], task, readout, note=say)

@@ -1,30 +1,53 @@
-"""``fastssl demo | methods | pretrain | evaluate | report | export | augment-preview | pack | bench | info``."""
+"""``fastssl demo | methods | pretrain | evaluate | report | export | data | augment-preview | pack | bench | info``."""
 
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from fastssl.cli.show import console, print_measures, run_pretraining
+from fastssl._version import __version__
+from fastssl.cli.show import console, describe_source, print_measures, run_pretraining, say
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, help="Self-supervised learning on fused kernels.")
+app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+MISTAKES = (ValueError, TypeError, ImportError, FileNotFoundError)
+TROUBLE = (RuntimeError, OSError)
+DEBUG = "--debug"
 
 
 def main() -> None:
-    """Runs the command line; mistakes in the arguments are one line, not a traceback."""
+    """Runs the command line; what goes wrong is one line, not a traceback (``--debug`` shows it)."""
     try:
         app()
-    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
-        sys.exit(2)
+    except (*MISTAKES, *TROUBLE) as error:
+        if DEBUG in sys.argv:
+            raise
+        say(f"error: {' '.join(str(error).split())}", "red")
+        sys.exit(2 if isinstance(error, MISTAKES) else 1)
     except KeyboardInterrupt:
-        console.print("stopped")
+        say("stopped")
         sys.exit(130)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        say(f"fastssl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="The version.")] = False,
+    debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+) -> None:
+    """Self-supervised learning on fused kernels."""
 
 
 @app.command()
@@ -50,7 +73,8 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.
     console.print(table)
     backends = Table("backend", "usable", "why")
     for name, state in facts["backends"].items():
-        backends.add_row(name, "[green]yes[/green]" if state["usable"] else "[red]no[/red]", state["why"])
+        usable = Text("yes", "green") if state["usable"] else Text("no", "red")
+        backends.add_row(name, usable, state["why"])
     console.print(backends)
 
 
@@ -69,62 +93,126 @@ def methods() -> None:
 @app.command()
 def pretrain(
     method: Annotated[str, typer.Argument(help="simclr, byol, jigsaw, ...: see fastssl methods.")],
-    data: Annotated[str, typer.Option(help="emoji (374 stay unseen), emoji-all, digits, or a folder.")] = "emoji",
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 100,
+    data: Annotated[
+        str, typer.Option(help="A folder, a packed file, shards, a list, emoji, digits, ...: see fastssl data.")
+    ] = "emoji",
+    recipe: Annotated[
+        str | None, typer.Option(help="small, or paper (default from 100,000 images on); options below go before it.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Choose the epochs so that it takes about this long.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 512,
+    batch_size: Annotated[int | None, typer.Option(help="Images a step, over all processes.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of checkpoint and logs; default: runs/METHOD.")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue from the checkpoint in --out, bit for bit.")
     ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
     encoder: Annotated[
         str | None,
         typer.Option(help="resnet, resnet18, resnet50, vit, ..., huggingface:NAME; default: what the method needs."),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
-    width: Annotated[int, typer.Option(help="Channels of the resnet's first stage.")] = 32,
-    blocks: Annotated[int, typer.Option(help="Residual blocks a stage.")] = 1,
+    width: Annotated[int | None, typer.Option(help="Of networks of our own: channels of the first stage; 32.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="Of networks of our own: blocks a stage; 1.")] = None,
+    stem: Annotated[
+        str | None,
+        typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
-    spatial: Annotated[bool, typer.Option(help="Project the 4 x 4 feature map instead of its mean.")] = True,
-    optimizer: Annotated[str, typer.Option(help="adamw, sgd or lars.")] = "adamw",
-    lr: Annotated[float, typer.Option(help="Learning rate after the warm-up.")] = 2e-3,
-    weight_decay: Annotated[float, typer.Option(help="Of the optimiser.")] = 1e-4,
+    spatial: Annotated[
+        bool | None,
+        typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, sgd or lars.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate after the warm-up.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of the optimiser.")] = None,
+    warmup_epochs: Annotated[float | None, typer.Option(help="In which the learning rate rises.")] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
-    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...")] = "32-true",
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda, auto.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16 on a GPU that has it.")] = "auto",
+    accelerator: Annotated[str, typer.Option(help="cpu, cuda; auto: a GPU where there is one.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes; pair losses see the rows of all.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines, each with so many processes.")] = 1,
     strategy: Annotated[str, typer.Option(help="Of several processes: ddp, or fsdp to shard parameters too.")] = "ddp",
     chunk: Annotated[
         str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
     ] = None,
+    workers: Annotated[int | None, typer.Option(help="Threads that read and augment.")] = None,
+    on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
+    probe_every: Annotated[
+        int | None, typer.Option(help="Epochs between looks at the features by k-NN and a linear probe, on labels.")
+    ] = None,
+    draft: Annotated[bool, typer.Option(help="Let JPEG decoders make fewer pixels where views need no more.")] = True,
+    orientation: Annotated[bool, typer.Option(help="Turn images as EXIF says.")] = True,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and train nothing.")] = False,
 ) -> None:
     """Pretrain METHOD on images without their labels."""
+    from fastssl.cli.plan import plan
     from fastssl.cli.recipes import build_method, encoder_for, options_for
-    from fastssl.data import load
-    from fastssl.train import Pretraining
+    from fastssl.data import open as open_source
+    from fastssl.methods import get
+    from fastssl.train import Pretraining, check_out
+    from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
-    images = load(data)
-    size = size or (16 if images.name == "digits" else 32)
-    encoder_options = encoder_for(method, encoder, size, width, blocks)
-    options = Pretraining(
-        epochs=epochs,
+    get(method)
+    if size is not None and size < 1:
+        raise ValueError(f"size: expected at least one pixel, got {size}")
+    check_out(out, resume=resume, overwrite=overwrite or dry_run)
+    source = open_source(data, orientation=orientation)
+    chosen = recipe_for(method, len(source), recipe, batch_size)
+    own = {
+        "epochs": epochs,
+        "lr": lr,
+        "weight_decay": weight_decay,
+        "optimizer": optimizer,
+        "warmup_epochs": warmup_epochs,
+    }
+    settings = Pretraining(
+        **{**chosen.options, **{key: value for key, value in own.items() if value is not None}},
         minutes=minutes,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        optimizer=optimizer,
         seed=seed,
         precision=precision,
         accelerator=accelerator,
         devices=devices,
+        nodes=nodes,
         strategy=strategy,
         chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
+        workers=workers,
+        on_error=on_error,
+        draft=draft,
+        probe_every=probe_every,
     )
-    model = build_method(method, encoder_options, images, seed, temperature=temperature, spatial=spatial)
-    kept = options_for(method, images.name, temperature, spatial)
-    run_pretraining(model, images, options, out, encoder_options, resume, kept)
-    console.print(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {out}")
+    settings.check()
+    first = int(os.environ.get("RANK", 0)) == 0
+    if first:
+        say(f"{describe_source(source)}\n{chosen}")
+    encoder_options = encoder_for(
+        method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem
+    )
+    arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
+    model = build_method(method, encoder_options, source, seed, **arguments)
+    kept = options_for(method, source.embedded, **arguments)
+    if dry_run:
+        for line in plan(model, source, settings, kept, encoder_options):
+            say(line)
+        return
+    more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
+    run_pretraining(model, source, settings, out, **more)
+    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
+
+
+@app.command("data")
+def show_data(
+    data: Annotated[str, typer.Argument(help="What pretrain takes as --data.")],
+    part: Annotated[str, typer.Option(help="train or test, of data that has both.")] = "train",
+    sample: Annotated[int, typer.Option(help="Items that are read, spread over all.")] = 100,
+) -> None:
+    """Say what DATA is: items, classes, sizes of a sample, what cannot be read or was left out."""
+    from fastssl.data import open as open_source
+    from fastssl.data.summary import summary
+
+    for line in summary(open_source(data, part=part), sample):
+        say(line)
 
 
 @app.command()
@@ -148,7 +236,22 @@ def evaluate(
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
-        console.print(f"written: {out}")
+        say(f"written: {out}")
+
+
+@app.command()
+def embed(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    out: Annotated[Path, typer.Option(help="A file: .npz, .safetensors or .parquet.")],
+    data: Annotated[str | None, typer.Option(help="What pretrain takes as --data; default: the run's own.")] = None,
+    readout: Annotated[str, typer.Option(help="pooled, or spatial (4 x 4 feature map).")] = "pooled",
+    part: Annotated[str, typer.Option(help="train or test, of data that has both.")] = "train",
+) -> None:
+    """Write the features of all items of DATA, with their names and labels."""
+    from fastssl.cli.embed import embed as write_features
+
+    count = write_features(checkpoint, data, out, readout, part)
+    say(f"{count:,} rows of features: {out}")
 
 
 @app.command()
@@ -161,14 +264,16 @@ def report(
     from fastssl.cli.recipes import views_for
     from fastssl.report.compare import compare_runs
 
-    page = compare_runs(runs, out, data, console.print, views_for)
-    console.print(f"report: {page.resolve()}")
+    page = compare_runs(runs, out, data, say, views_for)
+    say(f"report: {page.resolve()}")
 
 
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
-    to: Annotated[str, typer.Option(help="torch (exported program), onnx (extra: export) or huggingface.")] = "torch",
+    to: Annotated[
+        str, typer.Option(help="torch (exported program), onnx (extra: export), huggingface, torchvision or timm.")
+    ] = "torch",
     out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: beside it.")] = None,
 ) -> None:
     """Write the encoder for others to load; it is loaded back and must give the same features."""
@@ -177,9 +282,10 @@ def export(
 
     encoder, state = load_encoder(checkpoint)
     endings = {"torch": "encoder.pt2", "onnx": "encoder.onnx", "huggingface": "huggingface"}
+    endings |= {"torchvision": "resnet.pth", "timm": "resnet.pth"}
     path = out or checkpoint / endings.get(to, to)
     export_encoder(encoder, state["encoder"], to, path)
-    console.print(f"written, and loaded back with the same features: {path}")
+    say(f"written, and loaded back with the same features: {path}")
 
 
 @app.command("augment-preview")
@@ -204,25 +310,22 @@ def augment_preview(
     temporary = out.with_name(out.name + ".tmp")
     sheet.save(temporary, "PNG")
     temporary.replace(out)
-    console.print(f"{len(pictures)} images, {len(views.programs)} views each: {out}")
+    say(f"{len(pictures)} images, {len(views.programs)} views each: {out}")
 
 
 @app.command("pack")
 def pack_images(
-    images: Annotated[Path, typer.Argument(help="A folder of images; sub-folders are classes.")],
+    images: Annotated[str, typer.Argument(help="A folder of images, a list, tar shards: whatever pretrain takes.")],
     out: Annotated[Path, typer.Argument(help="The packed file.")],
     size: Annotated[int | None, typer.Option(help="Bring the shorter side to this many pixels; default: keep.")] = None,
 ) -> None:
     """Decode images once into one file that is mapped into memory."""
-    from rich.progress import track
+    from fastssl.data import open as open_source
+    from fastssl.data import pack_source
 
-    from fastssl.data import pack
-    from fastssl.data.decode import image_files, read_image, shrink
-
-    paths, labels, classes = image_files(images)
-    decoded = (shrink(read_image(path), size) for path in track(paths, "packing", console=console))
-    pack(decoded, out, labels=labels, classes=classes, name=images.name)
-    console.print(f"{len(paths)} images, {out.stat().st_size / 2**20:.0f} MiB: {out}")
+    source = open_source(images)
+    pack_source(source, out, size=size)
+    say(f"{len(source)} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 
 @app.command()
@@ -233,9 +336,9 @@ def bench(
     """Measure the losses against eager PyTorch, torch.compile and other libraries."""
     from fastssl.bench.run import run, write_atomically
 
-    results = run(quick, console.print)
+    results = run(quick, say)
     write_atomically(out / "results.json", json.dumps(results, indent=1))
-    console.print(f"written: {out / 'results.json'}")
+    say(f"written: {out / 'results.json'}")
 
 
 @app.command()

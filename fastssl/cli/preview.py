@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from fastssl.augment import Augment, Views
-from fastssl.data.loader import source_of
+from fastssl.data import open as open_source
+from fastssl.data.views import drawings
 from fastssl.ops.reference.augment import jitter_order
 
 if TYPE_CHECKING:
@@ -20,24 +21,12 @@ if TYPE_CHECKING:
 MARGIN, LINE = 8, 11
 
 
-def find_images(name: str, count: int) -> tuple[list[np.ndarray], list[str]]:
-    """``count`` images spread over a file, a folder, a packed file, or "emoji" and "digits", and their names."""
-    from fastssl.data import load
-
-    if name in ("emoji", "emoji-all", "digits"):
-        images = load(name)
-        picked = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
-        return [images.images[k, 0] for k in picked], [images.names[k] for k in picked]
-    path = Path(name)
-    single = path.is_file() and path.suffix != ".pack"
-    source = source_of([path] if single else path)
+def find_images(data: str, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """``count`` images spread over what :func:`fastssl.data.open` takes, and their names."""
+    source = open_source(data)
     picked = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
-    return [source.read(int(k)) for k in picked], [_name(source, int(k)) for k in picked]
-
-
-def _name(source: object, k: int) -> str:
-    paths = getattr(source, "paths", None)
-    return Path(paths[k]).name if paths is not None else f"image {k}"
+    items = source.items(picked)
+    return [drawings([item])[0] for item in items], [Path(item.name or "").name for item in items]
 
 
 def _picture(view: torch.Tensor, program: Augment) -> np.ndarray:

@@ -19,16 +19,18 @@ from fastssl.augment import (
     SimCLRAugment,
     Views,
 )
-from fastssl.data import Images
-from fastssl.methods import Method, get
+from fastssl.data import Source
+from fastssl.methods import ImageMethod, get
 from fastssl.models import build_encoder
+from fastssl.models.encoders import RESNETS
+from fastssl.train.recipe import recipe
 
 # What suits the images. Digits have no colour, and a mirrored 2 is no 2.
 AUGMENT: dict[str, dict[str, Any]] = {
     "emoji": {"crop": (0.3, 1.0), "strength": 0.5, "blur": 0.0},
     "digits": {"crop": (0.5, 1.0), "strength": 0.5, "flip": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 15.0},
 }
-TEMPERATURE = {"emoji": 0.1, "digits": 0.2}
+TEMPERATURE = {"digits": 0.2}
 # Runs on a few thousand images are short: targets follow faster, and clusters are as few as a batch can fill.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "emoji": {
@@ -47,12 +49,11 @@ TWO_VIEWS = {
 }  # fmt: skip
 
 
-def views_for(name: str, data: str, size: int) -> Views | None:
+def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     """The views of a method on a data set that comes with the package; None takes the paper's."""
-    family = data.split("-")[0]
-    if family not in AUGMENT:
+    if embedded not in AUGMENT:
         return SimCLRAugment(size, channels_last=True) if name in ("simclr", "nnclr", "swav", "sup-con") else None
-    options = AUGMENT[family]
+    options = AUGMENT[embedded]
     if name in TWO_VIEWS:
         return SimCLRAugment(size, channels_last=True, **options)
     if name == "deep-cluster":
@@ -77,21 +78,54 @@ def views_for(name: str, data: str, size: int) -> Views | None:
     return None
 
 
-def encoder_for(name: str, encoder: str | None, size: int, width: int = 32, blocks: int = 1) -> dict[str, Any]:
-    """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs."""
-    return {"name": encoder or get(name).encoder_name, "size": size, "width": width, "blocks": blocks}
+def encoder_for(
+    name: str,
+    encoder: str | None,
+    size: int,
+    width: int | None = None,
+    blocks: int | None = None,
+    stem: str | None = None,
+) -> dict[str, Any]:
+    """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs.
+
+    Raises:
+        ValueError: a width or a number of blocks for a network that is known by its name, a stem for another.
+    """
+    kind = encoder or get(name).encoder_name
+    options: dict[str, Any] = {"name": kind, "size": size}
+    known = kind in RESNETS or kind.startswith("huggingface:")
+    for key, value in (("width", width), ("blocks", blocks)):
+        if known and value is not None:
+            raise ValueError(f"{key}: {kind} is what its name says; the networks of our own have a {key}, as 'resnet'")
+    if stem is not None and kind not in RESNETS:
+        raise ValueError(f"stem: expected an encoder of {', '.join(RESNETS)}, got {kind!r}")
+    if not known:
+        options |= {"width": 32 if width is None else width, "blocks": 1 if blocks is None else blocks}
+    return options if stem is None else {**options, "stem": stem}
 
 
-def options_for(name: str, data: str, temperature: float | None = None, spatial: bool = True) -> dict[str, Any]:
-    """The arguments of a method on a data set that comes with the package: JSON values, kept in its checkpoint.
+def options_for(
+    name: str,
+    embedded: str | None,
+    temperature: float | None = None,
+    spatial: bool | None = None,
+    settings: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The arguments of a method: JSON values, kept in its checkpoint.
+
+    Those of ``settings`` (None: of the recipe for few images), where the data set comes with the package what suits it,
+    and above all what is given.
 
     Raises:
         ValueError: no such method, or one that has no temperature.
     """
-    kind, family = get(name), data.split("-")[0]
-    options: dict[str, Any] = {"spatial": spatial, **OPTIONS.get(family, {}).get(name, {})}
-    if temperature is None and name == "simclr":
-        temperature = TEMPERATURE.get(family, 0.1)
+    kind = get(name)
+    options: dict[str, Any] = {"spatial": True, **(recipe(name, 0).method if settings is None else settings)}
+    options |= OPTIONS.get(embedded or "", {}).get(name, {})
+    if name == "simclr" and embedded in TEMPERATURE:
+        options["temperature"] = TEMPERATURE[embedded]
+    if spatial is not None:
+        options["spatial"] = spatial
     if temperature is not None:
         if "temperature" not in inspect.signature(kind).parameters:
             raise ValueError(f"temperature: {name} has none")
@@ -102,21 +136,21 @@ def options_for(name: str, data: str, temperature: float | None = None, spatial:
 def build_method(
     name: str,
     encoder_options: dict[str, Any],
-    data: Images,
+    data: Source,
     seed: int,
     *,
     temperature: float | None = None,
-    spatial: bool = True,
-) -> Method:
+    spatial: bool | None = None,
+    settings: dict[str, Any] | None = None,
+) -> ImageMethod:
     """Returns a method with fresh weights drawn from ``seed``; None takes the temperature that suits method and data.
 
     Raises:
         ValueError: no such method, or one that has no temperature.
     """
     kind: Any = get(name)
-    options = options_for(name, data.name, temperature, spatial)
+    options = options_for(name, data.embedded, temperature, spatial, settings)
     torch.manual_seed(seed)
-    texts = {"texts": data.names} if kind.uses_texts else {}
     encoder = build_encoder(encoder_options)
-    method: Method = kind(encoder, views_for(name, data.name, encoder.size), **options, **texts)
+    method: ImageMethod = kind(encoder, views_for(name, data.embedded, encoder.size), **options)
     return method

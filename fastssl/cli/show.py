@@ -1,65 +1,101 @@
-"""What the commands show: live progress and tables."""
+"""What the commands show: messages, live progress and tables. Brackets in paths and messages are what they are."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-console = Console()
+console = Console(markup=False, highlight=False)
+PLAIN_SECONDS = 30  # between lines, where there is no terminal
 
 
-def run_pretraining(
-    model: Any,
-    images: Any,
-    options: Any,
-    out: Path,
-    encoder_options: dict[str, Any],
-    resume: bool,
-    method_options: dict[str, Any] | None = None,
-) -> None:
-    """Pretrains with a live line of progress; Ctrl-C leaves a checkpoint."""
+def say(text: str, style: str = "") -> None:
+    """A message on one line, however wide the terminal is."""
+    console.print(Text(text, style), soft_wrap=True)
+
+
+class _Plain:
+    """Lines for a file or a job's log: the first step, one every half minute, the last."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.last = name, -PLAIN_SECONDS - 1.0
+
+    def __call__(self, p: Any) -> None:
+        now = time.monotonic()
+        if now - self.last < PLAIN_SECONDS and p.step != p.total_steps:
+            return
+        self.last = now
+        total = p.total_steps if p.epochs else "?"
+        left = f", {p.seconds_left / 60:.1f} minutes left" if p.epochs else ""
+        say(
+            f"{self.name}: step {p.step}/{total}, loss {p.loss:.3f}, {p.images_per_second:.0f} images/s, "
+            f"{100 * p.waiting:.0f} % waiting for data{_probed(p)}{left}"
+        )
+
+
+def _probed(p: Any) -> str:
+    return "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Any]:
+    """A function that shows where a run stands: a live line on a terminal, else plain ones."""
+    if not (console.is_terminal or console.is_jupyter):
+        yield _Plain(name)
+        return
     from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from fastssl.train import pretrain as train
-
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.completed}/{task.total} steps"),
         TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:.0f} images/s"),
+        TextColumn("{task.fields[rate]:.0f} images/s{task.fields[probed]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(images.name, total=None, loss=float("nan"), rate=0.0)
+        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0, probed="")
 
         def show(p: Any) -> None:
-            progress.update(
-                task, completed=p.step, total=p.total_steps if p.epochs else None, loss=p.loss, rate=p.images_per_second
-            )
+            total = p.total_steps if p.epochs else None
+            more = {"loss": p.loss, "rate": p.images_per_second, "probed": _probed(p)}
+            progress.update(task, completed=p.step, total=total, **more)
 
-        try:
-            train(
-                model,
-                images,
-                options,
-                out=out,
-                encoder_options=encoder_options,
-                method_options=method_options,
-                resume=resume,
-                on_step=show,
-            )
-        except KeyboardInterrupt:
-            console.print(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
-            raise
+        yield show
+
+
+def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
+    """Pretrains and shows how far it is; Ctrl-C leaves a checkpoint. ``more``: arguments of ``pretrain``."""
+    from fastssl.train import pretrain
+
+    try:
+        with _progress(source.name) as show:
+            pretrain(model, source, options, out=out, on_step=show, **more)
+    except KeyboardInterrupt:
+        say(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
+        raise
+
+
+def describe_source(source: Any) -> str:
+    """One line: items, classes, what was left out."""
+    parts = [f"{source.name}: {len(source):,} items"]
+    if len(source.classes):
+        parts.append(f"{len(source.classes)} classes")
+    left = ", ".join(f"{count:,} {why}" for why, count in source.skipped.items())
+    return ", ".join(parts) + (f" (left out: {left})" if left else "")
 
 
 def print_measures(table: dict[str, Any]) -> None:
+    """Rows of measures, a column an encoder."""
     rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith("_std")]
     columns = list(dict.fromkeys(c for r in rows for c in table[r]))
     shown = Table("", *columns)

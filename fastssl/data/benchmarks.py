@@ -1,7 +1,7 @@
 """The data sets of the transfer tables, read as they are unpacked from their authors' archives.
 
 Kornblith, Shlens and Le, Do Better ImageNet Models Transfer Better?, 2019, table 1, whose metrics SimCLR and later
-papers follow. Every reader takes the folder and a size in pixels, and returns the training and the test part.
+papers follow. Every reader takes the folder and returns the training and the test part.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fastssl.data.decode import image_files
-from fastssl.data.folder import FolderImages
-from fastssl.data.images import Images
+from fastssl.data.arrays import ArraySource
+from fastssl.data.files import FileSource, folder
+from fastssl.data.source import Source
 
-Pair = tuple[Images, Images]
+Pair = tuple[Source, Source]
 Listed = Iterable[tuple[Path, str]]
 
 
@@ -25,7 +25,7 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in path.read_text().splitlines() if line.strip()]
 
 
-def _pair(name: str, size: int, train: Listed, test: Listed) -> Pair:
+def _pair(name: str, train: Listed, test: Listed) -> Pair:
     """(path, class) of both parts to image sets with the same classes."""
     parts = [list(train), list(test)]
     classes = sorted({c for part in parts for _, c in part})
@@ -38,15 +38,15 @@ def _pair(name: str, size: int, train: Listed, test: Listed) -> Pair:
         if missing is not None:
             raise ValueError(f"name: {name} lists {str(missing)!r}, which is not there")
         labels = np.array([number[c] for _, c in part])
-        sets.append(FolderImages([path for path, _ in part], labels, classes, name, size))
+        sets.append(FileSource([str(path) for path, _ in part], labels, classes, name))
     return sets[0], sets[1]
 
 
-def food_101(root: Path, size: int) -> Pair:
+def food_101(root: Path) -> Pair:
     def part(name: str) -> Listed:
         return ((root / "images" / f"{line}.jpg", line.split("/")[0]) for line in _lines(root / "meta" / f"{name}.txt"))
 
-    return _pair("food-101", size, part("train"), part("test"))
+    return _pair("food-101", part("train"), part("test"))
 
 
 def _binary(path: Path, record: int) -> np.ndarray:
@@ -64,30 +64,30 @@ def _cifar(root: Path, name: str, files: tuple[list[str], list[str]], skip: int,
     for part in files:
         rows = np.concatenate([_binary(root / file, skip + 3072) for file in part])
         images = rows[:, skip:].reshape(-1, 1, 3, 32, 32).transpose(0, 1, 3, 4, 2)
-        sets.append(Images(np.ascontiguousarray(images), rows[:, skip - 1], classes, name))
+        sets.append(ArraySource(np.ascontiguousarray(images), rows[:, skip - 1], classes, name))
     return sets[0], sets[1]
 
 
-def cifar_10(root: Path, size: int) -> Pair:
+def cifar_10(root: Path) -> Pair:
     files = [f"data_batch_{k}.bin" for k in range(1, 6)], ["test_batch.bin"]
     return _cifar(root, "cifar-10", files, 1, "batches.meta.txt")
 
 
-def cifar_100(root: Path, size: int) -> Pair:
+def cifar_100(root: Path) -> Pair:
     return _cifar(root, "cifar-100", (["train.bin"], ["test.bin"]), 2, "fine_label_names.txt")
 
 
-def stl_10(root: Path, size: int) -> Pair:
+def stl_10(root: Path) -> Pair:
     classes, sets = _lines(root / "class_names.txt"), []
     for part in ("train", "test"):
         rows = _binary(root / f"{part}_X.bin", 3 * 96 * 96)
         labels = _binary(root / f"{part}_y.bin", 1)[:, 0].astype(np.int64) - 1  # they count from 1
         images = rows.reshape(-1, 1, 3, 96, 96).transpose(0, 1, 4, 3, 2)  # columns come first
-        sets.append(Images(np.ascontiguousarray(images), labels, classes, "stl-10"))
+        sets.append(ArraySource(np.ascontiguousarray(images), labels, classes, "stl-10"))
     return sets[0], sets[1]
 
 
-def birdsnap(root: Path, size: int) -> Pair:
+def birdsnap(root: Path) -> Pair:
     test = set(_lines(root / "test_images.txt")[1:])
     listed = [line.split("\t") for line in _lines(root / "images.txt")[1:]]
     every = [(fields[-1], Path(fields[-1]).parent.name) for fields in listed]
@@ -95,10 +95,10 @@ def birdsnap(root: Path, size: int) -> Pair:
     def part(wanted: bool) -> Listed:
         return ((root / "images" / path, c) for path, c in every if (path in test) == wanted)
 
-    return _pair("birdsnap", size, part(False), part(True))
+    return _pair("birdsnap", part(False), part(True))
 
 
-def sun_397(root: Path, size: int) -> Pair:
+def sun_397(root: Path) -> Pair:
     """The first of the ten partitions."""
 
     def part(name: str) -> Listed:
@@ -106,10 +106,10 @@ def sun_397(root: Path, size: int) -> Pair:
             relative = line.lstrip("/")
             yield root / relative, str(Path(relative).parent)
 
-    return _pair("sun-397", size, part("Training"), part("Testing"))
+    return _pair("sun-397", part("Training"), part("Testing"))
 
 
-def cars(root: Path, size: int) -> Pair:
+def cars(root: Path) -> Pair:
     from scipy.io import loadmat
 
     if not (root / "cars_annos.mat").is_file():
@@ -122,10 +122,10 @@ def cars(root: Path, size: int) -> Pair:
             if int(row["test"]) == test:
                 yield root / str(row["relative_im_path"]), names[int(row["class"]) - 1]
 
-    return _pair("cars", size, part(0), part(1))
+    return _pair("cars", part(0), part(1))
 
 
-def aircraft(root: Path, size: int) -> Pair:
+def aircraft(root: Path) -> Pair:
     data = root / "data" if (root / "data").is_dir() else root
 
     def part(*names: str) -> Listed:
@@ -134,7 +134,7 @@ def aircraft(root: Path, size: int) -> Pair:
                 number, _, variant = line.partition(" ")
                 yield data / "images" / f"{number}.jpg", variant
 
-    return _pair("aircraft", size, part("train", "val"), part("test"))
+    return _pair("aircraft", part("train", "val"), part("test"))
 
 
 VOC_CLASSES = (
@@ -143,7 +143,7 @@ VOC_CLASSES = (
 )  # fmt: skip
 
 
-def voc_2007(root: Path, size: int) -> Pair:
+def voc_2007(root: Path) -> Pair:
     """Several classes an image: labels [N, 20] of -1, 0 (difficult) and 1."""
     sets = []
     for name in ("trainval", "test"):
@@ -155,12 +155,12 @@ def voc_2007(root: Path, size: int) -> Pair:
                 raise ValueError(f"name: {c}_{name}.txt lists other images than {VOC_CLASSES[0]}_{name}.txt")
             ids = [p[0] for p in pairs]
             columns.append([int(p[1]) for p in pairs])
-        paths = [root / "JPEGImages" / f"{number}.jpg" for number in ids]
-        sets.append(FolderImages(paths, np.array(columns).T, list(VOC_CLASSES), "voc-2007", size))
+        paths = [str(root / "JPEGImages" / f"{number}.jpg") for number in ids]
+        sets.append(FileSource(paths, np.array(columns).T, list(VOC_CLASSES), "voc-2007"))
     return sets[0], sets[1]
 
 
-def dtd(root: Path, size: int) -> Pair:
+def dtd(root: Path) -> Pair:
     """The first of the ten splits."""
 
     def part(*names: str) -> Listed:
@@ -168,35 +168,36 @@ def dtd(root: Path, size: int) -> Pair:
             for line in _lines(root / "labels" / f"{name}1.txt"):
                 yield root / "images" / line, line.split("/")[0]
 
-    return _pair("dtd", size, part("train", "val"), part("test"))
+    return _pair("dtd", part("train", "val"), part("test"))
 
 
-def pets(root: Path, size: int) -> Pair:
+def pets(root: Path) -> Pair:
     def part(name: str) -> Listed:
         for line in _lines(root / "annotations" / f"{name}.txt"):
             image = line.split()[0]
             yield root / "images" / f"{image}.jpg", image.rsplit("_", 1)[0]
 
-    return _pair("pets", size, part("trainval"), part("test"))
+    return _pair("pets", part("trainval"), part("test"))
 
 
-def caltech_101(root: Path, size: int) -> Pair:
+def caltech_101(root: Path) -> Pair:
     """Thirty images of each class, drawn at random, train; the others test. Without the class of backgrounds."""
-    folder = root / "101_ObjectCategories"
-    paths, labels, classes = image_files(folder if folder.is_dir() else root)
+    inner = root / "101_ObjectCategories"
+    every = folder(inner if inner.is_dir() else root)
+    labels = every.labels if every.labels is not None else np.zeros(len(every))
     rng = np.random.default_rng(0)
     train: list[tuple[Path, str]] = []
     test: list[tuple[Path, str]] = []
-    for number, name in enumerate(classes):
+    for number, name in enumerate(every.classes):
         if name == "BACKGROUND_Google":
             continue
-        rows = rng.permutation(np.flatnonzero(np.asarray(labels) == number))
-        train += [(paths[r], name) for r in rows[:30]]
-        test += [(paths[r], name) for r in rows[30:]]
-    return _pair("caltech-101", size, train, test)
+        rows = rng.permutation(np.flatnonzero(labels == number))
+        train += [(Path(every.path(r)), name) for r in rows[:30]]
+        test += [(Path(every.path(r)), name) for r in rows[30:]]
+    return _pair("caltech-101", train, test)
 
 
-def flowers(root: Path, size: int) -> Pair:
+def flowers(root: Path) -> Pair:
     from scipy.io import loadmat
 
     for file in ("imagelabels.mat", "setid.mat"):
@@ -210,20 +211,22 @@ def flowers(root: Path, size: int) -> Pair:
             for number in np.atleast_1d(ids[key]):
                 yield root / "jpg" / f"image_{number:05d}.jpg", f"{int(labels[number - 1]):03d}"
 
-    return _pair("flowers", size, part("trnid", "valid"), part("tstid"))
+    return _pair("flowers", part("trnid", "valid"), part("tstid"))
 
 
-def imagenet(root: Path, size: int) -> Pair:
+def imagenet(root: Path) -> Pair:
     """Folders ``train`` and ``val`` with one folder a class."""
 
     def part(name: str) -> Listed:
-        paths, labels, classes = image_files(root / name)
-        return ((path, classes[label]) for path, label in zip(paths, labels))
+        found = folder(root / name)
+        if found.labels is None:
+            raise ValueError(f"name: expected one folder a class in {str(root / name)!r}, got none")
+        return ((Path(found.path(k)), found.classes[label]) for k, label in enumerate(found.labels))
 
-    return _pair("imagenet", size, part("train"), part("val"))
+    return _pair("imagenet", part("train"), part("val"))
 
 
-READERS: dict[str, Callable[[Path, int], Pair]] = {
+READERS: dict[str, Callable[[Path], Pair]] = {
     "food-101": food_101,
     "cifar-10": cifar_10,
     "cifar-100": cifar_100,
@@ -246,3 +249,14 @@ METRICS = {
     "flowers": "mean per class",
     "voc-2007": "11-point mAP",
 }
+
+
+def read(name: str, root: str | Path) -> Pair:
+    """The training and the test part of a data set, by its name in :data:`READERS` and its folder.
+
+    Raises:
+        ValueError: no such folder, or one without what its structure promises.
+    """
+    if not Path(root).is_dir():
+        raise ValueError(f"data: expected a folder after {name}:, got {str(root)!r}")
+    return READERS[name](Path(root))

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
+from fastssl.augment.images import CHANNELS
 from fastssl.data.pillow_memory import shared_pixels
+from fastssl.data.source import Reduction
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 100_000_000
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"}
+ORIENTATION = 0x0112  # of EXIF
 
 
 class ImageError(ValueError):
@@ -57,38 +60,133 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     return image
 
 
-def to_array(image: Image.Image, name: str, *, shared: bool = False) -> np.ndarray:
-    """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones. Alpha is left out, palettes become
-    colours, 16 bits become 8, of an animation the first frame is taken; the EXIF orientation is not applied.
+def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation: bool = True) -> np.ndarray:
+    """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones.
 
-    ``shared``: colours may come as [H, W, 4] in Pillow's own memory, without a copy."""
+    Alpha is left out, palettes and CMYK become colours, of an animation the first frame is taken. Integers of more
+    than 8 bits are shifted to 8, by the fewest of 0, 4 and 8 bits that the largest value needs: 12 bits in a file of
+    16 keep all of their levels that 8 bits can show. Floats in [0, 1] become 0 to 255, larger ones as integers do.
+
+    Args:
+        image: of Pillow.
+        name: what errors call it.
+        shared: colours may come as [H, W, 4] in Pillow's own memory, without a copy.
+        orientation: turn and mirror the image as EXIF says, as cameras mean it. torchvision's ImageFolder does not.
+
+    Raises:
+        ImageError: a damaged image, or numbers that are no colours (negative, not finite).
+    """
     from PIL import Image as Pillow
 
     try:
-        if image.mode.startswith("I"):
-            values = np.asarray(image)
-            shift = 8 if image.mode.startswith("I;16") or values.max(initial=0) > 255 else 0
-            return (values >> shift).clip(0, 255).astype(np.uint8)[:, :, None]
+        if image.mode.startswith(("I", "F")):
+            return _turned(_eight_bits(np.asarray(image), name)[:, :, None], image, orientation)
         if image.mode not in ("L", "RGB"):
-            image = image.convert("RGB")
+            image.load()
+            image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
         if shared:
             image.load()
             pixels = shared_pixels(image)
             if pixels is not None:
-                return pixels
+                return _turned(pixels, image, orientation)
         array = np.asarray(image)
+    except ImageError:
+        raise
     except (Pillow.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
-    return array[:, :, None] if array.ndim == 2 else array
+    return _turned(array[:, :, None] if array.ndim == 2 else array, image, orientation)
 
 
-def read_image(source: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
+    """Integers or floats of any range to uint8."""
+    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+        raise ImageError(f"{name}: expected finite values >= 0, got {values.min()} to {values.max()}")
+    largest = float(values.max(initial=0))
+    if values.dtype.kind == "f" and largest <= 1:
+        return (values * 255).round().astype(np.uint8)
+    if largest >= 2**16:
+        raise ImageError(f"{name}: expected values of at most 16 bits, got up to {largest:g}")
+    bits = next(b for b in (8, 12, 16) if largest < 2**b)
+    return (values.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+
+
+def orientation_of(image: Image.Image) -> int:
+    """How an image should be turned: 1 to 8 as EXIF counts, 1 where it does not say."""
+    if "exif" not in image.info:
+        return 1
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+    except _DAMAGED:  # what cannot be understood does not turn anything
+        return 1
+    return int(found) if found in range(1, 9) else 1
+
+
+def _turned(pixels: np.ndarray, image: Image.Image, orientation: bool) -> np.ndarray:
+    number = orientation_of(image) if orientation else 1
+    if number == 1:
+        return pixels
+    if number >= 5:
+        pixels = pixels.transpose(1, 0, 2)
+    if number in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if number in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
+
+
+def as_pixels(image: Any, name: str) -> np.ndarray:
+    """An array, tensor or Pillow image, or a whole array of them, as uint8 [..., H, W, C].
+
+    Channels may come first or last, or not at all (grey); floats in [0, 1] become 0 to 255.
+
+    Raises:
+        TypeError: what is no image.
+        ValueError: other shapes, or floats outside of [0, 1].
+    """
+    if hasattr(image, "convert") and hasattr(image, "mode"):
+        return to_array(image, name, orientation=False)
+    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name}: expected an array, a tensor or a Pillow image, got {type(image).__name__}")
+    if array.dtype.kind == "f":
+        low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"{name}: expected floats in [0, 1], or uint8, got {low:g} to {high:g}")
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    if array.dtype != np.uint8:
+        raise TypeError(f"{name}: expected uint8, or floats in [0, 1], got {array.dtype}")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim < 3 or 0 in array.shape[-3:]:
+        raise ValueError(f"{name}: expected [H, W, C], [C, H, W] or [H, W], got shape {array.shape}")
+    if array.shape[-1] not in CHANNELS:
+        if array.shape[-3] not in CHANNELS:
+            raise ValueError(f"{name}: expected 1, 3 or 4 channels, first or last, got shape {array.shape}")
+        array = np.ascontiguousarray(np.moveaxis(array, -3, -1))
+    return array
+
+
+def read_image(
+    source: str | Path | bytes,
+    *,
+    name: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    orientation: bool = True,
+    reduce: Reduction | None = None,
+    shared: bool = False,
+) -> np.ndarray:
     """Reads a JPEG, PNG, WebP, ... file: uint8 [H, W, 3], or [H, W, 1] for grey ones (see :func:`to_array`).
 
     Args:
         source: a path, or the bytes of a file.
         name: what errors call it; None: the path.
         max_pixels: larger images are refused before they are decoded.
+        orientation: turn the image as EXIF says.
+        reduce: asked, with (height, width), by which of 1, 2, 4 and 8 a JPEG may be smaller: its decoder makes fewer
+            pixels for less work.
+        shared: colours may come as [H, W, 4], without a copy.
 
     Raises:
         ImageError: not an image, a truncated or damaged one, or one with too many pixels.
@@ -104,7 +202,13 @@ def read_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
     """
     name = name or _name_of(source)
     with open_image(source, name=name, max_pixels=max_pixels) as image:
-        return to_array(image, name)
+        if reduce is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
+            width, height = image.size
+            turned = orientation and orientation_of(image) >= 5
+            scale = reduce((width, height) if turned else (height, width))
+            if scale > 1:
+                image.draft(image.mode, (width // scale, height // scale))
+        return to_array(image, name, shared=shared, orientation=orientation)
 
 
 def shrink(image: np.ndarray, size: int | None) -> np.ndarray:
@@ -126,30 +230,3 @@ def _name_of(source: str | Path | bytes) -> str:
 
 def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
-def image_files(root: str | Path) -> tuple[list[Path], np.ndarray, list[str]]:
-    """Returns the image files below ``root``, the number of each one's class, and the classes: its sub-folders.
-
-    Raises:
-        ValueError: no folder, or no images in it.
-    """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"path: expected a folder, got {str(root)!r}")
-    paths = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    if not paths:
-        raise ValueError(f"path: expected images ({', '.join(sorted(SUFFIXES))}) in {str(root)!r}, found none")
-    owners = [p.relative_to(root).parts[0] if p.parent != root else "." for p in paths]
-    classes = sorted(set(owners))
-    number = {name: k for k, name in enumerate(classes)}
-    return paths, np.array([number[owner] for owner in owners], dtype=np.int64), classes
-
-
-def draft(image: Any, scale: int) -> bool:
-    """Asks a JPEG decoder for 1 / ``scale`` of the pixels (2, 4 or 8), which it makes for less than the work."""
-    if scale == 1 or image.format != "JPEG" or image.mode not in ("RGB", "L"):
-        return False
-    width, height = image.size
-    image.draft(image.mode, (width // scale, height // scale))
-    return bool(image.size != (width, height))

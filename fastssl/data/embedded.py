@@ -7,14 +7,14 @@ from importlib.resources import files
 
 import numpy as np
 
-from fastssl.data.images import Images
+from fastssl.data.arrays import ArraySource
 
 VENDORS = ("google", "twitter")
 HELD_OUT = 374  # of 1,871
 _SPLIT_SEED = 20240
 
 
-def emoji(split: str = "all") -> Images:
+def emoji(split: str = "all") -> ArraySource:
     """1,871 emoji, each drawn by two vendors (Noto Emoji and Twemoji), 64 x 64, in 9 categories.
 
     Args:
@@ -39,7 +39,9 @@ def emoji(split: str = "all") -> Images:
         images = np.stack([packed[vendor] for vendor in VENDORS], axis=1)
         labels = packed["category"]
     text = json.loads((folder / "emoji64.json").read_text())
-    whole = Images(images, labels, text["category_names"], "emoji", text["short_names"])
+    names = text["short_names"]
+    whole = ArraySource(images, labels, text["category_names"], "emoji", names, texts=names)
+    whole.embedded = "emoji"
     if split == "all":
         return whole
     order = np.random.default_rng(_SPLIT_SEED).permutation(len(whole))
@@ -47,7 +49,7 @@ def emoji(split: str = "all") -> Images:
     return whole.subset(np.sort(chosen), f"emoji-{split}")
 
 
-def digits() -> Images:
+def digits() -> ArraySource:
     """1,797 handwritten digits of scikit-learn, 8 x 8 enlarged to 16 x 16, in 10 classes.
 
     Example:
@@ -66,4 +68,6 @@ def digits() -> Images:
     large = TF.interpolate(torch.from_numpy(small)[:, None], size=16, mode="bilinear", align_corners=False)
     pixels = large.round().to(torch.uint8).numpy()[:, 0]
     images = np.repeat(pixels[:, None, :, :, None], 3, axis=-1)
-    return Images(images, raw.target, [str(d) for d in range(10)], "digits")
+    source = ArraySource(images, raw.target, [str(d) for d in range(10)], "digits")
+    source.embedded = "digits"
+    return source

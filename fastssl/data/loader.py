@@ -1,174 +1,112 @@
-"""A loader that decodes and augments in threads: every core busy, a bounded number of batches ahead."""
+"""A loader that reads items and makes a method's examples in threads: a bounded number of batches ahead."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fastssl.augment import Augment, RandomResizedCrop, Views
-from fastssl.augment.images import read_images
-from fastssl.augment.program import Params
-from fastssl.data.decode import MAX_PIXELS, ImageError, draft, image_files, open_image, to_array
-from fastssl.data.packed import PackedError, PackedImages
+from fastssl.augment import Augment, Views
+from fastssl.data.batch import Batch, collate, map_tensors
+from fastssl.data.decode import MAX_PIXELS, ImageError
+from fastssl.data.opening import open
+from fastssl.data.packed import PackedError
+from fastssl.data.shards import ShardError
+from fastssl.data.source import Item, Source
+from fastssl.data.threads import background_pool
+from fastssl.data.views import AugmentExamples
 
-
-def epoch_order(items: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of the items in an epoch, the same for any number of processes."""
-    return np.random.default_rng([seed, epoch]).permutation(items)
-
-
-class Batch(NamedTuple):
-    """What a loader gives: the views, one tensor each, the labels, and which images they are of."""
-
-    views: list[Tensor]
-    labels: Tensor
-    ids: Tensor
+CHUNK = 16  # items of a batch that a thread makes examples of at a time
 
 
-class Source(Protocol):
-    """Images by number. ``read`` may be called from several threads at once."""
+class Examples(Protocol):
+    """What turns items into rows of a batch: a :class:`fastssl.methods.Method`, or views alone.
 
-    classes: list[str]
+    Both functions depend on their arguments alone, so that threads may cut a batch anywhere.
+    """
 
-    @property
-    def labels(self) -> np.ndarray: ...
+    def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Any:
+        """Rows of a batch: a named tuple of tensors, and of lists of tensors."""
+        ...
 
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Any: ...
-
-
-@dataclass
-class ImageFiles:
-    """Files, decoded when they are needed."""
-
-    paths: Sequence[Path]
-    labels: np.ndarray
-    classes: list[str]
-    max_pixels: int = MAX_PIXELS
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> np.ndarray:
-        with self.open(index) as image:
-            return to_array(image, str(self.paths[index]))
-
-    def open(self, index: int) -> Any:
-        return open_image(self.paths[index], max_pixels=self.max_pixels)
+    def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
+        """By how much (1, 2, 4 or 8) an image of that size may be smaller for the examples of an item."""
+        ...
 
 
-@dataclass
-class Arrays:
-    """Images in memory: one array [N, H, W, C], or a list of images."""
-
-    images: Any
-    labels: np.ndarray
-    classes: list[str]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, index: int) -> Any:
-        return self.images[index]
+def epoch_order(items: int, seed: int, epoch: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """The items of an epoch, the same for any number of processes: each once, or drawn by their weights."""
+    if weights is None:
+        return np.random.default_rng([seed, epoch]).permutation(items)
+    return np.random.default_rng([seed, epoch, 3]).choice(items, items, p=weights / weights.sum())
 
 
-class Items:
-    """A data set of (image, label) items, as torchvision's; labels come with the images."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-        self.labels = np.zeros(len(dataset), dtype=np.int64)
-        self.classes: list[str] = list(getattr(dataset, "classes", []))
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def read(self, index: int) -> Any:
-        image, label = self.dataset[index]
-        self.labels[index] = int(label)
-        return image
-
-
-def source_of(data: Any, labels: Any = None, max_pixels: int = MAX_PIXELS) -> Source:
-    """Finds out what ``data`` is: a folder, a packed file, a list of files, images, or a data set."""
-    if isinstance(data, (str, Path)):
-        if Path(data).is_dir():
-            paths, numbers, classes = image_files(data)
-            return ImageFiles(paths, _labels(labels, len(paths), numbers), classes, max_pixels)
-        return PackedImages(data)
-    if isinstance(data, (ImageFiles, Arrays, Items, PackedImages)):
-        return data
-    if isinstance(data, (list, tuple)) and data and all(isinstance(item, (str, Path)) for item in data):
-        return ImageFiles([Path(p) for p in data], _labels(labels, len(data)), [], max_pixels)
-    if isinstance(data, (list, tuple, np.ndarray, Tensor)):
-        if isinstance(data, (np.ndarray, Tensor)) and data.ndim != 4:
-            raise ValueError(f"data: expected images [N, H, W, C] or [N, C, H, W], got shape {tuple(data.shape)}")
-        return Arrays(data, _labels(labels, len(data)), [])
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
-        if labels is not None:
-            raise ValueError("labels: a data set brings its own")
-        return Items(data)
-    got = type(data).__name__
-    raise TypeError(f"data: expected a folder, a packed file, files, images or a data set of (image, label), got {got}")
-
-
-def _labels(given: Any, count: int, default: np.ndarray | None = None) -> np.ndarray:
-    if given is None:
-        return np.zeros(count, dtype=np.int64) if default is None else default
-    array = np.asarray(given)
-    if array.shape != (count,) or array.dtype.kind not in "iu":
-        raise ValueError(f"labels: expected {count} integers, got {array.dtype} of shape {array.shape}")
-    return array.astype(np.int64)
-
-
-@dataclass
 class _Pending:
-    ids: np.ndarray
-    views: list[Tensor]
-    chunks: list[Future[list[tuple[int, str]]]]
+    """A batch of which chunks are being made; whoever makes the last of them puts them together."""
+
+    def __init__(self, chunks: int, pin_memory: bool) -> None:
+        self.parts: list[Any] = [None] * chunks
+        self.failed: list[tuple[int, str]] = []
+        self.result: Future[Any] = Future()
+        self._left, self._pin, self._lock = chunks, pin_memory, threading.Lock()
+
+    def done(self, chunk: int, part: Any, failed: list[tuple[int, str]]) -> None:
+        with self._lock:
+            self.parts[chunk] = part
+            self.failed += failed
+            self._left -= 1
+            last = self._left == 0 and not self.result.done()
+        if last:
+            made = [part for part in self.parts if part is not None]
+            batch: Any = collate(made) if made else None
+            self.parts = []
+            self.result.set_result(map_tensors(lambda t: t.pin_memory(), batch) if self._pin and made else batch)
+
+    def broken(self, error: BaseException) -> None:
+        with self._lock:
+            if not self.result.done():
+                self.result.set_exception(error)
 
 
 class Loader:
-    """Batches of views from a folder, a packed file, arrays or a data set.
+    """Batches of examples from any source.
 
-    Threads decode and augment: the decoders and the kernels leave Python's lock. At most ``prefetch`` batches wait to
-    be taken. What is drawn depends on (seed, epoch, image, view) alone, not on threads, batches or processes.
+    Threads read, decode and augment, while the encoder computes: the decoders and the kernels leave Python's lock. At
+    most ``prefetch`` batches wait to be taken. What is drawn depends on (seed, epoch, item, view) alone, not on
+    threads, batches or processes.
 
     Args:
-        data: a folder of images (sub-folders are classes), a packed file (:func:`fastssl.data.pack`), a list of
-            files, images (an array, a tensor or a list), or a map-style data set of (image, label).
-        augment: :class:`fastssl.augment.Views`, or an ``Augment`` for one view.
-        batch_size: images a batch, over all processes.
-        labels: one integer an image, where ``data`` brings none.
+        data: what :func:`fastssl.data.open` takes.
+        examples: a :class:`fastssl.methods.Method`, which makes its own examples; or :class:`fastssl.augment.Views`, or
+            an ``Augment`` for one view.
+        batch_size: items a batch, over all processes.
+        labels: one integer an item, where ``data`` brings none.
         shuffle: a new order every epoch.
-        drop_last: leave out the last batch where it is smaller.
+        drop_last: leave out the last batch where it is smaller. Else, over several processes, it is filled up with
+            the first items of the epoch until every process has the same number of rows.
         seed: of order and views.
         workers: threads; None: as many as torch uses.
         prefetch: batches that are made ahead.
         on_error: "raise", or "skip" images that cannot be read: they are counted in ``skipped``.
         draft: let JPEG decoders make 1/2, 1/4 or 1/8 of the pixels where a view needs no more (``RandomResizedCrop``
-            alone; views differ by less than a pixel of the smaller image).
+            alone; views differ by less than a pixel of the smaller image). False: views of every pixel of the file.
         max_pixels: larger images are refused before they are decoded.
+        orientation: turn images as EXIF says.
         pin_memory: batches in page-locked memory, for copies to a GPU.
         rank: of this process.
         world_size: processes; each takes its share of every batch.
 
     ``for batch in loader`` is one epoch, and the next ``for`` the next one; ``set_epoch`` chooses. ``skipped`` is a
-    list of (image, reason).
+    list of (item, reason).
 
     Raises:
-        ImageError, PackedError: an image that cannot be read, with ``on_error="raise"``; or with "skip" when no image
-            of a batch could be read.
+        ImageError, PackedError, ShardError: an image that cannot be read, with ``on_error="raise"``; or with "skip"
+            when no image of a batch could be read.
         ValueError: wrong options.
 
     Example:
@@ -184,7 +122,7 @@ class Loader:
     def __init__(
         self,
         data: Any,
-        augment: Views | Augment,
+        examples: Examples | Views | Augment,
         batch_size: int,
         *,
         labels: Any = None,
@@ -196,6 +134,7 @@ class Loader:
         on_error: str = "raise",
         draft: bool = True,
         max_pixels: int = MAX_PIXELS,
+        orientation: bool = True,
         pin_memory: bool = False,
         rank: int = 0,
         world_size: int = 1,
@@ -217,23 +156,24 @@ class Loader:
             raise ValueError(f"batch_size: expected a multiple of world_size = {world_size}, got {batch_size}")
         if on_error not in ("raise", "skip"):
             raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
-        if isinstance(augment, Augment):
-            augment = Views([augment])
-        if not isinstance(augment, Views):
-            raise TypeError(f"augment: expected Views or Augment, got {type(augment).__name__}")
-        self.source = source_of(data, labels, max_pixels)
+        if isinstance(examples, (Views, Augment)):
+            examples = AugmentExamples(examples)
+        if not hasattr(examples, "examples"):
+            raise TypeError(f"examples: expected a method, Views or Augment, got {type(examples).__name__}")
+        self.source: Source = open(data, labels=labels, max_pixels=max_pixels, orientation=orientation)
         if len(self.source) == 0:
             raise ValueError("data: expected at least one image")
-        self.augment, self.batch_size, self.shuffle, self.drop_last = augment, batch_size, shuffle, drop_last
+        self.examples, self.batch_size, self.shuffle, self.drop_last = examples, batch_size, shuffle, drop_last
         self.seed, self.workers, self.prefetch, self.on_error = int(seed), workers, prefetch, on_error
         self.draft, self.pin_memory, self.rank, self.world_size = draft, pin_memory, rank, world_size
+        self.weights: np.ndarray | None = None  # how often each item should be seen, relative to the others
         self.epoch, self._start = 0, 0
         self.skipped: list[tuple[int, str]] = []
         if len(self) == 0:
             raise ValueError(f"batch_size: {batch_size} is more than the {len(self.source)} images there are")
 
     @property
-    def classes(self) -> list[str]:
+    def classes(self) -> Sequence[str]:
         """The names of the classes, where the data has them."""
         return self.source.classes
 
@@ -249,26 +189,25 @@ class Loader:
         self.epoch, self._start = int(epoch), int(batch)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The images in the order of an epoch, the same for any number of processes."""
+        """The items in the order of an epoch, the same for any number of processes."""
         n = len(self.source)
-        return epoch_order(n, self.seed, epoch) if self.shuffle else np.arange(n)
+        return epoch_order(n, self.seed, epoch, self.weights) if self.shuffle else np.arange(n)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[Any]:
         epoch, start = self.epoch, self._start
         self.epoch, self._start = epoch + 1, 0
-        return self._run(epoch, start)
+        return self.run(epoch, start)
 
-    def _run(self, epoch: int, start: int) -> Iterator[Batch]:
-        order = self.order(epoch)
+    def run(self, epoch: int, batch: int = 0, epochs: int = 1) -> Iterator[Any]:
+        """The batches of ``epochs`` epochs without a break between them, from ``batch`` of epoch ``epoch`` on."""
         workers = self.workers or torch.get_num_threads()
-        pool = ThreadPoolExecutor(workers, thread_name_prefix="fastssl-loader")
-        stop = threading.Event()
+        pool, stop = background_pool(workers), threading.Event()
         pending: deque[_Pending] = deque()
         try:
-            upcoming = iter(range(start, len(self)))
+            upcoming = self._shares(epoch, batch, epochs)
             while True:
-                while len(pending) <= self.prefetch and (k := next(upcoming, None)) is not None:
-                    pending.append(self._submit(pool, stop, order, epoch, k, workers))
+                while len(pending) <= self.prefetch and (share := next(upcoming, None)) is not None:
+                    pending.append(self._submit(pool, stop, *share))
                 if not pending:
                     return
                 yield self._finish(pending.popleft())
@@ -276,89 +215,59 @@ class Loader:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _submit(
-        self, pool: ThreadPoolExecutor, stop: threading.Event, order: np.ndarray, epoch: int, k: int, workers: int
-    ) -> _Pending:
-        ids = order[k * self.batch_size : (k + 1) * self.batch_size]
-        share = -(-len(ids) // self.world_size)
-        ids = ids[self.rank * share : (self.rank + 1) * share]
-        views = [program.empty(len(ids)) for program in self.augment.programs]
-        size = max(1, min(16, len(ids) // (2 * workers)))
-        chunks = [
-            pool.submit(self._work, stop, ids[row : row + size], row, views, epoch) for row in range(0, len(ids), size)
-        ]
-        return _Pending(ids, views, chunks)
+    def _shares(self, first: int, start: int, epochs: int) -> Iterator[tuple[int, np.ndarray]]:
+        """This process's items of every batch: (epoch, ids)."""
+        for epoch in range(first, first + epochs):
+            order = self.order(epoch)
+            for k in range(start, len(self)):
+                ids = order[k * self.batch_size : (k + 1) * self.batch_size]
+                missing = -len(ids) % self.world_size
+                if missing:
+                    ids = np.concatenate([ids, np.resize(order, missing)])
+                yield epoch, np.split(ids, self.world_size)[self.rank]
+            start = 0
 
-    def _work(
-        self, stop: threading.Event, ids: np.ndarray, row: int, views: list[Tensor], epoch: int
-    ) -> list[tuple[int, str]]:
-        """Views of some images into their rows; returns the rows of those that could not be read, and why."""
+    def _submit(self, pool: ThreadPoolExecutor, stop: threading.Event, epoch: int, ids: np.ndarray) -> _Pending:
+        cuts = range(0, len(ids), CHUNK)
+        pending = _Pending(len(cuts), self.pin_memory)
+        for chunk, cut in enumerate(cuts):
+            pool.submit(self._work, stop, pending, chunk, ids[cut : cut + CHUNK], epoch)
+        return pending
+
+    def _work(self, stop: threading.Event, pending: _Pending, chunk: int, ids: np.ndarray, epoch: int) -> None:
+        if stop.is_set():
+            return
+        try:
+            pending.done(chunk, *self._chunk(ids, epoch))
+        except BaseException as error:
+            pending.broken(error)
+
+    def _chunk(self, ids: np.ndarray, epoch: int) -> tuple[Any, list[tuple[int, str]]]:
+        """Examples of some items; those that could not be read, and why."""
+        items, kept = [], []
         failed: list[tuple[int, str]] = []
-        for k, index in enumerate(ids):
-            if stop.is_set():
-                break
+        for index in ids.tolist():
             try:
-                self._one(int(index), row + k, views, epoch)
-            except (ImageError, PackedError, OSError) as error:
+                items.append(self.source.read(index, self._reduction(index, epoch) if self.draft else None))
+                kept.append(index)
+            except (ImageError, PackedError, ShardError, OSError) as error:
                 if self.on_error == "raise":
                     raise
-                failed.append((row + k, str(error)))
-        return failed
+                failed.append((index, str(error)))
+        if not items:
+            return None, failed
+        return self.examples.examples(items, self.seed, epoch, np.array(kept, dtype=np.int64)), failed
 
-    def _one(self, index: int, row: int, views: list[Tensor], epoch: int) -> None:
-        programs = self.augment.programs
-        if isinstance(self.source, ImageFiles):
-            with self.source.open(index) as image:
-                params = self._draw((image.height, image.width), index, epoch)
-                size = (image.height, image.width)
-                if self.draft and draft(image, _scale_of(programs, params)):
-                    params = _scaled(programs, params, size, (image.height, image.width))
-                batch = read_images([to_array(image, str(self.source.paths[index]), shared=True)])
-        else:
-            batch = read_images([self.source.read(index)])
-            params = self._draw(tuple(batch.sizes[0].tolist()), index, epoch)
-        for program, drawn, out in zip(programs, params, views):
-            program._make(batch, drawn, None, True, out[row : row + 1])
+    def _reduction(self, index: int, epoch: int) -> Callable[[tuple[int, int]], int]:
+        return lambda size: self.examples.reduction(size, self.seed, epoch, index)
 
-    def _draw(self, size: tuple[int, ...], index: int, epoch: int) -> list[Params]:
-        return self.augment.sample([size], seed=self.seed, epoch=epoch, ids=[index])
-
-    def _finish(self, batch: _Pending) -> Batch:
-        failed = [item for chunk in batch.chunks for item in chunk.result()]
-        ids, views = batch.ids, batch.views
-        if failed:
-            self.skipped += [(int(ids[row]), reason) for row, reason in failed]
-            kept = np.delete(np.arange(len(ids)), [row for row, _ in failed])
-            if len(kept) == 0:
-                raise ImageError(f"no image of a batch of {len(ids)} could be read; the first: {failed[0][1]}")
-            ids, views = ids[kept], [view[torch.from_numpy(kept)] for view in views]
-        if self.pin_memory:
-            views = [view.pin_memory() for view in views]
-        return Batch(views, torch.from_numpy(self.source.labels[ids]), torch.from_numpy(ids.copy()))
+    def _finish(self, pending: _Pending) -> Any:
+        batch = pending.result.result()
+        self.skipped += pending.failed
+        if batch is None:
+            count = len(pending.failed)
+            raise ImageError(f"no image of a batch of {count} could be read; the first: {pending.failed[0][1]}")
+        return batch
 
 
-def _scale_of(programs: Sequence[Augment], params: Sequence[Params]) -> int:
-    """The largest of 1, 2, 4, 8 by which an image may be smaller and no view has to be made larger for it."""
-    room = 8.0
-    for program, drawn in zip(programs, params):
-        if not isinstance(program.operations[0], RandomResizedCrop):
-            return 1
-        height, width = drawn.values[0, 2:4]
-        room = min(room, height / program.size[0], width / program.size[1])
-    return max(s for s in (1, 2, 4, 8) if s <= max(room, 1.0))
-
-
-def _scaled(
-    programs: Sequence[Augment], params: Sequence[Params], size: tuple[int, int], smaller: tuple[int, int]
-) -> list[Params]:
-    """The same boxes on a smaller image."""
-    result = []
-    for drawn in params:
-        values = drawn.values.copy()
-        for axis in (0, 1):
-            ratio = smaller[axis] / size[axis]
-            length = min(max(round(values[0, 2 + axis] * ratio), 1), smaller[axis])
-            values[0, 2 + axis] = length
-            values[0, axis] = min(round(values[0, axis] * ratio), smaller[axis] - length)
-        result.append(Params(values, drawn.columns))
-    return result
+__all__ = ["Batch", "Examples", "Loader", "epoch_order"]

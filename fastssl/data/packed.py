@@ -3,7 +3,7 @@
 8 bytes   magic
 pixels    the images one after the other, uint8
 table     a record an image (``RECORD``)
-header    JSON: version, count, checksum of the table, classes, name
+header    JSON: version, count, checksum of the table, classes, name; drawings of an item, names, texts where there are
 footer    where table and header begin, the header's checksum, magic (``FOOTER``)
 """
 
@@ -13,17 +13,22 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from fastssl.data.ahead import read_ahead
+from fastssl.data.decode import shrink
+from fastssl.data.source import Item, Reduction, Source, digest, in_range
 
 MAGIC = b"FSSLPAK1"
 VERSION = 1
 RECORD = np.dtype(
     [("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("channels", "<u4"), ("crc", "<u4"), ("label", "<i8")]
 )
+UNLABELLED = -1
 FOOTER = struct.Struct("<QQQI8s")  # table, header, length of the header, its checksum
 
 
@@ -38,6 +43,9 @@ def pack(
     labels: Sequence[int] | np.ndarray | None = None,
     classes: Sequence[str] = (),
     name: str | None = None,
+    names: Sequence[str] | None = None,
+    texts: Sequence[str | None] | None = None,
+    drawings: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes images into one packed file, under a temporary name until it is whole.
@@ -45,20 +53,23 @@ def pack(
     Args:
         images: uint8 [H, W, C] (C = 1, 3 or 4), read one by one.
         path: of the file.
-        labels: one integer an image; None: zeros.
+        labels: one integer an item; None: none.
         classes: their names.
         name: of the data; None: the file's.
+        names: one an item.
+        texts: one an item.
+        drawings: images that follow each other and are one item.
         progress: called with the number of images written so far.
 
     Raises:
-        ValueError: an image of another kind, or another number of labels than images.
+        ValueError: an image of another kind, or another number of labels, names or texts than items.
 
     Example:
         >>> import tempfile, numpy as np
         >>> from fastssl.data import PackedImages, pack
         >>> path = pack([np.full((4, 6, 3), k, np.uint8) for k in range(5)], tempfile.mkdtemp() + "/five.pack")
         >>> images = PackedImages(path)
-        >>> len(images), images.read(3).shape, int(images.read(3).max())
+        >>> len(images), images.read(3).images[0].shape, int(images.read(3).images[0].max())
         (5, (4, 6, 3), 3)
     """
     path = Path(path)
@@ -73,16 +84,20 @@ def pack(
                     raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
                 if image.shape[2] not in (1, 3, 4):
                     raise ValueError(f"images[{k}]: expected 1, 3 or 4 channels, got {image.shape[2]}")
-                if labels is not None and k >= len(labels):
+                if labels is not None and k >= len(labels) * drawings:
                     raise ValueError(f"labels: expected one an image, got {len(labels)} for more images")
                 pixels = np.ascontiguousarray(image).tobytes()
-                label = 0 if labels is None else int(labels[k])
+                label = UNLABELLED if labels is None else int(labels[k // drawings])
                 records.append((offset, *image.shape, zlib.crc32(pixels), label))
                 offset += file.write(pixels)
                 if progress is not None:
                     progress(k + 1)
-            if labels is not None and len(labels) != len(records):
-                raise ValueError(f"labels: expected {len(records)}, one an image, got {len(labels)}")
+            items, rest = divmod(len(records), drawings)
+            if rest:
+                raise ValueError(f"images: expected a multiple of {drawings}, got {len(records)}")
+            for key, given in (("labels", labels), ("names", names), ("texts", texts)):
+                if given is not None and len(given) != items:
+                    raise ValueError(f"{key}: expected {items}, one an item, got {len(given)}")
             table = np.array(records, dtype=RECORD).tobytes()
             header = {
                 "version": VERSION,
@@ -90,6 +105,9 @@ def pack(
                 "table_crc": zlib.crc32(table),
                 "classes": list(classes),
                 "name": name or path.stem,
+                "drawings": drawings,
+                **({} if names is None else {"names": list(names)}),
+                **({} if texts is None or not any(texts) else {"texts": list(texts)}),
             }
             text = json.dumps(header).encode()
             file.write(table)
@@ -103,7 +121,43 @@ def pack(
     return path
 
 
-class PackedImages:
+def pack_source(
+    source: Source, path: str | Path, *, size: int | None = None, progress: Callable[[int], None] | None = None
+) -> Path:
+    """Writes the images of a source into one packed file, with its labels, classes, names and texts.
+
+    Args:
+        source: of images, decoded by several threads.
+        path: of the file.
+        size: bring the shorter side to this many pixels where it is longer; None keeps the images.
+        progress: called with the number of images written so far.
+
+    Raises:
+        ValueError: no items, items without images, or of several numbers of them.
+        ImageError: an image that cannot be read.
+    """
+    drawings = len(source.read(0).images or ()) if len(source) else 0
+    if not drawings:
+        raise ValueError(f"data: expected items with images, got {source!r}")
+    labels: list[int] = []
+    names: list[str] = []
+    texts: list[str | None] = []
+
+    def images() -> Iterator[np.ndarray]:
+        for item in read_ahead(source):
+            if item.images is None or len(item.images) != drawings:
+                raise ValueError(f"data: expected {drawings} images an item, {item.name} has another number")
+            labels.append(UNLABELLED if item.label is None else item.label)
+            names.append(item.name or "")
+            texts.append(item.text)
+            for image in item.images:
+                yield shrink(np.ascontiguousarray(image[:, :, :3]), size)
+
+    options: dict[str, Any] = {"names": names, "texts": texts, "drawings": drawings, "progress": progress}
+    return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
+
+
+class PackedImages(Source):
     """The images of a packed file (see :func:`pack`), mapped into memory and read when they are needed.
 
     The header and the table are checked when the file is opened, each image's checksum when it is first read.
@@ -141,6 +195,11 @@ class PackedImages:
         self._check_records(table)
         self.classes: list[str] = about["classes"]
         self.name: str = about["name"]
+        self.drawings: int = about.get("drawings", 1)
+        self.names: list[str] | None = about.get("names")
+        self.texts: list[str | None] | None = about.get("texts")
+        labels = self.records["label"][:: self.drawings].astype(np.int32)
+        self.labels = labels if bool((labels != UNLABELLED).any()) else None
         self._verified = np.zeros(len(self.records), dtype=bool)
 
     def _parse(self, text: bytes) -> dict[str, Any]:
@@ -154,6 +213,12 @@ class PackedImages:
         kinds = {"count": int, "table_crc": int, "classes": list, "name": str}
         if not all(type(about.get(key)) is kind for key, kind in kinds.items()) or about["count"] < 0:
             raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
+        drawings = about.get("drawings", 1)
+        if type(drawings) is not int or drawings < 1 or about["count"] % drawings:
+            raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
+        for key in ("names", "texts"):
+            if key in about and len(about[key]) != about["count"] // drawings:
+                raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
         return dict(about)
 
     def _check_records(self, end: int) -> None:
@@ -166,27 +231,40 @@ class PackedImages:
             raise PackedError(f"{self.path}: damaged (image {bad} does not lie within the file)")
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.records) // self.drawings
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        first = in_range(index, len(self)) * self.drawings
+        return Item(
+            images=tuple(self.image(first + k) for k in range(self.drawings)),
+            label=None if self.labels is None else int(self.labels[index]),
+            text=None if self.texts is None else self.texts[index],
+            name=self.name_of(index),
+        )
+
+    def name_of(self, index: int) -> str:
+        return f"image {index}" if self.names is None else self.names[index]
 
     @property
-    def labels(self) -> np.ndarray:
-        return self.records["label"].astype(np.int64)
+    def fingerprint(self) -> str:
+        return digest(*self.classes, self.records.tobytes())
 
-    def read(self, index: int) -> np.ndarray:
-        """Image ``index``: uint8 [H, W, C], a view of the mapped file.
+    def __reduce__(self) -> Any:
+        return PackedImages, (self.path,)
+
+    def image(self, number: int) -> np.ndarray:
+        """An image of the file, uint8 [H, W, C], as a view of the mapped memory.
 
         Raises:
             PackedError: its pixels are not those that were written.
             IndexError: no such image.
         """
-        if not 0 <= index < len(self.records):
-            raise IndexError(f"index: expected 0 to {len(self.records) - 1}, got {index}")
-        r = self.records[index]
+        r = self.records[in_range(number, len(self.records))]
         shape = (int(r["height"]), int(r["width"]), int(r["channels"]))
         start = int(r["offset"])
         pixels = self._bytes[start : start + shape[0] * shape[1] * shape[2]]
-        if not self._verified[index]:
+        if not self._verified[number]:
             if zlib.crc32(pixels.data) != int(r["crc"]):
-                raise PackedError(f"{self.path}: image {index} is damaged (checksum)")
-            self._verified[index] = True
+                raise PackedError(f"{self.path}: image {number} is damaged (checksum)")
+            self._verified[number] = True
         return np.asarray(pixels).reshape(shape)

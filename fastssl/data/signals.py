@@ -1,16 +1,16 @@
-"""Signals: a data set of 1-D waveforms, and one that is made, not read."""
+"""Signals: 1-D waveforms, and a set of them that is made, not read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
-from torch import Tensor
+
+from fastssl.data.source import Item, Reduction, Source, digest, in_range
 
 
-class Signals:
-    """Waveforms in memory, with what the training loop asks of a data set.
+class Signals(Source):
+    """Waveforms in memory.
 
     Args:
         signals: float [N, T].
@@ -24,15 +24,20 @@ class Signals:
             raise ValueError(f"signals: expected floats [N, T], got {signals.dtype} {signals.shape}")
         if labels.shape != (len(signals),):
             raise ValueError(f"labels: expected shape ({len(signals)},), got {labels.shape}")
-        self.signals, self.labels = signals.astype(np.float32), labels.astype(np.int64)
+        self.signals = signals.astype(np.float32)
+        self.labels: np.ndarray = labels.astype(np.int64)
         self.classes, self.name = list(classes), name
 
     def __len__(self) -> int:
         return len(self.signals)
 
-    def batch(self, indices: np.ndarray) -> Tensor:
-        """float32 [B, T]."""
-        return torch.from_numpy(self.signals[indices])
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        in_range(index, len(self))
+        return Item(signal=self.signals[index], label=int(self.labels[index]), name=self.name_of(index))
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(*self.classes, self.labels, self.signals)
 
 
 def tones(count: int = 1200, length: int = 5120, classes: int = 6, seed: int = 0) -> Signals:

@@ -16,7 +16,7 @@ from fastssl.evaluate.measures import (
 )
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, mean_per_class, top_1
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
-from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji
+from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
 from fastssl.models.kmeans import kmeans
 
@@ -33,6 +33,7 @@ __all__ = [
     "evaluate",
     "evaluate_digits",
     "evaluate_emoji",
+    "evaluate_splits",
     "evaluate_with",
     "feature_spread",
     "few_labels",

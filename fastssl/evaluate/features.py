@@ -2,56 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.augment import to_float
+from fastssl.data import Loader, Source, read_ahead
+from fastssl.data import open as open_source
+from fastssl.data.views import PlainExamples, drawings
 from fastssl.models import Encoder
 
 
 @torch.no_grad()
-def encode(encoder: Encoder, images: np.ndarray, readout: str = "spatial", batch: int = 512) -> Tensor:
-    """Features [N, C] of uint8 images [N, H, W, 3].
+def encode(
+    encoder: Encoder,
+    data: Any,
+    readout: str = "spatial",
+    batch: int = 512,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Features [N, C] of the first drawing of every item, streamed: a few batches are in memory at a time.
 
     Args:
         encoder: used in evaluation mode.
-        images: uint8.
+        data: what :func:`fastssl.data.open` takes: images, a path, a data set, a source.
         readout: "pooled" (the mean over positions) or "spatial" (a 4 x 4 map, flattened).
         batch: images at once.
+        progress: called with the number of images that are done, and of all.
 
     Raises:
         ValueError: unknown readout.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.evaluate import encode
+        >>> from fastssl.models import build_encoder
+        >>> encoder = build_encoder({"name": "resnet", "size": 32, "width": 8})
+        >>> encode(encoder, np.zeros((5, 64, 48, 3), np.uint8), "pooled").shape
+        torch.Size([5, 32])
     """
     if readout not in ("pooled", "spatial"):
         raise ValueError(f"readout: expected 'pooled' or 'spatial', got {readout!r}")
-    training = encoder.training
+    source, training = open_source(data), encoder.training
+    device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     encoder.eval()
     function = encoder if readout == "pooled" else encoder.spatial
-    parts = []
-    for start in range(0, len(images), batch):
-        x = to_float(torch.from_numpy(images[start : start + batch]), encoder.size)
-        parts.append(function(x.contiguous(memory_format=torch.channels_last)).float())
-    encoder.train(training)
-    return torch.cat(parts)
+    parts: list[Tensor] = []
+    try:
+        for x in plain_images(source, encoder.size, batch):
+            parts.append(function(x.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
+            if progress is not None:
+                progress(sum(map(len, parts)), len(source))
+    finally:
+        encoder.train(training)
+    return torch.cat(parts) if parts else torch.zeros(0, int(encoder.shape_of(function)[1]))
 
 
-def pixels(images: np.ndarray, size: int) -> Tensor:
+def plain_images(source: Source, size: int, batch: int = 512) -> Iterator[Tensor]:
+    """The first drawing of every item as evaluation shows it to an encoder, float [B, 3, size, size] in [-1, 1]."""
+    if len(source):
+        for rows in Loader(source, PlainExamples(size), batch, shuffle=False, drop_last=False):
+            yield rows.views[0]
+
+
+def pixels(data: Any, size: int) -> Tensor:
     """The images themselves as features, at the size that the encoder sees."""
-    return to_float(torch.from_numpy(images), size).flatten(1)
+    return torch.cat([x.flatten(1) for x in plain_images(open_source(data), size)])
 
 
-def color_histogram(images: np.ndarray, bins: int = 4) -> Tensor:
+def color_histogram(data: Any, bins: int = 4) -> Tensor:
     """What colour alone says: the root of the share of pixels in each of bins^3 colours.
 
     Roots, so that cosine compares histograms as Hellinger's distance does: shares themselves do 7 points worse.
     """
-    levels = (images.astype(np.int64) * bins) // 256
-    index = (levels[..., 0] * bins + levels[..., 1]) * bins + levels[..., 2]
-    rows = [np.bincount(row.ravel(), minlength=bins**3) for row in index]
-    return (torch.from_numpy(np.stack(rows)).float() / index[0].size).sqrt()
+    rows = []
+    for item in read_ahead(open_source(data)):
+        levels = (drawings([item])[0][..., :3].astype(np.int64) * bins) // 256
+        index = (levels[..., 0] * bins + levels[..., -2]) * bins + levels[..., -1]
+        rows.append(np.bincount(index.ravel(), minlength=bins**3) / index.size)
+    return torch.from_numpy(np.stack(rows)).float().sqrt()
 
 
 def centred(features: Tensor, mean: Tensor | None = None) -> Tensor:
     """Features without their mean, of unit length: what cosine similarity should compare."""
     return torch.nn.functional.normalize(features - (features.mean(0) if mean is None else mean), dim=1)
+
+
+def labels_of(source: Source) -> Tensor:
+    """int64 [N] of a labelled source; [N, classes] of -1, 0 and 1 where an item has several.
+
+    Raises:
+        ValueError: labels that are not known, of all items or of some.
+    """
+    labels = source.labels
+    if labels is None:
+        read = [item.label for item in read_ahead(source)]
+        if any(label is None for label in read):
+            raise ValueError(f"data: expected labels to evaluate with, {source.name} has none")
+        labels = np.array(read)
+    if labels.ndim == 1 and bool((labels < 0).any()):
+        missing = int((labels < 0).sum())
+        raise ValueError(f"data: expected a label of every item, {missing} of {source.name} have none")
+    return torch.from_numpy(np.asarray(labels, dtype=np.int64))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop, to_float
+from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop
+from fastssl.data import Loader, Source
+from fastssl.data import open as open_source
+from fastssl.evaluate.features import plain_images
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models import Encoder
@@ -70,12 +74,9 @@ class FineTuned:
     validation: dict[float, float] = field(default_factory=dict)
 
 
-Rows = Callable[[np.ndarray], np.ndarray]
-
-
 def finetune(
     encoder: Encoder,
-    images: Rows,
+    data: Any,
     labels: Tensor,
     train: np.ndarray,
     test: np.ndarray,
@@ -88,7 +89,7 @@ def finetune(
 
     Args:
         encoder: pretrained, or fresh for a supervised network from scratch; it stays as it is.
-        images: row numbers to uint8 [B, H, W, 3].
+        data: what :func:`fastssl.data.open` takes; images are cropped from their own pixels.
         labels: [N]; [N, classes] of -1, 0 and 1 where an item has several.
         train: indices of the labelled rows.
         test: indices of the test rows.
@@ -99,7 +100,7 @@ def finetune(
     """
     options = options or FineTuning()
     options.check()
-    train, test = np.asarray(train), np.asarray(test)
+    train, test, source = np.asarray(train), np.asarray(test), open_source(data)
     if len(train) < 2:
         raise ValueError(f"train: expected at least two rows, got {len(train)}")
     order = np.random.default_rng([options.seed, len(train)]).permutation(train)
@@ -107,7 +108,7 @@ def finetune(
     held, rest = order[:cut], order[cut:]
     found: dict[float, tuple[float, int]] = {}
     for rate in options.rates if len(options.rates) > 1 else ():
-        found[rate] = _train(encoder, images, labels, rest, rate, options, validation=held)[:2]
+        found[rate] = _train(encoder, source, labels, rest, rate, options, validation=held)[:2]
     if found:
         rate = max(found, key=lambda r: found[r][0])
         share = found[rate][1] / _steps(len(rest), options)
@@ -116,8 +117,8 @@ def finetune(
     # As many steps as were best on the validation rows, for all labelled rows; over them the rate falls to 0, which a
     # run that was cut off has not had: cut off, 10 % of the emoji's labels gave 53 % instead of 60 %.
     steps = max(1, round(share * _steps(len(train), options)))
-    _, _, model = _train(encoder, images, labels, train, rate, options, total=steps)
-    score = _score(model, encoder.size, images, labels, test, options.metric)
+    _, _, model = _train(encoder, source, labels, train, rate, options, total=steps)
+    score = _score(model, encoder.size, source, labels, test, options.metric)
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()})
 
 
@@ -140,7 +141,7 @@ class _Classifier(nn.Module):
 
 def _train(
     encoder: Encoder,
-    images: Rows,
+    source: Source,
     labels: Tensor,
     rows: np.ndarray,
     rate: float,
@@ -162,22 +163,20 @@ def _train(
     )
     best, best_step, worse = -math.inf, total, 0
     every = max(1, total // options.checks)
-    per_epoch = max(1, len(rows) // batch)
-    with torch.random.fork_rng():
-        for step in range(total):
+    loader = Loader(source.subset(rows), augment, batch, seed=options.seed)
+    own = labels[rows]
+    batches = loader.run(0, epochs=-(-total // len(loader)))
+    with torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
+        for step, chosen in zip(range(total), batches):
             torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the network has any
-            epoch, position = divmod(step, per_epoch)
-            order = np.random.default_rng([options.seed, epoch]).permutation(len(rows))
-            chosen = rows[order[position * batch : (position + 1) * batch]]
             warm = min(1.0, (step + 1) / max(1, total // 20))
             optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
-            view = augment(torch.from_numpy(images(chosen)), seed=options.seed, epoch=epoch, ids=chosen)
-            loss = _loss(model(view), labels[chosen])
+            loss = _loss(model(chosen.views[0]), own[chosen.ids])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
-                score = _score(model, encoder.size, images, labels, validation, options.metric)
+                score = _score(model, encoder.size, source, labels, validation, options.metric)
                 if score >= best:
                     best, best_step, worse = score, step + 1, 0
                 else:
@@ -188,11 +187,10 @@ def _train(
 
 
 @torch.no_grad()
-def _score(model: nn.Module, size: int, images: Rows, labels: Tensor, rows: np.ndarray, metric: str) -> float:
+def _score(model: nn.Module, size: int, source: Source, labels: Tensor, rows: np.ndarray, metric: str) -> float:
     model.eval()
     parts = []
-    for start in range(0, len(rows), 512):
-        x = to_float(torch.from_numpy(images(rows[start : start + 512])), size)
+    for x in plain_images(source.subset(rows), size):
         parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
     model.train()
     return metric_of(metric)(torch.cat(parts), labels[rows])

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
+
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from fastssl.augment import to_float
+from fastssl.data import open as open_source
+from fastssl.evaluate.features import plain_images
 from fastssl.models import Encoder
 
 
 @torch.no_grad()
-def layer_features(encoder: Encoder, images: np.ndarray, *, cells: int = 4, batch: int = 512) -> list[Tensor]:
-    """Features [N, C_k] of uint8 images [N, H, W, 3] after every level of the network (Zhang et al. 2016).
+def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 512) -> list[Tensor]:
+    """Features [N, C_k] of images after every level of the network (Zhang et al. 2016).
 
     Args:
         encoder: its network has levels (see ``Encoder.levels``).
-        images: uint8.
+        data: what :func:`fastssl.data.open` takes.
         cells: maps are averaged over a grid of so many cells a side; 1: over all places.
         batch: images at once.
 
@@ -27,8 +29,7 @@ def layer_features(encoder: Encoder, images: np.ndarray, *, cells: int = 4, batc
     levels, training = encoder.levels(), encoder.training
     encoder.eval()
     parts: list[list[Tensor]] = [[] for _ in levels]
-    for start in range(0, len(images), batch):
-        x = to_float(torch.from_numpy(images[start : start + batch]), encoder.size)
+    for x in plain_images(open_source(data), encoder.size, batch):
         for part, level in zip(parts, levels):
             x = level(x)
             # A grid of tokens has its features last; the other maps have them first.

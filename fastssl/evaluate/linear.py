@@ -82,7 +82,8 @@ def linear_probe(
         metric: "top-1", "mean per class" or "11-point mAP".
 
     Raises:
-        ValueError: unknown protocol or metric.
+        ValueError: unknown protocol or metric, fewer than two training rows or no test rows, features that are not
+            finite, or labels below 0.
 
     Example:
         >>> import numpy as np, torch
@@ -96,6 +97,7 @@ def linear_probe(
         raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
     score = metric_of(metric)
     train, test = np.asarray(train), np.asarray(test)
+    _check(features, labels, train, test)
     if decay is None:
         order = np.random.default_rng(len(train)).permutation(train)
         cut = max(1, len(order) // 5)
@@ -112,6 +114,17 @@ def linear_probe(
     factor = 1.0 if protocol == "lbfgs" else features.shape[1] ** 0.5
     weight, bias = fit(x[train] * factor, labels[train], classes, decay, steps)
     return score(x[test] * factor @ weight.T + bias, labels[test])
+
+
+def _check(features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray) -> None:
+    for name, rows, least in (("train", train, 2), ("test", test, 1)):
+        if len(rows) < least:
+            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
+    if not bool(torch.isfinite(features).all()):
+        row = int((~torch.isfinite(features)).any(1).nonzero()[0])
+        raise ValueError(f"features: expected finite numbers, row {row} has others")
+    if labels.dim() == 1 and bool((labels < 0).any()):
+        raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}: leave unlabelled rows out")
 
 
 def few_labels(

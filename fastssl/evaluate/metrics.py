@@ -13,6 +13,12 @@ def top_1(scores: Tensor, labels: Tensor) -> float:
     return 100 * float((scores.argmax(1) == labels).double().mean())
 
 
+def top_5(scores: Tensor, labels: Tensor) -> float:
+    """Share of rows whose class is among the five highest scores. Labels: [N]."""
+    best = scores.topk(min(5, scores.shape[1]), 1).indices
+    return 100 * float((best == labels[:, None]).any(1).double().mean())
+
+
 def mean_per_class(scores: Tensor, labels: Tensor) -> float:
     """The share of right rows of each class, averaged over the classes that occur. Labels: [N]."""
     right = (scores.argmax(1) == labels).double()
@@ -47,6 +53,7 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
 
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "top-1": top_1,
+    "top-5": top_5,
     "mean per class": mean_per_class,
     "11-point mAP": eleven_point_map,
 }

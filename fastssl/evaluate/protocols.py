@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from fastssl.data import Splits
-from fastssl.evaluate.features import centred, encode
-from fastssl.evaluate.finetune import FineTuning, Rows, finetune
+from fastssl.data import Joined, Source, Splits
+from fastssl.evaluate.features import centred, encode, labels_of
+from fastssl.evaluate.finetune import FineTuning, finetune
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, labelled_rows, linear_probe
 from fastssl.evaluate.measures import clustering_scores, knn_accuracy, rank_me, retrieval_scores
@@ -26,29 +25,11 @@ def _silent(_: str) -> None:
     pass
 
 
-def _joined(task: Splits) -> tuple[Rows, Tensor, np.ndarray, np.ndarray]:
-    """Both parts as one: row numbers to images, labels, training rows, test rows."""
-    parts, cut = (task.train, task.test), len(task.train)
-
-    def images(rows: np.ndarray) -> np.ndarray:
-        rows = np.asarray(rows)
-        first = rows < cut
-        of = [p.batch(r)[:, 0].numpy() if len(r) else None for p, r in zip(parts, (rows[first], rows[~first] - cut))]
-        some = next(a for a in of if a is not None)
-        out = np.empty((len(rows), *some.shape[1:]), np.uint8)
-        for mask, array in zip((first, ~first), of):
-            if array is not None:
-                out[mask] = array
-        return out
-
-    labels = torch.from_numpy(np.concatenate([np.asarray(p.labels) for p in parts]))
-    rows = np.arange(len(labels))
-    return images, labels, rows[:cut], rows[cut:]
-
-
-def _features(encoder: Encoder, images: Rows, count: int, readout: str) -> Tensor:
-    parts = [encode(encoder, images(rows), readout) for rows in np.array_split(np.arange(count), -(-count // 512))]
-    return torch.cat(parts)
+def _joined(task: Splits) -> tuple[Source, Tensor, np.ndarray, np.ndarray]:
+    """Both parts as one source, their labels, training rows, test rows."""
+    source, cut = Joined([task.train, task.test], task.name), len(task.train)
+    rows = np.arange(len(source))
+    return source, labels_of(source), rows[:cut], rows[cut:]
 
 
 def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
@@ -56,17 +37,17 @@ def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], reado
     random one, frozen (Chen et al. 2020, table 8)."""
     table: Table = {"linear": {}, "fine-tuned": {}, "supervised": {}, "random": {}}
     for task in tasks:
-        images, labels, train, test = _joined(task)
+        source, labels, train, test = _joined(task)
         tuning = FineTuning(spatial=readout == "spatial", metric=task.metric)
-        if task.name == "digits":
+        if task.train.embedded == "digits":
             tuning.flip = 0.0
         fresh = random_encoder(options, 0)
         for row, network in (("linear", encoder), ("random", fresh)):
-            features = _features(network, images, len(labels), readout)
+            features = encode(network, source, readout)
             table[row][task.name] = linear_probe(features, labels, train, test, metric=task.metric)
             note(f"{task.name}: {row} {table[row][task.name]:.1f}")
         for row, network in (("fine-tuned", encoder), ("supervised", fresh)):
-            table[row][task.name] = finetune(network, images, labels, train, test, tuning).score
+            table[row][task.name] = finetune(network, source, labels, train, test, tuning).score
             note(f"{task.name}: {row} {table[row][task.name]:.1f}")
     table["metric"] = ", ".join(f"{task.name}: {task.metric}" for task in tasks)
     return table
@@ -84,10 +65,10 @@ def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout:
     tuned = "fine-tuned, 10 % of labels"
     table: Table = {row + suffix: {} for row in (*ways, tuned) for suffix in ("", "_std")}
     for task in tasks:
-        images, labels, train, test = _joined(task)
+        source, labels, train, test = _joined(task)
         prefix = "" if len(tasks) == 1 else f"{task.name}: "
         for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
-            features = _features(network, images, len(labels), readout)
+            features = encode(network, source, readout)
             for row, way in ways.items():
                 mean, spread = few_labels(features, labels, train, test, **way)
                 table[row][prefix + column], table[row + "_std"][prefix + column] = mean, spread
@@ -96,8 +77,10 @@ def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout:
             for draw in range(3):
                 some = train[labelled_rows(labels[train].numpy(), 0.1, None, np.random.default_rng([5, draw]))]
                 start = network if column == "pretrained" else random_encoder(options, draw)
-                tuning = FineTuning(seed=draw, spatial=readout == "spatial", flip=0.0 if task.name == "digits" else 0.5)
-                scores.append(finetune(start, images, labels, some, test, tuning).score)
+                tuning = FineTuning(
+                    seed=draw, spatial=readout == "spatial", flip=0.0 if task.train.embedded == "digits" else 0.5
+                )
+                scores.append(finetune(start, source, labels, some, test, tuning).score)
             table[tuned][prefix + column] = float(np.mean(scores))
             table[tuned + "_std"][prefix + column] = float(np.std(scores, ddof=1))
             note(f"{task.name}: {column}, {tuned}: {np.mean(scores):.1f}")
@@ -108,11 +91,10 @@ def layers(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, 
     """A linear probe on every level of the network, pretrained and random (Zhang et al. 2016)."""
     table: Table = {}
     for task in tasks:
-        images, labels, train, test = _joined(task)
+        source, labels, train, test = _joined(task)
         prefix = "" if len(tasks) == 1 else f"{task.name}: "
-        whole = images(np.arange(len(labels)))
         for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
-            for k, features in enumerate(layer_features(network, whole, cells=4 if readout == "spatial" else 1)):
+            for k, features in enumerate(layer_features(network, source, cells=4 if readout == "spatial" else 1)):
                 score = linear_probe(features, labels, train, test, metric=task.metric)
                 table.setdefault(f"{prefix}level {k + 1}", {})[column] = score
                 note(f"{task.name}: level {k + 1}, {column}: {score:.1f}")
@@ -123,12 +105,12 @@ def structure(encoder: Encoder, options: Table, tasks: list[Splits], readout: st
     """Without a classifier: weighted k-NN, clusters, retrieval, and how many dimensions are filled."""
     table: Table = {}
     for task in tasks:
-        images, labels, train, test = _joined(task)
+        source, labels, train, test = _joined(task)
         if labels.dim() > 1:
             raise ValueError(f"data: this protocol needs one class an image, {task.name} has several")
         prefix = "" if len(tasks) == 1 else f"{task.name}: "
         for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
-            features = _features(network, images, len(labels), readout)
+            features = encode(network, source, readout)
             unit = centred(features)
             k = min(20, len(train))
             measures = {
@@ -170,7 +152,7 @@ def evaluate_with(
         protocol: a name of :data:`PROTOCOLS`.
         encoder: pretrained; it stays as it is.
         options: what ``build_encoder`` needs for an untrained twin.
-        tasks: of :func:`fastssl.data.load_splits`.
+        tasks: of :func:`fastssl.data.open_splits`.
         readout: "spatial" or "pooled".
         note: called with a line for every result.
 

@@ -9,13 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Images, digits, emoji
+from fastssl.data import Joined, Source, Splits, digits, emoji
+from fastssl.data import open as open_source
 from fastssl.evaluate import linear, measures
-from fastssl.evaluate.features import centred, color_histogram, encode, pixels
+from fastssl.evaluate.features import centred, color_histogram, encode, labels_of, pixels
 from fastssl.models import Encoder, build_encoder
 
 SEEDS = 3
-Features = Callable[[np.ndarray], Tensor]
+Features = Callable[[Source], Tensor]
+Note = Callable[[str], None]
+PAPER_NEIGHBOURS, PAPER_TEMPERATURE = 20, 0.07  # of the k-NN classifier (Wu et al. 2018; Caron et al. 2021)
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def random_encoder(options: dict[str, Any], seed: int) -> Encoder:
@@ -38,12 +45,12 @@ def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequ
     """Name of a row of the table -> feature extractors (one per seed)."""
 
     def of(network: Encoder) -> Features:
-        return lambda images: encode(network, images, readout)
+        return lambda source: encode(network, source, readout)
 
     sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
         "random": [of(random_encoder(options, seed)) for seed in range(SEEDS)] if "random" in rows else [],
-        "pixels": [lambda images: pixels(images, encoder.size)],
+        "pixels": [lambda source: pixels(source, encoder.size)],
         "histogram": [color_histogram],
     }
     return {row: sources[row] for row in rows}
@@ -70,14 +77,14 @@ def evaluate_emoji(
         drawings among the 374 held-out emoji. Features are centred for cosine.
     """
     whole, held_out = emoji(), emoji("heldout")
-    labels = torch.from_numpy(whole.labels)
-    no_flags = np.flatnonzero(np.array([c != "Flags" for c in np.array(whole.classes)[whole.labels]]))
+    labels = labels_of(whole)
+    no_flags = np.flatnonzero(np.array([c != "Flags" for c in np.array(whole.classes)[labels.numpy()]]))
     names = ("knn", "knn_without_flags", "linear", "linear_std", "retrieval", "alignment", "uniformity")
     table: dict[str, Any] = {name: {} for name in names}
     for row, extractors in _sources(encoder, options, readout, rows).items():
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
-            features = features_of(whole.drawing(0))
+            features = features_of(whole)
             unit = centred(features)
             columns["knn"].append(measures.knn_accuracy(unit, labels))
             columns["knn_without_flags"].append(measures.knn_accuracy(unit[no_flags], labels[no_flags]))
@@ -100,7 +107,7 @@ def evaluate_digits(
 ) -> dict[str, Any]:
     """Nearest neighbour with one and five labels a class (20 draws), linear accuracy, on scikit-learn's digits."""
     data = digits()
-    labels = torch.from_numpy(data.labels)
+    labels = labels_of(data)
     names = (
         "digits_one_label",
         "digits_one_label_std",
@@ -114,7 +121,7 @@ def evaluate_digits(
             continue
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
-            features = features_of(data.drawing(0))
+            features = features_of(data)
             unit = centred(features)
             for name, shots in (("digits_one_label", 1), ("digits_five_labels", 5)):
                 mean, spread = linear.low_shot(unit, labels, shots)
@@ -127,31 +134,114 @@ def evaluate_digits(
 
 
 def evaluate_images(
-    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial", rows: Sequence[str] = ROWS
+    encoder: Encoder,
+    options: dict[str, Any],
+    data: Source,
+    readout: str = "spatial",
+    rows: Sequence[str] = ROWS,
+    note: Note = _silent,
 ) -> dict[str, Any]:
-    """k-NN and linear accuracy on the labels of any image set with at least two classes."""
-    labels = torch.from_numpy(data.labels)
-    if len(np.unique(data.labels)) < 2:
-        raise ValueError(f"data: expected at least two classes to evaluate on, got {data.classes}")
-    images = data.drawing(0)
+    """k-NN (leave one out) and linear accuracy (80 % train, 20 % test, mean of 3 splits) on the labels of any images.
+
+    Raises:
+        ValueError: fewer than two classes, or a class of one image: it would be nowhere or in the test alone.
+    """
+    labels = labels_of(data)
+    counts = labels.bincount()
+    if int((counts > 0).sum()) < 2:
+        raise ValueError(
+            f"data: expected at least two classes to evaluate on, got {data.classes or labels.tolist()[:1]}"
+        )
+    if int((counts == 1).sum()):
+        alone = int((counts == 1).nonzero()[0])
+        called = data.classes[alone] if alone < len(data.classes) else alone
+        raise ValueError(f"data: expected at least two images of each class, {called} of {data.name} has one")
     table: dict[str, Any] = {"knn": {}, "linear": {}, "linear_std": {}}
     for row, extractors in _sources(encoder, options, readout, rows).items():
         knn, probes = [], []
         for features_of in extractors:
-            features = features_of(images)
+            features = features_of(data)
             knn.append(measures.knn_accuracy(centred(features), labels, k=min(5, len(labels) - 1)))
             probes += [_linear(features, labels, seed) for seed in range(SEEDS)]
         table["knn"][row], table["linear"][row] = _mean(knn), _mean(probes)
         table["linear_std"][row] = float(np.std(probes))
+        note(f"{data.name}: {row}: k-NN {_mean(knn):.1f}, linear {_mean(probes):.1f}")
+    return table
+
+
+def evaluate_splits(
+    encoder: Encoder,
+    options: dict[str, Any],
+    task: Splits,
+    readout: str = "spatial",
+    rows: Sequence[str] = ROWS,
+    note: Note = _silent,
+) -> dict[str, Any]:
+    """k-NN and linear accuracy on the test part of a task, as the papers report them, by what the training part holds.
+
+    Args:
+        encoder: pretrained.
+        options: what ``build_encoder`` needs for an untrained twin.
+        task: of :func:`fastssl.data.open_splits`.
+        readout: "spatial" or "pooled", the same for all encoders.
+        rows: those of the table that are wanted.
+        note: called with a line for every row.
+
+    Returns:
+        measure -> row -> value: "knn" (20 neighbours, weighted with temperature 0.07), "linear" and, with more than
+        five classes, "linear_top5".
+    """
+    source, cut = Joined([task.train, task.test], task.name), len(task.train)
+    labels = labels_of(source)
+    train, test = np.arange(cut), np.arange(cut, len(source))
+    if labels.dim() == 1 and len(labels[:cut].unique()) < 2:
+        raise ValueError(f"data: expected at least two classes to evaluate on, got {task.train.classes}")
+    several = labels.dim() > 1
+    metrics = {"linear": task.metric}
+    if not several and len(labels.unique()) > 5:
+        metrics["linear_top5"] = "top-5"
+    table: dict[str, Any] = {name: {} for name in ([] if several else ["knn"]) + [*metrics]}
+    for row, extractors in _sources(encoder, options, readout, rows).items():
+        columns: dict[str, list[float]] = {name: [] for name in table}
+        for features_of in extractors:
+            features = features_of(source)
+            if not several:
+                unit = centred(features, features[:cut].mean(0))
+                k = min(PAPER_NEIGHBOURS, cut)
+                columns["knn"].append(
+                    measures.knn_accuracy(
+                        unit[:cut], labels[:cut], k, unit[cut:], labels[cut:], temperature=PAPER_TEMPERATURE
+                    )
+                )
+            for name, metric in metrics.items():
+                columns[name].append(linear.linear_probe(features, labels, train, test, metric=metric))
+        for name, values in columns.items():
+            table[name][row] = _mean(values)
+        note(f"{task.name}: {row}: " + ", ".join(f"{name} {table[name][row]:.1f}" for name in table))
     return table
 
 
 def evaluate(
-    encoder: Encoder, options: dict[str, Any], data: Images, readout: str = "spatial", rows: Sequence[str] = ROWS
+    encoder: Encoder,
+    options: dict[str, Any],
+    data: Any,
+    readout: str = "spatial",
+    rows: Sequence[str] = ROWS,
+    note: Note = _silent,
 ) -> dict[str, Any]:
-    """The table that fits the data: emoji, digits, or any labelled images."""
-    if data.name.startswith("emoji"):
+    """The table that fits the data: the embedded emoji, the embedded digits, or any labelled images.
+
+    Args:
+        encoder: pretrained.
+        options: what ``build_encoder`` needs for an untrained twin.
+        data: what :func:`fastssl.data.open` takes.
+        readout: "spatial" or "pooled", the same for all encoders.
+        rows: those of the table that are wanted.
+        note: called with a line for every row.
+    """
+    source = open_source(data)
+    if source.embedded == "emoji":
         return evaluate_emoji(encoder, options, readout, rows)
-    if data.name == "digits":
+    if source.embedded == "digits":
         return evaluate_digits(encoder, options, readout, rows)
-    return evaluate_images(encoder, options, data, readout, rows)
+    return evaluate_images(encoder, options, source, readout, rows, note)

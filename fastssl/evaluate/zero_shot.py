@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.augment import to_float
+from fastssl.data import open as open_source
+from fastssl.evaluate.features import plain_images
 from fastssl.models import tokenize
 
 PROMPTS = ("{}", "a drawing of {}", "an emoji of {}", "a small picture of {}")
@@ -43,7 +43,7 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
 @torch.no_grad()
 def zero_shot(
     method: Any,
-    images: np.ndarray,
+    data: Any,
     labels: Tensor,
     classes: Sequence[str],
     prompts: Sequence[str] = PROMPTS,
@@ -53,7 +53,7 @@ def zero_shot(
 
     Args:
         method: see :func:`class_embeddings`; also with ``encode_images`` and ``encoder``.
-        images: uint8 [N, H, W, 3].
+        data: what :func:`fastssl.data.open` takes.
         labels: [N].
         classes: the names of the labels.
         prompts: see :func:`class_embeddings`.
@@ -61,8 +61,7 @@ def zero_shot(
     """
     texts, training, parts = class_embeddings(method, classes, prompts), method.training, []
     method.eval()
-    for start in range(0, len(images), batch):
-        x = to_float(torch.from_numpy(images[start : start + batch]), method.encoder.size)
+    for x in plain_images(open_source(data), method.encoder.size, batch):
         _, nearest = F.nearest(method.encode_images(x).float(), texts, 1, metric="dot")
         parts.append(nearest[:, 0])
     method.train(training)

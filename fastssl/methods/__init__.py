@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from torch import nn
 
 from fastssl.methods.align import ALIGN
@@ -19,6 +21,7 @@ from fastssl.methods.cpc_signal import CPCSignal
 from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.dino import DINO
+from fastssl.methods.image import ImageMethod
 from fastssl.methods.inter_clr import InterCLR
 from fastssl.methods.jigsaw import Jigsaw
 from fastssl.methods.mae import MAE
@@ -38,7 +41,7 @@ from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 
 # Methods of images. CPCSignal is none: its data are signals, from Python.
-METHODS: dict[str, type[Method]] = {
+METHODS: dict[str, type[ImageMethod]] = {
     "simclr": SimCLR,
     "moco": MoCo,
     "moco-v3": MoCoV3,
@@ -72,7 +75,7 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
-def get(name: str) -> type[Method]:
+def get(name: str) -> type[ImageMethod]:
     """Returns the class of a method.
 
     Raises:
@@ -84,7 +87,11 @@ def get(name: str) -> type[Method]:
         >>> method = methods.get("byol")(build_encoder({"name": "resnet", "size": 32, "width": 8}))
     """
     if name not in METHODS:
-        raise ValueError(f"method: expected one of {', '.join(METHODS)}, got {name!r}")
+        near = difflib.get_close_matches(name, METHODS, 1)
+        raise ValueError(
+            f"method: expected one of {', '.join(METHODS)}, got {name!r}"
+            + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     return METHODS[name]
 
 
@@ -111,6 +118,7 @@ __all__ = [
     "Counting",
     "DeepCluster",
     "Denoising",
+    "ImageMethod",
     "InterCLR",
     "Jigsaw",
     "Masked",

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, projection_head
 
 
-class AMDIM(Method):
+class AMDIM(ImageMethod):
     """Views + encoder + heads for the whole and for the places of two levels + InfoNCE, each positive by itself.
 
     Args:
@@ -27,7 +28,7 @@ class AMDIM(Method):
         hidden: width of the head of the whole.
         outputs: dimensions in which whole and places are compared.
         cells: places a side, at most, of each level.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
         backend: of the loss.
 
     Raises:
@@ -38,6 +39,7 @@ class AMDIM(Method):
     paper = "Bachman et al. 2019"
     predicts = "which places belong to the view"
     loss = "InfoNCE of whole and places"
+    least_rows = 2
 
     def __init__(
         self,
@@ -68,11 +70,11 @@ class AMDIM(Method):
             maps.append(level(maps[-1]))
         return maps[-2:]
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        images = torch.cat(views)
+    def forward(self, batch: Batch) -> Tensor:
+        images = torch.cat(batch.views)
         maps = self._maps(images)
         wholes = self.whole(self.encoder.pool(maps[-1], 4 if self.spatial else None)).chunk(2)
-        number = torch.arange(len(views[0]), device=images.device)
+        number = torch.arange(len(batch.views[0]), device=images.device)
         terms = []
         for head, level in zip(self.places, maps):
             places = TF.adaptive_avg_pool2d(head(level), min(self.cells, level.shape[-1])).flatten(2)

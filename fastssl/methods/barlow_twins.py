@@ -10,11 +10,11 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import HALF, BarlowTwinsAugment, Views
-from fastssl.methods.base import Method
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, projection_head
 
 
-class BarlowTwins(Method):
+class BarlowTwins(ImageMethod):
     """Views + encoder + expander + cross-correlation.
 
     Args:
@@ -23,13 +23,14 @@ class BarlowTwins(Method):
         lambd: weight of the off-diagonal.
         hidden: width of the expander.
         outputs: features that are decorrelated.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "redundancy reduction"
     paper = "Zbontar et al. 2021"
     predicts = "each feature of the other view, and no other feature"
     loss = "cross-correlation"
+    least_rows = 2
 
     def __init__(
         self,

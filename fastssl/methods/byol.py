@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, BYOLAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, TargetNetwork, prediction_head, projection_head
 
 
-class BYOL(Method):
+class BYOL(ImageMethod):
     """Views + encoder, projector and their target + predictor + squared distance of unit vectors, both ways.
 
     Args:
@@ -23,7 +24,7 @@ class BYOL(Method):
         momentum: of the target at the beginning; it rises to 1.
         hidden: width of the heads.
         outputs: dimensions of a projection.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "self-distillation"
@@ -46,8 +47,8 @@ class BYOL(Method):
         self.predictor = prediction_head(outputs, hidden)
         self.target = TargetNetwork(nn.Sequential(self.backbone(), self.projector), momentum)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        x = torch.cat(views)
+    def forward(self, batch: Batch) -> Tensor:
+        x = torch.cat(batch.views)
         p0, p1 = self.predictor(self.projector(self.embed(x))).chunk(2)
         t0, t1 = self.target(x).chunk(2)
         return 4 + 2 * (F.negative_cosine_similarity(p0, t1) + F.negative_cosine_similarity(p1, t0))

@@ -16,21 +16,21 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
-from fastssl.methods.base import Method
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, TextTransformer, tokenize
 
 
-class CLIP(Method):
+class CLIP(ImageMethod):
     """One view and the item's text + two towers + symmetric InfoNCE with a learnt scale.
 
     Args:
         encoder: the image tower: what is kept.
         augment: makes one view; None: a crop of at least nine tenths.
-        texts: one an item of the data, in its order; None: none, for a model that is loaded to be used.
         tower: of texts: tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
         outputs: dimensions in which images and texts are compared.
         scale: of cosines at the beginning; it is learnt, up to 100.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
         backend: of the loss.
 
     ``encode_images`` and ``encode_texts`` give unit vectors, for :func:`fastssl.evaluate.zero_shot`.
@@ -40,7 +40,8 @@ class CLIP(Method):
     paper = "Radford et al. 2021"
     predicts = "which text belongs to the image"
     loss = "symmetric InfoNCE"
-    uses_texts = True
+    needs = ("images", "text")
+    least_rows = 2
     causal = True
 
     def __init__(
@@ -48,7 +49,6 @@ class CLIP(Method):
         encoder: Encoder,
         augment: Views | None = None,
         *,
-        texts: Sequence[str] | None = None,
         tower: TextTransformer | None = None,
         outputs: int = 128,
         scale: float = 1 / 0.07,
@@ -59,17 +59,17 @@ class CLIP(Method):
         super().__init__(encoder, augment or plain, spatial=spatial)
         self.backend = backend
         self.tower = tower or TextTransformer(causal=self.causal)
-        self.texts = None if texts is None else tokenize(texts, self.tower.length)
         self.image_head = nn.Linear(self.features, outputs, bias=False)
         self.text_head = nn.Linear(self.tower.dim, outputs, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and the tokens of its text [B, L]."""
-        if self.texts is None:
-            raise ValueError("texts: expected one an item of the data, got none: the method cannot train")
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        return [*super().views(images, seed, epoch, ids), self.texts[torch.from_numpy(ids)]]
+        texts = [item.text for item in items]
+        for item, text in zip(items, texts):
+            if text is None:
+                raise ValueError(f"items: expected a text with each image, {item.name} has none")
+        return [*super().views(items, seed, epoch, ids), tokenize([t or "" for t in texts], self.tower.length)]
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] to unit vectors."""

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, MAEAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, LabNetwork, projection_head
 
 
-class CMC(Method):
+class CMC(ImageMethod):
     """Views + two half networks + a head for each + InfoNCE of every two, both ways.
 
     Args:
@@ -27,7 +28,7 @@ class CMC(Method):
         temperature: of the loss.
         hidden: width of the heads.
         outputs: dimensions in which views are compared.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
         backend: of the loss.
 
     Raises:
@@ -38,6 +39,7 @@ class CMC(Method):
     paper = "Tian et al. 2020"
     predicts = "which colours belong to which lightness"
     loss = "InfoNCE of every two views"
+    least_rows = 2
     encoder_name = "lab:resnet"
 
     def __init__(
@@ -65,13 +67,13 @@ class CMC(Method):
     def _vectors(self, half: Encoder) -> Callable[[Tensor], Tensor]:
         return half.spatial if self.spatial else half
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         network = self.encoder.network
         assert isinstance(network, LabNetwork)
-        inputs = network.split(torch.cat(views))
+        inputs = network.split(torch.cat(batch.views))
         embedded = []
         for half, head, x in zip(self.halves, self.heads, inputs):
-            embedded += list(head(self._vectors(half)(x)).chunk(len(views)))
+            embedded += list(head(self._vectors(half)(x)).chunk(len(batch.views)))
         terms = [
             F.info_nce(a, b, temperature=self.temperature, symmetric=True, backend=self.backend)
             for a, b in itertools.combinations(embedded, 2)

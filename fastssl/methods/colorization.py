@@ -8,6 +8,7 @@ counted while training, not on ImageNet before it; sizes are those of small imag
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import ColorizationAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 from fastssl.models.decoder import Decoder
 
@@ -30,7 +33,7 @@ def ab_cells(grid: int = 10) -> Tensor:
     return torch.unique((ab[0, :, :, 0].T / grid).round(), dim=0) * grid
 
 
-class Colorization(Method):
+class Colorization(ImageMethod):
     """One view's lightness + encoder + decoder + cross-entropy of its colours' cells, rare ones counting more.
 
     Args:
@@ -39,7 +42,7 @@ class Colorization(Method):
         grid: side of a cell in the ab plane.
         sigma: of the soft assignment to the five nearest cells, in ab.
         mix: share of the uniform distribution in the frequencies whose inverse rare colours are weighted by.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "innate relationship"
@@ -69,9 +72,9 @@ class Colorization(Method):
         self.cells: Tensor
         self.frequency: Tensor
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The lightness in three channels [B, 3, S, S] and the colours at the size of the prediction [B, 2, s, s]."""
-        (view,) = super().views(images, seed, epoch, ids)
+        (view,) = super().views(items, seed, epoch, ids)
         light, ab = ColorizationAugment.lab(view)
         return [(light / 50 - 1).expand(-1, 3, -1, -1), TF.adaptive_avg_pool2d(ab, self.side)]
 
@@ -80,8 +83,8 @@ class Colorization(Method):
         distance, cell = F.nearest(ab.float(), self.cells, 5, metric="sqeuclidean")
         return cell, torch.softmax(-distance / (2 * self.sigma**2), 1)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        light, ab = views
+    def forward(self, batch: Batch) -> Tensor:
+        light, ab = batch.views
         logits = self.decoder(self.encoder.network(light)).float().permute(0, 2, 3, 1).flatten(0, 2)
         cell, share = self.assign(ab.permute(0, 2, 3, 1).flatten(0, 2))
         weight = 1 / ((1 - self.mix) * self.frequency + self.mix / len(self.cells))
@@ -92,8 +95,8 @@ class Colorization(Method):
             self.frequency.lerp_(seen / len(cell), 0.01)
         return terms.mean()
 
-    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        light, ab = views
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        light, ab = batch.views
         # The annealed mean of the paper, between the mean, which is grey, and the most likely cell.
         shares = torch.softmax(self.decoder(self.encoder.network(light)).float() / 0.38, 1)
         told = torch.einsum("bqhw,qc->bchw", shares, self.cells)

@@ -7,13 +7,17 @@ Deviations: the whole image is decoded and the loss counts the missing part; siz
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import ContextEncoderAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 from fastssl.models.decoder import Decoder
 
@@ -30,7 +34,7 @@ class _Reverse(torch.autograd.Function):
         return -grad
 
 
-class ContextEncoder(Method):
+class ContextEncoder(ImageMethod):
     """One view without a part + encoder + channel-wise layer + decoder + lambda_rec L_rec + lambda_gan L_gan.
 
     Args:
@@ -39,7 +43,7 @@ class ContextEncoder(Method):
         region: "center" or "random": what is cut out.
         lambda_rec: weight of the squared error of the missing part.
         lambda_gan: weight of the adversarial loss; 0 leaves the discriminator out.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "masked generation"
@@ -71,10 +75,9 @@ class ContextEncoder(Method):
             nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
         )  # fmt: skip
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and what is cut out of it [B, 1, S, S]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        (view,) = super().views(images, seed, epoch, ids)
+        (view,) = super().views(items, seed, epoch, ids)
         size = view.shape[-1]
         if self.region == "center":
             return [view, ContextEncoderAugment.mask(len(view), size)]
@@ -87,8 +90,8 @@ class ContextEncoder(Method):
         flat = torch.einsum("bcp,cpq->bcq", x.flatten(2), self.channelwise)
         return self.decoder(flat.reshape(x.shape))
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        image, gone = views
+    def forward(self, batch: Batch) -> Tensor:
+        image, gone = batch.views
         painted = self.paint(image, gone)
         missing = gone.expand_as(image)
         reconstruction = TF.mse_loss(painted[missing].float(), image[missing].float())
@@ -100,7 +103,7 @@ class ContextEncoder(Method):
         gan = TF.softplus(-real).mean() + TF.softplus(fake).mean()
         return self.lambda_rec * reconstruction + self.lambda_gan * gan
 
-    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        image, gone = views
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        image, gone = batch.views
         painted = torch.where(gone, self.paint(image, gone), image)
         return {"seen": image.masked_fill(gone, 0.0), "painted": painted, "image": image}

@@ -11,11 +11,12 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, Augment, RandomGrayscale, RandomHorizontalFlip, RandomResizedCrop, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
-class Counting(Method):
+class Counting(ImageMethod):
     """One view of twice the image size + encoder + MLP of counts >= 0 + squared errors.
 
     Args:
@@ -24,13 +25,14 @@ class Counting(Method):
         counts: how many things are counted.
         margin: M, by which the counts of another image must miss.
         hidden: width of the MLP.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "innate relationship"
     paper = "Noroozi et al. 2017"
     predicts = "the sum of the counts of four quarters"
     loss = "squared error, and a hinge against other images"
+    least_rows = 2
 
     def __init__(
         self,
@@ -51,9 +53,9 @@ class Counting(Method):
             nn.Linear(self.features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, counts), nn.ReLU()
         )
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        whole = TF.avg_pool2d(views[0], 2)
-        quarters = torch.cat([part for half in views[0].chunk(2, 2) for part in half.chunk(2, 3)])
+    def forward(self, batch: Batch) -> Tensor:
+        whole = TF.avg_pool2d(batch.views[0], 2)
+        quarters = torch.cat([part for half in batch.views[0].chunk(2, 2) for part in half.chunk(2, 3)])
         counted = self.counter(self.embed(torch.cat([whole, quarters]))).float().reshape(5, len(whole), -1)
         total = counted[1:].sum(0)
         own = (counted[0] - total).square().sum(1)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, CPCAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
@@ -30,7 +31,7 @@ class _RowsAbove(nn.Module):
         return x + self.mix(torch.relu(above))
 
 
-class CPC(Method):
+class CPC(ImageMethod):
     """Patches + encoder + context of the rows above + linear predictions + InfoNCE.
 
     Args:
@@ -48,6 +49,7 @@ class CPC(Method):
     paper = "van den Oord et al. 2018"
     predicts = "the codes of patches some rows below"
     loss = "InfoNCE"
+    least_rows = 2
 
     def __init__(
         self,
@@ -87,16 +89,16 @@ class CPC(Method):
             pairs[k] = tuple(t.permute(0, 2, 3, 1).flatten(0, 2) for t in (predicted, codes[:, :, k:]))
         return pairs  # type: ignore[return-value]
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         terms = [
             F.info_nce(predicted, true, temperature=self.temperature, backend=self.backend)
-            for predicted, true in self.predictions(self.codes(views[0])).values()
+            for predicted, true in self.predictions(self.codes(batch.views[0])).values()
         ]
         return torch.stack(terms).mean()
 
-    def skill(self, views: list[Tensor]) -> dict[str, float]:
+    def skill(self, batch: Batch) -> dict[str, float]:
         """How often the true code of the nearest row that is predicted is the most similar of all in the batch."""
-        predicted, true = next(iter(self.predictions(self.codes(views[0])).values()))
+        predicted, true = next(iter(self.predictions(self.codes(batch.views[0])).values()))
         _, nearest = F.nearest(predicted.float(), true.float(), 1, metric="cosine")
         right = (nearest[:, 0] == torch.arange(len(true), device=true.device)).float().mean()
         return {"accuracy": 100 * float(right), "chance": 100 / len(true)}

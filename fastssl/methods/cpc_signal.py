@@ -7,11 +7,16 @@ are compared as unit vectors over a temperature; negatives are all codes of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.data.views import labels_of
 from fastssl.methods.base import Method
 from fastssl.models.signal import SignalEncoder
 
@@ -43,6 +48,7 @@ class CPCSignal(Method):
     paper = "van den Oord et al. 2018"
     predicts = "the codes of a signal some steps ahead"
     loss = "InfoNCE"
+    needs = ("signal",)
 
     def __init__(
         self,
@@ -54,30 +60,36 @@ class CPCSignal(Method):
         temperature: float = 0.1,
         backend: str | None = None,
     ) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         window = encoder.length if window is None else window
         with torch.no_grad():
             count = SignalEncoder.codes(encoder.eval(), torch.zeros(1, window)).shape[2]
         encoder.train()
         if not 1 <= steps < count:
             raise ValueError(f"steps: expected 1 to {count - 1} of a window's {count} codes, got {steps}")
-        self.encoder = encoder  # type: ignore[assignment]
+        self.encoder = encoder
         self.window, self.temperature, self.backend = window, temperature, backend
         self.gru = nn.GRU(encoder.dim, context, batch_first=True)
         self.predict = nn.ModuleList(nn.Linear(context, encoder.dim) for _ in range(steps))
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
-        """Signals [B, T] to windows of them [B, window].
+    def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
+        """Signals to windows of them, a view [B, window].
 
         Raises:
             ValueError: signals that are shorter.
         """
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        room = images.shape[1] - self.window
-        if room < 0:
-            raise ValueError(f"window: expected at most the {images.shape[1]} samples of a signal, got {self.window}")
-        first = torch.from_numpy((self.uniform(seed, epoch, ids)[:, 0] * (room + 1)).astype(np.int64))
-        return [images.gather(1, first[:, None] + torch.arange(self.window))]
+        ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
+        windows = []
+        for item, drawn in zip(items, self.uniform(seed, epoch, ids)[:, 0]):
+            length = 0 if item.signal is None else len(item.signal)
+            if length < self.window:
+                raise ValueError(f"window: expected at most the {length} samples of a signal, got {self.window}")
+            first = int(drawn * (length - self.window + 1))
+            windows.append(torch.from_numpy(item.signal[first : first + self.window]))  # type: ignore[index]
+        return Batch([torch.stack(windows)], labels_of(items), torch.from_numpy(ids))
+
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        return batch.views
 
     def predictions(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For 1 to ``steps`` ahead: predicted codes and the true ones, [N, dim] each, in the same order."""
@@ -89,9 +101,9 @@ class CPCSignal(Method):
             for k, layer in enumerate(self.predict)
         ]
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         terms = [
             F.info_nce(predicted, true, temperature=self.temperature, backend=self.backend)
-            for predicted, true in self.predictions(self.encoder.codes(views[0]))  # type: ignore[operator]
+            for predicted, true in self.predictions(self.encoder.codes(batch.views[0]))
         ]
         return torch.stack(terms).mean()

@@ -7,17 +7,17 @@ filter before the network; ``every`` may keep clusters for several epochs where 
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, MoCoV2Augment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, ItemMemory, kmeans, pca_whiten
 
 
-class DeepCluster(Method):
+class DeepCluster(ImageMethod):
     """One view + encoder + linear classifier + cross-entropy of its cluster.
 
     Args:
@@ -26,7 +26,7 @@ class DeepCluster(Method):
         clusters: of k-means; about ten times the classes that one expects.
         pca: dimensions that are clustered.
         every: epochs between two assignments.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "clustering"
@@ -70,12 +70,6 @@ class DeepCluster(Method):
         sizes = torch.bincount(self.assigned.rows, minlength=self.clusters)
         return 1 / sizes[self.assigned.rows].double()
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
-        """The view [B, 3, S, S] and the cluster of its item [B]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        (view,) = super().views(images, seed, epoch, ids)
-        return [view, self.assigned.rows[torch.from_numpy(ids)]]
-
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        view, cluster = views
-        return TF.cross_entropy(self.classifier(torch.relu(self.embed(view))).float(), cluster)
+    def forward(self, batch: Batch) -> Tensor:
+        cluster = self.assigned.rows[batch.ids]
+        return TF.cross_entropy(self.classifier(torch.relu(self.embed(batch.views[0]))).float(), cluster)

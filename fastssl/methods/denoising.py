@@ -6,25 +6,29 @@ convolutional network end to end; layer by layer it is :class:`StackedDenoising`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 from fastssl.models.decoder import Decoder
 
 
-class Denoising(Method):
+class Denoising(ImageMethod):
     """One view, part of its pixels set to grey + encoder + decoder + mean squared error.
 
     Args:
         encoder: what is kept; its network gives a feature map.
         augment: makes one view in [-1, 1].
         corruption: share of the pixels that are taken away.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "masked generation"
@@ -42,18 +46,17 @@ class Denoising(Method):
         self.corruption = corruption
         self.decoder = Decoder(encoder)
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and where it keeps its pixels [B, 1, S, S]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        (view,) = super().views(images, seed, epoch, ids)
+        (view,) = super().views(items, seed, epoch, ids)
         noise = self.uniform(seed, epoch, ids, block=1, count=view[0, 0].numel())
         return [view, torch.from_numpy(noise >= self.corruption).to(view.dtype).reshape(-1, 1, *view.shape[2:])]
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        image, keep = views
+    def forward(self, batch: Batch) -> Tensor:
+        image, keep = batch.views
         return TF.mse_loss(self.decoder(self.encoder.network(image * keep)).float(), image.float())
 
-    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        image, keep = views
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        image, keep = batch.views
         seen = image * keep
         return {"seen": seen, "restored": self.decoder(self.encoder.network(seen)), "image": image}

@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, DINOAugment, Views
+from fastssl.data.batch import Batch
 from fastssl.distributed import all_rows
-from fastssl.methods.base import Method
+from fastssl.methods.image import ImageMethod
 from fastssl.models import DINOHead, Encoder, TargetNetwork
 
 
-class DINO(Method):
+class DINO(ImageMethod):
     """Views + encoder, head and their target + centre + cross-entropy of views.
 
     Args:
@@ -58,9 +59,9 @@ class DINO(Method):
         self.register_buffer("center", torch.zeros(outputs))
         self.center: Tensor
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        teacher = torch.stack(self.target(torch.cat(views[:2])).float().chunk(2))
-        student = torch.stack([self.head(self.embed(view)).float() for view in views])
+    def forward(self, batch: Batch) -> Tensor:
+        teacher = torch.stack(self.target(torch.cat(batch.views[:2])).float().chunk(2))
+        student = torch.stack([self.head(self.embed(view)).float() for view in batch.views])
         loss = F.dino(
             student,
             teacher,

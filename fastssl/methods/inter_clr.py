@@ -7,13 +7,13 @@ other clusters (semi-hard), and a margin on the positive's cosine, negative by d
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import Views
+from fastssl.data.batch import Batch
 from fastssl.distributed import all_rows
 from fastssl.methods.moco import MoCo
 from fastssl.models import Encoder, ItemMemory, kmeans
@@ -37,6 +37,7 @@ class InterCLR(MoCo):
     paper = "Xie et al. 2020"
     predicts = "its key, and another image of its cluster"
     loss = "InfoNCE and a margin softmax"
+    least_rows = 2
     studies = True
 
     def __init__(
@@ -62,8 +63,8 @@ class InterCLR(MoCo):
         self.clusters, self.momentum_memory = clusters, momentum_memory
         self.memory, self.cluster, self.centres = ItemMemory(), ItemMemory(), ItemMemory()
 
-    def describe(self, images: Tensor) -> Tensor:
-        return TF.normalize(self.projector(self.embed(images)).float(), dim=1)
+    def describe(self, batch: Batch) -> Tensor:
+        return TF.normalize(self.projector(self.embed(batch.views[0])).float(), dim=1)
 
     def study(self, features: Tensor, epoch: int, seed: int) -> None:
         if not len(self.memory):
@@ -73,14 +74,10 @@ class InterCLR(MoCo):
         self.centres.fill(centres)
         self.cluster.fill(cluster)
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
-        """Query, key, and the items' numbers [B]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        return [*super().views(images, seed, epoch, ids), torch.from_numpy(ids)]
-
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        query, ids = self.projector(self.embed(views[0])), views[2]
-        intra = self.contrast(query, views[1])
+    def forward(self, batch: Batch) -> Tensor:
+        query, ids = self.projector(self.embed(batch.views[0])), batch.ids
+        assert ids is not None  # examples number their rows
+        intra = self.contrast(query, batch.views[1])
         unit = TF.normalize(query.float(), dim=1)
         inter = self.between(unit, ids)
         if self.training:

@@ -7,17 +7,22 @@ code does.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import JigsawAugment
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.data.views import drawings
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, permutations
 
 
-class Jigsaw(Method):
+class Jigsaw(ImageMethod):
     """Nine tiles + one encoder for all (the context-free network) + MLP of their features in order + cross-entropy.
 
     Args:
@@ -56,10 +61,9 @@ class Jigsaw(Method):
             nn.Linear(hidden, count),
         )
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The shuffled tiles [B, 9, 3, S, S], of an item's first drawing, and the number of the permutation [B]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        tiles = self.augment(images[:, 0], seed=seed, epoch=epoch, ids=ids)
+        tiles = self.augment(drawings(items), seed=seed, epoch=epoch, ids=ids)
         stacked = torch.stack([JigsawAugment.normalized(tile) for tile in tiles], 1)
         numbers = (self.uniform(seed, epoch, ids)[:, 1] * len(self.table)).astype(np.int64)
         order = torch.from_numpy(self.table[numbers])
@@ -71,15 +75,15 @@ class Jigsaw(Method):
         result: Tensor = self.classifier(features.reshape(len(tiles), -1))
         return result
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        return TF.cross_entropy(self.scores(views[0]), views[1])
+    def forward(self, batch: Batch) -> Tensor:
+        return TF.cross_entropy(self.scores(batch.views[0]), batch.views[1])
 
-    def skill(self, views: list[Tensor]) -> dict[str, float]:
-        solved = (self.scores(views[0]).argmax(1) == views[1]).float().mean()
+    def skill(self, batch: Batch) -> dict[str, float]:
+        solved = (self.scores(batch.views[0]).argmax(1) == batch.views[1]).float().mean()
         return {"accuracy": 100 * float(solved), "chance": 100 / len(self.table)}
 
-    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        tiles, numbers = views
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        tiles, numbers = batch.views
         chosen = torch.from_numpy(self.table)[self.scores(tiles).argmax(1)]
 
         def whole(order: Tensor) -> Tensor:

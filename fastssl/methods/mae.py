@@ -6,18 +6,22 @@ He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. Deviations: n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, MAEAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, ViT
 from fastssl.models.vit import Block, sine_positions
 
 
-class MAE(Method):
+class MAE(ImageMethod):
     """One view's visible patches + ViT + transformer decoder + squared error on the other patches.
 
     Args:
@@ -66,10 +70,9 @@ class MAE(Method):
         self.decoder = nn.Sequential(*[Block(decoder_dim, 4) for _ in range(decoder_depth)], nn.LayerNorm(decoder_dim))
         self.leave = nn.Linear(decoder_dim, 3 * self.patch**2)
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and its patches in random order, of which the first are visible: int64 [B, P]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        (view,) = super().views(images, seed, epoch, ids)
+        (view,) = super().views(items, seed, epoch, ids)
         noise = self.uniform(seed, epoch, ids, block=1, count=self.side**2)
         return [view, torch.from_numpy(noise.argsort(1))]
 
@@ -90,13 +93,13 @@ class MAE(Method):
         result: Tensor = self.leave(self.decoder(tokens + self.positions))
         return result
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        image, order = views
+    def forward(self, batch: Batch) -> Tensor:
+        image, order = batch.views
         error = (self.paint(image, order).float() - self.targets(image)).square().mean(2)
         return error.gather(1, order[:, self.visible :]).mean()
 
-    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        image, order = views
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        image, order = batch.views
         patches, pixels = self.paint(image, order), TF.pixel_unshuffle(image, self.patch).flatten(2).transpose(1, 2)
         if self.norm_pixels:  # shown with the patches' own mean and deviation, which it does not predict
             patches = patches * pixels.std(2, keepdim=True) + pixels.mean(2, keepdim=True)

@@ -6,18 +6,22 @@ on the removed pixels; any network that gives a feature map, with a convolutiona
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, MAEAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 from fastssl.models.decoder import Decoder
 
 
-class Masked(Method):
+class Masked(ImageMethod):
     """One view without some patches + encoder + decoder + squared error on what was removed.
 
     Args:
@@ -25,7 +29,7 @@ class Masked(Method):
         augment: makes one view in [-1, 1].
         share: of the patches that are removed.
         patch: pixels of a patch's side; None: an eighth of the image.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "masked generation"
@@ -53,10 +57,9 @@ class Masked(Method):
         self.token = nn.Parameter(torch.zeros(3, 1, 1))
         self.decoder = Decoder(encoder)
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and where it loses its pixels, bool [B, 1, S, S]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        (view,) = super().views(images, seed, epoch, ids)
+        (view,) = super().views(items, seed, epoch, ids)
         noise = self.uniform(seed, epoch, ids, block=1, count=self.patches)
         order = torch.from_numpy(noise.argsort(1).argsort(1) < self.removed)
         side = view.shape[-1] // self.patch
@@ -67,11 +70,11 @@ class Masked(Method):
         """The image as it is restored from what is left of it."""
         return self.decoder(self.encoder.network(torch.where(gone, self.token.to(image.dtype), image)))
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        image, gone = views
+    def forward(self, batch: Batch) -> Tensor:
+        image, gone = batch.views
         missing = gone.expand_as(image)
         return TF.mse_loss(self.paint(image, gone)[missing].float(), image[missing].float())
 
-    def pictures(self, views: list[Tensor]) -> dict[str, Tensor]:
-        image, gone = views
+    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+        image, gone = batch.views
         return {"seen": image.masked_fill(gone, 0.0), "predicted": self.paint(image, gone), "image": image}

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import HALF, MoCoV2Augment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import EmbeddingQueue, Encoder, TargetNetwork, projection_head
 
 
-class MoCo(Method):
+class MoCo(ImageMethod):
     """Views + encoder, head and their target + queue + InfoNCE.
 
     Args:
@@ -26,7 +27,7 @@ class MoCo(Method):
         momentum: of the target network.
         hidden: width of the head; 0: a linear one (v1).
         outputs: dimensions in which views are compared.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
         backend: of the loss.
     """
 
@@ -54,8 +55,8 @@ class MoCo(Method):
         self.target = TargetNetwork(nn.Sequential(self.backbone(), self.projector), momentum, cosine=False)
         self.queue = EmbeddingQueue(queue, outputs)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        return self.contrast(self.projector(self.embed(views[0])), views[1])
+    def forward(self, batch: Batch) -> Tensor:
+        return self.contrast(self.projector(self.embed(batch.views[0])), batch.views[1])
 
     def contrast(self, query: Tensor, view: Tensor) -> Tensor:
         """The loss of queries against the keys of the other view and those of the queue, which moves on."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import HALF, MoCoV3Augment, Views
+from fastssl.data.batch import Batch
 from fastssl.methods.byol import BYOL
 from fastssl.models import Encoder
 
@@ -30,6 +31,7 @@ class MoCoV3(BYOL):
     paper = "Chen et al. 2021"
     predicts = "which key of the batch is the query's"
     loss = "InfoNCE"
+    least_rows = 2
 
     def __init__(
         self,
@@ -43,8 +45,8 @@ class MoCoV3(BYOL):
         super().__init__(encoder, augment or MoCoV3Augment(encoder.size, normalize=HALF), **options)
         self.temperature, self.backend = temperature, backend
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        x = torch.cat(views)
+    def forward(self, batch: Batch) -> Tensor:
+        x = torch.cat(batch.views)
         q0, q1 = self.predictor(self.projector(self.embed(x))).chunk(2)
         k0, k1 = self.target(x).chunk(2)
         first = F.info_nce(q0, k1, temperature=self.temperature, backend=self.backend)

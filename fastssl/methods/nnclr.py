@@ -11,11 +11,12 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import EmbeddingQueue, Encoder, prediction_head, projection_head
 
 
-class NNCLR(Method):
+class NNCLR(ImageMethod):
     """Views + encoder + projector + predictor + support set + InfoNCE, both ways.
 
     Args:
@@ -25,7 +26,7 @@ class NNCLR(Method):
         support: projections of earlier images among which neighbours are sought.
         hidden: width of the heads.
         outputs: dimensions of a projection.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
         backend: of the loss.
     """
 
@@ -33,6 +34,7 @@ class NNCLR(Method):
     paper = "Dwibedi et al. 2021"
     predicts = "which view's neighbour is its own"
     loss = "InfoNCE on nearest neighbours"
+    least_rows = 2
 
     def __init__(
         self,
@@ -52,8 +54,8 @@ class NNCLR(Method):
         self.predictor = prediction_head(outputs, hidden)
         self.support = EmbeddingQueue(support, outputs)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        z = self.projector(self.embed(torch.cat(views)))
+    def forward(self, batch: Batch) -> Tensor:
+        z = self.projector(self.embed(torch.cat(batch.views)))
         (p0, p1), (z0, z1) = self.predictor(z).chunk(2), z.detach().chunk(2)
         loss = (self._contrast(p0, z1) + self._contrast(p1, z0)) / 2
         if self.training:

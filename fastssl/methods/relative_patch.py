@@ -6,17 +6,22 @@ colour projection are there to keep edges that run on and chromatic aberration f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, Params, RelativePatchAugment
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.data.views import drawings
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
-class RelativePatch(Method):
+class RelativePatch(ImageMethod):
     """Two patches + one encoder for both + MLP of the pair + cross-entropy of 8 places.
 
     Args:
@@ -46,9 +51,9 @@ class RelativePatch(Method):
             nn.Linear(2 * self.features, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, 8)
         )
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The two patches [B, 3, S, S] and the place of the second [B]; both are of an item's first drawing."""
-        patches, params = self.augment(images[:, 0], seed=seed, epoch=epoch, ids=ids, return_params=True)
+        patches, params = self.augment(drawings(items), seed=seed, epoch=epoch, ids=ids, return_params=True)
         return [*patches, self._places(params)]
 
     @staticmethod
@@ -60,9 +65,9 @@ class RelativePatch(Method):
         result: Tensor = self.classifier(torch.cat(self.embed(torch.cat([middle, neighbour])).chunk(2), 1))
         return result
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        return TF.cross_entropy(self.scores(*views[:2]), views[2])
+    def forward(self, batch: Batch) -> Tensor:
+        return TF.cross_entropy(self.scores(*batch.views[:2]), batch.views[2])
 
-    def skill(self, views: list[Tensor]) -> dict[str, float]:
-        right = (self.scores(*views[:2]).argmax(1) == views[2]).float().mean()
+    def skill(self, batch: Batch) -> dict[str, float]:
+        right = (self.scores(*batch.views[:2]).argmax(1) == batch.views[2]).float().mean()
         return {"accuracy": 100 * float(right), "chance": 12.5}

@@ -10,17 +10,18 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, RotNetAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
-class RotNet(Method):
+class RotNet(ImageMethod):
     """One view in four turns + encoder + linear classifier + cross-entropy.
 
     Args:
         encoder: what is kept.
         augment: makes one view.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "innate relationship"
@@ -32,11 +33,11 @@ class RotNet(Method):
         super().__init__(encoder, augment or RotNetAugment(encoder.size, normalize=HALF), spatial=spatial)
         self.classifier = nn.Linear(self.features, 4)
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        turned, turns = RotNetAugment.rotations(views[0])
+    def forward(self, batch: Batch) -> Tensor:
+        turned, turns = RotNetAugment.rotations(batch.views[0])
         return TF.cross_entropy(self.classifier(self.embed(turned)), turns)
 
-    def skill(self, views: list[Tensor]) -> dict[str, float]:
-        turned, turns = RotNetAugment.rotations(views[0])
+    def skill(self, batch: Batch) -> dict[str, float]:
+        turned, turns = RotNetAugment.rotations(batch.views[0])
         right = (self.classifier(self.embed(turned)).argmax(1) == turns).float().mean()
         return {"accuracy": 100 * float(right), "chance": 25.0}

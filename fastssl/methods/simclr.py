@@ -12,11 +12,11 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment, Views
-from fastssl.methods.base import Method
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, projection_head
 
 
-class SimCLR(Method):
+class SimCLR(ImageMethod):
     """Views + encoder + projection head + NT-Xent.
 
     Args:
@@ -34,6 +34,7 @@ class SimCLR(Method):
     paper = "Chen et al. 2020"
     predicts = "which view belongs to the same image"
     loss = "NT-Xent"
+    least_rows = 2
 
     def __init__(
         self,

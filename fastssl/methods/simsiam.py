@@ -10,11 +10,12 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import HALF, MoCoV2Augment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, prediction_head, projection_head
 
 
-class SimSiam(Method):
+class SimSiam(ImageMethod):
     """Views + encoder + projector + narrow predictor + negative cosine, both ways.
 
     Args:
@@ -24,7 +25,7 @@ class SimSiam(Method):
         outputs: dimensions of a projection.
         layers: of the projector; the paper's 3, for small images 2.
         bottleneck: width of the predictor; None: a quarter of ``outputs``.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "self-distillation"
@@ -47,7 +48,7 @@ class SimSiam(Method):
         self.projector = projection_head(self.features, hidden, outputs, layers)
         self.predictor = prediction_head(outputs, bottleneck or max(outputs // 4, 1))
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        z = self.projector(self.embed(torch.cat(views)))
+    def forward(self, batch: Batch) -> Tensor:
+        z = self.projector(self.embed(torch.cat(batch.views)))
         (p0, p1), (z0, z1) = self.predictor(z).chunk(2), z.detach().chunk(2)
         return (F.negative_cosine_similarity(p0, z1) + F.negative_cosine_similarity(p1, z0)) / 2

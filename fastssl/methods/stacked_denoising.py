@@ -11,18 +11,19 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, MAEAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
-class StackedDenoising(Method):
+class StackedDenoising(ImageMethod):
     """One view + the levels below, which no longer learn + noise + the level at work + its decoder + squared error.
 
     Args:
         encoder: what is kept; each of its levels takes and gives a map [B, C, H, W].
         augment: makes one view in [-1, 1].
         corruption: share of a level's input that is set to zero.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
 
     Raises:
         ValueError: a level that gives no map.
@@ -58,10 +59,10 @@ class StackedDenoising(Method):
             x = level(x)
         return x
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
+    def forward(self, batch: Batch) -> Tensor:
         k = int(self.level)
         with torch.no_grad():
-            below = self._through(views[0], k)
+            below = self._through(batch.views[0], k)
         noisy = below * (torch.rand_like(below) >= self.corruption)
         restored = self.decoders[k](self.encoder.levels()[k](noisy))
         return TF.mse_loss(restored.float(), below.float())

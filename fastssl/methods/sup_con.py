@@ -30,7 +30,7 @@ class SupCon(SimCLR):
     paper = "Khosla et al. 2020"
     predicts = "which views belong to the same class"
     loss = "SupCon"
-    uses_labels = True
+    needs = ("images", "label")
 
     def __init__(
         self, encoder: Encoder, augment: Views | None = None, *, temperature: float = 0.1, **options: Any

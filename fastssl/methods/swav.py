@@ -13,12 +13,13 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment, Views
+from fastssl.data.batch import Batch
 from fastssl.distributed import all_rows, unsharded
-from fastssl.methods.base import Method
+from fastssl.methods.image import ImageMethod
 from fastssl.models import EmbeddingQueue, Encoder, Prototypes, projection_head
 
 
-class SwAV(Method):
+class SwAV(ImageMethod):
     """Views + encoder + projector + prototypes + Sinkhorn assignments + cross-entropy, swapped.
 
     Args:
@@ -31,13 +32,14 @@ class SwAV(Method):
         outputs: dimensions of a projection.
         queue: projections of earlier images that are assigned with the batch, for batches that are small beside the
             prototypes; 0: none.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "clustering"
     paper = "Caron et al. 2020"
     predicts = "the cluster of the other view"
     loss = "cross-entropy of assignments"
+    least_rows = 2
 
     def __init__(
         self,
@@ -58,8 +60,8 @@ class SwAV(Method):
         self.prototypes = Prototypes(outputs, prototypes)
         self.queues = nn.ModuleList(EmbeddingQueue(queue, outputs, begin="empty") for _ in range(2 if queue else 0))
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        z = [self.projector(self.embed(view)) for view in views]
+    def forward(self, batch: Batch) -> Tensor:
+        z = [self.projector(self.embed(view)) for view in batch.views]
         scores = [self.prototypes(rows) for rows in z]
         assigned = [self.assign(k, z[k].detach(), scores[k].detach().float()) for k in range(2)]
         terms = [

@@ -7,6 +7,7 @@ than Data, 2019. Features of an image and of its transformed copy together tell 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.augment import HALF, MAEAugment, Views
-from fastssl.methods.base import Method
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
-class Transformation(Method):
+class Transformation(ImageMethod):
     """A view and its affine image + encoder for both + MLP + squared error of the map.
 
     Args:
@@ -29,7 +32,7 @@ class Transformation(Method):
         scale: smallest and largest factor.
         shear: shear by up to this many degrees either way.
         hidden: width of the MLP.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "innate relationship"
@@ -68,15 +71,14 @@ class Transformation(Method):
         ) * scale[:, None]  # fmt: skip
         return torch.cat([rows.reshape(-1, 2, 2), 2 * self.translate * centred[:, 3:5, None]], 2)
 
-    def views(self, images: Tensor, seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> list[Tensor]:
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view, its affine image, [B, 3, S, S] each, and the maps [B, 2, 3]."""
-        ids = np.arange(len(images)) if ids is None else np.asarray(ids)
-        (view,) = super().views(images, seed, epoch, ids)
+        (view,) = super().views(items, seed, epoch, ids)
         maps = self.matrices(self.uniform(seed, epoch, ids, block=1, count=5))
         grid = TF.affine_grid(maps, list(view.shape), align_corners=False)
         return [view, TF.grid_sample(view, grid, padding_mode="border", align_corners=False), maps]
 
-    def forward(self, views: list[Tensor], labels: Tensor | None = None) -> Tensor:
-        view, moved, maps = views
+    def forward(self, batch: Batch) -> Tensor:
+        view, moved, maps = batch.views
         before, after = self.embed(torch.cat([view, moved])).chunk(2)
         return TF.mse_loss(self.head(torch.cat([before, after], 1)).float(), maps.flatten(1))

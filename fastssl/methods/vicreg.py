@@ -10,11 +10,11 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.augment import HALF, VICRegAugment, Views
-from fastssl.methods.base import Method
+from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, projection_head
 
 
-class VICReg(Method):
+class VICReg(ImageMethod):
     """Views + encoder + expander + invariance, variance and covariance.
 
     Args:
@@ -22,13 +22,14 @@ class VICReg(Method):
         augment: makes two views; None takes the paper's settings.
         hidden: width of the expander.
         outputs: features of the loss.
-        spatial: see :class:`Method`.
+        spatial: see :class:`ImageMethod`.
     """
 
     family = "redundancy reduction"
     paper = "Bardes et al. 2022"
     predicts = "the expanded features of the other view"
     loss = "variance, invariance, covariance"
+    least_rows = 2
 
     def __init__(
         self,

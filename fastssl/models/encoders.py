@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.lab import LabNetwork
-from fastssl.models.resnet import ResNet, SmallResNet
+from fastssl.models.resnet import BLOCKS, ResNet, SmallResNet
 from fastssl.models.vit import ViT
 
 
@@ -103,12 +103,15 @@ def huggingface(name_or_config: Any, size: int) -> Encoder:
     return Encoder(_HuggingFaceBackbone(load(name_or_config)), size)
 
 
+RESNETS = tuple(f"resnet{depth}" for depth in BLOCKS)  # those of the paper
+
+
 def _network(name: str, options: dict[str, Any]) -> nn.Module:
     size, width, blocks = int(options["size"]), int(options.get("width", 32)), int(options.get("blocks", 1))
     if name == "resnet":
         return SmallResNet(width, blocks, 2 if size >= 32 else 1)
-    if name in ("resnet18", "resnet50"):
-        stem = options.get("stem") or ("cifar" if size <= 64 else "imagenet")
+    if name in RESNETS:
+        stem = options.get("stem") or ("cifar" if size < 96 else "imagenet")
         return ResNet(int(name[6:]), stem, int(options.get("width", 64)))
     if name == "efficientnet":
         return SmallEfficientNet(width, blocks)
@@ -129,7 +132,7 @@ def _planar(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.contiguous() for x in inputs)
 
 
-ENCODERS = ("resnet", "resnet18", "resnet50", "efficientnet", "vit", "patch-cnn")
+ENCODERS = ("resnet", *RESNETS, "efficientnet", "vit", "patch-cnn")
 
 
 def build_encoder(options: dict[str, Any]) -> Encoder:
@@ -139,7 +142,9 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
         options: "name" and "size" (pixels), and for networks of one's own width "width" (channels of the first stage;
             a quarter of a transformer's tokens) and "blocks" (a stage; a quarter of a transformer's).
 
-            - "resnet": :class:`SmallResNet`; "resnet18", "resnet50": :class:`ResNet` (also "stem");
+            - "resnet": :class:`SmallResNet`;
+            - "resnet18", "resnet34", "resnet50", "resnet101": :class:`ResNet`, 64 channels wide unless "width" is
+              given; "stem": "cifar" below 96 pixels, else "imagenet", unless it is given;
             - "efficientnet": :class:`SmallEfficientNet`;
             - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", an eighth of the image unless given);
             - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastssl.models.encoders import Encoder
+from fastssl.models.encoders import RESNETS, Encoder
+from fastssl.models.resnet import ResNet
 
-FORMATS = ("torch", "onnx", "huggingface")
+FORMATS = ("torch", "onnx", "huggingface", "torchvision", "timm")
 
 
 def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str | Path) -> Path:
@@ -22,7 +23,10 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
         encoder: images [B, 3, S, S] in [-1, 1] to [B, C]; written in evaluation mode.
         options: what ``build_encoder`` made it of.
         to: "torch": a program for ``torch.export.load``, any batch; "onnx": any batch (extra: export); "huggingface": a
-            folder for ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` (extra: vision).
+            folder for ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` (extra: vision); "torchvision" and
+            "timm": the weights of a ResNet of 64 channels with the stem for ImageNet, for
+            ``torchvision.models.resnet50().load_state_dict(torch.load(path), strict=False)`` (which has ``fc`` besides)
+            and ``timm.create_model("resnet50", num_classes=0, checkpoint_path=path)``.
         path: file, or folder for "huggingface"; replaced when it is whole.
 
     Returns:
@@ -31,9 +35,15 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
     Raises:
         ImportError: the extra is missing.
         RuntimeError: what was loaded back gives other features: nothing is left at ``path``.
-        ValueError: unknown format.
+        ValueError: unknown format, or an encoder that the library does not have.
     """
-    writers = {"torch": _torch, "onnx": _onnx, "huggingface": _huggingface}
+    writers = {
+        "torch": _torch,
+        "onnx": _onnx,
+        "huggingface": _huggingface,
+        "torchvision": _resnet_weights,
+        "timm": _resnet_weights,
+    }
     if to not in writers:
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
     path = Path(path)
@@ -74,6 +84,25 @@ def _torch(encoder: Encoder, options: dict[str, Any], path: Path, example: Tenso
     with path.open("rb") as file:
         result: Tensor = torch.export.load(file).module()(example)
     return result
+
+
+def _resnet_weights(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
+    """The weights, which torchvision and timm call alike."""
+    network = encoder.network
+    if not isinstance(network, ResNet) or network.conv1.weight.shape != (64, 3, 7, 7):
+        raise ValueError(
+            f"to: torchvision and timm have ResNets of 64 channels with the stem for ImageNet ({', '.join(RESNETS)}, "
+            f"--stem imagenet), got {options['name']!r} with a first convolution {list(_first(network))}"
+        )
+    torch.save({key: value.clone().contiguous() for key, value in network.state_dict().items()}, path)
+    loaded = ResNet(int(str(options["name"]).removeprefix("resnet")))
+    loaded.load_state_dict(torch.load(path, weights_only=True))
+    result: Tensor = Encoder(loaded.eval(), encoder.size)(example)
+    return result
+
+
+def _first(network: nn.Module) -> torch.Size:
+    return next((m.weight.shape for m in network.modules() if isinstance(m, nn.Conv2d)), torch.Size())
 
 
 def _onnx(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:

@@ -98,12 +98,15 @@ def _shortcut(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
 
+BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}  # in each of the four stages
+
+
 class ResNet(nn.Module):
-    """ResNet-18 or ResNet-50, images [B, 3, H, W] to a feature map; weights of torchvision's models fit (``fc`` is left
-    out: ``load_state_dict(weights, strict=False)``).
+    """ResNet-18, 34, 50 or 101, images [B, 3, H, W] to a feature map; weights of torchvision's models fit (``fc`` is
+    left out: ``load_state_dict(weights, strict=False)``).
 
     Args:
-        depth: 18 or 50.
+        depth: 18, 34, 50 or 101.
         stem: "imagenet" (7 x 7 of stride 2 and a pooling: H / 32) or "cifar" (3 x 3, no pooling: H / 8).
         width: channels of the first stage, 64 in the paper.
 
@@ -113,17 +116,17 @@ class ResNet(nn.Module):
 
     def __init__(self, depth: int = 18, stem: str = "imagenet", width: int = 64) -> None:
         super().__init__()
-        if depth not in (18, 50):
-            raise ValueError(f"depth: expected 18 or 50, got {depth!r}")
+        if depth not in BLOCKS:
+            raise ValueError(f"depth: expected one of {', '.join(map(str, BLOCKS))}, got {depth!r}")
         if stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem: expected 'imagenet' or 'cifar', got {stem!r}")
-        block: type[BasicBlock | Bottleneck] = BasicBlock if depth == 18 else Bottleneck
+        block: type[BasicBlock | Bottleneck] = BasicBlock if depth < 50 else Bottleneck
         large = stem == "imagenet"
         self.conv1 = nn.Conv2d(3, width, 7 if large else 3, 2 if large else 1, 3 if large else 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
         channels = width
-        for stage, count in enumerate((2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)):
+        for stage, count in enumerate(BLOCKS[depth]):
             layer = []
             for k in range(count):
                 layer.append(block(channels, width * 2**stage, 2 if stage and k == 0 else 1))

@@ -17,15 +17,17 @@ import fastssl.functional as F
 from fastssl._version import __version__
 from fastssl.augment import Views
 from fastssl.bench.run import write_atomically
-from fastssl.data import Images, load
+from fastssl.data import ArraySource, Source
+from fastssl.data import open as open_source
 from fastssl.evaluate import clustering_scores, encode, evaluate, kmeans, rank_me
-from fastssl.evaluate.features import centred
+from fastssl.evaluate.features import centred, labels_of
 from fastssl.methods import Method
 from fastssl.models import Encoder, hamming
 from fastssl.report import figures
 from fastssl.train import load_encoder, load_method
+from fastssl.train.run import FREE
 
-ViewsOf = Callable[[str, str, int], Views | None]
+ViewsOf = Callable[[str, str | None, int], Views | None]
 MEASURES = {
     "linear": "linear probe",
     "knn": "k-NN",
@@ -61,7 +63,7 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
     groups: dict[tuple[Any, ...], Group] = {}
     for path in runs:
         encoder, state = load_encoder(path)
-        options = {k: v for k, v in state["options"].items() if k != "seed"}
+        options = {k: v for k, v in state["options"].items() if k not in {"seed", *FREE}} | {"epochs": state["epochs"]}
         key = (state["method"], str(state["encoder"]), state["data"], str(options), str(state.get("method_options")))
         group = groups.setdefault(key, Group(state["method"]))
         group.encoders.append(encoder)
@@ -75,7 +77,7 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
 
 
 def _measures(
-    group: Group, unit: list[Tensor], data: Images, baselines: dict[str, Any]
+    group: Group, unit: list[Tensor], data: Source, baselines: dict[str, Any]
 ) -> dict[str, tuple[float, float | None]]:
     """Measures of a group; ``unit``: the centred features of each of its encoders."""
     values: dict[str, list[float]] = {}
@@ -89,7 +91,9 @@ def _measures(
                     if column in table[key]:
                         baselines.setdefault(column, {})[text] = table[key][column]
         clusters = kmeans(rows, len(data.classes))[1]
-        values.setdefault("k-means, NMI", []).append(clustering_scores(clusters.numpy(), data.labels)["nmi"])
+        values.setdefault("k-means, NMI", []).append(
+            clustering_scores(clusters.numpy(), labels_of(data).numpy())["nmi"]
+        )
         values.setdefault("RankMe", []).append(rank_me(rows))
     return {text: interval(numbers) for text, numbers in values.items()}
 
@@ -113,10 +117,10 @@ def _curves(groups: list[Group]) -> str:
     return figures._svg(figure)
 
 
-def _confusion(unit: Tensor, data: Images) -> str:
+def _confusion(unit: Tensor, data: Source) -> str:
     """Classes against the class of the nearest neighbour, each row in percent."""
     plt = figures._pyplot()
-    labels = torch.from_numpy(data.labels)
+    labels = labels_of(data)
     _, nearest = F.nearest(unit, None, 1, metric="dot", exclude_self=True)
     count = len(data.classes)
     table = torch.zeros(count, count).index_put_((labels, labels[nearest[:, 0]]), torch.ones(()), accumulate=True)
@@ -134,21 +138,22 @@ def _confusion(unit: Tensor, data: Images) -> str:
     return figures._svg(figure)
 
 
-def _neighbours(groups: list[Group], data: Images, queries: int = 6, shown: int = 7) -> list[dict[str, Any]]:
+def _neighbours(groups: list[Group], data: Source, queries: int = 6, shown: int = 7) -> list[dict[str, Any]]:
     """Nearest images of the other drawing where there are two, else of the others."""
     chosen = np.sort(np.random.default_rng(3).permutation(len(data))[:queries])
-    two = data.images.shape[1] > 1
-    rows: list[dict[str, Any]] = [
-        {"query": figures._png(data.images[i, 0]), "name": data.names[i], "ranked": []} for i in chosen
-    ]
+    two = isinstance(data, ArraySource) and len(data.read(0).images or ()) > 1
+    labels = labels_of(data)
+    rows: list[dict[str, Any]] = []
+    for item in data.items(chosen):
+        rows.append({"query": figures.thumbnail(item, 0), "name": item.name, "ranked": []})
     for group in groups:
         encoder = group.encoders[0]
-        query = centred(encode(encoder, data.drawing(0)))
-        gallery = centred(encode(encoder, data.drawing(1))) if two else query
-        _, index = F.nearest(query[chosen], gallery, shown + (not two), metric="dot")
+        query = centred(encode(encoder, data))
+        gallery = centred(encode(encoder, data.drawing(1))) if two else query  # type: ignore[attr-defined]
+        _, index = F.nearest(query[chosen], gallery, min(shown + (not two), len(data) - (not two)), metric="dot")
         for row, order, own in zip(rows, index[:, 0 if two else 1 :].tolist(), chosen):
-            same = [j == own if two else data.labels[j] == data.labels[own] for j in order]
-            images = [figures._png(data.images[j, int(two)]) for j in order]
+            same = [j == own if two else bool(labels[j] == labels[own]) for j in order]
+            images = [figures.thumbnail(item, int(two)) for item in data.items(order)]
             row["ranked"].append([{"image": i, "right": bool(s)} for i, s in zip(images, same)])
     return rows
 
@@ -165,23 +170,32 @@ def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
 
 
 @torch.no_grad()
-def _does(group: Group, data: Images, views_of: ViewsOf) -> dict[str, Any]:
+def _does(group: Group, data: Source, views_of: ViewsOf) -> dict[str, Any]:
     """What the method of a group makes of images that it did not train on, where it can show it."""
     state = group.states[0]
     try:
-        method: Method = load_method(group.paths[0], views_of(state["method"], state["data"], group.encoders[0].size))
+        method: Method = load_method(
+            group.paths[0], views_of(state["method"], embedded_of(state), group.encoders[0].size)
+        )
     except ValueError as error:
         return {"missing": str(error)}
-    if method.uses_texts or method.studies:
+    if "text" in method.needs or method.studies:
         return {}
     rows = np.random.default_rng(5).permutation(len(data))[:64]
-    views = method.views(data.batch(rows), 0, 0, rows)
-    found: dict[str, Any] = {"skill": method.skill(views), "pictures": _sheet(method.pictures(views))}
+    batch = method.examples(data.items(rows), 0, 0, rows)
+    found: dict[str, Any] = {"skill": method.skill(batch), "pictures": _sheet(method.pictures(batch))}
     table = getattr(method, "table", None)
     if isinstance(table, np.ndarray):
         least, mean = hamming(table)
         found["note"] = f"{len(table)} permutations, Hamming distance of two: at least {least}, {mean:.2f} on average"
     return found if found["skill"] or found["pictures"] else {}
+
+
+def embedded_of(state: dict[str, Any]) -> str | None:
+    """Which of the embedded sets a run was trained on; None: data of one's own."""
+    if "source" in state:
+        return state["source"]["embedded"]
+    return {"emoji": "emoji", "emoji-train": "emoji", "digits": "digits"}.get(state["data"])  # of before
 
 
 def compare_runs(
@@ -205,14 +219,14 @@ def compare_runs(
     except ImportError as error:
         raise ImportError("the report needs the extra: pip install fastssl[report]") from error
     groups = _groups(runs)
-    images = load("emoji-all" if data == "emoji" else data)
-    unseen = load("emoji-heldout") if data == "emoji" else images
+    images = open_source("emoji-all" if data == "emoji" else data, part="test")
+    unseen = open_source("emoji-heldout") if data == "emoji" else images
     baselines: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
     for group in groups:
         note(f"{group.name}: {len(group.states)} run{'s' if len(group.states) > 1 else ''}")
-        unit = [centred(encode(encoder, images.drawing(0))) for encoder in group.encoders]
+        unit = [centred(encode(encoder, images)) for encoder in group.encoders]
         values = _measures(group, unit, images, baselines)
         lines.append({"name": group.name, "runs": len(group.states), "values": values})
         parts.append(
@@ -231,6 +245,7 @@ def compare_runs(
         version=__version__,
         style=style,
         data=images.name,
+        emoji=images.embedded == "emoji",
         count=len(images),
         lines=sorted(lines, key=lambda line: -line["values"][columns[0]][0]),
         columns=columns,
@@ -239,7 +254,7 @@ def compare_runs(
         curves=_curves(groups),
         neighbours=_neighbours(groups, unseen),
         names=[g.name for g in groups],
-        two=unseen.images.shape[1] > 1,
+        two=len(unseen.read(0).images or ()) > 1,
         parts=parts,
         runs=[{"path": str(p), "state": s} for g in groups for p, s in zip(g.paths, g.states)],
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data import Images
+from fastssl.data import ArraySource, Item, Source, read_ahead
 from fastssl.evaluate.features import centred, encode, pixels
 from fastssl.models import Encoder
 
@@ -52,6 +52,16 @@ def _png(image: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def thumbnail(item: Item, drawing: int = 0, longest: int = 128) -> str:
+    """A drawing of an item as a data URI, made smaller where it is large."""
+    from PIL import Image
+
+    pixels = (item.images or ())[drawing]
+    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[:, :, :3]))
+    image.thumbnail((longest, longest))
+    return _png(np.asarray(image))
 
 
 def learning_curve(training: dict[str, Any]) -> str:
@@ -99,14 +109,14 @@ def speed_and_memory(benchmark: dict[str, Any]) -> str:
     return _svg(figure)
 
 
-def neighbours(encoder: Encoder, data: Images, queries: int = 8, shown: int = 7) -> dict[str, Any]:
+def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int = 7) -> dict[str, Any]:
     """Nearest drawings of the other vendor to some held-out emoji, by the encoder and by pixels."""
     rng = np.random.default_rng(3)
     chosen = np.sort(rng.permutation(len(data))[:queries])
     result = []
     ways = {
-        "SimCLR": lambda images: encode(encoder, images),
-        "pixels": lambda images: pixels(images, encoder.size),
+        "SimCLR": lambda source: encode(encoder, source),
+        "pixels": lambda source: pixels(source, encoder.size),
     }
     ranked = {}
     for name, features_of in ways.items():
@@ -133,26 +143,26 @@ def neighbours(encoder: Encoder, data: Images, queries: int = 8, shown: int = 7)
     return {"rows": result}
 
 
-def map_of_embedding(encoder: Encoder, data: Images, side: int = 1800, thumbnail: int = 30) -> str:
+def map_of_embedding(encoder: Encoder, data: Source, side: int = 1800, thumbnail_side: int = 30) -> str:
     """All drawings of the first vendor at the places that t-SNE gives their features."""
     from PIL import Image
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
 
-    features = centred(encode(encoder, data.drawing(0))).numpy()
+    features = centred(encode(encoder, data)).numpy()
     reduced = PCA(50, random_state=0).fit_transform(features)
     places = TSNE(2, init="pca", perplexity=25, random_state=0, max_iter=750).fit_transform(reduced)
     # Ranks half-way spread the crowded places so that pictures can be seen.
     ranks = places.argsort(0).argsort(0) / len(places)
     spread = (places - places.min(0)) / np.ptp(places, axis=0)
-    at = ((0.5 * spread + 0.5 * ranks) * (side - thumbnail)).astype(int)
+    at = ((0.5 * spread + 0.5 * ranks) * (side - thumbnail_side)).astype(int)
     canvas = np.full((side, side, 3), 255, np.uint8)
-    for index, (x, y) in enumerate(at):
-        small = np.asarray(
-            Image.fromarray(data.images[index, 0]).resize((thumbnail, thumbnail), Image.Resampling.LANCZOS)
-        )
+    for item, (x, y) in zip(read_ahead(data), at):
+        image = (item.images or ())[0]
+        shown = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image[:, :, :3], (*image.shape[:2], 3))))
+        small = np.asarray(shown.resize((thumbnail_side, thumbnail_side), Image.Resampling.LANCZOS))
         inside = np.abs(small.astype(int) - 236).max(-1, keepdims=True) > 6  # the background is (236, 236, 236)
-        window = canvas[y : y + thumbnail, x : x + thumbnail]
+        window = canvas[y : y + thumbnail_side, x : x + thumbnail_side]
         np.copyto(window, small, where=inside)
     buffer = io.BytesIO()
     Image.fromarray(canvas).quantize(128).save(buffer, format="PNG", optimize=True)

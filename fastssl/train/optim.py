@@ -64,6 +64,9 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
+OPTIMIZERS = ("adamw", "sgd", "lars")
+
+
 def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """Returns "adamw" (no decay on parameters of one dimension), "sgd" (momentum 0.9) or "lars".
 

@@ -1,0 +1,34 @@
+"""Items of a source in their order, read by several threads a few ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from fastssl.data.source import Item, Source
+
+
+def read_ahead(source: Source, ids: Iterable[int] | None = None, workers: int | None = None) -> Iterator[Item]:
+    """Yields the items at ``ids`` (None: all), at most four a thread ahead of who takes them.
+
+    Args:
+        source: read by several threads.
+        ids: in which order.
+        workers: threads; None: as many as torch uses.
+    """
+    workers = workers or torch.get_num_threads()
+    upcoming = iter(range(len(source)) if ids is None else ids)
+    pending: deque[Future[Item]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="fastssl-read")
+    try:
+        while True:
+            while len(pending) < 4 * workers and (index := next(upcoming, None)) is not None:
+                pending.append(pool.submit(source.read, int(index)))
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

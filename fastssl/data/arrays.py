@@ -1,0 +1,105 @@
+"""Images in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fastssl.data.decode import as_pixels
+from fastssl.data.source import Item, Reduction, Source, checked_labels, digest, in_range
+
+_FINGERPRINTED = 1024  # images whose pixels are looked at
+
+
+class ArraySource(Source):
+    """Images in memory: all of one size in an array, or each of its own size in a list.
+
+    Args:
+        images: uint8 [N, H, W, C] or [N, C, H, W]; [N, drawings, H, W, C] where an item has several drawings of the
+            same thing: methods take their views from different ones; or a list of arrays, tensors or Pillow images.
+            Floats in [0, 1] become uint8. Tensors may be given for arrays.
+        labels: integers [N], -1 where a class is not known; None: none.
+        classes: the names of the classes.
+        name: what logs and checkpoints call it.
+        names: one per item, where items have names.
+        texts: one per item, where items have texts.
+
+    Raises:
+        TypeError: what is no image.
+        ValueError: other shapes, floats outside of [0, 1], or another number of labels, names or texts.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> source = ArraySource(np.zeros((5, 8, 6, 3), np.uint8), labels=[0, 1, 0, 1, 1])
+        >>> source.read(2).images[0].shape, source.read(2).label
+        ((8, 6, 3), 0)
+    """
+
+    def __init__(
+        self,
+        images: Any,
+        labels: Any = None,
+        classes: Sequence[str] = (),
+        name: str = "images",
+        names: Sequence[str] | None = None,
+        texts: Sequence[str] | None = None,
+    ) -> None:
+        if isinstance(images, (np.ndarray, Tensor)):
+            if images.ndim not in (4, 5):
+                raise ValueError(
+                    "images: expected [N, H, W, C], [N, C, H, W] or [N, drawings, H, W, C], got shape "
+                    f"{tuple(images.shape)}"
+                )
+            pixels = as_pixels(images, "images")
+            self.images: Any = pixels if pixels.ndim == 5 else pixels[:, None]
+        else:
+            self.images = [as_pixels(image, f"images[{k}]") for k, image in enumerate(images)]
+        count = len(self.images)
+        for key, given in (("names", names), ("texts", texts)):
+            if given is not None and len(given) != count:
+                raise ValueError(f"{key}: expected {count}, one an image, got {len(given)}")
+        self.labels = None if labels is None else checked_labels(labels, count)
+        self.classes, self.name = list(classes), name
+        self.names = list(names) if names is not None else [str(i) for i in range(count)]
+        self.texts = None if texts is None else list(texts)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        drawings = self.images[in_range(index, len(self))]
+        return Item(
+            images=tuple(drawings) if drawings.ndim == 4 else (drawings,),
+            label=None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index]),
+            text=None if self.texts is None else self.texts[index],
+            name=self.names[index],
+        )
+
+    def name_of(self, index: int) -> str:
+        return self.names[index]
+
+    @property
+    def fingerprint(self) -> str:
+        some = np.unique(np.linspace(0, len(self) - 1, min(len(self), _FINGERPRINTED)).round().astype(int))
+        labels = [] if self.labels is None else [self.labels]
+        return digest(str(len(self)), *self.classes, *labels, *(self.images[k] for k in some))
+
+    def subset(self, ids: Any, name: str | None = None) -> ArraySource:
+        ids = np.asarray(ids, dtype=np.int64)
+        part = ArraySource.__new__(ArraySource)
+        part.images = self.images[ids] if isinstance(self.images, np.ndarray) else [self.images[i] for i in ids]
+        part.labels = None if self.labels is None else self.labels[ids]
+        part.classes, part.name, part.embedded = self.classes, name or self.name, self.embedded
+        part.names = [self.names[i] for i in ids]
+        part.texts = None if self.texts is None else [self.texts[i] for i in ids]
+        return part
+
+    def drawing(self, k: int) -> ArraySource:
+        """Drawing k of every item, by itself."""
+        part = self.subset(np.arange(len(self)))
+        part.images = self.images[:, k : k + 1]
+        return part

@@ -1,0 +1,128 @@
+"""Data sets of others: map-style ones of torch, and tables of Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.decode import as_pixels
+from fastssl.data.source import Item, Reduction, Source, checked_labels, in_range
+
+IMAGES = ("image", "img", "images", "pixel_values")
+LABELS = ("label", "fine_label", "labels", "target")
+TEXTS = ("text", "caption")
+
+
+class DatasetSource(Source):
+    """A map-style data set, as torchvision's: items are an image, (image, label), or a mapping with such keys.
+
+    Labels that the data set does not list in ``targets`` or ``labels`` are known when an item is read.
+
+    Args:
+        dataset: with ``__len__`` and ``__getitem__``; images are arrays, tensors or Pillow images, of any size, before
+            any random transform.
+        name: what logs and checkpoints call it; None: the name of its class.
+
+    Raises:
+        TypeError: items without an image.
+    """
+
+    def __init__(self, dataset: Any, name: str | None = None) -> None:
+        self.dataset, self.name = dataset, name or type(dataset).__name__
+        self.classes = [str(c) for c in getattr(dataset, "classes", [])]
+        for key in ("targets", "labels"):
+            listed = getattr(dataset, key, None)
+            if listed is not None and len(listed) == len(dataset):
+                self.labels = checked_labels(listed, len(dataset)).astype(np.int32)
+                break
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        given = self.dataset[in_range(index, len(self))]
+        name = self.name_of(index)
+        if isinstance(given, Item):
+            return given
+        if isinstance(given, Mapping):
+            image, label, text = (
+                next((given[k] for k in keys if k in given), None) for keys in (IMAGES, LABELS, TEXTS)
+            )
+        elif isinstance(given, (tuple, list)):
+            image, second = given[0], given[1] if len(given) > 1 else None
+            label, text = (None, second) if isinstance(second, str) else (second, None)
+        else:
+            image, label, text = given, None, None
+        if image is None:
+            raise TypeError(f"{name}: expected an item with one of {IMAGES}, got {sorted(given)}")
+        images = (
+            tuple(as_pixels(i, name) for i in image) if isinstance(image, (tuple, list)) else (as_pixels(image, name),)
+        )
+        return Item(images=images, label=None if label is None else int(label), text=text, name=name)
+
+
+class HubSource(Source):
+    """A table of Hugging Face with a column of images, and of class labels or texts where there are any.
+
+    Raises:
+        ValueError: no column of images.
+    """
+
+    def __init__(self, table: Any, name: str) -> None:
+        import datasets
+
+        self.table, self.name = table, name
+        kinds = table.features
+        images = [column for column, kind in kinds.items() if isinstance(kind, datasets.Image)]
+        if not images:
+            raise ValueError(f"name: expected a column of images in {name!r}, got {kinds}")
+        labels = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+        self.image = images[0]
+        self.label = next((c for c in LABELS if c in labels), labels[0] if labels else None)
+        self.text = next((c for c in TEXTS if c in kinds), None)
+        if self.label is not None:
+            self.classes = list(kinds[self.label].names)
+            self.labels = checked_labels(np.asarray(table[self.label]), len(table)).astype(np.int32)
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        row = self.table[in_range(index, len(self))]
+        return Item(
+            images=(as_pixels(row[self.image], self.name_of(index)),),
+            label=None if self.labels is None else int(self.labels[index]),
+            text=None if self.text is None else row[self.text],
+            name=str(index),
+        )
+
+
+def hub(path: str, part: str | None = None) -> dict[str, HubSource]:
+    """The parts of a data set that ``datasets`` saved on disk, or knows by name.
+
+    Args:
+        path: a folder, or a name.
+        part: only this one is opened.
+
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[datasets]``.
+        ValueError: no such part, or no column of images.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("data sets of Hugging Face need the extra: pip install fastssl[datasets]") from error
+    parts = datasets.load_from_disk(path) if Path(path).is_dir() else datasets.load_dataset(path)
+    tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
+    if part is not None and part not in tables:
+        raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
+    name = Path(path).name
+    return {key: HubSource(table, name) for key, table in tables.items() if part in (None, key)}
+
+
+def first_part(parts: Mapping[str, Any], wanted: Sequence[str]) -> str | None:
+    """The first of the wanted names that there is."""
+    return next((name for name in wanted if name in parts), None)

@@ -1,0 +1,154 @@
+"""Image files: a folder whose sub-folders are classes, or a list of paths."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.decode import MAX_PIXELS, read_image
+from fastssl.data.listing import SUFFIXES, Names, list_images
+from fastssl.data.source import Item, Reduction, Source, checked_labels, digest, in_range
+
+
+class FileSource(Source):
+    """Image files, decoded when they are read, at their own size.
+
+    Args:
+        paths: of the files, relative to ``root`` where there is one.
+        labels: one integer a file, -1 where a class is not known; None: none.
+        classes: the names of the classes.
+        name: what logs and checkpoints call it.
+        root: the folder that relative paths start from.
+        texts: one a file; or bool [N]: which of them have a ``.txt`` file of the same name beside.
+        max_pixels: larger images are refused before they are decoded.
+        orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
+        skipped: why files were left out of the list -> how many.
+
+    Raises:
+        ValueError: another number of labels or texts.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str] | Sequence[Path],
+        labels: Any = None,
+        classes: Sequence[str] = (),
+        name: str = "files",
+        *,
+        root: str | Path | None = None,
+        texts: Sequence[str] | np.ndarray | None = None,
+        max_pixels: int = MAX_PIXELS,
+        orientation: bool = True,
+        skipped: Mapping[str, int] | None = None,
+    ) -> None:
+        self.paths = paths if isinstance(paths, Names) else Names(str(p) for p in paths)
+        self.labels = None if labels is None else checked_labels(labels, len(self.paths))
+        if self.labels is not None and self.labels.ndim == 1:
+            self.labels = self.labels.astype(np.int32)
+        self.classes, self.name = list(classes), name
+        self.root = None if root is None else str(root)
+        if texts is not None and len(texts) != len(self.paths):
+            raise ValueError(f"texts: expected {len(self.paths)}, one a file, got {len(texts)}")
+        self.texts = texts
+        self.max_pixels, self.orientation, self.skipped = max_pixels, orientation, skipped or {}
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """Where a file lies."""
+        own = self.paths[in_range(index, len(self))]
+        return own if self.root is None else os.path.join(self.root, own)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        path = self.path(index)
+        image = read_image(path, max_pixels=self.max_pixels, orientation=self.orientation, reduce=reduce, shared=True)
+        label = None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index])
+        return Item(images=(image,), label=label, text=self._text(index, path), name=self.paths[index])
+
+    def _text(self, index: int, path: str) -> str | None:
+        if self.texts is None or not isinstance(self.texts, np.ndarray):
+            return None if self.texts is None else self.texts[index]
+        return Path(path).with_suffix(".txt").read_text(encoding="utf-8").strip() if self.texts[index] else None
+
+    def name_of(self, index: int) -> str:
+        return self.paths[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the relative paths and the labels: a folder may be moved as a whole."""
+        labels = [] if self.labels is None else [self.labels]
+        if self.root is None:
+            return digest(*self.classes, *labels, *(os.path.basename(p) for p in self.paths))
+        return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
+
+    def subset(self, ids: Any, name: str | None = None) -> FileSource:
+        ids = np.asarray(ids, dtype=np.int64)
+        labels = None if self.labels is None else self.labels[ids]
+        texts: Any = self.texts
+        if texts is not None:
+            texts = texts[ids] if isinstance(texts, np.ndarray) else [texts[i] for i in ids]
+        options: dict[str, Any] = {"max_pixels": self.max_pixels, "orientation": self.orientation}
+        return FileSource(
+            self.paths.take(ids), labels, self.classes, name or self.name, root=self.root, texts=texts, **options
+        )
+
+
+def folder(
+    path: str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    orientation: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> FileSource:
+    """Returns the images below a folder: sub-folders that have any are the classes.
+
+    Links to folders are followed. Hidden files and folders, files that are no images, and images that no plugin of
+    Pillow reads are left out and counted in ``skipped``. A ``.txt`` file of the same name is the text of an image.
+
+    Args:
+        path: a folder; without sub-folders there are no classes.
+        max_pixels: larger images are refused before they are decoded.
+        orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
+        progress: called with the number of images found so far.
+
+    Raises:
+        ValueError: no folder, or no images in it.
+    """
+    listing = list_images(path, progress)
+    if not len(listing.files):
+        left = ", ".join(f"{count} {why}" for why, count in listing.skipped.items())
+        raise ValueError(
+            f"path: expected images ({', '.join(sorted(SUFFIXES))}) in {str(path)!r}, found none"
+            + (f" (left out: {left})" if left else "")
+        )
+    labels, classes = _classes(listing.files)
+    return FileSource(
+        listing.files,
+        labels,
+        classes,
+        Path(os.path.abspath(path)).name,
+        root=os.path.abspath(path),
+        texts=listing.texts if listing.texts.any() else None,
+        max_pixels=max_pixels,
+        orientation=orientation,
+        skipped=listing.skipped,
+    )
+
+
+def _classes(files: Names) -> tuple[np.ndarray | None, list[str]]:
+    """The first folder of each path is its class; files without one have the class ".", unless all are so."""
+    numbers: dict[str, int] = {}
+    owners = np.empty(len(files), np.int32)
+    for k, file in enumerate(files):
+        first, _, rest = file.partition("/")
+        owners[k] = numbers.setdefault(first if rest else ".", len(numbers))
+    if set(numbers) == {"."}:
+        return None, []
+    classes = sorted(numbers)
+    place = np.array([classes.index(name) for name in numbers], dtype=np.int32)
+    return place[owners], classes

@@ -1,0 +1,226 @@
+"""What lies in a folder of images: found by many threads, and remembered where that took long."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from fastssl.data.source import digest
+
+# Endings of image files, whether or not this Pillow reads them.
+SUFFIXES = {
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".tga",
+    ".ico", ".qoi",
+}  # fmt: skip
+REMEMBERED = 20_000  # files; smaller folders are listed faster than a cache file is worth
+_THREADS = 16
+_HIDDEN = {"__MACOSX"}
+
+
+@cache
+def readable() -> frozenset[str]:
+    """The endings that Pillow and its installed plugins read."""
+    from PIL import Image
+
+    for plugin in ("pillow_heif", "pillow_avif", "pillow_jxl"):
+        try:
+            module = __import__(plugin)
+        except ImportError:
+            continue
+        getattr(module, "register_heif_opener", lambda: None)()
+    known = Image.registered_extensions()
+    return frozenset(ending for ending in SUFFIXES if known.get(ending) in Image.OPEN)
+
+
+class Names(Sequence[str]):
+    """Many short texts in one piece of memory: their bytes and eight more each."""
+
+    def __init__(self, texts: Iterable[str] = ()) -> None:
+        encoded = [os.fsencode(text) for text in texts]
+        self.offsets = np.zeros(len(encoded) + 1, np.int64)
+        np.cumsum([len(e) for e in encoded], out=self.offsets[1:])
+        self.bytes = np.frombuffer(b"".join(encoded), np.uint8)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        if not 0 <= index < len(self):
+            raise IndexError(f"index: expected 0 to {len(self) - 1}, got {index}")
+        return os.fsdecode(self.bytes[self.offsets[index] : self.offsets[index + 1]].tobytes())
+
+    def take(self, ids: np.ndarray) -> Names:
+        """Some of them."""
+        return Names(self[int(i)] for i in ids)
+
+
+@dataclass
+class Listing:
+    """The images below a folder, by their paths relative to it, sorted.
+
+    Args:
+        root: the folder.
+        files: their relative paths.
+        texts: bool [N], whether a ``.txt`` file of the same name lies beside.
+        folders: all folders that were looked into, and when they last changed (``st_mtime_ns``).
+        skipped: why files were left out -> how many: hidden ones, those that are no images, images that Pillow here
+            does not read.
+    """
+
+    root: Path
+    files: Names
+    texts: np.ndarray
+    folders: dict[str, int]
+    skipped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Folder:
+    files: list[tuple[str, bool]]
+    folders: list[str]
+    changed: int
+    skipped: dict[str, int]
+
+
+def _look_into(root: str, relative: str) -> _Folder:
+    found = _Folder([], [], 0, {})
+    path = os.path.join(root, relative) if relative else root
+
+    def skip(why: str) -> None:
+        found.skipped[why] = found.skipped.get(why, 0) + 1
+
+    found.changed = os.stat(path).st_mtime_ns
+    images, texts = [], set()
+    with os.scandir(path) as entries:
+        for entry in entries:
+            name = entry.name
+            own = f"{relative}/{name}" if relative else name
+            if name.startswith(".") or name in _HIDDEN:
+                skip("hidden")
+            elif entry.is_dir():
+                if entry.is_symlink() and _above(os.path.realpath(entry.path), path):
+                    skip("a link to a folder above it")
+                else:
+                    found.folders.append(own)
+            else:
+                stem, ending = os.path.splitext(name)
+                ending = ending.lower()
+                if ending == ".txt":
+                    texts.add(stem)
+                elif ending not in SUFFIXES:
+                    skip("no image")
+                elif ending not in readable():
+                    skip(f"{ending}: needs a plugin of Pillow")
+                elif not entry.is_file():
+                    skip("a link to nothing" if entry.is_symlink() else "no file")
+                else:
+                    images.append((own, stem))
+    found.files = [(own, stem in texts) for own, stem in images]
+    return found
+
+
+def _above(folder: str, path: str) -> bool:
+    real = os.path.realpath(path)
+    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def list_images(root: str | Path, progress: Callable[[int], None] | None = None) -> Listing:
+    """Lists the images below ``root``; links to folders are followed, hidden files and folders left out.
+
+    A listing of many files is remembered in ``$FASTSSL_CACHE`` (``~/.cache/fastssl``), and used again as long as no
+    folder has changed since.
+
+    Args:
+        root: a folder.
+        progress: called with the number of images found so far.
+
+    Raises:
+        ValueError: no folder.
+        OSError: a folder that may not be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise ValueError(f"path: expected a folder, got {str(root)!r}")
+    remembered = _recall(root)
+    if remembered is not None:
+        return remembered
+    files: list[tuple[str, bool]] = []
+    folders: dict[str, int] = {}
+    skipped: dict[str, int] = {}
+    readable()  # plugins are looked for once, by one thread
+    with ThreadPoolExecutor(_THREADS) as pool:
+        pending: dict[Future[_Folder], str] = {pool.submit(_look_into, str(root), ""): ""}
+        while pending:
+            done, _ = wait(pending, return_when=FIRST_COMPLETED)
+            for future in done:
+                relative, found = pending.pop(future), future.result()
+                folders[relative] = found.changed
+                files += found.files
+                for why, count in found.skipped.items():
+                    skipped[why] = skipped.get(why, 0) + count
+                pending |= {pool.submit(_look_into, str(root), own): own for own in found.folders}
+            if progress is not None:
+                progress(len(files))
+    files.sort(key=lambda file: file[0].split("/"))
+    texts = np.array([has for _, has in files], dtype=bool)
+    listing = Listing(root, Names(name for name, _ in files), texts, folders, skipped)
+    _remember(listing)
+    return listing
+
+
+def cache_folder() -> Path:
+    """Where things are kept that can be made again: ``$FASTSSL_CACHE``, or ``fastssl`` in the user's cache."""
+    given = os.environ.get("FASTSSL_CACHE")
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastssl"
+
+
+def _memory_of(root: Path) -> Path:
+    return cache_folder() / "listings" / f"{digest(os.path.realpath(root))}.npz"
+
+
+def _recall(root: Path) -> Listing | None:
+    """The remembered listing, if every folder is as it was."""
+    try:
+        with np.load(_memory_of(root), allow_pickle=False) as kept:
+            folders = dict(zip(kept["folders"].tolist(), kept["changed"].tolist()))
+            if kept["endings"].tolist() != sorted(readable()):
+                return None
+            if any(os.stat(root / name).st_mtime_ns != changed for name, changed in folders.items()):
+                return None
+            names = Names()
+            names.bytes, names.offsets = kept["bytes"], kept["offsets"]
+            skipped = dict(zip(kept["why"].tolist(), kept["counts"].tolist()))
+            return Listing(root, names, kept["texts"], folders, skipped)
+    except (OSError, ValueError, KeyError, EOFError):
+        return None
+
+
+def _remember(listing: Listing) -> None:
+    """Keeps a long listing; where it cannot be kept, the next time is as slow as the first."""
+    if len(listing.files) < REMEMBERED:
+        return
+    path = _memory_of(listing.root)
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.tmp.npz")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(
+            temporary,
+            bytes=listing.files.bytes,
+            offsets=listing.files.offsets,
+            texts=listing.texts,
+            folders=np.array(list(listing.folders)),
+            changed=np.array(list(listing.folders.values()), dtype=np.int64),
+            why=np.array(list(listing.skipped), dtype=np.str_),
+            counts=np.array(list(listing.skipped.values()), dtype=np.int64),
+            endings=np.array(sorted(readable())),
+        )
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)

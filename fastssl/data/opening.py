@@ -1,0 +1,192 @@
+"""From what people have to a source: names, paths, arrays and data sets, the same for every command."""
+
+from __future__ import annotations
+
+import difflib
+import glob
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from fastssl.data import benchmarks, tables
+from fastssl.data.arrays import ArraySource
+from fastssl.data.datasets import DatasetSource, first_part, hub
+from fastssl.data.decode import MAX_PIXELS
+from fastssl.data.embedded import digits, emoji
+from fastssl.data.files import FileSource, folder
+from fastssl.data.packed import MAGIC, PackedImages
+from fastssl.data.shards import ShardSource
+from fastssl.data.signals import tones
+from fastssl.data.source import Source, checked_labels
+
+EMBEDDED: dict[str, Callable[[], Source]] = {
+    "emoji": lambda: emoji("train"),
+    "emoji-all": emoji,
+    "emoji-heldout": lambda: emoji("heldout"),
+    "digits": digits,
+    "tones": tones,
+}
+TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
+
+
+def open(
+    data: Any,
+    *,
+    labels: Any = None,
+    part: str = "train",
+    max_pixels: int = MAX_PIXELS,
+    orientation: bool = True,
+    progress: Callable[[int], None] | None = None,
+) -> Source:
+    """Returns what ``data`` is as a source of items.
+
+    Args:
+        data: one of
+
+            - a name: "emoji" (the 1,497 training items: 374 stay unseen for retrieval), "emoji-heldout" (these),
+              "emoji-all", "digits", "tones";
+            - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, as "cifar-10:/data/cifar";
+              "hf:PATH", a data set of Hugging Face (extra: datasets);
+            - a folder of images, whose sub-folders are classes; with ``train`` and ``val`` (or ``test``) in it, the
+              part that is asked for; a folder of tar shards;
+            - a file: an image, a packed file, a tar shard (or a pattern: ``shards/*.tar``), a list (``.csv``, ``.tsv``,
+              ``.json``, ``.jsonl`` with columns path, label, text);
+            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, drawings, H, W, C];
+            - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, whose own
+              batches and transforms by workers are not used;
+            - a source, which is returned as it is.
+
+            A path that begins with ``./`` or ``/`` is never taken for a name.
+        labels: one integer an item, -1 where a class is not known, where ``data`` brings none.
+        part: "train" or "test", of data that has both.
+        max_pixels: larger images are refused before they are decoded.
+        orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
+        progress: called with the number of files found so far.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        TypeError: what is no data.
+        ValueError: no images, or labels where the data brings its own.
+
+    Example:
+        >>> import numpy as np, fastssl.data
+        >>> fastssl.data.open("digits")
+        ArraySource('digits', 1,797 items, 10 classes)
+        >>> fastssl.data.open(np.zeros((4, 32, 32, 3), np.uint8), labels=[0, 1, 1, 0])
+        ArraySource('images', 4 items, 0 classes)
+    """
+    if part not in ("train", "test"):
+        raise ValueError(f"part: expected 'train' or 'test', got {part!r}")
+    options: dict[str, Any] = {"max_pixels": max_pixels, "orientation": orientation}
+    source = _open(data, part, options, progress)
+    if isinstance(data, (str, Path)):
+        source.where = _absolute(str(data))
+    if labels is None:
+        return source
+    if source.labels is not None:
+        raise ValueError(f"labels: {source.name} brings its own")
+    source.labels = checked_labels(labels, len(source))
+    return source
+
+
+def _absolute(name: str) -> str:
+    """A name as it is, a path from wherever it is opened again."""
+    kind, colon, root = name.partition(":")
+    if name in EMBEDDED:
+        return name
+    if colon and (kind == "hf" or kind in benchmarks.READERS):
+        return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
+    return os.path.abspath(Path(name).expanduser())
+
+
+def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
+    if isinstance(data, Source):
+        return data
+    if isinstance(data, (str, Path)):
+        return _named(str(data), part, options, progress)
+    if isinstance(data, (np.ndarray, Tensor)):
+        return ArraySource(data)
+    if isinstance(data, DataLoader):
+        return _open(data.dataset, part, options, progress)
+    if isinstance(getattr(data, "source", None), Source):  # a Loader
+        return data.source
+    if isinstance(data, Sequence):
+        if len(data) and all(isinstance(item, (str, Path)) for item in data):
+            return FileSource([str(p) for p in data], **options)
+        if not len(data) or not isinstance(data[0], (tuple, dict)):
+            return ArraySource(data)
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+        return DatasetSource(data)
+    raise TypeError(
+        "data: expected a name, a path, images, a data set of (image, label) or a source, got " + type(data).__name__
+    )
+
+
+def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
+    if name in EMBEDDED:
+        return EMBEDDED[name]()
+    kind, _, root = name.partition(":")
+    if root and kind in benchmarks.READERS:
+        return benchmarks.read(kind, root)[0 if part == "train" else 1]
+    if kind == "hf" and root:
+        parts = hub(root)
+        chosen = first_part(parts, TRAIN if part == "train" else TEST)
+        if chosen is None:
+            raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
+        return parts[chosen]
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _folder(path, part, options, progress)
+    if path.is_file():
+        return _file(path, options)
+    found = sorted(glob.glob(str(path))) if any(c in name for c in "*?[") else []
+    if found:
+        if all(f.endswith(".tar") for f in found):
+            return ShardSource(found, path.parent.name, progress=progress, **options)
+        return FileSource(found, name=path.parent.name, **options)
+    known = [*EMBEDDED, "hf:PATH", *(f"{reader}:FOLDER" for reader in benchmarks.READERS)]
+    near = difflib.get_close_matches(name, [*EMBEDDED], 1)
+    raise FileNotFoundError(
+        f"data: no file or folder {name!r}, and no name of a data set ({', '.join(known)})"
+        + (f"; did you mean {near[0]!r}?" if near else "")
+    )
+
+
+def _folder(path: Path, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
+    shards = sorted(path.glob("*.tar"))
+    if shards:
+        return ShardSource(shards, path.resolve().name, progress=progress, **options)
+    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
+        return _named(f"hf:{path}", part, options, progress)
+    parts = parts_of(path)
+    if parts is not None:
+        chosen = folder(parts[0 if part == "train" else 1], progress=progress, **options)
+        chosen.name = path.resolve().name
+        return chosen
+    return folder(path, progress=progress, **options)
+
+
+def _file(path: Path, options: dict[str, Any]) -> Source:
+    with path.open("rb") as file:
+        packed = file.read(len(MAGIC)) == MAGIC
+    if packed or path.suffix == ".pack":
+        return PackedImages(path)
+    if path.suffix == ".tar":
+        return ShardSource([path], **options)
+    if path.suffix.lower() in tables.SUFFIXES:
+        return tables.table(path, **options)
+    return FileSource([path.name], name=path.stem, root=path.resolve().parent, **options)
+
+
+def parts_of(path: Path) -> tuple[Path, Path] | None:
+    """The folders of the training and of the test part, where a folder has both."""
+    if not path.is_dir():
+        return None
+    there = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    train, test = (first_part(dict.fromkeys(there), names) for names in (TRAIN, TEST))
+    return (path / train, path / test) if train and test else None

@@ -1,0 +1,268 @@
+"""Tar files in the layout of WebDataset: the members of an item share their name up to the first dot.
+
+An index is made once and kept beside the shard (or in the cache, where it may not be written there), so that items have
+numbers: they are shuffled, resumed and shared among processes exactly as files are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.decode import MAX_PIXELS, read_image
+from fastssl.data.listing import SUFFIXES, Names, cache_folder, readable
+from fastssl.data.source import Item, Reduction, Source, digest, in_range
+
+VERSION = 1
+UNLABELLED = -1
+
+
+class ShardError(ValueError):
+    """A tar file that is damaged, or whose index does not fit it."""
+
+
+class ShardSource(Source):
+    """Items of tar files: ``KEY.jpg`` (or another image), and where there are ``KEY.cls``, ``KEY.txt``, ``KEY.json``.
+
+    ``.cls`` holds a class as a number or a name, ``.txt`` a text, ``.json`` an object with "label" (or "cls") and
+    "text" (or "caption").
+
+    Args:
+        paths: of the tar files (not compressed), in their order.
+        name: what logs and checkpoints call it.
+        max_pixels: larger images are refused before they are decoded.
+        orientation: turn images as EXIF says.
+        progress: called with the number of shards indexed so far.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ShardError: a shard that is cut off or compressed, one with two images of one name, or an index of another file.
+        ValueError: no shards, or no images in them.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str | Path],
+        name: str | None = None,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        orientation: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        if not len(paths):
+            raise ValueError("paths: expected at least one tar file, got none")
+        self.paths = [Path(p) for p in paths]
+        self.name = name or self.paths[0].stem
+        self.max_pixels, self.orientation = max_pixels, orientation
+        indices = []
+        for k, path in enumerate(self.paths):
+            indices.append(_index_of(path))
+            if progress is not None:
+                progress(k + 1)
+        self.ends = np.cumsum([len(index["places"]) for index in indices])
+        self.places = np.concatenate([index["places"] for index in indices])
+        self.keys = Names(key for index in indices for key in index["keys"])
+        texts = [text for index in indices for text in index["texts"]]
+        self.texts = texts if any(text is not None for text in texts) else None
+        if not len(self.places):
+            raise ValueError(f"paths: expected images in {str(self.paths[0])!r}, found none")
+        self.labels, self.classes = _numbered([label for index in indices for label in index["labels"]])
+        self._files: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        shard = int(np.searchsorted(self.ends, in_range(index, len(self)), side="right"))
+        start, size = (int(n) for n in self.places[index])
+        content = os.pread(self._open(shard), size, start)
+        name = f"{self.paths[shard]}: {self.keys[index]}"
+        if len(content) != size:
+            raise ShardError(f"{name}: the shard is cut off; copy it again, its index is made again")
+        image = read_image(
+            content, name=name, max_pixels=self.max_pixels, orientation=self.orientation, reduce=reduce, shared=True
+        )
+        return Item(
+            images=(image,),
+            label=None if self.labels is None else int(self.labels[index]),
+            text=None if self.texts is None else self.texts[index],
+            name=self.keys[index],
+        )
+
+    def _open(self, shard: int) -> int:
+        file = self._files.get(shard)
+        if file is None:
+            file = self._files.setdefault(shard, os.open(self.paths[shard], os.O_RDONLY))
+        return file
+
+    def name_of(self, index: int) -> str:
+        return self.keys[index]
+
+    @property
+    def fingerprint(self) -> str:
+        labels = [] if self.labels is None else [self.labels]
+        return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": {}}  # files are opened where they are read
+
+    def __del__(self) -> None:
+        for file in getattr(self, "_files", {}).values():
+            os.close(file)
+
+
+def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[str]]:
+    """Numbers or names of classes to labels and classes."""
+    if all(label is None for label in labels):
+        return None, []
+    if any(isinstance(label, str) for label in labels):
+        classes = sorted({str(label) for label in labels if label is not None})
+        number = {name: k for k, name in enumerate(classes)}
+        return np.array([UNLABELLED if v is None else number[str(v)] for v in labels], dtype=np.int32), classes
+    array = np.array([UNLABELLED if v is None else v for v in labels], dtype=np.int32)
+    return array, [str(k) for k in range(int(array.max()) + 1)]
+
+
+def _index_of(path: Path) -> dict[str, Any]:
+    """The index of a shard: kept from before if it is that of this file, else made and kept."""
+    about = os.stat(path)
+    size, changed = about.st_size, about.st_mtime_ns
+    own = path.with_name(path.name + ".index.json")
+    elsewhere = cache_folder() / "shards" / f"{digest(os.path.realpath(path))}.json"
+    for place in (own, elsewhere):
+        try:
+            kept = json.loads(place.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(kept, dict) and (kept.get("version"), kept.get("size"), kept.get("changed")) == (
+            VERSION,
+            size,
+            changed,
+        ):
+            kept["places"] = np.array(kept["places"], dtype=np.int64).reshape(-1, 2)
+            return kept
+    made = _make_index(path, size)
+    text = json.dumps({"version": VERSION, "size": size, "changed": changed, **made})
+    made["places"] = np.array(made["places"], dtype=np.int64).reshape(-1, 2)
+    for place in (own, elsewhere):
+        temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(text)
+            temporary.replace(place)
+            break
+        except OSError:
+            temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+    return made
+
+
+def _make_index(path: Path, size: int) -> dict[str, Any]:
+    found: dict[str, dict[str, Any]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                if member.isfile():
+                    _note(archive, member, found, path)
+                    if member.offset_data + member.size > size:
+                        raise ShardError(f"{path}: cut off in {member.name}; copy it again")
+    except tarfile.TarError as error:
+        raise ShardError(f"{path}: no tar file, a compressed one, or cut off ({error})") from error
+    items = [(key, item) for key, item in found.items() if "image" in item]
+    return {
+        "keys": [key for key, _ in items],
+        "places": [item["image"] for _, item in items],
+        "labels": [item.get("label") for _, item in items],
+        "texts": [item.get("text") for _, item in items],
+    }
+
+
+def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, dict[str, Any]], path: Path) -> None:
+    folder, _, file = member.name.rpartition("/")
+    stem, dot, ending = file.partition(".")
+    if not stem or not dot:
+        return
+    item = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
+    ending = "." + ending.lower()
+    if ending in SUFFIXES:
+        if "image" in item:
+            raise ShardError(f"{path}: two images are called {stem!r}; an item has one")
+        if ending in readable():
+            item["image"] = [member.offset_data, member.size]
+        return
+    if ending not in (".cls", ".txt", ".json"):
+        return
+    content = archive.extractfile(member)
+    text = content.read().decode("utf-8", "replace").strip() if content is not None else ""
+    if ending == ".cls":
+        item["label"] = int(text) if text.lstrip("-").isdecimal() else text
+    elif ending == ".txt":
+        item["text"] = text
+    else:
+        try:
+            about = json.loads(text)
+        except ValueError as error:
+            raise ShardError(f"{path}: {member.name} is no JSON ({error})") from error
+        if isinstance(about, dict):
+            for key, names in (("label", ("label", "cls", "class")), ("text", ("text", "caption"))):
+                value = next((about[n] for n in names if n in about), None)
+                if value is not None and key not in item:
+                    item[key] = value
+
+
+def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 1000) -> list[Path]:
+    """Writes items as tar files in the layout of WebDataset, images as PNG.
+
+    Args:
+        items: with images, of which the first is written, and labels and texts where there are any.
+        folder: of the shards, which are called ``00000.tar`` and so on.
+        per_shard: items.
+
+    Raises:
+        ValueError: an item without an image.
+    """
+    from io import BytesIO
+
+    from PIL import Image
+
+    folder = Path(folder)
+    paths: list[Path] = []
+    folder.mkdir(parents=True, exist_ok=True)
+    archive: tarfile.TarFile | None = None
+    temporary = folder / "writing.tmp"
+
+    def close() -> None:
+        if archive is not None:
+            archive.close()
+            temporary.replace(paths[-1])
+
+    try:
+        for k, item in enumerate(items):
+            if not item.images:
+                raise ValueError(f"items[{k}]: expected an image, got none")
+            if k % per_shard == 0:
+                close()
+                paths.append(folder / f"{k // per_shard:05}.tar")
+                archive = tarfile.open(temporary, "w")  # noqa: SIM115 (closed where the shard is full)
+            file = BytesIO()
+            pixels = np.ascontiguousarray(item.images[0][:, :, :3])
+            Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
+            members = {"png": file.getvalue()}
+            if item.label is not None:
+                members["cls"] = str(item.label).encode()
+            if item.text is not None:
+                members["txt"] = item.text.encode()
+            for ending, content in members.items():
+                about = tarfile.TarInfo(f"{k:08}.{ending}")
+                about.size = len(content)
+                assert archive is not None
+                archive.addfile(about, BytesIO(content))
+        close()
+    finally:
+        temporary.unlink(missing_ok=True)
+    return paths

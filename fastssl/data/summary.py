@@ -1,0 +1,79 @@
+"""What ``fastssl data`` says of a source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fastssl.data.decode import ImageError
+from fastssl.data.packed import PackedError
+from fastssl.data.shards import ShardError
+from fastssl.data.source import Item, Source
+
+_SHOWN = 10
+
+
+def summary(source: Source, sample: int = 100) -> Iterator[str]:
+    """Lines on a source: its kind, items and classes, and what a sample of its items holds.
+
+    Args:
+        source: of which a sample is read.
+        sample: items, spread over all.
+
+    Raises:
+        ValueError: a sample of no item.
+    """
+    if sample < 1:
+        raise ValueError(f"sample: expected at least one item, got {sample}")
+    yield f"{source.name}: {len(source):,} items ({type(source).__name__})"
+    if source.labels is not None and source.labels.ndim == 1:
+        yield from _classes(source, source.labels)
+    else:
+        yield "no labels that are known before items are read" if source.labels is None else "several classes an item"
+    picked = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int))
+    items: list[Item] = []
+    unreadable: list[str] = []
+    for index in picked:
+        try:
+            items.append(source.read(int(index)))
+        except (ImageError, PackedError, ShardError, OSError) as error:
+            unreadable.append(str(error))
+    yield from _sample(items)
+    if unreadable:
+        yield f"{len(unreadable)} of {len(picked)} cannot be read:"
+        yield from (f"  {line}" for line in unreadable[:_SHOWN])
+    for why, count in source.skipped.items():
+        yield f"left out: {count:,} {why}"
+
+
+def _classes(source: Source, labels: np.ndarray) -> Iterator[str]:
+    numbers, counts = np.unique(labels[labels >= 0], return_counts=True)
+    yield f"{len(numbers)} classes of {counts.min():,} to {counts.max():,} items" if len(numbers) else "no labels"
+    for k, count in list(zip(numbers.tolist(), counts.tolist()))[:_SHOWN]:
+        yield f"  {source.classes[k] if k < len(source.classes) else k}: {count:,}"
+    if len(numbers) > _SHOWN:
+        yield f"  and {len(numbers) - _SHOWN} more"
+    if bool((labels < 0).any()):
+        yield f"{int((labels < 0).sum()):,} items without a label"
+
+
+def _sample(items: list[Item]) -> Iterator[str]:
+    images = [image for item in items for image in item.images or ()]
+    if images:
+        heights, widths = ([image.shape[axis] for image in images] for axis in (0, 1))
+        median = f"{int(np.median(widths))} x {int(np.median(heights))}"
+        grey = sum(image.shape[2] == 1 for image in images)
+        yield (
+            f"images of {len(items)} items: {min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
+            f", {median} in the middle" + (f", {grey} grey" if grey else "")
+        )
+        drawings = {len(item.images or ()) for item in items}
+        if drawings != {1}:
+            yield f"{', '.join(map(str, sorted(drawings)))} drawings an item"
+    signals = [len(item.signal) for item in items if item.signal is not None]
+    if signals:
+        yield f"signals of {min(signals):,} to {max(signals):,} samples"
+    texts = [item.text for item in items if item.text is not None]
+    if texts:
+        yield f"texts with {len(texts)} of {len(items)}, as {texts[0]!r}"

@@ -1,0 +1,85 @@
+"""What a method of images is: an encoder of images, and views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastssl.augment import Views
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item
+from fastssl.data.views import PlainExamples, labels_of, reduction_of, views_of
+from fastssl.methods.base import Method
+from fastssl.models import Encoder
+
+
+class ImageMethod(Method):
+    """Base of the methods of images: their examples are views.
+
+    Args:
+        encoder: what is kept.
+        augment: makes the views.
+        spatial: heads see the 4 x 4 feature map instead of its mean: features keep where things are.
+    """
+
+    needs: ClassVar[tuple[str, ...]] = ("images",)
+    encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
+
+    def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:
+        super().__init__()
+        self.encoder, self.augment, self.spatial = encoder, augment, spatial
+
+    @property
+    def features(self) -> int:
+        """Length of what heads are put on."""
+        return int(self.encoder.shape_of(self.encoder.spatial)[1]) if self.spatial else self.encoder.dim
+
+    def backbone(self) -> nn.Module:
+        """Images to [B, features], as a module that a target network can copy."""
+        return _Spatial(self.encoder) if self.spatial else self.encoder
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Images to [B, features]."""
+        return self.encoder.spatial(images) if self.spatial else self.encoder(images)
+
+    def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
+        ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
+        return Batch(self.views(items, seed, epoch, ids), labels_of(items), torch.from_numpy(ids))
+
+    def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
+        """The views of items' images, cropped from their own pixels, and what else the method needs of each item."""
+        return views_of(self.augment, items, seed, epoch, ids)
+
+    def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
+        return reduction_of(self.augment, size, seed, epoch, index)
+
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        return batch.views
+
+    @torch.no_grad()
+    def some_features(self, batch: Batch) -> Tensor:
+        training = self.encoder.training
+        self.encoder.eval()
+        view = batch.views[0][:128]
+        features: Tensor = self.encoder(view if view.dim() == 4 else view[:, 0])
+        self.encoder.train(training)
+        return features
+
+    def plain(self) -> PlainExamples:
+        return PlainExamples(self.encoder.size)
+
+    def describe(self, batch: Batch) -> Tensor:
+        return self.embed(batch.views[0])
+
+
+class _Spatial(nn.Module):
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.encoder.spatial(images)

@@ -1,0 +1,153 @@
+"""What a run of pretraining is."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from fastssl.train.optim import OPTIMIZERS
+
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
+STRATEGIES = ("ddp", "fsdp")
+
+
+@dataclass
+class Pretraining:
+    """What a run is: all of it is written into its checkpoint.
+
+    Args:
+        epochs: passes over the data; with ``minutes`` it is chosen from the measured speed.
+        batch_size: items a step, over all processes.
+        lr: learning rate at the end of the warm-up.
+        warmup_epochs: linear warm-up.
+        weight_decay: of the optimiser.
+        optimizer: "adamw", "sgd" or "lars".
+        minutes: wanted duration; None: ``epochs`` counts.
+        seed: of everything random.
+        precision: of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that has it.
+        accelerator: "cpu", "cuda", or "auto": a GPU where there is one.
+        devices: processes on this machine, which share a batch: pair losses see all of it, batch norm a process's share
+            (:func:`fastssl.distributed.sharded`). Under torchrun, those that it started.
+        nodes: machines, each with so many processes.
+        strategy: of several processes: "ddp": each has the whole network; "fsdp": each has a part of every parameter
+            and of the optimiser's state (FSDP2).
+        chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
+            as many as keep their activations in the memory budget; None: all.
+        workers: threads that read and augment, of each process; None: as many as torch uses.
+        on_error: "raise", or "skip" items that cannot be read, which are counted.
+        draft: let JPEG decoders make fewer pixels where a view needs no more; see :class:`fastssl.data.Loader`.
+        probe_every: epochs between two looks at the features by k-NN and a linear probe, on the labels of the data;
+            None: never. The training stays as it is, bit for bit.
+        checkpoint_minutes: time between checkpoints.
+        timeout_minutes: how long processes wait for each other before they take one for lost.
+    """
+
+    epochs: int = 100
+    batch_size: int = 512
+    lr: float = 2e-3
+    warmup_epochs: float = 2
+    weight_decay: float = 1e-4
+    optimizer: str = "adamw"
+    minutes: float | None = None
+    seed: int = 0
+    precision: str = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "ddp"
+    chunk: int | str | None = None
+    workers: int | None = None
+    on_error: str = "raise"
+    draft: bool = True
+    probe_every: int | None = None
+    checkpoint_minutes: float = 2
+    timeout_minutes: float = 10
+
+    def check(self) -> None:
+        """Raises ValueError for what no run can be, before anything begins."""
+        for name, least in (
+            ("epochs", 1),
+            ("batch_size", 1),
+            ("devices", 1),
+            ("nodes", 1),
+            ("workers", 1),
+            ("seed", 0),
+        ):
+            given = getattr(self, name)
+            if name == "workers" and given is None:
+                continue
+            if isinstance(given, bool) or not isinstance(given, int) or given < least:
+                raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("precision", ("auto", *PRECISIONS)),
+            ("accelerator", ACCELERATORS),
+            ("strategy", STRATEGIES),
+            ("on_error", ("raise", "skip")),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name}: expected one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        for name, rule in (
+            ("lr", "> 0"),
+            ("minutes", "> 0"),
+            ("warmup_epochs", ">= 0"),
+            ("weight_decay", ">= 0"),
+            ("checkpoint_minutes", ">= 0"),
+            ("timeout_minutes", "> 0"),
+        ):
+            given = getattr(self, name)
+            if name == "minutes" and given is None:
+                continue
+            if not math.isfinite(given) or given < 0 or (rule == "> 0" and given == 0):
+                raise ValueError(f"{name}: expected a number {rule}, got {given}")
+        if self.chunk not in (None, "auto") and (
+            isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 1
+        ):
+            raise ValueError(f"chunk: expected an integer >= 1, 'auto' or None, got {self.chunk!r}")
+        if self.chunk is not None and self.precision.startswith("16"):
+            raise ValueError(f"chunk: expected a precision without loss scaling, got {self.precision!r}")
+        if self.accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
+            raise ValueError(f"accelerator: {self.accelerator!r} needs a GPU that this torch can use, there is none")
+
+    @property
+    def device_type(self) -> str:
+        """Where the run computes: "cuda" or "cpu"."""
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        return {"auto": automatic, "gpu": "cuda"}.get(self.accelerator, self.accelerator)
+
+    @property
+    def numbers(self) -> str:
+        """The precision, with "auto" decided."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16-mixed" if self.device_type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+
+    @property
+    def processes(self) -> tuple[int, int]:
+        """Processes on this machine, and machines: those that torchrun has started, else those that are asked for.
+
+        Raises:
+            ValueError: torchrun has started others.
+        """
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            return self.devices, self.nodes
+        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        if self.devices not in (1, local):
+            raise ValueError(f"devices: torchrun has started {local} processes on this machine, got {self.devices}")
+        return local, world // local
+
+
+def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raises ValueError for a folder that a run cannot be written into."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: expected a folder, {str(out)!r} is a file")
+    if (out / "checkpoint").exists() and not resume and not overwrite:
+        raise ValueError(
+            f"out: {str(out)!r} holds a run already; resume it, overwrite it, or choose another folder "
+            "(--resume, --overwrite, --out)"
+        )

@@ -1,0 +1,70 @@
+"""How good the features are while they are being trained: k-NN and a linear probe on labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data import Source
+from fastssl.evaluate import knn_accuracy, linear_probe
+from fastssl.evaluate.features import centred, encode, labels_of
+from fastssl.methods import ImageMethod
+from fastssl.train.shards import unsharded_parameters
+from fastssl.train.trainer import Trainer
+from fastssl.train.watchers import Watcher
+
+NEIGHBOURS, TEMPERATURE = 20, 0.07
+LEAST, MOST = 20, 5000  # items that are looked at
+
+
+class OnlineProbe(Watcher):
+    """k-NN and linear accuracy every few epochs, on a fixed part of the data: four fifths of it to learn from.
+
+    It changes the training by not one bit: the encoder is in evaluation mode, and what is random is as it was. Measured
+    by one process; the others wait.
+
+    Args:
+        source: labelled items; unlabelled ones are left out.
+        every: epochs between two looks; there is one at the end too.
+        seed: of which items are looked at.
+
+    Raises:
+        ValueError: ``every`` < 1, or fewer than 20 labelled items, or fewer than two classes among them.
+    """
+
+    def __init__(self, source: Source, every: int, seed: int = 0) -> None:
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"probe_every: expected an integer >= 1, got {every!r}")
+        labels = source.labels
+        known = np.flatnonzero(labels >= 0) if labels is not None and labels.ndim == 1 else np.zeros(0, np.int64)
+        if len(known) < LEAST or labels is None or len(np.unique(labels[known])) < 2:
+            raise ValueError(
+                f"probe_every: expected at least {LEAST} labelled items of two classes, {source.name} has {len(known)}"
+            )
+        order = np.random.default_rng([17, seed]).permutation(known)[:MOST]
+        self.source, self.every, self.cut = source.subset(order), every, int(0.8 * len(order))
+        self.labels = labels_of(self.source)
+
+    def after_step(self, trainer: Trainer) -> None:
+        epoch, position = divmod(trainer.steps, trainer.steps_per_epoch)
+        last = trainer.epochs is not None and trainer.steps == trainer.total_steps
+        if not last and (position or epoch % self.every):
+            return
+        method = trainer.method
+        assert isinstance(method, ImageMethod)
+        with unsharded_parameters(method), torch.random.fork_rng():
+            if trainer.fabric.is_global_zero:
+                found = self.measure(encode(method.encoder, self.source, "pooled"))
+                trainer.measured += [[trainer.steps, name, value] for name, value in found.items()]
+        if trainer.fabric.world_size > 1:
+            trainer.fabric.barrier()
+
+    def measure(self, features: Tensor) -> dict[str, float]:
+        """Returns "knn" and "linear" in percent, of the features of its items [N, C]."""
+        train, test = np.arange(self.cut), np.arange(self.cut, len(self.labels))
+        unit = centred(features, features[train].mean(0))
+        labels = self.labels
+        k = min(NEIGHBOURS, self.cut)
+        knn = knn_accuracy(unit[train], labels[train], k, unit[test], labels[test], temperature=TEMPERATURE)
+        return {"knn": knn, "linear": linear_probe(features, labels, train, test, 1e-4, 30)}

@@ -1,0 +1,362 @@
+"""The training loop: Lightning Fabric for devices and precision, everything random keyed by (seed, step)."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastssl.data import Loader, Source
+from fastssl.data.batch import map_tensors
+from fastssl.distributed import sharded
+from fastssl.distributed.exchange import gather_numbers
+from fastssl.distributed.shards import resolve
+from fastssl.methods import Method, name_of
+from fastssl.train.cached import cached_step
+from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
+from fastssl.train.optim import build_optimizer, cosine_with_warmup
+from fastssl.train.options import Pretraining
+from fastssl.train.shards import average_scalars, is_sharded, unsharded_parameters
+from fastssl.train.shards import strategy as fsdp_strategy
+from fastssl.train.watchers import Interrupt, Watcher
+
+_KINDS = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal", "tokens": "tokens"}
+ENDLESS = 10**9  # epochs of a run that does not yet know how many it has
+
+
+class Trainer:
+    """One run: a method, a source and options, and where it stands.
+
+    Args:
+        method: what is trained.
+        source: of its items.
+        options: checked.
+        out: folder of the checkpoints.
+        about: JSON values that are kept in the checkpoint beside the run's own.
+        checkpoint: tensors and state to go on from; None: a new run.
+        watchers: called after every step, in their order.
+    """
+
+    def __init__(
+        self,
+        method: Method,
+        source: Source,
+        options: Pretraining,
+        *,
+        out: Path,
+        about: dict[str, Any],
+        checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self.method, self.source, self.options, self.out, self.about = method, source, options, out, about
+        self.watchers = list(watchers)
+        self.steps = 0
+        self.history: list[Any] = []  # [step, loss]
+        self.measured: list[Any] = []  # [step, name, value]
+        self.epochs = options.epochs if options.minutes is None else None
+        self._before = 0.0  # seconds that the run took before it was resumed
+        self.fabric = _fabric(method, options)
+        self.device = self.fabric.device
+        if checkpoint is not None:
+            restore(method, checkpoint[0])
+            state = checkpoint[1]
+            self.steps, self.history, self._before = state["step"], state["history"], state["seconds"]
+            self.measured = state.get("measured", [])
+            if options.minutes is not None:
+                self.epochs = state["epochs"]
+        self.model: Any = self.fabric.setup_module(method)  # may give the method other parameters: parts of them
+        optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
+        if checkpoint is not None:
+            restore_optimizer(optimizer, *checkpoint)
+        self.sharded = is_sharded(method.parameters())
+        self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
+        if options.chunk is not None:
+            self.model.mark_forward_method("represent")
+        self.batch_size = batch_size_of(options, len(source), self.fabric.world_size)
+        self.loader = Loader(
+            source,
+            method,
+            self.batch_size,
+            seed=options.seed,
+            workers=options.workers,
+            on_error=options.on_error,
+            draft=options.draft,
+            pin_memory=self.device.type == "cuda",
+            rank=self.fabric.global_rank,
+            world_size=self.fabric.world_size,
+        )
+        self.steps_per_epoch = len(self.loader)
+        self.batch: Any = None
+        self.lr = self.waited_seconds = 0.0
+        self._started = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken."""
+        return self._before + time.perf_counter() - self._started
+
+    @property
+    def total_steps(self) -> int:
+        return (ENDLESS if self.epochs is None else self.epochs) * self.steps_per_epoch
+
+    def step(self, batches: Iterator[Any]) -> None:
+        """One step of the optimiser."""
+        began = time.perf_counter()
+        batch = next(batches)
+        self.waited_seconds = time.perf_counter() - began
+        self.batch = map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+        torch.manual_seed(step_seed(self.options.seed, self.steps, self.fabric.global_rank))
+        self._set_lr()
+        with self._sharing():
+            loss = self.loss(self.batch)
+            value = float(loss.detach())
+        if not np.isfinite(value):
+            self.save("diverged")
+            raise RuntimeError(
+                f"the loss is {value} at step {self.steps}, items {batch.ids[:8].tolist()}...; what led to it is in "
+                f"{self.out / 'diverged'}, the last checkpoint in {self.out / 'checkpoint'}"
+            )
+        with self._sharing():
+            if self.options.chunk is None:
+                self.fabric.backward(loss)
+            if self.sharded:
+                average_scalars(self.method)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.method.after_step((self.steps + 1) / self.total_steps if self.epochs is not None else 0.0)
+        self.steps += 1
+        self.history.append([self.steps, value])
+
+    def loss(self, batch: Any) -> Tensor:
+        """The loss of a batch; with ``chunk``, gradients too."""
+        if self.options.chunk is None:
+            result: Tensor = self.model(batch)
+            return result
+        several = self.fabric.world_size > 1 and not self.sharded  # FSDP has its own synchronisation
+        method, rows = self.method, _Rows(self.method, self.model.represent)
+        with self.fabric.no_backward_sync(self.model) if several else contextlib.nullcontext(), self.fabric.autocast():
+            loss = cached_step(
+                rows,
+                method.inputs(batch),
+                lambda *z: method.objective(*z, labels=batch.labels),
+                chunk=self.options.chunk,
+            )
+        if several:  # gradients are averaged once, at the end
+            for p in method.parameters():
+                if p.grad is not None:
+                    torch.distributed.all_reduce(p.grad)
+                    p.grad /= self.fabric.world_size
+        return loss
+
+    def _set_lr(self) -> None:
+        options = self.options
+        warmup = max(1, round(options.warmup_epochs * self.steps_per_epoch))
+        self.lr = options.lr * cosine_with_warmup(self.steps, self.total_steps, warmup)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+
+    def batches(self) -> Iterator[Any]:
+        """Batches from where the run stands; a method that studies its data does so before each epoch."""
+        epoch, position = divmod(self.steps, self.steps_per_epoch)
+        if not self.method.studies:
+            yield from self.loader.run(epoch, position, (self.epochs or ENDLESS) - epoch)
+            return
+        while True:
+            if position == 0:
+                self.study(epoch)
+            weights = self.method.weights()
+            self.loader.weights = None if weights is None else weights.double().cpu().numpy()
+            yield from self.loader.run(epoch, position)
+            epoch, position = epoch + 1, 0
+
+    @torch.no_grad()
+    def study(self, epoch: int) -> None:
+        """Shows the method all items, without augmentation and in evaluation mode."""
+        with unsharded_parameters(self.method):
+            described = describe_all(self.method, self.source, self.batch_size)
+        self.method.study(described, epoch, self.options.seed)
+
+    def run(self) -> None:
+        """Steps until the run is at its end, or told to stop; leaves a checkpoint.
+
+        Raises:
+            KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM; of several processes it is enough that one gets it.
+        """
+        interrupt, between_steps = Interrupt(), True
+        batches = self.batches()
+        self.model.train()
+        for watcher in self.watchers:
+            watcher.begin(self)
+        try:
+            while self.epochs is None or self.steps < self.total_steps:
+                between_steps = False
+                self.step(batches)
+                stop = self._anywhere(interrupt.requested)
+                between_steps = True
+                for watcher in self.watchers:
+                    watcher.after_step(self)
+                if stop:
+                    raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
+            self.save()
+            if self.fabric.world_size > 1:
+                self.fabric.barrier()  # nobody leaves before the checkpoint is there
+        except (KeyboardInterrupt, SystemExit):
+            if between_steps:  # else weights and step would not belong together; the last checkpoint stays
+                self.save()
+            raise
+        finally:
+            interrupt.restore()
+            batches.close()  # type: ignore[attr-defined]
+            for watcher in self.watchers:
+                watcher.end(self)
+        if self.sharded:
+            self.method.unshard()  # type: ignore[operator]
+
+    def _anywhere(self, requested: int) -> int:
+        """The signal that any of the processes got: all stop after the same step."""
+        if self.fabric.world_size == 1:
+            return requested
+        with self._sharing():
+            return int(max(n for (n,) in gather_numbers(resolve("world"), [requested], self.device)))
+
+    def save(self, folder: str = "checkpoint") -> None:
+        """Writes where the run stands."""
+        if self.fabric.is_global_zero or self.sharded:  # the parts of all processes come together
+            state = {
+                "format": 1,
+                **self.about,
+                "options": {**asdict(self.options), "precision": self.options.numbers},
+                "epochs": self.epochs,
+                "step": self.steps,
+                "history": self.history,
+                "measured": self.measured,
+                "seconds": self.seconds,
+                "skipped": len({index for index, _ in self.loader.skipped}),
+            }
+            write = self.fabric.is_global_zero
+            save_checkpoint(self.out / folder, self.method, self.optimizer, state, write=write)
+
+    @contextlib.contextmanager
+    def _sharing(self) -> Iterator[None]:
+        """Losses see the rows of all processes; what comes of a process that is gone says so."""
+        if self.fabric.world_size == 1:
+            yield
+            return
+        try:
+            with sharded("world", averaged=True):
+                yield
+        except RuntimeError as error:
+            text = str(error)
+            signs = ("has died or did not answer", "onnection", "imed out", "imeout", "NCCL")
+            if not any(sign in text for sign in signs):
+                raise
+            raise RuntimeError(
+                f"rank {self.fabric.global_rank} of {self.fabric.world_size}: another process has died or does not "
+                f"answer; the last checkpoint is in {self.out / 'checkpoint'}: start again with resume. "
+                f"{text.splitlines()[0]}"
+            ) from error
+
+
+class _Rows(nn.Module):
+    """``represent`` through what Fabric made of the method: its precision, its processes; with the method's buffers."""
+
+    def __init__(self, method: nn.Module, represent: Callable[..., Any]) -> None:
+        super().__init__()
+        self.method, self.represent = method, represent
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.represent(*inputs)
+
+
+def _fabric(method: Method, options: Pretraining) -> Any:
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    devices, nodes = options.processes
+    several: Any = "auto"
+    if devices * nodes > 1 and options.strategy == "fsdp":
+        several = fsdp_strategy(devices * nodes)
+    elif devices * nodes > 1:
+        timeout = timedelta(minutes=options.timeout_minutes)
+        several = DDPStrategy(find_unused_parameters=method.trains_parts, timeout=timeout)
+    fabric = Fabric(
+        accelerator=options.device_type,
+        devices=devices,
+        num_nodes=nodes,
+        precision=options.numbers,  # type: ignore[arg-type]
+        strategy=several,
+    )
+    if devices * nodes > 1:
+        fabric.launch()
+    return fabric
+
+
+def batch_size_of(options: Pretraining, items: int, processes: int) -> int:
+    """Items a step over all processes: all of a data set that is smaller than a batch.
+
+    Raises:
+        ValueError: a batch that the processes cannot share.
+    """
+    if options.batch_size % processes:
+        raise ValueError(f"batch_size: expected a multiple of {processes} processes, got {options.batch_size}")
+    return min(options.batch_size, items - items % processes)
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of all that is random in one step."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+@torch.no_grad()
+def describe_all(method: Method, source: Source, batch: int) -> Tensor:
+    """What the method says of every item, without augmentation and in evaluation mode."""
+    training, device = method.training, next(method.parameters()).device
+    method.eval()
+    plain = Loader(source, method.plain(), batch, shuffle=False, drop_last=False)
+    parts = [method.describe(map_tensors(lambda t: t.to(device), rows)).float() for rows in plain]
+    method.train(training)
+    return torch.cat(parts)
+
+
+def rehearse(method: Method, source: Source, seed: int) -> None:
+    """Two items through examples and loss: what does not fit is said before anything is trained.
+
+    Raises:
+        ValueError: items without what the method needs, or that it and its encoder cannot use.
+    """
+    name, ids = name_of(method), np.arange(min(2, len(source)))
+    items = source.items(ids)
+    for need in method.needs:
+        unknown = source.labels is not None and np.ndim(source.labels) == 1 and bool((source.labels < 0).any())
+        for item in items:
+            if getattr(item, need) is None or (need == "label" and unknown):
+                what = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal"}[need]
+                raise ValueError(
+                    f"data: {name} needs {what} with each item, {item.name or 'one'} of {source.name} has none"
+                )
+    training = method.training
+    method.eval()
+    batch = None
+    try:
+        with torch.no_grad(), torch.random.fork_rng():
+            batch = method.examples(items, seed, 0, ids)
+            on = next((p.device for p in method.parameters()), torch.device("cpu"))
+            if not method.studies:  # whose loss needs what it has studied
+                method(map_tensors(lambda tensor: tensor.to(on), batch))
+    except RuntimeError as error:
+        shapes = "none" if batch is None else [tuple(t.shape) for t in method.inputs(batch)]
+        given = [tuple(image.shape) for image in items[0].images or ()]
+        raise ValueError(
+            f"method: {name} and its encoder cannot use images {given} of {source.name}: views {shapes}, {error}"
+        ) from error
+    finally:
+        method.train(training)

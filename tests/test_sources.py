@@ -1,0 +1,447 @@
+"""Sources: what people have in their hands gives the same items, batches and weights, whatever it is kept in."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock, call
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+import fastssl.data
+from fastssl.augment import SimCLRAugment
+from fastssl.cli.recipes import build_method, encoder_for
+from fastssl.data import (
+    ArraySource,
+    FileSource,
+    ImageError,
+    Item,
+    Joined,
+    Loader,
+    PackedImages,
+    ShardError,
+    ShardSource,
+    Source,
+    listing,
+    open_splits,
+    pack_source,
+    read_ahead,
+    read_image,
+    write_shards,
+)
+from fastssl.methods import METHODS, SimCLR, get
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, load_checkpoint, pretrain
+
+COUNT = 12
+
+
+def pictures() -> list[np.ndarray]:
+    """Images of several sizes, smooth enough for every method."""
+    rng = np.random.default_rng(0)
+    made = []
+    for k in range(COUNT):
+        coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+        made.append(np.asarray(coarse.resize((40 + 2 * k, 70 - 2 * k), Image.Resampling.BICUBIC)))
+    return made
+
+
+IMAGES, LABELS = pictures(), np.arange(COUNT) // 6
+CLASSES, TEXTS = ["cats", "dogs"], [f"picture {k}" for k in range(COUNT)]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same images in every kind of thing that keeps images."""
+    root = tmp_path_factory.mktemp("places")
+    for k, image in enumerate(IMAGES):
+        path = root / "folder" / CLASSES[LABELS[k]] / f"{k:02}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+        path.with_suffix(".txt").write_text(TEXTS[k])
+    source = fastssl.data.open(root / "folder")
+    pack_source(source, root / "all.pack")
+    write_shards(source.items(range(COUNT)), root / "shards", per_shard=5)
+    names = [f"folder/{CLASSES[LABELS[k]]}/{k:02}.png" for k in range(COUNT)]
+    rows = [{"path": n, "label": CLASSES[c], "text": t} for n, c, t in zip(names, LABELS, TEXTS)]
+    (root / "list.csv").write_text("path,label,text\n" + "".join(",".join(row.values()) + "\n" for row in rows))
+    (root / "list.json").write_text(json.dumps(rows))
+    (root / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+class MapStyle(torch.utils.data.Dataset[Any]):
+    classes, targets = CLASSES, LABELS.tolist()
+
+    def __len__(self) -> int:
+        return COUNT
+
+    def __getitem__(self, index: int) -> Any:
+        return {"image": Image.fromarray(IMAGES[index]), "label": int(LABELS[index]), "text": TEXTS[index]}
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "folder": lambda root: root / "folder",
+    "packed file": lambda root: str(root / "all.pack"),
+    "folder of shards": lambda root: root / "shards",
+    "pattern of shards": lambda root: f"{root}/shards/*.tar",
+    "CSV": lambda root: root / "list.csv",
+    "JSON": lambda root: root / "list.json",
+    "JSON lines": lambda root: root / "list.jsonl",
+    "arrays": lambda root: ArraySource(IMAGES, LABELS, CLASSES, texts=TEXTS),
+    "data set": lambda root: MapStyle(),
+    "DataLoader": lambda root: torch.utils.data.DataLoader(MapStyle(), batch_size=4),
+    "loader": lambda root: Loader(root / "folder", SimCLRAugment(16), 4),
+    "subset": lambda root: fastssl.data.open(root / "folder").subset(np.arange(COUNT)[::-1]).subset(
+        np.arange(COUNT)[::-1]
+    ),
+    "joined": lambda root: Joined([fastssl.data.open(root / "folder").subset(r) for r in (range(5), range(5, COUNT))]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_sources_give_the_same_items(kind: str, places: Path) -> None:
+    source = fastssl.data.open(SOURCES[kind](places))
+    assert len(source) == COUNT and source.labels is not None and source.labels.tolist() == LABELS.tolist()
+    if kind not in ("folder of shards", "pattern of shards"):  # which keep the classes' numbers
+        assert list(source.classes) == CLASSES
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy.fingerprint == source.fingerprint and len(source.name_of(3)) > 0
+    with ThreadPoolExecutor(4) as pool:
+        items = list(pool.map(copy.read, list(range(COUNT)) * 3))
+    for k, item in enumerate(items):
+        (image,) = item.images or ()
+        assert np.array_equal(image[:, :, :3], IMAGES[k % COUNT])
+        assert item.label == LABELS[k % COUNT] and item.text == TEXTS[k % COUNT]
+    for index in (-1, COUNT):
+        with pytest.raises(IndexError, match=f"got {index}"):
+            source.read(index)
+
+
+@pytest.mark.parametrize("kind", [k for k in SOURCES if k not in ("data set", "DataLoader")])
+def test_fingerprints_change_with_the_items(kind: str, places: Path) -> None:
+    source = fastssl.data.open(SOURCES[kind](places))
+    others = {source.subset(range(COUNT - 1)).fingerprint, source.subset([1, 0, *range(2, COUNT)]).fingerprint}
+    assert len(others | {source.fingerprint}) == 3
+
+
+HELD: dict[str, Any] = {
+    "array": np.stack([image[:40, :40] for image in IMAGES]),
+    "channels first": torch.from_numpy(np.stack([image[:40, :40].transpose(2, 0, 1) for image in IMAGES])),
+    "floats": torch.from_numpy(np.stack([image[:40, :40] for image in IMAGES])).float() / 255,
+    "grey": np.stack([image[:40, :40, 0] for image in IMAGES])[:, None],
+    "pictures of several sizes": [Image.fromarray(image) for image in IMAGES],
+    "arrays of several sizes": IMAGES,
+}
+
+
+@pytest.mark.parametrize("kind", HELD)
+def test_pretraining_and_features_of_what_is_in_memory(kind: str, tmp_path: Path) -> None:
+    from fastssl.evaluate import encode
+
+    encoder = {"name": "resnet", "size": 16, "width": 4}
+    method = pretrain(SimCLR(build_encoder(encoder)), HELD[kind], Pretraining(epochs=1, batch_size=6), out=tmp_path)
+    features = encode(method.encoder, HELD[kind], "pooled")  # type: ignore[arg-type]
+    assert features.shape == (COUNT, 16) and bool(torch.isfinite(features).all())
+    if kind == "floats":
+        torch.testing.assert_close(features, encode(method.encoder, HELD["array"], "pooled"))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_trains_and_resumes_on_files_packed_files_and_shards(
+    name: str, places: Path, tmp_path: Path
+) -> None:
+    """The same weights from each of them, with another number of threads and stopped in the middle of an epoch."""
+    options = encoder_for(name, None, 32, 4)
+
+    def run(kind: str, out: str, **more: Any) -> dict[str, torch.Tensor]:
+        source = fastssl.data.open(SOURCES[kind](places))
+        method = build_method(name, options, source, 0)
+        if method.studies:
+            method.clusters = 3  # type: ignore[assignment]
+        settings = Pretraining(epochs=1, batch_size=4, warmup_epochs=1, workers=1 if kind == "folder" else 3)
+        pretrain(method, source, settings, out=tmp_path / out, encoder_options=options, **more)
+        return method.state_dict()
+
+    def stop(progress: Any) -> None:
+        if progress.step == 2:
+            raise KeyboardInterrupt
+
+    expected = run("folder", "folder")
+    for kind in ("packed file", "folder of shards"):
+        if kind == "packed file":
+            with pytest.raises(KeyboardInterrupt):
+                run(kind, kind, on_step=stop)
+        given = run(kind, kind, resume=True)
+        assert all(torch.equal(expected[key], given[key]) for key in expected)
+
+
+def test_views_are_cropped_from_the_pixels_of_the_file(tmp_path: Path) -> None:
+    """Of a run at 224 pixels: bit for bit those of the decoded photograph, which those of a thumbnail are not."""
+    for k in range(4):
+        rng = np.random.default_rng(k)
+        noise = Image.fromarray(rng.integers(0, 256, (94, 125, 3), dtype=np.uint8))
+        noise.resize((500, 375), Image.Resampling.BICUBIC).save(tmp_path / f"{k}.jpg", quality=92)
+    method = get("simclr")(build_encoder({"name": "resnet", "size": 224, "width": 4}))
+    (batch,) = Loader(tmp_path, method, 4, seed=3, draft=False)
+    thumbnails = False
+    for row, index in enumerate(batch.ids.tolist()):
+        image = np.asarray(Image.open(tmp_path / f"{index}.jpg"))
+        small = np.asarray(Image.fromarray(image).resize((85, 64), Image.Resampling.BICUBIC))
+        for k, view in enumerate(batch.views):
+            assert torch.equal(view[row], method.augment.view(k, image, seed=3, ids=[index]))
+            other = method.augment.view(k, small, seed=3, ids=[index])
+            thumbnails |= float((view[row] - other).abs().mean()) < 0.01
+    assert not thumbnails
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("drop_last", [True, False])
+def test_processes_get_equally_many_rows(world: int, drop_last: bool) -> None:
+    images = np.zeros((29, 8, 8, 3), np.uint8)
+    loaders = [
+        Loader(images, SimCLRAugment(8), 2 * world, drop_last=drop_last, rank=r, world_size=world) for r in range(world)
+    ]
+    batches = [[batch.ids.tolist() for batch in loader] for loader in loaders]
+    assert len({tuple(map(len, own)) for own in batches}) == 1 and all(len(ids) > 0 for own in batches for ids in own)
+    seen = [i for own in batches for ids in own for i in ids]
+    assert len(set(seen)) == (29 - 29 % (2 * world) if drop_last else 29)
+
+
+# What lies in a folder.
+
+
+def save(path: Path, image: np.ndarray | Image.Image = IMAGES[0]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else Image.fromarray(image)).save(path)
+
+
+def test_nothing_is_lost_without_a_word(tmp_path: Path) -> None:
+    root, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    for name in ("a/1.png", "a/2.JPG", "a/3.pgm", "b/4.webp", "b/deep/er/5.bmp"):
+        save(root / name, IMAGES[0][:, :, 0] if name.endswith("pgm") else IMAGES[0])
+    (root / "a" / "6.jfif").write_bytes((root / "a" / "2.JPG").read_bytes())
+    save(elsewhere / "7.png")
+    (root / "c").symlink_to(elsewhere)  # a class that lies somewhere else
+    (root / "b" / "loop").symlink_to(root)
+    (root / "b" / "gone.png").symlink_to(tmp_path / "gone.png")
+    save(root / ".ipynb_checkpoints" / "x.png")
+    (root / "a" / "._1.jpg").write_bytes(b"")
+    (root / "a" / "notes.md").write_text("")
+    (root / "a" / "8.heic").write_bytes(b"x")
+    source = fastssl.data.open(root)
+    assert isinstance(source, FileSource) and list(source.classes) == ["a", "b", "c"]
+    found = [source.name_of(k) for k in range(len(source))]
+    assert found == ["a/1.png", "a/2.JPG", "a/3.pgm", "a/6.jfif", "b/4.webp", "b/deep/er/5.bmp", "c/7.png"]
+    heic = {".heic: needs a plugin of Pillow": 1} if ".heic" not in listing.readable() else {}
+    skipped = {"hidden": 2, "no image": 1, "a link to nothing": 1, "a link to a folder above it": 1, **heic}
+    assert source.skipped == skipped or not heic
+    assert source.items(range(7))[2].images[0].shape[2] == 1  # type: ignore[index]
+
+
+def test_long_listings_are_remembered_until_something_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(listing, "REMEMBERED", 3)
+    for k in range(4):
+        save(tmp_path / "data" / f"{k % 2}" / f"{k}.png")
+    first = fastssl.data.open(tmp_path / "data")
+    looked: list[str] = []
+    real = listing._look_into
+    monkeypatch.setattr(listing, "_look_into", lambda root, own: looked.append(own) or real(root, own))
+    second = fastssl.data.open(tmp_path / "data")
+    assert looked == [] and second.fingerprint == first.fingerprint
+    assert [second.name_of(k) for k in range(4)] == ["0/0.png", "0/2.png", "1/1.png", "1/3.png"]
+    save(tmp_path / "data" / "1" / "5.png")
+    assert len(fastssl.data.open(tmp_path / "data")) == 5 and sorted(looked) == ["", "0", "1"]
+
+
+def test_parts_of_a_folder(tmp_path: Path) -> None:
+    for part, count in (("train", 3), ("val", 2)):
+        for c in ("x", "y"):
+            for k in range(count):
+                save(tmp_path / part / c / f"{k}.png")
+    assert len(fastssl.data.open(tmp_path)) == 6 and list(fastssl.data.open(tmp_path).classes) == ["x", "y"]
+    assert len(fastssl.data.open(tmp_path, part="test")) == 4
+    task = open_splits(tmp_path)
+    assert (len(task.train), len(task.test)) == (6, 4)
+
+
+def test_names_are_names_and_paths_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("digits", "emoji-mine"):
+        save(tmp_path / name / "a.png")
+    monkeypatch.chdir(tmp_path)
+    assert fastssl.data.open("digits").embedded == "digits"
+    for path in ("./digits", tmp_path / "digits", "emoji-mine"):
+        source = fastssl.data.open(path)
+        assert source.embedded is None and len(source) == 1 and source.labels is None
+    with pytest.raises(FileNotFoundError, match="'emojo'.*did you mean 'emoji'"):
+        fastssl.data.open("emojo")
+    with pytest.raises(TypeError, match="data: expected a name, .* got int"):
+        fastssl.data.open(3)
+    with pytest.raises(ValueError, match="labels: emoji-train brings its own"):
+        fastssl.data.open("emoji", labels=[1])
+
+
+# Images of every kind.
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_exif_turns_images_as_pillow_says(number: int, tmp_path: Path) -> None:
+    image = Image.fromarray(IMAGES[3])
+    exif = Image.Exif()
+    exif[0x0112] = number
+    image.save(tmp_path / "x.png", exif=exif)
+    image.save(tmp_path / "x.jpg", exif=exif, quality=100)
+    for name in ("x.png", "x.jpg"):
+        with Image.open(tmp_path / name) as opened:
+            expected = np.asarray(ImageOps.exif_transpose(opened))
+            plain = np.asarray(opened.copy())
+        reduce = Mock(return_value=1)
+        given = read_image(tmp_path / name, reduce=reduce)
+        assert np.array_equal(given, expected) and given.flags.c_contiguous
+        assert reduce.call_args_list == ([call(expected.shape[:2])] if name.endswith("jpg") else [])
+        assert np.array_equal(read_image(tmp_path / name, orientation=False), plain)
+        shared = fastssl.data.open(tmp_path / name).read(0).images[0]  # type: ignore[index]
+        assert np.array_equal(shared[:, :, :3], expected)
+
+
+def test_modes_are_defined(tmp_path: Path) -> None:
+    rgb = IMAGES[0]
+    grey = rgb[:, :, 0]
+    levels = np.linspace(0, 4095, grey.size).reshape(grey.shape).astype(np.uint16)
+    cases: dict[str, tuple[Image.Image, str, np.ndarray]] = {
+        "grey with alpha": (Image.fromarray(np.dstack([grey, grey])), "png", grey[:, :, None]),
+        "palette with transparency": (Image.fromarray(grey).convert("P"), "png", np.repeat(grey[:, :, None], 3, 2)),
+        "12 bits": (Image.fromarray(levels), "png", (levels >> 4).astype(np.uint8)[:, :, None]),
+        "floats": (Image.fromarray((grey / 255).astype(np.float32)), "tif", grey[:, :, None]),
+        "one pixel": (Image.fromarray(rgb[:1, :1]), "png", rgb[:1, :1]),
+    }
+    for name, (image, ending, expected) in cases.items():
+        options = {"transparency": 3} if name.startswith("palette") else {}
+        image.save(tmp_path / f"x.{ending}", **options)
+        assert np.array_equal(read_image(tmp_path / f"x.{ending}"), expected), name
+    cmyk = Image.fromarray(rgb).convert("CMYK")
+    cmyk.save(tmp_path / "x.jpg", quality=100)
+    assert np.abs(read_image(tmp_path / "x.jpg").astype(int) - rgb).mean() < 3
+    frames = [Image.fromarray(np.full((8, 8, 3), v, np.uint8)) for v in (10, 200)]
+    frames[0].save(tmp_path / "x.gif", save_all=True, append_images=frames[1:])
+    assert int(read_image(tmp_path / "x.gif").max()) == 10  # the first frame
+    Image.fromarray(np.array([[-1.0, 0.5]], np.float32)).save(tmp_path / "bad.tif")
+    with pytest.raises(ImageError, match=r"bad\.tif: expected finite values >= 0"):
+        read_image(tmp_path / "bad.tif")
+
+
+# What is damaged.
+
+
+def test_damaged_shards_are_named(places: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes((places / "shards" / "00000.tar").read_bytes())
+    whole = ShardSource([path])
+    assert path.with_name("a.tar.index.json").is_file()
+    assert len(ShardSource([path])) == len(whole) == 5  # by its index
+    path.write_bytes(path.read_bytes()[:3000])  # its index is of another file: it is looked through again
+    with pytest.raises(ShardError, match=r"a\.tar: .*cut off"):
+        ShardSource([path])
+    with pytest.raises(ShardError, match=r"a\.tar: .*: the shard is cut off"):
+        whole.read(4)
+    (tmp_path / "b.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(ShardError, match=r"b\.tar: no tar file"):
+        ShardSource([tmp_path / "b.tar"])
+    with tarfile.open(tmp_path / "c.tar", "w") as archive:
+        for name in ("1.png", "1.jpg"):
+            about = tarfile.TarInfo(name)
+            about.size = 3
+            archive.addfile(about, io.BytesIO(b"abc"))
+    with pytest.raises(ShardError, match="two images are called '1'"):
+        ShardSource([tmp_path / "c.tar"])
+
+
+def test_shards_where_nothing_can_be_written(places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "a.tar"
+    path.write_bytes((places / "shards" / "00000.tar").read_bytes())
+    real = Path.write_text
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> int:
+        if self.parent == tmp_path:
+            raise PermissionError(13, "read-only", str(self))
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    assert len(ShardSource([path])) == 5
+    assert len(os.listdir(tmp_path / "cache" / "shards")) == 1 and not (tmp_path / "a.tar.index.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        ("name,label\na.png,1\n", "expected a column of paths"),
+        ("path,label\n", "expected rows"),
+        ("path,label\n,1\n", "row 1 has no path"),
+    ],
+)
+def test_bad_tables_are_named(content: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(content)
+    with pytest.raises(ValueError, match=rf"list\.csv: .*{match}"):
+        fastssl.data.open(tmp_path / "list.csv")
+
+
+def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path) -> None:
+    for k in range(4):
+        save(tmp_path / "data" / f"{k}.png")
+    for name, match in (("clip", "clip needs a text"), ("sup-con", "sup-con needs a label")):
+        with pytest.raises(ValueError, match=f"data: {match} with each item, 0.png of data has none"):
+            method = get(name)(build_encoder(encoder_for(name, None, 32, 4)))
+            pretrain(method, tmp_path / "data", Pretraining(epochs=1), out=tmp_path / "out")
+    (tmp_path / "data" / "2.png").write_bytes(b"no image")
+    method = get("simclr")(build_encoder(encoder_for("simclr", None, 32, 4)))
+    with pytest.raises(ImageError, match=r"2\.png"):
+        pretrain(method, tmp_path / "data", Pretraining(epochs=1), out=tmp_path / "raise")
+    pretrain(method, tmp_path / "data", Pretraining(epochs=2, on_error="skip"), out=tmp_path / "skip")
+    assert load_checkpoint(tmp_path / "skip")[1]["skipped"] == 1
+
+
+def test_sources_without_images_are_refused_where_images_are_needed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data: expected items with images"):
+        pack_source(fastssl.data.tones(4), tmp_path / "x.pack")
+    with pytest.raises(ValueError, match=r"items: expected images, item \d has none"):
+        list(Loader(fastssl.data.tones(4), SimCLRAugment(8), 4))
+
+
+def test_two_drawings_survive_packing(tmp_path: Path) -> None:
+    source = fastssl.data.emoji().subset(range(5))
+    packed = PackedImages(pack_source(source, tmp_path / "five.pack"))
+    assert len(packed) == 5 and packed.drawings == 2
+    for own, other in zip(read_ahead(source), read_ahead(packed)):
+        assert own.name == other.name and own.text == other.text and own.label == other.label
+        assert all(np.array_equal(a, b) for a, b in zip(own.images or (), other.images or ()))
+
+
+def test_sources_of_ones_own(tmp_path: Path) -> None:
+    class Mine(Source):
+        name = "mine"
+
+        def __len__(self) -> int:
+            return 6
+
+        def read(self, index: int, reduce: Any = None) -> Item:
+            return Item(images=(IMAGES[index],), name=str(index))
+
+    pretrain(
+        SimCLR(build_encoder({"name": "resnet", "size": 16, "width": 4})),
+        Mine(),
+        Pretraining(epochs=1, batch_size=6),
+        out=tmp_path,
+    )
+    assert load_checkpoint(tmp_path)[1]["source"]["items"] == 6
