@@ -32,10 +32,11 @@ def main(simclr: str, clip: str) -> None:
     pairs = {}
     for name, run in (("simclr", simclr), ("clip", clip)):
         method = load_method(Path(run))
-        drawings = torch.from_numpy(data.images[chosen])
-        first, second = (to_float(drawings[:, k], method.encoder.size) for k in range(2))
+        items = data.items(chosen)
+        drawings = (torch.from_numpy(np.stack([item.images[k] for item in items])) for k in range(2))
+        first, second = (to_float(images, method.encoder.size) for images in drawings)
         if name == "clip":
-            second = tokenize([data.names[i] for i in chosen], method.tower.length)
+            second = tokenize([item.text for item in items], method.tower.length)
             print(f"logit scale {method.log_scale.exp():.1f}")
         pair = [TF.normalize(z, dim=1) for z in method.represent(first, second)]
         own, others = (pair[0] * pair[1]).sum(1), pair[0] @ pair[1].T
