@@ -125,12 +125,15 @@ def holds(
 # --- the report -----------------------------------------------------------------------------------------------------
 
 
-def survey(pool: Any, quick: bool, mix: bool = True) -> list[dict[str, Any]]:
-    """Every kernel that would be launched, each compiled once for each architecture."""
+def survey(pool: Any, quick: bool, check: bool = False) -> list[dict[str, Any]]:
+    """Every kernel that would be launched, each compiled once for each architecture.
+
+    ``check``: without fp16, whose kernels have the tiles, registers and instructions of bf16's.
+    """
     tasks: dict[str, tuple[str, int, Launch]] = {}
     about: dict[str, dict[str, Any]] = {}
     for architecture in ARCHITECTURES:
-        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+        for dtype in (torch.bfloat16, torch.float32) if check else (torch.bfloat16, torch.float16, torch.float32):
             bits = 32 if dtype == torch.float32 else 16
             for d in (128, 512) if quick else (64, 128, 256, 512):
                 some = list(pair_losses(4096, d, dtype))
@@ -158,7 +161,7 @@ def survey(pool: Any, quick: bool, mix: bool = True) -> list[dict[str, Any]]:
     print(f"{len(tasks)} kernels to compile", flush=True)
     results = []
     # The instructions of tiles without masks are wanted of NT-Xent's kernels, for which the model predicts times.
-    work_ = [(*task, mix and "nt_xent" in about[name]["losses"]) for name, task in tasks.items()]
+    work_ = [(*task, not check and "nt_xent" in about[name]["losses"]) for name, task in tasks.items()]
     for k, (name, found) in enumerate(zip(tasks, pool.imap(attempt_one, work_, chunksize=4))):
         results.append({**about[name], **found})
         if k % 100 == 99:
@@ -338,7 +341,7 @@ def main() -> None:
             kept = {k: v for k, v in before["configs"].items() if k.split("/")[0] in before["measured"]}
             write_atomically(CONFIGS, json.dumps(before | {"configs": text | kept}, indent=1) + "\n")
             return
-        kernels = survey(pool, options.quick, mix=not options.check)
+        kernels = survey(pool, options.quick, options.check)
         failed = [r for r in kernels if "error" in r or r["failures"]]
         cuda = cuda_kernels()
         failed += [
