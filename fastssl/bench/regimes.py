@@ -43,6 +43,8 @@ class Loss:
     sizes: tuple[int, ...] = (512, 2048)
 
 
+EVERY_REGIME = 2048  # rows up to which every regime is measured; above, those that large batches of a run can be in
+LARGE = ("trained", "trained (CLIP)", "collapsed", "duplicates", "trained, temperature 0.01", "trained, scale 100")
 WIDE = (512, 2048, 8192)
 WIDEST = (*WIDE, 16_384)
 
@@ -342,6 +344,8 @@ def run_regimes(quick: bool = False, report: Callable[[str], None] = print) -> d
     for name, loss in LOSSES.items():
         for n in (512,) if quick else loss.sizes:
             for title, regime, temperature in plan(name, loss):
+                if n > EVERY_REGIME and title not in LARGE:
+                    continue
                 add("rows", measure(name, title, regime, temperature, n, 128, budget))
     for name in PRIMITIVES:
         for n in (512,) if quick else (512, 2048):
