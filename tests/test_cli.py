@@ -347,3 +347,5 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
     assert not out.exists()
     text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
     assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text
+    printed = next(line for line in text.splitlines() if line.startswith("recipe small"))
+    assert "lr 0.5" in printed and "epochs 1," in printed  # what runs, not what the recipe would have

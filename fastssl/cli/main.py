@@ -6,6 +6,7 @@ import json
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -167,8 +168,10 @@ def pretrain(
         "optimizer": optimizer,
         "warmup_epochs": warmup_epochs,
     }
+    given = {key: value for key, value in own.items() if value is not None}
+    chosen = replace(chosen, options=chosen.options | given)  # what is printed is what runs
     settings = Pretraining(
-        **{**chosen.options, **{key: value for key, value in own.items() if value is not None}},
+        **chosen.options,
         minutes=minutes,
         seed=seed,
         precision=precision,
