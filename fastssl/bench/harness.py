@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -39,6 +39,28 @@ def _clock(function: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
+def in_turn(
+    functions: Sequence[Callable[[], Any]], seconds: float, least: int = 5, most: int = 25
+) -> list[list[float]]:
+    """Times of functions that take turns, each in samples of at least 20 ms: [function][round].
+
+    Args:
+        functions: each is called twice before.
+        seconds: about how long it may take.
+        least: rounds at least.
+        most: rounds at most.
+    """
+    once = [max(min(_clock(f, 1), _clock(f, 1)), 1e-6) for f in functions]
+    repeats = [max(1, round(0.02 / t)) for t in once]
+    rounds = min(most, max(least, int(seconds / sum(t * k for t, k in zip(once, repeats)))))
+    times: list[list[float]] = [[] for _ in functions]
+    for k in range(rounds):
+        order = range(len(functions))
+        for i in order if k % 2 == 0 else reversed(order):
+            times[i].append(_clock(functions[i], repeats[i]))
+    return times
+
+
 def compare(
     fused: Callable[[], Any], other: Callable[[], Any], *, seconds: float = 10.0, least: int = 5, most: int = 60
 ) -> Comparison:
@@ -51,20 +73,7 @@ def compare(
         least: pairs at least.
         most: pairs at most.
     """
-    for function in (fused, other):
-        function()
-    single = [max(_clock(f, 1), 1e-6) for f in (fused, other)]
-    repeats = [max(1, round(0.02 / s)) for s in single]
-    per_pair = sum(s * r for s, r in zip(single, repeats))
-    pairs = min(most, max(least, int(seconds / per_pair)))
-    a, b = [], []
-    for k in range(pairs):
-        order = (0, 1) if k % 2 == 0 else (1, 0)
-        sample = [0.0, 0.0]
-        for index in order:
-            sample[index] = _clock((fused, other)[index], repeats[index])
-        a.append(sample[0])
-        b.append(sample[1])
+    a, b = in_turn([fused, other], seconds, least, most)
     ratios = sorted(y / x for x, y in zip(a, b))
     return Comparison(
         statistics.median(a),
@@ -72,7 +81,7 @@ def compare(
         statistics.median(ratios),
         ratios[len(ratios) // 4],
         ratios[(3 * len(ratios)) // 4],
-        pairs,
+        len(ratios),
     )
 
 

@@ -21,7 +21,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.bench.harness import machine
+from fastssl.bench.harness import in_turn, machine
 
 TRAINED = Path(__file__).parent / "trained.npz"
 PER_CLASS = 8
@@ -230,26 +230,6 @@ def flushing() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(False)
-
-
-def _clock(run: Callable[[], Any], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - start) / repeats
-
-
-def in_turn(runs: list[Callable[[], Any]], seconds: float, least: int = 5) -> list[list[float]]:
-    """Times of several functions that take turns, each in samples of 20 ms or more: [function][round]."""
-    once = [min(_clock(r, 1), _clock(r, 1)) for r in runs]
-    repeats = [max(1, round(0.02 / max(t, 1e-6))) for t in once]
-    rounds = min(25, max(least, int(seconds / max(sum(t * k for t, k in zip(once, repeats)), 1e-6))))
-    times: list[list[float]] = [[] for _ in runs]
-    for k in range(rounds):
-        order = range(len(runs)) if k % 2 == 0 else reversed(range(len(runs)))
-        for i in order:
-            times[i].append(_clock(runs[i], repeats[i]))
-    return times
 
 
 def ratio(a: list[float], b: list[float]) -> float:
