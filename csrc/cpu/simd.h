@@ -93,6 +93,69 @@ FASTSSL_INLINE void stream_end() {
   _mm_sfence();
 #endif
 }
+// Numbers of another type as doubles.
+template <class From>
+FASTSSL_INLINE Vec<double> load_doubles(const From* p) {
+  typedef From Values __attribute__((vector_size(kWidth<double> * sizeof(From))));
+  Values v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vec<double>);
+}
+// 0, 1, 2, ...
+template <class T>
+FASTSSL_INLINE IVec<T> iota() {
+  IVec<T> v;
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = i;
+  return v;
+}
+// base[index[i]] for every lane.
+FASTSSL_INLINE Vec<float> gather(const float* base, IVec<float> index) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (Vec<float>)_mm512_i32gather_ps((__m512i)index, base, 4);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (Vec<float>)_mm256_i32gather_ps(base, (__m256i)index, 4);
+#else
+  Vec<float> v;
+  for (int i = 0; i < kWidth<float>; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+FASTSSL_INLINE Vec<double> gather(const double* base, IVec<double> index) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (Vec<double>)_mm512_i64gather_pd((__m512i)index, base, 8);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (Vec<double>)_mm256_i64gather_pd(base, (__m256i)index, 8);
+#else
+  Vec<double> v;
+  for (int i = 0; i < kWidth<double>; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+FASTSSL_INLINE IVec<float> gather(const int32_t* base, IVec<float> index) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (IVec<float>)_mm512_i32gather_epi32((__m512i)index, base, 4);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (IVec<float>)_mm256_i32gather_epi32(base, (__m256i)index, 4);
+#else
+  IVec<float> v;
+  for (int i = 0; i < kWidth<float>; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+FASTSSL_INLINE IVec<double> gather(const int32_t* base, IVec<double> index) {
+  IVec<double> v;
+  for (int i = 0; i < kWidth<double>; ++i) v[i] = base[index[i]];
+  return v;
+}
+// base[index[i]] = v[i] for every lane.
+template <class T>
+FASTSSL_INLINE void scatter(T* base, IVec<T> index, Vec<T> v) {
+#if FASTSSL_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return _mm512_i32scatter_ps(base, (__m512i)index, (__m512)v, 4);
+  if constexpr (sizeof(T) == 8) return _mm512_i64scatter_pd(base, (__m512i)index, (__m512d)v, 8);
+#endif
+  for (int i = 0; i < kWidth<T>; ++i) base[index[i]] = v[i];
+}
 template <class T>
 FASTSSL_INLINE Vec<T> splat(T x) {
   return Vec<T>{} + x;
