@@ -101,13 +101,6 @@ FASTSSL_INLINE Vec<double> load_doubles(const From* p) {
   __builtin_memcpy(&v, p, sizeof v);
   return __builtin_convertvector(v, Vec<double>);
 }
-// 0, 1, 2, ...
-template <class T>
-FASTSSL_INLINE IVec<T> iota() {
-  IVec<T> v;
-  for (int i = 0; i < kWidth<T>; ++i) v[i] = i;
-  return v;
-}
 // base[index[i]] for every lane.
 FASTSSL_INLINE Vec<float> gather(const float* base, IVec<float> index) {
 #if FASTSSL_VECTOR_BYTES == 64
@@ -192,11 +185,27 @@ FASTSSL_INLINE uint32_t bits_of(IVec<T> mask) {
   for (int w = 0; w < kWidth<T>; ++w) bits |= uint32_t(mask[w] != 0) << w;
   return bits;
 }
+// 0, 1, 2, ...
+template <class T>
+FASTSSL_INLINE IVec<T> iota() {
+  IVec<T> v;
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = i;
+  return v;
+}
+// The sum of the lanes, halves upon halves.
 template <class T>
 FASTSSL_INLINE T hsum(Vec<T> v) {
-  T s = 0;
-  for (int i = 0; i < kWidth<T>; ++i) s += v[i];
-  return s;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 4
+  for (int half = kWidth<T> / 2; half > 0; half /= 2) v += __builtin_shuffle(v, iota<T>() ^ half);
+  return v[0];
+#else
+  T part[kWidth<T>];
+  store<T>(part, v);
+  for (int half = kWidth<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+#endif
 }
 template <class T>
 FASTSSL_INLINE T hmax(Vec<T> v) {
