@@ -137,6 +137,8 @@ def pretrain(
     chunk: Annotated[
         str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
     ] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts of a batch that the encoder sees one after the other.")] = 1,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder (torch.compile).")] = False,
     workers: Annotated[int | None, typer.Option(help="Threads that read and augment.")] = None,
     on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
     probe_every: Annotated[
@@ -180,6 +182,8 @@ def pretrain(
         nodes=nodes,
         strategy=strategy,
         chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
+        accumulate=accumulate,
+        compile=compile,
         workers=workers,
         on_error=on_error,
         draft=draft,

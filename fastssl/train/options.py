@@ -38,6 +38,11 @@ class Pretraining:
             and of the optimiser's state (FSDP2).
         chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
             as many as keep their activations in the memory budget; None: all.
+        accumulate: parts that a batch is cut into, of which the encoder sees one at a time; the gradient of the step is
+            that of the whole batch. Losses that are means over rows are summed up, contrastive ones see the embeddings
+            of all parts (as with ``chunk``), methods that can do neither are refused. Batch norm normalises within a
+            part.
+        compile: run the encoder as ``torch.compile`` makes it; a run may be resumed with and without.
         workers: threads that read and augment, of each process; None: as many as torch uses.
         on_error: "raise", or "skip" items that cannot be read, which are counted.
         draft: let JPEG decoders make fewer pixels where a view needs no more; see :class:`fastssl.data.Loader`.
@@ -61,6 +66,8 @@ class Pretraining:
     nodes: int = 1
     strategy: str = "ddp"
     chunk: int | str | None = None
+    accumulate: int = 1
+    compile: bool = False
     workers: int | None = None
     on_error: str = "raise"
     draft: bool = True
@@ -75,6 +82,7 @@ class Pretraining:
             ("batch_size", 1),
             ("devices", 1),
             ("nodes", 1),
+            ("accumulate", 1),
             ("workers", 1),
             ("seed", 0),
         ):
@@ -111,6 +119,10 @@ class Pretraining:
             raise ValueError(f"chunk: expected an integer >= 1, 'auto' or None, got {self.chunk!r}")
         if self.chunk is not None and self.precision.startswith("16"):
             raise ValueError(f"chunk: expected a precision without loss scaling, got {self.precision!r}")
+        if self.chunk is not None and self.accumulate > 1:
+            raise ValueError("accumulate: give chunk or accumulate, not both")
+        if self.compile and self.strategy == "fsdp":
+            raise ValueError("compile: expected strategy 'ddp', got 'fsdp'")
         if self.accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
             raise ValueError(f"accelerator: {self.accelerator!r} needs a GPU that this torch can use, there is none")
 

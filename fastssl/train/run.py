@@ -11,6 +11,7 @@ from typing import Any
 from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
+from fastssl.train.gradients import check_cut
 from fastssl.train.options import Pretraining, check_out
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
@@ -18,7 +19,7 @@ from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progr
 
 # Options that may be others when a run is resumed: where it computes, and how long.
 FREE = {
-    "accelerator", "checkpoint_minutes", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
+    "accelerator", "checkpoint_minutes", "compile", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
     "timeout_minutes", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
@@ -93,8 +94,7 @@ def pretrain(
             f"batch_size: {name} compares the items of a batch, and needs at least {method.least_rows} of them in each "
             f"of {processes} processes, got {rows}"
         )
-    if options.chunk is not None and type(method).represent is Method.represent:
-        raise ValueError(f"chunk: {name} compares more than rows: it needs whole batches")
+    check_cut(method, options, rows // processes)
     about = {
         "method": name,
         "encoder": encoder_options,
