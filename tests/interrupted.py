@@ -25,7 +25,7 @@ WHEN, SAVED = 7, 4
 
 def main() -> None:
     out, what, devices = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    rank = int(os.environ.get("RANK", 0))
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     event, _, who = what.partition(":")
     torch.set_num_threads(1)
     torch.manual_seed(0)

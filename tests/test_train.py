@@ -25,6 +25,7 @@ from fastssl.train import (
     LARS,
     Pretraining,
     cosine_with_warmup,
+    is_first,
     load_checkpoint,
     load_encoder,
     pretrain,
@@ -365,6 +366,26 @@ def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None
     assert Pretraining().processes == Pretraining(devices=4).processes == (4, 2)
     with pytest.raises(ValueError, match="devices: torchrun has started 4 processes on this machine, got 3"):
         _ = Pretraining(devices=3).processes
+
+
+def test_the_tasks_of_slurm_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "5"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    assert Pretraining().processes == Pretraining(devices=4, nodes=2).processes == (4, 2) and not is_first()
+    with pytest.raises(ValueError, match="nodes: SLURM has started 2 machines, got 3"):
+        _ = Pretraining(nodes=3).processes
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell of an allocation
+    assert Pretraining(devices=3).processes == (3, 1) and is_first()
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(ValueError, match="devices: SLURM has started 8 tasks on 2 machines; ask for .* --ntasks-per-n"):
+        _ = Pretraining().processes
+
+
+def test_machines_need_a_launcher(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nodes: start .* by torchrun or srun, or name MASTER_ADDR and NODE_RANK"):
+        _run(tmp_path, nodes=2)
 
 
 @pytest.mark.parametrize("method", [*PAPERS, "rotnet"])

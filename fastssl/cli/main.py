@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -153,7 +152,7 @@ def pretrain(
     from fastssl.cli.recipes import build_method, encoder_for, options_for
     from fastssl.data import open as open_source
     from fastssl.methods import get
-    from fastssl.train import Pretraining, check_out
+    from fastssl.train import Pretraining, check_out, is_first
     from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
@@ -190,8 +189,7 @@ def pretrain(
         probe_every=probe_every,
     )
     settings.check()
-    first = int(os.environ.get("RANK", 0)) == 0
-    if first:
+    if is_first():
         say(f"{describe_source(source)}\n{chosen}")
     encoder_options = encoder_for(
         method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem
@@ -205,7 +203,8 @@ def pretrain(
         return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
-    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
+    if is_first():
+        say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
 
 
 @app.command("data")

@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -32,7 +33,7 @@ class Pretraining:
         precision: of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that has it.
         accelerator: "cpu", "cuda", or "auto": a GPU where there is one.
         devices: processes on this machine, which share a batch: pair losses see all of it, batch norm a process's share
-            (:func:`fastssl.distributed.sharded`). Under torchrun, those that it started.
+            (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM those that they started.
         nodes: machines, each with so many processes.
         strategy: of several processes: "ddp": each has the whole network; "fsdp": each has a part of every parameter
             and of the optimiser's state (FSDP2).
@@ -141,17 +142,58 @@ class Pretraining:
 
     @property
     def processes(self) -> tuple[int, int]:
-        """Processes on this machine, and machines: those that torchrun has started, else those that are asked for.
+        """Processes on this machine, and machines: those that a launcher has started, else those that are asked for.
 
         Raises:
-            ValueError: torchrun has started others.
+            ValueError: a launcher has started others.
         """
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        launch = launched()
+        if launch is None:
             return self.devices, self.nodes
-        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        if self.devices not in (1, local):
-            raise ValueError(f"devices: torchrun has started {local} processes on this machine, got {self.devices}")
-        return local, world // local
+        for name, given, there in (("devices", self.devices, launch.devices), ("nodes", self.nodes, launch.nodes)):
+            if given not in (1, there):
+                what = "processes on this machine" if name == "devices" else "machines"
+                raise ValueError(f"{name}: {launch.by} has started {there} {what}, got {given}")
+        return launch.devices, launch.nodes
+
+
+class Launch(NamedTuple):
+    """Processes that were started together: by whom, how many on this machine, on how many machines; which is this."""
+
+    by: str
+    devices: int
+    nodes: int
+    rank: int
+
+
+def launched() -> Launch | None:
+    """What torchrun or SLURM's ``srun`` have started; None: neither of them has started this process.
+
+    As Lightning Fabric does, a job of SLURM that is called "bash" or "interactive" is taken for a shell.
+
+    Raises:
+        ValueError: tasks of SLURM that are not as many on each machine.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        world, local = int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
+        return Launch("torchrun", local, world // local, int(env["RANK"]))
+    if "SLURM_NTASKS" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    tasks, nodes = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NNODES", 1))
+    local = int(env.get("SLURM_NTASKS_PER_NODE", 1))
+    if local * nodes != tasks:
+        raise ValueError(
+            f"devices: SLURM has started {tasks} tasks on {nodes} machines; ask for as many on each by --ntasks-per-node"
+        )
+    return Launch("SLURM", local, nodes, int(env.get("SLURM_PROCID", 0)))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks: rank 0 of a launcher's, and of those that a run has started."""
+    launch = launched()
+    started = any(int(os.environ.get(key, 0)) for key in ("LOCAL_RANK", "NODE_RANK"))
+    return not started if launch is None else launch.rank == 0
 
 
 def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:

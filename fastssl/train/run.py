@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +13,7 @@ from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
 from fastssl.train.gradients import check_cut
-from fastssl.train.options import Pretraining, check_out
+from fastssl.train.options import Pretraining, check_out, launched
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
 from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Watcher
@@ -81,6 +82,8 @@ def pretrain(
     """
     options = options or Pretraining()
     options.check()
+    if options.nodes > 1 and launched() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError("nodes: start the processes by torchrun or srun, or name MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
         raise TypeError(f"method: expected a fastssl.methods.Method, got {type(method).__name__}")
     out, name, source = Path(out), name_of(method), open_source(data)
