@@ -361,7 +361,7 @@ def test_looking_at_the_features_does_not_change_the_training(tmp_path: Path, ev
 
 def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Pretraining().processes == (1, 1) and Pretraining(devices=2, nodes=3).processes == (2, 3)
-    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "3")):
         monkeypatch.setenv(name, value)
     assert Pretraining().processes == Pretraining(devices=4).processes == (4, 2)
     with pytest.raises(ValueError, match="devices: torchrun has started 4 processes on this machine, got 3"):
@@ -379,7 +379,9 @@ def test_the_tasks_of_slurm_are_found(tmp_path: Path, monkeypatch: pytest.Monkey
     assert Pretraining(devices=3).processes == (3, 1) and is_first()
     monkeypatch.setenv("SLURM_JOB_NAME", "train")
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
-    with pytest.raises(ValueError, match="devices: SLURM has started 8 tasks on 2 machines; ask for .* --ntasks-per-n"):
+    with pytest.raises(
+        ValueError, match="devices: SLURM has started 8 tasks on 2 machines; ask for .* --ntasks-per-node"
+    ):
         _ = Pretraining().processes
 
 

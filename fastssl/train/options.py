@@ -184,7 +184,7 @@ def launched() -> Launch | None:
     local = int(env.get("SLURM_NTASKS_PER_NODE", 1))
     if local * nodes != tasks:
         raise ValueError(
-            f"devices: SLURM has started {tasks} tasks on {nodes} machines; ask for as many on each by --ntasks-per-node"
+            f"devices: SLURM has started {tasks} tasks on {nodes} machines; ask for as many on each, --ntasks-per-node"
         )
     return Launch("SLURM", local, nodes, int(env.get("SLURM_PROCID", 0)))
 
