@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -338,12 +339,14 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
         "optimizer lars",
         "lr 0.0046875",
         "hidden 4096",
-        "[6, 3, 32, 32] float32, [6, 3, 32, 32] float32",
+        "[6, 3, 224, 224] float32, [6, 3, 224, 224] float32",
         "RandomResizedCrop",
         "steps: 1000 epochs of 2, 2,000 in all",
         "are trained; the encoder has",
     ):
         assert needed in text, text
+    assert re.search(r"^memory: \d+\.\d\d GiB of this process at most, over 4 steps$", text, re.M), text
+    assert re.search(r"^time: .* s a step, \d+ % of it waiting for data; .* for 2,000 steps$", text, re.M), text
     assert not out.exists()
     text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
     assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text

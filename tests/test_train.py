@@ -19,7 +19,7 @@ import torch
 from fastssl.augment import SimCLRAugment
 from fastssl.data import ArraySource, Batch, digits
 from fastssl.data.loader import epoch_order
-from fastssl.methods import SimCLR, get
+from fastssl.methods import METHODS, SimCLR, get
 from fastssl.models import build_encoder
 from fastssl.train import (
     LARS,
@@ -414,5 +414,20 @@ def test_recipes_of_papers() -> None:
     assert recipe("rotnet", 10**6).name == "small"
     with pytest.raises(ValueError, match="recipe: the settings of papers are kept for simclr, .*, not for rotnet"):
         recipe("rotnet", 10**6, "paper")
+    assert recipe("simclr", 10**6).size == 224 and recipe("simclr", 100).size == 32
     with pytest.raises(ValueError, match="recipe: expected one of small, paper, got 'large'"):
         recipe("simclr", 10, "large")
+
+
+def test_recipes_of_embedded_data() -> None:
+    """What suits the data goes before the recipe, and is of that data alone: a folder of that name has none of it."""
+    assert recipe("simclr", 100, embedded="digits").method["temperature"] == 0.2
+    found = recipe("simclr", 100, embedded="digits")
+    assert found.size == 16 and found.views["flip"] == 0 and recipe("simclr", 100).views == {}
+    assert recipe("byol", 100, "paper", embedded="emoji").method["momentum"] == 0.96
+    assert recipe("byol", 100, "paper", embedded="emoji").method["hidden"] == 4096
+    for name in ("emoji", "digits"):
+        for method in METHODS:
+            known = {p for base in get(method).__mro__ for p in inspect.signature(base.__init__).parameters}
+            assert set(recipe(method, 100, embedded=name).method) <= known
+    assert recipe("simclr", 100, embedded="tones") == recipe("simclr", 100)

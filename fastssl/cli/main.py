@@ -111,14 +111,14 @@ def pretrain(
         str | None,
         typer.Option(help="resnet, resnet18, resnet50, vit, ..., huggingface:NAME; default: what the method needs."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
+    size: Annotated[int | None, typer.Option(help="Image size, pixels; default: the recipe's.")] = None,
     width: Annotated[int | None, typer.Option(help="Of networks of our own: channels of the first stage; 32.")] = None,
     blocks: Annotated[int | None, typer.Option(help="Of networks of our own: blocks a stage; 1.")] = None,
     stem: Annotated[
         str | None,
         typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the loss; default: the recipe's.")] = None,
     spatial: Annotated[
         bool | None,
         typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
@@ -161,7 +161,7 @@ def pretrain(
         raise ValueError(f"size: expected at least one pixel, got {size}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
     source = open_source(data, orientation=orientation)
-    chosen = recipe_for(method, len(source), recipe, batch_size)
+    chosen = recipe_for(method, len(source), recipe, batch_size, source.embedded)
     own = {
         "epochs": epochs,
         "lr": lr,
@@ -191,9 +191,7 @@ def pretrain(
     settings.check()
     if is_first():
         say(f"{describe_source(source)}\n{chosen}")
-    encoder_options = encoder_for(
-        method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem
-    )
+    encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem)
     arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
     model = build_method(method, encoder_options, source, seed, **arguments)
     kept = options_for(method, source.embedded, **arguments)
