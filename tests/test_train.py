@@ -20,7 +20,7 @@ from fastssl.augment import SimCLRAugment
 from fastssl.data import ArraySource, Batch, digits
 from fastssl.data.loader import epoch_order
 from fastssl.methods import METHODS, SimCLR, get
-from fastssl.models import build_encoder
+from fastssl.models import Encoder, build_encoder
 from fastssl.train import (
     LARS,
     Pretraining,
@@ -431,3 +431,11 @@ def test_recipes_of_embedded_data() -> None:
             known = {p for base in get(method).__mro__ for p in inspect.signature(base.__init__).parameters}
             assert set(recipe(method, 100, embedded=name).method) <= known
     assert recipe("simclr", 100, embedded="tones") == recipe("simclr", 100)
+
+
+def test_a_module_is_no_encoder_yet() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
+    for method in METHODS.values():
+        with pytest.raises(TypeError, match=r"encoder: .* got Sequential; .*: Encoder\(module, size=224\)"):
+            method(net)  # type: ignore[arg-type]
+    assert SimCLR(Encoder(net, 16)).encoder.dim == 8

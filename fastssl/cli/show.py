@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(markup=False, highlight=False)
+FEW = 8  # items whose sizes are looked at before training
 PLAIN_SECONDS = 30  # between lines, where there is no terminal
 
 
@@ -41,7 +42,8 @@ class _Plain:
 
 
 def _probed(p: Any) -> str:
-    return "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
+    text = "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
+    return text + (f", {p.skipped} unreadable" if p.skipped else "")
 
 
 @contextmanager
@@ -86,10 +88,18 @@ def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: An
 
 
 def describe_source(source: Any) -> str:
-    """One line: items, classes, what was left out."""
+    """One line: items, classes, sizes of a few, what was left out."""
     parts = [f"{source.name}: {len(source):,} items"]
     if len(source.classes):
         parts.append(f"{len(source.classes)} classes")
+    from fastssl.data.summary import sizes_of
+
+    sizes = sizes_of(source, FEW)
+    if sizes:
+        (low, high), (least, most) = ((min(side), max(side)) for side in zip(*sizes))
+        parts.append(
+            f"{low} x {least}" + (f" to {high} x {most} pixels" if (low, least) != (high, most) else " pixels")
+        )
     left = ", ".join(f"{count:,} {why}" for why, count in source.skipped.items())
     return ", ".join(parts) + (f" (left out: {left})" if left else "")
 

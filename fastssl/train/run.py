@@ -16,7 +16,7 @@ from fastssl.train.gradients import check_cut
 from fastssl.train.options import Pretraining, check_out, launched
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
-from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Watcher
+from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Skipped, Watcher
 
 # Options that may be others when a run is resumed: where it computes, and how long.
 FREE = {
@@ -95,7 +95,7 @@ def pretrain(
     if rows < method.least_rows * processes:
         raise ValueError(
             f"batch_size: {name} compares the items of a batch, and needs at least {method.least_rows} of them in each "
-            f"of {processes} processes, got {rows}"
+            f"process ({processes} of them), got {rows}"
         )
     check_cut(method, options, rows // processes)
     about = {
@@ -115,7 +115,7 @@ def pretrain(
         _check_same_run(checkpoint[1], about, options)
     rehearse(method, source, options.seed)
     pace = Pace()
-    watchers: list[Watcher] = [pace, CollapseGuard()]
+    watchers: list[Watcher] = [pace, Skipped(), CollapseGuard()]
     if options.probe_every is not None:
         if not isinstance(method, ImageMethod):
             raise ValueError(f"probe_every: expected a method of images, got {name}")

@@ -108,6 +108,11 @@ class Trainer:
         return self._before + time.perf_counter() - self._started
 
     @property
+    def skipped(self) -> int:
+        """How many items could not be read."""
+        return len({index for index, _ in self.loader.skipped})
+
+    @property
     def total_steps(self) -> int:
         return (ENDLESS if self.epochs is None else self.epochs) * self.steps_per_epoch
 
@@ -230,7 +235,7 @@ class Trainer:
                 "history": self.history,
                 "measured": self.measured,
                 "seconds": self.seconds,
-                "skipped": len({index for index, _ in self.loader.skipped}),
+                "skipped": self.skipped,
             }
             write = self.fabric.is_global_zero
             save_checkpoint(self.out / folder, self.method, self.optimizer, state, write=write)
