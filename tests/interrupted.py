@@ -33,6 +33,7 @@ def main() -> None:
     # A checkpoint after every step up to a point, so that the run has to go back.
     options = Pretraining(epochs=2, batch_size=256, warmup_epochs=1, devices=devices, checkpoint_minutes=0.0)
     options.strategy = sys.argv[4]
+    options.workers = 3 if event == "resume" else 1
     count = 0
     loss = SimCLR.objective
 

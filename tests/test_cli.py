@@ -217,7 +217,7 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
         assert needed in text
     out = str(tmp_path / "run [1]")
     text = _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
-    assert "emoji-mine [backup]: 12 items, 2 classes (left out: 1 no image)" in text
+    assert "emoji-mine [backup]: 12 items, 2 classes, 40 x 30 pixels (left out: 1 no image)" in text
     assert "step 2/2, loss" in text and f"next: fastssl evaluate '{out}'" in text
     text = _run("evaluate", out)
     assert "knn" in text and "retrieval" not in text
