@@ -14,7 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fastssl._version import __version__
-from fastssl.cli.show import console, describe_source, print_measures, run_pretraining, say
+from fastssl.cli.show import (
+    console,
+    counting,
+    describe_source,
+    open_data,
+    print_measures,
+    run_pretraining,
+    say,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 MISTAKES = (ValueError, TypeError, ImportError, FileNotFoundError)
@@ -150,7 +158,6 @@ def pretrain(
     """Pretrain METHOD on images without their labels."""
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import build_method, encoder_for, options_for
-    from fastssl.data import open as open_source
     from fastssl.methods import get
     from fastssl.train import Pretraining, check_out, is_first
     from fastssl.train import recipe as recipe_for
@@ -160,7 +167,7 @@ def pretrain(
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
-    source = open_source(data, orientation=orientation)
+    source = open_data(data, orientation=orientation)
     chosen = recipe_for(method, len(source), recipe, batch_size, source.embedded)
     own = {
         "epochs": epochs,
@@ -212,10 +219,9 @@ def show_data(
     sample: Annotated[int, typer.Option(help="Items that are read, spread over all.")] = 100,
 ) -> None:
     """Say what DATA is: items, classes, sizes of a sample, what cannot be read or was left out."""
-    from fastssl.data import open as open_source
     from fastssl.data.summary import summary
 
-    for line in summary(open_source(data, part=part), sample):
+    for line in summary(open_data(data, part=part), sample):
         say(line)
 
 
@@ -324,11 +330,11 @@ def pack_images(
     size: Annotated[int | None, typer.Option(help="Bring the shorter side to this many pixels; default: keep.")] = None,
 ) -> None:
     """Decode images once into one file that is mapped into memory."""
-    from fastssl.data import open as open_source
     from fastssl.data import pack_source
 
-    source = open_source(images)
-    pack_source(source, out, size=size)
+    source = open_data(images)
+    with counting(f"{out}: images packed of {len(source):,}") as show:
+        pack_source(source, out, size=size, progress=show)
     say(f"{len(source)} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +73,35 @@ def _progress(name: str) -> Iterator[Any]:
             progress.update(task, completed=p.step, total=total, **more)
 
         yield show
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A function that shows how many have been found or made so far, where that takes long."""
+    live = console.is_terminal or console.is_jupyter
+    last = time.monotonic()
+    with console.status(Text(what)) if live else nullcontext() as status:
+
+        def show(count: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < (0.1 if live else PLAIN_SECONDS):
+                return
+            last = now
+            if status is not None:
+                status.update(Text(f"{what}: {count:,}"))
+            else:
+                say(f"{what}: {count:,}")
+
+        yield show
+
+
+def open_data(data: str, **options: Any) -> Any:
+    """What :func:`fastssl.data.open` makes of ``data``; shows how many files or shards it has found."""
+    from fastssl.data import open as open_source
+
+    with counting(f"{data}: files found") as show:
+        return open_source(data, progress=show, **options)
 
 
 def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
