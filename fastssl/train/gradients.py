@@ -60,6 +60,10 @@ class Gradients:
             chunk = self.options.chunk
             return self._by_embeddings(batch, -(-len(batch.ids) // self.options.accumulate) if chunk is None else chunk)
         parts = cut(batch, self.options.accumulate)
+        if len(parts) == 1 and (self.fabric.world_size == 1 or not self.method.separable):
+            loss: Tensor = self.model(batch)
+            self.fabric.backward(loss)
+            return loss.detach()
         terms = [self.method.terms(part) for part in parts]
         total = max(sum(terms), 1)
         fair = self._fair_share(total)  # processes average their gradients: a term counts the same wherever it is
@@ -74,7 +78,7 @@ class Gradients:
 
     def _fair_share(self, terms: int) -> float:
         """Own terms as a multiple of the mean over all processes."""
-        if self.fabric.world_size == 1 or not self.method.separable:
+        if self.fabric.world_size == 1:
             return 1.0
         everybody = sum(n for (n,) in gather_numbers(resolve("world"), [terms], self.fabric.device))
         return terms * self.fabric.world_size / everybody
