@@ -9,6 +9,7 @@ benchmarks/results/files.json; ``--page`` writes the tables of docs/data.md.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import statistics
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,10 @@ from fastssl.train import Pretraining, pretrain
 
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "files.json", ROOT / "docs" / "data.md"
-SIZE, BATCH, STEPS, SKIPPED = 64, 32, 8, 2
+SIZE, BATCH, SKIPPED = 64, 32, 2
 STEMS = {"imagenet": "ImageNet's stem", "cifar": "32-pixel stem"}
 PAIRS = {"imagenet": 5, "cifar": 3}
+STEPS = {"imagenet": 8, "cifar": 3}
 
 
 def make_files(folder: Path, count: int, different: int = 512) -> Path:
@@ -74,18 +76,36 @@ def model(stem: str) -> SimCLR:
 # Images a second.
 
 
+def cpu() -> float:
+    """Seconds of all cores that this process and its threads have had."""
+    times = os.times()
+    return times.user + times.system
+
+
+def children() -> float:
+    """Those of processes that it started and that have ended."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 def ours(root: Path, stem: str, out: Path) -> dict[str, float]:
-    """``pretrain simclr --encoder resnet18``: images a second and the share of a step that waits for data."""
-    ends, waits = [time.perf_counter()], []
+    """``pretrain simclr --encoder resnet18``: images a second, CPU time an image, the share of a step that waits."""
+    ends, spent, waits = [], [], []
 
     def on_step(progress: Any) -> None:
         ends.append(time.perf_counter())
+        spent.append(cpu())
         waits.append(progress.waiting)
 
-    images = fastssl.data.open(root).subset(np.arange(BATCH * (STEPS + SKIPPED)))
+    images = fastssl.data.open(root).subset(np.arange(BATCH * (STEPS[stem] + SKIPPED)))
     options = Pretraining(epochs=1, batch_size=BATCH, warmup_epochs=0, checkpoint_minutes=1e6)
     pretrain(model(stem), images, options, out=out, overwrite=True, on_step=on_step)
-    return {"rate": BATCH * STEPS / (ends[1 + STEPS + SKIPPED - 1] - ends[SKIPPED]), "waiting": waits[-1]}
+    count = BATCH * STEPS[stem]
+    return {
+        "rate": count / (ends[-1] - ends[SKIPPED - 1]),
+        "cpu_ms": 1e3 * (spent[-1] - spent[SKIPPED - 1]) / count,
+        "waiting": waits[-1],
+    }
 
 
 def policy() -> Any:
@@ -114,59 +134,59 @@ class TwoViews:
         return self.make(image), self.make(image)
 
 
-def theirs(root: Path, stem: str) -> dict[str, float]:
-    """The same method, fed by ImageFolder, transforms and a DataLoader with two workers."""
-    from torch.utils.data import DataLoader, Subset
-    from torchvision.datasets import ImageFolder
-
-    data = Subset(ImageFolder(str(root), TwoViews()), range(BATCH * (STEPS + SKIPPED)))
-    batches = DataLoader(data, BATCH, shuffle=True, num_workers=2, drop_last=True)
+def steps(stem: str, batches: Iterable[Batch]) -> dict[str, float]:
+    """The same steps in a plain loop: images a second, CPU time an image of this process."""
     method = model(stem).train()
     optimizer = torch.optim.AdamW(method.parameters(), 2e-3)
-    began = 0.0
-    for k, (views, _) in enumerate(batches):
-        loss = method(Batch(list(views), None, torch.arange(BATCH)))
+    began = spent = 0.0
+    for k, batch in enumerate(batches):
+        loss = method(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         loss.item()
         if k + 1 == SKIPPED:
-            began = time.perf_counter()
-    return {"rate": BATCH * STEPS / (time.perf_counter() - began)}
+            began, spent = time.perf_counter(), cpu()
+    count = BATCH * STEPS[stem]
+    return {"rate": count / (time.perf_counter() - began), "cpu_ms": 1e3 * (cpu() - spent) / count}
 
 
-def encoder_alone(stem: str) -> float:
-    """Images a second of the same steps on a batch that is ready."""
-    method = model(stem).train()
-    optimizer = torch.optim.AdamW(method.parameters(), 2e-3)
-    views = [torch.rand(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last) for _ in range(2)]
-    began = 0.0
-    for k in range(STEPS + SKIPPED):
-        method(Batch(views, None, torch.arange(BATCH))).backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if k + 1 == SKIPPED:
-            began = time.perf_counter()
-    return BATCH * STEPS / (time.perf_counter() - began)
-
-
-def loader_alone(source: Source, workers: int | None = None) -> float:
-    batches = iter(Loader(source, model("imagenet"), BATCH, workers=workers))
-    next(batches)
-    began = time.perf_counter()
-    count = sum(len(batch.ids) for batch in batches)
-    return count / (time.perf_counter() - began)
-
-
-def their_loader_alone(root: Path) -> float:
-    from torch.utils.data import DataLoader
+def their_loader(root: Path, images: int) -> Any:
+    from torch.utils.data import DataLoader, Subset
     from torchvision.datasets import ImageFolder
 
-    batches = iter(DataLoader(ImageFolder(str(root), TwoViews()), BATCH, shuffle=True, num_workers=2))
-    next(batches)
-    began = time.perf_counter()
-    count = sum(len(labels) for _, labels in batches)
-    return count / (time.perf_counter() - began)
+    data = Subset(ImageFolder(str(root), TwoViews()), range(images))
+    return DataLoader(data, BATCH, shuffle=True, num_workers=2, drop_last=True)
+
+
+def theirs(root: Path, stem: str) -> dict[str, float]:
+    """The same method, fed by ImageFolder, transforms and a DataLoader with two workers."""
+    images = BATCH * (STEPS[stem] + SKIPPED)
+    before, ids = children(), torch.arange(BATCH)
+    found = steps(stem, (Batch(list(views), None, ids) for views, _ in their_loader(root, images)))
+    gc.collect()  # workers are counted when they have ended
+    found["cpu_ms"] += 1e3 * (children() - before) / images
+    return found
+
+
+def encoder_alone(stem: str) -> dict[str, float]:
+    """The same steps on a batch that is ready."""
+    views = [torch.rand(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+    return steps(stem, (Batch(views, None, torch.arange(BATCH)) for _ in range(STEPS[stem] + SKIPPED)))
+
+
+def loader_alone(source: Source, workers: int | None = None) -> dict[str, float]:
+    began, spent = time.perf_counter(), cpu()
+    count = sum(len(batch.ids) for batch in Loader(source, model("imagenet"), BATCH, workers=workers))
+    return {"rate": count / (time.perf_counter() - began), "cpu_ms": 1e3 * (cpu() - spent) / count}
+
+
+def their_loader_alone(root: Path, images: int) -> dict[str, float]:
+    began, before = time.perf_counter(), children()
+    count = sum(len(labels) for _, labels in their_loader(root, images))
+    seconds = time.perf_counter() - began
+    gc.collect()
+    return {"rate": count / seconds, "cpu_ms": 1e3 * (children() - before) / count}
 
 
 def on_cores(own: set[int], others: set[int]) -> Callable[[int], ThreadPoolExecutor]:
@@ -185,39 +205,38 @@ def apart(root: Path, stem: str) -> dict[str, float]:
     """Encoder on one core, loader on another: beside each of them alone. Run in a process of its own."""
     torch.set_num_threads(1)
     source = fastssl.data.open(root).subset(np.arange(BATCH * 12))
-    real = loader.background_pool
     loader.background_pool = on_cores({0}, {1})  # type: ignore[assignment]
     rates: dict[str, list[float]] = {"together": [], "encoder": [], "loader": []}
     for _ in range(3):
-        rates["encoder"].append(encoder_alone(stem))
-        rates["loader"].append(loader_alone(source, 1))
+        rates["encoder"].append(encoder_alone(stem)["rate"])
+        rates["loader"].append(loader_alone(source, 1)["rate"])
         with tempfile.TemporaryDirectory() as out:
             rates["together"].append(ours(root, stem, Path(out))["rate"])
-    loader.background_pool = real
     return {name: statistics.median(values) for name, values in rates.items()}
 
 
+def medians(runs: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+
+
 def rate(folder: Path) -> dict[str, Any]:
-    root = make_files(folder, 1024)
-    found: dict[str, Any] = {"batch": BATCH, "size": SIZE}
-    source = fastssl.data.open(root)
-    loaders = [(loader_alone(source), their_loader_alone(root)) for _ in range(3)]
-    found["loader"], found["their_loader"] = (statistics.median(r) for r in zip(*loaders))
+    root, count = make_files(folder, 1024), 256
+    torch.set_num_threads(1)  # threads that wait for each other take CPU time too
+    source = fastssl.data.open(root).subset(np.arange(count))
+    loaders = [(loader_alone(source), their_loader_alone(root, count)) for _ in range(3)]
+    found: dict[str, Any] = {"batch": BATCH, "size": SIZE, "load": os.getloadavg()[0]}
+    found["loader"], found["their_loader"] = (medians(runs) for runs in zip(*loaders))
     for stem in STEMS:
-        pairs = []
+        runs = []
         with tempfile.TemporaryDirectory() as out:
             for _ in range(PAIRS[stem]):
-                pairs.append((ours(root, stem, Path(out)), theirs(root, stem), encoder_alone(stem)))
-        ratios = [a["rate"] / b["rate"] for a, b, _ in pairs]
+                runs.append((ours(root, stem, Path(out)), theirs(root, stem), encoder_alone(stem)))
+                print(stem, runs[-1], flush=True)
         found[stem] = {
-            "ours": statistics.median(a["rate"] for a, _, _ in pairs),
-            "theirs": statistics.median(b["rate"] for _, b, _ in pairs),
-            "ratio": statistics.median(ratios),
-            "ratios": ratios,
-            "waiting": statistics.median(a["waiting"] for a, _, _ in pairs),
-            "encoder": statistics.median(c for _, _, c in pairs),
+            **{name: medians(each) for name, each in zip(("ours", "theirs", "encoder"), zip(*runs))},
+            "ratios": [a["rate"] / b["rate"] for a, b, _ in runs],
+            "cpu_ratios": [b["cpu_ms"] / a["cpu_ms"] for a, b, _ in runs],
         }
-        print(stem, found[stem], flush=True)
     found["apart"] = json.loads(_fresh("apart", str(root), "imagenet"))
     return found
 
@@ -286,18 +305,20 @@ def page(results: dict[str, Any]) -> Iterator[str]:
     yield ""
     if "rate" in results:
         r = results["rate"]
-        yield "`python benchmarks/files.py rate --page` (needs torchvision) repeats this: SimCLR on ResNet-18 at 64 pixels, batches of 32, images a second; the"
-        yield "same method and optimiser fed by `ImageFolder`, torchvision's transforms and a `DataLoader` with 2 workers, in turn."
+        yield "`python benchmarks/files.py rate --page` (needs torchvision) repeats this: SimCLR on ResNet-18 at 64 pixels, batches of 32, one thread for the encoder; the same"
+        yield "method and optimiser fed by `ImageFolder`, torchvision's transforms and a `DataLoader` with 2 workers, in turn, medians. CPU time is that of all threads and"
+        yield f"workers: what counts where cores are shared. The machine had other work (load {r['load']:.1f}): images a second are lower than on an idle one."
         yield ""
-        yield "| encoder | `pretrain` | torchvision's way | ratio | encoder alone | loader alone: ours, theirs | waiting for data |"
+        yield "| ms of CPU an image | `pretrain` | torchvision's way | ratio | encoder alone | images/s: `pretrain`, torchvision's way | waiting for data |"
         yield "|---|---|---|---|---|---|---|"
         for stem, name in STEMS.items():
-            if stem in r:
-                s = r[stem]
-                yield (
-                    f"| ResNet-18, {name} | {s['ours']:.0f} | {s['theirs']:.0f} | **{s['ratio']:.2f}** ({min(s['ratios']):.2f} to {max(s['ratios']):.2f}) | {s['encoder']:.0f} "
-                    f"| {r['loader']:.0f}, {r['their_loader']:.0f} | {100 * s['waiting']:.1f} % of a step |"
-                )
+            s = r[stem]
+            yield (
+                f"| ResNet-18, {name} | {s['ours']['cpu_ms']:.1f} | {s['theirs']['cpu_ms']:.1f} | **{statistics.median(s['cpu_ratios']):.2f}** "
+                f"({min(s['cpu_ratios']):.2f} to {max(s['cpu_ratios']):.2f}) | {s['encoder']['cpu_ms']:.1f} | {s['ours']['rate']:.0f}, {s['theirs']['rate']:.0f} "
+                f"(ratio {statistics.median(s['ratios']):.2f}) | {100 * s['ours']['waiting']:.1f} % of a step |"
+            )
+        yield f"| reading and views alone | {r['loader']['cpu_ms']:.1f} | {r['their_loader']['cpu_ms']:.1f} | **{r['their_loader']['cpu_ms'] / r['loader']['cpu_ms']:.2f}** | | {r['loader']['rate']:.0f}, {r['their_loader']['rate']:.0f} | |"
         yield ""
         a = r["apart"]
         slower = "encoder" if a["encoder"] < a["loader"] else "loader"
@@ -305,9 +326,10 @@ def page(results: dict[str, Any]) -> Iterator[str]:
             f"- Encoder and loader on a core of their own each ({STEMS['imagenet']}): {a['together']:.0f} images a second, {a['together'] / min(a['encoder'], a['loader']):.2f} of the "
             f"slower of them alone, the {slower} ({a['encoder']:.0f} encoder, {a['loader']:.0f} loader)."
         )
-        bounds = ", ".join(f"{r[stem]['encoder'] / r[stem]['theirs']:.2f} ({name})" for stem, name in STEMS.items())
-        yield f"- Two cores are shared by encoder and loader here; a loader that costs nothing would reach a ratio of {bounds}."
-        yield ""
+        bounds = ", ".join(
+            f"{r[stem]['theirs']['cpu_ms'] / r[stem]['encoder']['cpu_ms']:.2f} ({name})" for stem, name in STEMS.items()
+        )
+        yield f"- The encoder is the limit: where cores are shared, data that cost nothing at all would reach a ratio of {bounds}."
     if "memory" in results:
         mib = results["memory"]["mib_after_epochs"]
         yield f"- `files.py memory`: {results['memory']['files']:,} files, three epochs: {', '.join(f'{x:.0f}' for x in mib)} MiB resident after each."
