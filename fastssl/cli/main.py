@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -15,7 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fastssl._version import __version__
-from fastssl.cli.show import console, describe_source, print_measures, run_pretraining, say
+from fastssl.cli.show import (
+    console,
+    counting,
+    describe_source,
+    open_data,
+    print_measures,
+    run_pretraining,
+    say,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 MISTAKES = (ValueError, TypeError, ImportError, FileNotFoundError)
@@ -112,14 +119,14 @@ def pretrain(
         str | None,
         typer.Option(help="resnet, resnet18, resnet50, vit, ..., huggingface:NAME; default: what the method needs."),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
+    size: Annotated[int | None, typer.Option(help="Image size, pixels; default: the recipe's.")] = None,
     width: Annotated[int | None, typer.Option(help="Of networks of our own: channels of the first stage; 32.")] = None,
     blocks: Annotated[int | None, typer.Option(help="Of networks of our own: blocks a stage; 1.")] = None,
     stem: Annotated[
         str | None,
         typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the loss; default: the recipe's.")] = None,
     spatial: Annotated[
         bool | None,
         typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
@@ -137,6 +144,8 @@ def pretrain(
     chunk: Annotated[
         str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
     ] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts of a batch that the encoder sees one after the other.")] = 1,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder (torch.compile).")] = False,
     workers: Annotated[int | None, typer.Option(help="Threads that read and augment.")] = None,
     on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
     probe_every: Annotated[
@@ -149,9 +158,8 @@ def pretrain(
     """Pretrain METHOD on images without their labels."""
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import build_method, encoder_for, options_for
-    from fastssl.data import open as open_source
     from fastssl.methods import get
-    from fastssl.train import Pretraining, check_out
+    from fastssl.train import Pretraining, check_out, is_first
     from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
@@ -159,8 +167,8 @@ def pretrain(
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
-    source = open_source(data, orientation=orientation)
-    chosen = recipe_for(method, len(source), recipe, batch_size)
+    source = open_data(data, orientation=orientation)
+    chosen = recipe_for(method, len(source), recipe, batch_size, source.embedded)
     own = {
         "epochs": epochs,
         "lr": lr,
@@ -180,18 +188,17 @@ def pretrain(
         nodes=nodes,
         strategy=strategy,
         chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
+        accumulate=accumulate,
+        compile=compile,
         workers=workers,
         on_error=on_error,
         draft=draft,
         probe_every=probe_every,
     )
     settings.check()
-    first = int(os.environ.get("RANK", 0)) == 0
-    if first:
+    if is_first():
         say(f"{describe_source(source)}\n{chosen}")
-    encoder_options = encoder_for(
-        method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem
-    )
+    encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem)
     arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
     model = build_method(method, encoder_options, source, seed, **arguments)
     kept = options_for(method, source.embedded, **arguments)
@@ -201,7 +208,8 @@ def pretrain(
         return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
-    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
+    if is_first():
+        say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
 
 
 @app.command("data")
@@ -211,10 +219,9 @@ def show_data(
     sample: Annotated[int, typer.Option(help="Items that are read, spread over all.")] = 100,
 ) -> None:
     """Say what DATA is: items, classes, sizes of a sample, what cannot be read or was left out."""
-    from fastssl.data import open as open_source
     from fastssl.data.summary import summary
 
-    for line in summary(open_source(data, part=part), sample):
+    for line in summary(open_data(data, part=part), sample):
         say(line)
 
 
@@ -323,11 +330,11 @@ def pack_images(
     size: Annotated[int | None, typer.Option(help="Bring the shorter side to this many pixels; default: keep.")] = None,
 ) -> None:
     """Decode images once into one file that is mapped into memory."""
-    from fastssl.data import open as open_source
     from fastssl.data import pack_source
 
-    source = open_source(images)
-    pack_source(source, out, size=size)
+    source = open_data(images)
+    with counting(f"{out}: images packed of {len(source):,}") as show:
+        pack_source(source, out, size=size, progress=show)
     say(f"{len(source)} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
-from fastssl.train.options import Pretraining, check_out
+from fastssl.train.gradients import check_cut
+from fastssl.train.options import Pretraining, check_out, launched
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
-from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Watcher
+from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Skipped, Watcher
 
 # Options that may be others when a run is resumed: where it computes, and how long.
 FREE = {
-    "accelerator", "checkpoint_minutes", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
+    "accelerator", "checkpoint_minutes", "compile", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
     "timeout_minutes", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
@@ -80,6 +82,8 @@ def pretrain(
     """
     options = options or Pretraining()
     options.check()
+    if options.nodes > 1 and launched() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError("nodes: start the processes by torchrun or srun, or name MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
         raise TypeError(f"method: expected a fastssl.methods.Method, got {type(method).__name__}")
     out, name, source = Path(out), name_of(method), open_source(data)
@@ -91,10 +95,9 @@ def pretrain(
     if rows < method.least_rows * processes:
         raise ValueError(
             f"batch_size: {name} compares the items of a batch, and needs at least {method.least_rows} of them in each "
-            f"of {processes} processes, got {rows}"
+            f"process ({processes} of them), got {rows}"
         )
-    if options.chunk is not None and type(method).represent is Method.represent:
-        raise ValueError(f"chunk: {name} compares more than rows: it needs whole batches")
+    check_cut(method, options, rows // processes)
     about = {
         "method": name,
         "encoder": encoder_options,
@@ -112,7 +115,7 @@ def pretrain(
         _check_same_run(checkpoint[1], about, options)
     rehearse(method, source, options.seed)
     pace = Pace()
-    watchers: list[Watcher] = [pace, CollapseGuard()]
+    watchers: list[Watcher] = [pace, Skipped(), CollapseGuard()]
     if options.probe_every is not None:
         if not isinstance(method, ImageMethod):
             raise ValueError(f"probe_every: expected a method of images, got {name}")
