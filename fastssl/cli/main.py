@@ -110,7 +110,10 @@ def pretrain(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
     encoder: Annotated[
         str | None,
-        typer.Option(help="resnet, resnet18, resnet50, vit, ..., huggingface:NAME; default: what the method needs."),
+        typer.Option(
+            help="resnet, resnet18, vit, ..., timm:NAME, torchvision:NAME, huggingface:NAME; "
+            "default: what the method needs."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
     width: Annotated[int | None, typer.Option(help="Of networks of our own: channels of the first stage; 32.")] = None,
@@ -119,6 +122,7 @@ def pretrain(
         str | None,
         typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
+    channels: Annotated[int, typer.Option(help="Of the images that the encoder takes: 1 for grey, 3, or others.")] = 3,
     temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
     spatial: Annotated[
         bool | None,
@@ -190,7 +194,7 @@ def pretrain(
     if first:
         say(f"{describe_source(source)}\n{chosen}")
     encoder_options = encoder_for(
-        method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem
+        method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem, channels
     )
     arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
     model = build_method(method, encoder_options, source, seed, **arguments)

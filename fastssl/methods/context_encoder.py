@@ -65,7 +65,7 @@ class ContextEncoder(ImageMethod):
         ContextEncoderAugment.mask(1, encoder.size, kind=region)
         self.region, self.lambda_rec, self.lambda_gan = region, lambda_rec, lambda_gan
         self.decoder = Decoder(encoder)
-        _, channels, height, width = encoder.shape_of(encoder.network)
+        channels, height, width = encoder.map_shape()
         places = height * width
         self.channelwise = nn.Parameter(
             torch.eye(places).repeat(channels, 1, 1) + torch.randn(channels, places, places) * 0.01

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,6 +28,15 @@ class ImageMethod(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("images",)
     encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
+
+    def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
+        """Raises TypeError for what is no encoder, before a method asks it for its size."""
+        if encoder is not None and not isinstance(encoder, Encoder):
+            raise TypeError(
+                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}: wrap a module as "
+                "Encoder(module, size), or give it to fastssl.pretrain"
+            )
+        return super().__new__(cls)
 
     def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:
         super().__init__()
