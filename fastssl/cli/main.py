@@ -193,6 +193,8 @@ def pretrain(
     first = int(os.environ.get("RANK", 0)) == 0
     if first:
         say(f"{describe_source(source)}\n{chosen}")
+        if channels not in (1, 3):
+            say(f"{channels} channels: each is augmented by itself; hue, saturation and grayscale change nothing")
     encoder_options = encoder_for(
         method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem, channels
     )

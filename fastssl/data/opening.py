@@ -54,8 +54,8 @@ def open(
               "hf:PATH", a data set of Hugging Face (extra: datasets);
             - a folder of images, whose sub-folders are classes; with ``train`` and ``val`` (or ``test``) in it, the
               part that is asked for; a folder of tar shards;
-            - a file: an image, a packed file, a tar shard (or a pattern: ``shards/*.tar``), a list (``.csv``, ``.tsv``,
-              ``.json``, ``.jsonl`` with columns path, label, text);
+            - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
+              ``shards/*.tar``), a list (``.csv``, ``.tsv``, ``.json``, ``.jsonl`` with columns path, label, text);
             - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, drawings, H, W, C];
             - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, whose own
               batches and transforms by workers are not used;
@@ -176,10 +176,23 @@ def _file(path: Path, options: dict[str, Any]) -> Source:
         packed = file.read(len(MAGIC)) == MAGIC
     if packed or path.suffix == ".pack":
         return PackedImages(path)
+    if path.suffix == ".npy":
+        return _stack(path, options)
     if path.suffix == ".tar":
         return ShardSource([path], **options)
     if path.suffix.lower() in tables.SUFFIXES:
         return tables.table(path, **options)
+    return FileSource([path.name], name=path.stem, root=path.resolve().parent, **options)
+
+
+def _stack(path: Path, options: dict[str, Any]) -> Source:
+    """A file of one array: images [N, H, W, C] stay on disk until they are read; [H, W, C] is one image."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"data: {str(path)!r} cannot be read as an array ({error})") from error
+    if array.ndim in (4, 5):
+        return ArraySource(array, name=path.stem)
     return FileSource([path.name], name=path.stem, root=path.resolve().parent, **options)
 
 

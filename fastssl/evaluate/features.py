@@ -52,7 +52,7 @@ def encode(
     function = encoder if readout == "pooled" else encoder.spatial
     parts: list[Tensor] = []
     try:
-        for x in plain_images(source, encoder.size, batch):
+        for x in plain_images(source, encoder.size, batch, encoder.channels):
             parts.append(function(x.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
             if progress is not None:
                 progress(sum(map(len, parts)), len(source))
@@ -61,27 +61,28 @@ def encode(
     return torch.cat(parts) if parts else torch.zeros(0, int(encoder.shape_of(function)[1]))
 
 
-def plain_images(source: Source, size: int, batch: int = 512) -> Iterator[Tensor]:
-    """The first drawing of every item as evaluation shows it to an encoder, float [B, 3, size, size] in [-1, 1]."""
+def plain_images(source: Source, size: int, batch: int = 512, channels: int = 3) -> Iterator[Tensor]:
+    """The first drawing of every item as evaluation shows it to an encoder, float [B, channels, size, size] in
+    [-1, 1]."""
     if len(source):
-        for rows in Loader(source, PlainExamples(size), batch, shuffle=False, drop_last=False):
+        for rows in Loader(source, PlainExamples(size, channels), batch, shuffle=False, drop_last=False):
             yield rows.views[0]
 
 
-def pixels(data: Any, size: int) -> Tensor:
+def pixels(data: Any, size: int, channels: int = 3) -> Tensor:
     """The images themselves as features, at the size that the encoder sees."""
-    return torch.cat([x.flatten(1) for x in plain_images(open_source(data), size)])
+    return torch.cat([x.flatten(1) for x in plain_images(open_source(data), size, channels=channels)])
 
 
 def color_histogram(data: Any, bins: int = 4) -> Tensor:
-    """What colour alone says: the root of the share of pixels in each of bins^3 colours.
+    """What colour alone says: the root of the share of pixels in each of bins^3 colours, of the first three channels.
 
     Roots, so that cosine compares histograms as Hellinger's distance does: shares themselves do 7 points worse.
     """
     rows = []
     for item in read_ahead(open_source(data)):
-        levels = (drawings([item])[0][..., :3].astype(np.int64) * bins) // 256
-        index = (levels[..., 0] * bins + levels[..., -2]) * bins + levels[..., -1]
+        levels = (np.asarray(drawings([item])[0])[..., :3].astype(np.int64) * bins) // 256
+        index = (levels[..., 0] * bins + levels[..., levels.shape[-1] // 2]) * bins + levels[..., -1]
         rows.append(np.bincount(index.ravel(), minlength=bins**3) / index.size)
     return torch.from_numpy(np.stack(rows)).float().sqrt()
 

@@ -118,7 +118,7 @@ def finetune(
     # run that was cut off has not had: cut off, 10 % of the emoji's labels gave 53 % instead of 60 %.
     steps = max(1, round(share * _steps(len(train), options)))
     _, _, model = _train(encoder, source, labels, train, rate, options, total=steps)
-    score = _score(model, encoder.size, source, labels, test, options.metric)
+    score = _score(model, encoder, source, labels, test, options.metric)
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()})
 
 
@@ -157,6 +157,7 @@ def _train(
     augment = Augment(
         [RandomResizedCrop(encoder.size, scale=options.crop), RandomHorizontalFlip(options.flip), HALF],
         channels_last=True,
+        channels=encoder.channels,
     )
     optimizer = torch.optim.SGD(
         model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
@@ -176,7 +177,7 @@ def _train(
             loss.backward()
             optimizer.step()
             if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
-                score = _score(model, encoder.size, source, labels, validation, options.metric)
+                score = _score(model, encoder, source, labels, validation, options.metric)
                 if score >= best:
                     best, best_step, worse = score, step + 1, 0
                 else:
@@ -187,10 +188,10 @@ def _train(
 
 
 @torch.no_grad()
-def _score(model: nn.Module, size: int, source: Source, labels: Tensor, rows: np.ndarray, metric: str) -> float:
+def _score(model: nn.Module, encoder: Encoder, source: Source, labels: Tensor, rows: np.ndarray, metric: str) -> float:
     model.eval()
     parts = []
-    for x in plain_images(source.subset(rows), size):
+    for x in plain_images(source.subset(rows), encoder.size, channels=encoder.channels):
         parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
     model.train()
     return metric_of(metric)(torch.cat(parts), labels[rows])

@@ -50,7 +50,7 @@ def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequ
     sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
         "random": [of(random_encoder(options, seed)) for seed in range(SEEDS)] if "random" in rows else [],
-        "pixels": [lambda source: pixels(source, encoder.size)],
+        "pixels": [lambda source: pixels(source, encoder.size, encoder.channels)],
         "histogram": [color_histogram],
     }
     return {row: sources[row] for row in rows}

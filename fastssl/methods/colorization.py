@@ -49,6 +49,7 @@ class Colorization(ImageMethod):
     paper = "Zhang et al. 2016"
     predicts = "colours from lightness"
     loss = "rebalanced cross-entropy"
+    needs_colors = True
 
     def __init__(
         self,

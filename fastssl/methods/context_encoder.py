@@ -71,7 +71,7 @@ class ContextEncoder(ImageMethod):
             torch.eye(places).repeat(channels, 1, 1) + torch.randn(channels, places, places) * 0.01
         )
         self.discriminator = nn.Sequential(
-            nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+            nn.Conv2d(encoder.channels, 32, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
             nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
         )  # fmt: skip
 

@@ -28,6 +28,7 @@ class ImageMethod(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("images",)
     encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
+    needs_colors: ClassVar[bool] = False  # whether its images have to be RGB
 
     def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
         """Raises TypeError for what is no encoder, before a method asks it for its size."""
@@ -40,7 +41,11 @@ class ImageMethod(Method):
 
     def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:
         super().__init__()
-        self.encoder, self.augment, self.spatial = encoder, augment, spatial
+        if self.needs_colors and encoder.channels != 3:
+            raise ValueError(
+                f"encoder: {type(self).__name__} learns from colours: expected 3 channels, got {encoder.channels}"
+            )
+        self.encoder, self.augment, self.spatial = encoder, augment.with_channels(encoder.channels), spatial
 
     @property
     def features(self) -> int:
@@ -79,7 +84,7 @@ class ImageMethod(Method):
         return features
 
     def plain(self) -> PlainExamples:
-        return PlainExamples(self.encoder.size)
+        return PlainExamples(self.encoder.size, self.encoder.channels)
 
     def describe(self, batch: Batch) -> Tensor:
         return self.embed(batch.views[0])

@@ -16,6 +16,7 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl._version import __version__
 from fastssl.augment import Views
+from fastssl.augment.images import to_show
 from fastssl.bench.run import write_atomically
 from fastssl.data import ArraySource, Source
 from fastssl.data import open as open_source
@@ -163,7 +164,8 @@ def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
     rows = []
     for name, images in pictures.items():
         levels = ((images[:8].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-        strip = torch.cat([torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2), value=255) for x in levels], 1)
+        shown = [torch.from_numpy(to_show(x.numpy())) for x in levels]
+        strip = torch.cat([torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2), value=255) for x in shown], 1)
         larger = strip.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
         rows.append({"name": name, "image": figures._png(larger.numpy())})
     return rows
