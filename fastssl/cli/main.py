@@ -286,15 +286,14 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: beside it.")] = None,
 ) -> None:
     """Write the encoder for others to load; it is loaded back and must give the same features."""
-    from fastssl.models.export import export_encoder
+    from fastssl.models.export import FILES, export_encoder, loading
     from fastssl.train import load_encoder
 
     encoder, state = load_encoder(checkpoint)
-    endings = {"torch": "encoder.pt2", "onnx": "encoder.onnx", "huggingface": "huggingface"}
-    endings |= {"torchvision": "resnet.pth", "timm": "resnet.pth"}
-    path = out or checkpoint / endings.get(to, to)
+    path = out or checkpoint / FILES.get(to, to)
     export_encoder(encoder, state["encoder"], to, path)
-    say(f"written, and loaded back with the same features: {path}")
+    say(f"written, and loaded back with the same features: {path}\nimages in [-1, 1], of {encoder.size} pixels:")
+    say(loading(encoder, state["encoder"], to, path))
 
 
 @app.command("augment-preview")

@@ -23,15 +23,15 @@ def set_input_channels(network: nn.Module, channels: int) -> nn.Module:
         raise ValueError(f"channels: expected an integer >= 1, got {channels!r}")
     if channels == 3:
         return network
-    for name, old in network.named_modules():
+    for old in network.modules():
         if not isinstance(old, nn.Conv2d):
             continue
         if old.in_channels != 3 or old.groups != 1:
             break
         shape: tuple[int, ...] = (old.out_channels, channels, *old.kernel_size)
-        fresh = torch.empty(shape).normal_(0, float(old.weight.detach().std()) * (3 / channels) ** 0.5)
+        weight = old.weight.detach()
+        fresh = torch.randn(shape, dtype=weight.dtype, device=weight.device) * weight.std() * (3 / channels) ** 0.5
         old.weight, old.in_channels = nn.Parameter(fresh), channels
-        assert network.get_submodule(name) is old
         return network
     raise ValueError(f"channels: {type(network).__name__} has no first convolution of 3 channels to be changed")
 

@@ -47,11 +47,13 @@ class _TimmBackbone(Backbone):
         return features.permute(0, 3, 1, 2) if last else features
 
 
-class _TorchvisionBackbone(Backbone):
-    """The map is what the last module before the pooling gives, found by a forward pass."""
+class TorchvisionBackbone(Backbone):
+    """The map is what the last module before the pooling gives, found by a forward pass; ``head`` names the layer
+    that was taken off."""
 
-    def __init__(self, model: nn.Module, size: int, channels: int) -> None:
+    def __init__(self, model: nn.Module, size: int, channels: int, head: str) -> None:
         super().__init__(model)
+        self.head = head
         self.last = self._last_map(torch.zeros(1, channels, size, size))
 
     @torch.no_grad()
@@ -152,9 +154,16 @@ def timm(name: str, size: int, channels: int = 3) -> Backbone:
         raise ImportError("backbones of timm need the extra: pip install fastssl[timm]") from error
     if not library.is_model(name):
         raise _unknown("timm", name, library.list_models())
-    about = library.models.get_pretrained_cfg(name)
-    sizes = {"img_size": size} if about is not None and about.fixed_input_size else {}
-    return _TimmBackbone(library.create_model(name, pretrained=False, num_classes=0, in_chans=channels, **sizes))
+    return _TimmBackbone(library.create_model(name, num_classes=0, **timm_arguments(name, size, channels)))
+
+
+def timm_arguments(name: str, size: int, channels: int) -> dict[str, int]:
+    """What ``timm.create_model`` needs besides the name for images of that size and channels."""
+    from timm.models import get_pretrained_cfg
+
+    about = get_pretrained_cfg(name)
+    fixed = about is not None and about.fixed_input_size
+    return ({"img_size": size} if fixed else {}) | ({} if channels == 3 else {"in_chans": channels})
 
 
 def torchvision(name: str, size: int, channels: int = 3) -> Backbone:
@@ -176,15 +185,19 @@ def torchvision(name: str, size: int, channels: int = 3) -> Backbone:
     known = library.models.list_models(module=library.models)
     if name not in known:
         raise _unknown("torchvision", name, known)
-    options: dict[str, Any] = {"image_size": size} if name.startswith("vit_") else {}
-    if name in ("googlenet", "inception_v3"):  # which else give several outputs while they train
-        options = {"aux_logits": False, "init_weights": True}
-    model = library.models.get_model(name, weights=None, **options)
+    model = library.models.get_model(name, weights=None, **torchvision_arguments(name, size))
     linear = [key for key, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear or list(model.named_modules())[-1][0] != linear[-1]:
         raise ValueError(f"encoder: expected a model of torchvision that ends in a linear layer, got {name!r}")
     model.set_submodule(linear[-1], nn.Identity())
-    return _TorchvisionBackbone(set_input_channels(model, channels), size, channels)
+    return TorchvisionBackbone(set_input_channels(model, channels), size, channels, linear[-1])
+
+
+def torchvision_arguments(name: str, size: int) -> dict[str, Any]:
+    """What ``torchvision.models.get_model`` needs besides the name for images of that size."""
+    if name in ("googlenet", "inception_v3"):  # which else give several outputs while they train
+        return {"aux_logits": False, "init_weights": True}
+    return {"image_size": size} if name.startswith("vit_") else {}
 
 
 def _unknown(library: str, name: str, known: list[str]) -> ValueError:
