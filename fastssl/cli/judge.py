@@ -24,6 +24,22 @@ def data_of(state: dict[str, Any]) -> str:
     return str(where)
 
 
+def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
+    """The encoder of a run, and its state; or one by its name ("huggingface:NAME"), without a state.
+
+    Raises:
+        ValueError: neither, or a name without a size.
+    """
+    from fastssl.models import LIBRARIES, build_encoder
+    from fastssl.train import load_encoder
+
+    if name.partition(":")[0] not in LIBRARIES or Path(name).exists():
+        return load_encoder(name)
+    if size is None:
+        raise ValueError(f"size: expected the size in pixels of the images that {name} takes (--size)")
+    return build_encoder({"name": name, "size": size}), None
+
+
 def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> dict[str, Any]:
     """The table of a protocol.
 

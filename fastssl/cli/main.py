@@ -250,17 +250,42 @@ def evaluate(
 
 @app.command()
 def embed(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint, the --out of pretrain, or huggingface:NAME.")],
     out: Annotated[Path, typer.Option(help="A file: .npz, .safetensors or .parquet.")],
     data: Annotated[str | None, typer.Option(help="What pretrain takes as --data; default: the run's own.")] = None,
     readout: Annotated[str, typer.Option(help="pooled, or spatial (4 x 4 feature map).")] = "pooled",
     part: Annotated[str, typer.Option(help="train or test, of data that has both.")] = "train",
+    size: Annotated[int | None, typer.Option(help="Image size, pixels, of a model that is no run.")] = None,
+    on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
+    devices: Annotated[int, typer.Option(help="Processes on this machine; or start them by torchrun.")] = 1,
 ) -> None:
-    """Write the features of all items of DATA, with their names and labels."""
+    """Write the features of all items of DATA, with their names and labels; a second call goes on after a kill."""
+    from fastssl.cli.embed import Embedding
     from fastssl.cli.embed import embed as write_features
 
-    count = write_features(checkpoint, data, out, readout, part)
-    say(f"{count:,} rows of features: {out}")
+    count = write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
+    if count:
+        say(f"{count:,} rows of features: {out}\nnext: fastssl neighbors {shlex.quote(str(out))}")
+
+
+@app.command()
+def neighbors(
+    features: Annotated[Path, typer.Argument(help="What fastssl embed wrote.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or a part of one, several times; or a file of features of other images."),
+    ] = None,
+    k: Annotated[int, typer.Option(help="Neighbours of each.")] = 8,
+    count: Annotated[int, typer.Option(help="Queries, drawn at random, where none are named.")] = 8,
+    data: Annotated[str | None, typer.Option(help="Where the images are; default: where they were.")] = None,
+    out: Annotated[Path, typer.Option(help="The sheet: .png or .html.")] = Path("runs/neighbors.png"),
+    seed: Annotated[int, typer.Option(help="Of which queries are drawn.")] = 0,
+) -> None:
+    """Draw the nearest images of some images, by the cosine of their features, as a contact sheet."""
+    from fastssl.cli.neighbors import draw_neighbors
+
+    shown = draw_neighbors(features, query or [], k, count, data, out, seed)
+    say(f"{shown} queries, {k} neighbours each: {out}")
 
 
 @app.command()

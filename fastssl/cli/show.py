@@ -73,6 +73,45 @@ def _progress(name: str) -> Iterator[Any]:
         yield show
 
 
+@contextmanager
+def counting(name: str) -> Iterator[Any]:
+    """A function of (done, total) that shows how far a pass over data is: a live line on a terminal, else plain ones
+    every half minute."""
+    if not (console.is_terminal or console.is_jupyter):
+        began = last = time.monotonic()
+
+        def lines(done: int, total: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last >= PLAIN_SECONDS and done:
+                last = now
+                left = (now - began) * (total - done) / done / 60
+                say(f"{name}: {done:,} of {total:,}, {done / (now - began):.0f} images/s, {left:.1f} minutes left")
+
+        yield lines
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
 def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
     """Pretrains and shows how far it is; Ctrl-C leaves a checkpoint. ``more``: arguments of ``pretrain``."""
     from fastssl.train import pretrain

@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Loader, Source, read_ahead
+from fastssl.data import Batch, Loader, Source, read_ahead
 from fastssl.data import open as open_source
 from fastssl.data.views import PlainExamples, drawings
 from fastssl.models import Encoder
 
+MEMORY = 2**25  # bytes of the images of a batch
 
-@torch.no_grad()
+
+def batch_rows(encoder: Encoder) -> int:
+    """How many images are encoded at once: 512 where they are small, as many as take 32 MiB where they are large."""
+    rows = MEMORY // (4 * encoder.channels * encoder.size**2)
+    return min(512, max(1, rows // 16 * 16))
+
+
 def encode(
     encoder: Encoder,
     data: Any,
     readout: str = "spatial",
-    batch: int = 512,
+    batch: int | None = None,
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Features [N, C] of the first drawing of every item, streamed: a few batches are in memory at a time.
+    """Features [N, C] of the first drawing of every item, streamed: of the images a few batches are in memory.
 
     Args:
         encoder: used in evaluation mode.
         data: what :func:`fastssl.data.open` takes: images, a path, a data set, a source.
         readout: "pooled" (the mean over positions) or "spatial" (a 4 x 4 map, flattened).
-        batch: images at once.
+        batch: images at once; None: as :func:`batch_rows` says.
         progress: called with the number of images that are done, and of all.
 
     Raises:
@@ -44,29 +51,57 @@ def encode(
         >>> encode(encoder, np.zeros((5, 64, 48, 3), np.uint8), "pooled").shape
         torch.Size([5, 32])
     """
+    source, done = open_source(data), 0
+    features: Tensor | None = None
+    for rows, ids in encode_batches(encoder, source, readout, batch):
+        if features is None:
+            features = torch.empty(len(source), rows.shape[1])
+        features[ids] = rows
+        done += len(rows)
+        if progress is not None:
+            progress(done, len(source))
+    if features is not None:
+        return features
+    return torch.zeros(0, int(encoder.shape_of(_readout(encoder, readout))[1]))
+
+
+def _readout(encoder: Encoder, readout: str) -> Callable[[Tensor], Tensor]:
     if readout not in ("pooled", "spatial"):
         raise ValueError(f"readout: expected 'pooled' or 'spatial', got {readout!r}")
-    source, training = open_source(data), encoder.training
+    return encoder if readout == "pooled" else encoder.spatial
+
+
+@torch.no_grad()
+def encode_batches(
+    encoder: Encoder, source: Source, readout: str = "spatial", batch: int | None = None
+) -> Generator[tuple[Tensor, Tensor], None, None]:
+    """Features of a batch of items after the other, float32 [B, C] on the CPU, and the numbers of the items [B].
+
+    Raises:
+        ValueError: unknown readout.
+    """
+    function, training = _readout(encoder, readout), encoder.training
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
     encoder.eval()
-    function = encoder if readout == "pooled" else encoder.spatial
-    parts: list[Tensor] = []
     try:
-        for x in plain_images(source, encoder.size, batch, encoder.channels):
-            parts.append(function(x.to(device).contiguous(memory_format=torch.channels_last)).float().cpu())
-            if progress is not None:
-                progress(sum(map(len, parts)), len(source))
+        for rows in _plain(source, encoder.size, batch or batch_rows(encoder), encoder.channels):
+            assert rows.ids is not None
+            x = rows.views[0].to(device).contiguous(memory_format=torch.channels_last)
+            yield function(x).float().cpu(), rows.ids
     finally:
         encoder.train(training)
-    return torch.cat(parts) if parts else torch.zeros(0, int(encoder.shape_of(function)[1]))
+
+
+def _plain(source: Source, size: int, batch: int, channels: int) -> Iterator[Batch]:
+    if len(source):
+        yield from Loader(source, PlainExamples(size, channels), batch, shuffle=False, drop_last=False)
 
 
 def plain_images(source: Source, size: int, batch: int = 512, channels: int = 3) -> Iterator[Tensor]:
     """The first drawing of every item as evaluation shows it to an encoder, float [B, channels, size, size] in
     [-1, 1]."""
-    if len(source):
-        for rows in Loader(source, PlainExamples(size, channels), batch, shuffle=False, drop_last=False):
-            yield rows.views[0]
+    for rows in _plain(source, size, batch, channels):
+        yield rows.views[0]
 
 
 def pixels(data: Any, size: int, channels: int = 3) -> Tensor:

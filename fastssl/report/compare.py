@@ -167,7 +167,7 @@ def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
         shown = [torch.from_numpy(to_show(x.numpy())) for x in levels]
         strip = torch.cat([torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2), value=255) for x in shown], 1)
         larger = strip.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-        rows.append({"name": name, "image": figures._png(larger.numpy())})
+        rows.append({"name": name, "image": figures.png(larger.numpy())})
     return rows
 
 

@@ -47,7 +47,8 @@ def _svg(figure: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _png(image: np.ndarray) -> str:
+def png(image: np.ndarray) -> str:
+    """An image [H, W, 3] as a data URI."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -61,7 +62,7 @@ def thumbnail(item: Item, drawing: int = 0, longest: int = 128) -> str:
 
     image = Image.fromarray(to_show((item.images or ())[drawing]))
     image.thumbnail((longest, longest))
-    return _png(np.asarray(image))
+    return png(np.asarray(image))
 
 
 def learning_curve(training: dict[str, Any]) -> str:
@@ -126,11 +127,11 @@ def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int
         result.append(
             {
                 "name": data.names[index].replace("_", " "),
-                "query": _png(data.images[index, 0]),
+                "query": png(data.images[index, 0]),
                 "ranked": {
                     name: [
                         {
-                            "image": _png(data.images[j, 1]),
+                            "image": png(data.images[j, 1]),
                             "right": bool(j == index),
                             "name": data.names[j].replace("_", " "),
                         }
