@@ -234,14 +234,18 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
     ] = "frozen",
-    readout: Annotated[str, typer.Option(help="spatial (4 x 4 feature map) or pooled.")] = "spatial",
+    readout: Annotated[
+        str | None,
+        typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
+    ] = None,
+    only: Annotated[bool, typer.Option("--only", help="The pretrained encoder alone; else others beside it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Judge an encoder beside a random one; frozen: also beside raw pixels and a colour histogram."""
     from fastssl.bench.run import write_atomically
     from fastssl.cli.judge import judge
 
-    table = judge(checkpoint, data, protocol, readout)
+    table = judge(checkpoint, data, protocol, readout, only)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,55 @@ from fastssl.data.views import PlainExamples, drawings
 from fastssl.models import Encoder
 
 MEMORY = 2**25  # bytes of the images of a batch
+LARGE = 2**30  # bytes of features from which on they lie in a file that has no name
+CHUNK = 8192  # rows of features that are worked on at once
+
+Pass = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+_watched: ContextVar[Pass | None] = ContextVar("fastssl_watched_passes", default=None)
+
+
+@contextmanager
+def watched_passes(watch: Pass) -> Iterator[None]:
+    """Within it every pass over data is shown by ``watch(name)``, a context that gives a function of (done, total)."""
+    token = _watched.set(watch)
+    try:
+        yield
+    finally:
+        _watched.reset(token)
+
+
+@contextmanager
+def watched(name: str) -> Iterator[Callable[[int, int], None]]:
+    """A function of (done, total) for what shows passes."""
+    watch = _watched.get()
+    if watch is None:
+        yield lambda done, total: None
+        return
+    with watch(name) as show:
+        yield show
+
+
+def room(rows: int, columns: int) -> Tensor:
+    """float32 [rows, columns] of zeros: in memory, or in a file without a name where they are many."""
+    if 4 * rows * columns < LARGE:
+        return torch.zeros(rows, columns)
+    with tempfile.TemporaryFile(prefix="fastssl-features-") as file:
+        return torch.from_numpy(np.memmap(file, np.float32, "w+", shape=(rows, columns)))
+
+
+def is_large(features: Tensor) -> bool:
+    """Whether features lie in a file."""
+    return 4 * features.numel() >= LARGE
+
+
+def by_chunks(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """``function`` of rows, to rows of the same length, some at a time."""
+    if not is_large(features):
+        return function(features)
+    made = room(*features.shape)
+    for to, rows in zip(made.split(CHUNK), features.split(CHUNK)):
+        to.copy_(function(rows))
+    return made
 
 
 def batch_rows(encoder: Encoder) -> int:
@@ -55,7 +107,7 @@ def encode(
     features: Tensor | None = None
     for rows, ids in encode_batches(encoder, source, readout, batch):
         if features is None:
-            features = torch.empty(len(source), rows.shape[1])
+            features = room(len(source), rows.shape[1])
         features[ids] = rows
         done += len(rows)
         if progress is not None:
@@ -93,8 +145,14 @@ def encode_batches(
 
 
 def _plain(source: Source, size: int, batch: int, channels: int) -> Iterator[Batch]:
-    if len(source):
-        yield from Loader(source, PlainExamples(size, channels), batch, shuffle=False, drop_last=False)
+    if not len(source):
+        return
+    done = 0
+    with watched(source.name) as show:
+        for rows in Loader(source, PlainExamples(size, channels), batch, shuffle=False, drop_last=False):
+            yield rows
+            done += len(rows.views[0])
+            show(done, len(source))
 
 
 def plain_images(source: Source, size: int, batch: int = 512, channels: int = 3) -> Iterator[Tensor]:
@@ -106,7 +164,12 @@ def plain_images(source: Source, size: int, batch: int = 512, channels: int = 3)
 
 def pixels(data: Any, size: int, channels: int = 3) -> Tensor:
     """The images themselves as features, at the size that the encoder sees."""
-    return torch.cat([x.flatten(1) for x in plain_images(open_source(data), size, channels=channels)])
+    source, done = open_source(data), 0
+    made = room(len(source), channels * size * size)
+    for x in plain_images(source, size, channels=channels):
+        made[done : done + len(x)] = x.flatten(1)
+        done += len(x)
+    return made
 
 
 def color_histogram(data: Any, bins: int = 4) -> Tensor:
@@ -114,17 +177,25 @@ def color_histogram(data: Any, bins: int = 4) -> Tensor:
 
     Roots, so that cosine compares histograms as Hellinger's distance does: shares themselves do 7 points worse.
     """
-    rows = []
-    for item in read_ahead(open_source(data)):
-        levels = (np.asarray(drawings([item])[0])[..., :3].astype(np.int64) * bins) // 256
-        index = (levels[..., 0] * bins + levels[..., levels.shape[-1] // 2]) * bins + levels[..., -1]
-        rows.append(np.bincount(index.ravel(), minlength=bins**3) / index.size)
-    return torch.from_numpy(np.stack(rows)).float().sqrt()
+    source = open_source(data)
+    rows = room(len(source), bins**3)
+    with watched(source.name) as show:
+        for k, item in enumerate(read_ahead(source)):
+            rows[k] = _shares(np.asarray(drawings([item])[0]), bins)
+            show(k + 1, len(source))
+    return rows.sqrt_()
+
+
+def _shares(image: np.ndarray, bins: int) -> Tensor:
+    levels = (image[..., :3].astype(np.int64) * bins) // 256
+    index = (levels[..., 0] * bins + levels[..., levels.shape[-1] // 2]) * bins + levels[..., -1]
+    return torch.from_numpy(np.bincount(index.ravel(), minlength=bins**3) / index.size)
 
 
 def centred(features: Tensor, mean: Tensor | None = None) -> Tensor:
     """Features without their mean, of unit length: what cosine similarity should compare."""
-    return torch.nn.functional.normalize(features - (features.mean(0) if mean is None else mean), dim=1)
+    middle = features.mean(0) if mean is None else mean
+    return by_chunks(features, lambda rows: torch.nn.functional.normalize(rows - middle, dim=1))
 
 
 def labels_of(source: Source) -> Tensor:

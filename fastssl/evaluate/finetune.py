@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop
 from fastssl.data import Loader, Source
 from fastssl.data import open as open_source
-from fastssl.evaluate.features import plain_images
+from fastssl.evaluate.features import plain_images, watched
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models import Encoder
@@ -167,8 +167,9 @@ def _train(
     loader = Loader(source.subset(rows), augment, batch, seed=options.seed)
     own = labels[rows]
     batches = loader.run(0, epochs=-(-total // len(loader)))
-    with torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
+    with watched("fine-tuning") as show, torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
         for step, chosen in zip(range(total), batches):
+            show(step + 1, total)
             torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the network has any
             warm = min(1.0, (step + 1) / max(1, total // 20))
             optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
