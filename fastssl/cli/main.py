@@ -300,9 +300,12 @@ def report(
 ) -> None:
     """Compare runs on one page: curves, tables over seeds, maps, neighbours, confusions, and what was predicted."""
     from fastssl.cli.recipes import views_for
+    from fastssl.cli.show import counting
+    from fastssl.evaluate.features import watched_passes
     from fastssl.report.compare import compare_runs
 
-    page = compare_runs(runs, out, data, say, views_for)
+    with watched_passes(counting):
+        page = compare_runs(runs, out, data, say, views_for)
     say(f"report: {page.resolve()}")
 
 

@@ -135,6 +135,25 @@ def evaluate_digits(
     return table
 
 
+def check_classes(data: Source, labels: Tensor) -> None:
+    """Raises ValueError for what one set of images cannot be divided by: several classes an image, fewer than two
+    classes, or a class of one image, which would be nowhere or in the test alone."""
+    if labels.dim() > 1:
+        raise ValueError(f"data: expected one class an image, {data.name} has several")
+    counts = labels.bincount()
+    if int((counts > 0).sum()) < 2:
+        raise ValueError(
+            f"data: expected at least two classes to evaluate on, got {data.classes or labels.tolist()[:1]}"
+        )
+    if int((counts == 1).sum()):
+        alone = int((counts == 1).nonzero()[0])
+        called = data.classes[alone] if alone < len(data.classes) else alone
+        raise ValueError(
+            f"data: expected at least two images of each class, {called} of {data.name} has one: add others, or leave "
+            "the class out"
+        )
+
+
 def evaluate_images(
     encoder: Encoder,
     options: dict[str, Any],
@@ -149,18 +168,7 @@ def evaluate_images(
         ValueError: fewer than two classes, or a class of one image: it would be nowhere or in the test alone.
     """
     labels = labels_of(data)
-    counts = labels.bincount()
-    if int((counts > 0).sum()) < 2:
-        raise ValueError(
-            f"data: expected at least two classes to evaluate on, got {data.classes or labels.tolist()[:1]}"
-        )
-    if int((counts == 1).sum()):
-        alone = int((counts == 1).nonzero()[0])
-        called = data.classes[alone] if alone < len(data.classes) else alone
-        raise ValueError(
-            f"data: expected at least two images of each class, {called} of {data.name} has one: add others, or leave "
-            "the class out"
-        )
+    check_classes(data, labels)
     table: dict[str, Any] = {"knn": {}, "linear": {}, "linear_std": {}}
     for row, extractors in _sources(encoder, options, readout, rows).items():
         knn, probes = [], []
