@@ -1,4 +1,4 @@
-"""Linear, few-label, per-level, zero-shot and fine-tuning protocols, and exported encoders."""
+"""Linear, few-label, per-level, zero-shot and fine-tuning protocols."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import ArraySource, Splits, digits, emoji
+from fastssl.data import ArraySource, Splits, digits, divide, emoji
 from fastssl.evaluate import (
+    PROTOCOLS,
     FineTuning,
     class_embeddings,
     eleven_point_map,
@@ -253,3 +254,20 @@ def test_methods_come_back_whole(name: str, tmp_path: Path) -> None:
     loaded = load_method(tmp_path)
     own, other = method.state_dict(), loaded.state_dict()
     assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_one_class_has_no_score(protocol: str) -> None:
+    """Every answer would be right."""
+    task = divide(ArraySource(np.zeros((10, 8, 8, 3), np.uint8), [0] * 10, ["only [1]"]))
+    options = {"name": "resnet", "size": 16, "width": 4}
+    with pytest.raises(ValueError, match=r"at least two classes to evaluate on, images has \['only \[1\]'\]"):
+        evaluate_with(protocol, build_encoder(options), options, [task])
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_unlabelled_items_are_counted(protocol: str) -> None:
+    source = ArraySource(np.zeros((10, 8, 8, 3), np.uint8), [0, 1, -1, 0, 1, 0, 1, 0, -1, 1])
+    options = {"name": "resnet", "size": 16, "width": 4}
+    with pytest.raises(ValueError, match="a label of every item, 2 of images have none"):
+        evaluate_with(protocol, build_encoder(options), options, [Splits("images", source, source)])

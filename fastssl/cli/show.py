@@ -86,7 +86,7 @@ def counting(name: str) -> Iterator[Any]:
             if now - last >= PLAIN_SECONDS and done:
                 last = now
                 left = (now - began) * (total - done) / done / 60
-                say(f"{name}: {done:,} of {total:,}, {done / (now - began):.0f} images/s, {left:.1f} minutes left")
+                say(f"{name}: {done:,} of {total:,}, {done / (now - began):.1f} a second, {left:.1f} minutes left")
 
         yield lines
         return

@@ -135,16 +135,21 @@ def evaluate_digits(
     return table
 
 
+def check_training_classes(source: Source, labels: Tensor) -> None:
+    """Raises ValueError for fewer than two classes to learn: every answer would be right."""
+    if labels.dim() == 1 and len(labels.unique()) < 2:
+        raise ValueError(
+            f"data: expected at least two classes to evaluate on, {source.name} has {list(source.classes) or 'one'}"
+        )
+
+
 def check_classes(data: Source, labels: Tensor) -> None:
     """Raises ValueError for what one set of images cannot be divided by: several classes an image, fewer than two
     classes, or a class of one image, which would be nowhere or in the test alone."""
     if labels.dim() > 1:
         raise ValueError(f"data: expected one class an image, {data.name} has several")
+    check_training_classes(data, labels)
     counts = labels.bincount()
-    if int((counts > 0).sum()) < 2:
-        raise ValueError(
-            f"data: expected at least two classes to evaluate on, got {data.classes or labels.tolist()[:1]}"
-        )
     if int((counts == 1).sum()):
         alone = int((counts == 1).nonzero()[0])
         called = data.classes[alone] if alone < len(data.classes) else alone
@@ -208,8 +213,7 @@ def evaluate_splits(
     source, cut = Joined([task.train, task.test], task.name), len(task.train)
     labels = labels_of(source)
     train, test = np.arange(cut), np.arange(cut, len(source))
-    if labels.dim() == 1 and len(labels[:cut].unique()) < 2:
-        raise ValueError(f"data: expected at least two classes to evaluate on, got {task.train.classes}")
+    check_training_classes(task.train, labels[:cut])
     several = labels.dim() > 1
     metrics = {"linear": task.metric}
     tops = {} if several else {"knn": 1}
