@@ -83,6 +83,7 @@ class _Tokens(nn.Module):
         ),
         (lambda: as_encoder(7, 32), TypeError, "expected a name, options, a module or an Encoder, got int"),
         (lambda: build_encoder({"name": "foo:bar", "size": 32}), ValueError, "timm:NAME"),
+        (lambda: build_encoder({"name": "resnet19", "size": 32}), ValueError, "did you mean 'resnet18'"),
     ],
 )
 def test_what_is_no_encoder(make: object, kind: type[Exception], text: str) -> None:

@@ -73,6 +73,19 @@ def test_runs_find_their_backbone_again(name: str, tmp_path: Path) -> None:
         pretrain("simclr", IMAGES, options, out=tmp_path, encoder="resnet", size=32, resume=True)
 
 
+def test_what_lies_behind_a_map_gets_no_gradient() -> None:
+    """DDP has to be told."""
+    pytest.importorskip("timm")
+    encoder = build_encoder({"name": "timm:convnext_atto", "size": 32})
+    assert SimCLR(encoder, spatial=True).trains_parts and not SimCLR(encoder).trains_parts
+    for spatial in (False, True):
+        model, encoder.network.training = SimCLR(encoder, spatial=spatial), True
+        model.zero_grad()
+        model(model.examples(ArraySource(IMAGES).items(range(4)), 0)).backward()
+        missing = [name for name, p in encoder.named_parameters() if p.grad is None]
+        assert bool(missing) == spatial
+
+
 @pytest.mark.parametrize("library", ["timm", "torchvision"])
 def test_names_that_a_library_does_not_know(library: str) -> None:
     pytest.importorskip(library)

@@ -207,7 +207,8 @@ def pretrain(
         return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
-    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
+    following = "evaluate {}" if source.labels is not None else "embed {} --out features.npz"
+    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 
 
 @app.command("data")

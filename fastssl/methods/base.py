@@ -33,7 +33,7 @@ class Method(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     least_rows: ClassVar[int] = 1
     studies: ClassVar[bool] = False
-    trains_parts: ClassVar[bool] = False
+    trains_parts: bool = False
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Any:
         """Items to rows of a batch, a named tuple of tensors that has ``ids``.

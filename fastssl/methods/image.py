@@ -14,7 +14,7 @@ from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.data.views import PlainExamples, labels_of, reduction_of, views_of
 from fastssl.methods.base import Method
-from fastssl.models import Encoder
+from fastssl.models import Backbone, Encoder
 
 
 class ImageMethod(Method):
@@ -46,6 +46,8 @@ class ImageMethod(Method):
                 f"encoder: {type(self).__name__} learns from colours: expected 3 channels, got {encoder.channels}"
             )
         self.encoder, self.augment, self.spatial = encoder, augment.with_channels(encoder.channels), spatial
+        if spatial and isinstance(encoder.network, Backbone):
+            self.trains_parts = True  # what the library puts behind its map gets no gradient
 
     @property
     def features(self) -> int:

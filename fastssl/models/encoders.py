@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -187,7 +188,10 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
     plain = name.removeprefix("lab:")
     if plain not in ENCODERS:
         known = ", ".join([*ENCODERS, "lab:NAME", *(f"{library}:NAME" for library in LIBRARIES)])
-        raise ValueError(f"encoder: expected one of {known}, got {name!r}")
+        near = difflib.get_close_matches(plain, ENCODERS, 1)
+        raise ValueError(
+            f"encoder: expected one of {known}, got {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     if name != plain:
         if channels != 3:
             raise ValueError(f"channels: the halves of {name} see lightness and colour of 3 channels, got {channels}")
