@@ -245,7 +245,7 @@ def test_a_pass_over_n_images_is_n_reads() -> None:
     report = pytest.importorskip("fastssl.report.compare")
     pytest.importorskip("matplotlib")
     source, group = Counting(), report.Group("x", [encoder])
-    report._neighbours([group], source, queries=6, shown=7)
+    report._neighbours([group], source, True, queries=6, shown=7)
     assert sum(source.reads.values()) <= 40 + 1 + 6 + 6 * 7  # features, how many drawings, queries, what is shown
 
 

@@ -190,7 +190,7 @@ def pretrain(
         probe_every=probe_every,
     )
     settings.check()
-    first = int(os.environ.get("RANK", 0)) == 0
+    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
     if first:
         say(f"{describe_source(source)}\n{chosen}")
         if channels not in (1, 3):
@@ -207,6 +207,8 @@ def pretrain(
         return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
+    if not first:
+        return
     following = "evaluate {}" if source.labels is not None else "embed {} --out features.npz"
     say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 

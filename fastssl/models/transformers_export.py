@@ -66,9 +66,15 @@ def load(path: Path) -> nn.Module:
         RuntimeError: weights that are missing or that the model does not have.
     """
     from transformers import AutoModel
+    from transformers.utils import logging
 
-    code = needs_code(path)
-    model, about = AutoModel.from_pretrained(path, trust_remote_code=code, output_loading_info=True)
+    code, shown = needs_code(path), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, about = AutoModel.from_pretrained(path, trust_remote_code=code, output_loading_info=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     wrong = [*about["missing_keys"], *about["unexpected_keys"], *about["mismatched_keys"]]
     if wrong:
         raise RuntimeError(f"transformers finds other weights: {wrong[:4]}")
