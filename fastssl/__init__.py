@@ -1,7 +1,8 @@
 """FastSSL: self-supervised learning on fused kernels.
 
 ``fastssl.functional`` has the losses as functions, ``fastssl.losses`` as modules; ``fastssl.methods``,
-``fastssl.train`` and ``fastssl.evaluate`` build pretraining and its evaluation on them.
+``fastssl.train`` and ``fastssl.evaluate`` build pretraining and its evaluation on them,
+``fastssl.pretrain`` in one call.
 ``fastssl.patch`` brings the losses into code that uses other libraries.
 """
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         instruction_sets,
         set_memory_budget,
     )
+    from fastssl.train import pretrain
 
 __all__ = [
     "__version__",
@@ -32,6 +34,7 @@ __all__ = [
     "instruction_sets",
     "patch",
     "patched",
+    "pretrain",
     "set_memory_budget",
     "unpatch",
 ]
@@ -40,6 +43,7 @@ _OWNERS = {name: "fastssl.compat" for name in ("patch", "patched", "unpatch")} |
     name: "fastssl.ops"
     for name in ("backend", "get_memory_budget", "info", "instruction_set", "instruction_sets", "set_memory_budget")
 }
+_OWNERS["pretrain"] = "fastssl.train"
 _PARTS = {
     "augment", "compat", "data", "distributed", "evaluate", "functional", "losses", "methods", "models", "ops", "train",
 }  # fmt: skip

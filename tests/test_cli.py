@@ -342,9 +342,26 @@ def test_features_in_a_file(tmp_path: Path) -> None:
             f"{c}/{k}.png" for c, r in (("cats", 0), ("dogs", 1)) for k in range(r, 12, 2)
         )
         assert read["labels"].tolist() == [0] * 6 + [1] * 6
+    unlabelled = _run("pretrain", "simclr", "--data", str(photos / "dogs"), "--out", str(tmp_path / "dogs"), *SMALL)
+    assert f"next: fastssl embed {tmp_path / 'dogs'} --out features.npz" in unlabelled  # there is nothing to judge by
     _run("embed", out, "--out", str(tmp_path / "f.safetensors"), "--data", str(photos / "dogs"), "--readout", "spatial")
     assert load_file(tmp_path / "f.safetensors")["features"].shape == (6, 16 * 16)
     assert "out: expected a file that ends in" in _fails("embed", out, "--out", "features.csv")
+
+
+def test_evaluation_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's log has a line every half minute: here, at every batch."""
+    from fastssl.cli import show
+
+    photos, out = _photos(tmp_path / "photos [x]"), str(tmp_path / "run")
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, "--channels", "1", *SMALL)
+    assert "12 of 12" not in _run("evaluate", out)
+    monkeypatch.setattr(show, "PLAIN_SECONDS", 0)
+    text = _run("evaluate", out)
+    assert text.count("photos [x]: 12 of 12, ") == 6  # four encoders, pixels and the histogram
+    text = _run("evaluate", out, "--only")
+    assert text.count("photos [x]: 12 of 12, ") == 1 and "random" not in text
+    assert "photos [x]: 12 of 12, " in _run("embed", out, "--out", str(tmp_path / "f.npz"))
 
 
 def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:

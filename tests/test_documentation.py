@@ -46,7 +46,15 @@ def test_modules_are_documented(name: str) -> None:
 
 @pytest.mark.parametrize(
     "page",
-    ["README.md", "docs/migrate.md", "docs/augment.md", "docs/evaluate.md", "docs/distributed.md", "docs/data.md"],
+    [
+        "README.md",
+        "docs/migrate.md",
+        "docs/augment.md",
+        "docs/encoders.md",
+        "docs/evaluate.md",
+        "docs/distributed.md",
+        "docs/data.md",
+    ],
 )
 def test_examples_of_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+import fastssl.data
 from fastssl.evaluate import (
     alignment,
     clustering_scores,
     encode,
+    evaluate,
     feature_spread,
     kmeans,
     knn_accuracy,
@@ -24,7 +29,7 @@ from fastssl.evaluate import (
     retrieval_scores,
     uniformity,
 )
-from fastssl.evaluate.features import centred, color_histogram
+from fastssl.evaluate.features import centred, color_histogram, plain_images
 from fastssl.models import Encoder, SmallResNet, build_encoder
 
 
@@ -240,5 +245,117 @@ def test_a_pass_over_n_images_is_n_reads() -> None:
     report = pytest.importorskip("fastssl.report.compare")
     pytest.importorskip("matplotlib")
     source, group = Counting(), report.Group("x", [encoder])
-    report._neighbours([group], source, queries=6, shown=7)
+    report._neighbours([group], source, True, queries=6, shown=7)
     assert sum(source.reads.values()) <= 40 + 1 + 6 + 6 * 7  # features, how many drawings, queries, what is shown
+
+
+def _folder(root: Path, train: int = 24, val: int = 12, classes: int = 2, side: int = 20) -> Path:
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for part, count in (("train", train), ("val", val)):
+        for k in range(count):
+            image = rng.integers(0, 60, (side, side + 4, 3), dtype=np.uint8)
+            image[..., k % classes % 3] += 120
+            image[: side // 2, :, k % classes // 3] += 60
+            path = root / part / f"class {k % classes}" / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(path)
+    return root
+
+
+def test_folders_with_train_and_val_are_judged_as_papers_do(tmp_path: Path) -> None:
+    """k-NN of the test part among the training part, top-1 and top-5, against loops."""
+    options = {"name": "resnet", "size": 16, "width": 4}
+    torch.manual_seed(0)
+    encoder, photos = build_encoder(options).eval(), _folder(tmp_path, 42, 21, 7)
+    table = evaluate(encoder, options, photos, rows=("pretrained",))
+    assert set(table) == {"knn", "knn_top5", "linear", "linear_top5"}
+    train, test = (fastssl.data.open(photos, part=part) for part in ("train", "test"))
+    x, y = (encode(encoder, part, "pooled") for part in (train, test))  # pooled, unless it is asked for otherwise
+    a, b = (torch.nn.functional.normalize(z - x.mean(0), dim=1) for z in (x, y))
+    hits = {1: 0, 5: 0}
+    for query, label in zip(b, test.labels):
+        cosine = a @ query
+        votes = np.zeros(7)
+        for j in cosine.argsort(descending=True)[:20]:
+            votes[train.labels[j]] += math.exp(cosine[j] / 0.07)
+        order = [c for c in np.argsort(-votes) if votes[c] > 0]
+        for top in hits:
+            hits[top] += int(label) in order[:top]
+    assert math.isclose(table["knn"]["pretrained"], 100 * hits[1] / 21, abs_tol=1e-4)
+    assert math.isclose(table["knn_top5"]["pretrained"], 100 * hits[5] / 21, abs_tol=1e-4)
+    assert table["linear_top5"]["pretrained"] >= table["linear"]["pretrained"]
+    spatial = evaluate(encoder, options, photos, "spatial", rows=("pretrained",))
+    assert spatial["linear"] != table["linear"] or spatial["knn"] != table["knn"]
+
+
+@pytest.mark.parametrize("size", [32, 112])
+def test_images_are_evaluated_by_the_standard_crop(size: int) -> None:
+    """The middle of the image with its shorter side at size, from 96 pixels on at 256 / 224 of it: Pillow's resize."""
+    from PIL import Image
+
+    ramp = np.linspace(0, 255, 150 * 200).reshape(150, 200, 1).repeat(3, 2).astype(np.uint8)
+    resize = {32: 32, 112: 128}[size]
+    small = Image.fromarray(ramp).resize((round(200 * resize / 150), resize), Image.Resampling.BILINEAR)
+    left, top = round((small.width - size) / 2), round((small.height - size) / 2)
+    expected = np.asarray(small.crop((left, top, left + size, top + size))) / 127.5 - 1
+    (given,) = plain_images(fastssl.data.open(ramp[None]), size)
+    assert np.abs(given[0].permute(1, 2, 0).numpy() - expected).max() < 3 / 127.5
+
+
+def test_features_in_a_file_are_judged_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Above a limit features, centred ones and standardised ones are mapped, and worked on in chunks."""
+    from fastssl.evaluate import features, linear
+
+    options = {"name": "resnet", "size": 16, "width": 4}
+    encoder, photos = build_encoder(options).eval(), _folder(tmp_path)
+    x, y = _clusters(60, 12, 1.2)
+    train, test = np.arange(0, 60, 2), np.arange(1, 60, 2)
+    expected = [
+        evaluate(encoder, options, photos, rows=("pretrained",))["knn"],
+        centred(x),
+        linear._standardise(x, train),
+        linear_probe(x, y, train, test, 0.1, 20, protocol="sgd"),
+        color_histogram(photos),
+    ]
+    monkeypatch.setattr(features, "LARGE", 64)
+    for module in (features, linear):
+        monkeypatch.setattr(module, "CHUNK", 7)
+    mapped = encode(encoder, fastssl.data.open(photos), "pooled")
+    assert features.is_large(mapped) and type(mapped.numpy().base) is not np.ndarray
+    assert evaluate(encoder, options, photos, rows=("pretrained",))["knn"] == expected[0]
+    torch.testing.assert_close(centred(x, x.mean(0)), expected[1])
+    torch.testing.assert_close(linear._standardise(x, train), expected[2])
+    assert linear_probe(x, y, train, test, 0.1, 20, protocol="sgd") == expected[3]
+    assert torch.equal(color_histogram(photos), expected[4])
+
+
+def test_every_pass_is_shown(tmp_path: Path) -> None:
+    from contextlib import contextmanager
+
+    from fastssl.evaluate.features import watched_passes
+
+    seen: list[tuple[str, int, int]] = []
+
+    @contextmanager
+    def show(name: str) -> Iterator[Any]:
+        yield lambda done, total: seen.append((name, done, total))
+
+    options = {"name": "resnet", "size": 16, "width": 4}
+    encoder, photos = build_encoder(options), _folder(tmp_path)
+    with watched_passes(show):
+        evaluate(encoder, options, photos)
+    finished = [(name, done) for name, done, total in seen if done == total]
+    assert finished == [(tmp_path.name, 36)] * 6  # pretrained, three random ones, pixels, histogram
+    count = len(seen)
+    encode(encoder, photos)
+    assert len(seen) == count
+
+
+def test_a_class_of_one_image_is_named() -> None:
+    images = np.zeros((5, 8, 8, 3), np.uint8)
+    source = fastssl.data.ArraySource(images, [0, 0, 1, 2, 2], ["ants", "bees [1]", "cats"])
+    options = {"name": "resnet", "size": 16, "width": 4}
+    with pytest.raises(ValueError, match=r"bees \[1\] of images has one: add others, or leave the class out"):
+        evaluate(build_encoder(options), options, source)

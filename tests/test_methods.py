@@ -387,7 +387,7 @@ def test_context_encoders_do_not_see_what_they_paint(region: str) -> None:
 
 def test_decoders_need_maps() -> None:
     flat = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 4)), 8)
-    with pytest.raises(ValueError, match="encoder: a decoder needs"):
+    with pytest.raises(ValueError, match="encoder: expected a network that gives a feature map"):
         Decoder(flat)
     with pytest.raises(ValueError, match="size: expected a power of two"):
         Decoder(Encoder(nn.Conv2d(3, 4, 3, 3), 9))

@@ -1,8 +1,7 @@
-"""Linear, few-label, per-level, zero-shot and fine-tuning protocols, and exported encoders."""
+"""Linear, few-label, per-level, zero-shot and fine-tuning protocols."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,9 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import ArraySource, Splits, digits, emoji
+from fastssl.data import ArraySource, Splits, digits, divide, emoji
 from fastssl.evaluate import (
+    PROTOCOLS,
     FineTuning,
     class_embeddings,
     eleven_point_map,
@@ -32,7 +32,6 @@ from fastssl.evaluate import (
 )
 from fastssl.evaluate.linear import labelled_rows
 from fastssl.models import Encoder, build_encoder
-from fastssl.models.export import export_encoder
 from fastssl.train import Pretraining, load_method, pretrain
 
 OPTIONS = {"name": "resnet", "size": 16, "width": 8, "blocks": 1}
@@ -257,58 +256,18 @@ def test_methods_come_back_whole(name: str, tmp_path: Path) -> None:
     assert own.keys() == other.keys() and all(torch.equal(own[k], other[k]) for k in own)
 
 
-@pytest.mark.parametrize("to", ["torchvision", "timm"])
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_resnets_are_those_of_other_libraries(to: str, name: str, tmp_path: Path) -> None:
-    encoder = build_encoder({"name": name, "size": 64, "stem": "imagenet"})
-    encoder.train()(torch.randn(8, 3, 64, 64))  # statistics of their own
-    path = export_encoder(encoder, {"name": name, "size": 64}, to, tmp_path / "weights.pth")
-    x = torch.randn(2, 3, 64, 64)
-    library = pytest.importorskip(to)
-    if to == "torchvision":
-        model = getattr(library.models, name)()
-        missing, more = model.load_state_dict(torch.load(path), strict=False)
-        assert set(missing) == {"fc.weight", "fc.bias"} and not more
-        model.fc = nn.Identity()
-    else:
-        model = library.create_model(name, num_classes=0, checkpoint_path=str(path))
-    with torch.no_grad():
-        torch.testing.assert_close(model.eval()(x), encoder.eval()(x), rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_one_class_has_no_score(protocol: str) -> None:
+    """Every answer would be right."""
+    task = divide(ArraySource(np.zeros((10, 8, 8, 3), np.uint8), [0] * 10, ["only [1]"]))
+    options = {"name": "resnet", "size": 16, "width": 4}
+    with pytest.raises(ValueError, match=r"at least two classes to evaluate on, images has \['only \[1\]'\]"):
+        evaluate_with(protocol, build_encoder(options), options, [task])
 
 
-def test_networks_that_other_libraries_do_not_have_are_refused(tmp_path: Path) -> None:
-    for options in ({"name": "resnet", "size": 32, "width": 8}, {"name": "resnet18", "size": 32}):
-        with pytest.raises(ValueError, match=f"to: torchvision and timm have ResNets .*, got '{options['name']}'"):
-            export_encoder(build_encoder(options), options, "timm", tmp_path / "weights.pth")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("to", "name"),
-    [
-        *itertools.product(["torch", "onnx", "huggingface"], ["resnet", "vit"]),
-        ("torch", "lab:resnet"),
-        ("torch", "resnet18"),
-    ],
-)
-def test_exported_encoders_give_the_same_features(to: str, name: str, tmp_path: Path) -> None:
-    pytest.importorskip({"onnx": "onnxscript", "huggingface": "transformers"}.get(to, "torch"))
-    options = {**OPTIONS, "name": name, "size": 32}
-    encoder = build_encoder(options).train()
-    encoder(torch.randn(8, 3, 32, 32))  # statistics of their own
-    path = export_encoder(encoder, options, to, tmp_path / "made")
-    x = torch.randn(5, 3, 32, 32)
-    expected = encoder.eval()(x)
-    if to == "torch":
-        given = torch.export.load(str(path)).module()(x)
-    elif to == "onnx":
-        onnx = pytest.importorskip("onnx")
-        (features,) = onnx.reference.ReferenceEvaluator(onnx.load(str(path))).run(None, {"images": x.numpy()})
-        given = torch.from_numpy(features)
-    else:
-        transformers = pytest.importorskip("transformers")
-        given = transformers.AutoModel.from_pretrained(path, trust_remote_code=True).eval()(x).pooler_output
-    torch.testing.assert_close(given, expected, rtol=1e-3, atol=1e-4)
-    assert [p.name for p in tmp_path.iterdir()] == ["made"]
-    with pytest.raises(ValueError, match="to: expected one of"):
-        export_encoder(encoder, options, "tflite", tmp_path / "other")
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+def test_unlabelled_items_are_counted(protocol: str) -> None:
+    source = ArraySource(np.zeros((10, 8, 8, 3), np.uint8), [0, 1, -1, 0, 1, 0, 1, 0, -1, 1])
+    options = {"name": "resnet", "size": 16, "width": 4}
+    with pytest.raises(ValueError, match="a label of every item, 2 of images have none"):
+        evaluate_with(protocol, build_encoder(options), options, [Splits("images", source, source.subset([0, 1]))])

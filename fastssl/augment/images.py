@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,18 @@ import torch
 from torch import Tensor
 
 CHANNELS = (1, 3, 4)
+
+
+class PaddedRGB(np.ndarray):
+    """uint8 [..., H, W, 4] of RGB images whose fourth channel is nothing: Pillow's own memory."""
+
+
+def to_show(image: np.ndarray) -> np.ndarray:
+    """An image [H, W, C] as people see it, [H, W, 3]: the first three channels, or one or two as grey."""
+    if image.shape[-1] < 3:
+        grey = image.astype(np.uint16).sum(-1, keepdims=True) // image.shape[-1]
+        image = np.broadcast_to(grey.astype(np.uint8), (*image.shape[:-1], 3))
+    return np.ascontiguousarray(image[..., :3])
 
 
 @dataclass
@@ -30,39 +42,79 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    def channels(self) -> set[int]:
+        """How many channels the images have."""
+        axis = -3 if self.planar else -1
+        return {3 if isinstance(a, PaddedRGB) else int(a.shape[axis]) for a in self.images}
+
+    def planes(self, channels: int) -> Iterator[ImageBatch]:
+        """Each channel of all images as a batch of grey images.
+
+        Args:
+            channels: that the images have; 1: of colours their lightness, as Pillow's ``convert("L")``.
+
+        Raises:
+            ValueError: images of another number of channels.
+        """
+        if channels == 1:
+            yield self._like([self._grey(image) for image in self.images])
+            return
+        found = self.channels() - {channels}
+        if found:
+            raise ValueError(f"images: expected {channels} channels, got {', '.join(map(str, sorted(found)))}")
+        for k in range(channels):
+            which = (..., slice(k, k + 1), slice(None), slice(None)) if self.planar else (..., slice(k, k + 1))
+            yield self._like([image[which] for image in self.images])
+
+    def _grey(self, image: Any) -> Any:
+        axis = -3 if self.planar else -1
+        if image.shape[axis] == 1:
+            return image
+        colors = np.moveaxis(image, axis, 0) if isinstance(image, np.ndarray) else image.movedim(axis, 0)
+        r, g, b = (c.astype(np.int32) if isinstance(c, np.ndarray) else c.int() for c in colors[:3])
+        grey = (r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16
+        if isinstance(grey, np.ndarray):
+            return np.expand_dims(np.asarray(grey).astype(np.uint8), axis)
+        return grey.to(torch.uint8).unsqueeze(axis)
+
+    def _like(self, images: list[Any]) -> ImageBatch:
+        if self.on_device is not None:
+            return ImageBatch([], self.planar, self.sizes, self.single, [t.contiguous() for t in images])
+        return ImageBatch([np.ascontiguousarray(a) for a in images], self.planar, self.sizes, self.single)
+
     def one_by_one(self) -> list[np.ndarray]:
         """The images, each [H, W, C]."""
         images = [image for array in self.arrays for image in (array if array.ndim == 4 else [array])]
         return [image.transpose(1, 2, 0) if self.planar else image for image in images]
 
 
-def read_images(images: Any) -> ImageBatch:
+def read_images(images: Any, channels: int = 3) -> ImageBatch:
     """Takes uint8 tensors or arrays [B, H, W, C], [B, C, H, W] or one image, Pillow images, or a list of images.
 
-    C is 1 (grey: all channels the same), 3, or 4 (alpha is left out, as Pillow's ``convert("RGB")`` does). Tensors may
-    lie on a GPU, all on one; their views are made there.
+    C is 1 (grey: all channels the same), 3, or 4 (alpha is left out, as Pillow's ``convert("RGB")`` does), or the
+    ``channels`` of the views. Tensors may lie on a GPU, all on one; their views are made there.
 
     Raises:
         TypeError: not images of uint8.
         ValueError: other shapes, or an image without pixels.
     """
     if _is_cuda(images):
-        return _on_device([images], single=images.dim() == 3)
+        return _on_device([images], images.dim() == 3, channels)
     if isinstance(images, (list, tuple)) and len(images) and all(map(_is_cuda, images)):
-        return _on_device(list(images), single=False)
+        return _on_device(list(images), False, channels)
     if isinstance(images, (list, tuple)):
         arrays = [_array(image, f"images[{k}]") for k, image in enumerate(images)]
         for k, array in enumerate(arrays):
             if array.ndim == 4:
                 raise ValueError(f"images[{k}]: expected one image, got shape {array.shape}")
-        flags = [_is_planar(a, f"images[{k}]") for k, a in enumerate(arrays)]
+        flags = [_is_planar(a, f"images[{k}]", channels) for k, a in enumerate(arrays)]
         if any(flags) and not all(flags):
             arrays = [a.transpose(1, 2, 0) if planar else a for a, planar in zip(arrays, flags)]
         planar = bool(flags) and all(flags)
         arrays = [_side_by_side(a, planar) for a in arrays]
         return ImageBatch(arrays, planar, _sizes(arrays, planar))
     array = _array(images, "images")
-    planar = _is_planar(array, "images")
+    planar = _is_planar(array, "images", channels)
     single = array.ndim == 3
     array = _side_by_side(array, planar)
     return ImageBatch([array], planar, _sizes([array], planar), single)
@@ -72,7 +124,7 @@ def _is_cuda(image: Any) -> bool:
     return isinstance(image, Tensor) and image.device.type == "cuda"
 
 
-def _on_device(tensors: list[Tensor], single: bool) -> ImageBatch:
+def _on_device(tensors: list[Tensor], single: bool, channels: int) -> ImageBatch:
     for k, t in enumerate(tensors):
         if t.dtype != torch.uint8:
             raise TypeError(f"images: expected uint8, got {t.dtype}")
@@ -81,7 +133,7 @@ def _on_device(tensors: list[Tensor], single: bool) -> ImageBatch:
         if t.device != tensors[0].device:
             raise ValueError(f"images[{k}]: expected a tensor on {tensors[0].device}, got one on {t.device}")
     shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]  # nothing but their shapes
-    flags = [_is_planar(shape, "images") for shape in shapes]
+    flags = [_is_planar(shape, "images", channels) for shape in shapes]
     if any(flags) and not all(flags):
         tensors = [t.permute(1, 2, 0) if planar else t for t, planar in zip(tensors, flags)]
         shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]
@@ -117,13 +169,16 @@ def _array(image: Any, name: str) -> np.ndarray:
     return array
 
 
-def _is_planar(array: np.ndarray, name: str) -> bool:
-    if array.shape[-1] in CHANNELS:
+def _is_planar(array: np.ndarray, name: str, channels: int) -> bool:
+    known = CHANNELS if channels in CHANNELS else (channels,)
+    if array.shape[-1] in known:
         return False
-    if array.shape[-3] in CHANNELS:
+    if array.shape[-3] in known:
         return True
+    expected = "1, 3 or 4" if known is CHANNELS else str(channels)
     raise ValueError(
-        f"{name}: expected 1, 3 or 4 channels as the last dimension or before height and width, got shape {array.shape}"
+        f"{name}: expected {expected} channels as the last dimension or before height and width, got shape "
+        f"{array.shape}; views and encoders of other channels are made with channels="
     )
 
 
@@ -132,7 +187,10 @@ def _side_by_side(array: np.ndarray, planar: bool) -> np.ndarray:
     pixel = array.strides[-1] if planar else array.strides[-2]
     channels = 1 if planar else array.shape[-1]
     good = pixel == channels and (planar or channels == 1 or array.strides[-1] == 1)
-    return array if good else np.ascontiguousarray(array)
+    if good:
+        return array
+    copied = np.ascontiguousarray(array)
+    return copied.view(PaddedRGB) if isinstance(array, PaddedRGB) else copied
 
 
 def _sizes(arrays: Sequence[np.ndarray], planar: bool) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,10 @@ class Augment(nn.Module):
             a :class:`Normalize` may come last.
         dtype: of the views: float32, bfloat16 or float16.
         channels_last: views in channels_last memory format.
+        channels: of the views. With 3, grey images get three equal channels, and alpha is left out. With 1, colours
+            become lightness first. With another number, images have as many, and each channel is augmented as a grey
+            image with the same draws: brightness, contrast, blur and solarize by channel, while hue, saturation,
+            :class:`RandomGrayscale` and :class:`ColorProjection` change nothing.
 
     Calling it:
 
@@ -89,8 +94,11 @@ class Augment(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
+        channels: int = 3,
     ) -> None:
         super().__init__()
+        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
+            raise ValueError(f"channels: expected an integer >= 1, got {channels!r}")
         given = list(operations)
         normalize = given[-1] if given and isinstance(given[-1], Normalize) else None
         steps: list[Operation] = []
@@ -112,7 +120,9 @@ class Augment(nn.Module):
             raise ValueError(f"dtype: expected one of {DTYPES}, got {dtype}")
         self.operations = tuple(steps)
         self.normalize = normalize
-        self.dtype, self.channels_last = dtype, channels_last
+        if channels != 3 and normalize is not None and len({*normalize.means()}) + len({*normalize.stds()}) > 2:
+            raise ValueError(f"normalize: expected one mean and one deviation for {channels} channels, got {normalize}")
+        self.dtype, self.channels_last, self.channels = dtype, channels_last, channels
         self.size = size
         mean, std = ([0.0] * 3, [1.0] * 3) if normalize is None else (normalize.means(), normalize.stds())
         self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
@@ -131,8 +141,18 @@ class Augment(nn.Module):
         steps = [*self.operations, *([self.normalize] if self.normalize else [])]
         memory = ", channels_last" if self.channels_last else ""
         return "\n".join(
-            [*map(repr, steps), f"-> {str(self.dtype)[6:]} [B, 3, {self.size[0]}, {self.size[1]}]{memory}"]
+            [
+                *map(repr, steps),
+                f"-> {str(self.dtype)[6:]} [B, {self.channels}, {self.size[0]}, {self.size[1]}]{memory}",
+            ]
         )
+
+    def with_channels(self, channels: int) -> Augment:
+        """The same program for views of another number of channels."""
+        if channels == self.channels:
+            return self
+        steps: list[Operation | Normalize] = [*self.operations, *([self.normalize] if self.normalize else [])]
+        return Augment(steps, dtype=self.dtype, channels_last=self.channels_last, channels=channels)
 
     def sample(
         self, sizes: Any, *, seed: int, epoch: int = 0, ids: Any = None, view: int = 0, backend: str | None = None
@@ -168,15 +188,23 @@ class Augment(nn.Module):
         """
         if params is None:
             return super().apply(images)  # nn.Module's, which every module above calls: images is a function
-        return self._make(read_images(images), params, backend, serial)
+        return self._make(read_images(images, self.channels), params, backend, serial)
 
     def _make(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
         if params.columns != self.columns or params.values.shape != (len(batch), len(self.columns)):
             raise ValueError(
                 f"params: expected {len(batch)} draws of {self.columns}, got {params.values.shape} of {params.columns}"
             )
-        views = kernels.apply(self._program, batch.images, batch.planar, params.values, self._output, backend, serial)
+        if self.channels == 3:
+            views = self._views(batch, params, backend, serial)
+        else:
+            planes = [self._views(plane, params, backend, serial)[:, :1] for plane in batch.planes(self.channels)]
+            memory = torch.channels_last if self.channels_last else torch.contiguous_format
+            views = torch.cat(planes, 1).contiguous(memory_format=memory)
         return views[0] if batch.single else views
+
+    def _views(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
+        return kernels.apply(self._program, batch.images, batch.planar, params.values, self._output, backend, serial)
 
     def forward(
         self,
@@ -189,7 +217,7 @@ class Augment(nn.Module):
         return_params: bool = False,
         backend: str | None = None,
     ) -> Any:
-        batch = read_images(images)
+        batch = read_images(images, self.channels)
         if seed is None:
             seed = fresh_seed()
         params = self.sample(batch.sizes, seed=seed, epoch=epoch, ids=ids, view=view, backend=backend)
@@ -253,7 +281,22 @@ class Views(nn.Module):
                 raise ValueError(f"programs: expected a number of views >= 1, got {count!r}")
             self.counts.append(count)
             distinct.append(program)
+        if len({program.channels for program in distinct}) > 1:
+            raise ValueError(f"programs: expected views of one number of channels, got {distinct}")
         self.distinct = nn.ModuleList(distinct)
+
+    @property
+    def channels(self) -> int:
+        """Of the views."""
+        return self.programs[0].channels
+
+    def with_channels(self, channels: int) -> Views:
+        """The same views with another number of channels; see :class:`Augment`."""
+        if channels == self.channels:
+            return self
+        made = copy.copy(self)
+        made._modules = {"distinct": nn.ModuleList(p.with_channels(channels) for p in self.distinct)}  # type: ignore[operator]
+        return made
 
     @property
     def programs(self) -> list[Augment]:
@@ -284,7 +327,7 @@ class Views(nn.Module):
             return super().apply(images)  # nn.Module's
         if len(params) != len(self.programs):
             raise ValueError(f"params: expected one for each of {len(self.programs)} views, got {len(params)}")
-        batch = read_images(images)
+        batch = read_images(images, self.channels)
         return [p._make(batch, drawn, backend, serial) for p, drawn in zip(self.programs, params)]
 
     def forward(
@@ -297,7 +340,7 @@ class Views(nn.Module):
         return_params: bool = False,
         backend: str | None = None,
     ) -> Any:
-        batch = read_images(images)
+        batch = read_images(images, self.channels)
         if seed is None:
             seed = fresh_seed()
         params = self.sample(batch.sizes, seed=seed, epoch=epoch, ids=ids, backend=backend)

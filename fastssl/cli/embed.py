@@ -1,76 +1,98 @@
-"""What ``fastssl embed`` does: features of any data, with names and labels, in one file."""
+"""What ``fastssl embed`` does: features of any data, with names and labels, in a file, by one or several processes."""
 
 from __future__ import annotations
 
-import io
+import multiprocessing
+import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from fastssl.cli.show import say
-
-FORMATS = (".npz", ".safetensors", ".parquet")
+from fastssl.cli.show import counting, say
 
 
-def embed(checkpoint: Path, data: str | None, out: Path, readout: str, part: str) -> int:
-    """Writes "features" [N, C], and "labels" and "names" where the format has them, under a temporary name until all is
-    there; returns how many rows there are.
+@dataclass
+class Embedding:
+    """What is asked for; None of ``data``: the run's own."""
+
+    model: str
+    out: Path
+    data: str | None = None
+    readout: str = "pooled"
+    part: str = "train"
+    size: int | None = None
+    on_error: str = "raise"
+    devices: int = 1
+
+
+def embed(asked: Embedding) -> int:
+    """Writes the file, and returns how many rows it has (0: another process writes it).
 
     Raises:
-        ImportError: ``.parquet`` without pyarrow.
-        ValueError: a format that is not one of :data:`FORMATS`.
+        ValueError: no such model, data or format.
+        RuntimeError: a process that was started has died; what it made is gone on from.
     """
-    from fastssl.cli.judge import data_of
+    from fastssl.evaluate.feature_files import check_format
+
+    check_format(asked.out)
+    if asked.devices < 1:
+        raise ValueError(f"devices: expected at least one process, got {asked.devices}")
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return _work(asked, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    others = [_start(asked, rank) for rank in range(1, asked.devices)]
+    try:
+        made = _work(asked, 0, asked.devices, 0, others)
+        for process in others:
+            process.join()
+        return made
+    finally:
+        for process in others:
+            process.terminate()
+
+
+def _start(asked: Embedding, rank: int) -> Any:
+    process = multiprocessing.get_context("spawn").Process(
+        target=_work, args=(asked, rank, asked.devices, rank), daemon=True
+    )
+    process.start()
+    return process
+
+
+def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list[Any] | None = None) -> int:
+    import torch
+
+    from fastssl.cli.judge import data_of, model_of
     from fastssl.data import open as open_source
-    from fastssl.evaluate import encode
-    from fastssl.train import load_encoder
+    from fastssl.evaluate import embed as write_features
 
-    if out.suffix not in FORMATS:
-        raise ValueError(f"out: expected a file that ends in {', '.join(FORMATS)}, got {str(out)!r}")
-    encoder, state = load_encoder(checkpoint)
-    source = open_source(data or data_of(state), part=part)
-    shown = 0
+    if others is None and world_size > 1 and not torch.cuda.is_available():
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
+    encoder, state = model_of(asked.model, asked.size)
+    if torch.cuda.is_available():
+        encoder.to(f"cuda:{local % torch.cuda.device_count()}")
+    if asked.data is None and state is None:
+        raise ValueError("data: expected the data whose features are wanted (--data)")
+    source = open_source(asked.data or data_of(state or {}), part=asked.part)
 
-    def progress(done: int, total: int) -> None:
-        nonlocal shown
-        if done == total or 10 * done // total > shown:
-            shown = 10 * done // total
-            say(f"{source.name}: {done:,} of {total:,}")
+    def alive(done: int, total: int) -> None:
+        for process in others or ():
+            if process.exitcode not in (None, 0):
+                raise RuntimeError(
+                    f"a process that made features has died ({process.exitcode}); the same command goes on from there"
+                )
+        show(done, total)
 
-    features = encode(encoder, source, readout, progress=progress)
-    names = [source.name_of(k) for k in range(len(source))]
-    content = _content(out.suffix, features, source.labels, names)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(out)
-    return len(features)
-
-
-def _content(suffix: str, features: torch.Tensor, labels: np.ndarray | None, names: list[str]) -> bytes:
-    file = io.BytesIO()
-    if suffix == ".npz":
-        arrays: dict[str, Any] = {"features": features.numpy(), "names": np.array(names)}
-        if labels is not None:
-            arrays["labels"] = labels
-        np.savez(file, **arrays)
-    elif suffix == ".safetensors":
-        from safetensors.torch import save
-
-        tensors = {"features": features.contiguous()}
-        return save(
-            tensors if labels is None else {**tensors, "labels": torch.from_numpy(np.ascontiguousarray(labels))}
+    with counting(source.name) as show:
+        options: dict[str, Any] = {"readout": asked.readout, "part": asked.part, "on_error": asked.on_error}
+        made = write_features(
+            encoder,
+            source,
+            asked.out,
+            rank=rank,
+            world_size=world_size,
+            progress=alive if rank == 0 else None,
+            **options,
         )
-    else:
-        try:
-            import pyarrow
-            import pyarrow.parquet
-        except ImportError as error:
-            raise ImportError("Parquet files need the extra: pip install fastssl[datasets]") from error
-        columns: dict[str, Any] = {"name": names, "features": list(features.numpy())}
-        if labels is not None:
-            columns["label"] = list(labels)
-        pyarrow.parquet.write_table(pyarrow.table(columns), file)
-    return file.getvalue()
+    if rank == 0 and made < len(source):
+        say(f"{len(source) - made:,} images could not be read: they have no row", "yellow")
+    return made

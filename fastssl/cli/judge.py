@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.show import say
+from fastssl.cli.show import counting, say
 
 
 def data_of(state: dict[str, Any]) -> str:
@@ -24,20 +24,46 @@ def data_of(state: dict[str, Any]) -> str:
     return str(where)
 
 
-def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> dict[str, Any]:
-    """The table of a protocol.
+def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
+    """The encoder of a run, and its state; or one by its name ("huggingface:NAME"), without a state.
+
+    Raises:
+        ValueError: neither, or a name without a size.
+    """
+    from fastssl.models import LIBRARIES, build_encoder
+    from fastssl.train import load_encoder
+
+    if name.partition(":")[0] not in LIBRARIES or Path(name).exists():
+        return load_encoder(name)
+    if size is None:
+        raise ValueError(f"size: expected the size in pixels of the images that {name} takes (--size)")
+    return build_encoder({"name": name, "size": size}), None
+
+
+def judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool = False) -> dict[str, Any]:
+    """The table of a protocol; ``only``: of the pretrained encoder alone, where the protocol is "frozen".
 
     Raises:
         ValueError: unknown protocol or data, or a method that cannot be judged so.
     """
+    from fastssl.evaluate.features import watched_passes
+
+    with watched_passes(counting):
+        return _judge(checkpoint, data, protocol, readout, only)
+
+
+def _judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool) -> dict[str, Any]:
     from fastssl.data import open as open_source
     from fastssl.data import open_splits
-    from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_splits, evaluate_with, zero_shot
+    from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
     from fastssl.evaluate.features import labels_of
+    from fastssl.evaluate.report import ROWS
     from fastssl.train import load_encoder, load_method
 
     encoder, state = load_encoder(checkpoint)
     name = data or data_of(state)
+    if only and protocol != "frozen":
+        raise ValueError(f"only: expected the protocol 'frozen', got {protocol!r}")
     if protocol == "zero-shot":
         method = load_method(checkpoint)
         if not hasattr(method, "encode_texts"):
@@ -55,11 +81,7 @@ def judge(checkpoint: Path, data: str | None, protocol: str, readout: str) -> di
             known = ", ".join(["frozen", *PROTOCOLS, "zero-shot"])
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}")
         tasks = [open_splits(one) for one in name.split(",")]
-        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout, say)
+        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", say)
     if name in ("emoji", "emoji-all") and state["data"] == "emoji":
         say("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
-    source = open_source(name)
-    task = None if source.embedded else open_splits(name)
-    if task is None or not task.divided:
-        return evaluate(encoder, state["encoder"], source, readout, note=say)
-    return evaluate_splits(encoder, state["encoder"], task, readout, note=say)
+    return evaluate(encoder, state["encoder"], name, readout, ("pretrained",) if only else ROWS, say)

@@ -117,7 +117,10 @@ def pretrain(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")] = False,
     encoder: Annotated[
         str | None,
-        typer.Option(help="resnet, resnet18, resnet50, vit, ..., huggingface:NAME; default: what the method needs."),
+        typer.Option(
+            help="resnet, resnet18, vit, ..., timm:NAME, torchvision:NAME, huggingface:NAME; "
+            "default: what the method needs."
+        ),
     ] = None,
     size: Annotated[int | None, typer.Option(help="Image size, pixels; default: the recipe's.")] = None,
     width: Annotated[int | None, typer.Option(help="Of networks of our own: channels of the first stage; 32.")] = None,
@@ -126,6 +129,7 @@ def pretrain(
         str | None,
         typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
+    channels: Annotated[int, typer.Option(help="Of the images that the encoder takes: 1 for grey, 3, or others.")] = 3,
     temperature: Annotated[float | None, typer.Option(help="Of the loss; default: the recipe's.")] = None,
     spatial: Annotated[
         bool | None,
@@ -198,7 +202,9 @@ def pretrain(
     settings.check()
     if is_first():
         say(f"{describe_source(source)}\n{chosen}")
-    encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem)
+        if channels not in (1, 3):
+            say(f"{channels} channels: each is augmented by itself; hue, saturation and grayscale change nothing")
+    encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
     arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
     model = build_method(method, encoder_options, source, seed, **arguments)
     kept = options_for(method, source.embedded, **arguments)
@@ -208,8 +214,10 @@ def pretrain(
         return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
-    if is_first():
-        say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl evaluate {shlex.quote(str(out))}")
+    if not is_first():
+        return
+    following = "evaluate {}" if source.labels is not None else "embed {} --out features.npz"
+    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 
 
 @app.command("data")
@@ -235,14 +243,18 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
     ] = "frozen",
-    readout: Annotated[str, typer.Option(help="spatial (4 x 4 feature map) or pooled.")] = "spatial",
+    readout: Annotated[
+        str | None,
+        typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
+    ] = None,
+    only: Annotated[bool, typer.Option("--only", help="The pretrained encoder alone; else others beside it.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Judge an encoder beside a random one; frozen: also beside raw pixels and a colour histogram."""
     from fastssl.bench.run import write_atomically
     from fastssl.cli.judge import judge
 
-    table = judge(checkpoint, data, protocol, readout)
+    table = judge(checkpoint, data, protocol, readout, only)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
@@ -251,17 +263,42 @@ def evaluate(
 
 @app.command()
 def embed(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    model: Annotated[str, typer.Argument(help="A checkpoint, the --out of pretrain, or huggingface:NAME.")],
     out: Annotated[Path, typer.Option(help="A file: .npz, .safetensors or .parquet.")],
     data: Annotated[str | None, typer.Option(help="What pretrain takes as --data; default: the run's own.")] = None,
     readout: Annotated[str, typer.Option(help="pooled, or spatial (4 x 4 feature map).")] = "pooled",
     part: Annotated[str, typer.Option(help="train or test, of data that has both.")] = "train",
+    size: Annotated[int | None, typer.Option(help="Image size, pixels, of a model that is no run.")] = None,
+    on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
+    devices: Annotated[int, typer.Option(help="Processes on this machine; or start them by torchrun.")] = 1,
 ) -> None:
-    """Write the features of all items of DATA, with their names and labels."""
+    """Write the features of all items of DATA, with their names and labels; a second call goes on after a kill."""
+    from fastssl.cli.embed import Embedding
     from fastssl.cli.embed import embed as write_features
 
-    count = write_features(checkpoint, data, out, readout, part)
-    say(f"{count:,} rows of features: {out}")
+    count = write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
+    if count:
+        say(f"{count:,} rows of features: {out}\nnext: fastssl neighbors {shlex.quote(str(out))}")
+
+
+@app.command()
+def neighbors(
+    features: Annotated[Path, typer.Argument(help="What fastssl embed wrote.")],
+    query: Annotated[
+        list[str] | None,
+        typer.Option(help="A name or a part of one, several times; or a file of features of other images."),
+    ] = None,
+    k: Annotated[int, typer.Option(help="Neighbours of each.")] = 8,
+    count: Annotated[int, typer.Option(help="Queries, drawn at random, where none are named.")] = 8,
+    data: Annotated[str | None, typer.Option(help="Where the images are; default: where they were.")] = None,
+    out: Annotated[Path, typer.Option(help="The sheet: .png or .html.")] = Path("runs/neighbors.png"),
+    seed: Annotated[int, typer.Option(help="Of which queries are drawn.")] = 0,
+) -> None:
+    """Draw the nearest images of some images, by the cosine of their features, as a contact sheet."""
+    from fastssl.cli.neighbors import draw_neighbors
+
+    shown = draw_neighbors(features, query or [], k, count, data, out, seed)
+    say(f"{shown} queries, {k} neighbours each: {out}")
 
 
 @app.command()
@@ -272,9 +309,12 @@ def report(
 ) -> None:
     """Compare runs on one page: curves, tables over seeds, maps, neighbours, confusions, and what was predicted."""
     from fastssl.cli.recipes import views_for
+    from fastssl.cli.show import counting
+    from fastssl.evaluate.features import watched_passes
     from fastssl.report.compare import compare_runs
 
-    page = compare_runs(runs, out, data, say, views_for)
+    with watched_passes(counting):
+        page = compare_runs(runs, out, data, say, views_for)
     say(f"report: {page.resolve()}")
 
 
@@ -287,15 +327,14 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: beside it.")] = None,
 ) -> None:
     """Write the encoder for others to load; it is loaded back and must give the same features."""
-    from fastssl.models.export import export_encoder
+    from fastssl.models.export import FILES, export_encoder, loading
     from fastssl.train import load_encoder
 
     encoder, state = load_encoder(checkpoint)
-    endings = {"torch": "encoder.pt2", "onnx": "encoder.onnx", "huggingface": "huggingface"}
-    endings |= {"torchvision": "resnet.pth", "timm": "resnet.pth"}
-    path = out or checkpoint / endings.get(to, to)
+    path = out or checkpoint / FILES.get(to, to)
     export_encoder(encoder, state["encoder"], to, path)
-    say(f"written, and loaded back with the same features: {path}")
+    say(f"written, and loaded back with the same features: {path}\nimages in [-1, 1], of {encoder.size} pixels:")
+    say(loading(encoder, state["encoder"], to, path))
 
 
 @app.command("augment-preview")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from fastssl.augment import Augment, Views
+from fastssl.augment.images import to_show
 from fastssl.data import open as open_source
 from fastssl.data.views import drawings
 from fastssl.ops.reference.augment import jitter_order
@@ -79,7 +80,7 @@ def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Vie
             draw.text((x, y + cell + 2 + k * LINE), line, "black", font=font)
 
     for row, image in enumerate(images):
-        shown = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image[:, :, :3]).convert("RGB")
+        shown = Image.fromarray(to_show(image))
         scale = cell / max(shown.size)
         size = (max(1, math.floor(shown.width * scale)), max(1, math.floor(shown.height * scale)))
         shown = shown.resize(size)

@@ -21,7 +21,7 @@ from fastssl.augment import (
 )
 from fastssl.data import Source
 from fastssl.methods import ImageMethod, get
-from fastssl.models import build_encoder
+from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.encoders import RESNETS
 from fastssl.train.recipe import recipe
 
@@ -67,6 +67,7 @@ def encoder_for(
     width: int | None = None,
     blocks: int | None = None,
     stem: str | None = None,
+    channels: int = 3,
 ) -> dict[str, Any]:
     """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs.
 
@@ -75,7 +76,7 @@ def encoder_for(
     """
     kind = encoder or get(name).encoder_name
     options: dict[str, Any] = {"name": kind, "size": size}
-    known = kind in RESNETS or kind.startswith("huggingface:")
+    known = kind in RESNETS or kind.partition(":")[0] in LIBRARIES
     for key, value in (("width", width), ("blocks", blocks)):
         if known and value is not None:
             raise ValueError(f"{key}: {kind} is what its name says; the networks of our own have a {key}, as 'resnet'")
@@ -83,6 +84,8 @@ def encoder_for(
         raise ValueError(f"stem: expected an encoder of {', '.join(RESNETS)}, got {kind!r}")
     if not known:
         options |= {"width": 32 if width is None else width, "blocks": 1 if blocks is None else blocks}
+    if channels != 3:
+        options["channels"] = channels
     return options if stem is None else {**options, "stem": stem}
 
 

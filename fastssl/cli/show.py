@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,24 +76,45 @@ def _progress(name: str) -> Iterator[Any]:
 
 
 @contextmanager
-def counting(what: str) -> Iterator[Callable[[int], None]]:
-    """A function that shows how many have been found or made so far, where that takes long."""
-    live = console.is_terminal or console.is_jupyter
-    last = time.monotonic()
-    with console.status(Text(what)) if live else nullcontext() as status:
+def counting(name: str) -> Iterator[Callable[..., None]]:
+    """A function of (done, total=None) that shows how far a pass over data is, or how much has been found: a live line
+    on a terminal, else plain ones every half minute."""
+    if not (console.is_terminal or console.is_jupyter):
+        began = last = time.monotonic()
 
-        def show(count: int) -> None:
+        def lines(done: int, total: int | None = None) -> None:
             nonlocal last
             now = time.monotonic()
-            if now - last < (0.1 if live else PLAIN_SECONDS):
+            if now - last < PLAIN_SECONDS or not done:
                 return
             last = now
-            if status is not None:
-                status.update(Text(f"{what}: {count:,}"))
-            else:
-                say(f"{what}: {count:,}")
+            rate = done / (now - began)
+            left = "" if total is None else f" of {total:,}"
+            more = "" if total is None else f", {rate:.1f} a second, {(total - done) / rate / 60:.1f} minutes left"
+            say(f"{name}: {done:,}{left}{more}")
 
-        yield show
+        yield lines
+        return
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None)
+        yield lambda done, total=None: progress.update(task, completed=done, total=total)
 
 
 def open_data(data: str, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
 from fastssl.augment.images import CHANNELS
+from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
 
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 100_000_000
 ORIENTATION = 0x0112  # of EXIF
-
-
-class ImageError(ValueError):
-    """A file that cannot be read as an image."""
 
 
 # What Pillow and the libraries under it raise for damaged files.
@@ -81,7 +78,7 @@ def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation
     try:
         if image.mode.startswith(("I", "F")):
             return _turned(_eight_bits(np.asarray(image), name)[:, :, None], image, orientation)
-        if image.mode not in ("L", "RGB"):
+        if image.mode not in ("L", "RGB", "RGBX"):  # RGBX: four bands of a TIFF
             image.load()
             image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
         if shared:
@@ -131,13 +128,14 @@ def _turned(pixels: np.ndarray, image: Image.Image, orientation: bool) -> np.nda
         pixels = pixels[::-1]
     if number in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
-    return np.ascontiguousarray(pixels)
+    return np.array(pixels, order="C", subok=True)
 
 
 def as_pixels(image: Any, name: str) -> np.ndarray:
     """An array, tensor or Pillow image, or a whole array of them, as uint8 [..., H, W, C].
 
-    Channels may come first or last, or not at all (grey); floats in [0, 1] become 0 to 255.
+    Channels may come first or last, or not at all (grey); floats in [0, 1] become 0 to 255. Other numbers of channels
+    than 1, 3 and 4 are those of the smaller of both dimensions.
 
     Raises:
         TypeError: what is no image.
@@ -161,11 +159,12 @@ def as_pixels(image: Any, name: str) -> np.ndarray:
         array = array[:, :, None]
     if array.ndim < 3 or 0 in array.shape[-3:]:
         raise ValueError(f"{name}: expected [H, W, C], [C, H, W] or [H, W], got shape {array.shape}")
-    if array.shape[-1] not in CHANNELS:
-        if array.shape[-3] not in CHANNELS:
-            raise ValueError(f"{name}: expected 1, 3 or 4 channels, first or last, got shape {array.shape}")
-        array = np.ascontiguousarray(np.moveaxis(array, -3, -1))
-    return array
+    first, last = array.shape[-3], array.shape[-1]
+    if last in CHANNELS or (first not in CHANNELS and last < first):
+        return array
+    if first not in CHANNELS and first == last:
+        raise ValueError(f"{name}: expected fewer channels than pixels, first or last, got shape {array.shape}")
+    return np.ascontiguousarray(np.moveaxis(array, -3, -1))
 
 
 def read_image(
@@ -177,7 +176,8 @@ def read_image(
     reduce: Reduction | None = None,
     shared: bool = False,
 ) -> np.ndarray:
-    """Reads a JPEG, PNG, WebP, ... file: uint8 [H, W, 3], or [H, W, 1] for grey ones (see :func:`to_array`).
+    """Reads a JPEG, PNG, WebP, ... file: uint8 [H, W, 3], or [H, W, 1] for grey ones (see :func:`to_array`); an array
+    (``.npy``) and a TIFF of other channels as [H, W, C] (see :mod:`fastssl.data.bands`).
 
     Args:
         source: a path, or the bytes of a file.
@@ -201,6 +201,10 @@ def read_image(
         (4, 6, 3)
     """
     name = name or _name_of(source)
+    if not isinstance(source, bytes) and (bands := read_bands(source, max_pixels)) is not None:
+        if bands.dtype == np.uint8:
+            return as_pixels(bands, name)
+        return as_pixels(_eight_bits(bands, name), name)
     with open_image(source, name=name, max_pixels=max_pixels) as image:
         if reduce is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
             width, height = image.size

@@ -22,6 +22,7 @@ SUFFIXES = {
     ".pbm", ".pnm", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".tga",
     ".ico", ".qoi",
 }  # fmt: skip
+ARRAY = ".npy"  # an image of any channels, where a folder holds nothing but such files
 REMEMBERED = 20_000  # files; smaller folders are listed faster than a cache file is worth
 _THREADS = 16
 _HIDDEN = {"__MACOSX"}
@@ -93,6 +94,7 @@ class _Folder:
     folders: list[str]
     changed: int
     skipped: dict[str, int]
+    arrays: list[tuple[str, bool]] = field(default_factory=list)
 
 
 def _hidden(name: str) -> bool:
@@ -131,6 +133,8 @@ def _look_into(root: str, relative: str) -> _Folder:
                 ending = ending.lower()
                 if ending == ".txt":
                     texts.add(stem)
+                elif ending == ARRAY and entry.is_file():
+                    found.arrays.append((own, False))
                 elif (why := _left_out(ending)) is not None:
                     skip(why)
                 elif not entry.is_file():
@@ -169,6 +173,7 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     if remembered is not None:
         return remembered
     files: list[tuple[str, bool]] = []
+    arrays: list[tuple[str, bool]] = []
     folders: dict[str, int] = {}
     skipped: dict[str, int] = {}
     readable()  # plugins are looked for once, by one thread
@@ -180,11 +185,15 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
                 relative, found = pending.pop(future), future.result()
                 folders[relative] = found.changed
                 files += found.files
+                arrays += found.arrays
                 for why, count in found.skipped.items():
                     skipped[why] = skipped.get(why, 0) + count
                 pending |= {pool.submit(_look_into, root, own): own for own in found.folders}
             if progress is not None:
                 progress(len(files))
+    if arrays and files:
+        skipped["an array beside images"] = len(arrays)
+    files = files or arrays
     files.sort(key=lambda file: file[0].split("/"))
     texts = np.array([has for _, has in files], dtype=bool)
     listing = Listing(root, Names(name for name, _ in files), texts, folders, skipped)

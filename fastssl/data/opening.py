@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +24,19 @@ from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import tones
 from fastssl.data.source import Source, checked_labels
-from fastssl.data.storage import ending, entries, is_file, is_folder, is_url, join, matching, name_of, open_file, parent
+from fastssl.data.storage import (
+    content,
+    ending,
+    entries,
+    is_file,
+    is_folder,
+    is_url,
+    join,
+    matching,
+    name_of,
+    open_file,
+    parent,
+)
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -32,7 +45,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "digits": digits,
     "tones": tones,
 }
-_FILES = {".tar", ".pack", *tables.SUFFIXES, *SUFFIXES}
+_FILES = {".tar", ".pack", ".npy", *tables.SUFFIXES, *SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -56,8 +69,8 @@ def open(
               "hf:PATH", a data set of Hugging Face (extra: datasets);
             - a folder of images, whose sub-folders are classes; with ``train`` and ``val`` (or ``test``) in it, the
               part that is asked for; a folder of tar shards;
-            - a file: an image, a packed file, a tar shard (or a pattern: ``shards/*.tar``), a list (``.csv``, ``.tsv``,
-              ``.json``, ``.jsonl`` with columns path, label, text);
+            - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
+              ``shards/*.tar``), a list (``.csv``, ``.tsv``, ``.json``, ``.jsonl`` with columns path, label, text);
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, whatever fsspec reads; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. What was fetched is kept on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
@@ -189,10 +202,26 @@ def _file(place: str, options: dict[str, Any]) -> Source:
     kind = ending(place)
     if kind == ".tar":
         return ShardSource([place], **options)
+    if kind == ".npy":
+        return _stack(place, options)
     if kind in tables.SUFFIXES:
         return tables.table(place, **options)
     if kind == ".pack" or open_file(place).read(0, len(MAGIC)) == MAGIC:
         return PackedImages(place)
+    return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+
+
+def _stack(place: str, options: dict[str, Any]) -> Source:
+    """A file of one array: images [N, H, W, C] stay on disk until they are read; [H, W, C] is one image."""
+    try:
+        if is_url(place):
+            array = np.load(io.BytesIO(content(place)), allow_pickle=False)
+        else:
+            array = np.load(place, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"data: {place!r} cannot be read as an array ({error})") from error
+    if array.ndim in (4, 5):
+        return ArraySource(array, name=name_of(place))
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
 
 

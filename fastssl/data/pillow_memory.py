@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.augment.images import PaddedRGB
+
 
 class _ArrowArray(ctypes.Structure):
     """https://arrow.apache.org/docs/format/CDataInterface.html"""
@@ -32,7 +34,7 @@ _pointer.restype = ctypes.c_void_p
 _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
-def shared_pixels(image: Any) -> np.ndarray | None:
+def shared_pixels(image: Any) -> PaddedRGB | None:
     """uint8 [H, W, 4] of an RGB image that is decoded; None where Pillow is older or its memory is in pieces."""
     if image.mode != "RGB" or not hasattr(image, "__arrow_c_array__"):
         return None
@@ -49,4 +51,4 @@ def shared_pixels(image: Any) -> np.ndarray | None:
         return None
     memory = (ctypes.c_uint8 * size).from_address(child.buffers[1])
     memory.owner = capsule  # lives as long as the array
-    return np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4)
+    return np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4).view(PaddedRGB)

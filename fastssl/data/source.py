@@ -14,8 +14,8 @@ class Item(NamedTuple):
     """What a source gives for a number; what it does not have is None.
 
     Args:
-        images: uint8 arrays [H, W, C] of any size (C = 1, 3, or 4 whose last channel is left out): one, or several
-            drawings of the same thing.
+        images: uint8 arrays [H, W, C] of any size (C = 1, 3, 4, whose last channel is left out where 3 are asked for,
+            or as many as the encoder takes): one, or several drawings of the same thing.
         tokens: integers [T].
         signal: floats [T].
         text: a string.

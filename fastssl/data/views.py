@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import Augment, CenterCrop, Normalize, RandomResizedCrop, Views, uniform
+from fastssl.augment.images import PaddedRGB
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 
@@ -29,8 +30,10 @@ def drawings(items: Sequence[Item], which: Sequence[int] | np.ndarray | None = N
         if not item.images:
             raise ValueError(f"items: expected images, {item.name or k} has none")
         chosen.append(item.images[0 if which is None else int(which[k]) % len(item.images)])
-    alike = len({image.shape for image in chosen}) == 1
-    return np.stack(chosen) if alike else chosen
+    if len({image.shape for image in chosen}) > 1:
+        return chosen
+    padded = all(isinstance(image, PaddedRGB) for image in chosen)
+    return np.stack(chosen).view(PaddedRGB if padded else np.ndarray)
 
 
 def views_of(augment: Views, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
@@ -79,17 +82,22 @@ class AugmentExamples:
         return reduction_of(self.augment, size, seed, epoch, index)
 
 
+def resize_of(size: int) -> int:
+    """The shorter side, in pixels, that an image is brought to before its middle of ``size`` pixels is evaluated."""
+    return size if size < 96 else round(size * 256 / 224)
+
+
 class PlainExamples:
     """The first drawing of every item without augmentation, in [-1, 1]: what encoders are evaluated on.
 
     Args:
         size: of the encoder's images, pixels. The shorter side is resized to it and the middle taken; from 96 pixels on
             to 8/7 of it (256 for 224), as ImageNet is evaluated.
+        channels: of the encoder's images.
     """
 
-    def __init__(self, size: int) -> None:
-        resize = size if size < 96 else round(size * 256 / 224)
-        self.augment = Augment([CenterCrop(size, resize=resize), Normalize(0.5, 0.5)])
+    def __init__(self, size: int, channels: int = 3) -> None:
+        self.augment = Augment([CenterCrop(size, resize=resize_of(size)), Normalize(0.5, 0.5)], channels=channels)
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
         return Batch([self.augment(drawings(items), seed=0)], labels_of(items), torch.from_numpy(ids))

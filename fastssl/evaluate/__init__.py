@@ -1,5 +1,7 @@
 """Downstream evaluation: frozen encoders, fine-tuned ones, and what they are compared with."""
 
+from fastssl.evaluate.embedding import embed
+from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune
 from fastssl.evaluate.layers import layer_features
@@ -24,11 +26,13 @@ __all__ = [
     "METRICS",
     "PROMPTS",
     "PROTOCOLS",
+    "FeatureFile",
     "FineTuning",
     "alignment",
     "class_embeddings",
     "clustering_scores",
     "eleven_point_map",
+    "embed",
     "encode",
     "evaluate",
     "evaluate_digits",
@@ -46,6 +50,7 @@ __all__ = [
     "mean_per_class",
     "pixels",
     "rank_me",
+    "read_features",
     "recall_at",
     "retrieval_scores",
     "top_1",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop
 from fastssl.data import Loader, Source
 from fastssl.data import open as open_source
-from fastssl.evaluate.features import plain_images
+from fastssl.evaluate.features import plain_images, watched
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models import Encoder
@@ -118,7 +118,7 @@ def finetune(
     # run that was cut off has not had: cut off, 10 % of the emoji's labels gave 53 % instead of 60 %.
     steps = max(1, round(share * _steps(len(train), options)))
     _, _, model = _train(encoder, source, labels, train, rate, options, total=steps)
-    score = _score(model, encoder.size, source, labels, test, options.metric)
+    score = _score(model, encoder, source, labels, test, options.metric)
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()})
 
 
@@ -157,6 +157,7 @@ def _train(
     augment = Augment(
         [RandomResizedCrop(encoder.size, scale=options.crop), RandomHorizontalFlip(options.flip), HALF],
         channels_last=True,
+        channels=encoder.channels,
     )
     optimizer = torch.optim.SGD(
         model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
@@ -166,8 +167,9 @@ def _train(
     loader = Loader(source.subset(rows), augment, batch, seed=options.seed)
     own = labels[rows]
     batches = loader.run(0, epochs=-(-total // len(loader)))
-    with torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
+    with watched("fine-tuning") as show, torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
         for step, chosen in zip(range(total), batches):
+            show(step + 1, total)
             torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the network has any
             warm = min(1.0, (step + 1) / max(1, total // 20))
             optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
@@ -176,7 +178,7 @@ def _train(
             loss.backward()
             optimizer.step()
             if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
-                score = _score(model, encoder.size, source, labels, validation, options.metric)
+                score = _score(model, encoder, source, labels, validation, options.metric)
                 if score >= best:
                     best, best_step, worse = score, step + 1, 0
                 else:
@@ -187,10 +189,10 @@ def _train(
 
 
 @torch.no_grad()
-def _score(model: nn.Module, size: int, source: Source, labels: Tensor, rows: np.ndarray, metric: str) -> float:
+def _score(model: nn.Module, encoder: Encoder, source: Source, labels: Tensor, rows: np.ndarray, metric: str) -> float:
     model.eval()
     parts = []
-    for x in plain_images(source.subset(rows), size):
+    for x in plain_images(source.subset(rows), encoder.size, channels=encoder.channels):
         parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
     model.train()
     return metric_of(metric)(torch.cat(parts), labels[rows])

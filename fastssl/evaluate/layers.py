@@ -29,7 +29,7 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
     levels, training = encoder.levels(), encoder.training
     encoder.eval()
     parts: list[list[Tensor]] = [[] for _ in levels]
-    for x in plain_images(open_source(data), encoder.size, batch):
+    for x in plain_images(open_source(data), encoder.size, batch, encoder.channels):
         for part, level in zip(parts, levels):
             x = level(x)
             # A grid of tokens has its features last; the other maps have them first.

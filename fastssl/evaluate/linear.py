@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl.evaluate.features import CHUNK, by_chunks, is_large
 from fastssl.evaluate.metrics import METRICS, metric_of
 
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -15,8 +18,20 @@ RATES = (0.01, 0.1, 1.0, 10.0)
 
 
 def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
-    mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
-    return ((features - mean) / scale) / features.shape[1] ** 0.5
+    if is_large(features):
+        sums = [(c.sum(0), c.square().sum(0)) for c in _rows(features, train)]
+        mean = torch.stack([a for a, _ in sums]).sum(0) / len(train)
+        square = torch.stack([b for _, b in sums]).sum(0) / len(train)
+        scale = ((square - mean.square()) * len(train) / (len(train) - 1)).clamp(min=0).sqrt().float().clamp(min=1e-6)
+        mean = mean.float()
+    else:
+        mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
+    return by_chunks(features, lambda rows: ((rows - mean) / scale) / features.shape[1] ** 0.5)
+
+
+def _rows(features: Tensor, which: np.ndarray) -> Iterator[Tensor]:
+    """Some rows, in double precision, a chunk at a time."""
+    return (features[rows].double() for rows in torch.from_numpy(np.asarray(which)).split(CHUNK))
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -27,7 +42,10 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return terms.sum() / len(labels)
 
 
-def _fit_lbfgs(x: Tensor, labels: Tensor, classes: int, decay: float, steps: int) -> tuple[Tensor, Tensor]:
+def _fit_lbfgs(
+    features: Tensor, labels: Tensor, train: np.ndarray, classes: int, decay: float, steps: int
+) -> tuple[Tensor, Tensor]:
+    x, labels = features[train], labels[train]
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
@@ -42,19 +60,24 @@ def _fit_lbfgs(x: Tensor, labels: Tensor, classes: int, decay: float, steps: int
     return weight.detach(), bias.detach()
 
 
-def _fit_sgd(x: Tensor, labels: Tensor, classes: int, rate: float, epochs: int) -> tuple[Tensor, Tensor]:
-    """SGD with momentum 0.9, no decay, the rate falling along a cosine; batches of 256 (He et al. 2020)."""
+def _fit_sgd(
+    x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float, epochs: int
+) -> tuple[Tensor, Tensor]:
+    """SGD with momentum 0.9, no decay, the rate falling along a cosine; batches of 256 (He et al. 2020). Rows of unit
+    variance: its rates are those of features that were not scaled down."""
+    scale, chosen = x.shape[1] ** 0.5, torch.from_numpy(train)
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], rate, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
         optimizer.param_groups[0]["lr"] = rate * (1 + np.cos(np.pi * epoch / epochs)) / 2
-        for rows in torch.randperm(len(x), generator=generator).split(256):
+        for order in torch.randperm(len(train), generator=generator).split(256):
+            rows = chosen[order]
             optimizer.zero_grad()
-            _loss(x[rows] @ weight.T + bias, labels[rows]).backward()
+            _loss(x[rows] * scale @ weight.T + bias, labels[rows]).backward()
             optimizer.step()
-    return weight.detach(), bias.detach()
+    return weight.detach() * scale, bias.detach()
 
 
 def linear_probe(
@@ -110,19 +133,20 @@ def linear_probe(
     x = _standardise(features, train)
     classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
     fit = _fit_lbfgs if protocol == "lbfgs" else _fit_sgd
-    # Rows of unit variance for SGD: its rates are those of features that were not scaled down.
-    factor = 1.0 if protocol == "lbfgs" else features.shape[1] ** 0.5
-    weight, bias = fit(x[train] * factor, labels[train], classes, decay, steps)
-    return score(x[test] * factor @ weight.T + bias, labels[test])
+    weight, bias = fit(x, labels, train, classes, decay, steps)
+    chunks = torch.from_numpy(test).split(CHUNK)
+    return score(torch.cat([x[rows] @ weight.T + bias for rows in chunks]), labels[test])
 
 
 def _check(features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray) -> None:
     for name, rows, least in (("train", train, 2), ("test", test, 1)):
         if len(rows) < least:
             raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
-    if not bool(torch.isfinite(features).all()):
-        row = int((~torch.isfinite(features)).any(1).nonzero()[0])
-        raise ValueError(f"features: expected finite numbers, row {row} has others")
+    for k, rows in enumerate(features.split(CHUNK)):
+        wrong = ~torch.isfinite(rows).all(1)
+        if bool(wrong.any()):
+            row = k * CHUNK + int(wrong.nonzero()[0])
+            raise ValueError(f"features: expected finite numbers, row {row} has others")
     if labels.dim() == 1 and bool((labels < 0).any()):
         raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}: leave unlabelled rows out")
 

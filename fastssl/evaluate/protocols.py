@@ -14,7 +14,7 @@ from fastssl.evaluate.finetune import FineTuning, finetune
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, labelled_rows, linear_probe
 from fastssl.evaluate.measures import clustering_scores, knn_accuracy, rank_me, retrieval_scores
-from fastssl.evaluate.report import random_encoder
+from fastssl.evaluate.report import check_training_classes, random_encoder
 from fastssl.models import Encoder, kmeans
 
 Table = dict[str, Any]
@@ -28,8 +28,9 @@ def _silent(_: str) -> None:
 def _joined(task: Splits) -> tuple[Source, Tensor, np.ndarray, np.ndarray]:
     """Both parts as one source, their labels, training rows, test rows."""
     source, cut = Joined([task.train, task.test], task.name), len(task.train)
-    rows = np.arange(len(source))
-    return source, labels_of(source), rows[:cut], rows[cut:]
+    rows, labels = np.arange(len(source)), labels_of(source)
+    check_training_classes(task.train, labels[:cut])
+    return source, labels, rows[:cut], rows[cut:]
 
 
 def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:

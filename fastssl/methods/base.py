@@ -35,7 +35,7 @@ class Method(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     least_rows: ClassVar[int] = 1
     studies: ClassVar[bool] = False
-    trains_parts: ClassVar[bool] = False
+    trains_parts: bool = False
     separable: bool = False
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Any:

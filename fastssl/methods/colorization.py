@@ -49,6 +49,7 @@ class Colorization(ImageMethod):
     paper = "Zhang et al. 2016"
     predicts = "colours from lightness"
     loss = "rebalanced cross-entropy"
+    needs_colors = True
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class Colorization(ImageMethod):
         super().__init__(encoder, augment or ColorizationAugment(encoder.size), spatial=spatial)
         self.sigma, self.mix = sigma, mix
         cells = ab_cells(grid)
-        self.side = max(encoder.size // 4, encoder.shape_of(encoder.network)[-1])
+        self.side = max(encoder.size // 4, encoder.map_shape()[-1])
         self.decoder = Decoder(encoder, len(cells), self.side)
         self.register_buffer("cells", cells, persistent=False)
         self.register_buffer("frequency", torch.full((len(cells),), 1 / len(cells)))

@@ -66,7 +66,7 @@ class ContextEncoder(ImageMethod):
         self.region, self.lambda_rec, self.lambda_gan = region, lambda_rec, lambda_gan
         self.separable = region == "center" or not lambda_gan  # else one loss is a mean of pixels, the other of images
         self.decoder = Decoder(encoder)
-        _, channels, height, width = encoder.shape_of(encoder.network)
+        channels, height, width = encoder.map_shape()
         places = height * width
         self.channelwise = nn.Parameter(
             torch.eye(places).repeat(channels, 1, 1) + torch.randn(channels, places, places) * 0.01
@@ -74,7 +74,8 @@ class ContextEncoder(ImageMethod):
         self.discriminator = None
         if lambda_gan:
             self.discriminator = nn.Sequential(
-                nn.Conv2d(3, 32, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+                nn.Conv2d(encoder.channels, 32, 4, 2, 1), nn.LeakyReLU(0.2),
+                nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
                 nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
             )  # fmt: skip
 

@@ -14,7 +14,7 @@ from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.data.views import PlainExamples, labels_of, reduction_of, views_of
 from fastssl.methods.base import Method
-from fastssl.models import Encoder
+from fastssl.models import Backbone, Encoder
 
 
 class ImageMethod(Method):
@@ -28,19 +28,26 @@ class ImageMethod(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("images",)
     encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
+    needs_colors: ClassVar[bool] = False  # whether its images have to be RGB
 
-    def __new__(cls, encoder: nn.Module | None = None, *_: Any, **__: Any) -> ImageMethod:
+    def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
         # Here, because methods ask their encoder for its size before they call what they inherit.
         if encoder is not None and not isinstance(encoder, Encoder):
             raise TypeError(
-                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}; a module becomes one by "
-                "the size of its images: Encoder(module, size=224)"
+                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}: a module becomes one by "
+                "the size of its images, Encoder(module, size=224), or is given to fastssl.pretrain"
             )
         return super().__new__(cls)
 
     def __init__(self, encoder: Encoder, augment: Views, *, spatial: bool = False) -> None:
         super().__init__()
-        self.encoder, self.augment, self.spatial = encoder, augment, spatial
+        if self.needs_colors and encoder.channels != 3:
+            raise ValueError(
+                f"encoder: {type(self).__name__} learns from colours: expected 3 channels, got {encoder.channels}"
+            )
+        self.encoder, self.augment, self.spatial = encoder, augment.with_channels(encoder.channels), spatial
+        if spatial and isinstance(encoder.network, Backbone):
+            self.trains_parts = True  # what the library puts behind its map gets no gradient
 
     @property
     def features(self) -> int:
@@ -79,7 +86,7 @@ class ImageMethod(Method):
         return features
 
     def plain(self) -> PlainExamples:
-        return PlainExamples(self.encoder.size)
+        return PlainExamples(self.encoder.size, self.encoder.channels)
 
     def describe(self, batch: Batch) -> Tensor:
         return self.embed(batch.views[0])

@@ -91,7 +91,7 @@ class Jigsaw(ImageMethod):
             placed = torch.empty_like(tiles)
             placed[torch.arange(len(tiles))[:, None], order] = tiles
             rows = placed.reshape(len(tiles), 3, 3, *tiles.shape[2:]).permute(0, 3, 1, 4, 2, 5)
-            return (rows.reshape(len(tiles), 3, 3 * tiles.shape[3], -1) / 2).clamp(-1, 1)
+            return (rows.reshape(len(tiles), tiles.shape[2], 3 * tiles.shape[3], -1) / 2).clamp(-1, 1)
 
         return {
             "shuffled": whole(torch.arange(9).expand(len(tiles), -1)),

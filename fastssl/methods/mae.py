@@ -69,7 +69,7 @@ class MAE(ImageMethod):
         self.register_buffer("positions", sine_positions(side, side, decoder_dim), persistent=False)
         self.positions: Tensor
         self.decoder = nn.Sequential(*[Block(decoder_dim, 4) for _ in range(decoder_depth)], nn.LayerNorm(decoder_dim))
-        self.leave = nn.Linear(decoder_dim, 3 * self.patch**2)
+        self.leave = nn.Linear(decoder_dim, encoder.channels * self.patch**2)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and its patches in random order, of which the first are visible: int64 [B, P]."""

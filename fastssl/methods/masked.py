@@ -55,7 +55,7 @@ class Masked(ImageMethod):
         self.removed = round(share * self.patches)
         if not 0 < self.removed < self.patches:
             raise ValueError(f"share: expected one that leaves and removes patches, got {share} of {self.patches}")
-        self.token = nn.Parameter(torch.zeros(3, 1, 1))
+        self.token = nn.Parameter(torch.zeros(encoder.channels, 1, 1))
         self.decoder = Decoder(encoder)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:

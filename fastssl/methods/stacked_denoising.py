@@ -43,7 +43,7 @@ class StackedDenoising(ImageMethod):
         super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
         self.corruption = corruption
         self.decoders = nn.ModuleList()
-        channels, size = 3, encoder.size
+        channels, size = encoder.channels, encoder.size
         for k in range(len(encoder.levels())):
             shape = encoder.shape_of(lambda x, k=k: self._through(x, k + 1))  # type: ignore[misc]
             if len(shape) != 4 or shape[2] != shape[3] or size % shape[3]:

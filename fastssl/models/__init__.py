@@ -1,10 +1,11 @@
 """Encoders, heads, and what methods carry from step to step."""
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
-from fastssl.models.encoders import ENCODERS, Encoder, build_encoder, huggingface
+from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
+from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, ItemMemory, Prototypes, TargetNetwork
 from fastssl.models.permutations import hamming, permutations
 from fastssl.models.resnet import ResNet, SmallResNet
@@ -14,6 +15,8 @@ from fastssl.models.vit import ViT
 
 __all__ = [
     "ENCODERS",
+    "LIBRARIES",
+    "Backbone",
     "DINOHead",
     "EmbeddingQueue",
     "Encoder",
@@ -28,9 +31,9 @@ __all__ = [
     "TargetNetwork",
     "TextTransformer",
     "ViT",
+    "as_encoder",
     "build_encoder",
     "hamming",
-    "huggingface",
     "kmeans",
     "pca_whiten",
     "permutations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+from fastssl.models.channels import set_input_channels
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.lab import LabNetwork
+from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.resnet import BLOCKS, ResNet, SmallResNet
 from fastssl.models.vit import ViT
 
@@ -19,27 +22,72 @@ class Encoder(nn.Module):
     """Wraps a network so that methods and evaluation can ask it for vectors.
 
     Args:
-        network: images [B, 3, S, S] to a feature map [B, C, H, W] or vectors [B, C].
+        network: any module from images [B, channels, S, S] to a feature map [B, C, H, W] or vectors [B, C]; what it
+            gives is found out by a forward pass on one image. A network with a classifier at its end gives its logits:
+            take it off before (``model.fc = nn.Identity()``), or name the network (:func:`build_encoder`).
         size: S, the image size that it expects, pixels.
+        channels: of the images.
 
-    ``forward`` returns [B, C]: the map averaged over its positions. ``spatial`` returns [B, C * cells * cells]: the
-    map averaged over a grid, which keeps where things are. For vectors both are the same.
+    ``forward`` returns [B, C]: the map averaged over its positions, or what the library of a :class:`Backbone` calls
+    its features. ``spatial`` returns [B, C * cells * cells]: the map averaged over a grid, which keeps where things
+    are. For vectors both are the same.
+
+    Raises:
+        TypeError: no module, or one that gives no tensor.
+        ValueError: a network that does not take such images, or gives another shape.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import Encoder
+        >>> encoder = Encoder(torch.nn.Conv2d(3, 8, 4, 4), size=32)
+        >>> encoder.dim, encoder.map_shape(), encoder.spatial(torch.zeros(2, 3, 32, 32), cells=2).shape
+        (8, (8, 8, 8), torch.Size([2, 32]))
     """
 
-    def __init__(self, network: nn.Module, size: int) -> None:
+    def __init__(self, network: nn.Module, size: int, channels: int = 3) -> None:
         super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"network: expected an nn.Module, got {type(network).__name__}")
         self.network = network
-        self.size = size
-        self.dim = int(self.shape_of(self)[1])
+        self.size, self.channels = size, channels
+        self.dim = int(self.shape_of(self if isinstance(network, Backbone) else network)[1])
 
     def shape_of(self, function: Callable[[Tensor], Tensor]) -> torch.Size:
         """The shape of what ``function``, this encoder's or its network's, makes of one image; it trains nothing."""
-        training = self.network.training
+        training, device = self.network.training, next((p.device for p in self.network.parameters()), None)
+        name = type(self.network).__name__
+        image = torch.zeros(1, self.channels, self.size, self.size, device=device)
         self.eval()
-        with torch.no_grad():
-            shape = function(torch.zeros(1, 3, self.size, self.size)).shape
-        self.train(training)
-        return shape
+        try:
+            with torch.no_grad():
+                made = function(image)
+        except RuntimeError as error:
+            raise ValueError(f"network: {name} cannot take images {list(image.shape)}: {error}") from error
+        finally:
+            self.train(training)
+        if not isinstance(made, Tensor):
+            raise TypeError(f"network: expected one that gives a tensor, {name} gives {type(made).__name__}")
+        if made.dim() not in (2, 4) or len(made) != 1:
+            raise ValueError(
+                f"network: expected vectors [B, C] or a feature map [B, C, H, W], {name} gives {list(made.shape)} of "
+                f"images {list(image.shape)}"
+            )
+        return made.shape
+
+    def map_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the network's feature map.
+
+        Raises:
+            ValueError: it gives vectors.
+        """
+        shape = self.shape_of(self.network)
+        if len(shape) != 4:
+            name = type(getattr(self.network, "model", self.network)).__name__
+            raise ValueError(
+                f"encoder: expected a network that gives a feature map [B, C, H, W], {name} gives vectors "
+                f"[B, {shape[1]}]"
+            )
+        return shape[1], shape[2], shape[3]
 
     def levels(self) -> list[nn.Module]:
         """The network as parts that follow each other: their composition is the network.
@@ -54,6 +102,8 @@ class Encoder(nn.Module):
         raise ValueError(f"encoder: expected a network with levels() or an nn.Sequential, got {type(self.network)}")
 
     def forward(self, images: Tensor) -> Tensor:
+        if isinstance(self.network, Backbone):
+            return self.network.pooled(images)
         return self.pool(self.network(images))
 
     def spatial(self, images: Tensor, cells: int = 4) -> Tensor:
@@ -69,38 +119,6 @@ class Encoder(nn.Module):
         return TF.adaptive_avg_pool2d(features, (min(cells, features.shape[2]), min(cells, features.shape[3]))).flatten(
             1
         )
-
-
-class _HuggingFaceBackbone(nn.Module):
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        output = self.model(pixel_values=images)
-        pooled = getattr(output, "pooler_output", None)
-        if pooled is not None:
-            return pooled.flatten(1)
-        hidden = output.last_hidden_state
-        return hidden.mean((2, 3)) if hidden.dim() == 4 else hidden.mean(1)
-
-
-def huggingface(name_or_config: Any, size: int) -> Encoder:
-    """Returns a vision backbone of Hugging Face transformers as an encoder.
-
-    Args:
-        name_or_config: a model name or path (weights are loaded) or a ``PretrainedConfig`` (random weights).
-        size: image size, pixels.
-
-    Raises:
-        ImportError: the extra is missing: ``pip install fastssl[vision]``.
-    """
-    try:
-        from transformers import AutoModel
-    except ImportError as error:
-        raise ImportError("Hugging Face backbones need the extra: pip install fastssl[vision]") from error
-    load = AutoModel.from_pretrained if isinstance(name_or_config, str) else AutoModel.from_config
-    return Encoder(_HuggingFaceBackbone(load(name_or_config)), size)
 
 
 RESNETS = tuple(f"resnet{depth}" for depth in BLOCKS)  # those of the paper
@@ -148,9 +166,14 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
             - "efficientnet": :class:`SmallEfficientNet`;
             - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", an eighth of the image unless given);
             - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;
-            - "huggingface:NAME": see :func:`huggingface`.
+            - "torchvision:NAME", "timm:NAME": that library's network with random weights (extras torchvision, timm),
+              "huggingface:NAME": a model of transformers with its weights (extra vision); see
+              :mod:`fastssl.models.libraries`.
+
+            And "channels" of the images where they are not 3.
 
     Raises:
+        ImportError: the extra is missing.
         ValueError: unknown name.
 
     Example:
@@ -158,20 +181,55 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
         >>> build_encoder({"name": "resnet", "size": 32, "width": 16, "blocks": 1}).dim
         64
     """
-    name, size = str(options["name"]), int(options["size"])
-    if name.startswith("huggingface:"):
-        return huggingface(name.removeprefix("huggingface:"), size)
+    name, size, channels = str(options["name"]), int(options["size"]), int(options.get("channels", 3))
+    library, _, theirs = name.partition(":")
+    if theirs and library in LIBRARIES:
+        return Encoder(LIBRARIES[library](theirs, size, channels), size, channels)
     plain = name.removeprefix("lab:")
     if plain not in ENCODERS:
-        raise ValueError(f"encoder: expected one of {', '.join(ENCODERS)}, lab:NAME or huggingface:NAME, got {name!r}")
+        known = ", ".join([*ENCODERS, "lab:NAME", *(f"{library}:NAME" for library in LIBRARIES)])
+        near = difflib.get_close_matches(plain, ENCODERS, 1)
+        raise ValueError(
+            f"encoder: expected one of {known}, got {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
     if name != plain:
+        if channels != 3:
+            raise ValueError(f"channels: the halves of {name} see lightness and colour of 3 channels, got {channels}")
         half = {**options, "width": max(1, int(options.get("width", 32)) // 2)}
         network: nn.Module = LabNetwork(_network(plain, half), _network(plain, half))
     else:
-        network = _network(name, options)
+        network = set_input_channels(_network(name, options), channels)
     narrow = [m for m in network.modules() if isinstance(m, nn.Conv2d) and m.out_channels < NARROW]
     for conv in narrow:
         conv.register_forward_pre_hook(_planar)
     if not narrow:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Encoder(network, size)
+    return Encoder(network, size, channels)
+
+
+def as_encoder(encoder: Any, size: int | None = None, channels: int = 3) -> Encoder:
+    """An encoder of what people have.
+
+    Args:
+        encoder: an :class:`Encoder`; a name or options of :func:`build_encoder`; or any module from images to a feature
+            map or vectors, which is trained itself.
+        size: image size, pixels; of an encoder or options their own.
+        channels: of the images.
+
+    Raises:
+        TypeError: none of these.
+        ValueError: no size, or another than the encoder's.
+    """
+    if isinstance(encoder, Encoder):
+        if size not in (None, encoder.size):
+            raise ValueError(f"size: the encoder takes images of {encoder.size} pixels, got {size}")
+        return encoder
+    if isinstance(encoder, dict):
+        return build_encoder(encoder)
+    if not isinstance(encoder, (str, nn.Module)):
+        raise TypeError(f"encoder: expected a name, options, a module or an Encoder, got {type(encoder).__name__}")
+    if size is None:
+        raise ValueError("size: expected the size in pixels of the images that the encoder takes")
+    if isinstance(encoder, str):
+        return build_encoder({"name": encoder, "size": size} | ({} if channels == 3 else {"channels": channels}))
+    return Encoder(encoder, size, channels)

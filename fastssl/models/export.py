@@ -1,32 +1,49 @@
-"""Encoders for others to load: an exported program of torch, ONNX, or a model of Hugging Face transformers."""
+"""Encoders for others to load: a program of torch, ONNX, weights of torchvision and timm, a model of transformers."""
 
 from __future__ import annotations
 
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastssl.models import transformers_export
 from fastssl.models.encoders import RESNETS, Encoder
+from fastssl.models.libraries import (
+    LIBRARIES,
+    Backbone,
+    TorchvisionBackbone,
+    timm_arguments,
+    torchvision_arguments,
+)
 from fastssl.models.resnet import ResNet
 
+_Writer = Callable[[Encoder, dict[str, Any], Path, Tensor], Tensor]
 FORMATS = ("torch", "onnx", "huggingface", "torchvision", "timm")
+FILES = {
+    "torch": "encoder.pt2",
+    "onnx": "encoder.onnx",
+    "huggingface": "huggingface",
+    "torchvision": "torchvision.pth",
+    "timm": "timm.pth",
+}  # how they are called beside a checkpoint
 
 
 def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str | Path) -> Path:
     """Writes an encoder, loads it back, and compares its features.
 
     Args:
-        encoder: images [B, 3, S, S] in [-1, 1] to [B, C]; written in evaluation mode.
+        encoder: images [B, channels, S, S] in [-1, 1] to [B, C]; written in evaluation mode.
         options: what ``build_encoder`` made it of.
-        to: "torch": a program for ``torch.export.load``, any batch; "onnx": any batch (extra: export); "huggingface": a
-            folder for ``AutoModel.from_pretrained(folder, trust_remote_code=True)`` (extra: vision); "torchvision" and
-            "timm": the weights of a ResNet of 64 channels with the stem for ImageNet, for
-            ``torchvision.models.resnet50().load_state_dict(torch.load(path), strict=False)`` (which has ``fc`` besides)
-            and ``timm.create_model("resnet50", num_classes=0, checkpoint_path=path)``.
+        to: "torch": a program, any batch; "onnx": any batch (extra: export); "huggingface": a folder with a model and
+            an image processor of transformers, without code of ours for ResNets, ViTs and networks of timm (extra:
+            vision; see :func:`fastssl.models.transformers_export.save`); "torchvision" and "timm": the weights of that
+            library's network, or of a ResNet of 64 channels with the stem for ImageNet. :func:`loading` says how each
+            is loaded.
         path: file, or folder for "huggingface"; replaced when it is whole.
 
     Returns:
@@ -37,26 +54,20 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
         RuntimeError: what was loaded back gives other features: nothing is left at ``path``.
         ValueError: unknown format, or an encoder that the library does not have.
     """
-    writers = {
-        "torch": _torch,
-        "onnx": _onnx,
-        "huggingface": _huggingface,
-        "torchvision": _resnet_weights,
-        "timm": _resnet_weights,
-    }
-    if to not in writers:
+    if to not in FORMATS:
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(".tmp-" + path.name)
     _remove(fresh)
     encoder.eval()
-    example = torch.randn(3, 3, encoder.size, encoder.size, generator=torch.Generator().manual_seed(0))
+    size = (3, encoder.channels, encoder.size, encoder.size)
+    example = torch.randn(size, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
         expected = encoder(example)
         try:
-            given = writers[to](encoder, options, fresh, example)
+            given = _WRITERS[to](encoder, options, fresh, example)
         except BaseException:
             _remove(fresh)
             raise
@@ -67,6 +78,42 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
     _remove(path)
     fresh.rename(path)
     return path
+
+
+def loading(encoder: Encoder, options: dict[str, Any], to: str, path: Path) -> str:
+    """The lines of Python that load what :func:`export_encoder` wrote, and give the encoder's features of ``images``
+    [B, channels, S, S] in [-1, 1]."""
+    where, name = repr(str(path)), str(options["name"]).rpartition(":")[2]
+    if to == "torch":
+        return f"import torch\nfeatures = torch.export.load({where}).module()(images)"
+    if to == "onnx":
+        session = f"onnxruntime.InferenceSession({where})"
+        return f'import onnxruntime\n(features,) = {session}.run(None, {{"images": images.numpy()}})'
+    if to == "huggingface":
+        code = ", trust_remote_code=True" if transformers_export.needs_code(path) else ""
+        with torch.no_grad():
+            image = torch.zeros(1, encoder.channels, encoder.size, encoder.size)
+            readout = transformers_export.readout_of(transformers_export.load(path), image)
+        return (
+            "from transformers import AutoImageProcessor, AutoModel  # the processor: for photographs\n"
+            f"features = AutoModel.from_pretrained({where}{code}).eval()(images).{readout}"
+        )
+    own = isinstance(encoder.network, Backbone)
+    if to == "timm":
+        more = _arguments(timm_arguments(name, encoder.size, encoder.channels)) if own else ""
+        made = f"timm.create_model({name!r}, num_classes=0, checkpoint_path={where}{more})"
+        return f"import timm\nfeatures = {made}.eval()(images)"
+    last = encoder.network.head if isinstance(encoder.network, TorchvisionBackbone) else "fc"
+    more = _arguments(torchvision_arguments(name, encoder.size)) if own else ""
+    return (
+        f"import torch, torchvision; model = torchvision.models.get_model({name!r}{more})\n"
+        f"model.load_state_dict(torch.load({where}), strict=False)  # all but its last layer\n"
+        f"model.set_submodule({last!r}, torch.nn.Identity()); features = model.eval()(images)"
+    )
+
+
+def _arguments(given: dict[str, Any]) -> str:
+    return "".join(f", {key}={value!r}" for key, value in given.items())
 
 
 def _remove(path: Path) -> None:
@@ -86,23 +133,33 @@ def _torch(encoder: Encoder, options: dict[str, Any], path: Path, example: Tenso
     return result
 
 
-def _resnet_weights(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
-    """The weights, which torchvision and timm call alike."""
-    network = encoder.network
-    if not isinstance(network, ResNet) or network.conv1.weight.shape != (64, 3, 7, 7):
-        raise ValueError(
-            f"to: torchvision and timm have ResNets of 64 channels with the stem for ImageNet ({', '.join(RESNETS)}, "
-            f"--stem imagenet), got {options['name']!r} with a first convolution {list(_first(network))}"
-        )
-    torch.save({key: value.clone().contiguous() for key, value in network.state_dict().items()}, path)
-    loaded = ResNet(int(str(options["name"]).removeprefix("resnet")))
-    loaded.load_state_dict(torch.load(path, weights_only=True))
-    result: Tensor = Encoder(loaded.eval(), encoder.size)(example)
-    return result
+def _weights_of(library: str) -> _Writer:
+    """Writes the weights of a network that ``library`` has, by its names."""
 
+    def write(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
+        name, network = str(options["name"]), encoder.network
+        theirs = name.startswith(f"{library}:") and (encoder.channels == 3 or library == "timm")
+        resnet = isinstance(network, ResNet) and network.conv1.weight.shape == (64, 3, 7, 7)
+        if not theirs and not resnet:
+            first = next((list(m.weight.shape) for m in network.modules() if isinstance(m, nn.Conv2d)), [])
+            raise ValueError(
+                f"to: {library} has its own networks ({library}:NAME) and ResNets of 64 channels with the stem for "
+                f"ImageNet ({', '.join(RESNETS)}, --stem imagenet), got {name!r} with a first convolution {first}"
+            )
+        model = network.model if isinstance(network, Backbone) else network
+        with path.open("wb") as file:
+            torch.save({key: value.clone().contiguous() for key, value in model.state_dict().items()}, file)
+        weights = torch.load(path, weights_only=True)
+        if isinstance(network, Backbone):
+            fresh = LIBRARIES[library](name.partition(":")[2], encoder.size, encoder.channels)
+            fresh.model.load_state_dict(weights)
+            return fresh.eval().pooled(example)
+        loaded = ResNet(int(name.removeprefix("resnet")))
+        loaded.load_state_dict(weights)
+        result: Tensor = Encoder(loaded.eval(), encoder.size)(example)
+        return result
 
-def _first(network: nn.Module) -> torch.Size:
-    return next((m.weight.shape for m in network.modules() if isinstance(m, nn.Conv2d)), torch.Size())
+    return write
 
 
 def _onnx(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
@@ -130,22 +187,16 @@ def _onnx(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor
 
 
 def _huggingface(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
-    try:
-        from transformers import AutoModel
-    except ImportError as error:
-        raise ImportError("models of Hugging Face need the extra: pip install fastssl[vision]") from error
-    inner = getattr(encoder.network, "model", None)
-    if str(options["name"]).startswith("huggingface:") and isinstance(inner, nn.Module):
-        inner.save_pretrained(path)  # type: ignore[operator]
-        return Encoder(type(encoder.network)(AutoModel.from_pretrained(path).eval()), encoder.size)(example)
-    from fastssl.models import modeling_fastssl as code
+    transformers_export.save(encoder, options, path)
+    model = transformers_export.load(path)
+    readout = transformers_export.READOUTS[transformers_export.readout_of(model, example)]
+    return readout(model(pixel_values=example))
 
-    config = code.FastSSLConfig(encoder=options, architectures=["FastSSLModel"])
-    config.auto_map = {part: f"modeling_fastssl.FastSSL{part[4:]}" for part in ("AutoConfig", "AutoModel")}
-    model = code.FastSSLModel(config)
-    model.network.load_state_dict(encoder.network.state_dict())
-    model.save_pretrained(path)
-    shutil.copy(code.__file__, path / "modeling_fastssl.py")  # what trust_remote_code runs
-    loaded = AutoModel.from_pretrained(path, trust_remote_code=True).eval()
-    result: Tensor = loaded(example).pooler_output
-    return result
+
+_WRITERS: dict[str, _Writer] = {
+    "torch": _torch,
+    "onnx": _onnx,
+    "huggingface": _huggingface,
+    "torchvision": _weights_of("torchvision"),
+    "timm": _weights_of("timm"),
+}

@@ -21,7 +21,7 @@ class FastSSLConfig(PretrainedConfig):
 
 
 class FastSSLModel(PreTrainedModel):
-    """Images [B, 3, S, S] in [-1, 1] to a feature map (or vectors) and its mean, ``pooler_output`` [B, C]."""
+    """Images [B, channels, S, S] in [-1, 1] to a feature map (or vectors) and its mean, ``pooler_output`` [B, C]."""
 
     config_class = FastSSLConfig
     main_input_name = "pixel_values"
@@ -30,13 +30,12 @@ class FastSSLModel(PreTrainedModel):
         super().__init__(config)
         from fastssl.models import build_encoder
 
-        self.network = build_encoder(config.encoder).network
+        self.encoder = build_encoder(config.encoder)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
         pass  # the network has its own
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        features = self.network(pixel_values)
-        pooled = features.mean((2, 3)) if features.dim() == 4 else features
-        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=pooled)
+        features = self.encoder.network(pixel_values)
+        return BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=self.encoder(pixel_values))

@@ -16,11 +16,14 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl._version import __version__
 from fastssl.augment import Views
+from fastssl.augment.images import to_show
 from fastssl.bench.run import write_atomically
-from fastssl.data import ArraySource, Source
+from fastssl.data import ArraySource, Source, open_splits
 from fastssl.data import open as open_source
+from fastssl.data.opening import EMBEDDED
 from fastssl.evaluate import clustering_scores, encode, evaluate, kmeans, rank_me
 from fastssl.evaluate.features import centred, labels_of
+from fastssl.evaluate.report import check_classes
 from fastssl.methods import Method
 from fastssl.models import Encoder, hamming
 from fastssl.report import figures
@@ -30,7 +33,9 @@ from fastssl.train.run import FREE
 ViewsOf = Callable[[str, str | None, int], Views | None]
 MEASURES = {
     "linear": "linear probe",
+    "linear_top5": "linear probe, top-5",
     "knn": "k-NN",
+    "knn_top5": "k-NN, top-5",
     "knn_without_flags": "k-NN without flags",
     "retrieval": "Recall@1 across drawings",
     "digits_linear": "linear probe",
@@ -64,38 +69,76 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
     for path in runs:
         encoder, state = load_encoder(path)
         options = {k: v for k, v in state["options"].items() if k not in {"seed", *FREE}} | {"epochs": state["epochs"]}
-        key = (state["method"], str(state["encoder"]), state["data"], str(options), str(state.get("method_options")))
+        data = state.get("source", {}).get("fingerprint", state["data"])
+        key = (state["method"], str(state["encoder"]), data, str(options), str(state.get("method_options")))
         group = groups.setdefault(key, Group(state["method"]))
         group.encoders.append(encoder)
         group.states.append(state)
         group.paths.append(path)
     named = list(groups.values())
-    for group in named:  # two groups of one method are told apart by their folders
-        if sum(g.name == group.name for g in named) > 1:
-            group.name = f"{group.name} ({group.paths[0].name})"
+    for method in {g.name for g in named}:  # groups of one method are told apart by their folders
+        alike = [g for g in named if g.name == method]
+        if len(alike) > 1:
+            for group, folder in zip(alike, short_paths([g.paths[0] for g in alike])):
+                group.name = f"{method} ({folder})"
     return named
 
 
+def short_paths(paths: Sequence[Path]) -> list[str]:
+    """The last parts of paths, as many as tell them apart."""
+    parts = [path.resolve().parts for path in paths]
+    for count in range(1, max(map(len, parts))):
+        short = ["/".join(p[-count:]) for p in parts]
+        if len(set(short)) == len(short):
+            return short
+    return [str(path) for path in paths]
+
+
+def title_of(groups: Sequence[Group]) -> str:
+    """What the page compares: methods, or runs of one."""
+    methods = list(dict.fromkeys(g.states[0]["method"] for g in groups))
+    if len(methods) > 1:
+        return f"{len(methods)} methods" + (f", {len(groups)} settings" if len(groups) > len(methods) else "")
+    return f"{methods[0]}" + (f", {len(groups)} settings" if len(groups) > 1 else "")
+
+
+def shown_name(name: str | None) -> str:
+    """What stands under a picture: the name in its folder, not where that lies."""
+    text = name or ""
+    return "/".join(Path(text).parts[-2:]) if Path(text).is_absolute() else text
+
+
 def _measures(
-    group: Group, unit: list[Tensor], data: Source, baselines: dict[str, Any]
+    group: Group, unit: list[Tensor], data: Source, judged: str, baselines: dict[str, Any], labels: Tensor | None
 ) -> dict[str, tuple[float, float | None]]:
-    """Measures of a group; ``unit``: the centred features of each of its encoders."""
+    """Measures of a group; ``unit``: the centred features of each of its encoders; ``judged``: what names the data."""
     values: dict[str, list[float]] = {}
     for encoder, state, rows in zip(group.encoders, group.states, unit):
-        rows_wanted = ("pretrained",) if baselines else ("pretrained", "random", "pixels")
-        table = evaluate(encoder, state["encoder"], data, rows=rows_wanted)
-        for key, text in MEASURES.items():
-            if key in table:
-                values.setdefault(text, []).append(table[key]["pretrained"])
-                for column in ("random", "pixels"):
-                    if column in table[key]:
-                        baselines.setdefault(column, {})[text] = table[key][column]
-        clusters = kmeans(rows, len(data.classes))[1]
-        values.setdefault("k-means, NMI", []).append(
-            clustering_scores(clusters.numpy(), labels_of(data).numpy())["nmi"]
-        )
+        if labels is not None:
+            rows_wanted = ("pretrained",) if baselines else ("pretrained", "random", "pixels")
+            table = evaluate(encoder, state["encoder"], judged, "spatial", rows_wanted)
+            for key, text in MEASURES.items():
+                if key in table:
+                    values.setdefault(text, []).append(table[key]["pretrained"])
+                    for column in ("random", "pixels"):
+                        if column in table[key]:
+                            baselines.setdefault(column, {})[text] = table[key][column]
+            clusters = kmeans(rows, len(data.classes))[1]
+            values.setdefault("k-means, NMI", []).append(clustering_scores(clusters.numpy(), labels.numpy())["nmi"])
         values.setdefault("RankMe", []).append(rank_me(rows))
     return {text: interval(numbers) for text, numbers in values.items()}
+
+
+def _labels(data: Source, judged: str, note: Callable[[str], None]) -> Tensor | None:
+    """One class an image where the data can be judged by them; else it is noted why not."""
+    try:
+        labels = labels_of(data)
+        if judged in EMBEDDED or not open_splits(judged).divided:
+            check_classes(data, labels)
+    except ValueError as error:
+        note(f"not measured by labels: {error}")
+        return None
+    return labels if labels.dim() == 1 else None
 
 
 def _curves(groups: list[Group]) -> str:
@@ -117,10 +160,9 @@ def _curves(groups: list[Group]) -> str:
     return figures._svg(figure)
 
 
-def _confusion(unit: Tensor, data: Source) -> str:
+def _confusion(unit: Tensor, data: Source, labels: Tensor) -> str:
     """Classes against the class of the nearest neighbour, each row in percent."""
     plt = figures._pyplot()
-    labels = labels_of(data)
     _, nearest = F.nearest(unit, None, 1, metric="dot", exclude_self=True)
     count = len(data.classes)
     table = torch.zeros(count, count).index_put_((labels, labels[nearest[:, 0]]), torch.ones(()), accumulate=True)
@@ -138,21 +180,23 @@ def _confusion(unit: Tensor, data: Source) -> str:
     return figures._svg(figure)
 
 
-def _neighbours(groups: list[Group], data: Source, queries: int = 6, shown: int = 7) -> list[dict[str, Any]]:
+def _neighbours(
+    groups: list[Group], data: Source, labelled: bool, queries: int = 6, shown: int = 7
+) -> list[dict[str, Any]]:
     """Nearest images of the other drawing where there are two, else of the others."""
     chosen = np.sort(np.random.default_rng(3).permutation(len(data))[:queries])
     two = isinstance(data, ArraySource) and len(data.read(0).images or ()) > 1
-    labels = labels_of(data)
+    labels = labels_of(data) if labelled else None
     rows: list[dict[str, Any]] = []
     for item in data.items(chosen):
-        rows.append({"query": figures.thumbnail(item, 0), "name": item.name, "ranked": []})
+        rows.append({"query": figures.thumbnail(item, 0), "name": shown_name(item.name), "ranked": []})
     for group in groups:
         encoder = group.encoders[0]
         query = centred(encode(encoder, data))
         gallery = centred(encode(encoder, data.drawing(1))) if two else query  # type: ignore[attr-defined]
         _, index = F.nearest(query[chosen], gallery, min(shown + (not two), len(data) - (not two)), metric="dot")
         for row, order, own in zip(rows, index[:, 0 if two else 1 :].tolist(), chosen):
-            same = [j == own if two else bool(labels[j] == labels[own]) for j in order]
+            same = [j == own if two else labels is not None and bool(labels[j] == labels[own]) for j in order]
             images = [figures.thumbnail(item, int(two)) for item in data.items(order)]
             row["ranked"].append([{"image": i, "right": bool(s)} for i, s in zip(images, same)])
     return rows
@@ -163,9 +207,10 @@ def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
     rows = []
     for name, images in pictures.items():
         levels = ((images[:8].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
-        strip = torch.cat([torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2), value=255) for x in levels], 1)
+        shown = [torch.from_numpy(to_show(x.numpy())) for x in levels]
+        strip = torch.cat([torch.nn.functional.pad(x, (0, 0, 2, 2, 2, 2), value=255) for x in shown], 1)
         larger = strip.repeat_interleave(scale, 0).repeat_interleave(scale, 1)
-        rows.append({"name": name, "image": figures._png(larger.numpy())})
+        rows.append({"name": name, "image": figures.png(larger.numpy())})
     return rows
 
 
@@ -221,19 +266,23 @@ def compare_runs(
     groups = _groups(runs)
     images = open_source("emoji-all" if data == "emoji" else data, part="test")
     unseen = open_source("emoji-heldout") if data == "emoji" else images
+    judged = "emoji-all" if data == "emoji" else data
+    labels = _labels(images, judged, note)
     baselines: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
     for group in groups:
         note(f"{group.name}: {len(group.states)} run{'s' if len(group.states) > 1 else ''}")
         unit = [centred(encode(encoder, images)) for encoder in group.encoders]
-        values = _measures(group, unit, images, baselines)
+        values = _measures(group, unit, images, judged, baselines, labels)
         lines.append({"name": group.name, "runs": len(group.states), "values": values})
         parts.append(
             {
                 "name": group.name,
                 "does": _does(group, unseen, views_of),
-                "confusion": _confusion(unit[0], images) if 1 < len(images.classes) <= 30 else None,
+                "confusion": _confusion(unit[0], images, labels)
+                if labels is not None and 1 < len(images.classes) <= 30
+                else None,
                 "map": figures.map_of_embedding(group.encoders[0], images, 1300, 24) if len(images) >= 100 else None,
             }
         )
@@ -252,7 +301,9 @@ def compare_runs(
         best=best,
         baselines=baselines,
         curves=_curves(groups),
-        neighbours=_neighbours(groups, unseen),
+        neighbours=_neighbours(groups, unseen, labels is not None),
+        labelled=labels is not None,
+        title=title_of(groups),
         names=[g.name for g in groups],
         two=len(unseen.read(0).images or ()) > 1,
         parts=parts,

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.augment.images import to_show
 from fastssl.data import ArraySource, Item, Source, read_ahead
 from fastssl.evaluate.features import centred, encode, pixels
 from fastssl.models import Encoder
@@ -46,7 +47,8 @@ def _svg(figure: Any) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _png(image: np.ndarray) -> str:
+def png(image: np.ndarray) -> str:
+    """An image [H, W, 3] as a data URI."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -58,10 +60,9 @@ def thumbnail(item: Item, drawing: int = 0, longest: int = 128) -> str:
     """A drawing of an item as a data URI, made smaller where it is large."""
     from PIL import Image
 
-    pixels = (item.images or ())[drawing]
-    image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else np.ascontiguousarray(pixels[:, :, :3]))
+    image = Image.fromarray(to_show((item.images or ())[drawing]))
     image.thumbnail((longest, longest))
-    return _png(np.asarray(image))
+    return png(np.asarray(image))
 
 
 def learning_curve(training: dict[str, Any]) -> str:
@@ -126,11 +127,11 @@ def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int
         result.append(
             {
                 "name": data.names[index].replace("_", " "),
-                "query": _png(data.images[index, 0]),
+                "query": png(data.images[index, 0]),
                 "ranked": {
                     name: [
                         {
-                            "image": _png(data.images[j, 1]),
+                            "image": png(data.images[j, 1]),
                             "right": bool(j == index),
                             "name": data.names[j].replace("_", " "),
                         }
@@ -158,8 +159,7 @@ def map_of_embedding(encoder: Encoder, data: Source, side: int = 1800, thumbnail
     at = ((0.5 * spread + 0.5 * ranks) * (side - thumbnail_side)).astype(int)
     canvas = np.full((side, side, 3), 255, np.uint8)
     for item, (x, y) in zip(read_ahead(data), at):
-        image = (item.images or ())[0]
-        shown = Image.fromarray(np.ascontiguousarray(np.broadcast_to(image[:, :, :3], (*image.shape[:2], 3))))
+        shown = Image.fromarray(to_show((item.images or ())[0]))
         small = np.asarray(shown.resize((thumbnail_side, thumbnail_side), Image.Resampling.LANCZOS))
         inside = np.abs(small.astype(int) - 236).max(-1, keepdims=True) > 6  # the background is (236, 236, 236)
         window = canvas[y : y + thumbnail_side, x : x + thumbnail_side]

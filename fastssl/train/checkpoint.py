@@ -113,20 +113,28 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": restored, "param_groups": current["param_groups"]})
 
 
-def load_encoder(path: str | Path) -> tuple[Encoder, dict[str, Any]]:
+def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Encoder, dict[str, Any]]:
     """Returns the pretrained encoder of a checkpoint (the projection head is left behind) and its state.
 
+    Args:
+        path: of the checkpoint, or the folder of the run.
+        encoder: where the run trained a module of your own: ``Encoder(module, size)``, which gets its weights.
+
     Raises:
-        ValueError: no checkpoint, or one whose encoder only its own program can build.
+        ValueError: no checkpoint, one whose encoder only its own program can build, or weights of another network.
     """
     tensors, state = load_checkpoint(path)
-    if state["encoder"] is None:
+    if encoder is None and state["encoder"] is None:
         raise ValueError(
-            "checkpoint: its encoder is a module of your own; build it and load the tensors 'model.encoder.*'"
+            "checkpoint: its encoder is a module of your own; build it and give it: "
+            "load_encoder(path, Encoder(module, size))"
         )
-    encoder = build_encoder(state["encoder"])
+    encoder = build_encoder(state["encoder"]) if encoder is None else encoder
     prefix = "model.encoder."
-    encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    try:
+        encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+    except RuntimeError as error:
+        raise ValueError(f"encoder: the checkpoint has weights of another network: {error}") from error
     return encoder.eval(), state
 
 

@@ -9,12 +9,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fastssl.data import open as open_source
-from fastssl.methods import ImageMethod, Method, name_of
+from fastssl.methods import ImageMethod, Method, get, name_of
+from fastssl.models import as_encoder
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
 from fastssl.train.gradients import check_cut
 from fastssl.train.options import Pretraining, check_out, launched
 from fastssl.train.probe import OnlineProbe
+from fastssl.train.recipe import recipe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
 from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Skipped, Watcher
 
@@ -27,11 +31,14 @@ log = logging.getLogger("fastssl")
 
 
 def pretrain(
-    method: Method,
+    method: Method | str,
     data: Any,
     options: Pretraining | None = None,
     *,
     out: str | Path,
+    encoder: Any = None,
+    size: int | None = None,
+    channels: int = 3,
     encoder_options: dict[str, Any] | None = None,
     method_options: dict[str, Any] | None = None,
     resume: bool = False,
@@ -46,11 +53,16 @@ def pretrain(
     data is the same for any number of processes, and a run may be resumed with another one.
 
     Args:
-        method: of :mod:`fastssl.methods`, or one of your own: a :class:`fastssl.methods.Method`.
+        method: of :mod:`fastssl.methods`, or one of your own: a :class:`fastssl.methods.Method`; or a name ("simclr"),
+            which takes the settings of its recipe (:func:`recipe`) and trains ``encoder``.
         data: what :func:`fastssl.data.open` takes: a name, a path, arrays, a data set, a source. Labels are read by
             the methods that need them alone.
-        options: see :class:`Pretraining`.
+        options: see :class:`Pretraining`; None: for a name those of its recipe.
         out: folder of the checkpoint, the logs (TensorBoard) and ``history.json``.
+        encoder: where ``method`` is a name: a name or options of ``build_encoder``, an ``Encoder``, or any module from
+            images to a feature map or vectors; None: the small one that the method needs.
+        size: of the encoder's images, pixels.
+        channels: of the encoder's images.
         encoder_options: what ``build_encoder`` needs to make the encoder again; None: it is a module of your own.
         method_options: the other arguments of the method, for ``load_method``: JSON values.
         resume: continue from the checkpoint in ``out`` where there is one. Data, method, network and options must be
@@ -62,7 +74,7 @@ def pretrain(
         The trained method, on the device where it was before (with "fsdp": where it was trained).
 
     Raises:
-        TypeError: no method.
+        TypeError: no method, or an encoder for a method that has one.
         ValueError: wrong options, another run's checkpoint, a folder that holds a run already, fewer items than one
             batch needs, or items that method and encoder do not take. All before anything is trained.
         OSError: a checkpoint cannot be written; the last one is kept.
@@ -79,14 +91,31 @@ def pretrain(
         >>> model = SimCLR(build_encoder(encoder))
         >>> options = Pretraining(epochs=1, batch_size=256)
         >>> model = pretrain(model, "digits", options, out=tempfile.mkdtemp(), encoder_options=encoder)
+
+        A module of your own, by the name of a method:
+
+        >>> import torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
+        >>> model = pretrain("simclr", "digits", options, out=tempfile.mkdtemp(), encoder=network, size=16)
+        >>> model.encoder.network is network
+        True
     """
+    source = open_source(data)
+    if isinstance(method, str):
+        settings = recipe(method, len(source), batch_size=options.batch_size if options else None)
+        options = options or Pretraining(**settings.options)
+        options.check()
+        method_options = {**settings.method, **(method_options or {})}
+        method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
+    elif encoder is not None:
+        raise TypeError("encoder: the method has its own; give one where the method is a name")
     options = options or Pretraining()
     options.check()
     if options.nodes > 1 and launched() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
         raise ValueError("nodes: start the processes by torchrun or srun, or name MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
-        raise TypeError(f"method: expected a fastssl.methods.Method, got {type(method).__name__}")
-    out, name, source = Path(out), name_of(method), open_source(data)
+        raise TypeError(f"method: expected a fastssl.methods.Method or a name, got {type(method).__name__}")
+    out, name = Path(out), name_of(method)
     check_out(out, resume=resume, overwrite=overwrite)
     processes = options.processes[0] * options.processes[1]
     if len(source) < 2 * processes:
@@ -128,6 +157,21 @@ def pretrain(
     trainer = Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, watchers=watchers)
     trainer.run()
     return method if trainer.sharded else method.to(home)
+
+
+def _by_name(
+    name: str, encoder: Any, size: int | None, channels: int, options: dict[str, Any], seed: int
+) -> tuple[Method, dict[str, Any] | None]:
+    """A method with fresh weights drawn from ``seed``, and what builds its encoder again (None: a module does not)."""
+    kind: Any = get(name)
+    if encoder is None:
+        encoder = kind.encoder_name
+    if isinstance(encoder, str):
+        size = 32 if size is None else size
+        encoder = {"name": encoder, "size": size} | ({} if channels == 3 else {"channels": channels})
+    torch.manual_seed(seed)
+    method: Method = kind(as_encoder(encoder, size, channels), **options)
+    return method, encoder if isinstance(encoder, dict) else None
 
 
 def has_checkpoint(out: Path) -> bool:

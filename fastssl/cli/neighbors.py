@@ -1,0 +1,159 @@
+"""What ``fastssl neighbors`` draws: queries and the images that are nearest to them, as a contact sheet."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fastssl.data import Source
+    from fastssl.evaluate import FeatureFile
+
+CELL, MARGIN, LINE = 112, 8, 11
+
+
+@dataclass
+class Shown:
+    """An image on the sheet."""
+
+    picture: Any  # of Pillow
+    name: str
+    note: str
+
+
+def draw_neighbors(
+    features: Path, queries: list[str], k: int, count: int, data: str | None, out: Path, seed: int
+) -> int:
+    """Writes the sheet, and returns how many queries it shows.
+
+    Raises:
+        ValueError: no such query, no images, or another format.
+    """
+    import torch
+
+    import fastssl.functional as F
+    from fastssl.evaluate import read_features
+    from fastssl.evaluate.features import centred
+
+    if out.suffix not in (".png", ".html"):
+        raise ValueError(f"out: expected a file that ends in .png or .html, got {str(out)!r}")
+    for name, value in (("k", k), ("count", count)):
+        if value < 1:
+            raise ValueError(f"{name}: expected at least one, got {value}")
+    gallery = read_features(features)
+    if len(gallery.features) < 2:
+        raise ValueError(f"features: expected at least two rows, {str(features)!r} has {len(gallery.features)}")
+    other = len(queries) == 1 and Path(queries[0]).is_file()
+    asked = read_features(queries[0]) if other else gallery
+    if asked.features.shape[1] != gallery.features.shape[1]:
+        raise ValueError(
+            f"query: expected features of length {gallery.features.shape[1]}, got {asked.features.shape[1]}: those of "
+            "the same encoder and readout"
+        )
+    named = [] if other else queries
+    rows = _rows(asked, named, min(count, len(asked.features)), seed)
+    mean = gallery.features.mean(0)
+    keys, wanted = centred(gallery.features, mean), centred(asked.features[torch.from_numpy(rows)], mean)
+    more = 0 if other else 1  # each is its own nearest
+    cosine, nearest = F.nearest(wanted, keys, min(k + more, len(keys)), metric="dot")
+    source, from_source = _source_of(gallery, data), _source_of(asked, None if other else data)
+    lines = []
+    for row, values, order in zip(rows.tolist(), cosine.tolist(), nearest.tolist()):
+        line = [Shown(_picture(asked, row, from_source), asked.names[row], _class(asked, row, from_source))]
+        ranked = [(j, v) for j, v in zip(order, values) if other or j != row][:k]
+        for j, value in ranked:
+            note = f"{value:.3f} {_class(gallery, j, source)}".rstrip()
+            line.append(Shown(_picture(gallery, j, source), gallery.names[j], note))
+        lines.append(line)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    temporary = out.with_name(out.name + ".tmp")
+    if out.suffix == ".png":
+        _sheet(lines).save(temporary, "PNG")
+    else:
+        temporary.write_text(_page(lines), encoding="utf-8")
+    temporary.replace(out)
+    return len(lines)
+
+
+def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> np.ndarray:
+    if not queries:
+        return np.sort(np.random.default_rng(seed).permutation(len(features.features))[:count])
+    found = []
+    for query in queries:
+        exact = [k for k, name in enumerate(features.names) if name == query]
+        some = exact or [k for k, name in enumerate(features.names) if query in name]
+        if not some:
+            raise ValueError(
+                f"query: no image whose name has {query!r}, and no such file; names are as {features.names[0]!r}"
+            )
+        found.append(some[0])
+    return np.array(found)
+
+
+def _source_of(features: FeatureFile, data: str | None) -> Source:
+    from fastssl.data import open as open_source
+
+    where = data or features.source
+    if where is None:
+        raise ValueError("data: the features do not say where their images are (--data)")
+    return open_source(where, part=features.part)
+
+
+def _picture(features: FeatureFile, row: int, source: Source) -> Any:
+    from PIL import Image
+
+    from fastssl.augment.images import to_show
+
+    name = features.names[row]
+    index = row if row < len(source) and source.name_of(row) == name else None
+    if index is None:  # rows of images that could not be read are missing
+        index = next((k for k in range(len(source)) if source.name_of(k) == name), None)
+    if index is None:
+        raise ValueError(f"data: {source.name} has no image {name!r}: the features are of other data (--data)")
+    picture = Image.fromarray(to_show((source.read(index).images or ())[0]))
+    scale = CELL / max(picture.size)
+    return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
+
+
+def _class(features: FeatureFile, row: int, source: Source) -> str:
+    if features.labels is None or features.labels.ndim > 1:
+        return ""
+    label = int(features.labels[row])
+    return str(source.classes[label]) if 0 <= label < len(source.classes) else ""
+
+
+def _sheet(lines: list[list[Shown]]) -> Any:
+    from PIL import Image, ImageDraw, ImageFont
+
+    step, height = CELL + MARGIN, CELL + 2 * LINE + MARGIN
+    sheet = Image.new("RGB", (MARGIN + step * max(map(len, lines)) + MARGIN, MARGIN + height * len(lines)), "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(9)
+    for row, line in enumerate(lines):
+        for column, shown in enumerate(line):
+            x, y = MARGIN + column * step + (MARGIN if column else 0), MARGIN + row * height
+            sheet.paste(shown.picture, (x, y))
+            for k, text in enumerate((_short(shown.name), shown.note)):
+                draw.text((x, y + CELL + k * LINE), text, "black", font=font)
+    return sheet
+
+
+def _short(name: str, longest: int = 20) -> str:
+    name = name.rsplit("/", 1)[-1]
+    return name if len(name) <= longest else "…" + name[1 - longest :]
+
+
+def _page(lines: list[list[Shown]]) -> str:
+    from fastssl.report.figures import png
+
+    def cell(s: Shown) -> str:
+        texts = "<br>".join(map(html.escape, (s.name, s.note)))
+        return f'<td><img src="{png(np.asarray(s.picture))}" alt=""><br>{texts}</td>'
+
+    cells = "\n".join(f"<tr>{''.join(map(cell, line))}</tr>" for line in lines)
+    style = "body{font:11px sans-serif}td{vertical-align:top;padding:4px;max-width:130px;overflow-wrap:anywhere}"
+    style += "td:first-child{border-right:2px solid #d9480f}"
+    return f'<!doctype html><meta charset="utf-8"><title>Neighbours</title><style>{style}</style><table>{cells}</table>'

@@ -1,0 +1,199 @@
+"""Features of any data into a file: a few batches in memory at a time, to be gone on with after a kill, by several
+processes."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data import ImageError, Item, PackedError, ShardError, Source
+from fastssl.data import open as open_source
+from fastssl.data.source import Reduction, digest
+from fastssl.evaluate.feature_files import check_format, write_features
+from fastssl.evaluate.features import batch_rows, encode_batches
+from fastssl.models import Encoder
+
+BLOCK = 4096  # rows, about, that are written at once
+WAIT = 0.2  # seconds between looks for the blocks of other processes
+
+
+def embed(
+    encoder: Encoder,
+    data: Any,
+    out: str | Path,
+    *,
+    readout: str = "pooled",
+    part: str = "train",
+    on_error: str = "raise",
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> int:
+    """Writes the features [N, C] of all items of a data set, with their names and labels.
+
+    Blocks of rows are written into a folder beside ``out`` as they come, and put together at the end, when the folder
+    goes. Whoever is killed goes on from the blocks that are there, with any number of processes, and gets the same
+    bits. Processes share nothing but that folder.
+
+    Args:
+        encoder: used in evaluation mode, where its parameters lie.
+        data: what :func:`fastssl.data.open` takes.
+        out: a file that ends in one of ``.npz``, ``.safetensors`` and ``.parquet`` (extra: datasets).
+        readout: "pooled", or "spatial" (a 4 x 4 map, flattened).
+        part: of ``data`` where it has "train" and "test".
+        on_error: "raise", or "skip" images that cannot be read: they have no row.
+        rank: of this process, which makes every ``world_size``-th block; 0 puts them together.
+        world_size: processes.
+        progress: called with the number of rows that are there, and of all.
+
+    Returns:
+        The rows that were written; 0 for ranks other than 0.
+
+    Raises:
+        ImportError: ``.parquet`` without pyarrow.
+        ValueError: another format, or wrong options.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.evaluate import embed, read_features
+        >>> from fastssl.models import build_encoder
+        >>> out = tempfile.mkdtemp() + "/features.npz"
+        >>> embed(build_encoder({"name": "resnet", "size": 16, "width": 4}), "digits", out)
+        1797
+        >>> read_features(out).features.shape
+        torch.Size([1797, 16])
+    """
+    out = Path(out)
+    check_format(out)
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank: expected 0 to {world_size - 1}, got {rank}")
+    source = open_source(data, part=part)
+    blocks = _Blocks(encoder, source, out, readout)
+    mine = [k for k in range(rank, blocks.count, world_size) if not blocks.path(k).exists()]
+    blocks.make(mine, encoder, readout, on_error, progress)
+    if rank:
+        return 0
+    while (there := blocks.rows_there()) < len(source):  # other processes are at work
+        if world_size == 1:
+            raise RuntimeError(f"blocks of features are gone from {blocks.folder}")
+        if progress is not None:
+            progress(there, len(source))
+        time.sleep(WAIT)
+    return blocks.put_together(out, part)
+
+
+class _Blocks:
+    """The folder of blocks of one encoder and data set; what they are of is in its name."""
+
+    def __init__(self, encoder: Encoder, source: Source, out: Path, readout: str) -> None:
+        self.source, self.batch = source, batch_rows(encoder)
+        self.rows = self.batch * max(1, BLOCK // self.batch)
+        self.count = -(-len(source) // self.rows)
+        kind = f"{readout} {encoder.size} {encoder.channels} {self.rows} {type(encoder.network).__name__}"
+        of = digest(source.fingerprint, kind, *_weights(encoder))
+        self.folder = out.with_name(f".{out.name}.{of[:12]}.blocks")
+        self.others = f".{out.name}.*.blocks"
+
+    def path(self, block: int) -> Path:
+        return self.folder / f"{block:08d}.npz"
+
+    def ids(self, block: int) -> np.ndarray:
+        return np.arange(block * self.rows, min((block + 1) * self.rows, len(self.source)))
+
+    def rows_there(self) -> int:
+        names = [int(p.stem) for p in self.folder.glob("*.npz")] if self.folder.is_dir() else []
+        return sum(len(self.ids(block)) for block in names)
+
+    def make(
+        self,
+        blocks: list[int],
+        encoder: Encoder,
+        readout: str,
+        on_error: str,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Makes some blocks, in one pass over their items."""
+        if not blocks:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        ids = np.concatenate([self.ids(block) for block in blocks])
+        some = self.source if len(ids) == len(self.source) else self.source.subset(ids)
+        readable = _Readable(some, encoder.channels) if on_error == "skip" else None
+        made = encode_batches(encoder, readable or some, readout, self.batch)
+        there = self.rows_there()
+        for block in blocks:
+            count = len(self.ids(block))
+            features, kept = [], []
+            for done in range(0, count, self.batch):
+                rows, own = (t.numpy() for t in next(made))
+                if readable is not None:
+                    good = ~np.isin(own, sorted(readable.failed))
+                    rows, own = rows[good], own[good]
+                features.append(rows)
+                kept.append(ids[own])
+                if progress is not None:
+                    progress(there + min(done + self.batch, count), len(self.source))
+            there += count
+            temporary = self.path(block).with_suffix(".tmp")
+            with temporary.open("wb") as file:
+                np.savez(file, features=np.concatenate(features), ids=np.concatenate(kept))
+            temporary.replace(self.path(block))
+        made.close()
+
+    def _each(self, name: str) -> Iterator[np.ndarray]:
+        for block in range(self.count):
+            with np.load(self.path(block)) as kept:
+                yield kept[name]
+
+    def put_together(self, out: Path, part: str) -> int:
+        """Writes the file, and takes the blocks away."""
+        source = self.source
+        ids = np.concatenate([*self._each("ids"), np.zeros(0, np.int64)])
+        columns = next((f.shape[1] for f in self._each("features")), 0)
+        labels = None if source.labels is None else np.asarray(source.labels)[ids]
+        about = {"part": part} | ({} if source.where is None else {"source": source.where})
+        write_features(out, self._each("features"), len(ids), columns, _Names(source, ids), labels, about)
+        for folder in out.parent.glob(self.others):
+            shutil.rmtree(folder, ignore_errors=True)
+        return len(ids)
+
+
+def _weights(encoder: Encoder) -> Iterator[Any]:
+    for name, tensor in encoder.state_dict().items():
+        yield name
+        yield (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().flatten().numpy()
+
+
+class _Readable(Source):
+    """Another source whose items that cannot be read are one grey pixel, and noted in ``failed``."""
+
+    def __init__(self, source: Source, channels: int) -> None:
+        self.source, self.channels, self.name = source, channels, source.name
+        self.failed: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        try:
+            return self.source.read(index, reduce)
+        except (ImageError, PackedError, ShardError, OSError):
+            self.failed.add(index)
+            return Item(images=(np.full((1, 1, self.channels), 128, np.uint8),))
+
+
+class _Names:
+    """Names of items, one after the other, as often as they are gone through."""
+
+    def __init__(self, source: Source, ids: np.ndarray) -> None:
+        self.source, self.ids = source, ids
+
+    def __iter__(self) -> Iterator[str]:
+        return (self.source.name_of(int(k)) for k in self.ids)

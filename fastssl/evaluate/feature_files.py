@@ -1,0 +1,245 @@
+"""Files of features: written row by row, and read without holding them in memory where the format allows."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FORMATS = (".npz", ".safetensors", ".parquet")
+
+
+@dataclass
+class FeatureFile:
+    """What a file of features holds.
+
+    Args:
+        features: float32 [N, C]; mapped from the file where it is ``.npz`` or ``.safetensors``.
+        names: one a row.
+        labels: int64 [N], -1 where a class is not known; None: none.
+        source: opens the images again (:func:`fastssl.data.open`), where that can be written down.
+        part: "train" or "test": which of the source's.
+    """
+
+    features: Tensor
+    names: list[str]
+    labels: np.ndarray | None
+    source: str | None
+    part: str = "train"
+
+
+def check_format(path: Path) -> None:
+    """Raises ValueError for a file that cannot be written, ImportError where its extra is missing."""
+    if path.suffix not in FORMATS:
+        raise ValueError(f"out: expected a file that ends in {', '.join(FORMATS)}, got {str(path)!r}")
+    if path.suffix == ".parquet":
+        _parquet()
+
+
+def write_features(
+    path: Path,
+    blocks: Iterable[np.ndarray],
+    rows: int,
+    columns: int,
+    names: Iterable[str],
+    labels: np.ndarray | None,
+    about: dict[str, str],
+) -> None:
+    """Writes a file under a temporary name and renames it.
+
+    Args:
+        path: ``.npz`` ("features", "names", "labels"), ``.safetensors`` ("features", "labels", and the names as UTF-8
+            bytes "names" that end at "name_ends") or ``.parquet`` (columns name, features, label).
+        blocks: float32 [n, columns] each, ``rows`` rows in all.
+        rows: N.
+        columns: C.
+        names: one a row; gone through twice.
+        labels: integers [N]; None: none.
+        about: kept beside: texts.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    writer = {".npz": _write_npz, ".safetensors": _write_safetensors, ".parquet": _write_parquet}[path.suffix]
+    try:
+        writer(temporary, blocks, (rows, columns), names, labels, about)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(path)
+
+
+def read_features(path: str | Path) -> FeatureFile:
+    """Reads what ``fastssl embed`` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: no file of features.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.evaluate.feature_files import read_features, write_features
+        >>> path = Path(tempfile.mkdtemp()) / "features.npz"
+        >>> write_features(path, [np.ones((2, 3), np.float32)], 2, 3, ["a", "b"], None, {})
+        >>> read_features(path).features.shape
+        torch.Size([2, 3])
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"features: no file {str(path)!r}")
+    try:
+        if path.suffix == ".npz":
+            return _read_npz(path)
+        if path.suffix == ".safetensors":
+            return _read_safetensors(path)
+        if path.suffix == ".parquet":
+            return _read_parquet(path)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"features: {str(path)!r} is no file of features ({error})") from error
+    raise ValueError(f"features: expected a file that ends in {', '.join(FORMATS)}, got {str(path)!r}")
+
+
+def _npy_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
+    header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+
+
+def _write_npz(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], names: Any, labels: Any, about: dict[str, str]
+) -> None:
+    longest = max(1, max(map(len, names), default=1))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with archive.open("features.npy", "w", force_zip64=True) as file:
+            _npy_header(file, np.dtype(np.float32), shape)
+            for block in blocks:
+                file.write(np.ascontiguousarray(block, np.float32).data)
+        with archive.open("names.npy", "w", force_zip64=True) as file:
+            kind = np.dtype(f"<U{longest}")
+            _npy_header(file, kind, shape[:1])
+            for some in _chunks(names):
+                file.write(np.array(some, kind).tobytes())
+        small = {} if labels is None else {"labels": np.asarray(labels)}
+        for key, array in {**small, "about": np.array(json.dumps(about))}.items():
+            with archive.open(f"{key}.npy", "w") as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def _chunks(names: Iterable[str], count: int = 4096) -> Iterator[list[str]]:
+    some: list[str] = []
+    for name in names:
+        some.append(name)
+        if len(some) == count:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _read_npz(path: Path) -> FeatureFile:
+    with np.load(path, allow_pickle=False) as archive:
+        labels = archive["labels"] if "labels" in archive.files else None
+        about = json.loads(str(archive["about"])) if "about" in archive.files else {}
+        names = archive["names"].tolist()
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:  # numpy reads what is stored in a zip as a whole
+        entry = archive.getinfo("features.npy")
+        file.seek(entry.header_offset + 26)
+        name_length, extra = struct.unpack("<HH", file.read(4))
+        file.seek(entry.header_offset + 30 + name_length + extra)
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        mapped = np.memmap(path, dtype, "c", file.tell(), shape) if shape[0] else np.zeros(shape, dtype)
+    return FeatureFile(torch.from_numpy(mapped), names, labels, about.get("source"), about.get("part", "train"))
+
+
+def _write_safetensors(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], names: Any, labels: Any, about: dict[str, str]
+) -> None:
+    ends = np.cumsum(np.fromiter((len(n.encode()) for n in names), np.int64, shape[0]))
+    sizes: list[tuple[str, str, tuple[int, ...], int]] = [("features", "F32", shape, 4)]
+    if labels is not None:
+        labels = np.ascontiguousarray(labels, np.int64)
+        sizes.append(("labels", "I64", labels.shape, 8))
+    sizes += [("name_ends", "I64", shape[:1], 8), ("names", "U8", (int(ends[-1]) if len(ends) else 0,), 1)]
+    header: dict[str, Any] = {"__metadata__": about}
+    offset = 0
+    for name, dtype, dims, width in sizes:
+        end = offset + width * int(np.prod(dims, dtype=np.int64))
+        header[name] = {"dtype": dtype, "shape": list(dims), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for block in blocks:
+            file.write(np.ascontiguousarray(block, np.float32).data)
+        if labels is not None:
+            file.write(labels.data)
+        file.write(ends.data)
+        for some in _chunks(names):
+            file.write("".join(some).encode())
+
+
+def _read_safetensors(path: Path) -> FeatureFile:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        keys, about = set(file.keys()), file.metadata() or {}
+        labels = file.get_tensor("labels").numpy() if "labels" in keys else None
+        text, ends = bytes(file.get_tensor("names").numpy()), file.get_tensor("name_ends").tolist()
+        names = [text[start:end].decode() for start, end in zip([0, *ends], ends)]
+        return FeatureFile(file.get_tensor("features"), names, labels, about.get("source"), about.get("part", "train"))
+
+
+def _parquet() -> Any:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError("Parquet files need the extra: pip install fastssl[datasets]") from error
+    return pyarrow
+
+
+def _write_parquet(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], names: Any, labels: Any, about: dict[str, str]
+) -> None:
+    arrow = _parquet()
+    kind = arrow.list_(arrow.float32(), shape[1])
+    fields = [("name", arrow.string()), ("features", kind)]
+    if labels is not None:
+        several = np.asarray(labels).ndim > 1
+        fields.append(("label", arrow.list_(arrow.int64()) if several else arrow.int64()))
+    schema = arrow.schema(fields, metadata={"fastssl": json.dumps(about)})
+    upcoming, done = iter(names), 0
+    with arrow.parquet.ParquetWriter(path, schema) as writer:
+        for block in blocks:
+            rows = len(block)
+            values = arrow.array(np.ascontiguousarray(block, np.float32).reshape(-1))
+            columns = [
+                arrow.array([next(upcoming) for _ in range(rows)], arrow.string()),
+                arrow.FixedSizeListArray.from_arrays(values, shape[1]),
+            ]
+            if labels is not None:
+                columns.append(arrow.array(np.asarray(labels)[done : done + rows].tolist(), schema.field("label").type))
+            writer.write_table(arrow.table(columns, schema=schema))
+            done += rows
+
+
+def _read_parquet(path: Path) -> FeatureFile:
+    table = _parquet().parquet.read_table(path)
+    about = json.loads((table.schema.metadata or {}).get(b"fastssl", b"{}"))
+    width = table.schema.field("features").type.list_size
+    values = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    labels = np.array(table["label"].to_pylist(), np.int64) if "label" in table.column_names else None
+    features = torch.from_numpy(np.array(values, np.float32).reshape(-1, width))
+    return FeatureFile(features, table["name"].to_pylist(), labels, about.get("source"), about.get("part", "train"))
+
+
+__all__ = ["FORMATS", "FeatureFile", "check_format", "read_features", "write_features"]

@@ -1,0 +1,225 @@
+"""Encoders as folders of Hugging Face transformers: ``AutoModel`` and ``AutoImageProcessor`` load them."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fastssl.models.encoders import Encoder
+from fastssl.models.libraries import Backbone, timm_arguments
+from fastssl.models.resnet import BLOCKS
+from fastssl.models.vit import ViT
+
+# A block of the ViT in transformers' names; queries, keys and values are one layer here.
+_BLOCK = {
+    "norm1": "layernorm_before",
+    "norm2": "layernorm_after",
+    "out": "attention.output.dense",
+    "mlp.0": "intermediate.dense",
+    "mlp.2": "output.dense",
+}
+
+
+def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
+    """Writes an encoder as a folder.
+
+    ResNets with the stem for ImageNet (ours, torchvision's) become a ``ResNetModel``, ours of ViT an ``IJepaModel``
+    (transformers' ViT without a class token), networks of timm a ``TimmWrapperModel``, those of Hugging Face what they
+    were. What transformers has no class for brings its code, which imports fastssl. All of them bring a
+    ``preprocessor_config.json``.
+
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[vision]``.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError("models of Hugging Face need the extra: pip install fastssl[vision]") from error
+    path.mkdir(parents=True)
+    network = encoder.network
+    library, _, name = str(options["name"]).partition(":")
+    model = network.model if isinstance(network, Backbone) else network
+    if library == "huggingface":
+        model.save_pretrained(path)  # type: ignore[operator]
+    elif library == "timm":
+        _save_timm(encoder, name, model, path)
+    elif (depth := _depth(options, model)) is not None:
+        _save_resnet(encoder, depth, model, path)
+    elif isinstance(network, ViT):
+        _save_vit(encoder, network, path)
+    else:
+        _save_with_code(encoder, options, path)
+    (path / "preprocessor_config.json").write_text(json.dumps(processor(encoder.size, encoder.channels), indent=2))
+
+
+def load(path: Path) -> nn.Module:
+    """The model of a folder, as a program that has transformers loads it.
+
+    Raises:
+        RuntimeError: weights that are missing or that the model does not have.
+    """
+    from transformers import AutoModel
+    from transformers.utils import logging
+
+    code, shown = needs_code(path), logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, about = AutoModel.from_pretrained(path, trust_remote_code=code, output_loading_info=True)
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+    wrong = [*about["missing_keys"], *about["unexpected_keys"], *about["mismatched_keys"]]
+    if wrong:
+        raise RuntimeError(f"transformers finds other weights: {wrong[:4]}")
+    return model.eval()
+
+
+READOUTS: dict[str, Callable[[Any], Tensor]] = {
+    "pooler_output.flatten(1)": lambda output: output.pooler_output.flatten(1),
+    "last_hidden_state.mean(1)": lambda output: output.last_hidden_state.mean(1),
+    "last_hidden_state.mean((2, 3))": lambda output: output.last_hidden_state.mean((2, 3)),
+}
+
+
+def readout_of(model: nn.Module, images: Tensor) -> str:
+    """The one of :data:`READOUTS` by which a model of transformers gives the encoder's features of images."""
+    output = model(pixel_values=images)
+    if getattr(output, "pooler_output", None) is not None:
+        return "pooler_output.flatten(1)"
+    return f"last_hidden_state.mean({'1' if output.last_hidden_state.dim() == 3 else '(2, 3)'})"
+
+
+def needs_code(path: Path) -> bool:
+    """Whether a folder is loaded with ``trust_remote_code=True`` alone."""
+    return "auto_map" in json.loads((path / "config.json").read_text())
+
+
+def processor(size: int, channels: int = 3) -> dict[str, Any]:
+    """What ``AutoImageProcessor`` does to images: how encoders are evaluated here."""
+    from fastssl.data.views import resize_of
+
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_convert_rgb": channels == 3,
+        "do_resize": True,
+        "size": {"shortest_edge": resize_of(size)},
+        "resample": 2,  # bilinear
+        "do_center_crop": True,
+        "crop_size": {"height": size, "width": size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * channels,
+        "image_std": [0.5] * channels,
+    }
+
+
+def _write(config: Any, state: dict[str, Tensor], path: Path, architecture: str) -> None:
+    config.architectures = [architecture]
+    config.save_pretrained(path)
+    tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+
+
+def _depth(options: dict[str, Any], model: nn.Module) -> int | None:
+    """Of a ResNet that transformers has."""
+    name = str(options["name"]).removeprefix("torchvision:")
+    depth = int(name[6:]) if re.fullmatch(r"resnet\d+", name) else 0
+    known = depth in (*BLOCKS, 152) and getattr(model, "conv1", None) is not None
+    return depth if known and model.conv1.kernel_size == (7, 7) else None  # type: ignore[union-attr]
+
+
+def _save_resnet(encoder: Encoder, depth: int, model: nn.Module, path: Path) -> None:
+    from transformers import ResNetConfig
+
+    state = model.state_dict()
+    width = state["conv1.weight"].shape[0]
+    bottleneck = depth >= 50
+    config = ResNetConfig(
+        num_channels=encoder.channels,
+        embedding_size=width,
+        hidden_sizes=[width * 2**stage * (4 if bottleneck else 1) for stage in range(4)],
+        depths=[len(getattr(model, f"layer{stage}")) for stage in range(1, 5)],
+        layer_type="bottleneck" if bottleneck else "basic",
+    )
+    _write(config, {_resnet_name(key): value for key, value in state.items()}, path, "ResNetModel")
+
+
+def _resnet_name(key: str) -> str:
+    """A weight of torchvision's ResNet as transformers calls it."""
+    *place, module, parameter = key.split(".")
+    if not place:
+        return f"embedder.embedder.{'convolution' if module == 'conv1' else 'normalization'}.{parameter}"
+    layer = f"encoder.stages.{int(place[0][5:]) - 1}.layers.{place[1]}"
+    if place[-1] == "downsample":
+        return f"{layer}.shortcut.{'convolution' if module == '0' else 'normalization'}.{parameter}"
+    kind = "convolution" if module.startswith("conv") else "normalization"
+    return f"{layer}.layer.{int(module[-1]) - 1}.{kind}.{parameter}"
+
+
+def _save_vit(encoder: Encoder, vit: ViT, path: Path) -> None:
+    from transformers import IJepaConfig
+
+    from fastssl.models.vit import sine_positions
+
+    side = encoder.size // vit.patch
+    block: Any = vit.blocks[0].block
+    config = IJepaConfig(
+        num_channels=encoder.channels,
+        image_size=encoder.size,
+        patch_size=vit.patch,
+        hidden_size=vit.dim,
+        num_hidden_layers=len(vit.blocks),
+        num_attention_heads=block.heads,
+        intermediate_size=block.mlp[0].out_features,
+        hidden_act="gelu",
+        layer_norm_eps=block.norm1.eps,
+        qkv_bias=True,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    own = vit.state_dict()
+    state = {
+        "embeddings.position_embeddings": sine_positions(side, side, vit.dim)[None],
+        "embeddings.patch_embeddings.projection.weight": own["patches.project.weight"],
+        "embeddings.patch_embeddings.projection.bias": own["patches.project.bias"],
+        "layernorm.weight": own["last.norm.weight"],
+        "layernorm.bias": own["last.norm.bias"],
+    }
+    for k in range(len(vit.blocks)):
+        for kind in ("weight", "bias"):
+            theirs = f"encoder.layer.{k}"
+            parts = own[f"blocks.{k}.block.qkv.{kind}"].chunk(3)
+            for name, part in zip(("query", "key", "value"), parts):
+                state[f"{theirs}.attention.attention.{name}.{kind}"] = part
+            for ours, name in _BLOCK.items():
+                state[f"{theirs}.{name}.{kind}"] = own[f"blocks.{k}.block.{ours}.{kind}"]
+    _write(config, state, path, "IJepaModel")
+
+
+def _save_timm(encoder: Encoder, name: str, model: nn.Module, path: Path) -> None:
+    from transformers import TimmWrapperConfig
+
+    arguments = timm_arguments(name, encoder.size, encoder.channels)
+    config = TimmWrapperConfig(architecture=name, num_classes=0, model_args=arguments or None)
+    _write(config, {f"timm_model.{k}": v for k, v in model.state_dict().items()}, path, "TimmWrapperModel")
+
+
+def _save_with_code(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
+    from fastssl.models import modeling_fastssl as code
+
+    config = code.FastSSLConfig(encoder=options)
+    config.auto_map = {part: f"modeling_fastssl.FastSSL{part[4:]}" for part in ("AutoConfig", "AutoModel")}
+    state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+    _write(config, state, path, "FastSSLModel")
+    shutil.copy(code.__file__, path / "modeling_fastssl.py")  # what trust_remote_code runs
+
+
+__all__ = ["READOUTS", "load", "needs_code", "processor", "readout_of", "save"]

@@ -1,0 +1,197 @@
+"""Grey, RGB and n-channel images, from files and arrays to encoders."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import fastssl.data
+from fastssl.augment import (
+    HALF,
+    Augment,
+    CenterCrop,
+    ColorJitter,
+    GaussianBlur,
+    Normalize,
+    RandomGrayscale,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    SimCLRAugment,
+)
+from fastssl.data import ImageError, read_image
+from fastssl.data.views import PlainExamples
+from fastssl.evaluate import encode, evaluate
+from fastssl.methods import METHODS, get
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, load_encoder, pretrain
+
+RNG = np.random.default_rng(0)
+IMAGES = {c: RNG.integers(0, 256, (6, 20, 24, c), dtype=np.uint8) for c in (1, 2, 3, 4, 5)}
+
+
+def _program(channels: int, **options: Any) -> Augment:
+    steps = [RandomResizedCrop(16), RandomHorizontalFlip(), ColorJitter(0.4, 0.4, 0.4, 0.1), RandomGrayscale(0.5)]
+    return Augment([*steps, GaussianBlur(3), HALF], channels=channels, **options)
+
+
+@pytest.mark.parametrize("channels", [2, 4, 5])
+@pytest.mark.parametrize("layout", ["last", "first", "list", "tensor"])
+def test_each_channel_is_augmented_as_a_grey_image(channels: int, layout: str) -> None:
+    images = IMAGES[channels]
+    given: Any = {
+        "last": images,
+        "first": np.ascontiguousarray(images.transpose(0, 3, 1, 2)),
+        "list": list(images),
+        "tensor": torch.from_numpy(images),
+    }[layout]
+    views = _program(channels)(given, seed=3)
+    assert views.shape == (6, channels, 16, 16)
+    for k in range(channels):
+        alone = _program(3)(np.ascontiguousarray(images[..., k : k + 1]), seed=3)
+        assert torch.equal(views[:, k], alone[:, 0])
+
+
+def test_hue_saturation_and_grayscale_change_nothing_on_other_channels() -> None:
+    crop = RandomResizedCrop(16)
+    plain = Augment([crop], channels=5)(IMAGES[5], seed=0)
+    colored = Augment([crop, ColorJitter(0, 0, 0.9, 0.5), RandomGrayscale(1.0)], channels=5)(IMAGES[5], seed=0)
+    # torchvision's weights of grey, 0.2989, 0.587 and 0.114, sum to 0.9999.
+    torch.testing.assert_close(colored, plain, rtol=0, atol=2e-4)
+
+
+def test_one_channel_of_colours_is_their_lightness() -> None:
+    from PIL import Image
+
+    views = Augment([CenterCrop((20, 24))], channels=1)(IMAGES[3], seed=0)
+    assert views.shape == (6, 1, 20, 24)
+    for view, image in zip(views, IMAGES[3]):
+        grey = np.asarray(Image.fromarray(image).convert("L"))
+        np.testing.assert_array_equal((view[0] * 255).round().numpy(), grey)
+    same = Augment([CenterCrop((20, 24))], channels=1)(IMAGES[1], seed=0)
+    np.testing.assert_array_equal((same[:, 0] * 255).round().numpy(), IMAGES[1][..., 0])
+
+
+def test_memory_and_errors() -> None:
+    views = _program(5, channels_last=True)(IMAGES[5], seed=0)
+    assert views.is_contiguous(memory_format=torch.channels_last) and _program(3).with_channels(5).channels == 5
+    assert torch.equal(views, _program(5)(IMAGES[5], seed=0))
+    with pytest.raises(ValueError, match=r"expected 5 channels.*shape \(6, 20, 24, 3\)"):
+        _program(5)(IMAGES[3], seed=0)
+    with pytest.raises(ValueError, match=r"expected 1, 3 or 4 channels.*channels="):
+        _program(3)(IMAGES[5], seed=0)
+    with pytest.raises(ValueError, match="one mean and one deviation for 5 channels"):
+        Augment([RandomResizedCrop(16), Normalize()], channels=5)
+    with pytest.raises(ValueError, match="channels: expected an integer >= 1, got 0"):
+        Augment([RandomResizedCrop(16)], channels=0)
+    assert SimCLRAugment(16).with_channels(2).programs[1].channels == 2
+
+
+def test_files_of_colours_have_no_fourth_channel(tmp_path: Path) -> None:
+    """Pillow's memory has four bytes a pixel, of which the last is nothing."""
+    from PIL import Image
+
+    for k in range(3):
+        Image.fromarray(IMAGES[3][k]).save(tmp_path / f"{k}.png")
+    source = fastssl.data.open(tmp_path)
+    items = source.items(range(3))
+    assert PlainExamples(16, 3).examples(items, 0, 0, np.arange(3)).views[0].shape == (3, 3, 16, 16)
+    with pytest.raises(ValueError, match="expected 4 channels, got 3"):
+        PlainExamples(16, 4).examples(items, 0, 0, np.arange(3))
+
+
+def _written(path: Path, kind: str, images: np.ndarray) -> Path:
+    if kind == "stack":
+        np.save(path / "stack.npy", images)
+        return path / "stack.npy"
+    for k, image in enumerate(images):
+        folder = path / "images" / f"class {k % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if kind == "npy":
+            np.save(folder / f"{k}.npy", image)
+        else:
+            sys.modules["tifffile"].imwrite(folder / f"{k}.tif", image, photometric="minisblack", planarconfig="contig")
+    return path / "images"
+
+
+@pytest.mark.parametrize("kind", ["stack", "npy", "tif"])
+def test_images_of_five_channels_from_files_to_features(kind: str, tmp_path: Path) -> None:
+    if kind == "tif":
+        pytest.importorskip("tifffile")
+    source = fastssl.data.open(_written(tmp_path, kind, IMAGES[5]))
+    assert len(source) == 6 and source.read(0).images[0].shape == (20, 24, 5)  # type: ignore[index]
+    options = {"name": "resnet", "size": 16, "width": 4, "channels": 5}
+    out = tmp_path / "run"
+    model = pretrain("simclr", source, Pretraining(epochs=1, batch_size=4), out=out, encoder=options)
+    encoder, state = load_encoder(out)
+    assert state["encoder"]["channels"] == 5
+    features = encode(encoder, source, "pooled")
+    assert torch.equal(features, encode(model.encoder, IMAGES[5][_order(source)], "pooled"))  # type: ignore[union-attr]
+
+
+def _order(source: Any) -> list[int]:
+    names = [source.name_of(k) for k in range(len(source))]
+    return [int(Path(name).stem) if "class" in name else k for k, name in enumerate(names)]
+
+
+def test_what_is_no_image_of_channels(tmp_path: Path) -> None:
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    (tmp_path / "empty.npy").write_bytes(b"")
+    for name in ("text.npy", "empty.npy"):
+        with pytest.raises(ImageError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(ValueError, match="fewer channels than pixels"):
+        fastssl.data.open(np.zeros((2, 5, 5, 5), np.uint8))
+    deep = (IMAGES[5][0].astype(np.uint16) << 4) | 0xF
+    np.save(tmp_path / "deep.npy", deep.transpose(2, 0, 1))
+    np.testing.assert_array_equal(read_image(tmp_path / "deep.npy"), IMAGES[5][0])  # 12 bits
+
+
+def test_arrays_beside_images_are_left_out_and_counted(tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.fromarray(IMAGES[3][0]).save(tmp_path / "a.png")
+    np.save(tmp_path / "labels.npy", np.arange(3))
+    source = fastssl.data.open(tmp_path)
+    assert len(source) == 1 and source.skipped == {"an array beside images": 1}
+
+
+@pytest.mark.parametrize("name", sorted(n for n in METHODS if n not in ("clip", "align", "siglip", "cpc-signal")))
+def test_every_method_takes_other_channels(name: str) -> None:
+    kind: Any = get(name)
+    options = {"name": kind.encoder_name, "size": 32, "width": 8, "channels": 2}
+    if kind.needs_colors or name == "cmc":
+        with pytest.raises(ValueError, match=r"colours?.* channels, got 2|expected 3 channels, got 2"):
+            kind(build_encoder(options))
+        return
+    method = kind(build_encoder(options))
+    images = fastssl.data.open(RNG.integers(0, 256, (4, 64, 64, 2), dtype=np.uint8), labels=[0, 1, 0, 1])
+    batch = method.examples(images.items(range(4)), 0, 0, np.arange(4))
+    if method.studies:
+        assert torch.isfinite(
+            method.describe(method.plain().examples(images.items(range(4)), 0, 0, np.arange(4)))
+        ).all()
+        return
+    assert torch.isfinite(method(batch))
+    for picture in method.pictures(batch).values():
+        assert picture.shape[1] == 2
+
+
+def test_grey_runs_are_judged_in_grey() -> None:
+    options = {"name": "resnet", "size": 16, "width": 4, "channels": 1}
+    labels = [0, 1, 0, 1, 0, 1]
+    for channels in (1, 3):
+        table = evaluate(build_encoder(options), options, fastssl.data.open(IMAGES[channels], labels=labels), "pooled")
+        assert set(table["knn"]) == {"pretrained", "random", "pixels", "histogram"}
+
+
+@pytest.mark.parametrize("name", ["resnet18", "efficientnet", "vit", "patch-cnn"])
+def test_networks_take_other_channels(name: str) -> None:
+    encoder = build_encoder({"name": name, "size": 32, "width": 8, "channels": 6})
+    assert encoder(torch.zeros(2, 6, 32, 32)).shape == (2, encoder.dim) and encoder.channels == 6
+    with pytest.raises(ValueError, match="channels: expected an integer >= 1, got 0"):
+        build_encoder({"name": name, "size": 32, "channels": 0})

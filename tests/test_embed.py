@@ -1,0 +1,274 @@
+"""Features in files: streamed, gone on with after a kill, the same by any number of processes; their neighbours."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+import fastssl.data
+from fastssl.cli import app
+from fastssl.data import ImageError, Item, Source, digits
+from fastssl.evaluate import embed, embedding, encode, read_features
+from fastssl.models import Encoder, build_encoder
+from fastssl.train import Pretraining, pretrain
+
+OPTIONS = {"name": "resnet", "size": 16, "width": 4}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    pretrain("simclr", digits().subset(range(64)), Pretraining(epochs=1, batch_size=32), out=out, encoder=OPTIONS)
+    return out
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    monkeypatch.setattr(embedding, "BLOCK", 8)
+    monkeypatch.setattr(embedding, "batch_rows", lambda _: 4)
+    torch.manual_seed(0)
+    return build_encoder(OPTIONS).eval()
+
+
+class _Read(Source):
+    """Counts what is read, and fails where it is told to."""
+
+    name, classes = "counted", ("a", "b")
+
+    def __init__(self, count: int = 30, broken: int | None = None, error: type[Exception] = KeyboardInterrupt) -> None:
+        self.images = np.random.default_rng(0).integers(0, 256, (count, 12, 14, 3), dtype=np.uint8)
+        self.labels = np.arange(count) % 2
+        self.broken, self.error, self.seen = broken, error, [0] * count
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int, reduce: Any = None) -> Item:
+        self.seen[index] += 1
+        if index == self.broken:
+            raise self.error("stop")
+        return Item(images=(self.images[index],), label=int(self.labels[index]))
+
+    def name_of(self, index: int) -> str:
+        return f"klasse ä/{index}.png"
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+@pytest.mark.parametrize("readout", ["pooled", "spatial"])
+def test_files_hold_features_names_and_labels(suffix: str, readout: str, encoder: Encoder, tmp_path: Path) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    source, out = _Read(), tmp_path / f"features{suffix}"
+    assert embed(encoder, source, out, readout=readout) == 30
+    assert source.seen == [1] * 30  # one pass over n images is n reads
+    found = read_features(out)
+    torch.testing.assert_close(found.features, encode(encoder, source, readout), rtol=1e-5, atol=1e-6)
+    assert found.names == [source.name_of(k) for k in range(30)] and found.source is None
+    assert found.labels is not None and found.labels.tolist() == source.labels.tolist()
+    assert os.listdir(tmp_path) == [out.name]
+    if suffix == ".npz":
+        with np.load(out) as plain:
+            np.testing.assert_array_equal(plain["features"], found.features.numpy())
+            assert plain["names"].tolist() == found.names
+    elif suffix == ".safetensors":
+        assert torch.equal(load_file(out)["features"], found.features)
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_second_call_goes_on_after_a_kill(world: int, encoder: Encoder, tmp_path: Path) -> None:
+    whole = tmp_path / "whole.npz"
+    embed(encoder, _Read(), whole)
+    out = tmp_path / "features.npz"
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, _Read(broken=20), out)  # in the third block of eight
+    assert not out.exists()
+    sources = [_Read() for _ in range(world)]
+    for rank in reversed(range(world)):
+        made = embed(encoder, sources[rank], out, rank=rank, world_size=world)
+    assert made == 30
+    seen = np.sum([s.seen for s in sources], 0)
+    assert seen[:16].tolist() == [0] * 16 and seen[16:].tolist() == [1] * 14
+    assert torch.equal(read_features(out).features, read_features(whole).features)
+    assert sorted(os.listdir(tmp_path)) == ["features.npz", "whole.npz"]
+
+
+def test_blocks_of_another_encoder_are_not_taken(encoder: Encoder, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, _Read(broken=20), out)
+    other = build_encoder(OPTIONS).eval()
+    assert embed(other, source := _Read(), out) == 30 and source.seen == [1] * 30
+    torch.testing.assert_close(read_features(out).features, encode(other, _Read(), "pooled"), rtol=1e-5, atol=1e-6)
+
+
+def test_images_that_cannot_be_read(encoder: Encoder, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    with pytest.raises(ImageError, match="stop"):
+        embed(encoder, _Read(broken=29, error=ImageError), out)
+    assert embed(encoder, _Read(broken=29, error=ImageError), out, on_error="skip") == 29
+    found = read_features(out)
+    assert len(found.names) == 29 and "klasse ä/29.png" not in found.names and found.labels is not None
+    torch.testing.assert_close(found.features, encode(encoder, _Read(29), "pooled"), rtol=1e-5, atol=1e-6)
+    assert len(found.labels) == 29
+
+
+def test_features_wait_on_disk(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than a block of them is in memory."""
+    largest = 0
+    write = embedding.write_features
+
+    def watched(path: Path, blocks: Any, *more: Any) -> None:
+        nonlocal largest
+        made = list(map(len, blocks))
+        largest = max(made)
+        assert sum(made) == 30
+
+    monkeypatch.setattr(embedding, "write_features", watched)
+    embed(encoder, _Read(), tmp_path / "f.npz")
+    assert largest == 8 and write is not watched
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"out": "f.csv"}, "out: expected a file that ends in .npz"),
+        ({"rank": 2, "world_size": 2}, "rank: expected 0 to 1, got 2"),
+        ({"on_error": "ignore"}, "on_error: expected 'raise' or 'skip', got 'ignore'"),
+        ({"readout": "mean"}, "readout: expected 'pooled' or 'spatial', got 'mean'"),
+    ],
+)
+def test_wrong_options(change: dict[str, Any], text: str, encoder: Encoder, tmp_path: Path) -> None:
+    out = tmp_path / change.pop("out", "f.npz")
+    with pytest.raises(ValueError, match=text):
+        embed(encoder, _Read(), out, **change)
+
+
+def _run(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, (result.output, result.exception)
+    return result.stdout
+
+
+def _photos(folder: Path, count: int = 12) -> Path:
+    rng = np.random.default_rng(0)
+    for k in range(count):
+        path = folder / ("red [1]" if k % 2 else "blue_sky") / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = rng.integers(0, 60, (20, 24, 3), dtype=np.uint8)
+        image[..., 0 if k % 2 else 2] += 180
+        Image.fromarray(image).save(path)
+    return folder
+
+
+@pytest.mark.slow
+def test_several_processes_of_the_command_line(run: Path, tmp_path: Path) -> None:
+    photos, one, two = _photos(tmp_path / "photos"), tmp_path / "one.npz", tmp_path / "two.npz"
+    assert "12 rows of features" in _run("embed", str(run), "--data", str(photos), "--out", str(one))
+    command = [sys.executable, "-m", "fastssl", "embed", str(run), "--data", str(photos), "--out", str(two)]
+    done = subprocess.run([*command, "--devices", "2"], capture_output=True, text=True)
+    assert done.returncode == 0 and "12 rows" in done.stdout, done.stderr
+    assert torch.equal(read_features(one).features, read_features(two).features)
+    assert read_features(two).source == str(photos)
+
+
+SLOW = """
+import sys, time, numpy as np
+import fastssl.cli.embed as command
+from fastssl.data import Item, Source, opening
+from fastssl.evaluate import embedding
+embedding.BLOCK, embedding.batch_rows = 8, lambda _: 8
+class Slow(Source):
+    name = "slow"
+    def __len__(self): return 80
+    def read(self, index, reduce=None):
+        time.sleep({pause})
+        return Item(images=(np.full((8, 8, 3), index, np.uint8),))
+opening.EMBEDDED["slow"] = Slow
+print(command.embed(command.Embedding({run!r}, __import__("pathlib").Path({out!r}), "slow")), flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_kill_nine_and_again(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "f.npz"
+    code = SLOW.format(pause=0.1, run=str(run), out=str(out))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    blocks: Callable[[], list[Path]] = lambda: list(tmp_path.glob(".f.npz.*.blocks/*.npz"))  # noqa: E731
+    limit = time.monotonic() + 60
+    while len(blocks()) < 2 and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    there = len(blocks())
+    assert 2 <= there < 10 and not out.exists()
+    done = subprocess.run(
+        [sys.executable, "-c", SLOW.format(pause=0, run=str(run), out=str(out))], capture_output=True, text=True
+    )
+    assert done.stdout.strip().endswith("80"), done.stderr
+    assert len(read_features(out).features) == 80 and os.listdir(tmp_path) == ["f.npz"]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".html"])
+def test_neighbors_are_drawn(suffix: str, run: Path, tmp_path: Path) -> None:
+    photos, features, sheet = _photos(tmp_path / "photos [old]"), tmp_path / "f.npz", tmp_path / f"sheet{suffix}"
+    _run("embed", str(run), "--data", str(photos), "--out", str(features))
+    command = ["neighbors", str(features), "--out", str(sheet), "--k", "3"]
+    assert "2 queries, 3 neighbours each" in _run(*command, "--query", "blue_sky/4.png", "--query", "red [1]/3")
+    if suffix == ".html":
+        page = sheet.read_text()
+        assert page.count("<img") == 8 and "blue_sky/4.png" in page and "red [1]/3.png" in page
+        rows = re.findall(r"<tr>(.*?)</tr>", page)
+        found = read_features(features)
+        unit = torch.nn.functional.normalize(found.features - found.features.mean(0), dim=1)
+        order = (unit @ unit[found.names.index("blue_sky/4.png")]).argsort(descending=True)[1:4].tolist()
+        assert re.findall(r"<br>([^<]*png)", rows[0])[1:] == [found.names[k] for k in order]
+    else:
+        with Image.open(sheet) as image:
+            assert image.width > 4 * 112 and image.height > 2 * 112
+    assert "4 queries" in _run(*command, "--count", "4")
+    other = tmp_path / "other.npz"
+    _run("embed", str(run), "--data", str(_photos(tmp_path / "new", 3)), "--out", str(other))
+    assert "3 queries" in _run(*command, "--query", str(other))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--query", "green"], "no image whose name has 'green'"),
+        (["--k", "0"], "k: expected at least one, got 0"),
+        (["--out", "sheet.gif"], "out: expected a file that ends in .png or .html"),
+        (["--data", "digits"], "data: digits has no image"),
+    ],
+)
+def test_neighbors_that_cannot_be_drawn(arguments: list[str], text: str, run: Path, tmp_path: Path) -> None:
+    features = tmp_path / "f.npz"
+    _run("embed", str(run), "--data", str(_photos(tmp_path / "photos")), "--out", str(features))
+    with pytest.raises(ValueError, match=re.escape(text)):
+        CliRunner().invoke(app, ["neighbors", str(features), *arguments], catch_exceptions=False)
+
+
+def test_models_that_are_no_run(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    out = tmp_path / "f.npz"
+    photos = str(_photos(tmp_path / "photos"))
+    with pytest.raises(ValueError, match="size: expected the size in pixels"):
+        CliRunner().invoke(
+            app, ["embed", "timm:resnet10t", "--data", photos, "--out", str(out)], catch_exceptions=False
+        )
+    _run("embed", "timm:resnet10t", "--size", "32", "--data", photos, "--out", str(out))
+    assert read_features(out).features.shape == (12, 512)
+    assert fastssl.data.open(photos).name == "photos"

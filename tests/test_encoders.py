@@ -1,0 +1,96 @@
+"""Encoders of whatever modules people have."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastssl
+from fastssl.evaluate import encode
+from fastssl.methods import Denoising, SimCLR, get
+from fastssl.models import Encoder, as_encoder, build_encoder
+from fastssl.train import Pretraining, load_encoder
+
+IMAGES = torch.randint(0, 256, (8, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+OPTIONS = Pretraining(epochs=2, batch_size=4)
+
+
+def _map() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 4, 4), nn.ReLU())
+
+
+def _vectors() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 8))
+
+
+@pytest.mark.parametrize("network", [_map, _vectors])
+def test_a_module_is_trained_and_found_again(network: object, tmp_path: Path) -> None:
+    module: nn.Module = network()  # type: ignore[operator]
+    before = [p.clone() for p in module.parameters()]
+    model = fastssl.pretrain("simclr", IMAGES, OPTIONS, out=tmp_path, encoder=module, size=16)
+    assert model.encoder.network is module and model.encoder.dim == 8  # type: ignore[union-attr]
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.parameters()))
+    found, state = load_encoder(tmp_path, Encoder(network(), 16))  # type: ignore[operator]
+    assert state["encoder"] is None
+    assert torch.equal(encode(found, IMAGES, "pooled"), encode(model.encoder, IMAGES, "pooled"))  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match=r"load_encoder\(path, Encoder\(module, size\)\)"):
+        load_encoder(tmp_path)
+    with pytest.raises(ValueError, match="encoder: the checkpoint has weights of another network"):
+        load_encoder(tmp_path, Encoder(nn.Conv2d(3, 4, 4, 4), 16))
+
+
+def test_a_name_takes_its_recipe_and_is_kept(tmp_path: Path) -> None:
+    options = {"name": "resnet", "size": 16, "width": 4}
+    fastssl.pretrain("simclr", IMAGES, OPTIONS, out=tmp_path, encoder=options)
+    encoder, state = load_encoder(tmp_path)
+    assert state["encoder"] == options and encoder.size == 16 and state["method"] == "simclr"
+
+
+@pytest.mark.parametrize("method", ["denoising", "masked", "context-encoder", "colorization"])
+def test_methods_that_need_maps_say_so(method: str) -> None:
+    kind: type = get(method)
+    with pytest.raises(ValueError, match=r"expected a network that gives a feature map \[B, C, H, W\], Sequential"):
+        kind(Encoder(_vectors(), 16))
+    assert isinstance(Denoising(Encoder(_map(), 16)), Denoising)
+
+
+class _Tuple(nn.Module):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return images, images
+
+
+class _Tokens(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(2)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind", "text"),
+    [
+        (lambda: Encoder(_Tuple(), 16), TypeError, "_Tuple gives tuple"),
+        (lambda: Encoder(_Tokens(), 16), ValueError, r"feature map \[B, C, H, W\], _Tokens gives \[1, 3, 256\]"),
+        (lambda: Encoder(_vectors(), 32), ValueError, r"Sequential cannot take images \[1, 3, 32, 32\]"),
+        (lambda: Encoder("resnet", 32), TypeError, "network: expected an nn.Module, got str"),
+        (lambda: SimCLR(_map()), TypeError, r"expected a fastssl.models.Encoder, got Sequential.*Encoder\(module"),
+        (lambda: as_encoder(_map()), ValueError, "size: expected the size in pixels"),
+        (
+            lambda: as_encoder(Encoder(_map(), 16), 32),
+            ValueError,
+            "size: the encoder takes images of 16 pixels, got 32",
+        ),
+        (lambda: as_encoder(7, 32), TypeError, "expected a name, options, a module or an Encoder, got int"),
+        (lambda: build_encoder({"name": "foo:bar", "size": 32}), ValueError, "timm:NAME"),
+        (lambda: build_encoder({"name": "resnet19", "size": 32}), ValueError, "did you mean 'resnet18'"),
+    ],
+)
+def test_what_is_no_encoder(make: object, kind: type[Exception], text: str) -> None:
+    with pytest.raises(kind, match=text):
+        make()  # type: ignore[operator]
+
+
+def test_an_encoder_for_a_method_that_has_one(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="encoder: the method has its own"):
+        fastssl.pretrain(SimCLR(Encoder(_map(), 16)), IMAGES, out=tmp_path, encoder=_map())

@@ -1,0 +1,91 @@
+"""The page that compares runs, on data of one's own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fastssl.report.compare import compare_runs, short_paths, shown_name
+from fastssl.train import Pretraining, pretrain
+
+pytest.importorskip("matplotlib"), pytest.importorskip("jinja2")
+
+
+def _photos(folder: Path, names: list[str]) -> Path:
+    rng = np.random.default_rng(0)
+    for k, name in enumerate(names):
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 200, (20, 24, 3), dtype=np.uint8) + np.uint8(50 * (k % 2))).save(path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two settings of one method, in folders of one name."""
+    root = tmp_path_factory.mktemp("runs")
+    made = [root / "small" / "run", root / "large" / "run"]
+    data = np.random.default_rng(0).integers(0, 256, (8, 20, 24, 3), dtype=np.uint8)
+    for width, out in zip((4, 8), made):
+        encoder = {"name": "resnet", "size": 16, "width": width}
+        pretrain("simclr", data, Pretraining(epochs=1, batch_size=4), out=out, encoder=encoder)
+    return made
+
+
+def _page(runs: list[Path], data: Path, out: Path) -> tuple[str, list[str]]:
+    notes: list[str] = []
+    text = compare_runs(runs, out, str(data), notes.append).read_text()
+    return re.sub(r"data:image[^\"]*", "", text), notes
+
+
+CLASSES = [f"{c}/img_{k}_x.png" for k in range(6) for c in ("red_ants", "blue [1]")]
+
+
+def test_a_page_on_a_folder(runs: list[Path], tmp_path: Path) -> None:
+    page, notes = _page(runs, _photos(tmp_path / "my_photos", CLASSES), tmp_path / "report.html")
+    assert "<h1>simclr, 2 settings on my_photos</h1>" in page  # not two methods
+    assert "<td>simclr (small/run)</td>" in page and "<td>simclr (large/run)</td>" in page
+    under = re.findall(r"alt=\"\"><span>([^<]*)</span>", page)
+    assert len(under) == 6 and set(under) <= set(CLASSES)  # no place of this machine, "_" as it is
+    assert "Twemoji" not in page and "Emoji" not in page
+    assert "k-NN" in page and notes == [f"simclr ({n}/run): 1 run" for n in ("small", "large")]
+
+
+def test_the_images_of_the_package_are_credited(runs: list[Path], tmp_path: Path) -> None:
+    from fastssl.report import compare
+
+    template = (Path(compare.__file__).parent / "compare.html").read_text()
+    assert re.search(r"{% if emoji %}[^%]*Twemoji, Copyright[^%]*{% endif %}", template)
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ([f"{k}.png" for k in range(12)], "has none"),
+        ([f"one/{k}.png" for k in range(12)], "two classes"),
+        ([*CLASSES, "alone/0.png"], "alone of photos has one"),
+    ],
+)
+def test_images_that_cannot_be_judged_are_still_shown(
+    names: list[str], why: str, runs: list[Path], tmp_path: Path
+) -> None:
+    page, notes = _page(runs[:1], _photos(tmp_path / "photos", names), tmp_path / "report.html")
+    assert "RankMe" in page and "k-NN" not in page and "Nearest first" in page and 'class="right"' not in page
+    assert sum(why in note for note in notes) == 1
+
+
+def test_parts_are_judged_by_each_other(runs: list[Path], tmp_path: Path) -> None:
+    """A class with a single image in val is no obstacle."""
+    names = [f"train/{n}" for n in CLASSES] + ["val/red_ants/0.png", *(f"val/blue [1]/{k}.png" for k in range(11))]
+    page, notes = _page(runs[:1], _photos(tmp_path / "photos", names), tmp_path / "report.html")
+    assert "linear probe" in page and "on 12 images" in page and len(notes) == 1
+
+
+def test_names_and_places() -> None:
+    assert shown_name("/home/me/photos/cats/1_a.png") == "cats/1_a.png" and shown_name("cats/1_a.png") == "cats/1_a.png"
+    assert short_paths([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
+    assert short_paths([Path("/a/1/run"), Path("/a/2/run")]) == ["1/run", "2/run"]
