@@ -169,7 +169,7 @@ def test_triplets_without_negatives(smooth: bool) -> None:
     x = torch.randn(90, 8, requires_grad=True)
     for mining in ("all",) if smooth else ("all", "semihard", "hard"):
         loss = F.triplet(x, torch.zeros(90, dtype=torch.int64), mining=mining, smooth=smooth)
-        assert float(loss) == 0 and not torch.autograd.grad(loss, x)[0].any()
+        assert loss.item() == 0 and not torch.autograd.grad(loss, x)[0].any()
 
 
 @pytest.mark.parametrize("mining", ["all", "smooth", "semihard"])

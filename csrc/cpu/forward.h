@@ -211,12 +211,59 @@ inline void merge(double& maximum, double& sum, double tile_maximum, double tile
   }
 }
 
+// The same where only lanes are summed (a vocabulary): the maximum runs from block to block, while the scores are in
+// the first cache.
+template <class K, bool kStream>
+void forward_running_max_of_lanes(const Tile<typename K::Acc>& t) {
+  using T = typename K::Acc;
+  constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
+  const TileMask<T> mask(t);
+  alignas(64) T block[kBlock * kBlock];
+  Ahead ahead(t.soon);
+  for (int64_t ib = t.i0; ib < t.i1; ++ib) {
+    const int64_t i = ib * kBlock;
+    const auto finish = ScoreEnd<K>(t, i);
+    Vec<T> top[kV], total[kV] = {};
+    for (auto& v : top) v = splat<T>(T(kMaskedScore));
+    for (int64_t jb = t.j0, end = row_end(t, ib); jb < end; ++jb) {
+      score_block<K>(t, ib, jb, block, ahead);
+      const bool masked = mask.flagged[ib - t.i0][jb - t.j0];
+      Vec<T> before[kV], part[kV] = {};
+      for (int v = 0; v < kV; ++v) before[v] = top[v];
+      for (int64_t r = 0; r < kBlock; ++r)
+        for (int v = 0; v < kV; ++v) {
+          T* at = block + r * kBlock + v * kW;
+          Vec<T> score = finish(load<T>(at), v, jb * kBlock + r);
+          if (masked) score = takes_part(t, i + v * kW, jb * kBlock + r) ? score : splat<T>(T(kMaskedScore));
+          store<T>(at, score);
+          top[v] = vmax<T>(score, top[v]);
+        }
+      T* e = tile_row(t, ib, jb * kBlock);
+      for (int64_t r = 0; r < kBlock; ++r)
+        for (int v = 0; v < kV; ++v) {
+          const Vec<T> score = load<T>(block + r * kBlock + v * kW);
+          kStream ? stream(e + r * kBlock + v * kW, score) : store<T>(e + r * kBlock + v * kW, score);
+          part[v] += exp2v(score - top[v]);
+        }
+      for (int v = 0; v < kV; ++v) {
+        if (any<T>(top[v] != before[v])) total[v] *= exp2v(before[v] - top[v]);
+        total[v] += part[v];
+      }
+    }
+    for (int64_t l = 0; l < kBlock && i + l < t.x.n; ++l)
+      merge(t.lane_aux[i + l], t.lane_sum[i + l], double(top[l / kW][l % kW]), double(total[l / kW][l % kW]));
+  }
+  if (kStream) stream_end();
+}
+
 template <class K>
 void forward_running_max(const Tile<typename K::Acc>& t) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>;
   const TileMask<T> mask(t);
   const bool rows = t.row_sum != nullptr, lanes = t.lane_sum != nullptr;
+  if (lanes && !rows)
+    return t.streams ? forward_running_max_of_lanes<K, true>(t) : forward_running_max_of_lanes<K, false>(t);
   T row_maximum[kMaxTileBlocks * kBlock];
   Vec<T> lane_maximum[kMaxTileBlocks][kBlockVectors<T>];
   if (rows) clear_row_accumulators<T>(t, T(kMaskedScore));
