@@ -25,7 +25,7 @@ WHEN, SAVED = 7, 4
 
 def main() -> None:
     out, what, devices = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    rank = int(os.environ.get("RANK", 0))
+    rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     event, _, who = what.partition(":")
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -33,6 +33,7 @@ def main() -> None:
     # A checkpoint after every step up to a point, so that the run has to go back.
     options = Pretraining(epochs=2, batch_size=256, warmup_epochs=1, devices=devices, checkpoint_minutes=0.0)
     options.strategy = sys.argv[4]
+    options.workers = 3 if event == "resume" else 1
     count = 0
     loss = SimCLR.objective
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -193,7 +196,6 @@ def _fails(*arguments: str) -> str:
 
 
 def _photos(folder: Path, count: int = 12, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
-    import numpy as np
     from PIL import Image
 
     for k in range(count):
@@ -216,7 +218,7 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
         assert needed in text
     out = str(tmp_path / "run [1]")
     text = _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
-    assert "emoji-mine [backup]: 12 items, 2 classes (left out: 1 no image)" in text
+    assert "emoji-mine [backup]: 12 items, 2 classes, 40 x 30 pixels (left out: 1 no image)" in text
     assert "step 2/2, loss" in text and f"next: fastssl evaluate '{out}'" in text
     text = _run("evaluate", out)
     assert "knn" in text and "retrieval" not in text
@@ -225,6 +227,23 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
     assert "other items" in _fails(
         "pretrain", "simclr", "--data", str(_photos(tmp_path / "x", 14)), "--out", out, *SMALL, "--resume"
     )
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_from_photographs_to_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each as it stands there, on small images; what they leave is read without fastssl."""
+    page = (Path(__file__).parent.parent / "README.md").read_text()
+    block = page.split("From a folder of photographs to their features:")[1].split("```")[1]
+    lines = [shlex.split(line, comments=True) for line in block.strip().splitlines()]
+    assert len(lines) == 5 and all(line[0] == "fastssl" for line in lines)
+    _photos(tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    for line in lines:
+        small = ("--size", "32", "--batch-size", "6", "--epochs", "1") if line[1] == "pretrain" else ()
+        _run(*line[1:], *small)
+    features = np.load("features.npz")["features"]
+    program = torch.export.load("runs/photos/encoder.pt2").module()
+    assert features.shape == (12, 512) and program(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
 
 
 def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> None:
@@ -355,14 +374,25 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
         "optimizer lars",
         "lr 0.0046875",
         "hidden 4096",
-        "[6, 3, 32, 32] float32, [6, 3, 32, 32] float32",
+        "[6, 3, 224, 224] float32, [6, 3, 224, 224] float32",
         "RandomResizedCrop",
         "steps: 1000 epochs of 2, 2,000 in all",
         "are trained; the encoder has",
     ):
         assert needed in text, text
+    assert re.search(r"^memory: \d+\.\d\d GiB of this process at most, over 4 steps$", text, re.M), text
+    assert re.search(r"^time: .* s a step, \d+ % of it waiting for data; .* for 2,000 steps$", text, re.M), text
     assert not out.exists()
     text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
     assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text
     printed = next(line for line in text.splitlines() if line.startswith("recipe small"))
     assert "lr 0.5" in printed and "epochs 1," in printed  # what runs, not what the recipe would have
+
+
+def test_long_searches_and_packing_show_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no terminal: a plain line now and then, brackets as they are."""
+    monkeypatch.setattr("fastssl.cli.show.PLAIN_SECONDS", 0)
+    photos = _photos(tmp_path / "a [b]")
+    text = _run("pack", str(photos), str(tmp_path / "x.pack"))
+    lines = text.replace("\n", " ")
+    assert f"{photos}: files found: 12" in lines and f"{tmp_path / 'x.pack'}: images packed of 12: 12" in lines

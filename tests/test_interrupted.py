@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,23 +19,45 @@ SCRIPT = Path(__file__).with_name("interrupted.py")
 Done = list[tuple[int, str]]
 
 
-def run(out: Path, what: str, devices: int, strategy: str = "ddp") -> Done:
+def torchrun(rank: int, devices: int, port: str) -> dict[str, str]:
+    """What torchrun tells its processes."""
+    return {
+        "TORCHELASTIC_RUN_ID": "test",
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "GROUP_RANK": "0",
+        "WORLD_SIZE": str(devices),
+        "LOCAL_WORLD_SIZE": str(devices),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+    }
+
+
+def slurm(rank: int, devices: int, port: str) -> dict[str, str]:
+    """What SLURM tells its tasks, here one on each of several machines."""
+    return {
+        "SLURM_JOB_ID": "12",
+        "SLURM_JOB_NAME": "train",
+        "SLURM_NTASKS": str(devices),
+        "SLURM_NTASKS_PER_NODE": "1",
+        "SLURM_NNODES": str(devices),
+        "SLURM_NODELIST": "127.0.0.1,127.0.0.1",
+        "SLURM_PROCID": str(rank),
+        "SLURM_NODEID": str(rank),
+        "SLURM_LOCALID": "0",
+        "MASTER_PORT": port,
+    }
+
+
+def run(out: Path, what: str, devices: int, strategy: str = "ddp", launcher: Any = torchrun) -> Done:
     """Exit codes and errors of all processes."""
     port, processes = str(free_port()), []
     for rank in range(devices):
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if devices > 1:  # what torchrun sets
-            environment |= {
-                "TORCHELASTIC_RUN_ID": "test",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "GROUP_RANK": "0",
-                "WORLD_SIZE": str(devices),
-                "LOCAL_WORLD_SIZE": str(devices),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }
-        command = [sys.executable, str(SCRIPT), str(out), what, str(devices), strategy]
+        if devices > 1:
+            environment |= launcher(rank, devices, port)
+        asked = devices if launcher is torchrun else 1
+        command = [sys.executable, str(SCRIPT), str(out), what, str(asked), strategy]
         processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
     return [(p.wait(timeout=200), p.stderr.read() if p.stderr else "") for p in processes]
 
@@ -58,16 +81,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         ("full-disk", 1, 6, "cannot be written"),
         ("term:0", 1, 7, ""),
         ("term:1", 2, 7, ""),
+        ("kill:0", 1, 3, ""),
         ("kill:1", 2, 3, "another process has died or does not answer; the last checkpoint is in"),
     ],
 )
 def test_resumed_bit_for_bit(
     tmp_path: Path, whole: dict[int, Path], what: str, devices: int, steps: int, says: str
 ) -> None:
+    """In the middle of an epoch of 7 steps; what goes on has another number of threads."""
     done = run(tmp_path, what, devices)
     assert time.time() - float((tmp_path / "when").read_text()) < 15
     if what.startswith("kill"):
-        assert done[1][0] == -9 and done[0][0] == 1
+        assert [code for code, _ in done] == [1] * (devices - 1) + [-9]
     else:
         assert [code for code, _ in done] == [143 if "term" in what else 1] * devices, done
     assert says in done[0][1]
@@ -75,6 +100,13 @@ def test_resumed_bit_for_bit(
     assert state["step"] == steps and tensors
     assert [code for code, _ in run(tmp_path, "resume", devices)] == [0] * devices
     right, got = weights(whole[devices]), weights(tmp_path)
+    assert right.keys() == got.keys() and all(torch.equal(right[k], got[k]) for k in right)
+
+
+def test_tasks_of_slurm_are_one_run(tmp_path: Path, whole: dict[int, Path]) -> None:
+    """Two machines of a task each: the bits of two processes that torchrun started."""
+    assert [code for code, _ in run(tmp_path, "nothing", 2, launcher=slurm)] == [0, 0]
+    right, got = weights(whole[2]), weights(tmp_path)
     assert right.keys() == got.keys() and all(torch.equal(right[k], got[k]) for k in right)
 
 

@@ -397,7 +397,7 @@ def test_bad_tables_are_named(content: str, match: str, tmp_path: Path) -> None:
         fastssl.data.open(tmp_path / "list.csv")
 
 
-def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path) -> None:
+def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for k in range(4):
         save(tmp_path / "data" / f"{k}.png")
     for name, match in (("clip", "clip needs a text"), ("sup-con", "sup-con needs a label")):
@@ -406,10 +406,63 @@ def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path) -> Non
             pretrain(method, tmp_path / "data", Pretraining(epochs=1), out=tmp_path / "out")
     (tmp_path / "data" / "2.png").write_bytes(b"no image")
     method = get("simclr")(build_encoder(encoder_for("simclr", None, 32, 4)))
-    with pytest.raises(ImageError, match=r"2\.png"):
+    with pytest.raises(ImageError, match=r"2\.png") as caught:
         pretrain(method, tmp_path / "data", Pretraining(epochs=1), out=tmp_path / "raise")
-    pretrain(method, tmp_path / "data", Pretraining(epochs=2, on_error="skip"), out=tmp_path / "skip")
-    assert load_checkpoint(tmp_path / "skip")[1]["skipped"] == 1
+    broken = str(caught.value)
+    counts: list[int] = []
+    options = Pretraining(epochs=2, on_error="skip")
+    pretrain(
+        method,
+        tmp_path / "data",
+        options,
+        out=tmp_path / "skip",
+        on_step=lambda progress: counts.append(progress.skipped),
+    )
+    assert load_checkpoint(tmp_path / "skip")[1]["skipped"] == 1 and counts == [1, 1]  # the same one in both epochs
+    assert [record.getMessage() for record in caplog.records] == [f"skipped: {broken}"]
+
+
+def test_folders_without_images_say_what_they_have(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"expected images \(.*\) in '.*', found none$"):
+        fastssl.data.open(tmp_path)
+    (tmp_path / "a.md").write_text("x")
+    (tmp_path / ".b.png").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"found none \(left out: (1 hidden, 1 no image|1 no image, 1 hidden)\)$"):
+        fastssl.data.open(tmp_path)
+
+
+def test_data_that_shrinks_is_not_gone_on_with(tmp_path: Path) -> None:
+    for k in range(6):
+        save(tmp_path / "data" / f"{k}.png")
+    encoder = {"name": "resnet", "size": 16, "width": 4}
+
+    def run(**more: Any) -> None:
+        method = SimCLR(build_encoder(encoder))
+        pretrain(method, tmp_path / "data", Pretraining(epochs=1, batch_size=3), out=tmp_path / "out", **more)
+
+    run()
+    (tmp_path / "data" / "5.png").unlink()
+    with pytest.raises(ValueError, match="data: the checkpoint was made with data of 6 items, got data of 5"):
+        run(resume=True)
+
+
+@pytest.mark.parametrize("what", ["listing", "index"])
+def test_a_full_disk_costs_what_would_have_been_remembered_alone(
+    what: str, places: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("FASTSSL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(listing, "REMEMBERED", 3)
+    full = Mock(side_effect=OSError(28, "No space left on device"))
+    if what == "listing":
+        monkeypatch.setattr(np, "savez", full)
+        assert len(fastssl.data.open(places / "folder")) == COUNT
+    else:
+        (tmp_path / "a.tar").write_bytes((places / "shards" / "00000.tar").read_bytes())
+        monkeypatch.setattr(Path, "write_text", full)
+        assert len(fastssl.data.open(tmp_path / "a.tar")) == 5
+    (record,) = caplog.records
+    assert "cannot be kept (" in record.getMessage() and "No space left on device" in record.getMessage()
+    assert full.called and not list(tmp_path.rglob("*.tmp*"))
 
 
 def test_sources_without_images_are_refused_where_images_are_needed(tmp_path: Path) -> None:

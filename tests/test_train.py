@@ -19,12 +19,13 @@ import torch
 from fastssl.augment import SimCLRAugment
 from fastssl.data import ArraySource, Batch, digits
 from fastssl.data.loader import epoch_order
-from fastssl.methods import SimCLR, get
-from fastssl.models import build_encoder
+from fastssl.methods import METHODS, SimCLR, get
+from fastssl.models import Encoder, build_encoder
 from fastssl.train import (
     LARS,
     Pretraining,
     cosine_with_warmup,
+    is_first,
     load_checkpoint,
     load_encoder,
     pretrain,
@@ -360,11 +361,33 @@ def test_looking_at_the_features_does_not_change_the_training(tmp_path: Path, ev
 
 def test_the_world_of_torchrun_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Pretraining().processes == (1, 1) and Pretraining(devices=2, nodes=3).processes == (2, 3)
-    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4")):
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("WORLD_SIZE", "8"), ("LOCAL_WORLD_SIZE", "4"), ("RANK", "3")):
         monkeypatch.setenv(name, value)
     assert Pretraining().processes == Pretraining(devices=4).processes == (4, 2)
     with pytest.raises(ValueError, match="devices: torchrun has started 4 processes on this machine, got 3"):
         _ = Pretraining(devices=3).processes
+
+
+def test_the_tasks_of_slurm_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4", "SLURM_NNODES": "2", "SLURM_PROCID": "5"}
+    for name, value in job.items():
+        monkeypatch.setenv(name, value)
+    assert Pretraining().processes == Pretraining(devices=4, nodes=2).processes == (4, 2) and not is_first()
+    with pytest.raises(ValueError, match="nodes: SLURM has started 2 machines, got 3"):
+        _ = Pretraining(nodes=3).processes
+    monkeypatch.setenv("SLURM_JOB_NAME", "bash")  # a shell of an allocation
+    assert Pretraining(devices=3).processes == (3, 1) and is_first()
+    monkeypatch.setenv("SLURM_JOB_NAME", "train")
+    monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
+    with pytest.raises(
+        ValueError, match="devices: SLURM has started 8 tasks on 2 machines; ask for .* --ntasks-per-node"
+    ):
+        _ = Pretraining().processes
+
+
+def test_machines_need_a_launcher(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nodes: start .* by torchrun or srun, or name MASTER_ADDR and NODE_RANK"):
+        _run(tmp_path, nodes=2)
 
 
 @pytest.mark.parametrize("method", [*PAPERS, "rotnet"])
@@ -391,5 +414,28 @@ def test_recipes_of_papers() -> None:
     assert recipe("rotnet", 10**6).name == "small"
     with pytest.raises(ValueError, match="recipe: the settings of papers are kept for simclr, .*, not for rotnet"):
         recipe("rotnet", 10**6, "paper")
+    assert recipe("simclr", 10**6).size == 224 and recipe("simclr", 100).size == 32
     with pytest.raises(ValueError, match="recipe: expected one of small, paper, got 'large'"):
         recipe("simclr", 10, "large")
+
+
+def test_recipes_of_embedded_data() -> None:
+    """What suits the data goes before the recipe, and is of that data alone: a folder of that name has none of it."""
+    assert recipe("simclr", 100, embedded="digits").method["temperature"] == 0.2
+    found = recipe("simclr", 100, embedded="digits")
+    assert found.size == 16 and found.views["flip"] == 0 and recipe("simclr", 100).views == {}
+    assert recipe("byol", 100, "paper", embedded="emoji").method["momentum"] == 0.96
+    assert recipe("byol", 100, "paper", embedded="emoji").method["hidden"] == 4096
+    for name in ("emoji", "digits"):
+        for method in METHODS:
+            known = {p for base in get(method).__mro__ for p in inspect.signature(base.__init__).parameters}
+            assert set(recipe(method, 100, embedded=name).method) <= known
+    assert recipe("simclr", 100, embedded="tones") == recipe("simclr", 100)
+
+
+def test_a_module_is_no_encoder_yet() -> None:
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
+    for method in METHODS.values():
+        with pytest.raises(TypeError, match=r"encoder: .* got Sequential; .*: Encoder\(module, size=224\)"):
+            method(net)  # type: ignore[arg-type]
+    assert SimCLR(Encoder(net, 16)).encoder.dim == 8

@@ -3,6 +3,7 @@
 #include "finish.h"
 #include "pack.h"
 #include "row_rank.h"
+#include "row_triplet.h"
 
 namespace fastssl {
 namespace FASTSSL_ISA {

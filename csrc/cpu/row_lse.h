@@ -225,6 +225,41 @@ FASTSSL_INLINE double lifted_column(const RowTask<T>& t, int64_t j) {
   return t.row_value ? t.row_value[j] : t.out[3 * j];
 }
 
+// J of positive pairs, 32 rows at once. log(exp L_i + exp L_j) is the larger of the two, in double precision as both
+// are, and log1p(exp(-|L_i - L_j|)).
+template <class T>
+struct LiftedPairs {
+  const RowTask<T>& t;
+  double own[kBlock];
+  bool has_negatives[kV<T>] = {};
+  explicit LiftedPairs(const RowTask<T>& task) : t(task) {
+    for (int l = 0; l < kBlock; ++l) {
+      own[l] = t.i + l < t.n ? t.out[3 * (t.i + l)] : -__builtin_inf();
+      has_negatives[l / kWidth<T>] |= own[l] != -__builtin_inf();
+    }
+  }
+  FASTSSL_INLINE bool counts(int v, int64_t j, IVec<T> positive) const {
+    return any<T>(positive) && (has_negatives[v] || lifted_column(t, j) != -__builtin_inf());
+  }
+  // Which lanes are positive pairs with a negative on either side; share: dJ / dL_i.
+  FASTSSL_INLINE IVec<T> apply(int v, Vec<T> s, int64_t j, IVec<T> positive, Vec<T>& J, Vec<T>& share) const {
+    const double other = lifted_column(t, j), infinity = __builtin_inf();
+    const T base = T(t.params[2]);
+    T top[kWidth<T>], apart[kWidth<T>];
+    for (int w = 0; w < kWidth<T>; ++w) {
+      const double a = own[v * kWidth<T> + w];
+      top[w] = T(a > other ? a : other);
+      apart[w] = T(other - a);  // NaN where both have no negatives
+    }
+    const Vec<T> larger = load<T>(top), difference = load<T>(apart);
+    const Vec<T> distance = difference < T(0) ? -difference : difference;
+    const Vec<T> e = exp_minus(distance);
+    J = T(t.params[0]) * s + base + larger + log1pv(e);
+    share = (difference > T(0) ? e : splat<T>(T(1))) / (T(1) + e);
+    return positive & (larger != splat<T>(T(-infinity)));
+  }
+};
+
 template <class T>
 void lifted_forward(const RowTask<T>& t) {
   if (t.sweep == 0) {
@@ -237,45 +272,56 @@ void lifted_forward(const RowTask<T>& t) {
     for_each_lane(t, [&](int l, int64_t i) { t.out[3 * i] = lse[2 * l]; });
     return;
   }
-  double sum[kBlock] = {}, active[kBlock] = {};
+  const LiftedPairs<T> pairs(t);
   const bool squared = t.params[3] != 0;
-  for_each_single_positive(t, [&](int l, T s, int64_t j) {
-    const double a = t.out[3 * (t.i + l)], b = lifted_column(t, j), top = a > b ? a : b;
-    const double both = top == -__builtin_inf() ? top : top + __builtin_log1p(__builtin_exp(-__builtin_fabs(a - b)));
-    const double J = t.params[0] * double(s) + t.params[2] + both;
-    active[l] += J > 0;
-    if (!squared) {
-      sum[l] += J == -__builtin_inf() ? 0 : J;
-    } else if (!(J <= 0)) {
-      sum[l] += J * J;
-    }
-  });
+  LaneSum<T> sum, active;
+  for_each_pair<T>(
+      t,
+      [&](int v, Vec<T> s, int64_t, int64_t j, IVec<T> positive, IVec<T>) {
+        if (!pairs.counts(v, j, positive)) return;
+        Vec<T> J, share;
+        const IVec<T> in = pairs.apply(v, s, j, positive, J, share);
+        active.part[v] += in & (J > T(0)) ? splat<T>(T(1)) : Vec<T>{};
+        sum.part[v] += squared ? (in & ~(J <= T(0)) ? J * J : Vec<T>{}) : (in ? J : Vec<T>{});
+      },
+      [&] {
+        sum.flush();
+        active.flush();
+      });
   for_each_lane(t, [&](int l, int64_t i) {
-    t.out[3 * i + 1] = t.out[3 * i] != t.out[3 * i] ? t.out[3 * i] : sum[l];
-    t.out[3 * i + 2] = active[l];
+    t.out[3 * i + 1] = t.out[3 * i] != t.out[3 * i] ? t.out[3 * i] : sum.total[l];
+    t.out[3 * i + 2] = active.total[l];
   });
 }
 
 template <class T>
 void lifted_backward(const RowTask<T>& t) {
   const bool squared = t.params[3] != 0;
-  double pull[kBlock] = {};
-  __builtin_memset(t.g, 0, sizeof(T) * size_t(t.m - t.first) * kBlock);
-  for_each_single_positive(t, [&](int l, T s, int64_t j) {
-    const double a = t.out[3 * (t.i + l)], b = lifted_column(t, j), top = a > b ? a : b;
-    if (top == -__builtin_inf()) return;
-    const double log1p = __builtin_log1p(__builtin_exp(-__builtin_fabs(a - b)));
-    const double J = t.params[0] * double(s) + t.params[2] + top + log1p;
-    const double derivative = squared ? (J <= 0 ? 0.0 : 2 * J) : 1.0;
-    t.g[(j - t.first) * kBlock + l] = T(t.grad[3 * (t.i + l) + 1] * derivative * t.params[0]);
-    // L_i takes part in J_ij and in J_ji.
-    const double own = t.grad[3 * (t.i + l) + 1], other = t.row_value ? own : t.grad[3 * j + 1];
-    pull[l] += (own + other) * derivative * __builtin_exp(a - top - log1p);
-  });
+  const LiftedPairs<T> pairs(t);
+  Vec<T> upstream[kV<T>];
+  fill_lanes(t, upstream, [&](int64_t i) { return t.grad[3 * i + 1]; });
+  LaneSum<T> pull;
+  for_each_pair<T>(
+      t,
+      [&](int v, Vec<T> s, int64_t at, int64_t j, IVec<T> positive, IVec<T>) {
+        Vec<T> g{};
+        if (pairs.counts(v, j, positive)) {
+          Vec<T> J, share;
+          const IVec<T> in = pairs.apply(v, s, j, positive, J, share);
+          Vec<T> derivative = squared ? (J <= T(0) ? Vec<T>{} : T(2) * J) : splat<T>(T(1));
+          derivative = in ? derivative : Vec<T>{};
+          g = upstream[v] * derivative * T(t.params[0]);
+          // L_i takes part in J_ij and in J_ji.
+          const Vec<T> other = t.row_value ? upstream[v] : splat<T>(T(t.grad[3 * j + 1]));
+          pull.part[v] += (upstream[v] + other) * derivative * (in ? share : Vec<T>{});
+        }
+        store<T>(t.g + at, g);
+      },
+      [&] { pull.flush(); });
   Vec<T> weight[kV<T>], lse[kV<T>];
   for (int l = 0; l < kBlock; ++l) {
     T w, r;
-    lse_weight<T>(pull[l], t.i + l < t.n ? t.out[3 * (t.i + l)] : 0.0, w, r);
+    lse_weight<T>(pull.total[l], t.i + l < t.n ? t.out[3 * (t.i + l)] : 0.0, w, r);
     weight[l / kWidth<T>][l % kWidth<T>] = w;
     lse[l / kWidth<T>][l % kWidth<T>] = r;
   }

@@ -85,16 +85,6 @@ FASTSSL_INLINE void for_each_single_pair(const RowTask<T>& t, F&& f) {
   });
 }
 
-// f(l, s, j) for positives, which are few.
-template <class T, class F>
-FASTSSL_INLINE void for_each_single_positive(const RowTask<T>& t, F&& f) {
-  for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t, int64_t j, IVec<T> positive, IVec<T>) {
-    if (!any<T>(positive)) return;
-    for (int w = 0; w < kWidth<T>; ++w)
-      if (positive[w] && t.i + v * kWidth<T> + w < t.n) f(v * kWidth<T> + w, s[w], j);
-  });
-}
-
 template <class T>
 struct LaneSum {
   Vec<T> part[kV<T>] = {};

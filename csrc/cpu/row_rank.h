@@ -1,5 +1,7 @@
 // Losses of ranks (FastAP, ranked lists) and the selection of nearest rows.
 #pragma once
+#include <vector>
+
 #include "row_margin.h"
 
 namespace fastssl {

@@ -93,6 +93,62 @@ FASTSSL_INLINE void stream_end() {
   _mm_sfence();
 #endif
 }
+// Numbers of another type as doubles.
+template <class From>
+FASTSSL_INLINE Vec<double> load_doubles(const From* p) {
+  typedef From Values __attribute__((vector_size(kWidth<double> * sizeof(From))));
+  Values v;
+  __builtin_memcpy(&v, p, sizeof v);
+  return __builtin_convertvector(v, Vec<double>);
+}
+// base[index[i]] for every lane.
+FASTSSL_INLINE Vec<float> gather(const float* base, IVec<float> index) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (Vec<float>)_mm512_i32gather_ps((__m512i)index, base, 4);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (Vec<float>)_mm256_i32gather_ps(base, (__m256i)index, 4);
+#else
+  Vec<float> v;
+  for (int i = 0; i < kWidth<float>; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+FASTSSL_INLINE Vec<double> gather(const double* base, IVec<double> index) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (Vec<double>)_mm512_i64gather_pd((__m512i)index, base, 8);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (Vec<double>)_mm256_i64gather_pd(base, (__m256i)index, 8);
+#else
+  Vec<double> v;
+  for (int i = 0; i < kWidth<double>; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+FASTSSL_INLINE IVec<float> gather(const int32_t* base, IVec<float> index) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (IVec<float>)_mm512_i32gather_epi32((__m512i)index, base, 4);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (IVec<float>)_mm256_i32gather_epi32(base, (__m256i)index, 4);
+#else
+  IVec<float> v;
+  for (int i = 0; i < kWidth<float>; ++i) v[i] = base[index[i]];
+  return v;
+#endif
+}
+FASTSSL_INLINE IVec<double> gather(const int32_t* base, IVec<double> index) {
+  IVec<double> v;
+  for (int i = 0; i < kWidth<double>; ++i) v[i] = base[index[i]];
+  return v;
+}
+// base[index[i]] = v[i] for every lane.
+template <class T>
+FASTSSL_INLINE void scatter(T* base, IVec<T> index, Vec<T> v) {
+#if FASTSSL_VECTOR_BYTES == 64
+  if constexpr (sizeof(T) == 4) return _mm512_i32scatter_ps(base, (__m512i)index, (__m512)v, 4);
+  if constexpr (sizeof(T) == 8) return _mm512_i64scatter_pd(base, (__m512i)index, (__m512d)v, 8);
+#endif
+  for (int i = 0; i < kWidth<T>; ++i) base[index[i]] = v[i];
+}
 template <class T>
 FASTSSL_INLINE Vec<T> splat(T x) {
   return Vec<T>{} + x;
@@ -129,11 +185,27 @@ FASTSSL_INLINE uint32_t bits_of(IVec<T> mask) {
   for (int w = 0; w < kWidth<T>; ++w) bits |= uint32_t(mask[w] != 0) << w;
   return bits;
 }
+// 0, 1, 2, ...
+template <class T>
+FASTSSL_INLINE IVec<T> iota() {
+  IVec<T> v;
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = i;
+  return v;
+}
+// The sum of the lanes, halves upon halves.
 template <class T>
 FASTSSL_INLINE T hsum(Vec<T> v) {
-  T s = 0;
-  for (int i = 0; i < kWidth<T>; ++i) s += v[i];
-  return s;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 4
+  for (int half = kWidth<T> / 2; half > 0; half /= 2) v += __builtin_shuffle(v, iota<T>() ^ half);
+  return v[0];
+#else
+  T part[kWidth<T>];
+  store<T>(part, v);
+  for (int half = kWidth<T> / 2; half > 0; half /= 2)
+    for (int i = 0; i < half; ++i) part[i] += part[i + half];
+  return part[0];
+#endif
 }
 template <class T>
 FASTSSL_INLINE T hmax(Vec<T> v) {

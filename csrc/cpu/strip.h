@@ -72,14 +72,17 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
       const Vec<T> sum = load<T>(x_square + v * kWidth<T>) + y_square[r];
       Vec<T> d = sum - T(2) * load<T>(s + v * kWidth<T>);
       const IVec<T> near = d < sum * T(kNear);
-      if (__builtin_expect(any<T>(near), 0)) {
-        for (int w = 0; w < kWidth<T>; ++w) {
-          const int64_t i = ib * kBlock + v * kWidth<T> + w;
-          if (!near[w]) continue;
-          d[w] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? squared_difference(t, i, j) : T(0);
-          ++found;
-        }
+      if (uint32_t bits = bits_of<T>(near); __builtin_expect(bits != 0, 0)) {
+        T exact[kWidth<T>];
+        store<T>(exact, d);
+        found += __builtin_popcount(bits);
         if (found > kManyNear && !whole) return found;
+        for (; bits; bits &= bits - 1) {
+          const int w = __builtin_ctz(bits);
+          const int64_t i = ib * kBlock + v * kWidth<T> + w;
+          exact[w] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? squared_difference(t, i, j) : T(0);
+        }
+        d = load<T>(exact);
       }
       store<T>(s + v * kWidth<T>, kMetric == Metric::euclidean ? root<T>(d) : d);
     }
@@ -94,6 +97,7 @@ struct CentredBlocks {
   const int64_t depth, depth_blocks;
   std::vector<T> centre, lanes, rows;
   T x_square[kBlock], y_square[kBlock];
+  const T* x = nullptr;  // the block whose lanes these are
 
   explicit CentredBlocks(int64_t features)
       : depth(features),
@@ -102,27 +106,31 @@ struct CentredBlocks {
         lanes(size_t(depth * kBlock)),
         rows(size_t(depth_blocks * kBlock * kBlock)) {}
 
-  void take(const T* x_lanes, const T* y_rows) {
+  void take_x(const T* x_lanes) {
+    if (x == x_lanes) return;
+    x = x_lanes;
     Vec<T> sum[kBlockVectors<T>] = {};
     for (int64_t k = 0; k < depth; ++k) {
       const T c = centre[size_t(k)] = x_lanes[k * kBlock];
       for (int v = 0; v < kBlockVectors<T>; ++v) {
-        const Vec<T> x = load<T>(x_lanes + k * kBlock + v * kWidth<T>) - c;
-        store<T>(lanes.data() + k * kBlock + v * kWidth<T>, x);
-        sum[v] += x * x;
+        const Vec<T> difference = load<T>(x_lanes + k * kBlock + v * kWidth<T>) - c;
+        store<T>(lanes.data() + k * kBlock + v * kWidth<T>, difference);
+        sum[v] += difference * difference;
       }
     }
     for (int v = 0; v < kBlockVectors<T>; ++v) store<T>(x_square + v * kWidth<T>, sum[v]);
+  }
+  void take_y(const T* y_rows) {
     for (int64_t r = 0; r < kBlock; ++r) {
-      Vec<T> square{};
+      Vec<T> square[2] = {};
       for (int64_t db = 0; db < depth_blocks; ++db)
         for (int64_t k = 0; k < kBlock; k += kWidth<T>) {
           const int64_t at = (db * kBlock + r) * kBlock + k;
           const Vec<T> y = load<T>(y_rows + at) - load<T>(centre.data() + db * kBlock + k);
           store<T>(rows.data() + at, y);
-          square += y * y;
+          square[k / kWidth<T> % 2] += y * y;
         }
-      y_square[r] = hsum<T>(square);
+      y_square[r] = hsum<T>(square[0] + square[1]);
     }
   }
 };
@@ -145,10 +153,10 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
     }
   };
   std::optional<CentredBlocks<T>> centred;
+  bool close = false;  // the last block was: this one is likely to be, too
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
     const T* b = static_cast<const T*>(t.x.lanes) + ib * depth * kBlock;
     const T* x_square = t.x_square + ib * kBlock;
-    bool close = false;  // the last block was: this one is likely to be, too
     for (int64_t jb = j0; jb < j1; ++jb) {
       const T* a = static_cast<const T*>(t.y.rows) + jb * depth_blocks * kBlock * kBlock;
       T* s = t.s + (ib - t.i0) * t.stride + (jb * kBlock - t.first) * kBlock;
@@ -157,14 +165,16 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
         const T* y_square = t.y_square + jb * kBlock;
         if (!close && finish_distances<T, kMetric>(t, ib, jb, s, x_square, y_square, false) <= kManyNear) continue;
         if (!centred) centred.emplace(depth);
-        centred->take(b, a);
+        centred->take_x(b);
+        centred->take_y(a);
         products(centred->rows.data(), centred->lanes.data(), s);
         finish_distances<T, kMetric>(t, ib, jb, s, centred->x_square, centred->y_square, true);
         int near = 0;
         for (int64_t r = 0; r < kBlock; ++r)
-          for (int64_t l = 0; l < kBlock; ++l) {
-            const T d = s[r * kBlock + l];
-            near += (kMetric == Metric::euclidean ? d * d : d) < (x_square[l] + y_square[r]) * T(kNear);
+          for (int v = 0; v < kBlockVectors<T>; ++v) {
+            const Vec<T> d = load<T>(s + r * kBlock + v * kWidth<T>);
+            const Vec<T> limit = (load<T>(x_square + v * kWidth<T>) + y_square[r]) * T(kNear);
+            near += __builtin_popcount(bits_of<T>((kMetric == Metric::euclidean ? d * d : d) < limit));
           }
         close = near > kManyNear;
       }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.show import counting, say
+from fastssl.cli.show import passing, say
 
 
 @dataclass
@@ -82,7 +82,7 @@ def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list
                 )
         show(done, total)
 
-    with counting(source.name) as show:
+    with passing(source.name) as show:
         options: dict[str, Any] = {"readout": asked.readout, "part": asked.part, "on_error": asked.on_error}
         made = write_features(
             encoder,

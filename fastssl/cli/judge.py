@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.show import counting, say
+from fastssl.cli.show import passing, say
 
 
 def data_of(state: dict[str, Any]) -> str:
@@ -48,7 +48,7 @@ def judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None
     """
     from fastssl.evaluate.features import watched_passes
 
-    with watched_passes(counting):
+    with watched_passes(passing):
         return _judge(checkpoint, data, protocol, readout, only)
 
 

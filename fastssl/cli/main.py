@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -15,7 +14,15 @@ from rich.table import Table
 from rich.text import Text
 
 from fastssl._version import __version__
-from fastssl.cli.show import console, describe_source, print_measures, run_pretraining, say
+from fastssl.cli.show import (
+    console,
+    counting,
+    describe_source,
+    open_data,
+    print_measures,
+    run_pretraining,
+    say,
+)
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
 MISTAKES = (ValueError, TypeError, ImportError, FileNotFoundError)
@@ -115,7 +122,7 @@ def pretrain(
             "default: what the method needs."
         ),
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Image size, pixels; default 32 (16 for digits).")] = None,
+    size: Annotated[int | None, typer.Option(help="Image size, pixels; default: the recipe's.")] = None,
     width: Annotated[int | None, typer.Option(help="Of networks of our own: channels of the first stage; 32.")] = None,
     blocks: Annotated[int | None, typer.Option(help="Of networks of our own: blocks a stage; 1.")] = None,
     stem: Annotated[
@@ -123,7 +130,7 @@ def pretrain(
         typer.Option(help="Of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
     channels: Annotated[int, typer.Option(help="Of the images that the encoder takes: 1 for grey, 3, or others.")] = 3,
-    temperature: Annotated[float | None, typer.Option(help="Of the loss; default 0.1 (0.2 for digits).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the loss; default: the recipe's.")] = None,
     spatial: Annotated[
         bool | None,
         typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
@@ -141,6 +148,8 @@ def pretrain(
     chunk: Annotated[
         str | None, typer.Option(help="Rows that the encoder sees at a time, or auto; the loss sees the whole batch.")
     ] = None,
+    accumulate: Annotated[int, typer.Option(help="Parts of a batch that the encoder sees one after the other.")] = 1,
+    compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder (torch.compile).")] = False,
     workers: Annotated[int | None, typer.Option(help="Threads that read and augment.")] = None,
     on_error: Annotated[str, typer.Option(help="Of images that cannot be read: raise, or skip and count.")] = "raise",
     probe_every: Annotated[
@@ -153,9 +162,8 @@ def pretrain(
     """Pretrain METHOD on images without their labels."""
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import build_method, encoder_for, options_for
-    from fastssl.data import open as open_source
     from fastssl.methods import get
-    from fastssl.train import Pretraining, check_out
+    from fastssl.train import Pretraining, check_out, is_first
     from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
@@ -163,8 +171,8 @@ def pretrain(
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
-    source = open_source(data, orientation=orientation)
-    chosen = recipe_for(method, len(source), recipe, batch_size)
+    source = open_data(data, orientation=orientation)
+    chosen = recipe_for(method, len(source), recipe, batch_size, source.embedded)
     own = {
         "epochs": epochs,
         "lr": lr,
@@ -184,20 +192,19 @@ def pretrain(
         nodes=nodes,
         strategy=strategy,
         chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
+        accumulate=accumulate,
+        compile=compile,
         workers=workers,
         on_error=on_error,
         draft=draft,
         probe_every=probe_every,
     )
     settings.check()
-    first = int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", 0))) == 0
-    if first:
+    if is_first():
         say(f"{describe_source(source)}\n{chosen}")
         if channels not in (1, 3):
             say(f"{channels} channels: each is augmented by itself; hue, saturation and grayscale change nothing")
-    encoder_options = encoder_for(
-        method, encoder, size or (16 if source.embedded == "digits" else 32), width, blocks, stem, channels
-    )
+    encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
     arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
     model = build_method(method, encoder_options, source, seed, **arguments)
     kept = options_for(method, source.embedded, **arguments)
@@ -207,10 +214,9 @@ def pretrain(
         return
     more = {"encoder_options": encoder_options, "method_options": kept, "resume": resume, "overwrite": overwrite}
     run_pretraining(model, source, settings, out, **more)
-    if not first:
-        return
-    following = "evaluate {}" if source.labels is not None else "embed {} --out features.npz"
-    say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
+    if is_first():
+        following = "evaluate {}" if source.labels is not None else "embed {} --out features.npz"
+        say(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 
 
 @app.command("data")
@@ -220,10 +226,9 @@ def show_data(
     sample: Annotated[int, typer.Option(help="Items that are read, spread over all.")] = 100,
 ) -> None:
     """Say what DATA is: items, classes, sizes of a sample, what cannot be read or was left out."""
-    from fastssl.data import open as open_source
     from fastssl.data.summary import summary
 
-    for line in summary(open_source(data, part=part), sample):
+    for line in summary(open_data(data, part=part), sample):
         say(line)
 
 
@@ -303,11 +308,11 @@ def report(
 ) -> None:
     """Compare runs on one page: curves, tables over seeds, maps, neighbours, confusions, and what was predicted."""
     from fastssl.cli.recipes import views_for
-    from fastssl.cli.show import counting
+    from fastssl.cli.show import passing
     from fastssl.evaluate.features import watched_passes
     from fastssl.report.compare import compare_runs
 
-    with watched_passes(counting):
+    with watched_passes(passing):
         page = compare_runs(runs, out, data, say, views_for)
     say(f"report: {page.resolve()}")
 
@@ -363,11 +368,11 @@ def pack_images(
     size: Annotated[int | None, typer.Option(help="Bring the shorter side to this many pixels; default: keep.")] = None,
 ) -> None:
     """Decode images once into one file that is mapped into memory."""
-    from fastssl.data import open as open_source
     from fastssl.data import pack_source
 
-    source = open_source(images)
-    pack_source(source, out, size=size)
+    source = open_data(images)
+    with counting(f"{out}: images packed of {len(source):,}") as show:
+        pack_source(source, out, size=size, progress=show)
     say(f"{len(source)} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 

@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import resource
+import statistics
+import sys
+import tempfile
+import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+
 from fastssl.data import Source
-from fastssl.methods import ImageMethod
-from fastssl.train import Pretraining
+from fastssl.methods import ImageMethod, name_of
+from fastssl.train import Pretraining, Trainer
+from fastssl.train.device import DeviceBatches
+from fastssl.train.options import launched
 from fastssl.train.trainer import batch_size_of, rehearse
+
+STEPS, SECONDS = 4, 60  # that are tried, the first to warm up; no more are begun after that time
+STATES = {"adamw": 2, "sgd": 1, "lars": 1}  # numbers that an optimiser keeps for each parameter
 
 
 def plan(
     method: ImageMethod, source: Source, options: Pretraining, kept: dict[str, Any], encoder: dict[str, Any]
 ) -> Iterator[str]:
-    """Lines on all that would run: settings, views, parameters, steps. Two items are tried; nothing is trained.
+    """Lines on all that would run: settings, views, parameters, steps, memory and time of a few steps that are tried.
+    Nothing is kept of them.
 
     Raises:
         ValueError: items that the method and its encoder cannot use.
     """
     rehearse(method, source, options.seed)
-    rows = batch_size_of(options, len(source), options.processes[0] * options.processes[1])
+    processes = options.processes[0] * options.processes[1]
+    rows = batch_size_of(options, len(source), processes)
     settings = {**asdict(options), "precision": options.numbers, "accelerator": options.device_type}
     yield "encoder: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
     yield "method: " + ", ".join(f"{key} {value}" for key, value in kept.items())
@@ -33,9 +49,59 @@ def plan(
         yield f"view {k}: " + " -> ".join(map(repr, steps))
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     of_encoder = sum(p.numel() for p in method.encoder.parameters())
-    yield f"parameters: {trained:,} are trained; the encoder has {of_encoder:,}"
+    mib = (sum(p.numel() for p in method.parameters()) + (1 + STATES[options.optimizer]) * trained) * 4 / 2**20
+    yield (
+        f"parameters: {trained:,} are trained; the encoder has {of_encoder:,}; with gradients and optimiser {mib:,.0f} "
+        "MiB"
+    )
     steps_per_epoch = len(source) // rows
     if options.minutes is None:
         yield f"steps: {options.epochs} epochs of {steps_per_epoch:,}, {options.epochs * steps_per_epoch:,} in all"
     else:
         yield f"steps: {steps_per_epoch:,} an epoch, as many epochs as fit in {options.minutes:g} minutes"
+    if method.studies:
+        yield f"time: not tried, {name_of(method)} studies all its data before each epoch"
+    elif launched() is not None:
+        yield "time: not tried under a launcher; start it alone"
+    else:
+        total = None if options.minutes is not None else options.epochs * steps_per_epoch
+        yield from _tried(method, source, replace(options, batch_size=rows // processes), processes, total)
+
+
+def _tried(
+    method: ImageMethod, source: Source, options: Pretraining, processes: int, total: int | None
+) -> Iterator[str]:
+    """Memory and time of a process's share of a few steps."""
+    few = source.subset(np.arange(min(len(source), STEPS * options.batch_size)))
+    options = replace(options, devices=1, nodes=1, strategy="ddp", epochs=STEPS, minutes=None)
+    seconds: list[float] = []
+    waited: list[float] = []
+    with tempfile.TemporaryDirectory() as out:
+        trainer = Trainer(method, few, options, out=Path(out), about={})
+        trainer.model.train()
+        loaded = trainer.batches()
+        batches, began = DeviceBatches(loaded, trainer.copies), time.perf_counter()
+        while len(seconds) < STEPS and time.perf_counter() - began < SECONDS:
+            start, trainer.waited_seconds = time.perf_counter(), 0.0
+            trainer.step(batches)
+            seconds.append(time.perf_counter() - start)
+            waited.append(trainer.waited_seconds)
+        loaded.close()  # type: ignore[attr-defined]
+    if trainer.device.type == "cuda":
+        peak, where = torch.cuda.max_memory_allocated(trainer.device), "of the GPU"
+    else:
+        unit = 1 if sys.platform == "darwin" else 2**10
+        peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of this process"
+    each = " of each process" if processes > 1 else ""
+    yield f"memory: {peak / 2**30:.2f} GiB {where} at most, over {len(seconds)} steps{each}"
+    warm, held = seconds[1:] or seconds, waited[1:] or waited
+    step = statistics.median(warm)
+    line = f"time: {step:.3g} s a step{each}, {100 * sum(held) / sum(warm):.0f} % of it waiting for data"
+    yield line + ("" if total is None else f"; {_duration(step * total)} for {total:,} steps")
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,4 +1,4 @@
-"""The settings that the command line uses for each data set: views that suit the images."""
+"""From a recipe to a method: its views, its encoder, its arguments."""
 
 from __future__ import annotations
 
@@ -25,24 +25,6 @@ from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.encoders import RESNETS
 from fastssl.train.recipe import recipe
 
-# What suits the images. Digits have no colour, and a mirrored 2 is no 2.
-AUGMENT: dict[str, dict[str, Any]] = {
-    "emoji": {"crop": (0.3, 1.0), "strength": 0.5, "blur": 0.0},
-    "digits": {"crop": (0.5, 1.0), "strength": 0.5, "flip": 0.0, "gray": 0.0, "blur": 0.0, "rotate": 15.0},
-}
-TEMPERATURE = {"digits": 0.2}
-# Runs on a few thousand images are short: targets follow faster, and clusters are as few as a batch can fill.
-OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "emoji": {
-        "byol": {"momentum": 0.96},
-        "simsiam": {"spatial": False, "layers": 2},
-        # An emoji that is turned by half a turn is no emoji.
-        "transformation": {"degrees": 45.0, "translate": 0.1, "scale": (0.8, 1.2), "shear": 10.0},
-        "swav": {"prototypes": 32},
-        "deep-cluster": {"clusters": 50, "every": 5},
-        "inter-clr": {"clusters": 50},
-    },
-}
 TWO_VIEWS = {
     "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con", "inter-clr",
     "amdim",
@@ -51,9 +33,9 @@ TWO_VIEWS = {
 
 def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     """The views of a method on a data set that comes with the package; None takes the paper's."""
-    if embedded not in AUGMENT:
+    options = recipe(name, 0, embedded=embedded).views
+    if not options:
         return SimCLRAugment(size, channels_last=True) if name in ("simclr", "nnclr", "swav", "sup-con") else None
-    options = AUGMENT[embedded]
     if name in TWO_VIEWS:
         return SimCLRAugment(size, channels_last=True, **options)
     if name == "deep-cluster":
@@ -116,17 +98,14 @@ def options_for(
 ) -> dict[str, Any]:
     """The arguments of a method: JSON values, kept in its checkpoint.
 
-    Those of ``settings`` (None: of the recipe for few images), where the data set comes with the package what suits it,
-    and above all what is given.
+    Those of ``settings`` (a recipe's; None: of that for few images and ``embedded``), and above all what is given.
 
     Raises:
         ValueError: no such method, or one that has no temperature.
     """
     kind = get(name)
-    options: dict[str, Any] = {"spatial": True, **(recipe(name, 0).method if settings is None else settings)}
-    options |= OPTIONS.get(embedded or "", {}).get(name, {})
-    if name == "simclr" and embedded in TEMPERATURE:
-        options["temperature"] = TEMPERATURE[embedded]
+    chosen = recipe(name, 0, embedded=embedded).method if settings is None else settings
+    options: dict[str, Any] = {"spatial": True, **chosen}
     if spatial is not None:
         options["spatial"] = spatial
     if temperature is not None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(markup=False, highlight=False)
+FEW = 8  # items whose sizes are looked at before training
 PLAIN_SECONDS = 30  # between lines, where there is no terminal
 
 
@@ -41,7 +42,8 @@ class _Plain:
 
 
 def _probed(p: Any) -> str:
-    return "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
+    text = "".join(f", {name} {p.measured[name]:.1f}" for name in ("knn", "linear") if name in p.measured)
+    return text + (f", {p.skipped} unreadable" if p.skipped else "")
 
 
 @contextmanager
@@ -74,7 +76,7 @@ def _progress(name: str) -> Iterator[Any]:
 
 
 @contextmanager
-def counting(name: str) -> Iterator[Any]:
+def passing(name: str) -> Iterator[Any]:
     """A function of (done, total) that shows how far a pass over data is: a live line on a terminal, else plain ones
     every half minute."""
     if not (console.is_terminal or console.is_jupyter):
@@ -112,6 +114,35 @@ def counting(name: str) -> Iterator[Any]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int], None]]:
+    """A function that shows how many have been found or made so far, where that takes long."""
+    live = console.is_terminal or console.is_jupyter
+    last = time.monotonic()
+    with console.status(Text(what)) if live else nullcontext() as status:
+
+        def show(count: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if now - last < (0.1 if live else PLAIN_SECONDS):
+                return
+            last = now
+            if status is not None:
+                status.update(Text(f"{what}: {count:,}"))
+            else:
+                say(f"{what}: {count:,}")
+
+        yield show
+
+
+def open_data(data: str, **options: Any) -> Any:
+    """What :func:`fastssl.data.open` makes of ``data``; shows how many files or shards it has found."""
+    from fastssl.data import open as open_source
+
+    with counting(f"{data}: files found") as show:
+        return open_source(data, progress=show, **options)
+
+
 def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
     """Pretrains and shows how far it is; Ctrl-C leaves a checkpoint. ``more``: arguments of ``pretrain``."""
     from fastssl.train import pretrain
@@ -125,10 +156,18 @@ def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: An
 
 
 def describe_source(source: Any) -> str:
-    """One line: items, classes, what was left out."""
+    """One line: items, classes, sizes of a few, what was left out."""
     parts = [f"{source.name}: {len(source):,} items"]
     if len(source.classes):
         parts.append(f"{len(source.classes)} classes")
+    from fastssl.data.summary import sizes_of
+
+    sizes = sizes_of(source, FEW)
+    if sizes:
+        (low, high), (least, most) = ((min(side), max(side)) for side in zip(*sizes))
+        parts.append(
+            f"{low} x {least}" + (f" to {high} x {most} pixels" if (low, least) != (high, most) else " pixels")
+        )
     left = ", ".join(f"{count:,} {why}" for why, count in source.skipped.items())
     return ", ".join(parts) + (f" (left out: {left})" if left else "")
 

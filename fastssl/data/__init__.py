@@ -5,6 +5,7 @@ from fastssl.data.arrays import ArraySource
 from fastssl.data.batch import Batch
 from fastssl.data.datasets import DatasetSource, HubSource
 from fastssl.data.decode import ImageError, read_image
+from fastssl.data.disk_cache import CacheError
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.files import FileSource, folder
 from fastssl.data.loader import Loader
@@ -19,6 +20,7 @@ from fastssl.data.tables import table
 __all__ = [
     "ArraySource",
     "Batch",
+    "CacheError",
     "DatasetSource",
     "FileSource",
     "HubSource",

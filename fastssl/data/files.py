@@ -12,21 +12,23 @@ import numpy as np
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
 from fastssl.data.source import Item, Reduction, Source, checked_labels, digest, in_range
+from fastssl.data.storage import content, is_url, join, name_of
 
 
 class FileSource(Source):
     """Image files, decoded when they are read, at their own size.
 
     Args:
-        paths: of the files, relative to ``root`` where there is one.
+        paths: of the files, relative to ``root`` where there is one; or URLs.
         labels: one integer a file, -1 where a class is not known; None: none.
         classes: the names of the classes.
         name: what logs and checkpoints call it.
-        root: the folder that relative paths start from.
+        root: the folder that relative paths start from, or its URL.
         texts: one a file; or bool [N]: which of them have a ``.txt`` file of the same name beside.
         max_pixels: larger images are refused before they are decoded.
         orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
         skipped: why files were left out of the list -> how many.
+        versions: one a file behind a URL, which tells it from a later one of its name: then it is kept on disk.
 
     Raises:
         ValueError: another number of labels or texts.
@@ -44,6 +46,7 @@ class FileSource(Source):
         max_pixels: int = MAX_PIXELS,
         orientation: bool = True,
         skipped: Mapping[str, int] | None = None,
+        versions: Sequence[str] | None = None,
     ) -> None:
         self.paths = paths if isinstance(paths, Names) else Names(str(p) for p in paths)
         self.labels = None if labels is None else checked_labels(labels, len(self.paths))
@@ -53,7 +56,7 @@ class FileSource(Source):
         self.root = None if root is None else str(root)
         if texts is not None and len(texts) != len(self.paths):
             raise ValueError(f"texts: expected {len(self.paths)}, one a file, got {len(texts)}")
-        self.texts = texts
+        self.texts, self.versions = texts, versions
         self.max_pixels, self.orientation, self.skipped = max_pixels, orientation, skipped or {}
 
     def __len__(self) -> int:
@@ -62,18 +65,30 @@ class FileSource(Source):
     def path(self, index: int) -> str:
         """Where a file lies."""
         own = self.paths[in_range(index, len(self))]
-        return own if self.root is None else os.path.join(self.root, own)
+        return own if self.root is None else join(self.root, own)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         path = self.path(index)
-        image = read_image(path, max_pixels=self.max_pixels, orientation=self.orientation, reduce=reduce, shared=True)
+        image = read_image(
+            content(path, self._version(index)) if is_url(path) else path,
+            name=path,
+            max_pixels=self.max_pixels,
+            orientation=self.orientation,
+            reduce=reduce,
+            shared=True,
+        )
         label = None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index])
         return Item(images=(image,), label=label, text=self._text(index, path), name=self.paths[index])
 
     def _text(self, index: int, path: str) -> str | None:
         if self.texts is None or not isinstance(self.texts, np.ndarray):
             return None if self.texts is None else self.texts[index]
-        return Path(path).with_suffix(".txt").read_text(encoding="utf-8").strip() if self.texts[index] else None
+        if not self.texts[index]:
+            return None
+        return content(os.path.splitext(path)[0] + ".txt").decode("utf-8").strip()
+
+    def _version(self, index: int) -> str | None:
+        return None if self.versions is None else self.versions[index]
 
     def name_of(self, index: int) -> str:
         return self.paths[index]
@@ -94,7 +109,14 @@ class FileSource(Source):
             texts = texts[ids] if isinstance(texts, np.ndarray) else [texts[i] for i in ids]
         options: dict[str, Any] = {"max_pixels": self.max_pixels, "orientation": self.orientation}
         return FileSource(
-            self.paths.take(ids), labels, self.classes, name or self.name, root=self.root, texts=texts, **options
+            self.paths.take(ids),
+            labels,
+            self.classes,
+            name or self.name,
+            root=self.root,
+            texts=texts,
+            versions=None if self.versions is None else [self.versions[int(i)] for i in ids],
+            **options,
         )
 
 
@@ -111,7 +133,7 @@ def folder(
     Pillow reads are left out and counted in ``skipped``. A ``.txt`` file of the same name is the text of an image.
 
     Args:
-        path: a folder; without sub-folders there are no classes.
+        path: a folder, or the URL of one; without sub-folders there are no classes.
         max_pixels: larger images are refused before they are decoded.
         orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
         progress: called with the number of images found so far.
@@ -119,7 +141,8 @@ def folder(
     Raises:
         ValueError: no folder, or no images in it.
     """
-    listing = list_images(path, progress)
+    root = str(path) if is_url(path) else os.path.abspath(path)
+    listing = list_images(root, progress)
     if not len(listing.files):
         left = ", ".join(f"{count} {why}" for why, count in listing.skipped.items())
         raise ValueError(
@@ -131,12 +154,13 @@ def folder(
         listing.files,
         labels,
         classes,
-        Path(os.path.abspath(path)).name,
-        root=os.path.abspath(path),
+        os.path.basename(root) if not is_url(root) else name_of(root),
+        root=root,
         texts=listing.texts if listing.texts.any() else None,
         max_pixels=max_pixels,
         orientation=orientation,
         skipped=listing.skipped,
+        versions=listing.versions,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fastssl.data.disk_cache import cache_folder
 from fastssl.data.source import digest
+from fastssl.data.storage import below, is_url
 
 # Endings of image files, whether or not this Pillow reads them.
 SUFFIXES = {
@@ -23,6 +26,7 @@ ARRAY = ".npy"  # an image of any channels, where a folder holds nothing but suc
 REMEMBERED = 20_000  # files; smaller folders are listed faster than a cache file is worth
 _THREADS = 16
 _HIDDEN = {"__MACOSX"}
+log = logging.getLogger("fastssl")
 
 
 @cache
@@ -67,19 +71,21 @@ class Listing:
     """The images below a folder, by their paths relative to it, sorted.
 
     Args:
-        root: the folder.
+        root: the folder, or its URL.
         files: their relative paths.
         texts: bool [N], whether a ``.txt`` file of the same name lies beside.
         folders: all folders that were looked into, and when they last changed (``st_mtime_ns``).
         skipped: why files were left out -> how many: hidden ones, those that are no images, images that Pillow here
             does not read.
+        versions: of files behind a URL, which tell a file from a later one of its name; else None.
     """
 
-    root: Path
+    root: str
     files: Names
     texts: np.ndarray
     folders: dict[str, int]
     skipped: dict[str, int] = field(default_factory=dict)
+    versions: Names | None = None
 
 
 @dataclass
@@ -89,6 +95,17 @@ class _Folder:
     changed: int
     skipped: dict[str, int]
     arrays: list[tuple[str, bool]] = field(default_factory=list)
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith(".") or name in _HIDDEN
+
+
+def _left_out(ending: str) -> str | None:
+    """Why a file with that ending is left out; None: it is an image that can be read."""
+    if ending not in SUFFIXES:
+        return "no image"
+    return None if ending in readable() else f"{ending}: needs a plugin of Pillow"
 
 
 def _look_into(root: str, relative: str) -> _Folder:
@@ -104,7 +121,7 @@ def _look_into(root: str, relative: str) -> _Folder:
         for entry in entries:
             name = entry.name
             own = f"{relative}/{name}" if relative else name
-            if name.startswith(".") or name in _HIDDEN:
+            if _hidden(name):
                 skip("hidden")
             elif entry.is_dir():
                 if entry.is_symlink() and _above(os.path.realpath(entry.path), path):
@@ -118,10 +135,8 @@ def _look_into(root: str, relative: str) -> _Folder:
                     texts.add(stem)
                 elif ending == ARRAY and entry.is_file():
                     found.arrays.append((own, False))
-                elif ending not in SUFFIXES:
-                    skip("no image")
-                elif ending not in readable():
-                    skip(f"{ending}: needs a plugin of Pillow")
+                elif (why := _left_out(ending)) is not None:
+                    skip(why)
                 elif not entry.is_file():
                     skip("a link to nothing" if entry.is_symlink() else "no file")
                 else:
@@ -142,16 +157,18 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     folder has changed since.
 
     Args:
-        root: a folder.
+        root: a folder, or the URL of one, which is listed anew every time.
         progress: called with the number of images found so far.
 
     Raises:
         ValueError: no folder.
         OSError: a folder that may not be read.
     """
-    root = Path(root)
-    if not root.is_dir():
-        raise ValueError(f"path: expected a folder, got {str(root)!r}")
+    root = str(root)
+    if is_url(root):
+        return _list_remote(root)
+    if not os.path.isdir(root):
+        raise ValueError(f"path: expected a folder, got {root!r}")
     remembered = _recall(root)
     if remembered is not None:
         return remembered
@@ -161,7 +178,7 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     skipped: dict[str, int] = {}
     readable()  # plugins are looked for once, by one thread
     with ThreadPoolExecutor(_THREADS) as pool:
-        pending: dict[Future[_Folder], str] = {pool.submit(_look_into, str(root), ""): ""}
+        pending: dict[Future[_Folder], str] = {pool.submit(_look_into, root, ""): ""}
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
@@ -171,7 +188,7 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
                 arrays += found.arrays
                 for why, count in found.skipped.items():
                     skipped[why] = skipped.get(why, 0) + count
-                pending |= {pool.submit(_look_into, str(root), own): own for own in found.folders}
+                pending |= {pool.submit(_look_into, root, own): own for own in found.folders}
             if progress is not None:
                 progress(len(files))
     if arrays and files:
@@ -184,24 +201,40 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     return listing
 
 
-def cache_folder() -> Path:
-    """Where things are kept that can be made again: ``$FASTSSL_CACHE``, or ``fastssl`` in the user's cache."""
-    given = os.environ.get("FASTSSL_CACHE")
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastssl"
+def _list_remote(root: str) -> Listing:
+    found, skipped = below(root), dict[str, int]()
+    texts = {os.path.splitext(name)[0] for name, _ in found if name.lower().endswith(".txt")}
+    kept = []
+    for name, version in found:
+        stem, ending = os.path.splitext(name)
+        why = "hidden" if any(map(_hidden, name.split("/"))) else _left_out(ending.lower())
+        if why is None:
+            kept.append((name, stem in texts, version))
+        elif ending.lower() != ".txt":
+            skipped[why] = skipped.get(why, 0) + 1
+    kept.sort(key=lambda file: file[0].split("/"))
+    return Listing(
+        root,
+        Names(name for name, _, _ in kept),
+        np.array([has for _, has, _ in kept], dtype=bool),
+        {},
+        skipped,
+        Names(version for _, _, version in kept),
+    )
 
 
-def _memory_of(root: Path) -> Path:
+def _memory_of(root: str) -> Path:
     return cache_folder() / "listings" / f"{digest(os.path.realpath(root))}.npz"
 
 
-def _recall(root: Path) -> Listing | None:
+def _recall(root: str) -> Listing | None:
     """The remembered listing, if every folder is as it was."""
     try:
         with np.load(_memory_of(root), allow_pickle=False) as kept:
             folders = dict(zip(kept["folders"].tolist(), kept["changed"].tolist()))
             if kept["endings"].tolist() != sorted(readable()):
                 return None
-            if any(os.stat(root / name).st_mtime_ns != changed for name, changed in folders.items()):
+            if any(os.stat(os.path.join(root, name)).st_mtime_ns != changed for name, changed in folders.items()):
                 return None
             names = Names()
             names.bytes, names.offsets = kept["bytes"], kept["offsets"]
@@ -231,5 +264,6 @@ def _remember(listing: Listing) -> None:
             endings=np.array(sorted(readable())),
         )
         temporary.replace(path)
-    except OSError:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
+        log.warning("%s: the listing cannot be kept (%s); it is made again next time", path, error.strerror or error)

@@ -21,6 +21,7 @@ from fastssl.data.source import Item, Source
 from fastssl.data.threads import background_pool
 from fastssl.data.views import AugmentExamples
 
+UNREADABLE = (ImageError, PackedError, ShardError, OSError)  # what items raise that cannot be read
 CHUNK = 16  # items of a batch that a thread makes examples of at a time
 
 
@@ -250,7 +251,7 @@ class Loader:
             try:
                 items.append(self.source.read(index, self._reduction(index, epoch) if self.draft else None))
                 kept.append(index)
-            except (ImageError, PackedError, ShardError, OSError) as error:
+            except UNREADABLE as error:
                 if self.on_error == "raise":
                     raise
                 failed.append((index, str(error)))

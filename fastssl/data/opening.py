@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import glob
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +18,12 @@ from fastssl.data.datasets import DatasetSource, first_part, hub
 from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.files import FileSource, folder
+from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import tones
 from fastssl.data.source import Source, checked_labels
+from fastssl.data.storage import ending, entries, is_file, is_folder, is_url, join, matching, name_of, open_file, parent
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -31,6 +32,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "digits": digits,
     "tones": tones,
 }
+_FILES = {".tar", ".pack", *tables.SUFFIXES, *SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -56,6 +58,9 @@ def open(
               part that is asked for; a folder of tar shards;
             - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
               ``shards/*.tar``), a list (``.csv``, ``.tsv``, ``.json``, ``.jsonl`` with columns path, label, text);
+            - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, whatever fsspec reads; extra:
+              remote), also with a pattern: ``https://host/train-{000..127}.tar``. What was fetched is kept on disk
+              (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
             - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, drawings, H, W, C];
             - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, whose own
               batches and transforms by workers are not used;
@@ -96,12 +101,12 @@ def open(
 
 def _absolute(name: str) -> str:
     """A name as it is, a path from wherever it is opened again."""
-    kind, colon, root = name.partition(":")
-    if name in EMBEDDED:
+    if name in EMBEDDED or is_url(name):
         return name
+    kind, colon, root = name.partition(":")
     if colon and (kind == "hf" or kind in benchmarks.READERS):
         return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
-    return os.path.abspath(Path(name).expanduser())
+    return os.path.abspath(os.path.expanduser(name))
 
 
 def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
@@ -139,16 +144,20 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         if chosen is None:
             raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
         return parts[chosen]
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return _folder(path, part, options, progress)
-    if path.is_file():
-        return _file(path, options)
-    found = sorted(glob.glob(str(path))) if any(c in name for c in "*?[") else []
-    if found:
-        if all(f.endswith(".tar") for f in found):
-            return ShardSource(found, path.parent.name, progress=progress, **options)
-        return FileSource(found, name=path.parent.name, **options)
+    place = name if is_url(name) else os.path.expanduser(name)
+    found = matching(place)
+    if len(found) > 1 or (found and found != [place]):
+        label = name_of(parent(found[0]))
+        if all(ending(f) == ".tar" for f in found):
+            return ShardSource(found, label, progress=progress, **options)
+        return FileSource(found, name=label, **options)
+    # Behind some URLs a folder cannot be told from a file but by what its name ends in.
+    if (ending(place) in _FILES or not is_folder(place)) and is_file(place):
+        return _file(place, options)
+    if is_folder(place):
+        return _folder(place, part, options, progress)
+    if is_url(place):
+        raise FileNotFoundError(f"data: no file or folder {name!r}")
     known = [*EMBEDDED, "hf:PATH", *(f"{reader}:FOLDER" for reader in benchmarks.READERS)]
     near = difflib.get_close_matches(name, [*EMBEDDED], 1)
     raise FileNotFoundError(
@@ -157,49 +166,54 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     )
 
 
-def _folder(path: Path, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
-    shards = sorted(path.glob("*.tar"))
+def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
+    there = entries(place)
+    shards = sorted(name for name, folder in there.items() if ending(name) == ".tar" and not folder)
     if shards:
-        return ShardSource(shards, path.resolve().name, progress=progress, **options)
-    if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        return _named(f"hf:{path}", part, options, progress)
-    parts = parts_of(path)
+        return ShardSource([join(place, name) for name in shards], _called(place), progress=progress, **options)
+    if "dataset_info.json" in there or "dataset_dict.json" in there:
+        return _named(f"hf:{place}", part, options, progress)
+    parts = parts_of(place)
     if parts is not None:
         chosen = folder(parts[0 if part == "train" else 1], progress=progress, **options)
-        chosen.name = path.resolve().name
+        chosen.name = _called(place)
         return chosen
-    return folder(path, progress=progress, **options)
+    return folder(place, progress=progress, **options)
 
 
-def _file(path: Path, options: dict[str, Any]) -> Source:
-    with path.open("rb") as file:
-        packed = file.read(len(MAGIC)) == MAGIC
-    if packed or path.suffix == ".pack":
-        return PackedImages(path)
-    if path.suffix == ".npy":
-        return _stack(path, options)
-    if path.suffix == ".tar":
-        return ShardSource([path], **options)
-    if path.suffix.lower() in tables.SUFFIXES:
-        return tables.table(path, **options)
-    return FileSource([path.name], name=path.stem, root=path.resolve().parent, **options)
+def _called(place: str) -> str:
+    return name_of(place) if is_url(place) else Path(place).resolve().name
 
 
-def _stack(path: Path, options: dict[str, Any]) -> Source:
+def _file(place: str, options: dict[str, Any]) -> Source:
+    kind = ending(place)
+    if kind == ".tar":
+        return ShardSource([place], **options)
+    if kind == ".npy" and not is_url(place):
+        return _stack(place, options)
+    if kind in tables.SUFFIXES:
+        return tables.table(place, **options)
+    if kind == ".pack" or open_file(place).read(0, len(MAGIC)) == MAGIC:
+        return PackedImages(place)
+    return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+
+
+def _stack(place: str, options: dict[str, Any]) -> Source:
     """A file of one array: images [N, H, W, C] stay on disk until they are read; [H, W, C] is one image."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(place, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"data: {str(path)!r} cannot be read as an array ({error})") from error
+        raise ValueError(f"data: {place!r} cannot be read as an array ({error})") from error
     if array.ndim in (4, 5):
-        return ArraySource(array, name=path.stem)
-    return FileSource([path.name], name=path.stem, root=path.resolve().parent, **options)
+        return ArraySource(array, name=name_of(place))
+    return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
 
 
-def parts_of(path: Path) -> tuple[Path, Path] | None:
+def parts_of(place: str | Path) -> tuple[str, str] | None:
     """The folders of the training and of the test part, where a folder has both."""
-    if not path.is_dir():
+    place = str(place)
+    if not is_folder(place):
         return None
-    there = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    train, test = (first_part(dict.fromkeys(there), names) for names in (TRAIN, TEST))
-    return (path / train, path / test) if train and test else None
+    there = {name: None for name, is_a_folder in entries(place).items() if is_a_folder}
+    train, test = (first_part(there, names) for names in (TRAIN, TEST))
+    return (join(place, train), join(place, test)) if train and test else None

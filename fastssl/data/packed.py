@@ -22,6 +22,7 @@ import numpy as np
 from fastssl.data.ahead import read_ahead
 from fastssl.data.decode import shrink
 from fastssl.data.source import Item, Reduction, Source, digest, in_range
+from fastssl.data.storage import is_url, open_file
 
 MAGIC = b"FSSLPAK1"
 VERSION = 1
@@ -158,12 +159,12 @@ def pack_source(
 
 
 class PackedImages(Source):
-    """The images of a packed file (see :func:`pack`), mapped into memory and read when they are needed.
+    """The images of a packed file (see :func:`pack`): mapped into memory, or read by ranges behind a URL.
 
     The header and the table are checked when the file is opened, each image's checksum when it is first read.
 
     Args:
-        path: of the file.
+        path: of the file, or its URL.
 
     Raises:
         PackedError: no packed file, one of another version, or a damaged one.
@@ -171,24 +172,25 @@ class PackedImages(Source):
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        size = self.path.stat().st_size
-        if size < len(MAGIC) + FOOTER.size:
-            raise PackedError(f"{self.path}: {size} bytes are too few for a packed file")
-        self._bytes = np.memmap(self.path, np.uint8, "r")
-        self._size = len(self._bytes)
-        table, header, length, crc, magic = FOOTER.unpack(self._bytes[-FOOTER.size :].tobytes())
-        if magic != MAGIC or self._bytes[: len(MAGIC)].tobytes() != MAGIC:
+        self.path = str(path)
+        self._file = open_file(self.path)
+        self._size = self._file.size
+        if self._size < len(MAGIC) + FOOTER.size:
+            raise PackedError(f"{self.path}: {self._size} bytes are too few for a packed file")
+        self._mapped = None if is_url(self.path) else np.memmap(self.path, np.uint8, "r")
+        footer = self._bytes(self._size - FOOTER.size, self._size).tobytes()
+        table, header, length, crc, magic = FOOTER.unpack(footer)
+        if magic != MAGIC or self._bytes(0, len(MAGIC)).tobytes() != MAGIC:
             raise PackedError(f"{self.path}: not a packed file, or a truncated one")
         if not len(MAGIC) <= table <= header or header + length + FOOTER.size != self._size:
             raise PackedError(f"{self.path}: truncated or damaged (its parts do not add up to {self._size} bytes)")
-        text = self._bytes[header : header + length].tobytes()
+        text = self._bytes(header, header + length).tobytes()
         if zlib.crc32(text) != crc:
             raise PackedError(f"{self.path}: damaged (checksum of the header)")
         about = self._parse(text)
         if (header - table) != about["count"] * RECORD.itemsize:
             raise PackedError(f"{self.path}: damaged (the table does not hold {about['count']} images)")
-        raw = self._bytes[table:header].tobytes()
+        raw = self._bytes(table, header).tobytes()
         if zlib.crc32(raw) != about["table_crc"]:
             raise PackedError(f"{self.path}: damaged (checksum of the table)")
         self.records = np.frombuffer(raw, RECORD)
@@ -201,6 +203,11 @@ class PackedImages(Source):
         labels = self.records["label"][:: self.drawings].astype(np.int32)
         self.labels = labels if bool((labels != UNLABELLED).any()) else None
         self._verified = np.zeros(len(self.records), dtype=bool)
+
+    def _bytes(self, start: int, stop: int) -> np.ndarray:
+        if self._mapped is not None:
+            return np.asarray(self._mapped[start:stop])
+        return np.frombuffer(self._file.read(start, stop - start), np.uint8)
 
     def _parse(self, text: bytes) -> dict[str, Any]:
         try:
@@ -253,7 +260,7 @@ class PackedImages(Source):
         return PackedImages, (self.path,)
 
     def image(self, number: int) -> np.ndarray:
-        """An image of the file, uint8 [H, W, C], as a view of the mapped memory.
+        """An image of the file, uint8 [H, W, C]; of a mapped file without a copy.
 
         Raises:
             PackedError: its pixels are not those that were written.
@@ -262,9 +269,9 @@ class PackedImages(Source):
         r = self.records[in_range(number, len(self.records))]
         shape = (int(r["height"]), int(r["width"]), int(r["channels"]))
         start = int(r["offset"])
-        pixels = self._bytes[start : start + shape[0] * shape[1] * shape[2]]
+        pixels = self._bytes(start, start + shape[0] * shape[1] * shape[2])
         if not self._verified[number]:
             if zlib.crc32(pixels.data) != int(r["crc"]):
                 raise PackedError(f"{self.path}: image {number} is damaged (checksum)")
             self._verified[number] = True
-        return np.asarray(pixels).reshape(shape)
+        return pixels.reshape(shape)

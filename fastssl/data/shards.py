@@ -6,7 +6,9 @@ numbers: they are shuffled, resumed and shared among processes exactly as files 
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
@@ -16,11 +18,15 @@ from typing import Any
 import numpy as np
 
 from fastssl.data.decode import MAX_PIXELS, read_image
-from fastssl.data.listing import SUFFIXES, Names, cache_folder, readable
+from fastssl.data.disk_cache import cache_folder
+from fastssl.data.listing import SUFFIXES, Names, readable
 from fastssl.data.source import Item, Reduction, Source, digest, in_range
+from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
 
-VERSION = 1
+VERSION = 2
 UNLABELLED = -1
+READ_AHEAD = 8 * 2**20  # bytes of a shard behind a URL that are asked for at once while its index is made
+log = logging.getLogger("fastssl")
 
 
 class ShardError(ValueError):
@@ -34,7 +40,7 @@ class ShardSource(Source):
     "text" (or "caption").
 
     Args:
-        paths: of the tar files (not compressed), in their order.
+        paths: of the tar files (not compressed), in their order, or their URLs.
         name: what logs and checkpoints call it.
         max_pixels: larger images are refused before they are decoded.
         orientation: turn images as EXIF says.
@@ -57,8 +63,8 @@ class ShardSource(Source):
     ) -> None:
         if not len(paths):
             raise ValueError("paths: expected at least one tar file, got none")
-        self.paths = [Path(p) for p in paths]
-        self.name = name or self.paths[0].stem
+        self.paths = [str(p) for p in paths]
+        self.name = name or name_of(self.paths[0])
         self.max_pixels, self.orientation = max_pixels, orientation
         indices = []
         for k, path in enumerate(self.paths):
@@ -71,9 +77,9 @@ class ShardSource(Source):
         texts = [text for index in indices for text in index["texts"]]
         self.texts = texts if any(text is not None for text in texts) else None
         if not len(self.places):
-            raise ValueError(f"paths: expected images in {str(self.paths[0])!r}, found none")
+            raise ValueError(f"paths: expected images in {self.paths[0]!r}, found none")
         self.labels, self.classes = _numbered([label for index in indices for label in index["labels"]])
-        self._files: dict[int, int] = {}
+        self._files = Files(self.paths)
 
     def __len__(self) -> int:
         return len(self.places)
@@ -81,12 +87,12 @@ class ShardSource(Source):
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         shard = int(np.searchsorted(self.ends, in_range(index, len(self)), side="right"))
         start, size = (int(n) for n in self.places[index])
-        content = os.pread(self._open(shard), size, start)
+        file = self._files[shard].read(start, size)
         name = f"{self.paths[shard]}: {self.keys[index]}"
-        if len(content) != size:
+        if len(file) != size:
             raise ShardError(f"{name}: the shard is cut off; copy it again, its index is made again")
         image = read_image(
-            content, name=name, max_pixels=self.max_pixels, orientation=self.orientation, reduce=reduce, shared=True
+            file, name=name, max_pixels=self.max_pixels, orientation=self.orientation, reduce=reduce, shared=True
         )
         return Item(
             images=(image,),
@@ -95,12 +101,6 @@ class ShardSource(Source):
             name=self.keys[index],
         )
 
-    def _open(self, shard: int) -> int:
-        file = self._files.get(shard)
-        if file is None:
-            file = self._files.setdefault(shard, os.open(self.paths[shard], os.O_RDONLY))
-        return file
-
     def name_of(self, index: int) -> str:
         return self.keys[index]
 
@@ -108,13 +108,6 @@ class ShardSource(Source):
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]
         return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_files": {}}  # files are opened where they are read
-
-    def __del__(self) -> None:
-        for file in getattr(self, "_files", {}).values():
-            os.close(file)
 
 
 def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[str]]:
@@ -129,50 +122,70 @@ def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[s
     return array, [str(k) for k in range(int(array.max()) + 1)]
 
 
-def _index_of(path: Path) -> dict[str, Any]:
+def _index_of(place: str) -> dict[str, Any]:
     """The index of a shard: kept from before if it is that of this file, else made and kept."""
-    about = os.stat(path)
-    size, changed = about.st_size, about.st_mtime_ns
-    own = path.with_name(path.name + ".index.json")
-    elsewhere = cache_folder() / "shards" / f"{digest(os.path.realpath(path))}.json"
-    for place in (own, elsewhere):
-        try:
-            kept = json.loads(place.read_text())
-        except (OSError, ValueError):
-            continue
-        if isinstance(kept, dict) and (kept.get("version"), kept.get("size"), kept.get("changed")) == (
-            VERSION,
-            size,
-            changed,
-        ):
+    file = open_file(place)
+    beside = place + ".index.json"
+    elsewhere = str(cache_folder() / "shards" / f"{digest(place if is_url(place) else os.path.realpath(place))}.json")
+    for where in (elsewhere, beside) if is_url(place) else (beside, elsewhere):
+        kept = _kept_index(where)
+        # A copy of a shard and of its index has another version; behind a URL it was put there with it.
+        moved = is_url(where) and _fits(file, kept)
+        if kept.get("size") == file.size and (kept.get("changed") == file.version or moved):
             kept["places"] = np.array(kept["places"], dtype=np.int64).reshape(-1, 2)
             return kept
-    made = _make_index(path, size)
-    text = json.dumps({"version": VERSION, "size": size, "changed": changed, **made})
+    made = _make_index(file)
+    text = json.dumps({"version": VERSION, "size": file.size, "changed": file.version, **made})
     made["places"] = np.array(made["places"], dtype=np.int64).reshape(-1, 2)
-    for place in (own, elsewhere):
-        temporary = place.with_name(f"{place.name}.{os.getpid()}.tmp")
+    failed: OSError | None = None
+    for where in (elsewhere,) if is_url(place) else (beside, elsewhere):
+        path = Path(where)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.write_text(text)
-            temporary.replace(place)
-            break
-        except OSError:
+            temporary.replace(path)
+            return made
+        except OSError as error:
+            failed = error
             temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+    log.warning("%s: its index cannot be kept (%s); it is made again next time", place, failed)
     return made
 
 
-def _make_index(path: Path, size: int) -> dict[str, Any]:
+def _kept_index(where: str) -> dict[str, Any]:
+    try:
+        kept = json.loads(content(where))
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) and kept.get("version") == VERSION else {}
+
+
+def _fits(file: File, index: dict[str, Any]) -> bool:
+    """Whether the last image is where an index says: the header of a tar's member lies before it, with its size."""
+    if not index.get("places"):
+        return False
+    start, size = index["places"][-1]
+    header = file.read(start - tarfile.BLOCKSIZE, tarfile.BLOCKSIZE)
+    try:
+        return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == size
+    except tarfile.TarError:
+        return False
+
+
+def _make_index(file: File) -> dict[str, Any]:
+    place = file.place
     found: dict[str, dict[str, Any]] = {}
     try:
-        with tarfile.open(path, "r:") as archive:
+        ahead = READ_AHEAD if is_url(place) else io.DEFAULT_BUFFER_SIZE
+        with tarfile.open(fileobj=io.BufferedReader(Stream(file), ahead), mode="r:") as archive:
             for member in archive:
                 if member.isfile():
-                    _note(archive, member, found, path)
-                    if member.offset_data + member.size > size:
-                        raise ShardError(f"{path}: cut off in {member.name}; copy it again")
+                    _note(archive, member, found, place)
+                    if member.offset_data + member.size > file.size:
+                        raise ShardError(f"{place}: cut off in {member.name}; copy it again")
     except tarfile.TarError as error:
-        raise ShardError(f"{path}: no tar file, a compressed one, or cut off ({error})") from error
+        raise ShardError(f"{place}: no tar file, a compressed one, or cut off ({error})") from error
     items = [(key, item) for key, item in found.items() if "image" in item]
     return {
         "keys": [key for key, _ in items],
@@ -182,7 +195,7 @@ def _make_index(path: Path, size: int) -> dict[str, Any]:
     }
 
 
-def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, dict[str, Any]], path: Path) -> None:
+def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, dict[str, Any]], path: str) -> None:
     folder, _, file = member.name.rpartition("/")
     stem, dot, ending = file.partition(".")
     if not stem or not dot:
@@ -197,8 +210,8 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, di
         return
     if ending not in (".cls", ".txt", ".json"):
         return
-    content = archive.extractfile(member)
-    text = content.read().decode("utf-8", "replace").strip() if content is not None else ""
+    opened = archive.extractfile(member)
+    text = opened.read().decode("utf-8", "replace").strip() if opened is not None else ""
     if ending == ".cls":
         item["label"] = int(text) if text.lstrip("-").isdecimal() else text
     elif ending == ".txt":

@@ -66,7 +66,7 @@ def open_splits(data: Any, **options: Any) -> Splits:
                     f"data: expected parts train and test (or validation) in {root!r}, got {sorted(parts)}"
                 )
             return Splits(Path(root).name, parts[train], parts[test])
-        if parts_of(Path(data)) is not None:
+        if parts_of(data) is not None:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
             if list(train_part.classes) != list(test_part.classes):
                 raise ValueError(f"data: expected the same classes in both parts of {str(data)!r}")

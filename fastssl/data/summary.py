@@ -6,9 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastssl.data.decode import ImageError
-from fastssl.data.packed import PackedError
-from fastssl.data.shards import ShardError
+from fastssl.data.loader import UNREADABLE
 from fastssl.data.source import Item, Source
 
 _SHOWN = 10
@@ -37,7 +35,7 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     for index in picked:
         try:
             items.append(source.read(int(index)))
-        except (ImageError, PackedError, ShardError, OSError) as error:
+        except UNREADABLE as error:
             unreadable.append(str(error))
     yield from _sample(items)
     if unreadable:
@@ -45,6 +43,18 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
         yield from (f"  {line}" for line in unreadable[:_SHOWN])
     for why, count in source.skipped.items():
         yield f"left out: {count:,} {why}"
+
+
+def sizes_of(source: Source, sample: int) -> list[tuple[int, int]]:
+    """Width and height of the first image of a few items, spread over all; of those that can be read."""
+    found = []
+    for index in np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)):
+        try:
+            images = source.read(int(index)).images
+        except UNREADABLE:
+            continue
+        found += [(image.shape[1], image.shape[0]) for image in (images or ())[:1]]
+    return found
 
 
 def _classes(source: Source, labels: np.ndarray) -> Iterator[str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fastssl.data.files import FileSource
+from fastssl.data.storage import content, ending, is_url, name_of, parent
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 PATHS, LABELS, TEXTS = (
@@ -23,16 +25,16 @@ def table(path: str | Path, **options: Any) -> FileSource:
     """Returns the images that a table lists, relative to the table's folder.
 
     Args:
-        path: of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, or a ``.jsonl``
-            file with an object a line. Columns: path (or file, file_name, image), label (or class) and text (or
-            caption). Labels are integers or names; an empty one is not known.
+        path: path or URL of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, or a
+            ``.jsonl`` file with an object a line. Columns: path (or file, file_name, image), label (or class) and text
+            (or caption). Labels are integers or names; an empty one is not known.
         options: of :class:`FileSource`.
 
     Raises:
         FileNotFoundError: no such table.
         ValueError: no rows, no column of paths, or a row without a path.
     """
-    path = Path(path)
+    path = str(path)
     rows = _rows(path)
     if not rows:
         raise ValueError(f"{path}: expected rows, found none")
@@ -48,22 +50,22 @@ def table(path: str | Path, **options: Any) -> FileSource:
         [str(row[where]) for row in rows],
         labels,
         classes,
-        path.stem,
-        root=path.resolve().parent,
+        name_of(path),
+        root=parent(path if is_url(path) else os.path.realpath(path)),
         texts=texts,
         **options,
     )
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    content = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() in (".csv", ".tsv"):
-        return list(csv.DictReader(content.splitlines(), delimiter="\t" if path.suffix.lower() == ".tsv" else ","))
+def _rows(path: str) -> list[dict[str, Any]]:
+    text, kind = content(path).decode("utf-8-sig"), ending(path)
+    if kind in (".csv", ".tsv"):
+        return list(csv.DictReader(text.splitlines(), delimiter="\t" if kind == ".tsv" else ","))
     try:
-        if path.suffix.lower() == ".jsonl":
-            rows = [json.loads(line) for line in content.splitlines() if line.strip()]
+        if kind == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
         else:
-            rows = json.loads(content)
+            rows = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

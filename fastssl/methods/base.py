@@ -23,7 +23,9 @@ class Method(nn.Module):
 
     What the loop asks of a class: ``needs``, the fields of an :class:`fastssl.data.Item` that ``examples`` reads;
     ``least_rows``, how many a batch needs; ``studies``; ``trains_parts``, whether some parameters get no gradient in
-    some steps.
+    some steps; ``separable``, whether the loss is the mean of ``terms(batch)`` terms, none of which knows of other rows
+    (but for batch norm) or of those of earlier batches: then a batch may be cut, and what is drawn or remembered does
+    not change by it.
     """
 
     family: ClassVar[str]
@@ -34,6 +36,7 @@ class Method(nn.Module):
     least_rows: ClassVar[int] = 1
     studies: ClassVar[bool] = False
     trains_parts: bool = False
+    separable: bool = False
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Any:
         """Items to rows of a batch, a named tuple of tensors that has ``ids``.

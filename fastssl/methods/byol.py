@@ -31,6 +31,7 @@ class BYOL(ImageMethod):
     paper = "Grill et al. 2020"
     predicts = "the target network's projection of the other view"
     loss = "negative cosine"
+    separable = True
 
     def __init__(
         self,

@@ -64,16 +64,20 @@ class ContextEncoder(ImageMethod):
         super().__init__(encoder, augment or ContextEncoderAugment(encoder.size), spatial=spatial)
         ContextEncoderAugment.mask(1, encoder.size, kind=region)
         self.region, self.lambda_rec, self.lambda_gan = region, lambda_rec, lambda_gan
+        self.separable = region == "center" or not lambda_gan  # else one loss is a mean of pixels, the other of images
         self.decoder = Decoder(encoder)
         channels, height, width = encoder.map_shape()
         places = height * width
         self.channelwise = nn.Parameter(
             torch.eye(places).repeat(channels, 1, 1) + torch.randn(channels, places, places) * 0.01
         )
-        self.discriminator = nn.Sequential(
-            nn.Conv2d(encoder.channels, 32, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
-            nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
-        )  # fmt: skip
+        self.discriminator = None
+        if lambda_gan:
+            self.discriminator = nn.Sequential(
+                nn.Conv2d(encoder.channels, 32, 4, 2, 1), nn.LeakyReLU(0.2),
+                nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
+                nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
+            )  # fmt: skip
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and what is cut out of it [B, 1, S, S]."""
@@ -95,13 +99,16 @@ class ContextEncoder(ImageMethod):
         painted = self.paint(image, gone)
         missing = gone.expand_as(image)
         reconstruction = TF.mse_loss(painted[missing].float(), image[missing].float())
-        if not self.lambda_gan:
+        if self.discriminator is None:
             return self.lambda_rec * reconstruction
         filled = torch.where(gone, painted, image)
         # The discriminator tells images from painted ones; behind the reversal, the painter makes that hard.
         real, fake = self.discriminator(image), self.discriminator(_Reverse.apply(filled))
         gan = TF.softplus(-real).mean() + TF.softplus(fake).mean()
         return self.lambda_rec * reconstruction + self.lambda_gan * gan
+
+    def terms(self, batch: Batch) -> int:
+        return int(batch.views[1].sum())
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         image, gone = batch.views

@@ -33,6 +33,7 @@ class DeepCluster(ImageMethod):
     paper = "Caron et al. 2018"
     predicts = "the cluster of the image's features"
     loss = "cross-entropy of clusters"
+    separable = True
     studies = True
 
     def __init__(

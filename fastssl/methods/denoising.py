@@ -35,6 +35,7 @@ class Denoising(ImageMethod):
     paper = "Vincent et al. 2008"
     predicts = "the pixels that were taken away, and the others"
     loss = "mean squared error"
+    separable = True
 
     def __init__(
         self, encoder: Encoder, augment: Views | None = None, *, corruption: float = 0.5, spatial: bool = False

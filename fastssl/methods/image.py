@@ -30,12 +30,12 @@ class ImageMethod(Method):
     encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
     needs_colors: ClassVar[bool] = False  # whether its images have to be RGB
 
-    def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
-        """Raises TypeError for what is no encoder, before a method asks it for its size."""
+    def __new__(cls, encoder: nn.Module | None = None, *_: Any, **__: Any) -> ImageMethod:
+        # Here, because methods ask their encoder for its size before they call what they inherit.
         if encoder is not None and not isinstance(encoder, Encoder):
             raise TypeError(
-                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}: wrap a module as "
-                "Encoder(module, size), or give it to fastssl.pretrain"
+                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}; a module becomes one by "
+                "the size of its images: Encoder(module, size=224)"
             )
         return super().__new__(cls)
 

@@ -38,6 +38,7 @@ class Jigsaw(ImageMethod):
     paper = "Noroozi and Favaro 2016"
     predicts = "how nine tiles were shuffled"
     loss = "cross-entropy of permutations"
+    separable = True
 
     def __init__(
         self,

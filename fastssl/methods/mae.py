@@ -41,6 +41,7 @@ class MAE(ImageMethod):
     paper = "He et al. 2022"
     predicts = "the pixels of hidden patches"
     loss = "mean squared error on the hidden"
+    separable = True
     encoder_name = "vit"
 
     def __init__(

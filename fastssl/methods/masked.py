@@ -36,6 +36,7 @@ class Masked(ImageMethod):
     paper = "Xie et al. 2022"
     predicts = "the pixels of removed patches"
     loss = "mean squared error on the removed"
+    separable = True
 
     def __init__(
         self,
@@ -74,6 +75,9 @@ class Masked(ImageMethod):
         image, gone = batch.views
         missing = gone.expand_as(image)
         return TF.mse_loss(self.paint(image, gone)[missing].float(), image[missing].float())
+
+    def terms(self, batch: Batch) -> int:
+        return int(batch.views[1].sum())
 
     def pictures(self, batch: Batch) -> dict[str, Tensor]:
         image, gone = batch.views

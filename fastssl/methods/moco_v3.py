@@ -32,6 +32,7 @@ class MoCoV3(BYOL):
     predicts = "which key of the batch is the query's"
     loss = "InfoNCE"
     least_rows = 2
+    separable = False
 
     def __init__(
         self,

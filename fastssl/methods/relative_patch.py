@@ -35,6 +35,7 @@ class RelativePatch(ImageMethod):
     paper = "Doersch et al. 2015"
     predicts = "where a patch lies around another"
     loss = "cross-entropy of 8"
+    separable = True
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class RotNet(ImageMethod):
     paper = "Gidaris et al. 2018"
     predicts = "by which quarter turn the image was turned"
     loss = "cross-entropy of 4"
+    separable = True
 
     def __init__(self, encoder: Encoder, augment: Views | None = None, *, spatial: bool = False) -> None:
         super().__init__(encoder, augment or RotNetAugment(encoder.size, normalize=HALF), spatial=spatial)

@@ -32,6 +32,7 @@ class SimSiam(ImageMethod):
     paper = "Chen and He 2021"
     predicts = "the projection of the other view"
     loss = "negative cosine"
+    separable = True
 
     def __init__(
         self,

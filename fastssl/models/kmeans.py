@@ -38,7 +38,7 @@ def kmeans(
 
     Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007; Caron et al., DeepCluster, 2018 (repair).
     """
-    x = features.detach().float()
+    x = features.detach().float().contiguous()
     if not 1 <= clusters <= len(x):
         raise ValueError(f"clusters: expected 1 to {len(x)}, got {clusters}")
     rng = np.random.default_rng(seed)

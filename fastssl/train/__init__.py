@@ -3,7 +3,7 @@
 from fastssl.train.cached import cached_step
 from fastssl.train.checkpoint import load_checkpoint, load_encoder, load_method, save_checkpoint
 from fastssl.train.optim import LARS, build_optimizer, cosine_with_warmup
-from fastssl.train.options import Pretraining, check_out
+from fastssl.train.options import Pretraining, check_out, is_first
 from fastssl.train.recipe import Recipe, recipe
 from fastssl.train.run import pretrain
 from fastssl.train.trainer import Trainer
@@ -20,6 +20,7 @@ __all__ = [
     "cached_step",
     "check_out",
     "cosine_with_warmup",
+    "is_first",
     "load_checkpoint",
     "load_encoder",
     "load_method",

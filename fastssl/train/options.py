@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -32,12 +33,17 @@ class Pretraining:
         precision: of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that has it.
         accelerator: "cpu", "cuda", or "auto": a GPU where there is one.
         devices: processes on this machine, which share a batch: pair losses see all of it, batch norm a process's share
-            (:func:`fastssl.distributed.sharded`). Under torchrun, those that it started.
+            (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM those that they started.
         nodes: machines, each with so many processes.
         strategy: of several processes: "ddp": each has the whole network; "fsdp": each has a part of every parameter
             and of the optimiser's state (FSDP2).
         chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
             as many as keep their activations in the memory budget; None: all.
+        accumulate: parts that a batch is cut into, of which the encoder sees one at a time; the gradient of the step is
+            that of the whole batch. Losses that are means over rows are summed up, contrastive ones see the embeddings
+            of all parts (as with ``chunk``), methods that can do neither are refused. Batch norm normalises within a
+            part.
+        compile: run the encoder as ``torch.compile`` makes it; a run may be resumed with and without.
         workers: threads that read and augment, of each process; None: as many as torch uses.
         on_error: "raise", or "skip" items that cannot be read, which are counted.
         draft: let JPEG decoders make fewer pixels where a view needs no more; see :class:`fastssl.data.Loader`.
@@ -61,6 +67,8 @@ class Pretraining:
     nodes: int = 1
     strategy: str = "ddp"
     chunk: int | str | None = None
+    accumulate: int = 1
+    compile: bool = False
     workers: int | None = None
     on_error: str = "raise"
     draft: bool = True
@@ -75,6 +83,7 @@ class Pretraining:
             ("batch_size", 1),
             ("devices", 1),
             ("nodes", 1),
+            ("accumulate", 1),
             ("workers", 1),
             ("seed", 0),
         ):
@@ -111,6 +120,10 @@ class Pretraining:
             raise ValueError(f"chunk: expected an integer >= 1, 'auto' or None, got {self.chunk!r}")
         if self.chunk is not None and self.precision.startswith("16"):
             raise ValueError(f"chunk: expected a precision without loss scaling, got {self.precision!r}")
+        if self.chunk is not None and self.accumulate > 1:
+            raise ValueError("accumulate: give chunk or accumulate, not both")
+        if self.compile and self.strategy == "fsdp":
+            raise ValueError("compile: expected strategy 'ddp', got 'fsdp'")
         if self.accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
             raise ValueError(f"accelerator: {self.accelerator!r} needs a GPU that this torch can use, there is none")
 
@@ -129,17 +142,58 @@ class Pretraining:
 
     @property
     def processes(self) -> tuple[int, int]:
-        """Processes on this machine, and machines: those that torchrun has started, else those that are asked for.
+        """Processes on this machine, and machines: those that a launcher has started, else those that are asked for.
 
         Raises:
-            ValueError: torchrun has started others.
+            ValueError: a launcher has started others.
         """
-        if "TORCHELASTIC_RUN_ID" not in os.environ:
+        launch = launched()
+        if launch is None:
             return self.devices, self.nodes
-        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_WORLD_SIZE"])
-        if self.devices not in (1, local):
-            raise ValueError(f"devices: torchrun has started {local} processes on this machine, got {self.devices}")
-        return local, world // local
+        for name, given, there in (("devices", self.devices, launch.devices), ("nodes", self.nodes, launch.nodes)):
+            if given not in (1, there):
+                what = "processes on this machine" if name == "devices" else "machines"
+                raise ValueError(f"{name}: {launch.by} has started {there} {what}, got {given}")
+        return launch.devices, launch.nodes
+
+
+class Launch(NamedTuple):
+    """Processes that were started together: by whom, how many on this machine, on how many machines; which is this."""
+
+    by: str
+    devices: int
+    nodes: int
+    rank: int
+
+
+def launched() -> Launch | None:
+    """What torchrun or SLURM's ``srun`` have started; None: neither of them has started this process.
+
+    As Lightning Fabric does, a job of SLURM that is called "bash" or "interactive" is taken for a shell.
+
+    Raises:
+        ValueError: tasks of SLURM that are not as many on each machine.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        world, local = int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
+        return Launch("torchrun", local, world // local, int(env["RANK"]))
+    if "SLURM_NTASKS" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        return None
+    tasks, nodes = int(env["SLURM_NTASKS"]), int(env.get("SLURM_NNODES", 1))
+    local = int(env.get("SLURM_NTASKS_PER_NODE", 1))
+    if local * nodes != tasks:
+        raise ValueError(
+            f"devices: SLURM has started {tasks} tasks on {nodes} machines; ask for as many on each, --ntasks-per-node"
+        )
+    return Launch("SLURM", local, nodes, int(env.get("SLURM_PROCID", 0)))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that speaks: rank 0 of a launcher's, and of those that a run has started."""
+    launch = launched()
+    started = any(int(os.environ.get(key, 0)) for key in ("LOCAL_RANK", "NODE_RANK"))
+    return not started if launch is None else launch.rank == 0
 
 
 def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:

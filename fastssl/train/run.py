@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -14,15 +15,16 @@ from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, get, name_of
 from fastssl.models import as_encoder
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
-from fastssl.train.options import Pretraining, check_out
+from fastssl.train.gradients import check_cut
+from fastssl.train.options import Pretraining, check_out, launched
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
 from fastssl.train.trainer import Trainer, batch_size_of, rehearse
-from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Watcher
+from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Skipped, Watcher
 
 # Options that may be others when a run is resumed: where it computes, and how long.
 FREE = {
-    "accelerator", "checkpoint_minutes", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
+    "accelerator", "checkpoint_minutes", "compile", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
     "timeout_minutes", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
@@ -100,15 +102,21 @@ def pretrain(
     """
     source = open_source(data)
     if isinstance(method, str):
-        settings = recipe(method, len(source), batch_size=options.batch_size if options else None)
+        rows = options.batch_size if options else None
+        settings = recipe(method, len(source), batch_size=rows, embedded=source.embedded)
         options = options or Pretraining(**settings.options)
         options.check()
         method_options = {**settings.method, **(method_options or {})}
+        if encoder is None or isinstance(encoder, str):
+            encoder = {"name": encoder or get(method).encoder_name, "size": settings.size if size is None else size}
+            encoder |= {} if channels == 3 else {"channels": channels}
         method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
         raise TypeError("encoder: the method has its own; give one where the method is a name")
     options = options or Pretraining()
     options.check()
+    if options.nodes > 1 and launched() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError("nodes: start the processes by torchrun or srun, or name MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
         raise TypeError(f"method: expected a fastssl.methods.Method or a name, got {type(method).__name__}")
     out, name = Path(out), name_of(method)
@@ -120,10 +128,9 @@ def pretrain(
     if rows < method.least_rows * processes:
         raise ValueError(
             f"batch_size: {name} compares the items of a batch, and needs at least {method.least_rows} of them in each "
-            f"of {processes} processes, got {rows}"
+            f"process ({processes} of them), got {rows}"
         )
-    if options.chunk is not None and type(method).represent is Method.represent:
-        raise ValueError(f"chunk: {name} compares more than rows: it needs whole batches")
+    check_cut(method, options, rows // processes)
     about = {
         "method": name,
         "encoder": encoder_options,
@@ -141,7 +148,7 @@ def pretrain(
         _check_same_run(checkpoint[1], about, options)
     rehearse(method, source, options.seed)
     pace = Pace()
-    watchers: list[Watcher] = [pace, CollapseGuard()]
+    watchers: list[Watcher] = [pace, Skipped(), CollapseGuard()]
     if options.probe_every is not None:
         if not isinstance(method, ImageMethod):
             raise ValueError(f"probe_every: expected a method of images, got {name}")
@@ -161,11 +168,6 @@ def _by_name(
 ) -> tuple[Method, dict[str, Any] | None]:
     """A method with fresh weights drawn from ``seed``, and what builds its encoder again (None: a module does not)."""
     kind: Any = get(name)
-    if encoder is None:
-        encoder = kind.encoder_name
-    if isinstance(encoder, str):
-        size = 32 if size is None else size
-        encoder = {"name": encoder, "size": size} | ({} if channels == 3 else {"channels": channels})
     torch.manual_seed(seed)
     method: Method = kind(as_encoder(encoder, size, channels), **options)
     return method, encoder if isinstance(encoder, dict) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastssl.data import Loader, Source
 from fastssl.data.batch import map_tensors
@@ -21,8 +21,9 @@ from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
-from fastssl.train.cached import cached_step
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
+from fastssl.train.device import Copies, DeviceBatches, compiled_encoders
+from fastssl.train.gradients import Gradients
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
 from fastssl.train.options import Pretraining
 from fastssl.train.shards import average_scalars, is_sharded, unsharded_parameters
@@ -73,14 +74,16 @@ class Trainer:
             self.measured = state.get("measured", [])
             if options.minutes is not None:
                 self.epochs = state["epochs"]
+        if self.device.type == "cuda":  # convolutions there are faster so; on the CPU views choose
+            method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: Any = self.fabric.setup_module(method)  # may give the method other parameters: parts of them
         optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
         if checkpoint is not None:
             restore_optimizer(optimizer, *checkpoint)
         self.sharded = is_sharded(method.parameters())
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
-        if options.chunk is not None:
-            self.model.mark_forward_method("represent")
+        self.gradients = Gradients(self.fabric, self.model, method, options)
+        self.copies = Copies(self.device)
         self.batch_size = batch_size_of(options, len(source), self.fabric.world_size)
         self.loader = Loader(
             source,
@@ -105,29 +108,34 @@ class Trainer:
         return self._before + time.perf_counter() - self._started
 
     @property
+    def skipped(self) -> int:
+        """How many items could not be read."""
+        return len({index for index, _ in self.loader.skipped})
+
+    @property
     def total_steps(self) -> int:
         return (ENDLESS if self.epochs is None else self.epochs) * self.steps_per_epoch
 
-    def step(self, batches: Iterator[Any]) -> None:
+    def step(self, batches: DeviceBatches) -> None:
         """One step of the optimiser."""
-        began = time.perf_counter()
-        batch = next(batches)
-        self.waited_seconds = time.perf_counter() - began
-        self.batch = map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+        with self._waiting():
+            self.batch = next(batches)
         torch.manual_seed(step_seed(self.options.seed, self.steps, self.fabric.global_rank))
         self._set_lr()
         with self._sharing():
-            loss = self.loss(self.batch)
-            value = float(loss.detach())
+            loss = self.gradients(self.batch)
+            # A method that studies its data does so after the step, and chooses the next batch by it.
+            if self.copies.stream is not None and not self.method.studies:
+                with self._waiting():
+                    batches.prepare()
+            value = float(loss)
         if not np.isfinite(value):
             self.save("diverged")
             raise RuntimeError(
-                f"the loss is {value} at step {self.steps}, items {batch.ids[:8].tolist()}...; what led to it is in "
-                f"{self.out / 'diverged'}, the last checkpoint in {self.out / 'checkpoint'}"
+                f"the loss is {value} at step {self.steps}, items {self.batch.ids[:8].tolist()}...; what led to it is "
+                f"in {self.out / 'diverged'}, the last checkpoint in {self.out / 'checkpoint'}"
             )
         with self._sharing():
-            if self.options.chunk is None:
-                self.fabric.backward(loss)
             if self.sharded:
                 average_scalars(self.method)
             self.optimizer.step()
@@ -136,26 +144,11 @@ class Trainer:
         self.steps += 1
         self.history.append([self.steps, value])
 
-    def loss(self, batch: Any) -> Tensor:
-        """The loss of a batch; with ``chunk``, gradients too."""
-        if self.options.chunk is None:
-            result: Tensor = self.model(batch)
-            return result
-        several = self.fabric.world_size > 1 and not self.sharded  # FSDP has its own synchronisation
-        method, rows = self.method, _Rows(self.method, self.model.represent)
-        with self.fabric.no_backward_sync(self.model) if several else contextlib.nullcontext(), self.fabric.autocast():
-            loss = cached_step(
-                rows,
-                method.inputs(batch),
-                lambda *z: method.objective(*z, labels=batch.labels),
-                chunk=self.options.chunk,
-            )
-        if several:  # gradients are averaged once, at the end
-            for p in method.parameters():
-                if p.grad is not None:
-                    torch.distributed.all_reduce(p.grad)
-                    p.grad /= self.fabric.world_size
-        return loss
+    @contextlib.contextmanager
+    def _waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waited_seconds += time.perf_counter() - began
 
     def _set_lr(self) -> None:
         options = self.options
@@ -193,19 +186,21 @@ class Trainer:
         """
         interrupt, between_steps = Interrupt(), True
         batches = self.batches()
+        on_device = DeviceBatches(batches, self.copies)
         self.model.train()
         for watcher in self.watchers:
             watcher.begin(self)
         try:
-            while self.epochs is None or self.steps < self.total_steps:
-                between_steps = False
-                self.step(batches)
-                stop = self._anywhere(interrupt.requested)
-                between_steps = True
-                for watcher in self.watchers:
-                    watcher.after_step(self)
-                if stop:
-                    raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
+            with compiled_encoders(self.method, self.options.compile):
+                while self.epochs is None or self.steps < self.total_steps:
+                    between_steps, self.waited_seconds = False, 0.0
+                    self.step(on_device)
+                    stop = self._anywhere(interrupt.requested)
+                    between_steps = True
+                    for watcher in self.watchers:
+                        watcher.after_step(self)
+                    if stop:
+                        raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
             self.save()
             if self.fabric.world_size > 1:
                 self.fabric.barrier()  # nobody leaves before the checkpoint is there
@@ -240,7 +235,7 @@ class Trainer:
                 "history": self.history,
                 "measured": self.measured,
                 "seconds": self.seconds,
-                "skipped": len({index for index, _ in self.loader.skipped}),
+                "skipped": self.skipped,
             }
             write = self.fabric.is_global_zero
             save_checkpoint(self.out / folder, self.method, self.optimizer, state, write=write)
@@ -264,17 +259,6 @@ class Trainer:
                 f"answer; the last checkpoint is in {self.out / 'checkpoint'}: start again with resume. "
                 f"{text.splitlines()[0]}"
             ) from error
-
-
-class _Rows(nn.Module):
-    """``represent`` through what Fabric made of the method: its precision, its processes; with the method's buffers."""
-
-    def __init__(self, method: nn.Module, represent: Callable[..., Any]) -> None:
-        super().__init__()
-        self.method, self.represent = method, represent
-
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.represent(*inputs)
 
 
 def _fabric(method: Method, options: Pretraining) -> Any:

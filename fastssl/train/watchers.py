@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 import time
@@ -19,6 +20,8 @@ from fastssl.train.shards import unsharded_parameters
 if TYPE_CHECKING:
     from fastssl.train.trainer import Trainer
 
+log = logging.getLogger("fastssl")
+NAMED = 10  # items that cannot be read and are named
 CHECK_STEPS = 20  # between looks at the features
 COLLAPSED = 1e-3  # a spread of features below it, three times in a row, ends the run
 WARM_STEPS, WARM_SECONDS = 8, 30  # after which a run in minutes knows its speed
@@ -37,6 +40,7 @@ class Progress:
     images_per_second: float
     seconds_left: float
     waiting: float  # the share of the last steps in which the network waited for data
+    skipped: int  # items that could not be read so far
     measured: dict[str, float]  # the last look at the features: "knn" and "linear" in percent, "feature_spread"
     history: list[tuple[int, float]] = field(default_factory=list, repr=False)
 
@@ -95,6 +99,7 @@ class Pace(Watcher):
             trainer.batch_size / per_step,
             (total - trainer.steps) * per_step,
             sum(self.waited[-20:]) / max(sum(self.seconds[-20:]), 1e-9),
+            trainer.skipped,
             {name: value for _, name, value in trainer.measured[-8:]},
             trainer.history,
         )
@@ -150,6 +155,19 @@ class Report(Watcher):
     def after_step(self, trainer: Trainer) -> None:
         if trainer.fabric.is_global_zero:
             self.on_step(self.pace.progress(trainer))
+
+
+class Skipped(Watcher):
+    """Names the first items that could not be read; all are counted."""
+
+    def __init__(self) -> None:
+        self.named: set[int] = set()
+
+    def after_step(self, trainer: Trainer) -> None:
+        for index, reason in trainer.loader.skipped:
+            if index not in self.named and len(self.named) < NAMED:
+                self.named.add(index)
+                log.warning("skipped: %s", reason)
 
 
 class CollapseGuard(Watcher):

@@ -1,0 +1,353 @@
+"""Files by ranges, on this machine or behind a URL of fsspec (``s3://``, ``gs://``, ``https://``, ``memory://``)."""
+
+from __future__ import annotations
+
+import glob
+import io
+import itertools
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote, urlsplit
+
+from fastssl.data.disk_cache import DiskCache, cache_folder, cache_limit
+from fastssl.data.source import digest
+
+BLOCK = 256 * 2**10  # bytes that are fetched and kept together: a few images
+TRIES, PAUSE = 4, 0.5  # of a request; seconds after the first that fails, doubled after each
+_URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
+# What tells one version of a file from the next, as the file systems of fsspec call it.
+_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
+T = TypeVar("T")
+
+
+def is_url(place: Any) -> bool:
+    """Whether a place is behind a URL."""
+    return isinstance(place, str) and _URL.match(place) is not None
+
+
+def ending(place: str) -> str:
+    """The suffix of a path or URL (``.tar``), in small letters."""
+    return os.path.splitext(urlsplit(place).path if is_url(place) else place)[1].lower()
+
+
+def name_of(place: str) -> str:
+    """The last part of a path or URL without its suffix."""
+    last = unquote(urlsplit(place).path) if is_url(place) else os.path.abspath(place)
+    return os.path.splitext(os.path.basename(last.rstrip("/")))[0] or urlsplit(place).netloc
+
+
+def join(root: str, own: str) -> str:
+    """A place below another."""
+    if not is_url(root):
+        return os.path.join(root, own)
+    if is_url(own):
+        return own
+    return f"{root.rstrip('/')}/{quote(own) if root.startswith('http') else own}"
+
+
+def parent(place: str) -> str:
+    """The folder that a file lies in."""
+    return place.rpartition("/")[0] if is_url(place) else os.path.dirname(os.path.abspath(place))
+
+
+def matching(pattern: str) -> list[str]:
+    """The places that a pattern means: ``{000..127}`` and ``{a,b}`` are written out, then ``*``, ``?`` and ``[]``
+    looked for. What has no pattern in it, and what is there by its very name, is itself."""
+    if not is_url(pattern) and os.path.exists(pattern):
+        return [pattern]
+    found: list[str] = []
+    for place in _braces(pattern):
+        if not any(c in (urlsplit(place).path if is_url(place) else place) for c in "*?["):
+            found.append(place)
+        elif is_url(place):
+            fs, path = _system(place)
+            found += sorted(fs.unstrip_protocol(own) for own in _asked(place, partial(fs.glob, path)))
+        else:
+            found += sorted(glob.glob(place))
+    return found
+
+
+def _braces(pattern: str) -> list[str]:
+    parts = re.split(r"\{([^{}]*(?:\.\.|,)[^{}]*)\}", pattern)
+    choices: list[list[str]] = []
+    for k, part in enumerate(parts):
+        numbers = re.fullmatch(r"(\d+)\.\.(\d+)", part)
+        if k % 2 == 0:
+            choices.append([part])
+        elif numbers is not None:
+            first, last = numbers.groups()
+            choices.append([f"{n:0{len(first)}}" for n in range(int(first), int(last) + 1)])
+        else:
+            choices.append(part.split(","))
+    return ["".join(chosen) for chosen in itertools.product(*choices)]
+
+
+# What is behind URLs.
+
+
+@cache
+def _file_systems() -> Any:
+    try:
+        import fsspec.core
+    except ImportError as error:
+        raise ImportError("URLs need the extra: pip install fastssl[remote]") from error
+    return fsspec.core
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and how that calls the place.
+
+    Raises:
+        ImportError: the package that serves such URLs is missing.
+        ValueError: nothing serves such URLs.
+    """
+    try:
+        fs, path = _file_systems().url_to_fs(url)
+    except ImportError as error:
+        if "extra:" in str(error):
+            raise
+        raise ImportError(f"{url}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{url}: {error}") from error
+    return fs, path
+
+
+def _asked(url: str, request: Callable[[], T]) -> T:
+    """What a request gives; one that fails is made again a few times.
+
+    Raises:
+        FileNotFoundError: there is no such thing.
+        OSError: it cannot be had.
+    """
+    for attempt in range(TRIES):
+        try:
+            return request()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{url}: there is no such file") from error
+        except Exception as error:  # file systems raise what their libraries raise
+            status = getattr(error, "status", 0) or 0
+            final = isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429))
+            if final or attempt + 1 == TRIES:
+                reason = " ".join(str(error).split()) or type(error).__name__
+                raise OSError(f"{url}: cannot be read ({type(error).__name__}: {reason})") from error
+        time.sleep(PAUSE * 2**attempt)
+    raise AssertionError
+
+
+def _version(info: dict[str, Any]) -> str:
+    return "|".join([str(info.get("size")), *(str(info[key]) for key in _VERSIONS if info.get(key) is not None)])
+
+
+@cache
+def _kept(folder: Path, limit: int) -> DiskCache:
+    return DiskCache(folder, limit)
+
+
+def fetched() -> DiskCache:
+    """The cache of what came from URLs."""
+    return _kept(cache_folder() / "fetched", cache_limit())
+
+
+def is_folder(place: str) -> bool:
+    """Whether there is a folder at a place; behind a URL, one that has something in it."""
+    if not is_url(place):
+        return os.path.isdir(place)
+    fs, path = _system(place)
+    return bool(_asked(place, lambda: fs.isdir(path)))
+
+
+def is_file(place: str) -> bool:
+    """Whether there is a file at a place."""
+    if not is_url(place):
+        return os.path.isfile(place)
+    fs, path = _system(place)
+    try:
+        return bool(_asked(place, lambda: fs.info(path))["type"] == "file")
+    except FileNotFoundError:
+        return False
+
+
+def entries(folder: str) -> dict[str, bool]:
+    """What lies in a folder: name -> whether it is a folder too."""
+    if not is_url(folder):
+        with os.scandir(folder) as found:
+            return {entry.name: entry.is_dir() for entry in found}
+    fs, path = _system(folder)
+    listed = _asked(folder, lambda: fs.ls(path, detail=True))
+    return {_own(folder, path, e["name"].rstrip("/")): e["type"] == "directory" for e in listed}
+
+
+def below(folder: str) -> list[tuple[str, str]]:
+    """All files below the folder of a URL: their relative paths, and what tells their versions apart."""
+    fs, path = _system(folder)
+    found = _asked(folder, lambda: fs.find(path, detail=True))
+    return sorted((_own(folder, path, name), _version(info)) for name, info in found.items())
+
+
+def _own(folder: str, path: str, name: str) -> str:
+    relative = name[len(path.rstrip("/")) + 1 :]
+    return unquote(relative) if folder.startswith("http") else relative
+
+
+def content(place: str, version: str | None = None) -> bytes:
+    """A whole file. What comes from a URL is kept where its ``version`` is known.
+
+    Raises:
+        FileNotFoundError: there is none.
+        OSError: it cannot be read.
+        CacheError: it cannot be kept.
+    """
+    if not is_url(place):
+        return Path(place).read_bytes()
+    name = None if version is None else _piece(place, version, "whole")
+    got = None if name is None else fetched().get(name)
+    if got is None:
+        fs, path = _system(place)
+        got = bytes(_asked(place, lambda: fs.cat_file(path)))
+        if name is not None:
+            fetched().put(name, got)
+    return got
+
+
+def _piece(url: str, version: str, part: str) -> str:
+    name = digest(url, version)
+    return f"{name[:2]}/{name[2:]}/{part}"
+
+
+class LocalFile:
+    """A file of this machine, read by ranges.
+
+    Attributes:
+        size: bytes.
+        version: what tells this file from another of its name.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.place = path
+        self._file = os.open(path, os.O_RDONLY)
+        about = os.fstat(self._file)
+        self.size, self.version = about.st_size, str(about.st_mtime_ns)
+
+    def read(self, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on; fewer at the end of the file."""
+        return os.pread(self._file, size, start)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+
+class RemoteFile:
+    """A file behind a URL, read by ranges: blocks that are fetched once and kept in the cache on disk."""
+
+    def __init__(self, url: str) -> None:
+        self.place = url
+        self._fs, self._path = _system(url)
+        info = _asked(url, lambda: self._fs.info(self._path))
+        if info.get("size") is None:
+            raise OSError(f"{url}: its server does not say how long it is; copy it to disk")
+        self.size, self.version = int(info["size"]), _version(info)
+
+    def read(self, start: int, size: int) -> bytes:
+        """``size`` bytes from ``start`` on; fewer at the end of the file.
+
+        Raises:
+            OSError: they cannot be had.
+            CacheError: they cannot be kept.
+        """
+        stop = min(start + size, self.size)
+        if stop <= start:
+            return b""
+        first, last = start // BLOCK, (stop - 1) // BLOCK
+        blocks: dict[int, bytes] = {}
+        for k in range(first, last + 1):
+            got = fetched().get(_piece(self.place, self.version, str(k)))
+            if got is not None:
+                blocks[k] = got
+        missing = [k for k in range(first, last + 1) if k not in blocks]
+        for run in _runs(missing):  # neighbours in one request
+            blocks |= self._fetch(run[0], run[-1] + 1)
+        whole = b"".join(blocks[k] for k in range(first, last + 1))
+        return whole[start - first * BLOCK : stop - first * BLOCK]
+
+    def _fetch(self, first: int, end: int) -> dict[int, bytes]:
+        start, stop = first * BLOCK, min(end * BLOCK, self.size)
+        got = bytes(_asked(self.place, lambda: self._fs.cat_file(self._path, start=start, end=stop)))
+        if len(got) != stop - start:
+            raise OSError(
+                f"{self.place}: bytes {start} to {stop} were asked for, {len(got)} came; it has changed, or its server "
+                "does not give ranges of files: copy it to disk"
+            )
+        made = {k: got[(k - first) * BLOCK : (k - first + 1) * BLOCK] for k in range(first, end)}
+        for k, block in made.items():
+            fetched().put(_piece(self.place, self.version, str(k)), block)
+        return made
+
+
+def _runs(numbers: list[int]) -> Iterator[list[int]]:
+    """Numbers that follow each other, together."""
+    for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
+        yield [number for _, number in run]
+
+
+File = LocalFile | RemoteFile
+
+
+def open_file(place: str) -> File:
+    """A file by ranges, wherever it is; read by several threads.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return RemoteFile(place) if is_url(place) else LocalFile(place)
+
+
+class Files:
+    """Files that are opened when they are first read; pickles without what is open."""
+
+    def __init__(self, places: list[str]) -> None:
+        self.places = places
+        self._open: dict[int, File] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, number: int) -> File:
+        file = self._open.get(number)
+        if file is None:
+            with self._lock:
+                file = self._open.get(number) or self._open.setdefault(number, open_file(self.places[number]))
+        return file
+
+    def __reduce__(self) -> Any:
+        return Files, (self.places,)
+
+
+class Stream(io.RawIOBase):
+    """A file by ranges as one that is read from its beginning to its end, as ``tarfile`` does."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._at = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._file.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        got = self._file.read(self._at, len(buffer))
+        buffer[: len(got)] = got
+        self._at += len(got)
+        return len(got)

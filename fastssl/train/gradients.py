@@ -1,0 +1,121 @@
+"""The gradient of a batch: of all of it at once, of its parts one after the other, or by way of its embeddings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.data.batch import map_tensors
+from fastssl.distributed.exchange import gather_numbers
+from fastssl.distributed.shards import resolve
+from fastssl.methods import Method, name_of
+from fastssl.train.cached import cached_step
+from fastssl.train.options import Pretraining
+from fastssl.train.shards import is_sharded
+
+
+def check_cut(method: Method, options: Pretraining, rows: int) -> None:
+    """Raises ValueError for a method whose batches, of so many rows a process, cannot be cut as the options ask."""
+    whole = type(method).represent is Method.represent
+    if options.chunk is not None and whole:
+        raise ValueError(f"chunk: {name_of(method)} compares more than rows: it needs whole batches")
+    if options.accumulate > rows:
+        raise ValueError(f"accumulate: expected at most the {rows} rows of a process, got {options.accumulate}")
+    if options.accumulate > 1 and whole and not method.separable:
+        raise ValueError(
+            f"accumulate: {name_of(method)} compares the rows of a batch, or remembers them: it needs whole batches"
+        )
+    if options.accumulate > 1 and not method.separable and options.precision.startswith("16"):
+        raise ValueError(f"accumulate: expected a precision without loss scaling, got {options.precision!r}")
+
+
+class Gradients:
+    """Adds the gradient of a batch to that of the parameters.
+
+    With ``options.accumulate`` a batch is cut into so many parts, of which the encoder sees one at a time. The loss of
+    a ``separable`` method is the mean of terms that know of no other rows: each part's loss and gradient count by its
+    ``terms``, over all parts and processes. The losses of the others compare rows: they see all embeddings
+    (:func:`cached_step`, as with ``options.chunk``).
+
+    Args:
+        fabric: of Lightning.
+        model: what it made of the method.
+        method: what is trained.
+        options: ``accumulate`` and ``chunk``.
+    """
+
+    def __init__(self, fabric: Any, model: Any, method: Method, options: Pretraining) -> None:
+        self.fabric, self.model, self.method, self.options = fabric, model, method, options
+        self.cached = options.chunk is not None or (options.accumulate > 1 and not method.separable)
+        if self.cached:
+            model.mark_forward_method("represent")
+
+    def __call__(self, batch: Any) -> Tensor:
+        """The loss of this process's rows."""
+        if self.cached:
+            chunk = self.options.chunk
+            return self._by_embeddings(batch, -(-len(batch.ids) // self.options.accumulate) if chunk is None else chunk)
+        parts = cut(batch, self.options.accumulate)
+        if len(parts) == 1 and (self.fabric.world_size == 1 or not self.method.separable):
+            loss: Tensor = self.model(batch)
+            self.fabric.backward(loss)
+            return loss.detach()
+        terms = [self.method.terms(part) for part in parts]
+        total = max(sum(terms), 1)
+        fair = self._fair_share(total)  # processes average their gradients: a term counts the same wherever it is
+        value = torch.zeros((), device=batch.ids.device)
+        for k, part in enumerate(parts):
+            with self.fabric.no_backward_sync(self.model, enabled=k + 1 < len(parts)):
+                loss = self.model(part)
+                weight = fair * terms[k] / total
+                self.fabric.backward(loss if weight == 1 else loss * weight)
+            value += loss.detach() * (terms[k] / total)
+        return value
+
+    def _fair_share(self, terms: int) -> float:
+        """Own terms as a multiple of the mean over all processes."""
+        if self.fabric.world_size == 1:
+            return 1.0
+        everybody = sum(n for (n,) in gather_numbers(resolve("world"), [terms], self.fabric.device))
+        return terms * self.fabric.world_size / everybody
+
+    def _by_embeddings(self, batch: Any, chunk: int | str) -> Tensor:
+        several = self.fabric.world_size > 1 and not is_sharded(self.method.parameters())  # FSDP has its own
+        method, rows = self.method, _Rows(self.method, self.model.represent)
+        with self.fabric.no_backward_sync(self.model) if several else contextlib.nullcontext(), self.fabric.autocast():
+            loss = cached_step(
+                rows,
+                method.inputs(batch),
+                lambda *z: method.objective(*z, labels=batch.labels),
+                chunk=chunk,
+            )
+        if several:  # gradients are averaged once, at the end
+            for p in method.parameters():
+                if p.grad is not None:
+                    torch.distributed.all_reduce(p.grad)
+                    p.grad /= self.fabric.world_size
+        return loss
+
+
+def cut(batch: Any, parts: int) -> Sequence[Any]:
+    """A batch as parts of rows that follow each other, as equal as can be."""
+    if parts == 1:
+        return [batch]
+    rows = len(batch.ids)
+    ends = [rows * k // parts for k in range(parts + 1)]
+    return [map_tensors(lambda t, a=a, b=b: t[a:b], batch) for a, b in zip(ends, ends[1:]) if b > a]  # type: ignore[misc]
+
+
+class _Rows(nn.Module):
+    """``represent`` through what Fabric made of the method: its precision, its processes; with the method's buffers."""
+
+    def __init__(self, method: nn.Module, represent: Callable[..., Any]) -> None:
+        super().__init__()
+        self.method, self.represent = method, represent
+
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.represent(*inputs)
