@@ -10,9 +10,10 @@ from typing import Any
 from fastssl.bench.harness import as_dict, compare, machine, peak_memory
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method
-from fastssl.cli.show import console, print_measures, run_pretraining, say
+from fastssl.cli.show import console, counting, print_measures, run_pretraining, say
 from fastssl.data import digits, emoji
 from fastssl.evaluate import evaluate_digits, evaluate_emoji
+from fastssl.evaluate.features import watched_passes
 from fastssl.train import Pretraining, load_encoder
 
 EMOJI_ENCODER = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
@@ -34,7 +35,8 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     model = build_method("simclr", EMOJI_ENCODER, train, seed)
     run_pretraining(model, train, options, out / "emoji", encoder_options=EMOJI_ENCODER, overwrite=True)
     encoder, state = load_encoder(out / "emoji")
-    table = evaluate_emoji(encoder, EMOJI_ENCODER)
+    with watched_passes(counting):
+        table = evaluate_emoji(encoder, EMOJI_ENCODER)
     print_measures(table)
     report.update(table)
     report["training"] = {
@@ -47,7 +49,8 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     model = build_method("simclr", DIGITS_ENCODER, train, seed)
     run_pretraining(model, train, options, out / "digits", encoder_options=DIGITS_ENCODER, overwrite=True)
     digit_encoder, state = load_encoder(out / "digits")
-    table = evaluate_digits(digit_encoder, DIGITS_ENCODER)
+    with watched_passes(counting):
+        table = evaluate_digits(digit_encoder, DIGITS_ENCODER)
     print_measures(table)
     report.update(table)
     report["training"]["digits"] = {"history": state["history"], "epochs": state["epochs"], "seconds": state["seconds"]}

@@ -53,6 +53,8 @@ def judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None
 
 
 def _judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool) -> dict[str, Any]:
+    import torch
+
     from fastssl.data import open as open_source
     from fastssl.data import open_splits
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
@@ -84,4 +86,6 @@ def _judge(checkpoint: Path, data: str | None, protocol: str, readout: str | Non
         return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", say)
     if name in ("emoji", "emoji-all") and state["data"] == "emoji":
         say("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
+    if torch.cuda.is_available():
+        encoder.to("cuda")
     return evaluate(encoder, state["encoder"], name, readout, ("pretrained",) if only else ROWS, say)

@@ -46,12 +46,14 @@ ROWS = ("pretrained", "random", "pixels", "histogram")
 def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequence[str]) -> dict[str, list[Features]]:
     """Name of a row of the table -> feature extractors (one per seed)."""
 
+    on = next((p.device for p in encoder.parameters()), torch.device("cpu"))
+
     def of(network: Encoder) -> Features:
         return lambda source: encode(network, source, readout)
 
     sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
-        "random": [of(random_encoder(options, seed)) for seed in range(SEEDS)] if "random" in rows else [],
+        "random": [of(random_encoder(options, seed).to(on)) for seed in range(SEEDS)] if "random" in rows else [],
         "pixels": [lambda source: pixels(source, encoder.size, encoder.channels)],
         "histogram": [color_histogram],
     }

@@ -102,10 +102,14 @@ def pretrain(
     """
     source = open_source(data)
     if isinstance(method, str):
-        settings = recipe(method, len(source), batch_size=options.batch_size if options else None)
+        rows = options.batch_size if options else None
+        settings = recipe(method, len(source), batch_size=rows, embedded=source.embedded)
         options = options or Pretraining(**settings.options)
         options.check()
         method_options = {**settings.method, **(method_options or {})}
+        if encoder is None or isinstance(encoder, str):
+            encoder = {"name": encoder or get(method).encoder_name, "size": settings.size if size is None else size}
+            encoder |= {} if channels == 3 else {"channels": channels}
         method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
         raise TypeError("encoder: the method has its own; give one where the method is a name")
@@ -164,11 +168,6 @@ def _by_name(
 ) -> tuple[Method, dict[str, Any] | None]:
     """A method with fresh weights drawn from ``seed``, and what builds its encoder again (None: a module does not)."""
     kind: Any = get(name)
-    if encoder is None:
-        encoder = kind.encoder_name
-    if isinstance(encoder, str):
-        size = 32 if size is None else size
-        encoder = {"name": encoder, "size": size} | ({} if channels == 3 else {"channels": channels})
     torch.manual_seed(seed)
     method: Method = kind(as_encoder(encoder, size, channels), **options)
     return method, encoder if isinstance(encoder, dict) else None
