@@ -9,20 +9,38 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
 import fastssl.functional as F
-from fastssl.compat import NotFused, require_matrices
+from fastssl.compat._dtypes import shallow
+from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
 from fastssl.distributed import sharded
 
-FAMILY = {"ClipLoss": ("CoCaLoss",)}
+_STATE = ("cache_labels", "rank", "world_size", "prev_num_logits", "labels")
+_CLIP = (*_STATE, "local_loss", "gather_with_grad", "use_horovod")
+KNOWN = {
+    "ClipLoss": dict.fromkeys(_CLIP),
+    "CoCaLoss": dict.fromkeys((*_CLIP, "clip_loss_weight", "caption_loss_weight", "caption_loss")),
+    "SigLipLoss": dict.fromkeys((*_STATE, "dist_impl", "bidir")),
+}
+PEER = Peer("open_clip", "open_clip_torch", "2.24", "4", KNOWN)
 
 
-def targets() -> list[tuple[type, str, Callable[..., Any]]]:
+def targets() -> list[Target]:
     from open_clip.loss import ClipLoss, SigLipLoss
 
-    return [(ClipLoss, "forward", _clip), (SigLipLoss, "forward", _siglip)]
+    return [
+        Target(ClipLoss, "forward", _clip, _probe, ("CoCaLoss",)),
+        Target(SigLipLoss, "forward", _siglip, _probe),
+    ]
+
+
+def _probe(original: Callable[..., Any], loss: Any, image: Tensor, text: Tensor, *rest: Any, **options: Any) -> Any:
+    twin = shallow(loss)
+    twin.world_size, twin.rank, twin.labels = 1, 0, {}
+    return original(twin, image[:8].detach(), text[:8].detach(), *rest, **options)
 
 
 def _check(loss: Any, image: Tensor, text: Tensor) -> None:
@@ -33,20 +51,18 @@ def _check(loss: Any, image: Tensor, text: Tensor) -> None:
         if not getattr(loss, "gather_with_grad", True):
             raise NotFused("features of other processes without gradient")
     require_matrices(image, text)
-    if image.shape != text.shape or image.dtype != text.dtype or len(image) == 0:
-        raise NotFused("shapes or dtypes that differ, or no rows")
+    if image.shape != text.shape or image.dtype != text.dtype or image.device != text.device or len(image) == 0:
+        raise NotFused("shapes, dtypes or devices that differ, or no rows")
 
 
-def _clip(
-    loss: Any,
-    image_features: Tensor,
-    text_features: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float | None = None,
-    output_dict: bool = False,
-) -> Any:
+def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale: Any, *rest: Any) -> Any:
+    logit_bias, output_dict = rest if len(rest) == 2 else (None, *rest)  # before version 3 there is no bias
     _check(loss, image_features, text_features)
-    call = image_features, text_features, _value(logit_scale), _value(logit_bias)
+    bias = None if logit_bias is None else _value("logit_bias", logit_bias, image_features)
+    call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
+    if loss.cache_labels:  # what the original leaves behind
+        rows = len(image_features) * (1 if loss.local_loss else loss.world_size)
+        loss.get_ground_truth(image_features.device, rows)
     if loss.world_size == 1:
         total = F.clip_loss(*call)
     elif loss.local_loss:  # the mean over this process's rows
@@ -54,31 +70,27 @@ def _clip(
     else:  # the same mean on every process
         with sharded("world", averaged=True):
             total = F.clip_loss(*call)
+    total = total.to(image_features.dtype)
     return {"contrastive_loss": total} if output_dict else total
 
 
 def _siglip(
-    loss: Any,
-    image_features: Tensor,
-    text_features: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float | None,
-    output_dict: bool = False,
+    loss: Any, image_features: Tensor, text_features: Tensor, logit_scale: Any, logit_bias: Any, output_dict: bool
 ) -> Any:
     _check(loss, image_features, text_features)
-    bias = 0.0 if logit_bias is None else _value(logit_bias)
-    call = image_features, text_features, _value(logit_scale), bias
+    bias = 0.0 if logit_bias is None else _value("logit_bias", logit_bias, image_features)
+    call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
     if loss.world_size == 1:
         total = F.siglip_loss(*call)
     else:  # this process's images with all texts, however they are exchanged
         total = F.siglip_loss(*call, reduction="none", group="world").mean()
+    total = total.to(image_features.dtype)
     return {"contrastive_loss": total} if output_dict else total
 
 
-def _value(given: Any) -> Any:
-    """Scales and biases of one element; others broadcast in the original."""
-    if isinstance(given, Tensor) and (
-        given.numel() != 1 or not given.is_floating_point() or given.device.type != "cpu"
-    ):
-        raise NotFused("a scale or bias that is no single value")
-    return given
+def _value(name: str, given: Any, like: Tensor) -> Tensor | float:
+    """A scale or bias, as it stands: its dtype takes part in that of the original's logits."""
+    value = number(name, given, like)
+    if isinstance(given, Tensor) and torch.promote_types(given.dtype, like.dtype) != like.dtype and given.dim():
+        raise NotFused(f"{name} of a larger dtype than the rows")
+    return value

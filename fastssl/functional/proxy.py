@@ -192,12 +192,10 @@ def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
     """cos(arccos(cosine) + margin), decreasing all the way; the slope stays finite at +-1."""
     cosine = cosine.clamp(-1, 1)
     sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
-    if isinstance(margin, Tensor):
-        margin = margin.to(cosine.dtype)
-        c, s, least = margin.cos(), margin.sin(), (math.pi - margin.detach()).cos()
-    else:
-        c, s, least = math.cos(margin), math.sin(margin), math.cos(math.pi - margin)
-    return torch.where(cosine >= least, cosine * c - sine * s, cosine - margin * s)
+    m = torch.as_tensor(margin, dtype=torch.float64, device=cosine.device)
+    c, s = m.cos().to(cosine.dtype), m.sin().to(cosine.dtype)
+    inside = cosine >= (math.pi - m.detach()).cos()
+    return torch.where(inside, cosine * c - sine * s, cosine - m.to(cosine.dtype) * s)
 
 
 @shardable

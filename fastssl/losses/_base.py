@@ -66,7 +66,7 @@ class TemperatureLoss(Loss, Options):
     def temperature(self) -> Tensor | float:
         if self.log_temperature is not None:
             return self.log_temperature.exp()
-        fixed: Tensor | float = self.fixed_temperature
+        fixed: Tensor | float = self.options["fixed_temperature"]
         return fixed
 
     def extra_repr(self) -> str:
