@@ -70,7 +70,7 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
 
     Args:
         name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers"; None: all of them that are
-            installed.
+            installed; a RuntimeWarning names those that cannot be patched.
         verbose: print, once for each class and reason, whether a call ran fused and why it did not.
         exact_dtypes: leave 16-bit rows and autocast to the library.
 
@@ -86,7 +86,10 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
     if name is None:
         for each in PEERS:
             if importlib.util.find_spec(each) is not None:
-                patch(each, verbose=verbose, exact_dtypes=exact_dtypes)
+                try:
+                    patch(each, verbose=verbose, exact_dtypes=exact_dtypes)
+                except ImportError as error:
+                    warnings.warn(f"fastssl.patch: {each} stays as it is. {error}", RuntimeWarning, stacklevel=2)
         return
     _check_name(name)
     if name in _patches:
@@ -119,7 +122,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
     owner, peer = target.owner, entry.peer
     calls = entry.calls.setdefault(owner.__name__, Calls())
     signature = inspect.signature(original)
-    family = (owner.__name__, *target.family)
+    family, entry_point = (owner.__name__, *target.family), (owner, target.method)
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -131,7 +134,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 raise NotFused(f"{kind.__name__} is a class of its own")
             if not peer.is_own(original):
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
-            peer.require_own(self)
+            peer.require_own(self, entry_point)
             try:
                 given = signature.bind(self, *args, **kwargs)
             except TypeError as error:

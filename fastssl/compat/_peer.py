@@ -117,7 +117,7 @@ class Peer:
     first: str
     beyond: str
     known: Mapping[str, Mapping[str, Check]]
-    _classes: dict[type, tuple[list[tuple[type, str, Any]], list[tuple[type, int]]]] = field(default_factory=dict)
+    _classes: dict[Any, tuple[list[tuple[type, str, Any]], list[tuple[type, int]]]] = field(default_factory=dict)
 
     def check_version(self) -> None:
         """
@@ -142,18 +142,19 @@ class Peer:
         """Whether a function is the library's, and wraps nothing else."""
         return _is_of(self._package, function)
 
-    def require_own(self, given: Any, *, itself: bool = True) -> None:
+    def require_own(self, given: Any, entry: tuple[type, str] | None = None) -> None:
         """Raises NotFused where an object of the library is not what the library made, or has settings that are new.
 
-        ``itself``: the patched method is its own, so that its hooks run as ever.
+        ``entry``: the class and the name of the patched method through which the call came, where it is the object's
+        own: its hooks run as ever, and whoever has wrapped that method since has been asked.
         """
         kind = type(given)
         known = self.known.get(kind.__name__)
         if known is None:
             raise NotFused(f"{kind.__name__} is a class of its own")
-        self._require_class(kind)
+        self._require_class(kind, entry)
         state = vars(given)
-        if not itself and hooks(given):
+        if entry is None and hooks(given):
             raise NotFused(f"{kind.__name__} has hooks")
         for names in (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ())):
             for name in names:
@@ -165,20 +166,22 @@ class Peer:
                 if check is not None and not check(getattr(given, name)):
                     raise NotFused(f"{kind.__name__} has another {name!r} than the library's")
 
-    def _require_class(self, kind: type) -> None:
-        seen = self._classes.get(kind)
+    def _require_class(self, kind: type, entry: tuple[type, str] | None) -> None:
+        seen = self._classes.get((kind, entry))
         if (
             seen is None
             or any(len(vars(owner)) != size for owner, size in seen[1])
             or any(owner.__dict__.get(name) is not function for owner, name, function in seen[0])
         ):
-            self._classes[kind] = self._look_at(kind)
+            self._classes[kind, entry] = self._look_at(kind, entry)
 
     @property
     def _package(self) -> types.ModuleType:
         return importlib.import_module(self.package)
 
-    def _look_at(self, kind: type) -> tuple[list[tuple[type, str, Any]], list[tuple[type, int]]]:
+    def _look_at(
+        self, kind: type, entry: tuple[type, str] | None
+    ) -> tuple[list[tuple[type, str, Any]], list[tuple[type, int]]]:
         functions, sizes = [], []
         for owner in kind.__mro__:
             if owner in nn.Module.__mro__:
@@ -186,7 +189,7 @@ class Peer:
             for name, value in list(vars(owner).items()):
                 if name.startswith("__") and name not in ("__call__", "__init__", "__getattr__"):
                     continue
-                if not _is_method(value) or isinstance(value, type):
+                if not _is_method(value) or isinstance(value, type) or (owner, name) == entry:
                     continue
                 if not _is_of(self._package, value):
                     raise NotFused(f"{owner.__name__}.{name} is not the library's")
@@ -214,6 +217,11 @@ def number(name: str, given: Any, like: Tensor) -> Tensor | float:
     if isinstance(given, bool) or not isinstance(given, numbers.Real):
         raise NotFused(f"{name} is no number")
     return float(given)
+
+
+def plain(value: Tensor | float) -> float:
+    """A setting's value."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.compat._dtypes import shallow
-from fastssl.compat._peer import NotFused, Peer, Target, default, number, require_matrices
+from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
 
 KNOWN = {
     "NTXentLoss": {
@@ -50,7 +50,7 @@ def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
     if out0.shape != out1.shape or out0.dtype != out1.dtype or out0.device != out1.device or len(out0) < 2:
         raise NotFused("shapes, dtypes or devices that differ, or one row")
     temperature = number("temperature", loss.temperature, out0)
-    if not float(temperature) > 0:
+    if not plain(temperature) > 0:
         raise NotFused("a negative temperature")
     if loss.gather_distributed:
         from lightly.utils import dist
@@ -63,7 +63,7 @@ def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
 def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     temperature = _check(loss, out0, out1)
     bank = loss.memory_bank
-    PEER.require_own(bank, itself=False)
+    PEER.require_own(bank)
     size = bank.size if isinstance(bank.size, int) else bank.size[0]
     if size == 0:
         return F.nt_xent(out0, out1, temperature=temperature).to(out0.dtype)

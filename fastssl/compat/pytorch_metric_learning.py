@@ -15,7 +15,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.compat import _dtypes
-from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, require_matrices
+from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
@@ -134,7 +134,7 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
     if type(loss.reducer).__name__ == "MultipleReducers":
         parts += [*loss.reducer.reducers.values(), loss.reducer.default_reducer]
     for part in parts:
-        PEER.require_own(part, itself=False)
+        PEER.require_own(part)
     if any(m.collect_stats for m in (loss, *parts)):
         raise NotFused("statistics are collected")
 
@@ -329,7 +329,7 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     )
     twice = 2 if whole else 1  # the list holds both orders of a pair
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
-    if sign > 0 and float(loss.pos_margin) == 0 and bool(positive_active != rows.positives.sum()):
+    if sign > 0 and plain(loss.pos_margin) == 0 and bool(positive_active != rows.positives.sum()):
         raise NotFused("positive pairs at no distance, which the original's rounding decides about")
     return {
         "pos_loss": _reduced(loss, "pos_loss", embeddings, positive, positive_active, rows.positives.sum()),
@@ -454,24 +454,24 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
 def _of_scores(pairs: Pairs, scale: Tensor | float, normalize: bool) -> float:
     """An upper limit of scaled scores."""
     if normalize:
-        return 4 * abs(float(scale))
+        return 4 * abs(plain(scale))
     sides = (pairs.x, pairs.x if pairs.y is None else pairs.y)
     lengths = [float(t.detach().double().norm(dim=1).max()) for t in sides]
-    return 4 * abs(float(scale)) * max(lengths) ** 2
+    return 4 * abs(plain(scale)) * max(lengths) ** 2
 
 
 def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
     temperature = _number(loss, "temperature", embeddings)
-    if not normalize or not (2 if metric == Metric.dot else 4) <= 80 * float(temperature):
+    if not normalize or not (2 if metric == Metric.dot else 4) <= 80 * plain(temperature):
         raise NotFused("shares that underflow, which the original cuts off")
     scale = -sign / temperature
     rows = pairs.rows(RowLoss.softplus, scale, 0, metric=metric, normalize=normalize)
     if _nothing(loss, rows):
         return loss.zero_losses()
-    count, largest = rows.positives.sum(), float(scale) if metric == Metric.dot else 0.0
-    least = _least(embeddings, rows, largest, 4 * float(scale))
+    count, largest = rows.positives.sum(), plain(scale) if metric == Metric.dot else 0.0
+    least = _least(embeddings, rows, largest, 4 * plain(scale))
     return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count, least)}
 
 
@@ -494,7 +494,7 @@ def _tuplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     if _nothing(loss, rows):
         return loss.zero_losses()
     count = rows.positives.sum()
-    least = _least(embeddings, rows, float(scale), 4 * float(scale))
+    least = _least(embeddings, rows, plain(scale), 4 * plain(scale))
     return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count, least)}
 
 
@@ -553,7 +553,7 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool =
 def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, indices: Any) -> LossDict:
     metric, normalize, sign = _metric(loss)
     scale = _number(loss, "softmax_scale", embeddings)
-    if not normalize or not abs(float(scale)) * 4 <= 80:
+    if not normalize or not abs(plain(scale)) * 4 <= 80:
         raise NotFused("shares that underflow, which the original drops")
     rows = pairs.rows(
         RowLoss.lse, -sign * scale, -sign * scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize
@@ -563,7 +563,7 @@ def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, ind
     weights = _weights(embeddings, labels, indices, using_ref=pairs.y is not None)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    return _element(loss, embeddings, values, counted, terms=(4 * float(scale),), exact=~counted)
+    return _element(loss, embeddings, values, counted, terms=(4 * plain(scale),), exact=~counted)
 
 
 def _nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -581,7 +581,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
     largest = 2.0 ** float(loss.distance.power)
-    rows = pairs.rows(RowLoss.fast_ap, float(loss.num_bins), largest, metric=metric, normalize=normalize)
+    rows = pairs.rows(RowLoss.fast_ap, plain(loss.num_bins), largest, metric=metric, normalize=normalize)
     counted = rows.positives > 0
     if not bool((rows.out[0].detach() > 0).any()):
         return loss.zero_losses()
@@ -590,7 +590,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     if weights is not None:
         values = values * weights.to(values.dtype)
     # An average precision of 1 is a loss of 0, which the original's sum over bins may miss by some roundings.
-    return _element(loss, embeddings, values, counted, terms=(float(loss.num_bins),), exact=~counted)
+    return _element(loss, embeddings, values, counted, terms=(plain(loss.num_bins),), exact=~counted)
 
 
 def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -615,7 +615,7 @@ def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
         RowLoss.lse, 4 * square, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False
     )
     values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * y[p]).sum(1))
-    terms = rows.out[0], 2 * (1 + float(square))
+    terms = rows.out[0], 2 * (1 + plain(square))
     losses = _element(loss, embeddings, values, terms=terms, exact=rows.negatives == 0)["loss"]["losses"]
     return {"loss": {"losses": losses.unsqueeze(1), "indices": (a, p), "reduction_type": "pos_pair"}}
 
@@ -629,7 +629,7 @@ def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     rows = pairs.rows(RowLoss.ranked_list, *settings, 1e-5 * len(embeddings), metric=metric, normalize=normalize)
     imbalance = _number(loss, "imbalance", embeddings)
     values = (1 - imbalance) * rows.out[0] + imbalance * rows.out[1]
-    return _element(loss, embeddings, values, terms=(abs(float(loss.alpha)), abs(float(loss.margin))))
+    return _element(loss, embeddings, values, terms=(abs(plain(loss.alpha)), abs(plain(loss.margin))))
 
 
 def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_labels: Any, weight: Tensor) -> Pairs:
@@ -649,7 +649,7 @@ def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tenso
     weights = _weights(pairs.x, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    losses = _element(loss, pairs.x, values, terms=(2 * float(scale), rows.out[0]))
+    losses = _element(loss, pairs.x, values, terms=(2 * plain(scale), rows.out[0]))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
 
@@ -729,7 +729,7 @@ def _proxy_anchor(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_
     divisors = {"pos_loss": int((rows.positives > 0).sum()), "neg_loss": loss.num_classes}
     losses: LossDict = {}
     for name, column, count in zip(divisors, rows.out, (rows.positives, rows.negatives)):
-        terms = (column, 4 * float(alpha) * (1 + abs(float(delta))))
+        terms = (column, 4 * plain(alpha) * (1 + abs(plain(delta))))
         losses |= _element(loss, embeddings, TF.softplus(column), terms=terms, exact=count == 0, name=name)
         losses[name]["divisor"] = divisors[name]
     loss.add_weight_regularization_to_loss_dict(losses, proxies)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
+from fastssl.compat._peer import NotFused, Peer, Target, number, plain, require_matrices
 
 NAMES = ("MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss")
 _SETTINGS = ("model", "scale", "similarity_fct", "gather_across_devices", "directions", "partition_mode")
@@ -49,7 +49,7 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
     if symmetric and rest:
         raise NotFused("hard negatives with both directions")
     scale = number("scale", loss.scale, query)
-    if not float(scale) > 0:
+    if not plain(scale) > 0:
         raise NotFused("a scale that is not above 0")
     negatives = torch.cat(rest) if rest else None
     return F.info_nce(

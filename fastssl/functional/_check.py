@@ -90,7 +90,7 @@ def value(
     if limited and device.type == "cpu" and not torch.compiler.is_compiling():
         with torch.no_grad():
             if not torch._C._functorch.is_functorch_wrapped_tensor(t):
-                _within(name, float(t), positive, low, high)
+                _within(name, float(t.detach()), positive, low, high)
     return t.reshape(())
 
 
