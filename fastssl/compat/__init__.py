@@ -140,7 +140,10 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             except TypeError as error:
                 raise NotFused("arguments that the library refuses") from error
             given.apply_defaults()
-            result = dtypes.call(entry.exact_dtypes, target, original, given.args, given.kwargs)
+            try:
+                result = dtypes.call(entry.exact_dtypes, target, original, given.args, given.kwargs)
+            except (ValueError, TypeError, ArithmeticError) as error:  # of arguments: the library has its own answer
+                raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
             if not calls.original[str(reason)] and entry.verbose:
                 print(f"fastssl: {owner.__name__} runs its original code: {reason}", file=sys.stderr)

@@ -51,11 +51,7 @@ def call(
 def _wanted(
     target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], device: str, auto: bool
 ) -> Any:
-    loss = args[0]
-    kinds = tuple(type(m) for m in loss.modules() if m.__module__.split(".")[0] == loss.__module__.split(".")[0])
-    own = tuple(t.dtype for t in (*loss.parameters(recurse=False), *loss.buffers(recurse=False)))
-    given = tuple(t.dtype for t in _tensors([args[1:], kwargs]))
-    key = (original, kinds, own, given, device, torch.get_autocast_dtype(device) if auto else None)
+    key = (original, _kind(args), _kind(kwargs), device, torch.get_autocast_dtype(device) if auto else None)
     if key not in _found:
         with torch.no_grad():
             try:
@@ -65,6 +61,28 @@ def _wanted(
             except Exception as error:
                 raise NotFused(f"the library refuses such rows: {type(error).__name__}") from error
     return _found[key]
+
+
+def _kind(given: Any) -> Any:
+    """What of a call or an object may decide about the dtype of a result."""
+    if isinstance(given, Tensor):
+        return given.dtype, given.dim() > 0
+    if given is None or isinstance(given, (bool, str)):
+        return given
+    if isinstance(given, (list, tuple)):
+        return tuple(_kind(v) for v in given)
+    if isinstance(given, dict):
+        return tuple((k, _kind(v)) for k, v in given.items() if not str(k).startswith("_"))
+    if isinstance(given, nn.Module):
+        own = tuple(_kind(part) for part in (vars(given), given._parameters, given._buffers))
+        inner = tuple((k, _kind(v)) for k, v in given._modules.items() if _of_same_library(given, v))
+        return type(given), own, inner
+    return type(given), getattr(given, "__qualname__", None)
+
+
+def _of_same_library(module: nn.Module, part: Any) -> bool:
+    here, there = (type(m).__module__.split(".")[0] for m in (module, part))
+    return here == there
 
 
 def shallow(module: nn.Module) -> Any:

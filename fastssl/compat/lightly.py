@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.compat._dtypes import shallow
+from fastssl.compat._dtypes import precision, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
 
 KNOWN = {
@@ -66,12 +66,14 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     PEER.require_own(bank)
     size = bank.size if isinstance(bank.size, int) else bank.size[0]
     if size == 0:
-        return F.nt_xent(out0, out1, temperature=temperature).to(out0.dtype)
+        return F.nt_xent(out0, out1, temperature=temperature)
     if not bank.feature_dim_first or bank.gather_distributed:
         raise NotFused("a memory bank of another layout, or of several processes")
-    key = torch.nn.functional.normalize(out1, dim=1)
-    key, negatives = bank.forward(key, update=out0.requires_grad)
-    query = torch.nn.functional.normalize(out0, dim=1)
+    if bank.bank.dtype != out0.dtype and precision(out0) == out0.dtype:
+        raise NotFused("a memory bank of another dtype")
+    key, negatives = bank.forward(torch.nn.functional.normalize(out1, dim=1), update=out0.requires_grad)
+    full = torch.promote_types(out0.dtype, torch.float32)
+    query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
     return _bank_loss(query, key, negatives.to(out0.device).T, temperature)  # the bank holds columns
 
 
@@ -79,6 +81,7 @@ def _bank_loss(query: Tensor, key: Tensor, negatives: Tensor, temperature: Tenso
     """Each query against its own key and the bank; the batch's other keys take no part."""
     from fastssl.functional._pairs import Pairs
     from fastssl.functional.metric import NEGATIVES
+    from fastssl.ops.operator import result_dtype
     from fastssl.ops.rows import Metric, Relation, RowLoss
 
     ids = torch.zeros(len(query), dtype=torch.int64, device=query.device)
@@ -87,7 +90,7 @@ def _bank_loss(query: Tensor, key: Tensor, negatives: Tensor, temperature: Tenso
         RowLoss.lse, 1 / temperature, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False
     )
     positive = (query.double() * key.double()).sum(1).to(rows.out[0].dtype) / temperature
-    return torch.nn.functional.softplus(rows.out[0] - positive).mean().to(query.dtype)
+    return torch.nn.functional.softplus(rows.out[0] - positive).mean().to(result_dtype(query))
 
 
 def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
@@ -104,4 +107,4 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         if isinstance(value, Tensor) or not value > 0:
             raise NotFused("a sigma that is learned, or not above 0")
         sigma = value
-    return F.dcl(out0, out1, temperature=temperature, sigma=sigma).to(out0.dtype)
+    return F.dcl(out0, out1, temperature=temperature, sigma=sigma)

@@ -61,16 +61,15 @@ def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale:
     bias = None if logit_bias is None else _value("logit_bias", logit_bias, image_features)
     call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
     if loss.cache_labels:  # what the original leaves behind
-        rows = len(image_features) * (1 if loss.local_loss else loss.world_size)
-        loss.get_ground_truth(image_features.device, rows)
-    if loss.world_size == 1:
+        together = loss.world_size > 1 and not loss.local_loss
+        loss.get_ground_truth(image_features.device, len(image_features) * (loss.world_size if together else 1))
+    if not loss.world_size > 1:
         total = F.clip_loss(*call)
     elif loss.local_loss:  # the mean over this process's rows
         total = F.clip_loss(*call, reduction="none", group="world").mean()
     else:  # the same mean on every process
         with sharded("world", averaged=True):
             total = F.clip_loss(*call)
-    total = total.to(image_features.dtype)
     return {"contrastive_loss": total} if output_dict else total
 
 
@@ -80,11 +79,10 @@ def _siglip(
     _check(loss, image_features, text_features)
     bias = 0.0 if logit_bias is None else _value("logit_bias", logit_bias, image_features)
     call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
-    if loss.world_size == 1:
+    if not loss.world_size > 1:
         total = F.siglip_loss(*call)
     else:  # this process's images with all texts, however they are exchanged
         total = F.siglip_loss(*call, reduction="none", group="world").mean()
-    total = total.to(image_features.dtype)
     return {"contrastive_loss": total} if output_dict else total
 
 

@@ -21,6 +21,7 @@ from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import NEGATIVES, POSITIVES, positive_pairs
 from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
+from fastssl.ops.operator import result_dtype
 from fastssl.ops.rows import MAX_BINS, Metric, Relation, RowLoss, pair_bits
 
 LossDict = dict[str, dict[str, Any]]
@@ -276,7 +277,7 @@ def _element(
     indices, kept = torch.arange(len(values), device=embeddings.device), values
     if rows is not None:
         indices, kept = indices[rows], values[rows]
-    return {name: {"losses": kept.to(embeddings.dtype), "indices": indices, "reduction_type": "element"}}
+    return {name: {"losses": kept.to(result_dtype(embeddings)), "indices": indices, "reduction_type": "element"}}
 
 
 def _reduced(
@@ -305,7 +306,7 @@ def _reduced(
         divisor = torch.ones_like(total)
     else:
         raise NotFused(f"{kind} wants every entry")
-    value = (total / divisor.clamp(min=1)).to(embeddings.dtype)
+    value = (total / divisor.clamp(min=1)).to(result_dtype(embeddings))
     return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
 
 
@@ -404,6 +405,8 @@ def _multi_similarity(
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     sign = _metric(loss)[2]
     alpha, beta, base = (_number(loss, name, embeddings) for name in ("alpha", "beta", "base"))
+    if plain(alpha) == 0 or plain(beta) == 0:
+        raise NotFused("a factor of 0")
     a, b = alpha * sign, -beta * sign
     rows = _sums(pairs, loss, (a, -a * base), (b, -b * base))
     values = TF.softplus(rows.out[0]) / alpha + TF.softplus(rows.out[1]) / beta
@@ -526,15 +529,24 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     # Every positive pair stands in as many triplets as its anchor has negatives, and the other way round.
     total = (positive * rows.negatives + negative * rows.positives).sum()
     divisor = (positive_active * rows.negatives + negative_active * rows.positives).sum().detach()
-    for reducer in loss.reducer.reducers.values():
-        reducer.divisor = divisor.long()
-    value = (total / divisor.clamp(min=1)).to(embeddings.dtype)
+    for name, reducer in loss.reducer.reducers.items():  # what the original leaves there
+        if name == "margin_loss" or (loss.learn_beta and len(beta) > 1):
+            reducer.divisor = divisor.long()
+    value = (total / divisor.clamp(min=1)).to(result_dtype(embeddings))
     regularised: dict[str, Any] = loss.zero_loss()
     if loss.learn_beta and len(beta) == 1:
-        regularised = {"losses": (beta * nu).to(embeddings.dtype), "indices": None, "reduction_type": "already_reduced"}
+        regularised = {
+            "losses": (beta * nu).to(result_dtype(embeddings)),
+            "indices": None,
+            "reduction_type": "already_reduced",
+        }
     elif loss.learn_beta:
         weighted = (per_row * nu * triplets).sum() / divisor.clamp(min=1)
-        regularised = {"losses": weighted.to(embeddings.dtype), "indices": None, "reduction_type": "already_reduced"}
+        regularised = {
+            "losses": weighted.to(result_dtype(embeddings)),
+            "indices": None,
+            "reduction_type": "already_reduced",
+        }
     return {
         "margin_loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"},
         "beta_reg_loss": regularised,
@@ -546,15 +558,15 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool =
 
     if indices is None:
         return None
-    weights: Tensor = lmu.convert_to_weights(indices, labels, dtype=embeddings.dtype, using_ref=using_ref)
+    weights: Tensor = lmu.convert_to_weights(indices, labels, dtype=result_dtype(embeddings), using_ref=using_ref)
     return weights
 
 
 def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, indices: Any) -> LossDict:
     metric, normalize, sign = _metric(loss)
     scale = _number(loss, "softmax_scale", embeddings)
-    if not normalize or not abs(plain(scale)) * 4 <= 80:
-        raise NotFused("shares that underflow, which the original drops")
+    if not normalize or not 0.01 <= plain(scale) <= 20:
+        raise NotFused("shares that underflow, which the original drops, or a row's own that do not")
     rows = pairs.rows(
         RowLoss.lse, -sign * scale, -sign * scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize
     )
@@ -634,8 +646,8 @@ def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
 
 def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_labels: Any, weight: Tensor) -> Pairs:
     _check_loss(loss, embeddings)
-    if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype not in check.INTEGERS:
-        raise NotFused("references, or labels that are no integers")
+    if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype != torch.int64:
+        raise NotFused("references, or labels of another dtype than int64")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= weight.shape[0]):
         raise NotFused("labels out of range")
     if weight.dtype != embeddings.dtype or weight.device != embeddings.device:
@@ -658,7 +670,7 @@ def _weight_of(loss: Any, embeddings: Tensor) -> Tensor:
     _check_loss(loss, embeddings)
     if not isinstance(loss.W, Tensor) or loss.W.dim() != 2 or len(loss.W) != embeddings.shape[1]:
         raise NotFused("weights of another shape")
-    if "num_classes" in loss._record_these and loss.num_classes not in (0, loss.W.shape[1]):
+    if type(loss).__name__ != "NormalizedSoftmaxLoss" and loss.num_classes != loss.W.shape[1]:
         raise NotFused("weights of other classes than num_classes")
     if loss.W.dtype != embeddings.dtype or loss.W.device != embeddings.device:
         loss.cast_types(embeddings.dtype, embeddings.device)
@@ -690,7 +702,10 @@ def _cos_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb:
 def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
-    target = arc_margin(_own_cosine(pairs), _number(loss, "margin", embeddings))
+    margin = _number(loss, "margin", embeddings)
+    if isinstance(margin, Tensor):
+        raise NotFused("a learned margin, which the original refuses")
+    target = arc_margin(_own_cosine(pairs), margin)
     return _softmax(loss, pairs, labels, indices, _number(loss, "scale", embeddings), target)
 
 

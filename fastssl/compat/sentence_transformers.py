@@ -59,4 +59,4 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
         temperature=1 / scale,
         symmetric=symmetric,
         normalize=loss.similarity_fct is cos_sim,
-    ).to(query.dtype)
+    )
