@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import importlib.util
 import io
 import pickle
@@ -39,6 +41,8 @@ def _package(name: str) -> None:
 
 def _lightly() -> None:
     _package("lightly")
+    with contextlib.suppress(ImportError):  # before something stands in for torchvision, which it would not bear
+        importlib.import_module("sentence_transformers")
     from fastssl.bench.cases import _stand_in_for_torchvision
 
     _stand_in_for_torchvision()

@@ -62,7 +62,15 @@ CASES: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
     "debiased_nt_xent": (_views(F.debiased_nt_xent), {"temperature": 0.6, "tau_plus": 0.05}),
     "alignment": (_views(F.alignment), {"alpha": 1.7}),
     "uniformity": (lambda **given: F.uniformity(_rows(0), **given), {"t": 1.6}),
-    "contrastive": (_labelled(F.contrastive), {"margin": 3.1}),
+    "info_nce, queue": (
+        lambda **given: F.info_nce(_rows(0), _rows(1), _rows(2, 9), in_batch=False, **given),
+        {"temperature": 0.3},
+    ),
+    "contrastive": (_labelled(F.contrastive), {"margin": 3.1, "positive_margin": 1.2}),
+    "contrastive, active": (
+        _labelled(F.contrastive, squared=False, reduction="active"),
+        {"margin": 3.1, "positive_margin": 1.2},
+    ),
     "contrastive, listed": (_listed(F.contrastive), {"margin": 3.1}),
     "triplet": (_labelled(F.triplet), {"margin": 0.4}),
     "triplet, smooth": (_labelled(F.triplet, smooth=True), {"margin": 0.4}),
@@ -99,6 +107,10 @@ CASES: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {
     "siglip_loss": (
         lambda **given: F.siglip_loss(_unit(0), _unit(1), **given),
         {"logit_scale": 8.0, "logit_bias": -4.0},
+    ),
+    "linear_cross_entropy": (
+        lambda **given: F.linear_cross_entropy(_rows(0), _rows(2, CLASSES), LABELS, **given),
+        {"label_smoothing": 0.1, "z_loss": 0.02, "softcap": 3.0},
     ),
     "barlow_twins": (_views(F.barlow_twins), {"lambd": 0.01, "eps": 0.1}),
     "vicreg": (
@@ -205,3 +217,31 @@ def test_a_parameter_given_to_a_module_is_its_own(module: Any, name: str, value:
     assert parameter.grad is not None and float(parameter.grad) != 0
     assert repr(loss) and loss.state_dict()
     loss.load_state_dict(loss.state_dict())
+
+
+def test_one_boundary_for_all_rows_on_triton() -> None:
+    pytest.importorskip("triton")
+    beta = torch.tensor([1.1], requires_grad=True)
+    found, right = (
+        [loss, torch.autograd.grad(loss, beta)[0]]
+        for loss in (F.margin_loss(_rows(0).float(), LABELS, beta=beta, backend=b) for b in ("triton", "reference"))
+    )
+    for a, b in zip(found, right):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity", "tuplet_margin", "lifted_structure"])
+def test_gradients_of_hyperparameters_on_triton(name: str) -> None:
+    pytest.importorskip("triton")
+    values = CASES[name][1]
+    leaves = {k: torch.tensor(v, requires_grad=True) for k, v in values.items()}
+    found, right = (
+        torch.autograd.grad(_in_float32(name, backend)(**leaves), list(leaves.values()))
+        for backend in ("triton", "reference")
+    )
+    for a, b in zip(found, right):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def _in_float32(name: str, backend: str) -> Callable[..., Tensor]:
+    return lambda **given: getattr(F, name)(_rows(0).float(), LABELS, backend=backend, **given)

@@ -229,11 +229,8 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 def require_matrices(*tensors: object) -> None:
     """What every adapter asks first: matrices, and kernels that compute with them as the original would."""
-    from fastssl.ops import extension
     from fastssl.ops.backend import resolve
 
-    if extension._C is None:
-        raise NotFused("the kernels are not installed")
     if _global_hooks():
         raise NotFused("hooks of all modules")
     if forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None:
@@ -245,11 +242,10 @@ def require_matrices(*tensors: object) -> None:
             raise NotFused(f"tensors of another kind ({type(t).__name__}, {t.layout})")
         if t.dtype not in FLOATS:
             raise NotFused(f"inputs of dtype {t.dtype}")
-        if t.device.type == "cuda":
-            if t.dtype == torch.float64 or resolve(t.device, None, t.dtype) != "triton":
-                raise NotFused("no GPU kernels for them")
-        elif t.device.type != "cpu":
-            raise NotFused(f"no kernels for {t.device.type} tensors")
+        if t.device.type not in ("cpu", "cuda") or (t.device.type == "cuda" and t.dtype == torch.float64):
+            raise NotFused(f"no kernels for {t.device.type} tensors of dtype {t.dtype}")
+        if resolve(t.device, None, t.dtype) == "reference":
+            raise NotFused(f"no kernels are installed for {t.device.type} tensors, or another backend is asked for")
 
 
 def _global_hooks() -> bool:

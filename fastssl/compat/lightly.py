@@ -74,23 +74,8 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     key, negatives = bank.forward(torch.nn.functional.normalize(out1, dim=1), update=out0.requires_grad)
     full = torch.promote_types(out0.dtype, torch.float32)
     query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
-    return _bank_loss(query, key, negatives.to(out0.device).T, temperature)  # the bank holds columns
-
-
-def _bank_loss(query: Tensor, key: Tensor, negatives: Tensor, temperature: Tensor | float) -> Tensor:
-    """Each query against its own key and the bank; the batch's other keys take no part."""
-    from fastssl.functional._pairs import Pairs
-    from fastssl.functional.metric import NEGATIVES
-    from fastssl.ops.operator import result_dtype
-    from fastssl.ops.rows import Metric, Relation, RowLoss
-
-    ids = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    bank = torch.ones(len(negatives), dtype=torch.int64, device=query.device)
-    rows = Pairs(query, negatives.to(query.dtype), Relation(ids, bank)).rows(
-        RowLoss.lse, 1 / temperature, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False
-    )
-    positive = (query.double() * key.double()).sum(1).to(rows.out[0].dtype) / temperature
-    return torch.nn.functional.softplus(rows.out[0] - positive).mean().to(result_dtype(query))
+    queue = negatives.T.to(out0.device, full)  # the bank holds columns, and is used as it is
+    return F.info_nce(query, key, queue, temperature=temperature, normalize=False, in_batch=False)
 
 
 def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:

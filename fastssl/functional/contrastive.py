@@ -10,12 +10,14 @@ from torch import Tensor
 
 from fastssl.distributed.collectives import replicate
 from fastssl.distributed.exchange import layout
+from fastssl.distributed.rows import columns_of
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional import _shared
 from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, reduce_rows, shared
 from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
 from fastssl.ops import Backend, dispatch, reference
+from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import Loss, pair_loss
 from fastssl.ops.rows import Metric, Relation, RowLoss
 
@@ -57,6 +59,7 @@ def info_nce(
     symmetric: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
+    in_batch: bool = True,
     replicated_negatives: bool = False,
     backend: str | None = None,
     group: Group = None,
@@ -67,7 +70,8 @@ def info_nce(
     .. math:: L_i = -\log \frac{\exp(q_i \cdot k_i / \tau)}{\sum_j \exp(q_i \cdot k_j / \tau)
               + \sum_m \exp(q_i \cdot n_m / \tau)}
 
-    With ``symmetric`` the loss of row i is the mean of this and of the same with queries and keys exchanged.
+    With ``in_batch=False`` the first sum is the query's own key alone: the loss of MoCo, against the queue only. With
+    ``symmetric`` the loss of row i is the mean of this and of the same with queries and keys exchanged.
     No [N, N] matrix is stored: memory is O((N + K) D) plus what the memory budget allows to keep.
 
     Args:
@@ -78,6 +82,7 @@ def info_nce(
         symmetric: also contrast each key with all queries; not together with ``negatives``.
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
+        in_batch: contrast each query with the other queries' keys too; False: with its own key and ``negatives`` alone.
         replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
         backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
@@ -89,7 +94,8 @@ def info_nce(
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, temperature or reduction, or ``negatives`` with ``symmetric``.
+        ValueError: wrong shape, device, temperature or reduction, ``negatives`` with ``symmetric``, or
+            ``in_batch=False`` without ``negatives``.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -111,11 +117,40 @@ def info_nce(
     check.flag("normalize", normalize)
     check.reduction(reduction)
     check.flag("replicated_negatives", replicated_negatives)
-    call = query, key, negatives, scale, symmetric, normalize, reduction
     shards = current()
+    if not check.flag("in_batch", in_batch):
+        if negatives is None:
+            raise ValueError("in_batch: expected True without negatives (there is nothing else to contrast with)")
+        values = _against_queue(query, key, negatives, scale, normalize, replicated_negatives, backend)
+        return reduce_rows(values, None, reduction).to(result_dtype(query))
+    call = query, key, negatives, scale, symmetric, normalize, reduction
     if shards is not None:
         return _shared.info_nce(shards, *call, replicated_negatives, backend)
     return dispatch(INFO_NCE, backend, query.device, *call)
+
+
+def _against_queue(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    normalize: bool,
+    replicated: bool,
+    backend: str | None,
+) -> Tensor:
+    """[N]: each query against its own key and the queue, softplus(lse of the queue - own score)."""
+    ids = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    others = torch.ones(len(negatives), dtype=torch.int64, device=query.device)
+    shards, columns = current(), None
+    if shards is not None and not replicated:
+        columns = columns_of(shards, negatives, layout(shards, "negatives", negatives))
+        others = columns.every(others)
+    rows = Pairs(query, negatives, Relation(ids, others), backend, columns).rows(
+        RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=normalize
+    )
+    full = torch.promote_types(query.dtype, torch.float32)
+    q, k = (TF.normalize(t.to(full), dim=1) if normalize else t.to(full) for t in (query, key))
+    return TF.softplus(rows.out[0] - scale * (q.double() * k.double()).sum(1).to(rows.out[0].dtype))
 
 
 @shardable

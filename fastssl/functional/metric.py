@@ -26,6 +26,8 @@ def contrastive(
     labels: Tensor | None = None,
     *,
     margin: Tensor | float = 1.0,
+    positive_margin: Tensor | float = 0.0,
+    squared: bool = True,
     normalize: bool = False,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -40,14 +42,18 @@ def contrastive(
     .. math:: L = \frac{1}{|\{i<j\}|} \sum_{i<j} [y_i = y_j]\, d_{ij}^2 + [y_i \ne y_j] \max(0, m - d_{ij})^2,
               \quad d_{ij} = |x_i - x_j|
 
-    Against ``ref_emb``, or over listed pairs, the mean is over those pairs.
+    Against ``ref_emb``, or over listed pairs, the mean is over those pairs. pytorch-metric-learning's
+    ``ContrastiveLoss()`` is ``squared=False, normalize=True, reduction="active"``.
 
     Args:
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         labels: [N] integers; rows of one label are positives of each other.
         margin: m >= 0, in units of distance.
+        positive_margin: rows of one class count with max(0, d - this), >= 0.
+        squared: False: the distances beyond the margins themselves, not their squares.
         normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" over pairs.
+        reduction: "mean" | "sum" over pairs | "active": the mean of the positives above 0 plus that of the negatives
+            above 0.
         indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
@@ -73,9 +79,23 @@ def contrastive(
     Chopra et al., 2005.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    margin, normalize = check.value("margin", margin, embeddings.device, low=0), check.flag("normalize", normalize)
-    check.choice("reduction", reduction, ("mean", "sum"))
-    rows = pairs.rows(RowLoss.hinge, 1, 0, margin, 2, metric=Metric.euclidean, normalize=normalize, upper=pairs.within)
+    margin, positive_margin = (
+        check.value(name, given, embeddings.device, low=0)
+        for name, given in (("margin", margin), ("positive_margin", positive_margin))
+    )
+    normalize, power = check.flag("normalize", normalize), 2 if check.flag("squared", squared) else 1
+    check.choice("reduction", reduction, ("mean", "sum", "active"))
+    rows = pairs.rows(
+        RowLoss.hinge,
+        *(1, positive_margin, margin, power),
+        metric=Metric.euclidean,
+        normalize=normalize,
+        upper=pairs.within,
+    )
+    if reduction == "active":
+        return pairs.result(
+            mean(rows.out[0].sum(), rows.out[1].sum().detach()) + mean(rows.out[2].sum(), rows.out[3].sum().detach())
+        )
     total = (rows.out[0] + rows.out[2]).sum()
     n = embeddings.shape[0]
     count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()

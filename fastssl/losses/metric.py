@@ -57,8 +57,10 @@ class ContrastiveLoss(LabelledLoss):
     Args:
         margin: between rows of different classes.
         normalize: divide rows by their length first.
-        reduction: "mean" | "sum".
+        reduction: "mean" | "sum" | "active": as pytorch-metric-learning averages.
         backend: "reference" | "cpu"; None chooses.
+        positive_margin: rows of one class count with max(0, d - this).
+        squared: False: distances beyond the margins instead of their squares.
 
     Example:
         >>> import torch
@@ -69,9 +71,16 @@ class ContrastiveLoss(LabelledLoss):
     function = staticmethod(F.contrastive)
 
     def __init__(
-        self, margin: float = 1.0, normalize: bool = False, reduction: str = "mean", backend: str | None = None
+        self,
+        margin: float = 1.0,
+        normalize: bool = False,
+        reduction: str = "mean",
+        backend: str | None = None,
+        positive_margin: float = 0.0,
+        squared: bool = True,
     ) -> None:
-        super().__init__(reduction, backend, margin=margin, normalize=normalize)
+        options = {"positive_margin": positive_margin, "squared": squared}
+        super().__init__(reduction, backend, margin=margin, normalize=normalize, **options)
 
 
 class TripletMarginLoss(LabelledLoss):
