@@ -19,11 +19,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fastssl.compat import _dtypes as dtypes
-from fastssl.compat._peer import NotFused, Peer, Target, require_matrices
+from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
 
 __all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "require_matrices", "unpatch"]
 
-PEERS = ("pytorch_metric_learning", "lightly", "open_clip", "sentence_transformers")
+PEERS = ("pytorch_metric_learning", "lightly", "open_clip", "sentence_transformers", "transformers")
 _MISSING = object()
 
 
@@ -69,8 +69,8 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
     against float64 that is no larger than the original's own there, in the dtype that the original returns.
 
     Args:
-        name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers"; None: all of them that are
-            installed; a RuntimeWarning names those that cannot be patched.
+        name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers" | "transformers"; None: all
+            of them that are installed; a RuntimeWarning names those that cannot be patched.
         verbose: print, once for each class and reason, whether a call ran fused and why it did not.
         exact_dtypes: leave 16-bit rows and autocast to the library.
 
@@ -124,11 +124,25 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
     signature = inspect.signature(original)
     family, entry_point = (owner.__name__, *target.family), (owner, target.method)
 
+    def count(reason: str) -> None:
+        first = not (calls.original[reason] if reason else calls.fused)
+        if reason:
+            calls.original[reason] += 1
+        else:
+            calls.fused += 1
+        if first and entry.verbose:
+            text = f"runs its original code: {reason}" if reason else "runs fused"
+            print(f"fastssl: {owner.__name__} {text}", file=sys.stderr)
+
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not entry.active:
             return original(self, *args, **kwargs)
         try:
+            if target.probe is None:
+                found: Result = target.fused(original, entry.exact_dtypes, self, *args, **kwargs)
+                count(found.reason)
+                return found.value
             kind = type(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__ == owner.__module__):
                 raise NotFused(f"{kind.__name__} is a class of its own")
@@ -145,13 +159,9 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             except (ValueError, TypeError, ArithmeticError) as error:  # of arguments: the library has its own answer
                 raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
-            if not calls.original[str(reason)] and entry.verbose:
-                print(f"fastssl: {owner.__name__} runs its original code: {reason}", file=sys.stderr)
-            calls.original[str(reason)] += 1
+            count(str(reason))
             return original(self, *args, **kwargs)
-        if not calls.fused and entry.verbose:
-            print(f"fastssl: {owner.__name__} runs fused", file=sys.stderr)
-        calls.fused += 1
+        count("")
         return result
 
     method.__fastssl__ = True  # type: ignore[attr-defined]

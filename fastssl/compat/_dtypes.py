@@ -54,6 +54,7 @@ def _wanted(
     key = (original, _kind(args), _kind(kwargs), device, torch.get_autocast_dtype(device) if auto else None)
     if key not in _found:
         with torch.no_grad():
+            assert target.probe is not None
             try:
                 _found[key] = _dtypes(target.probe(original, *args, **kwargs))
             except NotFused:
@@ -111,7 +112,11 @@ def _dtypes(tree: Any) -> Any:
 
 def _cast(tree: Any, wanted: Any) -> Any:
     if isinstance(tree, Tensor):
-        return tree.to(wanted) if isinstance(wanted, torch.dtype) and tree.is_floating_point() else tree
+        if not tree.is_floating_point():
+            return tree
+        if not isinstance(wanted, torch.dtype):
+            raise NotFused("a result that the library does not give for such rows")
+        return tree.to(wanted)
     if isinstance(tree, dict):
         return {k: _cast(v, wanted.get(k) if isinstance(wanted, dict) else None) for k, v in tree.items()}
     return tree

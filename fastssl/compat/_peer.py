@@ -40,15 +40,25 @@ class Target:
         owner: the class.
         method: its name.
         fused: takes what the method takes; raises :class:`NotFused` where it does not apply.
-        probe: a call on a handful of rows like this one, whose results have the dtypes of the original's.
+        probe: a call on a handful of rows like this one, whose results have the dtypes of the original's. None: the
+            fused function takes the original and whether dtypes are to be exact first, serves all subclasses, and
+            gives a :class:`Result`.
         family: subclasses, of the same module, that call the method for what it is.
     """
 
     owner: type
     method: str
     fused: Callable[..., Any]
-    probe: Callable[..., Any]
+    probe: Callable[..., Any] | None = None
     family: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fused function gives that runs the original itself; ``reason``: why nothing of it was fused, or empty."""
+
+    value: Any
+    reason: str = ""
 
 
 def default(make: Callable[[], nn.Module]) -> Check:
