@@ -1,4 +1,4 @@
-"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process."""
+"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process or several."""
 
 from __future__ import annotations
 
@@ -52,12 +52,14 @@ def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
     temperature = number("temperature", loss.temperature, out0)
     if not plain(temperature) > 0:
         raise NotFused("a negative temperature")
-    if loss.gather_distributed:
-        from lightly.utils import dist
-
-        if dist.world_size() > 1:
-            raise NotFused("several processes")
     return temperature
+
+
+def _gathered(loss: Any) -> bool:
+    """Whether rows meet those of other processes."""
+    from lightly.utils import dist
+
+    return bool(loss.gather_distributed) and dist.world_size() > 1
 
 
 def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
@@ -66,8 +68,10 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     PEER.require_own(bank)
     size = bank.size if isinstance(bank.size, int) else bank.size[0]
     if size == 0:
+        if _gathered(loss):  # the mean over this process's rows
+            return F.nt_xent(out0, out1, temperature=temperature, reduction="none", group="world").mean()
         return F.nt_xent(out0, out1, temperature=temperature)
-    if not bank.feature_dim_first or bank.gather_distributed:
+    if not bank.feature_dim_first or bank.gather_distributed or _gathered(loss):
         raise NotFused("a memory bank of another layout, or of several processes")
     if bank.bank.dtype != out0.dtype and precision(out0) == out0.dtype:
         raise NotFused("a memory bank of another dtype")
@@ -92,4 +96,8 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         if isinstance(value, Tensor) or not value > 0:
             raise NotFused("a sigma that is learned, or not above 0")
         sigma = value
+    if _gathered(loss):
+        if sigma is not None:
+            raise NotFused("weights of this process's rows alone")
+        return F.dcl(out0, out1, temperature=temperature, reduction="none", group="world").mean()
     return F.dcl(out0, out1, temperature=temperature, sigma=sigma)

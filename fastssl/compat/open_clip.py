@@ -17,6 +17,9 @@ import fastssl.functional as F
 from fastssl.compat._dtypes import shallow
 from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
 from fastssl.distributed import sharded
+from fastssl.distributed.exchange import gather
+from fastssl.distributed.shards import resolve
+from fastssl.functional import _check as check
 
 _STATE = ("cache_labels", "rank", "world_size", "prev_num_logits", "labels")
 _CLIP = (*_STATE, "local_loss", "gather_with_grad", "use_horovod")
@@ -48,8 +51,6 @@ def _check(loss: Any, image: Tensor, text: Tensor) -> None:
         here = dist.is_initialized() and (loss.rank, loss.world_size) == (dist.get_rank(), dist.get_world_size())
         if getattr(loss, "use_horovod", False) or not here:
             raise NotFused("processes that are not those of torch.distributed")
-        if not getattr(loss, "gather_with_grad", True):
-            raise NotFused("features of other processes without gradient")
     require_matrices(image, text)
     if image.shape != text.shape or image.dtype != text.dtype or image.device != text.device or len(image) == 0:
         raise NotFused("shapes, dtypes or devices that differ, or no rows")
@@ -65,12 +66,36 @@ def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale:
         loss.get_ground_truth(image_features.device, len(image_features) * (loss.world_size if together else 1))
     if not loss.world_size > 1:
         total = F.clip_loss(*call)
+    elif not loss.gather_with_grad:
+        total = _clip_without_gradient(loss, *call)
     elif loss.local_loss:  # the mean over this process's rows
         total = F.clip_loss(*call, reduction="none", group="world").mean()
     else:  # the same mean on every process
         with sharded("world", averaged=True):
             total = F.clip_loss(*call)
     return {"contrastive_loss": total} if output_dict else total
+
+
+def _clip_without_gradient(
+    loss: Any, image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float | None
+) -> Tensor:
+    """Features of other processes are constants."""
+    if not loss.local_loss:  # the same mean on every process; own features have its gradient, and the scale all of it
+        if isinstance(scale, Tensor):
+            scale = scale * loss.world_size - (scale * (loss.world_size - 1)).detach()
+        if isinstance(bias, Tensor):
+            bias = bias * loss.world_size - (bias * (loss.world_size - 1)).detach()
+        with sharded("world"):
+            return F.clip_loss(image, text, scale, bias)
+    # Own rows against all, which have no gradient, nor have own ones among them.
+    losses = []
+    for own, other in ((image, text), (text, image)):
+        every = gather(resolve("world"), other.detach(), [len(other)] * loss.world_size).split(len(other))
+        rest = [block for rank, block in enumerate(every) if rank != loss.rank]
+        call = own, other.detach(), torch.cat(rest)
+        losses.append(F.info_nce(*call, temperature=check.inverse(scale), normalize=False))
+    total = (losses[0] + losses[1]) / 2
+    return total + 0 * bias.to(total.dtype) if isinstance(bias, Tensor) else total
 
 
 def _siglip(

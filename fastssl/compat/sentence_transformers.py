@@ -1,4 +1,5 @@
-"""sentence-transformers: MultipleNegativesRankingLoss with cosines or products, one-sided and symmetric."""
+"""sentence-transformers: MultipleNegativesRankingLoss with cosines or products, one-sided and symmetric, in one process
+and in several."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch import distributed as dist
 
 import fastssl.functional as F
 from fastssl.compat._peer import NotFused, Peer, Target, number, plain, require_matrices
@@ -34,8 +36,8 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
     from sentence_transformers.util import cos_sim, dot_score
 
     require_matrices(*embeddings)
-    if len(embeddings) < 2 or loss.gather_across_devices or loss.hardness_mode is not None:
-        raise NotFused("one column, several processes, or hardness weights")
+    if len(embeddings) < 2 or loss.hardness_mode is not None:
+        raise NotFused("one column, or hardness weights")
     if loss.similarity_fct not in (cos_sim, dot_score) or not PEER.is_own(loss.similarity_fct):
         raise NotFused("another similarity")
     directions = sorted(loss.directions)
@@ -52,11 +54,12 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
     if not plain(scale) > 0:
         raise NotFused("a scale that is not above 0")
     negatives = torch.cat(rest) if rest else None
-    return F.info_nce(
-        query,
-        key,
-        negatives,
-        temperature=1 / scale,
-        symmetric=symmetric,
-        normalize=loss.similarity_fct is cos_sim,
-    )
+    options: dict[str, Any] = {
+        "temperature": 1 / scale,
+        "symmetric": symmetric,
+        "normalize": loss.similarity_fct is cos_sim,
+    }
+    if loss.gather_across_devices and dist.is_initialized() and dist.get_world_size() > 1:
+        # This process's rows with those of all.
+        return F.info_nce(query, key, negatives, **options, reduction="none", group="world").mean()
+    return F.info_nce(query, key, negatives, **options)
