@@ -14,7 +14,6 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
-from fastssl.compat import _dtypes
 from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
@@ -250,7 +249,8 @@ def _tolerance(embeddings: Tensor, *terms: Tensor | float) -> float:
             largest = max(largest, float(t.max()) if t.numel() else 0.0)
         else:
             largest = max(largest, abs(t))
-    return ROUNDINGS * torch.finfo(_dtypes.precision(embeddings)).eps * largest
+    # With 16 bits it is the comparison in float64 that counts, which the original's own rounding decides otherwise.
+    return ROUNDINGS * torch.finfo(result_dtype(embeddings)).eps * largest
 
 
 def _element(
