@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import importlib
 import importlib.util
 import io
 import pickle
@@ -33,8 +35,17 @@ def _package(name: str) -> None:
         if spec is None or spec.submodule_search_locations is None:
             pytest.skip(f"{name} is not installed")
         module = types.ModuleType(name)
-        module.__path__ = list(spec.submodule_search_locations)
+        module.__path__, module.__spec__ = list(spec.submodule_search_locations), spec
         sys.modules[name] = module
+
+
+def _lightly() -> None:
+    _package("lightly")
+    with contextlib.suppress(ImportError):  # before something stands in for torchvision, which it would not bear
+        importlib.import_module("sentence_transformers")
+    from fastssl.bench.cases import _stand_in_for_torchvision
+
+    _stand_in_for_torchvision()
 
 
 def _both(peer: str, call: Callable[[], Any], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -250,10 +261,13 @@ def test_metric_learning_runs_its_own_code_where_it_must() -> None:
         assert any(reason in r for r in reasons), reasons
     Mine()(x, y)
     assert any("Mine" in r for r in fastssl.patched()["pytorch_metric_learning"]["ContrastiveLoss"].original)
+    fastssl.patch("pytorch_metric_learning", exact_dtypes=True)
     with torch.autocast("cpu", torch.bfloat16):  # products in 16 bits are the library's own business
         losses.MultiSimilarityLoss()(x, y)
+    losses.MultiSimilarityLoss()(x.bfloat16(), y)
     calls = fastssl.patched()["pytorch_metric_learning"]["MultiSimilarityLoss"]
-    assert calls.fused == 0 and list(calls.original) == ["autocast"]
+    assert calls.fused == 0 and list(calls.original) == ["autocast", "16-bit inputs"]
+    fastssl.patch("pytorch_metric_learning")
     with pytest.raises(NotImplementedError, match="cdist"):  # the library's own answer
         losses.ContrastiveLoss()(x.bfloat16(), y)
 
@@ -297,11 +311,7 @@ def test_wrong_names() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ["NTXentLoss", "NTXentLoss-bank", "DCLLoss", "DCLWLoss"])
 def test_lightly(name: str, dtype: torch.dtype) -> None:
-    if importlib.util.find_spec("lightly") is None:
-        pytest.skip("lightly is not installed")
-    from fastssl.bench.cases import _stand_in_for_torchvision
-
-    _stand_in_for_torchvision()
+    _lightly()
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
 

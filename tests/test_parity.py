@@ -89,9 +89,22 @@ def test_losses_are_open_clips(name: str, seed: int) -> None:
         _compare(F.siglip_loss, lambda *a: SigLipLoss()(*a), [x, y, scale, bias])
 
 
-def test_open_clips_losses_in_two_processes() -> None:
-    """Local and global losses, all four exchanges of SigLIP: the same loss and gradients with the patch."""
-    _package("open_clip")  # or skip
-    command = [sys.executable, "-m", "tests.open_clip_processes", str(free_port())]
+@pytest.mark.parametrize(
+    "library",
+    [
+        "open_clip",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("lightly", "sentence_transformers", "pytorch_metric_learning")
+        ),
+    ],
+)
+def test_patched_losses_in_two_processes(library: str) -> None:
+    """All ways of gathering, with and without gradients: fused, and the same loss and gradients."""
+    if library != "sentence_transformers":
+        _package(library)  # or skip
+    else:
+        pytest.importorskip(library)
+    command = [sys.executable, "-m", "tests.drop_in_processes", library, str(free_port())]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr[-3000:]

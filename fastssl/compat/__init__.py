@@ -6,39 +6,25 @@ or after. A call takes the fused path where the object's configuration allows it
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import importlib.util
+import inspect
 import sys
+import warnings
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-PEERS = ("pytorch_metric_learning", "lightly", "open_clip", "sentence_transformers")
+from fastssl.compat import _dtypes as dtypes
+from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
+
+__all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "require_matrices", "unpatch"]
+
+PEERS = ("pytorch_metric_learning", "lightly", "open_clip", "sentence_transformers", "transformers")
 _MISSING = object()
-
-
-class NotFused(Exception):
-    """Why a call takes the original code."""
-
-
-def require_matrices(*tensors: object) -> None:
-    """What every adapter asks first: the kernels, and matrices that they compute as the original would."""
-    import torch
-
-    from fastssl.ops import extension
-
-    if extension._C is None:
-        raise NotFused("the kernels are not installed")
-    if torch.is_autocast_enabled("cpu"):
-        raise NotFused("autocast")
-    for t in tensors:
-        if not isinstance(t, torch.Tensor) or t.dim() != 2 or t.shape[1] == 0:
-            raise NotFused("no matrices")
-        if t.device.type != "cpu":
-            raise NotFused(f"no kernels for {t.device.type} tensors")
-        if t.dtype not in (torch.float32, torch.float64):
-            raise NotFused(f"inputs of dtype {t.dtype}")
 
 
 @dataclass
@@ -54,81 +40,139 @@ class _Replaced:
     owner: type
     name: str
     before: Any  # what the class itself had, or _MISSING where it inherited
+    wrapper: Any
 
 
-_replaced: dict[str, list[_Replaced]] = {}
-_calls: dict[str, dict[str, Calls]] = {}
+@dataclass
+class _Patch:
+    """A library while it is patched; a wrapper whose patch has ended calls the original."""
+
+    peer: Peer
+    verbose: bool
+    exact_dtypes: bool
+    active: bool = True
+    replaced: list[_Replaced] = field(default_factory=list)
+    calls: dict[str, Calls] = field(default_factory=dict)
 
 
-def patch(name: str, *, verbose: bool = False) -> None:
+_patches: dict[str, _Patch] = {}
+
+
+def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool = False) -> None:
     """Makes the losses of another library use the fused kernels where that gives the same result.
 
     Existing and new objects of its classes are served. Where a configuration asks for more than a kernel does (a
-    reducer that wants every pair, recorded statistics, several processes, 16-bit inputs, a GPU, a subclass with its
-    own formula), the library's own code runs, unchanged. Patching twice changes nothing.
+    reducer that wants every pair, recorded statistics, a subclass or a method of the user's own), the library's own
+    code runs, unchanged. Patching twice changes nothing but the options.
+
+    The same result means: of float32 and float64 rows to rounding; of 16-bit rows, and within autocast, an error
+    against float64 that is no larger than the original's own there, in the dtype that the original returns.
 
     Args:
-        name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers".
+        name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers" | "transformers"; None: all
+            of them that are installed; a RuntimeWarning names those that cannot be patched.
         verbose: print, once for each class and reason, whether a call ran fused and why it did not.
+        exact_dtypes: leave 16-bit rows and autocast to the library.
 
     Raises:
         ValueError: unknown name.
-        ImportError: the library is not installed.
+        ImportError: the library is not installed, or of a version whose formulas are not known: nothing is patched.
 
     Example:
         >>> import fastssl
         >>> fastssl.patch("pytorch_metric_learning")  # doctest: +SKIP
         >>> fastssl.unpatch()
     """
-    if name not in PEERS:
-        raise ValueError(f"name: expected one of {PEERS}, got {name!r}")
-    if name in _replaced:
-        _verbose[name] = verbose
+    if name is None:
+        for each in PEERS:
+            if importlib.util.find_spec(each) is not None:
+                try:
+                    patch(each, verbose=verbose, exact_dtypes=exact_dtypes)
+                except ImportError as error:
+                    warnings.warn(f"fastssl.patch: {each} stays as it is. {error}", RuntimeWarning, stacklevel=2)
+        return
+    _check_name(name)
+    if name in _patches:
+        _patches[name].verbose, _patches[name].exact_dtypes = verbose, exact_dtypes
         return
     adapter = importlib.import_module(f"fastssl.compat.{name}")
+    peer: Peer = adapter.PEER
+    peer.check_version()
     try:
-        targets: list[tuple[type, str, Callable[..., Any]]] = adapter.targets()
+        targets: list[Target] = adapter.targets()
     except ImportError as error:
-        raise ImportError(f"name: {name} is not installed, or cannot be imported: {error}") from error
-    _verbose[name], _calls[name], _replaced[name] = verbose, {}, []
-    originals = [getattr(owner, method) for owner, method, _ in targets]  # before a base class is patched
-    family: dict[str, tuple[str, ...]] = getattr(adapter, "FAMILY", {})
-    for (owner, method, fused), original in zip(targets, originals):
-        _replaced[name].append(_Replaced(owner, method, owner.__dict__.get(method, _MISSING)))
-        setattr(owner, method, _wrap(name, owner, original, fused, family.get(owner.__name__, ())))
+        raise ImportError(f"name: {name} cannot be imported: {error}") from error
+    entry = _Patch(peer, verbose, exact_dtypes)
+    originals = [getattr(t.owner, t.method) for t in targets]  # before a base class is patched
+    for target, original in zip(targets, originals):
+        wrapper = _wrap(entry, target, original)
+        before = target.owner.__dict__.get(target.method, _MISSING)
+        entry.replaced.append(_Replaced(target.owner, target.method, before, wrapper))
+    for item in entry.replaced:
+        setattr(item.owner, item.name, item.wrapper)
+    _patches[name] = entry
 
 
-_verbose: dict[str, bool] = {}
+def _check_name(name: str) -> None:
+    if name not in PEERS:
+        raise ValueError(f"name: expected one of {PEERS}, got {name!r}")
 
 
-def _wrap(
-    peer: str, owner: type, original: Callable[..., Any], fused: Callable[..., Any], family: tuple[str, ...]
-) -> Callable[..., Any]:
-    """``family``: subclasses, of the same module, that call the method for what it is."""
-    calls = _calls[peer].setdefault(owner.__name__, Calls())
+def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
+    owner, peer = target.owner, entry.peer
+    calls = entry.calls.setdefault(owner.__name__, Calls())
+    signature = inspect.signature(original)
+    family, entry_point = (owner.__name__, *target.family), (owner, target.method)
+
+    def count(reason: str) -> None:
+        first = not (calls.original[reason] if reason else calls.fused)
+        if reason:
+            calls.original[reason] += 1
+        else:
+            calls.fused += 1
+        if first and entry.verbose:
+            text = f"runs its original code: {reason}" if reason else "runs fused"
+            print(f"fastssl: {owner.__name__} {text}", file=sys.stderr)
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not entry.active:
+            return original(self, *args, **kwargs)
         try:
+            if target.probe is None:
+                found: Result = target.fused(original, entry.exact_dtypes, self, *args, **kwargs)
+                count(found.reason)
+                return found.value
             kind = type(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__ == owner.__module__):
-                raise NotFused(f"{type(self).__name__} is a class of its own")
-            result = fused(self, *args, **kwargs)
+                raise NotFused(f"{kind.__name__} is a class of its own")
+            if not peer.is_own(original):
+                raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
+            peer.require_own(self, entry_point)
+            try:
+                given = signature.bind(self, *args, **kwargs)
+            except TypeError as error:
+                raise NotFused("arguments that the library refuses") from error
+            given.apply_defaults()
+            try:
+                result = dtypes.call(entry.exact_dtypes, target, original, given.args, given.kwargs)
+            except (ValueError, TypeError, ArithmeticError) as error:  # of arguments: the library has its own answer
+                raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
-            if not calls.original[str(reason)] and _verbose[peer]:
-                print(f"fastssl: {owner.__name__} runs its original code: {reason}", file=sys.stderr)
-            calls.original[str(reason)] += 1
+            count(str(reason))
             return original(self, *args, **kwargs)
-        if not calls.fused and _verbose[peer]:
-            print(f"fastssl: {owner.__name__} runs fused", file=sys.stderr)
-        calls.fused += 1
+        count("")
         return result
 
+    method.__fastssl__ = True  # type: ignore[attr-defined]
     return method
 
 
 def unpatch(name: str | None = None) -> None:
     """Gives patched classes their own methods back, exactly as they were.
+
+    A method that somebody else has replaced since stays as it is, with a RuntimeWarning that names it; what it calls
+    is the library's own again.
 
     Args:
         name: of the library; None: all.
@@ -140,25 +184,68 @@ def unpatch(name: str | None = None) -> None:
         >>> import fastssl
         >>> fastssl.unpatch()
     """
-    if name is not None and name not in PEERS:
-        raise ValueError(f"name: expected one of {PEERS}, got {name!r}")
-    for peer in [name] if name is not None else list(_replaced):
-        for item in reversed(_replaced.pop(peer, [])):
-            if item.before is _MISSING:
+    if name is not None:
+        _check_name(name)
+    for peer in [name] if name is not None else list(_patches):
+        entry = _patches.pop(peer, None)
+        if entry is None:
+            continue
+        entry.active = False
+        for item in reversed(entry.replaced):
+            if item.owner.__dict__.get(item.name) is not item.wrapper:
+                text = f"{item.owner.__module__}.{item.owner.__qualname__}.{item.name}"
+                warnings.warn(
+                    f"fastssl.unpatch: {text} was replaced after fastssl.patch and stays as it is",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            elif item.before is _MISSING:
                 delattr(item.owner, item.name)
             else:
                 setattr(item.owner, item.name, item.before)
 
 
-def patched() -> dict[str, dict[str, Calls]]:
-    """What runs fused: for each patched library and class the fused calls, and the others by their reasons.
+@contextlib.contextmanager
+def _within(name: str, **options: Any) -> Iterator[dict[str, Calls]]:
+    before = _patches.get(name)
+    settings = None if before is None else (before.verbose, before.exact_dtypes)
+    patch(name, **options)
+    try:
+        yield _patches[name].calls
+    finally:
+        if before is None:
+            unpatch(name)
+        elif settings is not None:
+            before.verbose, before.exact_dtypes = settings
+
+
+def patched(name: str | None = None, **options: Any) -> Any:
+    """What runs fused; or, with a name, a context in which a library is patched.
+
+    Args:
+        name: None: the fused calls of each patched library and class, and the others by their reasons. The name of a
+            library: a context manager that patches it, and gives its classes back at the end where they were not
+            patched before.
+        options: of :func:`patch`, with a name.
 
     Returns:
-        ``{library: {class: Calls(fused, original)}}`` since the library was patched.
+        ``{library: {class: Calls(fused, original)}}`` since the library was patched; or the context manager, whose
+        value is ``{class: Calls}`` of that library.
+
+    Raises:
+        ValueError: unknown name.
+        ImportError: as :func:`patch`.
 
     Example:
         >>> import fastssl
         >>> fastssl.patched()
         {}
+        >>> with fastssl.patched("lightly"):  # doctest: +SKIP
+        ...     train()
     """
-    return {peer: dict(_calls[peer]) for peer in _replaced}
+    if name is None:
+        if options:
+            raise TypeError(f"name: expected a library's name with {sorted(options)}, got None")
+        return {each: dict(entry.calls) for each, entry in _patches.items()}
+    _check_name(name)
+    return _within(name, **options)

@@ -1,76 +1,103 @@
-"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process."""
+"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process or several."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.compat import NotFused, require_matrices
+from fastssl.compat._dtypes import precision, shallow
+from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
+
+KNOWN = {
+    "NTXentLoss": {
+        **dict.fromkeys(("temperature", "memory_bank", "gather_distributed", "eps")),
+        "cross_entropy": default(lambda: nn.CrossEntropyLoss(reduction="mean")),
+    },
+    "DCLLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
+    "DCLWLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
+    "MemoryBankModule": dict.fromkeys(("size", "gather_distributed", "feature_dim_first", "bank", "bank_ptr")),
+}
+PEER = Peer("lightly", "lightly", "1.5.21", "1.7", KNOWN)
 
 
-def targets() -> list[tuple[type, str, Callable[..., Any]]]:
+def targets() -> list[Target]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
 
-    return [(NTXentLoss, "forward", _nt_xent), (DCLLoss, "forward", _dcl), (DCLWLoss, "forward", _dcl)]
+    fused: tuple[tuple[type, Callable[..., Tensor]], ...] = (
+        (NTXentLoss, _nt_xent),
+        (DCLLoss, _dcl),
+        (DCLWLoss, _dcl),
+    )
+    return [Target(owner, "forward", function, _probe) for owner, function in fused]
 
 
-def _check(loss: Any, out0: Tensor, out1: Tensor) -> None:
+def _probe(original: Callable[..., Tensor], loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
+    twin = shallow(loss)
+    if "memory_bank" in twin._modules:
+        twin._modules["memory_bank"] = shallow(loss.memory_bank)
+    return original(twin, out0[:8].detach(), out1[:8].detach())  # without a gradient the bank stays as it is
+
+
+def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
+    """The temperature."""
     require_matrices(out0, out1)
-    if out0.shape != out1.shape or out0.dtype != out1.dtype or len(out0) < 2:
-        raise NotFused("shapes or dtypes that differ, or one row")
-    if loss.temperature <= 0:
+    if out0.shape != out1.shape or out0.dtype != out1.dtype or out0.device != out1.device or len(out0) < 2:
+        raise NotFused("shapes, dtypes or devices that differ, or one row")
+    temperature = number("temperature", loss.temperature, out0)
+    if not plain(temperature) > 0:
         raise NotFused("a negative temperature")
-    if loss.gather_distributed:
-        from lightly.utils import dist
+    return temperature
 
-        if dist.world_size() > 1:
-            raise NotFused("several processes")
+
+def _gathered(loss: Any) -> bool:
+    """Whether rows meet those of other processes."""
+    from lightly.utils import dist
+
+    return bool(loss.gather_distributed) and dist.world_size() > 1
 
 
 def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
-    _check(loss, out0, out1)
-    if type(loss.cross_entropy) is not torch.nn.CrossEntropyLoss or loss.cross_entropy.reduction != "mean":
-        raise NotFused("another cross-entropy")
-    size = loss.memory_bank.size
-    if (size if isinstance(size, int) else size[0]) == 0:
-        return F.nt_xent(out0, out1, temperature=loss.temperature)
-    key = torch.nn.functional.normalize(out1, dim=1)
-    key, negatives = loss.memory_bank.forward(key, update=out0.requires_grad)
-    query = torch.nn.functional.normalize(out0, dim=1)
-    return _bank_loss(query, key, negatives.to(out0.device).T, loss.temperature)  # the bank holds columns
-
-
-def _bank_loss(query: Tensor, key: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Each query against its own key and the bank; the batch's other keys take no part."""
-    from fastssl.functional._pairs import Pairs
-    from fastssl.functional.metric import NEGATIVES
-    from fastssl.ops.rows import Metric, Relation, RowLoss
-
-    ids = torch.zeros(len(query), dtype=torch.int64)
-    bank = torch.ones(len(negatives), dtype=torch.int64)
-    rows = Pairs(query, negatives.to(query.dtype), Relation(ids, bank)).rows(
-        RowLoss.lse, 1 / temperature, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False
-    )
-    positive = (query * key).sum(1).to(rows.out[0].dtype) / temperature
-    return torch.nn.functional.softplus(rows.out[0] - positive).mean().to(query.dtype)
+    temperature = _check(loss, out0, out1)
+    bank = loss.memory_bank
+    PEER.require_own(bank)
+    size = bank.size if isinstance(bank.size, int) else bank.size[0]
+    if size == 0:
+        if _gathered(loss):  # the mean over this process's rows
+            return F.nt_xent(out0, out1, temperature=temperature, reduction="none", group="world").mean()
+        return F.nt_xent(out0, out1, temperature=temperature)
+    if not bank.feature_dim_first or bank.gather_distributed or _gathered(loss):
+        raise NotFused("a memory bank of another layout, or of several processes")
+    if bank.bank.dtype != out0.dtype and precision(out0) == out0.dtype:
+        raise NotFused("a memory bank of another dtype")
+    key, negatives = bank.forward(torch.nn.functional.normalize(out1, dim=1), update=out0.requires_grad)
+    full = torch.promote_types(out0.dtype, torch.float32)
+    query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
+    queue = negatives.T.to(out0.device, full)  # the bank holds columns, and is used as it is
+    return F.info_nce(query, key, queue, temperature=temperature, normalize=False, in_batch=False)
 
 
 def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
-    _check(loss, out0, out1)
-    sigma = None
+    from lightly.loss.dcl_loss import negative_mises_fisher_weights
+
+    temperature = _check(loss, out0, out1)
+    sigma: float | None = None
     if loss.weight_fn is not None:
-        from functools import partial
-
-        from lightly.loss.dcl_loss import negative_mises_fisher_weights
-
-        known = loss.weight_fn.func if isinstance(loss.weight_fn, partial) else loss.weight_fn
-        keywords = loss.weight_fn.keywords if isinstance(loss.weight_fn, partial) else {}
-        if known is not negative_mises_fisher_weights or set(keywords) - {"sigma"}:
+        whole = loss.weight_fn if isinstance(loss.weight_fn, partial) else partial(loss.weight_fn)
+        known = whole.func is negative_mises_fisher_weights and PEER.is_own(whole.func)
+        if not known or whole.args or set(whole.keywords) - {"sigma"}:
             raise NotFused("weights of the user's own")
-        sigma = float(keywords.get("sigma", 0.5))
-    return F.dcl(out0, out1, temperature=loss.temperature, sigma=sigma)
+        value = number("sigma", whole.keywords.get("sigma", 0.5), out0)
+        if isinstance(value, Tensor) or not value > 0:
+            raise NotFused("a sigma that is learned, or not above 0")
+        sigma = value
+    if _gathered(loss):
+        if sigma is not None:
+            raise NotFused("weights of this process's rows alone")
+        return F.dcl(out0, out1, temperature=temperature, reduction="none", group="world").mean()
+    return F.dcl(out0, out1, temperature=temperature, sigma=sigma)

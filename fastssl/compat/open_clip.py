@@ -9,20 +9,41 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch import distributed as dist
 
 import fastssl.functional as F
-from fastssl.compat import NotFused, require_matrices
+from fastssl.compat._dtypes import shallow
+from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
 from fastssl.distributed import sharded
+from fastssl.distributed.exchange import gather
+from fastssl.distributed.shards import resolve
+from fastssl.functional import _check as check
 
-FAMILY = {"ClipLoss": ("CoCaLoss",)}
+_STATE = ("cache_labels", "rank", "world_size", "prev_num_logits", "labels")
+_CLIP = (*_STATE, "local_loss", "gather_with_grad", "use_horovod")
+KNOWN = {
+    "ClipLoss": dict.fromkeys(_CLIP),
+    "CoCaLoss": dict.fromkeys((*_CLIP, "clip_loss_weight", "caption_loss_weight", "caption_loss")),
+    "SigLipLoss": dict.fromkeys((*_STATE, "dist_impl", "bidir")),
+}
+PEER = Peer("open_clip", "open_clip_torch", "2.24", "4", KNOWN)
 
 
-def targets() -> list[tuple[type, str, Callable[..., Any]]]:
+def targets() -> list[Target]:
     from open_clip.loss import ClipLoss, SigLipLoss
 
-    return [(ClipLoss, "forward", _clip), (SigLipLoss, "forward", _siglip)]
+    return [
+        Target(ClipLoss, "forward", _clip, _probe, ("CoCaLoss",)),
+        Target(SigLipLoss, "forward", _siglip, _probe),
+    ]
+
+
+def _probe(original: Callable[..., Any], loss: Any, image: Tensor, text: Tensor, *rest: Any, **options: Any) -> Any:
+    twin = shallow(loss)
+    twin.world_size, twin.rank, twin.labels = 1, 0, {}
+    return original(twin, image[:8].detach(), text[:8].detach(), *rest, **options)
 
 
 def _check(loss: Any, image: Tensor, text: Tensor) -> None:
@@ -30,25 +51,23 @@ def _check(loss: Any, image: Tensor, text: Tensor) -> None:
         here = dist.is_initialized() and (loss.rank, loss.world_size) == (dist.get_rank(), dist.get_world_size())
         if getattr(loss, "use_horovod", False) or not here:
             raise NotFused("processes that are not those of torch.distributed")
-        if not getattr(loss, "gather_with_grad", True):
-            raise NotFused("features of other processes without gradient")
     require_matrices(image, text)
-    if image.shape != text.shape or image.dtype != text.dtype or len(image) == 0:
-        raise NotFused("shapes or dtypes that differ, or no rows")
+    if image.shape != text.shape or image.dtype != text.dtype or image.device != text.device or len(image) == 0:
+        raise NotFused("shapes, dtypes or devices that differ, or no rows")
 
 
-def _clip(
-    loss: Any,
-    image_features: Tensor,
-    text_features: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float | None = None,
-    output_dict: bool = False,
-) -> Any:
+def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale: Any, *rest: Any) -> Any:
+    logit_bias, output_dict = rest if len(rest) == 2 else (None, *rest)  # before version 3 there is no bias
     _check(loss, image_features, text_features)
-    call = image_features, text_features, _value(logit_scale), _value(logit_bias)
-    if loss.world_size == 1:
+    bias = None if logit_bias is None else _value("logit_bias", logit_bias, image_features)
+    call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
+    if loss.cache_labels:  # what the original leaves behind
+        together = loss.world_size > 1 and not loss.local_loss
+        loss.get_ground_truth(image_features.device, len(image_features) * (loss.world_size if together else 1))
+    if not loss.world_size > 1:
         total = F.clip_loss(*call)
+    elif not loss.gather_with_grad:
+        total = _clip_without_gradient(loss, *call)
     elif loss.local_loss:  # the mean over this process's rows
         total = F.clip_loss(*call, reduction="none", group="world").mean()
     else:  # the same mean on every process
@@ -57,28 +76,44 @@ def _clip(
     return {"contrastive_loss": total} if output_dict else total
 
 
+def _clip_without_gradient(
+    loss: Any, image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float | None
+) -> Tensor:
+    """Features of other processes are constants."""
+    if not loss.local_loss:  # the same mean on every process; own features have its gradient, and the scale all of it
+        if isinstance(scale, Tensor):
+            scale = scale * loss.world_size - (scale * (loss.world_size - 1)).detach()
+        if isinstance(bias, Tensor):
+            bias = bias * loss.world_size - (bias * (loss.world_size - 1)).detach()
+        with sharded("world"):
+            return F.clip_loss(image, text, scale, bias)
+    # Own rows against all, which have no gradient, nor have own ones among them.
+    losses = []
+    for own, other in ((image, text), (text, image)):
+        every = gather(resolve("world"), other.detach(), [len(other)] * loss.world_size).split(len(other))
+        rest = [block for rank, block in enumerate(every) if rank != loss.rank]
+        call = own, other.detach(), torch.cat(rest)
+        losses.append(F.info_nce(*call, temperature=check.inverse(scale), normalize=False))
+    total = (losses[0] + losses[1]) / 2
+    return total + 0 * bias.to(total.dtype) if isinstance(bias, Tensor) else total
+
+
 def _siglip(
-    loss: Any,
-    image_features: Tensor,
-    text_features: Tensor,
-    logit_scale: Tensor | float,
-    logit_bias: Tensor | float | None,
-    output_dict: bool = False,
+    loss: Any, image_features: Tensor, text_features: Tensor, logit_scale: Any, logit_bias: Any, output_dict: bool
 ) -> Any:
     _check(loss, image_features, text_features)
-    bias = 0.0 if logit_bias is None else _value(logit_bias)
-    call = image_features, text_features, _value(logit_scale), bias
-    if loss.world_size == 1:
+    bias = 0.0 if logit_bias is None else _value("logit_bias", logit_bias, image_features)
+    call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
+    if not loss.world_size > 1:
         total = F.siglip_loss(*call)
     else:  # this process's images with all texts, however they are exchanged
         total = F.siglip_loss(*call, reduction="none", group="world").mean()
     return {"contrastive_loss": total} if output_dict else total
 
 
-def _value(given: Any) -> Any:
-    """Scales and biases of one element; others broadcast in the original."""
-    if isinstance(given, Tensor) and (
-        given.numel() != 1 or not given.is_floating_point() or given.device.type != "cpu"
-    ):
-        raise NotFused("a scale or bias that is no single value")
-    return given
+def _value(name: str, given: Any, like: Tensor) -> Tensor | float:
+    """A scale or bias, as it stands: its dtype takes part in that of the original's logits."""
+    value = number(name, given, like)
+    if isinstance(given, Tensor) and torch.promote_types(given.dtype, like.dtype) != like.dtype and given.dim():
+        raise NotFused(f"{name} of a larger dtype than the rows")
+    return value

@@ -6,29 +6,81 @@ avoid, so its sum and counts become what the reducers Mean, Sum, AvgNonZero and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as TF
-from torch import Tensor
+from torch import Tensor, nn
 
-from fastssl.compat import NotFused, require_matrices
+from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import NEGATIVES, POSITIVES, positive_pairs
 from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
+from fastssl.ops.operator import result_dtype
 from fastssl.ops.rows import MAX_BINS, Metric, Relation, RowLoss, pair_bits
 
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has rules of its own for one pair and none
+ROUNDINGS = 16  # how many roundings of its largest term an original's loss may be off
+
+_RECORDS = ("collect_stats", "_record_these")
+_LOSS = (*_RECORDS, "embedding_regularizer", "embedding_reg_weight", "distance", "reducer")
+_PAIRS = (*_LOSS, "loss_method")
+_WEIGHTED = (*_LOSS, "weight_regularizer", "weight_reg_weight", "weight_init_func", "num_classes")
+_DISTANCE = (*_RECORDS, "normalize_embeddings", "p", "power", "is_inverted")
 
 
-def targets() -> list[tuple[type, str, Callable[..., Any]]]:
+def _any(*names: str) -> dict[str, Check]:
+    return dict.fromkeys(names)
+
+
+_CROSS_ENTROPY: dict[str, Check] = {"cross_entropy": default(lambda: nn.CrossEntropyLoss(reduction="none"))}
+KNOWN: dict[str, dict[str, Check]] = {
+    "AngularLoss": _any(*_LOSS, "alpha"),
+    "ArcFaceLoss": {**_any(*_WEIGHTED, "W", "margin", "scale"), **_CROSS_ENTROPY},
+    "CircleLoss": {
+        **_any(*_PAIRS, "m", "gamma", "op", "on", "delta_p", "delta_n"),
+        "soft_plus": default(lambda: nn.Softplus(beta=1)),
+    },
+    "ContrastiveLoss": _any(*_PAIRS, "pos_margin", "neg_margin"),
+    "CosFaceLoss": {**_any(*_WEIGHTED, "W", "margin", "scale"), **_CROSS_ENTROPY},
+    "FastAPLoss": _any(*_LOSS, "num_bins", "num_edges"),
+    "GeneralizedLiftedStructureLoss": _any(*_PAIRS, "pos_margin", "neg_margin"),
+    "LiftedStructureLoss": _any(*_PAIRS, "pos_margin", "neg_margin"),
+    "MarginLoss": _any(*_LOSS, "margin", "nu", "learn_beta", "beta", "triplets_per_anchor"),
+    "MultiSimilarityLoss": _any(*_PAIRS, "alpha", "beta", "base"),
+    "NCALoss": _any(*_LOSS, "softmax_scale"),
+    "NTXentLoss": _any(*_PAIRS, "temperature"),
+    "NormalizedSoftmaxLoss": {**_any(*_WEIGHTED, "W", "temperature", "embedding_size"), **_CROSS_ENTROPY},
+    "ProxyAnchorLoss": _any(*_WEIGHTED, "proxies", "margin", "alpha"),
+    "ProxyNCALoss": _any(*_WEIGHTED, "proxies", "softmax_scale", "proxy_labels"),
+    "RankedListLoss": _any(*_LOSS, "margin", "imbalance", "alpha", "Tp", "Tn"),
+    "SupConLoss": _any(*_PAIRS, "temperature"),
+    "TripletMarginLoss": _any(*_LOSS, "margin", "swap", "smooth_loss", "triplets_per_anchor"),
+    "TupletMarginLoss": _any(*_PAIRS, "margin", "scale"),
+    "CosineSimilarity": _any(*_DISTANCE),
+    "DotProductSimilarity": _any(*_DISTANCE),
+    "LpDistance": _any(*_DISTANCE),
+    "AvgNonZeroReducer": _any(*_RECORDS, "low", "high"),
+    "ClassWeightedReducer": _any(*_RECORDS, "weights"),
+    "DivisorReducer": _any(*_RECORDS, "divisor"),
+    "MeanReducer": _any(*_RECORDS),
+    "MultipleReducers": _any(*_RECORDS, "reducers", "default_reducer"),
+    "SumReducer": _any(*_RECORDS),
+    "ThresholdReducer": _any(*_RECORDS, "low", "high"),
+}
+PEER = Peer("pytorch_metric_learning", "pytorch-metric-learning", "2.5", "3", KNOWN)
+_BY_MATRIX = ("CircleLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLoss", "SupConLoss")
+
+
+def targets() -> list[Target]:
     from pytorch_metric_learning import losses
 
-    table = {
+    table: dict[str, Callable[..., LossDict]] = {
         "AngularLoss": _angular,
         "ArcFaceLoss": _arc_face,
         "CircleLoss": _circle,
@@ -49,20 +101,46 @@ def targets() -> list[tuple[type, str, Callable[..., Any]]]:
         "TripletMarginLoss": _triplet,
         "TupletMarginLoss": _tuplet,
     }
-    return [(getattr(losses, name), "compute_loss", fused) for name, fused in table.items() if hasattr(losses, name)]
+    return [Target(getattr(losses, name), "compute_loss", fused, _probe) for name, fused in table.items()]
 
 
-def _reducers(loss: Any) -> list[Any]:
-    reducer = loss.reducer
-    return [*reducer.reducers.values(), reducer.default_reducer] if hasattr(reducer, "reducers") else [reducer]
+def _probe(
+    original: Callable[..., LossDict],
+    loss: Any,
+    embeddings: Tensor,
+    labels: Any,
+    indices: Any,
+    ref_emb: Tensor,
+    ref_labels: Any,
+) -> LossDict:
+    rows = torch.arange(8, device=embeddings.device)
+    weight = getattr(loss, "proxies", None)
+    classes = loss.W.shape[1] if hasattr(loss, "W") else 8 if weight is None else len(weight)
+    x, y = embeddings.detach()[rows % len(embeddings)], (rows // 2).clamp(max=classes - 1)
+    others = x if ref_emb is embeddings else ref_emb.detach()[rows % len(ref_emb)]
+    return original(loss, x, y, None, others, y if ref_labels is labels else y.clone())
 
 
 def _check_loss(loss: Any, embeddings: Tensor) -> None:
     require_matrices(embeddings)
     if len(embeddings) <= FEW_ROWS:
         raise NotFused("a handful of rows")
-    if any(getattr(m, "collect_stats", False) for m in (loss, loss.distance, loss.reducer, *_reducers(loss))):
+    method = vars(loss).get("loss_method")
+    if method is not None:
+        wanted = "mat_based_loss" if type(loss).__name__ in _BY_MATRIX else "pair_based_loss"
+        if getattr(method, "__self__", None) is not loss or method != getattr(loss, wanted):
+            raise NotFused("another loss_method than the library's")
+    parts = [loss.distance, loss.reducer]
+    if type(loss.reducer).__name__ == "MultipleReducers":
+        parts += [*loss.reducer.reducers.values(), loss.reducer.default_reducer]
+    for part in parts:
+        PEER.require_own(part)
+    if any(m.collect_stats for m in (loss, *parts)):
         raise NotFused("statistics are collected")
+
+
+def _number(loss: Any, name: str, like: Tensor) -> Tensor | float:
+    return number(name, getattr(loss, name), like)
 
 
 def _metric(loss: Any) -> tuple[Metric, bool, float]:
@@ -70,7 +148,10 @@ def _metric(loss: Any) -> tuple[Metric, bool, float]:
     from pytorch_metric_learning import distances
 
     d = loss.distance
-    if type(d) in (distances.CosineSimilarity, distances.DotProductSimilarity) and d.power == 1 and d.p == 2:
+    products = (distances.CosineSimilarity, distances.DotProductSimilarity)
+    if d.is_inverted is not (type(d) in products) or any(isinstance(v, Tensor) for v in (d.p, d.power)):
+        raise NotFused(f"distance {type(d).__name__} with is_inverted={d.is_inverted}")
+    if type(d) in products and d.power == 1 and d.p == 2:
         return Metric.dot, bool(d.normalize_embeddings), -1.0
     if type(d) is distances.LpDistance and d.p == 2 and d.power in (1, 2):
         return (Metric.euclidean if d.power == 1 else Metric.sqeuclidean), bool(d.normalize_embeddings), 1.0
@@ -115,42 +196,117 @@ def _pairs(
     if all(len(t) <= 1 for t in lists):
         raise NotFused("a handful of listed pairs")
     rows, columns = len(embeddings), len(ref_emb)
-    try:
-        (positive_bits, distinct_p), (negative_bits, distinct_n) = (
-            pair_bits(pair, rows, columns) for pair in ((a, p), (b, n))
-        )
-    except RuntimeError as error:
-        raise NotFused("listed pairs out of range") from error
-    if listed == "one by one" and (distinct_p < len(a) or distinct_n < len(b)):
+    repeated, both = _repetitions((a, p), (b, n), rows, columns)
+    if listed == "one by one" and repeated:
         raise NotFused("pairs that are listed more than once")
-    if bool((positive_bits & negative_bits).any()):
+    if both:
         raise NotFused("pairs that are both positive and negative")
     return Pairs(embeddings, y, Relation(positive_list=(a, p), negative_list=(b, n)))
 
 
-def _element(embeddings: Tensor, values: Tensor, rows: Tensor | None = None) -> LossDict:
+def _repetitions(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], n: int, m: int) -> tuple[bool, bool]:
+    """Whether a pair is listed more than once, and whether one is both positive and negative."""
+    lists = (positive, negative)
+    if positive[0].device.type == "cpu":
+        try:
+            bits, distinct = zip(*(pair_bits(pair, n, m) for pair in lists))
+        except RuntimeError as error:
+            raise NotFused("listed pairs out of range") from error
+        repeated = any(count < len(pair[0]) for count, pair in zip(distinct, lists))
+        return repeated, bool((bits[0] & bits[1]).any())
+    for a, b in lists:
+        if len(a) and not (0 <= int(a.min()) <= int(a.max()) < n and 0 <= int(b.min()) <= int(b.max()) < m):
+            raise NotFused("listed pairs out of range")
+    keys = [torch.unique(a * m + b) for a, b in lists]
+    repeated = any(len(key) < len(pair[0]) for key, pair in zip(keys, lists))
+    return repeated, bool(torch.isin(keys[0], keys[1]).any())
+
+
+def _reducer(loss: Any, name: str) -> Any:
+    reducer = loss.reducer
+    if type(reducer).__name__ != "MultipleReducers":
+        return reducer
+    return dict(reducer.reducers.items()).get(name, reducer.default_reducer)
+
+
+def _thresholds(reducer: Any) -> list[float]:
+    """What a reducer compares losses with."""
+    if type(reducer).__name__ not in ("AvgNonZeroReducer", "ThresholdReducer"):
+        return []
+    given = [v for v in (reducer.low, reducer.high) if v is not None]
+    if any(isinstance(v, Tensor) and v.numel() != 1 for v in given):
+        raise NotFused("thresholds that are no numbers")
+    return [float(v) for v in given]
+
+
+def _tolerance(embeddings: Tensor, *terms: Tensor | float) -> float:
+    """How far the original's losses may be from ours: some roundings of their largest term."""
+    largest = 1.0
+    for t in terms:
+        if isinstance(t, Tensor):
+            t = t.detach()
+            t = t[torch.isfinite(t)].abs()
+            largest = max(largest, float(t.max()) if t.numel() else 0.0)
+        else:
+            largest = max(largest, abs(t))
+    # With 16 bits it is the comparison in float64 that counts, which the original's own rounding decides otherwise.
+    return ROUNDINGS * torch.finfo(result_dtype(embeddings)).eps * largest
+
+
+def _element(
+    loss: Any,
+    embeddings: Tensor,
+    values: Tensor,
+    rows: Tensor | None = None,
+    *,
+    terms: tuple[Tensor | float, ...],
+    exact: Tensor | None = None,
+    name: str = "loss",
+) -> LossDict:
+    """A loss for each row, or for ``rows`` of them.
+
+    ``terms``: what the original adds up to a loss; ``exact``: rows whose loss is the same number there, to the bit.
+    """
+    thresholds = _thresholds(_reducer(loss, name))
+    if thresholds:
+        tolerance = _tolerance(embeddings, *terms, values)
+        for threshold in thresholds:
+            near = ~((values.detach() - threshold).abs() > tolerance)
+            if bool((near if exact is None else near & ~exact).any()):
+                raise NotFused("losses at the reducer's threshold, to rounding")
     indices, kept = torch.arange(len(values), device=embeddings.device), values
     if rows is not None:
         indices, kept = indices[rows], values[rows]
-    return {"loss": {"losses": kept.to(embeddings.dtype), "indices": indices, "reduction_type": "element"}}
+    return {name: {"losses": kept.to(result_dtype(embeddings)), "indices": indices, "reduction_type": "element"}}
 
 
-def _reduced(loss: Any, name: str, embeddings: Tensor, total: Tensor, active: Tensor, count: Tensor) -> dict[str, Any]:
-    """What the loss's reducer makes of a list with this sum, this many entries above 0 and this many in all."""
-    from pytorch_metric_learning import reducers
+def _reduced(
+    loss: Any,
+    name: str,
+    embeddings: Tensor,
+    total: Tensor,
+    active: Tensor,
+    count: Tensor,
+    least: Callable[[], float] | None = None,
+) -> dict[str, Any]:
+    """What the loss's reducer makes of a list with this sum, this many entries above 0 and this many in all.
 
-    reducer = loss.reducer
-    if type(reducer) is reducers.MultipleReducers:
-        named = dict(reducer.reducers.items())
-        reducer = named.get(name, reducer.default_reducer)
-    divisor = {
-        reducers.AvgNonZeroReducer: active,
-        reducers.MeanReducer: count,
-        getattr(reducers, "SumReducer", None): torch.ones_like(total),
-    }.get(type(reducer))
-    if divisor is None:
-        raise NotFused(f"{type(reducer).__name__} wants every entry")
-    value = (total / divisor.clamp(min=1)).to(embeddings.dtype)
+    ``least``: for a list without zeros, by how much its smallest entry is above what rounding may leave.
+    """
+    kind = type(_reducer(loss, name)).__name__
+    if kind == "AvgNonZeroReducer":
+        if _thresholds(_reducer(loss, name)) != [0.0]:
+            raise NotFused("a threshold that was set by hand")
+        if least is not None and not least() > 0:
+            raise NotFused("losses at the reducer's threshold, to rounding")
+        divisor = active
+    elif kind == "MeanReducer":
+        divisor = count
+    elif kind == "SumReducer":
+        divisor = torch.ones_like(total)
+    else:
+        raise NotFused(f"{kind} wants every entry")
+    value = (total / divisor.clamp(min=1)).to(result_dtype(embeddings))
     return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
 
 
@@ -165,8 +321,8 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     rows = pairs.rows(
         RowLoss.hinge,
         sign,
-        float(loss.pos_margin),
-        float(loss.neg_margin),
+        _number(loss, "pos_margin", embeddings),
+        _number(loss, "neg_margin", embeddings),
         1,
         metric=metric,
         normalize=normalize,
@@ -174,6 +330,8 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     )
     twice = 2 if whole else 1  # the list holds both orders of a pair
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
+    if sign > 0 and plain(loss.pos_margin) == 0 and bool(positive_active != rows.positives.sum()):
+        raise NotFused("positive pairs at no distance, which the original's rounding decides about")
     return {
         "pos_loss": _reduced(loss, "pos_loss", embeddings, positive, positive_active, rows.positives.sum()),
         "neg_loss": _reduced(loss, "neg_loss", embeddings, negative, negative_active, rows.negatives.sum()),
@@ -185,8 +343,10 @@ def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
         raise NotFused("swapped or sampled triplets")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
-    smooth = bool(loss.smooth_loss)
-    rows = pairs.rows(RowLoss.triplet, sign, float(loss.margin), float(smooth), metric=metric, normalize=normalize)
+    smooth, margin = bool(loss.smooth_loss), _number(loss, "margin", embeddings)
+    if smooth and not normalize and type(_reducer(loss, "loss")).__name__ == "AvgNonZeroReducer":
+        raise NotFused("losses that may underflow, which the reducer does not count")
+    rows = pairs.rows(RowLoss.triplet, sign, margin, float(smooth), metric=metric, normalize=normalize)
     count = (rows.positives * rows.negatives).sum()
     if not count:
         return loss.zero_losses()
@@ -199,18 +359,18 @@ def _lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
         raise NotFused("listed pairs or references")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     metric, normalize, sign = _metric(loss)
-    rows = pairs.rows(
-        RowLoss.lifted, sign, sign * loss.neg_margin, -sign * loss.pos_margin, 1, metric=metric, normalize=normalize
-    )
+    shifts = sign * _number(loss, "neg_margin", embeddings), -sign * _number(loss, "pos_margin", embeddings)
+    rows = pairs.rows(RowLoss.lifted, sign, *shifts, 1, metric=metric, normalize=normalize)
     if _nothing(loss, rows):
         return loss.zero_losses()
     total, active = rows.out[1].sum() / 2, rows.out[2].sum().detach()
     return {"loss": _reduced(loss, "loss", embeddings, total, active, rows.positives.sum())}
 
 
-def _sums(
-    pairs: Pairs, loss: Any, positive: tuple[float, float], negative: tuple[float, float], circle: bool = False
-) -> Rows:
+Line = tuple[Tensor | float, Tensor | float]  # a factor and a shift of scores
+
+
+def _sums(pairs: Pairs, loss: Any, positive: Line, negative: Line, circle: bool = False) -> Rows:
     metric, normalize, _ = _metric(loss)
     return pairs.rows(
         RowLoss.lse,
@@ -226,11 +386,15 @@ def _generalized_lifted(
 ) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     sign = _metric(loss)[2]
-    rows = _sums(pairs, loss, (sign, -sign * loss.pos_margin), (-sign, sign * loss.neg_margin))
+    shifts = -sign * _number(loss, "pos_margin", embeddings), sign * _number(loss, "neg_margin", embeddings)
+    rows = _sums(pairs, loss, (sign, shifts[0]), (-sign, shifts[1]))
     zero = torch.zeros_like(rows.out[0])
     positive = torch.where(rows.positives > 0, rows.out[0], zero)
     negative = torch.where(rows.negatives > 0, rows.out[1], zero)
-    losses = _element(embeddings, torch.relu(positive + negative))
+    both = positive + negative
+    exact = ~rows.complete & (rows.positives == 0) & (rows.negatives == 0)
+    losses = _element(loss, embeddings, both, terms=(positive, negative), exact=exact)
+    losses["loss"]["losses"] = torch.relu(losses["loss"]["losses"])
     losses["loss"]["losses"] = losses["loss"]["losses"].unsqueeze(1)  # the original's shape
     return losses
 
@@ -240,22 +404,30 @@ def _multi_similarity(
 ) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     sign = _metric(loss)[2]
-    a, b, base = float(loss.alpha) * sign, -float(loss.beta) * sign, float(loss.base)
+    alpha, beta, base = (_number(loss, name, embeddings) for name in ("alpha", "beta", "base"))
+    if plain(alpha) == 0 or plain(beta) == 0:
+        raise NotFused("a factor of 0")
+    a, b = alpha * sign, -beta * sign
     rows = _sums(pairs, loss, (a, -a * base), (b, -b * base))
-    values = TF.softplus(rows.out[0]) / loss.alpha + TF.softplus(rows.out[1]) / loss.beta
-    losses = _element(embeddings, values)
+    values = TF.softplus(rows.out[0]) / alpha + TF.softplus(rows.out[1]) / beta
+    exact = (rows.positives == 0) & (rows.negatives == 0)
+    losses = _element(loss, embeddings, values, terms=rows.out[:2], exact=exact)
     losses["loss"]["losses"] = losses["loss"]["losses"].unsqueeze(1)
     return losses
 
 
 def _circle(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    if any(isinstance(v, Tensor) for v in (loss.m, loss.op, loss.on, loss.delta_p, loss.delta_n)):
+        raise NotFused("optima that are tensors")
     if loss.delta_p != 1 - loss.m or loss.op != 1 + loss.m or loss.on != -loss.m or loss.delta_n != loss.m:
         raise NotFused("optima that were set by hand")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
-    rows = _sums(pairs, loss, (float(loss.gamma), float(loss.m)), (float(loss.gamma), float(loss.m)), circle=True)
+    line = _number(loss, "gamma", embeddings), _number(loss, "m", embeddings)
+    rows = _sums(pairs, loss, line, line, circle=True)
     zero = torch.zeros_like(rows.out[0])
     both = torch.where(rows.complete, rows.out[0], zero) + torch.where(rows.complete, rows.out[1], zero)
-    losses = _element(embeddings, torch.where(rows.complete, TF.softplus(both), zero))
+    values = torch.where(rows.complete, TF.softplus(both), zero)
+    losses = _element(loss, embeddings, values, terms=rows.out[:2], exact=~rows.complete)
     losses["loss"]["losses"] = losses["loss"]["losses"].unsqueeze(1)
     return losses
 
@@ -263,39 +435,70 @@ def _circle(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
 def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     metric, normalize, sign = _metric(loss)
-    scale = -sign / float(loss.temperature)
+    scale = -sign / _number(loss, "temperature", embeddings)
     if pairs.within and metric == Metric.dot:
         ids = pairs.relation.x_ids
         assert ids is not None
-        if bool((ids == ids[0]).all()) or len(torch.unique(ids)) == len(ids):
+        _, codes, sizes = torch.unique(ids, return_inverse=True, return_counts=True)
+        if len(sizes) in (1, len(ids)):
             return loss.zero_losses()
+        if not isinstance(scale, Tensor) and scale <= 0:
+            raise NotFused("a negative temperature")
         values = sup_con(embeddings, ids, temperature=1 / scale, normalize=normalize, reduction="none")
+        exact = sizes[codes] < 2
     else:
         values, rows = sup_con_rows(pairs, scale, metric, normalize)
+        exact = rows.positives == 0
         if _nothing(loss, rows):
             return loss.zero_losses()
-    return _element(embeddings, values)
+    return _element(loss, embeddings, values, terms=(_of_scores(pairs, scale, normalize),), exact=exact)
+
+
+def _of_scores(pairs: Pairs, scale: Tensor | float, normalize: bool) -> float:
+    """An upper limit of scaled scores."""
+    if normalize:
+        return 4 * abs(plain(scale))
+    sides = (pairs.x, pairs.x if pairs.y is None else pairs.y)
+    lengths = [float(t.detach().double().norm(dim=1).max()) for t in sides]
+    return 4 * abs(plain(scale)) * max(lengths) ** 2
 
 
 def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
-    if not normalize or (2 if metric == Metric.dot else 4) > 80 * float(loss.temperature):
+    temperature = _number(loss, "temperature", embeddings)
+    if not normalize or not (2 if metric == Metric.dot else 4) <= 80 * plain(temperature):
         raise NotFused("shares that underflow, which the original cuts off")
-    rows = pairs.rows(RowLoss.softplus, -sign / float(loss.temperature), 0, metric=metric, normalize=normalize)
+    scale = -sign / temperature
+    rows = pairs.rows(RowLoss.softplus, scale, 0, metric=metric, normalize=normalize)
     if _nothing(loss, rows):
         return loss.zero_losses()
-    count = rows.positives.sum()
-    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count)}
+    count, largest = rows.positives.sum(), plain(scale) if metric == Metric.dot else 0.0
+    least = _least(embeddings, rows, largest, 4 * plain(scale))
+    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count, least)}
+
+
+def _least(embeddings: Tensor, rows: Rows, largest: float, term: float) -> Callable[[], float]:
+    """By how much the least loss of a pair, softplus(lse of the negatives - score), is above the original's rounding;
+    ``largest``: no score is larger."""
+
+    def least() -> float:
+        lse = rows.out[1].detach()[rows.positives > 0]
+        return float(TF.softplus(lse - largest).min()) - _tolerance(embeddings, term, lse)
+
+    return least
 
 
 def _tuplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
-    rows = pairs.rows(RowLoss.softplus, float(loss.scale), float(loss.margin), metric=Metric.dot, normalize=True)
+    _normalised_products(loss)
+    scale, margin = _number(loss, "scale", embeddings), _number(loss, "margin", embeddings)
+    rows = pairs.rows(RowLoss.softplus, scale, margin, metric=Metric.dot, normalize=True)
     if _nothing(loss, rows):
         return loss.zero_losses()
     count = rows.positives.sum()
-    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count)}
+    least = _least(embeddings, rows, plain(scale), 4 * plain(scale))
+    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count, least)}
 
 
 def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -309,11 +512,13 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
         raise NotFused("a reducer that wants every entry")
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
-    beta = loss.beta.to(embeddings)
+    if loss.beta.dim() != 1 or not loss.beta.is_floating_point():
+        raise NotFused("boundaries of another shape or kind")
+    beta = loss.beta.to(embeddings.device, torch.promote_types(embeddings.dtype, torch.float32))
     if len(beta) > 1 and labels is None:
         raise NotFused("boundaries of classes without labels")
     per_row = beta.expand(len(embeddings)) if len(beta) == 1 else beta[labels]
-    slack = float(loss.margin)
+    slack, nu = _number(loss, "margin", embeddings), _number(loss, "nu", embeddings)
     rows = pairs.rows(
         RowLoss.hinge, sign, -sign * slack, sign * slack, 1, metric=metric, normalize=normalize, row_value=per_row
     )
@@ -324,15 +529,24 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     # Every positive pair stands in as many triplets as its anchor has negatives, and the other way round.
     total = (positive * rows.negatives + negative * rows.positives).sum()
     divisor = (positive_active * rows.negatives + negative_active * rows.positives).sum().detach()
-    for reducer in loss.reducer.reducers.values():
-        reducer.divisor = divisor.long()
-    value = (total / divisor.clamp(min=1)).to(embeddings.dtype)
+    for name, reducer in loss.reducer.reducers.items():  # what the original leaves there
+        if name == "margin_loss" or (loss.learn_beta and len(beta) > 1):
+            reducer.divisor = divisor.long()
+    value = (total / divisor.clamp(min=1)).to(result_dtype(embeddings))
     regularised: dict[str, Any] = loss.zero_loss()
     if loss.learn_beta and len(beta) == 1:
-        regularised = {"losses": beta * loss.nu, "indices": None, "reduction_type": "already_reduced"}
+        regularised = {
+            "losses": (beta * nu).to(result_dtype(embeddings)),
+            "indices": None,
+            "reduction_type": "already_reduced",
+        }
     elif loss.learn_beta:
-        weighted = (per_row * loss.nu * triplets).sum() / divisor.clamp(min=1)
-        regularised = {"losses": weighted.to(embeddings.dtype), "indices": None, "reduction_type": "already_reduced"}
+        weighted = (per_row * nu * triplets).sum() / divisor.clamp(min=1)
+        regularised = {
+            "losses": weighted.to(result_dtype(embeddings)),
+            "indices": None,
+            "reduction_type": "already_reduced",
+        }
     return {
         "margin_loss": {"losses": value, "indices": None, "reduction_type": "already_reduced"},
         "beta_reg_loss": regularised,
@@ -344,15 +558,15 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool =
 
     if indices is None:
         return None
-    weights: Tensor = lmu.convert_to_weights(indices, labels, dtype=embeddings.dtype, using_ref=using_ref)
+    weights: Tensor = lmu.convert_to_weights(indices, labels, dtype=result_dtype(embeddings), using_ref=using_ref)
     return weights
 
 
 def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, indices: Any) -> LossDict:
     metric, normalize, sign = _metric(loss)
-    scale = float(loss.softmax_scale)
-    if not normalize or scale * 4 > 80:
-        raise NotFused("shares that underflow, which the original drops")
+    scale = _number(loss, "softmax_scale", embeddings)
+    if not normalize or not 0.01 <= plain(scale) <= 20:
+        raise NotFused("shares that underflow, which the original drops, or a row's own that do not")
     rows = pairs.rows(
         RowLoss.lse, -sign * scale, -sign * scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize
     )
@@ -361,7 +575,7 @@ def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, ind
     weights = _weights(embeddings, labels, indices, using_ref=pairs.y is not None)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    return _element(embeddings, values, counted)
+    return _element(loss, embeddings, values, counted, terms=(4 * plain(scale),), exact=~counted)
 
 
 def _nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -372,12 +586,14 @@ def _nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any,
 
 
 def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
-    if ref_emb is not embeddings or ref_labels is not labels or loss.num_bins > MAX_BINS:
-        raise NotFused("references, or many bins")
+    if ref_emb is not embeddings or ref_labels is not labels:
+        raise NotFused("references")
+    if not isinstance(loss.num_bins, int) or not 1 <= loss.num_bins <= MAX_BINS or loss.num_edges != loss.num_bins + 1:
+        raise NotFused(f"{loss.num_bins} bins of {loss.num_edges} edges")
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
     largest = 2.0 ** float(loss.distance.power)
-    rows = pairs.rows(RowLoss.fast_ap, float(loss.num_bins), largest, metric=metric, normalize=normalize)
+    rows = pairs.rows(RowLoss.fast_ap, plain(loss.num_bins), largest, metric=metric, normalize=normalize)
     counted = rows.positives > 0
     if not bool((rows.out[0].detach() > 0).any()):
         return loss.zero_losses()
@@ -385,7 +601,8 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     weights = _weights(embeddings, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    return _element(embeddings, values, counted)
+    # An average precision of 1 is a loss of 0, which the original's sum over bins may miss by some roundings.
+    return _element(loss, embeddings, values, counted, terms=(plain(loss.num_bins),), exact=~counted)
 
 
 def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -397,15 +614,22 @@ def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     a, p = positive_pairs(pairs)
     if len(a) <= FEW_ROWS or bool((ids == ids[0]).all()):
         raise NotFused("a handful of pairs")
-    x, y = TF.normalize(embeddings, dim=1), TF.normalize(ref_emb, dim=1)
-    square = float(torch.tan(loss.alpha) ** 2)
+    metric, normalize, _ = _metric(loss)
+    if metric != Metric.euclidean or not normalize or type(_reducer(loss, "loss")).__name__ == "ClassWeightedReducer":
+        raise NotFused("another distance, or weights of classes")
+    full = torch.promote_types(embeddings.dtype, torch.float32)
+    x, y = (TF.normalize(t.to(full), dim=1) for t in (embeddings, ref_emb))
+    alpha = _number(loss, "alpha", embeddings)
+    square = (alpha.tan() if isinstance(alpha, Tensor) else math.tan(alpha)) ** 2
     sums = x[a] + y[p]
     # The original takes the negatives as they are, not normalised.
-    rows = Pairs(sums, ref_emb, Relation(ids[a], pairs.relation.y_ids)).rows(
+    rows = Pairs(sums, ref_emb.to(full), Relation(ids[a], pairs.relation.y_ids)).rows(
         RowLoss.lse, 4 * square, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False
     )
-    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * y[p]).sum(1)).to(embeddings.dtype)
-    return {"loss": {"losses": values.unsqueeze(1), "indices": (a, p), "reduction_type": "pos_pair"}}
+    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * y[p]).sum(1))
+    terms = rows.out[0], 2 * (1 + plain(square))
+    losses = _element(loss, embeddings, values, terms=terms, exact=rows.negatives == 0)["loss"]["losses"]
+    return {"loss": {"losses": losses.unsqueeze(1), "indices": (a, p), "reduction_type": "pos_pair"}}
 
 
 def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -413,19 +637,17 @@ def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
         raise NotFused("listed pairs or references")
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
-    rows = pairs.rows(
-        RowLoss.ranked_list,
-        *(float(loss.alpha), float(loss.margin), float(loss.Tp), float(loss.Tn), 1e-5 * len(embeddings)),
-        metric=metric,
-        normalize=normalize,
-    )
-    return _element(embeddings, (1 - loss.imbalance) * rows.out[0] + loss.imbalance * rows.out[1])
+    settings = (_number(loss, name, embeddings) for name in ("alpha", "margin", "Tp", "Tn"))
+    rows = pairs.rows(RowLoss.ranked_list, *settings, 1e-5 * len(embeddings), metric=metric, normalize=normalize)
+    imbalance = _number(loss, "imbalance", embeddings)
+    values = (1 - imbalance) * rows.out[0] + imbalance * rows.out[1]
+    return _element(loss, embeddings, values, terms=(abs(plain(loss.alpha)), abs(plain(loss.margin))))
 
 
 def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_labels: Any, weight: Tensor) -> Pairs:
     _check_loss(loss, embeddings)
-    if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype not in check.INTEGERS:
-        raise NotFused("references, or labels that are no integers")
+    if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype != torch.int64:
+        raise NotFused("references, or labels of another dtype than int64")
     if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= weight.shape[0]):
         raise NotFused("labels out of range")
     if weight.dtype != embeddings.dtype or weight.device != embeddings.device:
@@ -433,18 +655,23 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
     return _against_classes(embeddings, weight, labels, None)
 
 
-def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: float, target: Tensor) -> LossDict:
+def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, target: Tensor) -> LossDict:
     rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
     values = TF.softplus(rows.out[0] - scale * target.to(rows.out[0].dtype))
     weights = _weights(pairs.x, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    losses = _element(pairs.x, values)
+    losses = _element(loss, pairs.x, values, terms=(2 * plain(scale), rows.out[0]))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
 
 
 def _weight_of(loss: Any, embeddings: Tensor) -> Tensor:
+    _check_loss(loss, embeddings)
+    if not isinstance(loss.W, Tensor) or loss.W.dim() != 2 or len(loss.W) != embeddings.shape[1]:
+        raise NotFused("weights of another shape")
+    if type(loss).__name__ != "NormalizedSoftmaxLoss" and loss.num_classes != loss.W.shape[1]:
+        raise NotFused("weights of other classes than num_classes")
     if loss.W.dtype != embeddings.dtype or loss.W.device != embeddings.device:
         loss.cast_types(embeddings.dtype, embeddings.device)
     return loss.W.t()
@@ -461,21 +688,29 @@ def _normalized_softmax(
 ) -> LossDict:
     _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
-    return _softmax(loss, pairs, labels, indices, 1 / float(loss.temperature), _own_cosine(pairs))
+    scale = 1 / _number(loss, "temperature", embeddings)
+    return _softmax(loss, pairs, labels, indices, scale, _own_cosine(pairs))
 
 
 def _cos_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
-    return _softmax(loss, pairs, labels, indices, float(loss.scale), _own_cosine(pairs) - float(loss.margin))
+    target = _own_cosine(pairs) - _number(loss, "margin", embeddings)
+    return _softmax(loss, pairs, labels, indices, _number(loss, "scale", embeddings), target)
 
 
 def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
+    _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
-    target = arc_margin(_own_cosine(pairs), float(loss.margin))
-    return _softmax(loss, pairs, labels, indices, float(loss.scale), target)
+    margin = _number(loss, "margin", embeddings)
+    if isinstance(margin, Tensor):
+        raise NotFused("a learned margin, which the original refuses")
+    target = arc_margin(_own_cosine(pairs), margin)
+    return _softmax(loss, pairs, labels, indices, _number(loss, "scale", embeddings), target)
 
 
 def _proxies(loss: Any, embeddings: Tensor) -> Tensor:
+    _check_loss(loss, embeddings)
     if loss.proxies.dtype != embeddings.dtype or loss.proxies.device != embeddings.device:
         loss.cast_types(embeddings.dtype, embeddings.device)
     return loss.proxies
@@ -483,6 +718,8 @@ def _proxies(loss: Any, embeddings: Tensor) -> Tensor:
 
 def _proxy_nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     proxies = _proxies(loss, embeddings)
+    if not torch.equal(loss.proxy_labels.to("cpu", torch.int64), torch.arange(len(proxies))):
+        raise NotFused("other labels of proxies than their places")
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, proxies)
     losses = _nca_losses(loss, pairs, embeddings, labels, indices)
     loss.add_weight_regularization_to_loss_dict(losses, proxies)
@@ -495,23 +732,20 @@ def _proxy_anchor(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_
     _normalised_products(loss)
     proxies = _proxies(loss, embeddings)
     relation = _classes(loss, embeddings, labels, ref_emb, ref_labels, proxies).relation
-    alpha, delta = float(loss.alpha), float(loss.margin)
+    if loss.num_classes != len(proxies):
+        raise NotFused("proxies of other classes than num_classes")
+    alpha, delta = _number(loss, "alpha", embeddings), _number(loss, "margin", embeddings)
     rows = Pairs(proxies, embeddings, Relation(relation.y_ids, relation.x_ids)).rows(
         RowLoss.lse,
         *(-alpha, alpha, alpha * delta, alpha * delta, POSITIVES, NEGATIVES),
         metric=Metric.dot,
         normalize=True,
     )
-    indices = torch.arange(len(proxies), device=embeddings.device)
     divisors = {"pos_loss": int((rows.positives > 0).sum()), "neg_loss": loss.num_classes}
-    losses: LossDict = {
-        name: {
-            "losses": TF.softplus(column).to(embeddings.dtype),
-            "indices": indices,
-            "reduction_type": "element",
-            "divisor": divisors[name],
-        }
-        for name, column in zip(divisors, rows.out)
-    }
+    losses: LossDict = {}
+    for name, column, count in zip(divisors, rows.out, (rows.positives, rows.negatives)):
+        terms = (column, 4 * plain(alpha) * (1 + abs(plain(delta))))
+        losses |= _element(loss, embeddings, TF.softplus(column), terms=terms, exact=count == 0, name=name)
+        losses[name]["divisor"] = divisors[name]
     loss.add_weight_regularization_to_loss_dict(losses, proxies)
     return losses

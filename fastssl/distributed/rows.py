@@ -87,10 +87,7 @@ def row_loss(
         filled = list(values)
         for k, v in zip(places, given):
             filled[k] = v
-        offset, ids = relation.self_offset, relation.x_ids
-        if offset >= 0:
-            offset = (offset + part.start) % max(1, y.total)
-        some = replace(relation, self_offset=offset, x_ids=None if ids is None else ids[part])
+        some = relation.of_rows(part, y.total)
         if value is not None and loss != RowLoss.lifted:  # lifted structure's are those of columns
             value = value[part]
         call = loss, scores, None, some, filled, Metric.given, False, value

@@ -1,4 +1,8 @@
-"""The losses as functions, a file a family."""
+"""The losses as functions, a file a family.
+
+Every real-valued hyperparameter of a loss (temperature, scale, margin, weight) is a number or a tensor of one element;
+a tensor that requires a gradient receives it.
+"""
 
 from fastssl.functional.contrastive import (
     alignment,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 
 import torch
 from torch import Tensor
@@ -66,31 +67,39 @@ def ids(name: str, value: object, rows: Tensor, rows_name: str) -> Tensor:
     return t.long().contiguous()
 
 
-def value(name: str, given: object, device: torch.device, *, positive: bool = False) -> Tensor | float:
+def value(
+    name: str,
+    given: object,
+    device: torch.device,
+    *,
+    positive: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+) -> Tensor | float:
     """A finite number, or a tensor of one element (whose value is only checked where that costs no tracing)."""
-    if isinstance(given, Tensor):
-        t = tensor(name, given)
-        if not t.dtype.is_floating_point or t.dtype not in FLOATS:
-            raise TypeError(f"{name}: expected a floating point tensor, got {t.dtype}")
-        if t.numel() != 1:
-            raise ValueError(f"{name}: expected a tensor of one element, got shape {tuple(t.shape)}")
-        if t.device != device:
-            raise ValueError(f"{name}: expected a tensor on {device}, got one on {t.device}")
-        if positive and device.type == "cpu" and not torch.compiler.is_compiling():
-            with torch.no_grad():
-                if not torch._C._functorch.is_functorch_wrapped_tensor(t) and float(t) <= 0:
-                    raise ValueError(f"{name}: expected a value > 0, got {float(t)}")
-        return t.reshape(())
-    if isinstance(given, bool) or not isinstance(given, (int, float)):
-        raise TypeError(f"{name}: expected a number or a tensor, got {type(given).__name__}")
-    number = float(given)
-    if torch.compiler.is_compiling():
-        return number  # may be a symbol
-    if not math.isfinite(number):
-        raise ValueError(f"{name}: expected a finite number, got {number}")
-    if positive and number <= 0:
-        raise ValueError(f"{name}: expected a value > 0, got {number}")
-    return number
+    if not isinstance(given, Tensor):
+        return number(name, given, positive=positive, low=low, high=high)
+    t = tensor(name, given)
+    if not t.dtype.is_floating_point or t.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected a floating point tensor, got {t.dtype}")
+    if t.numel() != 1:
+        raise ValueError(f"{name}: expected a tensor of one element, got shape {tuple(t.shape)}")
+    if t.device != device:
+        raise ValueError(f"{name}: expected a tensor on {device}, got one on {t.device}")
+    limited = positive or low is not None or high is not None
+    if limited and device.type == "cpu" and not torch.compiler.is_compiling():
+        with torch.no_grad():
+            if not torch._C._functorch.is_functorch_wrapped_tensor(t):
+                _within(name, float(t.detach()), positive, low, high)
+    return t.reshape(())
+
+
+def _within(name: str, given: float, positive: bool, low: float | None, high: float | None) -> None:
+    if positive and given <= 0:
+        raise ValueError(f"{name}: expected a value > 0, got {given}")
+    if (low is not None and given < low) or (high is not None and given > high):
+        limits = f">= {low}" if high is None else f"in [{low}, {high}]"
+        raise ValueError(f"{name}: expected a number {limits}, got {given}")
 
 
 def inverse(temperature: Tensor | float) -> Tensor | float:
@@ -111,18 +120,19 @@ def reduction(given: object) -> str:
     return str(given)
 
 
-def number(name: str, given: object, *, low: float | None = None, high: float | None = None) -> float:
-    """A finite number, no tensor, within [low, high] where given."""
-    if isinstance(given, bool) or not isinstance(given, (int, float)):
+def number(
+    name: str, given: object, *, positive: bool = False, low: float | None = None, high: float | None = None
+) -> float:
+    """A finite number (of Python or NumPy), no tensor, > 0 or within [low, high] where so told."""
+    if isinstance(given, bool) or not isinstance(given, (int, float, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
     if torch.compiler.is_compiling():
-        return given  # may be a symbol
-    if not math.isfinite(given):
-        raise ValueError(f"{name}: expected a finite number, got {given}")
-    if (low is not None and given < low) or (high is not None and given > high):
-        limits = f">= {low}" if high is None else f"in [{low}, {high}]"
-        raise ValueError(f"{name}: expected a number {limits}, got {given}")
-    return float(given)
+        return given  # type: ignore[return-value]  # may be a symbol
+    result = float(given)
+    if not math.isfinite(result):
+        raise ValueError(f"{name}: expected a finite number, got {result}")
+    _within(name, result, positive, low, high)
+    return result
 
 
 def choice(name: str, given: object, options: tuple[str, ...]) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,14 +13,17 @@ from torch import Tensor
 
 from fastssl.distributed.collectives import total as total_of
 from fastssl.distributed.exchange import layout
-from fastssl.distributed.rows import ROW_LOSS, Columns, columns_of, row_loss
+from fastssl.distributed.rows import PAIRWISE, ROW_LOSS, Columns, columns_of, row_loss, travelling
 from fastssl.distributed.shards import Shards, current
 from fastssl.functional import _check as check
-from fastssl.ops import dispatch
+from fastssl.functional import _slopes as slopes
+from fastssl.ops import dispatch, get_memory_budget
+from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.rows import PARAMS, Metric, Relation, RowLoss
 
 IndicesTuple = tuple[Tensor, ...]
+SLOPE_BYTES = 8 * 12  # of a pair while a slope is taken: about 12 matrices of a strip in float64
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,45 @@ class Pairs:
         row_value: Tensor | None = None,
         upper: bool = False,
     ) -> Rows:
-        padded = [*values, *(0.0,) * (PARAMS - len(values))]
+        padded: list[float | Tensor] = [*values, *(0.0,) * (PARAMS - len(values))]
+        given, learned = padded, self._without_kernel(loss, padded)
+        if learned:
+            given = [v.detach() if k in learned and isinstance(v, Tensor) else v for k, v in enumerate(padded)]
         if self.columns is None:
-            rest = (self.x, self.y, self.relation, padded, metric, normalize, row_value, upper)
+            rest = (self.x, self.y, self.relation, given, metric, normalize, row_value, upper)
             out = dispatch(ROW_LOSS, self.backend, self.x.device, loss, *rest)
         else:
-            shared = (self.x, self.columns, self.relation, padded, metric, normalize, row_value, self.backend)
+            shared = (self.x, self.columns, self.relation, given, metric, normalize, row_value, self.backend)
             out = row_loss(loss, *shared)
-        columns = out.unbind(1)
-        return Rows(columns[:-2], columns[-2].detach(), columns[-1].detach())
+        *columns, positives, negatives = out.unbind(1)
+        if learned:
+            sweep = functools.partial(self._strips, metric, normalize)
+            columns = slopes.attach(columns, loss, padded, learned, self.relation, upper, row_value, sweep)
+        return Rows(tuple(columns), positives.detach(), negatives.detach())
+
+    def _without_kernel(self, loss: RowLoss, values: list[float | Tensor]) -> list[int]:
+        """Parameters whose gradient the backend does not have."""
+        if not any(isinstance(v, Tensor) for v in values):
+            return []
+        places = slopes.learned(loss, values)
+        return places if places and resolve(self.x.device, self.backend, self.x.dtype) != "reference" else []
+
+    def _strips(self, metric: Metric, normalize: bool, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
+        """What a function makes of every strip of the scores, one below the other."""
+        x, shared = self.x.detach(), self.columns
+        if shared is not None and shared.gathered is None:
+            return travelling(function, x, shared, metric, normalize, self.backend)
+        y = x if self.y is None else self.y.detach()
+        if shared is not None and shared.gathered is not None:
+            y = shared.gathered.detach()
+        height = max(32, get_memory_budget() // (SLOPE_BYTES * max(1, len(y))))
+        parts = [slice(k, min(k + height, len(x))) for k in range(0, max(len(x), 1), height)]
+        return torch.cat(
+            [
+                function(dispatch(PAIRWISE, self.backend, x.device, x[part], y, metric, normalize), part)
+                for part in parts
+            ]
+        )
 
     def result(self, value: Tensor) -> Tensor:
         """A loss in the dtype that it is returned in."""

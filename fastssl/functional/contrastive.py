@@ -10,12 +10,14 @@ from torch import Tensor
 
 from fastssl.distributed.collectives import replicate
 from fastssl.distributed.exchange import layout
+from fastssl.distributed.rows import columns_of
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional import _shared
 from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, reduce_rows, shared
 from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
 from fastssl.ops import Backend, dispatch, reference
+from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import Loss, pair_loss
 from fastssl.ops.rows import Metric, Relation, RowLoss
 
@@ -57,6 +59,7 @@ def info_nce(
     symmetric: bool = False,
     normalize: bool = True,
     reduction: str = "mean",
+    in_batch: bool = True,
     replicated_negatives: bool = False,
     backend: str | None = None,
     group: Group = None,
@@ -67,7 +70,8 @@ def info_nce(
     .. math:: L_i = -\log \frac{\exp(q_i \cdot k_i / \tau)}{\sum_j \exp(q_i \cdot k_j / \tau)
               + \sum_m \exp(q_i \cdot n_m / \tau)}
 
-    With ``symmetric`` the loss of row i is the mean of this and of the same with queries and keys exchanged.
+    With ``in_batch=False`` the first sum is the query's own key alone: the loss of MoCo, against the queue only. With
+    ``symmetric`` the loss of row i is the mean of this and of the same with queries and keys exchanged.
     No [N, N] matrix is stored: memory is O((N + K) D) plus what the memory budget allows to keep.
 
     Args:
@@ -78,6 +82,7 @@ def info_nce(
         symmetric: also contrast each key with all queries; not together with ``negatives``.
         normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" | "none".
+        in_batch: contrast each query with the other queries' keys too; False: with its own key and ``negatives`` alone.
         replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
         backend: "reference" | "cpu" | "triton"; None chooses.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
@@ -89,7 +94,8 @@ def info_nce(
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, temperature or reduction, or ``negatives`` with ``symmetric``.
+        ValueError: wrong shape, device, temperature or reduction, ``negatives`` with ``symmetric``, or
+            ``in_batch=False`` without ``negatives``.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -111,11 +117,40 @@ def info_nce(
     check.flag("normalize", normalize)
     check.reduction(reduction)
     check.flag("replicated_negatives", replicated_negatives)
-    call = query, key, negatives, scale, symmetric, normalize, reduction
     shards = current()
+    if not check.flag("in_batch", in_batch):
+        if negatives is None:
+            raise ValueError("in_batch: expected True without negatives (there is nothing else to contrast with)")
+        values = _against_queue(query, key, negatives, scale, normalize, replicated_negatives, backend)
+        return reduce_rows(values, None, reduction).to(result_dtype(query))
+    call = query, key, negatives, scale, symmetric, normalize, reduction
     if shards is not None:
         return _shared.info_nce(shards, *call, replicated_negatives, backend)
     return dispatch(INFO_NCE, backend, query.device, *call)
+
+
+def _against_queue(
+    query: Tensor,
+    key: Tensor,
+    negatives: Tensor,
+    scale: Tensor | float,
+    normalize: bool,
+    replicated: bool,
+    backend: str | None,
+) -> Tensor:
+    """[N]: each query against its own key and the queue, softplus(lse of the queue - own score)."""
+    ids = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    others = torch.ones(len(negatives), dtype=torch.int64, device=query.device)
+    shards, columns = current(), None
+    if shards is not None and not replicated:
+        columns = columns_of(shards, negatives, layout(shards, "negatives", negatives))
+        others = columns.every(others)
+    rows = Pairs(query, negatives, Relation(ids, others), backend, columns).rows(
+        RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=normalize
+    )
+    full = torch.promote_types(query.dtype, torch.float32)
+    q, k = (TF.normalize(t.to(full), dim=1) if normalize else t.to(full) for t in (query, key))
+    return TF.softplus(rows.out[0] - scale * (q.double() * k.double()).sum(1).to(rows.out[0].dtype))
 
 
 @shardable
@@ -244,17 +279,41 @@ def sup_con(
 def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Rows]:
     """lse of all partners - the positives' mean score, for rows of any partners; scores times ``scale``."""
     rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, BOTH, 0, metric=metric, normalize=normalize)
-    # A hinge whose threshold lies below every score is the sum of scores.
-    floor = 0.0
     if metric == Metric.dot:
-        y = pairs.x if pairs.y is None else pairs.y
-        lengths = [1.0] if normalize else [float(t.detach().double().norm(dim=1).max()) for t in (pairs.x, y) if len(t)]
-        floor = -2.0 * math.prod(lengths)
-    sums = pairs.rows(RowLoss.hinge, 1, floor, -1e30, 1, metric=metric, normalize=normalize)
-    mean_score = sums.out[0] / rows.positives.clamp(min=1) + floor
+        sums = _products_with_positives(pairs, normalize).to(rows.out[0].dtype)
+    else:  # a hinge at 0 is the sum of distances
+        sums = pairs.rows(RowLoss.hinge, 1, 0, -1e30, 1, metric=metric, normalize=normalize).out[0]
+    mean_score = sums / rows.positives.clamp(min=1)
     counted, zero = rows.positives > 0, torch.zeros_like(rows.out[0])
     values = torch.where(counted, rows.out[0], zero) - scale * mean_score
     return torch.where(counted, values, zero), rows
+
+
+def _products_with_positives(pairs: Pairs, normalize: bool) -> Tensor:
+    """[N], the sum of each row's products with its positives: that with the sum of its positives, in float64."""
+    relation = pairs.relation
+    full = torch.promote_types(pairs.x.dtype, torch.float32)
+    x, y = (
+        (TF.normalize(t.to(full), dim=1) if normalize else t).double()
+        for t in (pairs.x, pairs.x if pairs.y is None else pairs.y)
+    )
+    n, m = len(x), len(y)
+    if relation.positive_list is not None:
+        keys = torch.unique(relation.positive_list[0] * m + relation.positive_list[1])
+        places = torch.stack([keys // max(m, 1), keys % max(m, 1)])
+        ones = torch.ones(len(keys), dtype=y.dtype, device=y.device)
+        listed = torch.sparse_coo_tensor(places, ones, (n, m), is_coalesced=True, check_invariants=False)
+        return (x * torch.sparse.mm(listed, y)).sum(1)
+    assert relation.x_ids is not None
+    y_ids = relation.x_ids if relation.y_ids is None else relation.y_ids
+    classes, codes = torch.unique(torch.cat([y_ids, relation.x_ids]), return_inverse=True)
+    sums = y.new_zeros((len(classes), y.shape[1])).index_add(0, codes[:m], y)
+    products = (x * sums[codes[m:]]).sum(1)
+    if relation.self_offset < 0 or n == 0:
+        return products
+    itself = (relation.self_offset + torch.arange(n, device=x.device)) % m
+    own = (x * y[itself]).sum(1)
+    return products - torch.where(y_ids[itself] == relation.x_ids, own, torch.zeros_like(own))
 
 
 @shardable
@@ -317,7 +376,7 @@ def mil_nce(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    temperature: float = 0.07,
+    temperature: Tensor | float = 0.07,
     normalize: bool = True,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -362,7 +421,7 @@ def mil_nce(
     eq. 1.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    scale = 1 / float(check.value("temperature", temperature, embeddings.device, positive=True))
+    scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
     log_share, counted = log_share_of_positives(pairs, scale, Metric.dot, check.flag("normalize", normalize))
     return pairs.result(reduce_rows(-log_share, counted, check.reduction(reduction)))
 
@@ -387,8 +446,8 @@ def dcl(
     z0: Tensor,
     z1: Tensor,
     *,
-    temperature: float = 0.1,
-    sigma: float | None = None,
+    temperature: Tensor | float = 0.1,
+    sigma: Tensor | float | None = None,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -427,16 +486,16 @@ def dcl(
     Source: Yeh et al., Decoupled Contrastive Learning, 2022, eq. 4 and 6.
     """
     pairs, cosine = _two_views(z0, z1, backend)
-    temperature = float(check.value("temperature", temperature, z0.device, positive=True))
-    rows = pairs.rows(RowLoss.lse, 1 / temperature, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
+    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
     cosine = cosine.to(rows.out[0].dtype)
     weight: Tensor | float = 1.0
     if sigma is not None:
-        sigma = float(check.value("sigma", sigma, z0.device, positive=True))
-        weight = 2 - _softmax_over_rows(cosine.detach() / sigma)
+        spread = check.inverse(check.value("sigma", sigma, z0.device, positive=True))
+        weight = 2 - _softmax_over_rows(cosine.detach() * spread)
     counted = rows.negatives > 0
     log_sum = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
-    return pairs.result(reduce_rows(log_sum - weight * cosine / temperature, counted, check.reduction(reduction)))
+    return pairs.result(reduce_rows(log_sum - weight * cosine * scale, counted, check.reduction(reduction)))
 
 
 def _softmax_over_rows(values: Tensor) -> Tensor:
@@ -453,9 +512,9 @@ def hard_negative_nt_xent(
     z0: Tensor,
     z1: Tensor,
     *,
-    temperature: float = 0.5,
-    tau_plus: float = 0.1,
-    beta: float = 1.0,
+    temperature: Tensor | float = 0.5,
+    tau_plus: Tensor | float = 0.1,
+    beta: Tensor | float = 1.0,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -496,18 +555,19 @@ def hard_negative_nt_xent(
     Contrastive Learning, 2020, eq. 7-8.
     """
     pairs, cosine = _two_views(z0, z1, backend)
-    t = float(check.value("temperature", temperature, z0.device, positive=True))
-    tau_plus, beta = check.number("tau_plus", tau_plus, low=0, high=1 - 1e-9), check.number("beta", beta, low=0)
+    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+    tau_plus = check.value("tau_plus", tau_plus, z0.device, low=0, high=1 - 1e-9)
+    beta = check.value("beta", beta, z0.device, low=0)
     rows = pairs.rows(
-        RowLoss.lse, (1 + beta) / t, beta / t, 0, 0, NEGATIVES, NEGATIVES, metric=Metric.dot, normalize=True
+        RowLoss.lse, (1 + beta) * scale, beta * scale, 0, 0, NEGATIVES, NEGATIVES, metric=Metric.dot, normalize=True
     )
     counted = rows.negatives > 0
     zero = torch.zeros_like(rows.out[0])
-    positive = cosine.to(zero.dtype) / t
+    positive = cosine.to(zero.dtype) * scale
     harder = torch.where(counted, rows.out[0] - rows.out[1], zero)
     # Everything relative to the positive's exponential: log(1 + N g / e^s) loses nothing where the loss is small.
     share = (torch.exp(harder - positive) - tau_plus) / (1 - tau_plus)
-    share = torch.maximum(share, torch.exp(-1 / t - positive))
+    share = torch.maximum(share, torch.exp(-scale - positive))
     return pairs.result(reduce_rows(torch.log1p(rows.negatives * share), counted, check.reduction(reduction)))
 
 
@@ -516,8 +576,8 @@ def debiased_nt_xent(
     z0: Tensor,
     z1: Tensor,
     *,
-    temperature: float = 0.5,
-    tau_plus: float = 0.1,
+    temperature: Tensor | float = 0.5,
+    tau_plus: Tensor | float = 0.1,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -562,7 +622,7 @@ def alignment(
     z0: Tensor,
     z1: Tensor,
     *,
-    alpha: float = 2.0,
+    alpha: Tensor | float = 2.0,
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
@@ -596,10 +656,11 @@ def alignment(
     """
     check.matrices(z0=z0, z1=z1)
     check.same_rows("z1", z1, "z0", z0)
-    alpha = float(check.value("alpha", check.number("alpha", alpha), z0.device, positive=True))
+    alpha = check.value("alpha", alpha, z0.device, positive=True)
     full = torch.promote_types(z0.dtype, torch.float32)
     difference = TF.normalize(z0.to(full), dim=1) - TF.normalize(z1.to(full), dim=1)
-    rows = difference.square().sum(1) if alpha == 2 else torch.linalg.vector_norm(difference, dim=1) ** alpha
+    plain = not isinstance(alpha, Tensor) and alpha == 2
+    rows = difference.square().sum(1) if plain else torch.linalg.vector_norm(difference, dim=1) ** alpha
     return reduce_rows(rows, None, "mean")
 
 
@@ -607,7 +668,7 @@ def alignment(
 def uniformity(
     embeddings: Tensor,
     *,
-    t: float = 2.0,
+    t: Tensor | float = 2.0,
     backend: str | None = None,
     group: Group = None,
     schedule: str = "auto",
@@ -638,7 +699,7 @@ def uniformity(
     Source: Wang and Isola, 2020, eq. 6.
     """
     check.matrix("embeddings", embeddings)
-    t = float(check.value("t", check.number("t", t), embeddings.device, positive=True))
+    t = check.value("t", t, embeddings.device, positive=True)
     ids = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
     pairs = labelled(embeddings, ids, backend=backend)
     within, n = pairs.within, pairs.partners

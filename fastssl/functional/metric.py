@@ -25,7 +25,9 @@ def contrastive(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    margin: float = 1.0,
+    margin: Tensor | float = 1.0,
+    positive_margin: Tensor | float = 0.0,
+    squared: bool = True,
     normalize: bool = False,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -40,14 +42,18 @@ def contrastive(
     .. math:: L = \frac{1}{|\{i<j\}|} \sum_{i<j} [y_i = y_j]\, d_{ij}^2 + [y_i \ne y_j] \max(0, m - d_{ij})^2,
               \quad d_{ij} = |x_i - x_j|
 
-    Against ``ref_emb``, or over listed pairs, the mean is over those pairs.
+    Against ``ref_emb``, or over listed pairs, the mean is over those pairs. pytorch-metric-learning's
+    ``ContrastiveLoss()`` is ``squared=False, normalize=True, reduction="active"``.
 
     Args:
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         labels: [N] integers; rows of one label are positives of each other.
         margin: m >= 0, in units of distance.
+        positive_margin: rows of one class count with max(0, d - this), >= 0.
+        squared: False: the distances beyond the margins themselves, not their squares.
         normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" over pairs.
+        reduction: "mean" | "sum" over pairs | "active": the mean of the positives above 0 plus that of the negatives
+            above 0.
         indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
             as miners give them; a pair that is listed twice counts once.
         ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
@@ -73,9 +79,23 @@ def contrastive(
     Chopra et al., 2005.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    margin, normalize = check.number("margin", margin, low=0), check.flag("normalize", normalize)
-    check.choice("reduction", reduction, ("mean", "sum"))
-    rows = pairs.rows(RowLoss.hinge, 1, 0, margin, 2, metric=Metric.euclidean, normalize=normalize, upper=pairs.within)
+    margin, positive_margin = (
+        check.value(name, given, embeddings.device, low=0)
+        for name, given in (("margin", margin), ("positive_margin", positive_margin))
+    )
+    normalize, power = check.flag("normalize", normalize), 2 if check.flag("squared", squared) else 1
+    check.choice("reduction", reduction, ("mean", "sum", "active"))
+    rows = pairs.rows(
+        RowLoss.hinge,
+        *(1, positive_margin, margin, power),
+        metric=Metric.euclidean,
+        normalize=normalize,
+        upper=pairs.within,
+    )
+    if reduction == "active":
+        return pairs.result(
+            mean(rows.out[0].sum(), rows.out[1].sum().detach()) + mean(rows.out[2].sum(), rows.out[3].sum().detach())
+        )
     total = (rows.out[0] + rows.out[2]).sum()
     n = embeddings.shape[0]
     count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()
@@ -89,7 +109,7 @@ def triplet(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    margin: float = 0.2,
+    margin: Tensor | float = 0.2,
     mining: str = "all",
     squared: bool = False,
     smooth: bool = False,
@@ -145,7 +165,7 @@ def triplet(
     check.choice("mining", mining, ("all", "hard", "semihard"))
     check.choice("reduction", reduction, ("mean", "active", "sum"))
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    margin, normalize = check.number("margin", margin), check.flag("normalize", normalize)
+    margin, normalize = check.value("margin", margin, embeddings.device), check.flag("normalize", normalize)
     smooth = check.flag("smooth", smooth)
     metric = Metric.sqeuclidean if check.flag("squared", squared) else Metric.euclidean
     if smooth and mining == "semihard":
@@ -171,7 +191,7 @@ def triplet(
 def _listed_triplets(
     pairs: Pairs,
     indices: IndicesTuple,
-    margin: float,
+    margin: Tensor | float,
     squared: bool,
     smooth: bool,
     normalize: bool,
@@ -195,7 +215,7 @@ def lifted_structure(
     embeddings: Tensor,
     labels: Tensor,
     *,
-    margin: float = 1.0,
+    margin: Tensor | float = 1.0,
     squared_hinge: bool = True,
     normalize: bool = False,
     backend: str | None = None,
@@ -232,7 +252,7 @@ def lifted_structure(
     Source: Song, Xiang, Jegelka, Savarese, Deep Metric Learning via Lifted Structured Feature Embedding, 2016, eq. 4.
     """
     pairs = labelled(embeddings, labels, backend=backend)
-    margin, squared = check.number("margin", margin), check.flag("squared_hinge", squared_hinge)
+    margin, squared = check.value("margin", margin, embeddings.device), check.flag("squared_hinge", squared_hinge)
     check.flag("normalize", normalize)
     by_column = None
     if pairs.columns is not None:
@@ -260,7 +280,7 @@ def generalized_lifted_structure(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    margin: float = 1.0,
+    margin: Tensor | float = 1.0,
     normalize: bool = False,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -303,7 +323,7 @@ def generalized_lifted_structure(
     Source: Hermans, Beyer, Leibe, In Defense of the Triplet Loss, 2017, section 2.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    margin = check.number("margin", margin)
+    margin = check.value("margin", margin, embeddings.device)
     rows = _two_sums(pairs, (1, 0), (-1, margin), Metric.euclidean, check.flag("normalize", normalize))
     values = _sum_of_complete(rows).clamp(min=0)
     return pairs.result(reduce_rows(values, rows.complete, check.reduction(reduction)))
@@ -311,8 +331,8 @@ def generalized_lifted_structure(
 
 def _two_sums(
     pairs: Pairs,
-    positive: tuple[float | Tensor, float],
-    negative: tuple[float | Tensor, float],
+    positive: tuple[float | Tensor, float | Tensor],
+    negative: tuple[float | Tensor, float | Tensor],
     metric: Metric,
     normalize: bool,
     circle: bool = False,
@@ -344,7 +364,7 @@ def n_pair(
     anchors: Tensor,
     positives: Tensor,
     *,
-    l2_reg: float = 0.0,
+    l2_reg: Tensor | float = 0.0,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -382,9 +402,9 @@ def n_pair(
 
     check.matrices(anchors=anchors, positives=positives)
     check.same_rows("positives", positives, "anchors", anchors)
-    l2_reg = check.number("l2_reg", l2_reg, low=0)
+    l2_reg = check.value("l2_reg", l2_reg, anchors.device, low=0)
     loss = info_nce(anchors, positives, temperature=1.0, normalize=False, reduction=reduction, backend=backend)
-    if l2_reg == 0:
+    if not isinstance(l2_reg, Tensor) and l2_reg == 0:
         return loss
     lengths = (anchors.to(loss.dtype).square().sum(1) + positives.to(loss.dtype).square().sum(1)) / 2
     return loss + l2_reg * reduce_rows(lengths, None, reduction)
@@ -465,7 +485,7 @@ def nca(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    scale: float = 1.0,
+    scale: Tensor | float = 1.0,
     log: bool = False,
     normalize: bool = False,
     reduction: str = "mean",
@@ -511,7 +531,7 @@ def nca(
     Source: Goldberger, Roweis, Hinton, Salakhutdinov, Neighbourhood Components Analysis, 2004, eq. 1-3 and 6.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    scale = -float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    scale = -check.value("scale", scale, embeddings.device, positive=True)
     log_share, counted = log_share_of_positives(pairs, scale, Metric.sqeuclidean, check.flag("normalize", normalize))
     values = -log_share if check.flag("log", log) else -torch.expm1(log_share)
     return pairs.result(reduce_rows(values, counted, check.reduction(reduction)))
@@ -522,9 +542,9 @@ def multi_similarity(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    alpha: float = 2.0,
-    beta: float = 50.0,
-    base: float = 0.5,
+    alpha: Tensor | float = 2.0,
+    beta: Tensor | float = 50.0,
+    base: Tensor | float = 0.5,
     normalize: bool = True,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -570,11 +590,8 @@ def multi_similarity(
     Source: Wang et al., Multi-Similarity Loss with General Pair Weighting for Deep Metric Learning, 2019, eq. 15.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    alpha, beta = (
-        float(check.value(n, check.number(n, v), embeddings.device, positive=True))
-        for n, v in (("alpha", alpha), ("beta", beta))
-    )
-    base = check.number("base", base)
+    alpha, beta = (check.value(n, v, embeddings.device, positive=True) for n, v in (("alpha", alpha), ("beta", beta)))
+    base = check.value("base", base, embeddings.device)
     rows = _two_sums(
         pairs, (-alpha, alpha * base), (beta, -beta * base), Metric.dot, check.flag("normalize", normalize)
     )
@@ -587,8 +604,8 @@ def circle(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    margin: float = 0.25,
-    gamma: float = 256.0,
+    margin: Tensor | float = 0.25,
+    gamma: Tensor | float = 256.0,
     normalize: bool = True,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -636,8 +653,8 @@ def circle(
     Source: Sun et al., Circle Loss: A Unified Perspective of Pair Similarity Optimization, 2020, eq. 4-8.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    gamma = float(check.value("gamma", check.number("gamma", gamma), embeddings.device, positive=True))
-    margin = check.number("margin", margin)
+    gamma = check.value("gamma", gamma, embeddings.device, positive=True)
+    margin = check.value("margin", margin, embeddings.device)
     rows = _two_sums(
         pairs, (gamma, margin), (gamma, margin), Metric.dot, check.flag("normalize", normalize), circle=True
     )
@@ -649,9 +666,9 @@ def margin_loss(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    margin: float = 0.2,
+    margin: Tensor | float = 0.2,
     beta: Tensor | float = 1.2,
-    nu: float = 0.0,
+    nu: Tensor | float = 0.0,
     normalize: bool = True,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
@@ -700,7 +717,7 @@ def margin_loss(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     check.choice("reduction", reduction, ("mean", "sum"))
-    margin, nu = check.number("margin", margin), check.number("nu", nu)
+    margin, nu = (check.value(n, v, embeddings.device) for n, v in (("margin", margin), ("nu", nu)))
     n = embeddings.shape[0]
     if isinstance(beta, Tensor) and beta.numel() != 1:
         if beta.dim() != 1 or not beta.dtype.is_floating_point:
@@ -727,7 +744,7 @@ def margin_loss(
     total = (rows.out[0] + rows.out[2]).sum()
     active = (rows.out[1] + rows.out[3]).sum().detach()
     total = mean(total, active) if reduction == "mean" else everywhere(total)
-    if nu:
+    if isinstance(nu, Tensor) or nu:
         total = total + nu * mean(per_row.to(total.dtype).sum(), float(n))
     return pairs.result(total)
 
@@ -737,8 +754,8 @@ def tuplet_margin(
     embeddings: Tensor,
     labels: Tensor | None = None,
     *,
-    margin: float = 5.73,
-    scale: float = 64.0,
+    margin: Tensor | float = 5.73,
+    scale: Tensor | float = 64.0,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
     ref_emb: Tensor | None = None,
@@ -780,12 +797,14 @@ def tuplet_margin(
     Source: Yu and Tao, Deep Metric Learning with Tuplet Margin Loss, 2019, eq. 4.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    scale = float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
-    slack = math.radians(check.number("margin", margin))
+    scale = check.value("scale", scale, embeddings.device, positive=True)
+    slack = math.radians(1) * check.value("margin", margin, embeddings.device)
     return softplus_per_positive(pairs, scale, slack, reduction, normalize=True)
 
 
-def softplus_per_positive(pairs: Pairs, scale: Tensor | float, slack: float, reduction: str, normalize: bool) -> Tensor:
+def softplus_per_positive(
+    pairs: Pairs, scale: Tensor | float, slack: Tensor | float, reduction: str, normalize: bool
+) -> Tensor:
     """One softplus(lse of the negatives - positive) for every positive pair."""
     rows = pairs.rows(RowLoss.softplus, scale, slack, metric=Metric.dot, normalize=normalize)
     check.reduction(reduction)
@@ -850,7 +869,7 @@ def angular(
     embeddings: Tensor,
     labels: Tensor,
     *,
-    alpha: float = 40.0,
+    alpha: Tensor | float = 40.0,
     reduction: str = "mean",
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
@@ -893,7 +912,8 @@ def angular(
     check.matrix("embeddings", embeddings)
     if ref_emb is not None:
         check.matrices(embeddings=embeddings, ref_emb=ref_emb)
-    square = math.tan(math.radians(check.number("alpha", alpha, low=0.01, high=89.99))) ** 2
+    slope = math.radians(1) * check.value("alpha", alpha, embeddings.device, low=0.01, high=89.99)
+    square = (slope.tan() if isinstance(slope, Tensor) else math.tan(slope)) ** 2
     full = torch.promote_types(embeddings.dtype, torch.float32)
     x = TF.normalize(embeddings.to(full), dim=1)
     y = x if ref_emb is embeddings else None if ref_emb is None else TF.normalize(ref_emb.to(full), dim=1)
@@ -932,11 +952,11 @@ def ranked_list(
     embeddings: Tensor,
     labels: Tensor,
     *,
-    margin: float = 0.4,
-    alpha: float = 1.2,
-    imbalance: float = 0.5,
-    positive_temperature: float = 0.0,
-    negative_temperature: float = 10.0,
+    margin: Tensor | float = 0.4,
+    alpha: Tensor | float = 1.2,
+    imbalance: Tensor | float = 0.5,
+    positive_temperature: Tensor | float = 0.0,
+    negative_temperature: Tensor | float = 10.0,
     normalize: bool = True,
     reduction: str = "mean",
     ref_emb: Tensor | None = None,
@@ -983,13 +1003,12 @@ def ranked_list(
     Source: Wang et al., Ranked List Loss for Deep Metric Learning, 2019, eq. 5-11.
     """
     pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
-    imbalance = check.number("imbalance", imbalance, low=0, high=1)
+    imbalance = check.value("imbalance", imbalance, embeddings.device, low=0, high=1)
+    bounds = ("alpha", alpha), ("margin", margin)
+    temperatures = ("positive_temperature", positive_temperature), ("negative_temperature", negative_temperature)
     rows = pairs.rows(
         RowLoss.ranked_list,
-        check.number("alpha", alpha),
-        check.number("margin", margin),
-        check.number("positive_temperature", positive_temperature),
-        check.number("negative_temperature", negative_temperature),
+        *(check.value(name, given, embeddings.device) for name, given in (*bounds, *temperatures)),
         1e-5 * pairs.partners,
         metric=Metric.euclidean,
         normalize=check.flag("normalize", normalize),

@@ -35,7 +35,7 @@ def _own_cosine(pairs: Pairs) -> Tensor:
     return (TF.normalize(x, dim=1) * TF.normalize(own, dim=1)).sum(1)
 
 
-def _margin_softmax(pairs: Pairs, scale: float, target: Tensor, reduction: str) -> Tensor:
+def _margin_softmax(pairs: Pairs, scale: Tensor | float, target: Tensor, reduction: str) -> Tensor:
     """softplus(lse over the other classes - the target's logit): the cross-entropy with one logit replaced."""
     rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
     values = TF.softplus(rows.out[0] - scale * target.to(rows.out[0].dtype))
@@ -48,7 +48,7 @@ def normalized_softmax(
     weight: Tensor,
     labels: Tensor,
     *,
-    temperature: float = 0.05,
+    temperature: Tensor | float = 0.05,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -83,8 +83,8 @@ def normalized_softmax(
     Source: Zhai and Wu, Classification is a Strong Baseline for Deep Metric Learning, 2019, eq. 2.
     """
     pairs = _against_classes(embeddings, weight, labels, backend)
-    temperature = float(check.value("temperature", temperature, embeddings.device, positive=True))
-    return _margin_softmax(pairs, 1 / temperature, _own_cosine(pairs), reduction)
+    scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
+    return _margin_softmax(pairs, scale, _own_cosine(pairs), reduction)
 
 
 @shardable
@@ -93,8 +93,8 @@ def cos_face(
     weight: Tensor,
     labels: Tensor,
     *,
-    margin: float = 0.35,
-    scale: float = 64.0,
+    margin: Tensor | float = 0.35,
+    scale: Tensor | float = 64.0,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -131,8 +131,10 @@ def cos_face(
     Source: Wang et al., CosFace, 2018, eq. 4.
     """
     pairs = _against_classes(embeddings, weight, labels, backend)
-    scale = float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
-    return _margin_softmax(pairs, scale, _own_cosine(pairs) - check.number("margin", margin), reduction)
+    scale = check.value("scale", scale, embeddings.device, positive=True)
+    return _margin_softmax(
+        pairs, scale, _own_cosine(pairs) - check.value("margin", margin, embeddings.device), reduction
+    )
 
 
 @shardable
@@ -141,8 +143,8 @@ def arc_face(
     weight: Tensor,
     labels: Tensor,
     *,
-    margin: float = 28.6,
-    scale: float = 64.0,
+    margin: Tensor | float = 28.6,
+    scale: Tensor | float = 64.0,
     reduction: str = "mean",
     backend: str | None = None,
     group: Group = None,
@@ -181,17 +183,19 @@ def arc_face(
     Source: Deng et al., ArcFace, 2019, eq. 3; the branch beyond pi - m as in the authors' code.
     """
     pairs = _against_classes(embeddings, weight, labels, backend)
-    scale = float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
-    m = math.radians(check.number("margin", margin))
+    scale = check.value("scale", scale, embeddings.device, positive=True)
+    m = math.radians(1) * check.value("margin", margin, embeddings.device)
     return _margin_softmax(pairs, scale, arc_margin(_own_cosine(pairs), m), reduction)
 
 
-def arc_margin(cosine: Tensor, margin: float) -> Tensor:
+def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
     """cos(arccos(cosine) + margin), decreasing all the way; the slope stays finite at +-1."""
     cosine = cosine.clamp(-1, 1)
     sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
-    inside = cosine >= math.cos(math.pi - margin)
-    return torch.where(inside, cosine * math.cos(margin) - sine * math.sin(margin), cosine - margin * math.sin(margin))
+    m = torch.as_tensor(margin, dtype=torch.float64, device=cosine.device)
+    c, s = m.cos().to(cosine.dtype), m.sin().to(cosine.dtype)
+    inside = cosine >= (math.pi - m.detach()).cos()
+    return torch.where(inside, cosine * c - sine * s, cosine - m.to(cosine.dtype) * s)
 
 
 @shardable
@@ -200,7 +204,7 @@ def proxy_nca(
     proxies: Tensor,
     labels: Tensor,
     *,
-    scale: float = 1.0,
+    scale: Tensor | float = 1.0,
     include_positive: bool = False,
     reduction: str = "mean",
     backend: str | None = None,
@@ -239,7 +243,7 @@ def proxy_nca(
     ProxyNCA++, 2020.
     """
     pairs = _against_classes(embeddings, proxies, labels, backend)
-    scale = -float(check.value("scale", check.number("scale", scale), embeddings.device, positive=True))
+    scale = -check.value("scale", scale, embeddings.device, positive=True)
     rows = pairs.rows(RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=Metric.sqeuclidean, normalize=True)
     if check.flag("include_positive", include_positive):
         return pairs.result(reduce_rows(TF.softplus(rows.out[1] - rows.out[0]), None, check.reduction(reduction)))
@@ -255,8 +259,8 @@ def proxy_anchor(
     proxies: Tensor,
     labels: Tensor,
     *,
-    margin: float = 0.1,
-    alpha: float = 32.0,
+    margin: Tensor | float = 0.1,
+    alpha: Tensor | float = 32.0,
     backend: str | None = None,
     group: Group = None,
     schedule: str = "auto",
@@ -291,8 +295,8 @@ def proxy_anchor(
     Source: Kim et al., Proxy Anchor Loss for Deep Metric Learning, 2020, eq. 4.
     """
     pairs = _against_classes(embeddings, proxies, labels, backend)
-    alpha = float(check.value("alpha", check.number("alpha", alpha), embeddings.device, positive=True))
-    delta = check.number("margin", margin)
+    alpha = check.value("alpha", alpha, embeddings.device, positive=True)
+    delta = check.value("margin", margin, embeddings.device)
     relation = pairs.relation
     turned = Pairs(proxies, embeddings, Relation(relation.y_ids, relation.x_ids), backend)  # proxies are the anchors
     rows = turned.rows(

@@ -38,7 +38,9 @@ def _count(rows: Tensor) -> int:
 
 
 @shardable
-def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e-5, group: Group = None) -> Tensor:
+def barlow_twins(
+    z0: Tensor, z1: Tensor, *, lambd: Tensor | float = 5e-3, eps: Tensor | float = 1e-5, group: Group = None
+) -> Tensor:
     r"""Barlow Twins: the cross-correlation of both views' features should be the identity.
 
     .. math:: L = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2, \quad
@@ -66,7 +68,7 @@ def barlow_twins(z0: Tensor, z1: Tensor, *, lambd: float = 5e-3, eps: float = 1e
     Source: Zbontar et al., Barlow Twins, 2021, eq. 1-2.
     """
     z0, z1 = _views(z0, z1)
-    lambd, eps = check.number("lambd", lambd, low=0), check.number("eps", eps, low=0)
+    lambd, eps = (check.value(n, v, z0.device, low=0) for n, v in (("lambd", lambd), ("eps", eps)))
     n = _count(z0)
     if n == 0:
         return (z0.sum() + z1.sum()) * 0
@@ -82,11 +84,11 @@ def vicreg(
     z0: Tensor,
     z1: Tensor,
     *,
-    invariance: float = 25.0,
-    variance: float = 25.0,
-    covariance: float = 1.0,
-    gamma: float = 1.0,
-    eps: float = 1e-4,
+    invariance: Tensor | float = 25.0,
+    variance: Tensor | float = 25.0,
+    covariance: Tensor | float = 1.0,
+    gamma: Tensor | float = 1.0,
+    eps: Tensor | float = 1e-4,
     group: Group = None,
 ) -> Tensor:
     r"""VICReg: views agree, every feature keeps its spread, features are uncorrelated.
@@ -124,10 +126,10 @@ def vicreg(
     if n < 2:
         raise ValueError(f"z0: expected at least 2 rows for a variance, got shape {tuple(z0.shape)}")
     weights = [
-        check.number(k, v, low=0)
+        check.value(k, v, z0.device, low=0)
         for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
     ]
-    gamma, eps = check.number("gamma", gamma), check.number("eps", eps, low=0)
+    gamma, eps = check.value("gamma", gamma, z0.device), check.value("eps", eps, z0.device, low=0)
     centred = [z - everywhere(z.sum(0), by_rows=True) / n for z in (z0, z1)]
     variances = [everywhere(z.square().sum(0)) / (n - 1) for z in centred]
     spread = sum(torch.relu(gamma - (v + eps).sqrt()).mean() for v in variances) / 2
@@ -197,7 +199,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     Source: Caron et al., SwAV, 2020, eq. 3-5; Cuturi, 2013.
     """
     check.matrix("scores", scores)
-    epsilon = float(check.value("epsilon", check.number("epsilon", epsilon), scores.device, positive=True))
+    epsilon = check.number("epsilon", epsilon, positive=True)
     check.count("iterations", iterations)
     shards = current()
     if shards is not None:  # columns are those of all processes' rows
@@ -225,7 +227,9 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     return log_q.exp()
 
 
-def swapped_prediction(scores0: Tensor, scores1: Tensor, *, temperature: float = 0.1, epsilon: float = 0.05) -> Tensor:
+def swapped_prediction(
+    scores0: Tensor, scores1: Tensor, *, temperature: Tensor | float = 0.1, epsilon: float = 0.05
+) -> Tensor:
     r"""SwAV: each view predicts the other's Sinkhorn assignment.
 
     .. math:: L = -\frac{1}{2N} \sum_i \sum_k q_{ik}^{(1)} \log p_{ik}^{(0)} + q_{ik}^{(0)} \log p_{ik}^{(1)},
@@ -251,7 +255,7 @@ def swapped_prediction(scores0: Tensor, scores1: Tensor, *, temperature: float =
     Source: Caron et al., SwAV, 2020, eq. 1-2.
     """
     s0, s1 = _views(scores0, scores1, ("scores0", "scores1"))
-    temperature = float(check.value("temperature", temperature, s0.device, positive=True))
+    temperature = check.value("temperature", temperature, s0.device, positive=True)
     losses = [
         -(sinkhorn(target, epsilon=epsilon) * torch.log_softmax(prediction / temperature, 1)).sum()
         for prediction, target in ((s0, s1), (s1, s0))
@@ -259,7 +263,7 @@ def swapped_prediction(scores0: Tensor, scores1: Tensor, *, temperature: float =
     return (losses[0] + losses[1]) / (2 * max(s0.shape[0], 1))
 
 
-def centred_softmax(logits: Tensor, center: Tensor, *, temperature: float = 0.04) -> Tensor:
+def centred_softmax(logits: Tensor, center: Tensor, *, temperature: Tensor | float = 0.04) -> Tensor:
     r"""The teacher's distribution of DINO and iBOT: centred, sharpened, without gradient.
 
     .. math:: p_i = \mathrm{softmax}((z_i - c) / \tau)
@@ -286,7 +290,7 @@ def centred_softmax(logits: Tensor, center: Tensor, *, temperature: float = 0.04
     check.tensor("center", center)
     if logits.dim() < 1 or center.shape != logits.shape[-1:]:
         raise ValueError(f"center: expected shape {tuple(logits.shape[-1:])}, got {tuple(center.shape)}")
-    temperature = float(check.value("temperature", temperature, logits.device, positive=True))
+    temperature = check.value("temperature", temperature, logits.device, positive=True)
     return torch.softmax((logits - center).detach() / temperature, -1)
 
 
@@ -295,8 +299,8 @@ def dino(
     teacher: Tensor,
     center: Tensor,
     *,
-    student_temperature: float = 0.1,
-    teacher_temperature: float = 0.04,
+    student_temperature: Tensor | float = 0.1,
+    teacher_temperature: Tensor | float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
     r"""Cross-entropy of views under the teacher's centred softmax: DINO over views, iBOT over masked patches.
@@ -332,7 +336,7 @@ def dino(
             raise ValueError(f"{name}: expected 3 dimensions, got shape {tuple(t.shape)}")
     if teacher.shape[1:] != student.shape[1:] or teacher.shape[0] > student.shape[0]:
         raise ValueError(f"teacher: expected views of shape {tuple(student.shape[1:])}, got {tuple(teacher.shape)}")
-    temperature = float(check.value("student_temperature", student_temperature, student.device, positive=True))
+    temperature = check.value("student_temperature", student_temperature, student.device, positive=True)
     targets = centred_softmax(teacher, center, temperature=teacher_temperature)
     log_p = torch.log_softmax(student / temperature, -1)
     if mask is not None:

@@ -16,17 +16,18 @@ import fastssl.functional as F
 from fastssl.distributed import EmbeddingQueue, unsharded
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, rows_in_reference
-from fastssl.losses._base import Loss
+from fastssl.losses._base import Loss, Options
 
 
-class LabelledLoss(Loss):
+class LabelledLoss(Loss, Options):
     """A loss of :mod:`fastssl.functional` on labelled rows, with its options."""
 
     function: Callable[..., Tensor]
 
     def __init__(self, reduction: str = "mean", backend: str | None = None, **options: Any) -> None:
         nn.Module.__init__(self)
-        self.reduction, self.backend, self.options = reduction, backend, options
+        self.reduction, self.backend = reduction, backend
+        self.hold(**options)
         # Wrong options show now, not in the first step.
         type(self).function(torch.zeros(2, 1), torch.arange(2), **self.arguments())
 
@@ -56,8 +57,10 @@ class ContrastiveLoss(LabelledLoss):
     Args:
         margin: between rows of different classes.
         normalize: divide rows by their length first.
-        reduction: "mean" | "sum".
+        reduction: "mean" | "sum" | "active": as pytorch-metric-learning averages.
         backend: "reference" | "cpu"; None chooses.
+        positive_margin: rows of one class count with max(0, d - this).
+        squared: False: distances beyond the margins instead of their squares.
 
     Example:
         >>> import torch
@@ -68,9 +71,16 @@ class ContrastiveLoss(LabelledLoss):
     function = staticmethod(F.contrastive)
 
     def __init__(
-        self, margin: float = 1.0, normalize: bool = False, reduction: str = "mean", backend: str | None = None
+        self,
+        margin: float = 1.0,
+        normalize: bool = False,
+        reduction: str = "mean",
+        backend: str | None = None,
+        positive_margin: float = 0.0,
+        squared: bool = True,
     ) -> None:
-        super().__init__(reduction, backend, margin=margin, normalize=normalize)
+        options = {"positive_margin": positive_margin, "squared": squared}
+        super().__init__(reduction, backend, margin=margin, normalize=normalize, **options)
 
 
 class TripletMarginLoss(LabelledLoss):
@@ -157,7 +167,7 @@ class GeneralizedLiftedStructureLoss(LabelledLoss):
         super().__init__(reduction, backend, margin=margin, normalize=normalize)
 
 
-class NPairsLoss(Loss):
+class NPairsLoss(Loss, Options):
     """:func:`fastssl.functional.n_pair` as a module; called with anchors and positives.
 
     Args:
@@ -173,10 +183,11 @@ class NPairsLoss(Loss):
 
     def __init__(self, l2_reg: float = 0.0, reduction: str = "mean", backend: str | None = None) -> None:
         super().__init__(reduction, backend)
-        self.l2_reg = check.number("l2_reg", l2_reg, low=0)
+        self.hold(l2_reg=l2_reg)
+        F.n_pair(torch.zeros(2, 1), torch.zeros(2, 1), l2_reg=l2_reg)  # a wrong weight shows now
 
     def forward(self, anchors: Tensor, positives: Tensor) -> Tensor:
-        return F.n_pair(anchors, positives, l2_reg=self.l2_reg, reduction=self.reduction, backend=self.backend)
+        return F.n_pair(anchors, positives, **self.options, reduction=self.reduction, backend=self.backend)
 
     def extra_repr(self) -> str:
         return f"l2_reg={self.l2_reg}, {super().extra_repr()}"

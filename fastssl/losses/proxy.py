@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.functional import _check as check
-from fastssl.losses._base import Loss
+from fastssl.losses._base import Loss, Options
 
 
-class ProxyLoss(Loss):
+class ProxyLoss(Loss, Options):
     """A loss against class centres, which are its parameter ``weight`` [num_classes, embedding_size]."""
 
     function: Callable[..., Tensor]
@@ -24,7 +24,7 @@ class ProxyLoss(Loss):
         super().__init__(reduction, backend)
         check.count("num_classes", num_classes)
         check.count("embedding_size", embedding_size)
-        self.options = options
+        self.hold(**options)
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_size))
         nn.init.normal_(self.weight, std=embedding_size**-0.5)
         type(self).function(torch.zeros(1, 1), torch.ones(2, 1), torch.zeros(1, dtype=torch.int64), **self.arguments())

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.functional import _check as check
+from fastssl.losses._base import Options
 
 
-class ViewLoss(nn.Module):
+class ViewLoss(Options):
     """A loss of :mod:`fastssl.functional` on matched rows, with its options."""
 
     function: Callable[..., Tensor]
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
-        self.options = options
+        self.hold(**options)
         type(self).function(torch.ones(2, 1), torch.ones(2, 1), **options)  # wrong options show now
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -175,7 +176,7 @@ class AlignmentLoss(ViewLoss):
         super().__init__(alpha=alpha)
 
 
-class UniformityLoss(nn.Module):
+class UniformityLoss(Options):
     """:func:`fastssl.functional.uniformity` as a module.
 
     Args:
@@ -190,10 +191,12 @@ class UniformityLoss(nn.Module):
 
     def __init__(self, t: float = 2.0, backend: str | None = None) -> None:
         super().__init__()
-        self.t, self.backend = check.number("t", t), backend
+        self.backend = backend
+        self.hold(t=t)
+        F.uniformity(torch.zeros(2, 1), t=t)  # a wrong t shows now
 
     def forward(self, embeddings: Tensor) -> Tensor:
-        return F.uniformity(embeddings, t=self.t, backend=self.backend)
+        return F.uniformity(embeddings, **self.options, backend=self.backend)
 
     def extra_repr(self) -> str:
         return f"t={self.t}"

@@ -56,6 +56,20 @@ class Relation:
     negative_list: tuple[Tensor, Tensor] | None = None
     self_offset: int = -1
 
+    def of_rows(self, part: slice, m: int) -> Relation:
+        """The same for some rows of x; ``m``: how many rows y has."""
+        if self.positive_list is None:
+            assert self.x_ids is not None
+            y_ids = self.x_ids if self.y_ids is None else self.y_ids
+            offset = self.self_offset if self.self_offset < 0 else (self.self_offset + part.start) % max(m, 1)
+            return Relation(self.x_ids[part], y_ids, self_offset=offset)
+        lists = []
+        for pairs in (self.positive_list, self.negative_list):
+            assert pairs is not None
+            there = (pairs[0] >= part.start) & (pairs[0] < part.stop)
+            lists.append((pairs[0][there] - part.start, pairs[1][there]))
+        return Relation(positive_list=lists[0], negative_list=lists[1])
+
 
 def pair_bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int) -> tuple[Tensor, int]:
     """Listed pairs as bits [n / 32, m], bit r of a word being row 32 k + r; and how many different pairs there are."""

@@ -82,15 +82,20 @@ def row_loss(
     if upper:
         later = torch.ones_like(positive).triu(1)
         positive, negative = positive & later, negative & later
-    function = _FUNCTIONS[loss]
-    out = (
-        function(s, positive, negative, values, row_value)
-        if loss in (RowLoss.hinge, RowLoss.lifted)
-        else function(s, positive, negative, values)
-    )
+    out = outputs(loss, s, positive, negative, values, row_value)
     if s.requires_grad and not out.requires_grad:
         out = out + 0 * s.sum()  # nothing takes part: the gradient is 0
     return torch.cat([out, counts], 1)
+
+
+def outputs(
+    loss: RowLoss, s: Tensor, positive: Tensor, negative: Tensor, values: Values, row_value: Tensor | None
+) -> Tensor:
+    """[N, outputs] of rows of scores, by dense masks."""
+    function = _FUNCTIONS[loss]
+    if loss in (RowLoss.hinge, RowLoss.lifted):
+        return function(s, positive, negative, values, row_value)
+    return function(s, positive, negative, values)
 
 
 def _masked_lse(values: Tensor, mask: Tensor) -> Tensor:

@@ -318,7 +318,7 @@ def row_loss(
         scores = x if metric == Metric.given else None
         columns = sorted_rows.forward(kind, a, None if y is None else b, how, m, list(numbers), scores)
         return torch.cat([columns, counts]).T.contiguous(), none
-    value = None if row_value is None else row_value.detach().float()
+    value = None if row_value is None else row_value.detach().float().contiguous()
     if kind == RowLoss.fast_ap:
         histogram = _histogram(how, a, b, variant)
         return torch.cat([_fast_ap(histogram)[None], counts]).T.contiguous(), histogram.reshape(

@@ -1,0 +1,189 @@
+"""What patches gain where people train: bf16 autocast on the CPU, and training steps of language models.
+
+    python benchmarks/drop_in.py losses [--rows 2048 4096 8192] [--pairs 5] [--clock cpu]
+    python benchmarks/drop_in.py language [--pairs 3] [--clock cpu]
+
+The library and the patched library run in turn in one process: median ratio of the pairs, and the middle half. Peak
+memory of the head and its loss is that of a fresh process each, above what it holds before.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fastssl
+from fastssl.bench.memory import status
+
+D = 128
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+CLOCK = "wall"
+
+
+def pairs(peer: str, step: Callable[[], Any], count: int) -> tuple[list[float], list[float]]:
+    """Seconds without and with the patch, in turn."""
+    clock = CLOCKS[CLOCK]
+    times: tuple[list[float], list[float]] = [], []
+    for turn in range(count + 1):  # the first warms up
+        for patched in (False, True):
+            if patched:
+                fastssl.patch(peer)
+            begin = clock()
+            step()
+            took = clock() - begin
+            if patched:
+                fused = sum(calls.fused for calls in fastssl.patched()[peer].values())
+                assert fused, fastssl.patched()
+                fastssl.unpatch()
+            if turn:
+                times[patched].append(took)
+    return times
+
+
+def row(title: str, times: tuple[list[float], list[float]]) -> str:
+    ratios = sorted(a / b for a, b in zip(*times))
+    quarter = len(ratios) // 4
+    middle = f"{ratios[quarter]:.1f} to {ratios[-1 - quarter]:.1f}"
+    before, after = (statistics.median(t) * 1e3 for t in times)
+    return f"| {title} | {before:,.1f} ms | {after:,.1f} ms | **{statistics.median(ratios):.1f}** ({middle}) |"
+
+
+def without_extras(name: str) -> None:
+    """``import name.module`` without what ``name/__init__.py`` imports besides."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit(f"{name} is not installed")
+    module = types.ModuleType(name)
+    module.__path__, module.__spec__ = list(spec.submodule_search_locations), spec
+    sys.modules.setdefault(name, module)
+
+
+def losses(rows: list[int], count: int) -> None:
+    from fastssl.bench.cases import _stand_in_for_torchvision
+
+    without_extras("open_clip")
+    without_extras("lightly")
+    _stand_in_for_torchvision()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+    from open_clip.loss import ClipLoss
+    from pytorch_metric_learning import losses as pml
+
+    print(f"{torch.get_num_threads()} threads, bf16 autocast, {D} features, forward + backward")
+    print("| | the library | patched | ratio |\n|---|---|---|---|")
+    for n in rows:
+        x, z = (torch.randn(n, D, requires_grad=True) for _ in range(2))
+        y = torch.arange(n) % (n // 4)
+        unit = torch.nn.functional.normalize
+        cases: dict[str, tuple[str, Callable[[], Any], int]] = {
+            f"`{name}`": ("pytorch_metric_learning", functools.partial(getattr(pml, name)(), x, y), largest)
+            for name, largest in (("SupConLoss", 8192), ("NTXentLoss", 512), ("TripletMarginLoss", 2048))
+        }
+        cases["`ClipLoss` of open_clip"] = "open_clip", functools.partial(ClipLoss(), unit(x), unit(z), 20.0), 8192
+        cases["`NTXentLoss` of lightly"] = "lightly", functools.partial(NTXentLoss(0.1), x, z), 8192
+        for title, (peer, call, largest) in cases.items():
+            if n > largest:
+                continue
+
+            def step(call: Callable[[], Any] = call) -> None:
+                with torch.autocast("cpu", torch.bfloat16):
+                    loss = call()
+                loss.backward(retain_graph=True)
+
+            print(row(f"{title}, {n:,} rows", pairs(peer, step, count)), flush=True)
+
+
+def model_of(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
+    import transformers
+
+    torch.manual_seed(0)
+    if name == "GPT2LMHeadModel":
+        config = transformers.GPT2Config(n_embd=256, n_layer=4, n_head=4, n_positions=128)
+        ids = torch.randint(0, config.vocab_size, (16, 128))
+        return transformers.GPT2LMHeadModel(config), {"input_ids": ids, "labels": ids}
+    config = transformers.BertConfig(
+        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+    )
+    ids = torch.randint(0, config.vocab_size, (32, 128))
+    batch = {"input_ids": ids, "labels": torch.where(torch.rand(ids.shape) < 0.15, ids, -100)}
+    if name == "BertForPreTraining":
+        batch["next_sentence_label"] = torch.randint(0, 2, (32,))
+    return getattr(transformers, name)(config), batch
+
+
+MODELS = ("BertForMaskedLM", "BertForPreTraining", "GPT2LMHeadModel")
+
+
+def language(count: int) -> None:
+    print(f"{torch.get_num_threads()} threads, fp32, forward + backward + AdamW")
+    print("| | the library | patched | ratio |\n|---|---|---|---|")
+    for name in MODELS:
+        model, batch = model_of(name)
+        optimizer = torch.optim.AdamW(model.parameters())
+
+        def step(model: Any = model, batch: Any = batch, optimizer: Any = optimizer) -> None:
+            optimizer.zero_grad()
+            model(**batch).loss.backward()
+            optimizer.step()
+
+        print(row(f"`{name}`", pairs("transformers", step, count)), flush=True)
+    print("\n| memory of head and loss | the library | patched | share |\n|---|---|---|---|")
+    context = multiprocessing.get_context("spawn")
+    for name in MODELS:
+        found = []
+        for patched in (False, True):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_peak, args=(name, patched, theirs))
+            process.start()
+            found.append(ours.recv())
+            process.join()
+        print(f"| `{name}` | {found[0]:,.0f} MiB | {found[1]:,.0f} MiB | {found[1] / found[0]:.2f} |", flush=True)
+
+
+def _peak(name: str, patched: bool, to: Any) -> None:
+    """MiB that the head and its loss add to a process whose encoder's states are given."""
+    model, batch = model_of(name)
+    if patched:
+        fastssl.patch("transformers")
+    body = model.base_model
+    with torch.no_grad():
+        states = body(batch["input_ids"])
+    states[0].requires_grad_()
+    body.forward = functools.partial(lambda given, *args, **kwargs: given, states)
+    before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    model(**batch).loss.backward()
+    to.send(status("VmHWM") - before)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["losses", "language"])
+    parser.add_argument("--rows", type=int, nargs="+", default=[512, 2048, 4096, 8192])
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument(
+        "--clock", choices=list(CLOCKS), default="wall", help="cpu: seconds of all threads, for a busy machine"
+    )
+    given = parser.parse_args()
+    global CLOCK
+    CLOCK = given.clock
+    print(json.dumps({"torch": torch.__version__, "instructions": fastssl.instruction_set(), "clock": CLOCK}))
+    if given.what == "losses":
+        losses(given.rows, given.pairs)
+    else:
+        language(given.pairs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,122 @@
+"""16-bit rows and autocast: fused in fp32, with results in the dtypes that the original returns.
+
+Which they are depends on the library's formula, the device and torch's lists of operators; so the original says it
+itself, once for each kind of call, on a handful of rows.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.compat._peer import NotFused, Target
+
+_HALVES = (torch.float16, torch.bfloat16)
+_found: dict[Any, Any] = {}
+_region: contextvars.ContextVar[torch.dtype | None] = contextvars.ContextVar("fastssl_autocast", default=None)
+
+
+def precision(rows: Tensor) -> torch.dtype:
+    """That of the original's arithmetic with these rows."""
+    return _region.get() or rows.dtype
+
+
+def call(
+    exact: bool, target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """The fused call, as the dtypes of its tensors and the autocast region ask for it."""
+    tensors = _tensors([args[1:], kwargs])
+    device = tensors[0].device.type if tensors else "cpu"
+    autocast = torch.is_autocast_enabled(device)
+    if not autocast and not any(t.dtype in _HALVES for t in tensors):
+        return target.fused(*args, **kwargs)
+    if exact:
+        raise NotFused("autocast" if autocast else "16-bit inputs")
+    if torch.compiler.is_compiling():
+        raise NotFused("16-bit inputs or autocast under torch.compile")
+    token = _region.set(torch.get_autocast_dtype(device) if autocast else None)
+    try:
+        with torch.autocast(device, enabled=False):
+            result = target.fused(*args, **kwargs)
+    finally:
+        _region.reset(token)
+    return _cast(result, _wanted(target, original, args, kwargs, device, autocast))
+
+
+def _wanted(
+    target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], device: str, auto: bool
+) -> Any:
+    key = (original, _kind(args), _kind(kwargs), device, torch.get_autocast_dtype(device) if auto else None)
+    if key not in _found:
+        with torch.no_grad():
+            assert target.probe is not None
+            try:
+                _found[key] = _dtypes(target.probe(original, *args, **kwargs))
+            except NotFused:
+                raise
+            except Exception as error:
+                raise NotFused(f"the library refuses such rows: {type(error).__name__}") from error
+    return _found[key]
+
+
+def _kind(given: Any) -> Any:
+    """What of a call or an object may decide about the dtype of a result."""
+    if isinstance(given, Tensor):
+        return given.dtype, given.dim() > 0
+    if given is None or isinstance(given, (bool, str)):
+        return given
+    if isinstance(given, (list, tuple)):
+        return tuple(_kind(v) for v in given)
+    if isinstance(given, dict):
+        return tuple((k, _kind(v)) for k, v in given.items() if not str(k).startswith("_"))
+    if isinstance(given, nn.Module):
+        own = tuple(_kind(part) for part in (vars(given), given._parameters, given._buffers))
+        inner = tuple((k, _kind(v)) for k, v in given._modules.items() if _of_same_library(given, v))
+        return type(given), own, inner
+    return type(given), getattr(given, "__qualname__", None)
+
+
+def _of_same_library(module: nn.Module, part: Any) -> bool:
+    here, there = (type(m).__module__.split(".")[0] for m in (module, part))
+    return here == there
+
+
+def shallow(module: nn.Module) -> Any:
+    """A copy whose settings and small buffers may be changed; parameters and sub-modules that are shared stay so."""
+    twin = copy.copy(module)
+    for name in ("_parameters", "_buffers", "_modules"):
+        setattr(twin, name, dict(getattr(module, name)))
+    return twin
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    if isinstance(tree, Tensor):
+        return [tree] if tree.is_floating_point() else []
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return [t for part in tree for t in _tensors(part)] if isinstance(tree, (list, tuple)) else []
+
+
+def _dtypes(tree: Any) -> Any:
+    if isinstance(tree, Tensor):
+        return tree.dtype
+    if isinstance(tree, dict):
+        return {k: _dtypes(v) for k, v in tree.items()}
+    return [_dtypes(v) for v in tree] if isinstance(tree, (list, tuple)) else None
+
+
+def _cast(tree: Any, wanted: Any) -> Any:
+    if isinstance(tree, Tensor):
+        if not tree.is_floating_point():
+            return tree
+        if not isinstance(wanted, torch.dtype):
+            raise NotFused("a result that the library does not give for such rows")
+        return tree.to(wanted)
+    if isinstance(tree, dict):
+        return {k: _cast(v, wanted.get(k) if isinstance(wanted, dict) else None) for k, v in tree.items()}
+    return tree

@@ -1,0 +1,263 @@
+"""What an adapter says of its library: the versions that it knows, and what belongs to the library's own objects.
+
+A fused call replaces the code between a patched method and the formula. It may do so only where that code is the
+library's own and every setting on the way is one that the adapter knows: a method that somebody has replaced (on the
+object, on its class, by a partial, by a subclass), an attribute that it has never heard of, a hook on an object that
+the fused call does not run: then the original runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+import numbers
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+
+class NotFused(Exception):
+    """Why a call takes the original code."""
+
+
+Check = Callable[[Any], bool] | None  # of an attribute; None: any value, which the adapter reads
+
+
+@dataclass(frozen=True)
+class Target:
+    """A method to replace.
+
+    Args:
+        owner: the class.
+        method: its name.
+        fused: takes what the method takes; raises :class:`NotFused` where it does not apply.
+        probe: a call on a handful of rows like this one, whose results have the dtypes of the original's. None: the
+            fused function takes the original and whether dtypes are to be exact first, serves all subclasses, and
+            gives a :class:`Result`.
+        family: subclasses, of the same module, that call the method for what it is.
+    """
+
+    owner: type
+    method: str
+    fused: Callable[..., Any]
+    probe: Callable[..., Any] | None = None
+    family: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a fused function gives that runs the original itself; ``reason``: why nothing of it was fused, or empty."""
+
+    value: Any
+    reason: str = ""
+
+
+def default(make: Callable[[], nn.Module]) -> Check:
+    """An object of torch with all settings as ``make`` gives them, whose forward is torch's."""
+
+    def check(given: Any) -> bool:
+        wanted = make()
+        if type(given) is not type(wanted) or hooks(given) or not _is_of(torch, type(given).forward):
+            return False
+        return _settings(given) == _settings(wanted)
+
+    return check
+
+
+def _settings(module: nn.Module) -> dict[str, Any]:
+    state = {k: v for k, v in vars(module).items() if k not in _MODULE or k in ("_parameters", "_modules")}
+    return {**state, "_buffers": {k: v for k, v in module._buffers.items() if v is not None}}
+
+
+_MODULE = {*vars(nn.Module()), "_compiled_call_impl", "training"}
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooks(module: nn.Module) -> bool:
+    state = vars(module)
+    return any(state.get(name) for name in _HOOKS)
+
+
+def _is_of(package: types.ModuleType, function: object) -> bool:
+    """Whether all of a function's code, and of what it wraps, is in a package or in torch."""
+    roots = tuple(str(Path(p)) for m in (package, torch) for p in m.__path__)
+    while True:
+        if isinstance(function, (staticmethod, classmethod)):
+            function = function.__func__
+        elif isinstance(function, property):
+            function = function.fget
+        elif isinstance(function, functools.cached_property):
+            function = function.func
+        if getattr(function, "__fastssl__", False):
+            return True
+        if not isinstance(function, types.FunctionType) or not function.__code__.co_filename.startswith(roots):
+            return False
+        if "__wrapped__" not in vars(function):
+            return True
+        function = vars(function)["__wrapped__"]
+
+
+def _is_method(value: object) -> bool:
+    return callable(value) or isinstance(value, (staticmethod, classmethod, property, functools.cached_property))
+
+
+@dataclass
+class Peer:
+    """A library that can be patched.
+
+    Args:
+        package: its name, as it is imported.
+        distribution: its name, as it is installed.
+        first: the oldest version whose formulas are known.
+        beyond: the first version that is not known.
+        known: attributes by class, with what they have to be.
+    """
+
+    package: str
+    distribution: str
+    first: str
+    beyond: str
+    known: Mapping[str, Mapping[str, Check]]
+    _classes: dict[Any, tuple[list[tuple[type, str, Any]], list[tuple[type, int]]]] = field(default_factory=dict)
+
+    def check_version(self) -> None:
+        """
+        Raises:
+            ImportError: it is not installed, or of a version that is not known.
+        """
+        try:
+            version = importlib.metadata.version(self.distribution)
+        except importlib.metadata.PackageNotFoundError:
+            module = sys.modules.get(self.package)
+            found = getattr(module, "__version__", None)
+            if found is None:
+                raise ImportError(f"name: {self.package} is not installed (pip install {self.distribution})") from None
+            version = str(found)
+        if not _number(self.first) <= _number(version) < _number(self.beyond):
+            raise ImportError(
+                f"name: expected {self.distribution} >= {self.first} and < {self.beyond}, whose formulas fastssl "
+                f"knows, got {version}: nothing is patched"
+            )
+
+    def is_own(self, function: object) -> bool:
+        """Whether a function is the library's, and wraps nothing else."""
+        return _is_of(self._package, function)
+
+    def require_own(self, given: Any, entry: tuple[type, str] | None = None) -> None:
+        """Raises NotFused where an object of the library is not what the library made, or has settings that are new.
+
+        ``entry``: the class and the name of the patched method through which the call came, where it is the object's
+        own: its hooks run as ever, and whoever has wrapped that method since has been asked.
+        """
+        kind = type(given)
+        known = self.known.get(kind.__name__)
+        if known is None:
+            raise NotFused(f"{kind.__name__} is a class of its own")
+        self._require_class(kind, entry)
+        state = vars(given)
+        if entry is None and hooks(given):
+            raise NotFused(f"{kind.__name__} has hooks")
+        for names in (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ())):
+            for name in names:
+                if name in _MODULE and names is state:
+                    continue
+                if name not in known:
+                    raise NotFused(f"{kind.__name__} has an attribute {name!r} of the user's own")
+                check = known[name]
+                if check is not None and not check(getattr(given, name)):
+                    raise NotFused(f"{kind.__name__} has another {name!r} than the library's")
+
+    def _require_class(self, kind: type, entry: tuple[type, str] | None) -> None:
+        seen = self._classes.get((kind, entry))
+        if (
+            seen is None
+            or any(len(vars(owner)) != size for owner, size in seen[1])
+            or any(owner.__dict__.get(name) is not function for owner, name, function in seen[0])
+        ):
+            self._classes[kind, entry] = self._look_at(kind, entry)
+
+    @property
+    def _package(self) -> types.ModuleType:
+        return importlib.import_module(self.package)
+
+    def _look_at(
+        self, kind: type, entry: tuple[type, str] | None
+    ) -> tuple[list[tuple[type, str, Any]], list[tuple[type, int]]]:
+        functions, sizes = [], []
+        for owner in kind.__mro__:
+            if owner in nn.Module.__mro__:
+                continue
+            for name, value in list(vars(owner).items()):
+                if name.startswith("__") and name not in ("__call__", "__init__", "__getattr__"):
+                    continue
+                if not _is_method(value) or isinstance(value, type) or (owner, name) == entry:
+                    continue
+                if not _is_of(self._package, value):
+                    raise NotFused(f"{owner.__name__}.{name} is not the library's")
+                functions.append((owner, name, value))
+            sizes.append((owner, len(vars(owner))))
+        return functions, sizes
+
+
+def _number(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", re.split(r"[+a-zA-Z]", version, maxsplit=1)[0])[:3])
+
+
+def number(name: str, given: Any, like: Tensor) -> Tensor | float:
+    """A setting that is a number, for rows ``like`` these: a float, or a tensor where it needs a gradient."""
+    if isinstance(given, Tensor):
+        plain = given.numel() == 1 and given.is_floating_point()
+        one = given.dim() == 1 and (
+            torch.promote_types(given.dtype, like.dtype) != like.dtype or given.device != like.device
+        )
+        if not plain or given.dim() > 1 or one or given.device.type not in ("cpu", like.device.type):
+            raise NotFused(f"{name} is no single value of the rows' kind")
+        if given.requires_grad and torch.is_grad_enabled():
+            return given.reshape(()).to(like.device, torch.promote_types(given.dtype, torch.float32))
+        return float(given)
+    if isinstance(given, bool) or not isinstance(given, numbers.Real):
+        raise NotFused(f"{name} is no number")
+    return float(given)
+
+
+def plain(value: Tensor | float) -> float:
+    """A setting's value."""
+    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+
+
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
+def require_matrices(*tensors: object) -> None:
+    """What every adapter asks first: matrices, and kernels that compute with them as the original would."""
+    from fastssl.ops.backend import resolve
+
+    if _global_hooks():
+        raise NotFused("hooks of all modules")
+    if forward_ad._current_level >= 0 or torch._C._functorch.maybe_current_level() is not None:
+        raise NotFused("forward-mode differentiation or a transform of torch.func")
+    for t in tensors:
+        if not isinstance(t, Tensor) or t.dim() != 2 or t.shape[1] == 0:
+            raise NotFused("no matrices")
+        if type(t) not in (Tensor, nn.Parameter) or t.layout != torch.strided:
+            raise NotFused(f"tensors of another kind ({type(t).__name__}, {t.layout})")
+        if t.dtype not in FLOATS:
+            raise NotFused(f"inputs of dtype {t.dtype}")
+        if t.device.type not in ("cpu", "cuda") or (t.device.type == "cuda" and t.dtype == torch.float64):
+            raise NotFused(f"no kernels for {t.device.type} tensors of dtype {t.dtype}")
+        if resolve(t.device, None, t.dtype) == "reference":
+            raise NotFused(f"no kernels are installed for {t.device.type} tensors, or another backend is asked for")
+
+
+def _global_hooks() -> bool:
+    module = torch.nn.modules.module
+    return any(getattr(module, f"_global{name}", None) for name in _HOOKS)

@@ -1,0 +1,118 @@
+"""Gradients of a row loss for its parameters: margins, shifts, paces and temperatures that are tensors.
+
+Kernels give the gradient of the scores and of the scales that multiply them. For every other parameter v that needs a
+gradient, column k of the outputs becomes ``out_k + (d out_k / d v) (v - v.detach())``: the same value, with the slope
+of every row. It comes from counts that the kernel has given (a hinge's slope is how many pairs are active), or from one
+more pass over strips of scores in forward-mode differentiation: O(N D) memory either way.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from fastssl.ops.reference import rows as reference
+from fastssl.ops.rows import OUTPUTS, Relation, RowLoss
+
+Values = list[Any]
+Sweep = Callable[[Callable[[Tensor, slice], Tensor]], Tensor]  # applies a function to every strip of scores
+
+
+def of_kernel(loss: RowLoss, values: Values) -> tuple[int, ...]:
+    """Which parameters the kernels have a gradient for."""
+    if loss == RowLoss.lse:
+        return () if values[6] else (0, 1)
+    return (0,) if loss == RowLoss.softplus else ()
+
+
+def learned(loss: RowLoss, values: Values) -> list[int]:
+    """Parameters that need a gradient which no kernel has."""
+    given = of_kernel(loss, values)
+    return [k for k, v in enumerate(values) if k not in given and isinstance(v, Tensor) and _needs_gradient(v)]
+
+
+def _needs_gradient(t: Tensor) -> bool:
+    return torch.is_grad_enabled() and (t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t))
+
+
+def attach(
+    out: Sequence[Tensor],
+    loss: RowLoss,
+    values: Values,
+    places: list[int],
+    relation: Relation,
+    upper: bool,
+    row_value: Tensor | None,
+    sweep: Sweep,
+) -> list[Tensor]:
+    """The outputs with the gradients of the parameters at ``places``."""
+    columns = list(out)
+    numbers = [v.detach() if isinstance(v, Tensor) else v for v in values]
+    for place in places:
+        moving = (values[place] - values[place].detach()).to(out[0].dtype)
+        slopes = _from_counts(loss, out, numbers, place)
+        if slopes is None:
+            slopes = _from_scores(loss, out, numbers, place, relation, upper, row_value, sweep)
+        for k, slope in slopes.items():
+            columns[k] = columns[k] + slope * moving
+    return columns
+
+
+def _from_counts(loss: RowLoss, out: Sequence[Tensor], values: Values, place: int) -> dict[int, Tensor | float] | None:
+    """Slopes by output, where the outputs themselves say them."""
+    if loss == RowLoss.lse and place in (2, 3) and not values[6]:
+        return {place - 2: 1.0}
+    if loss == RowLoss.hinge and place in (1, 2) and values[3] == 1:
+        return {0: -values[0] * out[1].detach()} if place == 1 else {2: values[0] * out[3].detach()}
+    if place == 1 and (loss == RowLoss.semihard or (loss == RowLoss.triplet and not values[2])):
+        return {0: out[1].detach()}
+    return None
+
+
+def _from_scores(
+    loss: RowLoss,
+    out: Sequence[Tensor],
+    values: Values,
+    place: int,
+    relation: Relation,
+    upper: bool,
+    row_value: Tensor | None,
+    sweep: Sweep,
+) -> dict[int, Tensor | float]:
+    """Slopes by output, from strips of scores."""
+    if loss == RowLoss.lifted:
+        row_value = out[0].detach() if row_value is None else row_value
+        if place == 1:  # the margin moves the log-sums of rows and columns alike, and with them every J: as a shift
+            slopes = _from_scores(loss, out, values, 2, relation, upper, row_value, sweep)
+            return {**slopes, 0: 1.0}
+
+    def slope(scores: Tensor, part: slice) -> Tensor:
+        s = scores.double()
+        m = s.shape[1]
+        positive, negative = reference.masks(len(s), m, relation.of_rows(part, m), s.device)
+        if upper:
+            rows = torch.arange(part.start, part.start + len(s), device=s.device)
+            later = torch.arange(m, device=s.device) > rows[:, None]
+            positive, negative = positive & later, negative & later
+        by_row = None if row_value is None else row_value.detach().double()
+        if by_row is not None and loss != RowLoss.lifted:  # those of lifted structure are the columns'
+            by_row = by_row[part]
+
+        def outputs(v: Tensor) -> Tensor:
+            filled = [*values[:place], v, *values[place + 1 :]]
+            return reference.outputs(loss, s, positive, negative, filled, by_row)
+
+        at = torch.as_tensor(values[place], dtype=s.dtype, device=s.device)
+        with warnings.catch_warnings(), forward_ad.dual_level():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch loads forward mode's formulas as TorchScript
+            found = forward_ad.unpack_dual(outputs(forward_ad.make_dual(at, torch.ones_like(at)))).tangent
+        return s.new_zeros((len(s), OUTPUTS[loss])) if found is None else found
+
+    with torch.no_grad():
+        columns = sweep(slope).to(out[0].dtype).unbind(1)
+    return dict(enumerate(columns))

@@ -1,0 +1,651 @@
+"""Configurations of the libraries that are patched: every setting changed, every method replaced, every part exchanged.
+
+Each runs without and with the patch on copies of the same objects. A patched call may be fused or not; its loss, every
+gradient, the state dict, settings and buffers afterwards and torch's random state must be the original's.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import random
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import fastssl
+
+N, D, CLASSES = 24, 8, 6
+HALVES = (torch.float16, torch.bfloat16)
+DTYPES = (torch.float32, torch.float64, *HALVES)
+_INTERNALS = {*vars(nn.Module()), "_record_these"}
+
+
+@dataclass
+class Case:
+    """One configuration.
+
+    Args:
+        peer: the library.
+        title: says what is special.
+        make: builds the loss.
+        change: makes it special, and may return a function that undoes what is not the object's own.
+        call: calls it with the rows.
+        rows: how many matrices it takes.
+        classes: the classes whose calls are counted.
+    """
+
+    peer: str
+    title: str
+    make: Callable[[], Any]
+    call: Callable[..., Any]
+    change: Callable[[Any], Callable[[], None] | None] = lambda loss: None
+    rows: int = 1
+    dtype: torch.dtype = torch.float32
+    autocast: bool = False
+    learned: list[Tensor] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.title}, {str(self.dtype)[6:]}{', autocast' if self.autocast else ''}"
+
+
+@dataclass
+class Outcome:
+    error: type[BaseException] | None = None
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
+    random: Tensor | None = None
+
+
+def _matrices(count: int, dtype: torch.dtype) -> list[Tensor]:
+    g = torch.Generator().manual_seed(7)
+    return [torch.randn(N, D, generator=g).to(torch.bfloat16).to(dtype).requires_grad_() for _ in range(count)]
+
+
+def _sum(result: Any) -> Tensor:
+    if isinstance(result, dict):
+        return torch.stack([_sum(v).double() for v in result.values()]).sum()
+    if isinstance(result, (tuple, list)):
+        return torch.stack([_sum(v).double() for v in result]).sum()
+    return result.sum()
+
+
+def _state(loss: Any) -> dict[str, Any]:
+    """What can be seen of an object and its parts afterwards."""
+    found: dict[str, Any] = {}
+    for path, module in loss.named_modules():
+        for name, value in vars(module).items():
+            if name not in _INTERNALS and isinstance(value, (int, float, str, bool, type(None), Tensor, dict)):
+                found[f"{path}.{name}"] = value
+        for name, value in (*module._parameters.items(), *module._buffers.items()):
+            found[f"{path}.{name}"] = value
+    return copy.deepcopy({k: v.detach() if isinstance(v, Tensor) else v for k, v in found.items()})
+
+
+def run(case: Case, dtype: torch.dtype | None = None, autocast: bool | None = None) -> Outcome:
+    """The configuration as it stands, patched or not; in another dtype for what is right."""
+    dtype, autocast = dtype or case.dtype, case.autocast if autocast is None else autocast
+    torch.manual_seed(3)
+    random.seed(3)
+    outcome, undo = Outcome(), None
+    try:
+        loss = case.make()
+        if case.dtype != torch.float32:
+            loss = loss.to(case.dtype)
+        loss = loss.to(dtype)  # what is right has the same weights
+        undo = case.change(loss)
+        rows = _matrices(case.rows, dtype)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+                    result = case.call(loss, *rows)
+                    total = _sum(result)
+                leaves = [*rows, *(p for p in loss.parameters() if p.requires_grad)]
+                grads = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else ()
+            except Exception as error:
+                outcome.error = type(error)
+                return outcome
+        outcome.tensors = {"loss": total.detach()}
+        names = [f"rows {i}" for i in range(len(rows))] + [n for n, p in loss.named_parameters() if p.requires_grad]
+        for name, grad in zip(names, grads):
+            if grad is not None:
+                outcome.tensors[name] = grad
+        outcome.after = _state(loss)
+        outcome.random = torch.get_rng_state()
+        return outcome
+    finally:
+        if undo is not None:
+            undo()
+
+
+def differences(case: Case, before: Outcome, after: Outcome) -> list[str]:
+    """What is not the same; with 16 bits, what errs more against float64 than the original does."""
+    if before.error or after.error:
+        return [] if before.error == after.error else [f"error {before.error} became {after.error}"]
+    found = []
+    if before.tensors.keys() != after.tensors.keys():
+        found.append(f"gradients of {sorted(before.tensors)} became those of {sorted(after.tensors)}")
+    exact = case.dtype not in HALVES and not case.autocast
+    right = before if exact else run_unpatched(case, torch.float64, False)
+    for name in before.tensors.keys() & after.tensors.keys():
+        a, b = before.tensors[name], after.tensors[name]
+        if a.dtype != b.dtype or a.shape != b.shape:
+            found.append(f"{name}: {a.dtype} {tuple(a.shape)} became {b.dtype} {tuple(b.shape)}")
+            continue
+        a, b = a.double(), b.double()
+        if not torch.isfinite(a).all():
+            continue  # a cosine that rounding has left beyond 1, a square root at 0: ours need not be
+        if exact:
+            largest = 1 + float(a.abs().max()) if a.numel() else 1.0
+            tight = before.tensors[name].dtype == torch.float64 == case.dtype
+            if any(word in case.title for word in ("tensor", "learned", "numpy")):  # settings in float32
+                tight = False
+            allowed = (1e-8 if tight else 2e-4) * largest
+            if not float((a - b).abs().max() if a.numel() else 0) <= allowed:
+                found.append(f"{name}: {_brief(a)} became {_brief(b)}")
+        elif name in right.tensors and right.tensors[name].shape == a.shape:
+            r = right.tensors[name].double()
+            if not torch.isfinite(r).all():
+                continue
+            theirs, ours = ((t - r).square().mean().sqrt() for t in (a, b))
+            # Gradients pass through the loss's dtype: its rounding is both's.
+            width = max(torch.finfo(before.tensors[k].dtype).eps for k in (name, "loss"))
+            width = max(width, 8 * torch.finfo(torch.float32).eps)
+            if not float(ours) <= 1.5 * float(theirs) + width * (1e-3 + float(r.abs().max())):
+                found.append(
+                    f"{name}: error {float(theirs):.2e} became {float(ours):.2e} of {float(r.abs().max()):.2e}"
+                )
+    if before.random is not None and after.random is not None and not torch.equal(before.random, after.random):
+        found.append("random numbers were drawn")
+    if before.after.keys() != after.after.keys():
+        found.append(f"settings {sorted(before.after.keys() ^ after.after.keys())} came or went")
+    for name in before.after.keys() & after.after.keys():
+        if not _equal(before.after[name], after.after[name], exact):
+            found.append(f"{name} afterwards: {before.after[name]} became {after.after[name]}")
+    return found
+
+
+def _brief(t: Tensor) -> str:
+    return f"{float(t):.8g}" if t.numel() == 1 else f"|{float(t.norm()):.8g}|"
+
+
+def _equal(a: Any, b: Any, exact: bool) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape or a.dtype != b.dtype:
+            return False
+        return bool(torch.allclose(a.double(), b.double(), rtol=1e-4, atol=1e-5, equal_nan=True)) or not exact
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_equal(a[k], b[k], exact) for k in a)
+    return type(a) is type(b) and (a == b or (a != a and b != b))
+
+
+def run_unpatched(case: Case, dtype: torch.dtype, autocast: bool) -> Outcome:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        fastssl.unpatch()
+    return run(case, dtype, autocast)
+
+
+def compare(case: Case) -> tuple[list[str], int]:
+    """Differences, and how many calls ran fused."""
+    before = run_unpatched(case, case.dtype, case.autocast)
+    fastssl.patch(case.peer)
+    try:
+        after = run(case)
+        fused = sum(calls.fused for calls in fastssl.patched()[case.peer].values())
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)
+            fastssl.unpatch()
+    return differences(case, before, after), fused
+
+
+# --- changes ---------------------------------------------------------------------------------------------------------
+
+
+def _part(loss: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        loss = getattr(loss, name)
+    return loss
+
+
+def _put(part: Any, name: str, value: Any) -> None:
+    if name in part._parameters or name in part._buffers or name in part._modules or name in vars(part):
+        delattr(part, name)
+    setattr(part, name, value)
+
+
+def _set(path: tuple[str, ...], name: str, value: Callable[[], Any]) -> Callable[[Any], None]:
+    return lambda loss: _put(_part(loss, path), name, value())
+
+
+def _alternatives(value: Any) -> Iterator[tuple[str, Callable[[], Any]]]:
+    if isinstance(value, bool):
+        yield str(not value), lambda: not value
+    elif isinstance(value, (int, float)):
+        for other in (value * 1.5 + 0.125, -1.0 * value - 0.25, 0, value * 0.5 + 1):
+            yield f"{other:g}", lambda other=other: other
+        v = float(value) * 1.25 + 0.0625
+        yield "tensor", lambda: torch.tensor(v)
+        yield "tensor [1]", lambda: torch.tensor([v])
+        yield "float64 tensor [1]", lambda: torch.tensor([v], dtype=torch.float64)
+        yield "learned", lambda: nn.Parameter(torch.tensor(v))
+        yield "learned [1]", lambda: nn.Parameter(torch.tensor([v]))
+        yield "learned buffer", lambda: torch.tensor(v, requires_grad=True)
+        try:
+            import numpy
+
+            yield "numpy", lambda: numpy.float32(v)
+        except ImportError:
+            pass
+    elif value is None:
+        yield "0.3", lambda: 0.3
+    elif isinstance(value, str):
+        yield "other", lambda: "other"
+    elif isinstance(value, Tensor) and value.is_floating_point():
+        other = (value.detach() * 1.25).bfloat16().to(value.dtype)  # the same in all dtypes
+        yield "times 1.25", lambda: other.clone()
+        yield "learned", lambda: nn.Parameter(other.clone())
+    elif isinstance(value, Tensor):
+        yield "reversed", lambda: value.flip(0)
+
+
+def settings(
+    make: Callable[[], Any], parts: tuple[tuple[str, ...], ...]
+) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    """Every attribute of a loss and of its parts, set to other values."""
+    sample = make()
+    for path in parts:
+        part = _part(sample, path)
+        for name, value in (*vars(part).items(), *part._parameters.items(), *part._buffers.items()):
+            if name in _INTERNALS or name == "training":
+                continue
+            for text, other in _alternatives(value):
+                yield f"{'.'.join((*path, name))} = {text}", _set(path, name, other)
+        yield f"{'.'.join((*path, 'an_attribute'))} of the user's own", _set(path, "an_attribute", lambda: 1)
+
+
+def _larger(result: Any) -> Any:
+    if isinstance(result, Tensor):
+        return result * 1.5 if result.is_floating_point() else result
+    if isinstance(result, dict):
+        return {k: _larger(v) if k in ("losses", "loss", "pos_loss", "neg_loss") else v for k, v in result.items()}
+    if isinstance(result, tuple):
+        return tuple(_larger(v) for v in result)
+    return result
+
+
+def methods(make: Callable[[], Any], parts: tuple[tuple[str, ...], ...]) -> Iterator[tuple[str, Callable[[Any], Any]]]:
+    """Every method of the library's, replaced on the object, on its class, by a subclass, by a partial; and hooks."""
+    sample = make()
+    for path in parts:
+        part = _part(sample, path)
+        names = sorted(
+            {
+                name
+                for owner in type(part).__mro__
+                if owner not in nn.Module.__mro__
+                for name, value in vars(owner).items()
+                if isinstance(value, types.FunctionType) and not name.startswith("__")
+            }
+        )
+        for name in names:
+            title = ".".join((*path, name))
+            yield f"{title} on the object", functools.partial(_on_object, path, name)
+            yield f"{title} on the class", functools.partial(_on_class, path, name)
+            yield f"{title} by a subclass", functools.partial(_by_subclass, path, name)
+            yield f"{title} by a partial", functools.partial(_by_partial, path, name)
+        for hook in ("register_forward_hook", "register_forward_pre_hook", "register_full_backward_hook"):
+            yield f"{'.'.join((*path, hook))}", functools.partial(_hook, path, hook)
+
+
+def _on_object(path: tuple[str, ...], name: str, loss: Any) -> None:
+    part = _part(loss, path)
+    original = getattr(part, name)
+    object.__setattr__(part, name, lambda *args, **kwargs: _larger(original(*args, **kwargs)))
+
+
+def _by_partial(path: tuple[str, ...], name: str, loss: Any) -> None:
+    part = _part(loss, path)
+    original = getattr(type(part), name)
+
+    def replaced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _larger(original(self, *args, **kwargs))
+
+    object.__setattr__(part, name, functools.partial(functools.wraps(original)(replaced), part))
+
+
+def _on_class(path: tuple[str, ...], name: str, loss: Any) -> Callable[[], None]:
+    kind = type(_part(loss, path))
+    owner = next(c for c in kind.__mro__ if name in vars(c))
+    original = vars(owner)[name]
+
+    def replaced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _larger(original(self, *args, **kwargs))
+
+    setattr(owner, name, functools.wraps(original)(replaced))
+    return lambda: setattr(owner, name, original)
+
+
+def _by_subclass(path: tuple[str, ...], name: str, loss: Any) -> None:
+    part = _part(loss, path)
+    kind = type(part)
+    original = getattr(kind, name)
+
+    def replaced(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _larger(original(self, *args, **kwargs))
+
+    part.__class__ = type(kind.__name__, (kind,), {name: replaced, "__module__": kind.__module__})
+
+
+def _hook(path: tuple[str, ...], hook: str, loss: Any) -> None:
+    def called(module: Any, given: Any, *result: Any) -> Any:
+        if hook == "register_forward_pre_hook":
+            return tuple(_larger(a) for a in given) if path else None
+        return _larger(result[0]) if hook == "register_forward_hook" else None
+
+    getattr(_part(loss, path), hook)(called)
+
+
+# --- the libraries ---------------------------------------------------------------------------------------------------
+
+
+def metric_learning() -> Iterator[Case]:
+    from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
+
+    proxies = {"num_classes": CLASSES, "embedding_size": D}
+    names: dict[str, dict[str, Any]] = {
+        "AngularLoss": {}, "ArcFaceLoss": proxies, "CircleLoss": {"gamma": 8}, "ContrastiveLoss": {},
+        "CosFaceLoss": proxies, "FastAPLoss": {}, "GeneralizedLiftedStructureLoss": {}, "LiftedStructureLoss": {},
+        "MarginLoss": {}, "MultiSimilarityLoss": {}, "NCALoss": {}, "NTXentLoss": {"temperature": 0.2},
+        "NormalizedSoftmaxLoss": proxies, "ProxyAnchorLoss": proxies, "ProxyNCALoss": proxies,
+        "RankedListLoss": {"margin": 0.4, "Tn": 2.0}, "SupConLoss": {}, "TripletMarginLoss": {},
+        "TupletMarginLoss": {"scale": 8},
+    }  # fmt: skip
+    y = torch.arange(N) % CLASSES
+    half = (torch.rand(N, N, generator=torch.Generator().manual_seed(1)) < 0.4) & ~torch.eye(N, dtype=torch.bool)
+    same = y[:, None] == y[None, :]
+    pairs = (*(same & half).nonzero(as_tuple=True), *(~same & half).nonzero(as_tuple=True))
+    a, p = (same & half).nonzero(as_tuple=True)
+    triplets = (a, p, (p + 1) % N)
+    other = torch.arange(N) % CLASSES
+    ways: dict[str, tuple[int, Callable[..., Any]]] = {
+        "labels": (1, lambda loss, x: loss(x, y)),
+        "references": (2, lambda loss, x, r: loss(x, y, ref_emb=r, ref_labels=other)),
+        "references without gradient": (2, lambda loss, x, r: loss(x, y, ref_emb=r.detach(), ref_labels=other)),
+        "pairs": (1, lambda loss, x: loss(x, y, pairs)),
+        "triplets": (1, lambda loss, x: loss(x, y, triplets)),
+        "pairs without labels": (1, lambda loss, x: loss(x, indices_tuple=pairs)),
+        "pairs of references": (2, lambda loss, x, r: loss(x, y, pairs, ref_emb=r, ref_labels=other)),
+        "one class": (1, lambda loss, x: loss(x, torch.zeros_like(y))),
+        "all apart": (1, lambda loss, x: loss(x, torch.arange(N) % max(CLASSES, 6))),
+        "no rows": (1, lambda loss, x: loss(x[:0], y[:0])),
+        "two rows": (1, lambda loss, x: loss(x[:2], y[:2])),
+        "duplicates": (1, lambda loss, x: loss(torch.cat([x[:12], x[:12]]), torch.cat([y[:12], y[:12]]))),
+        "not contiguous": (1, lambda loss, x: loss(x.T.contiguous().T, y)),
+        "long rows": (1, lambda loss, x: loss(torch.cat([300 * x[:1], x[1:]]), y)),
+        "views": (2, lambda loss, x, r: losses.SelfSupervisedLoss(loss)(x, r)),
+        "memory": (1, lambda loss, x: losses.CrossBatchMemory(loss, D, 40)(x, y)),
+        "int32 labels": (1, lambda loss, x: loss(x, y.int())),
+        "float labels": (1, lambda loss, x: loss(x, y.float())),
+    }
+    found_distances: dict[str, Callable[[], Any]] = {
+        "CosineSimilarity": distances.CosineSimilarity,
+        "DotProductSimilarity": distances.DotProductSimilarity,
+        "DotProductSimilarity, not normalised": lambda: distances.DotProductSimilarity(normalize_embeddings=False),
+        "LpDistance": distances.LpDistance,
+        "LpDistance, squared": lambda: distances.LpDistance(power=2),
+        "LpDistance, p = 1": lambda: distances.LpDistance(p=1),
+        "LpDistance, not normalised": lambda: distances.LpDistance(normalize_embeddings=False),
+        "LpDistance, power 3": lambda: distances.LpDistance(power=3),
+        "SNRDistance": distances.SNRDistance,
+        "CosineSimilarity, squared": lambda: distances.CosineSimilarity(power=2),
+        "CosineSimilarity, statistics": lambda: distances.CosineSimilarity(collect_stats=True),
+    }
+    found_reducers: dict[str, Callable[[], Any]] = {
+        "MeanReducer": reducers.MeanReducer,
+        "SumReducer": reducers.SumReducer,
+        "AvgNonZeroReducer": reducers.AvgNonZeroReducer,
+        "ThresholdReducer(low=0)": lambda: reducers.ThresholdReducer(low=0),
+        "ThresholdReducer(low=0.3)": lambda: reducers.ThresholdReducer(low=0.3),
+        "ThresholdReducer(high=0.7)": lambda: reducers.ThresholdReducer(high=0.7),
+        "PerAnchorReducer": reducers.PerAnchorReducer,
+        "PerAnchorReducer(AvgNonZero)": lambda: reducers.PerAnchorReducer(reducers.AvgNonZeroReducer()),
+        "DivisorReducer": reducers.DivisorReducer,
+        "ClassWeightedReducer": lambda: reducers.ClassWeightedReducer(torch.linspace(0.5, 2, CLASSES)),
+        "DoNothingReducer": reducers.DoNothingReducer,
+        "MultipleReducers": lambda: reducers.MultipleReducers(
+            {"loss": reducers.SumReducer(), "pos_loss": reducers.SumReducer()}, reducers.AvgNonZeroReducer()
+        ),
+    }
+    found_miners: dict[str, Callable[[], Any]] = {
+        "BatchHardMiner": miners.BatchHardMiner,
+        "BatchEasyHardMiner": miners.BatchEasyHardMiner,
+        "MultiSimilarityMiner": lambda: miners.MultiSimilarityMiner(epsilon=0.2),
+        "TripletMarginMiner": lambda: miners.TripletMarginMiner(margin=0.3),
+        "TripletMarginMiner, hard": lambda: miners.TripletMarginMiner(margin=0.3, type_of_triplets="hard"),
+        "PairMarginMiner": lambda: miners.PairMarginMiner(0.2, 1.2),
+        "AngularMiner": lambda: miners.AngularMiner(20),
+        "DistanceWeightedMiner": lambda: miners.DistanceWeightedMiner(),
+        "HDCMiner": lambda: miners.HDCMiner(0.5),
+        "UniformHistogramMiner": lambda: miners.UniformHistogramMiner(10, 4),
+        "EmbeddingsAlreadyPackagedAsTriplets": miners.EmbeddingsAlreadyPackagedAsTriplets,
+    }
+
+    def case(name: str, title: str, way: str = "labels", change: Any = None, **more: Any) -> Case:
+        rows, call = ways[way]
+        make = functools.partial(getattr(losses, name), **{**names[name], **more})
+        options = {} if change is None else {"change": change}
+        return Case("pytorch_metric_learning", f"{name}: {title}", make, call, rows=rows, **options)
+
+    parts: tuple[tuple[str, ...], ...] = ((), ("distance",), ("reducer",))
+    for name in names:
+        for way in ways:
+            yield case(name, way, way)
+        for title, distance in found_distances.items():
+            try:
+                getattr(losses, name)(**names[name], distance=distance())
+            except Exception:
+                continue
+            for way in ("labels", "references", "pairs"):
+                yield case(name, f"{title}, {way}", way, distance=distance())
+        for title, reducer in found_reducers.items():
+            for way in ("labels", "pairs"):
+                yield case(name, f"{title}, {way}", way, change=_set((), "reducer", reducer))
+        for title, miner in found_miners.items():
+            made = case(name, title)
+            made.call = lambda loss, x, miner=miner: loss(x, y, miner()(x.detach().float(), y))
+            yield made
+        for title, given in {
+            "embeddings": {"embedding_regularizer": regularizers.LpRegularizer(), "embedding_reg_weight": 0.3},
+            "statistics": {"collect_stats": True},
+        }.items():
+            yield case(name, title, **given)
+        if names[name] is proxies:
+            yield case(name, "weights", weight_regularizer=regularizers.LpRegularizer(), weight_reg_weight=0.3)
+        if name == "MarginLoss":
+            for classes in (None, CLASSES):
+                yield case(name, f"learned beta, {classes}", learn_beta=True, nu=0.1, num_classes=classes)
+        make = functools.partial(getattr(losses, name), **names[name])
+        inner = [path for path in parts if path != ("reducer",) or type(make().reducer).__name__ != "MultipleReducers"]
+        if len(inner) == 2:
+            inner += [("reducer", "default_reducer")]
+        for title, change in settings(make, tuple(inner)):
+            yield case(name, title, change=change)
+        for title, change in methods(make, tuple(inner)):
+            yield case(name, title, change=change)
+
+
+def _stock(
+    peer: str,
+    kinds: dict[str, Callable[[], Any]],
+    calls: dict[str, tuple[int, Callable[..., Any]]],
+    parts: Callable[[Any], tuple[tuple[str, ...], ...]],
+) -> Iterator[Case]:
+    for name, make in kinds.items():
+        for title, (rows, call) in calls.items():
+            yield Case(peer, f"{name}: {title}", make, call, rows=rows)
+        rows, call = next(iter(calls.values()))
+        for title, change in (*settings(make, parts(make())), *methods(make, parts(make()))):
+            yield Case(peer, f"{name}: {title}", make, call, change, rows)
+
+
+def lightly() -> Iterator[Case]:
+    from lightly.loss.dcl_loss import DCLLoss, DCLWLoss, negative_mises_fisher_weights
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    def plain() -> Any:
+        loss = NTXentLoss(0.3)
+        loss.memory_bank.bank_ptr.zero_()  # not initialised by the library
+        return loss
+
+    kinds: dict[str, Callable[[], Any]] = {
+        "NTXentLoss": plain,
+        "NTXentLoss with a bank": lambda: NTXentLoss(0.3, memory_bank_size=(40, D)),
+        "DCLLoss": lambda: DCLLoss(0.3),
+        "DCLWLoss": lambda: DCLWLoss(0.3, sigma=0.6),
+        "DCLLoss, weighted": lambda: DCLLoss(0.3, weight_fn=negative_mises_fisher_weights),
+        "DCLLoss, weights of one's own": lambda: DCLLoss(0.3, weight_fn=lambda a, b: (a - b).square().sum(1)),
+        "DCLLoss, a partial": lambda: DCLLoss(
+            0.3, weight_fn=functools.partial(lambda a, b, sigma: (a * b).sum(1) * sigma, sigma=0.4)
+        ),
+    }
+    calls: dict[str, tuple[int, Callable[..., Any]]] = {
+        "two views": (2, lambda loss, x, z: loss(x, z)),
+        "the second without gradient": (2, lambda loss, x, z: loss(x, z.detach())),
+        "the first without gradient": (2, lambda loss, x, z: loss(x.detach(), z)),
+        "three steps": (2, lambda loss, x, z: loss(x, z) + loss(z, x) + loss(x, z)),
+        "keywords": (2, lambda loss, x, z: loss(out1=z, out0=x)),
+        "one row": (2, lambda loss, x, z: loss(x[:1], z[:1])),
+        "two rows": (2, lambda loss, x, z: loss(x[:2], z[:2])),
+        "other lengths": (2, lambda loss, x, z: loss(x, z[:5])),
+        "evaluation": (2, lambda loss, x, z: loss.eval()(x, z)),
+        "three dimensions": (2, lambda loss, x, z: loss(x[None], z[None])),
+        "mixed dtypes": (2, lambda loss, x, z: loss(x, z.double())),
+        "a wrong argument": (2, lambda loss, x, z: loss(x, z, 3)),
+    }
+
+    def parts(loss: Any) -> tuple[tuple[str, ...], ...]:
+        return ((), ("cross_entropy",), ("memory_bank",)) if hasattr(loss, "cross_entropy") else ((),)
+
+    yield from _stock("lightly", kinds, calls, parts)
+
+
+def open_clip() -> Iterator[Case]:
+    from open_clip.loss import ClipLoss, CoCaLoss, SigLipLoss
+
+    def unit(x: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(x, dim=1)
+
+    scales: dict[str, Callable[[], Any]] = {
+        "a number": lambda: 8.0,
+        "an integer": lambda: 8,
+        "a tensor": lambda: torch.tensor(8.0),
+        "a learned tensor": lambda: nn.Parameter(torch.tensor(2.0)).exp(),
+        "a tensor [1]": lambda: torch.tensor([8.0]),
+        "a float64 tensor": lambda: torch.tensor(8.0, dtype=torch.float64),
+        "a float64 tensor [1]": lambda: torch.tensor([8.0], dtype=torch.float64),
+        "a bfloat16 tensor": lambda: torch.tensor(8.0, dtype=torch.bfloat16),
+        "an integer tensor": lambda: torch.tensor(8),
+        "a tensor for each row": lambda: torch.linspace(1, 8, N)[:, None],
+        "a negative number": lambda: -3.0,
+        "zero": lambda: 0.0,
+    }
+    kinds: dict[str, Callable[[], Any]] = {
+        "ClipLoss": ClipLoss,
+        "ClipLoss, cached": lambda: ClipLoss(cache_labels=True),
+    }
+    calls: dict[str, tuple[int, Callable[..., Any]]] = {
+        f"scale {title}": (2, lambda loss, x, z, scale=scale: loss(unit(x), unit(z), scale()))
+        for title, scale in scales.items()
+    } | {
+        f"bias {title}": (2, lambda loss, x, z, bias=bias: loss(unit(x), unit(z), 8.0, bias()))
+        for title, bias in scales.items()
+    }
+    calls |= {
+        "a dictionary": (2, lambda loss, x, z: loss(unit(x), unit(z), 8.0, output_dict=True)),
+        "keywords": (2, lambda loss, x, z: loss(logit_scale=8.0, text_features=z, image_features=x)),
+        "other lengths": (2, lambda loss, x, z: loss(x, z[:5], 8.0)),
+        "no rows": (2, lambda loss, x, z: loss(x[:0], z[:0], 8.0)),
+        "mixed dtypes": (2, lambda loss, x, z: loss(x, z.double(), 8.0)),
+        "long rows": (2, lambda loss, x, z: loss(30 * x, z, 1.0)),
+    }
+    yield from _stock("open_clip", kinds, calls, lambda loss: ((),))
+    bias = {
+        title: (rows, lambda loss, *args, call=call: call(functools.partial(_with_bias, loss), *args))
+        for title, (rows, call) in calls.items()
+        if not title.startswith("bias")
+    }
+    bias |= {title: call for title, call in calls.items() if title.startswith("bias")}
+    yield from _stock("open_clip", {"SigLipLoss": SigLipLoss}, bias, lambda loss: ((),))
+    logits, tokens = (
+        torch.randn(N, 3, 7, generator=torch.Generator().manual_seed(4)),
+        torch.arange(3 * N).reshape(N, 3) % 7,
+    )
+    coca = {"captions": (2, lambda loss, x, z: loss(unit(x), unit(z), logits.to(x.dtype), tokens, 8.0))}
+    yield from _stock("open_clip", {"CoCaLoss": lambda: CoCaLoss(1.0, 0.7)}, coca, lambda loss: ((), ("caption_loss",)))
+
+
+def _with_bias(loss: Any, *args: Any, **kwargs: Any) -> Any:
+    return loss(*args, **kwargs, logit_bias=-2.0)
+
+
+def sentence_transformers() -> Iterator[Case]:
+    import importlib
+
+    losses = importlib.import_module("fastssl.compat.sentence_transformers").targets()
+    from sentence_transformers.util import cos_sim, dot_score, euclidean_sim
+
+    kinds: dict[str, Callable[[], Any]] = {}
+    for owner in {t.owner for t in losses}:
+        kinds[owner.__name__] = functools.partial(owner, nn.Identity())
+        for title, function in {
+            "dot": dot_score,
+            "Euclidean": euclidean_sim,
+            "own": lambda a, b: cos_sim(a, b) ** 2,
+        }.items():
+            kinds[f"{owner.__name__}, {title}"] = functools.partial(owner, nn.Identity(), 5.0, function)
+    owner = next(t.owner for t in losses if t.owner.__name__ == "MultipleNegativesRankingLoss")
+    both = ("query_to_doc", "doc_to_query")
+    for title, given in {
+        "joint": {"directions": both},
+        "each": {"directions": both, "partition_mode": "per_direction"},
+        "all": {"directions": (*both, "query_to_query", "doc_to_doc")},
+        "hard": {"hardness_mode": "all_negatives", "hardness_strength": 2.0},
+        "gathered": {"gather_across_devices": True},
+    }.items():
+        kinds[f"MultipleNegativesRankingLoss, {title}"] = functools.partial(owner, nn.Identity(), **given)
+    calls: dict[str, tuple[int, Callable[..., Any]]] = {
+        "pairs": (2, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
+        "hard negatives": (4, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
+        "one column": (1, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
+        "other lengths": (2, lambda loss, a, b: loss.compute_loss_from_embeddings([a, b[:5]], None)),
+        "keywords": (2, lambda loss, *x: loss.compute_loss_from_embeddings(labels=None, embeddings=list(x))),
+    }
+    yield from _stock("sentence_transformers", kinds, calls, lambda loss: ((),))
+
+
+GENERATORS = {
+    "pytorch_metric_learning": metric_learning,
+    "lightly": lightly,
+    "open_clip": open_clip,
+    "sentence_transformers": sentence_transformers,
+}
+WAYS = [(dtype, False) for dtype in DTYPES] + [(torch.float32, True), (torch.bfloat16, True)]
+
+
+def every(peer: str, ways: int = len(WAYS)) -> list[Case]:
+    """All configurations; each in ``ways`` of the combinations of dtypes and autocast, which go around."""
+    result: list[Case] = []
+    for index, case in enumerate(GENERATORS[peer]()):
+        for k in range(ways):
+            twin = copy.copy(case)
+            twin.dtype, twin.autocast = WAYS[(index + k) % len(WAYS)]
+            result.append(twin)
+    return result

@@ -1,0 +1,131 @@
+"""``F.linear_cross_entropy`` with the options of language models, against torch's own cross-entropy of the logits."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+
+import fastssl.functional as F
+
+B, T, D, V = 3, 7, 12, 37
+
+
+def _inputs(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    hidden = torch.randn(B, T, D, generator=g, dtype=torch.float64).to(dtype)
+    weight, bias = (torch.randn(*s, generator=g, dtype=torch.float64).to(dtype) for s in ((V, D), (V,)))
+    targets = torch.randint(0, V, (B, T), generator=g)
+    targets[0, :3] = -100
+    return hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), targets
+
+
+def _eager(hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None, **o: Any) -> Tensor:
+    logits = hidden @ weight.T + (0 if bias is None else bias)
+    if o.get("softcap") is not None:
+        logits = o["softcap"] * torch.tanh(logits / o["softcap"])
+    if o.get("shift"):
+        logits, targets = logits[:, :-1], targets[:, 1:]
+    logits, targets = logits.flatten(0, -2), targets.flatten()
+    reduction = o.get("reduction", "mean")
+    loss = TF.cross_entropy(
+        logits, targets, o.get("class_weights"), reduction=reduction, label_smoothing=float(o.get("label_smoothing", 0))
+    )
+    z = o.get("z_loss", 0) * logits.logsumexp(1).square()
+    z = torch.where(targets != -100, z, 0)
+    if reduction == "none":
+        return loss + z
+    return loss + (z.sum() / (targets != -100).sum() if reduction == "mean" else z.sum())
+
+
+OPTIONS = [
+    dict(zip(("label_smoothing", "z_loss", "softcap", "class_weights", "shift"), given))
+    for given in itertools.product((0.0, 0.1), (0.0, 0.01), (None, 3.0), (None, "some"), (False, True))
+]
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_equals_cross_entropy_of_the_logits(options: dict[str, Any], reduction: str) -> None:
+    hidden, weight, bias, targets = _inputs()
+    given = {**options, "reduction": reduction}
+    if given["class_weights"] is not None:
+        given["class_weights"] = torch.linspace(0.5, 2, V, dtype=torch.float64)
+    found, right = (
+        [loss, *torch.autograd.grad(loss, (hidden, weight, bias))]
+        for loss in (
+            F.linear_cross_entropy(hidden, weight, targets, bias, **given),
+            _eager(hidden, weight, targets, bias, **given),
+        )
+    )
+    for a, b in zip(found, right):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_rows_of_sequences_keep_their_shape() -> None:
+    hidden, weight, _, targets = _inputs()
+    rows = F.linear_cross_entropy(hidden, weight, targets, reduction="none", label_smoothing=0.2)
+    assert rows.shape == targets.shape and not rows[targets == -100].any()
+    right = _eager(hidden, weight, targets, None, reduction="none", label_smoothing=0.2)
+    torch.testing.assert_close(rows.flatten(), right)
+    plain = F.linear_cross_entropy(hidden, weight, targets, reduction="none")
+    torch.testing.assert_close(
+        plain.flatten(), F.linear_cross_entropy(hidden.flatten(0, 1), weight, targets.flatten(), reduction="none")
+    )
+
+
+def test_gradients_of_the_options() -> None:
+    hidden, weight, bias, targets = _inputs()
+    for softcap in (None, 3.0):
+        given = {"label_smoothing": 0.1, "z_loss": 0.02, **({} if softcap is None else {"softcap": softcap})}
+        for name, value in given.items():
+            leaf = torch.tensor(value, dtype=torch.float64, requires_grad=True)
+            F.linear_cross_entropy(hidden, weight, targets, bias, **{**given, name: leaf}).backward()
+            h = 1e-6
+            up, down = (
+                float(F.linear_cross_entropy(hidden, weight, targets, bias, **{**given, name: value + d}).detach())
+                for d in (h, -h)
+            )
+            assert leaf.grad is not None and float(leaf.grad) == pytest.approx((up - down) / (2 * h), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_hidden_of_16_bits_with_master_weights(dtype: torch.dtype) -> None:
+    hidden, weight, bias, targets = _inputs(torch.float32)
+    half = hidden.detach().to(dtype).requires_grad_()
+    loss = F.linear_cross_entropy(half, weight, targets, bias)
+    to_hidden, to_weight = torch.autograd.grad(loss, (half, weight))
+    assert loss.dtype == to_weight.dtype == torch.float32 and to_hidden.dtype == dtype
+    right = _eager(half.double(), weight.double(), targets, bias.double())
+    torch.testing.assert_close(loss.double(), right, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [-1, V, 2**40])
+def test_targets_out_of_range(bad: int) -> None:
+    hidden, weight, _, targets = _inputs(torch.float32)
+    targets[1, 2] = bad
+    for options in ({}, {"label_smoothing": 0.1}, {"softcap": 2.0}):
+        with pytest.raises(ValueError, match=f"targets.*{bad}"):
+            F.linear_cross_entropy(hidden, weight, targets, **options)
+
+
+def test_wrong_options_say_what_is_wrong() -> None:
+    hidden, weight, _, targets = _inputs(torch.float32)
+    for options, error, text in (
+        ({"label_smoothing": 1.5}, ValueError, r"label_smoothing.*\[0, 1\].*1.5"),
+        ({"z_loss": -1.0}, ValueError, "z_loss.*>= 0.*-1"),
+        ({"softcap": 0.0}, ValueError, "softcap.*> 0"),
+        ({"class_weights": torch.ones(3)}, ValueError, r"class_weights.*\(37,\).*\(3,\)"),
+        ({"class_weights": torch.ones(V).long()}, TypeError, "class_weights.*floating"),
+        ({"shift": 1}, TypeError, "shift.*True or False"),
+    ):
+        with pytest.raises(error, match=text):
+            F.linear_cross_entropy(hidden, weight, targets, **options)
+    with pytest.raises(ValueError, match="targets.*as hidden"):
+        F.linear_cross_entropy(hidden, weight, targets[:, :3])
+    with pytest.raises(ValueError, match=r"shift.*\[batch, length\]"):
+        F.linear_cross_entropy(hidden[0], weight, targets[0], shift=True)
