@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -227,23 +226,6 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
     assert "other items" in _fails(
         "pretrain", "simclr", "--data", str(_photos(tmp_path / "x", 14)), "--out", out, *SMALL, "--resume"
     )
-
-
-@pytest.mark.slow
-def test_the_lines_of_the_readme_from_photographs_to_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each as it stands there, on small images; what they leave is read without fastssl."""
-    page = (Path(__file__).parent.parent / "README.md").read_text()
-    block = page.split("From a folder of photographs to their features:")[1].split("```")[1]
-    lines = [shlex.split(line, comments=True) for line in block.strip().splitlines()]
-    assert len(lines) == 5 and all(line[0] == "fastssl" for line in lines)
-    _photos(tmp_path / "photos")
-    monkeypatch.chdir(tmp_path)
-    for line in lines:
-        small = ("--size", "32", "--batch-size", "6", "--epochs", "1") if line[1] == "pretrain" else ()
-        _run(*line[1:], *small)
-    features = np.load("features.npz")["features"]
-    program = torch.export.load("runs/photos/encoder.pt2").module()
-    assert features.shape == (12, 512) and program(torch.zeros(2, 3, 32, 32)).shape == (2, 512)
 
 
 def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> None:
