@@ -249,7 +249,15 @@ def test_the_callers_mode_is_the_callers(two_threads: None, flushes: bool) -> No
 
 @kernels
 def test_the_mode_survives_an_interruption(two_threads: None) -> None:
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start us with it ignored
     before = modes()
+    try:
+        interrupt_a_call(before)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def interrupt_a_call(before: list[bool]) -> None:
     x = torch.randn(6000, 256)
     for _ in range(20):  # until the signal falls into a kernel
         timer = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))

@@ -436,6 +436,6 @@ def test_recipes_of_embedded_data() -> None:
 def test_a_module_is_no_encoder_yet() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
     for method in METHODS.values():
-        with pytest.raises(TypeError, match=r"encoder: .* got Sequential; .*: Encoder\(module, size=224\)"):
+        with pytest.raises(TypeError, match=r"encoder: .* got Sequential: .* Encoder\(module, size=224\)"):
             method(net)  # type: ignore[arg-type]
     assert SimCLR(Encoder(net, 16)).encoder.dim == 8

@@ -24,7 +24,9 @@ def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend
         low, high = (int(v) for v in torch.aminmax(ids))
         if low < 0 or high >= classes:
             raise ValueError(f"labels: expected values in [0, {classes}), got {low if low < 0 else high}")
-    return Pairs(embeddings, weight, Relation(ids, torch.arange(classes, device=ids.device)), backend)
+    # Rows are read by several operators: what has other strides is copied once.
+    x, y = embeddings.contiguous(), weight.contiguous()
+    return Pairs(x, y, Relation(ids, torch.arange(classes, device=ids.device)), backend)
 
 
 def _own_cosine(pairs: Pairs) -> Tensor:
