@@ -87,13 +87,13 @@ def assert_errs_no_more_than_eager(name: str, temperature: float) -> None:
         assert ours <= 1.5 * eager + floor, f"{name} output {index}: ours {ours:.2e}, eager {eager:.2e}"
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("schedule", ["resident", pytest.param("chunks", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("name", NAMES)
 def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
     assert_errs_no_more_than_eager(name, 0.1)
 
 
-@pytest.mark.parametrize("temperature", [0.01, 0.03, 1.0])
+@pytest.mark.parametrize("temperature", [0.01, pytest.param(0.03, marks=pytest.mark.slow), 1.0])
 @pytest.mark.parametrize("name", losses.SUBJECTS)
 def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
     assert_errs_no_more_than_eager(name, temperature)
