@@ -39,12 +39,7 @@ struct Eight {
   }
   template <class T>
   static FASTSSL_INLINE Eight of(const T* p) {
-    typedef T Values __attribute__((vector_size(kWidth<double> * sizeof(T))));
-    return made_by([&](int i) __attribute__((always_inline)) {
-      Values v;
-      __builtin_memcpy(&v, p + i * kWidth<double>, sizeof v);
-      return __builtin_convertvector(v, Vec<double>);
-    });
+    return made_by([&](int i) __attribute__((always_inline)) { return load_as<Vec<double>>(p + i * kWidth<double>); });
   }
   template <class T>
   FASTSSL_INLINE void to(T* p) const {

@@ -26,22 +26,12 @@ struct TileMask {
   }
 };
 
-template <class T>
-FASTSSL_INLINE IVec<T> load_ids(const int32_t* p) {
-  typedef int32_t Narrow __attribute__((vector_size(kWidth<T> * sizeof(int32_t))));
-  Narrow v;
-  __builtin_memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, IVec<T>);
-}
-
 // All ones where pair (lane i + offset, j) takes part.
 template <class T>
 FASTSSL_INLINE IVec<T> takes_part(const Tile<T>& t, int64_t i, int64_t j) {
   using I = IVec<T>;
   using E = decltype(I{}[0] + 0);
-  I lane = {};
-  for (int w = 0; w < kWidth<T>; ++w) lane[w] = w;
-  I keep = (lane + E(i)) < (I{} + E(t.x.n));
+  I keep = (iota<T>() + E(i)) < (I{} + E(t.x.n));
   if (j >= t.y.n) keep = I{};
   if (t.self) keep &= load_ids<T>(t.self + i) != (I{} + E(j));
   if (t.positive) keep &= load_ids<T>(t.positive + i) != (I{} + E(j));

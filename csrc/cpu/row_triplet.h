@@ -61,7 +61,8 @@ FASTSSL_INLINE void for_each_columns(const RowTask<T>& t, F&& f) {
 
 // The positives of each row of a lane block in ascending order, with a table of buckets: equal intervals between the
 // smallest and the largest value. A value's rank is its bucket's first entry and a few branchless steps from there,
-// some ten instructions however many positives there are. A row without negatives has no triplets, and no entries.
+// some ten instructions however many positives there are; a few of them are compared one by one. A row without
+// negatives has no triplets, and no entries.
 template <class T>
 class RankedPositives {
  public:
@@ -86,7 +87,7 @@ class RankedPositives {
       r.start = start;
       most_ = std::max(most_, found[l]);
       total += found[l] + padding(found[l]);
-      start += kBuckets * found[l] + 2;
+      start += found[l] > kFew ? kBuckets * found[l] : 0;
     }
     values_.assign(size_t(total), T(__builtin_inf()));
     columns_.assign(size_t(total), -1);
@@ -147,7 +148,7 @@ class RankedPositives {
           Vec<T> at = (x[v] - r.low) * r.scale;
           at = at > T(0) ? at : Vec<T>{};  // NaN too
           at = at < r.last ? at : splat<T>(r.last);
-          found[v] = gather(start, __builtin_convertvector(at, IVec<T>));
+          found[v] = gather_ids<T>(start, __builtin_convertvector(at, IVec<T>));
         }
         for (int32_t step = r.step; step > 0; step /= 2) {
 #pragma GCC unroll 8
@@ -197,20 +198,20 @@ class RankedPositives {
     while ((step ? 2 * step - 1 : 0) < count) step = step ? 2 * step : 1;
     return step;
   }
-  static int64_t padding(int64_t count) { return std::max<int64_t>(2 * first_step(count), 1); }
+  static int64_t padding(int64_t count) { return count > kFew ? 2 * first_step(count) : 1; }
 
-  void sort(Row& r, Entry* entries, Entry* sorted, int32_t* bucket) {
+  // Entries into buckets, and the row's table; returns how many the fullest has.
+  int32_t distribute(Row& r, const Entry* entries, Entry* sorted, int32_t* bucket) {
     const int64_t count = r.count;
     int32_t* start = starts_.data() + r.start;
     int32_t buckets = 1, longest = 0;
-    if (count == 0) return;
     T low = entries[0].value, high = low;
     for (int64_t p = 0; p < count; ++p) {
       low = entries[p].value < low ? entries[p].value : low;
       high = entries[p].value > high ? entries[p].value : high;
     }
     const T width = high - low, infinity = T(__builtin_inf()), scale = T(kBuckets * count) / width;
-    if (count > 1 && width > T(0) && width < infinity && scale < infinity) {
+    if (width > T(0) && width < infinity && scale < infinity) {
       r.scale = scale;
       buckets = int32_t(kBuckets * count);
     }
@@ -220,28 +221,35 @@ class RankedPositives {
       T at = (entries[p].value - r.low) * r.scale;
       at = at > T(0) ? at : T(0);
       bucket[p] = int32_t(at < r.last ? at : r.last);
+      ++start[bucket[p]];
     }
-    for (int64_t p = 0; p < count; ++p) ++start[bucket[p] + 1];
-    for (int32_t b = 0; b < buckets; ++b) {
-      longest = std::max(longest, start[b + 1]);
-      start[b + 1] += start[b];
+    for (int32_t b = 0, end = 0; b < buckets; ++b) {
+      longest = std::max(longest, start[b]);
+      start[b] = end += start[b];
     }
     // Places are handed out from the end of each bucket, which leaves start[b] where the bucket begins.
-    for (int64_t p = count; p-- > 0;) sorted[--start[bucket[p] + 1]] = entries[p];
-    for (int32_t b = 0; b < buckets; ++b) start[b] = start[b + 1];
-    start[buckets] = int32_t(count);
-    if (longest > kShort) {
-      std::sort(sorted, sorted + count);
+    for (int64_t p = count; p-- > 0;) sorted[--start[bucket[p]]] = entries[p];
+    r.step = first_step(longest);
+    return longest;
+  }
+  void sort(Row& r, const Entry* entries, Entry* sorted, int32_t* bucket) {
+    int32_t longest = 0;
+    if (r.count > kFew) {
+      longest = distribute(r, entries, sorted, bucket);
     } else {
-      for (int64_t p = 1; p < count; ++p) {
+      std::copy(entries, entries + r.count, sorted);
+    }
+    if (longest > kShort) {
+      std::sort(sorted, sorted + r.count);
+    } else {
+      for (int64_t p = 1; p < r.count; ++p) {
         const Entry e = sorted[p];
         int64_t q = p;
         for (; q > 0 && e < sorted[q - 1]; --q) sorted[q] = sorted[q - 1];
         sorted[q] = e;
       }
     }
-    r.step = first_step(longest);
-    for (int64_t p = 0; p < count; ++p) {
+    for (int64_t p = 0; p < r.count; ++p) {
       values_[size_t(r.first + p)] = sorted[p].value;
       columns_[size_t(r.first + p)] = int64_t(sorted[p].column);
     }
@@ -286,7 +294,6 @@ void for_each_ranked(const RowTask<T>& t, const RankedPositives<T>& positives, F
 // All triplets: out: sum over positives p and negatives n of max(0, z) or softplus(z), z = sign (s_ip - s_in) +
 // margin; how many z > 0. params: sign, margin, smooth.
 //
-
 // With few positives comparing each with every negative, 32 rows at once, is the fastest way to a hinge; a softplus
 // needs every triplet, unless cells serve.
 constexpr int64_t kFewPositives = 12;
@@ -397,8 +404,8 @@ void sum_violations(const RowTask<T>& t, const RankedPositives<T>& positives, do
                                const auto count = double(positives.count(l));
                                Vec<double> total{}, violated{};
                                for (int c = 0; c < RankedPositives<T>::kTogether; c += kWidth<double>) {
-                                 const Vec<double> k = count - load_doubles(rank + c);
-                                 total += gather(from, load_ids<double>(rank + c)) - k * load_doubles(d + c);
+                                 const Vec<double> k = count - load_as<Vec<double>>(rank + c);
+                                 total += gather(from, load_ids<double>(rank + c)) - k * load_as<Vec<double>>(d + c);
                                  violated += k;
                                }
                                sum[l] += hsum<double>(total);

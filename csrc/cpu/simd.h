@@ -93,51 +93,41 @@ FASTSSL_INLINE void stream_end() {
   _mm_sfence();
 #endif
 }
-// Numbers of another type as doubles.
-template <class From>
-FASTSSL_INLINE Vec<double> load_doubles(const From* p) {
-  typedef From Values __attribute__((vector_size(kWidth<double> * sizeof(From))));
+// As many numbers as V has lanes, of another type.
+template <class V, class From>
+FASTSSL_INLINE V load_as(const From* p) {
+  typedef From Values __attribute__((vector_size(sizeof(V) / sizeof(V{}[0]) * sizeof(From))));
   Values v;
   __builtin_memcpy(&v, p, sizeof v);
-  return __builtin_convertvector(v, Vec<double>);
+  return __builtin_convertvector(v, V);
+}
+template <class T>
+FASTSSL_INLINE IVec<T> load_ids(const int32_t* p) {
+  return load_as<IVec<T>>(p);
 }
 // base[index[i]] for every lane.
-FASTSSL_INLINE Vec<float> gather(const float* base, IVec<float> index) {
+template <class T>
+FASTSSL_INLINE Vec<T> gather(const T* base, IVec<T> index) {
 #if FASTSSL_VECTOR_BYTES == 64
-  return (Vec<float>)_mm512_i32gather_ps((__m512i)index, base, 4);
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm512_i32gather_ps((__m512i)index, base, 4);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm512_i64gather_pd((__m512i)index, base, 8);
 #elif FASTSSL_VECTOR_BYTES == 32
-  return (Vec<float>)_mm256_i32gather_ps(base, (__m256i)index, 4);
-#else
-  Vec<float> v;
-  for (int i = 0; i < kWidth<float>; ++i) v[i] = base[index[i]];
-  return v;
+  if constexpr (sizeof(T) == 4) return (Vec<T>)_mm256_i32gather_ps(base, (__m256i)index, 4);
+  if constexpr (sizeof(T) == 8) return (Vec<T>)_mm256_i64gather_pd(base, (__m256i)index, 8);
 #endif
+  Vec<T> v;
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = base[index[i]];
+  return v;
 }
-FASTSSL_INLINE Vec<double> gather(const double* base, IVec<double> index) {
+template <class T>
+FASTSSL_INLINE IVec<T> gather_ids(const int32_t* base, IVec<T> index) {
 #if FASTSSL_VECTOR_BYTES == 64
-  return (Vec<double>)_mm512_i64gather_pd((__m512i)index, base, 8);
+  if constexpr (sizeof(T) == 4) return (IVec<T>)_mm512_i32gather_epi32((__m512i)index, base, 4);
 #elif FASTSSL_VECTOR_BYTES == 32
-  return (Vec<double>)_mm256_i64gather_pd(base, (__m256i)index, 8);
-#else
-  Vec<double> v;
-  for (int i = 0; i < kWidth<double>; ++i) v[i] = base[index[i]];
-  return v;
+  if constexpr (sizeof(T) == 4) return (IVec<T>)_mm256_i32gather_epi32(base, (__m256i)index, 4);
 #endif
-}
-FASTSSL_INLINE IVec<float> gather(const int32_t* base, IVec<float> index) {
-#if FASTSSL_VECTOR_BYTES == 64
-  return (IVec<float>)_mm512_i32gather_epi32((__m512i)index, base, 4);
-#elif FASTSSL_VECTOR_BYTES == 32
-  return (IVec<float>)_mm256_i32gather_epi32(base, (__m256i)index, 4);
-#else
-  IVec<float> v;
-  for (int i = 0; i < kWidth<float>; ++i) v[i] = base[index[i]];
-  return v;
-#endif
-}
-FASTSSL_INLINE IVec<double> gather(const int32_t* base, IVec<double> index) {
-  IVec<double> v;
-  for (int i = 0; i < kWidth<double>; ++i) v[i] = base[index[i]];
+  IVec<T> v;
+  for (int i = 0; i < kWidth<T>; ++i) v[i] = base[index[i]];
   return v;
 }
 // base[index[i]] = v[i] for every lane.

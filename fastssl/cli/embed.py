@@ -33,12 +33,13 @@ def embed(asked: Embedding) -> int:
         RuntimeError: a process that was started has died; what it made is gone on from.
     """
     from fastssl.evaluate.feature_files import check_format
+    from fastssl.train.options import launched
 
     check_format(asked.out)
     if asked.devices < 1:
         raise ValueError(f"devices: expected at least one process, got {asked.devices}")
-    if "TORCHELASTIC_RUN_ID" in os.environ:
-        return _work(asked, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"]))
+    if (launch := launched()) is not None:
+        return _work(asked, launch.rank, launch.devices * launch.nodes, launch.rank % launch.devices)
     others = [_start(asked, rank) for rank in range(1, asked.devices)]
     try:
         made = _work(asked, 0, asked.devices, 0, others)
