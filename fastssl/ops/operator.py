@@ -165,9 +165,9 @@ class KeepingOperator(Operator):
         return (*arguments[:-1], 0)
 
 
-def _strided(argument: Any) -> bool:
+def _strided(t: Tensor | None) -> bool:
     """Whether these are rows whose features do not lie side by side."""
-    return isinstance(argument, Tensor) and argument.dim() == 2 and argument.stride(1) != 1 and argument.shape[1] > 1
+    return t is not None and not t.is_contiguous() and t.dim() == 2 and t.stride(1) != 1
 
 
 def no_second_derivative(ctx: Any, *grads: Any) -> Any:
@@ -183,8 +183,9 @@ def _functions(op: Operator) -> tuple[Any, Any, Any]:
 
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Tensor:
-            if any(_strided(arguments[i]) for i in op.tensors):  # copied once, for the gradient too
-                arguments = tuple(a.contiguous() if _strided(a) else a for a in arguments)
+            for i in op.tensors:
+                if _strided(arguments[i]):  # copied once, for the gradient too
+                    arguments = (*arguments[:i], arguments[i].contiguous(), *arguments[i + 1 :])
             output = op.directly(0, arguments)
             outputs = output if isinstance(output, tuple) else (output,)
             if any(ctx.needs_input_grad):
