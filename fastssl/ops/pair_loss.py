@@ -10,7 +10,7 @@ from torch import Tensor
 from fastssl.ops import extension
 from fastssl.ops.operator import KeepingOperator, result_dtype
 
-# The numbers are those of csrc/cpu/pair_loss.h.
+# The numbers are those of csrc/pair/loss.h.
 
 
 class Loss(IntEnum):
@@ -28,8 +28,8 @@ class Keep(IntEnum):
 
 
 REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
-BLOCK = 32  # kBlock in csrc/cpu/tile.h
-LARGEST_TILE = 256  # kMaxTileBlocks * kBlock
+BLOCK = 32  # kBlock in csrc/core/types.h
+LARGEST_TILE = 256  # kMaxTileBlocks * kBlock in csrc/pair/tile.h
 
 
 def _rows(loss: int, x: Tensor, y: Tensor | None, z: Tensor | None) -> tuple[int, int, bool]:
@@ -47,7 +47,7 @@ def _blocks(n: int) -> int:
 
 
 def kept_numel(loss: int, keep: int, x: Tensor, y: Tensor | None, z: Tensor | None) -> int:
-    """Elements that the forward pass keeps: Grid::kept_numel in csrc/cpu/schedule.h, in symbols for tracing."""
+    """Elements that the forward pass keeps: Grid::kept_numel in csrc/pair/grid.h, in symbols for tracing."""
     n, m, same = _rows(loss, x, y, z)
     rows, columns = _blocks(n) * BLOCK, _blocks(m) * BLOCK
     if keep == Keep.tiles:
