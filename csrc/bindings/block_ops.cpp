@@ -1,4 +1,4 @@
-// Operators on blocks of a pair matrix whose rows live in several places: see BlockSums in ../cpu/pair_loss.h. They
+// Operators on blocks of a pair matrix whose rows live in several places: see BlockSums in pair/loss.h. They
 // have no autograd of their own: fastssl/distributed puts blocks together.
 #include <torch/csrc/stable/library.h>
 
@@ -14,8 +14,9 @@ namespace {
 PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& partner, double scale, double bias,
                   bool normalize, bool sigmoid) {
   PairProblem p;
-  p.is_block = true;
-  p.loss = sigmoid ? Loss::siglip : Loss::info_nce;
+  p.positives = Positives::targets;
+  p.ignore_index = -1;
+  p.sigmoid = sigmoid;
   p.normalize = normalize;
   p.scale = scale;
   if (bias != 0) p.bias = {bias};

@@ -27,7 +27,7 @@ constexpr double kBound = 48;
 struct Stats {
   double *row_lse, *row_gap, *col_lse, *col_gap, *valid;
 };
-// row_lse: log2 of the whole softmax denominator (siglip: sum of sigmoids); row_gap: 1 - probability of the
+// row_lse: log2 of the whole softmax denominator (sigmoid: the sum of sigmoids); row_gap: 1 - probability of the
 // positive, computed without cancellation; row_*: the same for the columns of a symmetric loss;
 // valid: how many rows count in the mean.
 inline Stats layout(const PairProblem& p, double* s) {
@@ -59,7 +59,7 @@ inline Groups group_by_id(const int64_t* ids, int64_t n) {
   return g;
 }
 
-// sup_con: a row without positives (its mean is NaN) that is itself sound contributes nothing.
+// Classes: a row without positives (its mean is NaN) that is itself sound contributes nothing.
 inline bool alone(const Stats& s, int64_t i) { return std::isnan(s.row_gap[i]) && !std::isnan(s.row_lse[i]); }
 
 // One block of pairs costs nothing in fp64, and libraries sum products that small in an order that errs less
@@ -78,11 +78,12 @@ void with_element(const PairProblem& p, F&& f) {
 // Tiles that are kept have the type of the result, which tiny problems are not computed in: they keep nothing.
 template <class T>
 Keep kept_as(const PairProblem& p, Keep keep) {
-  return p.dtype != DType::f64 && std::is_same_v<T, double> ? Keep::nothing : keep;
+  return p.dtype != DType::f64 && std::is_same_v<T, double> && keep != Keep::gradients ? Keep::nothing : keep;
 }
 // What no tile writes must not be garbage: kept tiles leave as a tensor.
 inline void clear_kept_rest(const PairProblem& p, Keep keep, void* kept) {
   const Grid grid(p.n(), p.m(), p.self_pairs());
+  if (keep == Keep::gradients) return;  // all of it is written
   const int64_t used = keep != Keep::tiles || tiny(p) ? 0 : grid.kept_end();
   const int64_t size = p.dtype == DType::f64 ? 8 : 4;
   if (kept) std::memset(static_cast<char*>(kept) + used * size, 0, size_t((kept_numel(p, keep) - used) * size));
@@ -141,22 +142,15 @@ struct Engine {
     find_partners();
   }
 
-  bool softmax() const { return p.loss != Loss::siglip; }
+  bool softmax() const { return !p.sigmoid; }
 
-  Groups groups;  // sup_con: rows by label
+  Groups groups;  // rows by class
 
   void find_partners() {
     const int64_t padded = grid.x_blocks * kBlock;
     positive.allocate(padded);
-    if (p.is_block) {
-      if (p.self_pairs()) number_rows();
-      for (int64_t i = 0; i < padded; ++i) positive[i] = i < n && p.ids ? int32_t(p.ids[i]) : -1;
-      return;
-    }
-    if (p.loss == Loss::nt_xent || p.loss == Loss::sup_con) {
-      number_rows();
-    }
-    if (p.loss == Loss::sup_con) {
+    if (p.self_pairs()) number_rows();
+    if (p.positives == Positives::classes) {
       // Two rows of a class are each other's only positive: NT-Xent's form, exact for small losses, serves them.
       groups = group_by_id(p.ids, n);
       for (int64_t i = 0; i < padded; ++i) positive[i] = -1;
@@ -170,8 +164,8 @@ struct Engine {
     }
     for (int64_t i = 0; i < padded; ++i) {
       int64_t partner = i;
-      if (p.loss == Loss::nt_xent) partner = i < n / 2 ? i + n / 2 : i - n / 2;
-      if (p.loss == Loss::linear_cross_entropy && i < n) partner = p.ids[i] == p.ignore_index ? -1 : p.ids[i];
+      if (p.positives == Positives::halves) partner = i < n / 2 ? i + n / 2 : i - n / 2;
+      if (p.positives == Positives::targets && i < n) partner = !p.ids || p.ids[i] == p.ignore_index ? -1 : p.ids[i];
       positive[i] = i < n ? int32_t(partner) : -1;
     }
   }
@@ -327,7 +321,7 @@ inline double log2_add(double a, double b, double* share) {
   return d > 0 ? a + std::log1p(std::exp2(-d)) * kLog2e : b + std::log1p(std::exp2(d)) * kLog2e;
 }
 
-// sup_con: a sum over positives of dot products is linear, so class sums replace the N x N matrix.
+// Classes: a sum over positives of dot products is linear, so class sums replace the N x N matrix.
 // mean_score[i] = mean over p in P(i) of s_ip in natural units; NaN where P(i) is empty.
 template <class T>
 void positive_means(const Engine<T>& e, double* mean_score) {

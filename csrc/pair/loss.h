@@ -1,5 +1,5 @@
-// Losses over pairs of rows, as declarations over the pair engine: what is scored, what is excluded,
-// which statistics are summed and how they become a loss per row and weights for the gradient.
+// Losses over pairs of rows: which pairs are positive and the epilogue of a score are data (PairProblem), from which
+// one engine makes the loss of each row and the gradients.
 #pragma once
 #include <cstdint>
 #include <vector>
@@ -8,7 +8,13 @@
 
 namespace fastssl {
 
-enum class Loss : int64_t { info_nce, nt_xent, sup_con, siglip, linear_cross_entropy };
+// Which pairs of the matrix are positive.
+enum class Positives : int64_t {
+  diagonal,  // (i, i)
+  halves,    // x against itself: (i, i + n / 2), and back
+  targets,   // (i, ids[i]); none where ids[i] is ignore_index
+  classes,   // x against itself: all rows with the id of row i
+};
 enum class Reduction : int64_t { none, sum, mean };
 
 // What forward hands to backward besides the inputs.
@@ -16,18 +22,20 @@ enum class Keep : int64_t {
   nothing,    // backward recomputes the tiles
   tiles,      // the tiles of the forward pass
   attention,  // sum_j e_ij y_j, when only x needs a gradient: backward has no matrix product left
+  gradients,  // the gradients of all inputs for an upstream gradient of 1, when the loss is one value
 };
 
 struct PairProblem {
-  Loss loss = Loss::info_nce;
+  Positives positives = Positives::diagonal;
+  bool sigmoid = false;  // every pair is a binary question; else each row is a softmax over its pairs
   Reduction reduction = Reduction::mean;
   std::vector<Source> x, y;  // y empty: x against itself
   int64_t depth = 0;
   bool normalize = false, symmetric = false;
   double scale = 1;
+  bool scale_learns = false;
   std::vector<double> bias;      // per row of y, or one value
-  const int64_t* ids = nullptr;  // labels (sup_con), targets (linear_cross_entropy) or partners (blocks)
-  bool is_block = false;         // a block of a larger matrix: info_nce or siglip over any rows, with partners given
+  const int64_t* ids = nullptr;  // targets or classes
   int64_t ignore_index = -100;
   DType dtype = DType::f32;
 
@@ -45,7 +53,8 @@ struct PairProblem {
 };
 
 // Doubles that backward needs: see pair_loss.cpp.
-int64_t stats_numel(const PairProblem& p);
+int64_t stats_numel(const PairProblem& p, Keep keep);
+double counted_rows(const PairProblem& p, const double* stats);  // in a mean
 int64_t kept_numel(const PairProblem& p, Keep keep);
 
 void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss);

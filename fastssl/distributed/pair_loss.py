@@ -1,6 +1,8 @@
-"""InfoNCE and its relatives over the rows of several processes: log-sums of blocks, and formulas on top."""
+"""Losses over the pair matrix of the rows of several processes: log-sums of blocks, and one closing on top."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import torch.nn.functional as TF
@@ -10,8 +12,7 @@ from fastssl.distributed.blocks import pair_sums
 from fastssl.distributed.collectives import sum_by_key
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Shards
-from fastssl.functional._pairs import reduce_rows
-from fastssl.ops.operator import result_dtype
+from fastssl.ops.pair_loss import PairLoss, Positives
 
 
 def _softplus(d: Tensor) -> Tensor:
@@ -19,75 +20,55 @@ def _softplus(d: Tensor) -> Tensor:
     return torch.logaddexp(d, torch.zeros_like(d))
 
 
-def nt_xent(
+def pair_loss(
+    loss: PairLoss,
     shards: Shards,
-    z0: Tensor,
-    z1: Tensor,
+    x: Tensor,
+    more_x: Tensor | None,
+    y: Tensor | None,
+    more_y: Tensor | None,
+    *,
+    names: tuple[str, str] = ("x", "y"),
+    ids: Tensor | None = None,
     scale: Tensor | float,
+    bias: Tensor | float = 0.0,
     normalize: bool,
-    reduction: str,
+    symmetric: bool = False,
+    replicated: bool = False,
     backend: str | None,
 ) -> Tensor:
-    counts = [2 * count for count in layout(shards, "z0", z0)]
-    n, z = len(z0), torch.cat([z0, z1])
-    partner = torch.arange(2 * n, device=z.device).roll(n)
-    lse, _, score = pair_sums(shards, counts, z, None, scale, normalize=normalize, partner=partner, backend=backend)
-    return reduce_rows(_softplus(lse - score), None, reduction).to(result_dtype(z0))
+    """[N] in float64, as :func:`fastssl.ops.pair_loss.pair_loss` with the rows of all processes.
 
-
-def info_nce(
-    shards: Shards,
-    query: Tensor,
-    key: Tensor,
-    negatives: Tensor | None,
-    scale: Tensor | float,
-    symmetric: bool,
-    normalize: bool,
-    reduction: str,
-    replicated: bool,
-    backend: str | None,
-) -> Tensor:
-    counts = layout(shards, "query", query)
-    everywhere = key
-    if negatives is not None and not replicated:
-        counts = [a + b for a, b in zip(counts, layout(shards, "negatives", negatives))]
-        everywhere = torch.cat([key, negatives])
-    partner = torch.arange(len(query), device=query.device)
-    lse, by_key, score = pair_sums(
-        shards,
-        counts,
-        query,
-        everywhere,
-        scale,
-        normalize=normalize,
-        partner=partner,
-        columns=symmetric,
-        backend=backend,
+    Args:
+        names: of x and of ``more_y``, for errors.
+        replicated: ``more_y`` is the same in every process; else each has its part.
+    """
+    if loss.positives == Positives.classes:
+        assert ids is not None
+        return sup_con(shards, x, ids, None, None, 0, scale, normalize, backend)
+    n = len(x)
+    counts = layout(shards, names[0], x)
+    partner = torch.arange(n, device=x.device)
+    if more_x is not None:
+        x, partner, counts = (
+            torch.cat([x, more_x]),
+            torch.arange(2 * n, device=x.device).roll(n),
+            [2 * c for c in counts],
+        )
+    alone = more_y if replicated else None
+    if more_y is not None and not replicated:
+        assert y is not None
+        y, counts = torch.cat([y, more_y]), [a + b for a, b in zip(counts, layout(shards, names[1], more_y))]
+    options: dict[str, Any] = {"normalize": normalize, "backend": backend}
+    lse, by_column, score = pair_sums(
+        shards, counts, x, y, scale, bias, partner=partner, columns=symmetric, sigmoid=loss.sigmoid, **options
     )
-    if negatives is not None and replicated:
-        more, _, _ = pair_sums(None, [len(negatives)], query, negatives, scale, normalize=normalize, backend=backend)
-        lse = torch.logaddexp(lse, more)
+    if loss.sigmoid:
+        return lse + _softplus(-score)
+    if alone is not None:
+        lse = torch.logaddexp(lse, pair_sums(None, [len(alone)], x, alone, scale, **options)[0])
     values = _softplus(lse - score)
-    if symmetric:
-        values = (values + _softplus(by_key - score)) / 2
-    return reduce_rows(values, None, reduction).to(result_dtype(query))
-
-
-def siglip(
-    shards: Shards,
-    image: Tensor,
-    text: Tensor,
-    scale: Tensor | float,
-    bias: Tensor | float,
-    reduction: str,
-    backend: str | None,
-) -> Tensor:
-    counts = layout(shards, "image_features", image)
-    partner = torch.arange(len(image), device=image.device)
-    others, _, score = pair_sums(
-        shards, counts, image, text, scale, bias, normalize=False, partner=partner, sigmoid=True, backend=backend
-    )
-    return reduce_rows(others + _softplus(-score), None, reduction).to(result_dtype(image))
+    return (values + _softplus(by_column - score)) / 2 if symmetric else values
 
 
 def sup_con(
@@ -99,10 +80,10 @@ def sup_con(
     own_offset: int,
     scale: Tensor | float,
     normalize: bool,
-    reduction: str,
     backend: str | None,
 ) -> Tensor:
-    """``own_offset``: row i of the embeddings is row (own_offset + i) of ``ref_emb``; -1: it is not there."""
+    """[N] in float64. ``own_offset``: row i of the embeddings is row (own_offset + i) of ``ref_emb``; -1: it is not
+    there."""
     y, y_ids = (embeddings, labels) if ref_emb is None or ref_labels is None else (ref_emb, ref_labels)
     counts = layout(shards, "embeddings" if ref_emb is None else "ref_emb", y)
     every = gather(shards, y_ids, counts)
@@ -141,10 +122,7 @@ def sup_con(
     if itself:
         others = others - (unit_x if ref_emb is None else unit_y[partner])
     mean_score = scale * (unit_x * others).sum(1, dtype=torch.float64) / positives.clamp(min=1)
-    counted = positives > 0
+    values = lse - mean_score
     if ref_emb is None:
-        values = torch.where(partner >= 0, _softplus(lse - score), lse - mean_score)
-    else:
-        values = lse - mean_score
-    values = torch.where(counted, values, torch.zeros_like(values))
-    return reduce_rows(values, None, reduction).to(result_dtype(embeddings))
+        values = torch.where(partner >= 0, _softplus(lse - score), values)
+    return torch.where(positives > 0, values, torch.zeros_like(values))
