@@ -4,6 +4,7 @@ Every real-valued hyperparameter of a loss (temperature, scale, margin, weight) 
 a tensor that requires a gradient receives it.
 """
 
+from fastssl.functional import _docs
 from fastssl.functional.contrastive import (
     alignment,
     dcl,
@@ -97,3 +98,5 @@ __all__ = [
     "uniformity",
     "vicreg",
 ]
+
+_docs.complete(globals()[name] for name in __all__ if name != "PairMasks")

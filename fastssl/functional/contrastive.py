@@ -78,22 +78,14 @@ def info_nce(
         query: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         key: [N, D]; row i is the positive of query i.
         negatives: [K, D] or None, shared by all queries (a MoCo queue); K may be 0.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
         symmetric: also contrast each key with all queries; not together with ``negatives``.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
         in_batch: contrast each query with the other queries' keys too; False: with its own key and ``negatives`` alone.
         replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. 0 for N = 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, temperature or reduction, ``negatives`` with ``symmetric``, or
             ``in_batch=False`` without ``negatives``.
 
@@ -175,20 +167,12 @@ def nt_xent(
     Args:
         z0: [n, D], first views: float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], second views.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2n] for "none" (first views, then second); float64 for float64 inputs, else float32.
         0 for n = 0; for n = 1 there are no negatives and the loss is 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, temperature or reduction.
 
     Example:
@@ -230,26 +214,7 @@ def sup_con(
 
     P(i): the other rows with the label of row i. A row without any contributes 0 and counts in the mean.
 
-    Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N], integers, any values.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
@@ -339,25 +304,9 @@ def multi_nt_xent(
     each row, not over a list of pairs times negatives. A pair whose anchor has no negative contributes 0.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
@@ -392,25 +341,9 @@ def mil_nce(
               {\sum_p \exp(s_{ip} / \tau) + \sum_n \exp(s_{in} / \tau)}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        temperature: tau > 0.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
@@ -461,22 +394,14 @@ def dcl(
     Negatives are all rows of both views but the pair itself; the weights count as constants.
 
     Args:
-        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        z1: [N, D], the other view; row i belongs to row i.
-        temperature: tau > 0.
         sigma: None: DCL; a number > 0: the concentration of DCLW's weights.
         reduction: "mean" | "sum" | "none" over the 2 N rows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 N] for "none"; float64 for float64 inputs, else float32. Rows without negatives (N = 1)
         contribute 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, temperature or reduction.
 
     Example:
@@ -531,20 +456,14 @@ def hard_negative_nt_xent(
     Args:
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
-        temperature: tau > 0.
         tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
         beta: >= 0, how much harder negatives weigh.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, range or reduction.
 
     Example:
@@ -591,19 +510,13 @@ def debiased_nt_xent(
     Args:
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
-        temperature: tau > 0.
         tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, range or reduction.
 
     Example:
@@ -633,19 +546,7 @@ def alignment(
     O(N D): plain torch.
 
     Args:
-        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
-        z1: [N, D]; row i belongs to row i.
         alpha: > 0.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -678,19 +579,10 @@ def uniformity(
     .. math:: L = \log \frac{2}{N (N - 1)} \sum_{i < j} e^{-t |\hat{z}_i - \hat{z}_j|^2}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         t: > 0.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. 0 for fewer than two rows.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or range.
 
     Example:
         >>> import torch, fastssl.functional as F

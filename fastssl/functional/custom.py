@@ -61,8 +61,6 @@ def pair_loss(
     the fused kernels, forward and again backward, so that memory stays at O(N D) and a strip.
 
     Args:
-        x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        y: [M, D]; None: x itself.
         term: the expression.
         parameters: tensors that it takes besides, such as a temperature; they receive gradients.
         score: "cosine" (the similarity) | "dot" | "euclidean" | "sqeuclidean" | "manhattan" | "chebyshev".
@@ -70,16 +68,8 @@ def pair_loss(
         ref_labels: [M] integers, with ``labels`` and y.
         reduction: "mean" over rows | "sum" | "none".
         strip: rows at a time; None: as many as the memory budget allows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, score or reduction; ``term`` returned another shape, or uses a tensor that
             needs a gradient and is not among its parameters.
 
@@ -215,18 +205,14 @@ def pairwise_reduce(
     .. math:: r_i = \sum_j f(d_{ij}), \quad \frac1M \sum_j f(d_{ij}), \quad \min_j f(d_{ij}), \quad \max_j f(d_{ij})
 
     Args:
-        x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         y: [M, D]; None: x itself, each row's distance to itself included.
         function: f, elementwise in torch; None: the distance itself.
         reduction: "sum" | "mean" | "min" | "max".
-        metric: as :func:`pairwise_distance`.
-        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         [N]; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, metric or reduction, or min and max over no rows.
 
     Example:

@@ -88,16 +88,11 @@ def linear_cross_entropy(
             fit the memory budget.
         gradient_filter: on a GPU, tiles of the gradient of logits whose entries are all below this, in absolute value,
             may be skipped (cut cross-entropy's filter; 2^-12 / N suits bf16); 0: exact. Other backends always are.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or the shape of ``targets`` for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction, or (not on a GPU) a target out of range.
 
     Example:

@@ -46,28 +46,13 @@ def contrastive(
     ``ContrastiveLoss()`` is ``squared=False, normalize=True, reduction="active"``.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m >= 0, in units of distance.
         positive_margin: rows of one class count with max(0, d - this), >= 0.
         squared: False: the distances beyond the margins themselves, not their squares.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" | "sum" over pairs | "active": the mean of the positives above 0 plus that of the negatives
             above 0.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -131,28 +116,15 @@ def triplet(
     that is farther away than the positive, else the farthest negative.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, in units of (squared) distance.
         mining: "all" | "hard" | "semihard".
         squared: compare squared distances, as FaceNet does.
         smooth: softplus(d_ap - d_an + m) instead of the hinge (Hermans' soft margin with m = 0).
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over all triplets | "active": over those above 0 | "sum".
         indices_tuple: only these: (anchors, positives, negatives) are triplets, whose distances are looked up in the
             [N, M] matrix; (anchors, positives, anchors, negatives) make all triplets of these pairs.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -228,21 +200,13 @@ def lifted_structure(
               \Big), \qquad L = \frac{1}{2 |P|} \sum_{(i, j) \in P} \max(0, J_{ij})^2
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, in units of distance.
         squared_hinge: False: the mean of J itself.
-        normalize: divide rows by their Euclidean length first.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. Pairs whose rows have no negative contribute 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length or range.
 
     Example:
@@ -295,25 +259,10 @@ def generalized_lifted_structure(
     .. math:: L_a = \Big[ \log \sum_{p} e^{d_{ap}} + \log \sum_{n} e^{m - d_{an}} \Big]_+
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, in units of distance.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -380,16 +329,8 @@ def n_pair(
         positives: [N, D]; row i is of the class of anchor i, and of no other anchor's.
         l2_reg: lambda >= 0, on the squared lengths.
         reduction: "mean" | "sum" | "none" over anchors.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, range or reduction.
 
     Example:
@@ -433,25 +374,9 @@ def soft_nearest_neighbor(
     A row without positives contributes 0; the mean is over all rows.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         temperature: T > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -502,26 +427,10 @@ def nca(
               {\sum_{k \ne i} e^{-s |x_i - x_k|^2}}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        scale: s > 0, the inverse of a temperature.
         log: -log p_i instead, the paper's second objective.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -560,27 +469,11 @@ def multi_similarity(
               + \frac1\beta \log\Big(1 + \sum_{n} e^{\beta (s_{in} - \lambda)}\Big)
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         alpha: > 0, sharpness for positives.
         beta: > 0, sharpness for negatives.
         base: lambda, the similarity that both sides are measured from.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none" over rows.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -624,26 +517,11 @@ def circle(
     The paces alpha are constants for the gradient, as in the paper.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, the relaxation.
         gamma: > 0, the scale.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -684,28 +562,13 @@ def margin_loss(
               + \nu\, \overline{\beta}, \quad y_{ij} = \pm 1
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: alpha, in units of distance.
         beta: the boundary: a number, a tensor of one element, or [classes], indexed by ``labels``; tensors receive
             a gradient.
         nu: weight of the mean boundary, which otherwise can grow without cost.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over pairs with a loss | "sum".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -769,25 +632,10 @@ def tuplet_margin(
     .. math:: L_{ap} = \log\Big(1 + \sum_n e^{s (\cos\theta_{an} - \cos(\theta_{ap} - \beta))}\Big)
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: beta, in degrees.
-        scale: s > 0.
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -833,22 +681,10 @@ def fast_ap(
     Rows are divided by their length: squared distances lie in [0, 4], which the histogram covers.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         bins: of the histogram, 1 to 64.
         reduction: "mean" over rows with a positive | "sum" | "none".
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -885,22 +721,13 @@ def angular(
     Every positive pair is a row of its own here: memory grows with their number P as O(P D).
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         alpha: in degrees, above 0 and below 90.
         reduction: "mean" over positive pairs | "sum" | "none": [P], one per pair.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [P] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -973,27 +800,13 @@ def ranked_list(
     The gradient passes through the weights; c = 1e-5 M for M partners keeps empty lists at 0.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, between both sets.
         alpha: the least distance of negatives.
         imbalance: lambda in [0, 1].
         positive_temperature: T of the positives.
         negative_temperature: T of the negatives.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none" over rows.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:

@@ -51,21 +51,9 @@ def clip_loss(
     exponentials overflow fp32.
 
     Args:
-        image_features: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        text_features: [N, D]; row i belongs to image i.
-        logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
         logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, scale or reduction.
 
     Example:
@@ -110,21 +98,10 @@ def siglip_loss(
     Features are used as they are: normalise them first, as SigLIP does.
 
     Args:
-        image_features: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        text_features: [N, D]; row i belongs to image i.
-        logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
         logit_bias: b; a number or a tensor of one element.
         reduction: "mean" (over images, as in the paper) | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, scale, bias or reduction.
 
     Example:

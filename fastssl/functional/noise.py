@@ -42,16 +42,6 @@ def nce(
         noise_log_prob_data: [N], log p_n of the data, or None.
         noise_log_prob_noise: the shape of ``model_logits_noise``, log p_n of the noise; with the former.
         reduction: "mean" | "sum" | "none" over data.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none".
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: shapes that do not match, or a wrong reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -114,17 +104,8 @@ def negative_sampling(
         table: [V, D], the context vectors; receives a dense gradient.
         positives: [N] integers in [0, V).
         negatives: [N, K] integers in [0, V).
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, range or reduction.
 
     Example:

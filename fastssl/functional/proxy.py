@@ -61,21 +61,9 @@ def normalized_softmax(
     .. math:: L_i = -\log \frac{\exp(\cos(x_i, w_{y_i}) / \tau)}{\sum_c \exp(\cos(x_i, w_c) / \tau)}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [C, D], a centre for every class.
         labels: [N] integers in [0, C).
-        temperature: tau > 0.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -108,22 +96,10 @@ def cos_face(
               {e^{s (\cos\theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos\theta_c}}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [C, D], a centre for every class.
         labels: [N] integers in [0, C).
         margin: m, of the cosine.
-        scale: s > 0.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -160,22 +136,10 @@ def arc_face(
               \text{ else } \cos\theta - m \sin m
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [C, D], a centre for every class.
         labels: [N] integers in [0, C).
         margin: m, in degrees.
-        scale: s > 0.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -218,23 +182,14 @@ def proxy_nca(
     .. math:: L_i = -\log \frac{e^{-s |x_i - p_{y_i}|^2}}{\sum_{c \ne y_i} e^{-s |x_i - p_c|^2}}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        proxies: [C, D], one for every class.
         labels: [N] integers in [0, C).
-        scale: s > 0.
         include_positive: also sum the own class below, as ProxyNCA++ does: a softmax, never negative.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. With one class and without
         ``include_positive`` the sum is empty: 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction.
 
     Example:
@@ -273,21 +228,11 @@ def proxy_anchor(
               + \frac{1}{|P|} \sum_{p} \log\Big(1 + \sum_{x \in X_p^-} e^{\alpha (s(x, p) + \delta)}\Big)
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        proxies: [C, D], one for every class.
         labels: [N] integers in [0, C).
         margin: delta, of the cosine.
         alpha: > 0, the scale.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length or range.
 
     Example:
