@@ -73,8 +73,8 @@ class Docstring:
 
     @classmethod
     def parse(cls, docstring: str) -> Docstring:
-        text, *sections = _HEADING.split(inspect.cleandoc(docstring))
-        result = cls(text.rstrip())
+        text, *sections = _HEADING.split("\n" + inspect.cleandoc(docstring))
+        result = cls(text.strip())
         for section in sections:
             name, _, body = section.rstrip().partition(":")
             if name in ("Args", "Inputs", "Raises"):

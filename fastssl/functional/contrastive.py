@@ -172,9 +172,6 @@ def nt_xent(
         A scalar, or [2n] for "none" (first views, then second); float64 for float64 inputs, else float32.
         0 for n = 0; for n = 1 there are no negatives and the loss is 0.
 
-    Raises:
-        ValueError: wrong shape, device, temperature or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> z0, z1 = torch.randn(256, 128, requires_grad=True), torch.randn(256, 128, requires_grad=True)
@@ -213,9 +210,6 @@ def sup_con(
               \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{j \neq i} \exp(z_i \cdot z_j / \tau)}
 
     P(i): the other rows with the label of row i. A row without any contributes 0 and counts in the mean.
-
-    Raises:
-        ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -306,9 +300,6 @@ def multi_nt_xent(
     Args:
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
 
-    Raises:
-        ValueError: wrong shape, device, length, temperature or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.multi_nt_xent(torch.randn(8, 16), torch.arange(8) % 2)
@@ -342,9 +333,6 @@ def mil_nce(
 
     Args:
         reduction: "mean" over rows with a positive | "sum" | "none".
-
-    Raises:
-        ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -400,9 +388,6 @@ def dcl(
     Returns:
         A scalar, or [2 N] for "none"; float64 for float64 inputs, else float32. Rows without negatives (N = 1)
         contribute 0.
-
-    Raises:
-        ValueError: wrong shape, device, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -463,9 +448,6 @@ def hard_negative_nt_xent(
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
 
-    Raises:
-        ValueError: wrong shape, device, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.hard_negative_nt_xent(torch.randn(8, 16), torch.randn(8, 16), beta=0.5)
@@ -515,9 +497,6 @@ def debiased_nt_xent(
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
-
-    Raises:
-        ValueError: wrong shape, device, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F

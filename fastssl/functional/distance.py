@@ -63,9 +63,6 @@ def pairwise_distance(
     Returns:
         [N, M]; float64 for float64 inputs, else float32.
 
-    Raises:
-        ValueError: wrong shape, device or metric.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> F.pairwise_distance(torch.randn(8, 16), torch.randn(5, 16), metric="manhattan").shape

@@ -52,9 +52,6 @@ def contrastive(
         reduction: "mean" | "sum" over pairs | "active": the mean of the positives above 0 plus that of the negatives
             above 0.
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.contrastive(torch.randn(8, 16, requires_grad=True), torch.arange(8) % 2)
@@ -123,9 +120,6 @@ def triplet(
         reduction: "mean" over all triplets | "active": over those above 0 | "sum".
         indices_tuple: only these: (anchors, positives, negatives) are triplets, whose distances are looked up in the
             [N, M] matrix; (anchors, positives, anchors, negatives) make all triplets of these pairs.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -206,9 +200,6 @@ def lifted_structure(
     Returns:
         A scalar; float64 for float64 inputs, else float32. Pairs whose rows have no negative contribute 0.
 
-    Raises:
-        ValueError: wrong shape, device, length or range.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.lifted_structure(torch.randn(8, 16), torch.arange(8) % 2)
@@ -261,9 +252,6 @@ def generalized_lifted_structure(
     Args:
         margin: m, in units of distance.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -330,9 +318,6 @@ def n_pair(
         l2_reg: lambda >= 0, on the squared lengths.
         reduction: "mean" | "sum" | "none" over anchors.
 
-    Raises:
-        ValueError: wrong shape, device, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.n_pair(torch.randn(8, 16), torch.randn(8, 16), l2_reg=0.02)
@@ -375,9 +360,6 @@ def soft_nearest_neighbor(
 
     Args:
         temperature: T > 0; a number or a tensor of one element, which receives a gradient.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -430,9 +412,6 @@ def nca(
         log: -log p_i instead, the paper's second objective.
         reduction: "mean" over rows with a positive | "sum" | "none".
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.nca(torch.randn(8, 16), torch.arange(8) % 2)
@@ -472,9 +451,6 @@ def multi_similarity(
         alpha: > 0, sharpness for positives.
         beta: > 0, sharpness for negatives.
         base: lambda, the similarity that both sides are measured from.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -521,9 +497,6 @@ def circle(
         gamma: > 0, the scale.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.circle(torch.randn(8, 16), torch.arange(8) % 2, margin=0.4, gamma=80)
@@ -567,9 +540,6 @@ def margin_loss(
             a gradient.
         nu: weight of the mean boundary, which otherwise can grow without cost.
         reduction: "mean" over pairs with a loss | "sum".
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -635,9 +605,6 @@ def tuplet_margin(
         margin: beta, in degrees.
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.tuplet_margin(torch.randn(8, 16), torch.arange(8) % 2)
@@ -684,9 +651,6 @@ def fast_ap(
         bins: of the histogram, 1 to 64.
         reduction: "mean" over rows with a positive | "sum" | "none".
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.fast_ap(torch.randn(8, 16), torch.arange(8) % 2)
@@ -726,9 +690,6 @@ def angular(
 
     Returns:
         A scalar, or [P] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -805,9 +766,6 @@ def ranked_list(
         imbalance: lambda in [0, 1].
         positive_temperature: T of the positives.
         negative_temperature: T of the negatives.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F

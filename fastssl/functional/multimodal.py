@@ -53,9 +53,6 @@ def clip_loss(
     Args:
         logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
 
-    Raises:
-        ValueError: wrong shape, device, scale or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> image = torch.nn.functional.normalize(torch.randn(8, 16), dim=1)
@@ -100,9 +97,6 @@ def siglip_loss(
     Args:
         logit_bias: b; a number or a tensor of one element.
         reduction: "mean" (over images, as in the paper) | "sum" | "none".
-
-    Raises:
-        ValueError: wrong shape, device, scale, bias or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -105,9 +105,6 @@ def negative_sampling(
         positives: [N] integers in [0, V).
         negatives: [N, K] integers in [0, V).
 
-    Raises:
-        ValueError: wrong shape, device, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> table = torch.randn(100, 16, requires_grad=True)

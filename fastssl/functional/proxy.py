@@ -63,9 +63,6 @@ def normalized_softmax(
     Args:
         labels: [N] integers in [0, C).
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.normalized_softmax(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
@@ -98,9 +95,6 @@ def cos_face(
     Args:
         labels: [N] integers in [0, C).
         margin: m, of the cosine.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -138,9 +132,6 @@ def arc_face(
     Args:
         labels: [N] integers in [0, C).
         margin: m, in degrees.
-
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -189,9 +180,6 @@ def proxy_nca(
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. With one class and without
         ``include_positive`` the sum is empty: 0.
 
-    Raises:
-        ValueError: wrong shape, device, length, range or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.proxy_nca(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8))
@@ -231,9 +219,6 @@ def proxy_anchor(
         labels: [N] integers in [0, C).
         margin: delta, of the cosine.
         alpha: > 0, the scale.
-
-    Raises:
-        ValueError: wrong shape, device, length or range.
 
     Example:
         >>> import torch, fastssl.functional as F

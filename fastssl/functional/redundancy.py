@@ -136,9 +136,6 @@ def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction:
         prediction: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
         target: [N, D]; row i belongs to row i.
 
-    Raises:
-        ValueError: wrong shape, device or reduction.
-
     Example:
         >>> import torch, fastssl.functional as F
         >>> loss = F.negative_cosine_similarity(torch.randn(8, 16), torch.randn(8, 16).detach())
