@@ -294,8 +294,8 @@ def multi_nt_xent(
 
     .. math:: L_{ap} = -\log \frac{\exp(s_{ap} / \tau)}{\exp(s_{ap} / \tau) + \sum_n \exp(s_{an} / \tau)}
 
-    The other positives of an anchor are not in the denominator, as in pytorch-metric-learning; in two passes over
-    each row, not over a list of pairs times negatives. A pair whose anchor has no negative contributes 0.
+    As in pytorch-metric-learning, the other positives of an anchor are not in the denominator. Computed in two passes
+    over each row, without a list of pairs and negatives. A pair whose anchor has no negative contributes 0.
 
     Args:
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
@@ -326,7 +326,7 @@ def mil_nce(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""MIL-NCE: the positives of a row together against its negatives; one good positive is enough.
+    r"""MIL-NCE: the sum over an anchor's positives against the sum over its negatives (multiple-instance learning).
 
     .. math:: L_i = -\log \frac{\sum_p \exp(s_{ip} / \tau)}
               {\sum_p \exp(s_{ip} / \tau) + \sum_n \exp(s_{in} / \tau)}
@@ -379,7 +379,7 @@ def dcl(
     .. math:: L_i = -w_i\, s_{ip} / \tau + \log \sum_{n} \exp(s_{in} / \tau), \quad w_i = 1 \text{ (DCL) or }
               2 - \frac{\exp(s_{ip} / \sigma)}{\mathrm{mean}_j \exp(s_{jp} / \sigma)} \text{ (DCLW)}
 
-    Negatives are all rows of both views but the pair itself; the weights count as constants.
+    Negatives are all rows of both views but the pair itself; no gradient passes through the weights.
 
     Args:
         sigma: None: DCL; a number > 0: the concentration of DCLW's weights.
@@ -441,8 +441,8 @@ def hard_negative_nt_xent(
     Args:
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
-        tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
-        beta: >= 0, how much harder negatives weigh.
+        tau_plus: in [0, 1), the prior probability that a negative has the anchor's class.
+        beta: >= 0, the concentration of the negatives' weights: larger values weigh hard negatives more.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
 
     Returns:
@@ -484,7 +484,7 @@ def debiased_nt_xent(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""NT-Xent corrected for negatives of the anchor's own class: :func:`hard_negative_nt_xent` with beta = 0.
+    r"""NT-Xent corrected for false negatives: :func:`hard_negative_nt_xent` with beta = 0.
 
     .. math:: L_i = -\log \frac{e^{s_p}}{e^{s_p} + N g}, \quad g = \max\Big( \frac{1}{1 - \tau^+} \Big(
               \frac1N \sum_n e^{s_n} - \tau^+ e^{s_p} \Big),\ e^{-1/\tau} \Big)
@@ -492,7 +492,7 @@ def debiased_nt_xent(
     Args:
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
-        tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
+        tau_plus: in [0, 1), the prior probability that a negative has the anchor's class.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
 
     Returns:
@@ -518,11 +518,11 @@ def alignment(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""How far matched rows lie apart on the sphere.
+    r"""Alignment: the mean distance of positive pairs on the unit sphere, to a power.
 
     .. math:: L = \frac1N \sum_i |\hat{z}_{0i} - \hat{z}_{1i}|^\alpha
 
-    O(N D): plain torch.
+    Computed in O(N D) by plain torch.
 
     Args:
         alpha: > 0.
@@ -553,7 +553,7 @@ def uniformity(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""How evenly rows fill the sphere: the logarithm of the mean Gaussian potential of all pairs.
+    r"""Uniformity: the logarithm of the mean Gaussian potential over all pairs of normalized rows.
 
     .. math:: L = \log \frac{2}{N (N - 1)} \sum_{i < j} e^{-t |\hat{z}_i - \hat{z}_j|^2}
 

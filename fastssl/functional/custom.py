@@ -24,10 +24,22 @@ _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradie
 
 @dataclass(frozen=True)
 class PairMasks:
-    """Which pairs of a strip [R, M] are which: boolean masks.
+    """Boolean masks [R, M] of the pairs of R rows of x with all M rows of y, as :func:`pair_loss` passes to ``term``.
 
-    ``positive``: equal labels, without the row itself; ``negative``: different labels; ``self``: the row itself.
     Without labels row i of y is the positive of row i of x; within x itself there are then no positives.
+
+    Args:
+        positive: pairs with equal labels, each row with itself left out.
+        negative: pairs with different labels.
+        self: each row with itself.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> x, labels = torch.randn(8, 16), torch.arange(8) % 2
+        >>> def count(s, pairs):
+        ...     return pairs.positive.sum(1).to(s.dtype)
+        >>> F.pair_loss(x, term=count, labels=labels)
+        tensor(3.)
     """
 
     positive: Tensor
@@ -51,7 +63,7 @@ def pair_loss(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""A pair loss that you write as a torch expression.
+    r"""A custom pair loss, written as a torch expression.
 
     .. math:: L_i = \mathrm{term}(s_{i1}, \dots, s_{iM}; \text{relations})
 
@@ -61,13 +73,13 @@ def pair_loss(
     the fused kernels, forward and again backward, so that memory stays at O(N D) and a strip.
 
     Args:
-        term: the expression.
-        parameters: tensors that it takes besides, such as a temperature; they receive gradients.
+        term: the expression, as above.
+        parameters: further tensors for ``term``, such as a temperature; they receive gradients.
         score: "cosine" (the similarity) | "dot" | "euclidean" | "sqeuclidean" | "manhattan" | "chebyshev".
         labels: [N] integers or None.
         ref_labels: [M] integers, with ``labels`` and y.
         reduction: "mean" over rows | "sum" | "none".
-        strip: rows at a time; None: as many as the memory budget allows.
+        strip: rows per strip; None: as many as the memory budget allows.
 
     Raises:
         ValueError: wrong shape, device, score or reduction; ``term`` returned another shape, or uses a tensor that

@@ -73,11 +73,11 @@ def linear_cross_entropy(
 
     Args:
         hidden: [N, D] or [B, T, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [V, D], a row per word or class; may be of a wider dtype than ``hidden`` (master weights).
+        weight: [V, D], one row per word or class; may be of a wider dtype than ``hidden`` (master weights).
         targets: [N] or [B, T], integers in [0, V), or ``ignore_index``: such a row contributes 0 and does not count.
             On a GPU, where nothing is read back, another target makes its row's loss NaN.
         bias: [V] or None.
-        ignore_index: the target that is left out.
+        ignore_index: the target that is ignored.
         reduction: "mean" (over targets that count, by their class weights; 0 where none does) | "sum" | "none".
         shift: position t predicts the target of t + 1, as causal language models do: [B, T] targets; the last
             position of each sequence does not count.

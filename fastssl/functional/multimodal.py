@@ -47,11 +47,11 @@ def clip_loss(
     .. math:: L_i = \tfrac12 \left( -\log \frac{\exp(s\, x_i \cdot y_i)}{\sum_j \exp(s\, x_i \cdot y_j)}
               -\log \frac{\exp(s\, x_i \cdot y_i)}{\sum_j \exp(s\, x_j \cdot y_i)} \right)
 
-    Features are used as they are: normalise them first, as CLIP does. Any scale works, also one whose
-    exponentials overflow fp32.
+    Features are used as they are: normalize them first, as CLIP does. Exponentials do not overflow for any scale.
 
     Args:
-        logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
+        logit_bias: added to every logit, for the signature of :func:`siglip_loss`; a softmax is invariant to it: its
+            gradient is 0.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -88,11 +88,11 @@ def siglip_loss(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""The sigmoid loss of SigLIP: every pair of the batch is a binary question.
+    r"""The sigmoid loss of SigLIP: a binary classification of every image-text pair of the batch.
 
     .. math:: L_i = -\sum_j \log \sigma\big(z_{ij} (s\, x_i \cdot y_j + b)\big), \quad z_{ii} = 1,\ z_{ij} = -1
 
-    Features are used as they are: normalise them first, as SigLIP does.
+    Features are used as they are: normalize them first, as SigLIP does.
 
     Args:
         logit_bias: b; a number or a tensor of one element.

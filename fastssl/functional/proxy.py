@@ -56,7 +56,7 @@ def normalized_softmax(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Cross-entropy over cosines with class centres.
+    r"""Normalized softmax: cross-entropy over cosines with class centres.
 
     .. math:: L_i = -\log \frac{\exp(\cos(x_i, w_{y_i}) / \tau)}{\sum_c \exp(\cos(x_i, w_c) / \tau)}
 
@@ -87,14 +87,14 @@ def cos_face(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""CosFace: the own class must win by a margin of the cosine.
+    r"""CosFace: softmax cross-entropy over cosines, with an additive margin on the target's cosine.
 
     .. math:: L_i = -\log \frac{e^{s (\cos\theta_{y_i} - m)}}
               {e^{s (\cos\theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos\theta_c}}
 
     Args:
         labels: [N] integers in [0, C).
-        margin: m, of the cosine.
+        margin: m, subtracted from the target's cosine.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -122,7 +122,7 @@ def arc_face(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""ArcFace: the own class must win by a margin of the angle.
+    r"""ArcFace: softmax cross-entropy over cosines, with an additive margin on the target's angle.
 
     .. math:: L_i = -\log \frac{e^{s \phi(\theta_{y_i})}}
               {e^{s \phi(\theta_{y_i})} + \sum_{c \ne y_i} e^{s \cos\theta_c}}, \quad
@@ -131,7 +131,7 @@ def arc_face(
 
     Args:
         labels: [N] integers in [0, C).
-        margin: m, in degrees.
+        margin: m, added to the target's angle, in degrees.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -168,17 +168,17 @@ def proxy_nca(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""ProxyNCA: each row nearer to its class's proxy than to all others, under squared distances of unit rows.
+    r"""ProxyNCA: NCA against one proxy per class, under squared Euclidean distances of normalized rows.
 
     .. math:: L_i = -\log \frac{e^{-s |x_i - p_{y_i}|^2}}{\sum_{c \ne y_i} e^{-s |x_i - p_c|^2}}
 
     Args:
         labels: [N] integers in [0, C).
-        include_positive: also sum the own class below, as ProxyNCA++ does: a softmax, never negative.
+        include_positive: include the target in the denominator, as ProxyNCA++ does: a softmax, never negative.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. With one class and without
-        ``include_positive`` the sum is empty: 0.
+        ``include_positive`` the denominator is empty and the loss 0.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -210,14 +210,14 @@ def proxy_anchor(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Proxy-Anchor: each proxy against all rows of the batch.
+    r"""Proxy-Anchor: each proxy is an anchor, against all rows of the batch.
 
     .. math:: L = \frac{1}{|P^+|} \sum_{p \in P^+} \log\Big(1 + \sum_{x \in X_p^+} e^{-\alpha (s(x, p) - \delta)}\Big)
               + \frac{1}{|P|} \sum_{p} \log\Big(1 + \sum_{x \in X_p^-} e^{\alpha (s(x, p) + \delta)}\Big)
 
     Args:
         labels: [N] integers in [0, C).
-        margin: delta, of the cosine.
+        margin: delta, on the cosine.
         alpha: > 0, the scale.
 
     Example:

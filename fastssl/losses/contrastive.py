@@ -113,16 +113,28 @@ class UniformityLoss(Loss, function=F.uniformity):
 
 
 class MultipleNegativesRankingLoss(nn.Module):
-    """:func:`fastssl.functional.info_nce` with sentence-transformers' signature.
+    r""":func:`fastssl.functional.info_nce` with the signature of sentence-transformers.
 
-    ``loss(sentence_features, labels)`` embeds each column of a batch with ``model`` and contrasts every anchor (the
-    first column) with all candidates of the batch: its positive (the second), the others' positives, and all hard
-    negatives (further columns).
+    .. math:: L = -\frac1N \sum_i \log \frac{\exp(s \cos(a_i, p_i))}{\sum_j \exp(s \cos(a_i, c_j))}
+
+    with c all candidates of the batch: the positives p of all anchors a and the hard negatives.
 
     Args:
         model: maps a dictionary of features to one with "sentence_embedding" [N, D]; None: the features are the
             embeddings themselves.
-        scale: the inverse of the temperature.
+        scale: s > 0, the inverse of the temperature.
+
+    Inputs:
+        sentence_features: the columns of the batch, each as ``model`` takes it: anchors, positives and, from the third
+            on, hard negatives; embeddings [N, D] are float32, float64, bfloat16 or float16 (computed in fp32).
+        labels: ignored.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: embeddings of the wrong type or dtype.
+        ValueError: fewer than two columns, or embeddings of the wrong shape or device.
 
     Example:
         >>> import torch

@@ -11,17 +11,30 @@ from fastssl.functional._pairs import rows_in_reference
 
 
 class CrossBatchMemory(nn.Module):
-    """Cross-batch memory (XBM): any loss on labels against the embeddings of past batches.
+    r"""Cross-batch memory (XBM): any loss on labels against the embeddings of past batches.
 
-    Every call puts the batch into a ring buffer, without gradient, and compares the batch with all that is in it;
-    a row is no partner of its own copy. The losses are those of :mod:`fastssl.functional` on labels. Where losses are
-    shared (:func:`fastssl.distributed.sharded`) every process remembers its own rows, and meets those of all.
+    .. math:: L = \ell(X, y;\ X_M, y_M), \quad M \leftarrow M \cup \mathrm{sg}(X) \text{, the oldest rows leave}
+
+    Each call enqueues the batch in a ring buffer, without gradient, and compares the batch with all rows of the
+    buffer; a row is not compared with its own copy. The losses are those of :mod:`fastssl.functional` on labels. Within
+    :func:`fastssl.distributed.sharded` every process stores its own rows, and is compared with those of all.
 
     Args:
         loss: a module that takes ``ref_emb`` and ``ref_labels``.
-        embedding_size: D.
-        memory_size: rows that are kept, at least one batch.
-        dtype: of what is kept: torch.float16 or torch.bfloat16 takes half the memory; None: that of the embeddings.
+        embedding_size: D, the number of features per row.
+        memory_size: M, the number of rows stored, at least those of one batch.
+        dtype: of the stored rows: torch.float16 or torch.bfloat16 halves the memory; None: that of the embeddings.
+
+    Inputs:
+        embeddings: [N, D], N <= M, float32, float64, bfloat16 or float16.
+        labels: [N], integers.
+
+    Returns:
+        What ``loss`` returns.
+
+    Raises:
+        TypeError: an argument of the wrong type or dtype.
+        ValueError: wrong shape, device or length, or a batch of more than ``memory_size`` rows.
 
     Example:
         >>> import torch
