@@ -16,7 +16,7 @@ import pytest
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
-from fastssl.functional._docs import Docstring
+from fastssl._docs import Docstring
 from fastssl.methods import METHODS
 
 MODULES = [

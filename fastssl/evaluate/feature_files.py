@@ -79,6 +79,9 @@ def write_features(
 def read_features(path: str | Path) -> FeatureFile:
     """Reads what ``fastssl embed`` wrote.
 
+    Args:
+        path: a file of ``fastssl embed``.
+
     Raises:
         FileNotFoundError: no such file.
         ValueError: no file of features.

@@ -4,6 +4,7 @@ Every real-valued hyperparameter of a loss (temperature, scale, margin, weight) 
 a tensor that requires a gradient receives it.
 """
 
+from fastssl._docs import complete
 from fastssl.functional import _docs
 from fastssl.functional.contrastive import (
     alignment,
@@ -99,4 +100,6 @@ __all__ = [
     "vicreg",
 ]
 
-_docs.complete(globals()[name] for name in __all__ if name != "PairMasks")
+complete(
+    (globals()[name] for name in __all__ if name != "PairMasks"), _docs.ARGUMENTS, _docs.ERRORS, returns=_docs.returns
+)

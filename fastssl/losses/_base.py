@@ -20,9 +20,10 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fastssl._docs import Docstring, parameters
 from fastssl.distributed import unsharded
 from fastssl.functional import _check as check
-from fastssl.functional import _docs
+from fastssl.functional._docs import ARGUMENTS
 from fastssl.functional._pairs import IndicesTuple
 from fastssl.ops.backend import NAMES
 
@@ -181,25 +182,22 @@ def _docstring(cls: type[Loss], names: dict[str, str]) -> str | None:
     """The function's docstring, with the module's arguments, inputs and example."""
     if cls.function.__doc__ is None:  # python -OO
         return None
-    doc, own = _docs.Docstring.parse(cls.function.__doc__), _docs.Docstring.parse(cls.__dict__.get("__doc__") or "")
+    doc, own = Docstring.parse(cls.function.__doc__), Docstring.parse(cls.__dict__.get("__doc__") or "")
     summary, _, rest = doc.text.partition("\n\n")
     module = f":func:`fastssl.functional.{cls.function.__name__}` as a module."
     doc.text = "\n\n".join(text for text in (summary, module, own.text, rest) if text)
     described = doc.entries["Args"]
 
     def entry(name: str, meaning: str) -> str:
-        text = described.get(meaning) or _docs.ARGUMENTS[name]
+        text = described.get(meaning) or ARGUMENTS[name]
         return text.replace(f"    {meaning}:", f"    {name}:", 1)
 
     given = own.entries.get("Args", {})
-    doc.entries["Args"] = {
-        name: given.get(name) or entry(name, names.get(name, name))
-        for name in _docs.parameters(inspect.unwrap(cls.__init__))[1:]
-    }
+    doc.entries["Args"] = {name: given.get(name) or entry(name, names.get(name, name)) for name in parameters(cls)}
     tensors = list(described)[: inspect.unwrap(cls.function).__code__.co_argcount]
     doc.entries["Inputs"] = {
         name: entry(name, name if name in described or i >= len(tensors) else tensors[i])
-        for i, name in enumerate(_docs.parameters(cls.forward)[1:])  # by name, else by position
+        for i, name in enumerate(parameters(cls.forward)[1:])  # by name, else by position
     }
     arguments, inputs = cls.example
     doc.bodies["Example"] = own.bodies.get("Example") or (
