@@ -47,6 +47,22 @@ class Source:
     one integer an item, or None where they are not known before an item is read. ``embedded`` names the set that comes
     with the package, where the items are of one: nothing else that is so called is taken for it. ``where`` opens it
     again, where that can be written down.
+
+    Raises:
+        NotImplementedError: a method that the subclass does not define.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import Item
+        >>> from fastssl.data import Source
+        >>> class Grey(Source):
+        ...     name, classes, labels = 'grey', (), None
+        ...     def __len__(self):
+        ...         return 4
+        ...     def read(self, index, reduce=None):
+        ...         return Item((np.full((8, 8, 3), 64 * index, np.uint8),))
+        >>> int(Grey().subset([1, 2]).read(0).images[0].max())
+        64
     """
 
     name: str = "data"

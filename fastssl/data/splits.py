@@ -78,6 +78,12 @@ def open_splits(data: Any, **options: Any) -> Splits:
     Raises:
         ValueError: no such data set, or a folder without what its structure promises.
         ImportError: the extra is missing.
+
+    Example:
+        >>> from fastssl.data import open_splits
+        >>> task = open_splits('digits')
+        >>> len(task.train), len(task.test)
+        (1437, 360)
     """
     if isinstance(data, Splits):
         return data

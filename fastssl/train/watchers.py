@@ -46,7 +46,14 @@ class Progress:
 
 
 class Watcher:
-    """Base of what watches a run."""
+    """Base of what watches a run.
+
+    Example:
+        >>> from fastssl.train import Watcher
+        >>> class Steps(Watcher):
+        ...     def after_step(self, trainer):
+        ...         print(trainer.steps)
+    """
 
     def begin(self, trainer: Trainer) -> None:
         """Called once, before the first step."""
