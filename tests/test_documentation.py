@@ -61,6 +61,41 @@ def test_modules_are_documented(name: str) -> None:
     assert "fastssl.functional" in module.__doc__ and f"{name}(" in module.__doc__
 
 
+# Runs of minutes, objects of a run, and what needs an extra: docs/evaluate.md and docs/data.md show them.
+WITHOUT_EXAMPLE = {
+    *(
+        "evaluate",
+        "evaluate_digits",
+        "evaluate_emoji",
+        "evaluate_splits",
+        "evaluate_with",
+        "class_embeddings",
+        "zero_shot",
+    ),
+    *("HubSource", "Progress", "Trainer", "load_checkpoint", "save_checkpoint"),
+}
+
+
+@pytest.mark.parametrize("package", ["augment", "data", "evaluate", "models", "train"])
+def test_exported_names_are_documented(package: str) -> None:
+    """What a name is, all its parameters, the errors that its source raises, and an example."""
+    module = importlib.import_module(f"fastssl.{package}")
+    lacking: dict[str, list[str]] = {}
+    for name in module.__all__:
+        exported = inspect.unwrap(getattr(module, name)) if callable(getattr(module, name)) else None
+        if exported is None or (inspect.isclass(exported) and issubclass(exported, BaseException)):
+            continue
+        doc = Docstring.parse(exported.__doc__ or "")
+        described = ",".join(doc.entries.get("Args", {}))  # "kernels, strides: ..." describes two
+        lacks = [p for p in inspect.signature(exported).parameters if not re.search(rf"\b{p}\b", described)]
+        lacks += [] if doc.text else ["a summary"]
+        lacks += [] if "Example" in doc.bodies or name in WITHOUT_EXAMPLE else ["Example"]
+        lacks += ["Raises"] if "raise " in inspect.getsource(exported) and "Raises" not in doc.entries else []
+        if lacks:
+            lacking[name] = lacks
+    assert not lacking
+
+
 @pytest.mark.parametrize(
     "page",
     [

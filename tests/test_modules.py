@@ -27,9 +27,19 @@ OTHER_DEFAULTS = {
     "CircleLoss": {"margin": 0.4, "gamma": 80.0},
     "DCLWLoss": {"sigma": 0.5},
 }
-OWN_OPTIONS = {
-    "DINOLoss": {"prototypes", "center_momentum"},
-    "MarginLoss": {"learn_beta", "num_classes"},
+# Options of the functions that their modules do not have.
+WITHOUT = {
+    "BarlowTwinsLoss": {"eps"},
+    "CircleLoss": {"normalize"},
+    "DCLLoss": {"sigma"},
+    "InfoNCELoss": {"in_batch", "replicated_negatives"},
+    "LinearCrossEntropyLoss": {
+        *("shift", "label_smoothing", "class_weights", "z_loss", "softcap", "gradient_filter"),
+    },
+    "MarginLoss": {"normalize"},
+    "MultiSimilarityLoss": {"normalize"},
+    "RankedListLoss": {"normalize"},
+    "VICRegLoss": {"gamma", "eps"},
 }
 
 
@@ -51,8 +61,18 @@ def test_defaults_are_those_of_the_function(name: str) -> None:
             assert value == OTHER_DEFAULTS[name][option] != function[option]
         elif function[option] is not inspect.Parameter.empty:
             assert (value == function[option]).all() if isinstance(value, Tensor) else value == function[option]
-    options = set(inspect.signature(cls).parameters) - {"num_classes", "embedding_size", "learnable"}
-    assert len(options - OWN_OPTIONS.get(name, set())) <= len(module.options)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_has_the_options_of_its_function(name: str) -> None:
+    cls = getattr(losses, name)
+    function = {k for k, p in inspect.signature(cls.function).parameters.items() if p.kind is p.KEYWORD_ONLY}
+    function -= {"group", "schedule", "indices_tuple", "ref_emb", "ref_labels"}  # of a call, not of a module
+    function -= set(inspect.signature(cls.forward).parameters)
+    options = set(_made(name)[0].options) - set(inspect.signature(cls.function).parameters)
+    assert not options, "options that the function does not take"
+    assert function - set(_made(name)[0].options) == WITHOUT.get(name, set())
+    assert cls.__module__.replace("losses", "functional") == inspect.unwrap(cls.function).__module__
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -162,8 +182,11 @@ def test_help_shows_signature_and_arguments() -> None:
     assert "schedule: with ``group``" in pydoc.plain(pydoc.render_doc(F.circle))
 
 
+@pytest.mark.slow
 def test_without_docstrings() -> None:
-    program = "import fastssl.functional as F, fastssl.losses as L; print(F.circle.__doc__, L.CircleLoss())"
+    program = (
+        "import fastssl.augment, fastssl.functional as F, fastssl.losses as L; print(F.circle.__doc__, L.CircleLoss())"
+    )
     done = subprocess.run([sys.executable, "-OO", "-c", program], capture_output=True, text=True)
     assert done.stdout == "None CircleLoss(margin=0.4, gamma=80.0, reduction='mean')\n", done.stderr
 
