@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -80,10 +81,10 @@ def complete(
         returns: makes the section "Returns" of a docstring; None: left out.
         example: makes the section "Example" of a function or class; None: left out.
     """
+    if sys.flags.optimize > 1:  # no docstrings, but those that dataclasses make
+        return
     for each in documented:
-        if each.__doc__ is None:  # python -OO
-            continue
-        doc = Docstring.parse(each.__doc__)
+        doc = Docstring.parse(each.__doc__ or "")
         own = doc.entries.get("Args", {})
         doc.entries["Args"] = {name: own.get(name) or arguments[name] for name in parameters(each)}
         doc.entries["Raises"] = {**errors, **doc.entries.get("Raises", {})}
