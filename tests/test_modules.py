@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import fastssl
 import fastssl.functional as F
 from fastssl import losses
 from fastssl.distributed import shards
@@ -130,6 +131,8 @@ def test_options_are_checked_at_construction(name: str) -> None:
         _made(name, backend="triton")  # its batches may be on a GPU; the check's rows are not
     with torch.device("meta"):
         _made(name)
+    with fastssl.backend("triton"):
+        _made(name)
     # Within sharded() of several processes the check talks to none of them.
     with shards._set(shards.Shards(None, 0, 2)):
         _made(name)
@@ -173,6 +176,11 @@ def test_a_function_of_ones_own_becomes_a_module() -> None:
     z0, z1 = torch.randn(8, 4), torch.randn(8, 4)
     torch.testing.assert_close(SpreadLoss(3.0)(z0, z1), spread(z0, z1, power=3.0))
     assert repr(SpreadLoss()) == "SpreadLoss(power=2.0)" and "    p: p > 0." in str(SpreadLoss.__doc__)
+
+    class Halved(SpreadLoss, function=lambda z0, z1, *, power: spread(z0, z1, power=power) / 2):
+        pass
+
+    torch.testing.assert_close(Halved(p=3.0)(z0, z1), spread(z0, z1, power=3.0) / 2)
 
 
 def test_help_shows_signature_and_arguments() -> None:

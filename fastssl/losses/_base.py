@@ -46,6 +46,9 @@ class Loss(nn.Module):
         if function is None:  # a family, or a subclass that has its own body
             return
         cls.function = staticmethod(function)
+        cls.__doc__ = _docstring(cls, names)
+        if "__init__" not in cls.__dict__:  # the signature of its base
+            return
         declared = cls.__init__
         for name, annotation in declared.__annotations__.items():  # help() shows the types themselves
             declared.__annotations__[name] = annotation.replace("Real", "Tensor | float")
@@ -59,7 +62,6 @@ class Loss(nn.Module):
             super(cls, self).__init__(**options)
 
         cls.__init__ = __init__  # type: ignore[method-assign]
-        cls.__doc__ = _docstring(cls, names)
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -88,8 +90,8 @@ class Loss(nn.Module):
         """Wrong options show now, not in the first step: the function takes them with rows of zeros."""
         options = self.options
         device = next((v.device for v in options.values() if isinstance(v, Tensor)), torch.device("cpu"))
-        if options.get("backend") is not None:
-            check.choice("backend", options["backend"], NAMES)
+        if "backend" in options:
+            check.choice("backend", options["backend"] or NAMES[0], NAMES)
             options["backend"] = "reference"  # the rows of the batch may be on another device
         if device.type != "meta":
             with torch.no_grad(), torch.device(device), unsharded():
@@ -129,6 +131,8 @@ class LabelledLoss(Loss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
+        if indices_tuple is None and ref_emb is None and ref_labels is None:  # which some functions do not take
+            return self.call(embeddings, labels)
         partners = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels}
         return self.call(embeddings, labels, **{k: v for k, v in partners.items() if v is not None})
 
@@ -160,8 +164,10 @@ class LearnableTemperature(Loss):
 
     @property
     def options(self) -> dict[str, Any]:
-        learned = self.log_temperature
-        return super().options | ({} if learned is None else {"temperature": learned.exp()})
+        options = super().options
+        if self.log_temperature is not None:
+            options["temperature"] = self.log_temperature.exp()
+        return options
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.log_temperature is None else ", learnable=True")
