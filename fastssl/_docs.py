@@ -86,7 +86,10 @@ def complete(
     for each in documented:
         doc = Docstring.parse(each.__doc__ or "")
         own = doc.entries.get("Args", {})
-        doc.entries["Args"] = {name: own.get(name) or arguments[name] for name in parameters(each)}
+        known = {**arguments, **own}
+        if undescribed := [name for name in parameters(each) if name not in known]:
+            raise TypeError(f"{each.__name__}: expected a description of {', '.join(undescribed)} under Args")
+        doc.entries["Args"] = {name: known[name] for name in parameters(each)}
         doc.entries["Raises"] = {**errors, **doc.entries.get("Raises", {})}
         if returns is not None and "Returns" not in doc.bodies:
             doc.bodies["Returns"] = returns(doc)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
+from fastssl._docs import complete
 from fastssl.distributed import shards
 from fastssl.losses import CircleLoss, NTXentLoss
 from fastssl.losses._base import Loss
@@ -220,3 +221,16 @@ def test_type_checkers_see_signatures(tmp_path: Path) -> None:
 def test_ntxent_with_labels_is_the_loss_of_many_positives() -> None:
     x, labels = torch.randn(8, 4), torch.arange(8) % 3
     torch.testing.assert_close(NTXentLoss(0.2)(x, labels), F.multi_nt_xent(x, labels, temperature=0.2))
+
+
+def test_an_argument_without_a_description_is_named() -> None:
+    def cube(x: Tensor, *, power: int) -> Tensor:
+        """A power.
+
+        Args:
+            x: [N].
+        """
+        return x**power
+
+    with pytest.raises(TypeError, match="cube: expected a description of power under Args"):
+        complete([cube], {}, {})
