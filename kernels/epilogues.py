@@ -12,17 +12,19 @@ import triton
 import triton.language as tl
 from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, LOG2E_REST
 
-SUMS = tl.constexpr(0)  # log-sums of exponentials (InfoNCE, NT-Xent, SupCon, CLIP, linear cross-entropy)
-SIGMOID = tl.constexpr(1)  # sums of softplus (SigLIP)
-LSE = tl.constexpr(2)  # row losses: the names of csrc/row/task.h
-HINGE = tl.constexpr(3)
-SOFTPLUS = tl.constexpr(4)
-LIFTED = tl.constexpr(5)
-LIFTED_PULL = tl.constexpr(6)
-EXTREME = tl.constexpr(7)
-RANKED_LIST = tl.constexpr(8)
-MATRIX = tl.constexpr(9)  # dL/ds is given, a matrix
-FAST_AP = tl.constexpr(10)  # slopes from a table of bins (histogram.py)
+from fastssl.ops.table import TileEpilogue
+
+SUMS = tl.constexpr(TileEpilogue.sums.value)
+SIGMOID = tl.constexpr(TileEpilogue.sigmoid.value)
+LSE = tl.constexpr(TileEpilogue.lse.value)
+HINGE = tl.constexpr(TileEpilogue.hinge.value)
+SOFTPLUS = tl.constexpr(TileEpilogue.softplus.value)
+LIFTED = tl.constexpr(TileEpilogue.lifted.value)
+LIFTED_PULL = tl.constexpr(TileEpilogue.lifted_pull.value)
+EXTREME = tl.constexpr(TileEpilogue.extreme.value)
+RANKED_LIST = tl.constexpr(TileEpilogue.ranked_list.value)
+MATRIX = tl.constexpr(TileEpilogue.matrix.value)
+FAST_AP = tl.constexpr(TileEpilogue.fast_ap.value)
 
 
 @triton.jit

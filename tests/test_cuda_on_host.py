@@ -68,7 +68,7 @@ def test_threads_in_another_order_give_the_same_bits() -> None:
     code = """
 import os, torch, fastssl.functional as F, fastssl
 from fastssl.augment import DINOAugment
-from fastssl.ops.rows import Metric
+from fastssl.ops.table import Metric
 torch.manual_seed(0)
 s = torch.randn(9, 40)
 ids = torch.arange(40) % 4

@@ -20,7 +20,8 @@ from fastssl.distributed.shards import Shards
 from fastssl.distributed.tour import Block, circle, tour, travels, zeros_for
 from fastssl.ops import Backend, dispatch, get_memory_budget, rows
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import Metric, RowLoss
 
 ROW_LOSS = Backend(reference.row_loss, rows.row_loss, "row_loss")
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import extension
-from fastssl.ops.rows import Metric
+from fastssl.ops.table import Closing, Itself, Metric, Pairing, TileEpilogue
 from fastssl.ops.triton.launch import (
     ALIGNMENT,
     WIDE,
@@ -29,9 +29,9 @@ from fastssl.ops.triton.launch import (
 )
 
 # constexpr numbers of kernels/epilogues.py and tiles.py
-SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = range(11)
-ALL, IDS, BITS = range(3)
-NOWHERE, DIAGONAL, OFFSET = range(3)
+SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = map(int, TileEpilogue)
+ALL, IDS, BITS = map(int, Pairing)
+NOWHERE, DIAGONAL, OFFSET = map(int, Itself)
 LOG2E = 1.4426950408889634
 LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
@@ -240,7 +240,7 @@ def reduce(
     return state, by_column
 
 
-CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS = range(3)  # kernels/ends.py
+CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS = map(int, Closing)
 
 
 def values(x: Side, y: Side, how: How, form: int, ignore: int, columns: bool) -> tuple[Tensor, Tensor]:

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.blocks import Scoring, Sums, Weights
-from fastssl.ops.pair_loss import Positives
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import Metric, Positives, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import How
 from fastssl.ops.triton.launch import side, with_smaller_tiles

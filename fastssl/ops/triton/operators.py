@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.operator import Operator
-from fastssl.ops.rows import OUTPUTS, Metric, RowLoss
+from fastssl.ops.table import OUTPUTS, Metric, RowLoss, TileEpilogue
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import How, Side, Weights
 from fastssl.ops.triton.launch import side, with_smaller_tiles
@@ -182,15 +182,6 @@ def own(weight: Tensor, bits: Tensor, positives: Tensor, sigmoid: bool, bounded:
 
 # --- losses over whole rows of scores -------------------------------------------------------------------------------
 
-_NUMBER = {
-    RowLoss.lse: engine.LSE,
-    RowLoss.hinge: engine.HINGE,
-    RowLoss.softplus: engine.SOFTPLUS,
-    RowLoss.lifted: engine.LIFTED,
-    RowLoss.extreme: engine.EXTREME,
-    RowLoss.ranked_list: engine.RANKED_LIST,
-    RowLoss.fast_ap: engine.FAST_AP,
-}
 _SORTED = (RowLoss.triplet, RowLoss.semihard)  # csrc/cuda/
 
 
@@ -227,7 +218,7 @@ def _row_how(
     if loss == RowLoss.softplus:
         params = torch.cat([params[:6], params[1:2].cos(), params[1:2].sin(), params[8:]])
     return How(
-        _NUMBER.get(RowLoss(loss), engine.MATRIX),
+        engine.MATRIX if loss in _SORTED else TileEpilogue[RowLoss(loss).name].value,
         Metric(metric),
         params=params,
         ids_x=x_ids,
@@ -626,7 +617,7 @@ def _fake_row_loss(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     loss, _, _, _, _, variant, _ = rest[-7:]
     n, kind = x.shape[0], RowLoss(loss)
     saved = {RowLoss.softplus: 1, RowLoss.ranked_list: 2, RowLoss.fast_ap: 2 * (variant + 2)}.get(kind, 0)
-    return x.new_empty((n, OUTPUTS[loss] + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
+    return x.new_empty((n, len(OUTPUTS[kind]) + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
 
 
 def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import extension
-from fastssl.ops.rows import Metric, RowLoss
+from fastssl.ops.table import Metric, RowLoss
 from fastssl.ops.triton import cuda, engine
 from fastssl.ops.triton.engine import How, Side
 from fastssl.ops.triton.launch import side
