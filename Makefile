@@ -55,7 +55,7 @@ zoo: $(VENV)/.kernels ## Every method with the same small budget: docs/zoo.md.
 	$(BIN)/python benchmarks/zoo.py
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
-	bash tests/sanitize.sh $(BIN)/python
+	bash tests/support/sanitize.sh $(BIN)/python
 
 gpu-static: $(VENV)/.dev ## Compile all GPU kernels without a GPU: benchmarks/gpu_static.json, docs/gpu_static.md.
 	$(BIN)/python benchmarks/gpu_static.py $(ARGS)

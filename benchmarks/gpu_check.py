@@ -41,7 +41,7 @@ RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
 PLOT = ROOT / "benchmarks" / "results" / "gpu.svg"
 PAGE = ROOT / "docs" / "gpu.md"
 BEGIN, END = "<!-- measured: benchmarks/gpu_check.py --page -->", "<!-- end -->"
-TESTS = ("tests/test_gpu.py", "tests/test_triton.py", "tests/test_cuda_on_host.py")
+TESTS = ("tests/gpu",)
 VOCABULARY = 32768
 SANITIZED = """
 import torch, fastssl.functional as F

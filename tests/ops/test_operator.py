@@ -1,0 +1,308 @@
+"""The losses behave like torch's own operators: tracing, autocast, transforms, modes, modules."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import pickle
+import signal
+import subprocess
+import sys
+import textwrap
+import warnings
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+import fastssl.functional as F
+from fastssl import losses
+from tests.support.pair_subjects import SUBJECTS, gradients
+
+NAMES = list(SUBJECTS)
+op = torch.ops.fastssl.pair_loss.default
+
+
+def _views(n: int = 20, d: int = 16) -> tuple[Tensor, Tensor]:
+    return torch.randn(n, d, requires_grad=True), torch.randn(n, d, requires_grad=True)
+
+
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "symmetric", "queue", "sup_con", "siglip", "linear"])
+def test_opcheck(loss: str, keep: int) -> None:
+    (x, y), t = _views(), torch.tensor(0.7, requires_grad=True)
+    ids, bias = torch.arange(20) % 5, torch.randn(20, requires_grad=True)
+    tail = (2.0, True, loss == "symmetric", -100, 2, keep)
+    arguments = {
+        "nt_xent": (1, x, y, None, None, None, None),
+        "info_nce": (0, x, y, None, None, t, None),
+        "symmetric": (0, x, y, None, None, t, None),
+        "queue": (0, x, y, torch.randn(9, 16), None, None, None),
+        "sup_con": (2, x, None, None, ids, t, None),
+        "siglip": (3, x, y, None, None, t, torch.tensor(-1.0, requires_grad=True)),
+        "linear": (4, x, y, None, ids, None, bias),
+    }[loss]
+    torch.library.opcheck(op, arguments + tail)
+
+
+def test_opcheck_attention_and_rows() -> None:
+    x, y = _views(40)
+    torch.library.opcheck(op, (0, x, y.detach(), None, None, None, None, 2.0, True, False, -100, 0, 2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
+    torch._dynamo.reset()
+    subject = SUBJECTS[name]
+    compiled = torch.compile(lambda *t: subject.call(*t), fullgraph=True, dynamic=True, backend="aot_eager")
+    for n in (12, 45):
+        tensors = [t.requires_grad_() for t in subject.make(n, 8, 0.2, torch.float32)]
+        eager = subject.call(*tensors)
+        traced = compiled(*tensors)
+        torch.testing.assert_close(traced, eager)
+        for a, b in zip(torch.autograd.grad(traced, tensors), torch.autograd.grad(eager, tensors)):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.slow
+def test_compile_with_inductor() -> None:
+    z0, z1 = _views(64)
+    compiled = torch.compile(lambda a, b: F.nt_xent(a * 2, b + 1, temperature=0.1), fullgraph=True)
+    torch.testing.assert_close(compiled(z0, z1), F.nt_xent(z0 * 2, z1 + 1, temperature=0.1))
+
+
+class _Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(16, 8)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        return F.info_nce(self.layer(a), self.layer(b), symmetric=True)
+
+
+def test_export_with_dynamic_rows() -> None:
+    model, (a, b) = _Model(), _views()
+    rows = torch.export.Dim("rows", min=2, max=65536)
+    program = torch.export.export(model, (a.detach(), b.detach()), dynamic_shapes=({0: rows}, {0: rows}))
+    for n in (2, 33, 300):
+        c, d = torch.randn(n, 16), torch.randn(n, 16)
+        torch.testing.assert_close(program.module()(c, d), model(c, d))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_autocast_computes_in_fp32_as_cross_entropy(name: str) -> None:
+    tensors = SUBJECTS[name].make(40, 8, 0.2, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = SUBJECTS[name].call(*tensors)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, SUBJECTS[name].call(*(t.float() for t in tensors)), rtol=1e-6, atol=1e-6)
+
+
+def test_autocast_mixes_dtypes_and_returns_gradients_of_each() -> None:
+    a, b = torch.randn(40, 8, dtype=torch.bfloat16, requires_grad=True), torch.randn(40, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        F.nt_xent(a, b).backward()
+    assert a.grad is not None and a.grad.dtype == torch.bfloat16
+    assert b.grad is not None and b.grad.dtype == torch.float32
+
+
+def test_func_transforms() -> None:
+    z0, z1 = torch.randn(40, 8), torch.randn(40, 8)
+    a = z0.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(F.nt_xent(a, z1), a)
+    torch.testing.assert_close(torch.func.grad(lambda x: F.nt_xent(x, z1))(z0), expected)
+    batch = torch.randn(3, 6, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch says that the batch is a loop
+        mapped = torch.func.vmap(torch.func.grad(lambda x: F.nt_xent(x, x.flip(0))))(batch)
+    for got, x in zip(mapped, batch):
+        x = x.clone().requires_grad_()
+        torch.testing.assert_close(got, torch.autograd.grad(F.nt_xent(x, x.flip(0)), x)[0])
+
+
+def test_what_has_no_derivative_says_so() -> None:
+    z0, z1 = _views()
+    (grad,) = torch.autograd.grad(F.nt_xent(z0, z1), z0, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative.*reference"):
+        grad.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.func.grad(lambda b: torch.func.grad(lambda a: F.nt_xent(a, z1.detach()))(b).sum())(z0.detach())
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(lambda a: F.nt_xent(a, z1.detach()), (z0.detach(),), (z0.detach(),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(z0.detach(), torch.ones_like(z0))
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            F.nt_xent(dual, z1.detach())
+    with fastssl.backend("reference"):  # and the reference backend has them
+        (grad,) = torch.autograd.grad(F.nt_xent(z0, z1), z0, create_graph=True)
+        grad.sum().backward()
+
+
+def test_modes_without_gradient_keep_nothing() -> None:
+    z0, z1 = _views()
+    expected = F.nt_xent(z0, z1).detach()
+    with torch.inference_mode():
+        assert torch.equal(F.nt_xent(z0, z1), expected)
+    with torch.no_grad():
+        loss = F.nt_xent(z0, z1)
+    assert not loss.requires_grad and torch.equal(loss, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_frozen_inputs_get_no_gradient_and_change_nothing(name: str) -> None:
+    tensors = SUBJECTS[name].make(50, 12, 0.2, torch.float32)
+    whole = gradients(SUBJECTS[name], tensors)
+    for trained in range(len(tensors)):
+        inputs = [t.clone().requires_grad_(k == trained) for k, t in enumerate(tensors)]
+        loss = SUBJECTS[name].call(*inputs)
+        (grad,) = torch.autograd.grad(loss, inputs[trained])
+        right = whole[trained + 1]
+        torch.testing.assert_close(grad.double(), right, rtol=1e-4, atol=1e-5 * (1e-3 + float(right.abs().max())))
+
+
+def test_backward_does_the_work_of_wanted_gradients_only() -> None:
+    x, y = _views(40)
+    _, stats, kept = op(0, x, y, None, None, None, None, 2.0, True, True, -100, 2, 1)
+    for needs in range(4):
+        grads = torch.ops.fastssl.pair_loss_backward.default(
+            torch.ones(()), stats, kept, 0, x, y, None, None, None, None, 2.0, True, True, -100, 2, 1, needs
+        )
+        assert [g.numel() > 0 for g in grads[:2]] == [bool(needs & 1), bool(needs & 2)]
+
+
+def test_backward_twice_and_with_checkpointing() -> None:
+    z0, z1 = _views(80)
+    loss = F.nt_xent(z0, z1)
+    first = torch.autograd.grad(loss, [z0, z1], retain_graph=True)
+    second = torch.autograd.grad(loss, [z0, z1])
+    assert all(torch.equal(a, b) for a, b in zip(first, second))
+    loss = torch.utils.checkpoint.checkpoint(lambda a, b: F.nt_xent(a, b), z0, z1, use_reentrant=False)
+    assert all(torch.equal(a, b) for a, b in zip(first, torch.autograd.grad(loss, [z0, z1])))
+
+
+def test_changed_inputs_are_noticed() -> None:
+    z0, z1 = _views()
+    x = z0 * 1
+    loss = F.nt_xent(x, z1)
+    x.add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+MODULES = {
+    "InfoNCELoss": (losses.InfoNCELoss(temperature=0.2, symmetric=True), 2),
+    "NTXentLoss": (losses.NTXentLoss(learnable=True), 2),
+    "SupConLoss": (losses.SupConLoss(), 1),
+    "CLIPLoss": (losses.CLIPLoss(), 2),
+    "SigLIPLoss": (losses.SigLIPLoss(reduction="sum"), 2),
+    "LinearCrossEntropyLoss": (losses.LinearCrossEntropyLoss(ignore_index=-1), 2),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_modules_copy_pickle_and_equal_their_functions(name: str) -> None:
+    module, count = MODULES[name]
+    matrices = list(_views())[:count]
+    extra: dict[str, list[object]] = {
+        "SupConLoss": [torch.arange(20) % 4],
+        "CLIPLoss": [5.0],
+        "SigLIPLoss": [5.0, -2.0],
+        "LinearCrossEntropyLoss": [torch.arange(20) - 1],
+    }
+    arguments = [*matrices, *extra.get(name, [])]
+    expected = {
+        "InfoNCELoss": lambda: F.info_nce(*matrices, temperature=0.2, symmetric=True),
+        "NTXentLoss": lambda: F.nt_xent(*matrices, temperature=0.5),
+        "SupConLoss": lambda: F.sup_con(*arguments),
+        "CLIPLoss": lambda: F.clip_loss(*arguments),
+        "SigLIPLoss": lambda: F.siglip_loss(*arguments, reduction="sum"),
+        "LinearCrossEntropyLoss": lambda: F.linear_cross_entropy(*arguments, ignore_index=-1),
+    }[name]()
+    for twin in (module, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(twin(*arguments), expected)
+        assert name in repr(twin)
+
+
+def test_learnable_temperature_learns() -> None:
+    module = losses.NTXentLoss(temperature=0.5, learnable=True)
+    module(*_views()).backward()
+    assert module.log_temperature is not None and float(module.log_temperature.grad.abs()) > 0
+
+
+def test_backend_choice() -> None:
+    z0, z1 = _views()
+    with fastssl.backend("reference"):
+        loss = F.nt_xent(z0, z1)
+    assert "_Eager" not in type(loss.grad_fn).__name__
+    assert "_Eager" in type(F.nt_xent(z0, z1).grad_fn).__name__
+    assert "_Eager" not in type(F.nt_xent(z0, z1, backend="reference").grad_fn).__name__
+    with pytest.raises(ValueError, match="backend.*'tpu'"):
+        fastssl.backend("tpu").__enter__()
+
+
+def test_other_devices_get_the_reference_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = importlib.import_module("fastssl.ops.backend")  # the package exports a function of this name
+    cuda = torch.device("cuda")
+    cases = [
+        (torch.device("xpu"), torch.float32, "", "no kernels for 'xpu'"),
+        (cuda, torch.float64, "", "no GPU kernels for float64"),
+        (cuda, torch.float32, "triton is not installed", "slow reference backend: triton is not installed"),
+    ]
+    for device, dtype, missing, message in cases:
+        monkeypatch.setattr(backend, "no_triton", lambda _, missing=missing: missing)
+        monkeypatch.setattr(backend, "_warned", set())
+        with pytest.warns(RuntimeWarning, match=message):
+            assert backend.resolve(device, None, dtype) == "reference"
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert backend.resolve(device, None, dtype) == "reference"
+    monkeypatch.setattr(backend, "no_triton", lambda _: "")
+    assert backend.resolve(cuda, None, torch.bfloat16) == "triton"
+
+
+def test_environment_forces_instruction_set_and_backend() -> None:
+    code = "import fastssl; print(fastssl.instruction_set(), fastssl.info()['forced_backend'])"
+    environment = {"FASTSSL_ISA": "portable", "FASTSSL_BACKEND": "reference", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["portable", "reference"]
+    environment["FASTSSL_ISA"] = "mmx"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "'mmx'" in done.stderr
+
+
+@pytest.mark.parametrize("where", ["forward", "backward"])
+def test_ctrl_c_returns_within_a_second(where: str) -> None:
+    code = textwrap.dedent(
+        f"""
+        import os, signal, threading, time, torch, fastssl, fastssl.functional as F
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start us with it ignored
+        torch.set_num_threads(1)
+        fastssl.instruction_set("portable")
+        fastssl.set_memory_budget(0)
+        n = 40960
+        x, y = torch.randn(n, 256, requires_grad=True), torch.randn(n, 256)
+        small = F.nt_xent(x[:8], y[:8])
+        sent = []
+        def interrupt():
+            sent.append(time.monotonic())
+            os.kill(os.getpid(), signal.SIGINT)
+        if "{where}" == "backward":
+            # A graph whose forward pass was short: the same rows, frozen columns.
+            out = torch.ops.fastssl.pair_loss.default(
+                0, x[:, :1].detach().requires_grad_(), y[:, :1], None, None, None, None, 1.0, True, False, -100, 2, 0)
+            run = lambda: out[0].backward()
+            threading.Timer(0.5, interrupt).start()
+        else:
+            run = lambda: F.nt_xent(x, y)
+            threading.Timer(1.0, interrupt).start()
+        try:
+            run()
+            print("finished")
+        except KeyboardInterrupt:
+            print("interrupted", time.monotonic() - sent[0] < 1.0)
+        """
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.stdout.split() == ["interrupted", "True"], done.stdout + done.stderr
+    assert signal.SIGINT == 2
