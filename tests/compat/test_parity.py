@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +12,9 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from tests.support import drop_in_processes
 from tests.support.peers import package
-from tests.support.processes import free_port
+from tests.support.processes import run_world
 
 
 def _lightly() -> Any:
@@ -99,12 +99,10 @@ def test_losses_are_open_clips(name: str, seed: int) -> None:
         ),
     ],
 )
-def test_patched_losses_in_two_processes(library: str) -> None:
+def test_patched_losses_in_two_processes(library: str, tmp_path: Path) -> None:
     """All ways of gathering, with and without gradients: fused, and the same loss and gradients."""
     if library != "sentence_transformers":
         package(library)  # or skip
     else:
         pytest.importorskip(library)
-    command = [sys.executable, "-m", "tests.support.drop_in_processes", library, str(free_port())]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_world(drop_in_processes.worker, 2, tmp_path, library)

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import os
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,16 +14,15 @@ from fastssl.distributed import EmbeddingQueue
 from fastssl.distributed.tour import circle, half_circle
 from fastssl.methods import SwAV
 from fastssl.models import build_encoder
-from tests.support import ROOT
-from tests.support.processes import free_port
+from tests.support import lost_process, shards
+from tests.support.processes import free_port, rendezvous, run_world, start
+from tests.support.subjects import SUBJECTS
 
 
-def test_every_loss_equals_one_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_every_loss_equals_one_process(tmp_path: Path, every: bool) -> None:
     """1, 2, 3, 4 and 8 processes, uneven shards, both schedules, fp64 and fp32; then DDP, FSDP2, compile, errors."""
-    command = [sys.executable, "-m", "tests.support.shards", str(tmp_path / "found"), str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
-    assert done.returncode == 0, done.stderr[-6000:]
+    run_world(shards.worker, shards.WORLD, tmp_path, tmp_path, every)
     found = [json.loads(p.read_text()) for p in sorted(tmp_path.glob("found.*"))]
     assert len(found) == 8
     assert [w for f in found for w in f["wrong"]] == []
@@ -38,26 +32,18 @@ def test_every_loss_equals_one_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["dies", "stalls"])
 def test_a_process_that_goes_is_named(tmp_path: Path, how: str) -> None:
     """Its peers stop with an error that says which rank it was, within the group's timeout."""
-    script = ROOT / "tests" / "support" / "lost_process.py"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    began = time.monotonic()
+    port = free_port()
     processes = [
-        subprocess.Popen(
-            [sys.executable, str(script), how, str(rank), str(tmp_path)],
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
+        start(lost_process.main, how, tmp_path, log=tmp_path / f"log.{rank}", environment=rendezvous(rank, 3, port))
         for rank in range(3)
     ]
-    errors = [p.communicate(timeout=90)[1] for p in processes[:2]]
+    codes = [p.wait(90) for p in processes[:2]]
     processes[2].kill()  # it would stall for a minute
-    processes[2].communicate()
-    assert processes[0].returncode != 0 and processes[1].returncode != 0
-    assert "rank 2 has died or did not answer" in errors[0] + errors[1], errors
+    assert 0 not in codes
+    errors = processes[0].output + processes[1].output
+    assert "rank 2 has died or did not answer" in errors, errors
     lost = [float((tmp_path / f"seconds.{rank}").read_text()) for rank in range(2)]
     assert max(lost) < 15, lost
-    assert time.monotonic() - began < 90
 
 
 @pytest.mark.parametrize("counts", [[5], [4, 3], [2, 0, 5], [3, 1, 4, 1], [1, 2, 3, 4, 5], [6, 0, 0, 2, 7, 1, 8, 2]])
@@ -79,14 +65,9 @@ def test_every_pair_of_rows_meets_once(counts: list[int]) -> None:
     assert torch.equal(crossed, torch.ones(total, total))
 
 
-def test_every_pair_loss_has_a_group_and_is_tried() -> None:
-    source = (ROOT / "tests" / "support" / "shards.py").read_text()
-    shared = {n for n in F.__all__ if "group" in inspect.signature(getattr(F, n)).parameters}
-    assert len(shared) > 35
-    assert {n for n in shared if f"F.{n}(" not in source} == set()
-    alone = {"centred_softmax", "dino", "negative_cosine_similarity", "swapped_prediction"}  # rows by themselves
-    no_loss = {"PairMasks", "farthest", "nearest", "pairwise_distance", "pairwise_reduce", "sinkhorn"}
-    assert set(F.__all__) - shared == alone | no_loss
+def test_losses_without_a_group_are_those_of_rows_by_themselves() -> None:
+    alone = {subject.function for subject in SUBJECTS.values() if "group" not in subject.accepted}
+    assert alone == {"dino", "negative_cosine_similarity", "swapped_prediction"}
 
 
 def test_queue_is_a_ring() -> None:

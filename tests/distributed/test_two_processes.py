@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import torch
 
 from fastssl.methods import METHODS
 from fastssl.train import load_checkpoint
-from tests.support import ROOT
+from tests.support import two_processes
+from tests.support.processes import run_world
 
 
 def test_methods_run_in_two_processes(tmp_path: Path) -> None:
     """Both processes end with the same weights, the encoder has learnt, and one of them left a checkpoint."""
-    script = ROOT / "tests" / "support" / "two_processes.py"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     runs = [*METHODS, "simclr:16", "simclr:5", "clip:6"]  # a share of 16 rows: in one chunk, in several
     runs += ["simclr@fsdp", "moco@fsdp", "clip@fsdp", "simclr:8@fsdp"]
-    done = subprocess.run([*launch, str(script), str(tmp_path), *runs], capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr[-4000:]
+    run_world(two_processes.main, 2, tmp_path, tmp_path, runs)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results.pop("uneven")["error"] < 1e-5  # parts, and processes, whose losses are means of unequally many terms
     assert set(results) == set(runs)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from tests.support.subjects import SUBJECTS, Inputs, Subject
 
 N, M, D, LONGER = 70, 90, 24, 300.0
 X_IDS, Y_IDS = torch.arange(N) % 7, torch.arange(M) % 7
@@ -27,55 +25,50 @@ def _pairs() -> tuple[Tensor, ...]:
     return (*(same & drawn).nonzero(as_tuple=True), *(~same & drawn).nonzero(as_tuple=True))
 
 
-def _within(function: Callable[..., Tensor], **fixed: Any) -> Callable[..., Tensor]:
-    return lambda x, y, **o: function(x, X_IDS, **fixed, **o)
-
-
-def _against(function: Callable[..., Tensor], **fixed: Any) -> Callable[..., Tensor]:
-    return lambda x, y, **o: function(x, X_IDS, ref_emb=y, ref_labels=Y_IDS, **fixed, **o)
-
-
-def _listed(function: Callable[..., Tensor], **fixed: Any) -> Callable[..., Tensor]:
-    return lambda x, y, **o: function(x, None, indices_tuple=_pairs(), ref_emb=y, **fixed, **o)
-
-
-LABELLED: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
-    "sup_con": (F.sup_con, {"temperature": 1.0, "normalize": False}),
-    "multi_nt_xent": (F.multi_nt_xent, {"temperature": 1.0, "normalize": False}),
-    "mil_nce": (F.mil_nce, {"temperature": 1.0, "normalize": False}),
-    "soft_nearest_neighbor": (F.soft_nearest_neighbor, {}),
-    "nca": (F.nca, {}),
-    "multi_similarity": (F.multi_similarity, {"beta": 5.0, "normalize": False}),
-    "circle": (F.circle, {"gamma": 4.0, "normalize": False}),
-    "generalized_lifted_structure": (F.generalized_lifted_structure, {}),
+# Within the rows, against others, with listed pairs: what each loss takes.
+CASES = {
+    f"{name}, {way}": (subject, how)
+    for name, subject in SUBJECTS.items()
+    if subject.long_rows is not None
+    for way, needs, how in (
+        ("within", "", {}),
+        ("against", "ref_emb", {"ref_emb": "memory", "ref_labels": "memory_labels"}),
+        ("listed", "indices_tuple", {"ref_emb": "memory"}),
+    )
+    if not needs or needs in subject.accepted
 }
-CASES: dict[str, Callable[..., Tensor]] = {
-    f"{name}, {way}": how(function, **fixed)
-    for name, (function, fixed) in LABELLED.items()
-    for way, how in (("within", _within), ("against", _against), ("listed", _listed))
-} | {
-    "info_nce": lambda x, y, **o: F.info_nce(x, y[:N], temperature=1.0, normalize=False, **o),
-    "info_nce, queue": lambda x, y, **o: F.info_nce(x, y[:N], y, temperature=1.0, normalize=False, **o),
-    "nt_xent": lambda x, y, **o: F.nt_xent(x, y[:N], temperature=1.0, normalize=False, **o),
-    "clip_loss": lambda x, y, **o: F.clip_loss(x, y[:N], 1.0, **o),
-    "siglip_loss": lambda x, y, **o: F.siglip_loss(x, y[:N], 1.0, -1.0, **o),
-    "n_pair": lambda x, y, **o: F.n_pair(x, y[:N], **o),
-    "linear_cross_entropy": lambda x, y, **o: F.linear_cross_entropy(x, y, X_IDS, **o),
-    "ranked_list, within": _within(F.ranked_list, normalize=False, alpha=3.0),
-    "ranked_list, against": _against(F.ranked_list, normalize=False, alpha=3.0),
-}
+
+
+def inputs_of(subject: Subject, seed: int) -> Inputs:
+    """Rows of which the first is long; labels of seven classes."""
+    inputs = Inputs(subject.make(N, D, m=M))
+    others = {"x": _rows(seed, N), "y": _rows(50 + seed, N), "labels": X_IDS, "head_targets": X_IDS}
+    others |= dict.fromkeys(("memory", "head"), _rows(50 + seed, M)) | {"memory_labels": Y_IDS}
+    kept = {*subject.names, "memory", "memory_labels"} - {"temperature", "scale", "bias", "head_bias"}
+    return Inputs({k: t for k, t in (inputs | others).items() if k in kept})
 
 
 def assert_rows_keep_their_digits(name: str, backend: str | None, seeds: int) -> None:
     """RMS error of the short rows' losses against float64: at most 1.5 times that of the formula in fp32."""
-    call, squares = CASES[name], [0.0, 0.0]
+    (subject, how), squares = CASES[name], [0.0, 0.0]
+    function = getattr(F, subject.function)
+
+    def call(inputs: Inputs, computed: str | None) -> Tensor:
+        by_name = {k: inputs[of] for k, of in how.items()}
+        given = [inputs[k] for k in subject.inputs.split() if k in inputs]
+        if "listed" in name:
+            given, by_name["indices_tuple"] = given[:1], _pairs()
+        return function(
+            *given, **{**subject.options, **subject.long_rows, **by_name}, reduction="none", backend=computed
+        )
+
     for seed in range(seeds):
-        x, y = _rows(seed, N), _rows(50 + seed, M)
-        right = call(x.double(), y.double(), reduction="none", backend="reference")
+        inputs = inputs_of(subject, seed)
+        right = call(inputs.double(), "reference")
         short = torch.arange(len(right)) % N != 0
         unit = torch.finfo(torch.float32).eps * (1 + right.abs())
         for way, computed in enumerate((backend, "reference")):
-            error = (call(x, y, reduction="none", backend=computed).double() - right) / unit
+            error = (call(inputs, computed).double() - right) / unit
             squares[way] += float(error[short].square().mean()) / seeds
     ours, eager = (s**0.5 for s in squares)
     assert ours <= 1.5 * eager + 0.5, (ours, eager)

@@ -1,18 +1,12 @@
-"""Run by test_parity with two processes: losses and gradients of a library, before and after the patch.
-
-python -m tests.support.drop_in_processes LIBRARY PORT
-"""
+"""Run by test_parity with two processes: losses and gradients of a library, before and after the patch."""
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 
 import fastssl
@@ -94,10 +88,8 @@ def run(call: Call, rank: int) -> list[Tensor]:
     return [loss.detach(), x.grad, y.grad, shared / 2]  # type: ignore[list-item]
 
 
-def worker(rank: int, library: str, port: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=2)
+def worker(rank: int, library: str) -> None:
+    dist.init_process_group("gloo")
     for title, call in globals()[library]():
         before = run(call, rank)
         fastssl.patch(library)
@@ -109,7 +101,3 @@ def worker(rank: int, library: str, port: str) -> None:
             torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-10, msg=f"{title}: {a} and {b}")
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    mp.spawn(worker, tuple(sys.argv[1:]), nprocs=2)

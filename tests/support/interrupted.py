@@ -1,6 +1,6 @@
 """A short run that something happens to; run by test_interrupted, alone or as one of two processes.
 
-python tests/support/interrupted.py OUT nothing|resume|full-disk|kill:RANK|term:RANK DEVICES STRATEGY
+What happens: nothing, resume, full-disk, kill:RANK, term:RANK.
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -23,16 +22,14 @@ ENCODER = {"name": "resnet", "size": 16, "width": 4}
 WHEN, SAVED = 7, 4
 
 
-def main() -> None:
-    out, what, devices = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def main(out: Path, what: str, devices: int, strategy: str) -> None:
     rank = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", 0)))
     event, _, who = what.partition(":")
-    torch.set_num_threads(1)
     torch.manual_seed(0)
     model = SimCLR(build_encoder(ENCODER))
     # A checkpoint after every step up to a point, so that the run has to go back.
     options = Pretraining(epochs=2, batch_size=256, warmup_epochs=1, devices=devices, checkpoint_minutes=0.0)
-    options.strategy = sys.argv[4]
+    options.strategy = strategy
     options.workers = 3 if event == "resume" else 1
     count = 0
     loss = SimCLR.objective
@@ -61,7 +58,3 @@ def main() -> None:
         pretrain(model, digits(), options, out=out, encoder_options=ENCODER, resume=event == "resume", on_step=on_step)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,19 +1,13 @@
-"""Run by test_triton: the GPU kernels, interpreted, in two gloo processes under DDP and FSDP2, on both schedules.
-
-python -m tests.support.triton_processes OUT PORT
-"""
+"""Run by test_triton: the GPU kernels, interpreted, in two gloo processes under DDP and FSDP2, on both schedules."""
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -43,10 +37,8 @@ def gradients(net: Any, parts: list[Tensor], y: Tensor, name: str, **options: An
     (loss * (WORLD if "group" in options else 1)).backward()  # DDP and FSDP average over processes
 
 
-def worker(rank: int, port: int, out: str) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", rank=rank, world_size=WORLD)
+def worker(rank: int, out: Path) -> None:
+    dist.init_process_group("gloo")
     mesh = init_device_mesh("cpu", (WORLD,))
     torch.manual_seed(0)
     views, y = [torch.randn(ROWS, 12) for _ in range(2)], torch.arange(ROWS) % 4
@@ -70,10 +62,6 @@ def worker(rank: int, port: int, out: str) -> None:
                 right = torch.cat([p.grad.flatten() for p in whole.parameters() if p.grad is not None])
                 difference = torch.cat([g.flatten() for g in ours]) - right
                 far[f"{name}, {engine}, {schedule}"] = float(difference.norm() / right.norm())
-    Path(f"{out}.{rank}").write_text(json.dumps(far))
+    (out / f"far.{rank}").write_text(json.dumps(far))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    mp.spawn(worker, (int(sys.argv[2]), sys.argv[1]), nprocs=WORLD)

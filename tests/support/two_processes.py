@@ -1,13 +1,9 @@
-"""Run by torchrun with two processes: every method takes two epochs under DDP and says what came of it.
-
-torchrun --nproc-per-node 2 tests/support/two_processes.py OUT METHOD[:CHUNK][@STRATEGY]...
-"""
+"""Two processes: every method takes two epochs under DDP and says what came of it."""
 
 from __future__ import annotations
 
 import copy
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +38,8 @@ def uneven(rank: int) -> dict[str, float]:
     return {"error": float((given - right).norm() / right.norm())}
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    out, names = Path(sys.argv[1]), sys.argv[2:]
+def main(rank: int, out: Path, names: list[str]) -> None:
+    """``names``: METHOD[:CHUNK][@STRATEGY]."""
     data = emoji().subset(np.arange(64), "emoji")
     data.labels = np.arange(64) % 6
     results = {}
@@ -64,12 +59,8 @@ def main() -> None:
         dist.all_gather(other, weights)
         moved = any(not torch.equal(a, b) for a, b in zip(before, method.encoder.parameters()))
         results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
-    results["uneven"] = uneven(dist.get_rank())
-    if dist.get_rank() == 0:
+    results["uneven"] = uneven(rank)
+    if rank == 0:
         (out / "results.json").write_text(json.dumps(results))
     dist.barrier()
     dist.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -13,28 +13,13 @@ import pytest
 import torch
 
 from fastssl.train import load_checkpoint
-from tests.support import ROOT
-from tests.support.processes import free_port
+from tests.support import interrupted
+from tests.support.processes import free_port, rendezvous, start
 
-SCRIPT = ROOT / "tests" / "support" / "interrupted.py"
 Done = list[tuple[int, str]]
 
 
-def torchrun(rank: int, devices: int, port: str) -> dict[str, str]:
-    """What torchrun tells its processes."""
-    return {
-        "TORCHELASTIC_RUN_ID": "test",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": str(devices),
-        "LOCAL_WORLD_SIZE": str(devices),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-    }
-
-
-def slurm(rank: int, devices: int, port: str) -> dict[str, str]:
+def slurm(rank: int, devices: int, port: int) -> dict[str, str]:
     """What SLURM tells its tasks, here one on each of several machines."""
     return {
         "SLURM_JOB_ID": "12",
@@ -46,21 +31,22 @@ def slurm(rank: int, devices: int, port: str) -> dict[str, str]:
         "SLURM_PROCID": str(rank),
         "SLURM_NODEID": str(rank),
         "SLURM_LOCALID": "0",
-        "MASTER_PORT": port,
+        "MASTER_PORT": str(port),
     }
 
 
-def run(out: Path, what: str, devices: int, strategy: str = "ddp", launcher: Any = torchrun) -> Done:
+def run(out: Path, what: str, devices: int, strategy: str = "ddp", launcher: Any = rendezvous) -> Done:
     """Exit codes and errors of all processes."""
-    port, processes = str(free_port()), []
-    for rank in range(devices):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        if devices > 1:
-            environment |= launcher(rank, devices, port)
-        asked = devices if launcher is torchrun else 1
-        command = [sys.executable, str(SCRIPT), str(out), what, str(asked), strategy]
-        processes.append(subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment))
-    return [(p.wait(timeout=200), p.stderr.read() if p.stderr else "") for p in processes]
+    port, asked = free_port(), devices if launcher is rendezvous else 1
+    out.mkdir(parents=True, exist_ok=True)
+    processes = [
+        start(
+            interrupted.main, out, what, asked, strategy,
+            log=out / f"log.{rank}", environment=launcher(rank, devices, port) if devices > 1 else {},
+        )
+        for rank in range(devices)
+    ]  # fmt: skip
+    return [(p.wait(), p.output) for p in processes]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:
