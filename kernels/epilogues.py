@@ -1,4 +1,4 @@
-"""What each loss does with a tile of scores: the twins of csrc/cpu/row_*.h and csrc/cpu/pair_loss.cpp.
+"""What each loss does with a tile of scores: the twins of csrc/row/*.h and csrc/pair/loss.cpp.
 
 ``update`` folds a tile into four numbers a row (``_merge`` in fastssl/ops/triton/engine.py puts parts of a row together), ``slope`` is dL/ds, and
 ``along`` the derivatives of parameters. Scores of SUMS are in bits (log2), others as they are.
@@ -14,7 +14,7 @@ from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, LOG2E_REST
 
 SUMS = tl.constexpr(0)  # log-sums of exponentials (InfoNCE, NT-Xent, SupCon, CLIP, linear cross-entropy)
 SIGMOID = tl.constexpr(1)  # sums of softplus (SigLIP)
-LSE = tl.constexpr(2)  # row losses: the names of csrc/cpu/rows.h
+LSE = tl.constexpr(2)  # row losses: the names of csrc/row/task.h
 HINGE = tl.constexpr(3)
 SOFTPLUS = tl.constexpr(4)
 LIFTED = tl.constexpr(5)
@@ -226,7 +226,7 @@ def empty(LOSS: tl.constexpr, BM: tl.constexpr):
 @triton.jit
 def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED: tl.constexpr,
            POSITIVES: tl.constexpr, VARIANT: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
-    """The four numbers of a row after one more tile. P: the parameters, as csrc/cpu/row_*.h orders them.
+    """The four numbers of a row after one more tile. P: the parameters, as csrc/row/*.h orders them.
 
     ``VARIANT``: the parts of both slots and circle (LSE: first + 4 second + 16 circle; part 1 positives, 2 negatives,
     3 both), a margin (SOFTPLUS), squared hinges (HINGE, LIFTED).

@@ -16,7 +16,7 @@ LN2 = tl.constexpr(0.6931471805599453)
 INFINITY = tl.constexpr(float("inf"))
 TINY = tl.constexpr(1e-30)
 
-# Metrics: the numbers of csrc/cpu/rows.h.
+# Metrics: the numbers of csrc/row/task.h.
 DOT = tl.constexpr(0)
 SQEUCLIDEAN = tl.constexpr(1)
 EUCLIDEAN = tl.constexpr(2)

@@ -10,11 +10,11 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/augment.h"
-#include "../cpu/pair_loss.h"
-#include "../cuda/view.h"
-#include "interrupt.h"
-#include "kept_memory.h"
+#include "augment/batch.h"
+#include "core/interrupt.h"
+#include "core/isa.h"
+#include "cuda/view.h"
+#include "pooled_tensor.h"
 
 namespace py = pybind11;
 
@@ -99,15 +99,15 @@ py::array new_views(int64_t n, int64_t height, int64_t width, DType dtype, bool 
   const std::vector<py::ssize_t> shape =
       channels_last ? std::vector<py::ssize_t>{n, height, width, 3} : std::vector<py::ssize_t>{n, 3, height, width};
   size_t bytes = size_t(n * 3 * height * width * type.itemsize());
-  if (bytes < kKeptSmallest) return py::array(type, shape);
+  if (bytes < kSmallestPooled) return py::array(type, shape);
   struct Owned {
     void* data;
     size_t bytes;
   };
-  void* data = take(bytes);
+  void* data = buffer_pool::acquire(bytes);
   const py::capsule owner(new Owned{data, bytes}, [](void* p) {
     const std::unique_ptr<Owned> owned(static_cast<Owned*>(p));
-    give_back(owned->data, reinterpret_cast<void*>(owned->bytes));
+    buffer_pool::release(owned->data, reinterpret_cast<void*>(owned->bytes));
   });
   return py::array(type, shape, data, owner);
 }

@@ -1,10 +1,11 @@
-// Operators on blocks of a pair matrix whose rows live in several places: see BlockSums in ../cpu/pair_loss.h. They
+// Operators on blocks of a pair matrix whose rows live in several places: see BlockSums in pair/loss.h. They
 // have no autograd of their own: fastssl/distributed puts blocks together.
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
-#include "kept_memory.h"
+#include "pair/loss.h"
+#include "pooled_tensor.h"
 #include "tensors.h"
 
 namespace fastssl {
@@ -13,8 +14,9 @@ namespace {
 PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& partner, double scale, double bias,
                   bool normalize, bool sigmoid) {
   PairProblem p;
-  p.is_block = true;
-  p.loss = sigmoid ? Loss::siglip : Loss::info_nce;
+  p.positives = Positives::targets;
+  p.ignore_index = -1;
+  p.sigmoid = sigmoid;
   p.normalize = normalize;
   p.scale = scale;
   if (bias != 0) p.bias = {bias};
@@ -62,7 +64,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor
   Tensor by_column = empty({columns ? p.m() : 0}, ScalarType::Double);
   Tensor other = empty({sigmoid ? n : 0}, ScalarType::Double);
   const int64_t numel = kept_numel(p, kind);
-  Tensor kept = new_kept(x, numel, computed(p));
+  Tensor kept = new_pooled(x, numel, computed(p));
   BlockSums out;
   out.x = doubles(sums);
   out.y = columns ? doubles(by_column) : nullptr;

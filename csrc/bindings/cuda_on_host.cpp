@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "../cuda/rows.h"
-#include "../cuda/view.h"
+#include "cuda/rows.h"
+#include "cuda/view.h"
 
 namespace fastssl {
 namespace cuda {
@@ -41,7 +41,7 @@ void launch(const typename Kernel::Problem& problem, int64_t blocks, const AnyTe
 }  // namespace cuda
 }  // namespace fastssl
 
-#include "../cuda/operators.h"
+#include "cuda/operators.h"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
   m.def(

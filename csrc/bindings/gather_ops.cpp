@@ -3,8 +3,8 @@
 
 #include <tuple>
 
-#include "../cpu/buffer.h"
-#include "../cpu/gather.h"
+#include "core/buffer.h"
+#include "pair/gather.h"
 #include "tensors.h"
 
 namespace fastssl {

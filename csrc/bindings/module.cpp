@@ -8,10 +8,10 @@
 #include <string>
 #include <vector>
 
-#include "../cpu/float_mode.h"
-#include "../cpu/pair_loss.h"
-#include "interrupt.h"
-#include "kept_memory.h"
+#include "core/float_mode.h"
+#include "core/interrupt.h"
+#include "core/isa.h"
+#include "pooled_tensor.h"
 
 namespace py = pybind11;
 
@@ -76,10 +76,10 @@ PYBIND11_MODULE(_C, m) {
         if (const char* why = fastssl::select_isa(name.c_str())) throw std::invalid_argument(name + ": " + why);
       },
       py::arg("name"));
-  m.def("has_bf16_pairs", [] { return fastssl::isa().bf16 != nullptr; });
-  m.def("set_idle_limit", fastssl::set_idle_limit, py::arg("bytes"),
+  m.def("has_bf16_pairs", [] { return fastssl::isa().pairs_bf16 != nullptr; });
+  m.def("set_pool_limit", fastssl::buffer_pool::set_limit, py::arg("bytes"),
         "How much memory that was given back may wait for the next call.");
-  m.def("idle_bytes", fastssl::idle_bytes, "Memory that was given back and waits for the next call.");
+  m.def("pool_bytes", fastssl::buffer_pool::idle_bytes, "Memory that was given back and waits for the next call.");
   m.def("float_modes", float_modes, py::arg("threads"),
         "Whether subnormal numbers are flushed to zero on threads of torch's pool, the calling thread first.");
   m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "../cpu/row_loss.h"
-#include "kept_memory.h"
+#include "pooled_tensor.h"
+#include "row/loss.h"
 #include "tensors.h"
 
 namespace fastssl {
@@ -96,7 +96,7 @@ std::tuple<Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeT
                                  normalize, upper, self_offset, keep);
   Tensor out = empty({p.n(), p.columns()}, ScalarType::Double);
   const int64_t numel = row_kept_numel(p);
-  Tensor kept = new_kept(x, numel, computed(p));
+  Tensor kept = new_pooled(x, numel, computed(p));
   row_loss_forward(p, numel ? kept.mutable_data_ptr() : nullptr, static_cast<double*>(out.mutable_data_ptr()));
   return {out, kept};
 }
@@ -144,7 +144,7 @@ Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
   x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
-  Tensor out = torch::stable::view(new_kept(x, p.n() * p.m(), computed(p)), {p.n(), p.m()});
+  Tensor out = torch::stable::view(new_pooled(x, p.n() * p.m(), computed(p)), {p.n(), p.m()});
   pairwise_forward(p, out.mutable_data_ptr());
   return out;
 }

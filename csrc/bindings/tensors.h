@@ -10,7 +10,7 @@
 #include <optional>
 #include <vector>
 
-#include "../cpu/pair_loss.h"
+#include "core/types.h"
 
 namespace fastssl {
 

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../common/philox.h"
+#include "core/philox.h"
 
 #ifdef __CUDACC__
 #define FASTSSL_DEVICE __device__ inline

@@ -1,10 +1,10 @@
 // One view by one block: resample, then step after step over an image in the block's memory. Sums have the order that
 // they have on the CPU, and nothing is contracted (-fmad=false): the same bits.
 #pragma once
-#include "../common/axis.h"
-#include "../common/half.h"
-#include "../common/steps.h"
+#include "augment/axis.h"
+#include "augment/steps.h"
 #include "block.h"
+#include "core/half.h"
 
 namespace fastssl {
 namespace cuda {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.ops import reference
 
 TEMPERATURE = 0.1
 Function = Callable[..., Tensor]
@@ -22,9 +22,13 @@ class Case:
 
     make: Callable[[int, int, torch.dtype], list[Tensor]]
     fused: Function
-    eager: Function
+    eager: Function | None = None  # None: the fused one with backend="reference"
     peers: dict[str, Callable[[], Function]] = field(default_factory=dict)
     _compiled: dict[tuple[int, ...], Function] = field(default_factory=dict, repr=False)
+
+    @property
+    def _eager(self) -> Function:
+        return self.eager or functools.partial(self.fused, backend="reference")
 
     def inputs(self, rows: int, features: int, dtype: torch.dtype = torch.float32) -> list[Tensor]:
         torch.manual_seed(0)
@@ -35,9 +39,9 @@ class Case:
         if way == "fused":
             return self.fused
         if way == "eager":
-            return self.eager
+            return self._eager
         if way == "compile":
-            return torch.compile(self.eager, dynamic=False)
+            return torch.compile(self._eager, dynamic=False)
         return self.peers[way]()
 
     def step(self, way: str, inputs: list[Tensor], backward: bool = True) -> Callable[[], Any]:
@@ -144,34 +148,28 @@ def _stand_in_for_torchvision() -> None:
 CASES: dict[str, Case] = {
     "nt_xent": Case(
         _two_views,
-        lambda z0, z1: F.nt_xent(z0, z1, temperature=TEMPERATURE),
-        lambda z0, z1: reference.nt_xent(z0, z1, 1 / TEMPERATURE, True, "mean"),
-        {"pytorch-metric-learning": _metric_learning_nt_xent, "lightly": _lightly_nt_xent},
+        lambda z0, z1, **o: F.nt_xent(z0, z1, temperature=TEMPERATURE, **o),
+        peers={"pytorch-metric-learning": _metric_learning_nt_xent, "lightly": _lightly_nt_xent},
     ),
     "info_nce": Case(
         _pairs,
-        lambda q, k: F.info_nce(q, k, temperature=TEMPERATURE),
-        lambda q, k: reference.info_nce(q, k, None, 1 / TEMPERATURE, False, True, "mean"),
+        lambda q, k, **o: F.info_nce(q, k, temperature=TEMPERATURE, **o),
     ),
     "clip_loss": Case(
         _scaled_pairs,
-        lambda x, y, s: F.clip_loss(x, y, s),
-        lambda x, y, s: reference.clip_loss(x, y, s, "mean"),
+        lambda x, y, s, **o: F.clip_loss(x, y, s, **o),
     ),
     "siglip_loss": Case(
         _siglip_inputs,
-        lambda x, y, s, b: F.siglip_loss(x, y, s, b),
-        lambda x, y, s, b: reference.siglip_loss(x, y, s, b, "mean"),
+        lambda x, y, s, b, **o: F.siglip_loss(x, y, s, b, **o),
     ),
     "sup_con": Case(
         _labelled,
-        lambda z, y: F.sup_con(z, y, temperature=TEMPERATURE),
-        lambda z, y: reference.sup_con(z, y, 1 / TEMPERATURE, True, "mean"),
-        {"pytorch-metric-learning": _metric_learning_sup_con},
+        lambda z, y, **o: F.sup_con(z, y, temperature=TEMPERATURE, **o),
+        peers={"pytorch-metric-learning": _metric_learning_sup_con},
     ),
     "linear_cross_entropy": Case(
         _vocabulary,
-        lambda h, w, t: F.linear_cross_entropy(h, w, t),
-        lambda h, w, t: reference.linear_cross_entropy(h, w, t, None, -100, "mean"),
+        lambda h, w, t, **o: F.linear_cross_entropy(h, w, t, **o),
     ),
 }

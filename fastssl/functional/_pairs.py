@@ -7,12 +7,14 @@ import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.distributed.collectives import total as total_of
 from fastssl.distributed.exchange import layout
+from fastssl.distributed.pair_loss import pair_loss as shared_pair_loss
 from fastssl.distributed.rows import PAIRWISE, ROW_LOSS, Columns, columns_of, row_loss, travelling
 from fastssl.distributed.shards import Shards, current
 from fastssl.functional import _check as check
@@ -20,6 +22,7 @@ from fastssl.functional import _slopes as slopes
 from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
+from fastssl.ops.pair_loss import PairLoss, pair_loss
 from fastssl.ops.rows import PARAMS, Metric, Relation, RowLoss
 
 IndicesTuple = tuple[Tensor, ...]
@@ -222,6 +225,30 @@ def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tupl
             if len(rows_) and not (int(rows_.min()) >= 0 and int(rows_.max()) < limit):
                 raise ValueError(f"indices_tuple: expected {name} in [0, {limit}), got {int(rows_.max())}")
     return (a, p), (b, q)
+
+
+def fused_pairs(
+    loss: PairLoss,
+    x: Tensor,
+    more_x: Tensor | None = None,
+    y: Tensor | None = None,
+    more_y: Tensor | None = None,
+    *,
+    names: tuple[str, str] = ("embeddings", "embeddings"),
+    bias: Tensor | float | None = None,
+    replicated: bool = False,
+    reduction: str,
+    **options: Any,
+) -> Tensor:
+    """:func:`fastssl.ops.pair_loss.pair_loss`, with the rows of the other processes where rows live in several."""
+    shards = current()
+    if shards is None:
+        return pair_loss(loss, x, more_x, y, more_y, bias=bias, reduction=reduction, **options)
+    offset = 0.0 if bias is None else bias
+    values = shared_pair_loss(
+        loss, shards, x, more_x, y, more_y, names=names, bias=offset, replicated=replicated, **options
+    )
+    return reduce_rows(values, None, reduction).to(result_dtype(x))
 
 
 def everywhere(value: Tensor, *, by_rows: bool = False) -> Tensor:

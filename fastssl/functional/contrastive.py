@@ -10,43 +10,15 @@ from torch import Tensor
 
 from fastssl.distributed.collectives import replicate
 from fastssl.distributed.exchange import layout
+from fastssl.distributed.pair_loss import sup_con as shared_sup_con
 from fastssl.distributed.rows import columns_of
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
-from fastssl.functional import _shared
-from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, labelled, reduce_rows, shared
+from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, fused_pairs, labelled, reduce_rows, shared
 from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
-from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.pair_loss import Loss, pair_loss
+from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
 from fastssl.ops.rows import Metric, Relation, RowLoss
-
-
-def _info_nce_cpu(
-    query: Tensor,
-    key: Tensor,
-    negatives: Tensor | None,
-    scale: Tensor | float,
-    symmetric: bool,
-    normalize: bool,
-    reduction: str,
-) -> Tensor:
-    return pair_loss(
-        Loss.info_nce, query, key, negatives, scale=scale, symmetric=symmetric, normalize=normalize, reduction=reduction
-    )
-
-
-def _nt_xent_cpu(z0: Tensor, z1: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
-    return pair_loss(Loss.nt_xent, z0, z1, scale=scale, normalize=normalize, reduction=reduction)
-
-
-def _sup_con_cpu(embeddings: Tensor, labels: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
-    return pair_loss(Loss.sup_con, embeddings, ids=labels, scale=scale, normalize=normalize, reduction=reduction)
-
-
-INFO_NCE = Backend(reference.info_nce, _info_nce_cpu, "info_nce")
-NT_XENT = Backend(reference.nt_xent, _nt_xent_cpu, "nt_xent")
-SUP_CON = Backend(reference.sup_con, _sup_con_cpu, "sup_con")
 
 
 @shardable
@@ -117,16 +89,21 @@ def info_nce(
     check.flag("normalize", normalize)
     check.reduction(reduction)
     check.flag("replicated_negatives", replicated_negatives)
-    shards = current()
     if not check.flag("in_batch", in_batch):
         if negatives is None:
             raise ValueError("in_batch: expected True without negatives (there is nothing else to contrast with)")
         values = _against_queue(query, key, negatives, scale, normalize, replicated_negatives, backend)
         return reduce_rows(values, None, reduction).to(result_dtype(query))
-    call = query, key, negatives, scale, symmetric, normalize, reduction
-    if shards is not None:
-        return _shared.info_nce(shards, *call, replicated_negatives, backend)
-    return dispatch(INFO_NCE, backend, query.device, *call)
+    return fused_pairs(
+        *(INFO_NCE, query, None, key, negatives),
+        names=("query", "negatives"),
+        scale=scale,
+        normalize=normalize,
+        symmetric=symmetric,
+        replicated=replicated_negatives,
+        reduction=reduction,
+        backend=backend,
+    )
 
 
 def _against_queue(
@@ -201,11 +178,15 @@ def nt_xent(
     check.matrices(z0=z0, z1=z1)
     check.same_rows("z1", z1, "z0", z0)
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
-    call = z0, z1, scale, check.flag("normalize", normalize), check.reduction(reduction)
-    shards = current()
-    if shards is not None:
-        return _shared.nt_xent(shards, *call, backend)
-    return dispatch(NT_XENT, backend, z0.device, *call)
+    check.flag("normalize", normalize)
+    return fused_pairs(
+        *(NT_XENT, z0, z1),
+        names=("z0", "z1"),
+        scale=scale,
+        normalize=normalize,
+        reduction=check.reduction(reduction),
+        backend=backend,
+    )
 
 
 @shardable
@@ -263,15 +244,20 @@ def sup_con(
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
     check.flag("normalize", normalize)
     check.reduction(reduction)
+    if pairs.within:  # half the flops by symmetry
+        return fused_pairs(
+            *(SUP_CON, embeddings),
+            ids=pairs.relation.x_ids,
+            scale=scale,
+            normalize=normalize,
+            reduction=reduction,
+            backend=backend,
+        )
     shards, relation = current(), pairs.relation
     if shards is not None:
         assert relation.x_ids is not None
         rows = (pairs.x, relation.x_ids, pairs.y, relation.y_ids, relation.self_offset)
-        return _shared.sup_con(shards, *rows, scale, normalize, reduction, backend)
-    if pairs.within:  # half the flops by symmetry
-        ids = pairs.relation.x_ids
-        result: Tensor = dispatch(SUP_CON, backend, embeddings.device, embeddings, ids, scale, normalize, reduction)
-        return result
+        return pairs.result(reduce_rows(shared_sup_con(shards, *rows, scale, normalize, backend), None, reduction))
     values, _ = sup_con_rows(pairs, scale, Metric.dot, normalize)
     return pairs.result(reduce_rows(values, None, reduction))
 

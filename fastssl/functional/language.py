@@ -13,33 +13,8 @@ from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import everywhere, reduce_rows
 from fastssl.functional.custom import pair_loss as pair_loss_by_strips
-from fastssl.ops import Backend, dispatch, reference
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.pair_loss import Loss, pair_loss
-
-
-def _cpu(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    bias: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    gradient_filter: float,
-) -> Tensor:
-    return pair_loss(
-        Loss.linear_cross_entropy,
-        hidden,
-        weight,
-        ids=targets,
-        bias=bias,
-        normalize=False,
-        ignore_index=ignore_index,
-        reduction=reduction,
-    )
-
-
-LINEAR_CROSS_ENTROPY = Backend(reference.linear_cross_entropy, _cpu, "linear_cross_entropy")
+from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, pair_loss
 
 
 @shardable
@@ -132,16 +107,25 @@ def linear_cross_entropy(
         check.value("z_loss", z_loss, device, low=0),
         None if softcap is None else check.value("softcap", softcap, device, positive=True),
     )
-    call = LINEAR_CROSS_ENTROPY, backend, device, hidden, weight, targets, bias, ignore_index
+    entropy = functools.partial(
+        pair_loss,
+        *(LINEAR_CROSS_ENTROPY, hidden, None, weight),
+        ids=targets,
+        bias=bias,
+        normalize=False,
+        ignore_index=ignore_index,
+        gradient_filter=gradient_filter,
+        backend=backend,
+    )
     if options.plain and current() is None:
-        loss: Tensor = dispatch(*call, reduction, gradient_filter)
+        loss = entropy(reduction=reduction)
         return loss.reshape(shape) if reduction == "none" else loss
     counted = targets != ignore_index
     penalty: Tensor | None
     if options.softcap is not None:
         rows, penalty = _by_strips(hidden, weight, targets, bias, options, backend)
     else:
-        rows, penalty = dispatch(*call, "none", gradient_filter).double(), None
+        rows, penalty = entropy(reduction="none").double(), None
         if not options.plain:
             rows, penalty = options.of_scores(rows, hidden, weight, targets, bias)
     dtype = result_dtype(hidden)

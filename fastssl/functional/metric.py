@@ -17,7 +17,7 @@ from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, everywhere, lab
 from fastssl.functional.distance import pairwise_distance
 from fastssl.ops.rows import MAX_BINS, Metric, RowLoss
 
-POSITIVES, NEGATIVES, BOTH = 1.0, 2.0, 3.0  # parts of a row: csrc/cpu/row_lse.h
+POSITIVES, NEGATIVES, BOTH = 1.0, 2.0, 3.0  # parts of a row: csrc/row/lse.h
 
 
 @shardable

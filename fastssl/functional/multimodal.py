@@ -2,32 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from fastssl.distributed.shards import Group, current, shardable
+from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
-from fastssl.functional import _shared
-from fastssl.ops import Backend, dispatch, reference
-from fastssl.ops.pair_loss import Loss, pair_loss
-
-
-def _clip_cpu(image: Tensor, text: Tensor, logit_scale: Tensor | float, reduction: str) -> Tensor:
-    return pair_loss(
-        Loss.info_nce, image, text, scale=logit_scale, symmetric=True, normalize=False, reduction=reduction
-    )
-
-
-def _siglip_cpu(
-    image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, reduction: str
-) -> Tensor:
-    if not isinstance(logit_bias, Tensor):
-        logit_bias = torch.full((), logit_bias, dtype=torch.float64)
-    return pair_loss(Loss.siglip, image, text, scale=logit_scale, bias=logit_bias, normalize=False, reduction=reduction)
-
-
-CLIP = Backend(reference.clip_loss, _clip_cpu, "clip_loss")
-SIGLIP = Backend(reference.siglip_loss, _siglip_cpu, "siglip_loss")
+from fastssl.functional._pairs import fused_pairs
+from fastssl.ops.pair_loss import INFO_NCE, SIGLIP
 
 
 @shardable
@@ -82,12 +62,15 @@ def clip_loss(
     scale = check.value("logit_scale", logit_scale, image_features.device)
     bias = None if logit_bias is None else check.value("logit_bias", logit_bias, image_features.device)
     check.reduction(reduction)
-    shards = current()
-    if shards is not None:
-        call = (image_features, text_features, None, scale, True, False, reduction, False)
-        loss = _shared.info_nce(shards, *call, backend)
-    else:
-        loss = dispatch(CLIP, backend, image_features.device, image_features, text_features, scale, reduction)
+    loss = fused_pairs(
+        *(INFO_NCE, image_features, None, text_features),
+        names=("image_features", "text_features"),
+        scale=scale,
+        normalize=False,
+        symmetric=True,
+        reduction=reduction,
+        backend=backend,
+    )
     return loss + 0 * bias.to(loss.dtype) if isinstance(bias, Tensor) else loss
 
 
@@ -140,8 +123,12 @@ def siglip_loss(
     check.same_rows("text_features", text_features, "image_features", image_features)
     scale = check.value("logit_scale", logit_scale, image_features.device)
     bias = check.value("logit_bias", logit_bias, image_features.device)
-    call = image_features, text_features, scale, bias, check.reduction(reduction)
-    shards = current()
-    if shards is not None:
-        return _shared.siglip(shards, *call, backend)
-    return dispatch(SIGLIP, backend, image_features.device, *call)
+    return fused_pairs(
+        *(SIGLIP, image_features, None, text_features),
+        names=("image_features", "text_features"),
+        scale=scale,
+        bias=bias,
+        normalize=False,
+        reduction=check.reduction(reduction),
+        backend=backend,
+    )

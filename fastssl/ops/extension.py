@@ -50,7 +50,7 @@ def set_memory_budget(bytes: int) -> None:
         raise ValueError(f"bytes: expected a budget >= 0, got {bytes}")
     _memory_budget = bytes
     if _C is not None:
-        _C.set_idle_limit(bytes)
+        _C.set_pool_limit(bytes)
 
 
 def get_memory_budget() -> int:
@@ -84,6 +84,6 @@ def instruction_set(name: str | None = None) -> str | None:
 
 
 if _C is not None:
-    _C.set_idle_limit(_memory_budget)
+    _C.set_pool_limit(_memory_budget)
 if _C is not None and os.environ.get("FASTSSL_ISA"):
     instruction_set(os.environ["FASTSSL_ISA"])

@@ -1,116 +1,192 @@
-"""``torch.ops.fastssl.pair_loss``: its shapes for tracing, what it keeps, and the call itself."""
+"""Losses over the pair matrix of two sides of rows: one operator, ``torch.ops.fastssl.pair_loss``; losses are data.
+
+A loss says which pairs are positive and whether a row is a softmax over its pairs or a sigmoid of each; sides, scale,
+bias and reduction are arguments. The CPU's operator, Triton's kernels, the reference and
+:mod:`fastssl.distributed.pair_loss` read the same declaration.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import IntEnum
 
 import torch
 from torch import Tensor
 
-from fastssl.ops import extension
+from fastssl.ops import extension, reference
+from fastssl.ops.backend import resolve
 from fastssl.ops.operator import KeepingOperator, result_dtype
 
-# The numbers are those of csrc/cpu/pair_loss.h.
+# The numbers are those of csrc/pair/loss.h.
 
 
-class Loss(IntEnum):
-    info_nce = 0
-    nt_xent = 1
-    sup_con = 2
-    siglip = 3
-    linear_cross_entropy = 4
+class Positives(IntEnum):
+    """Which pairs of the matrix are positive."""
+
+    diagonal = 0  # (i, i)
+    halves = 1  # x against itself: (i, i + n / 2), and back
+    targets = 2  # (i, ids[i]); none where ids[i] is ignore_index
+    classes = 3  # x against itself: all rows with the id of row i
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """A loss over the pair matrix.
+
+    ``sigmoid``: every pair is a binary question; else each row is a softmax over its pairs, and the loss of a positive
+    pair is ``softplus(lse of the row's other pairs - its score)``.
+    """
+
+    positives: Positives
+    sigmoid: bool = False
+
+
+INFO_NCE = PairLoss(Positives.diagonal)
+NT_XENT = PairLoss(Positives.halves)
+SUP_CON = PairLoss(Positives.classes)
+SIGLIP = PairLoss(Positives.diagonal, sigmoid=True)
+LINEAR_CROSS_ENTROPY = PairLoss(Positives.targets)
 
 
 class Keep(IntEnum):
+    """What the forward pass keeps for the backward pass."""
+
     nothing = 0
     tiles = 1
     attention = 2
+    gradients = 3
 
 
 REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
-BLOCK = 32  # kBlock in csrc/cpu/tile.h
-LARGEST_TILE = 256  # kMaxTileBlocks * kBlock
+BLOCK = 32  # kBlock in csrc/core/types.h
+LARGEST_TILE = 256  # kMaxTileBlocks * kBlock in csrc/pair/tile.h
+# Multiply-adds of a pass up to which a loss that is one value makes its gradients in the forward pass: calls cost as
+# much as the arithmetic there, and little is lost where nobody asks for the gradient.
+SMALL = 1 << 26
 
 
-def _rows(loss: int, x: Tensor, y: Tensor | None, z: Tensor | None) -> tuple[int, int, bool]:
+def _rows(x: Tensor, more_x: Tensor | None, y: Tensor | None, more_y: Tensor | None) -> tuple[int, int, bool]:
     """Rows of both sides of the pair matrix, and whether they are the same rows."""
-    n = x.shape[0]
-    if loss == Loss.nt_xent:
-        return 2 * n, 2 * n, True
+    n = x.shape[0] + (0 if more_x is None else more_x.shape[0])
     if y is None:
         return n, n, True
-    return n, y.shape[0] + (z.shape[0] if z is not None else 0), False
+    return n, y.shape[0] + (0 if more_y is None else more_y.shape[0]), False
 
 
 def _blocks(n: int) -> int:
     return (n + BLOCK - 1) // BLOCK
 
 
-def kept_numel(loss: int, keep: int, x: Tensor, y: Tensor | None, z: Tensor | None) -> int:
-    """Elements that the forward pass keeps: Grid::kept_numel in csrc/cpu/schedule.h, in symbols for tracing."""
-    n, m, same = _rows(loss, x, y, z)
+def kept_numel(keep: int, x: Tensor, more_x: Tensor | None, y: Tensor | None, more_y: Tensor | None) -> int:
+    """Elements that the forward pass keeps: ``kept_numel`` in csrc/pair/loss.cpp, in symbols for tracing."""
+    n, m, same = _rows(x, more_x, y, more_y)
     rows, columns = _blocks(n) * BLOCK, _blocks(m) * BLOCK
     if keep == Keep.tiles:
         return rows * (rows + LARGEST_TILE) // 2 if same else rows * columns
     if keep == Keep.attention:
         return rows * _blocks(x.shape[1]) * BLOCK
+    if keep == Keep.gradients:
+        return (n if same else n + m) * x.shape[1]
     return 0
 
 
 def pair_loss(
-    loss: Loss,
+    loss: PairLoss,
     x: Tensor,
+    more_x: Tensor | None = None,
     y: Tensor | None = None,
-    z: Tensor | None = None,
+    more_y: Tensor | None = None,
     *,
     ids: Tensor | None = None,
     scale: Tensor | float = 1.0,
-    bias: Tensor | None = None,
+    bias: Tensor | float | None = None,
     normalize: bool,
     symmetric: bool = False,
     ignore_index: int = -100,
     reduction: str,
+    gradient_filter: float = 0.0,
+    backend: str | None = None,
 ) -> Tensor:
-    """Calls the operator with the cheapest way to a gradient that fits the memory budget."""
+    """Rows of x and ``more_x`` against those of y and ``more_y`` (None: against themselves), on any backend.
+
+    Args:
+        loss: its positives and its epilogue.
+        x: [N, D].
+        more_x: more rows of this side.
+        y: [M, D].
+        more_y: more rows of this side.
+        ids: [N] int64: targets or classes, where the loss has them.
+        scale: of the products, a number or a tensor of one element.
+        bias: added to every score: a number, a tensor of one element or of one per row of y.
+        normalize: divide rows by their length first.
+        symmetric: the mean of the loss by rows and by columns.
+        ignore_index: the target of rows that do not count.
+        reduction: "mean" | "sum" | "none".
+        gradient_filter: see :func:`fastssl.functional.linear_cross_entropy`.
+        backend: "reference" | "cpu" | "triton"; None chooses.
+    """
+    name = resolve(x.device, backend, x.dtype)
+    if name != "cpu":
+        sides = (x, more_x, y, more_y, ids, scale, bias)
+        options = (loss.positives, loss.sigmoid, normalize, symmetric, ignore_index, reduction)
+        if name == "reference":
+            return reference.pair_loss(*sides, *options)
+        from fastssl.ops.triton import losses
+
+        return losses.pair_loss(*sides, *options, gradient_filter)
     scale_tensor, factor = (scale, 1.0) if isinstance(scale, Tensor) else (None, float(scale))
-    keep = _choose_keep(loss, x, y, z, scale_tensor, bias, symmetric)
-    constants = (factor, normalize, symmetric, ignore_index, REDUCTIONS[reduction], keep)
-    arguments = (loss.value, x, y, z, ids, scale_tensor, bias, *constants)
-    return _OPERATOR(*arguments)
-
-
-def _choose_keep(
-    loss: Loss,
-    x: Tensor,
-    y: Tensor | None,
-    z: Tensor | None,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    symmetric: bool,
-) -> int:
-    if not torch.is_grad_enabled():
-        return 0
-    need = [t is not None and t.requires_grad for t in (x, y, z, scale, bias)]
-    if not any(need):
-        return 0
-    one_sided = loss in (Loss.info_nce, Loss.linear_cross_entropy) and not symmetric
-    if one_sided and not need[1] and not need[2] and not need[4]:
-        return 2
-    if torch.compiler.is_exporting():
-        return 0  # the number of rows stays a symbol: no decision may depend on it
-    size = 8 if x.dtype == torch.float64 else 4
-    return 1 if kept_numel(loss, 1, x, y, z) * size <= extension.get_memory_budget() else 0
-
-
-def _fake(loss, x, y, z, ids, scale, bias, scale_value, normalize, symmetric, ignore_index, reduction, keep):
-    n, m, _ = _rows(loss, x, y, z)
-    result = result_dtype(x)
-    stats = 2 * n + (2 * m if symmetric else 0) + 1
-    return (
-        x.new_empty((n,) if reduction == 0 else (), dtype=result),
-        x.new_empty((stats,), dtype=torch.float64),
-        x.new_empty((kept_numel(loss, keep, x, y, z),), dtype=result),
+    if bias is not None and not isinstance(bias, Tensor):
+        bias = torch.full((), bias, dtype=torch.float64)
+    keep = _choose_keep(loss, x, more_x, y, more_y, scale_tensor, bias, symmetric, reduction)
+    return _OPERATOR(
+        *(x, more_x, y, more_y, ids, scale_tensor, bias),
+        *(factor, loss.positives.value, loss.sigmoid, normalize, symmetric, ignore_index, REDUCTIONS[reduction], keep),
     )
 
 
-_OPERATOR = KeepingOperator("pair_loss", tensors=(1, 2, 3, 4, 5, 6), differentiable=(1, 2, 3, 5, 6), fake=_fake)
+def _choose_keep(
+    loss: PairLoss,
+    x: Tensor,
+    more_x: Tensor | None,
+    y: Tensor | None,
+    more_y: Tensor | None,
+    scale: Tensor | None,
+    bias: Tensor | None,
+    symmetric: bool,
+    reduction: str,
+) -> int:
+    """The cheapest way to the gradients that fits the memory budget."""
+    if not torch.is_grad_enabled():
+        return 0
+    sides = [t.requires_grad for t in (x, more_x, y, more_y) if t is not None]
+    learns_bias = bias is not None and bias.requires_grad
+    if not (any(sides) or learns_bias or (scale is not None and scale.requires_grad)):
+        return 0
+    one_sided = y is not None and not (symmetric or loss.sigmoid or learns_bias)
+    if one_sided and not any(t is not None and t.requires_grad for t in (y, more_y)):
+        return 2
+    if torch.compiler.is_exporting():
+        return 0  # the number of rows stays a symbol: no decision may depend on it
+    if reduction != "none" and all(sides):
+        n, m, _ = _rows(x, more_x, y, more_y)
+        if n * m * x.shape[1] <= SMALL:
+            return 3
+    size = 8 if x.dtype == torch.float64 else 4
+    return 1 if kept_numel(1, x, more_x, y, more_y) * size <= extension.get_memory_budget() else 0
+
+
+def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, sigmoid, normalize, symmetric, *rest):
+    _, reduction, keep = rest
+    n, m, _ = _rows(x, more_x, y, more_y)
+    result = result_dtype(x)
+    stats = 2 * n + (2 * m if symmetric else 0) + 1
+    if keep == Keep.gradients:
+        stats += 1 + (0 if bias is None else bias.numel())
+    return (
+        x.new_empty((n,) if reduction == 0 else (), dtype=result),
+        x.new_empty((stats,), dtype=torch.float64),
+        x.new_empty((kept_numel(keep, x, more_x, y, more_y),), dtype=result),
+    )
+
+
+_OPERATOR = KeepingOperator("pair_loss", tensors=tuple(range(7)), differentiable=(0, 1, 2, 3, 5, 6), fake=_fake)

@@ -13,7 +13,7 @@ from fastssl.ops import extension
 from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
 
-# The numbers are those of csrc/cpu/rows.h; what each loss computes stands in csrc/cpu/row_*.h.
+# The numbers are those of csrc/row/task.h; what each loss computes stands in csrc/row/*.h.
 
 
 class Metric(IntEnum):
@@ -136,7 +136,7 @@ def nearest(
 
 
 def kept_numel(x: Tensor, y: Tensor | None, upper: bool) -> int:
-    """Elements that the forward pass keeps: row_kept_numel in csrc/cpu/row_loss.cpp."""
+    """Elements that the forward pass keeps: row_kept_numel in csrc/row/loss.cpp."""
     rows = (x.shape[0] + BLOCK - 1) // BLOCK * BLOCK
     columns = rows if y is None else (y.shape[0] + BLOCK - 1) // BLOCK * BLOCK
     return rows * (rows + LARGEST_TILE) // 2 if upper else rows * columns

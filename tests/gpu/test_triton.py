@@ -329,7 +329,7 @@ def test_without_a_gpu_and_the_interpreter_it_says_why() -> None:
 
 
 def test_every_loss_of_the_cpu_has_its_twin() -> None:
-    """The lists of csrc/cpu and kernels/epilogues.py: a loss that is new on one side is missing on the other."""
+    """The lists of csrc and kernels/epilogues.py: a loss that is new on one side is missing on the other."""
     from fastssl.kernels import epilogues, tiles
 
     def of(path: str, enum: str) -> list[str]:
@@ -339,11 +339,11 @@ def test_every_loss_of_the_cpu_has_its_twin() -> None:
 
     ours = {name.lower() for name in vars(epilogues) if name.isupper()}
     in_cuda = {"triplet", "semihard"}
-    assert set(of("csrc/cpu/rows.h", "RowLoss")) <= ours | in_cuda
+    assert set(of("csrc/row/task.h", "RowLoss")) <= ours | in_cuda
     sums = {"info_nce", "nt_xent", "sup_con", "siglip", "linear_cross_entropy"}
-    assert set(of("csrc/cpu/pair_loss.h", "Loss")) == sums  # all made of SUMS and SIGMOID
+    assert set(of("csrc/pair/loss.h", "Loss")) == sums  # all made of SUMS and SIGMOID
     assert {"sums", "sigmoid"} <= ours
-    for metric in of("csrc/cpu/rows.h", "Metric"):
+    for metric in of("csrc/row/task.h", "Metric"):
         assert int(getattr(tiles, metric.upper()).value) == Metric[metric].value
     for number, name in enumerate(
         [

@@ -162,30 +162,50 @@ def test_wrong_call(call: Callable[[], Any], error: type[Exception], text: str) 
 
 # What Python would have caught, given to the operator itself: errors, not crashes.
 OP = torch.ops.fastssl.pair_loss.default
-TAIL = (1.0, True, False, -100, 2, 0)
+NONE = (None,) * 7
+PAIRS = (X, None, Y, None, None, None, None)
+VIEWS = (X, Y, None, None, None, None, None)
+
+
+def _raw(
+    positives: int,
+    *tensors: Any,
+    scale: float = 1.0,
+    symmetric: bool = False,
+    reduction: int = 2,
+    keep: int = 0,
+    **o: Any,
+) -> tuple[Any, ...]:
+    return (*tensors, scale, positives, o.get("sigmoid", False), True, symmetric, -100, reduction, keep)
+
+
 RAW: dict[str, tuple[Any, ...]] = {
-    "loss": (99, X, Y, None, None, None, None, *TAIL),
-    "negative loss": (-1, X, Y, None, None, None, None, *TAIL),
-    "vector": (1, X[0], Y, None, None, None, None, *TAIL),
-    "features": (1, X, Y[:, :2], None, None, None, None, *TAIL),
-    "rows": (1, X, Y[:2], None, None, None, None, *TAIL),
-    "no second view": (1, X, None, None, None, None, None, *TAIL),
-    "no labels": (2, X, None, None, None, None, None, *TAIL),
-    "labels length": (2, X, None, None, LABELS[:2], None, None, *TAIL),
-    "labels dtype": (2, X, None, None, LABELS.int(), None, None, *TAIL),
-    "labels strides": (2, X, None, None, torch.arange(12)[::2], None, None, *TAIL),
-    "targets": (4, X, Y, None, LABELS + 100, None, None, *TAIL),
-    "negative targets": (4, X, Y, None, LABELS - 3, None, None, *TAIL),
-    "dtype": (1, X, Y.double(), None, None, None, None, *TAIL),
-    "integers": (1, INT, INT, None, None, None, None, *TAIL),
-    "scale": (1, X, Y, None, None, torch.ones(3), None, *TAIL),
-    "bias": (3, X, Y, None, None, None, torch.ones(3), *TAIL),
-    "temperature": (1, X, Y, None, None, None, None, -1.0, *TAIL[1:]),
-    "keep": (1, X, Y, None, None, None, None, *TAIL[:-1], 7),
-    "reduction": (1, X, Y, None, None, None, None, *TAIL[:-2], 7, 0),
-    "symmetric": (3, X, Y, None, None, None, None, 1.0, True, True, -100, 2, 0),
-    "queue and symmetric": (0, X, Y, X, None, None, None, 1.0, True, True, -100, 2, 0),
-    "no features": (1, X[:, :0], Y[:, :0], None, None, None, None, *TAIL),
+    "positives": _raw(99, *PAIRS),
+    "negative positives": _raw(-1, *PAIRS),
+    "vector": _raw(1, X[0], Y, *NONE[2:]),
+    "features": _raw(1, X, Y[:, :2], *NONE[2:]),
+    "rows": _raw(1, X, Y[:1], *NONE[2:]),
+    "no second view": _raw(1, X[:3], *NONE[1:]),
+    "views of two sides": _raw(1, *PAIRS),
+    "more of no side": _raw(1, X, Y, None, Y, *NONE[4:]),
+    "no keys": _raw(0, X, *NONE[1:]),
+    "no labels": _raw(3, X, *NONE[1:]),
+    "labels length": _raw(3, X, None, None, None, LABELS[:2], None, None),
+    "labels dtype": _raw(3, X, None, None, None, LABELS.int(), None, None),
+    "labels strides": _raw(3, X, None, None, None, torch.arange(12)[::2], None, None),
+    "targets": _raw(2, X, None, Y, None, LABELS + 100, None, None),
+    "negative targets": _raw(2, X, None, Y, None, LABELS - 3, None, None),
+    "dtype": _raw(1, X, Y.double(), *NONE[2:]),
+    "integers": _raw(1, INT, INT, *NONE[2:]),
+    "scale": _raw(1, X, Y, None, None, None, torch.ones(3), None),
+    "bias": _raw(0, X, None, Y, None, None, None, torch.ones(3), sigmoid=True),
+    "temperature": _raw(1, *VIEWS, scale=-1.0),
+    "keep": _raw(1, *VIEWS, keep=7),
+    "reduction": _raw(1, *VIEWS, reduction=7),
+    "gradients of rows": _raw(1, *VIEWS, reduction=0, keep=3),
+    "symmetric": _raw(0, *PAIRS, symmetric=True, sigmoid=True),
+    "queue and symmetric": _raw(0, X, None, Y, X, None, None, None, symmetric=True),
+    "no features": _raw(1, X[:, :0], Y[:, :0], *NONE[2:]),
 }
 
 
@@ -196,7 +216,7 @@ def test_wrong_operator_call(name: str) -> None:
 
 
 def test_wrong_backward_call() -> None:
-    arguments = (1, X, Y, None, None, None, None, *TAIL)
+    arguments = _raw(1, *VIEWS)
     _, stats, kept = OP(*arguments)
     backward = torch.ops.fastssl.pair_loss_backward.default
     for grad, s, k in (

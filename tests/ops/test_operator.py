@@ -24,27 +24,32 @@ def _views(n: int = 20, d: int = 16) -> tuple[Tensor, Tensor]:
     return torch.randn(n, d, requires_grad=True), torch.randn(n, d, requires_grad=True)
 
 
-@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("keep", [0, 1, 3])
 @pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "symmetric", "queue", "sup_con", "siglip", "linear"])
 def test_opcheck(loss: str, keep: int) -> None:
     (x, y), t = _views(), torch.tensor(0.7, requires_grad=True)
     ids, bias = torch.arange(20) % 5, torch.randn(20, requires_grad=True)
-    tail = (2.0, True, loss == "symmetric", -100, 2, keep)
-    arguments = {
-        "nt_xent": (1, x, y, None, None, None, None),
-        "info_nce": (0, x, y, None, None, t, None),
-        "symmetric": (0, x, y, None, None, t, None),
-        "queue": (0, x, y, torch.randn(9, 16), None, None, None),
-        "sup_con": (2, x, None, None, ids, t, None),
-        "siglip": (3, x, y, None, None, t, torch.tensor(-1.0, requires_grad=True)),
-        "linear": (4, x, y, None, ids, None, bias),
+    arguments = {  # x, more_x, y, more_y, ids, scale, bias, and the number of Positives
+        "nt_xent": (x, y, None, None, None, None, None, 1),
+        "info_nce": (x, None, y, None, None, t, None, 0),
+        "symmetric": (x, None, y, None, None, t, None, 0),
+        "queue": (x, None, y, torch.randn(9, 16), None, None, None, 0),
+        "sup_con": (x, None, None, None, ids, t, None, 3),
+        "siglip": (x, None, y, None, None, t, torch.tensor(-1.0, requires_grad=True), 0),
+        "linear": (x, None, y, None, ids, None, bias, 2),
     }[loss]
-    torch.library.opcheck(op, arguments + tail)
+    *tensors, positives = arguments
+    flags = (loss == "siglip", True, loss == "symmetric")
+    torch.library.opcheck(op, (*tensors, 2.0, positives, *flags, -100, 2, keep))
+
+
+def _info_nce(x: Tensor, y: Tensor, symmetric: bool, reduction: int, keep: int) -> tuple[object, ...]:
+    return (x, None, y, None, None, None, None, 2.0, 0, False, True, symmetric, -100, reduction, keep)
 
 
 def test_opcheck_attention_and_rows() -> None:
     x, y = _views(40)
-    torch.library.opcheck(op, (0, x, y.detach(), None, None, None, None, 2.0, True, False, -100, 0, 2))
+    torch.library.opcheck(op, _info_nce(x, y.detach(), False, 0, 2))
 
 
 @pytest.mark.slow
@@ -124,12 +129,13 @@ def test_modes_without_gradient_keep_nothing() -> None:
 
 def test_backward_does_the_work_of_wanted_gradients_only() -> None:
     x, y = _views(40)
-    _, stats, kept = op(0, x, y, None, None, None, None, 2.0, True, True, -100, 2, 1)
-    for needs in range(4):
-        grads = torch.ops.fastssl.pair_loss_backward.default(
-            torch.ones(()), stats, kept, 0, x, y, None, None, None, None, 2.0, True, True, -100, 2, 1, needs
-        )
-        assert [g.numel() > 0 for g in grads[:2]] == [bool(needs & 1), bool(needs & 2)]
+    for keep in (1, 3):
+        arguments = _info_nce(x, y, True, 2, keep)
+        _, stats, kept = op(*arguments)
+        for needs in (0, 1, 4, 5):
+            backward = torch.ops.fastssl.pair_loss_backward.default
+            grads = backward(torch.ones(()), stats, kept, *arguments, needs)
+            assert [g.numel() > 0 for g in grads[:4]] == [bool(needs & 1), False, bool(needs & 4), False]
 
 
 def test_backward_twice_and_with_checkpointing() -> None:
@@ -217,7 +223,8 @@ def test_ctrl_c_returns_within_a_second(where: str) -> None:
         if "{where}" == "backward":
             # A graph whose forward pass was short: the same rows, frozen columns.
             out = torch.ops.fastssl.pair_loss.default(
-                0, x[:, :1].detach().requires_grad_(), y[:, :1], None, None, None, None, 1.0, True, False, -100, 2, 0)
+                x[:, :1].detach().requires_grad_(), None, y[:, :1], None, None, None, None,
+                1.0, 0, False, True, False, -100, 2, 0)
             run = lambda: out[0].backward()
             threading.Timer(0.5, interrupt).start()
         else:

@@ -1,4 +1,4 @@
-"""Blocks of a pair matrix as eager PyTorch: what csrc/cpu/pair_block.cpp computes tile by tile."""
+"""Blocks of a pair matrix as eager PyTorch: what csrc/pair/block.cpp computes tile by tile."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Row losses as eager PyTorch on the whole matrix of scores: what csrc/cpu/row_*.h computes strip by strip."""
+"""Row losses as eager PyTorch on the whole matrix of scores: what csrc/row/*.h computes strip by strip."""
 
 from __future__ import annotations
 

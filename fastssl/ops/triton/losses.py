@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastssl.ops.blocks import Scoring, Sums, Weights
+from fastssl.ops.pair_loss import Positives
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
 from fastssl.ops.rows import Metric, Relation, RowLoss
@@ -51,89 +51,58 @@ def constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.device
 
 def pair_loss(
     x: Tensor,
+    more_x: Tensor | None,
     y: Tensor | None,
+    more_y: Tensor | None,
+    ids: Tensor | None,
     scale: Tensor | float,
-    *,
+    bias: Tensor | float | None,
+    positives: Positives,
+    sigmoid: bool,
     normalize: bool,
-    form: int = engine.CROSS_ENTROPY,
-    partner: Tensor | None = None,
-    shift: int = 0,
-    ignore: int = -1,
-    ids: Tensor | None = None,
-    bias: Tensor | None = None,
-    columns: bool = False,
+    symmetric: bool,
+    ignore_index: int,
+    reduction: str,
     filtering: float = 0.0,
 ) -> Tensor:
-    """``fastssl::triton_pair_loss``: see there. A scale that is a number bounds the scores of unit rows."""
-    if y is not None and y.dtype != x.dtype:  # under autocast
-        x, y = x.float(), y.float()
+    """As :func:`fastssl.ops.pair_loss.pair_loss`. A scale that is a number bounds the scores of unit rows."""
+    form, partner, shift = engine.SIGMOID_LOSS if sigmoid else engine.CROSS_ENTROPY, None, 0
+    if positives == Positives.halves:
+        shift = len(x)
+    elif positives == Positives.targets:
+        partner = ids
+    elif positives == Positives.classes:
+        assert ids is not None
+        form, partner = engine.SUP_CON, _only_positive(ids)
+    rows = x if more_x is None else torch.cat([x, more_x])
+    columns = y if more_y is None else torch.cat([y, more_y])  # type: ignore[list-item]
+    if columns is not None and columns.dtype != rows.dtype:  # under autocast
+        rows, columns = rows.float(), columns.float()
+    if bias is not None and not isinstance(bias, Tensor):
+        bias = constant((float(bias),), torch.float32, x.device)
     number = None if isinstance(scale, Tensor) else float(scale)
-    bounded = number is not None and normalize and abs(number) / math.log(2) <= BOUND and form != engine.SIGMOID_LOSS
-    tensors = x, y, partner, ids, scale if isinstance(scale, Tensor) else None, bias
-    return PAIR_LOSS(*tensors, number or 0.0, form, shift, ignore, normalize, columns, bounded, filtering)
-
-
-def _reduced(values: Tensor, reduction: str) -> Tensor:
+    bounded = number is not None and normalize and abs(number) / math.log(2) <= BOUND and not sigmoid
+    values: Tensor = PAIR_LOSS(
+        *(rows, columns, partner, ids if positives == Positives.classes else None),
+        *(scale if isinstance(scale, Tensor) else None, bias, number or 0.0, form, shift),
+        *(ignore_index if positives == Positives.targets else -1, normalize, symmetric, bounded, filtering),
+    )
+    if reduction == "mean" and positives == Positives.targets:
+        assert ids is not None
+        return reduce(values, reduction, (ids != ignore_index).sum())
     return values.mean() if reduction == "mean" and len(values) else reduce(values, reduction)
 
 
-def info_nce(
-    query: Tensor,
-    key: Tensor,
-    negatives: Tensor | None,
-    scale: Tensor | float,
-    symmetric: bool,
-    normalize: bool,
-    reduction: str,
-) -> Tensor:
-    keys = key if negatives is None else torch.cat([key, negatives])
-    return _reduced(pair_loss(query, keys, scale, normalize=normalize, columns=symmetric), reduction)
-
-
-def nt_xent(z0: Tensor, z1: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
-    return _reduced(pair_loss(torch.cat([z0, z1]), None, scale, normalize=normalize, shift=len(z0)), reduction)
-
-
-def sup_con(embeddings: Tensor, labels: Tensor, scale: Tensor | float, normalize: bool, reduction: str) -> Tensor:
+def _only_positive(labels: Tensor) -> Tensor:
+    """[N]: the other row of a class of two, else -1: NT-Xent's form, exact for small losses, serves such pairs."""
+    if not len(labels):
+        return torch.empty_like(labels)
     ordered, order = labels.sort(stable=True)
     first, last = torch.searchsorted(ordered, labels), torch.searchsorted(ordered, labels, right=True)
-    # Two rows of a class are each other's only positive: NT-Xent's form, exact for small losses.
     here = torch.arange(len(labels), device=labels.device)
     place = torch.empty_like(order).scatter_(0, order, here)
-    other = torch.where(place == first, first + 1, first).clamp(max=max(len(labels) - 1, 0))
-    alone = last - first == 2
-    partner = torch.where(alone, order[other], torch.full_like(order, -1)) if len(labels) else order
-    options: dict[str, Any] = {"form": engine.SUP_CON, "partner": partner, "ids": labels}
-    return _reduced(pair_loss(embeddings, None, scale, normalize=normalize, **options), reduction)
-
-
-def clip_loss(image: Tensor, text: Tensor, logit_scale: Tensor | float, reduction: str) -> Tensor:
-    return info_nce(image, text, None, logit_scale, True, False, reduction)
-
-
-def siglip_loss(
-    image: Tensor, text: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float, reduction: str
-) -> Tensor:
-    if not isinstance(logit_bias, Tensor):
-        logit_bias = constant((float(logit_bias),), torch.float32, image.device)
-    options: dict[str, Any] = {"form": engine.SIGMOID_LOSS, "bias": logit_bias}
-    return _reduced(pair_loss(image, text, logit_scale, normalize=False, **options), reduction)
-
-
-def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    bias: Tensor | None,
-    ignore_index: int,
-    reduction: str,
-    gradient_filter: float = 0.0,
-) -> Tensor:
-    options: dict[str, Any] = {"partner": targets, "ignore": ignore_index, "bias": bias, "filtering": gradient_filter}
-    values = pair_loss(hidden, weight, 1.0, normalize=False, **options)
-    if reduction != "mean":
-        return reduce(values, reduction)
-    return reduce(values, reduction, (targets != ignore_index).sum())
+    other = torch.where(place == first, first + 1, first).clamp(max=len(labels) - 1)
+    return torch.where(last - first == 2, order[other], torch.full_like(order, -1))
 
 
 def _bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int, device: torch.device) -> Tensor:

@@ -1,0 +1,511 @@
+// One view on one instruction set: resample, then pass after pass over an image that stays in the cache. A pass ends
+// where an operation needs the whole image (contrast: its mean; equalize: its histogram; blur and rotation: its
+// neighbours). Compiled without contraction, and sums have one order: all instruction sets give the same bits.
+#pragma once
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "batch.h"
+#include "color.h"
+#include "simd/simd.h"
+#include "steps.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+
+using F = Vec<float>;
+constexpr int64_t kL = kWidth<float>;
+constexpr int64_t kStep = 16;  // rows of an image are padded to it; sums have this many lanes
+
+FASTSSL_INLINE F load_bytes(const uint8_t* p) {
+#if defined(__AVX512F__)
+  return (F)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return (F)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#else
+  F v;
+  for (int i = 0; i < kL; ++i) v[i] = float(p[i]);
+  return v;
+#endif
+}
+
+template <int64_t N, bool kHigh>
+struct Interleave {
+  // The lower or upper halves of a and b, element by element in turn.
+  static FASTSSL_INLINE F of(F a, F b) {
+    constexpr int64_t h = kHigh ? N / 2 : 0;
+    if constexpr (N == 16) {
+      return __builtin_shuffle(a, b,
+                               IVec<float>{h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5,
+                                           h + 21, h + 6, h + 22, h + 7, h + 23});
+    } else if constexpr (N == 8) {
+      return __builtin_shuffle(a, b, IVec<float>{h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11});
+    } else {
+      return __builtin_shuffle(a, b, IVec<float>{h, h + 4, h + 1, h + 5});
+    }
+  }
+};
+
+// kL vectors of kL: element j of vector i goes to element i of vector j.
+FASTSSL_INLINE void transpose(F (&v)[kL]) {
+#pragma GCC unroll 4
+  for (int64_t round = 1; round < kL; round *= 2) {
+    F w[kL];
+#pragma GCC unroll 8
+    for (int64_t i = 0; i < kL / 2; ++i) {
+      w[2 * i] = Interleave<kL, false>::of(v[i], v[i + kL / 2]);
+      w[2 * i + 1] = Interleave<kL, true>::of(v[i], v[i + kL / 2]);
+    }
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kL; ++i) v[i] = w[i];
+  }
+}
+
+struct Canvas {
+  float* data;
+  int64_t height, width, stride, plane;  // in floats; stride and height padded
+  float* row(int64_t channel, int64_t y) const { return data + channel * plane + y * stride; }
+};
+
+// kL sources bytes from `at` of the rows that output rows y .. y + kL need, weighed and summed, sources on the outside.
+template <int kTaps>
+FASTSSL_INLINE void weigh_rows(const uint8_t* const* rows, const float* weights, int64_t taps, int64_t at, float* out) {
+  F v[kL];
+#pragma GCC unroll 16
+  for (int64_t r = 0; r < kL; ++r) {
+    const uint8_t* const* from = rows + r * taps;
+    const float* w = weights + r * taps;
+    F sum = load_bytes(from[0] + at) * w[0];
+    if constexpr (kTaps > 0) {
+#pragma GCC unroll 4
+      for (int k = 1; k < kTaps; ++k) sum += load_bytes(from[k] + at) * w[k];
+    } else {
+      for (int64_t k = 1; k < taps; ++k) sum += load_bytes(from[k] + at) * w[k];
+    }
+    v[r] = sum;
+  }
+  transpose(v);
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < kL; ++i) store(out + i * kL, v[i]);
+}
+
+template <int kTaps>
+void resample_rows_as(const SourceImage& s, const AxisTable& table, int64_t left, int64_t box, int64_t y,
+                      int64_t height, float* block) {
+  const int64_t taps = table.taps, planes = s.planar ? std::min<int64_t>(s.channels, 3) : 1,
+                pixel = s.planar ? 1 : s.channels;
+  const int64_t bytes = box * pixel;
+  const uint8_t* local[64];
+  float local_weights[64];
+  std::vector<const uint8_t*> many;
+  std::vector<float> many_weights;
+  const uint8_t** rows = local;
+  float* weights = local_weights;
+  if (taps * kL > 64) {
+    many.resize(size_t(taps * kL));
+    many_weights.resize(size_t(taps * kL));
+    rows = many.data();
+    weights = many_weights.data();
+  }
+  for (int64_t plane = 0; plane < planes; ++plane) {
+    const uint8_t* base = s.data + plane * s.channel_stride + left * pixel;
+    for (int64_t r = 0; r < kL; ++r) {
+      const int64_t row = std::min(y + r, height - 1);
+      for (int64_t k = 0; k < taps; ++k) {
+        rows[r * taps + k] = base + (table.first[size_t(row)] + k) * s.row_stride;
+        weights[r * taps + k] = table.weights[size_t(row * taps + k)];
+      }
+    }
+    float* out = block + plane * box * kL;
+    int64_t at = 0;
+    for (; at + kL <= bytes; at += kL) weigh_rows<kTaps>(rows, weights, taps, at, out + at * kL);
+    if (at == bytes) continue;
+    // The last bytes of a row may be the last of the image: nothing is read beyond them.
+    float tail[kL * kL];
+    uint8_t copy[kL];
+    F v[kL];
+    for (int64_t r = 0; r < kL; ++r) {
+      F sum{};
+      for (int64_t k = 0; k < taps; ++k) {
+        std::memset(copy, 0, sizeof copy);
+        std::memcpy(copy, rows[r * taps + k] + at, size_t(bytes - at));
+        F bytes_of;
+        for (int64_t i = 0; i < kL; ++i) bytes_of[i] = float(copy[i]);
+        sum = k == 0 ? bytes_of * weights[r * taps] : sum + bytes_of * weights[r * taps + k];
+      }
+      v[r] = sum;
+    }
+    transpose(v);
+    for (int64_t i = 0; i < kL; ++i) store(tail + i * kL, v[i]);
+    std::memcpy(out + at * kL, tail, sizeof(float) * size_t((bytes - at) * kL));
+  }
+}
+
+template <int kTaps>
+void resample_columns_as(const float* block, const AxisTable& table, int64_t pixel, int64_t channel, int64_t channels,
+                         int64_t left, const Canvas& to, int64_t y) {
+  const int64_t taps = table.taps;
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t x = 0; x < to.stride; x += kL) {
+      F v[kL];
+#pragma GCC unroll 16
+      for (int64_t i = 0; i < kL; ++i) {
+        const int64_t column = std::min(x + i, to.width - 1);
+        const float* from = block + ((table.first[size_t(column)] - left) * pixel + c * channel) * kL;
+        const float* w = table.weights.data() + column * taps;
+        F sum = load(from) * w[0];
+        if constexpr (kTaps > 0) {
+#pragma GCC unroll 4
+          for (int k = 1; k < kTaps; ++k) sum += load(from + k * pixel * kL) * w[k];
+        } else {
+          for (int64_t k = 1; k < taps; ++k) sum += load(from + k * pixel * kL) * w[k];
+        }
+        v[i] = sum;
+      }
+      transpose(v);
+#pragma GCC unroll 16
+      for (int64_t r = 0; r < kL; ++r) store(to.row(c, y + r) + x, v[r]);
+    }
+  }
+  for (int64_t c = channels; c < 3; ++c)
+    for (int64_t r = 0; r < kL; ++r) std::memcpy(to.row(c, y + r), to.row(0, y + r), sizeof(float) * size_t(to.stride));
+}
+
+// Rows y .. y + kL of the view into rows `at` .. of the canvas.
+inline void resample(const SourceImage& s, const AxisTable& rows, const AxisTable& columns, int64_t left, int64_t box,
+                     int64_t y, int64_t height, float* block, const Canvas& to, int64_t at) {
+  switch (rows.taps) {
+    case 2: resample_rows_as<2>(s, rows, left, box, y, height, block); break;
+    case 3: resample_rows_as<3>(s, rows, left, box, y, height, block); break;
+    case 4: resample_rows_as<4>(s, rows, left, box, y, height, block); break;
+    default: resample_rows_as<0>(s, rows, left, box, y, height, block); break;
+  }
+  const int64_t pixel = s.planar ? 1 : s.channels, channel = s.planar ? box : 1, channels = s.channels == 1 ? 1 : 3;
+  switch (columns.taps) {
+    case 2: resample_columns_as<2>(block, columns, pixel, channel, channels, left, to, at); break;
+    case 3: resample_columns_as<3>(block, columns, pixel, channel, channels, left, to, at); break;
+    case 4: resample_columns_as<4>(block, columns, pixel, channel, channels, left, to, at); break;
+    default: resample_columns_as<0>(block, columns, pixel, channel, channels, left, to, at); break;
+  }
+}
+
+struct Row {
+  float* c[3];
+  int64_t y, width, stride;
+};
+template <class Change>
+FASTSSL_INLINE void each_pixel(const Row& row, Change&& change) {
+  for (int64_t x = 0; x < row.stride; x += kL) {
+    F r = load(row.c[0] + x), g = load(row.c[1] + x), b = load(row.c[2] + x);
+    change(r, g, b);
+    store(row.c[0] + x, r);
+    store(row.c[1] + x, g);
+    store(row.c[2] + x, b);
+  }
+}
+inline void apply(const Step& s, const Row& row) {
+  const float a = s.a;
+  switch (s.kind) {
+    case StepKind::brightness:
+      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { brightness(r, g, b, a); });
+      break;
+    case StepKind::contrast: {
+      const float mean = s.mean;
+      each_pixel(row, [a, mean](F& r, F& g, F& b) __attribute__((always_inline)) { contrast(r, g, b, a, mean); });
+      break;
+    }
+    case StepKind::saturation:
+      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { saturation(r, g, b, a); });
+      break;
+    case StepKind::hue:
+      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { hue(r, g, b, a); });
+      break;
+    case StepKind::gray:
+      each_pixel(row, [](F& r, F& g, F& b) __attribute__((always_inline)) { grayscale(r, g, b); });
+      break;
+    case StepKind::solarize:
+      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { solarize(r, g, b, a); });
+      break;
+    case StepKind::posterize:
+      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { posterize(r, g, b, a); });
+      break;
+    case StepKind::project:
+      each_pixel(row, [](F& r, F& g, F& b) __attribute__((always_inline)) { project(r, g, b); });
+      break;
+    case StepKind::erase:
+      if (row.y >= s.box[0] && row.y < s.box[0] + s.box[2])
+        for (int c = 0; c < 3; ++c) std::fill_n(row.c[c] + s.box[1], s.box[3], s.fill[c]);
+      break;
+    case StepKind::lookup:
+      for (int c = 0; c < 3; ++c)
+        for (int64_t x = 0; x < row.width; ++x) row.c[c][x] = s.table[c][int(byte_of(row.c[c][x]))];
+      break;
+    default: break;
+  }
+}
+
+// The sum of the greys of a row, in 16 lanes whatever the width of the vectors.
+inline double gray_sum(const Row& row) {
+  constexpr int64_t kParts = kStep / kL;
+  F sum[kParts] = {};
+  for (int64_t x = 0; x < row.stride; x += kStep) {
+#pragma GCC unroll 4
+    for (int64_t q = 0; q < kParts; ++q) {
+      const int64_t at = x + q * kL;
+      F v = gray_of(load(row.c[0] + at), load(row.c[1] + at), load(row.c[2] + at));
+      if (at + kL > row.width)
+        for (int64_t i = std::max<int64_t>(row.width - at, 0); i < kL; ++i) v[i] = 0;
+      sum[q] += v;
+    }
+  }
+  double total = 0;
+  for (int64_t q = 0; q < kParts; ++q)
+    for (int64_t i = 0; i < kL; ++i) total += double(sum[q][i]);
+  return total;
+}
+
+template <int kVectorsAtOnce>
+FASTSSL_INLINE void blur_line(const float* at, const float* middle, int64_t radius, float* to) {
+  F sum[kVectorsAtOnce];
+#pragma GCC unroll 4
+  for (int q = 0; q < kVectorsAtOnce; ++q) sum[q] = load(at + q * kL) * middle[0];
+  for (int64_t k = 1; k <= radius; ++k) {
+#pragma GCC unroll 4
+    for (int q = 0; q < kVectorsAtOnce; ++q) sum[q] += (load(at + q * kL - k) + load(at + q * kL + k)) * middle[k];
+  }
+#pragma GCC unroll 4
+  for (int q = 0; q < kVectorsAtOnce; ++q) store(to + q * kL, sum[q]);
+}
+
+inline void blur(const Canvas& image, const Step& s, ViewScratch& scratch) {
+  const int64_t width = image.width, height = image.height, stride = image.stride;
+  const int64_t radius = blur_radius(s.taps, s.sigma), taps = 2 * radius + 1;
+  // Four rows are made at once, from `taps` + 3 rows: zeros around the weights.
+  std::vector<float> padded(size_t(taps + 6), 0.f);
+  float* weights = padded.data() + 3;
+  double total = 0;
+  std::vector<double> exact(static_cast<size_t>(taps));
+  for (int64_t k = 0; k < taps; ++k) total += exact[size_t(k)] = gaussian(k - radius, s.sigma);
+  for (int64_t k = 0; k < taps; ++k) weights[k] = float(exact[size_t(k)] / total);
+  scratch.plane.resize(size_t(stride * image.height));
+  scratch.line.assign(size_t(stride + 2 * radius + kStep), 0.f);
+  scratch.pointers.resize(size_t(height + 2 * radius + 4));
+  float* plane = scratch.plane.data();
+  float* line = scratch.line.data();
+  const float* middle = weights + radius;
+  for (int64_t y = -radius; y < height + radius + 4; ++y)
+    scratch.pointers[size_t(y + radius)] = plane + reflected(std::min(y, height - 1 + radius), height) * stride;
+  for (int64_t c = 0; c < 3; ++c) {
+    for (int64_t y = 0; y < height; ++y) {
+      std::memcpy(line + radius, image.row(c, y), sizeof(float) * size_t(width));
+      for (int64_t k = 1; k <= radius; ++k) {
+        line[radius - k] = line[radius + reflected(-k, width)];
+        line[radius + width - 1 + k] = line[radius + reflected(width - 1 + k, width)];
+      }
+      float* to = plane + y * stride;
+      int64_t x = 0;
+      for (; x + 4 * kL <= stride; x += 4 * kL) blur_line<4>(line + x + radius, middle, radius, to + x);
+      for (; x < stride; x += kL) blur_line<1>(line + x + radius, middle, radius, to + x);
+    }
+    const float* const* rows = scratch.pointers.data();
+    for (int64_t y = 0; y < height; y += 4) {
+      for (int64_t x = 0; x < stride; x += 2 * kL) {
+        const bool two = x + kL < stride;
+        const int64_t next = two ? x + kL : x;
+        F sum[4][2] = {};
+        for (int64_t j = 0; j < taps + 3; ++j) {
+          const F a = load(rows[y + j] + x), b = load(rows[y + j] + next);
+#pragma GCC unroll 4
+          for (int64_t q = 0; q < 4; ++q) {
+            sum[q][0] += a * weights[j - q];
+            sum[q][1] += b * weights[j - q];
+          }
+        }
+#pragma GCC unroll 4
+        for (int64_t q = 0; q < 4; ++q) {
+          store(image.row(c, y + q) + x, sum[q][0]);
+          if (two) store(image.row(c, y + q) + next, sum[q][1]);
+        }
+      }
+    }
+  }
+}
+
+// Turned about the middle, bilinear, mirrored at the edges.
+inline void rotate(const Canvas& image, double degrees, ViewScratch& scratch) {
+  const int64_t width = image.width, height = image.height;
+  const float cosine = float(std::cos(degrees * 3.14159265358979323846 / 180));
+  const float sine = float(std::sin(degrees * 3.14159265358979323846 / 180));
+  const float mx = float(width - 1) / 2, my = float(height - 1) / 2;
+  scratch.plane.resize(size_t(image.stride * image.height));
+  const auto inside = [](float v, int64_t n) {
+    const float low = -0.5f, span = float(n);
+    float t = v - low;
+    t = std::fabs(t);
+    const float turns = std::floor(t / span);
+    t -= turns * span;
+    if (int64_t(turns) % 2 == 1) t = span - t;
+    return std::min(std::max(t + low, 0.f), float(n - 1));
+  };
+  for (int64_t c = 0; c < 3; ++c) {
+    for (int64_t y = 0; y < height; ++y)
+      std::memcpy(scratch.plane.data() + y * width, image.row(c, y), sizeof(float) * size_t(width));
+    const float* from = scratch.plane.data();
+    for (int64_t y = 0; y < height; ++y) {
+      float* to = image.row(c, y);
+      for (int64_t x = 0; x < width; ++x) {
+        const float dx = float(x) - mx, dy = float(y) - my;
+        const float sx = inside(cosine * dx - sine * dy + mx, width), sy = inside(sine * dx + cosine * dy + my, height);
+        const int64_t x0 = int64_t(sx), y0 = int64_t(sy), x1 = std::min(x0 + 1, width - 1),
+                      y1 = std::min(y0 + 1, height - 1);
+        const float fx = sx - float(x0), fy = sy - float(y0);
+        const float upper = from[y0 * width + x0] * (1 - fx) + from[y0 * width + x1] * fx;
+        const float lower = from[y1 * width + x0] * (1 - fx) + from[y1 * width + x1] * fx;
+        to[x] = upper * (1 - fy) + lower * fy;
+      }
+    }
+  }
+}
+
+// Halves as the low 16 bits of each lane; V is a vector of int32 or one.
+using I = IVec<float>;
+FASTSSL_INLINE I bits_of(F x) { return (I)x; }
+FASTSSL_INLINE I bf16_of(F x) {
+  const I bits = bits_of(x);
+  return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF;
+}
+FASTSSL_INLINE I f16_of(F x) {
+  I bits = bits_of(x);
+  const I sign = (bits >> 16) & 0x8000;
+  bits &= 0x7FFFFFFF;
+  // Subnormal halves are rounded by a float addition whose last bit is theirs.
+  const I small = bits_of((F)bits + 0.5f) - 0x3F000000;
+  const I normal = (bits - 0x38000000 + 0xFFF + ((bits >> 13) & 1)) >> 13;
+  const I huge = bits > 0x7F800000 ? I{} + 0x7E00 : I{} + 0x7C00;
+  return sign | (bits >= 0x477FF000 ? huge : (bits < 0x38800000 ? small : normal));
+}
+typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+
+struct Writer {
+  const ViewOutput& out;
+  template <class T, class Convert>
+  void write(const Row& row, Convert&& convert) const {
+    T* data = static_cast<T*>(out.data);
+    for (int c = 0; c < 3; ++c) {
+      const float mean = out.mean[c], scale = 1.f / out.std[c];
+      const float* from = row.c[c];
+      const int64_t step = out.channels_last ? 3 : 1;
+      T* to = data + (out.channels_last ? row.y * out.width * 3 + c : (int64_t(c) * out.height + row.y) * out.width);
+      for (int64_t x = 0; x < out.width; x += kL) {
+        const auto v = convert((load(from + x) - mean) * scale);
+        if (step == 1 && x + kL <= out.width) {
+          stream(to + x, v);  // views are read long after they are written
+        } else {
+          const int64_t n = std::min(kL, out.width - x);
+          for (int64_t i = 0; i < n; ++i) to[(x + i) * step] = v[i];
+        }
+      }
+    }
+  }
+  void operator()(const Row& row) const {
+    if (out.dtype == DType::f32) write<float>(row, [](F v) { return v; });
+    if (out.dtype == DType::bf16) write<uint16_t>(row, [](F v) { return __builtin_convertvector(bf16_of(v), Halves); });
+    if (out.dtype == DType::f16) write<uint16_t>(row, [](F v) { return __builtin_convertvector(f16_of(v), Halves); });
+  }
+};
+
+struct Histogram {
+  int64_t count[3][256];
+  float table[3][256];
+};
+
+inline void make_view(const ViewTask& task, ViewScratch& scratch) {
+  const SourceImage& source = task.source;
+  Geometry g(source.height, source.width);
+  std::vector<Step> steps = resolve(*task.program, task.params, g);
+  const int64_t height = task.out.height, width = task.out.width;
+  clip_boxes(steps, height, width);
+  fill_axis(scratch.rows, rows_axis(g, height));
+  fill_axis(scratch.columns, columns_axis(g, width));
+  // Only the columns that the window uses.
+  int64_t from = scratch.columns.first[0], end = from;
+  for (int64_t first : scratch.columns.first) {
+    from = std::min(from, first);
+    end = std::max(end, first + scratch.columns.taps);
+  }
+  const bool whole = std::any_of(steps.begin(), steps.end(), [](const Step& s) { return needs_image(s.kind); });
+  Canvas image;
+  image.height = height;
+  image.width = width;
+  image.stride = (width + kStep - 1) / kStep * kStep;
+  const int64_t rows = whole ? (height + kStep - 1) / kStep * kStep + 4 : kL;
+  image.plane = image.stride * rows;
+  scratch.image.resize(size_t(3 * image.plane));
+  image.data = scratch.image.data();
+  scratch.block.resize(size_t((end - from) * (source.planar ? 3 : source.channels) + kL) * kL);
+
+  const Writer write{task.out};
+  size_t next = 0;  // the first step that is still to do
+  double greys = 0;
+  Histogram histogram;
+  const auto finish_row = [&](const Row& row) {
+    size_t k = next;
+    for (; k < steps.size() && !needs_image(steps[k].kind); ++k) apply(steps[k], row);
+    if (k == steps.size()) {
+      write(row);
+    } else if (steps[k].kind == StepKind::contrast) {
+      greys += gray_sum(row);
+    } else if (steps[k].kind == StepKind::equalize) {
+      for (int c = 0; c < 3; ++c)
+        for (int64_t x = 0; x < width; ++x) ++histogram.count[c][int(byte_of(row.c[c][x]))];
+    }
+  };
+  const auto row_of = [&](int64_t at, int64_t y) {
+    return Row{{image.row(0, at), image.row(1, at), image.row(2, at)}, y, width, image.stride};
+  };
+  std::memset(histogram.count, 0, sizeof histogram.count);
+  for (int64_t y = 0; y < height; y += kL) {
+    const int64_t at = whole ? y : 0;
+    resample(source, scratch.rows, scratch.columns, from, end - from, y, height, scratch.block.data(), image, at);
+    for (int64_t r = 0; r < std::min(kL, height - y); ++r) finish_row(row_of(at + r, y + r));
+  }
+  while (true) {
+    while (next < steps.size() && !needs_image(steps[next].kind)) ++next;
+    if (next == steps.size()) return;
+    Step& s = steps[next];
+    if (s.kind == StepKind::blur || s.kind == StepKind::rotate) {
+      s.kind == StepKind::blur ? blur(image, s, scratch) : rotate(image, s.sigma, scratch);
+      ++next;
+      greys = 0;
+      std::memset(histogram.count, 0, sizeof histogram.count);
+      for (int64_t y = 0; y < height; ++y) finish_row(row_of(y, y));
+      continue;
+    }
+    // From here on it changes each pixel by itself.
+    Step done = s;
+    if (s.kind == StepKind::contrast) {
+      done.mean = float(greys / double(height * width));
+    } else {
+      for (int c = 0; c < 3; ++c) equalizing(histogram.count[c], height * width, histogram.table[c]);
+      done.kind = StepKind::lookup;
+      done.table = histogram.table;
+    }
+    ++next;
+    greys = 0;
+    std::memset(histogram.count, 0, sizeof histogram.count);
+    for (int64_t y = 0; y < height; ++y) {
+      const Row row = row_of(y, y);
+      apply(done, row);
+      finish_row(row);
+    }
+  }
+}
+
+inline void view(const ViewTask& task, ViewScratch& scratch) {
+  make_view(task, scratch);
+  stream_end();
+}
+
+}  // namespace FASTSSL_ISA
+}  // namespace fastssl

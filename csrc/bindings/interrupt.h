@@ -1,8 +1,0 @@
-#pragma once
-
-namespace fastssl {
-
-// `check` returns non-zero when the user has asked to stop; called between rounds, from the calling thread.
-void set_interrupt_check(int (*check)());
-
-}  // namespace fastssl

@@ -1,0 +1,26 @@
+// Memory of kept tiles, matrices, views and large scratch. Fresh pages of a hundred MiB cost the kernel as much time as
+// a third of a forward pass, so blocks that were given back wait for the next call, as far as the memory budget allows.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fastssl {
+
+constexpr size_t kHugePage = size_t(2) << 20;
+
+// Page faults cost as much as the arithmetic on large scratch: asks for 2 MiB pages on the whole ones inside.
+void advise_huge_pages(void* p, size_t bytes);
+
+namespace buffer_pool {
+
+// At least `bytes`, which becomes what there is. The content is whatever was left there.
+void* acquire(size_t& bytes);
+void release(void* data, void* bytes);
+
+// How many idle bytes may be held; frees what is above.
+void set_limit(int64_t bytes);
+int64_t idle_bytes();
+
+}  // namespace buffer_pool
+
+}  // namespace fastssl

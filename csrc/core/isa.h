@@ -1,0 +1,45 @@
+// The kernels of an instruction set behind one table, and the choice of the instruction set at run time.
+#pragma once
+#include <vector>
+
+#include "types.h"
+
+namespace fastssl {
+
+template <class T>
+struct PairTable;  // pair/tile.h
+template <class T>
+struct RowTable;  // row/task.h
+
+struct AugmentTable;  // augment/batch.h
+
+struct IsaTable {
+  const char* name;
+  const PairTable<float>* pairs_f32;
+  const PairTable<double>* pairs_f64;
+  const PairTable<float>* pairs_bf16;  // null: convert to float
+  // Dot product of row a of one list of sources with row b of another, each times its inverse norm.
+  double (*dot)(const Source* a_sources, int64_t n_a, int64_t a, double a_inverse, const Source* b_sources, int64_t n_b,
+                int64_t b, double b_inverse, int64_t depth);
+  // sum += weight * inverse * row (sum: depth doubles).
+  void (*add_row)(const Source* sources, int64_t n_sources, int64_t row, double weight, int64_t depth, double* sum);
+  double (*dot_row)(const Source* sources, int64_t n_sources, int64_t row, double inverse, int64_t depth,
+                    const double* vector);
+  double (*fma_loop)(int64_t iterations);  // returns the flops done; nothing but registers
+  const RowTable<float>* rows_f32;
+  const RowTable<double>* rows_f64;
+  const AugmentTable* augment;
+};
+
+const IsaTable& isa_portable();
+#ifdef FASTSSL_X86
+const IsaTable& isa_avx2();
+const IsaTable& isa_avx512();
+const IsaTable& isa_avx512_bf16();
+#endif
+
+const IsaTable& isa();
+std::vector<const IsaTable*> usable_isas();
+const char* select_isa(const char* name);  // null: chosen; otherwise why it cannot be used
+
+}  // namespace fastssl

@@ -1,0 +1,231 @@
+// The passes over all tiles that losses and blocks of losses share: sums of the dense pairs, their gradients, and the
+// O(N D) end of these. Only pair_loss.cpp and pair_block.cpp include this.
+#pragma once
+#include <algorithm>
+#include <numeric>
+
+#include "engine.h"
+
+namespace fastssl {
+namespace {
+
+// Kept tiles of more than this are written past the caches, which would read every line before it is overwritten.
+constexpr int64_t kStreamedBytes = int64_t(32) << 20;
+
+constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
+
+// Sums of the dense pairs per lane and per row, with running maxima where they are needed.
+template <class T>
+struct DenseSums {
+  Buffer<double> row_sum, col_sum, row_aux, col_aux;
+  bool running;
+
+  // Forward pass over all tiles. attention: also sum_j e_ij y_j of the one-sided loss whose y needs no gradient, which
+  // is all that its backward pass will want; it goes to kept.
+  DenseSums(const Engine<T>& e, Keep keep, T* kept, bool columns)
+      : row_sum(e.n), col_sum(columns ? e.m : 0), row_aux(e.n), col_aux(col_sum.size()) {
+    const bool self = e.p.self_pairs(), attention = keep == Keep::attention;
+    running = e.epilogue == kSoftmaxRunningMax;
+    for (auto* aux : {&row_aux, &col_aux})
+      for (int64_t i = 0; running && i < aux->size(); ++i) (*aux)[i] = kMinusInfinity;
+    Buffer<T> ones;
+    if (attention) {
+      ones.allocate(e.grid.x_blocks * kBlock);
+      std::fill(ones.data(), ones.data() + ones.size(), T(1));
+    }
+    Scratch<T> scratch(e.grid, keep != Keep::tiles, false, attention && e.pairs);
+    const bool streams = keep == Keep::tiles && e.grid.kept_end() * int64_t(sizeof(T)) > kStreamedBytes;
+    for_each_tile(e.grid, e.depth, [&](const TileTask& task) {
+      const auto [worker, I, J, next_I, next_J] = task;
+      Tile<T> t = e.tile(I, J);
+      scratch.bind(t, worker);
+      if (keep == Keep::tiles) t.e = kept + e.grid.kept_offset(I, J);
+      t.streams = streams;
+      if (next_I >= 0) e.lanes_of(next_I, next_J, t.soon);
+      t.row_sum = row_sum.data();
+      t.row_aux = row_aux.data();
+      if (self || columns) {
+        t.col_sum = self ? row_sum.data() : col_sum.data();
+        t.col_aux = self ? row_aux.data() : col_aux.data();
+      }
+      e.table.forward[e.epilogue](t);
+      if (keep == Keep::tiles && t.triangular) e.clear_unvisited(t);
+      if (attention && !running) {
+        Weights<T> w;
+        scratch.bind(w, worker);
+        w.row_weight = ones.data();
+        w.grad_x = kept;
+        e.table.backward[e.epilogue](t, w);
+      }
+    });
+  }
+  double row_lse(int64_t i) const { return lse(row_sum[i], row_aux[i]); }
+  double col_lse(int64_t j) const { return lse(col_sum[j], col_aux[j]); }
+
+ private:
+  double lse(double sum, double maximum) const {  // log2
+    return sum == 0 ? kMinusInfinity : (running ? maximum : 0.0) + std::log2(sum);
+  }
+};
+
+// Half a unit in the last place, relative: 2^-25 in fp32.
+template <class T>
+constexpr double kHalfUnit = double(std::numeric_limits<T>::epsilon()) / 4;
+
+// What turns the exponentials of one side into gradients: the upstream gradient over the sum of each row.
+//
+// floor: a pair's weight up to it leaves no trace in the gradient of that row. `total` is a weight that enters the
+// gradient at any rate, that of the row's positive: all `terms` together that stay out are at most half a unit in the
+// last place of it.
+template <class T>
+struct SideWeights {
+  Buffer<T> weight, lse, floor;
+
+  void allocate(int64_t padded, bool running) {
+    weight.allocate(padded);
+    if (running) lse.allocate(padded);
+  }
+  void allocate_floor(int64_t padded, bool running) {
+    if (running) floor.allocate(padded);
+  }
+  void set_floor(int64_t i, double total, int64_t terms) {
+    if (floor.data()) floor[i] = T(std::fabs(total) * kHalfUnit<T> / double(std::max<int64_t>(terms, 1)));
+  }
+  void set(int64_t i, double upstream, double lse_value) {
+    if (lse.data()) {
+      // What T cannot hold of the log-sum goes into the weight: at 144 bits, half a unit is 8e-6 of each probability.
+      const bool empty = upstream == 0 || lse_value == kMinusInfinity;
+      lse[i] = empty ? T(1e30) : T(lse_value);  // 2^(score - 1e30) is 0, while 2^score may overflow
+      weight[i] = empty ? T(0) : T(upstream * std::exp2(double(lse[i]) - lse_value));
+    } else {
+      weight[i] = upstream == 0 ? T(0) : T(upstream * std::exp2(-lse_value));
+    }
+  }
+};
+
+// Backward pass over all tiles, to blocked gradients; null: not wanted. col_total: sums of G per row of y.
+template <class T>
+void dense_gradients(const Engine<T>& e, Keep keep, const T* kept, const SideWeights<T>& rows,
+                     const SideWeights<T>& cols, T* grad_x, T* grad_y, double* col_total) {
+  const bool self = e.p.self_pairs();
+  Scratch<T> scratch(e.grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
+  for_each_tile(e.grid, e.depth, [&](const TileTask& task) {
+    const auto [worker, I, J, next_I, next_J] = task;
+    Tile<T> t = e.tile(I, J);
+    scratch.bind(t, worker);
+    if (keep == Keep::tiles) {
+      t.e = const_cast<T*>(kept) + e.grid.kept_offset(I, J);
+    } else {
+      e.rows_of(I, J, t.soon);
+      e.table.forward[e.epilogue](t);
+    }
+    Weights<T> w;
+    if (next_I >= 0 && keep == Keep::tiles) {
+      const Tile<T> next = e.tile(next_I, next_J);
+      const char* first = reinterpret_cast<const char*>(kept + e.grid.kept_offset(next_I, next_J));
+      w.soon.spans[0] = {first, first + (next.j1 - next.j0) * kBlock * kBlock * int64_t(sizeof(T))};
+      e.rows_of(next_I, next_J, w.soon, 1);
+    } else if (next_I >= 0) {
+      e.lanes_of(next_I, next_J, w.soon);
+    }
+    scratch.bind(w, worker);
+    w.row_weight = rows.weight.data();
+    w.row_lse = rows.lse.data();
+    w.col_weight = self ? rows.weight.data() : cols.weight.data();
+    w.col_lse = self ? rows.lse.data() : cols.lse.data();
+    w.row_floor = rows.floor.data();
+    w.col_floor = self ? rows.floor.data() : cols.floor.data();
+    w.grad_x = grad_x;
+    w.grad_y = self ? grad_x : grad_y;
+    w.col_total = col_total;
+    e.table.backward[e.epilogue](t, w);
+  });
+}
+
+inline bool any_wanted(const std::vector<void*>& targets) {
+  return std::any_of(targets.begin(), targets.end(), [](void* q) { return q != nullptr; });
+}
+
+// The pairs (i, positive[i]) seen from y: a CSR table with the gradient of each pair's score.
+struct Partners {
+  std::vector<int64_t> offset;
+  std::vector<int32_t> row;
+  std::vector<double> weight;
+  Partners(int64_t n, int64_t m, const int32_t* positive, const double* x_weight) : offset(size_t(m) + 1, 0) {
+    for (int64_t i = 0; i < n; ++i)
+      if (positive[i] >= 0) ++offset[size_t(positive[i]) + 1];
+    std::partial_sum(offset.begin(), offset.end(), offset.begin());
+    row.resize(size_t(offset.back()));
+    weight.resize(row.size());
+    std::vector<int64_t> next(offset.begin(), offset.end() - 1);
+    for (int64_t i = 0; i < n; ++i) {
+      if (positive[i] < 0) continue;
+      const size_t at = size_t(next[size_t(positive[i])]++);
+      row[at] = int32_t(i);
+      weight[at] = x_weight[i];
+    }
+  }
+};
+
+// From blocked sums to the gradients of the inputs and of the scale. x_weight: gradient of the score of (i,
+// positive[i]).
+template <class T>
+struct InputGradients {
+  const Engine<T>& e;
+  const double* x_weight;
+  Buffer<double> projection = {};
+  bool wide = false;
+
+  void run(GradientEpilogue<T>& f, int64_t rows, double* scale) {
+    if (scale && !projection.data()) {
+      projection.allocate(rows);
+      f.projection = projection.data();
+    }
+    f.depth = e.depth;
+    f.normalize = e.p.normalize;
+    f.scale = e.p.scale;
+    f.wide = wide;
+    run_gradient_epilogue(e.table.gradient_epilogue, f, rows);
+  }
+  // dense_weight: per row, null: 1.
+  void x(const T* dense, const double* dense_weight, void* const* out, double* scale) {
+    const auto& y = e.y_sources();
+    GradientEpilogue<T> f;
+    f.sources = e.p.x.data();
+    f.n_sources = int64_t(e.p.x.size());
+    f.inverse_norm = e.x_inverse.data();
+    f.dense = dense;
+    f.dense_weight = dense_weight;
+    f.partner_sources = y.data();
+    f.n_partner_sources = int64_t(y.size());
+    f.partner_inverse_norm = !e.p.normalize ? nullptr : e.p.self_pairs() ? e.x_inverse.data() : e.y_inverse.data();
+    f.partner = e.positive.data();
+    f.partner_weight = x_weight;
+    f.out = out;
+    run(f, e.n, scale);
+  }
+  void y(const T* dense, const Partners& partners, void* const* out, double* scale) {
+    GradientEpilogue<T> f;
+    f.sources = e.p.y.data();
+    f.n_sources = int64_t(e.p.y.size());
+    f.inverse_norm = e.y_inverse.data();
+    f.dense = dense;
+    f.partner_sources = e.p.x.data();
+    f.n_partner_sources = int64_t(e.p.x.size());
+    f.partner_inverse_norm = e.p.normalize ? e.x_inverse.data() : nullptr;
+    f.partner_offset = partners.offset.data();
+    f.partner = partners.row.data();
+    f.partner_weight = partners.weight.data();
+    f.out = out;
+    run(f, e.m, scale);
+  }
+  // sum_ij G_ij x_i . y_j = sum_i x_i . (sum_j G_ij y_j); x against itself counts each pair twice.
+  double scale_gradient() const {
+    double total = 0;
+    for (int64_t i = 0; i < projection.size(); ++i) total += projection[i];
+    return e.p.self_pairs() ? total / 2 : total;
+  }
+};
+
+}  // namespace
+}  // namespace fastssl

@@ -1,0 +1,242 @@
+#include "loss.h"
+
+#include "core/half.h"
+
+#include "dense.h"
+
+namespace fastssl {
+namespace {
+
+template <class T>
+void forward(Engine<T>& e, Keep keep, T* kept, double* stats_out, double* loss) {
+  const PairProblem& p = e.p;
+  const int64_t n = e.n;
+  const DenseSums<T> sums(e, keep, kept, p.symmetric && !p.self_pairs());
+
+  const Stats s = layout(p, stats_out);
+  const double unit = e.softmax() ? kLog2e : 1.0;
+  if (p.positives == Positives::classes) positive_means(e, s.row_gap);
+  parallel_rows(n, e.depth, [&](int64_t, int64_t i) {
+    const int64_t j = e.positive[i];
+    if (p.positives == Positives::classes && j < 0) {
+      s.row_lse[i] = sums.row_lse(i);
+      loss[i] = alone(s, i) ? 0.0 : kLn2 * s.row_lse[i] - s.row_gap[i];
+      return;
+    }
+    if (j < 0) {  // ignored
+      s.row_lse[i] = s.row_gap[i] = loss[i] = 0;
+      return;
+    }
+    const double score = (p.scale * e.dot(i, j) + e.bias_at(j)) * unit;
+    if (e.epilogue == kSigmoid) {
+      s.row_lse[i] = sums.row_aux[i];
+      s.row_gap[i] = 1.0 / (1.0 + std::exp(score));  // sigmoid(-score)
+      loss[i] = sums.row_sum[i] + (score > 0 ? std::log1p(std::exp(-score)) : std::log1p(std::exp(score)) - score);
+      return;
+    }
+    s.row_lse[i] = log2_add(sums.row_lse(i), score, &s.row_gap[i]);
+    // log(1 + sum of negatives / e_pos): no cancellation where the loss is small
+    loss[i] = -std::log1p(-s.row_gap[i]);
+    if (s.row_gap[i] > 0.5) loss[i] = kLn2 * (s.row_lse[i] - score);
+    if (p.symmetric) {
+      s.col_lse[j] = log2_add(sums.col_lse(j), score, &s.col_gap[j]);
+      double other = -std::log1p(-s.col_gap[j]);
+      if (s.col_gap[j] > 0.5) other = kLn2 * (s.col_lse[j] - score);
+      loss[i] = 0.5 * (loss[i] + other);
+    }
+  });
+  int64_t valid = 0;
+  for (int64_t i = 0; i < n; ++i) valid += p.positives == Positives::classes || e.positive[i] >= 0;
+  *s.valid = double(valid);
+}
+
+// `wide`: gradients of 16-bit inputs are fp32.
+template <class T>
+void backward(Engine<T>& e, Keep keep, const T* kept, const double* stats, const double* grad, const PairGradients& out,
+              bool wide) {
+  const PairProblem& p = e.p;
+  const int64_t n = e.n, m = e.m;
+  const Stats s = layout(p, const_cast<double*>(stats));
+  const bool want_y = any_wanted(out.y), want_x = any_wanted(out.x) || (out.scale && !want_y);
+  const bool bias_per_col = out.bias && p.bias.size() != 1;
+  const bool running = e.epilogue == kSoftmaxRunningMax;
+  const bool attention = keep == Keep::attention && !running;
+
+  // Weights of the dense pairs. a: the upstream gradient of each row's loss.
+  std::vector<double> a(size_t(n), 0.0);
+  const double mean = *s.valid > 0 ? 1.0 / *s.valid : 0.0;
+  for (int64_t i = 0; i < n; ++i) {
+    const double g = p.reduction == Reduction::none ? grad[i] : grad[0] * (p.reduction == Reduction::mean ? mean : 1.0);
+    const bool counts = p.positives == Positives::classes ? !alone(s, i) : e.positive[i] >= 0;
+    a[size_t(i)] = counts ? g * (p.symmetric ? 0.5 : 1.0) : 0.0;
+  }
+  SideWeights<T> rows, cols;
+  rows.allocate(e.grid.x_blocks * kBlock, running);
+  std::vector<double> dense_weight;
+  if (e.epilogue == kSigmoid) {
+    for (int64_t i = 0; i < n; ++i) rows.weight[i] = T(a[size_t(i)]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) rows.set(i, a[size_t(i)], s.row_lse[i]);
+    if (attention) {
+      dense_weight.resize(size_t(n));
+      for (int64_t i = 0; i < n; ++i) dense_weight[size_t(i)] = a[size_t(i)] * std::exp2(-s.row_lse[i]);
+    }
+    if (p.symmetric && !p.self_pairs()) {
+      cols.allocate(e.grid.y_blocks * kBlock, running);
+      for (int64_t j = 0; j < m; ++j) cols.set(j, a[size_t(j)], s.col_lse[j]);
+    }
+  }
+
+  // Positives: coefficient of y_j in row i's gradient, and of x_i in row j's.
+  std::vector<double> x_coefficient(size_t(n), 0.0);
+  rows.allocate_floor(e.grid.x_blocks * kBlock, running);
+  if (!p.self_pairs()) cols.allocate_floor(e.grid.y_blocks * kBlock, running);
+  std::vector<double> y_total(running && !p.self_pairs() ? size_t(m) : 0, 0.0);
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t j = e.positive[i];
+    if (j < 0) {
+      if (p.positives == Positives::classes) rows.set_floor(i, a[size_t(i)], m);  // the softmax's weights add up to it
+      continue;
+    }
+    double c = a[size_t(i)] * s.row_gap[i];
+    if (p.self_pairs()) c += a[size_t(j)] * s.row_gap[j];
+    if (p.symmetric) c += a[size_t(j)] * s.col_gap[j];
+    x_coefficient[size_t(i)] = -c;
+    rows.set_floor(i, c, m);
+    if (!y_total.empty()) y_total[size_t(j)] += std::fabs(c);
+  }
+  for (size_t j = 0; j < y_total.size(); ++j) cols.set_floor(int64_t(j), y_total[j], n);
+
+  Buffer<T> grad_x, grad_y;
+  Buffer<double> col_total;
+  if ((want_x || (p.self_pairs() && want_y)) && !attention) grad_x.allocate(e.x_numel());
+  if (want_y && !p.self_pairs()) grad_y.allocate(e.y_numel());
+  if (bias_per_col) col_total.allocate(e.grid.y_blocks * kBlock);
+  if (!attention && (grad_x.data() || grad_y.data() || bias_per_col))
+    dense_gradients(e, keep, kept, rows, cols, grad_x.data(), grad_y.data(), col_total.data());
+  if (p.positives == Positives::classes && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
+
+  InputGradients<T> gradients{e, x_coefficient.data()};
+  gradients.wide = wide;
+  if (want_x || (p.self_pairs() && out.scale))
+    gradients.x(attention ? kept : grad_x.data(), attention ? dense_weight.data() : nullptr, out.x.data(), out.scale);
+  if (!p.self_pairs() && (want_y || bias_per_col)) {
+    const Partners partners(n, m, e.positive.data(), x_coefficient.data());
+    if (want_y) gradients.y(grad_y.data(), partners, out.y.data(), out.scale);
+    for (int64_t j = 0; bias_per_col && j < m; ++j) {
+      double total = col_total[j];
+      for (int64_t q = partners.offset[size_t(j)]; q < partners.offset[size_t(j) + 1]; ++q)
+        total += partners.weight[size_t(q)];
+      out.bias[j] = total;
+    }
+  }
+  if (out.scale) *out.scale = gradients.scale_gradient();
+  if (out.bias && !bias_per_col) {
+    double total = 0;
+    if (e.epilogue == kSigmoid)
+      for (int64_t i = 0; i < n; ++i) total += a[size_t(i)] * (s.row_lse[i] - s.row_gap[i]);
+    out.bias[0] = total;  // a softmax does not see a constant
+  }
+}
+
+// f(out, elements, pointer of the sources' gradients) for the inputs, in the order in which they are kept.
+template <class F>
+void for_each_input(const PairProblem& p, F&& f) {
+  int64_t at = 0;
+  for (int side = 0; side < 2; ++side)
+    for (size_t k = 0; k < (side ? p.y : p.x).size(); ++k) {
+      const int64_t count = (side ? p.y : p.x)[k].n * p.depth;
+      f(side, k, at, count);
+      at += count;
+    }
+}
+
+template <class T>
+void run_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
+  Engine<T> e(p, isa());
+  e.pack(true, keep == Keep::attention || keep == Keep::gradients);
+  if (keep != Keep::gradients) return forward<T>(e, keep, static_cast<T*>(kept), stats, loss);
+  const Buffer<T> tiles(Grid::kept_numel(p.n(), p.m(), p.self_pairs()), false);
+  forward<T>(e, Keep::tiles, tiles.data(), stats, loss);
+  PairGradients out;
+  for_each_input(p, [&](int side, size_t, int64_t at, int64_t) {
+    (side ? out.y : out.x).push_back(static_cast<char*>(kept) + at * (p.dtype == DType::f64 ? 8 : 4));
+  });
+  double* const own = stats + stats_numel(p, Keep::nothing);
+  *own = 0;
+  if (p.scale_learns) out.scale = own;
+  if (!p.bias.empty()) out.bias = own + 1;
+  const double one = 1;
+  backward<T>(e, Keep::tiles, tiles.data(), stats, &one, out, true);
+}
+
+template <class T>
+void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* stats, const double* grad,
+                  const PairGradients& out) {
+  Engine<T> e(p, isa());
+  // Attention serves a bounded softmax and x alone; anything else recomputes its tiles.
+  if (keep == Keep::attention && (any_wanted(out.y) || (out.bias && p.bias.size() != 1))) keep = Keep::nothing;
+  e.pack(keep != Keep::tiles, true);
+  backward<T>(e, keep, kept, stats, grad, out, false);
+}
+
+template <class From, class To, class F>
+void scaled(const void* from, void* to, int64_t count, double factor, F&& convert) {
+  const From* a = static_cast<const From*>(from);
+  To* b = static_cast<To*>(to);
+  for (int64_t i = 0; i < count; ++i) b[i] = convert(a[i] * From(factor));
+}
+
+// Kept gradients, times the upstream gradient.
+void scale_gradients(const PairProblem& p, const void* kept, const double* own, double grad, const PairGradients& out) {
+  for_each_input(p, [&](int side, size_t k, int64_t at, int64_t count) {
+    void* const to = (side ? out.y : out.x)[k];
+    if (!to) return;
+    const void* const from = static_cast<const char*>(kept) + at * (p.dtype == DType::f64 ? 8 : 4);
+    switch (p.dtype) {
+      case DType::f64: return scaled<double, double>(from, to, count, grad, [](double v) { return v; });
+      case DType::f32: return scaled<float, float>(from, to, count, grad, [](float v) { return v; });
+      case DType::f16: return scaled<float, uint16_t>(from, to, count, grad, [](float v) { return float_to_f16(v); });
+      case DType::bf16: return scaled<float, uint16_t>(from, to, count, grad, [](float v) { return float_to_bf16(v); });
+    }
+  });
+  if (out.scale) *out.scale = own[0] * grad;
+  for (size_t j = 0; out.bias && j < p.bias.size(); ++j) out.bias[j] = own[1 + j] * grad;
+}
+
+}  // namespace
+
+int64_t stats_numel(const PairProblem& p, Keep keep) {
+  const int64_t own = keep == Keep::gradients ? 1 + int64_t(p.bias.size()) : 0;
+  return 2 * p.n() + (p.symmetric ? 2 * p.m() : 0) + 1 + own;
+}
+double counted_rows(const PairProblem& p, const double* stats) { return *layout(p, const_cast<double*>(stats)).valid; }
+
+int64_t kept_numel(const PairProblem& p, Keep keep) {
+  switch (keep) {
+    case Keep::nothing: return 0;
+    case Keep::tiles: return Grid::kept_numel(p.n(), p.m(), p.self_pairs());
+    case Keep::attention: return ceil_div(p.n(), kBlock) * ceil_div(p.depth, kBlock) * kBlock * kBlock;
+    case Keep::gradients: return (p.n() + (p.self_pairs() ? 0 : p.m())) * p.depth;
+  }
+  return 0;
+}
+
+void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
+  clear_kept_rest(p, keep, kept);
+  with_element(p, [&](auto t) {
+    using T = decltype(t);
+    run_forward<T>(p, kept_as<T>(p, keep), kept, stats, loss);
+  });
+}
+
+void pair_loss_backward(const PairProblem& p, Keep keep, const void* kept, const double* stats, const double* grad,
+                        const PairGradients& out) {
+  if (keep == Keep::gradients) return scale_gradients(p, kept, stats + stats_numel(p, Keep::nothing), grad[0], out);
+  with_element(p, [&](auto t) {
+    using T = decltype(t);
+    run_backward<T>(p, kept_as<T>(p, keep), static_cast<const T*>(kept), stats, grad, out);
+  });
+}
+
+}  // namespace fastssl

@@ -1,0 +1,90 @@
+// Semi-hard triplets.
+#pragma once
+#include "ranked_positives.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+
+// Semi-hard triplets: for every positive pair the nearest negative that is farther than the positive, else the
+// farthest negative. out: sum of max(0, z), how many z > 0. params: sign, margin.
+template <class T, class F>
+void for_each_semihard(const RowTask<T>& t, F&& f) {
+  const T sign = T(t.params[0]);
+  const RankedPositives<T> positives(t, [&](T s) { return sign * s; });
+  struct Nearest {
+    T d = T(__builtin_inf());
+    int64_t column = -1;
+    FASTSSL_INLINE void offer(T other, int64_t j) {
+      if (d == d && !(other >= d)) d = other, column = j;  // NaN enters and stays
+    }
+  };
+  // [k]: the nearest of the negatives that k positives (in order) are nearer than.
+  std::vector<T> near(size_t(positives.total()), T(__builtin_inf()));
+  std::vector<int64_t> column(size_t(positives.total()), -1);
+  Nearest farthest[kBlock];
+  for_each_ranked<true>(
+      t, positives,
+      [&](int l, int64_t j0, const T* d, const int32_t* rank, const uint32_t* negative) __attribute__((always_inline)) {
+        T* of = near.data() + positives.offset(l);
+        int64_t* at = column.data() + positives.offset(l);
+        for (int64_t w = 0; w < RankedPositives<T>::kTogether / kBlock;
+             ++w, d += kBlock, rank += kBlock, j0 += kBlock) {
+          uint32_t nearer = 0, farther = 0;
+          for (int v = 0; v < kV<T>; ++v) {
+            const Vec<T> x = load<T>(d + v * kWidth<T>);
+            nearer |= bits_of<T>(~(x >= gather(of, load_ids<T>(rank + v * kWidth<T>)))) << (v * kWidth<T>);
+            farther |= bits_of<T>(~(x <= -farthest[l].d)) << (v * kWidth<T>);
+          }
+          for_each_bit(nearer & negative[w], [&](int c) {
+            Nearest best{of[rank[c]], at[rank[c]]};
+            best.offer(d[c], j0 + c);
+            of[rank[c]] = best.d;
+            at[rank[c]] = best.column;
+          });
+          for_each_bit(farther & negative[w], [&](int c) { farthest[l].offer(-d[c], j0 + c); });
+        }
+      });
+  for (int l = 0; l < kBlock; ++l) {
+    Nearest best;
+    for (int64_t p = positives.count(l); p-- > 0;) {
+      const size_t next = size_t(positives.offset(l) + p + 1);
+      if (column[next] >= 0) best.offer(near[next], column[next]);
+      const T value = positives.values(l)[p];
+      const int64_t own = positives.columns(l)[p];
+      if (best.column >= 0) {
+        f(l, value, own, best.d, best.column);
+      } else if (farthest[l].column >= 0) {
+        f(l, value, own, -farthest[l].d, farthest[l].column);
+      }
+    }
+  }
+}
+
+template <class T>
+void semihard_forward(const RowTask<T>& t) {
+  double sum[kBlock] = {}, active[kBlock] = {};
+  for_each_semihard(t, [&](int l, T positive, int64_t, T negative, int64_t) {
+    const double z = double(positive) - double(negative) + t.params[1];
+    if (z <= 0) return;
+    sum[l] += z;
+    active[l] += 1;
+  });
+  for_each_lane(t, [&](int l, int64_t i) {
+    t.out[2 * i] = sum[l];
+    t.out[2 * i + 1] = active[l];
+  });
+}
+
+template <class T>
+void semihard_backward(const RowTask<T>& t) {
+  __builtin_memset(t.g, 0, sizeof(T) * size_t(t.m - t.first) * kBlock);
+  for_each_semihard(t, [&](int l, T positive, int64_t p, T negative, int64_t q) {
+    if (double(positive) - double(negative) + t.params[1] <= 0) return;
+    const double g = t.grad[2 * (t.i + l)] * t.params[0];
+    t.g[(p - t.first) * kBlock + l] += T(g);
+    t.g[(q - t.first) * kBlock + l] -= T(g);
+  });
+}
+
+}  // namespace FASTSSL_ISA
+}  // namespace fastssl
