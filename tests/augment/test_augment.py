@@ -197,6 +197,7 @@ def test_levels_agree_with_the_oracle(way: str) -> None:
 FULL = [RandomResizedCrop((31, 37)), RandomHorizontalFlip(), *OPERATIONS, Normalize()]
 
 
+@pytest.mark.threads
 def test_same_bits_for_threads_batches_and_instruction_sets() -> None:
     images = images_of("bits", 64)
     augment = Augment(FULL)

@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 import fastssl
 from fastssl.cli import app
+from tests.support import command
+from tests.support.processes import start
 
 runner = CliRunner()
 
@@ -75,11 +77,8 @@ def test_folders_of_images_are_data(tmp_path: Path) -> None:
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], text: str, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
-    done = subprocess.run([sys.executable, "-m", "fastssl", *arguments], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 2 and "error:" in done.stdout and text in done.stdout and "Traceback" not in done.stderr
+    done = start(command.main, arguments, tmp_path, log=tmp_path / "log", environment={})
+    assert done.wait() == 2 and "error:" in done.output and text in done.output and "Traceback" not in done.output
 
 
 @pytest.mark.slow

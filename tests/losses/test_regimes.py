@@ -92,6 +92,7 @@ def test_every_loss_in_every_regime(name: str) -> None:
                 assert float((a - b).norm()) <= 2e-4 * float(b.norm()) + 1e-6, regime
 
 
+@pytest.mark.threads
 @pytest.mark.parametrize("regime", ["trained", "collapsed", "random"])
 @pytest.mark.parametrize("name", [*PAIR_LOSSES, "contrastive", "triplet", "linear_cross_entropy"])
 def test_the_bits_do_not_depend_on_threads(name: str, regime: str) -> None:
@@ -227,6 +228,7 @@ def two_threads() -> Iterator[None]:
 
 
 @kernels
+@pytest.mark.threads
 @pytest.mark.parametrize("flushes", [False, True])
 def test_the_callers_mode_is_the_callers(two_threads: None, flushes: bool) -> None:
     if not torch.set_flush_denormal(flushes):
@@ -248,6 +250,7 @@ def test_the_callers_mode_is_the_callers(two_threads: None, flushes: bool) -> No
 
 
 @kernels
+@pytest.mark.threads
 def test_the_mode_survives_an_interruption(two_threads: None) -> None:
     handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start us with it ignored
     before = modes()

@@ -109,9 +109,9 @@ def test_methods_learn(name: str) -> None:
         queue = EmbeddingQueue(len(images), 128)
         method.register_module("queue" if isinstance(method, MoCo) else "support", queue)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
-    losses = []
+    losses, batch = [], method.examples(images.items(range(len(images))), 0)
     for step in range(40):
-        loss = loss_of(method, images)
+        loss = method(batch)
         optimizer.zero_grad()
         loss.backward()
         if step == 0:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import signal
 import subprocess
 import sys
-import textwrap
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +15,8 @@ from torch import Tensor
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
+from tests.support import interrupted_loss
+from tests.support.processes import start
 
 op = torch.ops.fastssl.pair_loss.default
 
@@ -205,38 +206,6 @@ def test_environment_forces_instruction_set_and_backend() -> None:
 
 
 @pytest.mark.parametrize("where", ["forward", "backward"])
-def test_ctrl_c_returns_within_a_second(where: str) -> None:
-    code = textwrap.dedent(
-        f"""
-        import os, signal, threading, time, torch, fastssl, fastssl.functional as F
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # background shells start us with it ignored
-        torch.set_num_threads(1)
-        fastssl.instruction_set("portable")
-        fastssl.set_memory_budget(0)
-        n = 40960
-        x, y = torch.randn(n, 256, requires_grad=True), torch.randn(n, 256)
-        small = F.nt_xent(x[:8], y[:8])
-        sent = []
-        def interrupt():
-            sent.append(time.monotonic())
-            os.kill(os.getpid(), signal.SIGINT)
-        if "{where}" == "backward":
-            # A graph whose forward pass was short: the same rows, frozen columns.
-            out = torch.ops.fastssl.pair_loss.default(
-                x[:, :1].detach().requires_grad_(), None, y[:, :1], None, None, None, None,
-                1.0, 0, False, True, False, -100, 2, 0)
-            run = lambda: out[0].backward()
-            threading.Timer(0.5, interrupt).start()
-        else:
-            run = lambda: F.nt_xent(x, y)
-            threading.Timer(1.0, interrupt).start()
-        try:
-            run()
-            print("finished")
-        except KeyboardInterrupt:
-            print("interrupted", time.monotonic() - sent[0] < 1.0)
-        """
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
-    assert done.stdout.split() == ["interrupted", "True"], done.stdout + done.stderr
-    assert signal.SIGINT == 2
+def test_ctrl_c_returns_within_a_second(where: str, tmp_path: Path) -> None:
+    done = start(interrupted_loss.main, where, log=tmp_path / "log", environment={})
+    assert done.wait() == 0 and done.output.split() == ["interrupted", "True"], done.output
