@@ -148,15 +148,16 @@ def _run(*arguments: str) -> str:
 
 def test_protocols_report_and_export(tmp_path: Path) -> None:
     """From two seeds of one method and another method to tables, a page, and a program that loads."""
-    runs = []
+    runs, photos = [], str(_photos(tmp_path / "photos", 120))  # as many as a map of them needs
     for method, seed in (("simclr", 0), ("simclr", 1), ("jigsaw", 0), ("mae", 0)):
         runs.append(str(tmp_path / f"{method}-{seed}"))
-        options = ["--data", "digits", "--epochs", "1", "--width", "4", "--batch-size", "256", "--seed", str(seed)]
+        options = ["--data", photos, "--size", "16", "--epochs", "1", "--width", "4", "--batch-size", "40"]
+        options += ["--seed", str(seed)]
         _run("pretrain", method, *options, "--out", runs[-1])
     assert "RankMe" in _run("evaluate", runs[0], "--protocol", "structure", "--out", str(tmp_path / "table.json"))
     assert set(json.loads((tmp_path / "table.json").read_text())["RankMe"]) == {"pretrained", "random"}
     page = tmp_path / "page" / "report.html"
-    _run("report", *runs, "--data", "digits", "--out", str(page))
+    _run("report", *runs, "--data", photos, "--out", str(page))
     text = page.read_text()
     for expected in (
         "<td>simclr</td><td>2</td>",

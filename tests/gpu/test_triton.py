@@ -217,7 +217,7 @@ def test_rows_of_a_memory_are_not_their_own_partners() -> None:
 @pytest.mark.parametrize("name", ["nt_xent", "info_nce_symmetric", "clip_loss", "triplet"])
 def test_small_memory_budgets(name: str) -> None:
     """Columns in bands of blocks of rows, strips of scores, chunks of weights: the same loss."""
-    inputs = SUBJECTS[name].make(40, 12, torch.float32, 0.1)
+    inputs = SUBJECTS[name].make(20 if name == "triplet" else 40, 12, torch.float32, 0.1)
     whole = on_device(SUBJECTS[name], inputs)
     fastssl.set_memory_budget(1)
     for a, b in zip(on_device(SUBJECTS[name], inputs), whole):
