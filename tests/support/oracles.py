@@ -360,6 +360,10 @@ def margin_softmax(x: Tensor, classes: Tensor, targets: Tensor, scale: float, ph
     return mean(terms)
 
 
+def normalized_softmax(x: Tensor, classes: Tensor, targets: Tensor, temperature: Tensor) -> float:
+    return margin_softmax(x, classes, targets, 1 / float(temperature), lambda c: c)
+
+
 def arc(cosine: float, margin: float = math.radians(28.6)) -> float:
     theta = math.acos(max(-1.0, min(1.0, cosine)))
     return math.cos(theta + margin) if theta <= math.pi - margin else cosine - margin * math.sin(margin)

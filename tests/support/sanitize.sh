@@ -18,9 +18,10 @@ loaded=$("$python" -c "import torch, fastssl._C as c; print(c.__file__)")
 [[ $loaded == "$work"/* ]] || { echo "sanitize: the wrong extension was loaded: $loaded"; exit 1; }
 # Not grep -q: it leaves before nm has written everything, which pipefail takes for a failure.
 LD_PRELOAD='' nm -D "$loaded" | grep __asan_report >/dev/null || { echo "sanitize: the extension is not instrumented"; exit 1; }
-"$python" -m pytest -p no:cacheprovider tests/losses/test_fuzz.py tests/losses/test_bad_input.py tests/losses/test_losses.py \
-  tests/losses/test_bad_metric_input.py tests/losses/test_metric.py \
-  -k "not errs_no_more and not gradcheck and not double_loop and not compile and not opcheck"
+"$python" -m pytest -p no:cacheprovider tests/losses/test_fuzz.py tests/losses/test_bad_input.py \
+  tests/losses/test_bad_metric_input.py tests/losses/test_properties.py tests/losses/test_pair_engine.py \
+  tests/losses/test_particular.py tests/ops/test_distances.py \
+  -k "not errs_no_more and not gradcheck and not oracle and not compile and not opcheck"
 "$python" -m pytest -p no:cacheprovider tests/augment/test_augment.py tests/data/test_loader.py \
   tests/data/test_fuzz_images.py tests/gpu/test_cuda_on_host.py -m "not slow"
 echo "sanitize: clean"
