@@ -49,10 +49,18 @@ const int32_t* bits_of(const MaybeTensor& bits, const RowProblem& p) {
   return static_cast<const int32_t*>(bits->const_data_ptr());
 }
 
-RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const MaybeTensor& x_ids,
-                     const MaybeTensor& y_ids, const MaybeTensor& positive_bits, const MaybeTensor& negative_bits,
-                     const MaybeTensor& row_value, const Tensor& params, int64_t metric, bool normalize, bool upper,
-                     int64_t self_offset, int64_t keep) {
+// The arguments of the operator, in the order of its schema.
+#define FASTSSL_ROW_ARGUMENTS                                                                                          \
+  Tensor x, MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids, MaybeTensor positive_bits, MaybeTensor negative_bits, \
+      MaybeTensor row_value, Tensor params, int64_t loss, int64_t metric, bool normalize, bool upper,                  \
+      int64_t self_offset, int64_t keep
+#define FASTSSL_ROW_SCHEMA                                                                            \
+  "Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, " \
+  "Tensor? row_value, Tensor params, int loss, int metric, bool normalize, bool upper, int self_offset, int keep"
+#define FASTSSL_ROW_VALUES \
+  x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, loss, metric, normalize, upper, self_offset, keep
+
+RowLossProblem parse(FASTSSL_ROW_ARGUMENTS) {
   STD_TORCH_CHECK(loss >= 0 && loss < kRowLosses, "fastssl: unknown row loss ", loss);
   RowLossProblem p;
   fill(p, x, y, metric, normalize, true);
@@ -87,13 +95,9 @@ RowLossProblem parse(int64_t loss, const Tensor& x, const MaybeTensor& y, const 
 
 ScalarType computed(const RowProblem& p) { return p.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float; }
 
-std::tuple<Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids,
-                                   MaybeTensor positive_bits, MaybeTensor negative_bits, MaybeTensor row_value,
-                                   Tensor params, int64_t metric, bool normalize, bool upper, int64_t self_offset,
-                                   int64_t keep) {
+std::tuple<Tensor, Tensor> forward(FASTSSL_ROW_ARGUMENTS) {
   if (metric != int64_t(Metric::given)) x = rows_of(x), y = rows_of(y);
-  const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
-                                 normalize, upper, self_offset, keep);
+  const RowLossProblem p = parse(FASTSSL_ROW_VALUES);
   Tensor out = empty({p.n(), p.columns()}, ScalarType::Double);
   const int64_t numel = row_kept_numel(p);
   Tensor kept = new_pooled(x, numel, computed(p));
@@ -101,15 +105,10 @@ std::tuple<Tensor, Tensor> forward(int64_t loss, Tensor x, MaybeTensor y, MaybeT
   return {out, kept};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Tensor out, int64_t loss, Tensor x,
-                                                    MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids,
-                                                    MaybeTensor positive_bits, MaybeTensor negative_bits,
-                                                    MaybeTensor row_value, Tensor params, int64_t metric,
-                                                    bool normalize, bool upper, int64_t self_offset, int64_t keep,
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Tensor out, FASTSSL_ROW_ARGUMENTS,
                                                     int64_t needs) {
   if (metric != int64_t(Metric::given)) x = rows_of(x), y = rows_of(y);
-  const RowLossProblem p = parse(loss, x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, metric,
-                                 normalize, upper, self_offset, keep);
+  const RowLossProblem p = parse(FASTSSL_ROW_VALUES);
   for (const Tensor* t : {&grad, &out})
     STD_TORCH_CHECK(t->is_cpu() && t->scalar_type() == ScalarType::Double && t->dim() == 2 && t->size(0) == p.n() &&
                         t->size(1) == p.columns(),
@@ -208,13 +207,9 @@ std::tuple<Tensor, int64_t> pair_bits(Tensor a, Tensor b, int64_t n, int64_t m) 
 }  // namespace
 }  // namespace fastssl
 
-#define FASTSSL_ROW_ARGUMENTS                                                                                   \
-  "int loss, Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, " \
-  "Tensor? row_value, Tensor params, int metric, bool normalize, bool upper, int self_offset, int keep"
-
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
-  m.def("row_loss(" FASTSSL_ROW_ARGUMENTS ") -> (Tensor, Tensor)");
-  m.def("row_loss_backward(Tensor grad, Tensor kept, Tensor out, " FASTSSL_ROW_ARGUMENTS
+  m.def("row_loss(" FASTSSL_ROW_SCHEMA ") -> (Tensor, Tensor)");
+  m.def("row_loss_backward(Tensor grad, Tensor kept, Tensor out, " FASTSSL_ROW_SCHEMA
         ", int needs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("pair_bits(Tensor a, Tensor b, int n, int m) -> (Tensor, int)");
   m.def("pairwise(Tensor x, Tensor? y, int metric, bool normalize) -> Tensor");

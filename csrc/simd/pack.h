@@ -45,7 +45,8 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
       });
     }
     for (int64_t k = k0; lanes && k < k1; ++k)
-      for (int64_t r = 0; r < kBlock; ++r) lanes[k * kBlock + r] = scaled[r][k - k0];
+      for (int64_t r = 0; r < kBlock; r += kWidth<T>)
+        store<T>(lanes + k * kBlock + r, gather(&scaled[r][k - k0], iota<T>() * kBlock));
   }
 }
 

@@ -1,5 +1,7 @@
 """Augmentation: uint8 images to the views that methods contrast, in one compiled pass a view."""
 
+from fastssl._docs import complete
+from fastssl.augment import _docs
 from fastssl.augment.convert import to_float
 from fastssl.augment.ops import (
     IMAGENET,
@@ -86,3 +88,10 @@ __all__ = [
     "to_float",
     "uniform",
 ]
+
+complete(
+    (globals()[name] for name in __all__ if not name.isupper() and name[0].isupper() and name != "Params"),
+    _docs.ARGUMENTS,
+    _docs.ERRORS,
+    example=_docs.example,
+)

@@ -15,6 +15,15 @@ def to_float(images: Tensor, size: int | None = None) -> Tensor:
     Args:
         images: uint8, in any form that :class:`Augment` takes.
         size: pixels; None keeps the images as they are, all of one size.
+
+    Raises:
+        ValueError: images of different sizes without ``size``.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.augment import to_float
+        >>> to_float(torch.zeros(2, 48, 40, 3, dtype=torch.uint8), 32).shape
+        torch.Size([2, 3, 32, 32])
     """
     batch = read_images(images)
     if size is None:

@@ -416,6 +416,11 @@ def policy(name: str, size: int | None = None, **options: Any) -> Views:
 
     Raises:
         ValueError: no such policy.
+
+    Example:
+        >>> from fastssl.augment import policy
+        >>> len(policy('byol', 32).programs)
+        2
     """
     if name not in POLICIES:
         raise ValueError(f"name: expected one of {', '.join(POLICIES)}, got {name!r}")

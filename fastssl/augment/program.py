@@ -28,6 +28,17 @@ class Params:
         columns: their names, ``"RandomResizedCrop.top"`` for example.
 
     ``params["RandomResizedCrop.top"]`` is one column, ``params[3]`` the draw of one sample as a dictionary.
+
+    Raises:
+        KeyError: a column that was not drawn.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.augment import Augment, RandomCrop
+        >>> images = torch.zeros(2, 48, 48, 3, dtype=torch.uint8)
+        >>> views, params = Augment([RandomCrop(32)])(images, seed=0, return_params=True)
+        >>> len(params['RandomCrop.top'])
+        2
     """
 
     values: np.ndarray
@@ -234,6 +245,22 @@ def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0, c
     """Numbers in (0, 1) for every id, keyed by (seed, epoch, id, view, block) alone: float64 [B, count].
 
     A block is four numbers: ``count`` of them take as many blocks as they need, from ``block`` on.
+
+    Args:
+        seed: of the run.
+        epoch: of the run.
+        ids: [B] integers, the numbers of the items.
+        view: the number of the view.
+        block: the first block.
+        count: numbers per id.
+
+    Raises:
+        ValueError: more numbers than blocks are left.
+
+    Example:
+        >>> from fastssl.augment import uniform
+        >>> uniform(0, 1, [3, 5]).shape
+        (2, 4)
     """
     ids = np.asarray(ids, dtype=np.int64).reshape(-1, 1)
     blocks = np.arange(block, block + -(-count // 4))

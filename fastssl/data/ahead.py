@@ -18,6 +18,14 @@ def read_ahead(source: Source, ids: Iterable[int] | None = None, workers: int | 
         source: read by several threads.
         ids: in which order.
         workers: threads; None: as many as torch uses.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
+        >>> from fastssl.data import read_ahead
+        >>> [item.label for item in read_ahead(source)]
+        [0, 1, 0, 1]
     """
     workers = workers or torch.get_num_threads()
     upcoming = iter(range(len(source)) if ids is None else ids)

@@ -16,6 +16,12 @@ class Batch(NamedTuple):
         views: float tensors [B, 3, S, S], and whatever else a method needs of each item: masks, targets, tokens.
         labels: int64 [B], -1 where a class is not known; None: none are needed.
         ids: int64 [B], the numbers of the items; None: not known.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.data import Batch
+        >>> len(Batch([torch.zeros(8, 3, 32, 32)] * 2).views)
+        2
     """
 
     views: list[Tensor]

@@ -28,6 +28,12 @@ class DatasetSource(Source):
 
     Raises:
         TypeError: items without an image.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import DatasetSource
+        >>> len(DatasetSource([(np.zeros((8, 8, 3), np.uint8), 0)] * 4, 'toy'))
+        4
     """
 
     def __init__(self, dataset: Any, name: str | None = None) -> None:
@@ -66,6 +72,10 @@ class DatasetSource(Source):
 
 class HubSource(Source):
     """A table of Hugging Face with a column of images, and of class labels or texts where there are any.
+
+    Args:
+        table: a ``datasets.Dataset``.
+        name: what logs and checkpoints call it.
 
     Raises:
         ValueError: no column of images.

@@ -32,6 +32,17 @@ class FileSource(Source):
 
     Raises:
         ValueError: another number of labels or texts.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> path = Path(tempfile.mkdtemp()) / 'cat' / '0.png'
+        >>> path.parent.mkdir()
+        >>> Image.new('RGB', (8, 8)).save(path)
+        >>> from fastssl.data import FileSource
+        >>> FileSource([path], [0], ['cat']).read(0).images[0].shape[:2]
+        (8, 8)
     """
 
     def __init__(
@@ -140,6 +151,17 @@ def folder(
 
     Raises:
         ValueError: no folder, or no images in it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> path = Path(tempfile.mkdtemp()) / 'cat' / '0.png'
+        >>> path.parent.mkdir()
+        >>> Image.new('RGB', (8, 8)).save(path)
+        >>> from fastssl.data import folder
+        >>> folder(path.parent.parent).classes
+        ['cat']
     """
     root = str(path) if is_url(path) else os.path.abspath(path)
     listing = list_images(root, progress)

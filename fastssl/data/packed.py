@@ -136,6 +136,13 @@ def pack_source(
     Raises:
         ValueError: no items, items without images, or of several numbers of them.
         ImageError: an image that cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.data import digits
+        >>> from fastssl.data import pack_source
+        >>> path = pack_source(digits().subset(range(4)), Path(tempfile.mkdtemp()) / 'digits.fssl')
     """
     drawings = len(source.read(0).images or ()) if len(source) else 0
     if not drawings:
@@ -169,6 +176,15 @@ class PackedImages(Source):
     Raises:
         PackedError: no packed file, one of another version, or a damaged one.
         FileNotFoundError: no such file.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.data import digits, pack_source
+        >>> from fastssl.data import PackedImages
+        >>> path = pack_source(digits().subset(range(4)), Path(tempfile.mkdtemp()) / 'digits.fssl')
+        >>> len(PackedImages(path))
+        4
     """
 
     def __init__(self, path: str | Path) -> None:

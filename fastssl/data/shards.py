@@ -50,6 +50,14 @@ class ShardSource(Source):
         FileNotFoundError: no such file.
         ShardError: a shard that is cut off or compressed, one with two images of one name, or an index of another file.
         ValueError: no shards, or no images in them.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import digits, write_shards
+        >>> from fastssl.data import ShardSource
+        >>> paths = write_shards([digits().read(i) for i in range(4)], tempfile.mkdtemp())
+        >>> len(ShardSource(paths))
+        4
     """
 
     def __init__(
@@ -238,6 +246,14 @@ def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 
 
     Raises:
         ValueError: an item without an image.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import digits
+        >>> from fastssl.data import write_shards
+        >>> items = [digits().read(i) for i in range(4)]
+        >>> len(write_shards(items, tempfile.mkdtemp(), per_shard=2))
+        2
     """
     from io import BytesIO
 

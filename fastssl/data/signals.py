@@ -17,6 +17,15 @@ class Signals(Source):
         labels: integers [N].
         classes: the names of the classes.
         name: what logs and checkpoints call it.
+
+    Raises:
+        ValueError: signals or labels of the wrong shape or dtype.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import Signals
+        >>> len(Signals(np.zeros((4, 100), np.float32), np.zeros(4, np.int64), ['a'], 'toy'))
+        4
     """
 
     def __init__(self, signals: np.ndarray, labels: np.ndarray, classes: Sequence[str], name: str) -> None:

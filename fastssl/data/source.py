@@ -21,6 +21,11 @@ class Item(NamedTuple):
         text: a string.
         label: an integer; -1 where the class is not known.
         name: what messages and reports call the item.
+
+    Example:
+        >>> from fastssl.data import Item
+        >>> Item(label=3).label
+        3
     """
 
     images: tuple[np.ndarray, ...] | None = None
@@ -42,6 +47,22 @@ class Source:
     one integer an item, or None where they are not known before an item is read. ``embedded`` names the set that comes
     with the package, where the items are of one: nothing else that is so called is taken for it. ``where`` opens it
     again, where that can be written down.
+
+    Raises:
+        NotImplementedError: a method that the subclass does not define.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import Item
+        >>> from fastssl.data import Source
+        >>> class Grey(Source):
+        ...     name, classes, labels = 'grey', (), None
+        ...     def __len__(self):
+        ...         return 4
+        ...     def read(self, index, reduce=None):
+        ...         return Item((np.full((8, 8, 3), 64 * index, np.uint8),))
+        >>> int(Grey().subset([1, 2]).read(0).images[0].max())
+        64
     """
 
     name: str = "data"
@@ -90,7 +111,24 @@ class Source:
 
 
 class Subset(Source):
-    """Some items of another source."""
+    """Some items of another source.
+
+    Args:
+        source: of the items.
+        ids: [N] integers, the numbers of the items.
+        name: what logs and checkpoints call it; None: that of ``source``.
+
+    Raises:
+        IndexError: a number that ``source`` does not have.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
+        >>> from fastssl.data import Subset
+        >>> len(Subset(source, np.array([0, 2])))
+        2
+    """
 
     def __init__(self, source: Source, ids: np.ndarray, name: str | None = None) -> None:
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(source):
@@ -114,7 +152,23 @@ class Subset(Source):
 
 
 class Joined(Source):
-    """Several sources one after the other, of the same classes."""
+    """Several sources one after the other, of the same classes.
+
+    Args:
+        sources: in their order, of the same classes.
+        name: what logs and checkpoints call it; None: their names.
+
+    Raises:
+        ValueError: no source, or sources of different classes.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
+        >>> from fastssl.data import Joined
+        >>> len(Joined([source, source]))
+        8
+    """
 
     def __init__(self, sources: Sequence[Source], name: str | None = None) -> None:
         if not sources:

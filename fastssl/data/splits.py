@@ -18,7 +18,22 @@ from fastssl.data.source import Source
 @dataclass
 class Splits:
     """A task: ``train`` and ``test`` have the same classes; ``metric`` is a name of ``fastssl.evaluate.METRICS``;
-    ``divided``: by those who made the data, not at random."""
+    ``divided``: by those who made the data, not at random.
+
+    Args:
+        name: of the task.
+        train: the training part.
+        test: the test part.
+        metric: a name of ``fastssl.evaluate.METRICS``.
+        divided: by those who made the data, not at random.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
+        >>> from fastssl.data import Splits
+        >>> task = Splits('toy', source, source)
+    """
 
     name: str
     train: Source
@@ -28,7 +43,21 @@ class Splits:
 
 
 def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
-    """Divides a data set that has no test part, at random."""
+    """Divides a data set that has no test part, at random.
+
+    Args:
+        source: of all items.
+        share: of the training part.
+        seed: of the division.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
+        >>> from fastssl.data import divide
+        >>> len(divide(source, 0.5).train)
+        2
+    """
     order = np.random.default_rng([11, seed]).permutation(len(source))
     cut = int(share * len(order))
     name = source.name
@@ -49,6 +78,12 @@ def open_splits(data: Any, **options: Any) -> Splits:
     Raises:
         ValueError: no such data set, or a folder without what its structure promises.
         ImportError: the extra is missing.
+
+    Example:
+        >>> from fastssl.data import open_splits
+        >>> task = open_splits('digits')
+        >>> len(task.train), len(task.test)
+        (1437, 360)
     """
     if isinstance(data, Splits):
         return data

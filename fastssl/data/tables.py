@@ -33,6 +33,19 @@ def table(path: str | Path, **options: Any) -> FileSource:
     Raises:
         FileNotFoundError: no such table.
         ValueError: no rows, no column of paths, or a row without a path.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> path = Path(tempfile.mkdtemp()) / 'cat' / '0.png'
+        >>> path.parent.mkdir()
+        >>> Image.new('RGB', (8, 8)).save(path)
+        >>> from fastssl.data import table
+        >>> listed = path.parent / 'listed.csv'
+        >>> _ = listed.write_text('path,label\\n0.png,cat\\n')
+        >>> len(table(listed))
+        1
     """
     path = str(path)
     rows = _rows(path)

@@ -27,6 +27,12 @@ class FeatureFile:
         labels: int64 [N], -1 where a class is not known; None: none.
         source: opens the images again (:func:`fastssl.data.open`), where that can be written down.
         part: "train" or "test": which of the source's.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import FeatureFile
+        >>> FeatureFile(torch.zeros(2, 3), ['a', 'b'], None, None).features.shape
+        torch.Size([2, 3])
     """
 
     features: Tensor
@@ -78,6 +84,9 @@ def write_features(
 
 def read_features(path: str | Path) -> FeatureFile:
     """Reads what ``fastssl embed`` wrote.
+
+    Args:
+        path: a file of ``fastssl embed``.
 
     Raises:
         FileNotFoundError: no such file.

@@ -163,7 +163,19 @@ def plain_images(source: Source, size: int, batch: int = 512, channels: int = 3)
 
 
 def pixels(data: Any, size: int, channels: int = 3) -> Tensor:
-    """The images themselves as features, at the size that the encoder sees."""
+    """The images themselves as features, at the size that the encoder sees.
+
+    Args:
+        data: what :func:`fastssl.data.open` takes.
+        size: pixels of a side.
+        channels: 3, or 1 for grey.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.evaluate import pixels
+        >>> pixels(np.zeros((2, 8, 8, 3), np.uint8), 8).shape
+        torch.Size([2, 192])
+    """
     source, done = open_source(data), 0
     made = room(len(source), channels * size * size)
     for x in plain_images(source, size, channels=channels):

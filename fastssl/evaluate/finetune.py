@@ -38,6 +38,13 @@ class FineTuning:
         spatial: classify the 4 x 4 feature map instead of its mean.
         metric: "top-1", "mean per class" or "11-point mAP".
         seed: of everything random.
+
+    Raises:
+        ValueError: an option out of range, or an unknown metric.
+
+    Example:
+        >>> from fastssl.evaluate import FineTuning
+        >>> options = FineTuning(epochs=1, rates=(0.01,))
     """
 
     epochs: int = 30
@@ -97,6 +104,17 @@ def finetune(
 
     Raises:
         ValueError: fewer than two training rows, or wrong options.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from fastssl.data import digits
+        >>> from fastssl.evaluate import FineTuning
+        >>> from fastssl.models import build_encoder
+        >>> options = {"name": "resnet", "size": 16, "width": 4}
+        >>> from fastssl.evaluate import finetune
+        >>> data, rows = digits().subset(range(40)), np.arange(40)
+        >>> how = FineTuning(epochs=1, least_steps=1, batch_size=16, rates=(0.01,))
+        >>> tuned = finetune(build_encoder(options), data, torch.from_numpy(data.labels), rows[:30], rows[30:], how)
     """
     options = options or FineTuning()
     options.check()

@@ -25,6 +25,14 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
 
     Raises:
         ValueError: a network without levels.
+
+    Example:
+        >>> from fastssl.data import digits
+        >>> from fastssl.models import build_encoder
+        >>> options = {"name": "resnet", "size": 16, "width": 4}
+        >>> from fastssl.evaluate import layer_features
+        >>> [f.shape[0] for f in layer_features(build_encoder(options), digits().subset(range(4)))]
+        [4, 4, 4, 4]
     """
     levels, training = encoder.levels(), encoder.training
     encoder.eval()

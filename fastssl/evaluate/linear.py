@@ -176,6 +176,13 @@ def few_labels(
 
     Raises:
         ValueError: not one of share and per_class.
+
+    Example:
+        >>> import numpy as np, torch
+        >>> from fastssl.evaluate import few_labels
+        >>> x, labels = torch.eye(2).repeat(10, 1), torch.arange(20) % 2
+        >>> few_labels(x, labels, np.arange(10), np.arange(10, 20), per_class=1, draws=2)
+        (100.0, 0.0)
     """
     if (share is None) == (per_class is None):
         raise ValueError(f"share, per_class: expected one of both, got {share} and {per_class}")
@@ -211,6 +218,13 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
         shots: labelled rows of each class; the other rows are the test.
         draws: how often the labelled rows are drawn.
         seed: of the draws.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import low_shot
+        >>> x, labels = torch.eye(2).repeat(10, 1), torch.arange(20) % 2
+        >>> low_shot(x, labels, shots=1, draws=2)
+        (100.0, 0.0)
     """
     results = []
     numbers = labels.numpy()

@@ -31,6 +31,13 @@ def knn_accuracy(
         query_labels: [M].
         temperature: neighbours vote with exp(cosine / temperature), as Wu et al. 2018 (0.07); None: all alike.
         top: how many classes may be named: 5 for top-5. Classes without a vote are never named.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import knn_accuracy
+        >>> x = torch.nn.functional.normalize(torch.eye(4)[[0, 0, 1, 1]] + 0.1, dim=1)
+        >>> knn_accuracy(x, torch.tensor([0, 0, 1, 1]), k=1)
+        100.0
     """
     own = queries is None
     q = features if queries is None else queries
@@ -55,18 +62,47 @@ def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
         query: [N, C], unit length.
         gallery: [N, C], unit length.
         k: at most N.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import recall_at
+        >>> recall_at(torch.eye(4), torch.eye(4), k=1)
+        100.0
     """
     _, nearest = F.nearest(query, gallery, k, metric="dot")
     return 100 * float((nearest == torch.arange(len(query))[:, None]).any(1).float().mean())
 
 
 def alignment(x: Tensor, y: Tensor) -> float:
-    """Mean squared distance of positive pairs of unit vectors (Wang and Isola 2020); 0 is best."""
+    """Mean squared distance of positive pairs of unit vectors (Wang and Isola 2020); 0 is best.
+
+    Args:
+        x: [N, D], unit length.
+        y: [N, D], unit length; row i is the positive of row i of ``x``.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import alignment
+        >>> x = torch.eye(4)
+        >>> alignment(x, x)
+        0.0
+    """
     return float((x - y).square().sum(1).mean())
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> float:
-    """Log of the mean Gaussian potential of unit vectors (Wang and Isola 2020); lower is more uniform."""
+    """Log of the mean Gaussian potential of unit vectors (Wang and Isola 2020); lower is more uniform.
+
+    Args:
+        x: [N, D], unit length.
+        t: > 0.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import uniformity
+        >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+        -8.0
+    """
     return float(torch.pdist(x).square().mul(-t).exp().mean().log())
 
 
@@ -76,6 +112,12 @@ def feature_spread(features: Tensor) -> float:
 
     Args:
         features: [N, C].
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import feature_spread
+        >>> feature_spread(torch.ones(8, 4))
+        0.0
     """
     unit = torch.nn.functional.normalize(features.float(), dim=1)
     return float(unit.std(0, correction=0).mean() * features.shape[1] ** 0.5)
@@ -90,6 +132,12 @@ def rank_me(features: Tensor, eps: float = 1e-7) -> float:
     Args:
         features: [N, C], N rows of which are enough to fill C dimensions.
         eps: added to the shares.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import rank_me
+        >>> round(rank_me(torch.eye(4)), 3)
+        4.0
     """
     values = torch.linalg.svdvals(features.double())
     shares = values / values.sum().clamp(min=1e-300) + eps
@@ -108,6 +156,13 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
 
     Raises:
         ValueError: no class has two rows.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import retrieval_scores
+        >>> x = torch.nn.functional.normalize(torch.eye(4)[[0, 0, 1, 1]] + 0.1, dim=1)
+        >>> retrieval_scores(x, torch.tensor([0, 0, 1, 1]))["precision_at_1"]
+        100.0
     """
     counts = torch.bincount(labels)[labels] - 1
     most = int(counts.max())
@@ -133,6 +188,12 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
     Args:
         clusters: [N] integers.
         labels: [N] integers.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.evaluate import clustering_scores
+        >>> clustering_scores(np.array([1, 1, 0]), np.array([0, 0, 1]))['accuracy']
+        100.0
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score

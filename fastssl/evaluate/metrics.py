@@ -9,7 +9,18 @@ from torch import Tensor
 
 
 def top_1(scores: Tensor, labels: Tensor) -> float:
-    """Share of rows whose highest score is their class's. Labels: [N]."""
+    """Share of rows whose highest score is their class's. Labels: [N].
+
+    Args:
+        scores: [N, classes].
+        labels: [N] integers.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import top_1
+        >>> top_1(torch.eye(4), torch.tensor([0, 1, 1, 3]))
+        75.0
+    """
     return 100 * float((scores.argmax(1) == labels).double().mean())
 
 
@@ -20,7 +31,18 @@ def top_5(scores: Tensor, labels: Tensor) -> float:
 
 
 def mean_per_class(scores: Tensor, labels: Tensor) -> float:
-    """The share of right rows of each class, averaged over the classes that occur. Labels: [N]."""
+    """The share of right rows of each class, averaged over the classes that occur. Labels: [N].
+
+    Args:
+        scores: [N, classes].
+        labels: [N] integers.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import mean_per_class
+        >>> mean_per_class(torch.eye(3), torch.tensor([0, 1, 1]))
+        75.0
+    """
     right = (scores.argmax(1) == labels).double()
     counts = torch.bincount(labels, minlength=scores.shape[1])
     sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, labels, right)
@@ -33,6 +55,15 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
     Args:
         scores: [N, classes].
         labels: [N, classes] of -1, 0 (difficult: not counted) and 1.
+
+    Raises:
+        ValueError: no class has a positive.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import eleven_point_map
+        >>> eleven_point_map(torch.tensor([[0.9], [0.1]]), torch.tensor([[1], [-1]]))
+        100.0
     """
     results = []
     for c in range(scores.shape[1]):

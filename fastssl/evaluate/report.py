@@ -109,7 +109,14 @@ def evaluate_emoji(
 def evaluate_digits(
     encoder: Encoder, options: dict[str, Any], readout: str = "spatial", rows: Sequence[str] = ROWS
 ) -> dict[str, Any]:
-    """Nearest neighbour with one and five labels a class (20 draws), linear accuracy, on scikit-learn's digits."""
+    """Nearest neighbour with one and five labels a class (20 draws), linear accuracy, on scikit-learn's digits.
+
+    Args:
+        encoder: pretrained.
+        options: what ``build_encoder`` needs for an untrained twin.
+        readout: "spatial" or "pooled", the same for all encoders.
+        rows: those of the table that are wanted.
+    """
     data = digits()
     labels = labels_of(data)
     names = (

@@ -4,6 +4,8 @@ Every real-valued hyperparameter of a loss (temperature, scale, margin, weight) 
 a tensor that requires a gradient receives it.
 """
 
+from fastssl._docs import complete
+from fastssl.functional import _docs
 from fastssl.functional.contrastive import (
     alignment,
     dcl,
@@ -97,3 +99,7 @@ __all__ = [
     "uniformity",
     "vicreg",
 ]
+
+complete(
+    (globals()[name] for name in __all__ if name != "PairMasks"), _docs.ARGUMENTS, _docs.ERRORS, returns=_docs.returns
+)

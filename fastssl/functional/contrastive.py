@@ -50,22 +50,14 @@ def info_nce(
         query: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         key: [N, D]; row i is the positive of query i.
         negatives: [K, D] or None, shared by all queries (a MoCo queue); K may be 0.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
         symmetric: also contrast each key with all queries; not together with ``negatives``.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
         in_batch: contrast each query with the other queries' keys too; False: with its own key and ``negatives`` alone.
         replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. 0 for N = 0.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, temperature or reduction, ``negatives`` with ``symmetric``, or
             ``in_batch=False`` without ``negatives``.
 
@@ -152,21 +144,10 @@ def nt_xent(
     Args:
         z0: [n, D], first views: float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], second views.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2n] for "none" (first views, then second); float64 for float64 inputs, else float32.
         0 for n = 0; for n = 1 there are no negatives and the loss is 0.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -210,28 +191,6 @@ def sup_con(
               \frac{\exp(z_i \cdot z_p / \tau)}{\sum_{j \neq i} \exp(z_i \cdot z_j / \tau)}
 
     P(i): the other rows with the label of row i. A row without any contributes 0 and counts in the mean.
-
-    Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N], integers, any values.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -321,30 +280,11 @@ def multi_nt_xent(
 
     .. math:: L_{ap} = -\log \frac{\exp(s_{ap} / \tau)}{\exp(s_{ap} / \tau) + \sum_n \exp(s_{an} / \tau)}
 
-    The other positives of an anchor are not in the denominator, as in pytorch-metric-learning; in two passes over
-    each row, not over a list of pairs times negatives. A pair whose anchor has no negative contributes 0.
+    As in pytorch-metric-learning, the other positives of an anchor are not in the denominator. Computed in two passes
+    over each row, without a list of pairs and negatives. A pair whose anchor has no negative contributes 0.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        temperature: > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -372,32 +312,13 @@ def mil_nce(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""MIL-NCE: the positives of a row together against its negatives; one good positive is enough.
+    r"""MIL-NCE: the sum over an anchor's positives against the sum over its negatives (multiple-instance learning).
 
     .. math:: L_i = -\log \frac{\sum_p \exp(s_{ip} / \tau)}
               {\sum_p \exp(s_{ip} / \tau) + \sum_n \exp(s_{in} / \tau)}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        temperature: tau > 0.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -444,26 +365,15 @@ def dcl(
     .. math:: L_i = -w_i\, s_{ip} / \tau + \log \sum_{n} \exp(s_{in} / \tau), \quad w_i = 1 \text{ (DCL) or }
               2 - \frac{\exp(s_{ip} / \sigma)}{\mathrm{mean}_j \exp(s_{jp} / \sigma)} \text{ (DCLW)}
 
-    Negatives are all rows of both views but the pair itself; the weights count as constants.
+    Negatives are all rows of both views but the pair itself; no gradient passes through the weights.
 
     Args:
-        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        z1: [N, D], the other view; row i belongs to row i.
-        temperature: tau > 0.
         sigma: None: DCL; a number > 0: the concentration of DCLW's weights.
         reduction: "mean" | "sum" | "none" over the 2 N rows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 N] for "none"; float64 for float64 inputs, else float32. Rows without negatives (N = 1)
         contribute 0.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, temperature or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -517,21 +427,12 @@ def hard_negative_nt_xent(
     Args:
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
-        temperature: tau > 0.
-        tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
-        beta: >= 0, how much harder negatives weigh.
+        tau_plus: in [0, 1), the prior probability that a negative has the anchor's class.
+        beta: >= 0, the concentration of the negatives' weights: larger values weigh hard negatives more.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -569,7 +470,7 @@ def debiased_nt_xent(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""NT-Xent corrected for negatives of the anchor's own class: :func:`hard_negative_nt_xent` with beta = 0.
+    r"""NT-Xent corrected for false negatives: :func:`hard_negative_nt_xent` with beta = 0.
 
     .. math:: L_i = -\log \frac{e^{s_p}}{e^{s_p} + N g}, \quad g = \max\Big( \frac{1}{1 - \tau^+} \Big(
               \frac1N \sum_n e^{s_n} - \tau^+ e^{s_p} \Big),\ e^{-1/\tau} \Big)
@@ -577,20 +478,11 @@ def debiased_nt_xent(
     Args:
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
-        temperature: tau > 0.
-        tau_plus: in [0, 1), the share of negatives that are of the anchor's class.
+        tau_plus: in [0, 1), the prior probability that a negative has the anchor's class.
         reduction: "mean" | "sum" | "none" over the 2 n rows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -612,26 +504,14 @@ def alignment(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""How far matched rows lie apart on the sphere.
+    r"""Alignment: the mean distance of positive pairs on the unit sphere, to a power.
 
     .. math:: L = \frac1N \sum_i |\hat{z}_{0i} - \hat{z}_{1i}|^\alpha
 
-    O(N D): plain torch.
+    Computed in O(N D) by plain torch.
 
     Args:
-        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
-        z1: [N, D]; row i belongs to row i.
         alpha: > 0.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -659,24 +539,15 @@ def uniformity(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""How evenly rows fill the sphere: the logarithm of the mean Gaussian potential of all pairs.
+    r"""Uniformity: the logarithm of the mean Gaussian potential over all pairs of normalized rows.
 
     .. math:: L = \log \frac{2}{N (N - 1)} \sum_{i < j} e^{-t |\hat{z}_i - \hat{z}_j|^2}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         t: > 0.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. 0 for fewer than two rows.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or range.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -24,10 +24,22 @@ _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradie
 
 @dataclass(frozen=True)
 class PairMasks:
-    """Which pairs of a strip [R, M] are which: boolean masks.
+    """Boolean masks [R, M] of the pairs of R rows of x with all M rows of y, as :func:`pair_loss` passes to ``term``.
 
-    ``positive``: equal labels, without the row itself; ``negative``: different labels; ``self``: the row itself.
     Without labels row i of y is the positive of row i of x; within x itself there are then no positives.
+
+    Args:
+        positive: pairs with equal labels, each row with itself left out.
+        negative: pairs with different labels.
+        self: each row with itself.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> x, labels = torch.randn(8, 16), torch.arange(8) % 2
+        >>> def count(s, pairs):
+        ...     return pairs.positive.sum(1).to(s.dtype)
+        >>> F.pair_loss(x, term=count, labels=labels)
+        tensor(3.)
     """
 
     positive: Tensor
@@ -51,7 +63,7 @@ def pair_loss(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""A pair loss that you write as a torch expression.
+    r"""A custom pair loss, written as a torch expression.
 
     .. math:: L_i = \mathrm{term}(s_{i1}, \dots, s_{iM}; \text{relations})
 
@@ -61,25 +73,15 @@ def pair_loss(
     the fused kernels, forward and again backward, so that memory stays at O(N D) and a strip.
 
     Args:
-        x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        y: [M, D]; None: x itself.
-        term: the expression.
-        parameters: tensors that it takes besides, such as a temperature; they receive gradients.
+        term: the expression, as above.
+        parameters: further tensors for ``term``, such as a temperature; they receive gradients.
         score: "cosine" (the similarity) | "dot" | "euclidean" | "sqeuclidean" | "manhattan" | "chebyshev".
         labels: [N] integers or None.
         ref_labels: [M] integers, with ``labels`` and y.
         reduction: "mean" over rows | "sum" | "none".
-        strip: rows at a time; None: as many as the memory budget allows.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
+        strip: rows per strip; None: as many as the memory budget allows.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, score or reduction; ``term`` returned another shape, or uses a tensor that
             needs a gradient and is not among its parameters.
 
@@ -215,18 +217,14 @@ def pairwise_reduce(
     .. math:: r_i = \sum_j f(d_{ij}), \quad \frac1M \sum_j f(d_{ij}), \quad \min_j f(d_{ij}), \quad \max_j f(d_{ij})
 
     Args:
-        x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         y: [M, D]; None: x itself, each row's distance to itself included.
         function: f, elementwise in torch; None: the distance itself.
         reduction: "sum" | "mean" | "min" | "max".
-        metric: as :func:`pairwise_distance`.
-        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         [N]; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, metric or reduction, or min and max over no rows.
 
     Example:

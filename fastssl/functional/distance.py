@@ -58,18 +58,10 @@ def pairwise_distance(
     is 0.
 
     Args:
-        x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        y: [M, D]; None: x itself.
         metric: see above.
-        normalize: divide rows by their Euclidean length first.
-        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         [N, M]; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or metric.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -105,13 +97,11 @@ def nearest(
         k: how many, 1 to M.
         metric: as :func:`pairwise_distance`; with "dot" the largest products are the nearest.
         exclude_self: leave out each row itself; only where y is None.
-        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         values [N, k], as entries of :func:`pairwise_distance`, and indices [N, k] int64.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, metric or k.
 
     Example:
@@ -137,18 +127,14 @@ def farthest(
     .. math:: d(x_i, y_{j_1}) \ge d(x_i, y_{j_2}) \ge \dots \ge d(x_i, y_{j_k}) \ge d(x_i, y_j) \text{ for all others}
 
     Args:
-        x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        y: [M, D]; None: x itself.
         k: how many, 1 to M.
         metric: as :func:`pairwise_distance`; with "dot" the smallest products are the farthest.
         exclude_self: leave out each row itself; only where y is None.
-        backend: "reference" | "cpu" | "triton"; None chooses.
 
     Returns:
         values [N, k] and indices [N, k] int64.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, metric or k.
 
     Example:

@@ -48,11 +48,11 @@ def linear_cross_entropy(
 
     Args:
         hidden: [N, D] or [B, T, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [V, D], a row per word or class; may be of a wider dtype than ``hidden`` (master weights).
+        weight: [V, D], one row per word or class; may be of a wider dtype than ``hidden`` (master weights).
         targets: [N] or [B, T], integers in [0, V), or ``ignore_index``: such a row contributes 0 and does not count.
             On a GPU, where nothing is read back, another target makes its row's loss NaN.
         bias: [V] or None.
-        ignore_index: the target that is left out.
+        ignore_index: the target that is ignored.
         reduction: "mean" (over targets that count, by their class weights; 0 where none does) | "sum" | "none".
         shift: position t predicts the target of t + 1, as causal language models do: [B, T] targets; the last
             position of each sequence does not count.
@@ -63,16 +63,11 @@ def linear_cross_entropy(
             fit the memory budget.
         gradient_filter: on a GPU, tiles of the gradient of logits whose entries are all below this, in absolute value,
             may be skipped (cut cross-entropy's filter; 2^-12 / N suits bf16); 0: exact. Other backends always are.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or the shape of ``targets`` for "none"; float64 for float64 inputs, else float32.
 
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape, device, length, range or reduction, or (not on a GPU) a target out of range.
 
     Example:

@@ -37,7 +37,7 @@ def contrastive(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""The contrastive loss: rows of one class together, others at least a margin apart.
+    r"""The contrastive loss: pulls pairs of one class together and pushes other pairs at least a margin apart.
 
     .. math:: L = \frac{1}{|\{i<j\}|} \sum_{i<j} [y_i = y_j]\, d_{ij}^2 + [y_i \ne y_j] \max(0, m - d_{ij})^2,
               \quad d_{ij} = |x_i - x_j|
@@ -46,29 +46,11 @@ def contrastive(
     ``ContrastiveLoss()`` is ``squared=False, normalize=True, reduction="active"``.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m >= 0, in units of distance.
-        positive_margin: rows of one class count with max(0, d - this), >= 0.
-        squared: False: the distances beyond the margins themselves, not their squares.
-        normalize: divide rows by their Euclidean length first.
+        positive_margin: m_p >= 0: a pair of one class contributes max(0, d - m_p).
+        squared: False: the hinges themselves, not their squares.
         reduction: "mean" | "sum" over pairs | "active": the mean of the positives above 0 plus that of the negatives
             above 0.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -131,29 +113,13 @@ def triplet(
     that is farther away than the positive, else the farthest negative.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, in units of (squared) distance.
         mining: "all" | "hard" | "semihard".
         squared: compare squared distances, as FaceNet does.
         smooth: softplus(d_ap - d_an + m) instead of the hinge (Hermans' soft margin with m = 0).
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over all triplets | "active": over those above 0 | "sum".
         indices_tuple: only these: (anchors, positives, negatives) are triplets, whose distances are looked up in the
             [N, M] matrix; (anchors, positives, anchors, negatives) make all triplets of these pairs.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -228,22 +194,11 @@ def lifted_structure(
               \Big), \qquad L = \frac{1}{2 |P|} \sum_{(i, j) \in P} \max(0, J_{ij})^2
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, in units of distance.
         squared_hinge: False: the mean of J itself.
-        normalize: divide rows by their Euclidean length first.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar; float64 for float64 inputs, else float32. Pairs whose rows have no negative contribute 0.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length or range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -290,31 +245,13 @@ def generalized_lifted_structure(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""The lifted structured loss with all positives of an anchor at once.
+    r"""Generalized lifted structure: the lifted structured loss over all positives of an anchor at once.
 
     .. math:: L_a = \Big[ \log \sum_{p} e^{d_{ap}} + \log \sum_{n} e^{m - d_{an}} \Big]_+
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: m, in units of distance.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -377,20 +314,9 @@ def n_pair(
 
     Args:
         anchors: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides; not normalised.
-        positives: [N, D]; row i is of the class of anchor i, and of no other anchor's.
+        positives: [N, D]; row i has the class of anchor i, and of no other anchor.
         l2_reg: lambda >= 0, on the squared lengths.
         reduction: "mean" | "sum" | "none" over anchors.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -425,7 +351,7 @@ def soft_nearest_neighbor(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Soft nearest neighbours: the probability of meeting the own class, under squared Euclidean distances.
+    r"""Soft nearest neighbours: -log of the probability that a stochastic neighbour has the anchor's class.
 
     .. math:: L_i = -\log \frac{\sum_{j \ne i,\, y_j = y_i} e^{-|x_i - x_j|^2 / T}}
               {\sum_{k \ne i} e^{-|x_i - x_k|^2 / T}}
@@ -433,26 +359,7 @@ def soft_nearest_neighbor(
     A row without positives contributes 0; the mean is over all rows.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         temperature: T > 0; a number or a tensor of one element, which receives a gradient.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -496,33 +403,14 @@ def nca(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Neighbourhood components analysis: one minus the probability of a stochastic neighbour of the own class.
+    r"""Neighbourhood components analysis: one minus the probability that a stochastic neighbour has the anchor's class.
 
     .. math:: L_i = 1 - p_i, \quad p_i = \frac{\sum_{j \ne i,\, y_j = y_i} e^{-s |x_i - x_j|^2}}
               {\sum_{k \ne i} e^{-s |x_i - x_k|^2}}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        scale: s > 0, the inverse of a temperature.
         log: -log p_i instead, the paper's second objective.
-        normalize: divide rows by their Euclidean length first.
         reduction: "mean" over rows with a positive | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -554,34 +442,15 @@ def multi_similarity(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Multi-similarity loss on cosines (without its mining: give ``indices_tuple`` for that).
+    r"""Multi-similarity loss on cosines, without its pair mining (pass a miner's ``indices_tuple`` for that).
 
     .. math:: L_i = \frac1\alpha \log\Big(1 + \sum_{p} e^{-\alpha (s_{ip} - \lambda)}\Big)
               + \frac1\beta \log\Big(1 + \sum_{n} e^{\beta (s_{in} - \lambda)}\Big)
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         alpha: > 0, sharpness for positives.
         beta: > 0, sharpness for negatives.
-        base: lambda, the similarity that both sides are measured from.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none" over rows.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
+        base: lambda, the similarity that both sums are relative to.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -615,36 +484,18 @@ def circle(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Circle loss on cosines with pair-wise labels: similarities far from their optimum are pulled harder.
+    r"""Circle loss on cosines with pair-wise labels: each similarity is weighted by its distance from its optimum.
 
     .. math:: L_i = \mathrm{softplus}\Big( \log \sum_n e^{\gamma \alpha_n (s_n - m)}
               + \log \sum_p e^{-\gamma \alpha_p (s_p - 1 + m)} \Big), \quad
               \alpha_p = [1 + m - s_p]_+,\ \alpha_n = [s_n + m]_+
 
-    The paces alpha are constants for the gradient, as in the paper.
+    No gradient passes through the weighting factors alpha, as in the paper.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        margin: m, the relaxation.
-        gamma: > 0, the scale.
-        normalize: divide rows by their Euclidean length first.
+        margin: m, the relaxation margin.
+        gamma: > 0, the scale factor.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -678,35 +529,17 @@ def margin_loss(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Margin loss: distances on the right side of a boundary beta that can be learned, for all or for each class.
+    r"""Margin loss: a hinge on distances around a boundary beta, which may be learned, for all classes or per class.
 
     .. math:: L = \frac{\sum_{ij} \max(0, \alpha + y_{ij} (d_{ij} - \beta_i))}{|\{\text{terms} > 0\}|}
               + \nu\, \overline{\beta}, \quad y_{ij} = \pm 1
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: alpha, in units of distance.
         beta: the boundary: a number, a tensor of one element, or [classes], indexed by ``labels``; tensors receive
             a gradient.
-        nu: weight of the mean boundary, which otherwise can grow without cost.
-        normalize: divide rows by their Euclidean length first.
+        nu: weight of the mean boundary, a regularizer of learned boundaries.
         reduction: "mean" over pairs with a loss | "sum".
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -764,31 +597,13 @@ def tuplet_margin(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Tuplet margin loss: each positive pair against all negatives of its anchor, with slack in the angle.
+    r"""Tuplet margin loss: each positive pair against all negatives of its anchor, with a slack margin on the angle.
 
     .. math:: L_{ap} = \log\Big(1 + \sum_n e^{s (\cos\theta_{an} - \cos(\theta_{ap} - \beta))}\Big)
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         margin: beta, in degrees.
-        scale: s > 0.
         reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
-        indices_tuple: only these pairs: (anchors, positives, anchors, negatives) or (anchors, positives, negatives),
-            as miners give them; a pair that is listed twice counts once.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -833,23 +648,8 @@ def fast_ap(
     Rows are divided by their length: squared distances lie in [0, 4], which the histogram covers.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         bins: of the histogram, 1 to 64.
         reduction: "mean" over rows with a positive | "sum" | "none".
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -877,31 +677,19 @@ def angular(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Angular loss: the angle at the negative of each triangle stays below alpha.
+    r"""Angular loss: bounds the angle at the negative of each (anchor, positive, negative) triangle by alpha.
 
     .. math:: L_{ap} = \log\Big(1 + \sum_n e^{4 \tan^2\!\alpha\, (x_a + x_p) \cdot x_n - 2 (1 + \tan^2\!\alpha)
               x_a \cdot x_p}\Big)
 
-    Every positive pair is a row of its own here: memory grows with their number P as O(P D).
+    Each of the P positive pairs is one row of the computation: memory is O(P D).
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
         alpha: in degrees, above 0 and below 90.
         reduction: "mean" over positive pairs | "sum" | "none": [P], one per pair.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
 
     Returns:
         A scalar, or [P] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -965,7 +753,7 @@ def ranked_list(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Ranked list loss: positives within alpha - m, negatives beyond alpha, weighted by how far they are off.
+    r"""Ranked list loss: positives within alpha - m, negatives beyond alpha, each weighted by its violation.
 
     .. math:: L_i = (1 - \lambda) \frac{\sum_p w_p u_p}{\sum_p w_p + c} + \lambda \frac{\sum_n w_n u_n}{\sum_n w_n + c},
               \quad u_p = [d_{ip} - (\alpha - m)]_+,\ u_n = [\alpha - d_{in}]_+,\ w = e^{T u}
@@ -973,28 +761,11 @@ def ranked_list(
     The gradient passes through the weights; c = 1e-5 M for M partners keeps empty lists at 0.
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        labels: [N] integers; rows of one label are positives of each other.
-        margin: m, between both sets.
+        margin: m, between the boundaries of positives and negatives.
         alpha: the least distance of negatives.
-        imbalance: lambda in [0, 1].
-        positive_temperature: T of the positives.
-        negative_temperature: T of the negatives.
-        normalize: divide rows by their Euclidean length first.
-        reduction: "mean" | "sum" | "none" over rows.
-        ref_emb: [M, D] or None: partners to compare with instead of ``embeddings`` (a memory of past batches).
-        ref_labels: [M], the labels of ``ref_emb``.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
+        imbalance: lambda in [0, 1], the weight of the negatives.
+        positive_temperature: T of the positives' weights.
+        negative_temperature: T of the negatives' weights.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -27,26 +27,11 @@ def clip_loss(
     .. math:: L_i = \tfrac12 \left( -\log \frac{\exp(s\, x_i \cdot y_i)}{\sum_j \exp(s\, x_i \cdot y_j)}
               -\log \frac{\exp(s\, x_i \cdot y_i)}{\sum_j \exp(s\, x_j \cdot y_i)} \right)
 
-    Features are used as they are: normalise them first, as CLIP does. Any scale works, also one whose
-    exponentials overflow fp32.
+    Features are used as they are: normalize them first, as CLIP does. Exponentials do not overflow for any scale.
 
     Args:
-        image_features: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        text_features: [N, D]; row i belongs to image i.
-        logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
-        logit_bias: added to every logit. A softmax does not see it: its gradient is 0. For signatures alike.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, scale or reduction.
+        logit_bias: added to every logit, for the signature of :func:`siglip_loss`; a softmax is invariant to it: its
+            gradient is 0.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -86,29 +71,15 @@ def siglip_loss(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""The sigmoid loss of SigLIP: every pair of the batch is a binary question.
+    r"""The sigmoid loss of SigLIP: a binary classification of every image-text pair of the batch.
 
     .. math:: L_i = -\sum_j \log \sigma\big(z_{ij} (s\, x_i \cdot y_j + b)\big), \quad z_{ii} = 1,\ z_{ij} = -1
 
-    Features are used as they are: normalise them first, as SigLIP does.
+    Features are used as they are: normalize them first, as SigLIP does.
 
     Args:
-        image_features: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        text_features: [N, D]; row i belongs to image i.
-        logit_scale: s, the factor itself and not its logarithm; a number or a tensor of one element.
         logit_bias: b; a number or a tensor of one element.
         reduction: "mean" (over images, as in the paper) | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, scale, bias or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -28,13 +28,13 @@ def nce(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Noise-contrastive estimation: logistic regression between data and K noise samples for each.
+    r"""Noise-contrastive estimation: logistic regression of each sample of the data against K samples of noise.
 
     .. math:: L_i = -\log \sigma(G(x_i)) - \sum_{k=1}^{K} \log(1 - \sigma(G(y_{ik}))), \quad
               G(u) = \log p_m(u) - \log K p_n(u)
 
     Without the noise's log-probabilities the logits are taken as G itself, the log-ratio. With them, the logits are
-    the model's log-densities, which need not be normalised: the estimate normalises itself.
+    the model's log-densities, which need not be normalised: the model is self-normalizing.
 
     Args:
         model_logits_data: [N], float32, float64, bfloat16 or float16 (computed in fp32).
@@ -42,16 +42,6 @@ def nce(
         noise_log_prob_data: [N], log p_n of the data, or None.
         noise_log_prob_noise: the shape of ``model_logits_noise``, log p_n of the noise; with the former.
         reduction: "mean" | "sum" | "none" over data.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none".
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: shapes that do not match, or a wrong reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -103,29 +93,17 @@ def negative_sampling(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Skip-gram's negative sampling: each centre tells its context word from K drawn ones.
+    r"""Skip-gram with negative sampling: classifies each centre's context word against K sampled words.
 
     .. math:: L_i = -\log \sigma(c_i \cdot t_{p_i}) - \sum_{k=1}^{K} \log \sigma(-c_i \cdot t_{n_{ik}})
 
-    Rows of the table are read where they lie: the [N, K, D] tensor of gathered rows is not formed.
+    The [N, K, D] tensor of gathered rows is not formed: rows of the table are read in place.
 
     Args:
         center: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         table: [V, D], the context vectors; receives a dense gradient.
         positives: [N] integers in [0, V).
         negatives: [N, K] integers in [0, V).
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -56,27 +56,12 @@ def normalized_softmax(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Cross-entropy over cosines with class centres.
+    r"""Normalized softmax: cross-entropy over cosines with class centres.
 
     .. math:: L_i = -\log \frac{\exp(\cos(x_i, w_{y_i}) / \tau)}{\sum_c \exp(\cos(x_i, w_c) / \tau)}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [C, D], a centre for every class.
         labels: [N] integers in [0, C).
-        temperature: tau > 0.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -102,29 +87,14 @@ def cos_face(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""CosFace: the own class must win by a margin of the cosine.
+    r"""CosFace: softmax cross-entropy over cosines, with an additive margin on the target's cosine.
 
     .. math:: L_i = -\log \frac{e^{s (\cos\theta_{y_i} - m)}}
               {e^{s (\cos\theta_{y_i} - m)} + \sum_{c \ne y_i} e^{s \cos\theta_c}}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [C, D], a centre for every class.
         labels: [N] integers in [0, C).
-        margin: m, of the cosine.
-        scale: s > 0.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
+        margin: m, subtracted from the target's cosine.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -152,7 +122,7 @@ def arc_face(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""ArcFace: the own class must win by a margin of the angle.
+    r"""ArcFace: softmax cross-entropy over cosines, with an additive margin on the target's angle.
 
     .. math:: L_i = -\log \frac{e^{s \phi(\theta_{y_i})}}
               {e^{s \phi(\theta_{y_i})} + \sum_{c \ne y_i} e^{s \cos\theta_c}}, \quad
@@ -160,23 +130,8 @@ def arc_face(
               \text{ else } \cos\theta - m \sin m
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        weight: [C, D], a centre for every class.
         labels: [N] integers in [0, C).
-        margin: m, in degrees.
-        scale: s > 0.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar, or [N] for "none"; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
+        margin: m, added to the target's angle, in degrees.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -213,29 +168,17 @@ def proxy_nca(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""ProxyNCA: each row nearer to its class's proxy than to all others, under squared distances of unit rows.
+    r"""ProxyNCA: NCA against one proxy per class, under squared Euclidean distances of normalized rows.
 
     .. math:: L_i = -\log \frac{e^{-s |x_i - p_{y_i}|^2}}{\sum_{c \ne y_i} e^{-s |x_i - p_c|^2}}
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        proxies: [C, D], one for every class.
         labels: [N] integers in [0, C).
-        scale: s > 0.
-        include_positive: also sum the own class below, as ProxyNCA++ does: a softmax, never negative.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
+        include_positive: include the target in the denominator, as ProxyNCA++ does: a softmax, never negative.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. With one class and without
-        ``include_positive`` the sum is empty: 0.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length, range or reduction.
+        ``include_positive`` the denominator is empty and the loss 0.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -267,28 +210,15 @@ def proxy_anchor(
     group: Group = None,
     schedule: str = "auto",
 ) -> Tensor:
-    r"""Proxy-Anchor: each proxy against all rows of the batch.
+    r"""Proxy-Anchor: each proxy is an anchor, against all rows of the batch.
 
     .. math:: L = \frac{1}{|P^+|} \sum_{p \in P^+} \log\Big(1 + \sum_{x \in X_p^+} e^{-\alpha (s(x, p) - \delta)}\Big)
               + \frac{1}{|P|} \sum_{p} \log\Big(1 + \sum_{x \in X_p^-} e^{\alpha (s(x, p) + \delta)}\Big)
 
     Args:
-        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
-        proxies: [C, D], one for every class.
         labels: [N] integers in [0, C).
-        margin: delta, of the cosine.
+        margin: delta, on the cosine.
         alpha: > 0, the scale.
-        backend: "reference" | "cpu" | "triton"; None chooses.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes, of
-            which this one has its own (:func:`fastssl.distributed.sharded` says what its gradients are); None: alone.
-        schedule: with ``group``: "all_gather" | "ring" | "auto", by the memory budget.
-
-    Returns:
-        A scalar; float64 for float64 inputs, else float32.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device, length or range.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -41,25 +41,16 @@ def _count(rows: Tensor) -> int:
 def barlow_twins(
     z0: Tensor, z1: Tensor, *, lambd: Tensor | float = 5e-3, eps: Tensor | float = 1e-5, group: Group = None
 ) -> Tensor:
-    r"""Barlow Twins: the cross-correlation of both views' features should be the identity.
+    r"""Barlow Twins: pulls the cross-correlation matrix of both views' features to the identity.
 
     .. math:: L = \sum_i (1 - C_{ii})^2 + \lambda \sum_{i \ne j} C_{ij}^2, \quad
               C = \frac1N \hat{Z}_0^\top \hat{Z}_1, \quad \hat{z} = (z - \bar z) / \sqrt{\mathrm{var}(z) + \epsilon}
 
     Args:
-        z0: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
-        z1: [N, D], the other view; row i belongs to row i.
-        lambd: weight of what is off the diagonal, >= 0.
+        lambd: lambda >= 0, the weight of the off-diagonal terms.
         eps: added to the variance, as batch normalisation does.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: statistics are those of the rows of all its
             processes (:func:`fastssl.distributed.sharded` says what gradients are); None: of these rows alone.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -91,7 +82,7 @@ def vicreg(
     eps: Tensor | float = 1e-4,
     group: Group = None,
 ) -> Tensor:
-    r"""VICReg: views agree, every feature keeps its spread, features are uncorrelated.
+    r"""VICReg: invariance between views, a hinge on the variance of each feature, and decorrelation of the features.
 
     .. math:: L = \lambda\, \mathrm{mse}(z_0, z_1) + \mu\, \tfrac12 \sum_z \tfrac1D \sum_d
               [\gamma - \sqrt{\mathrm{var}(z_d) + \epsilon}]_+
@@ -99,20 +90,15 @@ def vicreg(
 
     Args:
         z0: [N, D], N >= 2, float32, float64, bfloat16 or float16 (computed in fp32).
-        z1: [N, D], the other view; row i belongs to row i.
         invariance: lambda.
         variance: mu; the mean over both views, as in the authors' code.
         covariance: nu; the sum over both views.
-        gamma: the wanted standard deviation.
+        gamma: the target standard deviation.
         eps: added to the variance.
         group: "world", a ProcessGroup or one dimension of a DeviceMesh: statistics are those of the rows of all its
             processes (:func:`fastssl.distributed.sharded` says what gradients are); None: of these rows alone.
 
-    Returns:
-        A scalar.
-
     Raises:
-        TypeError: an argument of the wrong type or dtype.
         ValueError: wrong shape or device, fewer than two rows, or a wrong range.
 
     Example:
@@ -142,21 +128,13 @@ def vicreg(
 
 
 def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
-    r"""Minus the cosine of matched rows, as BYOL and SimSiam use it; detach the target yourself.
+    r"""Negative cosine similarity of matched rows, as in BYOL and SimSiam; detach the target yourself.
 
     .. math:: L_i = - \frac{p_i \cdot t_i}{|p_i| |t_i|}
 
     Args:
         prediction: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
-        target: [N, D]; row i belongs to row i.
-        reduction: "mean" | "sum" | "none".
-
-    Returns:
-        A scalar, or [N] for "none".
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or reduction.
+        target: [N, D]; row i is the target of prediction i.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -173,7 +151,7 @@ def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction:
 
 @torch.no_grad()
 def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> Tensor:
-    r"""Equal assignment of rows to prototypes by Sinkhorn-Knopp: the targets of SwAV.
+    r"""Balanced assignment of rows to prototypes by the Sinkhorn-Knopp algorithm: the targets of SwAV.
 
     .. math:: Q = \mathrm{diag}(u) \exp(S / \epsilon) \mathrm{diag}(v), \quad
               \textstyle\sum_k Q_{ik} = 1,\ \sum_i Q_{ik} \to N / K
@@ -181,16 +159,12 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     No epsilon overflows: where exponentials would underflow, the iterations run in the logarithm.
 
     Args:
-        scores: [N, K], rows against prototypes.
-        epsilon: > 0, the smoothness.
-        iterations: of normalising columns, then rows.
+        scores: [N, K], scores of rows against prototypes: float32, float64, bfloat16 or float16 (computed in fp32).
+        epsilon: > 0, the entropic regularization.
+        iterations: number of normalizations of columns, then rows.
 
     Returns:
         [N, K], rows sum to 1; no gradient.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape or range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -236,17 +210,10 @@ def swapped_prediction(
               \quad p = \mathrm{softmax}(s / \tau)
 
     Args:
-        scores0: [N, K], cosines of one view's rows with the prototypes.
+        scores0: [N, K], cosines of one view's rows with the prototypes: float32, float64, bfloat16 or float16 (computed
+            in fp32).
         scores1: [N, K], the other view's.
-        temperature: tau > 0.
         epsilon: of :func:`sinkhorn`.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        TypeError: an argument of the wrong type or dtype.
-        ValueError: wrong shape, device or range.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -269,16 +236,10 @@ def centred_softmax(logits: Tensor, center: Tensor, *, temperature: Tensor | flo
     .. math:: p_i = \mathrm{softmax}((z_i - c) / \tau)
 
     Args:
-        logits: [..., K].
-        center: [K], a running mean of the teacher's logits.
-        temperature: tau > 0.
+        logits: [..., K], float32, float64, bfloat16 or float16.
 
     Returns:
-        [..., K].
-
-    Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: shapes that do not match, or a wrong range.
+        [..., K], of the dtype of ``logits``.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -303,27 +264,23 @@ def dino(
     teacher_temperature: Tensor | float = 0.04,
     mask: Tensor | None = None,
 ) -> Tensor:
-    r"""Cross-entropy of views under the teacher's centred softmax: DINO over views, iBOT over masked patches.
+    r"""Cross-entropy with the teacher's centred softmax as target: DINO over views, iBOT over masked patches.
 
     .. math:: L = \mathrm{mean}_{v \ne w} \mathrm{mean}_i -\sum_k p^t_{wik} \log p^s_{vik}
 
-    Without ``mask`` every student view meets every teacher view but the one of the same index. With it, views meet
-    the same views, at the masked positions only (iBOT).
+    Without ``mask`` every student view is compared with every teacher view but the one of its index. With it, each
+    view is compared with itself, at the masked positions only (iBOT).
 
     Args:
-        student: [V, N, K], logits of all views, the teacher's first; with ``mask`` [N, P, K], patches.
+        student: [V, N, K], logits of all views, the teacher's first: float32, float64, bfloat16 or float16; with
+            ``mask`` [N, P, K], those of patches.
         teacher: [W, N, K], W <= V; with ``mask`` [N, P, K].
-        center: [K], a running mean of the teacher's logits.
         student_temperature: > 0.
         teacher_temperature: > 0.
         mask: [N, P] booleans, patches that the student did not see.
 
     Returns:
-        A scalar.
-
-    Raises:
-        TypeError: an argument of the wrong type.
-        ValueError: shapes that do not match, or a wrong range.
+        A scalar of the dtype of the logits.
 
     Example:
         >>> import torch, fastssl.functional as F

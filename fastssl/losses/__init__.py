@@ -1,23 +1,27 @@
 """The losses as modules."""
 
 from fastssl.losses.contrastive import (
+    AlignmentLoss,
+    DCLLoss,
+    DCLWLoss,
+    HardNegativeNTXentLoss,
     InfoNCELoss,
+    MILNCELoss,
+    MultipleNegativesRankingLoss,
     NTXentLoss,
     SupConLoss,
+    UniformityLoss,
 )
-from fastssl.losses.language import (
-    LinearCrossEntropyLoss,
-)
+from fastssl.losses.language import LinearCrossEntropyLoss
+from fastssl.losses.memory import CrossBatchMemory
 from fastssl.losses.metric import (
     AngularLoss,
     CircleLoss,
     ContrastiveLoss,
-    CrossBatchMemory,
     FastAPLoss,
     GeneralizedLiftedStructureLoss,
     LiftedStructureLoss,
     MarginLoss,
-    MILNCELoss,
     MultiSimilarityLoss,
     NCALoss,
     NPairsLoss,
@@ -26,34 +30,10 @@ from fastssl.losses.metric import (
     TripletMarginLoss,
     TupletMarginLoss,
 )
-from fastssl.losses.multimodal import (
-    CLIPLoss,
-    SigLIPLoss,
-)
-from fastssl.losses.noise import (
-    NCELoss,
-    NegativeSamplingLoss,
-)
-from fastssl.losses.proxy import (
-    ArcFaceLoss,
-    CosFaceLoss,
-    NormalizedSoftmaxLoss,
-    ProxyAnchorLoss,
-    ProxyNCALoss,
-)
-from fastssl.losses.views import (
-    AlignmentLoss,
-    BarlowTwinsLoss,
-    DCLLoss,
-    DCLWLoss,
-    DINOLoss,
-    HardNegativeNTXentLoss,
-    MultipleNegativesRankingLoss,
-    NegativeCosineSimilarity,
-    SwAVLoss,
-    UniformityLoss,
-    VICRegLoss,
-)
+from fastssl.losses.multimodal import CLIPLoss, SigLIPLoss
+from fastssl.losses.noise import NCELoss, NegativeSamplingLoss
+from fastssl.losses.proxy import ArcFaceLoss, CosFaceLoss, NormalizedSoftmaxLoss, ProxyAnchorLoss, ProxyNCALoss
+from fastssl.losses.redundancy import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, SwAVLoss, VICRegLoss
 
 __all__ = [
     "AlignmentLoss",

@@ -2,84 +2,44 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple
-from fastssl.losses._base import TemperatureLoss
+from fastssl.losses._base import LabelledLoss, Loss, Real, TemperatureLoss, ViewLoss
 
 
-class InfoNCELoss(TemperatureLoss):
-    """:func:`fastssl.functional.info_nce` as a module.
-
-    Args:
-        temperature: > 0.
-        symmetric: also contrast each key with all queries.
-        normalize: divide rows by their length first.
-        reduction: "mean" | "sum" | "none".
-        learnable: learn the logarithm of the temperature.
-        backend: "reference" | "cpu"; None chooses.
-
-    Example:
-        >>> import torch, fastssl
-        >>> from fastssl.losses import InfoNCELoss
-        >>> loss = InfoNCELoss(temperature=0.07)(torch.randn(8, 16), torch.randn(8, 16))
-    """
-
+class InfoNCELoss(TemperatureLoss, ViewLoss, function=F.info_nce):
     def __init__(
         self,
-        temperature: float = 0.1,
+        temperature: Real = 0.1,
         symmetric: bool = False,
         normalize: bool = True,
         reduction: str = "mean",
         learnable: bool = False,
         backend: str | None = None,
-    ) -> None:
-        super().__init__(temperature, normalize, reduction, learnable, backend)
-        self.symmetric = check.flag("symmetric", symmetric)
+    ) -> None: ...
 
     def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
-        return F.info_nce(
-            query,
-            key,
-            negatives,
-            temperature=self.temperature,
-            symmetric=self.symmetric,
-            normalize=self.normalize,
-            reduction=self.reduction,
-            backend=self.backend,
-        )
+        return self.call(query, key, negatives)
 
 
-class NTXentLoss(TemperatureLoss):
-    """:func:`fastssl.functional.nt_xent` as a module.
-
-    ``loss(z0, z1)`` takes two views. ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``
+class NTXentLoss(TemperatureLoss, ViewLoss, function=F.nt_xent):
+    """``loss(z0, z1)`` takes two views. ``loss(embeddings, labels, indices_tuple=None, ref_emb=None, ref_labels=None)``
     with integer labels is :func:`fastssl.functional.multi_nt_xent`, pytorch-metric-learning's loss of that name.
-
-    Args:
-        temperature: > 0.
-        normalize: divide rows by their length first.
-        reduction: "mean" | "sum" | "none".
-        learnable: learn the logarithm of the temperature.
-        backend: "reference" | "cpu"; None chooses.
-
-    Example:
-        >>> import torch
-        >>> from fastssl.losses import NTXentLoss
-        >>> loss = NTXentLoss(temperature=0.1)(torch.randn(8, 16), torch.randn(8, 16))
     """
 
     def __init__(
         self,
-        temperature: float = 0.5,
+        temperature: Real = 0.5,
         normalize: bool = True,
         reduction: str = "mean",
         learnable: bool = False,
         backend: str | None = None,
-    ) -> None:
-        super().__init__(temperature, normalize, reduction, learnable, backend)
+    ) -> None: ...
 
     def forward(
         self,
@@ -91,58 +51,112 @@ class NTXentLoss(TemperatureLoss):
     ) -> Tensor:
         if z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point() and z1.dim() == 1):
             return F.multi_nt_xent(
-                z0,
-                z1,
-                temperature=self.temperature,
-                normalize=self.normalize,
-                reduction=self.reduction,
-                indices_tuple=indices_tuple,
-                ref_emb=ref_emb,
-                ref_labels=ref_labels,
-                backend=self.backend,
+                z0, z1, indices_tuple=indices_tuple, ref_emb=ref_emb, ref_labels=ref_labels, **self.options
             )
-        return F.nt_xent(
-            z0,
-            z1,
-            temperature=self.temperature,
-            normalize=self.normalize,
-            reduction=self.reduction,
-            backend=self.backend,
-        )
+        return self.call(z0, z1)
 
 
-class SupConLoss(TemperatureLoss):
-    """:func:`fastssl.functional.sup_con` as a module.
+class SupConLoss(TemperatureLoss, LabelledLoss, function=F.sup_con):
+    def __init__(
+        self,
+        temperature: Real = 0.1,
+        normalize: bool = True,
+        reduction: str = "mean",
+        learnable: bool = False,
+        backend: str | None = None,
+    ) -> None: ...
+
+
+class MILNCELoss(LabelledLoss, function=F.mil_nce):
+    def __init__(
+        self, temperature: Real = 0.07, normalize: bool = True, reduction: str = "mean", backend: str | None = None
+    ) -> None: ...
+
+
+class DCLLoss(ViewLoss, function=F.dcl):
+    def __init__(self, temperature: Real = 0.1, reduction: str = "mean", backend: str | None = None) -> None: ...
+
+
+class DCLWLoss(ViewLoss, function=F.dcl):
+    """With the weights of DCLW."""
+
+    def __init__(
+        self, temperature: Real = 0.1, sigma: Real = 0.5, reduction: str = "mean", backend: str | None = None
+    ) -> None: ...
+
+
+class HardNegativeNTXentLoss(ViewLoss, function=F.hard_negative_nt_xent):
+    def __init__(
+        self,
+        temperature: Real = 0.5,
+        tau_plus: Real = 0.1,
+        beta: Real = 1.0,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> None: ...
+
+
+class AlignmentLoss(ViewLoss, function=F.alignment):
+    def __init__(self, alpha: Real = 2.0) -> None: ...
+
+
+class UniformityLoss(Loss, function=F.uniformity):
+    example = "", "torch.randn(8, 16)"
+
+    def __init__(self, t: Real = 2.0, backend: str | None = None) -> None: ...
+
+    def rows_of_zeros(self) -> tuple[Any, ...]:
+        return (torch.zeros(2, 1),)
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return self.call(embeddings)
+
+
+class MultipleNegativesRankingLoss(nn.Module):
+    r""":func:`fastssl.functional.info_nce` with the signature of sentence-transformers.
+
+    .. math:: L = -\frac1N \sum_i \log \frac{\exp(s \cos(a_i, p_i))}{\sum_j \exp(s \cos(a_i, c_j))}
+
+    with c all candidates of the batch: the positives p of all anchors a and the hard negatives.
 
     Args:
-        temperature: > 0.
-        normalize: divide rows by their length first.
-        reduction: "mean" | "sum" | "none".
-        learnable: learn the logarithm of the temperature.
-        backend: "reference" | "cpu"; None chooses.
+        model: maps a dictionary of features to one with "sentence_embedding" [N, D]; None: the features are the
+            embeddings themselves.
+        scale: s > 0, the inverse of the temperature.
+
+    Inputs:
+        sentence_features: the columns of the batch, each as ``model`` takes it: anchors, positives and, from the third
+            on, hard negatives; embeddings [N, D] are float32, float64, bfloat16 or float16 (computed in fp32).
+        labels: ignored.
+
+    Returns:
+        A scalar; float64 for float64 inputs, else float32.
+
+    Raises:
+        TypeError: embeddings of the wrong type or dtype.
+        ValueError: fewer than two columns, or embeddings of the wrong shape or device.
 
     Example:
         >>> import torch
-        >>> from fastssl.losses import SupConLoss
-        >>> loss = SupConLoss()(torch.randn(8, 16), torch.arange(8) % 2)
+        >>> from fastssl.losses import MultipleNegativesRankingLoss
+        >>> loss = MultipleNegativesRankingLoss(None)([torch.randn(8, 16), torch.randn(8, 16)])
+
+    Source: Henderson et al., Efficient Natural Language Response Suggestion for Smart Reply, 2017, eq. 4.
     """
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None = None,
-        indices_tuple: IndicesTuple | None = None,
-        ref_emb: Tensor | None = None,
-        ref_labels: Tensor | None = None,
-    ) -> Tensor:
-        return F.sup_con(
-            embeddings,
-            labels,
-            indices_tuple=indices_tuple,
-            ref_emb=ref_emb,
-            ref_labels=ref_labels,
-            temperature=self.temperature,
-            normalize=self.normalize,
-            reduction=self.reduction,
-            backend=self.backend,
-        )
+    def __init__(self, model: nn.Module | None, scale: float = 20.0) -> None:
+        super().__init__()
+        self.model, self.scale = model, scale
+
+    def forward(self, sentence_features: Any, labels: Tensor | None = None) -> Tensor:
+        columns = [
+            features if self.model is None else self.model(features)["sentence_embedding"]
+            for features in sentence_features
+        ]
+        if len(columns) < 2:
+            raise ValueError(f"sentence_features: expected anchors and candidates, got {len(columns)} column(s)")
+        negatives = torch.cat(columns[2:]) if len(columns) > 2 else None
+        return F.info_nce(columns[0], columns[1], negatives, temperature=1 / self.scale)
+
+    def extra_repr(self) -> str:
+        return f"scale={self.scale}"

@@ -2,37 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.losses._base import Loss
 
 
-class LinearCrossEntropyLoss(Loss):
-    """:func:`fastssl.functional.linear_cross_entropy` as a module.
+class LinearCrossEntropyLoss(Loss, function=F.linear_cross_entropy):
+    example = "", "torch.randn(4, 16), torch.randn(100, 16), torch.tensor([3, 1, 4, 1])"
 
-    Args:
-        ignore_index: the target that is left out.
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+    def __init__(self, ignore_index: int = -100, reduction: str = "mean", backend: str | None = None) -> None: ...
 
-    Example:
-        >>> import torch
-        >>> from fastssl.losses import LinearCrossEntropyLoss
-        >>> loss = LinearCrossEntropyLoss()(torch.randn(4, 16), torch.randn(100, 16), torch.tensor([3, 1, 4, 1]))
-    """
-
-    def __init__(self, ignore_index: int = -100, reduction: str = "mean", backend: str | None = None) -> None:
-        super().__init__(reduction, backend)
-        self.ignore_index = ignore_index
+    def rows_of_zeros(self) -> tuple[Any, ...]:
+        return torch.zeros(1, 1), torch.zeros(2, 1), torch.zeros(1, dtype=torch.int64)
 
     def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:
-        return F.linear_cross_entropy(
-            hidden,
-            weight,
-            targets,
-            bias,
-            ignore_index=self.ignore_index,
-            reduction=self.reduction,
-            backend=self.backend,
-        )
+        return self.call(hidden, weight, targets, bias)

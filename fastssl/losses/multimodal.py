@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.losses._base import Loss
 
 
-class CLIPLoss(Loss):
-    """:func:`fastssl.functional.clip_loss` as a module; scale and bias belong to the model and are arguments.
+class CLIPLoss(Loss, function=F.clip_loss):
+    """Scale and bias belong to the model and are arguments of the call."""
 
-    Example:
-        >>> import torch
-        >>> from fastssl.losses import CLIPLoss
-        >>> loss = CLIPLoss()(torch.randn(8, 16), torch.randn(8, 16), logit_scale=10.0)
-    """
+    example = "", "torch.randn(8, 16), torch.randn(8, 16), logit_scale=10.0"
+
+    def __init__(self, reduction: str = "mean", backend: str | None = None) -> None: ...
+
+    def rows_of_zeros(self) -> tuple[Any, ...]:
+        return torch.zeros(2, 1), torch.zeros(2, 1), 1.0
 
     def forward(
         self,
@@ -24,19 +28,18 @@ class CLIPLoss(Loss):
         logit_scale: Tensor | float,
         logit_bias: Tensor | float | None = None,
     ) -> Tensor:
-        return F.clip_loss(
-            image_features, text_features, logit_scale, logit_bias, reduction=self.reduction, backend=self.backend
-        )
+        return self.call(image_features, text_features, logit_scale, logit_bias)
 
 
-class SigLIPLoss(Loss):
-    """:func:`fastssl.functional.siglip_loss` as a module; scale and bias belong to the model and are arguments.
+class SigLIPLoss(Loss, function=F.siglip_loss):
+    """Scale and bias belong to the model and are arguments of the call."""
 
-    Example:
-        >>> import torch
-        >>> from fastssl.losses import SigLIPLoss
-        >>> loss = SigLIPLoss()(torch.randn(8, 16), torch.randn(8, 16), logit_scale=10.0, logit_bias=-10.0)
-    """
+    example = "", "torch.randn(8, 16), torch.randn(8, 16), logit_scale=10.0, logit_bias=-10.0"
+
+    def __init__(self, reduction: str = "mean", backend: str | None = None) -> None: ...
+
+    def rows_of_zeros(self) -> tuple[Any, ...]:
+        return torch.zeros(2, 1), torch.zeros(2, 1), 1.0, 0.0
 
     def forward(
         self,
@@ -45,6 +48,4 @@ class SigLIPLoss(Loss):
         logit_scale: Tensor | float,
         logit_bias: Tensor | float,
     ) -> Tensor:
-        return F.siglip_loss(
-            image_features, text_features, logit_scale, logit_bias, reduction=self.reduction, backend=self.backend
-        )
+        return self.call(image_features, text_features, logit_scale, logit_bias)

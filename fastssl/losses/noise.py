@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.losses._base import Loss
 
 
-class NCELoss(Loss):
-    """:func:`fastssl.functional.nce` as a module.
+class NCELoss(Loss, function=F.nce):
+    example = "", "torch.randn(8), torch.randn(8, 5)"
 
-    Args:
-        reduction: "mean" | "sum" | "none".
+    def __init__(self, reduction: str = "mean") -> None: ...
 
-    Example:
-        >>> import torch
-        >>> from fastssl.losses import NCELoss
-        >>> loss = NCELoss()(torch.randn(8), torch.randn(8, 5))
-    """
-
-    def __init__(self, reduction: str = "mean") -> None:
-        super().__init__(reduction)
+    def rows_of_zeros(self) -> tuple[Any, ...]:
+        return torch.zeros(1), torch.zeros(1)
 
     def forward(
         self,
@@ -30,28 +26,18 @@ class NCELoss(Loss):
         noise_log_prob_data: Tensor | None = None,
         noise_log_prob_noise: Tensor | None = None,
     ) -> Tensor:
-        return F.nce(
-            model_logits_data,
-            model_logits_noise,
-            noise_log_prob_data=noise_log_prob_data,
-            noise_log_prob_noise=noise_log_prob_noise,
-            reduction=self.reduction,
-        )
+        noise = {"noise_log_prob_data": noise_log_prob_data, "noise_log_prob_noise": noise_log_prob_noise}
+        return self.call(model_logits_data, model_logits_noise, **noise)
 
 
-class NegativeSamplingLoss(Loss):
-    """:func:`fastssl.functional.negative_sampling` as a module.
+class NegativeSamplingLoss(Loss, function=F.negative_sampling):
+    example = "", "torch.randn(8, 16), torch.randn(100, 16), torch.arange(8), torch.randint(0, 100, (8, 5))"
 
-    Args:
-        reduction: "mean" | "sum" | "none".
-        backend: "reference" | "cpu"; None chooses.
+    def __init__(self, reduction: str = "mean", backend: str | None = None) -> None: ...
 
-    Example:
-        >>> import torch
-        >>> from fastssl.losses import NegativeSamplingLoss
-        >>> words = torch.randint(0, 100, (8, 5))
-        >>> loss = NegativeSamplingLoss()(torch.randn(8, 16), torch.randn(100, 16), torch.arange(8), words)
-    """
+    def rows_of_zeros(self) -> tuple[Any, ...]:
+        ids = torch.zeros(1, 1, dtype=torch.int64)
+        return torch.zeros(1, 1), torch.zeros(1, 1), ids[0], ids
 
     def forward(self, center: Tensor, table: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
-        return F.negative_sampling(center, table, positives, negatives, reduction=self.reduction, backend=self.backend)
+        return self.call(center, table, positives, negatives)

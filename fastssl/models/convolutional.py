@@ -28,6 +28,12 @@ class PatchCNN(nn.Module):
         dim: channels.
         depth: blocks.
         kernel: of the depthwise convolutions, odd.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import PatchCNN
+        >>> PatchCNN(4, dim=16, depth=1)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 16, 8, 8])
     """
 
     def __init__(self, patch: int = 4, dim: int = 128, depth: int = 4, kernel: int = 5) -> None:
@@ -71,6 +77,12 @@ class SmallEfficientNet(nn.Module):
     Args:
         width: channels of the stem.
         blocks: inverted bottlenecks in each of the three stages.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import SmallEfficientNet
+        >>> SmallEfficientNet(8)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 32, 4, 4])
     """
 
     def __init__(self, width: int = 32, blocks: int = 1) -> None:

@@ -219,6 +219,13 @@ def as_encoder(encoder: Any, size: int | None = None, channels: int = 3) -> Enco
     Raises:
         TypeError: none of these.
         ValueError: no size, or another than the encoder's.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import as_encoder
+        >>> encoder = as_encoder(torch.nn.Conv2d(3, 8, 3), size=32)
+        >>> encoder.size
+        32
     """
     if isinstance(encoder, Encoder):
         if size not in (None, encoder.size):

@@ -10,7 +10,21 @@ def projection_head(
     inputs: int, hidden: int = 256, outputs: int = 128, layers: int = 2, *, last_norm: bool = True
 ) -> nn.Sequential:
     """The MLP of SimCLR: linear, batch norm, ReLU, ..., linear without bias and batch norm (unless ``last_norm`` is
-    off: then linear alone, as the expanders of Barlow Twins and VICReg)."""
+    off: then linear alone, as the expanders of Barlow Twins and VICReg).
+
+    Args:
+        inputs: features per row.
+        hidden: width of the hidden layers.
+        outputs: dimensions of a projection.
+        layers: linear layers.
+        last_norm: batch norm after the last layer.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import projection_head
+        >>> projection_head(16, 32, 8)(torch.randn(8, 16)).shape
+        torch.Size([8, 8])
+    """
     parts: list[nn.Module] = []
     width = inputs
     for _ in range(layers - 1):
@@ -23,7 +37,18 @@ def projection_head(
 
 
 def prediction_head(dim: int, hidden: int = 256) -> nn.Sequential:
-    """The MLP by which BYOL, SimSiam, NNCLR and MoCo v3 predict one view's projection from another's."""
+    """The MLP by which BYOL, SimSiam, NNCLR and MoCo v3 predict one view's projection from another's.
+
+    Args:
+        dim: features per row.
+        hidden: width of the hidden layer.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import prediction_head
+        >>> prediction_head(16, 4)(torch.randn(8, 16)).shape
+        torch.Size([8, 16])
+    """
     return nn.Sequential(
         nn.Linear(dim, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim)
     )
@@ -34,6 +59,18 @@ class DINOHead(nn.Module):
 
     With batch norm, which the paper offers for convolutional networks: without it the mean of their features outweighs
     what differs between images, and all images get the same logits.
+
+    Args:
+        inputs: features per row.
+        outputs: K, the number of prototypes.
+        hidden: width of the MLP.
+        bottleneck: dimensions of the unit vectors.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import DINOHead
+        >>> DINOHead(16, 32)(torch.randn(8, 16)).shape
+        torch.Size([8, 32])
     """
 
     def __init__(self, inputs: int, outputs: int, hidden: int = 256, bottleneck: int = 64) -> None:

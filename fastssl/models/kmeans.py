@@ -79,6 +79,12 @@ def pca_whiten(features: Tensor, dim: int) -> Tensor:
     Args:
         features: [N, C].
         dim: axes; what the rows do not span is left out.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import pca_whiten
+        >>> pca_whiten(torch.randn(32, 8), 4).shape
+        torch.Size([32, 4])
     """
     x = features.detach().double()
     x = x - x.mean(0)

@@ -14,6 +14,14 @@ class LabNetwork(nn.Module):
     Args:
         lightness: gets L, copied into three channels, about in [-1, 1].
         color: gets a and b, and a channel of zeros, about in [-1, 1].
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import ViT
+        >>> from fastssl.models import LabNetwork
+        >>> network = LabNetwork(ViT(8, 16, 1, 2), ViT(8, 16, 1, 2))
+        >>> network(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 32, 4, 4])
     """
 
     def __init__(self, lightness: nn.Module, color: nn.Module) -> None:

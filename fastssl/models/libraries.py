@@ -17,6 +17,15 @@ class Backbone(nn.Module):
 
     ``forward`` gives a feature map [B, C, H, W], or vectors [B, C] where the model has no map; ``pooled`` the features
     [B, C] that the library itself calls the model's. ``model`` is the library's own object.
+
+    Args:
+        model: a model of timm, torchvision or transformers.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import Backbone
+        >>> Backbone(torch.nn.Conv2d(3, 8, 3, 2, 1)).pooled(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 8, 16, 16])
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -21,6 +21,16 @@ class TargetNetwork(nn.Module):
         network: what is followed.
         momentum: m at the beginning.
         cosine: m rises to 1 along a half cosine over the run (BYOL, DINO, MoCo v3); else it stays.
+
+    Raises:
+        ValueError: a momentum outside [0, 1].
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import TargetNetwork
+        >>> target = TargetNetwork(torch.nn.Linear(4, 2), momentum=0.99)
+        >>> target(torch.zeros(3, 4)).shape
+        torch.Size([3, 2])
     """
 
     def __init__(self, network: nn.Module, momentum: float = 0.996, cosine: bool = True) -> None:
@@ -48,7 +58,18 @@ class TargetNetwork(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Unit vectors that embeddings are scored against: cosine similarities [B, count]."""
+    """Unit vectors that embeddings are scored against: cosine similarities [B, count].
+
+    Args:
+        dim: features per row.
+        count: K, the number of prototypes.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import Prototypes
+        >>> Prototypes(16, 32)(torch.randn(8, 16)).shape
+        torch.Size([8, 32])
+    """
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
@@ -62,6 +83,11 @@ class ItemMemory(nn.Module):
     """What is remembered of every item of the data: rows that ids find. Empty until it is first filled.
 
     A checkpoint brings its own length: one is loaded into a memory that is still empty.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import ItemMemory
+        >>> memory = ItemMemory()
     """
 
     def __init__(self) -> None:

@@ -12,6 +12,11 @@ import numpy as np
 def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
     """``count`` permutations of ``tiles``, greedily of maximal Hamming distance to those before: int64 [count, tiles].
 
+    Args:
+        count: rows.
+        tiles: columns.
+        seed: of the candidates.
+
     Raises:
         ValueError: more than there are.
 
@@ -38,7 +43,17 @@ def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
 
 
 def hamming(table: np.ndarray) -> tuple[int, float]:
-    """The smallest and the mean Hamming distance of two rows."""
+    """The smallest and the mean Hamming distance of two rows.
+
+    Args:
+        table: [count, tiles], permutations as rows.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.models import hamming
+        >>> hamming(np.array([[0, 1, 2], [1, 0, 2]]))
+        (2, 2.0)
+    """
     distances = [(table[i] != table[i + 1 :]).sum(1) for i in range(len(table) - 1)]
     joined = np.concatenate(distances)
     return int(joined.min()), float(joined.mean())

@@ -31,6 +31,12 @@ class SmallResNet(nn.Module):
         width: channels of the stem.
         blocks: residual blocks in each of the three stages.
         stem_stride: 2 for 32 pixels and more, 1 for smaller images.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import SmallResNet
+        >>> SmallResNet(8)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 32, 4, 4])
     """
 
     def __init__(self, width: int = 32, blocks: int = 1, stem_stride: int = 2) -> None:
@@ -112,6 +118,12 @@ class ResNet(nn.Module):
 
     Raises:
         ValueError: another depth or stem.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import ResNet
+        >>> ResNet(18, 'cifar', width=8)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 64, 4, 4])
     """
 
     def __init__(self, depth: int = 18, stem: str = "imagenet", width: int = 64) -> None:

@@ -12,6 +12,15 @@ class SignalEncoder(nn.Module):
         dim: of a code; 512 in the paper.
         kernels, strides: of the convolutions; the paper's shorten a signal 160 times: 10 ms at 16 kHz.
         length: of the signals that checks use.
+
+    Raises:
+        ValueError: different numbers of kernels and strides.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import SignalEncoder
+        >>> SignalEncoder(16)(torch.randn(2, 2560)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(

@@ -47,6 +47,13 @@ class TextTransformer(nn.Module):
         heads: of the attention.
         length: tokens of the longest text.
         causal: tokens see those before them alone, and the end is read; else all see all, and the start is read.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import TextTransformer
+        >>> tower = TextTransformer(16, depth=1, heads=2, length=8)
+        >>> tower(torch.zeros(2, 8, dtype=torch.int64)).shape
+        torch.Size([2, 16])
     """
 
     def __init__(self, dim: int = 128, depth: int = 2, heads: int = 4, length: int = 64, causal: bool = True) -> None:

@@ -103,6 +103,12 @@ class ViT(nn.Module):
         dim: of a token, a multiple of 4.
         depth: blocks.
         heads: of the attention.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import ViT
+        >>> ViT(8, 16, depth=1, heads=2)(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 16, 4, 4])
     """
 
     def __init__(self, patch: int = 4, dim: int = 128, depth: int = 4, heads: int = 4) -> None:

@@ -17,4 +17,4 @@ def _fake(x: Tensor, table: Any, indices: Tensor) -> Tensor:
     return x.new_empty(indices.shape, dtype=result_dtype(x))
 
 
-_GATHER_DOT = Operator("gather_dot", tensors=(0, 1, 2), differentiable=(0, 1), fake=_fake)
+_GATHER_DOT = Operator("gather_dot", tensors=3, differentiable=(0, 1), fake=_fake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,8 +23,8 @@ class Operator:
 
     Args:
         name: of the operator.
-        tensors: the positions of tensors among its arguments.
-        differentiable: those that can have a gradient.
+        tensors: how many of its arguments are tensors; they come first.
+        differentiable: the positions of those that can have a gradient.
         fake: the shapes of its results, for tracing.
         save_result: whether the gradient needs the result itself.
         functions: the operator and its gradient in Python, for a GPU; those of the CPU are in the extension, if it is
@@ -33,7 +34,7 @@ class Operator:
     def __init__(
         self,
         name: str,
-        tensors: tuple[int, ...],
+        tensors: int,
         differentiable: tuple[int, ...],
         fake: Callable[..., Any] | None,
         save_result: bool = False,
@@ -42,15 +43,16 @@ class Operator:
         self.name, self.tensors, self.differentiable, self.save_result = name, tensors, differentiable, save_result
         self.functions = functions
         self._eager, self._transformable, self._transformable_backward = _functions(self)
+        # What Function.apply does first, looking for what torch.func has wrapped, is done in __call__.
+        self._apply = super(torch.autograd.Function, self._eager).apply  # type: ignore[misc]
         if functions is not None or extension._C is not None:
             self._register(fake)
 
     def __call__(self, *arguments: Any) -> Tensor:
         """Calls the operator by the cheapest way that the situation allows, and returns its first result."""
-        operator = self._operator(self.name)
         if torch.compiler.is_compiling():
-            return _first(operator(*arguments))
-        given = [arguments[i] for i in self.tensors]
+            return _first(self._operators[0](*arguments))
+        given = arguments[: self.tensors]
         if _is_transformed(given):
             return _first(self._transformable.apply(*self.without_kept(arguments)))
         if forward_ad._current_level >= 0 and any(
@@ -59,8 +61,8 @@ class Operator:
             raise RuntimeError(_NO_FORWARD_MODE)
         try:
             if self.functions is None and torch._C._is_any_autocast_enabled():
-                return _first(operator(*arguments))
-            result: Tensor = self._eager.apply(*arguments)
+                return _first(self._operators[0](*arguments))
+            result: Tensor = self._apply(arguments[self.tensors :], *given)
             return result
         except RuntimeError as error:
             _reraise(error)
@@ -70,46 +72,43 @@ class Operator:
         """Under a transform nothing is kept between forward and backward; ``keep`` is the last argument."""
         return arguments
 
-    @staticmethod
-    def _operator(name: str) -> Any:
-        return getattr(torch.ops.fastssl, name).default
+    @functools.cached_property
+    def _operators(self) -> tuple[Any, Any]:
+        """The operator and its gradient."""
+        return tuple(getattr(torch.ops.fastssl, self.name + end).default for end in ("", "_backward"))
 
-    def saved(self, arguments: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> list[Tensor | None]:
-        result = [outputs[0]] if self.save_result else []
-        return [*outputs[1:], *result, *(arguments[i] for i in self.tensors)]
-
-    def constants(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(a for i, a in enumerate(arguments) if i not in self.tensors)
+    def saved(self, tensors: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
+        result = outputs[:1] if self.save_result else ()
+        return (*outputs[1:], *result, *tensors)
 
     def setup(self, ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         outputs = output if isinstance(output, tuple) else (output,)
-        ctx.save_for_backward(*self.saved(inputs, outputs))
-        ctx.constants = self.constants(inputs)
+        ctx.save_for_backward(*self.saved(inputs[: self.tensors], outputs))
+        ctx.constants = inputs[self.tensors :]
         ctx.mark_non_differentiable(*outputs[1:])
         ctx.set_materialize_grads(False)
 
     def backward(self, ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        count = len(self.tensors) + len(ctx.constants)
-        result: list[Tensor | None] = [None] * count
+        """The gradients of the tensors, and None for every constant."""
+        return (*self.gradients(ctx, grad, ctx.needs_input_grad), *(None,) * len(ctx.constants))
+
+    def gradients(self, ctx: Any, grad: Tensor | None, needed: tuple[bool, ...]) -> list[Tensor | None]:
+        """``needed``: which of the tensors need a gradient."""
+        result: list[Tensor | None] = [None] * self.tensors
         if grad is None:
-            return tuple(result)
-        everything_saved = ctx.saved_tensors  # unpacked once: checkpointing recomputes for it
-        first = len(everything_saved) - len(self.tensors)
-        saved, tensors = everything_saved[:first], iter(everything_saved[first:])
-        constants = iter(ctx.constants)
-        arguments = [next(tensors) if i in self.tensors else next(constants) for i in range(count)]
-        needs = sum(1 << bit for bit, i in enumerate(self.differentiable) if ctx.needs_input_grad[i])
-        everything = (grad, *saved, *arguments, needs)
-        operator = self._operator(self.name + "_backward")
+            return result
+        needs = 0
+        for bit, i in enumerate(self.differentiable):
+            if needed[i]:
+                needs |= 1 << bit
+        everything = (grad, *ctx.saved_tensors, *ctx.constants, needs)
         try:
             if torch.compiler.is_compiling():
-                grads = operator(*everything)
+                grads = self._operators[1](*everything)
             elif _is_transformed(everything):
                 grads = self._transformable_backward.apply(*everything)
-            elif (
-                torch.is_grad_enabled()
-            ):  # create_graph: the registered autograd says that there is no second derivative
-                grads = operator(*everything)
+            elif torch.is_grad_enabled():  # create_graph: the registered autograd says: no second derivative
+                grads = self._operators[1](*everything)
             else:
                 grads = self.directly(1, everything)
         except RuntimeError as error:
@@ -118,7 +117,7 @@ class Operator:
         for bit, i in enumerate(self.differentiable):
             if needs >> bit & 1:
                 result[i] = grads[bit]
-        return tuple(result)
+        return result
 
     def directly(self, which: int, arguments: tuple[Any, ...]) -> Any:
         """Calls the operator (0) or its gradient (1) without the autograd that is registered for it: that costs 60 us
@@ -126,13 +125,12 @@ class Operator:
         if self.functions is not None and not _is_watched(arguments):
             return self.functions[which](*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return self._operator(self.name + ("", "_backward")[which])(*arguments)
+            return self._operators[which](*arguments)
 
     def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...]:
         *rest, needs = everything
-        count = len(self.tensors) + self.plain
-        arguments = rest[len(rest) - count :]
-        like = next(arguments[i] for i in self.tensors if arguments[i] is not None)
+        arguments = rest[len(rest) - len(self._operators[0]._schema.arguments) :]
+        like = next(a for a in arguments[: self.tensors] if a is not None)
 
         def gradient(bit: int, i: int) -> Tensor:
             if arguments[i] is None or not needs >> bit & 1:
@@ -140,11 +138,6 @@ class Operator:
             return torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
 
         return tuple(gradient(bit, i) for bit, i in enumerate(self.differentiable))
-
-    @property
-    def plain(self) -> int:
-        """How many arguments are no tensors."""
-        return len(self._operator(self.name)._schema.arguments) - len(self.tensors)
 
     def _register(self, fake: Callable[..., Any] | None) -> None:
         forward, backward = f"fastssl::{self.name}", f"fastssl::{self.name}_backward"
@@ -182,21 +175,21 @@ def _functions(op: Operator) -> tuple[Any, Any, Any]:
         """The operator in eager mode: what ``setup`` and ``backward`` do, with the least overhead."""
 
         @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Tensor:
-            for i in op.tensors:
-                if _strided(arguments[i]):  # copied once, for the gradient too
-                    arguments = (*arguments[:i], arguments[i].contiguous(), *arguments[i + 1 :])
-            output = op.directly(0, arguments)
+        def forward(ctx: Any, constants: tuple[Any, ...], *tensors: Any) -> Tensor:
+            for i, t in enumerate(tensors):
+                if _strided(t):  # copied once, for the gradient too
+                    tensors = (*tensors[:i], t.contiguous(), *tensors[i + 1 :])
+            output = op.directly(0, (*tensors, *constants))
             outputs = output if isinstance(output, tuple) else (output,)
             if any(ctx.needs_input_grad):
-                ctx.save_for_backward(*op.saved(arguments, outputs))
-                ctx.constants = op.constants(arguments)
+                ctx.save_for_backward(*op.saved(tensors, outputs))
+                ctx.constants = constants
                 ctx.set_materialize_grads(False)
             return outputs[0]
 
         @staticmethod
         def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-            return op.backward(ctx, grad)
+            return (None, *op.gradients(ctx, grad, ctx.needs_input_grad[1:]))
 
     class Transformable(torch.autograd.Function):
         """The operator for torch.func: grad, vjp, jacrev and vmap work; forward mode says that it does not."""
@@ -205,7 +198,7 @@ def _functions(op: Operator) -> tuple[Any, Any, Any]:
 
         @staticmethod
         def forward(*arguments: Any) -> Any:
-            return op._operator(op.name)(*arguments)
+            return op._operators[0](*arguments)
 
         setup_context = staticmethod(op.setup)
         backward = staticmethod(op.backward)
@@ -219,7 +212,7 @@ def _functions(op: Operator) -> tuple[Any, Any, Any]:
 
         @staticmethod
         def forward(*arguments: Any) -> Any:
-            return op._operator(op.name + "_backward")(*arguments)
+            return op._operators[1](*arguments)
 
         @staticmethod
         def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -237,6 +230,8 @@ def _first(output: Any) -> Tensor:
 
 def _is_transformed(arguments: Any) -> bool:
     """Whether torch.func has wrapped any of the tensors."""
+    if not torch._C._are_functorch_transforms_active():
+        return False
     wrapped = torch._C._functorch.is_functorch_wrapped_tensor
     return any(isinstance(t, Tensor) and wrapped(t) for t in arguments)
 

@@ -189,4 +189,4 @@ def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, sigmoid, no
     )
 
 
-_OPERATOR = KeepingOperator("pair_loss", tensors=tuple(range(7)), differentiable=(0, 1, 2, 3, 5, 6), fake=_fake)
+_OPERATOR = KeepingOperator("pair_loss", tensors=7, differentiable=(0, 1, 2, 3, 5, 6), fake=_fake)

@@ -100,14 +100,8 @@ def row_loss(
         bits = [pair_bits(pairs, n, m)[0] for pairs in (relation.positive_list, relation.negative_list)]
     keep = 0 if metric == Metric.given else _choose_keep(x, y, upper, row_value, params)
     return _ROW_LOSS(
+        *(x, y, relation.x_ids, relation.y_ids, *bits, row_value, params),
         loss.value,
-        x,
-        y,
-        relation.x_ids,
-        relation.y_ids,
-        *bits,
-        row_value,
-        params,
         metric.value,
         normalize,
         upper,
@@ -152,8 +146,8 @@ def _choose_keep(x: Tensor, y: Tensor | None, upper: bool, *others: Tensor | Non
     return int(kept_numel(x, y, upper) * size <= extension.get_memory_budget() // 2)
 
 
-def _fake_row_loss(loss: int, x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
-    upper, _, keep = rest[-3:]
+def _fake_row_loss(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:
+    loss, _, _, upper, _, keep = rest[-6:]
     numel = kept_numel(x, y, upper) if keep else 0
     return (
         x.new_empty((x.shape[0], OUTPUTS[loss] + 2), dtype=torch.float64),
@@ -173,10 +167,8 @@ def _fake_nearest(x: Tensor, y: Tensor | None, k: int, *_: Any) -> tuple[Tensor,
     return x.new_empty((x.shape[0], k), dtype=result_dtype(x)), x.new_empty((x.shape[0], k), dtype=torch.int64)
 
 
-_ROW_LOSS = KeepingOperator(
-    "row_loss", tensors=tuple(range(1, 9)), differentiable=(1, 2, 7, 8), fake=_fake_row_loss, save_result=True
-)
-_PAIRWISE = Operator("pairwise", tensors=(0, 1), differentiable=(0, 1), fake=_fake_pairwise, save_result=True)
+_ROW_LOSS = KeepingOperator("row_loss", tensors=8, differentiable=(0, 1, 6, 7), fake=_fake_row_loss, save_result=True)
+_PAIRWISE = Operator("pairwise", tensors=2, differentiable=(0, 1), fake=_fake_pairwise, save_result=True)
 if extension._C is not None:
     torch.library.register_fake("fastssl::pair_bits", _fake_pair_bits)
     torch.library.register_fake("fastssl::nearest", _fake_nearest)

@@ -88,7 +88,14 @@ def find_checkpoint(path: str | Path) -> Path:
 
 
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the state of a checkpoint folder."""
+    """Returns the tensors and the state of a checkpoint folder.
+
+    Args:
+        path: of the checkpoint.
+
+    Example:
+        >>> from fastssl.train import load_checkpoint
+    """
     folder = find_checkpoint(path)
     return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
 
@@ -122,6 +129,19 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
 
     Raises:
         ValueError: no checkpoint, one whose encoder only its own program can build, or weights of another network.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import digits
+        >>> from fastssl.train import Pretraining, pretrain
+        >>> options = {"name": "resnet", "size": 16, "width": 4}
+        >>> from fastssl.train import load_encoder
+        >>> out = tempfile.mkdtemp()
+        >>> how = Pretraining(epochs=1, batch_size=32)
+        >>> _ = pretrain('simclr', digits().subset(range(64)), how, out=out, encoder=options)
+        >>> encoder, state = load_encoder(out)
+        >>> encoder.size
+        16
     """
     tensors, state = load_checkpoint(path)
     if encoder is None and state["encoder"] is None:
@@ -147,6 +167,18 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
 
     Raises:
         ValueError: no checkpoint, one of a method of your own, or one that was built with other options than it says.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import digits
+        >>> from fastssl.train import Pretraining, pretrain
+        >>> options = {"name": "resnet", "size": 16, "width": 4}
+        >>> from fastssl.train import load_method
+        >>> out = tempfile.mkdtemp()
+        >>> how = Pretraining(epochs=1, batch_size=32)
+        >>> _ = pretrain('simclr', digits().subset(range(64)), how, out=out, encoder=options)
+        >>> type(load_method(out)).__name__
+        'SimCLR'
     """
     tensors, state = load_checkpoint(path)
     if state["encoder"] is None:

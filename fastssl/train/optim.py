@@ -24,6 +24,14 @@ class LARS(torch.optim.Optimizer):
         momentum: mu.
         weight_decay: lambda.
         trust: eta, the trust coefficient.
+
+    Raises:
+        ValueError: a negative learning rate.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.train import LARS
+        >>> optimizer = LARS(torch.nn.Linear(2, 2).parameters(), lr=0.1)
     """
 
     def __init__(
@@ -70,8 +78,19 @@ OPTIMIZERS = ("adamw", "sgd", "lars")
 def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
     """Returns "adamw" (no decay on parameters of one dimension), "sgd" (momentum 0.9) or "lars".
 
+    Args:
+        model: whose parameters are trained.
+        name: "adamw", "sgd" or "lars".
+        lr: learning rate, >= 0.
+        weight_decay: L2 penalty, >= 0.
+
     Raises:
         ValueError: unknown name.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.train import build_optimizer
+        >>> optimizer = build_optimizer(torch.nn.Linear(2, 2), 'lars', lr=0.1, weight_decay=1e-6)
     """
     if name == "lars":
         return LARS([p for p in model.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
@@ -89,7 +108,18 @@ def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float)
 
 
 def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
-    """The factor of the learning rate at ``step``: linear over ``warmup`` steps, then a half cosine to 0."""
+    """The factor of the learning rate at ``step``: linear over ``warmup`` steps, then a half cosine to 0.
+
+    Args:
+        step: the number of the step, from 0.
+        total: steps of the run.
+        warmup: steps of the linear warm-up.
+
+    Example:
+        >>> from fastssl.train import cosine_with_warmup
+        >>> cosine_with_warmup(10, 100, 10)
+        1.0
+    """
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total - warmup)

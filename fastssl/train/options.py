@@ -51,6 +51,13 @@ class Pretraining:
             None: never. The training stays as it is, bit for bit.
         checkpoint_minutes: time between checkpoints.
         timeout_minutes: how long processes wait for each other before they take one for lost.
+
+    Raises:
+        ValueError: at :meth:`check`: an option out of range, unknown, or not to be combined with another.
+
+    Example:
+        >>> from fastssl.train import Pretraining
+        >>> Pretraining(epochs=10, batch_size=256).check()
     """
 
     epochs: int = 100
@@ -190,14 +197,35 @@ def launched() -> Launch | None:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that speaks: rank 0 of a launcher's, and of those that a run has started."""
+    """Whether this process is the one that speaks: rank 0 of a launcher's, and of those that a run has started.
+
+    Example:
+        >>> from fastssl.train import is_first
+        >>> is_first()
+        True
+    """
     launch = launched()
     started = any(int(os.environ.get(key, 0)) for key in ("LOCAL_RANK", "NODE_RANK"))
     return not started if launch is None else launch.rank == 0
 
 
 def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raises ValueError for a folder that a run cannot be written into."""
+    """Raises ValueError for a folder that a run cannot be written into.
+
+    Args:
+        out: the folder of the run.
+        resume: whether the run goes on.
+        overwrite: whether a run that is there may be replaced.
+
+    Raises:
+        ValueError: a file, or a folder with a run that is neither resumed nor replaced.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.train import check_out
+        >>> check_out(Path(tempfile.mkdtemp()), resume=False, overwrite=False)
+    """
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: expected a folder, {str(out)!r} is a file")
     if (out / "checkpoint").exists() and not resume and not overwrite:

@@ -32,6 +32,11 @@ class Recipe:
         views: arguments of the views where the data has some of its own; {}: the method's.
         source: where they are from.
         differs: where a run of ours is not the paper's.
+
+    Example:
+        >>> from fastssl.train import Recipe
+        >>> Recipe('small', {'epochs': 10}).size
+        32
     """
 
     name: str

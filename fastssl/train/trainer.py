@@ -45,6 +45,9 @@ class Trainer:
         about: JSON values that are kept in the checkpoint beside the run's own.
         checkpoint: tensors and state to go on from; None: a new run.
         watchers: called after every step, in their order.
+
+    Raises:
+        RuntimeError: a loss that is not finite, or another process that died or does not answer.
     """
 
     def __init__(

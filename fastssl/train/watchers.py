@@ -29,7 +29,22 @@ WARM_STEPS, WARM_SECONDS = 8, 30  # after which a run in minutes knows its speed
 
 @dataclass
 class Progress:
-    """Where a run stands, given to ``on_step`` after every step."""
+    """Where a run stands, given to ``on_step`` after every step.
+
+    Args:
+        step: steps done.
+        total_steps: steps of the run.
+        epoch: passes done.
+        epochs: passes of the run.
+        loss: of the step.
+        lr: learning rate of the step.
+        images_per_second: items per second, over all processes.
+        seconds_left: until the end of the run.
+        waiting: the share of the last steps in which the network waited for data.
+        skipped: items that could not be read so far.
+        measured: the last look at the features: "knn" and "linear" in percent, "feature_spread".
+        history: steps and their losses.
+    """
 
     step: int
     total_steps: int
@@ -39,14 +54,21 @@ class Progress:
     lr: float
     images_per_second: float
     seconds_left: float
-    waiting: float  # the share of the last steps in which the network waited for data
-    skipped: int  # items that could not be read so far
-    measured: dict[str, float]  # the last look at the features: "knn" and "linear" in percent, "feature_spread"
+    waiting: float
+    skipped: int
+    measured: dict[str, float]
     history: list[tuple[int, float]] = field(default_factory=list, repr=False)
 
 
 class Watcher:
-    """Base of what watches a run."""
+    """Base of what watches a run.
+
+    Example:
+        >>> from fastssl.train import Watcher
+        >>> class Steps(Watcher):
+        ...     def after_step(self, trainer):
+        ...         print(trainer.steps)
+    """
 
     def begin(self, trainer: Trainer) -> None:
         """Called once, before the first step."""

@@ -181,6 +181,7 @@ def _row(loss: int = 0, **changes: Any) -> Any:
         "negative_bits": None,
         "row_value": None,
         "params": P,
+        "loss": loss,
         "metric": 0,
         "normalize": True,
         "upper": False,
@@ -188,7 +189,7 @@ def _row(loss: int = 0, **changes: Any) -> Any:
         "keep": 0,
         **changes,
     }
-    return OPS.row_loss(loss, *arguments.values())
+    return OPS.row_loss(*arguments.values())
 
 
 RAW: list[tuple[str, Callable[[], Any]]] = [
@@ -254,7 +255,7 @@ def test_opcheck_of_row_losses(loss: int, keep: int) -> None:
         params[:2] = torch.tensor([10.0, 4.0])
     ids = torch.arange(40) % 5
     value = torch.randn(40, requires_grad=True) if loss == 1 else None
-    arguments = (loss, x, None, ids, ids, None, None, value, params, 2, True, False, 0, keep)
+    arguments = (x, None, ids, ids, None, None, value, params, loss, 2, True, False, 0, keep)
     torch.library.opcheck(OPS.row_loss.default, arguments)
 
 

@@ -14,6 +14,8 @@ from tests.support import ROOT
 
 # From the lowest. A module imports, when it is loaded, from its own layer and from those before it.
 LAYERS = (
+    "_version",
+    "_docs",
     "kernels",
     "ops",
     "augment",
@@ -32,8 +34,9 @@ LAYERS = (
 )
 # What a function may import from above, so that `import fastssl` loads little: attributes of the package.
 LATER = {("fastssl", "ops"), ("fastssl", "compat"), ("fastssl", "train"), ("cli", "fastssl")}
+LOADED = {"_version", "_docs"}  # what the package itself imports at once
 FOLDERS = ("core", "simd", "augment", "pair", "row", "cuda", "bindings")  # of csrc, from the lowest
-BESIDE = {"_C", "_version", "_cuda", "__main__"}  # of no layer
+BESIDE = {"_C", "_cuda", "__main__"}  # of no layer
 
 
 def modules() -> dict[str, Path]:
@@ -84,7 +87,8 @@ def upward(later: bool) -> dict[tuple[str, str], list[str]]:
             pair = layer(module), layer(name)
             if pair[0] == pair[1] or set(pair) & BESIDE:
                 continue
-            if "fastssl" in pair or LAYERS.index(pair[0]) < LAYERS.index(pair[1]):
+            root = pair[1] == "fastssl" or (pair[0] == "fastssl" and pair[1] not in LOADED)
+            if root or (pair[0] != "fastssl" and LAYERS.index(pair[0]) < LAYERS.index(pair[1])):
                 found.setdefault(pair, []).append(f"{module} imports {name}")
     return found
 

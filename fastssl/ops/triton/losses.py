@@ -148,9 +148,8 @@ def row_loss(
     else:
         params = constant(tuple(float(v) for v in values), torch.float64, x.device)
     return ROW_LOSS(
-        loss.value,
         *(x, y, relation.x_ids, relation.y_ids, *bits, row_value, params),
-        *(metric.value, normalize, upper, relation.self_offset, variant_of(loss, values)),
+        *(loss.value, metric.value, normalize, upper, relation.self_offset, variant_of(loss, values)),
         [float(v) if not isinstance(v, Tensor) else 0.0 for v in values[:3]],
     )
 

@@ -282,7 +282,6 @@ def _lifted_lse(how: How, a: Side, b: Side) -> Tensor:
 
 
 def row_loss(
-    loss: int,
     x: Tensor,
     y: MaybeTensor,
     x_ids: MaybeTensor,
@@ -291,6 +290,7 @@ def row_loss(
     negative_bits: MaybeTensor,
     row_value: MaybeTensor,
     params: Tensor,
+    loss: int,
     metric: int,
     normalize: bool,
     upper: bool,
@@ -417,7 +417,6 @@ def row_loss_backward(
     grad: Tensor,
     saved: Tensor,
     out: Tensor,
-    loss: int,
     x: Tensor,
     y: MaybeTensor,
     x_ids: MaybeTensor,
@@ -426,6 +425,7 @@ def row_loss_backward(
     negative_bits: MaybeTensor,
     row_value: MaybeTensor,
     params: Tensor,
+    loss: int,
     metric: int,
     normalize: bool,
     upper: bool,
@@ -622,8 +622,9 @@ def _fake_pair_loss(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty((n,), dtype=torch.float32), x.new_empty((4, n), dtype=torch.float64)
 
 
-def _fake_row_loss(loss: int, x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    n, kind, variant = x.shape[0], RowLoss(loss), rest[-2]
+def _fake_row_loss(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    loss, _, _, _, _, variant, _ = rest[-7:]
+    n, kind = x.shape[0], RowLoss(loss)
     saved = {RowLoss.softplus: 1, RowLoss.ranked_list: 2, RowLoss.fast_ap: 2 * (variant + 2)}.get(kind, 0)
     return x.new_empty((n, OUTPUTS[loss] + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
 
@@ -664,7 +665,7 @@ PAIR_LOSS = _operator(
     pair_loss,
     pair_loss_backward,
     _fake_pair_loss,
-    tensors=tuple(range(6)),
+    tensors=6,
     differentiable=(0, 1, 4, 5),
 )
 ROW_LOSS = _operator(
@@ -672,8 +673,8 @@ ROW_LOSS = _operator(
     row_loss,
     row_loss_backward,
     _fake_row_loss,
-    tensors=tuple(range(1, 9)),
-    differentiable=(1, 2, 7, 8),
+    tensors=8,
+    differentiable=(0, 1, 6, 7),
     save_result=True,
 )
 PAIRWISE = _operator(
@@ -681,7 +682,7 @@ PAIRWISE = _operator(
     pairwise,
     pairwise_backward,
     _fake_pairwise,
-    tensors=(0, 1),
+    tensors=2,
     differentiable=(0, 1),
     save_result=True,
 )
