@@ -13,7 +13,7 @@ from tests.support import configurations
 from tests.support.peers import lightly, metric_learning, package
 
 LIBRARIES: dict[str, Callable[[], object]] = {
-    "pytorchmetric_learning": metric_learning,
+    "pytorch_metric_learning": metric_learning,
     "lightly": lightly,
     "open_clip": lambda: package("open_clip"),
     "sentence_transformers": lambda: pytest.importorskip("sentence_transformers"),
@@ -66,4 +66,4 @@ def test_gpu_kernels_under_the_interpreter(peer: str, dtype: torch.dtype, count:
 @pytest.mark.parametrize("peer", LIBRARIES)
 def test_every_configuration(peer: str) -> None:
     LIBRARIES[peer]()
-    _compare(configurations.every(peer, 2 if peer == "pytorchmetric_learning" else len(configurations.WAYS)), 0.1)
+    _compare(configurations.every(peer, 2 if peer == "pytorch_metric_learning" else len(configurations.WAYS)), 0.1)
