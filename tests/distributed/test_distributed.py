@@ -11,7 +11,7 @@ import torch
 import fastssl.functional as F
 from fastssl.data import ArraySource
 from fastssl.distributed import EmbeddingQueue
-from fastssl.distributed.tour import circle, half_circle
+from fastssl.distributed.ring import all_peers, half_of_peers
 from fastssl.methods import SwAV
 from fastssl.models import build_encoder
 from tests.support import lost_process, shards
@@ -54,7 +54,7 @@ def test_every_pair_of_rows_meets_once(counts: list[int]) -> None:
     met, crossed = torch.zeros(total, total), torch.zeros(total, total)
     for rank, count in enumerate(counts):
         own = range(first[rank], first[rank] + count)
-        for matrix, plan in ((met, half_circle), (crossed, circle)):
+        for matrix, plan in ((met, half_of_peers), (crossed, all_peers)):
             matrix[own.start : own.stop, own.start : own.stop] += 1
             for block in plan(rank, counts):
                 theirs = range(first[block.peer], first[block.peer] + counts[block.peer])[block.other]

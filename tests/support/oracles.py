@@ -212,7 +212,7 @@ def multi_similarity(
     )
 
 
-def circle(x: Tensor, labels: Tensor, m: float = 0.25, gamma: float = 16) -> float:
+def all_peers(x: Tensor, labels: Tensor, m: float = 0.25, gamma: float = 16) -> float:
     p = pairs_of(x, labels, dot, True)
     terms = []
     for a, b in zip(p.positive, p.negative):

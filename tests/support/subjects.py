@@ -283,7 +283,7 @@ SUBJECTS: dict[str, Subject] = {
         long_rows={"beta": 5.0, "normalize": False}),
     "multi_similarity_memory": Subject("multi_similarity", "x labels", options={"beta": 20.0}, keywords=MEMORY,
         loop=oracles.multi_similarity),
-    "circle": Subject("circle", "x labels", options={"gamma": 16.0}, loop=oracles.circle,
+    "circle": Subject("circle", "x labels", options={"gamma": 16.0}, loop=oracles.all_peers,
         module=("CircleLoss", {"m": 0.25, "gamma": 16.0}), values={"margin": 0.3, "gamma": 7.0}, detached=True,
         long_rows={"gamma": 4.0, "normalize": False}),
     "margin_loss": Subject("margin_loss", "x labels", options={"nu": 0.05}, keywords="beta=boundaries",

@@ -32,15 +32,15 @@ class Block:
 Plan = Callable[[int, Sequence[int]], list[Block]]
 
 
-def circle(rank: int, counts: Sequence[int]) -> list[Block]:
+def all_peers(rank: int, counts: Sequence[int]) -> list[Block]:
     """Two sets of rows: all of one's own against all of every other process."""
     peers = [(rank + k) % len(counts) for k in range(1, len(counts))]
     return [Block(q, slice(None), slice(0, counts[q])) for q in peers]
 
 
-def half_circle(rank: int, counts: Sequence[int]) -> list[Block]:
+def half_of_peers(rank: int, counts: Sequence[int]) -> list[Block]:
     """Rows against themselves: each pair of blocks by one process; those opposite each other share it."""
-    blocks = circle(rank, counts)[: len(counts) // 2]
+    blocks = all_peers(rank, counts)[: len(counts) // 2]
     if blocks and len(counts) % 2 == 0:
         peer = blocks[-1].peer
         middle = (counts[max(rank, peer)] + 1) // 2  # the higher rank's rows are cut
@@ -91,24 +91,24 @@ def _others(
         yield block, rows
 
 
-def tour(
+def ring_pass(
     shards: Shards,
     plan: Plan,
     counts: Sequence[int],
     payload: tuple[Tensor, ...],
-    visit: Callable[..., tuple[Tensor, ...]],
+    compute_block: Callable[..., tuple[Tensor, ...]],
     *,
     ring: bool,
 ) -> Iterator[tuple[slice, tuple[Tensor, ...]]]:
     """Computes this process's blocks and gives back what others found out about its own rows.
 
-    ``visit(block, *rows)`` computes with a peer's part of ``payload`` and returns what its owner should get: tensors
-    with a row for each of ``rows`` (or nothing). Yields (which of the own rows, what was found), in the order of
-    steps whatever arrived first.
+    ``compute_block(block, *rows)`` computes with a peer's part of ``payload`` and returns what its owner should get:
+    tensors with a row for each of ``rows`` (or nothing). Yields (which of the own rows, what was found), in the order
+    of steps whatever arrived first.
     """
     last: tuple[Exchange, slice, tuple[Tensor, ...]] | None = None
     for step, (block, rows) in enumerate(_others(shards, plan, counts, payload, ring)):
-        found = visit(block, *rows)
+        found = compute_block(block, *rows)
         if not found:
             continue
         asker = (shards.rank - step - 1) % shards.size  # its block of this step has rows of ours
