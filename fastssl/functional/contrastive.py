@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Metric
 from fastssl.distributed.collectives import replicate
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.pair_loss import sup_con as shared_sup_con
@@ -20,7 +21,6 @@ from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
 from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps
-from fastssl.ops.table import Metric
 
 
 @shardable

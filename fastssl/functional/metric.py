@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import MAX_BINS, Metric
 from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, everywhere, labelled, mean, reduce_rows
@@ -29,7 +30,6 @@ from fastssl.ops.statistics import (
     SoftplusPerPositive,
     Triplets,
 )
-from fastssl.ops.table import MAX_BINS, Metric
 
 
 @shardable

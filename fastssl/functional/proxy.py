@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Metric
 from fastssl.distributed.collectives import replicate, total
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
 from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
-from fastssl.ops.table import Metric
 
 
 def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend: str | None) -> Pairs:

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Metric, RowLoss
 from fastssl.ops.reference.common import in_full_precision, unit
 from fastssl.ops.rows import Relation
-from fastssl.ops.table import Metric, RowLoss
 
 Values = list[Any]  # numbers, and tensors of one element where they can have a gradient
 
