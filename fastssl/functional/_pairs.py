@@ -139,7 +139,7 @@ class Pairs:
         """Rows of the other side."""
         if self.columns is not None:
             return self.columns.fetch(places)
-        return (self.x if self.y is None else self.y)[places]
+        return (self.x if self.y is None else self.y).index_select(0, places)  # gradients in one order
 
     def between(self, x: Tensor, x_ids: Tensor) -> Pairs:
         """The same partners for other rows."""
