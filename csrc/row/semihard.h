@@ -10,7 +10,7 @@ namespace FASTSSL_ISA {
 template <class T, class F>
 void for_each_semihard(const RowTask<T>& t, F&& f) {
   const T sign = T(t.params[0]);
-  const RankedPositives<T> positives(t, [&](T s) { return sign * s; });
+  const RankedPositives<T> positives(t, [&](Vec<T> s) { return sign * s; });
   struct Nearest {
     T d = T(__builtin_inf());
     int64_t column = -1;

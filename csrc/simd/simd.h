@@ -105,6 +105,12 @@ template <class T>
 FASTSSL_INLINE IVec<T> load_ids(const int32_t* p) {
   return load_as<IVec<T>>(p);
 }
+template <class T>
+FASTSSL_INLINE void store_ids(int32_t* p, IVec<T> ids) {
+  typedef int32_t Narrow __attribute__((vector_size(kWidth<T> * sizeof(int32_t))));
+  const Narrow narrow = __builtin_convertvector(ids, Narrow);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
 // base[index[i]] for every lane.
 template <class T>
 FASTSSL_INLINE Vec<T> gather(const T* base, IVec<T> index) {
@@ -174,6 +180,19 @@ FASTSSL_INLINE uint32_t bits_of(IVec<T> mask) {
   uint32_t bits = 0;
   for (int w = 0; w < kWidth<T>; ++w) bits |= uint32_t(mask[w] != 0) << w;
   return bits;
+}
+// first + k for every bit k of `bits` in order; up to 32 places of `to` are written, the number of bits counts.
+FASTSSL_INLINE int expand_bits(uint32_t bits, int32_t first, int32_t* to) {
+#if FASTSSL_VECTOR_BYTES == 64
+  const __m512i low = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                       _mm512_set1_epi32(first));
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(__mmask16(bits), low));
+  _mm512_storeu_si512(to + __builtin_popcount(bits & 0xffff), _mm512_maskz_compress_epi32(__mmask16(bits >> 16), high));
+#else
+  for (uint32_t left = bits; left; left &= left - 1) *to++ = first + __builtin_ctz(left);
+#endif
+  return __builtin_popcount(bits);
 }
 // 0, 1, 2, ...
 template <class T>
