@@ -304,24 +304,30 @@ void for_each_ranked(const RowTask<T>& t, const RankedPositives<T>& positives, F
   constexpr int64_t kTogether = RankedPositives<T>::kTogether, kWords = kTogether / kBlock;
   const T sign = T(t.params[0]);
   const RelationBits<T>& relation = positives.relation;
-  T tail[kBlock * kBlock] = {}, d[kTogether];
+  alignas(64) T distances[kBlock * kTogether];  // [row][column]
+  T tail[kBlock * kBlock] = {};
   int32_t rank[kTogether];
+  uint32_t used = 0;
+  for (int l = 0; l < kBlock; ++l) used |= uint32_t(positives.count(l) > 0) << l;
+  if (used == 0) return;
+  const int64_t ragged = t.m - t.m % kBlock;
+  if (ragged < t.m)
+    __builtin_memcpy(tail, t.s + (ragged - t.first) * kBlock, size_t(t.m % kBlock * kBlock) * sizeof(T));
   for (int64_t j0 = relation.begin; j0 < t.m; j0 += kTogether) {
-    const int64_t ragged = t.m - t.m % kBlock;
-    if (ragged < t.m && ragged < j0 + kTogether)
-      __builtin_memcpy(tail, t.s + (ragged - t.first) * kBlock, size_t(t.m % kBlock * kBlock) * sizeof(T));
-    for (int l = 0; l < kBlock; ++l) {
-      if (positives.count(l) == 0) continue;
-      for (int64_t w = 0; w < kWords; ++w) {
-        const int64_t j = j0 + w * kBlock;
-        const T* s = j < ragged ? t.s + (j - t.first) * kBlock : tail;
-        for (int v = 0; v < kV<T>; ++v)
-          store<T>(d + w * kBlock + v * kWidth<T>, sign * gather(s + v * kWidth<T> * kBlock + l, iota<T>() * kBlock));
-      }
+    for (int64_t w = 0; w < kWords; ++w) {
+      const int64_t j = j0 + w * kBlock;
+      const T* s = j < ragged ? t.s + (j - t.first) * kBlock : tail;
+      for (int c = 0; c < kBlock; c += kWidth<T>)
+        for (int l = 0; l < kBlock; l += kWidth<T>)
+          transpose(s + c * kBlock + l, kBlock, distances + l * kTogether + w * kBlock + c, kTogether);
+    }
+    for_each_bit(used, [&](int l) __attribute__((always_inline)) {
+      T* d = distances + l * kTogether;
+      for (int64_t c = 0; c < kTogether; c += kWidth<T>) store<T>(d + c, sign * load<T>(d + c));
       const uint32_t* negative = relation.negative(l) + (j0 - relation.begin) / kBlock;
       positives.template rank<kStrict>(l, d, negative, rank);
       f(l, j0, d, rank, negative);
-    }
+    });
   }
 }
 

@@ -216,6 +216,34 @@ FASTSSL_INLINE T hsum(Vec<T> v) {
   return part[0];
 #endif
 }
+// A square of as many rows as a vector has lanes, transposed: to[c][r] = from[r][c].
+template <class T>
+FASTSSL_INLINE void transpose(const T* from, int64_t from_step, T* to, int64_t to_step) {
+  constexpr int kW = kWidth<T>;
+#if defined(__GNUC__) && !defined(__clang__)
+  Vec<T> row[kW];
+#pragma GCC unroll 16
+  for (int r = 0; r < kW; ++r) row[r] = load<T>(from + r * from_step);
+  // Rows r and r + half exchange their off-diagonal squares of `half` lanes.
+#pragma GCC unroll 4
+  for (int half = kW / 2; half > 0; half /= 2) {
+    const IVec<T> second = (iota<T>() & half) != 0;
+    const IVec<T> low = second ? iota<T>() - half + kW : iota<T>(), high = second ? iota<T>() + kW : iota<T>() + half;
+#pragma GCC unroll 16
+    for (int r = 0; r < kW; ++r) {
+      if (r & half) continue;
+      const Vec<T> a = row[r], b = row[r + half];
+      row[r] = __builtin_shuffle(a, b, low);
+      row[r + half] = __builtin_shuffle(a, b, high);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kW; ++r) store<T>(to + r * to_step, row[r]);
+#else
+  for (int r = 0; r < kW; ++r)
+    for (int c = 0; c < kW; ++c) to[c * to_step + r] = from[r * from_step + c];
+#endif
+}
 template <class T>
 FASTSSL_INLINE T hmax(Vec<T> v) {
   T s = v[0];
