@@ -266,6 +266,7 @@ class RankedPositives {
         e.ordinal[size_t(p)] = p;
       }
     }
+    std::fill_n(e.start.begin() + r.count, kWidth<T>, 0);  // what the last vector reads beyond the entries
     if (longest > kShort) {
       std::vector<int32_t> order(static_cast<size_t>(r.count));
       for (int32_t p = 0; p < r.count; ++p) order[size_t(p)] = p;
