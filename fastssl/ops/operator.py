@@ -46,6 +46,7 @@ class Operator:
         self._apply = super(torch.autograd.Function, self._eager).apply  # type: ignore[misc]
         if functions is not None or extension._C is not None:
             self._operators = tuple(getattr(torch.ops.fastssl, name + end).default for end in ("", "_backward"))
+            self._calls = tuple(operator._op for operator in self._operators)  # without a frame of Python
             self._register(fake)
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -120,7 +121,7 @@ class Operator:
         if self.functions is not None and not _is_watched(arguments):
             return self.functions[which](*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return self._operators[which](*arguments)
+            return self._calls[which](*arguments)
 
     def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...]:
         *rest, needs = everything
