@@ -222,6 +222,7 @@ METRIC_CASES: dict[str, Case] = {
     "soft_nearest_neighbor": _on_labels(F.soft_nearest_neighbor),
     "nca": _on_labels(F.nca),
     "multi_nt_xent": _on_labels(F.multi_nt_xent),
+    "sincere": _on_labels(F.sincere),
     "mil_nce": _on_labels(F.mil_nce),
     "multi_similarity": _on_labels(F.multi_similarity),
     "circle": _on_labels(F.circle),

@@ -15,6 +15,7 @@ from fastssl.functional.contrastive import (
     mil_nce,
     multi_nt_xent,
     nt_xent,
+    sincere,
     sup_con,
     uniformity,
 )
@@ -90,6 +91,7 @@ __all__ = [
     "proxy_nca",
     "ranked_list",
     "siglip_loss",
+    "sincere",
     "sinkhorn",
     "soft_nearest_neighbor",
     "sup_con",

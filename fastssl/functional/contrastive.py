@@ -21,7 +21,7 @@ from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.rows import Relation
-from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps
+from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps, SoftplusPerPositive
 
 
 @shardable
@@ -298,6 +298,42 @@ def multi_nt_xent(
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
     return softplus_per_positive(pairs, scale, 0.0, reduction, check.flag("normalize", normalize))
+
+
+@shardable
+def sincere(
+    embeddings: Tensor,
+    labels: Tensor | None = None,
+    *,
+    temperature: Tensor | float = 0.1,
+    normalize: bool = True,
+    reduction: str = "mean",
+    indices_tuple: IndicesTuple | None = None,
+    ref_emb: Tensor | None = None,
+    ref_labels: Tensor | None = None,
+    backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
+) -> Tensor:
+    r"""SINCERE: supervised InfoNCE in which an anchor's other positives do not repel.
+
+    .. math:: L_i = -\frac{1}{|P(i)|} \sum_{p \in P(i)} \log \frac{\exp(s_{ip} / \tau)}
+              {\exp(s_{ip} / \tau) + \sum_{n \in N(i)} \exp(s_{in} / \tau)}
+
+    P(i), N(i): the other rows with the label of row i, and the rows with another label. :func:`sup_con` has the other
+    positives in the denominator too. A row without positives contributes 0 and does not count in the mean.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.sincere(torch.randn(8, 16), torch.arange(8) % 2)
+
+    Source: Feeney and Hughes, SINCERE: Supervised Information Noise-Contrastive Estimation REvisited, 2023, eq. 7.
+    """
+    pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
+    scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
+    rows = pairs.reduce(SoftplusPerPositive(scale), metric=Metric.dot, normalize=check.flag("normalize", normalize))
+    values = rows.total / rows.positives.clamp(min=1)
+    return pairs.result(reduce_rows(values, rows.positives > 0, check.reduction(reduction)))
 
 
 @shardable

@@ -9,6 +9,7 @@ from fastssl.losses.contrastive import (
     MILNCELoss,
     MultipleNegativesRankingLoss,
     NTXentLoss,
+    SINCERELoss,
     SupConLoss,
     UniformityLoss,
 )
@@ -68,6 +69,7 @@ __all__ = [
     "ProxyAnchorLoss",
     "ProxyNCALoss",
     "RankedListLoss",
+    "SINCERELoss",
     "SigLIPLoss",
     "SoftNearestNeighborLoss",
     "SupConLoss",

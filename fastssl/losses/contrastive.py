@@ -67,6 +67,17 @@ class SupConLoss(TemperatureLoss, LabelledLoss, function=F.sup_con):
     ) -> None: ...
 
 
+class SINCERELoss(TemperatureLoss, LabelledLoss, function=F.sincere):
+    def __init__(
+        self,
+        temperature: Real = 0.1,
+        normalize: bool = True,
+        reduction: str = "mean",
+        learnable: bool = False,
+        backend: str | None = None,
+    ) -> None: ...
+
+
 class MILNCELoss(LabelledLoss, function=F.mil_nce):
     def __init__(
         self, temperature: Real = 0.07, normalize: bool = True, reduction: str = "mean", backend: str | None = None

@@ -306,6 +306,12 @@ def sup_con(
     return [lse([s / t for s in a + b]) - mean(a) / t if a else 0.0 for a, b in zip(p.positive, p.negative)]
 
 
+def sincere(x: Tensor, labels: Tensor, temperature: Tensor) -> float:
+    p, t = pairs_of(x, labels, dot, True), float(temperature)
+    of_row = (mean([lse([s / t] + [n / t for n in b]) - s / t for s in a]) for a, b in zip(p.positive, p.negative) if a)
+    return mean(list(of_row))
+
+
 def mil_nce(x: Tensor, labels: Tensor, temperature: Tensor) -> float:
     p, t = pairs_of(x, labels, dot, True), float(temperature)
     return mean([lse([s / t for s in a + b]) - lse([s / t for s in a]) for a, b in zip(p.positive, p.negative) if a])

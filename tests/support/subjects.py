@@ -219,6 +219,8 @@ SUBJECTS: dict[str, Subject] = {
         values=T, long_rows=PLAIN),
     "multi_nt_xent_memory": Subject("multi_nt_xent", "x labels", keywords=f"{MEMORY} temperature",
         loop=oracles.multi_nt_xent),
+    "sincere": Subject("sincere", "x labels", keywords="temperature", loop=oracles.sincere, module="SINCERELoss",
+        values=T, long_rows=PLAIN),
     "mil_nce": Subject("mil_nce", "x labels", keywords="temperature", loop=oracles.mil_nce, module="MILNCELoss",
         values=T, long_rows=PLAIN),
     "dcl": Subject("dcl", "x y", keywords="temperature", loop=oracles.dcl, module="DCLLoss"),
