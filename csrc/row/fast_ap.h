@@ -42,11 +42,7 @@ void fast_ap_forward(const RowTask<T>& t) {
       positives += h;
       all += h + rows[size_t(l)].negative[b];
       const double product = h * positives;
-      if (product != product) {
-        sum = product;
-      } else if (product > 0 && all > 0) {
-        sum += product / all;
-      }
+      if (!(product <= 0) && !(all <= 0)) sum += product / all;  // NaN shows
     }
     t.out[i] = sum;
   });

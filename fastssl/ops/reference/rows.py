@@ -218,7 +218,7 @@ def _fast_ap(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor
         histograms.append(torch.stack([torch.where(mask, pulse, 0).sum(1) for pulse in pulses], 1))
     h, other = histograms
     H, total = h.cumsum(1), (h + other).cumsum(1)
-    counted = (h * H > 0) & (total > 0)
+    counted = ~(h * H <= 0) & ~(total <= 0)  # NaN shows
     return torch.where(counted, h * H / total.masked_fill(~counted, 1), 0).sum(1, keepdim=True)
 
 
