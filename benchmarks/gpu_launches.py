@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl._table import Metric, RowLoss
+from fastssl.ops.pair_loss import INFO_NCE, LINEAR_CROSS_ENTROPY, NT_XENT, SIGLIP, SUP_CON, PairLoss
 from fastssl.ops.rows import Relation
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.launch import Config, Observer
@@ -108,29 +109,32 @@ def step(loss: Callable[..., Tensor], *inputs: Tensor) -> None:
 
 
 def pair_losses(n: int, d: int, dtype: torch.dtype) -> Iterator[tuple[str, Callable[[], None]]]:
-    from fastssl.ops.triton import losses as L
+    from fastssl.ops.triton import losses
+
+    def loss(kind: PairLoss, x: Tensor, more_x: Any, y: Any, scale: Any, bias: Any = None, **o: Any) -> Tensor:
+        flags = (o.get("normalize", True), o.get("symmetric", False), -100, "mean")
+        return losses.pair_loss(x, more_x, y, None, o.get("ids"), scale, bias, kind.positives, kind.sigmoid, *flags)
 
     scale, bias = (torch.empty((), dtype=torch.float32, device="meta", requires_grad=True) for _ in range(2))
     ids = torch.empty(n, dtype=torch.int64, device="meta")
     x, y = rows(n, d, dtype), rows(n, d, dtype)
-    yield (
-        "nt_xent",
-        lambda: step(lambda a, b: L.nt_xent(a, b, 10.0, True, "mean"), rows(n // 2, d, dtype), rows(n // 2, d, dtype)),
-    )
+    views = functools.partial(rows, n // 2, d, dtype)
+    plain = {"normalize": False}
+    yield "nt_xent", lambda: step(lambda a, b: loss(NT_XENT, a, b, None, 10.0), views(), views())
     yield (
         "nt_xent, learned temperature",
-        lambda: step(
-            lambda a, b, t: L.nt_xent(a, b, t, True, "mean"), rows(n // 2, d, dtype), rows(n // 2, d, dtype), scale
-        ),
+        lambda: step(lambda a, b, t: loss(NT_XENT, a, b, None, t), views(), views(), scale),
     )
-    yield "info_nce", lambda: step(lambda a, b: L.info_nce(a, b, None, 10.0, False, True, "mean"), x, y)
-    yield "clip_loss", lambda: step(lambda a, b, t: L.clip_loss(a, b, t, "mean"), x, y, scale)
-    yield "siglip_loss", lambda: step(lambda a, b, t, c: L.siglip_loss(a, b, t, c, "mean"), x, y, scale, bias)
-    yield "sup_con", lambda: step(lambda a: L.sup_con(a, ids, 10.0, True, "mean"), x)
+    yield "info_nce", lambda: step(lambda a, b: loss(INFO_NCE, a, None, b, 10.0), x, y)
+    yield "clip_loss", lambda: step(lambda a, b, t: loss(INFO_NCE, a, None, b, t, symmetric=True, **plain), x, y, scale)
+    yield "siglip_loss", lambda: step(lambda a, b, t, c: loss(SIGLIP, a, None, b, t, c, **plain), x, y, scale, bias)
+    yield "sup_con", lambda: step(lambda a: loss(SUP_CON, a, None, None, 10.0, ids=ids), x)
     weight, offset = rows(2 * n, d, dtype), torch.empty(2 * n, dtype=dtype, device="meta", requires_grad=True)
     yield (
         "linear_cross_entropy",
-        lambda: step(lambda a, w, c: L.linear_cross_entropy(a, w, ids, c, -100, "mean"), x, weight, offset),
+        lambda: step(
+            lambda a, w, c: loss(LINEAR_CROSS_ENTROPY, a, None, w, 1.0, c, ids=ids, **plain), x, weight, offset
+        ),
     )
 
 
