@@ -1,6 +1,6 @@
 """``python -m fastssl.bench.pairs CASE AGAINST ROWS FEATURES SECONDS``: one comparison of the losses on labels.
 
-In a process of its own: what ran before leaves warm or scattered memory behind, which changes eager's times by a third.
+In a separate process, since earlier calls leave warm or fragmented memory, which changes eager times by a third.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastssl.bench.harness import as_dict, compare
 
 
 def compare_fresh(loss: str, against: str, rows: int, features: int, seconds: float) -> dict[str, Any]:
-    """The comparison, or ``{"failed": why}`` where this machine cannot make it."""
+    """The comparison, or ``{"failed": reason}``."""
     arguments = [loss, against, str(rows), str(features), str(seconds)]
     run = subprocess.run([sys.executable, "-m", __name__, *arguments], capture_output=True, text=True, check=False)
     if run.returncode != 0:
