@@ -30,8 +30,9 @@ $(VENV)/.dev: $(VENV)/.kernels
 demo: $(VENV)/.kernels ## Set up, benchmark, pretrain, evaluate, and write runs/demo/report.html.
 	$(BIN)/fastssl demo
 
-test: lint ## Set up, lint, and run the whole test suite, one process per core.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --dist worksteal
+test: lint ## Set up, lint, and run the whole test suite: one process per core, then tests of several threads.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --dist worksteal -m "not slow and not threads"
+	$(BIN)/python -m pytest -m "threads and not slow"
 
 test-slow: $(VENV)/.dev ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
@@ -55,7 +56,7 @@ zoo: $(VENV)/.kernels ## Compare all methods on the same small budget: docs/zoo.
 	$(BIN)/python benchmarks/zoo.py
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
-	bash tests/sanitize.sh $(BIN)/python
+	bash tests/support/sanitize.sh $(BIN)/python
 
 gpu-static: $(VENV)/.dev ## Compile all GPU kernels without a GPU: benchmarks/gpu_static.json, docs/gpu_static.md.
 	$(BIN)/python benchmarks/gpu_static.py $(ARGS)

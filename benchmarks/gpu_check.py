@@ -34,14 +34,15 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.bench.run import write_atomically
-from fastssl.ops.reference import contrastive, language, multimodal
+from fastssl.ops.pair_loss import Positives
+from fastssl.ops.reference import pair_loss
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "gpu.json"
 PLOT = ROOT / "benchmarks" / "results" / "gpu.svg"
 PAGE = ROOT / "docs" / "gpu.md"
 BEGIN, END = "<!-- measured: benchmarks/gpu_check.py --page -->", "<!-- end -->"
-TESTS = ("tests/test_gpu.py", "tests/test_triton.py", "tests/test_cuda_on_host.py")
+TESTS = ("tests/gpu",)
 VOCABULARY = 32768
 SANITIZED = """
 import torch, fastssl.functional as F
@@ -176,23 +177,28 @@ def cases(n: int, d: int, dtype: torch.dtype, device: str, vocabulary: int) -> d
     def rows(count: int) -> Tensor:
         return torch.randn(count, d, device=device, dtype=dtype, requires_grad=True)
 
+    def eager(*given: Any, positives: Positives, normalize: bool = False, symmetric: bool = False) -> Tensor:
+        """In the dtype of the rows: x, more_x, y, more_y, ids, scale, bias."""
+        call = pair_loss.__wrapped__  # type: ignore[attr-defined]
+        return call(*given, positives, False, normalize, symmetric, -100, "mean")
+
     unit = [torch.nn.functional.normalize(rows(n).detach(), dim=1).requires_grad_() for _ in range(2)]
     targets = torch.randint(0, vocabulary, (n,), device=device)
     return {
         "NT-Xent": (
             [rows(n // 2), rows(n // 2)],
             lambda a, b: F.nt_xent(a, b, temperature=0.1, backend="triton"),
-            lambda a, b: contrastive.nt_xent.__wrapped__(a, b, 10.0, True, "mean"),
+            lambda a, b: eager(a, b, None, None, None, 10.0, None, positives=Positives.halves, normalize=True),
         ),
         "CLIP": (
             unit,
             lambda a, b: F.clip_loss(a, b, 10.0, backend="triton"),
-            lambda a, b: multimodal.info_nce.__wrapped__(a, b, None, 10.0, True, False, "mean"),
+            lambda a, b: eager(a, None, b, None, None, 10.0, None, positives=Positives.diagonal, symmetric=True),
         ),
         "linear cross-entropy": (
             [rows(n), rows(vocabulary)],
             lambda h, w: F.linear_cross_entropy(h, w, targets, backend="triton"),
-            lambda h, w: language.linear_cross_entropy.__wrapped__(h, w, targets, None, -100, "mean"),
+            lambda h, w: eager(h, None, w, None, targets, 1.0, None, positives=Positives.targets),
         ),
     }
 

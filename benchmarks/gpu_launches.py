@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import Metric, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.launch import Config, Observer
 

@@ -28,8 +28,8 @@ from fastssl.bench.memory import status
 from fastssl.bench.run import write_atomically
 from fastssl.distributed import traffic
 from fastssl.distributed.exchange import Exchange
+from fastssl.distributed.ring import all_peers, half_of_peers
 from fastssl.distributed.shards import resolve
-from fastssl.distributed.tour import circle, half_circle
 from fastssl.models import build_encoder
 
 ROOT = Path(__file__).parent.parent
@@ -52,7 +52,7 @@ class Case:
 
     def bytes(self, rank: int, counts: list[int], features: int) -> int:
         """The least that a process sends: rows twice (forward, backward) and gradients back, 4 bytes per value."""
-        plan, size = half_circle if self.half else circle, len(counts)
+        plan, size = half_of_peers if self.half else all_peers, len(counts)
         behind = plan((rank - 1) % size, counts)
         # The ring: what the process behind wants at each step, and the gradients of what one was given.
         rows = sum(b.other.stop - b.other.start for b in behind)

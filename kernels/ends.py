@@ -10,10 +10,12 @@ import triton.language as tl
 from fastssl.kernels.epilogues import add_log_sum, number
 from fastssl.kernels.tiles import LN2, partners
 
+from fastssl.ops.table import Closing
+
 # What a value is made of.
-CROSS_ENTROPY = tl.constexpr(0)  # softplus(log-sum over the others - the partner's score)
-SUP_CON = tl.constexpr(1)  # the same where a row has one positive; else log-sum - mean of the positives' scores
-SIGMOID_LOSS = tl.constexpr(2)  # sum of softplus + softplus(-the partner's score)
+CROSS_ENTROPY = tl.constexpr(Closing.cross_entropy.value)
+SUP_CON = tl.constexpr(Closing.sup_con.value)
+SIGMOID_LOSS = tl.constexpr(Closing.sigmoid_loss.value)
 
 
 @triton.jit

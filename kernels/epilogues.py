@@ -1,8 +1,8 @@
 """What each loss does with a tile of scores: the twins of csrc/row/*.h and csrc/pair/loss.cpp.
 
 ``update`` folds a tile into four numbers a row (``_merge`` in fastssl/ops/triton/engine.py puts parts of a row together), ``slope`` is dL/ds, and
-``along`` the derivatives of parameters. Scores of SUMS are in bits (log2), others as they are.
-Numbers a row (``own``) and numbers of the other side (``other``) broadcast to the tile, so that one formula serves a
+``parameter_gradients`` the derivatives of parameters. Scores of SUMS are in bits (log2), others as they are.
+Numbers a row (``row_state``) and numbers of the other side (``col_state``) broadcast to the tile, so that one formula serves a
 row's own loss and, for rows against themselves, that of the column.
 """
 
@@ -12,17 +12,19 @@ import triton
 import triton.language as tl
 from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, LOG2E_REST
 
-SUMS = tl.constexpr(0)  # log-sums of exponentials (InfoNCE, NT-Xent, SupCon, CLIP, linear cross-entropy)
-SIGMOID = tl.constexpr(1)  # sums of softplus (SigLIP)
-LSE = tl.constexpr(2)  # row losses: the names of csrc/row/task.h
-HINGE = tl.constexpr(3)
-SOFTPLUS = tl.constexpr(4)
-LIFTED = tl.constexpr(5)
-LIFTED_PULL = tl.constexpr(6)
-EXTREME = tl.constexpr(7)
-RANKED_LIST = tl.constexpr(8)
-MATRIX = tl.constexpr(9)  # dL/ds is given, a matrix
-FAST_AP = tl.constexpr(10)  # slopes from a table of bins (histogram.py)
+from fastssl.ops.table import TileEpilogue
+
+SUMS = tl.constexpr(TileEpilogue.sums.value)
+SIGMOID = tl.constexpr(TileEpilogue.sigmoid.value)
+LSE = tl.constexpr(TileEpilogue.lse.value)
+HINGE = tl.constexpr(TileEpilogue.hinge.value)
+SOFTPLUS = tl.constexpr(TileEpilogue.softplus.value)
+LIFTED = tl.constexpr(TileEpilogue.lifted.value)
+LIFTED_PULL = tl.constexpr(TileEpilogue.lifted_pull.value)
+EXTREME = tl.constexpr(TileEpilogue.extreme.value)
+RANKED_LIST = tl.constexpr(TileEpilogue.ranked_list.value)
+MATRIX = tl.constexpr(TileEpilogue.matrix.value)
+FAST_AP = tl.constexpr(TileEpilogue.fast_ap.value)
 
 
 @triton.jit
@@ -197,9 +199,9 @@ def ranked(s, part, alpha, border, temperature, SIDE: tl.constexpr):
 
 
 @triton.jit
-def lifted_term(s, own, other, sign, shift, SQUARED: tl.constexpr):
+def lifted_term(s, row_state, col_state, sign, shift, SQUARED: tl.constexpr):
     """J, its share that is the row's own log-sum's, and the derivative of the term."""
-    both, share = log_add(own, other)
+    both, share = log_add(row_state, col_state)
     counted = both > -INFINITY
     J = sign * s + shift + tl.where(counted, both, 0.0)
     if SQUARED:
@@ -224,7 +226,7 @@ def empty(LOSS: tl.constexpr, BM: tl.constexpr):
 
 
 @triton.jit
-def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED: tl.constexpr,
+def update(LOSS: tl.constexpr, state, s, positive, negative, columns, row_state0, col_state0, col_state1, P, BOUNDED: tl.constexpr,
            POSITIVES: tl.constexpr, VARIANT: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
     """The four numbers of a row after one more tile. P: the parameters, as csrc/row/*.h orders them.
 
@@ -256,7 +258,7 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
             c, e = add_natural_log_sum(c, e, value, takes(SECOND, positive, negative))
     elif LOSS == HINGE:
         sign, near, far = tl.load(P), tl.load(P + 1), tl.load(P + 2)
-        u, v = sign * (s - near - own0), sign * (far + own0 - s)
+        u, v = sign * (s - near - row_state0), sign * (far + row_state0 - s)
         pulled, pushed = positive & ~(u <= 0), negative & ~(v <= 0)  # NaN counts
         a += tl.sum(tl.where(pulled, u * u if VARIANT else u, 0.0), 1)
         b += tl.sum(pulled.to(tl.float32), 1)
@@ -264,18 +266,18 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
         e += tl.sum(pushed.to(tl.float32), 1)
     elif LOSS == SOFTPLUS:
         phi, _ = angular(s, P, VARIANT)
-        z = own0 - tl.load(P) * phi
+        z = row_state0 - tl.load(P) * phi
         a += tl.sum(tl.where(positive, softplus(z), 0.0), 1)
         b += tl.sum(tl.where(positive, sigmoid(z), 0.0), 1)
     elif LOSS == LIFTED:
-        J, share, derivative, counted = lifted_term(s, own0, other0, tl.load(P), tl.load(P + 2), VARIANT)
+        J, share, derivative, counted = lifted_term(s, row_state0, col_state0, tl.load(P), tl.load(P + 2), VARIANT)
         counted = counted & positive
         term = tl.where(J <= 0, 0.0, J * J) if VARIANT else J
         a += tl.sum(tl.where(counted, term, 0.0), 1)
         b += tl.sum((counted & (J > 0)).to(tl.float32), 1)
-    elif LOSS == LIFTED_PULL:  # other1: the sum of the upstream gradients of both rows
-        J, share, derivative, counted = lifted_term(s, own0, other0, tl.load(P), tl.load(P + 2), VARIANT)
-        a += tl.sum(tl.where(positive & counted, other1 * derivative * share, 0.0), 1)
+    elif LOSS == LIFTED_PULL:  # col_state1: the sum of the upstream gradients of both rows
+        J, share, derivative, counted = lifted_term(s, row_state0, col_state0, tl.load(P), tl.load(P + 2), VARIANT)
+        a += tl.sum(tl.where(positive & counted, col_state1 * derivative * share, 0.0), 1)
     elif LOSS == EXTREME:
         d = tl.load(P) * s
         far, at_far = tl.max(tl.where(positive, d, -INFINITY), 1, return_indices=True)
@@ -294,16 +296,16 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, own0, othe
 
 
 @triton.jit
-def slope(LOSS: tl.constexpr, s, positive, negative, columns, own, other0, P, BOUNDED: tl.constexpr,
+def slope(LOSS: tl.constexpr, s, positive, negative, columns, row_state, col_state0, P, BOUNDED: tl.constexpr,
           POSITIVES: tl.constexpr, VARIANT: tl.constexpr, SPLIT: tl.constexpr):  # fmt: skip
-    """dL/ds, from a row's four numbers ``own``:
+    """dL/ds, from a row's four numbers ``row_state``:
 
     SUMS: weight and log2-sum (BOUNDED: weight / sum, unused), weight of positives' scores; SIGMOID: weight;
     LSE: weight, log-sum, weight, log-sum; HINGE: weight, weight, threshold; SOFTPLUS: log-sum, weight, pull;
-    LIFTED: log-sum, weight, pull (other0: the column's log-sum); EXTREME: weight, column, weight, column;
+    LIFTED: log-sum, weight, pull (col_state0: the column's log-sum); EXTREME: weight, column, weight, column;
     RANKED_LIST: weight, ratio, weight, ratio.
     """
-    o0, o1, o2, o3 = own
+    o0, o1, o2, o3 = row_state
     if LOSS == SUMS:
         if BOUNDED:
             g = tl.where(negative, exp2(s, SPLIT) * o0, 0.0)
@@ -337,7 +339,7 @@ def slope(LOSS: tl.constexpr, s, positive, negative, columns, own, other0, P, BO
         g = tl.where(positive, ours, 0.0) + tl.where(negative, o2 * exp(scale * s - o0) * scale, 0.0)
     elif LOSS == LIFTED:
         sign = tl.load(P)
-        J, share, derivative, counted = lifted_term(s, o0, other0, sign, tl.load(P + 2), VARIANT)
+        J, share, derivative, counted = lifted_term(s, o0, col_state0, sign, tl.load(P + 2), VARIANT)
         safe = tl.where(o0 == -INFINITY, 0.0, o0)
         theirs = -sign * o2 * exp(tl.load(P + 1) - sign * s - safe)
         g = tl.where(positive & counted, o1 * derivative * sign, 0.0) + tl.where(negative, theirs, 0.0)
@@ -356,9 +358,9 @@ def slope(LOSS: tl.constexpr, s, positive, negative, columns, own, other0, P, BO
 
 
 @triton.jit
-def along(LOSS: tl.constexpr, s, positive, negative, own, P, VARIANT: tl.constexpr):
+def parameter_gradients(LOSS: tl.constexpr, s, positive, negative, row_state, P, VARIANT: tl.constexpr):
     """Derivatives of the first two parameters, for row losses that have such gradients: LSE and SOFTPLUS."""
-    o0, o1, o2, o3 = own
+    o0, o1, o2, o3 = row_state
     if LOSS == LSE:
         FIRST: tl.constexpr = VARIANT % 4
         SECOND: tl.constexpr = (VARIANT // 4) % 4

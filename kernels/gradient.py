@@ -9,7 +9,19 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
-from fastssl.kernels.epilogues import FAST_AP, HINGE, LIFTED, MATRIX, SIGMOID, SUMS, along, exp2, number, scaled, slope
+from fastssl.kernels.epilogues import (
+    FAST_AP,
+    HINGE,
+    LIFTED,
+    MATRIX,
+    SIGMOID,
+    SUMS,
+    exp2,
+    number,
+    parameter_gradients,
+    scaled,
+    slope,
+)
 from fastssl.kernels.tiles import (
     CHEBYSHEV,
     EUCLIDEAN,
@@ -111,27 +123,38 @@ def tile_slope(
             g += table_slope(TABLE, columns[None, :], back_positive, back_negative, s, bins, width)
     else:
         o0, o1, o2, o3 = own_a
-        own = (o0[:, None], o1[:, None], o2[:, None], o3[:, None])
-        theirs = own
+        row_state = (o0[:, None], o1[:, None], o2[:, None], o3[:, None])
+        col_state = row_state
         if COLUMNS or LOSS == LIFTED:
             c0, c1, c2, c3 = four(OWN_B, m, columns, columns < m)
-            theirs = (c0[None, :], c1[None, :], c2[None, :], c3[None, :])
+            col_state = (c0[None, :], c1[None, :], c2[None, :], c3[None, :])
         if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == 0:
             # One exponential serves both: p (1 / sum of the row + 1 / sum of the column), upstream weights included.
-            g = exp2(s, SPLIT) * (own[0] + theirs[0])
+            g = exp2(s, SPLIT) * (row_state[0] + col_state[0])
             if LEVEL != PLAIN:
                 g = tl.where(negative, g, 0.0)
         else:
             if ROWS:
                 across = columns + tl.zeros((BM, 1), tl.int32)
                 g = slope(
-                    LOSS, s, positive, negative, across, own, theirs[0], P, BOUNDED, RELATION != 0, VARIANT, SPLIT
+                    LOSS,
+                    s,
+                    positive,
+                    negative,
+                    across,
+                    row_state,
+                    col_state[0],
+                    P,
+                    BOUNDED,
+                    RELATION != 0,
+                    VARIANT,
+                    SPLIT,
                 )
                 if ALONG:
                     if LOSS == HINGE:
                         first = tl.sum(g, 1)
                     elif LOSS != SUMS and LOSS != SIGMOID:
-                        first, second = along(LOSS, s, positive, negative, own, P, VARIANT)
+                        first, second = parameter_gradients(LOSS, s, positive, negative, row_state, P, VARIANT)
             if COLUMNS:
                 down = rows[:, None] + tl.zeros((1, BN), tl.int32)
                 g += slope(
@@ -140,8 +163,8 @@ def tile_slope(
                     back_positive,
                     back_negative,
                     down,
-                    theirs,
-                    own[0],
+                    col_state,
+                    row_state[0],
                     P,
                     BOUNDED,
                     RELATION != 0,

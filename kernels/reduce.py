@@ -23,7 +23,7 @@ from fastssl.kernels.tiles import (
 
 
 @triton.jit
-def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, partner, offset, own0,
+def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, partner, offset, row_state0,
          OTHER0, OTHER1, COLUMNS, LOSS: tl.constexpr, RELATION: tl.constexpr, ITSELF: tl.constexpr, UPPER: tl.constexpr,
          VARIANT: tl.constexpr, BOUNDED: tl.constexpr, TRIANGLE: tl.constexpr, BIAS_COLUMNS: tl.constexpr,
          PARTNERS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SPLIT: tl.constexpr,
@@ -48,11 +48,11 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
     else:
         negative = tl.full((BM, BN), True, tl.int1)
         positive = negative
-    other0, other1 = own0, own0
+    col_state0, col_state1 = row_state0, row_state0
     if OTHER0 is not None:
-        other0 = tl.load(OTHER0 + columns, mask=columns < m, other=0.0)[None, :]
+        col_state0 = tl.load(OTHER0 + columns, mask=columns < m, other=0.0)[None, :]
     if OTHER1 is not None:
-        other1 = (tl.load(OTHER1 + columns, mask=columns < m, other=0.0)[None, :]
+        col_state1 = (tl.load(OTHER1 + columns, mask=columns < m, other=0.0)[None, :]
                   + tl.load(OTHER1 + rows, mask=rows < n, other=0.0)[:, None])  # fmt: skip
     if COLUMNS is not None:
         into = COLUMNS + block.to(tl.int64) * m + columns
@@ -70,7 +70,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
         if TRIANGLE:
             inside = inside & (columns >= a0 + BM)
         tl.store(into, total, mask=inside)
-    return update(LOSS, state, s, positive, negative, columns, own0, other0, other1, P, BOUNDED, RELATION != 0, VARIANT,
+    return update(LOSS, state, s, positive, negative, columns, row_state0, col_state0, col_state1, P, BOUNDED, RELATION != 0, VARIANT,
                   SPLIT)  # fmt: skip
 
 
@@ -110,9 +110,9 @@ def reduce_kernel(
     scale = 1.0
     if LOSS == SUMS or LOSS == SIGMOID:
         scale = number(SCALE)
-    own0 = tl.zeros((BM, 1), tl.float32)
+    row_state0 = tl.zeros((BM, 1), tl.float32)
     if OWN0 is not None:
-        own0 = tl.load(OWN0 + rows, mask=rows < n, other=0.0)[:, None]
+        row_state0 = tl.load(OWN0 + rows, mask=rows < n, other=0.0)[:, None]
     partner = rows
     if PARTNER is not None:
         partner = partners(PARTNER, rows, n, m)
@@ -135,7 +135,7 @@ def reduce_kernel(
                 s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
                            False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
                 state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
-                             partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
+                             partner, offset, row_state0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
                              BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, LEVEL)  # fmt: skip
             if not INTERIOR:
                 for tile in tl.range(stop, resume, warp_specialize=SPECIALIZE):
@@ -143,7 +143,7 @@ def reduce_kernel(
                     s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
                                False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
                     state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
-                                 partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
+                                 partner, offset, row_state0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
                                  BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, MASKED)  # fmt: skip
     else:
         for tile in tl.range(begin, end, warp_specialize=SPECIALIZE):
@@ -151,7 +151,7 @@ def reduce_kernel(
             s = scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB, fa, qa, QB, METRIC, SAME, EXACT,
                        False, BM, BN, BK, RESIDENT, PRECISION)  # fmt: skip
             state = fold(state, s, block - first_block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
-                         partner, offset, own0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
+                         partner, offset, row_state0, OTHER0, OTHER1, COLUMNS, LOSS, RELATION, ITSELF, UPPER, VARIANT, BOUNDED, TRIANGLE,
                          BIAS_COLUMNS, PARTNER is not None, BM, BN, SPLIT, MASKED)  # fmt: skip
     into = OUT + split.to(tl.int64) * 4 * n + rows
     for k in tl.static_range(4):

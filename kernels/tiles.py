@@ -10,29 +10,26 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from fastssl.ops.table import Itself, Metric, Pairing
+
 LOG2E = tl.constexpr(1.4426950408889634)
 LOG2E_REST = tl.constexpr(1.925963033500011e-8)  # what float32 leaves of it
 LN2 = tl.constexpr(0.6931471805599453)
 INFINITY = tl.constexpr(float("inf"))
 TINY = tl.constexpr(1e-30)
 
-# Metrics: the numbers of csrc/row/task.h.
-DOT = tl.constexpr(0)
-SQEUCLIDEAN = tl.constexpr(1)
-EUCLIDEAN = tl.constexpr(2)
-MANHATTAN = tl.constexpr(3)
-CHEBYSHEV = tl.constexpr(4)
-GIVEN = tl.constexpr(5)
-
-# Relations.
-ALL = tl.constexpr(0)  # no positives; every pair is a negative, unless it is a partner
-IDS = tl.constexpr(1)
-BITS = tl.constexpr(2)
-
-# A row itself among the columns.
-NOWHERE = tl.constexpr(0)
-DIAGONAL = tl.constexpr(1)
-OFFSET = tl.constexpr(2)  # row i is column (offset + i) % m
+DOT = tl.constexpr(Metric.dot.value)
+SQEUCLIDEAN = tl.constexpr(Metric.sqeuclidean.value)
+EUCLIDEAN = tl.constexpr(Metric.euclidean.value)
+MANHATTAN = tl.constexpr(Metric.manhattan.value)
+CHEBYSHEV = tl.constexpr(Metric.chebyshev.value)
+GIVEN = tl.constexpr(Metric.given.value)
+ALL = tl.constexpr(Pairing.all.value)
+IDS = tl.constexpr(Pairing.ids.value)
+BITS = tl.constexpr(Pairing.bits.value)
+NOWHERE = tl.constexpr(Itself.nowhere.value)
+DIAGONAL = tl.constexpr(Itself.diagonal.value)
+OFFSET = tl.constexpr(Itself.offset.value)
 
 # Below this share of |x|^2 + |y|^2 a squared distance has lost its digits to cancellation, and is summed from
 # differences instead. 1e-3 keeps 3 of fp32's 7 digits; ordinary pairs of rows are far above it.

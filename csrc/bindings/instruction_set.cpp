@@ -27,26 +27,17 @@ constexpr PairTable<T> pair_table() {
           gradient_epilogue<T>};
 }
 
-template <class T>
-void lse_forward_any(const RowTask<T>& t) {
-  t.params[6] != 0 ? lse_forward<T, true>(t) : lse_forward<T, false>(t);
-}
-template <class T>
-void lse_backward_any(const RowTask<T>& t) {
-  t.params[6] != 0 ? lse_backward<T, true>(t) : lse_backward<T, false>(t);
-}
-
-// In the order of Metric and RowLoss.
+#define FASTSSL_FORWARD(name) name##_forward<T>
+#define FASTSSL_BACKWARD(name) name##_backward<T>
+// In the order of Metric.
 template <class T>
 constexpr RowTable<T> row_table() {
   return {{score<T, Metric::dot>, score<T, Metric::sqeuclidean>, score<T, Metric::euclidean>,
            score<T, Metric::manhattan>, score<T, Metric::chebyshev>},
           {accumulate_products<T>, accumulate_products<T>, accumulate_products<T>, accumulate_signs<T, false>,
            accumulate_signs<T, true>},
-          {lse_forward_any<T>, hinge_forward<T>, softplus_forward<T>, triplet_forward<T>, extreme_forward<T>,
-           semihard_forward<T>, lifted_forward<T>, fast_ap_forward<T>, ranked_list_forward<T>},
-          {lse_backward_any<T>, hinge_backward<T>, softplus_backward<T>, triplet_backward<T>, extreme_backward<T>,
-           semihard_backward<T>, lifted_backward<T>, fast_ap_backward<T>, ranked_list_backward<T>},
+          {FASTSSL_ROW_LOSSES(FASTSSL_FORWARD)},
+          {FASTSSL_ROW_LOSSES(FASTSSL_BACKWARD)},
           weigh<T>,
           select<T>};
 }

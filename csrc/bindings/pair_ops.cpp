@@ -33,9 +33,9 @@ struct Arguments {
       reduction, keep
 
 Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
-  STD_TORCH_CHECK(positives >= 0 && positives <= int64_t(Positives::classes), "fastssl: unknown positives ", positives);
-  STD_TORCH_CHECK(reduction >= 0 && reduction <= int64_t(Reduction::mean), "fastssl: unknown reduction ", reduction);
-  STD_TORCH_CHECK(keep >= 0 && keep <= int64_t(Keep::gradients), "fastssl: unknown value of keep ", keep);
+  STD_TORCH_CHECK(positives >= 0 && positives < kPositivesValues, "fastssl: unknown positives ", positives);
+  STD_TORCH_CHECK(reduction >= 0 && reduction < kReductionValues, "fastssl: unknown reduction ", reduction);
+  STD_TORCH_CHECK(keep >= 0 && keep < kKeepValues, "fastssl: unknown value of keep ", keep);
   PairProblem p;
   p.positives = Positives(positives);
   p.sigmoid = sigmoid;

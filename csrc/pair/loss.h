@@ -4,26 +4,10 @@
 #include <cstdint>
 #include <vector>
 
+#include "table.h"
 #include "tile.h"
 
 namespace fastssl {
-
-// Which pairs of the matrix are positive.
-enum class Positives : int64_t {
-  diagonal,  // (i, i)
-  halves,    // x against itself: (i, i + n / 2), and back
-  targets,   // (i, ids[i]); none where ids[i] is ignore_index
-  classes,   // x against itself: all rows with the id of row i
-};
-enum class Reduction : int64_t { none, sum, mean };
-
-// What forward hands to backward besides the inputs.
-enum class Keep : int64_t {
-  nothing,    // backward recomputes the tiles
-  tiles,      // the tiles of the forward pass
-  attention,  // sum_j e_ij y_j, when only x needs a gradient: backward has no matrix product left
-  gradients,  // the gradients of all inputs for an upstream gradient of 1, when the loss is one value
-};
 
 struct PairProblem {
   Positives positives = Positives::diagonal;

@@ -57,7 +57,7 @@ void lifted_forward(const RowTask<T>& t) {
     double lse[2 * kBlock];
     negatives.params = slot;
     negatives.out = lse - 2 * t.i;
-    lse_forward<T, false>(negatives);
+    lse_forward_of<T, false>(negatives);
     for_each_lane(t, [&](int l, int64_t i) { t.out[3 * i] = lse[2 * l]; });
     return;
   }

@@ -34,7 +34,7 @@ struct Slot {
 };
 
 template <class T, bool kCircle>
-void lse_forward(const RowTask<T>& t) {
+void lse_forward_of(const RowTask<T>& t) {
   for (int k = 0; k < 2; ++k) {
     const Slot<T, kCircle> slot(t.params, k);
     if (slot.part == kNone) {
@@ -81,7 +81,7 @@ FASTSSL_INLINE void lse_weight(double upstream, double lse, T& weight, T& rounde
 }
 
 template <class T, bool kCircle>
-void lse_backward(const RowTask<T>& t) {
+void lse_backward_of(const RowTask<T>& t) {
   const Slot<T, kCircle> slot[2] = {{t.params, 0}, {t.params, 1}};
   Vec<T> weight[2][kV<T>] = {}, lse[2][kV<T>];
   for (int k = 0; k < 2; ++k)
@@ -113,6 +113,15 @@ void lse_backward(const RowTask<T>& t) {
   for_each_lane(t, [&](int l, int64_t i) {
     for (int k = 0; k < 2; ++k) t.grad_scale[2 * i + k] = along[k].total[l];
   });
+}
+
+template <class T>
+void lse_forward(const RowTask<T>& t) {
+  t.params[6] != 0 ? lse_forward_of<T, true>(t) : lse_forward_of<T, false>(t);
+}
+template <class T>
+void lse_backward(const RowTask<T>& t) {
+  t.params[6] != 0 ? lse_backward_of<T, true>(t) : lse_backward_of<T, false>(t);
 }
 
 }  // namespace FASTSSL_ISA

@@ -41,7 +41,7 @@ void softplus_forward(const RowTask<T>& t) {
   double lse_out[2 * kBlock];
   negatives.params = slot;
   negatives.out = lse_out - 2 * t.i;
-  lse_forward<T, false>(negatives);
+  lse_forward_of<T, false>(negatives);
   Vec<T> lse[kV<T>];
   fill_lanes(t, lse, [&](int64_t i) { return __builtin_fmax(lse_out[2 * (i - t.i)], -1e30); });
   LaneSum<T> sum;

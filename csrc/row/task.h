@@ -3,12 +3,11 @@
 // kernels of an instruction set: plain structs and function pointers only.
 #pragma once
 #include "core/types.h"
+#include "table.h"
 
 namespace fastssl {
 
-// given: x is the matrix of scores itself, there is no y.
-enum class Metric : int32_t { dot, sqeuclidean, euclidean, manhattan, chebyshev, given };
-constexpr int kMetrics = 5;  // that are computed
+constexpr int kMetrics = kMetricValues - 1;  // that are computed: all but `given`
 inline bool is_distance(Metric m) { return m != Metric::dot; }
 
 // Lane blocks [i0, i1) of x against rows of y from `first` on: all the scores of up to 256 rows at once.
@@ -28,12 +27,7 @@ struct Strip {
   T* grad_y = nullptr;  // blocked like Operand::rows
 };
 
-enum class RowLoss : int32_t { lse, hinge, softplus, triplet, extreme, semihard, lifted, fast_ap, ranked_list };
-constexpr int kRowLosses = 9;
-// What each writes for a row (see the headers row_*.h).
-constexpr int kRowOutputs[kRowLosses] = {2, 4, 2, 2, 4, 2, 3, 1, 2};
-constexpr int kRowParams = 12;
-constexpr int kMaxBins = 64;  // of fast_ap
+constexpr int kRowLosses = kRowLossValues;
 
 // One lane block of a strip, as a row loss sees it.
 template <class T>

@@ -133,3 +133,19 @@ def peak_memory(
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:
     return asdict(comparison)
+
+
+def compare_fresh(loss: str, against: str, rows: int, features: int, seconds: float) -> dict[str, Any]:
+    """One comparison of :mod:`fastssl.bench.pairs`, or ``{"failed": why}`` where this machine cannot make it.
+
+    In a process of its own: what ran before leaves warm or scattered memory behind, which changes eager's times by a
+    third.
+    """
+    arguments = [loss, against, str(rows), str(features), str(seconds)]
+    run = subprocess.run(
+        [sys.executable, "-m", "fastssl.bench.pairs", *arguments], capture_output=True, text=True, check=False
+    )
+    if run.returncode != 0:
+        return {"failed": (run.stderr.strip().splitlines() or [f"exit {run.returncode}"])[-1]}
+    result: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
+    return result

@@ -14,8 +14,7 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl import compat
 from fastssl.bench.cases import Case, Function
-from fastssl.bench.harness import machine, peak_memory
-from fastssl.bench.pairs import compare_fresh
+from fastssl.bench.harness import compare_fresh, machine, peak_memory
 
 PEER = "pytorch-metric-learning"
 CLASSES = 100_000

@@ -18,10 +18,23 @@ from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number,
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
-from fastssl.functional.metric import NEGATIVES, POSITIVES, positive_pairs
+from fastssl.functional.metric import positive_pairs
 from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.rows import MAX_BINS, Metric, Relation, RowLoss, pair_bits
+from fastssl.ops.rows import Relation, pair_bits
+from fastssl.ops.statistics import (
+    NEGATIVES,
+    POSITIVES,
+    AveragePrecision,
+    Hinge,
+    LiftedPairs,
+    LogSumExp,
+    LogSumExps,
+    RankedList,
+    SoftplusPerPositive,
+    Triplets,
+)
+from fastssl.ops.table import MAX_BINS, Metric
 
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has special cases for one pair and none
@@ -318,12 +331,9 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
     whole = pairs.within
-    rows = pairs.rows(
-        RowLoss.hinge,
-        sign,
-        _number(loss, "pos_margin", embeddings),
-        _number(loss, "neg_margin", embeddings),
-        1,
+    above, below = (_number(loss, name, embeddings) for name in ("pos_margin", "neg_margin"))
+    rows = pairs.reduce(
+        Hinge(sign, above, below),
         metric=metric,
         normalize=normalize,
         upper=whole,
@@ -346,12 +356,12 @@ def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     smooth, margin = bool(loss.smooth_loss), _number(loss, "margin", embeddings)
     if smooth and not normalize and type(_reducer(loss, "loss")).__name__ == "AvgNonZeroReducer":
         raise NotFused("losses that may underflow, which the reducer does not count")
-    rows = pairs.rows(RowLoss.triplet, sign, margin, float(smooth), metric=metric, normalize=normalize)
+    rows = pairs.reduce(Triplets(sign, margin, smooth), metric=metric, normalize=normalize)
     count = (rows.positives * rows.negatives).sum()
     if not count:
         return loss.zero_losses()
-    active = count if smooth else rows.out[1].sum().detach()
-    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), active, count)}
+    active = count if smooth else rows.active.sum().detach()
+    return {"loss": _reduced(loss, "loss", embeddings, rows.total.sum(), active, count)}
 
 
 def _lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -360,10 +370,10 @@ def _lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     metric, normalize, sign = _metric(loss)
     shifts = sign * _number(loss, "neg_margin", embeddings), -sign * _number(loss, "pos_margin", embeddings)
-    rows = pairs.rows(RowLoss.lifted, sign, *shifts, 1, metric=metric, normalize=normalize)
+    rows = pairs.reduce(LiftedPairs(sign, *shifts), metric=metric, normalize=normalize)
     if _nothing(loss, rows):
         return loss.zero_losses()
-    total, active = rows.out[1].sum() / 2, rows.out[2].sum().detach()
+    total, active = rows.total.sum() / 2, rows.active.sum().detach()
     return {"loss": _reduced(loss, "loss", embeddings, total, active, rows.positives.sum())}
 
 
@@ -372,13 +382,8 @@ Line = tuple[Tensor | float, Tensor | float]  # a factor and a shift of scores
 
 def _sums(pairs: Pairs, loss: Any, positive: Line, negative: Line, circle: bool = False) -> Rows:
     metric, normalize, _ = _metric(loss)
-    return pairs.rows(
-        RowLoss.lse,
-        *(positive[0], negative[0], positive[1], negative[1]),
-        *(POSITIVES, NEGATIVES, float(circle)),
-        metric=metric,
-        normalize=normalize,
-    )
+    sums = LogSumExps(LogSumExp(*positive, POSITIVES), LogSumExp(*negative, NEGATIVES), circle)
+    return pairs.reduce(sums, metric=metric, normalize=normalize)
 
 
 def _generalized_lifted(
@@ -388,9 +393,9 @@ def _generalized_lifted(
     sign = _metric(loss)[2]
     shifts = -sign * _number(loss, "pos_margin", embeddings), sign * _number(loss, "neg_margin", embeddings)
     rows = _sums(pairs, loss, (sign, shifts[0]), (-sign, shifts[1]))
-    zero = torch.zeros_like(rows.out[0])
-    positive = torch.where(rows.positives > 0, rows.out[0], zero)
-    negative = torch.where(rows.negatives > 0, rows.out[1], zero)
+    zero = torch.zeros_like(rows.first)
+    positive = torch.where(rows.positives > 0, rows.first, zero)
+    negative = torch.where(rows.negatives > 0, rows.second, zero)
     both = positive + negative
     exact = ~rows.complete & (rows.positives == 0) & (rows.negatives == 0)
     losses = _element(loss, embeddings, both, terms=(positive, negative), exact=exact)
@@ -409,7 +414,7 @@ def _multi_similarity(
         raise NotFused("a factor of 0")
     a, b = alpha * sign, -beta * sign
     rows = _sums(pairs, loss, (a, -a * base), (b, -b * base))
-    values = TF.softplus(rows.out[0]) / alpha + TF.softplus(rows.out[1]) / beta
+    values = TF.softplus(rows.first) / alpha + TF.softplus(rows.second) / beta
     exact = (rows.positives == 0) & (rows.negatives == 0)
     losses = _element(loss, embeddings, values, terms=rows.out[:2], exact=exact)
     losses["loss"]["losses"] = losses["loss"]["losses"].unsqueeze(1)
@@ -424,8 +429,8 @@ def _circle(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     line = _number(loss, "gamma", embeddings), _number(loss, "m", embeddings)
     rows = _sums(pairs, loss, line, line, circle=True)
-    zero = torch.zeros_like(rows.out[0])
-    both = torch.where(rows.complete, rows.out[0], zero) + torch.where(rows.complete, rows.out[1], zero)
+    zero = torch.zeros_like(rows.first)
+    both = torch.where(rows.complete, rows.first, zero) + torch.where(rows.complete, rows.second, zero)
     values = torch.where(rows.complete, TF.softplus(both), zero)
     losses = _element(loss, embeddings, values, terms=rows.out[:2], exact=~rows.complete)
     losses["loss"]["losses"] = losses["loss"]["losses"].unsqueeze(1)
@@ -470,12 +475,12 @@ def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     if not normalize or not (2 if metric == Metric.dot else 4) <= 80 * plain(temperature):
         raise NotFused("shares that underflow, which the original cuts off")
     scale = -sign / temperature
-    rows = pairs.rows(RowLoss.softplus, scale, 0, metric=metric, normalize=normalize)
+    rows = pairs.reduce(SoftplusPerPositive(scale), metric=metric, normalize=normalize)
     if _nothing(loss, rows):
         return loss.zero_losses()
     count, largest = rows.positives.sum(), plain(scale) if metric == Metric.dot else 0.0
     least = _least(embeddings, rows, largest, 4 * plain(scale))
-    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count, least)}
+    return {"loss": _reduced(loss, "loss", embeddings, rows.total.sum(), count, count, least)}
 
 
 def _least(embeddings: Tensor, rows: Rows, largest: float, term: float) -> Callable[[], float]:
@@ -483,7 +488,7 @@ def _least(embeddings: Tensor, rows: Rows, largest: float, term: float) -> Calla
     ``largest``: an upper bound of scores."""
 
     def least() -> float:
-        lse = rows.out[1].detach()[rows.positives > 0]
+        lse = rows.lse.detach()[rows.positives > 0]
         return float(TF.softplus(lse - largest).min()) - _tolerance(embeddings, term, lse)
 
     return least
@@ -493,12 +498,12 @@ def _tuplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     _normalised_products(loss)
     scale, margin = _number(loss, "scale", embeddings), _number(loss, "margin", embeddings)
-    rows = pairs.rows(RowLoss.softplus, scale, margin, metric=Metric.dot, normalize=True)
+    rows = pairs.reduce(SoftplusPerPositive(scale, margin), metric=Metric.dot, normalize=True)
     if _nothing(loss, rows):
         return loss.zero_losses()
     count = rows.positives.sum()
     least = _least(embeddings, rows, plain(scale), 4 * plain(scale))
-    return {"loss": _reduced(loss, "loss", embeddings, rows.out[0].sum(), count, count, least)}
+    return {"loss": _reduced(loss, "loss", embeddings, rows.total.sum(), count, count, least)}
 
 
 def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -519,9 +524,8 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
         raise NotFused("boundaries of classes without labels")
     per_row = beta.expand(len(embeddings)) if len(beta) == 1 else beta[labels]
     slack, nu = _number(loss, "margin", embeddings), _number(loss, "nu", embeddings)
-    rows = pairs.rows(
-        RowLoss.hinge, sign, -sign * slack, sign * slack, 1, metric=metric, normalize=normalize, row_value=per_row
-    )
+    hinge = Hinge(sign, -sign * slack, sign * slack)
+    rows = pairs.reduce(hinge, metric=metric, normalize=normalize, row_value=per_row)
     triplets = rows.positives * rows.negatives
     if not triplets.any():
         return loss.zero_losses()
@@ -567,11 +571,10 @@ def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, ind
     scale = _number(loss, "softmax_scale", embeddings)
     if not normalize or not 0.01 <= plain(scale) <= 20:
         raise NotFused("shares that underflow, which the original drops, or a row's own that do not")
-    rows = pairs.rows(
-        RowLoss.lse, -sign * scale, -sign * scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize
-    )
+    sums = LogSumExps(LogSumExp(-sign * scale, over=POSITIVES), LogSumExp(-sign * scale, over=NEGATIVES))
+    rows = pairs.reduce(sums, metric=metric, normalize=normalize)
     counted = rows.positives > 0
-    values = TF.softplus(rows.out[1] - torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0])))
+    values = TF.softplus(rows.second - torch.where(counted, rows.first, torch.zeros_like(rows.first)))
     weights = _weights(embeddings, labels, indices, using_ref=pairs.y is not None)
     if weights is not None:
         values = values * weights.to(values.dtype)
@@ -593,11 +596,11 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
     largest = 2.0 ** float(loss.distance.power)
-    rows = pairs.rows(RowLoss.fast_ap, plain(loss.num_bins), largest, metric=metric, normalize=normalize)
+    rows = pairs.reduce(AveragePrecision(loss.num_bins, largest), metric=metric, normalize=normalize)
     counted = rows.positives > 0
-    if not bool((rows.out[0].detach() > 0).any()):
+    if not bool((rows.value.detach() > 0).any()):
         return loss.zero_losses()
-    values = 1 - rows.out[0] / rows.positives.clamp(min=1)
+    values = 1 - rows.value / rows.positives.clamp(min=1)
     weights = _weights(embeddings, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
@@ -623,11 +626,11 @@ def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     square = (alpha.tan() if isinstance(alpha, Tensor) else math.tan(alpha)) ** 2
     sums = x[a] + y[p]
     # The original does not normalise the negatives.
-    rows = Pairs(sums, ref_emb.to(full), Relation(ids[a], pairs.relation.y_ids)).rows(
-        RowLoss.lse, 4 * square, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False
+    rows = Pairs(sums, ref_emb.to(full), Relation(ids[a], pairs.relation.y_ids)).reduce(
+        LogSumExp(4 * square, over=NEGATIVES), metric=Metric.dot, normalize=False
     )
-    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * y[p]).sum(1))
-    terms = rows.out[0], 2 * (1 + plain(square))
+    values = TF.softplus(rows.value - 2 * (1 + square) * (x[a] * y[p]).sum(1))
+    terms = rows.value, 2 * (1 + plain(square))
     losses = _element(loss, embeddings, values, terms=terms, exact=rows.negatives == 0)["loss"]["losses"]
     return {"loss": {"losses": losses.unsqueeze(1), "indices": (a, p), "reduction_type": "pos_pair"}}
 
@@ -637,10 +640,11 @@ def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
         raise NotFused("listed pairs or references")
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
-    settings = (_number(loss, name, embeddings) for name in ("alpha", "margin", "Tp", "Tn"))
-    rows = pairs.rows(RowLoss.ranked_list, *settings, 1e-5 * len(embeddings), metric=metric, normalize=normalize)
+    alpha, margin, *temperatures = (_number(loss, name, embeddings) for name in ("alpha", "margin", "Tp", "Tn"))
+    ranked = RankedList(alpha, margin, temperatures[0], temperatures[1], constant=1e-5 * len(embeddings))
+    rows = pairs.reduce(ranked, metric=metric, normalize=normalize)
     imbalance = _number(loss, "imbalance", embeddings)
-    values = (1 - imbalance) * rows.out[0] + imbalance * rows.out[1]
+    values = (1 - imbalance) * rows.positive + imbalance * rows.negative
     return _element(loss, embeddings, values, terms=(abs(plain(loss.alpha)), abs(plain(loss.margin))))
 
 
@@ -656,12 +660,12 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
 
 
 def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, target: Tensor) -> LossDict:
-    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
-    values = TF.softplus(rows.out[0] - scale * target.to(rows.out[0].dtype))
+    rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
+    values = TF.softplus(rows.value - scale * target.to(rows.value.dtype))
     weights = _weights(pairs.x, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    losses = _element(loss, pairs.x, values, terms=(2 * plain(scale), rows.out[0]))
+    losses = _element(loss, pairs.x, values, terms=(2 * plain(scale), rows.value))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
 
@@ -735,12 +739,9 @@ def _proxy_anchor(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_
     if loss.num_classes != len(proxies):
         raise NotFused("proxies of other classes than num_classes")
     alpha, delta = _number(loss, "alpha", embeddings), _number(loss, "margin", embeddings)
-    rows = Pairs(proxies, embeddings, Relation(relation.y_ids, relation.x_ids)).rows(
-        RowLoss.lse,
-        *(-alpha, alpha, alpha * delta, alpha * delta, POSITIVES, NEGATIVES),
-        metric=Metric.dot,
-        normalize=True,
-    )
+    sums = LogSumExps(LogSumExp(-alpha, alpha * delta, POSITIVES), LogSumExp(alpha, alpha * delta, NEGATIVES))
+    pairs = Pairs(proxies, embeddings, Relation(relation.y_ids, relation.x_ids))
+    rows = pairs.reduce(sums, metric=Metric.dot, normalize=True)
     divisors = {"pos_loss": int((rows.positives > 0).sum()), "neg_loss": loss.num_classes}
     losses: LossDict = {}
     for name, column, count in zip(divisors, rows.out, (rows.positives, rows.negatives)):

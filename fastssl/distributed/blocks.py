@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl.distributed.ring import Block, all_peers, half_of_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import ALONE, Shards
-from fastssl.distributed.tour import Block, circle, half_circle, tour, travels, zeros_for
 from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.blocks import GRADIENTS, SUMS, Scoring, Sums, Weights, kept_bytes
 
@@ -78,7 +78,7 @@ class _PairSums(torch.autograd.Function):
         bias: Tensor | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
         same, rows = y is None, x if y is None else y
-        plan = half_circle if same else circle
+        plan = half_of_peers if same else all_peers
         ring = travels(shards, sum(counts), x.shape[1], x.element_size())
         blocks = plan(shards.rank, counts)
         sizes = [(len(x), len(rows)), *((len(x[b.own]), b.other.stop - b.other.start) for b in blocks)]
@@ -95,7 +95,7 @@ class _PairSums(torch.autograd.Function):
         by_row, by_column, other = own.x, own.y, own.other
         merge = torch.add if how.sigmoid else torch.logaddexp2
 
-        def visit(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
+        def compute_block(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
             found = sums(x[block.own], theirs, columns=columns or same)
             by_row[block.own] = merge(by_row[block.own], found.x)
             if how.sigmoid:
@@ -103,7 +103,7 @@ class _PairSums(torch.autograd.Function):
             return (found.y,) if columns or same else ()
 
         mine = by_row if same else by_column
-        for part, (found,) in tour(shards, plan, counts, (rows,), visit, ring=ring):
+        for part, (found,) in ring_pass(shards, plan, counts, (rows,), compute_block, ring=ring):
             mine[part] = merge(mine[part], found)
         ctx.save_for_backward(x, y, partner, by_row.clone(), by_column.clone(), other, *kept)
         ctx.call = shards, counts, how, columns, backend, plan, ring
@@ -134,7 +134,7 @@ class _PairSums(torch.autograd.Function):
         if columns and not same:
             payload = (rows, grad_column, by_column)
 
-        def visit(block: Block, theirs: Tensor, *sides: Tensor) -> tuple[Tensor, ...]:
+        def compute_block(block: Block, theirs: Tensor, *sides: Tensor) -> tuple[Tensor, ...]:
             nonlocal total
             part = Weights(grad_row[block.own], None if lse is None else lse[block.own], *sides)
             to_x, to_y, to_scale = dispatch(
@@ -145,7 +145,7 @@ class _PairSums(torch.autograd.Function):
             total = total + to_scale
             return (to_y,) if block_needs & 2 else ()
 
-        for part, (found,) in tour(shards, plan, counts, payload, visit, ring=ring):
+        for part, (found,) in ring_pass(shards, plan, counts, payload, compute_block, ring=ring):
             back[part] += found
         to_bias = (grad_row * other).sum() + grad_score.sum() if ctx.needs_input_grad[9] else None
         if to_bias is not None and not how.sigmoid:

@@ -12,7 +12,8 @@ from fastssl.distributed.blocks import pair_sums
 from fastssl.distributed.collectives import sum_by_key
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Shards
-from fastssl.ops.pair_loss import PairLoss, Positives
+from fastssl.ops.pair_loss import PairLoss
+from fastssl.ops.table import Positives
 
 
 def _softplus(d: Tensor) -> Tensor:

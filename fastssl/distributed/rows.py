@@ -16,11 +16,12 @@ from torch.autograd.function import once_differentiable
 
 from fastssl.distributed.collectives import gather_rows
 from fastssl.distributed.exchange import all_to_all, gather
+from fastssl.distributed.ring import Block, all_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import Shards
-from fastssl.distributed.tour import Block, circle, tour, travels, zeros_for
 from fastssl.ops import Backend, dispatch, get_memory_budget, rows
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import Metric, RowLoss
 
 ROW_LOSS = Backend(reference.row_loss, rows.row_loss, "row_loss")
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")
@@ -121,13 +122,13 @@ def travelling(
     """
     if torch.is_autocast_enabled(x.device.type):
         x, y = x.float(), replace(y, own=y.own.float())
-    how = _How(consume, replace(y, own=y.own.detach()), metric, normalize, backend, matrices)
+    how = _Strips(consume, replace(y, own=y.own.detach()), metric, normalize, backend, matrices)
     result: Tensor = _Travelling.apply(how, x, y.own, *tensors)
     return result
 
 
 @dataclass(frozen=True)
-class _How:
+class _Strips:
     consume: Callable[..., Tensor]
     y: Columns
     metric: Metric
@@ -153,11 +154,11 @@ class _How:
         blocks: list[Tensor] = [some.new_empty(0)] * y.shards.size
         blocks[y.shards.rank] = self.scores(some, y.own)
 
-        def visit(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
+        def compute_block(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
             blocks[block.peer] = self.scores(some, theirs)
             return ()
 
-        for _ in tour(y.shards, circle, y.counts, (y.own,), visit, ring=True):
+        for _ in ring_pass(y.shards, all_peers, y.counts, (y.own,), compute_block, ring=True):
             pass
         return torch.cat(blocks, 1)
 
@@ -174,11 +175,11 @@ class _How:
             grad_x.add_(to_a)
             return to_b.to(grad_y.dtype)
 
-        def visit(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
+        def compute_block(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
             return (block_of(theirs, block.peer),)
 
         grad_y.add_(block_of(y.own, y.shards.rank))
-        for mine, (back,) in tour(y.shards, circle, y.counts, (y.own,), visit, ring=True):
+        for mine, (back,) in ring_pass(y.shards, all_peers, y.counts, (y.own,), compute_block, ring=True):
             grad_y[mine] += back
 
 
@@ -186,7 +187,7 @@ class _Travelling(torch.autograd.Function):
     """Nothing of a strip is kept but what it gives for its rows."""
 
     @staticmethod
-    def forward(ctx: Any, how: _How, x: Tensor, own: Tensor, *tensors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, how: _Strips, x: Tensor, own: Tensor, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, own, *tensors)
         ctx.how = how
         return torch.cat([how.consume(how.rows(x[part]), part, *tensors) for part in how.strips(x)])

@@ -23,7 +23,9 @@ from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import PairLoss, pair_loss
-from fastssl.ops.rows import PARAMS, Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.statistics import Statistic
+from fastssl.ops.table import PARAMETERS, Metric, RowLoss
 
 IndicesTuple = tuple[Tensor, ...]
 SLOPE_BYTES = 8 * 12  # of a pair while a slope is taken: about 12 matrices of a strip in float64
@@ -31,11 +33,18 @@ SLOPE_BYTES = 8 * 12  # of a pair while a slope is taken: about 12 matrices of a
 
 @dataclass(frozen=True)
 class Rows:
-    """What a row loss gives: its outputs by column, and how many positives and negatives every row has."""
+    """A statistic of every row, by the names of its results, and how many positives and negatives every row has."""
 
     out: tuple[Tensor, ...]
     positives: Tensor
     negatives: Tensor
+    names: tuple[str, ...]
+
+    def __getattr__(self, name: str) -> Tensor:
+        names = self.__dict__.get("names", ())
+        if name not in names:
+            raise AttributeError(f"expected one of {names}, got {name!r}")
+        return self.out[names.index(name)]
 
     @property
     def complete(self) -> Tensor:
@@ -53,16 +62,26 @@ class Pairs:
     backend: str | None = None
     columns: Columns | None = None
 
-    def rows(
+    def reduce(
         self,
-        loss: RowLoss,
-        *values: float | Tensor,
+        statistic: Statistic,
+        *,
         metric: Metric,
         normalize: bool,
         row_value: Tensor | None = None,
         upper: bool = False,
     ) -> Rows:
-        padded: list[float | Tensor] = [*values, *(0.0,) * (PARAMS - len(values))]
+        """A statistic of every row of scores.
+
+        Args:
+            statistic: which, with its parameters.
+            metric: of the scores.
+            normalize: divide rows by their length first.
+            row_value: one value per row (:class:`LiftedPairs`: per column).
+            upper: pairs (i, j) with i < j alone.
+        """
+        loss, values = statistic.kernel, statistic.values()
+        padded: list[float | Tensor] = [*values, *(0.0,) * (PARAMETERS - len(values))]
         given, learned = padded, self._without_kernel(loss, padded)
         if learned:
             given = [v.detach() if k in learned and isinstance(v, Tensor) else v for k, v in enumerate(padded)]
@@ -76,7 +95,7 @@ class Pairs:
         if learned:
             sweep = functools.partial(self._strips, metric, normalize)
             columns = slopes.attach(columns, loss, padded, learned, self.relation, upper, row_value, sweep)
-        return Rows(tuple(columns), positives.detach(), negatives.detach())
+        return Rows(tuple(columns), positives.detach(), negatives.detach(), statistic.names)
 
     def _without_kernel(self, loss: RowLoss, values: list[float | Tensor]) -> list[int]:
         """Parameters whose gradient the backend does not have."""

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import OUTPUTS, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import OUTPUTS, RowLoss
 
 Values = list[Any]
 Sweep = Callable[[Callable[[Tensor, slice], Tensor]], Tensor]  # applies a function to every strip of scores
@@ -111,7 +112,7 @@ def _from_scores(
         with warnings.catch_warnings(), forward_ad.dual_level():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch loads forward mode's formulas as TorchScript
             found = forward_ad.unpack_dual(outputs(forward_ad.make_dual(at, torch.ones_like(at)))).tangent
-        return s.new_zeros((len(s), OUTPUTS[loss])) if found is None else found
+        return s.new_zeros((len(s), len(OUTPUTS[loss]))) if found is None else found
 
     with torch.no_grad():
         columns = sweep(slope).to(out[0].dtype).unbind(1)

@@ -15,10 +15,12 @@ from fastssl.distributed.rows import columns_of
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, fused_pairs, labelled, reduce_rows, shared
-from fastssl.functional.metric import BOTH, NEGATIVES, log_share_of_positives, softplus_per_positive
+from fastssl.functional.metric import log_share_of_positives, softplus_per_positive
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps
+from fastssl.ops.table import Metric
 
 
 @shardable
@@ -114,12 +116,12 @@ def _against_queue(
     if shards is not None and not replicated:
         columns = columns_of(shards, negatives, layout(shards, "negatives", negatives))
         others = columns.every(others)
-    rows = Pairs(query, negatives, Relation(ids, others), backend, columns).rows(
-        RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=normalize
+    rows = Pairs(query, negatives, Relation(ids, others), backend, columns).reduce(
+        LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=normalize
     )
     full = torch.promote_types(query.dtype, torch.float32)
     q, k = (TF.normalize(t.to(full), dim=1) if normalize else t.to(full) for t in (query, key))
-    return TF.softplus(rows.out[0] - scale * (q.double() * k.double()).sum(1).to(rows.out[0].dtype))
+    return TF.softplus(rows.value - scale * (q.double() * k.double()).sum(1).to(rows.value.dtype))
 
 
 @shardable
@@ -223,14 +225,14 @@ def sup_con(
 
 def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Rows]:
     """lse of all partners - the positives' mean score, for rows of any partners; scores times ``scale``."""
-    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, BOTH, 0, metric=metric, normalize=normalize)
+    rows = pairs.reduce(LogSumExp(scale), metric=metric, normalize=normalize)
     if metric == Metric.dot:
-        sums = _products_with_positives(pairs, normalize).to(rows.out[0].dtype)
+        sums = _products_with_positives(pairs, normalize).to(rows.value.dtype)
     else:  # a hinge at 0 is the sum of distances
-        sums = pairs.rows(RowLoss.hinge, 1, 0, -1e30, 1, metric=metric, normalize=normalize).out[0]
+        sums = pairs.reduce(Hinge(1, 0, -1e30), metric=metric, normalize=normalize).positive
     mean_score = sums / rows.positives.clamp(min=1)
-    counted, zero = rows.positives > 0, torch.zeros_like(rows.out[0])
-    values = torch.where(counted, rows.out[0], zero) - scale * mean_score
+    counted, zero = rows.positives > 0, torch.zeros_like(rows.value)
+    values = torch.where(counted, rows.value, zero) - scale * mean_score
     return torch.where(counted, values, zero), rows
 
 
@@ -383,14 +385,14 @@ def dcl(
     """
     pairs, cosine = _two_views(z0, z1, backend)
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
-    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
-    cosine = cosine.to(rows.out[0].dtype)
+    rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
+    cosine = cosine.to(rows.value.dtype)
     weight: Tensor | float = 1.0
     if sigma is not None:
         spread = check.inverse(check.value("sigma", sigma, z0.device, positive=True))
         weight = 2 - _softmax_over_rows(cosine.detach() * spread)
     counted = rows.negatives > 0
-    log_sum = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
+    log_sum = torch.where(counted, rows.value, torch.zeros_like(rows.value))
     return pairs.result(reduce_rows(log_sum - weight * cosine * scale, counted, check.reduction(reduction)))
 
 
@@ -445,13 +447,12 @@ def hard_negative_nt_xent(
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
     tau_plus = check.value("tau_plus", tau_plus, z0.device, low=0, high=1 - 1e-9)
     beta = check.value("beta", beta, z0.device, low=0)
-    rows = pairs.rows(
-        RowLoss.lse, (1 + beta) * scale, beta * scale, 0, 0, NEGATIVES, NEGATIVES, metric=Metric.dot, normalize=True
-    )
+    weighted, weights = (LogSumExp(s * scale, over=NEGATIVES) for s in (1 + beta, beta))
+    rows = pairs.reduce(LogSumExps(weighted, weights), metric=Metric.dot, normalize=True)
     counted = rows.negatives > 0
-    zero = torch.zeros_like(rows.out[0])
+    zero = torch.zeros_like(rows.first)
     positive = cosine.to(zero.dtype) * scale
-    harder = torch.where(counted, rows.out[0] - rows.out[1], zero)
+    harder = torch.where(counted, rows.first - rows.second, zero)
     # Everything relative to the positive's exponential: log(1 + N g / e^s) loses nothing where the loss is small.
     share = (torch.exp(harder - positive) - tau_plus) / (1 - tau_plus)
     share = torch.maximum(share, torch.exp(-scale - positive))
@@ -560,10 +561,10 @@ def uniformity(
     ids = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
     pairs = labelled(embeddings, ids, backend=backend)
     within, n = pairs.within, pairs.partners
-    rows = pairs.rows(RowLoss.lse, -t, 0, 0, 0, BOTH, 0, metric=Metric.sqeuclidean, normalize=True, upper=within)
+    rows = pairs.reduce(LogSumExp(-t), metric=Metric.sqeuclidean, normalize=True, upper=within)
     if n < 2:
-        return pairs.result(rows.out[0].new_zeros(()) + 0 * embeddings.sum())
+        return pairs.result(rows.value.new_zeros(()) + 0 * embeddings.sum())
     if pairs.columns is not None:  # every pair stands above and below
-        values = replicate(pairs.columns.shards, rows.out[0], pairs.columns.counts)
+        values = replicate(pairs.columns.shards, rows.value, pairs.columns.counts)
         return pairs.result(torch.logsumexp(values, 0) - math.log(n * (n - 1)))
-    return pairs.result(torch.logsumexp(rows.out[0][:-1], 0) - math.log(n * (n - 1) / 2))
+    return pairs.result(torch.logsumexp(rows.value[:-1], 0) - math.log(n * (n - 1) / 2))

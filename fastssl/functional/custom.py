@@ -17,7 +17,7 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
-from fastssl.ops.rows import Metric
+from fastssl.ops.table import Metric
 
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fastssl.functional import _check as check
 from fastssl.ops import Backend, dispatch, rows
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import Metric
+from fastssl.ops.table import Metric
 
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")
 NEAREST = Backend(reference.nearest, rows.nearest, "nearest")

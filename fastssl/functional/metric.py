@@ -15,9 +15,21 @@ from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, everywhere, labelled, mean, reduce_rows
 from fastssl.functional.distance import pairwise_distance
-from fastssl.ops.rows import MAX_BINS, Metric, RowLoss
-
-POSITIVES, NEGATIVES, BOTH = 1.0, 2.0, 3.0  # parts of a row: csrc/row/lse.h
+from fastssl.ops.statistics import (
+    NEGATIVES,
+    POSITIVES,
+    AveragePrecision,
+    HardestPair,
+    Hinge,
+    LiftedPairs,
+    LogSumExp,
+    LogSumExps,
+    RankedList,
+    SemihardTriplets,
+    SoftplusPerPositive,
+    Triplets,
+)
+from fastssl.ops.table import MAX_BINS, Metric
 
 
 @shardable
@@ -67,18 +79,18 @@ def contrastive(
     )
     normalize, power = check.flag("normalize", normalize), 2 if check.flag("squared", squared) else 1
     check.choice("reduction", reduction, ("mean", "sum", "active"))
-    rows = pairs.rows(
-        RowLoss.hinge,
-        *(1, positive_margin, margin, power),
+    rows = pairs.reduce(
+        Hinge(1, positive_margin, margin, power),
         metric=Metric.euclidean,
         normalize=normalize,
         upper=pairs.within,
     )
     if reduction == "active":
         return pairs.result(
-            mean(rows.out[0].sum(), rows.out[1].sum().detach()) + mean(rows.out[2].sum(), rows.out[3].sum().detach())
+            mean(rows.positive.sum(), rows.positive_active.sum().detach())
+            + mean(rows.negative.sum(), rows.negative_active.sum().detach())
         )
-    total = (rows.out[0] + rows.out[2]).sum()
+    total = (rows.positive + rows.negative).sum()
     n = embeddings.shape[0]
     count: Tensor | float = n * (n - 1) / 2 if pairs.within else (rows.positives + rows.negatives).sum()
     if pairs.columns is not None and ref_emb is None:
@@ -139,14 +151,14 @@ def triplet(
     if indices_tuple is not None and len(indices_tuple) == 3:
         return _listed_triplets(pairs, indices_tuple, margin, squared, smooth, normalize, reduction, mining)
     if mining == "hard":
-        rows = pairs.rows(RowLoss.extreme, 1, metric=metric, normalize=normalize)
-        z = torch.where(rows.complete, rows.out[0] - rows.out[1], torch.zeros_like(rows.out[0])) + margin
+        rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
+        z = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive)) + margin
         terms = torch.where(rows.complete, TF.softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
         total, active, count = terms.sum(), (rows.complete & (z > 0)).sum(), rows.complete.sum()
     else:
-        loss = RowLoss.triplet if mining == "all" else RowLoss.semihard
-        rows = pairs.rows(loss, 1, margin, float(smooth), metric=metric, normalize=normalize)
-        total, active = rows.out[0].sum(), rows.out[1].sum().detach()
+        triplets = Triplets(1, margin, smooth) if mining == "all" else SemihardTriplets(1, margin)
+        rows = pairs.reduce(triplets, metric=metric, normalize=normalize)
+        total, active = rows.total.sum(), rows.active.sum().detach()
         per_row = rows.negatives if mining == "all" else (rows.negatives > 0).to(rows.negatives.dtype)
         count = (rows.positives * per_row).sum()
     if reduction == "sum":
@@ -212,21 +224,15 @@ def lifted_structure(
     by_column = None
     if pairs.columns is not None:
         with torch.no_grad():
-            negatives = pairs.rows(
-                RowLoss.lse, -1, 0, margin, 0, NEGATIVES, 0, metric=Metric.euclidean, normalize=normalize
-            )
-        by_column = pairs.columns.every(negatives.out[0])
-    rows = pairs.rows(
-        RowLoss.lifted,
-        1,
-        margin,
-        0,
-        float(squared),
+            negatives = pairs.reduce(LogSumExp(-1, margin, NEGATIVES), metric=Metric.euclidean, normalize=normalize)
+        by_column = pairs.columns.every(negatives.value)
+    rows = pairs.reduce(
+        LiftedPairs(1, margin, squared=squared),
         metric=Metric.euclidean,
         normalize=normalize,
         row_value=by_column,
     )
-    total = mean(rows.out[1].sum(), rows.positives.sum())  # both orders of a pair stand above and below
+    total = mean(rows.total.sum(), rows.positives.sum())  # both orders of a pair stand above and below
     return pairs.result(total / 2 if squared else total)
 
 
@@ -261,37 +267,15 @@ def generalized_lifted_structure(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     margin = check.value("margin", margin, embeddings.device)
-    rows = _two_sums(pairs, (1, 0), (-1, margin), Metric.euclidean, check.flag("normalize", normalize))
+    sums = LogSumExps(LogSumExp(1, over=POSITIVES), LogSumExp(-1, margin, NEGATIVES))
+    rows = pairs.reduce(sums, metric=Metric.euclidean, normalize=check.flag("normalize", normalize))
     values = _sum_of_complete(rows).clamp(min=0)
     return pairs.result(reduce_rows(values, rows.complete, check.reduction(reduction)))
 
 
-def _two_sums(
-    pairs: Pairs,
-    positive: tuple[float | Tensor, float | Tensor],
-    negative: tuple[float | Tensor, float | Tensor],
-    metric: Metric,
-    normalize: bool,
-    circle: bool = False,
-) -> Rows:
-    """log sum exp(scale s + shift) over the positives and over the negatives of each row."""
-    return pairs.rows(
-        RowLoss.lse,
-        positive[0],
-        negative[0],
-        positive[1],
-        negative[1],
-        POSITIVES,
-        NEGATIVES,
-        float(circle),
-        metric=metric,
-        normalize=normalize,
-    )
-
-
 def _sum_of_complete(rows: Rows) -> Tensor:
     """The sum of both columns where a row has positives and negatives, else 0."""
-    zero = torch.zeros_like(rows.out[0])
+    zero = torch.zeros_like(rows.first)
     first, second = (torch.where(rows.complete, column, zero) for column in rows.out[:2])
     return first + second
 
@@ -380,11 +364,12 @@ def log_share_of_positives(
     pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool
 ) -> tuple[Tensor, Tensor]:
     """log of the positives' share in a softmax over all partners, and which rows have one."""
-    rows = pairs.rows(RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=metric, normalize=normalize)
+    sums = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
+    rows = pairs.reduce(sums, metric=metric, normalize=normalize)
     counted = rows.positives > 0
-    positive = torch.where(counted, rows.out[0], torch.zeros_like(rows.out[0]))
+    positive = torch.where(counted, rows.first, torch.zeros_like(rows.first))
     # log(1 + negatives / positives): nothing cancels where the share is nearly 1
-    return -TF.softplus(rows.out[1] - positive), counted
+    return -TF.softplus(rows.second - positive), counted
 
 
 @shardable
@@ -461,10 +446,9 @@ def multi_similarity(
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     alpha, beta = (check.value(n, v, embeddings.device, positive=True) for n, v in (("alpha", alpha), ("beta", beta)))
     base = check.value("base", base, embeddings.device)
-    rows = _two_sums(
-        pairs, (-alpha, alpha * base), (beta, -beta * base), Metric.dot, check.flag("normalize", normalize)
-    )
-    values = TF.softplus(rows.out[0]) / alpha + TF.softplus(rows.out[1]) / beta
+    sums = LogSumExps(LogSumExp(-alpha, alpha * base, POSITIVES), LogSumExp(beta, -beta * base, NEGATIVES))
+    rows = pairs.reduce(sums, metric=Metric.dot, normalize=check.flag("normalize", normalize))
+    values = TF.softplus(rows.first) / alpha + TF.softplus(rows.second) / beta
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
@@ -506,9 +490,8 @@ def circle(
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     gamma = check.value("gamma", gamma, embeddings.device, positive=True)
     margin = check.value("margin", margin, embeddings.device)
-    rows = _two_sums(
-        pairs, (gamma, margin), (gamma, margin), Metric.dot, check.flag("normalize", normalize), circle=True
-    )
+    sums = LogSumExps(LogSumExp(gamma, margin, POSITIVES), LogSumExp(gamma, margin, NEGATIVES), self_paced=True)
+    rows = pairs.reduce(sums, metric=Metric.dot, normalize=check.flag("normalize", normalize))
     return pairs.result(reduce_rows(TF.softplus(_sum_of_complete(rows)), rows.complete, check.reduction(reduction)))
 
 
@@ -564,18 +547,14 @@ def margin_loss(
     else:
         value = check.value("beta", beta, embeddings.device)
         per_row = value.expand(n) if isinstance(value, Tensor) else torch.full((n,), value, dtype=torch.float64)
-    rows = pairs.rows(
-        RowLoss.hinge,
-        1,
-        -margin,
-        margin,
-        1,
+    rows = pairs.reduce(
+        Hinge(1, -margin, margin),
         metric=Metric.euclidean,
         normalize=check.flag("normalize", normalize),
         row_value=per_row.to(embeddings.device),
     )
-    total = (rows.out[0] + rows.out[2]).sum()
-    active = (rows.out[1] + rows.out[3]).sum().detach()
+    total = (rows.positive + rows.negative).sum()
+    active = (rows.positive_active + rows.negative_active).sum().detach()
     total = mean(total, active) if reduction == "mean" else everywhere(total)
     if isinstance(nu, Tensor) or nu:
         total = total + nu * mean(per_row.to(total.dtype).sum(), float(n))
@@ -621,11 +600,11 @@ def softplus_per_positive(
     pairs: Pairs, scale: Tensor | float, slack: Tensor | float, reduction: str, normalize: bool
 ) -> Tensor:
     """One softplus(lse of the negatives - positive) for every positive pair."""
-    rows = pairs.rows(RowLoss.softplus, scale, slack, metric=Metric.dot, normalize=normalize)
+    rows = pairs.reduce(SoftplusPerPositive(scale, slack), metric=Metric.dot, normalize=normalize)
     check.reduction(reduction)
     if reduction == "mean":
-        return pairs.result(mean(rows.out[0].sum(), rows.positives.sum()))
-    return pairs.result(reduce_rows(rows.out[0], None, reduction))
+        return pairs.result(mean(rows.total.sum(), rows.positives.sum()))
+    return pairs.result(reduce_rows(rows.total, None, reduction))
 
 
 @shardable
@@ -659,8 +638,8 @@ def fast_ap(
     """
     pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
     bins = check.count("bins", bins, high=MAX_BINS)
-    rows = pairs.rows(RowLoss.fast_ap, float(bins), 4.0, metric=Metric.sqeuclidean, normalize=True)
-    values = 1 - rows.out[0] / rows.positives.clamp(min=1)
+    rows = pairs.reduce(AveragePrecision(bins, 4.0), metric=Metric.sqeuclidean, normalize=True)
+    values = 1 - rows.value / rows.positives.clamp(min=1)
     return pairs.result(reduce_rows(values, rows.positives > 0, check.reduction(reduction)))
 
 
@@ -710,8 +689,8 @@ def angular(
     ids, other = pairs.relation.x_ids, pairs.fetch(p)
     assert ids is not None
     partners = pairs.between(x[a] + other, ids[a])
-    rows = partners.rows(RowLoss.lse, 4 * square, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=False)
-    values = TF.softplus(rows.out[0] - 2 * (1 + square) * (x[a] * other).sum(1))
+    rows = partners.reduce(LogSumExp(4 * square, over=NEGATIVES), metric=Metric.dot, normalize=False)
+    values = TF.softplus(rows.value - 2 * (1 + square) * (x[a] * other).sum(1))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
@@ -775,14 +754,13 @@ def ranked_list(
     """
     pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
     imbalance = check.value("imbalance", imbalance, embeddings.device, low=0, high=1)
-    bounds = ("alpha", alpha), ("margin", margin)
-    temperatures = ("positive_temperature", positive_temperature), ("negative_temperature", negative_temperature)
-    rows = pairs.rows(
-        RowLoss.ranked_list,
-        *(check.value(name, given, embeddings.device) for name, given in (*bounds, *temperatures)),
-        1e-5 * pairs.partners,
-        metric=Metric.euclidean,
-        normalize=check.flag("normalize", normalize),
+    ranked = RankedList(
+        alpha=check.value("alpha", alpha, embeddings.device),
+        margin=check.value("margin", margin, embeddings.device),
+        positive_temperature=check.value("positive_temperature", positive_temperature, embeddings.device),
+        negative_temperature=check.value("negative_temperature", negative_temperature, embeddings.device),
+        constant=1e-5 * pairs.partners,
     )
-    values = (1 - imbalance) * rows.out[0] + imbalance * rows.out[1]
+    rows = pairs.reduce(ranked, metric=Metric.euclidean, normalize=check.flag("normalize", normalize))
+    values = (1 - imbalance) * rows.positive + imbalance * rows.negative
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))

@@ -12,8 +12,9 @@ from fastssl.distributed.collectives import replicate, total
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
-from fastssl.functional.metric import NEGATIVES, POSITIVES
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
+from fastssl.ops.table import Metric
 
 
 def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend: str | None) -> Pairs:
@@ -39,8 +40,8 @@ def _own_cosine(pairs: Pairs) -> Tensor:
 
 def _margin_softmax(pairs: Pairs, scale: Tensor | float, target: Tensor, reduction: str) -> Tensor:
     """softplus(lse over the other classes - the target's logit): the cross-entropy with one logit replaced."""
-    rows = pairs.rows(RowLoss.lse, scale, 0, 0, 0, NEGATIVES, 0, metric=Metric.dot, normalize=True)
-    values = TF.softplus(rows.out[0] - scale * target.to(rows.out[0].dtype))
+    rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
+    values = TF.softplus(rows.value - scale * target.to(rows.value.dtype))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
@@ -189,11 +190,12 @@ def proxy_nca(
     """
     pairs = _against_classes(embeddings, proxies, labels, backend)
     scale = -check.value("scale", scale, embeddings.device, positive=True)
-    rows = pairs.rows(RowLoss.lse, scale, scale, 0, 0, POSITIVES, NEGATIVES, metric=Metric.sqeuclidean, normalize=True)
+    parts = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
+    rows = pairs.reduce(parts, metric=Metric.sqeuclidean, normalize=True)
     if check.flag("include_positive", include_positive):
-        return pairs.result(reduce_rows(TF.softplus(rows.out[1] - rows.out[0]), None, check.reduction(reduction)))
+        return pairs.result(reduce_rows(TF.softplus(rows.second - rows.first), None, check.reduction(reduction)))
     counted = rows.negatives > 0
-    values = torch.where(counted, rows.out[1], torch.zeros_like(rows.out[1])) - rows.out[0]
+    values = torch.where(counted, rows.second, torch.zeros_like(rows.second)) - rows.first
     values = torch.where(counted, values, torch.zeros_like(values))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
@@ -231,17 +233,9 @@ def proxy_anchor(
     delta = check.value("margin", margin, embeddings.device)
     relation = pairs.relation
     turned = Pairs(proxies, embeddings, Relation(relation.y_ids, relation.x_ids), backend)  # proxies are the anchors
-    rows = turned.rows(
-        RowLoss.lse,
-        -alpha,
-        alpha,
-        alpha * delta,
-        alpha * delta,
-        POSITIVES,
-        NEGATIVES,
-        metric=Metric.dot,
-        normalize=True,
-    )
+    shift = alpha * delta
+    parts = LogSumExps(LogSumExp(-alpha, shift, POSITIVES), LogSumExp(alpha, shift, NEGATIVES))
+    rows = turned.reduce(parts, metric=Metric.dot, normalize=True)
     sums, counts = torch.stack(rows.out[:2]), rows.positives
     shards = current()
     if shards is not None:  # every process has all proxies: the log-sums over its rows meet those of the others

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +45,7 @@ class Operator:
         # What Function.apply does first, looking for what torch.func has wrapped, is done in __call__.
         self._apply = super(torch.autograd.Function, self._eager).apply  # type: ignore[misc]
         if functions is not None or extension._C is not None:
+            self._operators = tuple(getattr(torch.ops.fastssl, name + end).default for end in ("", "_backward"))
             self._register(fake)
 
     def __call__(self, *arguments: Any) -> Tensor:
@@ -71,11 +71,6 @@ class Operator:
     def without_kept(self, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         """Under a transform nothing is kept between forward and backward; ``keep`` is the last argument."""
         return arguments
-
-    @functools.cached_property
-    def _operators(self) -> tuple[Any, Any]:
-        """The operator and its gradient."""
-        return tuple(getattr(torch.ops.fastssl, self.name + end).default for end in ("", "_backward"))
 
     def saved(self, tensors: tuple[Any, ...], outputs: tuple[Tensor, ...]) -> tuple[Tensor | None, ...]:
         result = outputs[:1] if self.save_result else ()

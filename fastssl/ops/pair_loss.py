@@ -8,7 +8,6 @@ bias and reduction are arguments. The CPU's operator, Triton's kernels, the refe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 
 import torch
 from torch import Tensor
@@ -16,17 +15,7 @@ from torch import Tensor
 from fastssl.ops import extension, reference
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import KeepingOperator, result_dtype
-
-# The numbers are those of csrc/pair/loss.h.
-
-
-class Positives(IntEnum):
-    """Which pairs of the matrix are positive."""
-
-    diagonal = 0  # (i, i)
-    halves = 1  # x against itself: (i, i + n / 2), and back
-    targets = 2  # (i, ids[i]); none where ids[i] is ignore_index
-    classes = 3  # x against itself: all rows with the id of row i
+from fastssl.ops.table import Keep, Positives, Reduction
 
 
 @dataclass(frozen=True)
@@ -48,16 +37,6 @@ SIGLIP = PairLoss(Positives.diagonal, sigmoid=True)
 LINEAR_CROSS_ENTROPY = PairLoss(Positives.targets)
 
 
-class Keep(IntEnum):
-    """What the forward pass keeps for the backward pass."""
-
-    nothing = 0
-    tiles = 1
-    attention = 2
-    gradients = 3
-
-
-REDUCTIONS = {"none": 0, "sum": 1, "mean": 2}
 BLOCK = 32  # kBlock in csrc/core/types.h
 LARGEST_TILE = 256  # kMaxTileBlocks * kBlock in csrc/pair/tile.h
 # Multiply-adds of a pass up to which a loss that is one value makes its gradients in the forward pass: calls cost as
@@ -138,10 +117,8 @@ def pair_loss(
     if bias is not None and not isinstance(bias, Tensor):
         bias = torch.full((), bias, dtype=torch.float64)
     keep = _choose_keep(loss, x, more_x, y, more_y, scale_tensor, bias, symmetric, reduction)
-    return _OPERATOR(
-        *(x, more_x, y, more_y, ids, scale_tensor, bias),
-        *(factor, loss.positives.value, loss.sigmoid, normalize, symmetric, ignore_index, REDUCTIONS[reduction], keep),
-    )
+    constants = (loss.positives.value, loss.sigmoid, normalize, symmetric, ignore_index, Reduction[reduction].value)
+    return _OPERATOR(x, more_x, y, more_y, ids, scale_tensor, bias, factor, *constants, keep)
 
 
 def _choose_keep(

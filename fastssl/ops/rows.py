@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import torch
@@ -12,34 +11,7 @@ from torch import Tensor
 from fastssl.ops import extension
 from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
-
-# The numbers are those of csrc/row/task.h; what each loss computes stands in csrc/row/*.h.
-
-
-class Metric(IntEnum):
-    dot = 0
-    sqeuclidean = 1
-    euclidean = 2
-    manhattan = 3
-    chebyshev = 4
-    given = 5  # x is the matrix of scores itself
-
-
-class RowLoss(IntEnum):
-    lse = 0
-    hinge = 1
-    softplus = 2
-    triplet = 3
-    extreme = 4
-    semihard = 5
-    lifted = 6
-    fast_ap = 7
-    ranked_list = 8
-
-
-OUTPUTS = (2, 4, 2, 2, 4, 2, 3, 1, 2)
-PARAMS = 12
-MAX_BINS = 64
+from fastssl.ops.table import OUTPUTS, Metric, RowLoss
 
 
 @dataclass(frozen=True)
@@ -91,7 +63,7 @@ def row_loss(
 ) -> Tensor:
     """Returns [N, outputs + 2] in float64: what the loss gives for each row, then its numbers of positives, negatives.
 
-    ``values``: the PARAMS parameters of the loss; the first two may be tensors, for a gradient.
+    ``values``: the PARAMETERS parameters of the loss; the first two may be tensors, for a gradient.
     """
     params = _params(values)
     bits: list[Tensor | None] = [None, None]
@@ -150,7 +122,7 @@ def _fake_row_loss(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Ten
     loss, _, _, upper, _, keep = rest[-6:]
     numel = kept_numel(x, y, upper) if keep else 0
     return (
-        x.new_empty((x.shape[0], OUTPUTS[loss] + 2), dtype=torch.float64),
+        x.new_empty((x.shape[0], len(OUTPUTS[RowLoss(loss)]) + 2), dtype=torch.float64),
         x.new_empty((numel,), dtype=result_dtype(x)),
     )
 

@@ -10,7 +10,8 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.ops.reference.common import in_full_precision, unit
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import Metric, RowLoss
 
 Values = list[Any]  # numbers, and tensors of one element where they can have a gradient
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import extension
-from fastssl.ops.rows import Metric
+from fastssl.ops.table import Closing, Itself, Metric, Pairing, TileEpilogue
 from fastssl.ops.triton.launch import (
     ALIGNMENT,
     WIDE,
@@ -29,9 +29,9 @@ from fastssl.ops.triton.launch import (
 )
 
 # constexpr numbers of kernels/epilogues.py and tiles.py
-SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = range(11)
-ALL, IDS, BITS = range(3)
-NOWHERE, DIAGONAL, OFFSET = range(3)
+SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = map(int, TileEpilogue)
+ALL, IDS, BITS = map(int, Pairing)
+NOWHERE, DIAGONAL, OFFSET = map(int, Itself)
 LOG2E = 1.4426950408889634
 LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
@@ -46,7 +46,7 @@ def family(loss: int, bounded: bool, relation: int) -> str:
 
 
 @dataclass(frozen=True)
-class How:
+class LaunchSpec:
     """What all launches of a loss have in common. ``itself``: whether and how a row is among the columns."""
 
     loss: int
@@ -86,9 +86,9 @@ class How:
         """The name of its tiles: row losses, and scores without bounds or with labels, do more with one."""
         return f"{family(self.loss, self.bounded, self.relation)}{name}"
 
-    def sums(self, along: bool) -> bool:
+    def sums(self, parameter_gradients: bool) -> bool:
         """Whether a gradient needs sums of weights: of distances, for a bias, for parameters."""
-        return along or self.sees_squares or self.bias is not None
+        return parameter_gradients or self.sees_squares or self.bias is not None
 
     def relations(self) -> tuple[Any, ...]:
         return self.ids_x, self.ids_y, self.positive_bits, self.negative_bits
@@ -159,10 +159,10 @@ class Parts:
 def _parts(
     x: Side,
     y: Side,
-    how: How,
-    own0: Tensor | None = None,
-    other0: Tensor | None = None,
-    other1: Tensor | None = None,
+    how: LaunchSpec,
+    row_state0: Tensor | None = None,
+    col_state0: Tensor | None = None,
+    col_state1: Tensor | None = None,
     columns: bool = False,
     summed: bool = True,
 ) -> Parts:
@@ -197,7 +197,7 @@ def _parts(
             (count, splits),
             *operands,
             *(how.scale, how.bias, how.params, *how.relations(), how.partner, how.offset),
-            *(own0, other0, other1, out, part, first, each),
+            *(row_state0, col_state0, col_state1, out, part, first, each),
             **how.constants(x),
             **_tiles(c, x),
             TRIANGLE=triangle,
@@ -222,14 +222,14 @@ def _parts(
 def reduce(
     x: Side,
     y: Side,
-    how: How,
-    own0: Tensor | None = None,
-    other0: Tensor | None = None,
-    other1: Tensor | None = None,
+    how: LaunchSpec,
+    row_state0: Tensor | None = None,
+    col_state0: Tensor | None = None,
+    col_state1: Tensor | None = None,
     columns: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """[4, n] in float64, each row's numbers over all columns; [2, m], the log-sums' of columns."""
-    parts = _parts(x, y, how, own0, other0, other1, columns)
+    parts = _parts(x, y, how, row_state0, col_state0, col_state1, columns)
     state = _merge(parts.rows.double(), how)
     if parts.summed is None:
         return state, None
@@ -240,10 +240,10 @@ def reduce(
     return state, by_column
 
 
-CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS = range(3)  # kernels/ends.py
+CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS = map(int, Closing)
 
 
-def values(x: Side, y: Side, how: How, form: int, ignore: int, columns: bool) -> tuple[Tensor, Tensor]:
+def values(x: Side, y: Side, how: LaunchSpec, form: int, ignore: int, columns: bool) -> tuple[Tensor, Tensor]:
     """Each row's loss [n], and what its gradient needs [4, n] (``values_kernel``)."""
     from fastssl.kernels.ends import values_kernel
 
@@ -269,29 +269,29 @@ def values(x: Side, y: Side, how: How, form: int, ignore: int, columns: bool) ->
 
 
 def upstream(
-    grad: Tensor, saved: Tensor, how: How, form: int, ignore: int, m: int, columns: bool
+    grad: Tensor, saved: Tensor, how: LaunchSpec, form: int, ignore: int, m: int, columns: bool
 ) -> tuple[Weights, Tensor | None]:
     """The weights of a gradient from that of the values [n]; the bias's by row."""
     from fastssl.kernels.ends import upstream_kernel
 
     n, device = grad.shape[0], grad.device
-    own_x = torch.empty((4, n), dtype=torch.float32, device=device)
-    own_y = torch.empty((4, m), dtype=torch.float32, device=device) if columns else None
+    state_x = torch.empty((4, n), dtype=torch.float32, device=device)
+    state_y = torch.empty((4, m), dtype=torch.float32, device=device) if columns else None
     to_partner = torch.empty((n,), dtype=torch.float32, device=device)
     by_bias = torch.empty((n,), dtype=torch.float32, device=device) if how.bias is not None else None
     run(
         upstream_kernel,
         (cdiv(n, 128),),
-        *(grad, grad.stride(0), saved, how.partner, own_x, own_y, to_partner, by_bias, n, m, ignore),
+        *(grad, grad.stride(0), saved, how.partner, state_x, state_y, to_partner, by_bias, n, m, ignore),
         FORM=form,
         BOUNDED=how.bounded,
         MUTUAL=how.same,
         BLOCK=128,
     )
-    return Weights(own_x, own_x if how.same else own_y, columns=how.same or columns, partner=to_partner), by_bias
+    return Weights(state_x, state_x if how.same else state_y, columns=how.same or columns, partner=to_partner), by_bias
 
 
-def _merge(parts: Tensor, how: How) -> Tensor:
+def _merge(parts: Tensor, how: LaunchSpec) -> Tensor:
     """[4, n] of [splits, 4, n]."""
     if how.loss == EXTREME:
         far, near = parts[:, 0].max(0), parts[:, 2].min(0)
@@ -334,12 +334,12 @@ class Sums:
 def gradients(
     x: Side,
     y: Side | None,
-    how: How,
+    how: LaunchSpec,
     w: Weights,
     *,
     needs: tuple[bool, bool],
     dtype: torch.dtype,
-    along: bool = False,
+    parameter_gradients: bool = False,
     filtering: float = 0.0,
 ) -> tuple[Tensor | None, Tensor | None, Sums | None, Sums | None]:
     """dL/dx, dL/dy (where wanted) and the sums of both, by x's rows and by y's.
@@ -348,18 +348,18 @@ def gradients(
     multiplied with both sides.
     """
     if x.d > WIDEST_RESIDENT or how.by_features or not has_config(how.kernel("gradient"), x.rows, x.d):
-        return _by_chunks(x, y, how, w, needs=needs, dtype=dtype, along=along)
+        return _by_chunks(x, y, how, w, needs=needs, dtype=dtype, parameter_gradients=parameter_gradients)
     same = y is None
     other = x if y is None else y
     gx = gy = sums_x = sums_y = None
-    if needs[0] or along or not needs[1]:
-        gx, sums_x = _resident(x, other, how, w, False, dtype, along, filtering)
+    if needs[0] or parameter_gradients or not needs[1]:
+        gx, sums_x = _resident(x, other, how, w, False, dtype, parameter_gradients, filtering)
     if needs[1] and not same:
         gy, sums_y = _resident(other, x, how, w, True, dtype, False, filtering)
     return gx if needs[0] else None, gy, sums_x, sums_y
 
 
-def _call(how: How, w: Weights, swapped: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _call(how: LaunchSpec, w: Weights, swapped: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments and constants of dL/ds, A being x or, ``swapped``, y."""
     matrix_stride = 0 if w.matrix is None else w.matrix.stride(0)
     arguments = (
@@ -378,11 +378,11 @@ def _call(how: How, w: Weights, swapped: bool) -> tuple[tuple[Any, ...], dict[st
 def _resident(
     a: Side,
     b: Side,
-    how: How,
+    how: LaunchSpec,
     w: Weights,
     swapped: bool,
     dtype: torch.dtype,
-    along: bool,
+    parameter_gradients: bool,
     filtering: float,
 ) -> tuple[Tensor, Sums | None]:
     from fastssl.kernels.gradient import gradient_kernel
@@ -392,7 +392,7 @@ def _resident(
     blocks, tiles = cdiv(a.n, c.BM), cdiv(b.n, c.BN)
     splits, each = _splits(blocks, tiles, device)
     out = torch.empty((splits, a.n, a.d), dtype=torch.float32, device=device)
-    sums = torch.empty((splits, 3, a.n), dtype=torch.float32, device=device) if how.sums(along) else None
+    sums = torch.empty((splits, 3, a.n), dtype=torch.float32, device=device) if how.sums(parameter_gradients) else None
     arguments, constants = _call(how, w, swapped)
     run(
         gradient_kernel,
@@ -403,7 +403,7 @@ def _resident(
         **how.constants(a),
         **constants,
         **_tiles(c, a),
-        ALONG=along,
+        ALONG=parameter_gradients,
         SPECIALIZE=c.specialize,
         INTERIOR=False,
         config=c,
@@ -414,7 +414,7 @@ def _resident(
     return finish(out, total[0].float(), a, how, dtype, scaled=False), Sums(*total)
 
 
-def finish(parts: Tensor, total: Tensor | None, a: Side, how: How, dtype: torch.dtype, scaled: bool) -> Tensor:
+def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype: torch.dtype, scaled: bool) -> Tensor:
     """A gradient in its dtype from sums of weights times the other side's rows [splits, n, d]."""
     from fastssl.kernels.matrix import finish_kernel
 
@@ -459,12 +459,12 @@ def chunk_sizes(n: int, m: int, size: int, wave: int = 128) -> tuple[int, int]:
 def _by_chunks(
     x: Side,
     y: Side | None,
-    how: How,
+    how: LaunchSpec,
     w: Weights,
     *,
     needs: tuple[bool, bool],
     dtype: torch.dtype,
-    along: bool,
+    parameter_gradients: bool,
 ) -> tuple[Tensor | None, Tensor | None, Sums | None, Sums | None]:
     from fastssl.kernels.gradient import weights_kernel
     from fastssl.kernels.matrix import axis_kernel, product_kernel
@@ -486,7 +486,7 @@ def _by_chunks(
     gx = torch.zeros((1, x.n, x.d), dtype=torch.float32, device=device)
     gy = torch.zeros((1, other.n, x.d), dtype=torch.float32, device=device) if need_y else None
     by_x = by_y = None
-    if how.sums(along):
+    if how.sums(parameter_gradients):
         by_x = torch.zeros((3, x.n), dtype=torch.float64, device=device)
         by_y = torch.zeros((other.n,), dtype=torch.float64, device=device)
     arguments, constants = _call(how, w, False)
@@ -500,7 +500,7 @@ def _by_chunks(
             *arguments,
             *(out, sums, i, j, h, b, out.stride(0)),
             **chosen,
-            ALONG=along,
+            ALONG=parameter_gradients,
             GROUP=GROUP,
             INTERIOR=False,
             config=c,
@@ -530,7 +530,7 @@ def _by_chunks(
                 continue
             down, over = cdiv(h, c.BM), cdiv(b, c.BN)
             sums = None
-            if how.sums(along):
+            if how.sums(parameter_gradients):
                 sums = torch.empty((over * 3 * h + down * b,), dtype=torch.float32, device=device)
             weights(chunk, sums, i, j, h, b, STORE=WEIGHTS)
             if sums is not None and by_x is not None and by_y is not None:
@@ -563,7 +563,7 @@ def _along_axes(
     axis_kernel: Any,
     x: Side,
     other: Side,
-    how: How,
+    how: LaunchSpec,
     chunk: Tensor,
     scores: Tensor | None,
     gx: Tensor,
@@ -599,7 +599,7 @@ def aligned(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -
     return torch.empty((rows, cdiv(columns, unit) * unit), dtype=dtype, device=device)[:, :columns]
 
 
-def matrix(x: Side, y: Side | None, how: How, first: int = 0, rows: int | None = None) -> Tensor:
+def matrix(x: Side, y: Side | None, how: LaunchSpec, first: int = 0, rows: int | None = None) -> Tensor:
     """The scores themselves [rows, m], of rows ``first``.. of x."""
     from fastssl.kernels.gradient import weights_kernel
 
@@ -614,11 +614,11 @@ def store_slopes(
     kernel: Any,
     x: Side,
     other: Side,
-    how: How,
+    how: LaunchSpec,
     w: Weights,
     out: Tensor,
     first: int = 0,
-    along: bool = False,
+    parameter_gradients: bool = False,
     **more: Any,
 ) -> Sums | None:
     """Leaves dL/ds of rows ``first``.. in a matrix [rows, m] (STORE=SCORES: the scores); the sums along its rows."""
@@ -629,7 +629,7 @@ def store_slopes(
     operands = _operands(x, other) if not given else (x.rows, x.rows, x.n, m, 1, x.stride, 0, None, None, None, None)
     down, over = cdiv(h, c.BM), cdiv(m, c.BN)
     sums = None
-    if along:  # given scores have no factors: their weights are the slopes
+    if parameter_gradients:  # given scores have no factors: their weights are the slopes
         sums = torch.empty((over * 3 * h + down * m,), dtype=torch.float32, device=out.device)
     run(
         kernel,
@@ -637,8 +637,8 @@ def store_slopes(
         *operands,
         *arguments,
         *(out, sums, first, 0, h, m, out.stride(0)),
-        **(how.constants(x) | constants | _tiles(c, x) | {"STORE": WEIGHTS if along else SLOPES} | more),
-        ALONG=along,
+        **(how.constants(x) | constants | _tiles(c, x) | {"STORE": WEIGHTS if parameter_gradients else SLOPES} | more),
+        ALONG=parameter_gradients,
         GROUP=GROUP,
         INTERIOR=False,
         config=c,

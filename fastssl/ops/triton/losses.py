@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.blocks import Scoring, Sums, Weights
-from fastssl.ops.pair_loss import Positives
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
-from fastssl.ops.rows import Metric, Relation, RowLoss
+from fastssl.ops.rows import Relation
+from fastssl.ops.table import Metric, Positives, RowLoss
 from fastssl.ops.triton import engine
-from fastssl.ops.triton.engine import How
+from fastssl.ops.triton.engine import LaunchSpec
 from fastssl.ops.triton.launch import side, with_smaller_tiles
 from fastssl.ops.triton.operators import (
     BOUND,
@@ -173,7 +173,7 @@ def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:
 # --- blocks of a pair matrix whose rows live in several processes (fastssl/distributed) ------------------------------
 
 
-def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring) -> How:
+def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring) -> LaunchSpec:
     bias = constant((s.bias,), torch.float32, x.device) if s.bias else None
     bounded = s.normalize and not s.sigmoid and abs(s.scale) / math.log(2) <= BOUND and bias is None
     return sums_how(y, partner, None, s.scale, bias, s.sigmoid, bounded)
@@ -201,25 +201,25 @@ def gradients(
     with torch.no_grad():
         how = _block(x, y, partner, s)
         zero = torch.zeros_like(w.x)
-        own_x = own(w.x, zero if w.x_lse is None else w.x_lse, zero, s.sigmoid, how.bounded)
-        own_y = None
+        state_x = own(w.x, zero if w.x_lse is None else w.x_lse, zero, s.sigmoid, how.bounded)
+        state_y = None
         if w.y is not None and w.y_lse is not None and y is not None:
-            own_y = own(w.y, w.y_lse, torch.zeros_like(w.y), s.sigmoid, how.bounded)
+            state_y = own(w.y, w.y_lse, torch.zeros_like(w.y), s.sigmoid, how.bounded)
         to_partner = None if partner is None or w.partner is None else w.partner.float()
         weights = engine.Weights(
-            own_x, own_x if y is None else own_y, columns=y is None or own_y is not None, partner=to_partner
+            state_x, state_x if y is None else state_y, columns=y is None or state_y is not None, partner=to_partner
         )
-        gx, gy, along, _ = engine.gradients(
+        gx, gy, parameter_gradients, _ = engine.gradients(
             side(x, s.normalize, False, True),
             None if y is None else side(y, s.normalize, False, True),
             how,
             weights,
             needs=(bool(needs & 1), bool(needs & 2)),
             dtype=torch.float32,
-            along=bool(needs & 4),
+            parameter_gradients=bool(needs & 4),
         )
         none = torch.empty((0,), dtype=torch.float32, device=x.device)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        if needs & 4 and along is not None:
-            total = along.first.double().sum() * (0.5 if y is None else 1.0)
+        if needs & 4 and parameter_gradients is not None:
+            total = parameter_gradients.first.double().sum() * (0.5 if y is None else 1.0)
         return none if gx is None else gx, none if gy is None else gy, total

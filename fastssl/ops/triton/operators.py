@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.operator import Operator
-from fastssl.ops.rows import OUTPUTS, Metric, RowLoss
+from fastssl.ops.table import OUTPUTS, Metric, RowLoss, TileEpilogue
 from fastssl.ops.triton import engine
-from fastssl.ops.triton.engine import How, Side, Weights
+from fastssl.ops.triton.engine import LaunchSpec, Side, Weights
 from fastssl.ops.triton.launch import side, with_smaller_tiles
 
 LN2 = 0.6931471805599453
@@ -44,8 +44,8 @@ def sums_how(
     bias: MaybeTensor,
     sigmoid: bool,
     bounded: bool,
-) -> How:
-    return How(
+) -> LaunchSpec:
+    return LaunchSpec(
         engine.SIGMOID if sigmoid else engine.SUMS,
         scale=scale.detach().reshape(1).float() if isinstance(scale, Tensor) else scale,
         bias=None if bias is None else bias.detach().reshape(-1),
@@ -58,7 +58,9 @@ def sums_how(
     )
 
 
-def sums_of(x: Tensor, y: MaybeTensor, how: How, normalize: bool, columns: bool) -> tuple[Tensor, MaybeTensor, Tensor]:
+def sums_of(
+    x: Tensor, y: MaybeTensor, how: LaunchSpec, normalize: bool, columns: bool
+) -> tuple[Tensor, MaybeTensor, Tensor]:
     """Statistics of rows and columns (``engine.reduce``), and the scores of partners in natural units."""
     a = side(x, normalize, False)
     b = a if y is None else side(y, normalize, False)
@@ -108,7 +110,7 @@ def _pair_how(
     form: int,
     shift: int,
     bounded: bool,
-) -> How:
+) -> LaunchSpec:
     score = factor if scale is None else scale
     paired = shift if partner is None else partner
     return sums_how(y, paired, ids, score, bias, form == engine.SIGMOID_LOSS, bounded)
@@ -147,7 +149,7 @@ def pair_loss_backward(
         w,
         needs=(bool(needs & 1), bool(needs & 2) or per_column),
         dtype=x.dtype,
-        along=bool(needs & 4),
+        parameter_gradients=bool(needs & 4),
         filtering=filtering,
     )
     g_scale, g_bias = nothing(x), nothing(x)
@@ -182,15 +184,6 @@ def own(weight: Tensor, bits: Tensor, positives: Tensor, sigmoid: bool, bounded:
 
 # --- losses over whole rows of scores -------------------------------------------------------------------------------
 
-_NUMBER = {
-    RowLoss.lse: engine.LSE,
-    RowLoss.hinge: engine.HINGE,
-    RowLoss.softplus: engine.SOFTPLUS,
-    RowLoss.lifted: engine.LIFTED,
-    RowLoss.extreme: engine.EXTREME,
-    RowLoss.ranked_list: engine.RANKED_LIST,
-    RowLoss.fast_ap: engine.FAST_AP,
-}
 _SORTED = (RowLoss.triplet, RowLoss.semihard)  # csrc/cuda/
 
 
@@ -221,13 +214,13 @@ def _row_how(
     variant: int,
     n: int,
     m: int,
-) -> How:
+) -> LaunchSpec:
     diagonal = self_offset == 0 and n == m
     params = params.detach().float()
     if loss == RowLoss.softplus:
         params = torch.cat([params[:6], params[1:2].cos(), params[1:2].sin(), params[8:]])
-    return How(
-        _NUMBER.get(RowLoss(loss), engine.MATRIX),
+    return LaunchSpec(
+        engine.MATRIX if loss in _SORTED else TileEpilogue[RowLoss(loss).name].value,
         Metric(metric),
         params=params,
         ids_x=x_ids,
@@ -242,12 +235,12 @@ def _row_how(
     )
 
 
-def _sides(x: Tensor, y: MaybeTensor, how: How, normalize: bool, gradient: bool = False) -> tuple[Side, Side]:
+def _sides(x: Tensor, y: MaybeTensor, how: LaunchSpec, normalize: bool, gradient: bool = False) -> tuple[Side, Side]:
     a = side(x, normalize, how.sees_squares, gradient)
     return a, a if y is None else side(y, normalize, how.sees_squares, gradient)
 
 
-def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
+def _counts(how: LaunchSpec, n: int, m: int, device: torch.device) -> Tensor:
     """[2, n]: how many positives and negatives every row has."""
     if how.positive_bits is not None:
         assert how.negative_bits is not None
@@ -272,7 +265,7 @@ def _counts(how: How, n: int, m: int, device: torch.device) -> Tensor:
     return torch.stack([positive, negative]).double()
 
 
-def _lifted_lse(how: How, a: Side, b: Side) -> Tensor:
+def _lifted_lse(how: LaunchSpec, a: Side, b: Side) -> Tensor:
     """Log-sums over negatives of margin - sign s."""
     assert how.params is not None
     p = how.params
@@ -334,16 +327,16 @@ def row_loss(
         if kind == RowLoss.softplus:
             negatives, _ = engine.reduce(a, b, replace(how, loss=engine.LSE, variant=2))
             lse = engine.log2_sum(negatives[0], negatives[1]) * LN2
-            state, _ = engine.reduce(a, b, how, own0=lse.clamp(min=-1e30).float())
+            state, _ = engine.reduce(a, b, how, row_state0=lse.clamp(min=-1e30).float())
             total = torch.where(torch.isnan(lse), lse, state[0])
             return torch.cat([torch.stack([total, lse]), counts]).T.contiguous(), state[1:2].contiguous()
         if kind == RowLoss.lifted:
             lse = _lifted_lse(how, a, b)
             other = lse.float() if value is None else value
-            state, _ = engine.reduce(a, b, how, own0=lse.float(), other0=other)
+            state, _ = engine.reduce(a, b, how, row_state0=lse.float(), col_state0=other)
             total = torch.where(torch.isnan(lse), lse, state[0])
             return torch.cat([torch.stack([lse, total, state[1]]), counts]).T.contiguous(), none
-        state, _ = engine.reduce(a, b, how, own0=value)
+        state, _ = engine.reduce(a, b, how, row_state0=value)
     elif kind in (RowLoss.lse, RowLoss.softplus, RowLoss.lifted):
         least = torch.full((n,), float("-inf"), dtype=torch.float64, device=x.device)
         zero = torch.zeros_like(least)
@@ -365,7 +358,7 @@ def row_loss(
     return torch.cat([state, counts]).T.contiguous(), none
 
 
-def _histogram(how: How, a: Side, b: Side, bins: int) -> Tensor:
+def _histogram(how: LaunchSpec, a: Side, b: Side, bins: int) -> Tensor:
     """[N, 2, bins + 2]."""
     from fastssl.kernels.histogram import histogram_kernel
     from fastssl.ops.triton.launch import cdiv, config, precision, run
@@ -386,7 +379,7 @@ def _histogram(how: How, a: Side, b: Side, bins: int) -> Tensor:
     return out.double()
 
 
-def _width(how: How, bins: int) -> float:
+def _width(how: LaunchSpec, bins: int) -> float:
     return 4.0 / bins  # squared distances of unit rows: the only use there is
 
 
@@ -464,26 +457,30 @@ def row_loss_backward(
             to_params,
         )
     w = _row_weights(kind, how, a, b, g, saved, out.T, value)
-    along = (kind == RowLoss.hinge and bool(needs & 4)) or (kind in (RowLoss.lse, RowLoss.softplus) and bool(needs & 8))
+    parameter_gradients = (kind == RowLoss.hinge and bool(needs & 4)) or (
+        kind in (RowLoss.lse, RowLoss.softplus) and bool(needs & 8)
+    )
     if given:
         from fastssl.kernels.gradient import weights_kernel
 
         slopes = engine.aligned(n, m, x.dtype, x.device)
-        found = engine.store_slopes(weights_kernel, a, a, how, w, slopes, along=along)
+        found = engine.store_slopes(weights_kernel, a, a, how, w, slopes, parameter_gradients=parameter_gradients)
         to_value, to_params = _along(kind, found, row_value, params, to_value, to_params)
         return slopes.contiguous() if needs & 1 else nothing(x), nothing(x), to_value, to_params
     wanted = (bool(needs & 1), y is not None and bool(needs & 2))
     if y is None and how.positive_bits is not None:  # listed pairs are not mutual: as two sets of rows
-        gx, gy, sums, _ = engine.gradients(a, b, how, w, needs=(True, True), dtype=torch.float32, along=along)
+        gx, gy, sums, _ = engine.gradients(
+            a, b, how, w, needs=(True, True), dtype=torch.float32, parameter_gradients=parameter_gradients
+        )
         assert gx is not None and gy is not None
         found_x, found_y = (gx + gy).to(x.dtype), None
     else:
         if y is None:
             w = _both_sides(w)
         found_x, found_y, sums, _ = engine.gradients(
-            a, None if y is None else b, how, w, needs=wanted, dtype=x.dtype, along=along
+            a, None if y is None else b, how, w, needs=wanted, dtype=x.dtype, parameter_gradients=parameter_gradients
         )
-    to_value, to_params = _along(kind, sums if along else None, row_value, params, to_value, to_params)
+    to_value, to_params = _along(kind, sums if parameter_gradients else None, row_value, params, to_value, to_params)
     return (
         found_x if needs & 1 and found_x is not None else nothing(x),
         found_y if needs & 2 and found_y is not None else nothing(x),
@@ -514,7 +511,7 @@ def _both_sides(w: Weights) -> Weights:
 
 
 def _row_weights(
-    kind: RowLoss, how: How, a: Side, b: Side, g: Tensor, saved: Tensor, out: Tensor, value: Tensor | None
+    kind: RowLoss, how: LaunchSpec, a: Side, b: Side, g: Tensor, saved: Tensor, out: Tensor, value: Tensor | None
 ) -> Weights:
     """The numbers of every row that ``slope`` takes, from what forward gave and the upstream gradient [k, N]."""
     zero = torch.zeros_like(g[0])
@@ -543,11 +540,11 @@ def _row_weights(
         upstream = weights if value is None else None
         pull = replace(how, loss=engine.LIFTED_PULL)
         if upstream is not None:
-            state, _ = engine.reduce(a, b, pull, own0=lse.float(), other0=columns, other1=upstream)
+            state, _ = engine.reduce(a, b, pull, row_state0=lse.float(), col_state0=columns, col_state1=upstream)
             pulled = state[0]
         else:
             state, _ = engine.reduce(
-                a, b, pull, own0=lse.float(), other0=columns, other1=columns.new_ones(max(a.n, b.n))
+                a, b, pull, row_state0=lse.float(), col_state0=columns, col_state1=columns.new_ones(max(a.n, b.n))
             )
             pulled = state[0] * g[1]  # the sum of both upstream gradients is 2 of them
         own = [lse, g[1], pulled, zero]
@@ -569,7 +566,7 @@ def _row_weights(
 
 
 def pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
-    how = How(engine.MATRIX, Metric(metric), same=y is None)
+    how = LaunchSpec(engine.MATRIX, Metric(metric), same=y is None)
     a, b = _sides(x, y, how, normalize)
     return engine.matrix(a, None if y is None else b, how).contiguous()
 
@@ -577,14 +574,14 @@ def pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
 def pairwise_backward(
     grad: Tensor, out: Tensor, x: Tensor, y: MaybeTensor, metric: int, normalize: bool, needs: int
 ) -> tuple[Tensor, Tensor]:
-    how = How(engine.MATRIX, Metric(metric), same=y is None)
+    how = LaunchSpec(engine.MATRIX, Metric(metric), same=y is None)
     a, b = _sides(x, y, how, normalize, True)
     to_x, to_y = of_matrix(a, None if y is None else b, how, grad.contiguous(), (needs & 1, needs & 2), x.dtype)
     return to_x if to_x is not None else nothing(x), to_y if to_y is not None else nothing(x)
 
 
 def of_matrix(
-    a: Side, b: Side | None, how: How, slopes: Tensor, needs: tuple[int, int], dtype: torch.dtype
+    a: Side, b: Side | None, how: LaunchSpec, slopes: Tensor, needs: tuple[int, int], dtype: torch.dtype
 ) -> tuple[MaybeTensor, MaybeTensor]:
     """Gradients from dL/ds [n, m]."""
     if b is None:
@@ -599,7 +596,7 @@ def of_matrix(
 
 
 def of_strip(
-    a: Side, b: Side, how: How, slopes: Tensor, first: int, needs: tuple[bool, bool]
+    a: Side, b: Side, how: LaunchSpec, slopes: Tensor, first: int, needs: tuple[bool, bool]
 ) -> tuple[Tensor, MaybeTensor]:
     """What dL/ds of rows ``first``.. [rows, m] gives these rows, and all of y."""
     strip = Side(
@@ -626,7 +623,7 @@ def _fake_row_loss(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     loss, _, _, _, _, variant, _ = rest[-7:]
     n, kind = x.shape[0], RowLoss(loss)
     saved = {RowLoss.softplus: 1, RowLoss.ranked_list: 2, RowLoss.fast_ap: 2 * (variant + 2)}.get(kind, 0)
-    return x.new_empty((n, OUTPUTS[loss] + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
+    return x.new_empty((n, len(OUTPUTS[kind]) + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
 
 
 def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fastssl.ops import extension
-from fastssl.ops.rows import Metric, RowLoss
+from fastssl.ops.table import Metric, RowLoss
 from fastssl.ops.triton import cuda, engine
-from fastssl.ops.triton.engine import How, Side
+from fastssl.ops.triton.engine import LaunchSpec, Side
 from fastssl.ops.triton.launch import side
 
 LOSS = {RowLoss.triplet: 0, RowLoss.semihard: 1}
@@ -27,7 +27,9 @@ def _strips(n: int, m: int) -> Iterator[tuple[int, int]]:
         yield first, min(height, n - first)
 
 
-def _call(kind: RowLoss, s: Tensor, how: How, first: int, n: int, params: list[float], grad: Tensor | None) -> Tensor:
+def _call(
+    kind: RowLoss, s: Tensor, how: LaunchSpec, first: int, n: int, params: list[float], grad: Tensor | None
+) -> Tensor:
     sign, margin, smooth = params
     result: Tensor = torch.ops.fastssl.sorted_rows.default(
         LOSS[kind],
@@ -41,7 +43,7 @@ def _call(kind: RowLoss, s: Tensor, how: How, first: int, n: int, params: list[f
 
 
 def forward(
-    kind: RowLoss, a: Side, b: Side | None, how: How, m: int, params: list[float], given: Tensor | None
+    kind: RowLoss, a: Side, b: Side | None, how: LaunchSpec, m: int, params: list[float], given: Tensor | None
 ) -> Tensor:
     """[2, N] in float64: the sum of a row's terms and how many are above 0."""
     device = a.rows.device
@@ -55,21 +57,21 @@ def forward(
     return torch.cat(parts, 1)
 
 
-def _scores(a: Side, b: Side | None, how: How, given: Tensor | None, first: int, rows: int) -> Tensor:
+def _scores(a: Side, b: Side | None, how: LaunchSpec, given: Tensor | None, first: int, rows: int) -> Tensor:
     if given is not None:
         return given[first : first + rows].float()
     return engine.matrix(a, b, _as_matrix(how), first, rows)
 
 
-def _as_matrix(how: How) -> How:
-    return How(engine.MATRIX, how.metric, same=how.same)
+def _as_matrix(how: LaunchSpec) -> LaunchSpec:
+    return LaunchSpec(engine.MATRIX, how.metric, same=how.same)
 
 
 def backward(
     kind: RowLoss,
     a: Side,
     b: Side | None,
-    how: How,
+    how: LaunchSpec,
     grad: Tensor,
     m: int,
     params: list[float],
@@ -107,7 +109,7 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """As ``fastssl.ops.rows.nearest``."""
     cuda.require(x.device)
-    how = How(engine.MATRIX, metric, same=y is None)
+    how = LaunchSpec(engine.MATRIX, metric, same=y is None)
     a = side(x, normalize, how.sees_squares)
     b = None if y is None else side(y, normalize, how.sees_squares)
     m = a.n if b is None else b.n

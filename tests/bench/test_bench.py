@@ -1,0 +1,105 @@
+"""The harness measures what it says; timings themselves are not asserted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from fastssl.bench import CASES, compare, fma_rate, gemm_rate, peak_memory, regimes
+from fastssl.bench.metric import METRIC_CASES
+from fastssl.bench.run import measure, plan
+
+
+def test_compare_alternates_and_reports_the_ratio() -> None:
+    calls: list[str] = []
+
+    def fast() -> None:
+        calls.append("a")
+        time.sleep(0.002)
+
+    def slow() -> None:
+        calls.append("b")
+        time.sleep(0.006)
+
+    result = compare(fast, slow, seconds=0.5, least=4)
+    assert result.pairs >= 4 and 1.5 < result.ratio < 4.5 and result.low <= result.ratio <= result.high
+    text = "".join(calls)
+    assert "ab" in text and "ba" in text and text.count("a") >= 4
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_case_computes_the_same_in_every_way(name: str) -> None:
+    case = CASES[name]
+    inputs = case.inputs(64, 16)
+    expected = float(case.function("eager")(*inputs).detach())
+    for way in ("fused", *case.peers):
+        try:
+            function = case.function(way)
+        except ImportError:
+            continue
+        got = float(function(*inputs).detach())
+        assert got == pytest.approx(expected, rel=2e-4), way
+
+
+@pytest.mark.parametrize("name", METRIC_CASES)
+def test_every_case_of_metric_learning_runs_and_agrees(name: str) -> None:
+    case = METRIC_CASES[name]
+    inputs = case.inputs(64, 16)
+    values = {}
+    for way in ("fused", "eager", *case.peers):
+        try:
+            values[way] = case.function(way)(*inputs)
+        except ImportError:
+            continue
+    assert torch.isfinite(torch.as_tensor(values["fused"].detach())).all()
+    if name != "nearest":
+        expected = float(values["eager"].detach())
+        for way, value in values.items():
+            assert float(value.detach()) == pytest.approx(expected, rel=1e-3, abs=1e-5), way
+
+
+def test_memory_of_a_fresh_process() -> None:
+    fused, eager = (peak_memory("nt_xent", way, 2048, 64) for way in ("fused", "eager"))
+    assert fused is not None and eager is not None
+    assert eager > 2048 * 2048 * 4 / 2**20 > fused / 3
+
+
+def test_limits_of_the_machine() -> None:
+    assert gemm_rate(256, 2) > 1e8 and fma_rate(0.02) > 1e8
+
+
+def test_plan_and_missing_peers() -> None:
+    losses = {loss for loss, *_ in plan(quick=False)}
+    assert losses == set(CASES)
+    row = measure("nt_xent", "eager", 64, 16, seconds=0.2)
+    assert row is not None and row["ratio"] > 0
+
+
+def test_regimes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every kind of inputs and of rows once; timings themselves are not asserted."""
+
+    def alternate(functions: Sequence[Callable[[], object]], seconds: float, least: int = 5) -> list[list[float]]:
+        """Each called once, instead of in samples long enough to be timed."""
+        times = []
+        for function in functions:
+            began = time.perf_counter()
+            function()
+            times.append([time.perf_counter() - began])
+        return times
+
+    monkeypatch.setattr(regimes, "alternate", alternate)
+    for name in ("nt_xent", "sup_con", "arc_face", "linear_cross_entropy"):
+        titles = []
+        for title, regime, temperature in regimes.plan(name, regimes.LOSSES[name]):
+            row = regimes.measure(name, title, regime, temperature, 64, 16, 0.0)
+            assert row["seconds"] > 0 and row["against_random"] > 0
+            titles.append(title)
+        assert len(set(titles)) == len(titles) >= 3
+    assert regimes.separated("clip_loss", "trained (CLIP)", 48, 0.0)["flushing_eager_against_fused"] > 0
+    assert regimes.confident(16.0, 0.0, (20, 8, 50))["against_flat"] > 0
+    for name in regimes.PRIMITIVES:
+        assert regimes.primitive(name, "trained", 128, 8, 0.0)["seconds"] > 0
+    assert not torch.set_flush_denormal(False) or (torch.tensor([1e-40]) * 0.5).item() != 0

@@ -1,0 +1,380 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import fastssl
+from fastssl.cli import app
+from tests.support import command
+from tests.support.processes import start
+
+runner = CliRunner()
+
+
+def test_info_says_what_is_usable_and_why() -> None:
+    text = runner.invoke(app, ["info"]).stdout
+    for needed in (fastssl.__version__, "instruction set", "memory budget", "reference", "triton", "no GPU"):
+        assert needed in text
+    assert json.loads(runner.invoke(app, ["info", "--json"]).stdout) == fastssl.info()
+
+
+def test_pretrain_resume_evaluate(tmp_path: Path) -> None:
+    base = ["pretrain", "simclr", "--data", "digits", "--width", "4", "--batch-size", "512", "--out", str(tmp_path)]
+    result = runner.invoke(app, [*base, "--epochs", "1"])
+    assert result.exit_code == 0, result.output
+    result = runner.invoke(app, [*base, "--epochs", "1", "--resume"])
+    assert result.exit_code == 0, result.output
+    table = tmp_path / "table.json"
+    result = runner.invoke(app, ["evaluate", str(tmp_path), "--out", str(table)])
+    assert result.exit_code == 0 and "digits_one_label" in result.stdout, result.output
+    assert set(json.loads(table.read_text())["digits_one_label"]) == {"pretrained", "random", "pixels"}
+
+
+def test_folders_of_images_are_data(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fastssl.data import emoji
+
+    data = emoji()
+    for index in range(40):
+        path = tmp_path / "images" / data.classes[data.labels[index * 40]] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(data.images[index * 40, 0]).save(path)
+    out = tmp_path / "run"
+    arguments = [
+        "pretrain",
+        "simclr",
+        "--data",
+        str(tmp_path / "images"),
+        "--epochs",
+        "2",
+        "--batch-size",
+        "20",
+        "--width",
+        "4",
+    ]
+    result = runner.invoke(app, [*arguments, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    result = runner.invoke(app, ["evaluate", str(out), "--data", str(tmp_path / "images")])
+    assert result.exit_code == 0 and "knn" in result.stdout, result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["pretrain", "byoll"], "method"),
+        (["pretrain", "simclr", "--data", "imagenet"], "imagenet"),
+        (["evaluate", "/nonexistent"], "nonexistent"),
+        (["pretrain", "simclr", "--epochs", "0"], "epochs"),
+    ],
+)
+def test_mistakes_are_one_line(arguments: list[str], text: str, tmp_path: Path) -> None:
+    done = start(command.main, arguments, tmp_path, log=tmp_path / "log", environment={})
+    assert done.wait() == 2 and "error:" in done.output and text in done.output and "Traceback" not in done.output
+
+
+@pytest.mark.slow
+def test_demo_leaves_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    arguments = [
+        "demo",
+        "--out",
+        str(tmp_path),
+        "--emoji-minutes",
+        "0.1",
+        "--digits-minutes",
+        "0.05",
+        "--bench-minutes",
+        "0.05",
+    ]
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    for measure in ("knn", "linear", "retrieval", "digits_one_label"):
+        assert all(0 <= report[measure][row] <= 100 for row in ("pretrained", "random", "pixels"))
+    assert {"rows", "ratio", "extra_mib"} <= set(report["benchmark"]["nt_xent"])
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image") > 50 and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_augment_preview_draws_a_sheet(tmp_path: Path) -> None:
+    from PIL import Image
+
+    out = tmp_path / "sheets" / "dino.png"
+    command = ["augment-preview", "emoji", "--policy", "dino", "--size", "48", "--count", "2", "--out", str(out)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0 and "2 images, 10 views each" in result.stdout, result.output
+    with Image.open(out) as sheet:
+        assert sheet.width > 11 * 96 and sheet.height > 2 * 96  # the original and ten views, local ones of 96 pixels
+    assert [p.name for p in out.parent.iterdir()] == ["dino.png"]
+    result = runner.invoke(app, ["augment-preview", "emoji", "--policy", "magic"])
+    assert result.exit_code != 0 and "magic" in str(result.exception)
+
+
+def test_packing_a_folder(tmp_path: Path) -> None:
+    from PIL import Image
+
+    from fastssl.data import PackedImages, emoji
+
+    images = emoji().images[:6, 0]
+    for k, image in enumerate(images):
+        path = tmp_path / "in" / ("odd" if k % 2 else "even") / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    packed = tmp_path / "six.pack"
+    assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed)]).exit_code == 0
+    read = PackedImages(packed)
+    assert read.classes == ["even", "odd"] and read.labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert (read.image(0) == images[0]).all() and (read.image(3) == images[1]).all()
+    assert runner.invoke(app, ["pack", str(tmp_path / "in"), str(packed), "--size", "20"]).exit_code == 0
+    assert PackedImages(packed).image(0).shape == (20, 20, 3)
+    sheet = tmp_path / "sheet.png"
+    assert runner.invoke(app, ["augment-preview", str(packed), "--size", "16", "--out", str(sheet)]).exit_code == 0
+
+
+def _run(*arguments: str) -> str:
+    result = runner.invoke(app, arguments)
+    assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
+    return result.stdout
+
+
+def test_protocols_report_and_export(tmp_path: Path) -> None:
+    """From two seeds of one method and another method to tables, a page, and a program that loads."""
+    runs, photos = [], str(_photos(tmp_path / "photos", 120))  # as many as a map of them needs
+    for method, seed in (("simclr", 0), ("simclr", 1), ("jigsaw", 0), ("mae", 0)):
+        runs.append(str(tmp_path / f"{method}-{seed}"))
+        options = ["--data", photos, "--size", "16", "--epochs", "1", "--width", "4", "--batch-size", "40"]
+        options += ["--seed", str(seed)]
+        _run("pretrain", method, *options, "--out", runs[-1])
+    assert "RankMe" in _run("evaluate", runs[0], "--protocol", "structure", "--out", str(tmp_path / "table.json"))
+    assert set(json.loads((tmp_path / "table.json").read_text())["RankMe"]) == {"pretrained", "random"}
+    page = tmp_path / "page" / "report.html"
+    _run("report", *runs, "--data", photos, "--out", str(page))
+    text = page.read_text()
+    for expected in (
+        "<td>simclr</td><td>2</td>",
+        "<small>± ",
+        "64 permutations, Hamming distance of two: at least",
+        "seen",
+    ):
+        assert expected in text
+    assert (
+        text.count("confusion matrix of") == text.count("map of") == 3 and "nan" not in text.lower().split("base64")[0]
+    )
+    _run("export", runs[0], "--out", str(tmp_path / "encoder.pt2"))
+    program = torch.export.load(str(tmp_path / "encoder.pt2")).module()
+    assert program(torch.zeros(2, 3, 16, 16)).shape == (2, 16)
+    for arguments, expected in (
+        (["evaluate", runs[0], "--protocol", "zero-shot"], "zero-shot needs a method with a text tower"),
+        (["evaluate", runs[0], "--protocol", "guess"], "protocol: expected one of frozen"),
+        (
+            ["evaluate", runs[0], "--protocol", "layers", "--data", "cifar-10:/nowhere"],
+            "expected a folder after cifar-10",
+        ),
+        (["report", str(tmp_path)], "checkpoint: expected a folder"),
+        (["export", runs[0], "--to", "tflite"], "to: expected one of"),
+        (["pretrain", "mae", "--encoder", "resnet"], "MAE needs a ViT"),
+    ):
+        result = runner.invoke(app, arguments)
+        assert result.exit_code != 0 and expected in str(result.exception), result.output
+
+
+def _fails(*arguments: str) -> str:
+    """The message of a command that cannot do what it is asked."""
+    result = runner.invoke(app, arguments)
+    assert result.exit_code != 0, result.output
+    return str(result.exception)
+
+
+def _photos(folder: Path, count: int = 12, classes: tuple[str, ...] = ("cats", "dogs")) -> Path:
+    from PIL import Image
+
+    for k in range(count):
+        path = folder / classes[k % len(classes)] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(k).integers(0, 128, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(noise + np.uint8(127 * (k % len(classes) > 0))).save(path)
+    return folder
+
+
+SMALL = ("--epochs", "1", "--width", "4", "--batch-size", "6")
+
+
+def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
+    """A name with a dash and brackets is a name; the run knows where its data is."""
+    photos = _photos(tmp_path / "emoji-mine [backup]")
+    (photos / "cats" / "notes.md").write_text("")
+    text = _run("data", str(photos))
+    for needed in ("12 items", "2 classes of 6 to 6", "median 40 x 30", "left out: 1 no image"):
+        assert needed in text
+    out = str(tmp_path / "run [1]")
+    text = _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    assert "emoji-mine [backup]: 12 items, 2 classes, 40 x 30 pixels (left out: 1 no image)" in text
+    assert "step 2/2, loss" in text and f"next: fastssl evaluate '{out}'" in text
+    text = _run("evaluate", out)
+    assert "knn" in text and "retrieval" not in text
+    assert "holds a run already" in _fails("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL, "--overwrite")
+    assert "items, names or labels differ" in _fails(
+        "pretrain", "simclr", "--data", str(_photos(tmp_path / "x", 14)), "--out", out, *SMALL, "--resume"
+    )
+
+
+def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    _photos(photos / "train", 12), _photos(photos / "val", 6)
+    out = str(tmp_path / "run")
+    assert "photos: 12 items, 2 classes" in _run("pretrain", "rotnet", "--data", str(photos), "--out", out, *SMALL)
+    table = tmp_path / "table.json"
+    _run("evaluate", out, "--out", str(table))
+    measures = json.loads(table.read_text())
+    assert set(measures) == {"knn", "linear"} and measures["linear"]["pixels"] == 100
+
+
+def test_every_command_reads_the_same_sources(tmp_path: Path) -> None:
+    photos = _photos(tmp_path / "photos")
+    packed, out = str(tmp_path / "photos.pack"), str(tmp_path / "run")
+    assert "12 items" in _run("pack", str(photos), packed)
+    _run("pretrain", "simclr", "--data", packed, "--out", out, *SMALL)
+    assert "knn" in _run("evaluate", out) and "knn" in _run("evaluate", out, "--data", str(photos))
+    for data in (packed, str(photos), "emoji-heldout"):
+        _run("augment-preview", data, "--size", "16", "--count", "1", "--out", str(tmp_path / "sheet.png"))
+    assert "PackedImages" in _run("data", packed)
+
+
+def test_names_that_the_field_knows_are_these_networks(tmp_path: Path) -> None:
+    from fastssl.cli.recipes import encoder_for
+    from fastssl.models import build_encoder
+
+    shapes = {}
+    for size in (32, 96):
+        state = build_encoder(encoder_for("simclr", "resnet18", size)).network.state_dict()
+        shapes[size] = tuple(state["conv1.weight"].shape)
+        assert state["layer4.1.conv2.weight"].shape == (512, 512, 3, 3)
+    assert shapes == {32: (64, 3, 3, 3), 96: (64, 3, 7, 7)}
+    assert "width: resnet18 has a fixed architecture" in _fails(
+        "pretrain", "simclr", "--encoder", "resnet18", "--width", "8"
+    )
+    assert "stem: expected an encoder of resnet18" in _fails("pretrain", "simclr", "--stem", "cifar")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--optimizer", "adam"], "optimizer: expected one of"),
+        (["--precision", "fp16"], "precision: expected one of"),
+        (["--size", "0"], "size: expected at least one pixel, got 0"),
+        (["--lr", "nan"], "lr: expected a number > 0, got nan"),
+        (["--data", "emojis"], "did you mean 'emoji'"),
+    ],
+)
+def test_options_are_named_before_anything_begins(arguments: list[str], text: str, tmp_path: Path) -> None:
+    assert text in _fails("pretrain", "simclr", *arguments, "--out", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys; sys.argv = ['fastssl', {!r}]; import fastssl.cli\n"
+    code += "try: fastssl.cli.main()\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    for asked, needed in (("--help", "pretrain"), ("--version", fastssl.__version__)):
+        done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True)
+        assert done.returncode == 0 and needed in done.stdout, done.stderr
+    assert "did you mean 'simclr'" in _fails("pretrain", "simclrr")
+
+
+def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "fastssl", "--debug", "evaluate", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_features_in_a_file(tmp_path: Path) -> None:
+    """Those that the encoder gives in plain PyTorch."""
+    import numpy as np
+    from safetensors.torch import load_file
+
+    from fastssl.data import open as open_source
+    from fastssl.evaluate.features import plain_images
+    from fastssl.train import load_encoder
+
+    photos, out = _photos(tmp_path / "photos"), str(tmp_path / "run")
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, *SMALL)
+    _run("embed", out, "--out", str(tmp_path / "features.npz"))
+    encoder, _ = load_encoder(out)
+    with torch.no_grad():
+        expected = encoder(torch.cat(list(plain_images(open_source(photos), 32))))
+    with np.load(tmp_path / "features.npz") as read:
+        np.testing.assert_allclose(read["features"], expected.numpy(), rtol=1e-4, atol=1e-5)
+        assert read["names"].tolist() == sorted(
+            f"{c}/{k}.png" for c, r in (("cats", 0), ("dogs", 1)) for k in range(r, 12, 2)
+        )
+        assert read["labels"].tolist() == [0] * 6 + [1] * 6
+    unlabelled = _run("pretrain", "simclr", "--data", str(photos / "dogs"), "--out", str(tmp_path / "dogs"), *SMALL)
+    assert f"next: fastssl embed {tmp_path / 'dogs'} --out features.npz" in unlabelled  # there is nothing to judge by
+    _run("embed", out, "--out", str(tmp_path / "f.safetensors"), "--data", str(photos / "dogs"), "--readout", "spatial")
+    assert load_file(tmp_path / "f.safetensors")["features"].shape == (6, 16 * 16)
+    assert "out: expected a file with suffix" in _fails("embed", out, "--out", "features.csv")
+
+
+def test_evaluation_is_not_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job's log has a line every half minute: here, at every batch."""
+    from fastssl.cli import show
+
+    photos, out = _photos(tmp_path / "photos [x]"), str(tmp_path / "run")
+    _run("pretrain", "simclr", "--data", str(photos), "--out", out, "--channels", "1", *SMALL)
+    assert "12 of 12" not in _run("evaluate", out)
+    monkeypatch.setattr(show, "PLAIN_SECONDS", 0)
+    text = _run("evaluate", out)
+    assert text.count("photos [x]: 12 of 12, ") == 6  # four encoders, pixels and the histogram
+    text = _run("evaluate", out, "--only")
+    assert text.count("photos [x]: 12 of 12, ") == 1 and "random" not in text
+    assert "photos [x]: 12 of 12, " in _run("embed", out, "--out", str(tmp_path / "f.npz"))
+
+
+def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    photos = str(_photos(tmp_path / "photos"))
+    command = ("pretrain", "byol", "--data", photos, "--recipe", "paper", "--batch-size", "6", "--out", str(out))
+    text = _run(*command, "--dry-run")
+    for needed in (
+        "recipe paper (Grill et al. 2020",
+        "optimizer lars",
+        "lr 0.0046875",
+        "hidden 4096",
+        "[6, 3, 224, 224] float32, [6, 3, 224, 224] float32",
+        "RandomResizedCrop",
+        "steps: 1000 epochs of 2, 2,000 in total",
+        " trained; encoder ",
+    ):
+        assert needed in text, text
+    assert re.search(r"^memory: peak \d+\.\d\d GiB of this process, over 4 steps$", text, re.M), text
+    assert re.search(r"^time: .* s per step, \d+ % of it waiting for data; .* for 2,000 steps$", text, re.M), text
+    assert not out.exists()
+    text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))
+    assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text
+    printed = next(line for line in text.splitlines() if line.startswith("recipe small"))
+    assert "lr 0.5" in printed and "epochs 1," in printed  # what runs, not what the recipe would have
+
+
+def test_long_searches_and_packing_show_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no terminal: a plain line now and then, brackets as they are."""
+    monkeypatch.setattr("fastssl.cli.show.PLAIN_SECONDS", 0)
+    photos = _photos(tmp_path / "a [b]")
+    text = _run("pack", str(photos), str(tmp_path / "x.pack"))
+    lines = text.replace("\n", " ")
+    assert f"{photos}: files found: 12" in lines and f"{tmp_path / 'x.pack'}: images packed of 12: 12" in lines

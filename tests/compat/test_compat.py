@@ -1,0 +1,380 @@
+"""Patched libraries give what they give unpatched: values, gradients, objects, errors."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+from fastssl.compat import PEERS
+from fastssl.losses import MultipleNegativesRankingLoss
+from tests.support.peers import lightly, metric_learning, package
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    yield
+    fastssl.unpatch()
+
+
+def _both(peer: str, call: Callable[[], Any], inputs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """The loss and its gradients, without and with the patch."""
+    results = []
+    for patched in (False, True):
+        if patched:
+            fastssl.patch(peer)
+        for t in inputs:
+            t.grad = None
+        loss = call()
+        loss.backward()
+        results.append([loss.detach(), *(torch.zeros_like(t) if t.grad is None else t.grad.clone() for t in inputs)])
+    return results[0], results[1]
+
+
+def _check(peer: str, call: Callable[[], Any], inputs: list[Tensor], tolerance: float = 2e-5) -> None:
+    before, after = _both(peer, call, inputs)
+    for a, b in zip(before, after):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        exact = a.dtype == torch.float64
+        torch.testing.assert_close(
+            b, a, rtol=1e-8 if exact else 1e-4, atol=(1e-10 if exact else tolerance) * (1 + float(a.abs().max()))
+        )
+
+
+def _listed(labels: Tensor, ref_labels: Tensor, share: float) -> tuple[Tensor, ...]:
+    """Some pairs, as a miner gives them."""
+    same = labels[:, None] == ref_labels[None, :]
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool) if labels is ref_labels else same
+    keep = torch.rand(same.shape, generator=torch.Generator().manual_seed(1)) < share
+    return (*(positive & keep).nonzero(as_tuple=True), *(~same & keep).nonzero(as_tuple=True))
+
+
+# class, its arguments, what references and lists it takes
+CASES: list[tuple[str, dict[str, Any], set[str]]] = [
+    ("NTXentLoss", {}, {"ref", "list"}),
+    ("NTXentLoss", {"temperature": 0.5, "distance": "LpDistance"}, {"ref"}),
+    ("ContrastiveLoss", {}, {"ref", "list"}),
+    (
+        "ContrastiveLoss",
+        {"pos_margin": 1, "neg_margin": 0, "distance": "CosineSimilarity", "reducer": "MeanReducer"},
+        {"ref"},
+    ),
+    ("ContrastiveLoss", {"pos_margin": 0.3, "distance": "squared"}, {"list"}),
+    ("TripletMarginLoss", {}, {"ref", "list"}),
+    ("TripletMarginLoss", {"margin": 0.3, "smooth_loss": True}, {"ref"}),
+    ("TripletMarginLoss", {"margin": 0.3, "reducer": "MeanReducer", "distance": "CosineSimilarity"}, set()),
+    ("LiftedStructureLoss", {}, set()),
+    ("LiftedStructureLoss", {"neg_margin": 0.5, "pos_margin": 0.9, "distance": "CosineSimilarity"}, set()),
+    ("GeneralizedLiftedStructureLoss", {}, {"ref", "list"}),
+    ("MultiSimilarityLoss", {}, {"ref", "list"}),
+    ("MultiSimilarityLoss", {"distance": "LpDistance", "beta": 10}, set()),
+    ("CircleLoss", {}, {"ref", "list"}),
+    ("CircleLoss", {"m": 0.25, "gamma": 20, "reducer": "ThresholdReducer"}, set()),
+    ("SupConLoss", {}, {"ref", "list"}),
+    ("SupConLoss", {"distance": "LpDistance", "temperature": 0.5}, set()),
+    ("NCALoss", {}, {"ref", "list"}),
+    ("MarginLoss", {}, {"ref", "list"}),
+    ("MarginLoss", {"learn_beta": True, "nu": 0.1}, set()),
+    ("MarginLoss", {"learn_beta": True, "nu": 0.1, "num_classes": 40}, set()),
+    ("TupletMarginLoss", {"scale": 16}, {"ref", "list"}),
+    ("FastAPLoss", {}, set()),
+    ("AngularLoss", {}, {"ref"}),
+    ("RankedListLoss", {"margin": 0.4, "Tn": 2, "Tp": 1}, set()),
+    ("NormalizedSoftmaxLoss", {"num_classes": 40, "embedding_size": 12}, {"list"}),
+    ("CosFaceLoss", {"num_classes": 40, "embedding_size": 12, "scale": 16}, {"list"}),
+    ("ArcFaceLoss", {"num_classes": 40, "embedding_size": 12, "scale": 16}, set()),
+    ("ProxyNCALoss", {"num_classes": 40, "embedding_size": 12}, set()),
+    ("ProxyAnchorLoss", {"num_classes": 40, "embedding_size": 12}, set()),
+]
+
+
+def _build(name: str, arguments: dict[str, Any]) -> Any:
+    pml = metric_learning()
+    from pytorch_metric_learning import distances, reducers
+
+    arguments = dict(arguments)
+    if "distance" in arguments:
+        kind = arguments["distance"]
+        arguments["distance"] = distances.LpDistance(power=2) if kind == "squared" else getattr(distances, kind)()
+    if "reducer" in arguments:
+        kind = arguments["reducer"]
+        arguments["reducer"] = (
+            reducers.ThresholdReducer(low=0.1) if kind == "ThresholdReducer" else getattr(reducers, kind)()
+        )
+    torch.manual_seed(3)
+    return getattr(pml.losses, name)(**arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", ["labels", "ref", "list", "regularised"])
+@pytest.mark.parametrize(("name", "arguments", "takes"), CASES, ids=[f"{c[0]}-{i}" for i, c in enumerate(CASES)])
+def test_metric_learning_losses(
+    name: str, arguments: dict[str, Any], takes: set[str], way: str, dtype: torch.dtype
+) -> None:
+    if way in ("ref", "list") and way not in takes:
+        pytest.skip("not for this loss")
+    if way == "regularised":
+        metric_learning()
+        from pytorch_metric_learning.regularizers import LpRegularizer
+
+        arguments = {**arguments, "embedding_regularizer": LpRegularizer(), "embedding_reg_weight": 0.3}
+    loss = _build(name, arguments).to(dtype)
+    torch.manual_seed(0)
+    x = torch.randn(60, 12, dtype=dtype, requires_grad=True)
+    y = torch.randperm(60) % 13
+    inputs = [x, *loss.parameters()]
+    options: dict[str, Any] = {}
+    if way == "ref":
+        ref = torch.randn(45, 12, dtype=dtype, requires_grad=True)
+        inputs.append(ref)
+        options = {"ref_emb": ref, "ref_labels": torch.arange(45) % 13}
+    if way == "list":
+        options = {"indices_tuple": _listed(y, y, 0.3)}
+    _check("pytorch_metric_learning", lambda: loss(x, y, **options), inputs)
+    calls = fastssl.patched()["pytorch_metric_learning"][name]
+    assert calls.fused == 1, dict(calls.original)
+
+
+@pytest.mark.parametrize(
+    "name", ["NTXentLoss", "ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss", "SupConLoss", "CircleLoss"]
+)
+def test_metric_learning_wrappers_and_miners(name: str) -> None:
+    metric_learning()
+    from pytorch_metric_learning import losses, miners
+
+    torch.manual_seed(0)
+    x, other = (torch.randn(40, 12, requires_grad=True) for _ in range(2))
+    y = torch.arange(40) % 10
+    loss = _build(name, {})
+    wrapped = losses.SelfSupervisedLoss(loss)
+    _check("pytorch_metric_learning", lambda: wrapped(x, other), [x, other])
+    fastssl.unpatch()
+    for miner in (
+        miners.MultiSimilarityMiner(epsilon=0.3),
+        miners.TripletMarginMiner(margin=0.3),
+        miners.PairMarginMiner(0.2, 1.2),
+    ):
+        mined = miner(x.detach(), y)
+        _check("pytorch_metric_learning", lambda mined=mined: loss(x, y, mined), [x])
+        fastssl.unpatch()
+    _check(
+        "pytorch_metric_learning",
+        lambda: losses.CrossBatchMemory(loss, 12, memory_size=100)(x, y),
+        [x],
+    )
+
+
+@pytest.mark.parametrize("case", ["one class", "all apart", "one row", "two rows", "no rows", "duplicates"])
+@pytest.mark.parametrize(
+    "name", sorted({c[0] for c in CASES if "Proxy" not in c[0] and "Face" not in c[0] and "Softmax" not in c[0]})
+)
+def test_metric_learning_odd_batches(name: str, case: str) -> None:
+    loss = _build(name, next(c[1] for c in CASES if c[0] == name))
+    torch.manual_seed(0)
+    n = {"one row": 1, "two rows": 2, "no rows": 0}.get(case, 20)
+    x = torch.randn(n, 12)
+    y = {"one class": torch.zeros(n), "all apart": torch.arange(n)}.get(case, torch.arange(n) % 4).long()
+    if case == "duplicates":
+        x[10:] = x[:10]
+
+    def run() -> Any:
+        leaf = x.clone().requires_grad_()
+        try:
+            value = loss(leaf, y)
+            value.backward()
+        except Exception as error:
+            return type(error), str(error)
+        return float(value.detach()), leaf.grad
+
+    before = run()
+    fastssl.patch("pytorch_metric_learning")
+    after = run()
+    if isinstance(before[0], type):
+        assert after == before
+        return
+    if not torch.isfinite(torch.tensor(before[0])) or (before[1] is not None and not torch.isfinite(before[1]).all()):
+        return  # the original's arc cosine beyond 1, its square root at 0
+    assert after[0] == pytest.approx(before[0], rel=1e-4, abs=1e-5)
+    if before[1] is not None and case != "duplicates":
+        torch.testing.assert_close(after[1], before[1], rtol=1e-3, atol=1e-4)
+
+
+def test_metric_learning_runs_its_own_code_where_it_must() -> None:
+    metric_learning()
+    from pytorch_metric_learning import distances, losses, reducers
+
+    fastssl.patch("pytorch_metric_learning")
+    x, y = torch.randn(20, 8), torch.arange(20) % 5
+
+    class Mine(losses.ContrastiveLoss):
+        def pos_calc(self, pos_pair_dist: Tensor, margin: float) -> Tensor:
+            return pos_pair_dist * 3
+
+    for loss, reason in (
+        (losses.NTXentLoss(distance=distances.SNRDistance()), "SNRDistance"),
+        (losses.NTXentLoss(reducer=reducers.PerAnchorReducer()), "PerAnchorReducer"),
+        (losses.TripletMarginLoss(swap=True), "swapped"),
+        (losses.ContrastiveLoss(collect_stats=True), "statistics"),
+        (losses.NTXentLoss(temperature=0.001), "underflow"),
+    ):
+        loss(x, y)
+        reasons = fastssl.patched()["pytorch_metric_learning"][type(loss).__name__].original
+        assert any(reason in r for r in reasons), reasons
+    Mine()(x, y)
+    assert any("Mine" in r for r in fastssl.patched()["pytorch_metric_learning"]["ContrastiveLoss"].original)
+    fastssl.patch("pytorch_metric_learning", exact_dtypes=True)
+    with torch.autocast("cpu", torch.bfloat16):  # products in 16 bits are the library's own business
+        losses.MultiSimilarityLoss()(x, y)
+    losses.MultiSimilarityLoss()(x.bfloat16(), y)
+    calls = fastssl.patched()["pytorch_metric_learning"]["MultiSimilarityLoss"]
+    assert calls.fused == 0 and list(calls.original) == ["autocast", "16-bit inputs"]
+    fastssl.patch("pytorch_metric_learning")
+    with pytest.raises(NotImplementedError, match="cdist"):  # the library's own answer
+        losses.ContrastiveLoss()(x.bfloat16(), y)
+
+
+def test_unpatching_restores_exactly_and_objects_stay_what_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    metric_learning()
+    from pytorch_metric_learning import losses
+
+    owned = {name: dict(vars(getattr(losses, name))) for name in ("NTXentLoss", "ArcFaceLoss", "TripletMarginLoss")}
+    inherited = losses.ArcFaceLoss.compute_loss
+    loss = losses.NTXentLoss(temperature=0.2)
+    before = (repr(loss), loss.state_dict(), pickle.dumps(loss))
+    fastssl.patch("pytorch_metric_learning", verbose=True)
+    fastssl.patch("pytorch_metric_learning", verbose=True)
+    x, y = torch.randn(20, 8), torch.arange(20) % 5
+    loss(x, y)
+    losses.NTXentLoss(temperature=0.001)(x, y)
+    text = capsys.readouterr().err
+    assert "NTXentLoss runs fused" in text and "NTXentLoss runs its original code: shares that underflow" in text
+    assert (repr(loss), loss.state_dict(), pickle.dumps(loss)) == before
+    assert torch.equal(pickle.loads(before[2])(x, y), loss(x, y))
+    assert torch.equal(copy.deepcopy(loss)(x, y), loss(x, y))
+    assert losses.NTXentLoss.compute_loss.__doc__ == owned["NTXentLoss"].get("compute_loss", loss.compute_loss).__doc__
+    fastssl.unpatch()
+    for name, attributes in owned.items():
+        assert dict(vars(getattr(losses, name))) == attributes
+    assert losses.ArcFaceLoss.compute_loss is inherited
+    assert fastssl.patched() == {}
+
+
+def test_wrong_names() -> None:
+    for function in (fastssl.patch, fastssl.unpatch):
+        with pytest.raises(ValueError, match="name.*'torch'"):
+            function("torch")
+    for peer in PEERS:
+        if importlib.util.find_spec(peer) is None:
+            with pytest.raises(ImportError, match=peer):
+                fastssl.patch(peer)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["NTXentLoss", "NTXentLoss-bank", "DCLLoss", "DCLWLoss"])
+def test_lightly(name: str, dtype: torch.dtype) -> None:
+    lightly()
+    from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    torch.manual_seed(0)
+    x, other = (torch.randn(50, 16, dtype=dtype, requires_grad=True) for _ in range(2))
+    loss = {
+        "NTXentLoss": lambda: NTXentLoss(temperature=0.2),
+        "NTXentLoss-bank": lambda: NTXentLoss(temperature=0.2, memory_bank_size=(200, 16)),
+        "DCLLoss": lambda: DCLLoss(temperature=0.2),
+        "DCLWLoss": lambda: DCLWLoss(temperature=0.2, sigma=0.4),
+    }[name]()
+    if "bank" in name and dtype == torch.float64:
+        pytest.skip("the bank is float32")
+    loss(x.detach(), other.detach())
+    if "bank" not in name:
+        _check("lightly", lambda: loss(x, other), [x, other])
+    else:
+        state = copy.deepcopy(loss)
+        _check("lightly", lambda: copy.deepcopy(state)(x, other), [x, other])
+    assert fastssl.patched()["lightly"][name.split("-")[0]].fused == 1
+    loss.gather_distributed = False
+    loss(x.bfloat16(), other.bfloat16()) if "bank" not in name else None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_open_clip(dtype: torch.dtype) -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss, CoCaLoss, SigLipLoss
+
+    torch.manual_seed(0)
+    x, y = (torch.nn.functional.normalize(torch.randn(40, 16, dtype=dtype), dim=1).requires_grad_() for _ in range(2))
+    scale, bias = (
+        torch.tensor(10.0, dtype=dtype, requires_grad=True),
+        torch.tensor(-5.0, dtype=dtype, requires_grad=True),
+    )
+    _check("open_clip", lambda: ClipLoss()(x, y, scale, output_dict=True)["contrastive_loss"], [x, y, scale])
+    fastssl.unpatch()
+    _check("open_clip", lambda: SigLipLoss()(x, y, scale, bias), [x, y, scale, bias])
+    fastssl.unpatch()
+    logits, tokens = torch.randn(40, 3, 7, dtype=dtype), torch.randint(0, 7, (40, 3))
+    _check("open_clip", lambda: sum(CoCaLoss(1.0, 1.0)(x, y, logits, tokens, scale)), [x, y, scale])
+    assert fastssl.patched()["open_clip"]["ClipLoss"].fused == 1
+
+
+@pytest.mark.parametrize("columns", [2, 4])
+@pytest.mark.parametrize("name", ["MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss"])
+def test_sentence_transformers(name: str, columns: int) -> None:
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import losses
+
+    torch.manual_seed(0)
+    embeddings = [torch.randn(40, 16, requires_grad=True) for _ in range(columns)]
+    loss = getattr(losses, name)(model=torch.nn.Identity())
+    _check("sentence_transformers", lambda: loss.compute_loss_from_embeddings(embeddings, None), embeddings)
+    ours = MultipleNegativesRankingLoss(None)(embeddings)
+    if "Symmetric" not in name:
+        torch.testing.assert_close(ours, loss.compute_loss_from_embeddings(embeddings, None))
+        assert fastssl.patched()["sentence_transformers"][name].fused == 2
+
+
+def test_a_module_of_ours_pickles() -> None:
+    from fastssl import losses
+
+    for module in (losses.ContrastiveLoss(0.5), losses.MarginLoss(learn_beta=True), losses.ArcFaceLoss(10, 4)):
+        buffer = io.BytesIO()
+        torch.save(module, buffer)
+        buffer.seek(0)
+        again = torch.load(buffer, weights_only=False)
+        assert repr(again) == repr(module)
+        assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), module.state_dict().values()))
+
+
+def test_cross_batch_memory_is_the_loss_against_past_batches() -> None:
+    from fastssl import functional as F
+    from fastssl.losses import ContrastiveLoss, CrossBatchMemory, TripletMarginLoss
+
+    torch.manual_seed(0)
+    for loss, call in ((ContrastiveLoss(), F.contrastive), (TripletMarginLoss(), F.triplet)):
+        memory = CrossBatchMemory(loss, 6, memory_size=35)
+        past, past_labels = torch.empty(0, 6), torch.empty(0, dtype=torch.long)
+        for _ in range(6):
+            x, y = torch.randn(10, 6, requires_grad=True), torch.randint(0, 4, (10,))
+            got = memory(x, y)
+            past, past_labels = torch.cat([past, x.detach()])[-35:], torch.cat([past_labels, y])[-35:]
+            # The same without the row itself: a list of pairs.
+            same = y[:, None] == past_labels[None, :]
+            itself = torch.zeros_like(same)
+            itself[torch.arange(10), torch.arange(len(past) - 10, len(past))] = True
+            pairs = (*(same & ~itself).nonzero(as_tuple=True), *(~same).nonzero(as_tuple=True))
+            right = call(x, None, indices_tuple=pairs, ref_emb=past, **loss.options)
+            torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(*(torch.autograd.grad(v, x)[0] for v in (got, right)), rtol=1e-4, atol=1e-5)
+        again = CrossBatchMemory(loss, 6, memory_size=35)
+        again.load_state_dict(memory.state_dict())
+        x, y = torch.randn(10, 6), torch.randint(0, 4, (10,))
+        assert torch.equal(again(x, y), memory(x, y))

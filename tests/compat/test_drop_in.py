@@ -1,0 +1,459 @@
+"""A patch never gives another result: learned settings, reducers, replaced methods, hooks, versions, other wrappers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import importlib.metadata
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastssl
+from tests.support.peers import lightly, metric_learning, package
+
+ROWS, SIZE = 32, 16
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # wrappers of the tests themselves
+        fastssl.unpatch()
+
+
+def _rows(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def _labels() -> Tensor:
+    return torch.arange(ROWS) % 8
+
+
+def _both(peer: str, call: Callable[[Tensor], Tensor], learned: Tensor | None = None) -> list[list[Tensor | None]]:
+    """The loss, the gradient of the rows and that of a learned setting, without and with the patch."""
+    found: list[list[Tensor | None]] = []
+    for patched in (False, True):
+        if patched:
+            fastssl.patch(peer)
+        x = _rows().requires_grad_()
+        if learned is not None:
+            learned.grad = None
+        loss = call(x)
+        loss.backward()
+        found.append([loss.detach(), x.grad, None if learned is None or learned.grad is None else learned.grad.clone()])
+    return found
+
+
+def _same(found: list[list[Tensor | None]]) -> None:
+    for before, after in zip(*found):
+        assert (before is None) == (after is None)
+        if before is not None and after is not None:
+            torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
+
+
+LEARNED = [
+    ("NTXentLoss", "temperature", 0.3, {}),
+    ("SupConLoss", "temperature", 0.3, {}),
+    ("ContrastiveLoss", "neg_margin", 1.1, {}),
+    ("ContrastiveLoss", "pos_margin", 0.2, {}),
+    ("TripletMarginLoss", "margin", 0.2, {}),
+    ("TripletMarginLoss", "margin", 0.2, {"smooth_loss": True}),
+    ("LiftedStructureLoss", "neg_margin", 0.9, {}),
+    ("LiftedStructureLoss", "pos_margin", 0.1, {}),
+    ("GeneralizedLiftedStructureLoss", "neg_margin", 0.9, {}),
+    ("MultiSimilarityLoss", "alpha", 2.0, {}),
+    ("MultiSimilarityLoss", "beta", 20.0, {}),
+    ("MultiSimilarityLoss", "base", 0.4, {}),
+    ("CircleLoss", "gamma", 8.0, {}),
+    ("NCALoss", "softmax_scale", 1.5, {}),
+    ("MarginLoss", "margin", 0.3, {}),
+    ("MarginLoss", "nu", 0.1, {"learn_beta": True}),
+    ("TupletMarginLoss", "scale", 8.0, {}),
+    ("TupletMarginLoss", "margin", 0.1, {}),
+    ("AngularLoss", "alpha", 0.6, {}),
+    ("RankedListLoss", "margin", 0.4, {"margin": 0.4, "Tn": 2}),
+    ("RankedListLoss", "Tn", 2.0, {"margin": 0.4, "Tn": 2}),
+    ("NormalizedSoftmaxLoss", "temperature", 0.2, {"num_classes": 8, "embedding_size": SIZE}),
+    ("ArcFaceLoss", "scale", 16.0, {"num_classes": 8, "embedding_size": SIZE}),
+    ("CosFaceLoss", "margin", 0.3, {"num_classes": 8, "embedding_size": SIZE}),
+    ("ProxyNCALoss", "softmax_scale", 1.5, {"num_classes": 8, "embedding_size": SIZE}),
+    ("ProxyAnchorLoss", "alpha", 16.0, {"num_classes": 8, "embedding_size": SIZE}),
+]
+
+
+@pytest.mark.parametrize(("name", "setting", "value", "arguments"), LEARNED)
+def test_a_learned_setting_of_metric_learning(name: str, setting: str, value: float, arguments: dict[str, Any]) -> None:
+    pml = metric_learning()
+    loss = getattr(pml.losses, name)(**arguments)
+    learned = nn.Parameter(torch.tensor(value))
+    delattr(loss, setting)
+    setattr(loss, setting, learned)
+    found = _both("pytorch_metric_learning", lambda x: loss(x, _labels()), learned)
+    _same(found)
+    assert found[1][2] is not None and fastssl.patched()["pytorch_metric_learning"][name].fused == 1
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("name", ["NTXentLoss", "DCLLoss", "DCLWLoss"])
+def test_a_learned_temperature_of_lightly(name: str, shape: tuple[int, ...]) -> None:
+    lightly()
+    from lightly.loss import dcl_loss, ntx_ent_loss
+
+    loss = getattr(ntx_ent_loss if name == "NTXentLoss" else dcl_loss, name)()
+    learned = nn.Parameter(torch.full(shape, 0.3))
+    del loss.temperature
+    loss.temperature = learned
+    found = _both("lightly", lambda x: loss(x, _rows(1)), learned)
+    _same(found)
+    assert found[1][2] is not None and fastssl.patched()["lightly"][name].fused == 1
+
+
+def _learnt(classes: int = 8) -> tuple[Tensor, Tensor, Tensor]:
+    """32 rows around 8 centres and 6 random ones: most losses are 0 in fp32."""
+    g = torch.Generator().manual_seed(0)
+    centres = torch.nn.functional.normalize(torch.randn(classes, 32, generator=g), dim=1)
+    y = torch.arange(38) % classes
+    x = centres[y] + 1e-3 * torch.randn(38, 32, generator=g)
+    x[32:] = torch.randn(6, 32, generator=g)
+    return x, y, centres
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("reducer", ["AvgNonZeroReducer", "ThresholdReducer", "MeanReducer", "named"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ArcFaceLoss",
+        "CosFaceLoss",
+        "NormalizedSoftmaxLoss",
+        "ProxyNCALoss",
+        "ProxyAnchorLoss",
+        "NCALoss",
+        "FastAPLoss",
+        "TupletMarginLoss",
+        "NTXentLoss",
+        "SupConLoss",
+        "CircleLoss",
+        "MultiSimilarityLoss",
+        "TripletMarginLoss",
+    ],
+)
+def test_reducers_that_compare_losses_with_a_number(name: str, reducer: str, dtype: torch.dtype) -> None:
+    pml = metric_learning()
+    from pytorch_metric_learning import reducers
+
+    x, y, centres = (t.to(dtype) if t.is_floating_point() else t for t in _learnt())
+    makes = {
+        "AvgNonZeroReducer": reducers.AvgNonZeroReducer,
+        "ThresholdReducer": lambda: reducers.ThresholdReducer(low=0),
+        "MeanReducer": reducers.MeanReducer,
+        "named": lambda: reducers.MultipleReducers({"loss": reducers.AvgNonZeroReducer()}),
+    }
+    classes = {"num_classes": 8, "embedding_size": 32} if "Face" in name or "Prox" in name or "Softmax" in name else {}
+    loss = getattr(pml.losses, name)(**classes, reducer=makes[reducer]()).to(dtype)
+    with torch.no_grad():
+        for p in loss.parameters():
+            p.copy_(centres if p.shape == centres.shape else centres.T)
+    before = float(loss(x, y))
+    fastssl.patch("pytorch_metric_learning")
+    assert float(loss(x, y)) == pytest.approx(before, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda loss: setattr(loss, "cross_entropy", nn.CrossEntropyLoss(label_smoothing=0.2)),
+        lambda loss: setattr(loss, "cross_entropy", nn.CrossEntropyLoss(weight=torch.rand(2 * ROWS - 1))),
+        lambda loss: setattr(loss, "cross_entropy", nn.CrossEntropyLoss(ignore_index=3)),
+        lambda loss: setattr(loss.cross_entropy, "reduction", "sum"),
+        lambda loss: setattr(loss.cross_entropy, "forward", lambda logits, labels: logits.mean()),
+        lambda loss: loss.cross_entropy.register_forward_hook(lambda m, a, out: out * 2) and None,
+        lambda loss: loss.memory_bank.register_forward_pre_hook(lambda m, a: None) and None,
+    ],
+)
+def test_settings_of_the_objects_within_lightlys_loss(change: Callable[[Any], None]) -> None:
+    lightly()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    loss = NTXentLoss(0.1)
+    change(loss)
+    _same(_both("lightly", lambda x: loss(x, _rows(1))))
+    assert fastssl.patched()["lightly"]["NTXentLoss"].fused == 0
+
+
+def _unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+def test_replaced_methods_of_open_clip(monkeypatch: pytest.MonkeyPatch) -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    def twice(self: Any, image: Tensor, text: Tensor, scale: Any, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        logits = 2 * scale * image @ text.T
+        return logits, logits.T
+
+    def run(loss: Any) -> Any:
+        bias = (0.0,) if type(loss).__name__ == "SigLipLoss" else ()
+        found = _both("open_clip", lambda x: loss(_unit(x), _unit(_rows(1)), 10.0, *bias))
+        _same(found)
+        calls = fastssl.patched()["open_clip"]
+        fastssl.unpatch()
+        return sum(c.fused for c in calls.values())
+
+    assert run(ClipLoss()) == 1 and run(SigLipLoss()) == 1
+    on_object = ClipLoss()
+    on_object.get_logits = functools.partial(twice, on_object)
+    assert run(on_object) == 0
+    truth = ClipLoss()
+    truth.get_ground_truth = lambda device, n: torch.arange(n).flip(0)
+    assert run(truth) == 0
+    siglip = SigLipLoss()
+    siglip._loss = lambda image, text, *rest, **more: (image * text).sum()
+    assert run(siglip) == 0
+
+    class Mine(ClipLoss):
+        get_logits = twice
+
+    assert run(Mine()) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipLoss, "get_logits", twice)
+        assert run(ClipLoss()) == 0
+    assert run(ClipLoss()) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipLoss, "get_logits", functools.wraps(ClipLoss.get_logits)(twice))
+        assert run(ClipLoss()) == 0
+    fastssl.patch("open_clip")  # and replaced while it is patched
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipLoss, "get_logits", twice)
+        ClipLoss()(_unit(_rows()), _unit(_rows(1)), 10.0)
+        assert fastssl.patched()["open_clip"]["ClipLoss"].fused == 0
+    ClipLoss()(_unit(_rows()), _unit(_rows(1)), 10.0)
+    assert fastssl.patched()["open_clip"]["ClipLoss"].fused == 1
+
+
+def test_a_method_that_was_replaced_before_patching_is_not_bypassed(monkeypatch: pytest.MonkeyPatch) -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    original = ClipLoss.forward
+
+    @functools.wraps(original)
+    def doubled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return 2 * original(self, *args, **kwargs)
+
+    monkeypatch.setattr(ClipLoss, "forward", doubled)
+    _same(_both("open_clip", lambda x: ClipLoss()(_unit(x), _unit(_rows(1)), 10.0)))
+
+
+@pytest.mark.parametrize("method", ["pos_calc", "neg_calc", "get_per_pair_loss", "_compute_loss", "loss_method"])
+def test_replaced_methods_of_metric_learning(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pml = metric_learning()
+    results = {
+        "pos_calc": lambda d, m: d * 3,
+        "neg_calc": lambda d, m: (1.5 - d).relu(),
+        "get_per_pair_loss": lambda d, kind: d**2,
+        "_compute_loss": lambda p, n, i: {
+            "pos_loss": {"losses": p.sum(), "indices": None, "reduction_type": "already_reduced"},
+            "neg_loss": {"losses": n.sum(), "indices": None, "reduction_type": "already_reduced"},
+        },
+        "loss_method": lambda mat, i: {
+            "pos_loss": {"losses": mat.sum(), "indices": None, "reduction_type": "already_reduced"}
+        },
+    }
+    on_object = pml.losses.ContrastiveLoss()
+    setattr(on_object, method, results[method])
+    _same(_both("pytorch_metric_learning", lambda x: on_object(x, _labels())))
+    assert fastssl.patched()["pytorch_metric_learning"]["ContrastiveLoss"].fused == 0
+    fastssl.unpatch()
+    if method != "loss_method":
+        monkeypatch.setattr(pml.losses.ContrastiveLoss, method, lambda self, *given: results[method](*given))
+        _same(_both("pytorch_metric_learning", lambda x: pml.losses.ContrastiveLoss()(x, _labels())))
+        assert fastssl.patched()["pytorch_metric_learning"]["ContrastiveLoss"].fused == 0
+
+
+@pytest.mark.parametrize("part", ["distance", "reducer"])
+@pytest.mark.parametrize("hook", ["register_forward_hook", "register_full_backward_hook", "register_forward_pre_hook"])
+def test_hooks_run(part: str, hook: str) -> None:
+    pml = metric_learning()
+    loss = pml.losses.NTXentLoss()
+    seen: list[str] = []
+    getattr(getattr(loss, part), hook)(lambda *given: seen.append(hook))
+    loss(_rows().requires_grad_(), _labels()).backward()
+    once = len(seen)
+    _same(_both("pytorch_metric_learning", lambda x: loss(x, _labels())))
+    assert len(seen) == 3 * once and fastssl.patched()["pytorch_metric_learning"]["NTXentLoss"].fused == 0
+
+
+def test_hooks_of_all_modules_run() -> None:
+    pml = metric_learning()
+    loss, seen = pml.losses.NTXentLoss(), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda m, a, out: seen.append(type(m).__name__))
+    try:
+        _both("pytorch_metric_learning", lambda x: loss(x, _labels()))
+    finally:
+        handle.remove()
+    assert seen.count("CosineSimilarity") == 2
+
+
+def test_hooks_on_the_loss_itself_run_and_it_is_fused() -> None:
+    lightly()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    loss, seen = NTXentLoss(), []
+    loss.register_forward_hook(lambda m, a, out: seen.append(float(out.detach())))
+    loss.register_full_backward_hook(lambda m, to, given: seen.append(len(to)))
+    _same(_both("lightly", lambda x: loss(x, _rows(1))))
+    assert len(seen) == 4 and fastssl.patched()["lightly"]["NTXentLoss"].fused == 1
+
+
+def _pretend(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
+    def found(name: str) -> str:
+        if version is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version
+
+    monkeypatch.setattr(importlib.metadata, "version", found)
+
+
+@pytest.mark.parametrize(
+    ("peer", "version"),
+    [
+        ("pytorch_metric_learning", "2.4.1"),
+        ("pytorch_metric_learning", "3.0.0"),
+        ("lightly", "1.5.15"),
+        ("lightly", "1.5.20"),
+        ("lightly", "1.7.0"),
+        ("open_clip", "2.20.0"),
+        ("open_clip", "4.0.0"),
+        ("sentence_transformers", "3.0.0"),
+        ("sentence_transformers", "5.2.3"),
+        ("sentence_transformers", "7.0.0"),
+        ("transformers", "3.0.0"),
+    ],
+)
+def test_an_unknown_version_is_an_error_and_patches_nothing(
+    peer: str, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if peer not in fastssl.compat.PEERS:
+        pytest.skip("no such adapter")
+    _pretend(monkeypatch, version)
+    for _ in range(2):  # the second time as the first
+        with pytest.raises(ImportError, match=f"name: expected .* >= .* and < .*got {version}: nothing is patched"):
+            fastssl.patch(peer)
+    assert fastssl.patched() == {}
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    _pretend(monkeypatch, None)
+    monkeypatch.delitem(__import__("sys").modules, "open_clip", raising=False)
+    with pytest.raises(ImportError, match="open_clip is not installed.*open_clip_torch"):
+        fastssl.patch("open_clip")
+
+
+def test_unpatching_leaves_what_others_put_on_since() -> None:
+    pml = metric_learning()
+    owner = pml.losses.NTXentLoss
+    loss, x, y = owner(), _rows(), _labels()
+    right = loss(x, y)
+    fastssl.patch("pytorch_metric_learning")
+    ours, seen = owner.compute_loss, []
+
+    def logged(self: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(1)
+        return ours(self, *args, **kwargs)
+
+    owner.compute_loss = logged
+    try:
+        loss(x, y)
+        assert fastssl.patched()["pytorch_metric_learning"]["NTXentLoss"].fused == 1
+        with pytest.warns(RuntimeWarning, match="NTXentLoss.compute_loss was replaced after fastssl.patch"):
+            fastssl.unpatch()
+        assert owner.compute_loss is logged and fastssl.patched() == {}
+        assert torch.equal(loss(x, y), right) and len(seen) == 2  # what it calls is the library's own again
+        assert "compute_loss" not in vars(pml.losses.SupConLoss)
+    finally:
+        del owner.compute_loss
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fastssl.patch("pytorch_metric_learning")
+        fastssl.unpatch()
+
+
+def test_patching_within_a_context() -> None:
+    pml = metric_learning()
+    loss, x, y = pml.losses.NTXentLoss(), _rows(), _labels()
+    with fastssl.patched("pytorch_metric_learning") as calls:
+        loss(x, y)
+    assert calls["NTXentLoss"].fused == 1 and fastssl.patched() == {}
+    fastssl.patch("pytorch_metric_learning")
+    with fastssl.patched("pytorch_metric_learning", exact_dtypes=True) as calls:
+        loss(x.bfloat16(), y)
+    assert calls["NTXentLoss"].original["16-bit inputs"] == 1
+    loss(x.bfloat16(), y)  # as it was patched before
+    assert fastssl.patched()["pytorch_metric_learning"]["NTXentLoss"].fused == 1
+    with pytest.raises(ValueError, match="name.*'torch'"), fastssl.patched("torch"):
+        pass
+    with pytest.raises(TypeError, match="name.*verbose"):
+        fastssl.patched(verbose=True)
+
+
+def test_patching_all_that_are_installed() -> None:
+    metric_learning()
+    lightly()
+    package("open_clip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # without torchvision not all can be imported
+        fastssl.patch()
+    assert {"pytorch_metric_learning", "lightly", "open_clip"} <= set(fastssl.patched())
+
+
+def test_forward_mode_and_hessians_run_the_original() -> None:
+    pml = metric_learning()
+    loss, y = pml.losses.SupConLoss(), _labels()
+    x = _rows(dtype=torch.float64)
+    tangent = _rows(1, torch.float64)
+    _, before = torch.func.jvp(lambda t: loss(t, y), (x,), (tangent,))
+    fastssl.patch("pytorch_metric_learning")
+    _, after = torch.func.jvp(lambda t: loss(t, y), (x,), (tangent,))
+    assert torch.equal(before, after)
+    with torch.autograd.forward_ad.dual_level():
+        dual = loss(torch.autograd.forward_ad.make_dual(x, tangent), y)
+        assert torch.equal(torch.autograd.forward_ad.unpack_dual(dual).tangent, before)
+    assert fastssl.patched()["pytorch_metric_learning"]["SupConLoss"].fused == 0
+
+
+def test_what_open_clip_leaves_behind() -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    for patched in (False, True):
+        if patched:
+            fastssl.patch("open_clip")
+        loss = ClipLoss(cache_labels=True)
+        loss(_unit(_rows()), _unit(_rows(1)), 10.0, output_dict=True)
+        assert loss.prev_num_logits == ROWS and torch.equal(loss.labels[torch.device("cpu")], torch.arange(ROWS))
+
+
+def test_numbers_of_numpy_in_settings() -> None:
+    numpy = pytest.importorskip("numpy")
+    pml = metric_learning()
+    _same(
+        _both("pytorch_metric_learning", lambda x: pml.losses.NTXentLoss(temperature=numpy.float32(0.3))(x, _labels()))
+    )
+    assert fastssl.patched()["pytorch_metric_learning"]["NTXentLoss"].fused == 1
+
+
+def test_copies_of_a_loss_are_fused_each_with_its_own_settings() -> None:
+    pml = metric_learning()
+    loss = pml.losses.ContrastiveLoss()
+    for twin in (copy.deepcopy(loss), copy.copy(loss)):
+        twin.neg_margin = 0.7
+        _same(_both("pytorch_metric_learning", lambda x, twin=twin: twin(x, _labels())))
+        fastssl.unpatch()

@@ -1,0 +1,36 @@
+"""Every method under two gloo processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from fastssl.methods import METHODS
+from fastssl.train import load_checkpoint
+from tests.support import two_processes
+from tests.support.processes import run_world
+
+
+def test_methods_run_in_two_processes(tmp_path: Path) -> None:
+    """Both processes end with the same weights, the encoder has learnt, and one of them left a checkpoint."""
+    runs = [*METHODS, "simclr:16", "simclr:5", "clip:6"]  # a share of 16 rows: in one chunk, in several
+    runs += ["simclr@fsdp", "moco@fsdp", "clip@fsdp", "simclr:8@fsdp"]
+    run_world(two_processes.main, 2, tmp_path, tmp_path, runs)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results.pop("uneven")["error"] < 1e-5  # parts, and processes, whose losses are means of unequally many terms
+    assert set(results) == set(runs)
+    assert all(r == {"same": True, "moved": True} for r in results.values()), results
+    for name in METHODS:
+        tensors, state = load_checkpoint(tmp_path / name)
+        assert state["step"] == 4 and state["method"] == name and tensors
+    for name in ("simclr", "moco", "clip"):  # parameters in parts: the same training
+        whole, parts = (load_checkpoint(tmp_path / run)[0] for run in (name, f"{name}@fsdp"))
+        assert whole.keys() == parts.keys()
+        for key in whole:
+            if "running" not in key:  # of batch norm: DDP takes those of one process in every step
+                torch.testing.assert_close(whole[key], parts[key], rtol=1e-3, atol=1e-4)
+    whole, chunked = (load_checkpoint(tmp_path / run)[0] for run in ("simclr", "simclr:16"))
+    for key in whole:  # one chunk is the share itself: gradients were averaged as DDP does
+        torch.testing.assert_close(whole[key], chunked[key], rtol=1e-3, atol=1e-4)

@@ -1,0 +1,491 @@
+"""The Triton kernels, interpreted or on a GPU: every pair loss against float64, on both schedules of the gradient."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+import fastssl.functional as F
+from fastssl.ops.table import RowLoss, TileEpilogue
+from tests.support import ROOT, triton_processes
+from tests.support.errors import assert_errs_no_more_than_eager
+from tests.support.processes import run_world
+from tests.support.subjects import FUSED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject, known, labels_for
+
+pytest.importorskip("triton")
+engine = pytest.importorskip("fastssl.ops.triton.engine")
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+NAMES = [name for name in FUSED if name != "pair_loss"]  # which is torch's own operators
+SCHEDULES = ("resident", "chunks")
+
+
+@pytest.fixture
+def schedule(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """ "chunks": the schedule of wide rows, read in steps, in small chunks (which tiles must divide)."""
+    if request.param == "chunks":
+        monkeypatch.setattr(engine, "WIDEST_RESIDENT", 0)
+        small = 32 if DEVICE == "cpu" else 128
+        monkeypatch.setattr(engine, "chunk_sizes", lambda *_: (small, small))
+        config = engine.config
+        monkeypatch.setattr(engine, "config", lambda kernel, x, _: config(kernel, x, engine.WIDE))
+    yield request.param
+
+
+def on_device(subject: Subject, inputs: Inputs, **options: Any) -> list[Tensor]:
+    return [g.cpu() for g in subject.gradients(inputs.to(device=DEVICE), backend="triton", **options)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "n", "d"), [("resident", 1, 1), ("resident", 35, 40), ("chunks", 35, 40)], indirect=["schedule"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_equals_the_reference(schedule: str, name: str, n: int, d: int) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(n, d, torch.float32, 0.1)
+    truth = subject.gradients(inputs.double(), backend="reference")
+    for got, right in zip(on_device(subject, inputs), truth):
+        largest = float(right.abs().max()) if right.numel() else 0.0
+        torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + largest))
+
+
+def errs_no_more_than_eager(name: str, temperature: float) -> None:
+    subject = SUBJECTS[name]
+    sizes, way = [(19, 32, 3), (34, 64, 1)], {"triton": lambda inputs: on_device(subject, inputs)}
+    assert_errs_no_more_than_eager(subject, temperature, sizes, way)
+
+
+ROUNDED = "margin_loss: beta + margin and beta - margin are rounded to float32: 2 units in the last place of the loss"
+
+
+@pytest.mark.parametrize("schedule", ["resident", pytest.param("chunks", marks=pytest.mark.slow)], indirect=True)
+@pytest.mark.parametrize("name", known({"margin_loss_one_boundary": ROUNDED}, NAMES))
+def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
+    errs_no_more_than_eager(name, 0.1)
+
+
+@pytest.mark.parametrize("temperature", [0.01, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.03, 1.0))])
+@pytest.mark.parametrize("name", [name for name in NAMES if name in WITH_TEMPERATURE])
+def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
+    errs_no_more_than_eager(name, temperature)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "dtype"),
+    [
+        ("resident", torch.bfloat16),
+        ("chunks", torch.float16),
+        pytest.param("resident", torch.float16, marks=pytest.mark.slow),
+        pytest.param("chunks", torch.bfloat16, marks=pytest.mark.slow),
+    ],
+    indirect=["schedule"],
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_inputs(schedule: str, name: str, dtype: torch.dtype) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(27, 24, dtype, 0.1)
+    truth = subject.gradients(inputs.double(), backend="reference")
+    for got, right in zip(on_device(subject, inputs), truth):
+        assert float((got - right).abs().max()) <= torch.finfo(dtype).eps * float(right.abs().max()) + 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_strides(name: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(12, 20, torch.float32, 0.1)
+
+    def strided(t: Tensor) -> Tensor:
+        if t.dim() != 2 or not t.is_floating_point():
+            return t
+        wide = torch.empty(2 * t.shape[0], 3 * t.shape[1] + 1, dtype=t.dtype)
+        view = wide[::2, 1::3]
+        return view.copy_(t)
+
+    def run(given: dict[str, Tensor]) -> list[Tensor]:
+        leaves = {k: t.detach().to(DEVICE) for k, t in given.items()}
+        wanted = [t.requires_grad_() for t in leaves.values() if t.is_floating_point()]
+        loss = subject(leaves, backend="triton")
+        return [loss, *torch.autograd.grad(loss, wanted, allow_unused=True)]
+
+    for a, b in zip(run(inputs), run({k: strided(t) for k, t in inputs.items()})):
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "negative_sampling"])
+def test_no_rows(name: str) -> None:
+    subject = SUBJECTS[name]
+    empty = subject.make(0, 8, torch.float32, 0.1, m=5)
+    right = subject.gradients(empty.double(), backend="reference")
+    for got, expected in zip(on_device(subject, empty), right):
+        torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "cosine", "dot", "manhattan", "chebyshev"])
+@pytest.mark.parametrize("same", [False, True])
+@pytest.mark.parametrize("normalize", [False, True])
+def test_pairwise_distance(metric: str, same: bool, normalize: bool) -> None:
+    x, y = torch.randn(18, 12), torch.randn(35, 12)
+
+    def run(dtype: torch.dtype, backend: str, device: str) -> list[Tensor]:
+        inputs = [t.to(device, dtype).requires_grad_() for t in ((x,) if same else (x, y))]
+        matrix = F.pairwise_distance(*inputs, metric=metric, normalize=normalize, backend=backend)
+        weights = torch.linspace(-1, 1, matrix.numel(), dtype=dtype, device=device).reshape(matrix.shape)
+        return [matrix.cpu(), *(g.cpu() for g in torch.autograd.grad((matrix * weights).sum(), inputs))]
+
+    for got, right in zip(run(torch.float32, "triton", DEVICE), run(torch.float64, "reference", "cpu")):
+        torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=5e-6 * float(right.abs().max()))
+
+
+def test_near_rows_keep_the_digits_of_their_distance() -> None:
+    x = torch.randn(40, 24) + 5
+    y = x + 1e-4 * torch.randn(40, 24)
+    got = F.pairwise_distance(x.to(DEVICE), y.to(DEVICE), backend="triton").cpu().double().diag()
+    torch.testing.assert_close(got, (x.double() - y.double()).norm(dim=1), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot", "chebyshev"])
+@pytest.mark.parametrize("k", [1, 4, 29])
+def test_nearest(metric: str, k: int) -> None:
+    x, y = torch.randn(9, 6), torch.randn(29, 6)
+    if metric in ("dot", "chebyshev"):
+        x, y = x.round(), y.round()  # equal scores rank by column
+    values, indices = F.nearest(x.to(DEVICE), y.to(DEVICE), k, metric=metric, backend="triton")
+    right, places = F.nearest(x.double(), y.double(), k, metric=metric, backend="reference")
+    torch.testing.assert_close(values.cpu().double(), right, rtol=1e-5, atol=1e-6)
+    assert torch.equal(indices.cpu(), places)
+    _, indices = F.nearest(y.to(DEVICE), None, min(k, 28), metric=metric, exclude_self=True, backend="triton")
+    _, places = F.nearest(y.double(), None, min(k, 28), metric=metric, exclude_self=True, backend="reference")
+    assert torch.equal(indices.cpu(), places)
+
+
+def test_nearest_ranks_nan_last() -> None:
+    y = torch.randn(12, 3)
+    y[5] = float("nan")
+    _, indices = F.nearest(torch.randn(4, 3).to(DEVICE), y.to(DEVICE), 12, metric="sqeuclidean", backend="triton")
+    assert (indices[:, -1] == 5).all() and (indices.sort(1).values.cpu() == torch.arange(12)).all()
+
+
+LISTED = (
+    "contrastive",
+    "multi_similarity",
+    "triplet_semihard",
+    "multi_nt_xent",
+)  # one of each row loss that lists feed
+
+
+@pytest.mark.parametrize("name", LISTED)
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+def test_listed_pairs(schedule: str, name: str) -> None:
+    n = 37
+    subject, generator = SUBJECTS[name], torch.Generator().manual_seed(1)
+    inputs = subject.make(n, 12, torch.float32)
+    lists = [torch.randint(0, n, (60,), generator=generator) for _ in range(4)]
+    lists[1] = (lists[0] + 1 + torch.arange(60) % 5) % n  # no pair of a row with itself
+    lists[3] = (lists[2] + 7 + torch.arange(60) % 5) % n
+
+    truth = subject.gradients(inputs.double(), indices_tuple=tuple(lists), backend="reference")
+    found = on_device(subject, inputs, indices_tuple=tuple(t.to(DEVICE) for t in lists))
+    for got, right in zip(found, truth):
+        torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + float(right.abs().max())))
+
+
+def test_rows_of_a_memory_are_not_their_own_partners() -> None:
+    from fastssl.functional._pairs import rows_in_reference
+
+    memory, labels = torch.randn(24, 10), labels_for(24)
+    with rows_in_reference(20):
+        call: dict[str, Any] = {"ref_labels": labels, "margin": 0.3}
+        own, ids = memory[torch.arange(20, 29) % 24], labels[torch.arange(20, 29) % 24]
+        right = F.contrastive(own.double(), ids, ref_emb=memory.double(), backend="reference", **call)
+        moved = {"ref_labels": labels.to(DEVICE), "margin": 0.3}
+        got = F.contrastive(own.to(DEVICE), ids.to(DEVICE), ref_emb=memory.to(DEVICE), backend="triton", **moved)
+    torch.testing.assert_close(got.double().cpu(), right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce_symmetric", "clip_loss", "triplet"])
+def test_small_memory_budgets(name: str) -> None:
+    """Columns in bands of blocks of rows, strips of scores, chunks of weights: the same loss."""
+    inputs = SUBJECTS[name].make(20 if name == "triplet" else 40, 12, torch.float32, 0.1)
+    whole = on_device(SUBJECTS[name], inputs)
+    fastssl.set_memory_budget(1)
+    for a, b in zip(on_device(SUBJECTS[name], inputs), whole):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_blocks_of_distributed_losses() -> None:
+    from fastssl.ops.blocks import Scoring, Weights
+    from fastssl.ops.reference import blocks as reference
+    from fastssl.ops.triton import losses as ours
+
+    x, y = torch.randn(13, 8), torch.randn(21, 8)
+    for same, sigmoid, columns in ((True, False, False), (False, False, True), (False, True, False)):
+        how = Scoring(3.0, 0.25 if sigmoid else 0.0, not sigmoid, sigmoid)
+        other = None if same else y
+        partner = torch.arange(13) ^ 1 if same else torch.arange(13) * 5 % 21
+        partner[12 if same else 4] = -1
+        call = (x.double(), None if other is None else other.double(), partner, how)
+        right = reference.sums(*call, columns, False)
+        moved = (x.to(DEVICE), None if other is None else other.to(DEVICE), partner.to(DEVICE), how)
+        got = ours.sums(*moved, columns, False)
+        for a, b in zip((got.x, got.y, got.score, got.other), (right.x, right.y, right.score, right.other)):
+            torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-5)
+        g = torch.linspace(0.5, 1, 13, dtype=torch.float64)
+        both = g + g[partner.clamp(min=0)] if same else g
+        w = Weights(
+            g,
+            None if sigmoid else right.x,
+            torch.linspace(1, 2, 21, dtype=torch.float64) if columns else None,
+            right.y if columns else None,
+            both,
+        )
+        expected = reference.gradients(*call, None, w, 7)
+        on = Weights(*(None if t is None else t.to(DEVICE) for t in (w.x, w.x_lse, w.y, w.y_lse, w.partner)))
+        found = ours.gradients(*moved, None, on, 7)
+        for a, b in zip(found, expected):
+            torch.testing.assert_close(a.cpu().double(), b.double(), rtol=2e-5, atol=1e-5)
+
+
+def test_gradient_filter_skips_what_is_small() -> None:
+    hidden, weight = torch.randn(20, 16), 4 * torch.randn(70, 16)
+    targets = torch.arange(20) * 3
+
+    def run(threshold: float) -> Tensor:
+        h = hidden.to(DEVICE).requires_grad_()
+        loss = F.linear_cross_entropy(
+            h, weight.to(DEVICE), targets.to(DEVICE), gradient_filter=threshold, backend="triton"
+        )
+        return torch.autograd.grad(loss, h)[0].cpu()
+
+    exact, filtered, nothing = run(0.0), run(1e-7), run(10.0)
+    torch.testing.assert_close(filtered, exact, rtol=0, atol=1e-5)
+    assert torch.equal(nothing, torch.zeros_like(nothing))
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="tests/gpu/test_gpu.py compiles with inductor")
+@pytest.mark.parametrize(
+    ("name", "d"),
+    [("nt_xent", 8), ("nt_xent", 300), ("clip_loss", 8), ("contrastive", 8), ("soft_nearest_neighbor", 8)],
+)
+def test_compiles_without_breaks(name: str, d: int) -> None:
+    torch._dynamo.reset()
+    subject = SUBJECTS[name]
+    compiled = torch.compile(lambda given: subject(given, backend="triton"), fullgraph=True, backend="aot_eager")
+    inputs = subject.make(12, d, torch.float32, 0.1).to(device=DEVICE).leaves()
+    eager, traced = subject(inputs, backend="triton"), compiled(dict(inputs))
+    torch.testing.assert_close(traced, eager)
+    wanted = inputs.differentiable
+    for a, b in zip(torch.autograd.grad(traced, wanted), torch.autograd.grad(eager, wanted)):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="gloo processes on the CPU, by the interpreter")
+def test_under_ddp_and_fsdp(tmp_path: Path) -> None:
+    run_world(triton_processes.worker, 2, tmp_path, tmp_path)
+    found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("far.*"))]
+    assert len(found) == 2 and all(len(far) == 24 for far in found)
+    assert {name: value for far in found for name, value in far.items() if not value <= 2e-6} == {}
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "siglip_loss", "contrastive", "linear_cross_entropy"])
+def test_autocast_computes_in_float32(name: str) -> None:
+    """As torch's own losses: products around it are in 16 bits, the loss is not."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(14, 16, torch.float32, 0.1).to(device=DEVICE)
+    halves = Inputs({k: t.to(torch.bfloat16) if t.dim() == 2 else t for k, t in inputs.items()})
+    expected = subject(halves.to(torch.float32), backend="triton")
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        got = subject(halves, backend="triton")
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, expected)
+
+
+def test_says_what_it_cannot() -> None:
+    with pytest.raises(ValueError, match=r"backend.*float64"):
+        F.nt_xent(torch.randn(4, 4).double().to(DEVICE), torch.randn(4, 4).double().to(DEVICE), backend="triton")
+    z = torch.randn(4, 4, device=DEVICE, requires_grad=True)
+    (g,) = torch.autograd.grad(F.nt_xent(z, z.flip(0), backend="triton"), z, create_graph=True)
+    with pytest.raises(RuntimeError, match="second derivative"):
+        g.sum().backward()
+
+
+def test_without_a_gpu_and_the_interpreter_it_says_why() -> None:
+    code = "import torch, fastssl.functional as F; F.nt_xent(torch.randn(4, 4), torch.randn(4, 4), backend='triton')"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PATH": "", "CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert "backend 'triton' is not usable: no GPU is visible to torch" in run.stderr
+
+
+def test_every_statistic_of_the_cpu_has_its_twin() -> None:
+    """The kernels take their numbers from fastssl/ops/table.py; a statistic that is new there is missing here."""
+    in_cuda = {"triplet", "semihard"}
+    assert {loss.name for loss in RowLoss} <= {epilogue.name for epilogue in TileEpilogue} | in_cuda
+
+
+def test_a_million_rows_fit() -> None:
+    """Forward and backward pass of 1,048,576 x 512 in bf16, counted on the meta device."""
+    code = (
+        "import sys; sys.path.insert(0, 'benchmarks'); import gpu_static\n"
+        "print(gpu_static.peak_memory(1048576, 512)['peak'])"
+    )
+    environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home())}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 6 * 2**30
+
+
+def test_importing_asks_nothing_of_cuda() -> None:
+    code = (
+        "import torch\n"
+        "def asked(*_): raise AssertionError('CUDA was asked')\n"
+        "torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = asked\n"
+        "import fastssl, fastssl.functional, fastssl.losses, fastssl.ops.triton.operators"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+
+
+def test_inference_first_training_after() -> None:
+    x, labels = torch.randn(9, 4, device=DEVICE, requires_grad=True), labels_for(9).to(DEVICE)
+    with torch.inference_mode():
+        F.contrastive(x, labels, margin=0.771, backend="triton")
+        F.nt_xent(x, x, temperature=0.331, backend="triton")
+    F.contrastive(x, labels, margin=0.771, backend="triton").backward()
+    F.nt_xent(x, x, temperature=0.331, backend="triton").backward()
+
+
+def test_the_newer_setting_of_precision_is_read() -> None:
+    from fastssl.ops.triton.launch import precision
+
+    code = (
+        "import torch; from fastssl.ops.triton.launch import precision\n"
+        "torch.backends.cuda.matmul.fp32_precision = 'tf32'\n"
+        "print(precision(torch.float32, False))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert run.stdout.strip() == "tf32", run.stderr
+    assert precision(torch.float32, False) in ("bf16x6", "tf32x3")
+    assert precision(torch.float32, True) == precision(torch.bfloat16, False) == "tf32"
+
+
+def test_what_addresses_are_made_of_is_specialised() -> None:
+    """Loads are as wide as the compiler knows addresses to be divisible: the number of features and strides."""
+    found = re.findall(r"do_not_specialize=\[(.*?)\]", "".join(p.read_text() for p in (ROOT / "kernels").glob("*.py")))
+    assert len(found) >= 8
+    for names in found:
+        assert not {"d", "stride_a", "stride_b", "stride_x"} & set(re.findall(r"\w+", names))
+
+
+def launches(work: Any, budget: int | None = None) -> list[tuple[str, tuple[int, ...]]]:
+    """Names and grids of what a GPU would be given, on the meta device."""
+    from fastssl.ops.triton.launch import Observer
+
+    found: list[tuple[str, tuple[int, ...]]] = []
+
+    class Recorder(Observer):
+        def launch(self, kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -> None:
+            found.append((kernel.__name__, tuple(grid)))
+
+    if budget is not None:
+        fastssl.set_memory_budget(budget)
+    with Recorder("sm_90", 132):
+        work()
+    return found
+
+
+def nt_xent_on_meta(n: int, d: int) -> None:
+    from fastssl.ops.pair_loss import Positives
+    from fastssl.ops.triton import losses as on_gpu
+
+    rows = [torch.empty(n // 2, d, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(2)]
+    pairs = (*rows, None, None, None, 10.0, None, Positives.halves)
+    torch.autograd.grad(on_gpu.pair_loss(*pairs, False, True, False, -100, "mean"), rows)
+
+
+def test_a_step_takes_few_kernels() -> None:
+    resident = [name for name, _ in launches(lambda: nt_xent_on_meta(4096, 128))]
+    assert resident == [
+        *("lengths_kernel", "reduce_kernel", "values_kernel"),
+        *("upstream_kernel", "lengths_kernel", "gradient_kernel", "finish_kernel"),
+    ]
+    assert len(launches(lambda: nt_xent_on_meta(4096, 512))) == 8
+
+
+def test_a_band_of_blocks_of_rows_keeps_all_processors_busy() -> None:
+    n = 16384
+    grids = [g for name, g in launches(lambda: nt_xent_on_meta(n, 128), budget=4 * n * 2) if name == "reduce_kernel"]
+    assert len(grids) > 8 and all(g[0] * g[1] >= 132 for g in grids)
+
+
+def test_tiles_become_smaller_until_they_fit() -> None:
+    from fastssl.ops.triton.launch import Config, TooLarge, with_smaller_tiles
+
+    tile, seen = Config(128, 128, 64, 8, 4), []
+    while (smaller := tile.smaller()) is not None:
+        assert smaller != tile and smaller.BM % smaller.BN == 0
+        tile = smaller
+        seen.append(tile)
+    assert (tile.BM, tile.BN, tile.num_stages) == (16, 16, 1)
+
+    @with_smaller_tiles
+    def fits(sizes: list[int]) -> int:
+        if sizes.pop() > 2:
+            raise TooLarge
+        return len(sizes)
+
+    assert fits([1, 2, 3, 4]) == 1
+
+
+def test_autocast_hands_rows_of_16_bits_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = engine.run, set()
+
+    def recording(kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
+        if kernel.__name__ == "reduce_kernel":
+            seen.add(arguments[0].dtype)
+        run(kernel, grid, *arguments, **options)
+
+    monkeypatch.setattr(engine, "run", recording)
+    x = torch.randn(8, 16, device=DEVICE, dtype=torch.bfloat16)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        assert F.nt_xent(x, x.flip(0), backend="triton").dtype == torch.float32
+        F.info_nce(x, x.float(), backend="triton")
+    assert seen == {torch.bfloat16, torch.float32}
+
+
+def test_architectures_that_nvcc_does_not_know_are_left_out() -> None:
+    text = (ROOT / "CMakeLists.txt").read_text()
+    assert "--list-gpu-arch" in text and '"80;90a;100a"' not in text
+
+
+def test_our_pybind11_comes_before_that_of_torch() -> None:
+    """torch 2.10 and 2.11 bring headers that refuse its stable ABI."""
+    assert "SYSTEM BEFORE PRIVATE ${pybind11_INCLUDE_DIRS}" in (ROOT / "CMakeLists.txt").read_text()
+
+
+def test_gpu_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The page is made from the JSON; without a GPU nothing passes; the sections run on the interpreter."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_check
+
+    assert gpu_check.write_page(json.loads(gpu_check.RESULTS.read_text())) == gpu_check.PAGE.read_text()
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit) as exit:
+        gpu_check.main()
+    assert exit.value.code == 2
+    command = [sys.executable, "benchmarks/gpu_check.py", "--dry-run", "--only", "environment,benchmarks,sanitizer"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert run.returncode == 0 and "failed: none" in run.stdout, run.stdout + run.stderr

@@ -1,0 +1,85 @@
+"""Rows of very different lengths: a long row costs the others no digits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+from tests.support.subjects import SUBJECTS, Inputs, Subject
+
+N, M, D, LONGER = 70, 90, 24, 300.0
+X_IDS, Y_IDS = torch.arange(N) % 7, torch.arange(M) % 7
+
+
+def _rows(seed: int, n: int) -> Tensor:
+    x = torch.randn(n, D, generator=torch.Generator().manual_seed(seed), dtype=torch.float32) / D**0.5
+    x[0] *= LONGER
+    return x
+
+
+def _pairs() -> tuple[Tensor, ...]:
+    same = X_IDS[:, None] == Y_IDS[None, :]
+    drawn = torch.rand(N, M, generator=torch.Generator().manual_seed(5)) < 0.5
+    return (*(same & drawn).nonzero(as_tuple=True), *(~same & drawn).nonzero(as_tuple=True))
+
+
+# Within the rows, against others, with listed pairs: what each loss takes.
+CASES = {
+    f"{name}, {way}": (subject, how)
+    for name, subject in SUBJECTS.items()
+    if subject.long_rows is not None
+    for way, needs, how in (
+        ("within", "", {}),
+        ("against", "ref_emb", {"ref_emb": "memory", "ref_labels": "memory_labels"}),
+        ("listed", "indices_tuple", {"ref_emb": "memory"}),
+    )
+    if not needs or needs in subject.accepted
+}
+
+
+def inputs_of(subject: Subject, seed: int) -> Inputs:
+    """Rows of which the first is long; labels of seven classes."""
+    inputs = Inputs(subject.make(N, D, m=M))
+    others = {"x": _rows(seed, N), "y": _rows(50 + seed, N), "labels": X_IDS, "head_targets": X_IDS}
+    others |= dict.fromkeys(("memory", "head"), _rows(50 + seed, M)) | {"memory_labels": Y_IDS}
+    kept = {*subject.names, "memory", "memory_labels"} - {"temperature", "scale", "bias", "head_bias"}
+    return Inputs({k: t for k, t in (inputs | others).items() if k in kept})
+
+
+def assert_rows_keep_their_digits(name: str, backend: str | None, seeds: int) -> None:
+    """RMS error of the short rows' losses against float64: at most 1.5 times that of the formula in fp32."""
+    (subject, how), squares = CASES[name], [0.0, 0.0]
+    function = getattr(F, subject.function)
+
+    def call(inputs: Inputs, computed: str | None) -> Tensor:
+        by_name = {k: inputs[of] for k, of in how.items()}
+        given = [inputs[k] for k in subject.inputs.split() if k in inputs]
+        if "listed" in name:
+            given, by_name["indices_tuple"] = given[:1], _pairs()
+        return function(
+            *given, **{**subject.options, **subject.long_rows, **by_name}, reduction="none", backend=computed
+        )
+
+    for seed in range(seeds):
+        inputs = inputs_of(subject, seed)
+        right = call(inputs.double(), "reference")
+        short = torch.arange(len(right)) % N != 0
+        unit = torch.finfo(torch.float32).eps * (1 + right.abs())
+        for way, computed in enumerate((backend, "reference")):
+            error = (call(inputs, computed).double() - right) / unit
+            squares[way] += float(error[short].square().mean()) / seeds
+    ours, eager = (s**0.5 for s in squares)
+    assert ours <= 1.5 * eager + 0.5, (ours, eager)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_long_row_costs_the_others_no_digits(isa: str, name: str) -> None:
+    assert_rows_keep_their_digits(name, None, 4)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "listed" not in name])
+def test_a_long_row_costs_the_others_no_digits_on_triton(name: str) -> None:
+    pytest.importorskip("triton")
+    assert_rows_keep_their_digits(name, "triton", 1)

@@ -1,0 +1,154 @@
+"""Losses on the pair engine where they are extreme: tiny, cold, hot, without rows, of many."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+import fastssl.functional as F
+from tests.support.subjects import PAIR_ENGINE, SUBJECTS, Inputs
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_beats_eager_on_the_same_inputs(dtype: torch.dtype) -> None:
+    z0, z1 = torch.randn(200, 64).to(dtype), torch.randn(200, 64).to(dtype)
+    truth = F.nt_xent(z0.double(), z1.double(), backend="reference", temperature=0.1)
+    z = torch.nn.functional.normalize(torch.cat([z0, z1]), dim=1)
+    logits = (z @ z.T / 0.1).fill_diagonal_(float("-inf"))
+    eager = torch.nn.functional.cross_entropy(logits, torch.arange(400).roll(200))
+    ours = F.nt_xent(z0, z1, temperature=0.1)
+    assert abs(float(ours) - float(truth)) <= abs(float(eager) - float(truth))
+
+
+@pytest.mark.parametrize("name", ["nt_xent", "info_nce", "clip_loss", "sup_con"])
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_small_losses_do_not_cancel(isa: str, name: str, scale: float) -> None:
+    """Nearly solved batches: the loss is 1e-5 or less, and relatively right."""
+    n, d = 40, 64
+    base = torch.linalg.qr(torch.randn(d, d, dtype=torch.float64))[0][:n]
+    noisy = base + 0.01 * torch.randn(n, d, dtype=torch.float64)
+    x, y = (base * scale).float(), (noisy * scale).float()
+    if name == "clip_loss":
+        x, y = (torch.nn.functional.normalize(t, dim=1) for t in (x, y))
+    call = {
+        "nt_xent": lambda a, b, **o: F.nt_xent(a, b, temperature=0.06, **o),
+        "info_nce": lambda a, b, **o: F.info_nce(a, b, temperature=0.06, **o),
+        "clip_loss": lambda a, b, **o: F.clip_loss(a, b, 16.0, **o),
+        "sup_con": lambda a, b, **o: F.sup_con(torch.cat([a, b]), torch.arange(2 * n) % n, temperature=0.06, **o),
+    }[name]
+    truth = float(call(x.double(), y.double(), backend="reference"))
+    assert 0 < truth < 1e-3
+    assert abs(float(call(x, y)) - truth) < 2e-5 * truth
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 0.01, 0.05, 10.0, 1e3])
+def test_extreme_temperatures(isa: str, temperature: float) -> None:
+    z0, z1 = torch.randn(70, 16), torch.randn(70, 16)
+    truth = F.nt_xent(z0.double(), z1.double(), temperature=temperature, backend="reference")
+    torch.testing.assert_close(F.nt_xent(z0, z1, temperature=temperature).double(), truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [100.0, 1e4, -50.0, 0.0])
+def test_clip_scales_beyond_what_exp_can_hold(isa: str, scale: float) -> None:
+    x, y = (torch.nn.functional.normalize(torch.randn(90, 24), dim=1) for _ in range(2))
+    subject, inputs = SUBJECTS["clip_loss"], Inputs(x=x, y=y, scale=torch.tensor(scale))
+    truth = subject.gradients(inputs.double(), backend="reference")
+    for got, right in zip(subject.gradients(inputs), truth):
+        torch.testing.assert_close(got, right, rtol=1e-3, atol=1e-4 * (1e-3 + float(right.abs().max())))
+
+
+def _strided(kind: str, n: int, d: int) -> Tensor:
+    if kind == "transposed":
+        return torch.randn(d, n).T
+    if kind == "sliced":
+        return torch.randn(2 * n, 3 * d)[::2, ::3]
+    if kind == "expanded rows":
+        return torch.randn(1, d).expand(n, d)
+    if kind == "expanded columns":
+        return torch.randn(n, 1).expand(n, d)
+    return torch.randn(n, d).flip(0)[:, torch.arange(d)]
+
+
+@pytest.mark.parametrize("kind", ["transposed", "sliced", "expanded rows", "expanded columns", "indexed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_any_strides(isa: str, kind: str, dtype: torch.dtype) -> None:
+    x, y = _strided(kind, 50, 17).to(dtype), torch.randn(50, 17).to(dtype)
+    x = x if x.dtype == torch.float32 else _strided(kind, 50, 17).to(dtype)
+    for name in ("nt_xent", "info_nce", "info_nce_symmetric"):
+        subject = SUBJECTS[name]
+        given = Inputs(x=x.detach().requires_grad_(), y=y.detach().requires_grad_(), temperature=torch.tensor(0.2))
+        loss = subject(given)
+        grads = torch.autograd.grad(loss, [given["x"], given["y"]])
+        contiguous = Inputs({k: t.detach().contiguous() for k, t in given.items()})
+        truth = subject.gradients(contiguous.double(), backend="reference")
+        torch.testing.assert_close(loss.detach().double(), truth[0], rtol=1e-4, atol=1e-5)
+        for got, right in zip(grads, truth[1:3]):
+            bound = torch.finfo(dtype).eps * float(right.abs().max()) * 4 + 1e-6
+            assert float((got.double() - right).abs().max()) <= bound
+
+
+def test_rows_without_positives_contribute_nothing(isa: str) -> None:
+    z = torch.randn(40, 8, requires_grad=True)
+    assert torch.equal(F.sup_con(z, torch.arange(40), reduction="none"), torch.zeros(40))
+    (grad,) = torch.autograd.grad(F.sup_con(z, torch.arange(40)), z)
+    assert torch.equal(grad, torch.zeros(40, 8))
+    h, w = torch.randn(40, 8, requires_grad=True), torch.randn(50, 8, requires_grad=True)
+    loss = F.linear_cross_entropy(h, w, torch.full((40,), -100))
+    assert float(loss.detach()) == 0
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(loss, [h, w]))
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_no_rows_and_one_row(backend: str) -> None:
+    none, one = torch.randn(0, 4, requires_grad=True), torch.randn(1, 4, requires_grad=True)
+    for call in (
+        lambda z: F.nt_xent(z, z, backend=backend),
+        lambda z: F.info_nce(z, z, backend=backend),
+        lambda z: F.info_nce(z, z, torch.empty(0, 4), backend=backend),
+        lambda z: F.sup_con(z, torch.zeros(len(z), dtype=torch.long), backend=backend),
+        lambda z: F.clip_loss(z, z, 2.0, backend=backend),
+    ):
+        for z in (none, one):
+            loss = call(z)
+            (grad,) = torch.autograd.grad(loss, z)
+            assert float(loss.detach()) == pytest.approx(0, abs=1e-6)
+            assert torch.isfinite(grad).all() and grad.shape == z.shape
+    for z in (none, one):
+        assert torch.isfinite(F.siglip_loss(z, z, 2.0, -1.0, backend=backend))
+        assert torch.isfinite(
+            F.linear_cross_entropy(z, torch.randn(3, 4), torch.ones(len(z), dtype=torch.long), backend=backend)
+        )
+    queue_of_none = F.info_nce(torch.randn(6, 4), torch.randn(6, 4), torch.empty(0, 4), backend=backend)
+    assert torch.isfinite(queue_of_none)
+
+
+def test_one_sided_loss_with_frozen_keys_keeps_only_attention(isa: str) -> None:
+    """MoCo: only the query needs a gradient; what is kept is O(N D) and the gradient is the same."""
+    q, k, queue = torch.randn(100, 24), torch.randn(100, 24), torch.randn(900, 24)
+    for temperature in (0.07, 0.01):
+        inputs = q.clone().requires_grad_()
+        t = torch.tensor(temperature, requires_grad=True)
+        got = torch.autograd.grad(F.info_nce(inputs, k, queue, temperature=t), [inputs, t])
+        q64, t64 = q.double().requires_grad_(), torch.tensor(temperature).double().requires_grad_()
+        right = torch.autograd.grad(
+            F.info_nce(q64, k.double(), queue.double(), temperature=t64, backend="reference"), [q64, t64]
+        )
+        for a, b in zip(got, right):
+            torch.testing.assert_close(a.double(), b, rtol=1e-3, atol=1e-5 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize("name", PAIR_ENGINE)
+@pytest.mark.parametrize("temperature", [0.01, 0.1])
+def test_errs_no_more_than_eager_at_1030_rows(name: str, temperature: float) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(1030, 128, torch.float32, temperature)
+    truth = subject.gradients(inputs.double(), backend="reference")
+    eager = subject.gradients(inputs, backend="reference")
+    for isa in fastssl.instruction_sets():
+        fastssl.instruction_set(isa)
+        for got, there, right in zip(subject.gradients(inputs), eager, truth):
+            ours, theirs = (float((g - right).square().mean().sqrt()) for g in (got, there))
+            floor = 0.5 * torch.finfo(torch.float32).eps * float(right.abs().max())
+            assert ours <= 1.5 * theirs + floor, isa

@@ -1,0 +1,306 @@
+"""What every loss must do, on every instruction set.
+
+Equal its oracle, err no more than eager PyTorch, have the gradient of its value, show what is not finite, survive odd
+batches, behave like torch's own under compile and autocast.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+from tests.support.errors import Way, assert_errs_no_more_than_eager
+from tests.support.subjects import FUSED, LABELLED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject, known
+
+BY_ROWS = [n for n in FUSED if "reduction" in SUBJECTS[n].accepted and not SUBJECTS[n].of_pairs]
+
+
+def backends(subject: Subject) -> list[dict[str, str]]:
+    return [{"backend": b} for b in ("reference", "cpu")] if "backend" in subject.accepted else [{}]
+
+
+@pytest.mark.parametrize("name", [name for name, subject in SUBJECTS.items() if subject.loop])
+@pytest.mark.parametrize(
+    ("n", "d", "temperature"), [(1, 3, 0.1), (2, 1, 1.0), (5, 4, 0.02), (13, 7, 0.5), (37, 5, 0.1)]
+)
+def test_equals_its_oracle(name: str, n: int, d: int, temperature: float) -> None:
+    """A loop over Python numbers: the mean, and the loss of each row and their sum where the oracle knows the rows."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(max(n, subject.least), d, torch.float64, temperature)
+    assert subject.loop is not None
+    expected = subject.loop(**inputs)
+    for options in backends(subject):
+        mean = float(subject(inputs, **options))
+        if isinstance(expected, list):
+            rows = torch.tensor(expected, dtype=torch.float64)
+            close = {"rtol": 1e-10, "atol": 1e-10 * n}
+            torch.testing.assert_close(subject(inputs, reduction="none", **options), rows, **close)
+            torch.testing.assert_close(subject(inputs, reduction="sum", **options), rows.sum(), **close)
+            counted = int((inputs["head_targets"] != -100).sum()) if "head_targets" in inputs else len(rows)
+            assert mean == pytest.approx(float(rows.sum()) / counted, rel=1e-10, abs=1e-10)
+        else:
+            assert mean == pytest.approx(expected, rel=1e-9, abs=1e-10)
+
+
+@pytest.mark.parametrize("name", [name for name, subject in SUBJECTS.items() if not subject.detached])
+@pytest.mark.parametrize(("n", "d"), [(1, 2), (3, 2), (9, 5), (35, 33)])
+def test_gradcheck(isa: str, name: str, n: int, d: int) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(max(n, subject.least), d, torch.float64, 0.3).leaves()
+    names = [k for k, t in inputs.items() if t.requires_grad]
+
+    def call(*tensors: Tensor) -> Tensor:
+        options = {"reduction": "none"} if name in BY_ROWS else {}
+        return subject({**inputs, **dict(zip(names, tensors))}, **options)
+
+    assert torch.autograd.gradcheck(call, inputs.differentiable, fast_mode=n > 9, atol=1e-5)
+
+
+def assert_agrees(name: str, n: int, d: int, **options: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(n, d, torch.float64)
+    truth = subject.gradients(inputs, backend="reference", **options)
+    for budget in (0, 1 << 30):
+        fastssl.set_memory_budget(budget)
+        for got, right in zip(subject.gradients(inputs, **options), truth):
+            largest = float(right.abs().max()) if right.numel() else 0.0
+            digits = 1e-8 if name == "tuplet_margin" and not options else 1e-9  # see SOFTPLUS
+            torch.testing.assert_close(got, right, rtol=digits, atol=0.01 * digits * (1 + largest))
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize(("n", "d"), [(1, 1), (31, 32), (33, 65), (255, 16), (300, 257)])
+def test_kept_recomputed_and_reference_agree(isa: str, name: str, n: int, d: int) -> None:
+    assert_agrees(name, n, d)
+
+
+SOFTPLUS = "the reference's softplus leaves out log1p(exp(-z)) above z = 20: 2e-9"
+
+
+@pytest.mark.parametrize("name", known({"tuplet_margin": SOFTPLUS}, BY_ROWS))
+def test_rows_agree_with_the_reference(isa: str, name: str) -> None:
+    assert_agrees(name, 255, 16, reduction="none")
+
+
+def on_every_cpu(subject: Subject) -> dict[str, Way]:
+    """Every instruction set, tiles kept and recomputed."""
+
+    def way(isa: str, budget: int) -> Way:
+        def compute(inputs: Inputs) -> list[Tensor]:
+            fastssl.instruction_set(isa)
+            fastssl.set_memory_budget(budget)
+            return subject.gradients(inputs, backend="cpu")
+
+        return compute
+
+    return {f"{isa}, {budget}": way(isa, budget) for isa in fastssl.instruction_sets() for budget in (0, 1 << 30)}
+
+
+KERNELS = [name for name in FUSED if name != "pair_loss"]  # its arithmetic is the caller's
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_errs_no_more_than_eager(name: str) -> None:
+    sizes = [(2, 128, 12), (3, 32, 12), (17, 64, 6), (65, 128, 3), (258, 128, 2), (515, 96, 1)]
+    subject = SUBJECTS[name]
+    assert_errs_no_more_than_eager(subject, 0.1, sizes[: 4 if subject.jumps else 6], on_every_cpu(subject))
+
+
+@pytest.mark.parametrize("name", [name for name in KERNELS if name in WITH_TEMPERATURE])
+@pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
+def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
+    subject, sizes = SUBJECTS[name], [(17, 64, 6), (65, 128, 4), (258, 128, 2)]
+    assert_errs_no_more_than_eager(subject, temperature, sizes, on_every_cpu(subject))
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("n", [5, 100])
+def test_half_precision_inputs(isa: str, name: str, dtype: torch.dtype, n: int) -> None:
+    """fp32 accumulation: errors stay at the rounding of the 16-bit gradients, far below those of 16-bit eager code."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(n, 48, dtype)
+    truth = subject.gradients(inputs.double(), backend="reference")
+    ours = subject.gradients(inputs)
+    assert subject(inputs).dtype == torch.float32
+    for got, right in zip(ours, truth):
+        assert float((got - right).abs().max()) <= torch.finfo(dtype).eps * float(right.abs().max()) + 1e-6
+    torch.testing.assert_close(ours[0], truth[0], rtol=2e-5, atol=2e-5)
+
+
+GATHERED = "the gradient of rows that several pairs gather is added in an order that depends on threads"
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("name", known({"angular_memory": GATHERED}, KERNELS))
+@pytest.mark.parametrize("temperature", [0.01, 0.2])
+def test_same_bits_for_any_number_of_threads(name: str, temperature: float) -> None:
+    inputs = SUBJECTS[name].make(700, 40, torch.float32, temperature)
+    results = []
+    for threads in (1, 2, 3, 7):
+        torch.set_num_threads(threads)
+        results.append(SUBJECTS[name].gradients(inputs))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("n", [6, 70])
+def test_non_finite_input_shows(isa: str, name: str, bad: float, n: int) -> None:
+    """In a row that counts: one with a positive."""
+    subject = SUBJECTS[name]
+    inputs, row = subject.make(n, 8), n // 2
+    if "labels" in inputs:
+        inputs["labels"][row] = inputs["labels"][row - 1]
+    if "memory_labels" in inputs:
+        inputs["memory_labels"][0] = inputs["labels"][row]
+    if subject.function == "nce":
+        bad = -abs(bad)  # data of which the model is certain costs nothing
+    first = inputs[subject.names[0]]
+    (first[0] if first.dim() == 3 else first).view(n, -1)[row, -1] = bad
+    assert not torch.isfinite(subject(inputs))
+
+
+NOWHERE = "a row that is at no distance is no negative of other rows"
+
+
+@pytest.mark.parametrize(
+    "name",
+    known(
+        {"fast_ap": NOWHERE, "triplet_semihard": NOWHERE},
+        [name for name in LABELLED if "memory" not in SUBJECTS[name].names],
+    ),
+)
+def test_nan_in_a_row_without_positives_shows(isa: str, name: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(70, 8)
+    inputs["labels"][35] = 71
+    inputs["x"][35, 2] = float("nan")
+    assert not torch.isfinite(subject(inputs))
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("n", [12, 45])
+def test_frozen_inputs_get_no_gradient_and_change_nothing(name: str, n: int) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(n, 12)
+    whole = subject.gradients(inputs)
+    trainable = [k for k, t in inputs.items() if t.is_floating_point()]
+    for trained, right in zip(trainable, whole[1:]):
+        given = Inputs({k: t.clone().requires_grad_(k == trained) for k, t in inputs.items()})
+        (grad,) = torch.autograd.grad(subject(given), given[trained])
+        torch.testing.assert_close(grad.double(), right, rtol=1e-4, atol=1e-5 * (1e-3 + float(right.abs().max())))
+
+
+@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("kind", ["sliced", "transposed", "expanded"])
+def test_any_strides(isa: str, name: str, kind: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(33, 17, torch.float64)
+
+    def strided(t: Tensor) -> Tensor:
+        if t.dim() != 2 or not t.is_floating_point():
+            return t
+        if kind == "sliced":
+            return torch.zeros(2 * t.shape[0], 3 * t.shape[1] + 1, dtype=t.dtype)[::2, 1::3].copy_(t)
+        if kind == "transposed":
+            return t.T.contiguous().T
+        return t[:1].expand_as(t)
+
+    given = Inputs({k: strided(t) for k, t in inputs.items()})
+    contiguous = Inputs({k: t.contiguous() for k, t in given.items()})
+    if kind == "expanded":  # equal rows are at a distance without a derivative
+        torch.testing.assert_close(subject(given), subject(contiguous))
+        return
+    leaves = [t.detach().requires_grad_() for t in given.differentiable]
+    names = [k for k, t in given.items() if t.is_floating_point()]
+    loss = subject({**given, **dict(zip(names, leaves))})
+    found = [loss, *torch.autograd.grad(loss, leaves, allow_unused=True)]
+    for a, b in zip(found, subject.gradients(contiguous)):
+        if a is not None:
+            torch.testing.assert_close(a.detach(), b, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", LABELLED)
+@pytest.mark.parametrize("case", ["no rows", "one row", "one class", "all apart", "duplicates", "all equal", "zeros"])
+@pytest.mark.parametrize("n", [20, 70])
+def test_odd_batches_are_finite(name: str, case: str, n: int) -> None:
+    """Classes of one member, one single class, duplicates, equal rows, rows of length 0: no NaN, gradients neither."""
+    subject = SUBJECTS[name]
+    inputs = subject.make({"no rows": 0, "one row": 1}.get(case, n), 8)
+    x = inputs["x"]
+    if case == "one class":
+        inputs["labels"] = torch.zeros_like(inputs["labels"])
+    elif case == "all apart":
+        inputs["labels"] = torch.arange(n)
+    elif case == "duplicates":
+        x[n // 2 :] = x[: n - n // 2]
+    elif case == "all equal":
+        inputs["x"] = x[:1].expand(n, 8).clone()
+    elif case == "zeros":
+        inputs["x"] = torch.zeros_like(x)
+    for options in backends(subject):
+        loss, *grads = subject.gradients(inputs, **options)
+        assert torch.isfinite(loss)
+        assert all(torch.isfinite(g).all() for g in grads)
+        if case in ("no rows", "one row") and "memory" not in inputs and subject.function != "margin_loss":
+            assert float(loss) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
+    torch._dynamo.reset()
+    subject = SUBJECTS[name]
+    whole = subject.function not in ("angular", "pair_loss")  # strips in a loop of Python
+    compiled = torch.compile(lambda given: subject(given), fullgraph=whole, dynamic=True, backend="aot_eager")
+    for n in (12, 45):
+        inputs = subject.make(n, 8).leaves()
+        eager, traced = subject(inputs), compiled(dict(inputs))
+        torch.testing.assert_close(traced, eager)
+        wanted = inputs.differentiable
+        for a, b in zip(torch.autograd.grad(traced, wanted), torch.autograd.grad(eager, wanted)):
+            torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_autocast_computes_in_fp32_as_cross_entropy(name: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(40, 8, torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = subject(inputs)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, subject(inputs.to(torch.float32)), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_memory_stays_linear(name: str) -> None:
+    """Nothing of size N x N is left in the graph where the budget says so."""
+    fastssl.set_memory_budget(0)
+    subject = SUBJECTS[name]
+    inputs = subject.make(512, 16, m=40).leaves()
+    saved: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        saved[t.untyped_storage().data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        subject(inputs)
+    assert sum(saved.values()) < 10 * inputs["x"].numel() * 4
+
+
+LISTED = [n for n in LABELLED if "indices_tuple" in SUBJECTS[n].accepted and "memory" not in SUBJECTS[n].names]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_listed_pairs_are_the_pairs_of_labels(isa: str, name: str) -> None:
+    """All pairs as a miner would list them give what labels give."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(60, 16)
+    same = inputs["labels"][:, None] == inputs["labels"][None, :]
+    positive = same & ~torch.eye(60, dtype=torch.bool)
+    listed = (*positive.nonzero(as_tuple=True), *(~same).nonzero(as_tuple=True))
+    torch.testing.assert_close(subject(inputs, indices_tuple=listed), subject(inputs), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,135 @@
+"""Exported encoders: other programs load them by their own calls, and get the same features."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastssl.data.views import CenterCropExamples
+from fastssl.models import Encoder, build_encoder
+from fastssl.models.export import FILES, FORMATS, export_encoder, loading
+from tests.support import ROOT
+
+NEEDS = {"onnx": "onnxruntime", "huggingface": "transformers", "torchvision": "torchvision", "timm": "timm"}
+SMALL: dict[str, Any] = {"name": "resnet", "size": 32, "width": 16}
+
+
+def _encoder(options: dict[str, Any]) -> Encoder:
+    """With statistics of its own."""
+    torch.manual_seed(0)
+    encoder = build_encoder(options).train()
+    encoder(torch.randn(4, encoder.channels, encoder.size, encoder.size))
+    return encoder.eval()
+
+
+def _loaded(lines: str, images: Tensor) -> Tensor:
+    """What the lines that we print give in a program of their own."""
+    scope: dict[str, Any] = {"images": images}
+    with torch.no_grad():
+        exec(lines, scope)
+    return torch.as_tensor(scope["features"])
+
+
+@pytest.mark.parametrize(
+    ("to", "options"),
+    [
+        ("torch", SMALL),
+        ("torch", {"name": "vit", "size": 32, "width": 16}),
+        ("torch", {"name": "lab:resnet", "size": 32, "width": 16}),
+        ("torch", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
+        ("torch", SMALL | {"channels": 5}),
+        ("onnx", SMALL),
+        ("onnx", {"name": "vit", "size": 32, "width": 16}),
+        ("onnx", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
+        ("onnx", {"name": "timm:resnet10t", "size": 32}),
+        ("huggingface", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
+        ("huggingface", {"name": "resnet50", "size": 64, "stem": "imagenet", "channels": 1}),
+        ("huggingface", {"name": "vit", "size": 32, "width": 16}),
+        ("huggingface", {"name": "timm:resnet10t", "size": 64, "channels": 4}),
+        ("huggingface", {"name": "timm:vit_tiny_patch16_224", "size": 64}),
+        ("huggingface", {"name": "torchvision:resnet18", "size": 64}),
+        ("huggingface", {"name": "torchvision:mobilenet_v3_small", "size": 64}),
+        ("huggingface", SMALL),
+        ("torchvision", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
+        ("torchvision", {"name": "resnet50", "size": 64, "stem": "imagenet"}),
+        ("torchvision", {"name": "torchvision:mobilenet_v3_small", "size": 64}),
+        ("torchvision", {"name": "torchvision:vit_b_32", "size": 64}),
+        ("timm", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
+        ("timm", {"name": "resnet101", "size": 64, "stem": "imagenet"}),
+        ("timm", {"name": "timm:vit_tiny_patch16_224", "size": 64}),
+        ("timm", {"name": "timm:convnext_atto", "size": 64, "channels": 2}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["name"],
+)
+def test_the_printed_lines_give_the_same_features(to: str, options: dict[str, Any], tmp_path: Path) -> None:
+    library = str(options["name"]).partition(":")[0]
+    for module in (NEEDS.get(to), library if library in NEEDS else None, "onnxscript" if to == "onnx" else None):
+        if module is not None:
+            pytest.importorskip(module)
+    encoder = _encoder(options)
+    path = export_encoder(encoder, options, to, tmp_path / "made")
+    lines = loading(encoder, options, to, path)
+    assert lines.count("\n") <= 2
+    images = torch.randn(5, encoder.channels, encoder.size, encoder.size)
+    with torch.no_grad():
+        torch.testing.assert_close(_loaded(lines, images), encoder(images), rtol=1e-3, atol=1e-4)
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+    if options["name"] == "resnet18":
+        page = (ROOT / "docs" / "encoders.md").read_text()
+        assert lines.replace(str(path), f"runs/photos/{FILES[to]}") in page
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit", "timm:resnet10t", "torchvision:resnet18", "resnet"])
+def test_transformers_needs_code_for_our_own_network_alone(name: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    if ":" in name:
+        pytest.importorskip(name.partition(":")[0])
+    options = {"name": name, "size": 64} | ({"width": 16} if name in ("vit", "resnet") else {})
+    if name == "resnet18":
+        options["stem"] = "imagenet"
+    encoder = _encoder(options)
+    export_encoder(encoder, options, "huggingface", tmp_path / "made")
+    kinds = {"resnet18": "ResNetModel", "torchvision:resnet18": "ResNetModel", "vit": "IJepaModel",
+             "timm:resnet10t": "TimmWrapperModel", "resnet": "FastSSLModel"}  # fmt: skip
+    code = name == "resnet"
+    assert (tmp_path / "made" / "modeling_fastssl.py").exists() == code
+    model = transformers.AutoModel.from_pretrained(tmp_path / "made", trust_remote_code=code)
+    assert type(model).__name__ == kinds[name]
+
+
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (112, 3), (32, 1)])
+def test_the_image_processor_does_what_evaluation_does(size: int, channels: int, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    from PIL import Image
+
+    options = SMALL | {"size": size} | ({} if channels == 3 else {"channels": channels})
+    export_encoder(_encoder(options), options, "huggingface", tmp_path / "made")
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "made")
+    ramp = np.linspace(0, 255, 150 * 200 * 3).reshape(150, 200, 3)
+    image = (ramp + 60 * np.sin(ramp / 5)).clip(0, 255).astype(np.uint8)[..., :channels]
+    given = processor(Image.fromarray(image.squeeze()), return_tensors="pt")["pixel_values"]
+    expected = CenterCropExamples(size, channels).augment(image, seed=0)[None]
+    assert given.shape == expected.shape
+    assert float((given - expected).abs().max()) < 3 / 127.5  # its pixels are rounded to 8 bits on the way
+
+
+def test_weights_have_the_names_of_the_library(tmp_path: Path) -> None:
+    options = {"name": "resnet18", "size": 64, "stem": "imagenet"}
+    for to in ("torchvision", "timm"):
+        weights = torch.load(export_encoder(_encoder(options), options, to, tmp_path / to))
+        assert weights["layer1.0.conv1.weight"].shape == (64, 64, 3, 3) and "conv1.weight" in weights
+
+
+def test_networks_that_a_library_does_not_have_are_refused(tmp_path: Path) -> None:
+    for options in (SMALL, {"name": "resnet18", "size": 32}, {"name": "resnet18", "size": 96, "channels": 4}):
+        for to in ("timm", "torchvision"):
+            with pytest.raises(ValueError, match=rf"to: {to} has its own networks .*, got '{options['name']}'"):
+                export_encoder(build_encoder(options), options, to, tmp_path / "weights.pth")
+    with pytest.raises(ValueError, match=f"to: expected one of {', '.join(FORMATS)}, got 'tflite'"):
+        export_encoder(build_encoder(SMALL), SMALL, "tflite", tmp_path / "other")
+    assert list(tmp_path.iterdir()) == []

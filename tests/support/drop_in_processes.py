@@ -1,0 +1,103 @@
+"""Run by test_parity with two processes: losses and gradients of a library, before and after the patch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import fastssl
+from tests.support import peers
+
+N, D = 9, 6
+Call = Callable[..., Tensor]  # takes two matrices, a scale and a bias
+
+
+def open_clip() -> Iterator[tuple[str, Call]]:
+    peers.package("open_clip")
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    rank = dist.get_rank()
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (ClipLoss, {"local_loss": local, "gather_with_grad": grad}) for local in (True, False) for grad in (True, False)
+    ]
+    cases += [(SigLipLoss, {"dist_impl": impl}) for impl in ("bidir", "shift", "reduce", "gather")]
+    for kind, options in cases:
+        loss = kind(rank=rank, world_size=2, **options)
+        yield f"{kind.__name__} {options}", lambda x, y, s, b, loss=loss: loss(unit(x), unit(y), s, b)
+
+
+def lightly() -> Iterator[tuple[str, Call]]:
+    peers.lightly()
+    from lightly.loss.dcl_loss import DCLLoss
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    for kind in (NTXentLoss, DCLLoss):
+        loss = kind(0.3, gather_distributed=True)
+
+        def call(x: Tensor, y: Tensor, s: Tensor, b: Tensor, loss: Any = loss) -> Tensor:
+            loss.temperature = 1 / s
+            return loss(x, y) + 0 * b
+
+        yield kind.__name__, call
+
+
+def sentence_transformers() -> Iterator[tuple[str, Call]]:
+    from fastssl.compat.sentence_transformers import targets
+
+    for owner in (t.owner for t in targets()):
+        loss: Any = owner(torch.nn.Identity(), 5.0, gather_across_devices=True)
+        for columns in (1, 3) if "Symmetric" not in owner.__name__ else (1,):
+
+            def call(x: Tensor, y: Tensor, s: Tensor, b: Tensor, loss: Any = loss, columns: int = columns) -> Tensor:
+                loss.scale = s
+                others = [y.roll(k, 0) * (k + 1) for k in range(columns)]
+                return loss.compute_loss_from_embeddings([x, *others], None) + 0 * b
+
+            yield f"{owner.__name__}, {columns}", call
+
+
+def pytorch_metric_learning() -> Iterator[tuple[str, Call]]:
+    from pytorch_metric_learning import losses
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    labels = torch.arange(N) % 3
+    for name in ("NTXentLoss", "ContrastiveLoss", "SupConLoss", "TripletMarginLoss", "MultiSimilarityLoss"):
+        for efficient in (False, True):
+            wrapper = DistributedLossWrapper(getattr(losses, name)(), efficient=efficient)
+            call = lambda x, y, s, b, w=wrapper: w(x, labels) + 0 * (s + b + y.sum())  # noqa: E731
+            yield f"{name}, efficient={efficient}", call
+
+
+def unit(x: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(x, dim=1)
+
+
+def run(call: Call, rank: int) -> list[Tensor]:
+    """The loss, gradients of own features, and the average over processes of the scale's and the bias's gradients."""
+    g = torch.Generator().manual_seed(rank)
+    x, y = (torch.randn(N, D, generator=g, dtype=torch.float64).requires_grad_() for _ in range(2))
+    scale, bias = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (5.0, -2.0))
+    loss = call(x, y, scale, bias)
+    loss.backward()
+    shared = torch.stack([scale.grad, bias.grad])  # type: ignore[list-item]
+    dist.all_reduce(shared)
+    return [loss.detach(), x.grad, y.grad, shared / 2]  # type: ignore[list-item]
+
+
+def worker(rank: int, library: str) -> None:
+    dist.init_process_group("gloo")
+    for title, call in globals()[library]():
+        before = run(call, rank)
+        fastssl.patch(library)
+        after = run(call, rank)
+        calls = fastssl.patched()[library]
+        fastssl.unpatch()
+        assert sum(c.fused for c in calls.values()) == 1, (title, calls)
+        for a, b in zip(before, after):
+            torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-10, msg=f"{title}: {a} and {b}")
+    dist.barrier()
+    dist.destroy_process_group()

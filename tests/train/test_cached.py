@@ -1,0 +1,236 @@
+"""Gradient caching: the gradients of the whole batch, with the activations of a chunk."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as TF
+from torch import Tensor, nn
+
+import fastssl
+import fastssl.functional as F
+from fastssl.cli.recipes import build_method, encoder_for
+from fastssl.data import emoji
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, cached_step, pretrain
+from fastssl.train.cached import auto_chunk
+from tests.support.training import frozen_norms, gradients, relative
+
+
+def network(dropout: float = 0.0, norm: str = "group") -> nn.Module:
+    layer = nn.GroupNorm(2, 8) if norm == "group" else nn.BatchNorm2d(8)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), layer, nn.ReLU(), nn.Dropout(dropout), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+        nn.Linear(32, 6),
+    )  # fmt: skip
+
+
+def nt_xent(z: Tensor) -> Tensor:
+    return F.nt_xent(*z.chunk(2), temperature=0.2)
+
+
+@pytest.mark.parametrize("rows", [4, 7, 32])
+@pytest.mark.parametrize("chunk", [1, 3, 32, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gradients_are_those_of_the_whole_batch(rows: int, chunk: int, dtype: torch.dtype) -> None:
+    if rows % 2:
+        rows += 1
+    whole = network().to(dtype)
+    parts = copy.deepcopy(whole)
+    x = torch.randn(rows, 3, 8, 8, dtype=dtype)
+    expected = nt_xent(whole(x))
+    expected.backward()
+    given = cached_step(parts, x, nt_xent, chunk=chunk)
+    assert not given.requires_grad
+    bound = 1e-5 if dtype == torch.float32 else 1e-12
+    assert relative(given, expected.detach()) < bound and relative(gradients(parts), gradients(whole)) < bound
+
+
+def test_gradients_are_added() -> None:
+    model, x = network(), torch.randn(8, 3, 8, 8)
+    cached_step(model, x, nt_xent, chunk=3)
+    once = gradients(model).clone()
+    cached_step(model, x, nt_xent, chunk=3)
+    torch.testing.assert_close(gradients(model), 2 * once, rtol=1e-4, atol=1e-6)
+
+
+def test_dropout_is_replayed() -> None:
+    """With dropout, the gradients are those of the embeddings that the loss has seen."""
+    model, x = network(dropout=0.5), torch.randn(12, 3, 8, 8)
+    torch.manual_seed(3)
+    seen: list[Tensor] = []
+
+    def loss(z: Tensor) -> Tensor:
+        seen.append(z.detach().clone())
+        return nt_xent(z)
+
+    cached_step(model, x, loss, chunk=4)
+    after = torch.rand(3)
+    given = gradients(model).clone()
+    model.zero_grad()
+    torch.manual_seed(3)
+    z = torch.cat([model(part) for part in x.split(4)])  # the same masks, chunk by chunk, in one graph
+    assert torch.equal(z.detach(), seen[0])
+    nt_xent(z).backward()
+    assert relative(given, gradients(model)) < 1e-5
+    assert torch.equal(after, torch.rand(3))  # and what comes after draws what it would have drawn
+
+
+def test_two_towers_and_their_scale() -> None:
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(math.log(5.0)))
+
+        def forward(self, a: Tensor, b: Tensor) -> Tensor:
+            return F.clip_loss(TF.normalize(a, dim=1), TF.normalize(b, dim=1), self.scale.exp())
+
+    image, text, loss = network(), nn.Linear(5, 6), Loss()
+    others = copy.deepcopy((image, text, loss))
+    x, y = torch.randn(10, 3, 8, 8), torch.randn(10, 5)
+    others[2](others[0](x), others[1](y)).backward()
+    cached_step((image, text), (x, y), loss, chunk=4)
+    for a, b in zip((image, text, loss), others):
+        assert relative(gradients(a), gradients(b)) < 1e-5
+
+
+def test_one_model_of_several_tensors_and_outputs() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 3), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            return self.a(x), self.b(y)
+
+    model = Both()
+    other = copy.deepcopy(model)
+    x, y = torch.randn(9, 4), torch.randn(9, 4)
+    F.info_nce(*other(x, y)).backward()
+    cached_step(model, (x, y), lambda a, b: F.info_nce(a, b), chunk=2)
+    assert relative(gradients(model), gradients(other)) < 1e-5
+
+
+def test_under_autocast() -> None:
+    model, x = network(), torch.randn(16, 3, 8, 8)
+    other = copy.deepcopy(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        nt_xent(other(x)).backward()
+        cached_step(model, x, nt_xent, chunk=5)
+    assert relative(gradients(model), gradients(other)) < 0.02
+
+
+def test_batch_norm_counts_each_chunk_once() -> None:
+    model, x = network(norm="batch"), torch.randn(12, 3, 8, 8)
+    other = copy.deepcopy(model)
+    cached_step(model, x, nt_xent, chunk=4)
+    for part in x.split(4):
+        other(part)
+    for (name, a), b in zip(model.named_buffers(), other.buffers()):
+        torch.testing.assert_close(a, b, msg=name)
+
+
+def test_auto_keeps_the_memory_budget() -> None:
+    model, x = network(), torch.randn(64, 3, 32, 32)
+    kept: dict[int, int] = {}
+    own = {t.untyped_storage().data_ptr() for t in (x, *model.parameters())}
+
+    def count(t: Tensor) -> Tensor:
+        if t.untyped_storage().data_ptr() not in own:
+            kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    alive = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (alive.append(t), count(t))[1], lambda t: t):
+        model(x[:16])
+    per_row = sum(kept.values()) / 16
+    before = torch.get_rng_state()
+    for budget in (2**20, 2**22, 2**30):
+        fastssl.set_memory_budget(budget)
+        rows = auto_chunk(model, [x])
+        assert rows == min(64, max(1, rows)) and (rows == 64 or abs(rows * per_row - budget) < 0.2 * budget)
+    assert torch.equal(before, torch.get_rng_state())
+    fastssl.set_memory_budget(2**20)
+    other = copy.deepcopy(model)
+    nt_xent(other(x)).backward()
+    cached_step(model, x, nt_xent)
+    assert relative(gradients(model), gradients(other)) < 1e-5
+
+
+def test_frozen_towers_and_wrong_arguments() -> None:
+    frozen, tower = network().requires_grad_(False), nn.Linear(5, 6)
+    x, y = torch.randn(10, 3, 8, 8), torch.randn(10, 5)
+    cached_step((frozen, tower), (x, y), lambda a, b: F.info_nce(a, b), chunk=4)
+    assert all(p.grad is None for p in frozen.parameters()) and tower.weight.grad is not None
+    wrong: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
+        (tower, [], {}, TypeError, "batch"),
+        (tower, "x", {}, TypeError, "batch"),
+        (tower, (x, y[:3]), {}, ValueError, r"one length.*\[10, 3\]"),
+        ((tower,), (x, y), {}, ValueError, "model: expected one for each of 2"),
+        (tower, y, {"chunk": 0}, ValueError, "chunk"),
+        (tower, y, {"chunk": "some"}, ValueError, "chunk"),
+    ]
+    for model, batch, options, error, text in wrong:
+        with pytest.raises(error, match=text):
+            cached_step(model, batch, nt_xent, **options)
+
+
+SPLIT = ["simclr", "sup-con", "barlow-twins", "vicreg", "clip", "align", "siglip"]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_methods_in_chunks(name: str) -> None:
+    data = emoji().subset(np.arange(24), "emoji")
+    data.labels = np.arange(24) % 6
+    method = build_method(name, encoder_for(name, None, 32, 4), data, 0)
+    other = copy.deepcopy(method)
+    frozen_norms(method.train()), frozen_norms(other.train())
+    batch = method.examples(data.items(range(24)), 0)
+    views, labels = batch.views, batch.labels
+    expected = other(batch)
+    expected.backward()
+    given = cached_step(method.represent, views, lambda *z: method.objective(*z, labels=labels), chunk=7)
+    torch.testing.assert_close(given, expected.detach(), rtol=1e-5, atol=1e-5)
+    # The shift of a bias that a batch norm takes away has no gradient but rounding: compared as a whole.
+    assert relative(gradients(method), gradients(other)) < 2e-4
+
+
+def test_pretraining_in_chunks(tmp_path: Path) -> None:
+    data = emoji().subset(np.arange(48), "emoji")
+    options = encoder_for("simclr", None, 32, 4)
+
+    def run(out: str, **settings: Any) -> nn.Module:
+        method = build_method("simclr", options, data, 0)
+        made = Pretraining(**{"epochs": 2, "batch_size": 24, "warmup_epochs": 1, **settings})
+        return pretrain(method, data, made, out=tmp_path / out, encoder_options=options, resume=True)
+
+    whole, one, auto = run("whole"), run("one", chunk=24), run("auto", chunk="auto")
+    for other in (one, auto):  # one chunk of all rows is the batch itself
+        for a, b in zip(whole.state_dict().values(), other.state_dict().values()):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    run("parts", chunk=5, epochs=3)
+    with pytest.raises(ValueError, match="chunk: byol does not embed rows independently"):
+        byol = build_method("byol", options, data, 0)
+        pretrain(byol, data, Pretraining(epochs=1, chunk=8), out=tmp_path / "byol")
+    for wrong in ({"chunk": 0}, {"chunk": "some"}, {"chunk": 8, "precision": "16-mixed"}):
+        with pytest.raises(ValueError, match="chunk"):
+            run("wrong", **wrong)
+    with pytest.raises(ValueError, match="chunk: the checkpoint was made with 5"):
+        run("parts", chunk=6, epochs=3)
+
+
+@pytest.mark.parametrize("name", ["resnet", "efficientnet", "patch-cnn", "lab:resnet", "resnet18"])
+@pytest.mark.parametrize("rows", [3, 7])
+def test_narrow_encoders_survive_odd_batches(name: str, rows: int) -> None:
+    """Ten backward passes of channels-last images through a few channels, which torch alone does not survive."""
+    encoder = build_encoder({"name": name, "size": 32, "width": 6}).train()
+    for _ in range(10):
+        x = torch.randn(rows, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+        encoder(x).sum().backward()
+    assert all(bool(torch.isfinite(p.grad).all()) for p in encoder.parameters() if p.grad is not None)
