@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl._table import Metric, RowLoss
 from fastssl.ops.rows import Relation
-from fastssl.ops.table import Metric, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.launch import Config, Observer
 

@@ -10,7 +10,7 @@ import triton.language as tl
 from fastssl.kernels.epilogues import add_log_sum, number
 from fastssl.kernels.tiles import LN2, partners
 
-from fastssl.ops.table import Closing
+from fastssl._table import Closing
 
 # What a value is made of.
 CROSS_ENTROPY = tl.constexpr(Closing.cross_entropy.value)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, LOG2E_REST
 
-from fastssl.ops.table import TileEpilogue
+from fastssl._table import TileEpilogue
 
 SUMS = tl.constexpr(TileEpilogue.sums.value)
 SIGMOID = tl.constexpr(TileEpilogue.sigmoid.value)

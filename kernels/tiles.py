@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastssl.ops.table import Itself, Metric, Pairing
+from fastssl._table import Itself, Metric, Pairing
 
 LOG2E = tl.constexpr(1.4426950408889634)
 LOG2E_REST = tl.constexpr(1.925963033500011e-8)  # what float32 leaves of it

@@ -1,11 +1,11 @@
-"""Prints table.h, the enumerations of fastssl/ops/table.py in C++ (run by CMake)."""
+"""Prints table.h, the enumerations of fastssl/_table.py in C++ (run by CMake)."""
 
 import enum
 import runpy
 import sys
 
 table = runpy.run_path(sys.argv[1])
-print("// Made by csrc/core/make_table.py from fastssl/ops/table.py.\n#pragma once\n#include <cstdint>\n")
+print("// Made by csrc/core/make_table.py from fastssl/_table.py.\n#pragma once\n#include <cstdint>\n")
 print("namespace fastssl {\n")
 for name in ("Metric", "RowLoss", "Positives", "Keep", "Reduction"):
     values: "type[enum.IntEnum]" = table[name]

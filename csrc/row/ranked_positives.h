@@ -9,56 +9,70 @@
 namespace fastssl {
 namespace FASTSSL_ISA {
 
-// The relations of each row of a lane block to 32 columns: bit c is column j0 + c.
+// The relations of each row of a lane block to all columns: bit c of word w is column begin + 32 w + c. Columns that do
+// not exist are neither positive nor negative.
 template <class T>
-struct RowBits {
-  const RowTask<T>& t;
-  uint32_t positive[kBlock], negative[kBlock];
-  int64_t self[kBlock];  // -1: none
-  explicit RowBits(const RowTask<T>& task) : t(task) {
-    for (int l = 0; l < kBlock; ++l)
-      self[l] = t.self_offset < 0 || t.upper || t.i + l >= t.n ? -1 : (t.self_offset + t.i + l) % t.m;
+class RelationBits {
+ public:
+  static constexpr int64_t kTogether = 4;  // words: there is a multiple of it
+  const int64_t begin, words;
+  explicit RelationBits(const RowTask<T>& t)
+      : begin(t.upper && t.i > t.first ? t.i : t.first),
+        words(ceil_div(t.m - begin, kTogether * kBlock) * kTogether),
+        positive_(size_t(kBlock * words)),
+        negative_(size_t(kBlock * words)) {
+    for (int l = 0; l < kBlock && t.i + l < t.n; ++l) read(t, l, t.i + l);
   }
-  void read(int64_t j0) {
+  const uint32_t* positive(int l) const { return positive_.data() + l * words; }
+  const uint32_t* negative(int l) const { return negative_.data() + l * words; }
+
+ private:
+  std::vector<uint32_t> positive_, negative_;
+
+  void read(const RowTask<T>& t, int l, int64_t i) {
     using E = decltype(IVec<T>{}[0] + 0);
-    const int64_t columns = std::min(kBlock, t.m - j0);
-    const uint32_t present = columns == kBlock ? ~uint32_t(0) : (uint32_t(1) << columns) - 1;
-    int32_t planes[2][kBlock] = {};
-    const size_t bytes = size_t(columns) * sizeof(int32_t);
+    uint32_t* positive = positive_.data() + l * words;
+    uint32_t* negative = negative_.data() + l * words;
+    const IVec<T> bit = IVec<T>{} + E(int32_t(uint32_t(1) << l)), id = IVec<T>{} + E(t.x_ids ? t.x_ids[i] : 0);
+    const auto word = [&](const int32_t* columns, bool plane) __attribute__((always_inline)) {
+      uint32_t found = 0;
+      for (int v = 0; v < kV<T>; ++v) {
+        const IVec<T> column = load_ids<T>(columns + v * kWidth<T>);
+        found |= bits_of<T>(plane ? (column & bit) != E(0) : column == id) << (v * kWidth<T>);
+      }
+      return found;
+    };
+    const auto plane = [&](const uint32_t* bits, const int32_t* ids, uint32_t* to) {
+      const int32_t* from = (bits ? reinterpret_cast<const int32_t*>(bits) : ids) + begin;
+      int64_t w = 0, left = t.m - begin;
+      for (; left >= kBlock; ++w, left -= kBlock, from += kBlock) to[w] = bits ? word(from, true) : word(from, false);
+      if (left == 0) return;
+      int32_t tail[kBlock] = {};
+      __builtin_memcpy(tail, from, size_t(left) * sizeof(int32_t));
+      to[w] = word(tail, bits != nullptr) & ((uint32_t(1) << left) - 1);
+    };
+    plane(t.positive_bits, t.y_ids, positive);
     if (t.positive_bits) {
-      __builtin_memcpy(planes[0], t.positive_bits + j0, bytes);
-      __builtin_memcpy(planes[1], t.negative_bits + j0, bytes);
+      plane(t.negative_bits, nullptr, negative);
     } else {
-      __builtin_memcpy(planes[0], t.y_ids + j0, bytes);
+      const int64_t whole = (t.m - begin) / kBlock, left = (t.m - begin) % kBlock;
+      for (int64_t w = 0; w < whole; ++w) negative[w] = ~positive[w];
+      if (left > 0) negative[whole] = ~positive[whole] & ((uint32_t(1) << left) - 1);
     }
-    for (int l = 0; l < kBlock; ++l) {
-      const int64_t i = t.i + l;
-      uint32_t keep = i < t.n ? present : 0;
-      if (t.upper) keep &= i < j0 ? ~uint32_t(0) : (i - j0 >= 31 ? 0 : ~uint32_t(0) << (i - j0 + 1));
-      if (self[l] >= j0 && self[l] < j0 + kBlock) keep &= ~(uint32_t(1) << (self[l] - j0));
-      uint32_t found[2] = {};
-      for (int k = 0; k < (t.positive_bits ? 2 : 1); ++k)
-        for (int v = 0; v < kV<T>; ++v) {
-          const IVec<T> plane = load_ids<T>(planes[k] + v * kWidth<T>);
-          const IVec<T> in = t.positive_bits ? ((plane >> E(l)) & E(1)) != E(0) : plane == E(t.x_ids[i]);
-          found[k] |= bits_of<T>(in) << (v * kWidth<T>);
-        }
-      if (!t.positive_bits) found[1] = ~found[0];
-      positive[l] = found[0] & keep;
-      negative[l] = found[1] & keep;
-    }
+    const auto keep = [&](int64_t w, uint32_t bits) {
+      positive[w] &= bits;
+      negative[w] &= bits;
+    };
+    if (t.upper) keep(0, l == kBlock - 1 ? 0 : ~uint32_t(0) << (l + 1));
+    if (t.self_offset >= 0 && !t.upper)
+      if (const int64_t self = (t.self_offset + i) % t.m - begin; self >= 0)
+        keep(self / kBlock, ~(uint32_t(1) << (self % kBlock)));
   }
 };
 template <class F>
 FASTSSL_INLINE void for_each_bit(uint32_t bits, F&& f) {
   for (; bits; bits &= bits - 1) f(__builtin_ctz(bits));
 }
-// f(j0) for every 32 columns of a row loss.
-template <class T, class F>
-FASTSSL_INLINE void for_each_columns(const RowTask<T>& t, F&& f) {
-  for (int64_t j0 = t.upper && t.i > t.first ? t.i : t.first; j0 < t.m; j0 += kBlock) f(j0);
-}
-
 // The positives of each row of a lane block in ascending order, with a table of buckets: equal intervals between the
 // smallest and the largest value. A value's rank is its bucket's first entry and a few branchless steps from there,
 // some ten instructions however many positives there are; a few of them are compared one by one. A row without
@@ -66,58 +80,39 @@ FASTSSL_INLINE void for_each_columns(const RowTask<T>& t, F&& f) {
 template <class T>
 class RankedPositives {
  public:
-  static constexpr int64_t kTogether = 4 * kBlock;
+  static constexpr int64_t kTogether = RelationBits<T>::kTogether * kBlock;
+  const RelationBits<T> relation;
   template <class F>
-  RankedPositives(const RowTask<T>& t, F&& threshold) {
-    bool has_negatives[kBlock] = {};
-    int64_t found[kBlock] = {};
-    RowBits<T> bits(t);
-    for_each_columns(t, [&](int64_t j0) {
-      bits.read(j0);
-      for (int l = 0; l < kBlock; ++l) {
-        has_negatives[l] |= bits.negative[l] != 0;
-        found[l] += __builtin_popcount(bits.positive[l]);
-      }
-    });
+  RankedPositives(const RowTask<T>& t, F&& threshold) : relation(t) {
     int64_t total = 0, start = 0;
     for (int l = 0; l < kBlock; ++l) {
       Row& r = row_[l];
-      if (!has_negatives[l]) found[l] = 0;
+      uint32_t negatives = 0;
+      for (int64_t w = 0; w < relation.words; ++w) {
+        negatives |= relation.negative(l)[w];
+        r.count += __builtin_popcount(relation.positive(l)[w]);
+      }
+      if (negatives == 0) r.count = 0;
       r.first = total;
       r.start = start;
-      most_ = std::max(most_, found[l]);
-      total += found[l] + padding(found[l]);
-      start += found[l] > kFew ? kBuckets * found[l] : 0;
+      most_ = std::max(most_, r.count);
+      total += r.count + padding(r.count);
+      start += r.count > kFew ? kBuckets * r.count : 0;
     }
     values_.assign(size_t(total), T(__builtin_inf()));
     columns_.assign(size_t(total), -1);
     starts_.assign(size_t(start), 0);
-    std::vector<Entry> entries(static_cast<size_t>(total));
-    for_each_columns(t, [&](int64_t j0) {
-      bits.read(j0);
-      const T* s = t.s + (j0 - t.first) * kBlock;
-      // Too scattered for the processor to foresee, and the search wants all of it soon.
-      if (j0 + 2 * kBlock <= t.m)
-        for (int64_t k = 0; k < kBlock * kBlock * int64_t(sizeof(T)); k += 64)
-          __builtin_prefetch(reinterpret_cast<const char*>(s + kBlock * kBlock) + k);
-      for (int l = 0; l < kBlock; ++l) {
-        if (found[l] == 0) continue;
-        Row& r = row_[l];
-        for_each_bit(bits.positive[l], [&](int c) {
-          const T value = threshold(s[c * kBlock + l]);
-          // NaN cannot be sorted; infinite it shows too.
-          entries[size_t(r.first + r.count++)] = {value == value ? value : T(__builtin_inf()), E(j0 + c)};
-        });
-      }
-    });
-    std::vector<Entry> sorted(static_cast<size_t>(most_));
-    std::vector<int32_t> bucket(static_cast<size_t>(most_));
-    for (auto& r : row_) sort(r, entries.data() + r.first, sorted.data(), bucket.data());
+    Unsorted positives(most_);
+    for (int l = 0; l < kBlock; ++l) {
+      if (row_[l].count == 0) continue;
+      collect(t, l, positives, threshold);
+      sort(row_[l], positives);
+    }
   }
   int64_t most() const { return most_; }  // positives that a row has
   int64_t count(int l) const { return row_[l].count; }
   const T* values(int l) const { return values_.data() + row_[l].first; }
-  const int64_t* columns(int l) const { return columns_.data() + row_[l].first; }
+  const int32_t* columns(int l) const { return columns_.data() + row_[l].first; }
   // Where row l's entries begin in arrays of `total` entries, one more per row than it has positives.
   int64_t offset(int l) const { return row_[l].first; }
   int64_t total() const { return int64_t(values_.size()); }
@@ -126,7 +121,6 @@ class RankedPositives {
   // bit c of `keep` is not set. Many searches at once hide each other's latency.
   template <bool kStrict>
   FASTSSL_INLINE void rank(int l, const T* d, const uint32_t* keep, int32_t* rank) const {
-    typedef int32_t Narrow __attribute__((vector_size(kWidth<T> * sizeof(int32_t))));
     constexpr int kMany = int(kTogether) / kWidth<T>, kAtOnce = kMany < 8 ? kMany : 8;
     const Row& r = row_[l];
     const T* value = values_.data() + r.first;
@@ -145,10 +139,7 @@ class RankedPositives {
       } else {
 #pragma GCC unroll 8
         for (int v = 0; v < kAtOnce; ++v) {
-          Vec<T> at = (x[v] - r.low) * r.scale;
-          at = at > T(0) ? at : Vec<T>{};  // NaN too
-          at = at < r.last ? at : splat<T>(r.last);
-          found[v] = gather_ids<T>(start, __builtin_convertvector(at, IVec<T>));
+          found[v] = gather_ids<T>(start, r.bucket(x[v]));
         }
         for (int32_t step = r.step; step > 0; step /= 2) {
 #pragma GCC unroll 8
@@ -164,31 +155,43 @@ class RankedPositives {
         const IVec<T> bits = IVec<T>{} + E(int32_t(keep[at / kBlock] >> (at % kBlock)));
         // An infinite distance passes the padding.
         const IVec<T> in = (((bits >> iota<T>()) & E(1)) != E(0)) & (found[v] < count);
-        const Narrow narrow = __builtin_convertvector(in ? found[v] : IVec<T>{} + count, Narrow);
-        __builtin_memcpy(rank + at, &narrow, sizeof narrow);
+        store_ids<T>(rank + at, in ? found[v] : IVec<T>{} + count);
       }
     }
   }
 
  private:
   using E = decltype(IVec<T>{}[0] + 0);
-  struct Entry {
-    T value;
-    E column;
-    bool operator<(const Entry& b) const { return value < b.value || (value == b.value && column < b.column); }
-  };
   struct Row {
     int64_t first = 0, start = 0;
     int64_t count = 0;
     T low = 0, scale = 0, last = 0;
     int32_t step = 0;
+    FASTSSL_INLINE IVec<T> bucket(Vec<T> x) const {
+      Vec<T> at = (x - low) * scale;
+      at = at > T(0) ? at : Vec<T>{};  // NaN too
+      at = at < last ? at : splat<T>(last);
+      return __builtin_convertvector(at, IVec<T>);
+    }
+  };
+  // The positives of one row by columns, and what sorts them; a vector more than there are.
+  struct Unsorted {
+    std::vector<T> value, by_bucket;
+    std::vector<int32_t> column, start, ordinal, place;  // where an entry's bucket begins, its place there and in all
+    explicit Unsorted(int64_t most)
+        : value(size_t(most + kBlock)),
+          by_bucket(size_t(most + kBlock + kShort), T(__builtin_inf())),
+          column(size_t(most + 2 * kBlock)),
+          start(size_t(most + kBlock)),
+          ordinal(size_t(most + kBlock)),
+          place(size_t(most + kBlock)) {}
   };
   static constexpr int64_t kFew = 16;     // compared one by one
   static constexpr int64_t kBuckets = 2;  // for each positive
-  static constexpr int32_t kShort = 12;   // a bucket that insertions sort
+  static constexpr int32_t kShort = 16;   // a bucket whose entries are compared with each other
   Row row_[kBlock];
   std::vector<T> values_;  // of all rows; +inf after each row's own, as many as a search may pass
-  std::vector<int64_t> columns_;
+  std::vector<int32_t> columns_;
   std::vector<int32_t> starts_;
   int64_t most_ = 0;
 
@@ -200,58 +203,96 @@ class RankedPositives {
   }
   static int64_t padding(int64_t count) { return count > kFew ? 2 * first_step(count) : 1; }
 
+  template <class F>
+  void collect(const RowTask<T>& t, int l, Unsorted& to, F&& threshold) const {
+    int32_t* column = to.column.data();
+    int64_t count = 0;
+    for (int64_t w = 0; w < relation.words; ++w)
+      count += expand_bits(relation.positive(l)[w], int32_t(relation.begin + w * kBlock), column + count);
+    for (int v = 0; v < kWidth<T>; ++v) column[count + v] = column[0];  // the last vector may hold the first again
+    const T* s = t.s - t.first * kBlock + l;
+    for (int64_t p = 0; p < count; p += kWidth<T>) {
+      const Vec<T> value = threshold(gather(s, load_ids<T>(column + p) * E(kBlock)));
+      // NaN cannot be sorted; infinite it shows too.
+      store<T>(to.value.data() + p, value == value ? value : splat<T>(T(__builtin_inf())));
+    }
+  }
   // Entries into buckets, and the row's table; returns how many the fullest has.
-  int32_t distribute(Row& r, const Entry* entries, Entry* sorted, int32_t* bucket) {
+  int32_t distribute(Row& r, Unsorted& e) {
     const int64_t count = r.count;
     int32_t* start = starts_.data() + r.start;
-    int32_t buckets = 1, longest = 0;
-    T low = entries[0].value, high = low;
-    for (int64_t p = 0; p < count; ++p) {
-      low = entries[p].value < low ? entries[p].value : low;
-      high = entries[p].value > high ? entries[p].value : high;
+    Vec<T> lows = load<T>(e.value.data()), highs = lows;
+    for (int64_t p = kWidth<T>; p < count; p += kWidth<T>) {
+      const Vec<T> x = load<T>(e.value.data() + p);
+      lows = x < lows ? x : lows;
+      highs = x > highs ? x : highs;
     }
-    const T width = high - low, infinity = T(__builtin_inf()), scale = T(kBuckets * count) / width;
+    const T infinity = T(__builtin_inf()), low = -hmax<T>(-lows), width = hmax<T>(highs) - low;
+    const T scale = T(kBuckets * count) / width;
+    int32_t buckets = 1;
     if (width > T(0) && width < infinity && scale < infinity) {
       r.scale = scale;
       buckets = int32_t(kBuckets * count);
     }
     r.low = low < infinity ? low : T(0);
     r.last = T(buckets - 1);
-    for (int64_t p = 0; p < count; ++p) {
-      T at = (entries[p].value - r.low) * r.scale;
-      at = at > T(0) ? at : T(0);
-      bucket[p] = int32_t(at < r.last ? at : r.last);
-      ++start[bucket[p]];
+    for (int64_t p = 0; p < count; p += kWidth<T>)
+      store_ids<T>(e.start.data() + p, r.bucket(load<T>(e.value.data() + p)));
+    for (int64_t p = 0; p < count; ++p) e.ordinal[size_t(p)] = start[e.start[size_t(p)]]++;
+    for (int32_t b = 0, before = 0; b < buckets; ++b) {
+      const int32_t here = start[b];
+      start[b] = before;
+      before += here;
     }
-    for (int32_t b = 0, end = 0; b < buckets; ++b) {
-      longest = std::max(longest, start[b]);
-      start[b] = end += start[b];
-    }
-    // Places are handed out from the end of each bucket, which leaves start[b] where the bucket begins.
-    for (int64_t p = count; p-- > 0;) sorted[--start[bucket[p]]] = entries[p];
-    r.step = first_step(longest);
-    return longest;
-  }
-  void sort(Row& r, const Entry* entries, Entry* sorted, int32_t* bucket) {
     int32_t longest = 0;
-    if (r.count > kFew) {
-      longest = distribute(r, entries, sorted, bucket);
-    } else {
-      std::copy(entries, entries + r.count, sorted);
+    for (int64_t p = 0; p < count; ++p) {
+      longest = std::max(longest, e.ordinal[size_t(p)]);
+      e.start[size_t(p)] = start[e.start[size_t(p)]];
+      e.by_bucket[size_t(e.start[size_t(p)] + e.ordinal[size_t(p)])] = e.value[size_t(p)];
     }
-    if (longest > kShort) {
-      std::sort(sorted, sorted + r.count);
+    return longest + 1;
+  }
+  // An entry's place is that of its bucket and how many come before it there; equal values stay in order.
+  void sort(Row& r, Unsorted& e) {
+    int32_t longest;
+    if (r.count > kFew) {
+      longest = distribute(r, e);
+      r.step = first_step(longest);
     } else {
-      for (int64_t p = 1; p < r.count; ++p) {
-        const Entry e = sorted[p];
-        int64_t q = p;
-        for (; q > 0 && e < sorted[q - 1]; --q) sorted[q] = sorted[q - 1];
-        sorted[q] = e;
+      longest = int32_t(r.count);
+      for (int32_t p = 0; p < longest; ++p) {
+        e.by_bucket[size_t(p)] = e.value[size_t(p)];
+        e.start[size_t(p)] = 0;
+        e.ordinal[size_t(p)] = p;
+      }
+    }
+    std::fill_n(e.start.begin() + r.count, kWidth<T>, 0);  // what the last vector reads beyond the entries
+    if (longest > kShort) {
+      std::vector<int32_t> order(static_cast<size_t>(r.count));
+      for (int32_t p = 0; p < r.count; ++p) order[size_t(p)] = p;
+      std::sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
+        const T x = e.value[size_t(a)], y = e.value[size_t(b)];
+        return x < y || (x == y && a < b);
+      });
+      for (int32_t p = 0; p < r.count; ++p) e.place[size_t(order[size_t(p)])] = p;
+    } else {
+      const T infinity = T(__builtin_inf());
+      std::fill_n(e.by_bucket.begin() + r.count, kShort, infinity);
+      for (int64_t p = 0; p < r.count; p += kWidth<T>) {
+        const Vec<T> x = load<T>(e.value.data() + p);
+        const IVec<T> start = load_ids<T>(e.start.data() + p), ordinal = load_ids<T>(e.ordinal.data() + p);
+        IVec<T> place = start;
+        for (int32_t k = 0; k < longest; ++k) {
+          const Vec<T> other = gather(e.by_bucket.data(), start + E(k));
+          place -= (other < x) | ((other == x) & (E(k) < ordinal));
+        }
+        store_ids<T>(e.place.data() + p, place);
       }
     }
     for (int64_t p = 0; p < r.count; ++p) {
-      values_[size_t(r.first + p)] = sorted[p].value;
-      columns_[size_t(r.first + p)] = int64_t(sorted[p].column);
+      const size_t to = size_t(r.first + e.place[size_t(p)]);
+      values_[to] = e.value[size_t(p)];
+      columns_[to] = e.column[size_t(p)];
     }
   }
 };
@@ -263,31 +304,31 @@ template <bool kStrict, class T, class F>
 void for_each_ranked(const RowTask<T>& t, const RankedPositives<T>& positives, F&& f) {
   constexpr int64_t kTogether = RankedPositives<T>::kTogether, kWords = kTogether / kBlock;
   const T sign = T(t.params[0]);
-  RowBits<T> bits(t);
-  uint32_t negative[kBlock][kWords];
-  T tail[kBlock * kBlock] = {}, d[kTogether];
+  const RelationBits<T>& relation = positives.relation;
+  alignas(64) T distances[kBlock * kTogether];  // [row][column]
+  T tail[kBlock * kBlock] = {};
   int32_t rank[kTogether];
-  const int64_t begin = t.upper && t.i > t.first ? t.i : t.first;
-  for (int64_t j0 = begin; j0 < t.m; j0 += kTogether) {
-    __builtin_memset(negative, 0, sizeof negative);
-    for (int64_t w = 0; w < kWords && j0 + w * kBlock < t.m; ++w) {
-      bits.read(j0 + w * kBlock);
-      for (int l = 0; l < kBlock; ++l) negative[l][w] = bits.negative[l];
+  uint32_t used = 0;
+  for (int l = 0; l < kBlock; ++l) used |= uint32_t(positives.count(l) > 0) << l;
+  if (used == 0) return;
+  const int64_t ragged = t.m - t.m % kBlock;
+  if (ragged < t.m)
+    __builtin_memcpy(tail, t.s + (ragged - t.first) * kBlock, size_t(t.m % kBlock * kBlock) * sizeof(T));
+  for (int64_t j0 = relation.begin; j0 < t.m; j0 += kTogether) {
+    for (int64_t w = 0; w < kWords; ++w) {
+      const int64_t j = j0 + w * kBlock;
+      const T* s = j < ragged ? t.s + (j - t.first) * kBlock : tail;
+      for (int c = 0; c < kBlock; c += kWidth<T>)
+        for (int l = 0; l < kBlock; l += kWidth<T>)
+          transpose(s + c * kBlock + l, kBlock, distances + l * kTogether + w * kBlock + c, kTogether);
     }
-    const int64_t ragged = t.m - t.m % kBlock;
-    if (ragged < t.m && ragged < j0 + kTogether)
-      __builtin_memcpy(tail, t.s + (ragged - t.first) * kBlock, size_t(t.m % kBlock * kBlock) * sizeof(T));
-    for (int l = 0; l < kBlock; ++l) {
-      if (positives.count(l) == 0) continue;
-      for (int64_t w = 0; w < kWords; ++w) {
-        const int64_t j = j0 + w * kBlock;
-        const T* s = j < ragged ? t.s + (j - t.first) * kBlock : tail;
-        for (int v = 0; v < kV<T>; ++v)
-          store<T>(d + w * kBlock + v * kWidth<T>, sign * gather(s + v * kWidth<T> * kBlock + l, iota<T>() * kBlock));
-      }
-      positives.template rank<kStrict>(l, d, negative[l], rank);
-      f(l, j0, d, rank, negative[l]);
-    }
+    for_each_bit(used, [&](int l) __attribute__((always_inline)) {
+      T* d = distances + l * kTogether;
+      for (int64_t c = 0; c < kTogether; c += kWidth<T>) store<T>(d + c, sign * load<T>(d + c));
+      const uint32_t* negative = relation.negative(l) + (j0 - relation.begin) / kBlock;
+      positives.template rank<kStrict>(l, d, negative, rank);
+      f(l, j0, d, rank, negative);
+    });
   }
 }
 

@@ -10,52 +10,47 @@ namespace FASTSSL_ISA {
 template <class T, class F>
 void for_each_semihard(const RowTask<T>& t, F&& f) {
   const T sign = T(t.params[0]);
-  const RankedPositives<T> positives(t, [&](T s) { return sign * s; });
-  struct Nearest {
-    T d = T(__builtin_inf());
-    int64_t column = -1;
-    FASTSSL_INLINE void offer(T other, int64_t j) {
-      if (d == d && !(other >= d)) d = other, column = j;  // NaN enters and stays
-    }
-  };
-  // [k]: the nearest of the negatives that k positives (in order) are nearer than.
+  const RankedPositives<T> positives(t, [&](Vec<T> s) { return sign * s; });
+  // [k]: the nearest of the negatives that k positives (in order) are nearer than. (NaN is farther than none.)
   std::vector<T> near(size_t(positives.total()), T(__builtin_inf()));
-  std::vector<int64_t> column(size_t(positives.total()), -1);
-  Nearest farthest[kBlock];
+  std::vector<int32_t> column(size_t(positives.total()), -1);
+  struct Farthest {
+    T d = T(-__builtin_inf());
+    int32_t column = -1;
+  } farthest[kBlock];
   for_each_ranked<true>(
       t, positives,
       [&](int l, int64_t j0, const T* d, const int32_t* rank, const uint32_t* negative) __attribute__((always_inline)) {
         T* of = near.data() + positives.offset(l);
-        int64_t* at = column.data() + positives.offset(l);
+        int32_t* at = column.data() + positives.offset(l);
+        Farthest far = farthest[l];
         for (int64_t w = 0; w < RankedPositives<T>::kTogether / kBlock;
              ++w, d += kBlock, rank += kBlock, j0 += kBlock) {
           uint32_t nearer = 0, farther = 0;
           for (int v = 0; v < kV<T>; ++v) {
             const Vec<T> x = load<T>(d + v * kWidth<T>);
-            nearer |= bits_of<T>(~(x >= gather(of, load_ids<T>(rank + v * kWidth<T>)))) << (v * kWidth<T>);
-            farther |= bits_of<T>(~(x <= -farthest[l].d)) << (v * kWidth<T>);
+            nearer |= bits_of<T>(x < gather(of, load_ids<T>(rank + v * kWidth<T>))) << (v * kWidth<T>);
+            farther |= bits_of<T>(~(x <= far.d)) << (v * kWidth<T>);
           }
           for_each_bit(nearer & negative[w], [&](int c) {
-            Nearest best{of[rank[c]], at[rank[c]]};
-            best.offer(d[c], j0 + c);
-            of[rank[c]] = best.d;
-            at[rank[c]] = best.column;
+            const int32_t k = rank[c];
+            if (d[c] < of[k]) of[k] = d[c], at[k] = int32_t(j0 + c);
           });
-          for_each_bit(farther & negative[w], [&](int c) { farthest[l].offer(-d[c], j0 + c); });
+          for_each_bit(farther & negative[w], [&](int c) {
+            if (far.d == far.d && !(d[c] <= far.d)) far = {d[c], int32_t(j0 + c)};  // NaN enters and stays
+          });
         }
+        farthest[l] = far;
       });
   for (int l = 0; l < kBlock; ++l) {
-    Nearest best;
+    Farthest best = farthest[l];
+    if (best.column < 0) continue;  // no negatives
     for (int64_t p = positives.count(l); p-- > 0;) {
       const size_t next = size_t(positives.offset(l) + p + 1);
-      if (column[next] >= 0) best.offer(near[next], column[next]);
-      const T value = positives.values(l)[p];
-      const int64_t own = positives.columns(l)[p];
-      if (best.column >= 0) {
-        f(l, value, own, best.d, best.column);
-      } else if (farthest[l].column >= 0) {
-        f(l, value, own, -farthest[l].d, farthest[l].column);
-      }
+      const bool farther = column[next] >= 0;
+      best.d = farther ? near[next] : best.d;
+      best.column = farther ? column[next] : best.column;
+      f(l, positives.values(l)[p], positives.columns(l)[p], best.d, best.column);
     }
   }
 }

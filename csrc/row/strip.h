@@ -40,51 +40,80 @@ FASTSSL_INLINE const T* blocked_row(const Operand& x, int64_t row) {
   const int64_t depth_blocks = (x.depth + kBlock - 1) / kBlock;
   return static_cast<const T*>(x.rows) + (row / kBlock * depth_blocks * kBlock + row % kBlock) * kBlock;
 }
-template <class T>
-T squared_difference(const Strip<T>& t, int64_t i, int64_t j) {
-  const T* a = blocked_row<T>(t.x, i);
-  const T* b = blocked_row<T>(t.y, j);
-  Vec<T> sum[kBlockVectors<T>] = {};
-  for (int64_t k = 0; k < t.x.depth; k += kBlock, a += kBlock * kBlock, b += kBlock * kBlock)
-    for (int v = 0; v < kBlockVectors<T>; ++v) {
-      const Vec<T> d = load<T>(a + v * kWidth<T>) - load<T>(b + v * kWidth<T>);  // padding is zero on both sides
-      sum[v] += d * d;
-    }
-  for (int half = kBlockVectors<T> / 2; half > 0; half /= 2)
-    for (int v = 0; v < half; ++v) sum[v] += sum[v + half];
-  return hsum<T>(sum[0]);
-}
 
 // |x|^2 + |y|^2 - 2 x.y loses the digits of small distances: pairs this close are computed from their difference.
 constexpr double kNear = 1.0 / 64;
 // More of them in a block than this: the block is multiplied again, relative to one of its rows.
 constexpr int kManyNear = 128;
 
-// From products to distances, given the squared lengths. Returns how many pairs of the block are near; gives up at
+// Squared distances of pairs [row of y][lane] of a block from their differences, some side by side.
+template <class T>
+FASTSSL_INLINE void squared_differences(const Strip<T>& t, int64_t ib, int64_t jb, const int32_t* pairs, int count,
+                                        T* out) {
+  constexpr int kBV = kBlockVectors<T>, kPairs = kBV < 8 ? 8 / kBV : 1;
+  const T* x = blocked_row<T>(t.x, ib * kBlock);
+  const T* y = blocked_row<T>(t.y, jb * kBlock);
+  const auto some = [&](auto number, int first) __attribute__((always_inline)) {
+    constexpr int N = decltype(number)::value;
+    const T *a[N], *b[N];
+    Vec<T> sum[N][kBV];
+#pragma GCC unroll 4
+    for (int p = 0; p < N; ++p) {
+      a[p] = x + pairs[first + p] % kBlock * kBlock;
+      b[p] = y + pairs[first + p] / kBlock * kBlock;
+#pragma GCC unroll 8
+      for (int v = 0; v < kBV; ++v) sum[p][v] = Vec<T>{};
+    }
+    for (int64_t k = 0; k < t.x.depth; k += kBlock) {
+#pragma GCC unroll 4
+      for (int p = 0; p < N; ++p)
+#pragma GCC unroll 8
+        for (int v = 0; v < kBV; ++v) {
+          const int64_t at = k * kBlock + v * kWidth<T>;
+          const Vec<T> d = load<T>(a[p] + at) - load<T>(b[p] + at);  // padding is zero on both sides
+          sum[p][v] += d * d;
+        }
+    }
+#pragma GCC unroll 4
+    for (int p = 0; p < N; ++p) {
+#pragma GCC unroll 3
+      for (int half = kBV / 2; half > 0; half /= 2)
+#pragma GCC unroll 4
+        for (int v = 0; v < half; ++v) sum[p][v] += sum[p][v + half];
+      out[first + p] = hsum<T>(sum[p][0]);
+    }
+  };
+  int first = 0;
+  for (; first + kPairs <= count; first += kPairs) some(Rows<kPairs>{}, first);
+  for (; first < count; ++first) some(Rows<1>{}, first);
+}
+
+// From products to distances, given the squared lengths. Returns how many pairs of the block are near; gives up above
 // kManyNear unless it has to do the `whole` block.
 template <class T, Metric kMetric>
 FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T* s, const T* x_square,
                                     const T* y_square, bool whole) {
+  int32_t near[kBlock * kBlock + kBlock];
   int found = 0;
-  for (int64_t r = 0; r < kBlock; ++r, s += kBlock) {
-    const int64_t j = jb * kBlock + r;
+  for (int r = 0; r < kBlock; ++r)
     for (int v = 0; v < kBlockVectors<T>; ++v) {
+      T* at = s + r * kBlock + v * kWidth<T>;
       const Vec<T> sum = load<T>(x_square + v * kWidth<T>) + y_square[r];
-      Vec<T> d = sum - T(2) * load<T>(s + v * kWidth<T>);
-      const IVec<T> near = d < sum * T(kNear);
-      if (uint32_t bits = bits_of<T>(near); __builtin_expect(bits != 0, 0)) {
-        T exact[kWidth<T>];
-        store<T>(exact, d);
-        found += __builtin_popcount(bits);
+      const Vec<T> d = sum - T(2) * load<T>(at);
+      store<T>(at, kMetric == Metric::euclidean ? root<T>(d) : d);
+      if (const uint32_t bits = bits_of<T>(d < sum * T(kNear)); __builtin_expect(bits != 0, 0)) {
+        found += expand_bits(bits, r * int32_t(kBlock) + v * kWidth<T>, near + found);
         if (found > kManyNear && !whole) return found;
-        for (; bits; bits &= bits - 1) {
-          const int w = __builtin_ctz(bits);
-          const int64_t i = ib * kBlock + v * kWidth<T> + w;
-          exact[w] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? squared_difference(t, i, j) : T(0);
-        }
-        d = load<T>(exact);
       }
-      store<T>(s + v * kWidth<T>, kMetric == Metric::euclidean ? root<T>(d) : d);
+    }
+  if (__builtin_expect(found > 0, 0)) {
+    T exact[kBlock * kBlock];
+    squared_differences(t, ib, jb, near, found, exact);
+    if (kMetric == Metric::euclidean)
+      for (int p = 0; p < found; p += kWidth<T>) store<T>(exact + p, root<T>(load<T>(exact + p)));
+    for (int p = 0; p < found; ++p) {
+      const int64_t i = ib * kBlock + near[p] % kBlock, j = jb * kBlock + near[p] / kBlock;
+      s[near[p]] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? exact[p] : T(0);
     }
   }
   return found;
@@ -170,7 +199,7 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
         products(centred->rows.data(), centred->lanes.data(), s);
         finish_distances<T, kMetric>(t, ib, jb, s, centred->x_square, centred->y_square, true);
         int near = 0;
-        for (int64_t r = 0; r < kBlock; ++r)
+        for (int64_t r = 0; r < kBlock && near <= kManyNear; ++r)
           for (int v = 0; v < kBlockVectors<T>; ++v) {
             const Vec<T> d = load<T>(s + r * kBlock + v * kWidth<T>);
             const Vec<T> limit = (load<T>(x_square + v * kWidth<T>) + y_square[r]) * T(kNear);

@@ -130,7 +130,7 @@ void sum_violations(const RowTask<T>& t, const RankedPositives<T>& positives, do
 template <class T>
 void triplet_forward(const RowTask<T>& t) {
   const T sign = T(t.params[0]), margin = T(t.params[1]);
-  const RankedPositives<T> positives(t, [&](T s) { return sign * s + margin; });
+  const RankedPositives<T> positives(t, [&](Vec<T> s) { return sign * s + margin; });
   const SigmoidCells<T> cells(t, positives);
   const TripletTable<T> table(t, positives, cells.cells() > 0);
   LaneSum<T> sum, active;
@@ -183,7 +183,7 @@ void triplet_forward(const RowTask<T>& t) {
 template <class T>
 void triplet_backward(const RowTask<T>& t) {
   const T sign = T(t.params[0]), margin = T(t.params[1]);
-  const RankedPositives<T> positives(t, [&](T s) { return sign * s + margin; });
+  const RankedPositives<T> positives(t, [&](Vec<T> s) { return sign * s + margin; });
   const SigmoidCells<T> cells(t, positives);
   const TripletTable<T> table(t, positives, cells.cells() > 0);
   Vec<T> upstream[kV<T>];

@@ -105,6 +105,12 @@ template <class T>
 FASTSSL_INLINE IVec<T> load_ids(const int32_t* p) {
   return load_as<IVec<T>>(p);
 }
+template <class T>
+FASTSSL_INLINE void store_ids(int32_t* p, IVec<T> ids) {
+  typedef int32_t Narrow __attribute__((vector_size(kWidth<T> * sizeof(int32_t))));
+  const Narrow narrow = __builtin_convertvector(ids, Narrow);
+  __builtin_memcpy(p, &narrow, sizeof narrow);
+}
 // base[index[i]] for every lane.
 template <class T>
 FASTSSL_INLINE Vec<T> gather(const T* base, IVec<T> index) {
@@ -175,6 +181,19 @@ FASTSSL_INLINE uint32_t bits_of(IVec<T> mask) {
   for (int w = 0; w < kWidth<T>; ++w) bits |= uint32_t(mask[w] != 0) << w;
   return bits;
 }
+// first + k for every bit k of `bits` in order; up to 32 places of `to` are written, the number of bits counts.
+FASTSSL_INLINE int expand_bits(uint32_t bits, int32_t first, int32_t* to) {
+#if FASTSSL_VECTOR_BYTES == 64
+  const __m512i low = _mm512_add_epi32(_mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15),
+                                       _mm512_set1_epi32(first));
+  const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
+  _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(__mmask16(bits), low));
+  _mm512_storeu_si512(to + __builtin_popcount(bits & 0xffff), _mm512_maskz_compress_epi32(__mmask16(bits >> 16), high));
+#else
+  for (uint32_t left = bits; left; left &= left - 1) *to++ = first + __builtin_ctz(left);
+#endif
+  return __builtin_popcount(bits);
+}
 // 0, 1, 2, ...
 template <class T>
 FASTSSL_INLINE IVec<T> iota() {
@@ -195,6 +214,34 @@ FASTSSL_INLINE T hsum(Vec<T> v) {
   for (int half = kWidth<T> / 2; half > 0; half /= 2)
     for (int i = 0; i < half; ++i) part[i] += part[i + half];
   return part[0];
+#endif
+}
+// A square of as many rows as a vector has lanes, transposed: to[c][r] = from[r][c].
+template <class T>
+FASTSSL_INLINE void transpose(const T* from, int64_t from_step, T* to, int64_t to_step) {
+  constexpr int kW = kWidth<T>;
+#if defined(__GNUC__) && !defined(__clang__)
+  Vec<T> row[kW];
+#pragma GCC unroll 16
+  for (int r = 0; r < kW; ++r) row[r] = load<T>(from + r * from_step);
+  // Rows r and r + half exchange their off-diagonal squares of `half` lanes.
+#pragma GCC unroll 4
+  for (int half = kW / 2; half > 0; half /= 2) {
+    const IVec<T> second = (iota<T>() & half) != 0;
+    const IVec<T> low = second ? iota<T>() - half + kW : iota<T>(), high = second ? iota<T>() + kW : iota<T>() + half;
+#pragma GCC unroll 16
+    for (int r = 0; r < kW; ++r) {
+      if (r & half) continue;
+      const Vec<T> a = row[r], b = row[r + half];
+      row[r] = __builtin_shuffle(a, b, low);
+      row[r + half] = __builtin_shuffle(a, b, high);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kW; ++r) store<T>(to + r * to_step, row[r]);
+#else
+  for (int r = 0; r < kW; ++r)
+    for (int c = 0; c < kW; ++c) to[c * to_step + r] = from[r * from_step + c];
 #endif
 }
 template <class T>

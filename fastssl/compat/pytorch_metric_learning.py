@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+from fastssl._table import MAX_BINS, Metric
 from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
@@ -34,7 +35,6 @@ from fastssl.ops.statistics import (
     SoftplusPerPositive,
     Triplets,
 )
-from fastssl.ops.table import MAX_BINS, Metric
 
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has special cases for one pair and none

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Positives
 from fastssl.distributed.blocks import pair_sums
 from fastssl.distributed.collectives import sum_by_key
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Shards
 from fastssl.ops.pair_loss import PairLoss
-from fastssl.ops.table import Positives
 
 
 def _softplus(d: Tensor) -> Tensor:

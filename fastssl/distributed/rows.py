@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl._table import Metric, RowLoss
 from fastssl.distributed.collectives import gather_rows
 from fastssl.distributed.exchange import all_to_all, gather
 from fastssl.distributed.ring import Block, all_peers, ring_pass, travels, zeros_for
@@ -21,7 +22,6 @@ from fastssl.distributed.shards import Shards
 from fastssl.ops import Backend, dispatch, get_memory_budget, rows
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.rows import Relation
-from fastssl.ops.table import Metric, RowLoss
 
 ROW_LOSS = Backend(reference.row_loss, rows.row_loss, "row_loss")
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")

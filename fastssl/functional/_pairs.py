@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl._table import PARAMETERS, Metric, RowLoss
 from fastssl.distributed.collectives import total as total_of
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.pair_loss import pair_loss as shared_pair_loss
@@ -25,7 +26,6 @@ from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import PairLoss, pair_loss
 from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import Statistic
-from fastssl.ops.table import PARAMETERS, Metric, RowLoss
 
 IndicesTuple = tuple[Tensor, ...]
 SLOPE_BYTES = 8 * 12  # of a pair while a slope is taken: about 12 matrices of a strip in float64
@@ -139,7 +139,7 @@ class Pairs:
         """Rows of the other side."""
         if self.columns is not None:
             return self.columns.fetch(places)
-        return (self.x if self.y is None else self.y)[places]
+        return (self.x if self.y is None else self.y).index_select(0, places)  # gradients in one order
 
     def between(self, x: Tensor, x_ids: Tensor) -> Pairs:
         """The same partners for other rows."""

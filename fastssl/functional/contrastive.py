@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Metric
 from fastssl.distributed.collectives import replicate
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.pair_loss import sup_con as shared_sup_con
@@ -18,9 +19,9 @@ from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, fused_pairs, la
 from fastssl.functional.metric import log_share_of_positives, softplus_per_positive
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
+from fastssl.ops.reference.common import softplus
 from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps
-from fastssl.ops.table import Metric
 
 
 @shardable
@@ -121,7 +122,7 @@ def _against_queue(
     )
     full = torch.promote_types(query.dtype, torch.float32)
     q, k = (TF.normalize(t.to(full), dim=1) if normalize else t.to(full) for t in (query, key))
-    return TF.softplus(rows.value - scale * (q.double() * k.double()).sum(1).to(rows.value.dtype))
+    return softplus(rows.value - scale * (q.double() * k.double()).sum(1).to(rows.value.dtype))
 
 
 @shardable

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl._table import Metric
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.rows import columns_of, travelling
 from fastssl.distributed.shards import Group, current, shardable, unsharded
@@ -17,7 +18,6 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
-from fastssl.ops.table import Metric
 
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
 

@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Metric
 from fastssl.functional import _check as check
 from fastssl.ops import Backend, dispatch, rows
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.table import Metric
 
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")
 NEAREST = Backend(reference.nearest, rows.nearest, "nearest")

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import MAX_BINS, Metric
 from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, everywhere, labelled, mean, reduce_rows
 from fastssl.functional.distance import pairwise_distance
+from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import (
     NEGATIVES,
     POSITIVES,
@@ -29,7 +31,6 @@ from fastssl.ops.statistics import (
     SoftplusPerPositive,
     Triplets,
 )
-from fastssl.ops.table import MAX_BINS, Metric
 
 
 @shardable
@@ -153,7 +154,7 @@ def triplet(
     if mining == "hard":
         rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
         z = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive)) + margin
-        terms = torch.where(rows.complete, TF.softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
+        terms = torch.where(rows.complete, softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
         total, active, count = terms.sum(), (rows.complete & (z > 0)).sum(), rows.complete.sum()
     else:
         triplets = Triplets(1, margin, smooth) if mining == "all" else SemihardTriplets(1, margin)
@@ -182,7 +183,7 @@ def _listed_triplets(
     d = pairwise_distance(pairs.x, pairs.y, metric=metric, normalize=normalize, backend=pairs.backend)
     a, p, n = (t.to(d.device) for t in indices)
     z = d[a, p] - d[a, n] + margin
-    terms = TF.softplus(z) if smooth else z.clamp(min=0)
+    terms = softplus(z) if smooth else z.clamp(min=0)
     if reduction == "sum":
         return terms.sum()
     return mean(terms.sum(), float((z > 0).sum()) if reduction == "active" else float(len(z)))
@@ -369,7 +370,7 @@ def log_share_of_positives(
     counted = rows.positives > 0
     positive = torch.where(counted, rows.first, torch.zeros_like(rows.first))
     # log(1 + negatives / positives): nothing cancels where the share is nearly 1
-    return -TF.softplus(rows.second - positive), counted
+    return -softplus(rows.second - positive), counted
 
 
 @shardable
@@ -448,7 +449,7 @@ def multi_similarity(
     base = check.value("base", base, embeddings.device)
     sums = LogSumExps(LogSumExp(-alpha, alpha * base, POSITIVES), LogSumExp(beta, -beta * base, NEGATIVES))
     rows = pairs.reduce(sums, metric=Metric.dot, normalize=check.flag("normalize", normalize))
-    values = TF.softplus(rows.first) / alpha + TF.softplus(rows.second) / beta
+    values = softplus(rows.first) / alpha + softplus(rows.second) / beta
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
@@ -492,7 +493,7 @@ def circle(
     margin = check.value("margin", margin, embeddings.device)
     sums = LogSumExps(LogSumExp(gamma, margin, POSITIVES), LogSumExp(gamma, margin, NEGATIVES), self_paced=True)
     rows = pairs.reduce(sums, metric=Metric.dot, normalize=check.flag("normalize", normalize))
-    return pairs.result(reduce_rows(TF.softplus(_sum_of_complete(rows)), rows.complete, check.reduction(reduction)))
+    return pairs.result(reduce_rows(softplus(_sum_of_complete(rows)), rows.complete, check.reduction(reduction)))
 
 
 @shardable
@@ -686,11 +687,11 @@ def angular(
     y = x if ref_emb is embeddings else None if ref_emb is None else TF.normalize(ref_emb.to(full), dim=1)
     pairs = labelled(x, labels, None, y, ref_labels, backend)
     a, p = positive_pairs(pairs)
-    ids, other = pairs.relation.x_ids, pairs.fetch(p)
+    ids, anchors, other = pairs.relation.x_ids, x.index_select(0, a), pairs.fetch(p)
     assert ids is not None
-    partners = pairs.between(x[a] + other, ids[a])
+    partners = pairs.between(anchors + other, ids[a])
     rows = partners.reduce(LogSumExp(4 * square, over=NEGATIVES), metric=Metric.dot, normalize=False)
-    values = TF.softplus(rows.value - 2 * (1 + square) * (x[a] * other).sum(1))
+    values = softplus(rows.value - 2 * (1 + square) * (anchors * other).sum(1))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.distributed.shards import Group, shardable
@@ -13,6 +12,7 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.ops import Backend, dispatch, gather
 from fastssl.ops.reference import noise as reference
+from fastssl.ops.reference.common import softplus
 
 GATHER_DOT = Backend(reference.gather_dot, gather.gather_dot, "gather_dot")
 
@@ -62,7 +62,7 @@ def nce(
         offset = math.log(max(noise.shape[1], 1))
         data = data - noise_log_prob_data - offset
         noise = noise - noise_log_prob_noise.reshape(noise.shape) - offset
-    rows = TF.softplus(-data) + TF.softplus(noise).sum(1)
+    rows = softplus(-data) + softplus(noise).sum(1)
     return reduce_rows(rows, None, check.reduction(reduction))
 
 
@@ -126,5 +126,5 @@ def negative_sampling(
             name = "positives" if bool(((p < 0) | (p >= table.shape[0])).any()) else "negatives"
             raise ValueError(f"{name}: expected values in [0, {table.shape[0]}), got {low if low < 0 else high}")
     scores = dispatch(GATHER_DOT, backend, center.device, center, table, indices)
-    rows = TF.softplus(-scores[:, 0]) + TF.softplus(scores[:, 1:]).sum(1)
+    rows = softplus(-scores[:, 0]) + softplus(scores[:, 1:]).sum(1)
     return reduce_rows(rows, None, check.reduction(reduction))

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Metric
 from fastssl.distributed.collectives import replicate, total
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
+from fastssl.ops.reference.common import softplus
 from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
-from fastssl.ops.table import Metric
 
 
 def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend: str | None) -> Pairs:
@@ -41,7 +42,7 @@ def _own_cosine(pairs: Pairs) -> Tensor:
 def _margin_softmax(pairs: Pairs, scale: Tensor | float, target: Tensor, reduction: str) -> Tensor:
     """softplus(lse over the other classes - the target's logit): the cross-entropy with one logit replaced."""
     rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
-    values = TF.softplus(rows.value - scale * target.to(rows.value.dtype))
+    values = softplus(rows.value - scale * target.to(rows.value.dtype))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
@@ -193,7 +194,7 @@ def proxy_nca(
     parts = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
     rows = pairs.reduce(parts, metric=Metric.sqeuclidean, normalize=True)
     if check.flag("include_positive", include_positive):
-        return pairs.result(reduce_rows(TF.softplus(rows.second - rows.first), None, check.reduction(reduction)))
+        return pairs.result(reduce_rows(softplus(rows.second - rows.first), None, check.reduction(reduction)))
     counted = rows.negatives > 0
     values = torch.where(counted, rows.second, torch.zeros_like(rows.second)) - rows.first
     values = torch.where(counted, values, torch.zeros_like(values))
@@ -243,5 +244,5 @@ def proxy_anchor(
         every = replicate(shards, sums[None], [1] * shards.size)
         none = torch.isinf(every).all(0)
         sums = every.masked_fill(none, 0).logsumexp(0).masked_fill(none, -math.inf)
-    positive = TF.softplus(sums[0]).sum() / (counts > 0).sum().clamp(min=1)
-    return pairs.result(positive + TF.softplus(sums[1]).sum() / max(1, proxies.shape[0]))
+    positive = softplus(sums[0]).sum() / (counts > 0).sum().clamp(min=1)
+    return pairs.result(positive + softplus(sums[1]).sum() / max(1, proxies.shape[0]))

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastssl._table import Keep, Positives, Reduction
 from fastssl.ops import extension, reference
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import KeepingOperator, result_dtype
-from fastssl.ops.table import Keep, Positives, Reduction
 
 
 @dataclass(frozen=True)

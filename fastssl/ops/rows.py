@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl._table import OUTPUTS, Metric, RowLoss
 from fastssl.ops import extension
 from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
-from fastssl.ops.table import OUTPUTS, Metric, RowLoss
 
 
 @dataclass(frozen=True)

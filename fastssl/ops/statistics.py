@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fastssl.ops.table import OUTPUTS, RowLoss
+from fastssl._table import OUTPUTS, RowLoss
 
 Value = Tensor | float
 
@@ -58,7 +58,7 @@ class LogSumExps(Statistic):
 
     def values(self) -> list[Value]:
         a, b = self.first, self.second
-        return [a.scale, b.scale, a.shift, b.shift, float(a.over), float(b.over), float(self.self_paced)]
+        return [a.scale, b.scale, a.shift, b.shift, float(a.over.value), float(b.over.value), float(self.self_paced)]
 
 
 @dataclass(frozen=True)

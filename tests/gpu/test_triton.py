@@ -17,7 +17,7 @@ from torch import Tensor
 
 import fastssl
 import fastssl.functional as F
-from fastssl.ops.table import RowLoss, TileEpilogue
+from fastssl._table import RowLoss, TileEpilogue
 from tests.support import ROOT, triton_processes
 from tests.support.errors import assert_errs_no_more_than_eager
 from tests.support.processes import run_world
@@ -329,7 +329,7 @@ def test_without_a_gpu_and_the_interpreter_it_says_why() -> None:
 
 
 def test_every_statistic_of_the_cpu_has_its_twin() -> None:
-    """The kernels take their numbers from fastssl/ops/table.py; a statistic that is new there is missing here."""
+    """The kernels take their numbers from fastssl/_table.py; a statistic that is new there is missing here."""
     in_cuda = {"triplet", "semihard"}
     assert {loss.name for loss in RowLoss} <= {epilogue.name for epilogue in TileEpilogue} | in_cuda
 

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
-from fastssl.ops.reference.common import in_full_precision, unit
+from fastssl._table import Metric, RowLoss
+from fastssl.ops.reference.common import in_full_precision, softplus, unit
 from fastssl.ops.rows import Relation
-from fastssl.ops.table import Metric, RowLoss
 
 Values = list[Any]  # numbers, and tensors of one element where they can have a gradient
 
@@ -148,7 +147,7 @@ def _softplus(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tenso
     lse = _masked_lse(scale * s, negative)
     phi = _cosine_less(s.masked_fill(~positive, 0.0), margin) if margin else s
     z = lse.clamp(min=-1e30)[:, None] - scale * phi
-    return torch.stack([torch.where(positive, TF.softplus(z), 0).sum(1), lse], 1)
+    return torch.stack([torch.where(positive, softplus(z), 0).sum(1), lse], 1)
 
 
 def _per_anchor(
@@ -163,7 +162,7 @@ def _triplet(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor
 
     def term(a: Tensor, b: Tensor) -> list[Tensor]:
         z = sign * (a[:, None] - b[None, :]) + margin
-        return [(TF.softplus(z) if smooth else z.clamp(min=0)).sum(), (z > 0).sum().to(z.dtype)]
+        return [(softplus(z) if smooth else z.clamp(min=0)).sum(), (z > 0).sum().to(z.dtype)]
 
     return _per_anchor(s, positive, negative, term)
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl._table import Closing, Itself, Metric, Pairing, TileEpilogue
 from fastssl.ops import extension
-from fastssl.ops.table import Closing, Itself, Metric, Pairing, TileEpilogue
 from fastssl.ops.triton.launch import (
     ALIGNMENT,
     WIDE,

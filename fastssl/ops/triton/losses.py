@@ -12,11 +12,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from fastssl._table import Metric, Positives, RowLoss
 from fastssl.ops.blocks import Scoring, Sums, Weights
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
 from fastssl.ops.rows import Relation
-from fastssl.ops.table import Metric, Positives, RowLoss
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import LaunchSpec
 from fastssl.ops.triton.launch import side, with_smaller_tiles

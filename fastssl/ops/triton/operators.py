@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastssl._table import OUTPUTS, Metric, RowLoss, TileEpilogue
 from fastssl.ops.operator import Operator
-from fastssl.ops.table import OUTPUTS, Metric, RowLoss, TileEpilogue
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import LaunchSpec, Side, Weights
 from fastssl.ops.triton.launch import side, with_smaller_tiles

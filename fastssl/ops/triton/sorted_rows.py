@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from fastssl._table import Metric, RowLoss
 from fastssl.ops import extension
-from fastssl.ops.table import Metric, RowLoss
 from fastssl.ops.triton import cuda, engine
 from fastssl.ops.triton.engine import LaunchSpec, Side
 from fastssl.ops.triton.launch import side
