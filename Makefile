@@ -27,17 +27,17 @@ $(VENV)/.dev: $(VENV)/.kernels
 	$(PIP) install --quiet --no-build-isolation -e ".[dev]"
 	@touch $@
 
-demo: $(VENV)/.kernels ## Set up, then benchmark, pretrain, evaluate and write runs/demo/report.html.
+demo: $(VENV)/.kernels ## Set up, benchmark, pretrain, evaluate, and write runs/demo/report.html.
 	$(BIN)/fastssl demo
 
-test: lint ## Set up, lint, and run the whole test suite: a process for each core, then what needs several threads.
+test: lint ## Set up, lint, and run the whole test suite: one process per core, then tests of several threads.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$(nproc) --dist worksteal -m "not slow and not threads"
 	$(BIN)/python -m pytest -m "threads and not slow"
 
-test-slow: $(VENV)/.dev ## Tests that take minutes.
+test-slow: $(VENV)/.dev ## Run the tests that take minutes.
 	$(BIN)/python -m pytest -m slow
 
-lint: $(VENV)/.dev ## ruff, clang-format, mypy.
+lint: $(VENV)/.dev ## Run ruff, clang-format and mypy.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
@@ -48,11 +48,11 @@ format: $(VENV)/.dev ## Format all code.
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-bench: $(VENV)/.dev ## Measure everything, write benchmarks/results and the README's table.
+bench: $(VENV)/.dev ## Run all benchmarks, write benchmarks/results and the tables of README.md.
 	-$(PIP) install --quiet --no-deps lightly lightly-utils faiss-cpu
 	$(BIN)/python benchmarks/run.py
 
-zoo: $(VENV)/.kernels ## Every method with the same small budget: docs/zoo.md.
+zoo: $(VENV)/.kernels ## Compare all methods on the same small budget: docs/zoo.md.
 	$(BIN)/python benchmarks/zoo.py
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
@@ -61,10 +61,10 @@ asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehavi
 gpu-static: $(VENV)/.dev ## Compile all GPU kernels without a GPU: benchmarks/gpu_static.json, docs/gpu_static.md.
 	$(BIN)/python benchmarks/gpu_static.py $(ARGS)
 
-gpu-static-check: $(VENV)/.dev ## The same, only to fail where a kernel spills or misses the matrix units.
+gpu-static-check: $(VENV)/.dev ## The same as a check: fails if a kernel spills or misses the matrix units.
 	$(BIN)/python benchmarks/gpu_static.py --check
 
-gpu-check: ## On any machine with torch and a GPU, no network: tests on it, sanitizer, benchmarks.
+gpu-check: ## On a machine with torch and a GPU, without network: tests, sanitizer, benchmarks.
 	$(PYTHON) -c 'import fastssl._C, fastssl.kernels' 2>/dev/null || \
 		PIP_CONSTRAINT= $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
 	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
@@ -72,5 +72,5 @@ gpu-check: ## On any machine with torch and a GPU, no network: tests on it, sani
 wheel: $(VENV)/.kernels ## Build a wheel into dist/.
 	$(PIP) wheel --quiet --no-build-isolation --no-deps -w dist .
 
-clean: ## Remove what was built (not the environment).
+clean: ## Remove build products (not the environment).
 	rm -rf build dist *.egg-info fastssl/*.so $(VENV)/.kernels $(VENV)/.dev

@@ -116,7 +116,7 @@ def sides(seed: int, batch: int, epochs: int) -> dict[str, tuple[nn.Module, Iter
 
 def knn(encoder: Any) -> float:
     whole = emoji()
-    unit = centred(encode(encoder, whole.drawing(0), "pooled"))
+    unit = centred(encode(encoder, whole.nth_image(0), "pooled"))
     return knn_accuracy(unit, torch.from_numpy(whole.labels))
 
 

@@ -41,7 +41,7 @@ def run(name: str, settings: dict[str, Any], seed: int) -> dict[str, float]:
     table = evaluate_emoji(encoder, options)
     whole = emoji()
     plain = np.flatnonzero(np.array(whole.classes)[whole.labels] != "Flags")
-    grid = encode(encoder, whole.drawing(0), readout="spatial")
+    grid = encode(encoder, whole.nth_image(0), readout="spatial")
     labels = torch.from_numpy(whole.labels)
     found = {key: float(table[key]["pretrained"]) for key in ("knn", "knn_without_flags", "linear", "retrieval")}
     return {**found, "linear_without_flags": folds(grid[plain], labels[plain], MAP_DECAY), "minutes": minutes}

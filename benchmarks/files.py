@@ -1,4 +1,4 @@
-"""From JPEG files to the encoder: images a second beside torchvision's way, waiting, memory, long listings.
+"""From JPEG files to the encoder: images per second against torchvision, waiting time, memory, large listings.
 
 python benchmarks/files.py rate|memory|listing... [--folder FOLDER] [--page]
 
@@ -43,7 +43,7 @@ SIZE, BATCH, SKIPPED = 64, 32, 2
 STEMS = {"imagenet": "ImageNet's stem", "cifar": "32-pixel stem"}
 PAIRS = {"imagenet": 5, "cifar": 3}
 STEPS = {"imagenet": 8, "cifar": 3}
-IDLE = 1.5  # load of a machine of two cores on which images a second mean something
+IDLE = 1.5  # load of a machine of two cores on which images per second mean something
 
 
 def make_files(folder: Path, count: int, different: int = 512) -> Path:
@@ -89,7 +89,7 @@ def children() -> float:
 
 
 def ours(root: Path, stem: str, out: Path) -> dict[str, float]:
-    """``pretrain simclr --encoder resnet18``: images a second, CPU time an image, the share of a step that waits."""
+    """``pretrain simclr --encoder resnet18``: images per second, CPU time per image, the share of a step that waits."""
     ends, spent, waits = [], [], []
 
     def on_step(progress: Any) -> None:
@@ -135,7 +135,7 @@ class TwoViews:
 
 
 def steps(stem: str, batches: Iterable[Batch]) -> dict[str, float]:
-    """The same steps in a plain loop: images a second, CPU time an image of this process."""
+    """The same steps in a plain loop: images per second, CPU time per image of this process."""
     method = model(stem).train()
     optimizer = torch.optim.AdamW(method.parameters(), 2e-3)
     began = spent = 0.0
@@ -308,12 +308,12 @@ def page(results: dict[str, Any]) -> Iterator[str]:
     if "rate" in results:
         r = results["rate"]
         yield "`python benchmarks/files.py rate --page` (needs torchvision) repeats this: SimCLR on ResNet-18 at 64 pixels, batches of 32, one thread for the encoder; the same"
-        yield "method and optimiser fed by `ImageFolder`, torchvision's transforms and a `DataLoader` with 2 workers, in turn, medians. CPU time is that of all threads and"
+        yield "method and optimiser fed by `ImageFolder`, torchvision's transforms and a `DataLoader` with 2 workers, alternating, medians. CPU time is that of all threads and"
         idle = r["load"] < IDLE
-        busy = f" The machine had other work (load {r['load']:.1f}): images a second are left out."
-        yield f"workers: what counts where cores are shared.{'' if idle else busy}"
+        busy = f" The machine had other load ({r['load']:.1f}): images per second are omitted."
+        yield f"workers, which matters when cores are shared.{'' if idle else busy}"
         yield ""
-        yield "| ms of CPU an image | `pretrain` | torchvision's way | ratio | encoder alone | images/s: `pretrain`, torchvision's way | waiting for data |"
+        yield "| ms of CPU per image | `pretrain` | torchvision | ratio | encoder only | images/s: `pretrain`, torchvision | waiting for data |"
         yield "|---|---|---|---|---|---|---|"
         for stem, name in STEMS.items():
             s = r[stem]
@@ -324,15 +324,15 @@ def page(results: dict[str, Any]) -> Iterator[str]:
                 f"{rates if idle else ''} | {100 * s['ours']['waiting']:.1f} % of a step |"
             )
         rates = f"{r['loader']['rate']:.0f}, {r['their_loader']['rate']:.0f}"
-        yield f"| reading and views alone | {r['loader']['cpu_ms']:.1f} | {r['their_loader']['cpu_ms']:.1f} | **{r['their_loader']['cpu_ms'] / r['loader']['cpu_ms']:.2f}** | | {rates if idle else ''} | |"
+        yield f"| only reading and views | {r['loader']['cpu_ms']:.1f} | {r['their_loader']['cpu_ms']:.1f} | **{r['their_loader']['cpu_ms'] / r['loader']['cpu_ms']:.2f}** | | {rates if idle else ''} | |"
         yield ""
         a = r["apart"]
         if idle:
-            yield f"- Encoder and loader on a core of their own each ({STEMS['imagenet']}): {a['together']:.0f} images a second together, {a['encoder']:.0f} the encoder and {a['loader']:.0f} the loader alone."
+            yield f"- Encoder and loader on a core of their own each ({STEMS['imagenet']}): {a['together']:.0f} images per second together, {a['encoder']:.0f} the encoder and {a['loader']:.0f} the loader alone."
         bounds = ", ".join(
             f"{r[stem]['theirs']['cpu_ms'] / r[stem]['encoder']['cpu_ms']:.2f} ({name})" for stem, name in STEMS.items()
         )
-        yield f"- The encoder is the limit: where cores are shared, data that cost nothing at all would reach a ratio of {bounds}."
+        yield f"- The encoder is the limit: with shared cores, a loader of zero cost would reach a ratio of {bounds}."
     if "memory" in results:
         mib = results["memory"]["mib_after_epochs"]
         yield f"- `files.py memory`: {results['memory']['files']:,} files, three epochs: {', '.join(f'{x:.0f}' for x in mib)} MiB resident after each."

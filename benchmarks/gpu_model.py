@@ -64,7 +64,7 @@ def executed(launch: Launch, mix: dict[str, Any], tiles: float, d: int) -> tuple
 
 
 def work(launch: Launch, d: int) -> tuple[float, float, float, float]:
-    """(tiles, tensor flops a tile, bytes from L2 a tile, bytes of HBM) of a launch."""
+    """(tiles, tensor FLOPs per tile, bytes from L2 per tile, bytes of HBM) of a launch."""
     c = launch.constants
     names = dict(zip(launch.kernel.arg_names, launch.arguments))
     size = next(t.element_size() for t in launch.arguments if isinstance(t, Pointer))

@@ -248,7 +248,7 @@ def page(report: dict[str, Any]) -> str:
         "",
         "## NT-Xent's kernels, bf16",
         "",
-        "| architecture | kernel | features | tile (rows x columns x step) | registers | spills | shared, KiB | blocks on a processor | matrix instructions | asynchronous copies | exp2 in the loop, a thread | stages |",
+        "| architecture | kernel | features | tile (rows x columns x step) | registers | spills | shared, KiB | blocks on a processor | matrix instructions | asynchronous copies | exp2 in the loop, per thread | stages |",
         "|" + "---|" * 12,
     ]
     for r in report["kernels"]:
@@ -272,7 +272,7 @@ def page(report: dict[str, Any]) -> str:
         "A launch takes as long as its slowest bound: tensor cores, instructions issued, special functions (exp2), bytes from L2 "
         "(64 a cycle and processor), HBM. Matrix instructions and the others overlap only where a processor holds two blocks or warps are specialised; else their times add up. "
         "Share of peak: the flops of the schedule that is launched / time / the dense bf16 peak at the clock in benchmarks/gpu_static.py. Eager: its flops at full peak or the bytes of its [N, N] "
-        "matrices (30 a pair: logits, mask, softmax, their gradients) at full HBM bandwidth, whichever takes longer.",
+        "matrices (30 per pair: logits, mask, softmax, their gradients) at full HBM bandwidth, whichever takes longer.",
         "",
         "| chip | rows | features | ms | share of the tensor peak | eager at best, ms |",
         "|---|---|---|---|---|---|",

@@ -1,5 +1,5 @@
-"""Batches that the encoder cannot hold: memory and time of the cached step, and SimCLR with the largest batch that
-there is. Writes docs/large_batches.md and benchmarks/results/large_batch.json.
+"""Batches that exceed memory: memory and time of the cached step, and SimCLR with the whole data set as a batch.
+Writes docs/large_batches.md and benchmarks/results/large_batch.json.
 
 python benchmarks/large_batch.py [--page]
 """
@@ -112,7 +112,7 @@ def simclr(batch: int, devices: int, chunk: int | None, lr: float) -> dict[str, 
         seconds = time.perf_counter() - began
         encoder, state = load_encoder(out)
     data = emoji()
-    features = centred(encode(encoder, data.drawing(0), readout="spatial"))
+    features = centred(encode(encoder, data.nth_image(0), readout="spatial"))
     knn = knn_accuracy(features, torch.from_numpy(data.labels))
     return {
         "batch": min(batch, len(emoji("train"))),
@@ -152,7 +152,7 @@ def page(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        "With as many epochs a large batch takes far fewer steps: on a set this small it learns less. What it is for are sets of which an epoch has many steps.",
+        "With the same number of epochs a large batch takes far fewer steps, and learns less on a data set this small. Large batches are for data sets with many steps per epoch.",
         "",
     ]
     return "\n".join(lines)

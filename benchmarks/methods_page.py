@@ -1,4 +1,4 @@
-"""Writes docs/methods.md from the methods themselves: what each says of itself, its settings, and an example.
+"""Writes docs/methods.md from the methods' docstrings, signatures and examples.
 
 python benchmarks/methods_page.py
 """
@@ -17,11 +17,11 @@ PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
 HEAD = """# The methods
 
-Written by `python benchmarks/methods_page.py` from the methods' own files: what each predicts, what it changes of its paper, its settings with
-their defaults, and an example that runs as it stands. How they compare on one small budget: [zoo.md](zoo.md). How to judge an encoder:
-[evaluate.md](evaluate.md). How to add one: [CONTRIBUTING.md](../CONTRIBUTING.md).
+Written by `python benchmarks/methods_page.py` from the source: what each method predicts, deviations from its paper, settings with
+defaults, and a complete example. Results on a small budget: [zoo.md](zoo.md). Evaluation of encoders:
+[evaluate.md](evaluate.md). How a method works: [how-a-method-works.md](how-a-method-works.md); how to add one: [CONTRIBUTING.md](../CONTRIBUTING.md).
 
-A method is views, networks and a loss; any of these can be another one: `augment=` takes any `fastssl.augment.Views`, and the encoder is any
+A method consists of views, networks and a loss. `augment=` takes any `fastssl.augment.Views`; the encoder is any
 network, `Encoder(module, size)`, or one of `build_encoder` (`resnet`, `resnet18`, `resnet50`, `vit`, `patch-cnn`, `efficientnet`, `lab:NAME`,
 `huggingface:NAME`). From the command line: `fastssl pretrain NAME --data FOLDER`.
 
@@ -59,7 +59,7 @@ labels, half = torch.from_numpy(signals.labels), len(signals) // 2
 print(linear_probe(features, labels, range(half), range(half, len(signals))))
 """
 
-# What an example says besides the encoder, where a method on small images is better for it.
+# Arguments of the examples besides the encoder, for methods that need them on small images.
 ARGUMENTS = {
     "byol": ", momentum=0.96",
     "swav": ", prototypes=32",

@@ -39,7 +39,7 @@ def write_benchmarks(results: dict[str, Any]) -> None:
     machine = results["machine"]
     lines = [
         f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}, kernels {machine['instruction_set']}; "
-        f"fp32, temperature 0.1, inputs `torch.randn`; calls in turn in one process, median ratio of the pairs (middle half). "
+        f"fp32, temperature 0.1, inputs `torch.randn`; alternating calls in one process, median ratio of the pairs (interquartile range). "
         f"This machine: {machine['fma_gflops']:.0f} GFLOP/s of multiply-adds on registers, {machine['gemm_gflops']:.0f} "
         "of torch's matrix product. `make bench` repeats it; all figures: "
         "[results.json](benchmarks/results/results.json), [plot](benchmarks/results/ratios.svg).",
@@ -131,10 +131,10 @@ def write_regimes(results: dict[str, Any]) -> None:
 
 
 METRIC = {
-    "pml_nt_xent_pairs": "`NTXentLoss`, patched, 2 rows a class",
-    "pml_nt_xent": "`NTXentLoss`, patched, 8 a class",
-    "pml_triplet": "`TripletMarginLoss` (all triplets), patched, 16 a class",
-    "pml_lifted": "`LiftedStructureLoss`, patched, 16 a class",
+    "pml_nt_xent_pairs": "`NTXentLoss`, patched, 2 rows per class",
+    "pml_nt_xent": "`NTXentLoss`, patched, 8 per class",
+    "pml_triplet": "`TripletMarginLoss` (all triplets), patched, 16 per class",
+    "pml_lifted": "`LiftedStructureLoss`, patched, 16 per class",
     "pml_contrastive": "`ContrastiveLoss`, patched",
     "pml_multi_similarity": "`MultiSimilarityLoss`, patched",
     "pml_circle": "`CircleLoss`, patched",
@@ -151,7 +151,7 @@ METRIC = {
 def write_metric(results: dict[str, Any]) -> None:
     machine = results["machine"]
     lines = [
-        f"{machine['cpu']}, {machine['threads']} threads, kernels {machine['instruction_set']}, fp32, forward + backward, calls in turn, median "
+        f"{machine['cpu']}, {machine['threads']} threads, kernels {machine['instruction_set']}, fp32, forward + backward, alternating calls, median "
         f"ratio (middle half); {machine['gemm_gflops']:.0f} GFLOP/s of torch's matrix product. `python benchmarks/run.py metric` repeats it.",
         "",
         "| | rows x features | here | against | ratio |",
@@ -182,7 +182,7 @@ def write_augment(results: dict[str, Any]) -> None:
     machine = results["machine"]
     lines = [
         f"{machine['cpu']}, kernels {machine['instruction_set']}, torch {machine['torch']}. SimCLR's full policy (crop, flip, jitter, grey, blur, "
-        "normalise to float CHW), images a second, calls in turn on the same images, median ratio (middle half). "
+        "normalise to float CHW), images per second, alternating calls on the same images, median ratio (interquartile range). "
         "`python benchmarks/run.py augment` repeats it.",
         "",
         "| pixels | threads | here | against | there | ratio |",
@@ -216,7 +216,7 @@ def write_augment(results: dict[str, Any]) -> None:
     lines += [
         "",
         f"One view, 256 -> 224, one thread. Limit: its arithmetic at {b['instructions_per_second'] / 1e9:.0f} billion multiplications and as many "
-        f"additions a second (measured) and its result written at {b['write_bytes_per_second'] / 1e9:.1f} GB/s (measured).",
+        f"additions per second (measured) and its result written at {b['write_bytes_per_second'] / 1e9:.1f} GB/s (measured).",
         "",
         "| operation | microseconds | limit | share |",
         "|---|---|---|---|",
@@ -227,7 +227,9 @@ def write_augment(results: dict[str, Any]) -> None:
         )
     replace("augment", "\n".join(lines), AUGMENT)
     short = [
-        "| SimCLR's policy, one thread, images a second | " + " | ".join(["here", *(n for n in _peers(results))]) + " |"
+        "| SimCLR's policy, one thread, images per second | "
+        + " | ".join(["here", *(n for n in _peers(results))])
+        + " |"
     ]
     short.append("|---" * (len(_peers(results)) + 2) + "|")
     for size in dict.fromkeys((r["from"], r["to"]) for r in results["comparisons"]):
@@ -254,8 +256,8 @@ def write_demo(report: dict[str, Any]) -> None:
         "knn_without_flags": "the same without flags",
         "linear": "emoji: linear probe",
         "retrieval": "held-out emoji: Recall@1 across vendors",
-        "digits_one_label": "digits: one label a class",
-        "digits_five_labels": "digits: five labels a class",
+        "digits_one_label": "digits: one label per class",
+        "digits_five_labels": "digits: five labels per class",
         "digits_linear": "digits: linear probe",
     }
     emoji, digits = report["training"]["emoji"], report["training"]["digits"]

@@ -51,7 +51,7 @@ class Case:
     half: bool  # rows against themselves: each pair of blocks once
 
     def bytes(self, rank: int, counts: list[int], features: int) -> int:
-        """The least that a process sends: rows twice (forward, backward) and gradients back, 4 bytes a value."""
+        """The least that a process sends: rows twice (forward, backward) and gradients back, 4 bytes per value."""
         plan, size = half_of_peers if self.half else all_peers, len(counts)
         behind = plan((rank - 1) % size, counts)
         # The ring: what the process behind wants at each step, and the gradients of what one was given.
@@ -110,7 +110,7 @@ def worker(rank: int, size: int, port: int, jobs: list[tuple[str, dict[str, Any]
 
 
 def speed(rank: int, size: int, case: str, rows: int, schedule: str, pairs: int) -> dict[str, Any]:
-    """Pairs in turn: rank 0 alone with all rows, the others at rest; then all of them."""
+    """Alternating pairs: rank 0 alone with all rows, the others at rest; then all of them."""
     kind = CASES[case]
     shared = step_of(kind, *sides(kind, rows, D, rank, size), group="world", schedule=schedule)
     alone = step_of(kind, *sides(kind, rows, D, 0, 1))
@@ -224,7 +224,7 @@ def ratio(found: list[Any]) -> tuple[float, float, float, float]:
 
 @dataclass(frozen=True)
 class Machine:
-    """``rate``: flops a second of a process in these kernels; links: bytes a second and seconds a message."""
+    """``rate``: FLOP/s of a process in these kernels; links: bytes per second and seconds per message."""
 
     name: str
     rate: float
@@ -265,7 +265,7 @@ def predict(m: Machine, rows: int, features: int, size: int, schedule: str, widt
 
 
 GPU = Machine(
-    "H100, NVLink 4 in a node of 8, InfiniBand NDR (400 Gb/s) a GPU", 0.5 * 989e12, 450e9, 8e-6, 8, 50e9, 15e-6
+    "H100, NVLink 4 in a node of 8, InfiniBand NDR (400 Gb/s) per GPU", 0.5 * 989e12, 450e9, 8e-6, 8, 50e9, 15e-6
 )
 
 
@@ -284,18 +284,18 @@ def page(results: dict[str, Any]) -> str:
     lines = [
         "# Losses over several processes",
         "",
-        f"{m['cpu']}, {m['threads']} cores, gloo over the loopback, one thread a process; GEMM {results['gemm'] / 1e9:.0f} GFLOP/s on all cores. "
+        f"{m['cpu']}, {m['threads']} cores, gloo over the loopback, one thread per process; GEMM {results['gemm'] / 1e9:.0f} GFLOP/s on all cores. "
         "`python benchmarks/scaling.py` repeats everything on this page.",
         "",
-        "## What travels, and the least that can",
+        "## Communication volume, and its lower bound",
         "",
-        "P processes hold n = N / P rows of D values each. Rows against themselves (NT-Xent, SupCon) need every pair of "
-        "blocks once: floor(P / 2) blocks visit each process, and for even P the last one is shared by the two that "
-        "face each other, one of which needs half the rows. A block's rows travel once for the sums and once for the gradients, and its "
-        "gradient travels back: 3 n D values a visit. Two sets of rows (InfoNCE, CLIP, SigLIP) need P - 1 visits. Sums "
-        "by column, and what gradients need of them, are 24 bytes a row beside 12 D: they make the difference between least and sent.",
+        "P processes hold n = N / P rows of D values each. With X = Y (NT-Xent, SupCon) every pair of "
+        "blocks is computed once: each process receives floor(P / 2) blocks, and for even P the last one is shared by the two opposite "
+        "processes, one of which needs half the rows. The rows of a block are sent once for the sums and once for the gradients, and its "
+        "gradient is sent back: 3 n D values per block. Two sets of rows (InfoNCE, CLIP, SigLIP) need P - 1 blocks. Column "
+        "sums and the column statistics for the gradients are 24 bytes per row, besides 12 D: they make the difference between lower bound and sent.",
         "",
-        "| loss | schedule | processes | rows | peak memory above the inputs, MiB a process | sent, MiB | least, MiB | sent / least |",
+        "| loss | schedule | processes | rows | peak memory above the inputs, MiB per process | sent, MiB | lower bound, MiB | sent / bound |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in results["memory"]:
@@ -308,12 +308,12 @@ def page(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"## Time: one process with all rows against P with their share (D = {D}, forward and backward)",
+        f"## Time: one process against P processes (D = {D}, forward and backward)",
         "",
-        "Pairs in turn: median of the ratios, middle half in brackets. There are two cores: 4 processes have no more of them than 2. Tiles of the forward pass are kept where they "
-        "fit the memory budget, which saves a quarter of the arithmetic: of 8,192 rows one process keeps them, of 16,384 only the shares of all_gather do; the ring never does. Batch norm and the caches see smaller batches in a step that is shared.",
+        "Alternating pairs: median of the ratios, interquartile range in brackets. The machine has two cores, also for 4 processes. Tiles of the forward pass are kept if they "
+        "fit the memory budget, which saves a quarter of the arithmetic: one process keeps them for 8,192 rows, for 16,384 only the processes of all_gather do; the ring never does. Local batches are smaller, for batch norm and for the caches.",
         "",
-        "| loss | schedule | processes | rows | faster than one process | time, ms | model, ms |",
+        "| loss | schedule | processes | rows | speedup over one process | time, ms | model, ms |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in results["speed"]:
@@ -334,15 +334,15 @@ def page(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"The model of this machine: {here.rate / 1e9:.0f} GFLOP/s a process, {here.bandwidth / 1e9:.2f} GB/s and {1e6 * here.latency:.0f} us a message, fitted to the loss of "
+        f"The model of this machine: {here.rate / 1e9:.0f} GFLOP/s per process, {here.bandwidth / 1e9:.2f} GB/s and {1e6 * here.latency:.0f} us per message, fitted to the loss of "
         "one process and to exchanges of 8 bytes to 16 MiB.",
         "",
-        "## On GPUs, by the model",
+        "## Model of GPUs",
         "",
         f"Not measured: {GPU.name}; half of the dense bf16 peak in the kernels ({GPU.rate / 1e12:.0f} TFLOP/s), {GPU.bandwidth / 1e9:.0f} GB/s and {1e6 * GPU.latency:.0f} us in a node, "
-        f"{GPU.far_bandwidth / 1e9:.0f} GB/s and {1e6 * GPU.far_latency:.0f} us between nodes. CLIP loss, 768 features in bf16, gradients in fp32. Memory: what the schedule holds beside its inputs, without the kernels' tiles.",
+        f"{GPU.far_bandwidth / 1e9:.0f} GB/s and {1e6 * GPU.far_latency:.0f} us between nodes. CLIP loss, 768 features in bf16, gradients in fp32. Memory: that of the schedule besides its inputs, without the kernels' tiles.",
         "",
-        "| GPUs | batch | all_gather, s | ring, s | of it compute | all_gather, GB a GPU | ring, GB a GPU | chosen |",
+        "| GPUs | batch | all_gather, s | ring, s | of it compute | all_gather, GB per GPU | ring, GB per GPU | chosen |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for size in (8, 32, 128, 512, 2048, 16384):
@@ -387,7 +387,7 @@ def main() -> None:
             jobs: list[tuple[str, dict[str, Any]]] = []
             for case in CASES:
                 for schedule in ("all_gather", "ring"):
-                    for rows in (16384, 8192) if size == 2 else (16384,):  # weak scaling: 4,096 rows a process
+                    for rows in (16384, 8192) if size == 2 else (16384,):  # weak scaling: 4,096 rows per process
                         jobs.append(
                             ("speed", {"case": case, "rows": rows, "schedule": schedule, "pairs": options.pairs})
                         )

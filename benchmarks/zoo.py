@@ -1,4 +1,4 @@
-"""``make zoo``: every method on the emoji, with the same small budget, judged the same way; writes docs/zoo.md.
+"""``make zoo``: every method on the emoji, with the same small budget and evaluation; writes docs/zoo.md.
 
 python benchmarks/zoo.py [--epochs 20] [--seeds 3] [--batch 32] [--resume | --again] [METHOD ...]
 """
@@ -61,8 +61,8 @@ def measures(pooled: Any, spatial: Any) -> dict[str, float]:
     whole, held_out = emoji(), emoji("heldout")
     labels = torch.from_numpy(whole.labels)
     plain = np.flatnonzero(np.array(whole.classes)[whole.labels] != "Flags")
-    mean, grid = pooled(whole.drawing(0)), spatial(whole.drawing(0))
-    query, gallery = (centred(spatial(held_out.drawing(k))) for k in range(2))
+    mean, grid = pooled(whole.nth_image(0)), spatial(whole.nth_image(0))
+    query, gallery = (centred(spatial(held_out.nth_image(k))) for k in range(2))
     return {
         "linear": folds(mean, labels),
         "linear_without_flags": folds(mean[plain], labels[plain]),
@@ -72,13 +72,13 @@ def measures(pooled: Any, spatial: Any) -> dict[str, float]:
     }
 
 
-def judge(encoder: Encoder) -> dict[str, float]:
+def run_evaluation(encoder: Encoder) -> dict[str, float]:
     encoder.eval()
     return measures(*(functools.partial(encode, encoder, readout=readout) for readout in ("pooled", "spatial")))
 
 
 def run(task: tuple[str, int, int, int, int]) -> dict[str, Any]:
-    """Pretrains one method from one seed and judges its encoder; without epochs, the encoder as it was before."""
+    """Pretrains one method from one seed and evaluates its encoder; without epochs, the initial encoder."""
     name, seed, epochs, batch, threads = task
     torch.set_num_threads(threads)
     train: Source = emoji("train")
@@ -86,7 +86,7 @@ def run(task: tuple[str, int, int, int, int]) -> dict[str, Any]:
     method = build_method(name, options, train, seed)
     result: dict[str, Any] = {"method": name, "seed": seed, "encoder": options["name"]}
     if not epochs:
-        return {**result, "method": f"random {options['name']}", "measures": judge(method.encoder)}
+        return {**result, "method": f"random {options['name']}", "measures": run_evaluation(method.encoder)}
     start, decay = time.perf_counter(), OWN_DECAY.get(name, DECAY)
     with tempfile.TemporaryDirectory() as out:
         pretrain(
@@ -99,7 +99,7 @@ def run(task: tuple[str, int, int, int, int]) -> dict[str, Any]:
         "images_per_second": len(losses) * batch / (time.perf_counter() - start),
         "first_loss": losses[0],
         "last_loss": statistics.mean(losses[-20:]),
-        "measures": judge(method.encoder),
+        "measures": run_evaluation(method.encoder),
     }
 
 
@@ -118,17 +118,17 @@ def page(results: dict[str, Any]) -> str:
     m, seeds = results["machine"], max(len(v) for v in rows.values())
     exceptions = "but " + ", ".join(f"{name}: {decay}" for name, decay in OWN_DECAY.items())
     lines = [
-        "# The methods on one table",
+        "# Comparison of the methods",
         "",
         f"Every method pretrains from scratch on the {results['images']:,} emoji of the training split: {results['epochs']} epochs with batches of "
-        f"{results['batch']}, AdamW with a rate of {LR} and a weight decay of {DECAY}, the same for all ({exceptions}). The encoder is then frozen and judged on 9 categories: a linear "
-        f"probe on its pooled features (5-fold cross-validation over all 1,871 emoji), the same with the flags, which are easy, left out, and on "
-        "its 4 x 4 feature map; the 5 nearest neighbours; and how often an unseen emoji finds itself among 374 in the drawings of another vendor. In percent, "
-        f"mean ± standard error over {seeds} seeds. Gain: the linear probe against the same network before pretraining, from the same seed; **bold** where it "
-        "is more than two standard errors. ▲: the linear probe on the map, a readout as long as the pixels, beats the one on raw pixels by as much. Methods that compare two views get the drawings of two vendors as views.",
+        f"{results['batch']}, AdamW with a rate of {LR} and a weight decay of {DECAY}, the same for all ({exceptions}). The encoder is then frozen and evaluated on 9 categories: a linear "
+        f"probe on its pooled features (5-fold cross-validation over all 1,871 emoji), the same without the flags, which are easy, and on "
+        "its 4 x 4 feature map; 5 nearest neighbours; and Recall@1 of the 374 held-out emoji among the images of another vendor. In percent, "
+        f"mean ± standard error over {seeds} seeds. Gain: the linear probe relative to the same network before pretraining, from the same seed; **bold** if "
+        "more than two standard errors. ▲: the linear probe on the feature map, as long as the pixels, beats that on raw pixels by more than two standard errors. Methods that compare two views take the images of two vendors.",
         "",
-        f"{m['cpu']}, one thread a run. `python benchmarks/zoo.py --epochs {results['epochs']} --seeds {seeds} --batch {results['batch']}` repeats it "
-        f"({results['minutes']:.0f} minutes here, two runs at a time and beside other work, which images/s suffer from).",
+        f"{m['cpu']}, one thread per run. `python benchmarks/zoo.py --epochs {results['epochs']} --seeds {seeds} --batch {results['batch']}` repeats it "
+        f"({results['minutes']:.0f} minutes here, two runs at a time and with other load, which reduces images/s).",
         "",
         "| method | encoder | parameters | images/s | gain | " + " | ".join(MEASURES.values()) + " |",
         "|---" * (5 + len(MEASURES)) + "|",
@@ -162,7 +162,7 @@ def page(results: dict[str, Any]) -> str:
         )
     lines += [
         "",
-        f"{better} of {len(rows)} methods beat the network they began with by more than two standard errors of the linear probe.",
+        f"{better} of {len(rows)} methods improve the linear probe of their initial network by more than two standard errors.",
     ]
     if BEST.exists():
         lines += best_section(json.loads(BEST.read_text()))
@@ -175,17 +175,17 @@ def page(results: dict[str, Any]) -> str:
         low, high = peer["step_ratio_middle_half"]
         lines += [
             "",
-            "## SimCLR beside lightly's",
+            "## SimCLR against lightly's",
             "",
             f"The same encoder, head, policy, {peer['epochs']} epochs with batches of {peer['batch']}, {peer['seeds']} seeds: k-NN on pooled features {here} here, {there} with lightly. "
-            f"A step, data included, takes {peer['step_ratio']:.2f} ({low:.2f} to {high:.2f}) of the time of lightly's with a DataLoader of two workers, epochs in turn on {peer['machine']['threads']} threads "
+            f"A step, data included, takes {peer['step_ratio']:.2f} ({low:.2f} to {high:.2f}) of the time of lightly's with a DataLoader of two workers, alternating epochs on {peer['machine']['threads']} threads "
             f"(`python benchmarks/against_lightly.py --epochs {peer['epochs']} --seeds {peer['seeds']}`; it needs lightly and torchvision).",
         ]
     return "\n".join(lines) + "\n"
 
 
 def best_section(best: dict[str, Any]) -> list[str]:
-    """The best method with a longer budget, beside the demo's SimCLR."""
+    """The best method with a longer budget, against the demo's SimCLR."""
     columns = {
         "linear": "linear",
         "linear_without_flags": "linear without flags",
@@ -196,9 +196,9 @@ def best_section(best: dict[str, Any]) -> list[str]:
     }
     lines = [
         "",
-        "## The best of them, trained longer, beside the demo's SimCLR",
+        "## The best method, trained longer, against the demo's SimCLR",
         "",
-        f"Both judged as the demo judges: on the 4 x 4 feature map, mean ± standard error over {best['seeds']} seeds; minutes on {best['threads']} thread(s). `python benchmarks/best.py` repeats it.",
+        f"Evaluated as in the demo: on the 4 x 4 feature map, mean ± standard error over {best['seeds']} seeds; minutes on {best['threads']} thread(s). `python benchmarks/best.py` repeats it.",
         "",
         "| method | epochs | batch | " + " | ".join(columns.values()) + " |",
         "|" + "---|" * (3 + len(columns)),
@@ -230,7 +230,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--workers", type=int, default=torch.get_num_threads(), help="runs at a time, a thread each")
+    parser.add_argument("--workers", type=int, default=torch.get_num_threads(), help="runs at a time, one thread each")
     parser.add_argument("--resume", action="store_true", help="keep what benchmarks/results/zoo.json has")
     parser.add_argument("--again", action="store_true", help="keep it, but not what it has of METHOD ...")
     parser.add_argument("--page", action="store_true", help="only write the page again")

@@ -1,4 +1,4 @@
-"""Augmentation: uint8 images to the views that methods contrast, in one compiled pass a view."""
+"""Augmentation: uint8 images to views, in one fused pass per view."""
 
 from fastssl._docs import complete
 from fastssl.augment import _docs

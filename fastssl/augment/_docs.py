@@ -1,4 +1,4 @@
-"""What the arguments of many operations and policies mean, for :func:`fastssl._docs.complete`."""
+"""Descriptions of arguments shared by operations and policies, for :func:`fastssl._docs.complete`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from fastssl._docs import entries
 
 ARGUMENTS = entries(
     {
-        "size": "height and width of the views, pixels.",
-        "crop": "smallest and largest area of a crop, as a share of the image.",
-        "scale": "smallest and largest area of a crop, as a share of the image.",
+        "size": "height and width of the views, in pixels.",
+        "crop": "minimum and maximum area of a crop, as a fraction of the image.",
+        "scale": "minimum and maximum area of a crop, as a fraction of the image.",
         "gray": "probability of grayscale.",
         "options": "``normalize``, ``dtype`` and ``channels_last``, as for :class:`SimCLRAugment`.",
-        "p": "probability, drawn for each image.",
-        "together": "one draw for all views of an image.",
-        "threshold": "in [0, 1].",
-        "bits": "bits per value that are kept, 0 to 8.",
+        "p": "probability of application per image.",
+        "together": "share the draw among all views of an image.",
+        "threshold": "threshold in [0, 1].",
+        "bits": "number of bits to keep per value, 0 to 8.",
     }
 )
 ERRORS = entries(
@@ -38,7 +38,7 @@ _CROPS = ("CenterCrop", "RandomCrop", "RandomResizedCrop")
 
 
 def example(augmentation: type) -> str:
-    """Makes views of two images by a policy, or by a program with an operation."""
+    """The docstring example of a policy, or of a program with an operation."""
     name = augmentation.__name__
     policy = name.endswith("Augment")
     call = f"{name}({_CALLS.get(name, '32' if policy else '')})"

@@ -1,4 +1,4 @@
-"""Images without augmentation: what evaluation sees."""
+"""Preprocessing of images without augmentation, for evaluation."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fastssl.augment.program import Augment
 
 
 def to_float(images: Tensor, size: int | None = None) -> Tensor:
-    """uint8 [B, H, W, 3] or [B, 3, H, W] to float [B, 3, size, size] in [-1, 1], the shorter side resized, the middle.
+    """Resizes the shorter side and centre-crops: uint8 images to float [B, 3, size, size] in [-1, 1].
 
     Args:
         images: uint8, in any form that :class:`Augment` takes.
-        size: pixels; None keeps the images as they are, all of one size.
+        size: image size in pixels; None: unchanged, for images of the same size.
 
     Raises:
         ValueError: images of different sizes without ``size``.

@@ -1,4 +1,4 @@
-"""What an augmentation takes: uint8 images in every form that people have them in."""
+"""Input of augmentations: uint8 images as tensors, arrays, Pillow images or lists of these."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ CHANNELS = (1, 3, 4)
 
 
 class PaddedRGB(np.ndarray):
-    """uint8 [..., H, W, 4] of RGB images whose fourth channel is nothing: Pillow's own memory."""
+    """uint8 [..., H, W, 4] of RGB images with a padding channel, as in Pillow's memory."""
 
 
 def to_show(image: np.ndarray) -> np.ndarray:
-    """An image [H, W, C] as people see it, [H, W, 3]: the first three channels, or one or two as grey."""
+    """Converts an image [H, W, C] to [H, W, 3] for display: the first three channels, or grey for one or two."""
     if image.shape[-1] < 3:
         grey = image.astype(np.uint16).sum(-1, keepdims=True) // image.shape[-1]
         image = np.broadcast_to(grey.astype(np.uint8), (*image.shape[:-1], 3))
@@ -27,13 +27,13 @@ def to_show(image: np.ndarray) -> np.ndarray:
 
 @dataclass
 class ImageBatch:
-    """Images as arrays that the kernels read: one array of four dimensions, or a list of three."""
+    """Images in the form that the kernels take: a 4-d array, or a list of 3-d arrays."""
 
     arrays: list[np.ndarray]
     planar: bool
     sizes: np.ndarray  # int64 [B, 2]: height, width
-    single: bool = False  # one image was given, not a batch
-    on_device: list[Tensor] | None = None  # in place of the arrays, where the images lie on a GPU
+    single: bool = False  # the input was a single image
+    on_device: list[Tensor] | None = None  # images on a GPU, instead of the arrays
 
     @property
     def images(self) -> list[np.ndarray] | list[Tensor]:
@@ -43,18 +43,18 @@ class ImageBatch:
         return len(self.sizes)
 
     def channels(self) -> set[int]:
-        """How many channels the images have."""
+        """Number of channels of the images."""
         axis = -3 if self.planar else -1
         return {3 if isinstance(a, PaddedRGB) else int(a.shape[axis]) for a in self.images}
 
     def planes(self, channels: int) -> Iterator[ImageBatch]:
-        """Each channel of all images as a batch of grey images.
+        """The channels of all images as a batch of grey images.
 
         Args:
-            channels: that the images have; 1: of colours their lightness, as Pillow's ``convert("L")``.
+            channels: number of channels; 1: RGB images are converted to grey, as by Pillow's ``convert("L")``.
 
         Raises:
-            ValueError: images of another number of channels.
+            ValueError: images with another number of channels.
         """
         if channels == 1:
             yield self._like([self._grey(image) for image in self.images])
@@ -83,20 +83,20 @@ class ImageBatch:
         return ImageBatch([np.ascontiguousarray(a) for a in images], self.planar, self.sizes, self.single)
 
     def one_by_one(self) -> list[np.ndarray]:
-        """The images, each [H, W, C]."""
+        """The images as a list of [H, W, C]."""
         images = [image for array in self.arrays for image in (array if array.ndim == 4 else [array])]
         return [image.transpose(1, 2, 0) if self.planar else image for image in images]
 
 
 def read_images(images: Any, channels: int = 3) -> ImageBatch:
-    """Takes uint8 tensors or arrays [B, H, W, C], [B, C, H, W] or one image, Pillow images, or a list of images.
+    """Reads uint8 tensors or arrays [B, H, W, C], [B, C, H, W], a single image, Pillow images, or a list of images.
 
-    C is 1 (grey: all channels the same), 3, or 4 (alpha is left out, as Pillow's ``convert("RGB")`` does), or the
-    ``channels`` of the views. Tensors may lie on a GPU, all on one; their views are made there.
+    C is 1 (grey, repeated), 3, 4 (alpha is dropped, as by Pillow's ``convert("RGB")``), or ``channels``. Tensors may be
+    on a GPU, all on the same one; their views are computed there.
 
     Raises:
-        TypeError: not images of uint8.
-        ValueError: other shapes, or an image without pixels.
+        TypeError: images of another dtype than uint8.
+        ValueError: other shapes, or an empty image.
     """
     if _is_cuda(images):
         return _on_device([images], images.dim() == 3, channels)
@@ -132,7 +132,7 @@ def _on_device(tensors: list[Tensor], single: bool, channels: int) -> ImageBatch
             raise ValueError(f"images: expected [H, W, C], [C, H, W] or a batch of them, got shape {tuple(t.shape)}")
         if t.device != tensors[0].device:
             raise ValueError(f"images[{k}]: expected a tensor on {tensors[0].device}, got one on {t.device}")
-    shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]  # nothing but their shapes
+    shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]  # shapes only
     flags = [_is_planar(shape, "images", channels) for shape in shapes]
     if any(flags) and not all(flags):
         tensors = [t.permute(1, 2, 0) if planar else t for t, planar in zip(tensors, flags)]
@@ -144,7 +144,7 @@ def _on_device(tensors: list[Tensor], single: bool, channels: int) -> ImageBatch
 def _array(image: Any, name: str) -> np.ndarray:
     if isinstance(image, Tensor):
         if image.device.type != "cpu":
-            raise TypeError(f"{name}: expected images on the CPU, got them on {image.device}")
+            raise TypeError(f"{name}: expected images on the CPU, got images on {image.device}")
         if image.dtype != torch.uint8:
             raise TypeError(f"{name}: expected uint8, got {image.dtype}")
         array = image.detach().numpy()
@@ -152,7 +152,7 @@ def _array(image: Any, name: str) -> np.ndarray:
         array = image
     elif hasattr(image, "convert") and hasattr(image, "mode"):  # Pillow's
         if image.mode.startswith(("I", "F")):
-            raise TypeError(f"{name}: expected an image of 8 bits a channel, got Pillow's mode {image.mode!r}")
+            raise TypeError(f"{name}: expected an image of 8 bits per channel, got Pillow's mode {image.mode!r}")
         array = np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
     else:
         raise TypeError(
@@ -183,7 +183,7 @@ def _is_planar(array: np.ndarray, name: str, channels: int) -> bool:
 
 
 def _side_by_side(array: np.ndarray, planar: bool) -> np.ndarray:
-    """The array itself where the pixels of a row lie side by side, else a copy."""
+    """The array, copied if the pixels of a row are not contiguous."""
     pixel = array.strides[-1] if planar else array.strides[-2]
     channels = 1 if planar else array.shape[-1]
     good = pixel == channels and (planar or channels == 1 or array.strides[-1] == 1)

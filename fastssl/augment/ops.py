@@ -1,4 +1,4 @@
-"""The operations of an augmentation program, each as data: what is drawn, and from which distribution.
+"""The operations of augmentation programs, with their parameters and distributions.
 
 Colours are in [0, 1], sizes in pixels. The semantics are those of torchvision's v2 transforms on float tensors.
 """
@@ -45,24 +45,24 @@ def _range(name: str, value: Any, low: float = -math.inf, high: float = math.inf
 
 @dataclass(frozen=True)
 class Operation:
-    """One step of a program. ``kind`` is its number in the kernels, ``columns`` are the names of what it draws."""
+    """One step of a program. ``kind`` is its number in the kernels, ``columns`` the names of its random parameters."""
 
     kind: ClassVar[int]
     columns: ClassVar[tuple[str, ...]]
-    geometric: ClassVar[bool] = False  # says where pixels lie: folded into the resize
-    crops: ClassVar[bool] = False  # says what of the image is seen: comes first
+    geometric: ClassVar[bool] = False  # moves pixels: fused into the resize
+    crops: ClassVar[bool] = False  # selects a part of the image: must come first
 
     def arguments(self) -> list[float]:
-        """What the kernels need to know of it."""
+        """The constants that are passed to the kernels."""
         raise NotImplementedError
 
     @property
     def shared(self) -> bool:
-        """Whether all views of a sample share one draw."""
+        """Whether all views of an image share one draw."""
         return False
 
     def window(self, before: tuple[int, int] | None) -> tuple[int, int] | None:
-        """Height and width of the image after it, where the operation says so."""
+        """Height and width of the output, if the operation determines it."""
         return before
 
     def __repr__(self) -> str:
@@ -78,12 +78,12 @@ class Operation:
 
 @dataclass(frozen=True, repr=False)
 class RandomResizedCrop(Operation):
-    """A box of random area and shape, resized.
+    """Crops a box of random area and aspect ratio and resizes it.
 
     Args:
-        size: of the result: pixels, or (height, width).
-        scale: smallest and largest area, as a share of the image.
-        ratio: smallest and largest width / height, drawn on a log scale.
+        size: output size in pixels, or (height, width).
+        scale: minimum and maximum area, as a fraction of the image.
+        ratio: minimum and maximum width / height, log-uniform.
         interpolation: "bilinear" or "bicubic", antialiased.
     """
 
@@ -117,11 +117,11 @@ def _interpolation(name: str) -> int:
 
 @dataclass(frozen=True, repr=False)
 class CenterCrop(Operation):
-    """The middle of the image.
+    """Crops the centre of the image.
 
     Args:
-        size: of the result: pixels, or (height, width).
-        resize: first bring the shorter side to this length (antialiased); None: keep the image.
+        size: output size in pixels, or (height, width).
+        resize: resize the shorter side to this length first (antialiased); None: no resize.
         interpolation: "bilinear" or "bicubic".
     """
 
@@ -149,13 +149,13 @@ class CenterCrop(Operation):
 
 @dataclass(frozen=True, repr=False)
 class RandomCrop(CenterCrop):
-    """A box of fixed size anywhere in the image.
+    """Crops a box of fixed size at a random position.
 
     Args:
-        size: of the result: pixels, or (height, width).
-        resize: first bring the shorter side to this length (antialiased); None: keep the image.
+        size: output size in pixels, or (height, width).
+        resize: resize the shorter side to this length first (antialiased); None: no resize.
         interpolation: "bilinear" or "bicubic".
-        together: all views of a sample get the same box.
+        together: use the same box for all views of an image.
     """
 
     together: bool = False
@@ -169,14 +169,14 @@ class RandomCrop(CenterCrop):
 
 @dataclass(frozen=True, repr=False)
 class Tile(Operation):
-    """One cell of a grid over the image, of which a smaller square is kept (a gap stays between neighbours).
+    """Crops a tile from a cell of a grid over the image, with gaps between the tiles.
 
     Args:
-        grid: cells on a side.
-        cell: pixels of a cell.
-        size: pixels of the square.
-        index: the cell, row by row; None: a random neighbour of the middle one.
-        jitter: the square lies anywhere in its cell; else in its middle.
+        grid: cells per side.
+        cell: side of a cell in pixels.
+        size: side of the tile in pixels.
+        index: row-major index of the cell; None: a random neighbour of the central cell.
+        jitter: random position of the tile in its cell; False: centred.
     """
 
     grid: int
@@ -197,7 +197,7 @@ class Tile(Operation):
         if self.index is not None and not 0 <= self.index < self.grid**2:
             raise ValueError(f"index: expected a cell from 0 to {self.grid**2 - 1}, got {self.index}")
         if self.index is None and (self.grid < 3 or self.grid % 2 == 0):
-            raise ValueError(f"grid: expected an odd number of cells >= 3 around the middle one, got {self.grid}")
+            raise ValueError(f"grid: expected an odd number of cells >= 3, got {self.grid}")
 
     def arguments(self) -> list[float]:
         return [self.grid, self.cell, self.size, -1 if self.index is None else self.index, int(self.jitter)]
@@ -212,7 +212,7 @@ class Tile(Operation):
 
 @dataclass(frozen=True, repr=False)
 class RandomHorizontalFlip(Operation):
-    """Left and right change places with probability ``p``; ``together``: in all views of a sample or in none."""
+    """Flips the image horizontally with probability ``p``; ``together``: in all views of an image or in none."""
 
     p: float = 0.5
     together: bool = False
@@ -235,21 +235,21 @@ class RandomHorizontalFlip(Operation):
 
 @dataclass(frozen=True, repr=False)
 class RandomVerticalFlip(RandomHorizontalFlip):
-    """Top and bottom change places with probability ``p``."""
+    """Flips the image vertically with probability ``p``."""
 
     _vertical: ClassVar[int] = 1
 
 
 @dataclass(frozen=True, repr=False)
 class ColorJitter(Operation):
-    """Brightness, contrast, saturation and hue change by random amounts in random order.
+    """Changes brightness, contrast, saturation and hue by random amounts in random order.
 
     Args:
-        brightness: x -> f x, with f uniform in [max(0, 1 - brightness), 1 + brightness], or in a range that is given.
-        contrast: the same, away from the mean grey of the image.
-        saturation: the same, away from each pixel's grey.
-        hue: turns of the hue in HSV, at most this much either way (up to 1/2), or a range.
-        p: probability of all of it.
+        brightness: x -> f x, with f uniform in [max(0, 1 - brightness), 1 + brightness], or in a given range.
+        contrast: the same, relative to the mean grey value of the image.
+        saturation: the same, relative to the grey value of each pixel.
+        hue: maximum shift of the hue in turns (up to 1/2), or a range.
+        p: probability of application.
     """
 
     brightness: float | Range = 0.0
@@ -293,7 +293,7 @@ class _WithProbability(Operation):
 
 @dataclass(frozen=True, repr=False)
 class RandomGrayscale(_WithProbability):
-    """All channels become 0.2989 red + 0.587 green + 0.114 blue with probability ``p``."""
+    """Converts to grey (0.2989 R + 0.587 G + 0.114 B) with probability ``p``."""
 
     p: float = 0.1
 
@@ -302,12 +302,12 @@ class RandomGrayscale(_WithProbability):
 
 @dataclass(frozen=True, repr=False)
 class GaussianBlur(Operation):
-    """A Gaussian cut off at ``kernel_size`` taps, mirrored at the edges.
+    """Gaussian blur with ``kernel_size`` taps and reflected borders.
 
     Args:
-        kernel_size: an odd number of taps.
-        sigma: smallest and largest standard deviation, pixels.
-        p: probability.
+        kernel_size: odd number of taps.
+        sigma: minimum and maximum standard deviation in pixels.
+        p: probability of application.
     """
 
     kernel_size: int
@@ -329,7 +329,7 @@ class GaussianBlur(Operation):
 
 @dataclass(frozen=True, repr=False)
 class RandomSolarize(_WithProbability):
-    """Values of at least ``threshold`` become 1 - value, with probability ``p``."""
+    """Inverts values >= ``threshold`` with probability ``p``."""
 
     threshold: float = 0.5
 
@@ -345,7 +345,7 @@ class RandomSolarize(_WithProbability):
 
 @dataclass(frozen=True, repr=False)
 class RandomPosterize(_WithProbability):
-    """Only 2^bits levels stay, with probability ``p``."""
+    """Reduces values to 2^bits levels with probability ``p``."""
 
     bits: int = 4
 
@@ -362,20 +362,20 @@ class RandomPosterize(_WithProbability):
 
 @dataclass(frozen=True, repr=False)
 class RandomEqualize(_WithProbability):
-    """The histogram of every channel becomes flat, with probability ``p``."""
+    """Equalizes the histogram of every channel with probability ``p``."""
 
     kind = 9
 
 
 @dataclass(frozen=True, repr=False)
 class RandomErasing(Operation):
-    """A random box gets one colour.
+    """Fills a random box with a constant colour.
 
     Args:
-        p: probability.
-        scale: smallest and largest area, as a share of the view.
-        ratio: smallest and largest height / width, drawn on a log scale.
-        value: red, green and blue, or one value for all.
+        p: probability of application.
+        scale: minimum and maximum area, as a fraction of the view.
+        ratio: minimum and maximum height / width, log-uniform.
+        value: colour (R, G, B), or one value for all channels.
     """
 
     p: float = 0.5
@@ -401,11 +401,11 @@ class RandomErasing(Operation):
 
 @dataclass(frozen=True, repr=False)
 class RandomRotation(Operation):
-    """A turn about the middle by a random angle, bilinear, mirrored at the edges.
+    """Rotates about the centre by a random angle, bilinear, with reflected borders.
 
     Args:
-        degrees: at most this much either way, or a range.
-        p: probability.
+        degrees: maximum angle either way, or a range.
+        p: probability of application.
     """
 
     degrees: float | Range
@@ -425,8 +425,8 @@ class RandomRotation(Operation):
 
 @dataclass(frozen=True, repr=False)
 class ColorProjection(_WithProbability):
-    """Colours lose their part along green - magenta, where a lens's chromatic aberration shows where in the image a
-    patch comes from (Doersch et al. 2015)."""
+    """Projects out the green - magenta axis, along which chromatic aberration reveals the position of a patch
+    (Doersch et al. 2015)."""
 
     p: float = 1.0
 
@@ -438,8 +438,8 @@ class Normalize:
     """(x - mean) / std, the last step of a program.
 
     Args:
-        mean: of the channels, or one number.
-        std: of the channels, or one number.
+        mean: mean per channel, or one number.
+        std: standard deviation per channel, or one number.
     """
 
     mean: float | tuple[float, float, float] = (0.485, 0.456, 0.406)

@@ -1,4 +1,4 @@
-"""The views of the field's methods, as data: each from its paper's settings."""
+"""Augmentation policies of published methods, with the settings of their papers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ HALF = Normalize(0.5, 0.5)  # to [-1, 1]
 
 
 def blur_taps(size: int) -> int:
-    """A tenth of the image, as SimCLR's: an odd number of at least 3 (23 for 224 pixels)."""
+    """Kernel size of the blur, a tenth of the image as in SimCLR: odd and at least 3 (23 for 224 pixels)."""
     return max(3, round(0.1 * size) | 1)
 
 
@@ -42,20 +42,20 @@ class SimCLRAugment(Views):
     """Random resized crop, flip, colour distortion, grayscale and blur (Chen et al. 2020, appendix A).
 
     Args:
-        size: height and width of the views, pixels.
-        crop: smallest and largest area of a crop, as a share of the image.
+        size: height and width of the views, in pixels.
+        crop: minimum and maximum area of a crop, as a fraction of the image.
         strength: s of the paper: brightness, contrast and saturation change by up to 0.8 s, hue by up to 0.2 s turns.
         flip: probability of a horizontal flip.
         jitter: probability of the colour distortion.
         gray: probability of grayscale.
         blur: probability of a Gaussian blur (sigma 0.1 to 2 pixels, a tenth of the size in taps).
-        rotate: rotation by up to this many degrees either way (not in the paper; for digits).
-        views: how many views.
-        normalize: the last step; to [-1, 1] unless another is given, None: [0, 1].
-        dtype: of the views.
+        rotate: maximum rotation in degrees, either way (not in the paper; for digits).
+        views: number of views.
+        normalize: the last step, by default to [-1, 1]; None: [0, 1].
+        dtype: dtype of the views.
         channels_last: views in channels_last memory format.
 
-    Calling it with uint8 images [B, H, W, 3] or [B, 3, H, W] and a seed returns a list of ``views`` float tensors
+    A call with uint8 images [B, H, W, 3] or [B, 3, H, W] and a seed returns a list of ``views`` float tensors
     [B, 3, size, size]; the same seed gives the same views.
 
     Example:
@@ -129,8 +129,8 @@ _BYOL_JITTER = ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8)
 
 
 class BYOLAugment(Views):
-    """Two views of different distributions: the first always blurred, the second seldom, but solarised at times
-    (Grill et al. 2020, Bootstrap Your Own Latent, appendix B)."""
+    """Two views of different distributions: blur with p = 1 and 0.1, solarize with p = 0 and 0.2 (Grill et al. 2020,
+    Bootstrap Your Own Latent, appendix B)."""
 
     def __init__(self, size: int = 224, crop: tuple[float, float] = (0.08, 1.0), **options: Any) -> None:
         first = _momentum(size, crop, _BYOL_JITTER, 1.0, 0.0, **options)
@@ -146,22 +146,23 @@ class BarlowTwinsAugment(BYOLAugment):
 
 
 class VICRegAugment(Views):
-    """Two views of one distribution: blur at 0.5, solarised at 0.1 (Bardes et al. 2022, VICReg, appendix C)."""
+    """Two views of the same distribution: blur with p = 0.5, solarize with p = 0.1 (Bardes et al. 2022, VICReg,
+    appendix C)."""
 
     def __init__(self, size: int = 224, **options: Any) -> None:
         super().__init__([(2, _momentum(size, (0.08, 1.0), _BYOL_JITTER, 0.5, 0.1, **options))])
 
 
 class DINOAugment(Views):
-    """Multi-crop: two global views and ``local`` small ones (Caron et al. 2021, Emerging Properties in Self-Supervised
+    """Multi-crop: two global and ``local`` local views (Caron et al. 2021, Emerging Properties in Self-Supervised
     Vision Transformers).
 
     Args:
-        size: of the global views, pixels.
-        local_size: of the local views.
-        local: how many local views.
-        global_scale: areas of the global crops.
-        local_scale: areas of the local crops.
+        size: size of the global views, in pixels.
+        local_size: size of the local views, in pixels.
+        local: number of local views.
+        global_scale: minimum and maximum area of the global crops.
+        local_scale: minimum and maximum area of the local crops.
         options: ``normalize``, ``dtype``, ``channels_last``.
     """
 
@@ -197,15 +198,15 @@ class MAEAugment(Views):
 
 
 class RotNetAugment(Views):
-    """One view, of which :meth:`rotations` makes the four that are told apart (Gidaris et al. 2018, Unsupervised
-    Representation Learning by Predicting Image Rotations)."""
+    """One view, of which :meth:`rotations` makes four (Gidaris et al. 2018, Unsupervised Representation Learning by
+    Predicting Image Rotations)."""
 
     def __init__(self, size: int = 224, **options: Any) -> None:
         super().__init__([_program([RandomResizedCrop(size, scale=(0.2, 1.0)), RandomHorizontalFlip()], options)])
 
     @staticmethod
     def rotations(view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """[B, 3, S, S] to (its turns by 0, 90, 180 and 270 degrees [4 B, 3, S, S], their numbers [4 B])."""
+        """[B, 3, S, S] to (rotations by 0, 90, 180 and 270 degrees [4 B, 3, S, S], their labels [4 B])."""
         turns = torch.cat([torch.rot90(view, k, (2, 3)) for k in range(4)])
         return turns, torch.arange(4, device=view.device).repeat_interleave(len(view))
 
@@ -214,14 +215,14 @@ class JigsawAugment(Views):
     """Nine tiles of one crop, with gaps between them (Noroozi and Favaro 2016, Unsupervised Learning of Visual
     Representations by Solving Jigsaw Puzzles).
 
-    The image's shorter side becomes ``resize``; of a crop of 3 x 3 cells, each view is a square of ``size`` pixels
-    anywhere in its cell. ``normalized`` gives every tile its own mean 0 and deviation 1, as the paper does, so that
-    the tiles' brightness does not say where they belong.
+    The shorter side is resized to ``resize``; each view is a tile of ``size`` pixels at a random position in a cell of
+    a random crop of 3 x 3 cells. ``normalized`` standardises every tile, as in the paper, so that brightness does not
+    reveal its position.
 
     Args:
-        size: of a tile, pixels.
-        cell: pixels of a cell.
-        resize: of the image's shorter side.
+        size: side of a tile in pixels.
+        cell: side of a cell in pixels.
+        resize: length of the shorter side of the image.
         options: ``dtype``, ``channels_last``.
     """
 
@@ -237,24 +238,24 @@ class JigsawAugment(Views):
 
     @staticmethod
     def normalized(tile: torch.Tensor) -> torch.Tensor:
-        """Each tile [B, 3, S, S] with mean 0 and deviation 1 a channel."""
+        """Standardises each tile [B, 3, S, S] per channel."""
         deviation, mean = torch.std_mean(tile, (2, 3), keepdim=True, correction=0)
         return (tile - mean) / deviation.clamp(min=1e-4)
 
 
 class RelativePatchAugment(Views):
-    """Two patches, the middle one and a neighbour whose place is to be told (Doersch et al. 2015, Unsupervised Visual
-    Representation Learning by Context Prediction).
+    """Two patches, the central one and a random neighbour (Doersch et al. 2015, Unsupervised Visual Representation
+    Learning by Context Prediction).
 
-    A grid of 3 x 3 cells with gaps and jitter; colours lose their part along green - magenta (the remedy for lenses,
-    which give a place away; drawings need none: ``projection=False``). The place is drawn:
-    ``views, params = augment(images, return_params=True)``, then ``augment.places(params)`` are labels from 0 to 7.
+    A grid of 3 x 3 cells with gaps and jitter; the green - magenta axis is projected out against chromatic aberration
+    (not needed for drawings: ``projection=False``). With ``views, params = augment(images, return_params=True)``,
+    ``augment.places(params)`` are the labels, 0 to 7.
 
     Args:
-        size: of a patch, pixels.
-        cell: pixels of a cell: half a patch of gap in the paper, with 7 pixels of jitter either way.
-        resize: of the image's shorter side.
-        projection: take the green - magenta part of colours away.
+        size: side of a patch in pixels.
+        cell: side of a cell in pixels; in the paper gaps of half a patch, with 7 pixels of jitter either way.
+        resize: length of the shorter side of the image.
+        projection: project out the green - magenta axis.
         options: ``normalize``, ``dtype``, ``channels_last``.
     """
 
@@ -271,14 +272,14 @@ class RelativePatchAugment(Views):
 
     @staticmethod
     def places(params: Any) -> torch.Tensor:
-        """The places of the second patches: 0 to 7, row by row without the middle."""
+        """Positions of the second patches: 0 to 7, row-major without the centre."""
         cells = torch.from_numpy(params[1]["Tile.index"]).long()
         return cells - (cells > 4).long()
 
 
 class CPCAugment(Views):
-    """One view, cut into overlapping patches by :meth:`patches` (van den Oord et al. 2018, Representation Learning with
-    Contrastive Predictive Coding: 300 pixels, a crop of 260 brought to 256, patches of 64 every 32; without colour
+    """One view, split into overlapping patches by :meth:`patches` (van den Oord et al. 2018, Representation Learning
+    with Contrastive Predictive Coding: 300 pixels, a crop of 260 resized to 256, patches of 64 with stride 32; grey
     unless ``gray`` is less than 1)."""
 
     def __init__(self, size: int = 256, gray: float = 1.0, **options: Any) -> None:
@@ -299,8 +300,8 @@ _XYZ = [  # of linear sRGB
 
 
 class ColorizationAugment(Views):
-    """One view, whose lightness is given and whose colours are to be told (Zhang et al. 2016, Colorful Image
-    Colorization); :meth:`lab` parts them."""
+    """One view, which :meth:`lab` separates into lightness and colours (Zhang et al. 2016, Colorful Image
+    Colorization)."""
 
     def __init__(self, size: int = 176, **options: Any) -> None:
         options.setdefault("normalize", None)
@@ -323,7 +324,7 @@ class ColorizationAugment(Views):
 
     @staticmethod
     def rgb(lightness: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
-        """The inverse of :meth:`lab`: [B, 3, H, W] in [0, 1]; what is outside of sRGB is cut off."""
+        """The inverse of :meth:`lab`: [B, 3, H, W] in [0, 1], clipped to sRGB."""
         fy = (lightness + 16) / 116
         f = torch.cat([fy + ab[:, :1] / 500, fy, fy - ab[:, 1:] / 200], 1)
         delta = 6 / 29
@@ -334,8 +335,8 @@ class ColorizationAugment(Views):
 
 
 class ContextEncoderAugment(Views):
-    """One view, of which :meth:`mask` takes a part away that is to be filled in (Pathak et al. 2016, Context Encoders:
-    Feature Learning by Inpainting)."""
+    """One view, of which :meth:`mask` removes a region (Pathak et al. 2016, Context Encoders: Feature Learning by
+    Inpainting)."""
 
     def __init__(self, size: int = 128, **options: Any) -> None:
         options.setdefault("normalize", HALF)
@@ -344,19 +345,19 @@ class ContextEncoderAugment(Views):
 
     @staticmethod
     def mask(batch: int, size: int, *, kind: str = "center", share: float = 0.25, seed: int = 0) -> torch.Tensor:
-        """Where pixels are taken away: bool [B, 1, size, size].
+        """Masks of removed pixels: bool [B, 1, size, size].
 
         Args:
-            batch: masks.
-            size: pixels.
-            kind: "center", the middle half of each side, or "random", boxes until ``share`` of the image is gone.
-            share: of the pixels, for "random".
-            seed: of the random boxes.
+            batch: number of masks.
+            size: image size in pixels.
+            kind: "center", a central box of half the side, or "random", boxes until ``share`` of the image is covered.
+            share: fraction of removed pixels, for "random".
+            seed: seed of the random boxes.
         """
         if kind not in ("center", "random"):
             raise ValueError(f"kind: expected 'center' or 'random', got {kind!r}")
         if not 0 < share < 1:
-            raise ValueError(f"share: expected a share between 0 and 1, got {share}")
+            raise ValueError(f"share: expected a fraction between 0 and 1, got {share}")
         gone = torch.zeros(batch, 1, size, size, dtype=torch.bool)
         if kind == "center":
             gone[:, :, size // 4 : size - size // 4, size // 4 : size - size // 4] = True
@@ -373,14 +374,14 @@ class ContextEncoderAugment(Views):
 
 
 class LinearTrainAugment(Views):
-    """What a linear probe trains on: a random resized crop and a flip."""
+    """Training view of linear probes: a random resized crop and a flip."""
 
     def __init__(self, size: int = 224, **options: Any) -> None:
         super().__init__([_program([RandomResizedCrop(size), RandomHorizontalFlip()], options)])
 
 
 class LinearEvalAugment(Views):
-    """What a linear probe is tested on: the shorter side at 8 / 7 of the size, its middle."""
+    """Test view of linear probes: the shorter side resized to 8 / 7 of the size, and a centre crop."""
 
     def __init__(self, size: int = 224, **options: Any) -> None:
         super().__init__([_program([CenterCrop(size, resize=round(size * 8 / 7))], options)])
@@ -407,12 +408,12 @@ POLICIES: dict[str, Callable[..., Views]] = {
 
 
 def policy(name: str, size: int | None = None, **options: Any) -> Views:
-    """The views of a method by its name.
+    """The policy of a method by name.
 
     Args:
         name: one of ``POLICIES``.
-        size: of the views, pixels; None takes the paper's.
-        options: of the policy.
+        size: size of the views in pixels; None: the paper's.
+        options: options of the policy.
 
     Raises:
         ValueError: no such policy.

@@ -1,4 +1,4 @@
-"""Programs: a list of operations, compiled into one pass over each image."""
+"""Augmentation programs: lists of operations, fused into one pass over each image."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 @dataclass
 class Params:
-    """What was drawn for the views of a batch.
+    """Random parameters of the views of a batch.
 
     Args:
         values: float64 [B, columns].
-        columns: their names, ``"RandomResizedCrop.top"`` for example.
+        columns: names of the columns, such as ``"RandomResizedCrop.top"``.
 
-    ``params["RandomResizedCrop.top"]`` is one column, ``params[3]`` the draw of one sample as a dictionary.
+    ``params["RandomResizedCrop.top"]`` is one column, ``params[3]`` a dictionary of the parameters of one image.
 
     Raises:
-        KeyError: a column that was not drawn.
+        KeyError: unknown column.
 
     Example:
         >>> import torch
@@ -59,33 +59,32 @@ class Params:
 
 
 class Augment(nn.Module):
-    """One view of every image, by a program of operations that is compiled into one pass.
+    """One view of every image, by a program of operations that is fused into one pass.
 
     Args:
-        operations: the steps, in order. The first that gives a size (a crop) comes before all that change colours;
-            a :class:`Normalize` may come last.
-        dtype: of the views: float32, bfloat16 or float16.
+        operations: the operations, in order: a crop, flips and rotations, colour operations, and optionally
+            :class:`Normalize`.
+        dtype: dtype of the views: float32, bfloat16 or float16.
         channels_last: views in channels_last memory format.
-        channels: of the views. With 3, grey images get three equal channels, and alpha is left out. With 1, colours
-            become lightness first. With another number, images have as many, and each channel is augmented as a grey
-            image with the same draws: brightness, contrast, blur and solarize by channel, while hue, saturation,
-            :class:`RandomGrayscale` and :class:`ColorProjection` change nothing.
+        channels: number of channels. With 3, grey images are repeated, and alpha is dropped. With 1, RGB images are
+            converted to grey. With any other number, every channel is augmented as a grey image with the same draws:
+            hue, saturation, :class:`RandomGrayscale` and :class:`ColorProjection` have no effect.
 
-    Calling it:
+    Calls:
 
     - ``augment(images, seed=0)`` with uint8 images [B, H, W, C], [B, C, H, W] or a list of images of different sizes
-      (arrays, tensors, Pillow images) gives a tensor [B, 3, height, width];
-    - ``augment(image)`` with one image gives [3, height, width]: a ``transform`` of a data set;
-    - ``augment(images, return_params=True)`` gives ``(views, params)``, and ``augment.apply(images, params)`` the same
-      views again.
+      (arrays, tensors, Pillow images) returns a tensor [B, 3, height, width];
+    - ``augment(image)`` with a single image returns [3, height, width], as a ``transform`` of a data set;
+    - ``augment(images, return_params=True)`` returns ``(views, params)``; ``augment.apply(images, params)`` reproduces
+      the views.
 
-    What is drawn depends on (seed, epoch, sample id, view) alone (Philox, a counter-based generator): not on the
-    batch, its order, the number of threads, workers or processes. Without ``seed`` one is drawn from torch's generator.
+    Random parameters are keyed by (seed, epoch, sample id, view), by the counter-based generator Philox: they do not
+    depend on the batch, its order, or the number of threads, workers or processes. Without ``seed``, a seed is drawn
+    from torch's generator.
 
     Raises:
-        TypeError: images that are not uint8, or what is no operation.
-        ValueError: wrong shapes, images smaller than a crop without ``resize``, operations in an order that has no
-            meaning.
+        TypeError: images of another dtype than uint8, or an invalid operation.
+        ValueError: wrong shapes, images smaller than a crop without ``resize``, or operations in an invalid order.
 
     Example:
         >>> import torch
@@ -124,7 +123,7 @@ class Augment(nn.Module):
             size = op.window(size)
             steps.append(op)
         if size is None:
-            raise ValueError("operations: expected a crop that says how large the views are")
+            raise ValueError("operations: expected a crop, which determines the size of the views")
         if len(steps) > 32:
             raise ValueError(f"operations: expected at most 32, got {len(steps)}")
         if dtype not in DTYPES:
@@ -168,7 +167,7 @@ class Augment(nn.Module):
     def sample(
         self, sizes: Any, *, seed: int, epoch: int = 0, ids: Any = None, view: int = 0, backend: str | None = None
     ) -> Params:
-        """Draws the parameters for images of ``sizes`` [B, 2] (height, width) without making the views."""
+        """Draws the random parameters for images of ``sizes`` [B, 2] (height, width)."""
         sizes = np.ascontiguousarray(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
         if (sizes < 1).any():
             raise ValueError("sizes: expected at least one pixel")
@@ -186,19 +185,19 @@ class Augment(nn.Module):
     def apply(
         self, images: Any, params: Params | None = None, *, backend: str | None = None, serial: bool = False
     ) -> Any:
-        """Makes the views that ``params`` describe.
+        """Makes the views with given parameters.
 
         Args:
             images: as for a call.
-            params: of the same images, or made by hand.
-            backend: "reference", "cpu" or "cuda"; None chooses.
-            serial: on the calling thread alone, for callers that are many threads themselves.
+            params: parameters, from :meth:`sample` or a previous call, or custom ones.
+            backend: "reference", "cpu" or "cuda"; None: automatic.
+            serial: use only the calling thread, for callers that are multi-threaded themselves.
 
         Raises:
-            ValueError: parameters that do not fit their image.
+            ValueError: parameters that are invalid for their image.
         """
         if params is None:
-            return super().apply(images)  # nn.Module's, which every module above calls: images is a function
+            return super().apply(images)  # nn.Module.apply(fn), called by parent modules
         return self._make(read_images(images, self.channels), params, backend, serial)
 
     def _make(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
@@ -237,25 +236,23 @@ class Augment(nn.Module):
 
 
 def fresh_seed() -> int:
-    """A seed from torch's generator: ``torch.manual_seed`` and a DataLoader's workers decide it."""
+    """Draws a seed from torch's generator, which ``torch.manual_seed`` and DataLoader workers control."""
     return int(torch.randint(0, 2**62, (), dtype=torch.int64))
 
 
 def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0, count: int = 4) -> np.ndarray:
-    """Numbers in (0, 1) for every id, keyed by (seed, epoch, id, view, block) alone: float64 [B, count].
-
-    A block is four numbers: ``count`` of them take as many blocks as they need, from ``block`` on.
+    """Uniform draws in (0, 1), keyed by (seed, epoch, id, view, block): float64 [B, count].
 
     Args:
-        seed: of the run.
-        epoch: of the run.
-        ids: [B] integers, the numbers of the items.
-        view: the number of the view.
-        block: the first block.
+        seed: seed of the run.
+        epoch: epoch of the run.
+        ids: [B] integers, indices of the items.
+        view: index of the view.
+        block: first block of the counter; each block yields four numbers.
         count: numbers per id.
 
     Raises:
-        ValueError: more numbers than blocks are left.
+        ValueError: ``count`` exceeds the remaining blocks.
 
     Example:
         >>> from fastssl.augment import uniform
@@ -276,12 +273,12 @@ def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0, c
 
 
 class Views(nn.Module):
-    """The views that a method needs of every image, each by its own program.
+    """Several views of every image, each by its own program.
 
     Args:
-        programs: one :class:`Augment` a view; a number repeats it: ``[(2, large), (6, small)]``.
+        programs: one :class:`Augment` per view, or (count, program) pairs: ``[(2, large), (6, small)]``.
 
-    ``views(images, seed=0)`` gives a list of tensors, one a view; see :class:`Augment` for the images, ``seed``,
+    ``views(images, seed=0)`` returns a list of one tensor per view; see :class:`Augment` for ``images``, ``seed``,
     ``epoch``, ``ids`` and ``return_params``. ``views.collate`` is a ``collate_fn`` for (image, label) pairs.
 
     Example:
@@ -314,7 +311,7 @@ class Views(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Of the views."""
+        """Number of channels of the views."""
         return self.programs[0].channels
 
     def with_channels(self, channels: int) -> Views:
@@ -327,18 +324,18 @@ class Views(nn.Module):
 
     @property
     def programs(self) -> list[Augment]:
-        """The program of every view."""
+        """The programs, one per view."""
         return [program for count, program in zip(self.counts, self.distinct) for _ in range(count)]  # type: ignore[misc]
 
     def extra_repr(self) -> str:
         return f"views={len(self.programs)}, counts={self.counts}"
 
     def view(self, k: int, images: Any, **options: Any) -> Any:
-        """View k alone, as a call of its program."""
+        """Computes only view ``k``."""
         return self.programs[k](images, view=k, **options)
 
     def sample(self, sizes: Any, **options: Any) -> list[Params]:
-        """The parameters of all views, without making them."""
+        """Draws the random parameters of all views."""
         return [program.sample(sizes, view=k, **options) for k, program in enumerate(self.programs)]
 
     def apply(
@@ -349,7 +346,7 @@ class Views(nn.Module):
         backend: str | None = None,
         serial: bool = False,
     ) -> Any:
-        """Makes the views that ``params``, one a view, describe."""
+        """Makes the views with given parameters, one :class:`Params` per view."""
         if params is None:
             return super().apply(images)  # nn.Module's
         if len(params) != len(self.programs):

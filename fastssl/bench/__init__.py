@@ -1,4 +1,4 @@
-"""Benchmarks that can be trusted: alternating pairs, memory of fresh processes, the limit beside them."""
+"""Benchmarks: alternating pairs of calls, peak memory of fresh processes, and hardware limits for comparison."""
 
 from fastssl.bench.cases import CASES, Case
 from fastssl.bench.harness import Comparison, compare, fma_rate, gemm_rate, peak_memory

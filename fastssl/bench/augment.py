@@ -1,7 +1,7 @@
-"""Augmentation beside the libraries that people use: images a second, in turns, on the same images.
+"""Augmentation against other libraries: images per second, alternating, on the same images.
 
 SimCLR's full policy: crop, flip, jitter 0.8, 0.8, 0.8, 0.2 at p = 0.8, grey 0.2, blur 0.5, to normalised float CHW.
-A library that is not installed is left out and said so.
+Libraries that are not installed are skipped with a message.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from fastssl.bench.harness import as_dict, compare, fma_rate, machine
 
 Views = Callable[[], Any]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SIZES = ((64, 32, 3, 256), (256, 224, 23, 32))  # from, to, taps of the blur, images at once
+SIZES = ((64, 32, 3, 256), (256, 224, 23, 32))  # from, to, taps of the blur, batch size
 
 
 def photos(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Images whose spectrum falls as photographs' do: uint8 [N, H, W, 3]."""
+    """Random images with the spectrum of photographs: uint8 [N, H, W, 3]."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
     frequency[0, 0] = 1
@@ -145,7 +145,7 @@ def kornia(images: np.ndarray, size: int, taps: int) -> Views:
 
 
 def pillow(images: np.ndarray, size: int, taps: int) -> Views:
-    """Pillow alone, written by hand: its Gaussian blur is made of box blurs."""
+    """Hand-written with Pillow, whose Gaussian blur is approximated by box blurs."""
     from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
     rng = np.random.default_rng(0)
@@ -212,8 +212,8 @@ def _spin(stop: Any) -> None:
 
 
 @contextlib.contextmanager
-def busy_neighbour() -> Iterator[None]:
-    """Another process that takes a core."""
+def noisy_neighbour() -> Iterator[None]:
+    """Context in which another process occupies a core."""
     context = multiprocessing.get_context("spawn")
     stop = context.Event()
     process = context.Process(target=_spin, args=(stop,), daemon=True)
@@ -226,9 +226,9 @@ def busy_neighbour() -> Iterator[None]:
         process.join()
 
 
-# Instructions for every value of the view (three a pixel) on the busier of the two kinds of unit, multiplications and
-# additions (with comparisons, minima, conversions): what the float pipeline cannot do without. A resize has about 2.3
-# taps an axis here; a blur's taps are symmetric, and all are counted, also those that a small sigma does not need.
+# Minimum instructions per value of the view (three per pixel) on the busier of the multiplication and addition units
+# (additions include comparisons, minima and conversions). A resize has about 2.3 taps per axis here; a blur's taps are
+# symmetric, and all are counted, including those that a small sigma does not need.
 WORK: dict[str, tuple[Callable[[int], float], list[Any]]] = {
     "crop and resize": (lambda taps: 6, [RandomResizedCrop(224)]),
     "brightness": (lambda taps: 2, [ColorJitter(brightness=0.8)]),
@@ -241,12 +241,12 @@ WORK: dict[str, tuple[Callable[[int], float], list[Any]]] = {
 
 
 def breakdown(report: Callable[[str], None], seconds: float) -> dict[str, Any]:
-    """Where the time of a 224 pixel view goes, beside what arithmetic and memory alone would take, on one thread."""
+    """Time per operation of a 224 pixel view on one thread, against the lower bound of arithmetic and memory."""
     images = photos(32, 256, 256)
     values, taps = 3 * 224 * 224, 23
     rows: list[dict[str, Any]] = []
     with threads(1):
-        instructions = fma_rate() / 2  # a multiply-add is one, and counts for two
+        instructions = fma_rate() / 2  # a multiply-add is one instruction and two operations
         memory = np.zeros(64 * values, np.float32)
         best = min(_timed(lambda: memory.fill(1.0)) for _ in range(5))
         write = memory.nbytes / best
@@ -300,7 +300,7 @@ def jpeg_folder(root: Path, count: int) -> Path:
 
 
 def loading(report: Callable[[str], None], seconds: float, count: int = 512) -> dict[str, Any]:
-    """From JPEG files to two 224 views: the loader, torchvision's with two workers, and decoding alone."""
+    """JPEG files to two 224 pixel views: the loader, torchvision's with two workers, and only decoding."""
     from PIL import Image
 
     from fastssl.data import Loader
@@ -399,7 +399,7 @@ def run_augment(quick: bool = False, report: Callable[[str], None] = print) -> d
                 views = build(images, 224, 23)
                 views()
                 alone = 32 / float(np.median([_timed(views) for _ in range(5)]))
-                with busy_neighbour():
+                with noisy_neighbour():
                     beside = 32 / float(np.median([_timed(views) for _ in range(5)]))
         except ImportError:
             continue

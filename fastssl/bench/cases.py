@@ -1,4 +1,4 @@
-"""What is measured: each loss, fused, eager, compiled, and in the libraries that people use."""
+"""Benchmark cases: each loss fused, eager, compiled, and in other libraries."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Function = Callable[..., Tensor]
 
 @dataclass
 class Case:
-    """A loss: how its inputs are made (``rows``: rows of the pair matrix) and the ways to compute it."""
+    """A loss: how its inputs are made (``rows``: rows of the pair matrix) and its implementations."""
 
     make: Callable[[int, int, torch.dtype], list[Tensor]]
     fused: Function
@@ -111,7 +111,7 @@ def _lightly_nt_xent() -> Function:
 
 
 def _stand_in_for_torchvision() -> None:
-    """lightly imports torchvision, which its losses do not use: empty modules stand in where it is missing."""
+    """Replaces torchvision, which lightly imports but its losses do not use, by empty modules if it is missing."""
     import importlib.abc
     import importlib.machinery
     import importlib.util

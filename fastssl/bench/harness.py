@@ -1,4 +1,4 @@
-"""Measuring: pairs of calls in turn, medians of their ratios, peak memory, the machine's own limits."""
+"""Measurements: medians of ratios of alternating calls, peak memory, and hardware limits."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fastssl.ops import extension
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two ways to compute the same, timed in turn.
+    """Two implementations, timed in alternation.
 
-    ``ratio``: median over pairs of other / fused; ``low`` and ``high``: the middle half of the pairs.
+    ``ratio``: median over pairs of other / fused; ``low`` and ``high``: its quartiles.
     """
 
     fused_seconds: float
@@ -39,16 +39,16 @@ def _clock(function: Callable[[], Any], repeats: int) -> float:
     return (time.perf_counter() - start) / repeats
 
 
-def in_turn(
+def alternate(
     functions: Sequence[Callable[[], Any]], seconds: float, least: int = 5, most: int = 25
 ) -> list[list[float]]:
-    """Times of functions that take turns, each in samples of at least 20 ms: [function][round].
+    """Times functions in alternation, in samples of at least 20 ms: [function][round].
 
     Args:
         functions: each is called twice before.
-        seconds: about how long it may take.
-        least: rounds at least.
-        most: rounds at most.
+        seconds: approximate duration.
+        least: minimum number of rounds.
+        most: maximum number of rounds.
     """
     once = [max(min(_clock(f, 1), _clock(f, 1)), 1e-6) for f in functions]
     repeats = [max(1, round(0.02 / t)) for t in once]
@@ -68,12 +68,12 @@ def compare(
 
     Args:
         fused: the function under test.
-        other: what it is compared with.
-        seconds: about how long it may take.
-        least: pairs at least.
-        most: pairs at most.
+        other: the function that it is compared with.
+        seconds: approximate duration.
+        least: minimum number of pairs.
+        most: maximum number of pairs.
     """
-    a, b = in_turn([fused, other], seconds, least, most)
+    a, b = alternate([fused, other], seconds, least, most)
     ratios = sorted(y / x for x, y in zip(a, b))
     return Comparison(
         statistics.median(a),
@@ -86,21 +86,21 @@ def compare(
 
 
 def gemm_rate(size: int = 2048, repeats: int = 5) -> float:
-    """Floating point operations a second of ``torch.mm`` on square fp32 matrices, the best of some calls."""
+    """FLOP/s of ``torch.mm`` on square fp32 matrices, the best of several calls."""
     a, b = torch.randn(size, size), torch.randn(size, size)
     torch.mm(a, b)
     return 2 * size**3 / min(_clock(lambda: torch.mm(a, b), 1) for _ in range(repeats))
 
 
 def fma_rate(seconds: float = 0.3) -> float:
-    """Operations a second of multiply-adds on registers, all threads: this machine's roof; 0 without kernels."""
+    """Peak FLOP/s of multiply-adds on registers, all threads; 0 without kernels."""
     if extension._C is None:
         return 0.0
     return float(extension._C.fma_rate(torch.get_num_threads(), seconds))
 
 
 def machine() -> dict[str, Any]:
-    """What a figure depends on."""
+    """The hardware and software that measurements depend on."""
     cpu = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
@@ -122,7 +122,7 @@ def machine() -> dict[str, Any]:
 def peak_memory(
     case: str, way: str, rows: int, features: int, dtype: str = "float32", timeout: float = 600
 ) -> float | None:
-    """Peak memory in MiB that forward + backward takes beyond the inputs, in a fresh process; None: it failed."""
+    """Peak memory in MiB of forward + backward beyond the inputs, in a fresh process; None: it failed."""
     command = [sys.executable, "-m", "fastssl.bench.memory", case, way, str(rows), str(features), dtype]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)

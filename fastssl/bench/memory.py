@@ -1,4 +1,4 @@
-"""``python -m fastssl.bench.memory CASE WAY ROWS FEATURES DTYPE``: peak memory of one step, in this fresh process."""
+"""``python -m fastssl.bench.memory CASE WAY ROWS FEATURES DTYPE``: peak memory of one step in this process."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def main(argv: list[str]) -> None:
         int(argv[3]),
         getattr(torch, argv[4]),
     )
-    # A small step first: libraries allocate their own memory once, which is not the loss's.
+    # A small step first: one-time allocations of libraries do not count.
     case.step(way, case.inputs(64, features, dtype))()
     step = case.step(way, case.inputs(rows, features, dtype))
     before = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
-        file.write("5")  # forget the peak so far
+        file.write("5")  # reset the peak
     start = time.perf_counter()
     step()
     print(json.dumps({"peak_mib": status("VmHWM") - before, "seconds": time.perf_counter() - start}))

@@ -1,4 +1,4 @@
-"""Metric learning under measurement: the losses on labels against eager code and against the libraries people use."""
+"""Benchmarks of metric learning losses against eager PyTorch and other libraries."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _words(rows: int, features: int, dtype: torch.dtype) -> list[Tensor]:
 
 
 def patched(name: str, **arguments: Any) -> Callable[[], Function]:
-    """The library's own object, with the patch on while it is called."""
+    """The library's object, called with the patch active."""
 
     def build() -> Function:
         original = unpatched(name, **arguments)()
@@ -77,7 +77,7 @@ def unpatched(name: str, **arguments: Any) -> Callable[[], Function]:
 
 
 def _of_peer(name: str, per_class: int, **arguments: Any) -> Case:
-    """A loss of pytorch-metric-learning, patched ("fused") and not."""
+    """A loss of pytorch-metric-learning, patched ("fused") and unpatched."""
     return Case(
         _shuffled(per_class),
         lambda *inputs: patched(name, **arguments)()(*inputs),
@@ -135,7 +135,7 @@ def _matrix(metric: str, p: float) -> Case:
 
 
 class _Given(torch.autograd.Function):
-    """A scalar whose backward pass hands a ready matrix of ones on: only the matrix's own gradient is timed."""
+    """A scalar whose backward pass returns a precomputed matrix of ones: only the matrix's own backward is timed."""
 
     @staticmethod
     def forward(ctx: Any, matrix: Tensor) -> Tensor:
@@ -250,7 +250,7 @@ METRIC_CASES: dict[str, Case] = {
         _shuffled(8), lambda x, y: F.pair_loss(x, term=_own, labels=y), lambda x, y: F.pair_loss(x, term=_own, labels=y)
     ),
 }
-LARGE = 32_768  # rows at which every loss must fit
+LARGE = 32_768  # rows at which the memory of every loss is measured
 PLAN: list[tuple[str, str, int, int]] = [
     ("pml_nt_xent_pairs", PEER, 512, 128),
     ("pml_triplet", PEER, 2048, 128),

@@ -1,7 +1,7 @@
-"""Every loss on the inputs that training meets: learned embeddings, collapsed and repeated rows, labels of any
-distribution, temperatures from 0.005 to 1. ``python benchmarks/run.py regimes`` writes the table.
+"""Every loss on inputs that occur in training: learned embeddings, collapsed and repeated rows, label distributions,
+temperatures from 0.005 to 1. ``python benchmarks/run.py regimes`` writes the table.
 
-Each regime is timed in turn with random rows of the same loss and shape, and with eager PyTorch in the same regime.
+Each regime is timed in alternation with random rows of the same shape, and with eager PyTorch in the same regime.
 """
 
 from __future__ import annotations
@@ -21,20 +21,19 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.bench.harness import in_turn, machine
+from fastssl.bench.harness import alternate, machine
 
 TRAINED = Path(__file__).parent / "trained.npz"
 PER_CLASS = 8
-EAGER_ROWS = 512  # where the reference of every loss takes milliseconds
+EAGER_ROWS = 512  # for which the reference of every loss takes milliseconds
 
 
 @dataclass(frozen=True)
 class Loss:
-    """How a loss is called: ``call(*inputs, temperature, **options)``; ``sizes``: with how many rows.
+    """A loss, called as ``call(*inputs, temperature, **options)`` with ``sizes`` rows.
 
-    ``kind``: its inputs: "views": two sets of rows whose pairs match; "labels": rows and their labels; "classes": rows,
-    a weight for each class, labels; "vocabulary": hidden states, weights, targets. ``temperature``: its usual one, None
-    where it has none.
+    ``kind``: its inputs: "views": two sets of matched rows; "labels": rows and labels; "classes": rows, class weights,
+    labels; "vocabulary": hidden states, weights, targets. ``temperature``: the usual one, None if it has none.
     """
 
     kind: str
@@ -43,7 +42,7 @@ class Loss:
     sizes: tuple[int, ...] = (512, 2048)
 
 
-EVERY_REGIME = 2048  # rows up to which every regime is measured; above, those that large batches of a run can be in
+EVERY_REGIME = 2048  # rows up to which every regime is measured; above only those of LARGE
 LARGE = ("trained", "trained (CLIP)", "collapsed", "duplicates", "trained, temperature 0.01", "trained, scale 100")
 WIDE = (512, 2048, 8192)
 WIDEST = (*WIDE, 16_384)
@@ -92,7 +91,7 @@ LOSSES: dict[str, Loss] = {
     "proxy_anchor": Loss("classes", lambda x, w, y, t, **o: F.proxy_anchor(x, w, y, **o)),
     "linear_cross_entropy": Loss("vocabulary", lambda h, w, y, t, **o: F.linear_cross_entropy(h, w, y, **o)),
 }
-# What is no loss but meets the same rows: (x, y) -> anything.
+# Other primitives on the same rows: (x, y) -> anything.
 PRIMITIVES: dict[str, Callable[[Tensor, Tensor], Any]] = {
     "pairwise_distance": lambda x, y: F.pairwise_distance(x, y),
     "pairwise_distance_p1": lambda x, y: F.pairwise_distance(x, y, metric="manhattan"),
@@ -109,14 +108,14 @@ def _kmeans(x: Tensor) -> Any:
 
 @functools.cache
 def _learned(run: str) -> tuple[Tensor, Tensor]:
-    """Unit vectors of matching pairs that a run of this package left: "simclr" (two drawings), "clip" (image, text)."""
+    """Unit vectors of matching pairs from trained models: "simclr" (two images), "clip" (image, text)."""
     with np.load(TRAINED) as file:
         both = torch.from_numpy(file[run].astype(np.float32))
     return TF.normalize(both[:, 0], dim=1), TF.normalize(both[:, 1], dim=1)
 
 
 def trained(run: str, n: int, d: int, noise: float = 0.05) -> tuple[Tensor, Tensor, Tensor]:
-    """Learned pairs repeated with noise to ``n``, in any dimension; and which item each is of."""
+    """Learned pairs, repeated with noise to ``n`` rows in any dimension, and the item of each."""
     x, y = _learned(run)
     item = torch.arange(n) % len(x)
     if d != x.shape[1]:
@@ -152,7 +151,7 @@ DEVIATIONS = (5.0, 16.0, 48.0)
 
 
 def rows(regime: str, n: int, d: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Two sets of rows whose pairs match, and the labels where the regime has its own."""
+    """Two sets of matched rows, and the labels if the regime defines them."""
     x, y = (TF.normalize(torch.randn(n, d), dim=1) for _ in range(2))
     if regime in ("trained", "trained (CLIP)", "half trained"):
         a, b, item = trained("clip" if "CLIP" in regime else "simclr", n, d)
@@ -173,7 +172,7 @@ def rows(regime: str, n: int, d: int) -> tuple[Tensor, Tensor, Tensor | None]:
 
 
 def inputs(loss: Loss, regime: str, n: int, d: int) -> list[Tensor]:
-    """The arguments of a loss, gradients on; ``regime`` one of ROWS, LABELS, or "random"."""
+    """The arguments of a loss, requiring gradients; ``regime``: one of ROWS, LABELS, or "random"."""
     torch.manual_seed(0)
     if loss.kind == "vocabulary":
         deviation = float(regime.split()[-1]) if regime.startswith("deviation") else 0.3
@@ -186,7 +185,7 @@ def inputs(loss: Loss, regime: str, n: int, d: int) -> list[Tensor]:
     labels = _labels(regime, n) if items is None else items
     if loss.kind == "labels":
         return [x.requires_grad_(), labels]
-    # As many classes in every regime: the shape is the same. (Learned rows: those of the first items.)
+    # The same number of classes, and so the same shape, in every regime (for learned rows those of the first items).
     weight = y[: max(n // PER_CLASS, 2)].detach().clone()
     return [x.requires_grad_(), weight.requires_grad_(), labels % len(weight)]
 
@@ -210,7 +209,7 @@ def plan(name: str, loss: Loss) -> Iterator[tuple[str, str, float | None]]:
         return
     for regime in ROWS:
         if regime == "lengths" and name in ("clip_loss", "siglip_loss"):
-            continue  # they take unit rows
+            continue  # the loss takes unit rows
         yield regime, regime, loss.temperature
     if loss.kind != "views":
         for regime in LABELS:
@@ -224,7 +223,7 @@ def plan(name: str, loss: Loss) -> Iterator[tuple[str, str, float | None]]:
 
 @contextmanager
 def flushing() -> Iterator[None]:
-    """torch.set_flush_denormal(True) on every thread that torch computes on, as far as torch lets one."""
+    """Context with torch.set_flush_denormal(True) on all compute threads that can be reached."""
     torch.set_flush_denormal(True)
     try:
         yield
@@ -240,13 +239,13 @@ def ratio(a: list[float], b: list[float]) -> float:
 def measure(
     name: str, title: str, regime: str, temperature: float | None, n: int, d: int, seconds: float
 ) -> dict[str, Any]:
-    """One loss in one regime: its time, against its own on random rows, and against eager in the same regime."""
+    """One loss in one regime: its time, relative to random rows, and relative to eager in the same regime."""
     loss = LOSSES[name]
     there, base = inputs(loss, regime, n, d), inputs(loss, "random", n, d)
     runs = [step(loss, there, temperature), step(loss, base, loss.temperature)]
     if n <= EAGER_ROWS:
         runs.append(step(loss, there, temperature, backend="reference"))
-    times = in_turn(runs, seconds)
+    times = alternate(runs, seconds)
     row: dict[str, Any] = {"loss": name, "regime": title, "rows": n, "features": d}
     row |= {"seconds": statistics.median(times[0]), "against_random": ratio(times[0], times[1])}
     if len(runs) > 2:
@@ -255,25 +254,25 @@ def measure(
 
 
 def primitive(name: str, regime: str, n: int, d: int, seconds: float) -> dict[str, Any]:
-    """The same for what is no loss."""
+    """The same for other primitives."""
     torch.manual_seed(0)
     function = PRIMITIVES[name]
     (x, y, _), (a, b, _) = rows(regime, n, d), rows("random", n, d)
-    times = in_turn([lambda: function(x, y), lambda: function(a, b)], seconds)
+    times = alternate([lambda: function(x, y), lambda: function(a, b)], seconds)
     row = {"loss": name, "regime": regime, "rows": n, "features": d}
     return row | {"seconds": statistics.median(times[0]), "against_random": ratio(times[0], times[1])}
 
 
 def separated(name: str, regime: str, n: int, seconds: float) -> dict[str, Any]:
-    """CLIP (n pairs) and NT-Xent (n rows) at temperature 0.01: against random rows at the same and at the usual
-    temperature, against eager, and against eager where torch flushes subnormal numbers."""
+    """CLIP (n pairs) and NT-Xent (n rows) at temperature 0.01, relative to random rows at the same and at the usual
+    temperature, to eager, and to eager with flushed subnormal numbers."""
     loss, cold = LOSSES[name], 0.01
     size = 2 * n if name == "clip_loss" else n
     there, base = inputs(loss, regime, size, 128), inputs(loss, "random", size, 128)
     fused, eager = step(loss, there, cold), step(loss, there, cold, backend="reference")
-    times = in_turn([fused, step(loss, base, cold), step(loss, base, 0.1), eager], seconds, 3)
+    times = alternate([fused, step(loss, base, cold), step(loss, base, 0.1), eager], seconds, 3)
     with flushing():
-        flushed = in_turn([fused, eager], seconds, 3)
+        flushed = alternate([fused, eager], seconds, 3)
     return {
         **{"loss": name, "regime": regime, "rows": n, "features": 128, "temperature": cold},
         "seconds": statistics.median(times[0]),
@@ -285,7 +284,7 @@ def separated(name: str, regime: str, n: int, seconds: float) -> dict[str, Any]:
 
 
 def confident(deviation: float, seconds: float, shape: tuple[int, int, int] = (2048, 512, 32_000)) -> dict[str, Any]:
-    """A language model's head: against its own time with logits of deviation 0.3, and against eager."""
+    """A language model head: time relative to logits of standard deviation 0.3, and relative to eager."""
     n, d, vocabulary = shape
 
     def head(deviation: float) -> list[Tensor]:
@@ -296,7 +295,7 @@ def confident(deviation: float, seconds: float, shape: tuple[int, int, int] = (2
     loss = LOSSES["linear_cross_entropy"]
     there, flat = head(deviation), head(0.3)
     runs = [step(loss, there, None), step(loss, flat, None), step(loss, there, None, backend="reference")]
-    times = in_turn(runs, seconds, 3)
+    times = alternate(runs, seconds, 3)
     return {
         **{"loss": "linear_cross_entropy", "regime": f"logits of deviation {deviation:g}", "rows": n, "features": d},
         **{"vocabulary": vocabulary, "seconds": statistics.median(times[0])},

@@ -1,4 +1,4 @@
-"""The benchmark suite: every figure of the README's table, as JSON."""
+"""The benchmark suite: all measurements of the README, as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fastssl.ops import extension
 SIZES = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 MAIN = 8192
 FEATURES = (64, 128, 512, 768)
-# Flops of NT-Xent: the upper triangle of the scores once or twice, both products of the gradient.
+# FLOPs of NT-Xent: the upper triangle of the scores once or twice, and both products of the gradient.
 SCHEDULES = {"kept tiles": 3, "recomputed tiles": 4}
 
 
@@ -31,7 +31,7 @@ def measure(
     seconds: float = 8.0,
     backward: bool = True,
 ) -> dict[str, Any] | None:
-    """One row of the results; None where ``other`` cannot do this size or is not installed."""
+    """One row of the results; None if ``other`` fails at this size or is not installed."""
     case = CASES[loss]
     inputs = case.inputs(rows, features, dtype)
     fused = case.step("fused", inputs, backward)
@@ -53,10 +53,10 @@ def measure(
 
 
 def share_of_peak(rows: int = 8192, features: int = 128) -> list[dict[str, Any]]:
-    """NT-Xent's flops per second as a share of the multiply-add peak measured in the same run, per instruction set.
+    """NT-Xent's FLOP/s as a fraction of the multiply-add peak measured in the same run, per instruction set.
 
-    ``share``: of the peak before each step. ``share_at_load``: of the peak in the 3 ms after it, at the clock that the
-    step leaves: wide vectors that also load draw more power than multiply-adds on registers, and some CPUs slow down.
+    ``share``: relative to the peak before each step. ``share_at_load``: relative to the peak in the 3 ms after it, at
+    the clock under load: vector loads draw more power than multiply-adds on registers, and some CPUs slow down.
     """
     from fastssl.bench.harness import fma_rate
 
@@ -98,7 +98,7 @@ def share_of_peak(rows: int = 8192, features: int = 128) -> list[dict[str, Any]]
 
 
 def with_avx2(rows: int = MAIN) -> list[dict[str, Any]]:
-    """What a CPU without AVX-512 reaches: NT-Xent against eager with the AVX2 kernels."""
+    """NT-Xent with the AVX2 kernels against eager, as on a CPU without AVX-512."""
     before = extension.instruction_set()
     results: list[dict[str, Any]] = []
     if before == "avx2" or "avx2" not in extension.instruction_sets():
@@ -113,7 +113,7 @@ def with_avx2(rows: int = MAIN) -> list[dict[str, Any]]:
 
 
 def bf16_against_fp32(rows: int = 8192, features: int = 512) -> dict[str, Any] | None:
-    """Our own bf16 against our own fp32; None where bf16 rows are converted to fp32."""
+    """Fused bf16 against fused fp32; None if bf16 rows are converted to fp32."""
     if extension._C is None or not extension._C.has_bf16_pairs():
         return None
     case = CASES["nt_xent"]

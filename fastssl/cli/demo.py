@@ -1,4 +1,4 @@
-"""The main job in one command: measure, pretrain, evaluate, report."""
+"""``fastssl demo``: benchmark, pretrain, evaluate and report in one command."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from fastssl.bench.harness import as_dict, compare, machine, peak_memory
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method
-from fastssl.cli.show import console, counting, print_measures, run_pretraining, say
+from fastssl.cli.show import console, echo, item_progress, print_measures, run_pretraining
 from fastssl.data import digits, emoji
 from fastssl.evaluate import evaluate_digits, evaluate_emoji
-from fastssl.evaluate.features import watched_passes
+from fastssl.evaluate.features import progress_bars
 from fastssl.train import Pretraining, load_encoder
 
 EMOJI_ENCODER = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
@@ -21,7 +21,7 @@ DIGITS_ENCODER = {"name": "resnet", "size": 16, "width": 16, "blocks": 1}
 
 
 def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minutes: float, seed: int) -> dict[str, Any]:
-    """Runs the demo and returns what ``report.json`` holds."""
+    """Runs the demo and returns the content of ``report.json``."""
     from fastssl.report import write_report
 
     started = time.time()
@@ -35,7 +35,7 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     model = build_method("simclr", EMOJI_ENCODER, train, seed)
     run_pretraining(model, train, options, out / "emoji", encoder_options=EMOJI_ENCODER, overwrite=True)
     encoder, state = load_encoder(out / "emoji")
-    with watched_passes(counting):
+    with progress_bars(item_progress):
         table = evaluate_emoji(encoder, EMOJI_ENCODER)
     print_measures(table)
     report.update(table)
@@ -49,7 +49,7 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     model = build_method("simclr", DIGITS_ENCODER, train, seed)
     run_pretraining(model, train, options, out / "digits", encoder_options=DIGITS_ENCODER, overwrite=True)
     digit_encoder, state = load_encoder(out / "digits")
-    with watched_passes(counting):
+    with progress_bars(item_progress):
         table = evaluate_digits(digit_encoder, DIGITS_ENCODER)
     print_measures(table)
     report.update(table)
@@ -58,12 +58,12 @@ def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minut
     report["minutes"] = (time.time() - started) / 60
     write_atomically(out / "report.json", json.dumps(report, indent=1))
     page = write_report(out, report, encoder)
-    say(f"report: {page.resolve()}\nfigures: {(out / 'report.json').resolve()}")
+    echo(f"report: {page.resolve()}\nfigures: {(out / 'report.json').resolve()}")
     return report
 
 
 def benchmark(minutes: float) -> dict[str, Any]:
-    """NT-Xent and the CLIP loss against eager; the memory of fresh processes."""
+    """NT-Xent and the CLIP loss against eager PyTorch: time, and peak memory of fresh processes."""
     from fastssl.bench.cases import CASES
 
     results: dict[str, Any] = {}
@@ -77,7 +77,7 @@ def benchmark(minutes: float) -> dict[str, Any]:
             memory = {way: peak_memory(loss, way, rows, 128) for way in ("fused", "eager")}
             rows_of.append({"rows": rows, "features": 128, **as_dict(result), "memory_mib": memory})
             shown = ", ".join(f"{way} {mib:.0f} MiB" for way, mib in memory.items() if mib is not None)
-            say(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")
+            echo(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")
         last = rows_of[-1]
         results[loss] = {
             "rows": last["rows"],

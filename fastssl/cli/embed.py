@@ -1,4 +1,4 @@
-"""What ``fastssl embed`` does: features of any data, with names and labels, in a file, by one or several processes."""
+"""``fastssl embed``: writes features with names and labels to a file, with one or several processes."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.show import counting, say
+from fastssl.cli.show import echo, item_progress
 
 
 @dataclass
 class Embedding:
-    """What is asked for; None of ``data``: the run's own."""
+    """Arguments of ``fastssl embed``; ``data`` None: the training data of the run."""
 
     model: str
     out: Path
@@ -26,19 +26,19 @@ class Embedding:
 
 
 def embed(asked: Embedding) -> int:
-    """Writes the file, and returns how many rows it has (0: another process writes it).
+    """Writes the file and returns its number of rows (0: another process writes it).
 
     Raises:
         ValueError: no such model, data or format.
-        RuntimeError: a process that was started has died; what it made is gone on from.
+        RuntimeError: a worker process has died; another call resumes from its results.
     """
     from fastssl.evaluate.feature_files import check_format
-    from fastssl.train.options import launched
+    from fastssl.train.options import detect_launcher
 
     check_format(asked.out)
     if asked.devices < 1:
         raise ValueError(f"devices: expected at least one process, got {asked.devices}")
-    if (launch := launched()) is not None:
+    if (launch := detect_launcher()) is not None:
         return _work(asked, launch.rank, launch.devices * launch.nodes, launch.rank % launch.devices)
     others = [_start(asked, rank) for rank in range(1, asked.devices)]
     try:
@@ -62,7 +62,7 @@ def _start(asked: Embedding, rank: int) -> Any:
 def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list[Any] | None = None) -> int:
     import torch
 
-    from fastssl.cli.judge import data_of, model_of
+    from fastssl.cli.evaluation import data_of, model_of
     from fastssl.data import open as open_source
     from fastssl.evaluate import embed as write_features
 
@@ -72,18 +72,18 @@ def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list
     if torch.cuda.is_available():
         encoder.to(f"cuda:{local % torch.cuda.device_count()}")
     if asked.data is None and state is None:
-        raise ValueError("data: expected the data whose features are wanted (--data)")
+        raise ValueError("data: expected a data set (--data)")
     source = open_source(asked.data or data_of(state or {}), part=asked.part)
 
     def alive(done: int, total: int) -> None:
         for process in others or ():
             if process.exitcode not in (None, 0):
                 raise RuntimeError(
-                    f"a process that made features has died ({process.exitcode}); the same command goes on from there"
+                    f"a worker process has died (exit code {process.exitcode}); run the same command again to resume"
                 )
         show(done, total)
 
-    with counting(source.name) as show:
+    with item_progress(source.name) as show:
         options: dict[str, Any] = {"readout": asked.readout, "part": asked.part, "on_error": asked.on_error}
         made = write_features(
             encoder,
@@ -95,5 +95,5 @@ def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list
             **options,
         )
     if rank == 0 and made < len(source):
-        say(f"{len(source) - made:,} images could not be read: they have no row", "yellow")
+        echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
     return made

@@ -1,4 +1,4 @@
-"""What ``fastssl neighbors`` draws: queries and the images that are nearest to them, as a contact sheet."""
+"""``fastssl neighbors``: a contact sheet of queries and their nearest neighbours."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ CELL, MARGIN, LINE = 112, 8, 11
 
 @dataclass
 class Shown:
-    """An image on the sheet."""
+    """An image of the sheet."""
 
-    picture: Any  # of Pillow
+    picture: Any  # a Pillow image
     name: str
     note: str
 
@@ -28,10 +28,10 @@ class Shown:
 def draw_neighbors(
     features: Path, queries: list[str], k: int, count: int, data: str | None, out: Path, seed: int
 ) -> int:
-    """Writes the sheet, and returns how many queries it shows.
+    """Writes the sheet and returns the number of queries.
 
     Raises:
-        ValueError: no such query, no images, or another format.
+        ValueError: no such query, no images, or an unknown suffix.
     """
     import torch
 
@@ -40,7 +40,7 @@ def draw_neighbors(
     from fastssl.evaluate.features import centred
 
     if out.suffix not in (".png", ".html"):
-        raise ValueError(f"out: expected a file that ends in .png or .html, got {str(out)!r}")
+        raise ValueError(f"out: expected a file with suffix .png or .html, got {str(out)!r}")
     for name, value in (("k", k), ("count", count)):
         if value < 1:
             raise ValueError(f"{name}: expected at least one, got {value}")
@@ -51,14 +51,14 @@ def draw_neighbors(
     asked = read_features(queries[0]) if other else gallery
     if asked.features.shape[1] != gallery.features.shape[1]:
         raise ValueError(
-            f"query: expected features of length {gallery.features.shape[1]}, got {asked.features.shape[1]}: those of "
-            "the same encoder and readout"
+            f"query: expected features of length {gallery.features.shape[1]}, got {asked.features.shape[1]}: use the "
+            "same encoder and readout"
         )
     named = [] if other else queries
     rows = _rows(asked, named, min(count, len(asked.features)), seed)
     mean = gallery.features.mean(0)
     keys, wanted = centred(gallery.features, mean), centred(asked.features[torch.from_numpy(rows)], mean)
-    more = 0 if other else 1  # each is its own nearest
+    more = 0 if other else 1  # the nearest neighbour of a query is itself
     cosine, nearest = F.nearest(wanted, keys, min(k + more, len(keys)), metric="dot")
     source, from_source = _source_of(gallery, data), _source_of(asked, None if other else data)
     lines = []
@@ -88,7 +88,7 @@ def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> n
         some = exact or [k for k, name in enumerate(features.names) if query in name]
         if not some:
             raise ValueError(
-                f"query: no image whose name has {query!r}, and no such file; names are as {features.names[0]!r}"
+                f"query: no image whose name contains {query!r}, and no such file; an example is {features.names[0]!r}"
             )
         found.append(some[0])
     return np.array(found)
@@ -99,7 +99,7 @@ def _source_of(features: FeatureFile, data: str | None) -> Source:
 
     where = data or features.source
     if where is None:
-        raise ValueError("data: the features do not say where their images are (--data)")
+        raise ValueError("data: the feature file does not record where its images are (--data)")
     return open_source(where, part=features.part)
 
 

@@ -1,4 +1,4 @@
-"""What ``fastssl pretrain --dry-run`` says."""
+"""``fastssl pretrain --dry-run``: the settings of a run, and the memory and time of a few steps."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ import torch
 from fastssl.data import Source
 from fastssl.methods import ImageMethod, name_of
 from fastssl.train import Pretraining, Trainer
-from fastssl.train.device import DeviceBatches
-from fastssl.train.options import launched
-from fastssl.train.trainer import batch_size_of, rehearse
+from fastssl.train.device import DevicePrefetcher
+from fastssl.train.options import detect_launcher
+from fastssl.train.trainer import batch_size_of, dry_run
 
-STEPS, SECONDS = 4, 60  # that are tried, the first to warm up; no more are begun after that time
-STATES = {"adamw": 2, "sgd": 1, "lars": 1}  # numbers that an optimiser keeps for each parameter
+STEPS, SECONDS = 4, 60  # measured steps, the first for warm-up; none is started after that time
+STATES = {"adamw": 2, "sgd": 1, "lars": 1}  # optimiser state per parameter
 
 
 def plan(
     method: ImageMethod, source: Source, options: Pretraining, kept: dict[str, Any], encoder: dict[str, Any]
 ) -> Iterator[str]:
-    """Lines on all that would run: settings, views, parameters, steps, memory and time of a few steps that are tried.
-    Nothing is kept of them.
+    """Lines that describe a run: settings, views, parameters, steps, and memory and time measured on a few steps, whose
+    results are discarded.
 
     Raises:
-        ValueError: items that the method and its encoder cannot use.
+        ValueError: items that the method and its encoder cannot process.
     """
-    rehearse(method, source, options.seed)
+    dry_run(method, source, options.seed)
     processes = options.processes[0] * options.processes[1]
     rows = batch_size_of(options, len(source), processes)
-    settings = {**asdict(options), "precision": options.numbers, "accelerator": options.device_type}
+    settings = {**asdict(options), "precision": options.resolved_precision, "accelerator": options.device_type}
     yield "encoder: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
     yield "method: " + ", ".join(f"{key} {value}" for key, value in kept.items())
     yield "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
@@ -51,27 +51,26 @@ def plan(
     of_encoder = sum(p.numel() for p in method.encoder.parameters())
     mib = (sum(p.numel() for p in method.parameters()) + (1 + STATES[options.optimizer]) * trained) * 4 / 2**20
     yield (
-        f"parameters: {trained:,} are trained; the encoder has {of_encoder:,}; with gradients and optimiser {mib:,.0f} "
-        "MiB"
+        f"parameters: {trained:,} trained; encoder {of_encoder:,}; with gradients and optimiser state {mib:,.0f} MiB"
     )
     steps_per_epoch = len(source) // rows
     if options.minutes is None:
-        yield f"steps: {options.epochs} epochs of {steps_per_epoch:,}, {options.epochs * steps_per_epoch:,} in all"
+        yield f"steps: {options.epochs} epochs of {steps_per_epoch:,}, {options.epochs * steps_per_epoch:,} in total"
     else:
-        yield f"steps: {steps_per_epoch:,} an epoch, as many epochs as fit in {options.minutes:g} minutes"
-    if method.studies:
-        yield f"time: not tried, {name_of(method)} studies all its data before each epoch"
-    elif launched() is not None:
-        yield "time: not tried under a launcher; start it alone"
+        yield f"steps: {steps_per_epoch:,} per epoch, as many epochs as fit in {options.minutes:g} minutes"
+    if method.needs_dataset_features:
+        yield f"time: not measured, {name_of(method)} needs the features of the whole data set before each epoch"
+    elif detect_launcher() is not None:
+        yield "time: not measured under a launcher; run it without one"
     else:
         total = None if options.minutes is not None else options.epochs * steps_per_epoch
-        yield from _tried(method, source, replace(options, batch_size=rows // processes), processes, total)
+        yield from _measured(method, source, replace(options, batch_size=rows // processes), processes, total)
 
 
-def _tried(
+def _measured(
     method: ImageMethod, source: Source, options: Pretraining, processes: int, total: int | None
 ) -> Iterator[str]:
-    """Memory and time of a process's share of a few steps."""
+    """Memory and time of a few steps of one process."""
     few = source.subset(np.arange(min(len(source), STEPS * options.batch_size)))
     options = replace(options, devices=1, nodes=1, strategy="ddp", epochs=STEPS, minutes=None)
     seconds: list[float] = []
@@ -80,7 +79,7 @@ def _tried(
         trainer = Trainer(method, few, options, out=Path(out), about={})
         trainer.model.train()
         loaded = trainer.batches()
-        batches, began = DeviceBatches(loaded, trainer.copies), time.perf_counter()
+        batches, began = DevicePrefetcher(loaded, trainer.copier), time.perf_counter()
         while len(seconds) < STEPS and time.perf_counter() - began < SECONDS:
             start, trainer.waited_seconds = time.perf_counter(), 0.0
             trainer.step(batches)
@@ -92,11 +91,11 @@ def _tried(
     else:
         unit = 1 if sys.platform == "darwin" else 2**10
         peak, where = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, "of this process"
-    each = " of each process" if processes > 1 else ""
-    yield f"memory: {peak / 2**30:.2f} GiB {where} at most, over {len(seconds)} steps{each}"
+    each = " per process" if processes > 1 else ""
+    yield f"memory: peak {peak / 2**30:.2f} GiB {where}, over {len(seconds)} steps{each}"
     warm, held = seconds[1:] or seconds, waited[1:] or waited
     step = statistics.median(warm)
-    line = f"time: {step:.3g} s a step{each}, {100 * sum(held) / sum(warm):.0f} % of it waiting for data"
+    line = f"time: {step:.3g} s per step{each}, {100 * sum(held) / sum(warm):.0f} % of it waiting for data"
     yield line + ("" if total is None else f"; {_duration(step * total)} for {total:,} steps")
 
 

@@ -1,4 +1,4 @@
-"""A contact sheet: originals, their views, and what was drawn for each."""
+"""A contact sheet of images, their views, and the random parameters of each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from fastssl.augment import Augment, Views
 from fastssl.augment.images import to_show
 from fastssl.data import open as open_source
-from fastssl.data.views import drawings
+from fastssl.data.views import select_images
 from fastssl.ops.reference.augment import jitter_order
 
 if TYPE_CHECKING:
@@ -23,15 +23,15 @@ MARGIN, LINE = 8, 11
 
 
 def find_images(data: str, count: int) -> tuple[list[np.ndarray], list[str]]:
-    """``count`` images spread over what :func:`fastssl.data.open` takes, and their names."""
+    """``count`` evenly spaced images of a data set, and their names."""
     source = open_source(data)
     picked = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int)
     items = source.items(picked)
-    return [drawings([item])[0] for item in items], [Path(item.name or "").name for item in items]
+    return [select_images([item])[0] for item in items], [Path(item.name or "").name for item in items]
 
 
 def _picture(view: torch.Tensor, program: Augment) -> np.ndarray:
-    """A view as it looked before it was normalised."""
+    """A view as an image, with the normalisation undone."""
     x = view.float()
     if program.normalize is not None:
         x = x * torch.tensor(program.normalize.stds()).view(3, 1, 1)
@@ -41,14 +41,14 @@ def _picture(view: torch.Tensor, program: Augment) -> np.ndarray:
 
 
 def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
-    """What was drawn, a line an operation; operations that did not happen are left out."""
+    """The random parameters, one line per operation; operations that were not applied are left out."""
     lines = []
     for op in program.operations:
         name = type(op).__name__
         p = {c: drawn[f"{name}.{c}"] for c in op.columns}
         if p.get("on", 1) == 0 or p.get("sigma", 1) == 0 or (name == "RandomErasing" and p["height"] == 0):
             continue
-        if name == "ColorJitter":  # in the order in which they happen
+        if name == "ColorJitter":  # in the order of application
             factors = [("b", "brightness"), ("c", "contrast"), ("s", "saturation"), ("h", "hue")]
             jitter = [f"{factors[k][0]} {p[factors[k][1]]:.2f}" for k in jitter_order(int(p["order"]))]
             lines += [", ".join(jitter[:2]), ", ".join(jitter[2:])]
@@ -60,7 +60,7 @@ def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
 
 
 def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Views, seed: int) -> Image.Image:
-    """Draws the sheet: a row an image, the original first."""
+    """Draws the sheet: one row per image, the original first."""
     from PIL import Image, ImageDraw, ImageFont
 
     made, params = views(list(images), seed=seed, return_params=True)

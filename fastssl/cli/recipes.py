@@ -1,4 +1,4 @@
-"""From a recipe to a method: its views, its encoder, its arguments."""
+"""Builds a method from a recipe: its views, encoder and arguments."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TWO_VIEWS = {
 
 
 def views_for(name: str, embedded: str | None, size: int) -> Views | None:
-    """The views of a method on a data set that comes with the package; None takes the paper's."""
+    """The views of a method on an embedded data set; None: the method's default."""
     options = recipe(name, 0, embedded=embedded).views
     if not options:
         return SimCLRAugment(size, channels_last=True) if name in ("simclr", "nnclr", "swav", "sup-con") else None
@@ -47,12 +47,12 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     plain: list[Any] = [RandomResizedCrop(size, scale=options["crop"]), flip, HALF]
     if name in ("clip", "align", "siglip"):
         return Views([Augment(plain)])
-    if name == "cmc":  # every drawing gives two views
+    if name == "cmc":  # one view per image of an item
         return Views([(2, Augment(plain))])
     if name == "counting":
         crop, gray = RandomResizedCrop(2 * size, scale=options["crop"]), RandomGrayscale(options.get("gray", 0.67))
         return Views([Augment([crop, flip, gray, HALF])])
-    if name == "relative-patch":  # no lens took these pictures: their colours may stay
+    if name == "relative-patch":  # drawings have no chromatic aberration to project out
         cell = size // 2 + max(size // 8, 1)
         return RelativePatchAugment(size // 2, cell, 3 * cell, projection=False, normalize=HALF)
     if name == "cpc":
@@ -69,17 +69,17 @@ def encoder_for(
     stem: str | None = None,
     channels: int = 3,
 ) -> dict[str, Any]:
-    """What ``build_encoder`` needs: the encoder that is named, else the one that the method needs.
+    """Options of ``build_encoder``, for the given encoder or the method's default.
 
     Raises:
-        ValueError: a width or a number of blocks for a network that is known by its name, a stem for another.
+        ValueError: a width or a number of blocks for a network of fixed architecture, a stem for other networks.
     """
     kind = encoder or get(name).encoder_name
     options: dict[str, Any] = {"name": kind, "size": size}
     known = kind in RESNETS or kind.partition(":")[0] in LIBRARIES
     for key, value in (("width", width), ("blocks", blocks)):
         if known and value is not None:
-            raise ValueError(f"{key}: {kind} is what its name says; the networks of our own have a {key}, as 'resnet'")
+            raise ValueError(f"{key}: {kind} has a fixed architecture; encoders such as 'resnet' take a {key}")
     if stem is not None and kind not in RESNETS:
         raise ValueError(f"stem: expected an encoder of {', '.join(RESNETS)}, got {kind!r}")
     if not known:
@@ -96,12 +96,12 @@ def options_for(
     spatial: bool | None = None,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The arguments of a method: JSON values, kept in its checkpoint.
+    """The arguments of a method, JSON values, as stored in its checkpoint.
 
-    Those of ``settings`` (a recipe's; None: of that for few images and ``embedded``), and above all what is given.
+    Arguments override ``settings`` (those of a recipe; None: of the recipe "small" for ``embedded``).
 
     Raises:
-        ValueError: no such method, or one that has no temperature.
+        ValueError: unknown method, or a temperature for a method without one.
     """
     kind = get(name)
     chosen = recipe(name, 0, embedded=embedded).method if settings is None else settings
@@ -125,10 +125,10 @@ def build_method(
     spatial: bool | None = None,
     settings: dict[str, Any] | None = None,
 ) -> ImageMethod:
-    """Returns a method with fresh weights drawn from ``seed``; None takes the temperature that suits method and data.
+    """Returns a method with weights initialised from ``seed``; arguments as for :func:`options_for`.
 
     Raises:
-        ValueError: no such method, or one that has no temperature.
+        ValueError: unknown method, or a temperature for a method without one.
     """
     kind: Any = get(name)
     options = options_for(name, data.embedded, temperature, spatial, settings)

@@ -1,4 +1,4 @@
-"""What the commands show: messages, live progress and tables. Brackets in paths and messages are what they are."""
+"""Output of the commands: messages, progress and tables, without interpretation of markup."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from rich.table import Table
 from rich.text import Text
 
 console = Console(markup=False, highlight=False)
-FEW = 8  # items whose sizes are looked at before training
-PLAIN_SECONDS = 30  # between lines, where there is no terminal
+FEW = 8  # items whose sizes are read before training
+PLAIN_SECONDS = 30  # between two lines of progress without a terminal
 
 
-def say(text: str, style: str = "") -> None:
-    """A message on one line, however wide the terminal is."""
+def echo(text: str, style: str = "") -> None:
+    """Prints a message without wrapping it."""
     console.print(Text(text, style), soft_wrap=True)
 
 
 class _Plain:
-    """Lines for a file or a job's log: the first step, one every half minute, the last."""
+    """Progress of a run as lines of a log: the first step, one every 30 seconds, and the last."""
 
     def __init__(self, name: str) -> None:
         self.name, self.last = name, -PLAIN_SECONDS - 1.0
@@ -35,7 +35,7 @@ class _Plain:
         self.last = now
         total = p.total_steps if p.epochs else "?"
         left = f", {p.seconds_left / 60:.1f} minutes left" if p.epochs else ""
-        say(
+        echo(
             f"{self.name}: step {p.step}/{total}, loss {p.loss:.3f}, {p.images_per_second:.0f} images/s, "
             f"{100 * p.waiting:.0f} % waiting for data{_probed(p)}{left}"
         )
@@ -48,7 +48,7 @@ def _probed(p: Any) -> str:
 
 @contextmanager
 def _progress(name: str) -> Iterator[Any]:
-    """A function that shows where a run stands: a live line on a terminal, else plain ones."""
+    """Yields a function that shows the progress of a run: a progress bar on a terminal, else log lines."""
     if not (console.is_terminal or console.is_jupyter):
         yield _Plain(name)
         return
@@ -76,9 +76,9 @@ def _progress(name: str) -> Iterator[Any]:
 
 
 @contextmanager
-def counting(name: str) -> Iterator[Callable[..., None]]:
-    """A function of (done, total=None) that shows how far a pass over data is, or how much has been found: a live line
-    on a terminal, else plain ones every half minute."""
+def item_progress(name: str) -> Iterator[Callable[..., None]]:
+    """Yields a function of (done, total=None) that shows the progress of a pass over data: a progress bar on a
+    terminal, else a log line every 30 seconds."""
     if not (console.is_terminal or console.is_jupyter):
         began = last = time.monotonic()
 
@@ -90,8 +90,8 @@ def counting(name: str) -> Iterator[Callable[..., None]]:
             last = now
             rate = done / (now - began)
             left = "" if total is None else f" of {total:,}"
-            more = "" if total is None else f", {rate:.1f} a second, {(total - done) / rate / 60:.1f} minutes left"
-            say(f"{name}: {done:,}{left}{more}")
+            more = "" if total is None else f", {rate:.1f}/s, {(total - done) / rate / 60:.1f} minutes left"
+            echo(f"{name}: {done:,}{left}{more}")
 
         yield lines
         return
@@ -118,27 +118,27 @@ def counting(name: str) -> Iterator[Callable[..., None]]:
 
 
 def open_data(data: str, **options: Any) -> Any:
-    """What :func:`fastssl.data.open` makes of ``data``; shows how many files or shards it has found."""
+    """:func:`fastssl.data.open` with progress of the files or shards found."""
     from fastssl.data import open as open_source
 
-    with counting(f"{data}: files found") as show:
+    with item_progress(f"{data}: files found") as show:
         return open_source(data, progress=show, **options)
 
 
 def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
-    """Pretrains and shows how far it is; Ctrl-C leaves a checkpoint. ``more``: arguments of ``pretrain``."""
+    """Pretrains with progress; ``more``: arguments of ``pretrain``."""
     from fastssl.train import pretrain
 
     try:
         with _progress(source.name) as show:
             pretrain(model, source, options, out=out, on_step=show, **more)
     except KeyboardInterrupt:
-        say(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
+        echo(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
         raise
 
 
 def describe_source(source: Any) -> str:
-    """One line: items, classes, sizes of a few, what was left out."""
+    """One line: number of items and classes, sizes of a few images, files that were left out."""
     parts = [f"{source.name}: {len(source):,} items"]
     if len(source.classes):
         parts.append(f"{len(source.classes)} classes")
@@ -155,7 +155,7 @@ def describe_source(source: Any) -> str:
 
 
 def print_measures(table: dict[str, Any]) -> None:
-    """Rows of measures, a column an encoder."""
+    """Prints a table with one row per measure and one column per encoder."""
     rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith("_std")]
     columns = list(dict.fromkeys(c for r in rows for c in table[r]))
     shown = Table("", *columns)

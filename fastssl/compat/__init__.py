@@ -1,7 +1,7 @@
-"""Fused losses in code that uses other libraries: ``fastssl.patch("pytorch_metric_learning")``.
+"""Fused kernels for losses of other libraries: ``fastssl.patch("pytorch_metric_learning")``.
 
-A patch replaces methods of the other library's own classes, so it does not matter whether they were imported before
-or after. A call takes the fused path where the object's configuration allows it, and the original code otherwise.
+A patch replaces methods of the library's classes, so that the order of imports does not matter. A call is fused if the
+configuration of the object allows it, and runs the original code otherwise.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MISSING = object()
 
 @dataclass
 class Calls:
-    """How often a patched class ran fused, and for what reasons it did not."""
+    """Number of fused calls of a patched class, and of original ones by reason."""
 
     fused: int = 0
     original: Counter[str] = field(default_factory=Counter)
@@ -39,13 +39,13 @@ class Calls:
 class _Replaced:
     owner: type
     name: str
-    before: Any  # what the class itself had, or _MISSING where it inherited
+    before: Any  # the class's own attribute, or _MISSING if inherited
     wrapper: Any
 
 
 @dataclass
 class _Patch:
-    """A library while it is patched; a wrapper whose patch has ended calls the original."""
+    """An active patch of a library; wrappers call the original after it has ended."""
 
     peer: Peer
     verbose: bool
@@ -59,24 +59,24 @@ _patches: dict[str, _Patch] = {}
 
 
 def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool = False) -> None:
-    """Makes the losses of another library use the fused kernels where that gives the same result.
+    """Patches the losses of another library to use the fused kernels if the result is the same.
 
-    Existing and new objects of its classes are served. Where a configuration asks for more than a kernel does (a
-    reducer that wants every pair, recorded statistics, a subclass or a method of the user's own), the library's own
-    code runs, unchanged. Patching twice changes nothing but the options.
+    Existing and new objects are affected. Configurations that no kernel supports (a reducer that needs every pair,
+    recorded statistics, user-defined subclasses or methods) run the original code. Patching again only changes the
+    options.
 
-    The same result means: of float32 and float64 rows to rounding; of 16-bit rows, and within autocast, an error
-    against float64 that is no larger than the original's own there, in the dtype that the original returns.
+    The result is the same up to rounding for float32 and float64 rows; for 16-bit rows and within autocast the error
+    against float64 is no larger than that of the original, in the dtype that the original returns.
 
     Args:
         name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers" | "transformers"; None: all
-            of them that are installed; a RuntimeWarning names those that cannot be patched.
-        verbose: print, once for each class and reason, whether a call ran fused and why it did not.
-        exact_dtypes: leave 16-bit rows and autocast to the library.
+            installed ones, with a RuntimeWarning for those that cannot be patched.
+        verbose: print, once per class and reason, whether a call was fused, and why not.
+        exact_dtypes: run the original code for 16-bit rows and within autocast.
 
     Raises:
         ValueError: unknown name.
-        ImportError: the library is not installed, or of a version whose formulas are not known: nothing is patched.
+        ImportError: the library is not installed, or its version is not supported; nothing is patched.
 
     Example:
         >>> import fastssl
@@ -89,7 +89,7 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
                 try:
                     patch(each, verbose=verbose, exact_dtypes=exact_dtypes)
                 except ImportError as error:
-                    warnings.warn(f"fastssl.patch: {each} stays as it is. {error}", RuntimeWarning, stacklevel=2)
+                    warnings.warn(f"fastssl.patch: {each} is not patched. {error}", RuntimeWarning, stacklevel=2)
         return
     _check_name(name)
     if name in _patches:
@@ -145,7 +145,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 return found.value
             kind = type(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__ == owner.__module__):
-                raise NotFused(f"{kind.__name__} is a class of its own")
+                raise NotFused(f"{kind.__name__} is a user-defined subclass")
             if not peer.is_own(original):
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
             peer.require_own(self, entry_point)
@@ -156,7 +156,11 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             given.apply_defaults()
             try:
                 result = dtypes.call(entry.exact_dtypes, target, original, given.args, given.kwargs)
-            except (ValueError, TypeError, ArithmeticError) as error:  # of arguments: the library has its own answer
+            except (
+                ValueError,
+                TypeError,
+                ArithmeticError,
+            ) as error:  # the library raises its own
                 raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
             count(str(reason))
@@ -169,13 +173,13 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
 
 
 def unpatch(name: str | None = None) -> None:
-    """Gives patched classes their own methods back, exactly as they were.
+    """Restores the methods of patched classes.
 
-    A method that somebody else has replaced since stays as it is, with a RuntimeWarning that names it; what it calls
-    is the library's own again.
+    A method that has been replaced by other code in the meantime is left unchanged, with a RuntimeWarning; the wrapper
+    that it calls runs the original.
 
     Args:
-        name: of the library; None: all.
+        name: name of the library; None: all.
 
     Raises:
         ValueError: unknown name.
@@ -220,13 +224,12 @@ def _within(name: str, **options: Any) -> Iterator[dict[str, Calls]]:
 
 
 def patched(name: str | None = None, **options: Any) -> Any:
-    """What runs fused; or, with a name, a context in which a library is patched.
+    """Call statistics of patched libraries; or, with a name, a context in which a library is patched.
 
     Args:
-        name: None: the fused calls of each patched library and class, and the others by their reasons. The name of a
-            library: a context manager that patches it, and gives its classes back at the end where they were not
-            patched before.
-        options: of :func:`patch`, with a name.
+        name: None: return statistics. A library: return a context manager that patches it, and unpatches it at the end
+            unless it was patched before.
+        options: options of :func:`patch`, with a name.
 
     Returns:
         ``{library: {class: Calls(fused, original)}}`` since the library was patched; or the context manager, whose
@@ -234,7 +237,7 @@ def patched(name: str | None = None, **options: Any) -> Any:
 
     Raises:
         ValueError: unknown name.
-        ImportError: as :func:`patch`.
+        ImportError: as for :func:`patch`.
 
     Example:
         >>> import fastssl

@@ -1,7 +1,7 @@
-"""16-bit rows and autocast: fused in fp32, with results in the dtypes that the original returns.
+"""16-bit rows and autocast: fused in fp32, with results in the dtypes of the original.
 
-Which they are depends on the library's formula, the device and torch's lists of operators; so the original says it
-itself, once for each kind of call, on a handful of rows.
+These depend on the library's formula, the device and torch's autocast lists, so they are determined by calling the
+original on a few rows, once per kind of call.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _region: contextvars.ContextVar[torch.dtype | None] = contextvars.ContextVar("fa
 
 
 def precision(rows: Tensor) -> torch.dtype:
-    """That of the original's arithmetic with these rows."""
+    """The dtype of the original's arithmetic for these rows."""
     return _region.get() or rows.dtype
 
 
 def call(
     exact: bool, target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """The fused call, as the dtypes of its tensors and the autocast region ask for it."""
+    """Runs the fused call with inputs and results cast as their dtypes and autocast require."""
     tensors = _tensors([args[1:], kwargs])
     device = tensors[0].device.type if tensors else "cpu"
     autocast = torch.is_autocast_enabled(device)
@@ -65,7 +65,7 @@ def _wanted(
 
 
 def _kind(given: Any) -> Any:
-    """What of a call or an object may decide about the dtype of a result."""
+    """The properties of a call or object that may determine the dtype of a result."""
     if isinstance(given, Tensor):
         return given.dtype, given.dim() > 0
     if given is None or isinstance(given, (bool, str)):
@@ -87,7 +87,7 @@ def _of_same_library(module: nn.Module, part: Any) -> bool:
 
 
 def shallow(module: nn.Module) -> Any:
-    """A copy whose settings and small buffers may be changed; parameters and sub-modules that are shared stay so."""
+    """A shallow copy with modifiable settings and small buffers; parameters and sub-modules are shared."""
     twin = copy.copy(module)
     for name in ("_parameters", "_buffers", "_modules"):
         setattr(twin, name, dict(getattr(module, name)))

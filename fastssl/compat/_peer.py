@@ -1,9 +1,8 @@
-"""What an adapter says of its library: the versions that it knows, and what belongs to the library's own objects.
+"""Descriptions of patched libraries: supported versions, and checks that objects are the library's own.
 
-A fused call replaces the code between a patched method and the formula. It may do so only where that code is the
-library's own and every setting on the way is one that the adapter knows: a method that somebody has replaced (on the
-object, on its class, by a partial, by a subclass), an attribute that it has never heard of, a hook on an object that
-the fused call does not run: then the original runs.
+A fused call replaces the code between a patched method and the formula. It is allowed only if all of that code is the
+library's own and all settings are known to the adapter. The original runs if a method was replaced (on the object, on
+its class, by a partial, by a subclass), for unknown attributes, and for hooks on objects that the fused call skips.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ from torch.autograd import forward_ad
 
 
 class NotFused(Exception):
-    """Why a call takes the original code."""
+    """Raised to run the original code; the message is the reason."""
 
 
-Check = Callable[[Any], bool] | None  # of an attribute; None: any value, which the adapter reads
+Check = Callable[[Any], bool] | None  # predicate of an attribute's value; None: any value, read by the adapter
 
 
 @dataclass(frozen=True)
@@ -38,12 +37,11 @@ class Target:
 
     Args:
         owner: the class.
-        method: its name.
-        fused: takes what the method takes; raises :class:`NotFused` where it does not apply.
-        probe: a call on a handful of rows like this one, whose results have the dtypes of the original's. None: the
-            fused function takes the original and whether dtypes are to be exact first, serves all subclasses, and
-            gives a :class:`Result`.
-        family: subclasses, of the same module, that call the method for what it is.
+        method: name of the method.
+        fused: function with the arguments of the method; raises :class:`NotFused` if it does not apply.
+        probe: calls the original on a few rows, to determine the dtypes of results. None: the fused function takes
+            the original and ``exact_dtypes`` first, applies to all subclasses, and returns a :class:`Result`.
+        family: subclasses in the same module that inherit the method unchanged.
     """
 
     owner: type
@@ -55,14 +53,14 @@ class Target:
 
 @dataclass(frozen=True)
 class Result:
-    """What a fused function gives that runs the original itself; ``reason``: why nothing of it was fused, or empty."""
+    """Result of a fused function that runs the original itself; ``reason``: why nothing was fused, or empty."""
 
     value: Any
     reason: str = ""
 
 
 def default(make: Callable[[], nn.Module]) -> Check:
-    """An object of torch with all settings as ``make`` gives them, whose forward is torch's."""
+    """Predicate: a torch object with the settings of ``make()`` and torch's own forward."""
 
     def check(given: Any) -> bool:
         wanted = make()
@@ -88,7 +86,7 @@ def hooks(module: nn.Module) -> bool:
 
 
 def _is_of(package: types.ModuleType, function: object) -> bool:
-    """Whether all of a function's code, and of what it wraps, is in a package or in torch."""
+    """Whether a function, and everything that it wraps, is defined in a package or in torch."""
     roots = tuple(str(Path(p)) for m in (package, torch) for p in m.__path__)
     while True:
         if isinstance(function, (staticmethod, classmethod)):
@@ -115,11 +113,11 @@ class Peer:
     """A library that can be patched.
 
     Args:
-        package: its name, as it is imported.
-        distribution: its name, as it is installed.
-        first: the oldest version whose formulas are known.
-        beyond: the first version that is not known.
-        known: attributes by class, with what they have to be.
+        package: import name.
+        distribution: name on PyPI.
+        first: first supported version.
+        beyond: first version that is not supported.
+        known: attributes by class, with predicates of their values.
     """
 
     package: str
@@ -132,7 +130,7 @@ class Peer:
     def check_version(self) -> None:
         """
         Raises:
-            ImportError: it is not installed, or of a version that is not known.
+            ImportError: the library is not installed, or its version is not supported.
         """
         try:
             version = importlib.metadata.version(self.distribution)
@@ -149,19 +147,19 @@ class Peer:
             )
 
     def is_own(self, function: object) -> bool:
-        """Whether a function is the library's, and wraps nothing else."""
+        """Whether a function is the library's, and wraps no other code."""
         return _is_of(self._package, function)
 
     def require_own(self, given: Any, entry: tuple[type, str] | None = None) -> None:
-        """Raises NotFused where an object of the library is not what the library made, or has settings that are new.
+        """Raises NotFused for objects with modified methods, hooks or unknown attributes.
 
-        ``entry``: the class and the name of the patched method through which the call came, where it is the object's
-        own: its hooks run as ever, and whoever has wrapped that method since has been asked.
+        ``entry``: class and name of the patched method of the call, if the object is the one called: its hooks run
+        anyway, and later wrappers of the method have already run.
         """
         kind = type(given)
         known = self.known.get(kind.__name__)
         if known is None:
-            raise NotFused(f"{kind.__name__} is a class of its own")
+            raise NotFused(f"{kind.__name__} is a user-defined subclass")
         self._require_class(kind, entry)
         state = vars(given)
         if entry is None and hooks(given):
@@ -171,7 +169,7 @@ class Peer:
                 if name in _MODULE and names is state:
                     continue
                 if name not in known:
-                    raise NotFused(f"{kind.__name__} has an attribute {name!r} of the user's own")
+                    raise NotFused(f"{kind.__name__} has a user-defined attribute {name!r}")
                 check = known[name]
                 if check is not None and not check(getattr(given, name)):
                     raise NotFused(f"{kind.__name__} has another {name!r} than the library's")
@@ -213,7 +211,7 @@ def _number(version: str) -> tuple[int, ...]:
 
 
 def number(name: str, given: Any, like: Tensor) -> Tensor | float:
-    """A setting that is a number, for rows ``like`` these: a float, or a tensor where it needs a gradient."""
+    """A numeric setting for rows ``like`` these: a float, or a tensor if it requires a gradient."""
     if isinstance(given, Tensor):
         plain = given.numel() == 1 and given.is_floating_point()
         one = given.dim() == 1 and (
@@ -230,7 +228,7 @@ def number(name: str, given: Any, like: Tensor) -> Tensor | float:
 
 
 def plain(value: Tensor | float) -> float:
-    """A setting's value."""
+    """The value of a setting."""
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
@@ -238,7 +236,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def require_matrices(*tensors: object) -> None:
-    """What every adapter asks first: matrices, and kernels that compute with them as the original would."""
+    """Checks that inputs are matrices for which there are kernels with the semantics of the original."""
     from fastssl.ops.backend import resolve
 
     if _global_hooks():

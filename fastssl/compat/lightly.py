@@ -41,11 +41,11 @@ def _probe(original: Callable[..., Tensor], loss: Any, out0: Tensor, out1: Tenso
     twin = shallow(loss)
     if "memory_bank" in twin._modules:
         twin._modules["memory_bank"] = shallow(loss.memory_bank)
-    return original(twin, out0[:8].detach(), out1[:8].detach())  # without a gradient the bank stays as it is
+    return original(twin, out0[:8].detach(), out1[:8].detach())  # without a gradient the bank is not updated
 
 
 def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
-    """The temperature."""
+    """Validates the call and returns the temperature."""
     require_matrices(out0, out1)
     if out0.shape != out1.shape or out0.dtype != out1.dtype or out0.device != out1.device or len(out0) < 2:
         raise NotFused("shapes, dtypes or devices that differ, or one row")
@@ -56,7 +56,7 @@ def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
 
 
 def _gathered(loss: Any) -> bool:
-    """Whether rows meet those of other processes."""
+    """Whether rows are gathered from other processes."""
     from lightly.utils import dist
 
     return bool(loss.gather_distributed) and dist.world_size() > 1

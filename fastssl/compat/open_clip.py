@@ -1,7 +1,7 @@
 """open_clip: ClipLoss (CoCa's contrastive part with it) and SigLipLoss, in one process and in several.
 
-In several a process's features get the gradient of the sum of all processes' losses, as open_clip's gathering with
-gradients gives it; the average that DDP takes of the weights' gradients is then right.
+With several processes the features get the gradient of the sum of all processes' losses, as from open_clip's gathering
+with gradients, for which DDP's averaging of gradients is correct.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale:
 def _clip_without_gradient(
     loss: Any, image: Tensor, text: Tensor, scale: Tensor | float, bias: Tensor | float | None
 ) -> Tensor:
-    """Features of other processes are constants."""
+    """``gather_with_grad=False``: features of other processes are constants."""
     if not loss.local_loss:  # the same mean on every process; own features have its gradient, and the scale all of it
         if isinstance(scale, Tensor):
             scale = scale * loss.world_size - (scale * (loss.world_size - 1)).detach()
@@ -87,7 +87,7 @@ def _clip_without_gradient(
             bias = bias * loss.world_size - (bias * (loss.world_size - 1)).detach()
         with sharded("world"):
             return F.clip_loss(image, text, scale, bias)
-    # Own rows against all, which have no gradient, nor have own ones among them.
+    # Local rows against all rows, which are constants, the local ones included.
     losses = []
     for own, other in ((image, text), (text, image)):
         every = gather(resolve("world"), other.detach(), [len(other)] * loss.world_size).split(len(other))
@@ -112,7 +112,7 @@ def _siglip(
 
 
 def _value(name: str, given: Any, like: Tensor) -> Tensor | float:
-    """A scale or bias, as it stands: its dtype takes part in that of the original's logits."""
+    """A scale or bias, uncast: its dtype contributes to that of the original's logits."""
     value = number(name, given, like)
     if isinstance(given, Tensor) and torch.promote_types(given.dtype, like.dtype) != like.dtype and given.dim():
         raise NotFused(f"{name} of a larger dtype than the rows")

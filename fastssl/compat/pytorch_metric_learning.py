@@ -1,7 +1,7 @@
-"""pytorch-metric-learning: ``compute_loss`` of its losses, for its own distances, reducers and indices.
+"""pytorch-metric-learning: ``compute_loss`` of its losses, for the library's distances, reducers and indices.
 
-A loss per row goes to the reducer as it always did. A loss per pair or triplet would be the list that the kernels
-avoid, so its sum and counts become what the reducers Mean, Sum, AvgNonZero and Divisor make of that list.
+Losses per row are passed to the reducer. Losses per pair or triplet are never materialised: the results of the
+reducers Mean, Sum, AvgNonZero and Divisor are computed from their sum and counts.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from fastssl.ops.statistics import (
 )
 
 LossDict = dict[str, dict[str, Any]]
-FEW_ROWS = 4  # the original has rules of its own for one pair and none
-ROUNDINGS = 16  # how many roundings of its largest term an original's loss may be off
+FEW_ROWS = 4  # the original has special cases for one pair and none
+ROUNDINGS = 16  # tolerance of the original's loss, in roundings of its largest term
 
 _RECORDS = ("collect_stats", "_record_these")
 _LOSS = (*_RECORDS, "embedding_regularizer", "embedding_reg_weight", "distance", "reducer")
@@ -157,7 +157,7 @@ def _number(loss: Any, name: str, like: Tensor) -> Tensor | float:
 
 
 def _metric(loss: Any) -> tuple[Metric, bool, float]:
-    """Metric, whether rows are normalised, and the sign that makes larger farther."""
+    """Metric, whether rows are normalised, and the sign with which larger means farther."""
     from pytorch_metric_learning import distances
 
     d = loss.distance
@@ -181,7 +181,7 @@ def _pairs(
     *,
     listed: str = "as a mask",
 ) -> Pairs:
-    """``listed``: what the original does with listed pairs: "as a mask", "one by one" (repeats count), or "no"."""
+    """``listed``: how the original treats listed pairs: "as a mask", "one by one" (repetitions count), or "no"."""
     _check_loss(loss, embeddings)
     y = None if ref_emb is embeddings else ref_emb
     if ref_emb.dtype != embeddings.dtype or ref_emb.device != embeddings.device or len(ref_emb) <= FEW_ROWS:
@@ -243,7 +243,7 @@ def _reducer(loss: Any, name: str) -> Any:
 
 
 def _thresholds(reducer: Any) -> list[float]:
-    """What a reducer compares losses with."""
+    """The thresholds of a reducer."""
     if type(reducer).__name__ not in ("AvgNonZeroReducer", "ThresholdReducer"):
         return []
     given = [v for v in (reducer.low, reducer.high) if v is not None]
@@ -253,7 +253,7 @@ def _thresholds(reducer: Any) -> list[float]:
 
 
 def _tolerance(embeddings: Tensor, *terms: Tensor | float) -> float:
-    """How far the original's losses may be from ours: some roundings of their largest term."""
+    """Tolerance between the original's losses and the fused ones: some roundings of their largest term."""
     largest = 1.0
     for t in terms:
         if isinstance(t, Tensor):
@@ -262,7 +262,7 @@ def _tolerance(embeddings: Tensor, *terms: Tensor | float) -> float:
             largest = max(largest, float(t.max()) if t.numel() else 0.0)
         else:
             largest = max(largest, abs(t))
-    # With 16 bits it is the comparison in float64 that counts, which the original's own rounding decides otherwise.
+    # In 16 bits the fused result follows float64, from which the original's rounding may differ.
     return ROUNDINGS * torch.finfo(result_dtype(embeddings)).eps * largest
 
 
@@ -276,9 +276,9 @@ def _element(
     exact: Tensor | None = None,
     name: str = "loss",
 ) -> LossDict:
-    """A loss for each row, or for ``rows`` of them.
+    """Losses per row, or of ``rows``.
 
-    ``terms``: what the original adds up to a loss; ``exact``: rows whose loss is the same number there, to the bit.
+    ``terms``: magnitude of the terms that the original sums; ``exact``: rows whose loss is bitwise equal to it.
     """
     thresholds = _thresholds(_reducer(loss, name))
     if thresholds:
@@ -302,9 +302,9 @@ def _reduced(
     count: Tensor,
     least: Callable[[], float] | None = None,
 ) -> dict[str, Any]:
-    """What the loss's reducer makes of a list with this sum, this many entries above 0 and this many in all.
+    """The reducer's result for a list with the given sum, number of entries above 0 and total number.
 
-    ``least``: for a list without zeros, by how much its smallest entry is above what rounding may leave.
+    ``least``: for a list without zeros, the margin of its smallest entry over rounding errors.
     """
     kind = type(_reducer(loss, name)).__name__
     if kind == "AvgNonZeroReducer":
@@ -338,7 +338,7 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
         normalize=normalize,
         upper=whole,
     )
-    twice = 2 if whole else 1  # the list holds both orders of a pair
+    twice = 2 if whole else 1  # both orders of a pair are listed
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
     if sign > 0 and plain(loss.pos_margin) == 0 and bool(positive_active != rows.positives.sum()):
         raise NotFused("positive pairs at no distance, which the original's rounding decides about")
@@ -460,7 +460,7 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
 
 
 def _of_scores(pairs: Pairs, scale: Tensor | float, normalize: bool) -> float:
-    """An upper limit of scaled scores."""
+    """An upper bound of scaled scores."""
     if normalize:
         return 4 * abs(plain(scale))
     sides = (pairs.x, pairs.x if pairs.y is None else pairs.y)
@@ -484,8 +484,8 @@ def _nt_xent(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
 
 
 def _least(embeddings: Tensor, rows: Rows, largest: float, term: float) -> Callable[[], float]:
-    """By how much the least loss of a pair, softplus(lse of the negatives - score), is above the original's rounding;
-    ``largest``: no score is larger."""
+    """Margin of the smallest loss of a pair, softplus(lse of the negatives - score), over the original's rounding;
+    ``largest``: an upper bound of scores."""
 
     def least() -> float:
         lse = rows.lse.detach()[rows.positives > 0]
@@ -530,7 +530,7 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     if not triplets.any():
         return loss.zero_losses()
     positive, positive_active, negative, negative_active = rows.out
-    # Every positive pair stands in as many triplets as its anchor has negatives, and the other way round.
+    # A positive pair is in as many triplets as its anchor has negatives, and vice versa.
     total = (positive * rows.negatives + negative * rows.positives).sum()
     divisor = (positive_active * rows.negatives + negative_active * rows.positives).sum().detach()
     for name, reducer in loss.reducer.reducers.items():  # what the original leaves there
@@ -604,7 +604,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     weights = _weights(embeddings, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    # An average precision of 1 is a loss of 0, which the original's sum over bins may miss by some roundings.
+    # An average precision of 1 is a loss of 0, up to roundings of the original's sum over bins.
     return _element(loss, embeddings, values, counted, terms=(plain(loss.num_bins),), exact=~counted)
 
 
@@ -625,7 +625,7 @@ def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     alpha = _number(loss, "alpha", embeddings)
     square = (alpha.tan() if isinstance(alpha, Tensor) else math.tan(alpha)) ** 2
     sums = x[a] + y[p]
-    # The original takes the negatives as they are, not normalised.
+    # The original does not normalise the negatives.
     rows = Pairs(sums, ref_emb.to(full), Relation(ids[a], pairs.relation.y_ids)).reduce(
         LogSumExp(4 * square, over=NEGATIVES), metric=Metric.dot, normalize=False
     )

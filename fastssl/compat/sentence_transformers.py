@@ -1,5 +1,5 @@
-"""sentence-transformers: MultipleNegativesRankingLoss with cosines or products, one-sided and symmetric, in one process
-and in several."""
+"""sentence-transformers: MultipleNegativesRankingLoss with cosines or dot products, one-sided and symmetric, in one
+process or several."""
 
 from __future__ import annotations
 
@@ -60,6 +60,6 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
         "normalize": loss.similarity_fct is cos_sim,
     }
     if loss.gather_across_devices and dist.is_initialized() and dist.get_world_size() > 1:
-        # This process's rows with those of all.
+        # Local rows against the rows of all processes.
         return F.info_nce(query, key, negatives, **options, reduction="none", group="world").mean()
     return F.info_nce(query, key, negatives, **options)

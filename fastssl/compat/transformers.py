@@ -1,8 +1,8 @@
 """transformers: the cross-entropy heads of masked, causal and sequence-to-sequence language models.
 
-Within a training step the output embedding of a model gives :class:`Logits`, which stand for ``hidden @ weight.T +
-bias`` without being computed. Cross-entropy takes them as they are: only rows with a target reach the head, and no
-logits are stored. Whatever else asks for them (a model that bounds or scales them, a metric) gets the real ones.
+Within a training step the output embedding of a model returns :class:`Logits`, a lazy ``hidden @ weight.T + bias``.
+Cross-entropy consumes them without computing them: only rows with a target reach the head, and no logits are stored.
+Any other operation (a model that bounds or scales its logits, a metric) computes them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import fastssl.functional as F
 from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_matrices
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
-FULL = 0.9  # more rows with a target than this share are not picked out
-_readers: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose logits somebody has read
+FULL = 0.9  # fraction of rows with a target from which on rows are not gathered
+_readers: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose logits were read
 
 
 def targets() -> list[Target]:
@@ -67,7 +67,7 @@ _LINEAR = nn.Linear.forward
 
 @dataclass
 class _Record:
-    """What became of the logits of a step."""
+    """The use of the logits of a step."""
 
     fused: bool = False
     read: bool = False
@@ -75,14 +75,14 @@ class _Record:
 
 
 class Logits(Tensor):
-    """Logits [..., V] that are computed when they are read.
+    """Lazy logits [..., V], computed on access.
 
     Args:
         hidden: [..., D].
         weight: [V, D].
         bias: [V] or None.
-        record: what becomes of them.
-        dtype: None: that of the linear layer's result.
+        record: record of their use.
+        dtype: dtype of the logits; None: that of the linear layer's output.
     """
 
     hidden: Tensor
@@ -114,19 +114,19 @@ class Logits(Tensor):
         return made
 
     def like(self, hidden: Tensor, dtype: torch.dtype | None = None, bias: Tensor | None = None) -> Logits:
-        """The logits of other rows, in another dtype or with another bias."""
+        """Lazy logits of other rows, in another dtype or with another bias."""
         chosen = self.given_bias if bias is None else bias
         return Logits(hidden, self.weight, chosen, self.record, self.region, dtype or _plainly(lambda: self.dtype))
 
     def compute(self) -> Tensor:
-        """The real ones."""
+        """Computes the logits."""
         if self.known is None:
             device, enabled, dtype = self.region
             with torch.autocast(device, dtype=dtype, enabled=enabled):
                 self.known = TF.linear(self.hidden, self.weight, self.given_bias).to(_plainly(lambda: self.dtype))
             self.record.read = True
             model = None if self.record.model is None else self.record.model()
-            if model is not None:  # after its step: the next one need not put them off
+            if model is not None:  # read after the step: the next one is not lazy
                 _readers.add(model)
         return self.known
 
@@ -147,7 +147,7 @@ class Logits(Tensor):
 
 
 class _Otherwise(Exception):
-    """A rule that does not apply."""
+    """A rule does not apply."""
 
 
 def _plainly(function: Callable[[], Any]) -> Any:
@@ -192,7 +192,7 @@ def _getitem(logits: Logits, index: Any) -> Tensor:
 
 
 def _add(logits: Logits, other: Any) -> Tensor:
-    """A vector of biases, as sequence-to-sequence models add."""
+    """Adds a bias vector, as in sequence-to-sequence models."""
     if not isinstance(other, Tensor) or other.numel() != len(logits.weight) or other.shape[-1] != len(logits.weight):
         raise _Otherwise
     if other.dtype != logits.weight.dtype or logits.region[1]:

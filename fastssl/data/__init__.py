@@ -1,6 +1,5 @@
-"""Data: sources of items by number, and the loader that feeds a training loop."""
+"""Data: sources of indexed items, and the loader that feeds a training loop."""
 
-from fastssl.data.ahead import read_ahead
 from fastssl.data.arrays import ArraySource
 from fastssl.data.batch import Batch
 from fastssl.data.datasets import DatasetSource, HubSource
@@ -11,9 +10,10 @@ from fastssl.data.files import FileSource, folder
 from fastssl.data.loader import Loader
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
+from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError, ShardSource, write_shards
 from fastssl.data.signals import Signals, tones
-from fastssl.data.source import Item, Joined, Source, Subset
+from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.tables import table
 
@@ -21,12 +21,12 @@ __all__ = [
     "ArraySource",
     "Batch",
     "CacheError",
+    "ConcatSource",
     "DatasetSource",
     "FileSource",
     "HubSource",
     "ImageError",
     "Item",
-    "Joined",
     "Loader",
     "PackedError",
     "PackedImages",
@@ -44,7 +44,7 @@ __all__ = [
     "open_splits",
     "pack",
     "pack_source",
-    "read_ahead",
+    "prefetch_items",
     "read_image",
     "table",
     "tones",

@@ -9,27 +9,27 @@ import numpy as np
 from torch import Tensor
 
 from fastssl.data.decode import as_pixels
-from fastssl.data.source import Item, Reduction, Source, checked_labels, digest, in_range
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 
-_FINGERPRINTED = 1024  # images whose pixels are looked at
+_FINGERPRINTED = 1024  # images whose pixels are hashed
 
 
 class ArraySource(Source):
-    """Images in memory: all of one size in an array, or each of its own size in a list.
+    """Images in memory: an array of images of one size, or a list of images of any size.
 
     Args:
-        images: uint8 [N, H, W, C] or [N, C, H, W]; [N, drawings, H, W, C] where an item has several drawings of the
-            same thing: methods take their views from different ones; or a list of arrays, tensors or Pillow images.
-            Floats in [0, 1] become uint8. Tensors may be given for arrays.
-        labels: integers [N], -1 where a class is not known; None: none.
-        classes: the names of the classes.
-        name: what logs and checkpoints call it.
-        names: one per item, where items have names.
-        texts: one per item, where items have texts.
+        images: uint8 array or tensor [N, H, W, C] or [N, C, H, W]; [N, K, H, W, C] for K images of the same object per
+            item, from which methods take different views; or a list of arrays, tensors or Pillow images. Floats in
+            [0, 1] are converted to uint8.
+        labels: integers [N], -1 for unknown classes; None: no labels.
+        classes: names of the classes.
+        name: name of the data set in logs and checkpoints.
+        names: names of the items.
+        texts: texts of the items.
 
     Raises:
-        TypeError: what is no image.
-        ValueError: other shapes, floats outside of [0, 1], or another number of labels, names or texts.
+        TypeError: not an image.
+        ValueError: other shapes, floats outside of [0, 1], or a wrong number of labels, names or texts.
 
     Example:
         >>> import numpy as np
@@ -51,8 +51,7 @@ class ArraySource(Source):
         if isinstance(images, (np.ndarray, Tensor)):
             if images.ndim not in (4, 5):
                 raise ValueError(
-                    "images: expected [N, H, W, C], [N, C, H, W] or [N, drawings, H, W, C], got shape "
-                    f"{tuple(images.shape)}"
+                    f"images: expected [N, H, W, C], [N, C, H, W] or [N, K, H, W, C], got shape {tuple(images.shape)}"
                 )
             pixels = as_pixels(images, "images")
             self.images: Any = pixels if pixels.ndim == 5 else pixels[:, None]
@@ -61,7 +60,7 @@ class ArraySource(Source):
         count = len(self.images)
         for key, given in (("names", names), ("texts", texts)):
             if given is not None and len(given) != count:
-                raise ValueError(f"{key}: expected {count}, one an image, got {len(given)}")
+                raise ValueError(f"{key}: expected {count}, one per item, got {len(given)}")
         self.labels = None if labels is None else checked_labels(labels, count)
         self.classes, self.name = list(classes), name
         self.names = list(names) if names is not None else [str(i) for i in range(count)]
@@ -71,9 +70,9 @@ class ArraySource(Source):
         return len(self.images)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        drawings = self.images[in_range(index, len(self))]
+        images = self.images[check_index(index, len(self))]
         return Item(
-            images=tuple(drawings) if drawings.ndim == 4 else (drawings,),
+            images=tuple(images) if images.ndim == 4 else (images,),
             label=None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index]),
             text=None if self.texts is None else self.texts[index],
             name=self.names[index],
@@ -98,8 +97,8 @@ class ArraySource(Source):
         part.texts = None if self.texts is None else [self.texts[i] for i in ids]
         return part
 
-    def drawing(self, k: int) -> ArraySource:
-        """Drawing k of every item, by itself."""
+    def nth_image(self, k: int) -> ArraySource:
+        """The source of image ``k`` of every item."""
         part = self.subset(np.arange(len(self)))
         part.images = self.images[:, k : k + 1]
         return part

@@ -1,4 +1,4 @@
-"""Images of other channels than grey and RGB: arrays in ``.npy`` files, and TIFF files that Pillow does not read."""
+"""Multi-channel images: arrays in ``.npy`` files, and TIFF files that Pillow does not read."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class ImageError(ValueError):
 
 
 def read_bands(path: str | Path, max_pixels: int) -> np.ndarray | None:
-    """An image [H, W, C] or [C, H, W] as its file has it; None: Pillow reads it.
+    """Reads an image [H, W, C] or [C, H, W]; None: Pillow can read the file.
 
     Args:
-        path: of the file.
-        max_pixels: larger images are refused.
+        path: path of the file.
+        max_pixels: larger images raise an error.
 
     Raises:
         FileNotFoundError: no such file.
-        ImageError: no array of an image, or a TIFF that needs the extra: ``pip install fastssl[tiff]``.
+        ImageError: the array is no image, or a TIFF that needs the extra: ``pip install fastssl[tiff]``.
     """
     suffix = Path(path).suffix.lower()
     if suffix == ".npy":
@@ -51,7 +51,7 @@ def _pillow_reads(path: str | Path) -> bool:
             return True
     except FileNotFoundError:
         raise
-    except Exception:  # whatever it raises for bands that it does not know
+    except Exception:  # Pillow raises various errors for unknown bands
         return False
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 
 
 class Batch(NamedTuple):
-    """What a method of images learns from.
+    """A batch of an image method.
 
     Args:
-        views: float tensors [B, 3, S, S], and whatever else a method needs of each item: masks, targets, tokens.
-        labels: int64 [B], -1 where a class is not known; None: none are needed.
-        ids: int64 [B], the numbers of the items; None: not known.
+        views: float tensors [B, 3, S, S], and further inputs of the method per item: masks, targets, tokens.
+        labels: int64 [B], -1 for unknown classes; None: no labels.
+        ids: int64 [B], indices of the items; None: unknown.
 
     Example:
         >>> import torch
@@ -33,7 +33,7 @@ B = TypeVar("B", bound=tuple[Any, ...])
 
 
 def map_tensors(function: Callable[[Tensor], Tensor], batch: B) -> B:
-    """The batch with ``function`` of each of its tensors."""
+    """Applies ``function`` to every tensor of a batch."""
 
     def one(field: Any) -> Any:
         if isinstance(field, Tensor):
@@ -44,7 +44,7 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: B) -> B:
 
 
 def collate(parts: Sequence[B]) -> B:
-    """Batches of some rows each to one batch of all rows, in their order."""
+    """Concatenates batches along their rows."""
     if len(parts) == 1:
         return parts[0]
 

@@ -1,7 +1,7 @@
-"""The data sets of the transfer tables, read as they are unpacked from their authors' archives.
+"""The data sets of transfer benchmarks, read from their original archives after unpacking.
 
 Kornblith, Shlens and Le, Do Better ImageNet Models Transfer Better?, 2019, table 1, whose metrics SimCLR and later
-papers follow. Every reader takes the folder and returns the training and the test part.
+papers use. Every reader takes the folder and returns the training and the test split.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _pair(name: str, train: Listed, test: Listed) -> Pair:
-    """(path, class) of both parts to image sets with the same classes."""
+    """Image sets with the same classes from the (path, class) pairs of both splits."""
     parts = [list(train), list(test)]
     classes = sorted({c for part in parts for _, c in part})
     number = {c: k for k, c in enumerate(classes)}
@@ -144,7 +144,7 @@ VOC_CLASSES = (
 
 
 def voc_2007(root: Path) -> Pair:
-    """Several classes an image: labels [N, 20] of -1, 0 (difficult) and 1."""
+    """Multi-label: labels [N, 20] of -1, 0 (difficult) and 1."""
     sets = []
     for name in ("trainval", "test"):
         columns: list[list[int]] = []
@@ -181,7 +181,7 @@ def pets(root: Path) -> Pair:
 
 
 def caltech_101(root: Path) -> Pair:
-    """Thirty images of each class, drawn at random, train; the others test. Without the class of backgrounds."""
+    """Thirty random images per class for training, the others for testing; without the background class."""
     inner = root / "101_ObjectCategories"
     every = folder(inner if inner.is_dir() else root)
     labels = every.labels if every.labels is not None else np.zeros(len(every))
@@ -215,12 +215,12 @@ def flowers(root: Path) -> Pair:
 
 
 def imagenet(root: Path) -> Pair:
-    """Folders ``train`` and ``val`` with one folder a class."""
+    """Folders ``train`` and ``val`` with one folder per class."""
 
     def part(name: str) -> Listed:
         found = folder(root / name)
         if found.labels is None:
-            raise ValueError(f"name: expected one folder a class in {str(root / name)!r}, got none")
+            raise ValueError(f"name: expected one folder per class in {str(root / name)!r}, got none")
         return ((Path(found.path(k)), found.classes[label]) for k, label in enumerate(found.labels))
 
     return _pair("imagenet", part("train"), part("val"))
@@ -252,10 +252,10 @@ METRICS = {
 
 
 def read(name: str, root: str | Path) -> Pair:
-    """The training and the test part of a data set, by its name in :data:`READERS` and its folder.
+    """The training and the test split of a data set, by its name in :data:`READERS` and its folder.
 
     Raises:
-        ValueError: no such folder, or one without what its structure promises.
+        ValueError: no such folder, or files that are missing from it.
     """
     if not Path(root).is_dir():
         raise ValueError(f"data: expected a folder after {name}:, got {str(root)!r}")

@@ -1,4 +1,4 @@
-"""Data sets of others: map-style ones of torch, and tables of Hugging Face."""
+"""Data sets of other libraries: map-style data sets of torch, and Hugging Face data sets."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.data.decode import as_pixels
-from fastssl.data.source import Item, Reduction, Source, checked_labels, in_range
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels
 
 IMAGES = ("image", "img", "images", "pixel_values")
 LABELS = ("label", "fine_label", "labels", "target")
@@ -17,14 +17,14 @@ TEXTS = ("text", "caption")
 
 
 class DatasetSource(Source):
-    """A map-style data set, as torchvision's: items are an image, (image, label), or a mapping with such keys.
+    """A map-style data set, such as torchvision's: items are images, (image, label) pairs, or mappings.
 
-    Labels that the data set does not list in ``targets`` or ``labels`` are known when an item is read.
+    Labels are available up front if the data set has an attribute ``targets`` or ``labels``, else only with each item.
 
     Args:
-        dataset: with ``__len__`` and ``__getitem__``; images are arrays, tensors or Pillow images, of any size, before
-            any random transform.
-        name: what logs and checkpoints call it; None: the name of its class.
+        dataset: has ``__len__`` and ``__getitem__``; images are arrays, tensors or Pillow images of any size, without
+            random transforms.
+        name: name of the data set in logs and checkpoints; None: the name of its class.
 
     Raises:
         TypeError: items without an image.
@@ -49,7 +49,7 @@ class DatasetSource(Source):
         return len(self.dataset)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        given = self.dataset[in_range(index, len(self))]
+        given = self.dataset[check_index(index, len(self))]
         name = self.name_of(index)
         if isinstance(given, Item):
             return given
@@ -71,11 +71,11 @@ class DatasetSource(Source):
 
 
 class HubSource(Source):
-    """A table of Hugging Face with a column of images, and of class labels or texts where there are any.
+    """A Hugging Face data set with a column of images, and optionally of class labels and of texts.
 
     Args:
         table: a ``datasets.Dataset``.
-        name: what logs and checkpoints call it.
+        name: name of the data set in logs and checkpoints.
 
     Raises:
         ValueError: no column of images.
@@ -101,7 +101,7 @@ class HubSource(Source):
         return len(self.table)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        row = self.table[in_range(index, len(self))]
+        row = self.table[check_index(index, len(self))]
         return Item(
             images=(as_pixels(row[self.image], self.name_of(index)),),
             label=None if self.labels is None else int(self.labels[index]),
@@ -111,15 +111,15 @@ class HubSource(Source):
 
 
 def hub(path: str, part: str | None = None) -> dict[str, HubSource]:
-    """The parts of a data set that ``datasets`` saved on disk, or knows by name.
+    """The splits of a Hugging Face data set, saved on disk or by name.
 
     Args:
         path: a folder, or a name.
-        part: only this one is opened.
+        part: open only this split.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[datasets]``.
-        ValueError: no such part, or no column of images.
+        ValueError: no such split, or no column of images.
     """
     try:
         import datasets
@@ -134,5 +134,5 @@ def hub(path: str, part: str | None = None) -> dict[str, HubSource]:
 
 
 def first_part(parts: Mapping[str, Any], wanted: Sequence[str]) -> str | None:
-    """The first of the wanted names that there is."""
+    """The first of the given names that exists."""
     return next((name for name in wanted if name in parts), None)

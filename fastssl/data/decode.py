@@ -30,15 +30,15 @@ _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, Ty
 
 
 def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Opens an image and reads its header alone.
+    """Opens an image and reads only its header.
 
     Args:
         source: a path, or the bytes of a file.
-        name: what errors call it; None: the path.
-        max_pixels: larger images are refused before they are decoded (a few bytes can claim gigabytes).
+        name: name in error messages; None: the path.
+        max_pixels: larger images raise an error before they are decoded (a few bytes can claim gigabytes).
 
     Raises:
-        ImageError: not an image that Pillow knows, or one that claims too many pixels or none.
+        ImageError: not an image known to Pillow, or one that claims no or too many pixels.
         FileNotFoundError: no such file.
     """
     from PIL import Image
@@ -60,18 +60,19 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
 def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation: bool = True) -> np.ndarray:
     """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones.
 
-    Alpha is left out, palettes and CMYK become colours, of an animation the first frame is taken. Integers of more
-    than 8 bits are shifted to 8, by the fewest of 0, 4 and 8 bits that the largest value needs: 12 bits in a file of
-    16 keep all of their levels that 8 bits can show. Floats in [0, 1] become 0 to 255, larger ones as integers do.
+    Alpha is dropped, palettes and CMYK are converted to RGB, and only the first frame of an animation is read. Integers
+    of more than 8 bits are shifted right by the smallest of 0, 4 and 8 bits that fits the largest value, so that 12-bit
+    data in a 16-bit file keeps its 8 most significant bits. Floats in [0, 1] are scaled to 0 to 255, larger ones are
+    treated as integers.
 
     Args:
-        image: of Pillow.
-        name: what errors call it.
-        shared: colours may come as [H, W, 4] in Pillow's own memory, without a copy.
-        orientation: turn and mirror the image as EXIF says, as cameras mean it. torchvision's ImageFolder does not.
+        image: an open Pillow image.
+        name: name in error messages.
+        shared: allow colours as [H, W, 4] in Pillow's own memory, without a copy.
+        orientation: apply the EXIF orientation. torchvision's ImageFolder does not.
 
     Raises:
-        ImageError: a damaged image, or numbers that are no colours (negative, not finite).
+        ImageError: a damaged image, or negative or non-finite values.
     """
     from PIL import Image as Pillow
 
@@ -108,12 +109,12 @@ def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """How an image should be turned: 1 to 8 as EXIF counts, 1 where it does not say."""
+    """The EXIF orientation, 1 to 8; 1 if there is none."""
     if "exif" not in image.info:
         return 1
     try:
         found = image.getexif().get(ORIENTATION, 1)
-    except _DAMAGED:  # what cannot be understood does not turn anything
+    except _DAMAGED:  # unreadable EXIF data is ignored
         return 1
     return int(found) if found in range(1, 9) else 1
 
@@ -132,13 +133,13 @@ def _turned(pixels: np.ndarray, image: Image.Image, orientation: bool) -> np.nda
 
 
 def as_pixels(image: Any, name: str) -> np.ndarray:
-    """An array, tensor or Pillow image, or a whole array of them, as uint8 [..., H, W, C].
+    """Converts an array, tensor or Pillow image, or a batch of images, to uint8 [..., H, W, C].
 
-    Channels may come first or last, or not at all (grey); floats in [0, 1] become 0 to 255. Other numbers of channels
-    than 1, 3 and 4 are those of the smaller of both dimensions.
+    Channels may come first, last, or not at all (grey); floats in [0, 1] are scaled to 0 to 255. If neither dimension
+    is 1, 3 or 4, the smaller one is taken as the channels.
 
     Raises:
-        TypeError: what is no image.
+        TypeError: not an image.
         ValueError: other shapes, or floats outside of [0, 1].
     """
     if hasattr(image, "convert") and hasattr(image, "mode"):
@@ -176,20 +177,19 @@ def read_image(
     reduce: Reduction | None = None,
     shared: bool = False,
 ) -> np.ndarray:
-    """Reads a JPEG, PNG, WebP, ... file: uint8 [H, W, 3], or [H, W, 1] for grey ones (see :func:`to_array`); an array
-    (``.npy``) and a TIFF of other channels as [H, W, C] (see :mod:`fastssl.data.bands`).
+    """Reads a JPEG, PNG, WebP, ... file as uint8 [H, W, 3], or [H, W, 1] if grey (see :func:`to_array`); arrays
+    (``.npy``) and multi-channel TIFF files as [H, W, C] (see :mod:`fastssl.data.bands`).
 
     Args:
         source: a path, or the bytes of a file.
-        name: what errors call it; None: the path.
-        max_pixels: larger images are refused before they are decoded.
-        orientation: turn the image as EXIF says.
-        reduce: asked, with (height, width), by which of 1, 2, 4 and 8 a JPEG may be smaller: its decoder makes fewer
-            pixels for less work.
-        shared: colours may come as [H, W, 4], without a copy.
+        name: name in error messages; None: the path.
+        max_pixels: larger images raise an error before they are decoded.
+        orientation: apply the EXIF orientation.
+        reduce: maps (height, width) to the factor 1, 2, 4 or 8 by which a JPEG may be decoded smaller, which is faster.
+        shared: allow colours as [H, W, 4], without a copy.
 
     Raises:
-        ImageError: not an image, a truncated or damaged one, or one with too many pixels.
+        ImageError: not an image, or a truncated, damaged or too large one.
 
     Example:
         >>> import io, numpy as np
@@ -216,7 +216,7 @@ def read_image(
 
 
 def shrink(image: np.ndarray, size: int | None) -> np.ndarray:
-    """The image with its shorter side at ``size`` pixels where it is longer; None keeps it."""
+    """Downsizes an image to a shorter side of at most ``size`` pixels; None: unchanged."""
     if size is None or min(image.shape[:2]) <= size:
         return image
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""What was fetched from elsewhere, kept on disk up to a limit: the least recently used goes first."""
+"""Disk cache of remote data with a size limit and least-recently-used eviction."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from pathlib import Path
 
 DEFAULT_GIB = 20.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_CRC = 4  # bytes behind the content
-_LEFTOVER_SECONDS = 3600  # after which a temporary file is of a process that died
+_CRC = 4  # bytes of checksum after the content
+_LEFTOVER_SECONDS = 3600  # age from which on a temporary file is that of a dead process
 
 
 class CacheError(RuntimeError):
-    """The cache cannot be written. No item is at fault, so ``on_error="skip"`` does not skip any for it."""
+    """The cache cannot be written. ``on_error="skip"`` does not apply, since the item itself is intact."""
 
 
 def cache_folder() -> Path:
-    """Where things are kept that can be made again: ``$FASTSSL_CACHE``, or ``fastssl`` in the user's cache."""
+    """The cache folder: ``$FASTSSL_CACHE``, or ``fastssl`` in the user's cache folder."""
     given = os.environ.get("FASTSSL_CACHE")
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "fastssl"
 
 
 def cache_limit() -> int:
-    """How many bytes of what was fetched are kept: ``$FASTSSL_CACHE_GIB``, 20 GiB unless it is set; 0: none.
+    """Size limit of the cache in bytes: ``$FASTSSL_CACHE_GIB``, by default 20 GiB; 0: no caching.
 
     Raises:
-        ValueError: no number >= 0.
+        ValueError: not a number >= 0.
     """
     given = os.environ.get("FASTSSL_CACHE_GIB")
     try:
@@ -44,20 +44,20 @@ def cache_limit() -> int:
 
 
 class DiskCache:
-    """Pieces of bytes by name. Threads and processes share a folder: a piece is renamed into place when it is whole.
+    """Entries of bytes by name. Threads and processes share the folder: a complete entry is renamed into place.
 
     Args:
-        folder: of the pieces.
-        limit: bytes; a process that writes beside others may exceed it by 5 % until it looks again.
+        folder: folder of the entries.
+        limit: size limit in bytes; concurrent processes may exceed it by 5 % between two scans of the folder.
     """
 
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder, self.limit = folder, limit
-        self._room = 0  # bytes that may be written before the folder is looked through again
+        self._room = 0  # bytes that may be written before the folder is scanned again
         self._lock = threading.Lock()
 
     def get(self, name: str) -> bytes | None:
-        """A piece, and None if it is not there (or not whole)."""
+        """The entry, or None if it is missing or damaged."""
         path = self.folder / name
         try:
             content = path.read_bytes()
@@ -68,10 +68,10 @@ class DiskCache:
         return body if len(crc) == _CRC and zlib.crc32(body) == int.from_bytes(crc, "little") else None
 
     def put(self, name: str, content: bytes) -> None:
-        """Keeps a piece. On a full disk half of what is kept makes room for it.
+        """Stores an entry. On a full disk half of the cache is evicted first.
 
         Raises:
-            CacheError: it cannot be written.
+            CacheError: the entry cannot be written.
         """
         if not self.limit:
             return
@@ -106,7 +106,7 @@ class DiskCache:
             temporary.unlink(missing_ok=True)
 
     def _pieces(self) -> Iterator[tuple[float, int, str]]:
-        """When each was last used, its size, its path."""
+        """Time of last use, size and path of each entry."""
         folders = [str(self.folder)]
         while folders:
             try:
@@ -117,11 +117,11 @@ class DiskCache:
                         else:
                             about = entry.stat(follow_symlinks=False)
                             yield about.st_mtime, about.st_size, entry.path
-            except FileNotFoundError:  # another process takes things away too
+            except FileNotFoundError:  # evicted by another process
                 continue
 
     def trim(self, limit: int) -> None:
-        """Takes the least recently used pieces away until the others have ``limit`` bytes."""
+        """Evicts the least recently used entries until the cache has at most ``limit`` bytes."""
         with self._lock:
             now, used = time.time(), 0
             pieces = []

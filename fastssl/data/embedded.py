@@ -1,4 +1,4 @@
-"""Data that needs no download: emoji (with the package) and digits (with scikit-learn)."""
+"""Embedded data sets, without download: emoji (part of the package) and digits (part of scikit-learn)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _SPLIT_SEED = 20240
 
 
 def emoji(split: str = "all") -> ArraySource:
-    """1,871 emoji, each drawn by two vendors (Noto Emoji and Twemoji), 64 x 64, in 9 categories.
+    """1,871 emoji, 64 x 64, in 9 categories, with one image per vendor (Noto Emoji and Twemoji).
 
     Args:
-        split: "all", "train" (1,497 items) or "heldout" (374 items, for retrieval that training never saw).
+        split: "all", "train" (1,497 items) or "heldout" (374 items for retrieval, excluded from training).
 
     Returns:
-        Drawing 0 is Google's, drawing 1 Twitter's. Licences: ``fastssl/data/emoji/LICENSES.md``.
+        A source of two images per item: Google's, then Twitter's. Licences: ``fastssl/data/emoji/LICENSES.md``.
 
     Raises:
         ValueError: unknown split.
@@ -61,7 +61,7 @@ def digits() -> ArraySource:
 
     raw = load_digits()
     small = np.clip(raw.images * (255 / 16), 0, 255).astype(np.float32)
-    # Bilinear to twice the size: 8 x 8 leaves no room for crops.
+    # Upsampled bilinearly: 8 x 8 pixels are too few for random crops.
     import torch
     import torch.nn.functional as TF
 

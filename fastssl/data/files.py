@@ -1,4 +1,4 @@
-"""Image files: a folder whose sub-folders are classes, or a list of paths."""
+"""Image files: a folder with one sub-folder per class, or a list of paths."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
-from fastssl.data.source import Item, Reduction, Source, checked_labels, digest, in_range
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.storage import content, is_url, join, name_of
 
 
 class FileSource(Source):
-    """Image files, decoded when they are read, at their own size.
+    """Image files, decoded on access at full resolution.
 
     Args:
-        paths: of the files, relative to ``root`` where there is one; or URLs.
-        labels: one integer a file, -1 where a class is not known; None: none.
-        classes: the names of the classes.
-        name: what logs and checkpoints call it.
-        root: the folder that relative paths start from, or its URL.
-        texts: one a file; or bool [N]: which of them have a ``.txt`` file of the same name beside.
-        max_pixels: larger images are refused before they are decoded.
-        orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
-        skipped: why files were left out of the list -> how many.
-        versions: one a file behind a URL, which tells it from a later one of its name: then it is kept on disk.
+        paths: paths of the files, relative to ``root`` if given; or URLs.
+        labels: one integer per file, -1 for unknown classes; None: no labels.
+        classes: names of the classes.
+        name: name of the data set in logs and checkpoints.
+        root: folder (or URL of one) that relative paths start from.
+        texts: one text per file; or bool [N]: which files have a ``.txt`` file of the same name.
+        max_pixels: larger images raise an error before they are decoded.
+        orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
+        skipped: reasons for which files were left out -> number of files.
+        versions: version of each remote file (such as an ETag); files with a version are cached on disk.
 
     Raises:
-        ValueError: another number of labels or texts.
+        ValueError: a wrong number of labels or texts.
 
     Example:
         >>> import tempfile
@@ -66,7 +66,7 @@ class FileSource(Source):
         self.classes, self.name = list(classes), name
         self.root = None if root is None else str(root)
         if texts is not None and len(texts) != len(self.paths):
-            raise ValueError(f"texts: expected {len(self.paths)}, one a file, got {len(texts)}")
+            raise ValueError(f"texts: expected {len(self.paths)}, one per file, got {len(texts)}")
         self.texts, self.versions = texts, versions
         self.max_pixels, self.orientation, self.skipped = max_pixels, orientation, skipped or {}
 
@@ -74,8 +74,8 @@ class FileSource(Source):
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """Where a file lies."""
-        own = self.paths[in_range(index, len(self))]
+        """The path or URL of a file."""
+        own = self.paths[check_index(index, len(self))]
         return own if self.root is None else join(self.root, own)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
@@ -106,7 +106,7 @@ class FileSource(Source):
 
     @property
     def fingerprint(self) -> str:
-        """Of the relative paths and the labels: a folder may be moved as a whole."""
+        """Hash of relative paths and labels; moving the folder does not change it."""
         labels = [] if self.labels is None else [self.labels]
         if self.root is None:
             return digest(*self.classes, *labels, *(os.path.basename(p) for p in self.paths))
@@ -138,19 +138,20 @@ def folder(
     orientation: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> FileSource:
-    """Returns the images below a folder: sub-folders that have any are the classes.
+    """Returns the images in a folder, recursively; top-level sub-folders are classes.
 
-    Links to folders are followed. Hidden files and folders, files that are no images, and images that no plugin of
-    Pillow reads are left out and counted in ``skipped``. A ``.txt`` file of the same name is the text of an image.
+    Symbolic links to folders are followed. Hidden files and folders, files other than images, and formats that no
+    installed plugin of Pillow reads are left out and counted in ``skipped``. A ``.txt`` file of the same name holds
+    the text of an image.
 
     Args:
         path: a folder, or the URL of one; without sub-folders there are no classes.
-        max_pixels: larger images are refused before they are decoded.
-        orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
+        max_pixels: larger images raise an error before they are decoded.
+        orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
         progress: called with the number of images found so far.
 
     Raises:
-        ValueError: no folder, or no images in it.
+        ValueError: no such folder, or no images in it.
 
     Example:
         >>> import tempfile
@@ -187,7 +188,7 @@ def folder(
 
 
 def _classes(files: Names) -> tuple[np.ndarray | None, list[str]]:
-    """The first folder of each path is its class; files without one have the class ".", unless all are so."""
+    """Classes from the first folder of each path; "." for files outside of sub-folders, unless all are."""
     numbers: dict[str, int] = {}
     owners = np.empty(len(files), np.int32)
     for k, file in enumerate(files):

@@ -1,4 +1,4 @@
-"""What lies in a folder of images: found by many threads, and remembered where that took long."""
+"""Multi-threaded listing of image folders, cached for large ones."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fastssl.data.disk_cache import cache_folder
 from fastssl.data.source import digest
 from fastssl.data.storage import below, is_url
 
-# Endings of image files, whether or not this Pillow reads them.
+# Suffixes of image files, whether or not the installed Pillow reads them.
 SUFFIXES = {
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
     ".pbm", ".pnm", ".avif", ".avifs", ".heic", ".heif", ".hif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".tga",
     ".ico", ".qoi",
 }  # fmt: skip
-ARRAY = ".npy"  # an image of any channels, where a folder holds nothing but such files
-REMEMBERED = 20_000  # files; smaller folders are listed faster than a cache file is worth
+ARRAY = ".npy"  # an image of any number of channels, if a folder holds only such files
+REMEMBERED = 20_000  # files; listings of smaller folders are not worth caching
 _THREADS = 16
 _HIDDEN = {"__MACOSX"}
 log = logging.getLogger("fastssl")
@@ -31,7 +31,7 @@ log = logging.getLogger("fastssl")
 
 @cache
 def readable() -> frozenset[str]:
-    """The endings that Pillow and its installed plugins read."""
+    """The suffixes that Pillow and its installed plugins read."""
     from PIL import Image
 
     for plugin in ("pillow_heif", "pillow_avif", "pillow_jxl"):
@@ -45,7 +45,7 @@ def readable() -> frozenset[str]:
 
 
 class Names(Sequence[str]):
-    """Many short texts in one piece of memory: their bytes and eight more each."""
+    """A compact list of short strings: one buffer and an 8-byte offset per string."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         encoded = [os.fsencode(text) for text in texts]
@@ -62,22 +62,21 @@ class Names(Sequence[str]):
         return os.fsdecode(self.bytes[self.offsets[index] : self.offsets[index + 1]].tobytes())
 
     def take(self, ids: np.ndarray) -> Names:
-        """Some of them."""
+        """The strings at ``indices``."""
         return Names(self[int(i)] for i in ids)
 
 
 @dataclass
 class Listing:
-    """The images below a folder, by their paths relative to it, sorted.
+    """The images in a folder, recursively, sorted by relative path.
 
     Args:
         root: the folder, or its URL.
-        files: their relative paths.
-        texts: bool [N], whether a ``.txt`` file of the same name lies beside.
-        folders: all folders that were looked into, and when they last changed (``st_mtime_ns``).
-        skipped: why files were left out -> how many: hidden ones, those that are no images, images that Pillow here
-            does not read.
-        versions: of files behind a URL, which tell a file from a later one of its name; else None.
+        files: relative paths of the images.
+        texts: bool [N], whether a ``.txt`` file of the same name exists.
+        folders: all visited folders and their modification times (``st_mtime_ns``).
+        skipped: reasons for which files were left out -> number of files.
+        versions: versions of remote files (such as ETags); else None.
     """
 
     root: str
@@ -102,7 +101,7 @@ def _hidden(name: str) -> bool:
 
 
 def _left_out(ending: str) -> str | None:
-    """Why a file with that ending is left out; None: it is an image that can be read."""
+    """The reason for which a file with that suffix is left out; None: it is a readable image."""
     if ending not in SUFFIXES:
         return "no image"
     return None if ending in readable() else f"{ending}: needs a plugin of Pillow"
@@ -151,18 +150,18 @@ def _above(folder: str, path: str) -> bool:
 
 
 def list_images(root: str | Path, progress: Callable[[int], None] | None = None) -> Listing:
-    """Lists the images below ``root``; links to folders are followed, hidden files and folders left out.
+    """Lists the images in ``root``, recursively; symbolic links are followed, hidden files and folders left out.
 
-    A listing of many files is remembered in ``$FASTSSL_CACHE`` (``~/.cache/fastssl``), and used again as long as no
-    folder has changed since.
+    The listing of a large folder is cached in ``$FASTSSL_CACHE`` (``~/.cache/fastssl``) and reused until one of its
+    folders changes.
 
     Args:
-        root: a folder, or the URL of one, which is listed anew every time.
+        root: a folder, or the URL of one, whose listing is not cached.
         progress: called with the number of images found so far.
 
     Raises:
-        ValueError: no folder.
-        OSError: a folder that may not be read.
+        ValueError: no such folder.
+        OSError: a folder without read permission.
     """
     root = str(root)
     if is_url(root):
@@ -176,7 +175,7 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     arrays: list[tuple[str, bool]] = []
     folders: dict[str, int] = {}
     skipped: dict[str, int] = {}
-    readable()  # plugins are looked for once, by one thread
+    readable()  # loads the plugins once, on one thread
     with ThreadPoolExecutor(_THREADS) as pool:
         pending: dict[Future[_Folder], str] = {pool.submit(_look_into, root, ""): ""}
         while pending:
@@ -228,7 +227,7 @@ def _memory_of(root: str) -> Path:
 
 
 def _recall(root: str) -> Listing | None:
-    """The remembered listing, if every folder is as it was."""
+    """The cached listing, if no folder has changed."""
     try:
         with np.load(_memory_of(root), allow_pickle=False) as kept:
             folders = dict(zip(kept["folders"].tolist(), kept["changed"].tolist()))
@@ -245,7 +244,7 @@ def _recall(root: str) -> Listing | None:
 
 
 def _remember(listing: Listing) -> None:
-    """Keeps a long listing; where it cannot be kept, the next time is as slow as the first."""
+    """Caches the listing of a large folder; logs a warning if it cannot be written."""
     if len(listing.files) < REMEMBERED:
         return
     path = _memory_of(listing.root)
@@ -266,4 +265,4 @@ def _remember(listing: Listing) -> None:
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        log.warning("%s: the listing cannot be kept (%s); it is made again next time", path, error.strerror or error)
+        log.warning("%s: the listing cannot be stored (%s)", path, error.strerror or error)

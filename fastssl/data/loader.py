@@ -1,4 +1,4 @@
-"""A loader that reads items and makes a method's examples in threads: a bounded number of batches ahead."""
+"""The loader: reads items and makes a method's examples in threads, prefetching a bounded number of batches."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from fastssl.data.source import Item, Source
 from fastssl.data.threads import background_pool
 from fastssl.data.views import AugmentExamples
 
-UNREADABLE = (ImageError, PackedError, ShardError, OSError)  # what items raise that cannot be read
-CHUNK = 16  # items of a batch that a thread makes examples of at a time
+UNREADABLE = (ImageError, PackedError, ShardError, OSError)  # errors of unreadable items
+CHUNK = 16  # items of a batch per task of a thread
 
 
 class Examples(Protocol):
-    """What turns items into rows of a batch: a :class:`fastssl.methods.Method`, or views alone.
+    """Turns items into rows of a batch: a :class:`fastssl.methods.Method`, or plain views.
 
-    Both functions depend on their arguments alone, so that threads may cut a batch anywhere.
+    Both functions are pure, so that a batch may be split among threads anywhere.
     """
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Any:
@@ -36,19 +36,19 @@ class Examples(Protocol):
         ...
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
-        """By how much (1, 2, 4 or 8) an image of that size may be smaller for the examples of an item."""
+        """The factor (1, 2, 4 or 8) by which an image of ``size`` may be decoded smaller for an item's examples."""
         ...
 
 
 def epoch_order(items: int, seed: int, epoch: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """The items of an epoch, the same for any number of processes: each once, or drawn by their weights."""
+    """The order of items in an epoch, for any number of processes: a permutation, or draws by ``weights``."""
     if weights is None:
         return np.random.default_rng([seed, epoch]).permutation(items)
     return np.random.default_rng([seed, epoch, 3]).choice(items, items, p=weights / weights.sum())
 
 
 class _Pending:
-    """A batch of which chunks are being made; whoever makes the last of them puts them together."""
+    """A batch whose chunks are being computed; the thread that finishes the last chunk collates them."""
 
     def __init__(self, chunks: int, pin_memory: bool) -> None:
         self.parts: list[Any] = [None] * chunks
@@ -77,38 +77,36 @@ class _Pending:
 class Loader:
     """Batches of examples from any source.
 
-    Threads read, decode and augment, while the encoder computes: the decoders and the kernels leave Python's lock. At
-    most ``prefetch`` batches wait to be taken. What is drawn depends on (seed, epoch, item, view) alone, not on
+    Threads read, decode and augment while the encoder computes: decoders and kernels release the GIL. At most
+    ``prefetch`` finished batches are buffered. Random draws are keyed by (seed, epoch, item, view) and do not depend on
     threads, batches or processes.
 
     Args:
-        data: what :func:`fastssl.data.open` takes.
-        examples: a :class:`fastssl.methods.Method`, which makes its own examples; or :class:`fastssl.augment.Views`, or
-            an ``Augment`` for one view.
-        batch_size: items a batch, over all processes.
-        labels: one integer an item, where ``data`` brings none.
-        shuffle: a new order every epoch.
-        drop_last: leave out the last batch where it is smaller. Else, over several processes, it is filled up with
-            the first items of the epoch until every process has the same number of rows.
-        seed: of order and views.
-        workers: threads; None: as many as torch uses.
-        prefetch: batches that are made ahead.
-        on_error: "raise", or "skip" images that cannot be read: they are counted in ``skipped``.
-        draft: let JPEG decoders make 1/2, 1/4 or 1/8 of the pixels where a view needs no more (``RandomResizedCrop``
-            alone; views differ by less than a pixel of the smaller image). False: views of every pixel of the file.
-        max_pixels: larger images are refused before they are decoded.
-        orientation: turn images as EXIF says.
-        pin_memory: batches in page-locked memory, for copies to a GPU.
-        rank: of this process.
-        world_size: processes; each takes its share of every batch.
+        data: anything that :func:`fastssl.data.open` takes.
+        examples: a :class:`fastssl.methods.Method`, :class:`fastssl.augment.Views`, or an ``Augment`` for one view.
+        batch_size: items per batch, over all processes.
+        labels: one integer per item, if ``data`` has no labels.
+        shuffle: a new order in every epoch.
+        drop_last: drop the last batch if it is incomplete. Otherwise, with several processes, it is padded with the
+            first items of the epoch so that all processes have the same number of rows.
+        seed: seed of order and views.
+        workers: number of threads; None: as many as torch uses.
+        prefetch: number of batches to prefetch.
+        on_error: "raise", or "skip" unreadable images and list them in ``skipped``.
+        draft: let JPEG decoders decode at 1/2, 1/4 or 1/8 resolution if a view needs no more (``RandomResizedCrop``
+            only; views differ by less than a pixel of the smaller image). False: always decode at full resolution.
+        max_pixels: larger images raise an error before they are decoded.
+        orientation: apply the EXIF orientation.
+        pin_memory: batches in pinned memory, for copies to a GPU.
+        rank: rank of this process.
+        world_size: number of processes; each takes its share of every batch.
 
-    ``for batch in loader`` is one epoch, and the next ``for`` the next one; ``set_epoch`` chooses. ``skipped`` is a
-    list of (item, reason).
+    Each iteration is one epoch; ``set_epoch`` selects the next one. ``skipped`` is a list of (item, reason).
 
     Raises:
-        ImageError, PackedError, ShardError: an image that cannot be read, with ``on_error="raise"``; or with "skip"
-            when no image of a batch could be read.
-        ValueError: wrong options.
+        ImageError, PackedError, ShardError: an unreadable image, with ``on_error="raise"``; with "skip", a batch
+            without any readable image.
+        ValueError: invalid options.
 
     Example:
         >>> import numpy as np
@@ -167,30 +165,30 @@ class Loader:
         self.examples, self.batch_size, self.shuffle, self.drop_last = examples, batch_size, shuffle, drop_last
         self.seed, self.workers, self.prefetch, self.on_error = int(seed), workers, prefetch, on_error
         self.draft, self.pin_memory, self.rank, self.world_size = draft, pin_memory, rank, world_size
-        self.weights: np.ndarray | None = None  # how often each item should be seen, relative to the others
+        self.weights: np.ndarray | None = None  # relative sampling weights of the items
         self.epoch, self._start = 0, 0
         self.skipped: list[tuple[int, str]] = []
         if len(self) == 0:
-            raise ValueError(f"batch_size: {batch_size} is more than the {len(self.source)} images there are")
+            raise ValueError(f"batch_size: expected at most {len(self.source)}, the number of images, got {batch_size}")
 
     @property
     def classes(self) -> Sequence[str]:
-        """The names of the classes, where the data has them."""
+        """Names of the classes, if the data has them."""
         return self.source.classes
 
     def __len__(self) -> int:
-        """Batches an epoch."""
+        """Batches per epoch."""
         n = len(self.source)
         return n // self.batch_size if self.drop_last else -(-n // self.batch_size)
 
     def set_epoch(self, epoch: int, batch: int = 0) -> None:
-        """The next ``for`` is epoch ``epoch``, from batch ``batch`` on: how a run resumes."""
+        """Sets the epoch, and the batch to start from, of the next iteration; used for resuming."""
         if epoch < 0 or not 0 <= batch <= len(self):
             raise ValueError(f"epoch, batch: expected epoch >= 0 and 0 <= batch <= {len(self)}, got {epoch}, {batch}")
         self.epoch, self._start = int(epoch), int(batch)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The items in the order of an epoch, the same for any number of processes."""
+        """The order of items in an epoch, for any number of processes."""
         n = len(self.source)
         return epoch_order(n, self.seed, epoch, self.weights) if self.shuffle else np.arange(n)
 
@@ -200,7 +198,7 @@ class Loader:
         return self.run(epoch, start)
 
     def run(self, epoch: int, batch: int = 0, epochs: int = 1) -> Iterator[Any]:
-        """The batches of ``epochs`` epochs without a break between them, from ``batch`` of epoch ``epoch`` on."""
+        """Batches of ``epochs`` consecutive epochs, prefetched across epochs, from ``batch`` of epoch ``epoch`` on."""
         workers = self.workers or torch.get_num_threads()
         pool, stop = background_pool(workers), threading.Event()
         pending: deque[_Pending] = deque()
@@ -244,7 +242,7 @@ class Loader:
             pending.broken(error)
 
     def _chunk(self, ids: np.ndarray, epoch: int) -> tuple[Any, list[tuple[int, str]]]:
-        """Examples of some items; those that could not be read, and why."""
+        """Examples of the items, and (item, reason) of the unreadable ones."""
         items, kept = [], []
         failed: list[tuple[int, str]] = []
         for index in ids.tolist():

@@ -1,4 +1,4 @@
-"""From what people have to a source: names, paths, arrays and data sets, the same for every command."""
+"""``open``: a source from a name, path, URL, array or data set, as for every command."""
 
 from __future__ import annotations
 
@@ -58,38 +58,38 @@ def open(
     orientation: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> Source:
-    """Returns what ``data`` is as a source of items.
+    """Opens ``data`` as a source of items.
 
     Args:
         data: one of
 
-            - a name: "emoji" (the 1,497 training items: 374 stay unseen for retrieval), "emoji-heldout" (these),
-              "emoji-all", "digits", "tones";
-            - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, as "cifar-10:/data/cifar";
-              "hf:PATH", a data set of Hugging Face (extra: datasets);
-            - a folder of images, whose sub-folders are classes; with ``train`` and ``val`` (or ``test``) in it, the
-              part that is asked for; a folder of tar shards;
+            - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
+              "digits", "tones";
+            - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
+              "hf:PATH", a Hugging Face data set (extra: datasets);
+            - a folder of images with one sub-folder per class; with ``train`` and ``val`` (or ``test``) in it, the
+              split ``part``; a folder of tar shards;
             - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
               ``shards/*.tar``), a list (``.csv``, ``.tsv``, ``.json``, ``.jsonl`` with columns path, label, text);
-            - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, whatever fsspec reads; extra:
-              remote), also with a pattern: ``https://host/train-{000..127}.tar``. What was fetched is kept on disk
+            - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
+              remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
-            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, drawings, H, W, C];
-            - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, whose own
-              batches and transforms by workers are not used;
-            - a source, which is returned as it is.
+            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, K, H, W, C];
+            - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, of which
+              only the data set is used;
+            - a source, which is returned unchanged.
 
-            A path that begins with ``./`` or ``/`` is never taken for a name.
-        labels: one integer an item, -1 where a class is not known, where ``data`` brings none.
-        part: "train" or "test", of data that has both.
-        max_pixels: larger images are refused before they are decoded.
-        orientation: turn images as EXIF says. torchvision's ``ImageFolder`` does not.
+            A path that begins with ``./`` or ``/`` is never interpreted as a name.
+        labels: one integer per item, -1 for unknown classes, if ``data`` has no labels.
+        part: split, "train" or "test", of data that has both.
+        max_pixels: larger images raise an error before they are decoded.
+        orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
         progress: called with the number of files found so far.
 
     Raises:
         FileNotFoundError: no such file or folder.
-        TypeError: what is no data.
-        ValueError: no images, or labels where the data brings its own.
+        TypeError: ``data`` is of an unsupported type.
+        ValueError: no images, or ``labels`` for data that has its own.
 
     Example:
         >>> import numpy as np, fastssl.data
@@ -107,13 +107,13 @@ def open(
     if labels is None:
         return source
     if source.labels is not None:
-        raise ValueError(f"labels: {source.name} brings its own")
+        raise ValueError(f"labels: expected None, {source.name} has its own labels")
     source.labels = checked_labels(labels, len(source))
     return source
 
 
 def _absolute(name: str) -> str:
-    """A name as it is, a path from wherever it is opened again."""
+    """Names unchanged, paths absolute."""
     if name in EMBEDDED or is_url(name):
         return name
     kind, colon, root = name.partition(":")
@@ -164,7 +164,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         if all(ending(f) == ".tar" for f in found):
             return ShardSource(found, label, progress=progress, **options)
         return FileSource(found, name=label, **options)
-    # Behind some URLs a folder cannot be told from a file but by what its name ends in.
+    # Over some protocols only the suffix distinguishes a file from a folder.
     if (ending(place) in _FILES or not is_folder(place)) and is_file(place):
         return _file(place, options)
     if is_folder(place):
@@ -212,7 +212,7 @@ def _file(place: str, options: dict[str, Any]) -> Source:
 
 
 def _stack(place: str, options: dict[str, Any]) -> Source:
-    """A file of one array: images [N, H, W, C] stay on disk until they are read; [H, W, C] is one image."""
+    """A ``.npy`` file: images [N, H, W, C], memory-mapped, or one image [H, W, C]."""
     try:
         if is_url(place):
             array = np.load(io.BytesIO(content(place)), allow_pickle=False)
@@ -226,7 +226,7 @@ def _stack(place: str, options: dict[str, Any]) -> Source:
 
 
 def parts_of(place: str | Path) -> tuple[str, str] | None:
-    """The folders of the training and of the test part, where a folder has both."""
+    """The folders of the training and the test split, if a folder has both."""
     place = str(place)
     if not is_folder(place):
         return None

@@ -1,10 +1,10 @@
-"""Packed images: one file of raw pixels, mapped into memory, for data that is read many times.
+"""Packed images: one memory-mapped file of raw pixels, for data that is read many times.
 
 8 bytes   magic
-pixels    the images one after the other, uint8
-table     a record an image (``RECORD``)
-header    JSON: version, count, checksum of the table, classes, name; drawings of an item, names, texts where there are
-footer    where table and header begin, the header's checksum, magic (``FOOTER``)
+pixels    concatenated images, uint8
+table     one record per image (``RECORD``)
+header    JSON: version, count, checksum of the table, classes, name; optional: drawings (images per item), names, texts
+footer    offsets of table and header, checksum of the header, magic (``FOOTER``)
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.ahead import read_ahead
 from fastssl.data.decode import shrink
-from fastssl.data.source import Item, Reduction, Source, digest, in_range
+from fastssl.data.prefetch import prefetch_items
+from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import is_url, open_file
 
 MAGIC = b"FSSLPAK1"
@@ -34,7 +34,7 @@ FOOTER = struct.Struct("<QQQI8s")  # table, header, length of the header, its ch
 
 
 class PackedError(ValueError):
-    """A file that is no packed file, or a damaged one."""
+    """Not a packed file, or a damaged one."""
 
 
 def pack(
@@ -46,24 +46,24 @@ def pack(
     name: str | None = None,
     names: Sequence[str] | None = None,
     texts: Sequence[str | None] | None = None,
-    drawings: int = 1,
+    images_per_item: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes images into one packed file, under a temporary name until it is whole.
+    """Writes images to a packed file, atomically.
 
     Args:
-        images: uint8 [H, W, C] (C = 1, 3 or 4), read one by one.
-        path: of the file.
-        labels: one integer an item; None: none.
-        classes: their names.
-        name: of the data; None: the file's.
-        names: one an item.
-        texts: one an item.
-        drawings: images that follow each other and are one item.
+        images: uint8 [H, W, C] (C = 1, 3 or 4), consumed one by one.
+        path: path of the file.
+        labels: one integer per item; None: no labels.
+        classes: names of the classes.
+        name: name of the data set; None: that of the file.
+        names: one name per item.
+        texts: one text per item.
+        images_per_item: number of consecutive images that form an item.
         progress: called with the number of images written so far.
 
     Raises:
-        ValueError: an image of another kind, or another number of labels, names or texts than items.
+        ValueError: an image of another dtype or shape, or a wrong number of labels, names or texts.
 
     Example:
         >>> import tempfile, numpy as np
@@ -85,20 +85,20 @@ def pack(
                     raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
                 if image.shape[2] not in (1, 3, 4):
                     raise ValueError(f"images[{k}]: expected 1, 3 or 4 channels, got {image.shape[2]}")
-                if labels is not None and k >= len(labels) * drawings:
-                    raise ValueError(f"labels: expected one an image, got {len(labels)} for more images")
+                if labels is not None and k >= len(labels) * images_per_item:
+                    raise ValueError(f"labels: expected one per item, got {len(labels)} for more items")
                 pixels = np.ascontiguousarray(image).tobytes()
-                label = UNLABELLED if labels is None else int(labels[k // drawings])
+                label = UNLABELLED if labels is None else int(labels[k // images_per_item])
                 records.append((offset, *image.shape, zlib.crc32(pixels), label))
                 offset += file.write(pixels)
                 if progress is not None:
                     progress(k + 1)
-            items, rest = divmod(len(records), drawings)
+            items, rest = divmod(len(records), images_per_item)
             if rest:
-                raise ValueError(f"images: expected a multiple of {drawings}, got {len(records)}")
+                raise ValueError(f"images: expected a multiple of {images_per_item}, got {len(records)}")
             for key, given in (("labels", labels), ("names", names), ("texts", texts)):
                 if given is not None and len(given) != items:
-                    raise ValueError(f"{key}: expected {items}, one an item, got {len(given)}")
+                    raise ValueError(f"{key}: expected {items}, one per item, got {len(given)}")
             table = np.array(records, dtype=RECORD).tobytes()
             header = {
                 "version": VERSION,
@@ -106,7 +106,7 @@ def pack(
                 "table_crc": zlib.crc32(table),
                 "classes": list(classes),
                 "name": name or path.stem,
-                "drawings": drawings,
+                "drawings": images_per_item,
                 **({} if names is None else {"names": list(names)}),
                 **({} if texts is None or not any(texts) else {"texts": list(texts)}),
             }
@@ -125,17 +125,17 @@ def pack(
 def pack_source(
     source: Source, path: str | Path, *, size: int | None = None, progress: Callable[[int], None] | None = None
 ) -> Path:
-    """Writes the images of a source into one packed file, with its labels, classes, names and texts.
+    """Writes the images of a source to a packed file, with its labels, classes, names and texts.
 
     Args:
-        source: of images, decoded by several threads.
-        path: of the file.
-        size: bring the shorter side to this many pixels where it is longer; None keeps the images.
+        source: source of images, decoded by several threads.
+        path: path of the file.
+        size: downsize images to a shorter side of at most this many pixels; None: unchanged.
         progress: called with the number of images written so far.
 
     Raises:
-        ValueError: no items, items without images, or of several numbers of them.
-        ImageError: an image that cannot be read.
+        ValueError: no items, items without images, or with varying numbers of images.
+        ImageError: an unreadable image.
 
     Example:
         >>> import tempfile
@@ -144,37 +144,38 @@ def pack_source(
         >>> from fastssl.data import pack_source
         >>> path = pack_source(digits().subset(range(4)), Path(tempfile.mkdtemp()) / 'digits.fssl')
     """
-    drawings = len(source.read(0).images or ()) if len(source) else 0
-    if not drawings:
+    images_per_item = len(source.read(0).images or ()) if len(source) else 0
+    if not images_per_item:
         raise ValueError(f"data: expected items with images, got {source!r}")
     labels: list[int] = []
     names: list[str] = []
     texts: list[str | None] = []
 
     def images() -> Iterator[np.ndarray]:
-        for item in read_ahead(source):
-            if item.images is None or len(item.images) != drawings:
-                raise ValueError(f"data: expected {drawings} images an item, {item.name} has another number")
+        for item in prefetch_items(source):
+            if item.images is None or len(item.images) != images_per_item:
+                got = len(item.images or ())
+                raise ValueError(f"data: expected {images_per_item} images per item, {item.name} has {got}")
             labels.append(UNLABELLED if item.label is None else item.label)
             names.append(item.name or "")
             texts.append(item.text)
             for image in item.images:
                 yield shrink(np.ascontiguousarray(image[:, :, :3]), size)
 
-    options: dict[str, Any] = {"names": names, "texts": texts, "drawings": drawings, "progress": progress}
+    options: dict[str, Any] = {"names": names, "texts": texts, "images_per_item": images_per_item, "progress": progress}
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
 
 
 class PackedImages(Source):
-    """The images of a packed file (see :func:`pack`): mapped into memory, or read by ranges behind a URL.
+    """The images of a packed file (see :func:`pack`), memory-mapped, or read by byte ranges from a URL.
 
-    The header and the table are checked when the file is opened, each image's checksum when it is first read.
+    Header and table are validated when the file is opened, the checksum of an image when it is first read.
 
     Args:
-        path: of the file, or its URL.
+        path: path or URL of the file.
 
     Raises:
-        PackedError: no packed file, one of another version, or a damaged one.
+        PackedError: not a packed file, one of another version, or a damaged one.
         FileNotFoundError: no such file.
 
     Example:
@@ -213,10 +214,10 @@ class PackedImages(Source):
         self._check_records(table)
         self.classes: list[str] = about["classes"]
         self.name: str = about["name"]
-        self.drawings: int = about.get("drawings", 1)
+        self.images_per_item: int = about.get("drawings", 1)
         self.names: list[str] | None = about.get("names")
         self.texts: list[str | None] | None = about.get("texts")
-        labels = self.records["label"][:: self.drawings].astype(np.int32)
+        labels = self.records["label"][:: self.images_per_item].astype(np.int32)
         self.labels = labels if bool((labels != UNLABELLED).any()) else None
         self._verified = np.zeros(len(self.records), dtype=bool)
 
@@ -235,13 +236,13 @@ class PackedImages(Source):
             raise PackedError(f"{self.path}: expected version {VERSION}, got {version!r}; pack the images again")
         kinds = {"count": int, "table_crc": int, "classes": list, "name": str}
         if not all(type(about.get(key)) is kind for key, kind in kinds.items()) or about["count"] < 0:
-            raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
-        drawings = about.get("drawings", 1)
-        if type(drawings) is not int or drawings < 1 or about["count"] % drawings:
-            raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
+            raise PackedError(f"{self.path}: damaged (incomplete header)")
+        images_per_item = about.get("drawings", 1)
+        if type(images_per_item) is not int or images_per_item < 1 or about["count"] % images_per_item:
+            raise PackedError(f"{self.path}: damaged (incomplete header)")
         for key in ("names", "texts"):
-            if key in about and len(about[key]) != about["count"] // drawings:
-                raise PackedError(f"{self.path}: damaged (the header lacks what it should say)")
+            if key in about and len(about[key]) != about["count"] // images_per_item:
+                raise PackedError(f"{self.path}: damaged (incomplete header)")
         return dict(about)
 
     def _check_records(self, end: int) -> None:
@@ -254,12 +255,12 @@ class PackedImages(Source):
             raise PackedError(f"{self.path}: damaged (image {bad} does not lie within the file)")
 
     def __len__(self) -> int:
-        return len(self.records) // self.drawings
+        return len(self.records) // self.images_per_item
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        first = in_range(index, len(self)) * self.drawings
+        first = check_index(index, len(self)) * self.images_per_item
         return Item(
-            images=tuple(self.image(first + k) for k in range(self.drawings)),
+            images=tuple(self.image(first + k) for k in range(self.images_per_item)),
             label=None if self.labels is None else int(self.labels[index]),
             text=None if self.texts is None else self.texts[index],
             name=self.name_of(index),
@@ -276,13 +277,13 @@ class PackedImages(Source):
         return PackedImages, (self.path,)
 
     def image(self, number: int) -> np.ndarray:
-        """An image of the file, uint8 [H, W, C]; of a mapped file without a copy.
+        """An image of the file, uint8 [H, W, C], without a copy if memory-mapped.
 
         Raises:
-            PackedError: its pixels are not those that were written.
+            PackedError: wrong checksum.
             IndexError: no such image.
         """
-        r = self.records[in_range(number, len(self.records))]
+        r = self.records[check_index(number, len(self.records))]
         shape = (int(r["height"]), int(r["width"]), int(r["channels"]))
         start = int(r["offset"])
         pixels = self._bytes(start, start + shape[0] * shape[1] * shape[2])

@@ -1,6 +1,6 @@
-"""Pillow's own pixels as an array, without a copy: it costs as much as a third of decoding them.
+"""Pillow's pixels as an array without a copy, which would cost a third of the decoding time.
 
-Pillow (11.3 and later) hands its memory out through the Arrow C data interface, colours as four bytes a pixel.
+Pillow (11.3 and later) exports its memory through the Arrow C data interface, RGB as four bytes per pixel.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _pointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
 
 
 def shared_pixels(image: Any) -> PaddedRGB | None:
-    """uint8 [H, W, 4] of an RGB image that is decoded; None where Pillow is older or its memory is in pieces."""
+    """uint8 [H, W, 4] of a decoded RGB image; None if Pillow is older or its memory is not contiguous."""
     if image.mode != "RGB" or not hasattr(image, "__arrow_c_array__"):
         return None
     try:
@@ -50,5 +50,5 @@ def shared_pixels(image: Any) -> PaddedRGB | None:
     if child.n_buffers != 2 or child.offset or child.length != size or not child.buffers[1]:
         return None
     memory = (ctypes.c_uint8 * size).from_address(child.buffers[1])
-    memory.owner = capsule  # lives as long as the array
+    memory.owner = capsule  # keeps the memory alive
     return np.frombuffer(memory, np.uint8).reshape(image.height, image.width, 4).view(PaddedRGB)

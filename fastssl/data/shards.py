@@ -1,7 +1,7 @@
-"""Tar files in the layout of WebDataset: the members of an item share their name up to the first dot.
+"""Tar shards in WebDataset layout: the files of an item share their name up to the first dot.
 
-An index is made once and kept beside the shard (or in the cache, where it may not be written there), so that items have
-numbers: they are shuffled, resumed and shared among processes exactly as files are.
+Each shard is indexed once; the index is stored beside the shard (or in the cache folder, if that is not writable). It
+gives random access, so that shuffling, resuming and sharding over processes work exactly as for files.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ import numpy as np
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.listing import SUFFIXES, Names, readable
-from fastssl.data.source import Item, Reduction, Source, digest, in_range
+from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
 
 VERSION = 2
 UNLABELLED = -1
-READ_AHEAD = 8 * 2**20  # bytes of a shard behind a URL that are asked for at once while its index is made
+READ_AHEAD = 8 * 2**20  # bytes per request while a remote shard is indexed
 log = logging.getLogger("fastssl")
 
 
 class ShardError(ValueError):
-    """A tar file that is damaged, or whose index does not fit it."""
+    """A damaged tar file, or one that does not match its index."""
 
 
 class ShardSource(Source):
-    """Items of tar files: ``KEY.jpg`` (or another image), and where there are ``KEY.cls``, ``KEY.txt``, ``KEY.json``.
+    """Items of tar shards: ``KEY.jpg`` (or another image format); optional ``KEY.cls``, ``KEY.txt``, ``KEY.json``.
 
-    ``.cls`` holds a class as a number or a name, ``.txt`` a text, ``.json`` an object with "label" (or "cls") and
+    ``.cls`` holds a class as an index or a name, ``.txt`` a text, ``.json`` an object with "label" (or "cls") and
     "text" (or "caption").
 
     Args:
-        paths: of the tar files (not compressed), in their order, or their URLs.
-        name: what logs and checkpoints call it.
-        max_pixels: larger images are refused before they are decoded.
-        orientation: turn images as EXIF says.
+        paths: paths or URLs of the uncompressed tar files, in order.
+        name: name of the data set in logs and checkpoints.
+        max_pixels: larger images raise an error before they are decoded.
+        orientation: apply the EXIF orientation.
         progress: called with the number of shards indexed so far.
 
     Raises:
         FileNotFoundError: no such file.
-        ShardError: a shard that is cut off or compressed, one with two images of one name, or an index of another file.
+        ShardError: a truncated or compressed shard, two images of one name, or an index of another file.
         ValueError: no shards, or no images in them.
 
     Example:
@@ -93,7 +93,7 @@ class ShardSource(Source):
         return len(self.places)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        shard = int(np.searchsorted(self.ends, in_range(index, len(self)), side="right"))
+        shard = int(np.searchsorted(self.ends, check_index(index, len(self)), side="right"))
         start, size = (int(n) for n in self.places[index])
         file = self._files[shard].read(start, size)
         name = f"{self.paths[shard]}: {self.keys[index]}"
@@ -119,7 +119,7 @@ class ShardSource(Source):
 
 
 def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[str]]:
-    """Numbers or names of classes to labels and classes."""
+    """Labels and class names from class indices or names."""
     if all(label is None for label in labels):
         return None, []
     if any(isinstance(label, str) for label in labels):
@@ -131,13 +131,13 @@ def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[s
 
 
 def _index_of(place: str) -> dict[str, Any]:
-    """The index of a shard: kept from before if it is that of this file, else made and kept."""
+    """The index of a shard: the stored one if it matches the file, else a new one, which is stored."""
     file = open_file(place)
     beside = place + ".index.json"
     elsewhere = str(cache_folder() / "shards" / f"{digest(place if is_url(place) else os.path.realpath(place))}.json")
     for where in (elsewhere, beside) if is_url(place) else (beside, elsewhere):
         kept = _kept_index(where)
-        # A copy of a shard and of its index has another version; behind a URL it was put there with it.
+        # A copied shard has another version than its index; at a URL both were uploaded together.
         moved = is_url(where) and _fits(file, kept)
         if kept.get("size") == file.size and (kept.get("changed") == file.version or moved):
             kept["places"] = np.array(kept["places"], dtype=np.int64).reshape(-1, 2)
@@ -157,7 +157,7 @@ def _index_of(place: str) -> dict[str, Any]:
         except OSError as error:
             failed = error
             temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
-    log.warning("%s: its index cannot be kept (%s); it is made again next time", place, failed)
+    log.warning("%s: the index cannot be stored (%s); it will be made again", place, failed)
     return made
 
 
@@ -170,7 +170,7 @@ def _kept_index(where: str) -> dict[str, Any]:
 
 
 def _fits(file: File, index: dict[str, Any]) -> bool:
-    """Whether the last image is where an index says: the header of a tar's member lies before it, with its size."""
+    """Whether an index matches a shard: the tar header before the last image must have its size."""
     if not index.get("places"):
         return False
     start, size = index["places"][-1]
@@ -237,12 +237,12 @@ def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, di
 
 
 def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 1000) -> list[Path]:
-    """Writes items as tar files in the layout of WebDataset, images as PNG.
+    """Writes items as tar shards in WebDataset layout, images as PNG.
 
     Args:
-        items: with images, of which the first is written, and labels and texts where there are any.
-        folder: of the shards, which are called ``00000.tar`` and so on.
-        per_shard: items.
+        items: items; their first images, labels and texts are written.
+        folder: folder of the shards, which are named ``00000.tar`` and so on.
+        per_shard: number of items per shard.
 
     Raises:
         ValueError: an item without an image.

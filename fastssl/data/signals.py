@@ -1,4 +1,4 @@
-"""Signals: 1-D waveforms, and a set of them that is made, not read."""
+"""Signals: 1-D waveforms in memory, and a synthetic data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fastssl.data.source import Item, Reduction, Source, digest, in_range
+from fastssl.data.source import Item, Reduction, Source, check_index, digest
 
 
 class Signals(Source):
@@ -15,8 +15,8 @@ class Signals(Source):
     Args:
         signals: float [N, T].
         labels: integers [N].
-        classes: the names of the classes.
-        name: what logs and checkpoints call it.
+        classes: names of the classes.
+        name: name of the data set in logs and checkpoints.
 
     Raises:
         ValueError: signals or labels of the wrong shape or dtype.
@@ -41,7 +41,7 @@ class Signals(Source):
         return len(self.signals)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        in_range(index, len(self))
+        check_index(index, len(self))
         return Item(signal=self.signals[index], label=int(self.labels[index]), name=self.name_of(index))
 
     @property
@@ -50,13 +50,13 @@ class Signals(Source):
 
 
 def tones(count: int = 1200, length: int = 5120, classes: int = 6, seed: int = 0) -> Signals:
-    """Made-up instruments: a class is a set of overtones and a vibrato; pitch, phase and noise are each signal's own.
+    """Synthetic instruments: a class is a set of overtones and a vibrato; pitch, phase and noise vary per signal.
 
     Args:
-        count: signals.
-        length: samples of each.
-        classes: instruments.
-        seed: of all that is drawn.
+        count: number of signals.
+        length: samples per signal.
+        classes: number of instruments.
+        seed: seed of all random draws.
 
     Example:
         >>> from fastssl.data import tones

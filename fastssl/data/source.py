@@ -1,4 +1,4 @@
-"""A source of data: items by number, the same for images, text and signals."""
+"""Sources: indexed collections of items, for images, text and signals alike."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import numpy as np
 
 
 class Item(NamedTuple):
-    """What a source gives for a number; what it does not have is None.
+    """An item of a source; absent fields are None.
 
     Args:
-        images: uint8 arrays [H, W, C] of any size (C = 1, 3, 4, whose last channel is left out where 3 are asked for,
-            or as many as the encoder takes): one, or several drawings of the same thing.
+        images: uint8 arrays [H, W, C] of any size: one, or several images of the same object. C is 1, 3, 4 (alpha is
+            dropped for RGB encoders), or the number of channels of the encoder.
         tokens: integers [T].
         signal: floats [T].
         text: a string.
-        label: an integer; -1 where the class is not known.
-        name: what messages and reports call the item.
+        label: an integer; -1 if the class is unknown.
+        name: name of the item in messages and reports.
 
     Example:
         >>> from fastssl.data import Item
@@ -36,20 +36,23 @@ class Item(NamedTuple):
     name: str | None = None
 
 
-# (height, width) of an image to 1, 2, 4 or 8: by how much its decoder may make it smaller.
+# (height, width) of an image to the factor 1, 2, 4 or 8 by which it may be decoded smaller.
 Reduction = Callable[[tuple[int, int]], int]
 
 
 class Source:
-    """Items by number. Subclasses define ``__len__`` and ``read``; a source is picklable, and read by many threads.
+    """An indexed collection of items. Subclasses define ``__len__`` and ``read``, must be picklable and thread-safe.
 
-    ``name`` is what logs call the data, ``classes`` the names of its labels (empty where there are none), ``labels``
-    one integer an item, or None where they are not known before an item is read. ``embedded`` names the set that comes
-    with the package, where the items are of one: nothing else that is so called is taken for it. ``where`` opens it
-    again, where that can be written down.
+    Attributes:
+        name: name of the data set in logs.
+        classes: names of the classes; empty if there are none.
+        labels: one integer per item; None if labels are available only with each item.
+        embedded: name of the embedded data set that the items belong to, or None.
+        where: argument with which :func:`fastssl.data.open` opens the source again, or None.
+        skipped: reasons for which files were left out -> number of files.
 
     Raises:
-        NotImplementedError: a method that the subclass does not define.
+        NotImplementedError: the subclass does not define a method.
 
     Example:
         >>> import numpy as np
@@ -70,7 +73,7 @@ class Source:
     labels: np.ndarray | None = None
     embedded: str | None = None
     where: str | None = None
-    skipped: Mapping[str, int] = MappingProxyType({})  # why files were left out -> how many
+    skipped: Mapping[str, int] = MappingProxyType({})
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -80,30 +83,30 @@ class Source:
 
         Args:
             index: 0 to ``len(source) - 1``.
-            reduce: asked for images whose decoder can make a half, a quarter or an eighth of the pixels for less work.
+            reduce: chooses the factor by which images are decoded smaller, for decoders that support it.
 
         Raises:
             IndexError: no such item.
-            ImageError: an image that cannot be read.
+            ImageError: an unreadable image.
         """
         raise NotImplementedError
 
     def items(self, ids: Iterable[int]) -> list[Item]:
-        """Several items, read one after the other."""
+        """Reads several items in order."""
         return [self.read(int(index)) for index in ids]
 
     def name_of(self, index: int) -> str:
-        """What messages call an item; it is not read for that."""
+        """The name of an item in messages, without reading it."""
         return f"item {index}"
 
     @property
     def fingerprint(self) -> str:
-        """What a checkpoint compares on resuming: changes when items are added, taken away, renamed or relabelled."""
+        """A hash that changes when items are added, removed, renamed or relabelled; compared on resuming."""
         parts = [type(self).__name__, str(len(self)), *self.classes]
         return digest(*parts, *([] if self.labels is None else [np.asarray(self.labels, np.int32)]))
 
     def subset(self, ids: Any, name: str | None = None) -> Source:
-        """The items at ``ids``, in that order."""
+        """The source of the items at ``ids``, in that order."""
         return Subset(self, np.asarray(ids, dtype=np.int64), name)
 
     def __repr__(self) -> str:
@@ -111,15 +114,15 @@ class Source:
 
 
 class Subset(Source):
-    """Some items of another source.
+    """A subset of a source.
 
     Args:
-        source: of the items.
-        ids: [N] integers, the numbers of the items.
-        name: what logs and checkpoints call it; None: that of ``source``.
+        source: the whole source.
+        ids: [N] integers, indices of the items.
+        name: name in logs and checkpoints; None: that of ``source``.
 
     Raises:
-        IndexError: a number that ``source`` does not have.
+        IndexError: an index out of range.
 
     Example:
         >>> import numpy as np
@@ -141,7 +144,7 @@ class Subset(Source):
         return len(self.ids)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        return self.source.read(int(self.ids[in_range(index, len(self))]), reduce)
+        return self.source.read(int(self.ids[check_index(index, len(self))]), reduce)
 
     def name_of(self, index: int) -> str:
         return self.source.name_of(int(self.ids[index]))
@@ -151,22 +154,22 @@ class Subset(Source):
         return digest(self.source.fingerprint, self.ids)
 
 
-class Joined(Source):
-    """Several sources one after the other, of the same classes.
+class ConcatSource(Source):
+    """The concatenation of several sources with the same classes.
 
     Args:
-        sources: in their order, of the same classes.
-        name: what logs and checkpoints call it; None: their names.
+        sources: the sources, in order.
+        name: name in logs and checkpoints; None: that of the first source.
 
     Raises:
-        ValueError: no source, or sources of different classes.
+        ValueError: no sources.
 
     Example:
         >>> import numpy as np
         >>> from fastssl.data import ArraySource
         >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
-        >>> from fastssl.data import Joined
-        >>> len(Joined([source, source]))
+        >>> from fastssl.data import ConcatSource
+        >>> len(ConcatSource([source, source]))
         8
     """
 
@@ -183,7 +186,7 @@ class Joined(Source):
         return int(self.ends[-1])
 
     def _place(self, index: int) -> tuple[Source, int]:
-        k = int(np.searchsorted(self.ends, in_range(index, len(self)), side="right"))
+        k = int(np.searchsorted(self.ends, check_index(index, len(self)), side="right"))
         return self.sources[k], index - (int(self.ends[k - 1]) if k else 0)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
@@ -199,11 +202,11 @@ class Joined(Source):
         return digest(*(s.fingerprint for s in self.sources))
 
 
-def in_range(index: int, count: int) -> int:
-    """The index, if there is such an item.
+def check_index(index: int, count: int) -> int:
+    """Returns the index.
 
     Raises:
-        IndexError: there is none.
+        IndexError: it is out of range.
     """
     if not 0 <= index < count:
         raise IndexError(f"index: expected 0 to {count - 1}, got {index}")
@@ -211,7 +214,7 @@ def in_range(index: int, count: int) -> int:
 
 
 def digest(*parts: str | bytes | np.ndarray) -> str:
-    """A short hash of texts and arrays."""
+    """A hash of strings and arrays."""
     made = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -224,10 +227,10 @@ def digest(*parts: str | bytes | np.ndarray) -> str:
 
 
 def checked_labels(labels: Any, count: int) -> np.ndarray:
-    """One integer an item, or a row of -1, 0 and 1 where an item has several classes.
+    """Labels as int64: one per item, or [N, classes] of -1, 0 and 1 for several classes per item.
 
     Raises:
-        ValueError: other labels.
+        ValueError: a wrong number or dtype of labels.
     """
     array = np.asarray(labels)
     if array.ndim not in (1, 2) or len(array) != count or (count and array.dtype.kind not in "iu"):

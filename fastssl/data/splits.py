@@ -1,4 +1,4 @@
-"""Data sets with a training part, a test part, and the metric by which the field compares results on them."""
+"""Data sets with a training split, a test split, and their usual metric."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ from fastssl.data.source import Source
 
 @dataclass
 class Splits:
-    """A task: ``train`` and ``test`` have the same classes; ``metric`` is a name of ``fastssl.evaluate.METRICS``;
-    ``divided``: by those who made the data, not at random.
+    """A downstream task.
 
     Args:
-        name: of the task.
-        train: the training part.
-        test: the test part.
+        name: name of the task.
+        train: training split.
+        test: test split, with the same classes.
         metric: a name of ``fastssl.evaluate.METRICS``.
-        divided: by those who made the data, not at random.
+        divided: whether the splits are the official ones, not random ones.
 
     Example:
         >>> import numpy as np
@@ -43,12 +42,12 @@ class Splits:
 
 
 def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
-    """Divides a data set that has no test part, at random.
+    """Splits a data set at random.
 
     Args:
-        source: of all items.
-        share: of the training part.
-        seed: of the division.
+        source: the data set.
+        share: fraction of items in the training split.
+        seed: seed of the split.
 
     Example:
         >>> import numpy as np
@@ -67,16 +66,16 @@ def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
 
 
 def open_splits(data: Any, **options: Any) -> Splits:
-    """Returns a task: what :func:`fastssl.data.open` takes, in two parts.
+    """Opens a data set as a downstream task with a training and a test split.
 
     Args:
-        data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a data set of
-            the field ("cifar-10:FOLDER") and one of Hugging Face ("hf:PATH") have two parts; anything else is divided
-            80 to 20, "emoji" all 1,871 of them.
-        options: of :func:`fastssl.data.open`.
+        data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
+            data set ("cifar-10:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits; any other data is
+            split 80 to 20, for "emoji" all 1,871 items.
+        options: options of :func:`fastssl.data.open`.
 
     Raises:
-        ValueError: no such data set, or a folder without what its structure promises.
+        ValueError: no such data set, or files that are missing from its folder.
         ImportError: the extra is missing.
 
     Example:

@@ -1,4 +1,4 @@
-"""Files by ranges, on this machine or behind a URL of fsspec (``s3://``, ``gs://``, ``https://``, ``memory://``)."""
+"""Reading byte ranges of local files and of URLs (``s3://``, ``gs://``, ``https://``, ``memory://``, by fsspec)."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from urllib.parse import quote, unquote, urlsplit
 from fastssl.data.disk_cache import DiskCache, cache_folder, cache_limit
 from fastssl.data.source import digest
 
-BLOCK = 256 * 2**10  # bytes that are fetched and kept together: a few images
-TRIES, PAUSE = 4, 0.5  # of a request; seconds after the first that fails, doubled after each
+BLOCK = 256 * 2**10  # bytes per cached block: a few images
+TRIES, PAUSE = 4, 0.5  # attempts per request; seconds before the first retry, doubled each time
 _URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
-# What tells one version of a file from the next, as the file systems of fsspec call it.
+# Names under which the file systems of fsspec report the version of a file.
 _VERSIONS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
 T = TypeVar("T")
 
 
 def is_url(place: Any) -> bool:
-    """Whether a place is behind a URL."""
+    """Whether a place is a URL."""
     return isinstance(place, str) and _URL.match(place) is not None
 
 
 def ending(place: str) -> str:
-    """The suffix of a path or URL (``.tar``), in small letters."""
+    """The suffix of a path or URL (``.tar``), in lower case."""
     return os.path.splitext(urlsplit(place).path if is_url(place) else place)[1].lower()
 
 
@@ -43,7 +43,7 @@ def name_of(place: str) -> str:
 
 
 def join(root: str, own: str) -> str:
-    """A place below another."""
+    """Joins a path or URL and a relative path."""
     if not is_url(root):
         return os.path.join(root, own)
     if is_url(own):
@@ -52,13 +52,13 @@ def join(root: str, own: str) -> str:
 
 
 def parent(place: str) -> str:
-    """The folder that a file lies in."""
+    """The folder of a file."""
     return place.rpartition("/")[0] if is_url(place) else os.path.dirname(os.path.abspath(place))
 
 
 def matching(pattern: str) -> list[str]:
-    """The places that a pattern means: ``{000..127}`` and ``{a,b}`` are written out, then ``*``, ``?`` and ``[]``
-    looked for. What has no pattern in it, and what is there by its very name, is itself."""
+    """Expands a pattern: ``{000..127}`` and ``{a,b}`` by enumeration, then ``*``, ``?`` and ``[]`` by globbing. A name
+    that exists literally is not expanded."""
     if not is_url(pattern) and os.path.exists(pattern):
         return [pattern]
     found: list[str] = []
@@ -88,7 +88,7 @@ def _braces(pattern: str) -> list[str]:
     return ["".join(chosen) for chosen in itertools.product(*choices)]
 
 
-# What is behind URLs.
+# URLs.
 
 
 @cache
@@ -101,11 +101,11 @@ def _file_systems() -> Any:
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and how that calls the place.
+    """fsspec's file system of a URL, and the path within it.
 
     Raises:
-        ImportError: the package that serves such URLs is missing.
-        ValueError: nothing serves such URLs.
+        ImportError: the package for this protocol is missing.
+        ValueError: unknown protocol.
     """
     try:
         fs, path = _file_systems().url_to_fs(url)
@@ -119,18 +119,18 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 def _asked(url: str, request: Callable[[], T]) -> T:
-    """What a request gives; one that fails is made again a few times.
+    """The result of a request, with retries.
 
     Raises:
-        FileNotFoundError: there is no such thing.
-        OSError: it cannot be had.
+        FileNotFoundError: no such file or folder.
+        OSError: the request failed repeatedly.
     """
     for attempt in range(TRIES):
         try:
             return request()
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{url}: there is no such file") from error
-        except Exception as error:  # file systems raise what their libraries raise
+        except Exception as error:  # file systems raise the errors of their libraries
             status = getattr(error, "status", 0) or 0
             final = isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429))
             if final or attempt + 1 == TRIES:
@@ -150,12 +150,12 @@ def _kept(folder: Path, limit: int) -> DiskCache:
 
 
 def fetched() -> DiskCache:
-    """The cache of what came from URLs."""
+    """The disk cache of remote data."""
     return _kept(cache_folder() / "fetched", cache_limit())
 
 
 def is_folder(place: str) -> bool:
-    """Whether there is a folder at a place; behind a URL, one that has something in it."""
+    """Whether a place is a folder; at a URL, a non-empty one."""
     if not is_url(place):
         return os.path.isdir(place)
     fs, path = _system(place)
@@ -163,7 +163,7 @@ def is_folder(place: str) -> bool:
 
 
 def is_file(place: str) -> bool:
-    """Whether there is a file at a place."""
+    """Whether a place is a file."""
     if not is_url(place):
         return os.path.isfile(place)
     fs, path = _system(place)
@@ -174,7 +174,7 @@ def is_file(place: str) -> bool:
 
 
 def entries(folder: str) -> dict[str, bool]:
-    """What lies in a folder: name -> whether it is a folder too."""
+    """The entries of a folder: name -> whether it is a folder."""
     if not is_url(folder):
         with os.scandir(folder) as found:
             return {entry.name: entry.is_dir() for entry in found}
@@ -184,7 +184,7 @@ def entries(folder: str) -> dict[str, bool]:
 
 
 def below(folder: str) -> list[tuple[str, str]]:
-    """All files below the folder of a URL: their relative paths, and what tells their versions apart."""
+    """All files in the folder of a URL, recursively: relative paths and versions."""
     fs, path = _system(folder)
     found = _asked(folder, lambda: fs.find(path, detail=True))
     return sorted((_own(folder, path, name), _version(info)) for name, info in found.items())
@@ -196,12 +196,12 @@ def _own(folder: str, path: str, name: str) -> str:
 
 
 def content(place: str, version: str | None = None) -> bytes:
-    """A whole file. What comes from a URL is kept where its ``version`` is known.
+    """The content of a file. Remote files with a ``version`` are cached.
 
     Raises:
-        FileNotFoundError: there is none.
-        OSError: it cannot be read.
-        CacheError: it cannot be kept.
+        FileNotFoundError: no such file.
+        OSError: the file cannot be read.
+        CacheError: the cache cannot be written.
     """
     if not is_url(place):
         return Path(place).read_bytes()
@@ -221,11 +221,11 @@ def _piece(url: str, version: str, part: str) -> str:
 
 
 class LocalFile:
-    """A file of this machine, read by ranges.
+    """A local file, read by byte ranges.
 
     Attributes:
-        size: bytes.
-        version: what tells this file from another of its name.
+        size: size in bytes.
+        version: changes when the file is replaced.
     """
 
     def __init__(self, path: str) -> None:
@@ -244,22 +244,22 @@ class LocalFile:
 
 
 class RemoteFile:
-    """A file behind a URL, read by ranges: blocks that are fetched once and kept in the cache on disk."""
+    """A remote file, read by byte ranges, with blocks cached on disk."""
 
     def __init__(self, url: str) -> None:
         self.place = url
         self._fs, self._path = _system(url)
         info = _asked(url, lambda: self._fs.info(self._path))
         if info.get("size") is None:
-            raise OSError(f"{url}: its server does not say how long it is; copy it to disk")
+            raise OSError(f"{url}: the server does not report the size of the file; copy it to disk")
         self.size, self.version = int(info["size"]), _version(info)
 
     def read(self, start: int, size: int) -> bytes:
         """``size`` bytes from ``start`` on; fewer at the end of the file.
 
         Raises:
-            OSError: they cannot be had.
-            CacheError: they cannot be kept.
+            OSError: the request failed repeatedly.
+            CacheError: the cache cannot be written.
         """
         stop = min(start + size, self.size)
         if stop <= start:
@@ -271,7 +271,7 @@ class RemoteFile:
             if got is not None:
                 blocks[k] = got
         missing = [k for k in range(first, last + 1) if k not in blocks]
-        for run in _runs(missing):  # neighbours in one request
+        for run in _runs(missing):  # consecutive blocks in one request
             blocks |= self._fetch(run[0], run[-1] + 1)
         whole = b"".join(blocks[k] for k in range(first, last + 1))
         return whole[start - first * BLOCK : stop - first * BLOCK]
@@ -281,8 +281,8 @@ class RemoteFile:
         got = bytes(_asked(self.place, lambda: self._fs.cat_file(self._path, start=start, end=stop)))
         if len(got) != stop - start:
             raise OSError(
-                f"{self.place}: bytes {start} to {stop} were asked for, {len(got)} came; it has changed, or its server "
-                "does not give ranges of files: copy it to disk"
+                f"{self.place}: requested bytes {start} to {stop}, got {len(got)} bytes; the file has changed, or its "
+                "server does not support range requests: copy it to disk"
             )
         made = {k: got[(k - first) * BLOCK : (k - first + 1) * BLOCK] for k in range(first, end)}
         for k, block in made.items():
@@ -291,7 +291,7 @@ class RemoteFile:
 
 
 def _runs(numbers: list[int]) -> Iterator[list[int]]:
-    """Numbers that follow each other, together."""
+    """Groups consecutive numbers."""
     for _, run in itertools.groupby(enumerate(numbers), lambda pair: pair[1] - pair[0]):
         yield [number for _, number in run]
 
@@ -300,16 +300,16 @@ File = LocalFile | RemoteFile
 
 
 def open_file(place: str) -> File:
-    """A file by ranges, wherever it is; read by several threads.
+    """A local or remote file for reading byte ranges; thread-safe.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: no such file.
     """
     return RemoteFile(place) if is_url(place) else LocalFile(place)
 
 
 class Files:
-    """Files that are opened when they are first read; pickles without what is open."""
+    """Files that are opened on first access; pickles without open handles."""
 
     def __init__(self, places: list[str]) -> None:
         self.places = places
@@ -328,7 +328,7 @@ class Files:
 
 
 class Stream(io.RawIOBase):
-    """A file by ranges as one that is read from its beginning to its end, as ``tarfile`` does."""
+    """A sequential, seekable file object over byte ranges, for ``tarfile``."""
 
     def __init__(self, file: File) -> None:
         self._file, self._at = file, 0

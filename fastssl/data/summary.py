@@ -1,4 +1,4 @@
-"""What ``fastssl data`` says of a source."""
+"""The summary of a source that ``fastssl data`` prints."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SHOWN = 10
 
 
 def summary(source: Source, sample: int = 100) -> Iterator[str]:
-    """Lines on a source: its kind, items and classes, and what a sample of its items holds.
+    """Lines that describe a source: type, items, classes, and statistics of a sample of its items.
 
     Args:
-        source: of which a sample is read.
-        sample: items, spread over all.
+        source: the source.
+        sample: number of items that are read, evenly spaced.
 
     Raises:
-        ValueError: a sample of no item.
+        ValueError: ``sample`` < 1.
     """
     if sample < 1:
         raise ValueError(f"sample: expected at least one item, got {sample}")
@@ -28,7 +28,7 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     if source.labels is not None and source.labels.ndim == 1:
         yield from _classes(source, source.labels)
     else:
-        yield "no labels that are known before items are read" if source.labels is None else "several classes an item"
+        yield "no labels before items are read" if source.labels is None else "several classes per item"
     picked = np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int))
     items: list[Item] = []
     unreadable: list[str] = []
@@ -46,7 +46,7 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
 
 
 def sizes_of(source: Source, sample: int) -> list[tuple[int, int]]:
-    """Width and height of the first image of a few items, spread over all; of those that can be read."""
+    """Width and height of the first images of a few evenly spaced, readable items."""
     found = []
     for index in np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)):
         try:
@@ -76,11 +76,11 @@ def _sample(items: list[Item]) -> Iterator[str]:
         grey = sum(image.shape[2] == 1 for image in images)
         yield (
             f"images of {len(items)} items: {min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
-            f", {median} in the middle" + (f", {grey} grey" if grey else "")
+            f", median {median}" + (f", {grey} grey" if grey else "")
         )
-        drawings = {len(item.images or ()) for item in items}
-        if drawings != {1}:
-            yield f"{', '.join(map(str, sorted(drawings)))} drawings an item"
+        counts = {len(item.images or ()) for item in items}
+        if counts != {1}:
+            yield f"{', '.join(map(str, sorted(counts)))} images per item"
     signals = [len(item.signal) for item in items if item.signal is not None]
     if signals:
         yield f"signals of {min(signals):,} to {max(signals):,} samples"

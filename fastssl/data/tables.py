@@ -1,4 +1,4 @@
-"""Lists of image files with labels and texts: CSV, TSV, JSON and JSON lines."""
+"""Tables of image files with labels and texts: CSV, TSV, JSON and JSON lines."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PATHS, LABELS, TEXTS = (
 
 
 def table(path: str | Path, **options: Any) -> FileSource:
-    """Returns the images that a table lists, relative to the table's folder.
+    """Returns the images listed in a table, relative to the folder of the table.
 
     Args:
         path: path or URL of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, or a
-            ``.jsonl`` file with an object a line. Columns: path (or file, file_name, image), label (or class) and text
-            (or caption). Labels are integers or names; an empty one is not known.
-        options: of :class:`FileSource`.
+            ``.jsonl`` file with one object per line. Columns: path (or file, file_name, image), label (or class) and
+            text (or caption). Labels are integers or names; an empty label is unknown.
+        options: options of :class:`FileSource`.
 
     Raises:
         FileNotFoundError: no such table.
@@ -87,7 +87,7 @@ def _rows(path: str) -> list[dict[str, Any]]:
 
 
 def _labels(given: list[Any]) -> tuple[np.ndarray | None, list[str]]:
-    """Integers stay what they are, names are numbered in their order; -1 where there is none."""
+    """Labels from integers, or from names in sorted order; -1 if empty."""
     known = [str(value).strip() for value in given if value not in (None, "")]
     if not known:
         return None, []

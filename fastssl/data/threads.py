@@ -1,4 +1,4 @@
-"""Threads beside the ones that train: each works alone, and steps back where the cores are few."""
+"""Background threads for data preparation: single-threaded operators and a lower priority."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ def _openmp() -> list[Any]:
 
 
 def _alone() -> None:
-    """Operators that this thread calls stay on it: a team of threads for each would be too many for the cores."""
-    torch.get_num_threads()  # torch sets up a new thread at its first operator, and would undo what follows
+    """Limits OpenMP to one thread for operators called by this thread, to avoid oversubscription."""
+    torch.get_num_threads()  # torch initialises each thread at its first operator, which would undo the following
     for library in _openmp():
         library.set_num_threads(1)
-    if hasattr(os, "setpriority"):  # of this thread alone, as Linux does
+    if hasattr(os, "setpriority"):  # on Linux it applies to this thread only
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + _NICE)
 
 
 def background_pool(workers: int) -> ThreadPoolExecutor:
-    """A pool of threads that prepare data while others compute."""
+    """A thread pool for data preparation."""
     _openmp()
     return ThreadPoolExecutor(workers, thread_name_prefix="fastssl-loader", initializer=_alone)

@@ -1,4 +1,4 @@
-"""Views of items' images: what every method of images begins with."""
+"""Views of the images of items, the examples of image methods."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 
 
-def drawings(items: Sequence[Item], which: Sequence[int] | np.ndarray | None = None) -> Any:
-    """One image of each item: an array [B, H, W, C] where all are of one size, else a list.
+def select_images(items: Sequence[Item], which: Sequence[int] | np.ndarray | None = None) -> Any:
+    """One image per item: an array [B, H, W, C] if all have the same size, else a list.
 
     Args:
-        items: with images.
-        which: of an item's drawings, counted on from the first again after the last; None: the first.
+        items: items with images.
+        which: index of the image per item, modulo the number of images; None: the first.
 
     Raises:
         ValueError: an item without images.
@@ -37,27 +37,27 @@ def drawings(items: Sequence[Item], which: Sequence[int] | np.ndarray | None = N
 
 
 def views_of(augment: Views, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-    """The views of every item, [B, 3, S, S] each; drawings of an item take turns, from one on that is drawn."""
+    """The views of every item, [B, 3, S, S] each; views cycle through an item's images, from a random one on."""
     count = len(augment.programs)
-    turns = np.array([len(item.images or ()) for item in items])
-    if (turns <= 1).all():  # the same image for every view: it is read once
-        images = drawings(items)
+    available = np.array([len(item.images or ()) for item in items])
+    if (available <= 1).all():  # the same image for every view: it is read once
+        images = select_images(items)
         made: list[Tensor] = augment(images, seed=seed, epoch=epoch, ids=ids)
         return made
-    first = (uniform(seed, epoch, ids, view=TURNS)[:, 0] * turns).astype(np.int64)
-    return [augment.view(k, drawings(items, first + k), seed=seed, epoch=epoch, ids=ids) for k in range(count)]
+    first = (uniform(seed, epoch, ids, view=RESERVED_VIEW)[:, 0] * available).astype(np.int64)
+    return [augment.view(k, select_images(items, first + k), seed=seed, epoch=epoch, ids=ids) for k in range(count)]
 
 
-TURNS = 0xFFFE  # the number of the view whose draws no augmentation uses
+RESERVED_VIEW = 0xFFFE  # view index whose random stream is not used by augmentations
 
 
 def labels_of(items: Sequence[Item]) -> Tensor:
-    """int64 [B], -1 where a class is not known."""
+    """int64 [B], -1 for unknown classes."""
     return torch.tensor([-1 if item.label is None else item.label for item in items], dtype=torch.int64)
 
 
 def reduction_of(augment: Views, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
-    """The largest of 1, 2, 4, 8 by which an image may be smaller and no view has to be made larger for it."""
+    """The largest factor of 1, 2, 4 and 8 by which an image may be decoded smaller without upsampling in any view."""
     if not all(isinstance(program.operations[0], RandomResizedCrop) for program in augment.programs):
         return 1
     room = 8.0
@@ -68,14 +68,14 @@ def reduction_of(augment: Views, size: tuple[int, int], seed: int, epoch: int, i
 
 
 class AugmentExamples:
-    """Views without a method: what a loader makes for one's own training loop."""
+    """Examples from an augmentation without a method, for custom training loops."""
 
     def __init__(self, augment: Views | Augment) -> None:
         self.augment = Views([augment]) if isinstance(augment, Augment) else augment
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
-        """The views of the first drawing of every item, its label and its number."""
-        views = self.augment(drawings(items), seed=seed, epoch=epoch, ids=ids)
+        """Views of the first image of every item, labels and ids."""
+        views = self.augment(select_images(items), seed=seed, epoch=epoch, ids=ids)
         return Batch(views, labels_of(items), torch.from_numpy(ids))
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
@@ -83,24 +83,24 @@ class AugmentExamples:
 
 
 def resize_of(size: int) -> int:
-    """The shorter side, in pixels, that an image is brought to before its middle of ``size`` pixels is evaluated."""
+    """The shorter side, in pixels, to which images are resized before the centre crop of ``size`` pixels."""
     return size if size < 96 else round(size * 256 / 224)
 
 
-class PlainExamples:
-    """The first drawing of every item without augmentation, in [-1, 1]: what encoders are evaluated on.
+class CenterCropExamples:
+    """Centre crops of the first image of every item, in [-1, 1], for evaluation.
 
     Args:
-        size: of the encoder's images, pixels. The shorter side is resized to it and the middle taken; from 96 pixels on
-            to 8/7 of it (256 for 224), as ImageNet is evaluated.
-        channels: of the encoder's images.
+        size: image size of the encoder, in pixels. The shorter side is resized to ``size``, from 96 pixels on to 8/7 of
+            it (256 for 224, as usual for ImageNet), and the centre is cropped.
+        channels: image channels of the encoder.
     """
 
     def __init__(self, size: int, channels: int = 3) -> None:
         self.augment = Augment([CenterCrop(size, resize=resize_of(size)), Normalize(0.5, 0.5)], channels=channels)
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
-        return Batch([self.augment(drawings(items), seed=0)], labels_of(items), torch.from_numpy(ids))
+        return Batch([self.augment(select_images(items), seed=0)], labels_of(items), torch.from_numpy(ids))
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
         return 1

@@ -1,4 +1,4 @@
-"""Downstream evaluation: frozen encoders, fine-tuned ones, and what they are compared with."""
+"""Downstream evaluation: frozen and fine-tuned encoders, and baselines."""
 
 from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features

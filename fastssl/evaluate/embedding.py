@@ -1,5 +1,4 @@
-"""Features of any data into a file: a few batches in memory at a time, to be gone on with after a kill, by several
-processes."""
+"""``embed``: writes the features of a data set to a file; streaming, resumable, and with any number of processes."""
 
 from __future__ import annotations
 
@@ -18,8 +17,8 @@ from fastssl.evaluate.feature_files import check_format, write_features
 from fastssl.evaluate.features import batch_rows, encode_batches
 from fastssl.models import Encoder
 
-BLOCK = 4096  # rows, about, that are written at once
-WAIT = 0.2  # seconds between looks for the blocks of other processes
+BLOCK = 4096  # approximate rows per block
+WAIT = 0.2  # seconds between two checks for the blocks of other processes
 
 
 def embed(
@@ -36,27 +35,27 @@ def embed(
 ) -> int:
     """Writes the features [N, C] of all items of a data set, with their names and labels.
 
-    Blocks of rows are written into a folder beside ``out`` as they come, and put together at the end, when the folder
-    goes. Whoever is killed goes on from the blocks that are there, with any number of processes, and gets the same
-    bits. Processes share nothing but that folder.
+    Blocks of rows are written to a temporary folder beside ``out`` and merged at the end. An interrupted call resumes
+    from the finished blocks, with any number of processes and bitwise identical results. Processes communicate only
+    through that folder.
 
     Args:
-        encoder: used in evaluation mode, where its parameters lie.
-        data: what :func:`fastssl.data.open` takes.
-        out: a file that ends in one of ``.npz``, ``.safetensors`` and ``.parquet`` (extra: datasets).
+        encoder: used in evaluation mode, on its current device.
+        data: anything that :func:`fastssl.data.open` takes.
+        out: file with suffix ``.npz``, ``.safetensors`` or ``.parquet`` (extra: datasets).
         readout: "pooled", or "spatial" (a 4 x 4 map, flattened).
-        part: of ``data`` where it has "train" and "test".
-        on_error: "raise", or "skip" images that cannot be read: they have no row.
-        rank: of this process, which makes every ``world_size``-th block; 0 puts them together.
-        world_size: processes.
-        progress: called with the number of rows that are there, and of all.
+        part: split, "train" or "test", of data that has both.
+        on_error: "raise", or "skip" unreadable images, which get no row.
+        rank: rank of this process, which computes every ``world_size``-th block; rank 0 merges them.
+        world_size: number of processes.
+        progress: called with the number of finished rows and the total.
 
     Returns:
-        The rows that were written; 0 for ranks other than 0.
+        The number of rows written; 0 for ranks other than 0.
 
     Raises:
         ImportError: ``.parquet`` without pyarrow.
-        ValueError: another format, or wrong options.
+        ValueError: unknown suffix, or invalid options.
 
     Example:
         >>> import tempfile
@@ -80,17 +79,17 @@ def embed(
     blocks.make(mine, encoder, readout, on_error, progress)
     if rank:
         return 0
-    while (there := blocks.rows_there()) < len(source):  # other processes are at work
+    while (done := blocks.finished_rows()) < len(source):  # wait for the other processes
         if world_size == 1:
-            raise RuntimeError(f"blocks of features are gone from {blocks.folder}")
+            raise RuntimeError(f"blocks of features were removed from {blocks.folder}")
         if progress is not None:
-            progress(there, len(source))
+            progress(done, len(source))
         time.sleep(WAIT)
-    return blocks.put_together(out, part)
+    return blocks.merge(out, part)
 
 
 class _Blocks:
-    """The folder of blocks of one encoder and data set; what they are of is in its name."""
+    """The folder of blocks of one encoder and data set, which are identified by a hash in its name."""
 
     def __init__(self, encoder: Encoder, source: Source, out: Path, readout: str) -> None:
         self.source, self.batch = source, batch_rows(encoder)
@@ -107,7 +106,7 @@ class _Blocks:
     def ids(self, block: int) -> np.ndarray:
         return np.arange(block * self.rows, min((block + 1) * self.rows, len(self.source)))
 
-    def rows_there(self) -> int:
+    def finished_rows(self) -> int:
         names = [int(p.stem) for p in self.folder.glob("*.npz")] if self.folder.is_dir() else []
         return sum(len(self.ids(block)) for block in names)
 
@@ -119,7 +118,7 @@ class _Blocks:
         on_error: str,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Makes some blocks, in one pass over their items."""
+        """Computes blocks, in one pass over their items."""
         if not blocks:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +126,7 @@ class _Blocks:
         some = self.source if len(ids) == len(self.source) else self.source.subset(ids)
         readable = _Readable(some, encoder.channels) if on_error == "skip" else None
         made = encode_batches(encoder, readable or some, readout, self.batch)
-        there = self.rows_there()
+        finished = self.finished_rows()
         for block in blocks:
             count = len(self.ids(block))
             features, kept = [], []
@@ -139,8 +138,8 @@ class _Blocks:
                 features.append(rows)
                 kept.append(ids[own])
                 if progress is not None:
-                    progress(there + min(done + self.batch, count), len(self.source))
-            there += count
+                    progress(finished + min(done + self.batch, count), len(self.source))
+            finished += count
             temporary = self.path(block).with_suffix(".tmp")
             with temporary.open("wb") as file:
                 np.savez(file, features=np.concatenate(features), ids=np.concatenate(kept))
@@ -152,8 +151,8 @@ class _Blocks:
             with np.load(self.path(block)) as kept:
                 yield kept[name]
 
-    def put_together(self, out: Path, part: str) -> int:
-        """Writes the file, and takes the blocks away."""
+    def merge(self, out: Path, part: str) -> int:
+        """Writes the file and removes the blocks."""
         source = self.source
         ids = np.concatenate([*self._each("ids"), np.zeros(0, np.int64)])
         columns = next((f.shape[1] for f in self._each("features")), 0)
@@ -172,7 +171,7 @@ def _weights(encoder: Encoder) -> Iterator[Any]:
 
 
 class _Readable(Source):
-    """Another source whose items that cannot be read are one grey pixel, and noted in ``failed``."""
+    """Replaces unreadable items of a source by one grey pixel and records their indices in ``failed``."""
 
     def __init__(self, source: Source, channels: int) -> None:
         self.source, self.channels, self.name = source, channels, source.name
@@ -190,7 +189,7 @@ class _Readable(Source):
 
 
 class _Names:
-    """Names of items, one after the other, as often as they are gone through."""
+    """Re-iterable names of items."""
 
     def __init__(self, source: Source, ids: np.ndarray) -> None:
         self.source, self.ids = source, ids

@@ -1,4 +1,4 @@
-"""Files of features: written row by row, and read without holding them in memory where the format allows."""
+"""Feature files: streaming writers, and readers that memory-map the features if the format allows it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FORMATS = (".npz", ".safetensors", ".parquet")
 
 @dataclass
 class FeatureFile:
-    """What a file of features holds.
+    """The content of a feature file.
 
     Args:
-        features: float32 [N, C]; mapped from the file where it is ``.npz`` or ``.safetensors``.
-        names: one a row.
-        labels: int64 [N], -1 where a class is not known; None: none.
-        source: opens the images again (:func:`fastssl.data.open`), where that can be written down.
-        part: "train" or "test": which of the source's.
+        features: float32 [N, C]; memory-mapped for ``.npz`` and ``.safetensors``.
+        names: one name per row.
+        labels: int64 [N], -1 for unknown classes; None: no labels.
+        source: argument with which :func:`fastssl.data.open` opens the images again, or None.
+        part: split of the source, "train" or "test".
 
     Example:
         >>> import torch
@@ -43,9 +43,9 @@ class FeatureFile:
 
 
 def check_format(path: Path) -> None:
-    """Raises ValueError for a file that cannot be written, ImportError where its extra is missing."""
+    """Raises ValueError for an unknown suffix, ImportError if the extra of the format is missing."""
     if path.suffix not in FORMATS:
-        raise ValueError(f"out: expected a file that ends in {', '.join(FORMATS)}, got {str(path)!r}")
+        raise ValueError(f"out: expected a file with suffix {', '.join(FORMATS)}, got {str(path)!r}")
     if path.suffix == ".parquet":
         _parquet()
 
@@ -59,17 +59,17 @@ def write_features(
     labels: np.ndarray | None,
     about: dict[str, str],
 ) -> None:
-    """Writes a file under a temporary name and renames it.
+    """Writes a feature file atomically.
 
     Args:
         path: ``.npz`` ("features", "names", "labels"), ``.safetensors`` ("features", "labels", and the names as UTF-8
-            bytes "names" that end at "name_ends") or ``.parquet`` (columns name, features, label).
-        blocks: float32 [n, columns] each, ``rows`` rows in all.
+            bytes "names" with end offsets "name_ends") or ``.parquet`` (columns name, features, label).
+        blocks: float32 [n, columns] each, ``rows`` rows in total.
         rows: N.
         columns: C.
-        names: one a row; gone through twice.
-        labels: integers [N]; None: none.
-        about: kept beside: texts.
+        names: one name per row; iterated twice.
+        labels: integers [N]; None: no labels.
+        about: metadata, strings.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
@@ -83,14 +83,14 @@ def write_features(
 
 
 def read_features(path: str | Path) -> FeatureFile:
-    """Reads what ``fastssl embed`` wrote.
+    """Reads a feature file.
 
     Args:
-        path: a file of ``fastssl embed``.
+        path: a file written by ``fastssl embed``.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: no file of features.
+        ValueError: not a feature file.
 
     Example:
         >>> import numpy as np, tempfile
@@ -112,8 +112,8 @@ def read_features(path: str | Path) -> FeatureFile:
         if path.suffix == ".parquet":
             return _read_parquet(path)
     except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise ValueError(f"features: {str(path)!r} is no file of features ({error})") from error
-    raise ValueError(f"features: expected a file that ends in {', '.join(FORMATS)}, got {str(path)!r}")
+        raise ValueError(f"features: {str(path)!r} is no feature file ({error})") from error
+    raise ValueError(f"features: expected a file with suffix {', '.join(FORMATS)}, got {str(path)!r}")
 
 
 def _npy_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -157,7 +157,7 @@ def _read_npz(path: Path) -> FeatureFile:
         labels = archive["labels"] if "labels" in archive.files else None
         about = json.loads(str(archive["about"])) if "about" in archive.files else {}
         names = archive["names"].tolist()
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:  # numpy reads what is stored in a zip as a whole
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:  # numpy does not memory-map members of a zip
         entry = archive.getinfo("features.npy")
         file.seek(entry.header_offset + 26)
         name_length, extra = struct.unpack("<HH", file.read(4))

@@ -1,4 +1,4 @@
-"""Features of images: a frozen encoder's, and the baselines that every encoder should beat."""
+"""Features of images: those of a frozen encoder, and baselines (raw pixels, colour histogram)."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Batch, Loader, Source, read_ahead
+from fastssl.data import Batch, Loader, Source, prefetch_items
 from fastssl.data import open as open_source
-from fastssl.data.views import PlainExamples, drawings
+from fastssl.data.views import CenterCropExamples, select_images
 from fastssl.models import Encoder
 
-MEMORY = 2**25  # bytes of the images of a batch
-LARGE = 2**30  # bytes of features from which on they lie in a file that has no name
-CHUNK = 8192  # rows of features that are worked on at once
+MEMORY = 2**25  # bytes of images per batch
+LARGE = 2**30  # bytes of features from which on they are stored in an anonymous temporary file
+CHUNK = 8192  # rows of features that are processed at once
 
-Pass = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
-_watched: ContextVar[Pass | None] = ContextVar("fastssl_watched_passes", default=None)
+ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+_progress_factory: ContextVar[ProgressFactory | None] = ContextVar("fastssl_progress_bars", default=None)
 
 
 @contextmanager
-def watched_passes(watch: Pass) -> Iterator[None]:
-    """Within it every pass over data is shown by ``watch(name)``, a context that gives a function of (done, total)."""
-    token = _watched.set(watch)
+def progress_bars(factory: ProgressFactory) -> Iterator[None]:
+    """Context in which passes over data report to ``factory(name)``, a context that yields (done, total) -> None."""
+    token = _progress_factory.set(factory)
     try:
         yield
     finally:
-        _watched.reset(token)
+        _progress_factory.reset(token)
 
 
 @contextmanager
-def watched(name: str) -> Iterator[Callable[[int, int], None]]:
-    """A function of (done, total) for what shows passes."""
-    watch = _watched.get()
-    if watch is None:
+def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields the function of (done, total) that reports the progress of a pass."""
+    factory = _progress_factory.get()
+    if factory is None:
         yield lambda done, total: None
         return
-    with watch(name) as show:
+    with factory(name) as show:
         yield show
 
 
-def room(rows: int, columns: int) -> Tensor:
-    """float32 [rows, columns] of zeros: in memory, or in a file without a name where they are many."""
+def allocate_features(rows: int, columns: int) -> Tensor:
+    """float32 [rows, columns] of zeros, in memory, or memory-mapped from a temporary file if large."""
     if 4 * rows * columns < LARGE:
         return torch.zeros(rows, columns)
     with tempfile.TemporaryFile(prefix="fastssl-features-") as file:
@@ -55,22 +55,22 @@ def room(rows: int, columns: int) -> Tensor:
 
 
 def is_large(features: Tensor) -> bool:
-    """Whether features lie in a file."""
+    """Whether features are stored in a file."""
     return 4 * features.numel() >= LARGE
 
 
-def by_chunks(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
-    """``function`` of rows, to rows of the same length, some at a time."""
+def map_chunks(features: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """Applies a row-wise function that keeps the shape, chunk by chunk if the features are large."""
     if not is_large(features):
         return function(features)
-    made = room(*features.shape)
+    made = allocate_features(*features.shape)
     for to, rows in zip(made.split(CHUNK), features.split(CHUNK)):
         to.copy_(function(rows))
     return made
 
 
 def batch_rows(encoder: Encoder) -> int:
-    """How many images are encoded at once: 512 where they are small, as many as take 32 MiB where they are large."""
+    """Batch size for encoding: at most 512 images and about 32 MiB."""
     rows = MEMORY // (4 * encoder.channels * encoder.size**2)
     return min(512, max(1, rows // 16 * 16))
 
@@ -83,14 +83,14 @@ def encode(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
-    """Features [N, C] of the first drawing of every item, streamed: of the images a few batches are in memory.
+    """Features [N, C] of the first image of every item; images are streamed.
 
     Args:
         encoder: used in evaluation mode.
-        data: what :func:`fastssl.data.open` takes: images, a path, a data set, a source.
+        data: anything that :func:`fastssl.data.open` takes: images, a path, a data set, a source.
         readout: "pooled" (the mean over positions) or "spatial" (a 4 x 4 map, flattened).
-        batch: images at once; None: as :func:`batch_rows` says.
-        progress: called with the number of images that are done, and of all.
+        batch: batch size; None: that of :func:`batch_rows`.
+        progress: called with the number of finished images and the total.
 
     Raises:
         ValueError: unknown readout.
@@ -107,7 +107,7 @@ def encode(
     features: Tensor | None = None
     for rows, ids in encode_batches(encoder, source, readout, batch):
         if features is None:
-            features = room(len(source), rows.shape[1])
+            features = allocate_features(len(source), rows.shape[1])
         features[ids] = rows
         done += len(rows)
         if progress is not None:
@@ -127,7 +127,7 @@ def _readout(encoder: Encoder, readout: str) -> Callable[[Tensor], Tensor]:
 def encode_batches(
     encoder: Encoder, source: Source, readout: str = "spatial", batch: int | None = None
 ) -> Generator[tuple[Tensor, Tensor], None, None]:
-    """Features of a batch of items after the other, float32 [B, C] on the CPU, and the numbers of the items [B].
+    """Yields features batch by batch, float32 [B, C] on the CPU, and the indices of the items [B].
 
     Raises:
         ValueError: unknown readout.
@@ -148,26 +148,25 @@ def _plain(source: Source, size: int, batch: int, channels: int) -> Iterator[Bat
     if not len(source):
         return
     done = 0
-    with watched(source.name) as show:
-        for rows in Loader(source, PlainExamples(size, channels), batch, shuffle=False, drop_last=False):
+    with progress_bar(source.name) as show:
+        for rows in Loader(source, CenterCropExamples(size, channels), batch, shuffle=False, drop_last=False):
             yield rows
             done += len(rows.views[0])
             show(done, len(source))
 
 
 def plain_images(source: Source, size: int, batch: int = 512, channels: int = 3) -> Iterator[Tensor]:
-    """The first drawing of every item as evaluation shows it to an encoder, float [B, channels, size, size] in
-    [-1, 1]."""
+    """Centre crops of the first image of every item, float [B, channels, size, size] in [-1, 1]."""
     for rows in _plain(source, size, batch, channels):
         yield rows.views[0]
 
 
 def pixels(data: Any, size: int, channels: int = 3) -> Tensor:
-    """The images themselves as features, at the size that the encoder sees.
+    """Raw pixels as features.
 
     Args:
-        data: what :func:`fastssl.data.open` takes.
-        size: pixels of a side.
+        data: anything that :func:`fastssl.data.open` takes.
+        size: image size in pixels.
         channels: 3, or 1 for grey.
 
     Example:
@@ -177,7 +176,7 @@ def pixels(data: Any, size: int, channels: int = 3) -> Tensor:
         torch.Size([2, 192])
     """
     source, done = open_source(data), 0
-    made = room(len(source), channels * size * size)
+    made = allocate_features(len(source), channels * size * size)
     for x in plain_images(source, size, channels=channels):
         made[done : done + len(x)] = x.flatten(1)
         done += len(x)
@@ -185,15 +184,15 @@ def pixels(data: Any, size: int, channels: int = 3) -> Tensor:
 
 
 def color_histogram(data: Any, bins: int = 4) -> Tensor:
-    """What colour alone says: the root of the share of pixels in each of bins^3 colours, of the first three channels.
+    """Colour histogram: the square root of the fraction of pixels in each of bins^3 colours, of the first 3 channels.
 
-    Roots, so that cosine compares histograms as Hellinger's distance does: shares themselves do 7 points worse.
+    With square roots the cosine corresponds to the Hellinger distance; plain fractions are 7 points worse.
     """
     source = open_source(data)
-    rows = room(len(source), bins**3)
-    with watched(source.name) as show:
-        for k, item in enumerate(read_ahead(source)):
-            rows[k] = _shares(np.asarray(drawings([item])[0]), bins)
+    rows = allocate_features(len(source), bins**3)
+    with progress_bar(source.name) as show:
+        for k, item in enumerate(prefetch_items(source)):
+            rows[k] = _shares(np.asarray(select_images([item])[0]), bins)
             show(k + 1, len(source))
     return rows.sqrt_()
 
@@ -205,20 +204,20 @@ def _shares(image: np.ndarray, bins: int) -> Tensor:
 
 
 def centred(features: Tensor, mean: Tensor | None = None) -> Tensor:
-    """Features without their mean, of unit length: what cosine similarity should compare."""
+    """Centred features of unit length, for cosine similarity."""
     middle = features.mean(0) if mean is None else mean
-    return by_chunks(features, lambda rows: torch.nn.functional.normalize(rows - middle, dim=1))
+    return map_chunks(features, lambda rows: torch.nn.functional.normalize(rows - middle, dim=1))
 
 
 def labels_of(source: Source) -> Tensor:
-    """int64 [N] of a labelled source; [N, classes] of -1, 0 and 1 where an item has several.
+    """Labels of a source, int64 [N], or [N, classes] of -1, 0 and 1 for several classes per item.
 
     Raises:
-        ValueError: labels that are not known, of all items or of some.
+        ValueError: labels of some or all items are unknown.
     """
     labels = source.labels
     if labels is None:
-        read = [item.label for item in read_ahead(source)]
+        read = [item.label for item in prefetch_items(source)]
         if any(label is None for label in read):
             raise ValueError(f"data: expected labels to evaluate with, {source.name} has none")
         labels = np.array(read)

@@ -1,4 +1,4 @@
-"""Fine-tuning: the whole network learns a task's labels, from pretrained or from fresh weights."""
+"""Fine-tuning: supervised training of the whole network, from pretrained or random weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop
 from fastssl.data import Loader, Source
 from fastssl.data import open as open_source
-from fastssl.evaluate.features import plain_images, watched
+from fastssl.evaluate.features import plain_images, progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models import Encoder
@@ -23,21 +23,21 @@ from fastssl.models import Encoder
 
 @dataclass
 class FineTuning:
-    """How a network is fine-tuned (Chen et al. 2020, appendix B.8): SGD with Nesterov momentum, random crops and flips.
+    """Options of fine-tuning (Chen et al. 2020, appendix B.8): SGD with Nesterov momentum, random crops and flips.
 
     Args:
-        epochs: at most, over the labelled rows; small sets take at least ``least_steps`` steps.
-        least_steps: of the optimiser.
-        batch_size: rows a step.
-        rates: learning rates, of which the one that does best on a fifth of the training rows is taken.
+        epochs: maximum number of epochs over the labelled rows; at least ``least_steps`` steps are taken.
+        least_steps: minimum number of steps, for small data sets.
+        batch_size: rows per step.
+        rates: candidate learning rates, selected on a validation fifth of the training rows.
         weight_decay: L2 penalty.
-        patience: a rate is given up when so many checks on the validation rows brought nothing better.
-        checks: looks at the validation rows over a run.
-        crop: smallest and largest area of a crop.
+        patience: validation checks without improvement after which a learning rate is abandoned.
+        checks: validation checks per run.
+        crop: minimum and maximum area of random crops.
         flip: probability of a horizontal flip.
         spatial: classify the 4 x 4 feature map instead of its mean.
         metric: "top-1", "mean per class" or "11-point mAP".
-        seed: of everything random.
+        seed: seed of all random draws.
 
     Raises:
         ValueError: an option out of range, or an unknown metric.
@@ -72,8 +72,7 @@ class FineTuning:
 
 @dataclass
 class FineTuned:
-    """The result: the test score in percent, the learning rate that was chosen, and the score of every rate on the
-    validation rows."""
+    """The test score in percent, the selected learning rate, and the validation score of every rate."""
 
     score: float
     rate: float
@@ -89,15 +88,15 @@ def finetune(
     test: np.ndarray,
     options: FineTuning | None = None,
 ) -> FineTuned:
-    """Fine-tunes a copy of an encoder with a linear classifier on it.
+    """Fine-tunes a copy of an encoder with a linear classifier.
 
-    The learning rate and the number of steps are those that did best on a fifth of the training rows (early stopping,
-    the later of equals); the network is then trained again on all of them, its rate falling to 0 over so many steps.
+    Learning rate and number of steps are selected on a validation fifth of the training rows (early stopping, the later
+    of equals); the network is then retrained on all training rows with a rate that decays to 0 over these steps.
 
     Args:
-        encoder: pretrained, or fresh for a supervised network from scratch; it stays as it is.
-        data: what :func:`fastssl.data.open` takes; images are cropped from their own pixels.
-        labels: [N]; [N, classes] of -1, 0 and 1 where an item has several.
+        encoder: pretrained, or randomly initialised for a supervised baseline; not modified.
+        data: anything that :func:`fastssl.data.open` takes; images are cropped at full resolution.
+        labels: [N], or [N, classes] of -1, 0 and 1 for several classes per item.
         train: indices of the labelled rows.
         test: indices of the test rows.
         options: see :class:`FineTuning`.
@@ -132,8 +131,8 @@ def finetune(
         share = found[rate][1] / _steps(len(rest), options)
     else:
         rate, share = options.rates[0], 1.0
-    # As many steps as were best on the validation rows, for all labelled rows; over them the rate falls to 0, which a
-    # run that was cut off has not had: cut off, 10 % of the emoji's labels gave 53 % instead of 60 %.
+    # Retrain with a schedule that decays to 0 over the best number of steps: stopping the longer schedule early instead
+    # gave 53 % instead of 60 % with 10 % of the emoji's labels.
     steps = max(1, round(share * _steps(len(train), options)))
     _, _, model = _train(encoder, source, labels, train, rate, options, total=steps)
     score = _score(model, encoder, source, labels, test, options.metric)
@@ -168,7 +167,7 @@ def _train(
     validation: np.ndarray | None = None,
     total: int | None = None,
 ) -> tuple[float, int, nn.Module]:
-    """Trains; returns the best validation score, after how many steps it was reached, and the network at the end."""
+    """Trains; returns the best validation score, the step at which it was reached, and the final network."""
     total, batch = total or _steps(len(rows), options), min(options.batch_size, len(rows))
     classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
     model = _Classifier(encoder, classes, options.spatial).train()
@@ -185,10 +184,10 @@ def _train(
     loader = Loader(source.subset(rows), augment, batch, seed=options.seed)
     own = labels[rows]
     batches = loader.run(0, epochs=-(-total // len(loader)))
-    with watched("fine-tuning") as show, torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
+    with progress_bar("fine-tuning") as show, torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
         for step, chosen in zip(range(total), batches):
             show(step + 1, total)
-            torch.manual_seed(options.seed * 1_000_003 + step)  # dropout, where the network has any
+            torch.manual_seed(options.seed * 1_000_003 + step)  # for dropout
             warm = min(1.0, (step + 1) / max(1, total // 20))
             optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
             loss = _loss(model(chosen.views[0]), own[chosen.ids])

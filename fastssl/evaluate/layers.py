@@ -1,4 +1,4 @@
-"""What each level of a network knows: features of all of them, for a probe a level."""
+"""Features of all levels of a network, for layer-wise probes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
     """Features [N, C_k] of images after every level of the network (Zhang et al. 2016).
 
     Args:
-        encoder: its network has levels (see ``Encoder.levels``).
-        data: what :func:`fastssl.data.open` takes.
-        cells: maps are averaged over a grid of so many cells a side; 1: over all places.
-        batch: images at once.
+        encoder: an encoder whose network has levels (see ``Encoder.levels``).
+        data: anything that :func:`fastssl.data.open` takes.
+        cells: feature maps are pooled to a ``cells`` x ``cells`` grid; 1: global average pooling.
+        batch: batch size.
 
     Raises:
-        ValueError: a network without levels.
+        ValueError: the network has no levels.
 
     Example:
         >>> from fastssl.data import digits
@@ -40,7 +40,7 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
     for x in plain_images(open_source(data), encoder.size, batch, encoder.channels):
         for part, level in zip(parts, levels):
             x = level(x)
-            # A grid of tokens has its features last; the other maps have them first.
+            # Grids of tokens are channels-last, other feature maps channels-first.
             grid = x.movedim(-1, 1) if getattr(level, "tokens_last", False) else x
             part.append(TF.adaptive_avg_pool2d(grid, min(cells, grid.shape[-1])).flatten(1) if x.dim() == 4 else x)
     encoder.train(training)

@@ -1,4 +1,4 @@
-"""Linear classifiers on frozen features: with all labels, with few, and by the two protocols of the field."""
+"""Linear probes on frozen features: with all or few labels, by L-BFGS or SGD."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.evaluate.features import CHUNK, by_chunks, is_large
+from fastssl.evaluate.features import CHUNK, is_large, map_chunks
 from fastssl.evaluate.metrics import METRICS, metric_of
 
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -26,16 +26,16 @@ def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
         mean = mean.float()
     else:
         mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
-    return by_chunks(features, lambda rows: ((rows - mean) / scale) / features.shape[1] ** 0.5)
+    return map_chunks(features, lambda rows: ((rows - mean) / scale) / features.shape[1] ** 0.5)
 
 
 def _rows(features: Tensor, which: np.ndarray) -> Iterator[Tensor]:
-    """Some rows, in double precision, a chunk at a time."""
+    """Yields rows in double precision, chunk by chunk."""
     return (features[rows].double() for rows in torch.from_numpy(np.asarray(which)).split(CHUNK))
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of classes [N], or of each class by itself for several labels [N, C] of -1, 0 (not sure) and 1."""
+    """Cross-entropy of classes [N], or binary cross-entropy per class for labels [N, C] of -1, 0 (ignored) and 1."""
     if labels.dim() == 1:
         return TF.cross_entropy(logits, labels)
     terms = TF.softplus(-labels * logits) * (labels != 0)
@@ -63,8 +63,8 @@ def _fit_lbfgs(
 def _fit_sgd(
     x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float, epochs: int
 ) -> tuple[Tensor, Tensor]:
-    """SGD with momentum 0.9, no decay, the rate falling along a cosine; batches of 256 (He et al. 2020). Rows of unit
-    variance: its rates are those of features that were not scaled down."""
+    """SGD with momentum 0.9, no weight decay, cosine schedule and batches of 256 (He et al. 2020), on features of unit
+    variance, which the learning rates assume."""
     scale, chosen = x.shape[1] ** 0.5, torch.from_numpy(train)
     weight = torch.zeros(classes, x.shape[1], requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
@@ -95,18 +95,18 @@ def linear_probe(
 
     Args:
         features: [N, C].
-        labels: [N]; [N, classes] of -1, 0 (not sure) and 1 where an item has several.
+        labels: [N], or [N, classes] of -1, 0 (ignored) and 1 for several classes per item.
         train: indices of the training rows.
         test: indices of the test rows.
-        decay: L2 penalty ("lbfgs") or learning rate ("sgd"); None: the one of :data:`DECAYS` or :data:`RATES` that does
-            best on a fifth of the training rows.
+        decay: L2 penalty ("lbfgs") or learning rate ("sgd"); None: selected from :data:`DECAYS` or :data:`RATES` on a
+            validation fifth of the training rows.
         steps: iterations of L-BFGS, or epochs of SGD.
         protocol: "lbfgs", logistic regression from zero weights (Kornblith et al. 2019, SimCLR), or "sgd" (MoCo).
         metric: "top-1", "mean per class" or "11-point mAP".
 
     Raises:
-        ValueError: unknown protocol or metric, fewer than two training rows or no test rows, features that are not
-            finite, or labels below 0.
+        ValueError: unknown protocol or metric, fewer than two training rows or no test rows, non-finite features, or
+            negative labels.
 
     Example:
         >>> import numpy as np, torch
@@ -146,7 +146,7 @@ def _check(features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray
         wrong = ~torch.isfinite(rows).all(1)
         if bool(wrong.any()):
             row = k * CHUNK + int(wrong.nonzero()[0])
-            raise ValueError(f"features: expected finite numbers, row {row} has others")
+            raise ValueError(f"features: expected finite values, row {row} has others")
     if labels.dim() == 1 and bool((labels < 0).any()):
         raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}: leave unlabelled rows out")
 
@@ -162,20 +162,20 @@ def few_labels(
     draws: int = 5,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the linear probe's accuracy where few training rows have labels.
+    """Mean and standard deviation of the linear probe's accuracy with few labelled training rows.
 
     Args:
         features: [N, C].
         labels: [N].
-        train: indices of the rows that labels are drawn from; every class keeps at least one.
+        train: indices of the rows from which labelled rows are drawn, at least one per class.
         test: indices of the test rows.
-        share: of each class's training rows that are labelled (0.01 and 0.1 in the papers).
-        per_class: labelled rows of each class, instead of ``share``.
-        draws: how often labels are drawn.
-        seed: of the draws.
+        share: fraction of labelled rows per class (0.01 and 0.1 in the papers).
+        per_class: number of labelled rows per class, instead of ``share``.
+        draws: number of random draws.
+        seed: seed of the draws.
 
     Raises:
-        ValueError: not one of share and per_class.
+        ValueError: both or neither of ``share`` and ``per_class``, or one out of range.
 
     Example:
         >>> import numpy as np, torch
@@ -185,9 +185,9 @@ def few_labels(
         (100.0, 0.0)
     """
     if (share is None) == (per_class is None):
-        raise ValueError(f"share, per_class: expected one of both, got {share} and {per_class}")
+        raise ValueError(f"share, per_class: expected exactly one, got {share} and {per_class}")
     if share is not None and not 0 < share <= 1:
-        raise ValueError(f"share: expected a share above 0 and up to 1, got {share}")
+        raise ValueError(f"share: expected a fraction in (0, 1], got {share}")
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class: expected at least one, got {per_class}")
     results = []
@@ -201,7 +201,7 @@ def few_labels(
 def labelled_rows(
     labels: np.ndarray, share: float | None, per_class: int | None, rng: np.random.Generator
 ) -> np.ndarray:
-    """Rows that keep their label: a share of each class or a number of it, at least one."""
+    """Draws labelled rows: a fraction or a number per class, at least one."""
     chosen = []
     for c in np.unique(labels):
         rows = rng.permutation(np.flatnonzero(labels == c))
@@ -210,14 +210,14 @@ def labelled_rows(
 
 
 def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed: int = 0) -> tuple[float, float]:
-    """Mean and standard deviation of the nearest-neighbour accuracy with ``shots`` labels a class.
+    """Mean and standard deviation of the nearest-neighbour accuracy with ``shots`` labels per class.
 
     Args:
         features: [N, C], unit length.
         labels: [N].
-        shots: labelled rows of each class; the other rows are the test.
-        draws: how often the labelled rows are drawn.
-        seed: of the draws.
+        shots: labelled rows per class; the other rows are the test set.
+        draws: number of random draws.
+        seed: seed of the draws.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Measures of representations. Percentages are 0 to 100."""
+"""Metrics of representations. Percentages are 0 to 100."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 
-VOTES = 4096  # queries whose votes are counted at once
+VOTES = 4096  # queries per chunk
 
 
 def knn_accuracy(
@@ -21,16 +21,16 @@ def knn_accuracy(
     temperature: float | None = None,
     top: int = 1,
 ) -> float:
-    """Accuracy of the majority of the k nearest neighbours by cosine (ties: the nearer one), leave one out.
+    """Accuracy of a k-NN classifier with cosine similarity (ties: the nearer neighbour).
 
     Args:
         features: [N, C], unit length.
         labels: [N].
-        k: neighbours.
-        queries: [M, C]; None: each row against the others.
+        k: number of neighbours.
+        queries: [M, C]; None: leave one out over ``features``.
         query_labels: [M].
-        temperature: neighbours vote with exp(cosine / temperature), as Wu et al. 2018 (0.07); None: all alike.
-        top: how many classes may be named: 5 for top-5. Classes without a vote are never named.
+        temperature: votes have weight exp(cosine / temperature), as in Wu et al. 2018 (0.07); None: equal weights.
+        top: number of predicted classes, 5 for top-5 accuracy. Classes without a vote are not predicted.
 
     Example:
         >>> import torch
@@ -43,12 +43,12 @@ def knn_accuracy(
     q = features if queries is None else queries
     truth = labels if query_labels is None else query_labels
     cosine, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
-    # A vote is worth slightly less the farther it comes from: decides ties only.
+    # Weights decrease slightly with the rank of the neighbour, which only breaks ties.
     weight = (1 - 1e-3 * torch.arange(k, dtype=torch.float32)).expand_as(nearest)
     if temperature is not None:
         weight = torch.exp((cosine - cosine[:, :1]) / temperature)
     right, classes = 0, int(labels.max()) + 1
-    for rows in torch.arange(len(q)).split(VOTES):  # [rows, classes] are many numbers
+    for rows in torch.arange(len(q)).split(VOTES):  # bounds the [rows, classes] matrix of votes
         votes = torch.zeros(len(rows), classes).scatter_add_(1, labels[nearest[rows]], weight[rows].contiguous())
         best = votes.topk(min(top, classes), 1)
         right += int(((best.indices == truth[rows, None]) & (best.values > 0)).any(1).sum())
@@ -56,7 +56,7 @@ def knn_accuracy(
 
 
 def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
-    """Recall@K: how often row i of ``gallery`` is among the k nearest (cosine) to row i of ``query``, in percent.
+    """Recall@K in percent: row i of ``gallery`` is among the k nearest rows (cosine) of row i of ``query``.
 
     Args:
         query: [N, C], unit length.
@@ -78,7 +78,7 @@ def alignment(x: Tensor, y: Tensor) -> float:
 
     Args:
         x: [N, D], unit length.
-        y: [N, D], unit length; row i is the positive of row i of ``x``.
+        y: [N, D], unit length; row i is the positive for row i of ``x``.
 
     Example:
         >>> import torch
@@ -107,8 +107,8 @@ def uniformity(x: Tensor, t: float = 2.0) -> float:
 
 
 def feature_spread(features: Tensor) -> float:
-    """Standard deviation of unit vectors, over the batch, times the root of their length: about 1 where they fill the
-    sphere, 0 where all are the same (Chen and He 2021, SimSiam).
+    """Standard deviation over the batch of unit vectors, times sqrt(C): about 1 for vectors that are uniform on the
+    sphere, 0 after complete collapse (Chen and He 2021, SimSiam).
 
     Args:
         features: [N, C].
@@ -124,14 +124,14 @@ def feature_spread(features: Tensor) -> float:
 
 
 def rank_me(features: Tensor, eps: float = 1e-7) -> float:
-    """RankMe: how many dimensions the features fill, the exponential of the entropy of their singular values.
+    """RankMe: effective rank of the features, the exponential of the entropy of their singular values.
 
     Garrido et al., RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their
     Rank, 2023.
 
     Args:
-        features: [N, C], N rows of which are enough to fill C dimensions.
-        eps: added to the shares.
+        features: [N, C], with N considerably larger than C.
+        eps: added to the normalised singular values.
 
     Example:
         >>> import torch
@@ -145,10 +145,10 @@ def rank_me(features: Tensor, eps: float = 1e-7) -> float:
 
 
 def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
-    """Precision@1, R-precision and MAP@R of each row among the others (Musgrave et al. 2020), in percent.
+    """Precision@1, R-precision and MAP@R, leave one out (Musgrave et al. 2020), in percent.
 
-    For a row with R others of its class: the share of its class among its R nearest, and the mean of the precision at
-    each of them that is right. Rows alone in their class are left out.
+    For a row with R other rows of its class: R-precision is the fraction of its class among its R nearest neighbours,
+    MAP@R averages the precision at the correct ones. Rows that are alone in their class are left out.
 
     Args:
         features: [N, C], unit length (cosine).
@@ -182,8 +182,8 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
 
 
 def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """How well clusters are the classes: normalised mutual information, adjusted Rand index (both up to 100), and the
-    accuracy of the best one-to-one matching of clusters with classes.
+    """Agreement of clusters and classes: normalised mutual information, adjusted Rand index (both up to 100), and the
+    accuracy of the best one-to-one matching (Hungarian algorithm).
 
     Args:
         clusters: [N] integers.

@@ -1,4 +1,4 @@
-"""What the data sets' conventions count. All in percent, of scores [N, classes] against labels."""
+"""Classification metrics of the benchmark data sets, in percent, of scores [N, classes] and labels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def top_1(scores: Tensor, labels: Tensor) -> float:
-    """Share of rows whose highest score is their class's. Labels: [N].
+    """Top-1 accuracy.
 
     Args:
         scores: [N, classes].
@@ -25,13 +25,13 @@ def top_1(scores: Tensor, labels: Tensor) -> float:
 
 
 def top_5(scores: Tensor, labels: Tensor) -> float:
-    """Share of rows whose class is among the five highest scores. Labels: [N]."""
+    """Top-5 accuracy. Labels: [N]."""
     best = scores.topk(min(5, scores.shape[1]), 1).indices
     return 100 * float((best == labels[:, None]).any(1).double().mean())
 
 
 def mean_per_class(scores: Tensor, labels: Tensor) -> float:
-    """The share of right rows of each class, averaged over the classes that occur. Labels: [N].
+    """Mean per-class accuracy, over the classes that occur.
 
     Args:
         scores: [N, classes].
@@ -50,14 +50,14 @@ def mean_per_class(scores: Tensor, labels: Tensor) -> float:
 
 
 def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
-    """The mean over classes of the average precision at recalls 0, 0.1, ..., 1, as PASCAL VOC 2007 defines it.
+    """11-point mAP: mean over classes of the average precision at recalls 0, 0.1, ..., 1 (PASCAL VOC 2007).
 
     Args:
         scores: [N, classes].
-        labels: [N, classes] of -1, 0 (difficult: not counted) and 1.
+        labels: [N, classes] of -1, 0 (difficult, ignored) and 1.
 
     Raises:
-        ValueError: no class has a positive.
+        ValueError: no class has a positive row.
 
     Example:
         >>> import torch
@@ -74,7 +74,7 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
         order = scores[counted, c].argsort(descending=True, stable=True)
         hits = truth[order].double().cumsum(0)
         precision = hits / torch.arange(1, len(order) + 1)
-        # A recall is a ratio of counts: compared in whole numbers, 3 of 10 is exactly 0.3.
+        # Recall is a ratio of counts: in integers, 3 of 10 is exactly 0.3.
         points = [precision[10 * hits >= k * truth.sum()].max() for k in range(11)]
         results.append(float(torch.stack(points).mean()))
     if not results:
@@ -91,7 +91,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
 
 
 def metric_of(name: str) -> Callable[[Tensor, Tensor], float]:
-    """The function of a metric's name.
+    """The metric function of a name.
 
     Raises:
         ValueError: unknown name.

@@ -1,4 +1,4 @@
-"""The protocols of ``fastssl evaluate --protocol``: each a table of rows and columns, in percent."""
+"""The protocols of ``fastssl evaluate --protocol``; each returns a table, in percent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from fastssl.data import Joined, Source, Splits
+from fastssl.data import ConcatSource, Source, Splits
 from fastssl.evaluate.features import centred, encode, labels_of
 from fastssl.evaluate.finetune import FineTuning, finetune
 from fastssl.evaluate.layers import layer_features
@@ -26,16 +26,16 @@ def _silent(_: str) -> None:
 
 
 def _joined(task: Splits) -> tuple[Source, Tensor, np.ndarray, np.ndarray]:
-    """Both parts as one source, their labels, training rows, test rows."""
-    source, cut = Joined([task.train, task.test], task.name), len(task.train)
+    """Both splits as one source, with labels, training rows and test rows."""
+    source, cut = ConcatSource([task.train, task.test], task.name), len(task.train)
     rows, labels = np.arange(len(source)), labels_of(source)
     check_training_classes(task.train, labels[:cut])
     return source, labels, rows[:cut], rows[cut:]
 
 
 def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
-    """The table of SimCLR: linear on frozen features, fine-tuned, the same network supervised from scratch, and a
-    random one, frozen (Chen et al. 2020, table 8)."""
+    """Transfer as in SimCLR (Chen et al. 2020, table 8): linear probe, fine-tuning, the same network supervised from
+    scratch, and the linear probe of a random encoder."""
     table: Table = {"linear": {}, "fine-tuned": {}, "supervised": {}, "random": {}}
     for task in tasks:
         source, labels, train, test = _joined(task)
@@ -55,13 +55,13 @@ def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], reado
 
 
 def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
-    """1 % and 10 % of the labels, and 1 and 5 a class, by the linear probe; 10 % also by fine-tuning the network,
-    pretrained or from scratch, over three draws of labels (Chen et al. 2020, table 7)."""
+    """Few labels (Chen et al. 2020, table 7): linear probe with 1 % and 10 % of the labels and with 1 and 5 per class;
+    fine-tuning with 10 %, pretrained and from scratch, over three draws of labels."""
     ways: dict[str, dict[str, Any]] = {
         "linear, 1 % of labels": {"share": 0.01},
         "linear, 10 % of labels": {"share": 0.1},
-        "linear, 1 label a class": {"per_class": 1},
-        "linear, 5 labels a class": {"per_class": 5},
+        "linear, 1 label per class": {"per_class": 1},
+        "linear, 5 labels per class": {"per_class": 5},
     }
     tuned = "fine-tuned, 10 % of labels"
     table: Table = {row + suffix: {} for row in (*ways, tuned) for suffix in ("", "_std")}
@@ -89,7 +89,7 @@ def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout:
 
 
 def layers(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
-    """A linear probe on every level of the network, pretrained and random (Zhang et al. 2016)."""
+    """Linear probes on every level of the network, pretrained and random (Zhang et al. 2016)."""
     table: Table = {}
     for task in tasks:
         source, labels, train, test = _joined(task)
@@ -103,12 +103,12 @@ def layers(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, 
 
 
 def structure(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
-    """Without a classifier: weighted k-NN, clusters, retrieval, and how many dimensions are filled."""
+    """Structure of the features without a trained classifier: weighted k-NN, clustering, retrieval, effective rank."""
     table: Table = {}
     for task in tasks:
         source, labels, train, test = _joined(task)
         if labels.dim() > 1:
-            raise ValueError(f"data: this protocol needs one class an image, {task.name} has several")
+            raise ValueError(f"data: this protocol needs one class per image, {task.name} has several")
         prefix = "" if len(tasks) == 1 else f"{task.name}: "
         for column, network in (("pretrained", encoder), ("random", random_encoder(options, 0))):
             features = encode(network, source, readout)
@@ -147,23 +147,23 @@ def evaluate_with(
     readout: str = "spatial",
     note: Note = _silent,
 ) -> Table:
-    """The table of a protocol.
+    """Runs a protocol and returns its table.
 
     Args:
         protocol: a name of :data:`PROTOCOLS`.
-        encoder: pretrained; it stays as it is.
-        options: what ``build_encoder`` needs for an untrained twin.
-        tasks: of :func:`fastssl.data.open_splits`.
+        encoder: the pretrained encoder; not modified.
+        options: options of ``build_encoder``, for the random encoder.
+        tasks: tasks from :func:`fastssl.data.open_splits`.
         readout: "spatial" or "pooled".
-        note: called with a line for every result.
+        note: called with a line per result.
 
     Raises:
-        ValueError: unknown protocol, or a task that it cannot judge.
+        ValueError: unknown protocol, or a task that the protocol does not support.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of frozen, {', '.join(PROTOCOLS)}, got {protocol!r}")
     if not tasks:
         raise ValueError("data: expected at least one data set")
     if protocol == "few-labels" and any(np.asarray(t.train.labels).ndim > 1 for t in tasks):
-        raise ValueError("data: few labels need one class an image")
+        raise ValueError("data: the protocol few-labels needs one class per image")
     return PROTOCOLS[protocol](encoder, options, tasks, readout, note)

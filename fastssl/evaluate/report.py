@@ -1,4 +1,4 @@
-"""The tables: a pretrained encoder beside a random one, raw pixels and a colour histogram."""
+"""Evaluation of a pretrained encoder against a random one, raw pixels and a colour histogram."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Joined, Source, Splits, digits, emoji, open_splits
+from fastssl.data import ConcatSource, Source, Splits, digits, emoji, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.opening import EMBEDDED
 from fastssl.evaluate import linear, measures
@@ -28,7 +28,7 @@ def _silent(_: str) -> None:
 
 
 def random_encoder(options: dict[str, Any], seed: int) -> Encoder:
-    """The same architecture with untrained weights. Its batch norms pass their inputs on as they are."""
+    """The same architecture with random weights, in evaluation mode: batch norm is the identity."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return build_encoder(options).eval()
@@ -44,7 +44,7 @@ ROWS = ("pretrained", "random", "pixels", "histogram")
 
 
 def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequence[str]) -> dict[str, list[Features]]:
-    """Name of a row of the table -> feature extractors (one per seed)."""
+    """Row of the table -> feature extractors (one per seed)."""
 
     on = next((p.device for p in encoder.parameters()), torch.device("cpu"))
 
@@ -70,15 +70,15 @@ def evaluate_emoji(
     """k-NN and linear accuracy on the emoji categories, retrieval across vendors, alignment and uniformity.
 
     Args:
-        encoder: pretrained on ``emoji("train")``, or anything else that never saw the held-out emoji.
-        options: what ``build_encoder`` needs for an untrained twin.
-        readout: "spatial" or "pooled", the same for all encoders.
-        rows: those of the table that are wanted.
+        encoder: an encoder that was not trained on the held-out emoji.
+        options: options of ``build_encoder``, for the random encoder.
+        readout: "spatial" or "pooled", for all encoders.
+        rows: rows of the table to compute.
 
     Returns:
-        measure -> row -> value. k-NN: 5 neighbours, leave one out over all 1,871 of Google's drawings. Linear: 80 %
-        train, 20 % test, mean of 3 splits (``*_std`` beside it). Retrieval: Recall@1 from Google's to Twitter's
-        drawings among the 374 held-out emoji. Features are centred for cosine.
+        measure -> row -> value. k-NN: 5 neighbours, leave one out over all 1,871 images of Google. Linear: 80 % train,
+        20 % test, mean of 3 splits (standard deviation in ``*_std``). Retrieval: Recall@1 from Google's to Twitter's
+        images of the 374 held-out emoji. Features are centred for cosine similarity.
     """
     whole, held_out = emoji(), emoji("heldout")
     labels = labels_of(whole)
@@ -95,7 +95,7 @@ def evaluate_emoji(
             splits = [_linear(features, labels, seed) for seed in range(SEEDS)]
             columns["linear"].append(_mean(splits))
             columns["linear_std"].append(float(np.std(splits)))
-            raw = [features_of(held_out.drawing(k)) for k in range(2)]
+            raw = [features_of(held_out.nth_image(k)) for k in range(2)]
             query, gallery = (centred(r) for r in raw)
             columns["retrieval"].append(measures.recall_at(query, gallery))
             columns["alignment"].append(measures.alignment(query, gallery))
@@ -109,13 +109,13 @@ def evaluate_emoji(
 def evaluate_digits(
     encoder: Encoder, options: dict[str, Any], readout: str = "spatial", rows: Sequence[str] = ROWS
 ) -> dict[str, Any]:
-    """Nearest neighbour with one and five labels a class (20 draws), linear accuracy, on scikit-learn's digits.
+    """Nearest neighbour with one and five labels per class (20 draws) and linear accuracy on scikit-learn's digits.
 
     Args:
-        encoder: pretrained.
-        options: what ``build_encoder`` needs for an untrained twin.
-        readout: "spatial" or "pooled", the same for all encoders.
-        rows: those of the table that are wanted.
+        encoder: the pretrained encoder.
+        options: options of ``build_encoder``, for the random encoder.
+        readout: "spatial" or "pooled", for all encoders.
+        rows: rows of the table to compute.
     """
     data = digits()
     labels = labels_of(data)
@@ -145,7 +145,7 @@ def evaluate_digits(
 
 
 def check_training_classes(source: Source, labels: Tensor) -> None:
-    """Raises ValueError for fewer than two classes to learn: every answer would be right."""
+    """Raises ValueError for fewer than two classes."""
     if labels.dim() == 1 and len(labels.unique()) < 2:
         raise ValueError(
             f"data: expected at least two classes to evaluate on, {source.name} has {list(source.classes) or 'one'}"
@@ -153,10 +153,10 @@ def check_training_classes(source: Source, labels: Tensor) -> None:
 
 
 def check_classes(data: Source, labels: Tensor) -> None:
-    """Raises ValueError for what one set of images cannot be divided by: several classes an image, fewer than two
-    classes, or a class of one image, which would be nowhere or in the test alone."""
+    """Raises ValueError for labels that cannot be split into training and test rows: several classes per image, fewer
+    than two classes, or a class with a single image."""
     if labels.dim() > 1:
-        raise ValueError(f"data: expected one class an image, {data.name} has several")
+        raise ValueError(f"data: expected one class per image, {data.name} has several")
     check_training_classes(data, labels)
     counts = labels.bincount()
     if int((counts == 1).sum()):
@@ -176,10 +176,10 @@ def evaluate_images(
     rows: Sequence[str] = ROWS,
     note: Note = _silent,
 ) -> dict[str, Any]:
-    """k-NN (leave one out) and linear accuracy (80 % train, 20 % test, mean of 3 splits) on the labels of any images.
+    """k-NN (leave one out) and linear accuracy (80 % train, 20 % test, mean of 3 splits) on any labelled images.
 
     Raises:
-        ValueError: fewer than two classes, or a class of one image: it would be nowhere or in the test alone.
+        ValueError: fewer than two classes, or a class with a single image.
     """
     labels = labels_of(data)
     check_classes(data, labels)
@@ -204,22 +204,22 @@ def evaluate_splits(
     rows: Sequence[str] = ROWS,
     note: Note = _silent,
 ) -> dict[str, Any]:
-    """k-NN and linear accuracy on the test part of a task, as the papers report them, by what the training part holds.
+    """k-NN and linear accuracy on the test split of a task, fitted on its training split, as usual in papers.
 
     Args:
-        encoder: pretrained.
-        options: what ``build_encoder`` needs for an untrained twin.
-        task: of :func:`fastssl.data.open_splits`.
-        readout: "spatial" or "pooled", the same for all encoders.
-        rows: those of the table that are wanted.
-        note: called with a line for every row.
+        encoder: the pretrained encoder.
+        options: options of ``build_encoder``, for the random encoder.
+        task: a task from :func:`fastssl.data.open_splits`.
+        readout: "spatial" or "pooled", for all encoders.
+        rows: rows of the table to compute.
+        note: called with a line per row.
 
     Returns:
         measure -> row -> value: "knn" (20 neighbours, weighted with temperature 0.07), "linear" and, with more than
-        five classes, "knn_top5" and "linear_top5". The linear classifier is fitted by L-BFGS, where the features take
-        more than 1 GiB by SGD over 100 epochs: they lie in a file then.
+        five classes, "knn_top5" and "linear_top5". The linear classifier is fitted by L-BFGS, or by SGD over 100 epochs
+        if the features exceed 1 GiB, when they are stored in a temporary file.
     """
-    source, cut = Joined([task.train, task.test], task.name), len(task.train)
+    source, cut = ConcatSource([task.train, task.test], task.name), len(task.train)
     labels = labels_of(source)
     train, test = np.arange(cut), np.arange(cut, len(source))
     check_training_classes(task.train, labels[:cut])
@@ -261,17 +261,17 @@ def evaluate(
     rows: Sequence[str] = ROWS,
     note: Note = _silent,
 ) -> dict[str, Any]:
-    """The table that fits the data: the embedded emoji, the embedded digits, a task with a training and a test part
+    """Evaluates an encoder on the embedded emoji or digits, a task with training and test splits
     (:func:`evaluate_splits`), or any labelled images.
 
     Args:
-        encoder: pretrained.
-        options: what ``build_encoder`` needs for an untrained twin.
-        data: what :func:`fastssl.data.open` takes, or :class:`fastssl.data.Splits`.
-        readout: "spatial" or "pooled", the same for all encoders; None: "pooled", as papers do, where there is a
-            training and a test part, else "spatial".
-        rows: those of the table that are wanted.
-        note: called with a line for every row.
+        encoder: the pretrained encoder.
+        options: options of ``build_encoder``, for the random encoder.
+        data: anything that :func:`fastssl.data.open` takes, or :class:`fastssl.data.Splits`.
+        readout: "spatial" or "pooled", for all encoders; None: "pooled" for a task with splits, as in papers, else
+            "spatial".
+        rows: rows of the table to compute.
+        note: called with a line per row.
     """
     divided = isinstance(data, Splits) or (isinstance(data, (str, Path)) and str(data) not in EMBEDDED)
     task = open_splits(data) if divided else None

@@ -1,4 +1,4 @@
-"""Classes from their names alone, with models of two towers."""
+"""Zero-shot classification with image-text models."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ PROMPTS = ("{}", "a drawing of {}", "an emoji of {}", "a small picture of {}")
 
 @torch.no_grad()
 def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str] = PROMPTS) -> Tensor:
-    """A unit vector for every class: the mean over prompts of its texts' (Radford et al. 2021).
+    """Unit text embeddings of classes, averaged over prompts (Radford et al. 2021).
 
     Args:
-        method: with ``encode_texts`` and ``tower``, as :class:`fastssl.methods.CLIP`.
-        classes: names.
-        prompts: texts with one ``{}`` each.
+        method: a method with ``encode_texts`` and ``tower``, such as :class:`fastssl.methods.CLIP`.
+        classes: names of the classes.
+        prompts: templates with one ``{}`` each.
 
     Raises:
-        ValueError: a prompt without ``{}``, or no class.
+        ValueError: a prompt without ``{}``, or no classes.
     """
     if not classes or not prompts or any("{}" not in p for p in prompts):
         raise ValueError(f"classes, prompts: expected names, and texts with '{{}}', got {classes!r} and {prompts!r}")
@@ -49,15 +49,15 @@ def zero_shot(
     prompts: Sequence[str] = PROMPTS,
     batch: int = 512,
 ) -> float:
-    """Accuracy, in percent, of the class whose name's embedding is nearest to the image's.
+    """Zero-shot accuracy in percent: the predicted class is that of the text embedding nearest to the image embedding.
 
     Args:
-        method: see :func:`class_embeddings`; also with ``encode_images`` and ``encoder``.
-        data: what :func:`fastssl.data.open` takes.
+        method: as for :func:`class_embeddings`, also with ``encode_images`` and ``encoder``.
+        data: anything that :func:`fastssl.data.open` takes.
         labels: [N].
-        classes: the names of the labels.
-        prompts: see :func:`class_embeddings`.
-        batch: images at once.
+        classes: names of the classes.
+        prompts: as for :func:`class_embeddings`.
+        batch: batch size.
     """
     texts, training, parts = class_embeddings(method, classes, prompts), method.training, []
     method.eval()

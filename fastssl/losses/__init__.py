@@ -1,4 +1,4 @@
-"""The losses as modules."""
+"""The losses as modules. docs/how-losses-work.md follows one from scores to gradients."""
 
 from fastssl.losses.contrastive import (
     AlignmentLoss,

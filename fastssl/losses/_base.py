@@ -1,13 +1,12 @@
-"""Modules made of the functions in :mod:`fastssl.functional`.
+"""Modules derived from the functions in :mod:`fastssl.functional`; docs/how-losses-work.md explains how they compute.
 
-A module is a class statement that names its function and declares the options it keeps::
+A module is a class statement that names its function and declares its options::
 
     class CircleLoss(LabelledLoss, function=F.circle, m="margin"):
         def __init__(self, m: Real = 0.4, gamma: Real = 80.0, reduction: str = "mean") -> None: ...
 
-The signature is all there is to write: :class:`Loss` makes the body, the docstring (from the function's), ``forward``
-of the family, ``repr`` and the check of options at construction. A keyword of the class statement gives the name that
-an option has in the function.
+Only the signature is written: :class:`Loss` derives the body, the docstring, ``forward``, ``repr`` and the validation
+of options at construction. A keyword of the class statement maps an option to its name in the function.
 """
 
 from __future__ import annotations
@@ -31,23 +30,22 @@ Real: TypeAlias = Tensor | float
 
 
 class Loss(nn.Module):
-    """A function with its options, which are attributes by the function's names: parameters and tensors are the
-    module's own, and move with it."""
+    """Base class: a function with its options as attributes; tensors become parameters or buffers of the module."""
 
     function: ClassVar[Callable[..., Tensor]]
-    example: ClassVar[tuple[str, str]]  # what the docstring's example constructs and calls the module with
-    stored: ClassVar[dict[str, str]] = {}  # the attribute of an option whose name is taken
+    example: ClassVar[tuple[str, str]]  # arguments of the constructor and of the call in the docstring's example
+    stored: ClassVar[dict[str, str]] = {}  # attribute names of options, if not their own
 
     reduction: str
     backend: str | None
 
     def __init_subclass__(cls, function: Callable[..., Tensor] | None = None, **names: str) -> None:
         super().__init_subclass__()
-        if function is None:  # a family, or a subclass that has its own body
+        if function is None:  # a family, or a subclass with its own body
             return
         cls.function = staticmethod(function)
         cls.__doc__ = _docstring(cls, names)
-        if "__init__" not in cls.__dict__:  # the signature of its base
+        if "__init__" not in cls.__dict__:  # inherits the signature
             return
         declared = cls.__init__
         for name, annotation in declared.__annotations__.items():  # help() shows the types themselves
@@ -55,7 +53,7 @@ class Loss(nn.Module):
 
         @functools.wraps(declared)
         def __init__(self: Loss, *args: Any, **kwargs: Any) -> None:
-            declared(self, *args, **kwargs)  # Python's own errors for arguments that do not fit
+            declared(self, *args, **kwargs)  # raises Python's own errors for wrong arguments
             bound = inspect.signature(declared).bind(self, *args, **kwargs)
             bound.apply_defaults()
             options = {names.get(name, name): value for name, value in list(bound.arguments.items())[1:]}
@@ -66,11 +64,11 @@ class Loss(nn.Module):
     def __init__(self, **options: Any) -> None:
         super().__init__()
         self._options: dict[str, str] = {}
-        self.hold(**options)
+        self.set_options(**options)
         self._check()
 
-    def hold(self, *_: Any, **options: Any) -> None:
-        """Makes attributes of the options; a loss whose options are not those of its function overrides it."""
+    def set_options(self, *_: Any, **options: Any) -> None:
+        """Sets the options as attributes; overridden by losses whose options differ from those of the function."""
         for name, given in options.items():
             attribute = self._options[name] = self.stored.get(name, name)
             if isinstance(given, Tensor) and not isinstance(given, nn.Parameter):
@@ -80,25 +78,25 @@ class Loss(nn.Module):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of the function that are not tensors of the batch."""
+        """The keyword arguments of the function."""
         return {name: getattr(self, attribute) for name, attribute in self._options.items()}
 
     def call(self, *tensors: Any, **given: Any) -> Tensor:
         return type(self).function(*tensors, **given, **self.options)
 
     def _check(self) -> None:
-        """Wrong options show now, not in the first step: the function takes them with rows of zeros."""
+        """Validates the options at construction, by calling the function on dummy inputs."""
         options = self.options
         device = next((v.device for v in options.values() if isinstance(v, Tensor)), torch.device("cpu"))
         if "backend" in options:
             check.choice("backend", options["backend"] or NAMES[0], NAMES)
-            options["backend"] = "reference"  # the rows of the batch may be on another device
+            options["backend"] = "reference"  # the batch may be on another device
         if device.type != "meta":
             with torch.no_grad(), torch.device(device), unsharded():
-                type(self).function(*self.rows_of_zeros(), **options)
+                type(self).function(*self.dummy_inputs(), **options)
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
-        """A batch as :meth:`forward` passes it to the function."""
+    def dummy_inputs(self) -> tuple[Any, ...]:
+        """Inputs of the function for the validation of options."""
         raise NotImplementedError
 
     def extra_repr(self) -> str:
@@ -116,11 +114,11 @@ def _shown(value: Any) -> str:
 
 
 class LabelledLoss(Loss):
-    """A loss of rows with labels, or of listed pairs; called as the losses of pytorch-metric-learning are."""
+    """A loss of labelled embeddings or listed pairs, with the call signature of pytorch-metric-learning."""
 
     example = "", "torch.randn(8, 16), torch.arange(8) % 2"
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(2, 1), torch.arange(2)
 
     def forward(
@@ -131,7 +129,7 @@ class LabelledLoss(Loss):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        if indices_tuple is None and ref_emb is None and ref_labels is None:  # which some functions do not take
+        if indices_tuple is None and ref_emb is None and ref_labels is None:  # some functions do not take them
             return self.call(embeddings, labels)
         partners = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels}
         return self.call(embeddings, labels, **{k: v for k, v in partners.items() if v is not None})
@@ -142,7 +140,7 @@ class ViewLoss(Loss):
 
     example = "", "torch.randn(8, 16), torch.randn(8, 16)"
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(2, 1), torch.zeros(2, 1)
 
     def forward(self, z0: Tensor, z1: Tensor) -> Tensor:
@@ -150,17 +148,17 @@ class ViewLoss(Loss):
 
 
 class LearnableTemperature(Loss):
-    """A loss whose temperature may be learned, as its logarithm, so that it stays positive."""
+    """A loss with an optionally learned temperature, parametrised by its logarithm."""
 
     log_temperature: nn.Parameter | None
 
-    def hold(self, *, temperature: Tensor | float, learnable: bool = False, **options: Any) -> None:
+    def set_options(self, *, temperature: Tensor | float, learnable: bool = False, **options: Any) -> None:
         self.log_temperature = None
         if check.flag("learnable", learnable):
             device = temperature.device if isinstance(temperature, Tensor) else torch.device("cpu")
             temperature = float(check.value("temperature", temperature, device, positive=True))
             self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
-        super().hold(temperature=temperature, **options)
+        super().set_options(temperature=temperature, **options)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -174,7 +172,7 @@ class LearnableTemperature(Loss):
 
 
 class TemperatureLoss(LearnableTemperature):
-    """The same with the temperature of this moment as an attribute."""
+    """The same, with the current temperature as an attribute."""
 
     stored: ClassVar[dict[str, str]] = {"temperature": "fixed_temperature"}
 
@@ -185,7 +183,7 @@ class TemperatureLoss(LearnableTemperature):
 
 
 def _docstring(cls: type[Loss], names: dict[str, str]) -> str | None:
-    """The function's docstring, with the module's arguments, inputs and example."""
+    """The docstring of the function, with the module's arguments, inputs and example."""
     if cls.function.__doc__ is None:  # python -OO
         return None
     doc, own = Docstring.parse(cls.function.__doc__), Docstring.parse(cls.__dict__.get("__doc__") or "")

@@ -116,7 +116,7 @@ class UniformityLoss(Loss, function=F.uniformity):
 
     def __init__(self, t: Real = 2.0, backend: str | None = None) -> None: ...
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return (torch.zeros(2, 1),)
 
     def forward(self, embeddings: Tensor) -> Tensor:
@@ -131,13 +131,12 @@ class MultipleNegativesRankingLoss(nn.Module):
     with c all candidates of the batch: the positives p of all anchors a and the hard negatives.
 
     Args:
-        model: maps a dictionary of features to one with "sentence_embedding" [N, D]; None: the features are the
-            embeddings themselves.
+        model: maps a dictionary of features to one with "sentence_embedding" [N, D]; None: the features are embeddings.
         scale: s > 0, the inverse of the temperature.
 
     Inputs:
-        sentence_features: the columns of the batch, each as ``model`` takes it: anchors, positives and, from the third
-            on, hard negatives; embeddings [N, D] are float32, float64, bfloat16 or float16 (computed in fp32).
+        sentence_features: inputs of ``model``: anchors, positives and optionally hard negatives; embeddings [N, D] are
+            float32, float64, bfloat16 or float16 (computed in fp32).
         labels: ignored.
 
     Returns:

@@ -16,7 +16,7 @@ class LinearCrossEntropyLoss(Loss, function=F.linear_cross_entropy):
 
     def __init__(self, ignore_index: int = -100, reduction: str = "mean", backend: str | None = None) -> None: ...
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(1, 1), torch.zeros(2, 1), torch.zeros(1, dtype=torch.int64)
 
     def forward(self, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None) -> Tensor:

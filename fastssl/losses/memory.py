@@ -1,4 +1,4 @@
-"""A memory of past batches around any loss on labels."""
+"""Cross-batch memory (XBM) around any loss on labels."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from fastssl.functional._pairs import rows_in_reference
 class CrossBatchMemory(nn.Module):
     r"""Cross-batch memory (XBM): any loss on labels against the embeddings of past batches.
 
-    .. math:: L = \ell(X, y;\ X_M, y_M), \quad M \leftarrow M \cup \mathrm{sg}(X) \text{, the oldest rows leave}
+    .. math:: L = \ell(X, y;\ X_M, y_M), \quad M \leftarrow M \cup \mathrm{sg}(X) \text{, dropping the oldest rows}
 
-    Each call enqueues the batch in a ring buffer, without gradient, and compares the batch with all rows of the
-    buffer; a row is not compared with its own copy. The losses are those of :mod:`fastssl.functional` on labels. Within
-    :func:`fastssl.distributed.sharded` every process stores its own rows, and is compared with those of all.
+    Each call enqueues the batch in a ring buffer, without gradient, and compares it with all rows of the buffer, except
+    each row with its own copy. Within :func:`fastssl.distributed.sharded` every process stores its own rows, and
+    batches are compared with the rows of all processes.
 
     Args:
-        loss: a module that takes ``ref_emb`` and ``ref_labels``.
+        loss: a module of a loss of :mod:`fastssl.functional` that takes ``ref_emb`` and ``ref_labels``.
         embedding_size: D, the number of features per row.
         memory_size: M, the number of rows stored, at least those of one batch.
-        dtype: of the stored rows: torch.float16 or torch.bfloat16 halves the memory; None: that of the embeddings.
+        dtype: dtype of the stored rows; torch.float16 or torch.bfloat16 halve the memory; None: that of the embeddings.
 
     Inputs:
         embeddings: [N, D], N <= M, float32, float64, bfloat16 or float16.
         labels: [N], integers.
 
     Returns:
-        What ``loss`` returns.
+        The value of ``loss``.
 
     Raises:
         TypeError: an argument of the wrong type or dtype.
@@ -64,7 +64,7 @@ class CrossBatchMemory(nn.Module):
         if n > size:
             raise ValueError(f"embeddings: expected at most memory_size={size} rows, got {n}")
         self.queue.to(device=embeddings.device, dtype=embeddings.dtype if self.dtype is None else self.dtype)
-        with unsharded():  # each process remembers its own rows
+        with unsharded():  # each process stores its own rows
             first = self.queue.push(embeddings, ids)
         memory, memory_labels = self.queue.filled()
         memory = memory.to(embeddings.dtype)

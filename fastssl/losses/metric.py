@@ -104,9 +104,9 @@ class CircleLoss(LabelledLoss, function=F.circle, m="margin"):
 class MarginLoss(LabelledLoss, function=F.margin_loss):
     """
     Args:
-        beta: the boundary at the start.
+        beta: initial boundary.
         learn_beta: make ``beta`` a parameter.
-        num_classes: a boundary for each of so many classes; None: one for all.
+        num_classes: number of classes, for one boundary per class; None: a single boundary.
     """
 
     beta: Tensor
@@ -123,9 +123,11 @@ class MarginLoss(LabelledLoss, function=F.margin_loss):
         backend: str | None = None,
     ) -> None: ...
 
-    def hold(self, *, beta: float, learn_beta: bool, num_classes: int | None, **options: Any) -> None:
+    def set_options(self, *, beta: float, learn_beta: bool, num_classes: int | None, **options: Any) -> None:
         boundary = torch.full((num_classes or 1,), check.number("beta", beta))
-        super().hold(beta=nn.Parameter(boundary) if check.flag("learn_beta", learn_beta) else boundary, **options)
+        super().set_options(
+            beta=nn.Parameter(boundary) if check.flag("learn_beta", learn_beta) else boundary, **options
+        )
 
 
 class TupletMarginLoss(LabelledLoss, function=F.tuplet_margin):
@@ -145,7 +147,7 @@ class AngularLoss(LabelledLoss, function=F.angular):
 class RankedListLoss(LabelledLoss, function=F.ranked_list, Tn="negative_temperature", Tp="positive_temperature"):
     """
     Args:
-        alpha: the least distance of negatives; None: 1 + margin / 2.
+        alpha: minimum distance of negatives; None: 1 + margin / 2.
     """
 
     def __init__(
@@ -159,5 +161,5 @@ class RankedListLoss(LabelledLoss, function=F.ranked_list, Tn="negative_temperat
         backend: str | None = None,
     ) -> None: ...
 
-    def hold(self, *, margin: Real, alpha: Real | None, **options: Any) -> None:
-        super().hold(margin=margin, alpha=1 + margin / 2 if alpha is None else alpha, **options)
+    def set_options(self, *, margin: Real, alpha: Real | None, **options: Any) -> None:
+        super().set_options(margin=margin, alpha=1 + margin / 2 if alpha is None else alpha, **options)

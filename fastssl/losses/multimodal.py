@@ -18,7 +18,7 @@ class CLIPLoss(Loss, function=F.clip_loss):
 
     def __init__(self, reduction: str = "mean", backend: str | None = None) -> None: ...
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(2, 1), torch.zeros(2, 1), 1.0
 
     def forward(
@@ -38,7 +38,7 @@ class SigLIPLoss(Loss, function=F.siglip_loss):
 
     def __init__(self, reduction: str = "mean", backend: str | None = None) -> None: ...
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(2, 1), torch.zeros(2, 1), 1.0, 0.0
 
     def forward(

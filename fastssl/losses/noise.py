@@ -1,4 +1,4 @@
-"""Losses that tell data from noise as modules: see :mod:`fastssl.functional.noise` for formulas and papers."""
+"""Noise-contrastive losses as modules: see :mod:`fastssl.functional.noise` for formulas and papers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class NCELoss(Loss, function=F.nce):
 
     def __init__(self, reduction: str = "mean") -> None: ...
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(1), torch.zeros(1)
 
     def forward(
@@ -35,7 +35,7 @@ class NegativeSamplingLoss(Loss, function=F.negative_sampling):
 
     def __init__(self, reduction: str = "mean", backend: str | None = None) -> None: ...
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         ids = torch.zeros(1, 1, dtype=torch.int64)
         return torch.zeros(1, 1), torch.zeros(1, 1), ids[0], ids
 

@@ -1,4 +1,4 @@
-"""Losses with learned class centres as modules: see :mod:`fastssl.functional.proxy` for formulas and papers."""
+"""Classification and proxy losses as modules: see :mod:`fastssl.functional.proxy` for formulas and papers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastssl.losses._base import Loss, Real
 
 
 class ProxyLoss(Loss):
-    """A loss against class centres, which are its parameter ``weight`` [num_classes, embedding_size]."""
+    """A loss against class weights (proxies), its parameter ``weight`` [num_classes, embedding_size]."""
 
     example = "100, 16", "torch.randn(8, 16), torch.arange(8)"
 
@@ -24,7 +24,7 @@ class ProxyLoss(Loss):
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_size))
         nn.init.normal_(self.weight, std=embedding_size**-0.5)
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(1, 1), torch.zeros(2, 1), torch.zeros(1, dtype=torch.int64)
 
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:

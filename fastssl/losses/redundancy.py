@@ -30,11 +30,11 @@ class SwAVLoss(ViewLoss, function=F.swapped_prediction):
 
 
 class DINOLoss(Loss, function=F.dino):
-    """The centre of the teacher's logits is the buffer ``center``, which each call in training mode updates.
+    """The centre of the teacher's logits is the buffer ``center``, updated by each call in training mode.
 
     Args:
-        prototypes: K, the number of logits.
-        center_momentum: in [0, 1], the weight of the old centre in an update.
+        prototypes: K, number of logits.
+        center_momentum: momentum of the centre, in [0, 1].
     """
 
     center: Tensor
@@ -48,11 +48,11 @@ class DINOLoss(Loss, function=F.dino):
         center_momentum: float = 0.9,
     ) -> None: ...
 
-    def hold(self, *, prototypes: int, center_momentum: float, **options: Any) -> None:
+    def set_options(self, *, prototypes: int, center_momentum: float, **options: Any) -> None:
         self.center_momentum = check.number("center_momentum", center_momentum, low=0, high=1)
-        super().hold(center=torch.zeros(check.count("prototypes", prototypes)), **options)
+        super().set_options(center=torch.zeros(check.count("prototypes", prototypes)), **options)
 
-    def rows_of_zeros(self) -> tuple[Any, ...]:
+    def dummy_inputs(self) -> tuple[Any, ...]:
         return torch.zeros(2, 1, len(self.center)), torch.zeros(1, 1, len(self.center))
 
     def forward(self, student: Tensor, teacher: Tensor, mask: Tensor | None = None) -> Tensor:

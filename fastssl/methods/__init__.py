@@ -1,4 +1,4 @@
-"""Methods by name. One file a method: views, networks, loss, and nothing else."""
+"""Methods by name, one file per method: views, networks and a loss."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from fastssl.methods.swav import SwAV
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 
-# Methods of images. CPCSignal is none: its data are signals, from Python.
+# Image methods. CPCSignal takes signals and is available from Python only.
 METHODS: dict[str, type[ImageMethod]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -96,7 +96,7 @@ def get(name: str) -> type[ImageMethod]:
 
 
 def name_of(method: nn.Module) -> str:
-    """The name by which ``get`` finds the class of a method; its class's name where it is one of your own."""
+    """The registered name of a method's class; the class name for a custom method."""
     return next((name for name, kind in METHODS.items() if type(method) is kind), type(method).__name__)
 
 

@@ -1,7 +1,7 @@
-"""ALIGN: CLIP's objective with an EfficientNet for images and a BERT for texts, on texts as they come.
+"""ALIGN: CLIP's objective with an EfficientNet for images and a BERT for texts, on noisy alt-texts.
 
 Jia et al., Scaling Up Visual and Vision-Language Representation Learning With Noisy Text Supervision, 2021.
-Deviations: small towers, texts are bytes, and the temperature stays in CLIP's bounds.
+Deviations: small towers, byte-level texts, and the temperature is bounded as in CLIP.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ class ALIGN(CLIP):
     """One view and the item's text + EfficientNet and BERT-like tower + symmetric InfoNCE with a learnt temperature.
 
     Args:
-        encoder: the image tower: what is kept; "efficientnet" is the paper's kind.
-        options: of :class:`CLIP`; texts are read off at their start, which sees all of them.
+        encoder: the image tower, kept after pretraining; "efficientnet" is the paper's kind.
+        options: further arguments of :class:`CLIP`; the text embedding is the first position of a bidirectional tower.
     """
 
     paper = "Jia et al. 2021"

@@ -1,8 +1,8 @@
-"""AMDIM: what one view says as a whole is told from what another view says locally, at two scales.
+"""AMDIM: global features of one view are contrasted with local features of the other, at two scales.
 
 Bachman, Hjelm and Buchwalter, Learning Representations by Maximizing Mutual Information Across Views, 2019.
-Deviations: any encoder with at least two levels of maps instead of the paper's network; cosines over a temperature
-instead of products with a soft clip.
+Deviations: any encoder with at least two levels of feature maps instead of the paper's network; cosine similarities
+over a temperature instead of soft-clipped dot products.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from fastssl.models import Encoder, projection_head
 
 
 class AMDIM(ImageMethod):
-    """Views + encoder + heads for the whole and for the places of two levels + InfoNCE, each positive by itself.
+    """Views + encoder + heads for global features and for local features of two levels + InfoNCE per positive.
 
     Args:
-        encoder: what is kept; its last two levels give maps.
-        augment: makes two views; None takes SimCLR's settings without blur, as the paper's.
-        temperature: of the loss.
-        hidden: width of the head of the whole.
-        outputs: dimensions in which whole and places are compared.
-        cells: places a side, at most, of each level.
+        encoder: the network kept after pretraining; its last two levels are feature maps.
+        augment: produces two views; None: SimCLR's settings without blur, as in the paper.
+        temperature: temperature of the loss.
+        hidden: width of the global head.
+        outputs: dimensions of global and local embeddings.
+        cells: maximum side of the grid of local features of each level.
         spatial: see :class:`ImageMethod`.
-        backend: of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
 
     Raises:
-        ValueError: an encoder whose last levels give no maps.
+        ValueError: the last two levels of the encoder are no feature maps.
     """
 
     family = "multiview"
     paper = "Bachman et al. 2019"
-    predicts = "which places belong to the view"
-    loss = "InfoNCE of whole and places"
-    least_rows = 2
+    predicts = "which local features belong to the view"
+    loss = "InfoNCE of global and local features"
+    min_rows = 2
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class AMDIM(ImageMethod):
         for k in (-2, -1):
             shape = encoder.shape_of(lambda x, k=k: self._maps(x)[k])  # type: ignore[misc]
             if len(shape) != 4:
-                raise ValueError(f"encoder: expected maps at the last two levels, got {tuple(shape)}")
+                raise ValueError(f"encoder: expected feature maps at the last two levels, got {tuple(shape)}")
             conv = nn.Conv2d(shape[1], outputs, 1, bias=False)
             self.places.append(nn.Sequential(conv, nn.BatchNorm2d(outputs, affine=False)))
 

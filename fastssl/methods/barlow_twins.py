@@ -1,4 +1,4 @@
-"""Barlow Twins: the features of two views correlate one to one and not otherwise.
+"""Barlow Twins: the cross-correlation of the features of two views is driven towards the identity.
 
 Zbontar et al., Barlow Twins: Self-Supervised Learning via Redundancy Reduction, 2021.
 """
@@ -18,11 +18,11 @@ class BarlowTwins(ImageMethod):
     """Views + encoder + expander + cross-correlation.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views; None takes the paper's settings.
-        lambd: weight of the off-diagonal.
+        encoder: the network kept after pretraining.
+        augment: produces two views; None: the paper's settings.
+        lambd: weight of the off-diagonal terms.
         hidden: width of the expander.
-        outputs: features that are decorrelated.
+        outputs: number of features that are decorrelated.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -30,7 +30,7 @@ class BarlowTwins(ImageMethod):
     paper = "Zbontar et al. 2021"
     predicts = "each feature of the other view, and no other feature"
     loss = "cross-correlation"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""What a method is: examples + networks + loss, and nothing else."""
+"""Base class of all methods: examples, networks and a loss. docs/how-a-method-works.md follows SimCLR through it."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from torch import Tensor, nn
 
 from fastssl.augment import uniform
 from fastssl.data.source import Item
-from fastssl.data.views import TURNS
+from fastssl.data.views import RESERVED_VIEW
 
 
 class Method(nn.Module):
     """Base of all methods.
 
-    A method makes examples of items (``examples``), turns a batch of them into a loss (``forward``), and may move what
-    follows the networks after a step of the optimiser (``after_step``). One that ``studies`` its data is given the
-    descriptions of all items before each epoch (``study``) and may ask for some of them more often than others
-    (``weights``). Data, optimiser, devices and logging are the loop's.
+    A method turns items into examples (``examples``) and a batch of examples into a loss (``forward``); ``after_step``
+    updates momentum encoders and schedules. Data loading, optimiser, devices and logging belong to the
+    :class:`fastssl.train.Trainer`, which reads these class attributes:
 
-    What the loop asks of a class: ``needs``, the fields of an :class:`fastssl.data.Item` that ``examples`` reads;
-    ``least_rows``, how many a batch needs; ``studies``; ``trains_parts``, whether some parameters get no gradient in
-    some steps; ``separable``, whether the loss is the mean of ``terms(batch)`` terms, none of which knows of other rows
-    (but for batch norm) or of those of earlier batches: then a batch may be cut, and what is drawn or remembered does
-    not change by it.
+    - ``needs``: the fields of :class:`fastssl.data.Item` that ``examples`` reads.
+    - ``min_rows``: the smallest batch for which the loss is defined.
+    - ``needs_dataset_features``: before each epoch, ``before_epoch`` receives the features of the whole data set
+      (clustering methods); ``sampling_weights`` may then weight the items.
+    - ``has_unused_parameters``: some parameters get no gradient in some steps (``find_unused_parameters`` of DDP).
+    - ``separable``: the loss is the mean of ``terms(batch)`` terms, each independent of other rows (except through
+      batch norm) and of earlier batches, so that gradients may be accumulated over micro-batches.
     """
 
     family: ClassVar[str]
@@ -33,33 +34,33 @@ class Method(nn.Module):
     predicts: ClassVar[str]
     loss: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
-    least_rows: ClassVar[int] = 1
-    studies: ClassVar[bool] = False
-    trains_parts: bool = False
+    min_rows: ClassVar[int] = 1
+    needs_dataset_features: ClassVar[bool] = False
+    has_unused_parameters: bool = False
     separable: bool = False
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Any:
-        """Items to rows of a batch, a named tuple of tensors that has ``ids``.
+        """Turns items into the rows of a batch, a named tuple of tensors with a field ``ids``.
 
-        Threads call it for parts of a batch: what it gives depends on its arguments alone, and what is drawn on
-        (seed, epoch, id) of each item alone; ``ids`` are 0 to B - 1 unless given.
+        Loader threads call it for parts of a batch, so it must be a pure function of its arguments, with random draws
+        keyed by (seed, epoch, id) per item. ``ids`` default to 0 to B - 1.
         """
         raise NotImplementedError
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
-        """By how much (1, 2, 4 or 8) an image of that size may be smaller for the examples of an item."""
+        """The factor (1, 2, 4 or 8) by which an image of ``size`` may be decoded smaller for an item's examples."""
         return 1
 
     @staticmethod
     def uniform(seed: int, epoch: int, ids: np.ndarray, block: int = 0, count: int = 4) -> np.ndarray:
-        """Numbers in (0, 1) for every item, which no augmentation draws: float64 [B, count]; block 0 is taken."""
-        return uniform(seed, epoch, ids, view=TURNS, block=block, count=count)
+        """Uniform draws in (0, 1), independent of the augmentation's: float64 [B, count]; block 0 is reserved."""
+        return uniform(seed, epoch, ids, view=RESERVED_VIEW, block=block, count=count)
 
     def forward(self, batch: Any) -> Tensor:
         """The loss of a batch.
 
-        A method whose rows meet only in its loss has ``represent`` and ``objective`` instead: then the loss can see
-        a batch that the encoder cannot hold (``Pretraining(chunk=...)``).
+        A method that embeds rows independently defines ``represent`` and ``objective`` instead: then the loss can
+        cover a batch whose activations exceed memory (``Pretraining(chunk=...)``).
         """
         return self.objective(*self.represent(*self.inputs(batch)), labels=batch.labels)
 
@@ -68,46 +69,45 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def represent(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """Inputs [B, ...] to what the loss compares, [B, ...] each, row by row."""
-        raise NotImplementedError(f"{type(self).__name__} has no rows of its own: it needs whole batches")
+        """Maps inputs [B, ...] to the representations that the loss compares, [B, ...] each, independently per row."""
+        raise NotImplementedError(f"{type(self).__name__} does not embed rows independently: it needs whole batches")
 
     def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of all representations."""
         raise NotImplementedError
 
     def terms(self, batch: Any) -> int:
-        """How many terms the loss of a batch is the mean of."""
+        """The number of terms that the loss of a batch is the mean of."""
         return len(batch.ids)
 
     def after_step(self, progress: float) -> None:
-        """Called after every step of the optimiser; ``progress`` is the share of the run that is done."""
+        """Called after every optimiser step; ``progress`` is the completed fraction of the run."""
 
-    def some_features(self, batch: Any) -> Tensor | None:
-        """Features of a few rows [n, C], as evaluation would see them: when all are the same the run has collapsed.
-        None: the method has none."""
+    def sample_features(self, batch: Any) -> Tensor | None:
+        """Features of a few rows [n, C] in evaluation mode, for detecting collapse; None: the method has none."""
         return None
 
-    def pictures(self, batch: Any) -> dict[str, Tensor]:
-        """What it makes of a batch, to be looked at: name -> images [B, 3, S, S] in [-1, 1]."""
+    def visualize(self, batch: Any) -> dict[str, Tensor]:
+        """Images that show the predictions on a batch: name -> [B, 3, S, S] in [-1, 1]."""
         return {}
 
-    def skill(self, batch: Any) -> dict[str, float]:
-        """How well it does what it is trained to do: "accuracy" and "chance" in percent, where that is a choice."""
+    def pretext_metrics(self, batch: Any) -> dict[str, float]:
+        """Metrics of the pretext task: "accuracy" and "chance" in percent, where the task is a classification."""
         return {}
 
-    def plain(self) -> Any:
-        """What makes the examples that ``describe`` is given, without augmentation."""
+    def plain_examples(self) -> Any:
+        """Makes the unaugmented examples that ``dataset_features`` takes."""
         raise NotImplementedError
 
-    def describe(self, batch: Any) -> Tensor:
-        """What ``study`` is given of items: [B, features]."""
+    def dataset_features(self, batch: Any) -> Tensor:
+        """Features [B, C] of unaugmented items, as passed to ``before_epoch``."""
         raise NotImplementedError
 
-    def study(self, features: Tensor, epoch: int, seed: int) -> None:
-        """Called before each epoch with ``describe`` of all items, [N, features], where the method ``studies``."""
+    def before_epoch(self, features: Tensor, epoch: int, seed: int) -> None:
+        """Called before each epoch with the ``dataset_features`` [N, C] of all items."""
 
-    def weights(self) -> Tensor | None:
-        """How often each item should be seen, relative to others [N]; None: once an epoch."""
+    def sampling_weights(self) -> Tensor | None:
+        """Relative sampling weight per item [N]; None: each item once per epoch."""
         return None
 
     @classmethod

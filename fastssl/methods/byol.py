@@ -1,4 +1,4 @@
-"""BYOL: one view's projection predicts what a slowly moving copy of the network makes of the other; nothing repels.
+"""BYOL: a view's projection predicts the momentum encoder's projection of the other view; there are no negatives.
 
 Grill et al., Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, 2020.
 """
@@ -16,14 +16,14 @@ from fastssl.models import Encoder, TargetNetwork, prediction_head, projection_h
 
 
 class BYOL(ImageMethod):
-    """Views + encoder, projector and their target + predictor + squared distance of unit vectors, both ways.
+    """Views + encoder, projector and their target network + predictor + squared distance of unit vectors, symmetric.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views of different distributions; None takes the paper's settings.
-        momentum: of the target at the beginning; it rises to 1.
+        encoder: the network kept after pretraining.
+        augment: produces two views of different distributions; None: the paper's settings.
+        momentum: initial momentum of the target network; it rises to 1.
         hidden: width of the heads.
-        outputs: dimensions of a projection.
+        outputs: dimensions of the projections.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -55,4 +55,4 @@ class BYOL(ImageMethod):
         return 4 + 2 * (F.negative_cosine_similarity(p0, t1) + F.negative_cosine_similarity(p1, t0))
 
     def after_step(self, progress: float) -> None:
-        self.target.follow(nn.Sequential(self.backbone(), self.projector), progress)
+        self.target.update(nn.Sequential(self.backbone(), self.projector), progress)

@@ -1,7 +1,7 @@
-"""CLIP: an image finds its text among those of the batch, and a text its image.
+"""CLIP: images are matched with their texts within the batch, and texts with their images.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021. Deviation: texts are
-bytes, not the pieces of a trained vocabulary.
+bytes instead of BPE tokens.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from fastssl.models import Encoder, TextTransformer, tokenize
 
 
 class CLIP(ImageMethod):
-    """One view and the item's text + two towers + symmetric InfoNCE with a learnt scale.
+    """One view and the item's text + two towers + symmetric InfoNCE with a learned logit scale.
 
     Args:
-        encoder: the image tower: what is kept.
-        augment: makes one view; None: a crop of at least nine tenths.
-        tower: of texts: tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
-        outputs: dimensions in which images and texts are compared.
-        scale: of cosines at the beginning; it is learnt, up to 100.
+        encoder: the image tower, kept after pretraining.
+        augment: produces one view; None: a random crop of at least 90 % of the area.
+        tower: text tower, tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
+        outputs: dimensions of the joint embedding space.
+        scale: initial logit scale; it is learned, up to 100.
         spatial: see :class:`ImageMethod`.
-        backend: of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
 
-    ``encode_images`` and ``encode_texts`` give unit vectors, for :func:`fastssl.evaluate.zero_shot`.
+    ``encode_images`` and ``encode_texts`` return unit vectors, for :func:`fastssl.evaluate.zero_shot`.
     """
 
     family = "multimodal"
@@ -41,7 +41,7 @@ class CLIP(ImageMethod):
     predicts = "which text belongs to the image"
     loss = "symmetric InfoNCE"
     needs = ("images", "text")
-    least_rows = 2
+    min_rows = 2
     causal = True
 
     def __init__(

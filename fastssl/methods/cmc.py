@@ -1,7 +1,7 @@
-"""CMC: lightness and colour of an image are views of one thing, and so are two drawings of it.
+"""CMC: lightness and colour of an image are two views of it, and so are several images of the same item.
 
-Tian, Krishnan and Isola, Contrastive Multiview Coding, 2020. One half of the network sees L, the other ab; every two
-views are contrasted (the paper's full graph). Deviation: negatives are the batch's, not a memory's.
+Tian, Krishnan and Isola, Contrastive Multiview Coding, 2020. One half of the network sees L, the other ab; all pairs
+of views are contrasted (the paper's full graph). Deviation: negatives come from the batch, not from a memory bank.
 """
 
 from __future__ import annotations
@@ -20,26 +20,27 @@ from fastssl.models import Encoder, LabNetwork, projection_head
 
 
 class CMC(ImageMethod):
-    """Views + two half networks + a head for each + InfoNCE of every two, both ways.
+    """Views + two half networks + a head for each + symmetric InfoNCE of all pairs of views.
 
     Args:
-        encoder: what is kept; its network is a :class:`fastssl.models.LabNetwork`, and its features both halves.
-        augment: makes the views in [-1, 1]: one (L against ab), or several drawings (all against all).
-        temperature: of the loss.
+        encoder: the network kept after pretraining, a :class:`fastssl.models.LabNetwork` whose features are those of
+            both halves.
+        augment: produces the views in [-1, 1]: one (L against ab), or several (all pairs).
+        temperature: temperature of the loss.
         hidden: width of the heads.
-        outputs: dimensions in which views are compared.
+        outputs: dimensions of the embeddings that the loss compares.
         spatial: see :class:`ImageMethod`.
-        backend: of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
 
     Raises:
-        ValueError: another network.
+        ValueError: the encoder's network is no :class:`fastssl.models.LabNetwork`.
     """
 
     family = "multiview"
     paper = "Tian et al. 2020"
     predicts = "which colours belong to which lightness"
     loss = "InfoNCE of every two views"
-    least_rows = 2
+    min_rows = 2
     encoder_name = "lab:resnet"
 
     def __init__(

@@ -1,8 +1,8 @@
-"""Colorization: the colours of an image are told from its lightness.
+"""Colorization: the colours of an image are predicted from its lightness.
 
-Zhang, Isola and Efros, Colorful Image Colorization, 2016. The ab plane is cut into cells of a grid; a place's colour
-is a soft assignment to its five nearest cells, and rare colours count more. Deviations: how frequent colours are is
-counted while training, not on ImageNet before it; sizes are those of small images.
+Zhang, Isola and Efros, Colorful Image Colorization, 2016. The ab plane is quantised into the cells of a grid; the
+target of a pixel is a soft assignment to its five nearest cells, and rare colours are up-weighted. Deviations: colour
+frequencies are estimated during training instead of on ImageNet; sizes are chosen for small images.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def ab_cells(grid: int = 10) -> Tensor:
 
 
 class Colorization(ImageMethod):
-    """One view's lightness + encoder + decoder + cross-entropy of its colours' cells, rare ones counting more.
+    """One view's lightness + encoder + decoder + class-rebalanced cross-entropy over colour cells.
 
     Args:
-        encoder: what is kept; its network gives a feature map, and gets L in all three channels.
-        augment: makes one view in [0, 1].
+        encoder: the network kept after pretraining; it outputs a feature map, and takes L in all three channels.
+        augment: produces one view in [0, 1].
         grid: side of a cell in the ab plane.
-        sigma: of the soft assignment to the five nearest cells, in ab.
-        mix: share of the uniform distribution in the frequencies whose inverse rare colours are weighted by.
+        sigma: standard deviation of the soft assignment to the five nearest cells, in units of ab.
+        mix: fraction of the uniform distribution mixed into the colour frequencies before they are inverted to weights.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -74,13 +74,13 @@ class Colorization(ImageMethod):
         self.frequency: Tensor
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The lightness in three channels [B, 3, S, S] and the colours at the size of the prediction [B, 2, s, s]."""
+        """The lightness in three channels [B, 3, S, S] and the colours at the output resolution [B, 2, s, s]."""
         (view,) = super().views(items, seed, epoch, ids)
         light, ab = ColorizationAugment.lab(view)
         return [(light / 50 - 1).expand(-1, 3, -1, -1), TF.adaptive_avg_pool2d(ab, self.side)]
 
     def assign(self, ab: Tensor) -> tuple[Tensor, Tensor]:
-        """Colours [N, 2] to their five nearest cells [N, 5] and the shares of these."""
+        """Soft assignment of colours [N, 2]: the five nearest cells [N, 5] and their weights [N, 5]."""
         distance, cell = F.nearest(ab.float(), self.cells, 5, metric="sqeuclidean")
         return cell, torch.softmax(-distance / (2 * self.sigma**2), 1)
 
@@ -96,9 +96,9 @@ class Colorization(ImageMethod):
             self.frequency.lerp_(seen / len(cell), 0.01)
         return terms.mean()
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         light, ab = batch.views
-        # The annealed mean of the paper, between the mean, which is grey, and the most likely cell.
+        # The annealed mean of the paper, between the mean (grey) and the mode.
         shares = torch.softmax(self.decoder(self.encoder.network(light)).float() / 0.38, 1)
         told = torch.einsum("bqhw,qc->bchw", shares, self.cells)
         l50, size = 50 * (light[:, :1] + 1), light.shape[2:]

@@ -1,8 +1,8 @@
-"""Context encoder: a part of the image is cut out and painted again from what is around it.
+"""Context encoder: inpainting of a region that is cut out of the image.
 
-Pathak et al., Context Encoders: Feature Learning by Inpainting, 2016. The encoder's map goes through a channel-wise
-fully connected layer, which lets each place see all others, and a decoder; a discriminator judges the result.
-Deviations: the whole image is decoded and the loss counts the missing part; sizes are those of small images.
+Pathak et al., Context Encoders: Feature Learning by Inpainting, 2016. The feature map passes through a channel-wise
+fully connected layer, which connects all positions, and a decoder; a discriminator adds an adversarial loss.
+Deviations: the whole image is decoded and the loss covers the missing region; sizes are chosen for small images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fastssl.models.decoder import Decoder
 
 
 class _Reverse(torch.autograd.Function):
-    """The gradient with the other sign: one backward pass trains the discriminator and its adversary."""
+    """Gradient reversal: one backward pass trains the discriminator and its adversary."""
 
     @staticmethod
     def forward(ctx: object, x: Tensor) -> Tensor:
@@ -35,14 +35,14 @@ class _Reverse(torch.autograd.Function):
 
 
 class ContextEncoder(ImageMethod):
-    """One view without a part + encoder + channel-wise layer + decoder + lambda_rec L_rec + lambda_gan L_gan.
+    """One view with a region removed + encoder + channel-wise layer + decoder + lambda_rec L_rec + lambda_gan L_gan.
 
     Args:
-        encoder: what is kept; its network gives a feature map.
-        augment: makes one view in [-1, 1].
-        region: "center" or "random": what is cut out.
-        lambda_rec: weight of the squared error of the missing part.
-        lambda_gan: weight of the adversarial loss; 0 leaves the discriminator out.
+        encoder: the network kept after pretraining; it outputs a feature map.
+        augment: produces one view in [-1, 1].
+        region: "center" or "random": the region that is cut out.
+        lambda_rec: weight of the squared error on the missing region.
+        lambda_gan: weight of the adversarial loss; 0: no discriminator.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -64,7 +64,9 @@ class ContextEncoder(ImageMethod):
         super().__init__(encoder, augment or ContextEncoderAugment(encoder.size), spatial=spatial)
         ContextEncoderAugment.mask(1, encoder.size, kind=region)
         self.region, self.lambda_rec, self.lambda_gan = region, lambda_rec, lambda_gan
-        self.separable = region == "center" or not lambda_gan  # else one loss is a mean of pixels, the other of images
+        self.separable = (
+            region == "center" or not lambda_gan
+        )  # else one loss is a mean over pixels, the other over images
         self.decoder = Decoder(encoder)
         channels, height, width = encoder.map_shape()
         places = height * width
@@ -80,7 +82,7 @@ class ContextEncoder(ImageMethod):
             )  # fmt: skip
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The view [B, 3, S, S] and what is cut out of it [B, 1, S, S]."""
+        """The view [B, 3, S, S] and the mask of the region to predict [B, 1, S, S]."""
         (view,) = super().views(items, seed, epoch, ids)
         size = view.shape[-1]
         if self.region == "center":
@@ -89,7 +91,7 @@ class ContextEncoder(ImageMethod):
         return [view, torch.cat([ContextEncoderAugment.mask(1, size, kind="random", seed=int(s)) for s in seeds])]
 
     def paint(self, image: Tensor, gone: Tensor) -> Tensor:
-        """The image with its missing part painted again."""
+        """The decoded image, from the image with the region ``gone`` removed."""
         x = self.encoder.network(image.masked_fill(gone, 0.0))
         flat = torch.einsum("bcp,cpq->bcq", x.flatten(2), self.channelwise)
         return self.decoder(flat.reshape(x.shape))
@@ -102,7 +104,7 @@ class ContextEncoder(ImageMethod):
         if self.discriminator is None:
             return self.lambda_rec * reconstruction
         filled = torch.where(gone, painted, image)
-        # The discriminator tells images from painted ones; behind the reversal, the painter makes that hard.
+        # The discriminator minimises the GAN loss; through the reversal, encoder and decoder maximise it.
         real, fake = self.discriminator(image), self.discriminator(_Reverse.apply(filled))
         gan = TF.softplus(-real).mean() + TF.softplus(fake).mean()
         return self.lambda_rec * reconstruction + self.lambda_gan * gan
@@ -110,7 +112,7 @@ class ContextEncoder(ImageMethod):
     def terms(self, batch: Batch) -> int:
         return int(batch.views[1].sum())
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         image, gone = batch.views
         painted = torch.where(gone, self.paint(image, gone), image)
         return {"seen": image.masked_fill(gone, 0.0), "painted": painted, "image": image}

@@ -1,7 +1,7 @@
-"""Counting: what a network counts in four quarters of an image adds up to what it counts in the whole.
+"""Counting: the counts of the four quarters of an image sum to the counts of the whole image.
 
-Noroozi, Pirsiavash and Favaro, Representation Learning by Learning to Count, 2017. The contrastive term keeps it from
-counting nothing: the counts of another image must differ.
+Noroozi, Pirsiavash and Favaro, Representation Learning by Learning to Count, 2017. A contrastive term prevents the
+trivial solution of all-zero counts: those of another image must differ.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ class Counting(ImageMethod):
     """One view of twice the image size + encoder + MLP of counts >= 0 + squared errors.
 
     Args:
-        encoder: what is kept; it sees the view at half size, and its quarters.
-        augment: makes one view of twice the encoder's image size.
-        counts: how many things are counted.
-        margin: M, by which the counts of another image must miss.
+        encoder: the network kept after pretraining; it sees the view at half resolution, and its quarters.
+        augment: produces one view of twice the encoder's image size.
+        counts: number of visual primitives that are counted.
+        margin: M, the squared distance by which the counts of another image must differ.
         hidden: width of the MLP.
         spatial: see :class:`ImageMethod`.
     """
@@ -32,7 +32,7 @@ class Counting(ImageMethod):
     paper = "Noroozi et al. 2017"
     predicts = "the sum of the counts of four quarters"
     loss = "squared error, and a hinge against other images"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
-"""CPC: from the patches above, the codes of the rows below are told apart from those of all other patches.
+"""CPC: the context of the patch rows above predicts the codes of the rows below, against those of all other patches.
 
 van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018. A grid of 7 x 7
-patches that overlap by half; each is coded by itself; a masked convolution sums up the rows above; linear maps
-predict the codes some rows below. Patches are a quarter of the image, as the paper's 64 of 256 pixels. Deviations: the
-context network is smaller, and negatives are all patches of the batch.
+patches with 50 % overlap is encoded patch by patch; a masked convolution aggregates the rows above into a context, and
+linear maps predict the codes some rows below. The patch side is a quarter of the image's, as in the paper (64 of 256
+pixels). Deviations: a smaller context network, and all patches of the batch as negatives.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class _RowsAbove(nn.Module):
         self.mix = nn.Conv2d(dim, dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        above = self.expand(x)[:, :, : x.shape[2]]  # the padding below is cut off: nothing comes from there
+        above = self.expand(x)[:, :, : x.shape[2]]  # without the bottom padding: the convolution is causal
         return x + self.mix(torch.relu(above))
 
 
@@ -35,21 +35,21 @@ class CPC(ImageMethod):
     """Patches + encoder + context of the rows above + linear predictions + InfoNCE.
 
     Args:
-        encoder: what is kept; it sees patches.
-        augment: makes one view, of which a patch is a quarter; None: twice the encoder's image size.
-        temperature: of the loss, on unit vectors.
-        dim: of codes and context.
-        steps: the rows below that are predicted: first and last.
-        layers: of the context network.
+        encoder: the network kept after pretraining; its input are patches.
+        augment: produces one view of four times the patch side; None: twice the encoder's image size.
+        temperature: temperature of the loss, on unit vectors.
+        dim: dimensions of codes and context.
+        steps: first and last offset of the predicted rows.
+        layers: layers of the context network.
         spatial: not used: patches are smaller than images.
-        backend: of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
     """
 
     family = "predictive coding"
     paper = "van den Oord et al. 2018"
     predicts = "the codes of patches some rows below"
     loss = "InfoNCE"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class CPC(ImageMethod):
         ]
         return torch.stack(terms).mean()
 
-    def skill(self, batch: Batch) -> dict[str, float]:
-        """How often the true code of the nearest row that is predicted is the most similar of all in the batch."""
+    def pretext_metrics(self, batch: Batch) -> dict[str, float]:
+        """Accuracy of retrieving the code of the nearest predicted row among all codes of the batch."""
         predicted, true = next(iter(self.predictions(self.codes(batch.views[0])).values()))
         _, nearest = F.nearest(predicted.float(), true.float(), 1, metric="cosine")
         right = (nearest[:, 0] == torch.arange(len(true), device=true.device)).float().mean()

@@ -1,8 +1,8 @@
-"""CPC for signals: from what was heard so far, the codes of what comes next are told apart from others.
+"""CPC for signals: the context of past codes predicts future codes, against the other codes of the batch.
 
 van den Oord, Li and Vinyals, Representation Learning with Contrastive Predictive Coding, 2018: strided convolutions
-code a waveform, a GRU sums up the codes so far, and linear maps predict the codes some steps ahead. Deviations: codes
-are compared as unit vectors over a temperature; negatives are all codes of the batch at these steps.
+encode a waveform, a GRU aggregates past codes into a context, and linear maps predict the codes some steps ahead.
+Deviations: cosine similarities over a temperature; negatives are all codes of the batch at these steps.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class CPCSignal(Method):
     """A window of a signal + encoder + GRU + linear predictions + InfoNCE.
 
     Args:
-        encoder: what is kept, a :class:`fastssl.models.SignalEncoder`; its features are the mean code.
-        window: samples of a view, at a random place of the signal.
-        steps: how far ahead codes are predicted: 1 to ``steps``; 12 in the paper.
-        context: of the GRU; 256 in the paper.
-        temperature: of the loss.
-        backend: of the loss.
+        encoder: the network kept after pretraining; its features are the mean code.
+        window: samples per view, a random window of the signal.
+        steps: codes are predicted 1 to ``steps`` ahead; 12 in the paper.
+        context: hidden units of the GRU; 256 in the paper.
+        temperature: temperature of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
 
     The data is a :class:`fastssl.data.Signals`.
 
@@ -66,17 +66,17 @@ class CPCSignal(Method):
             count = SignalEncoder.codes(encoder.eval(), torch.zeros(1, window)).shape[2]
         encoder.train()
         if not 1 <= steps < count:
-            raise ValueError(f"steps: expected 1 to {count - 1} of a window's {count} codes, got {steps}")
+            raise ValueError(f"steps: expected 1 to {count - 1} (a window has {count} codes), got {steps}")
         self.encoder = encoder
         self.window, self.temperature, self.backend = window, temperature, backend
         self.gru = nn.GRU(encoder.dim, context, batch_first=True)
         self.predict = nn.ModuleList(nn.Linear(context, encoder.dim) for _ in range(steps))
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
-        """Signals to windows of them, a view [B, window].
+        """Random windows of the signals, one view [B, window].
 
         Raises:
-            ValueError: signals that are shorter.
+            ValueError: a signal is shorter than the window.
         """
         ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
         windows = []
@@ -92,12 +92,12 @@ class CPCSignal(Method):
         return batch.views
 
     def predictions(self, codes: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """For 1 to ``steps`` ahead: predicted codes and the true ones, [N, dim] each, in the same order."""
-        heard, _ = self.gru(codes.transpose(1, 2))
-        last = heard.shape[1] - len(self.predict)
+        """For 1 to ``steps`` ahead: predicted and true codes, [N, dim] each, in the same order."""
+        context, _ = self.gru(codes.transpose(1, 2))
+        last = context.shape[1] - len(self.predict)
         true = codes.transpose(1, 2)
         return [
-            (layer(heard[:, :last]).flatten(0, 1), true[:, k + 1 : k + 1 + last].flatten(0, 1))
+            (layer(context[:, :last]).flatten(0, 1), true[:, k + 1 : k + 1 + last].flatten(0, 1))
             for k, layer in enumerate(self.predict)
         ]
 

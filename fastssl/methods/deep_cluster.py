@@ -1,8 +1,8 @@
-"""DeepCluster: images are told apart by the clusters that k-means finds in their features, anew before every epoch.
+"""DeepCluster: classification of k-means clusters of the features, recomputed before every epoch.
 
 Caron et al., Deep Clustering for Unsupervised Learning of Visual Features, 2018. Features are PCA-whitened, empty
-clusters repaired, clusters seen equally often, and the classifier begins anew with new clusters. Deviations: no Sobel
-filter before the network; ``every`` may keep clusters for several epochs where an epoch is a few steps.
+clusters are reassigned, clusters are sampled uniformly, and the classifier is reinitialised with new clusters.
+Deviations: no Sobel filter before the network; ``every`` keeps clusters for several epochs, for small data sets.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, MoCoV2Augment, Views
 from fastssl.data.batch import Batch
 from fastssl.methods.image import ImageMethod
-from fastssl.models import Encoder, ItemMemory, kmeans, pca_whiten
+from fastssl.models import Encoder, MemoryBank, kmeans, pca_whiten
 
 
 class DeepCluster(ImageMethod):
     """One view + encoder + linear classifier + cross-entropy of its cluster.
 
     Args:
-        encoder: what is kept.
-        augment: makes one view.
-        clusters: of k-means; about ten times the classes that one expects.
-        pca: dimensions that are clustered.
-        every: epochs between two assignments.
+        encoder: the network kept after pretraining.
+        augment: produces one view.
+        clusters: number of clusters; about ten times the expected number of classes.
+        pca: dimensions that the features are reduced to before clustering.
+        every: epochs between two clusterings.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -34,7 +34,7 @@ class DeepCluster(ImageMethod):
     predicts = "the cluster of the image's features"
     loss = "cross-entropy of clusters"
     separable = True
-    studies = True
+    needs_dataset_features = True
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class DeepCluster(ImageMethod):
         super().__init__(encoder, augment or one, spatial=spatial)
         self.clusters, self.pca, self.every = clusters, pca, every
         self.classifier = nn.Linear(self.features, clusters)
-        self.assigned = ItemMemory()
+        self.assigned = MemoryBank()
 
-    def study(self, features: Tensor, epoch: int, seed: int) -> None:
+    def before_epoch(self, features: Tensor, epoch: int, seed: int) -> None:
         if len(self.assigned) and epoch % self.every:
             return
         if len(features) < self.clusters:
@@ -67,7 +67,7 @@ class DeepCluster(ImageMethod):
             self.classifier.weight.copy_(torch.randn(self.classifier.weight.shape, generator=generator) * 0.01)
             self.classifier.bias.zero_()
 
-    def weights(self) -> Tensor | None:
+    def sampling_weights(self) -> Tensor | None:
         sizes = torch.bincount(self.assigned.rows, minlength=self.clusters)
         return 1 / sizes[self.assigned.rows].double()
 

@@ -1,7 +1,7 @@
-"""DINO: all views predict what a slowly moving copy of the network says of the two large ones.
+"""DINO: all views predict the momentum teacher's output for the two global views.
 
-Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021. Deviation: the teacher's temperature is
-constant (the paper warms it up), and the last layer is not frozen at first.
+Caron et al., Emerging Properties in Self-Supervised Vision Transformers, 2021. Deviations: the teacher's temperature is
+constant (the paper warms it up), and the last layer is not frozen in the first epoch.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from fastssl.models import DINOHead, Encoder, TargetNetwork
 
 
 class DINO(ImageMethod):
-    """Views + encoder, head and their target + centre + cross-entropy of views.
+    """Multi-crop views + encoder, head and their target network + centring + cross-entropy between views.
 
     Args:
-        encoder: what is kept.
-        augment: makes the views, the two large ones first; None takes multi-crop at the encoder's image size.
-        outputs: prototypes.
-        momentum: of the target at the beginning; it rises to 1.
-        temperature: of the student.
-        teacher_temperature: of the target.
-        center_momentum: of the running mean of the target's logits, which keeps it from collapsing.
+        encoder: the network kept after pretraining.
+        augment: produces the views, the two global ones first; None: multi-crop at the encoder's image size.
+        outputs: number of prototypes.
+        momentum: initial momentum of the target network; it rises to 1.
+        temperature: temperature of the student.
+        teacher_temperature: temperature of the teacher.
+        center_momentum: momentum of the centre, the running mean of the teacher's logits that prevents collapse.
         hidden: width of the head.
         spatial: not used: the views have several sizes.
     """
 
     family = "self-distillation"
     paper = "Caron et al. 2021"
-    predicts = "the target network's prototypes of the large views"
+    predicts = "the target network's prototypes of the global views"
     loss = "cross-entropy with a centred softmax"
 
     def __init__(
@@ -75,4 +75,4 @@ class DINO(ImageMethod):
         return loss
 
     def after_step(self, progress: float) -> None:
-        self.target.follow(nn.Sequential(self.backbone(), self.head), progress)
+        self.target.update(nn.Sequential(self.backbone(), self.head), progress)

@@ -1,4 +1,4 @@
-"""What a method of images is: an encoder of images, and views."""
+"""Base class of image methods: an image encoder, and views as examples."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
-from fastssl.data.views import PlainExamples, labels_of, reduction_of, views_of
+from fastssl.data.views import CenterCropExamples, labels_of, reduction_of, views_of
 from fastssl.methods.base import Method
 from fastssl.models import Backbone, Encoder
 
 
 class ImageMethod(Method):
-    """Base of the methods of images: their examples are views.
+    """Base class of image methods: examples are augmented views.
 
     Args:
-        encoder: what is kept.
-        augment: makes the views.
-        spatial: heads see the 4 x 4 feature map instead of its mean: features keep where things are.
+        encoder: the network kept after pretraining.
+        augment: produces the views.
+        spatial: feed the 4 x 4 feature map to the heads instead of its mean, so that features retain positions.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("images",)
-    encoder_name: ClassVar[str] = "resnet"  # what the command line builds unless another is named
-    needs_colors: ClassVar[bool] = False  # whether its images have to be RGB
+    encoder_name: ClassVar[str] = "resnet"  # default encoder of the command line
+    needs_colors: ClassVar[bool] = False  # requires RGB images
 
     def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:
-        # Here, because methods ask their encoder for its size before they call what they inherit.
+        # In __new__, because methods read the encoder's size before they call super().__init__().
         if encoder is not None and not isinstance(encoder, Encoder):
             raise TypeError(
-                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}: a module becomes one by "
-                "the size of its images, Encoder(module, size=224), or is given to fastssl.pretrain"
+                f"encoder: expected a fastssl.models.Encoder, got {type(encoder).__name__}: wrap a module as "
+                "Encoder(module, size=224), or pass it to fastssl.pretrain"
             )
         return super().__new__(cls)
 
@@ -47,15 +47,15 @@ class ImageMethod(Method):
             )
         self.encoder, self.augment, self.spatial = encoder, augment.with_channels(encoder.channels), spatial
         if spatial and isinstance(encoder.network, Backbone):
-            self.trains_parts = True  # what the library puts behind its map gets no gradient
+            self.has_unused_parameters = True  # layers of the backbone behind the feature map get no gradient
 
     @property
     def features(self) -> int:
-        """Length of what heads are put on."""
+        """Number of features that the heads take."""
         return int(self.encoder.shape_of(self.encoder.spatial)[1]) if self.spatial else self.encoder.dim
 
     def backbone(self) -> nn.Module:
-        """Images to [B, features], as a module that a target network can copy."""
+        """The module from images to [B, features], which a target network can copy."""
         return _Spatial(self.encoder) if self.spatial else self.encoder
 
     def embed(self, images: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class ImageMethod(Method):
         return Batch(self.views(items, seed, epoch, ids), labels_of(items), torch.from_numpy(ids))
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The views of items' images, cropped from their own pixels, and what else the method needs of each item."""
+        """The views, cropped from full-resolution images, and further inputs of the method, a tensor [B, ...] each."""
         return views_of(self.augment, items, seed, epoch, ids)
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
@@ -77,7 +77,7 @@ class ImageMethod(Method):
         return batch.views
 
     @torch.no_grad()
-    def some_features(self, batch: Batch) -> Tensor:
+    def sample_features(self, batch: Batch) -> Tensor:
         training = self.encoder.training
         self.encoder.eval()
         view = batch.views[0][:128]
@@ -85,10 +85,10 @@ class ImageMethod(Method):
         self.encoder.train(training)
         return features
 
-    def plain(self) -> PlainExamples:
-        return PlainExamples(self.encoder.size, self.encoder.channels)
+    def plain_examples(self) -> CenterCropExamples:
+        return CenterCropExamples(self.encoder.size, self.encoder.channels)
 
-    def describe(self, batch: Batch) -> Tensor:
+    def dataset_features(self, batch: Batch) -> Tensor:
         return self.embed(batch.views[0])
 
 

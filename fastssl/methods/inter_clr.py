@@ -1,8 +1,8 @@
-"""InterCLR: MoCo, and another image of the same cluster as a second positive.
+"""InterCLR: MoCo with another image of the same cluster as a second positive.
 
-Xie et al., Delving into Inter-Image Invariance for Unsupervised Visual Representations, 2020. A memory holds an
-embedding of every item and its cluster, both renewed with every step; negatives are drawn from the nearest items of
-other clusters (semi-hard), and a margin on the positive's cosine, negative by default, makes the boundary less strict.
+Xie et al., Delving into Inter-Image Invariance for Unsupervised Visual Representations, 2020. A memory bank holds the
+embedding and cluster of every item, both updated in every step; negatives are drawn from the nearest items of other
+clusters (semi-hard), and a margin on the positive's cosine, negative by default, loosens the decision boundary.
 """
 
 from __future__ import annotations
@@ -16,29 +16,29 @@ from fastssl.augment import Views
 from fastssl.data.batch import Batch
 from fastssl.distributed import all_rows
 from fastssl.methods.moco import MoCo
-from fastssl.models import Encoder, ItemMemory, kmeans
+from fastssl.models import Encoder, MemoryBank, kmeans
 
 
 class InterCLR(MoCo):
-    """MoCo's networks, queue and loss + memory of items and clusters + margin softmax between images.
+    """MoCo's networks, queue and loss + memory bank of items and clusters + margin softmax between images.
 
     Args:
-        encoder, augment: as MoCo.
-        clusters: of the memory.
-        pool: share of the memory, the nearest, that negatives are drawn from.
-        negatives: drawn for each query.
-        margin: taken from the positive's cosine.
-        lambd: weight of MoCo's loss; the other gets 1 - lambd.
-        momentum_memory: of an item's embedding in the memory.
-        options: of MoCo.
+        encoder, augment: as for :class:`MoCo`.
+        clusters: number of clusters of the memory bank.
+        pool: fraction of the memory bank, the nearest items, from which negatives are drawn.
+        negatives: negatives per query.
+        margin: margin subtracted from the positive's cosine.
+        lambd: weight of MoCo's loss; the inter-image loss has weight 1 - lambd.
+        momentum_memory: momentum of the embeddings in the memory bank.
+        options: further arguments of :class:`MoCo`.
     """
 
     family = "clustering"
     paper = "Xie et al. 2020"
     predicts = "its key, and another image of its cluster"
     loss = "InfoNCE and a margin softmax"
-    least_rows = 2
-    studies = True
+    min_rows = 2
+    needs_dataset_features = True
 
     def __init__(
         self,
@@ -57,16 +57,16 @@ class InterCLR(MoCo):
         **options: int,
     ) -> None:
         if not 0 < pool <= 1 or not 0 <= lambd <= 1:
-            raise ValueError(f"pool, lambd: expected shares, got {pool} and {lambd}")
+            raise ValueError(f"pool, lambd: expected fractions, got {pool} and {lambd}")
         super().__init__(encoder, augment, temperature=temperature, spatial=spatial, backend=backend, **options)
         self.pool, self.count, self.margin, self.lambd = pool, negatives, margin, lambd
         self.clusters, self.momentum_memory = clusters, momentum_memory
-        self.memory, self.cluster, self.centres = ItemMemory(), ItemMemory(), ItemMemory()
+        self.memory, self.cluster, self.centres = MemoryBank(), MemoryBank(), MemoryBank()
 
-    def describe(self, batch: Batch) -> Tensor:
+    def dataset_features(self, batch: Batch) -> Tensor:
         return TF.normalize(self.projector(self.embed(batch.views[0])).float(), dim=1)
 
-    def study(self, features: Tensor, epoch: int, seed: int) -> None:
+    def before_epoch(self, features: Tensor, epoch: int, seed: int) -> None:
         if not len(self.memory):
             self.memory.fill(features)
         clusters = min(self.clusters, len(features))
@@ -76,10 +76,10 @@ class InterCLR(MoCo):
 
     def forward(self, batch: Batch) -> Tensor:
         query, ids = self.projector(self.embed(batch.views[0])), batch.ids
-        assert ids is not None  # examples number their rows
+        assert ids is not None  # set by ``examples``
         intra = self.contrast(query, batch.views[1])
         unit = TF.normalize(query.float(), dim=1)
-        inter = self.between(unit, ids)
+        inter = self.inter_image_loss(unit, ids)
         if self.training:
             with torch.no_grad():
                 (unit, ids), _ = all_rows(unit, ids)
@@ -89,8 +89,8 @@ class InterCLR(MoCo):
                 self.cluster.rows[ids] = cluster[:, 0]
         return self.lambd * intra + (1 - self.lambd) * inter
 
-    def between(self, unit: Tensor, ids: Tensor) -> Tensor:
-        """The loss between images: ``unit`` queries [B, D] of items ``ids``."""
+    def inter_image_loss(self, unit: Tensor, ids: Tensor) -> Tensor:
+        """The inter-image loss of unit queries [B, D] of items ``ids``."""
         memory, cluster = self.memory.rows, self.cluster.rows
         own = cluster[ids]
         # A random other item of the same cluster; an item alone in its cluster is its own positive.

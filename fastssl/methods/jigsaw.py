@@ -1,8 +1,7 @@
-"""Jigsaw: nine tiles of an image were shuffled by one of a few permutations; which one?
+"""Jigsaw: the permutation by which nine tiles of an image were shuffled is predicted.
 
-Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles, 2016. The
-permutations are chosen one by one, each as far as possible from those before (Hamming distance), as the authors'
-code does.
+Noroozi and Favaro, Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles, 2016. The permutations
+are chosen greedily for maximal Hamming distance, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from fastssl.augment import JigsawAugment
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
-from fastssl.data.views import drawings
+from fastssl.data.views import select_images
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, permutations
 
@@ -26,11 +25,11 @@ class Jigsaw(ImageMethod):
     """Nine tiles + one encoder for all (the context-free network) + MLP of their features in order + cross-entropy.
 
     Args:
-        encoder: what is kept.
-        augment: makes the nine tiles; None takes tiles of half the encoder's image size.
-        count: permutations.
+        encoder: the network kept after pretraining.
+        augment: produces the nine tiles; None: tiles of half the encoder's image size.
+        count: number of permutations.
         hidden: width of the MLP.
-        tile_features: features of a tile that go into the MLP.
+        tile_features: features per tile that enter the MLP.
         spatial: not used: patches are smaller than images.
     """
 
@@ -63,15 +62,15 @@ class Jigsaw(ImageMethod):
         )
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The shuffled tiles [B, 9, 3, S, S], of an item's first drawing, and the number of the permutation [B]."""
-        tiles = self.augment(drawings(items), seed=seed, epoch=epoch, ids=ids)
+        """The shuffled tiles [B, 9, 3, S, S] of each item's first image, and the index of the permutation [B]."""
+        tiles = self.augment(select_images(items), seed=seed, epoch=epoch, ids=ids)
         stacked = torch.stack([JigsawAugment.normalized(tile) for tile in tiles], 1)
         numbers = (self.uniform(seed, epoch, ids)[:, 1] * len(self.table)).astype(np.int64)
         order = torch.from_numpy(self.table[numbers])
         return [stacked[torch.arange(len(stacked))[:, None], order], torch.from_numpy(numbers)]
 
     def scores(self, tiles: Tensor) -> Tensor:
-        """Of every permutation: [B, count]."""
+        """Logits of the permutations [B, count]."""
         features = torch.relu(self.reduce(self.embed(tiles.flatten(0, 1))))
         result: Tensor = self.classifier(features.reshape(len(tiles), -1))
         return result
@@ -79,11 +78,11 @@ class Jigsaw(ImageMethod):
     def forward(self, batch: Batch) -> Tensor:
         return TF.cross_entropy(self.scores(batch.views[0]), batch.views[1])
 
-    def skill(self, batch: Batch) -> dict[str, float]:
+    def pretext_metrics(self, batch: Batch) -> dict[str, float]:
         solved = (self.scores(batch.views[0]).argmax(1) == batch.views[1]).float().mean()
         return {"accuracy": 100 * float(solved), "chance": 100 / len(self.table)}
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         tiles, numbers = batch.views
         chosen = torch.from_numpy(self.table)[self.scores(tiles).argmax(1)]
 

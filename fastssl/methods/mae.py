@@ -1,7 +1,7 @@
-"""MAE: a transformer sees a quarter of an image's patches; a small decoder paints the others.
+"""MAE: a ViT encodes a quarter of an image's patches; a small decoder reconstructs the masked ones.
 
-He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. Deviations: no class token; the decoder is as deep as
-``decoder_depth`` says (2 instead of 8, for small images).
+He et al., Masked Autoencoders Are Scalable Vision Learners, 2022. Deviations: no class token; a decoder of 2 blocks
+instead of 8, for small images.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from fastssl.models.vit import Block, sine_positions
 
 
 class MAE(ImageMethod):
-    """One view's visible patches + ViT + transformer decoder + squared error on the other patches.
+    """One view's visible patches + ViT + transformer decoder + squared error on the masked patches.
 
     Args:
-        encoder: what is kept; its network is a :class:`fastssl.models.ViT`.
-        augment: makes one view.
-        share: of the patches that are hidden.
-        decoder_dim: of the decoder's tokens.
-        decoder_depth: its blocks.
-        norm_pixels: each patch is predicted with mean 0 and deviation 1, as the paper's best.
-        spatial: not used: a decoder works on tokens.
+        encoder: the network kept after pretraining, a :class:`fastssl.models.ViT`.
+        augment: produces one view.
+        share: masking ratio, the fraction of patches that are masked.
+        decoder_dim: token dimensions of the decoder.
+        decoder_depth: blocks of the decoder.
+        norm_pixels: targets are the pixels normalised per patch, the paper's best setting.
+        spatial: not used: the decoder takes tokens.
 
     Raises:
-        ValueError: another network, or a share that hides no patch or all.
+        ValueError: the encoder's network is no ViT, or a masking ratio that masks no patch or all.
     """
 
     family = "masked generation"
@@ -63,7 +63,7 @@ class MAE(ImageMethod):
         self.patch, self.side, self.norm_pixels = network.patch, side, norm_pixels
         self.visible = side * side - round(share * side * side)
         if not 0 < self.visible < side * side:
-            raise ValueError(f"share: expected one that leaves and hides patches, got {share} of {side * side}")
+            raise ValueError(f"share: expected a ratio that masks some of {side * side} patches, got {share}")
         self.enter = nn.Linear(network.dim, decoder_dim)
         self.token = nn.Parameter(torch.randn(decoder_dim) * 0.02)
         self.register_buffer("positions", sine_positions(side, side, decoder_dim), persistent=False)
@@ -72,20 +72,20 @@ class MAE(ImageMethod):
         self.leave = nn.Linear(decoder_dim, encoder.channels * self.patch**2)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The view [B, 3, S, S] and its patches in random order, of which the first are visible: int64 [B, P]."""
+        """The view [B, 3, S, S] and a random order of its patches, of which the first are visible: int64 [B, P]."""
         (view,) = super().views(items, seed, epoch, ids)
         noise = self.uniform(seed, epoch, ids, block=1, count=self.side**2)
         return [view, torch.from_numpy(noise.argsort(1))]
 
     def targets(self, image: Tensor) -> Tensor:
-        """The pixels of all patches [B, P, 3 * patch * patch]."""
+        """The target pixels of all patches [B, P, 3 * patch * patch]."""
         pixels = TF.pixel_unshuffle(image.float(), self.patch).flatten(2).transpose(1, 2)
         if not self.norm_pixels:
             return pixels
         return (pixels - pixels.mean(2, keepdim=True)) / (pixels.var(2, keepdim=True) + 1e-6).sqrt()
 
     def paint(self, image: Tensor, order: Tensor) -> Tensor:
-        """The pixels of all patches as they are predicted, in the patches' own order."""
+        """The predicted pixels of all patches, in spatial order."""
         network = self.encoder.network
         assert isinstance(network, ViT)
         seen = self.enter(network.visible(image, order[:, : self.visible]))
@@ -99,10 +99,10 @@ class MAE(ImageMethod):
         error = (self.paint(image, order).float() - self.targets(image)).square().mean(2)
         return error.gather(1, order[:, self.visible :]).mean()
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         image, order = batch.views
         patches, pixels = self.paint(image, order), TF.pixel_unshuffle(image, self.patch).flatten(2).transpose(1, 2)
-        if self.norm_pixels:  # shown with the patches' own mean and deviation, which it does not predict
+        if self.norm_pixels:  # shown with the true mean and standard deviation, which are not predicted
             patches = patches * pixels.std(2, keepdim=True) + pixels.mean(2, keepdim=True)
         hidden = torch.ones(order.shape, dtype=torch.bool).scatter(1, order[:, : self.visible], False)[..., None]
 

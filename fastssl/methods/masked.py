@@ -1,7 +1,7 @@
-"""Masked prediction: some patches of an image are taken away; their pixels are predicted from the others.
+"""Masked image modelling (SimMIM): the pixels of masked patches are predicted from the visible ones.
 
-Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022. Deviations: squared error instead of absolute,
-on the removed pixels; any network that gives a feature map, with a convolutional decoder.
+Xie et al., SimMIM: A Simple Framework for Masked Image Modeling, 2022. Deviations: squared instead of absolute error on
+the masked pixels; any network that outputs a feature map, with a convolutional decoder.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from fastssl.models.decoder import Decoder
 
 
 class Masked(ImageMethod):
-    """One view without some patches + encoder + decoder + squared error on what was removed.
+    """One view with masked patches + encoder + decoder + squared error on the masked pixels.
 
     Args:
-        encoder: what is kept; its network gives a feature map.
-        augment: makes one view in [-1, 1].
-        share: of the patches that are removed.
-        patch: pixels of a patch's side; None: an eighth of the image.
+        encoder: the network kept after pretraining; it outputs a feature map.
+        augment: produces one view in [-1, 1].
+        share: masking ratio, the fraction of patches that are masked.
+        patch: side of a patch in pixels; None: an eighth of the image.
         spatial: see :class:`ImageMethod`.
     """
 
     family = "masked generation"
     paper = "Xie et al. 2022"
-    predicts = "the pixels of removed patches"
-    loss = "mean squared error on the removed"
+    predicts = "the pixels of masked patches"
+    loss = "mean squared error on the masked"
     separable = True
 
     def __init__(
@@ -54,12 +54,12 @@ class Masked(ImageMethod):
         self.patch, self.patches = patch, (encoder.size // patch) ** 2
         self.removed = round(share * self.patches)
         if not 0 < self.removed < self.patches:
-            raise ValueError(f"share: expected one that leaves and removes patches, got {share} of {self.patches}")
+            raise ValueError(f"share: expected a ratio that masks some of {self.patches} patches, got {share}")
         self.token = nn.Parameter(torch.zeros(encoder.channels, 1, 1))
         self.decoder = Decoder(encoder)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The view [B, 3, S, S] and where it loses its pixels, bool [B, 1, S, S]."""
+        """The view [B, 3, S, S] and the mask, bool [B, 1, S, S]."""
         (view,) = super().views(items, seed, epoch, ids)
         noise = self.uniform(seed, epoch, ids, block=1, count=self.patches)
         order = torch.from_numpy(noise.argsort(1).argsort(1) < self.removed)
@@ -68,7 +68,7 @@ class Masked(ImageMethod):
         return [view, grid.repeat_interleave(self.patch, 2).repeat_interleave(self.patch, 3)]
 
     def paint(self, image: Tensor, gone: Tensor) -> Tensor:
-        """The image as it is restored from what is left of it."""
+        """The image reconstructed from its visible pixels."""
         return self.decoder(self.encoder.network(torch.where(gone, self.token.to(image.dtype), image)))
 
     def forward(self, batch: Batch) -> Tensor:
@@ -79,6 +79,6 @@ class Masked(ImageMethod):
     def terms(self, batch: Batch) -> int:
         return int(batch.views[1].sum())
 
-    def pictures(self, batch: Batch) -> dict[str, Tensor]:
+    def visualize(self, batch: Batch) -> dict[str, Tensor]:
         image, gone = batch.views
         return {"seen": image.masked_fill(gone, 0.0), "predicted": self.paint(image, gone), "image": image}

@@ -1,8 +1,8 @@
-"""MoCo: a query finds its key among the keys of earlier batches, which a slowly moving encoder made.
+"""MoCo: a query is matched with its key against a queue of keys of earlier batches, made by a momentum encoder.
 
 He et al., Momentum Contrast for Unsupervised Visual Representation Learning, 2020 (v1: a linear head); Chen et al.,
-Improved Baselines with Momentum Contrastive Learning, 2020 (v2: an MLP head, stronger views). Deviations: the
-batch's other keys are negatives too, and batch norm is not shuffled among processes.
+Improved Baselines with Momentum Contrastive Learning, 2020 (v2: an MLP head, stronger augmentation). Deviations: the
+batch's other keys are negatives too, and there is no shuffling batch norm.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from fastssl.models import EmbeddingQueue, Encoder, TargetNetwork, projection_he
 
 
 class MoCo(ImageMethod):
-    """Views + encoder, head and their target + queue + InfoNCE.
+    """Views + encoder, head and their momentum encoder + queue + InfoNCE.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views, query and key; None takes v2's settings.
-        temperature: of the loss.
-        queue: keys that are remembered.
-        momentum: of the target network.
-        hidden: width of the head; 0: a linear one (v1).
-        outputs: dimensions in which views are compared.
+        encoder: the network kept after pretraining.
+        augment: produces two views, query and key; None: the settings of v2.
+        temperature: temperature of the loss.
+        queue: number of keys in the queue.
+        momentum: momentum of the target network.
+        hidden: width of the projection head; 0: a linear head (v1).
+        outputs: dimensions of the embeddings that the loss compares.
         spatial: see :class:`ImageMethod`.
-        backend: of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
     """
 
     family = "instance discrimination"
@@ -59,9 +59,9 @@ class MoCo(ImageMethod):
         return self.contrast(self.projector(self.embed(batch.views[0])), batch.views[1])
 
     def contrast(self, query: Tensor, view: Tensor) -> Tensor:
-        """The loss of queries against the keys of the other view and those of the queue, which moves on."""
+        """The loss of queries against the keys of the other view and the queue; enqueues the keys."""
         key = self.target(view)
-        # A copy: the queue moves on before the gradient is computed.
+        # A copy, because the queue is updated in place before the backward pass.
         negatives = self.queue.embeddings.clone()
         loss = F.info_nce(
             query, key, negatives, temperature=self.temperature, replicated_negatives=True, backend=self.backend
@@ -71,4 +71,4 @@ class MoCo(ImageMethod):
         return loss
 
     def after_step(self, progress: float) -> None:
-        self.target.follow(nn.Sequential(self.backbone(), self.projector), progress)
+        self.target.update(nn.Sequential(self.backbone(), self.projector), progress)

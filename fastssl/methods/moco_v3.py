@@ -18,20 +18,20 @@ from fastssl.models import Encoder
 
 
 class MoCoV3(BYOL):
-    """Views + encoder, projector and their target + predictor + InfoNCE, both ways.
+    """Views + encoder, projector and their momentum encoder + predictor + symmetric InfoNCE.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views; None takes the paper's settings.
-        temperature: of the loss.
-        options: of :class:`BYOL`.
+        encoder: the network kept after pretraining.
+        augment: produces two views; None: the paper's settings.
+        temperature: temperature of the loss.
+        options: further arguments of :class:`BYOL`.
     """
 
     family = "instance discrimination"
     paper = "Chen et al. 2021"
     predicts = "which key of the batch is the query's"
     loss = "InfoNCE"
-    least_rows = 2
+    min_rows = 2
     separable = False
 
     def __init__(

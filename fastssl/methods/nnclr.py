@@ -1,4 +1,4 @@
-"""NNCLR: the positive of a view is the nearest neighbour of the other one among earlier images.
+"""NNCLR: the positive of a view is the nearest neighbour of the other view in a support set of earlier images.
 
 Dwibedi et al., With a Little Help from My Friends: Nearest-Neighbor Contrastive Learning of Visual Representations,
 2021.
@@ -17,24 +17,24 @@ from fastssl.models import EmbeddingQueue, Encoder, prediction_head, projection_
 
 
 class NNCLR(ImageMethod):
-    """Views + encoder + projector + predictor + support set + InfoNCE, both ways.
+    """Views + encoder + projector + predictor + support set + symmetric InfoNCE.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views; None takes SimCLR's settings, as the paper.
-        temperature: of the loss.
-        support: projections of earlier images among which neighbours are sought.
+        encoder: the network kept after pretraining.
+        augment: produces two views; None: SimCLR's settings, as in the paper.
+        temperature: temperature of the loss.
+        support: size of the support set, a queue of projections of earlier images.
         hidden: width of the heads.
-        outputs: dimensions of a projection.
+        outputs: dimensions of the projections.
         spatial: see :class:`ImageMethod`.
-        backend: of the loss.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
     """
 
     family = "instance discrimination"
     paper = "Dwibedi et al. 2021"
     predicts = "which view's neighbour is its own"
     loss = "InfoNCE on nearest neighbours"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,

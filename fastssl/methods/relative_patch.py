@@ -1,7 +1,7 @@
-"""Relative patch position: where does a patch lie, seen from the middle one?
+"""Relative patch position: the position of a patch relative to the central one is predicted.
 
 Doersch, Gupta and Efros, Unsupervised Visual Representation Learning by Context Prediction, 2015. Gaps, jitter and
-colour projection are there to keep edges that run on and chromatic aberration from giving the answer away.
+colour projection prevent shortcuts by continuing edges and chromatic aberration.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, Params, RelativePatchAugment
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
-from fastssl.data.views import drawings
+from fastssl.data.views import select_images
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 
 
 class RelativePatch(ImageMethod):
-    """Two patches + one encoder for both + MLP of the pair + cross-entropy of 8 places.
+    """Two patches + a shared encoder + MLP of the pair + cross-entropy of 8 positions.
 
     Args:
-        encoder: what is kept.
-        augment: makes the middle patch and a neighbour; None takes patches of half the encoder's image size.
+        encoder: the network kept after pretraining.
+        augment: produces the central patch and a neighbour; None: patches of half the encoder's image size.
         hidden: width of the MLP.
         spatial: not used: patches are smaller than images.
     """
 
     family = "innate relationship"
     paper = "Doersch et al. 2015"
-    predicts = "where a patch lies around another"
+    predicts = "the position of a patch relative to another"
     loss = "cross-entropy of 8"
     separable = True
 
@@ -53,8 +53,8 @@ class RelativePatch(ImageMethod):
         )
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The two patches [B, 3, S, S] and the place of the second [B]; both are of an item's first drawing."""
-        patches, params = self.augment(drawings(items), seed=seed, epoch=epoch, ids=ids, return_params=True)
+        """The two patches [B, 3, S, S] of each item's first image, and the position of the second [B]."""
+        patches, params = self.augment(select_images(items), seed=seed, epoch=epoch, ids=ids, return_params=True)
         return [*patches, self._places(params)]
 
     @staticmethod
@@ -62,13 +62,13 @@ class RelativePatch(ImageMethod):
         return RelativePatchAugment.places(params)
 
     def scores(self, middle: Tensor, neighbour: Tensor) -> Tensor:
-        """Of the eight places: [B, 8]."""
+        """Logits of the eight positions [B, 8]."""
         result: Tensor = self.classifier(torch.cat(self.embed(torch.cat([middle, neighbour])).chunk(2), 1))
         return result
 
     def forward(self, batch: Batch) -> Tensor:
         return TF.cross_entropy(self.scores(*batch.views[:2]), batch.views[2])
 
-    def skill(self, batch: Batch) -> dict[str, float]:
+    def pretext_metrics(self, batch: Batch) -> dict[str, float]:
         right = (self.scores(*batch.views[:2]).argmax(1) == batch.views[2]).float().mean()
         return {"accuracy": 100 * float(right), "chance": 12.5}

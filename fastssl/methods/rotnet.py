@@ -1,7 +1,7 @@
-"""RotNet: which of four quarter turns was an image turned by?
+"""RotNet: the rotation of an image, a multiple of 90 degrees, is predicted.
 
 Gidaris, Singh and Komodakis, Unsupervised Representation Learning by Predicting Image Rotations, 2018. All four
-turns of an image are in one batch, as in the paper.
+rotations of an image are in the same batch, as in the paper.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from fastssl.models import Encoder
 
 
 class RotNet(ImageMethod):
-    """One view in four turns + encoder + linear classifier + cross-entropy.
+    """One view in four rotations + encoder + linear classifier + cross-entropy.
 
     Args:
-        encoder: what is kept.
-        augment: makes one view.
+        encoder: the network kept after pretraining.
+        augment: produces one view.
         spatial: see :class:`ImageMethod`.
     """
 
     family = "innate relationship"
     paper = "Gidaris et al. 2018"
-    predicts = "by which quarter turn the image was turned"
+    predicts = "by which of four rotations the image was turned"
     loss = "cross-entropy of 4"
     separable = True
 
@@ -38,7 +38,7 @@ class RotNet(ImageMethod):
         turned, turns = RotNetAugment.rotations(batch.views[0])
         return TF.cross_entropy(self.classifier(self.embed(turned)), turns)
 
-    def skill(self, batch: Batch) -> dict[str, float]:
+    def pretext_metrics(self, batch: Batch) -> dict[str, float]:
         turned, turns = RotNetAugment.rotations(batch.views[0])
         right = (self.classifier(self.embed(turned)).argmax(1) == turns).float().mean()
         return {"accuracy": 100 * float(right), "chance": 25.0}

@@ -1,6 +1,6 @@
-"""SigLIP: of every image and text of the batch, do they belong together? Each pair by itself.
+"""SigLIP: binary classification of every pair of image and text of the batch as matching or not.
 
-Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023. Deviation: as CLIP's.
+Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023. Deviation: as for CLIP.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fastssl.models import Encoder
 
 
 class SigLIP(CLIP):
-    """One view and the item's text + two towers + logistic loss of every pair with a learnt scale and bias.
+    """One view and the item's text + two towers + sigmoid loss of every pair with learned logit scale and bias.
 
     Args:
-        encoder: the image tower: what is kept.
-        bias: of the logits at the beginning: most pairs do not belong together.
-        scale: of cosines at the beginning; learnt.
-        options: of :class:`CLIP`.
+        encoder: the image tower, kept after pretraining.
+        bias: initial logit bias, negative since most pairs do not match; learned.
+        scale: initial logit scale; learned.
+        options: further arguments of :class:`CLIP`.
     """
 
     paper = "Zhai et al. 2023"

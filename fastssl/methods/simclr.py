@@ -1,8 +1,8 @@
-"""SimCLR: two augmented views of an image attract, all other views of the batch repel.
+"""SimCLR: two augmented views of an image are positives, all other views of the batch are negatives.
 
-Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020; the head of three layers: Big
-Self-Supervised Models are Strong Semi-Supervised Learners, 2020. Where an item has two drawings, each view is made of
-another one, as in contrastive multiview coding (Tian et al. 2020).
+Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020; the three-layer head: Big
+Self-Supervised Models are Strong Semi-Supervised Learners, 2020. If an item has two images, each view is made from
+another one, as in contrastive multiview coding (Tian et al. 2020). docs/how-a-method-works.md explains this file.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ class SimCLR(ImageMethod):
     """Views + encoder + projection head + NT-Xent.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views; None takes the paper's settings at the encoder's image size.
-        temperature: of the loss.
+        encoder: the network kept after pretraining.
+        augment: produces two views; None: the paper's settings at the encoder's image size.
+        temperature: temperature of the loss.
         hidden: width of the projection head.
-        outputs: dimensions in which views are compared.
-        layers: of the projection head: 2 in v1, 3 in v2.
-        spatial: project the 4 x 4 feature map instead of its mean: features keep where things are.
-        backend: of the loss.
+        outputs: dimensions of the embeddings that the loss compares.
+        layers: layers of the projection head: 2 in v1, 3 in v2.
+        spatial: see :class:`ImageMethod`.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
     """
 
     family = "instance discrimination"
     paper = "Chen et al. 2020"
     predicts = "which view belongs to the same image"
     loss = "NT-Xent"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""SimSiam: BYOL without a target network; what keeps it from collapsing is that one side gets no gradient.
+"""SimSiam: BYOL without a momentum encoder; the stop-gradient on one side prevents collapse.
 
 Chen and He, Exploring Simple Siamese Representation Learning, 2021.
 """
@@ -16,14 +16,14 @@ from fastssl.models import Encoder, prediction_head, projection_head
 
 
 class SimSiam(ImageMethod):
-    """Views + encoder + projector + narrow predictor + negative cosine, both ways.
+    """Views + encoder + projector + bottleneck predictor + symmetric negative cosine similarity.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views; None takes the paper's settings (those of MoCo v2).
+        encoder: the network kept after pretraining.
+        augment: produces two views; None: the paper's settings (those of MoCo v2).
         hidden: width of the projector.
-        outputs: dimensions of a projection.
-        layers: of the projector; the paper's 3, for small images 2.
+        outputs: dimensions of the projections.
+        layers: layers of the projector: 3 in the paper, 2 for small images.
         bottleneck: width of the predictor; None: a quarter of ``outputs``.
         spatial: see :class:`ImageMethod`.
     """

@@ -1,7 +1,7 @@
-"""Stacked denoising autoencoders: one level of the network after another learns to restore its own input.
+"""Stacked denoising autoencoders: the levels of the network are trained greedily to reconstruct their own inputs.
 
 Vincent et al., Stacked Denoising Autoencoders: Learning Useful Representations in a Deep Network with a Local
-Denoising Criterion, 2010. Deviation: levels are convolutional (the parts that ``Encoder.levels`` names).
+Denoising Criterion, 2010. Deviation: levels are convolutional (those of ``Encoder.levels``).
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from fastssl.models import Encoder
 
 
 class StackedDenoising(ImageMethod):
-    """One view + the levels below, which no longer learn + noise + the level at work + its decoder + squared error.
+    """One view + the frozen levels below + noise + the level in training + its decoder + squared error.
 
     Args:
-        encoder: what is kept; each of its levels takes and gives a map [B, C, H, W].
-        augment: makes one view in [-1, 1].
-        corruption: share of a level's input that is set to zero.
+        encoder: the network kept after pretraining; each of its levels maps [B, C, H, W] to [B, C', H', W'].
+        augment: produces one view in [-1, 1].
+        corruption: fraction of a level's input that is set to zero.
         spatial: see :class:`ImageMethod`.
 
     Raises:
-        ValueError: a level that gives no map.
+        ValueError: a level does not output a square feature map.
     """
 
     family = "masked generation"
     paper = "Vincent et al. 2010"
     predicts = "each level's input before noise"
     loss = "mean squared error"
-    trains_parts = True
+    has_unused_parameters = True
 
     def __init__(
         self, encoder: Encoder, augment: Views | None = None, *, corruption: float = 0.25, spatial: bool = False
     ) -> None:
         if not 0 < corruption < 1:
-            raise ValueError(f"corruption: expected a share between 0 and 1, got {corruption}")
+            raise ValueError(f"corruption: expected a fraction between 0 and 1, got {corruption}")
         super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
         self.corruption = corruption
         self.decoders = nn.ModuleList()

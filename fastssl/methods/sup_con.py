@@ -1,6 +1,6 @@
-"""Supervised contrastive learning: all views of all images of a class attract.
+"""Supervised contrastive learning: all views of the images of a class are positives.
 
-Khosla et al., Supervised Contrastive Learning, 2020. The one method here that reads labels.
+Khosla et al., Supervised Contrastive Learning, 2020. The only method that reads labels.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from fastssl.models import Encoder
 
 
 class SupCon(SimCLR):
-    """SimCLR's networks with the labels' loss.
+    """SimCLR's networks with the supervised contrastive loss.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views.
-        temperature: of the loss.
-        options: of :class:`SimCLR`.
+        encoder: the network kept after pretraining.
+        augment: produces two views.
+        temperature: temperature of the loss.
+        options: further arguments of :class:`SimCLR`.
     """
 
     family = "supervised contrast"

@@ -1,8 +1,7 @@
-"""SwAV: the cluster that one view is assigned to is predicted from the other view.
+"""SwAV: the cluster assignment (code) of one view is predicted from the other view.
 
-Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, 2020. Deviation: two
-views unless another policy is given; the small views of a multi-crop policy predict and are not assigned, as in the
-paper.
+Caron et al., Unsupervised Learning of Visual Features by Contrasting Cluster Assignments, 2020. Deviation: two views by
+default; the small views of a multi-crop policy predict but are not assigned, as in the paper.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from fastssl.models import EmbeddingQueue, Encoder, Prototypes, projection_head
 
 
 class SwAV(ImageMethod):
-    """Views + encoder + projector + prototypes + Sinkhorn assignments + cross-entropy, swapped.
+    """Views + encoder + projector + prototypes + Sinkhorn assignments + swapped cross-entropy.
 
     Args:
-        encoder: what is kept.
-        augment: makes the views, of which the first two are assigned; None takes SimCLR's settings, as the paper.
+        encoder: the network kept after pretraining.
+        augment: produces the views, of which the first two are assigned; None: SimCLR's settings, as in the paper.
         prototypes: clusters.
         temperature: of the predictions.
         epsilon: of the assignments: smaller ones are harder.
         hidden: width of the projector.
-        outputs: dimensions of a projection.
-        queue: projections of earlier images that are assigned with the batch, for batches that are small beside the
-            prototypes; 0: none.
+        outputs: dimensions of the projections.
+        queue: number of earlier projections that are assigned with the batch, for batches smaller than the number of
+            prototypes; 0: no queue.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -39,7 +38,7 @@ class SwAV(ImageMethod):
     paper = "Caron et al. 2020"
     predicts = "the cluster of the other view"
     loss = "cross-entropy of assignments"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,
@@ -74,7 +73,7 @@ class SwAV(ImageMethod):
 
     @torch.no_grad()
     def assign(self, k: int, z: Tensor, scores: Tensor) -> Tensor:
-        """Assignments of a view, made together with what its queue remembers once that is full."""
+        """Assignments of a view, computed jointly with its queue once that is full."""
         if not self.queues:
             return F.sinkhorn(scores, epsilon=self.epsilon)
         queue: EmbeddingQueue = self.queues[k]  # type: ignore[assignment]
@@ -82,6 +81,6 @@ class SwAV(ImageMethod):
         if self.training:
             queue.push(z)
         (batch,), first = all_rows(scores)
-        with unsharded():  # the queue is that of all processes
+        with unsharded():  # every process has the whole queue
             assigned = F.sinkhorn(torch.cat([batch, before]), epsilon=self.epsilon)
         return assigned[first : first + len(scores)]

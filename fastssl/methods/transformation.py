@@ -1,7 +1,7 @@
-"""Transformation prediction: by which affine map was an image changed?
+"""Transformation prediction (AET): the affine map between an image and its transformed copy is regressed.
 
-Zhang, Qi, Wang and Luo, AET vs. AED: Unsupervised Representation Learning by Auto-Encoding Transformations rather
-than Data, 2019. Features of an image and of its transformed copy together tell the map's six numbers.
+Zhang, Qi, Wang and Luo, AET vs. AED: Unsupervised Representation Learning by Auto-Encoding Transformations rather than
+Data, 2019. The six parameters are predicted from the features of both images.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from fastssl.models import Encoder
 
 
 class Transformation(ImageMethod):
-    """A view and its affine image + encoder for both + MLP + squared error of the map.
+    """A view and its affine image + a shared encoder + MLP + squared error of the map.
 
     Args:
-        encoder: what is kept.
-        augment: makes one view.
-        degrees: rotation by up to this many degrees either way.
-        translate: shift by up to this share of the image either way.
-        scale: smallest and largest factor.
-        shear: shear by up to this many degrees either way.
+        encoder: the network kept after pretraining.
+        augment: produces one view.
+        degrees: maximum rotation in degrees, either way.
+        translate: maximum translation as a fraction of the image, either way.
+        scale: minimum and maximum scale factor.
+        shear: maximum shear in degrees, either way.
         hidden: width of the MLP.
         spatial: see :class:`ImageMethod`.
     """
@@ -62,7 +62,7 @@ class Transformation(ImageMethod):
         )
 
     def matrices(self, u: np.ndarray) -> Tensor:
-        """Numbers in (0, 1) [B, 5] to affine maps [B, 2, 3] in coordinates from -1 to 1."""
+        """Maps uniform draws [B, 5] to affine matrices [B, 2, 3] in coordinates from -1 to 1."""
         centred = 2 * torch.from_numpy(u).float() - 1
         angle, shear = centred[:, 0] * math.radians(self.degrees), centred[:, 1] * math.radians(self.shear)
         low, high = self.scale
@@ -73,7 +73,7 @@ class Transformation(ImageMethod):
         return torch.cat([rows.reshape(-1, 2, 2), 2 * self.translate * centred[:, 3:5, None]], 2)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
-        """The view, its affine image, [B, 3, S, S] each, and the maps [B, 2, 3]."""
+        """The view and its affine image, [B, 3, S, S] each, and the matrices [B, 2, 3]."""
         (view,) = super().views(items, seed, epoch, ids)
         maps = self.matrices(self.uniform(seed, epoch, ids, block=1, count=5))
         grid = TF.affine_grid(maps, list(view.shape), align_corners=False)

@@ -1,4 +1,4 @@
-"""VICReg: views agree, every feature keeps its variance, features do not repeat each other.
+"""VICReg: invariance between views, variance of every feature, and decorrelation of features.
 
 Bardes, Ponce and LeCun, VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning, 2022.
 """
@@ -18,10 +18,10 @@ class VICReg(ImageMethod):
     """Views + encoder + expander + invariance, variance and covariance.
 
     Args:
-        encoder: what is kept.
-        augment: makes two views; None takes the paper's settings.
+        encoder: the network kept after pretraining.
+        augment: produces two views; None: the paper's settings.
         hidden: width of the expander.
-        outputs: features of the loss.
+        outputs: number of expanded features.
         spatial: see :class:`ImageMethod`.
     """
 
@@ -29,7 +29,7 @@ class VICReg(ImageMethod):
     paper = "Bardes et al. 2022"
     predicts = "the expanded features of the other view"
     loss = "variance, invariance, covariance"
-    least_rows = 2
+    min_rows = 2
 
     def __init__(
         self,

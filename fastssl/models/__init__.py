@@ -1,4 +1,4 @@
-"""Encoders, heads, and what methods carry from step to step."""
+"""Encoders, heads, momentum encoders, queues and memory banks."""
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
@@ -6,7 +6,7 @@ from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
 from fastssl.models.libraries import LIBRARIES, Backbone
-from fastssl.models.memory import EmbeddingQueue, ItemMemory, Prototypes, TargetNetwork
+from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.permutations import hamming, permutations
 from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.signal import SignalEncoder
@@ -20,8 +20,8 @@ __all__ = [
     "DINOHead",
     "EmbeddingQueue",
     "Encoder",
-    "ItemMemory",
     "LabNetwork",
+    "MemoryBank",
     "PatchCNN",
     "Prototypes",
     "ResNet",

@@ -1,4 +1,4 @@
-"""Networks of RGB images made to take images of other channels."""
+"""Adapts RGB networks to other numbers of channels."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from torch import nn
 
 
 def set_input_channels(network: nn.Module, channels: int) -> nn.Module:
-    """Gives the first convolution of a network, which takes 3 channels, another number of them.
+    """Replaces the first convolution of a network, which takes 3 channels, by one with another number of channels.
 
-    Its weights are drawn anew: normal, of the old deviation times sqrt(3 / channels), which leaves the size of what it
-    gives as it was. With 3 channels nothing is done.
+    Its weights are reinitialised: normal, with the old standard deviation times sqrt(3 / channels), which preserves the
+    scale of the output. With 3 channels the network is unchanged.
 
     Args:
-        network: changed in place, and returned.
-        channels: of its images.
+        network: modified in place, and returned.
+        channels: number of image channels.
 
     Raises:
         ValueError: fewer than one channel, or no convolution of 3 channels.

@@ -1,4 +1,4 @@
-"""Two more convolutional encoders: one of patches, and one of inverted bottlenecks."""
+"""Further convolutional encoders: ConvMixer (patches) and EfficientNet (inverted bottlenecks)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class _Mix(nn.Module):
-    """Depthwise then pointwise convolution; the first beside a shortcut."""
+    """Depthwise convolution with a residual connection, then pointwise convolution."""
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__()
@@ -20,14 +20,14 @@ class _Mix(nn.Module):
 
 
 class PatchCNN(nn.Module):
-    """Images [B, 3, H, W] to [B, dim, H / patch, W / patch]: patches, then convolutions at one resolution
-    (Trockman and Kolter, Patches Are All You Need?, 2022).
+    """ConvMixer, images [B, 3, H, W] to [B, dim, H / patch, W / patch]: a patch embedding, then convolutions at one
+    resolution (Trockman and Kolter, Patches Are All You Need?, 2022).
 
     Args:
-        patch: pixels of a patch's side.
+        patch: side of a patch in pixels.
         dim: channels.
-        depth: blocks.
-        kernel: of the depthwise convolutions, odd.
+        depth: number of blocks.
+        kernel: kernel size of the depthwise convolutions, odd.
 
     Example:
         >>> import torch
@@ -72,11 +72,11 @@ class _InvertedBottleneck(nn.Module):
 
 
 class SmallEfficientNet(nn.Module):
-    """Images [B, 3, H, W] to [B, 4 width, H / 8, W / 8]: the blocks of EfficientNet (Tan and Le 2019), few of them.
+    """A small EfficientNet (Tan and Le 2019), images [B, 3, H, W] to [B, 4 width, H / 8, W / 8].
 
     Args:
         width: channels of the stem.
-        blocks: inverted bottlenecks in each of the three stages.
+        blocks: inverted bottlenecks per stage, of three.
 
     Example:
         >>> import torch

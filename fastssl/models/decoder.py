@@ -1,4 +1,4 @@
-"""A small decoder, from an encoder's feature map back to an image."""
+"""A small decoder from a feature map to an image."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from fastssl.models.encoders import Encoder
 
 
 class Decoder(nn.Module):
-    """Feature map [B, C, h, w] to an image by nearest upsampling and 3 x 3 convolutions.
+    """Decodes a feature map [B, C, h, w] to an image by nearest-neighbour upsampling and 3 x 3 convolutions.
 
     Args:
-        encoder: its network gives the map.
-        outputs: channels of the image; None: the encoder's.
-        size: of the image, pixels; None: the encoder's.
+        encoder: the encoder of the feature map.
+        outputs: channels of the image; None: those of the encoder.
+        size: image size in pixels; None: that of the encoder.
 
     Raises:
-        ValueError: the encoder gives vectors, or the image is no power of two times as large as its map.
+        ValueError: the encoder outputs vectors, or the image size is no power of two times that of the feature map.
     """
 
     def __init__(self, encoder: Encoder, outputs: int | None = None, size: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Encoders: any network from images to features, with the two readouts that evaluation uses."""
+"""Encoders: any network from images to features, with a pooled and a spatial readout."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from fastssl.models.vit import ViT
 
 
 class Encoder(nn.Module):
-    """Wraps a network so that methods and evaluation can ask it for vectors.
+    """Wraps a network for methods and evaluation.
 
     Args:
-        network: any module from images [B, channels, S, S] to a feature map [B, C, H, W] or vectors [B, C]; what it
-            gives is found out by a forward pass on one image. A network with a classifier at its end gives its logits:
-            take it off before (``model.fc = nn.Identity()``), or name the network (:func:`build_encoder`).
-        size: S, the image size that it expects, pixels.
-        channels: of the images.
+        network: any module from images [B, channels, S, S] to a feature map [B, C, H, W] or vectors [B, C]; the shape
+            is determined by a forward pass on one image. Remove the classifier of a network first
+            (``model.fc = nn.Identity()``), or build the network by name (:func:`build_encoder`).
+        size: S, the image size in pixels.
+        channels: number of image channels.
 
-    ``forward`` returns [B, C]: the map averaged over its positions, or what the library of a :class:`Backbone` calls
-    its features. ``spatial`` returns [B, C * cells * cells]: the map averaged over a grid, which keeps where things
-    are. For vectors both are the same.
+    ``forward`` returns [B, C]: the feature map averaged over positions, or the pooled features of a :class:`Backbone`.
+    ``spatial`` returns [B, C * cells * cells]: the feature map average-pooled to a grid, which retains positions. For
+    vectors both are equal.
 
     Raises:
-        TypeError: no module, or one that gives no tensor.
-        ValueError: a network that does not take such images, or gives another shape.
+        TypeError: not a module, or one that does not return a tensor.
+        ValueError: the network does not take such images, or its output has another shape.
 
     Example:
         >>> import torch
@@ -53,7 +53,7 @@ class Encoder(nn.Module):
         self.dim = int(self.shape_of(self if isinstance(network, Backbone) else network)[1])
 
     def shape_of(self, function: Callable[[Tensor], Tensor]) -> torch.Size:
-        """The shape of what ``function``, this encoder's or its network's, makes of one image; it trains nothing."""
+        """The output shape of ``function``, of this encoder or its network, for one image, in evaluation mode."""
         training, device = self.network.training, next((p.device for p in self.network.parameters()), None)
         name = type(self.network).__name__
         image = torch.zeros(1, self.channels, self.size, self.size, device=device)
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
         finally:
             self.train(training)
         if not isinstance(made, Tensor):
-            raise TypeError(f"network: expected one that gives a tensor, {name} gives {type(made).__name__}")
+            raise TypeError(f"network: expected a tensor as output, {name} returns {type(made).__name__}")
         if made.dim() not in (2, 4) or len(made) != 1:
             raise ValueError(
                 f"network: expected vectors [B, C] or a feature map [B, C, H, W], {name} gives {list(made.shape)} of "
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         """(C, H, W) of the network's feature map.
 
         Raises:
-            ValueError: it gives vectors.
+            ValueError: the network outputs vectors.
         """
         shape = self.shape_of(self.network)
         if len(shape) != 4:
@@ -90,7 +90,7 @@ class Encoder(nn.Module):
         return shape[1], shape[2], shape[3]
 
     def levels(self) -> list[nn.Module]:
-        """The network as parts that follow each other: their composition is the network.
+        """The stages of the network, whose composition is the network.
 
         Raises:
             ValueError: the network neither has ``levels()`` nor is an ``nn.Sequential``.
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
 
     @staticmethod
     def pool(features: Tensor, cells: int | None = None) -> Tensor:
-        """What the network gave to vectors: a map averaged over all its places, or over a grid of cells."""
+        """Pools the network's output to vectors: globally, or to a grid of cells."""
         if features.dim() == 4 and cells is None:
             return features.mean((2, 3))
         if features.dim() != 4 or cells is None:
@@ -141,8 +141,8 @@ def _network(name: str, options: dict[str, Any]) -> nn.Module:
     return PatchCNN(patch, 4 * width, 4 * blocks)
 
 
-# The backward pass of a convolution to fewer channels, channels last, on an odd batch and several threads, writes where
-# it must not (torch 2.13, oneDNN): the process dies. Such networks, of tests and first tries, stay planar.
+# The backward pass of a channels-last convolution to fewer channels, on an odd batch and several threads, writes out of
+# bounds (torch 2.13, oneDNN). Such narrow networks stay in the default memory format.
 NARROW = 16
 
 
@@ -154,23 +154,23 @@ ENCODERS = ("resnet", *RESNETS, "efficientnet", "vit", "patch-cnn")
 
 
 def build_encoder(options: dict[str, Any]) -> Encoder:
-    """Returns the encoder that a checkpoint or the command line describes.
+    """Builds an encoder from options, as stored in checkpoints.
 
     Args:
-        options: "name" and "size" (pixels), and for networks of one's own width "width" (channels of the first stage;
-            a quarter of a transformer's tokens) and "blocks" (a stage; a quarter of a transformer's).
+        options: "name" and "size" (pixels), and for the networks of this package "width" (channels of the first stage;
+            a quarter of a transformer's token dimensions) and "blocks" (per stage; a quarter of a transformer's).
 
             - "resnet": :class:`SmallResNet`;
             - "resnet18", "resnet34", "resnet50", "resnet101": :class:`ResNet`, 64 channels wide unless "width" is
               given; "stem": "cifar" below 96 pixels, else "imagenet", unless it is given;
             - "efficientnet": :class:`SmallEfficientNet`;
-            - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", an eighth of the image unless given);
+            - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", by default an eighth of the image);
             - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;
-            - "torchvision:NAME", "timm:NAME": that library's network with random weights (extras torchvision, timm),
-              "huggingface:NAME": a model of transformers with its weights (extra vision); see
+            - "torchvision:NAME", "timm:NAME": a network of that library with random weights (extras torchvision, timm),
+              "huggingface:NAME": a pretrained model of transformers (extra vision); see
               :mod:`fastssl.models.libraries`.
 
-            And "channels" of the images where they are not 3.
+            "channels": number of image channels, if not 3.
 
     Raises:
         ImportError: the extra is missing.
@@ -194,7 +194,7 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
         )
     if name != plain:
         if channels != 3:
-            raise ValueError(f"channels: the halves of {name} see lightness and colour of 3 channels, got {channels}")
+            raise ValueError(f"channels: {name} takes lightness and colour of 3 channels, got {channels}")
         half = {**options, "width": max(1, int(options.get("width", 32)) // 2)}
         network: nn.Module = LabNetwork(_network(plain, half), _network(plain, half))
     else:
@@ -208,17 +208,17 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
 
 
 def as_encoder(encoder: Any, size: int | None = None, channels: int = 3) -> Encoder:
-    """An encoder of what people have.
+    """Converts to an encoder.
 
     Args:
         encoder: an :class:`Encoder`; a name or options of :func:`build_encoder`; or any module from images to a feature
-            map or vectors, which is trained itself.
-        size: image size, pixels; of an encoder or options their own.
-        channels: of the images.
+            map or vectors, which is wrapped, not copied.
+        size: image size in pixels; None: that of the encoder or options.
+        channels: number of image channels.
 
     Raises:
-        TypeError: none of these.
-        ValueError: no size, or another than the encoder's.
+        TypeError: ``encoder`` is of another type.
+        ValueError: the size is missing, or differs from the encoder's.
 
     Example:
         >>> import torch
@@ -236,7 +236,7 @@ def as_encoder(encoder: Any, size: int | None = None, channels: int = 3) -> Enco
     if not isinstance(encoder, (str, nn.Module)):
         raise TypeError(f"encoder: expected a name, options, a module or an Encoder, got {type(encoder).__name__}")
     if size is None:
-        raise ValueError("size: expected the size in pixels of the images that the encoder takes")
+        raise ValueError("size: expected the image size of the encoder, in pixels")
     if isinstance(encoder, str):
         return build_encoder({"name": encoder, "size": size} | ({} if channels == 3 else {"channels": channels}))
     return Encoder(encoder, size, channels)

@@ -1,4 +1,4 @@
-"""Encoders for others to load: a program of torch, ONNX, weights of torchvision and timm, a model of transformers."""
+"""Export of encoders: torch.export programs, ONNX, weights for torchvision and timm, models for transformers."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ FILES = {
     "huggingface": "huggingface",
     "torchvision": "torchvision.pth",
     "timm": "timm.pth",
-}  # how they are called beside a checkpoint
+}  # default names beside a checkpoint
 
 
 def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str | Path) -> Path:
-    """Writes an encoder, loads it back, and compares its features.
+    """Exports an encoder, loads it back, and compares its features.
 
     Args:
-        encoder: images [B, channels, S, S] in [-1, 1] to [B, C]; written in evaluation mode.
-        options: what ``build_encoder`` made it of.
-        to: "torch": a program, any batch; "onnx": any batch (extra: export); "huggingface": a folder with a model and
-            an image processor of transformers, without code of ours for ResNets, ViTs and networks of timm (extra:
-            vision; see :func:`fastssl.models.transformers_export.save`); "torchvision" and "timm": the weights of that
-            library's network, or of a ResNet of 64 channels with the stem for ImageNet. :func:`loading` says how each
-            is loaded.
-        path: file, or folder for "huggingface"; replaced when it is whole.
+        encoder: images [B, channels, S, S] in [-1, 1] to [B, C]; exported in evaluation mode.
+        options: options of ``build_encoder`` that built it.
+        to: "torch": an exported program, any batch size; "onnx": any batch size (extra: export); "huggingface": a
+            folder with a model and an image processor of transformers, without custom code for ResNets, ViTs and
+            networks of timm (extra: vision; see :func:`fastssl.models.transformers_export.save`); "torchvision" and
+            "timm": weights for a network of that library, or for a ResNet of 64 channels with the ImageNet stem.
+            :func:`loading` returns the code that loads each.
+        path: file, or folder for "huggingface"; written atomically.
 
     Returns:
         The path.
 
     Raises:
         ImportError: the extra is missing.
-        RuntimeError: what was loaded back gives other features: nothing is left at ``path``.
+        RuntimeError: the loaded encoder gives other features; nothing is left at ``path``.
         ValueError: unknown format, or an encoder that the library does not have.
     """
     if to not in FORMATS:
@@ -81,7 +81,7 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
 
 
 def loading(encoder: Encoder, options: dict[str, Any], to: str, path: Path) -> str:
-    """The lines of Python that load what :func:`export_encoder` wrote, and give the encoder's features of ``images``
+    """Python code that loads the result of :func:`export_encoder` and computes features of ``images``
     [B, channels, S, S] in [-1, 1]."""
     where, name = repr(str(path)), str(options["name"]).rpartition(":")[2]
     if to == "torch":
@@ -134,7 +134,7 @@ def _torch(encoder: Encoder, options: dict[str, Any], path: Path, example: Tenso
 
 
 def _weights_of(library: str) -> _Writer:
-    """Writes the weights of a network that ``library`` has, by its names."""
+    """Writes the weights of a network under the parameter names of ``library``."""
 
     def write(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
         name, network = str(options["name"]), encoder.network

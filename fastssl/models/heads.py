@@ -1,4 +1,4 @@
-"""Heads that methods put on an encoder while they train; none of them is used downstream."""
+"""Projection and prediction heads, used during pretraining only."""
 
 from __future__ import annotations
 
@@ -9,15 +9,14 @@ from torch import Tensor, nn
 def projection_head(
     inputs: int, hidden: int = 256, outputs: int = 128, layers: int = 2, *, last_norm: bool = True
 ) -> nn.Sequential:
-    """The MLP of SimCLR: linear, batch norm, ReLU, ..., linear without bias and batch norm (unless ``last_norm`` is
-    off: then linear alone, as the expanders of Barlow Twins and VICReg).
+    """The projection head of SimCLR, an MLP: linear, batch norm, ReLU, ..., linear without bias, batch norm.
 
     Args:
         inputs: features per row.
         hidden: width of the hidden layers.
-        outputs: dimensions of a projection.
-        layers: linear layers.
-        last_norm: batch norm after the last layer.
+        outputs: dimensions of the projections.
+        layers: number of linear layers.
+        last_norm: batch norm after the last layer; False for the expanders of Barlow Twins and VICReg.
 
     Example:
         >>> import torch
@@ -37,7 +36,7 @@ def projection_head(
 
 
 def prediction_head(dim: int, hidden: int = 256) -> nn.Sequential:
-    """The MLP by which BYOL, SimSiam, NNCLR and MoCo v3 predict one view's projection from another's.
+    """The prediction head of BYOL, SimSiam, NNCLR and MoCo v3, an MLP between projections.
 
     Args:
         dim: features per row.
@@ -55,16 +54,16 @@ def prediction_head(dim: int, hidden: int = 256) -> nn.Sequential:
 
 
 class DINOHead(nn.Module):
-    """An MLP, unit length, and a linear layer of unit rows: logits of ``outputs`` prototypes (Caron et al. 2021).
+    """DINO's head: an MLP, L2 normalisation, and a weight-normalised linear layer to K logits (Caron et al. 2021).
 
-    With batch norm, which the paper offers for convolutional networks: without it the mean of their features outweighs
-    what differs between images, and all images get the same logits.
+    With batch norm, which the paper proposes for convolutional networks: without it the mean of their features
+    dominates, and all images get the same logits.
 
     Args:
         inputs: features per row.
         outputs: K, the number of prototypes.
         hidden: width of the MLP.
-        bottleneck: dimensions of the unit vectors.
+        bottleneck: dimensions of the normalised embeddings.
 
     Example:
         >>> import torch

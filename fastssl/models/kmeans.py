@@ -1,4 +1,4 @@
-"""Clusters of features: k-means, its searches through F.nearest, and the whitening before it."""
+"""k-means clustering of features, on F.nearest, and PCA whitening."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import fastssl.functional as F
 def kmeans(
     features: Tensor, clusters: int, *, iterations: int = 50, seed: int = 0, tolerance: float = 1e-4
 ) -> tuple[Tensor, Tensor, float]:
-    """Lloyd's algorithm from k-means++ centres, on squared Euclidean distances.
+    """Lloyd's algorithm with k-means++ initialisation, on squared Euclidean distances.
 
-    A cluster that loses all its rows takes a row of the largest one, and both split it anew (as in DeepCluster).
+    An empty cluster is reinitialised by splitting the largest one (as in DeepCluster).
 
     Args:
         features: [N, C].
-        clusters: how many, at most N.
-        iterations: at most.
-        seed: of the first centres.
-        tolerance: it stops when the cost falls by less than this share.
+        clusters: number of clusters K, at most N.
+        iterations: maximum number of iterations.
+        seed: seed of the initialisation.
+        tolerance: stops when the cost decreases by less than this fraction.
 
     Returns:
-        Centres [K, C], the cluster of each row [N], and the mean squared distance to its centre.
+        Centroids [K, C], the cluster of each row [N], and the mean squared distance to its centroid.
 
     Raises:
         ValueError: more clusters than rows, or none.
@@ -63,7 +63,7 @@ def kmeans(
 
 
 def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
-    """Centres far apart: each row is taken with a probability that grows with its squared distance to those before."""
+    """k-means++: draws centroids with probability proportional to the squared distance to the previous ones."""
     chosen = [int(rng.integers(len(x)))]
     least = (x - x[chosen[0]]).square().sum(1).double()
     for _ in range(clusters - 1):
@@ -74,11 +74,11 @@ def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
 
 
 def pca_whiten(features: Tensor, dim: int) -> Tensor:
-    """Features on their ``dim`` strongest principal axes, of variance 1 each, and of unit length (Jegou, Chum 2012).
+    """PCA-whitens features to ``dim`` dimensions and normalises them to unit length (Jegou and Chum 2012).
 
     Args:
         features: [N, C].
-        dim: axes; what the rows do not span is left out.
+        dim: number of principal components, at most the rank of the features.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Two half networks, of which one sees lightness and the other colour (Tian et al. 2020)."""
+"""Two half networks, for lightness and for colour (Tian et al. 2020)."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from fastssl.augment import ColorizationAugment
 
 
 class LabNetwork(nn.Module):
-    """Images [B, 3, H, W] in [-1, 1] to the maps of both halves side by side.
+    """Images [B, 3, H, W] in [-1, 1] to the concatenated feature maps of both halves.
 
     Args:
-        lightness: gets L, copied into three channels, about in [-1, 1].
-        color: gets a and b, and a channel of zeros, about in [-1, 1].
+        lightness: network of L, repeated in three channels, approximately in [-1, 1].
+        color: network of a, b and a channel of zeros, approximately in [-1, 1].
 
     Example:
         >>> import torch
@@ -30,7 +30,7 @@ class LabNetwork(nn.Module):
 
     @staticmethod
     def split(images: Tensor) -> tuple[Tensor, Tensor]:
-        """What the halves see of images: [B, 3, H, W] each."""
+        """The inputs of both halves, [B, 3, H, W] each."""
         light, ab = ColorizationAugment.lab((images + 1) / 2)
         light, ab = (light / 50 - 1).to(images.dtype), (ab / 110).to(images.dtype)
         return light.expand(-1, 3, -1, -1), torch.cat([ab, torch.zeros_like(light)], 1)

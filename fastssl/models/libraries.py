@@ -1,4 +1,4 @@
-"""Backbones of torchvision, timm and Hugging Face transformers as networks of an encoder."""
+"""Backbones of torchvision, timm and Hugging Face transformers."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastssl.models.channels import set_input_channels
 class Backbone(nn.Module):
     """A model of another library without its classifier.
 
-    ``forward`` gives a feature map [B, C, H, W], or vectors [B, C] where the model has no map; ``pooled`` the features
-    [B, C] that the library itself calls the model's. ``model`` is the library's own object.
+    ``forward`` returns a feature map [B, C, H, W], or vectors [B, C] if the model has none; ``pooled`` returns the
+    features [B, C] as the library defines them. ``model`` is the library's object.
 
     Args:
         model: a model of timm, torchvision or transformers.
@@ -39,7 +39,7 @@ class Backbone(nn.Module):
 
 
 def tokens_to_map(tokens: Tensor, prefix: int) -> Tensor:
-    """Tokens [B, prefix + side * side, C] to a map [B, C, side, side]; to their mean where they are no square."""
+    """Tokens [B, prefix + side * side, C] to a feature map [B, C, side, side]; to their mean if they form no square."""
     patches = tokens[:, prefix:]
     side = round(patches.shape[1] ** 0.5)
     if side * side != patches.shape[1]:
@@ -57,8 +57,8 @@ class _TimmBackbone(Backbone):
 
 
 class TorchvisionBackbone(Backbone):
-    """The map is what the last module before the pooling gives, found by a forward pass; ``head`` names the layer
-    that was taken off."""
+    """The feature map is the output of the last module before pooling, found by a forward pass; ``head`` is the name of
+    the removed layer."""
 
     def __init__(self, model: nn.Module, size: int, channels: int, head: str) -> None:
         super().__init__(model)
@@ -124,9 +124,9 @@ def huggingface(model: Any, size: int, channels: int = 3) -> Backbone:
     """A vision backbone of Hugging Face transformers.
 
     Args:
-        model: a name or path (weights are loaded), a ``PretrainedConfig`` (random weights), or a model.
-        size: image size, pixels.
-        channels: of the images; another number than the model's draws new weights for its first layer.
+        model: a name or path (pretrained weights), a ``PretrainedConfig`` (random weights), or a model.
+        size: image size in pixels.
+        channels: image channels; if they differ from the model's, its first layer is reinitialised.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
@@ -146,12 +146,12 @@ def huggingface(model: Any, size: int, channels: int = 3) -> Backbone:
 
 
 def timm(name: str, size: int, channels: int = 3) -> Backbone:
-    """A backbone of timm with random weights, which ``timm.create_model(name, num_classes=0)`` is too.
+    """A backbone of timm with random weights, ``timm.create_model(name, num_classes=0)``.
 
     Args:
-        name: of :func:`timm.list_models`.
-        size: image size, pixels.
-        channels: of the images.
+        name: a name from :func:`timm.list_models`.
+        size: image size in pixels.
+        channels: image channels.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[timm]``.
@@ -167,7 +167,7 @@ def timm(name: str, size: int, channels: int = 3) -> Backbone:
 
 
 def timm_arguments(name: str, size: int, channels: int) -> dict[str, int]:
-    """What ``timm.create_model`` needs besides the name for images of that size and channels."""
+    """Arguments of ``timm.create_model`` for an image size and number of channels."""
     from timm.models import get_pretrained_cfg
 
     about = get_pretrained_cfg(name)
@@ -179,9 +179,9 @@ def torchvision(name: str, size: int, channels: int = 3) -> Backbone:
     """A backbone of torchvision with random weights: ``torchvision.models.get_model(name)`` without its last layer.
 
     Args:
-        name: of :func:`torchvision.models.list_models`.
-        size: image size, pixels.
-        channels: of the images.
+        name: a name from :func:`torchvision.models.list_models`.
+        size: image size in pixels.
+        channels: image channels.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[torchvision]``.
@@ -203,8 +203,8 @@ def torchvision(name: str, size: int, channels: int = 3) -> Backbone:
 
 
 def torchvision_arguments(name: str, size: int) -> dict[str, Any]:
-    """What ``torchvision.models.get_model`` needs besides the name for images of that size."""
-    if name in ("googlenet", "inception_v3"):  # which else give several outputs while they train
+    """Arguments of ``torchvision.models.get_model`` for an image size."""
+    if name in ("googlenet", "inception_v3"):  # without auxiliary outputs
         return {"aux_logits": False, "init_weights": True}
     return {"image_size": size} if name.startswith("vit_") else {}
 

@@ -1,4 +1,4 @@
-"""What methods carry from step to step: target networks, queues, prototypes. All of it is in the state dict."""
+"""State of methods across steps: momentum encoders, queues, prototypes, memory banks; stored in the state dict."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from fastssl.distributed.queue import EmbeddingQueue
 
-__all__ = ["EmbeddingQueue", "ItemMemory", "Prototypes", "TargetNetwork"]
+__all__ = ["EmbeddingQueue", "MemoryBank", "Prototypes", "TargetNetwork"]
 
 
 class TargetNetwork(nn.Module):
-    """A copy of a network that follows it: w' <- m w' + (1 - m) w after every step; it gets no gradients.
+    """Momentum encoder (target network, teacher): w' <- m w' + (1 - m) w after every step, without gradients.
 
     Args:
-        network: what is followed.
-        momentum: m at the beginning.
-        cosine: m rises to 1 along a half cosine over the run (BYOL, DINO, MoCo v3); else it stays.
+        network: the online network.
+        momentum: initial m.
+        cosine: increase m to 1 on a half cosine schedule (BYOL, DINO, MoCo v3); False: constant.
 
     Raises:
         ValueError: a momentum outside [0, 1].
@@ -46,19 +46,19 @@ class TargetNetwork(nn.Module):
         return result
 
     @torch.no_grad()
-    def follow(self, network: nn.Module, progress: float) -> None:
-        """One step; ``progress`` is the share of the run that is done."""
+    def update(self, network: nn.Module, progress: float) -> None:
+        """One update; ``progress`` is the completed fraction of the run."""
         m = self.momentum
         if self.cosine:
             m = 1 - (1 - m) * (math.cos(math.pi * min(max(progress, 0.0), 1.0)) + 1) / 2
-        for own, other in zip(self.network.parameters(), network.parameters()):
-            own.lerp_(other.detach(), 1 - m)
-        for kept, seen in zip(self.network.buffers(), network.buffers()):
-            kept.copy_(seen)
+        for target, online in zip(self.network.parameters(), network.parameters()):
+            target.lerp_(online.detach(), 1 - m)
+        for target_buffer, buffer in zip(self.network.buffers(), network.buffers()):
+            target_buffer.copy_(buffer)
 
 
 class Prototypes(nn.Module):
-    """Unit vectors that embeddings are scored against: cosine similarities [B, count].
+    """Learned unit prototypes: cosine similarities [B, count] with embeddings.
 
     Args:
         dim: features per row.
@@ -79,15 +79,15 @@ class Prototypes(nn.Module):
         return TF.normalize(x, dim=1) @ TF.normalize(self.weight, dim=1).T
 
 
-class ItemMemory(nn.Module):
-    """What is remembered of every item of the data: rows that ids find. Empty until it is first filled.
+class MemoryBank(nn.Module):
+    """Memory bank: one row per item of the data set, indexed by ids. Empty until :meth:`fill` is called.
 
-    A checkpoint brings its own length: one is loaded into a memory that is still empty.
+    Loading a checkpoint resizes the bank.
 
     Example:
         >>> import torch
-        >>> from fastssl.models import ItemMemory
-        >>> memory = ItemMemory()
+        >>> from fastssl.models import MemoryBank
+        >>> memory = MemoryBank()
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class ItemMemory(nn.Module):
         self.rows: Tensor
 
     def fill(self, rows: Tensor) -> None:
-        """Remembers ``rows`` [N, ...], one an item."""
+        """Stores ``rows`` [N, ...], one per item."""
         self.rows = rows.detach().clone().to(self.rows.device)
 
     def __len__(self) -> int:

@@ -1,6 +1,6 @@
 """Loads an encoder of FastSSL with transformers: ``AutoModel.from_pretrained(folder, trust_remote_code=True)``.
 
-A copy of this file lies in every folder that ``fastssl export --to huggingface`` writes.
+``fastssl export --to huggingface`` copies this file into folders whose model needs it.
 """
 
 from typing import Any
@@ -11,7 +11,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 
 class FastSSLConfig(PretrainedConfig):
-    """What ``fastssl.models.build_encoder`` needs."""
+    """The options of ``fastssl.models.build_encoder``."""
 
     model_type = "fastssl"
 
@@ -34,7 +34,7 @@ class FastSSLModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        pass  # the network has its own
+        pass  # the network initialises itself
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
         features = self.encoder.network(pixel_values)

@@ -1,4 +1,4 @@
-"""Permutations that are far apart: the classes of jigsaw puzzles."""
+"""Permutations of large Hamming distance, the classes of jigsaw puzzles."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import numpy as np
 
 @functools.cache
 def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
-    """``count`` permutations of ``tiles``, greedily of maximal Hamming distance to those before: int64 [count, tiles].
+    """Chooses permutations greedily for maximal Hamming distance: int64 [count, tiles].
 
     Args:
-        count: rows.
-        tiles: columns.
-        seed: of the candidates.
+        count: number of permutations.
+        tiles: number of tiles.
+        seed: seed of the candidates.
 
     Raises:
-        ValueError: more than there are.
+        ValueError: ``count`` exceeds the number of permutations.
 
     Example:
         >>> from fastssl.models import hamming, permutations
@@ -30,7 +30,7 @@ def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
         raise ValueError(f"count: expected 1 to {len(every)} permutations, got {count}")
     rng = np.random.default_rng(seed)
     chosen = [int(rng.integers(len(every)))]
-    # The distance to the set, and among equals the mean distance, as the authors' "max" strategy.
+    # Minimum distance to the chosen set, ties by mean distance, as the authors' "max" strategy.
     least = np.full(len(every), tiles, dtype=np.int64)
     total = np.zeros(len(every), dtype=np.int64)
     for _ in range(count - 1):
@@ -43,7 +43,7 @@ def permutations(count: int = 64, tiles: int = 9, seed: int = 0) -> np.ndarray:
 
 
 def hamming(table: np.ndarray) -> tuple[int, float]:
-    """The smallest and the mean Hamming distance of two rows.
+    """Minimum and mean Hamming distance between rows.
 
     Args:
         table: [count, tiles], permutations as rows.

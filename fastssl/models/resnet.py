@@ -1,4 +1,4 @@
-"""Residual networks (He et al. 2016): a small one, narrow enough for a CPU, and those of the papers."""
+"""Residual networks (He et al. 2016): ResNet-18 to 101, and a small one for CPUs."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class SmallResNet(nn.Module):
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions and a shortcut; the names of the weights are torchvision's."""
+    """Two 3 x 3 convolutions and a shortcut, with torchvision's parameter names."""
 
     expansion = 1
 
@@ -77,7 +77,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1 x 1, 3 x 3 (with the stride) and 1 x 1 convolutions and a shortcut; the names are torchvision's."""
+    """1 x 1, 3 x 3 (strided) and 1 x 1 convolutions and a shortcut, with torchvision's parameter names."""
 
     expansion = 4
 
@@ -108,12 +108,12 @@ BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 
 
 
 class ResNet(nn.Module):
-    """ResNet-18, 34, 50 or 101, images [B, 3, H, W] to a feature map; weights of torchvision's models fit (``fc`` is
-    left out: ``load_state_dict(weights, strict=False)``).
+    """ResNet-18, 34, 50 or 101 without classifier, images [B, 3, H, W] to a feature map; loads weights of torchvision
+    with ``load_state_dict(weights, strict=False)``.
 
     Args:
         depth: 18, 34, 50 or 101.
-        stem: "imagenet" (7 x 7 of stride 2 and a pooling: H / 32) or "cifar" (3 x 3, no pooling: H / 8).
+        stem: "imagenet" (7 x 7 with stride 2 and max pooling: H / 32) or "cifar" (3 x 3, no pooling: H / 8).
         width: channels of the first stage, 64 in the paper.
 
     Raises:

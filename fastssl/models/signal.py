@@ -9,9 +9,9 @@ class SignalEncoder(nn.Module):
     """Signals [B, T] to codes [B, dim, T / stride]; ``forward`` averages them over time: [B, dim].
 
     Args:
-        dim: of a code; 512 in the paper.
-        kernels, strides: of the convolutions; the paper's shorten a signal 160 times: 10 ms at 16 kHz.
-        length: of the signals that checks use.
+        dim: dimensions of a code; 512 in the paper.
+        kernels, strides: of the convolutions; the paper's downsample by 160, 10 ms at 16 kHz.
+        length: signal length for shape checks.
 
     Raises:
         ValueError: different numbers of kernels and strides.
@@ -32,7 +32,7 @@ class SignalEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if len(kernels) != len(strides) or not kernels:
-            raise ValueError(f"kernels, strides: expected as many of both, got {kernels} and {strides}")
+            raise ValueError(f"kernels, strides: expected equal lengths, got {kernels} and {strides}")
         layers: list[nn.Module] = []
         channels = 1
         for kernel, stride in zip(kernels, strides):

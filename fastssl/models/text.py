@@ -1,4 +1,4 @@
-"""A small text tower: bytes to vectors, no vocabulary to train or to download."""
+"""A small byte-level text tower, without a vocabulary to train or download."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _BYTES = 3  # the token of byte 0
 
 
 def tokenize(texts: Sequence[str], length: int = 64) -> Tensor:
-    """Texts to the tokens of their UTF-8 bytes: int64 [N, length], start and end marked, padded with zeros.
+    """Tokenizes texts to UTF-8 bytes with start and end tokens, padded with zeros: int64 [N, length].
 
     Args:
-        texts: any language.
-        length: tokens, with start and end.
+        texts: texts of any language.
+        length: number of tokens, start and end included.
 
     Raises:
-        ValueError: a text that is longer: nothing is cut.
+        ValueError: a text is longer; texts are not truncated.
 
     Example:
         >>> from fastssl.models.text import tokenize
@@ -38,15 +38,15 @@ def tokenize(texts: Sequence[str], length: int = 64) -> Tensor:
 
 
 class TextTransformer(nn.Module):
-    """Tokens [B, length] to vectors [B, dim], read off at the end of the text (Radford et al. 2021) or at its start
-    (Devlin et al. 2019); tokens are bytes (Xue et al., ByT5, 2022).
+    """Byte tokens [B, length] to text embeddings [B, dim]: the output at the end token of a causal transformer (Radford
+    et al. 2021), or at the start token of a bidirectional one (Devlin et al. 2019). Bytes as in ByT5 (Xue et al. 2022).
 
     Args:
-        dim: of a token and of the result.
-        depth: blocks.
-        heads: of the attention.
-        length: tokens of the longest text.
-        causal: tokens see those before them alone, and the end is read; else all see all, and the start is read.
+        dim: dimensions of tokens and embeddings.
+        depth: number of blocks.
+        heads: number of attention heads.
+        length: maximum number of tokens.
+        causal: causal attention and the end token, else full attention and the start token.
 
     Example:
         >>> import torch
@@ -67,7 +67,7 @@ class TextTransformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         longest = max(1, int((tokens != PAD).sum(1).max())) if len(tokens) else 1
-        tokens = tokens[:, :longest]  # padding costs nothing
+        tokens = tokens[:, :longest]  # drops common padding
         x = self.tokens(tokens) + self.positions[:longest]
         for block in self.blocks:
             x = block(x, tokens != PAD)

@@ -1,4 +1,4 @@
-"""Encoders as folders of Hugging Face transformers: ``AutoModel`` and ``AutoImageProcessor`` load them."""
+"""Export of encoders as folders that ``AutoModel`` and ``AutoImageProcessor`` of transformers load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastssl.models.libraries import Backbone, timm_arguments
 from fastssl.models.resnet import BLOCKS
 from fastssl.models.vit import ViT
 
-# A block of the ViT in transformers' names; queries, keys and values are one layer here.
+# Parameter names of a ViT block in transformers; queries, keys and values are a single layer here.
 _BLOCK = {
     "norm1": "layernorm_before",
     "norm2": "layernorm_after",
@@ -30,10 +30,9 @@ _BLOCK = {
 def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
     """Writes an encoder as a folder.
 
-    ResNets with the stem for ImageNet (ours, torchvision's) become a ``ResNetModel``, ours of ViT an ``IJepaModel``
-    (transformers' ViT without a class token), networks of timm a ``TimmWrapperModel``, those of Hugging Face what they
-    were. What transformers has no class for brings its code, which imports fastssl. All of them bring a
-    ``preprocessor_config.json``.
+    ResNets with the ImageNet stem become a ``ResNetModel``, :class:`ViT` an ``IJepaModel`` (transformers' ViT without a
+    class token), networks of timm a ``TimmWrapperModel``; Hugging Face models are saved unchanged. Other networks are
+    saved with custom code that imports fastssl. A ``preprocessor_config.json`` is always written.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
@@ -60,10 +59,10 @@ def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path) -> nn.Module:
-    """The model of a folder, as a program that has transformers loads it.
+    """Loads the model of a folder with transformers.
 
     Raises:
-        RuntimeError: weights that are missing or that the model does not have.
+        RuntimeError: missing or unexpected weights.
     """
     from transformers import AutoModel
     from transformers.utils import logging
@@ -77,7 +76,7 @@ def load(path: Path) -> nn.Module:
             logging.enable_progress_bar()
     wrong = [*about["missing_keys"], *about["unexpected_keys"], *about["mismatched_keys"]]
     if wrong:
-        raise RuntimeError(f"transformers finds other weights: {wrong[:4]}")
+        raise RuntimeError(f"transformers reports missing or unexpected weights: {wrong[:4]}")
     return model.eval()
 
 
@@ -89,7 +88,7 @@ READOUTS: dict[str, Callable[[Any], Tensor]] = {
 
 
 def readout_of(model: nn.Module, images: Tensor) -> str:
-    """The one of :data:`READOUTS` by which a model of transformers gives the encoder's features of images."""
+    """The entry of :data:`READOUTS` with which a transformers model reproduces the encoder's features."""
     output = model(pixel_values=images)
     if getattr(output, "pooler_output", None) is not None:
         return "pooler_output.flatten(1)"
@@ -97,12 +96,12 @@ def readout_of(model: nn.Module, images: Tensor) -> str:
 
 
 def needs_code(path: Path) -> bool:
-    """Whether a folder is loaded with ``trust_remote_code=True`` alone."""
+    """Whether loading a folder needs ``trust_remote_code=True``."""
     return "auto_map" in json.loads((path / "config.json").read_text())
 
 
 def processor(size: int, channels: int = 3) -> dict[str, Any]:
-    """What ``AutoImageProcessor`` does to images: how encoders are evaluated here."""
+    """The configuration of ``AutoImageProcessor`` for the preprocessing of evaluation."""
     from fastssl.data.views import resize_of
 
     return {
@@ -129,7 +128,7 @@ def _write(config: Any, state: dict[str, Tensor], path: Path, architecture: str)
 
 
 def _depth(options: dict[str, Any], model: nn.Module) -> int | None:
-    """Of a ResNet that transformers has."""
+    """The depth of a ResNet that transformers has, else None."""
     name = str(options["name"]).removeprefix("torchvision:")
     depth = int(name[6:]) if re.fullmatch(r"resnet\d+", name) else 0
     known = depth in (*BLOCKS, 152) and getattr(model, "conv1", None) is not None
@@ -153,7 +152,7 @@ def _save_resnet(encoder: Encoder, depth: int, model: nn.Module, path: Path) -> 
 
 
 def _resnet_name(key: str) -> str:
-    """A weight of torchvision's ResNet as transformers calls it."""
+    """Maps a parameter name of torchvision's ResNet to that of transformers."""
     *place, module, parameter = key.split(".")
     if not place:
         return f"embedder.embedder.{'convolution' if module == 'conv1' else 'normalization'}.{parameter}"

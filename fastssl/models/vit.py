@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
-    """Fixed positions of a grid [rows * columns, dim]: sines and cosines of both coordinates (He et al. 2022, MAE)."""
+    """Fixed 2-d sine-cosine position embeddings [rows * columns, dim] (He et al. 2022, MAE)."""
     if dim % 4:
         raise ValueError(f"dim: expected a multiple of 4, got {dim}")
     rate = torch.exp(torch.arange(dim // 4) * (-math.log(10_000) / (dim // 4)))
@@ -22,13 +22,13 @@ def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
 
 
 class Block(nn.Module):
-    """Attention and an MLP, each behind a layer norm and beside a shortcut.
+    """A pre-norm transformer block.
 
     Args:
-        dim: of a token.
-        heads: of the attention.
+        dim: dimensions of a token.
+        heads: number of attention heads.
         hidden: width of the MLP, as a multiple of ``dim``.
-        causal: tokens see those before them alone.
+        causal: causal attention.
     """
 
     def __init__(self, dim: int, heads: int, hidden: int = 4, causal: bool = False) -> None:
@@ -41,7 +41,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden * dim), nn.GELU(), nn.Linear(hidden * dim, dim))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens [B, T, dim]; where ``keep`` [B, T] is False, nobody looks."""
+        """Tokens [B, T, dim]; tokens with ``keep`` [B, T] False are not attended to."""
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mask = None if keep is None else keep[:, None, None]
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 
 class _Patches(nn.Module):
-    """Images to tokens [B, rows, columns, dim] with their positions."""
+    """Patch embedding with positions: images to tokens [B, rows, columns, dim]."""
 
     tokens_last = True
 
@@ -70,7 +70,7 @@ class _Patches(nn.Module):
 
 
 class _OnGrid(nn.Module):
-    """A block on tokens that lie in a grid."""
+    """A transformer block on a grid of tokens."""
 
     tokens_last = True
 
@@ -93,16 +93,16 @@ class _Last(nn.Module):
 
 
 class ViT(nn.Module):
-    """Images [B, 3, H, W], of any size that the patches divide, to a feature map [B, dim, H / patch, W / patch].
+    """Vision transformer, images [B, 3, H, W] to a feature map [B, dim, H / patch, W / patch].
 
-    Without a class token: evaluation averages the map. Positions are fixed, so that one network takes large and small
-    views.
+    There is no class token: features are averaged over tokens. Position embeddings are fixed, so that views of several
+    sizes (multiples of ``patch``) are possible.
 
     Args:
-        patch: pixels of a patch's side.
-        dim: of a token, a multiple of 4.
-        depth: blocks.
-        heads: of the attention.
+        patch: side of a patch in pixels.
+        dim: dimensions of a token, a multiple of 4.
+        depth: number of blocks.
+        heads: number of attention heads.
 
     Example:
         >>> import torch
@@ -122,7 +122,7 @@ class ViT(nn.Module):
         return [self.patches, *self.blocks, self.last]
 
     def visible(self, images: Tensor, rows: Tensor) -> Tensor:
-        """The tokens of some patches alone: ``rows`` [B, K] of patches, counted row by row, to [B, K, dim]."""
+        """Encodes a subset of patches, given by row-major indices ``rows`` [B, K], to [B, K, dim]."""
         tokens = self.patches(images).flatten(1, 2)
         tokens = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[2]))
         for block in self.blocks:

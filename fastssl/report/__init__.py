@@ -1,4 +1,4 @@
-"""The report of a demo run: one HTML file that needs nothing beside it."""
+"""HTML reports, each a single self-contained file."""
 
 from fastssl.report.html import write_report
 

@@ -1,4 +1,4 @@
-"""``fastssl report RUN...``: runs side by side on one page."""
+"""``fastssl report RUN...``: compares runs on one page."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from fastssl.methods import Method
 from fastssl.models import Encoder, hamming
 from fastssl.report import figures
 from fastssl.train import load_encoder, load_method
-from fastssl.train.run import FREE
+from fastssl.train.run import CHANGEABLE_ON_RESUME
 
 ViewsOf = Callable[[str, str | None, int], Views | None]
 MEASURES = {
@@ -37,10 +37,10 @@ MEASURES = {
     "knn": "k-NN",
     "knn_top5": "k-NN, top-5",
     "knn_without_flags": "k-NN without flags",
-    "retrieval": "Recall@1 across drawings",
+    "retrieval": "Recall@1 across vendors",
     "digits_linear": "linear probe",
-    "digits_one_label": "one label a class",
-    "digits_five_labels": "five labels a class",
+    "digits_one_label": "one label per class",
+    "digits_five_labels": "five labels per class",
 }
 # Student's t, two-sided 95 %, by degrees of freedom.
 _T95 = (math.nan, 12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26)
@@ -57,7 +57,7 @@ class Group:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean and half of the 95 % confidence interval; None for a single value."""
+    """Mean and half-width of the 95 % confidence interval; None for a single value."""
     if len(values) < 2:
         return float(np.mean(values)), None
     t = _T95[len(values) - 1] if len(values) <= len(_T95) else 1.96
@@ -68,7 +68,9 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
     groups: dict[tuple[Any, ...], Group] = {}
     for path in runs:
         encoder, state = load_encoder(path)
-        options = {k: v for k, v in state["options"].items() if k not in {"seed", *FREE}} | {"epochs": state["epochs"]}
+        options = {k: v for k, v in state["options"].items() if k not in {"seed", *CHANGEABLE_ON_RESUME}} | {
+            "epochs": state["epochs"]
+        }
         data = state.get("source", {}).get("fingerprint", state["data"])
         key = (state["method"], str(state["encoder"]), data, str(options), str(state.get("method_options")))
         group = groups.setdefault(key, Group(state["method"]))
@@ -76,7 +78,7 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
         group.states.append(state)
         group.paths.append(path)
     named = list(groups.values())
-    for method in {g.name for g in named}:  # groups of one method are told apart by their folders
+    for method in {g.name for g in named}:  # groups of the same method are distinguished by their folders
         alike = [g for g in named if g.name == method]
         if len(alike) > 1:
             for group, folder in zip(alike, short_paths([g.paths[0] for g in alike])):
@@ -85,7 +87,7 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
 
 
 def short_paths(paths: Sequence[Path]) -> list[str]:
-    """The last parts of paths, as many as tell them apart."""
+    """The shortest suffixes of paths that are distinct."""
     parts = [path.resolve().parts for path in paths]
     for count in range(1, max(map(len, parts))):
         short = ["/".join(p[-count:]) for p in parts]
@@ -95,7 +97,7 @@ def short_paths(paths: Sequence[Path]) -> list[str]:
 
 
 def title_of(groups: Sequence[Group]) -> str:
-    """What the page compares: methods, or runs of one."""
+    """The title of the page: the number of methods, or the method, and of settings."""
     methods = list(dict.fromkeys(g.states[0]["method"] for g in groups))
     if len(methods) > 1:
         return f"{len(methods)} methods" + (f", {len(groups)} settings" if len(groups) > len(methods) else "")
@@ -103,20 +105,20 @@ def title_of(groups: Sequence[Group]) -> str:
 
 
 def shown_name(name: str | None) -> str:
-    """What stands under a picture: the name in its folder, not where that lies."""
+    """The caption of an image: its name without the path of the data set."""
     text = name or ""
     return "/".join(Path(text).parts[-2:]) if Path(text).is_absolute() else text
 
 
 def _measures(
-    group: Group, unit: list[Tensor], data: Source, judged: str, baselines: dict[str, Any], labels: Tensor | None
+    group: Group, unit: list[Tensor], data: Source, data_name: str, baselines: dict[str, Any], labels: Tensor | None
 ) -> dict[str, tuple[float, float | None]]:
-    """Measures of a group; ``unit``: the centred features of each of its encoders; ``judged``: what names the data."""
+    """Measures of a group of runs; ``unit``: the centred unit features of each encoder."""
     values: dict[str, list[float]] = {}
     for encoder, state, rows in zip(group.encoders, group.states, unit):
         if labels is not None:
             rows_wanted = ("pretrained",) if baselines else ("pretrained", "random", "pixels")
-            table = evaluate(encoder, state["encoder"], judged, "spatial", rows_wanted)
+            table = evaluate(encoder, state["encoder"], data_name, "spatial", rows_wanted)
             for key, text in MEASURES.items():
                 if key in table:
                     values.setdefault(text, []).append(table[key]["pretrained"])
@@ -129,14 +131,14 @@ def _measures(
     return {text: interval(numbers) for text, numbers in values.items()}
 
 
-def _labels(data: Source, judged: str, note: Callable[[str], None]) -> Tensor | None:
-    """One class an image where the data can be judged by them; else it is noted why not."""
+def _labels(data: Source, data_name: str, note: Callable[[str], None]) -> Tensor | None:
+    """The class per image if the data provides labels to evaluate with; else ``note`` is called with the reason."""
     try:
         labels = labels_of(data)
-        if judged in EMBEDDED or not open_splits(judged).divided:
+        if data_name in EMBEDDED or not open_splits(data_name).divided:
             check_classes(data, labels)
     except ValueError as error:
-        note(f"not measured by labels: {error}")
+        note(f"no evaluation with labels: {error}")
         return None
     return labels if labels.dim() == 1 else None
 
@@ -161,7 +163,7 @@ def _curves(groups: list[Group]) -> str:
 
 
 def _confusion(unit: Tensor, data: Source, labels: Tensor) -> str:
-    """Classes against the class of the nearest neighbour, each row in percent."""
+    """Confusion matrix of the nearest neighbour's class, each row in percent."""
     plt = figures._pyplot()
     _, nearest = F.nearest(unit, None, 1, metric="dot", exclude_self=True)
     count = len(data.classes)
@@ -183,7 +185,7 @@ def _confusion(unit: Tensor, data: Source, labels: Tensor) -> str:
 def _neighbours(
     groups: list[Group], data: Source, labelled: bool, queries: int = 6, shown: int = 7
 ) -> list[dict[str, Any]]:
-    """Nearest images of the other drawing where there are two, else of the others."""
+    """Nearest neighbours: among second images if items have two, else among the other items."""
     chosen = np.sort(np.random.default_rng(3).permutation(len(data))[:queries])
     two = isinstance(data, ArraySource) and len(data.read(0).images or ()) > 1
     labels = labels_of(data) if labelled else None
@@ -193,7 +195,7 @@ def _neighbours(
     for group in groups:
         encoder = group.encoders[0]
         query = centred(encode(encoder, data))
-        gallery = centred(encode(encoder, data.drawing(1))) if two else query  # type: ignore[attr-defined]
+        gallery = centred(encode(encoder, data.nth_image(1))) if two else query  # type: ignore[attr-defined]
         _, index = F.nearest(query[chosen], gallery, min(shown + (not two), len(data) - (not two)), metric="dot")
         for row, order, own in zip(rows, index[:, 0 if two else 1 :].tolist(), chosen):
             same = [j == own if two else labels is not None and bool(labels[j] == labels[own]) for j in order]
@@ -203,7 +205,7 @@ def _neighbours(
 
 
 def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
-    """Rows of images, eight of a kind."""
+    """Rows of eight images each."""
     rows = []
     for name, images in pictures.items():
         levels = ((images[:8].float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1)
@@ -216,7 +218,7 @@ def _sheet(pictures: dict[str, Tensor], scale: int = 2) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def _does(group: Group, data: Source, views_of: ViewsOf) -> dict[str, Any]:
-    """What the method of a group makes of images that it did not train on, where it can show it."""
+    """Pretext metrics and visualisations of a group's method on held-out images, if it has any."""
     state = group.states[0]
     try:
         method: Method = load_method(
@@ -224,40 +226,43 @@ def _does(group: Group, data: Source, views_of: ViewsOf) -> dict[str, Any]:
         )
     except ValueError as error:
         return {"missing": str(error)}
-    if "text" in method.needs or method.studies:
+    if "text" in method.needs or method.needs_dataset_features:
         return {}
     rows = np.random.default_rng(5).permutation(len(data))[:64]
     batch = method.examples(data.items(rows), 0, 0, rows)
-    found: dict[str, Any] = {"skill": method.skill(batch), "pictures": _sheet(method.pictures(batch))}
+    found: dict[str, Any] = {
+        "pretext_metrics": method.pretext_metrics(batch),
+        "images": _sheet(method.visualize(batch)),
+    }
     table = getattr(method, "table", None)
     if isinstance(table, np.ndarray):
         least, mean = hamming(table)
         found["note"] = f"{len(table)} permutations, Hamming distance of two: at least {least}, {mean:.2f} on average"
-    return found if found["skill"] or found["pictures"] else {}
+    return found if found["pretext_metrics"] or found["images"] else {}
 
 
 def embedded_of(state: dict[str, Any]) -> str | None:
-    """Which of the embedded sets a run was trained on; None: data of one's own."""
+    """The embedded data set that a run was trained on; None: other data."""
     if "source" in state:
         return state["source"]["embedded"]
-    return {"emoji": "emoji", "emoji-train": "emoji", "digits": "digits"}.get(state["data"])  # of before
+    return {"emoji": "emoji", "emoji-train": "emoji", "digits": "digits"}.get(state["data"])  # older checkpoints
 
 
 def compare_runs(
     runs: Sequence[Path], out: Path, data: str, note: Callable[[str], None], views_of: ViewsOf = lambda *_: None
 ) -> Path:
-    """Writes the page that compares runs.
+    """Writes a page that compares runs.
 
     Args:
-        runs: folders of ``fastssl pretrain``; runs that differ in their seed alone are one line with an interval.
-        out: the page, replaced when it is whole.
-        data: "emoji" (neighbours and pictures are of the 374 that training never saw), "digits" or a folder.
-        note: called with a line for every step.
-        views_of: method, data and size to the views that it was trained with; None: the method's own.
+        runs: folders of runs; runs that differ only in their seeds form a group, with confidence intervals.
+        out: the page, written atomically.
+        data: "emoji" (neighbours and images are from the 374 held-out emoji), "digits" or a folder.
+        note: called with a line per step.
+        views_of: maps method, data and size to the training views; None: the method's default.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[report]``.
-        ValueError: no checkpoint in a folder.
+        ValueError: a folder without a checkpoint.
     """
     try:
         from jinja2 import Environment
@@ -266,15 +271,15 @@ def compare_runs(
     groups = _groups(runs)
     images = open_source("emoji-all" if data == "emoji" else data, part="test")
     unseen = open_source("emoji-heldout") if data == "emoji" else images
-    judged = "emoji-all" if data == "emoji" else data
-    labels = _labels(images, judged, note)
+    data_name = "emoji-all" if data == "emoji" else data
+    labels = _labels(images, data_name, note)
     baselines: dict[str, Any] = {}
     lines: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
     for group in groups:
         note(f"{group.name}: {len(group.states)} run{'s' if len(group.states) > 1 else ''}")
         unit = [centred(encode(encoder, images)) for encoder in group.encoders]
-        values = _measures(group, unit, images, judged, baselines, labels)
+        values = _measures(group, unit, images, data_name, baselines, labels)
         lines.append({"name": group.name, "runs": len(group.states), "values": values})
         parts.append(
             {

@@ -1,4 +1,4 @@
-"""The pictures of the report, as data URIs."""
+"""Figures of the reports, as data URIs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.augment.images import to_show
-from fastssl.data import ArraySource, Item, Source, read_ahead
+from fastssl.data import ArraySource, Item, Source, prefetch_items
 from fastssl.evaluate.features import centred, encode, pixels
 from fastssl.models import Encoder
 
@@ -57,7 +57,7 @@ def png(image: np.ndarray) -> str:
 
 
 def thumbnail(item: Item, drawing: int = 0, longest: int = 128) -> str:
-    """A drawing of an item as a data URI, made smaller where it is large."""
+    """An image of an item as a data URI, downsized if large."""
     from PIL import Image
 
     image = Image.fromarray(to_show((item.images or ())[drawing]))
@@ -66,7 +66,7 @@ def thumbnail(item: Item, drawing: int = 0, longest: int = 128) -> str:
 
 
 def learning_curve(training: dict[str, Any]) -> str:
-    """Loss over steps, for every run."""
+    """Loss against steps, per run."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(training), figsize=(9, 3), squeeze=False)
     for axis, (name, run) in zip(axes[0], training.items()):
@@ -82,7 +82,7 @@ def learning_curve(training: dict[str, Any]) -> str:
 
 
 def speed_and_memory(benchmark: dict[str, Any]) -> str:
-    """Time and extra memory against rows, fused and eager."""
+    """Time and extra memory against the number of rows, fused and eager."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.2))
     for name, style in (("nt_xent", "-"), ("clip_loss", "--")):
@@ -111,7 +111,7 @@ def speed_and_memory(benchmark: dict[str, Any]) -> str:
 
 
 def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int = 7) -> dict[str, Any]:
-    """Nearest drawings of the other vendor to some held-out emoji, by the encoder and by pixels."""
+    """Nearest images of the other vendor to held-out emoji, by encoder features and by pixels."""
     rng = np.random.default_rng(3)
     chosen = np.sort(rng.permutation(len(data))[:queries])
     result = []
@@ -121,7 +121,7 @@ def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int
     }
     ranked = {}
     for name, features_of in ways.items():
-        query, gallery = (centred(features_of(data.drawing(k))) for k in range(2))
+        query, gallery = (centred(features_of(data.nth_image(k))) for k in range(2))
         ranked[name] = (query[chosen] @ gallery.T).topk(shown, dim=1).indices.numpy()
     for row, index in enumerate(chosen):
         result.append(
@@ -145,7 +145,7 @@ def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int
 
 
 def map_of_embedding(encoder: Encoder, data: Source, side: int = 1800, thumbnail_side: int = 30) -> str:
-    """All drawings of the first vendor at the places that t-SNE gives their features."""
+    """Images of the first vendor at the t-SNE coordinates of their features."""
     from PIL import Image
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -153,12 +153,12 @@ def map_of_embedding(encoder: Encoder, data: Source, side: int = 1800, thumbnail
     features = centred(encode(encoder, data)).numpy()
     reduced = PCA(50, random_state=0).fit_transform(features)
     places = TSNE(2, init="pca", perplexity=25, random_state=0, max_iter=750).fit_transform(reduced)
-    # Ranks half-way spread the crowded places so that pictures can be seen.
+    # Coordinates are averaged with their ranks, which spreads dense regions.
     ranks = places.argsort(0).argsort(0) / len(places)
     spread = (places - places.min(0)) / np.ptp(places, axis=0)
     at = ((0.5 * spread + 0.5 * ranks) * (side - thumbnail_side)).astype(int)
     canvas = np.full((side, side, 3), 255, np.uint8)
-    for item, (x, y) in zip(read_ahead(data), at):
+    for item, (x, y) in zip(prefetch_items(data), at):
         shown = Image.fromarray(to_show((item.images or ())[0]))
         small = np.asarray(shown.resize((thumbnail_side, thumbnail_side), Image.Resampling.LANCZOS))
         inside = np.abs(small.astype(int) - 236).max(-1, keepdims=True) > 6  # the background is (236, 236, 236)

@@ -1,4 +1,4 @@
-"""Fills the template of the report."""
+"""Renders the template of the demo report."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ EMOJI_ROWS = {
     "retrieval": ("retrieval, Recall@1", "Google to Twitter, 374 held-out emoji"),
 }
 DIGITS_ROWS = {
-    "digits_one_label": ("one label a class", "nearest neighbour, 20 draws"),
-    "digits_five_labels": ("five labels a class", "nearest neighbour, 20 draws"),
+    "digits_one_label": ("one label per class", "nearest neighbour, 20 draws"),
+    "digits_five_labels": ("five labels per class", "nearest neighbour, 20 draws"),
     "digits_linear": ("linear probe", "mean of 3 splits"),
 }
 COLUMNS = {"pretrained": "SimCLR", "random": "random encoder", "pixels": "raw pixels", "histogram": "colour histogram"}
@@ -46,13 +46,13 @@ def _table(report: dict[str, Any], rows: dict[str, tuple[str, str]]) -> dict[str
 
 
 def verdict(report: dict[str, Any]) -> list[str]:
-    """What the figures say, for better or worse."""
+    """The summary sentences of the results."""
     sentences = []
     knn, retrieval, one = report["knn"], report["retrieval"], report["digits_one_label"]
     for name, table in (
         ("k-NN on the categories", knn),
-        ("Retrieval of the other vendor's drawing", retrieval),
-        ("Digits with one label a class", one),
+        ("Retrieval of the other vendor's image", retrieval),
+        ("Digits with one label per class", one),
     ):
         others = {COLUMNS[k]: v for k, v in table.items() if k != "pretrained"}
         parts = [f"{table['pretrained'] - v:+.1f} points against the {k}" for k, v in others.items()]
@@ -61,7 +61,7 @@ def verdict(report: dict[str, Any]) -> list[str]:
 
 
 def write_report(out: Path, report: dict[str, Any], encoder: Encoder) -> Path:
-    """Writes ``report.html`` into ``out`` and returns its path.
+    """Writes ``report.html`` to ``out`` and returns its path.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[report]``.

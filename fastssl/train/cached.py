@@ -1,4 +1,4 @@
-"""Batches that the encoder cannot hold: the loss sees all embeddings, the encoder a chunk at a time."""
+"""GradCache: the loss covers the whole batch while the encoder's activations are held for one chunk at a time."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ def cached_step(
     and its gradient on all of them; each chunk once more, with a graph, from the random state that it had, so that
     dropout and random augmentation inside the model are the same.
 
-    Gradients are added to the parameters' ``grad``, as ``backward`` does, those of the loss's own parameters (a
-    logit scale) included; the optimiser is yours to call. Exact to rounding for models that treat rows by themselves.
-    **Batch norm** normalises within a chunk instead of the batch, and its running statistics count each chunk once:
-    take as large a chunk as fits, or group norm. Works under autocast (the context of the call holds in all passes);
-    of a ``DistributedDataParallel`` model gradients are averaged once, with the last chunk.
+    Gradients accumulate in ``grad`` of the parameters, including those of the loss (a logit scale); no optimiser step
+    is taken. The result is exact up to rounding for models that process rows independently. **Batch norm** normalises
+    within a chunk instead of the batch, and its running statistics are updated once per chunk: use the largest chunk
+    that fits, or group norm. Works under autocast (the context of the call applies to all passes); the gradients of a
+    ``DistributedDataParallel`` model are averaged once, with the last chunk.
 
     Args:
-        model: rows to embeddings [n, ...] (a tensor, or a tuple of tensors of n rows each); or one model for each
-            tensor of ``batch``, as the towers of CLIP.
-        batch: a tensor, or tensors that are cut alike where there is one model: ``model(*chunks)``.
-        loss: all embeddings to a scalar; it is given what the models gave, in their order.
-        chunk: rows at a time; "auto": as many as keep their activations in the memory budget
+        model: maps rows to embeddings [n, ...] (a tensor, or a tuple of tensors of n rows each); or a list with one
+            model per tensor of ``batch``, such as the two towers of CLIP.
+        batch: a tensor, or tensors; with a single model they are split alike: ``model(*chunks)``.
+        loss: maps the embeddings of the models, in order, to a scalar.
+        chunk: rows per chunk; "auto": as many as keep their activations within the memory budget
             (:func:`fastssl.set_memory_budget`), measured on two rows.
 
     Returns:
         The loss, detached.
 
     Raises:
-        TypeError: no tensors.
-        ValueError: tensors of different lengths for one model, towers that are not as many as tensors, a chunk < 1.
+        TypeError: ``batch`` holds no tensors.
+        ValueError: tensors of different lengths for one model, a number of models other than that of tensors, or
+            ``chunk`` < 1.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -70,7 +71,7 @@ def cached_step(
             raise ValueError(f"batch: expected tensors of one length for one model, got {[len(t) for t in tensors]}")
         parts = [(model, tensors)]
     jobs = [_Tower(tower, inputs, _rows(chunk, tower, inputs)) for tower, inputs in parts]
-    # The leaves of the loss's graph: embeddings without one of their own.
+    # Embeddings without a graph are the leaves of the loss's graph.
     leaves = [leaf for job in jobs for leaf in job.embed()]
     with torch.enable_grad():
         value = loss(*leaves)
@@ -89,14 +90,14 @@ def _rows(chunk: int | str, model: Any, inputs: list[Tensor]) -> int:
 
 
 def auto_chunk(model: Any, inputs: list[Tensor]) -> int:
-    """How many rows' activations fit the memory budget, by what the backward pass of two rows would keep."""
+    """The number of rows whose activations fit the memory budget, from the tensors saved for backward of two rows."""
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
     module = _module(model)
     own = {t.untyped_storage().data_ptr() for t in (*(module.parameters() if module is not None else ()), *inputs)}
 
     def count(x: Tensor) -> Tensor:
-        alive.append(x)  # so that no address is counted for two
+        alive.append(x)  # no address is reused while counting
         storage = x.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()
@@ -120,7 +121,7 @@ def _same(x: Tensor) -> Tensor:
 
 
 def _module(model: Any) -> nn.Module | None:
-    """The module behind a model: itself, or that of a bound method."""
+    """The module of a model: the model itself, or the owner of a bound method."""
     owner = getattr(model, "__self__", model)
     return owner if isinstance(owner, nn.Module) else None
 
@@ -137,7 +138,7 @@ def _restore(buffers: list[tuple[Tensor, Tensor]]) -> None:
 
 
 class _Random:
-    """The state of torch's generators, of the CPU and of the devices that tensors are on."""
+    """State of torch's random generators, on the CPU and on the tensors' devices."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self.cpu = torch.get_rng_state()
@@ -151,7 +152,7 @@ class _Random:
 
 
 class _Tower:
-    """One model and what it embeds."""
+    """One model with the chunks that it embeds."""
 
     def __init__(self, model: Any, inputs: list[Tensor], rows: int) -> None:
         self.model = model
@@ -161,7 +162,7 @@ class _Tower:
         self.after: _Random | None = None
 
     def embed(self) -> list[Tensor]:
-        """All embeddings, without a graph; statistics of the model's buffers stay as they were."""
+        """All embeddings, without a graph; the model's buffers are left unchanged."""
         parts: list[tuple[Tensor, ...]] = []
         buffers = _buffers(self.model)
         with torch.no_grad():
@@ -175,7 +176,7 @@ class _Tower:
         return self.leaves
 
     def backward(self) -> None:
-        """Each chunk once more, with a graph; gradients of several processes meet with the last."""
+        """Recomputes each chunk with a graph; DDP reduces gradients with the last one."""
         grads = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in self.leaves]
         start = 0
         for k, (chunk, state) in enumerate(zip(self.chunks, self.states)):

@@ -16,18 +16,18 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.methods import Method, get
 from fastssl.models import Encoder, build_encoder
-from fastssl.train.shards import part_like, whole
+from fastssl.train.shards import full_tensor, shard_like
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {f"model.{k}": whole(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": full_tensor(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}
     scalars: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{key}"] = whole(value.detach()).cpu().contiguous()
+                tensors[f"optimizer.{index}.{key}"] = full_tensor(value.detach()).cpu().contiguous()
             else:
                 scalars[f"{index}.{key}"] = value
     return {k: v.clone() for k, v in tensors.items()}, scalars
@@ -36,17 +36,17 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[s
 def save_checkpoint(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, write: bool = True
 ) -> None:
-    """Writes a checkpoint folder; a reader sees the old one or the new one, never half of one.
+    """Writes a checkpoint folder atomically.
 
     Args:
         path: the folder.
-        model: all its parameters and buffers are stored.
+        model: its parameters and buffers are stored.
         optimizer: its state is stored.
-        state: JSON values: what the model is, where training stands.
-        write: False: only give one's parts of sharded parameters to the process that writes.
+        state: JSON values that describe the model and the progress of training.
+        write: False: only take part in gathering sharded parameters.
 
     Raises:
-        OSError: it cannot be written (a full disk); what was there is as it was.
+        OSError: the folder cannot be written (a full disk); the previous checkpoint is unchanged.
     """
     tensors, scalars = _flatten(model, optimizer)
     if not write:
@@ -66,7 +66,7 @@ def save_checkpoint(
         shutil.rmtree(fresh, ignore_errors=True)
         raise OSError(
             f"checkpoint: {path} cannot be written ({error}); "
-            f"{'the one of before is still there' if path.exists() else 'there is none yet'}"
+            f"{'the previous one is unchanged' if path.exists() else 'there is no previous one'}"
         ) from error
     if path.exists():
         path.rename(old)
@@ -75,10 +75,10 @@ def save_checkpoint(
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder at ``path``, or the newest in it.
+    """The checkpoint folder at ``path`` or in it.
 
     Raises:
-        ValueError: there is none.
+        ValueError: no checkpoint is found.
     """
     root = Path(path)
     for candidate in (root, root / "checkpoint", root / "checkpoint.old"):
@@ -91,7 +91,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """Returns the tensors and the state of a checkpoint folder.
 
     Args:
-        path: of the checkpoint.
+        path: folder of the checkpoint or of the run.
 
     Example:
         >>> from fastssl.train import load_checkpoint
@@ -101,19 +101,19 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """Puts a checkpoint back into a model."""
+    """Loads the model's tensors of a checkpoint."""
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Puts a checkpoint back into an optimiser, of whole parameters or of parts of them."""
+    """Loads the optimiser state of a checkpoint, for replicated or sharded parameters."""
     current = optimizer.state_dict()
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     restored: dict[int, dict[str, Any]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            restored.setdefault(int(index), {})[name] = part_like(value, parameters[int(index)])
+            restored.setdefault(int(index), {})[name] = shard_like(value, parameters[int(index)])
     for key, scalar in state["optimizer_scalars"].items():
         index, name = key.split(".", 1)
         restored.setdefault(int(index), {})[name] = scalar
@@ -121,14 +121,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 
 
 def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Encoder, dict[str, Any]]:
-    """Returns the pretrained encoder of a checkpoint (the projection head is left behind) and its state.
+    """Returns the pretrained encoder of a checkpoint, without the projection head, and the checkpoint's state.
 
     Args:
-        path: of the checkpoint, or the folder of the run.
-        encoder: where the run trained a module of your own: ``Encoder(module, size)``, which gets its weights.
+        path: folder of the checkpoint or of the run.
+        encoder: an ``Encoder(module, size)`` to load the weights into, if the run trained a custom module.
 
     Raises:
-        ValueError: no checkpoint, one whose encoder only its own program can build, or weights of another network.
+        ValueError: no checkpoint, a custom module without ``encoder``, or weights of another architecture.
 
     Example:
         >>> import tempfile
@@ -146,8 +146,7 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
     tensors, state = load_checkpoint(path)
     if encoder is None and state["encoder"] is None:
         raise ValueError(
-            "checkpoint: its encoder is a module of your own; build it and give it: "
-            "load_encoder(path, Encoder(module, size))"
+            "checkpoint: its encoder is a custom module; build it and call load_encoder(path, Encoder(module, size))"
         )
     encoder = build_encoder(state["encoder"]) if encoder is None else encoder
     prefix = "model.encoder."
@@ -159,14 +158,15 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
 
 
 def load_method(path: str | Path, augment: Views | None = None) -> Method:
-    """Returns the method of a checkpoint with all its networks, in evaluation mode: its heads, its text tower.
+    """Returns the method of a checkpoint with all its networks (heads, text tower), in evaluation mode.
 
     Args:
-        path: the folder.
-        augment: makes its views; None: the method's own, as the paper's (a checkpoint does not hold any).
+        path: folder of the checkpoint or of the run.
+        augment: the augmentation, which checkpoints do not store; None: the method's default.
 
     Raises:
-        ValueError: no checkpoint, one of a method of your own, or one that was built with other options than it says.
+        ValueError: no checkpoint, a checkpoint of a custom method or encoder, or weights that do not match the
+            recorded options.
 
     Example:
         >>> import tempfile
@@ -182,7 +182,7 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
     """
     tensors, state = load_checkpoint(path)
     if state["encoder"] is None:
-        raise ValueError("checkpoint: its encoder is a module of your own; build the method and load its tensors")
+        raise ValueError("checkpoint: its encoder is a custom module; build the method and load its tensors")
     kind: Any = get(state["method"])
     method: Method = kind(build_encoder(state["encoder"]), augment, **state.get("method_options", {}))
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
@@ -190,6 +190,6 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
         method.load_state_dict(own)
     except RuntimeError as error:
         raise ValueError(
-            f"checkpoint: its {state['method']} has other networks than its options say: {error}"
+            f"checkpoint: the weights of {state['method']} do not match its recorded options: {error}"
         ) from error
     return method.eval()

@@ -1,4 +1,4 @@
-"""Batches on their way to the device, and what is done to a network for the device's sake."""
+"""Asynchronous copies of batches to the device, and compiled encoders."""
 
 from __future__ import annotations
 
@@ -15,66 +15,66 @@ from fastssl.models import Encoder
 BACKEND = "inductor"  # of torch.compile
 
 
-class Copies:
-    """Copies of batches to a device; those of a GPU run on a stream of their own, beside what it computes."""
+class DeviceCopier:
+    """Copies batches to a device; copies to a GPU run on their own stream, concurrently with computation."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def start(self, batch: Any) -> Any:
-        """The batch on the device, or on its way there. Of page-locked memory the copy does not wait."""
+        """Starts the copy, which is asynchronous from pinned memory."""
         with torch.cuda.stream(self.stream):
             return map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
 
     def finish(self, batch: Any) -> Any:
-        """The batch, for what is computed from now on."""
+        """Makes the current stream wait for the copy."""
         if self.stream is None:
             return batch
         computing = torch.cuda.current_stream(self.device)
         computing.wait_stream(self.stream)
 
         def used(tensor: torch.Tensor) -> torch.Tensor:
-            tensor.record_stream(computing)  # its memory is not given away while a step still reads it
+            tensor.record_stream(computing)  # the allocator must not reuse it while a step still reads it
             return tensor
 
         return map_tensors(used, batch)
 
 
-class DeviceBatches:
-    """Batches on the device: ``next`` gives one, ``prepare`` starts the copy of the one after.
+class DevicePrefetcher:
+    """Iterator over batches on the device: ``prefetch`` starts the copy of the next one.
 
-    A step calls ``prepare`` when its work is queued and before it asks for a number, so that the copy runs while the
-    step computes.
+    A step calls ``prefetch`` after it has queued its work and before it synchronises on the loss, so that copy and
+    computation overlap.
 
     Args:
-        batches: of the loader.
-        copies: to the device.
+        batches: batches of the loader.
+        copier: copies them to the device.
     """
 
-    def __init__(self, batches: Iterator[Any], copies: Copies) -> None:
-        self.batches, self.copies = batches, copies
+    def __init__(self, batches: Iterator[Any], copier: DeviceCopier) -> None:
+        self.batches, self.copier = batches, copier
         self._upcoming: list[Any] = []
 
-    def prepare(self) -> None:
-        """Takes a batch from the loader, which may make it wait, unless one is on its way already."""
+    def prefetch(self) -> None:
+        """Starts the copy of the next batch, waiting for the loader, unless one is under way."""
         if not self._upcoming:
             batch = next(self.batches, None)
             if batch is not None:
-                self._upcoming.append(self.copies.start(batch))
+                self._upcoming.append(self.copier.start(batch))
 
     def __next__(self) -> Any:
-        self.prepare()
+        self.prefetch()
         if not self._upcoming:
             raise StopIteration
-        return self.copies.finish(self._upcoming.pop())
+        return self.copier.finish(self._upcoming.pop())
 
 
 @contextlib.contextmanager
 def compiled_encoders(method: nn.Module, wanted: bool) -> Iterator[None]:
-    """Within it, the networks of a method's encoders (targets too) run as ``torch.compile`` makes them.
+    """Context in which the networks of a method's encoders, target networks included, run under ``torch.compile``.
 
-    Their parameters and the keys of their state dict stay what they are.
+    Parameters and state dict keys are unchanged.
     """
     networks = [m.network for m in method.modules() if isinstance(m, Encoder)] if wanted else []
     for network in networks:
@@ -83,7 +83,7 @@ def compiled_encoders(method: nn.Module, wanted: bool) -> Iterator[None]:
         yield
     finally:
         for network in networks:
-            network._compiled_call_impl = None  # what ``compile`` set; a network has no ``uncompile``
+            network._compiled_call_impl = None  # set by ``compile``; nn.Module has no inverse of it
 
 
-__all__ = ["Copies", "DeviceBatches", "compiled_encoders"]
+__all__ = ["DeviceCopier", "DevicePrefetcher", "compiled_encoders"]

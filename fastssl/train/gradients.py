@@ -1,4 +1,4 @@
-"""The gradient of a batch: of all of it at once, of its parts one after the other, or by way of its embeddings."""
+"""The gradient of a batch: at once, accumulated over micro-batches, or through cached embeddings (GradCache)."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ from fastssl.train.options import Pretraining
 from fastssl.train.shards import is_sharded
 
 
-def check_cut(method: Method, options: Pretraining, rows: int) -> None:
-    """Raises ValueError for a method whose batches, of so many rows a process, cannot be cut as the options ask."""
+def check_batch_splitting(method: Method, options: Pretraining, rows: int) -> None:
+    """Checks that a method's batches, of ``rows`` rows per process, can be split as the options ask.
+
+    Raises:
+        ValueError: they cannot.
+    """
     whole = type(method).represent is Method.represent
     if options.chunk is not None and whole:
-        raise ValueError(f"chunk: {name_of(method)} compares more than rows: it needs whole batches")
+        raise ValueError(f"chunk: {name_of(method)} does not embed rows independently: it needs whole batches")
     if options.accumulate > rows:
-        raise ValueError(f"accumulate: expected at most the {rows} rows of a process, got {options.accumulate}")
+        raise ValueError(f"accumulate: expected at most {rows}, the rows per process, got {options.accumulate}")
     if options.accumulate > 1 and whole and not method.separable:
         raise ValueError(
-            f"accumulate: {name_of(method)} compares the rows of a batch, or remembers them: it needs whole batches"
+            f"accumulate: {name_of(method)} compares the rows of a batch, or stores them: it needs whole batches"
         )
     if options.accumulate > 1 and not method.separable and options.precision.startswith("16"):
         raise ValueError(f"accumulate: expected a precision without loss scaling, got {options.precision!r}")
@@ -36,15 +40,15 @@ def check_cut(method: Method, options: Pretraining, rows: int) -> None:
 class Gradients:
     """Adds the gradient of a batch to that of the parameters.
 
-    With ``options.accumulate`` a batch is cut into so many parts, of which the encoder sees one at a time. The loss of
-    a ``separable`` method is the mean of terms that know of no other rows: each part's loss and gradient count by its
-    ``terms``, over all parts and processes. The losses of the others compare rows: they see all embeddings
-    (:func:`cached_step`, as with ``options.chunk``).
+    With ``options.accumulate`` a batch is split into that many micro-batches, which the encoder sees one at a time.
+    The loss of a ``separable`` method is a mean of terms that are independent across rows: each micro-batch is
+    weighted by its number of ``terms``, over all micro-batches and processes. Losses that compare rows see all
+    embeddings (:func:`cached_step`, as with ``options.chunk``).
 
     Args:
-        fabric: of Lightning.
-        model: what it made of the method.
-        method: what is trained.
+        fabric: the Lightning Fabric instance.
+        model: the method as wrapped by ``fabric``.
+        method: the method that is trained.
         options: ``accumulate`` and ``chunk``.
     """
 
@@ -58,15 +62,17 @@ class Gradients:
         """The loss of this process's rows."""
         if self.cached:
             chunk = self.options.chunk
-            return self._by_embeddings(batch, -(-len(batch.ids) // self.options.accumulate) if chunk is None else chunk)
-        parts = cut(batch, self.options.accumulate)
+            return self._backward_cached(
+                batch, -(-len(batch.ids) // self.options.accumulate) if chunk is None else chunk
+            )
+        parts = split_batch(batch, self.options.accumulate)
         if len(parts) == 1 and (self.fabric.world_size == 1 or not self.method.separable):
             loss: Tensor = self.model(batch)
             self.fabric.backward(loss)
             return loss.detach()
         terms = [self.method.terms(part) for part in parts]
         total = max(sum(terms), 1)
-        fair = self._fair_share(total)  # processes average their gradients: a term counts the same wherever it is
+        fair = self._relative_terms(total)  # processes average their gradients: a term counts the same wherever it is
         value = torch.zeros((), device=batch.ids.device)
         for k, part in enumerate(parts):
             with self.fabric.no_backward_sync(self.model, enabled=k + 1 < len(parts)):
@@ -76,14 +82,14 @@ class Gradients:
             value += loss.detach() * (terms[k] / total)
         return value
 
-    def _fair_share(self, terms: int) -> float:
-        """Own terms as a multiple of the mean over all processes."""
+    def _relative_terms(self, terms: int) -> float:
+        """This process's number of terms relative to the mean over all processes."""
         if self.fabric.world_size == 1:
             return 1.0
-        everybody = sum(n for (n,) in gather_numbers(resolve("world"), [terms], self.fabric.device))
-        return terms * self.fabric.world_size / everybody
+        total = sum(n for (n,) in gather_numbers(resolve("world"), [terms], self.fabric.device))
+        return terms * self.fabric.world_size / total
 
-    def _by_embeddings(self, batch: Any, chunk: int | str) -> Tensor:
+    def _backward_cached(self, batch: Any, chunk: int | str) -> Tensor:
         several = self.fabric.world_size > 1 and not is_sharded(self.method.parameters())  # FSDP has its own
         method, rows = self.method, _Rows(self.method, self.model.represent)
         with self.fabric.no_backward_sync(self.model) if several else contextlib.nullcontext(), self.fabric.autocast():
@@ -101,8 +107,8 @@ class Gradients:
         return loss
 
 
-def cut(batch: Any, parts: int) -> Sequence[Any]:
-    """A batch as parts of rows that follow each other, as equal as can be."""
+def split_batch(batch: Any, parts: int) -> Sequence[Any]:
+    """Splits a batch into ``parts`` contiguous micro-batches of nearly equal size."""
     if parts == 1:
         return [batch]
     rows = len(batch.ids)
@@ -111,7 +117,7 @@ def cut(batch: Any, parts: int) -> Sequence[Any]:
 
 
 class _Rows(nn.Module):
-    """``represent`` through what Fabric made of the method: its precision, its processes; with the method's buffers."""
+    """``represent`` through Fabric's wrapper (precision, processes), with the method's buffers."""
 
     def __init__(self, method: nn.Module, represent: Callable[..., Any]) -> None:
         super().__init__()

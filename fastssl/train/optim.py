@@ -11,19 +11,19 @@ from torch import Tensor, nn
 
 
 class LARS(torch.optim.Optimizer):
-    """Layer-wise adaptive rate scaling (You et al. 2017), as SimCLR uses it.
+    """Layer-wise adaptive rate scaling (You et al. 2017), as used by SimCLR.
 
     .. math:: v \\leftarrow \\mu v + \\eta \\frac{\\|w\\|}{\\|g + \\lambda w\\|} (g + \\lambda w),
               \\quad w \\leftarrow w - \\gamma v
 
-    Parameters of one dimension (biases, normalisation) are neither decayed nor rescaled.
+    1-d parameters (biases, normalisation) are neither decayed nor rescaled.
 
     Args:
-        params: parameters.
+        params: parameters to optimise.
         lr: gamma.
         momentum: mu.
         weight_decay: lambda.
-        trust: eta, the trust coefficient.
+        trust: eta, trust coefficient.
 
     Raises:
         ValueError: a negative learning rate.
@@ -76,10 +76,10 @@ OPTIMIZERS = ("adamw", "sgd", "lars")
 
 
 def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
-    """Returns "adamw" (no decay on parameters of one dimension), "sgd" (momentum 0.9) or "lars".
+    """Returns "adamw" (no decay on 1-d parameters), "sgd" (momentum 0.9) or "lars".
 
     Args:
-        model: whose parameters are trained.
+        model: its trainable parameters are optimised.
         name: "adamw", "sgd" or "lars".
         lr: learning rate, >= 0.
         weight_decay: L2 penalty, >= 0.
@@ -111,7 +111,7 @@ def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
     """The factor of the learning rate at ``step``: linear over ``warmup`` steps, then a half cosine to 0.
 
     Args:
-        step: the number of the step, from 0.
+        step: index of the step, from 0.
         total: steps of the run.
         warmup: steps of the linear warm-up.
 

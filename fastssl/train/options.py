@@ -1,4 +1,4 @@
-"""What a run of pretraining is."""
+"""Options of a pretraining run, and the launcher that started its processes."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ STRATEGIES = ("ddp", "fsdp")
 
 @dataclass
 class Pretraining:
-    """What a run is: all of it is written into its checkpoint.
+    """Options of a run; all of them are stored in its checkpoint.
 
     Args:
-        epochs: passes over the data; with ``minutes`` it is chosen from the measured speed.
-        batch_size: items a step, over all processes.
+        epochs: passes over the data; with ``minutes`` it is derived from the measured speed.
+        batch_size: items per step, over all processes.
         lr: learning rate at the end of the warm-up.
-        warmup_epochs: linear warm-up.
-        weight_decay: of the optimiser.
+        warmup_epochs: epochs of linear warm-up.
+        weight_decay: weight decay of the optimiser.
         optimizer: "adamw", "sgd" or "lars".
-        minutes: wanted duration; None: ``epochs`` counts.
-        seed: of everything random.
-        precision: of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that has it.
-        accelerator: "cpu", "cuda", or "auto": a GPU where there is one.
-        devices: processes on this machine, which share a batch: pair losses see all of it, batch norm a process's share
-            (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM those that they started.
-        nodes: machines, each with so many processes.
-        strategy: of several processes: "ddp": each has the whole network; "fsdp": each has a part of every parameter
-            and of the optimiser's state (FSDP2).
-        chunk: rows that the encoder sees at a time, while the loss sees the whole batch (:func:`cached_step`); "auto":
-            as many as keep their activations in the memory budget; None: all.
-        accumulate: parts that a batch is cut into, of which the encoder sees one at a time; the gradient of the step is
-            that of the whole batch. Losses that are means over rows are summed up, contrastive ones see the embeddings
-            of all parts (as with ``chunk``), methods that can do neither are refused. Batch norm normalises within a
-            part.
-        compile: run the encoder as ``torch.compile`` makes it; a run may be resumed with and without.
-        workers: threads that read and augment, of each process; None: as many as torch uses.
-        on_error: "raise", or "skip" items that cannot be read, which are counted.
-        draft: let JPEG decoders make fewer pixels where a view needs no more; see :class:`fastssl.data.Loader`.
-        probe_every: epochs between two looks at the features by k-NN and a linear probe, on the labels of the data;
-            None: never. The training stays as it is, bit for bit.
+        minutes: duration of the run; None: ``epochs`` decides.
+        seed: seed of all random draws.
+        precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
+            supports it.
+        accelerator: "cpu", "cuda", or "auto": a GPU if available.
+        devices: processes on this machine. They share a batch: pair losses cover all of it, batch norm sees the local
+            part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides.
+        nodes: machines, each with ``devices`` processes.
+        strategy: with several processes: "ddp" replicates the network, "fsdp" shards parameters and optimiser state
+            (FSDP2).
+        chunk: rows that the encoder processes at a time, while the loss covers the whole batch (:func:`cached_step`);
+            "auto": as many as keep their activations within the memory budget; None: all.
+        accumulate: micro-batches per step; the gradient is that of the whole batch. Losses that are means over rows
+            are summed, contrastive ones cover the embeddings of all micro-batches (as with ``chunk``); methods that
+            allow neither raise. Batch norm normalises within a micro-batch.
+        compile: compile the encoder with ``torch.compile``; may change on resuming.
+        workers: loader threads per process; None: as many as torch uses.
+        on_error: "raise", or "skip" and count unreadable items.
+        draft: let JPEG decoders decode at reduced size if a view needs no more; see :class:`fastssl.data.Loader`.
+        probe_every: epochs between two evaluations of the features by k-NN and a linear probe, on the labels of the
+            data; None: never. The training is bitwise unaffected.
         checkpoint_minutes: time between checkpoints.
-        timeout_minutes: how long processes wait for each other before they take one for lost.
+        timeout_minutes: how long processes wait for each other before one is considered lost.
 
     Raises:
-        ValueError: at :meth:`check`: an option out of range, unknown, or not to be combined with another.
+        ValueError: from :meth:`check`: an option out of range, unknown, or incompatible with another.
 
     Example:
         >>> from fastssl.train import Pretraining
@@ -84,7 +84,7 @@ class Pretraining:
     timeout_minutes: float = 10
 
     def check(self) -> None:
-        """Raises ValueError for what no run can be, before anything begins."""
+        """Raises ValueError for invalid options."""
         for name, least in (
             ("epochs", 1),
             ("batch_size", 1),
@@ -136,25 +136,25 @@ class Pretraining:
 
     @property
     def device_type(self) -> str:
-        """Where the run computes: "cuda" or "cpu"."""
+        """The device type of the run: "cuda" or "cpu"."""
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         return {"auto": automatic, "gpu": "cuda"}.get(self.accelerator, self.accelerator)
 
     @property
-    def numbers(self) -> str:
-        """The precision, with "auto" decided."""
+    def resolved_precision(self) -> str:
+        """The precision, with "auto" resolved."""
         if self.precision != "auto":
             return self.precision
         return "bf16-mixed" if self.device_type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
 
     @property
     def processes(self) -> tuple[int, int]:
-        """Processes on this machine, and machines: those that a launcher has started, else those that are asked for.
+        """Processes per machine, and machines: those started by a launcher, else ``devices`` and ``nodes``.
 
         Raises:
-            ValueError: a launcher has started others.
+            ValueError: a launcher has started another number.
         """
-        launch = launched()
+        launch = detect_launcher()
         if launch is None:
             return self.devices, self.nodes
         for name, given, there in (("devices", self.devices, launch.devices), ("nodes", self.nodes, launch.nodes)):
@@ -165,7 +165,7 @@ class Pretraining:
 
 
 class Launch(NamedTuple):
-    """Processes that were started together: by whom, how many on this machine, on how many machines; which is this."""
+    """A launched group of processes: launcher, processes on this machine, machines, and the rank of this process."""
 
     by: str
     devices: int
@@ -173,13 +173,13 @@ class Launch(NamedTuple):
     rank: int
 
 
-def launched() -> Launch | None:
-    """What torchrun or SLURM's ``srun`` have started; None: neither of them has started this process.
+def detect_launcher() -> Launch | None:
+    """The processes started by torchrun or SLURM's ``srun``; None: this process was started by neither.
 
-    As Lightning Fabric does, a job of SLURM that is called "bash" or "interactive" is taken for a shell.
+    As in Lightning Fabric, a SLURM job named "bash" or "interactive" counts as a shell.
 
     Raises:
-        ValueError: tasks of SLURM that are not as many on each machine.
+        ValueError: SLURM tasks are distributed unevenly over machines.
     """
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
@@ -191,34 +191,34 @@ def launched() -> Launch | None:
     local = int(env.get("SLURM_NTASKS_PER_NODE", 1))
     if local * nodes != tasks:
         raise ValueError(
-            f"devices: SLURM has started {tasks} tasks on {nodes} machines; ask for as many on each, --ntasks-per-node"
+            f"devices: SLURM has started {tasks} tasks on {nodes} machines; set --ntasks-per-node to spread them evenly"
         )
     return Launch("SLURM", local, nodes, int(env.get("SLURM_PROCID", 0)))
 
 
-def is_first() -> bool:
-    """Whether this process is the one that speaks: rank 0 of a launcher's, and of those that a run has started.
+def is_rank_zero() -> bool:
+    """Whether this process has rank 0, among the processes of a launcher or of a run.
 
     Example:
-        >>> from fastssl.train import is_first
-        >>> is_first()
+        >>> from fastssl.train import is_rank_zero
+        >>> is_rank_zero()
         True
     """
-    launch = launched()
+    launch = detect_launcher()
     started = any(int(os.environ.get(key, 0)) for key in ("LOCAL_RANK", "NODE_RANK"))
     return not started if launch is None else launch.rank == 0
 
 
 def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
-    """Raises ValueError for a folder that a run cannot be written into.
+    """Checks that a run can be written to a folder.
 
     Args:
-        out: the folder of the run.
-        resume: whether the run goes on.
-        overwrite: whether a run that is there may be replaced.
+        out: folder of the run.
+        resume: whether an existing run is resumed.
+        overwrite: whether an existing run may be replaced.
 
     Raises:
-        ValueError: a file, or a folder with a run that is neither resumed nor replaced.
+        ValueError: ``out`` is a file, or holds a run that is neither resumed nor replaced.
 
     Example:
         >>> import tempfile

@@ -1,4 +1,4 @@
-"""How good the features are while they are being trained: k-NN and a linear probe on labels."""
+"""Online evaluation of the features during training: k-NN and a linear probe on labels."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from fastssl.data import Source
 from fastssl.evaluate import knn_accuracy, linear_probe
 from fastssl.evaluate.features import centred, encode, labels_of
 from fastssl.methods import ImageMethod
+from fastssl.train.callbacks import Callback
 from fastssl.train.shards import unsharded_parameters
 from fastssl.train.trainer import Trainer
-from fastssl.train.watchers import Watcher
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
-LEAST, MOST = 20, 5000  # items that are looked at
+LEAST, MOST = 20, 5000  # items of the evaluation
 
 
-class OnlineProbe(Watcher):
-    """k-NN and linear accuracy every few epochs, on a fixed part of the data: four fifths of it to learn from.
+class OnlineProbe(Callback):
+    """k-NN and linear probe accuracy every few epochs, on a fixed subset of the data (four fifths for fitting).
 
-    It changes the training by not one bit: the encoder is in evaluation mode, and what is random is as it was. Measured
-    by one process; the others wait.
+    Training is bitwise unaffected: the encoder is in evaluation mode and the random state is restored. Rank 0 measures;
+    the other processes wait.
 
     Args:
         source: labelled items; unlabelled ones are left out.
-        every: epochs between two looks; there is one at the end too.
-        seed: of which items are looked at.
+        every: epochs between two evaluations; the end of the run is evaluated too.
+        seed: seed of the choice of items.
 
     Raises:
         ValueError: ``every`` < 1, or fewer than 20 labelled items, or fewer than two classes among them.
@@ -46,7 +46,7 @@ class OnlineProbe(Watcher):
         self.source, self.every, self.cut = source.subset(order), every, int(0.8 * len(order))
         self.labels = labels_of(self.source)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         epoch, position = divmod(trainer.steps, trainer.steps_per_epoch)
         last = trainer.epochs is not None and trainer.steps == trainer.total_steps
         if not last and (position or epoch % self.every):
@@ -61,7 +61,7 @@ class OnlineProbe(Watcher):
             trainer.fabric.barrier()
 
     def measure(self, features: Tensor) -> dict[str, float]:
-        """Returns "knn" and "linear" in percent, of the features of its items [N, C]."""
+        """Returns "knn" and "linear" accuracy in percent of features [N, C] of the probe's items."""
         train, test = np.arange(self.cut), np.arange(self.cut, len(self.labels))
         unit = centred(features, features[train].mean(0))
         labels = self.labels

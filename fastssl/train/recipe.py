@@ -1,4 +1,4 @@
-"""Recipes: the settings of a run by method and data, kept as data in ``recipes/*.toml``."""
+"""Recipes: default settings of a run by method and data set, stored in ``recipes/*.toml``."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ else:
     import tomli as tomllib
 
 NAMES = ("small", "paper")
-SUITED = ("emoji", "digits")  # embedded data with settings of its own
-LARGE = 100_000  # items from which on a run takes its paper's settings unless it is told otherwise
+EMBEDDED_RECIPES = ("emoji", "digits")  # embedded data sets with their own settings
+LARGE = 100_000  # items from which on the paper's settings are the default
 RATE = "lr_per_256"
 _NOTES = ("source", "differs", "method", "size", "views")
 
@@ -28,10 +28,10 @@ class Recipe:
         name: "small" or "paper".
         options: fields of :class:`fastssl.train.Pretraining`.
         method: arguments of the method.
-        size: of the images that the encoder sees, pixels.
-        views: arguments of the views where the data has some of its own; {}: the method's.
-        source: where they are from.
-        differs: where a run of ours is not the paper's.
+        size: image size of the encoder, in pixels.
+        views: arguments of the views specific to the data set; {}: the method's defaults.
+        source: where the settings come from.
+        differs: deviations from the paper.
 
     Example:
         >>> from fastssl.train import Recipe
@@ -64,16 +64,16 @@ def recipe(
     """Returns the settings of a method.
 
     Args:
-        method: its name.
-        items: of the data.
-        name: "small", what suits a few thousand images; "paper", the paper's for ImageNet; None: "paper" from 100,000
-            items on where the method has one, else "small".
-        batch_size: of the run where it is not the recipe's: rates that grow with the batch follow it.
-        embedded: the data that comes with the package (:attr:`fastssl.data.Source.embedded`): what suits it goes before
-            the recipe's method, size and views.
+        method: name of the method.
+        items: number of items in the data set.
+        name: "small", for a few thousand images; "paper", the paper's for ImageNet; None: "paper" from 100,000 items
+            on if the method has one, else "small".
+        batch_size: batch size of the run, if not the recipe's: learning rates given per 256 items are scaled with it.
+        embedded: name of an embedded data set (:attr:`fastssl.data.Source.embedded`), whose settings override the
+            recipe's method, size and views.
 
     Raises:
-        ValueError: another name, or a method whose paper's settings are not kept.
+        ValueError: unknown name, or a method without a recipe "paper".
 
     Example:
         >>> from fastssl.train import recipe
@@ -86,17 +86,17 @@ def recipe(
     if name not in NAMES:
         raise ValueError(f"recipe: expected one of {', '.join(NAMES)}, got {name!r}")
     if name == "paper" and method not in papers:
-        raise ValueError(f"recipe: the settings of papers are kept for {', '.join(papers)}, not for {method}")
+        raise ValueError(f"recipe: expected a method with settings of its paper ({', '.join(papers)}), got {method}")
     given = _read(name)
     own = _of(given, method)
-    suits = _of(_read(embedded), method) if embedded in SUITED else {}
+    specific = _of(_read(embedded), method) if embedded in EMBEDDED_RECIPES else {}
     options = {key: value for key, value in own.items() if key not in (*_NOTES, RATE)}
     if batch_size is not None:
         options["batch_size"] = batch_size
     if RATE in own:
         options["lr"] = own[RATE] * options["batch_size"] / 256
-    arguments = {**own.get("method", {}), **suits.get("method", {})}
-    size, views = suits.get("size", own["size"]), suits.get("views", {})
+    arguments = {**own.get("method", {}), **specific.get("method", {})}
+    size, views = specific.get("size", own["size"]), specific.get("views", {})
     return Recipe(name, options, arguments, size, views, own.get("source", ""), own.get("differs", ""))
 
 

@@ -1,4 +1,4 @@
-"""``pretrain``: from a method and data to a checkpoint, in one call."""
+"""``pretrain``: trains a method on data and writes a checkpoint, in one call."""
 
 from __future__ import annotations
 
@@ -14,16 +14,25 @@ import torch
 from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, get, name_of
 from fastssl.models import as_encoder
+from fastssl.train.callbacks import (
+    Callback,
+    CollapseGuard,
+    MetricLogger,
+    PeriodicCheckpoint,
+    Progress,
+    ProgressReporter,
+    SkippedItems,
+    Throughput,
+)
 from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
-from fastssl.train.gradients import check_cut
-from fastssl.train.options import Pretraining, check_out, launched
+from fastssl.train.gradients import check_batch_splitting
+from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
-from fastssl.train.trainer import Trainer, batch_size_of, rehearse
-from fastssl.train.watchers import Checkpoints, CollapseGuard, Logs, Pace, Progress, Report, Skipped, Watcher
+from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
-# Options that may be others when a run is resumed: where it computes, and how long.
-FREE = {
+# Options that may differ when a run is resumed: where it computes, and for how long.
+CHANGEABLE_ON_RESUME = {
     "accelerator", "checkpoint_minutes", "compile", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
     "timeout_minutes", "workers",
 }  # fmt: skip
@@ -45,42 +54,42 @@ def pretrain(
     overwrite: bool = False,
     on_step: Callable[[Progress], None] | None = None,
 ) -> Method:
-    """Pretrains a method and leaves a checkpoint in ``out``.
+    """Pretrains a method and writes a checkpoint to ``out``.
 
-    Every step draws its batch, examples and dropout from (seed, step): a run that was stopped and resumed gives the
-    same bits as one that was not, with any number of threads. Ctrl-C and SIGTERM let the step finish and save, then
-    raise KeyboardInterrupt or SystemExit; of several processes it is enough that one gets the signal. The order of the
-    data is the same for any number of processes, and a run may be resumed with another one.
+    Batches, examples and dropout of each step are drawn from (seed, step): a resumed run is bitwise identical to an
+    uninterrupted one, for any number of threads. On Ctrl-C or SIGTERM, received by any process, the current step is
+    finished and saved before KeyboardInterrupt or SystemExit is raised. The order of the data does not depend on the
+    number of processes, which may differ on resuming.
 
     Args:
-        method: of :mod:`fastssl.methods`, or one of your own: a :class:`fastssl.methods.Method`; or a name ("simclr"),
-            which takes the settings of its recipe (:func:`recipe`) and trains ``encoder``.
-        data: what :func:`fastssl.data.open` takes: a name, a path, arrays, a data set, a source. Labels are read by
-            the methods that need them alone.
-        options: see :class:`Pretraining`; None: for a name those of its recipe.
-        out: folder of the checkpoint, the logs (TensorBoard) and ``history.json``.
-        encoder: where ``method`` is a name: a name or options of ``build_encoder``, an ``Encoder``, or any module from
-            images to a feature map or vectors; None: the small one that the method needs.
-        size: of the encoder's images, pixels.
-        channels: of the encoder's images.
-        encoder_options: what ``build_encoder`` needs to make the encoder again; None: it is a module of your own.
+        method: a :class:`fastssl.methods.Method`, or a name ("simclr"), which takes the settings of its recipe
+            (:func:`recipe`) and trains ``encoder``.
+        data: anything that :func:`fastssl.data.open` takes: a name, a path, arrays, a data set, a source. Labels are
+            read only by the methods that need them.
+        options: see :class:`Pretraining`; None: those of the recipe if ``method`` is a name, else the defaults.
+        out: folder for the checkpoint, the logs (TensorBoard) and ``history.json``.
+        encoder: with a method's name: a name or options of ``build_encoder``, an ``Encoder``, or any module that maps
+            images to a feature map or to vectors; None: the method's default encoder, small.
+        size: image size of the encoder, in pixels.
+        channels: image channels of the encoder.
+        encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: a custom module.
         method_options: the other arguments of the method, for ``load_method``: JSON values.
-        resume: continue from the checkpoint in ``out`` where there is one. Data, method, network and options must be
-            those of before; ``epochs`` may be more: the learning rate then goes on along the longer schedule.
-        overwrite: replace the run that ``out`` holds.
+        resume: continue from the checkpoint in ``out`` if it exists. Data, method, network and options must be
+            unchanged; with more ``epochs`` the learning rate follows the longer schedule from there on.
+        overwrite: replace an existing run in ``out``.
         on_step: called after every step.
 
     Returns:
-        The trained method, on the device where it was before (with "fsdp": where it was trained).
+        The trained method, on its original device (with "fsdp": on the training device).
 
     Raises:
-        TypeError: no method, or an encoder for a method that has one.
-        ValueError: wrong options, another run's checkpoint, a folder that holds a run already, fewer items than one
-            batch needs, or items that method and encoder do not take. All before anything is trained.
-        OSError: a checkpoint cannot be written; the last one is kept.
-        RuntimeError: another process has died or does not answer; the loss is not finite: weights and optimiser as they
-            were before that step are in ``diverged``, and ``resume`` from a copy of it meets the same step again; or
-            all images get the same features. The last checkpoint is kept.
+        TypeError: ``method`` is no method, or ``encoder`` is given with a method that already has one.
+        ValueError: invalid options, a checkpoint of another run, an existing run in ``out``, fewer items than one
+            batch needs, or items that method and encoder cannot process. Raised before training starts.
+        OSError: a checkpoint cannot be written; the last one is unchanged.
+        RuntimeError: another process has died or does not answer; the features have collapsed; or the loss is not
+            finite, in which case ``diverged`` holds weights and optimiser before that step, and resuming from a copy
+            of it repeats the step. The last checkpoint is unchanged.
 
     Example:
         >>> import tempfile
@@ -92,7 +101,7 @@ def pretrain(
         >>> options = Pretraining(epochs=1, batch_size=256)
         >>> model = pretrain(model, "digits", options, out=tempfile.mkdtemp(), encoder_options=encoder)
 
-        A module of your own, by the name of a method:
+        A custom module with a method by name:
 
         >>> import torch
         >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
@@ -112,11 +121,11 @@ def pretrain(
             encoder |= {} if channels == 3 else {"channels": channels}
         method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
-        raise TypeError("encoder: the method has its own; give one where the method is a name")
+        raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
     options = options or Pretraining()
     options.check()
-    if options.nodes > 1 and launched() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
-        raise ValueError("nodes: start the processes by torchrun or srun, or name MASTER_ADDR and NODE_RANK")
+    if options.nodes > 1 and detect_launcher() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError("nodes: start the processes with torchrun or srun, or set MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
         raise TypeError(f"method: expected a fastssl.methods.Method or a name, got {type(method).__name__}")
     out, name = Path(out), name_of(method)
@@ -125,12 +134,12 @@ def pretrain(
     if len(source) < 2 * processes:
         raise ValueError(f"data: expected at least {2 * processes} items, {source.name} has {len(source)}")
     rows = batch_size_of(options, len(source), processes)
-    if rows < method.least_rows * processes:
+    if rows < method.min_rows * processes:
         raise ValueError(
-            f"batch_size: {name} compares the items of a batch, and needs at least {method.least_rows} of them in each "
+            f"batch_size: {name} compares the items of a batch, and needs at least {method.min_rows} of them in each "
             f"process ({processes} of them), got {rows}"
         )
-    check_cut(method, options, rows // processes)
+    check_batch_splitting(method, options, rows // processes)
     about = {
         "method": name,
         "encoder": encoder_options,
@@ -146,27 +155,27 @@ def pretrain(
     checkpoint = load_checkpoint(out) if resume and has_checkpoint(out) else None
     if checkpoint is not None:
         _check_same_run(checkpoint[1], about, options)
-    rehearse(method, source, options.seed)
-    pace = Pace()
-    watchers: list[Watcher] = [pace, Skipped(), CollapseGuard()]
+    dry_run(method, source, options.seed)
+    throughput = Throughput()
+    callbacks: list[Callback] = [throughput, SkippedItems(), CollapseGuard()]
     if options.probe_every is not None:
         if not isinstance(method, ImageMethod):
             raise ValueError(f"probe_every: expected a method of images, got {name}")
-        watchers.append(OnlineProbe(source, options.probe_every, options.seed))
-    watchers.append(Logs(out, pace))
+        callbacks.append(OnlineProbe(source, options.probe_every, options.seed))
+    callbacks.append(MetricLogger(out, throughput))
     if on_step is not None:
-        watchers.append(Report(on_step, pace))
-    watchers.append(Checkpoints())
-    home = next((p.device for p in method.parameters()), None)
-    trainer = Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, watchers=watchers)
+        callbacks.append(ProgressReporter(on_step, throughput))
+    callbacks.append(PeriodicCheckpoint())
+    original_device = next((p.device for p in method.parameters()), None)
+    trainer = Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, callbacks=callbacks)
     trainer.run()
-    return method if trainer.sharded else method.to(home)
+    return method if trainer.sharded else method.to(original_device)
 
 
 def _by_name(
     name: str, encoder: Any, size: int | None, channels: int, options: dict[str, Any], seed: int
 ) -> tuple[Method, dict[str, Any] | None]:
-    """A method with fresh weights drawn from ``seed``, and what builds its encoder again (None: a module does not)."""
+    """A method with weights initialised from ``seed``, and the options that rebuild its encoder (None: custom)."""
     kind: Any = get(name)
     torch.manual_seed(seed)
     method: Method = kind(as_encoder(encoder, size, channels), **options)
@@ -174,7 +183,7 @@ def _by_name(
 
 
 def has_checkpoint(out: Path) -> bool:
-    """Whether there is one in a folder."""
+    """Whether a folder holds a checkpoint."""
     try:
         find_checkpoint(out)
     except ValueError:
@@ -183,7 +192,7 @@ def has_checkpoint(out: Path) -> bool:
 
 
 def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretraining) -> None:
-    """Data, method, network and options: all of them are a run's."""
+    """Checks that data, method, network and options are those of the checkpoint."""
 
     def differs(what: str, before: Any, now: Any) -> ValueError:
         return ValueError(f"{what}: the checkpoint was made with {before!r}, got {now!r}; resume with the same")
@@ -195,11 +204,11 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
     if before is not None and before["fingerprint"] != now["fingerprint"]:
         raise ValueError(
             f"data: the checkpoint was made with {state['data']} of {before['items']} items, got {about['data']} of "
-            f"{now['items']}: other items, names or labels; resume with the same data"
+            f"{now['items']}: items, names or labels differ; resume with the same data"
         )
-    old, new = state["options"], {**asdict(options), "precision": options.numbers}
-    for key in sorted(set(new) - FREE):
-        earlier = old.get(key, getattr(Pretraining, key))  # an option that is newer than the checkpoint
+    old, new = state["options"], {**asdict(options), "precision": options.resolved_precision}
+    for key in sorted(set(new) - CHANGEABLE_ON_RESUME):
+        earlier = old.get(key, getattr(Pretraining, key))  # the default of an option newer than the checkpoint
         if earlier != new[key]:
             raise differs(key, earlier, new[key])
     if options.minutes is None and old["epochs"] != options.epochs:

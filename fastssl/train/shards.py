@@ -1,4 +1,4 @@
-"""A method whose parameters are sharded over processes (FSDP2): what the loop needs besides Fabric's strategy."""
+"""Parameters sharded over processes (FSDP2): what the training loop needs besides Fabric's strategy."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 
 def strategy(devices: int) -> Any:
-    """Fabric's strategy: every process holds its part of each parameter, gradient and optimiser state."""
+    """Fabric's FSDP2 strategy: every process holds its shard of each parameter, gradient and optimiser state."""
     from lightning_fabric.strategies import ModelParallelStrategy
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     def parallelize(method: nn.Module, mesh: Any) -> nn.Module:
-        fully_shard(method, mesh=mesh["data_parallel"], ignored_params=set(scalars(method)))
+        fully_shard(method, mesh=mesh["data_parallel"], ignored_params=set(scalar_parameters(method)))
         if hasattr(method, "represent"):
             register_fsdp_forward_method(method, "represent")
         return method
@@ -24,26 +24,26 @@ def strategy(devices: int) -> Any:
     return ModelParallelStrategy(parallelize, data_parallel_size=devices, tensor_parallel_size=1)
 
 
-def scalars(method: nn.Module) -> list[nn.Parameter]:
-    """Parameters of one value (a logit scale), which every process keeps whole."""
+def scalar_parameters(method: nn.Module) -> list[nn.Parameter]:
+    """0-d parameters (a logit scale), which FSDP2 cannot shard and every process replicates."""
     return [p for p in method.parameters() if p.dim() == 0]
 
 
 def average_scalars(method: nn.Module) -> None:
-    """Their gradients, as FSDP averages those of the others."""
-    for p in scalars(method):
+    """Averages the gradients of replicated scalars over processes, as FSDP does for sharded parameters."""
+    for p in scalar_parameters(method):
         if p.grad is not None:
             dist.all_reduce(p.grad)
             p.grad /= dist.get_world_size()
 
 
-def whole(value: Any) -> Any:
-    """A tensor with all of its parts; every process has to ask."""
+def full_tensor(value: Any) -> Any:
+    """The unsharded tensor; a collective call."""
     return value.full_tensor() if hasattr(value, "full_tensor") else value
 
 
-def part_like(value: Any, parameter: Tensor) -> Any:
-    """This process's part of an optimiser's state, as the parameter is parted."""
+def shard_like(value: Any, parameter: Tensor) -> Any:
+    """This process's shard of an optimiser state, with the placement of its parameter."""
     from torch.distributed.tensor import distribute_tensor
 
     if not isinstance(value, Tensor) or not hasattr(parameter, "placements") or value.shape != parameter.shape:
@@ -53,7 +53,7 @@ def part_like(value: Any, parameter: Tensor) -> Any:
 
 @contextlib.contextmanager
 def unsharded_parameters(method: nn.Module) -> Iterator[None]:
-    """Within it, parts of the method may be called by themselves."""
+    """Context in which submodules can be called on their own: parameters are gathered, then sharded again."""
     unshard = getattr(method, "unshard", None)
     if unshard is None:
         yield
@@ -69,4 +69,12 @@ def is_sharded(parameters: Any) -> bool:
     return any(hasattr(p, "full_tensor") for p in parameters)
 
 
-__all__ = ["average_scalars", "is_sharded", "part_like", "scalars", "strategy", "unsharded_parameters", "whole"]
+__all__ = [
+    "average_scalars",
+    "full_tensor",
+    "is_sharded",
+    "scalar_parameters",
+    "shard_like",
+    "strategy",
+    "unsharded_parameters",
+]

@@ -21,33 +21,33 @@ from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
+from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
-from fastssl.train.device import Copies, DeviceBatches, compiled_encoders
+from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders
 from fastssl.train.gradients import Gradients
 from fastssl.train.optim import build_optimizer, cosine_with_warmup
 from fastssl.train.options import Pretraining
 from fastssl.train.shards import average_scalars, is_sharded, unsharded_parameters
 from fastssl.train.shards import strategy as fsdp_strategy
-from fastssl.train.watchers import Interrupt, Watcher
 
 _KINDS = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal", "tokens": "tokens"}
-ENDLESS = 10**9  # epochs of a run that does not yet know how many it has
+UNBOUNDED_EPOCHS = 10**9  # of a run with ``minutes`` until its speed has been measured
 
 
 class Trainer:
-    """One run: a method, a source and options, and where it stands.
+    """Trains a method on a source.
 
     Args:
-        method: what is trained.
-        source: of its items.
-        options: checked.
+        method: the method to train.
+        source: the training data.
+        options: checked options of the run.
         out: folder of the checkpoints.
-        about: JSON values that are kept in the checkpoint beside the run's own.
-        checkpoint: tensors and state to go on from; None: a new run.
-        watchers: called after every step, in their order.
+        about: JSON values that are stored in the checkpoint with the state of the run.
+        checkpoint: tensors and state to resume from; None: a new run.
+        callbacks: called in order after every step.
 
     Raises:
-        RuntimeError: a loss that is not finite, or another process that died or does not answer.
+        RuntimeError: the loss is not finite, or another process has died or does not answer.
     """
 
     def __init__(
@@ -59,15 +59,15 @@ class Trainer:
         out: Path,
         about: dict[str, Any],
         checkpoint: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
-        watchers: Sequence[Watcher] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.method, self.source, self.options, self.out, self.about = method, source, options, out, about
-        self.watchers = list(watchers)
+        self.callbacks = list(callbacks)
         self.steps = 0
         self.history: list[Any] = []  # [step, loss]
         self.measured: list[Any] = []  # [step, name, value]
         self.epochs = options.epochs if options.minutes is None else None
-        self._before = 0.0  # seconds that the run took before it was resumed
+        self._before = 0.0  # seconds of the run before it was resumed
         self.fabric = _fabric(method, options)
         self.device = self.fabric.device
         if checkpoint is not None:
@@ -77,16 +77,16 @@ class Trainer:
             self.measured = state.get("measured", [])
             if options.minutes is not None:
                 self.epochs = state["epochs"]
-        if self.device.type == "cuda":  # convolutions there are faster so; on the CPU views choose
+        if self.device.type == "cuda":  # faster convolutions; on the CPU the views' memory format decides
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model: Any = self.fabric.setup_module(method)  # may give the method other parameters: parts of them
+        self.model: Any = self.fabric.setup_module(method)  # FSDP replaces the method's parameters by shards
         optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
         if checkpoint is not None:
             restore_optimizer(optimizer, *checkpoint)
         self.sharded = is_sharded(method.parameters())
         self.optimizer: Any = self.fabric.setup_optimizers(optimizer)
         self.gradients = Gradients(self.fabric, self.model, method, options)
-        self.copies = Copies(self.device)
+        self.copier = DeviceCopier(self.device)
         self.batch_size = batch_size_of(options, len(source), self.fabric.world_size)
         self.loader = Loader(
             source,
@@ -107,36 +107,36 @@ class Trainer:
 
     @property
     def seconds(self) -> float:
-        """How long the run has taken."""
+        """Duration of the run in seconds, resumed parts included."""
         return self._before + time.perf_counter() - self._started
 
     @property
     def skipped(self) -> int:
-        """How many items could not be read."""
+        """Number of items that could not be read."""
         return len({index for index, _ in self.loader.skipped})
 
     @property
     def total_steps(self) -> int:
-        return (ENDLESS if self.epochs is None else self.epochs) * self.steps_per_epoch
+        return (UNBOUNDED_EPOCHS if self.epochs is None else self.epochs) * self.steps_per_epoch
 
-    def step(self, batches: DeviceBatches) -> None:
-        """One step of the optimiser."""
+    def step(self, batches: DevicePrefetcher) -> None:
+        """One optimiser step."""
         with self._waiting():
             self.batch = next(batches)
         torch.manual_seed(step_seed(self.options.seed, self.steps, self.fabric.global_rank))
         self._set_lr()
         with self._sharing():
             loss = self.gradients(self.batch)
-            # A method that studies its data does so after the step, and chooses the next batch by it.
-            if self.copies.stream is not None and not self.method.studies:
+            # With dataset features the next epoch's batches depend on this step: nothing to prefetch.
+            if self.copier.stream is not None and not self.method.needs_dataset_features:
                 with self._waiting():
-                    batches.prepare()
+                    batches.prefetch()
             value = float(loss)
         if not np.isfinite(value):
             self.save("diverged")
             raise RuntimeError(
-                f"the loss is {value} at step {self.steps}, items {self.batch.ids[:8].tolist()}...; what led to it is "
-                f"in {self.out / 'diverged'}, the last checkpoint in {self.out / 'checkpoint'}"
+                f"the loss is {value} at step {self.steps}, items {self.batch.ids[:8].tolist()}...; the state before "
+                f"the step is in {self.out / 'diverged'}, the last checkpoint in {self.out / 'checkpoint'}"
             )
         with self._sharing():
             if self.sharded:
@@ -161,38 +161,38 @@ class Trainer:
             group["lr"] = self.lr
 
     def batches(self) -> Iterator[Any]:
-        """Batches from where the run stands; a method that studies its data does so before each epoch."""
+        """Batches from the current step on; dataset features are passed to the method between epochs."""
         epoch, position = divmod(self.steps, self.steps_per_epoch)
-        if not self.method.studies:
-            yield from self.loader.run(epoch, position, (self.epochs or ENDLESS) - epoch)
+        if not self.method.needs_dataset_features:
+            yield from self.loader.run(epoch, position, (self.epochs or UNBOUNDED_EPOCHS) - epoch)
             return
         while True:
             if position == 0:
-                self.study(epoch)
-            weights = self.method.weights()
+                self.before_epoch(epoch)
+            weights = self.method.sampling_weights()
             self.loader.weights = None if weights is None else weights.double().cpu().numpy()
             yield from self.loader.run(epoch, position)
             epoch, position = epoch + 1, 0
 
     @torch.no_grad()
-    def study(self, epoch: int) -> None:
-        """Shows the method all items, without augmentation and in evaluation mode."""
+    def before_epoch(self, epoch: int) -> None:
+        """Passes the features of all items to the method, without augmentation and in evaluation mode."""
         with unsharded_parameters(self.method):
-            described = describe_all(self.method, self.source, self.batch_size)
-        self.method.study(described, epoch, self.options.seed)
+            described = extract_dataset_features(self.method, self.source, self.batch_size)
+        self.method.before_epoch(described, epoch, self.options.seed)
 
     def run(self) -> None:
-        """Steps until the run is at its end, or told to stop; leaves a checkpoint.
+        """Trains until the end of the run or an interrupt, and writes a checkpoint.
 
         Raises:
-            KeyboardInterrupt, SystemExit: Ctrl-C, or SIGTERM; of several processes it is enough that one gets it.
+            KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, received by any of the processes.
         """
-        interrupt, between_steps = Interrupt(), True
+        interrupt, between_steps = InterruptHandler(), True
         batches = self.batches()
-        on_device = DeviceBatches(batches, self.copies)
+        on_device = DevicePrefetcher(batches, self.copier)
         self.model.train()
-        for watcher in self.watchers:
-            watcher.begin(self)
+        for callback in self.callbacks:
+            callback.on_train_begin(self)
         try:
             with compiled_encoders(self.method, self.options.compile):
                 while self.epochs is None or self.steps < self.total_steps:
@@ -200,39 +200,39 @@ class Trainer:
                     self.step(on_device)
                     stop = self._anywhere(interrupt.requested)
                     between_steps = True
-                    for watcher in self.watchers:
-                        watcher.after_step(self)
+                    for callback in self.callbacks:
+                        callback.on_step_end(self)
                     if stop:
                         raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
             self.save()
             if self.fabric.world_size > 1:
-                self.fabric.barrier()  # nobody leaves before the checkpoint is there
+                self.fabric.barrier()  # no process exits before the checkpoint is written
         except (KeyboardInterrupt, SystemExit):
-            if between_steps:  # else weights and step would not belong together; the last checkpoint stays
+            if between_steps:  # else weights and step counter would disagree; the last checkpoint stays
                 self.save()
             raise
         finally:
             interrupt.restore()
             batches.close()  # type: ignore[attr-defined]
-            for watcher in self.watchers:
-                watcher.end(self)
+            for callback in self.callbacks:
+                callback.on_train_end(self)
         if self.sharded:
             self.method.unshard()  # type: ignore[operator]
 
     def _anywhere(self, requested: int) -> int:
-        """The signal that any of the processes got: all stop after the same step."""
+        """The signal received by any process, so that all stop after the same step."""
         if self.fabric.world_size == 1:
             return requested
         with self._sharing():
             return int(max(n for (n,) in gather_numbers(resolve("world"), [requested], self.device)))
 
     def save(self, folder: str = "checkpoint") -> None:
-        """Writes where the run stands."""
-        if self.fabric.is_global_zero or self.sharded:  # the parts of all processes come together
+        """Writes a checkpoint of the run."""
+        if self.fabric.is_global_zero or self.sharded:  # gathering shards is a collective call
             state = {
                 "format": 1,
                 **self.about,
-                "options": {**asdict(self.options), "precision": self.options.numbers},
+                "options": {**asdict(self.options), "precision": self.options.resolved_precision},
                 "epochs": self.epochs,
                 "step": self.steps,
                 "history": self.history,
@@ -245,7 +245,7 @@ class Trainer:
 
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:
-        """Losses see the rows of all processes; what comes of a process that is gone says so."""
+        """Losses cover the rows of all processes; errors of a lost process name it as the cause."""
         if self.fabric.world_size == 1:
             yield
             return
@@ -259,7 +259,7 @@ class Trainer:
                 raise
             raise RuntimeError(
                 f"rank {self.fabric.global_rank} of {self.fabric.world_size}: another process has died or does not "
-                f"answer; the last checkpoint is in {self.out / 'checkpoint'}: start again with resume. "
+                f"answer; resume from the last checkpoint in {self.out / 'checkpoint'}. "
                 f"{text.splitlines()[0]}"
             ) from error
 
@@ -274,12 +274,12 @@ def _fabric(method: Method, options: Pretraining) -> Any:
         several = fsdp_strategy(devices * nodes)
     elif devices * nodes > 1:
         timeout = timedelta(minutes=options.timeout_minutes)
-        several = DDPStrategy(find_unused_parameters=method.trains_parts, timeout=timeout)
+        several = DDPStrategy(find_unused_parameters=method.has_unused_parameters, timeout=timeout)
     fabric = Fabric(
         accelerator=options.device_type,
         devices=devices,
         num_nodes=nodes,
-        precision=options.numbers,  # type: ignore[arg-type]
+        precision=options.resolved_precision,  # type: ignore[arg-type]
         strategy=several,
     )
     if devices * nodes > 1:
@@ -288,10 +288,10 @@ def _fabric(method: Method, options: Pretraining) -> Any:
 
 
 def batch_size_of(options: Pretraining, items: int, processes: int) -> int:
-    """Items a step over all processes: all of a data set that is smaller than a batch.
+    """Items per step over all processes: ``options.batch_size``, or the whole data set if that is smaller.
 
     Raises:
-        ValueError: a batch that the processes cannot share.
+        ValueError: a batch size that is no multiple of the number of processes.
     """
     if options.batch_size % processes:
         raise ValueError(f"batch_size: expected a multiple of {processes} processes, got {options.batch_size}")
@@ -299,26 +299,26 @@ def batch_size_of(options: Pretraining, items: int, processes: int) -> int:
 
 
 def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of all that is random in one step."""
+    """The seed of all random draws in one step."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
 
 @torch.no_grad()
-def describe_all(method: Method, source: Source, batch: int) -> Tensor:
-    """What the method says of every item, without augmentation and in evaluation mode."""
+def extract_dataset_features(method: Method, source: Source, batch: int) -> Tensor:
+    """The method's ``dataset_features`` of every item, without augmentation and in evaluation mode."""
     training, device = method.training, next(method.parameters()).device
     method.eval()
-    plain = Loader(source, method.plain(), batch, shuffle=False, drop_last=False)
-    parts = [method.describe(map_tensors(lambda t: t.to(device), rows)).float() for rows in plain]
+    loader = Loader(source, method.plain_examples(), batch, shuffle=False, drop_last=False)
+    parts = [method.dataset_features(map_tensors(lambda t: t.to(device), rows)).float() for rows in loader]
     method.train(training)
     return torch.cat(parts)
 
 
-def rehearse(method: Method, source: Source, seed: int) -> None:
-    """Two items through examples and loss: what does not fit is said before anything is trained.
+def dry_run(method: Method, source: Source, seed: int) -> None:
+    """Runs two items through examples and loss, so that incompatible data is reported before training starts.
 
     Raises:
-        ValueError: items without what the method needs, or that it and its encoder cannot use.
+        ValueError: items without a field that the method needs, or that the method and its encoder cannot process.
     """
     name, ids = name_of(method), np.arange(min(2, len(source)))
     items = source.items(ids)
@@ -337,13 +337,13 @@ def rehearse(method: Method, source: Source, seed: int) -> None:
         with torch.no_grad(), torch.random.fork_rng():
             batch = method.examples(items, seed, 0, ids)
             on = next((p.device for p in method.parameters()), torch.device("cpu"))
-            if not method.studies:  # whose loss needs what it has studied
+            if not method.needs_dataset_features:  # whose loss is undefined before the first ``before_epoch``
                 method(map_tensors(lambda tensor: tensor.to(on), batch))
     except RuntimeError as error:
         shapes = "none" if batch is None else [tuple(t.shape) for t in method.inputs(batch)]
         given = [tuple(image.shape) for image in items[0].images or ()]
         raise ValueError(
-            f"method: {name} and its encoder cannot use images {given} of {source.name}: views {shapes}, {error}"
+            f"method: {name} and its encoder cannot process images {given} of {source.name}: views {shapes}, {error}"
         ) from error
     finally:
         method.train(training)

@@ -24,7 +24,7 @@ from fastssl.augment import (
     SimCLRAugment,
 )
 from fastssl.data import ImageError, read_image
-from fastssl.data.views import PlainExamples
+from fastssl.data.views import CenterCropExamples
 from fastssl.evaluate import encode, evaluate
 from fastssl.methods import METHODS, get
 from fastssl.models import build_encoder
@@ -99,9 +99,9 @@ def test_files_of_colours_have_no_fourth_channel(tmp_path: Path) -> None:
         Image.fromarray(IMAGES[3][k]).save(tmp_path / f"{k}.png")
     source = fastssl.data.open(tmp_path)
     items = source.items(range(3))
-    assert PlainExamples(16, 3).examples(items, 0, 0, np.arange(3)).views[0].shape == (3, 3, 16, 16)
+    assert CenterCropExamples(16, 3).examples(items, 0, 0, np.arange(3)).views[0].shape == (3, 3, 16, 16)
     with pytest.raises(ValueError, match="expected 4 channels, got 3"):
-        PlainExamples(16, 4).examples(items, 0, 0, np.arange(3))
+        CenterCropExamples(16, 4).examples(items, 0, 0, np.arange(3))
 
 
 def _written(path: Path, kind: str, images: np.ndarray) -> Path:
@@ -171,13 +171,13 @@ def test_every_method_takes_other_channels(name: str) -> None:
     method = kind(build_encoder(options))
     images = fastssl.data.open(RNG.integers(0, 256, (4, 64, 64, 2), dtype=np.uint8), labels=[0, 1, 0, 1])
     batch = method.examples(images.items(range(4)), 0, 0, np.arange(4))
-    if method.studies:
+    if method.needs_dataset_features:
         assert torch.isfinite(
-            method.describe(method.plain().examples(images.items(range(4)), 0, 0, np.arange(4)))
+            method.dataset_features(method.plain_examples().examples(images.items(range(4)), 0, 0, np.arange(4)))
         ).all()
         return
     assert torch.isfinite(method(batch))
-    for picture in method.pictures(batch).values():
+    for picture in method.visualize(batch).values():
         assert picture.shape[1] == 2
 
 

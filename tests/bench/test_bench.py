@@ -81,7 +81,7 @@ def test_plan_and_missing_peers() -> None:
 def test_regimes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every kind of inputs and of rows once; timings themselves are not asserted."""
 
-    def in_turn(functions: Sequence[Callable[[], object]], seconds: float, least: int = 5) -> list[list[float]]:
+    def alternate(functions: Sequence[Callable[[], object]], seconds: float, least: int = 5) -> list[list[float]]:
         """Each called once, instead of in samples long enough to be timed."""
         times = []
         for function in functions:
@@ -90,7 +90,7 @@ def test_regimes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
             times.append([time.perf_counter() - began])
         return times
 
-    monkeypatch.setattr(regimes, "in_turn", in_turn)
+    monkeypatch.setattr(regimes, "alternate", alternate)
     for name in ("nt_xent", "sup_con", "arc_face", "linear_cross_entropy"):
         titles = []
         for title, regime, temperature in regimes.plan(name, regimes.LOSSES[name]):

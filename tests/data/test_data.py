@@ -59,5 +59,5 @@ def test_arrays_check_their_arguments() -> None:
         ArraySource(np.linspace(-1, 0, 96).reshape(2, 4, 4, 3))
     with pytest.raises(ValueError, match=r"labels.*\(3,\)"):
         ArraySource(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64))
-    with pytest.raises(ValueError, match="names: expected 2, one an image, got 1"):
+    with pytest.raises(ValueError, match="names: expected 2, one per item, got 1"):
         ArraySource(np.zeros((2, 4, 4, 3), np.uint8), names=["a"])

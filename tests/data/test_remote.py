@@ -225,7 +225,7 @@ def test_what_is_wrong_behind_a_url_is_named(kind: str, server: Server, root: Pa
 
 def test_servers_without_ranges_and_unknown_kinds_of_urls(server: Server) -> None:
     server.ranges = False
-    with pytest.raises(OSError, match="its server does not give ranges of files: copy it to disk"):
+    with pytest.raises(OSError, match="server does not support range requests: copy it to disk"):
         RemoteFile(f"{server.url}/all.pack").read(BLOCK, 10)
     with pytest.raises(ValueError, match="nosuch://x: Protocol not known"):
         fastssl.data.open("nosuch://x")

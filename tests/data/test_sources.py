@@ -23,10 +23,10 @@ from fastssl.augment import SimCLRAugment
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import (
     ArraySource,
+    ConcatSource,
     FileSource,
     ImageError,
     Item,
-    Joined,
     Loader,
     PackedImages,
     ShardError,
@@ -35,7 +35,7 @@ from fastssl.data import (
     listing,
     open_splits,
     pack_source,
-    read_ahead,
+    prefetch_items,
     read_image,
     write_shards,
 )
@@ -105,7 +105,9 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "subset": lambda root: fastssl.data.open(root / "folder").subset(np.arange(COUNT)[::-1]).subset(
         np.arange(COUNT)[::-1]
     ),
-    "joined": lambda root: Joined([fastssl.data.open(root / "folder").subset(r) for r in (range(5), range(5, COUNT))]),
+    "joined": lambda root: ConcatSource(
+        [fastssl.data.open(root / "folder").subset(r) for r in (range(5), range(5, COUNT))]
+    ),
 }  # fmt: skip
 
 
@@ -167,7 +169,7 @@ def test_every_method_trains_and_resumes_on_files_packed_files_and_shards(
     def run(kind: str, out: str, **more: Any) -> dict[str, torch.Tensor]:
         source = fastssl.data.open(SOURCES[kind](places))
         method = build_method(name, options, source, 0)
-        if method.studies:
+        if method.needs_dataset_features:
             method.clusters = 3  # type: ignore[assignment]
         settings = Pretraining(epochs=1, batch_size=4, warmup_epochs=1, workers=1 if kind == "folder" else 3)
         pretrain(method, source, settings, out=tmp_path / out, encoder_options=options, **more)
@@ -288,7 +290,7 @@ def test_names_are_names_and_paths_are_paths(tmp_path: Path, monkeypatch: pytest
         fastssl.data.open("emojo")
     with pytest.raises(TypeError, match="data: expected a name, .* got int"):
         fastssl.data.open(3)
-    with pytest.raises(ValueError, match="labels: emoji-train brings its own"):
+    with pytest.raises(ValueError, match="labels: expected None, emoji-train has its own labels"):
         fastssl.data.open("emoji", labels=[1])
 
 
@@ -461,7 +463,7 @@ def test_a_full_disk_costs_what_would_have_been_remembered_alone(
         monkeypatch.setattr(Path, "write_text", full)
         assert len(fastssl.data.open(tmp_path / "a.tar")) == 5
     (record,) = caplog.records
-    assert "cannot be kept (" in record.getMessage() and "No space left on device" in record.getMessage()
+    assert "cannot be stored (" in record.getMessage() and "No space left on device" in record.getMessage()
     assert full.called and not list(tmp_path.rglob("*.tmp*"))
 
 
@@ -475,8 +477,8 @@ def test_sources_without_images_are_refused_where_images_are_needed(tmp_path: Pa
 def test_two_drawings_survive_packing(tmp_path: Path) -> None:
     source = fastssl.data.emoji().subset(range(5))
     packed = PackedImages(pack_source(source, tmp_path / "five.pack"))
-    assert len(packed) == 5 and packed.drawings == 2
-    for own, other in zip(read_ahead(source), read_ahead(packed)):
+    assert len(packed) == 5 and packed.images_per_item == 2
+    for own, other in zip(prefetch_items(source), prefetch_items(packed)):
         assert own.name == other.name and own.text == other.text and own.label == other.label
         assert all(np.array_equal(a, b) for a, b in zip(own.images or (), other.images or ()))
 

@@ -145,7 +145,7 @@ def test_features_wait_on_disk(encoder: Encoder, tmp_path: Path, monkeypatch: py
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"out": "f.csv"}, "out: expected a file that ends in .npz"),
+        ({"out": "f.csv"}, "out: expected a file with suffix .npz"),
         ({"rank": 2, "world_size": 2}, "rank: expected 0 to 1, got 2"),
         ({"on_error": "ignore"}, "on_error: expected 'raise' or 'skip', got 'ignore'"),
         ({"readout": "mean"}, "readout: expected 'pooled' or 'spatial', got 'mean'"),
@@ -248,9 +248,9 @@ def test_neighbors_are_drawn(suffix: str, run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--query", "green"], "no image whose name has 'green'"),
+        (["--query", "green"], "no image whose name contains 'green'"),
         (["--k", "0"], "k: expected at least one, got 0"),
-        (["--out", "sheet.gif"], "out: expected a file that ends in .png or .html"),
+        (["--out", "sheet.gif"], "out: expected a file with suffix .png or .html"),
         (["--data", "digits"], "data: digits has no image"),
     ],
 )

@@ -197,7 +197,7 @@ def test_bad_rows_of_a_probe_are_named() -> None:
     for features, known, train, test, match in (
         (x, labels, rows[:1], rows[5:], "train: expected at least 2 rows, got 1"),
         (x, labels, rows[:5], rows[:0], "test: expected at least 1 row, got 0"),
-        (broken, labels, rows[:5], rows[5:], "features: expected finite numbers, row 4 has others"),
+        (broken, labels, rows[:5], rows[5:], "features: expected finite values, row 4 has others"),
         (x, labels - 1, rows[:5], rows[5:], "labels: expected classes from 0 on, got -1"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -334,7 +334,7 @@ def test_features_in_a_file_are_judged_alike(tmp_path: Path, monkeypatch: pytest
 def test_every_pass_is_shown(tmp_path: Path) -> None:
     from contextlib import contextmanager
 
-    from fastssl.evaluate.features import watched_passes
+    from fastssl.evaluate.features import progress_bars
 
     seen: list[tuple[str, int, int]] = []
 
@@ -344,7 +344,7 @@ def test_every_pass_is_shown(tmp_path: Path) -> None:
 
     options = {"name": "resnet", "size": 16, "width": 4}
     encoder, photos = build_encoder(options), _folder(tmp_path)
-    with watched_passes(show):
+    with progress_bars(show):
         evaluate(encoder, options, photos)
     finished = [(name, done) for name, done, total in seen if done == total]
     assert finished == [(tmp_path.name, 36)] * 6  # pretrained, three random ones, pixels, histogram

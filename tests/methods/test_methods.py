@@ -41,8 +41,8 @@ from fastssl.models import (
     ENCODERS,
     EmbeddingQueue,
     Encoder,
-    ItemMemory,
     LabNetwork,
+    MemoryBank,
     Prototypes,
     ResNet,
     SignalEncoder,
@@ -56,7 +56,7 @@ from fastssl.models import (
 )
 from fastssl.models.decoder import Decoder
 from fastssl.train import Pretraining, load_encoder, pretrain
-from fastssl.train.trainer import describe_all
+from fastssl.train.trainer import extract_dataset_features
 
 ENCODER = {"name": "resnet", "size": 32, "width": 4, "blocks": 1}
 
@@ -74,15 +74,15 @@ def data(n: int = 48) -> ArraySource:
 def build(name: str, seed: int = 0, images: ArraySource | None = None) -> Method:
     method = build_method(name, encoder_of(name), images or data(), seed)
     for option, value in (("clusters", 6), ("count", 16)):
-        if method.studies and hasattr(method, option):
+        if method.needs_dataset_features and hasattr(method, option):
             setattr(method, option, value)
     return method
 
 
-def study(method: Method, images: Source) -> None:
+def prepare_method(method: Method, images: Source) -> None:
     """What the loop does before an epoch."""
-    if method.studies:
-        method.study(describe_all(method, images, 16), 0, 0)
+    if method.needs_dataset_features:
+        method.before_epoch(extract_dataset_features(method, images, 16), 0, 0)
 
 
 def loss_of(method: Method, images: Source, seed: int = 0, epoch: int = 0) -> Tensor:
@@ -104,7 +104,7 @@ def test_methods_learn(name: str) -> None:
     """Forty steps on the same views of 48 images: their loss falls, and the encoder is what learns."""
     images, method = data(), build(name)
     method.train()
-    study(method, images)
+    prepare_method(method, images)
     if isinstance(method, (MoCo, NNCLR)):  # a queue as long as the batch: the same difficulty at every step
         queue = EmbeddingQueue(len(images), 128)
         method.register_module("queue" if isinstance(method, MoCo) else "support", queue)
@@ -154,7 +154,7 @@ def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_methods_run_in_bf16(name: str) -> None:
     method = build(name)
-    study(method, data())
+    prepare_method(method, data())
     with torch.autocast("cpu", torch.bfloat16):
         loss = loss_of(method, data(16))
     loss.backward()
@@ -164,7 +164,7 @@ def test_methods_run_in_bf16(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_views_are_keyed_by_item(name: str) -> None:
     method, images = build(name), data()
-    study(method, images)
+    prepare_method(method, images)
     ids = np.arange(30, 42)
     whole = method.examples(images.items(ids), 1, 2, ids)
     part = method.examples(images.items(ids[[7, 3]]), 1, 2, ids[[7, 3]])
@@ -184,12 +184,12 @@ def test_target_networks_follow() -> None:
     with torch.no_grad():
         network[0].weight += 1
         network[1].running_mean += 3  # type: ignore[operator]
-    target.follow(network, progress=0.5)
+    target.update(network, progress=0.5)
     m = 1 - 0.1 * (math.cos(math.pi / 2) + 1) / 2
     torch.testing.assert_close(target.network[0].weight, m * before + (1 - m) * network[0].weight)  # type: ignore[index]
     assert torch.equal(target.network[1].running_mean, network[1].running_mean)  # type: ignore[index]
     stays = target.network[0].weight.clone()  # type: ignore[index]
-    target.follow(network, progress=1.0)
+    target.update(network, progress=1.0)
     torch.testing.assert_close(target.network[0].weight, stays)  # type: ignore[index]
     assert not any(p.requires_grad for p in target.parameters())
     with pytest.raises(ValueError, match=r"momentum.*1\.5"):
@@ -493,10 +493,10 @@ def test_deep_cluster_sees_all_clusters_equally_often() -> None:
     method = get("deep-cluster")(build_encoder(ENCODER), clusters=5, pca=4, every=2)
     corners = torch.randn(5, 16, generator=torch.Generator().manual_seed(0)) * 10
     truth = torch.tensor([0] * 30 + [1] * 10 + [2] * 5 + [3] * 4 + [4])
-    method.study(corners[truth] + torch.randn(50, 16, generator=torch.Generator().manual_seed(1)) * 0.1, 0, 0)
+    method.before_epoch(corners[truth] + torch.randn(50, 16, generator=torch.Generator().manual_seed(1)) * 0.1, 0, 0)
     cluster = method.assigned.rows  # type: ignore[union-attr]
     assert len({(int(a), int(b)) for a, b in zip(truth, cluster)}) == 5  # the clusters are the corners
-    weights = method.weights()
+    weights = method.sampling_weights()
     sums = [float(weights[truth == c].sum()) for c in range(5)]  # type: ignore[index]
     assert np.allclose(sums, 1)
     view = torch.randn(3, 3, 32, 32)
@@ -504,13 +504,13 @@ def test_deep_cluster_sees_all_clusters_equally_often() -> None:
     expected = TF.cross_entropy(logits, cluster[[0, 49, 30]])  # type: ignore[index]
     torch.testing.assert_close(method(Batch([view], ids=torch.tensor([0, 49, 30]))), expected)
     kept = method.classifier.weight.clone()  # type: ignore[union-attr,operator]
-    method.study(torch.randn(50, 16), 1, 0)
+    method.before_epoch(torch.randn(50, 16), 1, 0)
     assert torch.equal(method.assigned.rows, cluster)  # type: ignore[union-attr,arg-type]
-    method.study(torch.randn(50, 16), 2, 0)
+    method.before_epoch(torch.randn(50, 16), 2, 0)
     assert not torch.equal(method.assigned.rows, cluster)  # type: ignore[union-attr,arg-type]
     assert not torch.equal(method.classifier.weight, kept)  # type: ignore[union-attr,arg-type]
     with pytest.raises(ValueError, match="clusters: expected at most the 3 items"):
-        method.study(torch.randn(3, 16), 4, 0)
+        method.before_epoch(torch.randn(3, 16), 4, 0)
 
 
 def test_whitened_features_have_no_correlations() -> None:
@@ -528,11 +528,11 @@ def test_whitened_features_have_no_correlations() -> None:
 def test_inter_clr_draws_from_other_clusters() -> None:
     method = get("inter-clr")(build_encoder(ENCODER), clusters=3, pool=1.0, negatives=30, queue=8).eval()
     memory = TF.normalize(torch.randn(30, 128, generator=torch.Generator().manual_seed(0)), dim=1)
-    method.study(memory, 0, 0)
+    method.before_epoch(memory, 0, 0)
     cluster = method.cluster.rows  # type: ignore[union-attr]
     ids = torch.tensor([4, 9, 21])
     query = TF.normalize(torch.randn(3, 128, generator=torch.Generator().manual_seed(1)), dim=1)
-    given = float(method.between(query, ids))  # type: ignore[operator]
+    given = float(method.inter_image_loss(query, ids))  # type: ignore[operator]
     choices = []
     for q, i in zip(query, ids.tolist()):
         others = [j for j in range(30) if cluster[j] == cluster[i] and j != i] or [i]  # type: ignore[index]
@@ -658,7 +658,7 @@ def test_resnets_are_those_of_the_paper(depth: int, parameters: int, shape: tupl
 
 
 def test_item_memories_adopt_what_is_loaded() -> None:
-    memory, other = ItemMemory(), ItemMemory()
+    memory, other = MemoryBank(), MemoryBank()
     memory.fill(torch.arange(5))
     other.load_state_dict(memory.state_dict())
     assert torch.equal(other.rows, torch.arange(5)) and other.rows.dtype == torch.int64 and len(other) == 5
@@ -701,7 +701,7 @@ def test_what_methods_make_can_be_looked_at(name: str) -> None:
     method = build(name).eval()
     views = method.examples(data(5).items(range(5)), 0).views
     with torch.no_grad():
-        pictures = method.pictures(Batch(views))
+        pictures = method.visualize(Batch(views))
     assert len(pictures) == 3 and all(p.shape[:2] == (5, 3) and p.shape[2] == p.shape[3] for p in pictures.values())
     if name != "jigsaw":
         assert all(p.shape == (5, 3, 32, 32) for p in pictures.values())
@@ -717,10 +717,12 @@ def test_skills_are_measured_against_chance(name: str) -> None:
     method = build(name).eval()
     views = method.examples(data(16).items(range(16)), 0).views
     with torch.no_grad():
-        skill = method.skill(Batch(views))
+        skill = method.pretext_metrics(Batch(views))
     assert 0 <= skill["accuracy"] <= 100 and 0 < skill["chance"] <= 25
     if name == "jigsaw":  # a classifier that knows the answer solves all, and puts the tiles together
         numbers = views[1]
         method.scores = lambda tiles: TF.one_hot(numbers, 64).float()  # type: ignore[assignment]
-        pictures = method.pictures(Batch(views))
-        assert method.skill(Batch(views))["accuracy"] == 100 and torch.equal(pictures["solved"], pictures["true"])
+        pictures = method.visualize(Batch(views))
+        assert method.pretext_metrics(Batch(views))["accuracy"] == 100 and torch.equal(
+            pictures["solved"], pictures["true"]
+        )

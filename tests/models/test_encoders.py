@@ -70,12 +70,12 @@ class _Tokens(nn.Module):
 @pytest.mark.parametrize(
     ("make", "kind", "text"),
     [
-        (lambda: Encoder(_Tuple(), 16), TypeError, "_Tuple gives tuple"),
+        (lambda: Encoder(_Tuple(), 16), TypeError, "_Tuple returns tuple"),
         (lambda: Encoder(_Tokens(), 16), ValueError, r"feature map \[B, C, H, W\], _Tokens gives \[1, 3, 256\]"),
         (lambda: Encoder(_vectors(), 32), ValueError, r"Sequential cannot take images \[1, 3, 32, 32\]"),
         (lambda: Encoder("resnet", 32), TypeError, "network: expected an nn.Module, got str"),
         (lambda: SimCLR(_map()), TypeError, r"expected a fastssl.models.Encoder, got Sequential.*Encoder\(module"),
-        (lambda: as_encoder(_map()), ValueError, "size: expected the size in pixels"),
+        (lambda: as_encoder(_map()), ValueError, "size: expected the image size of the encoder"),
         (
             lambda: as_encoder(Encoder(_map(), 16), 32),
             ValueError,
@@ -92,5 +92,5 @@ def test_what_is_no_encoder(make: object, kind: type[Exception], text: str) -> N
 
 
 def test_an_encoder_for_a_method_that_has_one(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="encoder: the method has its own"):
+    with pytest.raises(TypeError, match="encoder: expected None, the method has an encoder"):
         fastssl.pretrain(SimCLR(Encoder(_map(), 16)), IMAGES, out=tmp_path, encoder=_map())

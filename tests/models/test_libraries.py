@@ -77,7 +77,7 @@ def test_what_lies_behind_a_map_gets_no_gradient() -> None:
     """DDP has to be told."""
     pytest.importorskip("timm")
     encoder = build_encoder({"name": "timm:convnext_atto", "size": 32})
-    assert SimCLR(encoder, spatial=True).trains_parts and not SimCLR(encoder).trains_parts
+    assert SimCLR(encoder, spatial=True).has_unused_parameters and not SimCLR(encoder).has_unused_parameters
     for spatial in (False, True):
         model, encoder.network.training = SimCLR(encoder, spatial=spatial), True
         model.zero_grad()

@@ -48,7 +48,7 @@ def main(rank: int, out: Path, names: list[str]) -> None:
         name, _, chunk = name.partition(":")
         options = encoder_for(name, None, 32, 4)
         method = build_method(name, options, data, 0)
-        if method.studies:
+        if method.needs_dataset_features:
             method.clusters = 6
         before = [p.detach().clone() for p in method.encoder.parameters()]
         settings = Pretraining(epochs=2, batch_size=32, warmup_epochs=1, devices=2)

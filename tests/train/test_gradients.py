@@ -18,8 +18,8 @@ from fastssl.data import ArraySource, Batch, digits, emoji
 from fastssl.methods import METHODS, ContextEncoder, ImageMethod, Method, SimCLR
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, device, load_checkpoint, pretrain
-from fastssl.train.device import Copies, DeviceBatches
-from fastssl.train.gradients import Gradients, check_cut, cut
+from fastssl.train.device import DeviceCopier, DevicePrefetcher
+from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
 from tests.support.training import frozen_norms, gradients, relative
 
 ENCODER = {"name": "resnet", "size": 16, "width": 4}
@@ -35,9 +35,9 @@ def made(name: str, rows: int = 13) -> tuple[ImageMethod, Batch]:
     data = emoji().subset(np.arange(rows), "emoji")
     data.labels = np.arange(rows) % 6
     method = build_method(name, encoder_for(name, None, 32, 4), data, 0)
-    if method.studies:
+    if method.needs_dataset_features:
         method.clusters = 3  # type: ignore[assignment]
-        method.study(torch.randn(rows, method.features), 0, 0)
+        method.before_epoch(torch.randn(rows, method.features), 0, 0)
     return method, method.examples(data.items(range(rows)), 0)
 
 
@@ -47,7 +47,7 @@ def compared(method: ImageMethod, batch: Batch, parts: int) -> tuple[float, floa
     expected = other(batch)
     expected.backward()
     options = Pretraining(accumulate=parts)
-    check_cut(method, options, len(batch.ids))  # type: ignore[arg-type]
+    check_batch_splitting(method, options, len(batch.ids))  # type: ignore[arg-type]
     fabric = Fabric(accelerator="cpu", devices=1)
     step = Gradients(fabric, fabric.setup_module(method), method, options)
     frozen_norms(method.train())
@@ -61,8 +61,8 @@ def compared(method: ImageMethod, batch: Batch, parts: int) -> tuple[float, floa
 def test_parts_of_a_batch_have_its_gradient_or_are_refused(name: str) -> None:
     method, batch = made(name)
     if name in WHOLE:
-        with pytest.raises(ValueError, match=f"accumulate: {name} compares the rows of a batch, or remembers them"):
-            check_cut(method, Pretraining(accumulate=2), 13)
+        with pytest.raises(ValueError, match=f"accumulate: {name} compares the rows of a batch, or stores them"):
+            check_batch_splitting(method, Pretraining(accumulate=2), 13)
         return
     loss, gradient = compared(method, batch, 4)  # of 3, 3, 3 and 4 rows
     assert loss < 1e-5 and gradient < 2e-4
@@ -75,7 +75,7 @@ def test_terms_count_where_parts_have_unequally_many(parts: int) -> None:
     batch.views[1][::2, :, :6] = True
     batch.views[1][:3] = True  # some lose a fifth of their pixels, some all
     even = ContextEncoder(method.encoder, lambda_gan=0)
-    terms = [even.terms(part) for part in cut(batch, parts)]
+    terms = [even.terms(part) for part in split_batch(batch, parts)]
     assert len(set(terms)) > 1 and sum(terms) == even.terms(batch) == int(batch.views[1].sum())
     loss, gradient = compared(even, batch, parts)
     assert loss < 1e-5 and gradient < 1e-4
@@ -86,10 +86,10 @@ def test_terms_count_where_parts_have_unequally_many(parts: int) -> None:
 
 def test_cut_keeps_rows_and_their_order() -> None:
     batch = Batch([torch.arange(20).reshape(10, 2), torch.arange(10)], None, torch.arange(10))
-    parts = cut(batch, 4)
+    parts = split_batch(batch, 4)
     assert [len(part.ids) for part in parts] == [2, 3, 2, 3] and all(part.labels is None for part in parts)
     assert torch.equal(torch.cat([part.views[0] for part in parts]), batch.views[0])
-    assert cut(batch, 1)[0] is batch
+    assert split_batch(batch, 1)[0] is batch
 
 
 def run(out: Path, **options: Any) -> Method:
@@ -112,7 +112,7 @@ def test_runs_in_parts(tmp_path: Path) -> None:
     for a, b in zip(whole.parameters(), one.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for wrong, match in (
-        ({"accumulate": 31}, "accumulate: expected at most the 30 rows of a process, got 31"),
+        ({"accumulate": 31}, "accumulate: expected at most 30, the rows per process, got 31"),
         ({"accumulate": 0}, "accumulate: expected an integer >= 1"),
         ({"accumulate": 2, "chunk": 5}, "accumulate: give chunk or accumulate"),
         ({"accumulate": 2, "precision": "16-mixed"}, "accumulate: expected a precision without loss scaling"),
@@ -179,8 +179,8 @@ def test_inductor_trains_as_eager_does(name: str, tmp_path: Path) -> None:
 # On the way to a device.
 
 
-class Recorded(Copies):
-    """Copies of a device with a stream, of which every call is noted."""
+class Recorded(DeviceCopier):
+    """DeviceCopier of a device with a stream, of which every call is noted."""
 
     def __init__(self, noted: list[str]) -> None:
         super().__init__(torch.device("cpu"))
@@ -203,12 +203,12 @@ def test_the_next_batch_is_copied_while_a_step_computes() -> None:
             noted.append(f"load {k}")
             yield k
 
-    batches = DeviceBatches(loader(), Recorded(noted))
+    batches = DevicePrefetcher(loader(), Recorded(noted))
     for _ in range(3):
         batch = next(batches)
         noted.append(f"compute {batch}")
-        batches.prepare()
-        batches.prepare()  # there is one on its way already
+        batches.prefetch()
+        batches.prefetch()  # there is one on its way already
     with pytest.raises(StopIteration):
         next(batches)
     first = ["load 0", "copy 0", "use 0", "compute 0", "load 1", "copy 1"]
@@ -224,7 +224,7 @@ def test_a_step_prepares_the_next_unless_it_is_chosen_by_it(
     options = encoder_for(name, None, 32, 4)
     states, noted = [], []
 
-    class Streamed(Copies):
+    class Streamed(DeviceCopier):
         def __init__(self, device: torch.device) -> None:
             super().__init__(device)
             self.stream: Any = "a stream"
@@ -237,10 +237,10 @@ def test_a_step_prepares_the_next_unless_it_is_chosen_by_it(
             noted.append("use")
             return batch
 
-    for copies in (Copies, Streamed):
-        monkeypatch.setattr("fastssl.train.trainer.Copies", copies)
+    for copies in (DeviceCopier, Streamed):
+        monkeypatch.setattr("fastssl.train.trainer.DeviceCopier", copies)
         method = build_method(name, options, data, 0)
-        if method.studies:
+        if method.needs_dataset_features:
             method.clusters = 3  # type: ignore[assignment]
         settings = Pretraining(epochs=2, batch_size=6, warmup_epochs=1)
         pretrain(method, data, settings, out=tmp_path / copies.__name__, encoder_options=options)

@@ -69,7 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         ("term:0", 1, 7, ""),
         ("term:1", 2, 7, ""),
         ("kill:0", 1, 3, ""),
-        ("kill:1", 2, 3, "another process has died or does not answer; the last checkpoint is in"),
+        ("kill:1", 2, 3, "another process has died or does not answer; resume from the last checkpoint in"),
     ],
 )
 def test_resumed_bit_for_bit(

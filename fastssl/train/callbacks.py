@@ -1,4 +1,4 @@
-"""What watches a run: small objects that the trainer calls after every step."""
+"""Callbacks: objects that the trainer calls at the start of a run, after every step and at its end."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ if TYPE_CHECKING:
     from fastssl.train.trainer import Trainer
 
 log = logging.getLogger("fastssl")
-NAMED = 10  # items that cannot be read and are named
-CHECK_STEPS = 20  # between looks at the features
-COLLAPSED = 1e-3  # a spread of features below it, three times in a row, ends the run
-WARM_STEPS, WARM_SECONDS = 8, 30  # after which a run in minutes knows its speed
+NAMED = 10  # unreadable items that are logged by name
+CHECK_STEPS = 20  # steps between two checks for collapse
+COLLAPSED = 1e-3  # feature spread below which, three checks in a row, the run ends
+WARM_STEPS, WARM_SECONDS = 8, 30  # after which a run with ``minutes`` fixes its number of epochs
 
 
 @dataclass
 class Progress:
-    """Where a run stands, given to ``on_step`` after every step.
+    """Progress of a run, passed to ``on_step`` after every step.
 
     Args:
-        step: steps done.
+        step: completed steps.
         total_steps: steps of the run.
-        epoch: passes done.
-        epochs: passes of the run.
-        loss: of the step.
+        epoch: completed epochs.
+        epochs: epochs of the run.
+        loss: loss of the step.
         lr: learning rate of the step.
         images_per_second: items per second, over all processes.
-        seconds_left: until the end of the run.
-        waiting: the share of the last steps in which the network waited for data.
-        skipped: items that could not be read so far.
-        measured: the last look at the features: "knn" and "linear" in percent, "feature_spread".
+        seconds_left: estimated time until the end of the run.
+        waiting: fraction of the time of the last steps spent waiting for data.
+        skipped: number of unreadable items so far.
+        measured: last measurements of the features: "knn" and "linear" in percent, "feature_spread".
         history: steps and their losses.
     """
 
@@ -60,38 +60,38 @@ class Progress:
     history: list[tuple[int, float]] = field(default_factory=list, repr=False)
 
 
-class Watcher:
-    """Base of what watches a run.
+class Callback:
+    """Base class of callbacks.
 
     Example:
-        >>> from fastssl.train import Watcher
-        >>> class Steps(Watcher):
-        ...     def after_step(self, trainer):
+        >>> from fastssl.train import Callback
+        >>> class Steps(Callback):
+        ...     def on_step_end(self, trainer):
         ...         print(trainer.steps)
     """
 
-    def begin(self, trainer: Trainer) -> None:
-        """Called once, before the first step."""
+    def on_train_begin(self, trainer: Trainer) -> None:
+        """Called before the first step."""
 
-    def after_step(self, trainer: Trainer) -> None:
-        """Called after every step, by all processes."""
+    def on_step_end(self, trainer: Trainer) -> None:
+        """Called after every step, in all processes."""
 
-    def end(self, trainer: Trainer) -> None:
-        """Called once, however the run ends."""
+    def on_train_end(self, trainer: Trainer) -> None:
+        """Called at the end of the run, also after an exception."""
 
 
-class Pace(Watcher):
-    """How fast the steps are; a run in minutes learns from it how many epochs it has."""
+class Throughput(Callback):
+    """Measures the time per step; a run with ``minutes`` gets its number of epochs from it."""
 
     def __init__(self) -> None:
-        self.seconds: list[float] = []  # from the end of a step to that of the next
+        self.seconds: list[float] = []  # per step, from the end of one to the end of the next
         self.waited: list[float] = []
         self.last = 0.0
 
-    def begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         self.last = time.perf_counter()
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         now = time.perf_counter()
         self.seconds.append(now - self.last)
         self.waited.append(trainer.waited_seconds)
@@ -101,14 +101,14 @@ class Pace(Watcher):
             return
         spent = trainer.seconds
         if len(self.seconds) >= WARM_STEPS or spent > WARM_SECONDS:
-            # The first steps warm caches up; the median of the others says how many epochs fit.
+            # The first step warms caches up; the median of the others gives the number of epochs that fit.
             per_step = float(np.median(self.seconds[1:] or self.seconds))
             trainer.epochs = max(
                 1, round((trainer.steps + (minutes * 60 - spent) / per_step) / trainer.steps_per_epoch)
             )
 
     def progress(self, trainer: Trainer) -> Progress:
-        """Where the run stands."""
+        """The progress of the run."""
         per_step = float(np.median(self.seconds[-20:]))
         total = trainer.steps + 1 if trainer.epochs is None else trainer.total_steps
         return Progress(
@@ -127,24 +127,24 @@ class Pace(Watcher):
         )
 
 
-class Logs(Watcher):
-    """Curves for TensorBoard, the history of the loss and what was measured as JSON; written by one process."""
+class MetricLogger(Callback):
+    """Writes TensorBoard curves, ``history.json`` and ``measured.json``, from rank 0."""
 
-    def __init__(self, out: Path, pace: Pace) -> None:
-        self.out, self.pace, self.first = out, pace, 0
+    def __init__(self, out: Path, throughput: Throughput) -> None:
+        self.out, self.throughput, self.first = out, throughput, 0
         self.writer: Any = None
 
-    def begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         self.first = trainer.steps
         if trainer.fabric.is_global_zero:
             self.writer = SummaryWriter(self.out / "logs", purge_step=trainer.steps or None)
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         if self.writer is None:
             return
-        progress = self.pace.progress(trainer)
+        progress = self.throughput.progress(trainer)
         for name, value in (
             ("loss", progress.loss),
             ("lr", progress.lr),
@@ -156,7 +156,7 @@ class Logs(Watcher):
             if step == trainer.steps:
                 self.writer.add_scalar(name, value, step)
 
-    def end(self, trainer: Trainer) -> None:
+    def on_train_end(self, trainer: Trainer) -> None:
         if self.writer is None:
             return
         self.writer.close()
@@ -168,41 +168,41 @@ class Logs(Watcher):
                 temporary.replace(self.out / name)
 
 
-class Report(Watcher):
-    """Tells who called where the run stands."""
+class ProgressReporter(Callback):
+    """Calls ``on_step`` with the progress of the run, on rank 0."""
 
-    def __init__(self, on_step: Callable[[Progress], None], pace: Pace) -> None:
-        self.on_step, self.pace = on_step, pace
+    def __init__(self, on_step: Callable[[Progress], None], throughput: Throughput) -> None:
+        self.on_step, self.throughput = on_step, throughput
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         if trainer.fabric.is_global_zero:
-            self.on_step(self.pace.progress(trainer))
+            self.on_step(self.throughput.progress(trainer))
 
 
-class Skipped(Watcher):
-    """Names the first items that could not be read; all are counted."""
+class SkippedItems(Callback):
+    """Logs the first unreadable items by name."""
 
     def __init__(self) -> None:
         self.named: set[int] = set()
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         for index, reason in trainer.loader.skipped:
             if index not in self.named and len(self.named) < NAMED:
                 self.named.add(index)
                 log.warning("skipped: %s", reason)
 
 
-class CollapseGuard(Watcher):
-    """Ends a run whose features are the same for all items."""
+class CollapseGuard(Callback):
+    """Ends a run whose features have collapsed to a constant."""
 
     def __init__(self) -> None:
         self.times = 0
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         if trainer.steps % CHECK_STEPS:
             return
         with unsharded_parameters(trainer.method):
-            features = trainer.method.some_features(trainer.batch)
+            features = trainer.method.sample_features(trainer.batch)
         if features is None or len(features) < 2:
             return
         spread = feature_spread(features)
@@ -210,31 +210,31 @@ class CollapseGuard(Watcher):
         self.times = self.times + 1 if spread < COLLAPSED else 0
         if self.times == 3:
             raise RuntimeError(
-                f"the features have collapsed: all images get the same ones (spread {spread:.1g} at step "
-                f"{trainer.steps}, healthy is about 1); the last checkpoint is in {trainer.out / 'checkpoint'}"
+                f"the features have collapsed to a constant (spread {spread:.1g} at step {trainer.steps}, about 1 is "
+                f"normal); the last checkpoint is in {trainer.out / 'checkpoint'}"
             )
 
 
-class Checkpoints(Watcher):
-    """Saves the run every few minutes."""
+class PeriodicCheckpoint(Callback):
+    """Writes a checkpoint every ``checkpoint_minutes``."""
 
     def __init__(self) -> None:
         self.saved = 0.0
 
-    def begin(self, trainer: Trainer) -> None:
+    def on_train_begin(self, trainer: Trainer) -> None:
         self.saved = time.perf_counter()
 
-    def after_step(self, trainer: Trainer) -> None:
+    def on_step_end(self, trainer: Trainer) -> None:
         if time.perf_counter() - self.saved > trainer.options.checkpoint_minutes * 60:
             trainer.save()
             self.saved = time.perf_counter()
 
 
-class Interrupt:
-    """Ctrl-C and SIGTERM let the step at hand finish, so that what is saved is whole; a second one does not wait."""
+class InterruptHandler:
+    """Defers Ctrl-C and SIGTERM to the end of the step, so that the checkpoint is consistent; a second one is not."""
 
     def __init__(self) -> None:
-        self.requested = 0  # the signal
+        self.requested = 0  # the signal number
         self._previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
@@ -245,6 +245,6 @@ class Interrupt:
         self.requested = int(number)
 
     def restore(self) -> None:
-        """Gives the signals back to whom they belonged."""
+        """Restores the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)

@@ -1,34 +1,34 @@
-"""What ``fastssl evaluate`` does: a checkpoint, a protocol and data sets to a table."""
+"""``fastssl evaluate``: a checkpoint, a protocol and data sets to a table of measures."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.show import counting, say
+from fastssl.cli.show import echo, item_progress
 
 
 def data_of(state: dict[str, Any]) -> str:
-    """Where a run's own data is.
+    """The data set that a run was trained on, as :func:`fastssl.data.open` takes it.
 
     Raises:
-        ValueError: the run does not know.
+        ValueError: the checkpoint does not record it.
     """
-    if "source" not in state:  # a checkpoint of before: names of embedded sets
+    if "source" not in state:  # an older checkpoint, which names embedded data sets only
         return str(state["data"]).removesuffix("-train")
     where = state["source"]["where"]
     if where is None:
         where = state["source"]["embedded"]
     if where is None:
-        raise ValueError(f"data: the run does not know where {state['data']} is; name it with --data")
+        raise ValueError(f"data: the checkpoint does not record where {state['data']} is; give --data")
     return str(where)
 
 
 def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
-    """The encoder of a run, and its state; or one by its name ("huggingface:NAME"), without a state.
+    """Loads the encoder and state of a checkpoint, or builds an encoder by name ("huggingface:NAME"), without a state.
 
     Raises:
-        ValueError: neither, or a name without a size.
+        ValueError: neither a checkpoint nor a known name, or a name without a size.
     """
     from fastssl.models import LIBRARIES, build_encoder
     from fastssl.train import load_encoder
@@ -40,19 +40,21 @@ def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | 
     return build_encoder({"name": name, "size": size}), None
 
 
-def judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool = False) -> dict[str, Any]:
-    """The table of a protocol; ``only``: of the pretrained encoder alone, where the protocol is "frozen".
+def run_evaluation(
+    checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool = False
+) -> dict[str, Any]:
+    """Runs a protocol and returns its table; ``only``: evaluate the pretrained encoder without baselines ("frozen").
 
     Raises:
-        ValueError: unknown protocol or data, or a method that cannot be judged so.
+        ValueError: unknown protocol or data, or a method that the protocol does not support.
     """
-    from fastssl.evaluate.features import watched_passes
+    from fastssl.evaluate.features import progress_bars
 
-    with watched_passes(counting):
-        return _judge(checkpoint, data, protocol, readout, only)
+    with progress_bars(item_progress):
+        return _evaluate(checkpoint, data, protocol, readout, only)
 
 
-def _judge(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool) -> dict[str, Any]:
+def _evaluate(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool) -> dict[str, Any]:
     import torch
 
     from fastssl.data import open as open_source
@@ -83,9 +85,9 @@ def _judge(checkpoint: Path, data: str | None, protocol: str, readout: str | Non
             known = ", ".join(["frozen", *PROTOCOLS, "zero-shot"])
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}")
         tasks = [open_splits(one) for one in name.split(",")]
-        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", say)
+        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", echo)
     if name in ("emoji", "emoji-all") and state["data"] == "emoji":
-        say("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
+        echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():
         encoder.to("cuda")
-    return evaluate(encoder, state["encoder"], name, readout, ("pretrained",) if only else ROWS, say)
+    return evaluate(encoder, state["encoder"], name, readout, ("pretrained",) if only else ROWS, echo)

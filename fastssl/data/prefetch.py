@@ -1,4 +1,4 @@
-"""Items of a source in their order, read by several threads a few ahead."""
+"""Prefetching: items of a source in order, read ahead by several threads."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from fastssl.data.source import Item, Source
 
 
-def read_ahead(source: Source, ids: Iterable[int] | None = None, workers: int | None = None) -> Iterator[Item]:
-    """Yields the items at ``ids`` (None: all), at most four a thread ahead of who takes them.
+def prefetch_items(source: Source, ids: Iterable[int] | None = None, workers: int | None = None) -> Iterator[Item]:
+    """Yields items in order, reading at most four items per thread ahead of the consumer.
 
     Args:
-        source: read by several threads.
-        ids: in which order.
-        workers: threads; None: as many as torch uses.
+        source: the source, read by several threads.
+        ids: indices of the items, in order; None: all.
+        workers: number of threads; None: as many as torch uses.
 
     Example:
         >>> import numpy as np
         >>> from fastssl.data import ArraySource
         >>> source = ArraySource(np.zeros((4, 8, 8, 3), np.uint8), np.arange(4) % 2, ['a', 'b'])
-        >>> from fastssl.data import read_ahead
-        >>> [item.label for item in read_ahead(source)]
+        >>> from fastssl.data import prefetch_items
+        >>> [item.label for item in prefetch_items(source)]
         [0, 1, 0, 1]
     """
     workers = workers or torch.get_num_threads()
