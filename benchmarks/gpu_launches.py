@@ -14,9 +14,9 @@ from torch import Tensor
 
 from fastssl._table import Metric, RowLoss
 from fastssl.ops.pair_loss import INFO_NCE, LINEAR_CROSS_ENTROPY, NT_XENT, SIGLIP, SUP_CON, PairLoss
-from fastssl.ops.rows import Relation
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.launch import Config, Observer
+from fastssl.ops.types import Relation
 
 # Of a multiprocessor a cycle: tensor flops (dense bf16; tf32 is half), special functions, warp instructions issued,
 # bytes from L2 (the port's width). Of the chip: processors, clock under load, HBM. NVIDIA's data sheets and white papers.

@@ -22,7 +22,7 @@ from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import positive_pairs
 from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.rows import Relation, pair_bits
+from fastssl.ops.rows import pair_bits
 from fastssl.ops.statistics import (
     NEGATIVES,
     POSITIVES,
@@ -35,6 +35,7 @@ from fastssl.ops.statistics import (
     SoftplusPerPositive,
     Triplets,
 )
+from fastssl.ops.types import Relation
 
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has special cases for one pair and none

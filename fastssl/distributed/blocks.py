@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 from fastssl.distributed.ring import Block, all_peers, half_of_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import ALONE, Shards
 from fastssl.ops import dispatch, get_memory_budget
-from fastssl.ops.blocks import GRADIENTS, SUMS, Scoring, Sums, Weights, kept_bytes
+from fastssl.ops.blocks import GRADIENTS, SUMS, kept_bytes
+from fastssl.ops.types import Scoring, Sums, Weights
 
 LN2 = math.log(2)
 

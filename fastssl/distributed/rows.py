@@ -21,7 +21,7 @@ from fastssl.distributed.ring import Block, all_peers, ring_pass, travels, zeros
 from fastssl.distributed.shards import Shards
 from fastssl.ops import Backend, dispatch, get_memory_budget, rows
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import Relation
+from fastssl.ops.types import Relation
 
 ROW_LOSS = Backend(reference.row_loss, rows.row_loss, "row_loss")
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")

@@ -24,8 +24,9 @@ from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import PairLoss, pair_loss
-from fastssl.ops.rows import Relation
-from fastssl.ops.statistics import Statistic
+from fastssl.ops.reference.common import softplus
+from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps, SoftplusPerPositive, Statistic
+from fastssl.ops.types import Relation
 
 IndicesTuple = tuple[Tensor, ...]
 SLOPE_BYTES = 8 * 12  # of a pair while a slope is taken: about 12 matrices of a strip in float64
@@ -294,3 +295,26 @@ def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tenso
     if reduction == "sum":
         return everywhere(values.sum())
     return mean(values.sum(), float(values.shape[0]) if counted is None else counted.sum().to(values.dtype))
+
+
+def log_share_of_positives(
+    pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool
+) -> tuple[Tensor, Tensor]:
+    """log of the positives' share in a softmax over all partners, and which rows have one."""
+    sums = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
+    rows = pairs.reduce(sums, metric=metric, normalize=normalize)
+    counted = rows.positives > 0
+    positive = torch.where(counted, rows.first, torch.zeros_like(rows.first))
+    # log(1 + negatives / positives): nothing cancels where the share is nearly 1
+    return -softplus(rows.second - positive), counted
+
+
+def softplus_per_positive(
+    pairs: Pairs, scale: Tensor | float, slack: Tensor | float, reduction: str, normalize: bool
+) -> Tensor:
+    """One softplus(lse of the negatives - positive) for every positive pair."""
+    rows = pairs.reduce(SoftplusPerPositive(scale, slack), metric=Metric.dot, normalize=normalize)
+    check.reduction(reduction)
+    if reduction == "mean":
+        return pairs.result(mean(rows.total.sum(), rows.positives.sum()))
+    return pairs.result(reduce_rows(rows.total, None, reduction))

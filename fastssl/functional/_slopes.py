@@ -18,7 +18,7 @@ from torch.autograd import forward_ad
 
 from fastssl._table import OUTPUTS, RowLoss
 from fastssl.ops.reference import rows as reference
-from fastssl.ops.rows import Relation
+from fastssl.ops.types import Relation
 
 Values = list[Any]
 Sweep = Callable[[Callable[[Tensor, slice], Tensor]], Tensor]  # applies a function to every strip of scores

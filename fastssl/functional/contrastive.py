@@ -15,13 +15,22 @@ from fastssl.distributed.pair_loss import sup_con as shared_sup_con
 from fastssl.distributed.rows import columns_of
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, fused_pairs, labelled, reduce_rows, shared
-from fastssl.functional.metric import log_share_of_positives, softplus_per_positive
+from fastssl.functional._pairs import (
+    IndicesTuple,
+    Pairs,
+    Rows,
+    fused_pairs,
+    labelled,
+    log_share_of_positives,
+    reduce_rows,
+    shared,
+    softplus_per_positive,
+)
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
 from fastssl.ops.reference.common import softplus
-from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps, SoftplusPerPositive
+from fastssl.ops.types import Relation
 
 
 @shardable

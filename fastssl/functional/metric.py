@@ -14,7 +14,17 @@ from torch import Tensor
 from fastssl._table import MAX_BINS, Metric
 from fastssl.distributed.shards import Group, shardable
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import IndicesTuple, Pairs, Rows, everywhere, labelled, mean, reduce_rows
+from fastssl.functional._pairs import (
+    IndicesTuple,
+    Pairs,
+    Rows,
+    everywhere,
+    labelled,
+    log_share_of_positives,
+    mean,
+    reduce_rows,
+    softplus_per_positive,
+)
 from fastssl.functional.distance import pairwise_distance
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import (
@@ -28,7 +38,6 @@ from fastssl.ops.statistics import (
     LogSumExps,
     RankedList,
     SemihardTriplets,
-    SoftplusPerPositive,
     Triplets,
 )
 
@@ -361,18 +370,6 @@ def soft_nearest_neighbor(
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
-def log_share_of_positives(
-    pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool
-) -> tuple[Tensor, Tensor]:
-    """log of the positives' share in a softmax over all partners, and which rows have one."""
-    sums = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
-    rows = pairs.reduce(sums, metric=metric, normalize=normalize)
-    counted = rows.positives > 0
-    positive = torch.where(counted, rows.first, torch.zeros_like(rows.first))
-    # log(1 + negatives / positives): nothing cancels where the share is nearly 1
-    return -softplus(rows.second - positive), counted
-
-
 @shardable
 def nca(
     embeddings: Tensor,
@@ -595,17 +592,6 @@ def tuplet_margin(
     scale = check.value("scale", scale, embeddings.device, positive=True)
     slack = math.radians(1) * check.value("margin", margin, embeddings.device)
     return softplus_per_positive(pairs, scale, slack, reduction, normalize=True)
-
-
-def softplus_per_positive(
-    pairs: Pairs, scale: Tensor | float, slack: Tensor | float, reduction: str, normalize: bool
-) -> Tensor:
-    """One softplus(lse of the negatives - positive) for every positive pair."""
-    rows = pairs.reduce(SoftplusPerPositive(scale, slack), metric=Metric.dot, normalize=normalize)
-    check.reduction(reduction)
-    if reduction == "mean":
-        return pairs.result(mean(rows.total.sum(), rows.positives.sum()))
-    return pairs.result(reduce_rows(rows.total, None, reduction))
 
 
 @shardable

@@ -14,8 +14,8 @@ from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
 from fastssl.ops.reference.common import softplus
-from fastssl.ops.rows import Relation
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
+from fastssl.ops.types import Relation
 
 
 def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend: str | None) -> Pairs:

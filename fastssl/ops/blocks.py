@@ -2,50 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from fastssl.ops.backend import Backend
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
-
-
-@dataclass(frozen=True)
-class Scoring:
-    """How rows are compared: ``scale x . y + bias``, rows divided by their length first where told."""
-
-    scale: float
-    bias: float = 0.0
-    normalize: bool = True
-    sigmoid: bool = False
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Of a block: log2 of the sums of exponentials by row and by column (sigmoid: sums of softplus by row).
-
-    Rows against themselves leave a row's pair with itself out, and the pair with its partner is never among the sums:
-    ``score`` has it. ``other``: sigmoid's sums of sigmoids.
-    """
-
-    x: Tensor
-    y: Tensor
-    score: Tensor
-    other: Tensor
-    kept: Tensor | None
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Gradients of the natural log-sums (sigmoid: of the sums) by row and column, and log2 of these over all blocks;
-    ``partner``: the gradient of the score of each row's pair with its partner."""
-
-    x: Tensor
-    x_lse: Tensor | None
-    y: Tensor | None = None
-    y_lse: Tensor | None = None
-    partner: Tensor | None = None
+from fastssl.ops.types import Scoring, Sums, Weights
 
 
 def kept_bytes(x: Tensor, n: int, m: int, same: bool) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,35 +11,7 @@ from fastssl._table import OUTPUTS, Metric, RowLoss
 from fastssl.ops import extension
 from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Which pairs are positive and which negative: those of equal and of different ids, or those that are listed.
-
-    ``y_ids`` None: the ids of x, for rows against themselves; ``self_offset``: row i of x is row (self_offset + i) % M
-    of y and no partner of it (rows against themselves: 0); -1: it is not there.
-    """
-
-    x_ids: Tensor | None = None
-    y_ids: Tensor | None = None
-    positive_list: tuple[Tensor, Tensor] | None = None
-    negative_list: tuple[Tensor, Tensor] | None = None
-    self_offset: int = -1
-
-    def of_rows(self, part: slice, m: int) -> Relation:
-        """The same for some rows of x; ``m``: how many rows y has."""
-        if self.positive_list is None:
-            assert self.x_ids is not None
-            y_ids = self.x_ids if self.y_ids is None else self.y_ids
-            offset = self.self_offset if self.self_offset < 0 else (self.self_offset + part.start) % max(m, 1)
-            return Relation(self.x_ids[part], y_ids, self_offset=offset)
-        lists = []
-        for pairs in (self.positive_list, self.negative_list):
-            assert pairs is not None
-            there = (pairs[0] >= part.start) & (pairs[0] < part.stop)
-            lists.append((pairs[0][there] - part.start, pairs[1][there]))
-        return Relation(positive_list=lists[0], negative_list=lists[1])
+from fastssl.ops.types import Relation
 
 
 def pair_bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int) -> tuple[Tensor, int]:

@@ -225,9 +225,9 @@ def test_small_memory_budgets(name: str) -> None:
 
 
 def test_blocks_of_distributed_losses() -> None:
-    from fastssl.ops.blocks import Scoring, Weights
     from fastssl.ops.reference import blocks as reference
     from fastssl.ops.triton import losses as ours
+    from fastssl.ops.types import Scoring, Weights
 
     x, y = torch.randn(13, 8), torch.randn(21, 8)
     for same, sigmoid, columns in ((True, False, False), (False, False, True), (False, True, False)):

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from fastssl.ops.reference.common import unit
-
-if TYPE_CHECKING:
-    from fastssl.ops.blocks import Scoring, Sums, Weights
+from fastssl.ops.types import Scoring, Sums, Weights
 
 
 def _scores(x: Tensor, y: Tensor | None, s: Scoring) -> Tensor:
@@ -37,8 +34,6 @@ def _log2_sum(scores: Tensor, dim: int) -> Tensor:
 
 
 def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, columns: bool, keep: bool) -> Sums:
-    from fastssl.ops.blocks import Sums
-
     with torch.no_grad():
         scores = _scores(x, y, s)
         dense = _dense(scores, y is None, partner)

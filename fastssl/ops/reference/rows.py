@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastssl._table import Metric, RowLoss
 from fastssl.ops.reference.common import in_full_precision, softplus, unit
-from fastssl.ops.rows import Relation
+from fastssl.ops.types import Relation
 
 Values = list[Any]  # numbers, and tensors of one element where they can have a gradient
 

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor
 
 from fastssl._table import Metric, Positives, RowLoss
-from fastssl.ops.blocks import Scoring, Sums, Weights
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
-from fastssl.ops.rows import Relation
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import LaunchSpec
 from fastssl.ops.triton.launch import side, with_smaller_tiles
@@ -30,6 +28,7 @@ from fastssl.ops.triton.operators import (
     sums_of,
     variant_of,
 )
+from fastssl.ops.types import Relation, Scoring, Sums, Weights
 
 
 @lru_cache(maxsize=256)

@@ -595,22 +595,6 @@ def of_matrix(
     return gx, gy
 
 
-def of_strip(
-    a: Side, b: Side, how: LaunchSpec, slopes: Tensor, first: int, needs: tuple[bool, bool]
-) -> tuple[Tensor, MaybeTensor]:
-    """What dL/ds of rows ``first``.. [rows, m] gives these rows, and all of y."""
-    strip = Side(
-        a.rows[first : first + len(slopes)],
-        None if a.factor is None else a.factor[first : first + len(slopes)],
-        None if a.square is None else a.square[first : first + len(slopes)],
-        None if a.unit is None else a.unit[first : first + len(slopes)],
-    )
-    w = Weights(None, matrix=slopes)
-    gx, gy, _, _ = engine.gradients(strip, b, replace(how, same=False), w, needs=needs, dtype=torch.float32)
-    assert gx is not None
-    return gx, gy
-
-
 # --- registration ---------------------------------------------------------------------------------------------------
 
 

@@ -6,6 +6,7 @@ Scores by Triton, strip by strip within the memory budget; a block of csrc/cuda/
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from torch import Tensor
 from fastssl._table import Metric, RowLoss
 from fastssl.ops import extension
 from fastssl.ops.triton import cuda, engine
-from fastssl.ops.triton.engine import LaunchSpec, Side
+from fastssl.ops.triton.engine import LaunchSpec, Side, Weights
 from fastssl.ops.triton.launch import side
 
 LOSS = {RowLoss.triplet: 0, RowLoss.semihard: 1}
@@ -67,6 +68,19 @@ def _as_matrix(how: LaunchSpec) -> LaunchSpec:
     return LaunchSpec(engine.MATRIX, how.metric, same=how.same)
 
 
+def _gradients_of_strip(
+    a: Side, b: Side, how: LaunchSpec, slopes: Tensor, first: int, needs: tuple[bool, bool]
+) -> tuple[Tensor, Tensor | None]:
+    """What dL/ds of rows ``first``.. [rows, m] gives these rows, and all of y."""
+    part = slice(first, first + len(slopes))
+    factor, square, unit = (None if t is None else t[part] for t in (a.factor, a.square, a.unit))
+    strip = Side(a.rows[part], factor, square, unit)
+    w = Weights(None, matrix=slopes)
+    gx, gy, _, _ = engine.gradients(strip, b, replace(how, same=False), w, needs=needs, dtype=torch.float32)
+    assert gx is not None
+    return gx, gy
+
+
 def backward(
     kind: RowLoss,
     a: Side,
@@ -80,8 +94,6 @@ def backward(
     given: Tensor | None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """dL/dx and dL/dy; ``grad`` [N]: of the sums."""
-    from fastssl.ops.triton.operators import of_strip
-
     cuda.require(a.rows.device)
     grad = grad.double().contiguous()
     if given is not None:
@@ -95,7 +107,7 @@ def backward(
     to_y = torch.zeros((other.n, a.d), dtype=torch.float32, device=a.rows.device)
     for i, h in _strips(a.n, m):
         slopes = _call(kind, _scores(a, b, how, None, i, h), how, i, a.n, params, grad[i : i + h])
-        part_x, part_y = of_strip(a, other, _as_matrix(how), slopes, i, (True, b is None or bool(needs[1])))
+        part_x, part_y = _gradients_of_strip(a, other, _as_matrix(how), slopes, i, (True, b is None or bool(needs[1])))
         to_x[i : i + h] += part_x
         if part_y is not None:
             to_y += part_y
