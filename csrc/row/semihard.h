@@ -47,7 +47,7 @@ void for_each_semihard(const RowTask<T>& t, F&& f) {
     if (best.column < 0) continue;  // no negatives
     for (int64_t p = positives.count(l); p-- > 0;) {
       const size_t next = size_t(positives.offset(l) + p + 1);
-      const bool farther = column[next] >= 0;
+      const bool farther = column[next] >= 0 && best.d == best.d;  // a negative that is NaN shows
       best.d = farther ? near[next] : best.d;
       best.column = farther ? column[next] : best.column;
       f(l, positives.values(l)[p], positives.columns(l)[p], best.d, best.column);

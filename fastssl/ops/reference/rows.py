@@ -176,7 +176,8 @@ def _semihard(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tenso
         a, b = sign * a, sign * b
         farther = b[None, :] > a[:, None]
         nearest_farther = b[None, :].masked_fill(~farther, float("inf")).amin(1)
-        z = a - torch.where(farther.any(1), nearest_farther, b.max()) + margin
+        farthest = b.max()  # NaN where a negative is
+        z = a - torch.where(farther.any(1) & ~farthest.isnan(), nearest_farther, farthest) + margin
         return [z.clamp(min=0).sum(), (z > 0).sum().to(z.dtype)]
 
     return _per_anchor(s, positive, negative, term)
