@@ -61,7 +61,7 @@ const int32_t* bits_of(const MaybeTensor& bits, const RowProblem& p) {
   x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, loss, metric, normalize, upper, self_offset, keep
 
 RowLossProblem parse(FASTSSL_ROW_ARGUMENTS) {
-  STD_TORCH_CHECK(loss >= 0 && loss < kRowLosses, "fastssl: unknown row loss ", loss);
+  STD_TORCH_CHECK(loss >= 0 && loss < kRowLossValues, "fastssl: unknown row loss ", loss);
   RowLossProblem p;
   fill(p, x, y, metric, normalize, true);
   p.loss = RowLoss(loss);

@@ -27,8 +27,6 @@ struct Strip {
   T* grad_y = nullptr;  // blocked like Operand::rows
 };
 
-constexpr int kRowLosses = kRowLossValues;
-
 // One lane block of a strip, as a row loss sees it.
 template <class T>
 struct RowTask {
@@ -88,8 +86,8 @@ template <class T>
 struct RowTable {
   void (*score[kMetrics])(const Strip<T>&, int64_t j0, int64_t j1);       // blocks [j0, j1) of y
   void (*accumulate[kMetrics])(const Strip<T>&, int64_t j0, int64_t j1);  // dL/dx and dL/dy of the same
-  void (*forward[kRowLosses])(const RowTask<T>&);
-  void (*backward[kRowLosses])(const RowTask<T>&);
+  void (*forward[kRowLossValues])(const RowTask<T>&);
+  void (*backward[kRowLossValues])(const RowTask<T>&);
   void (*weigh)(const RowWeights<T>&);
   void (*select)(const Selection<T>&);
 };

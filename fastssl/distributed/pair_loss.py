@@ -14,11 +14,7 @@ from fastssl.distributed.collectives import sum_by_key
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Shards
 from fastssl.ops.pair_loss import PairLoss
-
-
-def _softplus(d: Tensor) -> Tensor:
-    """log(1 + e^d) to the last bit; torch's softplus is linear above 20, which is 2e-9 off."""
-    return torch.logaddexp(d, torch.zeros_like(d))
+from fastssl.ops.reference.common import softplus
 
 
 def pair_loss(
@@ -65,11 +61,11 @@ def pair_loss(
         shards, counts, x, y, scale, bias, partner=partner, columns=symmetric, sigmoid=loss.sigmoid, **options
     )
     if loss.sigmoid:
-        return lse + _softplus(-score)
+        return lse + softplus(-score)
     if alone is not None:
         lse = torch.logaddexp(lse, pair_sums(None, [len(alone)], x, alone, scale, **options)[0])
-    values = _softplus(lse - score)
-    return (values + _softplus(by_column - score)) / 2 if symmetric else values
+    values = softplus(lse - score)
+    return (values + softplus(by_column - score)) / 2 if symmetric else values
 
 
 def sup_con(
@@ -125,5 +121,5 @@ def sup_con(
     mean_score = scale * (unit_x * others).sum(1, dtype=torch.float64) / positives.clamp(min=1)
     values = lse - mean_score
     if ref_emb is None:
-        values = torch.where(partner >= 0, _softplus(lse - score), values)
+        values = torch.where(partner >= 0, softplus(lse - score), values)
     return torch.where(positives > 0, values, torch.zeros_like(values))

@@ -118,7 +118,7 @@ def pair_loss(
         bias = torch.full((), bias, dtype=torch.float64)
     keep = _choose_keep(loss, x, more_x, y, more_y, scale_tensor, bias, symmetric, reduction)
     constants = (loss.positives.value, loss.sigmoid, normalize, symmetric, ignore_index, Reduction[reduction].value)
-    return _OPERATOR(x, more_x, y, more_y, ids, scale_tensor, bias, factor, *constants, keep)
+    return _OPERATOR(x, more_x, y, more_y, ids, scale_tensor, bias, factor, *constants, keep.value)
 
 
 def _choose_keep(
@@ -131,25 +131,26 @@ def _choose_keep(
     bias: Tensor | None,
     symmetric: bool,
     reduction: str,
-) -> int:
+) -> Keep:
     """The cheapest way to the gradients that fits the memory budget."""
     if not torch.is_grad_enabled():
-        return 0
+        return Keep.nothing
     sides = [t.requires_grad for t in (x, more_x, y, more_y) if t is not None]
     learns_bias = bias is not None and bias.requires_grad
     if not (any(sides) or learns_bias or (scale is not None and scale.requires_grad)):
-        return 0
+        return Keep.nothing
     one_sided = y is not None and not (symmetric or loss.sigmoid or learns_bias)
     if one_sided and not any(t is not None and t.requires_grad for t in (y, more_y)):
-        return 2
+        return Keep.attention
     if torch.compiler.is_exporting():
-        return 0  # the number of rows stays a symbol: no decision may depend on it
+        return Keep.nothing  # the number of rows stays a symbol: no decision may depend on it
     if reduction != "none" and all(sides):
         n, m, _ = _rows(x, more_x, y, more_y)
         if n * m * x.shape[1] <= SMALL:
-            return 3
+            return Keep.gradients
     size = 8 if x.dtype == torch.float64 else 4
-    return 1 if kept_numel(1, x, more_x, y, more_y) * size <= extension.get_memory_budget() else 0
+    fits = kept_numel(Keep.tiles, x, more_x, y, more_y) * size <= extension.get_memory_budget()
+    return Keep.tiles if fits else Keep.nothing
 
 
 def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, sigmoid, normalize, symmetric, *rest):

@@ -6,12 +6,11 @@ InfoNCE (van den Oord et al. 2018), NT-Xent (Chen et al. 2020), supervised contr
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl._table import Positives
 from fastssl.ops.reference.common import in_full_precision, reduce, unit
 
 
@@ -24,7 +23,7 @@ def pair_loss(
     ids: Tensor | None,
     scale: Tensor | float,
     bias: Tensor | float | None,
-    positives: Any,
+    positives: Positives,
     sigmoid: bool,
     normalize: bool,
     symmetric: bool,
@@ -41,17 +40,17 @@ def pair_loss(
         itself = torch.eye(n, dtype=torch.bool, device=rows.device)
         logits = logits.masked_fill(itself, float("-inf"))
     target = torch.arange(n, device=rows.device)
-    if positives.name == "classes":
+    if positives == Positives.classes:
         assert ids is not None
         return reduce(_mean_over_positives(logits, (ids[:, None] == ids) & ~itself, rows), reduction)
     if sigmoid:
         sign = 2 * torch.eye(n, dtype=logits.dtype, device=logits.device) - 1
         return reduce(-TF.logsigmoid(sign * logits).sum(1), reduction)
-    if positives.name == "targets":
+    if positives == Positives.targets:
         assert ids is not None
         values = TF.cross_entropy(logits, ids, ignore_index=ignore_index, reduction="none")
         return reduce(values, reduction, (ids != ignore_index).sum())
-    if positives.name == "halves":
+    if positives == Positives.halves:
         target = target.roll(n // 2)
     values = TF.cross_entropy(logits, target, reduction="none")
     if symmetric:
