@@ -11,6 +11,7 @@
 #include "core/float_mode.h"
 #include "core/interrupt.h"
 #include "core/isa.h"
+#include "core/parallel.h"
 #include "pooled_tensor.h"
 
 namespace py = pybind11;
@@ -82,6 +83,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_bytes", fastssl::buffer_pool::idle_bytes, "Memory that was given back and waits for the next call.");
   m.def("float_modes", float_modes, py::arg("threads"),
         "Whether subnormal numbers are flushed to zero on threads of torch's pool, the calling thread first.");
+  m.def(
+      "assume_crowded",
+      [](double seconds) {
+        fastssl::Crowding::assume(
+            std::chrono::duration_cast<fastssl::Clock::duration>(std::chrono::duration<double>(seconds)));
+      },
+      py::arg("seconds"), "For this time parallel regions begin on the calling thread, as if others had come too late.");
   m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
         "Floating point operations a second of a loop of multiply-adds on registers.");
 }

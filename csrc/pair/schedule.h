@@ -1,7 +1,6 @@
 // Which tiles run when. Tiles of one round share no block, so they may run at once and in any order; tiles that share a
 // block run in the order of their rounds. Every sum has a fixed order: the bits do not depend on threads.
 #pragma once
-#include <chrono>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -19,8 +18,12 @@ class BlockTickets {
   explicit BlockTickets(int64_t blocks) : claimed_(size_t(blocks), 0), done_(size_t(blocks)) {}
   int64_t claim(int64_t block) { return claimed_[size_t(block)]++; }  // under the claimer's lock
   void wait(int64_t block, int64_t turn) const {
-    for (int spins = 0; done_[size_t(block)].load(std::memory_order_acquire) != turn; ++spins)
-      if (spins > 64) std::this_thread::yield();
+    const auto mine = [&] { return done_[size_t(block)].load(std::memory_order_acquire) == turn; };
+    for (int spins = 0; spins < 64; ++spins)
+      if (mine()) return;
+    const auto began = Clock::now();
+    while (!mine()) std::this_thread::yield();
+    Crowding::waited += Clock::now() - began;
   }
   void finish(int64_t block) { done_[size_t(block)].fetch_add(1, std::memory_order_release); }
 
@@ -46,8 +49,8 @@ void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   // Waking a thread takes some 10 us, the time of three million multiply-adds on two.
   const bool small = grid.x_blocks * kBlock * grid.y_blocks * kBlock * depth < 3000000;
   const int64_t workers = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), grid.tasks(0));
-  const auto work_until = [&](int64_t worker, std::chrono::steady_clock::time_point deadline) {
-    while (std::chrono::steady_clock::now() < deadline) {
+  const auto work_until = [&](int64_t worker, Clock::time_point deadline) {
+    while (Clock::now() < deadline) {
       TileTask now{worker};
       int64_t& I = now.I;
       int64_t& J = now.J;
@@ -70,9 +73,9 @@ void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
       if (both) y.finish(J);
     }
   };
-  while (round < grid.rounds()) {  // Ctrl-C is looked for when the threads have come back
-    const auto deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(100);
-    on_workers(workers, [&](int64_t worker) { work_until(worker, deadline); });
+  const auto left = [&] { return round < grid.rounds(); };
+  while (left()) {  // Ctrl-C is looked for when the threads have come back
+    share_work(workers, Clock::now() + std::chrono::milliseconds(100), left, work_until);
     poll_interrupt();
   }
 }

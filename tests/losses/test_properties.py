@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import fastssl
+from fastssl.ops import extension
 from tests.support.errors import Way, assert_errs_no_more_than_eager
 from tests.support.subjects import FUSED, LABELLED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject
 
@@ -130,13 +131,30 @@ def test_half_precision_inputs(isa: str, name: str, dtype: torch.dtype, n: int) 
 @pytest.mark.parametrize("name", KERNELS)
 @pytest.mark.parametrize("temperature", [0.01, 0.2])
 def test_same_bits_for_any_number_of_threads(name: str, temperature: float) -> None:
+    """And where cores are busy, so that calls begin on one thread and go on with several."""
     inputs = SUBJECTS[name].make(700, 40, torch.float32, temperature)
     results = []
-    for threads in (1, 2, 3, 7):
+    for threads, crowded in ((1, 0.0), (2, 0.0), (3, 0.0), (7, 0.0), (3, 10.0)):
         torch.set_num_threads(threads)
+        extension._C.assume_crowded(crowded)
         results.append(SUBJECTS[name].gradients(inputs))
+    extension._C.assume_crowded(0.0)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("name", ["nt_xent", "clip_loss", "triplet"])
+def test_a_long_pass_on_busy_cores_goes_on_with_all_threads(name: str) -> None:
+    """Its first milliseconds run on the calling thread, the rest on three: the same bits."""
+    inputs = SUBJECTS[name].make(4096, 40)
+    torch.set_num_threads(3)
+    results = []
+    for crowded in (0.0, 60.0):
+        extension._C.assume_crowded(crowded)
+        results.append(SUBJECTS[name].gradients(inputs))
+    extension._C.assume_crowded(0.0)
+    assert all(torch.equal(a, b) for a, b in zip(*results))
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
