@@ -102,8 +102,9 @@ class Pairing(IntEnum):
     """How a kernel knows the positives of a tile."""
 
     all = 0  # no positives; every pair is a negative, unless it is a partner
-    ids = 1
-    bits = 2
+    ids = 1  # rows of equal ids
+    bits = 2  # listed pairs
+    distinct = 3  # no positives; rows of equal ids are no pair
 
 
 class Itself(IntEnum):

@@ -23,9 +23,12 @@ from fastssl.kernels.epilogues import (
     slope,
 )
 from fastssl.kernels.tiles import (
+    ALL,
+    BITS,
     CHEBYSHEV,
     EUCLIDEAN,
     GIVEN,
+    IDS,
     MANHATTAN,
     MASKED,
     PARTNERED,
@@ -99,7 +102,7 @@ def tile_slope(
                     RELATION, ITSELF, UPPER,
                 )  # fmt: skip
         if LOSS == SUMS:
-            if RELATION != 0:
+            if RELATION == IDS:
                 negative = negative | positive
                 back_negative = back_negative | back_positive
     else:
@@ -128,7 +131,7 @@ def tile_slope(
         if COLUMNS or LOSS == LIFTED:
             c0, c1, c2, c3 = four(OWN_B, m, columns, columns < m)
             col_state = (c0[None, :], c1[None, :], c2[None, :], c3[None, :])
-        if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == 0:
+        if LOSS == SUMS and BOUNDED and ROWS and COLUMNS and RELATION == ALL:
             # One exponential serves both: p (1 / sum of the row + 1 / sum of the column), upstream weights included.
             g = exp2(s, SPLIT) * (row_state[0] + col_state[0])
             if LEVEL != PLAIN:
@@ -146,7 +149,7 @@ def tile_slope(
                     col_state[0],
                     P,
                     BOUNDED,
-                    RELATION != 0,
+                    RELATION == IDS or RELATION == BITS,
                     VARIANT,
                     SPLIT,
                 )
@@ -167,7 +170,7 @@ def tile_slope(
                     row_state[0],
                     P,
                     BOUNDED,
-                    RELATION != 0,
+                    RELATION == IDS or RELATION == BITS,
                     VARIANT,
                     SPLIT,
                 )
@@ -279,7 +282,7 @@ def gradient_kernel(
 ):  # fmt: skip
     """OUT [splits, n, d]: sum over a split's columns of weights times rows of B; SUMS_OUT [splits, 3, n] or None: sums
     of the weights, and along rows for two parameters. A block of A and each block of B are read once; BK >= d."""
-    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0
+    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == ALL
     block, split = tl.program_id(0), tl.program_id(1)
     a0 = block * BM
     rows = a0 + tl.arange(0, BM)
@@ -407,7 +410,7 @@ def weights_kernel(
     if STORE == 2:
         into.store([i * BM, j * BN], s.to(OUT.dtype.element_ty))
     else:
-        if (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0:
+        if (LOSS == SUMS or LOSS == SIGMOID) and RELATION == ALL:
             LEVEL: tl.constexpr = PARTNERED if PARTNER_SIDE != 0 and PARTNER.dtype.is_ptr() else PLAIN
             first_tile, first_end, second_tile, second_end, whole = special_tiles(PARTNER, partner_a, a0, n, m,
                                                                                   PARTNER_SIDE, ITSELF, BM, BN)  # fmt: skip

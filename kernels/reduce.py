@@ -7,8 +7,11 @@ import triton.language as tl
 from fastssl.kernels.ends import add_blocks
 from fastssl.kernels.epilogues import SIGMOID, SUMS, empty, exp2, number, scaled, update
 from fastssl.kernels.tiles import (
+    ALL,
+    BITS,
     CHEBYSHEV,
     GIVEN,
+    IDS,
     MANHATTAN,
     MASKED,
     PARTNERED,
@@ -36,7 +39,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
         positive, negative = relation(rows[:, None], columns[None, :], IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS,
                                       n, m, offset, RELATION, ITSELF, UPPER)  # fmt: skip
         if LOSS == SUMS:
-            if RELATION != 0:  # sums are over everybody; positives besides
+            if RELATION == IDS:  # sums are over everybody; positives besides
                 negative = negative | positive
         if PARTNERS:
             alone = partner[:, None] != columns[None, :]
@@ -70,7 +73,7 @@ def fold(state, s, block, a0, b0, n, m, scale, BIAS, P, IDS_X, IDS_Y, POSITIVE_B
         if TRIANGLE:
             inside = inside & (columns >= a0 + BM)
         tl.store(into, total, mask=inside)
-    return update(LOSS, state, s, positive, negative, columns, row_state0, col_state0, col_state1, P, BOUNDED, RELATION != 0, VARIANT,
+    return update(LOSS, state, s, positive, negative, columns, row_state0, col_state0, col_state1, P, BOUNDED, RELATION == IDS or RELATION == BITS, VARIANT,
                   SPLIT)  # fmt: skip
 
 
@@ -91,7 +94,7 @@ def reduce_kernel(
     the sum of a column within the block (BOUNDED: the sum). ``INTERIOR``: as if no tile needed masks, to count the
     instructions of those that do not.
     """
-    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == 0
+    CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == ALL
     block, split = tl.program_id(0) + first_block, tl.program_id(1)
     a0 = block * BM
     rows = a0 + tl.arange(0, BM)

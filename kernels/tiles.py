@@ -27,6 +27,7 @@ GIVEN = tl.constexpr(Metric.given.value)
 ALL = tl.constexpr(Pairing.all.value)
 IDS = tl.constexpr(Pairing.ids.value)
 BITS = tl.constexpr(Pairing.bits.value)
+DISTINCT = tl.constexpr(Pairing.distinct.value)
 NOWHERE = tl.constexpr(Itself.nowhere.value)
 DIAGONAL = tl.constexpr(Itself.diagonal.value)
 OFFSET = tl.constexpr(Itself.offset.value)
@@ -145,9 +146,9 @@ def relation(i, j, IDS_X, IDS_Y, POSITIVE_BITS, NEGATIVE_BITS, n, m, offset, REL
     if RELATION == ALL:
         negative = inside
         positive = inside & False
-    elif RELATION == IDS:
+    elif RELATION == IDS or RELATION == DISTINCT:
         same = tl.load(IDS_X + i, mask=i < n, other=0) == tl.load(IDS_Y + j, mask=j < m, other=0)
-        positive = inside & same
+        positive = inside & same & (RELATION == IDS)
         negative = inside & ~same
     else:
         word = (i >> 5).to(tl.int64) * m + j

@@ -11,8 +11,8 @@
 namespace fastssl {
 namespace {
 
-PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& partner, double scale, double bias,
-                  bool normalize, bool sigmoid) {
+PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& partner, const MaybeTensor& x_ids,
+                  const MaybeTensor& y_ids, double scale, double bias, bool normalize, bool sigmoid) {
   PairProblem p;
   p.positives = Positives::targets;
   p.ignore_index = -1;
@@ -30,11 +30,11 @@ PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& part
   const int64_t n = p.n(), m = p.m();
   STD_TORCH_CHECK(n < INT32_MAX - kBlock && m < INT32_MAX - kBlock, "fastssl: too many rows");
   STD_TORCH_CHECK(!p.self_pairs() || scale > 0 || scale != scale, "fastssl: the temperature must be positive");
+  STD_TORCH_CHECK(bool(y_ids) == (x_ids && y), "fastssl: ids of one side");
+  if (x_ids) p.x_same.assign(ids_of(*x_ids, "ids", n), ids_of(*x_ids, "ids", n) + n);
+  if (y_ids) p.y_same.assign(ids_of(*y_ids, "ids", m), ids_of(*y_ids, "ids", m) + m);
   if (!partner) return p;
-  STD_TORCH_CHECK(partner->is_cpu() && partner->scalar_type() == ScalarType::Long && partner->dim() == 1 &&
-                      partner->is_contiguous() && partner->size(0) == n,
-                  "fastssl: partners must be contiguous int64 [rows]");
-  p.ids = static_cast<const int64_t*>(partner->const_data_ptr());
+  p.ids = ids_of(*partner, "partners", n);
   for (int64_t i = 0; i < n; ++i) {
     STD_TORCH_CHECK(p.ids[i] >= -1 && p.ids[i] < m, "fastssl: partner ", p.ids[i], " is outside [0, ", m, ")");
     STD_TORCH_CHECK(y || p.ids[i] < 0 || (p.ids[i] != i && p.ids[p.ids[i]] == i),
@@ -52,11 +52,12 @@ const double* doubles(const MaybeTensor& t, int64_t count) {
 }
 ScalarType computed(const PairProblem& p) { return p.dtype == DType::f64 ? ScalarType::Double : ScalarType::Float; }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor y, MaybeTensor partner, double scale,
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor y, MaybeTensor partner,
+                                                           MaybeTensor x_ids, MaybeTensor y_ids, double scale,
                                                            double bias, bool normalize, bool sigmoid, bool columns,
                                                            bool keep) {
   x = rows_of(x), y = rows_of(y);
-  const PairProblem p = parse(x, y, partner, scale, bias, normalize, sigmoid);
+  const PairProblem p = parse(x, y, partner, x_ids, y_ids, scale, bias, normalize, sigmoid);
   STD_TORCH_CHECK(!columns || (y && !sigmoid), "fastssl: no sums by column here");
   const int64_t n = p.n();
   const Keep kind = keep ? Keep::tiles : Keep::nothing;
@@ -74,12 +75,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor
   return {sums, by_column, score, other, kept};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor partner, double scale, double bias,
-                                            bool normalize, bool sigmoid, MaybeTensor kept, Tensor x_weight,
-                                            MaybeTensor x_lse, MaybeTensor y_weight, MaybeTensor y_lse,
-                                            MaybeTensor partner_weight, int64_t needs) {
+std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor partner, MaybeTensor x_ids,
+                                            MaybeTensor y_ids, double scale, double bias, bool normalize, bool sigmoid,
+                                            MaybeTensor kept, Tensor x_weight, MaybeTensor x_lse, MaybeTensor y_weight,
+                                            MaybeTensor y_lse, MaybeTensor partner_weight, int64_t needs) {
   x = rows_of(x), y = rows_of(y);
-  const PairProblem p = parse(x, y, partner, scale, bias, normalize, sigmoid);
+  const PairProblem p = parse(x, y, partner, x_ids, y_ids, scale, bias, normalize, sigmoid);
   const int64_t n = p.n(), m = p.m();
   const Keep kind = kept && kept->numel() ? Keep::tiles : Keep::nothing;
   STD_TORCH_CHECK(kind == Keep::nothing || (kept->is_contiguous() && kept->numel() == kept_numel(p, kind) &&
@@ -109,7 +110,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor
 }  // namespace fastssl
 
 #define FASTSSL_BLOCK_ARGUMENTS \
-  "Tensor x, Tensor? y, Tensor? partner, float scale, float bias, bool normalize, bool sigmoid"
+  "Tensor x, Tensor? y, Tensor? partner, Tensor? x_ids, Tensor? y_ids, float scale, float bias, bool normalize, " \
+  "bool sigmoid"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
   m.def("pair_block(" FASTSSL_BLOCK_ARGUMENTS ", bool columns, bool keep) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");

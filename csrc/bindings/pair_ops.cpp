@@ -71,10 +71,14 @@ Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
                   "fastssl: only a softmax over as many columns as rows is symmetric");
   STD_TORCH_CHECK(!sigmoid || (p.positives == Positives::diagonal && m == n), "fastssl: a sigmoid is of pairs");
   if (ids) {
-    STD_TORCH_CHECK(ids->is_cpu() && ids->scalar_type() == ScalarType::Long && ids->dim() == 1 &&
-                        ids->is_contiguous() && ids->size(0) == n,
-                    "fastssl: ids must be contiguous int64 [rows]");
-    p.ids = static_cast<const int64_t*>(ids->const_data_ptr());
+    const bool roles = p.positives == Positives::targets || p.positives == Positives::classes;
+    const int64_t* const values = ids_of(*ids, "ids", roles ? n : m);
+    if (roles) {
+      p.ids = values;
+    } else {
+      p.x_same.assign(values, values + n);
+      p.y_same.assign(values, values + m);
+    }
     if (p.positives == Positives::targets)
       for (int64_t i = 0; i < n; ++i)
         STD_TORCH_CHECK(p.ids[i] == ignore_index || (p.ids[i] >= 0 && p.ids[i] < m), "fastssl: target ", p.ids[i],

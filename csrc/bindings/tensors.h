@@ -50,6 +50,14 @@ inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
   return Tensor(handle);
 }
 
+// A contiguous vector of int64 on the CPU; count < 0: of any length.
+inline const int64_t* ids_of(const Tensor& t, const char* name, int64_t count) {
+  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == ScalarType::Long && t.dim() == 1 && t.is_contiguous() &&
+                      (count < 0 || t.size(0) == count),
+                  "fastssl: ", name, " must be contiguous int64 [rows]");
+  return static_cast<const int64_t*>(t.const_data_ptr());
+}
+
 // A vector or a single value, as doubles.
 inline std::vector<double> values(const Tensor& t) {
   STD_TORCH_CHECK(t.is_cpu(), "fastssl: expected CPU tensors");

@@ -109,7 +109,7 @@ struct Engine {
   Buffer<char> x_lanes, y_lanes, x_rows, y_rows;
   Buffer<double> x_inverse, y_inverse, x_norm, y_norm;
   Buffer<float> x_factor, y_factor;
-  Buffer<int32_t> self, positive;
+  Buffer<int32_t> self, positive, x_ids, y_ids;
   Buffer<T> bias;
   Epilogue epilogue = kSoftmaxBounded;
   Tile<T> prototype;
@@ -140,6 +140,7 @@ struct Engine {
         depth_blocks(ceil_div(problem.depth, kBlock)),
         grid(problem.n(), problem.m(), problem.self_pairs()) {
     find_partners();
+    if (!p.x_same.empty()) number_ids();
   }
 
   bool softmax() const { return !p.sigmoid; }
@@ -175,6 +176,18 @@ struct Engine {
     for (int64_t i = 0; i < self.size(); ++i) self[i] = i < n ? int32_t(i) : -1;
   }
 
+  // Ids by number, in order of first appearance.
+  void number_ids() {
+    std::unordered_map<int64_t, int32_t> numbers;
+    const auto fill = [&](const std::vector<int64_t>& ids, Buffer<int32_t>& out, int64_t blocks) {
+      out.allocate(blocks * kBlock);
+      for (size_t i = 0; i < ids.size(); ++i)
+        out[int64_t(i)] = numbers.emplace(ids[i], int32_t(numbers.size())).first->second;
+    };
+    fill(p.x_same, x_ids, grid.x_blocks);
+    fill(p.self_pairs() ? p.x_same : p.y_same, y_ids, grid.y_blocks);
+  }
+
   // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished.
   void pack(bool lanes, bool rows) {
     const double unit = softmax() ? kLog2e : 1.0, c = p.scale * unit;
@@ -205,6 +218,8 @@ struct Engine {
     t.scale = T(c);
     t.self = self.data();
     t.positive = positive.data();
+    t.x_ids = x_ids.data();
+    t.y_ids = y_ids.data();
     if (!p.bias.empty()) {
       bias.allocate(grid.y_blocks * kBlock);
       for (int64_t j = 0; j < m; ++j) bias[j] = T(bias_at(j) * unit);

@@ -20,6 +20,8 @@ struct PairProblem {
   bool scale_learns = false;
   std::vector<double> bias;      // per row of y, or one value
   const int64_t* ids = nullptr;  // targets or classes
+  // Rows of equal ids are not negatives of each other. Empty: all are.
+  std::vector<int64_t> x_same, y_same;
   int64_t ignore_index = -100;
   DType dtype = DType::f32;
 

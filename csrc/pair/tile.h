@@ -20,6 +20,9 @@ struct Tile {
   // Relation: pairs left out of the dense sums, as one index of y per lane (-1: none).
   const int32_t* self = nullptr;
   const int32_t* positive = nullptr;
+  // And pairs of equal numbers: one per lane, one per row of y; null: none.
+  const int32_t* x_ids = nullptr;
+  const int32_t* y_ids = nullptr;
   // Tile buffer, [lane block][row of y][32].
   T* e = nullptr;
   bool streams = false;  // e is written past the caches

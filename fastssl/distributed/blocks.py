@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fastssl.distributed.exchange import gather
 from fastssl.distributed.ring import Block, all_peers, half_of_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import ALONE, Shards
 from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.blocks import GRADIENTS, SUMS, kept_bytes
-from fastssl.ops.types import Scoring, Sums, Weights
+from fastssl.ops.types import Ids, Scoring, Sums, Weights
 
 LN2 = math.log(2)
 
@@ -29,6 +31,7 @@ def pair_sums(
     *,
     normalize: bool,
     partner: Tensor | None = None,
+    ids: Ids = (None, None),
     columns: bool = False,
     sigmoid: bool = False,
     backend: str | None = None,
@@ -44,6 +47,7 @@ def pair_sums(
         bias: added to scores.
         normalize: divide rows by their length first.
         partner: [n] int64, the one row of this process's y whose pair is not in the sums; -1: none.
+        ids: of this process's rows of x and of y: pairs of equal ids are not in the sums.
         columns: also the sums of this process's y over all rows of x.
         sigmoid: sums of softplus(score) instead of log-sums of exponentials.
 
@@ -57,10 +61,32 @@ def pair_sums(
     number, offset = (float(t.detach()) if isinstance(t, Tensor) else float(t) for t in (scale, bias))
     how = Scoring(number, offset, normalize, sigmoid)
     tensors = [t if isinstance(t, Tensor) else None for t in (scale, bias)]
+    shards, x_ids, y_ids = shards or ALONE, *ids
+    if x_ids is not None:
+        y_ids = gather(shards, x_ids if y_ids is None else y_ids, counts)
     result: tuple[Tensor, Tensor, Tensor] = _PairSums.apply(
-        shards or ALONE, list(counts), how, partner, columns, backend, x, y, *tensors
+        shards, list(counts), how, partner, (x_ids, y_ids), columns, backend, x, y, *tensors
     )
     return result
+
+
+@dataclass(frozen=True)
+class _Met:
+    """Ids of the rows that meet: ``ids`` of this process's rows of x, and of the rows of y of all processes."""
+
+    ids: Ids
+    counts: Sequence[int]
+    rank: int
+    same: bool
+
+    def own(self) -> Ids:
+        return (self.ids[0], None) if self.same else self.block(Block(self.rank, slice(None), slice(None)))
+
+    def block(self, block: Block) -> Ids:
+        x_ids, y_ids = self.ids
+        if x_ids is None or y_ids is None:
+            return None, None
+        return x_ids[block.own].contiguous(), y_ids.split(list(self.counts))[block.peer][block.other].contiguous()
 
 
 class _PairSums(torch.autograd.Function):
@@ -71,6 +97,7 @@ class _PairSums(torch.autograd.Function):
         counts: list[int],
         how: Scoring,
         partner: Tensor | None,
+        ids: Ids,
         columns: bool,
         backend: str | None,
         x: Tensor,
@@ -87,17 +114,19 @@ class _PairSums(torch.autograd.Function):
         keep = not ring and any(ctx.needs_input_grad) and needed <= get_memory_budget()
         kept: list[Tensor | None] = []
 
-        def sums(x: Tensor, y: Tensor | None, partner: Tensor | None = None, columns: bool = False) -> Sums:
-            found: Sums = dispatch(SUMS, backend, x.device, x, y, partner, how, columns, keep)
+        met = _Met(ids, counts, shards.rank, same)
+
+        def sums(x: Tensor, y: Tensor | None, ids: Ids, partner: Tensor | None = None, columns: bool = False) -> Sums:
+            found: Sums = dispatch(SUMS, backend, x.device, x, y, partner, ids, how, columns, keep)
             kept.append(found.kept)
             return found
 
-        own = sums(x, y, partner, columns and not same)
+        own = sums(x, y, met.own(), partner, columns and not same)
         by_row, by_column, other = own.x, own.y, own.other
         merge = torch.add if how.sigmoid else torch.logaddexp2
 
         def compute_block(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
-            found = sums(x[block.own], theirs, columns=columns or same)
+            found = sums(x[block.own], theirs, met.block(block), columns=columns or same)
             by_row[block.own] = merge(by_row[block.own], found.x)
             if how.sigmoid:
                 other[block.own] += found.other
@@ -106,7 +135,7 @@ class _PairSums(torch.autograd.Function):
         mine = by_row if same else by_column
         for part, (found,) in ring_pass(shards, plan, counts, (rows,), compute_block, ring=ring):
             mine[part] = merge(mine[part], found)
-        ctx.save_for_backward(x, y, partner, by_row.clone(), by_column.clone(), other, *kept)
+        ctx.save_for_backward(x, y, partner, *ids, by_row.clone(), by_column.clone(), other, *kept)
         ctx.call = shards, counts, how, columns, backend, plan, ring
         unit = 1.0 if how.sigmoid else LN2
         return by_row * unit, by_column * unit, own.score
@@ -115,9 +144,10 @@ class _PairSums(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_row: Tensor, grad_column: Tensor, grad_score: Tensor) -> tuple[Tensor | None, ...]:
         shards, counts, how, columns, backend, plan, ring = ctx.call
-        x, y, partner, by_row, by_column, other, *kept = ctx.saved_tensors
+        x, y, partner, x_ids, y_ids, by_row, by_column, other, *kept = ctx.saved_tensors
         same, rows = y is None, x if y is None else y
-        needs = 1 * ctx.needs_input_grad[6] + 2 * ctx.needs_input_grad[7] + 4 * ctx.needs_input_grad[8]
+        met = _Met((x_ids, y_ids), counts, shards.rank, same)
+        needs = 1 * ctx.needs_input_grad[7] + 2 * ctx.needs_input_grad[8] + 4 * ctx.needs_input_grad[9]
         grad_row, grad_column, grad_score = (g.contiguous().double() for g in (grad_row, grad_column, grad_score))
         lse = None if how.sigmoid else by_row
         a_column = grad_column if columns else None
@@ -126,7 +156,9 @@ class _PairSums(torch.autograd.Function):
             both = torch.where(partner >= 0, grad_score + grad_score[partner.clamp(min=0)], grad_score)
         weights = Weights(grad_row, lse, a_column, by_column if columns else None, both)
         tiles = iter(kept)
-        gx, gy, total = dispatch(GRADIENTS, backend, x.device, x, y, partner, how, next(tiles, None), weights, needs)
+        gx, gy, total = dispatch(
+            GRADIENTS, backend, x.device, x, y, partner, met.own(), how, next(tiles, None), weights, needs
+        )
         grad_x, grad_y = (g if g.numel() or not len(t) else zeros_for(t) for g, t in ((gx, x), (gy, rows)))
         # Of rows against themselves the other side's gradient is theirs as well.
         block_needs = needs | 2 * bool(same and needs & 1)
@@ -138,8 +170,9 @@ class _PairSums(torch.autograd.Function):
         def compute_block(block: Block, theirs: Tensor, *sides: Tensor) -> tuple[Tensor, ...]:
             nonlocal total
             part = Weights(grad_row[block.own], None if lse is None else lse[block.own], *sides)
+            rows, pairs = x[block.own], met.block(block)
             to_x, to_y, to_scale = dispatch(
-                GRADIENTS, backend, x.device, x[block.own], theirs, None, how, next(tiles, None), part, block_needs
+                GRADIENTS, backend, x.device, rows, theirs, None, pairs, how, next(tiles, None), part, block_needs
             )
             if block_needs & 1:
                 grad_x[block.own] += to_x
@@ -148,11 +181,11 @@ class _PairSums(torch.autograd.Function):
 
         for part, (found,) in ring_pass(shards, plan, counts, payload, compute_block, ring=ring):
             back[part] += found
-        to_bias = (grad_row * other).sum() + grad_score.sum() if ctx.needs_input_grad[9] else None
+        to_bias = (grad_row * other).sum() + grad_score.sum() if ctx.needs_input_grad[10] else None
         if to_bias is not None and not how.sigmoid:
             to_bias = torch.zeros_like(to_bias)
         return (
-            *(None,) * 6,
+            *(None,) * 7,
             grad_x.to(x.dtype) if needs & 1 else None,
             grad_y.to(rows.dtype) if needs & 2 else None,
             total if needs & 4 else None,

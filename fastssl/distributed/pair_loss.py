@@ -37,6 +37,7 @@ def pair_loss(
     """[N] in float64, as :func:`fastssl.ops.pair_loss.pair_loss` with the rows of all processes.
 
     Args:
+        ids: of this process's rows.
         names: of x and of ``more_y``, for errors.
         replicated: ``more_y`` is the same in every process; else each has its part.
     """
@@ -57,13 +58,23 @@ def pair_loss(
         assert y is not None
         y, counts = torch.cat([y, more_y]), [a + b for a, b in zip(counts, layout(shards, names[1], more_y))]
     options: dict[str, Any] = {"normalize": normalize, "backend": backend}
+    of_x = of_y = of_alone = None
+    if ids is not None:
+        of_x, m = ids[: len(x)], len(x if y is None else y)
+        of_y, of_alone = None if y is None else ids[:m], ids[m:]
     lse, by_column, score = pair_sums(
-        shards, counts, x, y, scale, bias, partner=partner, columns=symmetric, sigmoid=loss.sigmoid, **options
+        *(shards, counts, x, y, scale, bias),
+        ids=(of_x, of_y),
+        partner=partner,
+        columns=symmetric,
+        sigmoid=loss.sigmoid,
+        **options,
     )
     if loss.sigmoid:
         return lse + softplus(-score)
     if alone is not None:
-        lse = torch.logaddexp(lse, pair_sums(None, [len(alone)], x, alone, scale, **options)[0])
+        more = pair_sums(None, [len(alone)], x, alone, scale, ids=(of_x, of_alone), **options)
+        lse = torch.logaddexp(lse, more[0])
     values = softplus(lse - score)
     return (values + softplus(by_column - score)) / 2 if symmetric else values
 

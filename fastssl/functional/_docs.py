@@ -24,6 +24,8 @@ ARGUMENTS = entries(
         "center": "[K], a running mean of the teacher's logits.",
         "temperature": "tau > 0; a number or a tensor of one element, which receives a gradient.",
         "scale": "s > 0, the inverse of a temperature.",
+        "ids": "[N], integers: rows of equal ids are not negatives of each other; None: all rows are.",
+        "label_smoothing": "in [0, 1]: the share of the target that is uniform; not together with ``ids``.",
         "normalize": "divide each row by its Euclidean norm first.",
         "reduction": '"mean" | "sum" | "none".',
         "indices_tuple": "only these pairs, as miners return them: (anchors, positives, anchors, negatives) or "

@@ -19,12 +19,27 @@ from fastssl.functional._pairs import (
     IndicesTuple,
     Pairs,
     Rows,
+    everywhere,
     fused_pairs,
     labelled,
     log_share_of_positives,
     reduce_rows,
+    self_offset,
     shared,
     softplus_per_positive,
+)
+from fastssl.functional._row_terms import (
+    check_own_negatives,
+    column_ids,
+    is_zero,
+    negatives_of_rows,
+    products,
+    rows_in_full,
+    smoothing,
+    smoothing_gap,
+    smoothing_gap_within,
+    spread,
+    weighted_sums,
 )
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
@@ -45,6 +60,9 @@ def info_nce(
     reduction: str = "mean",
     in_batch: bool = True,
     replicated_negatives: bool = False,
+    ids: Tensor | None = None,
+    negative_ids: Tensor | None = None,
+    label_smoothing: Tensor | float = 0.0,
     backend: str | None = None,
     group: Group = None,
     schedule: str = "auto",
@@ -54,6 +72,11 @@ def info_nce(
     .. math:: L_i = -\log \frac{\exp(q_i \cdot k_i / \tau)}{\sum_j \exp(q_i \cdot k_j / \tau)
               + \sum_m \exp(q_i \cdot n_m / \tau)}
 
+    With negatives [N, K, D], such as mined hard negatives, the second sum of query i is over its own. With ``ids``,
+    keys and negatives that have the id of query i but are not its key leave its sums: duplicates, equal captions, known
+    false negatives. ``label_smoothing`` :math:`\epsilon` adds :math:`\epsilon (s_{ii} - \bar s_i)`, with
+    :math:`\bar s_i` the mean score of the row, as in :func:`torch.nn.functional.cross_entropy`.
+
     With ``in_batch=False`` the first sum is the query's own key alone: the loss of MoCo, against the queue only. With
     ``symmetric`` the loss of row i is the mean of this and of the same with queries and keys exchanged.
     No [N, N] matrix is stored: memory is O((N + K) D) plus what the memory budget allows to keep.
@@ -61,17 +84,19 @@ def info_nce(
     Args:
         query: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         key: [N, D]; row i is the positive of query i.
-        negatives: [K, D] or None, shared by all queries (a MoCo queue); K may be 0.
+        negatives: [K, D], shared by all queries (a MoCo queue), [N, K, D], each query's own, or None; K may be 0.
         symmetric: also contrast each key with all queries; not together with ``negatives``.
         in_batch: contrast each query with the other queries' keys too; False: with its own key and ``negatives`` alone.
         replicated_negatives: with ``group``: every process has the same ``negatives``; else each has its part of them.
+        negative_ids: [K] (or [N, K]), integers: ids of ``negatives``; None: they are negatives of every query.
 
     Returns:
         A scalar, or [N] for "none"; float64 for float64 inputs, else float32. 0 for N = 0.
 
     Raises:
-        ValueError: wrong shape, device, temperature or reduction, ``negatives`` with ``symmetric``, or
-            ``in_batch=False`` without ``negatives``.
+        ValueError: wrong shape, device, temperature or reduction, ``negatives`` with ``symmetric``,
+            ``in_batch=False`` without ``negatives``, ``negative_ids`` without ``ids``, or ``label_smoothing`` with
+            ``ids``, ``in_batch=False`` or negatives of each query.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -83,55 +108,84 @@ def info_nce(
     the queue: He et al., Momentum Contrast, 2020, eq. 1.
     """
     tensors = {"query": query, "key": key}
-    if negatives is not None:
+    of_rows = isinstance(negatives, Tensor) and negatives.dim() == 3
+    if negatives is not None and not of_rows:
         tensors["negatives"] = negatives
     check.matrices(**tensors)
     check.same_rows("key", key, "query", query)
+    if of_rows:
+        assert negatives is not None
+        check_own_negatives(query, negatives, ids, negative_ids)
+    queue = None if of_rows else negatives
+    columns = column_ids(ids, query, "query", queue, None if of_rows else negative_ids)
     if check.flag("symmetric", symmetric) and negatives is not None:
         raise ValueError("negatives: expected None with symmetric=True (a queue has no queries of its own)")
     scale = check.inverse(check.value("temperature", temperature, query.device, positive=True))
     check.flag("normalize", normalize)
     check.reduction(reduction)
     check.flag("replicated_negatives", replicated_negatives)
+    epsilon = smoothing(label_smoothing, query.device, ids)
+    others = None  # log of the sum over each query's own negatives, less the key's score
+    if of_rows and negatives is not None:
+        others = negatives_of_rows(query, key, negatives, columns, negative_ids, scale, normalize)
     if not check.flag("in_batch", in_batch):
         if negatives is None:
             raise ValueError("in_batch: expected True without negatives (there is nothing else to contrast with)")
-        values = _against_queue(query, key, negatives, scale, normalize, replicated_negatives, backend)
+        if not is_zero(epsilon):
+            raise ValueError("label_smoothing: expected 0 with in_batch=False")
+        if others is not None:
+            values = softplus(others)
+        else:
+            assert queue is not None
+            values = _against_queue(query, key, queue, columns, scale, normalize, replicated_negatives, backend)
         return reduce_rows(values, None, reduction).to(result_dtype(query))
-    return fused_pairs(
-        *(INFO_NCE, query, None, key, negatives),
+    if not is_zero(epsilon) and others is not None:
+        raise ValueError("label_smoothing: expected 0 with negatives of each query")
+    rows = fused_pairs(
+        *(INFO_NCE, query, None, key, queue),
         names=("query", "negatives"),
+        ids=columns,
         scale=scale,
         normalize=normalize,
         symmetric=symmetric,
         replicated=replicated_negatives,
-        reduction=reduction,
+        reduction=reduction if others is None and is_zero(epsilon) else "none",
         backend=backend,
     )
+    if others is not None:
+        values = torch.logaddexp(rows.double(), others)  # log(1 + A + B) from log(1 + A) and log B
+    elif not is_zero(epsilon):
+        values = rows + epsilon * smoothing_gap(
+            query, key, scale, normalize, symmetric=symmetric, more_y=queue, replicated=replicated_negatives
+        )
+    else:
+        return rows
+    return reduce_rows(values, None, reduction).to(result_dtype(query))
 
 
 def _against_queue(
     query: Tensor,
     key: Tensor,
     negatives: Tensor,
+    columns: Tensor | None,
     scale: Tensor | float,
     normalize: bool,
     replicated: bool,
     backend: str | None,
 ) -> Tensor:
     """[N]: each query against its own key and the queue, softplus(lse of the queue - own score)."""
-    ids = torch.zeros(len(query), dtype=torch.int64, device=query.device)
-    others = torch.ones(len(negatives), dtype=torch.int64, device=query.device)
-    shards, columns = current(), None
+    if columns is None:
+        columns = torch.cat([torch.full((len(t),), k, device=query.device) for k, t in enumerate((query, negatives))])
+    ids, others = columns.split([len(query), len(negatives)])
+    shards, met = current(), None
     if shards is not None and not replicated:
-        columns = columns_of(shards, negatives, layout(shards, "negatives", negatives))
-        others = columns.every(others)
-    rows = Pairs(query, negatives, Relation(ids, others), backend, columns).reduce(
+        met = columns_of(shards, negatives, layout(shards, "negatives", negatives))
+        others = met.every(others)
+    rows = Pairs(query, negatives, Relation(ids, others), backend, met).reduce(
         LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=normalize
     )
-    full = torch.promote_types(query.dtype, torch.float32)
-    q, k = (TF.normalize(t.to(full), dim=1) if normalize else t.to(full) for t in (query, key))
-    return softplus(rows.value - scale * (q.double() * k.double()).sum(1).to(rows.value.dtype))
+    q, k = (rows_in_full(t, normalize) for t in (query, key))
+    return softplus(rows.value - scale * products(q, k).to(rows.value.dtype))
 
 
 @shardable
@@ -142,6 +196,8 @@ def nt_xent(
     temperature: Tensor | float = 0.5,
     normalize: bool = True,
     reduction: str = "mean",
+    ids: Tensor | None = None,
+    label_smoothing: Tensor | float = 0.0,
     backend: str | None = None,
     group: Group = None,
     schedule: str = "auto",
@@ -150,7 +206,8 @@ def nt_xent(
 
     .. math:: L_i = -\log \frac{\exp(z_i \cdot z_{p(i)} / \tau)}{\sum_{j \neq i} \exp(z_i \cdot z_j / \tau)}
 
-    with z the 2n rows of ``z0`` and ``z1`` in that order and p(i) the other view of the same image.
+    with z the 2n rows of ``z0`` and ``z1`` in that order and p(i) the other view of the same image. With ``ids``, views
+    of other images with the id of image i leave its sum.
     No [2n, 2n] matrix is stored; only its upper triangle is ever computed.
 
     Args:
@@ -172,14 +229,21 @@ def nt_xent(
     check.same_rows("z1", z1, "z0", z0)
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
     check.flag("normalize", normalize)
-    return fused_pairs(
+    check.reduction(reduction)
+    epsilon, of_image = smoothing(label_smoothing, z0.device, ids), column_ids(ids, z0, "z0")
+    rows = fused_pairs(
         *(NT_XENT, z0, z1),
         names=("z0", "z1"),
+        ids=None if of_image is None else torch.cat([of_image, of_image]),
         scale=scale,
         normalize=normalize,
-        reduction=check.reduction(reduction),
+        reduction=reduction if is_zero(epsilon) else "none",
         backend=backend,
     )
+    if is_zero(epsilon):
+        return rows
+    values = rows + epsilon * smoothing_gap_within(z0, z1, scale, normalize)
+    return reduce_rows(values, None, reduction).to(result_dtype(z0))
 
 
 @shardable
@@ -204,6 +268,15 @@ def sup_con(
 
     P(i): the other rows with the label of row i. A row without any contributes 0 and counts in the mean.
 
+    Labels [N, C] of floats are soft or of several classes at once: the mean over P(i) becomes the mean over all other
+    rows with weights :math:`w_{ip} = l_i \cdot l_p`, in memory O(N (C + D)). For one-hot labels it is the same loss.
+
+    Args:
+        embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides; or [B, V, D], V views
+            of B examples with one label each, as their B V rows in this order.
+        labels: [N] (or [B]), integers; [N, C] (or [B, C]), floats >= 0; None with [B, V, D]: each example is a class.
+        ref_labels: [M], integers, or [M, C], floats: the labels of ``ref_emb``.
+
     Example:
         >>> import torch, fastssl.functional as F
         >>> embeddings, labels = torch.randn(32, 16, requires_grad=True), torch.arange(32) % 4
@@ -211,6 +284,16 @@ def sup_con(
 
     Source: Khosla et al., Supervised Contrastive Learning, 2020, eq. 2 (L_out).
     """
+    if isinstance(embeddings, Tensor) and embeddings.dim() == 3:
+        embeddings, labels = _views_as_rows(embeddings, labels, indices_tuple)
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        if indices_tuple is not None:
+            raise TypeError("indices_tuple: expected None with labels of floats, whose pairs all have weights")
+        scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
+        check.flag("normalize", normalize)
+        check.reduction(reduction)
+        values = _soft_sup_con(embeddings, labels, ref_emb, ref_labels, scale, normalize, backend)
+        return reduce_rows(values, None, reduction).to(result_dtype(embeddings))
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend, share=False)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
     check.flag("normalize", normalize)
@@ -231,6 +314,82 @@ def sup_con(
         return pairs.result(reduce_rows(shared_sup_con(shards, *rows, scale, normalize, backend), None, reduction))
     values, _ = sup_con_rows(pairs, scale, Metric.dot, normalize)
     return pairs.result(reduce_rows(values, None, reduction))
+
+
+def _views_as_rows(
+    embeddings: Tensor, labels: Tensor | None, indices_tuple: IndicesTuple | None
+) -> tuple[Tensor, Tensor | None]:
+    """[B, V, D] as [B V, D], with the labels of the rows."""
+    examples, views = embeddings.shape[:2]
+    rows = embeddings.reshape(examples * views, -1)
+    if indices_tuple is not None:
+        return rows, labels
+    if labels is None:
+        shards = current()
+        first = 0 if shards is None else shards.rank << 40
+        labels = first + torch.arange(examples, device=embeddings.device)
+    given = check.tensor("labels", labels)
+    if given.dim() not in (1, 2) or len(given) != examples:
+        raise ValueError(f"labels: expected {examples}, one per example of embeddings, got shape {tuple(given.shape)}")
+    return rows, given.repeat_interleave(views, 0)
+
+
+def _soft_sup_con(
+    embeddings: Tensor,
+    labels: Tensor,
+    ref_emb: Tensor | None,
+    ref_labels: Tensor | None,
+    scale: Tensor | float,
+    normalize: bool,
+    backend: str | None,
+) -> Tensor:
+    """[N] in float64: lse of all partners less their mean score with weights l_i . l_j, which is a product of sums."""
+    check.matrix("embeddings", embeddings)
+    own = _soft_labels("labels", labels, embeddings, None)
+    of_columns = own
+    if ref_emb is not None and isinstance(ref_emb, Tensor):
+        of_columns = _soft_labels("ref_labels", ref_labels, ref_emb, own)
+    ids, ref_ids = (
+        None if t is None else torch.zeros(len(t), dtype=torch.int64, device=t.device) for t in (embeddings, ref_emb)
+    )
+    pairs = labelled(embeddings, ids, None, ref_emb, ref_ids, backend)
+    lse = pairs.reduce(LogSumExp(scale), metric=Metric.dot, normalize=normalize).value.double()
+    x, y = (rows_in_full(t, normalize) for t in (embeddings, embeddings if ref_emb is None else ref_emb))
+    totals = everywhere(weighted_sums(of_columns, TF.pad(y, (0, 1), value=1.0)), by_rows=True)  # [C, D + 1]
+    sums = spread(own, totals)
+    score, weight = products(x, sums[:, :-1]), sums[:, -1]
+    offset = 0 if ref_emb is None else self_offset()
+    if offset >= 0 and len(x):
+        itself = (offset + torch.arange(len(x), device=x.device)) % len(y)
+        with_itself = products(own, of_columns[itself])
+        score = score - with_itself * products(x, y[itself])
+        weight = (weight - with_itself).clamp(min=0)
+    # A weight that rounding alone made is none.
+    counted = weight > 8 * torch.finfo(weight.dtype).eps * sums[:, -1].detach()
+    zero = torch.zeros_like(lse)
+    mean_score = score / torch.where(counted, weight, torch.ones_like(weight))
+    return torch.where(counted, torch.where(counted, lse, zero) - scale * mean_score, zero)
+
+
+def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -> Tensor:
+    """Labels [N, C] in the dtype of the sums."""
+    t = check.tensor(name, labels)
+    if (
+        not t.is_floating_point()
+        or t.dim() != 2
+        or len(t) != len(rows)
+        or (like is not None and t.shape[1] != like.shape[1])
+    ):
+        classes = "C" if like is None else str(like.shape[1])
+        raise ValueError(f"{name}: expected floats [{len(rows)}, {classes}], got {t.dtype} of shape {tuple(t.shape)}")
+    if t.device != rows.device:
+        raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {t.device}")
+    readable = t.device.type == "cpu" and not torch.compiler.is_compiling()
+    if readable and not torch._C._functorch.is_functorch_wrapped_tensor(t) and t.numel():
+        least = float(t.detach().min())
+        if not least >= 0:
+            raise ValueError(f"{name}: expected values >= 0, got {least}")
+    return t.to(torch.promote_types(rows.dtype, torch.float32))
 
 
 def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Rows]:

@@ -21,10 +21,19 @@ class InfoNCELoss(TemperatureLoss, ViewLoss, function=F.info_nce):
         reduction: str = "mean",
         learnable: bool = False,
         backend: str | None = None,
+        label_smoothing: Real = 0.0,
     ) -> None: ...
 
-    def forward(self, query: Tensor, key: Tensor, negatives: Tensor | None = None) -> Tensor:
-        return self.call(query, key, negatives)
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        negatives: Tensor | None = None,
+        *,
+        ids: Tensor | None = None,
+        negative_ids: Tensor | None = None,
+    ) -> Tensor:
+        return self.call(query, key, negatives, ids=ids, negative_ids=negative_ids)
 
 
 class NTXentLoss(TemperatureLoss, ViewLoss, function=F.nt_xent):
@@ -39,6 +48,7 @@ class NTXentLoss(TemperatureLoss, ViewLoss, function=F.nt_xent):
         reduction: str = "mean",
         learnable: bool = False,
         backend: str | None = None,
+        label_smoothing: Real = 0.0,
     ) -> None: ...
 
     def forward(
@@ -48,12 +58,17 @@ class NTXentLoss(TemperatureLoss, ViewLoss, function=F.nt_xent):
         indices_tuple: IndicesTuple | None = None,
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
+        *,
+        ids: Tensor | None = None,
     ) -> Tensor:
         if z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point() and z1.dim() == 1):
+            options = self.options
+            if options.pop("label_smoothing") != 0 or ids is not None:
+                raise ValueError("label_smoothing, ids: expected two views, got labels")
             return F.multi_nt_xent(
-                z0, z1, indices_tuple=indices_tuple, ref_emb=ref_emb, ref_labels=ref_labels, **self.options
+                z0, z1, indices_tuple=indices_tuple, ref_emb=ref_emb, ref_labels=ref_labels, **options
             )
-        return self.call(z0, z1)
+        return self.call(z0, z1, ids=ids)
 
 
 class SupConLoss(TemperatureLoss, LabelledLoss, function=F.sup_con):

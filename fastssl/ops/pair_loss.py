@@ -94,7 +94,8 @@ def pair_loss(
         more_x: more rows of this side.
         y: [M, D].
         more_y: more rows of this side.
-        ids: [N] int64: targets or classes, where the loss has them.
+        ids: int64, targets or classes [N] where the loss has them; else ids of the columns [M], the first N of which
+            are those of the rows: rows of equal ids are not negatives of each other.
         scale: of the products, a number or a tensor of one element.
         bias: added to every score: a number, a tensor of one element or of one per row of y.
         normalize: divide rows by their length first.

@@ -36,6 +36,10 @@ class Relation:
         return Relation(positive_list=lists[0], negative_list=lists[1])
 
 
+# Ids of the rows of x and of y (None where x meets itself), of which equal ones are no pair; None: all rows are pairs.
+Ids = tuple[Tensor | None, Tensor | None]
+
+
 @dataclass(frozen=True)
 class Scoring:
     """How rows are compared: ``scale x . y + bias``, rows divided by their length first where told."""

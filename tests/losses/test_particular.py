@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -91,3 +94,120 @@ def test_nce_with_a_noise_distribution() -> None:
     ).sum(1)
     got = F.nce(data, noise, noise_log_prob_data=p, noise_log_prob_noise=q, reduction="none")
     torch.testing.assert_close(got, expected)
+
+
+def test_ids_that_differ_change_nothing() -> None:
+    x, y, queue = torch.randn(40, 16), torch.randn(40, 16), torch.randn(25, 16)
+    ids = torch.randperm(40) * 2**40 - 7
+    for with_ids, without in [
+        (F.info_nce(x, y, queue, ids=ids), F.info_nce(x, y, queue)),
+        (F.info_nce(x, y, ids=ids, symmetric=True), F.info_nce(x, y, symmetric=True)),
+        (F.nt_xent(x, y, ids=ids), F.nt_xent(x, y)),
+        (F.clip_loss(x, y, 3.0, ids=ids), F.clip_loss(x, y, 3.0)),
+        (F.siglip_loss(x, y, 3.0, -1.0, ids=ids), F.siglip_loss(x, y, 3.0, -1.0)),
+    ]:
+        torch.testing.assert_close(with_ids, without, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_rows_of_one_id_have_no_negatives(backend: str) -> None:
+    x, y = torch.randn(70, 8, requires_grad=True), torch.randn(70, 8, requires_grad=True)
+    ids = torch.zeros(70, dtype=torch.int32)
+    losses = [
+        F.info_nce(x, y, ids=ids, symmetric=True, backend=backend),
+        F.nt_xent(x, y, ids=ids, backend=backend),
+        F.clip_loss(x, y, 1e4, ids=ids, backend=backend),
+    ]
+    assert all(float(loss) == 0 for loss in losses)
+    assert all(not g.any() for g in torch.autograd.grad(sum(losses), (x, y)))
+
+
+def test_negatives_with_ids_against_a_queue_alone() -> None:
+    x, y, queue = torch.randn(9, 4), torch.randn(9, 4), torch.randn(6, 4)
+    ids, queue_ids = torch.arange(9), torch.tensor([0, 0, 3, 100, 101, 8])
+    kept = queue_ids[None] != ids[:, None]
+    q, k, n = (torch.nn.functional.normalize(t.double(), dim=1) for t in (x, y, queue))
+    own, others = (q * k).sum(1, keepdim=True) / 0.2, (q @ n.T / 0.2).masked_fill(~kept, -math.inf)
+    expected = torch.cat([own, others], 1).logsumexp(1) - own[:, 0]
+    got = F.info_nce(x, y, queue, temperature=0.2, in_batch=False, ids=ids, negative_ids=queue_ids, reduction="none")
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_own_negatives_that_are_the_same_for_all_are_a_queue() -> None:
+    x, y, queue = torch.randn(12, 6), torch.randn(12, 6), torch.randn(5, 6)
+    each = queue.expand(12, 5, 6)
+    for in_batch in (True, False):
+        torch.testing.assert_close(
+            F.info_nce(x, y, each, in_batch=in_batch), F.info_nce(x, y, queue, in_batch=in_batch), rtol=1e-5, atol=1e-6
+        )
+    torch.testing.assert_close(F.info_nce(x, y, each[:, :0]), F.info_nce(x, y))
+
+
+@pytest.mark.parametrize("labels", [None, torch.arange(10) % 3])
+def test_sup_con_of_several_views_is_that_of_its_authors(labels: torch.Tensor | None) -> None:
+    """SupContrast's loss as published: views in the second dimension, contrast with all of them."""
+    features, t = torch.randn(10, 3, 8), 0.2
+    z = torch.nn.functional.normalize(features.double(), dim=2)
+    rows = torch.cat(z.unbind(1))
+    ids = (torch.arange(10) if labels is None else labels).repeat(3)
+    logits = (rows @ rows.T / t).fill_diagonal_(-math.inf)
+    log_p = logits - logits.logsumexp(1, keepdim=True)
+    mask = (ids[:, None] == ids).double().fill_diagonal_(0)
+    expected = -(mask * log_p.masked_fill(mask == 0, 0)).sum(1) / mask.sum(1)
+    got = F.sup_con(features, labels, temperature=t, reduction="none")
+    torch.testing.assert_close(got.double().view(10, 3).T.flatten(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_soft_labels_that_are_one_hot_are_labels(backend: str) -> None:
+    x, y = torch.randn(50, 8), torch.randn(30, 8)
+    labels, more = torch.arange(50) % 26, torch.arange(30) % 40
+    hot = [torch.nn.functional.one_hot(t, 40).float() for t in (labels, more)]
+    for soft, hard in [
+        (F.sup_con(x, hot[0], reduction="none", backend=backend), F.sup_con(x, labels, reduction="none")),
+        (
+            F.sup_con(x, hot[0], ref_emb=y, ref_labels=hot[1], reduction="none", backend=backend),
+            F.sup_con(x, labels, ref_emb=y, ref_labels=more, reduction="none"),
+        ),
+    ]:
+        torch.testing.assert_close(soft, hard, rtol=1e-4, atol=1e-5)
+
+
+def test_cross_entropy_with_smoothing_is_torchs() -> None:
+    x, y, queue = torch.randn(14, 6), torch.randn(14, 6), torch.randn(5, 6)
+    q, k, n = (torch.nn.functional.normalize(t.double(), dim=1) for t in (x, y, queue))
+    logits = q @ torch.cat([k, n]).T / 0.1
+    expected = torch.nn.functional.cross_entropy(logits, torch.arange(14), label_smoothing=0.3)
+    got = F.info_nce(x, y, queue, temperature=0.1, label_smoothing=0.3)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda x: F.info_nce(x, x, ids=torch.arange(3)), "ids: expected 8 values, one per row of query, got 3"),
+        (lambda x: F.info_nce(x, x, ids=torch.rand(8)), "ids: expected integers"),
+        (lambda x: F.info_nce(x, x, x, negative_ids=torch.arange(8)), "negative_ids: expected None without ids"),
+        (
+            lambda x: F.info_nce(x, x, x[:5], ids=torch.arange(8), negative_ids=torch.arange(4)),
+            "negative_ids: expected 5 values, one per row of negatives, got 4",
+        ),
+        (lambda x: F.info_nce(x, x, torch.randn(7, 2, 4)), r"negatives: expected \[K, D\], or \[8, K, D\]"),
+        (lambda x: F.info_nce(x, x, torch.randn(8, 2, 5)), "negatives: expected 4 features"),
+        (lambda x: F.info_nce(x, x, ids=torch.arange(8), label_smoothing=0.1), "label_smoothing: expected 0 with ids"),
+        (
+            lambda x: F.info_nce(x, x, label_smoothing=1.5),
+            r"label_smoothing: expected a number in .* got 1.5",
+        ),
+        (lambda x: F.sup_con(x, torch.rand(7, 3)), r"labels: expected floats \[8, C\]"),
+        (lambda x: F.sup_con(x, -torch.rand(8, 3)), "labels: expected values >= 0"),
+        (lambda x: F.sup_con(x[:, None], torch.arange(5)), "labels: expected 8, one per example of embeddings"),
+        (
+            lambda x: F.sup_con(x, torch.rand(8, 3), ref_emb=x, ref_labels=torch.rand(8, 2)),
+            r"ref_labels: expected floats \[8, 3\]",
+        ),
+    ],
+)
+def test_wrong_ids_negatives_and_soft_labels_are_named(call: Callable[..., object], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        call(torch.randn(8, 4))

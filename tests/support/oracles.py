@@ -35,38 +35,92 @@ def unit_rows(*tensors: Tensor) -> list[list[list[float]]]:
 
 
 def info_nce(
-    x: Tensor, y: Tensor, temperature: Tensor, memory: Tensor | None = None, symmetric: bool = False
+    x: Tensor,
+    y: Tensor,
+    temperature: Tensor,
+    memory: Tensor | None = None,
+    symmetric: bool = False,
+    smoothing: float = 0.0,
 ) -> list[float]:
     (queries, keys), extra = unit_rows(x, y), unit_rows(memory)[0] if memory is not None else []
     s = [[dot(a, b) / float(temperature) for b in keys + extra] for a in queries]
-    rows = [log_sum_exp(line) - line[i] for i, line in enumerate(s)]
+    rows = [smoothed_cross_entropy(line, i, smoothing) for i, line in enumerate(s)]
     if not symmetric:
         return rows
-    columns = [log_sum_exp([line[j] for line in s]) - s[j][j] for j in range(len(s))]
+    columns = [smoothed_cross_entropy([line[j] for line in s], j, smoothing) for j in range(len(s))]
     return [(a + b) / 2 for a, b in zip(rows, columns)]
 
 
-def nt_xent(x: Tensor, y: Tensor, temperature: Tensor) -> list[float]:
-    first, second = unit_rows(x, y)
-    z, n = first + second, len(x)
-    result = []
-    for i in range(2 * n):
-        s = {j: dot(z[i], z[j]) / float(temperature) for j in range(2 * n) if j != i}
-        result.append(log_sum_exp(list(s.values())) - s[(i + n) % (2 * n)])
+def smoothed_cross_entropy(scores: list[float], target: int, smoothing: float = 0.0) -> float:
+    top = log_sum_exp(scores)
+    of_target, of_all = top - scores[target], [top - s for s in scores]
+    return (1 - smoothing) * of_target + smoothing * sum(of_all) / len(of_all)
+
+
+def info_nce_distinct(
+    x: Tensor, y: Tensor, temperature: Tensor, memory: Tensor, duplicates: Tensor, memory_ids: Tensor
+) -> list[float]:
+    queries, keys, queue = unit_rows(x, y, memory)
+    ids, queue_ids, result = duplicates.tolist(), memory_ids.tolist(), []
+    for i, q in enumerate(queries):
+        against = [k for j, k in enumerate(keys) if j != i and ids[j] != ids[i]]
+        against += [k for k, id_ in zip(queue, queue_ids) if id_ != ids[i]]
+        own = dot(q, keys[i]) / float(temperature)
+        result.append(log_sum_exp([own, *(dot(q, k) / float(temperature) for k in against)]) - own)
     return result
 
 
-def clip_loss(x: Tensor, y: Tensor, scale: Tensor) -> list[float]:
+def info_nce_own(
+    x: Tensor, y: Tensor, temperature: Tensor, own_negatives: Tensor, duplicates: Tensor, own_negative_ids: Tensor
+) -> list[float]:
+    queries, keys = unit_rows(x, y)
+    ids, result = duplicates.tolist(), []
+    for i, q in enumerate(queries):
+        against = [k for j, k in enumerate(keys) if j != i and ids[j] != ids[i]]
+        mined = zip(unit_rows(own_negatives[i])[0], own_negative_ids[i].tolist())
+        against += [k for k, id_ in mined if id_ != ids[i]]
+        own = dot(q, keys[i]) / float(temperature)
+        result.append(log_sum_exp([own, *(dot(q, k) / float(temperature) for k in against)]) - own)
+    return result
+
+
+def nt_xent(
+    x: Tensor, y: Tensor, temperature: Tensor, duplicates: Tensor | None = None, smoothing: float = 0.0
+) -> list[float]:
+    first, second = unit_rows(x, y)
+    z, n = first + second, len(x)
+    ids = list(range(n)) if duplicates is None else duplicates.tolist()
+    result = []
+    for i in range(2 * n):
+        other = (i + n) % (2 * n)
+        columns = [j for j in range(2 * n) if j != i and (j == other or ids[j % n] != ids[i % n])]
+        scores = [dot(z[i], z[j]) / float(temperature) for j in columns]
+        result.append(smoothed_cross_entropy(scores, columns.index(other), smoothing))
+    return result
+
+
+def clip_loss(
+    x: Tensor, y: Tensor, scale: Tensor, duplicates: Tensor | None = None, smoothing: float = 0.0
+) -> list[float]:
     a, b, n = x.tolist(), y.tolist(), len(x)
+    ids = list(range(n)) if duplicates is None else duplicates.tolist()
     s = [[dot(p, q) * float(scale) for q in b] for p in a]
-    return [(log_sum_exp(s[i]) - s[i][i] + log_sum_exp([s[k][i] for k in range(n)]) - s[i][i]) / 2 for i in range(n)]
+    result = []
+    for i in range(n):
+        meets = [k for k in range(n) if k == i or ids[k] != ids[i]]
+        sides = [[s[i][k] for k in meets], [s[k][i] for k in meets]]
+        result.append(sum(smoothed_cross_entropy(side, meets.index(i), smoothing) for side in sides) / 2)
+    return result
 
 
-def siglip_loss(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor) -> list[float]:
+def siglip_loss(x: Tensor, y: Tensor, scale: Tensor, bias: Tensor, duplicates: Tensor | None = None) -> list[float]:
+    ids = list(range(len(x))) if duplicates is None else duplicates.tolist()
     result = []
     for i, p in enumerate(x.tolist()):
         total = 0.0
         for j, q in enumerate(y.tolist()):
+            if i != j and ids[i] == ids[j]:
+                continue
             z = (1 if i == j else -1) * (dot(p, q) * float(scale) + float(bias))
             total += math.log1p(math.exp(-z)) if z > 0 else math.log1p(math.exp(z)) - z
         result.append(total)
@@ -304,6 +358,27 @@ def sup_con(
 ) -> list[float]:
     p, t = pairs_of(x, labels, dot, True, memory, memory_labels), float(temperature)
     return [lse([s / t for s in a + b]) - mean(a) / t if a else 0.0 for a, b in zip(p.positive, p.negative)]
+
+
+def sup_con_soft(
+    x: Tensor,
+    soft_labels: Tensor,
+    temperature: Tensor,
+    memory: Tensor | None = None,
+    memory_soft_labels: Tensor | None = None,
+) -> list[float]:
+    rows, labels = unit_rows(x)[0], soft_labels.tolist()
+    others, other_labels = rows, labels
+    if memory is not None and memory_soft_labels is not None:
+        others, other_labels = unit_rows(memory)[0], memory_soft_labels.tolist()
+    result = []
+    for i, a in enumerate(rows):
+        meets = [j for j in range(len(others)) if memory is not None or j != i]
+        scores = [dot(a, others[j]) / float(temperature) for j in meets]
+        weights = [dot(labels[i], other_labels[j]) for j in meets]
+        top, total = lse(scores), sum(weights)
+        result.append(sum(w * (top - s) for w, s in zip(weights, scores)) / total if total > 0 else 0.0)
+    return result
 
 
 def sincere(x: Tensor, labels: Tensor, temperature: Tensor) -> float:

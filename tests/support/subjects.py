@@ -76,6 +76,12 @@ KINDS: dict[str, Callable[[int, int, int, float], Tensor]] = {
     "head": lambda n, d, m, t: _rows(m, d, t),
     "head_bias": lambda n, d, m, t: torch.randn(m, dtype=torch.float64),
     "head_targets": lambda n, d, m, t: ignored(targets_for(n, m)),
+    "duplicates": lambda n, d, m, t: labels_for(n),
+    "memory_ids": lambda n, d, m, t: labels_for(m),
+    "own_negatives": lambda n, d, m, t: torch.randn(n, 2, d, dtype=torch.float64) / d**0.5,
+    "own_negative_ids": lambda n, d, m, t: (torch.arange(n)[:, None] * 2 + torch.arange(2)) % (n // 3 + 1),
+    "soft_labels": lambda n, d, m, t: 0.05 + torch.rand(n, 4, dtype=torch.float64),
+    "memory_soft_labels": lambda n, d, m, t: 0.05 + torch.rand(m, 4, dtype=torch.float64),
     "boundaries": lambda n, d, m, t: 0.9 + 0.4 * torch.rand(n + 2, dtype=torch.float64),
     "logits": lambda n, d, m, t: torch.randn(n, dtype=torch.float64),
     "noise_logits": lambda n, d, m, t: _rows(n, 3),
@@ -87,8 +93,11 @@ KINDS: dict[str, Callable[[int, int, int, float], Tensor]] = {
     "bias": lambda n, d, m, t: torch.tensor(-3.0, dtype=torch.float64),
 }
 # How a process's part of an input goes with that of the others; the rest every process has whole.
-OF_ROWS = ("x", "y", "labels", "couples", "targets", "negatives", "head_targets", "logits", "noise_logits")
-OF_MEMORY = ("memory", "memory_labels")
+OF_ROWS = (
+    *("x", "y", "labels", "couples", "targets", "negatives", "head_targets", "logits", "noise_logits"),
+    *("duplicates", "own_negatives", "own_negative_ids", "soft_labels"),
+)
+OF_MEMORY = ("memory", "memory_labels", "memory_ids", "memory_soft_labels")
 
 
 @dataclass(frozen=True)
@@ -209,6 +218,31 @@ SUBJECTS: dict[str, Subject] = {
         loop=functools.partial(oracles.info_nce, symmetric=True), module="InfoNCELoss"),
     "info_nce_queue": Subject("info_nce", "x y memory", keywords="temperature", loop=oracles.info_nce, values=T,
         long_rows=PLAIN),
+    "info_nce_distinct": Subject("info_nce", "x y memory",
+        keywords="ids=duplicates negative_ids=memory_ids temperature", loop=oracles.info_nce_distinct, values=T,
+        long_rows=PLAIN),
+    "info_nce_own_negatives": Subject("info_nce", "x y own_negatives",
+        keywords="ids=duplicates negative_ids=own_negative_ids temperature", loop=oracles.info_nce_own, values=T,
+        long_rows=PLAIN),
+    "info_nce_smoothed": Subject("info_nce", "x y memory", options={"label_smoothing": 0.2}, keywords="temperature",
+        loop=functools.partial(oracles.info_nce, smoothing=0.2), values={"temperature": 0.3, "label_smoothing": 0.1}),
+    "info_nce_symmetric_smoothed": Subject("info_nce", "x y", options={"symmetric": True, "label_smoothing": 0.2},
+        keywords="temperature", loop=functools.partial(oracles.info_nce, symmetric=True, smoothing=0.2)),
+    "nt_xent_distinct": Subject("nt_xent", "x y", keywords="ids=duplicates temperature",
+        loop=oracles.nt_xent, values=T, long_rows=PLAIN),
+    "nt_xent_smoothed": Subject("nt_xent", "x y", options={"label_smoothing": 0.2}, keywords="temperature",
+        loop=functools.partial(oracles.nt_xent, smoothing=0.2), values={"temperature": 0.3, "label_smoothing": 0.1}),
+    "clip_loss_distinct": Subject("clip_loss", "x y", keywords="logit_scale=scale ids=duplicates",
+        loop=oracles.clip_loss, values={"logit_scale": 8.0}, unit=True, long_rows={"logit_scale": 1.0}),
+    "clip_loss_smoothed": Subject("clip_loss", "x y", options={"label_smoothing": 0.2},
+        keywords="logit_scale=scale", loop=functools.partial(oracles.clip_loss, smoothing=0.2),
+        values={"logit_scale": 8.0, "label_smoothing": 0.1}, unit=True),
+    "siglip_loss_distinct": Subject("siglip_loss", "x y", keywords="logit_scale=scale logit_bias=bias ids=duplicates",
+        loop=oracles.siglip_loss, values={"logit_scale": 8.0, "logit_bias": -4.0}, unit=True,
+        long_rows={"logit_scale": 1.0, "logit_bias": -1.0}),
+    "sup_con_soft": Subject("sup_con", "x soft_labels", keywords="temperature", loop=oracles.sup_con_soft, values=T),
+    "sup_con_soft_memory": Subject("sup_con", "x soft_labels",
+        keywords="ref_emb=memory ref_labels=memory_soft_labels temperature", loop=oracles.sup_con_soft, values=T),
     "nt_xent": Subject("nt_xent", "x y", keywords="temperature", loop=oracles.nt_xent, module="NTXentLoss", values=T,
         long_rows=PLAIN),
     "sup_con": Subject("sup_con", "x labels", keywords="temperature", loop=oracles.sup_con, module="SupConLoss",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.reference.common import unit
-from fastssl.ops.types import Scoring, Sums, Weights
+from fastssl.ops.types import Ids, Scoring, Sums, Weights
 
 
 def _scores(x: Tensor, y: Tensor | None, s: Scoring) -> Tensor:
@@ -18,9 +18,12 @@ def _scores(x: Tensor, y: Tensor | None, s: Scoring) -> Tensor:
     return x @ (x if y is None else unit(y.to(full), s.normalize)).T * s.scale + s.bias
 
 
-def _dense(scores: Tensor, same: bool, partner: Tensor | None) -> Tensor:
+def _dense(scores: Tensor, same: bool, partner: Tensor | None, ids: Ids) -> Tensor:
     """Which pairs are in the sums."""
     dense = torch.ones_like(scores, dtype=torch.bool)
+    x_ids, y_ids = ids[0], ids[0] if same else ids[1]
+    if x_ids is not None and y_ids is not None:
+        dense = x_ids[:, None] != y_ids
     if same:
         dense.fill_diagonal_(False)
     if partner is not None:
@@ -33,10 +36,10 @@ def _log2_sum(scores: Tensor, dim: int) -> Tensor:
     return torch.logsumexp(scores.double(), dim) / math.log(2)
 
 
-def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, columns: bool, keep: bool) -> Sums:
+def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring, columns: bool, keep: bool) -> Sums:
     with torch.no_grad():
         scores = _scores(x, y, s)
-        dense = _dense(scores, y is None, partner)
+        dense = _dense(scores, y is None, partner, ids)
         score = scores.new_zeros(len(scores), dtype=torch.float64)
         if partner is not None:
             rows = torch.nonzero(partner >= 0).flatten()
@@ -60,7 +63,14 @@ def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, column
 
 
 def gradients(
-    x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, kept: Tensor | None, w: Weights, needs: int
+    x: Tensor,
+    y: Tensor | None,
+    partner: Tensor | None,
+    ids: Ids,
+    s: Scoring,
+    kept: Tensor | None,
+    w: Weights,
+    needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     full = torch.promote_types(x.dtype, torch.float32)
     leaves = [t.detach().to(full).requires_grad_() for t in (x, y) if t is not None]
@@ -68,7 +78,7 @@ def gradients(
         dot = _scores(leaves[0], leaves[1] if y is not None else None, replace(s, scale=1.0, bias=0.0))
         scores = dot.detach() * s.scale + s.bias
         same = y is None
-        dense = _dense(scores, same, partner)
+        dense = _dense(scores, same, partner, ids)
 
         def share(weight: Tensor, lse: Tensor) -> Tensor:
             safe = lse.masked_fill(torch.isinf(lse), 0) * math.log(2)

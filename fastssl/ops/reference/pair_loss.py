@@ -40,6 +40,12 @@ def pair_loss(
         itself = torch.eye(n, dtype=torch.bool, device=rows.device)
         logits = logits.masked_fill(itself, float("-inf"))
     target = torch.arange(n, device=rows.device)
+    if positives == Positives.halves:
+        target = target.roll(n // 2)
+    if ids is not None and positives in (Positives.diagonal, Positives.halves):
+        same = ids[:n, None] == ids
+        same[torch.arange(n, device=rows.device), target] = False
+        logits = logits.masked_fill(same, float("-inf"))
     if positives == Positives.classes:
         assert ids is not None
         return reduce(_mean_over_positives(logits, (ids[:, None] == ids) & ~itself, rows), reduction)
@@ -50,8 +56,6 @@ def pair_loss(
         assert ids is not None
         values = TF.cross_entropy(logits, ids, ignore_index=ignore_index, reduction="none")
         return reduce(values, reduction, (ids != ignore_index).sum())
-    if positives == Positives.halves:
-        target = target.roll(n // 2)
     values = TF.cross_entropy(logits, target, reduction="none")
     if symmetric:
         values = (values + TF.cross_entropy(logits.T, target, reduction="none")) / 2

@@ -30,7 +30,7 @@ from fastssl.ops.triton.launch import (
 
 # constexpr numbers of kernels/epilogues.py and tiles.py
 SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = map(int, TileEpilogue)
-ALL, IDS, BITS = map(int, Pairing)
+ALL, IDS, BITS, DISTINCT = map(int, Pairing)
 NOWHERE, DIAGONAL, OFFSET = map(int, Itself)
 LOG2E = 1.4426950408889634
 LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
@@ -56,6 +56,7 @@ class LaunchSpec:
     params: Tensor | None = None
     ids_x: Tensor | None = None
     ids_y: Tensor | None = None
+    distinct: bool = False  # rows of equal ids are no pair; else they are positives
     positive_bits: Tensor | None = None
     negative_bits: Tensor | None = None
     partner: Tensor | int | None = None  # the column of each row's partner; a number: (row + it) % m
@@ -68,7 +69,9 @@ class LaunchSpec:
 
     @property
     def relation(self) -> int:
-        return BITS if self.positive_bits is not None else IDS if self.ids_x is not None else ALL
+        if self.positive_bits is not None:
+            return BITS
+        return ALL if self.ids_x is None else DISTINCT if self.distinct else IDS
 
     @property
     def sees_squares(self) -> bool:
@@ -175,7 +178,7 @@ def _parts(
     device = x.rows.device
     given = how.metric == Metric.given
     c = config(how.kernel("reduce"), x.rows, 16 if given else x.d)
-    triangle = how.same and how.loss == SUMS and how.relation == ALL
+    triangle = how.same and how.loss == SUMS and how.relation in (ALL, DISTINCT)
     n, m = x.n, x.d if given else y.n
     blocks, tiles = cdiv(n, c.BM), cdiv(m, c.BN)
     band = max(1, blocks)
@@ -472,7 +475,7 @@ def _by_chunks(
     same, other = y is None, x if y is None else y
     device = x.rows.device
     # Symmetric weights: one chunk of a mirrored pair is enough, and serves the rows of both.
-    mirrored = same and how.relation == ALL and w.rows and w.columns and not how.by_features
+    mirrored = same and how.relation in (ALL, DISTINCT) and w.rows and w.columns and not how.by_features
     need_y = needs[1] and not same
     c = config(how.kernel("weights"), x.rows, WIDE)
     product = config("product", x.rows, WIDE)

@@ -28,7 +28,7 @@ from fastssl.ops.triton.operators import (
     sums_of,
     variant_of,
 )
-from fastssl.ops.types import Relation, Scoring, Sums, Weights
+from fastssl.ops.types import Ids, Relation, Scoring, Sums, Weights
 
 
 @lru_cache(maxsize=256)
@@ -82,7 +82,7 @@ def pair_loss(
     number = None if isinstance(scale, Tensor) else float(scale)
     bounded = number is not None and normalize and abs(number) / math.log(2) <= BOUND and not sigmoid
     values: Tensor = PAIR_LOSS(
-        *(rows, columns, partner, ids if positives == Positives.classes else None),
+        *(rows, columns, partner, ids if positives != Positives.targets else None),
         *(scale if isinstance(scale, Tensor) else None, bias, number or 0.0, form, shift),
         *(ignore_index if positives == Positives.targets else -1, normalize, symmetric, bounded, filtering),
     )
@@ -172,17 +172,17 @@ def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:
 # --- blocks of a pair matrix whose rows live in several processes (fastssl/distributed) ------------------------------
 
 
-def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring) -> LaunchSpec:
+def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring) -> LaunchSpec:
     bias = constant((s.bias,), torch.float32, x.device) if s.bias else None
     bounded = s.normalize and not s.sigmoid and abs(s.scale) / math.log(2) <= BOUND and bias is None
-    return sums_how(y, partner, None, s.scale, bias, s.sigmoid, bounded)
+    return sums_how(y, partner, (ids[0], ids[0] if y is None else ids[1]), s.scale, bias, s.sigmoid, bounded)
 
 
 @with_smaller_tiles
-def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, columns: bool, keep: bool) -> Sums:
+def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring, columns: bool, keep: bool) -> Sums:
     """As ``fastssl.ops.blocks``: nothing is kept for the backward pass."""
     with torch.no_grad():
-        how = _block(x, y, partner, s)
+        how = _block(x, y, partner, ids, s)
         state, by_column, score = sums_of(x, y, how, s.normalize, columns)
         none = state.new_empty(0)
         if s.sigmoid:
@@ -195,10 +195,17 @@ def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, column
 
 @with_smaller_tiles
 def gradients(
-    x: Tensor, y: Tensor | None, partner: Tensor | None, s: Scoring, kept: Tensor | None, w: Weights, needs: int
+    x: Tensor,
+    y: Tensor | None,
+    partner: Tensor | None,
+    ids: Ids,
+    s: Scoring,
+    kept: Tensor | None,
+    w: Weights,
+    needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
-        how = _block(x, y, partner, s)
+        how = _block(x, y, partner, ids, s)
         zero = torch.zeros_like(w.x)
         state_x = own(w.x, zero if w.x_lse is None else w.x_lse, zero, s.sigmoid, how.bounded)
         state_y = None

@@ -39,18 +39,21 @@ def _no_infinite(lse: Tensor) -> Tensor:
 def sums_how(
     y: MaybeTensor,
     partner: Tensor | int | None,
-    ids: MaybeTensor,
+    ids: tuple[MaybeTensor, MaybeTensor],
     scale: Tensor | float,
     bias: MaybeTensor,
     sigmoid: bool,
     bounded: bool,
+    distinct: bool = True,
 ) -> LaunchSpec:
+    """``ids`` of x and of y; ``distinct``: of rows that are no pair, else of classes."""
     return LaunchSpec(
         engine.SIGMOID if sigmoid else engine.SUMS,
         scale=scale.detach().reshape(1).float() if isinstance(scale, Tensor) else scale,
         bias=None if bias is None else bias.detach().reshape(-1),
-        ids_x=ids,
-        ids_y=ids,
+        ids_x=ids[0],
+        ids_y=ids[1],
+        distinct=distinct,
         partner=partner,
         itself=engine.DIAGONAL if y is None else engine.NOWHERE,
         bounded=bounded,
@@ -113,7 +116,8 @@ def _pair_how(
 ) -> LaunchSpec:
     score = factor if scale is None else scale
     paired = shift if partner is None else partner
-    return sums_how(y, paired, ids, score, bias, form == engine.SIGMOID_LOSS, bounded)
+    distinct = form != engine.SUP_CON
+    return sums_how(y, paired, (ids, ids), score, bias, form == engine.SIGMOID_LOSS, bounded, distinct)
 
 
 def pair_loss_backward(
