@@ -128,6 +128,15 @@ def pair_losses(n: int, d: int, dtype: torch.dtype) -> Iterator[tuple[str, Calla
     yield "info_nce", lambda: step(lambda a, b: loss(INFO_NCE, a, None, b, 10.0), x, y)
     yield "clip_loss", lambda: step(lambda a, b, t: loss(INFO_NCE, a, None, b, t, symmetric=True, **plain), x, y, scale)
     yield "siglip_loss", lambda: step(lambda a, b, t, c: loss(SIGLIP, a, None, b, t, c, **plain), x, y, scale, bias)
+    yield "nt_xent, ids", lambda: step(lambda a, b: loss(NT_XENT, a, b, None, 10.0, ids=ids), views(), views())
+    yield (
+        "clip_loss, ids",
+        lambda: step(lambda a, b, t: loss(INFO_NCE, a, None, b, t, symmetric=True, ids=ids, **plain), x, y, scale),
+    )
+    yield (
+        "siglip_loss, ids",
+        lambda: step(lambda a, b, t, c: loss(SIGLIP, a, None, b, t, c, ids=ids, **plain), x, y, scale, bias),
+    )
     yield "sup_con", lambda: step(lambda a: loss(SUP_CON, a, None, None, 10.0, ids=ids), x)
     weight, offset = rows(2 * n, d, dtype), torch.empty(2 * n, dtype=dtype, device="meta", requires_grad=True)
     yield (

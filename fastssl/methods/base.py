@@ -62,7 +62,7 @@ class Method(nn.Module):
         A method that embeds rows independently defines ``represent`` and ``objective`` instead: then the loss can
         cover a batch whose activations exceed memory (``Pretraining(chunk=...)``).
         """
-        return self.objective(*self.represent(*self.inputs(batch)), labels=batch.labels)
+        return self.batch_loss(batch, *self.represent(*self.inputs(batch)))
 
     def inputs(self, batch: Any) -> list[Tensor]:
         """The tensors of a batch that ``represent`` takes."""
@@ -71,6 +71,10 @@ class Method(nn.Module):
     def represent(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Maps inputs [B, ...] to the representations that the loss compares, [B, ...] each, independently per row."""
         raise NotImplementedError(f"{type(self).__name__} does not embed rows independently: it needs whole batches")
+
+    def batch_loss(self, batch: Any, *representations: Tensor) -> Tensor:
+        """The ``objective`` with what it needs of the batch besides the representations."""
+        return self.objective(*representations, labels=batch.labels)
 
     def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
         """The loss of all representations."""

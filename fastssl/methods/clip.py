@@ -1,13 +1,14 @@
 """CLIP: images are matched with their texts within the batch, and texts with their images.
 
-Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021. Deviation: texts are
-bytes instead of BPE tokens.
+Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021. Deviations: texts are
+bytes instead of BPE tokens; equal texts of a batch are not negatives of each other's images.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,14 @@ from fastssl.data.source import Item
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, TextTransformer, tokenize
 
+HASH_BASE = 6364136223846793005  # odd: powers do not vanish modulo 2^64
+
+
+def hash_rows(tokens: Tensor) -> Tensor:
+    """int64 [B], equal for equal rows of tokens [B, L] on all processes."""
+    powers = torch.full_like(tokens[:1], HASH_BASE, dtype=torch.int64).cumprod(1)
+    return ((tokens.long() + 1) * powers).sum(1)
+
 
 class CLIP(ImageMethod):
     """One view and the item's text + two towers + symmetric InfoNCE with a learned logit scale.
@@ -30,6 +39,8 @@ class CLIP(ImageMethod):
         tower: text tower, tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
         outputs: dimensions of the joint embedding space.
         scale: initial logit scale; it is learned, up to 100.
+        ignore_duplicates: leave pairs of an image with other items' texts out where they equal its own; False:
+            they are negatives, as in the paper.
         spatial: see :class:`ImageMethod`.
         backend: backend of the loss, as for :mod:`fastssl.functional`.
 
@@ -52,12 +63,13 @@ class CLIP(ImageMethod):
         tower: TextTransformer | None = None,
         outputs: int = 128,
         scale: float = 1 / 0.07,
+        ignore_duplicates: bool = True,
         spatial: bool = False,
         backend: str | None = None,
     ) -> None:
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.9, 1.0)), HALF])])
         super().__init__(encoder, augment or plain, spatial=spatial)
-        self.backend = backend
+        self.backend, self.ignore_duplicates = backend, ignore_duplicates
         self.tower = tower or TextTransformer(causal=self.causal)
         self.image_head = nn.Linear(self.features, outputs, bias=False)
         self.text_head = nn.Linear(self.tower.dim, outputs, bias=False)
@@ -82,9 +94,14 @@ class CLIP(ImageMethod):
     def represent(self, *views: Tensor) -> tuple[Tensor, ...]:
         return self.encode_images(views[0]), self.encode_texts(views[1])
 
-    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+    def batch_loss(self, batch: Any, *representations: Tensor) -> Tensor:
+        ids = hash_rows(batch.views[1]) if self.ignore_duplicates else None
+        return self.objective(*representations, ids=ids)
+
+    def objective(self, *representations: Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
+        """The loss of the representations of images and texts; texts of equal ``ids`` [B] are equal."""
         image, text = representations
-        return F.clip_loss(image, text, self.log_scale.exp(), backend=self.backend)
+        return F.clip_loss(image, text, self.log_scale.exp(), ids=ids, backend=self.backend)
 
     def after_step(self, progress: float) -> None:
         with torch.no_grad():

@@ -34,6 +34,6 @@ class SigLIP(CLIP):
         super().__init__(encoder, *args, scale=scale, **options)
         self.bias = nn.Parameter(torch.tensor(bias))
 
-    def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+    def objective(self, *representations: Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         image, text = representations
-        return F.siglip_loss(image, text, self.log_scale.exp(), self.bias, backend=self.backend)
+        return F.siglip_loss(image, text, self.log_scale.exp(), self.bias, ids=ids, backend=self.backend)

@@ -96,7 +96,7 @@ class Gradients:
             loss = cached_step(
                 rows,
                 method.inputs(batch),
-                lambda *z: method.objective(*z, labels=batch.labels),
+                lambda *z: method.batch_loss(batch, *z),
                 chunk=chunk,
             )
         if several:  # gradients are averaged once, at the end

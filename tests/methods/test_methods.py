@@ -606,6 +606,27 @@ def test_two_towers_compare_every_pair(name: str) -> None:
         method.examples([data(1).read(0), Item(images=data(1).read(0).images, name="1")], 0)
 
 
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_equal_texts_are_not_negatives(name: str) -> None:
+    method = build(name).eval()
+    view, tokens = method.examples(data(6).items(range(6)), 0).views
+    tokens = tokens[torch.tensor([0, 1, 2, 1, 0, 1])]
+    image = method.encode_images(view)  # type: ignore[operator]
+    text = method.encode_texts(tokens)  # type: ignore[operator]
+    logits = image @ text.T * method.log_scale.exp()  # type: ignore[operator]
+    ids = torch.tensor([0, 1, 2, 1, 0, 1])
+    same = (ids[:, None] == ids) & ~torch.eye(6, dtype=torch.bool)
+    if name == "siglip":
+        signed = (2 * torch.eye(6) - 1) * (logits + method.bias)  # type: ignore[operator]
+        expected = -TF.logsigmoid(signed).masked_fill(same, 0).sum() / 6
+    else:
+        logits = logits.masked_fill(same, float("-inf"))
+        expected = (TF.cross_entropy(logits, torch.arange(6)) + TF.cross_entropy(logits.T, torch.arange(6))) / 2
+    torch.testing.assert_close(method(Batch([view, tokens])), expected, rtol=1e-4, atol=1e-5)
+    method.ignore_duplicates = False  # type: ignore[assignment]
+    assert method(Batch([view, tokens])) > expected
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_texts_do_not_see_their_padding(causal: bool) -> None:
     tower = TextTransformer(dim=16, heads=2, length=32, causal=causal).eval()
