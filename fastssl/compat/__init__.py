@@ -18,6 +18,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
 from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
 
@@ -122,6 +125,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
     owner, peer = target.owner, entry.peer
     calls = entry.calls.setdefault(owner.__name__, Calls())
     signature = inspect.signature(original)
+    again = functools.partial(target.again, original)
     family, entry_point = (owner.__name__, *target.family), (owner, target.method)
 
     def count(reason: str) -> None:
@@ -144,7 +148,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 count(found.reason)
                 return found.value
             kind = type(self)
-            if kind is not owner and not (kind.__name__ in family and kind.__module__ == owner.__module__):
+            if kind is not owner and not (kind.__name__ in family and kind.__module__.split(".")[0] == peer.package):
                 raise NotFused(f"{kind.__name__} is a user-defined subclass")
             if not peer.is_own(original):
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
@@ -154,8 +158,9 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             except TypeError as error:
                 raise NotFused("arguments that the library refuses") from error
             given.apply_defaults()
+            owned = derivatives.versions(self, peer.known) if torch.is_grad_enabled() else []
             try:
-                result = dtypes.call(entry.exact_dtypes, target, original, given.args, given.kwargs)
+                result = dtypes.call(entry.exact_dtypes, peer.known, target, original, given.args, given.kwargs)
             except (
                 ValueError,
                 TypeError,
@@ -166,7 +171,8 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             count(str(reason))
             return original(self, *args, **kwargs)
         count("")
-        return result
+        result = derivatives.attach(result, again, given.args, given.kwargs, owned)
+        return result if target.after is None else target.after(result, given.arguments)
 
     method.__fastssl__ = True  # type: ignore[attr-defined]
     return method

@@ -41,7 +41,9 @@ class Target:
         fused: function with the arguments of the method; raises :class:`NotFused` if it does not apply.
         probe: calls the original on a few rows, to determine the dtypes of results. None: the fused function takes
             the original and ``exact_dtypes`` first, applies to all subclasses, and returns a :class:`Result`.
-        family: subclasses in the same module that inherit the method unchanged.
+        family: subclasses of the same library that inherit the method unchanged.
+        again: calls the original for second derivatives, with a result of the same structure as the fused function's.
+        after: takes the result in the original's dtype, and the arguments by name, and returns the method's result.
     """
 
     owner: type
@@ -49,6 +51,8 @@ class Target:
     fused: Callable[..., Any]
     probe: Callable[..., Any] | None = None
     family: tuple[str, ...] = ()
+    again: Callable[..., Any] = lambda original, *args, **kwargs: original(*args, **kwargs)
+    after: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ class Peer:
         """Raises NotFused for objects with modified methods, hooks or unknown attributes.
 
         ``entry``: class and name of the patched method of the call, if the object is the one called: its hooks run
-        anyway, and later wrappers of the method have already run.
+        anyway, and later wrappers of the method, on the class or on the object, have already run.
         """
         kind = type(given)
         known = self.known.get(kind.__name__)
@@ -166,7 +170,7 @@ class Peer:
             raise NotFused(f"{kind.__name__} has hooks")
         for names in (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ())):
             for name in names:
-                if name in _MODULE and names is state:
+                if (name in _MODULE or (entry is not None and name == entry[1])) and names is state:
                     continue
                 if name not in known:
                     raise NotFused(f"{kind.__name__} has a user-defined attribute {name!r}")

@@ -115,7 +115,16 @@ def targets() -> list[Target]:
         "TripletMarginLoss": _triplet,
         "TupletMarginLoss": _tuplet,
     }
-    return [Target(getattr(losses, name), "compute_loss", fused, _probe) for name, fused in table.items()]
+    return [Target(getattr(losses, name), "compute_loss", fused, _probe, again=_again) for name, fused in table.items()]
+
+
+def _again(original: Callable[..., LossDict], loss: Any, embeddings: Tensor, labels: Any, *rest: Any) -> LossDict:
+    """The original, with lists of pairs and triplets reduced as :func:`_reduced` does."""
+    losses = original(loss, embeddings, labels, *rest)
+    for name, entry in losses.items():
+        if entry["reduction_type"] in ("pos_pair", "neg_pair", "triplet") and type(loss).__name__ != "AngularLoss":
+            entry["losses"] = _reducer(loss, name)({name: entry}, embeddings, labels)
+    return losses
 
 
 def _probe(
