@@ -24,7 +24,7 @@ from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
 from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
 
-__all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "require_matrices", "unpatch"]
+__all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "replaced", "require_matrices", "unpatch"]
 
 PEERS = ("pytorch_metric_learning", "lightly", "open_clip", "sentence_transformers", "transformers")
 _MISSING = object()
@@ -149,7 +149,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 return found.value
             kind = type(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__.split(".")[0] == peer.package):
-                raise NotFused(f"{kind.__name__} is a user-defined subclass")
+                raise NotFused(f"{kind.__name__} is a class of the user's")
             if not peer.is_own(original):
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
             peer.require_own(self, entry_point)
@@ -213,6 +213,12 @@ def unpatch(name: str | None = None) -> None:
                 delattr(item.owner, item.name)
             else:
                 setattr(item.owner, item.name, item.before)
+
+
+def replaced(name: str) -> list[tuple[type, str, Callable[..., Any], Calls]]:
+    """Class, name, original and statistics of each patched method of a library."""
+    entry = _patches[name]
+    return [(r.owner, r.name, r.wrapper.__wrapped__, entry.calls[r.owner.__name__]) for r in entry.replaced]
 
 
 @contextlib.contextmanager

@@ -163,7 +163,9 @@ class Peer:
         kind = type(given)
         known = self.known.get(kind.__name__)
         if known is None:
-            raise NotFused(f"{kind.__name__} is a user-defined subclass")
+            own = kind.__module__.split(".")[0] == self.package
+            why = "has no kernel" if own else "is a class of the user's"
+            raise NotFused(f"{kind.__name__} {why}")
         self._require_class(kind, entry)
         state = vars(given)
         if entry is None and hooks(given):
