@@ -113,6 +113,8 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
         entry.replaced.append(_Replaced(target.owner, target.method, before, wrapper))
     for item in entry.replaced:
         setattr(item.owner, item.name, item.wrapper)
+    for target in targets:
+        peer.know(target.owner, target.method, target.family)
     _patches[name] = entry
 
 
@@ -125,7 +127,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
     owner, peer = target.owner, entry.peer
     calls = entry.calls.setdefault(owner.__name__, Calls())
     signature = inspect.signature(original)
-    again = functools.partial(target.again, original)
+    again, own = functools.partial(target.again, original), peer.is_own(original)
     family, entry_point = (owner.__name__, *target.family), (owner, target.method)
 
     def count(reason: str) -> None:
@@ -150,7 +152,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             kind = type(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__.split(".")[0] == peer.package):
                 raise NotFused(f"{kind.__name__} is a class of the user's")
-            if not peer.is_own(original):
+            if not own:
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
             peer.require_own(self, entry_point)
             try:
@@ -158,7 +160,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             except TypeError as error:
                 raise NotFused("arguments that the library refuses") from error
             given.apply_defaults()
-            owned = derivatives.versions(self, peer.known) if torch.is_grad_enabled() else []
+            owned = _owned(peer, self)
             try:
                 result = dtypes.call(entry.exact_dtypes, peer.known, target, original, given.args, given.kwargs)
             except (
@@ -176,6 +178,11 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
 
     method.__fastssl__ = True  # type: ignore[attr-defined]
     return method
+
+
+def _owned(peer: Peer, module: Any) -> list[derivatives.Version]:
+    differentiated = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return derivatives.versions(module, peer.known) if differentiated else []
 
 
 def unpatch(name: str | None = None) -> None:

@@ -7,6 +7,7 @@ its class, by a partial, by a subclass), for unknown attributes, and for hooks o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -154,6 +155,13 @@ class Peer:
         """Whether a function is the library's, and wraps no other code."""
         return _is_of(self._package, function)
 
+    def know(self, owner: type, method: str, family: tuple[str, ...]) -> None:
+        """Looks at a patched class and its family beforehand, which torch.compile cannot trace."""
+        kinds = [getattr(sys.modules[owner.__module__], name, None) for name in family]
+        for kind in (owner, *(k for k in kinds if isinstance(k, type))):
+            with contextlib.suppress(NotFused):
+                self._require_class(kind, (owner, method))
+
     def require_own(self, given: Any, entry: tuple[type, str] | None = None) -> None:
         """Raises NotFused for objects with modified methods, hooks or unknown attributes.
 
@@ -189,7 +197,7 @@ class Peer:
         ):
             self._classes[kind, entry] = self._look_at(kind, entry)
 
-    @property
+    @functools.cached_property
     def _package(self) -> types.ModuleType:
         return importlib.import_module(self.package)
 
@@ -225,7 +233,7 @@ def number(name: str, given: Any, like: Tensor) -> Tensor | float:
         )
         if not plain or given.dim() > 1 or one or given.device.type not in ("cpu", like.device.type):
             raise NotFused(f"{name} is no single value of the rows' kind")
-        if given.requires_grad and torch.is_grad_enabled():
+        if (given.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():  # no value to read
             return given.reshape(()).to(like.device, torch.promote_types(given.dtype, torch.float32))
         return float(given)
     if isinstance(given, bool) or not isinstance(given, numbers.Real):
