@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 
 from fastssl.compat._dtypes import parts, shallow
 
-Version = tuple[Tensor, int]
+Version = tuple[Tensor, int, int]  # with its version counter and its address
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class _Call:
 
     def gradients(self, given: tuple[Tensor, ...], grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Differentiable gradients of ``given`` from those of the result's tensors."""
-        if any(t._version != version for t, version in self.owned):
+        if any((t._version, t.data_ptr()) != tuple(before) for t, *before in self.owned):
             raise RuntimeError(
                 "fastssl: no second derivative of a call that changed buffers of its loss, such as a memory bank, or "
                 "whose parameters have changed since; fastssl.unpatch() runs the library's own code"
@@ -92,7 +92,7 @@ def attach(
         return result
     module, *rest = args
     leaves, tree = pytree.tree_flatten((rest, kwargs))
-    learned = (t for t, _ in owned if t.requires_grad)
+    learned = (t for t, *_ in owned if t.requires_grad)
     given = list({id(t): t for t in (*leaves, *learned) if isinstance(t, Tensor)}.values())
     places = {id(t): _Place(i) for i, t in enumerate(given)}
     device = values[0].device.type
@@ -110,7 +110,7 @@ def differentiable(tree: Any) -> list[Tensor]:
 def versions(module: Any, known: Container[str]) -> list[Version]:
     """Tensors of an object and of its known parts, with their versions."""
     own = [t for names in (vars(module), module._parameters, module._buffers) for t in names.values()]
-    found = [(t, t._version) for t in own if isinstance(t, Tensor)]
+    found = [(t, t._version, t.data_ptr()) for t in own if isinstance(t, Tensor)]
     for part in parts(module, known).values():
         found += versions(part, known)
     return found

@@ -508,6 +508,7 @@ def _stock(
 def lightly() -> Iterator[Case]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss, negative_mises_fisher_weights
     from lightly.loss.ntx_ent_loss import NTXentLoss
+    from lightly.loss.vicreg_loss import VICRegLoss
 
     def plain() -> Any:
         loss = NTXentLoss(0.3)
@@ -525,6 +526,7 @@ def lightly() -> Iterator[Case]:
             0.3, weight_fn=functools.partial(lambda a, b, sigma: (a * b).sum(1) * sigma, sigma=0.4)
         ),
     }
+    kinds["VICRegLoss"] = VICRegLoss
     calls: dict[str, tuple[int, Callable[..., Any]]] = {
         "two views": (2, lambda loss, x, z: loss(x, z)),
         "the second without gradient": (2, lambda loss, x, z: loss(x, z.detach())),
