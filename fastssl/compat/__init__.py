@@ -167,6 +167,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 ValueError,
                 TypeError,
                 ArithmeticError,
+                NotImplementedError,
             ) as error:  # the library raises its own
                 raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:

@@ -26,6 +26,11 @@ def precision(rows: Tensor) -> torch.dtype:
     return _region.get() or rows.dtype
 
 
+def in_autocast() -> bool:
+    """Whether the call that is fused was made within autocast, which is off in the fused function."""
+    return _region.get() is not None
+
+
 def call(
     exact: bool,
     known: Container[str],
@@ -50,6 +55,8 @@ def call(
             result = target.fused(*args, **kwargs)
     finally:
         _region.reset(token)
+    if not _tensors(result):  # indices
+        return result
     region = torch.get_autocast_dtype(device) if autocast else None
     key = (original, _kind(args, known), _kind(kwargs, known), device, region)
     return _cast(result, _wanted(key, target, original, args, kwargs))

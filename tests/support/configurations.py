@@ -366,6 +366,11 @@ def _hook(path: tuple[str, ...], hook: str, loss: Any) -> None:
 
 
 def metric_learning() -> Iterator[Case]:
+    yield from losses_of_metric_learning()
+    yield from miners_of_metric_learning()
+
+
+def losses_of_metric_learning() -> Iterator[Case]:
     from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 
     proxies = {"num_classes": CLASSES, "embedding_size": D}
@@ -489,6 +494,44 @@ def metric_learning() -> Iterator[Case]:
             yield case(name, title, change=change)
         for title, change in methods(make, tuple(inner)):
             yield case(name, title, change=change)
+
+
+def _mined(labels: Tensor, **others: Tensor) -> Callable[..., Tensor]:
+    """A number that depends on every mined index and on their order."""
+
+    def call(miner: Any, x: Tensor) -> Tensor:
+        lists = miner(x, labels, **{k: v.to(x.dtype) if v.is_floating_point() else v for k, v in others.items()})
+        places = [torch.linspace(1, 2, len(t), dtype=torch.float64) for t in lists]
+        return torch.stack([(t * w).sum() + len(t) for t, w in zip(lists, places)]).sum()
+
+    return call
+
+
+def miners_of_metric_learning() -> Iterator[Case]:
+    from pytorch_metric_learning import distances, miners
+
+    kinds: dict[str, Callable[[], Any]] = {
+        f"TripletMarginMiner, {kind}": functools.partial(miners.TripletMarginMiner, 0.1, kind)
+        for kind in ("all", "hard", "semihard", "easy", "unknown")
+    }
+    for name in ("CosineSimilarity", "DotProductSimilarity", "SNRDistance"):
+        kinds[f"TripletMarginMiner, {name}"] = lambda name=name: miners.TripletMarginMiner(
+            0.1, distance=getattr(distances, name)()
+        )
+    kinds["TripletMarginMiner, statistics"] = lambda: miners.TripletMarginMiner(collect_stats=True)
+    y = torch.arange(N) % CLASSES
+    other = torch.randn(17, D, generator=torch.Generator().manual_seed(2))
+    calls: dict[str, tuple[int, Callable[..., Any]]] = {
+        "labels": (1, _mined(y)),
+        "references": (1, _mined(y, ref_emb=other, ref_labels=torch.arange(17) % 4)),
+        "one class": (1, _mined(0 * y)),
+        "all apart": (1, _mined(torch.arange(N))),
+        "float labels": (1, _mined(y.float())),
+        "duplicates": (1, lambda miner, x: _mined(y)(miner, x[torch.arange(N) // 2])),
+        "no rows": (1, lambda miner, x: _mined(y[:0])(miner, x[:0])),
+        "called twice": (1, lambda miner, x: _mined(y)(miner, x) + _mined(y.flip(0))(miner, 2 * x)),
+    }
+    yield from _stock("pytorch_metric_learning", kinds, calls, lambda miner: ((), ("distance",)))
 
 
 def _stock(
