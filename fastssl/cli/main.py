@@ -1,4 +1,4 @@
-"""``fastssl demo | methods | pretrain | evaluate | report | export | data | augment-preview | pack | bench | info``."""
+"""``fastssl demo | pretrain | evaluate | embed | report | export | data | pack | bench | doctor | info`` and others."""
 
 from __future__ import annotations
 
@@ -396,6 +396,24 @@ def bench(
     results = run(quick, echo)
     write_atomically(out / "results.json", json.dumps(results, indent=1))
     echo(f"written: {out / 'results.json'}")
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def doctor(
+    script: Annotated[Path, typer.Argument(help="A Python file that trains with another library's losses.")],
+    arguments: Annotated[list[str] | None, typer.Argument(help="Arguments of SCRIPT.")] = None,
+    library: Annotated[
+        list[str] | None,
+        typer.Option(help="A library to patch (repeatable), before SCRIPT; default: all that are installed."),
+    ] = None,
+) -> None:
+    """Run SCRIPT with other libraries patched, and report per loss: fused or not, why, time and memory.
+
+    After the script, the library's own code is timed on the last inputs, or on the first rows of them.
+    """
+    from fastssl.cli.doctor import doctor as run_script
+
+    raise typer.Exit(run_script(script, arguments or [], library or []))
 
 
 @app.command()

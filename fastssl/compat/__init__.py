@@ -18,10 +18,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
 from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
 
-__all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "require_matrices", "unpatch"]
+__all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "replaced", "require_matrices", "unpatch"]
 
 PEERS = ("pytorch_metric_learning", "lightly", "open_clip", "sentence_transformers", "transformers")
 _MISSING = object()
@@ -110,6 +113,8 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
         entry.replaced.append(_Replaced(target.owner, target.method, before, wrapper))
     for item in entry.replaced:
         setattr(item.owner, item.name, item.wrapper)
+    for target in targets:
+        peer.know(target.owner, target.method, target.family)
     _patches[name] = entry
 
 
@@ -122,6 +127,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
     owner, peer = target.owner, entry.peer
     calls = entry.calls.setdefault(owner.__name__, Calls())
     signature = inspect.signature(original)
+    again, own = functools.partial(target.again, original), peer.is_own(original)
     family, entry_point = (owner.__name__, *target.family), (owner, target.method)
 
     def count(reason: str) -> None:
@@ -144,9 +150,9 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 count(found.reason)
                 return found.value
             kind = type(self)
-            if kind is not owner and not (kind.__name__ in family and kind.__module__ == owner.__module__):
-                raise NotFused(f"{kind.__name__} is a user-defined subclass")
-            if not peer.is_own(original):
+            if kind is not owner and not (kind.__name__ in family and kind.__module__.split(".")[0] == peer.package):
+                raise NotFused(f"{kind.__name__} is a class of the user's")
+            if not own:
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
             peer.require_own(self, entry_point)
             try:
@@ -154,22 +160,30 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             except TypeError as error:
                 raise NotFused("arguments that the library refuses") from error
             given.apply_defaults()
+            owned = _owned(peer, self)
             try:
-                result = dtypes.call(entry.exact_dtypes, target, original, given.args, given.kwargs)
+                result = dtypes.call(entry.exact_dtypes, peer.known, target, original, given.args, given.kwargs)
             except (
                 ValueError,
                 TypeError,
                 ArithmeticError,
+                NotImplementedError,
             ) as error:  # the library raises its own
                 raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
             count(str(reason))
             return original(self, *args, **kwargs)
         count("")
-        return result
+        result = derivatives.attach(result, again, given.args, given.kwargs, owned)
+        return result if target.after is None else target.after(result, given.arguments)
 
     method.__fastssl__ = True  # type: ignore[attr-defined]
     return method
+
+
+def _owned(peer: Peer, module: Any) -> list[derivatives.Version]:
+    differentiated = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return derivatives.versions(module, peer.known) if differentiated else []
 
 
 def unpatch(name: str | None = None) -> None:
@@ -207,6 +221,12 @@ def unpatch(name: str | None = None) -> None:
                 delattr(item.owner, item.name)
             else:
                 setattr(item.owner, item.name, item.before)
+
+
+def replaced(name: str) -> list[tuple[type, str, Callable[..., Any], Calls]]:
+    """Class, name, original and statistics of each patched method of a library."""
+    entry = _patches[name]
+    return [(r.owner, r.name, r.wrapper.__wrapped__, entry.calls[r.owner.__name__]) for r in entry.replaced]
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextvars
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -26,8 +26,18 @@ def precision(rows: Tensor) -> torch.dtype:
     return _region.get() or rows.dtype
 
 
+def in_autocast() -> bool:
+    """Whether the call that is fused was made within autocast, which is off in the fused function."""
+    return _region.get() is not None
+
+
 def call(
-    exact: bool, target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    exact: bool,
+    known: Container[str],
+    target: Target,
+    original: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Runs the fused call with inputs and results cast as their dtypes and autocast require."""
     tensors = _tensors([args[1:], kwargs])
@@ -45,13 +55,16 @@ def call(
             result = target.fused(*args, **kwargs)
     finally:
         _region.reset(token)
-    return _cast(result, _wanted(target, original, args, kwargs, device, autocast))
+    if not _tensors(result):  # indices
+        return result
+    region = torch.get_autocast_dtype(device) if autocast else None
+    key = (original, _kind(args, known), _kind(kwargs, known), device, region)
+    return _cast(result, _wanted(key, target, original, args, kwargs))
 
 
 def _wanted(
-    target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], device: str, auto: bool
+    key: Any, target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    key = (original, _kind(args), _kind(kwargs), device, torch.get_autocast_dtype(device) if auto else None)
     if key not in _found:
         with torch.no_grad():
             assert target.probe is not None
@@ -64,26 +77,27 @@ def _wanted(
     return _found[key]
 
 
-def _kind(given: Any) -> Any:
+def _kind(given: Any, known: Container[str]) -> Any:
     """The properties of a call or object that may determine the dtype of a result."""
     if isinstance(given, Tensor):
         return given.dtype, given.dim() > 0
     if given is None or isinstance(given, (bool, str)):
         return given
     if isinstance(given, (list, tuple)):
-        return tuple(_kind(v) for v in given)
+        return tuple(_kind(v, known) for v in given)
     if isinstance(given, dict):
-        return tuple((k, _kind(v)) for k, v in given.items() if not str(k).startswith("_"))
+        return tuple((k, _kind(v, known)) for k, v in given.items() if not str(k).startswith("_"))
     if isinstance(given, nn.Module):
-        own = tuple(_kind(part) for part in (vars(given), given._parameters, given._buffers))
-        inner = tuple((k, _kind(v)) for k, v in given._modules.items() if _of_same_library(given, v))
+        own = tuple(_kind(part, known) for part in (vars(given), given._parameters, given._buffers))
+        inner = tuple((k, _kind(v, known)) for k, v in parts(given, known).items())
         return type(given), own, inner
     return type(given), getattr(given, "__qualname__", None)
 
 
-def _of_same_library(module: nn.Module, part: Any) -> bool:
-    here, there = (type(m).__module__.split(".")[0] for m in (module, part))
-    return here == there
+def parts(module: nn.Module, known: Container[str]) -> dict[str, nn.Module]:
+    """Sub-modules of known classes: a distance or a memory bank, and not a model that a loss holds."""
+    inner = module._modules.items()
+    return {name: part for name, part in inner if part is not None and type(part).__name__ in known}
 
 
 def shallow(module: nn.Module) -> Any:

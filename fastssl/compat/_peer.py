@@ -7,6 +7,7 @@ its class, by a partial, by a subclass), for unknown attributes, and for hooks o
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.metadata
@@ -41,7 +42,9 @@ class Target:
         fused: function with the arguments of the method; raises :class:`NotFused` if it does not apply.
         probe: calls the original on a few rows, to determine the dtypes of results. None: the fused function takes
             the original and ``exact_dtypes`` first, applies to all subclasses, and returns a :class:`Result`.
-        family: subclasses in the same module that inherit the method unchanged.
+        family: subclasses of the same library that inherit the method unchanged.
+        again: calls the original for second derivatives, with a result of the same structure as the fused function's.
+        after: takes the result in the original's dtype, and the arguments by name, and returns the method's result.
     """
 
     owner: type
@@ -49,6 +52,8 @@ class Target:
     fused: Callable[..., Any]
     probe: Callable[..., Any] | None = None
     family: tuple[str, ...] = ()
+    again: Callable[..., Any] = lambda original, *args, **kwargs: original(*args, **kwargs)
+    after: Callable[[Any, Mapping[str, Any]], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,23 +155,32 @@ class Peer:
         """Whether a function is the library's, and wraps no other code."""
         return _is_of(self._package, function)
 
+    def know(self, owner: type, method: str, family: tuple[str, ...]) -> None:
+        """Looks at a patched class and its family beforehand, which torch.compile cannot trace."""
+        kinds = [getattr(sys.modules[owner.__module__], name, None) for name in family]
+        for kind in (owner, *(k for k in kinds if isinstance(k, type))):
+            with contextlib.suppress(NotFused):
+                self._require_class(kind, (owner, method))
+
     def require_own(self, given: Any, entry: tuple[type, str] | None = None) -> None:
         """Raises NotFused for objects with modified methods, hooks or unknown attributes.
 
         ``entry``: class and name of the patched method of the call, if the object is the one called: its hooks run
-        anyway, and later wrappers of the method have already run.
+        anyway, and later wrappers of the method, on the class or on the object, have already run.
         """
         kind = type(given)
         known = self.known.get(kind.__name__)
         if known is None:
-            raise NotFused(f"{kind.__name__} is a user-defined subclass")
+            own = kind.__module__.split(".")[0] == self.package
+            why = "has no kernel" if own else "is a class of the user's"
+            raise NotFused(f"{kind.__name__} {why}")
         self._require_class(kind, entry)
         state = vars(given)
         if entry is None and hooks(given):
             raise NotFused(f"{kind.__name__} has hooks")
         for names in (state, state.get("_parameters", ()), state.get("_buffers", ()), state.get("_modules", ())):
             for name in names:
-                if name in _MODULE and names is state:
+                if (name in _MODULE or (entry is not None and name == entry[1])) and names is state:
                     continue
                 if name not in known:
                     raise NotFused(f"{kind.__name__} has a user-defined attribute {name!r}")
@@ -183,7 +197,7 @@ class Peer:
         ):
             self._classes[kind, entry] = self._look_at(kind, entry)
 
-    @property
+    @functools.cached_property
     def _package(self) -> types.ModuleType:
         return importlib.import_module(self.package)
 
@@ -219,7 +233,7 @@ def number(name: str, given: Any, like: Tensor) -> Tensor | float:
         )
         if not plain or given.dim() > 1 or one or given.device.type not in ("cpu", like.device.type):
             raise NotFused(f"{name} is no single value of the rows' kind")
-        if given.requires_grad and torch.is_grad_enabled():
+        if (given.requires_grad and torch.is_grad_enabled()) or torch.compiler.is_compiling():  # no value to read
             return given.reshape(()).to(like.device, torch.promote_types(given.dtype, torch.float32))
         return float(given)
     if isinstance(given, bool) or not isinstance(given, numbers.Real):

@@ -1,4 +1,5 @@
-"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process or several."""
+"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process or several;
+VICReg in one."""
 
 from __future__ import annotations
 
@@ -20,6 +21,7 @@ KNOWN = {
     },
     "DCLLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "DCLWLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
+    "VICRegLoss": dict.fromkeys(("lambda_param", "mu_param", "nu_param", "gather_distributed", "eps")),
     "MemoryBankModule": dict.fromkeys(("size", "gather_distributed", "feature_dim_first", "bank", "bank_ptr")),
 }
 PEER = Peer("lightly", "lightly", "1.5.21", "1.7", KNOWN)
@@ -28,11 +30,13 @@ PEER = Peer("lightly", "lightly", "1.5.21", "1.7", KNOWN)
 def targets() -> list[Target]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss
     from lightly.loss.ntx_ent_loss import NTXentLoss
+    from lightly.loss.vicreg_loss import VICRegLoss
 
     fused: tuple[tuple[type, Callable[..., Tensor]], ...] = (
         (NTXentLoss, _nt_xent),
         (DCLLoss, _dcl),
         (DCLWLoss, _dcl),
+        (VICRegLoss, _vicreg),
     )
     return [Target(owner, "forward", function, _probe) for owner, function in fused]
 
@@ -101,3 +105,18 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
             raise NotFused("weights of this process's rows alone")
         return F.dcl(out0, out1, temperature=temperature, reduction="none", group="world").mean()
     return F.dcl(out0, out1, temperature=temperature, sigma=sigma)
+
+
+def _vicreg(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:
+    require_matrices(z_a, z_b)
+    if z_a.shape != z_b.shape or z_a.dtype != z_b.dtype or z_a.device != z_b.device or len(z_a) < 2:
+        raise NotFused("shapes, dtypes or devices that differ, or one row")
+    if _gathered(loss):
+        raise NotFused("rows of several processes")
+    names = {"lambda_param": "invariance", "mu_param": "variance", "nu_param": "covariance", "eps": "eps"}
+    if any(isinstance(v := getattr(loss, name), Tensor) and v.dim() > 0 for name in names):
+        raise NotFused("weights that are no numbers")
+    options = {ours: number(theirs, getattr(loss, theirs), z_a) for theirs, ours in names.items()}
+    if not all(plain(value) >= 0 for value in options.values()):
+        raise NotFused("a negative weight or eps")
+    return F.vicreg(z_a, z_b, **options)

@@ -1,4 +1,4 @@
-"""pytorch-metric-learning: ``compute_loss`` of its losses, for the library's distances, reducers and indices.
+"""pytorch-metric-learning: ``compute_loss`` of its losses, for the library's distances, reducers and indices; triplets.
 
 Losses per row are passed to the reducer. Losses per pair or triplet are never materialised: the results of the
 reducers Mean, Sum, AvgNonZero and Divisor are computed from their sum and counts.
@@ -15,6 +15,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl._table import MAX_BINS, Metric
+from fastssl.compat._dtypes import in_autocast
 from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
@@ -39,6 +40,7 @@ from fastssl.ops.types import Relation
 
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has special cases for one pair and none
+LISTED = 2**24  # distances of a miner that are compared at a time
 ROUNDINGS = 16  # tolerance of the original's loss, in roundings of its largest term
 
 _RECORDS = ("collect_stats", "_record_these")
@@ -76,6 +78,10 @@ KNOWN: dict[str, dict[str, Check]] = {
     "SupConLoss": _any(*_PAIRS, "temperature"),
     "TripletMarginLoss": _any(*_LOSS, "margin", "swap", "smooth_loss", "triplets_per_anchor"),
     "TupletMarginLoss": _any(*_PAIRS, "margin", "scale"),
+    "TripletMarginMiner": _any(
+        *(*_RECORDS, "distance", "margin", "type_of_triplets", "num_pos_pairs", "num_neg_pairs", "num_triplets"),
+        *("avg_triplet_margin", "pos_pair_dist", "neg_pair_dist"),
+    ),
     "CosineSimilarity": _any(*_DISTANCE),
     "DotProductSimilarity": _any(*_DISTANCE),
     "LpDistance": _any(*_DISTANCE),
@@ -92,7 +98,7 @@ _BY_MATRIX = ("CircleLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLo
 
 
 def targets() -> list[Target]:
-    from pytorch_metric_learning import losses
+    from pytorch_metric_learning import losses, miners
 
     table: dict[str, Callable[..., LossDict]] = {
         "AngularLoss": _angular,
@@ -115,7 +121,19 @@ def targets() -> list[Target]:
         "TripletMarginLoss": _triplet,
         "TupletMarginLoss": _tuplet,
     }
-    return [Target(getattr(losses, name), "compute_loss", fused, _probe) for name, fused in table.items()]
+    return [
+        *(Target(getattr(losses, name), "compute_loss", fused, _probe, again=_again) for name, fused in table.items()),
+        Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe),
+    ]
+
+
+def _again(original: Callable[..., LossDict], loss: Any, embeddings: Tensor, labels: Any, *rest: Any) -> LossDict:
+    """The original, with lists of pairs and triplets reduced as :func:`_reduced` does."""
+    losses = original(loss, embeddings, labels, *rest)
+    for name, entry in losses.items():
+        if entry["reduction_type"] in ("pos_pair", "neg_pair", "triplet") and type(loss).__name__ != "AngularLoss":
+            entry["losses"] = _reducer(loss, name)({name: entry}, embeddings, labels)
+    return losses
 
 
 def _probe(
@@ -133,6 +151,43 @@ def _probe(
     x, y = embeddings.detach()[rows % len(embeddings)], (rows // 2).clamp(max=classes - 1)
     others = x if ref_emb is embeddings else ref_emb.detach()[rows % len(ref_emb)]
     return original(loss, x, y, None, others, y if ref_labels is labels else y.clone())
+
+
+def _triplet_miner(
+    miner: Any, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The original's triplets in its order, from its distances: [pairs, M] at a time instead of lists of [N, M, M]."""
+    if miner.collect_stats or in_autocast():
+        raise NotFused("statistics are collected, or autocast")
+    if labels.dim() != 1 or ref_labels.dim() != 1 or labels.device != ref_labels.device:
+        raise NotFused("labels of another shape or device")
+    if isinstance(miner.margin, Tensor) and miner.margin.dim() > 0:
+        raise NotFused("a margin that is no number")
+    different = labels[:, None] != ref_labels[None, :]
+    same = ~different
+    if ref_labels is labels:
+        same.fill_diagonal_(False)
+    distances = miner.distance(embeddings, ref_emb)
+    found = []
+    for a, p in zip(*(t.split(max(1, LISTED // max(1, len(ref_labels)))) for t in same.nonzero(as_tuple=True))):
+        margin = distances[a] - distances[a, p][:, None]
+        if miner.distance.is_inverted:
+            margin = -margin
+        if miner.type_of_triplets == "easy":
+            wanted = margin > miner.margin
+        else:
+            wanted = margin <= miner.margin
+            if miner.type_of_triplets == "hard":
+                wanted &= margin <= 0
+            elif miner.type_of_triplets == "semihard":
+                wanted &= margin > 0
+        pair, negative = (wanted & different[a]).nonzero(as_tuple=True)
+        found.append((a[pair], p[pair], negative))
+    if not found:
+        none = torch.empty(0, dtype=torch.int64, device=labels.device)
+        return none, none.clone(), none.clone()
+    anchors, positives, negatives = (torch.cat(column) for column in zip(*found))
+    return anchors, positives, negatives
 
 
 def _check_loss(loss: Any, embeddings: Tensor) -> None:

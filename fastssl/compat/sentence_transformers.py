@@ -1,22 +1,52 @@
-"""sentence-transformers: MultipleNegativesRankingLoss with cosines or dot products, one-sided and symmetric, in one
-process or several."""
+"""sentence-transformers: ranking losses with cosines or dot products, one-sided and symmetric, also cached, in one
+process or several; all triplets of a batch; the similarities of GIST."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 import fastssl.functional as F
-from fastssl.compat._peer import NotFused, Peer, Target, number, plain, require_matrices
+from fastssl._table import Metric
+from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.functional import _check as check
+from fastssl.functional._pairs import Pairs
+from fastssl.ops.operator import result_dtype
+from fastssl.ops.statistics import Triplets
+from fastssl.ops.types import Relation
 
-NAMES = ("MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss")
-_SETTINGS = ("model", "scale", "similarity_fct", "gather_across_devices", "directions", "partition_mode")
-KNOWN = {name: dict.fromkeys((*_SETTINGS, "hardness_mode", "hardness_strength")) for name in NAMES}
+RANKING = ("MultipleNegativesRankingLoss", "MultipleNegativesSymmetricRankingLoss")
+CACHED = tuple(f"Cached{name}" for name in RANKING)
+GIST = ("GISTEmbedLoss", "CachedGISTEmbedLoss")
+_RANKING = (
+    *("model", "scale", "similarity_fct", "gather_across_devices", "directions", "partition_mode"),
+    *("hardness_mode", "hardness_strength"),
+)
+# cache, random_states: before version 6
+_CACHE = ("mini_batch_size", "mini_batch_num_tokens", "show_progress_bar", "cache", "random_states")
+_GIST = (
+    *("model", "guide", "temperature", "must_retokenize", "tokenizer", "margin_strategy", "margin"),
+    *("contrast_anchors", "contrast_positives", "gather_across_devices"),
+)
+KNOWN = {
+    **{name: dict.fromkeys(_RANKING) for name in RANKING},
+    **{name: dict.fromkeys((*_RANKING, *_CACHE, "loss")) for name in CACHED},
+    **{
+        name: {
+            **dict.fromkeys((*_GIST, *_CACHE)),
+            "similarity_fct": default(lambda: nn.CosineSimilarity(dim=-1)),
+            "cross_entropy_loss": default(nn.CrossEntropyLoss),
+        }
+        for name in GIST
+    },
+    "BatchAllTripletLoss": dict.fromkeys(("sentence_embedder", "triplet_margin", "distance_metric")),
+}
 PEER = Peer("sentence_transformers", "sentence-transformers", "5.3", "7", KNOWN)
 
 
@@ -25,7 +55,13 @@ def targets() -> list[Target]:
         losses = importlib.import_module("sentence_transformers.sentence_transformer.losses")
     except ImportError:  # before version 6
         losses = importlib.import_module("sentence_transformers.losses")
-    return [Target(getattr(losses, name), "compute_loss_from_embeddings", _ranking, _probe) for name in NAMES]
+    mined, cached = losses.BatchAllTripletLoss, losses.CachedMultipleNegativesRankingLoss
+    return [
+        *(Target(getattr(losses, name), "compute_loss_from_embeddings", _ranking, _probe) for name in RANKING),
+        Target(cached, "calculate_loss", _cached, _probe_cached, CACHED, again=_again_cached, after=_backward),
+        Target(mined, "batch_all_triplet_loss", _all_triplets, _probe_triplets),
+        *(Target(getattr(losses, name), "sim_matrix", _cosines, _probe_cosines) for name in GIST),
+    ]
 
 
 def _probe(original: Callable[..., Tensor], loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
@@ -63,3 +99,75 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
         # Local rows against the rows of all processes.
         return F.info_nce(query, key, negatives, **options, reduction="none", group="world").mean()
     return F.info_nce(query, key, negatives, **options)
+
+
+def _probe_cached(original: Callable[..., Tensor], loss: Any, reps: list[list[Tensor]], *rest: Any, **_: Any) -> Tensor:
+    labels = rest[:-1] if len(rest) == 2 else ()
+    return original(loss, [[parts[0][:8].detach()] for parts in reps], *labels)
+
+
+def _again_cached(original: Callable[..., Tensor], loss: Any, reps: list[list[Tensor]], *rest: Any, **_: Any) -> Tensor:
+    return original(loss, reps)
+
+
+def _cached(loss: Any, reps: list[list[Tensor]], *rest: Any, **_: Any) -> Tensor:
+    """The loss of embeddings that are made in parts; the original computes it in parts, too."""
+    settings = loss
+    if "loss" in loss._modules:  # from version 6 on these are those of a loss within
+        settings = loss.loss
+        PEER.require_own(settings)
+    if not all(parts and all(isinstance(t, Tensor) for t in parts) for parts in reps):
+        raise NotFused("columns of no parts")
+    return _ranking(settings, [torch.cat(parts) for parts in reps], None)
+
+
+def _backward(result: Tensor, given: Mapping[str, Any]) -> Tensor:
+    """Gradients of the parts, for which the original goes backward within the method."""
+    if not given["with_backward"]:
+        return result
+    with torch.autocast(result.device.type, enabled=False):
+        result.backward()
+    return result.detach()
+
+
+def _probe_triplets(original: Callable[..., Tensor], loss: Any, labels: Tensor, embeddings: Tensor) -> Tensor:
+    few = embeddings[:8].detach()
+    return original(loss, torch.arange(len(few), device=few.device) // 2, few)
+
+
+def _all_triplets(loss: Any, labels: Tensor, embeddings: Tensor) -> Tensor:
+    require_matrices(embeddings)
+    if not isinstance(labels, Tensor) or labels.dtype not in check.INTEGERS or labels.numel() != len(embeddings):
+        raise NotFused("labels that are no integers, or not one per row")
+    sign, normalize = _distance(loss)
+    ids = labels.reshape(-1).to(embeddings.device).long().contiguous()
+    pairs = Pairs(embeddings, None, Relation(ids, ids, self_offset=0))
+    margin = number("margin", loss.triplet_margin, embeddings)
+    metric = Metric.dot if normalize else Metric.euclidean
+    rows = pairs.reduce(Triplets(sign, margin, False), metric=metric, normalize=normalize)
+    count = rows.active.sum().detach()
+    return (rows.total.sum() / count.clamp(min=1)).to(result_dtype(embeddings))
+
+
+def _distance(loss: Any) -> tuple[float, bool]:
+    """The sign with which larger means farther, and whether rows are normalised."""
+    known = sys.modules[type(loss).__module__].BatchHardTripletLossDistanceFunction
+    function = loss.distance_metric
+    if PEER.is_own(function) and function in (known.euclidean_distance, known.cosine_distance):
+        return (1.0, False) if function is known.euclidean_distance else (-1.0, True)
+    raise NotFused("another distance")
+
+
+def _probe_cosines(original: Callable[..., Tensor], loss: Any, embed1: Tensor, embed2: Tensor) -> Tensor:
+    return original(loss, embed1[:8].detach(), embed2[:8].detach())
+
+
+def _cosines(loss: Any, embed1: Tensor, embed2: Tensor) -> Tensor:
+    """Cosines as one product of matrices; the original makes all products of features, [N, M, D]."""
+    require_matrices(embed1, embed2)
+    if not (embed1.requires_grad or embed2.requires_grad):
+        raise NotFused("similarities of the guide, which are compared with each other")
+    if embed1.shape[1] != embed2.shape[1] or embed1.dtype != embed2.dtype or embed1.device != embed2.device:
+        raise NotFused("sizes, dtypes or devices that differ")
+    cosines = F.pairwise_distance(embed1, embed2, metric="dot", normalize=True)
+    return cosines.to(result_dtype(embed1))

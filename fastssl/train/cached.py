@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from fastssl.ops.extension import get_memory_budget
 
 
 def cached_step(
     model: Any,
-    batch: Tensor | Sequence[Tensor],
+    batch: Any,
     loss: Callable[..., Tensor],
     *,
     chunk: int | str = "auto",
@@ -33,10 +35,15 @@ def cached_step(
     ``DistributedDataParallel`` model are averaged once, with the last chunk.
 
     Args:
-        model: maps rows to embeddings [n, ...] (a tensor, or a tuple of tensors of n rows each); or a list with one
-            model per tensor of ``batch``, such as the two towers of CLIP.
-        batch: a tensor, or tensors; with a single model they are split alike: ``model(*chunks)``.
-        loss: maps the embeddings of the models, in order, to a scalar.
+        model: maps rows to embeddings: a tensor [n, ...], a tuple of them, or a mapping such as an output of Hugging
+            Face's transformers; or a list with one model (the same one, too) per entry of ``batch``, such as the two
+            towers of CLIP.
+        batch: inputs of the model: a tensor; a sequence of positional arguments; or a mapping of keyword arguments,
+            such as the tokens of a text model. With several models, a sequence of these. Tensors, also those in
+            mappings and sequences within, are split by their first dimension; numbers, flags, None and tensors of no
+            dimension go to every chunk.
+        loss: maps the embeddings of the models, in order, to a scalar: one argument per tensor; a mapping is one
+            argument, with entries and attributes for the tensors that have one row per row of the batch.
         chunk: rows per chunk; "auto": as many as keep their activations within the memory budget
             (:func:`fastssl.set_memory_budget`), measured on two rows.
 
@@ -44,8 +51,8 @@ def cached_step(
         The loss, detached.
 
     Raises:
-        TypeError: ``batch`` holds no tensors.
-        ValueError: tensors of different lengths for one model, a number of models other than that of tensors, or
+        TypeError: ``batch`` holds no tensors, or a model returns none.
+        ValueError: tensors of different lengths for one model, a number of models other than that of entries, or
             ``chunk`` < 1.
 
     Example:
@@ -57,31 +64,118 @@ def cached_step(
         >>> encoder.weight.grad.shape
         torch.Size([4, 8])
 
+        A text model of transformers, and the columns of a sentence-transformers model:
+
+        >>> cached_step([bert, bert], [queries, documents],
+        ...     lambda q, d: F.info_nce(q.pooler_output, d.pooler_output), chunk=32)  # doctest: +SKIP
+        >>> cached_step([sbert, sbert], [[queries], [documents]],
+        ...     lambda q, d: F.info_nce(q["sentence_embedding"], d["sentence_embedding"]), chunk=32)  # doctest: +SKIP
+
     Source: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021.
     """
-    tensors = [batch] if isinstance(batch, Tensor) else list(batch)
-    if not tensors or not all(isinstance(t, Tensor) for t in tensors):
-        raise TypeError(f"batch: expected a tensor or a sequence of tensors, got {type(batch).__name__}")
     if isinstance(model, (list, tuple)):
-        if len(model) != len(tensors):
-            raise ValueError(f"model: expected one for each of {len(tensors)} tensors, got {len(model)}")
-        parts = [(tower, [t]) for tower, t in zip(model, tensors)]
+        entries = batch if isinstance(batch, (list, tuple)) else [batch]
+        if len(model) != len(entries):
+            raise ValueError(f"model: expected one for each of {len(entries)} entries of batch, got {len(model)}")
+        parts = [(tower, Inputs.of(entry)) for tower, entry in zip(model, entries)]
     else:
-        if len({len(t) for t in tensors}) > 1:
-            raise ValueError(f"batch: expected tensors of one length for one model, got {[len(t) for t in tensors]}")
-        parts = [(model, tensors)]
+        parts = [(model, Inputs.of(batch))]
     jobs = [_Tower(tower, inputs, _rows(chunk, tower, inputs)) for tower, inputs in parts]
     # Embeddings without a graph are the leaves of the loss's graph.
-    leaves = [leaf for job in jobs for leaf in job.embed()]
+    embeddings = [argument for job in jobs for argument in job.embed()]
     with torch.enable_grad():
-        value = loss(*leaves)
+        value = loss(*embeddings)
         value.backward()
     for job in jobs:
         job.backward()
     return value.detach()
 
 
-def _rows(chunk: int | str, model: Any, inputs: list[Tensor]) -> int:
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments of a model, which can be cut by rows.
+
+    Args:
+        leaves: the arguments, flattened.
+        tree: their structure: (positional, by keyword).
+        rows: the length of the tensors that are cut.
+    """
+
+    leaves: list[Any]
+    tree: Any
+    rows: int
+
+    @staticmethod
+    def of(entry: Any) -> Inputs:
+        """
+        Raises:
+            TypeError: no tensors.
+            ValueError: tensors of different lengths.
+        """
+        if isinstance(entry, Mapping):
+            given: Any = ((), dict(entry))
+        else:
+            several = isinstance(entry, Sequence) and not isinstance(entry, str)
+            given = (tuple(_dict(a) for a in entry) if several else (entry,), {})
+        leaves, tree = pytree.tree_flatten(given)
+        lengths = [len(t) for t in leaves if _has_rows(t)]
+        if not lengths:
+            raise TypeError(f"batch: expected tensors, or sequences or mappings of them, got {type(entry).__name__}")
+        if len(set(lengths)) > 1:
+            raise ValueError(f"batch: expected tensors of one length for one model, got {lengths}")
+        return Inputs(leaves, tree, lengths[0])
+
+    def __getitem__(self, rows: slice) -> Inputs:
+        cut = [t[rows] if _has_rows(t) else t for t in self.leaves]
+        return Inputs(cut, self.tree, len(range(self.rows)[rows]))
+
+    def split(self, rows: int) -> list[Inputs]:
+        return [self[start : start + rows] for start in range(0, self.rows, rows)]
+
+    def call(self, model: Any) -> Any:
+        args, kwargs = pytree.tree_unflatten(self.leaves, self.tree)
+        return model(*args, **kwargs)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [t for t in self.leaves if isinstance(t, Tensor)]
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0
+
+
+def _dict(given: Any) -> Any:
+    return dict(given) if isinstance(given, Mapping) else given
+
+
+class Embeddings(dict[str, Tensor]):
+    """Outputs of a model by name, as entries and as attributes."""
+
+    def __missing__(self, name: str) -> Tensor:
+        raise KeyError(f"{name!r}: not an output with one row per row of the batch; there are {sorted(self)}")
+
+    def __getattr__(self, name: str) -> Tensor:
+        try:
+            return self[name]
+        except KeyError as error:
+            raise AttributeError(error.args[0]) from None
+
+
+def _outputs(out: Any, rows: int) -> dict[Any, Tensor]:
+    """The tensors of a model's output by name or position."""
+    if isinstance(out, Tensor):
+        return {0: out}
+    named = isinstance(out, Mapping)
+    found = dict(out) if named else dict(enumerate(out)) if isinstance(out, (list, tuple)) else {}
+    if named:
+        found = {k: t for k, t in found.items() if _has_rows(t) and len(t) == rows}
+    if not found or not all(isinstance(t, Tensor) for t in found.values()):
+        raise TypeError(f"model: expected a tensor, a tuple of tensors or a mapping of some, got {type(out).__name__}")
+    return found
+
+
+def _rows(chunk: int | str, model: Any, inputs: Inputs) -> int:
     if chunk == "auto":
         return auto_chunk(model, inputs)
     if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
@@ -89,12 +183,13 @@ def _rows(chunk: int | str, model: Any, inputs: list[Tensor]) -> int:
     return chunk
 
 
-def auto_chunk(model: Any, inputs: list[Tensor]) -> int:
+def auto_chunk(model: Any, inputs: Inputs) -> int:
     """The number of rows whose activations fit the memory budget, from the tensors saved for backward of two rows."""
     kept: dict[int, int] = {}
     alive: list[Tensor] = []
     module = _module(model)
-    own = {t.untyped_storage().data_ptr() for t in (*(module.parameters() if module is not None else ()), *inputs)}
+    parameters = module.parameters() if module is not None else ()
+    own = {t.untyped_storage().data_ptr() for t in (*parameters, *inputs.tensors)}
 
     def count(x: Tensor) -> Tensor:
         alive.append(x)  # no address is reused while counting
@@ -103,17 +198,17 @@ def auto_chunk(model: Any, inputs: list[Tensor]) -> int:
             kept[storage.data_ptr()] = storage.nbytes()
         return x
 
-    few = [t[:2] for t in inputs]
-    if not len(few[0]):
+    few = inputs[:2]
+    if not few.rows:
         return 1
-    state = _Random(few)
+    state = _Random(few.tensors)
     buffers = _buffers(model)
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, _same):
-        model(*few)
+        few.call(model)
     state.restore()
     _restore(buffers)
-    per_row = max(1, sum(kept.values()) // len(few[0]))
-    return max(1, min(len(inputs[0]), get_memory_budget() // per_row))
+    per_row = max(1, sum(kept.values()) // few.rows)
+    return max(1, min(inputs.rows, get_memory_budget() // per_row))
 
 
 def _same(x: Tensor) -> Tensor:
@@ -154,39 +249,46 @@ class _Random:
 class _Tower:
     """One model with the chunks that it embeds."""
 
-    def __init__(self, model: Any, inputs: list[Tensor], rows: int) -> None:
+    def __init__(self, model: Any, inputs: Inputs, rows: int) -> None:
         self.model = model
-        self.chunks = list(zip(*(t.split(rows) for t in inputs)))
+        self.chunks = inputs.split(rows)
         self.states: list[_Random] = []
-        self.leaves: list[Tensor] = []
+        self.leaves: dict[Any, Tensor] = {}
         self.after: _Random | None = None
 
-    def embed(self) -> list[Tensor]:
-        """All embeddings, without a graph; the model's buffers are left unchanged."""
-        parts: list[tuple[Tensor, ...]] = []
+    def embed(self) -> list[Any]:
+        """All embeddings, without a graph, as arguments of the loss; the model's buffers are left unchanged."""
+        parts: list[dict[Any, Tensor]] = []
         buffers = _buffers(self.model)
+        named = False
         with torch.no_grad():
             for chunk in self.chunks:
-                self.states.append(_Random(chunk))
-                out = self.model(*chunk)
-                parts.append((out,) if isinstance(out, Tensor) else tuple(out))
-        self.after = _Random(self.chunks[0]) if self.chunks else None
+                self.states.append(_Random(chunk.tensors))
+                out = chunk.call(self.model)
+                named = isinstance(out, Mapping)
+                parts.append(_outputs(out, chunk.rows))
+        self.after = _Random(self.chunks[0].tensors) if self.chunks else None
         _restore(buffers)
-        self.leaves = [torch.cat(columns).requires_grad_() for columns in zip(*parts)]
-        return self.leaves
+        for name in parts[0] if parts else ():
+            columns = [part[name] for part in parts if name in part]
+            if len(columns) == len(parts) and len({t.shape[1:] for t in columns}) == 1:
+                whole = torch.cat(columns)
+                self.leaves[name] = whole.requires_grad_(whole.is_floating_point())
+        return [Embeddings(self.leaves)] if named else list(self.leaves.values())
 
     def backward(self) -> None:
         """Recomputes each chunk with a graph; DDP reduces gradients with the last one."""
-        grads = [leaf.grad if leaf.grad is not None else torch.zeros_like(leaf) for leaf in self.leaves]
+        grads = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
+        if not grads:  # a loss that reads none of them: DDP waits for its gradients all the same
+            grads = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
         start = 0
         for k, (chunk, state) in enumerate(zip(self.chunks, self.states)):
-            stop = start + len(chunk[0])
+            stop = start + chunk.rows
             state.restore()
             waits = k + 1 < len(self.chunks) and hasattr(self.model, "no_sync")
             with self.model.no_sync() if waits else contextlib.nullcontext(), torch.enable_grad():
-                out = self.model(*chunk)
-                outs = (out,) if isinstance(out, Tensor) else tuple(out)
-                needed = [(o, g[start:stop]) for o, g in zip(outs, grads) if o.requires_grad]
+                outs = _outputs(chunk.call(self.model), chunk.rows)
+                needed = [(outs[name], g[start:stop]) for name, g in grads.items() if outs[name].requires_grad]
                 if needed:
                     torch.autograd.backward([o for o, _ in needed], [g for _, g in needed])
             start = stop
@@ -194,4 +296,4 @@ class _Tower:
             self.after.restore()
 
 
-__all__ = ["auto_chunk", "cached_step"]
+__all__ = ["Embeddings", "Inputs", "auto_chunk", "cached_step"]

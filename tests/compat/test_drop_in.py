@@ -429,6 +429,64 @@ def test_forward_mode_and_hessians_run_the_original() -> None:
     assert fastssl.patched()["pytorch_metric_learning"]["SupConLoss"].fused == 0
 
 
+def _curvature(loss: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient, and that of its square."""
+    (first,) = torch.autograd.grad(loss, x, create_graph=True)
+    return first.detach(), torch.autograd.grad(first.square().sum(), x)[0]
+
+
+@pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "TupletMarginLoss", "ArcFaceLoss", "CircleLoss"])
+def test_second_derivatives_are_the_originals(name: str) -> None:
+    pml = metric_learning()
+    arguments = {"num_classes": 8, "embedding_size": SIZE} if name == "ArcFaceLoss" else {}
+    loss = getattr(pml.losses, name)(**arguments).double()
+    x = _rows(dtype=torch.float64).requires_grad_()
+    before = _curvature(loss(x, _labels()), x)
+    fastssl.patch("pytorch_metric_learning")
+    result = loss(x, _labels())
+    result.backward(retain_graph=True)  # the first derivative alone
+    assert fastssl.patched()["pytorch_metric_learning"][name].fused == 1
+    for a, b in zip(before, _curvature(result, x)):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(x.grad, before[0], rtol=1e-7, atol=1e-10)
+
+
+def test_the_hessian_of_a_patched_loss_with_autograd_functional() -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    image, text = _unit(_rows(dtype=torch.float64))[:5], _unit(_rows(1, torch.float64))[:5]
+    before = torch.autograd.functional.hessian(lambda t: ClipLoss()(t, text, 10.0), image)
+    fastssl.patch("open_clip")
+    after = torch.autograd.functional.hessian(lambda t: ClipLoss()(t, text, 10.0), image)
+    torch.testing.assert_close(after, before)
+    assert fastssl.patched()["open_clip"]["ClipLoss"].fused == 1
+
+
+def test_second_derivatives_of_a_call_that_filled_a_memory_bank_are_refused() -> None:
+    lightly()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    fastssl.patch("lightly")
+    loss, x = NTXentLoss(memory_bank_size=(64, SIZE)), _rows().requires_grad_()
+    with pytest.raises(RuntimeError, match="no second derivative of a call that changed buffers.*memory bank"):
+        torch.autograd.grad(loss(x, _rows(1)), x, create_graph=True)
+
+
+def test_the_result_of_a_patched_loss_may_be_changed_in_place() -> None:
+    pml = metric_learning()
+    found = []
+    for patched in (False, True):
+        if patched:
+            fastssl.patch("pytorch_metric_learning")
+        x = _rows().requires_grad_()
+        loss = pml.losses.SupConLoss()(x, _labels())
+        loss /= 4
+        loss.backward()
+        found.append(x.grad)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-4, atol=1e-6)
+
+
 def test_what_open_clip_leaves_behind() -> None:
     package("open_clip")
     from open_clip.loss import ClipLoss

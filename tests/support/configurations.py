@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import random
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator
@@ -37,7 +38,9 @@ class Case:
         change: makes it special, and may return a function that undoes what is not the object's own.
         call: calls it with the rows.
         rows: how many matrices it takes.
-        classes: the classes whose calls are counted.
+        dtype: dtype of the rows.
+        autocast: within a region of bfloat16.
+        scores: the patched method returns scores, in 16 bits where the original does, from which a loss follows.
     """
 
     peer: str
@@ -48,7 +51,7 @@ class Case:
     rows: int = 1
     dtype: torch.dtype = torch.float32
     autocast: bool = False
-    learned: list[Tensor] = field(default_factory=list)
+    scores: bool = False
 
     def __str__(self) -> str:
         return f"{self.title}, {str(self.dtype)[6:]}{', autocast' if self.autocast else ''}"
@@ -107,7 +110,9 @@ def run(case: Case, dtype: torch.dtype | None = None, autocast: bool | None = No
                     result = case.call(loss, *rows)
                     total = _sum(result)
                 leaves = [*rows, *(p for p in loss.parameters() if p.requires_grad)]
-                grads = torch.autograd.grad(total, leaves, allow_unused=True) if total.requires_grad else ()
+                if total.requires_grad:
+                    total.backward()
+                grads = [leaf.grad for leaf in leaves]
             except Exception as error:
                 outcome.error = type(error)
                 return outcome
@@ -157,7 +162,11 @@ def differences(case: Case, before: Outcome, after: Outcome) -> list[str]:
             # Gradients pass through the loss's dtype: its rounding is both's.
             width = max(torch.finfo(before.tensors[k].dtype).eps for k in (name, "loss"))
             width = max(width, 8 * torch.finfo(torch.float32).eps)
-            if not float(ours) <= 1.5 * float(theirs) + width * (1e-3 + float(r.abs().max())):
+            largest = float(r.abs().max())
+            if case.scores:
+                width = max(width, torch.finfo(torch.bfloat16 if case.autocast else case.dtype).eps)
+                largest = max(largest, 1.0)
+            if not float(ours) <= 1.5 * float(theirs) + width * (1e-3 + largest):
                 found.append(
                     f"{name}: error {float(theirs):.2e} became {float(ours):.2e} of {float(r.abs().max()):.2e}"
                 )
@@ -357,6 +366,11 @@ def _hook(path: tuple[str, ...], hook: str, loss: Any) -> None:
 
 
 def metric_learning() -> Iterator[Case]:
+    yield from losses_of_metric_learning()
+    yield from miners_of_metric_learning()
+
+
+def losses_of_metric_learning() -> Iterator[Case]:
     from pytorch_metric_learning import distances, losses, miners, reducers, regularizers
 
     proxies = {"num_classes": CLASSES, "embedding_size": D}
@@ -482,6 +496,44 @@ def metric_learning() -> Iterator[Case]:
             yield case(name, title, change=change)
 
 
+def _mined(labels: Tensor, **others: Tensor) -> Callable[..., Tensor]:
+    """A number that depends on every mined index and on their order."""
+
+    def call(miner: Any, x: Tensor) -> Tensor:
+        lists = miner(x, labels, **{k: v.to(x.dtype) if v.is_floating_point() else v for k, v in others.items()})
+        places = [torch.linspace(1, 2, len(t), dtype=torch.float64) for t in lists]
+        return torch.stack([(t * w).sum() + len(t) for t, w in zip(lists, places)]).sum()
+
+    return call
+
+
+def miners_of_metric_learning() -> Iterator[Case]:
+    from pytorch_metric_learning import distances, miners
+
+    kinds: dict[str, Callable[[], Any]] = {
+        f"TripletMarginMiner, {kind}": functools.partial(miners.TripletMarginMiner, 0.1, kind)
+        for kind in ("all", "hard", "semihard", "easy", "unknown")
+    }
+    for name in ("CosineSimilarity", "DotProductSimilarity", "SNRDistance"):
+        kinds[f"TripletMarginMiner, {name}"] = lambda name=name: miners.TripletMarginMiner(
+            0.1, distance=getattr(distances, name)()
+        )
+    kinds["TripletMarginMiner, statistics"] = lambda: miners.TripletMarginMiner(collect_stats=True)
+    y = torch.arange(N) % CLASSES
+    other = torch.randn(17, D, generator=torch.Generator().manual_seed(2))
+    calls: dict[str, tuple[int, Callable[..., Any]]] = {
+        "labels": (1, _mined(y)),
+        "references": (1, _mined(y, ref_emb=other, ref_labels=torch.arange(17) % 4)),
+        "one class": (1, _mined(0 * y)),
+        "all apart": (1, _mined(torch.arange(N))),
+        "float labels": (1, _mined(y.float())),
+        "duplicates": (1, lambda miner, x: _mined(y)(miner, x[torch.arange(N) // 2])),
+        "no rows": (1, lambda miner, x: _mined(y[:0])(miner, x[:0])),
+        "called twice": (1, lambda miner, x: _mined(y)(miner, x) + _mined(y.flip(0))(miner, 2 * x)),
+    }
+    yield from _stock("pytorch_metric_learning", kinds, calls, lambda miner: ((), ("distance",)))
+
+
 def _stock(
     peer: str,
     kinds: dict[str, Callable[[], Any]],
@@ -499,6 +551,7 @@ def _stock(
 def lightly() -> Iterator[Case]:
     from lightly.loss.dcl_loss import DCLLoss, DCLWLoss, negative_mises_fisher_weights
     from lightly.loss.ntx_ent_loss import NTXentLoss
+    from lightly.loss.vicreg_loss import VICRegLoss
 
     def plain() -> Any:
         loss = NTXentLoss(0.3)
@@ -516,6 +569,7 @@ def lightly() -> Iterator[Case]:
             0.3, weight_fn=functools.partial(lambda a, b, sigma: (a * b).sum(1) * sigma, sigma=0.4)
         ),
     }
+    kinds["VICRegLoss"] = VICRegLoss
     calls: dict[str, tuple[int, Callable[..., Any]]] = {
         "two views": (2, lambda loss, x, z: loss(x, z)),
         "the second without gradient": (2, lambda loss, x, z: loss(x, z.detach())),
@@ -596,39 +650,147 @@ def _with_bias(loss: Any, *args: Any, **kwargs: Any) -> Any:
     return loss(*args, **kwargs, logit_bias=-2.0)
 
 
+class _Model(nn.Sequential):
+    """Stands for a model whose features are its embeddings."""
+
+    max_seq_length = 8
+
+    def __init__(self, tokenizer: Any = None) -> None:
+        super().__init__(nn.Identity())
+        self.tokenizer = tokenizer
+
+
+class _Guide(_Model):
+    """A guide with embeddings of its own, of which some are alike."""
+
+    def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        given = features["sentence_embedding"]
+        return {"sentence_embedding": given.round() if given.dim() == 2 else given}
+
+
 def sentence_transformers() -> Iterator[Case]:
     import importlib
 
-    losses = importlib.import_module("fastssl.compat.sentence_transformers").targets()
     from sentence_transformers.util import cos_sim, dot_score, euclidean_sim
+    from transformers import PreTrainedTokenizerBase
 
+    from fastssl.compat.sentence_transformers import GIST, PEER, RANKING
+
+    targets = importlib.import_module("fastssl.compat.sentence_transformers").targets()
+    losses = importlib.import_module(targets[0].owner.__module__.rsplit(".", 1)[0])
+    cached = (losses.CachedMultipleNegativesRankingLoss, losses.CachedMultipleNegativesSymmetricRankingLoss)
     kinds: dict[str, Callable[[], Any]] = {}
-    for owner in {t.owner for t in losses}:
-        kinds[owner.__name__] = functools.partial(owner, nn.Identity())
-        for title, function in {
-            "dot": dot_score,
-            "Euclidean": euclidean_sim,
-            "own": lambda a, b: cos_sim(a, b) ** 2,
-        }.items():
-            kinds[f"{owner.__name__}, {title}"] = functools.partial(owner, nn.Identity(), 5.0, function)
-    owner = next(t.owner for t in losses if t.owner.__name__ == "MultipleNegativesRankingLoss")
     both = ("query_to_doc", "doc_to_query")
-    for title, given in {
+    options: dict[str, dict[str, Any]] = {
         "joint": {"directions": both},
         "each": {"directions": both, "partition_mode": "per_direction"},
         "all": {"directions": (*both, "query_to_query", "doc_to_doc")},
         "hard": {"hardness_mode": "all_negatives", "hardness_strength": 2.0},
         "gathered": {"gather_across_devices": True},
-    }.items():
-        kinds[f"MultipleNegativesRankingLoss, {title}"] = functools.partial(owner, nn.Identity(), **given)
-    calls: dict[str, tuple[int, Callable[..., Any]]] = {
-        "pairs": (2, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
-        "hard negatives": (4, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
-        "one column": (1, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
+    }
+    functions = {"dot": dot_score, "Euclidean": euclidean_sim, "own": lambda a, b: cos_sim(a, b) ** 2}
+
+    def columns(loss: Any, *x: Tensor) -> Tensor:
+        return loss([{"sentence_embedding": t} for t in x], None)
+
+    for owner in (*(getattr(losses, name) for name in RANKING), *cached):
+        parts = {"mini_batch_size": 10} if owner in cached else {}
+        made = functools.partial(owner, _Model(), **parts)
+        kinds[owner.__name__] = made
+        for title, function in functions.items():
+            kinds[f"{owner.__name__}, {title}"] = functools.partial(made, scale=5.0, similarity_fct=function)
+        if "Symmetric" not in owner.__name__:
+            kinds |= {
+                f"{owner.__name__}, {title}": functools.partial(made, **given) for title, given in options.items()
+            }
+    forward: dict[str, tuple[int, Callable[..., Any]]] = {
+        "pairs": (2, columns),
+        "hard negatives": (4, columns),
+        "one column": (1, columns),
+        "evaluation": (2, lambda loss, *x: columns(loss.eval(), *(t.detach() for t in x))),
+        "the second without gradient": (2, lambda loss, a, b: columns(loss, a, b.detach())),
+        "two steps": (2, lambda loss, a, b: columns(loss, a, b) + 2 * columns(loss, b, a)),
+    }
+    calls: dict[str, tuple[int, Callable[..., Any]]] = forward | {
+        "embeddings": (2, lambda loss, *x: loss.compute_loss_from_embeddings(list(x), None)),
         "other lengths": (2, lambda loss, a, b: loss.compute_loss_from_embeddings([a, b[:5]], None)),
         "keywords": (2, lambda loss, *x: loss.compute_loss_from_embeddings(labels=None, embeddings=list(x))),
+        "Matryoshka": (2, lambda loss, *x: _matryoshka(losses, loss, x)),
     }
-    yield from _stock("sentence_transformers", kinds, calls, lambda loss: ((),))
+
+    def of(*words: str) -> dict[str, Callable[[], Any]]:
+        return {title: make for title, make in kinds.items() if title.startswith(words)}
+
+    def parts_of(loss: Any) -> tuple[tuple[str, ...], ...]:
+        within = loss._modules.get("loss")
+        return ((),) if type(within).__name__ not in PEER.known else ((), ("loss",))
+
+    yield from _stock("sentence_transformers", of(*RANKING), calls, parts_of)
+    in_parts = forward | {
+        "embeddings in parts": (2, lambda loss, *x: loss.calculate_loss([list(t.split(7)) for t in x])),
+        "backward within": (2, _backward_within),
+        "Matryoshka": (2, lambda loss, *x: _matryoshka(losses, loss, x)),
+        "no parts": (2, lambda loss, *x: loss.calculate_loss([[], []])),
+    }
+    yield from _stock("sentence_transformers", of("Cached"), in_parts, parts_of)
+    tokenizer = type("Tokenizer", (PreTrainedTokenizerBase,), {"get_vocab": lambda self: {}})
+    gist = {
+        name: functools.partial(getattr(losses, name), _Model(tokenizer()), _Guide(tokenizer()), 0.2) for name in GIST
+    }
+    for name, make in list(gist.items()):
+        for title, given in {
+            "relative": {"margin_strategy": "relative", "margin": 0.1},
+            "positives alone": {"contrast_anchors": False},
+            "anchors alone": {"contrast_positives": False},
+        }.items():
+            gist[f"{name}, {title}"] = functools.partial(make, **given)
+    triples = {"pairs": (2, columns), "triples": (3, columns), "four": (4, columns)}
+    for case in _stock("sentence_transformers", gist, triples, lambda loss: ((), ("similarity_fct",))):
+        case.scores = True
+        yield case
+    distances = sys.modules[losses.BatchAllTripletLoss.__module__].BatchHardTripletLossDistanceFunction
+    triplets = {
+        "BatchAllTripletLoss": functools.partial(losses.BatchAllTripletLoss, _Model(), margin=0.7),
+        "BatchAllTripletLoss, cosines": functools.partial(
+            losses.BatchAllTripletLoss, _Model(), distances.cosine_distance, 0.3
+        ),
+        "BatchAllTripletLoss, squares": functools.partial(
+            losses.BatchAllTripletLoss, _Model(), functools.partial(distances.euclidean_distance, squared=True)
+        ),
+    }
+    y = torch.arange(N) % CLASSES
+
+    def labelled(labels: Tensor) -> tuple[int, Callable[..., Any]]:
+        return 1, lambda loss, x: loss([{"sentence_embedding": x}], labels)
+
+    labels = {
+        "labels": labelled(y),
+        "int32 labels": labelled(y.int()),
+        "float labels": labelled(y.float()),
+        "labels [N, 1]": labelled(y[:, None]),
+        "one class": labelled(0 * y),
+        "all apart": labelled(torch.arange(N)),
+        "too few labels": labelled(y[:5]),
+        "no rows": (1, lambda loss, x: loss([{"sentence_embedding": x[:0]}], y[:0])),
+        "two rows": (1, lambda loss, x: loss([{"sentence_embedding": x[:2]}], y[:2])),
+        "duplicates": (1, lambda loss, x: loss([{"sentence_embedding": x[torch.arange(N) // 2]}], y)),
+    }
+    yield from _stock("sentence_transformers", triplets, labels, lambda loss: ((),))
+
+
+def _matryoshka(losses: Any, loss: Any, x: tuple[Tensor, ...]) -> Tensor:
+    model = loss.model
+    model.get_embedding_dimension = model.get_sentence_embedding_dimension = lambda: D
+    return losses.MatryoshkaLoss(model, loss, [D, D // 2])([{"sentence_embedding": t} for t in x], None)
+
+
+def _backward_within(loss: Any, *x: Tensor) -> Tensor:
+    """The gradients that the method itself leaves at the parts."""
+    parts = [[t.detach().requires_grad_() for t in rows.split(7)] for rows in x]
+    loss.calculate_loss(parts, with_backward=True)
+    return torch.stack(
+        [(torch.cat([t.grad for t in own]) * rows.roll(1, 1)).sum() for own, rows in zip(parts, x)]
+    ).sum()
 
 
 GENERATORS = {

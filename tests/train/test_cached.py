@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import UserDict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import emoji
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, cached_step, pretrain
-from fastssl.train.cached import auto_chunk
+from fastssl.train.cached import Inputs, auto_chunk
 from tests.support.training import frozen_norms, gradients, relative
 
 
@@ -117,6 +118,89 @@ def test_one_model_of_several_tensors_and_outputs() -> None:
     assert relative(gradients(model), gradients(other)) < 1e-5
 
 
+class Words(nn.Module):
+    """A text model: keywords in, a mapping out, as those of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.layer = nn.Embedding(20, 8), nn.Linear(8, 6)
+        self.drop = nn.Dropout(0.2)
+
+    def forward(self, ids: Tensor, mask: Tensor | None = None, *, scale: float = 1.0, flag: Any = None) -> Any:
+        x = self.drop(self.table(ids))
+        weight = torch.ones(ids.shape) if mask is None else mask
+        mean = (x * weight[..., None]).sum(1) / weight.sum(1, keepdim=True)
+        return {
+            "pooled": scale * self.layer(mean),
+            "states": x,
+            "ids": ids,
+            "similarity": mean @ mean.T,
+            "flag": flag,
+            "shape": x.sum(),
+        }
+
+
+def _words(rows: int, seed: int) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.randint(20, (rows, 5), generator=g)
+    return {"ids": ids, "mask": (torch.rand(rows, 5, generator=g) < 0.7).float() + 0.1, "scale": 0.5, "flag": None}
+
+
+@pytest.mark.parametrize("chunk", [3, 4, "auto"])
+@pytest.mark.parametrize("kind", [dict, UserDict])
+def test_mappings_of_text_models(kind: type, chunk: int | str) -> None:
+    """Tokens by keyword, one model for two columns, outputs by entry and by attribute."""
+    model = Words().eval()
+    other = copy.deepcopy(model)
+    a, b = _words(10, 0), _words(10, 1)
+    expected = F.info_nce(other(**a)["pooled"], other(**b)["pooled"])
+    expected.backward()
+    given = cached_step([model, model], [kind(a), kind(b)], lambda p, q: F.info_nce(p["pooled"], q.pooled), chunk=chunk)
+    torch.testing.assert_close(given, expected.detach())
+    assert relative(gradients(model), gradients(other)) < 1e-5
+
+
+def test_a_mapping_as_the_only_positional_argument() -> None:
+    """As models of sentence-transformers take it; dropout is replayed."""
+
+    class Features(Words):
+        def forward(self, features: dict[str, Any]) -> Any:  # type: ignore[override]
+            return super().forward(**features)
+
+    model, batch = Features(), _words(9, 0)
+    seen: list[Tensor] = []
+
+    def loss(out: Any) -> Tensor:
+        seen.append(out.pooled.detach())
+        assert sorted(out) == ["ids", "pooled", "states"] and not out.ids.requires_grad
+        with pytest.raises(KeyError, match="'similarity': not an output with one row per row.*pooled"):
+            out["similarity"]
+        with pytest.raises(AttributeError, match="shape"):
+            _ = out.shape
+        return out.pooled.square().sum() + out.states.square().sum()
+
+    torch.manual_seed(3)
+    cached_step(model, [batch], loss, chunk=4)
+    torch.manual_seed(3)
+    other = copy.deepcopy(model)
+    other.zero_grad()
+    parts = [other({k: v[i : i + 4] if isinstance(v, Tensor) else v for k, v in batch.items()}) for i in (0, 4, 8)]
+    pooled = torch.cat([p["pooled"] for p in parts])
+    assert torch.equal(pooled.detach(), seen[0])
+    (pooled.square().sum() + torch.cat([p["states"] for p in parts]).square().sum()).backward()
+    assert relative(gradients(model), gradients(other)) < 1e-5
+
+
+def test_image_and_text_towers() -> None:
+    image, text = network(), Words().eval()
+    others = copy.deepcopy((image, text))
+    x, y = torch.randn(7, 3, 8, 8), _words(7, 0)
+    F.clip_loss(others[0](x), others[1](**y)["pooled"], 3.0).backward()
+    cached_step([image, text], [x, y], lambda a, b: F.clip_loss(a, b.pooled, 3.0), chunk=3)
+    for a, b in zip((image, text), others):
+        assert relative(gradients(a), gradients(b)) < 1e-5
+
+
 def test_under_autocast() -> None:
     model, x = network(), torch.randn(16, 3, 8, 8)
     other = copy.deepcopy(model)
@@ -153,7 +237,7 @@ def test_auto_keeps_the_memory_budget() -> None:
     before = torch.get_rng_state()
     for budget in (2**20, 2**22, 2**30):
         fastssl.set_memory_budget(budget)
-        rows = auto_chunk(model, [x])
+        rows = auto_chunk(model, Inputs.of(x))
         assert rows == min(64, max(1, rows)) and (rows == 64 or abs(rows * per_row - budget) < 0.2 * budget)
     assert torch.equal(before, torch.get_rng_state())
     fastssl.set_memory_budget(2**20)
@@ -172,6 +256,9 @@ def test_frozen_towers_and_wrong_arguments() -> None:
         (tower, [], {}, TypeError, "batch"),
         (tower, "x", {}, TypeError, "batch"),
         (tower, (x, y[:3]), {}, ValueError, r"one length.*\[10, 3\]"),
+        (tower, {"a": 1}, {}, TypeError, "batch: expected tensors.*got dict"),
+        (lambda x: "text", y, {"chunk": 3}, TypeError, "model: expected a tensor.*got str"),
+        (lambda x: {"n": 3}, y, {"chunk": 3}, TypeError, "model: expected a tensor.*got dict"),
         ((tower,), (x, y), {}, ValueError, "model: expected one for each of 2"),
         (tower, y, {"chunk": 0}, ValueError, "chunk"),
         (tower, y, {"chunk": "some"}, ValueError, "chunk"),

@@ -1,0 +1,144 @@
+"""torch.compile of steps with patched losses: no graph break that the library has not, fused, and guarded."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fastssl
+from tests.support.peers import lightly, metric_learning, package
+
+ROWS, SIZE = 32, 16
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    torch._dynamo.reset()
+    yield
+    fastssl.unpatch()
+    torch._dynamo.reset()
+
+
+def _rows(seed: int) -> Tensor:
+    x = torch.randn(ROWS, SIZE, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(x, dim=1).requires_grad_()
+
+
+def _clip() -> Callable[..., Tensor]:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    loss, scale = ClipLoss(), torch.tensor(10.0)
+    return lambda x, z: loss(x, z, scale)
+
+
+def _learned_clip() -> Callable[..., Tensor]:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    loss, scale = ClipLoss(), nn.Parameter(torch.tensor(2.0))
+    return lambda x, z: loss(x, z, scale.exp())
+
+
+def _siglip() -> Callable[..., Tensor]:
+    package("open_clip")
+    from open_clip.loss import SigLipLoss
+
+    loss = SigLipLoss()
+    return lambda x, z: loss(x, z, 10.0, -3.0)
+
+
+def _sentences() -> Callable[..., Tensor]:
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    loss = losses.MultipleNegativesRankingLoss(nn.Identity())
+    return lambda x, z: loss.compute_loss_from_embeddings([x, z], None)
+
+
+def _decoupled() -> Callable[..., Tensor]:
+    lightly()
+    from lightly.loss.dcl_loss import DCLLoss
+
+    loss = DCLLoss(0.2)
+    return lambda x, z: loss(x, z)
+
+
+WHOLE = {
+    "ClipLoss": ("open_clip", _clip),
+    "ClipLoss, learned scale": ("open_clip", _learned_clip),
+    "SigLipLoss": ("open_clip", _siglip),
+    "MultipleNegativesRankingLoss": ("sentence_transformers", _sentences),
+    "DCLLoss": ("lightly", _decoupled),
+}
+
+
+@pytest.mark.parametrize("title", ["ClipLoss", *(pytest.param(t, marks=pytest.mark.slow) for t in list(WHOLE)[1:])])
+def test_one_graph(title: str) -> None:
+    """The step is one graph, also where the library's own code breaks it; calls are counted."""
+    peer, make = WHOLE[title]
+    call = make()
+    x, z = _rows(0), _rows(1)
+    expected = torch.autograd.grad(call(x, z), (x, z))
+    fastssl.patch(peer)
+    step = torch.compile(call, backend="aot_eager", fullgraph=True)
+    for _ in range(2):
+        given = torch.autograd.grad(step(x, z), (x, z))
+    for a, b in zip(given, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    assert fastssl.patched()[peer][title.split(",")[0]].fused == 2
+
+
+def _breaks(call: Callable[..., Tensor], *given: Tensor) -> int:
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    torch.compile(call, backend="eager")(*given).backward()
+    return sum(torch._dynamo.utils.counters["graph_break"].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["NTXentLoss", "SupConLoss"])
+def test_no_more_breaks_than_the_librarys(name: str) -> None:
+    if name == "NTXentLoss":
+        lightly()
+        from lightly.loss.ntx_ent_loss import NTXentLoss
+
+        peer, loss, given = "lightly", NTXentLoss(0.2), (_rows(0), _rows(1))
+    else:
+        pml = metric_learning()
+        peer, loss, given = "pytorch_metric_learning", pml.losses.SupConLoss(), (_rows(0), torch.arange(ROWS) // 2)
+    before = _breaks(lambda *t: loss(*t), *given)
+    fastssl.patch(peer)
+    assert _breaks(lambda *t: loss(*t), *given) <= before
+    assert fastssl.patched()[peer][name].fused == 1
+
+
+def test_what_is_replaced_after_compilation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    def twice(self: Any, image: Tensor, text: Tensor, scale: Any, *rest: Any, **more: Any) -> tuple[Tensor, Tensor]:
+        logits = 2 * scale * image @ text.T
+        return logits, logits.T
+
+    loss, x, z = ClipLoss(), _rows(0), _rows(1)
+    before = float(loss(x, z, 10.0))
+    doubled = float(loss(x, z, 20.0))
+    fastssl.patch("open_clip")
+    step = torch.compile(lambda x, z: loss(x, z, 10.0), backend="eager", fullgraph=True)
+    assert float(step(x, z)) == pytest.approx(before, rel=1e-5)
+    loss.get_logits = functools.partial(twice, loss)
+    assert float(step(x, z)) == pytest.approx(doubled, rel=1e-5)
+    del loss.get_logits
+    with monkeypatch.context() as patch:
+        patch.setattr(ClipLoss, "get_logits", twice)
+        assert float(step(x, z)) == pytest.approx(doubled, rel=1e-5)
+    assert float(step(x, z)) == pytest.approx(before, rel=1e-5)
+    calls = fastssl.patched()["open_clip"]["ClipLoss"]
+    assert calls.fused == 2 and sum(calls.original.values()) == 2
+    fastssl.unpatch()
+    assert float(step(x, z)) == pytest.approx(before, rel=1e-5)
+    assert calls.fused == 2
