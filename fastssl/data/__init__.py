@@ -2,26 +2,32 @@
 
 from fastssl.data.arrays import ArraySource
 from fastssl.data.batch import Batch
+from fastssl.data.corpus import Corpus, CorpusError
 from fastssl.data.datasets import DatasetSource, HubSource
 from fastssl.data.decode import ImageError, read_image
 from fastssl.data.disk_cache import CacheError
 from fastssl.data.embedded import digits, emoji
+from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.loader import Loader
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
 from fastssl.data.signals import Signals, tones
 from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.tables import table
+from fastssl.data.text_files import text8, text_corpus, wikitext
 
 __all__ = [
     "ArraySource",
     "Batch",
     "CacheError",
     "ConcatSource",
+    "Corpus",
+    "CorpusError",
     "DatasetSource",
     "FileSource",
     "HubSource",
@@ -30,6 +36,7 @@ __all__ = [
     "Loader",
     "PackedError",
     "PackedImages",
+    "ParallelCorpus",
     "ShardError",
     "ShardSource",
     "Signals",
@@ -40,13 +47,20 @@ __all__ = [
     "divide",
     "emoji",
     "folder",
+    "glosses",
     "open",
     "open_splits",
     "pack",
     "pack_source",
     "prefetch_items",
     "read_image",
+    "sentences",
+    "sotu",
     "table",
+    "text8",
+    "text_corpus",
     "tones",
+    "verses",
+    "wikitext",
     "write_shards",
 ]
