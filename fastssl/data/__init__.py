@@ -1,7 +1,7 @@
 """Data: sources of indexed items, and the loader that feeds a training loop."""
 
 from fastssl.data.arrays import ArraySource
-from fastssl.data.batch import Batch
+from fastssl.data.batch import Batch, TokenBatch
 from fastssl.data.corpus import Corpus, CorpusError
 from fastssl.data.datasets import DatasetSource, HubSource
 from fastssl.data.decode import ImageError, read_image
@@ -20,6 +20,9 @@ from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.tables import table
 from fastssl.data.text_files import text8, text_corpus, wikitext
+from fastssl.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
+from fastssl.data.tokens import TokenError, TokenFile, tokenize_corpus
+from fastssl.data.windows import Window, Windows
 
 __all__ = [
     "ArraySource",
@@ -43,11 +46,18 @@ __all__ = [
     "Source",
     "Splits",
     "Subset",
+    "TokenBatch",
+    "TokenError",
+    "TokenFile",
+    "Tokenizer",
+    "Window",
+    "Windows",
     "digits",
     "divide",
     "emoji",
     "folder",
     "glosses",
+    "load_tokenizer",
     "open",
     "open_splits",
     "pack",
@@ -59,7 +69,9 @@ __all__ = [
     "table",
     "text8",
     "text_corpus",
+    "tokenize_corpus",
     "tones",
+    "train_tokenizer",
     "verses",
     "wikitext",
     "write_shards",

@@ -40,6 +40,7 @@ from fastssl.data.storage import (
     open_file,
     parent,
 )
+from fastssl.data.tokens import TokenFile
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -59,7 +60,7 @@ TEXTS: dict[str, Callable[[str, str], Corpus]] = {
     "text8": lambda place, part: text_files.text8(place),
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
-_FILES = {".tar", ".pack", ".npy", *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
+_FILES = {".tar", ".pack", ".tok", ".npy", *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -81,6 +82,7 @@ def open(
               "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses";
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
+            - a token file (``.tok``, written by ``fastssl tokenize``);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
               :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER"; several, separated by commas: "sotu,glosses";
             - a folder of images with one sub-folder per class; with ``train`` and ``val`` (or ``test``) in it, the
@@ -240,6 +242,8 @@ def _file(place: str, options: dict[str, Any]) -> Source:
         return ShardSource([place], **options)
     if kind == ".npy":
         return _stack(place, options)
+    if kind == ".tok":
+        return TokenFile(place)
     if kind == ".txt":
         return text_files.text_corpus(place)
     if kind in tables.SUFFIXES:

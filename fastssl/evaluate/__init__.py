@@ -4,6 +4,7 @@ from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune
+from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, linear_probe, low_shot
 from fastssl.evaluate.measures import (
@@ -37,6 +38,7 @@ __all__ = [
     "evaluate",
     "evaluate_digits",
     "evaluate_emoji",
+    "evaluate_language",
     "evaluate_splits",
     "evaluate_with",
     "feature_spread",

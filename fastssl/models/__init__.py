@@ -1,10 +1,12 @@
-"""Encoders, heads, momentum encoders, queues and memory banks."""
+"""Encoders, language models, heads, momentum encoders, queues and memory banks."""
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
+from fastssl.models.generation import generate
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
+from fastssl.models.language import LanguageModel, Transformer, build_language
 from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.permutations import hamming, permutations
@@ -21,6 +23,7 @@ __all__ = [
     "EmbeddingQueue",
     "Encoder",
     "LabNetwork",
+    "LanguageModel",
     "MemoryBank",
     "PatchCNN",
     "Prototypes",
@@ -30,9 +33,12 @@ __all__ = [
     "SmallResNet",
     "TargetNetwork",
     "TextTransformer",
+    "Transformer",
     "ViT",
     "as_encoder",
     "build_encoder",
+    "build_language",
+    "generate",
     "hamming",
     "kmeans",
     "pca_whiten",

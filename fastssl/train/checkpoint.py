@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastssl.augment import Views
-from fastssl.methods import Method, get
-from fastssl.models import Encoder, build_encoder
+from fastssl.data import load_tokenizer
+from fastssl.methods import Method, TextMethod, get
+from fastssl.models import Encoder, build_encoder, build_language
 from fastssl.train.shards import full_tensor, shard_like
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
@@ -34,7 +35,13 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[s
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, write: bool = True
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    *,
+    assets: dict[str, str] | None = None,
+    write: bool = True,
 ) -> None:
     """Writes a checkpoint folder atomically.
 
@@ -43,6 +50,7 @@ def save_checkpoint(
         model: its parameters and buffers are stored.
         optimizer: its state is stored.
         state: JSON values that describe the model and the progress of training.
+        assets: further files: name -> content.
         write: False: only take part in gathering sharded parameters.
 
     Raises:
@@ -58,8 +66,10 @@ def save_checkpoint(
     try:
         fresh.mkdir()
         save_file(tensors, fresh / TENSORS)
+        for name, content in (assets or {}).items():
+            (fresh / name).write_text(content, encoding="utf-8")
         (fresh / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
-        for name in (TENSORS, STATE):
+        for name in (TENSORS, STATE, *(assets or ())):
             with open(fresh / name, "rb") as file:
                 os.fsync(file.fileno())
     except (OSError, SafetensorError) as error:
@@ -144,6 +154,8 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
         16
     """
     tensors, state = load_checkpoint(path)
+    if state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
+        raise ValueError(f"checkpoint: {state['method']} has no encoder of images; load it with load_method")
     if encoder is None and state["encoder"] is None:
         raise ValueError(
             "checkpoint: its encoder is a custom module; build it and call load_encoder(path, Encoder(module, size))"
@@ -184,7 +196,11 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
     if state["encoder"] is None:
         raise ValueError("checkpoint: its encoder is a custom module; build the method and load its tensors")
     kind: Any = get(state["method"])
-    method: Method = kind(build_encoder(state["encoder"]), augment, **state.get("method_options", {}))
+    options = state.get("method_options", {})
+    if issubclass(kind, TextMethod):
+        method: Method = kind(build_language(state["encoder"]), load_tokenizer(find_checkpoint(path)), **options)
+    else:
+        method = kind(build_encoder(state["encoder"]), augment, **options)
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
         method.load_state_dict(own)
