@@ -64,6 +64,6 @@ class T5(TextMethod):
         before = torch.full_like(batch.targets, start)
         before[:, 1:] = batch.targets[:, :-1]
         before = before.masked_fill(before == IGNORED, self.tokenizer.pad)
-        longest = int((batch.targets != IGNORED).sum(1).max())
+        longest = max(1, int((batch.targets != IGNORED).sum(1).max()))
         states = self.network.decoded(batch.tokens, batch.tokens != self.tokenizer.pad, before[:, :longest])
         return torch.nn.functional.pad(states, (0, 0, 0, batch.targets.shape[1] - longest))

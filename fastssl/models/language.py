@@ -21,7 +21,7 @@ class Transformer(nn.Module):
         depth: number of blocks.
         heads: number of attention heads.
         length: maximum number of tokens.
-        causal: causal attention.
+        causal: causal attention; else the tokens have segments, and there is a classifier of their order.
 
     Example:
         >>> import torch
@@ -35,13 +35,14 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens, self.positions = nn.Embedding(vocabulary, dim), nn.Embedding(length, dim)
-        self.segments = nn.Embedding(2, dim)
-        for table in (self.tokens, self.positions, self.segments):
-            nn.init.normal_(table.weight, std=0.02)
+        if not causal:
+            self.segments, self.order = nn.Embedding(2, dim), nn.Linear(dim, 2)
+        for table in self.children():
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, causal=causal) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
-        self.order = nn.Linear(dim, 2)
 
     def forward(
         self,

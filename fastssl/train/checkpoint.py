@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from fastssl.augment import Views
 from fastssl.data import load_tokenizer
+from fastssl.data.source import digest
 from fastssl.methods import Method, TextMethod, get
 from fastssl.models import Encoder, build_encoder, build_language
 from fastssl.train.shards import full_tensor, shard_like
@@ -66,9 +67,10 @@ def save_checkpoint(
     try:
         fresh.mkdir()
         save_file(tensors, fresh / TENSORS)
+        sums = {name: digest(content) for name, content in (assets or {}).items()}
         for name, content in (assets or {}).items():
             (fresh / name).write_text(content, encoding="utf-8")
-        (fresh / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
+        (fresh / STATE).write_text(json.dumps({**state, "assets": sums, "optimizer_scalars": scalars}, indent=1))
         for name in (TENSORS, STATE, *(assets or ())):
             with open(fresh / name, "rb") as file:
                 os.fsync(file.fileno())
@@ -198,7 +200,11 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
     kind: Any = get(state["method"])
     options = state.get("method_options", {})
     if issubclass(kind, TextMethod):
-        method: Method = kind(build_language(state["encoder"]), load_tokenizer(find_checkpoint(path)), **options)
+        folder = find_checkpoint(path)
+        for name, expected in state["assets"].items():
+            if not (folder / name).is_file() or digest((folder / name).read_text(encoding="utf-8")) != expected:
+                raise ValueError(f"checkpoint: {folder / name} is not the one that the run was trained with")
+        method: Method = kind(build_language(state["encoder"]), load_tokenizer(folder), **options)
     else:
         method = kind(build_encoder(state["encoder"]), augment, **options)
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
