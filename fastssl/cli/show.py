@@ -139,12 +139,17 @@ def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: An
 
 def describe_source(source: Any) -> str:
     """One line: number of items and classes, sizes of a few images, files that were left out."""
-    parts = [f"{source.name}: {len(source):,} items"]
+    from fastssl.data import Corpus, TokenFile
+
+    texts = isinstance(source, (Corpus, TokenFile))
+    parts = [f"{source.name}: {len(source):,} {'documents' if texts else 'items'}"]
+    if isinstance(source, TokenFile):
+        parts.append(f"{source.total:,} tokens")
     if len(source.classes):
         parts.append(f"{len(source.classes)} classes")
     from fastssl.data.summary import sizes_of
 
-    sizes = sizes_of(source, FEW)
+    sizes = [] if texts else sizes_of(source, FEW)
     if sizes:
         (low, high), (least, most) = ((min(side), max(side)) for side in zip(*sizes))
         parts.append(
