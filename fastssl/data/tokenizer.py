@@ -34,6 +34,9 @@ class Tokenizer:
 
     A text is encoded as if a space preceded it, so that the tokens of sentences may be concatenated.
 
+    Raises:
+        ValueError: from ``continues``: a vocabulary that does not say where words start.
+
     Example:
         >>> from fastssl.data import Tokenizer
         >>> tokenizer = Tokenizer()

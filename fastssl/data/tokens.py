@@ -56,7 +56,7 @@ def tokenize_corpus(
         >>> from fastssl.data import Corpus, Tokenizer, tokenize_corpus
         >>> corpus = Corpus(["A rose is a rose.", "Is it?"])
         >>> tokenize_corpus(corpus, Tokenizer(), tempfile.mkdtemp() + "/two.tok")
-        TokenFile('two', 27 tokens, 2 documents)
+        TokenFile('corpus', 27 tokens, 2 documents)
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
