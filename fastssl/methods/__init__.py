@@ -39,8 +39,9 @@ from fastssl.methods.sup_con import SupCon
 from fastssl.methods.swav import SwAV
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
+from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 
-# Image methods. CPCSignal takes signals and is available from Python only.
+# Image methods. CPCSignal takes signals and is available from Python only; Word2Vec trains on texts, by itself.
 METHODS: dict[str, type[ImageMethod]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -135,6 +136,9 @@ __all__ = [
     "SwAV",
     "Transformation",
     "VICReg",
+    "Word2Vec",
+    "WordProgress",
     "get",
+    "load_word_vectors",
     "name_of",
 ]

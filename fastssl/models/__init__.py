@@ -12,6 +12,7 @@ from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
+from fastssl.models.word_vectors import UnknownWordError, WordVectors
 
 __all__ = [
     "ENCODERS",
@@ -30,7 +31,9 @@ __all__ = [
     "SmallResNet",
     "TargetNetwork",
     "TextTransformer",
+    "UnknownWordError",
     "ViT",
+    "WordVectors",
     "as_encoder",
     "build_encoder",
     "hamming",

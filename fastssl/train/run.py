@@ -14,6 +14,7 @@ import torch
 from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, get, name_of
 from fastssl.models import as_encoder
+from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.train.callbacks import (
     Callback,
     CollapseGuard,
@@ -24,7 +25,6 @@ from fastssl.train.callbacks import (
     SkippedItems,
     Throughput,
 )
-from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
 from fastssl.train.gradients import check_batch_splitting
 from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
