@@ -52,6 +52,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "verses-es": lambda: verses("es"),
     "verses-en-es": lambda: verses("en-es"),
     "glosses": glosses,
+    "glosses-train": lambda: glosses("train"),
 }
 # Readers of corpora by the word before the colon: of a place and a part.
 TEXTS: dict[str, Callable[[str, str], Corpus]] = {
@@ -78,7 +79,8 @@ def open(
         data: one of
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
-              "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses";
+              "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses",
+              "glosses-train" (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see

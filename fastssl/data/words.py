@@ -83,6 +83,25 @@ def number_words(
     return NumberedWords([words[k] for k in order.tolist()], counts[order], store.renumbered(number))
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, as :func:`number_words` counts them.
+
+    Raises:
+        RuntimeError: the compiled kernels are missing.
+
+    Example:
+        >>> from fastssl.data.words import words_of
+        >>> words_of("The nation's 2 roses.")
+        ['the', "nation's", '2', 'roses']
+    """
+    if extension._C is None:
+        raise RuntimeError(extension.reason)
+    counter = extension._C.WordCounter()
+    numbers = counter.add_text(text.lower(), _letters())
+    words = counter.words()
+    return [words[k] for k in numbers.tolist() if k >= 0]
+
+
 def _of_corpus(corpus: Corpus, counter: Any, progress: Callable[..., None] | None) -> Iterator[np.ndarray]:
     letters = _letters()
     for index in range(len(corpus)):

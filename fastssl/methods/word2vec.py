@@ -114,6 +114,16 @@ class Word2Vec:
 
     name = "word2vec"
 
+    @classmethod
+    def about(cls) -> dict[str, Any]:
+        """The row of ``fastssl methods``."""
+        return {
+            "family": "words",
+            "paper": "Mikolov et al., 2013",
+            "predicts": "neighbouring words",
+            "loss": "negative sampling, hierarchical or exact softmax",
+        }
+
     def __init__(
         self,
         dim: int = 100,
@@ -226,6 +236,7 @@ class Word2Vec:
             run: _Run = _SoftmaxRun(self, text, kernel)
         else:
             run = _KernelRun(self, text, kernel)
+        run.data = {name: getattr(corpus, name, None) for name in ("name", "where", "embedded")}
         if saved is not None:
             self._resume(run, saved, minutes)
         elif minutes is not None:
@@ -266,7 +277,7 @@ class Word2Vec:
         if changed:
             was = ", ".join(f"{name}={state['options'].get(name)!r}" for name in changed)
             raise ValueError(f"resume: the checkpoint has other options: {was}")
-        if state["data"] != run.text.fingerprint:
+        if state["fingerprint"] != run.text.fingerprint:
             raise ValueError("resume: the checkpoint is of another corpus, or its words are counted differently")
         run.load(tensors)
         run.epoch, run.position, self.history = state["epoch"], state["position"], state["history"]
@@ -390,6 +401,7 @@ class _Run:
 
     def __init__(self, method: Word2Vec, text: NumberedWords, kernel: Any) -> None:
         self.method, self.text, self.kernel = method, text, kernel
+        self.data: dict[str, Any] = {}  # where the corpus is, for the checkpoint
         self.epoch, self.position = 0, 0
         self.loss, self.terms = 0.0, 0  # of this epoch
         draws = torch.Generator().manual_seed(method.seed % (1 << 63))
@@ -416,7 +428,9 @@ class _Run:
         state = {
             "method": Word2Vec.name,
             "options": self.method.options,
-            "data": self.text.fingerprint,
+            "data": self.data["name"],
+            "source": self.data,
+            "fingerprint": self.text.fingerprint,
             "epoch": self.epoch,
             "position": self.position,
             "loss": self.loss,

@@ -157,16 +157,20 @@ class WordVectors:
             UnknownWordError: a word without a vector.
             ValueError: unknown method.
         """
-        if method not in ("3cosadd", "3cosmul"):
-            raise ValueError(f"method: expected '3cosadd' or '3cosmul', got {method!r}")
         numbers = self._numbers([a, b, c])
-        scores = self._analogies(torch.tensor([numbers]), method)[0]
+        scores = self.analogy_scores(torch.tensor([numbers]), method)[0]
         scores[numbers] = -torch.inf
         values, found = scores.topk(min(k, len(self) - len(set(numbers))))
         return [(self.words[n], v) for n, v in zip(found.tolist(), values.tolist())]
 
-    def _analogies(self, rows: Tensor, method: str) -> Tensor:
-        """Scores [N, V] of all words for analogies [N, 3]."""
+    def analogy_scores(self, rows: Tensor, method: str = "3cosadd") -> Tensor:
+        """Scores [N, V] of all words for analogies given by the numbers of their words, [N, 3]: see :meth:`analogy`.
+
+        Raises:
+            ValueError: unknown method.
+        """
+        if method not in ("3cosadd", "3cosmul"):
+            raise ValueError(f"method: expected '3cosadd' or '3cosmul', got {method!r}")
         cosines = self.unit[rows] @ self.unit.T
         if method == "3cosadd":
             return cosines[:, 1] - cosines[:, 0] + cosines[:, 2]
