@@ -91,23 +91,24 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.
 @app.command()
 def methods() -> None:
     """List the methods with their targets, losses and papers."""
-    from fastssl.methods import METHODS
+    from fastssl.methods import METHODS, Word2Vec
 
     table = Table("method", "family", "predicts", "loss", "paper")
-    for name, kind in METHODS.items():
-        about = kind.about()
+    for name, kind in {**METHODS, Word2Vec.name: Word2Vec}.items():
+        about = kind.about()  # type: ignore[attr-defined]
         table.add_row(name, about["family"], about["predicts"], about["loss"], about["paper"])
     console.print(table)
 
 
 @app.command()
 def pretrain(
-    method: Annotated[str, typer.Argument(help="A method (simclr, byol, jigsaw, ...): see fastssl methods.")],
+    context: typer.Context,
+    method: Annotated[str, typer.Argument(help="A method (simclr, byol, jigsaw, word2vec, ...): see fastssl methods.")],
     data: Annotated[
         str | None,
         typer.Option(
             help="A folder, a packed file, shards, a list, emoji, ...; of texts: sotu, FILE.tok, text:FOLDER, ...: see "
-            "fastssl data. Default: emoji, or sotu."
+            "fastssl data. Default: emoji, or of texts sotu."
         ),
     ] = None,
     recipe: Annotated[
@@ -193,6 +194,10 @@ def pretrain(
     draft: Annotated[bool, typer.Option(help="Decode JPEG at reduced size if views need no more pixels.")] = True,
     orientation: Annotated[bool, typer.Option(help="Apply the EXIF orientation.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without training.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of word2vec (repeatable): dim=300, architecture=cbow, window=10, ..."),
+    ] = None,
 ) -> None:
     """Pretrain METHOD on images or texts without labels."""
     from fastssl.cli.plan import plan
@@ -202,6 +207,17 @@ def pretrain(
     from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
+    if method == "word2vec":
+        from fastssl.cli.words import OPTIONS, pretrain_words, settings_of
+
+        for name in context.params:
+            if name not in OPTIONS and context.get_parameter_source(name).name != "DEFAULT":  # type: ignore[union-attr]
+                raise ValueError(f"{name}: word2vec has no such option; its settings: --set NAME=VALUE")
+        given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
+        pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
+        return
+    if set_:
+        raise ValueError(f"set: expected the method word2vec, got {method!r}")
     text = "tokens" in get(method).needs
     of_images = {
         **{"encoder": encoder, "size": size, "blocks": blocks, "stem": stem, "temperature": temperature},
@@ -334,7 +350,10 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
     data: Annotated[
         str | None,
-        typer.Option(help="emoji, digits, a folder, cifar-10:FOLDER, hf:PATH; for protocols a comma-separated list."),
+        typer.Option(
+            help="emoji, digits, a folder, cifar-10:FOLDER, hf:PATH; for protocols a comma-separated list; for word "
+            "vectors glosses (default) and files of word pairs or analogies."
+        ),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
@@ -352,10 +371,15 @@ def evaluate(
     """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import run_evaluation
+    from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import get
     from fastssl.train import load_checkpoint
 
-    if "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
+    if is_word_run(checkpoint):
+        if protocol != "frozen" or readout is not None or only:
+            raise ValueError("protocol, readout, only: word vectors are evaluated on --data alone")
+        table = evaluate_words(checkpoint, data)
+    elif "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
         from fastssl.cli.language import evaluate as evaluate_text
 
         table = evaluate_text(checkpoint, data)
@@ -404,6 +428,20 @@ def embed(
     count = write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
     if count:
         echo(f"{count:,} rows of features: {out}\nnext: fastssl neighbors {shlex.quote(str(out))}")
+
+
+@app.command()
+def nearest(
+    run: Annotated[Path, typer.Argument(help="The --out of pretrain word2vec, or a file of vectors (.txt, .bin).")],
+    words: Annotated[list[str], typer.Argument(help="One word, or several, whose mean is taken.")],
+    minus: Annotated[list[str] | None, typer.Option(help="A word to subtract (repeatable).")] = None,
+    k: Annotated[int, typer.Option(help="Number of words.")] = 10,
+) -> None:
+    """List the words nearest to WORDS by cosine similarity; king woman --minus man: an analogy."""
+    from fastssl.cli.words import nearest_words
+
+    for word, cosine in nearest_words(run, words, minus or [], k):
+        echo(f"{cosine:.3f}  {word}")
 
 
 @app.command()

@@ -14,6 +14,8 @@ import numpy as np
 from fastssl.data.corpus import Corpus, _Strings
 from fastssl.data.source import digest
 
+HELD_OUT = 4000  # of 82,115 nouns
+_SPLIT_SEED = 20240
 PARTIES = {
     "n": "none",
     "f": "Federalist",
@@ -207,7 +209,8 @@ def glosses(part: str = "all") -> Glosses:
     """The 117,659 synsets of WordNet 3.0, one gloss (with its examples) each: 1.5 million words.
 
     Args:
-        part: "all", or "nouns": the 82,115 synsets that have a class.
+        part: "all"; "nouns": the 82,115 synsets that have a class; "test": 4,000 of them, to classify; "train": all
+            but those.
 
     Returns:
         A corpus named by synset ("00001740n"), with the 26 lexicographer classes of nouns; label -1 for verbs,
@@ -223,8 +226,8 @@ def glosses(part: str = "all") -> Glosses:
         >>> glosses.words(4), glosses.hypernyms(4), glosses.classes[glosses.labels[4]]
         (['object', 'physical object'], ['00001930n'], 'noun.Tops')
     """
-    if part not in ("all", "nouns"):
-        raise ValueError(f"part: expected 'all' or 'nouns', got {part!r}")
+    if part not in ("all", "nouns", "train", "test"):
+        raise ValueError(f"part: expected 'all', 'nouns', 'train' or 'test', got {part!r}")
     kinds = _column("glosses.tsv.xz", 1)
     classes = sorted({kind for kind in kinds if kind.startswith("noun.")})
     number = {name: k for k, name in enumerate(classes)}
@@ -237,6 +240,14 @@ def glosses(part: str = "all") -> Glosses:
         classes=classes,
         language="en",
     )
-    chosen = whole if part == "all" else whole.subset(np.flatnonzero(labels >= 0), "glosses-nouns")
+    nouns = np.flatnonzero(labels >= 0)
+    test = np.sort(np.random.default_rng(_SPLIT_SEED).permutation(nouns)[:HELD_OUT])
+    ids = {
+        "all": np.arange(len(labels)),
+        "nouns": nouns,
+        "test": test,
+        "train": np.setdiff1d(np.arange(len(labels)), test),
+    }
+    chosen = whole if part == "all" else whole.subset(ids[part], f"glosses-{part}")
     chosen.embedded = chosen.name
     return chosen

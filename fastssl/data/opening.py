@@ -53,6 +53,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "verses-es": lambda: verses("es"),
     "verses-en-es": lambda: verses("en-es"),
     "glosses": glosses,
+    "glosses-train": lambda: glosses("train"),
 }
 # Readers of corpora by the word before the colon: of a place and a part.
 TEXTS: dict[str, Callable[[str, str], Corpus]] = {
@@ -79,7 +80,8 @@ def open(
         data: one of
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
-              "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses";
+              "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses",
+              "glosses-train" (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a token file (``.tok``, written by ``fastssl tokenize``);

@@ -44,8 +44,9 @@ from fastssl.methods.t5 import T5
 from fastssl.methods.text import TextMethod
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
+from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 
-# Methods of the command line. CPCSignal takes signals and is available from Python only.
+# Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
 METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -172,8 +173,11 @@ __all__ = [
     "TextMethod",
     "Transformation",
     "VICReg",
+    "Word2Vec",
+    "WordProgress",
     "get",
     "image_method",
+    "load_word_vectors",
     "methods_of",
     "name_of",
 ]

@@ -14,6 +14,7 @@ from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
+from fastssl.models.word_vectors import UnknownWordError, WordVectors
 
 __all__ = [
     "ENCODERS",
@@ -34,7 +35,9 @@ __all__ = [
     "TargetNetwork",
     "TextTransformer",
     "Transformer",
+    "UnknownWordError",
     "ViT",
+    "WordVectors",
     "as_encoder",
     "build_encoder",
     "build_language",

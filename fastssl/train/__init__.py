@@ -1,8 +1,9 @@
 """Pretraining: one loop, optimisers and schedules, checkpoints."""
 
+from fastssl.models.folder import load_checkpoint
 from fastssl.train.cached import cached_step
 from fastssl.train.callbacks import Callback, Progress
-from fastssl.train.checkpoint import load_checkpoint, load_encoder, load_method, save_checkpoint
+from fastssl.train.checkpoint import load_encoder, load_method, save_checkpoint
 from fastssl.train.optim import LARS, build_optimizer, learning_rate_factor
 from fastssl.train.options import Pretraining, check_out, is_rank_zero
 from fastssl.train.recipe import Recipe, recipe

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastssl.augment import Views
@@ -18,9 +13,8 @@ from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
 from fastssl.methods import Method, TextMethod, get
 from fastssl.models import Encoder, build_encoder, build_language
+from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
 from fastssl.train.shards import full_tensor, shard_like
-
-TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -60,56 +54,8 @@ def save_checkpoint(
     tensors, scalars = _flatten(model, optimizer)
     if not write:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        fresh.mkdir()
-        save_file(tensors, fresh / TENSORS)
-        sums = {name: digest(content) for name, content in (assets or {}).items()}
-        for name, content in (assets or {}).items():
-            (fresh / name).write_text(content, encoding="utf-8")
-        (fresh / STATE).write_text(json.dumps({**state, "assets": sums, "optimizer_scalars": scalars}, indent=1))
-        for name in (TENSORS, STATE, *(assets or ())):
-            with open(fresh / name, "rb") as file:
-                os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise OSError(
-            f"checkpoint: {path} cannot be written ({error}); "
-            f"{'the previous one is unchanged' if path.exists() else 'there is no previous one'}"
-        ) from error
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder at ``path`` or in it.
-
-    Raises:
-        ValueError: no checkpoint is found.
-    """
-    root = Path(path)
-    for candidate in (root, root / "checkpoint", root / "checkpoint.old"):
-        if (candidate / STATE).is_file() and (candidate / TENSORS).is_file():
-            return candidate
-    raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}")
-
-
-def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the state of a checkpoint folder.
-
-    Args:
-        path: folder of the checkpoint or of the run.
-
-    Example:
-        >>> from fastssl.train import load_checkpoint
-    """
-    folder = find_checkpoint(path)
-    return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    sums = {name: digest(content) for name, content in (assets or {}).items()}
+    write_checkpoint(path, tensors, {**state, "assets": sums, "optimizer_scalars": scalars}, assets)
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:

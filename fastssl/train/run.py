@@ -16,6 +16,7 @@ from fastssl.data import Windows
 from fastssl.data import open as open_source
 from fastssl.methods import ImageMethod, Method, get, image_method, name_of
 from fastssl.models import as_encoder
+from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.train.callbacks import (
     Callback,
     CollapseGuard,
@@ -26,7 +27,6 @@ from fastssl.train.callbacks import (
     SkippedItems,
     Throughput,
 )
-from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
 from fastssl.train.gradients import check_batch_splitting
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher
