@@ -26,7 +26,7 @@ from fastssl.ops import extension
 ARCHITECTURES = ("skip-gram", "cbow")
 OBJECTIVES = ("negative-sampling", "hierarchical-softmax", "softmax")
 _ROW = 16  # floats of a cache line, which rows of the tables are padded to
-_LANES = 16  # of a step, see csrc/words/train.cpp
+_SEGMENTS = 16  # of a step, see csrc/words/train.cpp
 _REPORT_SECONDS = 0.2
 _SOFTMAX_POSITIONS = 2048  # of the text, whose windows make a batch
 
@@ -464,13 +464,19 @@ class _KernelRun(_Run):
 
     def __init__(self, method: Word2Vec, text: NumberedWords, kernel: Any) -> None:
         super().__init__(method, text, kernel)
-        # Small corpora take smaller steps, so that lanes see what others have learnt.
-        lane = min(1024, max(8, len(text.ids) // 4096))
-        self.step, self.steps = _LANES * lane, 1
+        # Small corpora take smaller steps, so that segments see what others have learnt.
+        segment = min(1024, max(8, len(text.ids) // 4096))
+        self.step, self.steps = _SEGMENTS * segment, 1
         kernel.set_tables(
-            self.inputs.numpy(), self.second.numpy(), method.epochs, method.lr, method.min_lr, method.reproducible, lane
+            self.inputs.numpy(),
+            self.second.numpy(),
+            method.epochs,
+            method.lr,
+            method.min_lr,
+            method.reproducible,
+            segment,
         )
-        self.lane = lane
+        self.segment = segment
 
     def advance(self) -> tuple[float, int]:
         began = time.monotonic()
@@ -485,7 +491,7 @@ class _KernelRun(_Run):
         epochs = super().epochs_of(minutes)
         m = self.method
         tables = self.inputs.numpy(), self.second.numpy()
-        self.kernel.set_tables(*tables, epochs, m.lr, m.min_lr, m.reproducible, self.lane)
+        self.kernel.set_tables(*tables, epochs, m.lr, m.min_lr, m.reproducible, self.segment)
         return epochs
 
 

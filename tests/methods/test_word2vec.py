@@ -123,7 +123,7 @@ def test_negatives_have_the_function_of_the_same_name() -> None:
     rows = torch.tensor(x)[torch.tensor(inputs).long()]
     negatives = torch.tensor(repeated).long().expand(1, -1)
     wanted = F.negative_sampling(rows, torch.tensor(y), torch.tensor(outputs[:1]), negatives)
-    k.set_tables(x, y, 1, 0.0, 0.0, True, 1)  # the first step's first lane holds one centre
+    k.set_tables(x, y, 1, 0.0, 0.0, True, 1)  # the first step's first segment holds one centre
     assert targets.tolist()[0] == 1 and k.train(0, 0, 1)[1] > 0
     scores = torch.tensor(x[inputs] @ y[outputs].T)
     signs = torch.tensor(2 * targets - 1)
