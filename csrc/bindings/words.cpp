@@ -106,7 +106,7 @@ class Words {
   }
 
   void set_tables(Floats in, Floats out, uint32_t epochs, double rate, double least_rate, bool reproducible,
-                  int64_t lane_positions) {
+                  int64_t segment_positions) {
     const int64_t rows = tree_ ? std::max<int64_t>(text_.words - 1, 1) : text_.words;
     if (in.ndim() != 2 || out.ndim() != 2 || in.shape(0) != text_.words || out.shape(0) != rows ||
         in.shape(1) != out.shape(1) || in.shape(1) < 1 || in.shape(1) % kRowFloats != 0)
@@ -114,12 +114,12 @@ class Words {
     if (!in.writeable() || !out.writeable()) throw std::invalid_argument("tables: expected writeable arrays");
     if (!std::isfinite(rate) || !std::isfinite(least_rate) || rate < 0 || least_rate < 0)
       throw std::invalid_argument("rate: expected finite rates >= 0");
-    if (epochs < 1 || lane_positions < 1 || lane_positions > 1 << 20)
+    if (epochs < 1 || segment_positions < 1 || segment_positions > 1 << 20)
       throw std::invalid_argument("epochs: expected at least one");
     in_ = std::move(in), out_ = std::move(out);
     trainer_ = std::make_unique<WordTrainer>(
         text_, TableView{in_.mutable_data(), in_.shape(0)}, TableView{out_.mutable_data(), out_.shape(0)}, in_.shape(1),
-        TrainingOptions{options_, epochs, float(rate), float(least_rate), reproducible}, lane_positions);
+        TrainingOptions{options_, epochs, float(rate), float(least_rate), reproducible}, segment_positions);
   }
 
   py::tuple train(uint32_t epoch, int64_t begin, int64_t steps) {
@@ -173,7 +173,7 @@ void bind_words(py::module_& m) {
            py::arg("seed"))
       .def("set_tables", &Words::set_tables, py::arg("inputs").noconvert(), py::arg("outputs").noconvert(),
            py::arg("epochs"), py::arg("rate"), py::arg("least_rate"), py::arg("reproducible"),
-           py::arg("lane_positions"))
+           py::arg("segment_positions"))
       .def("train", &Words::train, py::arg("epoch"), py::arg("begin"), py::arg("steps"),
            "Trains on some steps: position reached, loss of the pairs that were measured, their number.")
       .def("windows", &Words::windows, py::arg("epoch"), py::arg("begin"), py::arg("end"),

@@ -34,8 +34,8 @@ struct HuffmanTree {
   explicit HuffmanTree(const std::vector<double>& counts);
 };
 
-// Numbers of one position of the text in one epoch, four at a time. What is drawn does not depend on threads, lanes or
-// where a run was resumed.
+// Numbers of one position of the text in one epoch, four at a time. What is drawn does not depend on threads, segments
+// or where a run was resumed.
 class PositionDraws {
  public:
   // The last word of the counter: 0 is which words are kept, then the draws of windows, then those of pools of noise.

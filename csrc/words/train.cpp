@@ -1,7 +1,7 @@
-// Reproducible training. A step of the text is cut into lanes, whatever the number of threads. A lane copies the rows
-// it needs from the tables as the step found them and trains on its copies as if it were alone; then the changes of all
-// lanes are brought back to the tables, in the order of the lanes. What a lane sees of the others is a step old, as
-// with threads that write to the tables without waiting for each other, but it is the same in every run.
+// Reproducible training. A step of the text is cut into segments, whatever the number of threads. A segment copies the
+// rows it needs from the tables as the step found them and trains on its copies as if it were alone; then the changes
+// of all segments are brought back to the tables, in the order of the segments. What a segment sees of the others is a
+// step old, as with threads that write to the tables without waiting for each other, but it is the same in every run.
 #include "train.h"
 
 #include <algorithm>
@@ -38,20 +38,20 @@ const WordTable& word_kernels() {
 namespace {
 
 // Slope of the sigmoid that pairs meet on the way to the balance. Measured: the largest for which vectors are as good
-// as without reproducible lanes; the ends of the range, 0 and 1/4, diverge and learn slowly.
+// as without reproducible segments; the ends of the range, 0 and 1/4, diverge and learn slowly.
 constexpr float kSlope = 0.03f;
-constexpr int kMostLanes = int(WordTrainer::kLanes);
+constexpr int kMostSegments = int(WordTrainer::kSegments);
 constexpr int64_t kMeasured = 8;  // every eighth window's loss
 
 // Copies of the rows of one table, in the order in which they were first needed.
 struct Copies {
   std::vector<int32_t> rows;  // of the table
-  std::vector<int32_t> uses;  // pairs of the lane that moved each
+  std::vector<int32_t> uses;  // pairs of the segment that moved each
   std::vector<float> data;
   void clear() { rows.clear(), uses.clear(); }
 };
 
-// Where a table's rows are among the copies of the lane at work.
+// Where a table's rows are among the copies of the segment at work.
 struct Places {
   std::vector<int32_t> place;
   std::vector<uint32_t> mark;
@@ -89,31 +89,32 @@ void copy_rows(Copies& c, const float* table, int64_t stride) {
   }
 }
 
-// Brings the copies of all lanes back to a table. Rows are divided among threads; those of one row are added in the
-// order of the lanes.
+// Brings the copies of all segments back to a table. Rows are divided among threads; those of one row are added in the
+// order of the segments.
 //
-// The changes of a row that few lanes moved are added, but a common word is moved by all of them, each of which took it
-// most of the way to where it is in balance: their sum would take it lanes times too far. If n pairs of a lane shrink
-// the distance to the balance by exp(-a n), all lanes one after the other would have shrunk it by exp(-a sum n): the
-// sum of the changes is multiplied by (1 - exp(-a sum n)) / sum (1 - exp(-a n)), which is 1 where a n is small, and
-// makes the sum a mean where it is large. a = rate * slope of the sigmoid * squared norm of the rows on the other side.
+// The changes of a row that few segments moved are added, but a common word is moved by all of them, each of which took
+// it most of the way to where it is in balance: their sum would take it segments times too far. If n pairs of a segment
+// shrink the distance to the balance by exp(-a n), all segments one after the other would have shrunk it by exp(-a sum
+// n): the sum of the changes is multiplied by (1 - exp(-a sum n)) / sum (1 - exp(-a n)), which is 1 where a n is small,
+// and makes the sum a mean where it is large. a = rate * slope of the sigmoid * squared norm of the rows on the other
+// side.
 struct Merge {
   struct Link {
-    int32_t lane, slot, next;
+    int32_t segment, slot, next;
   };
   std::vector<Link> links;
   std::vector<int32_t> first, last, owned;
 
   explicit Merge(int64_t rows) : first(size_t(rows), -1), last(size_t(rows)) {}
 
-  void run(const std::vector<const Copies*>& lanes, float* table, int64_t stride, float a, int64_t part,
+  void run(const std::vector<const Copies*>& segments, float* table, int64_t stride, float a, int64_t part,
            int64_t parts) {
     const WordTable& kernels = word_kernels();
     links.clear();
     owned.clear();
-    for (size_t k = 0; k < lanes.size(); ++k)
-      for (size_t r = 0; r < lanes[k]->rows.size(); ++r) {
-        const int32_t row = lanes[k]->rows[r];
+    for (size_t k = 0; k < segments.size(); ++k)
+      for (size_t r = 0; r < segments[k]->rows.size(); ++r) {
+        const int32_t row = segments[k]->rows[r];
         if (row % parts != part) continue;
         const auto link = int32_t(links.size());
         links.push_back({int32_t(k), int32_t(r), -1});
@@ -130,13 +131,13 @@ struct Merge {
       if (o + kAhead < owned.size()) prefetch_row(table + owned[o + kAhead] * stride, stride);
       float* to = table + owned[o] * stride;
       int32_t& head = first[size_t(owned[o])];
-      const float* copies[kMostLanes];
+      const float* copies[kMostSegments];
       int count = 0;
       float sum = 0, apart = 0;
       for (int32_t at = head; at >= 0; at = links[size_t(at)].next) {
         const Link& link = links[size_t(at)];
-        copies[count++] = lanes[size_t(link.lane)]->data.data() + link.slot * stride;
-        const float pairs = a * float(lanes[size_t(link.lane)]->uses[size_t(link.slot)]);
+        copies[count++] = segments[size_t(link.segment)]->data.data() + link.slot * stride;
+        const float pairs = a * float(segments[size_t(link.segment)]->uses[size_t(link.slot)]);
         sum += pairs;
         apart += 1.f - std::exp(-pairs);
       }
@@ -152,7 +153,7 @@ struct Merge {
 
 }  // namespace
 
-struct WordTrainer::Lane {
+struct WordTrainer::Segment {
   Windows windows;
   Copies in, out;
   double loss = 0;
@@ -168,9 +169,9 @@ struct WordTrainer::Worker {
 };
 
 WordTrainer::WordTrainer(Text text, TableView in, TableView out, int64_t stride, TrainingOptions options,
-                         int64_t lane_positions)
-    : text_(text), in_(in), out_(out), stride_(stride), options_(options), lane_positions_(lane_positions) {
-  for (int64_t k = 0; k < kLanes; ++k) lanes_.push_back(std::make_unique<Lane>());
+                         int64_t segment_positions)
+    : text_(text), in_(in), out_(out), stride_(stride), options_(options), segment_positions_(segment_positions) {
+  for (int64_t k = 0; k < kSegments; ++k) segments_.push_back(std::make_unique<Segment>());
 }
 
 WordTrainer::~WordTrainer() = default;
@@ -181,32 +182,33 @@ float WordTrainer::rate_at(uint32_t epoch, int64_t position) const {
   return std::max(options_.least_rate, float(double(options_.rate) * (1.0 - done)));
 }
 
-void WordTrainer::prepare(Lane& lane, Worker& worker, uint32_t epoch, int64_t begin, int64_t end) {
-  worker.finder.find(text_, options_.windows, epoch, begin, end, lane.windows);
+void WordTrainer::prepare(Segment& segment, Worker& worker, uint32_t epoch, int64_t begin, int64_t end) {
+  worker.finder.find(text_, options_.windows, epoch, begin, end, segment.windows);
   if (!options_.reproducible) return;
-  lane.in.clear();
-  lane.out.clear();
+  segment.in.clear();
+  segment.out.clear();
   worker.in.start();
   worker.out.start();
-  Windows& all = lane.windows;
-  for (int32_t& row : all.inputs) row = worker.in.of(row, lane.in);
-  for (int32_t& row : all.outputs) row = worker.out.of(row, lane.out);
+  Windows& all = segment.windows;
+  for (int32_t& row : all.inputs) row = worker.in.of(row, segment.in);
+  for (int32_t& row : all.outputs) row = worker.out.of(row, segment.out);
   int64_t input = 0, output = 0;
   for (int64_t k = 0; k < all.size(); ++k) {
     const auto inputs = int32_t(all.input_ends[size_t(k)] - input);
     const auto outputs = int32_t(all.output_ends[size_t(k)] - output);
-    for (; input < all.input_ends[size_t(k)]; ++input) lane.in.uses[size_t(all.inputs[size_t(input)])] += outputs;
-    for (; output < all.output_ends[size_t(k)]; ++output) lane.out.uses[size_t(all.outputs[size_t(output)])] += inputs;
+    for (; input < all.input_ends[size_t(k)]; ++input) segment.in.uses[size_t(all.inputs[size_t(input)])] += outputs;
+    for (; output < all.output_ends[size_t(k)]; ++output)
+      segment.out.uses[size_t(all.outputs[size_t(output)])] += inputs;
   }
-  copy_rows(lane.in, in_.data, stride_);
-  copy_rows(lane.out, out_.data, stride_);
+  copy_rows(segment.in, in_.data, stride_);
+  copy_rows(segment.out, out_.data, stride_);
 }
 
-void WordTrainer::run(Lane& lane, Worker& worker, float rate, float* in, float* out) {
+void WordTrainer::run(Segment& segment, Worker& worker, float rate, float* in, float* out) {
   const WordTable& kernels = word_kernels();
-  const Windows& all = lane.windows;
-  lane.loss = 0;
-  lane.terms = 0;
+  const Windows& all = segment.windows;
+  segment.loss = 0;
+  segment.terms = 0;
   int64_t input = 0, output = 0;
   const auto ahead = [&](int64_t k) {
     if (k >= all.size()) return;
@@ -231,14 +233,14 @@ void WordTrainer::run(Lane& lane, Worker& worker, float rate, float* in, float* 
     w.rate = rate;
     w.mean = options_.windows.cbow;
     const bool measured = k % kMeasured == 0;
-    lane.loss += kernels.step(w, worker.scratch, measured);
-    if (measured && w.mean) ++lane.terms;
+    segment.loss += kernels.step(w, worker.scratch, measured);
+    if (measured && w.mean) ++segment.terms;
     if (measured && !w.mean)
-      for (int32_t i = 0; i < w.n_inputs; ++i) lane.terms += int64_t(w.input_weights[i]);
+      for (int32_t i = 0; i < w.n_inputs; ++i) segment.terms += int64_t(w.input_weights[i]);
     input = all.input_ends[size_t(k)];
     output = all.output_ends[size_t(k)];
   }
-  lane.loss = std::nearbyint(lane.loss * 65536.0) / 65536.0;
+  segment.loss = std::nearbyint(segment.loss * 65536.0) / 65536.0;
 }
 
 // The mean squared norm of the most frequent words' rows, which come first.
@@ -249,11 +251,12 @@ float WordTrainer::mean_square(const TableView& table) const {
   return float(sum / double(std::max<int64_t>(n / stride_, 1)));
 }
 
-void WordTrainer::merge(int64_t lanes, float rate) {
+void WordTrainer::merge(int64_t segments, float rate) {
   const int64_t parts = std::max<int64_t>(torch::stable::get_num_threads(), 1);
   const float a_in = rate * kSlope * mean_square(out_), a_out = rate * kSlope * mean_square(in_);
   std::vector<const Copies*> in, out;
-  for (int64_t k = 0; k < lanes; ++k) in.push_back(&lanes_[size_t(k)]->in), out.push_back(&lanes_[size_t(k)]->out);
+  for (int64_t k = 0; k < segments; ++k)
+    in.push_back(&segments_[size_t(k)]->in), out.push_back(&segments_[size_t(k)]->out);
   on_workers(parts, [&](int64_t part) {
     Merge& merge = workers_[size_t(part)]->merge;
     merge.run(in, in_.data, stride_, a_in, part, parts);
@@ -267,20 +270,20 @@ Progress WordTrainer::train(uint32_t epoch, int64_t begin, int64_t steps) {
   while (workers_.size() < threads) workers_.push_back(std::make_unique<Worker>(in_.rows, out_.rows));
   for (int64_t s = 0; s < steps && progress.position < text_.size; ++s) {
     const int64_t first = progress.position, size = std::min(step_positions(), text_.size - first);
-    const int64_t lanes = ceil_div(size, lane_positions_);
+    const int64_t segments = ceil_div(size, segment_positions_);
     const float rate = rate_at(epoch, first);
-    parallel_tasks(lanes, [&](int64_t w, int64_t k) {
-      Lane& lane = *lanes_[size_t(k)];
+    parallel_tasks(segments, [&](int64_t w, int64_t k) {
+      Segment& segment = *segments_[size_t(k)];
       Worker& worker = *workers_[size_t(w)];
-      const int64_t from = first + k * lane_positions_;
-      prepare(lane, worker, epoch, from, std::min(first + size, from + lane_positions_));
-      if (!options_.reproducible) return run(lane, worker, rate, in_.data, out_.data);
-      run(lane, worker, rate, lane.in.data.data(), lane.out.data.data());
+      const int64_t from = first + k * segment_positions_;
+      prepare(segment, worker, epoch, from, std::min(first + size, from + segment_positions_));
+      if (!options_.reproducible) return run(segment, worker, rate, in_.data, out_.data);
+      run(segment, worker, rate, segment.in.data.data(), segment.out.data.data());
     });
-    if (options_.reproducible) merge(lanes, rate);
-    for (int64_t k = 0; k < lanes; ++k) {
-      progress.loss += lanes_[size_t(k)]->loss;
-      progress.terms += lanes_[size_t(k)]->terms;
+    if (options_.reproducible) merge(segments, rate);
+    for (int64_t k = 0; k < segments; ++k) {
+      progress.loss += segments_[size_t(k)]->loss;
+      progress.terms += segments_[size_t(k)]->terms;
     }
     progress.position += size;
   }

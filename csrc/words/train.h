@@ -28,30 +28,31 @@ struct Progress {
 
 class WordTrainer {
  public:
-  // Positions between two points at which a run can stop and go on: the lanes of a step.
-  static constexpr int64_t kLanes = 16;
-  int64_t step_positions() const { return kLanes * lane_positions_; }
+  // Positions between two points at which a run can stop and go on: the segments of a step.
+  static constexpr int64_t kSegments = 16;
+  int64_t step_positions() const { return kSegments * segment_positions_; }
 
-  WordTrainer(Text text, TableView in, TableView out, int64_t stride, TrainingOptions options, int64_t lane_positions);
+  WordTrainer(Text text, TableView in, TableView out, int64_t stride, TrainingOptions options,
+              int64_t segment_positions);
   ~WordTrainer();
   // Trains from `begin`, a multiple of step_positions(), over at most `steps` steps of an epoch.
   Progress train(uint32_t epoch, int64_t begin, int64_t steps);
 
  private:
-  struct Lane;
+  struct Segment;
   struct Worker;
   float rate_at(uint32_t epoch, int64_t position) const;
-  void prepare(Lane& lane, Worker& worker, uint32_t epoch, int64_t begin, int64_t end);
-  void run(Lane& lane, Worker& worker, float rate, float* in, float* out);
-  void merge(int64_t lanes, float rate);
+  void prepare(Segment& segment, Worker& worker, uint32_t epoch, int64_t begin, int64_t end);
+  void run(Segment& segment, Worker& worker, float rate, float* in, float* out);
+  void merge(int64_t segments, float rate);
   float mean_square(const TableView& table) const;
 
   const Text text_;
   const TableView in_, out_;
   const int64_t stride_;
   const TrainingOptions options_;
-  const int64_t lane_positions_;
-  std::vector<std::unique_ptr<Lane>> lanes_;
+  const int64_t segment_positions_;
+  std::vector<std::unique_ptr<Segment>> segments_;
   std::vector<std::unique_ptr<Worker>> workers_;
 };
 

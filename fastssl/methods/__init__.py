@@ -107,6 +107,8 @@ def get(name: str) -> type[Method]:
         >>> from fastssl.models import build_encoder
         >>> method = methods.get("byol")(build_encoder({"name": "resnet", "size": 32, "width": 8}))
     """
+    if name == Word2Vec.name:
+        raise ValueError("method: word2vec trains by itself: fastssl.methods.Word2Vec().fit(corpus, out=...)")
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1)
         raise ValueError(

@@ -26,7 +26,6 @@ from fastssl.ops import extension
 ARCHITECTURES = ("skip-gram", "cbow")
 OBJECTIVES = ("negative-sampling", "hierarchical-softmax", "softmax")
 _ROW = 16  # floats of a cache line, which rows of the tables are padded to
-_LANES = 16  # of a step, see csrc/words/train.cpp
 _REPORT_SECONDS = 0.2
 _SOFTMAX_POSITIONS = 2048  # of the text, whose windows make a batch
 
@@ -241,6 +240,7 @@ class Word2Vec:
             self._resume(run, saved, minutes)
         elif minutes is not None:
             self.epochs = run.epochs_of(minutes)
+        run.begin()
         with _Signals() as signals:
             self._train(run, signals, folder, checkpoint_minutes, on_step)
         if folder is not None:
@@ -441,12 +441,16 @@ class _Run:
         }
         write_checkpoint(folder / "checkpoint", self.tensors(), state)
 
+    def begin(self) -> None:
+        """Called when the number of epochs is known, and with it the schedule of the learning rate."""
+
     def advance(self) -> tuple[float, int]:
         """Trains for a moment: the loss of some pairs, and their number."""
         raise NotImplementedError
 
     def epochs_of(self, minutes: float) -> int:
         """Epochs that take some minutes, by a trial; the tables are as before."""
+        self.begin()
         before = {name: tensor.clone() for name, tensor in self.tensors().items()}
         began, first = time.monotonic(), len(self.text.ids)
         done = 0
@@ -464,13 +468,14 @@ class _KernelRun(_Run):
 
     def __init__(self, method: Word2Vec, text: NumberedWords, kernel: Any) -> None:
         super().__init__(method, text, kernel)
-        # Small corpora take smaller steps, so that lanes see what others have learnt.
-        lane = min(1024, max(8, len(text.ids) // 4096))
-        self.step, self.steps = _LANES * lane, 1
-        kernel.set_tables(
-            self.inputs.numpy(), self.second.numpy(), method.epochs, method.lr, method.min_lr, method.reproducible, lane
-        )
-        self.lane = lane
+        self.steps = 1
+
+    def begin(self) -> None:
+        m = self.method
+        # Small corpora take smaller steps, so that segments see what others have learnt.
+        segment = min(1024, max(8, len(self.text.ids) // 4096))
+        tables = self.inputs.numpy(), self.second.numpy()
+        self.kernel.set_tables(*tables, m.epochs, m.lr, m.min_lr, m.reproducible, segment)
 
     def advance(self) -> tuple[float, int]:
         began = time.monotonic()
@@ -480,13 +485,6 @@ class _KernelRun(_Run):
         self.loss += loss
         self.terms += terms
         return loss, terms
-
-    def epochs_of(self, minutes: float) -> int:
-        epochs = super().epochs_of(minutes)
-        m = self.method
-        tables = self.inputs.numpy(), self.second.numpy()
-        self.kernel.set_tables(*tables, epochs, m.lr, m.min_lr, m.reproducible, self.lane)
-        return epochs
 
 
 class _SoftmaxRun(_Run):

@@ -123,7 +123,7 @@ def test_negatives_have_the_function_of_the_same_name() -> None:
     rows = torch.tensor(x)[torch.tensor(inputs).long()]
     negatives = torch.tensor(repeated).long().expand(1, -1)
     wanted = F.negative_sampling(rows, torch.tensor(y), torch.tensor(outputs[:1]), negatives)
-    k.set_tables(x, y, 1, 0.0, 0.0, True, 1)  # the first step's first lane holds one centre
+    k.set_tables(x, y, 1, 0.0, 0.0, True, 1)  # the first step's first segment holds one centre
     assert targets.tolist()[0] == 1 and k.train(0, 0, 1)[1] > 0
     scores = torch.tensor(x[inputs] @ y[outputs].T)
     signs = torch.tensor(2 * targets - 1)
@@ -354,6 +354,8 @@ def test_bad_data() -> None:
         Word2Vec().fit("digits")
     with pytest.raises(RuntimeError, match="not finite"):
         Word2Vec(**{**SMALL, "lr": 1e30, "min_lr": 1e30}).fit(SENTENCES)
+    with pytest.raises(ValueError, match=r"Word2Vec\(\)\.fit"):
+        fastssl.pretrain("word2vec", "sotu", out="runs")
     with pytest.raises(ValueError, match="minutes"):
         Word2Vec().fit(SENTENCES, minutes=0)
     with pytest.raises(ValueError, match="resume"):
@@ -387,10 +389,19 @@ def test_the_kernel_refuses_what_would_crash() -> None:
         k.windows(0, 0, 3)
 
 
-def test_minutes_give_the_number_of_epochs(corpus: Corpus) -> None:
+def test_minutes_give_the_number_of_epochs(corpus: Corpus, tmp_path: Path) -> None:
+    """The same as with that number from the beginning, also where the run was stopped."""
+
+    def stop(p: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Word2Vec(**SMALL).fit(corpus, minutes=0.01, out=tmp_path, on_step=stop)
     method = Word2Vec(**SMALL)
-    method.fit(corpus, minutes=0.002)
+    vectors = method.fit(corpus, minutes=0.01, out=tmp_path, resume=True)
     assert method.epochs >= 1 and len(method.history) == method.epochs
+    whole = Word2Vec(**{**SMALL, "epochs": method.epochs})
+    assert torch.equal(vectors.vectors, whole.fit(corpus).vectors) and whole.history == method.history
 
 
 VECTORS = WordVectors(

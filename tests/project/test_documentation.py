@@ -108,6 +108,7 @@ def test_exported_names_are_documented(package: str) -> None:
         "docs/distributed.md",
         "docs/data.md",
         "docs/language.md",
+        "docs/words.md",
     ],
 )
 def test_examples_of_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

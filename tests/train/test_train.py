@@ -229,7 +229,7 @@ def test_checkpoints_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monk
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     save_checkpoint(tmp_path / "checkpoint", model, optimizer, {"step": 1})
-    import fastssl.train.checkpoint as module
+    import fastssl.models.folder as module
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
