@@ -10,7 +10,7 @@ import numpy as np
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, Source, TokenFile, Windows
 from fastssl.methods import TextMethod, get
-from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
+from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
 
 
 def prepare(
@@ -22,6 +22,7 @@ def prepare(
     *,
     tokenizer: str | None,
     held_out: float | None,
+    init: str | None,
     seed: int,
     resume: bool,
 ) -> tuple[TextMethod, Windows, dict[str, Any]]:
@@ -35,6 +36,7 @@ def prepare(
         method_options: arguments of the method.
         tokenizer: a kind, or a path.
         held_out: share of the corpus, its end, that is left out; None: a twentieth.
+        init: see :func:`fastssl.train.language.start_embeddings`; None: random embeddings.
         seed: seed of the weights.
         resume: whether the run in ``out`` is resumed.
     """
@@ -48,7 +50,10 @@ def prepare(
         )
     echo(f"{tokens.path}: {tokens.total:,} tokens, {len(tokens):,} documents; {tokens.tokenizer!r}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
-    return method, method.prepare(tokens, tokens.divide(share)[0]), options
+    windows = method.prepare(tokens, tokens.divide(share)[0])
+    if init is not None and not (resume and (out / "checkpoint").exists()):
+        echo(f"{start_embeddings(method, windows, init, seed):,} embeddings of tokens start from {init}")
+    return method, windows, options
 
 
 def tokenize(data: str, out: Path, kind: str, vocabulary: int) -> TokenFile:

@@ -163,6 +163,10 @@ def pretrain(
     held_out: Annotated[
         float | None, typer.Option(help="Of texts: share of the corpus, its end, that is left out; default: 0.05.")
     ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Of texts: embeddings start from word2vec (of the tokens) or word2vec:RUN."),
+    ] = None,
     objective: Annotated[
         str | None, typer.Option(help="Of t5 and bart: spans, prefix, bert, deshuffle, infill, ...")
     ] = None,
@@ -225,7 +229,7 @@ def pretrain(
     }
     of_texts = {
         **{"network": network, "tokenizer": tokenizer, "vocabulary": vocabulary, "length": length, "depth": depth},
-        **{"heads": heads, "held_out": held_out, "objective": objective, "order": order},
+        **{"heads": heads, "held_out": held_out, "init": init, "objective": objective, "order": order},
     }
     for name, value in (of_images if text else of_texts).items():
         if value is not None:
@@ -295,6 +299,7 @@ def pretrain(
             method_options,
             tokenizer=tokenizer,
             held_out=held_out,
+            init=init,
             seed=seed,
             resume=resume,
         )

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from fastssl.data import Corpus, Source, TokenFile, Tokenizer, load_tokenizer, tokenize_corpus, train_tokenizer
+from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tokenizer, tokenize_corpus, train_tokenizer
 from fastssl.data.tokenizer import KINDS
 from fastssl.data.tokens import FEW
-from fastssl.methods import Method, TextMethod, get
+from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
 from fastssl.models import build_language
 
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
@@ -100,3 +101,52 @@ def build_text_method(
     network = build_language(network_options(kind, options, tokenizer))
     method: TextMethod = kind(network, tokenizer, **method_options)
     return method, network.options
+
+
+def start_embeddings(method: TextMethod, windows: Windows, init: str, seed: int = 0) -> int:
+    """Starts the embeddings of tokens from word vectors, scaled to the deviation they had, and returns their number.
+
+    Args:
+        method: the method; the width of its network is the dimension of the vectors.
+        windows: what it trains on.
+        init: "word2vec": skip-gram vectors of the tokens of ``windows`` (five epochs); "word2vec:PATH": those of a run
+            of word2vec or of a file, for the tokens that are its words.
+        seed: seed of the vectors that are trained.
+
+    Raises:
+        ValueError: an unknown ``init``, vectors of other dimensions, or of none of the tokens.
+    """
+    kind, _, where = init.partition(":")
+    if kind != "word2vec":
+        raise ValueError(f"init: expected 'word2vec' or 'word2vec:RUN', got {init!r}")
+    names = [method.tokenizer.text_of(token) for token in range(method.tokenizer.size)]
+    if where:
+        vectors = load_word_vectors(where)
+        candidates = [(name, name.removeprefix("##").lstrip("Ġ▁")) for name in names]
+    else:
+        vectors = Word2Vec(method.network.dim, min_count=1, seed=seed).fit(_Pieces(windows, names))
+        candidates = [(name, name) for name in names]
+    table = method.network.embeddings().weight
+    if vectors.vectors.shape[1] != table.shape[1]:
+        raise ValueError(f"init: expected vectors of {table.shape[1]} dimensions, got {vectors.vectors.shape[1]}")
+    found = [(k, next((name for name in pair if name in vectors), None)) for k, pair in enumerate(candidates)]
+    known = [(k, vectors.index[name]) for k, name in found if name is not None]
+    if not known:
+        raise ValueError(f"init: none of the {len(names):,} tokens is a word of {where}")
+    rows, places = (torch.tensor(column) for column in zip(*known))
+    start = vectors.vectors[places]
+    with torch.no_grad():
+        table[rows] = (start * (table.std() / start.std())).to(table)
+    return len(known)
+
+
+class _Pieces:
+    """The names of the tokens of every window."""
+
+    def __init__(self, windows: Windows, names: list[str]) -> None:
+        self.windows, self.names = windows, np.array(names, dtype=object)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        file = self.windows.file
+        for start in range(self.windows.start, self.windows.stop, 1 << 10):
+            yield self.names[file.ids(start, min(start + (1 << 10), self.windows.stop))].tolist()

@@ -351,6 +351,34 @@ def test_what_does_not_fit_is_named(file: Any, tmp_path: Path) -> None:
             build_language({**network.options, **wrong})
 
 
+def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
+    from fastssl.models import WordVectors
+    from fastssl.train.language import start_embeddings
+
+    method = method_of("gpt", "transformer")
+    table, windows = method.network.embeddings().weight, method.prepare(file)
+    before = table.detach().clone()
+    used = np.unique(file.ids(0, file.total))
+    assert start_embeddings(method, windows, "word2vec") == len(used)  # every token that occurs
+    moved = (table != before).any(1).nonzero().flatten().tolist()
+    assert moved == used.tolist() and float(table[moved].detach().std()) == pytest.approx(float(before.std()), rel=0.01)
+    WordVectors(["a", "b", "€"], torch.randn(3, 16)).save(tmp_path / "few.txt")
+    fresh = method_of("gpt", "transformer")
+    assert start_embeddings(fresh, windows, f"word2vec:{tmp_path / 'few.txt'}") == 2
+    at = int(file.tokenizer.encode(["a"])[0][1])
+    given = WordVectors.load(tmp_path / "few.txt")["a"]
+    assert float(TF.cosine_similarity(fresh.network.embeddings().weight[at], given, 0)) == pytest.approx(1, abs=1e-5)
+    WordVectors(["€"], torch.randn(1, 16)).save(tmp_path / "none.txt")
+    WordVectors(["a"], torch.randn(1, 8)).save(tmp_path / "small.txt")
+    for init, match in (
+        (f"word2vec:{tmp_path / 'none.txt'}", "init: none of the 261 tokens"),
+        (f"word2vec:{tmp_path / 'small.txt'}", "init: expected vectors of 16 dimensions, got 8"),
+        ("glove", "init: expected 'word2vec'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            start_embeddings(fresh, windows, init)
+
+
 def test_other_tokenizers_are_refused(file: Any) -> None:
     pytest.importorskip("tokenizers")
     from fastssl.data import train_tokenizer
