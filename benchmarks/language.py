@@ -1,4 +1,4 @@
-"""Steps and examples of language methods against transformers: benchmarks/results/language.json, docs/language.md.
+"""Steps and examples of language methods against transformers: benchmarks/results/language.json.
 
 python benchmarks/language.py [--pairs 5]
 
