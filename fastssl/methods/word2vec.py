@@ -86,7 +86,7 @@ class Word2Vec:
         min_count: rarer words are left out.
         max_words: size of the vocabulary, at most; None: no limit.
         epochs: passes over the corpus.
-        lr: learning rate, which falls linearly to ``min_lr``; None: 0.025, for CBOW 0.075, for "softmax" 0.1 (AdaGrad).
+        lr: learning rate, which falls linearly to ``min_lr``; None: 0.025, for CBOW 0.2, for "softmax" 0.1 (AdaGrad).
         min_lr: the smallest learning rate.
         seed: of all random draws.
         reproducible: the same vectors for any number of threads, also after resuming. False: threads write to the
@@ -161,7 +161,7 @@ class Word2Vec:
             if chosen not in known:
                 raise ValueError(f"{option}: expected one of {', '.join(known)}, got {chosen!r}")
         if lr is None:
-            lr = 0.1 if objective == "softmax" else 0.075 if architecture == "cbow" else 0.025
+            lr = 0.1 if objective == "softmax" else 0.2 if architecture == "cbow" else 0.025
         for option, number in (("subsample", subsample), ("power", power), ("lr", lr), ("min_lr", min_lr)):
             if not isinstance(number, (int, float)) or not math.isfinite(number) or number < 0:
                 raise ValueError(f"{option}: expected a finite number >= 0, got {number!r}")
