@@ -92,7 +92,7 @@ setup(
         "fastssl": ["py.typed", "_C.pyi"],
         "fastssl.kernels": ["*.json"],
         "fastssl.bench": ["*.npz"],
-        "fastssl.data": ["emoji/*"],
+        "fastssl.data": ["emoji/*", "text/*"],
         "fastssl.report": ["*.html"],
         "fastssl.train": ["recipes/*.toml"],
     },

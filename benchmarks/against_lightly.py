@@ -30,7 +30,7 @@ from fastssl.evaluate import encode, knn_accuracy
 from fastssl.evaluate.features import centred
 from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
-from fastssl.train import build_optimizer, cosine_with_warmup
+from fastssl.train import build_optimizer, learning_rate_factor
 
 RESULTS = Path(__file__).parent / "results" / "lightly.json"
 ENCODER = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
@@ -61,7 +61,7 @@ def sides(seed: int, batch: int, epochs: int) -> dict[str, tuple[nn.Module, Iter
 
     def schedule(optimizer: torch.optim.Optimizer, step: int) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = LR * cosine_with_warmup(step, epochs * per_epoch, 2 * per_epoch)
+            group["lr"] = LR * learning_rate_factor(step, epochs * per_epoch, 2 * per_epoch)
 
     def finish(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> float:
         optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.bench.run import write_atomically
-from fastssl.methods import METHODS, CPCSignal
+from fastssl.methods import METHODS, CPCSignal, TextMethod
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -21,9 +21,10 @@ Written by `python benchmarks/methods_page.py` from the source: what each method
 defaults, and a complete example. Results on a small budget: [zoo.md](zoo.md). Evaluation of encoders:
 [evaluate.md](evaluate.md). How a method works: [how-a-method-works.md](how-a-method-works.md); how to add one: [CONTRIBUTING.md](../CONTRIBUTING.md).
 
-A method consists of views, networks and a loss. `augment=` takes any `fastssl.augment.Views`; the encoder is any
+A method consists of examples, networks and a loss. Methods of images: `augment=` takes any `fastssl.augment.Views`; the encoder is any
 network, `Encoder(module, size)`, or one of `build_encoder` (`resnet`, `resnet18`, `resnet50`, `vit`, `patch-cnn`, `efficientnet`, `lab:NAME`,
-`huggingface:NAME`). From the command line: `fastssl pretrain NAME --data FOLDER`.
+`huggingface:NAME`). Methods of texts ([language.md](language.md)) take a network of `build_language` and a tokenizer. From the command line:
+`fastssl pretrain NAME --data FOLDER`.
 
 | method | family | predicts | loss | paper |
 |---|---|---|---|---|
@@ -41,6 +42,24 @@ method = {kind}(build_encoder(encoder){arguments})
 options = Pretraining(epochs=20, batch_size=32, lr=1e-3)
 pretrain(method, images, options, out="runs/{name}", encoder_options=encoder)
 print(evaluate(method.encoder, encoder, emoji(), readout="pooled")["linear"])
+"""
+
+LANGUAGE = """from fastssl.data import sotu, tokenize_corpus, train_tokenizer
+from fastssl.evaluate import evaluate_language
+from fastssl.methods import {kind}
+from fastssl.models import build_language
+from fastssl.train import Pretraining, pretrain
+
+corpus = sotu()  # or a fastssl.data.Corpus, or fastssl.data.open("text:FOLDER")
+texts = (sentence for document in corpus.documents() for sentence in document)
+tokenizer = train_tokenizer(texts, "{tokenizer}", 4000)
+tokens = tokenize_corpus(corpus, tokenizer, "runs/sotu.tok")
+network = {{"name": "{network}", "vocabulary": {vocabulary}, "width": 128, "depth": 3}}
+method = {kind}(build_language(network), tokenizer)
+training, held_out = (method.prepare(tokens, span) for span in tokens.divide(0.05))
+options = Pretraining(epochs=20, batch_size=32, lr=1e-3, clip=1.0)
+pretrain(method, training, options, out="runs/{name}", encoder_options=network)
+print(evaluate_language(method, held_out, training)["perplexity"])
 """
 
 SIGNALS = """import torch
@@ -115,6 +134,15 @@ def _section(name: str, kind: Any, example: str) -> list[str]:
     ]
 
 
+def _example(name: str, kind: Any) -> str:
+    if issubclass(kind, TextMethod):
+        size = f"tokenizer.size + {kind.extra}" if kind.extra else "tokenizer.size"
+        options = {"tokenizer": kind.tokenizer_kind, "network": kind.networks[0], "vocabulary": size}
+        return LANGUAGE.format(kind=kind.__name__, name=name, **options)
+    arguments = ARGUMENTS.get(name, "")
+    return EXAMPLE.format(kind=kind.__name__, encoder=kind.encoder_name, name=name, arguments=arguments)
+
+
 def page() -> str:
     lines = [HEAD.rstrip()]
     for name, kind in METHODS.items():
@@ -129,10 +157,7 @@ def page() -> str:
     )
     lines.append("")
     for name, kind in METHODS.items():
-        example = EXAMPLE.format(
-            kind=kind.__name__, encoder=kind.encoder_name, name=name, arguments=ARGUMENTS.get(name, "")
-        )
-        lines += _section(name, kind, example)
+        lines += _section(name, kind, _example(name, kind))
     lines += _section("cpc-signal", CPCSignal, SIGNALS)
     return "\n".join(lines).rstrip() + "\n"
 

@@ -24,7 +24,7 @@ from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import Source, emoji
 from fastssl.evaluate import encode, knn_accuracy, linear_probe, pixels, recall_at
 from fastssl.evaluate.features import centred
-from fastssl.methods import METHODS
+from fastssl.methods import methods_of
 from fastssl.models import Encoder
 from fastssl.train import Pretraining, pretrain
 
@@ -226,7 +226,7 @@ def drop(results: dict[str, Any], names: list[str]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", default=list(METHODS))
+    parser.add_argument("methods", nargs="*", default=list(methods_of("images")))
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=32)
@@ -235,7 +235,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="keep it, but not what it has of METHOD ...")
     parser.add_argument("--page", action="store_true", help="only write the page again")
     options = parser.parse_args()
-    names = options.methods or list(METHODS)
+    names = options.methods or list(methods_of("images"))
     same = {"epochs": options.epochs, "batch": options.batch, "weight_decay": DECAY, "images": len(emoji("train"))}
     results: dict[str, Any] = {"machine": machine(), **same, "minutes": 0.0, "runs": []}
     if (options.resume or options.again or options.page) and RESULTS.exists():

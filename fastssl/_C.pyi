@@ -31,3 +31,36 @@ def augment_tasks(
     program: np.ndarray, layout: np.ndarray, params: np.ndarray, height: int, width: int
 ) -> tuple[np.ndarray, int, int]: ...
 def new_views(n: int, height: int, width: int, dtype: str, channels_last: bool) -> np.ndarray: ...
+
+class WordCounter:
+    def add_text(self, text: str, letters: bytes) -> np.ndarray: ...
+    def add_words(self, words: list[str]) -> np.ndarray: ...
+    def words(self) -> list[str]: ...
+    def counts(self) -> np.ndarray: ...
+
+class Words:
+    def __init__(
+        self,
+        ids: np.ndarray,
+        keep: np.ndarray,
+        counts: np.ndarray,
+        power: float,
+        tree: bool,
+        window: int,
+        negatives: int,
+        cbow: bool,
+        shared: bool,
+        seed: int,
+    ) -> None: ...
+    def set_tables(
+        self,
+        inputs: np.ndarray,
+        outputs: np.ndarray,
+        epochs: int,
+        rate: float,
+        least_rate: float,
+        reproducible: bool,
+        segment_positions: int,
+    ) -> None: ...
+    def train(self, epoch: int, begin: int, steps: int) -> tuple[int, float, int]: ...
+    def windows(self, epoch: int, begin: int, end: int) -> tuple[np.ndarray, ...]: ...

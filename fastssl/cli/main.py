@@ -1,4 +1,4 @@
-"""``fastssl demo | pretrain | evaluate | embed | report | export | data | pack | bench | doctor | info`` and others."""
+"""``fastssl demo | methods | pretrain | tokenize | evaluate | generate | report | export | data | ... | doctor | info``."""
 
 from __future__ import annotations
 
@@ -91,21 +91,26 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.
 @app.command()
 def methods() -> None:
     """List the methods with their targets, losses and papers."""
-    from fastssl.methods import METHODS
+    from fastssl.methods import METHODS, Word2Vec
 
     table = Table("method", "family", "predicts", "loss", "paper")
-    for name, kind in METHODS.items():
-        about = kind.about()
+    for name, kind in {**METHODS, Word2Vec.name: Word2Vec}.items():
+        about = kind.about()  # type: ignore[attr-defined]
         table.add_row(name, about["family"], about["predicts"], about["loss"], about["paper"])
     console.print(table)
 
 
 @app.command()
 def pretrain(
-    method: Annotated[str, typer.Argument(help="A method (simclr, byol, jigsaw, ...): see fastssl methods.")],
+    context: typer.Context,
+    method: Annotated[str, typer.Argument(help="A method (simclr, byol, jigsaw, word2vec, ...): see fastssl methods.")],
     data: Annotated[
-        str, typer.Option(help="A folder, a packed file, shards, a list, emoji, digits, ...: see fastssl data.")
-    ] = "emoji",
+        str | None,
+        typer.Option(
+            help="A folder, a packed file, shards, a list, emoji, ...; of texts: sotu, FILE.tok, text:FOLDER, ...: see "
+            "fastssl data. Default: emoji, or of texts sotu."
+        ),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="small, or paper (default from 100,000 images on); other options override it.")
     ] = None,
@@ -126,7 +131,10 @@ def pretrain(
     ] = None,
     size: Annotated[int | None, typer.Option(help="Image size in pixels; default: that of the recipe.")] = None,
     width: Annotated[
-        int | None, typer.Option(help="Channels of the first stage (resnet, vit, ...); default: 32.")
+        int | None,
+        typer.Option(
+            help="Channels of the first stage (resnet, vit, ...); default: 32. Of texts: dimensions of a token."
+        ),
     ] = None,
     blocks: Annotated[int | None, typer.Option(help="Blocks per stage (resnet, vit, ...); default: 1.")] = None,
     stem: Annotated[
@@ -141,10 +149,34 @@ def pretrain(
         bool | None,
         typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
     ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="Of texts: bert, gpt2, t5, bart; transformer needs no extra.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="Of texts: wordpiece, bpe or unigram (trained), bytes, or a tokenizer.json or a run."),
+    ] = None,
+    vocabulary: Annotated[int | None, typer.Option(help="Of texts: tokens of a tokenizer that is trained.")] = None,
+    length: Annotated[int | None, typer.Option(help="Of texts: tokens per example.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Of texts: number of blocks.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Of texts: attention heads.")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="Of texts: share of the corpus, its end, that is left out; default: 0.05.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Of texts: embeddings start from word2vec (of the tokens) or word2vec:RUN."),
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(help="Of t5 and bart: spans, prefix, bert, deshuffle, infill, ...")
+    ] = None,
+    order: Annotated[str | None, typer.Option(help="Of bert: next, swapped (ALBERT) or none (RoBERTa).")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Optimiser: adamw, sgd or lars.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after the warm-up.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the optimiser.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="After the warm-up: cosine, linear or constant.")] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     precision: Annotated[
         str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed on a GPU that supports it.")
@@ -166,8 +198,12 @@ def pretrain(
     draft: Annotated[bool, typer.Option(help="Decode JPEG at reduced size if views need no more pixels.")] = True,
     orientation: Annotated[bool, typer.Option(help="Apply the EXIF orientation.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without training.")] = False,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A setting of word2vec (repeatable): dim=300, architecture=cbow, window=10, ..."),
+    ] = None,
 ) -> None:
-    """Pretrain METHOD on images without labels."""
+    """Pretrain METHOD on images or texts without labels."""
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import build_method, encoder_for, options_for
     from fastssl.methods import get
@@ -175,13 +211,37 @@ def pretrain(
     from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
-    get(method)
+    if method == "word2vec":
+        from fastssl.cli.words import OPTIONS, pretrain_words, settings_of
+
+        for name in context.params:
+            if name not in OPTIONS and context.get_parameter_source(name).name != "DEFAULT":  # type: ignore[union-attr]
+                raise ValueError(f"{name}: word2vec has no such option; its settings: --set NAME=VALUE")
+        given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
+        pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
+        return
+    if set_:
+        raise ValueError(f"set: expected the method word2vec, got {method!r}")
+    text = "tokens" in get(method).needs
+    of_images = {
+        **{"encoder": encoder, "size": size, "blocks": blocks, "stem": stem, "temperature": temperature},
+        **{"spatial": spatial, "probe_every": probe_every},
+    }
+    of_texts = {
+        **{"network": network, "tokenizer": tokenizer, "vocabulary": vocabulary, "length": length, "depth": depth},
+        **{"heads": heads, "held_out": held_out, "init": init, "objective": objective, "order": order},
+    }
+    for name, value in (of_images if text else of_texts).items():
+        if value is not None:
+            raise ValueError(f"{name}: {method} takes {'texts' if text else 'images'}, it has no such option")
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
-    source = open_data(data, orientation=orientation)
-    chosen = recipe_for(method, len(source), recipe, batch_size, source.embedded)
+    source = open_data(data or ("sotu" if text else "emoji"), orientation=orientation)
+    chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
     own = {
+        "schedule": schedule,
+        "clip": clip,
         "epochs": epochs,
         "lr": lr,
         "weight_decay": weight_decay,
@@ -189,7 +249,21 @@ def pretrain(
         "warmup_epochs": warmup_epochs,
     }
     given = {key: value for key, value in own.items() if value is not None}
-    chosen = replace(chosen, options=chosen.options | given)  # what is printed is what runs
+    arguments: dict[str, Any] = {"objective": objective, "order": order}
+    shape = {
+        "name": network,
+        "vocabulary": vocabulary,
+        "length": length,
+        "width": width,
+        "depth": depth,
+        "heads": heads,
+    }
+    chosen = replace(
+        chosen,
+        options=chosen.options | given,
+        method=chosen.method | {key: value for key, value in arguments.items() if value is not None},
+        network=chosen.network | {key: value for key, value in shape.items() if text and value is not None},
+    )  # what is printed is what runs
     settings = Pretraining(
         **chosen.options,
         minutes=minutes,
@@ -212,10 +286,28 @@ def pretrain(
         echo(f"{describe_source(source)}\n{chosen}")
         if channels not in (1, 3):
             echo(f"{channels} channels: augmented independently; hue, saturation and grayscale have no effect")
-    encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
-    arguments: dict[str, Any] = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
-    model = build_method(method, encoder_options, source, seed, **arguments)
-    method_options = options_for(method, source.embedded, **arguments)
+    model: Any
+    if text:
+        from fastssl.cli.language import prepare
+
+        method_options = {key: None if value == "none" else value for key, value in chosen.method.items()}
+        model, source, encoder_options = prepare(
+            method,
+            source,
+            out,
+            dict(chosen.network),
+            method_options,
+            tokenizer=tokenizer,
+            held_out=held_out,
+            init=init,
+            seed=seed,
+            resume=resume,
+        )
+    else:
+        encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
+        arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
+        model = build_method(method, encoder_options, source, seed, **arguments)
+        method_options = options_for(method, source.embedded, **arguments)
     if dry_run:
         for line in plan(model, source, settings, method_options, encoder_options):
             echo(line)
@@ -224,8 +316,25 @@ def pretrain(
     run_pretraining(model, source, settings, out, resume=resume, overwrite=overwrite, **options)
     if not is_rank_zero():
         return
-    following = "evaluate {}" if source.labels is not None else "embed {} --out features.npz"
+    following = "evaluate {}" if text or source.labels is not None else "embed {} --out features.npz"
     echo(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
+
+
+@app.command()
+def tokenize(
+    data: Annotated[str, typer.Argument(help="A corpus: sotu, FILE.txt, text:FOLDER, hf:PATH, ...")],
+    out: Annotated[Path, typer.Argument(help="The token file (.tok).")],
+    kind: Annotated[
+        str, typer.Option(help="wordpiece, bpe or unigram (trained), bytes, or a tokenizer.json or a run.")
+    ] = "bpe",
+    vocabulary: Annotated[int, typer.Option(help="Tokens of a tokenizer that is trained.")] = 8000,
+) -> None:
+    """Write the tokens of a corpus, with their tokenizer, to a memory-mapped file."""
+    from fastssl.cli.language import tokenize as write_tokens
+
+    file = write_tokens(data, out, kind, vocabulary)
+    echo(f"{file.total:,} tokens, {len(file):,} documents, {file.tokenizer!r}: {out}")
+    echo(f"next: fastssl pretrain gpt --data {shlex.quote(str(out))}")
 
 
 @app.command("data")
@@ -246,7 +355,10 @@ def evaluate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
     data: Annotated[
         str | None,
-        typer.Option(help="emoji, digits, a folder, cifar-10:FOLDER, hf:PATH; for protocols a comma-separated list."),
+        typer.Option(
+            help="emoji, digits, a folder, cifar-10:FOLDER, hf:PATH; for protocols a comma-separated list; for word "
+            "vectors glosses (default) and files of word pairs or analogies."
+        ),
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
@@ -258,15 +370,49 @@ def evaluate(
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
-    """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram."""
+    """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
+
+    A language method is evaluated on held-out text, against a unigram model and xz.
+    """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import run_evaluation
+    from fastssl.cli.words import evaluate_words, is_word_run
+    from fastssl.methods import get
+    from fastssl.train import load_checkpoint
 
-    table = run_evaluation(checkpoint, data, protocol, readout, only)
+    if is_word_run(checkpoint):
+        if protocol != "frozen" or readout is not None or only:
+            raise ValueError("protocol, readout, only: word vectors are evaluated on --data alone")
+        table = evaluate_words(checkpoint, data)
+    elif "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
+        from fastssl.cli.language import evaluate as evaluate_text
+
+        table = evaluate_text(checkpoint, data)
+    else:
+        table = run_evaluation(checkpoint, data, protocol, readout, only)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
         echo(f"written: {out}")
+
+
+@app.command()
+def generate(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint of gpt, or the --out of pretrain.")],
+    prompt: Annotated[str, typer.Argument(help="The text to continue; default: the start of a document.")] = "",
+    tokens: Annotated[int, typer.Option(help="Tokens to add.")] = 100,
+    count: Annotated[int, typer.Option(help="Number of continuations.")] = 1,
+    temperature: Annotated[float, typer.Option(help="0: the most probable token.")] = 1.0,
+    top_k: Annotated[int | None, typer.Option(help="Sample among this many tokens.")] = None,
+    top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed; each continuation has draws of its own.")] = 0,
+) -> None:
+    """Continue PROMPT with an autoregressive language model."""
+    from fastssl.cli.language import generate as continuations
+
+    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    for text in continuations(checkpoint, prompt, tokens, count, seed, **options):
+        echo(text)
 
 
 @app.command()
@@ -287,6 +433,20 @@ def embed(
     count = write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
     if count:
         echo(f"{count:,} rows of features: {out}\nnext: fastssl neighbors {shlex.quote(str(out))}")
+
+
+@app.command()
+def nearest(
+    run: Annotated[Path, typer.Argument(help="The --out of pretrain word2vec, or a file of vectors (.txt, .bin).")],
+    words: Annotated[list[str], typer.Argument(help="One word, or several, whose mean is taken.")],
+    minus: Annotated[list[str] | None, typer.Option(help="A word to subtract (repeatable).")] = None,
+    k: Annotated[int, typer.Option(help="Number of words.")] = 10,
+) -> None:
+    """List the words nearest to WORDS by cosine similarity; king woman --minus man: an analogy."""
+    from fastssl.cli.words import nearest_words
+
+    for word, cosine in nearest_words(run, words, minus or [], k):
+        echo(f"{cosine:.3f}  {word}")
 
 
 @app.command()
@@ -335,9 +495,21 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: in CHECKPOINT.")] = None,
 ) -> None:
     """Export the encoder for other programs; the result is loaded back and its features are compared."""
+    from fastssl.methods import get
     from fastssl.models.export import FILES, export_encoder, loading
-    from fastssl.train import load_encoder
+    from fastssl.train import load_checkpoint, load_encoder
 
+    if "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
+        from fastssl.cli.language import load
+        from fastssl.models.language_export import export_language
+
+        if to != "huggingface":
+            raise ValueError(f"to: expected huggingface for a language method, got {to!r}")
+        method = load(checkpoint)[0]
+        path = export_language(method.network, method.tokenizer, out or checkpoint / FILES[to])
+        echo(f"written, and loaded back with the same scores: {path}")
+        echo(f"AutoModel.from_pretrained({str(path)!r}), AutoTokenizer.from_pretrained({str(path)!r})")
+        return
     encoder, state = load_encoder(checkpoint)
     path = out or checkpoint / FILES.get(to, to)
     export_encoder(encoder, state["encoder"], to, path)

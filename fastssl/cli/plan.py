@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from fastssl.data import Source
-from fastssl.methods import ImageMethod, name_of
+from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.train import Pretraining, Trainer
 from fastssl.train.device import DevicePrefetcher
 from fastssl.train.options import detect_launcher
@@ -27,7 +27,7 @@ STATES = {"adamw": 2, "sgd": 1, "lars": 1}  # optimiser state per parameter
 
 
 def plan(
-    method: ImageMethod, source: Source, options: Pretraining, kept: dict[str, Any], encoder: dict[str, Any]
+    method: Method, source: Source, options: Pretraining, kept: dict[str, Any], encoder: dict[str, Any]
 ) -> Iterator[str]:
     """Lines that describe a run: settings, views, parameters, steps, and memory and time measured on a few steps, whose
     results are discarded.
@@ -39,19 +39,22 @@ def plan(
     processes = options.processes[0] * options.processes[1]
     rows = batch_size_of(options, len(source), processes)
     settings = {**asdict(options), "precision": options.resolved_precision, "accelerator": options.device_type}
-    yield "encoder: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
+    network = "encoder" if isinstance(method, ImageMethod) else "network"
+    yield f"{network}: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
     yield "method: " + ", ".join(f"{key} {value}" for key, value in kept.items())
     yield "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     batch = method.examples(source.items(range(min(2, len(source)))), options.seed)
-    yield "a batch: " + ", ".join(f"{[rows, *view.shape[1:]]} {str(view.dtype)[6:]}" for view in batch.views)
-    for k, program in enumerate(method.augment.programs):
-        steps = [*program.operations, *([program.normalize] if program.normalize else [])]
-        yield f"view {k}: " + " -> ".join(map(repr, steps))
+    yield "a batch: " + ", ".join(f"{[rows, *part.shape[1:]]} {str(part.dtype)[6:]}" for part in method.inputs(batch))
+    if isinstance(method, ImageMethod):
+        for k, program in enumerate(method.augment.programs):
+            steps = [*program.operations, *([program.normalize] if program.normalize else [])]
+            yield f"view {k}: " + " -> ".join(map(repr, steps))
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
-    of_encoder = sum(p.numel() for p in method.encoder.parameters())
+    inner: Any = getattr(method, network)
+    of_encoder = sum(p.numel() for p in inner.parameters())
     mib = (sum(p.numel() for p in method.parameters()) + (1 + STATES[options.optimizer]) * trained) * 4 / 2**20
     yield (
-        f"parameters: {trained:,} trained; encoder {of_encoder:,}; with gradients and optimiser state {mib:,.0f} MiB"
+        f"parameters: {trained:,} trained; {network} {of_encoder:,}; with gradients and optimiser state {mib:,.0f} MiB"
     )
     steps_per_epoch = len(source) // rows
     if options.minutes is None:
@@ -67,9 +70,7 @@ def plan(
         yield from _measured(method, source, replace(options, batch_size=rows // processes), processes, total)
 
 
-def _measured(
-    method: ImageMethod, source: Source, options: Pretraining, processes: int, total: int | None
-) -> Iterator[str]:
+def _measured(method: Method, source: Source, options: Pretraining, processes: int, total: int | None) -> Iterator[str]:
     """Memory and time of a few steps of one process."""
     few = source.subset(np.arange(min(len(source), STEPS * options.batch_size)))
     options = replace(options, devices=1, nodes=1, strategy="ddp", epochs=STEPS, minutes=None)

@@ -20,7 +20,7 @@ from fastssl.augment import (
     Views,
 )
 from fastssl.data import Source
-from fastssl.methods import ImageMethod, get
+from fastssl.methods import ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.encoders import RESNETS
 from fastssl.train.recipe import recipe
@@ -74,7 +74,7 @@ def encoder_for(
     Raises:
         ValueError: a width or a number of blocks for a network of fixed architecture, a stem for other networks.
     """
-    kind = encoder or get(name).encoder_name
+    kind = encoder or image_method(name).encoder_name
     options: dict[str, Any] = {"name": kind, "size": size}
     known = kind in RESNETS or kind.partition(":")[0] in LIBRARIES
     for key, value in (("width", width), ("blocks", blocks)):

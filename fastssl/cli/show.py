@@ -36,7 +36,7 @@ class _Plain:
         total = p.total_steps if p.epochs else "?"
         left = f", {p.seconds_left / 60:.1f} minutes left" if p.epochs else ""
         echo(
-            f"{self.name}: step {p.step}/{total}, loss {p.loss:.3f}, {p.images_per_second:.0f} images/s, "
+            f"{self.name}: step {p.step}/{total}, loss {p.loss:.3f}, {p.rate:.0f} {p.unit}/s, "
             f"{100 * p.waiting:.0f} % waiting for data{_probed(p)}{left}"
         )
 
@@ -59,17 +59,17 @@ def _progress(name: str) -> Iterator[Any]:
         BarColumn(),
         TextColumn("{task.completed}/{task.total} steps"),
         TextColumn("loss {task.fields[loss]:.3f}"),
-        TextColumn("{task.fields[rate]:.0f} images/s{task.fields[probed]}"),
+        TextColumn("{task.fields[rate]:.0f} {task.fields[unit]}/s{task.fields[probed]}"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0, probed="")
+        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0, unit="items", probed="")
 
         def show(p: Any) -> None:
             total = p.total_steps if p.epochs else None
-            more = {"loss": p.loss, "rate": p.images_per_second, "probed": _probed(p)}
+            more = {"loss": p.loss, "rate": p.rate, "unit": p.unit, "probed": _probed(p)}
             progress.update(task, completed=p.step, total=total, **more)
 
         yield show
@@ -139,12 +139,17 @@ def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: An
 
 def describe_source(source: Any) -> str:
     """One line: number of items and classes, sizes of a few images, files that were left out."""
-    parts = [f"{source.name}: {len(source):,} items"]
+    from fastssl.data import Corpus, TokenFile
+
+    texts = isinstance(source, (Corpus, TokenFile))
+    parts = [f"{source.name}: {len(source):,} {'documents' if texts else 'items'}"]
+    if isinstance(source, TokenFile):
+        parts.append(f"{source.total:,} tokens")
     if len(source.classes):
         parts.append(f"{len(source.classes)} classes")
     from fastssl.data.summary import sizes_of
 
-    sizes = sizes_of(source, FEW)
+    sizes = [] if texts else sizes_of(source, FEW)
     if sizes:
         (low, high), (least, most) = ((min(side), max(side)) for side in zip(*sizes))
         parts.append(

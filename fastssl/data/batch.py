@@ -29,6 +29,31 @@ class Batch(NamedTuple):
     ids: Tensor | None = None
 
 
+class TokenBatch(NamedTuple):
+    """A batch of a language method.
+
+    Args:
+        tokens: int64 [B, T], inputs, padded.
+        targets: int64 [B, U], tokens to predict; -100: none.
+        segments: int64 [B, T]: which of two texts (BERT), which document of the window (GPT), or the rank in the order
+            of prediction (XLNet) a token belongs to; None: there are none.
+        labels: int64 [B], whether the second text follows the first (BERT); None: there are none.
+        ids: int64 [B], indices of the items.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.data import TokenBatch
+        >>> TokenBatch(torch.zeros(2, 4), torch.zeros(2, 4)).tokens.shape
+        torch.Size([2, 4])
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    segments: Tensor | None = None
+    labels: Tensor | None = None
+    ids: Tensor | None = None
+
+
 B = TypeVar("B", bound=tuple[Any, ...])
 
 

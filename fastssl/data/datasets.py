@@ -10,6 +10,7 @@ import numpy as np
 
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels
+from fastssl.data.text_files import hub_corpus
 
 IMAGES = ("image", "img", "images", "pixel_values")
 LABELS = ("label", "fine_label", "labels", "target")
@@ -110,8 +111,8 @@ class HubSource(Source):
         )
 
 
-def hub(path: str, part: str | None = None) -> dict[str, HubSource]:
-    """The splits of a Hugging Face data set, saved on disk or by name.
+def hub(path: str, part: str | None = None) -> dict[str, Source]:
+    """The splits of a Hugging Face data set, saved on disk or by name: of images, or corpora.
 
     Args:
         path: a folder, or a name.
@@ -119,7 +120,7 @@ def hub(path: str, part: str | None = None) -> dict[str, HubSource]:
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[datasets]``.
-        ValueError: no such split, or no column of images.
+        ValueError: no such split, or a column neither of images nor of texts.
     """
     try:
         import datasets
@@ -130,7 +131,15 @@ def hub(path: str, part: str | None = None) -> dict[str, HubSource]:
     if part is not None and part not in tables:
         raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
     name = Path(path).name
-    return {key: HubSource(table, name) for key, table in tables.items() if part in (None, key)}
+    return {key: _read(table, name) for key, table in tables.items() if part in (None, key)}
+
+
+def _read(table: Any, name: str) -> Source:
+    import datasets
+
+    if any(isinstance(kind, datasets.Image) for kind in table.features.values()):
+        return HubSource(table, name)
+    return hub_corpus(table, name)
 
 
 def first_part(parts: Mapping[str, Any], wanted: Sequence[str]) -> str | None:

@@ -13,11 +13,14 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fastssl.data import benchmarks, tables
+from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.arrays import ArraySource
+from fastssl.data.corpus import Corpus
+from fastssl.data.corpus import join as join_corpora
 from fastssl.data.datasets import DatasetSource, first_part, hub
 from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
+from fastssl.data.embedded_text import glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
@@ -37,6 +40,7 @@ from fastssl.data.storage import (
     open_file,
     parent,
 )
+from fastssl.data.tokens import TokenFile
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -44,8 +48,20 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji-heldout": lambda: emoji("heldout"),
     "digits": digits,
     "tones": tones,
+    "sotu": sotu,
+    "verses-en": verses,
+    "verses-es": lambda: verses("es"),
+    "verses-en-es": lambda: verses("en-es"),
+    "glosses": glosses,
+    "glosses-train": lambda: glosses("train"),
 }
-_FILES = {".tar", ".pack", ".npy", *tables.SUFFIXES, *SUFFIXES}
+# Readers of corpora by the word before the colon: of a place and a part.
+TEXTS: dict[str, Callable[[str, str], Corpus]] = {
+    "text": lambda place, part: text_files.text_corpus(place),
+    "text8": lambda place, part: text_files.text8(place),
+    "wikitext": lambda place, part: text_files.wikitext(place, part),
+}
+_FILES = {".tar", ".pack", ".tok", ".npy", *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -64,9 +80,13 @@ def open(
         data: one of
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
-              "digits", "tones";
+              "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses",
+              "glosses-train" (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
-              "hf:PATH", a Hugging Face data set (extra: datasets);
+              "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
+            - a token file (``.tok``, written by ``fastssl tokenize``);
+            - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
+              :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER"; several, separated by commas: "sotu,glosses";
             - a folder of images with one sub-folder per class; with ``train`` and ``val`` (or ``test``) in it, the
               split ``part``; a folder of tar shards;
             - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
@@ -116,10 +136,17 @@ def _absolute(name: str) -> str:
     """Names unchanged, paths absolute."""
     if name in EMBEDDED or is_url(name):
         return name
+    if _several(name):
+        return ",".join(map(_absolute, name.split(",")))
     kind, colon, root = name.partition(":")
-    if colon and (kind == "hf" or kind in benchmarks.READERS):
+    if colon and (kind == "hf" or kind in benchmarks.READERS or kind in TEXTS):
         return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
     return os.path.abspath(os.path.expanduser(name))
+
+
+def _several(name: str) -> bool:
+    """Whether a name lists several corpora."""
+    return "," in name and not is_url(name) and not os.path.exists(os.path.expanduser(name)) and "{" not in name
 
 
 def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
@@ -148,7 +175,15 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
 def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
     if name in EMBEDDED:
         return EMBEDDED[name]()
+    if _several(name):
+        corpora = [_named(one, part, options, progress) for one in name.split(",")]
+        other = next((source for source in corpora if not isinstance(source, Corpus)), None)
+        if other is not None:
+            raise ValueError(f"data: expected corpora between the commas of {name!r}, got {other!r}")
+        return join_corpora(corpora)  # type: ignore[arg-type]
     kind, _, root = name.partition(":")
+    if root and kind in TEXTS:
+        return TEXTS[kind](root, part)
     if root and kind in benchmarks.READERS:
         return benchmarks.read(kind, root)[0 if part == "train" else 1]
     if kind == "hf" and root:
@@ -171,7 +206,12 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         return _folder(place, part, options, progress)
     if is_url(place):
         raise FileNotFoundError(f"data: no file or folder {name!r}")
-    known = [*EMBEDDED, "hf:PATH", *(f"{reader}:FOLDER" for reader in benchmarks.READERS)]
+    known = [
+        *EMBEDDED,
+        "hf:PATH",
+        *(f"{kind}:PATH" for kind in TEXTS),
+        *(f"{reader}:FOLDER" for reader in benchmarks.READERS),
+    ]
     near = difflib.get_close_matches(name, [*EMBEDDED], 1)
     raise FileNotFoundError(
         f"data: no file or folder {name!r}, and no name of a data set ({', '.join(known)})"
@@ -204,6 +244,10 @@ def _file(place: str, options: dict[str, Any]) -> Source:
         return ShardSource([place], **options)
     if kind == ".npy":
         return _stack(place, options)
+    if kind == ".tok":
+        return TokenFile(place)
+    if kind == ".txt":
+        return text_files.text_corpus(place)
     if kind in tables.SUFFIXES:
         return tables.table(place, **options)
     if kind == ".pack" or open_file(place).read(0, len(MAGIC)) == MAGIC:

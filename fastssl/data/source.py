@@ -16,7 +16,7 @@ class Item(NamedTuple):
     Args:
         images: uint8 arrays [H, W, C] of any size: one, or several images of the same object. C is 1, 3, 4 (alpha is
             dropped for RGB encoders), or the number of channels of the encoder.
-        tokens: integers [T].
+        tokens: integers [T], or a :class:`Window` of a token file.
         signal: floats [T].
         text: a string.
         label: an integer; -1 if the class is unknown.
@@ -29,7 +29,7 @@ class Item(NamedTuple):
     """
 
     images: tuple[np.ndarray, ...] | None = None
-    tokens: np.ndarray | None = None
+    tokens: Any = None
     signal: np.ndarray | None = None
     text: str | None = None
     label: int | None = None

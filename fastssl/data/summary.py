@@ -10,6 +10,7 @@ from fastssl.data.loader import UNREADABLE
 from fastssl.data.source import Item, Source
 
 _SHOWN = 10
+_LONGEST = 80  # characters of a text
 
 
 def summary(source: Source, sample: int = 100) -> Iterator[str]:
@@ -86,4 +87,7 @@ def _sample(items: list[Item]) -> Iterator[str]:
         yield f"signals of {min(signals):,} to {max(signals):,} samples"
     texts = [item.text for item in items if item.text is not None]
     if texts:
-        yield f"texts with {len(texts)} of {len(items)}, as {texts[0]!r}"
+        lengths = [len(text) for text in texts]
+        first = texts[0] if len(texts[0]) <= _LONGEST else texts[0][:_LONGEST] + "…"
+        sizes = f"of {min(lengths):,} to {max(lengths):,} characters"
+        yield f"texts with {len(texts)} of {len(items)}, {sizes}, as {first!r}"

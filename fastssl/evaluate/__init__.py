@@ -4,6 +4,7 @@ from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune
+from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, linear_probe, low_shot
 from fastssl.evaluate.measures import (
@@ -19,6 +20,7 @@ from fastssl.evaluate.measures import (
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, mean_per_class, top_1
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
+from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
 from fastssl.models.kmeans import kmeans
 
@@ -37,17 +39,20 @@ __all__ = [
     "evaluate",
     "evaluate_digits",
     "evaluate_emoji",
+    "evaluate_language",
     "evaluate_splits",
     "evaluate_with",
     "feature_spread",
     "few_labels",
     "finetune",
+    "gloss_classes",
     "kmeans",
     "knn_accuracy",
     "layer_features",
     "linear_probe",
     "low_shot",
     "mean_per_class",
+    "mean_vectors",
     "pixels",
     "rank_me",
     "read_features",
@@ -55,5 +60,7 @@ __all__ = [
     "retrieval_scores",
     "top_1",
     "uniformity",
+    "word_analogies",
+    "word_similarity",
     "zero_shot",
 ]

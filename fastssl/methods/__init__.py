@@ -1,4 +1,4 @@
-"""Methods by name, one file per method: views, networks and a loss."""
+"""Methods by name, one file per method: examples, networks and a loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from torch import nn
 from fastssl.methods.align import ALIGN
 from fastssl.methods.amdim import AMDIM
 from fastssl.methods.barlow_twins import BarlowTwins
+from fastssl.methods.bart import BART
 from fastssl.methods.base import Method
+from fastssl.methods.bert import BERT
 from fastssl.methods.byol import BYOL
 from fastssl.methods.clip import CLIP
 from fastssl.methods.cmc import CMC
@@ -21,6 +23,7 @@ from fastssl.methods.cpc_signal import CPCSignal
 from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.dino import DINO
+from fastssl.methods.gpt import GPT
 from fastssl.methods.image import ImageMethod
 from fastssl.methods.inter_clr import InterCLR
 from fastssl.methods.jigsaw import Jigsaw
@@ -37,11 +40,14 @@ from fastssl.methods.simsiam import SimSiam
 from fastssl.methods.stacked_denoising import StackedDenoising
 from fastssl.methods.sup_con import SupCon
 from fastssl.methods.swav import SwAV
+from fastssl.methods.t5 import T5
+from fastssl.methods.text import TextMethod
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
+from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 
-# Image methods. CPCSignal takes signals and is available from Python only.
-METHODS: dict[str, type[ImageMethod]] = {
+# Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
+METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "moco": MoCo,
     "moco-v3": MoCoV3,
@@ -72,10 +78,25 @@ METHODS: dict[str, type[ImageMethod]] = {
     "masked": Masked,
     "context-encoder": ContextEncoder,
     "mae": MAE,
+    "bert": BERT,
+    "gpt": GPT,
+    "t5": T5,
+    "bart": BART,
 }
 
 
-def get(name: str) -> type[ImageMethod]:
+def methods_of(field: str) -> dict[str, type[Method]]:
+    """The methods that read a field of items: "images", "tokens", "text", "label".
+
+    Example:
+        >>> from fastssl.methods import methods_of
+        >>> list(methods_of("tokens"))
+        ['bert', 'gpt', 't5', 'bart']
+    """
+    return {name: kind for name, kind in METHODS.items() if field in kind.needs}
+
+
+def get(name: str) -> type[Method]:
     """Returns the class of a method.
 
     Raises:
@@ -86,6 +107,8 @@ def get(name: str) -> type[ImageMethod]:
         >>> from fastssl.models import build_encoder
         >>> method = methods.get("byol")(build_encoder({"name": "resnet", "size": 32, "width": 8}))
     """
+    if name == Word2Vec.name:
+        raise ValueError("method: word2vec trains by itself: fastssl.methods.Word2Vec().fit(corpus, out=...)")
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1)
         raise ValueError(
@@ -93,6 +116,18 @@ def get(name: str) -> type[ImageMethod]:
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
     return METHODS[name]
+
+
+def image_method(name: str) -> type[ImageMethod]:
+    """The class of a method of images.
+
+    Raises:
+        ValueError: unknown name, or a method of something else.
+    """
+    kind = get(name)
+    if not issubclass(kind, ImageMethod):
+        raise ValueError(f"method: expected one of images, {name} takes {', '.join(kind.needs)}")
+    return kind
 
 
 def name_of(method: nn.Module) -> str:
@@ -103,14 +138,18 @@ def name_of(method: nn.Module) -> str:
 __all__ = [
     "ALIGN",
     "AMDIM",
+    "BART",
+    "BERT",
     "BYOL",
     "CLIP",
     "CMC",
     "CPC",
     "DINO",
+    "GPT",
     "MAE",
     "METHODS",
     "NNCLR",
+    "T5",
     "BarlowTwins",
     "CPCSignal",
     "Colorization",
@@ -133,8 +172,14 @@ __all__ = [
     "StackedDenoising",
     "SupCon",
     "SwAV",
+    "TextMethod",
     "Transformation",
     "VICReg",
+    "Word2Vec",
+    "WordProgress",
     "get",
+    "image_method",
+    "load_word_vectors",
+    "methods_of",
     "name_of",
 ]

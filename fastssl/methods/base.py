@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastssl.augment import uniform
-from fastssl.data.source import Item
+from fastssl.data.source import Item, Source
 from fastssl.data.views import RESERVED_VIEW
 
 
@@ -25,8 +25,10 @@ class Method(nn.Module):
     - ``needs_dataset_features``: before each epoch, ``before_epoch`` receives the features of the whole data set
       (clustering methods); ``sampling_weights`` may then weight the items.
     - ``has_unused_parameters``: some parameters get no gradient in some steps (``find_unused_parameters`` of DDP).
-    - ``separable``: the loss is the mean of ``terms(batch)`` terms, each independent of other rows (except through
-      batch norm) and of earlier batches, so that gradients may be accumulated over micro-batches.
+    - ``unit``: what is counted in reports of speed; an item has ``per_item`` of them.
+    - ``separable``: the loss is the mean of ``terms(batch)`` terms, or the sum of several such ``means``. Each term is
+      independent of other rows (except through batch norm) and of earlier batches, so that gradients may be accumulated
+      over micro-batches.
     """
 
     family: ClassVar[str]
@@ -35,9 +37,19 @@ class Method(nn.Module):
     loss: ClassVar[str]
     needs: ClassVar[tuple[str, ...]] = ()
     min_rows: ClassVar[int] = 1
+    unit: ClassVar[str] = "items"
     needs_dataset_features: ClassVar[bool] = False
     has_unused_parameters: bool = False
     separable: bool = False
+
+    @property
+    def per_item(self) -> int:
+        """Number of ``unit`` that an item has."""
+        return 1
+
+    def prepare(self, source: Source) -> Source:
+        """The source that the method trains on, made of the data: windows of a token file, for language methods."""
+        return source
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Any:
         """Turns items into the rows of a batch, a named tuple of tensors with a field ``ids``.
@@ -80,9 +92,13 @@ class Method(nn.Module):
         """The loss of all representations."""
         raise NotImplementedError
 
-    def terms(self, batch: Any) -> int:
-        """The number of terms that the loss of a batch is the mean of."""
+    def terms(self, batch: Any) -> int | tuple[int, ...]:
+        """The number of terms that the loss of a batch is the mean of; a number for each of ``means``."""
         return len(batch.ids)
+
+    def means(self, batch: Any) -> tuple[Tensor, ...]:
+        """The means whose sum is the loss, for methods with several."""
+        return (self(batch),)
 
     def after_step(self, progress: float) -> None:
         """Called after every optimiser step; ``progress`` is the completed fraction of the run."""
@@ -113,6 +129,10 @@ class Method(nn.Module):
     def sampling_weights(self) -> Tensor | None:
         """Relative sampling weight per item [N]; None: each item once per epoch."""
         return None
+
+    def assets(self) -> dict[str, str]:
+        """Text files that belong to a checkpoint: name -> content."""
+        return {}
 
     @classmethod
     def about(cls) -> dict[str, Any]:

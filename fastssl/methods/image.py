@@ -27,6 +27,7 @@ class ImageMethod(Method):
     """
 
     needs: ClassVar[tuple[str, ...]] = ("images",)
+    unit: ClassVar[str] = "images"
     encoder_name: ClassVar[str] = "resnet"  # default encoder of the command line
     needs_colors: ClassVar[bool] = False  # requires RGB images
 

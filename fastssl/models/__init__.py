@@ -1,10 +1,12 @@
-"""Encoders, heads, momentum encoders, queues and memory banks."""
+"""Encoders, language models, heads, momentum encoders, queues and memory banks."""
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
+from fastssl.models.generation import generate
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
+from fastssl.models.language import LanguageModel, Transformer, build_language
 from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.permutations import hamming, permutations
@@ -12,6 +14,7 @@ from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
+from fastssl.models.word_vectors import UnknownWordError, WordVectors
 
 __all__ = [
     "ENCODERS",
@@ -21,6 +24,7 @@ __all__ = [
     "EmbeddingQueue",
     "Encoder",
     "LabNetwork",
+    "LanguageModel",
     "MemoryBank",
     "PatchCNN",
     "Prototypes",
@@ -30,9 +34,14 @@ __all__ = [
     "SmallResNet",
     "TargetNetwork",
     "TextTransformer",
+    "Transformer",
+    "UnknownWordError",
     "ViT",
+    "WordVectors",
     "as_encoder",
     "build_encoder",
+    "build_language",
+    "generate",
     "hamming",
     "kmeans",
     "pca_whiten",

@@ -204,10 +204,11 @@ def _save_vit(encoder: Encoder, vit: ViT, path: Path) -> None:
 
 
 def _save_timm(encoder: Encoder, name: str, model: nn.Module, path: Path) -> None:
-    from transformers import TimmWrapperConfig
+    import transformers
 
     arguments = timm_arguments(name, encoder.size, encoder.channels)
-    config = TimmWrapperConfig(architecture=name, num_classes=0, model_args=arguments or None)
+    kind: Any = transformers.TimmWrapperConfig
+    config = kind(architecture=name, num_classes=0, model_args=arguments or None)
     _write(config, {f"timm_model.{k}": v for k, v in model.state_dict().items()}, path, "TimmWrapperModel")
 
 

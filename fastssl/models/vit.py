@@ -41,10 +41,10 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden * dim), nn.GELU(), nn.Linear(hidden * dim, dim))
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """Tokens [B, T, dim]; tokens with ``keep`` [B, T] False are not attended to."""
+        """Tokens [B, T, dim]; tokens with ``keep`` False, [B, T] or per query [B, T, T], are not attended to."""
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(self.norm1(x)).reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mask = None if keep is None else keep[:, None, None]
+        mask = None if keep is None else keep[:, None, None] if keep.dim() == 2 else keep[:, None]
         if mask is not None and self.causal:
             mask = mask & torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).tril()
         seen = TF.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=self.causal and mask is None)

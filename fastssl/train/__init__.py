@@ -1,9 +1,10 @@
 """Pretraining: one loop, optimisers and schedules, checkpoints."""
 
+from fastssl.models.folder import load_checkpoint
 from fastssl.train.cached import cached_step
 from fastssl.train.callbacks import Callback, Progress
-from fastssl.train.checkpoint import load_checkpoint, load_encoder, load_method, save_checkpoint
-from fastssl.train.optim import LARS, build_optimizer, cosine_with_warmup
+from fastssl.train.checkpoint import load_encoder, load_method, save_checkpoint
+from fastssl.train.optim import LARS, build_optimizer, learning_rate_factor
 from fastssl.train.options import Pretraining, check_out, is_rank_zero
 from fastssl.train.recipe import Recipe, recipe
 from fastssl.train.run import pretrain
@@ -19,8 +20,8 @@ __all__ = [
     "build_optimizer",
     "cached_step",
     "check_out",
-    "cosine_with_warmup",
     "is_rank_zero",
+    "learning_rate_factor",
     "load_checkpoint",
     "load_encoder",
     "load_method",

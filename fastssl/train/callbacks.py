@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ log = logging.getLogger("fastssl")
 NAMED = 10  # unreadable items that are logged by name
 CHECK_STEPS = 20  # steps between two checks for collapse
 COLLAPSED = 1e-3  # feature spread below which, three checks in a row, the run ends
+WHOLE_EPOCHS = 10  # from which on a run with ``minutes`` ends with an epoch
 WARM_STEPS, WARM_SECONDS = 8, 30  # after which a run with ``minutes`` fixes its number of epochs
 
 
@@ -38,12 +40,13 @@ class Progress:
         epochs: epochs of the run.
         loss: loss of the step.
         lr: learning rate of the step.
-        images_per_second: items per second, over all processes.
+        rate: items per second, over all processes; of a language method, tokens.
         seconds_left: estimated time until the end of the run.
         waiting: fraction of the time of the last steps spent waiting for data.
         skipped: number of unreadable items so far.
         measured: last measurements of the features: "knn" and "linear" in percent, "feature_spread".
         history: steps and their losses.
+        unit: what ``rate`` counts: "images", "tokens".
     """
 
     step: int
@@ -52,12 +55,13 @@ class Progress:
     epochs: int
     loss: float
     lr: float
-    images_per_second: float
+    rate: float
     seconds_left: float
     waiting: float
     skipped: int
     measured: dict[str, float]
     history: list[tuple[int, float]] = field(default_factory=list, repr=False)
+    unit: str = "items"
 
 
 class Callback:
@@ -103,9 +107,9 @@ class Throughput(Callback):
         if len(self.seconds) >= WARM_STEPS or spent > WARM_SECONDS:
             # The first step warms caches up; the median of the others gives the number of epochs that fit.
             per_step = float(np.median(self.seconds[1:] or self.seconds))
-            trainer.epochs = max(
-                1, round((trainer.steps + (minutes * 60 - spent) / per_step) / trainer.steps_per_epoch)
-            )
+            steps = max(trainer.steps + 1, round(trainer.steps + (minutes * 60 - spent) / per_step))
+            epochs = steps / trainer.steps_per_epoch
+            trainer.epochs = round(epochs) if epochs >= WHOLE_EPOCHS else epochs
 
     def progress(self, trainer: Trainer) -> Progress:
         """The progress of the run."""
@@ -115,15 +119,16 @@ class Throughput(Callback):
             trainer.steps,
             total,
             (trainer.steps - 1) // trainer.steps_per_epoch,
-            trainer.epochs or 0,
+            math.ceil(trainer.epochs or 0),
             trainer.history[-1][1],
             trainer.lr,
-            trainer.batch_size / per_step,
+            trainer.batch_size * trainer.method.per_item / per_step,
             (total - trainer.steps) * per_step,
             sum(self.waited[-20:]) / max(sum(self.seconds[-20:]), 1e-9),
             trainer.skipped,
             {name: value for _, name, value in trainer.measured[-8:]},
             trainer.history,
+            trainer.method.unit,
         )
 
 
@@ -148,7 +153,7 @@ class MetricLogger(Callback):
         for name, value in (
             ("loss", progress.loss),
             ("lr", progress.lr),
-            ("images_per_second", progress.images_per_second),
+            (f"{progress.unit}_per_second", progress.rate),
             ("waiting", progress.waiting),
         ):
             self.writer.add_scalar(name, value, trainer.steps)

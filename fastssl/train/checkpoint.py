@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastssl.augment import Views
-from fastssl.methods import Method, get
-from fastssl.models import Encoder, build_encoder
+from fastssl.data import load_tokenizer
+from fastssl.data.source import digest
+from fastssl.methods import Method, TextMethod, get
+from fastssl.models import Encoder, build_encoder, build_language
+from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
 from fastssl.train.shards import full_tensor, shard_like
-
-TENSORS, STATE = "tensors.safetensors", "state.json"
 
 
 def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -34,7 +30,13 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[s
 
 
 def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], *, write: bool = True
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+    *,
+    assets: dict[str, str] | None = None,
+    write: bool = True,
 ) -> None:
     """Writes a checkpoint folder atomically.
 
@@ -43,6 +45,7 @@ def save_checkpoint(
         model: its parameters and buffers are stored.
         optimizer: its state is stored.
         state: JSON values that describe the model and the progress of training.
+        assets: further files: name -> content.
         write: False: only take part in gathering sharded parameters.
 
     Raises:
@@ -51,53 +54,8 @@ def save_checkpoint(
     tensors, scalars = _flatten(model, optimizer)
     if not write:
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    try:
-        fresh.mkdir()
-        save_file(tensors, fresh / TENSORS)
-        (fresh / STATE).write_text(json.dumps({**state, "optimizer_scalars": scalars}, indent=1))
-        for name in (TENSORS, STATE):
-            with open(fresh / name, "rb") as file:
-                os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise OSError(
-            f"checkpoint: {path} cannot be written ({error}); "
-            f"{'the previous one is unchanged' if path.exists() else 'there is no previous one'}"
-        ) from error
-    if path.exists():
-        path.rename(old)
-    fresh.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint folder at ``path`` or in it.
-
-    Raises:
-        ValueError: no checkpoint is found.
-    """
-    root = Path(path)
-    for candidate in (root, root / "checkpoint", root / "checkpoint.old"):
-        if (candidate / STATE).is_file() and (candidate / TENSORS).is_file():
-            return candidate
-    raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}")
-
-
-def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the state of a checkpoint folder.
-
-    Args:
-        path: folder of the checkpoint or of the run.
-
-    Example:
-        >>> from fastssl.train import load_checkpoint
-    """
-    folder = find_checkpoint(path)
-    return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    sums = {name: digest(content) for name, content in (assets or {}).items()}
+    write_checkpoint(path, tensors, {**state, "assets": sums, "optimizer_scalars": scalars}, assets)
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
@@ -144,6 +102,8 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
         16
     """
     tensors, state = load_checkpoint(path)
+    if state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
+        raise ValueError(f"checkpoint: {state['method']} has no encoder of images; load it with load_method")
     if encoder is None and state["encoder"] is None:
         raise ValueError(
             "checkpoint: its encoder is a custom module; build it and call load_encoder(path, Encoder(module, size))"
@@ -184,7 +144,15 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
     if state["encoder"] is None:
         raise ValueError("checkpoint: its encoder is a custom module; build the method and load its tensors")
     kind: Any = get(state["method"])
-    method: Method = kind(build_encoder(state["encoder"]), augment, **state.get("method_options", {}))
+    options = state.get("method_options", {})
+    if issubclass(kind, TextMethod):
+        folder = find_checkpoint(path)
+        for name, expected in state["assets"].items():
+            if not (folder / name).is_file() or digest((folder / name).read_text(encoding="utf-8")) != expected:
+                raise ValueError(f"checkpoint: {folder / name} is not the one that the run was trained with")
+        method: Method = kind(build_language(state["encoder"]), load_tokenizer(folder), **options)
+    else:
+        method = kind(build_encoder(state["encoder"]), augment, **options)
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
         method.load_state_dict(own)

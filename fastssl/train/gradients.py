@@ -41,9 +41,9 @@ class Gradients:
     """Adds the gradient of a batch to that of the parameters.
 
     With ``options.accumulate`` a batch is split into that many micro-batches, which the encoder sees one at a time.
-    The loss of a ``separable`` method is a mean of terms that are independent across rows: each micro-batch is
-    weighted by its number of ``terms``, over all micro-batches and processes. Losses that compare rows see all
-    embeddings (:func:`cached_step`, as with ``options.chunk``).
+    The loss of a ``separable`` method is a mean of terms that are independent across rows, or a sum of such means: each
+    micro-batch is weighted by its number of ``terms``, over all micro-batches and processes. Losses that compare rows
+    see all embeddings (:func:`cached_step`, as with ``options.chunk``).
 
     Args:
         fabric: the Lightning Fabric instance.
@@ -57,6 +57,9 @@ class Gradients:
         self.cached = options.chunk is not None or (options.accumulate > 1 and not method.separable)
         if self.cached:
             model.mark_forward_method("represent")
+        self.several_means = type(method).means is not Method.means
+        if self.several_means:
+            model.mark_forward_method("means")
 
     def __call__(self, batch: Any) -> Tensor:
         """The loss of this process's rows."""
@@ -70,24 +73,24 @@ class Gradients:
             loss: Tensor = self.model(batch)
             self.fabric.backward(loss)
             return loss.detach()
-        terms = [self.method.terms(part) for part in parts]
-        total = max(sum(terms), 1)
-        fair = self._relative_terms(total)  # processes average their gradients: a term counts the same wherever it is
+        terms = [_tuple(self.method.terms(part)) for part in parts]
+        own = [sum(column) for column in zip(*terms)]
+        everywhere = self._totals(own)
         value = torch.zeros((), device=batch.ids.device)
-        for k, part in enumerate(parts):
-            with self.fabric.no_backward_sync(self.model, enabled=k + 1 < len(parts)):
-                loss = self.model(part)
-                weight = fair * terms[k] / total
-                self.fabric.backward(loss if weight == 1 else loss * weight)
-            value += loss.detach() * (terms[k] / total)
+        for part, counts, last in zip(parts, terms, [False] * (len(parts) - 1) + [True]):
+            with self.fabric.no_backward_sync(self.model, enabled=not last):
+                means = self.model.means(part) if self.several_means else (self.model(part),)
+                # Processes average their gradients: a term counts the same wherever it is.
+                weights = [self.fabric.world_size * n / max(total, 1) for n, total in zip(counts, everywhere)]
+                self.fabric.backward(_weighted(means, weights))
+            value += _weighted([mean.detach() for mean in means], [n / max(all_, 1) for n, all_ in zip(counts, own)])
         return value
 
-    def _relative_terms(self, terms: int) -> float:
-        """This process's number of terms relative to the mean over all processes."""
+    def _totals(self, terms: list[int]) -> list[int]:
+        """The numbers of terms over all processes."""
         if self.fabric.world_size == 1:
-            return 1.0
-        total = sum(n for (n,) in gather_numbers(resolve("world"), [terms], self.fabric.device))
-        return terms * self.fabric.world_size / total
+            return terms
+        return [sum(column) for column in zip(*gather_numbers(resolve("world"), terms, self.fabric.device))]
 
     def _backward_cached(self, batch: Any, chunk: int | str) -> Tensor:
         several = self.fabric.world_size > 1 and not is_sharded(self.method.parameters())  # FSDP has its own
@@ -105,6 +108,18 @@ class Gradients:
                     torch.distributed.all_reduce(p.grad)
                     p.grad /= self.fabric.world_size
         return loss
+
+
+def _tuple(terms: int | tuple[int, ...]) -> tuple[int, ...]:
+    return terms if isinstance(terms, tuple) else (terms,)
+
+
+def _weighted(means: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    parts = [mean if weight == 1 else mean * weight for mean, weight in zip(means, weights)]
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
 
 
 def split_batch(batch: Any, parts: int) -> Sequence[Any]:

@@ -75,7 +75,9 @@ class LARS(torch.optim.Optimizer):
 OPTIMIZERS = ("adamw", "sgd", "lars")
 
 
-def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, name: str, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
+) -> torch.optim.Optimizer:
     """Returns "adamw" (no decay on 1-d parameters), "sgd" (momentum 0.9) or "lars".
 
     Args:
@@ -83,6 +85,7 @@ def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float)
         name: "adamw", "sgd" or "lars".
         lr: learning rate, >= 0.
         weight_decay: L2 penalty, >= 0.
+        betas: of "adamw".
 
     Raises:
         ValueError: unknown name.
@@ -100,27 +103,38 @@ def build_optimizer(model: nn.Module, name: str, lr: float, weight_decay: float)
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        return torch.optim.AdamW(groups, lr=lr)
+        return torch.optim.AdamW(groups, lr=lr, betas=betas)
     if name == "sgd":
         trained = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.SGD(trained, lr, momentum=0.9, weight_decay=weight_decay)
     raise ValueError(f"optimizer: expected 'adamw', 'sgd' or 'lars', got {name!r}")
 
 
-def cosine_with_warmup(step: int, total: int, warmup: int) -> float:
-    """The factor of the learning rate at ``step``: linear over ``warmup`` steps, then a half cosine to 0.
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def learning_rate_factor(step: int, total: int, warmup: int, schedule: str = "cosine") -> float:
+    """The factor of the learning rate at ``step``: linear over ``warmup`` steps, then by the schedule.
 
     Args:
         step: index of the step, from 0.
         total: steps of the run.
         warmup: steps of the linear warm-up.
+        schedule: "cosine" (half a period, to 0), "linear" (to 0) or "constant" (1).
+
+    Raises:
+        ValueError: unknown schedule.
 
     Example:
-        >>> from fastssl.train import cosine_with_warmup
-        >>> cosine_with_warmup(10, 100, 10)
-        1.0
+        >>> from fastssl.train import learning_rate_factor
+        >>> learning_rate_factor(10, 100, 10), learning_rate_factor(55, 100, 10, "linear")
+        (1.0, 0.5)
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule: expected one of {', '.join(SCHEDULES)}, got {schedule!r}")
     if step < warmup:
         return (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if schedule == "linear" else 1.0

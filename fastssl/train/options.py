@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastssl.train.optim import OPTIMIZERS
+from fastssl.train.optim import OPTIMIZERS, SCHEDULES
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu")
@@ -28,7 +28,11 @@ class Pretraining:
         warmup_epochs: epochs of linear warm-up.
         weight_decay: weight decay of the optimiser.
         optimizer: "adamw", "sgd" or "lars".
-        minutes: duration of the run; None: ``epochs`` decides.
+        schedule: of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant".
+        betas: of "adamw".
+        clip: largest norm of the gradient, to which it is scaled down; None: any.
+        minutes: duration of the run, to which it is cut at a step if it is less than ten epochs, else at the nearest
+            epoch; None: ``epochs`` decides.
         seed: seed of all random draws.
         precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
             supports it.
@@ -66,6 +70,9 @@ class Pretraining:
     warmup_epochs: float = 2
     weight_decay: float = 1e-4
     optimizer: str = "adamw"
+    schedule: str = "cosine"
+    betas: tuple[float, float] = (0.9, 0.999)
+    clip: float | None = None
     minutes: float | None = None
     seed: int = 0
     precision: str = "32-true"
@@ -101,6 +108,7 @@ class Pretraining:
                 raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
         for name, choices in (
             ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
             ("precision", ("auto", *PRECISIONS)),
             ("accelerator", ACCELERATORS),
             ("strategy", STRATEGIES),
@@ -111,16 +119,20 @@ class Pretraining:
         for name, rule in (
             ("lr", "> 0"),
             ("minutes", "> 0"),
+            ("clip", "> 0"),
             ("warmup_epochs", ">= 0"),
             ("weight_decay", ">= 0"),
             ("checkpoint_minutes", ">= 0"),
             ("timeout_minutes", "> 0"),
         ):
             given = getattr(self, name)
-            if name == "minutes" and given is None:
+            if name in ("minutes", "clip") and given is None:
                 continue
             if not math.isfinite(given) or given < 0 or (rule == "> 0" and given == 0):
                 raise ValueError(f"{name}: expected a number {rule}, got {given}")
+        self.betas = tuple(self.betas)  # type: ignore[assignment]  # of a checkpoint: a list
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
         if self.chunk not in (None, "auto") and (
             isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 1
         ):

@@ -17,7 +17,7 @@ NAMES = ("small", "paper")
 EMBEDDED_RECIPES = ("emoji", "digits")  # embedded data sets with their own settings
 LARGE = 100_000  # items from which on the paper's settings are the default
 RATE = "lr_per_256"
-_NOTES = ("source", "differs", "method", "size", "views")
+_NOTES = ("source", "differs", "method", "size", "views", "network")
 
 
 @dataclass
@@ -30,6 +30,7 @@ class Recipe:
         method: arguments of the method.
         size: image size of the encoder, in pixels.
         views: arguments of the views specific to the data set; {}: the method's defaults.
+        network: options of :func:`fastssl.models.build_language`, for a language method.
         source: where the settings come from.
         differs: deviations from the paper.
 
@@ -46,10 +47,11 @@ class Recipe:
     views: dict[str, Any] = field(default_factory=dict)
     source: str = ""
     differs: str = ""
+    network: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         text = f"recipe {self.name}" + (f" ({self.source})" if self.source else "")
-        text += "".join(f", {key} {value}" for key, value in (self.options | self.method).items())
+        text += "".join(f", {key} {value}" for key, value in (self.options | self.method | self.network).items())
         return text + (f"; differs: {self.differs}" if self.differs else "")
 
 
@@ -97,7 +99,11 @@ def recipe(
         options["lr"] = own[RATE] * options["batch_size"] / 256
     arguments = {**own.get("method", {}), **specific.get("method", {})}
     size, views = specific.get("size", own["size"]), specific.get("views", {})
-    return Recipe(name, options, arguments, size, views, own.get("source", ""), own.get("differs", ""))
+    if "betas" in options:
+        options["betas"] = tuple(options["betas"])
+    return Recipe(
+        name, options, arguments, size, views, own.get("source", ""), own.get("differs", ""), own.get("network", {})
+    )
 
 
 def _of(settings: dict[str, Any], method: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -11,9 +12,11 @@ from typing import Any
 
 import torch
 
+from fastssl.data import Windows
 from fastssl.data import open as open_source
-from fastssl.methods import ImageMethod, Method, get, name_of
+from fastssl.methods import ImageMethod, Method, get, image_method, name_of
 from fastssl.models import as_encoder
+from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.train.callbacks import (
     Callback,
     CollapseGuard,
@@ -24,8 +27,8 @@ from fastssl.train.callbacks import (
     SkippedItems,
     Throughput,
 )
-from fastssl.train.checkpoint import find_checkpoint, load_checkpoint
 from fastssl.train.gradients import check_batch_splitting
+from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
@@ -65,11 +68,13 @@ def pretrain(
         method: a :class:`fastssl.methods.Method`, or a name ("simclr"), which takes the settings of its recipe
             (:func:`recipe`) and trains ``encoder``.
         data: anything that :func:`fastssl.data.open` takes: a name, a path, arrays, a data set, a source. Labels are
-            read only by the methods that need them.
+            read only by the methods that need them. Language methods take a token file, or, by name, a corpus,
+            whose last twentieth is held out.
         options: see :class:`Pretraining`; None: those of the recipe if ``method`` is a name, else the defaults.
         out: folder for the checkpoint, the logs (TensorBoard) and ``history.json``.
         encoder: with a method's name: a name or options of ``build_encoder``, an ``Encoder``, or any module that maps
-            images to a feature map or to vectors; None: the method's default encoder, small.
+            images to a feature map or to vectors; None: the method's default encoder, small. With a language method:
+            options of ``build_language``.
         size: image size of the encoder, in pixels.
         channels: image channels of the encoder.
         encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: a custom module.
@@ -112,14 +117,24 @@ def pretrain(
     source = open_source(data)
     if isinstance(method, str):
         rows = options.batch_size if options else None
-        settings = recipe(method, len(source), batch_size=rows, embedded=source.embedded)
+        text = "tokens" in get(method).needs
+        settings = recipe(method, 0 if text else len(source), batch_size=rows, embedded=source.embedded)
         options = options or Pretraining(**settings.options)
         options.check()
         method_options = {**settings.method, **(method_options or {})}
-        if encoder is None or isinstance(encoder, str):
-            encoder = {"name": encoder or get(method).encoder_name, "size": settings.size if size is None else size}
+        if text:
+            chosen = {**settings.network, **({"name": encoder} if isinstance(encoder, str) else encoder or {})}
+            tokens = open_tokens(source, Path(out), get(method), vocabulary=chosen.pop("vocabulary"), resume=resume)
+            method, encoder_options = build_text_method(method, chosen, tokens.tokenizer, method_options, options.seed)
+            source = method.prepare(tokens, tokens.divide(HELD_OUT)[0])
+        elif encoder is None or isinstance(encoder, str):
+            encoder = {
+                "name": encoder or image_method(method).encoder_name,
+                "size": settings.size if size is None else size,
+            }
             encoder |= {} if channels == 3 else {"channels": channels}
-        method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
+        if isinstance(method, str):
+            method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
         raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
     options = options or Pretraining()
@@ -129,6 +144,7 @@ def pretrain(
     if not isinstance(method, Method):
         raise TypeError(f"method: expected a fastssl.methods.Method or a name, got {type(method).__name__}")
     out, name = Path(out), name_of(method)
+    source = method.prepare(source)
     check_out(out, resume=resume, overwrite=overwrite)
     processes = options.processes[0] * options.processes[1]
     if len(source) < 2 * processes:
@@ -150,6 +166,7 @@ def pretrain(
             "items": len(source),
             "where": source.where,
             "embedded": source.embedded,
+            **({"span": [source.start, source.stop]} if isinstance(source, Windows) else {}),
         },
     }
     checkpoint = load_checkpoint(out) if resume and has_checkpoint(out) else None
@@ -206,9 +223,11 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
             f"data: the checkpoint was made with {state['data']} of {before['items']} items, got {about['data']} of "
             f"{now['items']}: items, names or labels differ; resume with the same data"
         )
-    old, new = state["options"], {**asdict(options), "precision": options.resolved_precision}
+    old, new = state["options"], {**json.loads(json.dumps(asdict(options))), "precision": options.resolved_precision}
     for key in sorted(set(new) - CHANGEABLE_ON_RESUME):
-        earlier = old.get(key, getattr(Pretraining, key))  # the default of an option newer than the checkpoint
+        earlier = old.get(
+            key, json.loads(json.dumps(getattr(Pretraining, key)))
+        )  # the default of an option newer than the checkpoint
         if earlier != new[key]:
             raise differs(key, earlier, new[key])
     if options.minutes is None and old["epochs"] != options.epochs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -25,7 +26,7 @@ from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
 from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders
 from fastssl.train.gradients import Gradients
-from fastssl.train.optim import build_optimizer, cosine_with_warmup
+from fastssl.train.optim import build_optimizer, learning_rate_factor
 from fastssl.train.options import Pretraining
 from fastssl.train.shards import average_scalars, is_sharded, unsharded_parameters
 from fastssl.train.shards import strategy as fsdp_strategy
@@ -66,7 +67,7 @@ class Trainer:
         self.steps = 0
         self.history: list[Any] = []  # [step, loss]
         self.measured: list[Any] = []  # [step, name, value]
-        self.epochs = options.epochs if options.minutes is None else None
+        self.epochs: float | None = options.epochs if options.minutes is None else None
         self._before = 0.0  # seconds of the run before it was resumed
         self.fabric = _fabric(method, options)
         self.device = self.fabric.device
@@ -80,7 +81,7 @@ class Trainer:
         if self.device.type == "cuda":  # faster convolutions; on the CPU the views' memory format decides
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: Any = self.fabric.setup_module(method)  # FSDP replaces the method's parameters by shards
-        optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay)
+        optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay, options.betas)
         if checkpoint is not None:
             restore_optimizer(optimizer, *checkpoint)
         self.sharded = is_sharded(method.parameters())
@@ -117,7 +118,7 @@ class Trainer:
 
     @property
     def total_steps(self) -> int:
-        return (UNBOUNDED_EPOCHS if self.epochs is None else self.epochs) * self.steps_per_epoch
+        return round((UNBOUNDED_EPOCHS if self.epochs is None else self.epochs) * self.steps_per_epoch)
 
     def step(self, batches: DevicePrefetcher) -> None:
         """One optimiser step."""
@@ -141,6 +142,8 @@ class Trainer:
         with self._sharing():
             if self.sharded:
                 average_scalars(self.method)
+            if self.options.clip is not None:
+                self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.options.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.method.after_step((self.steps + 1) / self.total_steps if self.epochs is not None else 0.0)
@@ -156,7 +159,7 @@ class Trainer:
     def _set_lr(self) -> None:
         options = self.options
         warmup = max(1, round(options.warmup_epochs * self.steps_per_epoch))
-        self.lr = options.lr * cosine_with_warmup(self.steps, self.total_steps, warmup)
+        self.lr = options.lr * learning_rate_factor(self.steps, self.total_steps, warmup, options.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
 
@@ -164,7 +167,7 @@ class Trainer:
         """Batches from the current step on; dataset features are passed to the method between epochs."""
         epoch, position = divmod(self.steps, self.steps_per_epoch)
         if not self.method.needs_dataset_features:
-            yield from self.loader.run(epoch, position, (self.epochs or UNBOUNDED_EPOCHS) - epoch)
+            yield from self.loader.run(epoch, position, math.ceil(self.epochs or UNBOUNDED_EPOCHS) - epoch)
             return
         while True:
             if position == 0:
@@ -241,7 +244,8 @@ class Trainer:
                 "skipped": self.skipped,
             }
             write = self.fabric.is_global_zero
-            save_checkpoint(self.out / folder, self.method, self.optimizer, state, write=write)
+            assets = self.method.assets()
+            save_checkpoint(self.out / folder, self.method, self.optimizer, state, assets=assets, write=write)
 
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:
@@ -326,9 +330,8 @@ def dry_run(method: Method, source: Source, seed: int) -> None:
         unknown = source.labels is not None and np.ndim(source.labels) == 1 and bool((source.labels < 0).any())
         for item in items:
             if getattr(item, need) is None or (need == "label" and unknown):
-                what = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal"}[need]
                 raise ValueError(
-                    f"data: {name} needs {what} with each item, {item.name or 'one'} of {source.name} has none"
+                    f"data: {name} needs {_KINDS[need]} with each item, {item.name or 'one'} of {source.name} has none"
                 )
     training = method.training
     method.eval()
@@ -341,9 +344,10 @@ def dry_run(method: Method, source: Source, seed: int) -> None:
                 method(map_tensors(lambda tensor: tensor.to(on), batch))
     except RuntimeError as error:
         shapes = "none" if batch is None else [tuple(t.shape) for t in method.inputs(batch)]
-        given = [tuple(image.shape) for image in items[0].images or ()]
+        images = [tuple(image.shape) for image in items[0].images or ()]
+        given = f"images {images}" if images else "the items"
         raise ValueError(
-            f"method: {name} and its encoder cannot process images {given} of {source.name}: views {shapes}, {error}"
+            f"method: {name} and its network cannot process {given} of {source.name}: {shapes}, {error}"
         ) from error
     finally:
         method.train(training)

@@ -39,7 +39,7 @@ from fastssl.data import (
     read_image,
     write_shards,
 )
-from fastssl.methods import METHODS, SimCLR, get
+from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, load_checkpoint, pretrain
 
@@ -159,7 +159,7 @@ def test_pretraining_and_features_of_what_is_in_memory(kind: str, tmp_path: Path
         torch.testing.assert_close(features, encode(method.encoder, HELD["array"], "pooled"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", methods_of("images"))
 def test_every_method_trains_and_resumes_on_files_packed_files_and_shards(
     name: str, places: Path, tmp_path: Path
 ) -> None:

@@ -35,6 +35,7 @@ from fastssl.methods import (
     SupCon,
     SwAV,
     get,
+    methods_of,
 )
 from fastssl.methods.colorization import ab_cells
 from fastssl.models import (
@@ -59,6 +60,7 @@ from fastssl.train import Pretraining, load_encoder, pretrain
 from fastssl.train.trainer import extract_dataset_features
 
 ENCODER = {"name": "resnet", "size": 32, "width": 4, "blocks": 1}
+IMAGE_METHODS = methods_of("images")  # tests/methods/test_language.py has those of texts
 
 
 def encoder_of(name: str) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def test_methods_describe_themselves(name: str) -> None:
     assert not any(word in source.read_text() for word in ("optimizer", "DataLoader", ".to(device", "SummaryWriter"))
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_methods_learn(name: str) -> None:
     """Forty steps on the same views of 48 images: their loss falls, and the encoder is what learns."""
     images, method = data(), build(name)
@@ -126,7 +128,7 @@ def test_methods_learn(name: str) -> None:
         assert np.mean(losses[-3:]) < np.mean(losses[2:5])
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
     def run(out: str, **options: Any) -> Method:
         settings = Pretraining(epochs=2, batch_size=16, warmup_epochs=1)
@@ -151,7 +153,7 @@ def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
     assert state["method"] == name and encoder.dim == whole.encoder.dim
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_methods_run_in_bf16(name: str) -> None:
     method = build(name)
     prepare_method(method, data())
@@ -161,7 +163,7 @@ def test_methods_run_in_bf16(name: str) -> None:
     assert bool(torch.isfinite(loss)) and loss.dtype == torch.float32
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_views_are_keyed_by_item(name: str) -> None:
     method, images = build(name), data()
     prepare_method(method, images)

@@ -23,5 +23,5 @@ LD_PRELOAD='' nm -D "$loaded" | grep __asan_report >/dev/null || { echo "sanitiz
   tests/losses/test_particular.py tests/ops/test_distances.py \
   -k "not errs_no_more and not gradcheck and not oracle and not compile and not opcheck"
 "$python" -m pytest -p no:cacheprovider tests/augment/test_augment.py tests/data/test_loader.py \
-  tests/data/test_fuzz_images.py tests/gpu/test_cuda_on_host.py -m "not slow"
+  tests/data/test_fuzz_images.py tests/gpu/test_cuda_on_host.py tests/methods/test_word2vec.py -m "not slow"
 echo "sanitize: clean"

@@ -5,28 +5,42 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import emoji
+from fastssl.data import Source, emoji
 from fastssl.data.batch import map_tensors
-from fastssl.methods import ContextEncoder
+from fastssl.methods import ContextEncoder, Method, get
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
 from fastssl.train.gradients import Gradients
 from fastssl.train.trainer import _fabric
+from tests.support.language import method_of, tokens
 
 
-def uneven(rank: int) -> dict[str, float]:
+def uneven(rank: int) -> float:
     """How far the gradient of two processes with other numbers of terms is from that of all rows in one."""
     torch.manual_seed(0)
     method = ContextEncoder(build_encoder({"name": "resnet", "size": 32, "width": 4}), lambda_gan=0).eval()
     batch = method.examples(emoji().items(range(12)), 0)
     batch.views[1][:6] = False
     batch.views[1][:6, :, :3] = True  # the first process's images lose a tenth of their pixels
+    return _error(method, batch, rank)
+
+
+def uneven_text(rank: int) -> float:
+    """The same for BERT, whose loss is the sum of two means."""
+    method = method_of("bert", "transformer").eval()
+    batch = method.examples(method.prepare(tokens()).items(range(12)), 0)
+    batch.targets[:6, 5:] = -100
+    return _error(method, batch, rank)
+
+
+def _error(method: Method, batch: Any, rank: int) -> float:
     own, whole = map_tensors(lambda t: t[6 * rank : 6 * rank + 6], batch), copy.deepcopy(method)
     whole(batch).backward()
     settings = Pretraining(devices=2, accumulate=2)
@@ -35,7 +49,7 @@ def uneven(rank: int) -> dict[str, float]:
     given, right = (
         torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for m in (method, whole)
     )
-    return {"error": float((given - right).norm() / right.norm())}
+    return float((given - right).norm() / right.norm())
 
 
 def main(rank: int, out: Path, names: list[str]) -> None:
@@ -46,20 +60,27 @@ def main(rank: int, out: Path, names: list[str]) -> None:
     for run in names:
         name, _, strategy = run.partition("@")
         name, _, chunk = name.partition(":")
-        options = encoder_for(name, None, 32, 4)
-        method = build_method(name, options, data, 0)
+        method: Any
+        source: Source = data
+        if "tokens" in get(name).needs:
+            method, source = method_of(name), tokens(4)
+            options, network = method.network.options, method.network
+        else:
+            options = encoder_for(name, None, 32, 4)
+            method = build_method(name, options, data, 0)
+            network = method.encoder
         if method.needs_dataset_features:
             method.clusters = 6
-        before = [p.detach().clone() for p in method.encoder.parameters()]
-        settings = Pretraining(epochs=2, batch_size=32, warmup_epochs=1, devices=2)
+        before = [p.detach().clone() for p in network.parameters()]
+        settings = Pretraining(epochs=2, batch_size=32 if source is data else 8, warmup_epochs=1, devices=2)
         settings.chunk, settings.strategy = int(chunk) if chunk else None, strategy or "ddp"
-        pretrain(method, data, settings, out=out / run, encoder_options=options)
+        pretrain(method, source, settings, out=out / run, encoder_options=options)
         weights = torch.cat([p.detach().flatten() for p in method.parameters()])
         other = [torch.empty_like(weights) for _ in range(2)]
         dist.all_gather(other, weights)
-        moved = any(not torch.equal(a, b) for a, b in zip(before, method.encoder.parameters()))
+        moved = any(not torch.equal(a, b) for a, b in zip(before, network.parameters()))
         results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
-    results["uneven"] = uneven(rank)
+    results["uneven"], results["uneven text"] = uneven(rank), uneven_text(rank)
     if rank == 0:
         (out / "results.json").write_text(json.dumps(results))
     dist.barrier()

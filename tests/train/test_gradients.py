@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import ArraySource, Batch, digits, emoji
-from fastssl.methods import METHODS, ContextEncoder, ImageMethod, Method, SimCLR
+from fastssl.methods import ContextEncoder, ImageMethod, Method, SimCLR, methods_of
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, device, load_checkpoint, pretrain
 from fastssl.train.device import DeviceCopier, DevicePrefetcher
@@ -57,7 +57,7 @@ def compared(method: ImageMethod, batch: Batch, parts: int) -> tuple[float, floa
     )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", methods_of("images"))
 def test_parts_of_a_batch_have_its_gradient_or_are_refused(name: str) -> None:
     method, batch = made(name)
     if name in WHOLE:

@@ -19,13 +19,13 @@ import torch
 from fastssl.augment import SimCLRAugment
 from fastssl.data import ArraySource, Batch, digits
 from fastssl.data.loader import epoch_order
-from fastssl.methods import METHODS, SimCLR, get
+from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import Encoder, build_encoder
 from fastssl.train import (
     LARS,
     Pretraining,
-    cosine_with_warmup,
     is_rank_zero,
+    learning_rate_factor,
     load_checkpoint,
     load_encoder,
     pretrain,
@@ -103,7 +103,7 @@ def test_the_loss_goes_down_and_everything_is_written(tmp_path: Path) -> None:
     _run(tmp_path, epochs=12, lr=5e-3, on_step=seen.append)
     losses = [p.loss for p in seen]
     assert np.mean(losses[-6:]) < np.mean(losses[:6]) - 0.2
-    assert seen[-1].step == seen[-1].total_steps == 36 and seen[-1].images_per_second > 0
+    assert seen[-1].step == seen[-1].total_steps == 36 and seen[-1].rate > 0
     assert json.loads((tmp_path / "history.json").read_text())[-1][0] == 36
     assert list((tmp_path / "logs").glob("events.out.tfevents*"))
     assert sorted(p.name for p in (tmp_path / "checkpoint").iterdir()) == ["state.json", "tensors.safetensors"]
@@ -171,7 +171,7 @@ def test_epochs_may_be_added_on_resuming(tmp_path: Path, caplog: pytest.LogCaptu
     rates: list[float] = []
     _run(tmp_path, epochs=3, resume=True, on_step=lambda p: rates.append(p.lr))
     assert "3 instead of 1; from step 3 on the learning rate follows the schedule" in caplog.text
-    assert rates == [2e-3 * cosine_with_warmup(step, 9, 3) for step in range(3, 9)]
+    assert rates == [2e-3 * learning_rate_factor(step, 9, 3) for step in range(3, 9)]
     with pytest.raises(ValueError, match="epochs: the checkpoint was made with 3, got 2"):
         _run(tmp_path, epochs=2, resume=True)
 
@@ -229,7 +229,7 @@ def test_checkpoints_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monk
     model = torch.nn.Linear(2, 2)
     optimizer = torch.optim.AdamW(model.parameters())
     save_checkpoint(tmp_path / "checkpoint", model, optimizer, {"step": 1})
-    import fastssl.train.checkpoint as module
+    import fastssl.models.folder as module
 
     def fail(*_: Any) -> None:
         raise OSError("disk full")
@@ -250,7 +250,7 @@ def test_epochs_are_permutations_of_their_own() -> None:
 
 
 def test_schedule() -> None:
-    factors = [cosine_with_warmup(step, 100, 10) for step in range(101)]
+    factors = [learning_rate_factor(step, 100, 10) for step in range(101)]
     assert factors[0] == 0.1 and factors[9] == 1 and factors[10] == 1
     assert math.isclose(factors[55], 0.5) and math.isclose(factors[100], 0, abs_tol=1e-12)
     assert all(a >= b for a, b in zip(factors[10:], factors[11:]))
@@ -330,9 +330,7 @@ def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
     small = Views([(2, Augment([CenterCrop(10, resize=10)]))])
     encoder = {"name": "vit", "size": 16, "width": 8, "patch": 4}
     model = SimCLR(build_encoder(encoder), small, spatial=True)
-    with pytest.raises(
-        ValueError, match=r"method: simclr and its encoder cannot process images .*views \[\(2, 3, 10, 10\)"
-    ):
+    with pytest.raises(ValueError, match=r"method: simclr and its network cannot process images .*\[\(2, 3, 10, 10\)"):
         pretrain(model, _data(), Pretraining(epochs=1), out=tmp_path)
     with pytest.raises(ValueError, match="the crop does not fit the image of 16 x 16"):
         crop = Views([(2, Augment([CenterCrop(32)]))])
@@ -427,7 +425,7 @@ def test_recipes_of_embedded_data() -> None:
     assert recipe("byol", 100, "paper", embedded="emoji").method["momentum"] == 0.96
     assert recipe("byol", 100, "paper", embedded="emoji").method["hidden"] == 4096
     for name in ("emoji", "digits"):
-        for method in METHODS:
+        for method in methods_of("images"):
             known = {p for base in get(method).__mro__ for p in inspect.signature(base.__init__).parameters}
             assert set(recipe(method, 100, embedded=name).method) <= known
     assert recipe("simclr", 100, embedded="tones") == recipe("simclr", 100)
@@ -435,7 +433,7 @@ def test_recipes_of_embedded_data() -> None:
 
 def test_a_module_is_no_encoder_yet() -> None:
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, 2), torch.nn.ReLU())
-    for method in METHODS.values():
+    for method in methods_of("images").values():
         with pytest.raises(TypeError, match=r"encoder: .* got Sequential: .* Encoder\(module, size=224\)"):
             method(net)  # type: ignore[arg-type]
     assert SimCLR(Encoder(net, 16)).encoder.dim == 8

@@ -1,0 +1,142 @@
+"""Steps and examples of language methods against transformers: benchmarks/results/language.json.
+
+python benchmarks/language.py [--pairs 5]
+
+Each pair is one run of transformers and one of ours, alternating in one process; ratios are medians over pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastssl.bench.run import write_atomically
+from fastssl.data import TokenBatch, Tokenizer
+from fastssl.data.corruption import Draws, Ragged, mask, spans
+from fastssl.methods import BERT, GPT
+from fastssl.models import build_language
+
+OUT = Path(__file__).parent / "results" / "language.json"
+
+
+def vocabulary_of(size: int) -> Tokenizer:
+    """A tokenizer of ``size`` tokens that is only asked for their ids."""
+    tokenizer = Tokenizer()
+    tokenizer.size, tokenizer.ordinary = size, np.arange(5, size)
+    return tokenizer
+
+
+def pairs(
+    theirs: Callable[[], Any], ours: Callable[[], Any], count: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Medians in milliseconds, and of the ratios of alternating pairs."""
+    seconds: list[tuple[float, float]] = []
+    for _ in range(count + 1):
+        times = []
+        for run in (theirs, ours):
+            start = clock()
+            run()
+            times.append(clock() - start)
+        seconds.append((times[0], times[1]))
+    seconds = seconds[1:]  # the first warms up
+    ratio = statistics.median(a / b for a, b in seconds)
+    medians = [1e3 * statistics.median(column) for column in zip(*seconds)]
+    return {"transformers_ms": medians[0], "fastssl_ms": medians[1], "ratio": ratio}
+
+
+def bert_step(vocabulary: int, width: int, rows: int, length: int, count: int) -> dict[str, float]:
+    tokenizer = vocabulary_of(vocabulary)
+    torch.manual_seed(0)
+    shape = {"name": "bert", "vocabulary": vocabulary, "width": width, "depth": 4, "heads": 4, "length": length}
+    method = BERT(build_language(shape), tokenizer)
+    values = np.random.default_rng(0).integers(5, vocabulary, rows * length)
+    inputs, targets = mask(
+        Ragged(values, np.arange(0, rows * length + 1, length)), Draws(0, 0, np.arange(rows)), tokenizer
+    )
+    tokens, wanted = (torch.from_numpy(part).reshape(rows, length) for part in (inputs, targets))
+    batch = TokenBatch(tokens, wanted, torch.zeros_like(tokens), torch.arange(rows) % 2, torch.arange(rows))
+    network: Any = method.network.network
+    given = {"attention_mask": tokens != 0, "token_type_ids": batch.segments, "next_sentence_label": batch.labels}
+
+    def theirs() -> None:
+        network(input_ids=tokens, labels=wanted, **given).loss.backward()
+
+    with torch.no_grad():
+        gap = abs(float(network(input_ids=tokens, labels=wanted, **given).loss - method(batch)))
+    return {**pairs(theirs, lambda: method(batch).backward(), count), "difference of losses": gap}
+
+
+def gpt_step(vocabulary: int, width: int, rows: int, length: int, count: int) -> dict[str, float]:
+    tokenizer = vocabulary_of(vocabulary)
+    torch.manual_seed(0)
+    shape = {"name": "gpt2", "vocabulary": vocabulary, "width": width, "depth": 4, "heads": 4, "length": length}
+    method = GPT(build_language(shape), tokenizer, packed=False)
+    tokens = torch.from_numpy(np.random.default_rng(0).integers(5, vocabulary, (rows, length)))
+    wanted = torch.cat([tokens[:, 1:], torch.full((rows, 1), -100)], 1)
+    batch = TokenBatch(tokens, wanted, ids=torch.arange(rows))
+    network: Any = method.network.network
+    with torch.no_grad():
+        gap = abs(float(network(input_ids=tokens, labels=tokens).loss - method(batch)))
+    step = pairs(
+        lambda: network(input_ids=tokens, labels=tokens).loss.backward(), lambda: method(batch).backward(), count
+    )
+    return {**step, "difference of losses": gap}
+
+
+def examples(count: int) -> dict[str, dict[str, float]]:
+    """Masking and span corruption of 64 x 512 tokens, against the masking of transformers, in seconds of the CPU."""
+    from tokenizers import Tokenizer as Words
+    from tokenizers.models import WordLevel
+    from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
+
+    rows, length, size = 64, 512, 30_522
+    tokenizer = vocabulary_of(size)
+    names = {f"w{k}": k for k in range(5, size)} | {"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4}
+    words = PreTrainedTokenizerFast(
+        tokenizer_object=Words(WordLevel(names, unk_token="[UNK]")), pad_token="[PAD]", mask_token="[MASK]"
+    )
+    collate = DataCollatorForLanguageModeling(words, mlm_probability=0.15)
+    values = np.random.default_rng(0).integers(5, size, (rows, length))
+    values[:, -1] = tokenizer.sep
+    text = Ragged(values.reshape(-1), np.arange(0, rows * length + 1, length))
+    features = [{"input_ids": row, "special_tokens_mask": (row == tokenizer.sep).astype(int)} for row in values]
+    frozen = text.values == tokenizer.sep
+    ids = np.arange(rows)
+    made = {}
+    for name, run in (
+        ("masking", lambda: mask(text, Draws(0, 0, ids), tokenizer, frozen=frozen)),
+        ("span corruption", lambda: spans(text, Draws(0, 0, ids), tokenizer)),
+    ):
+        found = pairs(lambda: collate(features), run, count, time.process_time)
+        made[name] = {**found, "Mtokens_per_second": rows * length / found["fastssl_ms"] / 1e3}
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=5)
+    options = parser.parse_args()
+    results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    results |= examples(5 * options.pairs)
+    for name, step in (
+        ("BERT step, V 30,522, d 256, 32 x 128", lambda: bert_step(30_522, 256, 32, 128, options.pairs)),
+        ("BERT step, V 8,000, d 128, 128 x 32", lambda: bert_step(8_000, 128, 128, 32, options.pairs)),
+        ("GPT-2 step, V 50,257, d 256, 16 x 128", lambda: gpt_step(50_257, 256, 16, 128, options.pairs)),
+    ):
+        results[name] = step()
+        print(name, {key: round(value, 7) for key, value in results[name].items()}, flush=True)
+    for name in ("masking", "span corruption"):
+        print(name, {key: round(value, 2) for key, value in results[name].items()})
+    write_atomically(OUT, json.dumps(results, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Commands of language methods: what they need between the options and the library."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.cli.show import echo, item_progress
+from fastssl.data import Corpus, Source, TokenFile, Windows
+from fastssl.methods import TextMethod, get
+from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
+
+
+def prepare(
+    name: str,
+    source: Source,
+    out: Path,
+    settings: dict[str, Any],
+    method_options: dict[str, Any],
+    *,
+    tokenizer: str | None,
+    held_out: float | None,
+    init: str | None,
+    seed: int,
+    resume: bool,
+) -> tuple[TextMethod, Windows, dict[str, Any]]:
+    """The method, the windows that it trains on, and the options of its network.
+
+    Args:
+        name: name of the method.
+        source: a corpus or a token file.
+        out: folder of the run.
+        settings: options of the network, and the ``vocabulary`` of a tokenizer to train.
+        method_options: arguments of the method.
+        tokenizer: a kind, or a path.
+        held_out: share of the corpus, its end, that is left out; None: a twentieth.
+        init: see :func:`fastssl.train.language.start_embeddings`; None: random embeddings.
+        seed: seed of the weights.
+        resume: whether the run in ``out`` is resumed.
+    """
+    share = HELD_OUT if held_out is None else held_out
+    vocabulary = settings.pop("vocabulary")
+    if settings.get("name") == "transformer" and tokenizer is None and isinstance(source, Corpus):
+        tokenizer = "bytes"
+    with item_progress(f"{source.name}: documents tokenized") as show:
+        tokens = open_tokens(
+            source, out, get(name), tokenizer, vocabulary, held_out=share, resume=resume, progress=show
+        )
+    echo(f"{tokens.path}: {tokens.total:,} tokens, {len(tokens):,} documents; {tokens.tokenizer!r}")
+    method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
+    windows = method.prepare(tokens, tokens.divide(share)[0])
+    if init is not None and not (resume and (out / "checkpoint").exists()):
+        echo(f"{start_embeddings(method, windows, init, seed):,} embeddings of tokens start from {init}")
+    return method, windows, options
+
+
+def tokenize(data: str, out: Path, kind: str, vocabulary: int) -> TokenFile:
+    """Trains or loads a tokenizer, and writes the tokens of a corpus.
+
+    Raises:
+        TypeError: data that is no corpus.
+    """
+    from fastssl.cli.show import open_data
+    from fastssl.data import load_tokenizer, tokenize_corpus, train_tokenizer
+    from fastssl.data.tokenizer import KINDS
+
+    corpus = open_data(data)
+    if not isinstance(corpus, Corpus):
+        raise TypeError(f"data: expected a corpus, got {corpus!r}; texts in a folder: text:{data}")
+    if kind in KINDS:
+        texts = (sentence for document in corpus.documents() for sentence in document)
+        tokenizer = train_tokenizer(texts, kind, vocabulary)
+    else:
+        tokenizer = load_tokenizer(kind)
+    with item_progress(f"{out}: documents tokenized") as show:
+        return tokenize_corpus(corpus, tokenizer, out, show)
+
+
+def load(run: Path) -> tuple[TextMethod, dict[str, Any]]:
+    """The method of a run and the state of its checkpoint.
+
+    Raises:
+        ValueError: no checkpoint, or one of another kind of method.
+    """
+    from fastssl.train import load_checkpoint, load_method
+
+    state = load_checkpoint(run)[1]
+    if "tokens" not in get(state["method"]).needs:
+        raise ValueError(f"checkpoint: expected one of a language method, got {state['method']}")
+    method = load_method(run)
+    assert isinstance(method, TextMethod)
+    return method, state
+
+
+def evaluate(run: Path, data: str | None) -> dict[str, Any]:
+    """The scores of a run on held-out text: the rest of its token file, or ``data``.
+
+    Raises:
+        ValueError: nothing was held out, or the token file of the run is gone.
+    """
+    from fastssl.data import open as open_source
+    from fastssl.data import tokenize_corpus
+    from fastssl.evaluate import evaluate_language
+    from fastssl.evaluate.features import progress_bars
+
+    method, state = load(run)
+    where, span = state["source"]["where"], state["source"]["span"]
+    if not Path(where).exists():
+        raise ValueError(f"data: the token file of the run, {where}, is gone")
+    file = TokenFile(where)
+    training = method.prepare(file, (span[0], span[1]))
+    if data is None:
+        if span[1] >= file.total - 1:
+            raise ValueError("data: the run held nothing out; give --data")
+        held_out = method.prepare(file, (span[1], file.total))
+    else:
+        other = open_source(data)
+        if isinstance(other, Corpus):
+            other = tokenize_corpus(other, method.tokenizer, run / "evaluation.tok")
+        held_out = method.prepare(other)
+    with progress_bars(item_progress):
+        return dict(evaluate_language(method, held_out, training))
+
+
+def generate(run: Path, prompt: str, tokens: int, count: int, seed: int, **options: Any) -> list[str]:
+    """Continuations of a prompt; without one, of the start of a document."""
+    from fastssl.models import generate as sample
+
+    method, state = load(run)
+    if method.whole != "stream":
+        raise ValueError(f"checkpoint: expected an autoregressive method (gpt), got {state['method']}")
+    t = method.tokenizer
+    start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
+    never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
+    made = sample(method.network, start, tokens, rows=count, seed=seed, never=never, **options)
+    texts = []
+    for row in made:
+        ends = np.flatnonzero(row[len(start) :] == t.sep)  # the end of the document
+        texts.append(t.decode(row[1 : len(start) + ends[0] if len(ends) else None]))
+    return texts

@@ -1,0 +1,154 @@
+"""Word vectors on the command line: pretrain word2vec, nearest, evaluate."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fastssl.cli.show import PLAIN_SECONDS, console, echo, item_progress
+
+# Options of ``fastssl pretrain`` that word2vec takes.
+OPTIONS = {"method", "data", "epochs", "minutes", "out", "resume", "overwrite", "lr", "seed", "set_"}
+
+
+def settings_of(given: list[str], **own: Any) -> dict[str, Any]:
+    """Keyword arguments of ``Word2Vec``: ``NAME=VALUE``, whose values are JSON or else strings, and what is not None.
+
+    Raises:
+        ValueError: no such setting, or none at all.
+    """
+    import inspect
+
+    from fastssl.methods import Word2Vec
+
+    known = [name for name in inspect.signature(Word2Vec).parameters if name not in own]
+    found = {name: value for name, value in own.items() if value is not None}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or name not in known:
+            raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {one!r}")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def pretrain_words(
+    data: str, out: Path, settings: dict[str, Any], minutes: float | None, *, resume: bool, overwrite: bool
+) -> None:
+    """Trains word vectors with progress."""
+    from fastssl.methods import Word2Vec
+
+    method = Word2Vec(**settings)
+    echo(repr(method))
+    try:
+        with item_progress(f"{data}: documents counted") as count, _progress(data) as show:
+            vectors = method.fit(
+                data, minutes=minutes, out=out, resume=resume, overwrite=overwrite, on_step=show, on_count=count
+            )
+    except KeyboardInterrupt:
+        if (out / "checkpoint").exists():
+            echo(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
+        raise
+    echo(f"{vectors!r}, loss per epoch: {', '.join(f'{loss:.3f}' for loss in method.history)}")
+    echo(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl nearest {out} {vectors.words[min(100, len(vectors) - 1)]}")
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Any]:
+    """Yields what shows a :class:`WordProgress`: a progress bar on a terminal, else a line every 30 seconds."""
+    last = time.monotonic()
+
+    def lines(p: Any) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < PLAIN_SECONDS and p.words < p.total:
+            return
+        last = now
+        echo(
+            f"{name}: {p.words:,} of {p.total:,} words, loss {p.loss:.3f}, {p.rate / 1e3:,.0f} k words/s, "
+            f"{p.seconds_left:.0f} seconds left"
+        )
+
+    if not (console.is_terminal or console.is_jupyter):
+        yield lines
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} k words/s"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0)
+        yield lambda p: progress.update(task, completed=p.words, total=p.total, loss=p.loss, rate=p.rate / 1e3)
+
+
+def nearest_words(run: Path, words: list[str], minus: list[str], k: int) -> list[tuple[str, float]]:
+    """The words nearest to the mean of some, less that of others.
+
+    Raises:
+        ValueError: no such run, or an unknown word.
+    """
+    from fastssl.methods import load_word_vectors
+    from fastssl.models import UnknownWordError
+
+    vectors = load_word_vectors(run)
+    try:
+        return vectors.most_similar(words, k, negative=minus)
+    except UnknownWordError as error:
+        raise ValueError(str(error)) from error
+
+
+def is_word_run(path: Path) -> bool:
+    """Whether a path is a run of word2vec, or a file of vectors."""
+    from fastssl.models.folder import STATE, find_checkpoint
+
+    if path.is_file():
+        return True
+    try:
+        return bool(json.loads((find_checkpoint(path) / STATE).read_text()).get("method") == "word2vec")
+    except ValueError:
+        return False
+
+
+def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
+    """The table of a run: similarities and analogies of the files named in ``data``, and classes of glosses.
+
+    Raises:
+        ValueError: data that is neither "glosses" nor a file of pairs or analogies.
+    """
+    from fastssl.evaluate import gloss_classes, word_analogies, word_similarity
+    from fastssl.methods import load_word_vectors
+    from fastssl.models.folder import load_checkpoint
+
+    vectors = load_word_vectors(run)
+    table: dict[str, Any] = {}
+    for name in (data or "glosses").split(","):
+        if name == "glosses":
+            trained = "" if run.is_file() else str(load_checkpoint(run)[1]["source"]["where"])
+            if "glosses" in trained.split(","):
+                echo("trained on all glosses: the held-out ones were seen, without labels (glosses-train)", "yellow")
+            table |= gloss_classes(vectors, note=echo)
+            continue
+        path = Path(name)
+        if not path.is_file():
+            raise ValueError(f"data: expected glosses, or files of word pairs or analogies, got {name!r}")
+        first = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()), "")
+        if first.startswith(":"):
+            for method in ("3cosadd", "3cosmul"):
+                for section, value in word_analogies(vectors, path, method=method).items():
+                    table.setdefault(f"{path.stem}: {section}", {})[method] = value
+        else:
+            for measure, value in word_similarity(vectors, path).items():
+                table[f"{path.stem}: {measure}"] = {"word vectors": value}
+    return table

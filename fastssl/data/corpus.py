@@ -1,0 +1,215 @@
+"""``Corpus``: an indexed collection of documents, which are lists of sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+
+from fastssl.data.sentences import sentences
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+
+
+class CorpusError(ValueError):
+    """A document that cannot be read: bytes that are no UTF-8, a line that is no JSON, a missing key."""
+
+
+class Corpus(Source):
+    """An indexed collection of documents. Nothing but an index is kept in memory of texts that are read from files.
+
+    Args:
+        texts: one string per document: a list, or any picklable sequence that reads its texts when they are asked for.
+        name: name of the corpus in logs and checkpoints.
+        names: names of the documents; None: "document 0" and so on.
+        labels: one integer per document, -1 for unknown classes; or None.
+        classes: names of the classes.
+        language: ISO 639 code of the language, where it is known.
+
+    Raises:
+        TypeError: ``texts`` is a string, or holds something other than strings.
+        ValueError: names or labels of another length, or a label without a class.
+
+    Example:
+        >>> from fastssl.data import Corpus
+        >>> corpus = Corpus(["A sentence. Another one.", ""], labels=[1, 0], classes=["short", "long"])
+        >>> corpus.document(0), corpus.document(1)
+        (['A sentence.', 'Another one.'], [])
+        >>> corpus.subset([1]).names
+        ['document 1']
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        name: str = "corpus",
+        *,
+        names: Sequence[str] | None = None,
+        labels: Any = None,
+        classes: Sequence[str] = (),
+        language: str | None = None,
+    ) -> None:
+        if isinstance(texts, (str, bytes)):
+            raise TypeError(f"texts: expected a sequence of strings, got one {type(texts).__name__}")
+        if isinstance(texts, (list, tuple)):
+            wrong = next((text for text in texts if not isinstance(text, str)), None)
+            if wrong is not None:
+                raise TypeError(f"texts: expected strings, got {type(wrong).__name__}")
+        if names is not None and len(names) != len(texts):
+            raise ValueError(f"names: expected {len(texts)}, got {len(names)}")
+        self.texts, self.name, self.language = texts, name, language
+        self.names: Sequence[str] = Numbered("document ", len(texts)) if names is None else names
+        self.classes = list(classes)
+        if labels is not None:
+            self.labels = checked_labels(labels, len(texts))
+            if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
+                raise ValueError(f"labels: expected -1 to {len(self.classes) - 1}, one of {len(self.classes)} classes")
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def text(self, index: int) -> str:
+        """The text of document ``index``.
+
+        Raises:
+            IndexError: no such document.
+            CorpusError: an unreadable document.
+        """
+        return self.texts[check_index(index, len(self))]
+
+    def document(self, index: int) -> list[str]:
+        """The sentences of document ``index`` (:func:`fastssl.data.sentences`); an empty document has none.
+
+        Raises:
+            IndexError: no such document.
+            CorpusError: an unreadable document.
+        """
+        return sentences(self.text(index))
+
+    def documents(self) -> Iterator[list[str]]:
+        """The sentences of every document, in order."""
+        return (self.document(index) for index in range(len(self)))
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        label = None if self.labels is None else int(self.labels[check_index(index, len(self))])
+        return Item(text=self.text(index), label=label, name=self.name_of(index))
+
+    def name_of(self, index: int) -> str:
+        return self.names[index]
+
+    def subset(self, ids: Any, name: str | None = None) -> Corpus:
+        ids = np.asarray(ids, dtype=np.int64)
+        if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self):
+            raise IndexError(f"ids: expected 0 to {len(self) - 1}, got {int(ids.min())} to {int(ids.max())}")
+        labels = None if self.labels is None else self.labels[ids]
+        return Corpus(
+            Picked(self.texts, ids),
+            name or self.name,
+            names=[self.names[k] for k in ids.tolist()],
+            labels=labels,
+            classes=self.classes,
+            language=self.language,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes with the documents: of the texts in memory, of the index of those in files."""
+        return digest(super().fingerprint, fingerprint_of(self.texts))
+
+    def __repr__(self) -> str:
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        return f"{type(self).__name__}({self.name!r}, {len(self):,} documents{classes})"
+
+
+def join(corpora: Iterable[Corpus], name: str | None = None) -> Corpus:
+    """The documents of several corpora, one after the other, without labels.
+
+    Raises:
+        ValueError: no corpora.
+
+    Example:
+        >>> from fastssl.data import Corpus
+        >>> from fastssl.data.corpus import join
+        >>> join([Corpus(["One."]), Corpus(["Two.", "Three."])])
+        Corpus('corpus+corpus', 3 documents)
+    """
+    corpora = list(corpora)
+    if not corpora:
+        raise ValueError("corpora: expected at least one")
+    languages = {corpus.language for corpus in corpora}
+    return Corpus(
+        Chained([corpus.texts for corpus in corpora]),
+        name or "+".join(corpus.name for corpus in corpora),
+        names=Chained([corpus.names for corpus in corpora]),
+        language=languages.pop() if len(languages) == 1 else None,
+    )
+
+
+def fingerprint_of(texts: Sequence[str]) -> str:
+    own = getattr(texts, "fingerprint", None)
+    return own if isinstance(own, str) else digest(*(text.encode("utf-8", "surrogatepass") for text in texts))
+
+
+class _Strings(Sequence[str]):
+    """Strings made when they are asked for."""
+
+    def _make(self, index: int) -> str:
+        raise NotImplementedError
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._make(k) for k in range(*index.indices(len(self)))]
+        return self._make(check_index(index + len(self) if index < 0 else index, len(self)))
+
+
+class Numbered(_Strings):
+    """``prefix`` and a number."""
+
+    def __init__(self, prefix: str, count: int) -> None:
+        self.prefix, self.size = prefix, count
+
+    def __len__(self) -> int:
+        return self.size
+
+    def _make(self, index: int) -> str:
+        return f"{self.prefix}{index}"
+
+
+class Picked(_Strings):
+    """The strings at ``ids``."""
+
+    def __init__(self, strings: Sequence[str], ids: np.ndarray) -> None:
+        self.strings, self.ids = strings, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def _make(self, index: int) -> str:
+        return self.strings[int(self.ids[index])]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(fingerprint_of(self.strings), self.ids)
+
+
+class Chained(_Strings):
+    """Several sequences of strings, one after the other."""
+
+    def __init__(self, parts: list[Sequence[str]]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def _make(self, index: int) -> str:
+        part = int(np.searchsorted(self.ends, index, side="right"))
+        return self.parts[part][index - (int(self.ends[part - 1]) if part else 0)]
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(*map(fingerprint_of, self.parts))

@@ -1,0 +1,243 @@
+"""Tokenizers: bytes without an extra; WordPiece, byte-level BPE and unigram through ``tokenizers`` (extra: text)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.source import digest
+
+KINDS = ("wordpiece", "bpe", "unigram", "bytes")
+FILE = "tokenizer.json"
+# Names of the special tokens: ours, then those of other tokenizers.
+SPECIAL = {
+    "pad": ("[PAD]", "<pad>"),
+    "unk": ("[UNK]", "<unk>"),
+    "cls": ("[CLS]", "<s>", "<|endoftext|>"),
+    "sep": ("[SEP]", "</s>", "<|endoftext|>"),
+    "mask": ("[MASK]", "<mask>"),
+}
+
+
+class Tokenizer:
+    """Maps texts to token ids and back. Base class: bytes, each preceded by the five special tokens of BERT.
+
+    Attributes:
+        kind: "bytes", "wordpiece", "bpe" or "unigram".
+        size: size of the vocabulary, special tokens included.
+        pad, unk, cls, sep, mask: ids of the special tokens; ``sep`` also ends a document.
+        ordinary: ids of the other tokens, ascending.
+
+    A text is encoded as if a space preceded it, so that the tokens of sentences may be concatenated.
+
+    Raises:
+        ValueError: from ``continues``: a vocabulary that does not say where words start.
+
+    Example:
+        >>> from fastssl.data import Tokenizer
+        >>> tokenizer = Tokenizer()
+        >>> ids = tokenizer.encode(["ab"])[0]
+        >>> ids.tolist(), tokenizer.decode(ids)
+        ([37, 102, 103], 'ab')
+    """
+
+    kind = "bytes"
+
+    def __init__(self) -> None:
+        self.pad, self.unk, self.cls, self.sep, self.mask = range(5)
+        self.size = 5 + 256
+        self.ordinary = np.arange(5, self.size)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """The ids of each text, int64 [T], without special tokens."""
+        return [np.frombuffer(f" {text}".encode(), np.uint8).astype(np.int64) + 5 for text in texts]
+
+    def decode(self, ids: Any) -> str:
+        """The text of ids; special tokens are left out, bytes that are no UTF-8 are replaced."""
+        ids = np.asarray(ids, dtype=np.int64)
+        return (ids[ids >= 5] - 5).astype(np.uint8).tobytes().decode(errors="replace").strip()
+
+    def text_of(self, token: int) -> str:
+        """The name of one token, as in reports."""
+        return list(SPECIAL.values())[token][0] if token < 5 else bytes([token - 5]).decode("latin-1")
+
+    def continues(self) -> np.ndarray:
+        """bool [size], whether a token continues the word of the token before it.
+
+        Raises:
+            ValueError: the vocabulary does not say so ("bytes").
+        """
+        raise ValueError(f"whole_words: expected a tokenizer of words and their pieces, got {self.kind!r}")
+
+    def to_json(self) -> str:
+        """The content of ``tokenizer.json``."""
+        return json.dumps({"fastssl": "bytes"})
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash that changes with the vocabulary."""
+        return digest(self.to_json())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.kind!r}, {self.size:,} tokens)"
+
+
+class TrainedTokenizer(Tokenizer):
+    """A tokenizer of the library ``tokenizers``; special tokens that it lacks are added at the end."""
+
+    def __init__(self, content: str) -> None:
+        library = _library()
+        try:
+            self.model = library.Tokenizer.from_str(content)
+        except Exception as error:  # the library raises Exception
+            raise ValueError(f"tokenizer: cannot be read as a tokenizer.json ({error})") from error
+        for name, known in SPECIAL.items():
+            found = next((token for token in known if self.model.token_to_id(token) is not None), None)
+            if found is None:
+                found = known[0]
+                self.model.add_special_tokens([library.AddedToken(found, special=True)])
+            setattr(self, name, self.model.token_to_id(found))
+        self.model.encode_special_tokens = True  # "[MASK]" in a text is text
+        self.size = self.model.get_vocab_size(with_added_tokens=True)
+        added = self.model.get_added_tokens_decoder()
+        special = [k for k, token in added.items() if token.special]
+        self.ordinary = np.setdiff1d(np.arange(self.size), special)
+        kind = type(self.model.model).__name__.lower()
+        self.kind = kind
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        made = self.model.encode_batch_fast([str(text) for text in texts], add_special_tokens=False)
+        return [np.array(encoding.ids, dtype=np.int64) for encoding in made]
+
+    def decode(self, ids: Any) -> str:
+        ids = [int(k) for k in np.asarray(ids, dtype=np.int64)]
+        return str(self.model.decode(ids, skip_special_tokens=True)).strip()
+
+    def text_of(self, token: int) -> str:
+        return str(self.model.id_to_token(int(token)))
+
+    def continues(self) -> np.ndarray:
+        names = [self.model.id_to_token(k) or "" for k in range(self.size)]
+        starts = {"wordpiece": lambda t: not t.startswith("##"), "bpe": lambda t: t[:1] == "Ġ"}
+        begins = starts.get(self.kind, lambda t: t[:1] == "▁")
+        result = np.array([not begins(name) for name in names])
+        result[[self.pad, self.unk, self.cls, self.sep, self.mask]] = False
+        return result
+
+    def to_json(self) -> str:
+        return str(self.model.to_str())
+
+    def __getstate__(self) -> str:
+        return self.to_json()
+
+    def __setstate__(self, content: str) -> None:
+        self.__init__(content)  # type: ignore[misc]
+
+
+def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:
+    """Trains a tokenizer.
+
+    Args:
+        texts: sentences or documents, consumed once.
+        kind: "wordpiece" (BERT's: lower case, without accents), "bpe" (GPT-2's, of bytes: any text is restored
+            exactly), "unigram" (T5's), or "bytes", which needs neither training nor the extra.
+        vocabulary: tokens, special ones included; a small corpus may yield fewer.
+
+    Raises:
+        ImportError: without the extra ``text``.
+        ValueError: unknown kind, a vocabulary that is too small, or no text.
+
+    Example:
+        >>> from fastssl.data import train_tokenizer
+        >>> train_tokenizer(["a rose is a rose"], "bytes").size
+        261
+    """
+    if kind not in KINDS:
+        raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    if kind == "bytes":
+        return Tokenizer()
+    least = 5 + 256 if kind == "bpe" else 5 + 1
+    if isinstance(vocabulary, bool) or not isinstance(vocabulary, int) or vocabulary < least:
+        raise ValueError(f"vocabulary: expected an integer >= {least} for {kind!r}, got {vocabulary!r}")
+    library = _library()
+    from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
+
+    special = [names[0] for names in SPECIAL.values()]
+    common: dict[str, Any] = {"vocab_size": vocabulary, "special_tokens": special, "show_progress": False}
+    if kind == "wordpiece":
+        model = library.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+        model.normalizer = normalizers.BertNormalizer(lowercase=True)
+        model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        model.decoder = decoders.WordPiece()
+        trainer: Any = trainers.WordPieceTrainer(**common)
+    elif kind == "bpe":
+        model = library.Tokenizer(models.BPE())
+        model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        model.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(**common, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    else:
+        model = library.Tokenizer(models.Unigram())
+        model.pre_tokenizer = pre_tokenizers.Metaspace()
+        model.decoder = decoders.Metaspace()
+        # Its pieces may be any text: the other special tokens come after them, where no text reaches them.
+        pieces = {**common, "special_tokens": ["[UNK]"], "vocab_size": vocabulary - 4}
+        trainer = trainers.UnigramTrainer(**pieces, unk_token="[UNK]")
+    seen = False
+
+    def checked() -> Iterator[str]:
+        nonlocal seen
+        for text in texts:
+            seen = seen or bool(text.strip())
+            yield text
+
+    model.train_from_iterator(checked(), trainer)
+    if not seen:
+        raise ValueError("texts: expected at least one text, all are empty")
+    return TrainedTokenizer(model.to_str())
+
+
+def load_tokenizer(where: str | Path) -> Tokenizer:
+    """Loads a tokenizer: "bytes", a ``tokenizer.json``, or a folder with one (a run, a Hugging Face model).
+
+    Args:
+        where: name or path.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: without the extra ``text``, for anything but bytes.
+        ValueError: not a tokenizer.
+
+    Example:
+        >>> from fastssl.data import load_tokenizer
+        >>> load_tokenizer("bytes")
+        Tokenizer('bytes', 261 tokens)
+    """
+    if str(where) == "bytes":
+        return Tokenizer()
+    path = Path(where)
+    for candidate in (path, path / FILE, path / "checkpoint" / FILE):
+        if candidate.is_file():
+            return tokenizer_of(candidate.read_text(encoding="utf-8"))
+    raise FileNotFoundError(f"tokenizer: expected 'bytes', a {FILE} or a folder with one, got {str(where)!r}")
+
+
+def tokenizer_of(content: str) -> Tokenizer:
+    """The tokenizer of the content of a ``tokenizer.json``."""
+    try:
+        if json.loads(content).get("fastssl") == "bytes":
+            return Tokenizer()
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"tokenizer: cannot be read as a {FILE} ({error})") from error
+    return TrainedTokenizer(content)
+
+
+def _library() -> Any:
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise ImportError("tokenizer: needs the extra: pip install fastssl[text]; 'bytes' needs none") from error
+    return tokenizers

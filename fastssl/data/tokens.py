@@ -1,0 +1,252 @@
+"""Token files: a corpus as ids, memory-mapped.
+
+8 bytes   magic
+ids       uint16 or uint32, all documents in order, each ended by the tokenizer's ``sep``
+table     sentences int64 [S + 1] (where sentences start), documents int64 [D + 1] (where documents start), sizes int64
+          [D] (bytes of their texts), labels int64 [D] (-1: none), checksums uint32 (of every ``BLOCK`` bytes of ids)
+header    JSON: version, counts, dtype, checksum of the table, name, classes, fingerprint of the corpus, tokenizer
+footer    offsets of table and header, length and checksum of the header, magic
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.source import Item, Reduction, Source, check_index, digest
+from fastssl.data.tokenizer import Tokenizer, tokenizer_of
+
+MAGIC = b"FSSLTOK1"
+VERSION = 1
+FOOTER = struct.Struct("<QQQI8s")
+BLOCK = 1 << 20  # bytes of ids per checksum
+DOCUMENTS = 64  # encoded at a time
+FEW = 20  # documents below which a part of a corpus is cut at a sentence instead
+
+
+class TokenError(ValueError):
+    """Not a token file, or a damaged one."""
+
+
+def tokenize_corpus(
+    corpus: Any, tokenizer: Tokenizer, path: str | Path, progress: Callable[[int, int], None] | None = None
+) -> TokenFile:
+    """Writes the tokens of a corpus to a file, atomically.
+
+    Args:
+        corpus: a ``Corpus``: ``len(corpus)`` documents, ``corpus.document(i)`` the sentences of one. Empty sentences
+            and documents are left out.
+        tokenizer: see :func:`train_tokenizer`; it is stored in the file.
+        path: path of the file.
+        progress: called with the number of documents done, and of all.
+
+    Raises:
+        ValueError: a corpus without any token.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import Corpus, Tokenizer, tokenize_corpus
+        >>> corpus = Corpus(["A rose is a rose.", "Is it?"])
+        >>> tokenize_corpus(corpus, Tokenizer(), tempfile.mkdtemp() + "/two.tok")
+        TokenFile('corpus', 27 tokens, 2 documents)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    dtype = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<u4")
+    sentences, documents, sizes, labels, crcs = [0], [0], [], [], []
+    pending, total = b"", 0
+    given = getattr(corpus, "labels", None)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(MAGIC)
+            for first in range(0, len(corpus), DOCUMENTS):
+                texts = [
+                    [s for s in corpus.document(i) if s] for i in range(first, min(first + DOCUMENTS, len(corpus)))
+                ]
+                flat = iter(tokenizer.encode([sentence for document in texts for sentence in document]))
+                for k, document in enumerate(texts):
+                    parts = [ids for ids in itertools.islice(flat, len(document)) if len(ids)]
+                    if not parts:
+                        continue
+                    ends = total + np.cumsum([len(ids) for ids in parts])
+                    ends[-1] += 1  # sep
+                    sentences += ends.tolist()
+                    total = sentences[-1]
+                    documents.append(total)
+                    sizes.append(sum(len(s.encode()) + 1 for s in document))
+                    labels.append(-1 if given is None else int(given[first + k]))
+                    pending += np.concatenate([*parts, [tokenizer.sep]]).astype(dtype).tobytes()
+                while len(pending) >= BLOCK:
+                    crcs.append(zlib.crc32(pending[:BLOCK]))
+                    file.write(pending[:BLOCK])
+                    pending = pending[BLOCK:]
+                if progress is not None:
+                    progress(min(first + DOCUMENTS, len(corpus)), len(corpus))
+            if not total:
+                raise ValueError(f"data: expected at least one token, {getattr(corpus, 'name', 'the corpus')} is empty")
+            if pending:
+                crcs.append(zlib.crc32(pending))
+            file.write(pending)
+            parts64 = [np.array(part, "<i8").tobytes() for part in (sentences, documents, sizes, labels)]
+            table = b"".join([*parts64, np.array(crcs, "<u4").tobytes()])
+            start = len(MAGIC) + total * dtype.itemsize
+            header = {
+                "version": VERSION,
+                "tokens": total,
+                "sentences": len(sentences) - 1,
+                "documents": len(documents) - 1,
+                "dtype": dtype.str,
+                "table_crc": zlib.crc32(table),
+                "name": str(getattr(corpus, "name", path.stem)),
+                "classes": list(getattr(corpus, "classes", ())),
+                "corpus": str(getattr(corpus, "fingerprint", "")),
+                "tokenizer": tokenizer.to_json(),
+            }
+            text = json.dumps(header).encode()
+            file.write(table + text)
+            file.write(FOOTER.pack(start, start + len(table), len(text), zlib.crc32(text), MAGIC))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return TokenFile(path)
+
+
+class TokenFile(Source):
+    """The tokens of a corpus in a file (see :func:`tokenize_corpus`), memory-mapped; an item is a document.
+
+    Header and table are verified when the file is opened, the ids of each MiB when they are first read.
+
+    Args:
+        path: path of the file.
+
+    Raises:
+        TokenError: not a token file, one of another version, or a cut or damaged one.
+        FileNotFoundError: no such file.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import Corpus, Tokenizer, tokenize_corpus
+        >>> file = tokenize_corpus(Corpus(["A rose.", "Is it?"]), Tokenizer(), tempfile.mkdtemp() + "/two.tok")
+        >>> file.read(0).text
+        'A rose.'
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self.where = os.path.abspath(self.path)
+        size = os.path.getsize(self.path)
+        with open(self.path, "rb") as file:
+            magic = file.read(len(MAGIC))
+            if magic != MAGIC:
+                raise TokenError(f"{self.path}: not a token file")
+            file.seek(max(size - FOOTER.size, 0))
+            footer = file.read()
+            if len(footer) < FOOTER.size or not footer.endswith(MAGIC):
+                raise TokenError(f"{self.path}: cut (it does not end as a token file does)")
+            table, header, length, crc, _ = FOOTER.unpack(footer)
+            if not len(MAGIC) <= table <= header or header + length + FOOTER.size != size:
+                raise TokenError(f"{self.path}: cut or damaged (its parts do not add up to {size} bytes)")
+            file.seek(table)
+            raw, text = file.read(header - table), file.read(length)
+        if zlib.crc32(text) != crc:
+            raise TokenError(f"{self.path}: damaged (checksum of the header)")
+        about = json.loads(text)
+        if about["version"] != VERSION:
+            raise TokenError(f"{self.path}: expected version {VERSION}, got {about['version']}; tokenize it again")
+        if zlib.crc32(raw) != about["table_crc"]:
+            raise TokenError(f"{self.path}: damaged (checksum of the table)")
+        counts = about["sentences"] + 1, about["documents"] + 1, about["documents"], about["documents"]
+        cuts = np.cumsum([0, *counts]) * 8
+        parts = [np.frombuffer(raw[a:b], "<i8") for a, b in zip(cuts, cuts[1:])]
+        self.sentences, self.documents, self.sizes, labels = parts
+        self.labels = labels if bool((labels >= 0).any()) else None
+        self.name, self.classes = about["name"], about["classes"]
+        self.corpus: str = about["corpus"]
+        self._fingerprint = digest(text)
+        self.tokenizer = tokenizer_of(about["tokenizer"])
+        self._ids = np.memmap(self.path, about["dtype"], "r", len(MAGIC), (about["tokens"],))
+        self._crcs = np.frombuffer(raw[cuts[-1] :], "<u4")
+        self._verified = np.zeros(len(self._crcs), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self.documents) - 1
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        start, stop = self.documents[check_index(index, len(self)) :][:2].tolist()
+        label = None if self.labels is None else int(self.labels[index])
+        ids = self.ids(start, stop - 1)
+        return Item(tokens=ids, text=self.tokenizer.decode(ids), label=label, name=self.name_of(index))
+
+    @property
+    def total(self) -> int:
+        """Number of tokens."""
+        return len(self._ids)
+
+    @property
+    def fingerprint(self) -> str:
+        return self._fingerprint
+
+    def ids(self, start: int, stop: int) -> np.ndarray:
+        """The ids at [start, stop), int64.
+
+        Raises:
+            TokenError: they are damaged.
+        """
+        size = self._ids.itemsize
+        for block in range(start * size // BLOCK, -(-stop * size // BLOCK)):
+            if not self._verified[block]:
+                per = BLOCK // size
+                if zlib.crc32(self._ids[block * per : (block + 1) * per].tobytes()) != self._crcs[block]:
+                    raise TokenError(f"{self.path}: damaged (checksum of the tokens from {block * per} on)")
+                self._verified[block] = True
+        return self._ids[start:stop].astype(np.int64)
+
+    def divide(self, held_out: float) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The tokens [start, stop) of the training part, and of the last ``held_out`` (a share) of the corpus, cut
+        between documents, or between sentences if there are few documents.
+
+        Raises:
+            ValueError: ``held_out`` is not in [0, 1), or leaves nothing to train on.
+        """
+        if not 0 <= held_out < 1:
+            raise ValueError(f"held_out: expected a share in [0, 1), got {held_out}")
+        if held_out == 0:
+            return (0, self.total), (self.total, self.total)
+        places = self.documents if len(self.documents) > FEW else self.sentences
+        cut = int(places[np.abs(places - (1 - held_out) * self.total).argmin()])
+        if cut == 0:
+            raise ValueError(
+                f"held_out: expected a smaller share, {held_out} of {self.name} leaves nothing to train on"
+            )
+        return (0, cut), (cut, self.total)
+
+    def bytes_of(self, start: int, stop: int) -> int:
+        """Bytes of the text of the tokens [start, stop), in proportion where it is a part of a document."""
+        inside = np.diff(np.clip(self.documents, start, stop)) / np.maximum(np.diff(self.documents), 1)
+        return round(float((inside * self.sizes).sum()))
+
+    def texts(self, start: int, stop: int) -> Iterator[str]:
+        """The texts of the documents in [start, stop), decoded; of parts of documents where it cuts some."""
+        for a, b in zip(self.documents, self.documents[1:]):
+            if b > start and a < stop:
+                yield self.tokenizer.decode(self.ids(max(int(a), start), min(int(b), stop)))
+
+    def __getstate__(self) -> str:
+        return self.path
+
+    def __setstate__(self, path: str) -> None:
+        self.__init__(path)  # type: ignore[misc]
+
+    def __repr__(self) -> str:
+        return f"TokenFile({self.name!r}, {self.total:,} tokens, {len(self):,} documents)"

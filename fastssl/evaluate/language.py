@@ -1,0 +1,110 @@
+"""Language models on held-out text, beside a unigram model and a compressor."""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+import fastssl.functional as F
+from fastssl.data import TokenBatch
+from fastssl.data.batch import map_tensors
+from fastssl.data.windows import Windows
+from fastssl.evaluate.features import progress_bar
+from fastssl.methods import TextMethod
+
+ROWS, STRIP = 32, 1024  # windows per batch, rows of scores at a time
+
+
+def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) -> dict[str, dict[str, float]]:
+    """Scores of a language method on windows that it was not trained on.
+
+    Autoregressive methods: bits per byte and perplexity per token of the text, beside a unigram model of the training
+    tokens, and bits per byte of xz, primed with the training text. Other methods: perplexity of the tokens that are
+    predicted. All: accuracy of the predicted tokens, in percent, beside the most frequent token.
+
+    Args:
+        method: the pretrained method.
+        held_out: the windows to score.
+        training: the windows that it was trained on.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.data import Corpus, Tokenizer, tokenize_corpus
+        >>> from fastssl.evaluate import evaluate_language
+        >>> from fastssl.methods import GPT
+        >>> from fastssl.models import build_language
+        >>> file = tokenize_corpus(Corpus(["A rose is a rose."] * 40), Tokenizer(), tempfile.mkdtemp() + "/a.tok")
+        >>> network = {"name": "transformer", "vocabulary": 261, "width": 16, "depth": 1, "length": 32}
+        >>> method = GPT(build_language(network), Tokenizer())
+        >>> training, held_out = (method.prepare(file, span) for span in file.divide(0.1))
+        >>> table = evaluate_language(method, held_out, training)
+        >>> table["bits per byte"]["pretrained"] > table["bits per byte"]["unigram"]
+        True
+    """
+    counts = np.ones(method.network.vocabulary)
+    for start in range(training.start, training.stop, 1 << 20):
+        counts += np.bincount(training.file.ids(start, min(start + (1 << 20), training.stop)), minlength=len(counts))
+    unigram = -np.log(counts / counts.sum())
+    frequent = int(counts.argmax())
+    totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}
+    pairs = [0, 0]
+    device, was = next(method.parameters()).device, method.training
+    method.eval()
+    weight, bias = method.network.head()
+    with torch.no_grad():
+        for batch in _batches(method, held_out):
+            batch = map_tensors(lambda part: part.to(device), batch)
+            hidden = method.hidden(batch)
+            rows, wanted = method.rows(hidden, batch.targets)
+            targets = wanted.cpu().numpy()
+            totals["nats"] += float(F.linear_cross_entropy(rows, weight, wanted, bias, reduction="sum"))
+            for some, right in zip(rows.split(STRIP), wanted.split(STRIP)):
+                logits = some @ weight.T if bias is None else some @ weight.T + bias
+                totals["right"] += float((logits.argmax(1) == right).sum())
+            totals["unigram"] += float(unigram[targets].sum())
+            totals["frequent"] += float((targets == frequent).sum())
+            totals["terms"] += len(targets)
+            if batch.labels is not None:
+                pairs[0] += int((method.network.order(hidden).argmax(1) == batch.labels).sum())
+                pairs[1] += len(batch.labels)
+    method.train(was)
+    terms = max(totals["terms"], 1)
+    table = {
+        "perplexity": {"pretrained": math.exp(totals["nats"] / terms), "unigram": math.exp(totals["unigram"] / terms)},
+        "accuracy": {"pretrained": 100 * totals["right"] / terms, "unigram": 100 * totals["frequent"] / terms},
+    }
+    if pairs[1]:
+        table["order"] = {"pretrained": 100 * pairs[0] / pairs[1], "chance": 50.0}
+    if method.whole != "stream":
+        return table
+    size = held_out.file.bytes_of(held_out.start, held_out.stop)
+    bits = {"pretrained": totals["nats"], "unigram": totals["unigram"]}
+    scores = {name: nats / math.log(2) / size for name, nats in bits.items()}
+    return {"bits per byte": {**scores, "xz": xz_bits(training, held_out)}, **table}
+
+
+def _batches(method: TextMethod, windows: Windows) -> Iterator[TokenBatch]:
+    with progress_bar(windows.name) as show:
+        for first in range(0, len(windows), ROWS):
+            ids = np.arange(first, min(first + ROWS, len(windows)))
+            yield method.examples(windows.items(ids), 0, 0, ids)
+            show(int(ids[-1]) + 1, len(windows))
+
+
+def xz_bits(training: Windows, held_out: Windows) -> float:
+    """Bits per byte that xz needs for the held-out text after the training text."""
+    before, after = (
+        "\n".join(windows.file.texts(windows.start, windows.stop)).encode() for windows in (training, held_out)
+    )
+    filters = [
+        {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(1 << 20, min(len(before) + len(after), 1 << 28))}
+    ]
+    sizes = [len(lzma.compress(text, filters=filters)) for text in (before, before + b"\n" + after)]
+    return 8 * (sizes[1] - sizes[0]) / len(after)
+
+
+__all__ = ["evaluate_language", "xz_bits"]

@@ -1,0 +1,200 @@
+"""Word vectors against judgements of people, analogies, and classes of glosses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data.embedded_text import glosses
+from fastssl.data.words import words_of
+from fastssl.models import WordVectors
+
+_QUESTIONS = 512  # analogies at a time
+_COMMON = 1e-3  # relative frequency from which on words count less in a mean
+
+
+def word_similarity(vectors: WordVectors, path: str | Path) -> dict[str, float]:
+    """Spearman's correlation of cosines with judged similarities, such as WordSim-353 and SimLex-999.
+
+    Args:
+        vectors: the vectors.
+        path: a file of lines "word, word, score", separated by tabs, commas or spaces; lines with ``#`` and a heading
+            are skipped. Words are taken in lower case if they are not known as they are.
+
+    Returns:
+        "rho" in percent over the pairs whose words are known, "pairs" (how many) and "unknown" (pairs left out).
+
+    Raises:
+        ValueError: a line without two words and a score, or fewer than two known pairs.
+    """
+    judged, rows, unknown = [], [], 0
+    for place, (number, fields) in enumerate(_lines(path)):
+        try:
+            score = float(fields[2])
+        except (IndexError, ValueError) as error:
+            if place == 0:
+                continue  # a heading
+            raise ValueError(f"{path}: line {number}: expected two words and a score, got {fields}") from error
+        pair = [_known(vectors, word) for word in fields[:2]]
+        if None in pair:
+            unknown += 1
+            continue
+        judged.append(score)
+        rows.append(pair)
+    if len(rows) < 2:
+        raise ValueError(f"{path}: expected pairs of known words, got {len(rows)} of {len(rows) + unknown}")
+    from scipy.stats import spearmanr
+
+    a, b = vectors.unit[torch.tensor(rows).T]
+    rho = float(spearmanr(judged, (a * b).sum(1).numpy()).statistic)
+    return {"rho": 100 * rho, "pairs": float(len(rows)), "unknown": float(unknown)}
+
+
+def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3cosadd") -> dict[str, float]:
+    """Accuracy on analogies: "Athens Greece Baghdad Iraq" is right if Iraq is the nearest word but for the other three.
+
+    Args:
+        vectors: the vectors.
+        path: a file of four words per line, in sections that begin with ``: name`` (``questions-words.txt``).
+        method: "3cosadd" or "3cosmul", see :meth:`WordVectors.analogy`.
+
+    Returns:
+        Percent right for "all", and for each section; "asked" and "unknown": questions with and without known words.
+
+    Raises:
+        ValueError: a line of other than four words, or no question whose words are known.
+    """
+    section, unknown = "all", 0
+    asked: list[tuple[str, list[int]]] = []
+    for number, fields in _lines(path):
+        if fields[0] == ":":
+            section = " ".join(fields[1:])
+            continue
+        if len(fields) != 4:
+            raise ValueError(f"{path}: line {number}: expected four words, got {fields}")
+        known = [_known(vectors, word) for word in fields]
+        if None in known:
+            unknown += 1
+        else:
+            asked.append((section, known))  # type: ignore[arg-type]
+    if not asked:
+        raise ValueError(f"{path}: expected questions of known words, got none of {unknown}")
+    right: list[bool] = []
+    for begin in range(0, len(asked), _QUESTIONS):
+        rows = torch.tensor([row for _, row in asked[begin : begin + _QUESTIONS]])
+        scores = vectors.analogy_scores(rows[:, :3], method)
+        scores.scatter_(1, rows[:, :3], -torch.inf)
+        right += (scores.argmax(1) == rows[:, 3]).tolist()
+    table = {"all": 100 * float(np.mean(right))}
+    for name in dict.fromkeys(name for name, _ in asked):
+        table[name] = 100 * float(np.mean([r for r, (section, _) in zip(right, asked) if section == name]))
+    return table | {"asked": float(len(asked)), "unknown": float(unknown)}
+
+
+def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        if line.strip() and not line.startswith("#"):
+            separator = "\t" if "\t" in line else "," if "," in line else None
+            yield number, [field.strip() for field in line.split(separator)]
+
+
+def _known(vectors: WordVectors, word: str) -> int | None:
+    return vectors.index.get(word, vectors.index.get(word.lower()))
+
+
+def mean_vectors(vectors: WordVectors, texts: Sequence[str]) -> Tensor:
+    """Texts as weighted means of word vectors, where a word of relative frequency p weighs a / (a + p), a = 0.001.
+
+    Args:
+        vectors: the vectors; without ``counts`` all words weigh the same.
+        texts: texts; words without a vector do not count, and a text of no others is zero.
+
+    Returns:
+        [N, D] of unit length.
+
+    Source: Arora et al., A Simple but Tough-to-Beat Baseline for Sentence Embeddings, 2017 (without the principal
+    component).
+    """
+    weights = torch.ones(len(vectors))
+    if vectors.counts is not None:
+        share = torch.from_numpy(vectors.counts / vectors.counts.sum()).float()
+        weights = _COMMON / (_COMMON + share)
+    weighted = vectors.unit * weights[:, None]
+    sums = torch.zeros(len(texts), vectors.vectors.shape[1])
+    for row, text in enumerate(texts):
+        known = [vectors.index[word] for word in words_of(text) if word in vectors.index]
+        if known:
+            sums[row] = weighted[known].sum(0)
+    return torch.nn.functional.normalize(sums, dim=1)
+
+
+def gloss_classes(
+    vectors: WordVectors,
+    labels_per_class: Sequence[int] = (10, 50),
+    *,
+    seeds: int = 3,
+    note: Callable[[str], None] = lambda _: None,
+) -> dict[str, dict[str, float]]:
+    """Classes of WordNet's glosses from few labels: the weighted mean of word vectors beside TF-IDF and random vectors.
+
+    A logistic regression, whose regularisation is chosen by cross-validation among its labels, predicts which of the 26
+    classes of nouns each of 4,000 held-out glosses belongs to. Vectors should not be trained on the held-out glosses:
+    ``glosses-train`` leaves them out.
+
+    Args:
+        vectors: the vectors.
+        labels_per_class: numbers of labels per class.
+        seeds: draws of the labels, over which accuracies are averaged.
+        note: called with progress messages.
+
+    Returns:
+        Measure -> row -> accuracy in percent; with ``_std`` the deviation over the seeds.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    nouns = glosses("nouns")
+    held = set(glosses("test").names)
+    test = np.array([name in held for name in nouns.names])
+    texts, labels = list(nouns.texts), nouns.labels
+    assert labels is not None
+    rng = np.random.default_rng(0)
+    noise = WordVectors(vectors.words, rng.normal(size=tuple(vectors.vectors.shape)).astype(np.float32), vectors.counts)
+    table: dict[str, dict[str, float]] = {}
+    for count in labels_per_class:
+        found: dict[str, list[float]] = {}
+        for seed in range(seeds):
+            chosen = _few(labels, np.flatnonzero(~test), count, seed)
+            asked = np.flatnonzero(test)
+            few, others = [texts[k] for k in chosen], [texts[k] for k in asked]
+            counted = TfidfVectorizer(sublinear_tf=True)
+            rows: dict[str, tuple[Any, Any]] = {
+                "word vectors": (mean_vectors(vectors, few).numpy(), mean_vectors(vectors, others).numpy()),
+                "TF-IDF": (counted.fit_transform(few), counted.transform(others)),
+                "random vectors": (mean_vectors(noise, few).numpy(), mean_vectors(noise, others).numpy()),
+            }
+            for name, (x, y) in rows.items():
+                found.setdefault(name, []).append(_accuracy(x, labels[chosen], y, labels[asked]))
+            note(f"glosses, {count} labels per class, draw {seed + 1} of {seeds}")
+        measure = f"glosses_{count}_labels"
+        table[measure] = {name: float(np.mean(values)) for name, values in found.items()}
+        table[measure + "_std"] = {name: float(np.std(values)) for name, values in found.items()}
+    return table
+
+
+def _few(labels: np.ndarray, among: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """``count`` rows of each class, or all there are."""
+    order = np.random.default_rng(seed).permutation(among)
+    return np.concatenate([order[labels[order] == k][:count] for k in np.unique(labels[among])])
+
+
+def _accuracy(x: Any, labels: np.ndarray, y: Any, wanted: np.ndarray) -> float:
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import GridSearchCV
+
+    search = GridSearchCV(LogisticRegression(max_iter=300), {"C": [1.0, 10.0, 100.0]}, cv=3)
+    return 100 * float((search.fit(x, labels).predict(y) == wanted).mean())

@@ -1,0 +1,65 @@
+"""GPT: every token is predicted from those before it.
+
+Radford et al., Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised
+Multitask Learners, 2019. Deviation: with ``packed`` a token does not attend to earlier documents of its window, and
+positions start again with each document; False: documents are concatenated, as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data.batch import TokenBatch
+from fastssl.data.corruption import IGNORED, Draws, Ragged
+from fastssl.data.tokenizer import Tokenizer
+from fastssl.methods.text import TextMethod
+from fastssl.models.language import LanguageModel
+
+
+class GPT(TextMethod):
+    """Windows of a stream of documents + causal transformer + cross-entropy of the next token.
+
+    Args:
+        network: "gpt2" or a causal "transformer" of :func:`fastssl.models.build_language`, kept after pretraining.
+        tokenizer: the tokenizer of its tokens.
+        packed: attention within documents (block-diagonal) and positions from their starts.
+    """
+
+    family = "autoregression"
+    paper = "Radford et al. 2018, 2019"
+    predicts = "the next token"
+    loss = "cross-entropy"
+    networks = ("gpt2", "transformer")
+    whole = "stream"
+    special = 0
+
+    def __init__(self, network: LanguageModel, tokenizer: Tokenizer, *, packed: bool = True) -> None:
+        super().__init__(network, tokenizer)
+        if not network.options.get("causal", True):
+            raise ValueError("network: GPT expects a causal transformer")
+        self.packed = packed
+
+    def make(self, windows: Sequence[Any], draws: Draws) -> TokenBatch:
+        """Inputs, next tokens, and the number of the document in its window, [B, T] each."""
+        width = self.length + 1
+        stream = Ragged.of([window.ids for window in windows]).padded(width, IGNORED)
+        tokens, targets = stream[:, :-1], stream[:, 1:]
+        documents = np.zeros_like(tokens)
+        documents[:, 1:] = np.cumsum(tokens[:, :-1] == self.tokenizer.sep, 1)
+        tokens = np.where(tokens == IGNORED, self.tokenizer.pad, tokens)
+        return TokenBatch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (tokens, targets, documents)))
+
+    def hidden(self, batch: TokenBatch) -> Tensor:
+        documents = batch.segments
+        if not self.packed or documents is None or not bool(documents[:, -1].any()):
+            return self.network.hidden(batch.tokens)
+        place = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
+        begins = torch.ones_like(documents, dtype=torch.bool)
+        begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
+        positions = place - torch.where(begins, place, 0).cummax(1).values
+        return self.network.hidden(batch.tokens, documents[:, :, None] == documents[:, None], positions=positions)

@@ -1,0 +1,285 @@
+"""Networks of language methods: Hugging Face's, built from configurations with random weights (extra: text), and a
+transformer of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.models.vit import Block
+
+
+class Transformer(nn.Module):
+    """A pre-norm transformer with learned positions and tied input and output embeddings, without any extra.
+
+    Args:
+        vocabulary: number of tokens.
+        dim: dimensions of a token.
+        depth: number of blocks.
+        heads: number of attention heads.
+        length: maximum number of tokens.
+        causal: causal attention; else the tokens have segments, and there is a classifier of their order.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import Transformer
+        >>> Transformer(100, 16, depth=1, heads=2, length=8)(torch.zeros(2, 8, dtype=torch.int64)).shape
+        torch.Size([2, 8, 16])
+    """
+
+    def __init__(
+        self, vocabulary: int, dim: int = 128, depth: int = 2, heads: int = 4, length: int = 64, causal: bool = True
+    ) -> None:
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary, dim), nn.Embedding(length, dim)
+        if not causal:
+            self.segments, self.order = nn.Embedding(2, dim), nn.Linear(dim, 2)
+        for table in self.children():
+            if isinstance(table, nn.Embedding):
+                nn.init.normal_(table.weight, std=0.02)
+        self.blocks = nn.ModuleList(Block(dim, heads, causal=causal) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        keep: Tensor | None = None,
+        segments: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, dim]; tokens with ``keep`` False, [B, T] or [B, T, T], are not attended to."""
+        places = torch.arange(tokens.shape[1], device=tokens.device) if positions is None else positions
+        x = self.tokens(tokens) + self.positions(places)
+        if segments is not None:
+            x = x + self.segments(segments)
+        for block in self.blocks:
+            x = block(x, keep)
+        result: Tensor = self.norm(x)
+        return result
+
+
+class LanguageModel(nn.Module):
+    """A network with what all language methods need of it, whatever its architecture.
+
+    Args:
+        network: the network; its checkpoints are its own (``network.save_pretrained``).
+        options: the options of :func:`build_language` that rebuild it.
+
+    Attributes:
+        length: maximum number of tokens.
+        vocabulary: number of tokens that it knows.
+        dim: dimensions of its hidden states.
+
+    Example:
+        >>> from fastssl.models import build_language
+        >>> model = build_language({"name": "transformer", "vocabulary": 261, "width": 16, "length": 8})
+        >>> model.dim, model.vocabulary
+        (16, 261)
+    """
+
+    def __init__(self, network: nn.Module, options: dict[str, Any]) -> None:
+        super().__init__()
+        self.network, self.options = network, options
+        self.kind: str = options["name"]
+        self.length, self.vocabulary, self.dim = options["length"], options["vocabulary"], options["width"]
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        keep: Tensor | None = None,
+        segments: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states [B, T, D] of tokens [B, T]; ``keep``: bool [B, T], or per query [B, T, T] without the causal
+        mask, which the network adds."""
+        n: Any = self.network
+        if self.kind == "transformer":
+            result: Tensor = n(tokens, keep, segments, positions)
+        elif self.kind == "bert":
+            result = n.bert(tokens, attention_mask=keep, token_type_ids=segments)[0]
+        else:
+            if keep is not None and keep.dim() == 3:
+                causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=keep.device).tril()
+                keep = (keep & causal)[:, None]
+            result = n.transformer(tokens, attention_mask=keep, position_ids=positions, use_cache=False)[0]
+        return result
+
+    def decoded(self, tokens: Tensor, keep: Tensor, before: Tensor) -> Tensor:
+        """Hidden states [B, U, D] of the decoder, after the tokens ``before`` [B, U] and given the encoder's input."""
+        n: Any = self.network
+        if self.kind == "bart":
+            result: Tensor = n.model(tokens, attention_mask=keep, decoder_input_ids=before, use_cache=False)[0]
+            return result
+        memory = n.encoder(tokens, attention_mask=keep)[0]
+        result = n.decoder(before, encoder_hidden_states=memory, encoder_attention_mask=keep, use_cache=False)[0]
+        return result * n.model_dim**-0.5 if n.config.tie_word_embeddings else result
+
+    def transform(self, rows: Tensor) -> Tensor:
+        """Rows of hidden states [N, D] as the head takes them."""
+        if self.kind == "bert":
+            result: Tensor = self.network.cls.predictions.transform(rows)  # type: ignore[union-attr,operator]
+            return result
+        return rows
+
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D] and bias [V] of the head."""
+        n: Any = self.network
+        if self.kind == "transformer":
+            return n.tokens.weight, n.bias
+        if self.kind == "bert":
+            return n.cls.predictions.decoder.weight, n.cls.predictions.decoder.bias
+        if self.kind == "bart":
+            return n.lm_head.weight, n.final_logits_bias[0]
+        return n.lm_head.weight, None
+
+    def order(self, hidden: Tensor) -> Tensor:
+        """Scores [B, 2] of whether the second text follows the first (class 0: it does)."""
+        n: Any = self.network
+        result: Tensor = (
+            n.order(hidden[:, 0]) if self.kind == "transformer" else n.cls.seq_relationship(n.bert.pooler(hidden))
+        )
+        return result
+
+    def embeddings(self) -> nn.Embedding:
+        """The embedding of tokens."""
+        n: Any = self.network
+        found: nn.Embedding = n.tokens if self.kind == "transformer" else n.get_input_embeddings()
+        return found
+
+
+def _transformer(o: dict[str, Any]) -> nn.Module:
+    return Transformer(o["vocabulary"], o["width"], o["depth"], o["heads"], o["length"], o.get("causal", True))
+
+
+def _bert(o: dict[str, Any]) -> nn.Module:
+    t = _library()
+    return t.BertForPreTraining(
+        t.BertConfig(
+            vocab_size=o["vocabulary"],
+            hidden_size=o["width"],
+            num_hidden_layers=o["depth"],
+            num_attention_heads=o["heads"],
+            intermediate_size=4 * o["width"],
+            max_position_embeddings=o["length"],
+            hidden_dropout_prob=o["dropout"],
+            attention_probs_dropout_prob=o["dropout"],
+            pad_token_id=o["pad"],
+        )
+    )
+
+
+def _gpt2(o: dict[str, Any]) -> nn.Module:
+    t = _library()
+    return t.GPT2LMHeadModel(
+        t.GPT2Config(
+            vocab_size=o["vocabulary"],
+            n_embd=o["width"],
+            n_layer=o["depth"],
+            n_head=o["heads"],
+            n_positions=o["length"],
+            embd_pdrop=o["dropout"],
+            resid_pdrop=o["dropout"],
+            attn_pdrop=o["dropout"],
+            bos_token_id=o["end"],
+            eos_token_id=o["end"],
+        )
+    )
+
+
+def _t5(o: dict[str, Any]) -> nn.Module:
+    t = _library()
+    return t.T5ForConditionalGeneration(
+        t.T5Config(
+            vocab_size=o["vocabulary"],
+            d_model=o["width"],
+            d_ff=4 * o["width"],
+            d_kv=o["width"] // o["heads"],
+            num_layers=o["depth"],
+            num_heads=o["heads"],
+            dropout_rate=o["dropout"],
+            pad_token_id=o["pad"],
+            eos_token_id=o["end"],
+            decoder_start_token_id=o["pad"],
+        )
+    )
+
+
+def _bart(o: dict[str, Any]) -> nn.Module:
+    t = _library()
+    return t.BartForConditionalGeneration(
+        t.BartConfig(
+            vocab_size=o["vocabulary"],
+            d_model=o["width"],
+            encoder_layers=o["depth"],
+            decoder_layers=o["depth"],
+            encoder_attention_heads=o["heads"],
+            decoder_attention_heads=o["heads"],
+            encoder_ffn_dim=4 * o["width"],
+            decoder_ffn_dim=4 * o["width"],
+            max_position_embeddings=o["length"],
+            dropout=o["dropout"],
+            attention_dropout=o["dropout"],
+            pad_token_id=o["pad"],
+            bos_token_id=o["start"],
+            eos_token_id=o["end"],
+            decoder_start_token_id=o["end"],
+            forced_eos_token_id=o["end"],
+        )
+    )
+
+
+LANGUAGE_NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
+    "transformer": _transformer,
+    "bert": _bert,
+    "gpt2": _gpt2,
+    "t5": _t5,
+    "bart": _bart,
+}
+_DEFAULTS = {"width": 128, "depth": 4, "heads": 4, "length": 128, "dropout": 0.0, "pad": 0, "start": 2, "end": 3}
+
+
+def build_language(options: dict[str, Any]) -> LanguageModel:
+    """Builds a network of a language method, with random weights.
+
+    Args:
+        options: "name": "transformer" (without any extra), "bert", "gpt2", "t5" or "bart"; "vocabulary"; and optionally
+            "width" (128), "depth" (4), "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal"
+            (of "transformer", True), "pad", "start" and "end" (ids of special tokens: 0, 2, 3).
+
+    Raises:
+        ImportError: without the extra ``text``, for all but "transformer".
+        ValueError: an unknown name or option, or a number out of range.
+
+    Example:
+        >>> from fastssl.models import build_language
+        >>> build_language({"name": "transformer", "vocabulary": 300, "width": 32}).length
+        128
+    """
+    if options.get("name") not in LANGUAGE_NETWORKS:
+        raise ValueError(f"network: expected one of {', '.join(LANGUAGE_NETWORKS)}, got {options.get('name')!r}")
+    unknown = set(options) - {"name", "vocabulary", "causal", *_DEFAULTS}
+    if unknown or "vocabulary" not in options:
+        raise ValueError(f"network: unknown options {sorted(unknown)}" if unknown else "network: vocabulary is missing")
+    filled = {**_DEFAULTS, **options}
+    for key in ("vocabulary", "width", "depth", "heads", "length"):
+        if isinstance(filled[key], bool) or not isinstance(filled[key], int) or filled[key] < 1:
+            raise ValueError(f"{key}: expected an integer >= 1, got {filled[key]!r}")
+    if filled["width"] % filled["heads"]:
+        raise ValueError(f"heads: expected a divisor of width {filled['width']}, got {filled['heads']}")
+    if not 0 <= filled["dropout"] < 1:
+        raise ValueError(f"dropout: expected a share in [0, 1), got {filled['dropout']}")
+    return LanguageModel(LANGUAGE_NETWORKS[filled["name"]](filled), filled)
+
+
+def _library() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise ImportError(
+            "network: BERT, GPT-2, T5 and BART need the extra: pip install fastssl[text]; 'transformer' needs none"
+        ) from error
+    return transformers

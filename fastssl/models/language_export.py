@@ -1,0 +1,70 @@
+"""Language models as Hugging Face folders, which ``AutoModel`` and ``AutoTokenizer`` load."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastssl.data.corruption import SENTINELS
+from fastssl.data.tokenizer import Tokenizer, TrainedTokenizer
+from fastssl.models.language import LanguageModel
+
+
+def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path) -> Path:
+    """Writes a network and its tokenizer, loads both back, and compares hidden states and ids.
+
+    Args:
+        model: the network.
+        tokenizer: its tokenizer.
+        path: the folder; an existing one is replaced.
+
+    Raises:
+        ValueError: a network or tokenizer that transformers does not have ("transformer", "bytes").
+        RuntimeError: what was loaded back differs.
+    """
+    if model.kind == "transformer" or not isinstance(tokenizer, TrainedTokenizer):
+        raise ValueError(f"to: huggingface has no {model.kind!r} with {tokenizer!r}; it takes bert, gpt2, t5 and bart")
+    import transformers
+
+    path = Path(path)
+    network: Any = model.network
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    names = {f"{key}_token": tokenizer.text_of(getattr(tokenizer, key)) for key in ("pad", "unk", "cls", "sep", "mask")}
+    names |= {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
+    kind: Any = transformers.PreTrainedTokenizerFast
+    made = kind(tokenizer_object=tokenizer.model, model_max_length=model.length, **names)
+    if model.vocabulary == tokenizer.size + SENTINELS:
+        made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(SENTINELS))], special_tokens=True)
+    training = network.training
+    shown = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        network.eval().save_pretrained(temporary)
+        made.save_pretrained(temporary)
+        loaded: Any = type(network).from_pretrained(temporary).eval()
+        transformers.AutoModel.from_pretrained(temporary)
+        again = transformers.AutoTokenizer.from_pretrained(temporary)
+        text = "The state of the union, 1790."
+        ids = tokenizer.encode([text])[0]
+        if again(text, add_special_tokens=False)["input_ids"] != ids.tolist():
+            raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
+        tokens = torch.from_numpy(ids[: model.length])[None]
+        inputs: dict[str, Any] = {"input_ids": tokens}
+        if model.kind in ("t5", "bart"):
+            inputs["decoder_input_ids"] = tokens
+        with torch.no_grad():
+            before, after = network(**inputs)[0], loaded(**inputs)[0]
+        if not torch.allclose(before, after, rtol=1e-4, atol=1e-4):
+            raise RuntimeError("export: the network that was loaded back gives other scores")
+        shutil.rmtree(path, ignore_errors=True)
+        temporary.rename(path)
+    finally:
+        network.train(training)
+        if shown:
+            transformers.utils.logging.enable_progress_bar()
+        shutil.rmtree(temporary, ignore_errors=True)
+    return path

@@ -1,0 +1,279 @@
+"""``WordVectors``: vectors of words, their neighbours and analogies, and the files of word2vec."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import fastssl.functional as F
+
+_SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
+_SMALL = 1e-3  # of 3CosMul's denominator
+
+
+class UnknownWordError(KeyError):
+    """A word without a vector."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class WordVectors:
+    """One vector per word.
+
+    Args:
+        words: the words, most frequent first.
+        vectors: [V, D], float32.
+        counts: [V] how often each occurs in the corpus, or None.
+
+    Raises:
+        TypeError: ``vectors`` is no matrix of floating point numbers.
+        ValueError: another number of vectors or counts than words, or a word twice.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import WordVectors
+        >>> vectors = WordVectors(["king", "man", "queen", "woman"], torch.tensor([[2., 1], [0, 1], [2, -1], [0, -1]]))
+        >>> vectors.most_similar("king", 1)[0][0]
+        'queen'
+        >>> vectors.analogy("man", "king", "woman")[0][0]
+        'queen'
+        >>> "prince" in vectors, vectors["king"].shape
+        (False, torch.Size([2]))
+    """
+
+    def __init__(self, words: Sequence[str], vectors: Tensor | np.ndarray, counts: np.ndarray | None = None) -> None:
+        vectors = torch.as_tensor(vectors)
+        if vectors.dim() != 2 or not vectors.is_floating_point():
+            raise TypeError(f"vectors: expected floats [V, D], got {vectors.dtype} of shape {tuple(vectors.shape)}")
+        if len(words) != len(vectors):
+            raise ValueError(f"vectors: expected one for each of {len(words)} words, got {len(vectors)}")
+        if counts is not None and len(counts) != len(words):
+            raise ValueError(f"counts: expected one for each of {len(words)} words, got {len(counts)}")
+        self.words, self.vectors = list(words), vectors.float().contiguous()
+        self.counts = None if counts is None else np.asarray(counts, np.int64)
+        self.index = {word: k for k, word in enumerate(self.words)}
+        if len(self.index) != len(self.words):
+            twice = next(word for k, word in enumerate(self.words) if self.index[word] != k)
+            raise ValueError(f"words: {twice!r} is there twice")
+        self._unit: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    def __contains__(self, word: object) -> bool:
+        return word in self.index
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.words)
+
+    def __getitem__(self, word: str | Sequence[str]) -> Tensor:
+        """The vector [D] of a word, or the vectors [N, D] of several."""
+        return self.vectors[self._number(word)] if isinstance(word, str) else self.vectors[self._numbers(word)]
+
+    def __repr__(self) -> str:
+        return f"WordVectors({len(self):,} words, {self.vectors.shape[1]} dimensions)"
+
+    @property
+    def unit(self) -> Tensor:
+        """The vectors at unit length (a vector of zeros stays one)."""
+        if self._unit is None:
+            self._unit = torch.nn.functional.normalize(self.vectors, dim=1, eps=1e-30)
+        return self._unit
+
+    def _number(self, word: str) -> int:
+        number = self.index.get(word)
+        if number is None:
+            near = difflib.get_close_matches(str(word), self.words[:_SEARCHED], 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UnknownWordError(f"word: {word!r} is not among the {len(self):,} words{hint}")
+        return number
+
+    def _numbers(self, words: str | Iterable[str]) -> list[int]:
+        return [self._number(word) for word in ([words] if isinstance(words, str) else words)]
+
+    def similarity(self, a: str, b: str) -> float:
+        """The cosine of two words' vectors."""
+        x, y = self.unit[self._numbers([a, b])]
+        return float(x @ y)
+
+    def nearest(self, queries: Tensor, k: int = 10) -> list[list[tuple[str, float]]]:
+        """The k words nearest to each of several vectors, with cosines, nearest first.
+
+        Args:
+            queries: [N, D].
+            k: number of words.
+        """
+        unit = torch.nn.functional.normalize(queries.float(), dim=1)
+        cosines, numbers = F.nearest(unit, self.unit, min(k, len(self)), metric="dot")
+        return [[(self.words[n], v) for n, v in zip(*row)] for row in zip(numbers.tolist(), cosines.tolist())]
+
+    def most_similar(
+        self, positive: str | Sequence[str], k: int = 10, *, negative: str | Sequence[str] = ()
+    ) -> list[tuple[str, float]]:
+        """The words nearest to the mean of the unit vectors of ``positive`` and of minus those of ``negative``.
+
+        Args:
+            positive: a word, or several.
+            k: number of words.
+            negative: words to be far from.
+
+        Returns:
+            Pairs of a word and its cosine, nearest first, without the words given.
+
+        Raises:
+            UnknownWordError: a word without a vector.
+            ValueError: no words.
+        """
+        plus, minus = self._numbers(positive), self._numbers(negative)
+        if not plus and not minus:
+            raise ValueError("positive: expected at least one word")
+        query = self.unit[plus].sum(0) - self.unit[minus].sum(0)
+        return self._without({*plus, *minus}, query, k)
+
+    def _without(self, given: set[int], query: Tensor, k: int) -> list[tuple[str, float]]:
+        wanted = min(k + len(given), len(self))
+        names = {self.words[number] for number in given}
+        return [pair for pair in self.nearest(query[None], wanted)[0] if pair[0] not in names][:k]
+
+    def analogy(self, a: str, b: str, c: str, k: int = 1, *, method: str = "3cosadd") -> list[tuple[str, float]]:
+        """The words that are to ``c`` as ``b`` is to ``a``.
+
+        Args:
+            a, b, c: "man", "king", "woman".
+            k: number of words.
+            method: "3cosadd" maximises cos(x, b) - cos(x, a) + cos(x, c) (Mikolov et al., Linguistic Regularities in
+                Continuous Space Word Representations, 2013); "3cosmul" cos(x, b) cos(x, c) / (cos(x, a) + 0.001) with
+                cosines moved to [0, 1] (Levy and Goldberg, Linguistic Regularities in Sparse and Explicit Word
+                Representations, 2014).
+
+        Raises:
+            UnknownWordError: a word without a vector.
+            ValueError: unknown method.
+        """
+        numbers = self._numbers([a, b, c])
+        scores = self.analogy_scores(torch.tensor([numbers]), method)[0]
+        scores[numbers] = -torch.inf
+        values, found = scores.topk(min(k, len(self) - len(set(numbers))))
+        return [(self.words[n], v) for n, v in zip(found.tolist(), values.tolist())]
+
+    def analogy_scores(self, rows: Tensor, method: str = "3cosadd") -> Tensor:
+        """Scores [N, V] of all words for analogies given by the numbers of their words, [N, 3]: see :meth:`analogy`.
+
+        Raises:
+            ValueError: unknown method.
+        """
+        if method not in ("3cosadd", "3cosmul"):
+            raise ValueError(f"method: expected '3cosadd' or '3cosmul', got {method!r}")
+        cosines = self.unit[rows] @ self.unit.T
+        if method == "3cosadd":
+            return cosines[:, 1] - cosines[:, 0] + cosines[:, 2]
+        cosines = (cosines + 1) / 2
+        return cosines[:, 1] * cosines[:, 2] / (cosines[:, 0] + _SMALL)
+
+    def doesnt_match(self, words: Sequence[str]) -> str:
+        """The word that is farthest from the mean of all of them.
+
+        Raises:
+            UnknownWordError: a word without a vector.
+            ValueError: no words.
+        """
+        rows = self.unit[self._numbers(words)]
+        if not len(rows):
+            raise ValueError("words: expected at least one")
+        return words[int((rows @ rows.mean(0)).argmin())]
+
+    def save(self, path: str | Path, *, binary: bool | None = None) -> None:
+        """Writes a file of word2vec, which gensim's ``KeyedVectors.load_word2vec_format`` reads.
+
+        Args:
+            path: the file; it is replaced when the new one is complete.
+            binary: float32 bytes instead of text (which has all digits too); None: if the name ends in ``.bin``.
+
+        Raises:
+            ValueError: a word with white space, or an empty one, which the format cannot hold.
+        """
+        wrong = next((word for word in self.words if not word or word.split() != [word]), None)
+        if wrong is not None:
+            raise ValueError(f"words: {wrong!r} has white space, which the files of word2vec cannot hold")
+        path = Path(path)
+        binary = path.suffix == ".bin" if binary is None else binary
+        rows = self.vectors.numpy()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + ".tmp")
+        try:
+            with temporary.open("wb") as file:
+                file.write(f"{len(self)} {rows.shape[1]}\n".encode())
+                for word, row in zip(self.words, rows):
+                    if binary:
+                        file.write(word.encode() + b" " + row.tobytes())
+                    else:
+                        file.write(f"{word} {' '.join([f'{x:.9g}' for x in row.tolist()])}\n".encode())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:
+        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c.
+
+        Args:
+            path: the file.
+            binary: whether it holds float32 bytes; None: if the name ends in ``.bin``.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: no such format, or a file that ends too early.
+        """
+        path = Path(path)
+        data = path.read_bytes()
+        header, newline, _ = data[:100].partition(b"\n")
+        sizes = header.split()
+        if not newline or len(sizes) != 2 or not all(size.isdigit() for size in sizes) or int(sizes[1]) < 1:
+            raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
+        count, dim = map(int, sizes)
+        binary = path.suffix == ".bin" if binary is None else binary
+        read = _read_binary if binary else _read_text
+        words, rows = read(data, len(header) + 1, count, dim, path)
+        return cls(words, torch.from_numpy(rows))
+
+
+def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
+    words, rows = [], np.empty((count, dim), np.float32)
+    for k in range(count):
+        end = data.find(b" ", at)
+        if end < 0 or end + 1 + 4 * dim > len(data):
+            raise ValueError(f"{path}: expected {count} words, the file ends after {k}")
+        words.append(_decoded(data[at:end].lstrip(b"\n"), path))
+        rows[k] = np.frombuffer(data, "<f4", dim, end + 1)
+        at = end + 1 + 4 * dim
+    return words, rows
+
+
+def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
+    words, rows = [], np.empty((count, dim), np.float32)
+    lines = data[at:].split(b"\n")
+    for k in range(count):
+        parts = lines[k].split(b" ") if k < len(lines) else []
+        parts = parts[:-1] if parts and not parts[-1].strip() else parts  # word2vec.c ends lines with a space
+        if len(parts) != dim + 1:
+            raise ValueError(f"{path}: expected {count} lines of a word and {dim} numbers, line {k + 2} differs")
+        words.append(_decoded(parts[0], path))
+        try:
+            rows[k] = [float(x) for x in parts[1:]]
+        except ValueError as error:
+            raise ValueError(f"{path}: line {k + 2}: {error}") from error
+    return words, rows
+
+
+def _decoded(word: bytes, path: Path) -> str:
+    try:
+        return word.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: {word!r} is no UTF-8; is the file binary (binary=True)?") from error

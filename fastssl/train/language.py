@@ -1,0 +1,152 @@
+"""What a run of a language method begins with: a token file of the corpus, a network that fits its vocabulary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tokenizer, tokenize_corpus, train_tokenizer
+from fastssl.data.tokenizer import KINDS
+from fastssl.data.tokens import FEW
+from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
+from fastssl.models import build_language
+
+HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
+FILE = "corpus.tok"
+
+
+def open_tokens(
+    source: Source,
+    out: Path,
+    kind: type[Method],
+    tokenizer: str | None = None,
+    vocabulary: int | None = None,
+    *,
+    held_out: float = HELD_OUT,
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> TokenFile:
+    """The tokens of a corpus, in ``out``: written unless they are there already. A token file is returned as it is.
+
+    Args:
+        source: a corpus or a token file.
+        out: folder of the run.
+        kind: the method, whose default kind of tokenizer is trained.
+        tokenizer: a kind to train, or a path or name of :func:`fastssl.data.load_tokenizer`.
+        vocabulary: size of a tokenizer to train.
+        held_out: share of the documents, at the end, that a tokenizer is not trained on.
+        resume: use the tokenizer of the run in ``out``.
+        progress: called with the number of documents done, and of all.
+
+    Raises:
+        TypeError: neither a corpus nor a token file.
+        ValueError: a tokenizer for a token file, which has its own.
+    """
+    assert issubclass(kind, TextMethod)
+    if isinstance(source, TokenFile):
+        if tokenizer is not None:
+            raise ValueError(f"tokenizer: {source.path} was written with its own; tokenize the corpus again")
+        return source
+    if not isinstance(source, Corpus):
+        raise TypeError(f"data: expected a corpus or a token file, got {source!r}; texts in a folder: text:FOLDER")
+    chosen = tokenizer or kind.tokenizer_kind
+    made: Tokenizer
+    if resume and (out / "checkpoint").exists():
+        made = load_tokenizer(out)
+    elif chosen in KINDS:
+        made = train_tokenizer(_training_texts(source, held_out), chosen, 8000 if vocabulary is None else vocabulary)
+    else:
+        made = load_tokenizer(chosen)
+    path = out / FILE
+    if path.exists():
+        there = TokenFile(path)
+        if there.corpus == source.fingerprint and there.tokenizer.fingerprint == made.fingerprint:
+            return there
+    return tokenize_corpus(source, made, path, progress)
+
+
+def _training_texts(corpus: Corpus, held_out: float) -> Iterator[str]:
+    count = len(corpus) if len(corpus) <= FEW else max(1, round(len(corpus) * (1 - held_out)))
+    for index in range(count):
+        yield from corpus.document(index)
+
+
+def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:
+    """The options of :func:`fastssl.models.build_language` for a method and its tokenizer."""
+    assert issubclass(kind, TextMethod)
+    name = options.get("name") or kind.networks[0]
+    filled: dict[str, Any] = {
+        **options,
+        "name": name,
+        "vocabulary": tokenizer.size + kind.extra,
+        "pad": tokenizer.pad,
+        "start": tokenizer.cls,
+        "end": tokenizer.sep,
+    }
+    if name == "transformer":
+        filled["causal"] = kind.whole == "stream"
+    return filled
+
+
+def build_text_method(
+    name: str, options: dict[str, Any], tokenizer: Tokenizer, method_options: dict[str, Any], seed: int
+) -> tuple[TextMethod, dict[str, Any]]:
+    """A language method with weights initialised from ``seed``, and the options of its network."""
+    kind: Any = get(name)
+    torch.manual_seed(seed)
+    network = build_language(network_options(kind, options, tokenizer))
+    method: TextMethod = kind(network, tokenizer, **method_options)
+    return method, network.options
+
+
+def start_embeddings(method: TextMethod, windows: Windows, init: str, seed: int = 0) -> int:
+    """Starts the embeddings of tokens from word vectors, scaled to the deviation they had, and returns their number.
+
+    Args:
+        method: the method; the width of its network is the dimension of the vectors.
+        windows: what it trains on.
+        init: "word2vec": skip-gram vectors of the tokens of ``windows`` (five epochs); "word2vec:PATH": those of a run
+            of word2vec or of a file, for the tokens that are its words.
+        seed: seed of the vectors that are trained.
+
+    Raises:
+        ValueError: an unknown ``init``, vectors of other dimensions, or of none of the tokens.
+    """
+    kind, _, where = init.partition(":")
+    if kind != "word2vec":
+        raise ValueError(f"init: expected 'word2vec' or 'word2vec:RUN', got {init!r}")
+    names = [method.tokenizer.text_of(token) for token in range(method.tokenizer.size)]
+    if where:
+        vectors = load_word_vectors(where)
+        candidates = [(name, name.removeprefix("##").lstrip("Ġ▁")) for name in names]
+    else:
+        vectors = Word2Vec(method.network.dim, min_count=1, seed=seed).fit(_Pieces(windows, names))
+        candidates = [(name, name) for name in names]
+    table = method.network.embeddings().weight
+    if vectors.vectors.shape[1] != table.shape[1]:
+        raise ValueError(f"init: expected vectors of {table.shape[1]} dimensions, got {vectors.vectors.shape[1]}")
+    found = [(k, next((name for name in pair if name in vectors), None)) for k, pair in enumerate(candidates)]
+    known = [(k, vectors.index[name]) for k, name in found if name is not None]
+    if not known:
+        raise ValueError(f"init: none of the {len(names):,} tokens is a word of {where}")
+    rows, places = (torch.tensor(column) for column in zip(*known))
+    start = vectors.vectors[places]
+    with torch.no_grad():
+        table[rows] = (start * (table.std() / start.std())).to(table)
+    return len(known)
+
+
+class _Pieces:
+    """The names of the tokens of every window."""
+
+    def __init__(self, windows: Windows, names: list[str]) -> None:
+        self.windows, self.names = windows, np.array(names, dtype=object)
+
+    def __iter__(self) -> Iterator[list[str]]:
+        file = self.windows.file
+        for start in range(self.windows.start, self.windows.stop, 1 << 10):
+            yield self.names[file.ids(start, min(start + (1 << 10), self.windows.stop))].tolist()

@@ -1,0 +1,118 @@
+"""Language methods on the command line: from a corpus to scores, texts and a Hugging Face model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fastssl.cli import app
+from fastssl.data import TokenFile
+from fastssl.methods import methods_of
+from fastssl.train import load_checkpoint
+from tests.support.language import corpus
+
+runner = CliRunner()
+SHAPE = ["--width", "16", "--depth", "1", "--heads", "2", "--length", "32", "--batch-size", "16", "--epochs", "1"]
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code or (code and result.exception), result.output + str(result.exception)
+    return result.output if code == 0 else str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of .txt, one per document."""
+    folder = tmp_path_factory.mktemp("texts")
+    given = corpus(30)
+    for k in range(len(given)):
+        (folder / f"{k:02}.txt").write_text(given.text(k))
+    return folder
+
+
+def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gpt and bert on our own network, also where neither tokenizers nor transformers can be imported."""
+    import sys
+
+    for name in ("transformers", "tokenizers"):
+        monkeypatch.setitem(sys.modules, name, None)
+    file = tmp_path / "texts.tok"
+    assert "30 documents" in run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    assert TokenFile(file).tokenizer.size == 261
+    for name in ("gpt", "bert"):
+        out = tmp_path / name
+        given = ["--data", file, "--network", "transformer", *SHAPE, "--out", out]
+        assert "261 tokens" in run("pretrain", name, *given)
+        span = load_checkpoint(out)[1]["source"]["span"]
+        assert span == [0, TokenFile(file).documents[28]]  # the last twentieth is held out
+        scores = tmp_path / "scores.json"
+        run("evaluate", out, "--out", scores)
+        table = json.loads(scores.read_text())
+        assert table["accuracy"].keys() == {"pretrained", "unigram"}
+        assert ("bits per byte" in table) == (name == "gpt") and ("order" in table) == (name == "bert")
+    made = run("generate", tmp_path / "gpt", "The state", "--tokens", "20", "--count", "2", "--seed", "3")
+    assert made.count("The state") == 2
+    assert made == run("generate", tmp_path / "gpt", "The state", "--tokens", "20", "--count", "2", "--seed", "3")
+    assert "autoregressive" in run("generate", tmp_path / "bert", code=2)
+    assert "huggingface has no 'transformer'" in run("export", tmp_path / "gpt", "--to", "huggingface", code=2)
+    assert "extra: pip install fastssl[text]" in run("pretrain", "gpt", "--data", file, "--out", tmp_path / "x", code=2)
+    assert "extra: pip install fastssl[text]" in run("tokenize", f"text:{texts}", file, code=2)
+
+
+@pytest.mark.parametrize("name", methods_of("tokens"))
+def test_from_a_folder_to_a_hugging_face_model(name: str, texts: Path, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    out = tmp_path / "run"
+    given = ["pretrain", name, "--data", f"text:{texts}", "--vocabulary", "300", *SHAPE, "--out", out]
+    assert "evaluate" in run(*given)
+    resumed = run(*given[:-1], out, "--resume")  # a finished run: nothing is left to do
+    assert "checkpoint:" in resumed
+    run("evaluate", out)
+    run("export", out, "--to", "huggingface")
+    model = transformers.AutoModel.from_pretrained(out / "huggingface").eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out / "huggingface")
+    ids = tokenizer("The people speak about peace.", add_special_tokens=False, return_tensors="pt").input_ids
+    file = TokenFile(out / "corpus.tok")
+    assert ids[0].tolist() == file.tokenizer.encode(["The people speak about peace."])[0].tolist()
+    more = {"decoder_input_ids": ids} if name in ("t5", "bart") else {}
+    with torch.no_grad():
+        assert bool(torch.isfinite(model(ids, **more)[0]).all())
+    if name == "t5":
+        assert tokenizer.convert_tokens_to_ids("<extra_id_0>") == file.tokenizer.size + 99
+    assert not list(out.glob("*.tmp"))
+
+
+def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> None:
+    base = ["--data", f"text:{texts}", "--out", tmp_path / "run"]
+    assert "size: gpt takes texts, it has no such option" in run("pretrain", "gpt", *base, "--size", "32", code=2)
+    assert "tokenizer: simclr takes images" in run("pretrain", "simclr", "--tokenizer", "bytes", code=2)
+    wrong = run("pretrain", "gpt", "--data", "digits", "--out", tmp_path / "x", code=2)
+    assert "data: expected a corpus or a token file" in wrong
+    assert "held_out: expected a share" in run(
+        "pretrain", "gpt", *base, "--network", "transformer", "--held-out", "1.5", code=2
+    )
+    file = tmp_path / "a.tok"
+    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    again = ["--data", file, "--tokenizer", "bytes", "--out", tmp_path / "y"]
+    assert "was written with its own" in run("pretrain", "gpt", *again, code=2)
+    plan = run(
+        "pretrain", "gpt", "--data", file, "--network", "transformer", *SHAPE, "--dry-run", "--out", tmp_path / "z"
+    )
+    assert "a batch: [16, 32] int64" in plan and "parameters:" in plan and not (tmp_path / "z" / "checkpoint").exists()
+
+
+def test_a_held_out_part_is_needed(texts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run("pretrain", "gpt", "--data", f"text:{texts}", "--network", "transformer", *SHAPE, "--held-out", 0, "--out", out)
+    assert "data: the run held nothing out; give --data" in run("evaluate", out, code=2)
+    (tmp_path / "new.txt").write_text("The union is strong and people have met. " * 20)
+    assert "bits per byte" in run("evaluate", out, "--data", tmp_path / "new.txt")
+    np.testing.assert_equal(sorted(p.name for p in out.glob("*.tok")), ["corpus.tok", "evaluation.tok"])
+    (out / "corpus.tok").unlink()
+    assert "the token file of the run" in run("evaluate", out, code=2)

@@ -1,0 +1,167 @@
+"""Tokenizers, token files and their windows."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import fastssl.data
+from fastssl.data import (
+    Corpus,
+    TokenError,
+    TokenFile,
+    Tokenizer,
+    Windows,
+    load_tokenizer,
+    tokenize_corpus,
+    train_tokenizer,
+)
+from fastssl.data import tokens as tokens_module
+from tests.support.language import corpus, tokens
+
+TEXTS = [sentence for document in corpus().documents() for sentence in document]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.text(max_size=40))
+def test_bytes_restore_any_text(text: str) -> None:
+    text = text.encode("utf-8", "replace").decode().strip()
+    tokenizer = Tokenizer()
+    ids = tokenizer.encode([text])[0]
+    assert tokenizer.decode(np.concatenate([[tokenizer.cls], ids, [tokenizer.sep]])) == text
+    assert len(ids) == len(text.encode()) + 1 and bool((ids >= 5).all())
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
+def test_trained_tokenizers(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    tokenizer = train_tokenizer(TEXTS, kind, 300)
+    assert tokenizer.kind == kind and tokenizer.size <= 300
+    special = {tokenizer.pad, tokenizer.unk, tokenizer.cls, tokenizer.sep, tokenizer.mask}
+    assert special == ({0, *range(tokenizer.size - 4, tokenizer.size)} if kind == "unigram" else set(range(5)))
+    text = "The people speak about peace."
+    ids = tokenizer.encode([text, "[MASK] [SEP]"])
+    assert tokenizer.decode(ids[0]) == (text.lower() if kind == "wordpiece" else text)
+    assert not set(ids[1].tolist()) & {tokenizer.mask, tokenizer.sep}  # names of special tokens in a text are text
+    assert len(tokenizer.ordinary) == tokenizer.size - 5
+    (tmp_path / "tokenizer.json").write_text(tokenizer.to_json())
+    for again in (load_tokenizer(tmp_path), pickle.loads(pickle.dumps(tokenizer))):
+        assert again.fingerprint == tokenizer.fingerprint and np.array_equal(again.encode([text])[0], ids[0])
+    words = ~tokenizer.continues()[ids[0]]
+    assert words[0] and words.sum() == (6 if kind == "wordpiece" else 5)  # its full stop is a word
+    with pytest.raises(ValueError, match=r"texts: expected at least one text"):
+        train_tokenizer(["", " "], kind, 300)
+    with pytest.raises(ValueError, match="vocabulary: expected an integer >= "):
+        train_tokenizer(TEXTS, kind, 3)
+
+
+def test_tokenizers_of_others(tmp_path: Path) -> None:
+    library = pytest.importorskip("tokenizers")
+    model = library.Tokenizer(library.models.WordLevel({"<unk>": 0, "the": 1, "</s>": 2}, unk_token="<unk>"))
+    model.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = load_tokenizer(tmp_path / "tokenizer.json")
+    assert (tokenizer.unk, tokenizer.sep) == (0, 2) and {tokenizer.pad, tokenizer.cls, tokenizer.mask} == {3, 4, 5}
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(ValueError, match=r"tokenizer: cannot be read"):
+        load_tokenizer(tmp_path / "bad.json")
+    with pytest.raises(FileNotFoundError, match="tokenizer: expected 'bytes'"):
+        load_tokenizer(tmp_path / "none")
+    with pytest.raises(ValueError, match="kind: expected one of wordpiece"):
+        train_tokenizer([], "words")
+
+
+def test_token_files_hold_the_corpus(tmp_path: Path) -> None:
+    texts = ["One. Two three.", "", "Four.", "   "]
+    given = Corpus(texts, "few", labels=[1, 0, 1, -1], classes=["a", "b"])
+    file = tokenize_corpus(given, Tokenizer(), tmp_path / "few.tok")
+    assert len(file) == 2 and [item.text for item in map(file.read, range(2))] == ["One. Two three.", "Four."]
+    assert file.total == int(file.documents[-1]) == int(file.sentences[-1]) and len(file.sentences) == 4
+    assert file.labels is not None and file.labels.tolist() == [1, 1] and file.classes == ["a", "b"]
+    assert file.ids(0, file.total)[file.documents[1:] - 1].tolist() == [file.tokenizer.sep] * 2
+    assert file.bytes_of(0, file.total) == sum(len(s) + 1 for s in ("One.", "Two three.", "Four."))
+    assert list(file.texts(0, int(file.documents[1]))) == ["One. Two three."]
+    for again in (pickle.loads(pickle.dumps(file)), fastssl.data.open(str(tmp_path / "few.tok"))):
+        assert isinstance(again, TokenFile) and again.fingerprint == file.fingerprint
+    assert not list(tmp_path.glob("*.tmp"))
+    with pytest.raises(ValueError, match="data: expected at least one token, none is empty"):
+        tokenize_corpus(Corpus(["", " "], "none"), Tokenizer(), tmp_path / "none.tok")
+    assert not list(tmp_path.glob("none*"))
+
+
+def test_cut_and_damaged_files_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens_module, "BLOCK", 64)
+    path = tmp_path / "a.tok"
+    file = tokenize_corpus(corpus(), Tokenizer(), path)
+    content, start = path.read_bytes(), 8 + 2 * file.total
+    assert np.array_equal(file.ids(0, file.total), np.frombuffer(content[8:start], "<u2"))
+    for k, (cut, match) in enumerate(
+        (
+            (content[:-30], "cut"),
+            (content[: len(content) // 2], "cut"),
+            (content[:4], "not a token file"),
+            (content[:start] + content[start + 8 :], "cut or damaged"),
+            (content[: start + 9] + b"\xff" + content[start + 10 :], "checksum of the table"),
+            (content[:-60] + b"\xff" + content[-59:], "checksum of the header"),
+        )
+    ):
+        bad = tmp_path / f"{k}.tok"
+        bad.write_bytes(cut)
+        with pytest.raises(TokenError, match=rf"{k}.tok: .*{match}"):
+            TokenFile(bad)
+    path.write_bytes(content[:200] + b"\x07" + content[201:])
+    damaged = TokenFile(path)
+    damaged.ids(0, 64)
+    with pytest.raises(TokenError, match=r"damaged \(checksum of the tokens from 96 on\)"):
+        damaged.ids(64, 128)
+
+
+@pytest.mark.parametrize("length", [5, 64, 1000])
+def test_windows_cover_the_stream_once(length: int) -> None:
+    file = tokens()
+    windows = Windows(file, length)
+    read = [item.tokens for item in windows.items(range(len(windows)))]
+    assert all(len(w.ids) <= length + 1 for w in read)
+    assert np.array_equal(np.concatenate([w.ids[1:] for w in read]), file.ids(1, file.total))  # each is predicted once
+    for k, window in enumerate(read):
+        begins = file.sentences[(file.sentences > windows.starts[k]) & (file.sentences < windows.stops[k])]
+        assert window.sentences.tolist() == [0, *(begins - windows.starts[k]).tolist()]
+
+
+@pytest.mark.parametrize("length", [7, 60, 1000])
+def test_windows_of_sentences(length: int) -> None:
+    file = tokens()
+    windows = Windows(file, length, whole="sentences")
+    read = [item.tokens.ids for item in windows.items(range(len(windows)))]
+    assert all(1 <= len(ids) <= length and file.tokenizer.sep not in ids for ids in read)
+    everything = file.ids(0, file.total)
+    assert np.array_equal(np.concatenate(read), everything[everything != file.tokenizer.sep])
+    ends = {*file.sentences.tolist(), *(file.documents - 1).tolist()}
+    if length > 50:  # longer than each sentence: none is cut
+        assert all(int(stop) in ends for stop in windows.stops)
+    for k in range(len(windows)):
+        for draw in (0.0, 0.5, 0.999):
+            other = windows.elsewhere(k, draw)
+            assert other is not None and windows.documents[other] != windows.documents[k]
+    assert windows.fingerprint != Windows(file, length + 1, whole="sentences").fingerprint
+    one = Windows(file, 50, (0, int(file.documents[1])), whole="sentences")
+    assert one.elsewhere(0, 0.5) is None
+
+
+def test_parts_are_cut_between_documents() -> None:
+    many, few = tokens(40), tokens(3)
+    (start, cut), (again, stop) = many.divide(0.1)
+    assert (start, stop) == (0, many.total) and cut == again == many.documents[36]
+    assert few.divide(0.1)[0][1] in few.sentences and few.divide(0.0) == ((0, few.total), (few.total, few.total))
+    for share, match in ((1.0, "held_out: expected a share"), (0.99, "leaves nothing to train on")):
+        with pytest.raises(ValueError, match=match):
+            few.divide(share)
+    with pytest.raises(ValueError, match="data: expected at least two tokens"):
+        Windows(few, 8, (5, 6))
+    for wrong in ({"whole": "words"}, {"length": 0}):
+        with pytest.raises(ValueError, match="whole|length"):
+            Windows(few, **{"length": 8, **wrong})  # type: ignore[arg-type]

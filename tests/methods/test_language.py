@@ -1,0 +1,389 @@
+"""Language methods: losses of transformers, exact means, causality; each learns, resumes bit for bit, runs in bf16."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as TF
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
+from fastssl.data.corruption import IGNORED, OBJECTIVES
+from fastssl.methods import BERT, GPT, TextMethod, get, methods_of
+from fastssl.models import build_language, generate
+from fastssl.models.generation import filtered
+from fastssl.train import Pretraining, load_encoder, load_method, pretrain
+from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
+from tests.support.language import SHAPE, corpus, method_of, tokens
+from tests.support.training import gradients, relative
+
+# Each method on each of its networks; without the extra, on our own.
+SUBJECTS = [
+    (name, network)
+    for name, kind in methods_of("tokens").items()
+    for network in kind.networks  # type: ignore[attr-defined]
+    if network == "transformer" or importlib.util.find_spec("transformers")
+]
+OTHERS = [(name, network) for name, network in SUBJECTS if network != "transformer"]
+
+
+@pytest.fixture(scope="module")
+def file() -> Any:
+    return tokens()
+
+
+def batch_of(method: TextMethod, file: Any, rows: int = 12, seed: int = 0, epoch: int = 0) -> TokenBatch:
+    windows = method.prepare(file)
+    return method.examples(windows.items(range(rows)), seed, epoch)
+
+
+@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+def test_they_learn(name: str, network: str, file: Any) -> None:
+    method = method_of(name, network)
+    batch = batch_of(method, file)
+    optimizer, losses = torch.optim.AdamW(method.parameters(), lr=3e-3), []
+    for _ in range(40):
+        loss = method(batch)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert abs(losses[0] - math.log(261) - (math.log(2) if name == "bert" else 0)) < 1.5  # a uniform guess
+    assert losses[-1] < losses[0] - 1
+    metrics = method.pretext_metrics(batch)
+    assert 0 <= metrics["accuracy"] <= 100 and metrics["chance"] == pytest.approx(100 / 261)
+
+
+@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: Path) -> None:
+    def run(out: str, **more: Any) -> TextMethod:
+        method = method_of(name, network)
+        options = Pretraining(epochs=2, batch_size=20, accumulate=2, clip=1.0, schedule="linear", betas=(0.9, 0.98))
+        pretrain(method, file, options, out=tmp_path / out, encoder_options=method.network.options, **more)
+        return method
+
+    def stop(progress: Any) -> None:
+        assert progress.unit == "tokens" and progress.rate > 0
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    whole = run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", on_step=stop)
+    resumed = run("parts", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    loaded = load_method(tmp_path / "whole")
+    assert isinstance(loaded, TextMethod) and loaded.tokenizer.fingerprint == whole.tokenizer.fingerprint
+    batch = batch_of(whole, file)
+    torch.testing.assert_close(loaded(batch), whole.eval()(batch))
+    with pytest.raises(ValueError, match=f"checkpoint: {name} has no encoder of images"):
+        load_encoder(tmp_path / "whole")
+    (tmp_path / "whole" / "checkpoint" / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match="tokenizer.json is not the one that the run was trained with"):
+        load_method(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+def test_they_run_in_bf16_and_are_keyed_by_item(name: str, network: str, file: Any) -> None:
+    method = method_of(name, network)
+    batch = batch_of(method, file)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = method(batch)
+    loss.backward()
+    assert bool(torch.isfinite(loss)) and loss.dtype == torch.float32
+    windows, ids = method.prepare(file), np.arange(5, 17)
+    whole = method.examples(windows.items(ids), 1, 2, ids)
+    part = method.examples(windows.items(ids[[7, 3]]), 1, 2, ids[[7, 3]])
+    for a, b in zip(whole, part):
+        assert (a is None and b is None) or torch.equal(a[[7, 3]], b)
+    other = method.examples(windows.items(ids), 1, 3, ids)
+    assert name == "gpt" or not torch.equal(whole.tokens, other.tokens)
+
+
+def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, float]:
+    """How far loss and gradient are from those of the whole batch."""
+    other = copy.deepcopy(method)
+    expected = other(batch)
+    expected.backward()
+    options = Pretraining(accumulate=parts)
+    check_batch_splitting(method, options, len(batch.ids))  # type: ignore[arg-type]
+    fabric = Fabric(accelerator="cpu", devices=1)
+    loss = Gradients(fabric, fabric.setup_module(method), method, options)(batch)
+    return abs(float(loss - expected.detach())), relative(gradients(method), gradients(other))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, parts: int, file: Any) -> None:
+    """With parts that have unequally many terms, and BERT's two means of different numbers of them."""
+    method = method_of(name, network).double().eval()
+    batch = batch_of(method, file)
+    batch.targets[:5, 4:] = IGNORED
+    batch.targets[6] = IGNORED
+    counts = [method.terms(part) for part in split_batch(batch, 4)]
+    assert len(set(counts)) > 1
+    loss, gradient = compared(method, batch, parts)
+    assert loss < 1e-6 and gradient < 1e-6
+    if parts > 1:  # the mean of means is another number
+        means = torch.stack([method(part) for part in split_batch(batch, parts)]).mean()
+        assert abs(float((means - method(batch)).detach())) > 1e-4
+
+
+@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+def test_nothing_to_predict_is_zero(name: str, network: str, file: Any) -> None:
+    method = method_of(name, network, **({"order": None} if name == "bert" else {}))
+    batch = batch_of(method, file)
+    batch.targets.fill_(IGNORED)
+    loss = method(batch)
+    loss.backward()
+    assert float(loss.detach()) == 0 and method.terms(batch) == 0
+    assert all(bool((p.grad == 0).all()) for p in method.parameters() if p.grad is not None)
+    fabric = Fabric(accelerator="cpu", devices=1)
+    assert float(Gradients(fabric, fabric.setup_module(method), method, Pretraining(accumulate=3))(batch)) == 0
+
+
+@pytest.mark.parametrize(("name", "network"), OTHERS)
+def test_losses_and_gradients_are_transformers(name: str, network: str, file: Any) -> None:
+    method = method_of(name, network, **({"packed": False} if name == "gpt" else {})).eval()
+    batch = batch_of(method, file)
+    other: Any = copy.deepcopy(method.network.network)
+    if name == "gpt":
+        batch.targets[:, -1] = IGNORED  # transformers predicts tokens of its input alone
+        labels = torch.full_like(batch.targets, IGNORED)
+        labels[:, 1:] = batch.targets[:, :-1]
+        theirs = other(input_ids=batch.tokens, labels=labels).loss
+    elif name == "bert":
+        keep, kinds = batch.tokens != 0, batch.segments
+        given = {"attention_mask": keep, "token_type_ids": kinds, "next_sentence_label": batch.labels}
+        theirs = other(input_ids=batch.tokens, labels=batch.targets, **given).loss
+    else:
+        theirs = other(input_ids=batch.tokens, attention_mask=batch.tokens != 0, labels=batch.targets).loss
+    theirs.backward()
+    ours = method(batch)
+    ours.backward()
+    assert abs(float((ours - theirs).detach())) < 1e-5
+    assert relative(gradients(method.network.network), gradients(other)) < 1e-5
+
+
+@pytest.mark.parametrize("network", [network for name, network in SUBJECTS if name == "gpt"])
+def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
+    method = method_of("gpt", network).eval()
+    row = torch.randint(5, 261, (32,))
+    row[10] = method.tokenizer.sep
+    batch = method.make([Window(torch.cat([row, row[:1]]).numpy(), np.zeros(1, np.int64))], None)  # type: ignore[arg-type]
+    embedding = method.network.embeddings()
+    seen: dict[str, Tensor] = {}
+    embedding.register_forward_hook(lambda *_: seen.update(x=_[2].requires_grad_()) or _[2])  # type: ignore[func-returns-value]
+    with torch.enable_grad():
+        hidden = method.hidden(batch)
+        for place in (5, 10, 11, 20):
+            (slope,) = torch.autograd.grad(hidden[0, place].square().sum(), seen["x"], retain_graph=True)
+            begin = 11 if place > 10 else 0
+            touched = slope[0].abs().sum(1) > 0
+            assert touched.nonzero().flatten().tolist() == list(range(begin, place + 1))
+    # Packed documents have the loss of separate ones.
+    parts = (row[:11], row[11:])
+    alone = [method.network.hidden(part[None])[0] for part in parts]
+    torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "network"), [s for s in SUBJECTS if s[0] != "gpt"])
+def test_targets_are_not_visible(name: str, network: str, file: Any) -> None:
+    """What is predicted does not depend on the token itself, but on others on both sides."""
+    method = method_of(name, network).eval()
+    batch = batch_of(method, file, 4)
+    hidden = method.hidden(batch)
+    other = batch._replace(targets=batch.targets.clone())
+    place = int((batch.targets[0] != IGNORED).nonzero()[2])
+    other.targets[0, place] = 7
+    changed = method.hidden(other)
+    if name == "bert":
+        assert torch.equal(hidden, changed)  # targets are no input
+        masked = batch.targets != IGNORED
+        kept = batch._replace(tokens=torch.where(masked, batch.tokens, batch.tokens))
+        assert (kept.tokens[masked] == method.tokenizer.mask).float().mean() > 0.6
+        kept.tokens[0, 1] = 9
+        assert bool((method.hidden(kept)[0, -20:] != hidden[0, -20:]).any())
+    else:
+        assert torch.equal(hidden[0, : place + 1], changed[0, : place + 1])
+        assert not torch.equal(hidden[0, place + 1], changed[0, place + 1])
+
+
+def test_second_texts_follow_or_are_of_another_document(file: Any) -> None:
+    everything = {
+        order: method_of("bert", "transformer", order=order, share=0.01) for order in ("next", "swapped", None)
+    }
+    for order, method in everything.items():
+        assert isinstance(method, BERT)
+        windows = method.prepare(file)
+        ids = np.arange(min(64, len(windows)))
+        batch = method.examples(windows.items(ids), 0, 0, ids)
+        labels = None if batch.labels is None else batch.labels.tolist()
+        assert (labels is None) == (order is None)
+        for k, window in enumerate(item.tokens for item in windows.items(ids)):
+            row = torch.where(batch.targets[k] == IGNORED, batch.tokens[k], batch.targets[k])
+            row = row[row != method.tokenizer.pad].tolist()
+            assert row[0] == method.tokenizer.cls and row[-1] == method.tokenizer.sep
+            cut = row.index(method.tokenizer.sep)
+            first, second = row[1:cut], row[cut + 1 : -1]
+            text = window.ids.tolist()
+            if labels is None:
+                assert first == text and not bool(batch.segments[k].any())  # type: ignore[index]
+                continue
+            assert batch.segments[k].tolist().count(1) == len(second) + 1  # type: ignore[index]
+            if labels[k] == 0:
+                assert first + second == text
+            elif order == "swapped":
+                assert second + first == text
+            else:
+                assert first == text[: len(first)] and first + second != text
+        if labels is not None:
+            assert 0.25 < np.mean(labels) < 0.75
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_t5_takes_every_objective(objective: str, file: Any) -> None:
+    pytest.importorskip("transformers")
+    method = method_of("t5", "t5", objective=objective)
+    loss = method(batch_of(method, file))
+    loss.backward()
+    assert bool(torch.isfinite(loss))
+
+
+@pytest.mark.parametrize("network", [network for name, network in SUBJECTS if name == "gpt"])
+def test_generation(network: str) -> None:
+    model = method_of("gpt", network).network.eval()
+    prompt = np.arange(5, 15)
+    made = generate(model, prompt, 40, rows=3, temperature=0.8, seed=4)  # beyond the length of 32
+    assert made.shape == (3, 50) and bool((made[:, :10] == prompt).all())
+    assert np.array_equal(generate(model, prompt, 40, rows=1, temperature=0.8, seed=4)[0], made[0])
+    assert not np.array_equal(made[0], made[1])
+    greedy = generate(model, prompt, 20, temperature=0)[0]
+    weight, bias = model.head()
+    ids = torch.from_numpy(prompt)[None]
+    for _ in range(20):  # the same without a cache
+        scores = model.hidden(ids)[:, -1] @ weight.T
+        ids = torch.cat([ids, (scores if bias is None else scores + bias).argmax(1, keepdim=True)], 1)
+    assert greedy.tolist() == ids[0].tolist()
+    assert not set(generate(model, prompt, 30, never=tuple(range(5, 250)))[0, 10:]) & set(range(5, 250))
+    for wrong, match in (({"count": 0}, "count"), ({"top_p": 0.0}, "top_p"), ({"temperature": -1.0}, "temperature")):
+        with pytest.raises(ValueError, match=match):
+            generate(model, prompt, **{"count": 5, **wrong})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="prompt: expected at least one token"):
+        generate(model, prompt[:0], 5)
+    causal = build_language({"name": "transformer", "vocabulary": 10, "width": 8, "causal": False})
+    with pytest.raises(ValueError, match="network: expected a causal one"):
+        generate(causal, prompt[:1], 5)
+
+
+def test_sampled_tokens_follow_the_scores() -> None:
+    from scipy import stats
+
+    model = build_language(
+        {"name": "transformer", "vocabulary": 8, **{k: SHAPE[k] for k in ("width", "depth", "heads")}}
+    )
+    with torch.no_grad():
+        model.network.bias.copy_(torch.randn(8))  # type: ignore[operator,union-attr]
+    weight, bias = model.head()
+    p = (model.hidden(torch.tensor([[3]]))[:, -1] @ weight.T + bias).double().softmax(1)[0].detach().numpy()  # type: ignore[operator]
+    drawn = generate(model, np.array([3]), 1, rows=20_000)[:, 1]
+    assert stats.chisquare(np.bincount(drawn, minlength=8), 20_000 * p).pvalue > 1e-4
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
+    assert filtered(logits, top_k=2)[0].tolist() == pytest.approx([0, 0, *torch.tensor([2.0, 3.0]).softmax(0).tolist()])
+    shares = logits.softmax(1)[0]
+    assert float(shares[3]) < 0.7 < float(shares[2:].sum())
+    assert (filtered(logits, top_p=0.7)[0] > 0).tolist() == [False, False, True, True]
+    assert filtered(logits, temperature=0)[0].tolist() == [0, 0, 0, 1]
+    torch.testing.assert_close(filtered(logits, 2.0)[0], TF.softmax(logits.double() / 2, 1)[0])
+
+
+def test_what_does_not_fit_is_named(file: Any, tmp_path: Path) -> None:
+    method = method_of("gpt", "transformer")
+    network = method.network
+    small = build_language({**network.options, "vocabulary": 100})
+    for given, match in (
+        ((small, Tokenizer()), r"network: expected a vocabulary of at least 261, .* got 100"),
+        ((build_language({**network.options, "causal": False}), Tokenizer()), "GPT expects a causal transformer"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            GPT(*given)
+    with pytest.raises(ValueError, match="causal=False"):
+        BERT(network, Tokenizer())
+    both = build_language({**network.options, "causal": False})
+    for options, match in (
+        ({"share": 0.0}, "share"),
+        ({"order": "previous"}, "order: expected 'next'"),
+        ({"whole_words": True}, "whole_words: expected a tokenizer of words"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            BERT(both, Tokenizer(), **options)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="length: expected more than 3"):
+        BERT(build_language({**both.options, "length": 3}), Tokenizer())
+    with pytest.raises(TypeError, match="network: expected one of"):
+        GPT(torch.nn.Linear(2, 2), Tokenizer())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="tokenizer: expected"):
+        GPT(network, "bytes")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="data: expected a token file"):
+        method.prepare(corpus())
+    with pytest.raises(ValueError, match="data: expected windows of stream of at most 32 tokens"):
+        method.prepare(Windows(file, 64))
+    one = tokenize_corpus(Corpus(["One. Two. Three."]), Tokenizer(), tmp_path / "one.tok")
+    with pytest.raises(ValueError, match="order: 'next' needs several documents, corpus has one"):
+        method_of("bert", "transformer").prepare(one)
+    with pytest.raises(ValueError, match="data: expected at least 2 items"):
+        pretrain(method, Windows(file, 32, (0, 20)), Pretraining(epochs=1), out=tmp_path / "run")
+    for wrong, match in (
+        ({"name": "lstm"}, "network: expected one of transformer"),
+        ({"heads": 3}, "heads: expected a divisor of width"),
+        ({"depth": 0}, "depth: expected an integer >= 1"),
+        ({"dropout": 1.0}, "dropout: expected a share"),
+        ({"size": 3}, "network: unknown options"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            build_language({**network.options, **wrong})
+
+
+def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
+    from fastssl.models import WordVectors
+    from fastssl.train.language import start_embeddings
+
+    method = method_of("gpt", "transformer")
+    table, windows = method.network.embeddings().weight, method.prepare(file)
+    before = table.detach().clone()
+    used = np.unique(file.ids(0, file.total))
+    assert start_embeddings(method, windows, "word2vec") == len(used)  # every token that occurs
+    moved = (table != before).any(1).nonzero().flatten().tolist()
+    assert moved == used.tolist() and float(table[moved].detach().std()) == pytest.approx(float(before.std()), rel=0.01)
+    WordVectors(["a", "b", "€"], torch.randn(3, 16)).save(tmp_path / "few.txt")
+    fresh = method_of("gpt", "transformer")
+    assert start_embeddings(fresh, windows, f"word2vec:{tmp_path / 'few.txt'}") == 2
+    at = int(file.tokenizer.encode(["a"])[0][1])
+    given = WordVectors.load(tmp_path / "few.txt")["a"]
+    assert float(TF.cosine_similarity(fresh.network.embeddings().weight[at], given, 0)) == pytest.approx(1, abs=1e-5)
+    WordVectors(["€"], torch.randn(1, 16)).save(tmp_path / "none.txt")
+    WordVectors(["a"], torch.randn(1, 8)).save(tmp_path / "small.txt")
+    for init, match in (
+        (f"word2vec:{tmp_path / 'none.txt'}", "init: none of the 261 tokens"),
+        (f"word2vec:{tmp_path / 'small.txt'}", "init: expected vectors of 16 dimensions, got 8"),
+        ("glove", "init: expected 'word2vec'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            start_embeddings(fresh, windows, init)
+
+
+def test_other_tokenizers_are_refused(file: Any) -> None:
+    pytest.importorskip("tokenizers")
+    from fastssl.data import train_tokenizer
+
+    made = train_tokenizer(["the state of the union"], "bpe", 270)
+    with pytest.raises(ValueError, match=r"tokenizer: .*toy.tok was written with another one"):
+        method_of("gpt", "transformer", made).prepare(file)
+    assert get("gpt").whole == "stream"  # type: ignore[attr-defined]

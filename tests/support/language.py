@@ -1,0 +1,50 @@
+"""A small corpus, its tokens, and small networks of language methods."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data import Corpus, TokenFile, Tokenizer, tokenize_corpus
+from fastssl.methods import TextMethod, get
+from fastssl.models import build_language
+from fastssl.train.language import network_options
+
+WORDS = (
+    *("the", "state", "of", "union", "is", "strong", "and", "people", "have", "met", "here", "to", "speak", "about"),
+    *("peace", "war", "trade", "law", "money", "land"),
+)
+SHAPE = {"width": 16, "depth": 1, "heads": 2, "length": 32}
+
+
+def corpus(documents: int = 12, sentences: int = 6) -> Corpus:
+    """Random sentences of a few words; the second half of each repeats the first: there is something to learn."""
+    rng = np.random.default_rng(0)
+    texts = []
+    for _ in range(documents):
+        made = []
+        for _ in range(sentences):
+            half = [WORDS[k] for k in rng.integers(0, len(WORDS), 3)]
+            made.append(" ".join([*half, *half]).capitalize() + ".")
+        texts.append(" ".join(made))
+    return Corpus(texts, "toy")
+
+
+def tokens(documents: int = 12, tokenizer: Tokenizer | None = None) -> TokenFile:
+    """The corpus in bytes, or in the tokens of ``tokenizer``."""
+    return tokenize_corpus(corpus(documents), tokenizer or Tokenizer(), Path(tempfile.mkdtemp()) / "toy.tok")
+
+
+def method_of(name: str, network: str | None = None, tokenizer: Tokenizer | None = None, **options: Any) -> TextMethod:
+    """A method on a small network with random weights."""
+    import torch
+
+    kind: Any = get(name)
+    torch.manual_seed(0)
+    tokenizer = tokenizer or Tokenizer()
+    shape = {**SHAPE, **({} if network is None else {"name": network})}
+    made: TextMethod = kind(build_language(network_options(kind, shape, tokenizer)), tokenizer, **options)
+    return made
