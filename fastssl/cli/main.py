@@ -1,4 +1,4 @@
-"""``fastssl demo | methods | pretrain | tokenize | evaluate | generate | report | export | data | ... | doctor | info``."""
+"""``fastssl demo | pretrain | tokenize | evaluate | generate | report | export | data | ... | doctor | info``."""
 
 from __future__ import annotations
 
