@@ -1,6 +1,7 @@
 """What patches gain where people train: bf16 autocast on the CPU, and training steps of language models.
 
     python benchmarks/drop_in.py losses [--rows 2048 4096 8192] [--pairs 5] [--clock cpu]
+    python benchmarks/drop_in.py others [--pairs 5] [--clock cpu]
     python benchmarks/drop_in.py language [--pairs 3] [--clock cpu]
 
 The library and the patched library run in turn in one process: median ratio of the pairs, and the middle half. Peak
@@ -104,6 +105,61 @@ def losses(rows: list[int], count: int) -> None:
             print(row(f"{title}, {n:,} rows", pairs(peer, step, count)), flush=True)
 
 
+class Features(torch.nn.Sequential):
+    """Stands for a sentence-transformers model whose features are its embeddings."""
+
+    max_seq_length = 8
+
+    def __init__(self) -> None:
+        from transformers import PreTrainedTokenizerBase
+
+        super().__init__(torch.nn.Identity())
+        self.tokenizer = type("Tokenizer", (PreTrainedTokenizerBase,), {"get_vocab": lambda self: {}})()
+
+
+def others(count: int) -> None:
+    """Losses of sentence-transformers, VICReg of lightly and triplets of a miner, in fp32."""
+    import sentence_transformers.sentence_transformer.losses as sentence
+
+    from fastssl.bench.cases import _stand_in_for_torchvision
+
+    without_extras("lightly")
+    _stand_in_for_torchvision()
+    from lightly.loss.vicreg_loss import VICRegLoss
+    from pytorch_metric_learning.miners import TripletMarginMiner
+
+    def backward(loss: Any, columns: int, rows: int, size: int, labels: Any = None) -> Callable[[], Any]:
+        given = [{"sentence_embedding": torch.randn(rows, size, requires_grad=True)} for _ in range(columns)]
+        return lambda: loss(given, labels).backward()
+
+    def vicreg(rows: int, size: int) -> Callable[[], Any]:
+        x, z = (torch.randn(rows, size, requires_grad=True) for _ in range(2))
+        return lambda: VICRegLoss()(x, z).backward()
+
+    model, y = Features(), torch.arange(512) // 4
+    cached = sentence.CachedMultipleNegativesRankingLoss(model, mini_batch_size=64)
+    cases = {
+        "`CachedMultipleNegativesRankingLoss`, 1,024 x 384": ("sentence_transformers", backward(cached, 2, 1024, 384)),
+        "`GISTEmbedLoss`, 128 x 384": (
+            "sentence_transformers",
+            backward(sentence.GISTEmbedLoss(model, model), 2, 128, 384),
+        ),
+        "`BatchAllTripletLoss`, 512 x 384": (
+            "sentence_transformers",
+            backward(sentence.BatchAllTripletLoss(model), 1, 512, 384, y),
+        ),
+        "`VICRegLoss`, 256 x 2,048": ("lightly", vicreg(256, 2048)),
+        "`TripletMarginMiner`, 512 x 128 (forward)": (
+            "pytorch_metric_learning",
+            functools.partial(TripletMarginMiner(), torch.randn(512, 128), y),
+        ),
+    }
+    print(f"{torch.get_num_threads()} threads, fp32, forward + backward")
+    print("| | the library | patched | ratio |\n|---|---|---|---|")
+    for title, (peer, step) in cases.items():
+        print(row(title, pairs(peer, step, count)), flush=True)
+
+
 def model_of(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     import transformers
 
@@ -169,7 +225,7 @@ def _peak(name: str, patched: bool, to: Any) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["losses", "language"])
+    parser.add_argument("what", choices=["losses", "others", "language"])
     parser.add_argument("--rows", type=int, nargs="+", default=[512, 2048, 4096, 8192])
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument(
@@ -181,6 +237,8 @@ def main() -> None:
     print(json.dumps({"torch": torch.__version__, "instructions": fastssl.instruction_set(), "clock": CLOCK}))
     if given.what == "losses":
         losses(given.rows, given.pairs)
+    elif given.what == "others":
+        others(given.pairs)
     else:
         language(given.pairs)
 

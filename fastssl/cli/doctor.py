@@ -9,7 +9,6 @@ import statistics
 import sys
 import time
 import traceback
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -53,19 +52,24 @@ class Observed:
 def observed(libraries: Sequence[str]) -> Iterator[dict[str, Observed]]:
     """Patches libraries, and records the calls of every patched class, by "library.Class"."""
     found: dict[str, Observed] = {}
+    recorders: list[tuple[type, str, Any, Any]] = []
     for name in libraries:
         compat.patch(name)
         for owner, method, original, calls in compat.replaced(name):
-            record = Observed(getattr(owner, method), original)
+            wrapper = vars(owner)[method]
+            record = Observed(wrapper, original)
             found[f"{name}.{owner.__name__}"] = record
-            setattr(owner, method, _recorded(record, calls))
+            recorder = _recorded(record, calls)
+            recorders.append((owner, method, wrapper, recorder))
+            setattr(owner, method, recorder)
     try:
         yield found
     finally:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RuntimeWarning)  # the recorders stay, and call the originals
-            for name in libraries:
-                compat.unpatch(name)
+        for owner, method, wrapper, recorder in recorders:
+            if vars(owner).get(method) is recorder:
+                setattr(owner, method, wrapper)
+        for name in libraries:
+            compat.unpatch(name)
 
 
 def _recorded(record: Observed, calls: compat.Calls) -> Callable[..., Any]:
