@@ -14,6 +14,7 @@ from fastssl.data.tokenizer import KINDS
 from fastssl.data.tokens import FEW
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
 from fastssl.models import build_language
+from fastssl.train.options import detect_launcher, is_rank_zero
 
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
 FILE = "corpus.tok"
@@ -44,7 +45,7 @@ def open_tokens(
 
     Raises:
         TypeError: neither a corpus nor a token file.
-        ValueError: a tokenizer for a token file, which has its own.
+        ValueError: a tokenizer for a token file, which has its own, or a corpus for several processes of a launcher.
     """
     assert issubclass(kind, TextMethod)
     if isinstance(source, TokenFile):
@@ -53,6 +54,12 @@ def open_tokens(
         return source
     if not isinstance(source, Corpus):
         raise TypeError(f"data: expected a corpus or a token file, got {source!r}; texts in a folder: text:FOLDER")
+    path = out / FILE
+    launch = detect_launcher()
+    if launch is not None and launch.devices * launch.nodes > 1:
+        raise ValueError(f"data: processes of {launch.by} share a token file: fastssl tokenize DATA FILE.tok")
+    if not is_rank_zero() and path.exists():  # started by the first process, which has written it
+        return TokenFile(path)
     chosen = tokenizer or kind.tokenizer_kind
     made: Tokenizer
     if resume and (out / "checkpoint").exists():
@@ -61,7 +68,6 @@ def open_tokens(
         made = train_tokenizer(_training_texts(source, held_out), chosen, 8000 if vocabulary is None else vocabulary)
     else:
         made = load_tokenizer(chosen)
-    path = out / FILE
     if path.exists():
         there = TokenFile(path)
         if there.corpus == source.fingerprint and there.tokenizer.fingerprint == made.fingerprint:

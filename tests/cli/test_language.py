@@ -107,6 +107,25 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
     assert "a batch: [16, 32] int64" in plan and "parameters:" in plan and not (tmp_path / "z" / "checkpoint").exists()
 
 
+def test_processes_share_a_token_file(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastssl.data import Corpus
+    from fastssl.data import open as open_source
+    from fastssl.methods import get
+    from fastssl.train.language import open_tokens
+
+    given = open_source(f"text:{texts}")
+    assert isinstance(given, Corpus)
+    first = open_tokens(given, tmp_path, get("gpt"), "bytes")
+    monkeypatch.setenv("LOCAL_RANK", "1")  # as Lightning Fabric starts it
+    written = (tmp_path / "corpus.tok").stat().st_mtime_ns
+    assert open_tokens(given, tmp_path, get("gpt"), "bytes").fingerprint == first.fingerprint
+    assert (tmp_path / "corpus.tok").stat().st_mtime_ns == written
+    for key, value in (("TORCHELASTIC_RUN_ID", "a"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("RANK", "1")):
+        monkeypatch.setenv(key, value)
+    with pytest.raises(ValueError, match=r"data: processes of torchrun share a token file: fastssl tokenize"):
+        open_tokens(given, tmp_path, get("gpt"), "bytes")
+
+
 def test_a_held_out_part_is_needed(texts: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     run("pretrain", "gpt", "--data", f"text:{texts}", "--network", "transformer", *SHAPE, "--held-out", 0, "--out", out)
