@@ -31,6 +31,18 @@ def word_similarity(vectors: WordVectors, path: str | Path) -> dict[str, float]:
 
     Raises:
         ValueError: a line without two words and a score, or fewer than two known pairs.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from fastssl.evaluate import word_similarity
+        >>> from fastssl.models import WordVectors
+        >>> vectors = WordVectors(["king", "man", "queen", "woman"], torch.tensor([[2., 1], [0, 1], [2, -1], [0, -1]]))
+        >>> path = Path(tempfile.mkdtemp()) / "pairs.tsv"
+        >>> _ = path.write_text("king\\tqueen\\t8.5\\nking\\twoman\\t3\\nking\\tprince\\t9\\n")
+        >>> found = word_similarity(vectors, path)
+        >>> round(found["rho"]), found["unknown"]
+        (100, 1.0)
     """
     judged, rows, unknown = [], [], 0
     for place, (number, fields) in enumerate(_lines(path)):
@@ -68,6 +80,17 @@ def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3co
 
     Raises:
         ValueError: a line of other than four words, or no question whose words are known.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from pathlib import Path
+        >>> from fastssl.evaluate import word_analogies
+        >>> from fastssl.models import WordVectors
+        >>> vectors = WordVectors(["king", "man", "queen", "woman"], torch.tensor([[2., 1], [0, 1], [2, -1], [0, -1]]))
+        >>> path = Path(tempfile.mkdtemp()) / "questions.txt"
+        >>> _ = path.write_text(": family\\nman king woman queen\\n")
+        >>> word_analogies(vectors, path)["family"]
+        100.0
     """
     section, unknown = "all", 0
     asked: list[tuple[str, list[int]]] = []
@@ -116,6 +139,13 @@ def mean_vectors(vectors: WordVectors, texts: Sequence[str]) -> Tensor:
 
     Returns:
         [N, D] of unit length.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate import mean_vectors
+        >>> from fastssl.models import WordVectors
+        >>> mean_vectors(WordVectors(["a", "rose"], torch.eye(2)), ["A rose is a rose.", ""]).shape
+        torch.Size([2, 2])
 
     Source: Arora et al., A Simple but Tough-to-Beat Baseline for Sentence Embeddings, 2017 (without the principal
     component).

@@ -71,6 +71,7 @@ WITHOUT_EXAMPLE = {
         "evaluate_splits",
         "evaluate_with",
         "class_embeddings",
+        "gloss_classes",
         "zero_shot",
     ),
     *("HubSource", "Progress", "Trainer", "load_checkpoint", "save_checkpoint"),
