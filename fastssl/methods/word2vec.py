@@ -481,7 +481,8 @@ class _KernelRun(_Run):
         began = time.monotonic()
         self.position, loss, terms = self.kernel.train(self.epoch, self.position, self.steps)
         passed = time.monotonic() - began
-        self.steps = max(1, min(2 * self.steps, int(self.steps * _REPORT_SECONDS / max(passed, 1e-6))))
+        faster = int(self.steps * _REPORT_SECONDS / max(passed, 1e-6))
+        self.steps = max(1, min(2 * self.steps, faster, 1 << 30))  # an epoch may take no time at all
         self.loss += loss
         self.terms += terms
         return loss, terms
