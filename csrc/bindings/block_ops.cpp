@@ -109,7 +109,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor
 }  // namespace
 }  // namespace fastssl
 
-#define FASTSSL_BLOCK_ARGUMENTS \
+#define FASTSSL_BLOCK_ARGUMENTS                                                                                   \
   "Tensor x, Tensor? y, Tensor? partner, Tensor? x_ids, Tensor? y_ids, float scale, float bias, bool normalize, " \
   "bool sigmoid"
 

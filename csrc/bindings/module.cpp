@@ -91,7 +91,8 @@ PYBIND11_MODULE(_C, m) {
         fastssl::Crowding::assume(
             std::chrono::duration_cast<fastssl::Clock::duration>(std::chrono::duration<double>(seconds)));
       },
-      py::arg("seconds"), "For this time parallel regions begin on the calling thread, as if others had come too late.");
+      py::arg("seconds"),
+      "For this time parallel regions begin on the calling thread, as if others had come too late.");
   m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
         "Floating point operations a second of a loop of multiply-adds on registers.");
 }

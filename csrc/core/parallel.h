@@ -77,7 +77,8 @@ void parallel_tasks(int64_t n, F&& f, int64_t most = INT64_MAX) {
       std::min<int64_t>({n, most, int64_t(torch::stable::get_num_threads())}), Clock::time_point::max(),
       [&] { return next.load(std::memory_order_relaxed) < n; },
       [&](int64_t worker, Clock::time_point deadline) {
-        for (int64_t k; Clock::now() < deadline && (k = next.fetch_add(1, std::memory_order_relaxed)) < n;) f(worker, k);
+        for (int64_t k; Clock::now() < deadline && (k = next.fetch_add(1, std::memory_order_relaxed)) < n;)
+          f(worker, k);
       });
 }
 
