@@ -56,7 +56,7 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 
 def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
     """[C, D], weights^T rows of [N, C] and [N, D]: sums over rows in an order that no number of threads changes."""
-    chunk = 256
+    chunk = max(1, min(256, len(rows)))
     missing = -len(rows) % chunk
     weights, rows = (TF.pad(t, (0, 0, 0, missing)).reshape(-1, chunk, t.shape[1]) for t in (weights, rows))
     return torch.bmm(weights.transpose(1, 2), rows).sum(0)

@@ -286,7 +286,7 @@ def sup_con(
     """
     if isinstance(embeddings, Tensor) and embeddings.dim() == 3:
         embeddings, labels = _views_as_rows(embeddings, labels, indices_tuple)
-    if isinstance(labels, Tensor) and labels.is_floating_point():
+    if isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() == 2:
         if indices_tuple is not None:
             raise TypeError("indices_tuple: expected None with labels of floats, whose pairs all have weights")
         scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
@@ -354,10 +354,12 @@ def _soft_sup_con(
     )
     pairs = labelled(embeddings, ids, None, ref_emb, ref_ids, backend)
     lse = pairs.reduce(LogSumExp(scale), metric=Metric.dot, normalize=normalize).value.double()
-    x, y = (rows_in_full(t, normalize) for t in (embeddings, embeddings if ref_emb is None else ref_emb))
-    totals = everywhere(weighted_sums(of_columns, TF.pad(y, (0, 1), value=1.0)), by_rows=True)  # [C, D + 1]
+    x = rows_in_full(embeddings, normalize)
+    y = x if ref_emb is None else rows_in_full(ref_emb, normalize)
+    of_labels = torch.cat([weighted_sums(of_columns.to(y.dtype), y).double(), of_columns.sum(0)[:, None]], 1)
+    totals = everywhere(of_labels, by_rows=True)  # [C, D + 1]
     sums = spread(own, totals)
-    score, weight = products(x, sums[:, :-1]), sums[:, -1]
+    score, weight = products(x, sums[:, :-1].to(x.dtype)), sums[:, -1]
     offset = 0 if ref_emb is None else self_offset()
     if offset >= 0 and len(x):
         itself = (offset + torch.arange(len(x), device=x.device)) % len(y)
@@ -365,14 +367,14 @@ def _soft_sup_con(
         score = score - with_itself * products(x, y[itself])
         weight = (weight - with_itself).clamp(min=0)
     # A weight that rounding alone made is none.
-    counted = weight > 8 * torch.finfo(weight.dtype).eps * sums[:, -1].detach()
+    counted = weight > 1e-12 * sums[:, -1].detach()
     zero = torch.zeros_like(lse)
     mean_score = score / torch.where(counted, weight, torch.ones_like(weight))
     return torch.where(counted, torch.where(counted, lse, zero) - scale * mean_score, zero)
 
 
 def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -> Tensor:
-    """Labels [N, C] in the dtype of the sums."""
+    """Labels [N, C] in float64."""
     t = check.tensor(name, labels)
     if (
         not t.is_floating_point()
@@ -389,7 +391,7 @@ def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -
         least = float(t.detach().min())
         if not least >= 0:
             raise ValueError(f"{name}: expected values >= 0, got {least}")
-    return t.to(torch.promote_types(rows.dtype, torch.float32))
+    return t.double()
 
 
 def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Rows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -18,6 +19,7 @@ from torch import Tensor
 import fastssl
 import fastssl.functional as F
 from fastssl._table import RowLoss, TileEpilogue
+from fastssl.ops.types import Ids
 from tests.support import ROOT, triton_processes
 from tests.support.errors import assert_errs_no_more_than_eager
 from tests.support.processes import run_world
@@ -224,20 +226,27 @@ def test_small_memory_budgets(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
+def ids_on_device(ids: Ids) -> Ids:
+    x_ids, y_ids = (None if t is None else t.to(DEVICE) for t in ids)
+    return x_ids, y_ids
+
+
 def test_blocks_of_distributed_losses() -> None:
     from fastssl.ops.reference import blocks as reference
     from fastssl.ops.triton import losses as ours
     from fastssl.ops.types import Scoring, Weights
 
     x, y = torch.randn(13, 8), torch.randn(21, 8)
-    for same, sigmoid, columns in ((True, False, False), (False, False, True), (False, True, False)):
+    kinds = ((True, False, False), (False, False, True), (False, True, False))
+    for (same, sigmoid, columns), with_ids in itertools.product(kinds, (False, True)):
         how = Scoring(3.0, 0.25 if sigmoid else 0.0, not sigmoid, sigmoid)
         other = None if same else y
         partner = torch.arange(13) ^ 1 if same else torch.arange(13) * 5 % 21
         partner[12 if same else 4] = -1
-        call = (x.double(), None if other is None else other.double(), partner, how)
+        ids = (torch.arange(13) // 3, None if same else torch.arange(21) // 4) if with_ids else (None, None)
+        call = (x.double(), None if other is None else other.double(), partner, ids, how)
         right = reference.sums(*call, columns, False)
-        moved = (x.to(DEVICE), None if other is None else other.to(DEVICE), partner.to(DEVICE), how)
+        moved = (x.to(DEVICE), None if other is None else other.to(DEVICE), partner.to(DEVICE), ids_on_device(ids), how)
         got = ours.sums(*moved, columns, False)
         for a, b in zip((got.x, got.y, got.score, got.other), (right.x, right.y, right.score, right.other)):
             torch.testing.assert_close(a.cpu(), b, rtol=1e-5, atol=1e-5)
