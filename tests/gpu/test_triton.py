@@ -23,13 +23,23 @@ from fastssl.ops.types import Ids
 from tests.support import ROOT, triton_processes
 from tests.support.errors import assert_errs_no_more_than_eager
 from tests.support.processes import run_world
-from tests.support.subjects import FUSED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject, known, labels_for
+from tests.support.subjects import (
+    FUSED,
+    SUBJECTS,
+    WITH_TEMPERATURE,
+    Inputs,
+    Subject,
+    composed_are_slow,
+    known,
+    labels_for,
+)
 
 pytest.importorskip("triton")
 engine = pytest.importorskip("fastssl.ops.triton.engine")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = [name for name in FUSED if name != "pair_loss"]  # which is torch's own operators
+OWN_KERNELS = [name for name in NAMES if not SUBJECTS[name].composed]
 SCHEDULES = ("resident", "chunks")
 
 
@@ -52,7 +62,7 @@ def on_device(subject: Subject, inputs: Inputs, **options: Any) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("schedule", "n", "d"), [("resident", 1, 1), ("resident", 35, 40), ("chunks", 35, 40)], indirect=["schedule"]
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", composed_are_slow(NAMES))
 def test_equals_the_reference(schedule: str, name: str, n: int, d: int) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(n, d, torch.float32, 0.1)
@@ -72,13 +82,13 @@ ROUNDED = "margin_loss: beta + margin and beta - margin are rounded to float32: 
 
 
 @pytest.mark.parametrize("schedule", ["resident", pytest.param("chunks", marks=pytest.mark.slow)], indirect=True)
-@pytest.mark.parametrize("name", known({"margin_loss_one_boundary": ROUNDED}, NAMES))
+@pytest.mark.parametrize("name", known({"margin_loss_one_boundary": ROUNDED}, OWN_KERNELS))
 def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
     errs_no_more_than_eager(name, 0.1)
 
 
 @pytest.mark.parametrize("temperature", [0.01, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.03, 1.0))])
-@pytest.mark.parametrize("name", [name for name in NAMES if name in WITH_TEMPERATURE])
+@pytest.mark.parametrize("name", composed_are_slow(name for name in NAMES if name in WITH_TEMPERATURE))
 def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
     errs_no_more_than_eager(name, temperature)
 
@@ -93,7 +103,7 @@ def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: floa
     ],
     indirect=["schedule"],
 )
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", composed_are_slow(NAMES))
 def test_half_precision_inputs(schedule: str, name: str, dtype: torch.dtype) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(27, 24, dtype, 0.1)
@@ -102,7 +112,7 @@ def test_half_precision_inputs(schedule: str, name: str, dtype: torch.dtype) -> 
         assert float((got - right).abs().max()) <= torch.finfo(dtype).eps * float(right.abs().max()) + 1e-5
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", composed_are_slow(NAMES))
 def test_any_strides(name: str) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(12, 20, torch.float32, 0.1)

@@ -118,6 +118,7 @@ class Subject:
         unit: rows have length 1.
         detached: factors of it count as constants: its gradient is not the derivative.
         long_rows: options with which a row's loss depends on its own scores alone, for rows of very different lengths.
+        composed: of another subject's kernels and torch: on Triton's interpreter it runs with the slow tests.
         call: where it is not the function itself that takes the inputs.
     """
 
@@ -134,6 +135,7 @@ class Subject:
     unit: bool = False
     detached: bool = False
     long_rows: Mapping[str, Any] | None = None
+    composed: bool = False
     wrapper: Callable[..., Tensor] | None = None
 
     @functools.cached_property
@@ -222,27 +224,36 @@ SUBJECTS: dict[str, Subject] = {
         keywords="ids=duplicates negative_ids=memory_ids temperature", loop=oracles.info_nce_distinct, values=T,
         long_rows=PLAIN),
     "info_nce_own_negatives": Subject("info_nce", "x y own_negatives",
-        keywords="ids=duplicates negative_ids=own_negative_ids temperature", loop=oracles.info_nce_own, values=T,
+        keywords="ids=duplicates negative_ids=own_negative_ids temperature", composed=True,
+        loop=oracles.info_nce_own, values=T,
         long_rows=PLAIN),
     "info_nce_smoothed": Subject("info_nce", "x y memory", options={"label_smoothing": 0.2}, keywords="temperature",
-        loop=functools.partial(oracles.info_nce, smoothing=0.2), values={"temperature": 0.3, "label_smoothing": 0.1}),
+        composed=True,
+        loop=functools.partial(oracles.info_nce, smoothing=0.2),
+        values={"temperature": 0.3, "label_smoothing": 0.1}),
     "info_nce_symmetric_smoothed": Subject("info_nce", "x y", options={"symmetric": True, "label_smoothing": 0.2},
-        keywords="temperature", loop=functools.partial(oracles.info_nce, symmetric=True, smoothing=0.2)),
+        keywords="temperature", composed=True,
+        loop=functools.partial(oracles.info_nce, symmetric=True, smoothing=0.2)),
     "nt_xent_distinct": Subject("nt_xent", "x y", keywords="ids=duplicates temperature",
         loop=oracles.nt_xent, values=T, long_rows=PLAIN),
     "nt_xent_smoothed": Subject("nt_xent", "x y", options={"label_smoothing": 0.2}, keywords="temperature",
-        loop=functools.partial(oracles.nt_xent, smoothing=0.2), values={"temperature": 0.3, "label_smoothing": 0.1}),
+        composed=True,
+        loop=functools.partial(oracles.nt_xent, smoothing=0.2),
+        values={"temperature": 0.3, "label_smoothing": 0.1}),
     "clip_loss_distinct": Subject("clip_loss", "x y", keywords="logit_scale=scale ids=duplicates",
         loop=oracles.clip_loss, values={"logit_scale": 8.0}, unit=True, long_rows={"logit_scale": 1.0}),
     "clip_loss_smoothed": Subject("clip_loss", "x y", options={"label_smoothing": 0.2},
-        keywords="logit_scale=scale", loop=functools.partial(oracles.clip_loss, smoothing=0.2),
+        keywords="logit_scale=scale", composed=True,
+        loop=functools.partial(oracles.clip_loss, smoothing=0.2),
         values={"logit_scale": 8.0, "label_smoothing": 0.1}, unit=True),
     "siglip_loss_distinct": Subject("siglip_loss", "x y", keywords="logit_scale=scale logit_bias=bias ids=duplicates",
         loop=oracles.siglip_loss, values={"logit_scale": 8.0, "logit_bias": -4.0}, unit=True,
         long_rows={"logit_scale": 1.0, "logit_bias": -1.0}),
-    "sup_con_soft": Subject("sup_con", "x soft_labels", keywords="temperature", loop=oracles.sup_con_soft, values=T),
+    "sup_con_soft": Subject("sup_con", "x soft_labels", keywords="temperature", composed=True,
+        loop=oracles.sup_con_soft, values=T),
     "sup_con_soft_memory": Subject("sup_con", "x soft_labels",
-        keywords="ref_emb=memory ref_labels=memory_soft_labels temperature", loop=oracles.sup_con_soft, values=T),
+        keywords="ref_emb=memory ref_labels=memory_soft_labels temperature", composed=True,
+        loop=oracles.sup_con_soft, values=T),
     "nt_xent": Subject("nt_xent", "x y", keywords="temperature", loop=oracles.nt_xent, module="NTXentLoss", values=T,
         long_rows=PLAIN),
     "sup_con": Subject("sup_con", "x labels", keywords="temperature", loop=oracles.sup_con, module="SupConLoss",
@@ -378,6 +389,11 @@ PAIR_ENGINE = [
     if subject.function in ("info_nce", "nt_xent", "clip_loss", "siglip_loss", "linear_cross_entropy")
     or name == "sup_con"
 ]
+
+
+def composed_are_slow(names: Iterable[str]) -> list[Any]:
+    """Names of subjects, of which those without kernels of their own are slow tests."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if SUBJECTS[name].composed else []) for name in names]
 
 
 def known(faults: dict[str, str], names: Iterable[str]) -> list[Any]:
