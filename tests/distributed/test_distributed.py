@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,8 @@ def test_a_process_that_goes_is_named(tmp_path: Path, how: str) -> None:
     processes[2].kill()  # it would stall for a minute
     assert 0 not in codes
     errors = processes[0].output + processes[1].output
-    assert "rank 2 has died or did not answer" in errors, errors
+    # Where the connection closes before the messages are posted, all peers of the call are named.
+    assert re.search(r"rank (\d or )*2 has died or did not answer", errors), errors
     lost = [float((tmp_path / f"seconds.{rank}").read_text()) for rank in range(2)]
     assert max(lost) < 15, lost
 
