@@ -77,7 +77,7 @@ Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
       p.ids = values;
     } else {
       p.x_same.assign(values, values + n);
-      p.y_same.assign(values, values + m);
+      if (!within) p.y_same.assign(values, values + m);
     }
     if (p.positives == Positives::targets)
       for (int64_t i = 0; i < n; ++i)

@@ -185,7 +185,7 @@ struct Engine {
         out[int64_t(i)] = numbers.emplace(ids[i], int32_t(numbers.size())).first->second;
     };
     fill(p.x_same, x_ids, grid.x_blocks);
-    fill(p.self_pairs() ? p.x_same : p.y_same, y_ids, grid.y_blocks);
+    fill(p.y_same, y_ids, grid.y_blocks);
   }
 
   // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished.
@@ -219,7 +219,7 @@ struct Engine {
     t.self = self.data();
     t.positive = positive.data();
     t.x_ids = x_ids.data();
-    t.y_ids = y_ids.data();
+    t.y_ids = p.self_pairs() ? t.x_ids : y_ids.data();
     if (!p.bias.empty()) {
       bias.allocate(grid.y_blocks * kBlock);
       for (int64_t j = 0; j < m; ++j) bias[j] = T(bias_at(j) * unit);

@@ -20,7 +20,7 @@ struct PairProblem {
   bool scale_learns = false;
   std::vector<double> bias;      // per row of y, or one value
   const int64_t* ids = nullptr;  // targets or classes
-  // Rows of equal ids are not negatives of each other. Empty: all are.
+  // Rows of equal ids are not negatives of each other. Empty: all are. y_same: unused for x against itself.
   std::vector<int64_t> x_same, y_same;
   int64_t ignore_index = -100;
   DType dtype = DType::f32;

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.container import FOOTER, write_end
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
@@ -30,7 +30,6 @@ RECORD = np.dtype(
     [("offset", "<u8"), ("height", "<u4"), ("width", "<u4"), ("channels", "<u4"), ("crc", "<u4"), ("label", "<i8")]
 )
 UNLABELLED = -1
-FOOTER = struct.Struct("<QQQI8s")  # table, header, length of the header, its checksum
 
 
 class PackedError(ValueError):
@@ -103,19 +102,13 @@ def pack(
             header = {
                 "version": VERSION,
                 "count": len(records),
-                "table_crc": zlib.crc32(table),
                 "classes": list(classes),
                 "name": name or path.stem,
                 "drawings": images_per_item,
                 **({} if names is None else {"names": list(names)}),
                 **({} if texts is None or not any(texts) else {"texts": list(texts)}),
             }
-            text = json.dumps(header).encode()
-            file.write(table)
-            file.write(text)
-            file.write(FOOTER.pack(offset, offset + len(table), len(text), zlib.crc32(text), MAGIC))
-            file.flush()
-            os.fsync(file.fileno())
+            write_end(file, MAGIC, offset, table, header)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

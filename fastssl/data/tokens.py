@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import struct
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,12 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.container import FOOTER, write_end
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.tokenizer import Tokenizer, tokenizer_of
 
 MAGIC = b"FSSLTOK1"
 VERSION = 1
-FOOTER = struct.Struct("<QQQI8s")
 BLOCK = 1 << 20  # bytes of ids per checksum
 DOCUMENTS = 64  # encoded at a time
 FEW = 20  # documents below which a part of a corpus is cut at a sentence instead
@@ -105,17 +104,12 @@ def tokenize_corpus(
                 "sentences": len(sentences) - 1,
                 "documents": len(documents) - 1,
                 "dtype": dtype.str,
-                "table_crc": zlib.crc32(table),
                 "name": str(getattr(corpus, "name", path.stem)),
                 "classes": list(getattr(corpus, "classes", ())),
                 "corpus": str(getattr(corpus, "fingerprint", "")),
                 "tokenizer": tokenizer.to_json(),
             }
-            text = json.dumps(header).encode()
-            file.write(table + text)
-            file.write(FOOTER.pack(start, start + len(table), len(text), zlib.crc32(text), MAGIC))
-            file.flush()
-            os.fsync(file.fileno())
+            write_end(file, MAGIC, start, table, header)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

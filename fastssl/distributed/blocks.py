@@ -71,7 +71,7 @@ def pair_sums(
 
 
 @dataclass(frozen=True)
-class _Met:
+class _BlockIds:
     """Ids of the rows that meet: ``ids`` of this process's rows of x, and of the rows of y of all processes."""
 
     ids: Ids
@@ -114,19 +114,19 @@ class _PairSums(torch.autograd.Function):
         keep = not ring and any(ctx.needs_input_grad) and needed <= get_memory_budget()
         kept: list[Tensor | None] = []
 
-        met = _Met(ids, counts, shards.rank, same)
+        ids_of = _BlockIds(ids, counts, shards.rank, same)
 
         def sums(x: Tensor, y: Tensor | None, ids: Ids, partner: Tensor | None = None, columns: bool = False) -> Sums:
             found: Sums = dispatch(SUMS, backend, x.device, x, y, partner, ids, how, columns, keep)
             kept.append(found.kept)
             return found
 
-        own = sums(x, y, met.own(), partner, columns and not same)
+        own = sums(x, y, ids_of.own(), partner, columns and not same)
         by_row, by_column, other = own.x, own.y, own.other
         merge = torch.add if how.sigmoid else torch.logaddexp2
 
         def compute_block(block: Block, theirs: Tensor) -> tuple[Tensor, ...]:
-            found = sums(x[block.own], theirs, met.block(block), columns=columns or same)
+            found = sums(x[block.own], theirs, ids_of.block(block), columns=columns or same)
             by_row[block.own] = merge(by_row[block.own], found.x)
             if how.sigmoid:
                 other[block.own] += found.other
@@ -146,7 +146,7 @@ class _PairSums(torch.autograd.Function):
         shards, counts, how, columns, backend, plan, ring = ctx.call
         x, y, partner, x_ids, y_ids, by_row, by_column, other, *kept = ctx.saved_tensors
         same, rows = y is None, x if y is None else y
-        met = _Met((x_ids, y_ids), counts, shards.rank, same)
+        ids_of = _BlockIds((x_ids, y_ids), counts, shards.rank, same)
         needs = 1 * ctx.needs_input_grad[7] + 2 * ctx.needs_input_grad[8] + 4 * ctx.needs_input_grad[9]
         grad_row, grad_column, grad_score = (g.contiguous().double() for g in (grad_row, grad_column, grad_score))
         lse = None if how.sigmoid else by_row
@@ -157,7 +157,7 @@ class _PairSums(torch.autograd.Function):
         weights = Weights(grad_row, lse, a_column, by_column if columns else None, both)
         tiles = iter(kept)
         gx, gy, total = dispatch(
-            GRADIENTS, backend, x.device, x, y, partner, met.own(), how, next(tiles, None), weights, needs
+            GRADIENTS, backend, x.device, x, y, partner, ids_of.own(), how, next(tiles, None), weights, needs
         )
         grad_x, grad_y = (g if g.numel() or not len(t) else zeros_for(t) for g, t in ((gx, x), (gy, rows)))
         # Of rows against themselves the other side's gradient is theirs as well.
@@ -170,7 +170,7 @@ class _PairSums(torch.autograd.Function):
         def compute_block(block: Block, theirs: Tensor, *sides: Tensor) -> tuple[Tensor, ...]:
             nonlocal total
             part = Weights(grad_row[block.own], None if lse is None else lse[block.own], *sides)
-            rows, pairs = x[block.own], met.block(block)
+            rows, pairs = x[block.own], ids_of.block(block)
             to_x, to_y, to_scale = dispatch(
                 GRADIENTS, backend, x.device, rows, theirs, None, pairs, how, next(tiles, None), part, block_needs
             )

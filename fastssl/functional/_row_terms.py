@@ -11,6 +11,7 @@ from torch import Tensor
 from fastssl.distributed.shards import current
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import everywhere
+from fastssl.ops.reference.common import unit
 
 NO_ID = torch.iinfo(torch.int64).min  # of rows that are negatives of every query
 
@@ -32,8 +33,6 @@ def column_ids(
 ) -> Tensor | None:
     """Ids of the columns: those of ``rows``, then those of ``negatives``."""
     if ids is None:
-        if negative_ids is not None:
-            raise ValueError("negative_ids: expected None without ids")
         return None
     own = check.ids("ids", ids, rows, name)
     if negatives is None:
@@ -45,8 +44,7 @@ def column_ids(
 
 def rows_in_full(x: Tensor, normalize: bool) -> Tensor:
     """Rows in float32 or float64, normalised."""
-    full = x.to(torch.promote_types(x.dtype, torch.float32))
-    return TF.normalize(full, dim=-1) if normalize else full
+    return unit(x.to(torch.promote_types(x.dtype, torch.float32)), normalize)
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
@@ -151,9 +149,9 @@ def negatives_of_rows(
     return scores.logsumexp(1)
 
 
-def check_own_negatives(query: Tensor, negatives: Tensor, ids: Tensor | None, negative_ids: object) -> None:
+def check_own_negatives(query: Tensor, negatives: Tensor, negative_ids: object) -> None:
     """Negatives [N, K, D] of each query, and their ids [N, K]."""
-    check.matrices(query=query, negatives=negatives.reshape(-1, negatives.shape[2]))
+    check.matrices(query=query, negatives=negatives.flatten(0, 1))
     if negatives.shape[0] != query.shape[0]:
         raise ValueError(
             f"negatives: expected [K, D], or [{query.shape[0]}, K, D], K for each query, got shape "
@@ -161,8 +159,6 @@ def check_own_negatives(query: Tensor, negatives: Tensor, ids: Tensor | None, ne
         )
     if negative_ids is None:
         return
-    if ids is None:
-        raise ValueError("negative_ids: expected None without ids")
     given = check.tensor("negative_ids", negative_ids)
     if given.dtype not in check.INTEGERS:
         raise TypeError(f"negative_ids: expected integers, got {given.dtype}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl._table import Metric
@@ -113,9 +112,11 @@ def info_nce(
         tensors["negatives"] = negatives
     check.matrices(**tensors)
     check.same_rows("key", key, "query", query)
+    if negative_ids is not None and ids is None:
+        raise ValueError("negative_ids: expected None without ids")
     if of_rows:
         assert negatives is not None
-        check_own_negatives(query, negatives, ids, negative_ids)
+        check_own_negatives(query, negatives, negative_ids)
     queue = None if of_rows else negatives
     columns = column_ids(ids, query, "query", queue, None if of_rows else negative_ids)
     if check.flag("symmetric", symmetric) and negatives is not None:
@@ -320,8 +321,8 @@ def _views_as_rows(
     embeddings: Tensor, labels: Tensor | None, indices_tuple: IndicesTuple | None
 ) -> tuple[Tensor, Tensor | None]:
     """[B, V, D] as [B V, D], with the labels of the rows."""
-    examples, views = embeddings.shape[:2]
-    rows = embeddings.reshape(examples * views, -1)
+    examples, views, features = embeddings.shape
+    rows = embeddings.reshape(examples * views, features)
     if indices_tuple is not None:
         return rows, labels
     if labels is None:
@@ -410,11 +411,7 @@ def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize:
 def _products_with_positives(pairs: Pairs, normalize: bool) -> Tensor:
     """[N], the sum of each row's products with its positives: that with the sum of its positives, in float64."""
     relation = pairs.relation
-    full = torch.promote_types(pairs.x.dtype, torch.float32)
-    x, y = (
-        (TF.normalize(t.to(full), dim=1) if normalize else t).double()
-        for t in (pairs.x, pairs.x if pairs.y is None else pairs.y)
-    )
+    x, y = (rows_in_full(t, normalize).double() for t in (pairs.x, pairs.x if pairs.y is None else pairs.y))
     n, m = len(x), len(y)
     if relation.positive_list is not None:
         keys = torch.unique(relation.positive_list[0] * m + relation.positive_list[1])
@@ -548,8 +545,7 @@ def _two_views(z0: Tensor, z1: Tensor, backend: str | None) -> tuple[Pairs, Tens
     check.same_rows("z1", z1, "z0", z0)
     z = torch.cat([z0, z1])
     ids = torch.arange(z0.shape[0], device=z.device).repeat(2)
-    full = torch.promote_types(z.dtype, torch.float32)
-    cosine = (TF.normalize(z0.to(full), dim=1) * TF.normalize(z1.to(full), dim=1)).sum(1)
+    cosine = (rows_in_full(z0, True) * rows_in_full(z1, True)).sum(1)
     shards = current()
     if shards is not None:
         ids = ids + sum(layout(shards, "z0", z0)[: shards.rank])  # no image of one process is one of another's
@@ -731,8 +727,7 @@ def alignment(
     check.matrices(z0=z0, z1=z1)
     check.same_rows("z1", z1, "z0", z0)
     alpha = check.value("alpha", alpha, z0.device, positive=True)
-    full = torch.promote_types(z0.dtype, torch.float32)
-    difference = TF.normalize(z0.to(full), dim=1) - TF.normalize(z1.to(full), dim=1)
+    difference = rows_in_full(z0, True) - rows_in_full(z1, True)
     plain = not isinstance(alpha, Tensor) and alpha == 2
     rows = difference.square().sum(1) if plain else torch.linalg.vector_norm(difference, dim=1) ** alpha
     return reduce_rows(rows, None, "mean")

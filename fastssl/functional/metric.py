@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl._table import MAX_BINS, Metric
@@ -25,6 +24,7 @@ from fastssl.functional._pairs import (
     reduce_rows,
     softplus_per_positive,
 )
+from fastssl.functional._row_terms import rows_in_full
 from fastssl.functional.distance import pairwise_distance
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import (
@@ -668,9 +668,8 @@ def angular(
         check.matrices(embeddings=embeddings, ref_emb=ref_emb)
     slope = math.radians(1) * check.value("alpha", alpha, embeddings.device, low=0.01, high=89.99)
     square = (slope.tan() if isinstance(slope, Tensor) else math.tan(slope)) ** 2
-    full = torch.promote_types(embeddings.dtype, torch.float32)
-    x = TF.normalize(embeddings.to(full), dim=1)
-    y = x if ref_emb is embeddings else None if ref_emb is None else TF.normalize(ref_emb.to(full), dim=1)
+    x = rows_in_full(embeddings, True)
+    y = x if ref_emb is embeddings else None if ref_emb is None else rows_in_full(ref_emb, True)
     pairs = labelled(x, labels, None, y, ref_labels, backend)
     a, p = positive_pairs(pairs)
     ids, anchors, other = pairs.relation.x_ids, x.index_select(0, a), pairs.fetch(p)

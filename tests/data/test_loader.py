@@ -18,8 +18,9 @@ from PIL import Image
 
 from fastssl.augment import Augment, CenterCrop, DINOAugment, RandomResizedCrop, SimCLRAugment
 from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, pack, read_image
+from fastssl.data.container import FOOTER
 from fastssl.data.decode import open_image, to_array
-from fastssl.data.packed import FOOTER, MAGIC, RECORD
+from fastssl.data.packed import MAGIC, RECORD
 from tests.support.torchvision_programs import images_of
 
 COLOUR = [image[:, :, :3].repeat(2, 0).repeat(2, 1) for image in images_of("files", 24) if image.shape[2] > 1]

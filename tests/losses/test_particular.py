@@ -182,6 +182,30 @@ def test_cross_entropy_with_smoothing_is_torchs() -> None:
     torch.testing.assert_close(got.double(), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_nothing_to_compare() -> None:
+    """No rows, no features, one row: defined, or named."""
+    none, no_ids = torch.randn(0, 4), torch.empty(0, dtype=torch.int64)
+    for loss in (
+        F.info_nce(none, none, ids=no_ids),
+        F.info_nce(none, none, torch.randn(0, 2, 4)),
+        F.info_nce(none, none, label_smoothing=0.1),
+        F.nt_xent(none, none, label_smoothing=0.1),
+        F.clip_loss(none, none, 3.0, label_smoothing=0.1),
+        F.sup_con(torch.randn(0, 3, 4)),
+        F.sup_con(none, torch.rand(0, 3)),
+        F.sup_con(torch.randn(1, 4), torch.rand(1, 3)),
+        F.nt_xent(*torch.randn(2, 1, 4), ids=torch.tensor([7]), label_smoothing=0.0),
+        F.nt_xent(*torch.randn(2, 1, 4), label_smoothing=0.1),
+    ):
+        assert float(loss) == pytest.approx(0, abs=1e-6)
+    for call in (
+        lambda: F.sup_con(torch.randn(2, 3, 0)),
+        lambda: F.info_nce(*torch.randn(2, 2, 0), torch.randn(2, 3, 0)),
+    ):
+        with pytest.raises(ValueError, match="expected at least one feature"):
+            call()
+
+
 @pytest.mark.parametrize(
     "call, message",
     [
