@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
 SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow lint format bench zoo asan gpu-static gpu-static-check gpu-check wheel clean
+.PHONY: help demo test test-slow lint format docs bench zoo asan gpu-static gpu-static-check gpu-check wheel clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -25,6 +25,10 @@ $(VENV)/.kernels: $(SOURCES) | $(BIN)/python
 
 $(VENV)/.dev: $(VENV)/.kernels
 	$(PIP) install --quiet --no-build-isolation -e ".[dev]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.kernels
+	$(PIP) install --quiet --no-build-isolation -e ".[docs]"
 	@touch $@
 
 demo: $(VENV)/.kernels ## Set up, benchmark, pretrain, evaluate, and write runs/demo/report.html.
@@ -48,7 +52,10 @@ format: $(VENV)/.dev ## Format all code.
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $$(find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
-bench: $(VENV)/.dev ## Run all benchmarks, write benchmarks/results and the tables of README.md.
+docs: $(VENV)/.docs ## Build the documentation site in docs/_build/html, running the tutorials; a broken link is an error.
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+bench: $(VENV)/.dev ## Run all benchmarks, write benchmarks/results and the tables of README.md and docs/.
 	-$(PIP) install --quiet --no-deps lightly lightly-utils faiss-cpu
 	$(BIN)/python benchmarks/run.py
 
@@ -73,4 +80,4 @@ wheel: $(VENV)/.kernels ## Build a wheel into dist/.
 	$(PIP) wheel --quiet --no-build-isolation --no-deps -w dist .
 
 clean: ## Remove build products (not the environment).
-	rm -rf build dist *.egg-info fastssl/*.so $(VENV)/.kernels $(VENV)/.dev
+	rm -rf build dist *.egg-info fastssl/*.so $(VENV)/.kernels $(VENV)/.dev $(VENV)/.docs docs/_build docs/api

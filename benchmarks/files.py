@@ -24,8 +24,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from pages import replace
 from PIL import Image
-from readme import replace
 
 import fastssl.data
 from fastssl.bench.harness import machine

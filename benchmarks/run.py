@@ -1,4 +1,4 @@
-"""``make bench``: measures everything, writes benchmarks/results/ and the README's table. About an hour.
+"""``make bench``: measures everything, writes benchmarks/results/ and the tables of README and docs/. About an hour.
 
 python benchmarks/run.py [--quick] [pairs | metric | augment | regimes]      one part alone: losses on two views or on labels,
 views, every loss on trained, collapsed and repeated rows
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import readme
+import pages
 
 from fastssl.bench.augment import run_augment
 from fastssl.bench.metric import run_metric
@@ -68,22 +68,24 @@ def main() -> None:
         write_atomically(RESULTS, json.dumps(results, indent=1) + "\n")
         plot(results, HERE / "results" / "ratios.svg")
         if not quick:
-            readme.write_benchmarks(results)
+            pages.write_benchmarks(results)
     if "metric" in parts:
         results = run_metric(quick, report)
         write_atomically(METRIC, json.dumps(results, indent=1) + "\n")
         if not quick:
-            readme.write_metric(results)
+            pages.write_metric(results)
     if "augment" in parts:
         results = run_augment(quick, report)
         write_atomically(AUGMENT, json.dumps(results, indent=1) + "\n")
         if not quick:
-            readme.write_augment(results)
+            pages.write_augment(results)
     if "regimes" in parts:
         results = run_regimes(quick, report)
         write_atomically(REGIMES, json.dumps(results, indent=1) + "\n")
         if not quick:
-            readme.write_regimes(results)
+            pages.write_regimes(results)
+    if not quick:
+        pages.write_front()
 
 
 if __name__ == "__main__":

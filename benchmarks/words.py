@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from readme import replace
+from pages import replace
 
 import fastssl.data
 from fastssl.bench.harness import machine

@@ -8,7 +8,7 @@ from typing import Any, overload
 import numpy as np
 
 from fastssl.data.sentences import sentences
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
 
 
 class CorpusError(ValueError):
@@ -49,9 +49,7 @@ class Corpus(Source):
         classes: Sequence[str] = (),
         language: str | None = None,
     ) -> None:
-        if isinstance(texts, (str, bytes)):
-            raise TypeError(f"texts: expected a sequence of strings, got one {type(texts).__name__}")
-        if isinstance(texts, (list, tuple)):
+        if isinstance(several_texts(texts), (list, tuple)):
             wrong = next((text for text in texts if not isinstance(text, str)), None)
             if wrong is not None:
                 raise TypeError(f"texts: expected strings, got {type(wrong).__name__}")

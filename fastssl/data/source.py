@@ -40,6 +40,17 @@ class Item(NamedTuple):
 Reduction = Callable[[tuple[int, int]], int]
 
 
+def several_texts(texts: Any, name: str = "texts") -> Any:
+    """``texts``, unless it is one string, whose characters would be taken for texts.
+
+    Raises:
+        TypeError: ``texts`` is a string.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise TypeError(f"{name}: expected a sequence of strings, got one {type(texts).__name__}")
+    return texts
+
+
 class Source:
     """An indexed collection of items. Subclasses define ``__len__`` and ``read``, must be picklable and thread-safe.
 

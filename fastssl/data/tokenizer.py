@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.source import digest
+from fastssl.data.source import Source, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
 FILE = "tokenizer.json"
@@ -53,8 +53,12 @@ class Tokenizer:
         self.ordinary = np.arange(5, self.size)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """The ids of each text, int64 [T], without special tokens."""
-        return [np.frombuffer(f" {text}".encode(), np.uint8).astype(np.int64) + 5 for text in texts]
+        """The ids of each text, int64 [T], without special tokens.
+
+        Raises:
+            TypeError: ``texts`` is one string.
+        """
+        return [np.frombuffer(f" {text}".encode(), np.uint8).astype(np.int64) + 5 for text in several_texts(texts)]
 
     def decode(self, ids: Any) -> str:
         """The text of ids; special tokens are left out, bytes that are no UTF-8 are replaced."""
@@ -110,7 +114,7 @@ class TrainedTokenizer(Tokenizer):
         self.kind = kind
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        made = self.model.encode_batch_fast([str(text) for text in texts], add_special_tokens=False)
+        made = self.model.encode_batch_fast([str(text) for text in several_texts(texts)], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in made]
 
     def decode(self, ids: Any) -> str:
@@ -138,17 +142,24 @@ class TrainedTokenizer(Tokenizer):
         self.__init__(content)  # type: ignore[misc]
 
 
-def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:
+def _texts_of(texts: Iterable[str] | Source) -> Iterator[str]:
+    if isinstance(texts, Source):
+        return (texts.read(i).text or "" for i in range(len(texts)))
+    return iter(several_texts(texts))
+
+
+def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:
     """Trains a tokenizer.
 
     Args:
-        texts: sentences or documents, consumed once.
+        texts: sentences or documents, consumed once; or a source of texts, such as a :class:`Corpus`.
         kind: "wordpiece" (BERT's: lower case, without accents), "bpe" (GPT-2's, of bytes: any text is restored
             exactly), "unigram" (T5's), or "bytes", which needs neither training nor the extra.
         vocabulary: tokens, special ones included; a small corpus may yield fewer.
 
     Raises:
         ImportError: without the extra ``text``.
+        TypeError: ``texts`` is one string.
         ValueError: unknown kind, a vocabulary that is too small, or no text.
 
     Example:
@@ -158,6 +169,7 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocabulary: int = 8
     """
     if kind not in KINDS:
         raise ValueError(f"kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+    several_texts(texts)
     if kind == "bytes":
         return Tokenizer()
     least = 5 + 256 if kind == "bpe" else 5 + 1
@@ -190,7 +202,7 @@ def train_tokenizer(texts: Iterable[str], kind: str = "bpe", vocabulary: int = 8
 
     def checked() -> Iterator[str]:
         nonlocal seen
-        for text in texts:
+        for text in _texts_of(texts):
             seen = seen or bool(text.strip())
             yield text
 

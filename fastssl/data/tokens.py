@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.data.container import FOOTER, write_end
+from fastssl.data.corpus import Corpus
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.tokenizer import Tokenizer, tokenizer_of
 
@@ -41,13 +42,13 @@ def tokenize_corpus(
     """Writes the tokens of a corpus to a file, atomically.
 
     Args:
-        corpus: a ``Corpus``: ``len(corpus)`` documents, ``corpus.document(i)`` the sentences of one. Empty sentences
-            and documents are left out.
+        corpus: a :class:`Corpus`, or a list of texts. Empty sentences and documents are left out.
         tokenizer: see :func:`train_tokenizer`; it is stored in the file.
         path: path of the file.
         progress: called with the number of documents done, and of all.
 
     Raises:
+        TypeError: ``corpus`` is neither.
         ValueError: a corpus without any token.
 
     Example:
@@ -57,6 +58,7 @@ def tokenize_corpus(
         >>> tokenize_corpus(corpus, Tokenizer(), tempfile.mkdtemp() + "/two.tok")
         TokenFile('corpus', 27 tokens, 2 documents)
     """
+    corpus = corpus if hasattr(corpus, "document") else Corpus(corpus)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")

@@ -43,16 +43,16 @@ def pairwise_distance(
 
     .. math:: D_{ij} = d(x_i, y_j)
 
-    ======== ===============================================
-    metric   entry
-    ======== ===============================================
-    euclidean :math:`|x_i - y_j|_2`
+    =========== ===============================================
+    metric      entry
+    =========== ===============================================
+    euclidean   :math:`|x_i - y_j|_2`
     sqeuclidean :math:`|x_i - y_j|_2^2`
-    manhattan :math:`|x_i - y_j|_1`
-    chebyshev :math:`|x_i - y_j|_\infty`
-    cosine :math:`1 - x_i \cdot y_j / (|x_i| |y_j|)`
-    dot :math:`x_i \cdot y_j`, which is no distance
-    ======== ===============================================
+    manhattan   :math:`|x_i - y_j|_1`
+    chebyshev   :math:`|x_i - y_j|_\infty`
+    cosine      :math:`1 - x_i \cdot y_j / (|x_i| |y_j|)`
+    dot         :math:`x_i \cdot y_j`, which is no distance
+    =========== ===============================================
 
     Near pairs are computed from their difference, so small distances keep their digits; the gradient at distance 0
     is 0.

@@ -263,7 +263,8 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
         raise ValueError(f"network: expected one of {', '.join(LANGUAGE_NETWORKS)}, got {options.get('name')!r}")
     unknown = set(options) - {"name", "vocabulary", "causal", *_DEFAULTS}
     if unknown or "vocabulary" not in options:
-        raise ValueError(f"network: unknown options {sorted(unknown)}" if unknown else "network: vocabulary is missing")
+        known = f"expected {', '.join(_DEFAULTS)}, vocabulary, causal"
+        raise ValueError(f"network: {known}, got {sorted(unknown)}" if unknown else "network: vocabulary is missing")
     filled = {**_DEFAULTS, **options}
     for key in ("vocabulary", "width", "depth", "heads", "length"):
         if isinstance(filled[key], bool) or not isinstance(filled[key], int) or filled[key] < 1:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from fastssl.data.source import several_texts
 from fastssl.models.vit import Block
 
 PAD, START, END = 0, 1, 2
@@ -21,6 +22,7 @@ def tokenize(texts: Sequence[str], length: int = 64) -> Tensor:
         length: number of tokens, start and end included.
 
     Raises:
+        TypeError: ``texts`` is one string.
         ValueError: a text is longer; texts are not truncated.
 
     Example:
@@ -28,7 +30,7 @@ def tokenize(texts: Sequence[str], length: int = 64) -> Tensor:
         >>> tokenize(["ab"], 6).tolist()
         [[1, 100, 101, 2, 0, 0]]
     """
-    tokens = torch.full((len(texts), length), PAD)
+    tokens = torch.full((len(several_texts(texts)), length), PAD)
     for row, text in enumerate(texts):
         encoded = [START, *(byte + _BYTES for byte in text.encode()), END]
         if len(encoded) > length:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from fastssl.data import (
     train_tokenizer,
 )
 from fastssl.data import tokens as tokens_module
+from fastssl.models import tokenize
 from tests.support.language import corpus, tokens
 
 TEXTS = [sentence for document in corpus().documents() for sentence in document]
@@ -58,6 +60,32 @@ def test_trained_tokenizers(kind: str, tmp_path: Path) -> None:
         train_tokenizer(["", " "], kind, 300)
     with pytest.raises(ValueError, match="vocabulary: expected an integer >= "):
         train_tokenizer(TEXTS, kind, 3)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda text, path: Tokenizer().encode(text),
+        lambda text, path: train_tokenizer(text, "bytes"),
+        lambda text, path: tokenize(text),
+        lambda text, path: Corpus(text),
+        lambda text, path: tokenize_corpus(text, Tokenizer(), path),
+    ],
+)
+def test_one_string_is_not_a_list_of_characters(call: Callable[[str, Path], object], tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="expected a sequence of strings, got one str"):
+        call("a text", tmp_path / "a.tok")
+
+
+def test_lists_and_corpora_are_both_taken(tmp_path: Path) -> None:
+    texts = ["A rose is a rose.", "Is it?"]
+    made = [
+        tokenize_corpus(given, Tokenizer(), tmp_path / f"{k}.tok") for k, given in enumerate((texts, Corpus(texts)))
+    ]
+    assert [len(file) for file in made] == [2, 2]
+    assert np.array_equal(*(file.ids(0, 27) for file in made))
+    pytest.importorskip("tokenizers")
+    assert train_tokenizer(Corpus(texts), "bpe", 270).to_json() == train_tokenizer(texts, "bpe", 270).to_json()
 
 
 def test_tokenizers_of_others(tmp_path: Path) -> None:

@@ -345,7 +345,7 @@ def test_what_does_not_fit_is_named(file: Any, tmp_path: Path) -> None:
         ({"heads": 3}, "heads: expected a divisor of width"),
         ({"depth": 0}, "depth: expected an integer >= 1"),
         ({"dropout": 1.0}, "dropout: expected a share"),
-        ({"size": 3}, "network: unknown options"),
+        ({"size": 3}, "network: expected width, depth"),
     ):
         with pytest.raises(ValueError, match=match):
             build_language({**network.options, **wrong})

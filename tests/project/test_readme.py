@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type, typed."""
+"""What README and docs/pretraining.md tell a newcomer to type, typed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from fastssl.cli import app
 from tests.support import ROOT
 
-TEXT = (ROOT / "README.md").read_text()
+TEXT = "\n".join((ROOT / page).read_text() for page in ("README.md", "docs/pretraining.md"))
 BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.S | re.M) if not language]
 COMMANDS = [
     shlex.split(line, comments=True)[1:]

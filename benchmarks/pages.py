@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 README = Path(__file__).parent.parent / "README.md"
-MIGRATE = README.parent / "docs" / "migrate.md"
-AUGMENT = README.parent / "docs" / "augment.md"
+RESULTS = Path(__file__).parent / "results"
+DOCS = README.parent / "docs"
+BENCHMARKS, MIGRATE, AUGMENT = (DOCS / name for name in ("benchmarks.md", "migrate.md", "augment.md"))
 NAMES = {
     "nt_xent": "NT-Xent",
     "info_nce": "InfoNCE",
@@ -25,7 +26,7 @@ NAMES = {
 }
 
 
-def replace(section: str, text: str, path: Path = README) -> None:
+def replace(section: str, text: str, path: Path = BENCHMARKS) -> None:
     """Puts ``text`` between the comments of ``section``."""
     page = path.read_text()
     pattern = rf"(<!-- {section}:begin[^>]*-->\n).*?(<!-- {section}:end -->)"
@@ -42,7 +43,7 @@ def write_benchmarks(results: dict[str, Any]) -> None:
         f"fp32, temperature 0.1, inputs `torch.randn`; alternating calls in one process, median ratio of the pairs (interquartile range). "
         f"This machine: {machine['fma_gflops']:.0f} GFLOP/s of multiply-adds on registers, {machine['gemm_gflops']:.0f} "
         "of torch's matrix product. `make bench` repeats it; all figures: "
-        "[results.json](benchmarks/results/results.json), [plot](benchmarks/results/ratios.svg).",
+        "[results.json](../benchmarks/results/results.json), [plot](../benchmarks/results/ratios.svg).",
         "",
         "| loss | rows x features | pass | fused | against | ratio |",
         "|---|---|---|---|---|---|",
@@ -84,7 +85,7 @@ def write_regimes(results: dict[str, Any]) -> None:
     machine = results["machine"]
     lines = [
         f"{machine['cpu']}, {machine['threads']} threads, kernels {machine['instruction_set']}, fp32, forward + backward; "
-        "`python benchmarks/run.py regimes` repeats it, all figures: [regimes.json](benchmarks/results/regimes.json). Trained "
+        "`python benchmarks/run.py regimes` repeats it, all figures: [regimes.json](../benchmarks/results/regimes.json). Trained "
         "rows: embeddings of SimCLR and CLIP runs on emoji, repeated with noise. First at temperature 0.01 (logit scale 100), "
         "where well-trained models end:",
         "",
@@ -279,12 +280,82 @@ def write_demo(report: dict[str, Any]) -> None:
     replace("demo", "\n".join(lines))
 
 
+def _named(results: dict[str, Any], /, **values: Any) -> dict[str, Any]:
+    return next(r for r in results["comparisons"] if all(r[k] == v for k, v in values.items()))
+
+
+def write_front() -> None:
+    """The front page's table and picture, from the results of every part."""
+    pairs, metric, augment, words = (
+        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("results", "metric", "augment", "words")
+    )
+    one = {"pass": "forward + backward", "features": 128}
+    tensors = {"from": 256, "threads": 1, "against": "torchvision, tensors"}
+    table = [
+        ("`F.nt_xent`, 8,192 x 128", "eager PyTorch", _named(pairs, loss="nt_xent", rows=8192, against="eager", **one)),
+        (
+            "`F.clip_loss`, 8,192 x 128",
+            "eager PyTorch",
+            _named(pairs, loss="clip_loss", rows=8192, against="eager", **one),
+        ),
+        ("`F.nt_xent`, 8,192 x 128", "lightly", _named(pairs, loss="nt_xent", rows=8192, against="lightly", **one)),
+        (
+            "`TripletMarginLoss`, all triplets, patched, 2,048 x 128",
+            "pytorch-metric-learning",
+            _named(metric, loss="pml_triplet", rows=2048),
+        ),
+        ("SimCLR's views, 256 to 224 pixels, one thread", "torchvision", _named(augment, **tensors)),
+        ("`Word2Vec`, skip-gram, reproducible", "gensim", {"ratio": words["speed"]["ratio"]["reproducible"]}),
+    ]
+    lines = ["| measured (2 CPU cores) | against | times as fast |", "|---|---|---|"]
+    lines += [f"| {what} | {whom} | **{r['ratio']:.1f}** |" for what, whom, r in table]
+    replace("front", "\n".join(lines), README)
+    draw_front(pairs, DOCS / "figures" / "front.svg")
+
+
+def draw_front(results: dict[str, Any], path: Path) -> None:
+    """Time and memory of NT-Xent by rows, eager and fused."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3))
+    rows = [
+        r
+        for r in results["comparisons"]
+        if (r["loss"], r["against"], r["features"], r["pass"]) == ("nt_xent", "eager", 128, "forward + backward")
+    ]
+    for key, name, color in (("other_seconds", "eager PyTorch", "#bb5566"), ("fused_seconds", "FastSSL", "#004488")):
+        left.loglog(
+            [r["rows"] for r in rows], [1e3 * r[key] for r in rows], "o-", color=color, label=name, markersize=4
+        )
+    left.set(title="NT-Xent, 128 features, forward + backward", xlabel="rows", ylabel="milliseconds")
+    for way, name, color in (("eager", "eager PyTorch", "#bb5566"), ("fused", "FastSSL", "#004488")):
+        kept = sorted((r["rows"], r["peak_mib"]) for r in results["memory"] if r["way"] == way)
+        right.loglog(*zip(*kept), "o-", color=color, label=name, markersize=4)
+    right.set(title="extra memory", xlabel="rows", ylabel="MiB")
+    for axes in (left, right):
+        axes.legend(frameon=False)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+def write(data: dict[str, Any]) -> None:
+    """A results file's own table: which one, says what it holds."""
+    if "training" in data:
+        write_demo(data)
+    elif "separated" in data:
+        write_regimes(data)
+    elif "breakdown" in data:
+        write_augment(data)
+    else:
+        (write_metric if "share_of_peak" not in data else write_benchmarks)(data)
+
+
 if __name__ == "__main__":
-    data = json.loads(Path(sys.argv[1]).read_text())
-    (
-        write_demo
-        if "training" in data
-        else write_metric
-        if "large" in data and "share_of_peak" not in data
-        else write_benchmarks
-    )(data)
+    for argument in sys.argv[1:]:
+        write(json.loads(Path(argument).read_text()))
+    write_front()
