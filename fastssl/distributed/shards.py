@@ -136,15 +136,26 @@ def unsharded() -> Iterator[None]:
         yield
 
 
+def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
+    """``torch.compiler.disable``, which imports torch._dynamo, for seconds: only torch.compile needs it."""
+    hidden = torch._disable_dynamo(function)  # type: ignore[attr-defined]
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        return hidden(*args, **kwargs) if torch.compiler.is_compiling() else function(*args, **kwargs)
+
+    return call
+
+
 def shardable(loss: Callable[P, R]) -> Callable[P, R]:
     """Gives meaning to the arguments ``group`` and ``schedule`` of a loss: :func:`sharded` for the call."""
 
-    @torch.compiler.disable  # collectives and blocks stay outside of graphs
+    @_outside_of_graphs  # collectives and blocks
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         with sharded(kwargs["group"], kwargs.get("schedule", "auto")):  # type: ignore[arg-type]
             return loss(*args, **kwargs)
 
-    @torch.compiler.disable
+    @_outside_of_graphs
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
         shards = current()
         if shards is None or not shards.averaged:

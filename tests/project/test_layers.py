@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -169,3 +171,26 @@ def test_no_headers_include_each_other() -> None:
 
     for file in graph:
         visit(file, ())
+
+
+def test_losses_are_imported_without_the_compiler() -> None:
+    """torch._dynamo takes seconds to import. A distributed loss of a compiled step is one graph break."""
+    program = """
+import sys
+import torch
+import torch.distributed as dist
+import fastssl.functional as F
+import fastssl.evaluate, fastssl.losses, fastssl.methods, fastssl.train
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+z = torch.randn(2, 32, 16, requires_grad=True)
+def step(z):
+    return F.nt_xent(2 * z[0], z[1], temperature=0.2, group="world")
+eager, = torch.autograd.grad(step(z), z)
+assert not {"torch._dynamo", "triton"} & set(sys.modules)
+compiled, = torch.autograd.grad(torch.compile(step, backend="eager")(z), z)
+assert torch.equal(eager, compiled)
+assert torch._dynamo.explain(step)(z).graph_break_count == 1
+dist.destroy_process_group()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
