@@ -138,7 +138,7 @@ def unsharded() -> Iterator[None]:
 
 def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
     """``torch.compiler.disable``, which imports torch._dynamo, for seconds: only torch.compile needs it."""
-    hidden = torch._disable_dynamo(function)  # type: ignore[attr-defined]
+    hidden = torch._disable_dynamo(function)
 
     @functools.wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
