@@ -52,7 +52,8 @@ def prepare(
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
     windows = method.prepare(tokens, tokens.divide(share)[0])
     if init is not None and not (resume and (out / "checkpoint").exists()):
-        echo(f"{start_embeddings(method, windows, init, seed):,} embeddings of tokens start from {init}")
+        started = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
+        echo(f"{started:,} embeddings of tokens start from {init}")
     return method, windows, options
 
 
@@ -122,6 +123,55 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
         held_out = method.prepare(other)
     with progress_bars(item_progress):
         return dict(evaluate_language(method, held_out, training))
+
+
+def evaluate_finetuned(
+    run: Path, data: str, *, labels: str | None, seeds: int | None, init: str | None, readout: str | None
+) -> dict[str, Any]:
+    """The scores of a run's network, fine-tuned on labelled texts, and of the same network from scratch.
+
+    Args:
+        run: the run.
+        data: names of tasks, separated by commas (:func:`fastssl.data.open_splits`).
+        labels: numbers of labels per class, separated by commas; None: all labels.
+        seeds: draws of the labels; None: 3.
+        init: "word2vec:RUN": also the network whose embeddings alone start from word vectors.
+        readout: see :class:`fastssl.evaluate.TextFineTuning`; None: "mean".
+
+    Raises:
+        ValueError: labels that are no numbers, or data that is no task of texts.
+    """
+    import torch
+
+    from fastssl.data import open_splits
+    from fastssl.evaluate import TextFineTuning, few_text_labels
+    from fastssl.models import LanguageModel, build_language
+
+    method, state = load(run)
+    counts = [] if labels is None else labels.split(",")
+    if not all(count.isdecimal() and int(count) for count in counts):
+        raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
+
+    def scratch(seed: int) -> LanguageModel:
+        torch.manual_seed(seed)
+        return build_language(state["encoder"])
+
+    def vectors(seed: int) -> LanguageModel:
+        network = scratch(seed)
+        start_embeddings(network, method.tokenizer, str(init))
+        return network
+
+    starts = {"pretrained": lambda seed: method.network, "from scratch": scratch}
+    if init is not None:
+        starts["from word vectors"] = vectors
+    options = TextFineTuning(readout=readout or "mean")
+    table: dict[str, Any] = {}
+    for name in data.split(","):
+        task = open_splits(name)
+        table |= few_text_labels(
+            starts, method.tokenizer, task, [int(n) for n in counts], seeds=seeds or 3, options=options, note=echo
+        )
+    return table
 
 
 def generate(run: Path, prompt: str, tokens: int, count: int, seed: int, **options: Any) -> list[str]:

@@ -361,8 +361,17 @@ def evaluate(
         ),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
+        str,
+        typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot; of texts: finetune."),
     ] = "frozen",
+    labels: Annotated[
+        str | None, typer.Option(help="Of finetune: labels per class, such as 10,50; default: all labels.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Of finetune: draws of labels and weights; default: 3.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Of finetune: word2vec:RUN, for the network that starts from word vectors alone."),
+    ] = None,
     readout: Annotated[
         str | None,
         typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
@@ -372,7 +381,8 @@ def evaluate(
 ) -> None:
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
 
-    A language method is evaluated on held-out text, against a unigram model and xz.
+    A language method is evaluated on held-out text, against a unigram model and xz; finetune: on labelled texts
+    (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF.
     """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import run_evaluation
@@ -380,14 +390,24 @@ def evaluate(
     from fastssl.methods import get
     from fastssl.train import load_checkpoint
 
+    tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
+    for name, value in tuning.items():
+        if value is not None and protocol != "finetune":
+            raise ValueError(f"{name}: expected the protocol 'finetune', got {protocol!r}")
     if is_word_run(checkpoint):
         if protocol != "frozen" or readout is not None or only:
             raise ValueError("protocol, readout, only: word vectors are evaluated on --data alone")
         table = evaluate_words(checkpoint, data)
     elif "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
         from fastssl.cli.language import evaluate as evaluate_text
+        from fastssl.cli.language import evaluate_finetuned
 
-        table = evaluate_text(checkpoint, data)
+        if protocol == "finetune":
+            table = evaluate_finetuned(checkpoint, data or "glosses", readout=readout, **tuning)
+        elif protocol == "frozen":
+            table = evaluate_text(checkpoint, data)
+        else:
+            raise ValueError(f"protocol: expected 'frozen' or 'finetune' for a language method, got {protocol!r}")
     else:
         table = run_evaluation(checkpoint, data, protocol, readout, only)
     print_measures(table)

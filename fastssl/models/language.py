@@ -108,6 +108,24 @@ class LanguageModel(nn.Module):
             result = n.transformer(tokens, attention_mask=keep, position_ids=positions, use_cache=False)[0]
         return result
 
+    @property
+    def bidirectional(self) -> bool:
+        """Whether every token sees all others, as in BERT: no causal network, and none with a decoder."""
+        return self.kind == "bert" or (self.kind == "transformer" and not self.options.get("causal", True))
+
+    def states(self, tokens: Tensor, keep: Tensor, segments: Tensor | None = None) -> Tensor:
+        """States [B, T, D] of padded texts [B, T] (``keep``: bool [B, T]), as features: of the encoder of "t5"; of the
+        decoder of "bart", which reads the same text as the encoder (Lewis et al. 2019, section 3.1)."""
+        if self.kind == "t5":
+            encoded: Tensor = self.network.encoder(tokens, attention_mask=keep)[0]  # type: ignore[operator]
+            return encoded
+        if self.kind == "bart":
+            before = torch.cat([torch.full_like(tokens[:, :1], self.options["end"]), tokens[:, :-1]], 1)
+            return self.decoded(tokens, keep, before)
+        if self.bidirectional:
+            return self.hidden(tokens, keep, segments)
+        return self.hidden(tokens)  # causal: no token sees the padding after it
+
     def decoded(self, tokens: Tensor, keep: Tensor, before: Tensor) -> Tensor:
         """Hidden states [B, U, D] of the decoder, after the tokens ``before`` [B, U] and given the encoder's input."""
         n: Any = self.network

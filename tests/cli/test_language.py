@@ -65,6 +65,35 @@ def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "extra: pip install fastssl[text]" in run("tokenize", f"text:{texts}", file, code=2)
 
 
+def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastssl.evaluate as module
+    from fastssl.evaluate import TextFineTuning
+    from fastssl.models import WordVectors
+
+    def quick(readout: str) -> TextFineTuning:
+        return TextFineTuning(epochs=1, least_steps=3, rates=(0.01,), readout=readout)
+
+    monkeypatch.setattr(module, "TextFineTuning", quick)
+    out, file, labelled = tmp_path / "bert", tmp_path / "texts.tok", tmp_path / "labelled"
+    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    run("pretrain", "bert", "--data", file, "--network", "transformer", *SHAPE, "--out", out)
+    for name in ("war", "sea"):
+        (labelled / name).mkdir(parents=True)
+        for k in range(12):
+            (labelled / name / f"{k}.txt").write_text(f"{name} {k}")
+    WordVectors(["a", "e"], torch.randn(2, 16)).save(tmp_path / "words.txt")
+    given = ["--protocol", "finetune", "--data", f"text:{labelled}"]
+    more = ["--labels", "4,8", "--seeds", "2", "--init", f"word2vec:{tmp_path / 'words.txt'}"]
+    run("evaluate", out, *given, *more, "--out", tmp_path / "a.json")
+    table = json.loads((tmp_path / "a.json").read_text())
+    assert list(table) == [f"labelled, {n} labels per class, top-1{end}" for n in (4, 8) for end in ("", "_se")]
+    rows = {"pretrained", "from scratch", "from word vectors", "TF-IDF", "constant"}
+    assert all(set(row) == rows for row in table.values())
+    assert "labels: expected numbers" in run("evaluate", out, *given, "--labels", "few", code=2)
+    assert "labels: expected the protocol 'finetune'" in run("evaluate", out, "--labels", "4", code=2)
+    assert "protocol: expected 'frozen' or 'finetune'" in run("evaluate", out, "--protocol", "layers", code=2)
+
+
 @pytest.mark.parametrize("name", methods_of("tokens"))
 def test_from_a_folder_to_a_hugging_face_model(name: str, texts: Path, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")

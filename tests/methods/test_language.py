@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -17,22 +16,15 @@ from torch import Tensor
 
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
-from fastssl.methods import BERT, GPT, TextMethod, get, methods_of
+from fastssl.methods import BERT, GPT, TextMethod, get
 from fastssl.models import build_language, generate
 from fastssl.models.generation import filtered
 from fastssl.train import Pretraining, load_encoder, load_method, pretrain
 from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
-from tests.support.language import SHAPE, corpus, method_of, tokens
+from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.training import gradients, relative
 
-# Each method on each of its networks; without the extra, on our own.
-SUBJECTS = [
-    (name, network)
-    for name, kind in methods_of("tokens").items()
-    for network in kind.networks  # type: ignore[attr-defined]
-    if network == "transformer" or importlib.util.find_spec("transformers")
-]
-OTHERS = [(name, network) for name, network in SUBJECTS if network != "transformer"]
+OTHERS = [(name, network) for name, network in SUBJECT_NETWORKS if network != "transformer"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +37,7 @@ def batch_of(method: TextMethod, file: Any, rows: int = 12, seed: int = 0, epoch
     return method.examples(windows.items(range(rows)), seed, epoch)
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_they_learn(name: str, network: str, file: Any) -> None:
     method = method_of(name, network)
     batch = batch_of(method, file)
@@ -62,7 +54,7 @@ def test_they_learn(name: str, network: str, file: Any) -> None:
     assert 0 <= metrics["accuracy"] <= 100 and metrics["chance"] == pytest.approx(100 / 261)
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: Path) -> None:
     def run(out: str, **more: Any) -> TextMethod:
         method = method_of(name, network)
@@ -91,7 +83,7 @@ def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: P
         load_method(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_they_run_in_bf16_and_are_keyed_by_item(name: str, network: str, file: Any) -> None:
     method = method_of(name, network)
     batch = batch_of(method, file)
@@ -121,7 +113,7 @@ def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, 
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, parts: int, file: Any) -> None:
     """With parts that have unequally many terms, and BERT's two means of different numbers of them."""
     method = method_of(name, network).double().eval()
@@ -137,7 +129,7 @@ def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, p
         assert abs(float((means - method(batch)).detach())) > 1e-4
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_nothing_to_predict_is_zero(name: str, network: str, file: Any) -> None:
     method = method_of(name, network, **({"order": None} if name == "bert" else {}))
     batch = batch_of(method, file)
@@ -173,7 +165,7 @@ def test_losses_and_gradients_are_transformers(name: str, network: str, file: An
     assert relative(gradients(method.network.network), gradients(other)) < 1e-5
 
 
-@pytest.mark.parametrize("network", [network for name, network in SUBJECTS if name == "gpt"])
+@pytest.mark.parametrize("network", [network for name, network in SUBJECT_NETWORKS if name == "gpt"])
 def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     method = method_of("gpt", network).eval()
     row = torch.randint(5, 261, (32,))
@@ -195,7 +187,7 @@ def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "network"), [s for s in SUBJECTS if s[0] != "gpt"])
+@pytest.mark.parametrize(("name", "network"), [s for s in SUBJECT_NETWORKS if s[0] != "gpt"])
 def test_targets_are_not_visible(name: str, network: str, file: Any) -> None:
     """What is predicted does not depend on the token itself, but on others on both sides."""
     method = method_of(name, network).eval()
@@ -258,7 +250,7 @@ def test_t5_takes_every_objective(objective: str, file: Any) -> None:
     assert bool(torch.isfinite(loss))
 
 
-@pytest.mark.parametrize("network", [network for name, network in SUBJECTS if name == "gpt"])
+@pytest.mark.parametrize("network", [network for name, network in SUBJECT_NETWORKS if name == "gpt"])
 def test_generation(network: str) -> None:
     model = method_of("gpt", network).network.eval()
     prompt = np.arange(5, 15)
@@ -359,12 +351,14 @@ def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
     table, windows = method.network.embeddings().weight, method.prepare(file)
     before = table.detach().clone()
     used = np.unique(file.ids(0, file.total))
-    assert start_embeddings(method, windows, "word2vec") == len(used)  # every token that occurs
+    assert start_embeddings(method.network, method.tokenizer, "word2vec", windows) == len(
+        used
+    )  # every token that occurs
     moved = (table != before).any(1).nonzero().flatten().tolist()
     assert moved == used.tolist() and float(table[moved].detach().std()) == pytest.approx(float(before.std()), rel=0.01)
     WordVectors(["a", "b", "€"], torch.randn(3, 16)).save(tmp_path / "few.txt")
     fresh = method_of("gpt", "transformer")
-    assert start_embeddings(fresh, windows, f"word2vec:{tmp_path / 'few.txt'}") == 2
+    assert start_embeddings(fresh.network, fresh.tokenizer, f"word2vec:{tmp_path / 'few.txt'}") == 2
     at = int(file.tokenizer.encode(["a"])[0][1])
     given = WordVectors.load(tmp_path / "few.txt")["a"]
     assert float(TF.cosine_similarity(fresh.network.embeddings().weight[at], given, 0)) == pytest.approx(1, abs=1e-5)
@@ -376,7 +370,7 @@ def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
         ("glove", "init: expected 'word2vec'"),
     ):
         with pytest.raises(ValueError, match=match):
-            start_embeddings(fresh, windows, init)
+            start_embeddings(fresh.network, fresh.tokenizer, init, windows)
 
 
 def test_other_tokenizers_are_refused(file: Any) -> None:
