@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
 from readme import replace
 
 from fastssl.bench.harness import machine
@@ -24,7 +23,7 @@ from fastssl.data import TokenFile, open_splits, tokenize_corpus, train_tokenize
 from fastssl.data import open as open_source
 from fastssl.evaluate import few_text_labels
 from fastssl.methods import TextMethod, Word2Vec
-from fastssl.models import LanguageModel, build_language
+from fastssl.models import LanguageModel
 from fastssl.train import Pretraining, load_method, pretrain, recipe
 from fastssl.train.language import build_text_method, start_embeddings
 
@@ -33,6 +32,7 @@ RESULTS, PAGE, RUNS = ROOT / "results" / "finetune.json", ROOT.parent / "docs" /
 CORPUS = "sotu,verses-en,glosses-train"
 SHAPE = {"name": "bert", "width": 128, "depth": 2, "heads": 4, "length": 48}
 VECTORS_EPOCHS = 6
+ROWS = ("from scratch", "from word vectors", "BERT", "BERT from word vectors")
 
 
 def tokens() -> TokenFile:
@@ -64,33 +64,36 @@ def bert(init: str | None, epochs: int) -> dict[str, float]:
     return {name: time.process_time() - began}
 
 
-def tune(labels: list[int], seeds: int) -> dict[str, Any]:
+def tune(labels: list[int], seeds: int, rows: list[str]) -> dict[str, Any]:
+    """The table of some rows; runs that are not there are left out."""
     tokenizer, init = tokens().tokenizer, f"word2vec:{RUNS / 'words'}"
-    options: dict[str, Any] = {}
-    starts: dict[str, Any] = {}
-    for name in ("BERT", "BERT from word vectors"):
-        method = load_method(RUNS / name)
-        assert isinstance(method, TextMethod)
-        options = method.network.options
-        starts[name] = lambda seed, network=method.network: network
 
     def scratch(seed: int) -> LanguageModel:
-        torch.manual_seed(seed)
-        return build_language(options)
+        return build_text_method("bert", SHAPE, tokenizer, {"order": None}, seed)[0].network
 
     def from_vectors(seed: int) -> LanguageModel:
         network = scratch(seed)
         start_embeddings(network, tokenizer, init)
         return network
 
-    starts = {"from scratch": scratch, "from word vectors": from_vectors, **starts}
-    return dict(few_text_labels(starts, tokenizer, open_splits("glosses"), labels, seeds=seeds, note=print))
+    starts: dict[str, Any] = {"from scratch": scratch, "from word vectors": from_vectors}
+    for name in ROWS[2:]:
+        if (RUNS / name).exists():
+            method = load_method(RUNS / name)
+            assert isinstance(method, TextMethod)
+            starts[name] = lambda seed, network=method.network: network
+    chosen = {name: start for name, start in starts.items() if name in rows}
+    return dict(few_text_labels(chosen, tokenizer, open_splits("glosses"), labels, seeds=seeds, note=_note))
+
+
+def _note(text: str) -> None:
+    print(text, flush=True)
 
 
 def page(results: dict[str, Any]) -> str:
     table, seconds = results["table"], results["seconds"]
     measures = [name for name in table if not name.endswith("_se")]
-    rows = [*table[measures[0]]]
+    rows = [row for row in (*ROWS, "TF-IDF", "constant") if row in table[measures[0]]]
     lines = [
         f"{results['machine']}; {results['seeds']} draws of the labels, mean ± standard error. `python benchmarks/finetune.py "
         f"vectors pretrain tune --page --epochs {results['epochs']}` repeats it.",
@@ -117,6 +120,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=1, help="of BERT")
     parser.add_argument("--labels", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="+", default=[*ROWS], help="of the table; others keep their figures")
     parser.add_argument("--page", action="store_true", help="write the table of docs/language.md")
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"seconds": {}}
@@ -127,8 +131,9 @@ def main() -> None:
             results["seconds"] |= bert(init, arguments.epochs)
         results["epochs"] = arguments.epochs
     if "tune" in arguments.parts:
-        results |= {"table": tune(arguments.labels, arguments.seeds), "seeds": arguments.seeds}
-        results["machine"] = machine()["cpu"]
+        for measure, row in tune(arguments.labels, arguments.seeds, arguments.rows).items():
+            results.setdefault("table", {}).setdefault(measure, {}).update(row)
+        results |= {"seeds": arguments.seeds, "machine": machine()["cpu"]}
     if arguments.parts:
         write_atomically(RESULTS, json.dumps(results, indent=1))
     if arguments.page:
