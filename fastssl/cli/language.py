@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, Source, TokenFile, Windows
 from fastssl.methods import TextMethod, get
@@ -172,21 +170,3 @@ def evaluate_finetuned(
             starts, method.tokenizer, task, [int(n) for n in counts], seeds=seeds or 3, options=options, note=echo
         )
     return table
-
-
-def generate(run: Path, prompt: str, tokens: int, count: int, seed: int, **options: Any) -> list[str]:
-    """Continuations of a prompt; without one, of the start of a document."""
-    from fastssl.models import generate as sample
-
-    method, state = load(run)
-    if method.whole != "stream":
-        raise ValueError(f"checkpoint: expected an autoregressive method (gpt), got {state['method']}")
-    t = method.tokenizer
-    start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
-    never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
-    made = sample(method.network, start, tokens, rows=count, seed=seed, never=never, **options)
-    texts = []
-    for row in made:
-        ends = np.flatnonzero(row[len(start) :] == t.sep)  # the end of the document
-        texts.append(t.decode(row[1 : len(start) + ends[0] if len(ends) else None]))
-    return texts

@@ -418,21 +418,35 @@ def evaluate(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint of gpt, or the --out of pretrain.")],
-    prompt: Annotated[str, typer.Argument(help="The text to continue; default: the start of a document.")] = "",
-    tokens: Annotated[int, typer.Option(help="Tokens to add.")] = 100,
-    count: Annotated[int, typer.Option(help="Number of continuations.")] = 1,
-    temperature: Annotated[float, typer.Option(help="0: the most probable token.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Sample among this many tokens.")] = None,
-    top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed; each continuation has draws of its own.")] = 0,
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    prompt: Annotated[str | None, typer.Argument(help="Of texts: what to continue; default: nothing.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of samples; default: 1 text, 64 images.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed; each sample has draws of its own.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="File of images (.png) or audio (.wav); default: samples in CHECKPOINT.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the most probable value; default: 1.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of texts: tokens to add; default: 100.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Of texts: sample among this many tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Of texts: sample among the tokens that make up this probability.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A further option of the method's generate (repeatable).")
+    ] = None,
 ) -> None:
-    """Continue PROMPT with an autoregressive language model."""
-    from fastssl.cli.language import generate as continuations
+    """Draw samples of a generative method: continuations of PROMPT (gpt), a contact sheet of images, or audio."""
+    from fastssl.cli.generation import generate as draw
+    from fastssl.cli.generation import parse_settings
 
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    for text in continuations(checkpoint, prompt, tokens, count, seed, **options):
-        echo(text)
+    options = {"prompt": prompt, "count": count, "temperature": temperature, "tokens": tokens, "top_k": top_k}
+    samples = draw(checkpoint, seed, {**options, "top_p": top_p, **parse_settings(set_ or [])})
+    if samples.kind == "texts":
+        for text in samples.values:
+            echo(text)
+        return
+    files = samples.save(out or checkpoint / "samples")
+    echo(f"{len(samples.values)} {samples.kind}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
 
 
 @app.command()

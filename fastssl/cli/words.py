@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastssl.cli.generation import parse_settings
 from fastssl.cli.show import PLAIN_SECONDS, console, echo, item_progress
 
 # Options of ``fastssl pretrain`` that word2vec takes.
@@ -27,14 +28,10 @@ def settings_of(given: list[str], **own: Any) -> dict[str, Any]:
 
     known = [name for name in inspect.signature(Word2Vec).parameters if name not in own]
     found = {name: value for name, value in own.items() if value is not None}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or name not in known:
-            raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {one!r}")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
+    for name, value in parse_settings(given).items():
+        if name not in known:
+            raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {name!r}")
+        found[name] = value
     return found
 
 

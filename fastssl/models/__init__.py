@@ -11,6 +11,7 @@ from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.permutations import hamming, permutations
 from fastssl.models.resnet import ResNet, SmallResNet
+from fastssl.models.samples import Samples
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
@@ -29,6 +30,7 @@ __all__ = [
     "PatchCNN",
     "Prototypes",
     "ResNet",
+    "Samples",
     "SignalEncoder",
     "SmallEfficientNet",
     "SmallResNet",
