@@ -7,7 +7,7 @@ from typing import Any
 
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, Source, TokenFile, Windows
-from fastssl.methods import TextMethod, get
+from fastssl.methods import SentenceMethod, TextMethod, get
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
 
 
@@ -49,6 +49,8 @@ def prepare(
     echo(f"{tokens.path}: {tokens.total:,} tokens, {len(tokens):,} documents; {tokens.tokenizer!r}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
     windows = method.prepare(tokens, tokens.divide(share)[0])
+    if windows.cut:
+        echo(f"{windows.cut:,} sentences are longer than {windows.length} tokens: their ends are left out")
     if init is not None and not (resume and (out / "checkpoint").exists()):
         started = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
         echo(f"{started:,} embeddings of tokens start from {init}")
@@ -101,7 +103,7 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
     """
     from fastssl.data import open as open_source
     from fastssl.data import tokenize_corpus
-    from fastssl.evaluate import evaluate_language
+    from fastssl.evaluate import evaluate_language, next_sentence
     from fastssl.evaluate.features import progress_bars
 
     method, state = load(run)
@@ -120,6 +122,8 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
             other = tokenize_corpus(other, method.tokenizer, run / "evaluation.tok")
         held_out = method.prepare(other)
     with progress_bars(item_progress):
+        if isinstance(method, SentenceMethod):
+            return dict(next_sentence(method, held_out))
         return dict(evaluate_language(method, held_out, training))
 
 

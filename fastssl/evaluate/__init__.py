@@ -21,6 +21,7 @@ from fastssl.evaluate.measures import (
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
+from fastssl.evaluate.sentences import next_sentence
 from fastssl.evaluate.text_labels import few_text_labels
 from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
@@ -60,6 +61,7 @@ __all__ = [
     "matthews",
     "mean_per_class",
     "mean_vectors",
+    "next_sentence",
     "pearson",
     "pixels",
     "rank_me",

@@ -86,6 +86,7 @@ def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Toke
     assert issubclass(kind, TextMethod)
     name = options.get("name") or kind.networks[0]
     filled: dict[str, Any] = {
+        **({"dropout": kind.dropout} if kind.dropout else {}),
         **options,
         "name": name,
         "vocabulary": tokenizer.size + kind.extra,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
-from fastssl.methods import BERT, GPT, TextMethod, get
+from fastssl.methods import BERT, GPT, SentenceMethod, TextMethod, get
 from fastssl.models import build_language, generate
 from fastssl.models.generation import filtered
 from fastssl.train import Pretraining, load_encoder, load_method, pretrain
@@ -24,7 +24,8 @@ from fastssl.train.gradients import Gradients, check_batch_splitting, split_batc
 from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.training import gradients, relative
 
-OTHERS = [(name, network) for name, network in SUBJECT_NETWORKS if network != "transformer"]
+PREDICTING = [s for s in SUBJECT_NETWORKS if not issubclass(get(s[0]), SentenceMethod)]  # tokens
+OTHERS = [(name, network) for name, network in PREDICTING if network != "transformer"]
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def batch_of(method: TextMethod, file: Any, rows: int = 12, seed: int = 0, epoch
     return method.examples(windows.items(range(rows)), seed, epoch)
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
 def test_they_learn(name: str, network: str, file: Any) -> None:
     method = method_of(name, network)
     batch = batch_of(method, file)
@@ -58,7 +59,8 @@ def test_they_learn(name: str, network: str, file: Any) -> None:
 def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: Path) -> None:
     def run(out: str, **more: Any) -> TextMethod:
         method = method_of(name, network)
-        options = Pretraining(epochs=2, batch_size=20, accumulate=2, clip=1.0, schedule="linear", betas=(0.9, 0.98))
+        more_rows = {"accumulate": 2} if method.separable else {}
+        options = Pretraining(epochs=2, batch_size=20, clip=1.0, schedule="linear", betas=(0.9, 0.98), **more_rows)
         pretrain(method, file, options, out=tmp_path / out, encoder_options=method.network.options, **more)
         return method
 
@@ -97,7 +99,8 @@ def test_they_run_in_bf16_and_are_keyed_by_item(name: str, network: str, file: A
     for a, b in zip(whole, part):
         assert (a is None and b is None) or torch.equal(a[[7, 3]], b)
     other = method.examples(windows.items(ids), 1, 3, ids)
-    assert name == "gpt" or not torch.equal(whole.tokens, other.tokens)
+    drawn = name not in ("gpt", "quick-thoughts", "sim-cse")  # others make the same examples in every epoch
+    assert torch.equal(whole.tokens, other.tokens) != drawn
 
 
 def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, float]:
@@ -113,7 +116,7 @@ def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, 
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
 def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, parts: int, file: Any) -> None:
     """With parts that have unequally many terms, and BERT's two means of different numbers of them."""
     method = method_of(name, network).double().eval()
@@ -129,7 +132,7 @@ def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, p
         assert abs(float((means - method(batch)).detach())) > 1e-4
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
 def test_nothing_to_predict_is_zero(name: str, network: str, file: Any) -> None:
     method = method_of(name, network, **({"order": None} if name == "bert" else {}))
     batch = batch_of(method, file)
@@ -187,7 +190,7 @@ def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "network"), [s for s in SUBJECT_NETWORKS if s[0] != "gpt"])
+@pytest.mark.parametrize(("name", "network"), [s for s in PREDICTING if s[0] != "gpt"])
 def test_targets_are_not_visible(name: str, network: str, file: Any) -> None:
     """What is predicted does not depend on the token itself, but on others on both sides."""
     method = method_of(name, network).eval()
