@@ -624,13 +624,22 @@ def doctor(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for report, checkpoints and logs.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report, checkpoints and logs; default: runs/demo or runs/demo-text.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Texts: Word2Vec, BERT and GPT, in five minutes.")] = False,
+    text_minutes: Annotated[float, typer.Option(help="Of --text: minutes of pretraining.")] = 4.5,
     emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 4.0,
     digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 1.0,
     bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
-    """Benchmark, pretrain on emoji and digits, evaluate, and write a report."""
+    """Benchmark, pretrain on emoji and digits, evaluate, and write a report; --text: on embedded texts."""
+    if text:
+        from fastssl.cli.demo_text import run_text_demo
+
+        run_text_demo(out or Path("runs/demo-text"), text_minutes, seed)
+        return
     from fastssl.cli.demo import run_demo
 
-    run_demo(out, emoji_minutes, digits_minutes, bench_minutes, seed)
+    run_demo(out or Path("runs/demo"), emoji_minutes, digits_minutes, bench_minutes, seed)

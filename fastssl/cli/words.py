@@ -44,7 +44,7 @@ def pretrain_words(
     method = Word2Vec(**settings)
     echo(repr(method))
     try:
-        with item_progress(f"{data}: documents counted") as count, _progress(data) as show:
+        with item_progress(f"{data}: documents counted") as count, word_progress(data) as show:
             vectors = method.fit(
                 data, minutes=minutes, out=out, resume=resume, overwrite=overwrite, on_step=show, on_count=count
             )
@@ -57,7 +57,7 @@ def pretrain_words(
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Any]:
+def word_progress(name: str) -> Iterator[Any]:
     """Yields what shows a :class:`WordProgress`: a progress bar on a terminal, else a line every 30 seconds."""
     last = time.monotonic()
 
