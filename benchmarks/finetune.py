@@ -30,7 +30,7 @@ from fastssl.train.language import build_text_method, start_embeddings
 ROOT = Path(__file__).parent
 RESULTS, PAGE, RUNS = ROOT / "results" / "finetune.json", ROOT.parent / "docs" / "language.md", Path("runs/finetune")
 CORPUS = "sotu,verses-en,glosses-train"
-SHAPE = {"name": "bert", "width": 128, "depth": 2, "heads": 4, "length": 48}
+SHAPE = {"width": 128, "depth": 2, "heads": 4, "length": 48}
 VECTORS_EPOCHS = 6
 ROWS = ("from scratch", "from word vectors", "BERT", "BERT from word vectors")
 
@@ -50,26 +50,32 @@ def vectors() -> dict[str, float]:
     return {"word vectors": time.process_time() - began}
 
 
-def bert(init: str | None, epochs: int) -> dict[str, float]:
+def bert(network_name: str, init: str | None, epochs: int) -> dict[str, float]:
     file, settings = tokens(), recipe("bert", 0, "small")
-    method, network = build_text_method("bert", SHAPE, file.tokenizer, {"order": None}, 0)
+    method, network = build_text_method("bert", {**SHAPE, "name": network_name}, file.tokenizer, {"order": None}, 0)
     if init is not None:
         start_embeddings(method.network, file.tokenizer, init)
     name = "BERT" if init is None else "BERT from word vectors"
     began = time.process_time()
     options = Pretraining(**{**settings.options, "epochs": epochs})
     pretrain(
-        method, file, options, out=RUNS / name, encoder_options=network, method_options={"order": None}, overwrite=True
+        method,
+        file,
+        options,
+        out=RUNS / network_name / name,
+        encoder_options=network,
+        method_options={"order": None},
+        overwrite=True,
     )
     return {name: time.process_time() - began}
 
 
-def tune(labels: list[int], seeds: int, rows: list[str]) -> dict[str, Any]:
+def tune(network_name: str, labels: list[int], seeds: int, rows: list[str]) -> dict[str, Any]:
     """The table of some rows; runs that are not there are left out."""
     tokenizer, init = tokens().tokenizer, f"word2vec:{RUNS / 'words'}"
 
     def scratch(seed: int) -> LanguageModel:
-        return build_text_method("bert", SHAPE, tokenizer, {"order": None}, seed)[0].network
+        return build_text_method("bert", {**SHAPE, "name": network_name}, tokenizer, {"order": None}, seed)[0].network
 
     def from_vectors(seed: int) -> LanguageModel:
         network = scratch(seed)
@@ -78,8 +84,8 @@ def tune(labels: list[int], seeds: int, rows: list[str]) -> dict[str, Any]:
 
     starts: dict[str, Any] = {"from scratch": scratch, "from word vectors": from_vectors}
     for name in ROWS[2:]:
-        if (RUNS / name).exists():
-            method = load_method(RUNS / name)
+        if (RUNS / network_name / name).exists():
+            method = load_method(RUNS / network_name / name)
             assert isinstance(method, TextMethod)
             starts[name] = lambda seed, network=method.network: network
     chosen = {name: start for name, start in starts.items() if name in rows}
@@ -91,53 +97,77 @@ def _note(text: str) -> None:
 
 
 def page(results: dict[str, Any]) -> str:
-    table, seconds = results["table"], results["seconds"]
-    measures = [name for name in table if not name.endswith("_se")]
-    rows = [row for row in (*ROWS, "TF-IDF", "constant") if row in table[measures[0]]]
+    first = next(iter(results["networks"].values()))["table"]
+    measures = [name for name in first if not name.endswith("_se")]
     lines = [
         f"{results['machine']}; {results['seeds']} draws of the labels, mean ± standard error. `python benchmarks/finetune.py "
-        f"vectors pretrain tune --page --epochs {results['epochs']}` repeats it.",
+        "vectors pretrain tune --page` repeats it, for each `--network`.",
         "",
-        "| | pretraining, seconds of CPU | " + " | ".join(name.removeprefix("glosses, ") for name in measures) + " |",
-        "|---|---|" + "---|" * len(measures),
+        "| network | start | pretraining, seconds of CPU | "
+        + " | ".join(name.removeprefix("glosses, ") for name in measures)
+        + " |",
+        "|---|---|---|" + "---|" * len(measures),
     ]
-    words = seconds["word vectors"]
-    spent = {**seconds, "from word vectors": words}
-    spent["BERT from word vectors"] = words + seconds["BERT from word vectors"]
-    for row in rows:
-        cells = []
-        for name in measures:
-            best = max(table[name].values()) == table[name][row]
-            value = f"**{table[name][row]:.1f}**" if best else f"{table[name][row]:.1f}"
-            cells.append(value + (f" ± {table[name + '_se'][row]:.1f}" if name + "_se" in table else ""))
-        lines.append(f"| {row} | {round(spent[row]) if row in spent else '-'} | " + " | ".join(cells) + " |")
+    words = results["seconds"]["word vectors"]
+    for network, part in results["networks"].items():
+        table, seconds = part["table"], part.get("seconds", {})
+        spent = {**seconds, "from word vectors": words}
+        if "BERT from word vectors" in seconds:
+            spent["BERT from word vectors"] = words + seconds["BERT from word vectors"]
+        for row in (row for row in ROWS if row in table[measures[0]]):
+            cells = [_cell(table, name, row) for name in measures]
+            lines.append(
+                f"| `{network}` | {row} | {round(spent[row]) if row in spent else '-'} | " + " | ".join(cells) + " |"
+            )
+    for row in ("TF-IDF", "constant"):
+        lines.append(f"| - | {row} | - | " + " | ".join(_cell(first, name, row) for name in measures) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _cell(table: dict[str, Any], name: str, row: str) -> str:
+    return f"{table[name][row]:.1f} ± {table[name + '_se'][row]:.1f}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", choices=["vectors", "pretrain", "tune", []])
+    parser.add_argument("--network", default="transformer", choices=["transformer", "bert"])
     parser.add_argument("--epochs", type=int, default=1, help="of BERT")
     parser.add_argument("--labels", type=int, nargs="+", default=[10, 50])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rows", nargs="+", default=[*ROWS], help="of the table; others keep their figures")
     parser.add_argument("--page", action="store_true", help="write the table of docs/language.md")
     arguments = parser.parse_args()
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"seconds": {}}
+    network = arguments.network
     if "vectors" in arguments.parts:
-        results["seconds"] |= vectors()
+        _keep(lambda results: results["seconds"].update(vectors()))
     if "pretrain" in arguments.parts:
         for init in (None, f"word2vec:{RUNS / 'words'}"):
-            results["seconds"] |= bert(init, arguments.epochs)
-        results["epochs"] = arguments.epochs
+            seconds = bert(network, init, arguments.epochs)
+            _keep(lambda results, made=seconds: _of(results, network).setdefault("seconds", {}).update(made))
     if "tune" in arguments.parts:
-        for measure, row in tune(arguments.labels, arguments.seeds, arguments.rows).items():
-            results.setdefault("table", {}).setdefault(measure, {}).update(row)
-        results |= {"seeds": arguments.seeds, "machine": machine()["cpu"]}
-    if arguments.parts:
-        write_atomically(RESULTS, json.dumps(results, indent=1))
+        table = tune(network, arguments.labels, arguments.seeds, arguments.rows)
+
+        def put(results: dict[str, Any]) -> None:
+            for measure, row in table.items():
+                _of(results, network).setdefault("table", {}).setdefault(measure, {}).update(row)
+            results.update({"seeds": arguments.seeds, "machine": machine()["cpu"]})
+
+        _keep(put)
     if arguments.page:
-        replace("finetune", page(results), PAGE)
+        replace("finetune", page(json.loads(RESULTS.read_text())), PAGE)
+
+
+def _of(results: dict[str, Any], network: str) -> dict[str, Any]:
+    found: dict[str, Any] = results["networks"].setdefault(network, {})
+    return found
+
+
+def _keep(change: Any) -> None:
+    """Changes the stored results, which runs on other networks may have changed meanwhile."""
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"seconds": {}, "networks": {}}
+    change(results)
+    write_atomically(RESULTS, json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

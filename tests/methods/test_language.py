@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from lightning_fabric import Fabric
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
@@ -19,7 +20,8 @@ from fastssl.data.corruption import IGNORED, OBJECTIVES
 from fastssl.methods import BERT, GPT, SentenceMethod, TextMethod, get
 from fastssl.models import build_language, generate
 from fastssl.models.generation import filtered
-from fastssl.train import Pretraining, load_encoder, load_method, pretrain
+from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
+from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
 from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.training import gradients, relative
@@ -83,6 +85,24 @@ def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: P
     (tmp_path / "whole" / "checkpoint" / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match="tokenizer.json is not the one that the run was trained with"):
         load_method(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("name", "network"), OTHERS)
+def test_tied_weights_are_stored_once(name: str, network: str, tmp_path: Path) -> None:
+    method = method_of(name, network)
+    save_checkpoint(tmp_path / "c", method, torch.optim.SGD(method.parameters(), 0.1), {})
+    stored = load_file(tmp_path / "c" / "tensors.safetensors")
+    buffers = {id(b) for b in method.buffers()}
+    kept = [v for v in method.state_dict(keep_vars=True).values() if id(v) in buffers]
+    assert sum(v.numel() for v in stored.values()) == sum(v.numel() for v in (*method.parameters(), *kept))
+    tensors, state = load_checkpoint(tmp_path / "c")
+    assert state["tied"]
+    other = method_of(name, network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    restore(other, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), other.state_dict().values()))
 
 
 @pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
