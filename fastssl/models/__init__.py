@@ -2,7 +2,7 @@
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
-from fastssl.models.generation import generate
+from fastssl.models.generation import generate, generate_target
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
@@ -44,6 +44,7 @@ __all__ = [
     "build_encoder",
     "build_language",
     "generate",
+    "generate_target",
     "hamming",
     "kmeans",
     "pca_whiten",

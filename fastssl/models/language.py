@@ -3,6 +3,7 @@ transformer of our own."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,23 @@ class LanguageModel(nn.Module):
         result = n.decoder(before, encoder_hidden_states=memory, encoder_attention_mask=keep, use_cache=False)[0]
         return result * n.model_dim**-0.5 if n.config.tie_word_embeddings else result
 
+    def encoded(self, tokens: Tensor) -> Tensor:
+        """Hidden states [B, T, D] of the encoder of "t5" or "bart"."""
+        n: Any = self.network
+        result: Tensor = (n.encoder if self.kind == "t5" else n.model.encoder)(tokens)[0]
+        return result
+
+    def decode_next(self, tokens: Tensor, memory: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """The decoder's last hidden state [B, D] after further tokens [B, U], and its cache (None at first)."""
+        n: Any = self.network
+        decoder = n.decoder if self.kind == "t5" else n.model.decoder
+        name = cache_name(decoder)
+        made = decoder(tokens, encoder_hidden_states=memory, use_cache=True, **{name: cache})
+        last: Tensor = made[0][:, -1]
+        if self.kind == "t5" and n.config.tie_word_embeddings:
+            last = last * n.model_dim**-0.5
+        return last, made[name]
+
     def transform(self, rows: Tensor) -> Tensor:
         """Rows of hidden states [N, D] as the head takes them."""
         if self.kind == "bert":
@@ -167,6 +185,11 @@ class LanguageModel(nn.Module):
         n: Any = self.network
         found: nn.Embedding = n.tokens if self.kind == "transformer" else n.get_input_embeddings()
         return found
+
+
+def cache_name(network: nn.Module) -> str:
+    """What a network of transformers calls its cache: the name changed in transformers 5."""
+    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
 
 def _transformer(o: dict[str, Any]) -> nn.Module:

@@ -105,6 +105,9 @@ def test_from_a_folder_to_a_hugging_face_model(name: str, texts: Path, tmp_path:
     assert "checkpoint:" in resumed
     sentences = issubclass(get(name), SentenceMethod)  # whose held-out part is too small here
     run("evaluate", out, *(["--data", f"text:{texts}"] if sentences else []))
+    if get(name).generates:
+        made = run("generate", out, "The state", "--tokens", "5", "--count", "2")
+        assert made == run("generate", out, "The state", "--tokens", "5", "--count", "2")
     run("export", out, "--to", "huggingface")
     model = transformers.AutoModel.from_pretrained(out / "huggingface").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(out / "huggingface")

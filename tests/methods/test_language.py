@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
-from fastssl.methods import BERT, GPT, SentenceMethod, TextMethod, get
-from fastssl.models import build_language, generate
+from fastssl.methods import BERT, GPT, T5, SentenceMethod, TextMethod, get
+from fastssl.models import build_language, generate, generate_target
 from fastssl.models.generation import filtered
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint
@@ -297,6 +297,56 @@ def test_generation(network: str) -> None:
     causal = build_language({"name": "transformer", "vocabulary": 10, "width": 8, "causal": False})
     with pytest.raises(ValueError, match="network: expected a causal one"):
         generate(causal, prompt[:1], 5)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_decoders_write_with_a_cache_as_without(name: str) -> None:
+    pytest.importorskip("transformers")
+    method = method_of(name).eval()
+    model, t = method.network, method.tokenizer
+    if name == "bart":  # with random weights it repeats the start, which is the end
+        bias_of: Any = model.network.final_logits_bias
+        bias_of[0, t.sep] = -100
+    source = np.append(np.arange(40, 52), t.sep)
+    greedy = generate_target(model, source, 20, end=t.sep, temperature=0)[0]
+    tokens = torch.from_numpy(source)[None]
+    weight, bias = model.head()
+    before = torch.tensor([[t.pad if name == "t5" else t.sep]])
+    for _ in range(20):
+        scores = model.decoded(tokens, tokens != t.pad, before)[:, -1] @ weight.T
+        before = torch.cat([before, (scores if bias is None else scores + bias).argmax(1, keepdim=True)], 1)
+        if int(before[0, -1]) == t.sep:
+            break
+    expected = before[0, 1:].tolist()
+    assert greedy.tolist() == [k for k in expected if k != t.sep] and len(greedy)
+    options = {"do_sample": False, "num_beams": 1, "max_new_tokens": len(expected)}
+    forced = {"forced_eos_token_id": None} if name == "bart" else {}
+    theirs = model.network.generate(tokens, **options, **forced)[0, 1:].tolist()  # type: ignore[operator,union-attr]
+    assert theirs[: len(greedy)] == greedy.tolist()
+    rows = generate_target(model, source, 12, end=t.sep, rows=3, seed=5)
+    assert np.array_equal(generate_target(model, source, 12, end=t.sep, rows=1, seed=5)[0], rows[0])
+    assert not np.array_equal(rows[0], rows[1])
+    for wrong, match in ((source[:0], "source: expected 1 to 32 tokens, got 0"), (np.arange(40), "got 40")):
+        with pytest.raises(ValueError, match=match):
+            generate_target(model, wrong, 5, end=t.sep)
+    with pytest.raises(ValueError, match="network: expected one with a decoder"):
+        generate_target(method_of("gpt", "transformer").network, source, 5, end=t.sep)
+
+
+def test_prompts_of_t5_have_sentinels() -> None:
+    pytest.importorskip("transformers")
+    method = method_of("t5", "t5")
+    seen: dict[str, Tensor] = {}
+    encoded = method.network.encoded
+    method.network.encoded = lambda tokens: seen.update(tokens=tokens) or encoded(tokens)  # type: ignore
+    texts = method.generate(2, 1, prompt="The <extra_id_0> of [MASK].", tokens=6).values  # type: ignore[call-arg]
+    t = method.tokenizer
+    row = seen["tokens"][0].tolist()
+    assert row.count(t.size + 99) == 1 and row.count(t.mask) == 1 and row[-1] == t.sep and len(texts) == 2
+    assert t.decode([k for k in row if k < t.size]).replace(" ", "") == "Theof."
+    assert isinstance(method, T5)
+    ids = np.concatenate([[t.size + 99], t.encode(["a b"])[0], [t.size + 98]])
+    assert method._text(ids) == "<extra_id_0> a b <extra_id_1>"
 
 
 def test_sampled_tokens_follow_the_scores() -> None:
