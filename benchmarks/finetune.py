@@ -100,8 +100,9 @@ def page(results: dict[str, Any]) -> str:
     first = next(iter(results["networks"].values()))["table"]
     measures = [name for name in first if not name.endswith("_se")]
     lines = [
-        f"{results['machine']}; {results['seeds']} draws of the labels, mean ± standard error. `python benchmarks/finetune.py "
-        "vectors pretrain tune --page` repeats it, for each `--network`.",
+        f"{results['machine']}; {results['seeds']} draws of the labels, mean ± standard error; `python benchmarks/finetune.py "
+        'vectors tune --network bert --labels 10 --rows "from scratch" "from word vectors" --page` repeats it (more networks, '
+        "labels and rows: its help).",
         "",
         "| network | start | pretraining, seconds of CPU | "
         + " | ".join(name.removeprefix("glosses, ") for name in measures)
@@ -119,7 +120,7 @@ def page(results: dict[str, Any]) -> str:
             lines.append(
                 f"| `{network}` | {row} | {round(spent[row]) if row in spent else '-'} | " + " | ".join(cells) + " |"
             )
-    for row in ("TF-IDF", "constant"):
+    for row in (row for row in ("TF-IDF", "constant") if row in first[measures[0]]):
         lines.append(f"| - | {row} | - | " + " | ".join(_cell(first, name, row) for name in measures) + " |")
     return "\n".join(lines) + "\n"
 
