@@ -93,7 +93,7 @@ setup(
         "fastssl.kernels": ["*.json"],
         "fastssl.bench": ["*.npz"],
         "fastssl.data": ["emoji/*", "text/*"],
-        "fastssl.report": ["*.html"],
+        "fastssl.report": ["*.html", "*.css"],
         "fastssl.train": ["recipes/*.toml"],
     },
     ext_modules=[Extension("fastssl._C", sources=[], optional=True)],

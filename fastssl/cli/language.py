@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, Source, TokenFile, Windows
-from fastssl.methods import TextMethod, get
+from fastssl.methods import SentenceMethod, TextMethod, get
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
 
 
@@ -51,8 +49,11 @@ def prepare(
     echo(f"{tokens.path}: {tokens.total:,} tokens, {len(tokens):,} documents; {tokens.tokenizer!r}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
     windows = method.prepare(tokens, tokens.divide(share)[0])
+    if windows.cut:
+        echo(f"{windows.cut:,} sentences are longer than {windows.length} tokens: their ends are left out")
     if init is not None and not (resume and (out / "checkpoint").exists()):
-        echo(f"{start_embeddings(method, windows, init, seed):,} embeddings of tokens start from {init}")
+        started = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
+        echo(f"{started:,} embeddings of tokens start from {init}")
     return method, windows, options
 
 
@@ -102,7 +103,7 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
     """
     from fastssl.data import open as open_source
     from fastssl.data import tokenize_corpus
-    from fastssl.evaluate import evaluate_language
+    from fastssl.evaluate import evaluate_language, next_sentence
     from fastssl.evaluate.features import progress_bars
 
     method, state = load(run)
@@ -121,22 +122,55 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
             other = tokenize_corpus(other, method.tokenizer, run / "evaluation.tok")
         held_out = method.prepare(other)
     with progress_bars(item_progress):
+        if isinstance(method, SentenceMethod):
+            return dict(next_sentence(method, held_out))
         return dict(evaluate_language(method, held_out, training))
 
 
-def generate(run: Path, prompt: str, tokens: int, count: int, seed: int, **options: Any) -> list[str]:
-    """Continuations of a prompt; without one, of the start of a document."""
-    from fastssl.models import generate as sample
+def evaluate_finetuned(
+    run: Path, data: str, *, labels: str | None, seeds: int | None, init: str | None, readout: str | None
+) -> dict[str, Any]:
+    """The scores of a run's network, fine-tuned on labelled texts, and of the same network from scratch.
+
+    Args:
+        run: the run.
+        data: names of tasks, separated by commas (:func:`fastssl.data.open_splits`).
+        labels: numbers of labels per class, separated by commas; None: all labels.
+        seeds: draws of the labels; None: 3.
+        init: "word2vec:RUN": also the network whose embeddings alone start from word vectors.
+        readout: see :class:`fastssl.evaluate.TextFineTuning`; None: "mean".
+
+    Raises:
+        ValueError: labels that are no numbers, or data that is no task of texts.
+    """
+    import torch
+
+    from fastssl.data import open_splits
+    from fastssl.evaluate import TextFineTuning, few_text_labels
+    from fastssl.models import LanguageModel, build_language
 
     method, state = load(run)
-    if method.whole != "stream":
-        raise ValueError(f"checkpoint: expected an autoregressive method (gpt), got {state['method']}")
-    t = method.tokenizer
-    start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
-    never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
-    made = sample(method.network, start, tokens, rows=count, seed=seed, never=never, **options)
-    texts = []
-    for row in made:
-        ends = np.flatnonzero(row[len(start) :] == t.sep)  # the end of the document
-        texts.append(t.decode(row[1 : len(start) + ends[0] if len(ends) else None]))
-    return texts
+    counts = [] if labels is None else labels.split(",")
+    if not all(count.isdecimal() and int(count) for count in counts):
+        raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
+
+    def scratch(seed: int) -> LanguageModel:
+        torch.manual_seed(seed)
+        return build_language(state["encoder"])
+
+    def vectors(seed: int) -> LanguageModel:
+        network = scratch(seed)
+        start_embeddings(network, method.tokenizer, str(init))
+        return network
+
+    starts = {"pretrained": lambda seed: method.network, "from scratch": scratch}
+    if init is not None:
+        starts["from word vectors"] = vectors
+    options = TextFineTuning(readout=readout or "mean")
+    table: dict[str, Any] = {}
+    for name in data.split(","):
+        task = open_splits(name)
+        table |= few_text_labels(
+            starts, method.tokenizer, task, [int(n) for n in counts], seeds=seeds or 3, options=options, note=echo
+        )
+    return table

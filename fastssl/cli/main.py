@@ -361,8 +361,17 @@ def evaluate(
         ),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot.")
+        str,
+        typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot; of texts: finetune."),
     ] = "frozen",
+    labels: Annotated[
+        str | None, typer.Option(help="Of finetune: labels per class, such as 10,50; default: all labels.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Of finetune: draws of labels and weights; default: 3.")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Of finetune: word2vec:RUN, for the network that starts from word vectors alone."),
+    ] = None,
     readout: Annotated[
         str | None,
         typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
@@ -372,7 +381,8 @@ def evaluate(
 ) -> None:
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
 
-    A language method is evaluated on held-out text, against a unigram model and xz.
+    A language method is evaluated on held-out text, against a unigram model and xz; finetune: on labelled texts
+    (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF.
     """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import run_evaluation
@@ -380,14 +390,24 @@ def evaluate(
     from fastssl.methods import get
     from fastssl.train import load_checkpoint
 
+    tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
+    for name, value in tuning.items():
+        if value is not None and protocol != "finetune":
+            raise ValueError(f"{name}: expected the protocol 'finetune', got {protocol!r}")
     if is_word_run(checkpoint):
         if protocol != "frozen" or readout is not None or only:
             raise ValueError("protocol, readout, only: word vectors are evaluated on --data alone")
         table = evaluate_words(checkpoint, data)
     elif "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
         from fastssl.cli.language import evaluate as evaluate_text
+        from fastssl.cli.language import evaluate_finetuned
 
-        table = evaluate_text(checkpoint, data)
+        if protocol == "finetune":
+            table = evaluate_finetuned(checkpoint, data or "glosses", readout=readout, **tuning)
+        elif protocol == "frozen":
+            table = evaluate_text(checkpoint, data)
+        else:
+            raise ValueError(f"protocol: expected 'frozen' or 'finetune' for a language method, got {protocol!r}")
     else:
         table = run_evaluation(checkpoint, data, protocol, readout, only)
     print_measures(table)
@@ -398,21 +418,35 @@ def evaluate(
 
 @app.command()
 def generate(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint of gpt, or the --out of pretrain.")],
-    prompt: Annotated[str, typer.Argument(help="The text to continue; default: the start of a document.")] = "",
-    tokens: Annotated[int, typer.Option(help="Tokens to add.")] = 100,
-    count: Annotated[int, typer.Option(help="Number of continuations.")] = 1,
-    temperature: Annotated[float, typer.Option(help="0: the most probable token.")] = 1.0,
-    top_k: Annotated[int | None, typer.Option(help="Sample among this many tokens.")] = None,
-    top_p: Annotated[float, typer.Option(help="Sample among the tokens that make up this probability.")] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed; each continuation has draws of its own.")] = 0,
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    prompt: Annotated[str | None, typer.Argument(help="Of texts: what to continue; default: nothing.")] = None,
+    count: Annotated[int | None, typer.Option(help="Number of samples; default: 1 text, 64 images.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed; each sample has draws of its own.")] = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="File of images (.png) or audio (.wav); default: samples in CHECKPOINT.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="0: the most probable value; default: 1.")] = None,
+    tokens: Annotated[int | None, typer.Option(help="Of texts: tokens to add; default: 100.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Of texts: sample among this many tokens.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Of texts: sample among the tokens that make up this probability.")
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A further option of the method's generate (repeatable).")
+    ] = None,
 ) -> None:
-    """Continue PROMPT with an autoregressive language model."""
-    from fastssl.cli.language import generate as continuations
+    """Draw samples of a generative method: continuations of PROMPT (gpt), a contact sheet of images, or audio."""
+    from fastssl.cli.generation import generate as draw
+    from fastssl.cli.generation import parse_settings
 
-    options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    for text in continuations(checkpoint, prompt, tokens, count, seed, **options):
-        echo(text)
+    options = {"prompt": prompt, "count": count, "temperature": temperature, "tokens": tokens, "top_k": top_k}
+    samples = draw(checkpoint, seed, {**options, "top_p": top_p, **parse_settings(set_ or [])})
+    if samples.kind == "texts":
+        for text in samples.values:
+            echo(text)
+        return
+    files = samples.save(out or checkpoint / "samples")
+    echo(f"{len(samples.values)} {samples.kind}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
 
 
 @app.command()
@@ -590,13 +624,22 @@ def doctor(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for report, checkpoints and logs.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report, checkpoints and logs; default: runs/demo or runs/demo-text.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="Texts: Word2Vec, BERT and GPT, in five minutes.")] = False,
+    text_minutes: Annotated[float, typer.Option(help="Of --text: minutes of pretraining.")] = 4.5,
     emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 4.0,
     digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 1.0,
     bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
-    """Benchmark, pretrain on emoji and digits, evaluate, and write a report."""
+    """Benchmark, pretrain on emoji and digits, evaluate, and write a report; --text: on embedded texts."""
+    if text:
+        from fastssl.cli.demo_text import run_text_demo
+
+        run_text_demo(out or Path("runs/demo-text"), text_minutes, seed)
+        return
     from fastssl.cli.demo import run_demo
 
-    run_demo(out, emoji_minutes, digits_minutes, bench_minutes, seed)
+    run_demo(out or Path("runs/demo"), emoji_minutes, digits_minutes, bench_minutes, seed)

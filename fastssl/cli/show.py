@@ -161,11 +161,11 @@ def describe_source(source: Any) -> str:
 
 def print_measures(table: dict[str, Any]) -> None:
     """Prints a table with one row per measure and one column per encoder."""
-    rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith("_std")]
+    rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith(("_std", "_se"))]
     columns = list(dict.fromkeys(c for r in rows for c in table[r]))
     shown = Table("", *columns)
     for measure in rows:
-        spread = table.get(measure + "_std", {})
+        spread = table.get(measure + "_std") or table.get(measure + "_se") or {}
         cells = [
             f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.1f}" if c in spread else "") if c in table[measure] else "-"
             for c in columns

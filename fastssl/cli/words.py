@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from fastssl.cli.generation import parse_settings
 from fastssl.cli.show import PLAIN_SECONDS, console, echo, item_progress
 
 # Options of ``fastssl pretrain`` that word2vec takes.
@@ -27,14 +28,10 @@ def settings_of(given: list[str], **own: Any) -> dict[str, Any]:
 
     known = [name for name in inspect.signature(Word2Vec).parameters if name not in own]
     found = {name: value for name, value in own.items() if value is not None}
-    for one in given:
-        name, equals, value = one.partition("=")
-        if not equals or name not in known:
-            raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {one!r}")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
+    for name, value in parse_settings(given).items():
+        if name not in known:
+            raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {name!r}")
+        found[name] = value
     return found
 
 
@@ -47,7 +44,7 @@ def pretrain_words(
     method = Word2Vec(**settings)
     echo(repr(method))
     try:
-        with item_progress(f"{data}: documents counted") as count, _progress(data) as show:
+        with item_progress(f"{data}: documents counted") as count, word_progress(data) as show:
             vectors = method.fit(
                 data, minutes=minutes, out=out, resume=resume, overwrite=overwrite, on_step=show, on_count=count
             )
@@ -60,7 +57,7 @@ def pretrain_words(
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Any]:
+def word_progress(name: str) -> Iterator[Any]:
     """Yields what shows a :class:`WordProgress`: a progress bar on a terminal, else a line every 30 seconds."""
     last = time.monotonic()
 

@@ -9,6 +9,7 @@ from fastssl.data.disk_cache import CacheError
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
+from fastssl.data.glue import glue
 from fastssl.data.loader import Loader
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
@@ -57,6 +58,7 @@ __all__ = [
     "emoji",
     "folder",
     "glosses",
+    "glue",
     "load_tokenizer",
     "open",
     "open_splits",

@@ -22,7 +22,8 @@ class Corpus(Source):
         texts: one string per document: a list, or any picklable sequence that reads its texts when they are asked for.
         name: name of the corpus in logs and checkpoints.
         names: names of the documents; None: "document 0" and so on.
-        labels: one integer per document, -1 for unknown classes; or None.
+        labels: one integer per document, -1 for unknown classes; floats without classes: a score per
+            document, which is not in its items; or None.
         classes: names of the classes.
         language: ISO 639 code of the language, where it is known.
 
@@ -59,8 +60,11 @@ class Corpus(Source):
         self.names: Sequence[str] = Numbered("document ", len(texts)) if names is None else names
         self.classes = list(classes)
         if labels is not None:
-            self.labels = checked_labels(labels, len(texts))
-            if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
+            scores = not len(classes) and np.asarray(labels).dtype.kind == "f"
+            self.labels = np.asarray(labels, dtype=np.float64) if scores else checked_labels(labels, len(texts))
+            if len(self.labels) != len(texts):
+                raise ValueError(f"labels: expected {len(texts)}, got {len(self.labels)}")
+            if not scores and len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < len(self.classes):
                 raise ValueError(f"labels: expected -1 to {len(self.classes) - 1}, one of {len(self.classes)} classes")
 
     def __len__(self) -> int:
@@ -89,7 +93,8 @@ class Corpus(Source):
         return (self.document(index) for index in range(len(self)))
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        label = None if self.labels is None else int(self.labels[check_index(index, len(self))])
+        known = self.labels is not None and self.labels.dtype.kind == "i"
+        label = int(self.labels[check_index(index, len(self))]) if known else None  # type: ignore[index]
         return Item(text=self.text(index), label=label, name=self.name_of(index))
 
     def name_of(self, index: int) -> str:

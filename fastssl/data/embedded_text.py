@@ -102,11 +102,11 @@ def sotu(labels: str = "president") -> Corpus:
 
 
 class ParallelCorpus(Corpus):
-    """A corpus with a translation of each document.
+    """A corpus with a second text for each document: its translation, or the second sentence of a pair.
 
     Args:
         source: the documents.
-        target: their translations, in the same order.
+        target: their second texts, in the same order.
 
     Raises:
         ValueError: corpora of different lengths.
@@ -132,7 +132,7 @@ class ParallelCorpus(Corpus):
         self.source, self.target = source, target
 
     def pair(self, index: int) -> tuple[str, str]:
-        """Document ``index`` and its translation."""
+        """Document ``index`` and its second text."""
         return self.source.text(index), self.target.text(index)
 
     def subset(self, ids: Any, name: str | None = None) -> ParallelCorpus:

@@ -22,6 +22,7 @@ from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
+from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.shards import ShardSource
@@ -58,6 +59,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
 # Readers of corpora by the word before the colon: of a place and a part.
 TEXTS: dict[str, Callable[[str, str], Corpus]] = {
     "text": lambda place, part: text_files.text_corpus(place),
+    "glue": glue,
     "text8": lambda place, part: text_files.text8(place),
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
@@ -86,7 +88,8 @@ def open(
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a token file (``.tok``, written by ``fastssl tokenize``);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
-              :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER"; several, separated by commas: "sotu,glosses";
+              :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER", "glue:FOLDER" (of one of its tasks); several,
+              separated by commas: "sotu,glosses";
             - a folder of images with one sub-folder per class; with ``train`` and ``val`` (or ``test``) in it, the
               split ``part``; a folder of tar shards;
             - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:

@@ -11,6 +11,8 @@ import numpy as np
 from fastssl.data import benchmarks
 from fastssl.data.datasets import first_part, hub
 from fastssl.data.embedded import emoji
+from fastssl.data.embedded_text import glosses
+from fastssl.data.glue import glue, glue_task
 from fastssl.data.opening import TEST, TRAIN, open, parts_of
 from fastssl.data.source import Source
 
@@ -24,6 +26,7 @@ class Splits:
         train: training split.
         test: test split, with the same classes.
         metric: a name of ``fastssl.evaluate.METRICS``.
+        others: names of further metrics that it is reported with.
         divided: whether the splits are the official ones, not random ones.
 
     Example:
@@ -39,6 +42,7 @@ class Splits:
     test: Source
     metric: str = "top-1"
     divided: bool = True
+    others: tuple[str, ...] = ()
 
 
 def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
@@ -70,8 +74,9 @@ def open_splits(data: Any, **options: Any) -> Splits:
 
     Args:
         data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
-            data set ("cifar-10:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits; any other data is
-            split 80 to 20, for "emoji" all 1,871 items.
+            data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER") and a Hugging Face data set ("hf:PATH") have
+            official splits; "glosses" are the nouns, 4,000 of them to test on; any other data is split 80 to 20, for
+            "emoji" all 1,871 items.
         options: options of :func:`fastssl.data.open`.
 
     Raises:
@@ -88,8 +93,12 @@ def open_splits(data: Any, **options: Any) -> Splits:
         return data
     if isinstance(data, str) and data == "emoji":
         return divide(emoji())
+    if isinstance(data, str) and data == "glosses":
+        return _glosses()
     if isinstance(data, (str, Path)):
         kind, _, root = str(data).partition(":")
+        if root and kind == "glue":
+            return _glue(root)
         if root and kind in benchmarks.READERS:
             return Splits(kind, *benchmarks.read(kind, root), benchmarks.METRICS.get(kind, "top-1"))
         if root and kind == "hf":
@@ -106,3 +115,14 @@ def open_splits(data: Any, **options: Any) -> Splits:
                 raise ValueError(f"data: expected the same classes in both parts of {str(data)!r}")
             return Splits(train_part.name, train_part, test_part)
     return divide(open(data, **options))
+
+
+def _glosses() -> Splits:
+    nouns, test = glosses("nouns"), glosses("test")
+    train = nouns.subset(np.flatnonzero(~np.isin(nouns.names, test.names)), "glosses")
+    return Splits("glosses", train, test, "mean per class", others=("top-1",))
+
+
+def _glue(folder: str) -> Splits:
+    train, test, metrics = glue(folder), glue(folder, "test"), glue_task(folder).metrics
+    return Splits(train.name, train, test, metrics[0], others=metrics[1:])

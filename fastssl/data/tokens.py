@@ -65,7 +65,7 @@ def tokenize_corpus(
     dtype = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<u4")
     sentences, documents, sizes, labels, crcs = [0], [0], [], [], []
     pending, total = b"", 0
-    given = getattr(corpus, "labels", None)
+    given = getattr(corpus, "labels", None) if len(getattr(corpus, "classes", ())) else None
     try:
         with open(temporary, "wb") as file:
             file.write(MAGIC)

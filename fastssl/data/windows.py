@@ -1,4 +1,4 @@
-"""Sources of windows of a token file: of its stream, or of whole sentences of one document."""
+"""Sources of windows of a token file: of its stream, of whole sentences of one document, or of one or two of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import numpy as np
 
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.tokens import TokenFile
+
+SENTENCES = {"sentence": 1, "pair": 2}  # sentences per window
+KINDS = ("stream", "sentences", *SENTENCES)
 
 
 class Window(NamedTuple):
@@ -41,7 +44,11 @@ class Windows(Source):
         span: tokens [start, stop) of the file to use; None: all.
         whole: "stream": windows of ``length`` + 1 tokens (inputs and the next tokens) over documents and their ends,
             one after the other; "sentences": as many whole sentences of one document as fit, without its end; a longer
-            sentence is cut into pieces.
+            sentence is cut into pieces; "sentence": each sentence, "pair": each two consecutive sentences of one
+            document, of at most ``length`` tokens each.
+
+    Attributes:
+        cut: number of sentences that are longer than ``length`` and lose their end, of "sentence" and "pair".
 
     Raises:
         ValueError: an unknown kind, a ``length`` below 1, or a span with fewer than two tokens.
@@ -57,8 +64,8 @@ class Windows(Source):
     def __init__(
         self, file: TokenFile, length: int, span: tuple[int, int] | None = None, whole: str = "stream"
     ) -> None:
-        if whole not in ("stream", "sentences"):
-            raise ValueError(f"whole: expected 'stream' or 'sentences', got {whole!r}")
+        if whole not in KINDS:
+            raise ValueError(f"whole: expected one of {', '.join(KINDS)}, got {whole!r}")
         if length < 1:
             raise ValueError(f"length: expected at least one token, got {length}")
         self.file, self.length, self.whole = file, length, whole
@@ -66,7 +73,10 @@ class Windows(Source):
         if self.stop - self.start < 2:
             raise ValueError(f"data: expected at least two tokens, {file.name} has {self.stop - self.start} here")
         self.name, self.where, self.embedded = file.name, file.where, None
-        if whole == "stream":
+        self.cut = 0
+        if whole in SENTENCES:
+            self.starts, self.stops, self.cut = _runs(file, self.start, self.stop, SENTENCES[whole], length)
+        elif whole == "stream":
             self.starts = np.arange(self.start, self.stop - 1, length)
             self.stops = np.minimum(self.starts + length + 1, self.stop)
         else:
@@ -80,6 +90,11 @@ class Windows(Source):
         start, stop = int(self.starts[check_index(index, len(self))]), int(self.stops[index])
         a, b = np.searchsorted(self.file.sentences, [start + 1, stop])
         sentences = np.concatenate([[0], self.file.sentences[a:b] - start])
+        ids = self.file.ids(start, stop)
+        if self.whole in SENTENCES:
+            parts = [part[: self.length] for part in np.split(ids, sentences[1:])]
+            ids, sentences = np.concatenate(parts), np.cumsum([0, *(len(part) for part in parts[:-1])])
+            return Item(tokens=Window(ids, sentences, self, index), name=self.name_of(index))
         return Item(tokens=Window(self.file.ids(start, stop), sentences, self, index), name=self.name_of(index))
 
     def elsewhere(self, index: int, draw: float) -> int | None:
@@ -98,6 +113,20 @@ class Windows(Source):
     @property
     def fingerprint(self) -> str:
         return digest(self.file.fingerprint, self.whole, str((self.length, self.start, self.stop)))
+
+
+def _runs(file: TokenFile, start: int, stop: int, count: int, length: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """[start, stop) of every ``count`` consecutive sentences of one document, without its end; and how many sentences
+    are longer than ``length``."""
+    first, last = np.searchsorted(file.sentences, [start, stop])
+    borders = file.sentences[first : last + (last < len(file.sentences) and file.sentences[last] == stop)]
+    starts, stops = borders[: max(len(borders) - count, 0)], borders[count:]
+    document = np.searchsorted(file.documents, starts, side="right") - 1
+    end = file.documents[document + 1]
+    inside = stops <= end
+    ends = np.isin(borders[1:], file.documents)  # sentences with the end of a document
+    cut = int((np.diff(borders) - ends > length).sum())
+    return starts[inside], (stops - (stops == end))[inside], cut
 
 
 def _sentences(file: TokenFile, start: int, stop: int, length: int) -> tuple[np.ndarray, np.ndarray]:

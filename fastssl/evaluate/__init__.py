@@ -4,6 +4,7 @@ from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune
+from fastssl.evaluate.finetune_text import TextFineTuning, finetune_text
 from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, linear_probe, low_shot
@@ -17,9 +18,11 @@ from fastssl.evaluate.measures import (
     retrieval_scores,
     uniformity,
 )
-from fastssl.evaluate.metrics import METRICS, eleven_point_map, mean_per_class, top_1
+from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
+from fastssl.evaluate.sentences import next_sentence
+from fastssl.evaluate.text_labels import few_text_labels
 from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
 from fastssl.models.kmeans import kmeans
@@ -30,6 +33,7 @@ __all__ = [
     "PROTOCOLS",
     "FeatureFile",
     "FineTuning",
+    "TextFineTuning",
     "alignment",
     "class_embeddings",
     "clustering_scores",
@@ -42,22 +46,29 @@ __all__ = [
     "evaluate_language",
     "evaluate_splits",
     "evaluate_with",
+    "f1",
     "feature_spread",
     "few_labels",
+    "few_text_labels",
     "finetune",
+    "finetune_text",
     "gloss_classes",
     "kmeans",
     "knn_accuracy",
     "layer_features",
     "linear_probe",
     "low_shot",
+    "matthews",
     "mean_per_class",
     "mean_vectors",
+    "next_sentence",
+    "pearson",
     "pixels",
     "rank_me",
     "read_features",
     "recall_at",
     "retrieval_scores",
+    "spearman",
     "top_1",
     "uniformity",
     "word_analogies",

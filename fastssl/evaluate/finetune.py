@@ -1,11 +1,10 @@
-"""Fine-tuning: supervised training of the whole network, from pretrained or random weights."""
+"""Fine-tuning of image encoders: supervised training of the whole network, from pretrained or random weights."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop
 from fastssl.data import Loader, Source
 from fastssl.data import open as open_source
-from fastssl.evaluate.features import plain_images, progress_bar
-from fastssl.evaluate.linear import _loss
-from fastssl.evaluate.metrics import metric_of
+from fastssl.evaluate.features import plain_images
+from fastssl.evaluate.tuning import FineTuned, Tuning, tune
 from fastssl.models import Encoder
 
 
 @dataclass
-class FineTuning:
+class FineTuning(Tuning):
     """Options of fine-tuning (Chen et al. 2020, appendix B.8): SGD with Nesterov momentum, random crops and flips.
 
     Args:
@@ -33,11 +31,11 @@ class FineTuning:
         weight_decay: L2 penalty.
         patience: validation checks without improvement after which a learning rate is abandoned.
         checks: validation checks per run.
+        metric: "top-1", "mean per class" or "11-point mAP".
+        seed: seed of all random draws.
         crop: minimum and maximum area of random crops.
         flip: probability of a horizontal flip.
         spatial: classify the 4 x 4 feature map instead of its mean.
-        metric: "top-1", "mean per class" or "11-point mAP".
-        seed: seed of all random draws.
 
     Raises:
         ValueError: an option out of range, or an unknown metric.
@@ -47,37 +45,9 @@ class FineTuning:
         >>> options = FineTuning(epochs=1, rates=(0.01,))
     """
 
-    epochs: int = 30
-    least_steps: int = 200
-    batch_size: int = 64
-    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
-    weight_decay: float = 1e-4
-    patience: int = 4
-    checks: int = 10
     crop: tuple[float, float] = (0.4, 1.0)
     flip: float = 0.5
     spatial: bool = True
-    metric: str = "top-1"
-    seed: int = 0
-
-    def check(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "checks"):
-            given = getattr(self, name)
-            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
-        if not self.rates or min(self.rates) <= 0:
-            raise ValueError(f"rates: expected learning rates > 0, got {self.rates}")
-        metric_of(self.metric)
-
-
-@dataclass
-class FineTuned:
-    """The test score in percent, the selected learning rate, and the validation score of every rate."""
-
-    score: float
-    rate: float
-    steps: int
-    validation: dict[float, float] = field(default_factory=dict)
 
 
 def finetune(
@@ -116,31 +86,7 @@ def finetune(
         >>> tuned = finetune(build_encoder(options), data, torch.from_numpy(data.labels), rows[:30], rows[30:], how)
     """
     options = options or FineTuning()
-    options.check()
-    train, test, source = np.asarray(train), np.asarray(test), open_source(data)
-    if len(train) < 2:
-        raise ValueError(f"train: expected at least two rows, got {len(train)}")
-    order = np.random.default_rng([options.seed, len(train)]).permutation(train)
-    cut = max(1, len(order) // 5)
-    held, rest = order[:cut], order[cut:]
-    found: dict[float, tuple[float, int]] = {}
-    for rate in options.rates if len(options.rates) > 1 else ():
-        found[rate] = _train(encoder, source, labels, rest, rate, options, validation=held)[:2]
-    if found:
-        rate = max(found, key=lambda r: found[r][0])
-        share = found[rate][1] / _steps(len(rest), options)
-    else:
-        rate, share = options.rates[0], 1.0
-    # Retrain with a schedule that decays to 0 over the best number of steps: stopping the longer schedule early instead
-    # gave 53 % instead of 60 % with 10 % of the emoji's labels.
-    steps = max(1, round(share * _steps(len(train), options)))
-    _, _, model = _train(encoder, source, labels, train, rate, options, total=steps)
-    score = _score(model, encoder, source, labels, test, options.metric)
-    return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()})
-
-
-def _steps(rows: int, options: FineTuning) -> int:
-    return max(options.least_steps, options.epochs * max(1, rows // options.batch_size))
+    return tune(_Images(encoder, open_source(data), labels, options), labels, train, test, options)
 
 
 class _Classifier(nn.Module):
@@ -156,60 +102,33 @@ class _Classifier(nn.Module):
         return result
 
 
-def _train(
-    encoder: Encoder,
-    source: Source,
-    labels: Tensor,
-    rows: np.ndarray,
-    rate: float,
-    options: FineTuning,
-    *,
-    validation: np.ndarray | None = None,
-    total: int | None = None,
-) -> tuple[float, int, nn.Module]:
-    """Trains; returns the best validation score, the step at which it was reached, and the final network."""
-    total, batch = total or _steps(len(rows), options), min(options.batch_size, len(rows))
-    classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
-    model = _Classifier(encoder, classes, options.spatial).train()
-    augment = Augment(
-        [RandomResizedCrop(encoder.size, scale=options.crop), RandomHorizontalFlip(options.flip), HALF],
-        channels_last=True,
-        channels=encoder.channels,
-    )
-    optimizer = torch.optim.SGD(
-        model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=options.weight_decay
-    )
-    best, best_step, worse = -math.inf, total, 0
-    every = max(1, total // options.checks)
-    loader = Loader(source.subset(rows), augment, batch, seed=options.seed)
-    own = labels[rows]
-    batches = loader.run(0, epochs=-(-total // len(loader)))
-    with progress_bar("fine-tuning") as show, torch.random.fork_rng(), contextlib.closing(batches):  # type: ignore[type-var]
-        for step, chosen in zip(range(total), batches):
-            show(step + 1, total)
-            torch.manual_seed(options.seed * 1_000_003 + step)  # for dropout
-            warm = min(1.0, (step + 1) / max(1, total // 20))
-            optimizer.param_groups[0]["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
-            loss = _loss(model(chosen.views[0]), own[chosen.ids])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
-                score = _score(model, encoder, source, labels, validation, options.metric)
-                if score >= best:
-                    best, best_step, worse = score, step + 1, 0
-                else:
-                    worse += 1
-                if worse >= options.patience:
-                    break
-    return best, best_step, model
+class _Images:
+    """An encoder with a linear classifier, on random crops of images."""
 
+    def __init__(self, encoder: Encoder, source: Source, labels: Tensor, options: FineTuning) -> None:
+        self.encoder, self.source, self.options = encoder, source, options
+        self.classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
+        self.augment = Augment(
+            [RandomResizedCrop(encoder.size, scale=options.crop), RandomHorizontalFlip(options.flip), HALF],
+            channels_last=True,
+            channels=encoder.channels,
+        )
 
-@torch.no_grad()
-def _score(model: nn.Module, encoder: Encoder, source: Source, labels: Tensor, rows: np.ndarray, metric: str) -> float:
-    model.eval()
-    parts = []
-    for x in plain_images(source.subset(rows), encoder.size, channels=encoder.channels):
-        parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
-    model.train()
-    return metric_of(metric)(torch.cat(parts), labels[rows])
+    def start(self, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = _Classifier(self.encoder, self.classes, self.options.spatial)
+        decay = self.options.weight_decay
+        return model, torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay)
+
+    def batches(self, rows: np.ndarray, size: int, epochs: int) -> Iterator[tuple[Any, Tensor]]:
+        loader = Loader(self.source.subset(rows), self.augment, size, seed=self.options.seed)
+        for chosen in loader.run(0, epochs=epochs):
+            yield (chosen.views[0],), chosen.ids
+
+    @torch.no_grad()
+    def scores(self, model: nn.Module, rows: np.ndarray) -> Tensor:
+        model.eval()
+        parts = []
+        for x in plain_images(self.source.subset(rows), self.encoder.size, channels=self.encoder.channels):
+            parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
+        model.train()
+        return torch.cat(parts)

@@ -1,4 +1,4 @@
-"""Classification metrics of the benchmark data sets, in percent, of scores [N, classes] and labels."""
+"""Metrics of the benchmark data sets, in percent, of scores [N, classes] and labels; of GLUE also correlations."""
 
 from __future__ import annotations
 
@@ -82,11 +82,95 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
     return 100 * sum(results) / len(results)
 
 
+def f1(scores: Tensor, labels: Tensor) -> float:
+    """F1 score of class 1: the harmonic mean of its precision and recall; 0 if nothing is right.
+
+    Args:
+        scores: [N, 2].
+        labels: [N] of 0 and 1.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate.metrics import f1
+        >>> f1(torch.eye(2)[[1, 1, 0, 0]], torch.tensor([1, 0, 1, 0]))
+        50.0
+    """
+    predicted, truth = scores.argmax(1) == 1, labels == 1
+    total = int(predicted.sum() + truth.sum())
+    return 200 * int((predicted & truth).sum()) / total if total else 0.0
+
+
+def matthews(scores: Tensor, labels: Tensor) -> float:
+    """Matthews' correlation of predicted and true classes, times 100; 0 if either is constant.
+
+    Args:
+        scores: [N, classes].
+        labels: [N] integers.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate.metrics import matthews
+        >>> matthews(torch.eye(2)[[1, 1, 0, 0]], torch.tensor([1, 1, 0, 0]))
+        100.0
+    """
+    classes = max(scores.shape[1], int(labels.max()) + 1)
+    one_hot = torch.eye(classes, dtype=torch.float64)
+    predicted, truth = one_hot[scores.argmax(1)], one_hot[labels]
+    a, b = predicted - predicted.mean(0), truth - truth.mean(0)
+    scale = float((a.square().sum() * b.square().sum()).sqrt())
+    return 100 * float((a * b).sum()) / scale if scale else 0.0
+
+
+def pearson(scores: Tensor, labels: Tensor) -> float:
+    """Pearson's correlation, times 100; 0 if either side is constant.
+
+    Args:
+        scores: [N, 1] or [N].
+        labels: [N].
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate.metrics import pearson
+        >>> round(pearson(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 6.0])))
+        100
+    """
+    a, b = scores.reshape(len(labels)).double(), labels.double()
+    a, b = a - a.mean(), b - b.mean()
+    scale = float((a.square().sum() * b.square().sum()).sqrt())
+    return 100 * float((a * b).sum()) / scale if scale else 0.0
+
+
+def spearman(scores: Tensor, labels: Tensor) -> float:
+    """Spearman's correlation, that of the ranks, times 100; equal values share the mean of their ranks.
+
+    Args:
+        scores: [N, 1] or [N].
+        labels: [N].
+
+    Example:
+        >>> import torch
+        >>> from fastssl.evaluate.metrics import spearman
+        >>> round(spearman(torch.tensor([[1.0], [2.0], [9.0]]), torch.tensor([2.0, 4.0, 6.0])))
+        100
+    """
+
+    def ranks(values: Tensor) -> Tensor:
+        _, place, count = values.unique(return_inverse=True, return_counts=True)
+        ends = count.cumsum(0).double()
+        return (ends - (count - 1) / 2)[place]
+
+    return pearson(ranks(scores.reshape(len(labels)).double()), ranks(labels.double()))
+
+
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "top-1": top_1,
     "top-5": top_5,
     "mean per class": mean_per_class,
     "11-point mAP": eleven_point_map,
+    "F1": f1,
+    "Matthews": matthews,
+    "Pearson": pearson,
+    "Spearman": spearman,
 }
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastssl.data.embedded_text import glosses
 from fastssl.data.words import words_of
+from fastssl.evaluate.text_labels import balanced
 from fastssl.models import WordVectors
 
 _QUESTIONS = 512  # analogies at a time
@@ -188,8 +189,7 @@ def gloss_classes(
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     nouns = glosses("nouns")
-    held = set(glosses("test").names)
-    test = np.array([name in held for name in nouns.names])
+    test = np.isin(nouns.names, glosses("test").names)
     texts, labels = list(nouns.texts), nouns.labels
     assert labels is not None
     rng = np.random.default_rng(0)
@@ -198,7 +198,7 @@ def gloss_classes(
     for count in labels_per_class:
         found: dict[str, list[float]] = {}
         for seed in range(seeds):
-            chosen = _few(labels, np.flatnonzero(~test), count, seed)
+            chosen = balanced(labels, np.flatnonzero(~test), count, seed)
             asked = np.flatnonzero(test)
             few, others = [texts[k] for k in chosen], [texts[k] for k in asked]
             counted = TfidfVectorizer(sublinear_tf=True)
@@ -214,12 +214,6 @@ def gloss_classes(
         table[measure] = {name: float(np.mean(values)) for name, values in found.items()}
         table[measure + "_std"] = {name: float(np.std(values)) for name, values in found.items()}
     return table
-
-
-def _few(labels: np.ndarray, among: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """``count`` rows of each class, or all there are."""
-    order = np.random.default_rng(seed).permutation(among)
-    return np.concatenate([order[labels[order] == k][:count] for k in np.unique(labels[among])])
 
 
 def _accuracy(x: Any, labels: np.ndarray, y: Any, wanted: np.ndarray) -> float:

@@ -32,9 +32,12 @@ from fastssl.methods.masked import Masked
 from fastssl.methods.moco import MoCo
 from fastssl.methods.moco_v3 import MoCoV3
 from fastssl.methods.nnclr import NNCLR
+from fastssl.methods.quick_thoughts import QuickThoughts
 from fastssl.methods.relative_patch import RelativePatch
 from fastssl.methods.rotnet import RotNet
+from fastssl.methods.sentence import SentenceMethod
 from fastssl.methods.siglip import SigLIP
+from fastssl.methods.sim_cse import SimCSE
 from fastssl.methods.simclr import SimCLR
 from fastssl.methods.simsiam import SimSiam
 from fastssl.methods.stacked_denoising import StackedDenoising
@@ -82,6 +85,8 @@ METHODS: dict[str, type[Method]] = {
     "gpt": GPT,
     "t5": T5,
     "bart": BART,
+    "quick-thoughts": QuickThoughts,
+    "sim-cse": SimCSE,
 }
 
 
@@ -91,7 +96,7 @@ def methods_of(field: str) -> dict[str, type[Method]]:
     Example:
         >>> from fastssl.methods import methods_of
         >>> list(methods_of("tokens"))
-        ['bert', 'gpt', 't5', 'bart']
+        ['bert', 'gpt', 't5', 'bart', 'quick-thoughts', 'sim-cse']
     """
     return {name: kind for name, kind in METHODS.items() if field in kind.needs}
 
@@ -164,10 +169,13 @@ __all__ = [
     "Method",
     "MoCo",
     "MoCoV3",
+    "QuickThoughts",
     "RelativePatch",
     "RotNet",
+    "SentenceMethod",
     "SigLIP",
     "SimCLR",
+    "SimCSE",
     "SimSiam",
     "StackedDenoising",
     "SupCon",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastssl.augment import uniform
 from fastssl.data.source import Item, Source
 from fastssl.data.views import RESERVED_VIEW
+from fastssl.models.samples import Samples
 
 
 class Method(nn.Module):
@@ -26,6 +27,7 @@ class Method(nn.Module):
       (clustering methods); ``sampling_weights`` may then weight the items.
     - ``has_unused_parameters``: some parameters get no gradient in some steps (``find_unused_parameters`` of DDP).
     - ``unit``: what is counted in reports of speed; an item has ``per_item`` of them.
+    - ``generates``: what ``generate`` makes, "texts", "images" or "audio"; None: the method is not generative.
     - ``separable``: the loss is the mean of ``terms(batch)`` terms, or the sum of several such ``means``. Each term is
       independent of other rows (except through batch norm) and of earlier batches, so that gradients may be accumulated
       over micro-batches.
@@ -38,6 +40,7 @@ class Method(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     min_rows: ClassVar[int] = 1
     unit: ClassVar[str] = "items"
+    generates: ClassVar[str | None] = None
     needs_dataset_features: ClassVar[bool] = False
     has_unused_parameters: bool = False
     separable: bool = False
@@ -114,6 +117,14 @@ class Method(nn.Module):
     def pretext_metrics(self, batch: Any) -> dict[str, float]:
         """Metrics of the pretext task: "accuracy" and "chance" in percent, where the task is a classification."""
         return {}
+
+    def generate(self, count: int = 1, seed: int = 0) -> Samples:
+        """Draws samples; sample k depends on (seed, k) alone. Further arguments are options of ``fastssl generate``.
+
+        Raises:
+            ValueError: the method is not generative, or an option out of range.
+        """
+        raise ValueError(f"method: expected a generative one, {type(self).__name__} does not generate")
 
     def plain_examples(self) -> Any:
         """Makes the unaugmented examples that ``dataset_features`` takes."""

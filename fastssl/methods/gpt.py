@@ -18,7 +18,9 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
+from fastssl.models.generation import generate
 from fastssl.models.language import LanguageModel
+from fastssl.models.samples import Samples
 
 
 class GPT(TextMethod):
@@ -37,6 +39,7 @@ class GPT(TextMethod):
     networks = ("gpt2", "transformer")
     whole = "stream"
     special = 0
+    generates = "texts"
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, *, packed: bool = True) -> None:
         super().__init__(network, tokenizer)
@@ -63,3 +66,34 @@ class GPT(TextMethod):
         begins[:, 1:] = documents[:, 1:] != documents[:, :-1]
         positions = place - torch.where(begins, place, 0).cummax(1).values
         return self.network.hidden(batch.tokens, documents[:, :, None] == documents[:, None], positions=positions)
+
+    def generate(
+        self,
+        count: int = 1,
+        seed: int = 0,
+        *,
+        prompt: str = "",
+        tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+    ) -> Samples:
+        """Continuations of a prompt; without one, of the start of a document. They end with the document.
+
+        Args:
+            count: number of continuations.
+            seed: seed of all draws.
+            prompt: the text to continue.
+            tokens: tokens to add, at most.
+            temperature, top_k, top_p: see :func:`fastssl.models.generate`.
+        """
+        t = self.tokenizer
+        start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
+        never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        made = generate(self.network, start, tokens, rows=count, seed=seed, never=never, **options)
+        texts = []
+        for row in made:
+            ends = np.flatnonzero(row[len(start) :] == t.sep)  # the end of the document
+            texts.append(t.decode(row[1 : len(start) + ends[0] if len(ends) else None]))
+        return Samples("texts", texts)

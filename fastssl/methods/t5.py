@@ -7,9 +7,11 @@ instead of packed ones.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +19,16 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, OBJECTIVES, SENTINELS, Draws, corrupt
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
+from fastssl.models.generation import generate_target
 from fastssl.models.language import LanguageModel
+from fastssl.models.samples import Samples
+
+MASK = "[MASK]"
+
+
+def _split(text: str) -> list[str]:
+    """A text cut at sentinels and masks, which are every second part."""
+    return re.split(rf"\s*(<extra_id_\d\d?>|{re.escape(MASK)})", text)
 
 
 class T5(TextMethod):
@@ -39,6 +50,7 @@ class T5(TextMethod):
     tokenizer_kind = "unigram"
     special = 1
     extra = SENTINELS
+    generates = "texts"
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, *, objective: str = "spans") -> None:
         if objective not in OBJECTIVES:
@@ -58,6 +70,48 @@ class T5(TextMethod):
         width = self.network.length
         inputs, targets = pair.inputs.padded(width, self.tokenizer.pad), pair.targets.padded(width, IGNORED)
         return TokenBatch(torch.from_numpy(inputs), torch.from_numpy(targets))
+
+    def generate(
+        self,
+        count: int = 1,
+        seed: int = 0,
+        *,
+        prompt: str = "",
+        tokens: int = 100,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float = 1.0,
+    ) -> Samples:
+        """What the decoder writes for a text, in which ``<extra_id_0>`` to ``<extra_id_99>`` are sentinels and
+        ``[MASK]`` is a mask.
+
+        Args:
+            count: number of targets.
+            seed: seed of all draws.
+            prompt: the encoder's input.
+            tokens: tokens to write, at most.
+            temperature, top_k, top_p: see :func:`fastssl.models.generate_target`.
+        """
+        t = self.tokenizer
+        parts = [t.encode([part])[0] if k % 2 == 0 else self._special(part) for k, part in enumerate(_split(prompt))]
+        source = np.concatenate([*parts, [t.sep]]).astype(np.int64)
+        never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
+        options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+        made = generate_target(self.network, source, tokens, end=t.sep, rows=count, seed=seed, never=never, **options)
+        return Samples("texts", [self._text(row) for row in made])
+
+    def _special(self, name: str) -> np.ndarray:
+        place = self.tokenizer.size + SENTINELS - 1
+        return np.array([self.tokenizer.mask if name == MASK else place - int(name[len("<extra_id_") : -1])])
+
+    def _text(self, ids: np.ndarray) -> str:
+        """The text of ids among which there are sentinels."""
+        size, texts, start = self.tokenizer.size, [], 0
+        for place in [*np.flatnonzero(ids >= size), len(ids)]:
+            texts.append(self.tokenizer.decode(ids[start:place]))
+            texts += [f"<extra_id_{size + SENTINELS - 1 - ids[place]}>"] if place < len(ids) else []
+            start = place + 1
+        return " ".join(text for text in texts if text)
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         start = self.tokenizer.sep if self.network.kind == "bart" else self.tokenizer.pad

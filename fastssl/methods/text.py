@@ -35,6 +35,7 @@ class TextMethod(Method):
     tokenizer_kind: ClassVar[str] = "bpe"  # default of the command line
     whole: ClassVar[str] = "sentences"  # what the windows consist of (:class:`fastssl.data.Windows`)
     special: ClassVar[int] = 1  # special tokens that an example adds to a window
+    dropout: ClassVar[float] = 0.0  # of the network, by default
     extra: ClassVar[int] = 0  # tokens that the network knows besides those of the tokenizer
     separable = True
 

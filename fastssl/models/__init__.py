@@ -2,7 +2,7 @@
 
 from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
-from fastssl.models.generation import generate
+from fastssl.models.generation import generate, generate_target
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
@@ -11,6 +11,7 @@ from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.permutations import hamming, permutations
 from fastssl.models.resnet import ResNet, SmallResNet
+from fastssl.models.samples import Samples
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
@@ -29,6 +30,7 @@ __all__ = [
     "PatchCNN",
     "Prototypes",
     "ResNet",
+    "Samples",
     "SignalEncoder",
     "SmallEfficientNet",
     "SmallResNet",
@@ -42,6 +44,7 @@ __all__ = [
     "build_encoder",
     "build_language",
     "generate",
+    "generate_target",
     "hamming",
     "kmeans",
     "pca_whiten",

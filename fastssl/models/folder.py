@@ -77,4 +77,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         >>> from fastssl.train import load_checkpoint
     """
     folder = find_checkpoint(path)
-    return load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    tensors, state = load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    for name, stored in state.get("tied", {}).items():  # parameters that are stored once
+        tensors[name] = tensors[stored]
+    return tensors, state

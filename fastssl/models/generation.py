@@ -1,8 +1,7 @@
-"""Sampling from a causal language model; every row has draws of its own."""
+"""Sampling from causal language models and from decoders; every row has draws of its own."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import uniform
-from fastssl.models.language import LanguageModel
+from fastssl.models.language import LanguageModel, cache_name
 
 
 def filtered(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
@@ -74,6 +73,97 @@ def generate(
     prompt = np.asarray(prompt, dtype=np.int64).reshape(-1)
     if not len(prompt):
         raise ValueError("prompt: expected at least one token")
+    _check(count, rows, temperature, top_k, top_p)
+    if model.kind not in ("gpt2", "transformer") or not model.options.get("causal", True):
+        raise ValueError(f"network: expected a causal one, got {model.kind!r}")
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    ids = torch.from_numpy(prompt).to(device).expand(rows, -1)
+    cache: Any = None
+    seen = 0  # tokens of ``ids`` that the cache holds
+    begin = max(0, ids.shape[1] - model.length)
+    for step in range(count):
+        if ids.shape[1] - begin > model.length:
+            begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
+        if model.kind == "gpt2":
+            network: Any = model.network
+            given = ids[:, begin + seen :]
+            name = cache_name(network.transformer)
+            made = network.transformer(given, **{name: cache}, use_cache=True)
+            cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
+        else:
+            last = model.hidden(ids[:, begin:])[:, -1]
+        chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
+        ids = torch.cat([ids, chosen], 1)
+        if on_token is not None:
+            on_token(step + 1)
+    model.train(training)
+    return ids.cpu().numpy()
+
+
+@torch.no_grad()
+def generate_target(
+    model: LanguageModel,
+    source: np.ndarray,
+    count: int,
+    *,
+    end: int,
+    rows: int = 1,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float = 1.0,
+    seed: int = 0,
+    never: tuple[int, ...] = (),
+) -> list[np.ndarray]:
+    """What a decoder writes for an input: ``rows`` arrays of at most ``count`` ids, without the end.
+
+    Args:
+        model: "t5" or "bart".
+        source: ids [S] of the encoder's input, with its end.
+        count: number of tokens at most; the length of the model is a further bound.
+        end: id of the end.
+        rows: number of targets. Row r depends on (seed, r) alone, not on the other rows.
+        temperature: 0: the most probable token.
+        top_k: sample among the most probable tokens; None: all.
+        top_p: sample among the most probable tokens that make up this probability.
+        seed: seed of all draws.
+        never: ids that are not sampled.
+
+    Raises:
+        ValueError: an input that is empty or longer than the model, an option out of range, or a network without a
+            decoder.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.models import build_language, generate_target
+        >>> model = build_language({"name": "t5", "vocabulary": 300, "width": 16, "length": 8})
+        >>> len(generate_target(model, np.array([7, 3]), 5, end=3, rows=2))
+        2
+    """
+    source = np.asarray(source, dtype=np.int64).reshape(-1)
+    if not 1 <= len(source) <= model.length:
+        raise ValueError(f"source: expected 1 to {model.length} tokens, got {len(source)}")
+    _check(count, rows, temperature, top_k, top_p)
+    if model.kind not in ("t5", "bart"):
+        raise ValueError(f"network: expected one with a decoder, got {model.kind!r}")
+    training, device = model.training, next(model.parameters()).device
+    model.eval()
+    memory = model.encoded(torch.from_numpy(source).to(device)[None]).expand(rows, -1, -1)
+    ids = torch.full((rows, 1), model.options["pad"] if model.kind == "t5" else model.options["end"], device=device)
+    ended, cache = torch.zeros(rows, 1, dtype=torch.bool, device=device), None
+    for step in range(min(count, model.length)):
+        last, cache = model.decode_next(ids[:, -1:], memory, cache)
+        chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
+        ids = torch.cat([ids, chosen.masked_fill(ended, end)], 1)
+        ended |= chosen == end
+        if bool(ended.all()):
+            break
+    model.train(training)
+    made = ids[:, 1:].cpu().numpy()
+    return [row[: int(np.argmax(row == end)) if bool((row == end).any()) else None] for row in made]
+
+
+def _check(count: int, rows: int, temperature: float, top_k: int | None, top_p: float) -> None:
     checks: tuple[tuple[str, Any, bool], ...] = (
         ("count", count, count >= 1),
         ("rows", rows, rows >= 1),
@@ -84,35 +174,20 @@ def generate(
     for name, value, good in checks:
         if not good:
             raise ValueError(f"{name}: out of range, got {value}")
-    if model.kind not in ("gpt2", "transformer") or not model.options.get("causal", True):
-        raise ValueError(f"network: expected a causal one, got {model.kind!r}")
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    ids = torch.from_numpy(prompt).to(device).expand(rows, -1)
+
+
+def _sample(
+    last: Tensor,
+    model: LanguageModel,
+    how: tuple[float, int | None, float],
+    never: tuple[int, ...],
+    seed: int,
+    step: int,
+) -> Tensor:
+    """The next tokens [B, 1] of the last states [B, D]."""
     weight, bias = model.head()
-    cache: Any = None
-    cache_name = "past_key_values"  # its name changed in transformers 5
-    if model.kind == "gpt2" and "cache" in inspect.signature(model.network.transformer.forward).parameters:  # type: ignore[union-attr]
-        cache_name = "cache"
-    seen = 0  # tokens of ``ids`` that the cache holds
-    begin = max(0, ids.shape[1] - model.length)
-    for step in range(count):
-        if ids.shape[1] - begin > model.length:
-            begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
-        if model.kind == "gpt2":
-            network: Any = model.network
-            given = ids[:, begin + seen :]
-            made = network.transformer(given, **{cache_name: cache}, use_cache=True)
-            cache, seen, last = made[cache_name], ids.shape[1] - begin, made[0][:, -1]
-        else:
-            last = model.hidden(ids[:, begin:])[:, -1]
-        logits = last @ weight.T if bias is None else last @ weight.T + bias
-        logits[:, list(never)] = -torch.inf
-        shares = filtered(logits, temperature, top_k, top_p).cumsum(1)
-        draws = torch.from_numpy(uniform(seed, step, np.arange(rows), count=1)).to(device)
-        chosen = torch.searchsorted(shares, draws * shares[:, -1:], right=True).clamp(max=shares.shape[1] - 1)
-        ids = torch.cat([ids, chosen], 1)
-        if on_token is not None:
-            on_token(step + 1)
-    model.train(training)
-    return ids.cpu().numpy()
+    logits = last @ weight.T if bias is None else last @ weight.T + bias
+    logits[:, list(never)] = -torch.inf
+    shares = filtered(logits, *how).cumsum(1)
+    draws = torch.from_numpy(uniform(seed, step, np.arange(len(last)), count=1)).to(last.device)
+    return torch.searchsorted(shares, draws * shares[:, -1:], right=True).clamp(max=shares.shape[1] - 1)

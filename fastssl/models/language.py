@@ -3,6 +3,7 @@ transformer of our own."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,24 @@ class LanguageModel(nn.Module):
             result = n.transformer(tokens, attention_mask=keep, position_ids=positions, use_cache=False)[0]
         return result
 
+    @property
+    def bidirectional(self) -> bool:
+        """Whether every token sees all others, as in BERT: no causal network, and none with a decoder."""
+        return self.kind == "bert" or (self.kind == "transformer" and not self.options.get("causal", True))
+
+    def states(self, tokens: Tensor, keep: Tensor, segments: Tensor | None = None) -> Tensor:
+        """States [B, T, D] of padded texts [B, T] (``keep``: bool [B, T]), as features: of the encoder of "t5"; of the
+        decoder of "bart", which reads the same text as the encoder (Lewis et al. 2019, section 3.1)."""
+        if self.kind == "t5":
+            encoded: Tensor = self.network.encoder(tokens, attention_mask=keep)[0]  # type: ignore[operator]
+            return encoded
+        if self.kind == "bart":
+            before = torch.cat([torch.full_like(tokens[:, :1], self.options["end"]), tokens[:, :-1]], 1)
+            return self.decoded(tokens, keep, before)
+        if self.bidirectional:
+            return self.hidden(tokens, keep, segments)
+        return self.hidden(tokens)  # causal: no token sees the padding after it
+
     def decoded(self, tokens: Tensor, keep: Tensor, before: Tensor) -> Tensor:
         """Hidden states [B, U, D] of the decoder, after the tokens ``before`` [B, U] and given the encoder's input."""
         n: Any = self.network
@@ -117,6 +136,23 @@ class LanguageModel(nn.Module):
         memory = n.encoder(tokens, attention_mask=keep)[0]
         result = n.decoder(before, encoder_hidden_states=memory, encoder_attention_mask=keep, use_cache=False)[0]
         return result * n.model_dim**-0.5 if n.config.tie_word_embeddings else result
+
+    def encoded(self, tokens: Tensor) -> Tensor:
+        """Hidden states [B, T, D] of the encoder of "t5" or "bart"."""
+        n: Any = self.network
+        result: Tensor = (n.encoder if self.kind == "t5" else n.model.encoder)(tokens)[0]
+        return result
+
+    def decode_next(self, tokens: Tensor, memory: Tensor, cache: Any) -> tuple[Tensor, Any]:
+        """The decoder's last hidden state [B, D] after further tokens [B, U], and its cache (None at first)."""
+        n: Any = self.network
+        decoder = n.decoder if self.kind == "t5" else n.model.decoder
+        name = cache_name(decoder)
+        made = decoder(tokens, encoder_hidden_states=memory, use_cache=True, **{name: cache})
+        last: Tensor = made[0][:, -1]
+        if self.kind == "t5" and n.config.tie_word_embeddings:
+            last = last * n.model_dim**-0.5
+        return last, made[name]
 
     def transform(self, rows: Tensor) -> Tensor:
         """Rows of hidden states [N, D] as the head takes them."""
@@ -149,6 +185,11 @@ class LanguageModel(nn.Module):
         n: Any = self.network
         found: nn.Embedding = n.tokens if self.kind == "transformer" else n.get_input_embeddings()
         return found
+
+
+def cache_name(network: nn.Module) -> str:
+    """What a network of transformers calls its cache: the name changed in transformers 5."""
+    return "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
 
 
 def _transformer(o: dict[str, Any]) -> nn.Module:

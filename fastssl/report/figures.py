@@ -65,7 +65,7 @@ def thumbnail(item: Item, drawing: int = 0, longest: int = 128) -> str:
     return png(np.asarray(image))
 
 
-def learning_curve(training: dict[str, Any]) -> str:
+def learning_curve(training: dict[str, Any], loss: str = "NT-Xent") -> str:
     """Loss against steps, per run."""
     plt = _pyplot()
     figure, axes = plt.subplots(1, len(training), figsize=(9, 3), squeeze=False)
@@ -75,9 +75,9 @@ def learning_curve(training: dict[str, Any]) -> str:
         window = max(1, len(losses) // 40)
         smooth = np.convolve(losses, np.ones(window) / window, mode="valid")
         axis.plot(steps[window - 1 :], smooth, color=ACCENT, linewidth=2)
-        axis.set_title(f"{name}: {run['epochs']} epochs, {run['seconds'] / 60:.1f} minutes", fontsize=11)
+        axis.set_title(f"{name}: {run['epochs']:.3g} epochs, {run['seconds'] / 60:.1f} minutes", fontsize=11)
         axis.set_xlabel("step")
-        axis.set_ylabel("NT-Xent")
+        axis.set_ylabel(loss)
     return _svg(figure)
 
 

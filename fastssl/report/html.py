@@ -60,8 +60,8 @@ def verdict(report: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def write_report(out: Path, report: dict[str, Any], encoder: Encoder) -> Path:
-    """Writes ``report.html`` to ``out`` and returns its path.
+def template(name: str) -> Any:
+    """A template of this package, with the common ``style``.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[report]``.
@@ -70,8 +70,19 @@ def write_report(out: Path, report: dict[str, Any], encoder: Encoder) -> Path:
         from jinja2 import Environment
     except ImportError as error:
         raise ImportError("the report needs the extra: pip install fastssl[report]") from error
-    template = Environment(autoescape=True).from_string((files("fastssl.report") / "template.html").read_text())
-    page = template.render(
+    folder = files("fastssl.report")
+    environment = Environment(autoescape=True)
+    environment.globals["style"] = (folder / "style.css").read_text()
+    return environment.from_string((folder / name).read_text(encoding="utf-8"))
+
+
+def write_report(out: Path, report: dict[str, Any], encoder: Encoder) -> Path:
+    """Writes ``report.html`` to ``out`` and returns its path.
+
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[report]``.
+    """
+    page = template("template.html").render(
         version=__version__,
         report=report,
         machine=report["machine"],

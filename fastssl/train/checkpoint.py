@@ -17,8 +17,14 @@ from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkp
 from fastssl.train.shards import full_tensor, shard_like
 
 
-def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors = {f"model.{k}": full_tensor(v.detach()).cpu().contiguous() for k, v in model.state_dict().items()}
+def _flatten(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
+    """Tensors by name; the names of tied parameters -> the name that the parameter is stored under; other values."""
+    named = {f"model.{k}": v for k, v in model.state_dict(keep_vars=True).items()}
+    first: dict[int, str] = {}
+    tied = {name: first[id(v)] for name, v in named.items() if first.setdefault(id(v), name) != name}
+    tensors = {k: full_tensor(v.detach()).cpu().contiguous() for k, v in named.items() if k not in tied}
     scalars: dict[str, Any] = {}
     for index, state in optimizer.state_dict()["state"].items():
         for key, value in state.items():
@@ -26,7 +32,7 @@ def _flatten(model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[s
                 tensors[f"optimizer.{index}.{key}"] = full_tensor(value.detach()).cpu().contiguous()
             else:
                 scalars[f"{index}.{key}"] = value
-    return {k: v.clone() for k, v in tensors.items()}, scalars
+    return {k: v.clone() for k, v in tensors.items()}, tied, scalars
 
 
 def save_checkpoint(
@@ -51,11 +57,11 @@ def save_checkpoint(
     Raises:
         OSError: the folder cannot be written (a full disk); the previous checkpoint is unchanged.
     """
-    tensors, scalars = _flatten(model, optimizer)
+    tensors, tied, scalars = _flatten(model, optimizer)
     if not write:
         return
     sums = {name: digest(content) for name, content in (assets or {}).items()}
-    write_checkpoint(path, tensors, {**state, "assets": sums, "optimizer_scalars": scalars}, assets)
+    write_checkpoint(path, tensors, {**state, "tied": tied, "assets": sums, "optimizer_scalars": scalars}, assets)
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:

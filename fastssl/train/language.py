@@ -13,7 +13,7 @@ from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tok
 from fastssl.data.tokenizer import KINDS
 from fastssl.data.tokens import FEW
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
-from fastssl.models import build_language
+from fastssl.models import LanguageModel, build_language
 from fastssl.train.options import detect_launcher, is_rank_zero
 
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
@@ -86,6 +86,7 @@ def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Toke
     assert issubclass(kind, TextMethod)
     name = options.get("name") or kind.networks[0]
     filled: dict[str, Any] = {
+        **({"dropout": kind.dropout} if kind.dropout else {}),
         **options,
         "name": name,
         "vocabulary": tokenizer.size + kind.extra,
@@ -109,30 +110,34 @@ def build_text_method(
     return method, network.options
 
 
-def start_embeddings(method: TextMethod, windows: Windows, init: str, seed: int = 0) -> int:
+def start_embeddings(
+    network: LanguageModel, tokenizer: Tokenizer, init: str, windows: Windows | None = None, seed: int = 0
+) -> int:
     """Starts the embeddings of tokens from word vectors, scaled to the deviation they had, and returns their number.
 
     Args:
-        method: the method; the width of its network is the dimension of the vectors.
-        windows: what it trains on.
+        network: the network; its width is the dimension of the vectors.
+        tokenizer: the tokenizer of its tokens.
         init: "word2vec": skip-gram vectors of the tokens of ``windows`` (five epochs); "word2vec:PATH": those of a run
             of word2vec or of a file, for the tokens that are its words.
+        windows: tokens to train vectors on, for "word2vec".
         seed: seed of the vectors that are trained.
 
     Raises:
         ValueError: an unknown ``init``, vectors of other dimensions, or of none of the tokens.
     """
     kind, _, where = init.partition(":")
-    if kind != "word2vec":
+    if kind != "word2vec" or (not where and windows is None):
         raise ValueError(f"init: expected 'word2vec' or 'word2vec:RUN', got {init!r}")
-    names = [method.tokenizer.text_of(token) for token in range(method.tokenizer.size)]
+    names = [tokenizer.text_of(token) for token in range(tokenizer.size)]
     if where:
         vectors = load_word_vectors(where)
         candidates = [(name, name.removeprefix("##").lstrip("Ġ▁")) for name in names]
     else:
-        vectors = Word2Vec(method.network.dim, min_count=1, seed=seed).fit(_Pieces(windows, names))
+        assert windows is not None
+        vectors = Word2Vec(network.dim, min_count=1, seed=seed).fit(_Pieces(windows, names))
         candidates = [(name, name) for name in names]
-    table = method.network.embeddings().weight
+    table = network.embeddings().weight
     if vectors.vectors.shape[1] != table.shape[1]:
         raise ValueError(f"init: expected vectors of {table.shape[1]} dimensions, got {vectors.vectors.shape[1]}")
     found = [(k, next((name for name in pair if name in vectors), None)) for k, pair in enumerate(candidates)]

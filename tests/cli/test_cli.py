@@ -105,6 +105,25 @@ def test_demo_leaves_a_report(tmp_path: Path) -> None:
     assert page.count("data:image") > 50 and "http://" not in page.replace("http://www.w3.org", "")
 
 
+@pytest.mark.slow
+def test_text_demo_leaves_a_report(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("transformers")
+    result = runner.invoke(app, ["demo", "--text", "--text-minutes", "0.1", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["words"]["nearest"]["queries"]) and len(report["gpt"]["texts"]) == 4
+    masked = [token for line in report["bert"]["masked"] for token in line if "predicted" in token]
+    assert masked and all(
+        token["right"] == (token["predicted"].removeprefix("##") == token["text"])
+        for token in masked
+        if token["predicted"].startswith("##") == token["joined"]
+    )
+    page = (tmp_path / "report.html").read_text()
+    assert "What was masked" in page and report["gpt"]["texts"][0]["prompt"] in page
+    assert "{{" not in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
 def test_augment_preview_draws_a_sheet(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from fastssl.cli import app
 from fastssl.data import TokenFile
-from fastssl.methods import methods_of
+from fastssl.methods import SentenceMethod, get, methods_of
 from fastssl.train import load_checkpoint
 from tests.support.language import corpus
 
@@ -59,10 +59,40 @@ def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     made = run("generate", tmp_path / "gpt", "The state", "--tokens", "20", "--count", "2", "--seed", "3")
     assert made.count("The state") == 2
     assert made == run("generate", tmp_path / "gpt", "The state", "--tokens", "20", "--count", "2", "--seed", "3")
-    assert "autoregressive" in run("generate", tmp_path / "bert", code=2)
+    assert "expected one of a generative method (gpt" in run("generate", tmp_path / "bert", code=2)
+    assert "top: gpt has no such option" in run("generate", tmp_path / "gpt", "--set", "top=3", code=2)
     assert "huggingface has no 'transformer'" in run("export", tmp_path / "gpt", "--to", "huggingface", code=2)
     assert "extra: pip install fastssl[text]" in run("pretrain", "gpt", "--data", file, "--out", tmp_path / "x", code=2)
     assert "extra: pip install fastssl[text]" in run("tokenize", f"text:{texts}", file, code=2)
+
+
+def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastssl.evaluate as module
+    from fastssl.evaluate import TextFineTuning
+    from fastssl.models import WordVectors
+
+    def quick(readout: str) -> TextFineTuning:
+        return TextFineTuning(epochs=1, least_steps=3, rates=(0.01,), readout=readout)
+
+    monkeypatch.setattr(module, "TextFineTuning", quick)
+    out, file, labelled = tmp_path / "bert", tmp_path / "texts.tok", tmp_path / "labelled"
+    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    run("pretrain", "bert", "--data", file, "--network", "transformer", *SHAPE, "--out", out)
+    for name in ("war", "sea"):
+        (labelled / name).mkdir(parents=True)
+        for k in range(12):
+            (labelled / name / f"{k}.txt").write_text(f"{name} {k}")
+    WordVectors(["a", "e"], torch.randn(2, 16)).save(tmp_path / "words.txt")
+    given = ["--protocol", "finetune", "--data", f"text:{labelled}"]
+    more = ["--labels", "4,8", "--seeds", "2", "--init", f"word2vec:{tmp_path / 'words.txt'}"]
+    run("evaluate", out, *given, *more, "--out", tmp_path / "a.json")
+    table = json.loads((tmp_path / "a.json").read_text())
+    assert list(table) == [f"labelled, {n} labels per class, top-1{end}" for n in (4, 8) for end in ("", "_se")]
+    rows = {"pretrained", "from scratch", "from word vectors", "TF-IDF", "constant"}
+    assert all(set(row) == rows for row in table.values())
+    assert "labels: expected numbers" in run("evaluate", out, *given, "--labels", "few", code=2)
+    assert "labels: expected the protocol 'finetune'" in run("evaluate", out, "--labels", "4", code=2)
+    assert "protocol: expected 'frozen' or 'finetune'" in run("evaluate", out, "--protocol", "layers", code=2)
 
 
 @pytest.mark.parametrize("name", methods_of("tokens"))
@@ -73,7 +103,11 @@ def test_from_a_folder_to_a_hugging_face_model(name: str, texts: Path, tmp_path:
     assert "evaluate" in run(*given)
     resumed = run(*given[:-1], out, "--resume")  # a finished run: nothing is left to do
     assert "checkpoint:" in resumed
-    run("evaluate", out)
+    sentences = issubclass(get(name), SentenceMethod)  # whose held-out part is too small here
+    run("evaluate", out, *(["--data", f"text:{texts}"] if sentences else []))
+    if get(name).generates:
+        made = run("generate", out, "The state", "--tokens", "5", "--count", "2")
+        assert made == run("generate", out, "The state", "--tokens", "5", "--count", "2")
     run("export", out, "--to", "huggingface")
     model = transformers.AutoModel.from_pretrained(out / "huggingface").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(out / "huggingface")
@@ -110,7 +144,6 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
 def test_processes_share_a_token_file(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fastssl.data import Corpus
     from fastssl.data import open as open_source
-    from fastssl.methods import get
     from fastssl.train.language import open_tokens
 
     given = open_source(f"text:{texts}")

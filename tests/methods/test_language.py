@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
@@ -13,26 +12,22 @@ import pytest
 import torch
 import torch.nn.functional as TF
 from lightning_fabric import Fabric
+from safetensors.torch import load_file
 from torch import Tensor
 
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
-from fastssl.methods import BERT, GPT, TextMethod, get, methods_of
-from fastssl.models import build_language, generate
+from fastssl.methods import BERT, GPT, T5, SentenceMethod, TextMethod, get
+from fastssl.models import build_language, generate, generate_target
 from fastssl.models.generation import filtered
-from fastssl.train import Pretraining, load_encoder, load_method, pretrain
+from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
+from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
-from tests.support.language import SHAPE, corpus, method_of, tokens
+from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.training import gradients, relative
 
-# Each method on each of its networks; without the extra, on our own.
-SUBJECTS = [
-    (name, network)
-    for name, kind in methods_of("tokens").items()
-    for network in kind.networks  # type: ignore[attr-defined]
-    if network == "transformer" or importlib.util.find_spec("transformers")
-]
-OTHERS = [(name, network) for name, network in SUBJECTS if network != "transformer"]
+PREDICTING = [s for s in SUBJECT_NETWORKS if not issubclass(get(s[0]), SentenceMethod)]  # tokens
+OTHERS = [(name, network) for name, network in PREDICTING if network != "transformer"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +40,7 @@ def batch_of(method: TextMethod, file: Any, rows: int = 12, seed: int = 0, epoch
     return method.examples(windows.items(range(rows)), seed, epoch)
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
 def test_they_learn(name: str, network: str, file: Any) -> None:
     method = method_of(name, network)
     batch = batch_of(method, file)
@@ -62,11 +57,12 @@ def test_they_learn(name: str, network: str, file: Any) -> None:
     assert 0 <= metrics["accuracy"] <= 100 and metrics["chance"] == pytest.approx(100 / 261)
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: Path) -> None:
     def run(out: str, **more: Any) -> TextMethod:
         method = method_of(name, network)
-        options = Pretraining(epochs=2, batch_size=20, accumulate=2, clip=1.0, schedule="linear", betas=(0.9, 0.98))
+        more_rows = {"accumulate": 2} if method.separable else {}
+        options = Pretraining(epochs=2, batch_size=20, clip=1.0, schedule="linear", betas=(0.9, 0.98), **more_rows)
         pretrain(method, file, options, out=tmp_path / out, encoder_options=method.network.options, **more)
         return method
 
@@ -91,7 +87,25 @@ def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: P
         load_method(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), OTHERS)
+def test_tied_weights_are_stored_once(name: str, network: str, tmp_path: Path) -> None:
+    method = method_of(name, network)
+    save_checkpoint(tmp_path / "c", method, torch.optim.SGD(method.parameters(), 0.1), {})
+    stored = load_file(tmp_path / "c" / "tensors.safetensors")
+    buffers = {id(b) for b in method.buffers()}
+    kept = [v for v in method.state_dict(keep_vars=True).values() if id(v) in buffers]
+    assert sum(v.numel() for v in stored.values()) == sum(v.numel() for v in (*method.parameters(), *kept))
+    tensors, state = load_checkpoint(tmp_path / "c")
+    assert state["tied"]
+    other = method_of(name, network)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            parameter.zero_()
+    restore(other, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(method.state_dict().values(), other.state_dict().values()))
+
+
+@pytest.mark.parametrize(("name", "network"), SUBJECT_NETWORKS)
 def test_they_run_in_bf16_and_are_keyed_by_item(name: str, network: str, file: Any) -> None:
     method = method_of(name, network)
     batch = batch_of(method, file)
@@ -105,7 +119,8 @@ def test_they_run_in_bf16_and_are_keyed_by_item(name: str, network: str, file: A
     for a, b in zip(whole, part):
         assert (a is None and b is None) or torch.equal(a[[7, 3]], b)
     other = method.examples(windows.items(ids), 1, 3, ids)
-    assert name == "gpt" or not torch.equal(whole.tokens, other.tokens)
+    drawn = name not in ("gpt", "quick-thoughts", "sim-cse")  # others make the same examples in every epoch
+    assert torch.equal(whole.tokens, other.tokens) != drawn
 
 
 def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, float]:
@@ -121,7 +136,7 @@ def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, 
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
 def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, parts: int, file: Any) -> None:
     """With parts that have unequally many terms, and BERT's two means of different numbers of them."""
     method = method_of(name, network).double().eval()
@@ -137,7 +152,7 @@ def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, p
         assert abs(float((means - method(batch)).detach())) > 1e-4
 
 
-@pytest.mark.parametrize(("name", "network"), SUBJECTS)
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
 def test_nothing_to_predict_is_zero(name: str, network: str, file: Any) -> None:
     method = method_of(name, network, **({"order": None} if name == "bert" else {}))
     batch = batch_of(method, file)
@@ -173,7 +188,7 @@ def test_losses_and_gradients_are_transformers(name: str, network: str, file: An
     assert relative(gradients(method.network.network), gradients(other)) < 1e-5
 
 
-@pytest.mark.parametrize("network", [network for name, network in SUBJECTS if name == "gpt"])
+@pytest.mark.parametrize("network", [network for name, network in SUBJECT_NETWORKS if name == "gpt"])
 def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     method = method_of("gpt", network).eval()
     row = torch.randint(5, 261, (32,))
@@ -195,7 +210,7 @@ def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "network"), [s for s in SUBJECTS if s[0] != "gpt"])
+@pytest.mark.parametrize(("name", "network"), [s for s in PREDICTING if s[0] != "gpt"])
 def test_targets_are_not_visible(name: str, network: str, file: Any) -> None:
     """What is predicted does not depend on the token itself, but on others on both sides."""
     method = method_of(name, network).eval()
@@ -258,7 +273,7 @@ def test_t5_takes_every_objective(objective: str, file: Any) -> None:
     assert bool(torch.isfinite(loss))
 
 
-@pytest.mark.parametrize("network", [network for name, network in SUBJECTS if name == "gpt"])
+@pytest.mark.parametrize("network", [network for name, network in SUBJECT_NETWORKS if name == "gpt"])
 def test_generation(network: str) -> None:
     model = method_of("gpt", network).network.eval()
     prompt = np.arange(5, 15)
@@ -282,6 +297,56 @@ def test_generation(network: str) -> None:
     causal = build_language({"name": "transformer", "vocabulary": 10, "width": 8, "causal": False})
     with pytest.raises(ValueError, match="network: expected a causal one"):
         generate(causal, prompt[:1], 5)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_decoders_write_with_a_cache_as_without(name: str) -> None:
+    pytest.importorskip("transformers")
+    method = method_of(name).eval()
+    model, t = method.network, method.tokenizer
+    if name == "bart":  # with random weights it repeats the start, which is the end
+        bias_of: Any = model.network.final_logits_bias
+        bias_of[0, t.sep] = -100
+    source = np.append(np.arange(40, 52), t.sep)
+    greedy = generate_target(model, source, 20, end=t.sep, temperature=0)[0]
+    tokens = torch.from_numpy(source)[None]
+    weight, bias = model.head()
+    before = torch.tensor([[t.pad if name == "t5" else t.sep]])
+    for _ in range(20):
+        scores = model.decoded(tokens, tokens != t.pad, before)[:, -1] @ weight.T
+        before = torch.cat([before, (scores if bias is None else scores + bias).argmax(1, keepdim=True)], 1)
+        if int(before[0, -1]) == t.sep:
+            break
+    expected = before[0, 1:].tolist()
+    assert greedy.tolist() == [k for k in expected if k != t.sep] and len(greedy)
+    options = {"do_sample": False, "num_beams": 1, "max_new_tokens": len(expected)}
+    forced = {"forced_eos_token_id": None} if name == "bart" else {}
+    theirs = model.network.generate(tokens, **options, **forced)[0, 1:].tolist()  # type: ignore[operator,union-attr]
+    assert theirs[: len(greedy)] == greedy.tolist()
+    rows = generate_target(model, source, 12, end=t.sep, rows=3, seed=5)
+    assert np.array_equal(generate_target(model, source, 12, end=t.sep, rows=1, seed=5)[0], rows[0])
+    assert not np.array_equal(rows[0], rows[1])
+    for wrong, match in ((source[:0], "source: expected 1 to 32 tokens, got 0"), (np.arange(40), "got 40")):
+        with pytest.raises(ValueError, match=match):
+            generate_target(model, wrong, 5, end=t.sep)
+    with pytest.raises(ValueError, match="network: expected one with a decoder"):
+        generate_target(method_of("gpt", "transformer").network, source, 5, end=t.sep)
+
+
+def test_prompts_of_t5_have_sentinels() -> None:
+    pytest.importorskip("transformers")
+    method = method_of("t5", "t5")
+    seen: dict[str, Tensor] = {}
+    encoded = method.network.encoded
+    method.network.encoded = lambda tokens: seen.update(tokens=tokens) or encoded(tokens)  # type: ignore
+    texts = method.generate(2, 1, prompt="The <extra_id_0> of [MASK].", tokens=6).values  # type: ignore[call-arg]
+    t = method.tokenizer
+    row = seen["tokens"][0].tolist()
+    assert row.count(t.size + 99) == 1 and row.count(t.mask) == 1 and row[-1] == t.sep and len(texts) == 2
+    assert t.decode([k for k in row if k < t.size]).replace(" ", "") == "Theof."
+    assert isinstance(method, T5)
+    ids = np.concatenate([[t.size + 99], t.encode(["a b"])[0], [t.size + 98]])
+    assert method._text(ids) == "<extra_id_0> a b <extra_id_1>"
 
 
 def test_sampled_tokens_follow_the_scores() -> None:
@@ -359,12 +424,14 @@ def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
     table, windows = method.network.embeddings().weight, method.prepare(file)
     before = table.detach().clone()
     used = np.unique(file.ids(0, file.total))
-    assert start_embeddings(method, windows, "word2vec") == len(used)  # every token that occurs
+    assert start_embeddings(method.network, method.tokenizer, "word2vec", windows) == len(
+        used
+    )  # every token that occurs
     moved = (table != before).any(1).nonzero().flatten().tolist()
     assert moved == used.tolist() and float(table[moved].detach().std()) == pytest.approx(float(before.std()), rel=0.01)
     WordVectors(["a", "b", "€"], torch.randn(3, 16)).save(tmp_path / "few.txt")
     fresh = method_of("gpt", "transformer")
-    assert start_embeddings(fresh, windows, f"word2vec:{tmp_path / 'few.txt'}") == 2
+    assert start_embeddings(fresh.network, fresh.tokenizer, f"word2vec:{tmp_path / 'few.txt'}") == 2
     at = int(file.tokenizer.encode(["a"])[0][1])
     given = WordVectors.load(tmp_path / "few.txt")["a"]
     assert float(TF.cosine_similarity(fresh.network.embeddings().weight[at], given, 0)) == pytest.approx(1, abs=1e-5)
@@ -376,7 +443,7 @@ def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
         ("glove", "init: expected 'word2vec'"),
     ):
         with pytest.raises(ValueError, match=match):
-            start_embeddings(fresh, windows, init)
+            start_embeddings(fresh.network, fresh.tokenizer, init, windows)
 
 
 def test_other_tokenizers_are_refused(file: Any) -> None:

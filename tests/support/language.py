@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,21 @@ from typing import Any
 import numpy as np
 
 from fastssl.data import Corpus, TokenFile, Tokenizer, tokenize_corpus
-from fastssl.methods import TextMethod, get
-from fastssl.models import build_language
+from fastssl.methods import TextMethod, get, methods_of
+from fastssl.models import LanguageModel, build_language
 from fastssl.train.language import network_options
 
 WORDS = (
     *("the", "state", "of", "union", "is", "strong", "and", "people", "have", "met", "here", "to", "speak", "about"),
     *("peace", "war", "trade", "law", "money", "land"),
 )
+# Each method on each of its networks; without the extra, on our own.
+SUBJECT_NETWORKS = [
+    (name, network)
+    for name, kind in methods_of("tokens").items()
+    for network in kind.networks  # type: ignore[attr-defined]
+    if network == "transformer" or importlib.util.find_spec("transformers")
+]
 SHAPE = {"width": 16, "depth": 1, "heads": 2, "length": 32}
 
 
@@ -48,3 +56,11 @@ def method_of(name: str, network: str | None = None, tokenizer: Tokenizer | None
     shape = {**SHAPE, **({} if network is None else {"name": network})}
     made: TextMethod = kind(build_language(network_options(kind, shape, tokenizer)), tokenizer, **options)
     return made
+
+
+def network_of(name: str, network: str, seed: int = 0) -> LanguageModel:
+    """The network of a method for bytes, with random weights of a seed."""
+    import torch
+
+    torch.manual_seed(seed)
+    return build_language(network_options(get(name), {**SHAPE, "name": network}, Tokenizer()))

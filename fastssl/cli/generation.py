@@ -1,0 +1,50 @@
+"""``fastssl generate``: samples of a run, as texts or in files."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+from fastssl.models.samples import Samples
+
+
+def parse_settings(given: list[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` pairs, whose values are JSON or else strings.
+
+    Raises:
+        ValueError: not of this form.
+    """
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals:
+            raise ValueError(f"set: expected NAME=VALUE, got {one!r}")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
+
+
+def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
+    """Samples of the method of a run, with those of ``options`` that are not None.
+
+    Raises:
+        ValueError: no checkpoint, a method that is not generative, or an option that it does not have.
+    """
+    from fastssl.methods import METHODS, get
+    from fastssl.train import load_checkpoint, load_method
+
+    name = load_checkpoint(run)[1]["method"]
+    if get(name).generates is None:
+        known = ", ".join(key for key, kind in METHODS.items() if kind.generates)
+        raise ValueError(f"checkpoint: expected one of a generative method ({known}), got {name}")
+    method = load_method(run)
+    names = [key for key in inspect.signature(method.generate).parameters if key != "seed"]
+    given = {key: value for key, value in options.items() if value is not None}
+    for key in given:
+        if key not in names:
+            raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
+    return method.generate(seed=seed, **given)

@@ -1,0 +1,162 @@
+"""The rule of fine-tuning, of images and texts alike: rate and steps from a fifth of the labels, then all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastssl.evaluate.features import progress_bar
+from fastssl.evaluate.linear import _loss
+from fastssl.evaluate.metrics import metric_of
+
+
+@dataclass
+class Tuning:
+    """Options that every fine-tuning has.
+
+    Args:
+        epochs: maximum number of epochs over the labelled rows; at least ``least_steps`` steps are taken.
+        least_steps: minimum number of steps, for small data sets.
+        batch_size: rows per step.
+        rates: candidate learning rates, selected on a validation fifth of the training rows.
+        weight_decay: weight decay of the optimiser.
+        patience: validation checks without improvement after which a learning rate is abandoned.
+        checks: validation checks per run.
+        metric: a name of :data:`fastssl.evaluate.METRICS`.
+        seed: seed of all random draws.
+    """
+
+    epochs: int = 30
+    least_steps: int = 200
+    batch_size: int = 64
+    rates: tuple[float, ...] = (0.003, 0.01, 0.03)
+    weight_decay: float = 1e-4
+    patience: int = 4
+    checks: int = 10
+    metric: str = "top-1"
+    seed: int = 0
+
+    def check(self) -> None:
+        for name in ("epochs", "batch_size", "patience", "checks"):
+            given = getattr(self, name)
+            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
+                raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
+        if not self.rates or min(self.rates) <= 0:
+            raise ValueError(f"rates: expected learning rates > 0, got {self.rates}")
+        metric_of(self.metric)
+
+    def steps(self, rows: int) -> int:
+        """Steps on ``rows`` labelled rows."""
+        return max(self.least_steps, self.epochs * max(1, rows // self.batch_size))
+
+
+@dataclass
+class FineTuned:
+    """The result of a fine-tuning.
+
+    Attributes:
+        score: the test score in percent.
+        rate: the selected learning rate.
+        steps: the selected number of steps.
+        validation: the best validation score of every rate.
+        outputs: [N, classes], scores of the test rows.
+    """
+
+    score: float
+    rate: float
+    steps: int
+    validation: dict[float, float] = field(default_factory=dict)
+    outputs: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False, compare=False)
+
+
+class Task(Protocol):
+    """What is fine-tuned: a network that starts anew for every learning rate, on the rows of a data set."""
+
+    def start(self, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """A copy of the network with a new classifier, and its optimiser."""
+
+    def batches(self, rows: np.ndarray, size: int, epochs: int) -> Iterator[tuple[Any, Tensor]]:
+        """Inputs of the network, and which of ``rows`` they are, in an order that is shuffled in every epoch; an epoch
+        has at least one batch."""
+
+    def scores(self, model: nn.Module, rows: np.ndarray) -> Tensor:
+        """Outputs [N, classes] on ``rows``, in evaluation mode."""
+
+
+def tune(task: Task, labels: Tensor, train: np.ndarray, test: np.ndarray, options: Tuning) -> FineTuned:
+    """Selects learning rate and number of steps on a validation fifth of ``train`` (early stopping, the later of
+    equals), trains on all of it with a rate that decays to 0 over these steps, and scores ``test``.
+
+    Raises:
+        ValueError: fewer than two training rows, or wrong options.
+    """
+    options.check()
+    train, test = np.asarray(train), np.asarray(test)
+    if len(train) < 2:
+        raise ValueError(f"train: expected at least two rows, got {len(train)}")
+    order = np.random.default_rng([options.seed, len(train)]).permutation(train)
+    cut = max(1, len(order) // 5)
+    held, rest = order[:cut], order[cut:]
+    found: dict[float, tuple[float, int]] = {}
+    for rate in options.rates if len(options.rates) > 1 else ():
+        found[rate] = _train(task, labels, rest, rate, options, validation=held)[:2]
+    if found:
+        rate = max(found, key=lambda r: found[r][0])
+        share = found[rate][1] / options.steps(len(rest))
+    else:
+        rate, share = options.rates[0], 1.0
+    # Retrain with a schedule that decays to 0 over the best number of steps: stopping the longer schedule early instead
+    # gave 53 % instead of 60 % with 10 % of the emoji's labels.
+    steps = max(1, round(share * options.steps(len(train))))
+    model = _train(task, labels, train, rate, options, total=steps)[2]
+    outputs = task.scores(model, test)
+    score = metric_of(options.metric)(outputs, labels[test])
+    return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()}, outputs)
+
+
+def _train(
+    task: Task,
+    labels: Tensor,
+    rows: np.ndarray,
+    rate: float,
+    options: Tuning,
+    *,
+    validation: np.ndarray | None = None,
+    total: int | None = None,
+) -> tuple[float, int, nn.Module]:
+    """Trains; returns the best validation score, the step at which it was reached, and the final network."""
+    total, size = total or options.steps(len(rows)), min(options.batch_size, len(rows))
+    best, best_step, worse = -math.inf, total, 0
+    every, own = max(1, total // options.checks), labels[rows]
+    with progress_bar("fine-tuning") as show, torch.random.fork_rng():
+        torch.manual_seed(options.seed)  # for the weights of the classifier
+        model, optimizer = task.start(rate)
+        model.train()
+        batches = task.batches(rows, size, -(-total // max(1, len(rows) // size)))
+        with contextlib.closing(batches):  # type: ignore[type-var]
+            for step, (inputs, ids) in zip(range(total), batches):
+                show(step + 1, total)
+                torch.manual_seed(options.seed * 1_000_003 + step)  # for dropout
+                warm = min(1.0, (step + 1) / max(1, total // 20))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
+                loss = _loss(model(*inputs), own[ids])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
+                    score = metric_of(options.metric)(task.scores(model, validation), labels[validation])
+                    if score >= best:
+                        best, best_step, worse = score, step + 1, 0
+                    else:
+                        worse += 1
+                    if worse >= options.patience:
+                        break
+    return best, best_step, model

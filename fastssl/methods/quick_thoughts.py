@@ -1,0 +1,56 @@
+"""Quick-thoughts: which sentence of the batch follows this one.
+
+Logeswaran and Lee, An efficient framework for learning sentence representations, 2018. The pretext task of
+Skip-Thoughts (Kiros et al., 2015), the neighbours of a sentence, as a classification instead of a generation.
+Deviations: one transformer with two heads instead of two GRUs; cosines with a temperature instead of inner products;
+the negatives are sentences of the whole corpus, as batches are shuffled pairs, in both directions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from fastssl.data.tokenizer import Tokenizer
+from fastssl.methods.sentence import SentenceMethod
+from fastssl.models.language import LanguageModel
+
+
+class QuickThoughts(SentenceMethod):
+    """Two consecutive sentences + transformer with a head for each + symmetric InfoNCE over the batch.
+
+    Args:
+        network: "bert" or a "transformer" that is not causal, of :func:`fastssl.models.build_language`.
+        tokenizer: the tokenizer of its tokens.
+        temperature: temperature of the loss.
+        outputs: dimensions of the embeddings that the loss compares.
+        backend: backend of the loss, as for :mod:`fastssl.functional`.
+    """
+
+    family = "sentences"
+    paper = "Logeswaran & Lee 2018"
+    predicts = "which sentence follows"
+    loss = "symmetric InfoNCE"
+    whole = "pair"
+
+    def __init__(
+        self,
+        network: LanguageModel,
+        tokenizer: Tokenizer,
+        *,
+        temperature: float = 0.05,
+        outputs: int = 128,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(network, tokenizer, temperature=temperature, outputs=outputs, backend=backend)
+        self.next_head = nn.Linear(network.dim, outputs)
+
+    def pair(self, window: Any) -> tuple[np.ndarray, np.ndarray]:
+        place = int(window.sentences[1])
+        return window.ids[:place], window.ids[place:]
+
+    def represent(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        first, second = inputs
+        return self.head(self.embed(first)), self.next_head(self.embed(second))

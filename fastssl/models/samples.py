@@ -1,0 +1,84 @@
+"""Samples of generative models: texts, images or audio, and the files that show them."""
+
+from __future__ import annotations
+
+import math
+import wave
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from fastssl.augment.images import to_show
+
+SHEET, MARGIN, ENLARGED = 1024, 2, 32  # pixels of a contact sheet's side, between images, of an enlarged image's side
+
+
+class Samples(NamedTuple):
+    """What a generative model made.
+
+    Args:
+        kind: "texts", "images" or "audio".
+        values: a list of N strings; uint8 images [N, H, W, C]; or waveforms in [-1, 1], float [N, T].
+        rate: samples per second of audio.
+
+    Raises:
+        ValueError: texts, of which there is no file.
+
+    Example:
+        >>> import numpy as np, tempfile
+        >>> from fastssl.models import Samples
+        >>> made = Samples("images", np.zeros((10, 8, 8, 1), np.uint8))
+        >>> made.save(tempfile.mkdtemp() + "/samples")[0].name
+        'samples.png'
+    """
+
+    kind: str
+    values: Any
+    rate: int | None = None
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Writes images as a contact sheet ``path``.png, or waveforms as ``path``-1.wav, ..., and returns the files.
+
+        Raises:
+            ValueError: texts, of which there is no file.
+        """
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.kind == "images":
+            target = path.with_name(path.name.removesuffix(".png") + ".png")
+            temporary = target.with_name(target.name + ".tmp")
+            contact_sheet(self.values).save(temporary, "PNG")
+            temporary.replace(target)
+            return [target]
+        if self.kind != "audio":
+            raise ValueError(f"kind: expected images or audio, got {self.kind}")
+        files, stem = [], path.name.removesuffix(".wav")
+        for k, waveform in enumerate(self.values, 1):
+            target = path.with_name(f"{stem}.wav" if len(self.values) == 1 else f"{stem}-{k}.wav")
+            temporary = target.with_name(target.name + ".tmp")
+            with wave.open(str(temporary), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(int(self.rate or 16_000))
+                file.writeframes((np.clip(waveform, -1, 1) * 32767).round().astype("<i2").tobytes())
+            temporary.replace(target)
+            files.append(target)
+        return files
+
+
+def contact_sheet(images: np.ndarray) -> Any:
+    """A Pillow image of uint8 images [N, H, W, C] in a grid; small ones are enlarged by a whole factor."""
+    from PIL import Image
+
+    count, height, width = images.shape[:3]
+    columns = max(1, math.ceil(math.sqrt(count)))
+    largest = max(1, (SHEET // columns - MARGIN) // max(height, width))
+    factor = min(largest, max(1, ENLARGED // max(height, width)))
+    cell = (height * factor + MARGIN, width * factor + MARGIN)
+    sheet = np.full((math.ceil(count / columns) * cell[0] + MARGIN, columns * cell[1] + MARGIN, 3), 255, np.uint8)
+    for k, image in enumerate(images):
+        shown = to_show(image).repeat(factor, 0).repeat(factor, 1)
+        y, x = MARGIN + k // columns * cell[0], MARGIN + k % columns * cell[1]
+        sheet[y : y + shown.shape[0], x : x + shown.shape[1]] = shown
+    return Image.fromarray(sheet)

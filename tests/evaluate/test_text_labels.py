@@ -1,0 +1,206 @@
+"""Fine-tuning of texts uses pretrained weights, pairs and scores; the metrics are those of scikit-learn and scipy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastssl.data import Corpus, ParallelCorpus, Splits, Tokenizer, glue, open_splits, tokenize_corpus
+from fastssl.data.glue import GLUE
+from fastssl.evaluate import METRICS, TextFineTuning, few_text_labels, finetune_text
+from fastssl.evaluate.finetune_text import TextClassifier, encode_texts
+from fastssl.models import LanguageModel, build_language
+from tests.support.language import SUBJECT_NETWORKS, network_of
+
+QUICK = TextFineTuning(epochs=1, least_steps=80, batch_size=16, rates=(1e-2,))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_are_those_of_other_libraries(seed: int) -> None:
+    from scipy import stats
+    from sklearn import metrics
+
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(5, 60))
+    for classes in (2, 4):
+        labels = rng.integers(0, classes, n)
+        scores = torch.from_numpy(rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels])
+        predicted, truth = scores.argmax(1).numpy(), torch.from_numpy(labels)
+        assert METRICS["Matthews"](scores, truth) == pytest.approx(100 * metrics.matthews_corrcoef(labels, predicted))
+        if classes == 2:
+            expected = metrics.f1_score(labels, predicted, zero_division=0)
+            assert METRICS["F1"](scores, truth) == pytest.approx(100 * expected)
+    a, b = rng.integers(0, 6, n).astype(float), rng.normal(size=n)
+    given = torch.from_numpy(b)[:, None], torch.from_numpy(a)
+    assert METRICS["Pearson"](*given) == pytest.approx(100 * stats.pearsonr(b, a).statistic)
+    assert METRICS["Spearman"](*given) == pytest.approx(100 * stats.spearmanr(b, a).statistic)
+
+
+def test_metrics_of_constants_are_zero() -> None:
+    same = torch.eye(2)[[1, 1, 1]]
+    assert METRICS["Matthews"](same, torch.tensor([0, 1, 1])) == 0
+    assert METRICS["F1"](torch.eye(2)[[0, 0]], torch.tensor([0, 0])) == 0
+    for name in ("Pearson", "Spearman"):
+        assert METRICS[name](torch.ones(3, 1), torch.arange(3.0)) == 0
+
+
+def task(kind: str = "classes") -> Splits:
+    """Texts whose class is a word in them; pairs of the same two words or not; the number of times of a word."""
+    rng, words = np.random.default_rng(0), ("war", "tax", "sea")
+    texts, others, labels = [], [], []
+    for _ in range(96):
+        k = int(rng.integers(0, 3))
+        filler = " ".join(rng.choice(["we", "of", "it", "is"], int(rng.integers(0, 5))))
+        if kind == "classes":
+            texts.append(f"{filler} {words[k]}")
+            labels.append(k)
+        elif kind == "pairs":
+            same = int(rng.integers(0, 2))
+            texts.append(words[k])
+            others.append("yes" if same else "no")
+            labels.append(same)
+        else:
+            texts.append(f"{filler} " + "so " * k)
+            labels.append(k)
+    if kind == "scores":
+        data = Corpus(texts, "toy", labels=np.array(labels, float))
+        assert data.labels is not None and data.labels.dtype == np.float64 and data.read(0).label is None
+        return Splits("toy", data.subset(range(72)), data.subset(range(72, 96)), "Spearman", others=("Pearson",))
+    data = Corpus(texts, "toy", labels=labels, classes=["a", "b", "c"][: max(labels) + 1])
+    if kind == "pairs":
+        data = ParallelCorpus(data, Corpus(others))
+    return Splits("toy", data.subset(range(72)), data.subset(range(72, 96)), "top-1")
+
+
+def start(seed: int) -> LanguageModel:
+    return network_of("bert", "transformer", seed)
+
+
+@pytest.mark.parametrize("kind", ["classes", "pairs", "scores"])
+def test_it_learns_classes_pairs_and_scores(kind: str) -> None:
+    given = task(kind)
+    labels_per_class = (20,) if kind == "classes" else ()
+    table = few_text_labels(
+        {"from scratch": start}, Tokenizer(), given, labels_per_class, seeds=2, options=QUICK, note=lambda _: None
+    )
+    name = "toy, 20 labels per class" if labels_per_class else "toy"
+    scores = table[f"{name}, {given.metric}"]
+    assert set(scores) == {"from scratch", "TF-IDF", "constant"}
+    assert scores["from scratch"] > 85 > 60 > scores["constant"] and scores["TF-IDF"] > 85
+    assert set(table) == {f"{name}, {m}{end}" for m in (given.metric, *given.others) for end in ("", "_se")}
+
+
+def test_pretrained_weights_matter_and_stay() -> None:
+    """With a step size of nearly nothing, only the classifier and what the network knows can tell the classes."""
+    given = task()
+    network = start(0)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    labels, rows = torch.from_numpy(given.train.labels), np.arange(72)
+    tuned = finetune_text(network, Tokenizer(), given.train, labels, rows[:60], rows[60:], QUICK)  # type: ignore[arg-type]
+    assert tuned.outputs.shape == (12, 3) and tuned.steps == 80
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+    again = finetune_text(network, Tokenizer(), given.train, labels, rows[:60], rows[60:], QUICK)  # type: ignore[arg-type]
+    assert torch.equal(again.outputs, tuned.outputs)
+
+
+@pytest.mark.parametrize(("name", "network"), [s for s in SUBJECT_NETWORKS if s[0] in ("bert", "gpt", "t5", "bart")])
+@pytest.mark.parametrize("readout", ["mean", "token"])
+def test_padding_does_not_count(name: str, network: str, readout: str) -> None:
+    """A text has the same scores alone and beside a longer one, on every network."""
+    model = TextClassifier(network_of(name, network), Tokenizer().pad, 3, readout).eval()
+    torch.nn.init.normal_(model.head.weight)
+    rows, cut = encode_texts(Corpus(["We met.", "The union is strong."]), Tokenizer(), model.network)
+    assert cut == 0 and (rows[0][0][0] == Tokenizer().cls) == model.network.bidirectional
+    short, long = (torch.from_numpy(tokens)[None] for tokens, _ in rows)
+    padded = torch.nn.functional.pad(short, (0, long.shape[1] - short.shape[1]), value=Tokenizer().pad)
+    both = model(torch.cat([padded, long]), torch.zeros(2, long.shape[1], dtype=torch.int64))
+    alone = model(short, torch.zeros_like(short))
+    torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(both[0], both[1])
+
+
+def test_long_texts_are_cut_and_counted() -> None:
+    network = start(0)  # of 32 tokens
+    t = Tokenizer()
+    rows, cut = encode_texts(Corpus(["a" * 100, "b"]), t, network)
+    assert cut == 1 and [len(tokens) for tokens, _ in rows] == [32, 4]
+    pairs = ParallelCorpus(Corpus(["a" * 100, "a" * 100, "ab", ""]), Corpus(["b" * 100, "bc", "cd", ""]))
+    rows, cut = encode_texts(pairs, t, network)
+    assert cut == 2
+    for (tokens, segments), (a, b) in zip(rows, ((15, 14), (26, 3), (3, 3), (1, 1))):
+        assert tokens[0] == t.cls and np.flatnonzero(tokens == t.sep).tolist() == [a + 1, a + b + 2]
+        assert segments.tolist() == [0] * (a + 2) + [1] * (b + 1)
+
+
+FILES: dict[str, tuple[str, list[str], list[Any]]] = {
+    "CoLA": ("train.tsv", ["gj04\t1\t\tIt is.", 'gj04\t0\t*\tIs "it not.'], [1, 0]),
+    "MRPC": ("dev.tsv", ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t2\t3\tA b.\tB a."], [1]),
+    "STS-B": ("train.tsv", ["index\tsentence1\tsentence2\tscore", "0\tA.\tB.\t3.25", "1\tA.\tC.\t0"], [3.25, 0.0]),
+    "MNLI": ("dev_matched.tsv", ["index\tsentence1\tsentence2\tgold_label", "0\tA.\tB.\tentailment"], [2]),
+    "QQP": ("train.tsv", ["id\tquestion1\tquestion2\tis_duplicate", "0\tA?\tB?\t1", "1\tcut"], [1]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_glue_is_read(name: str, tmp_path: Path) -> None:
+    file, lines, labels = FILES[name]
+    (tmp_path / name).mkdir()
+    (tmp_path / name / file).write_text("\n".join(lines) + "\n")
+    part = "train" if file == "train.tsv" else "test"
+    corpus = glue(tmp_path / name, part)
+    assert corpus.labels is not None and corpus.labels.tolist() == labels
+    assert isinstance(corpus, ParallelCorpus) == (name != "CoLA")
+    assert corpus.skipped == ({"lines without all columns": 1} if name == "QQP" else {})
+    if name == "CoLA":
+        assert corpus.text(1) == 'Is "it not.'
+    if name == "MRPC":
+        assert corpus.pair(0) == ("A b.", "B a.")  # type: ignore[attr-defined]
+    with pytest.raises(FileNotFoundError, match="expected"):
+        glue(tmp_path / name, "test" if part == "train" else "train")
+
+
+def test_glue_tasks_are_splits_with_their_metrics(tmp_path: Path) -> None:
+    folder = tmp_path / "RTE"
+    folder.mkdir()
+    for file, rows in (("train.tsv", 3), ("dev.tsv", 2)):
+        lines = [f"{k}\tA.\tB.\tentailment" for k in range(rows)]
+        (folder / file).write_text("\n".join(["index\tsentence1\tsentence2\tlabel", *lines]))
+    splits = open_splits(f"glue:{folder}")
+    assert (splits.name, len(splits.train), len(splits.test), splits.metric) == ("RTE", 3, 2, "top-1")
+    assert {metric for one in GLUE.values() for metric in one.metrics} <= set(METRICS)
+    (folder / "train.tsv").write_text("index\tsentence1\tsentence2\tlabel\n0\tA.\tB.\tmaybe\n")
+    with pytest.raises(ValueError, match=r"line 2: expected a label of not_entailment, entailment, got 'maybe'"):
+        glue(folder)
+    (folder / "train.tsv").write_text("index\tsentence1\tlabel\n")
+    with pytest.raises(ValueError, match="expected columns"):
+        glue(folder)
+    with pytest.raises(ValueError, match="glue: expected a folder named cola"):
+        glue(tmp_path)
+
+
+def test_what_cannot_be_tuned_is_named() -> None:
+    given = task("scores")
+    for options, match in (
+        ({"labels_per_class": (5,)}, "labels: toy has scores"),
+        ({"seeds": 0}, "labels, seeds: expected numbers >= 1"),
+        ({"options": TextFineTuning(readout="last")}, "readout: expected 'mean' or 'token'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            few_text_labels({"a": start}, Tokenizer(), given, **options)  # type: ignore[arg-type]
+    bare = Splits("bare", Corpus(["a", "b"]), Corpus(["a"]))
+    with pytest.raises(ValueError, match="data: expected labelled texts"):
+        few_text_labels({"a": start}, Tokenizer(), bare)
+    with pytest.raises(ValueError, match="labels: expected 2, got 3"):
+        Corpus(["a", "b"], labels=np.zeros(3))
+    short = build_language({"name": "transformer", "vocabulary": 261, "width": 8, "heads": 2, "length": 2})
+    with pytest.raises(ValueError, match="network: expected a length of at least"):
+        encode_texts(Corpus(["a"]), Tokenizer(), build_language({**short.options, "causal": False}))
+
+
+def test_scores_are_no_labels_of_token_files(tmp_path: Path) -> None:
+    file = tokenize_corpus(Corpus(["a", "b"], labels=np.array([0.5, 1.5])), Tokenizer(), tmp_path / "a.tok")
+    assert file.labels is None
