@@ -92,7 +92,7 @@ setup(
         "fastssl": ["py.typed", "_C.pyi"],
         "fastssl.kernels": ["*.json"],
         "fastssl.bench": ["*.npz"],
-        "fastssl.data": ["emoji/*", "text/*"],
+        "fastssl.data": ["audio/*", "emoji/*", "text/*"],
         "fastssl.report": ["*.html", "*.css"],
         "fastssl.train": ["recipes/*.toml"],
     },

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.bench.run import write_atomically
-from fastssl.methods import METHODS, CPCSignal, TextMethod
+from fastssl.methods import METHODS, AudioMethod, CPCSignal, DensityMethod, TextMethod
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -23,7 +23,8 @@ defaults, and a complete example. Results on a small budget: [zoo.md](zoo.md). E
 
 A method consists of examples, networks and a loss. Methods of images: `augment=` takes any `fastssl.augment.Views`; the encoder is any
 network, `Encoder(module, size)`, or one of `build_encoder` (`resnet`, `resnet18`, `resnet50`, `vit`, `patch-cnn`, `efficientnet`, `lab:NAME`,
-`huggingface:NAME`). Methods of texts ([language.md](language.md)) take a network of `build_language` and a tokenizer. From the command line:
+`huggingface:NAME`). Distributions of images have networks that are encoders too ([early-works.md](early-works.md), [generation.md](generation.md)). Methods of
+texts ([language.md](language.md)) take a network of `build_language` and a tokenizer, methods of waveforms a network of `build_audio`. From the command line:
 `fastssl pretrain NAME --data FOLDER`.
 
 | method | family | predicts | loss | paper |
@@ -62,6 +63,49 @@ pretrain(method, training, options, out="runs/{name}", encoder_options=network)
 print(evaluate_language(method, held_out, training)["perplexity"])
 """
 
+DENSITY = """from fastssl.data import open_splits
+from fastssl.evaluate import evaluate_density
+from fastssl.methods import {kind}
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, pretrain
+
+encoder = {{"name": "{encoder}", "size": 8, "width": 32{more}}}
+task = open_splits("digits")  # or a folder with train/ and test/ in it
+method = {kind}(build_encoder(encoder){arguments})
+options = Pretraining({options})
+pretrain(method, task.train, options, out="runs/{name}", encoder_options=encoder)
+print(evaluate_density(method, task.test, task.train)["bits per value"])
+method.generate(64).save("runs/{name}/samples")  # a contact sheet
+"""
+
+AUDIO = """from fastssl.data import open_splits
+from fastssl.evaluate import evaluate_audio
+from fastssl.methods import {kind}
+from fastssl.models import build_audio
+from fastssl.train import Pretraining, pretrain
+
+task = open_splits("spoken-digits")  # or a folder with train/ and test/ in it, of WAV files
+network = {{"name": "{network}", "width": 32}}
+method = {kind}(build_audio(network))
+options = Pretraining(epochs=20, batch_size=16, lr=3e-3, clip=1.0)
+pretrain(method, task.train, options, out="runs/{name}", encoder_options=network)
+print(evaluate_audio(method, task.test, task.train)["bits per sample"])
+method.generate(4, seconds=0.5).save("runs/{name}/samples")  # WAV files
+"""
+
+STEREOGRAMS = """from fastssl.data import stereograms
+from fastssl.evaluate import disparity_correlation
+from fastssl.methods import IMAX
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, pretrain
+
+encoder = {"name": "mlp", "size": 8, "width": 32, "channels": 2}
+method = IMAX(build_encoder(encoder))
+options = Pretraining(epochs=20, batch_size=500, lr=3e-3)
+pretrain(method, stereograms(), options, out="runs/imax", encoder_options=encoder)
+print(disparity_correlation(method, stereograms(1000, seed=1)))
+"""
+
 SIGNALS = """import torch
 from fastssl.data import tones
 from fastssl.evaluate import linear_probe
@@ -78,6 +122,10 @@ labels, half = torch.from_numpy(signals.labels), len(signals) // 2
 print(linear_probe(features, labels, range(half), range(half, len(signals))))
 """
 
+OPTIONS = {
+    "rbm": 'epochs=20, batch_size=32, lr=0.05, optimizer="sgd"',
+    **dict.fromkeys(("igpt", "pixelcnn"), "epochs=20, batch_size=32, lr=1e-3"),
+}
 # Arguments of the examples besides the encoder, for methods that need them on small images.
 ARGUMENTS = {
     "byol": ", momentum=0.96",
@@ -88,6 +136,10 @@ ARGUMENTS = {
     "simclr": ", temperature=0.1, layers=2",
     "moco": ", queue=1024",
 }
+
+
+# Options of the networks of distributions, besides size and width.
+DENSITIES = {"igpt": ', "colors": 16, "channels": 3', "pixelcnn": ', "dropout": 0.3'}
 
 
 def _settings(kind: Any) -> list[str]:
@@ -135,11 +187,26 @@ def _section(name: str, kind: Any, example: str) -> list[str]:
 
 
 def _example(name: str, kind: Any) -> str:
+    options: Any
     if issubclass(kind, TextMethod):
         size = f"tokenizer.size + {kind.extra}" if kind.extra else "tokenizer.size"
         options = {"tokenizer": kind.tokenizer_kind, "network": kind.networks[0], "vocabulary": size}
         return LANGUAGE.format(kind=kind.__name__, name=name, **options)
+    if issubclass(kind, AudioMethod):
+        return AUDIO.format(kind=kind.__name__, network=kind.networks[0], name=name)
     arguments = ARGUMENTS.get(name, "")
+    if name == "imax":
+        return STEREOGRAMS
+    if issubclass(kind, DensityMethod):
+        options = OPTIONS.get(name, "epochs=20, batch_size=64, lr=1e-2")
+        return DENSITY.format(
+            kind=kind.__name__,
+            encoder=kind.encoder_name,
+            name=name,
+            more=DENSITIES.get(name, ""),
+            arguments=arguments,
+            options=options,
+        )
     return EXAMPLE.format(kind=kind.__name__, encoder=kind.encoder_name, name=name, arguments=arguments)
 
 

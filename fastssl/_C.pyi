@@ -32,6 +32,27 @@ def augment_tasks(
 ) -> tuple[np.ndarray, int, int]: ...
 def new_views(n: int, height: int, width: int, dtype: str, channels_last: bool) -> np.ndarray: ...
 
+class WaveSampler:
+    def __init__(
+        self,
+        embed: np.ndarray,
+        gates: np.ndarray,
+        gate_biases: np.ndarray,
+        outs: np.ndarray,
+        out_biases: np.ndarray,
+        middle: np.ndarray,
+        middle_bias: np.ndarray,
+        last: np.ndarray,
+        last_bias: np.ndarray,
+        dilations: list[int],
+        rows: int,
+    ) -> None: ...
+    def run(
+        self, codes: np.ndarray, given: int, temperature: float, seed: int, logits: np.ndarray | None = None
+    ) -> None: ...
+    @property
+    def position(self) -> int: ...
+
 class WordCounter:
     def add_text(self, text: str, letters: bytes) -> np.ndarray: ...
     def add_words(self, words: list[str]) -> np.ndarray: ...

@@ -63,6 +63,7 @@ double fma_rate(int threads, double seconds) {
 
 namespace fastssl {
 void bind_augment(py::module_& m);  // augment.cpp
+void bind_wave(py::module_& m);     // wave.cpp
 void bind_words(py::module_& m);    // words.cpp
 }  // namespace fastssl
 
@@ -70,6 +71,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fastssl: compiled kernels";
   fastssl::set_interrupt_check(python_asks_to_stop);
   fastssl::bind_augment(m);
+  fastssl::bind_wave(m);
   fastssl::bind_words(m);
   m.def("usable_isas", isa_names, "Instruction sets that this CPU can run, slowest first.");
   m.def("isa", [] { return std::string(fastssl::isa().name); }, "The instruction set in use.");

@@ -24,6 +24,22 @@ def data_of(state: dict[str, Any]) -> str:
     return str(where)
 
 
+def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
+    """The scores of a run of a method of waveforms on the test split of its data, or of ``data``."""
+    from fastssl.data import open_splits
+    from fastssl.evaluate import evaluate_audio
+    from fastssl.evaluate.features import progress_bars
+    from fastssl.methods import AudioMethod
+    from fastssl.train import load_checkpoint, load_method
+
+    method, state = load_method(checkpoint), load_checkpoint(checkpoint)[1]
+    assert isinstance(method, AudioMethod)
+    trained = open_splits(data_of(state))
+    held_out = trained.test if data is None else open_splits(data).test
+    with progress_bars(item_progress):
+        return dict(evaluate_audio(method, held_out, trained.train))
+
+
 def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
     """Loads the encoder and state of a checkpoint, or builds an encoder by name ("huggingface:NAME"), without a state.
 
@@ -57,11 +73,12 @@ def run_evaluation(
 def _evaluate(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool) -> dict[str, Any]:
     import torch
 
+    from fastssl.data import Stereograms, open_splits
     from fastssl.data import open as open_source
-    from fastssl.data import open_splits
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
     from fastssl.evaluate.features import labels_of
     from fastssl.evaluate.report import ROWS
+    from fastssl.methods import IMAX, DensityMethod, get
     from fastssl.train import load_encoder, load_method
 
     encoder, state = load_encoder(checkpoint)
@@ -90,4 +107,45 @@ def _evaluate(checkpoint: Path, data: str | None, protocol: str, readout: str | 
         echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():
         encoder.to("cuda")
-    return evaluate(encoder, state["encoder"], name, readout, ("pretrained",) if only else ROWS, echo)
+    if issubclass(get(state["method"]), IMAX) and isinstance(open_source(name), Stereograms):
+        return _disparity(checkpoint)
+    rows: tuple[str, ...] = ("pretrained",) if only else ROWS
+    likelihoods: dict[str, Any] = {}
+    if issubclass(get(state["method"]), DensityMethod):
+        likelihoods, rows = _likelihoods(checkpoint, state, name), tuple(row for row in rows if row != "histogram")
+        if open_source(name).labels is None:
+            return likelihoods
+    return likelihoods | evaluate(encoder, state["encoder"], name, readout, rows, echo)
+
+
+def _likelihoods(checkpoint: Path, state: dict[str, Any], name: str) -> dict[str, Any]:
+    """The likelihoods of the test split of ``name``; other data than the run's is scored as a whole."""
+    from fastssl.data import open as open_source
+    from fastssl.data import open_splits
+    from fastssl.evaluate import evaluate_density
+    from fastssl.methods import DensityMethod
+    from fastssl.train import load_method
+
+    method = load_method(checkpoint)
+    assert isinstance(method, DensityMethod)
+    task = open_splits(data_of(state))
+    return evaluate_density(method, task.test if name == data_of(state) else open_source(name), task.train)
+
+
+def _disparity(checkpoint: Path) -> dict[str, Any]:
+    """The correlation of the output with the disparity of stereograms of another seed, beside a random network's."""
+    import torch
+
+    from fastssl.data import stereograms
+    from fastssl.evaluate import disparity_correlation
+    from fastssl.methods import IMAX
+    from fastssl.models import build_encoder
+    from fastssl.train import load_checkpoint, load_method
+
+    method, state = load_method(checkpoint), load_checkpoint(checkpoint)[1]
+    assert isinstance(method, IMAX)
+    unseen = stereograms(2000, seed=1)
+    torch.manual_seed(0)
+    random = IMAX(build_encoder(state["encoder"]), **state["method_options"])
+    found = {"pretrained": disparity_correlation(method, unseen), "random": disparity_correlation(random, unseen)}
+    return {"correlation with disparity": found}

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from fastssl.cli.show import item_progress
 from fastssl.models.samples import Samples
 
 
@@ -42,9 +43,13 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
         known = ", ".join(key for key, kind in METHODS.items() if kind.generates)
         raise ValueError(f"checkpoint: expected one of a generative method ({known}), got {name}")
     method = load_method(run)
-    names = [key for key in inspect.signature(method.generate).parameters if key != "seed"]
+    parameters = inspect.signature(method.generate).parameters
+    names = [key for key in parameters if key not in ("seed", "progress")]
     given = {key: value for key, value in options.items() if value is not None}
     for key in given:
         if key not in names:
             raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
-    return method.generate(seed=seed, **given)
+    if "progress" not in parameters:
+        return method.generate(seed=seed, **given)
+    with item_progress(f"{run}: steps") as show:
+        return method.generate(seed=seed, progress=show, **given)  # type: ignore[call-arg]

@@ -20,6 +20,7 @@ from fastssl.cli.show import (
     echo,
     item_progress,
     open_data,
+    open_training,
     print_measures,
     run_pretraining,
 )
@@ -141,7 +142,9 @@ def pretrain(
         str | None,
         typer.Option(help="Stem of resnet18 to resnet101: cifar or imagenet; default: imagenet from 96 pixels on."),
     ] = None,
-    channels: Annotated[int, typer.Option(help="Image channels of the encoder: 1 for grey, 3, or others.")] = 3,
+    channels: Annotated[
+        int | None, typer.Option(help="Image channels of the encoder: 1 for grey, 3, or others; default: the method's.")
+    ] = None,
     temperature: Annotated[
         float | None, typer.Option(help="Temperature of the loss; default: that of the recipe.")
     ] = None,
@@ -150,7 +153,8 @@ def pretrain(
         typer.Option("--spatial/--no-spatial", help="Project the 4 x 4 feature map instead of its mean."),
     ] = None,
     network: Annotated[
-        str | None, typer.Option(help="Of texts: bert, gpt2, t5, bart; transformer needs no extra.")
+        str | None,
+        typer.Option(help="Of texts: bert, gpt2, t5, bart; transformer needs no extra. Of waveforms: wavenet."),
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -158,7 +162,7 @@ def pretrain(
     ] = None,
     vocabulary: Annotated[int | None, typer.Option(help="Of texts: tokens of a tokenizer that is trained.")] = None,
     length: Annotated[int | None, typer.Option(help="Of texts: tokens per example.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Of texts: number of blocks.")] = None,
+    depth: Annotated[int | None, typer.Option(help="Of texts and waveforms: number of blocks or layers.")] = None,
     heads: Annotated[int | None, typer.Option(help="Of texts: attention heads.")] = None,
     held_out: Annotated[
         float | None, typer.Option(help="Of texts: share of the corpus, its end, that is left out; default: 0.05.")
@@ -200,13 +204,13 @@ def pretrain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without training.")] = False,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A setting of word2vec (repeatable): dim=300, architecture=cbow, window=10, ..."),
+        typer.Option("--set", help="A setting of the method or its network (repeatable): steps=5, window=10, ..."),
     ] = None,
 ) -> None:
-    """Pretrain METHOD on images or texts without labels."""
+    """Pretrain METHOD on images, texts or waveforms without labels."""
     from fastssl.cli.plan import plan
-    from fastssl.cli.recipes import build_method, encoder_for, options_for
-    from fastssl.methods import get
+    from fastssl.cli.recipes import build_method, encoder_for, method_settings, options_for
+    from fastssl.methods import AudioMethod, get
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
 
@@ -220,9 +224,9 @@ def pretrain(
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
         return
-    if set_:
-        raise ValueError(f"set: expected the method word2vec, got {method!r}")
-    text = "tokens" in get(method).needs
+    of_method, of_network = method_settings(method, encoder, set_ or [])
+    kind = get(method)
+    text, audio = "tokens" in kind.needs, issubclass(kind, AudioMethod)
     of_images = {
         **{"encoder": encoder, "size": size, "blocks": blocks, "stem": stem, "temperature": temperature},
         **{"spatial": spatial, "probe_every": probe_every},
@@ -231,13 +235,17 @@ def pretrain(
         **{"network": network, "tokenizer": tokenizer, "vocabulary": vocabulary, "length": length, "depth": depth},
         **{"heads": heads, "held_out": held_out, "init": init, "objective": objective, "order": order},
     }
-    for name, value in (of_images if text else of_texts).items():
+    of_others = of_images if text else of_texts
+    if audio:
+        of_others = {**of_images, **{key: value for key, value in of_texts.items() if key not in ("network", "depth")}}
+    for name, value in of_others.items():
         if value is not None:
-            raise ValueError(f"{name}: {method} takes {'texts' if text else 'images'}, it has no such option")
+            takes = "texts" if text else "waveforms" if audio else "images"
+            raise ValueError(f"{name}: {method} takes {takes}, it has no such option")
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
-    source = open_data(data or ("sotu" if text else "emoji"), orientation=orientation)
+    source = open_training(data or kind.data, kind, orientation=orientation)
     chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
     own = {
         "schedule": schedule,
@@ -249,7 +257,7 @@ def pretrain(
         "warmup_epochs": warmup_epochs,
     }
     given = {key: value for key, value in own.items() if value is not None}
-    arguments: dict[str, Any] = {"objective": objective, "order": order}
+    arguments: dict[str, Any] = {"objective": objective, "order": order, **of_method}
     shape = {
         "name": network,
         "vocabulary": vocabulary,
@@ -262,7 +270,9 @@ def pretrain(
         chosen,
         options=chosen.options | given,
         method=chosen.method | {key: value for key, value in arguments.items() if value is not None},
-        network=chosen.network | {key: value for key, value in shape.items() if text and value is not None},
+        network=chosen.network
+        | {key: value for key, value in shape.items() if (text or audio) and value is not None}
+        | (of_network if audio else {}),
     )  # what is printed is what runs
     settings = Pretraining(
         **chosen.options,
@@ -284,7 +294,7 @@ def pretrain(
     settings.check()
     if is_rank_zero():
         echo(f"{describe_source(source)}\n{chosen}")
-        if channels not in (1, 3):
+        if channels not in (None, 1, 3):
             echo(f"{channels} channels: augmented independently; hue, saturation and grayscale have no effect")
     model: Any
     if text:
@@ -303,8 +313,14 @@ def pretrain(
             seed=seed,
             resume=resume,
         )
+    elif audio:
+        from fastssl.train.audio import build_audio_method
+
+        method_options = chosen.method
+        model, encoder_options = build_audio_method(method, chosen.network, method_options, seed)
     else:
         encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
+        encoder_options = {**chosen.network, **encoder_options, **of_network}
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
         model = build_method(method, encoder_options, source, seed, **arguments)
         method_options = options_for(method, source.embedded, **arguments)
@@ -382,12 +398,14 @@ def evaluate(
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
 
     A language method is evaluated on held-out text, against a unigram model and xz; finetune: on labelled texts
-    (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF.
+    (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF. A distribution of images is
+    evaluated also by the likelihood of held-out images, against mixtures, xz and PNG; one of waveforms on held-out
+    signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import run_evaluation
     from fastssl.cli.words import evaluate_words, is_word_run
-    from fastssl.methods import get
+    from fastssl.methods import AudioMethod, get
     from fastssl.train import load_checkpoint
 
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
@@ -408,6 +426,10 @@ def evaluate(
             table = evaluate_text(checkpoint, data)
         else:
             raise ValueError(f"protocol: expected 'frozen' or 'finetune' for a language method, got {protocol!r}")
+    elif issubclass(get(load_checkpoint(checkpoint)[1]["method"]), AudioMethod):
+        from fastssl.cli.evaluation import evaluate_waveforms
+
+        table = evaluate_waveforms(checkpoint, data)
     else:
         table = run_evaluation(checkpoint, data, protocol, readout, only)
     print_measures(table)
@@ -420,12 +442,16 @@ def evaluate(
 def generate(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
     prompt: Annotated[str | None, typer.Argument(help="Of texts: what to continue; default: nothing.")] = None,
-    count: Annotated[int | None, typer.Option(help="Number of samples; default: 1 text, 64 images.")] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of samples; default: 1 text, 64 images, 4 waveforms.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed; each sample has draws of its own.")] = 0,
     out: Annotated[
         Path | None, typer.Option(help="File of images (.png) or audio (.wav); default: samples in CHECKPOINT.")
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0: the most probable value; default: 1.")] = None,
+    label: Annotated[int | None, typer.Option(help="The class, of a method that is conditioned on classes.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="Of waveforms: duration; default: 1.")] = None,
     tokens: Annotated[int | None, typer.Option(help="Of texts: tokens to add; default: 100.")] = None,
     top_k: Annotated[int | None, typer.Option(help="Of texts: sample among this many tokens.")] = None,
     top_p: Annotated[
@@ -439,8 +465,9 @@ def generate(
     from fastssl.cli.generation import generate as draw
     from fastssl.cli.generation import parse_settings
 
-    options = {"prompt": prompt, "count": count, "temperature": temperature, "tokens": tokens, "top_k": top_k}
-    samples = draw(checkpoint, seed, {**options, "top_p": top_p, **parse_settings(set_ or [])})
+    options = {"prompt": prompt, "count": count, "temperature": temperature, "label": label, "seconds": seconds}
+    options |= {"tokens": tokens, "top_k": top_k, "top_p": top_p}
+    samples = draw(checkpoint, seed, {**options, **parse_settings(set_ or [])})
     if samples.kind == "texts":
         for text in samples.values:
             echo(text)

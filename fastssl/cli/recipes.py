@@ -19,10 +19,12 @@ from fastssl.augment import (
     SimCLRAugment,
     Views,
 )
+from fastssl.cli.generation import parse_settings
 from fastssl.data import Source
-from fastssl.methods import ImageMethod, get, image_method
+from fastssl.methods import AudioMethod, ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
-from fastssl.models.encoders import RESNETS
+from fastssl.models.audio import AUDIO_NETWORKS
+from fastssl.models.encoders import DENSITIES, RESNETS
 from fastssl.train.recipe import recipe
 
 TWO_VIEWS = {
@@ -67,9 +69,9 @@ def encoder_for(
     width: int | None = None,
     blocks: int | None = None,
     stem: str | None = None,
-    channels: int = 3,
+    channels: int | None = None,
 ) -> dict[str, Any]:
-    """Options of ``build_encoder``, for the given encoder or the method's default.
+    """Options of ``build_encoder``, for the given encoder and channels, or the method's default.
 
     Raises:
         ValueError: a width or a number of blocks for a network of fixed architecture, a stem for other networks.
@@ -82,9 +84,12 @@ def encoder_for(
             raise ValueError(f"{key}: {kind} has a fixed architecture; encoders such as 'resnet' take a {key}")
     if stem is not None and kind not in RESNETS:
         raise ValueError(f"stem: expected an encoder of {', '.join(RESNETS)}, got {kind!r}")
-    if not known:
+    if kind in DENSITIES:  # whose networks have defaults of their own
+        options |= {key: value for key, value in (("width", width), ("blocks", blocks)) if value is not None}
+    elif not known:
         options |= {"width": 32 if width is None else width, "blocks": 1 if blocks is None else blocks}
-    if channels != 3:
+    channels = image_method(name).channels if channels is None else channels
+    if channels != (1 if kind in DENSITIES else 3):
         options["channels"] = channels
     return options if stem is None else {**options, "stem": stem}
 
@@ -101,17 +106,17 @@ def options_for(
     Arguments override ``settings`` (those of a recipe; None: of the recipe "small" for ``embedded``).
 
     Raises:
-        ValueError: unknown method, or a temperature for a method without one.
+        ValueError: unknown method, or a temperature or spatial features for a method without them.
     """
     kind = get(name)
+    takes = inspect.signature(kind).parameters
     chosen = recipe(name, 0, embedded=embedded).method if settings is None else settings
-    options: dict[str, Any] = {"spatial": True, **chosen}
-    if spatial is not None:
-        options["spatial"] = spatial
-    if temperature is not None:
-        if "temperature" not in inspect.signature(kind).parameters:
-            raise ValueError(f"temperature: {name} has none")
-        options["temperature"] = temperature
+    options: dict[str, Any] = {**({"spatial": True} if "spatial" in takes else {}), **chosen}
+    for key, value in (("spatial", spatial), ("temperature", temperature)):
+        if value is not None:
+            if key not in takes:
+                raise ValueError(f"{key}: {name} has none")
+            options[key] = value
     return options
 
 
@@ -136,3 +141,26 @@ def build_method(
     encoder = build_encoder(encoder_options)
     method: ImageMethod = kind(encoder, views_for(name, data.embedded, encoder.size), **options)
     return method
+
+
+def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """``NAME=VALUE`` settings as arguments of the method, and options of its network if that is a distribution.
+
+    Raises:
+        ValueError: no such setting.
+    """
+    kind = get(name)
+    own = [
+        key for key in inspect.signature(kind).parameters if key not in ("encoder", "augment", "network", "tokenizer")
+    ]
+    network: list[str] = []
+    if issubclass(kind, ImageMethod) and (encoder or kind.encoder_name) in DENSITIES:
+        parameters = inspect.signature(DENSITIES[encoder or kind.encoder_name]).parameters
+        network = [key for key in parameters if key not in ("size", "channels")]
+    if issubclass(kind, AudioMethod):
+        network = list(inspect.signature(AUDIO_NETWORKS[kind.networks[0]]).parameters)
+    settings = parse_settings(given)
+    for key, value in settings.items():
+        if key not in own and key not in network:
+            raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(own + network)}, got {key}={value!r}")
+    return tuple({key: value for key, value in settings.items() if key in names} for names in (own, network))  # type: ignore[return-value]

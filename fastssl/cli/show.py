@@ -125,6 +125,13 @@ def open_data(data: str, **options: Any) -> Any:
         return open_source(data, progress=show, **options)
 
 
+def open_training(data: str, kind: Any, **options: Any) -> Any:
+    """The data that a method trains on: all, or the training split (``Method.held_out``)."""
+    from fastssl.train.run import training_split
+
+    return training_split(data, **options) if kind.held_out else open_data(data, **options)
+
+
 def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
     """Pretrains with progress; ``more``: arguments of ``pretrain``."""
     from fastssl.train import pretrain
@@ -160,15 +167,26 @@ def describe_source(source: Any) -> str:
 
 
 def print_measures(table: dict[str, Any]) -> None:
-    """Prints a table with one row per measure and one column per encoder."""
-    rows = [k for k, v in table.items() if isinstance(v, dict) and not k.endswith(("_std", "_se"))]
-    columns = list(dict.fromkeys(c for r in rows for c in table[r]))
-    shown = Table("", *columns)
-    for measure in rows:
-        spread = table.get(measure + "_std") or table.get(measure + "_se") or {}
-        cells = [
-            f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.1f}" if c in spread else "") if c in table[measure] else "-"
-            for c in columns
-        ]
-        shown.add_row(measure, *cells)
-    console.print(shown)
+    """Prints tables with one row per measure and one column per encoder; measures of other columns are another table,
+    where they have but one in common."""
+    groups: list[tuple[list[str], list[str]]] = []
+    for measure, values in table.items():
+        if not isinstance(values, dict) or measure.endswith(("_std", "_se")):
+            continue
+        if groups and (len(set(groups[-1][1]) & set(values)) > 1 or set(groups[-1][1]) == set(values)):
+            groups[-1][0].append(measure)
+            groups[-1][1].extend(column for column in values if column not in groups[-1][1])
+        else:
+            groups.append(([measure], list(values)))
+    for measures, columns in groups:
+        shown = Table("", *columns)
+        for measure in measures:
+            spread = table.get(measure + "_std") or table.get(measure + "_se") or {}
+            cells = [
+                f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.1f}" if c in spread else "")
+                if c in table[measure]
+                else "-"
+                for c in columns
+            ]
+            shown.add_row(measure, *cells)
+        console.print(shown)

@@ -16,17 +16,20 @@ from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
-from fastssl.data.signals import Signals, tones
+from fastssl.data.signals import Signals, inverse_mu_law, mu_law, spoken_digits, tones
 from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
+from fastssl.data.stereograms import Stereograms, stereograms
 from fastssl.data.tables import table
 from fastssl.data.text_files import text8, text_corpus, wikitext
 from fastssl.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from fastssl.data.tokens import TokenError, TokenFile, tokenize_corpus
+from fastssl.data.wav import AudioError, WavSource, read_wav, wav_folder
 from fastssl.data.windows import Window, Windows
 
 __all__ = [
     "ArraySource",
+    "AudioError",
     "Batch",
     "CacheError",
     "ConcatSource",
@@ -46,11 +49,13 @@ __all__ = [
     "Signals",
     "Source",
     "Splits",
+    "Stereograms",
     "Subset",
     "TokenBatch",
     "TokenError",
     "TokenFile",
     "Tokenizer",
+    "WavSource",
     "Window",
     "Windows",
     "digits",
@@ -59,15 +64,20 @@ __all__ = [
     "folder",
     "glosses",
     "glue",
+    "inverse_mu_law",
     "load_tokenizer",
+    "mu_law",
     "open",
     "open_splits",
     "pack",
     "pack_source",
     "prefetch_items",
     "read_image",
+    "read_wav",
     "sentences",
     "sotu",
+    "spoken_digits",
+    "stereograms",
     "table",
     "text8",
     "text_corpus",
@@ -75,6 +85,7 @@ __all__ = [
     "tones",
     "train_tokenizer",
     "verses",
+    "wav_folder",
     "wikitext",
     "write_shards",
 ]

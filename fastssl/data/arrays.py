@@ -66,11 +66,15 @@ class ArraySource(Source):
         self.names = list(names) if names is not None else [str(i) for i in range(count)]
         self.texts = None if texts is None else list(texts)
 
+    reduced: np.ndarray | None = None  # [N, K, H / 2, W / 2, C], what the images were enlarged from
+
     def __len__(self) -> int:
         return len(self.images)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         images = self.images[check_index(index, len(self))]
+        if self.reduced is not None and reduce is not None and reduce(images.shape[-3:-1]) > 1:
+            images = self.reduced[index]
         return Item(
             images=tuple(images) if images.ndim == 4 else (images,),
             label=None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index]),
@@ -91,6 +95,7 @@ class ArraySource(Source):
         ids = np.asarray(ids, dtype=np.int64)
         part = ArraySource.__new__(ArraySource)
         part.images = self.images[ids] if isinstance(self.images, np.ndarray) else [self.images[i] for i in ids]
+        part.reduced = None if self.reduced is None else self.reduced[ids]
         part.labels = None if self.labels is None else self.labels[ids]
         part.classes, part.name, part.embedded = self.classes, name or self.name, self.embedded
         part.names = [self.names[i] for i in ids]

@@ -49,8 +49,14 @@ def emoji(split: str = "all") -> ArraySource:
     return whole.subset(np.sort(chosen), f"emoji-{split}")
 
 
-def digits() -> ArraySource:
+def digits(size: int = 16) -> ArraySource:
     """1,797 handwritten digits of scikit-learn, 8 x 8 enlarged to 16 x 16, in 10 classes.
+
+    Args:
+        size: 16, or 8 for the original images, which methods of images of 8 pixels also read from the enlarged ones.
+
+    Raises:
+        ValueError: another size.
 
     Example:
         >>> import fastssl.data
@@ -59,15 +65,20 @@ def digits() -> ArraySource:
     """
     from sklearn.datasets import load_digits
 
+    if size not in (8, 16):
+        raise ValueError(f"size: expected 8 or 16 pixels, got {size}")
     raw = load_digits()
     small = np.clip(raw.images * (255 / 16), 0, 255).astype(np.float32)
     # Upsampled bilinearly: 8 x 8 pixels are too few for random crops.
     import torch
     import torch.nn.functional as TF
 
-    large = TF.interpolate(torch.from_numpy(small)[:, None], size=16, mode="bilinear", align_corners=False)
-    pixels = large.round().to(torch.uint8).numpy()[:, 0]
-    images = np.repeat(pixels[:, None, :, :, None], 3, axis=-1)
-    source = ArraySource(images, raw.target, [str(d) for d in range(10)], "digits")
+    large = TF.interpolate(torch.from_numpy(small)[:, None], size=16, mode="bilinear", align_corners=False)[:, 0]
+    originals, images = (
+        np.repeat(pixels.round().to(torch.uint8).numpy()[:, None, :, :, None], 3, axis=-1)
+        for pixels in (torch.from_numpy(small), large)
+    )
+    source = ArraySource(images if size == 16 else originals, raw.target, [str(d) for d in range(10)], "digits")
     source.embedded = "digits"
+    source.reduced = originals if size == 16 else None
     return source

@@ -20,8 +20,9 @@ from fastssl.data.shards import ShardError
 from fastssl.data.source import Item, Source
 from fastssl.data.threads import background_pool
 from fastssl.data.views import AugmentExamples
+from fastssl.data.wav import AudioError
 
-UNREADABLE = (ImageError, PackedError, ShardError, OSError)  # errors of unreadable items
+UNREADABLE = (AudioError, ImageError, PackedError, ShardError, OSError)  # errors of unreadable items
 CHUNK = 16  # items of a batch per task of a thread
 
 

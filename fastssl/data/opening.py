@@ -26,8 +26,9 @@ from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.shards import ShardSource
-from fastssl.data.signals import tones
+from fastssl.data.signals import spoken_digits, tones
 from fastssl.data.source import Source, checked_labels
+from fastssl.data.stereograms import stereograms
 from fastssl.data.storage import (
     content,
     ending,
@@ -42,13 +43,17 @@ from fastssl.data.storage import (
     parent,
 )
 from fastssl.data.tokens import TokenFile
+from fastssl.data.wav import SUFFIX as WAV
+from fastssl.data.wav import WavSource, wav_folder
 
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
     "emoji-all": emoji,
     "emoji-heldout": lambda: emoji("heldout"),
     "digits": digits,
+    "stereograms": stereograms,
     "tones": tones,
+    "spoken-digits": spoken_digits,
     "sotu": sotu,
     "verses-en": verses,
     "verses-es": lambda: verses("es"),
@@ -63,7 +68,7 @@ TEXTS: dict[str, Callable[[str, str], Corpus]] = {
     "text8": lambda place, part: text_files.text8(place),
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
-_FILES = {".tar", ".pack", ".tok", ".npy", *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
+_FILES = {".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -82,17 +87,17 @@ def open(
         data: one of
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
-              "digits", "tones"; of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses",
-              "glosses-train" (without the 4,000 to classify);
+              "digits", "stereograms"; of signals: "tones", "spoken-digits"; of texts: "sotu", "verses-en", "verses-es",
+              "verses-en-es", "glosses", "glosses-train" (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a token file (``.tok``, written by ``fastssl tokenize``);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
               :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER", "glue:FOLDER" (of one of its tasks); several,
               separated by commas: "sotu,glosses";
-            - a folder of images with one sub-folder per class; with ``train`` and ``val`` (or ``test``) in it, the
-              split ``part``; a folder of tar shards;
-            - a file: an image, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
+            - a folder of images or of WAV files, with one sub-folder per class; with ``train`` and ``val`` (or
+              ``test``) in it, the split ``part``; a folder of tar shards;
+            - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
               ``shards/*.tar``), a list (``.csv``, ``.tsv``, ``.json``, ``.jsonl`` with columns path, label, text);
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
@@ -231,9 +236,20 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
         return _named(f"hf:{place}", part, options, progress)
     parts = parts_of(place)
     if parts is not None:
-        chosen = folder(parts[0 if part == "train" else 1], progress=progress, **options)
+        chosen = _items(parts[0 if part == "train" else 1], options, progress)
         chosen.name = _called(place)
         return chosen
+    return _items(place, options, progress)
+
+
+def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
+    """A folder of WAV files, recognised by itself and its first sub-folder, or of images."""
+    there = entries(place)
+    first = min((name for name, is_a_folder in there.items() if is_a_folder), default=None)
+    if any(ending(name) == WAV for name in [*there, *(entries(join(place, first)) if first else ())]):
+        found = wav_folder(place)
+        if found is not None:
+            return found
     return folder(place, progress=progress, **options)
 
 
@@ -249,6 +265,8 @@ def _file(place: str, options: dict[str, Any]) -> Source:
         return _stack(place, options)
     if kind == ".tok":
         return TokenFile(place)
+    if kind == WAV:
+        return WavSource([os.path.basename(place)], name=name_of(place), root=parent(place))
     if kind == ".txt":
         return text_files.text_corpus(place)
     if kind in tables.SUFFIXES:

@@ -21,6 +21,7 @@ class Item(NamedTuple):
         text: a string.
         label: an integer; -1 if the class is unknown.
         name: name of the item in messages and reports.
+        rate: samples of the signal per second.
 
     Example:
         >>> from fastssl.data import Item
@@ -34,6 +35,7 @@ class Item(NamedTuple):
     text: str | None = None
     label: int | None = None
     name: str | None = None
+    rate: int | None = None
 
 
 # (height, width) of an image to the factor 1, 2, 4 or 8 by which it may be decoded smaller.

@@ -1,5 +1,7 @@
 """Downstream evaluation: frozen and fine-tuned encoders, and baselines."""
 
+from fastssl.evaluate.audio import evaluate_audio
+from fastssl.evaluate.density import evaluate_density, mixture_nats
 from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
@@ -22,6 +24,7 @@ from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, me
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
 from fastssl.evaluate.sentences import next_sentence
+from fastssl.evaluate.stereograms import disparity_correlation
 from fastssl.evaluate.text_labels import few_text_labels
 from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
@@ -37,10 +40,13 @@ __all__ = [
     "alignment",
     "class_embeddings",
     "clustering_scores",
+    "disparity_correlation",
     "eleven_point_map",
     "embed",
     "encode",
     "evaluate",
+    "evaluate_audio",
+    "evaluate_density",
     "evaluate_digits",
     "evaluate_emoji",
     "evaluate_language",
@@ -61,6 +67,7 @@ __all__ = [
     "matthews",
     "mean_per_class",
     "mean_vectors",
+    "mixture_nats",
     "next_sentence",
     "pearson",
     "pixels",

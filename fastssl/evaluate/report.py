@@ -117,7 +117,7 @@ def evaluate_digits(
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
     """
-    data = digits()
+    data = digits(8 if encoder.size <= 8 else 16)
     labels = labels_of(data)
     names = (
         "digits_one_label",

@@ -20,6 +20,7 @@ from fastssl.functional.contrastive import (
     uniformity,
 )
 from fastssl.functional.custom import PairMasks, pair_loss, pairwise_reduce
+from fastssl.functional.density import gibbs, nade, nade_sample
 from fastssl.functional.distance import farthest, nearest, pairwise_distance
 from fastssl.functional.language import linear_cross_entropy
 from fastssl.functional.metric import (
@@ -45,6 +46,7 @@ from fastssl.functional.redundancy import (
     barlow_twins,
     centred_softmax,
     dino,
+    gaussian_information,
     negative_cosine_similarity,
     sinkhorn,
     swapped_prediction,
@@ -67,7 +69,9 @@ __all__ = [
     "dino",
     "farthest",
     "fast_ap",
+    "gaussian_information",
     "generalized_lifted_structure",
+    "gibbs",
     "hard_negative_nt_xent",
     "info_nce",
     "lifted_structure",
@@ -77,6 +81,8 @@ __all__ = [
     "multi_nt_xent",
     "multi_similarity",
     "n_pair",
+    "nade",
+    "nade_sample",
     "nca",
     "nce",
     "nearest",

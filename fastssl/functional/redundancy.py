@@ -71,6 +71,54 @@ def barlow_twins(
 
 
 @shardable
+def gaussian_information(a: Tensor, b: Tensor, *, eps: Tensor | float = 1e-6, group: Group = None) -> Tensor:
+    r"""Information, in nats, that two sets of outputs give about what they share, if both are it with Gaussian noise
+    of equal variance (IMAX maximises it).
+
+    .. math:: I = \frac12 \log \frac{\det \Sigma(a + b)}{\det \Sigma(a - b)}
+
+    with the covariances over rows; of scalars, one half of the logarithm of the ratio of the variances. It does not
+    change when both are transformed by the same invertible matrix. VICReg's variance and invariance terms push the same
+    two quantities apart, without the logarithm.
+
+    Args:
+        a: [N, D], float32, float64, bfloat16 or float16 (computed in float64); row i belongs to row i of ``b``.
+        b: [N, D].
+        eps: added to the diagonals of both covariances, in units of the mean variance of a + b and a - b: it bounds
+            the information.
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: covariances are those of the rows of all its
+            processes (:func:`fastssl.distributed.sharded` says what gradients are); None: of these rows alone.
+
+    Returns:
+        A scalar in float32 (float64 for float64 outputs). It is 0 for constant outputs and for no rows.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> shared = torch.randn(1000, 2)
+        >>> a, b = (shared + 0.1 * torch.randn(1000, 2) for _ in range(2))
+        >>> 4 < float(F.gaussian_information(a, b)) < 6
+        True
+
+    Source: Becker and Hinton, Self-organizing Neural Network that Discovers Surfaces in Random-dot Stereograms, 1992;
+    vectors: Becker, Mutual Information Maximization: Models of Cortical Self-organization, 1996.
+    """
+    dtype = torch.float64 if isinstance(a, Tensor) and a.dtype == torch.float64 else torch.float32
+    a, b = (z.double() for z in _views(a, b, ("a", "b")))
+    eps = check.value("eps", eps, a.device, low=0)
+    n = _count(a)
+    if n == 0:
+        return ((a.sum() + b.sum()) * 0).to(dtype)
+    covariances = []
+    for z in (a + b, a - b):
+        centred = z - everywhere(z.sum(0), by_rows=True) / n
+        covariances.append(everywhere(_product(centred, centred)) / n)
+    scale = sum(c.diagonal().mean() for c in covariances) / 2
+    floor = torch.eye(a.shape[1], dtype=a.dtype, device=a.device) * (eps * scale + torch.finfo(a.dtype).tiny)
+    total, difference = (torch.linalg.slogdet(c + floor).logabsdet for c in covariances)
+    return ((total - difference) / 2).to(dtype)
+
+
+@shardable
 def vicreg(
     z0: Tensor,
     z1: Tensor,

@@ -8,6 +8,7 @@ from torch import nn
 
 from fastssl.methods.align import ALIGN
 from fastssl.methods.amdim import AMDIM
+from fastssl.methods.audio import AudioMethod
 from fastssl.methods.barlow_twins import BarlowTwins
 from fastssl.methods.bart import BART
 from fastssl.methods.base import Method
@@ -22,17 +23,23 @@ from fastssl.methods.cpc import CPC
 from fastssl.methods.cpc_signal import CPCSignal
 from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
+from fastssl.methods.density import DensityMethod
 from fastssl.methods.dino import DINO
 from fastssl.methods.gpt import GPT
+from fastssl.methods.igpt import IGPT
 from fastssl.methods.image import ImageMethod
+from fastssl.methods.imax import IMAX
 from fastssl.methods.inter_clr import InterCLR
 from fastssl.methods.jigsaw import Jigsaw
 from fastssl.methods.mae import MAE
 from fastssl.methods.masked import Masked
 from fastssl.methods.moco import MoCo
 from fastssl.methods.moco_v3 import MoCoV3
+from fastssl.methods.nade import NADE
 from fastssl.methods.nnclr import NNCLR
+from fastssl.methods.pixelcnn import PixelCNN
 from fastssl.methods.quick_thoughts import QuickThoughts
+from fastssl.methods.rbm import RBM
 from fastssl.methods.relative_patch import RelativePatch
 from fastssl.methods.rotnet import RotNet
 from fastssl.methods.sentence import SentenceMethod
@@ -47,6 +54,7 @@ from fastssl.methods.t5 import T5
 from fastssl.methods.text import TextMethod
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
+from fastssl.methods.wavenet import WaveNet
 from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 
 # Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
@@ -81,12 +89,18 @@ METHODS: dict[str, type[Method]] = {
     "masked": Masked,
     "context-encoder": ContextEncoder,
     "mae": MAE,
+    "imax": IMAX,
+    "rbm": RBM,
+    "nade": NADE,
+    "pixelcnn": PixelCNN,
+    "igpt": IGPT,
     "bert": BERT,
     "gpt": GPT,
     "t5": T5,
     "bart": BART,
     "quick-thoughts": QuickThoughts,
     "sim-cse": SimCSE,
+    "wavenet": WaveNet,
 }
 
 
@@ -151,10 +165,15 @@ __all__ = [
     "CPC",
     "DINO",
     "GPT",
+    "IGPT",
+    "IMAX",
     "MAE",
     "METHODS",
+    "NADE",
     "NNCLR",
+    "RBM",
     "T5",
+    "AudioMethod",
     "BarlowTwins",
     "CPCSignal",
     "Colorization",
@@ -162,6 +181,7 @@ __all__ = [
     "Counting",
     "DeepCluster",
     "Denoising",
+    "DensityMethod",
     "ImageMethod",
     "InterCLR",
     "Jigsaw",
@@ -169,6 +189,7 @@ __all__ = [
     "Method",
     "MoCo",
     "MoCoV3",
+    "PixelCNN",
     "QuickThoughts",
     "RelativePatch",
     "RotNet",
@@ -183,6 +204,7 @@ __all__ = [
     "TextMethod",
     "Transformation",
     "VICReg",
+    "WaveNet",
     "Word2Vec",
     "WordProgress",
     "get",

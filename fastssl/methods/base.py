@@ -27,6 +27,9 @@ class Method(nn.Module):
       (clustering methods); ``sampling_weights`` may then weight the items.
     - ``has_unused_parameters``: some parameters get no gradient in some steps (``find_unused_parameters`` of DDP).
     - ``unit``: what is counted in reports of speed; an item has ``per_item`` of them.
+    - ``data``: what the command line trains on by default.
+    - ``held_out``: a run by name or from the command line trains on the training split of
+      :func:`fastssl.data.open_splits`; ``fastssl evaluate`` scores the test split.
     - ``generates``: what ``generate`` makes, "texts", "images" or "audio"; None: the method is not generative.
     - ``separable``: the loss is the mean of ``terms(batch)`` terms, or the sum of several such ``means``. Each term is
       independent of other rows (except through batch norm) and of earlier batches, so that gradients may be accumulated
@@ -40,6 +43,8 @@ class Method(nn.Module):
     needs: ClassVar[tuple[str, ...]] = ()
     min_rows: ClassVar[int] = 1
     unit: ClassVar[str] = "items"
+    data: ClassVar[str] = "emoji"
+    held_out: ClassVar[bool] = False
     generates: ClassVar[str | None] = None
     needs_dataset_features: ClassVar[bool] = False
     has_unused_parameters: bool = False

@@ -29,6 +29,7 @@ class ImageMethod(Method):
     needs: ClassVar[tuple[str, ...]] = ("images",)
     unit: ClassVar[str] = "images"
     encoder_name: ClassVar[str] = "resnet"  # default encoder of the command line
+    channels: ClassVar[int] = 3  # default of the command line
     needs_colors: ClassVar[bool] = False  # requires RGB images
 
     def __new__(cls, encoder: Any = None, *_: Any, **__: Any) -> Any:

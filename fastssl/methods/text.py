@@ -31,6 +31,7 @@ class TextMethod(Method):
 
     needs: ClassVar[tuple[str, ...]] = ("tokens",)
     unit: ClassVar[str] = "tokens"
+    data = "sotu"
     networks: ClassVar[tuple[str, ...]] = ()  # architectures that fit; the first is the command line's default
     tokenizer_kind: ClassVar[str] = "bpe"  # default of the command line
     whole: ClassVar[str] = "sentences"  # what the windows consist of (:class:`fastssl.data.Windows`)

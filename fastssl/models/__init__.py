@@ -1,35 +1,51 @@
 """Encoders, language models, heads, momentum encoders, queues and memory banks."""
 
-from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
+from fastssl.models.audio import build_audio
+from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
+from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
 from fastssl.models.generation import generate, generate_target
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
+from fastssl.models.igpt import ImageGPTNetwork
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
 from fastssl.models.language import LanguageModel, Transformer, build_language
 from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
+from fastssl.models.nade import NADENetwork
 from fastssl.models.permutations import hamming, permutations
+from fastssl.models.pixels import PixelCNNNetwork, PixelNetwork
+from fastssl.models.rbm import RBMNetwork, RestrictedBoltzmannMachine
 from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.samples import Samples
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
+from fastssl.models.wave import WaveNetNetwork
 from fastssl.models.word_vectors import UnknownWordError, WordVectors
 
 __all__ = [
     "ENCODERS",
     "LIBRARIES",
+    "MLP",
     "Backbone",
     "DINOHead",
+    "DensityNetwork",
     "EmbeddingQueue",
     "Encoder",
+    "ImageGPTNetwork",
     "LabNetwork",
     "LanguageModel",
+    "LogLikelihood",
     "MemoryBank",
+    "NADENetwork",
     "PatchCNN",
+    "PixelCNNNetwork",
+    "PixelNetwork",
     "Prototypes",
+    "RBMNetwork",
     "ResNet",
+    "RestrictedBoltzmannMachine",
     "Samples",
     "SignalEncoder",
     "SmallEfficientNet",
@@ -39,8 +55,10 @@ __all__ = [
     "Transformer",
     "UnknownWordError",
     "ViT",
+    "WaveNetNetwork",
     "WordVectors",
     "as_encoder",
+    "build_audio",
     "build_encoder",
     "build_language",
     "generate",
@@ -51,5 +69,6 @@ __all__ = [
     "permutations",
     "prediction_head",
     "projection_head",
+    "row_keys",
     "tokenize",
 ]

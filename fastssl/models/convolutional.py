@@ -1,4 +1,4 @@
-"""Further convolutional encoders: ConvMixer (patches) and EfficientNet (inverted bottlenecks)."""
+"""Further encoders: fully connected, ConvMixer (patches) and EfficientNet (inverted bottlenecks)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,35 @@ class _Mix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         result: Tensor = self.pointwise(x + self.depthwise(x))
+        return result
+
+
+class MLP(nn.Module):
+    """Fully connected layers on small images, [B, 3, size, size] to [B, dim, 1, 1].
+
+    Args:
+        size: image size in pixels.
+        dim: units of a layer.
+        depth: number of layers.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import MLP
+        >>> MLP(8, dim=16)(torch.zeros(2, 3, 8, 8)).shape
+        torch.Size([2, 16, 1, 1])
+    """
+
+    def __init__(self, size: int, dim: int = 128, depth: int = 1) -> None:
+        super().__init__()
+        first = nn.Sequential(nn.Conv2d(3, dim, size), nn.ReLU())
+        others = [nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU()) for _ in range(depth - 1)]
+        self.layers = nn.Sequential(first, *others)
+
+    def levels(self) -> list[nn.Module]:
+        return list(self.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.layers(x)
         return result
 
 

@@ -11,9 +11,14 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.models.channels import set_input_channels
-from fastssl.models.convolutional import PatchCNN, SmallEfficientNet
+from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
+from fastssl.models.density import DensityNetwork
+from fastssl.models.igpt import ImageGPTNetwork
 from fastssl.models.lab import LabNetwork
 from fastssl.models.libraries import LIBRARIES, Backbone
+from fastssl.models.nade import NADENetwork
+from fastssl.models.pixels import PixelCNNNetwork
+from fastssl.models.rbm import RBMNetwork
 from fastssl.models.resnet import BLOCKS, ResNet, SmallResNet
 from fastssl.models.vit import ViT
 
@@ -131,6 +136,8 @@ def _network(name: str, options: dict[str, Any]) -> nn.Module:
     if name in RESNETS:
         stem = options.get("stem") or ("cifar" if size < 96 else "imagenet")
         return ResNet(int(name[6:]), stem, int(options.get("width", 64)))
+    if name == "mlp":
+        return MLP(size, 4 * width, blocks)
     if name == "efficientnet":
         return SmallEfficientNet(width, blocks)
     patch = int(options.get("patch", max(1, size // 8)))
@@ -150,7 +157,13 @@ def _planar(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.contiguous() for x in inputs)
 
 
-ENCODERS = ("resnet", *RESNETS, "efficientnet", "vit", "patch-cnn")
+ENCODERS = ("resnet", *RESNETS, "efficientnet", "vit", "patch-cnn", "mlp")
+DENSITIES: dict[str, Callable[..., DensityNetwork]] = {
+    "rbm": RBMNetwork,
+    "nade": NADENetwork,
+    "pixelcnn": PixelCNNNetwork,
+    "igpt": ImageGPTNetwork,
+}
 
 
 def build_encoder(options: dict[str, Any]) -> Encoder:
@@ -164,13 +177,16 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
             - "resnet18", "resnet34", "resnet50", "resnet101": :class:`ResNet`, 64 channels wide unless "width" is
               given; "stem": "cifar" below 96 pixels, else "imagenet", unless it is given;
             - "efficientnet": :class:`SmallEfficientNet`;
+            - "mlp": :class:`MLP`, for small patches;
             - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", by default an eighth of the image);
+            - "rbm": :class:`RBMNetwork`, "nade": :class:`NADENetwork`, "pixelcnn": :class:`PixelCNNNetwork`,
+              "igpt": :class:`ImageGPTNetwork`: distributions of images, with other options;
             - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;
             - "torchvision:NAME", "timm:NAME": a network of that library with random weights (extras torchvision, timm),
               "huggingface:NAME": a pretrained model of transformers (extra vision); see
               :mod:`fastssl.models.libraries`.
 
-            "channels": number of image channels, if not 3.
+            "channels": number of image channels, if not 3 (of distributions: if not 1).
 
     Raises:
         ImportError: the extra is missing.
@@ -181,13 +197,17 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
         >>> build_encoder({"name": "resnet", "size": 32, "width": 16, "blocks": 1}).dim
         64
     """
-    name, size, channels = str(options["name"]), int(options["size"]), int(options.get("channels", 3))
+    name, size = str(options["name"]), int(options["size"])
+    channels = int(options.get("channels", 1 if name in DENSITIES else 3))
+    if name in DENSITIES:
+        own = {key: value for key, value in options.items() if key not in ("name", "size", "channels")}
+        return Encoder(DENSITIES[name](size, channels, **own), size, channels)
     library, _, theirs = name.partition(":")
     if theirs and library in LIBRARIES:
         return Encoder(LIBRARIES[library](theirs, size, channels), size, channels)
     plain = name.removeprefix("lab:")
     if plain not in ENCODERS:
-        known = ", ".join([*ENCODERS, "lab:NAME", *(f"{library}:NAME" for library in LIBRARIES)])
+        known = ", ".join([*ENCODERS, *DENSITIES, "lab:NAME", *(f"{library}:NAME" for library in LIBRARIES)])
         near = difflib.get_close_matches(plain, ENCODERS, 1)
         raise ValueError(
             f"encoder: expected one of {known}, got {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")

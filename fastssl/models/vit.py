@@ -52,6 +52,17 @@ class Block(nn.Module):
         result: Tensor = x + self.mlp(self.norm2(x))
         return result
 
+    def step(self, x: Tensor, keys: Tensor, values: Tensor, place: int) -> Tensor:
+        """The token at ``place``, [B, dim], after those whose keys and values are given, [B, heads, T, dim / heads];
+        its own are written to them."""
+        query, key, value = self.qkv(self.norm1(x)).reshape(len(x), 3, self.heads, -1).unbind(1)
+        keys[:, :, place], values[:, :, place] = key, value
+        known = keys[:, :, : place + 1], values[:, :, : place + 1]
+        seen = TF.scaled_dot_product_attention(query[:, :, None], *known)
+        x = x + self.out(seen.flatten(1))
+        result: Tensor = x + self.mlp(self.norm2(x))
+        return result
+
 
 class _Patches(nn.Module):
     """Patch embedding with positions: images to tokens [B, rows, columns, dim]."""

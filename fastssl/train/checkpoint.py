@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
-from fastssl.methods import Method, TextMethod, get
-from fastssl.models import Encoder, build_encoder, build_language
+from fastssl.methods import AudioMethod, Method, TextMethod, get
+from fastssl.models import Encoder, build_audio, build_encoder, build_language
 from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
 from fastssl.train.shards import full_tensor, shard_like
 
@@ -157,6 +157,8 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
             if not (folder / name).is_file() or digest((folder / name).read_text(encoding="utf-8")) != expected:
                 raise ValueError(f"checkpoint: {folder / name} is not the one that the run was trained with")
         method: Method = kind(build_language(state["encoder"]), load_tokenizer(folder), **options)
+    elif issubclass(kind, AudioMethod):
+        method = kind(build_audio(state["encoder"]), **options)
     else:
         method = kind(build_encoder(state["encoder"]), augment, **options)
     own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}

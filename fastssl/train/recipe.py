@@ -14,7 +14,7 @@ else:
     import tomli as tomllib
 
 NAMES = ("small", "paper")
-EMBEDDED_RECIPES = ("emoji", "digits")  # embedded data sets with their own settings
+EMBEDDED_RECIPES = ("emoji", "digits", "stereograms")  # embedded data sets with their own settings
 LARGE = 100_000  # items from which on the paper's settings are the default
 RATE = "lr_per_256"
 _NOTES = ("source", "differs", "method", "size", "views", "network")
@@ -30,7 +30,7 @@ class Recipe:
         method: arguments of the method.
         size: image size of the encoder, in pixels.
         views: arguments of the views specific to the data set; {}: the method's defaults.
-        network: options of :func:`fastssl.models.build_language`, for a language method.
+        network: options of the network of a language method, a distribution of images or one of waveforms.
         source: where the settings come from.
         differs: deviations from the paper.
 

@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from fastssl.data import Windows
+from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
-from fastssl.methods import ImageMethod, Method, get, image_method, name_of
+from fastssl.methods import AudioMethod, ImageMethod, Method, get, image_method, name_of
 from fastssl.models import as_encoder
+from fastssl.models.encoders import DENSITIES
 from fastssl.models.folder import find_checkpoint, load_checkpoint
+from fastssl.train.audio import build_audio_method
 from fastssl.train.callbacks import (
     Callback,
     CollapseGuard,
@@ -50,7 +52,7 @@ def pretrain(
     out: str | Path,
     encoder: Any = None,
     size: int | None = None,
-    channels: int = 3,
+    channels: int | None = None,
     encoder_options: dict[str, Any] | None = None,
     method_options: dict[str, Any] | None = None,
     resume: bool = False,
@@ -69,14 +71,15 @@ def pretrain(
             (:func:`recipe`) and trains ``encoder``.
         data: anything that :func:`fastssl.data.open` takes: a name, a path, arrays, a data set, a source. Labels are
             read only by the methods that need them. Language methods take a token file, or, by name, a corpus,
-            whose last twentieth is held out.
+            whose last twentieth is held out. Distributions of images and waveforms, by name,
+            take the training split (:func:`fastssl.data.open_splits`) of data given by name or path.
         options: see :class:`Pretraining`; None: those of the recipe if ``method`` is a name, else the defaults.
         out: folder for the checkpoint, the logs (TensorBoard) and ``history.json``.
         encoder: with a method's name: a name or options of ``build_encoder``, an ``Encoder``, or any module that maps
             images to a feature map or to vectors; None: the method's default encoder, small. With a language method:
-            options of ``build_language``.
+            options of ``build_language``; of waveforms: of ``build_audio``.
         size: image size of the encoder, in pixels.
-        channels: image channels of the encoder.
+        channels: image channels of the encoder; None: those of the method, 3, or 1 for most distributions.
         encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: a custom module.
         method_options: the other arguments of the method, for ``load_method``: JSON values.
         resume: continue from the checkpoint in ``out`` if it exists. Data, method, network and options must be
@@ -114,7 +117,8 @@ def pretrain(
         >>> model.encoder.network is network
         True
     """
-    source = open_source(data)
+    by_split = isinstance(method, str) and get(method).held_out and isinstance(data, (str, Path))
+    source = training_split(data) if by_split else open_source(data)
     if isinstance(method, str):
         rows = options.batch_size if options else None
         text = "tokens" in get(method).needs
@@ -127,12 +131,17 @@ def pretrain(
             tokens = open_tokens(source, Path(out), get(method), vocabulary=chosen.pop("vocabulary"), resume=resume)
             method, encoder_options = build_text_method(method, chosen, tokens.tokenizer, method_options, options.seed)
             source = method.prepare(tokens, tokens.divide(HELD_OUT)[0])
+        elif issubclass(get(method), AudioMethod):
+            chosen = {**settings.network, **({"name": encoder} if isinstance(encoder, str) else encoder or {})}
+            method, encoder_options = build_audio_method(method, chosen, method_options, options.seed)
         elif encoder is None or isinstance(encoder, str):
             encoder = {
+                **settings.network,
                 "name": encoder or image_method(method).encoder_name,
                 "size": settings.size if size is None else size,
             }
-            encoder |= {} if channels == 3 else {"channels": channels}
+            own = image_method(method).channels if channels is None else channels
+            encoder |= {} if own == (1 if encoder["name"] in DENSITIES else 3) else {"channels": own}
         if isinstance(method, str):
             method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
@@ -190,13 +199,20 @@ def pretrain(
 
 
 def _by_name(
-    name: str, encoder: Any, size: int | None, channels: int, options: dict[str, Any], seed: int
+    name: str, encoder: Any, size: int | None, channels: int | None, options: dict[str, Any], seed: int
 ) -> tuple[Method, dict[str, Any] | None]:
     """A method with weights initialised from ``seed``, and the options that rebuild its encoder (None: custom)."""
     kind: Any = get(name)
     torch.manual_seed(seed)
-    method: Method = kind(as_encoder(encoder, size, channels), **options)
+    method: Method = kind(as_encoder(encoder, size, 3 if channels is None else channels), **options)
     return method, encoder if isinstance(encoder, dict) else None
+
+
+def training_split(data: str | Path, **options: Any) -> Source:
+    """The training split of :func:`fastssl.data.open_splits`; it is opened again by the name of the whole."""
+    source = open_splits(data, **options).train
+    source.where = open_source(data, **options).where
+    return source
 
 
 def has_checkpoint(out: Path) -> bool:

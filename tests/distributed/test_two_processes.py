@@ -19,6 +19,7 @@ def test_methods_run_in_two_processes(tmp_path: Path) -> None:
     languages = [name for name in methods_of("tokens") if importlib.util.find_spec("transformers")]
     runs = [
         *methods_of("images"),
+        *methods_of("signal"),
         *languages,
         "simclr:16",
         "simclr:5",

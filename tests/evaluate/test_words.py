@@ -120,7 +120,7 @@ def test_commands(tmp_path: Path) -> None:
         (["pretrain", "word2vec", "--data", "digits", "--out", str(tmp_path / "x")], "word2vec takes texts"),
         (["pretrain", "word2vec", "--size", "32", "--out", str(tmp_path / "x")], "size: word2vec has no such option"),
         (["pretrain", "word2vec", "--set", "width=3", "--out", str(tmp_path / "x")], "set: expected NAME=VALUE"),
-        (["pretrain", "simclr", "--set", "dim=3"], "set: expected the method word2vec"),
+        (["pretrain", "simclr", "--set", "dim=3"], "set: expected NAME=VALUE with a name of temperature"),
         (["evaluate", str(out), "--data", "none.txt"], "expected glosses, or files"),
         (["evaluate", str(out), "--protocol", "layers"], "evaluated on --data alone"),
     ):

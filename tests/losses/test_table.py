@@ -13,8 +13,12 @@ import fastssl.functional as F
 from fastssl import losses
 from tests.support.subjects import KINDS, SUBJECTS
 
-# What is public and no loss, and modules that are no single function.
-NO_LOSSES = {"PairMasks", "centred_softmax", "farthest", "nearest", "pairwise_distance", "pairwise_reduce", "sinkhorn"}
+# What is public and no loss of pairs (tests/losses/test_density.py has those of densities), and modules that are no
+# single function.
+NO_LOSSES = {
+    *("PairMasks", "centred_softmax", "farthest", "nearest", "pairwise_distance", "pairwise_reduce", "sinkhorn"),
+    *("gaussian_information", "gibbs", "nade", "nade_sample"),
+}
 WRAPPERS = {"CrossBatchMemory", "MultipleNegativesRankingLoss"}
 
 

@@ -109,10 +109,12 @@ def test_exported_names_are_documented(package: str) -> None:
         "docs/distributed.md",
         "docs/data.md",
         "docs/language.md",
+        "docs/early-works.md",
         "docs/words.md",
         "docs/losses.md",
         "docs/large-batch.md",
         "docs/pretraining.md",
+        "docs/generation.md",
     ],
 )
 def test_examples_of_pages_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,8 @@ LAYERS = (
 # What a function may import from above, so that `import fastssl` loads little: attributes of the package.
 LATER = {("fastssl", "ops"), ("fastssl", "compat"), ("fastssl", "train"), ("cli", "fastssl")}
 LOADED = {"_version", "_docs", "_table"}  # what the package itself imports at once
-FOLDERS = ("core", "simd", "augment", "pair", "row", "words", "cuda", "bindings")  # of csrc, from the lowest
+# The folders of csrc, from the lowest.
+FOLDERS = ("core", "simd", "augment", "pair", "row", "words", "density", "wave", "cuda", "bindings")
 BESIDE = {"_C", "_cuda", "__main__"}  # of no layer
 
 

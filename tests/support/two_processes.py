@@ -12,11 +12,12 @@ import torch
 import torch.distributed as dist
 
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import Source, emoji
+from fastssl.data import Source, emoji, tones
 from fastssl.data.batch import map_tensors
 from fastssl.methods import ContextEncoder, Method, get
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
+from fastssl.train.audio import build_audio_method
 from fastssl.train.gradients import Gradients
 from fastssl.train.trainer import _fabric
 from tests.support.language import method_of, tokens
@@ -65,6 +66,9 @@ def main(rank: int, out: Path, names: list[str]) -> None:
         if "tokens" in get(name).needs:
             method, source = method_of(name), tokens(4)
             options, network = method.network.options, method.network
+        elif "signal" in get(name).needs:
+            method, options = build_audio_method(name, {"width": 6, "skip": 6, "depth": 3}, {"window": 64}, 0)
+            source, network = tones(32, 100), method.network
         else:
             options = encoder_for(name, None, 32, 4)
             method = build_method(name, options, data, 0)

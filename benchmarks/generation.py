@@ -1,0 +1,158 @@
+"""WaveNet's sampling, and likelihoods of pixels and waveforms.
+
+python benchmarks/generation.py [sampling] [likelihood] [--minutes M] [--page]
+
+``sampling``: codes per second of the whole network per code, of queues in torch operations and of the fused step, in
+alternating rounds on one thread. ``likelihood``: runs of M minutes (default 2) on the embedded data, scored on the test
+split. Adds to benchmarks/results/generation.json; ``--page`` writes the tables of docs/generation.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from readme import replace
+
+from fastssl.bench.harness import machine
+from fastssl.bench.run import write_atomically
+from fastssl.data import open_splits
+from fastssl.evaluate import evaluate_audio, evaluate_density
+from fastssl.methods import AudioMethod
+from fastssl.models import build_audio
+from fastssl.train import Pretraining, pretrain, recipe
+
+ROOT = Path(__file__).parent.parent
+RESULTS, PAGE = ROOT / "benchmarks" / "results" / "generation.json", ROOT / "docs" / "generation.md"
+ROUNDS, ROWS = 5, 16
+CODES = {"whole network": 4, "queues": 100, "fused step": 8000}  # per round
+EMOJI = {"size": 16, "channels": 3}
+# Name of a row -> method, data, options of its network.
+RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "PixelCNN, binary digits": ("pixelcnn", "digits", {"size": 8}),
+    "PixelCNN, one stack, binary digits": ("pixelcnn", "digits", {"size": 8, "gated": False}),
+    "PixelCNN, emoji, 256 levels": ("pixelcnn", "emoji", {**EMOJI, "levels": 256, "width": 48, "dropout": 0.0}),
+    "image GPT, emoji, 64 colours": ("igpt", "emoji", dict(EMOJI)),
+    "WaveNet, spoken digits": ("wavenet", "spoken-digits", {}),
+    "WaveNet, tones": ("wavenet", "tones", {}),
+}
+
+
+def sampling() -> dict[str, Any]:
+    """Median codes per second, and the medians of the ratios within a round."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network: Any = build_audio({"name": "wavenet"}).eval()
+    history = torch.zeros(1, network.receptive, dtype=torch.int64)
+
+    def whole(count: int) -> None:
+        with torch.no_grad():
+            for _ in range(count):
+                network(history)
+
+    ways = {
+        "whole network": whole,
+        "queues": lambda count: network.sampler(1, backend="reference").run(_codes(1, count), 0, 1.0, 0),
+        "fused step": lambda count: network.sampler(1, backend="cpu").run(_codes(1, count), 0, 1.0, 0),
+        f"fused step, {ROWS} rows": lambda count: network.sampler(ROWS, backend="cpu").run(
+            _codes(ROWS, count // ROWS), 0, 1.0, 0
+        ),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    for turn in range(ROUNDS + 1):
+        for name, sample in ways.items():
+            count = CODES.get(name, CODES["fused step"])
+            began = time.perf_counter()
+            sample(count)
+            if turn:  # the first is for warming up
+                rates[name].append(count / (time.perf_counter() - began))
+    first = rates["whole network"]
+    return {
+        name: {
+            "codes per second": statistics.median(found),
+            "ratio": statistics.median([rate / whole for rate, whole in zip(found, first)]),
+        }
+        for name, found in rates.items()
+    }
+
+
+def _codes(rows: int, count: int) -> np.ndarray:
+    return np.zeros((rows, count), np.int32)
+
+
+def likelihood(minutes: float, save: Any) -> None:
+    """Bits per value on the test split of every run."""
+    for name, (method, data, network) in RUNS.items():
+        task = open_splits(data)
+        settings = recipe(method, 0, embedded=task.train.embedded)
+        options = Pretraining(**{**settings.options, "minutes": minutes})
+        encoder = {"name": method, **settings.network, **network}
+        with tempfile.TemporaryDirectory() as out:
+            made: Any = pretrain(method, task.train, options, out=out, encoder=encoder)
+        score = evaluate_audio if isinstance(made, AudioMethod) else evaluate_density
+        table = score(made, task.test, task.train)
+        print(name, json.dumps(table, indent=1), flush=True)
+        save(name, table)
+
+
+def page(results: dict[str, Any]) -> str:
+    """The tables."""
+    parts = " ".join(part for part in ("sampling", "likelihood") if part in results)
+    lines = [f"{results['machine']}; `python benchmarks/generation.py {parts} --page` repeats it.", ""]
+    if "sampling" in results:
+        lines += ["| WaveNet, 20 layers, one thread | codes per second | times the whole network |", "|---|---|---|"]
+        for name, row in results["sampling"].items():
+            lines.append(f"| {name} | {row['codes per second']:,.0f} | {row['ratio']:,.0f} |")
+        lines.append("")
+    if "likelihood" in results:
+        lines += [f"Held out, after {results['minutes']:g} minutes of training each, bits per value:", ""]
+        lines += ["| | pretrained | independent | other | xz | PNG |", "|---|---|---|---|---|---|"]
+        for name, table in results["likelihood"].items():
+            bits = table.get("bits per value") or table["bits per sample"]
+            independent = bits.get("independent pixels", bits.get("independent"))
+            other = next((f"{v:.3f} ({k})" for k, v in bits.items() if k.startswith(("mixture", "linear"))), "-")
+            cells = [bits["pretrained"], independent, other, bits["xz"], bits.get("PNG", "-")]
+            lines.append(f"| {name} | " + " | ".join(c if isinstance(c, str) else f"{c:.3f}" for c in cells) + " |")
+        nats = [(name, table["nats (exact)"]) for name, table in results["likelihood"].items() if "binary" in name]
+        lines += ["", "In nats per image: " + "; ".join(
+            f"{name} {row['pretrained']:.2f}" for name, row in nats
+        ) + "".join(f"; mixture of 50 {row['mixture of 50']:.2f}" for _, row in nats[:1]) + "."]  # fmt: skip
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("parts", nargs="*", choices=["sampling", "likelihood", []])
+    parser.add_argument("--minutes", type=float, default=2)
+    parser.add_argument("--page", action="store_true")
+    given = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+    def write() -> None:
+        results["machine"] = machine()["cpu"]
+        write_atomically(RESULTS, json.dumps(results, indent=1))
+
+    def save(name: str, table: dict[str, Any]) -> None:
+        results.setdefault("likelihood", {})[name] = table
+        results["minutes"] = given.minutes
+        write()
+
+    if "sampling" in given.parts:
+        results["sampling"] = sampling()
+        print(json.dumps(results["sampling"], indent=1))
+        write()
+    if "likelihood" in given.parts:
+        likelihood(given.minutes, save)
+    if given.page:
+        replace("generation", page(results), PAGE)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,380 @@
+// Kernels of early models on one instruction set. Compiled several times.
+#include "kernels.h"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "core/philox.h"
+#include "simd/simd.h"
+
+namespace fastssl {
+namespace FASTSSL_ISA {
+namespace {
+
+template <class T>
+FASTSSL_INLINE Vec<T> sigmoid(Vec<T> x) {
+  const Vec<T> e = exp_minus(x < T(0) ? -x : x);
+  return (x < T(0) ? e : splat(T(1))) / (e + T(1));
+}
+
+// Philox4x32-10 with a key per lane, a register of lanes at a time.
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+typedef uint64_t Pairs __attribute__((vector_size(kVectorBytes)));
+constexpr int kWords = kVectorBytes / 4;
+
+FASTSSL_INLINE Pairs multiply_even(Words x, uint32_t by) {
+#if FASTSSL_VECTOR_BYTES == 64
+  return (Pairs)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi32(int(by)));
+#elif FASTSSL_VECTOR_BYTES == 32
+  return (Pairs)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi32(int(by)));
+#elif defined(FASTSSL_X86)
+  return (Pairs)_mm_mul_epu32((__m128i)x, _mm_set1_epi32(int(by)));
+#else
+  return ((Pairs)x & 0xFFFFFFFFull) * uint64_t(by);
+#endif
+}
+FASTSSL_INLINE void multiply(Words x, uint32_t by, Words& high, Words& low) {
+  const Pairs even = multiply_even(x, by), odd = multiply_even((Words)((Pairs)x >> 32), by);
+  low = (Words)((even & 0xFFFFFFFFull) | (odd << 32));
+  high = (Words)((even >> 32) | (odd & 0xFFFFFFFF00000000ull));
+}
+FASTSSL_INLINE void draw(uint32_t block, uint32_t stream, Words k0, Words k1, Words out[4]) {
+  Words c0 = Words{} + block, c1 = Words{} + stream, c2{}, c3{};
+  for (int round = 0; round < 10; ++round) {
+    Words a_high, a_low, b_high, b_low;
+    multiply(c0, 0xD2511F53u, a_high, a_low);
+    multiply(c2, 0xCD9E8D57u, b_high, b_low);
+    c0 = b_high ^ c1 ^ k0;
+    c1 = b_low;
+    c2 = a_high ^ c3 ^ k1;
+    c3 = a_low;
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  out[0] = c0, out[1] = c1, out[2] = c2, out[3] = c3;
+}
+
+// 24 bits: the same numbers in float and double, none an end of (0, 1).
+template <class T>
+FASTSSL_INLINE Vec<T> uniform_of(const uint32_t* words) {
+  int32_t high[kWidth<T>];
+  for (int i = 0; i < kWidth<T>; ++i) high[i] = int32_t(words[i] >> 8);
+  return (load_as<Vec<T>>(high) + T(0.5)) * T(1.0 / 16777216.0);
+}
+
+constexpr int kTileOutputs = kWide ? 11 : 6;
+
+// Outputs first to first + R, of V registers of lanes. `packed`: their weights as [input][R]; else rows of the weights,
+// whose inputs lie side by side.
+template <class T, int R, int V, bool kPacked>
+FASTSSL_INLINE void multiply_tile(const HalfStep<T>& s, const T* packed, const T* from, T* to, int64_t first) {
+  Vec<T> acc[R][V] = {};
+  const T* row[R];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r) row[r] = s.weight + (first + r) * s.output_stride;
+  for (int64_t k = 0; k < s.inputs; ++k, from += s.lanes) {
+    Vec<T> b[V];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) b[v] = load<T>(from + v * kWidth<T>);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const T w = kPacked ? packed[k * R + r] : row[r][k];
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) acc[r][v] += w * b[v];
+    }
+  }
+  for (int r = 0; r < R; ++r)
+    for (int v = 0; v < V; ++v) store<T>(to + (first + r) * s.lanes + v * kWidth<T>, acc[r][v]);
+}
+
+template <class T, int R, bool kPacked>
+void multiply_rows(const HalfStep<T>& s, int64_t first) {
+  if constexpr (kPacked)
+    for (int64_t k = 0; k < s.inputs; ++k)
+      for (int r = 0; r < R; ++r) s.scratch[k * R + r] = s.weight[k * s.input_stride + first + r];
+  for (int64_t block = 0; block < s.blocks; ++block) {
+    const T* from = s.from + block * s.inputs * s.lanes;
+    T* to = s.to + block * s.outputs * s.lanes;
+    const int64_t lanes = block + 1 < s.blocks ? s.lanes : s.last_lanes;
+    int64_t lane = 0;
+    for (; lane + kVectors * kWidth<T> <= lanes; lane += kVectors * kWidth<T>)
+      multiply_tile<T, R, kVectors, kPacked>(s, s.scratch, from + lane, to + lane, first);
+    for (; lane < lanes; lane += kWidth<T>)
+      multiply_tile<T, R, 1, kPacked>(s, s.scratch, from + lane, to + lane, first);
+  }
+}
+
+template <class T, bool kPacked>
+void multiply_units(const HalfStep<T>& s) {
+  if (s.outputs < kTileOutputs) {
+    for (int64_t r = 0; r < s.outputs; ++r) multiply_rows<T, 1, kPacked>(s, r);
+  } else {  // the last tile begins early enough to end with the last unit
+    for (int64_t r = 0; r < s.outputs; r += kTileOutputs)
+      multiply_rows<T, kTileOutputs, kPacked>(s, r + kTileOutputs <= s.outputs ? r : s.outputs - kTileOutputs);
+  }
+}
+
+template <class T>
+void draw_units(const HalfStep<T>& s, T* units, const uint32_t* keys) {
+  alignas(64) uint32_t words[4][64];
+  for (int64_t first = 0; first < s.outputs; first += 4) {
+    for (int64_t lane = 0; lane < s.lanes; lane += kWords) {
+      Words k0, k1, out[4];
+      __builtin_memcpy(&k0, keys + lane, sizeof k0);
+      __builtin_memcpy(&k1, keys + s.lanes + lane, sizeof k1);
+      draw(uint32_t(first / 4), s.stream, k0, k1, out);
+      for (int j = 0; j < 4; ++j) __builtin_memcpy(words[j] + lane, &out[j], sizeof k0);
+    }
+    const int64_t count = s.outputs - first < 4 ? s.outputs - first : 4;
+    for (int64_t j = 0; j < count; ++j) {
+      T* row = units + (first + j) * s.lanes;
+      const T bias = s.bias[first + j];
+      if (s.units == Units::binary) {
+        for (int64_t lane = 0; lane < s.lanes; lane += kWidth<T>) {
+          const Vec<T> p = sigmoid<T>(load<T>(row + lane) + bias), u = uniform_of<T>(words[j] + lane);
+          store<T>(row + lane, u < p ? splat(T(1)) : Vec<T>{});
+        }
+      } else {  // Box and Muller: a pair of uniform numbers gives a pair of normal ones
+        for (int64_t lane = 0; lane < s.lanes; ++lane) {
+          const double a = (double(words[j / 2 * 2][lane] >> 8) + 0.5) / 16777216.0;
+          const double b = (double(words[j / 2 * 2 + 1][lane] >> 8) + 0.5) / 16777216.0;
+          const double radius = std::sqrt(-2.0 * std::log(a)), angle = 6.283185307179586476925286766559 * b;
+          row[lane] += bias + T(radius * (j % 2 ? std::sin(angle) : std::cos(angle)));
+        }
+      }
+    }
+  }
+}
+
+// The same sums as multiply_units, bit for bit: what is left out is 0.
+template <class T>
+void add_rows(const HalfStep<T>& s, std::vector<int32_t>& places) {
+  constexpr int kV = kWide ? 16 : 8;  // registers of outputs at a time
+  places.resize(size_t(kTileUnits * s.inputs));
+  for (int64_t block = 0; block < s.blocks; ++block) {
+    for (int64_t lane = 0; lane < s.lanes; lane += kTileUnits) {
+      const T* from = s.from + block * s.inputs * s.lanes + lane;
+      int32_t counts[kTileUnits] = {};
+      for (int64_t k = 0; k < s.inputs; ++k)
+        for (int g = 0; g < kTileUnits; g += kWidth<T>)
+          for (uint32_t bits = bits_of<T>(load<T>(from + k * s.lanes + g) != T(0)); bits; bits &= bits - 1) {
+            const int r = g + __builtin_ctz(bits);
+            places[size_t(r * s.inputs + counts[r]++)] = int32_t(k);
+          }
+      for (int r = 0; r < kTileUnits; ++r) {
+        const int32_t* place = places.data() + r * s.inputs;
+        for (int64_t u = 0; u < s.padded; u += kV * kWidth<T>) {
+          const int vectors = int(std::min<int64_t>(kV, (s.padded - u) / kWidth<T>));
+          Vec<T> acc[kV] = {};
+          if (vectors == kV) {
+            for (int32_t i = 0; i < counts[r]; ++i) {
+              const T x = from[place[i] * s.lanes + r];
+              const T* w = s.sparse + place[i] * s.padded + u;
+#pragma GCC unroll 16
+              for (int v = 0; v < kV; ++v) acc[v] += x * load<T>(w + v * kWidth<T>);
+            }
+          } else {
+            for (int32_t i = 0; i < counts[r]; ++i) {
+              const T x = from[place[i] * s.lanes + r];
+              const T* w = s.sparse + place[i] * s.padded + u;
+              for (int v = 0; v < vectors; ++v) acc[v] += x * load<T>(w + v * kWidth<T>);
+            }
+          }
+          for (int v = 0; v < vectors; ++v) store<T>(s.scratch + r * s.padded + u + v * kWidth<T>, acc[v]);
+        }
+      }
+      T* to = s.to + block * s.outputs * s.lanes + lane;
+      int64_t u = 0;
+      for (; u + kWidth<T> <= s.outputs; u += kWidth<T>)
+        for (int g = 0; g < kTileUnits; g += kWidth<T>)
+          transpose<T>(s.scratch + g * s.padded + u, s.padded, to + u * s.lanes + g, s.lanes);
+      for (; u < s.outputs; ++u)
+        for (int r = 0; r < kTileUnits; ++r) to[u * s.lanes + r] = s.scratch[r * s.padded + u];
+    }
+  }
+}
+
+template <class T>
+bool is_sparse(const HalfStep<T>& s) {
+  if (!s.sparse) return false;
+  const int64_t n = s.blocks * s.inputs * s.lanes;
+  int64_t count = 0;
+  for (int64_t k = 0; k < n; k += kWidth<T>) count += __builtin_popcount(bits_of<T>(load<T>(s.from + k) != T(0)));
+  return 3 * count < n;
+}
+
+template <class T>
+void transpose_columns(const T* from, int64_t rows, int64_t columns, int64_t begin, int64_t end, T* to,
+                       int64_t padded) {
+  int64_t r = 0;
+  for (; r + kWidth<T> <= rows; r += kWidth<T>) {
+    int64_t c = begin;
+    for (; c + kWidth<T> <= end; c += kWidth<T>)
+      transpose<T>(from + r * columns + c, columns, to + c * padded + r, padded);
+    for (; c < end; ++c)
+      for (int i = 0; i < kWidth<T>; ++i) to[c * padded + r + i] = from[(r + i) * columns + c];
+  }
+  for (int64_t c = begin; c < end; ++c) {
+    for (int64_t i = r; i < rows; ++i) to[c * padded + i] = from[i * columns + c];
+    for (int64_t i = rows; i < padded; ++i) to[c * padded + i] = 0;
+  }
+}
+
+template <class T>
+void half_step(const HalfStep<T>& s) {
+  // Weights of neighbouring outputs that lie side by side are read in steps of a row: they are packed first.
+  std::vector<int32_t> places;
+  if (is_sparse(s))
+    add_rows(s, places);
+  else
+    s.output_stride == 1 ? multiply_units<T, true>(s) : multiply_units<T, false>(s);
+  for (int64_t block = 0; block < s.blocks; ++block)
+    draw_units(s, s.to + block * s.outputs * s.lanes, s.key_words + block * 2 * s.lanes);
+}
+
+// NADE.
+
+template <class T>
+FASTSSL_INLINE T softplus(T x) {
+  return (x > 0 ? x : T(0)) + std::log1p(std::exp(x > 0 ? -x : x));
+}
+
+// Logits of `rows` rows: their hidden units times a row of the output weights.
+template <class T, int Rows>
+FASTSSL_INLINE void dot_rows(const T* output, const T* units, int64_t hidden, T* to) {
+  Vec<T> acc[Rows] = {};
+  for (int64_t j = 0; j < hidden; j += kWidth<T>) {
+    const Vec<T> w = load<T>(output + j);
+#pragma GCC unroll 8
+    for (int r = 0; r < Rows; ++r) acc[r] += w * load<T>(units + r * hidden + j);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) to[r] = hsum<T>(acc[r]);
+}
+
+template <class T>
+void nade_rows(const Nade<T>& p, T* visible, int64_t rows, const int64_t* keys, double* losses, T* slopes, T* last,
+               T* scratch) {
+  const int64_t n = p.hidden;
+  for (int64_t j = 0; j < n; j += kWidth<T>) {
+    const Vec<T> a = load<T>(p.hidden_bias + j), h = sigmoid<T>(a);
+    for (int64_t r = 0; r < rows; ++r) store<T>(last + r * n + j, a);
+    for (int64_t r = 0; r < rows; ++r) store<T>(scratch + r * n + j, h);
+  }
+  for (int64_t r = 0; r < rows; ++r) losses[r] = 0;
+  uint32_t words[kNadeRows][4];
+  T logits[kNadeRows];
+  for (int64_t d = 0; d < p.dimensions; ++d) {
+    const T* output = p.output + d * n;
+    if (rows == kNadeRows)
+      dot_rows<T, kNadeRows>(output, scratch, n, logits);
+    else
+      for (int64_t r = 0; r < rows; ++r) dot_rows<T, 1>(output, scratch + r * n, n, logits + r);
+    for (int64_t r = 0; r < rows; ++r) {
+      const T logit = logits[r] + p.bias[d], e = std::exp(logit < 0 ? logit : -logit);
+      const T sigma = (logit < 0 ? e : T(1)) / (1 + e);
+      T& v = visible[r * p.dimensions + d];
+      if (keys) {
+        if (d % 4 == 0) {
+          const uint32_t counter[4] = {uint32_t(d / 4), 0, 0, 0};
+          Philox{{uint32_t(keys[r]), uint32_t(uint64_t(keys[r]) >> 32)}}(counter, words[r]);
+        }
+        v = (double(words[r][d % 4] >> 8) + 0.5) / 16777216.0 < double(sigma) ? T(1) : T(0);
+      } else {
+        losses[r] += double((logit > 0 ? logit : T(0)) + std::log1p(e)) - double(v) * double(logit);
+        slopes[r * p.dimensions + d] = sigma - v;
+      }
+      if (v == 0) continue;  // nothing changes
+      const T* w = p.weight + d * n;
+      T* a = last + r * n;
+      T* h = scratch + r * n;
+      for (int64_t j = 0; j < n; j += kWidth<T>) {
+        const Vec<T> sum = load<T>(a + j) + v * load<T>(w + j);
+        store<T>(a + j, sum);
+        store<T>(h + j, sigmoid<T>(sum));
+      }
+    }
+  }
+}
+
+// Backward, from the last dimension to the first, for R rows: their hidden units h, and the sum t of
+// slope * output weight since h has last changed, stay in registers; the activations a and their gradients s change
+// only where a visible unit is not 0.
+template <class T, int R>
+void nade_group(const Nade<T>& p, const T* visible, const T* slopes, const T* last, int64_t unit, T* weight, T* output,
+                T* hidden_bias) {
+  constexpr int kV = 2 < kNadeUnits / kWidth<T> ? 2 : int(kNadeUnits / kWidth<T>);
+  for (int64_t u = unit; u < unit + kNadeUnits; u += kV * kWidth<T>) {
+    Vec<T> a[R][kV], h[R][kV], t[R][kV] = {}, s[R][kV] = {};
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kV; ++v) {
+        a[r][v] = load<T>(last + r * p.hidden + u + v * kWidth<T>);
+        h[r][v] = sigmoid<T>(a[r][v]);
+      }
+    for (int64_t d = p.dimensions - 1; d >= 0; --d) {
+      const T* w = p.weight + d * p.hidden + u;
+      T* gw = weight + d * p.hidden + u;
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const T x = visible[r * p.dimensions + d];
+        if (x == 0) continue;
+        for (int v = 0; v < kV; ++v) {
+          s[r][v] += t[r][v] * h[r][v] * (T(1) - h[r][v]);
+          t[r][v] = Vec<T>{};
+          store<T>(gw + v * kWidth<T>, load<T>(gw + v * kWidth<T>) + x * s[r][v]);
+          a[r][v] -= x * load<T>(w + v * kWidth<T>);
+          h[r][v] = sigmoid<T>(a[r][v]);
+        }
+      }
+      const T* o = p.output + d * p.hidden + u;
+      T* go = output + d * p.hidden + u;
+      Vec<T> own[kV], sum[kV];
+#pragma GCC unroll 2
+      for (int v = 0; v < kV; ++v) own[v] = load<T>(o + v * kWidth<T>), sum[v] = load<T>(go + v * kWidth<T>);
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r) {
+        const T slope = slopes[r * p.dimensions + d];
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) {
+          sum[v] += slope * h[r][v];
+          t[r][v] += slope * own[v];
+        }
+      }
+#pragma GCC unroll 2
+      for (int v = 0; v < kV; ++v) store<T>(go + v * kWidth<T>, sum[v]);
+    }
+    for (int r = 0; r < R; ++r)
+      for (int v = 0; v < kV; ++v) {
+        T* to = hidden_bias + u + v * kWidth<T>;
+        store<T>(to, load<T>(to) + s[r][v] + t[r][v] * h[r][v] * (T(1) - h[r][v]));
+      }
+  }
+}
+
+template <class T>
+void nade_units(const Nade<T>& p, const T* visible, int64_t rows, const T* slopes, const T* last, int64_t unit,
+                T* weight, T* output, T* hidden_bias) {
+  constexpr int kGroup = 4;
+  int64_t r = 0;
+  for (; r + kGroup <= rows; r += kGroup)
+    nade_group<T, kGroup>(p, visible + r * p.dimensions, slopes + r * p.dimensions, last + r * p.hidden, unit, weight,
+                          output, hidden_bias);
+  for (; r < rows; ++r)
+    nade_group<T, 1>(p, visible + r * p.dimensions, slopes + r * p.dimensions, last + r * p.hidden, unit, weight,
+                     output, hidden_bias);
+}
+
+}  // namespace
+}  // namespace FASTSSL_ISA
+
+#define FASTSSL_JOIN2(a, b) a##b
+#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
+extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
+const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA) = {
+    {FASTSSL_ISA::half_step<float>, FASTSSL_ISA::transpose_columns<float>, FASTSSL_ISA::nade_rows<float>,
+     FASTSSL_ISA::nade_units<float>},
+    {FASTSSL_ISA::half_step<double>, FASTSSL_ISA::transpose_columns<double>, FASTSSL_ISA::nade_rows<double>,
+     FASTSSL_ISA::nade_units<double>}};
+
+}  // namespace fastssl

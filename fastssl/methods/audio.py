@@ -1,0 +1,171 @@
+"""Base class of methods that model the distribution of waveforms, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fastssl.data.batch import Batch
+from fastssl.data.source import Item, Source
+from fastssl.data.views import labels_of
+from fastssl.methods.base import Method
+from fastssl.models.drawing import checked
+from fastssl.models.samples import Samples
+from fastssl.models.wave import IGNORED, AudioNetwork
+
+LEAST = 2  # samples of a signal
+
+
+class AudioMethod(Method):
+    """Base class of methods of waveforms: random windows of codes, and a network that predicts each from those before.
+
+    Subclasses define ``quantize``, ``waveform`` and ``intervals``, which turn signals into codes and back.
+
+    Args:
+        network: a network of :func:`fastssl.models.build_audio`, kept after pretraining.
+        rate: samples per second of the signals; None: that of the first signal, from which the others may not differ.
+        window: samples of an example, a random part of a signal; shorter signals are whole.
+    """
+
+    family = "autoregression"
+    needs: ClassVar[tuple[str, ...]] = ("signal",)
+    unit = "samples"
+    data = "spoken-digits"
+    held_out = True
+    generates = "audio"
+    separable = True
+    networks: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, network: AudioNetwork, *, rate: int | None = None, window: int = 2048) -> None:
+        super().__init__()
+        if not isinstance(network, AudioNetwork) or network.name not in self.networks:
+            raise TypeError(
+                f"network: {type(self).__name__} expects {self.networks[0]!r} of "
+                f"fastssl.models.build_audio, got {getattr(network, 'name', type(network).__name__)!r}"
+            )
+        if rate is not None:
+            checked("rate", rate, 1, 1 << 24)
+        self.network, self.window = network, checked("window", window, LEAST, 1 << 24)
+        self.register_buffer("samples_per_second", torch.tensor(rate or 0))
+        self.samples_per_second: Tensor
+
+    @property
+    def rate(self) -> int | None:
+        """Samples per second of the signals; None: not known yet."""
+        return int(self.samples_per_second) or None
+
+    @property
+    def per_item(self) -> int:
+        return self.window
+
+    def prepare(self, source: Source) -> Source:
+        first = source.read(0) if len(source) else None
+        if self.rate is None and first is not None and first.rate is not None:
+            self.samples_per_second.fill_(first.rate)
+        return source
+
+    def quantize(self, signal: np.ndarray) -> np.ndarray:
+        """Codes, integers [T], of a signal in [-1, 1]."""
+        raise NotImplementedError
+
+    def waveform(self, codes: np.ndarray) -> np.ndarray:
+        """The signal of codes."""
+        raise NotImplementedError
+
+    def intervals(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ends of the intervals of samples that have these codes, in the middle between the codes' samples."""
+        raise NotImplementedError
+
+    def codes(self, item: Item) -> np.ndarray:
+        """The codes of an item's signal.
+
+        Raises:
+            ValueError: another rate, fewer than two samples, or samples outside of [-1, 1].
+        """
+        name = item.name or "a signal"
+        signal = item.signal
+        if signal is None or len(signal) < LEAST:
+            found = "none" if signal is None else len(signal)
+            raise ValueError(f"signal: expected at least {LEAST} samples, {name} has {found}")
+        if item.rate is not None and self.rate is not None and item.rate != self.rate:
+            raise ValueError(f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it")
+        try:
+            return self.quantize(signal)
+        except ValueError as error:
+            raise ValueError(f"signal: {name}: {error}") from error
+
+    def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
+        """Codes of random windows, one view int64 [B, window], padded with -100."""
+        ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
+        windows = np.full((len(items), self.window), IGNORED, np.int64)
+        for row, item, drawn in zip(windows, items, self.uniform(seed, epoch, ids)[:, 0]):
+            codes = self.codes(item)
+            first = int(drawn * max(len(codes) - self.window + 1, 1))
+            part = codes[first : first + self.window]
+            row[: len(part)] = part
+        labels, classes = labels_of(items), self.network.classes
+        if classes and (any(item.label is None for item in items) or bool((labels >= classes).any())):
+            raise ValueError(
+                f"labels: expected 0 to {classes - 1} with each item, -1 for unknown classes, of a network conditioned "
+                f"on labels; got {labels.tolist()}"
+            )
+        return Batch([torch.from_numpy(windows)], labels, torch.from_numpy(ids))
+
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        return batch.views
+
+    def terms(self, batch: Batch) -> int:
+        return int((batch.views[0] != IGNORED).sum())
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.network.loss(batch.views[0], batch.labels)
+
+    @torch.no_grad()
+    def sample_features(self, batch: Batch) -> Tensor:
+        was = self.training
+        self.eval()
+        features = self.network.features(batch.views[0][:32].clamp(min=0))
+        self.train(was)
+        return features
+
+    def generate(
+        self,
+        count: int = 4,
+        seed: int = 0,
+        *,
+        seconds: float = 1.0,
+        temperature: float = 1.0,
+        label: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Samples:
+        """Waveforms, drawn sample by sample.
+
+        Args:
+            count: number of waveforms.
+            seed: seed of all draws; waveform k depends on (seed, k) alone.
+            seconds: duration of each.
+            temperature: 0: the most probable code at each step.
+            label: the class that they are conditioned on; None: each class in turn.
+            progress: called with the number of steps so far, and of all.
+
+        Raises:
+            ValueError: an option out of range, or a label of a network without classes.
+        """
+        checked("count", count, 1)
+        if not 0 < seconds < 86_400:
+            raise ValueError(f"seconds: expected a duration above 0 and below a day, got {seconds}")
+        rate = self.rate or 16_000
+        steps = max(1, round(seconds * rate))
+        options: dict[str, Any] = {"temperature": temperature, "seed": seed, "progress": progress}
+        classes = self.network.classes
+        if label is not None or not classes:
+            return Samples("audio", self.waveform(self.network.sample(count, steps, label=label, **options)), rate)
+        made = np.zeros((count, steps), np.float32)
+        for k in range(min(classes, count)):
+            rows = range(k, count, classes)
+            made[rows] = self.waveform(self.network.sample(len(rows), steps, label=k, **options))
+        return Samples("audio", made, rate)

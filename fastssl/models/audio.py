@@ -1,0 +1,36 @@
+"""``build_audio``: networks of waveforms from options."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from fastssl.models.wave import AudioNetwork, WaveNetNetwork
+
+AUDIO_NETWORKS: dict[str, type[AudioNetwork]] = {kind.name: kind for kind in (WaveNetNetwork,)}
+
+
+def build_audio(options: dict[str, Any]) -> AudioNetwork:
+    """Builds a network of waveforms, with random weights.
+
+    Args:
+        options: "name": "wavenet" (:class:`WaveNetNetwork`); and arguments of that class.
+
+    Raises:
+        ValueError: an unknown name or option, or a number out of range.
+
+    Example:
+        >>> from fastssl.models import build_audio
+        >>> build_audio({"name": "wavenet", "width": 16}).receptive
+        2047
+    """
+    if options.get("name") not in AUDIO_NETWORKS:
+        raise ValueError(f"network: expected one of {', '.join(AUDIO_NETWORKS)}, got {options.get('name')!r}")
+    kind: Any = AUDIO_NETWORKS[options["name"]]
+    parameters = inspect.signature(kind).parameters
+    unknown = set(options) - {"name", *parameters}
+    if unknown:
+        raise ValueError(f"network: {options['name']} has no option {', '.join(sorted(unknown))}")
+    made: AudioNetwork = kind(**{key: value for key, value in options.items() if key != "name"})
+    made.options = {"name": options["name"], **{key: p.default for key, p in parameters.items()}, **options}
+    return made
