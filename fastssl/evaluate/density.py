@@ -91,7 +91,7 @@ def _baselines(train: Tensor, test: Tensor, levels: int) -> dict[str, float]:
     shares = (counts / counts.sum(0)).log()
     found = {"independent pixels": -float(shares.gather(0, y).sum(1).mean())}
     if levels == 2:
-        found[f"mixture of {COMPONENTS}"] = mixture_nats(x.double(), y.double())
+        found[f"mixture of {COMPONENTS}"] = mixture_nats(x, y)
     before, after = (t.to(torch.uint8 if levels <= 256 else torch.int16).numpy().tobytes() for t in (x, y))
     sizes = [len(lzma.compress(part, lzma.FORMAT_RAW, filters=XZ)) for part in (before, before + after)]
     found["xz"] = 8 * math.log(2) * (sizes[1] - sizes[0]) / len(y)
@@ -104,7 +104,7 @@ def mixture_nats(train: Tensor, test: Tensor, components: int = COMPONENTS, step
     """Nats per row of a mixture of distributions of independent binary values, fitted by expectation maximisation.
 
     Args:
-        train: binary rows [N, D] to fit, in float64.
+        train: binary rows [N, D] to fit, any dtype.
         test: rows to score.
         components: number of distributions.
         steps: steps of expectation maximisation.
@@ -113,12 +113,15 @@ def mixture_nats(train: Tensor, test: Tensor, components: int = COMPONENTS, step
     Example:
         >>> import torch
         >>> from fastssl.evaluate import mixture_nats
-        >>> rows = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).double().repeat(50, 1)
+        >>> rows = torch.tensor([[0.0, 0.0], [1.0, 1.0]]).repeat(50, 1)
         >>> 0.69 < mixture_nats(rows, rows, 2) < 0.75
         True
     """
     rng = np.random.default_rng(seed)
-    start = train[torch.from_numpy(rng.permutation(len(train))[:components])]
+    train, test = train.double(), test.double()
+    order = torch.from_numpy(rng.permutation(len(train)))
+    _, places = np.unique(train[order].numpy(), axis=0, return_index=True)  # equal components would stay equal
+    start = train[order[torch.from_numpy(np.sort(places)[:components])]]
     p = 0.25 + 0.5 * start
     weight = torch.full((len(p),), 1 / len(p), dtype=torch.float64)
 
