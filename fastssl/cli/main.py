@@ -25,7 +25,7 @@ from fastssl.cli.show import (
     run_pretraining,
 )
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
 DEBUG = "--debug"
@@ -58,7 +58,18 @@ def common(
     ] = False,
     debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Self-supervised learning on fused kernels."""
+    """Self-supervised learning on fused kernels: losses, pretraining, evaluation.
+
+    \b
+    fastssl doctor train.py                   which losses of a script run fused, and what that saves
+    fastssl pretrain simclr --data photos/    pretrain on a folder of images; methods: fastssl methods
+    fastssl evaluate runs/simclr              judge an encoder
+    fastssl export runs/simclr --to torch     use it elsewhere
+    fastssl demo                              all of it on embedded data, in ten minutes
+
+    In Python: fastssl.functional, fastssl.losses, fastssl.pretrain, fastssl.patch. Guides, tutorials and the API
+    reference: docs/, or the site that `make docs` builds. Completion in the shell: --install-completion.
+    """
 
 
 @app.command()
