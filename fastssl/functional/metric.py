@@ -723,7 +723,8 @@ def ranked_list(
     .. math:: L_i = (1 - \lambda) \frac{\sum_p w_p u_p}{\sum_p w_p + c} + \lambda \frac{\sum_n w_n u_n}{\sum_n w_n + c},
               \quad u_p = [d_{ip} - (\alpha - m)]_+,\ u_n = [\alpha - d_{in}]_+,\ w = e^{T u}
 
-    The gradient passes through the weights; c = 1e-5 M for M partners keeps empty lists at 0.
+    The gradient passes through the weights; c = 1e-5 M for M partners keeps empty lists at 0. Pairs at distance 0
+    count in neither list, as in pytorch-metric-learning.
 
     Args:
         margin: m, between the boundaries of positives and negatives.

@@ -310,6 +310,7 @@ def test_compiles_without_breaks(name: str, d: int) -> None:
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="gloo processes on the CPU, by the interpreter")
+@pytest.mark.slow
 def test_under_ddp_and_fsdp(tmp_path: Path) -> None:
     run_world(triton_processes.worker, 2, tmp_path, tmp_path)
     found = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("far.*"))]

@@ -252,7 +252,9 @@ def test_odd_batches_are_finite(name: str, case: str, n: int) -> None:
             assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == SUBJECTS[n].function else pytest.mark.slow) for n in FUSED]
+)  # variants of a function are slow tests
 def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
     torch._dynamo.reset()
     subject = SUBJECTS[name]

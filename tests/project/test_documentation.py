@@ -147,7 +147,7 @@ def test_the_page_of_methods_is_what_they_say() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in ("byol", "clip", "cpc-signal") else pytest.mark.slow) for n in _sections()],
+    [pytest.param(n, marks=() if n in ("rbm", "cpc-signal") else pytest.mark.slow) for n in _sections()],
 )
 def test_examples_of_methods_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As they stand, but for one epoch on few items."""

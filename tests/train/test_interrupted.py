@@ -97,6 +97,7 @@ def test_tasks_of_slurm_are_one_run(tmp_path: Path, whole: dict[int, Path]) -> N
     assert right.keys() == got.keys() and all(torch.equal(right[k], got[k]) for k in right)
 
 
+@pytest.mark.slow
 def test_parts_of_parameters_resume_bit_for_bit(tmp_path: Path) -> None:
     assert [code for code, _ in run(tmp_path / "whole", "nothing", 2, "fsdp")] == [0, 0]
     assert [code for code, _ in run(tmp_path / "cut", "term:1", 2, "fsdp")] == [143, 143]
