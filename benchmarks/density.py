@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as TF
-from readme import replace
+from pages import replace
 from torch import Tensor
 
 import fastssl.functional as F

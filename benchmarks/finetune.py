@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from readme import replace
+from pages import replace
 
 from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from readme import replace
+from pages import replace
 
 from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically

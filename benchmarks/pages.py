@@ -1,7 +1,8 @@
-"""Writes measured tables into README.md, between their comments; no figure there is typed by hand.
+"""Writes measured tables into README.md and docs/, between their comments; no figure there is typed by hand.
 
-python benchmarks/readme.py runs/demo/report.json       the demo's table
-python benchmarks/readme.py benchmarks/results/results.json      the benchmarks' table
+python benchmarks/pages.py runs/demo/report.json                the demo's table
+python benchmarks/pages.py benchmarks/results/results.json      a table of the benchmarks
+python benchmarks/pages.py                                      the front page's table and picture, from all results
 """
 
 from __future__ import annotations
