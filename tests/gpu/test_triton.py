@@ -32,6 +32,7 @@ from tests.support.subjects import (
     composed_are_slow,
     known,
     labels_for,
+    variants_are_slow,
 )
 
 pytest.importorskip("triton")
@@ -88,7 +89,7 @@ def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.01, *(pytest.param(t, marks=pytest.mark.slow) for t in (0.03, 1.0))])
-@pytest.mark.parametrize("name", composed_are_slow(name for name in NAMES if name in WITH_TEMPERATURE))
+@pytest.mark.parametrize("name", variants_are_slow(name for name in NAMES if name in WITH_TEMPERATURE))
 def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
     errs_no_more_than_eager(name, temperature)
 

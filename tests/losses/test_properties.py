@@ -13,7 +13,7 @@ from torch import Tensor
 import fastssl
 from fastssl.ops import extension
 from tests.support.errors import Way, assert_errs_no_more_than_eager
-from tests.support.subjects import FUSED, LABELLED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject
+from tests.support.subjects import FUSED, LABELLED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject, variants_are_slow
 
 BY_ROWS = [n for n in FUSED if "reduction" in SUBJECTS[n].accepted and not SUBJECTS[n].of_pairs]
 
@@ -252,9 +252,7 @@ def test_odd_batches_are_finite(name: str, case: str, n: int) -> None:
             assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n == SUBJECTS[n].function else pytest.mark.slow) for n in FUSED]
-)  # variants of a function are slow tests
+@pytest.mark.parametrize("name", variants_are_slow(FUSED))
 def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
     torch._dynamo.reset()
     subject = SUBJECTS[name]

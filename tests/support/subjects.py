@@ -396,6 +396,12 @@ def composed_are_slow(names: Iterable[str]) -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.slow] if SUBJECTS[name].composed else []) for name in names]
 
 
+def variants_are_slow(names: Iterable[str]) -> list[Any]:
+    """Names of subjects, of which only one of each function, with kernels of its own, is not a slow test."""
+    slow = {n: SUBJECTS[n].composed or n != SUBJECTS[n].function for n in SUBJECTS}
+    return [pytest.param(n, marks=[pytest.mark.slow] if slow[n] else []) for n in names]
+
+
 def known(faults: dict[str, str], names: Iterable[str]) -> list[Any]:
     """Names of subjects, of which some are known to fail."""
     marks = {name: [pytest.mark.xfail(reason=reason, strict=True)] for name, reason in faults.items()}
