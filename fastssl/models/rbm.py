@@ -24,7 +24,8 @@ class RestrictedBoltzmannMachine(nn.Module):
     .. math:: E(v, h) = -b \cdot v - c \cdot h - h \cdot W v, \qquad
               F(v) = -\log \sum_h e^{-E(v, h)} = -b \cdot v - \sum_j \log(1 + e^{c_j + W_j \cdot v})
 
-    ``gaussian``: visible units are normal given the hidden ones, with variance 1: |v - b|^2 / 2 replaces -b.v.
+    ``gaussian``: visible units are normal given the hidden ones, with variance 1: :math:`|v - b|^2 / 2` replaces
+    :math:`-b \cdot v`.
 
     Args:
         visible: number D of visible units.
