@@ -2,8 +2,6 @@
 #include "view.h"
 
 namespace fastssl {
-#define FASTSSL_JOIN2(a, b) a##b
-#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
 extern const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA);
 const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA) = {FASTSSL_ISA::view};
 }  // namespace fastssl

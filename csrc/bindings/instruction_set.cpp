@@ -64,12 +64,13 @@ double fma_loop(int64_t iterations) {
 }  // namespace
 }  // namespace FASTSSL_ISA
 
-#define FASTSSL_JOIN2(a, b) a##b
-#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
 #define FASTSSL_TEXT2(a) #a
 #define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
 
 extern const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA);
+extern const WordTable FASTSSL_JOIN(words_, FASTSSL_ISA);
+extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
+extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
 
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
 #ifdef __AVX512BF16__
@@ -98,7 +99,10 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
                                  FASTSSL_ISA::fma_loop,
                                  &rows_f32,
                                  &rows_f64,
-                                 &FASTSSL_JOIN(augment_, FASTSSL_ISA)};
+                                 &FASTSSL_JOIN(augment_, FASTSSL_ISA),
+                                 &FASTSSL_JOIN(words_, FASTSSL_ISA),
+                                 &FASTSSL_JOIN(density_, FASTSSL_ISA),
+                                 &FASTSSL_JOIN(wave_, FASTSSL_ISA)};
   return table;
 }
 

@@ -11,7 +11,10 @@ struct PairTable;  // pair/tile.h
 template <class T>
 struct RowTable;  // row/task.h
 
-struct AugmentTable;  // augment/batch.h
+struct AugmentTable;   // augment/batch.h
+struct WordTable;      // words/window.h
+struct DensityTables;  // density/kernels.h
+struct WaveTable;      // wave/step.h
 
 struct IsaTable {
   const char* name;
@@ -29,6 +32,9 @@ struct IsaTable {
   const RowTable<float>* rows_f32;
   const RowTable<double>* rows_f64;
   const AugmentTable* augment;
+  const WordTable* words;
+  const DensityTables* density;
+  const WaveTable* wave;
 };
 
 const IsaTable& isa_portable();

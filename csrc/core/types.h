@@ -4,6 +4,10 @@
 #pragma once
 #include <cstdint>
 
+// Names of tables of kernels: prefix_, then the instruction set.
+#define FASTSSL_JOIN2(a, b) a##b
+#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
+
 namespace fastssl {
 
 // Every packed layout is made of blocks of 32 rows: 32 floats are two AVX-512 registers, four AVX2

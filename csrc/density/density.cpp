@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <string>
 #include <vector>
 
 #include "core/buffer.h"
@@ -11,26 +10,15 @@
 
 namespace fastssl {
 
-extern const DensityTables density_portable;
-#ifdef FASTSSL_X86
-extern const DensityTables density_avx2, density_avx512;
-#ifdef FASTSSL_AVX512_BF16
-extern const DensityTables density_avx512_bf16;
-#endif
-#endif
-
 namespace {
 
-const DensityTables& tables() {
-  const std::string name = isa().name;
-#ifdef FASTSSL_X86
-  if (name == "avx2") return density_avx2;
-  if (name == "avx512") return density_avx512;
-#ifdef FASTSSL_AVX512_BF16
-  if (name == "avx512_bf16") return density_avx512_bf16;
-#endif
-#endif
-  return density_portable;
+template <class T>
+const DensityTable<T>& density_kernels() {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return isa().density->f32;
+  } else {
+    return isa().density->f64;
+  }
 }
 
 // Rows that share one pass over the weights.
@@ -38,15 +26,6 @@ constexpr int64_t kLanes = 32, kFewLanes = 16, kMostBlocks = 4;
 constexpr int64_t kFewSparse = 32, kColumns = 64;
 
 }  // namespace
-
-template <>
-const DensityTable<float>& density_kernels<float>() {
-  return tables().f32;
-}
-template <>
-const DensityTable<double>& density_kernels<double>() {
-  return tables().f64;
-}
 
 template <class T>
 bool gibbs(const GibbsProblem<T>& p, T* out) {

@@ -368,8 +368,6 @@ void nade_units(const Nade<T>& p, const T* visible, int64_t rows, const T* slope
 }  // namespace
 }  // namespace FASTSSL_ISA
 
-#define FASTSSL_JOIN2(a, b) a##b
-#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
 extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
 const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA) = {
     {FASTSSL_ISA::half_step<float>, FASTSSL_ISA::transpose_columns<float>, FASTSSL_ISA::nade_rows<float>,

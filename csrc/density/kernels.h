@@ -60,7 +60,4 @@ struct DensityTables {
   DensityTable<double> f64;
 };
 
-template <class T>
-const DensityTable<T>& density_kernels();  // of the instruction set in use
-
 }  // namespace fastssl

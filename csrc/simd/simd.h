@@ -304,5 +304,18 @@ FASTSSL_INLINE Vec<double> log1pv(Vec<double> e) {
   return y;
 }
 
+template <int N>
+struct Count {
+  static constexpr int value = N;
+};
+// f(Count<n>) for n from 1 to Most.
+template <int Most, class F>
+FASTSSL_INLINE void with_count(int n, F&& f) {
+  if constexpr (Most > 1) {
+    if (n < Most) return with_count<Most - 1>(n, f);
+  }
+  f(Count<Most>{});
+}
+
 }  // namespace FASTSSL_ISA
 }  // namespace fastssl

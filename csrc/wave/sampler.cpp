@@ -2,33 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string>
 
 #include "core/isa.h"
 #include "core/parallel.h"
 #include "core/philox.h"
 
 namespace fastssl {
-
-extern const WaveTable wave_portable;
-#ifdef FASTSSL_X86
-extern const WaveTable wave_avx2, wave_avx512;
-#ifdef FASTSSL_AVX512_BF16
-extern const WaveTable wave_avx512_bf16;
-#endif
-#endif
-
-const WaveTable& wave_kernels() {
-  const std::string name = isa().name;
-#ifdef FASTSSL_X86
-  if (name == "avx2") return wave_avx2;
-  if (name == "avx512") return wave_avx512;
-#ifdef FASTSSL_AVX512_BF16
-  if (name == "avx512_bf16") return wave_avx512_bf16;
-#endif
-#endif
-  return wave_portable;
-}
 
 namespace {
 
@@ -103,7 +82,7 @@ std::unique_ptr<WaveState> WaveSampler::state(int rows) const {
 }
 
 void WaveSampler::run(int32_t* codes, int64_t steps, int64_t given, float temperature, uint64_t seed, float* logits) {
-  const WaveTable& kernels = wave_kernels();
+  const WaveTable& kernels = *isa().wave;
   const Philox philox{{uint32_t(seed), uint32_t(seed >> 32)}};
   const float scale = temperature > 0 ? 1.f / temperature : 0.f;
   parallel_tasks(int64_t(groups_.size()), [&](int64_t, int64_t g) {

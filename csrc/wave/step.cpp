@@ -15,19 +15,6 @@ using V = Vec<float>;
 // of an output does not depend on the tile, so that a row has the same bits in any group of rows.
 constexpr int most_vectors(int rows) { return (kWide ? 12 : 6) / rows < 1 ? 1 : (kWide ? 12 : 6) / rows; }
 
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-// f(Count<n>) for n from 1 to Most.
-template <int Most, class F>
-FASTSSL_INLINE void with_count(int n, F&& f) {
-  if constexpr (Most > 1) {
-    if (n < Most) return with_count<Most - 1>(n, f);
-  }
-  f(Count<Most>{});
-}
-
 // to[r][0..N) = bias + sum_i from[r][i] * weights[i][0..N), vectors of kW.
 template <int R, int N>
 FASTSSL_INLINE void tile(const float* weights, const float* bias, int64_t inputs, int64_t stride,
@@ -165,8 +152,6 @@ int32_t draw(const float* logits, int64_t levels, float scale, double uniform) {
 }  // namespace
 }  // namespace FASTSSL_ISA
 
-#define FASTSSL_JOIN2(a, b) a##b
-#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
 extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
 const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA) = {FASTSSL_ISA::step, FASTSSL_ISA::draw};
 

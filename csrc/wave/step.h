@@ -45,6 +45,4 @@ struct WaveTable {
   int32_t (*draw)(const float* logits, int64_t levels, float scale, double uniform);
 };
 
-const WaveTable& wave_kernels();  // of the instruction set in use
-
 }  // namespace fastssl

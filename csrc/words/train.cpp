@@ -15,26 +15,6 @@
 
 namespace fastssl {
 
-extern const WordTable words_portable;
-#ifdef FASTSSL_X86
-extern const WordTable words_avx2, words_avx512;
-#ifdef FASTSSL_AVX512_BF16
-extern const WordTable words_avx512_bf16;
-#endif
-#endif
-
-const WordTable& word_kernels() {
-  const std::string name = isa().name;
-#ifdef FASTSSL_X86
-  if (name == "avx2") return words_avx2;
-  if (name == "avx512") return words_avx512;
-#ifdef FASTSSL_AVX512_BF16
-  if (name == "avx512_bf16") return words_avx512_bf16;
-#endif
-#endif
-  return words_portable;
-}
-
 namespace {
 
 // Slope of the sigmoid that pairs meet on the way to the balance. Measured: the largest for which vectors are as good
@@ -109,7 +89,7 @@ struct Merge {
 
   void run(const std::vector<const Copies*>& segments, float* table, int64_t stride, float a, int64_t part,
            int64_t parts) {
-    const WordTable& kernels = word_kernels();
+    const WordTable& kernels = *isa().words;
     links.clear();
     owned.clear();
     for (size_t k = 0; k < segments.size(); ++k)
@@ -205,7 +185,7 @@ void WordTrainer::prepare(Segment& segment, Worker& worker, uint32_t epoch, int6
 }
 
 void WordTrainer::run(Segment& segment, Worker& worker, float rate, float* in, float* out) {
-  const WordTable& kernels = word_kernels();
+  const WordTable& kernels = *isa().words;
   const Windows& all = segment.windows;
   segment.loss = 0;
   segment.terms = 0;

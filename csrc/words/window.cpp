@@ -14,19 +14,6 @@ constexpr int kTileInputs = kWide ? 4 : 3, kTileOutputs = kWide ? 6 : 3;
 constexpr int kW = kWidth<float>;
 using V = Vec<float>;
 
-template <int N>
-struct Count {
-  static constexpr int value = N;
-};
-// f(Count<n>) for n from 1 to Most.
-template <int Most, class F>
-FASTSSL_INLINE void with_count(int n, F&& f) {
-  if constexpr (Most > 1) {
-    if (n < Most) return with_count<Most - 1>(n, f);
-  }
-  f(Count<Most>{});
-}
-
 // Sums of the lanes of N vectors, one after the other.
 template <int N>
 FASTSSL_INLINE void sums(const V* v, float* to) {
@@ -204,8 +191,6 @@ void merge(float* row, const float* const* copies, int count, float factor, int6
 }  // namespace
 }  // namespace FASTSSL_ISA
 
-#define FASTSSL_JOIN2(a, b) a##b
-#define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
 extern const WordTable FASTSSL_JOIN(words_, FASTSSL_ISA);
 const WordTable FASTSSL_JOIN(words_, FASTSSL_ISA) = {FASTSSL_ISA::step_of, FASTSSL_ISA::merge};
 

@@ -36,6 +36,4 @@ struct WordTable {
   void (*merge)(float* row, const float* const* copies, int count, float factor, int64_t n);
 };
 
-const WordTable& word_kernels();  // of the instruction set in use
-
 }  // namespace fastssl
