@@ -14,6 +14,7 @@ from fastssl.evaluate.features import labels_of, progress_bar
 from fastssl.evaluate.linear import linear_probe
 from fastssl.methods import AudioMethod
 from fastssl.models import build_audio
+from fastssl.models.modes import evaluation_mode
 
 ORDER = 32  # of the linear predictor
 _SURPRISES = 0.01  # how often a residual is not normal
@@ -51,13 +52,12 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
         for name, source in (("training", training), ("held out", held_out))
     }
     values = int(max(c.max() for part in codes.values() for c in part)) + 1
-    device, was = next(method.parameters()).device, method.training
-    method.eval()
+    device = next(method.parameters()).device
     nats, count = 0.0, sum(map(len, codes["held out"]))
     labels = held_out_labels = None
     if _labelled(training) and _labelled(held_out):
         labels, held_out_labels = labels_of(training), labels_of(held_out)
-    with torch.no_grad(), progress_bar(held_out.name) as show:
+    with evaluation_mode(method), torch.no_grad(), progress_bar(held_out.name) as show:
         for k, row in enumerate(codes["held out"]):
             label = None
             if held_out_labels is not None and method.network.classes:
@@ -79,7 +79,7 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
     if labels is not None and held_out_labels is not None and len(labels.unique()) > 1:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            random = build_audio(method.network.options).to(device).eval()
+            random = build_audio(method.network.options).to(device)
         cut, both = len(labels), torch.cat([labels, held_out_labels])
         table["linear"] = {
             name: linear_probe(
@@ -90,7 +90,6 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
             )
             for name, network in (("pretrained", method.network), ("random", random))
         }
-    method.train(was)
     return table
 
 
@@ -100,7 +99,8 @@ def _labelled(source: Source) -> bool:
 
 @torch.no_grad()
 def _features(network: torch.nn.Module, codes: list[np.ndarray], device: torch.device) -> Tensor:
-    features: Tensor = torch.cat([network.features(torch.from_numpy(row)[None].to(device)).cpu() for row in codes])  # type: ignore[operator]
+    with evaluation_mode(network):
+        features: Tensor = torch.cat([network.features(torch.from_numpy(row)[None].to(device)).cpu() for row in codes])  # type: ignore[operator]
     return features.float()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from fastssl.data import Loader, Source
 from fastssl.evaluate.features import progress_bar
 from fastssl.methods import DensityMethod
+from fastssl.models.modes import evaluation_mode
 
 ROWS = 512
 COMPONENTS, STEPS = 50, 60  # of the mixture
@@ -61,16 +62,15 @@ def evaluate_density(method: DensityMethod, held_out: Source, training: Source, 
     """
     if not len(held_out):
         raise ValueError(f"data: expected images to score, {held_out.name} has none")
-    network, training_mode = method.network, method.training
-    method.eval()
-    device = next(network.parameters()).device
-    test, train = density_images(method, held_out), density_images(method, training)
-    values, kind, error = [], "", 0.0
-    for rows in test.split(method.likelihood_rows or len(test)):
-        found = method.log_likelihood(rows.to(device), **options)
-        values.append(found.values.cpu())
-        kind, error = found.kind, found.error
-    method.train(training_mode)
+    network = method.network
+    with evaluation_mode(method):
+        device = next(network.parameters()).device
+        test, train = density_images(method, held_out), density_images(method, training)
+        values, kind, error = [], "", 0.0
+        for rows in test.split(method.likelihood_rows or len(test)):
+            found = method.log_likelihood(rows.to(device), **options)
+            values.append(found.values.cpu())
+            kind, error = found.kind, found.error
     nats: dict[str, float] = {"pretrained": -float(torch.cat(values).mean())}
     if network.levels is None:
         nats["independent pixels"] = _normal(train, test)

@@ -16,6 +16,7 @@ from fastssl.data import Batch, Loader, Source, prefetch_items
 from fastssl.data import open as open_source
 from fastssl.data.views import CenterCropExamples, select_images
 from fastssl.models import Encoder
+from fastssl.models.modes import evaluation_mode
 
 MEMORY = 2**25  # bytes of images per batch
 LARGE = 2**30  # bytes of features from which on they are stored in an anonymous temporary file
@@ -132,16 +133,13 @@ def encode_batches(
     Raises:
         ValueError: unknown readout.
     """
-    function, training = _readout(encoder, readout), encoder.training
+    function = _readout(encoder, readout)
     device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
-    encoder.eval()
-    try:
+    with evaluation_mode(encoder):
         for rows in _plain(source, encoder.size, batch or batch_rows(encoder), encoder.channels):
             assert rows.ids is not None
             x = rows.views[0].to(device).contiguous(memory_format=torch.channels_last)
             yield function(x).float().cpu(), rows.ids
-    finally:
-        encoder.train(training)
 
 
 def _plain(source: Source, size: int, batch: int, channels: int) -> Iterator[Batch]:

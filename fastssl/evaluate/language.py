@@ -15,6 +15,7 @@ from fastssl.data.batch import map_tensors
 from fastssl.data.windows import Windows
 from fastssl.evaluate.features import progress_bar
 from fastssl.methods import TextMethod
+from fastssl.models.modes import evaluation_mode
 
 ROWS, STRIP = 32, 1024  # windows per batch, rows of scores at a time
 
@@ -52,10 +53,9 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
     frequent = int(counts.argmax())
     totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}
     pairs = [0, 0]
-    device, was = next(method.parameters()).device, method.training
-    method.eval()
+    device = next(method.parameters()).device
     weight, bias = method.network.head()
-    with torch.no_grad():
+    with evaluation_mode(method), torch.no_grad():
         for batch in _batches(method, held_out):
             batch = map_tensors(lambda part: part.to(device), batch)
             hidden = method.hidden(batch)
@@ -71,7 +71,6 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
             if batch.labels is not None:
                 pairs[0] += int((method.network.order(hidden).argmax(1) == batch.labels).sum())
                 pairs[1] += len(batch.labels)
-    method.train(was)
     terms = max(totals["terms"], 1)
     table = {
         "perplexity": {"pretrained": math.exp(totals["nats"] / terms), "unigram": math.exp(totals["unigram"] / terms)},

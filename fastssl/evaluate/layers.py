@@ -11,6 +11,7 @@ from torch import Tensor
 from fastssl.data import open as open_source
 from fastssl.evaluate.features import plain_images
 from fastssl.models import Encoder
+from fastssl.models.modes import evaluation_mode
 
 
 @torch.no_grad()
@@ -34,14 +35,13 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
         >>> [f.shape[0] for f in layer_features(build_encoder(options), digits().subset(range(4)))]
         [4, 4, 4, 4]
     """
-    levels, training = encoder.levels(), encoder.training
-    encoder.eval()
-    parts: list[list[Tensor]] = [[] for _ in levels]
-    for x in plain_images(open_source(data), encoder.size, batch, encoder.channels):
-        for part, level in zip(parts, levels):
-            x = level(x)
-            # Grids of tokens are channels-last, other feature maps channels-first.
-            grid = x.movedim(-1, 1) if getattr(level, "tokens_last", False) else x
-            part.append(TF.adaptive_avg_pool2d(grid, min(cells, grid.shape[-1])).flatten(1) if x.dim() == 4 else x)
-    encoder.train(training)
+    levels = encoder.levels()
+    with evaluation_mode(encoder):
+        parts: list[list[Tensor]] = [[] for _ in levels]
+        for x in plain_images(open_source(data), encoder.size, batch, encoder.channels):
+            for part, level in zip(parts, levels):
+                x = level(x)
+                # Grids of tokens are channels-last, other feature maps channels-first.
+                grid = x.movedim(-1, 1) if getattr(level, "tokens_last", False) else x
+                part.append(TF.adaptive_avg_pool2d(grid, min(cells, grid.shape[-1])).flatten(1) if x.dim() == 4 else x)
     return [torch.cat(part) for part in parts]

@@ -13,6 +13,7 @@ from fastssl.data.windows import Windows
 from fastssl.evaluate.features import progress_bar
 from fastssl.methods.sentence import SentenceMethod
 from fastssl.models.language import build_language
+from fastssl.models.modes import evaluation_mode
 
 CANDIDATES = 100
 _ROWS = 256
@@ -77,16 +78,15 @@ def _right(score: Callable[[slice], Tensor], count: int) -> float:
 
 @torch.no_grad()
 def _embedded(method: SentenceMethod, texts: list[list[np.ndarray]]) -> Callable[[slice], Tensor]:
-    device, was = next(method.parameters()).device, method.training
-    method.eval()
-    parts = []
-    with progress_bar("sentences") as show:
-        for at in range(0, len(texts), _ROWS):
-            some = texts[at : at + _ROWS]
-            sides = (method.sentences([pair[k] for pair in some]).to(device) for k in range(2))
-            parts.append(torch.stack(method.represent(*sides)).float().cpu())
-            show(at + len(some), len(texts))
-    method.train(was)
+    device = next(method.parameters()).device
+    with evaluation_mode(method):
+        parts = []
+        with progress_bar("sentences") as show:
+            for at in range(0, len(texts), _ROWS):
+                some = texts[at : at + _ROWS]
+                sides = (method.sentences([pair[k] for pair in some]).to(device) for k in range(2))
+                parts.append(torch.stack(method.represent(*sides)).float().cpu())
+                show(at + len(some), len(texts))
     first, second = torch.nn.functional.normalize(torch.cat(parts, 1), dim=2)
     return lambda rows: first[rows] @ second[rows].T
 

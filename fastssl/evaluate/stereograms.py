@@ -8,6 +8,7 @@ import torch
 
 from fastssl.data import Stereograms
 from fastssl.methods import IMAX
+from fastssl.models.modes import evaluation_mode
 
 
 @torch.no_grad()
@@ -27,12 +28,10 @@ def disparity_correlation(method: IMAX, data: Stereograms) -> float:
         >>> 0 <= disparity_correlation(method, stereograms(100)) <= 1
         True
     """
-    training = method.training
-    method.eval()
-    device = next(method.parameters()).device
-    views = method.examples(data.items(range(len(data))), 0).views
-    outputs = torch.cat([method.outputs(view.to(device)).double().cpu() for view in views])
-    method.train(training)
+    with evaluation_mode(method):
+        device = next(method.parameters()).device
+        views = method.examples(data.items(range(len(data))), 0).views
+        outputs = torch.cat([method.outputs(view.to(device)).double().cpu() for view in views])
     wanted = torch.from_numpy(data.disparity).double().repeat(len(views))
     x, y = outputs - outputs.mean(0), wanted - wanted.mean()
     fitted = x @ torch.linalg.lstsq(x, y[:, None]).solution[:, 0]

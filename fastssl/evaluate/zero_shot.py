@@ -12,6 +12,7 @@ import fastssl.functional as F
 from fastssl.data import open as open_source
 from fastssl.evaluate.features import plain_images
 from fastssl.models import tokenize
+from fastssl.models.modes import evaluation_mode
 
 PROMPTS = ("{}", "a drawing of {}", "an emoji of {}", "a small picture of {}")
 
@@ -30,13 +31,11 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     """
     if not classes or not prompts or any("{}" not in p for p in prompts):
         raise ValueError(f"classes, prompts: expected names, and texts with '{{}}', got {classes!r} and {prompts!r}")
-    training = method.training
-    method.eval()
-    total = torch.zeros(())
-    for prompt in prompts:
-        tokens = tokenize([prompt.format(c.lower()) for c in classes], method.tower.length)
-        total = total + method.encode_texts(tokens).float()
-    method.train(training)
+    with evaluation_mode(method):
+        total = torch.zeros(())
+        for prompt in prompts:
+            tokens = tokenize([prompt.format(c.lower()) for c in classes], method.tower.length)
+            total = total + method.encode_texts(tokens).float()
     return torch.nn.functional.normalize(total, dim=1)
 
 
@@ -59,10 +58,9 @@ def zero_shot(
         prompts: as for :func:`class_embeddings`.
         batch: batch size.
     """
-    texts, training, parts = class_embeddings(method, classes, prompts), method.training, []
-    method.eval()
-    for x in plain_images(open_source(data), method.encoder.size, batch):
-        _, nearest = F.nearest(method.encode_images(x).float(), texts, 1, metric="dot")
-        parts.append(nearest[:, 0])
-    method.train(training)
+    texts, parts = class_embeddings(method, classes, prompts), []
+    with evaluation_mode(method):
+        for x in plain_images(open_source(data), method.encoder.size, batch):
+            _, nearest = F.nearest(method.encode_images(x).float(), texts, 1, metric="dot")
+            parts.append(nearest[:, 0])
     return 100 * float((torch.cat(parts) == labels).float().mean())

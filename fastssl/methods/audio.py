@@ -14,6 +14,7 @@ from fastssl.data.source import Item, Source
 from fastssl.data.views import labels_of
 from fastssl.methods.base import Method
 from fastssl.models.drawing import checked
+from fastssl.models.modes import evaluation_mode
 from fastssl.models.samples import Samples
 from fastssl.models.wave import IGNORED, AudioNetwork
 
@@ -126,10 +127,8 @@ class AudioMethod(Method):
 
     @torch.no_grad()
     def sample_features(self, batch: Batch) -> Tensor:
-        was = self.training
-        self.eval()
-        features = self.network.features(batch.views[0][:32].clamp(min=0))
-        self.train(was)
+        with evaluation_mode(self):
+            features = self.network.features(batch.views[0][:32].clamp(min=0))
         return features
 
     def generate(

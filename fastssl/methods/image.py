@@ -15,6 +15,7 @@ from fastssl.data.source import Item
 from fastssl.data.views import CenterCropExamples, labels_of, reduction_of, views_of
 from fastssl.methods.base import Method
 from fastssl.models import Backbone, Encoder
+from fastssl.models.modes import evaluation_mode
 
 
 class ImageMethod(Method):
@@ -80,11 +81,9 @@ class ImageMethod(Method):
 
     @torch.no_grad()
     def sample_features(self, batch: Batch) -> Tensor:
-        training = self.encoder.training
-        self.encoder.eval()
-        view = batch.views[0][:128]
-        features: Tensor = self.encoder(view if view.dim() == 4 else view[:, 0])
-        self.encoder.train(training)
+        with evaluation_mode(self.encoder):
+            view = batch.views[0][:128]
+            features: Tensor = self.encoder(view if view.dim() == 4 else view[:, 0])
         return features
 
     def plain_examples(self) -> CenterCropExamples:

@@ -15,6 +15,7 @@ from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, Target
 from fastssl.models.nade import NADENetwork
 from fastssl.models.permutations import hamming, permutations
 from fastssl.models.pixels import PixelCNNNetwork, PixelNetwork
+from fastssl.models.raster import RasterNetwork
 from fastssl.models.rbm import RBMNetwork, RestrictedBoltzmannMachine
 from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.samples import Samples
@@ -44,6 +45,7 @@ __all__ = [
     "PixelNetwork",
     "Prototypes",
     "RBMNetwork",
+    "RasterNetwork",
     "ResNet",
     "RestrictedBoltzmannMachine",
     "Samples",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastssl.augment import uniform
 from fastssl.models.language import LanguageModel, cache_name
+from fastssl.models.modes import evaluation_mode
 
 
 def filtered(logits: Tensor, temperature: float = 1.0, top_k: int | None = None, top_p: float = 1.0) -> Tensor:
@@ -76,28 +77,27 @@ def generate(
     _check(count, rows, temperature, top_k, top_p)
     if model.kind not in ("gpt2", "transformer") or not model.options.get("causal", True):
         raise ValueError(f"network: expected a causal one, got {model.kind!r}")
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    ids = torch.from_numpy(prompt).to(device).expand(rows, -1)
-    cache: Any = None
-    seen = 0  # tokens of ``ids`` that the cache holds
-    begin = max(0, ids.shape[1] - model.length)
-    for step in range(count):
-        if ids.shape[1] - begin > model.length:
-            begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
-        if model.kind == "gpt2":
-            network: Any = model.network
-            given = ids[:, begin + seen :]
-            name = cache_name(network.transformer)
-            made = network.transformer(given, **{name: cache}, use_cache=True)
-            cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
-        else:
-            last = model.hidden(ids[:, begin:])[:, -1]
-        chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
-        ids = torch.cat([ids, chosen], 1)
-        if on_token is not None:
-            on_token(step + 1)
-    model.train(training)
+    device = next(model.parameters()).device
+    with evaluation_mode(model):
+        ids = torch.from_numpy(prompt).to(device).expand(rows, -1)
+        cache: Any = None
+        seen = 0  # tokens of ``ids`` that the cache holds
+        begin = max(0, ids.shape[1] - model.length)
+        for step in range(count):
+            if ids.shape[1] - begin > model.length:
+                begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
+            if model.kind == "gpt2":
+                network: Any = model.network
+                given = ids[:, begin + seen :]
+                name = cache_name(network.transformer)
+                made = network.transformer(given, **{name: cache}, use_cache=True)
+                cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
+            else:
+                last = model.hidden(ids[:, begin:])[:, -1]
+            chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
+            ids = torch.cat([ids, chosen], 1)
+            if on_token is not None:
+                on_token(step + 1)
     return ids.cpu().numpy()
 
 
@@ -146,19 +146,18 @@ def generate_target(
     _check(count, rows, temperature, top_k, top_p)
     if model.kind not in ("t5", "bart"):
         raise ValueError(f"network: expected one with a decoder, got {model.kind!r}")
-    training, device = model.training, next(model.parameters()).device
-    model.eval()
-    memory = model.encoded(torch.from_numpy(source).to(device)[None]).expand(rows, -1, -1)
-    ids = torch.full((rows, 1), model.options["pad"] if model.kind == "t5" else model.options["end"], device=device)
-    ended, cache = torch.zeros(rows, 1, dtype=torch.bool, device=device), None
-    for step in range(min(count, model.length)):
-        last, cache = model.decode_next(ids[:, -1:], memory, cache)
-        chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
-        ids = torch.cat([ids, chosen.masked_fill(ended, end)], 1)
-        ended |= chosen == end
-        if bool(ended.all()):
-            break
-    model.train(training)
+    device = next(model.parameters()).device
+    with evaluation_mode(model):
+        memory = model.encoded(torch.from_numpy(source).to(device)[None]).expand(rows, -1, -1)
+        ids = torch.full((rows, 1), model.options["pad"] if model.kind == "t5" else model.options["end"], device=device)
+        ended, cache = torch.zeros(rows, 1, dtype=torch.bool, device=device), None
+        for step in range(min(count, model.length)):
+            last, cache = model.decode_next(ids[:, -1:], memory, cache)
+            chosen = _sample(last, model, (temperature, top_k, top_p), never, seed, step)
+            ids = torch.cat([ids, chosen.masked_fill(ended, end)], 1)
+            ended |= chosen == end
+            if bool(ended.all()):
+                break
     made = ids[:, 1:].cpu().numpy()
     return [row[: int(np.argmax(row == end)) if bool((row == end).any()) else None] for row in made]
 

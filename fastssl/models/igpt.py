@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.distributed.shards import unsharded
-from fastssl.models.density import DensityNetwork, LogLikelihood
-from fastssl.models.drawing import check_sampling, checked, draw
+from fastssl.models.drawing import checked
 from fastssl.models.kmeans import kmeans
 from fastssl.models.language import Transformer
+from fastssl.models.raster import Choose, RasterNetwork
 
 FITTED_PIXELS = 1 << 16  # to which the palette is fitted
 
 
-class ImageGPTNetwork(DensityNetwork):
+class Cached(NamedTuple):
+    """Images in the making: first tokens [B], colours of pixels [B, S S], and keys and values of every block."""
+
+    first: Tensor
+    colors: Tensor
+    keys: Tensor
+    values: Tensor
+
+
+class ImageGPTNetwork(RasterNetwork):
     """Image GPT: pixels in raster order, each a colour of a palette, and a causal transformer.
 
     Its likelihoods are those of the palette's colours, and its features the hidden states of the middle block. The
@@ -58,8 +67,8 @@ class ImageGPTNetwork(DensityNetwork):
         heads: int = 4,
         classes: int = 0,
     ) -> None:
-        super().__init__(checked("size", size, 1, 1024), checked("channels", channels, 1, 16), None)
-        self.levels, self.classes = checked("colors", colors, 2, 1 << 14), checked("classes", classes, 0)
+        super().__init__(size, channels, None, classes)
+        self.levels = checked("colors", colors, 2, 1 << 14)
         for name, value in (("width", width), ("blocks", blocks), ("heads", heads)):
             checked(name, value, 1)
         if width % heads:
@@ -125,7 +134,6 @@ class ImageGPTNetwork(DensityNetwork):
         return hidden @ self.transformer.tokens.weight[:colors].T + self.transformer.bias[:colors]
 
     def nats(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood of the colours of each image in [-1, 1], [B]."""
         tokens, colors = self._tokens(images, labels)
         hidden, net = self.transformer(tokens).flatten(0, 1), self.transformer
         count = len(self.palette)
@@ -135,47 +143,19 @@ class ImageGPTNetwork(DensityNetwork):
             )
         return nats.reshape(colors.shape).sum(1)
 
-    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> LogLikelihood:
-        """Exact log-likelihoods of the palette's colours of images in [-1, 1]; ``labels``: those conditioned on."""
-        return LogLikelihood(-self.nats(images, labels).double(), "exact")
-
-    @torch.no_grad()
-    def sample(
-        self,
-        count: int,
-        seed: int = 0,
-        *,
-        temperature: float = 1.0,
-        label: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Draws images pixel by pixel, with the keys and values of the pixels before: [count, channels, S, S].
-
-        Args:
-            count: number of images. Image k depends on (seed, k) alone.
-            seed: seed of all draws.
-            temperature: 0: the most probable colour of each pixel.
-            label: the class that the images are conditioned on; None: any.
-            progress: called with the number of pixels so far, and of all.
-
-        Raises:
-            ValueError: a number out of range, or a label of a network without classes.
-        """
-        check_sampling(count, temperature, label, self.classes)
-        was, net, pixels = self.training, self.transformer, self.dimensions
-        self.eval()
-        labels = None if label is None else torch.full((count,), label, device=self.palette.device)
-        token = self._start(count, labels)[:, 0]
+    def begin(self, count: int, labels: Tensor | None) -> Cached:
+        net, pixels = self.transformer, self.dimensions
         shape = (2, len(net.blocks), count, self.heads, pixels, net.tokens.embedding_dim // self.heads)
-        keys, values = net.bias.new_zeros(shape)
         colors = torch.zeros(count, pixels, dtype=torch.int64, device=self.palette.device)
-        for place in range(pixels):
-            x = net.tokens(token) + net.positions.weight[place]
-            for k, block in enumerate(net.blocks):
-                x = block.step(x, keys[k], values[k], place)  # type: ignore[operator]
-            token = draw(self._head(net.norm(x)), seed, place, temperature)
-            colors[:, place] = token
-            if progress is not None:
-                progress(place + 1, pixels)
-        self.train(was)
-        return self.to_images(colors.reshape(count, 1, self.size, self.size)).float()
+        return Cached(self._start(count, labels)[:, 0], colors, *net.bias.new_zeros(shape))
+
+    def draw_pixel(self, drawn: Cached, place: int, choose: Choose) -> None:
+        net = self.transformer
+        token = drawn.colors[:, place - 1] if place else drawn.first
+        x = net.tokens(token) + net.positions.weight[place]
+        for block, keys, values in zip(net.blocks, drawn.keys, drawn.values):
+            x = block.step(x, keys, values, place)  # type: ignore[operator]
+        drawn.colors[:, place] = choose(self._head(net.norm(x)), place)
+
+    def finish(self, drawn: Cached) -> Tensor:
+        return self.to_images(drawn.colors.reshape(-1, 1, self.size, self.size))

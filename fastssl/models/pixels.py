@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
-from fastssl.models.density import DensityNetwork, LogLikelihood
-from fastssl.models.drawing import check_sampling, checked, condition, draw
+from fastssl.models.drawing import checked, condition
+from fastssl.models.raster import Choose, RasterNetwork
 
 
 class MaskedConv2d(nn.Conv2d):
@@ -64,7 +63,7 @@ def _window(x: Tensor, row: int, column: int, above: int, below: int, aside: int
     return TF.pad(part, (*pads, above - (row - top), below + 1 - (min(high, row + below + 1) - row)))
 
 
-class PixelNetwork(DensityNetwork):
+class PixelNetwork(RasterNetwork):
     """Base class of networks that predict each pixel from those before it in raster order, colour after colour.
 
     Subclasses define ``hidden``, and for sampling ``begin`` and ``predict``.
@@ -88,10 +87,8 @@ class PixelNetwork(DensityNetwork):
     levels: int
 
     def __init__(self, size: int, channels: int, levels: int, width: int, classes: int) -> None:
-        checked("size", size, 1, 1024)
-        checked("channels", channels, 1, 16)
-        super().__init__(size, channels, checked("levels", levels, 2, 256))
-        self.width, self.classes = checked("width", width, 1), checked("classes", classes, 0)
+        super().__init__(size, channels, checked("levels", levels, 2, 256), classes)
+        self.width = checked("width", width, 1)
         if width % channels:
             raise ValueError(f"width: expected a multiple of the {channels} channels, got {width}")
         self.out = nn.Sequential(
@@ -114,60 +111,24 @@ class PixelNetwork(DensityNetwork):
         return logits.unflatten(1, (self.channels, self.levels)).transpose(1, 2)
 
     def nats(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Negative log-likelihood of each image in [-1, 1], [B]."""
         levels = self.quantize(images)
         logits = self.head(self.hidden(self.to_images(levels).to(images), labels))
         dtype = torch.promote_types(logits.dtype, torch.float32)
         return TF.cross_entropy(logits.to(dtype), levels, reduction="none").flatten(1).sum(1)
 
-    def log_likelihood(self, images: Tensor, labels: Tensor | None = None) -> LogLikelihood:
-        """Exact log-likelihoods of images in [-1, 1], of their levels; ``labels``: those they are conditioned on."""
-        return LogLikelihood(-self.nats(images, labels).double(), "exact")
-
-    def begin(self, count: int, label: int | None) -> Drawn:
-        """The state of ``count`` images that are drawn."""
-        raise NotImplementedError
-
     def predict(self, drawn: Drawn, row: int, column: int, color: int) -> Tensor:
         """Hidden states [B, width, 1, 1] of a pixel, after its first ``color`` colours."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def sample(
-        self,
-        count: int,
-        seed: int = 0,
-        *,
-        temperature: float = 1.0,
-        label: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Tensor:
-        """Draws images pixel by pixel: [count, channels, S, S] in [-1, 1].
+    def draw_pixel(self, drawn: Drawn, place: int, choose: Choose) -> None:
+        row, column = divmod(place, self.size)
+        for color in range(self.channels):
+            logits = self.head(self.predict(drawn, row, column, color))[:, :, color, 0, 0]
+            levels = choose(logits, place * self.channels + color)
+            drawn.images[:, color, row, column] = self.to_images(levels).to(drawn.images)
 
-        Args:
-            count: number of images. Image k depends on (seed, k) alone.
-            seed: seed of all draws.
-            temperature: 0: the most probable level of each pixel.
-            label: the class that the images are conditioned on; None: any.
-            progress: called with the number of pixels so far, and of all.
-
-        Raises:
-            ValueError: a number out of range, or a label of a network without classes.
-        """
-        check_sampling(count, temperature, label, self.classes)
-        was = self.training
-        self.eval()
-        drawn, pixels = self.begin(count, label), self.size * self.size
-        for place in range(pixels):
-            row, column = divmod(place, self.size)
-            for color in range(self.channels):
-                logits = self.head(self.predict(drawn, row, column, color))[:, :, color, 0, 0]
-                levels = draw(logits, seed, place * self.channels + color, temperature)
-                drawn.images[:, color, row, column] = self.to_images(levels).to(drawn.images)
-            if progress is not None:
-                progress(place + 1, pixels)
-        self.train(was)
-        return drawn.images.float()
+    def finish(self, drawn: Drawn) -> Tensor:
+        return drawn.images
 
 
 class Drawn:
@@ -179,10 +140,10 @@ class Drawn:
         maps: ``count`` maps [B, width, S, S].
     """
 
-    def __init__(self, network: PixelNetwork, count: int, label: int | None, maps: int = 0) -> None:
+    def __init__(self, network: PixelNetwork, count: int, labels: Tensor | None, maps: int = 0) -> None:
         parameter = next(network.parameters())
         self.images = parameter.new_zeros(count, network.channels, network.size, network.size)
-        self.labels = None if label is None else torch.full((count,), label, device=parameter.device)
+        self.labels = labels
         shape = (count, network.width, network.size, network.size)
         self.maps = [parameter.new_zeros(shape) for _ in range(maps)]
         self.vertical: list[Tensor] = []
@@ -373,8 +334,8 @@ class PixelCNNNetwork(PixelNetwork):
         result: Tensor = self.stack(images, labels)
         return result
 
-    def begin(self, count: int, label: int | None) -> Drawn:
-        return Drawn(self, count, label, self.stack.maps)
+    def begin(self, count: int, labels: Tensor | None) -> Drawn:
+        return Drawn(self, count, labels, self.stack.maps)
 
     def predict(self, drawn: Drawn, row: int, column: int, color: int) -> Tensor:
         result: Tensor = self.stack.predict(drawn, row, column, color)

@@ -14,6 +14,7 @@ from fastssl.data.corruption import IGNORED
 from fastssl.data.windows import Windows
 from fastssl.methods import TextMethod
 from fastssl.models import WordVectors
+from fastssl.models.modes import evaluation_mode
 from fastssl.report import figures
 from fastssl.report.html import template
 
@@ -39,12 +40,10 @@ def masked_words(
     ``predicted``, ``right`` and ``shown`` (the input)."""
     ids = np.linspace(0, len(windows) - 1, min(count, len(windows))).astype(np.int64)
     batch = method.examples(windows.items(ids), seed, 0, ids)
-    was = method.training
-    method.eval()
-    rows, _ = method.rows(method.hidden(batch), batch.targets)
-    weight, bias = method.network.head()
-    scores = rows @ weight.T if bias is None else rows @ weight.T + bias
-    method.train(was)
+    with evaluation_mode(method):
+        rows, _ = method.rows(method.hidden(batch), batch.targets)
+        weight, bias = method.network.head()
+        scores = rows @ weight.T if bias is None else rows @ weight.T + bias
     predicted = torch.full_like(batch.targets, IGNORED)
     predicted[batch.targets != IGNORED] = scores.argmax(1)
     t = method.tokenizer

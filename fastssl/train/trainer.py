@@ -22,6 +22,7 @@ from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
+from fastssl.models.modes import evaluation_mode
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
 from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders
@@ -310,11 +311,10 @@ def step_seed(seed: int, step: int, rank: int) -> int:
 @torch.no_grad()
 def extract_dataset_features(method: Method, source: Source, batch: int) -> Tensor:
     """The method's ``dataset_features`` of every item, without augmentation and in evaluation mode."""
-    training, device = method.training, next(method.parameters()).device
-    method.eval()
+    device = next(method.parameters()).device
     loader = Loader(source, method.plain_examples(), batch, shuffle=False, drop_last=False)
-    parts = [method.dataset_features(map_tensors(lambda t: t.to(device), rows)).float() for rows in loader]
-    method.train(training)
+    with evaluation_mode(method):
+        parts = [method.dataset_features(map_tensors(lambda t: t.to(device), rows)).float() for rows in loader]
     return torch.cat(parts)
 
 
@@ -333,11 +333,9 @@ def dry_run(method: Method, source: Source, seed: int) -> None:
                 raise ValueError(
                     f"data: {name} needs {_KINDS[need]} with each item, {item.name or 'one'} of {source.name} has none"
                 )
-    training = method.training
-    method.eval()
     batch = None
     try:
-        with torch.no_grad(), torch.random.fork_rng():
+        with evaluation_mode(method), torch.no_grad(), torch.random.fork_rng():
             batch = method.examples(items, seed, 0, ids)
             on = next((p.device for p in method.parameters()), torch.device("cpu"))
             if not method.needs_dataset_features:  # whose loss is undefined before the first ``before_epoch``
@@ -349,5 +347,3 @@ def dry_run(method: Method, source: Source, seed: int) -> None:
         raise ValueError(
             f"method: {name} and its network cannot process {given} of {source.name}: {shapes}, {error}"
         ) from error
-    finally:
-        method.train(training)

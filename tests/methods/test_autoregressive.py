@@ -175,7 +175,7 @@ def test_kept_maps_predict_what_the_whole_network_predicts(subject: str, channel
     labels = torch.tensor([2, 2]) if classes else None
     with torch.no_grad():
         whole = network.head(network.hidden(images, labels))
-        drawn = network.begin(2, 2 if classes else None)
+        drawn = network.begin(2, torch.full((2,), 2) if classes else None)
         for row, column, color in itertools.product(range(4), range(4), range(channels)):
             logits = network.head(network.predict(drawn, row, column, color))[:, :, color, 0, 0]
             torch.testing.assert_close(logits, whole[:, :, color, row, column], rtol=0, atol=1e-12)
