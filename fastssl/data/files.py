@@ -15,7 +15,61 @@ from fastssl.data.source import Item, Reduction, Source, check_index, checked_la
 from fastssl.data.storage import content, is_url, join, name_of
 
 
-class FileSource(Source):
+class PathSource(Source):
+    """Base class of files that are read on access: their paths, labels and classes.
+
+    Args:
+        paths: paths of the files, relative to ``root`` if given; or URLs.
+        labels: one integer per file, -1 for unknown classes; None: no labels.
+        classes: names of the classes.
+        name: name of the data set in logs and checkpoints.
+        root: folder (or URL of one) that relative paths start from.
+        skipped: reasons for which files were left out -> number of files.
+
+    Raises:
+        ValueError: a wrong number of labels.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[str] | Sequence[Path],
+        labels: Any,
+        classes: Sequence[str],
+        name: str,
+        root: str | Path | None,
+        skipped: Mapping[str, int] | None,
+    ) -> None:
+        self.paths = paths if isinstance(paths, Names) else Names(str(p) for p in paths)
+        self.labels = None if labels is None else checked_labels(labels, len(self.paths))
+        if self.labels is not None and self.labels.ndim == 1:
+            self.labels = self.labels.astype(np.int32)
+        self.classes, self.name, self.skipped = list(classes), name, skipped or {}
+        self.root = None if root is None else str(root)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """The path or URL of a file."""
+        own = self.paths[check_index(index, len(self))]
+        return own if self.root is None else join(self.root, own)
+
+    def label(self, index: int) -> int | None:
+        return None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index])
+
+    def name_of(self, index: int) -> str:
+        return self.paths[index]
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of relative paths and labels; moving the folder does not change it."""
+        labels = [] if self.labels is None else [self.labels]
+        if self.root is None:
+            return digest(*self.classes, *labels, *(os.path.basename(p) for p in self.paths))
+        return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
+
+
+class FileSource(PathSource):
     """Image files, decoded on access at full resolution.
 
     Args:
@@ -59,24 +113,11 @@ class FileSource(Source):
         skipped: Mapping[str, int] | None = None,
         versions: Sequence[str] | None = None,
     ) -> None:
-        self.paths = paths if isinstance(paths, Names) else Names(str(p) for p in paths)
-        self.labels = None if labels is None else checked_labels(labels, len(self.paths))
-        if self.labels is not None and self.labels.ndim == 1:
-            self.labels = self.labels.astype(np.int32)
-        self.classes, self.name = list(classes), name
-        self.root = None if root is None else str(root)
+        super().__init__(paths, labels, classes, name, root, skipped)
         if texts is not None and len(texts) != len(self.paths):
             raise ValueError(f"texts: expected {len(self.paths)}, one per file, got {len(texts)}")
         self.texts, self.versions = texts, versions
-        self.max_pixels, self.orientation, self.skipped = max_pixels, orientation, skipped or {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> str:
-        """The path or URL of a file."""
-        own = self.paths[check_index(index, len(self))]
-        return own if self.root is None else join(self.root, own)
+        self.max_pixels, self.orientation = max_pixels, orientation
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         path = self.path(index)
@@ -88,8 +129,7 @@ class FileSource(Source):
             reduce=reduce,
             shared=True,
         )
-        label = None if self.labels is None or self.labels.ndim > 1 else int(self.labels[index])
-        return Item(images=(image,), label=label, text=self._text(index, path), name=self.paths[index])
+        return Item(images=(image,), label=self.label(index), text=self._text(index, path), name=self.paths[index])
 
     def _text(self, index: int, path: str) -> str | None:
         if self.texts is None or not isinstance(self.texts, np.ndarray):
@@ -100,17 +140,6 @@ class FileSource(Source):
 
     def _version(self, index: int) -> str | None:
         return None if self.versions is None else self.versions[index]
-
-    def name_of(self, index: int) -> str:
-        return self.paths[index]
-
-    @property
-    def fingerprint(self) -> str:
-        """Hash of relative paths and labels; moving the folder does not change it."""
-        labels = [] if self.labels is None else [self.labels]
-        if self.root is None:
-            return digest(*self.classes, *labels, *(os.path.basename(p) for p in self.paths))
-        return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
 
     def subset(self, ids: Any, name: str | None = None) -> FileSource:
         ids = np.asarray(ids, dtype=np.int64)

@@ -145,7 +145,7 @@ class TrainedTokenizer(Tokenizer):
 def _texts_of(texts: Iterable[str] | Source) -> Iterator[str]:
     if isinstance(texts, Source):
         return (texts.read(i).text or "" for i in range(len(texts)))
-    return iter(several_texts(texts))
+    return iter(texts)
 
 
 def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:

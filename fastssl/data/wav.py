@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.files import PathSource
+from fastssl.data.source import Item, Reduction
 from fastssl.data.storage import content, ending, entries, is_url, join, name_of
 
 SUFFIX = ".wav"
@@ -89,7 +90,7 @@ def _values(samples: bytes, floats: bool, bits: int) -> np.ndarray:
     return np.frombuffer(samples, f"<i{bits // 8}") / 2.0 ** (bits - 1)
 
 
-class WavSource(Source):
+class WavSource(PathSource):
     """WAV files, read on access.
 
     Args:
@@ -123,31 +124,13 @@ class WavSource(Source):
         root: str | None = None,
         skipped: dict[str, int] | None = None,
     ) -> None:
-        self.paths, self.root = [str(path) for path in paths], root
-        if not self.paths:
+        super().__init__(paths, labels, classes, name, root, skipped)
+        if not len(self):
             raise ValueError("paths: expected at least one WAV file")
-        self.labels = None if labels is None else checked_labels(labels, len(self.paths))
-        self.classes, self.name, self.skipped = list(classes), name, skipped or {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def path(self, index: int) -> str:
-        """The path or URL of a file."""
-        own = self.paths[check_index(index, len(self))]
-        return own if self.root is None else join(self.root, own)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         signal, rate = read_wav(self.path(index))
-        label = None if self.labels is None else int(self.labels[index])
-        return Item(signal=signal, label=label, name=self.paths[index], rate=rate)
-
-    def name_of(self, index: int) -> str:
-        return self.paths[index]
-
-    @property
-    def fingerprint(self) -> str:
-        return digest(*self.classes, *([] if self.labels is None else [self.labels]), *self.paths)
+        return Item(signal=signal, label=self.label(index), name=self.paths[index], rate=rate)
 
 
 def wav_folder(root: str | Path) -> WavSource | None:

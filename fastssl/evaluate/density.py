@@ -63,10 +63,10 @@ def evaluate_density(method: DensityMethod, held_out: Source, training: Source, 
     if not len(held_out):
         raise ValueError(f"data: expected images to score, {held_out.name} has none")
     network = method.network
+    device = next(network.parameters()).device
+    test, train = density_images(method, held_out), density_images(method, training)
+    values, kind, error = [], "", 0.0
     with evaluation_mode(method):
-        device = next(network.parameters()).device
-        test, train = density_images(method, held_out), density_images(method, training)
-        values, kind, error = [], "", 0.0
         for rows in test.split(method.likelihood_rows or len(test)):
             found = method.log_likelihood(rows.to(device), **options)
             values.append(found.values.cpu())

@@ -36,8 +36,8 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
         [4, 4, 4, 4]
     """
     levels = encoder.levels()
+    parts: list[list[Tensor]] = [[] for _ in levels]
     with evaluation_mode(encoder):
-        parts: list[list[Tensor]] = [[] for _ in levels]
         for x in plain_images(open_source(data), encoder.size, batch, encoder.channels):
             for part, level in zip(parts, levels):
                 x = level(x)

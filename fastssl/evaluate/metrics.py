@@ -100,6 +100,13 @@ def f1(scores: Tensor, labels: Tensor) -> float:
     return 200 * int((predicted & truth).sum()) / total if total else 0.0
 
 
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Correlation of [N] or, over all columns, [N, C], times 100; 0 if either side is constant."""
+    a, b = a - a.mean(0), b - b.mean(0)
+    scale = float((a.square().sum() * b.square().sum()).sqrt())
+    return 100 * float((a * b).sum()) / scale if scale else 0.0
+
+
 def matthews(scores: Tensor, labels: Tensor) -> float:
     """Matthews' correlation of predicted and true classes, times 100; 0 if either is constant.
 
@@ -115,10 +122,7 @@ def matthews(scores: Tensor, labels: Tensor) -> float:
     """
     classes = max(scores.shape[1], int(labels.max()) + 1)
     one_hot = torch.eye(classes, dtype=torch.float64)
-    predicted, truth = one_hot[scores.argmax(1)], one_hot[labels]
-    a, b = predicted - predicted.mean(0), truth - truth.mean(0)
-    scale = float((a.square().sum() * b.square().sum()).sqrt())
-    return 100 * float((a * b).sum()) / scale if scale else 0.0
+    return _correlation(one_hot[scores.argmax(1)], one_hot[labels])
 
 
 def pearson(scores: Tensor, labels: Tensor) -> float:
@@ -134,10 +138,7 @@ def pearson(scores: Tensor, labels: Tensor) -> float:
         >>> round(pearson(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 6.0])))
         100
     """
-    a, b = scores.reshape(len(labels)).double(), labels.double()
-    a, b = a - a.mean(), b - b.mean()
-    scale = float((a.square().sum() * b.square().sum()).sqrt())
-    return 100 * float((a * b).sum()) / scale if scale else 0.0
+    return _correlation(scores.reshape(len(labels)).double(), labels.double())
 
 
 def spearman(scores: Tensor, labels: Tensor) -> float:

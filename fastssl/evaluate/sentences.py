@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,11 +58,12 @@ def next_sentence(method: SentenceMethod, held_out: Windows, most: int = 20_000)
     windows = [item.tokens for item in pairs.items(order)]
     texts = [np.split(window.ids, window.sentences[1:]) for window in windows]
     random = copy.deepcopy(method)
-    torch.manual_seed(0)
-    random.network = build_language(method.network.options)
-    for head in random.children():
-        if isinstance(head, torch.nn.Linear):
-            head.load_state_dict({"weight": torch.eye(*head.weight.shape), "bias": torch.zeros_like(head.bias)})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        random.network = build_language(method.network.options).to(next(method.parameters()).device)
+    heads: Any = random.projections
+    for head in heads:
+        head.load_state_dict({"weight": torch.eye(*head.weight.shape), "bias": torch.zeros_like(head.bias)})
     words = [[method.tokenizer.decode(ids) for ids in sides] for sides in texts]
     ways = {"pretrained": _embedded(method, texts), "random network": _embedded(random, texts)}
     table = {name: _right(score, len(texts)) for name, score in {**ways, "TF-IDF": _tf_idf(words)}.items()}
@@ -79,14 +81,13 @@ def _right(score: Callable[[slice], Tensor], count: int) -> float:
 @torch.no_grad()
 def _embedded(method: SentenceMethod, texts: list[list[np.ndarray]]) -> Callable[[slice], Tensor]:
     device = next(method.parameters()).device
-    with evaluation_mode(method):
-        parts = []
-        with progress_bar("sentences") as show:
-            for at in range(0, len(texts), _ROWS):
-                some = texts[at : at + _ROWS]
-                sides = (method.sentences([pair[k] for pair in some]).to(device) for k in range(2))
-                parts.append(torch.stack(method.represent(*sides)).float().cpu())
-                show(at + len(some), len(texts))
+    parts = []
+    with evaluation_mode(method), progress_bar("sentences") as show:
+        for at in range(0, len(texts), _ROWS):
+            some = texts[at : at + _ROWS]
+            sides = (method.sentences([pair[k] for pair in some]).to(device) for k in range(2))
+            parts.append(torch.stack(method.represent(*sides)).float().cpu())
+            show(at + len(some), len(texts))
     first, second = torch.nn.functional.normalize(torch.cat(parts, 1), dim=2)
     return lambda rows: first[rows] @ second[rows].T
 

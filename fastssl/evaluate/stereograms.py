@@ -28,9 +28,9 @@ def disparity_correlation(method: IMAX, data: Stereograms) -> float:
         >>> 0 <= disparity_correlation(method, stereograms(100)) <= 1
         True
     """
+    device = next(method.parameters()).device
+    views = method.examples(data.items(range(len(data))), 0).views
     with evaluation_mode(method):
-        device = next(method.parameters()).device
-        views = method.examples(data.items(range(len(data))), 0).views
         outputs = torch.cat([method.outputs(view.to(device)).double().cpu() for view in views])
     wanted = torch.from_numpy(data.disparity).double().repeat(len(views))
     x, y = outputs - outputs.mean(0), wanted - wanted.mean()

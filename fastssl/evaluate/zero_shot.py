@@ -31,8 +31,8 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     """
     if not classes or not prompts or any("{}" not in p for p in prompts):
         raise ValueError(f"classes, prompts: expected names, and texts with '{{}}', got {classes!r} and {prompts!r}")
+    total = torch.zeros(())
     with evaluation_mode(method):
-        total = torch.zeros(())
         for prompt in prompts:
             tokens = tokenize([prompt.format(c.lower()) for c in classes], method.tower.length)
             total = total + method.encode_texts(tokens).float()

@@ -11,11 +11,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
 
-from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.sentence import SentenceMethod
-from fastssl.models.language import LanguageModel
 
 
 class QuickThoughts(SentenceMethod):
@@ -34,23 +31,8 @@ class QuickThoughts(SentenceMethod):
     predicts = "which sentence follows"
     loss = "symmetric InfoNCE"
     whole = "pair"
-
-    def __init__(
-        self,
-        network: LanguageModel,
-        tokenizer: Tokenizer,
-        *,
-        temperature: float = 0.05,
-        outputs: int = 128,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(network, tokenizer, temperature=temperature, outputs=outputs, backend=backend)
-        self.next_head = nn.Linear(network.dim, outputs)
+    heads = 2
 
     def pair(self, window: Any) -> tuple[np.ndarray, np.ndarray]:
         place = int(window.sentences[1])
         return window.ids[:place], window.ids[place:]
-
-    def represent(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        first, second = inputs
-        return self.head(self.embed(first)), self.next_head(self.embed(second))

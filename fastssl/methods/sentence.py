@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -35,6 +36,7 @@ class SentenceMethod(TextMethod):
     special: ClassVar[int] = 2
     min_rows: ClassVar[int] = 2
     separable = False
+    heads: ClassVar[int] = 1  # 2: one for each of the two texts
 
     def __init__(
         self,
@@ -48,8 +50,12 @@ class SentenceMethod(TextMethod):
         super().__init__(network, tokenizer)
         if not network.bidirectional:
             raise ValueError(f"network: {type(self).__name__} expects a transformer with causal=False")
+        if self.dropout and not network.options["dropout"]:
+            raise ValueError(
+                f"network: {type(self).__name__} compares two dropout masks, and expects dropout > 0, got 0"
+            )
         self.temperature, self.backend = temperature, backend
-        self.head = nn.Linear(network.dim, outputs)
+        self.projections = nn.ModuleList(nn.Linear(network.dim, outputs) for _ in range(self.heads))
         self.has_unused_parameters = True  # heads of the network that predict tokens
 
     def sentences(self, texts: Sequence[np.ndarray]) -> Tensor:
@@ -78,7 +84,7 @@ class SentenceMethod(TextMethod):
 
     def represent(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Embeddings of both texts, [B, outputs] each."""
-        return tuple(self.head(self.embed(tokens)) for tokens in inputs)
+        return tuple(head(self.embed(tokens)) for head, tokens in zip(itertools.cycle(self.projections), inputs))
 
     def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
         first, second = representations

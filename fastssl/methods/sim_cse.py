@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.sentence import SentenceMethod
-from fastssl.models.language import LanguageModel
 
 
 class SimCSE(SentenceMethod):
@@ -32,19 +30,6 @@ class SimCSE(SentenceMethod):
     loss = "symmetric InfoNCE"
     networks = ("bert",)
     dropout = 0.1
-
-    def __init__(
-        self,
-        network: LanguageModel,
-        tokenizer: Tokenizer,
-        *,
-        temperature: float = 0.05,
-        outputs: int = 128,
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(network, tokenizer, temperature=temperature, outputs=outputs, backend=backend)
-        if not network.options["dropout"]:
-            raise ValueError("network: SimCSE compares two dropout masks, and expects dropout > 0, got 0")
 
     def pair(self, window: Any) -> tuple[np.ndarray, np.ndarray]:
         return window.ids, window.ids

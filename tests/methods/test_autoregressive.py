@@ -18,6 +18,7 @@ from fastssl.models import PixelCNNNetwork, PixelNetwork, WaveNetNetwork, build_
 from fastssl.models.drawing import draw
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_encoder, load_method, pretrain
+from tests.support.resuming import resumes_bit_for_bit
 
 PIXELS: dict[str, dict[str, Any]] = {
     "pixelcnn": {"name": "pixelcnn", "width": 6, "blocks": 2, "kernel": 3},
@@ -317,15 +318,7 @@ def test_they_resume_bit_for_bit_and_are_loaded(name: str, tmp_path: Path) -> No
         pretrain(method, data, Pretraining(epochs=2, batch_size=8), out=tmp_path / out, encoder_options=options, **more)
         return method
 
-    def stop(progress: Any) -> None:
-        if progress.step == 4:
-            raise KeyboardInterrupt
-
-    whole = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("parts", on_step=stop)
-    resumed = run("parts", resume=True)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    whole = resumes_bit_for_bit(run, 4)
     loaded = load_method(tmp_path / "whole")
     options = {"seconds": 0.01} if name in AUDIO else {}
     made, again = loaded.generate(2, 1, **options), whole.eval().generate(3, 1, **options)  # type: ignore[call-arg]

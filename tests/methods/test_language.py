@@ -24,6 +24,7 @@ from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_metho
 from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
 from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
+from tests.support.resuming import resumes_bit_for_bit
 from tests.support.training import gradients, relative
 
 PREDICTING = [s for s in SUBJECT_NETWORKS if not issubclass(get(s[0]), SentenceMethod)]  # tokens
@@ -66,16 +67,10 @@ def test_they_resume_bit_for_bit(name: str, network: str, file: Any, tmp_path: P
         pretrain(method, file, options, out=tmp_path / out, encoder_options=method.network.options, **more)
         return method
 
-    def stop(progress: Any) -> None:
+    def check(progress: Any) -> None:
         assert progress.unit == "tokens" and progress.rate > 0
-        if progress.step == 3:
-            raise KeyboardInterrupt
 
-    whole = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("parts", on_step=stop)
-    resumed = run("parts", resume=True)
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values()))
+    whole = resumes_bit_for_bit(run, 3, check)
     loaded = load_method(tmp_path / "whole")
     assert isinstance(loaded, TextMethod) and loaded.tokenizer.fingerprint == whole.tokenizer.fingerprint
     batch = batch_of(whole, file)

@@ -58,6 +58,7 @@ from fastssl.models import (
 from fastssl.models.decoder import Decoder
 from fastssl.train import Pretraining, load_encoder, pretrain
 from fastssl.train.trainer import extract_dataset_features
+from tests.support.resuming import resumes_bit_for_bit
 
 ENCODER = {"name": "resnet", "size": 32, "width": 4, "blocks": 1}
 IMAGE_METHODS = methods_of("images")  # tests/methods/test_language.py has those of texts
@@ -138,17 +139,7 @@ def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
         assert isinstance(method, Method)
         return method
 
-    def stop(progress: Any) -> None:
-        if progress.step == 4:
-            raise KeyboardInterrupt
-
-    whole = run("whole")
-    with pytest.raises(KeyboardInterrupt):
-        run("parts", on_step=stop)
-    resumed = run("parts", resume=True)
-    states = whole.state_dict(), resumed.state_dict()
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0])
+    whole = resumes_bit_for_bit(run, 4)
     encoder, state = load_encoder(tmp_path / "whole")
     assert state["method"] == name and encoder.dim == whole.encoder.dim
 
