@@ -35,14 +35,14 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
     Raises:
         ValueError: no checkpoint, a method that is not generative, or an option that it does not have.
     """
-    from fastssl.methods import METHODS, get
-    from fastssl.train import load_checkpoint, load_method
+    from fastssl.methods import METHODS, name_of
+    from fastssl.train import load_method
 
-    name = load_checkpoint(run)[1]["method"]
-    if get(name).generates is None:
+    method = load_method(run)
+    name = name_of(method)
+    if method.generates is None:
         known = ", ".join(key for key, kind in METHODS.items() if kind.generates)
         raise ValueError(f"checkpoint: expected one of a generative method ({known}), got {name}")
-    method = load_method(run)
     parameters = inspect.signature(method.generate).parameters
     names = [key for key in parameters if key not in ("seed", "progress")]
     given = {key: value for key, value in options.items() if value is not None}

@@ -423,23 +423,29 @@ def evaluate(
     for name, value in tuning.items():
         if value is not None and protocol != "finetune":
             raise ValueError(f"{name}: expected the protocol 'finetune', got {protocol!r}")
-    if is_word_run(checkpoint):
+
+    def on_data_alone(what: str) -> None:
         if protocol != "frozen" or readout is not None or only:
-            raise ValueError("protocol, readout, only: word vectors are evaluated on --data alone")
+            raise ValueError(f"protocol, readout, only: {what} are evaluated on --data alone")
+
+    if is_word_run(checkpoint):
+        on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
-    elif "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
+    elif "tokens" in (kind := get(load_checkpoint(checkpoint)[1]["method"])).needs:
         from fastssl.cli.language import evaluate as evaluate_text
         from fastssl.cli.language import evaluate_finetuned
 
-        if protocol == "finetune":
-            table = evaluate_finetuned(checkpoint, data or "glosses", readout=readout, **tuning)
-        elif protocol == "frozen":
-            table = evaluate_text(checkpoint, data)
-        else:
+        if protocol not in ("frozen", "finetune"):
             raise ValueError(f"protocol: expected 'frozen' or 'finetune' for a language method, got {protocol!r}")
-    elif issubclass(get(load_checkpoint(checkpoint)[1]["method"]), AudioMethod):
+        if protocol == "finetune" and not only:
+            table = evaluate_finetuned(checkpoint, data or "glosses", readout=readout, **tuning)
+        else:
+            on_data_alone("language methods without --protocol finetune")
+            table = evaluate_text(checkpoint, data)
+    elif issubclass(kind, AudioMethod):
         from fastssl.cli.evaluation import evaluate_waveforms
 
+        on_data_alone("waveforms")
         table = evaluate_waveforms(checkpoint, data)
     else:
         table = run_evaluation(checkpoint, data, protocol, readout, only)

@@ -183,7 +183,7 @@ def print_measures(table: dict[str, Any]) -> None:
         for measure in measures:
             spread = table.get(measure + "_std") or table.get(measure + "_se") or {}
             cells = [
-                f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.1f}" if c in spread else "")
+                f"{table[measure][c]:.2f}" + (f" ± {spread[c]:.2f}" if c in spread else "")
                 if c in table[measure]
                 else "-"
                 for c in columns

@@ -14,7 +14,14 @@ from torch import Tensor
 
 from fastssl.data import ArraySource, Item, Signals, inverse_mu_law, mu_law, tones
 from fastssl.methods import IGPT, METHODS, AudioMethod, Method, PixelCNN, WaveNet, get
-from fastssl.models import PixelCNNNetwork, PixelNetwork, WaveNetNetwork, build_audio, build_encoder
+from fastssl.models import (
+    ImageGPTNetwork,
+    PixelCNNNetwork,
+    PixelNetwork,
+    WaveNetNetwork,
+    build_audio,
+    build_encoder,
+)
 from fastssl.models.drawing import draw
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_encoder, load_method, pretrain
@@ -418,3 +425,15 @@ def test_mu_law_has_small_relative_errors_and_is_undone() -> None:
     signal = np.array([-1, -0.5, -0.02, 0.01, 0.3, 1])
     assert np.abs(inverse_mu_law(mu_law(signal)) / signal - 1).max() < 0.04
     assert len(Signals([signal.astype(np.float32), signal[:3].astype(np.float32)], np.zeros(2), ["a"], "x")) == 2
+
+
+def test_an_interrupted_sample_leaves_the_mode() -> None:
+    def stop(done: int, of: int) -> None:
+        raise KeyboardInterrupt
+
+    for network in (PixelCNNNetwork(4, width=4, blocks=1), ImageGPTNetwork(4, colors=4, width=8, blocks=1, heads=2)):
+        for training in (True, False):
+            network.train(training)
+            with pytest.raises(KeyboardInterrupt):
+                network.sample(2, progress=stop)
+            assert network.training is training

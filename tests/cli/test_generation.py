@@ -1,0 +1,78 @@
+"""Generative methods from the command line: pretrain, generate, evaluate, on files."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fastssl.cli import app
+from fastssl.data import read_wav
+
+
+def call(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert result.exit_code == 0, (arguments, result.output, result.exception)
+    return result.output
+
+
+def refused(*arguments: str) -> str:
+    result = CliRunner().invoke(app, list(arguments))
+    assert isinstance(result.exception, ValueError), (arguments, result.output, result.exception)
+    return str(result.exception)
+
+
+@pytest.fixture(scope="module")
+def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight files that the standard library wrote, in 16 and 24 bits and stereo."""
+    root = tmp_path_factory.mktemp("speech")
+    for k in range(8):
+        path = root / ("no" if k % 2 else "yes") / f"{k}.wav"
+        path.parent.mkdir(exist_ok=True)
+        with wave.open(str(path), "wb") as file:
+            channels, width = 1 + (k % 3 == 0), 2 + (k % 4 == 0)
+            file.setparams((channels, width, 8000, 0, "NONE", ""))
+            tone = np.repeat(np.sin(np.arange(300) * 0.1 * (1 + k)), channels) * (2 ** (8 * width - 1) - 1)
+            file.writeframes(b"".join(int(v).to_bytes(width, "little", signed=True) for v in tone))
+    return root
+
+
+def test_waveforms(speech: Path, tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    settings = ["--width", "8", "--depth", "3", "--set", "window=64", "--set", "skip=8"]
+    call("pretrain", "wavenet", "--data", str(speech), "--out", run, "--epochs", "1", "--batch-size", "2", *settings)
+    assert "2 audio: " in call("generate", run, "--count", "2", "--seconds", "0.01")
+    samples, rate = read_wav(f"{run}/samples-2.wav")
+    assert (len(samples), rate) == (80, 8000)
+    call("evaluate", run, "--out", str(tmp_path / "scores.json"))
+    bits = json.loads((tmp_path / "scores.json").read_text())["bits per sample"]
+    assert set(bits) == {"pretrained", "linear prediction", "independent", "xz"} and 0 < bits["pretrained"] < 16
+    for more in (["--protocol", "layers"], ["--readout", "spatial"], ["--only"]):
+        assert "waveforms are evaluated on --data alone" in refused("evaluate", run, *more)
+    assert "top_k: wavenet has no such option" in refused("generate", run, "--top-k", "3")
+
+
+@pytest.mark.parametrize(("name", "settings"), [("pixelcnn", ["levels=4"]), ("igpt", ["colors=4", "heads=2"])])
+def test_pixels(name: str, settings: list[str], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        path = tmp_path / "dots" / "ab"[k % 2] / f"{k}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(path)
+    run = str(tmp_path / "run")
+    more = [word for one in settings for word in ("--set", one)]
+    call(
+        *("pretrain", name, "--data", str(tmp_path / "dots"), "--out", run, "--epochs", "1", "--batch-size", "4"),
+        *("--size", "4", "--width", "6", "--blocks", "1", "--channels", "3", *more),
+    )
+    assert "3 images: " in call("generate", run, "--count", "3")
+    assert Image.open(f"{run}/samples.png").size[0] >= 4
+    call("evaluate", run, "--out", str(tmp_path / "scores.json"))
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["nats (exact)"]["pretrained"] > 0
+    assert "seconds: " in refused("generate", run, "--seconds", "1")
