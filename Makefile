@@ -72,7 +72,7 @@ gpu-static-check: $(VENV)/.dev ## The same as a check: fails if a kernel spills 
 	$(BIN)/python benchmarks/gpu_static.py --check
 
 gpu-check: ## On a machine with torch and a GPU, without network: tests, sanitizer, benchmarks.
-	$(PYTHON) -c 'import fastssl._C, fastssl.kernels' 2>/dev/null || \
+	$(PYTHON) -c 'import torch, fastssl._C, fastssl.kernels' 2>/dev/null || \
 		PIP_CONSTRAINT= $(PYTHON) -m pip install --quiet --no-build-isolation --no-deps -e .
 	$(PYTHON) benchmarks/gpu_check.py $(ARGS)
 

@@ -1,8 +1,8 @@
-"""What patches gain where people train: bf16 autocast on the CPU, and training steps of language models.
+"""What patches gain where people train: losses under bf16 autocast, and training steps of language models.
 
-    python benchmarks/drop_in.py losses [--rows 2048 4096 8192] [--pairs 5] [--clock cpu]
-    python benchmarks/drop_in.py others [--pairs 5] [--clock cpu]
-    python benchmarks/drop_in.py language [--pairs 3] [--clock cpu]
+    python benchmarks/drop_in.py losses [--rows 2048 4096 8192] [--pairs 5] [--clock cpu] [--device cuda]
+    python benchmarks/drop_in.py others [--pairs 5] [--clock cpu] [--device cuda]
+    python benchmarks/drop_in.py language [--pairs 3] [--clock cpu] [--device cuda]
 
 The library and the patched library run in turn in one process: median ratio of the pairs, and the middle half. Peak
 memory of the head and its loss is that of a fresh process each, above what it holds before.
@@ -31,6 +31,8 @@ from fastssl.bench.memory import status
 D = 128
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 CLOCK = "wall"
+DEVICE = "cpu"
+STEPS = {"cpu": 1, "cuda": 10}  # that are timed together
 
 
 def pairs(peer: str, step: Callable[[], Any], count: int) -> tuple[list[float], list[float]]:
@@ -41,9 +43,15 @@ def pairs(peer: str, step: Callable[[], Any], count: int) -> tuple[list[float], 
         for patched in (False, True):
             if patched:
                 fastssl.patch(peer)
+            if DEVICE == "cuda":
+                step()
+                torch.cuda.synchronize()
             begin = clock()
-            step()
-            took = clock() - begin
+            for _ in range(STEPS[DEVICE]):
+                step()
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+            took = (clock() - begin) / STEPS[DEVICE]
             if patched:
                 fused = sum(calls.fused for calls in fastssl.patched()[peer].values())
                 assert fused, fastssl.patched()
@@ -61,6 +69,10 @@ def row(title: str, times: tuple[list[float], list[float]]) -> str:
     return f"| {title} | {before:,.1f} ms | {after:,.1f} ms | **{statistics.median(ratios):.1f}** ({middle}) |"
 
 
+def where() -> str:
+    return f"{torch.get_num_threads()} threads" if DEVICE == "cpu" else torch.cuda.get_device_name()
+
+
 def without_extras(name: str) -> None:
     """``import name.module`` without what ``name/__init__.py`` imports besides."""
     spec = importlib.util.find_spec(name)
@@ -69,6 +81,13 @@ def without_extras(name: str) -> None:
     module = types.ModuleType(name)
     module.__path__, module.__spec__ = list(spec.submodule_search_locations), spec
     sys.modules.setdefault(name, module)
+
+
+# Up to how many rows a loss of pytorch-metric-learning runs in reasonable time and memory.
+LARGEST = {
+    "cpu": (("SupConLoss", 8192), ("NTXentLoss", 512), ("TripletMarginLoss", 2048)),
+    "cuda": (("SupConLoss", 16384), ("NTXentLoss", 512), ("TripletMarginLoss", 2048), ("MultiSimilarityLoss", 8192)),
+}
 
 
 def losses(rows: list[int], count: int) -> None:
@@ -81,7 +100,7 @@ def losses(rows: list[int], count: int) -> None:
     from open_clip.loss import ClipLoss
     from pytorch_metric_learning import losses as pml
 
-    print(f"{torch.get_num_threads()} threads, bf16 autocast, {D} features, forward + backward")
+    print(f"{where()}, bf16 autocast, {D} features, forward + backward")
     print("| | the library | patched | ratio |\n|---|---|---|---|")
     for n in rows:
         x, z = (torch.randn(n, D, requires_grad=True) for _ in range(2))
@@ -89,16 +108,17 @@ def losses(rows: list[int], count: int) -> None:
         unit = torch.nn.functional.normalize
         cases: dict[str, tuple[str, Callable[[], Any], int]] = {
             f"`{name}`": ("pytorch_metric_learning", functools.partial(getattr(pml, name)(), x, y), largest)
-            for name, largest in (("SupConLoss", 8192), ("NTXentLoss", 512), ("TripletMarginLoss", 2048))
+            for name, largest in LARGEST[DEVICE]
         }
-        cases["`ClipLoss` of open_clip"] = "open_clip", functools.partial(ClipLoss(), unit(x), unit(z), 20.0), 8192
-        cases["`NTXentLoss` of lightly"] = "lightly", functools.partial(NTXentLoss(0.1), x, z), 8192
+        most = 8192 if DEVICE == "cpu" else 32768
+        cases["`ClipLoss` of open_clip"] = "open_clip", functools.partial(ClipLoss(), unit(x), unit(z), 20.0), most
+        cases["`NTXentLoss` of lightly"] = "lightly", functools.partial(NTXentLoss(0.1), x, z), most
         for title, (peer, call, largest) in cases.items():
             if n > largest:
                 continue
 
             def step(call: Callable[[], Any] = call) -> None:
-                with torch.autocast("cpu", torch.bfloat16):
+                with torch.autocast(DEVICE, torch.bfloat16):
                     loss = call()
                 loss.backward(retain_graph=True)
 
@@ -154,7 +174,7 @@ def others(count: int) -> None:
             functools.partial(TripletMarginMiner(), torch.randn(512, 128), y),
         ),
     }
-    print(f"{torch.get_num_threads()} threads, fp32, forward + backward")
+    print(f"{where()}, fp32, forward + backward")
     print("| | the library | patched | ratio |\n|---|---|---|---|")
     for title, (peer, step) in cases.items():
         print(row(title, pairs(peer, step, count)), flush=True)
@@ -164,17 +184,19 @@ def model_of(name: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
     import transformers
 
     torch.manual_seed(0)
+    # On a CPU a small network; on a GPU the sizes of the papers.
+    d, layers, heads, rows, length = (256, 4, 4, 32, 128) if DEVICE == "cpu" else (768, 12, 12, 32, 512)
     if name == "GPT2LMHeadModel":
-        config = transformers.GPT2Config(n_embd=256, n_layer=4, n_head=4, n_positions=128)
-        ids = torch.randint(0, config.vocab_size, (16, 128))
+        config = transformers.GPT2Config(n_embd=d, n_layer=layers, n_head=heads, n_positions=length)
+        ids = torch.randint(0, config.vocab_size, (rows // 2, length))
         return transformers.GPT2LMHeadModel(config), {"input_ids": ids, "labels": ids}
     config = transformers.BertConfig(
-        hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024
+        hidden_size=d, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * d
     )
-    ids = torch.randint(0, config.vocab_size, (32, 128))
+    ids = torch.randint(0, config.vocab_size, (rows, length))
     batch = {"input_ids": ids, "labels": torch.where(torch.rand(ids.shape) < 0.15, ids, -100)}
     if name == "BertForPreTraining":
-        batch["next_sentence_label"] = torch.randint(0, 2, (32,))
+        batch["next_sentence_label"] = torch.randint(0, 2, (rows,))
     return getattr(transformers, name)(config), batch
 
 
@@ -182,7 +204,7 @@ MODELS = ("BertForMaskedLM", "BertForPreTraining", "GPT2LMHeadModel")
 
 
 def language(count: int) -> None:
-    print(f"{torch.get_num_threads()} threads, fp32, forward + backward + AdamW")
+    print(f"{where()}, {'fp32' if DEVICE == 'cpu' else 'bf16 autocast'}, forward + backward + AdamW")
     print("| | the library | patched | ratio |\n|---|---|---|---|")
     for name in MODELS:
         model, batch = model_of(name)
@@ -190,10 +212,18 @@ def language(count: int) -> None:
 
         def step(model: Any = model, batch: Any = batch, optimizer: Any = optimizer) -> None:
             optimizer.zero_grad()
-            model(**batch).loss.backward()
+            with torch.autocast(DEVICE, torch.bfloat16, enabled=DEVICE == "cuda"):
+                loss = model(**batch).loss
+            loss.backward()
             optimizer.step()
 
         print(row(f"`{name}`", pairs("transformers", step, count)), flush=True)
+    if DEVICE == "cuda":
+        print("\n| peak memory of a step | the library | patched | share |\n|---|---|---|---|")
+        for name in MODELS:
+            peaks = [_peak_of_step(name, patched) for patched in (False, True)]
+            print(f"| `{name}` | {peaks[0]:,.0f} MiB | {peaks[1]:,.0f} MiB | {peaks[1] / peaks[0]:.2f} |", flush=True)
+        return
     print("\n| memory of head and loss | the library | patched | share |\n|---|---|---|---|")
     context = multiprocessing.get_context("spawn")
     for name in MODELS:
@@ -205,6 +235,21 @@ def language(count: int) -> None:
             found.append(ours.recv())
             process.join()
         print(f"| `{name}` | {found[0]:,.0f} MiB | {found[1]:,.0f} MiB | {found[1] / found[0]:.2f} |", flush=True)
+
+
+def _peak_of_step(name: str, patched: bool) -> float:
+    """MiB on the GPU above the weights."""
+    model, batch = model_of(name)
+    if patched:
+        fastssl.patch("transformers")
+    for _ in range(2):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(**batch).loss
+        loss.backward()
+    fastssl.unpatch()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
 
 
 def _peak(name: str, patched: bool, to: Any) -> None:
@@ -231,9 +276,11 @@ def main() -> None:
     parser.add_argument(
         "--clock", choices=list(CLOCKS), default="wall", help="cpu: seconds of all threads, for a busy machine"
     )
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     given = parser.parse_args()
-    global CLOCK
-    CLOCK = given.clock
+    global CLOCK, DEVICE
+    CLOCK, DEVICE = given.clock, given.device
+    torch.set_default_device(DEVICE)
     print(json.dumps({"torch": torch.__version__, "instructions": fastssl.instruction_set(), "clock": CLOCK}))
     if given.what == "losses":
         losses(given.rows, given.pairs)

@@ -14,6 +14,7 @@ docs/gpu.md and the plot anew from the JSON.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -203,6 +204,29 @@ def cases(n: int, d: int, dtype: torch.dtype, device: str, vocabulary: int) -> d
     }
 
 
+def peers(loss: str, targets: Tensor) -> dict[str, Callable[..., Tensor]]:
+    """The libraries with kernels for a loss, as far as they are installed."""
+    found: dict[str, Callable[..., Tensor]] = {}
+    if loss == "linear cross-entropy":
+        with contextlib.suppress(ImportError):
+            from liger_kernel.ops import LigerFusedLinearCrossEntropyFunction
+
+            found["Liger Kernel"] = lambda h, w: LigerFusedLinearCrossEntropyFunction.apply(h, w, targets)[0]
+        with contextlib.suppress(ImportError):
+            from cut_cross_entropy import linear_cross_entropy
+
+            found["cut cross-entropy"] = lambda h, w: linear_cross_entropy(h, w, targets)
+    if loss == "CLIP":
+        with contextlib.suppress(ImportError):
+            from inf_cl import cal_flash_loss
+
+            def inf_cl(a: Tensor, b: Tensor) -> Tensor:
+                return (cal_flash_loss(a, b, scale=10.0).mean() + cal_flash_loss(b, a, scale=10.0).mean()) / 2
+
+            found["Inf-CL"] = inf_cl
+    return found
+
+
 def peak_mib(run: Callable[[], Any]) -> float:
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
@@ -274,6 +298,8 @@ def benchmarks(dry: bool) -> dict[str, Any]:
             if not dry and compared(n, d, dtype):
                 torch._dynamo.reset()
                 ways["torch.compile"] = torch.compile(eager, dynamic=False)
+            if not dry and n >= 4096 and dtype == torch.bfloat16:
+                ways |= peers(name, torch.randint(0, VOCABULARY, (n,), device=device))
             for way, loss in ways.items():
                 try:
                     other = stepped(loss)
@@ -283,6 +309,10 @@ def benchmarks(dry: bool) -> dict[str, Any]:
                 except torch.OutOfMemoryError:
                     found = {"error": "out of memory"}
                     torch.cuda.empty_cache()
+                except Exception as error:  # another library's
+                    if way in ("eager", "torch.compile"):
+                        raise
+                    found = {"error": f"{type(error).__name__}: {str(error)[:100]}"}
                 entry["against"][way] = found
             entry["ms"] = (entry["ms"] + milliseconds(step)) / 2  # before and after the others
             measured.append(entry)
@@ -311,8 +341,8 @@ def table(results: dict[str, Any]) -> str:
         f"of scores. A bf16 product of 8,192 x 8,192 matrices runs at {about['bf16_product_tflops']:.0f} TFLOP/s there; "
         f"the share is that of three products (forward, and two backward) in the time. Linear cross-entropy: {VOCABULARY:,} classes.",
         "",
-        "| loss | dtype | rows | features | fastssl | eager | torch.compile | share of the peak | extra memory, MiB | eager's |",
-        "|" + "---|" * 10,
+        "| loss | dtype | rows | features | fastssl | eager | torch.compile | other libraries | share of the peak | extra memory, MiB | eager's |",
+        "|" + "---|" * 11,
     ]
     for m in sorted(measured, key=lambda m: (m["loss"], m["dtype"], m["features"], m["rows"])):
 
@@ -320,10 +350,12 @@ def table(results: dict[str, Any]) -> str:
             found = m["against"].get(way, {})
             return found.get("error", f"{found[key]:,.{2 if key == 'ms' else 0}f}" if key in found else "")
 
+        others = (way for way in m["against"] if way not in ("eager", "torch.compile"))
+        libraries = "; ".join(f"{way} {cell(way, 'ms')}" for way in others)
         share = flops(m) / m["ms"] / 1e9 / about["bf16_product_tflops"]
         lines.append(
             f"| {m['loss']} | {m['dtype']} | {m['rows']:,} | {m['features']} | {m['ms']:,.2f} | {cell('eager', 'ms')} | "
-            f"{cell('torch.compile', 'ms')} | {f'{100 * share:.0f} %' if m['dtype'] == 'bfloat16' else ''} | "
+            f"{cell('torch.compile', 'ms')} | {libraries} | {f'{100 * share:.0f} %' if m['dtype'] == 'bfloat16' else ''} | "
             f"{m['extra_mib']:,.0f} | {cell('eager', 'extra_mib')} |"
         )
     small = [m for m in measured if "host_us" in m and m["rows"] == 1024 and m["dtype"] == "bfloat16"]

@@ -44,7 +44,7 @@ def kmeans(
     rng = np.random.default_rng(seed)
     centres = _plus_plus(x, clusters, rng)
     cost = float("inf")
-    cluster = torch.zeros(len(x), dtype=torch.int64)
+    cluster = torch.zeros(len(x), dtype=torch.int64, device=x.device)
     for _ in range(iterations):
         distance, index = F.nearest(x, centres, 1, metric="sqeuclidean")
         cluster, before, cost = index[:, 0], cost, float(distance.mean())
@@ -67,7 +67,7 @@ def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
     chosen = [int(rng.integers(len(x)))]
     least = (x - x[chosen[0]]).square().sum(1).double()
     for _ in range(clusters - 1):
-        share = (least / least.sum()).numpy() if float(least.sum()) > 0 else np.full(len(x), 1 / len(x))
+        share = (least / least.sum()).cpu().numpy() if float(least.sum()) > 0 else np.full(len(x), 1 / len(x))
         chosen.append(int(rng.choice(len(x), p=share / share.sum())))
         least = torch.minimum(least, (x - x[chosen[-1]]).square().sum(1).double())
     return x[chosen].clone()

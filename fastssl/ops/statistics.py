@@ -34,13 +34,15 @@ class Statistic:
     """``kernel``: which one computes it; its parameters are the fields in their order."""
 
     kernel: ClassVar[RowLoss]
+    __match_args__: ClassVar[tuple[str, ...]]  # the fields' names, which ``dataclass`` sets
 
     @property
     def names(self) -> tuple[str, ...]:
         return OUTPUTS[self.kernel]
 
     def values(self) -> list[Value]:
-        return [v if isinstance(v, Tensor) else float(v) for v in self.__dict__.values()]
+        given = [getattr(self, name) for name in self.__match_args__]  # (Dynamo of torch 2.11 cannot read __dict__)
+        return [v if isinstance(v, Tensor) else float(v) for v in given]
 
 
 @dataclass(frozen=True)
