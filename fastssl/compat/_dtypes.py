@@ -26,6 +26,12 @@ def precision(rows: Tensor) -> torch.dtype:
     return _region.get() or rows.dtype
 
 
+def multiplied(*rows: Tensor) -> tuple[Tensor, ...]:
+    """float32 rows in the dtype in which the original multiplies them within autocast, on a GPU, where that is faster.
+    (On a CPU their products are made in float32: more exact, and no slower.)"""
+    return tuple(t.to(precision(t)) if t.dtype == torch.float32 and t.device.type == "cuda" else t for t in rows)
+
+
 def in_autocast() -> bool:
     """Whether the call that is fused was made within autocast, which is off in the fused function."""
     return _region.get() is not None

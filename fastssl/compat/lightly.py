@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.compat._dtypes import precision, shallow
+from fastssl.compat._dtypes import multiplied, precision, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
 
 KNOWN = {
@@ -72,6 +72,7 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     PEER.require_own(bank)
     size = bank.size if isinstance(bank.size, int) else bank.size[0]
     if size == 0:
+        out0, out1 = multiplied(out0, out1)
         if _gathered(loss):  # the mean over this process's rows
             return F.nt_xent(out0, out1, temperature=temperature, reduction="none", group="world").mean()
         return F.nt_xent(out0, out1, temperature=temperature)
@@ -100,6 +101,7 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         if isinstance(value, Tensor) or not value > 0:
             raise NotFused("a sigma that is learned, or not above 0")
         sigma = value
+    out0, out1 = multiplied(out0, out1)
     if _gathered(loss):
         if sigma is not None:
             raise NotFused("weights of this process's rows alone")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 import fastssl.functional as F
-from fastssl.compat._dtypes import shallow
+from fastssl.compat._dtypes import multiplied, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
 from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather
@@ -60,7 +60,8 @@ def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale:
     logit_bias, output_dict = rest if len(rest) == 2 else (None, *rest)  # before version 3 there is no bias
     _check(loss, image_features, text_features)
     bias = None if logit_bias is None else _value("logit_bias", logit_bias, image_features)
-    call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
+    image, text = multiplied(image_features, text_features)
+    call = image, text, _value("logit_scale", logit_scale, image_features), bias
     if loss.cache_labels:  # what the original leaves behind
         together = loss.world_size > 1 and not loss.local_loss
         loss.get_ground_truth(image_features.device, len(image_features) * (loss.world_size if together else 1))
@@ -103,7 +104,8 @@ def _siglip(
 ) -> Any:
     _check(loss, image_features, text_features)
     bias = 0.0 if logit_bias is None else _value("logit_bias", logit_bias, image_features)
-    call = image_features, text_features, _value("logit_scale", logit_scale, image_features), bias
+    image, text = multiplied(image_features, text_features)
+    call = image, text, _value("logit_scale", logit_scale, image_features), bias
     if not loss.world_size > 1:
         total = F.siglip_loss(*call)
     else:  # this process's images with all texts, however they are exchanged

@@ -217,7 +217,7 @@ def _cross_entropy(
         raise _Otherwise
     if size_average is not None or reduce is not None:
         raise _Otherwise
-    device = logits.region[0]
+    device, autocast, dtype = logits.region
     try:
         require_matrices(hidden, logits.weight)
         places = (target != ignore_index).nonzero().squeeze(1)
@@ -225,9 +225,12 @@ def _cross_entropy(
             raise _Otherwise  # the original's mean over nothing
         if len(places) < FULL * len(target):
             hidden, target = hidden.index_select(0, places), target.index_select(0, places)
+        head = logits.weight
+        if autocast and device == "cuda":  # as the layer's; on a CPU float32 is no slower
+            hidden, head = hidden.to(dtype), head.to(dtype)
         with torch.autocast(device, enabled=False):
             loss = F.linear_cross_entropy(
-                *(hidden, logits.weight, target, logits.given_bias),
+                *(hidden, head, target, logits.given_bias),
                 ignore_index=ignore_index,
                 reduction=reduction,
                 label_smoothing=label_smoothing,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -205,6 +206,15 @@ def _scratch(size: int, alignment: int, stream: int | None) -> Tensor:
     return found
 
 
+def use_scratch() -> None:
+    """For the launches of this thread: autograd has its own."""
+    import triton
+
+    triton.set_allocator(_scratch)
+
+
+recording = threading.local()  # .recorder: what is told of this thread's launches (fastssl/ops/triton/replay.py)
+
 _compiled: dict[tuple[Any, ...], tuple[Any, tuple[Any, ...]]] = {}
 
 
@@ -219,25 +229,25 @@ def _traits(argument: Any) -> Any:
     return float
 
 
-def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any], device: int) -> None:
-    """Triton's own look-up of the compiled kernel takes longer than most of these kernels run: ours comes first."""
+def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[str, Any], device: int) -> Any:
+    """Triton's own look-up of the compiled kernel takes longer than most of these kernels run: ours comes first.
+    Returns the compiled kernel and its last arguments."""
     key = (kernel, device, *constants.values(), *map(_traits, arguments))
     found = _compiled.get(key)
     if found is None:
         compiled = kernel[grid](*arguments, **constants)
-        _compiled[key] = compiled, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
-        return
+        found = _compiled[key] = compiled, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
+        return found
     compiled, tail = found
     compiled.run(
         *(*grid, torch._C._cuda_getCurrentRawStream(device), compiled.function, compiled.packed_metadata),
         *(None, None, None, *arguments, *tail),
     )
+    return found
 
 
 def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None = None, **constants: Any) -> None:
     """Launches a kernel on the current stream; nothing waits for it."""
-    import triton
-
     if config is not None:
         constants |= {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if any(isinstance(g, int) and g == 0 for g in grid):
@@ -245,17 +255,29 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
     if _observer is not None:
         _observer.launch(kernel, grid, arguments, constants)
         return
+    recorder = getattr(recording, "recorder", None)
+    if recorder is None:
+        _run(kernel, grid, arguments, config, constants)
+        return
+    with recorder.pause():
+        found = _run(kernel, grid, arguments, config, constants)
+    recorder.launched(kernel, grid, arguments, constants, found)
+
+
+def _run(kernel: Any, grid: Sequence[Any], arguments: tuple[Any, ...], config: Config | None, constants: Any) -> Any:
+    """The compiled kernel and its last arguments."""
+    import triton
+
     if INTERPRETING:
         kernel[tuple(grid)](*arguments, **constants)
-        return
+        return None
     device = next(t for t in arguments if isinstance(t, Tensor)).device
-    triton.set_allocator(_scratch)  # of the calling thread: autograd has its own
+    use_scratch()
     try:
         if device.index == torch._C._cuda_getDevice():
-            _launch(kernel, (*grid, 1, 1)[:3], arguments, constants, device.index)
-        else:
-            with torch.cuda.device(device):
-                _launch(kernel, (*grid, 1, 1)[:3], arguments, constants, device.index)
+            return _launch(kernel, whole_grid(grid), arguments, constants, device.index)
+        with torch.cuda.device(device):
+            return _launch(kernel, whole_grid(grid), arguments, constants, device.index)
     except (triton.OutOfResources, RuntimeError) as error:
         compiler = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)
         smaller = None if config is None or not compiler else config.smaller()
@@ -263,6 +285,10 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
             raise
         CHOSEN[smaller.name] = smaller
         raise TooLarge from error
+
+
+def whole_grid(grid: Sequence[Any]) -> tuple[Any, ...]:
+    return (*grid, 1, 1)[:3]
 
 
 def _mend_interpreter() -> None:

@@ -19,6 +19,7 @@ from fastssl.ops.operator import Operator
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import LaunchSpec, Side, Weights
 from fastssl.ops.triton.launch import side, with_smaller_tiles
+from fastssl.ops.triton.replay import replayed
 
 LN2 = 0.6931471805599453
 # Scores within this many bits of 0 need no maximum: sums of 2^31 of their powers of two stay far inside fp32's range.
@@ -634,7 +635,7 @@ def _define(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     schema = torch.library.infer_schema(function, mutates_args=())
     function = with_smaller_tiles(function)
     torch.library.custom_op(f"fastssl::{name}", function, mutates_args=(), schema=schema)
-    return function
+    return replayed(function)
 
 
 def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:

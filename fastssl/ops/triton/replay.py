@@ -1,0 +1,292 @@
+"""Replays what an operator did for the same shapes: with few rows a GPU waits for the Python that prepares launches.
+
+An operator on Triton kernels is a list of allocations, launches and a few operations of torch, which follows from
+shapes, dtypes, strides and numbers alone. The first call with some of these runs as it is, the second is recorded, and
+later ones replay the list with new tensors: the same kernels on the same sizes of tiles, hence the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastssl.ops import extension
+from fastssl.ops.gpu import INTERPRETING
+from fastssl.ops.triton import launch
+
+LONGEST = 96  # steps; longer lists belong to batches whose kernels take longer than Python
+KEPT = 128  # lists per operator: batches, last batches, queues
+aten = torch.ops.aten
+_ALLOCATE = (aten.empty, aten.new_empty, aten.empty_strided, aten.empty_like, aten.new_empty_strided)
+
+
+class Slot(int):
+    """The place of a tensor among those that a replay has at hand."""
+
+
+def _fill(template: Any, values: list[Any]) -> Any:
+    if type(template) is Slot:
+        return values[template]
+    if type(template) in (list, tuple):
+        return type(template)([_fill(part, values) for part in template])
+    return template
+
+
+class Allocation:
+    """An empty tensor."""
+
+    def __init__(self, into: int, like: Tensor) -> None:
+        self.into, self.size, self.stride, self.dtype, self.device = (
+            into,
+            like.shape,
+            like.stride(),
+            like.dtype,
+            like.device,
+        )
+        self.free: tuple[int, ...] = ()
+
+    def __call__(self, values: list[Any], stream: int) -> None:
+        values[self.into] = torch.empty_strided(self.size, self.stride, dtype=self.dtype, device=self.device)
+
+
+class Operation:
+    """An operation of torch; ``into``: the slots of its results, in their order."""
+
+    def __init__(self, function: Any, arguments: Any, options: dict[str, Any], into: tuple[int | None, ...]) -> None:
+        self.function, self.arguments, self.options, self.into = function, arguments, options, into
+        self.free: tuple[int, ...] = ()
+
+    def __call__(self, values: list[Any], stream: int) -> None:
+        options = {name: _fill(value, values) for name, value in self.options.items()}
+        result = self.function(*_fill(self.arguments, values), **options)
+        for slot, value in zip(self.into, result if isinstance(result, (tuple, list)) else (result,)):
+            if slot is not None:
+                values[slot] = value
+
+
+class Launch:
+    """A kernel."""
+
+    def __init__(
+        self, kernel: Any, grid: tuple[int, ...], arguments: tuple[Any, ...], constants: dict[str, Any], found: Any
+    ):
+        self.kernel, self.grid, self.constants, self.found = kernel, grid, constants, found
+        self.arguments = list(arguments)
+        self.tensors = [(k, int(a)) for k, a in enumerate(arguments) if type(a) is Slot]
+        self.free: tuple[int, ...] = ()
+
+    def __call__(self, values: list[Any], stream: int) -> None:
+        arguments = self.arguments.copy()
+        for k, slot in self.tensors:
+            arguments[k] = values[slot]
+        if self.found is None:
+            self.kernel[self.grid](*arguments, **self.constants)
+            return
+        compiled, tail = self.found
+        head = (*self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None)
+        compiled.run(*head, *arguments, *tail)
+
+
+def _view(base: Tensor, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Tensor:
+    return base.as_strided(size, stride, base.storage_offset() + offset)
+
+
+class Recorder(TorchDispatchMode):
+    """Watches a call: ``steps`` repeat it, unless ``unsound`` says why they would not."""
+
+    def __init__(self, inputs: list[Tensor]) -> None:
+        super().__init__()
+        self.inputs = len(inputs)
+        self.seen: list[Tensor] = []  # by slot; kept, so that no two have one id
+        self.by_id: dict[int, int] = {}
+        self.by_storage: dict[int, int] = {}
+        self.constants: list[int] = []
+        self.steps: list[Any] = []
+        self.unsound = ""
+        self.paused = False  # while a kernel is compiled or interpreted
+        storages = [tensor.untyped_storage()._cdata for tensor in inputs]
+        self.shared = {storage for storage in storages if storages.count(storage) > 1}
+        for tensor in inputs:
+            self.slot(tensor)
+
+    def slot(self, tensor: Tensor) -> Slot:
+        """A new slot."""
+        self.seen.append(tensor)
+        self.by_id.setdefault(id(tensor), len(self.seen) - 1)
+        self.by_storage.setdefault(tensor.untyped_storage()._cdata, len(self.seen) - 1)
+        return Slot(len(self.seen) - 1)
+
+    def resolve(self, value: Any) -> Any:
+        """Tensors become slots, also such as only torch has seen: views of others, and numbers on the device."""
+        if isinstance(value, Tensor):
+            found = self.by_id.get(id(value))
+            if found is not None:
+                return Slot(found)
+            storage = value.untyped_storage()._cdata
+            base = self.by_storage.get(storage)
+            slot = self.slot(value)
+            if base is None:
+                self.constants.append(slot)
+            else:
+                whole = self.seen[base]
+                if whole.dtype != value.dtype or storage in self.shared:
+                    self.unsound = "a view of another dtype, or of one of several inputs"
+                offset = value.storage_offset() - whole.storage_offset()
+                self.steps.append(Operation(_view, (Slot(base), value.shape, value.stride(), offset), {}, (slot,)))
+            return slot
+        if type(value) in (list, tuple):
+            return type(value)([self.resolve(part) for part in value])
+        return value
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if self.paused:
+            return function(*args, **(kwargs or {}))
+        arguments = self.resolve(tuple(args))
+        options = {name: self.resolve(value) for name, value in (kwargs or {}).items()}
+        result = function(*args, **(kwargs or {}))
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        if not all(isinstance(r, Tensor) or r is None for r in results):
+            self.unsound = f"{function} reads from the device"
+        elif function.overloadpacket in _ALLOCATE:
+            self.steps.append(Allocation(self.slot(result), result))
+        else:
+            into = tuple(None if r is None else self._result(r) for r in results)
+            self.steps.append(Operation(function, arguments, options, into))
+        return result
+
+    def _result(self, tensor: Tensor) -> int:
+        found = self.by_id.get(id(tensor))  # of an operation in place
+        return int(self.slot(tensor)) if found is None else found
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        self.paused = True
+        try:
+            yield
+        except BaseException:  # other tiles will be tried
+            self.unsound = "a launch failed"
+            raise
+        finally:
+            self.paused = False
+
+    def launched(self, kernel: Any, grid: Any, arguments: Any, constants: dict[str, Any], found: Any) -> None:
+        self.steps.append(Launch(kernel, launch.whole_grid(grid), self.resolve(tuple(arguments)), constants, found))
+
+
+class Replay:
+    """A list of steps that makes the results of an operator anew."""
+
+    def __init__(self, recorder: Recorder, result: Any) -> None:
+        self.result = recorder.resolve(result)
+        self.steps = recorder.steps
+        self.values: list[Any] = [None] * len(recorder.seen)
+        for slot in recorder.constants:
+            self.values[slot] = recorder.seen[slot]
+        kept = {*range(recorder.inputs), *recorder.constants, *_slots(self.result)}
+        for step in reversed(self.steps):  # what is not needed again makes room
+            used = _used(step) - kept
+            step.free = tuple(used)
+            kept |= used
+
+    def __call__(self, inputs: list[Tensor], stream: int) -> Any:
+        values = self.values.copy()
+        values[: len(inputs)] = inputs
+        for step in self.steps:
+            step(values, stream)
+            for slot in step.free:
+                values[slot] = None
+        return _fill(self.result, values)
+
+
+def _slots(template: Any) -> set[int]:
+    if type(template) is Slot:
+        return {int(template)}
+    if type(template) in (list, tuple):
+        return set().union(*map(_slots, template))
+    return set()
+
+
+def _used(step: Any) -> set[int]:
+    if isinstance(step, Allocation):
+        return {step.into}
+    if isinstance(step, Launch):
+        return {slot for _, slot in step.tensors}
+    own = {slot for slot in step.into if slot is not None}
+    return own.union(_slots(step.arguments), *map(_slots, step.options.values()))
+
+
+SEEN, NEVER = object(), object()
+
+
+def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, of tensors and numbers, which replays what it did for others of the same shapes."""
+    plans: OrderedDict[Any, Any] = OrderedDict()
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        inputs = [a for a in arguments if isinstance(a, Tensor)]
+        device = inputs[0].device
+        if launch._observer is not None or (device.type == "cuda" and torch.cuda.is_current_stream_capturing()):
+            return function(*arguments)
+        key = (_situation(), *map(_trait, arguments), *_aliases(inputs))
+        plan = plans.get(key)
+        if plan is NEVER:
+            return function(*arguments)
+        if plan is None:
+            plans[key] = SEEN
+            while len(plans) > KEPT:
+                plans.popitem(last=False)
+            return function(*arguments)
+        if plan is SEEN:
+            result, plans[key] = _record(function, arguments, inputs)
+            return result
+        if device.type != "cuda":
+            return plan(inputs, 0)
+        launch.use_scratch()
+        index = device.index
+        if index == torch._C._cuda_getDevice():
+            return plan(inputs, torch._C._cuda_getCurrentRawStream(index))
+        with torch.cuda.device(index):
+            return plan(inputs, torch._C._cuda_getCurrentRawStream(index))
+
+    call.plans = plans  # type: ignore[attr-defined]
+    return call
+
+
+def _record(function: Callable[..., Any], arguments: tuple[Any, ...], inputs: list[Tensor]) -> tuple[Any, Any]:
+    recorder = Recorder(inputs)
+    before = getattr(launch.recording, "recorder", None)
+    launch.recording.recorder = recorder
+    try:
+        with recorder:
+            result = function(*arguments)
+    finally:
+        launch.recording.recorder = before
+    if recorder.unsound or len(recorder.steps) > LONGEST:
+        return result, NEVER
+    return result, Replay(recorder, result)
+
+
+def _situation() -> tuple[Any, ...]:
+    """What else than arguments decides which kernels run."""
+    exact = "" if INTERPRETING else torch.backends.cuda.matmul.fp32_precision
+    return exact, extension.get_memory_budget(), launch.WIDEST_RESIDENT
+
+
+def _trait(argument: Any) -> Any:
+    if isinstance(argument, Tensor):
+        aligned = argument.data_ptr() % launch.ALIGNMENT
+        return argument.dtype, argument.shape, argument.stride(), aligned, argument.device.index
+    return tuple(argument) if type(argument) is list else (type(argument), argument)
+
+
+def _aliases(inputs: list[Tensor]) -> list[int]:
+    """For every tensor the first that is it: what is one tensor in one call may be two in another."""
+    return [next(k for k, other in enumerate(inputs) if other is tensor) for tensor in inputs]
