@@ -403,6 +403,9 @@ def evaluate(
         str | None,
         typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
     ] = None,
+    whiten: Annotated[
+        int | None, typer.Option(help="Whiten the features of all rows to that many components before cosines.")
+    ] = None,
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
@@ -425,8 +428,8 @@ def evaluate(
             raise ValueError(f"{name}: expected the protocol 'finetune', got {protocol!r}")
 
     def on_data_alone(what: str) -> None:
-        if protocol != "frozen" or readout is not None or only:
-            raise ValueError(f"protocol, readout, only: {what} are evaluated on --data alone")
+        if protocol != "frozen" or readout is not None or only or whiten is not None:
+            raise ValueError(f"protocol, readout, whiten, only: {what} are evaluated on --data alone")
 
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
@@ -448,7 +451,7 @@ def evaluate(
         on_data_alone("waveforms")
         table = evaluate_waveforms(checkpoint, data)
     else:
-        table = run_evaluation(checkpoint, data, protocol, readout, only)
+        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
