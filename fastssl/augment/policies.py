@@ -316,7 +316,8 @@ class ColorizationAugment(Views):
         linear = torch.where(x <= 0.04045, x / 12.92, ((x.clamp(min=0) + 0.055) / 1.055) ** 2.4)
         matrix = x.new_tensor(_XYZ)
         white = matrix.sum(1).view(3, 1, 1)
-        xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
+        with torch.autocast(x.device.type, enabled=False):  # bf16 has too few digits for colours
+            xyz = torch.einsum("ij,bjhw->bihw", matrix, linear) / white
         delta = 6 / 29
         f = torch.where(xyz > delta**3, xyz.clamp(min=1e-12) ** (1 / 3), xyz / (3 * delta**2) + 4 / 29)
         lightness = 116 * f[:, 1:2] - 16

@@ -57,9 +57,15 @@ def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | 
 
 
 def run_evaluation(
-    checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool = False
+    checkpoint: Path,
+    data: str | None,
+    protocol: str,
+    readout: str | None,
+    only: bool = False,
+    whiten: int | None = None,
 ) -> dict[str, Any]:
-    """Runs a protocol and returns its table; ``only``: evaluate the pretrained encoder without baselines ("frozen").
+    """Runs a protocol and returns its table. Of "frozen": ``only`` evaluates the pretrained encoder without baselines,
+    ``whiten`` whitens the features of all rows.
 
     Raises:
         ValueError: unknown protocol or data, or a method that the protocol does not support.
@@ -67,10 +73,12 @@ def run_evaluation(
     from fastssl.evaluate.features import progress_bars
 
     with progress_bars(item_progress):
-        return _evaluate(checkpoint, data, protocol, readout, only)
+        return _evaluate(checkpoint, data, protocol, readout, only, whiten)
 
 
-def _evaluate(checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool) -> dict[str, Any]:
+def _evaluate(
+    checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool, whiten: int | None
+) -> dict[str, Any]:
     import torch
 
     from fastssl.data import Stereograms, open_splits
@@ -83,8 +91,9 @@ def _evaluate(checkpoint: Path, data: str | None, protocol: str, readout: str | 
 
     encoder, state = load_encoder(checkpoint)
     name = data or data_of(state)
-    if only and protocol != "frozen":
-        raise ValueError(f"only: expected the protocol 'frozen', got {protocol!r}")
+    for option, given in (("only", only), ("whiten", whiten)):
+        if given and protocol != "frozen":
+            raise ValueError(f"{option}: expected the protocol 'frozen', got {protocol!r}")
     if protocol == "zero-shot":
         method = load_method(checkpoint)
         if not hasattr(method, "encode_texts"):
@@ -115,7 +124,7 @@ def _evaluate(checkpoint: Path, data: str | None, protocol: str, readout: str | 
         likelihoods, rows = _likelihoods(checkpoint, state, name), tuple(row for row in rows if row != "histogram")
         if open_source(name).labels is None:
             return likelihoods
-    return likelihoods | evaluate(encoder, state["encoder"], name, readout, rows, echo)
+    return likelihoods | evaluate(encoder, state["encoder"], name, readout, rows, echo, whiten)
 
 
 def _likelihoods(checkpoint: Path, state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -192,9 +192,12 @@ def pretrain(
     warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,
     schedule: Annotated[str | None, typer.Option(help="After the warm-up: cosine, linear or constant.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    average: Annotated[
+        float | None, typer.Option(help="Part of the run, its end, over which weights are averaged.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     precision: Annotated[
-        str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed on a GPU that supports it.")
+        str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed on GPUs and CPUs with matrix units for it.")
     ] = "auto",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda; auto: a GPU if available.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes; pair losses cover the rows of all of them.")] = 1,
@@ -261,6 +264,7 @@ def pretrain(
     own = {
         "schedule": schedule,
         "clip": clip,
+        "average": average,
         "epochs": epochs,
         "lr": lr,
         "weight_decay": weight_decay,
@@ -403,6 +407,9 @@ def evaluate(
         str | None,
         typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
     ] = None,
+    whiten: Annotated[
+        int | None, typer.Option(help="Whiten the features of all rows to that many components before cosines.")
+    ] = None,
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
@@ -425,8 +432,8 @@ def evaluate(
             raise ValueError(f"{name}: expected the protocol 'finetune', got {protocol!r}")
 
     def on_data_alone(what: str) -> None:
-        if protocol != "frozen" or readout is not None or only:
-            raise ValueError(f"protocol, readout, only: {what} are evaluated on --data alone")
+        if protocol != "frozen" or readout is not None or only or whiten is not None:
+            raise ValueError(f"protocol, readout, whiten, only: {what} are evaluated on --data alone")
 
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
@@ -448,7 +455,7 @@ def evaluate(
         on_data_alone("waveforms")
         table = evaluate_waveforms(checkpoint, data)
     else:
-        table = run_evaluation(checkpoint, data, protocol, readout, only)
+        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))

@@ -26,6 +26,7 @@ from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, e
 from fastssl.evaluate.sentences import next_sentence
 from fastssl.evaluate.stereograms import disparity_correlation
 from fastssl.evaluate.text_labels import few_text_labels
+from fastssl.evaluate.whitening import whitening
 from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
 from fastssl.models.kmeans import kmeans
@@ -78,6 +79,7 @@ __all__ = [
     "spearman",
     "top_1",
     "uniformity",
+    "whitening",
     "word_analogies",
     "word_similarity",
     "zero_shot",

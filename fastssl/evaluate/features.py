@@ -201,10 +201,16 @@ def _shares(image: np.ndarray, bins: int) -> Tensor:
     return torch.from_numpy(np.bincount(index.ravel(), minlength=bins**3) / index.size)
 
 
-def centred(features: Tensor, mean: Tensor | None = None) -> Tensor:
-    """Centred features of unit length, for cosine similarity."""
+def centred(features: Tensor, mean: Tensor | None = None, projection: Tensor | None = None) -> Tensor:
+    """Centred features of unit length, for cosine similarity; ``projection`` [C, K], such as that of
+    :func:`fastssl.evaluate.whitening`, is applied between."""
     middle = features.mean(0) if mean is None else mean
-    return map_chunks(features, lambda rows: torch.nn.functional.normalize(rows - middle, dim=1))
+    if projection is None:
+        return map_chunks(features, lambda rows: torch.nn.functional.normalize(rows - middle, dim=1))
+    made = allocate_features(len(features), projection.shape[1])
+    for to, rows in zip(made.split(CHUNK), features.split(CHUNK)):
+        to.copy_(torch.nn.functional.normalize((rows - middle) @ projection, dim=1))
+    return made
 
 
 def labels_of(source: Source) -> Tensor:

@@ -15,6 +15,7 @@ from fastssl.data import open as open_source
 from fastssl.data.opening import EMBEDDED
 from fastssl.evaluate import linear, measures
 from fastssl.evaluate.features import centred, color_histogram, encode, is_large, labels_of, pixels
+from fastssl.evaluate.whitening import whitening
 from fastssl.models import Encoder, build_encoder
 
 SEEDS = 3
@@ -38,6 +39,10 @@ def _linear(features: Tensor, labels: Tensor, seed: int, share: float = 0.8) -> 
     order = np.random.default_rng([7, seed]).permutation(len(labels))
     cut = int(share * len(order))
     return linear.linear_probe(features, labels, order[:cut], order[cut:])
+
+
+def _projection(features: Tensor, whiten: int | None) -> Tensor | None:
+    return None if whiten is None else whitening(features, whiten)
 
 
 ROWS = ("pretrained", "random", "pixels", "histogram")
@@ -65,7 +70,11 @@ def _mean(values: list[float]) -> float:
 
 
 def evaluate_emoji(
-    encoder: Encoder, options: dict[str, Any], readout: str = "spatial", rows: Sequence[str] = ROWS
+    encoder: Encoder,
+    options: dict[str, Any],
+    readout: str = "spatial",
+    rows: Sequence[str] = ROWS,
+    whiten: int | None = None,
 ) -> dict[str, Any]:
     """k-NN and linear accuracy on the emoji categories, retrieval across vendors, alignment and uniformity.
 
@@ -74,6 +83,8 @@ def evaluate_emoji(
         options: options of ``build_encoder``, for the random encoder.
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
+        whiten: number of components to which the features of every row of the table are whitened before cosines
+            (:func:`whitening`), estimated from the 1,871 images of Google; None: they are only centred.
 
     Returns:
         measure -> row -> value. k-NN: 5 neighbours, leave one out over all 1,871 images of Google. Linear: 80 % train,
@@ -89,14 +100,15 @@ def evaluate_emoji(
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(whole)
-            unit = centred(features)
+            projection = _projection(features, whiten)
+            unit = centred(features, projection=projection)
             columns["knn"].append(measures.knn_accuracy(unit, labels))
             columns["knn_without_flags"].append(measures.knn_accuracy(unit[no_flags], labels[no_flags]))
             splits = [_linear(features, labels, seed) for seed in range(SEEDS)]
             columns["linear"].append(_mean(splits))
             columns["linear_std"].append(float(np.std(splits)))
             raw = [features_of(held_out.nth_image(k)) for k in range(2)]
-            query, gallery = (centred(r) for r in raw)
+            query, gallery = (centred(r, projection=projection) for r in raw)
             columns["retrieval"].append(measures.recall_at(query, gallery))
             columns["alignment"].append(measures.alignment(query, gallery))
             columns["uniformity"].append(measures.uniformity(query))
@@ -107,7 +119,11 @@ def evaluate_emoji(
 
 
 def evaluate_digits(
-    encoder: Encoder, options: dict[str, Any], readout: str = "spatial", rows: Sequence[str] = ROWS
+    encoder: Encoder,
+    options: dict[str, Any],
+    readout: str = "spatial",
+    rows: Sequence[str] = ROWS,
+    whiten: int | None = None,
 ) -> dict[str, Any]:
     """Nearest neighbour with one and five labels per class (20 draws) and linear accuracy on scikit-learn's digits.
 
@@ -116,6 +132,7 @@ def evaluate_digits(
         options: options of ``build_encoder``, for the random encoder.
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
+        whiten: components of whitened features, for the nearest neighbours; None: they are only centred.
     """
     data = digits(8 if encoder.size <= 8 else 16)
     labels = labels_of(data)
@@ -133,7 +150,7 @@ def evaluate_digits(
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(data)
-            unit = centred(features)
+            unit = centred(features, projection=_projection(features, whiten))
             for name, shots in (("digits_one_label", 1), ("digits_five_labels", 5)):
                 mean, spread = linear.low_shot(unit, labels, shots)
                 columns[name].append(mean)
@@ -175,6 +192,7 @@ def evaluate_images(
     readout: str = "spatial",
     rows: Sequence[str] = ROWS,
     note: Note = _silent,
+    whiten: int | None = None,
 ) -> dict[str, Any]:
     """k-NN (leave one out) and linear accuracy (80 % train, 20 % test, mean of 3 splits) on any labelled images.
 
@@ -188,7 +206,8 @@ def evaluate_images(
         knn, probes = [], []
         for features_of in extractors:
             features = features_of(data)
-            knn.append(measures.knn_accuracy(centred(features), labels, k=min(5, len(labels) - 1)))
+            unit = centred(features, projection=_projection(features, whiten))
+            knn.append(measures.knn_accuracy(unit, labels, k=min(5, len(labels) - 1)))
             probes += [_linear(features, labels, seed) for seed in range(SEEDS)]
         table["knn"][row], table["linear"][row] = _mean(knn), _mean(probes)
         table["linear_std"][row] = float(np.std(probes))
@@ -203,6 +222,7 @@ def evaluate_splits(
     readout: str = "spatial",
     rows: Sequence[str] = ROWS,
     note: Note = _silent,
+    whiten: int | None = None,
 ) -> dict[str, Any]:
     """k-NN and linear accuracy on the test split of a task, fitted on its training split, as usual in papers.
 
@@ -213,6 +233,8 @@ def evaluate_splits(
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
         note: called with a line per row.
+        whiten: components of whitened features, estimated from the training split, for k-NN; None: they are only
+            centred.
 
     Returns:
         measure -> row -> value: "knn" (20 neighbours, weighted with temperature 0.07), "linear" and, with more than
@@ -234,7 +256,9 @@ def evaluate_splits(
         columns: dict[str, list[float]] = {name: [] for name in table}
         for features_of in extractors:
             features = features_of(source)
-            unit = centred(features, features[:cut].mean(0)) if tops else features
+            unit = features
+            if tops:
+                unit = centred(features, features[:cut].mean(0), _projection(features[:cut], whiten))
             for name, top in tops.items():
                 vote: dict[str, Any] = {"temperature": PAPER_TEMPERATURE, "top": top}
                 columns[name].append(
@@ -260,6 +284,7 @@ def evaluate(
     readout: str | None = None,
     rows: Sequence[str] = ROWS,
     note: Note = _silent,
+    whiten: int | None = None,
 ) -> dict[str, Any]:
     """Evaluates an encoder on the embedded emoji or digits, a task with training and test splits
     (:func:`evaluate_splits`), or any labelled images.
@@ -272,14 +297,16 @@ def evaluate(
             "spatial".
         rows: rows of the table to compute.
         note: called with a line per row.
+        whiten: number of components to which the features of every row are whitened (:func:`whitening`) before they
+            are compared by cosine; None: they are only centred. Linear probes see all features as they are.
     """
     divided = isinstance(data, Splits) or (isinstance(data, (str, Path)) and str(data) not in EMBEDDED)
     task = open_splits(data) if divided else None
     if task is not None and (task.divided or isinstance(data, Splits)):
-        return evaluate_splits(encoder, options, task, readout or "pooled", rows, note)
+        return evaluate_splits(encoder, options, task, readout or "pooled", rows, note, whiten)
     source = open_source(data)
     if source.embedded == "emoji":
-        return evaluate_emoji(encoder, options, readout or "spatial", rows)
+        return evaluate_emoji(encoder, options, readout or "spatial", rows, whiten)
     if source.embedded == "digits":
-        return evaluate_digits(encoder, options, readout or "spatial", rows)
-    return evaluate_images(encoder, options, source, readout or "spatial", rows, note)
+        return evaluate_digits(encoder, options, readout or "spatial", rows, whiten)
+    return evaluate_images(encoder, options, source, readout or "spatial", rows, note, whiten)

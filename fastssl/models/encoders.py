@@ -121,9 +121,10 @@ class Encoder(nn.Module):
             return features.mean((2, 3))
         if features.dim() != 4 or cells is None:
             return features
-        return TF.adaptive_avg_pool2d(features, (min(cells, features.shape[2]), min(cells, features.shape[3]))).flatten(
-            1
-        )
+        grid = (min(cells, features.shape[2]), min(cells, features.shape[3]))
+        if grid != features.shape[2:]:  # the pooling of a map to its own size, and its backward pass, are slow
+            features = TF.adaptive_avg_pool2d(features, grid)
+        return features.flatten(1)
 
 
 RESNETS = tuple(f"resnet{depth}" for depth in BLOCKS)  # those of the paper

@@ -31,11 +31,13 @@ class Pretraining:
         schedule: of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant".
         betas: of "adamw".
         clip: largest norm of the gradient, to which it is scaled down; None: any.
+        average: part of the run, its end, over which weights are averaged; the finished run has the mean
+            (:class:`fastssl.train.averaging.WeightAverage`). 0: the weights of the last step.
         minutes: duration of the run, to which it is cut at a step if it is less than ten epochs, else at the nearest
             epoch; None: ``epochs`` decides.
         seed: seed of all random draws.
         precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
-            supports it.
+            supports it, or a CPU with matrix units for it (AMX), else "32-true".
         accelerator: "cpu", "cuda", or "auto": a GPU if available.
         devices: processes on this machine. They share a batch: pair losses cover all of it, batch norm sees the local
             part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides.
@@ -73,6 +75,7 @@ class Pretraining:
     schedule: str = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
+    average: float = 0.0
     minutes: float | None = None
     seed: int = 0
     precision: str = "32-true"
@@ -130,6 +133,10 @@ class Pretraining:
                 continue
             if not math.isfinite(given) or given < 0 or (rule == "> 0" and given == 0):
                 raise ValueError(f"{name}: expected a number {rule}, got {given}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average: expected a part of the run, from 0 to below 1, got {self.average}")
+        if self.average and self.strategy == "fsdp":
+            raise ValueError("average: expected strategy 'ddp', got 'fsdp'")
         self.betas = tuple(self.betas)  # type: ignore[assignment]  # of a checkpoint: a list
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
@@ -157,7 +164,8 @@ class Pretraining:
         """The precision, with "auto" resolved."""
         if self.precision != "auto":
             return self.precision
-        return "bf16-mixed" if self.device_type == "cuda" and torch.cuda.is_bf16_supported() else "32-true"
+        fast = torch.cuda.is_bf16_supported() if self.device_type == "cuda" else has_matrix_units()
+        return "bf16-mixed" if fast else "32-true"
 
     @property
     def processes(self) -> tuple[int, int]:
@@ -174,6 +182,15 @@ class Pretraining:
                 what = "processes on this machine" if name == "devices" else "machines"
                 raise ValueError(f"{name}: {launch.by} has started {there} {what}, got {given}")
         return launch.devices, launch.nodes
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies matrices of bf16 in units of their own (AMX).
+
+    With them convolutions take less than half of the time of fp32; without them they take longer, also with AVX-512's
+    dot products of bf16.
+    """
+    return bool(torch.cpu._is_amx_tile_supported())
 
 
 class Launch(NamedTuple):

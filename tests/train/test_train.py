@@ -214,7 +214,13 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="accelerator: 'gpu' needs a GPU"):
         _run(tmp_path, accelerator="gpu")
     assert Pretraining(accelerator="auto", precision="auto").device_type == "cpu"
-    assert Pretraining(precision="auto").resolved_precision == "32-true"
+
+
+def test_automatic_precision_is_bf16_where_the_cpu_has_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = Pretraining(accelerator="cpu", precision="auto")
+    for units, expected in ((False, "32-true"), (True, "bf16-mixed")):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda units=units: units)
+        assert options.resolved_precision == expected
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

@@ -1,0 +1,102 @@
+"""The tables of docs/recipes.md, of what ``recipes.py`` has measured.
+
+python benchmarks/recipe_page.py [--apart]       # --apart: also what was held apart from all choices
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "recipes.json"
+PAGE = ROOT / "docs" / "recipes.md"
+MARKS = ("<!-- ablations:begin (written by `python benchmarks/recipe_page.py`) -->", "<!-- ablations:end -->")
+MEASURES = {"emoji": ("knn", "recall"), "digits": ("one_label",), "spectrograms": ("one_label",)}
+TODAY = ["today's"]
+
+Runs = list[dict[str, Any]]
+
+
+def readout(runs: Runs) -> tuple[str, str]:
+    """(weights, readout) that are best for today's recipe: those of all rows of a table."""
+    today = [r for r in runs if r["names"] == TODAY] or runs
+    keys = [(w, name) for w in ("last", "averaged") for name in today[0]["scores"][w]]
+
+    def mean(key: tuple[str, str]) -> float:
+        values = [statistics.mean(r["scores"][key[0]][key[1]].values()) for r in today if key[1] in r["scores"][key[0]]]
+        return statistics.mean(values)
+
+    return max(keys, key=mean)
+
+
+def value(run: dict[str, Any], key: tuple[str, str], measure: str, part: str = "scores") -> float:
+    return float(run[part][key[0]].get(key[1], {}).get(measure, float("nan")))
+
+
+def row(runs: Runs, base: Runs, key: tuple[str, str], measure: str, part: str = "scores") -> str:
+    """Mean, and the difference from today's with the same seed, with its standard error."""
+    before = {r["seed"]: value(r, key, measure, part) for r in base}
+    pairs = [(value(r, key, measure, part), before[r["seed"]]) for r in runs if r["seed"] in before]
+    if not pairs:
+        return "-"
+    mean = statistics.mean(a for a, _ in pairs)
+    gains = [a - b for a, b in pairs]
+    if runs is base or all(g == 0 for g in gains):
+        return f"{mean:.1f}"
+    error = f" ± {statistics.stdev(gains) / len(gains) ** 0.5:.1f}" if len(gains) > 1 else ""
+    return f"{mean:.1f} ({statistics.mean(gains):+.1f}{error})"
+
+
+def table(runs: Runs, phase: int, sets: tuple[str, ...], part: str = "scores", prefix: str = "") -> list[str]:
+    found = [r for r in runs if r["phase"] == phase and part in r]
+    keys = {d: readout([r for r in found if r["data"] == d]) for d in sets if any(r["data"] == d for r in found)}
+    columns = [(d, prefix + m) for d in keys for m in MEASURES[d]]
+    names: dict[tuple[str, ...], None] = {}
+    for r in sorted(found, key=lambda r: r["names"] != TODAY):
+        names[tuple(r["names"])] = None
+    lines = [
+        "| options | seeds | " + " | ".join(f"{d}: {m}" for d, m in columns) + " |",
+        "|---" * (2 + len(columns)) + "|",
+    ]
+    for name in names:
+        cells, seeds = [], 0
+        for d, m in columns:
+            own = [r for r in found if r["data"] == d and tuple(r["names"]) == name]
+            base = [r for r in found if r["data"] == d and r["names"] == TODAY]
+            seeds = max(seeds, len(own))
+            cells.append(row(own, base, keys[d], m, part) if own else "-")
+        lines.append(f"| {', '.join(name)} | {seeds} | " + " | ".join(cells) + " |")
+    about = "; ".join(f"{d}: {name}, {weights} weights" for d, (weights, name) in keys.items())
+    return [*lines, "", f"Readouts: {about}."]
+
+
+def page(state: dict[str, Any], apart: bool) -> str:
+    runs = [r for r in state["runs"] if "scores" in r]
+    lines = ["One option at a time:", "", *table(runs, 1, ("emoji", "digits")), "", "Combinations:", ""]
+    lines += table(runs, 2, ("emoji", "digits"))
+    if apart:
+        lines += ["", "Held apart:", "", *table(runs, 2, ("emoji", "digits", "spectrograms"), "apart")]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--apart", action="store_true")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--print", action="store_true", help="only print the tables")
+    options = parser.parse_args()
+    made = page(json.loads(options.results.read_text()), options.apart)
+    if options.print:
+        print(made)
+        return
+    text = PAGE.read_text()
+    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
+    PAGE.write_text(f"{before}{MARKS[0]}\n{made}\n{MARKS[1]}{after}")
+
+
+if __name__ == "__main__":
+    main()
