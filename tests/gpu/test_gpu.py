@@ -174,3 +174,42 @@ def test_targets_out_of_range_are_nan() -> None:
     hidden, weight = rows(5, 16)
     values = F.linear_cross_entropy(hidden, weight, torch.tensor([0, 4, 5, -1, -100], device="cuda"), reduction="none")
     assert values.isnan().tolist() == [False, False, True, True, False] and values[4] == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_patched_head_multiplies_in_the_dtype_of_autocast(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its error against float32 is no larger than the layer's own, at the layer's speed."""
+    transformers = pytest.importorskip("transformers")
+    import fastssl
+    from fastssl.ops.triton import engine
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_embd=64, n_layer=1, n_head=2, n_positions=32, vocab_size=999)
+    model = transformers.GPT2LMHeadModel(config).cuda().eval()
+    ids = torch.randint(0, 999, (4, 32), device="cuda")
+    seen, run = set(), engine.run
+
+    def recording(kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
+        if kernel.__name__ == "reduce_kernel":
+            seen.add(arguments[0].dtype)
+        run(kernel, grid, *arguments, **options)
+
+    monkeypatch.setattr(engine, "run", recording)
+
+    def gradients(region: bool) -> list[Tensor]:
+        model.zero_grad()
+        with torch.autocast("cuda", dtype, enabled=region):
+            loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        return [loss.detach(), *(p.grad.clone() for p in model.parameters())]
+
+    right, theirs = gradients(False), gradients(True)
+    with fastssl.patched("transformers"):
+        ours = gradients(True)
+    assert seen == {dtype}
+    for a, b, c in zip(ours, theirs, right):
+        assert a.dtype == b.dtype
+        largest = float(c.abs().max())
+        assert float((a - c).norm()) <= 1.5 * float((b - c).norm()) + torch.finfo(dtype).eps * largest
