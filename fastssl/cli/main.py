@@ -213,6 +213,9 @@ def pretrain(
     probe_every: Annotated[
         int | None, typer.Option(help="Epochs between evaluations by k-NN and a linear probe, on labels.")
     ] = None,
+    deterministic: Annotated[
+        bool, typer.Option(help="On a GPU: a run is repeated and resumed bit for bit; without: the fastest algorithms.")
+    ] = True,
     draft: Annotated[bool, typer.Option(help="Decode JPEG at reduced size if views need no more pixels.")] = True,
     orientation: Annotated[bool, typer.Option(help="Apply the EXIF orientation.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without training.")] = False,
@@ -303,6 +306,7 @@ def pretrain(
         compile=compile,
         workers=workers,
         on_error=on_error,
+        deterministic=deterministic,
         draft=draft,
         probe_every=probe_every,
     )

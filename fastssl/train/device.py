@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,26 @@ from fastssl.data.batch import map_tensors
 from fastssl.models import Encoder
 
 BACKEND = "inductor"  # of torch.compile
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(device: torch.device) -> Iterator[None]:
+    """Within it operations on a GPU give the same bits for the same inputs; torch warns of one that cannot."""
+    if device.type != "cuda":
+        yield
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it torch doubts cuBLAS
+    cudnn: Any = torch.backends.cudnn
+    filling: Any = torch.utils.deterministic
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    settings = cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=not before[0] or before[1])
+    cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory = True, False, False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        cudnn.deterministic, cudnn.benchmark, filling.fill_uninitialized_memory = settings
 
 
 class DeviceCopier:

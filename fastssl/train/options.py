@@ -50,6 +50,8 @@ class Pretraining:
             are summed, contrastive ones cover the embeddings of all micro-batches (as with ``chunk``); methods that
             allow neither raise. Batch norm normalises within a micro-batch.
         compile: compile the encoder with ``torch.compile``; may change on resuming.
+        deterministic: on a GPU, algorithms that give the same bits for the same inputs, with which a run is repeated
+            and resumed bit for bit (on a CPU it always is); False: the fastest.
         workers: loader threads per process; None: as many as torch uses.
         on_error: "raise", or "skip" and count unreadable items.
         draft: let JPEG decoders decode at reduced size if a view needs no more; see :class:`fastssl.data.Loader`.
@@ -86,6 +88,7 @@ class Pretraining:
     chunk: int | str | None = None
     accumulate: int = 1
     compile: bool = False
+    deterministic: bool = True
     workers: int | None = None
     on_error: str = "raise"
     draft: bool = True

@@ -38,8 +38,8 @@ from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 # Options that may differ when a run is resumed: where it computes, and for how long.
 CHANGEABLE_ON_RESUME = {
-    "accelerator", "checkpoint_minutes", "compile", "devices", "epochs", "nodes", "on_error", "probe_every", "strategy",
-    "timeout_minutes", "workers",
+    "accelerator", "checkpoint_minutes", "compile", "deterministic", "devices", "epochs", "nodes", "on_error",
+    "probe_every", "strategy", "timeout_minutes", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
 

@@ -26,7 +26,7 @@ from fastssl.models.modes import evaluation_mode
 from fastssl.train.averaging import WeightAverage
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
-from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders
+from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders, deterministic_algorithms
 from fastssl.train.gradients import Gradients
 from fastssl.train.optim import build_optimizer, learning_rate_factor
 from fastssl.train.options import Pretraining
@@ -204,7 +204,8 @@ class Trainer:
         for callback in self.callbacks:
             callback.on_train_begin(self)
         try:
-            with compiled_encoders(self.method, self.options.compile):
+            exact = deterministic_algorithms(self.device) if self.options.deterministic else contextlib.nullcontext()
+            with exact, compiled_encoders(self.method, self.options.compile):
                 while self.epochs is None or self.steps < self.total_steps:
                     between_steps, self.waited_seconds = False, 0.0
                     self.step(on_device)

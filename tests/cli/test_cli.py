@@ -21,8 +21,9 @@ runner = CliRunner()
 
 def test_info_says_what_is_usable_and_why() -> None:
     text = runner.invoke(app, ["info"]).stdout
-    for needed in (fastssl.__version__, "instruction set", "memory budget", "reference", "triton", "no GPU"):
+    for needed in (fastssl.__version__, "instruction set", "memory budget", "reference", "triton"):
         assert needed in text
+    assert torch.cuda.is_available() or "no GPU" in text
     assert json.loads(runner.invoke(app, ["info", "--json"]).stdout) == fastssl.info()
 
 
@@ -338,7 +339,8 @@ def test_features_in_a_file(tmp_path: Path) -> None:
     with torch.no_grad():
         expected = encoder(torch.cat(list(plain_images(open_source(photos), 32))))
     with np.load(tmp_path / "features.npz") as read:
-        np.testing.assert_allclose(read["features"], expected.numpy(), rtol=1e-4, atol=1e-5)
+        tolerance = 1e-2 if torch.cuda.is_available() else 1e-5  # convolutions in tf32
+        np.testing.assert_allclose(read["features"], expected.numpy(), rtol=10 * tolerance, atol=tolerance)
         assert read["names"].tolist() == sorted(
             f"{c}/{k}.png" for c, r in (("cats", 0), ("dogs", 1)) for k in range(r, 12, 2)
         )
@@ -381,7 +383,7 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
         " trained; encoder ",
     ):
         assert needed in text, text
-    assert re.search(r"^memory: peak \d+\.\d\d GiB of this process, over 4 steps$", text, re.M), text
+    assert re.search(r"^memory: peak \d+\.\d\d GiB of [^,]+, over 4 steps", text, re.M), text
     assert re.search(r"^time: .* s per step, \d+ % of it waiting for data; .* for 2,000 steps$", text, re.M), text
     assert not out.exists()
     text = _run("pretrain", "simclr", "--data", photos, *SMALL, "--lr", "0.5", "--dry-run", "--out", str(out))

@@ -11,13 +11,13 @@ from torch import Tensor
 
 import fastssl
 import fastssl.functional as F
+from tests.support import TRITON_DEVICE as DEVICE
 from tests.support.subjects import SUBJECTS
 
 pytest.importorskip("triton")
 operators = pytest.importorskip("fastssl.ops.triton.operators")
 from fastssl.ops.triton import replay  # noqa: E402
 
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 NAMES = ["nt_xent", "clip_loss", "siglip_loss", "sup_con", "linear_cross_entropy", "multi_similarity", "triplet_all"]
 
 

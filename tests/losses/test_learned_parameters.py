@@ -11,6 +11,7 @@ from torch import Tensor
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
+from tests.support import TRITON_DEVICE
 from tests.support.subjects import LABELLED, SUBJECTS, Inputs
 
 N, D, CLASSES = 40, 8, 6
@@ -123,10 +124,11 @@ def test_a_parameter_given_to_a_module_is_its_own(module: Any, name: str, value:
 
 def test_one_boundary_for_all_rows_on_triton() -> None:
     pytest.importorskip("triton")
-    beta = torch.tensor([1.1], requires_grad=True)
+    beta = torch.tensor([1.1], requires_grad=True, device=TRITON_DEVICE)
+    given = _rows(0).float().to(TRITON_DEVICE), LABELS.to(TRITON_DEVICE)
     found, right = (
         [loss, torch.autograd.grad(loss, beta)[0]]
-        for loss in (F.margin_loss(_rows(0).float(), LABELS, beta=beta, backend=b) for b in ("triton", "reference"))
+        for loss in (F.margin_loss(*given, beta=beta, backend=b) for b in ("triton", "reference"))
     )
     for a, b in zip(found, right):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
@@ -135,8 +137,8 @@ def test_one_boundary_for_all_rows_on_triton() -> None:
 @pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity", "tuplet_margin", "lifted_structure"])
 def test_gradients_of_hyperparameters_on_triton(name: str) -> None:
     pytest.importorskip("triton")
-    inputs = inputs_of(name, torch.float32)
-    leaves = {k: torch.tensor(v, requires_grad=True) for k, v in SUBJECTS[name].values.items()}
+    inputs = inputs_of(name, torch.float32).to(device=TRITON_DEVICE)
+    leaves = {k: torch.tensor(v, requires_grad=True, device=TRITON_DEVICE) for k, v in SUBJECTS[name].values.items()}
     found, right = (
         torch.autograd.grad(at(name, inputs, **leaves, backend=backend), list(leaves.values()))
         for backend in ("triton", "reference")
