@@ -130,7 +130,7 @@ def test_images_of_five_channels_from_files_to_features(kind: str, tmp_path: Pat
     encoder, state = load_encoder(out)
     assert state["encoder"]["channels"] == 5
     features = encode(encoder, source, "pooled")
-    assert torch.equal(features, encode(model.encoder, IMAGES[5][_order(source)], "pooled"))  # type: ignore[union-attr]
+    assert torch.equal(features, encode(model.cpu().encoder, IMAGES[5][_order(source)], "pooled"))  # type: ignore[union-attr]
 
 
 def _order(source: Any) -> list[int]:

@@ -242,7 +242,7 @@ def test_a_step_prepares_the_next_unless_it_is_chosen_by_it(
         method = build_method(name, options, data, 0)
         if method.needs_dataset_features:
             method.clusters = 3  # type: ignore[assignment]
-        settings = Pretraining(epochs=2, batch_size=6, warmup_epochs=1)
+        settings = Pretraining(epochs=2, batch_size=6, warmup_epochs=1, accelerator="cpu")
         pretrain(method, data, settings, out=tmp_path / copies.__name__, encoder_options=options)
         states.append(method.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
