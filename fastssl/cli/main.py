@@ -192,9 +192,6 @@ def pretrain(
     warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,
     schedule: Annotated[str | None, typer.Option(help="After the warm-up: cosine, linear or constant.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    average: Annotated[
-        float | None, typer.Option(help="Part of the run, its end, over which weights are averaged.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     precision: Annotated[
         str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed on GPUs and CPUs with matrix units for it.")
@@ -264,7 +261,6 @@ def pretrain(
     own = {
         "schedule": schedule,
         "clip": clip,
-        "average": average,
         "epochs": epochs,
         "lr": lr,
         "weight_decay": weight_decay,
