@@ -18,6 +18,7 @@ from fastssl.train import Pretraining, load_encoder
 
 EMOJI_ENCODER = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
 DIGITS_ENCODER = {"name": "resnet", "size": 16, "width": 16, "blocks": 1}
+WHITEN = 256  # components of the emoji's readout; digits lie in clusters along few directions, which it would undo
 
 
 def run_demo(out: Path, emoji_minutes: float, digits_minutes: float, bench_minutes: float, seed: int) -> dict[str, Any]:
