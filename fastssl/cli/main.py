@@ -676,8 +676,8 @@ def demo(
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Texts: Word2Vec, BERT and GPT, in five minutes.")] = False,
     text_minutes: Annotated[float, typer.Option(help="Of --text: minutes of pretraining.")] = 4.5,
-    emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 4.0,
-    digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 1.0,
+    emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 5.0,
+    digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 2.0,
     bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
