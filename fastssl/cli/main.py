@@ -192,9 +192,6 @@ def pretrain(
     warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,
     schedule: Annotated[str | None, typer.Option(help="After the warm-up: cosine, linear or constant.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    average: Annotated[
-        float | None, typer.Option(help="Part of the run, its end, over which weights are averaged.")
-    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     precision: Annotated[
         str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed on GPUs and CPUs with matrix units for it.")
@@ -267,7 +264,6 @@ def pretrain(
     own = {
         "schedule": schedule,
         "clip": clip,
-        "average": average,
         "epochs": epochs,
         "lr": lr,
         "weight_decay": weight_decay,
@@ -684,8 +680,8 @@ def demo(
     ] = None,
     text: Annotated[bool, typer.Option("--text", help="Texts: Word2Vec, BERT and GPT, in five minutes.")] = False,
     text_minutes: Annotated[float, typer.Option(help="Of --text: minutes of pretraining.")] = 4.5,
-    emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 4.0,
-    digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 1.0,
+    emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 5.0,
+    digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 2.0,
     bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:

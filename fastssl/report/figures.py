@@ -11,6 +11,7 @@ import numpy as np
 from fastssl.augment.images import to_show
 from fastssl.data import ArraySource, Item, Source, prefetch_items
 from fastssl.evaluate.features import centred, encode, pixels
+from fastssl.evaluate.whitening import whitening
 from fastssl.models import Encoder
 
 INK, ACCENT, SECOND, PALE = "#1d2733", "#d9480f", "#1971c2", "#adb5bd"
@@ -110,8 +111,11 @@ def speed_and_memory(benchmark: dict[str, Any]) -> str:
     return _svg(figure)
 
 
-def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int = 7) -> dict[str, Any]:
-    """Nearest images of the other vendor to held-out emoji, by encoder features and by pixels."""
+def neighbours(
+    encoder: Encoder, data: ArraySource, whole: Source, whiten: int | None = None, queries: int = 8, shown: int = 7
+) -> dict[str, Any]:
+    """Nearest images of the other vendor to held-out emoji, by encoder features and by pixels, whitened as those of
+    ``whole`` are."""
     rng = np.random.default_rng(3)
     chosen = np.sort(rng.permutation(len(data))[:queries])
     result = []
@@ -121,7 +125,8 @@ def neighbours(encoder: Encoder, data: ArraySource, queries: int = 8, shown: int
     }
     ranked = {}
     for name, features_of in ways.items():
-        query, gallery = (centred(features_of(data.nth_image(k))) for k in range(2))
+        projection = None if whiten is None else whitening(features_of(whole), whiten)
+        query, gallery = (centred(features_of(data.nth_image(k)), projection=projection) for k in range(2))
         ranked[name] = (query[chosen] @ gallery.T).topk(shown, dim=1).indices.numpy()
     for row, index in enumerate(chosen):
         result.append(

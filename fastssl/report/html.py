@@ -93,7 +93,7 @@ def write_report(out: Path, report: dict[str, Any], encoder: Encoder) -> Path:
         verdict=verdict(report),
         curve=figures.learning_curve(report["training"]),
         speed=figures.speed_and_memory(report["benchmark"]),
-        neighbours=figures.neighbours(encoder, emoji("heldout")),
+        neighbours=figures.neighbours(encoder, emoji("heldout"), emoji(), report["whiten"]),
         map=figures.map_of_embedding(encoder, emoji()),
     )
     path = out / "report.html"

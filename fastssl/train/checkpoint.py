@@ -41,7 +41,6 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     *,
-    further: dict[str, Tensor] | None = None,
     assets: dict[str, str] | None = None,
     write: bool = True,
 ) -> None:
@@ -52,7 +51,6 @@ def save_checkpoint(
         model: its parameters and buffers are stored.
         optimizer: its state is stored.
         state: JSON values that describe the model and the progress of training.
-        further: other tensors to store, by names that begin with neither "model." nor "optimizer.".
         assets: further files: name -> content.
         write: False: only take part in gathering sharded parameters.
 
@@ -63,7 +61,6 @@ def save_checkpoint(
     if not write:
         return
     sums = {name: digest(content) for name, content in (assets or {}).items()}
-    tensors |= further or {}
     write_checkpoint(path, tensors, {**state, "tied": tied, "assets": sums, "optimizer_scalars": scalars}, assets)
 
 

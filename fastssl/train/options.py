@@ -31,8 +31,6 @@ class Pretraining:
         schedule: of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant".
         betas: of "adamw".
         clip: largest norm of the gradient, to which it is scaled down; None: any.
-        average: part of the run, its end, over which weights are averaged; the finished run has the mean
-            (:class:`fastssl.train.averaging.WeightAverage`). 0: the weights of the last step.
         minutes: duration of the run, to which it is cut at a step if it is less than ten epochs, else at the nearest
             epoch; None: ``epochs`` decides.
         seed: seed of all random draws.
@@ -77,7 +75,6 @@ class Pretraining:
     schedule: str = "cosine"
     betas: tuple[float, float] = (0.9, 0.999)
     clip: float | None = None
-    average: float = 0.0
     minutes: float | None = None
     seed: int = 0
     precision: str = "32-true"
@@ -136,10 +133,6 @@ class Pretraining:
                 continue
             if not math.isfinite(given) or given < 0 or (rule == "> 0" and given == 0):
                 raise ValueError(f"{name}: expected a number {rule}, got {given}")
-        if not 0 <= self.average < 1:
-            raise ValueError(f"average: expected a part of the run, from 0 to below 1, got {self.average}")
-        if self.average and self.strategy == "fsdp":
-            raise ValueError("average: expected strategy 'ddp', got 'fsdp'")
         self.betas = tuple(self.betas)  # type: ignore[assignment]  # of a checkpoint: a list
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")

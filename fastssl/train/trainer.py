@@ -23,7 +23,6 @@ from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
 from fastssl.models.modes import evaluation_mode
-from fastssl.train.averaging import WeightAverage
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
 from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders, deterministic_algorithms
@@ -83,9 +82,6 @@ class Trainer:
         if self.device.type == "cuda":  # faster convolutions; on the CPU the views' memory format decides
             method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.model: Any = self.fabric.setup_module(method)  # FSDP replaces the method's parameters by shards
-        self.average = WeightAverage(method, options.average)
-        if checkpoint is not None:
-            self.average.restore(checkpoint[0], checkpoint[1].get("averaged", 0))
         optimizer = build_optimizer(method, options.optimizer, options.lr, options.weight_decay, options.betas)
         if checkpoint is not None:
             restore_optimizer(optimizer, *checkpoint)
@@ -151,9 +147,7 @@ class Trainer:
                 self.fabric.clip_gradients(self.model, self.optimizer, max_norm=self.options.clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
-            progress = (self.steps + 1) / self.total_steps if self.epochs is not None else 0.0
-            self.method.after_step(progress)
-            self.average.update(progress)
+            self.method.after_step((self.steps + 1) / self.total_steps if self.epochs is not None else 0.0)
         self.steps += 1
         self.history.append([self.steps, value])
 
@@ -215,7 +209,6 @@ class Trainer:
                         callback.on_step_end(self)
                     if stop:
                         raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
-            self.average.apply()
             self.save()
             if self.fabric.world_size > 1:
                 self.fabric.barrier()  # no process exits before the checkpoint is written
@@ -251,19 +244,10 @@ class Trainer:
                 "measured": self.measured,
                 "seconds": self.seconds,
                 "skipped": self.skipped,
-                "averaged": self.average.count,
             }
             write = self.fabric.is_global_zero
             assets = self.method.assets()
-            save_checkpoint(
-                self.out / folder,
-                self.method,
-                self.optimizer,
-                state,
-                further=self.average.state(),
-                assets=assets,
-                write=write,
-            )
+            save_checkpoint(self.out / folder, self.method, self.optimizer, state, assets=assets, write=write)
 
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:
