@@ -11,9 +11,11 @@ from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
 from fastssl.data.loader import Loader
+from fastssl.data.objects import Detections, Objects
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.scenes import Scenes, scenes
 from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
 from fastssl.data.signals import Signals, inverse_mu_law, mu_law, spoken_digits, tones
@@ -36,14 +38,17 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "DatasetSource",
+    "Detections",
     "FileSource",
     "HubSource",
     "ImageError",
     "Item",
     "Loader",
+    "Objects",
     "PackedError",
     "PackedImages",
     "ParallelCorpus",
+    "Scenes",
     "ShardError",
     "ShardSource",
     "Signals",
@@ -74,6 +79,7 @@ __all__ = [
     "prefetch_items",
     "read_image",
     "read_wav",
+    "scenes",
     "sentences",
     "sotu",
     "spoken_digits",

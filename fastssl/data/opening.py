@@ -25,6 +25,7 @@ from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
+from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import spoken_digits, tones
 from fastssl.data.source import Source, checked_labels
@@ -52,6 +53,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji-heldout": lambda: emoji("heldout"),
     "digits": digits,
     "stereograms": stereograms,
+    "scenes": scenes,
     "tones": tones,
     "spoken-digits": spoken_digits,
     "sotu": sotu,
@@ -87,8 +89,9 @@ def open(
         data: one of
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
-              "digits", "stereograms"; of signals: "tones", "spoken-digits"; of texts: "sotu", "verses-en", "verses-es",
-              "verses-en-es", "glosses", "glosses-train" (without the 4,000 to classify);
+              "digits", "stereograms", "scenes" (of emoji, with boxes and masks); of signals: "tones", "spoken-digits";
+              of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses", "glosses-train" (without the
+              4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a token file (``.tok``, written by ``fastssl tokenize``);

@@ -2,6 +2,7 @@
 
 from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
+from fastssl.models.dense import SEGMENTATION_HEADS, FCNHead, HypercolumnHead, LinearHead, feature_maps
 from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
 from fastssl.models.generation import generate, generate_target
@@ -29,14 +30,18 @@ __all__ = [
     "ENCODERS",
     "LIBRARIES",
     "MLP",
+    "SEGMENTATION_HEADS",
     "Backbone",
     "DINOHead",
     "DensityNetwork",
     "EmbeddingQueue",
     "Encoder",
+    "FCNHead",
+    "HypercolumnHead",
     "ImageGPTNetwork",
     "LabNetwork",
     "LanguageModel",
+    "LinearHead",
     "LogLikelihood",
     "MemoryBank",
     "NADENetwork",
@@ -63,6 +68,7 @@ __all__ = [
     "build_audio",
     "build_encoder",
     "build_language",
+    "feature_maps",
     "generate",
     "generate_target",
     "hamming",
