@@ -51,7 +51,7 @@ def evaluate_dense(
 
     from fastssl.data import open as open_source
     from fastssl.data import open_splits
-    from fastssl.evaluate import DenseTuning, Segmentation, compare_dense, starts_of, supervised_encoder
+    from fastssl.evaluate import DenseTuning, Detection, Segmentation, compare_dense, starts_of, supervised_encoder
     from fastssl.evaluate.dense_protocol import Results, settings_of
     from fastssl.evaluate.features import progress_bars
     from fastssl.evaluate.report import random_encoder
@@ -61,7 +61,11 @@ def evaluate_dense(
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
     splits = open_splits(data)
-    task = Segmentation(splits.train.classes, head or "linear")
+    if protocol == "detection" and head is not None:
+        raise ValueError(f"head: detection has one head, FCOS, got {head!r}")
+    head = head or ("fcos" if protocol == "detection" else "linear")
+    classes = splits.train.classes
+    task: Any = Detection(classes) if protocol == "detection" else Segmentation(classes, head)
     tuning = {"steps": steps, "size": size}
     options = DenseTuning(**{name: value for name, value in tuning.items() if value is not None})  # type: ignore[arg-type]
 
@@ -77,7 +81,7 @@ def evaluate_dense(
     if only:
         starts = {"pretrained": starts["pretrained"]}
     share, weights = share_of(labels), _weights(encoder)
-    name = "-".join([protocol, head or "linear", train or "head", splits.name, f"{100 * share:g}"])
+    name = "-".join([protocol, head, train or "head", splits.name, f"{100 * share:g}"])
     settings = settings_of(splits, options, head=head, labels=share, train_layers=train, weights=weights)
     results = Results(run / "dense" / f"{name}.json", settings)
     if results.values:

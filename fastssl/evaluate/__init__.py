@@ -4,6 +4,8 @@ from fastssl.evaluate.audio import evaluate_audio
 from fastssl.evaluate.dense import DenseTuning
 from fastssl.evaluate.dense_protocol import Start, compare_dense, starts_of
 from fastssl.evaluate.density import evaluate_density, mixture_nats
+from fastssl.evaluate.detection import Detection
+from fastssl.evaluate.detection_metrics import coco_ap, voc_ap
 from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
@@ -39,6 +41,7 @@ __all__ = [
     "PROMPTS",
     "PROTOCOLS",
     "DenseTuning",
+    "Detection",
     "FeatureFile",
     "FineTuning",
     "Segmentation",
@@ -48,6 +51,7 @@ __all__ = [
     "boundary_f",
     "class_embeddings",
     "clustering_scores",
+    "coco_ap",
     "compare_dense",
     "confusion_matrix",
     "disparity_correlation",
@@ -92,6 +96,7 @@ __all__ = [
     "supervised_encoder",
     "top_1",
     "uniformity",
+    "voc_ap",
     "word_analogies",
     "word_similarity",
     "zero_shot",

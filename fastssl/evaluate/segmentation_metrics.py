@@ -46,8 +46,8 @@ def mean_iou(confusion: np.ndarray) -> float:
     Example:
         >>> import numpy as np
         >>> from fastssl.evaluate import mean_iou
-        >>> mean_iou(np.array([[2, 1], [1, 4]]))
-        58.333333333333336
+        >>> round(mean_iou(np.array([[2, 1], [1, 4]])), 2)
+        58.33
     """
     hits = np.diag(confusion).astype(np.float64)
     union = confusion.sum(0) + confusion.sum(1) - hits

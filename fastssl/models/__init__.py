@@ -4,6 +4,7 @@ from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
 from fastssl.models.dense import SEGMENTATION_HEADS, FCNHead, HypercolumnHead, LinearHead, feature_maps
 from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
+from fastssl.models.detector import FCOSHead, detect, fcos_loss
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
 from fastssl.models.generation import generate, generate_target
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
@@ -37,6 +38,7 @@ __all__ = [
     "EmbeddingQueue",
     "Encoder",
     "FCNHead",
+    "FCOSHead",
     "HypercolumnHead",
     "ImageGPTNetwork",
     "LabNetwork",
@@ -68,6 +70,8 @@ __all__ = [
     "build_audio",
     "build_encoder",
     "build_language",
+    "detect",
+    "fcos_loss",
     "feature_maps",
     "generate",
     "generate_target",
