@@ -60,7 +60,7 @@ def evaluate_dense(
     encoder, state = load_encoder(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
-    splits = open_splits(data)
+    splits = open_splits(data, task=protocol)
     if protocol == "detection" and head is not None:
         raise ValueError(f"head: detection has one head, FCOS, got {head!r}")
     head = head or ("fcos" if protocol == "detection" else "linear")

@@ -1,5 +1,6 @@
 """Data: sources of indexed items, and the loader that feeds a training loop."""
 
+from fastssl.data.annotated import AnnotatedFiles, coco, voc
 from fastssl.data.arrays import ArraySource
 from fastssl.data.batch import Batch, TokenBatch
 from fastssl.data.corpus import Corpus, CorpusError
@@ -30,6 +31,7 @@ from fastssl.data.wav import AudioError, WavSource, read_wav, wav_folder
 from fastssl.data.windows import Window, Windows
 
 __all__ = [
+    "AnnotatedFiles",
     "ArraySource",
     "AudioError",
     "Batch",
@@ -63,6 +65,7 @@ __all__ = [
     "WavSource",
     "Window",
     "Windows",
+    "coco",
     "digits",
     "divide",
     "emoji",
@@ -91,6 +94,7 @@ __all__ = [
     "tones",
     "train_tokenizer",
     "verses",
+    "voc",
     "wav_folder",
     "wikitext",
     "write_shards",

@@ -123,9 +123,8 @@ class FCOSHead(nn.Module):
             y, x = (stride * (torch.arange(n, device=m.device) + 0.5) for n in m.shape[2:])
             points.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2))
             strides.append(torch.full((len(points[-1]),), stride, device=m.device))
-        return Outputs(
-            *(torch.cat(part, 1) for part in (classes, sides, centre)), torch.cat(points), torch.cat(strides)
-        )
+        scores = [torch.cat(part, 1) for part in (classes, sides, centre)]
+        return Outputs(scores[0], scores[1], scores[2], torch.cat(points), torch.cat(strides))
 
 
 def assign(points: Tensor, strides: Tensor, boxes: Tensor, ignore: Tensor) -> tuple[Tensor, Tensor]:
