@@ -49,12 +49,12 @@ def evaluate_dense(
     """
     import torch
 
-    from fastssl.data import open as open_source
     from fastssl.data import open_splits
     from fastssl.evaluate import DenseTuning, Detection, Segmentation, compare_dense, starts_of, supervised_encoder
     from fastssl.evaluate.dense_protocol import Results, settings_of
     from fastssl.evaluate.features import progress_bars
     from fastssl.evaluate.report import random_encoder
+    from fastssl.report.dense import Pictures, write_dense_report
     from fastssl.train import load_encoder
 
     encoder, state = load_encoder(run)
@@ -76,8 +76,7 @@ def evaluate_dense(
     def supervised(seed: int) -> Any:
         return supervised_encoder(random_encoder(state["encoder"], seed), data_of(state)).to(device)
 
-    labelled = open_source(data_of(state)).labels is not None
-    starts = starts_of(encoder, scratch, train or "head", supervised if labelled else None)
+    starts = starts_of(encoder, scratch, train or "head", supervised if _has_labels(state) else None)
     if only:
         starts = {"pretrained": starts["pretrained"]}
     share, weights = share_of(labels), _weights(encoder)
@@ -86,10 +85,41 @@ def evaluate_dense(
     results = Results(run / "dense" / f"{name}.json", settings)
     if results.values:
         echo(f"{len(results.values)} results are in {results.path}")
+    pictures = Pictures(run / "dense" / f"{name}.pictures.json", protocol, classes)
     with progress_bars(item_progress):
-        return dict(
-            compare_dense(starts, task, splits, options, labels=share, seeds=seeds or 3, results=results, note=echo)
+        table = compare_dense(
+            starts,
+            task,
+            splits,
+            options,
+            labels=share,
+            seeds=seeds or 3,
+            results=results,
+            keep={"pretrained": pictures},
+            note=echo,
         )
+    trained = "frozen encoder" if (train or "head") == "head" else "all layers trained"
+    about = (
+        f"{state['method']}, {head} head, {trained}, {100 * share:g} % of {len(splits.train):,} training images, "
+        f"{options.steps} steps, {len(splits.test):,} test images."
+    )
+    title = f"{protocol.capitalize()}: {splits.name}"
+    try:
+        page = write_dense_report(run / f"{name}.html", table, pictures, title, about)
+        echo(f"page: {page}")
+    except ImportError as error:
+        echo(str(error), "yellow")
+    return dict(table)
+
+
+def _has_labels(state: dict[str, Any]) -> bool:
+    """Whether the images that a run was trained on have classes."""
+    from fastssl.data import open as open_source
+
+    try:
+        return open_source(data_of(state)).labels is not None
+    except (OSError, ValueError):  # not recorded, or no longer there
+        return False
 
 
 def _weights(encoder: Any) -> str:

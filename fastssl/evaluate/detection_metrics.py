@@ -80,6 +80,38 @@ def _check(detections: Sequence[Detections], objects: Sequence[Objects]) -> None
         raise ValueError("objects: expected at least one image")
 
 
+def voc_matches(
+    detections: Sequence[Detections], objects: Sequence[Objects], classes: int, threshold: float = 0.5
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Which detections are right as Pascal VOC defines it: see :func:`voc_ap`.
+
+    Returns:
+        Of the detections of all images one after the other: bool [D], right ones; bool [D], those of difficult objects;
+        int64 [D], the object that is overlapped most, -1 if it is by less than ``threshold``.
+    """
+    found, wanted, scores = (
+        _flat(detections, classes, "detections"),
+        _flat(objects, classes, "objects"),
+        _scores(detections),
+    )
+    difficult = np.concatenate([np.zeros(0, bool), *(o.difficult for o in objects)])
+    i, j = _pairs(found.groups(classes), wanted.groups(classes))
+    overlap = _overlaps(found.box[i], wanted.box[j])
+    # The object that is overlapped most, the first of equals.
+    best = np.full(len(scores), -1)
+    ranked = np.lexsort((j, -overlap, i))
+    top = ranked[np.flatnonzero(np.diff(i[ranked], prepend=-1))]
+    near = top[overlap[top] >= threshold]
+    best[i[near]] = j[near]
+    ignored = np.zeros(len(scores), bool)
+    ignored[best >= 0] = difficult[best[best >= 0]]
+    right = np.zeros(len(scores), bool)
+    order = np.argsort(-scores, kind="stable")
+    rows = order[((best >= 0) & ~ignored)[order]]
+    right[rows[np.unique(best[rows], return_index=True)[1]]] = True
+    return right, ignored, best
+
+
 def voc_ap(
     detections: Sequence[Detections],
     objects: Sequence[Objects],
@@ -121,35 +153,17 @@ def voc_ap(
     _check(detections, objects)
     if points not in (11, None):
         raise ValueError(f"points: expected 11 or None, got {points!r}")
-    found, wanted, scores = (
-        _flat(detections, classes, "detections"),
-        _flat(objects, classes, "objects"),
-        _scores(detections),
-    )
-    difficult = np.concatenate([np.zeros(0, bool), *(o.difficult for o in objects)])
-    order = np.lexsort((np.arange(len(scores)), -scores))
-    found, scores = _Flat(*(part[order] for part in found)), scores[order]
-    i, j = _pairs(found.groups(classes), wanted.groups(classes))
-    overlap = _overlaps(found.box[i], wanted.box[j])
-    # The object that is overlapped most, the first of equals.
-    best = np.full(len(scores), -1)
-    ranked = np.lexsort((j, -overlap, i))
-    first = np.flatnonzero(np.diff(i[ranked], prepend=-1))
-    top = ranked[first]
-    near = top[overlap[top] >= threshold]
-    best[i[near]] = j[near]
-    matched = best >= 0
-    ignored = np.zeros(len(scores), bool)
-    ignored[matched] = difficult[best[matched]]
-    right = np.zeros(len(scores), bool)
-    rows = np.flatnonzero(matched & ~ignored)
-    right[rows[np.unique(best[rows], return_index=True)[1]]] = True
+    right, ignored, _ = voc_matches(detections, objects, classes, threshold)
+    labels, scores = _flat(detections, classes, "detections").label, _scores(detections)
+    order = np.argsort(-scores, kind="stable")
+    right, ignored, labels = right[order], ignored[order], labels[order]
+    wanted = np.concatenate([np.zeros(0, np.int64), *(o.labels[~o.difficult] for o in objects)])
     result = np.full(classes, np.nan)
     for c in range(classes):
-        total = int((~difficult & (wanted.label == c)).sum())
+        total = int((wanted == c).sum())
         if not total:
             continue
-        counted = (found.label == c) & ~ignored
+        counted = (labels == c) & ~ignored
         hits = right[counted].cumsum()
         precision = hits / np.arange(1, len(hits) + 1)
         if points is not None:  # in integers, 3 of 10 is exactly 0.3
