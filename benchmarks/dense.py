@@ -38,6 +38,7 @@ from fastssl.train import Pretraining, load_encoder, pretrain
 ROOT = Path(__file__).parent
 RESULTS, PAGE, RUNS = ROOT / "results" / "dense.json", ROOT.parent / "docs" / "dense.md", Path("runs/dense")
 METHODS = ("simclr", "moco", "byol", "barlow-twins", "vicreg", "swav", "rotnet", "context-encoder")
+TUNED = ", tuned"  # rows whose layers are all trained
 ENCODER: dict[str, Any] = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
 MAIN = {"segmentation": "mIoU", "detection": "VOC AP50, 11 points"}
 SHOWN = {
@@ -62,7 +63,7 @@ def supervised(seed: int) -> Encoder:
     return supervised_encoder(random_encoder(ENCODER, seed), emoji("train"))
 
 
-def starts(methods: list[str]) -> dict[str, Start]:
+def starts(methods: list[str], tuned: list[str]) -> dict[str, Start]:
     def of(name: str) -> Callable[[int], Encoder]:
         encoder = load_encoder(RUNS / name)[0]
         return lambda seed: encoder
@@ -70,7 +71,9 @@ def starts(methods: list[str]) -> dict[str, Start]:
     def random(seed: int) -> Encoder:
         return random_encoder(ENCODER, seed)
 
-    rows = {name: Start(of(name), True) for name in methods if (RUNS / name / "done").exists()}
+    done = [name for name in methods if (RUNS / name / "done").exists()]
+    rows = {name: Start(of(name), True) for name in done}
+    rows |= {f"{name}{TUNED}": Start(of(name), False) for name in done if name in tuned}
     return rows | {
         "supervised": Start(supervised, True),
         "random": Start(random, True),
@@ -84,7 +87,11 @@ def run(part: str, arguments: argparse.Namespace, labels: float, rows: list[str]
     )
     task: Any = Segmentation(data.train.classes) if part == "segmentation" else Detection(data.train.classes)
     options = DenseTuning(steps=arguments.steps)
-    some = {name: start for name, start in starts(arguments.methods).items() if rows is None or name in rows}
+    some = {
+        name: start
+        for name, start in starts(arguments.methods, arguments.tuned).items()
+        if rows is None or name in rows
+    }
     settings = settings_of(data, options, labels=labels)
     results = Results(RUNS / f"{part}-{100 * labels:g}.json", settings)
     table = compare_dense(some, task, data, options, labels=labels, seeds=arguments.seeds, results=results, note=note)
@@ -169,7 +176,9 @@ def table_of(part: str, result: dict[str, Any]) -> list[str]:
         error = (table[main + "_se"][row] ** 2 + table[main + "_se"]["random"] ** 2) ** 0.5
         above = "" if row == "random" else f"{gain:+.1f}"
         above = f"**{above}**" if row != "random" and gain > 2 * error else above
-        lines.append(f"| {row} | {'all' if row == 'scratch' else 'head'} | {' | '.join(cells)} | {above} |")
+        lines.append(
+            f"| {row.removesuffix(TUNED)} | {'all' if row == 'scratch' or row.endswith(TUNED) else 'head'} | {' | '.join(cells)} | {above} |"
+        )
     return [*lines, ""]
 
 
@@ -200,6 +209,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["pretrain", "segmentation", "detection", "labels", "speed", []])
     parser.add_argument("--methods", nargs="+", default=[*METHODS])
+    parser.add_argument("--tuned", nargs="*", default=["simclr"], help="methods whose layers are all trained, too")
     parser.add_argument("--epochs", type=int, default=30, help="of pretraining")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--train", type=int, default=600, help="training scenes")
@@ -217,7 +227,7 @@ def main() -> None:
         if part in arguments.parts:
             _keep(part, run(part, arguments, 1.0))
     if "labels" in arguments.parts:
-        _keep("labels", run("segmentation", arguments, 0.1, ["simclr", "random", "scratch"]))
+        _keep("labels", run("segmentation", arguments, 0.1, ["simclr", f"simclr{TUNED}", "random", "scratch"]))
     if "speed" in arguments.parts:
         _keep("speed", speed())
     if arguments.page:

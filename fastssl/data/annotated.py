@@ -144,6 +144,11 @@ def voc(folder: str | Path, part: str = "train", task: str = "detection") -> Ann
 
     Raises:
         ValueError: files that are missing, or no images.
+
+    Example:
+        >>> from fastssl.data import voc
+        >>> voc("VOCdevkit/VOC2012", "test", "segmentation")  # doctest: +SKIP
+        AnnotatedFiles('voc', 1,449 items, 20 classes)
     """
     _check(task, part)
     root = Path(folder)
@@ -249,6 +254,11 @@ def coco(folder: str | Path, part: str = "train", task: str = "detection") -> An
 
     Raises:
         ValueError: files that are missing, no images, or an unknown category.
+
+    Example:
+        >>> from fastssl.data import coco
+        >>> coco("coco", "test")  # doctest: +SKIP
+        AnnotatedFiles('coco', 5,000 items, 80 classes)
     """
     _check(task, part)
     root, word = Path(folder), "train" if part == "train" else "val"
