@@ -21,7 +21,6 @@ from fastssl.report.figures import png
 from fastssl.report.html import template
 
 SHOWN, SIDE = 12, 256  # pictures of a page, and pixels of their longer side
-CERTAIN = 0.3  # score from which on a detection is shown
 RIGHT, WRONG, MISSED = (47, 158, 68), (224, 49, 49), (245, 159, 0)
 
 
@@ -44,19 +43,19 @@ def segmentation_pictures(item: Item, predicted: np.ndarray, classes: int) -> di
 
 
 def detection_pictures(item: Item, predicted: Detections, classes: Sequence[str]) -> dict[str, np.ndarray]:
-    """The image with its objects, and with the certain detections: right, wrong, and what was missed."""
+    """The image with its objects, and with as many detections, the most certain: right, wrong, and what was missed."""
     assert item.images is not None and item.objects is not None
     image, objects = to_show(item.images[0]), item.objects
-    certain = predicted.scores >= CERTAIN
-    found = Detections(*(np.asarray(part)[certain] for part in predicted))
+    order = np.argsort(-predicted.scores, kind="stable")[: max(1, len(objects.labels))]
+    found = Detections(predicted.boxes[order], predicted.scores[order], predicted.labels[order])
     right, ignored, missed = mistakes(found, objects, len(classes))
     truth = [(box, RIGHT, classes[k]) for box, k in zip(objects.boxes, objects.labels)]
-    made = [
-        (box, RIGHT if good else WRONG, f"{classes[k]} {score:.1f}")
-        for box, k, score, good, left_out in zip(found.boxes, found.labels, found.scores, right, ignored)
-        if not left_out
+    made = [(box, MISSED, classes[k]) for box, k, gone in zip(objects.boxes, objects.labels, missed) if gone]
+    made += [
+        (found.boxes[k], RIGHT if right[k] else WRONG, f"{classes[found.labels[k]]} {found.scores[k]:.1f}")
+        for k in np.argsort(right, kind="stable")  # the right ones over the others
+        if not ignored[k]
     ]
-    made += [(box, MISSED, classes[k]) for box, k, gone in zip(objects.boxes, objects.labels, missed) if gone]
     return {"truth": _with_boxes(image, truth), "predicted": _with_boxes(image, made)}
 
 
