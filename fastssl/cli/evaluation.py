@@ -7,6 +7,8 @@ from typing import Any
 
 from fastssl.cli.show import echo, item_progress
 
+DENSE_PROTOCOLS = ("segmentation", "detection")
+
 
 def data_of(state: dict[str, Any]) -> str:
     """The data set that a run was trained on, as :func:`fastssl.data.open` takes it.
@@ -108,7 +110,7 @@ def _evaluate(
         }
     if protocol != "frozen":
         if protocol not in PROTOCOLS:
-            known = ", ".join(["frozen", *PROTOCOLS, "zero-shot"])
+            known = ", ".join(["frozen", *PROTOCOLS, "zero-shot", *DENSE_PROTOCOLS])
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}")
         tasks = [open_splits(one) for one in name.split(",")]
         return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", echo)

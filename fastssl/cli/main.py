@@ -393,12 +393,31 @@ def evaluate(
     ] = None,
     protocol: Annotated[
         str,
-        typer.Option(help="frozen, simclr-transfer, few-labels, layers, structure or zero-shot; of texts: finetune."),
+        typer.Option(
+            help="frozen, simclr-transfer, few-labels, layers, structure, zero-shot, segmentation or detection; of "
+            "texts: finetune."
+        ),
     ] = "frozen",
     labels: Annotated[
-        str | None, typer.Option(help="Of finetune: labels per class, such as 10,50; default: all labels.")
+        str | None,
+        typer.Option(
+            help="Of finetune: labels per class, such as 10,50; of segmentation and detection: a share of the training "
+            "images, such as 10%; default: all."
+        ),
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Of finetune: draws of labels and weights; default: 3.")] = None,
+    seeds: Annotated[
+        int | None,
+        typer.Option(help="Of finetune, segmentation and detection: draws of labels and weights; default: 3."),
+    ] = None,
+    train: Annotated[
+        str | None,
+        typer.Option(help="Of segmentation and detection: head (default; the encoder is frozen) or all."),
+    ] = None,
+    head: Annotated[str | None, typer.Option(help="Of segmentation: linear (default), fcn or hypercolumn.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Of segmentation and detection: steps of each training.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Of segmentation and detection: side of the resized images, in pixels.")
+    ] = None,
     init: Annotated[
         str | None,
         typer.Option(help="Of finetune: word2vec:RUN, for the network that starts from word vectors alone."),
@@ -421,15 +440,24 @@ def evaluate(
     signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
-    from fastssl.cli.evaluation import run_evaluation
+    from fastssl.cli.evaluation import DENSE_PROTOCOLS, run_evaluation
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import AudioMethod, get
     from fastssl.train import load_checkpoint
 
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
-    for name, value in tuning.items():
-        if value is not None and protocol != "finetune":
-            raise ValueError(f"{name}: expected the protocol 'finetune', got {protocol!r}")
+    dense: dict[str, Any] = {
+        "labels": labels,
+        "seeds": seeds,
+        "train": train,
+        "head": head,
+        "steps": steps,
+        "size": size,
+    }
+    for name, value in {**tuning, **dense}.items():
+        users = ("finetune",) * (name in tuning) + DENSE_PROTOCOLS * (name in dense)
+        if value is not None and protocol not in users:
+            raise ValueError(f"{name}: expected the protocol {' or '.join(map(repr, users))}, got {protocol!r}")
 
     def on_data_alone(what: str) -> None:
         if protocol != "frozen" or readout is not None or only or whiten is not None:
@@ -454,6 +482,12 @@ def evaluate(
 
         on_data_alone("waveforms")
         table = evaluate_waveforms(checkpoint, data)
+    elif protocol in DENSE_PROTOCOLS:
+        from fastssl.cli.dense import evaluate_dense
+
+        if readout is not None:
+            raise ValueError(f"readout: {protocol} is of feature maps, got {readout!r}")
+        table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
     else:
         table = run_evaluation(checkpoint, data, protocol, readout, only, whiten)
     print_measures(table)

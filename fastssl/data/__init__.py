@@ -1,5 +1,6 @@
 """Data: sources of indexed items, and the loader that feeds a training loop."""
 
+from fastssl.data.annotated import AnnotatedFiles, coco, voc
 from fastssl.data.arrays import ArraySource
 from fastssl.data.batch import Batch, TokenBatch
 from fastssl.data.corpus import Corpus, CorpusError
@@ -11,9 +12,11 @@ from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
 from fastssl.data.loader import Loader
+from fastssl.data.objects import Detections, Objects
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.scenes import Scenes, scenes
 from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
 from fastssl.data.signals import Signals, inverse_mu_law, mu_law, spoken_digits, tones
@@ -28,6 +31,7 @@ from fastssl.data.wav import AudioError, WavSource, read_wav, wav_folder
 from fastssl.data.windows import Window, Windows
 
 __all__ = [
+    "AnnotatedFiles",
     "ArraySource",
     "AudioError",
     "Batch",
@@ -36,14 +40,17 @@ __all__ = [
     "Corpus",
     "CorpusError",
     "DatasetSource",
+    "Detections",
     "FileSource",
     "HubSource",
     "ImageError",
     "Item",
     "Loader",
+    "Objects",
     "PackedError",
     "PackedImages",
     "ParallelCorpus",
+    "Scenes",
     "ShardError",
     "ShardSource",
     "Signals",
@@ -58,6 +65,7 @@ __all__ = [
     "WavSource",
     "Window",
     "Windows",
+    "coco",
     "digits",
     "divide",
     "emoji",
@@ -74,6 +82,7 @@ __all__ = [
     "prefetch_items",
     "read_image",
     "read_wav",
+    "scenes",
     "sentences",
     "sotu",
     "spoken_digits",
@@ -85,6 +94,7 @@ __all__ = [
     "tones",
     "train_tokenizer",
     "verses",
+    "voc",
     "wav_folder",
     "wikitext",
     "write_shards",

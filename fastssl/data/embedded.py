@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +14,33 @@ from fastssl.data.arrays import ArraySource
 VENDORS = ("google", "twitter")
 HELD_OUT = 374  # of 1,871
 _SPLIT_SEED = 20240
+
+
+@functools.cache
+def _packed() -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """Images, read-only, categories and names: decoded once, 44 MiB."""
+    folder = files("fastssl.data") / "emoji"
+    with (folder / "emoji64.npz").open("rb") as file, np.load(file) as packed:
+        images = np.stack([packed[vendor] for vendor in VENDORS], axis=1)
+        labels = packed["category"]
+    images.flags.writeable = False
+    return images, labels, json.loads((folder / "emoji64.json").read_text())
+
+
+@functools.cache
+def emoji_masks() -> np.ndarray:
+    """bool [1871, 2, 64, 64], read-only: the pixels of the emoji's images that are not background."""
+    with (files("fastssl.data") / "emoji" / "masks64.npz").open("rb") as file, np.load(file) as packed:
+        bits = [np.unpackbits(packed[vendor]).reshape(-1, 64, 64).astype(bool) for vendor in VENDORS]
+    masks = np.stack(bits, axis=1)
+    masks.flags.writeable = False
+    return masks
+
+
+def held_out_rows(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices of the training and of the held-out emoji."""
+    order = np.random.default_rng(_SPLIT_SEED).permutation(count)
+    return np.sort(order[HELD_OUT:]), np.sort(order[:HELD_OUT])
 
 
 def emoji(split: str = "all") -> ArraySource:
@@ -34,19 +63,14 @@ def emoji(split: str = "all") -> ArraySource:
     """
     if split not in ("all", "train", "heldout"):
         raise ValueError(f"split: expected 'all', 'train' or 'heldout', got {split!r}")
-    folder = files("fastssl.data") / "emoji"
-    with (folder / "emoji64.npz").open("rb") as file, np.load(file) as packed:
-        images = np.stack([packed[vendor] for vendor in VENDORS], axis=1)
-        labels = packed["category"]
-    text = json.loads((folder / "emoji64.json").read_text())
+    images, labels, text = _packed()
     names = text["short_names"]
-    whole = ArraySource(images, labels, text["category_names"], "emoji", names, texts=names)
+    whole = ArraySource(images, labels.copy(), text["category_names"], "emoji", names, texts=names)
     whole.embedded = "emoji"
     if split == "all":
         return whole
-    order = np.random.default_rng(_SPLIT_SEED).permutation(len(whole))
-    chosen = order[:HELD_OUT] if split == "heldout" else order[HELD_OUT:]
-    return whole.subset(np.sort(chosen), f"emoji-{split}")
+    train, held_out = held_out_rows(len(whole))
+    return whole.subset(held_out if split == "heldout" else train, f"emoji-{split}")
 
 
 def digits(size: int = 16) -> ArraySource:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from fastssl.data import benchmarks, tables, text_files
+from fastssl.data.annotated import ANNOTATED
 from fastssl.data.arrays import ArraySource
 from fastssl.data.corpus import Corpus
 from fastssl.data.corpus import join as join_corpora
@@ -25,6 +26,7 @@ from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
+from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import spoken_digits, tones
 from fastssl.data.source import Source, checked_labels
@@ -52,6 +54,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji-heldout": lambda: emoji("heldout"),
     "digits": digits,
     "stereograms": stereograms,
+    "scenes": scenes,
     "tones": tones,
     "spoken-digits": spoken_digits,
     "sotu": sotu,
@@ -87,9 +90,11 @@ def open(
         data: one of
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
-              "digits", "stereograms"; of signals: "tones", "spoken-digits"; of texts: "sotu", "verses-en", "verses-es",
-              "verses-en-es", "glosses", "glosses-train" (without the 4,000 to classify);
+              "digits", "stereograms", "scenes" (of emoji, with boxes and masks); of signals: "tones", "spoken-digits";
+              of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses", "glosses-train" (without the
+              4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
+              "voc:FOLDER" and "coco:FOLDER", images with boxes;
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a token file (``.tok``, written by ``fastssl tokenize``);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
@@ -147,7 +152,7 @@ def _absolute(name: str) -> str:
     if _several(name):
         return ",".join(map(_absolute, name.split(",")))
     kind, colon, root = name.partition(":")
-    if colon and (kind == "hf" or kind in benchmarks.READERS or kind in TEXTS):
+    if colon and (kind == "hf" or kind in benchmarks.READERS or kind in TEXTS or kind in ANNOTATED):
         return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
     return os.path.abspath(os.path.expanduser(name))
 
@@ -192,6 +197,8 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     kind, _, root = name.partition(":")
     if root and kind in TEXTS:
         return TEXTS[kind](root, part)
+    if root and kind in ANNOTATED:
+        return ANNOTATED[kind](root, part)
     if root and kind in benchmarks.READERS:
         return benchmarks.read(kind, root)[0 if part == "train" else 1]
     if kind == "hf" and root:
@@ -218,6 +225,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         *EMBEDDED,
         "hf:PATH",
         *(f"{kind}:PATH" for kind in TEXTS),
+        *(f"{kind}:FOLDER" for kind in ANNOTATED),
         *(f"{reader}:FOLDER" for reader in benchmarks.READERS),
     ]
     near = difflib.get_close_matches(name, [*EMBEDDED], 1)

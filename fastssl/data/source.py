@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastssl.data.objects import Objects
+
 
 class Item(NamedTuple):
     """An item of a source; absent fields are None.
@@ -22,6 +24,7 @@ class Item(NamedTuple):
         label: an integer; -1 if the class is unknown.
         name: name of the item in messages and reports.
         rate: samples of the signal per second.
+        objects: what is where in the image, :class:`Objects`.
 
     Example:
         >>> from fastssl.data import Item
@@ -36,6 +39,7 @@ class Item(NamedTuple):
     label: int | None = None
     name: str | None = None
     rate: int | None = None
+    objects: Objects | None = None
 
 
 # (height, width) of an image to the factor 1, 2, 4 or 8 by which it may be decoded smaller.

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 
 from fastssl.data import benchmarks
+from fastssl.data.annotated import ANNOTATED
 from fastssl.data.datasets import first_part, hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.glue import glue, glue_task
 from fastssl.data.opening import TEST, TRAIN, open, parts_of
+from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
 
@@ -70,14 +72,15 @@ def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
     )
 
 
-def open_splits(data: Any, **options: Any) -> Splits:
+def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
     """Opens a data set as a downstream task with a training and a test split.
 
     Args:
         data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
             data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER") and a Hugging Face data set ("hf:PATH") have
-            official splits; "glosses" are the nouns, 4,000 of them to test on; "spoken-digits" is split by voices; any
-            other data is split 80 to 20, for "emoji" all 1,871 items.
+            official splits; "glosses" are the nouns, 4,000 of them to test on; "spoken-digits" is split by voices,
+            "scenes" by emoji and vendors; any other data is split 80 to 20, for "emoji" all 1,871 items.
+        task: of "voc:FOLDER" and "coco:FOLDER": "detection" (boxes) or "segmentation".
         options: options of :func:`fastssl.data.open`.
 
     Raises:
@@ -98,10 +101,14 @@ def open_splits(data: Any, **options: Any) -> Splits:
         return _glosses()
     if isinstance(data, str) and data == "spoken-digits":
         return Splits(data, spoken_digits("train"), spoken_digits("test"))
+    if isinstance(data, str) and data == "scenes":
+        return Splits(data, scenes(), scenes(split="test"))
     if isinstance(data, (str, Path)):
         kind, _, root = str(data).partition(":")
         if root and kind == "glue":
             return _glue(root)
+        if root and kind in ANNOTATED:
+            return Splits(kind, ANNOTATED[kind](root, "train", task), ANNOTATED[kind](root, "test", task))
         if root and kind in benchmarks.READERS:
             return Splits(kind, *benchmarks.read(kind, root), benchmarks.METRICS.get(kind, "top-1"))
         if root and kind == "hf":

@@ -1,11 +1,15 @@
 """Downstream evaluation: frozen and fine-tuned encoders, and baselines."""
 
 from fastssl.evaluate.audio import evaluate_audio
+from fastssl.evaluate.dense import DenseTuning
+from fastssl.evaluate.dense_protocol import Start, compare_dense, starts_of
 from fastssl.evaluate.density import evaluate_density, mixture_nats
+from fastssl.evaluate.detection import Detection
+from fastssl.evaluate.detection_metrics import coco_ap, voc_ap
 from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
-from fastssl.evaluate.finetune import FineTuning, finetune
+from fastssl.evaluate.finetune import FineTuning, finetune, supervised_encoder
 from fastssl.evaluate.finetune_text import TextFineTuning, finetune_text
 from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
@@ -23,6 +27,8 @@ from fastssl.evaluate.measures import (
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
+from fastssl.evaluate.segmentation import Segmentation
+from fastssl.evaluate.segmentation_metrics import boundary_f, confusion_matrix, mean_iou, pixel_accuracy
 from fastssl.evaluate.sentences import next_sentence
 from fastssl.evaluate.stereograms import disparity_correlation
 from fastssl.evaluate.text_labels import few_text_labels
@@ -35,12 +41,20 @@ __all__ = [
     "METRICS",
     "PROMPTS",
     "PROTOCOLS",
+    "DenseTuning",
+    "Detection",
     "FeatureFile",
     "FineTuning",
+    "Segmentation",
+    "Start",
     "TextFineTuning",
     "alignment",
+    "boundary_f",
     "class_embeddings",
     "clustering_scores",
+    "coco_ap",
+    "compare_dense",
+    "confusion_matrix",
     "disparity_correlation",
     "eleven_point_map",
     "embed",
@@ -66,19 +80,24 @@ __all__ = [
     "linear_probe",
     "low_shot",
     "matthews",
+    "mean_iou",
     "mean_per_class",
     "mean_vectors",
     "mixture_nats",
     "next_sentence",
     "pearson",
+    "pixel_accuracy",
     "pixels",
     "rank_me",
     "read_features",
     "recall_at",
     "retrieval_scores",
     "spearman",
+    "starts_of",
+    "supervised_encoder",
     "top_1",
     "uniformity",
+    "voc_ap",
     "whitening",
     "word_analogies",
     "word_similarity",

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from fastssl.augment import HALF, Augment, RandomHorizontalFlip, RandomResizedCrop
 from fastssl.data import Loader, Source
 from fastssl.data import open as open_source
-from fastssl.evaluate.features import plain_images
-from fastssl.evaluate.tuning import FineTuned, Tuning, tune
+from fastssl.evaluate.features import labels_of, plain_images
+from fastssl.evaluate.tuning import FineTuned, Tuning, train_task, tune
 from fastssl.models import Encoder
 
 
@@ -87,6 +87,35 @@ def finetune(
     """
     options = options or FineTuning()
     return tune(_Images(encoder, open_source(data), labels, options), labels, train, test, options)
+
+
+def supervised_encoder(encoder: Encoder, data: Any, options: FineTuning | None = None) -> Encoder:
+    """A copy of an encoder after supervised classification of labelled images, in evaluation mode.
+
+    Args:
+        encoder: usually randomly initialised; not modified.
+        data: anything that :func:`fastssl.data.open` takes, with labels.
+        options: see :class:`FineTuning`; the first of its rates is used.
+
+    Raises:
+        ValueError: data without labels.
+
+    Example:
+        >>> from fastssl.data import digits
+        >>> from fastssl.evaluate import FineTuning, supervised_encoder
+        >>> from fastssl.models import build_encoder
+        >>> how = FineTuning(epochs=1, least_steps=1, batch_size=16)
+        >>> encoder = build_encoder({"name": "resnet", "size": 16, "width": 4})
+        >>> supervised_encoder(encoder, digits().subset(range(40)), how).dim
+        16
+    """
+    source, options = open_source(data), options or FineTuning(rates=(0.01,))
+    labels, rows = labels_of(source), np.arange(len(source))
+    options.check()
+    task, steps = _Images(encoder, source, labels, options), options.steps(len(rows))
+    model = train_task(task, labels, rows, options.rates[0], options, total=steps)[2]
+    assert isinstance(model, _Classifier)
+    return model.encoder.eval()
 
 
 class _Classifier(nn.Module):

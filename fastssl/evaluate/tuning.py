@@ -106,7 +106,7 @@ def tune(task: Task, labels: Tensor, train: np.ndarray, test: np.ndarray, option
     held, rest = order[:cut], order[cut:]
     found: dict[float, tuple[float, int]] = {}
     for rate in options.rates if len(options.rates) > 1 else ():
-        found[rate] = _train(task, labels, rest, rate, options, validation=held)[:2]
+        found[rate] = train_task(task, labels, rest, rate, options, validation=held)[:2]
     if found:
         rate = max(found, key=lambda r: found[r][0])
         share = found[rate][1] / options.steps(len(rest))
@@ -115,13 +115,13 @@ def tune(task: Task, labels: Tensor, train: np.ndarray, test: np.ndarray, option
     # Retrain with a schedule that decays to 0 over the best number of steps: stopping the longer schedule early instead
     # gave 53 % instead of 60 % with 10 % of the emoji's labels.
     steps = max(1, round(share * options.steps(len(train))))
-    model = _train(task, labels, train, rate, options, total=steps)[2]
+    model = train_task(task, labels, train, rate, options, total=steps)[2]
     outputs = task.scores(model, test)
     score = metric_of(options.metric)(outputs, labels[test])
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()}, outputs)
 
 
-def _train(
+def train_task(
     task: Task,
     labels: Tensor,
     rows: np.ndarray,

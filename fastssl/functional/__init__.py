@@ -6,6 +6,7 @@ a tensor that requires a gradient receives it.
 
 from fastssl._docs import complete
 from fastssl.functional import _docs
+from fastssl.functional.boxes import box_iou, generalized_box_iou, nms
 from fastssl.functional.contrastive import (
     alignment,
     dcl,
@@ -59,6 +60,7 @@ __all__ = [
     "angular",
     "arc_face",
     "barlow_twins",
+    "box_iou",
     "centred_softmax",
     "circle",
     "clip_loss",
@@ -70,6 +72,7 @@ __all__ = [
     "farthest",
     "fast_ap",
     "gaussian_information",
+    "generalized_box_iou",
     "generalized_lifted_structure",
     "gibbs",
     "hard_negative_nt_xent",
@@ -88,6 +91,7 @@ __all__ = [
     "nearest",
     "negative_cosine_similarity",
     "negative_sampling",
+    "nms",
     "normalized_softmax",
     "nt_xent",
     "pair_loss",

@@ -2,7 +2,9 @@
 
 from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
+from fastssl.models.dense import SEGMENTATION_HEADS, FCNHead, HypercolumnHead, LinearHead, feature_maps
 from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
+from fastssl.models.detector import FCOSHead, detect, fcos_loss
 from fastssl.models.encoders import ENCODERS, Encoder, as_encoder, build_encoder
 from fastssl.models.generation import generate, generate_target
 from fastssl.models.heads import DINOHead, prediction_head, projection_head
@@ -29,14 +31,19 @@ __all__ = [
     "ENCODERS",
     "LIBRARIES",
     "MLP",
+    "SEGMENTATION_HEADS",
     "Backbone",
     "DINOHead",
     "DensityNetwork",
     "EmbeddingQueue",
     "Encoder",
+    "FCNHead",
+    "FCOSHead",
+    "HypercolumnHead",
     "ImageGPTNetwork",
     "LabNetwork",
     "LanguageModel",
+    "LinearHead",
     "LogLikelihood",
     "MemoryBank",
     "NADENetwork",
@@ -63,6 +70,9 @@ __all__ = [
     "build_audio",
     "build_encoder",
     "build_language",
+    "detect",
+    "fcos_loss",
+    "feature_maps",
     "generate",
     "generate_target",
     "hamming",

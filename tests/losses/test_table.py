@@ -13,11 +13,12 @@ import fastssl.functional as F
 from fastssl import losses
 from tests.support.subjects import KINDS, SUBJECTS
 
-# What is public and no loss of pairs (tests/losses/test_density.py has those of densities), and modules that are no
+# What is public and no loss of pairs (tests/losses/test_density.py has those of densities,
+# tests/evaluate/test_dense_metrics.py those of boxes), and modules that are no
 # single function.
 NO_LOSSES = {
     *("PairMasks", "centred_softmax", "farthest", "nearest", "pairwise_distance", "pairwise_reduce", "sinkhorn"),
-    *("gaussian_information", "gibbs", "nade", "nade_sample"),
+    *("gaussian_information", "gibbs", "nade", "nade_sample", "box_iou", "generalized_box_iou", "nms"),
 }
 WRAPPERS = {"CrossBatchMemory", "MultipleNegativesRankingLoss"}
 

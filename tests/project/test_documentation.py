@@ -106,6 +106,7 @@ def test_exported_names_are_documented(package: str) -> None:
         "docs/augment.md",
         "docs/encoders.md",
         "docs/evaluate.md",
+        "docs/dense.md",
         "docs/distributed.md",
         "docs/data.md",
         "docs/language.md",

@@ -1,0 +1,289 @@
+"""Pascal VOC and COCO as they are unpacked: image files with boxes or segmentations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from fastssl.data.benchmarks import VOC_CLASSES
+from fastssl.data.files import FileSource
+from fastssl.data.objects import VOID, Objects, known_class, objects_of, require_images
+from fastssl.data.source import Item, Reduction, digest
+
+TASKS = ("detection", "segmentation")
+_SLACK = 1.0  # pixel by which COCO's boxes may exceed their image
+
+
+class AnnotatedFiles(FileSource):
+    """Image files with what is where in them.
+
+    Args:
+        paths: paths of the files.
+        classes: names of the classes.
+        name: name of the data set in logs and checkpoints.
+        objects: of an index: the objects of that image, read on access.
+        key: hash of the annotations, a part of the fingerprint.
+
+    Raises:
+        ValueError: an image whose size is not that of its annotation.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from fastssl.data.annotated import AnnotatedFiles
+        >>> from fastssl.data.objects import objects_of
+        >>> path = Path(tempfile.mkdtemp()) / "0.png"
+        >>> Image.new("RGB", (8, 6)).save(path)
+        >>> files = AnnotatedFiles([path], ["cat"], "cats", lambda k: objects_of((6, 8), [[1, 1, 4, 5]], [0]))
+        >>> files.read(0).objects.boxes.tolist()
+        [[1.0, 1.0, 4.0, 5.0]]
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], classes: Sequence[str], name: str, objects: Callable[[int], Objects], key: str = ""
+    ) -> None:
+        super().__init__(paths, None, classes, name, orientation=False)
+        self.objects, self.key = objects, key
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        item = super().read(index, reduce)
+        objects = self.objects(index)
+        if reduce is not None and reduce(objects.size) > 1:  # boxes are those of the whole image
+            return item
+        assert item.images is not None
+        height, width = item.images[0].shape[:2]
+        if (height, width) != objects.size:
+            raise ValueError(
+                f"{self.name_of(index)}: expected {objects.size[1]} x {objects.size[0]} pixels, as annotated, got "
+                f"{width} x {height}"
+            )
+        return item._replace(objects=objects)
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(super().fingerprint, self.key)
+
+
+def _check(task: str, part: str) -> None:
+    if task not in TASKS:
+        raise ValueError(f"task: expected one of {', '.join(TASKS)}, got {task!r}")
+    if part not in ("train", "test"):
+        raise ValueError(f"part: expected 'train' or 'test', got {part!r}")
+
+
+class _VOC:
+    """The objects of Pascal VOC's images."""
+
+    def __init__(self, root: Path, ids: list[str], task: str) -> None:
+        self.root, self.ids, self.task = root, ids, task
+
+    def __call__(self, index: int) -> Objects:
+        name = self.ids[index]
+        if self.task == "segmentation":
+            with Image.open(self.root / "SegmentationClass" / f"{name}.png") as image:
+                labels = np.asarray(image)
+            if labels.ndim != 2 or ((labels > len(VOC_CLASSES)) & (labels != VOID)).any():
+                raise ValueError(
+                    f"SegmentationClass/{name}.png: expected a palette of {len(VOC_CLASSES)} classes, 0 and 255"
+                )
+            size = read_voc(self.root / "Annotations" / f"{name}.xml").size
+            return objects_of(size, segmentation=labels, name=f"SegmentationClass/{name}.png")
+        return read_voc(self.root / "Annotations" / f"{name}.xml")
+
+
+def read_voc(path: Path, classes: Sequence[str] = VOC_CLASSES) -> Objects:
+    """The objects of an annotation of Pascal VOC, whose boxes count pixels from 1 and include both edges.
+
+    Args:
+        path: an ``.xml`` file.
+        classes: names of the classes.
+
+    Raises:
+        ValueError: no XML, no size, an unknown class, or a box outside of the image.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (OSError, ElementTree.ParseError) as error:
+        raise ValueError(f"{path.name}: cannot be read as an annotation ({error})") from error
+
+    def number(node: Any, where: str) -> float:
+        found = node.findtext(where)
+        try:
+            return float(found)
+        except (TypeError, ValueError):
+            raise ValueError(f"{path.name}: expected a number as {where}, got {found!r}") from None
+
+    width, height = (int(number(root, f"size/{side}")) for side in ("width", "height"))
+    boxes, labels, difficult = [], [], []
+    for node in root.iter("object"):
+        edges = [number(node, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
+        boxes.append([edges[0] - 1, edges[1] - 1, edges[2], edges[3]])
+        labels.append(known_class(node.findtext("name"), classes, path.name))
+        difficult.append(node.findtext("difficult", "0").strip() == "1")
+    return objects_of((height, width), boxes, labels, difficult=difficult, name=path.name)
+
+
+def voc(folder: str | Path, part: str = "train", task: str = "detection") -> AnnotatedFiles:
+    """Pascal VOC 2007 or 2012: a folder with ``Annotations``, ``ImageSets`` and ``JPEGImages``.
+
+    Training is on ``trainval`` and testing on ``test`` if its annotations are there (2007), else on ``train`` and
+    ``val``.
+
+    Args:
+        folder: the folder, ``VOC2007`` or the like.
+        part: "train" or "test".
+        task: "detection": boxes of the images of ``ImageSets/Main``; "segmentation": those of
+            ``ImageSets/Segmentation`` with the classes of ``SegmentationClass``, 255 at the borders.
+
+    Raises:
+        ValueError: files that are missing, or no images.
+
+    Example:
+        >>> from fastssl.data import voc
+        >>> voc("VOCdevkit/VOC2012", "test", "segmentation")  # doctest: +SKIP
+        AnnotatedFiles('voc', 1,449 items, 20 classes)
+    """
+    _check(task, part)
+    root = Path(folder)
+    lists = root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
+    marks = ("SegmentationClass", "png") if task == "segmentation" else ("Annotations", "xml")
+
+    def listed(name: str) -> list[str]:
+        path = lists / f"{name}.txt"
+        return path.read_text().split() if path.is_file() else []
+
+    test = listed("test")
+    official = bool(test) and (root / marks[0] / f"{test[0]}.{marks[1]}").is_file()
+    names = ("trainval", "test") if official else ("train", "val")
+    name = names[part == "test"]
+    ids = require_images(listed(name), f"{lists / name}.txt")
+    paths = [root / "JPEGImages" / f"{one}.jpg" for one in ids]
+    _there(paths)
+    return AnnotatedFiles(paths, list(VOC_CLASSES), "voc", _VOC(root, ids, task), key=task)
+
+
+def _there(paths: Sequence[Path]) -> None:
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise ValueError(f"data: {str(missing)!r} is listed, and is not there")
+
+
+class _COCO:
+    """The objects of COCO's images."""
+
+    def __init__(self, images: list[dict[str, Any]], annotations: list[list[dict[str, Any]]], task: str) -> None:
+        self.images, self.annotations, self.task = images, annotations, task
+
+    def __call__(self, index: int) -> Objects:
+        image, name = self.images[index], str(self.images[index]["file_name"])
+        size, given = (int(image["height"]), int(image["width"])), self.annotations[index]
+        if self.task == "segmentation":
+            return objects_of(size, segmentation=_segmentation(given, size, name), name=name)
+        boxes = np.array([a["bbox"] for a in given], dtype=np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        limits = np.array([size[1], size[0]] * 2)
+        cut = np.clip(boxes, 0, limits)
+        cut[np.abs(cut - boxes).max(1) > _SLACK] = boxes[np.abs(cut - boxes).max(1) > _SLACK]
+        return objects_of(
+            size,
+            cut,
+            [a["label"] for a in given],
+            crowd=[bool(a.get("iscrowd", 0)) for a in given],
+            areas=[float(a.get("area", a["bbox"][2] * a["bbox"][3])) for a in given],
+            name=name,
+        )
+
+
+def _segmentation(annotations: list[dict[str, Any]], size: tuple[int, int], name: str) -> np.ndarray:
+    """Classes of all pixels; crowds and pixels of several objects are void."""
+    owners, labels = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    for a in annotations:
+        mask = decode_mask(a["segmentation"], size, name)
+        owners += np.where(mask, 2 if a.get("iscrowd", 0) else 1, 0)
+        labels[mask] = a["label"] + 1
+    made: np.ndarray = np.where(owners > 1, VOID, labels).astype(np.uint8)
+    return made
+
+
+def decode_mask(segmentation: Any, size: tuple[int, int], name: str = "segmentation") -> np.ndarray:
+    """A mask bool [H, W] of COCO: polygons, or run lengths as numbers or as a string.
+
+    Args:
+        segmentation: a list of polygons [x0, y0, x1, y1, ...], or a mapping of "size" and "counts".
+        size: (height, width) of the image.
+        name: name of the image in messages.
+
+    Raises:
+        ImportError: the extra is missing: ``pip install fastssl[detection]``.
+        ValueError: a mask of another size, or polygons of fewer than three points.
+    """
+    try:
+        from faster_coco_eval import mask as coder
+    except ImportError as error:
+        raise ImportError("masks of COCO need the extra: pip install fastssl[detection]") from error
+    if isinstance(segmentation, list):
+        if not segmentation or any(len(p) < 6 or len(p) % 2 for p in segmentation):
+            raise ValueError(f"{name}: expected polygons of at least three points, got {str(segmentation)[:60]}")
+        runs = coder.merge(coder.frPyObjects(segmentation, *size))
+    else:
+        if tuple(segmentation["size"]) != size:
+            raise ValueError(
+                f"{name}: expected a mask of the image's {size[1]} x {size[0]} pixels, got one of "
+                f"{segmentation['size'][1]} x {segmentation['size'][0]}"
+            )
+        runs = coder.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
+    made: np.ndarray = coder.decode(runs).astype(bool)
+    return made
+
+
+def coco(folder: str | Path, part: str = "train", task: str = "detection") -> AnnotatedFiles:
+    """COCO: a folder with ``annotations/instances_train2017.json`` (or another year), ``train2017`` and the like.
+
+    Args:
+        folder: the folder.
+        part: "train" or "test", the ``val`` images.
+        task: "detection": boxes; "segmentation": classes of pixels, void where objects overlap and in crowds (extra:
+            detection).
+
+    Raises:
+        ValueError: files that are missing, no images, or an unknown category.
+
+    Example:
+        >>> from fastssl.data import coco
+        >>> coco("coco", "test")  # doctest: +SKIP
+        AnnotatedFiles('coco', 5,000 items, 80 classes)
+    """
+    _check(task, part)
+    root, word = Path(folder), "train" if part == "train" else "val"
+    found = sorted((root / "annotations").glob(f"instances_{word}*.json"))
+    if not found:
+        raise ValueError(f"data: expected annotations/instances_{word}*.json in {str(root)!r}, there is none")
+    path = found[-1]
+    stored = json.loads(path.read_text())
+    categories = sorted(stored["categories"], key=lambda c: c["id"])
+    number = [c["id"] for c in categories]
+    images = require_images(stored["images"], path.name)
+    place = {image["id"]: k for k, image in enumerate(images)}
+    listed: list[list[dict[str, Any]]] = [[] for _ in images]
+    for a in stored["annotations"]:
+        if a["image_id"] not in place:
+            raise ValueError(f"{path.name}: annotation {a.get('id')} is of image {a['image_id']}, which is not listed")
+        if a["bbox"][2] > 0 and a["bbox"][3] > 0:  # a few have no area
+            label = known_class(a["category_id"], number, f"{path.name}, annotation {a.get('id')}")
+            listed[place[a["image_id"]]].append({**a, "label": label})
+    folders = [root / path.stem.removeprefix("instances_"), root / "images"]
+    images_in = next((f for f in folders if f.is_dir()), folders[0])
+    paths = [images_in / image["file_name"] for image in images]
+    _there(paths)
+    key = digest(task, json.dumps([[a["bbox"] for a in some] for some in listed]))
+    return AnnotatedFiles(paths, [c["name"] for c in categories], "coco", _COCO(images, listed, task), key=key)
+
+
+ANNOTATED: dict[str, Callable[..., AnnotatedFiles]] = {"voc": voc, "coco": coco}

@@ -1,0 +1,202 @@
+"""The protocols segmentation and detection: a pretrained encoder beside random, supervised and untrained ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fastssl.data import Item, Splits
+from fastssl.data.source import digest
+from fastssl.evaluate.dense import (
+    TRAIN,
+    DenseModel,
+    DenseTask,
+    DenseTuning,
+    FrozenFeatures,
+    evaluate_dense,
+    train_dense,
+)
+from fastssl.models import Encoder
+
+Note = Callable[[str], None]
+Keep = Callable[[Item, Any], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A row of the table.
+
+    Args:
+        encoder: of a seed: the same for every seed if it is pretrained.
+        frozen: whether the head alone is trained.
+
+    Example:
+        >>> from fastssl.evaluate import Start
+        >>> from fastssl.models import build_encoder
+        >>> options = {"name": "resnet", "size": 32, "width": 8}
+        >>> Start(lambda seed: build_encoder(options), frozen=False).frozen
+        False
+    """
+
+    encoder: Callable[[int], Encoder]
+    frozen: bool
+
+
+class Results:
+    """Results that are there already, in a JSON file, so that an interrupted evaluation goes on where it stopped.
+
+    Args:
+        path: the file; None: in memory.
+        settings: what the results depend on; those of other settings are dropped.
+    """
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        self.path, self.key = path, digest(json.dumps(settings, sort_keys=True, default=str))
+        self.values: dict[str, dict[str, float]] = {}
+        if path is not None and path.exists():
+            stored = json.loads(path.read_text())
+            self.values = stored["values"] if stored["key"] == self.key else {}
+
+    def put(self, name: str, values: dict[str, float]) -> None:
+        self.values[name] = values
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            beside = self.path.with_suffix(".partial")
+            beside.write_text(json.dumps({"key": self.key, "values": self.values}, indent=1))
+            beside.replace(self.path)
+
+
+def labelled(count: int, share: float, seed: int) -> np.ndarray:
+    """Indices of a share of the training images, drawn by ``seed``, at least two."""
+    order = np.random.default_rng([23, seed]).permutation(count)
+    return np.sort(order[: max(2, round(share * count))])
+
+
+def compare_dense(
+    starts: Mapping[str, Start],
+    task: DenseTask,
+    data: Splits,
+    options: DenseTuning | None = None,
+    *,
+    labels: float = 1.0,
+    seeds: int = 3,
+    results: Results | None = None,
+    keep: Mapping[str, Keep] | None = None,
+    note: Note = lambda _: None,
+) -> dict[str, dict[str, float]]:
+    """Heads for detection or segmentation on several encoders, trained and tested alike.
+
+    Args:
+        starts: name -> encoder, and whether it is frozen.
+        task: :class:`Segmentation` or :class:`Detection`.
+        data: training and test images (:func:`fastssl.data.open_splits`).
+        options: see :class:`DenseTuning`; its seed is that of each run.
+        labels: share of the training images that are used.
+        seeds: runs, each with its own weights of the head, order and draw of the labels.
+        results: where results are kept, and taken from if they are there.
+        keep: name -> called with test items and predictions of the first seed.
+        note: called with a line per run.
+
+    Returns:
+        Measure -> row -> mean over the seeds; with ``_se`` the standard error of the mean.
+
+    Raises:
+        ValueError: a share or a number of seeds out of range, or images without what the task needs.
+
+    Example:
+        >>> from fastssl.data import Splits, scenes
+        >>> from fastssl.evaluate import DenseTuning, Segmentation, Start, compare_dense
+        >>> from fastssl.models import build_encoder
+        >>> data = Splits("scenes", scenes(4, size=32), scenes(2, "test", size=32))
+        >>> start = Start(lambda seed: build_encoder({"name": "resnet", "size": 16, "width": 4}), frozen=True)
+        >>> task, how = Segmentation(data.train.classes), DenseTuning(steps=2, batch_size=2)
+        >>> sorted(compare_dense({"random": start}, task, data, how, seeds=1))
+        ['boundary F', 'mIoU', 'pixel accuracy']
+    """
+    if not 0 < labels <= 1:
+        raise ValueError(f"labels: expected a share of the training images above 0 and up to 1, got {labels}")
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
+        raise ValueError(f"seeds: expected an integer >= 1, got {seeds!r}")
+    options, results = options or DenseTuning(), results or Results(None, {})
+    found: dict[str, dict[str, list[float]]] = {}
+    for row, start in starts.items():
+        features = FrozenFeatures()
+        for seed in range(seeds):
+            if f"{row}, {seed}" not in results.values:
+                own = replace(options, seed=seed)
+                results.put(
+                    f"{row}, {seed}",
+                    _run(start, task, data, own, labels, features, (keep or {}).get(row) if seed == 0 else None),
+                )
+            values = results.values[f"{row}, {seed}"]
+            shown = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
+            note(f"{data.name}, {task.name}: {row}, {seed + 1} of {seeds}: {shown}")
+            for name, value in values.items():
+                found.setdefault(name, {}).setdefault(row, []).append(value)
+    table: dict[str, dict[str, float]] = {}
+    for name, rows in found.items():
+        table[name] = {row: float(np.mean(values)) for row, values in rows.items()}
+        if seeds > 1:
+            table[name + "_se"] = {row: float(np.std(v, ddof=1) / seeds**0.5) for row, v in rows.items()}
+    return table
+
+
+def _run(
+    start: Start,
+    task: DenseTask,
+    data: Splits,
+    options: DenseTuning,
+    labels: float,
+    features: FrozenFeatures,
+    keep: Keep | None,
+) -> dict[str, float]:
+    encoder = start.encoder(options.seed)
+    with torch.random.fork_rng():
+        torch.manual_seed(options.seed)  # for the weights of the head
+        model = DenseModel(encoder, task, options.side(encoder, data.train), start.frozen)
+        train_dense(model, task, data.train, labelled(len(data.train), labels, options.seed), options, features)
+    return evaluate_dense(model, task, data.test, keep)
+
+
+def starts_of(
+    encoder: Encoder,
+    scratch: Callable[[int], Encoder],
+    train: str = "head",
+    supervised: Callable[[int], Encoder] | None = None,
+) -> dict[str, Start]:
+    """The rows of the protocols.
+
+    Args:
+        encoder: the pretrained encoder.
+        scratch: of a seed: the same network with random weights.
+        train: "head": the pretrained encoders are frozen; "all": all layers are trained.
+        supervised: of a seed: the same network after supervised classification; None: no such row.
+
+    Raises:
+        ValueError: another value of ``train``.
+
+    Example:
+        >>> from fastssl.evaluate import starts_of
+        >>> from fastssl.models import build_encoder
+        >>> encoder = build_encoder({"name": "resnet", "size": 32, "width": 8})
+        >>> list(starts_of(encoder, lambda seed: encoder))
+        ['pretrained', 'random', 'scratch']
+    """
+    if train not in TRAIN:
+        raise ValueError(f"train: expected one of {', '.join(TRAIN)}, got {train!r}")
+    frozen = train == "head"
+    rows = {"pretrained": Start(lambda seed: encoder, frozen)}
+    if supervised is not None:
+        rows["supervised"] = Start(supervised, frozen)
+    return rows | {"random": Start(scratch, True), "scratch": Start(scratch, False)}
+
+
+def settings_of(data: Splits, options: DenseTuning, **others: Any) -> dict[str, Any]:
+    """What the results of an evaluation depend on."""
+    return {"train": data.train.fingerprint, "test": data.test.fingerprint, **asdict(options), **others}

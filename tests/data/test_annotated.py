@@ -1,0 +1,178 @@
+"""Pascal VOC and COCO: small folders with the structure of their archives."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import fastssl.data
+from fastssl.data import coco, open_splits, voc
+from fastssl.data.annotated import decode_mask, read_voc
+
+XML = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>
+<object><name>cat</name><difficult>0</difficult>
+  <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>40</xmax><ymax>30</ymax></bndbox>
+  <part><name>head</name><bndbox><xmin>3</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></part></object>
+<object><name>dog</name><difficult>1</difficult>
+  <bndbox><xmin>5.0</xmin><ymin>6</ymin><xmax>10</xmax><ymax>12</ymax></bndbox></object>
+</annotation>"""
+
+
+def picture(path: Path, width: int = 40, height: int = 30) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (width, height), (90, 120, 40)).save(path)
+
+
+def voc_folder(root: Path, parts: tuple[str, str] = ("train", "val")) -> Path:
+    """Two training images and one for testing."""
+    for name in ("000001", "000002", "000003"):
+        picture(root / "JPEGImages" / f"{name}.jpg")
+        for folder, content in (("Annotations", XML),):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / f"{name}.xml").write_text(content)
+        labels = np.zeros((30, 40), np.uint8)
+        labels[5:20, 10:30], labels[4, 10:30] = 8, 255
+        mask = Image.fromarray(labels).convert("P")
+        mask.putdata(labels.ravel().tolist())
+        mask.putpalette([k for k in range(256) for _ in range(3)])
+        (root / "SegmentationClass").mkdir(parents=True, exist_ok=True)
+        mask.save(root / "SegmentationClass" / f"{name}.png")
+    for kind in ("Main", "Segmentation"):
+        lists = root / "ImageSets" / kind
+        lists.mkdir(parents=True, exist_ok=True)
+        (lists / f"{parts[0]}.txt").write_text("000001\n000002\n")
+        (lists / f"{parts[1]}.txt").write_text("000003\n")
+    return root
+
+
+@pytest.mark.parametrize("parts", [("train", "val"), ("trainval", "test")])
+def test_voc(tmp_path: Path, parts: tuple[str, str]) -> None:
+    folder = voc_folder(tmp_path, parts)
+    splits = open_splits(f"voc:{folder}")
+    assert (len(splits.train), len(splits.test), len(splits.train.classes)) == (2, 1, 20)
+    objects = splits.test.read(0).objects
+    assert objects is not None and objects.size == (30, 40)
+    # From 1 with both edges to 0 without the right and bottom one; parts of objects are left out.
+    assert objects.boxes.tolist() == [[0, 0, 40, 30], [4, 5, 10, 12]]
+    assert [splits.train.classes[k] for k in objects.labels] == ["cat", "dog"]
+    assert objects.difficult.tolist() == [False, True] and objects.segmentation is None
+    segmented = voc(folder, "test", "segmentation").read(0).objects
+    assert segmented is not None and segmented.segmentation is not None
+    assert np.unique(segmented.segmentation).tolist() == [0, 8, 255]
+    assert len(fastssl.data.open(f"voc:{folder}")) == 2
+    copy = pickle.loads(pickle.dumps(splits.train))
+    assert copy.fingerprint == splits.train.fingerprint != voc(folder, "train", "segmentation").fingerprint
+    # Pretraining reads smaller images, without boxes.
+    assert splits.train.read(0, lambda size: 2).objects is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("<size><width>40</width><height>30</height><depth>3</depth></size>", ""), "expected a number as size/width"),
+        (("<xmax>40</xmax>", "<xmax>41</xmax>"), r"expected boxes within the 40 x 30 pixels .* got \[0.0, 0.0, 41.0"),
+        (("<xmax>10</xmax>", "<xmax>three</xmax>"), "expected a number as bndbox/xmax, got 'three'"),
+        (("<name>cat</name>", "<name>unicorn</name>"), "expected one of the classes aeroplane, .*, got 'unicorn'"),
+        (("</annotation>", ""), "cannot be read as an annotation"),
+    ],
+)
+def test_bad_annotations_of_voc(tmp_path: Path, change: tuple[str, str], message: str) -> None:
+    path = tmp_path / "bad.xml"
+    path.write_text(XML.replace(*change))
+    with pytest.raises(ValueError, match=rf"bad.xml: {message}"):
+        read_voc(path)
+
+
+def test_bad_folders_of_voc(tmp_path: Path) -> None:
+    folder = voc_folder(tmp_path)
+    picture(folder / "JPEGImages" / "000003.jpg", 30, 30)
+    with pytest.raises(ValueError, match=r"000003.jpg: expected 40 x 30 pixels, as annotated, got 30 x 30"):
+        voc(folder, "test").read(0)
+    Image.new("L", (10, 30)).save(folder / "SegmentationClass" / "000003.png")
+    with pytest.raises(
+        ValueError, match=r"000003.png: expected a segmentation of the image's 40 x 30 pixels, got one of 10"
+    ):
+        voc(folder, "test", "segmentation").read(0)
+    (folder / "JPEGImages" / "000001.jpg").unlink()
+    with pytest.raises(ValueError, match=r"000001.jpg' is listed, and is not there"):
+        voc(folder)
+    (folder / "ImageSets" / "Main" / "val.txt").write_text("")
+    with pytest.raises(ValueError, match=r"val.txt lists no images"):
+        voc(folder, "test")
+    with pytest.raises(ValueError, match="task: expected one of detection, segmentation, got 'boxes'"):
+        voc(folder, task="boxes")
+
+
+def coco_folder(root: Path, annotations: list[dict[str, Any]]) -> Path:
+    images = [{"id": 7, "file_name": "7.jpg", "width": 40, "height": 30}]
+    categories = [{"id": 18, "name": "dog"}, {"id": 3, "name": "car"}]
+    listed = [{"id": k, "image_id": 7, **a} for k, a in enumerate(annotations)]
+    for part in ("train2017", "val2017"):
+        picture(root / part / "7.jpg")
+        path = root / "annotations" / f"instances_{part}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"images": images, "categories": categories, "annotations": listed}))
+    return root
+
+
+SQUARE = {"category_id": 18, "bbox": [2, 3, 10, 8], "area": 80, "segmentation": [[2, 3, 12, 3, 12, 11, 2, 11]]}
+
+
+def test_coco(tmp_path: Path) -> None:
+    pytest.importorskip("faster_coco_eval")
+    runs = [30 * 20 + 5, 10, 30 * 10 - 15]  # columns first: ten pixels of column 20
+    crowd = {"category_id": 3, "bbox": [20, 5, 1, 10], "area": 10, "iscrowd": 1}
+    crowd["segmentation"] = {"size": [30, 40], "counts": [*runs[:2], 30 * 40 - sum(runs[:2])]}
+    over = {**SQUARE, "category_id": 3, "bbox": [10, 3, 30.4, 2], "segmentation": [[10, 3, 40, 3, 40, 5, 10, 5]]}
+    empty = {**SQUARE, "bbox": [0, 0, 0, 5]}
+    folder = coco_folder(tmp_path, [SQUARE, crowd, over, empty])
+    splits = open_splits(f"coco:{folder}")
+    objects = splits.train.read(0).objects
+    assert objects is not None and splits.train.classes == ["car", "dog"]
+    assert objects.labels.tolist() == [1, 0, 0] and objects.crowd.tolist() == [False, True, False]
+    assert objects.boxes.tolist() == [[2, 3, 12, 11], [20, 5, 21, 15], [10, 3, 40, 5]]
+    segmented = coco(folder, "test", "segmentation").read(0).objects
+    assert segmented is not None and segmented.segmentation is not None
+    labels = segmented.segmentation
+    assert (labels[5:11, 2:12] == 2).all() and (labels[3:5, 12:40] == 1).all()
+    assert (labels[3:5, 10:12] == 255).all() and (labels[5:15, 20] == 255).all() and labels[20, 5] == 0
+
+
+def test_masks_of_coco() -> None:
+    coder = pytest.importorskip("faster_coco_eval").mask
+    mask = np.random.default_rng(0).random((9, 7)) < 0.5
+    packed = coder.encode(np.asfortranarray(mask.astype(np.uint8)))
+    assert np.array_equal(decode_mask({"size": [9, 7], "counts": packed["counts"]}, (9, 7)), mask)
+    flat = mask.T.ravel().astype(int)
+    runs = np.diff(np.concatenate([[0], np.flatnonzero(np.diff(flat, prepend=0)), [len(flat)]])).tolist()
+    assert np.array_equal(decode_mask({"size": [9, 7], "counts": runs}, (9, 7)), mask)
+    with pytest.raises(ValueError, match="a.jpg: expected a mask of the image's 8 x 9 pixels, got one of 7 x 9"):
+        decode_mask({"size": [9, 7], "counts": runs}, (9, 8), "a.jpg")
+    with pytest.raises(ValueError, match="expected polygons of at least three points"):
+        decode_mask([[1, 1, 4, 4]], (9, 7))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        ({"category_id": 5}, r"instances_train2017.json, annotation 0: expected one of the classes 3, 18, got 5"),
+        ({"image_id": 9}, "annotation 0 is of image 9, which is not listed"),
+        ({"bbox": [30, 3, 20, 8]}, r"7.jpg: expected boxes within the 40 x 30 pixels of the image, got \[30"),
+    ],
+)
+def test_bad_annotations_of_coco(tmp_path: Path, annotation: dict[str, Any], message: str) -> None:
+    folder = coco_folder(tmp_path, [{**SQUARE, **annotation}])
+    with pytest.raises(ValueError, match=message):
+        coco(folder).read(0)
+    with pytest.raises(ValueError, match=r"expected annotations/instances_val\*.json"):
+        coco(tmp_path / "train2017", "test")
+    path = folder / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps({"images": [], "categories": [], "annotations": []}))
+    with pytest.raises(ValueError, match=r"instances_train2017.json lists no images"):
+        coco(folder)
