@@ -38,6 +38,8 @@ EMOJI = {"size": 16, "channels": 3}
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "PixelCNN, binary digits": ("pixelcnn", "digits", {"size": 8}),
     "PixelCNN, one stack, binary digits": ("pixelcnn", "digits", {"size": 8, "gated": False}),
+    "PixelRNN, diagonal BiLSTM, binary digits": ("pixelrnn", "digits", {"size": 8}),
+    "PixelRNN, row LSTM, binary digits": ("pixelrnn", "digits", {"size": 8, "lstm": "row"}),
     "PixelCNN, emoji, 256 levels": ("pixelcnn", "emoji", {**EMOJI, "levels": 256, "width": 48, "dropout": 0.0}),
     "image GPT, emoji, 64 colours": ("igpt", "emoji", dict(EMOJI)),
     "WaveNet, spoken digits": ("wavenet", "spoken-digits", {}),

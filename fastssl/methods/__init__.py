@@ -38,6 +38,7 @@ from fastssl.methods.moco_v3 import MoCoV3
 from fastssl.methods.nade import NADE
 from fastssl.methods.nnclr import NNCLR
 from fastssl.methods.pixelcnn import PixelCNN
+from fastssl.methods.pixelrnn import PixelRNN
 from fastssl.methods.quick_thoughts import QuickThoughts
 from fastssl.methods.rbm import RBM
 from fastssl.methods.relative_patch import RelativePatch
@@ -93,6 +94,7 @@ METHODS: dict[str, type[Method]] = {
     "rbm": RBM,
     "nade": NADE,
     "pixelcnn": PixelCNN,
+    "pixelrnn": PixelRNN,
     "igpt": IGPT,
     "bert": BERT,
     "gpt": GPT,
@@ -190,6 +192,7 @@ __all__ = [
     "MoCo",
     "MoCoV3",
     "PixelCNN",
+    "PixelRNN",
     "QuickThoughts",
     "RelativePatch",
     "RotNet",

@@ -14,6 +14,7 @@ from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.nade import NADENetwork
 from fastssl.models.permutations import hamming, permutations
+from fastssl.models.pixel_rnn import PixelRNNNetwork
 from fastssl.models.pixels import PixelCNNNetwork, PixelNetwork
 from fastssl.models.raster import RasterNetwork
 from fastssl.models.rbm import RBMNetwork, RestrictedBoltzmannMachine
@@ -43,6 +44,7 @@ __all__ = [
     "PatchCNN",
     "PixelCNNNetwork",
     "PixelNetwork",
+    "PixelRNNNetwork",
     "Prototypes",
     "RBMNetwork",
     "RasterNetwork",

@@ -18,11 +18,13 @@ from fastssl.models import (
     ImageGPTNetwork,
     PixelCNNNetwork,
     PixelNetwork,
+    PixelRNNNetwork,
     WaveNetNetwork,
     build_audio,
     build_encoder,
 )
 from fastssl.models.drawing import draw
+from fastssl.models.pixel_rnn import _Diagonal, _RowLSTM
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_encoder, load_method, pretrain
 from tests.support.resuming import resumes_bit_for_bit
@@ -30,6 +32,8 @@ from tests.support.resuming import resumes_bit_for_bit
 PIXELS: dict[str, dict[str, Any]] = {
     "pixelcnn": {"name": "pixelcnn", "width": 6, "blocks": 2, "kernel": 3},
     "pixelcnn, one stack": {"name": "pixelcnn", "width": 6, "blocks": 2, "kernel": 3, "gated": False},
+    "pixelrnn": {"name": "pixelrnn", "width": 12, "blocks": 2, "kernel": 3},
+    "pixelrnn, rows": {"name": "pixelrnn", "width": 12, "blocks": 2, "kernel": 3, "lstm": "row"},
 }
 IMAGES = {**PIXELS, "igpt": {"name": "igpt", "width": 12, "blocks": 2, "heads": 2, "colors": 8, "channels": 1}}
 AUDIO: dict[str, dict[str, Any]] = {"wavenet": {"name": "wavenet", "levels": 16, "width": 6, "skip": 10, "depth": 3}}
@@ -71,18 +75,39 @@ def test_pixels_depend_on_those_before_alone(subject: str, channels: int) -> Non
     assert bool(found.any(1)[channels * 6 :].all())
 
 
-def test_the_blind_spot_of_one_stack_is_found_and_two_stacks_have_none() -> None:
+def test_the_blind_spots_of_one_stack_and_of_rows_are_found_and_two_stacks_have_none() -> None:
     """Of a pixel in the middle of the last row: with enough layers, all earlier pixels are in reach."""
     size, middle = 7, 7 * 6 + 3
     seen = {}
-    for subject in ("pixelcnn", "pixelcnn, one stack"):
-        network = pixels(subject, size, blocks=6).double()
+    for subject in PIXELS:
+        network = pixels(subject, size, blocks=1 if subject == "pixelrnn" else 6).double()
         images = torch.rand(4, 1, size, size, dtype=torch.float64) * 2 - 1
         seen[subject] = dependence(network, images)[middle, :middle]
     assert bool(seen["pixelcnn"].all())
-    blind = (~seen["pixelcnn, one stack"]).nonzero()[:, 0].tolist()
-    # A masked 3 x 3 kernel reaches one column to the right per row up: what is further right stays unseen.
-    assert blind == [r * size + c for r in range(size - 1) for c in range(size) if c - 3 > size - 1 - r]
+    # The states of the row above are those of features that do not see their own pixel: of the row's last pixel, none.
+    assert (~seen["pixelrnn"]).nonzero()[:, 0].tolist() == [size * (size - 1) - 1]
+    # A kernel of width 3 reaches one column to the right per row up: what is further right stays unseen.
+    unseen = [r * size + c for r in range(size - 1) for c in range(size) if c - 3 > size - 1 - r]
+    for subject in ("pixelcnn, one stack", "pixelrnn, rows"):
+        assert (~seen[subject]).nonzero()[:, 0].tolist() == unseen
+
+
+@pytest.mark.parametrize(("kind", "down", "tap"), [("row", True, 1), ("diagonal", False, 1)])
+def test_images_of_one_column_or_row_go_through_an_ordinary_lstm(kind: str, down: bool, tap: int) -> None:
+    torch.manual_seed(0)
+    ours: Any = {"row": _RowLSTM, "diagonal": _Diagonal}[kind](3, 5, 1).double()
+    peer = torch.nn.LSTM(3, 5, batch_first=True).double()
+    order = [1, 0, 3, 2]  # keep, write, show, new: of torch's input, forget, cell, output
+    for to, middle, of in (
+        (peer.weight_ih_l0, (ours.inputs.weight * ours.inputs.mask)[:, :, 0, ours.inputs.kernel_size[1] // 2], 3),
+        (peer.weight_hh_l0, ours.states.weight[:, :, tap], 5),
+    ):
+        to.data = middle.detach().reshape(4, 5, of)[order].flatten(0, 1)
+    peer.bias_ih_l0.data = ours.inputs.bias.detach().reshape(4, 5)[order].flatten()
+    peer.bias_hh_l0.data.zero_()
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    image = x.transpose(1, 2).unsqueeze(3 if down else 2)
+    torch.testing.assert_close(ours(image, None).flatten(2).transpose(1, 2), peer(x)[0])
 
 
 @pytest.mark.parametrize("dilations", [(1, 2, 4), (1, 2, 1)])
@@ -371,6 +396,9 @@ def test_short_signals_are_padded_and_the_padding_is_not_counted() -> None:
         (lambda: PixelCNNNetwork(8, 3, width=16), "width: expected a multiple of the 3 channels, got 16"),
         (lambda: PixelCNNNetwork(8, kernel=4), "kernel: expected an odd number, got 4"),
         (lambda: PixelCNNNetwork(8, blocks=0), "blocks: expected an integer from 1"),
+        (lambda: PixelRNNNetwork(8, width=7), "width: expected a multiple of 2, twice the channels, got 7"),
+        (lambda: PixelRNNNetwork(8, lstm="column"), "lstm: expected one of row, diagonal, got 'column'"),
+        (lambda: PixelRNNNetwork(8, dropout=1.0), r"dropout: expected a share in \[0, 1\), got 1"),
         (lambda: PixelCNNNetwork(0), "size: expected an integer from 1"),
         (lambda: pixels("pixelcnn").sample(0), "count: expected an integer from 1"),
         (lambda: pixels("pixelcnn").sample(1, label=0), "label: expected none, the network is not conditioned"),
