@@ -44,6 +44,7 @@ RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "image GPT, emoji, 64 colours": ("igpt", "emoji", dict(EMOJI)),
     "WaveNet, spoken digits": ("wavenet", "spoken-digits", {}),
     "WaveNet, tones": ("wavenet", "tones", {}),
+    "WaveRNN, 16 bits, spoken digits": ("wavernn", "spoken-digits", {}),
 }
 
 

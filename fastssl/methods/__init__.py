@@ -56,6 +56,7 @@ from fastssl.methods.text import TextMethod
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 from fastssl.methods.wavenet import WaveNet
+from fastssl.methods.wavernn import WaveRNN
 from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 
 # Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
@@ -103,6 +104,7 @@ METHODS: dict[str, type[Method]] = {
     "quick-thoughts": QuickThoughts,
     "sim-cse": SimCSE,
     "wavenet": WaveNet,
+    "wavernn": WaveRNN,
 }
 
 
@@ -208,6 +210,7 @@ __all__ = [
     "Transformation",
     "VICReg",
     "WaveNet",
+    "WaveRNN",
     "Word2Vec",
     "WordProgress",
     "get",

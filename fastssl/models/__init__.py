@@ -24,6 +24,7 @@ from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
 from fastssl.models.wave import WaveNetNetwork
+from fastssl.models.wave_rnn import WaveRNNNetwork
 from fastssl.models.word_vectors import UnknownWordError, WordVectors
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "UnknownWordError",
     "ViT",
     "WaveNetNetwork",
+    "WaveRNNNetwork",
     "WordVectors",
     "as_encoder",
     "build_audio",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl.data import ArraySource, Item, Signals, inverse_mu_law, mu_law, tones
+from fastssl.data.signals import inverse_pcm, pcm
 from fastssl.methods import IGPT, METHODS, AudioMethod, Method, PixelCNN, WaveNet, get
 from fastssl.models import (
     ImageGPTNetwork,
@@ -20,6 +21,7 @@ from fastssl.models import (
     PixelNetwork,
     PixelRNNNetwork,
     WaveNetNetwork,
+    WaveRNNNetwork,
     build_audio,
     build_encoder,
 )
@@ -36,7 +38,10 @@ PIXELS: dict[str, dict[str, Any]] = {
     "pixelrnn, rows": {"name": "pixelrnn", "width": 12, "blocks": 2, "kernel": 3, "lstm": "row"},
 }
 IMAGES = {**PIXELS, "igpt": {"name": "igpt", "width": 12, "blocks": 2, "heads": 2, "colors": 8, "channels": 1}}
-AUDIO: dict[str, dict[str, Any]] = {"wavenet": {"name": "wavenet", "levels": 16, "width": 6, "skip": 10, "depth": 3}}
+AUDIO: dict[str, dict[str, Any]] = {
+    "wavenet": {"name": "wavenet", "levels": 16, "width": 6, "skip": 10, "depth": 3},
+    "wavernn": {"name": "wavernn", "bits": 4, "width": 12},
+}
 
 
 def pixels(subject: str, size: int = 4, **options: Any) -> PixelNetwork:
@@ -45,10 +50,10 @@ def pixels(subject: str, size: int = 4, **options: Any) -> PixelNetwork:
     return network  # type: ignore[no-any-return]
 
 
-def audio(subject: str = "wavenet", **options: Any) -> WaveNetNetwork:
+def audio(subject: str = "wavenet", **options: Any) -> Any:
     torch.manual_seed(0)
     network: Any = build_audio({**AUDIO[subject], **options})
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 # Causality.
@@ -124,6 +129,21 @@ def test_samples_depend_on_those_of_the_receptive_field_alone(dilations: tuple[i
         assert depends == [0 <= t - s < network.receptive for s in range(length)]
 
 
+def test_parts_of_samples_depend_on_those_before_alone() -> None:
+    """Input t is both parts of code t - 1, and the coarse part of code t, which the fine part alone sees."""
+    network: Any = audio("wavernn").double()
+    codes, inputs = torch.randint(0, 16, (8, 6)), []
+    scaled = network.scaled
+    network.scaled = lambda parts: inputs.append(scaled(parts).requires_grad_()) or inputs[0]
+    logits = network(codes)
+    for t, k in itertools.product(range(6), range(2)):
+        (slope,) = torch.autograd.grad(logits[:, k, :, t].square().sum(), inputs[0], retain_graph=True)
+        depends = slope.abs().sum(0) > 0
+        expected = torch.arange(6)[:, None].expand(6, 3) <= t
+        expected = expected & ~((torch.arange(6)[:, None] == t) & torch.tensor([False, False, k == 0]))
+        assert torch.equal(depends, expected)
+
+
 def test_colors_depend_on_those_before_alone() -> None:
     network: Any = pixels("igpt", 4).double()
     images, embedded = torch.rand(4, 1, 4, 4, dtype=torch.float64) * 2 - 1, []
@@ -195,6 +215,26 @@ def test_waveforms_are_drawn_as_often_as_they_are_probable(backend: str, tempera
     assert surprise(np.bincount(drawn, minlength=16), 4000 * share) < 4
 
 
+@pytest.mark.parametrize("classes", [0, 2])
+def test_samples_in_two_parts_are_drawn_as_often_as_they_are_probable(classes: int) -> None:
+    network = audio("wavernn", bits=2, classes=classes)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.8)
+    codes = torch.tensor(list(itertools.product(range(4), repeat=2)))
+    label = 1 if classes else None
+    labels = torch.ones(16, dtype=torch.int64) if classes else None
+    logits = network(codes, labels).double().log_softmax(2)
+    parts = torch.stack([codes // 2, codes % 2], 1)
+    steps = logits.gather(2, parts[:, :, None])[:, :, 0].sum(1)
+    share = steps.sum(1).exp().detach().numpy()
+    assert share.sum() == pytest.approx(1, abs=1e-6) and share.max() > 0.1
+    for reduction, expected in (("sum", -steps.sum()), ("mean", -steps.mean())):
+        found = network.loss(codes, labels, reduction=reduction)
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    made = network.sample(4000, 2, seed=5, label=label)
+    assert surprise(np.bincount(made @ np.array([4, 1]), minlength=16), 4000 * share) < 4
+
+
 # Sampling with what is known of the values before.
 
 
@@ -240,6 +280,25 @@ def test_queues_predict_what_the_whole_network_predicts(width: int, skip: int, l
                 np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=2e-6)
     finally:
         extension.instruction_set(chosen)
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_kept_states_predict_what_the_whole_network_predicts(classes: int) -> None:
+    """The whole network is torch's GRU, a step the paper's formula."""
+    network = audio("wavernn", bits=8, classes=classes).double()
+    codes = np.random.default_rng(0).integers(0, 256, (3, 24)).astype(np.int32)
+    with torch.no_grad():
+        labels = torch.ones(3, dtype=torch.int64) if classes else None
+        whole = network(torch.from_numpy(codes).long(), labels).permute(0, 3, 1, 2).numpy()
+    sampler = network.sampler(3, 1 if classes else None)
+    for part in (slice(0, 10), slice(10, 24)):
+        logits = np.zeros((3, part.stop - part.start, 2, 16))
+        sampler.run(np.ascontiguousarray(codes[:, part]), part.stop - part.start, 1.0, 0, logits)
+        np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=1e-12)
+    many, few = network.sample(5, 20, seed=9), network.sample(2, 20, seed=9)
+    assert np.array_equal(many[:2], few)
+    primed = network.sample(2, 15, prompt=many[0, :5], seed=9)
+    assert np.array_equal(primed[0], many[0])
 
 
 def test_a_row_is_the_same_with_any_number_of_rows_and_threads() -> None:
@@ -406,6 +465,11 @@ def test_short_signals_are_padded_and_the_padding_is_not_counted() -> None:
         (lambda: pixels("pixelcnn").sample(1, temperature=-1.0), "temperature: expected a number >= 0, got -1"),
         (lambda: WaveNetNetwork(levels=300), "levels: expected an integer from 2 to 256, got 300"),
         (lambda: WaveNetNetwork(cycle=0), "cycle: expected an integer from 1"),
+        (lambda: WaveRNNNetwork(bits=5), "bits, width: expected even numbers, got 5 and 128"),
+        (lambda: WaveRNNNetwork(bits=18), "bits: expected an integer from 2 to 16, got 18"),
+        (lambda: audio("wavernn").sample(1, 5, prompt=np.array([16])), "prompt: expected codes from 0 to 15"),
+        (lambda: audio("wavernn").sample(1, 5, label=0), "label: expected none, the network is not conditioned"),
+        (lambda: pcm(np.array([1.5])), r"signal: expected samples in \[-1, 1\], got one of magnitude 1.5"),
         (lambda: build_audio({"name": "wavnet"}), "network: expected one of wavenet.*got 'wavnet'"),
         (lambda: build_audio({"name": "wavenet", "heads": 2}), "network: wavenet has no option heads"),
         (lambda: audio().sample(1, 0), "steps: expected an integer from 1"),
@@ -445,6 +509,15 @@ def test_other_networks_and_items_are_named() -> None:
             method.examples([item], 0)
     with pytest.raises(ValueError, match="labels: expected 0 to 1 with each item"):
         WaveNet(audio(classes=2), window=8).examples([Item(signal=good)], 0)
+
+
+def test_codes_of_equal_steps_are_undone() -> None:
+    samples = np.arange(-32768, 32768)
+    assert np.array_equal(pcm(samples / 32768), samples + 32768)  # those of a WAV file of 16 bits
+    for levels in (2, 16, 1 << 16):
+        codes = np.arange(levels)
+        assert np.array_equal(pcm(inverse_pcm(codes, levels), levels), codes)
+    assert pcm(np.array([-1.0, 1.0]), 16).tolist() == [0, 15]
 
 
 def test_mu_law_has_small_relative_errors_and_is_undone() -> None:
