@@ -166,7 +166,7 @@ def pretrain(
     network: Annotated[
         str | None,
         typer.Option(
-            help="Of texts: bert, gpt2, t5, bart; transformer needs no extra. Of waveforms: wavenet, wavernn."
+            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer. Of waveforms: wavenet, wavernn."
         ),
     ] = None,
     tokenizer: Annotated[

@@ -25,6 +25,7 @@ from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.density import DensityMethod
 from fastssl.methods.dino import DINO
+from fastssl.methods.electra import ELECTRA
 from fastssl.methods.gpt import GPT
 from fastssl.methods.igpt import IGPT
 from fastssl.methods.image import ImageMethod
@@ -58,6 +59,7 @@ from fastssl.methods.vicreg import VICReg
 from fastssl.methods.wavenet import WaveNet
 from fastssl.methods.wavernn import WaveRNN
 from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
+from fastssl.methods.xlnet import XLNet
 
 # Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
 METHODS: dict[str, type[Method]] = {
@@ -98,6 +100,8 @@ METHODS: dict[str, type[Method]] = {
     "pixelrnn": PixelRNN,
     "igpt": IGPT,
     "bert": BERT,
+    "electra": ELECTRA,
+    "xlnet": XLNet,
     "gpt": GPT,
     "t5": T5,
     "bart": BART,
@@ -114,7 +118,7 @@ def methods_of(field: str) -> dict[str, type[Method]]:
     Example:
         >>> from fastssl.methods import methods_of
         >>> list(methods_of("tokens"))
-        ['bert', 'gpt', 't5', 'bart', 'quick-thoughts', 'sim-cse']
+        ['bert', 'electra', 'xlnet', 'gpt', 't5', 'bart', 'quick-thoughts', 'sim-cse']
     """
     return {name: kind for name, kind in METHODS.items() if field in kind.needs}
 
@@ -168,6 +172,7 @@ __all__ = [
     "CMC",
     "CPC",
     "DINO",
+    "ELECTRA",
     "GPT",
     "IGPT",
     "IMAX",
@@ -213,6 +218,7 @@ __all__ = [
     "WaveRNN",
     "Word2Vec",
     "WordProgress",
+    "XLNet",
     "get",
     "image_method",
     "load_word_vectors",
