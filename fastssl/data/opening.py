@@ -58,6 +58,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "verses-en": verses,
     "verses-es": lambda: verses("es"),
     "verses-en-es": lambda: verses("en-es"),
+    "verses-es-en": lambda: verses("es-en"),
     "glosses": glosses,
     "glosses-train": lambda: glosses("train"),
 }
@@ -88,7 +89,7 @@ def open(
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
               "digits", "stereograms"; of signals: "tones", "spoken-digits"; of texts: "sotu", "verses-en", "verses-es",
-              "verses-en-es", "glosses", "glosses-train" (without the 4,000 to classify);
+              "verses-en-es", "verses-es-en", "glosses", "glosses-train" (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
             - a token file (``.tok``, written by ``fastssl tokenize``);

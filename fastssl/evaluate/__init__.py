@@ -21,11 +21,13 @@ from fastssl.evaluate.measures import (
     uniformity,
 )
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
+from fastssl.evaluate.overlap import TextScores, rouge_l, text_scores
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
 from fastssl.evaluate.sentences import next_sentence
 from fastssl.evaluate.stereograms import disparity_correlation
 from fastssl.evaluate.text_labels import few_text_labels
+from fastssl.evaluate.translation import TranslationTuning, finetune_translation
 from fastssl.evaluate.whitening import whitening
 from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
@@ -38,6 +40,8 @@ __all__ = [
     "FeatureFile",
     "FineTuning",
     "TextFineTuning",
+    "TextScores",
+    "TranslationTuning",
     "alignment",
     "class_embeddings",
     "clustering_scores",
@@ -59,6 +63,7 @@ __all__ = [
     "few_text_labels",
     "finetune",
     "finetune_text",
+    "finetune_translation",
     "gloss_classes",
     "kmeans",
     "knn_accuracy",
@@ -76,7 +81,9 @@ __all__ = [
     "read_features",
     "recall_at",
     "retrieval_scores",
+    "rouge_l",
     "spearman",
+    "text_scores",
     "top_1",
     "uniformity",
     "whitening",
