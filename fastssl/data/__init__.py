@@ -21,6 +21,7 @@ from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.stereograms import Stereograms, stereograms
 from fastssl.data.tables import table
+from fastssl.data.tagged import Tagged, capitals, read_conll
 from fastssl.data.text_files import text8, text_corpus, wikitext
 from fastssl.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from fastssl.data.tokens import TokenError, TokenFile, tokenize_corpus
@@ -51,6 +52,7 @@ __all__ = [
     "Splits",
     "Stereograms",
     "Subset",
+    "Tagged",
     "TokenBatch",
     "TokenError",
     "TokenFile",
@@ -58,6 +60,7 @@ __all__ = [
     "WavSource",
     "Window",
     "Windows",
+    "capitals",
     "digits",
     "divide",
     "emoji",
@@ -72,6 +75,7 @@ __all__ = [
     "pack",
     "pack_source",
     "prefetch_items",
+    "read_conll",
     "read_image",
     "read_wav",
     "sentences",

@@ -6,6 +6,7 @@ from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune
+from fastssl.evaluate.finetune_tags import finetune_tags
 from fastssl.evaluate.finetune_text import TextFineTuning, finetune_text
 from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
@@ -62,6 +63,7 @@ __all__ = [
     "few_labels",
     "few_text_labels",
     "finetune",
+    "finetune_tags",
     "finetune_text",
     "finetune_translation",
     "gloss_classes",
