@@ -12,7 +12,8 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl.distributed.shards import unsharded
 from fastssl.models.drawing import checked, draw
-from fastssl.models.wave import IGNORED, AudioNetwork
+from fastssl.models.wave import IGNORED, AudioNetwork, use_kernel
+from fastssl.ops import extension
 
 SAMPLE = 3  # inputs of a sample: coarse and fine part of the one before, coarse part of its own
 
@@ -114,9 +115,40 @@ class WaveRNNNetwork(AudioNetwork):
         return total
 
     def sampler(self, rows: int, label: int | None = None, backend: str | None = None) -> Any:
-        if backend not in (None, "reference"):
-            raise ValueError(f"backend: expected 'reference' or None, got {backend!r}")
-        return _Steps(self, rows, label)
+        fused = use_kernel(self.gru.weight_hh_l0, backend)
+        return _fused(self, rows, label) if fused else _Steps(self, rows, label)
+
+
+@torch.no_grad()
+def _fused(network: WaveRNNNetwork, rows: int, label: int | None) -> Any:
+    """The kernel with a copy of the weights, [inputs, outputs] each; outputs of the gates: halves x gates x units."""
+    assert extension._C is not None
+    gru, half = network.gru, network.dim // 2
+
+    def gates(weight: Tensor) -> np.ndarray:
+        """Gates [3 D, ...] to halves x gates x units, the last dimension."""
+        ordered = weight.unflatten(0, (3, 2, half)).transpose(0, 1).flatten(0, 2)
+        return np.ascontiguousarray(ordered.movedim(0, -1).numpy())
+
+    def packed(tensors: list[Tensor]) -> np.ndarray:
+        return np.ascontiguousarray(torch.stack(tensors).numpy())
+
+    inputs, bias = gru.weight_ih_l0 * network.mask, gru.bias_ih_l0
+    if network.classes:
+        bias = bias + inputs[:, SAMPLE + (network.classes if label is None else label)]
+    middles: Any = network.middles
+    lasts: Any = network.lasts
+    return extension._C.GruSampler(
+        gates(gru.weight_hh_l0),
+        gates(gru.bias_hh_l0),
+        gates(inputs[:, :SAMPLE]),
+        gates(bias),
+        packed([layer.weight.T for layer in middles]),
+        packed([layer.bias for layer in middles]),
+        packed([layer.weight.T for layer in lasts]),
+        packed([layer.bias for layer in lasts]),
+        rows,
+    )
 
 
 class _Steps:

@@ -215,8 +215,9 @@ def test_waveforms_are_drawn_as_often_as_they_are_probable(backend: str, tempera
     assert surprise(np.bincount(drawn, minlength=16), 4000 * share) < 4
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("classes", [0, 2])
-def test_samples_in_two_parts_are_drawn_as_often_as_they_are_probable(classes: int) -> None:
+def test_samples_in_two_parts_are_drawn_as_often_as_they_are_probable(classes: int, backend: str) -> None:
     network = audio("wavernn", bits=2, classes=classes)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.8)
@@ -231,7 +232,7 @@ def test_samples_in_two_parts_are_drawn_as_often_as_they_are_probable(classes: i
     for reduction, expected in (("sum", -steps.sum()), ("mean", -steps.mean())):
         found = network.loss(codes, labels, reduction=reduction)
         assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
-    made = network.sample(4000, 2, seed=5, label=label)
+    made = network.sample(4000, 2, seed=5, label=label, backend=backend)
     assert surprise(np.bincount(made @ np.array([4, 1]), minlength=16), 4000 * share) < 4
 
 
@@ -295,10 +296,37 @@ def test_kept_states_predict_what_the_whole_network_predicts(classes: int) -> No
         logits = np.zeros((3, part.stop - part.start, 2, 16))
         sampler.run(np.ascontiguousarray(codes[:, part]), part.stop - part.start, 1.0, 0, logits)
         np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=1e-12)
-    many, few = network.sample(5, 20, seed=9), network.sample(2, 20, seed=9)
-    assert np.array_equal(many[:2], few)
-    primed = network.sample(2, 15, prompt=many[0, :5], seed=9)
-    assert np.array_equal(primed[0], many[0])
+
+
+@pytest.mark.parametrize(("bits", "width", "classes"), [(2, 2, 0), (8, 34, 3), (16, 128, 0)])
+def test_the_fused_step_predicts_what_the_whole_network_predicts(bits: int, width: int, classes: int) -> None:
+    """On all instruction sets, for any number of rows and threads, in several calls."""
+    network = audio("wavernn", bits=bits, width=width, classes=classes)
+    label, labels = (1, torch.ones(7, dtype=torch.int64)) if classes else (None, None)
+    codes = np.random.default_rng(0).integers(0, network.levels, (7, 24)).astype(np.int32)
+    with torch.no_grad():
+        whole = network(torch.from_numpy(codes).long(), labels).permute(0, 3, 1, 2).numpy()
+    chosen, threads = extension.instruction_set(), torch.get_num_threads()
+    try:
+        for instructions in extension.instruction_sets():
+            extension.instruction_set(instructions)
+            sampler = network.sampler(7, label, "cpu")
+            for part in (slice(0, 10), slice(10, 24)):
+                given = np.ascontiguousarray(codes[:, part])
+                logits = np.zeros((*given.shape, 2, network.values), np.float32)
+                sampler.run(given, given.shape[1], 1.0, 0, logits)
+                np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=2e-6)
+            many = network.sample(7, 20, seed=9, label=label, backend="cpu")
+            torch.set_num_threads(3)
+            assert np.array_equal(network.sample(7, 20, seed=9, label=label), many)
+            torch.set_num_threads(threads)
+            assert np.array_equal(network.sample(2, 20, seed=9, label=label), many[:2])
+            primed = network.sample(2, 15, prompt=many[0, :5], seed=9, label=label)
+            assert np.array_equal(primed[0], many[0])
+    finally:
+        extension.instruction_set(chosen)
+        torch.set_num_threads(threads)
+    assert (network.sample(7, 20, seed=9, label=label, backend="reference") == many).mean() > 0.9
 
 
 def test_a_row_is_the_same_with_any_number_of_rows_and_threads() -> None:
@@ -468,6 +496,13 @@ def test_short_signals_are_padded_and_the_padding_is_not_counted() -> None:
         (lambda: WaveRNNNetwork(bits=5), "bits, width: expected even numbers, got 5 and 128"),
         (lambda: WaveRNNNetwork(bits=18), "bits: expected an integer from 2 to 16, got 18"),
         (lambda: audio("wavernn").sample(1, 5, prompt=np.array([16])), "prompt: expected codes from 0 to 15"),
+        (lambda: audio("wavernn").double().sample(1, 5, backend="cpu"), "backend: the weights are torch.float64"),
+        (
+            lambda: (
+                audio("wavernn").sampler(2).run(np.zeros((2, 5), np.int32), 5, 1.0, 0, np.zeros((2, 5, 4), np.float32))
+            ),
+            r"logits: expected floats \[2, 5, 2, 4\]",
+        ),
         (lambda: audio("wavernn").sample(1, 5, label=0), "label: expected none, the network is not conditioned"),
         (lambda: pcm(np.array([1.5])), r"signal: expected samples in \[-1, 1\], got one of magnitude 1.5"),
         (lambda: build_audio({"name": "wavnet"}), "network: expected one of wavenet.*got 'wavnet'"),
