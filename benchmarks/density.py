@@ -68,10 +68,9 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
         {"lr": 5e-3, "weight_decay": 0.3, "width": 48},
         {"lr": 5e-3, "weight_decay": 0.3, "width": 48, "blocks": 1},
         {"lr": 5e-3, "weight_decay": 0.3, "blocks": 3},
+        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 4},
+        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 3, "width": 48},
         {"lr": 5e-3, "weight_decay": 0.3, "dropout": 0.2},
-        {"lr": 5e-3, "weight_decay": 0.3, "width": 64, "dropout": 0.4},
-        {"lr": 5e-3, "weight_decay": 0.3, "kernel": 7},
-        {"lr": 5e-3, "weight_decay": 0.3, "epochs": 100},
     ],
 }
 FIELDS = {field.name for field in fields(Pretraining)}
