@@ -1,8 +1,9 @@
 """Early models of binary data: kernels against eager PyTorch, and likelihoods of held-out digits.
 
-python benchmarks/density.py [kernels] [likelihoods] [imax] [--page]
+python benchmarks/density.py [kernels] [likelihoods] [imax] [--choose MODEL ...] [--page]
 
-``kernels``: alternating pairs in one process, with 2 threads. ``likelihoods``: the recipes of ``fastssl pretrain`` on the
+``--choose``: scores the candidates of a recipe (:data:`CANDIDATES`) on a fifth of the training split, which it does not
+train on; the best are the recipes in fastssl/train/recipes. Held-out digits play no part in it. ``kernels``: alternating pairs in one process, with 2 threads. ``likelihoods``: the recipes of ``fastssl pretrain`` on the
 training split of the binary digits, with one thread. ``imax``: correlation with the disparity of unseen stereograms. Adds to
 benchmarks/results/density.json; ``--page`` writes the tables of docs/early-works.md.
 """
@@ -10,9 +11,12 @@ benchmarks/results/density.json; ``--page`` writes the tables of docs/early-work
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import tempfile
 import time
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ import fastssl.functional as F
 from fastssl.bench.harness import as_dict, compare, machine
 from fastssl.bench.run import write_atomically
 from fastssl.data import open_splits, stereograms
+from fastssl.data.splits import divide
 from fastssl.evaluate import evaluate_density
 from fastssl.evaluate.stereograms import disparity_correlation
 from fastssl.methods import IMAX
@@ -45,7 +50,57 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "DBN, 2 x 128 hidden": ("rbm", {"width": 128, "blocks": 2}, {}),
     "NADE, 128 hidden": ("nade", {"width": 128}, {}),
     "NADE, 128 hidden, 8 orders": ("nade", {"width": 128, "orders": 8}, {}),
+    "PixelCNN": ("pixelcnn", {}, {}),
 }
+
+
+def _grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
+    return [dict(zip(values, point)) for point in itertools.product(*values.values())]
+
+
+# Model -> what is tried instead of its recipe: fields of Pretraining, others are options of the network.
+CANDIDATES: dict[str, list[dict[str, Any]]] = {
+    "rbm": _grid(lr=(0.02, 0.05, 0.1), weight_decay=(1e-4, 1e-3), epochs=(60, 120)),
+    "nade": _grid(lr=(5e-3, 1e-2), weight_decay=(1e-2, 0.1, 0.3), epochs=(50, 100)),
+    "pixelcnn": [
+        {"lr": 1e-2, "weight_decay": 0.05},
+        *_grid(lr=(3e-3, 5e-3), weight_decay=(0.3, 1.0)),
+        {"lr": 5e-3, "weight_decay": 0.3, "width": 48},
+        {"lr": 5e-3, "weight_decay": 0.3, "width": 48, "blocks": 1},
+        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 3},
+        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 4},
+        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 3, "width": 48},
+        {"lr": 5e-3, "weight_decay": 0.3, "dropout": 0.2},
+    ],
+}
+FIELDS = {field.name for field in fields(Pretraining)}
+
+
+def train(method: str, source: Any, arguments: dict[str, Any], changes: dict[str, Any]) -> Any:
+    """A model with its recipe for the digits, but for ``changes``."""
+    settings = recipe(method, len(source), embedded="digits")
+    own = {key: value for key, value in changes.items() if key in FIELDS}
+    network = {key: value for key, value in changes.items() if key not in FIELDS}
+    encoder = {"name": method, "size": settings.size, **settings.network, **network}
+    options = Pretraining(**{**settings.options, **own})
+    with tempfile.TemporaryDirectory() as out:
+        return pretrain(method, source, options, out=out, encoder=encoder, method_options=arguments)
+
+
+def choose(model: str, save: Any) -> None:
+    """Nats of every candidate on the validation part."""
+    torch.set_num_threads(1)
+    parts = divide(open_splits("digits").train, seed=1)
+    size = {"width": 128} if model in ("rbm", "nade") else {}
+    found = []
+    for candidate in CANDIDATES[model]:
+        began = time.perf_counter()
+        made = train(model, parts.train, {}, {**size, **candidate})
+        table = evaluate_density(made, parts.test, parts.train)
+        nats = table[next(iter(table))]["pretrained"]
+        found.append({**candidate, "nats": nats, "seconds": time.perf_counter() - began})
+        print(model, found[-1], flush=True)
+        save(model, sorted(found, key=lambda row: row["nats"]))
 
 
 def eager_nade(v: Tensor, w: Tensor, o: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -92,15 +147,10 @@ def likelihoods() -> dict[str, Any]:
     task, found = open_splits("digits"), {}
     torch.set_num_threads(1)  # networks this small gain nothing from several
     for name, (method, network, arguments) in MODELS.items():
-        settings = recipe(method, len(task.train), embedded="digits")
-        encoder = {"name": method, "size": settings.size, **network}
         began = time.perf_counter()
-        with tempfile.TemporaryDirectory() as out:
-            model = pretrain(
-                method, task.train, Pretraining(**settings.options), out=out, encoder=encoder, method_options=arguments
-            )
+        model = train(method, task.train, arguments, network)
         seconds = time.perf_counter() - began
-        table = evaluate_density(model, task.test, task.train)  # type: ignore[arg-type]
+        table = evaluate_density(model, task.test, task.train)
         measure = next(iter(table))
         error = table.get(measure + "_std", {}).get("pretrained", 0.0)
         baselines = {row: value for row, value in table[measure].items() if row != "pretrained"}
@@ -167,10 +217,18 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["kernels", "likelihoods", "imax", []])
+    parser.add_argument("--choose", nargs="*", choices=list(CANDIDATES), default=[])
     parser.add_argument("--page", action="store_true", help="write the tables of docs/early-works.md")
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+    def save(model: str, found: Any) -> None:
+        results.setdefault("chosen", {})[model] = found
+        write_atomically(RESULTS, json.dumps(results, indent=1))
+
+    for model in arguments.choose:
+        choose(model, save)
     for part in arguments.parts:
         results[part] = {"kernels": kernels, "likelihoods": likelihoods, "imax": imax}[part]()
         results["machine"] = machine()["cpu"]

@@ -1,8 +1,8 @@
-"""WaveNet's sampling, and likelihoods of pixels and waveforms.
+"""Sampling of WaveNet and WaveRNN, and likelihoods of pixels and waveforms.
 
-python benchmarks/generation.py [sampling] [likelihood] [--minutes M] [--page]
+python benchmarks/generation.py [sampling] [recurrent] [likelihood] [--minutes M] [--page]
 
-``sampling``: codes per second of the whole network per code, of queues in torch operations and of the fused step, in
+``recurrent``: codes per second of WaveRNN in torch operations and of the fused step. ``sampling``: codes per second of the whole network per code, of queues in torch operations and of the fused step, in
 alternating rounds on one thread. ``likelihood``: runs of M minutes (default 2) on the embedded data, scored on the test
 split. Adds to benchmarks/results/generation.json; ``--page`` writes the tables of docs/generation.md.
 """
@@ -32,16 +32,19 @@ from fastssl.train import Pretraining, pretrain, recipe
 ROOT = Path(__file__).parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results" / "generation.json", ROOT / "docs" / "generation.md"
 ROUNDS, ROWS = 5, 16
-CODES = {"whole network": 4, "queues": 100, "fused step": 8000}  # per round
+CODES = {"whole network": 4, "queues": 100, "torch operations": 100, "fused step": 8000}  # per round
 EMOJI = {"size": 16, "channels": 3}
 # Name of a row -> method, data, options of its network.
 RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "PixelCNN, binary digits": ("pixelcnn", "digits", {"size": 8}),
     "PixelCNN, one stack, binary digits": ("pixelcnn", "digits", {"size": 8, "gated": False}),
+    "PixelRNN, diagonal BiLSTM, binary digits": ("pixelrnn", "digits", {"size": 8}),
+    "PixelRNN, row LSTM, binary digits": ("pixelrnn", "digits", {"size": 8, "lstm": "row"}),
     "PixelCNN, emoji, 256 levels": ("pixelcnn", "emoji", {**EMOJI, "levels": 256, "width": 48, "dropout": 0.0}),
     "image GPT, emoji, 64 colours": ("igpt", "emoji", dict(EMOJI)),
     "WaveNet, spoken digits": ("wavenet", "spoken-digits", {}),
     "WaveNet, tones": ("wavenet", "tones", {}),
+    "WaveRNN, 16 bits, spoken digits": ("wavernn", "spoken-digits", {}),
 }
 
 
@@ -65,6 +68,28 @@ def sampling() -> dict[str, Any]:
             _codes(ROWS, count // ROWS), 0, 1.0, 0
         ),
     }
+    return _rates(ways)
+
+
+def recurrent_sampling() -> dict[str, Any]:
+    """The same of WaveRNN, whose whole network is a step already."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network: Any = build_audio({"name": "wavernn"}).eval()
+
+    def step(backend: str, rows: int = 1) -> Any:
+        return lambda count: network.sampler(rows, backend=backend).run(_codes(rows, count // rows), 0, 1.0, 0)
+
+    return _rates(
+        {
+            "torch operations": step("reference"),
+            "fused step": step("cpu"),
+            f"fused step, {ROWS} rows": step("cpu", ROWS),
+        }
+    )
+
+
+def _rates(ways: dict[str, Any]) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(ROUNDS + 1):
         for name, sample in ways.items():
@@ -73,7 +98,7 @@ def sampling() -> dict[str, Any]:
             sample(count)
             if turn:  # the first is for warming up
                 rates[name].append(count / (time.perf_counter() - began))
-    first = rates["whole network"]
+    first = rates[next(iter(ways))]
     return {
         name: {
             "codes per second": statistics.median(found),
@@ -104,11 +129,16 @@ def likelihood(minutes: float, save: Any) -> None:
 
 def page(results: dict[str, Any]) -> str:
     """The tables."""
-    parts = " ".join(part for part in ("sampling", "likelihood") if part in results)
+    parts = " ".join(part for part in ("sampling", "recurrent", "likelihood") if part in results)
     lines = [f"{results['machine']}; `python benchmarks/generation.py {parts} --page` repeats it.", ""]
     if "sampling" in results:
         lines += ["| WaveNet, 20 layers, one thread | codes per second | times the whole network |", "|---|---|---|"]
         for name, row in results["sampling"].items():
+            lines.append(f"| {name} | {row['codes per second']:,.0f} | {row['ratio']:,.0f} |")
+        lines.append("")
+    if "recurrent" in results:
+        lines += ["| WaveRNN, 128 units, one thread | codes per second | times torch operations |", "|---|---|---|"]
+        for name, row in results["recurrent"].items():
             lines.append(f"| {name} | {row['codes per second']:,.0f} | {row['ratio']:,.0f} |")
         lines.append("")
     if "likelihood" in results:
@@ -129,7 +159,7 @@ def page(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("parts", nargs="*", choices=["sampling", "likelihood", []])
+    parser.add_argument("parts", nargs="*", choices=["sampling", "recurrent", "likelihood", []])
     parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
@@ -147,6 +177,10 @@ def main() -> None:
     if "sampling" in given.parts:
         results["sampling"] = sampling()
         print(json.dumps(results["sampling"], indent=1))
+        write()
+    if "recurrent" in given.parts:
+        results["recurrent"] = recurrent_sampling()
+        print(json.dumps(results["recurrent"], indent=1))
         write()
     if "likelihood" in given.parts:
         likelihood(given.minutes, save)

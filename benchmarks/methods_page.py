@@ -124,7 +124,7 @@ print(linear_probe(features, labels, range(half), range(half, len(signals))))
 
 OPTIONS = {
     "rbm": 'epochs=20, batch_size=32, lr=0.05, optimizer="sgd"',
-    **dict.fromkeys(("igpt", "pixelcnn"), "epochs=20, batch_size=32, lr=1e-3"),
+    **dict.fromkeys(("igpt", "pixelcnn", "pixelrnn"), "epochs=20, batch_size=32, lr=1e-3"),
 }
 # Arguments of the examples besides the encoder, for methods that need them on small images.
 ARGUMENTS = {
@@ -139,7 +139,7 @@ ARGUMENTS = {
 
 
 # Options of the networks of distributions, besides size and width.
-DENSITIES = {"igpt": ', "colors": 16, "channels": 3', "pixelcnn": ', "dropout": 0.3'}
+DENSITIES = {"igpt": ', "colors": 16, "channels": 3', **dict.fromkeys(("pixelcnn", "pixelrnn"), ', "dropout": 0.3')}
 
 
 def _settings(kind: Any) -> list[str]:

@@ -53,6 +53,25 @@ class WaveSampler:
     @property
     def position(self) -> int: ...
 
+class GruSampler:
+    def __init__(
+        self,
+        recurrent: np.ndarray,
+        recurrent_bias: np.ndarray,
+        inputs: np.ndarray,
+        inputs_bias: np.ndarray,
+        middles: np.ndarray,
+        middle_biases: np.ndarray,
+        lasts: np.ndarray,
+        last_biases: np.ndarray,
+        rows: int,
+    ) -> None: ...
+    def run(
+        self, codes: np.ndarray, given: int, temperature: float, seed: int, logits: np.ndarray | None = None
+    ) -> None: ...
+    @property
+    def position(self) -> int: ...
+
 class WordCounter:
     def add_text(self, text: str, letters: bytes) -> np.ndarray: ...
     def add_words(self, words: list[str]) -> np.ndarray: ...

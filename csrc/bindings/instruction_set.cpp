@@ -71,6 +71,7 @@ extern const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA);
 extern const WordTable FASTSSL_JOIN(words_, FASTSSL_ISA);
 extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
 extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
+extern const GruTable FASTSSL_JOIN(gru_, FASTSSL_ISA);
 
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
 #ifdef __AVX512BF16__
@@ -102,7 +103,8 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
                                  &FASTSSL_JOIN(augment_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(words_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(density_, FASTSSL_ISA),
-                                 &FASTSSL_JOIN(wave_, FASTSSL_ISA)};
+                                 &FASTSSL_JOIN(wave_, FASTSSL_ISA),
+                                 &FASTSSL_JOIN(gru_, FASTSSL_ISA)};
   return table;
 }
 

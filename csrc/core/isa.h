@@ -15,6 +15,7 @@ struct AugmentTable;   // augment/batch.h
 struct WordTable;      // words/window.h
 struct DensityTables;  // density/kernels.h
 struct WaveTable;      // wave/step.h
+struct GruTable;       // wave/gru.h
 
 struct IsaTable {
   const char* name;
@@ -35,6 +36,7 @@ struct IsaTable {
   const WordTable* words;
   const DensityTables* density;
   const WaveTable* wave;
+  const GruTable* gru;
 };
 
 const IsaTable& isa_portable();

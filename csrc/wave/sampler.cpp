@@ -9,52 +9,21 @@
 
 namespace fastssl {
 
-namespace {
-
-int64_t padded(int64_t n) { return ceil_div(n, kWaveLane) * kWaveLane; }
-
-}  // namespace
-
-// Packs a matrix, whose inputs and outputs consist of parts, each of which is padded.
-WaveMatrix WaveSampler::matrix(const float* weights, const float* bias, const std::vector<int64_t>& inputs,
-                               const std::vector<int64_t>& outputs) {
-  int64_t columns = 0, stride = 0, rows = 0;
-  for (int64_t part : outputs) columns += part, stride += padded(part);
-  for (int64_t part : inputs) rows += padded(part);
-  const auto spread = [&](const float* from, float* to) {
-    for (int64_t part : outputs) {
-      std::copy_n(from, size_t(part), to);
-      from += part, to += padded(part);
-    }
-  };
-  packed_.emplace_back(size_t((rows + 1) * stride), 0.f);
-  float* to = packed_.back().data();
-  spread(bias, to);
-  int64_t row = 1;
-  for (int64_t part : inputs) {
-    for (int64_t i = 0; i < part; ++i, weights += columns) spread(weights, to + (row + i) * stride);
-    row += padded(part);
-  }
-  return {to + stride, to, rows, stride};
-}
-
 WaveSampler::WaveSampler(const WaveWeights& w, int64_t rows) : rows_(rows) {
   net_.levels = w.levels, net_.width = w.width, net_.skip = w.skip;
   net_.padded_levels = padded(w.levels), net_.padded_width = padded(w.width), net_.padded_skip = padded(w.skip);
-  packed_.emplace_back(size_t(w.levels * net_.padded_width), 0.f);
-  for (int64_t k = 0; k < w.levels; ++k)
-    std::copy_n(w.embed + k * w.width, size_t(w.width), packed_.back().data() + k * net_.padded_width);
-  net_.embed = packed_.back().data();
+  net_.embed = packed_.rows(w.embed, w.levels, w.width);
   for (size_t k = 0; k < w.dilations.size(); ++k) {
     const auto n = int64_t(k);
     const int64_t width = w.width, outputs = width + w.skip;
     const WaveMatrix gate =
-        matrix(w.gates + n * 4 * width * width, w.gate_biases + n * 2 * width, {width, width}, {width, width});
-    const WaveMatrix out = matrix(w.outs + n * width * outputs, w.out_biases + n * outputs, {width}, {width, w.skip});
+        packed_.matrix(w.gates + n * 4 * width * width, w.gate_biases + n * 2 * width, {width, width}, {width, width});
+    const WaveMatrix out =
+        packed_.matrix(w.outs + n * width * outputs, w.out_biases + n * outputs, {width}, {width, w.skip});
     net_.layers.push_back({gate, out, w.dilations[k]});
   }
-  net_.middle = matrix(w.middle, w.middle_bias, {w.skip}, {w.skip});
-  net_.last = matrix(w.last, w.last_bias, {w.skip}, {w.levels});
+  net_.middle = packed_.matrix(w.middle, w.middle_bias, {w.skip}, {w.skip});
+  net_.last = packed_.matrix(w.last, w.last_bias, {w.skip}, {w.levels});
   // As many groups as threads, at most kWaveRows rows each: what a row draws does not depend on its group.
   const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
   const int64_t groups = std::max(ceil_div(rows, int64_t(kWaveRows)), std::min(rows, threads));

@@ -3,7 +3,7 @@
 #include <memory>
 #include <vector>
 
-#include "step.h"
+#include "packed.h"
 
 namespace fastssl {
 
@@ -25,11 +25,9 @@ class WaveSampler {
   void run(int32_t* codes, int64_t steps, int64_t given, float temperature, uint64_t seed, float* logits);
 
  private:
-  WaveMatrix matrix(const float* weights, const float* bias, const std::vector<int64_t>& inputs,
-                    const std::vector<int64_t>& outputs);
   std::unique_ptr<WaveState> state(int rows) const;
 
-  std::vector<std::vector<float>> packed_;
+  PackedWeights packed_;
   WaveNet net_;
   int64_t rows_, position_ = 0;
   std::vector<std::unique_ptr<WaveState>> groups_;

@@ -165,7 +165,9 @@ def pretrain(
     ] = None,
     network: Annotated[
         str | None,
-        typer.Option(help="Of texts: bert, gpt2, t5, bart; transformer needs no extra. Of waveforms: wavenet."),
+        typer.Option(
+            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer. Of waveforms: wavenet, wavernn."
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,

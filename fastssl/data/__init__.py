@@ -24,6 +24,7 @@ from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.stereograms import Stereograms, stereograms
 from fastssl.data.tables import table
+from fastssl.data.tagged import Tagged, capitals, read_conll
 from fastssl.data.text_files import text8, text_corpus, wikitext
 from fastssl.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
 from fastssl.data.tokens import TokenError, TokenFile, tokenize_corpus
@@ -58,6 +59,7 @@ __all__ = [
     "Splits",
     "Stereograms",
     "Subset",
+    "Tagged",
     "TokenBatch",
     "TokenError",
     "TokenFile",
@@ -65,6 +67,7 @@ __all__ = [
     "WavSource",
     "Window",
     "Windows",
+    "capitals",
     "coco",
     "digits",
     "divide",
@@ -80,6 +83,7 @@ __all__ = [
     "pack",
     "pack_source",
     "prefetch_items",
+    "read_conll",
     "read_image",
     "read_wav",
     "scenes",

@@ -39,6 +39,7 @@ class TokenBatch(NamedTuple):
             of prediction (XLNet) a token belongs to; None: there are none.
         labels: int64 [B], whether the second text follows the first (BERT); None: there are none.
         ids: int64 [B], indices of the items.
+        draws: float32 [B, T] in (0, 1), from which a network draws tokens (ELECTRA); None: it draws none.
 
     Example:
         >>> import torch
@@ -52,6 +53,7 @@ class TokenBatch(NamedTuple):
     segments: Tensor | None = None
     labels: Tensor | None = None
     ids: Tensor | None = None
+    draws: Tensor | None = None
 
 
 B = TypeVar("B", bound=tuple[Any, ...])

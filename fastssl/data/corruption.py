@@ -209,6 +209,27 @@ def noise_spans(
     return starts, inside
 
 
+def permuted_spans(lengths: np.ndarray, draws: Draws, every: int = 6, longest: int = 5) -> np.ndarray:
+    """XLNet's targets: spans of 1 to ``longest`` tokens, each within ``every`` times as many, in random order.
+
+    Returns:
+        int64 [B, W]: the rank of each token in the order of prediction, from 0 on; -1: it is context.
+    """
+    width = int(lengths.max(initial=0))
+    most = width // every + 1
+    size = 1 + (draws(0, most) * longest).astype(np.int64)
+    first = np.cumsum(size, 1) * every - size * every
+    first += (draws(1, most) * (size * every - size + 1)).astype(np.int64)
+    chosen = np.zeros((len(lengths), width), dtype=bool)
+    for k in range(longest):
+        row, number = np.nonzero((k < size) & (first + k < lengths[:, None]))
+        chosen[row, first[row, number] + k] = True
+    keys = np.where(chosen, draws(2, width), 2)
+    ranks = np.empty(keys.shape, dtype=np.int64)
+    np.put_along_axis(ranks, np.argsort(keys, axis=1, kind="stable"), np.arange(width)[None], 1)
+    return np.where(chosen, ranks, -1)
+
+
 @dataclass(frozen=True)
 class Pair:
     """An objective's example: the encoder's input and the decoder's target."""

@@ -147,10 +147,10 @@ def verses(language: str = "en") -> Corpus:
     """31,044 verses of the Bible in English and Spanish, aligned: 750,000 and 700,000 words.
 
     Args:
-        language: "en", "es", or "en-es" for pairs.
+        language: "en", "es", or "en-es" and "es-en" for pairs.
 
     Returns:
-        A corpus of one verse per document, with names such as "Genesis 1:1" and the 66 books as classes; for "en-es" a
+        A corpus of one verse per document, with names such as "Genesis 1:1" and the 66 books as classes; of pairs a
         :class:`ParallelCorpus`. Licences: ``fastssl/data/text/LICENSES.md``.
 
     Raises:
@@ -162,12 +162,13 @@ def verses(language: str = "en") -> Corpus:
         ('God said, “Let there be light,” and there was light.', 'Y dijo Dios: Sea la luz: y fué la luz.')
     """
     columns = {"en": 1, "es": 2}
-    if language == "en-es":
-        pairs = ParallelCorpus(verses("en"), verses("es"))
-        pairs.name = pairs.embedded = "verses-en-es"
+    if language in ("en-es", "es-en"):
+        first, second = language.split("-")
+        pairs = ParallelCorpus(verses(first), verses(second))
+        pairs.name = pairs.embedded = f"verses-{language}"
         return pairs
     if language not in columns:
-        raise ValueError(f"language: expected 'en', 'es' or 'en-es', got {language!r}")
+        raise ValueError(f"language: expected 'en', 'es', 'en-es' or 'es-en', got {language!r}")
     names = _column("verses.tsv.xz", 0)
     books = [re.sub(r" \d+:\d+$", "", name) for name in names]
     classes = {book: k for k, book in enumerate(dict.fromkeys(books))}

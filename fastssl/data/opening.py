@@ -61,6 +61,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "verses-en": verses,
     "verses-es": lambda: verses("es"),
     "verses-en-es": lambda: verses("en-es"),
+    "verses-es-en": lambda: verses("es-en"),
     "glosses": glosses,
     "glosses-train": lambda: glosses("train"),
 }
@@ -91,8 +92,8 @@ def open(
 
             - a name: "emoji" (the 1,497 training items), "emoji-heldout" (374 items for retrieval), "emoji-all",
               "digits", "stereograms", "scenes" (of emoji, with boxes and masks); of signals: "tones", "spoken-digits";
-              of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "glosses", "glosses-train" (without the
-              4,000 to classify);
+              of texts: "sotu", "verses-en", "verses-es", "verses-en-es", "verses-es-en", "glosses", "glosses-train"
+              (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "voc:FOLDER" and "coco:FOLDER", images with boxes;
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);

@@ -85,15 +85,36 @@ def mu_law(signal: np.ndarray, levels: int = 256) -> np.ndarray:
         >>> mu_law(np.array([-1.0, -0.01, 0.0, 0.01, 1.0]))
         array([  0,  98, 128, 157, 255])
     """
+    _check_codes(signal, levels)
+    mu = levels - 1
+    curve = np.sign(signal) * np.log1p(mu * np.abs(signal)) / np.log1p(mu)
+    codes: np.ndarray = np.floor((curve + 1) / 2 * mu + 0.5).astype(np.int64)
+    return codes
+
+
+def _check_codes(signal: np.ndarray, levels: int) -> None:
     if levels < 2:
         raise ValueError(f"levels: expected at least 2, got {levels}")
     most = float(np.abs(signal).max()) if np.size(signal) else 0.0
     if not most <= 1:
         raise ValueError(f"signal: expected samples in [-1, 1], got one of magnitude {most:.4g}")
-    mu = levels - 1
-    curve = np.sign(signal) * np.log1p(mu * np.abs(signal)) / np.log1p(mu)
-    codes: np.ndarray = np.floor((curve + 1) / 2 * mu + 0.5).astype(np.int64)
-    return codes
+
+
+def pcm(signal: np.ndarray, levels: int = 1 << 16) -> np.ndarray:
+    """Codes 0 to ``levels`` - 1 of a signal in [-1, 1], in equal steps: int64 of its shape.
+
+    Raises:
+        ValueError: fewer than 2 levels, or samples outside of [-1, 1].
+    """
+    _check_codes(signal, levels)
+    codes = np.floor((np.asarray(signal, np.float64) + 1) / 2 * levels).astype(np.int64)
+    return np.minimum(codes, levels - 1)
+
+
+def inverse_pcm(codes: np.ndarray, levels: int = 1 << 16) -> np.ndarray:
+    """The signal of codes of :func:`pcm`, the middle of each step, float32."""
+    signal: np.ndarray = ((np.asarray(codes, np.float64) + 0.5) * (2 / levels) - 1).astype(np.float32)
+    return signal
 
 
 def inverse_mu_law(codes: np.ndarray, levels: int = 256) -> np.ndarray:

@@ -10,6 +10,7 @@ from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune, supervised_encoder
+from fastssl.evaluate.finetune_tags import finetune_tags
 from fastssl.evaluate.finetune_text import TextFineTuning, finetune_text
 from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
@@ -25,6 +26,7 @@ from fastssl.evaluate.measures import (
     uniformity,
 )
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
+from fastssl.evaluate.overlap import TextScores, rouge_l, text_scores
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
 from fastssl.evaluate.segmentation import Segmentation
@@ -32,6 +34,7 @@ from fastssl.evaluate.segmentation_metrics import boundary_f, confusion_matrix, 
 from fastssl.evaluate.sentences import next_sentence
 from fastssl.evaluate.stereograms import disparity_correlation
 from fastssl.evaluate.text_labels import few_text_labels
+from fastssl.evaluate.translation import TranslationTuning, finetune_translation
 from fastssl.evaluate.whitening import whitening
 from fastssl.evaluate.words import gloss_classes, mean_vectors, word_analogies, word_similarity
 from fastssl.evaluate.zero_shot import PROMPTS, class_embeddings, zero_shot
@@ -48,6 +51,8 @@ __all__ = [
     "Segmentation",
     "Start",
     "TextFineTuning",
+    "TextScores",
+    "TranslationTuning",
     "alignment",
     "boundary_f",
     "class_embeddings",
@@ -72,7 +77,9 @@ __all__ = [
     "few_labels",
     "few_text_labels",
     "finetune",
+    "finetune_tags",
     "finetune_text",
+    "finetune_translation",
     "gloss_classes",
     "kmeans",
     "knn_accuracy",
@@ -92,9 +99,11 @@ __all__ = [
     "read_features",
     "recall_at",
     "retrieval_scores",
+    "rouge_l",
     "spearman",
     "starts_of",
     "supervised_encoder",
+    "text_scores",
     "top_1",
     "uniformity",
     "voc_ap",

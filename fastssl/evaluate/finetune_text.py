@@ -175,16 +175,22 @@ class TextTask:
     ) -> None:
         self.network, self.pad, self.rows, self.options = network, tokenizer.pad, rows, options
         self.outputs = 1 if labels.is_floating_point() else int(labels.max()) + 1
+        self.shape: tuple[int, ...] = (self.outputs,)  # of the scores of a row
+
+    def classifier(self) -> TextClassifier:
+        """A copy of the network with a new classifier."""
+        return TextClassifier(self.network, self.pad, self.outputs, self.options.readout)
 
     def start(self, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
-        model = TextClassifier(self.network, self.pad, self.outputs, self.options.readout)
+        model = self.classifier()
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": decay}
             for matrix, decay in ((True, self.options.weight_decay), (False, 0.0))
         ]
         return model, torch.optim.AdamW(groups, rate)
 
-    def _padded(self, chosen: np.ndarray) -> tuple[Tensor, Tensor]:
+    def inputs(self, chosen: np.ndarray) -> tuple[Tensor, ...]:
+        """What the network takes of some rows."""
         width = max(len(self.rows[k][0]) for k in chosen)
         made = np.full((2, len(chosen), width), self.pad, dtype=np.int64)
         made[1] = 0
@@ -204,15 +210,15 @@ class TextTask:
             pools = [order[at : at + _POOL * size] for at in range(0, len(order), _POOL * size)]
             order = np.concatenate([pool[np.argsort(lengths[pool], kind="stable")] for pool in pools])
             for ids in rng.permutation(order.reshape(-1, size)):
-                yield self._padded(rows[ids]), torch.from_numpy(ids)
+                yield self.inputs(rows[ids]), torch.from_numpy(ids)
 
     @torch.no_grad()
     def scores(self, model: nn.Module, rows: np.ndarray) -> Tensor:
         model.eval()
-        result = torch.zeros(len(rows), self.outputs)
+        result = torch.zeros(len(rows), *self.shape)
         order = np.argsort([len(self.rows[k][0]) for k in rows], kind="stable")  # texts of like lengths together
         for at in range(0, len(order), _ROWS):
             some = order[at : at + _ROWS]
-            result[torch.from_numpy(some)] = model(*self._padded(rows[some])).float()
+            result[torch.from_numpy(some)] = model(*self.inputs(rows[some])).float()
         model.train()
         return result

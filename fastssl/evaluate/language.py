@@ -54,7 +54,7 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
     totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}
     pairs = [0, 0]
     device = next(method.parameters()).device
-    weight, bias = method.network.head()
+    weight, bias = method.head()
     with evaluation_mode(method), torch.no_grad():
         for batch in _batches(method, held_out):
             batch = map_tensors(lambda part: part.to(device), batch)

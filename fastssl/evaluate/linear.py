@@ -35,12 +35,14 @@ def _rows(features: Tensor, which: np.ndarray) -> Iterator[Tensor]:
 
 
 def _loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of classes [N], binary cross-entropy per class for labels [N, C] of -1, 0 (ignored) and 1, or half
-    the squared error of floats [N]."""
+    """Cross-entropy of classes [N], or of logits [N, W, C] and classes [N, W], -100: none; binary cross-entropy per
+    class for labels [N, C] of -1, 0 (ignored) and 1; or half the squared error of floats [N]."""
     if labels.is_floating_point():
         return 0.5 * (logits[:, 0] - labels).square().mean()
     if labels.dim() == 1:
         return TF.cross_entropy(logits, labels)
+    if logits.dim() == 3:
+        return TF.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / (labels >= 0).sum().clamp(1)
     terms = TF.softplus(-labels * logits) * (labels != 0)
     return terms.sum() / len(labels)
 

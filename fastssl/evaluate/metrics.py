@@ -163,6 +163,39 @@ def spearman(scores: Tensor, labels: Tensor) -> float:
     return pearson(ranks(scores.reshape(len(labels)).double()), ranks(labels.double()))
 
 
+def word_accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Accuracy of words. Scores: [N, W, classes], labels: [N, W], -100: no word."""
+    scored = labels >= 0
+    return 100 * float((scores.argmax(2) == labels)[scored].double().mean())
+
+
+def span_f1(scores: Tensor, labels: Tensor) -> float:
+    """F1 of spans (Tjong Kim Sang & De Meulder 2003): a span is right if its first word, last word and kind are.
+
+    Scores: [N, W, classes], labels: [N, W] of :class:`fastssl.data.Tagged`: 0 outside; 2 k + 1 begins a span of kind k,
+    2 k + 2 continues it, or begins one behind something else; -100: no word.
+    """
+    found = torch.where(labels >= 0, scores.argmax(2), 0)
+    theirs, ours = (_spans(tags.clamp(min=0).tolist()) for tags in (labels, found))
+    return 100 * 2 * len(theirs & ours) / max(len(theirs) + len(ours), 1)
+
+
+def _spans(rows: list[list[int]]) -> set[tuple[int, int, int, int]]:
+    """Row, first word, last word and kind of every span."""
+    spans = set()
+    for row, tags in enumerate(rows):
+        first = None
+        for k, tag in enumerate([*tags, 0]):
+            kind = (tag - 1) // 2
+            continues = first is not None and tag > 0 and tag % 2 == 0 and kind == (tags[first] - 1) // 2
+            if first is not None and not continues:
+                spans.add((row, first, k - 1, (tags[first] - 1) // 2))
+                first = None
+            if first is None and tag > 0:
+                first = k
+    return spans
+
+
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "top-1": top_1,
     "top-5": top_5,
@@ -172,6 +205,8 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "Matthews": matthews,
     "Pearson": pearson,
     "Spearman": spearman,
+    "word accuracy": word_accuracy,
+    "span F1": span_f1,
 }
 
 

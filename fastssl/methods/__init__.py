@@ -25,6 +25,7 @@ from fastssl.methods.deep_cluster import DeepCluster
 from fastssl.methods.denoising import Denoising
 from fastssl.methods.density import DensityMethod
 from fastssl.methods.dino import DINO
+from fastssl.methods.electra import ELECTRA
 from fastssl.methods.gpt import GPT
 from fastssl.methods.igpt import IGPT
 from fastssl.methods.image import ImageMethod
@@ -38,6 +39,7 @@ from fastssl.methods.moco_v3 import MoCoV3
 from fastssl.methods.nade import NADE
 from fastssl.methods.nnclr import NNCLR
 from fastssl.methods.pixelcnn import PixelCNN
+from fastssl.methods.pixelrnn import PixelRNN
 from fastssl.methods.quick_thoughts import QuickThoughts
 from fastssl.methods.rbm import RBM
 from fastssl.methods.relative_patch import RelativePatch
@@ -55,7 +57,9 @@ from fastssl.methods.text import TextMethod
 from fastssl.methods.transformation import Transformation
 from fastssl.methods.vicreg import VICReg
 from fastssl.methods.wavenet import WaveNet
+from fastssl.methods.wavernn import WaveRNN
 from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
+from fastssl.methods.xlnet import XLNet
 
 # Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
 METHODS: dict[str, type[Method]] = {
@@ -93,14 +97,18 @@ METHODS: dict[str, type[Method]] = {
     "rbm": RBM,
     "nade": NADE,
     "pixelcnn": PixelCNN,
+    "pixelrnn": PixelRNN,
     "igpt": IGPT,
     "bert": BERT,
+    "electra": ELECTRA,
+    "xlnet": XLNet,
     "gpt": GPT,
     "t5": T5,
     "bart": BART,
     "quick-thoughts": QuickThoughts,
     "sim-cse": SimCSE,
     "wavenet": WaveNet,
+    "wavernn": WaveRNN,
 }
 
 
@@ -110,7 +118,7 @@ def methods_of(field: str) -> dict[str, type[Method]]:
     Example:
         >>> from fastssl.methods import methods_of
         >>> list(methods_of("tokens"))
-        ['bert', 'gpt', 't5', 'bart', 'quick-thoughts', 'sim-cse']
+        ['bert', 'electra', 'xlnet', 'gpt', 't5', 'bart', 'quick-thoughts', 'sim-cse']
     """
     return {name: kind for name, kind in METHODS.items() if field in kind.needs}
 
@@ -164,6 +172,7 @@ __all__ = [
     "CMC",
     "CPC",
     "DINO",
+    "ELECTRA",
     "GPT",
     "IGPT",
     "IMAX",
@@ -190,6 +199,7 @@ __all__ = [
     "MoCo",
     "MoCoV3",
     "PixelCNN",
+    "PixelRNN",
     "QuickThoughts",
     "RelativePatch",
     "RotNet",
@@ -205,8 +215,10 @@ __all__ = [
     "Transformation",
     "VICReg",
     "WaveNet",
+    "WaveRNN",
     "Word2Vec",
     "WordProgress",
+    "XLNet",
     "get",
     "image_method",
     "load_word_vectors",

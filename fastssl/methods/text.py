@@ -114,10 +114,14 @@ class TextMethod(Method):
         counted = targets != IGNORED
         return self.network.transform(hidden[counted]), targets[counted]
 
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [V, D] and bias [V] of the head."""
+        return self.network.head()
+
     def entropy(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy of the positions that count, which alone reach the head; 0 if there are none."""
         rows, wanted = self.rows(hidden, targets)
-        weight, bias = self.network.head()
+        weight, bias = self.head()
         with unsharded():  # the trainer weights the means of all processes by their terms
             return F.linear_cross_entropy(rows, weight, wanted, bias)
 
@@ -128,7 +132,7 @@ class TextMethod(Method):
     def pretext_metrics(self, batch: TokenBatch) -> dict[str, float]:
         """Accuracy of the predicted tokens, and that of a uniform guess, in percent."""
         rows, wanted = self.rows(self.hidden(batch), batch.targets)
-        weight, bias = self.network.head()
+        weight, bias = self.head()
         scores = rows @ weight.T if bias is None else rows @ weight.T + bias
         right = (scores.argmax(1) == wanted).float().mean() if len(wanted) else torch.zeros(())
         return {"accuracy": 100 * float(right), "chance": 100 / self.tokenizer.size}

@@ -16,6 +16,7 @@ from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.nade import NADENetwork
 from fastssl.models.permutations import hamming, permutations
+from fastssl.models.pixel_rnn import PixelRNNNetwork
 from fastssl.models.pixels import PixelCNNNetwork, PixelNetwork
 from fastssl.models.raster import RasterNetwork
 from fastssl.models.rbm import RBMNetwork, RestrictedBoltzmannMachine
@@ -25,6 +26,7 @@ from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
 from fastssl.models.vit import ViT
 from fastssl.models.wave import WaveNetNetwork
+from fastssl.models.wave_rnn import WaveRNNNetwork
 from fastssl.models.word_vectors import UnknownWordError, WordVectors
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "PatchCNN",
     "PixelCNNNetwork",
     "PixelNetwork",
+    "PixelRNNNetwork",
     "Prototypes",
     "RBMNetwork",
     "RasterNetwork",
@@ -65,6 +68,7 @@ __all__ = [
     "UnknownWordError",
     "ViT",
     "WaveNetNetwork",
+    "WaveRNNNetwork",
     "WordVectors",
     "as_encoder",
     "build_audio",

@@ -6,15 +6,17 @@ import inspect
 from typing import Any
 
 from fastssl.models.wave import AudioNetwork, WaveNetNetwork
+from fastssl.models.wave_rnn import WaveRNNNetwork
 
-AUDIO_NETWORKS: dict[str, type[AudioNetwork]] = {kind.name: kind for kind in (WaveNetNetwork,)}
+AUDIO_NETWORKS: dict[str, type[AudioNetwork]] = {kind.name: kind for kind in (WaveNetNetwork, WaveRNNNetwork)}
 
 
 def build_audio(options: dict[str, Any]) -> AudioNetwork:
     """Builds a network of waveforms, with random weights.
 
     Args:
-        options: "name": "wavenet" (:class:`WaveNetNetwork`); and arguments of that class.
+        options: "name": "wavenet" (:class:`WaveNetNetwork`) or "wavernn" (:class:`WaveRNNNetwork`); and arguments of
+            that class.
 
     Raises:
         ValueError: an unknown name or option, or a number out of range.

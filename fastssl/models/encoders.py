@@ -17,6 +17,7 @@ from fastssl.models.igpt import ImageGPTNetwork
 from fastssl.models.lab import LabNetwork
 from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.nade import NADENetwork
+from fastssl.models.pixel_rnn import PixelRNNNetwork
 from fastssl.models.pixels import PixelCNNNetwork
 from fastssl.models.rbm import RBMNetwork
 from fastssl.models.resnet import BLOCKS, ResNet, SmallResNet
@@ -163,6 +164,7 @@ DENSITIES: dict[str, Callable[..., DensityNetwork]] = {
     "rbm": RBMNetwork,
     "nade": NADENetwork,
     "pixelcnn": PixelCNNNetwork,
+    "pixelrnn": PixelRNNNetwork,
     "igpt": ImageGPTNetwork,
 }
 
@@ -181,7 +183,8 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
             - "mlp": :class:`MLP`, for small patches;
             - "vit": :class:`ViT`, "patch-cnn": :class:`PatchCNN` (also "patch", by default an eighth of the image);
             - "rbm": :class:`RBMNetwork`, "nade": :class:`NADENetwork`, "pixelcnn": :class:`PixelCNNNetwork`,
-              "igpt": :class:`ImageGPTNetwork`: distributions of images, with other options;
+              "pixelrnn": :class:`PixelRNNNetwork`, "igpt": :class:`ImageGPTNetwork`: distributions of images, with
+              other options;
             - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;
             - "torchvision:NAME", "timm:NAME": a network of that library with random weights (extras torchvision, timm),
               "huggingface:NAME": a pretrained model of transformers (extra vision); see

@@ -75,6 +75,9 @@ class LanguageModel(nn.Module):
         vocabulary: number of tokens that it knows.
         dim: dimensions of its hidden states.
 
+    Raises:
+        ValueError: from ``head``, of a discriminator ("electra"), which has none on tokens.
+
     Example:
         >>> from fastssl.models import build_language
         >>> model = build_language({"name": "transformer", "vocabulary": 261, "width": 16, "length": 8})
@@ -100,8 +103,12 @@ class LanguageModel(nn.Module):
         n: Any = self.network
         if self.kind == "transformer":
             result: Tensor = n(tokens, keep, segments, positions)
-        elif self.kind == "bert":
-            result = n.bert(tokens, attention_mask=keep, token_type_ids=segments)[0]
+        elif self.kind in ("bert", "electra"):
+            body = n.bert if self.kind == "bert" else n.electra
+            result = body(tokens, attention_mask=keep, token_type_ids=segments)[0]
+        elif self.kind == "xlnet":
+            given = None if keep is None else keep.to(n.lm_loss.bias)
+            result = n.transformer(tokens, attention_mask=given, token_type_ids=segments, use_mems=False)[0]
         else:
             if keep is not None and keep.dim() == 3:
                 causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=keep.device).tril()
@@ -112,7 +119,9 @@ class LanguageModel(nn.Module):
     @property
     def bidirectional(self) -> bool:
         """Whether every token sees all others, as in BERT: no causal network, and none with a decoder."""
-        return self.kind == "bert" or (self.kind == "transformer" and not self.options.get("causal", True))
+        return self.kind in ("bert", "electra", "xlnet") or (
+            self.kind == "transformer" and not self.options.get("causal", True)
+        )
 
     def states(self, tokens: Tensor, keep: Tensor, segments: Tensor | None = None) -> Tensor:
         """States [B, T, D] of padded texts [B, T] (``keep``: bool [B, T]), as features: of the encoder of "t5"; of the
@@ -126,6 +135,16 @@ class LanguageModel(nn.Module):
         if self.bidirectional:
             return self.hidden(tokens, keep, segments)
         return self.hidden(tokens)  # causal: no token sees the padding after it
+
+    def permuted(self, tokens: Tensor, keep: Tensor, unseen: Tensor, places: Tensor) -> Tensor:
+        """Hidden states [B, P, D] of the second stream of "xlnet": of the positions ``places`` [B, P], which know where
+        they are but not which token is there; position i does not see the tokens j with ``unseen`` [B, i, j] True."""
+        n: Any = self.network
+        like = n.lm_loss.bias
+        queries = torch.nn.functional.one_hot(places, tokens.shape[1]).to(like)
+        options = {"perm_mask": unseen.to(like), "target_mapping": queries, "use_mems": False}
+        result: Tensor = n.transformer(tokens, attention_mask=keep.to(like), **options)[0]
+        return result
 
     def decoded(self, tokens: Tensor, keep: Tensor, before: Tensor) -> Tensor:
         """Hidden states [B, U, D] of the decoder, after the tokens ``before`` [B, U] and given the encoder's input."""
@@ -170,6 +189,10 @@ class LanguageModel(nn.Module):
             return n.cls.predictions.decoder.weight, n.cls.predictions.decoder.bias
         if self.kind == "bart":
             return n.lm_head.weight, n.final_logits_bias[0]
+        if self.kind == "xlnet":
+            return n.lm_loss.weight, n.lm_loss.bias
+        if self.kind == "electra":
+            raise ValueError("network: a discriminator (electra) has no head on tokens")
         return n.lm_head.weight, None
 
     def order(self, hidden: Tensor) -> Tensor:
@@ -209,6 +232,50 @@ def _bert(o: dict[str, Any]) -> nn.Module:
             hidden_dropout_prob=o["dropout"],
             attention_probs_dropout_prob=o["dropout"],
             pad_token_id=o["pad"],
+        )
+    )
+
+
+def electra_config(o: dict[str, Any], width: int, heads: int) -> Any:
+    """The configuration of a discriminator or a generator of ``width``, whose embeddings have ``o["width"]``."""
+    return _library().ElectraConfig(
+        vocab_size=o["vocabulary"],
+        embedding_size=o["width"],
+        hidden_size=width,
+        num_hidden_layers=o["depth"],
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
+        max_position_embeddings=o["length"],
+        hidden_dropout_prob=o["dropout"],
+        attention_probs_dropout_prob=o["dropout"],
+        pad_token_id=o["pad"],
+    )
+
+
+def _electra(o: dict[str, Any]) -> nn.Module:
+    return _library().ElectraForPreTraining(electra_config(o, o["width"], o["heads"]))
+
+
+def build_generator(o: dict[str, Any], width: int, heads: int) -> nn.Module:
+    """The masked language model that replaces tokens for an "electra" network with the options ``o``."""
+    return _library().ElectraForMaskedLM(electra_config(o, width, heads))
+
+
+def _xlnet(o: dict[str, Any]) -> nn.Module:
+    t = _library()
+    return t.XLNetLMHeadModel(
+        t.XLNetConfig(
+            vocab_size=o["vocabulary"],
+            d_model=o["width"],
+            n_layer=o["depth"],
+            n_head=o["heads"],
+            d_inner=4 * o["width"],
+            dropout=o["dropout"],
+            mem_len=None,
+            use_mems_eval=False,
+            pad_token_id=o["pad"],
+            bos_token_id=o["start"],
+            eos_token_id=o["end"],
         )
     )
 
@@ -276,6 +343,8 @@ def _bart(o: dict[str, Any]) -> nn.Module:
 LANGUAGE_NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "transformer": _transformer,
     "bert": _bert,
+    "electra": _electra,
+    "xlnet": _xlnet,
     "gpt2": _gpt2,
     "t5": _t5,
     "bart": _bart,
@@ -287,9 +356,10 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
     """Builds a network of a language method, with random weights.
 
     Args:
-        options: "name": "transformer" (without any extra), "bert", "gpt2", "t5" or "bart"; "vocabulary"; and optionally
-            "width" (128), "depth" (4), "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal"
-            (of "transformer", True), "pad", "start" and "end" (ids of special tokens: 0, 2, 3).
+        options: "name": "transformer" (without any extra), "bert", "electra" (the discriminator), "xlnet", "gpt2", "t5"
+            or "bart"; "vocabulary"; and optionally "width" (128), "depth" (4), "heads" (4), "length" (128, maximum
+            number of tokens), "dropout" (0), "causal" (of "transformer", True), "pad", "start" and "end" (ids of
+            special tokens: 0, 2, 3).
 
     Raises:
         ImportError: without the extra ``text``, for all but "transformer".
@@ -321,7 +391,5 @@ def _library() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError(
-            "network: BERT, GPT-2, T5 and BART need the extra: pip install fastssl[text]; 'transformer' needs none"
-        ) from error
+        raise ImportError("network: all but 'transformer' need the extra: pip install fastssl[text]") from error
     return transformers

@@ -27,7 +27,9 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
         RuntimeError: what was loaded back differs.
     """
     if model.kind == "transformer" or not isinstance(tokenizer, TrainedTokenizer):
-        raise ValueError(f"to: huggingface has no {model.kind!r} with {tokenizer!r}; it takes bert, gpt2, t5 and bart")
+        raise ValueError(
+            f"to: huggingface has no {model.kind!r} with {tokenizer!r}; it takes the networks of transformers"
+        )
     import transformers
 
     path = Path(path)

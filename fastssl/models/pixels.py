@@ -63,6 +63,15 @@ def _window(x: Tensor, row: int, column: int, above: int, below: int, aside: int
     return TF.pad(part, (*pads, above - (row - top), below + 1 - (min(high, row + below + 1) - row)))
 
 
+def check_layers(blocks: int, kernel: int, dropout: float) -> None:
+    """Raises ValueError for a number of layers, a size of the first kernel or a share of dropout out of range."""
+    checked("blocks", blocks, 1, 1024)
+    if checked("kernel", kernel, 3, 63) % 2 == 0:
+        raise ValueError(f"kernel: expected an odd number, got {kernel}")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout: expected a share in [0, 1), got {dropout}")
+
+
 class PixelNetwork(RasterNetwork):
     """Base class of networks that predict each pixel from those before it in raster order, colour after colour.
 
@@ -138,6 +147,8 @@ class Drawn:
         images: [B, channels, S, S] in [-1, 1], 0 where they are not known yet.
         labels: int64 [B] or None.
         maps: ``count`` maps [B, width, S, S].
+        above: what a row gets from the rows above it, layer after layer.
+        states: those of recurrent layers.
     """
 
     def __init__(self, network: PixelNetwork, count: int, labels: Tensor | None, maps: int = 0) -> None:
@@ -146,7 +157,8 @@ class Drawn:
         self.labels = labels
         shape = (count, network.width, network.size, network.size)
         self.maps = [parameter.new_zeros(shape) for _ in range(maps)]
-        self.vertical: list[Tensor] = []
+        self.above: list[Tensor] = []
+        self.states: list[Any] = []
 
 
 class _MaskedStack(nn.Module):
@@ -262,17 +274,17 @@ class _GatedStack(nn.Module):
 
     def predict(self, drawn: Drawn, row: int, column: int, color: int) -> Tensor:
         if column == color == 0:  # of a row, the vertical stack depends on the rows above alone
-            drawn.vertical = []
+            drawn.above = []
             v = drawn.images
             for k, layer in enumerate(self.layers):
-                drawn.vertical.append(layer.rows(v, row))  # type: ignore[operator]
+                drawn.above.append(layer.rows(v, row))  # type: ignore[operator]
                 v = drawn.maps[k]
-                v[:, :, row : row + 1] = layer.merged(drawn.vertical[k], None, None, drawn.labels)[0]  # type: ignore[operator]
+                v[:, :, row : row + 1] = layer.merged(drawn.above[k], None, None, drawn.labels)[0]  # type: ignore[operator]
         h = drawn.images
         for k, layer in enumerate(self.layers):
             across = layer.at(h, row, column)  # type: ignore[operator]
             residual = h[:, :, row : row + 1, column : column + 1] if k else None
-            new = layer.merged(drawn.vertical[k][:, :, :, column : column + 1], across, residual, drawn.labels)[1]  # type: ignore[operator]
+            new = layer.merged(drawn.above[k][:, :, :, column : column + 1], across, residual, drawn.labels)[1]  # type: ignore[operator]
             h = drawn.maps[len(self.layers) + k]
             h[:, :, row : row + 1, column : column + 1] = new
         return h[:, :, row : row + 1, column : column + 1]
@@ -322,11 +334,7 @@ class PixelCNNNetwork(PixelNetwork):
         dropout: float = 0.0,
     ) -> None:
         super().__init__(size, channels, levels, width, classes)
-        checked("blocks", blocks, 1, 1024)
-        if checked("kernel", kernel, 3, 63) % 2 == 0:
-            raise ValueError(f"kernel: expected an odd number, got {kernel}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"dropout: expected a share in [0, 1), got {dropout}")
+        check_layers(blocks, kernel, dropout)
         stack: Any = _GatedStack if gated else _MaskedStack
         self.stack = stack(size, channels, width, blocks + gated, kernel, classes, dropout)
 

@@ -59,13 +59,86 @@ class AudioNetwork(nn.Module):
         """Negative log-likelihood of the codes, in nats: their mean or sum, without those that are -100."""
         raise NotImplementedError
 
-    def sample(self, count: int, *args: Any, **options: Any) -> Any:
-        """Draws ``count`` items; item r depends on (seed, r) alone."""
+    def sampler(self, rows: int, label: int | None = None, backend: str | None = None) -> Any:
+        """Draws or predicts codes of ``rows`` rows with what is kept of the steps before instead of the whole network.
+
+        Its method ``run(codes, given, temperature, seed, logits=None)`` goes on for the steps of an int32 array [rows,
+        steps]: it reads the first ``given`` codes, and draws and writes the others; ``logits``, float32 [rows, steps,
+        ...], are filled. Row r of step t depends on (seed, t, r) and the codes before it.
+
+        Args:
+            rows: number of rows.
+            label: the class that all rows are conditioned on; None: any.
+            backend: "cpu", the fused kernel, in float32; "reference", the same in torch operations; None: "cpu" where
+                the weights are float32 on the CPU.
+
+        Raises:
+            ValueError: an unknown backend, weights elsewhere, or missing kernels.
+        """
         raise NotImplementedError
+
+    @torch.no_grad()
+    def sample(
+        self,
+        count: int,
+        steps: int,
+        *,
+        prompt: np.ndarray | None = None,
+        temperature: float = 1.0,
+        label: int | None = None,
+        seed: int = 0,
+        backend: str | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> np.ndarray:
+        """Draws codes one after the other: int32 [count, T + steps].
+
+        Args:
+            count: number of rows. Row r depends on (seed, r) alone.
+            steps: number of codes to draw.
+            prompt: codes [T] that every row begins with; None: none.
+            temperature: 0: the most probable code.
+            label: the class that the rows are conditioned on; None: any.
+            seed: seed of all draws.
+            backend: as for :meth:`sampler`.
+            progress: called with the number of codes so far, and of all.
+
+        Raises:
+            ValueError: a number out of range, or a label of a network without classes.
+        """
+        check_sampling(count, temperature, label, self.classes)
+        checked("steps", steps, 1, 1 << 40)
+        start = np.zeros(0, np.int32) if prompt is None else np.asarray(prompt).reshape(-1)
+        if len(start) and (start.dtype.kind not in "iu" or not 0 <= start.min() <= start.max() < self.levels):
+            raise ValueError(f"prompt: expected codes from 0 to {self.levels - 1}")
+        codes = np.zeros((count, len(start) + steps), np.int32)
+        codes[:, : len(start)] = start
+        sampler = self.sampler(count, label, backend)
+        for first in range(0, codes.shape[1], STRIDE):
+            part = np.ascontiguousarray(codes[:, first : first + STRIDE])
+            sampler.run(part, min(max(len(start) - first, 0), part.shape[1]), temperature, seed)
+            codes[:, first : first + STRIDE] = part
+            if progress is not None:
+                progress(first + part.shape[1], codes.shape[1])
+        return codes
 
     def features(self, values: Tensor) -> Tensor:
         """Features [B, D]: the mean of the hidden states."""
         return self.hidden(values).mean(2)
+
+
+def use_kernel(weight: Tensor, backend: str | None) -> bool:
+    """Whether a sampler runs in the fused kernel.
+
+    Raises:
+        ValueError: an unknown backend, or one that cannot take the weights.
+    """
+    usable = weight.device.type == "cpu" and weight.dtype == torch.float32 and extension._C is not None
+    if backend not in (None, "cpu", "reference"):
+        raise ValueError(f"backend: expected 'cpu', 'reference' or None, got {backend!r}")
+    if backend == "cpu" and not usable:
+        why = extension.reason or f"the weights are {weight.dtype} on {weight.device}, expected float32 on the CPU"
+        raise ValueError(f"backend: {why}")
+    return backend != "reference" and usable
 
 
 class WaveNetNetwork(AudioNetwork):
@@ -140,75 +213,8 @@ class WaveNetNetwork(AudioNetwork):
             return F.linear_cross_entropy(rows, self.last.weight, values[counted], self.last.bias, reduction=reduction)
 
     def sampler(self, rows: int, label: int | None = None, backend: str | None = None) -> Any:
-        """Draws or predicts codes of ``rows`` rows with queues of past activations instead of the whole network.
-
-        Its method ``run(codes, given, temperature, seed, logits=None)`` goes on for the steps of an int32 array [rows,
-        steps]: it reads the first ``given`` codes, and draws and writes the others; ``logits`` float32 [rows, steps, L]
-        are filled. Row r of step t depends on (seed, t, r) and the codes before it.
-
-        Args:
-            rows: number of rows.
-            label: the class that all rows are conditioned on; None: any.
-            backend: "cpu", the fused kernel, in float32; "reference", the same in torch operations; None: "cpu" where
-                the weights are float32 on the CPU.
-
-        Raises:
-            ValueError: an unknown backend, weights elsewhere, or missing kernels.
-        """
-        weight = self.last.weight
-        usable = weight.device.type == "cpu" and weight.dtype == torch.float32 and extension._C is not None
-        if backend not in (None, "cpu", "reference"):
-            raise ValueError(f"backend: expected 'cpu', 'reference' or None, got {backend!r}")
-        if backend == "cpu" and not usable:
-            why = extension.reason or f"the weights are {weight.dtype} on {weight.device}, expected float32 on the CPU"
-            raise ValueError(f"backend: {why}")
-        if backend == "reference" or not usable:
-            return _Queues(self, rows, label)
-        return _fused(self, rows, label)
-
-    @torch.no_grad()
-    def sample(
-        self,
-        count: int,
-        steps: int,
-        *,
-        prompt: np.ndarray | None = None,
-        temperature: float = 1.0,
-        label: int | None = None,
-        seed: int = 0,
-        backend: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> np.ndarray:
-        """Draws codes one after the other: int32 [count, T + steps].
-
-        Args:
-            count: number of rows. Row r depends on (seed, r) alone.
-            steps: number of codes to draw.
-            prompt: codes [T] that every row begins with; None: none.
-            temperature: 0: the most probable code.
-            label: the class that the rows are conditioned on; None: any.
-            seed: seed of all draws.
-            backend: as for :meth:`sampler`.
-            progress: called with the number of codes so far, and of all.
-
-        Raises:
-            ValueError: a number out of range, or a label of a network without classes.
-        """
-        check_sampling(count, temperature, label, self.classes)
-        checked("steps", steps, 1, 1 << 40)
-        start = np.zeros(0, np.int32) if prompt is None else np.asarray(prompt).reshape(-1)
-        if len(start) and (start.dtype.kind not in "iu" or not 0 <= start.min() <= start.max() < self.levels):
-            raise ValueError(f"prompt: expected codes from 0 to {self.levels - 1}")
-        codes = np.zeros((count, len(start) + steps), np.int32)
-        codes[:, : len(start)] = start
-        sampler = self.sampler(count, label, backend)
-        for first in range(0, codes.shape[1], STRIDE):
-            part = np.ascontiguousarray(codes[:, first : first + STRIDE])
-            sampler.run(part, min(max(len(start) - first, 0), part.shape[1]), temperature, seed)
-            codes[:, first : first + STRIDE] = part
-            if progress is not None:
-                progress(first + part.shape[1], codes.shape[1])
-        return codes
+        fused = use_kernel(self.last.weight, backend)
+        return _fused(self, rows, label) if fused else _Queues(self, rows, label)
 
     def gate_biases(self, label: int | None) -> list[Tensor]:
         """The bias of each layer's gate, given the class."""

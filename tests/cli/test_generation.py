@@ -57,7 +57,10 @@ def test_waveforms(speech: Path, tmp_path: Path) -> None:
     assert "top_k: wavenet has no such option" in refused("generate", run, "--top-k", "3")
 
 
-@pytest.mark.parametrize(("name", "settings"), [("pixelcnn", ["levels=4"]), ("igpt", ["colors=4", "heads=2"])])
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("pixelcnn", ["levels=4"]), ("pixelrnn", ["levels=4", "lstm=row"]), ("igpt", ["colors=4", "heads=2"])],
+)
 def test_pixels(name: str, settings: list[str], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for k in range(24):

@@ -13,16 +13,20 @@ import torch
 from torch import Tensor
 
 from fastssl.data import ArraySource, Item, Signals, inverse_mu_law, mu_law, tones
+from fastssl.data.signals import inverse_pcm, pcm
 from fastssl.methods import IGPT, METHODS, AudioMethod, Method, PixelCNN, WaveNet, get
 from fastssl.models import (
     ImageGPTNetwork,
     PixelCNNNetwork,
     PixelNetwork,
+    PixelRNNNetwork,
     WaveNetNetwork,
+    WaveRNNNetwork,
     build_audio,
     build_encoder,
 )
 from fastssl.models.drawing import draw
+from fastssl.models.pixel_rnn import _Diagonal, _RowLSTM
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_encoder, load_method, pretrain
 from tests.support.resuming import resumes_bit_for_bit
@@ -30,9 +34,14 @@ from tests.support.resuming import resumes_bit_for_bit
 PIXELS: dict[str, dict[str, Any]] = {
     "pixelcnn": {"name": "pixelcnn", "width": 6, "blocks": 2, "kernel": 3},
     "pixelcnn, one stack": {"name": "pixelcnn", "width": 6, "blocks": 2, "kernel": 3, "gated": False},
+    "pixelrnn": {"name": "pixelrnn", "width": 12, "blocks": 2, "kernel": 3},
+    "pixelrnn, rows": {"name": "pixelrnn", "width": 12, "blocks": 2, "kernel": 3, "lstm": "row"},
 }
 IMAGES = {**PIXELS, "igpt": {"name": "igpt", "width": 12, "blocks": 2, "heads": 2, "colors": 8, "channels": 1}}
-AUDIO: dict[str, dict[str, Any]] = {"wavenet": {"name": "wavenet", "levels": 16, "width": 6, "skip": 10, "depth": 3}}
+AUDIO: dict[str, dict[str, Any]] = {
+    "wavenet": {"name": "wavenet", "levels": 16, "width": 6, "skip": 10, "depth": 3},
+    "wavernn": {"name": "wavernn", "bits": 4, "width": 12},
+}
 
 
 def pixels(subject: str, size: int = 4, **options: Any) -> PixelNetwork:
@@ -41,10 +50,10 @@ def pixels(subject: str, size: int = 4, **options: Any) -> PixelNetwork:
     return network  # type: ignore[no-any-return]
 
 
-def audio(subject: str = "wavenet", **options: Any) -> WaveNetNetwork:
+def audio(subject: str = "wavenet", **options: Any) -> Any:
     torch.manual_seed(0)
     network: Any = build_audio({**AUDIO[subject], **options})
-    return network  # type: ignore[no-any-return]
+    return network
 
 
 # Causality.
@@ -71,18 +80,39 @@ def test_pixels_depend_on_those_before_alone(subject: str, channels: int) -> Non
     assert bool(found.any(1)[channels * 6 :].all())
 
 
-def test_the_blind_spot_of_one_stack_is_found_and_two_stacks_have_none() -> None:
+def test_the_blind_spots_of_one_stack_and_of_rows_are_found_and_two_stacks_have_none() -> None:
     """Of a pixel in the middle of the last row: with enough layers, all earlier pixels are in reach."""
     size, middle = 7, 7 * 6 + 3
     seen = {}
-    for subject in ("pixelcnn", "pixelcnn, one stack"):
-        network = pixels(subject, size, blocks=6).double()
+    for subject in PIXELS:
+        network = pixels(subject, size, blocks=1 if subject == "pixelrnn" else 6).double()
         images = torch.rand(4, 1, size, size, dtype=torch.float64) * 2 - 1
         seen[subject] = dependence(network, images)[middle, :middle]
     assert bool(seen["pixelcnn"].all())
-    blind = (~seen["pixelcnn, one stack"]).nonzero()[:, 0].tolist()
-    # A masked 3 x 3 kernel reaches one column to the right per row up: what is further right stays unseen.
-    assert blind == [r * size + c for r in range(size - 1) for c in range(size) if c - 3 > size - 1 - r]
+    # The states of the row above are those of features that do not see their own pixel: of the row's last pixel, none.
+    assert (~seen["pixelrnn"]).nonzero()[:, 0].tolist() == [size * (size - 1) - 1]
+    # A kernel of width 3 reaches one column to the right per row up: what is further right stays unseen.
+    unseen = [r * size + c for r in range(size - 1) for c in range(size) if c - 3 > size - 1 - r]
+    for subject in ("pixelcnn, one stack", "pixelrnn, rows"):
+        assert (~seen[subject]).nonzero()[:, 0].tolist() == unseen
+
+
+@pytest.mark.parametrize(("kind", "down", "tap"), [("row", True, 1), ("diagonal", False, 1)])
+def test_images_of_one_column_or_row_go_through_an_ordinary_lstm(kind: str, down: bool, tap: int) -> None:
+    torch.manual_seed(0)
+    ours: Any = {"row": _RowLSTM, "diagonal": _Diagonal}[kind](3, 5, 1).double()
+    peer = torch.nn.LSTM(3, 5, batch_first=True).double()
+    order = [1, 0, 3, 2]  # keep, write, show, new: of torch's input, forget, cell, output
+    for to, middle, of in (
+        (peer.weight_ih_l0, (ours.inputs.weight * ours.inputs.mask)[:, :, 0, ours.inputs.kernel_size[1] // 2], 3),
+        (peer.weight_hh_l0, ours.states.weight[:, :, tap], 5),
+    ):
+        to.data = middle.detach().reshape(4, 5, of)[order].flatten(0, 1)
+    peer.bias_ih_l0.data = ours.inputs.bias.detach().reshape(4, 5)[order].flatten()
+    peer.bias_hh_l0.data.zero_()
+    x = torch.randn(2, 9, 3, dtype=torch.float64)
+    image = x.transpose(1, 2).unsqueeze(3 if down else 2)
+    torch.testing.assert_close(ours(image, None).flatten(2).transpose(1, 2), peer(x)[0])
 
 
 @pytest.mark.parametrize("dilations", [(1, 2, 4), (1, 2, 1)])
@@ -97,6 +127,21 @@ def test_samples_depend_on_those_of_the_receptive_field_alone(dilations: tuple[i
         (slope,) = torch.autograd.grad(logits[:, :, t].square().sum(), embedded[0], retain_graph=True)
         depends = (slope.abs().sum((0, 2)) > 0).tolist()  # input s of the network is code s - 1
         assert depends == [0 <= t - s < network.receptive for s in range(length)]
+
+
+def test_parts_of_samples_depend_on_those_before_alone() -> None:
+    """Input t is both parts of code t - 1, and the coarse part of code t, which the fine part alone sees."""
+    network: Any = audio("wavernn").double()
+    codes, inputs = torch.randint(0, 16, (8, 6)), []
+    scaled = network.scaled
+    network.scaled = lambda parts: inputs.append(scaled(parts).requires_grad_()) or inputs[0]
+    logits = network(codes)
+    for t, k in itertools.product(range(6), range(2)):
+        (slope,) = torch.autograd.grad(logits[:, k, :, t].square().sum(), inputs[0], retain_graph=True)
+        depends = slope.abs().sum(0) > 0
+        expected = torch.arange(6)[:, None].expand(6, 3) <= t
+        expected = expected & ~((torch.arange(6)[:, None] == t) & torch.tensor([False, False, k == 0]))
+        assert torch.equal(depends, expected)
 
 
 def test_colors_depend_on_those_before_alone() -> None:
@@ -170,6 +215,27 @@ def test_waveforms_are_drawn_as_often_as_they_are_probable(backend: str, tempera
     assert surprise(np.bincount(drawn, minlength=16), 4000 * share) < 4
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("classes", [0, 2])
+def test_samples_in_two_parts_are_drawn_as_often_as_they_are_probable(classes: int, backend: str) -> None:
+    network = audio("wavernn", bits=2, classes=classes)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.8)
+    codes = torch.tensor(list(itertools.product(range(4), repeat=2)))
+    label = 1 if classes else None
+    labels = torch.ones(16, dtype=torch.int64) if classes else None
+    logits = network(codes, labels).double().log_softmax(2)
+    parts = torch.stack([codes // 2, codes % 2], 1)
+    steps = logits.gather(2, parts[:, :, None])[:, :, 0].sum(1)
+    share = steps.sum(1).exp().detach().numpy()
+    assert share.sum() == pytest.approx(1, abs=1e-6) and share.max() > 0.1
+    for reduction, expected in (("sum", -steps.sum()), ("mean", -steps.mean())):
+        found = network.loss(codes, labels, reduction=reduction)
+        assert float(found.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    made = network.sample(4000, 2, seed=5, label=label, backend=backend)
+    assert surprise(np.bincount(made @ np.array([4, 1]), minlength=16), 4000 * share) < 4
+
+
 # Sampling with what is known of the values before.
 
 
@@ -215,6 +281,52 @@ def test_queues_predict_what_the_whole_network_predicts(width: int, skip: int, l
                 np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=2e-6)
     finally:
         extension.instruction_set(chosen)
+
+
+@pytest.mark.parametrize("classes", [0, 2])
+def test_kept_states_predict_what_the_whole_network_predicts(classes: int) -> None:
+    """The whole network is torch's GRU, a step the paper's formula."""
+    network = audio("wavernn", bits=8, classes=classes).double()
+    codes = np.random.default_rng(0).integers(0, 256, (3, 24)).astype(np.int32)
+    with torch.no_grad():
+        labels = torch.ones(3, dtype=torch.int64) if classes else None
+        whole = network(torch.from_numpy(codes).long(), labels).permute(0, 3, 1, 2).numpy()
+    sampler = network.sampler(3, 1 if classes else None)
+    for part in (slice(0, 10), slice(10, 24)):
+        logits = np.zeros((3, part.stop - part.start, 2, 16))
+        sampler.run(np.ascontiguousarray(codes[:, part]), part.stop - part.start, 1.0, 0, logits)
+        np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("bits", "width", "classes"), [(2, 2, 0), (8, 34, 3), (16, 128, 0)])
+def test_the_fused_step_predicts_what_the_whole_network_predicts(bits: int, width: int, classes: int) -> None:
+    """On all instruction sets, for any number of rows and threads, in several calls."""
+    network = audio("wavernn", bits=bits, width=width, classes=classes)
+    label, labels = (1, torch.ones(7, dtype=torch.int64)) if classes else (None, None)
+    codes = np.random.default_rng(0).integers(0, network.levels, (7, 24)).astype(np.int32)
+    with torch.no_grad():
+        whole = network(torch.from_numpy(codes).long(), labels).permute(0, 3, 1, 2).numpy()
+    chosen, threads = extension.instruction_set(), torch.get_num_threads()
+    try:
+        for instructions in extension.instruction_sets():
+            extension.instruction_set(instructions)
+            sampler = network.sampler(7, label, "cpu")
+            for part in (slice(0, 10), slice(10, 24)):
+                given = np.ascontiguousarray(codes[:, part])
+                logits = np.zeros((*given.shape, 2, network.values), np.float32)
+                sampler.run(given, given.shape[1], 1.0, 0, logits)
+                np.testing.assert_allclose(logits, whole[:, part], rtol=0, atol=2e-6)
+            many = network.sample(7, 20, seed=9, label=label, backend="cpu")
+            torch.set_num_threads(3)
+            assert np.array_equal(network.sample(7, 20, seed=9, label=label), many)
+            torch.set_num_threads(threads)
+            assert np.array_equal(network.sample(2, 20, seed=9, label=label), many[:2])
+            primed = network.sample(2, 15, prompt=many[0, :5], seed=9, label=label)
+            assert np.array_equal(primed[0], many[0])
+    finally:
+        extension.instruction_set(chosen)
+        torch.set_num_threads(threads)
+    assert (network.sample(7, 20, seed=9, label=label, backend="reference") == many).mean() > 0.9
 
 
 def test_a_row_is_the_same_with_any_number_of_rows_and_threads() -> None:
@@ -371,6 +483,9 @@ def test_short_signals_are_padded_and_the_padding_is_not_counted() -> None:
         (lambda: PixelCNNNetwork(8, 3, width=16), "width: expected a multiple of the 3 channels, got 16"),
         (lambda: PixelCNNNetwork(8, kernel=4), "kernel: expected an odd number, got 4"),
         (lambda: PixelCNNNetwork(8, blocks=0), "blocks: expected an integer from 1"),
+        (lambda: PixelRNNNetwork(8, width=7), "width: expected a multiple of 2, twice the channels, got 7"),
+        (lambda: PixelRNNNetwork(8, lstm="column"), "lstm: expected one of row, diagonal, got 'column'"),
+        (lambda: PixelRNNNetwork(8, dropout=1.0), r"dropout: expected a share in \[0, 1\), got 1"),
         (lambda: PixelCNNNetwork(0), "size: expected an integer from 1"),
         (lambda: pixels("pixelcnn").sample(0), "count: expected an integer from 1"),
         (lambda: pixels("pixelcnn").sample(1, label=0), "label: expected none, the network is not conditioned"),
@@ -378,6 +493,18 @@ def test_short_signals_are_padded_and_the_padding_is_not_counted() -> None:
         (lambda: pixels("pixelcnn").sample(1, temperature=-1.0), "temperature: expected a number >= 0, got -1"),
         (lambda: WaveNetNetwork(levels=300), "levels: expected an integer from 2 to 256, got 300"),
         (lambda: WaveNetNetwork(cycle=0), "cycle: expected an integer from 1"),
+        (lambda: WaveRNNNetwork(bits=5), "bits, width: expected even numbers, got 5 and 128"),
+        (lambda: WaveRNNNetwork(bits=18), "bits: expected an integer from 2 to 16, got 18"),
+        (lambda: audio("wavernn").sample(1, 5, prompt=np.array([16])), "prompt: expected codes from 0 to 15"),
+        (lambda: audio("wavernn").double().sample(1, 5, backend="cpu"), "backend: the weights are torch.float64"),
+        (
+            lambda: (
+                audio("wavernn").sampler(2).run(np.zeros((2, 5), np.int32), 5, 1.0, 0, np.zeros((2, 5, 4), np.float32))
+            ),
+            r"logits: expected floats \[2, 5, 2, 4\]",
+        ),
+        (lambda: audio("wavernn").sample(1, 5, label=0), "label: expected none, the network is not conditioned"),
+        (lambda: pcm(np.array([1.5])), r"signal: expected samples in \[-1, 1\], got one of magnitude 1.5"),
         (lambda: build_audio({"name": "wavnet"}), "network: expected one of wavenet.*got 'wavnet'"),
         (lambda: build_audio({"name": "wavenet", "heads": 2}), "network: wavenet has no option heads"),
         (lambda: audio().sample(1, 0), "steps: expected an integer from 1"),
@@ -417,6 +544,15 @@ def test_other_networks_and_items_are_named() -> None:
             method.examples([item], 0)
     with pytest.raises(ValueError, match="labels: expected 0 to 1 with each item"):
         WaveNet(audio(classes=2), window=8).examples([Item(signal=good)], 0)
+
+
+def test_codes_of_equal_steps_are_undone() -> None:
+    samples = np.arange(-32768, 32768)
+    assert np.array_equal(pcm(samples / 32768), samples + 32768)  # those of a WAV file of 16 bits
+    for levels in (2, 16, 1 << 16):
+        codes = np.arange(levels)
+        assert np.array_equal(pcm(inverse_pcm(codes, levels), levels), codes)
+    assert pcm(np.array([-1.0, 1.0]), 16).tolist() == [0, 15]
 
 
 def test_mu_law_has_small_relative_errors_and_is_undone() -> None:

@@ -65,7 +65,7 @@ IMAGE_METHODS = methods_of("images")  # tests/methods/test_language.py has those
 
 
 def encoder_of(name: str) -> dict[str, Any]:
-    return encoder_for(name, None, 8 if name in ("igpt", "pixelcnn") else 32, 4)  # one step per pixel
+    return encoder_for(name, None, 8 if name in ("igpt", "pixelcnn", "pixelrnn") else 32, 4)  # one step per pixel
 
 
 def data(n: int = 48) -> ArraySource:

@@ -1,0 +1,137 @@
+"""Sentences whose words have tags: parts of speech, or spans such as names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.corpus import Corpus
+from fastssl.data.storage import content
+
+IGNORED_TAG = "-"  # of a word that is not scored
+
+
+class Tagged:
+    """Sentences, lists of words, with a tag for each word.
+
+    Spans are tagged as IOB2: "B-KIND" begins one, "I-KIND" continues it, "O" is outside. Tags are numbered so that
+    "O" is 0, and "B-KIND" and "I-KIND" of the k-th kind are 2 k + 1 and 2 k + 2; other tags in alphabetical order.
+
+    Args:
+        words: the words of each sentence.
+        tags: their tags; "-" is not scored.
+
+    Attributes:
+        classes: the names of the tags by number.
+        spans: whether the tags are spans.
+        labels: int64 [N, W], numbers of tags; -100 where there is no word, or none that is scored.
+
+    Raises:
+        ValueError: no sentences, empty ones, or unequally many words and tags.
+
+    Example:
+        >>> from fastssl.data import Tagged
+        >>> made = Tagged([["Mr", "Lincoln", "spoke"]], [["B-NAME", "I-NAME", "O"]])
+        >>> made.classes, made.labels.tolist()
+        (['O', 'B-NAME', 'I-NAME'], [[1, 2, 0]])
+    """
+
+    def __init__(self, words: Sequence[Sequence[str]], tags: Sequence[Sequence[str]]) -> None:
+        if not len(words) or len(words) != len(tags):
+            raise ValueError(f"tags: expected those of each sentence, at least one, got {len(tags)} for {len(words)}")
+        for k, (some, theirs) in enumerate(zip(words, tags)):
+            if not len(some) or len(some) != len(theirs):
+                raise ValueError(f"tags: sentence {k} has {len(some)} words and {len(theirs)} tags")
+        self.words, self.tags = [list(some) for some in words], [list(theirs) for theirs in tags]
+        known = {tag for theirs in self.tags for tag in theirs} - {IGNORED_TAG}
+        self.spans = bool(known) and all(tag == "O" or tag[:2] in ("B-", "I-") for tag in known)
+        if self.spans:
+            kinds = sorted({tag[2:] for tag in known - {"O"}})
+            self.classes = ["O", *(f"{part}-{kind}" for kind in kinds for part in "BI")]
+        else:
+            self.classes = sorted(known)
+        number = {tag: k for k, tag in enumerate(self.classes)} | {IGNORED_TAG: -100}
+        self.labels = np.full((len(words), max(map(len, words))), -100, dtype=np.int64)
+        for row, theirs in zip(self.labels, self.tags):
+            row[: len(theirs)] = [number[tag] for tag in theirs]
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+
+def read_conll(path: str | Path, column: int = -1) -> Tagged:
+    """Reads a file of CoNLL: a word and its columns per line, an empty line after each sentence.
+
+    Args:
+        path: the file; lines that begin with "#" or "-DOCSTART-", and words with an id such as "3-4" or "3.1", are left
+            out (CoNLL-U).
+        column: the column of the tags: -1, the last, for names (CoNLL 2003); 3 for parts of speech (CoNLL-U, whose
+            words are in column 1).
+
+    Raises:
+        OSError: no such file.
+        ValueError: a line without that column, or no sentence.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.data import read_conll
+        >>> file = Path(tempfile.mkdtemp()) / "names.txt"
+        >>> _ = file.write_text("Lincoln NNP B-PER\\nspoke VBD O\\n\\nYes UH O\\n")
+        >>> read_conll(file).words
+        [['Lincoln', 'spoke'], ['Yes']]
+    """
+    words: list[list[str]] = [[]]
+    tags: list[list[str]] = [[]]
+    for number, line in enumerate(content(str(path)).decode("utf-8").splitlines(), 1):
+        if not line.strip():
+            words.append([])
+            tags.append([])
+            continue
+        if line.startswith(("#", "-DOCSTART-")):
+            continue
+        parts = line.split("\t") if "\t" in line else line.split()
+        if not -len(parts) <= column < len(parts) or len(parts) < 2:
+            raise ValueError(f"column: expected one of {len(parts)} in line {number} of {path}, got {column}")
+        of_conllu = len(parts) == 10
+        if of_conllu and not parts[0].isdigit():
+            continue
+        words[-1].append(parts[1 if of_conllu else 0])
+        tags[-1].append(parts[column])
+    filled = [k for k, some in enumerate(words) if some]
+    if not filled:
+        raise ValueError(f"path: expected sentences in {path}, there are none")
+    return Tagged([words[k] for k in filled], [tags[k] for k in filled])
+
+
+def capitals(corpus: Corpus, ids: Any, longest: int = 40) -> Tagged:
+    """Sentences in lower case, and which of their words were capitalised: spans "B-NAME", "I-NAME" of names, without
+    any label of a person's. The first word of a sentence is not scored.
+
+    Args:
+        corpus: texts in a language with capitals.
+        ids: indices of the documents.
+        longest: words of a sentence; longer ones are left out.
+
+    Raises:
+        ValueError: no sentence.
+
+    Example:
+        >>> from fastssl.data import Corpus, capitals
+        >>> capitals(Corpus(["We met Mr Lincoln. He spoke."]), [0]).tags
+        [['-', 'O', 'B-NAME', 'I-NAME'], ['-', 'O']]
+    """
+    words, tags = [], []
+    for sentence in (sentence for index in ids for sentence in corpus.document(int(index))):
+        found = re.findall(r"\w+(?:[^\w\s]\w+)*", sentence)
+        if not 2 <= len(found) <= longest:
+            continue
+        upper = [word[0].isupper() and word not in ("I", "O") for word in found]
+        named = ["O" if not up else "I-NAME" if k > 1 and upper[k - 1] else "B-NAME" for k, up in enumerate(upper)]
+        words.append([word.lower() for word in found])
+        tags.append([IGNORED_TAG, *named[1:]])
+    return Tagged(words, tags)
