@@ -487,8 +487,8 @@ def evaluate(
     elif protocol in DENSE_PROTOCOLS:
         from fastssl.cli.dense import evaluate_dense
 
-        if readout is not None:
-            raise ValueError(f"readout: {protocol} is of feature maps, got {readout!r}")
+        if readout is not None or whiten is not None:
+            raise ValueError(f"readout, whiten: expected none, {protocol} is of feature maps")
         table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
     else:
         table = run_evaluation(checkpoint, data, protocol, readout, only, whiten)
