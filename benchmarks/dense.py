@@ -194,7 +194,7 @@ def page(results: dict[str, Any]) -> str:
             table = results[part]["table"]
             cells = [f"{table['mIoU'][row]:.1f} ± {table['mIoU_se'][row]:.1f}" for row in rows]
             lines.append(f"| {name} | " + " | ".join(cells) + " |")
-        lines.append("")
+        lines += ["", "![mIoU against labels](../benchmarks/results/dense.svg)", ""]
     if "speed" in results:
         r = results["speed"]
         lines.append(
@@ -203,6 +203,23 @@ def page(results: dict[str, Any]) -> str:
             f"{r['seconds']['theirs']:.2f} s (without loading its records); both give {r['AP']:.4f}."
         )
     return "\n".join(lines).rstrip() + "\n"
+
+
+def figure(results: dict[str, Any]) -> None:
+    """mIoU against the share of labelled scenes."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    import matplotlib.pyplot as plt
+
+    drawing, axis = plt.subplots(figsize=(6, 3.2))
+    few, whole = (results[part]["table"] for part in ("labels", "segmentation"))
+    for row in few["mIoU"]:
+        values, errors = ([table[name][row] for table in (few, whole)] for name in ("mIoU", "mIoU_se"))
+        axis.errorbar([10, 100], values, errors, marker="o", capsize=3, label=row.replace(TUNED, ", all layers"))
+    axis.set(xscale="log", xticks=[10, 100], xticklabels=["10", "100"], xlabel="labelled scenes, %", ylabel="mIoU")
+    axis.legend(frameon=False, fontsize=9)
+    drawing.savefig(RESULTS.with_suffix(".svg"), bbox_inches="tight")
 
 
 def main() -> None:
@@ -231,7 +248,10 @@ def main() -> None:
     if "speed" in arguments.parts:
         _keep("speed", speed())
     if arguments.page:
-        replace("dense", page(json.loads(RESULTS.read_text())), PAGE)
+        kept = json.loads(RESULTS.read_text())
+        replace("dense", page(kept), PAGE)
+        if "labels" in kept:
+            figure(kept)
 
 
 def _keep(part: str, made: dict[str, Any]) -> None:
