@@ -63,14 +63,11 @@ CANDIDATES: dict[str, list[dict[str, Any]]] = {
     "rbm": _grid(lr=(0.02, 0.05, 0.1), weight_decay=(1e-4, 1e-3), epochs=(60, 120)),
     "nade": _grid(lr=(5e-3, 1e-2), weight_decay=(1e-2, 0.1, 0.3), epochs=(50, 100)),
     "pixelcnn": [
-        {"lr": 1e-2, "weight_decay": 0.05},
-        *_grid(lr=(3e-3, 5e-3), weight_decay=(0.3, 1.0)),
-        {"lr": 5e-3, "weight_decay": 0.3, "width": 48},
-        {"lr": 5e-3, "weight_decay": 0.3, "width": 48, "blocks": 1},
-        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 3},
-        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 4},
-        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 3, "width": 48},
-        {"lr": 5e-3, "weight_decay": 0.3, "dropout": 0.2},
+        {"lr": 1e-2, "weight_decay": 0.05, "blocks": 2},
+        *_grid(lr=(3e-3, 5e-3), weight_decay=(0.3, 1.0), blocks=(2,)),
+        *_grid(lr=(5e-3,), weight_decay=(0.3,), blocks=(1, 2, 3), width=(48,)),
+        *_grid(lr=(5e-3,), weight_decay=(0.3,), blocks=(3, 4)),
+        {"lr": 5e-3, "weight_decay": 0.3, "blocks": 2, "dropout": 0.2},
     ],
 }
 FIELDS = {field.name for field in fields(Pretraining)}
