@@ -41,6 +41,7 @@ class XLNet(TextMethod):
     networks = ("xlnet",)
     tokenizer_kind = "unigram"
     special = 2
+    has_unused_parameters = True  # those of segments
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer) -> None:
         super().__init__(network, tokenizer)

@@ -82,6 +82,16 @@ def test_results_are_new_tensors() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, kept))
 
 
+def test_inference_first_training_after() -> None:
+    inputs = [torch.randn(7, 16, device=DEVICE) for _ in range(2)]
+    right = step(nt_xent, *inputs)
+    with torch.inference_mode():
+        for _ in range(3):
+            nt_xent(*inputs)
+    for _ in range(3):
+        assert all(torch.equal(a, b) for a, b in zip(step(nt_xent, *inputs), right))
+
+
 def test_rows_of_one_tensor_and_of_several() -> None:
     """Halves of a tensor share its memory: elsewhere in the next call."""
     whole = [torch.randn(3 * 10, 16, device=DEVICE) for _ in range(4)]

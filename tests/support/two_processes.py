@@ -67,7 +67,8 @@ def main(rank: int, out: Path, names: list[str]) -> None:
             method, source = method_of(name), tokens(4)
             options, network = method.network.options, method.network
         elif "signal" in get(name).needs:
-            method, options = build_audio_method(name, {"width": 6, "skip": 6, "depth": 3}, {"window": 64}, 0)
+            small = {"wavenet": {"width": 6, "skip": 6, "depth": 3}, "wavernn": {"width": 6}}[name]
+            method, options = build_audio_method(name, small, {"window": 64}, 0)
             source, network = tones(32, 100), method.network
         else:
             options = encoder_for(name, None, 32, 4)

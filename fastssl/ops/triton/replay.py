@@ -277,7 +277,7 @@ def _record(function: Callable[..., Any], arguments: tuple[Any, ...], inputs: li
 def _situation() -> tuple[Any, ...]:
     """What else than arguments decides which kernels run."""
     exact = "" if INTERPRETING else torch.backends.cuda.matmul.fp32_precision
-    return exact, extension.get_memory_budget(), launch.WIDEST_RESIDENT
+    return exact, extension.get_memory_budget(), launch.WIDEST_RESIDENT, torch.is_inference_mode_enabled()
 
 
 def _trait(argument: Any) -> Any:
