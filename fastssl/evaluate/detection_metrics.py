@@ -44,6 +44,13 @@ def _scores(detections: Sequence[Detections]) -> np.ndarray:
     return made
 
 
+def _tables(
+    detections: Sequence[Detections], objects: Sequence[Objects], classes: int
+) -> tuple[_Flat, _Flat, np.ndarray]:
+    """Boxes of the detections and of the objects, and the scores of the former."""
+    return _flat(detections, classes, "detections"), _flat(objects, classes, "objects"), _scores(detections)
+
+
 def _areas(boxes: np.ndarray) -> np.ndarray:
     sides = boxes[:, 2:] - boxes[:, :2]
     result: np.ndarray = sides[:, 0] * sides[:, 1]
@@ -89,11 +96,7 @@ def voc_matches(
         Of the detections of all images one after the other: bool [D], right ones; bool [D], those of difficult objects;
         int64 [D], the object that is overlapped most, -1 if it is by less than ``threshold``.
     """
-    found, wanted, scores = (
-        _flat(detections, classes, "detections"),
-        _flat(objects, classes, "objects"),
-        _scores(detections),
-    )
+    found, wanted, scores = _tables(detections, objects, classes)
     difficult = np.concatenate([np.zeros(0, bool), *(o.difficult for o in objects)])
     i, j = _pairs(found.groups(classes), wanted.groups(classes))
     overlap = _overlaps(found.box[i], wanted.box[j])
@@ -189,11 +192,7 @@ def _match(
     detections: Sequence[Detections], objects: Sequence[Objects], classes: int, most: int, areas: np.ndarray
 ) -> _Matches:
     """Matches detections to objects, from the highest score down; all areas and thresholds at once."""
-    found, wanted, scores = (
-        _flat(detections, classes, "detections"),
-        _flat(objects, classes, "objects"),
-        _scores(detections),
-    )
+    found, wanted, scores = _tables(detections, objects, classes)
     crowd, difficult = (
         np.concatenate([np.zeros(0, bool), *(getattr(o, name) for o in objects)]) for name in ("crowd", "difficult")
     )

@@ -219,37 +219,29 @@ def _transformer(o: dict[str, Any]) -> nn.Module:
     return Transformer(o["vocabulary"], o["width"], o["depth"], o["heads"], o["length"], o.get("causal", True))
 
 
+def _bert_sizes(o: dict[str, Any], width: int, heads: int) -> dict[str, Any]:
+    """What the configurations of BERT and ELECTRA share."""
+    return {
+        "vocab_size": o["vocabulary"],
+        "hidden_size": width,
+        "num_hidden_layers": o["depth"],
+        "num_attention_heads": heads,
+        "intermediate_size": 4 * width,
+        "max_position_embeddings": o["length"],
+        "hidden_dropout_prob": o["dropout"],
+        "attention_probs_dropout_prob": o["dropout"],
+        "pad_token_id": o["pad"],
+    }
+
+
 def _bert(o: dict[str, Any]) -> nn.Module:
     t = _library()
-    return t.BertForPreTraining(
-        t.BertConfig(
-            vocab_size=o["vocabulary"],
-            hidden_size=o["width"],
-            num_hidden_layers=o["depth"],
-            num_attention_heads=o["heads"],
-            intermediate_size=4 * o["width"],
-            max_position_embeddings=o["length"],
-            hidden_dropout_prob=o["dropout"],
-            attention_probs_dropout_prob=o["dropout"],
-            pad_token_id=o["pad"],
-        )
-    )
+    return t.BertForPreTraining(t.BertConfig(**_bert_sizes(o, o["width"], o["heads"])))
 
 
 def electra_config(o: dict[str, Any], width: int, heads: int) -> Any:
     """The configuration of a discriminator or a generator of ``width``, whose embeddings have ``o["width"]``."""
-    return _library().ElectraConfig(
-        vocab_size=o["vocabulary"],
-        embedding_size=o["width"],
-        hidden_size=width,
-        num_hidden_layers=o["depth"],
-        num_attention_heads=heads,
-        intermediate_size=4 * width,
-        max_position_embeddings=o["length"],
-        hidden_dropout_prob=o["dropout"],
-        attention_probs_dropout_prob=o["dropout"],
-        pad_token_id=o["pad"],
-    )
+    return _library().ElectraConfig(embedding_size=o["width"], **_bert_sizes(o, width, heads))
 
 
 def _electra(o: dict[str, Any]) -> nn.Module:

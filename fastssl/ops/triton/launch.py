@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import threading
@@ -238,12 +239,20 @@ def _launch(kernel: Any, grid: Any, arguments: tuple[Any, ...], constants: dict[
         compiled = kernel[grid](*arguments, **constants)
         found = _compiled[key] = compiled, tuple(constants[name] for name in kernel.arg_names[len(arguments) :])
         return found
-    compiled, tail = found
-    compiled.run(
-        *(*grid, torch._C._cuda_getCurrentRawStream(device), compiled.function, compiled.packed_metadata),
-        *(None, None, None, *arguments, *tail),
-    )
+    launch_compiled(found, grid, torch._C._cuda_getCurrentRawStream(device), arguments)
     return found
+
+
+def launch_compiled(found: Any, grid: Sequence[Any], stream: int, arguments: Sequence[Any]) -> None:
+    """Launches what :func:`_launch` found, on a stream of the current device."""
+    compiled, tail = found
+    head = (*grid, stream, compiled.function, compiled.packed_metadata, None, None, None)
+    compiled.run(*head, *arguments, *tail)
+
+
+def current_device(index: int) -> contextlib.AbstractContextManager[Any]:
+    """Within it a device is the current one."""
+    return contextlib.nullcontext() if index == torch._C._cuda_getDevice() else torch.cuda.device(index)
 
 
 def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None = None, **constants: Any) -> None:
@@ -274,9 +283,7 @@ def _run(kernel: Any, grid: Sequence[Any], arguments: tuple[Any, ...], config: C
     device = next(t for t in arguments if isinstance(t, Tensor)).device
     use_scratch()
     try:
-        if device.index == torch._C._cuda_getDevice():
-            return _launch(kernel, whole_grid(grid), arguments, constants, device.index)
-        with torch.cuda.device(device):
+        with current_device(device.index):
             return _launch(kernel, whole_grid(grid), arguments, constants, device.index)
     except (triton.OutOfResources, RuntimeError) as error:
         compiler = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)

@@ -89,9 +89,7 @@ class Launch:
         if self.found is None:
             self.kernel[self.grid](*arguments, **self.constants)
             return
-        compiled, tail = self.found
-        head = (*self.grid, stream, compiled.function, compiled.packed_metadata, None, None, None)
-        compiled.run(*head, *arguments, *tail)
+        launch.launch_compiled(self.found, self.grid, stream, arguments)
 
 
 def _view(base: Tensor, size: tuple[int, ...], stride: tuple[int, ...], offset: int) -> Tensor:
@@ -250,11 +248,8 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
         if device.type != "cuda":
             return plan(inputs, 0)
         launch.use_scratch()
-        index = device.index
-        if index == torch._C._cuda_getDevice():
-            return plan(inputs, torch._C._cuda_getCurrentRawStream(index))
-        with torch.cuda.device(index):
-            return plan(inputs, torch._C._cuda_getCurrentRawStream(index))
+        with launch.current_device(device.index):
+            return plan(inputs, torch._C._cuda_getCurrentRawStream(device.index))
 
     call.plans = plans  # type: ignore[attr-defined]
     return call
