@@ -23,6 +23,10 @@ FASTSSL_INLINE F load_bytes(const uint8_t* p) {
   return (F)_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 #elif defined(__AVX2__)
   return (F)_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+#elif defined(FASTSSL_NEON)
+  uint32_t word;
+  std::memcpy(&word, p, sizeof word);
+  return (F)vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(vcreate_u8(word)))));
 #else
   F v;
   for (int i = 0; i < kL; ++i) v[i] = float(p[i]);

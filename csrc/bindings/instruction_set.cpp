@@ -74,7 +74,7 @@ extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
 extern const GruTable FASTSSL_JOIN(gru_, FASTSSL_ISA);
 
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
-#ifdef __AVX512BF16__
+#ifdef FASTSSL_BF16_PAIRS
   using namespace FASTSSL_ISA;
   using K = FASTSSL_ISA::Bf16Pairs;
   static const PairTable<float> bf16 = {

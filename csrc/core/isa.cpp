@@ -2,16 +2,43 @@
 
 #include <atomic>
 #include <cstring>
+#if defined(FASTSSL_NEON_BF16) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(FASTSSL_NEON_BF16) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace fastssl {
 namespace {
 
 std::atomic<const IsaTable*> chosen{nullptr};
 
+#ifdef FASTSSL_NEON_BF16
+bool has_bf16_dot() {
+#if defined(__linux__)
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16, which older headers do not name
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+#elif defined(__APPLE__)
+  int has = 0;
+  size_t size = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
+#else
+  return false;
+#endif
+}
+#endif
+
 }  // namespace
 
 std::vector<const IsaTable*> usable_isas() {
+#ifdef FASTSSL_NEON
+  std::vector<const IsaTable*> list{&isa_neon()};
+#else
   std::vector<const IsaTable*> list{&isa_portable()};
+#endif
+#ifdef FASTSSL_NEON_BF16
+  if (has_bf16_dot()) list.push_back(&isa_neon_bf16());
+#endif
 #ifdef FASTSSL_X86
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) list.push_back(&isa_avx2());
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

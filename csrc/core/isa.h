@@ -39,7 +39,12 @@ struct IsaTable {
   const GruTable* gru;
 };
 
+#ifdef FASTSSL_NEON
+const IsaTable& isa_neon();
+const IsaTable& isa_neon_bf16();
+#else
 const IsaTable& isa_portable();
+#endif
 #ifdef FASTSSL_X86
 const IsaTable& isa_avx2();
 const IsaTable& isa_avx512();

@@ -23,99 +23,96 @@ const DensityTable<T>& density_kernels() {
 
 // Rows that share one pass over the weights.
 constexpr int64_t kLanes = 32, kFewLanes = 16, kMostBlocks = 4;
-constexpr int64_t kFewSparse = 32, kColumns = 64;
+constexpr double kWorthThreads = 1 << 18;  // multiply-adds
+
+// The states of some blocks of rows, a row per lane.
+template <class T>
+class Chains {
+ public:
+  Chains(const GibbsProblem<T>& p, int64_t lanes, int64_t first_block, int64_t blocks)
+      : p_(p),
+        lanes_(lanes),
+        blocks_(blocks),
+        first_(first_block * lanes),
+        rows_(std::min(p.rows - first_, blocks * lanes)),
+        v_(blocks * p.dimensions * lanes),
+        h_(blocks * p.hidden * lanes, false),
+        keys_(size_t(blocks * 2 * lanes)) {
+    for (int64_t r = 0; r < rows_; ++r) {
+      T* lane = v_.data() + at(r, p.dimensions);
+      const T* x = p.visible + (first_ + r) * p.dimensions;
+      for (int64_t d = 0; d < p.dimensions; ++d) {
+        within_ &= x[d] >= 0 && x[d] <= 1;
+        lane[d * lanes] = x[d];
+      }
+      uint32_t* key = keys_.data() + at(r, 2);
+      key[0] = uint32_t(p.keys[first_ + r]);
+      key[lanes] = uint32_t(uint64_t(p.keys[first_ + r]) >> 32);
+    }
+  }
+  bool within() const { return within_; }
+
+  // Part `part` of `parts` of the units of one side, given the other side: hidden ones in even halves of steps.
+  void half_step(int64_t half, int64_t part, int64_t parts) {
+    const bool hidden = half % 2 == 0;
+    const int64_t inputs = hidden ? p_.dimensions : p_.hidden, outputs = hidden ? p_.hidden : p_.dimensions;
+    const int64_t share = ceil_div(ceil_div(outputs, parts), kDrawUnits) * kDrawUnits;
+    const int64_t begin = std::min(outputs, part * share), end = std::min(outputs, begin + share);
+    if (begin == end) return;
+    Buffer<T> scratch(inputs * kTileUnits, false);
+    density_kernels<T>().half_step({hidden ? v_.data() : h_.data(), hidden ? h_.data() : v_.data(), blocks_, lanes_,
+                                    ceil_div(rows_ - (blocks_ - 1) * lanes_, kFewLanes) * kFewLanes, inputs, outputs,
+                                    begin, end, p_.weight, hidden ? 1 : p_.dimensions, hidden ? p_.dimensions : 1,
+                                    scratch.data(), hidden ? p_.hidden_bias : p_.visible_bias, keys_.data(),
+                                    uint32_t(half), p_.normal && !hidden ? Units::normal : Units::binary});
+  }
+  void write(T* out) const {
+    for (int64_t r = 0; r < rows_; ++r) {
+      const T* lane = v_.data() + at(r, p_.dimensions);
+      T* to = out + (first_ + r) * p_.dimensions;
+      for (int64_t d = 0; d < p_.dimensions; ++d) to[d] = lane[d * lanes_];
+    }
+  }
+
+ private:
+  int64_t at(int64_t row, int64_t units) const { return row / lanes_ * units * lanes_ + row % lanes_; }
+
+  const GibbsProblem<T>& p_;
+  const int64_t lanes_, blocks_, first_, rows_;
+  Buffer<T> v_, h_;
+  std::vector<uint32_t> keys_;  // [block][2][lanes]
+  bool within_ = true;
+};
 
 }  // namespace
 
 template <class T>
 bool gibbs(const GibbsProblem<T>& p, T* out) {
-  const DensityTable<T>& kernels = density_kernels<T>();
   const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
   // A row's bits do not depend on how many there are.
   const int64_t lanes = p.rows > kFewLanes ? kLanes : kFewLanes;
-  const int64_t blocks = ceil_div(p.rows, lanes);
-  const int64_t tasks = std::max(std::min(threads, blocks), ceil_div(blocks, kMostBlocks * kLanes / lanes));
-  // Images of mostly black pixels: their rows of weights side by side, a copy that pays for itself from some rows on.
-  const int64_t padded = ceil_div(p.hidden, kTileUnits) * kTileUnits;
-  const int64_t total = p.rows * p.dimensions;
-  const bool sparse = p.rows >= kFewSparse && p.hidden >= kTileUnits &&
-                      3 * (total - std::count(p.visible, p.visible + total, T(0))) < total;
-  Buffer<T> rows_of_inputs(sparse ? p.dimensions * padded : 0, false);
-  if (sparse)
-    parallel_tasks(ceil_div(p.dimensions, kColumns), [&](int64_t, int64_t k) {
-      kernels.transpose(p.weight, p.hidden, p.dimensions, k * kColumns, std::min(p.dimensions, (k + 1) * kColumns),
-                        rows_of_inputs.data(), padded);
-    });
+  const int64_t blocks = ceil_div(p.rows, lanes), tasks = ceil_div(blocks, kMostBlocks * kLanes / lanes);
+  const double work = double(p.rows) * double(p.dimensions) * double(p.hidden);
+  const bool few = work * double(p.steps) < kWorthThreads;
+  // Threads share the units where there are not enough rows for them, and the work between two halves is worth it.
+  const bool by_units = tasks < threads && work > kWorthThreads;
   std::atomic<bool> within{true};
-  const double work = double(p.rows) * double(p.dimensions) * double(p.hidden) * double(p.steps);
-  parallel_tasks(
-      tasks,
-      [&](int64_t, int64_t task) {
-        const int64_t begin = task * blocks / tasks, count = (task + 1) * blocks / tasks - begin;
-        if (count == 0) return;
-        bool good = true;
-        Buffer<T> v(count * p.dimensions * lanes), h(count * p.hidden * lanes, false);
-        Buffer<T> scratch(std::max(p.dimensions, padded) * kTileUnits, false);
-        std::vector<uint32_t> keys(size_t(count * 2 * lanes));
-        const int64_t row = begin * lanes, rows = std::min(p.rows - row, count * lanes);
-        for (int64_t r = 0; r < rows; ++r) {
-          T* lane = v.data() + r / lanes * p.dimensions * lanes + r % lanes;
-          const T* x = p.visible + (row + r) * p.dimensions;
-          for (int64_t d = 0; d < p.dimensions; ++d) {
-            good &= x[d] >= 0 && x[d] <= 1;
-            lane[d * lanes] = x[d];
-          }
-          uint32_t* key = keys.data() + r / lanes * 2 * lanes + r % lanes;
-          key[0] = uint32_t(p.keys[row + r]);
-          key[lanes] = uint32_t(uint64_t(p.keys[row + r]) >> 32);
-        }
-        if (!good && !p.normal) within.store(false, std::memory_order_relaxed);
-        const int64_t last = ceil_div(rows - (count - 1) * lanes, kFewLanes) * kFewLanes;
-        for (int64_t step = p.first; step < p.first + p.steps; ++step) {
-          HalfStep<T> s{v.data(),
-                        h.data(),
-                        count,
-                        lanes,
-                        last,
-                        p.dimensions,
-                        p.hidden,
-                        p.weight,
-                        1,
-                        p.dimensions,
-                        scratch.data(),
-                        rows_of_inputs.data(),
-                        padded,
-                        p.hidden_bias,
-                        keys.data(),
-                        uint32_t(2 * step),
-                        Units::binary};
-          kernels.half_step(s);
-          s = {h.data(),
-               v.data(),
-               count,
-               lanes,
-               last,
-               p.hidden,
-               p.dimensions,
-               p.weight,
-               p.dimensions,
-               1,
-               scratch.data(),
-               nullptr,
-               0,
-               p.visible_bias,
-               keys.data(),
-               uint32_t(2 * step + 1),
-               p.normal ? Units::normal : Units::binary};
-          kernels.half_step(s);
-        }
-        for (int64_t r = 0; r < rows; ++r) {
-          const T* lane = v.data() + r / lanes * p.dimensions * lanes + r % lanes;
-          T* to = out + (row + r) * p.dimensions;
-          for (int64_t d = 0; d < p.dimensions; ++d) to[d] = lane[d * lanes];
-        }
-      },
-      work < 1 << 18 ? 1 : INT64_MAX);
+  const auto run = [&](int64_t, int64_t task) {
+    const int64_t begin = task * blocks / tasks, count = (task + 1) * blocks / tasks - begin;
+    Chains<T> chains(p, lanes, begin, count);
+    if (!chains.within() && !p.normal) within.store(false, std::memory_order_relaxed);
+    for (int64_t half = 2 * p.first; half < 2 * (p.first + p.steps); ++half) {
+      if (by_units)
+        parallel_tasks(threads, [&](int64_t, int64_t part) { chains.half_step(half, part, threads); });
+      else
+        chains.half_step(half, 0, 1);
+    }
+    chains.write(out);
+  };
+  if (by_units)
+    for (int64_t task = 0; task < tasks; ++task) run(0, task);
+  else
+    parallel_tasks(tasks, run, few ? 1 : INT64_MAX);
   return within.load(std::memory_order_relaxed);
 }
 

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include "core/philox.h"
 #include "simd/simd.h"
@@ -19,7 +18,6 @@ FASTSSL_INLINE Vec<T> sigmoid(Vec<T> x) {
 }
 
 // Philox4x32-10 with a key per lane, a register of lanes at a time.
-typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
 typedef uint64_t Pairs __attribute__((vector_size(kVectorBytes)));
 constexpr int kWords = kVectorBytes / 4;
 
@@ -30,6 +28,8 @@ FASTSSL_INLINE Pairs multiply_even(Words x, uint32_t by) {
   return (Pairs)_mm256_mul_epu32((__m256i)x, _mm256_set1_epi32(int(by)));
 #elif defined(FASTSSL_X86)
   return (Pairs)_mm_mul_epu32((__m128i)x, _mm_set1_epi32(int(by)));
+#elif defined(FASTSSL_NEON)
+  return (Pairs)vmull_n_u32(vmovn_u64((uint64x2_t)x), by);
 #else
   return ((Pairs)x & 0xFFFFFFFFull) * uint64_t(by);
 #endif
@@ -63,7 +63,7 @@ FASTSSL_INLINE Vec<T> uniform_of(const uint32_t* words) {
   return (load_as<Vec<T>>(high) + T(0.5)) * T(1.0 / 16777216.0);
 }
 
-constexpr int kTileOutputs = kWide ? 11 : 6;
+constexpr int kTileOutputs = kManyRegisters ? 11 : 6;
 
 // Outputs first to first + R, of V registers of lanes. `packed`: their weights as [input][R]; else rows of the weights,
 // whose inputs lie side by side.
@@ -90,9 +90,11 @@ FASTSSL_INLINE void multiply_tile(const HalfStep<T>& s, const T* packed, const T
 
 template <class T, int R, bool kPacked>
 void multiply_rows(const HalfStep<T>& s, int64_t first) {
-  if constexpr (kPacked)
-    for (int64_t k = 0; k < s.inputs; ++k)
-      for (int r = 0; r < R; ++r) s.scratch[k * R + r] = s.weight[k * s.input_stride + first + r];
+  if constexpr (kPacked) {
+    T* to = s.scratch;
+    const T* from = s.weight + first;
+    for (int64_t k = s.inputs; k > 0; --k, to += R, from += s.input_stride) __builtin_memcpy(to, from, R * sizeof(T));
+  }
   for (int64_t block = 0; block < s.blocks; ++block) {
     const T* from = s.from + block * s.inputs * s.lanes;
     T* to = s.to + block * s.outputs * s.lanes;
@@ -107,26 +109,26 @@ void multiply_rows(const HalfStep<T>& s, int64_t first) {
 
 template <class T, bool kPacked>
 void multiply_units(const HalfStep<T>& s) {
-  if (s.outputs < kTileOutputs) {
-    for (int64_t r = 0; r < s.outputs; ++r) multiply_rows<T, 1, kPacked>(s, r);
+  if (s.end - s.begin < kTileOutputs) {
+    for (int64_t r = s.begin; r < s.end; ++r) multiply_rows<T, 1, kPacked>(s, r);
   } else {  // the last tile begins early enough to end with the last unit
-    for (int64_t r = 0; r < s.outputs; r += kTileOutputs)
-      multiply_rows<T, kTileOutputs, kPacked>(s, r + kTileOutputs <= s.outputs ? r : s.outputs - kTileOutputs);
+    for (int64_t r = s.begin; r < s.end; r += kTileOutputs)
+      multiply_rows<T, kTileOutputs, kPacked>(s, r + kTileOutputs <= s.end ? r : s.end - kTileOutputs);
   }
 }
 
 template <class T>
 void draw_units(const HalfStep<T>& s, T* units, const uint32_t* keys) {
   alignas(64) uint32_t words[4][64];
-  for (int64_t first = 0; first < s.outputs; first += 4) {
+  for (int64_t first = s.begin; first < s.end; first += kDrawUnits) {
     for (int64_t lane = 0; lane < s.lanes; lane += kWords) {
       Words k0, k1, out[4];
       __builtin_memcpy(&k0, keys + lane, sizeof k0);
       __builtin_memcpy(&k1, keys + s.lanes + lane, sizeof k1);
-      draw(uint32_t(first / 4), s.stream, k0, k1, out);
+      draw(uint32_t(first / kDrawUnits), s.stream, k0, k1, out);
       for (int j = 0; j < 4; ++j) __builtin_memcpy(words[j] + lane, &out[j], sizeof k0);
     }
-    const int64_t count = s.outputs - first < 4 ? s.outputs - first : 4;
+    const int64_t count = std::min(s.end - first, kDrawUnits);
     for (int64_t j = 0; j < count; ++j) {
       T* row = units + (first + j) * s.lanes;
       const T bias = s.bias[first + j];
@@ -147,88 +149,10 @@ void draw_units(const HalfStep<T>& s, T* units, const uint32_t* keys) {
   }
 }
 
-// The same sums as multiply_units, bit for bit: what is left out is 0.
-template <class T>
-void add_rows(const HalfStep<T>& s, std::vector<int32_t>& places) {
-  constexpr int kV = kWide ? 16 : 8;  // registers of outputs at a time
-  places.resize(size_t(kTileUnits * s.inputs));
-  for (int64_t block = 0; block < s.blocks; ++block) {
-    for (int64_t lane = 0; lane < s.lanes; lane += kTileUnits) {
-      const T* from = s.from + block * s.inputs * s.lanes + lane;
-      int32_t counts[kTileUnits] = {};
-      for (int64_t k = 0; k < s.inputs; ++k)
-        for (int g = 0; g < kTileUnits; g += kWidth<T>)
-          for (uint32_t bits = bits_of<T>(load<T>(from + k * s.lanes + g) != T(0)); bits; bits &= bits - 1) {
-            const int r = g + __builtin_ctz(bits);
-            places[size_t(r * s.inputs + counts[r]++)] = int32_t(k);
-          }
-      for (int r = 0; r < kTileUnits; ++r) {
-        const int32_t* place = places.data() + r * s.inputs;
-        for (int64_t u = 0; u < s.padded; u += kV * kWidth<T>) {
-          const int vectors = int(std::min<int64_t>(kV, (s.padded - u) / kWidth<T>));
-          Vec<T> acc[kV] = {};
-          if (vectors == kV) {
-            for (int32_t i = 0; i < counts[r]; ++i) {
-              const T x = from[place[i] * s.lanes + r];
-              const T* w = s.sparse + place[i] * s.padded + u;
-#pragma GCC unroll 16
-              for (int v = 0; v < kV; ++v) acc[v] += x * load<T>(w + v * kWidth<T>);
-            }
-          } else {
-            for (int32_t i = 0; i < counts[r]; ++i) {
-              const T x = from[place[i] * s.lanes + r];
-              const T* w = s.sparse + place[i] * s.padded + u;
-              for (int v = 0; v < vectors; ++v) acc[v] += x * load<T>(w + v * kWidth<T>);
-            }
-          }
-          for (int v = 0; v < vectors; ++v) store<T>(s.scratch + r * s.padded + u + v * kWidth<T>, acc[v]);
-        }
-      }
-      T* to = s.to + block * s.outputs * s.lanes + lane;
-      int64_t u = 0;
-      for (; u + kWidth<T> <= s.outputs; u += kWidth<T>)
-        for (int g = 0; g < kTileUnits; g += kWidth<T>)
-          transpose<T>(s.scratch + g * s.padded + u, s.padded, to + u * s.lanes + g, s.lanes);
-      for (; u < s.outputs; ++u)
-        for (int r = 0; r < kTileUnits; ++r) to[u * s.lanes + r] = s.scratch[r * s.padded + u];
-    }
-  }
-}
-
-template <class T>
-bool is_sparse(const HalfStep<T>& s) {
-  if (!s.sparse) return false;
-  const int64_t n = s.blocks * s.inputs * s.lanes;
-  int64_t count = 0;
-  for (int64_t k = 0; k < n; k += kWidth<T>) count += __builtin_popcount(bits_of<T>(load<T>(s.from + k) != T(0)));
-  return 3 * count < n;
-}
-
-template <class T>
-void transpose_columns(const T* from, int64_t rows, int64_t columns, int64_t begin, int64_t end, T* to,
-                       int64_t padded) {
-  int64_t r = 0;
-  for (; r + kWidth<T> <= rows; r += kWidth<T>) {
-    int64_t c = begin;
-    for (; c + kWidth<T> <= end; c += kWidth<T>)
-      transpose<T>(from + r * columns + c, columns, to + c * padded + r, padded);
-    for (; c < end; ++c)
-      for (int i = 0; i < kWidth<T>; ++i) to[c * padded + r + i] = from[(r + i) * columns + c];
-  }
-  for (int64_t c = begin; c < end; ++c) {
-    for (int64_t i = r; i < rows; ++i) to[c * padded + i] = from[i * columns + c];
-    for (int64_t i = rows; i < padded; ++i) to[c * padded + i] = 0;
-  }
-}
-
 template <class T>
 void half_step(const HalfStep<T>& s) {
   // Weights of neighbouring outputs that lie side by side are read in steps of a row: they are packed first.
-  std::vector<int32_t> places;
-  if (is_sparse(s))
-    add_rows(s, places);
-  else
-    s.output_stride == 1 ? multiply_units<T, true>(s) : multiply_units<T, false>(s);
+  s.output_stride == 1 ? multiply_units<T, true>(s) : multiply_units<T, false>(s);
   for (int64_t block = 0; block < s.blocks; ++block)
     draw_units(s, s.to + block * s.outputs * s.lanes, s.key_words + block * 2 * s.lanes);
 }
@@ -370,9 +294,7 @@ void nade_units(const Nade<T>& p, const T* visible, int64_t rows, const T* slope
 
 extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
 const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA) = {
-    {FASTSSL_ISA::half_step<float>, FASTSSL_ISA::transpose_columns<float>, FASTSSL_ISA::nade_rows<float>,
-     FASTSSL_ISA::nade_units<float>},
-    {FASTSSL_ISA::half_step<double>, FASTSSL_ISA::transpose_columns<double>, FASTSSL_ISA::nade_rows<double>,
-     FASTSSL_ISA::nade_units<double>}};
+    {FASTSSL_ISA::half_step<float>, FASTSSL_ISA::nade_rows<float>, FASTSSL_ISA::nade_units<float>},
+    {FASTSSL_ISA::half_step<double>, FASTSSL_ISA::nade_rows<double>, FASTSSL_ISA::nade_units<double>}};
 
 }  // namespace fastssl

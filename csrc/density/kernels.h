@@ -6,22 +6,20 @@ namespace fastssl {
 
 enum class Units : int32_t { binary, normal };
 
-constexpr int64_t kTileUnits = 16;
+constexpr int64_t kTileUnits = 16;  // at most this many outputs at a time
+constexpr int64_t kDrawUnits = 4;   // one counter draws for so many
 
-// Half a Gibbs step: units [outputs] of `lanes` rows given the others [inputs], for several blocks of rows, one row per
-// lane. States are [block][unit][lanes].
+// Half a Gibbs step: units begin to end of [outputs] of `lanes` rows given the others [inputs], for several blocks of
+// rows, one row per lane. States are [block][unit][lanes]; `begin` is a multiple of kDrawUnits.
 template <class T>
 struct HalfStep {
   const T* from;
   T* to;
   int64_t blocks, lanes, last_lanes;  // of the last block, these are in use; multiples of 16
-  int64_t inputs, outputs;
+  int64_t inputs, outputs, begin, end;
   const T* weight;  // of input k and output r: weight[k * input_stride + r * output_stride]; one of the strides is 1
   int64_t input_stride, output_stride;
-  T* scratch;  // [max(inputs, padded)][kTileUnits]
-  // Where most inputs are 0: weights as rows [inputs][padded] of outputs, of which those of the others are added.
-  const T* sparse;            // or null
-  int64_t padded;             // a multiple of kTileUnits
+  T* scratch;                 // [inputs][kTileUnits]
   const T* bias;              // [outputs]
   const uint32_t* key_words;  // [block][2][lanes]: low, high
   uint32_t stream;            // of the draws
@@ -42,8 +40,6 @@ struct Nade {
 template <class T>
 struct DensityTable {
   void (*half_step)(const HalfStep<T>& step);
-  // Columns begin to end of a matrix [rows][columns] become rows of `to`, [columns][padded].
-  void (*transpose)(const T* from, int64_t rows, int64_t columns, int64_t begin, int64_t end, T* to, int64_t padded);
   // Up to kNadeRows rows: losses, derivatives of the losses by the logits [rows][dimensions], and the activations of
   // the hidden units after all dimensions [rows][hidden]. With `keys`, `visible` is drawn first. `scratch`: hidden
   // units [kNadeRows][hidden].

@@ -5,16 +5,18 @@
 namespace fastssl {
 namespace FASTSSL_ISA {
 
-#ifdef __AVX512BF16__
+#ifdef FASTSSL_BF16_PAIRS
 FASTSSL_INLINE void store_natural_pairs(uint32_t* p, const Vec<float>* g) {  // [row][16 words of lane pairs]
-  const __m512bh packed = _mm512_cvtne2ps_pbh((__m512)g[1], (__m512)g[0]);
-  __builtin_memcpy(p, &packed, sizeof packed);
+  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
+  for (int v = 0; v < kBlockVectors<float>; ++v) {
+    const Halves packed = __builtin_convertvector(bf16_words(g[v]), Halves);
+    __builtin_memcpy(p + v * (kWidth<float> / 2), &packed, sizeof packed);
+  }
 }
 FASTSSL_INLINE void store_row_pairs(uint32_t* p, const Vec<float>* even, const Vec<float>* odd) {
-  for (int v = 0; v < 2; ++v) {
-    const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)even[v]));
-    const __m512i high = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)odd[v]));
-    _mm512_storeu_si512(p + v * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+  for (int v = 0; v < kBlockVectors<float>; ++v) {
+    const Words pairs = bf16_words(even[v]) | bf16_words(odd[v]) << 16;
+    __builtin_memcpy(p + v * kWidth<float>, &pairs, sizeof pairs);
   }
 }
 #endif
@@ -53,7 +55,7 @@ template <class T>
 FASTSSL_INLINE void add_chosen(T* to, const T* from, uint32_t chosen, const T* weight, int64_t step,
                                int64_t depth_blocks) {
   constexpr int64_t kArea = kBlock * kBlock;
-  constexpr int kBlocks = kVectorBytes == 16 ? 1 : (kWide ? 4 : 2), kBV = kBlockVectors<T>;
+  constexpr int kBlocks = kVectorBytes == 16 ? 1 : (kManyRegisters ? 4 : 2), kBV = kBlockVectors<T>;
   const auto add = [&](auto blocks, int64_t db) __attribute__((always_inline)) {
     constexpr int B = decltype(blocks)::value;
     Vec<T> sum[B][kBV];
@@ -273,16 +275,16 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
     if constexpr (K::kPerWord == 1) {
       for (int v = 0; v < kV; ++v) store<T>(out + v * kW, g[v]);
     }
-#ifdef __AVX512BF16__
+#ifdef FASTSSL_BF16_PAIRS
     if constexpr (K::kPerWord == 2) {
       // The operands are raw rows: each product carries the factor of the row it is multiplied with.
-      Vec<float> next[2], lanes[2], odd[2];
+      Vec<float> next[kV], lanes[kV], odd[kV];
       if (w.grad_y) {
-        for (int v = 0; v < 2; ++v) lanes[v] = g[v] * load<float>(t.x.lane_factor + ib * kBlock + v * kW);
+        for (int v = 0; v < kV; ++v) lanes[v] = g[v] * load<float>(t.x.lane_factor + ib * kBlock + v * kW);
         store_natural_pairs(reinterpret_cast<uint32_t*>(out), lanes);
       }
       if (w.grad_x && j % 2 == 0) {
-        for (int v = 0; v < 2; ++v) {
+        for (int v = 0; v < kV; ++v) {
           next[v] = g[v] * t.y.lane_factor[j];
           odd[v] = weigh(load<T>(e + kBlock + v * kW), v, j + 1) * t.y.lane_factor[j + 1];
         }

@@ -17,17 +17,19 @@ struct Plain {
   static FASTSSL_INLINE Vec<T> mac(Vec<T> acc, Word a, Vec<T> b) { return acc + a * b; }
 };
 
-#ifdef __AVX512BF16__
+#ifdef FASTSSL_BF16_PAIRS
 // Pairs of bf16 in one 32-bit word: one instruction does two multiply-adds a lane, summed in fp32.
 struct Bf16Pairs {
   using Acc = float;
   using Word = uint32_t;
   static constexpr int kRun = int(kBlock) / 2;
   static constexpr int kPerWord = 2;
-  static FASTSSL_INLINE __m512i load_b(const Word* p) { return _mm512_loadu_si512(p); }
-  static FASTSSL_INLINE Vec<float> mac(Vec<float> acc, Word a, __m512i b) {
-    return (Vec<float>)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int(a)), (__m512bh)b);
+  static FASTSSL_INLINE Words load_b(const Word* p) {
+    Words v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
   }
+  static FASTSSL_INLINE Vec<float> mac(Vec<float> acc, Word a, Words b) { return bf16_dot(acc, Words{} + a, b); }
 };
 #endif
 

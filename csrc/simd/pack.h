@@ -50,7 +50,7 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
   }
 }
 
-#ifdef __AVX512BF16__
+#ifdef FASTSSL_BF16_PAIRS
 // bf16 rows stay as they are: products of raw values are exact, the factors join after the sum.
 inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize,
                       double factor, void* lanes_out, void* rows_out, double* inverse_norm, double* norm,

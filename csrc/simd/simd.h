@@ -1,9 +1,12 @@
 // Vectors of the instruction set that this translation unit is compiled for, through the compilers'
-// vector extension: the same source gives SSE2, AVX2 or AVX-512 code.
+// vector extension: the same source gives SSE2, AVX2, AVX-512 or NEON code.
 #pragma once
 #include <cstdint>
 #ifdef FASTSSL_X86
 #include <immintrin.h>
+#endif
+#ifdef FASTSSL_NEON
+#include <arm_neon.h>
 #endif
 
 #include "core/types.h"
@@ -21,7 +24,11 @@ constexpr int kVectorBytes = FASTSSL_VECTOR_BYTES;
 // Micro-tiles: R broadcast rows times kVectors registers. Two multiply-adds a cycle that take four each want eight
 // accumulators; with no more than that every hiccup shows. 16 registers hold 6 x 2 and 5 x 2, 32 registers 11 x 2 and
 // 10 x 2, which also read the vectors of b less often than 8 x 2 (95 % of the peak instead of 92).
-constexpr bool kWide = kVectorBytes == 64;
+#ifdef FASTSSL_NEON
+constexpr bool kManyRegisters = true;
+#else
+constexpr bool kManyRegisters = kVectorBytes == 64;
+#endif
 constexpr int kVectors = 2;
 
 template <int N>
@@ -31,7 +38,7 @@ struct Rows {
 // f(Rows<R>, first row) for the groups that make up a block.
 template <class F>
 inline __attribute__((always_inline)) void for_row_groups(F&& f) {
-  if constexpr (kWide) {
+  if constexpr (kManyRegisters) {
     for (int r = 0; r < 22; r += 11) f(Rows<11>{}, r);
     f(Rows<10>{}, 22);
   } else {
@@ -161,6 +168,8 @@ FASTSSL_INLINE bool any(IVec<T> mask) {
   if constexpr (kVectorBytes == 32) return !_mm256_testz_si256((__m256i)mask, (__m256i)mask);
 #elif defined(FASTSSL_X86)
   if constexpr (kVectorBytes == 16) return _mm_movemask_epi8((__m128i)mask) != 0;
+#elif defined(FASTSSL_NEON)
+  return vmaxvq_u32((uint32x4_t)mask) != 0;
 #endif
   decltype(mask[0] + 0) bits = 0;
   for (int i = 0; i < kWidth<T>; ++i) bits |= mask[i];
@@ -176,6 +185,9 @@ FASTSSL_INLINE uint32_t bits_of(IVec<T> mask) {
 #elif FASTSSL_VECTOR_BYTES == 32
   if constexpr (sizeof(T) == 4) return uint32_t(_mm256_movemask_ps((__m256)mask));
   if constexpr (sizeof(T) == 8) return uint32_t(_mm256_movemask_pd((__m256d)mask));
+#elif defined(FASTSSL_NEON)
+  if constexpr (sizeof(T) == 4) return vaddvq_u32((uint32x4_t)mask & uint32x4_t{1, 2, 4, 8});
+  if constexpr (sizeof(T) == 8) return uint32_t(vaddvq_u64((uint64x2_t)mask & uint64x2_t{1, 2}));
 #endif
   uint32_t bits = 0;
   for (int w = 0; w < kWidth<T>; ++w) bits |= uint32_t(mask[w] != 0) << w;
@@ -303,6 +315,28 @@ FASTSSL_INLINE Vec<double> log1pv(Vec<double> e) {
   for (int i = 0; i < kWidth<double>; ++i) y[i] = __builtin_log1p(e[i]);
   return y;
 }
+
+// 32-bit words.
+typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
+// The lanes as bf16, rounded to nearest, in the low halves of words; sum + the products of both halves of words.
+#if defined(__AVX512BF16__)
+#define FASTSSL_BF16_PAIRS
+FASTSSL_INLINE Words bf16_words(Vec<float> v) {
+  return (Words)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+}
+FASTSSL_INLINE Vec<float> bf16_dot(Vec<float> sum, Words a, Words b) {
+  return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
+}
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#define FASTSSL_BF16_PAIRS
+FASTSSL_INLINE Words bf16_words(Vec<float> v) {
+  return (Words)vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)v)));
+}
+FASTSSL_INLINE Vec<float> bf16_dot(Vec<float> sum, Words a, Words b) {
+  return (Vec<float>)vbfdotq_f32((float32x4_t)sum, vreinterpretq_bf16_u32((uint32x4_t)a),
+                                 vreinterpretq_bf16_u32((uint32x4_t)b));
+}
+#endif
 
 template <int N>
 struct Count {

@@ -10,7 +10,7 @@ namespace FASTSSL_ISA {
 namespace {
 
 // Scores of a tile stay in registers: inputs x outputs of a window at a time.
-constexpr int kTileInputs = kWide ? 4 : 3, kTileOutputs = kWide ? 6 : 3;
+constexpr int kTileInputs = kManyRegisters ? 4 : 3, kTileOutputs = kManyRegisters ? 6 : 3;
 constexpr int kW = kWidth<float>;
 using V = Vec<float>;
 
