@@ -60,8 +60,8 @@ def _grid(**values: Sequence[Any]) -> list[dict[str, Any]]:
 
 # Model -> what is tried instead of its recipe: fields of Pretraining, others are options of the network.
 CANDIDATES: dict[str, list[dict[str, Any]]] = {
-    "rbm": _grid(lr=(0.02, 0.05, 0.1), weight_decay=(1e-4, 1e-3), epochs=(60, 120)),
-    "nade": _grid(lr=(5e-3, 1e-2), weight_decay=(1e-2, 0.1, 0.3), epochs=(50, 100)),
+    "rbm": _grid(lr=(0.05, 0.1, 0.2), weight_decay=(1e-4, 1e-3), epochs=(60, 120)),
+    "nade": _grid(lr=(5e-3, 1e-2, 2e-2), weight_decay=(1e-3, 1e-2, 0.1), epochs=(50, 100)),
     "pixelcnn": [
         {"lr": 1e-2, "weight_decay": 0.05, "blocks": 2},
         *_grid(lr=(3e-3, 5e-3), weight_decay=(0.3, 1.0), blocks=(2,)),

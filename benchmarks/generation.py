@@ -1,10 +1,10 @@
 """Sampling of WaveNet and WaveRNN, and likelihoods of pixels and waveforms.
 
-python benchmarks/generation.py [sampling] [recurrent] [likelihood] [--minutes M] [--page]
+python benchmarks/generation.py [sampling] [recurrent] [likelihood] [--page]
 
 ``recurrent``: codes per second of WaveRNN in torch operations and of the fused step. ``sampling``: codes per second of the whole network per code, of queues in torch operations and of the fused step, in
-alternating rounds on one thread. ``likelihood``: runs of M minutes (default 2) on the embedded data, scored on the test
-split. Adds to benchmarks/results/generation.json; ``--page`` writes the tables of docs/generation.md.
+alternating rounds on one thread. ``likelihood``: runs of one to four minutes on the embedded data with one thread, a fixed number of epochs each, scored on
+the test split; they go on after those that benchmarks/results/generation.json has. ``--page`` writes the tables of docs/generation.md.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results" / "generation.json", ROOT / "doc
 ROUNDS, ROWS = 5, 16
 CODES = {"whole network": 4, "queues": 100, "torch operations": 100, "fused step": 8000}  # per round
 EMOJI = {"size": 16, "channels": 3}
-# Name of a row -> method, data, options of its network.
-RUNS: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "PixelCNN, binary digits": ("pixelcnn", "digits", {"size": 8}),
-    "PixelCNN, one stack, binary digits": ("pixelcnn", "digits", {"size": 8, "gated": False}),
-    "PixelRNN, diagonal BiLSTM, binary digits": ("pixelrnn", "digits", {"size": 8}),
-    "PixelRNN, row LSTM, binary digits": ("pixelrnn", "digits", {"size": 8, "lstm": "row"}),
-    "PixelCNN, emoji, 256 levels": ("pixelcnn", "emoji", {**EMOJI, "levels": 256, "width": 48, "dropout": 0.0}),
-    "image GPT, emoji, 64 colours": ("igpt", "emoji", dict(EMOJI)),
-    "WaveNet, spoken digits": ("wavenet", "spoken-digits", {}),
-    "WaveNet, tones": ("wavenet", "tones", {}),
-    "WaveRNN, 16 bits, spoken digits": ("wavernn", "spoken-digits", {}),
+# Name of a row -> method, data, epochs, options of its network.
+RUNS: dict[str, tuple[str, str, int, dict[str, Any]]] = {
+    "PixelCNN, binary digits": ("pixelcnn", "digits", 60, {"size": 8}),
+    "PixelCNN, one stack, binary digits": ("pixelcnn", "digits", 60, {"size": 8, "gated": False}),
+    "PixelRNN, diagonal BiLSTM, binary digits": ("pixelrnn", "digits", 40, {"size": 8}),
+    "PixelRNN, row LSTM, binary digits": ("pixelrnn", "digits", 40, {"size": 8, "lstm": "row"}),
+    "PixelCNN, emoji, 256 levels": ("pixelcnn", "emoji", 15, {**EMOJI, "levels": 256, "width": 48, "dropout": 0.0}),
+    "image GPT, emoji, 64 colours": ("igpt", "emoji", 15, dict(EMOJI)),
+    "WaveNet, spoken digits": ("wavenet", "spoken-digits", 10, {}),
+    "WaveNet, tones": ("wavenet", "tones", 4, {}),
+    "WaveRNN, 16 bits, spoken digits": ("wavernn", "spoken-digits", 40, {}),
 }
 
 
@@ -112,17 +112,21 @@ def _codes(rows: int, count: int) -> np.ndarray:
     return np.zeros((rows, count), np.int32)
 
 
-def likelihood(minutes: float, save: Any) -> None:
+def likelihood(done: dict[str, Any], save: Any) -> None:
     """Bits per value on the test split of every run."""
-    for name, (method, data, network) in RUNS.items():
-        task = open_splits(data)
+    torch.set_num_threads(1)
+    for name, (method, data, epochs, network) in RUNS.items():
+        if name in done:
+            continue
+        task, began = open_splits(data), time.process_time()
         settings = recipe(method, 0, embedded=task.train.embedded)
-        options = Pretraining(**{**settings.options, "minutes": minutes})
+        options = Pretraining(**{**settings.options, "epochs": epochs})
         encoder = {"name": method, **settings.network, **network}
         with tempfile.TemporaryDirectory() as out:
             made: Any = pretrain(method, task.train, options, out=out, encoder=encoder)
+        seconds = time.process_time() - began
         score = evaluate_audio if isinstance(made, AudioMethod) else evaluate_density
-        table = score(made, task.test, task.train)
+        table = {**score(made, task.test, task.train), "epochs": epochs, "processor seconds": seconds}
         print(name, json.dumps(table, indent=1), flush=True)
         save(name, table)
 
@@ -142,14 +146,20 @@ def page(results: dict[str, Any]) -> str:
             lines.append(f"| {name} | {row['codes per second']:,.0f} | {row['ratio']:,.0f} |")
         lines.append("")
     if "likelihood" in results:
-        lines += [f"Held out, after {results['minutes']:g} minutes of training each, bits per value:", ""]
-        lines += ["| | pretrained | independent | other | xz | PNG |", "|---|---|---|---|---|---|"]
+        lines += ["Bits per value, held out; one thread:", ""]
+        lines += [
+            "| | epochs | seconds | pretrained | independent | other | xz | PNG |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for name, table in results["likelihood"].items():
             bits = table.get("bits per value") or table["bits per sample"]
             independent = bits.get("independent pixels", bits.get("independent"))
             other = next((f"{v:.3f} ({k})" for k, v in bits.items() if k.startswith(("mixture", "linear"))), "-")
             cells = [bits["pretrained"], independent, other, bits["xz"], bits.get("PNG", "-")]
-            lines.append(f"| {name} | " + " | ".join(c if isinstance(c, str) else f"{c:.3f}" for c in cells) + " |")
+            spent = f"{table['epochs']} | {table['processor seconds']:.0f}"
+            lines.append(
+                f"| {name} | {spent} | " + " | ".join(c if isinstance(c, str) else f"{c:.3f}" for c in cells) + " |"
+            )
         nats = [(name, table["nats (exact)"]) for name, table in results["likelihood"].items() if "binary" in name]
         lines += ["", "In nats per image: " + "; ".join(
             f"{name} {row['pretrained']:.2f}" for name, row in nats
@@ -160,7 +170,6 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("parts", nargs="*", choices=["sampling", "recurrent", "likelihood", []])
-    parser.add_argument("--minutes", type=float, default=2)
     parser.add_argument("--page", action="store_true")
     given = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -171,7 +180,6 @@ def main() -> None:
 
     def save(name: str, table: dict[str, Any]) -> None:
         results.setdefault("likelihood", {})[name] = table
-        results["minutes"] = given.minutes
         write()
 
     if "sampling" in given.parts:
@@ -183,7 +191,7 @@ def main() -> None:
         print(json.dumps(results["recurrent"], indent=1))
         write()
     if "likelihood" in given.parts:
-        likelihood(given.minutes, save)
+        likelihood(results.get("likelihood", {}), save)
     if given.page:
         replace("generation", page(results), PAGE)
 

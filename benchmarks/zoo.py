@@ -32,6 +32,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "zoo.json"
 LIGHTLY = ROOT / "benchmarks" / "results" / "lightly.json"
 BEST = ROOT / "benchmarks" / "results" / "best.json"
+DENSITY = ROOT / "benchmarks" / "results" / "density.json"
+GENERATION = ROOT / "benchmarks" / "results" / "generation.json"
 PAGE = ROOT / "docs" / "zoo.md"
 SIZE, WIDTH, LR, DECAY, FOLDS = 32, 32, 1e-3, 0.1, 5
 # Counting's targets are sums of its own outputs: a strong decay pulls what it counts to nothing.
@@ -166,6 +168,8 @@ def page(results: dict[str, Any]) -> str:
     ]
     if BEST.exists():
         lines += best_section(json.loads(BEST.read_text()))
+    if DENSITY.exists() and GENERATION.exists():
+        lines += likelihood_section(json.loads(DENSITY.read_text()), json.loads(GENERATION.read_text()))
     if LIGHTLY.exists():
         peer = json.loads(LIGHTLY.read_text())
         here, there = (
@@ -211,6 +215,31 @@ def best_section(best: dict[str, Any]) -> list[str]:
             cells.append(f"{statistics.mean(values):.1f} ± {error:.1f}")
         lines.append(f"| {name} | {row['epochs']} | {row['batch_size']} | " + " | ".join(cells) + " |")
     return lines
+
+
+def likelihood_section(density: dict[str, Any], generation: dict[str, Any]) -> list[str]:
+    """Models of the binary digits, best first, beside what knows nothing of images."""
+    found, of_pixels = density["likelihoods"], generation["likelihood"]
+    rows = {name: (row["nats"], row["kind"]) for name, row in found["models"].items()}
+    rows |= {
+        name.removesuffix(", binary digits"): (table["nats (exact)"]["pretrained"], "exact")
+        for name, table in of_pixels.items()
+        if name.endswith(", binary digits") and name.removesuffix(", binary digits") not in rows
+    }
+    rows |= {name: (nats, "no network") for name, nats in found["baselines"].items()}
+    lines = [
+        "",
+        "## Likelihoods",
+        "",
+        f"Distributions of the binary digits, 8 x 8, trained on {found['training']:,} and scored on the {found['held out']} held out: nats per image, less is better "
+        "(AIS: an estimate; bound: no better than that). Recipes, training times and other data: [early-works.md](early-works.md#measured), [generation.md](generation.md#measured).",
+        "",
+        "| model | nats | |",
+        "|---|---|---|",
+    ]
+    return lines + [
+        f"| {name} | {nats:.2f} | {kind} |" for name, (nats, kind) in sorted(rows.items(), key=lambda row: row[1][0])
+    ]
 
 
 def drop(results: dict[str, Any], names: list[str]) -> None:

@@ -34,22 +34,25 @@ FASTSSL_INLINE F load_bytes(const uint8_t* p) {
 #endif
 }
 
-template <int64_t N, bool kHigh>
-struct Interleave {
-  // The lower or upper halves of a and b, element by element in turn.
-  static FASTSSL_INLINE F of(F a, F b) {
-    constexpr int64_t h = kHigh ? N / 2 : 0;
-    if constexpr (N == 16) {
-      return __builtin_shuffle(a, b,
-                               IVec<float>{h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5,
-                                           h + 21, h + 6, h + 22, h + 7, h + 23});
-    } else if constexpr (N == 8) {
-      return __builtin_shuffle(a, b, IVec<float>{h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11});
-    } else {
-      return __builtin_shuffle(a, b, IVec<float>{h, h + 4, h + 1, h + 5});
-    }
-  }
-};
+#ifdef __clang__
+#define FASTSSL_SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define FASTSSL_SHUFFLE(a, b, ...) __builtin_shuffle(a, b, IVec<float>{__VA_ARGS__})
+#endif
+
+// The lower or upper halves of a and b, element by element in turn.
+template <bool kHigh>
+FASTSSL_INLINE F interleave(F a, F b) {
+  constexpr int64_t h = kHigh ? kL / 2 : 0;
+#if FASTSSL_VECTOR_BYTES == 64
+  return FASTSSL_SHUFFLE(a, b, h, h + 16, h + 1, h + 17, h + 2, h + 18, h + 3, h + 19, h + 4, h + 20, h + 5, h + 21,
+                         h + 6, h + 22, h + 7, h + 23);
+#elif FASTSSL_VECTOR_BYTES == 32
+  return FASTSSL_SHUFFLE(a, b, h, h + 8, h + 1, h + 9, h + 2, h + 10, h + 3, h + 11);
+#else
+  return FASTSSL_SHUFFLE(a, b, h, h + 4, h + 1, h + 5);
+#endif
+}
 
 // kL vectors of kL: element j of vector i goes to element i of vector j.
 FASTSSL_INLINE void transpose(F (&v)[kL]) {
@@ -58,8 +61,8 @@ FASTSSL_INLINE void transpose(F (&v)[kL]) {
     F w[kL];
 #pragma GCC unroll 8
     for (int64_t i = 0; i < kL / 2; ++i) {
-      w[2 * i] = Interleave<kL, false>::of(v[i], v[i + kL / 2]);
-      w[2 * i + 1] = Interleave<kL, true>::of(v[i], v[i + kL / 2]);
+      w[2 * i] = interleave<false>(v[i], v[i + kL / 2]);
+      w[2 * i + 1] = interleave<true>(v[i], v[i + kL / 2]);
     }
 #pragma GCC unroll 16
     for (int64_t i = 0; i < kL; ++i) v[i] = w[i];
