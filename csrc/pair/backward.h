@@ -31,74 +31,85 @@ FASTSSL_INLINE Vec<T> magnitude(Vec<T> x) {
   return x < T(0) ? -x : x;
 }
 
-// How many weights of a block there are: those that are not 0, or whose magnitude is above the floors.
+// Which weights of a block [row of y][32] count: those whose magnitude is above the floors (null: 0) of the side that
+// they are added to. NaN counts.
 template <class T>
-struct WeightCount {
-  IVec<T> count{};
-  FASTSSL_INLINE void add(IVec<T> counted) { count -= counted; }
-  FASTSSL_INLINE int total() const {
-    int64_t sum = 0;
-    for (int w = 0; w < kWidth<T>; ++w) sum += count[w];
-    return int(sum);
+FASTSSL_INLINE uint32_t counted(const Vec<T>* g, const T* floor) {
+  uint32_t lanes = 0;
+  for (int v = 0; v < kBlockVectors<T>; ++v) {
+    const Vec<T> least = floor ? load<T>(floor + v * kWidth<T>) : Vec<T>{};
+    lanes |= bits_of<T>(~(magnitude<T>(g[v]) <= least)) << (v * kWidth<T>);
+  }
+  return lanes;
+}
+struct BlockBits {
+  uint32_t row[kBlock];  // a bit per lane
+
+  int total() const {
+    int sum = 0;
+    for (uint32_t bits : row) sum += __builtin_popcount(bits);
+    return sum;
+  }
+  // A word per lane, a bit per row.
+  BlockBits transposed() const {
+    IVec<float> rows[kBlockVectors<float>];
+    __builtin_memcpy(rows, row, sizeof rows);
+    BlockBits t;
+    for (int lane = 0; lane < int(kBlock); ++lane) {
+      t.row[lane] = 0;
+      for (int v = 0; v < kBlockVectors<float>; ++v)
+        t.row[lane] |= bits_of<float>(rows[v] << (int(kBlock) - 1 - lane) < 0) << (v * kWidth<float>);
+    }
+    return t;
   }
 };
-template <class T>
-int count_weights(const T* g) {
-  WeightCount<T> count;
-  for (int64_t k = 0; k < kBlock * kBlock; k += kWidth<T>) count.add(load<T>(g + k) != T(0));
-  return count.total();
-}
 
-// to += sum of w[j] from_j over the bits j of `chosen`, rows of blocked operands; w[j] is at weight[j * step]. The sums
-// of several depth blocks at once stay in registers.
+// The products of one block of few weights, pair by pair: to_r += sum of w_rj from_j over the bits j of row r, where to
+// and from are rows of blocked operands and w_rj is at weight[r * row_step + j * step]. Sums of several depth blocks at
+// once stay in registers, and both operands' shares of them in the first cache.
 template <class T>
-FASTSSL_INLINE void add_chosen(T* to, const T* from, uint32_t chosen, const T* weight, int64_t step,
-                               int64_t depth_blocks) {
+void accumulate_few(T* to, const T* from, const BlockBits& chosen, const T* weight, int64_t row_step, int64_t step,
+                    int64_t depth_blocks) {
   constexpr int64_t kArea = kBlock * kBlock;
   constexpr int kBlocks = kVectorBytes == 16 ? 1 : (kManyRegisters ? 4 : 2), kBV = kBlockVectors<T>;
   const auto add = [&](auto blocks, int64_t db) __attribute__((always_inline)) {
     constexpr int B = decltype(blocks)::value;
-    Vec<T> sum[B][kBV];
-    for (int b = 0; b < B; ++b)
-      for (int v = 0; v < kBV; ++v) sum[b][v] = load<T>(to + (db + b) * kArea + v * kWidth<T>);
-    for (uint32_t bits = chosen; bits; bits &= bits - 1) {
-      const int j = __builtin_ctz(bits);
-      const T w = weight[j * step];
-      const T* row = from + db * kArea + j * kBlock;
+    for (int64_t r = 0; r < kBlock; ++r) {
+      uint32_t bits = chosen.row[r];
+      if (!bits) continue;
+      T* out = to + db * kArea + r * kBlock;
+      const T* w = weight + r * row_step;
+      Vec<T> sum[B][kBV];
       for (int b = 0; b < B; ++b)
-        for (int v = 0; v < kBV; ++v) sum[b][v] += load<T>(row + b * kArea + v * kWidth<T>) * w;
+        for (int v = 0; v < kBV; ++v) sum[b][v] = load<T>(out + b * kArea + v * kWidth<T>);
+      for (; bits; bits &= bits - 1) {
+        const int j = __builtin_ctz(bits);
+        const T* row = from + db * kArea + j * kBlock;
+        const T factor = w[j * step];
+        for (int b = 0; b < B; ++b)
+          for (int v = 0; v < kBV; ++v) sum[b][v] += load<T>(row + b * kArea + v * kWidth<T>) * factor;
+      }
+      for (int b = 0; b < B; ++b)
+        for (int v = 0; v < kBV; ++v) store<T>(out + b * kArea + v * kWidth<T>, sum[b][v]);
     }
-    for (int b = 0; b < B; ++b)
-      for (int v = 0; v < kBV; ++v) store<T>(to + (db + b) * kArea + v * kWidth<T>, sum[b][v]);
   };
   int64_t db = 0;
   for (; db + kBlocks <= depth_blocks; db += kBlocks) add(Rows<kBlocks>{}, db);
   for (; db < depth_blocks; ++db) add(Rows<1>{}, db);
 }
 
-// The gradients of one 32 x 32 block of weights g [row of y][32], pair by pair. x and y are rows of the two blocks, gx
-// and gy their gradients or null; |g| up to a row's floor (null: 0) leaves its gradient as it is.
-template <class T>
-void accumulate_few(const T* g, const T* x, const T* y, T* gx, T* gy, int64_t depth_blocks,
-                    const T* row_floor = nullptr, const T* col_floor = nullptr) {
-  uint32_t of_lane[kBlock] = {}, lanes = 0;  // which rows of y each lane is paired with
-  for (int64_t j = 0; j < kBlock; ++j) {
-    uint32_t for_x = 0, for_y = 0;
-    for (int v = 0; v < kBlockVectors<T>; ++v) {
-      const Vec<T> size = magnitude<T>(load<T>(g + j * kBlock + v * kWidth<T>));
-      const Vec<T> floor = row_floor ? load<T>(row_floor + v * kWidth<T>) : Vec<T>{};
-      for_x |= bits_of<T>(~(size <= floor)) << (v * kWidth<T>);  // NaN counts
-      for_y |= bits_of<T>(~(size <= (col_floor ? col_floor[j] : T(0)))) << (v * kWidth<T>);
-    }
-    if (gy && for_y) add_chosen<T>(gy + j * kBlock, x, for_y, g + j * kBlock, 1, depth_blocks);
-    lanes |= for_x;
-    for (; gx && for_x; for_x &= for_x - 1) of_lane[__builtin_ctz(for_x)] |= uint32_t(1) << j;
+// What the blocks of a tile do for one side: nothing, some pairs, or the dense product.
+struct TileBlocks {
+  bool dense[kMaxTileBlocks][kMaxTileBlocks], few[kMaxTileBlocks][kMaxTileBlocks];
+  BlockBits bits[kMaxTileBlocks][kMaxTileBlocks];
+
+  void close(int64_t i, int64_t j, bool pairwise) {
+    const int count = bits[i][j].total();
+    few[i][j] = pairwise && count > 0 && count <= kFewWeights;
+    dense[i][j] = count > 0 && !few[i][j];
   }
-  for (; gx && lanes; lanes &= lanes - 1) {
-    const int i = __builtin_ctz(lanes);
-    add_chosen<T>(gx + i * kBlock, y, of_lane[i], g + i, kBlock, depth_blocks);
-  }
-}
+  void skip(int64_t i, int64_t j) { few[i][j] = dense[i][j] = false; }
+};
 
 // f(first, count) for every run of true among flags[0], flags[step], ...
 template <class F>
@@ -199,46 +210,32 @@ struct WeighByOneShift {
 
 // Which blocks of a tile enter the two products. Where rows are well separated (a trained model at a low temperature)
 // most weights are far below the rounding of the sums that they would enter.
-struct DenseBlocks {
-  bool x[kMaxTileBlocks][kMaxTileBlocks], y[kMaxTileBlocks][kMaxTileBlocks];
+struct TileSides {
+  TileBlocks x, y;
 };
 
-// Counts the weights of the blocks of one lane block while they are made, and says where they go.
+// Finds that out while the weights of one lane block are made.
 template <class K>
 struct Sparsity {
   using T = typename K::Acc;
   const Tile<T>& t;
   const Weights<T>& w;
-  DenseBlocks& dense;
-  const int64_t ib;
-  Vec<T> floor[kBlockVectors<T>];
-  WeightCount<T> x, y;
+  TileSides& sides;
+  const int64_t i, ib;
 
-  FASTSSL_INLINE Sparsity(const Tile<T>& tile, const Weights<T>& weights, DenseBlocks& blocks, int64_t lane_block)
-      : t(tile), w(weights), dense(blocks), ib(lane_block) {
-    for (int v = 0; v < kBlockVectors<T>; ++v) floor[v] = load<T>(w.row_floor + ib * kBlock + v * kWidth<T>);
-  }
-  FASTSSL_INLINE void add(Vec<T> g, int v, int64_t j) {
-    const Vec<T> size = magnitude<T>(g);
-    x.add(~(size <= floor[v]));  // NaN counts
-    y.add(~(size <= w.col_floor[j]));
-  }
-  FASTSSL_INLINE void end_block(int64_t jb, const T* g) {
-    const bool for_x = w.grad_x != nullptr, for_y = w.grad_y != nullptr && !(t.triangular && ib == jb);
-    const int in_x = for_x ? x.total() : 0, in_y = for_y ? y.total() : 0;
-    // (Rows of bf16 pairs cannot be added one by one.)
-    const bool few = K::kPerWord == 1 && in_x <= kFewWeights && in_y <= kFewWeights;
-    dense.x[ib - t.i0][jb - t.j0] = in_x > 0 && !few;
-    dense.y[ib - t.i0][jb - t.j0] = in_y > 0 && !few;
-    x = {};
-    y = {};
-    if constexpr (K::kPerWord == 1) {
-      if (!few || in_x + in_y == 0) return;
-      const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, size = depth_blocks * kBlock * kBlock;
-      accumulate_few<T>(g, static_cast<const T*>(t.x.rows) + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
-                        for_x ? w.grad_x + ib * size : nullptr, for_y ? w.grad_y + jb * size : nullptr, depth_blocks,
-                        w.row_floor + ib * kBlock, w.col_floor + jb * kBlock);
-    }
+  FASTSSL_INLINE Sparsity(const Tile<T>& tile, const Weights<T>& weights, TileSides& blocks, int64_t lane_block)
+      : t(tile), w(weights), sides(blocks), i(lane_block - tile.i0), ib(lane_block) {}
+  FASTSSL_INLINE void add(const Vec<T>* g, int64_t j) {
+    const int64_t jb = j / kBlock - t.j0, r = j % kBlock;
+    sides.x.bits[i][jb].row[r] = counted<T>(g, w.row_floor + ib * kBlock);
+    uint32_t lanes = 0;
+    for (int v = 0; v < kBlockVectors<T>; ++v)
+      lanes |= bits_of<T>(~(magnitude<T>(g[v]) <= w.col_floor[j])) << (v * kWidth<T>);
+    sides.y.bits[i][jb].row[r] = lanes;
+    if (r < kBlock - 1) return;
+    const bool pairwise = K::kPerWord == 1;  // rows of bf16 pairs cannot be added one by one
+    w.grad_x ? sides.x.close(i, jb, pairwise) : sides.x.skip(i, jb);
+    w.grad_y && !(t.triangular && ib == j / kBlock) ? sides.y.close(i, jb, pairwise) : sides.y.skip(i, jb);
   }
 };
 
@@ -250,7 +247,7 @@ struct NotCounted {
 // G of one lane block; ``weigh(e, v, j)`` gives it for a vector of lanes.
 template <class K, bool kScores, class W>
 void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib,
-                   [[maybe_unused]] DenseBlocks& dense) {
+                   [[maybe_unused]] TileSides& sides) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
   const int64_t rows = (t.j1 - t.j0) * kBlock, first = t.j0 * kBlock, end = col_end(t, ib) * kBlock;
@@ -259,13 +256,11 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
   T* acc = w.col_total ? col_accumulator(t, first) : nullptr;
   [[maybe_unused]] uint32_t* out_pairs = nullptr;
   if constexpr (K::kPerWord == 2) out_pairs = static_cast<uint32_t*>(w.g_pairs) + (ib - t.i0) * rows / 2 * kBlock;
-  [[maybe_unused]] std::conditional_t<kScores, Sparsity<K>, NotCounted> sparsity(t, w, dense, ib);
+  [[maybe_unused]] std::conditional_t<kScores, Sparsity<K>, NotCounted> sparsity(t, w, sides, ib);
   for (int64_t j = first; j < end; ++j, e += kBlock, out += kBlock / K::kPerWord) {
     Vec<T> g[kV];
-    for (int v = 0; v < kV; ++v) {
-      g[v] = weigh(load<T>(e + v * kW), v, j);
-      if constexpr (kScores) sparsity.add(g[v], v, j);
-    }
+    for (int v = 0; v < kV; ++v) g[v] = weigh(load<T>(e + v * kW), v, j);
+    if constexpr (kScores) sparsity.add(g, j);
     if (acc) {
       Vec<T> sum = g[0];
       for (int v = 1; v < kV; ++v) sum += g[v];
@@ -293,18 +288,16 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
       }
     }
 #endif
-    if constexpr (kScores)
-      if (j % kBlock == kBlock - 1) sparsity.end_block(j / kBlock, out - (kBlock - 1) * kBlock / K::kPerWord);
   }
 }
 
 template <class K, bool kScores>
-void weigh_rows(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib, DenseBlocks& dense,
+void weigh_rows(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w, int64_t ib, TileSides& sides,
                 const OneShift<typename K::Acc>& one) {
   using T = typename K::Acc;
   if constexpr (kScores)
-    if (one.holds) return weigh_rows_by<K, kScores>(WeighByOneShift<T>(one, t, ib), t, w, ib, dense);
-  weigh_rows_by<K, kScores>(Weigh<T, kScores>(w, ib * kBlock), t, w, ib, dense);
+    if (one.holds) return weigh_rows_by<K, kScores>(WeighByOneShift<T>(one, t, ib), t, w, ib, sides);
+  weigh_rows_by<K, kScores>(Weigh<T, kScores>(w, ib * kBlock), t, w, ib, sides);
 }
 
 template <class K, int kStrideK, int kStrideR, class Prefetch = Nothing>
@@ -335,9 +328,11 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
   using T = typename K::Acc;
   constexpr int64_t kRunWords = K::kRun * kBlock;  // one 32 x 32 block in words
   const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, rows = t.j1 - t.j0;
+  [[maybe_unused]] constexpr int64_t area = kBlock * kBlock;
+  [[maybe_unused]] const int64_t size = depth_blocks * area;
   const W* g_x = static_cast<const W*>(K::kPerWord == 2 ? w.g_pairs : static_cast<const void*>(w.g));
   if (w.col_total) clear_col_accumulators<T>(t, 0);
-  DenseBlocks dense;
+  TileSides sides;
   OneShift<T> one;
   if constexpr (kScores) one.take(t, w);
   // f(first, count) for the blocks of one row or column of blocks, [begin, end), that are multiplied, four at a time.
@@ -355,7 +350,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
     }
   };
   for (int64_t ib = t.i0; ib < t.i1; ++ib) {
-    weigh_rows<K, kScores>(t, w, ib, dense, one);
+    weigh_rows<K, kScores>(t, w, ib, sides, one);
     if (!w.grad_x) continue;
     // A kept tile comes from memory: the next lanes' share of it while these are multiplied.
     Prefetcher ahead;
@@ -363,14 +358,21 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
       const char* at = reinterpret_cast<const char*>(tile_column(t, ib + 1, t.j0 * kBlock));
       ahead = Prefetcher(Span{at, at + (col_end(t, ib + 1) - t.j0) * kBlock * kBlock * int64_t(sizeof(T))});
     }
-    in_panels(
-        dense.x[ib - t.i0], 1, t.j0, col_end(t, ib), [&](int64_t jb, int64_t count) __attribute__((always_inline)) {
-          for (int64_t db = 0; db < depth_blocks; ++db)
-            accumulate_block<K, int(kBlock), 1>(w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
-                                                g_x + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, kRunWords,
-                                                static_cast<const W*>(t.y.rows) + (jb * depth_blocks + db) * kRunWords,
-                                                depth_blocks * kRunWords, count, ahead);
-        });
+    in_panels(sides.x.dense[ib - t.i0], 1, t.j0, col_end(t, ib),
+              [&](int64_t jb, int64_t count) __attribute__((always_inline)) {
+                for (int64_t db = 0; db < depth_blocks; ++db)
+                  accumulate_block<K, int(kBlock), 1>(
+                      w.grad_x + (ib * depth_blocks + db) * kBlock * kBlock,
+                      g_x + ((ib - t.i0) * rows + (jb - t.j0)) * kRunWords, kRunWords,
+                      static_cast<const W*>(t.y.rows) + (jb * depth_blocks + db) * kRunWords, depth_blocks * kRunWords,
+                      count, ahead);
+              });
+    if constexpr (kScores && K::kPerWord == 1)
+      for (int64_t jb = t.j0; jb < col_end(t, ib); ++jb)
+        if (sides.x.few[ib - t.i0][jb - t.j0])
+          accumulate_few<T>(w.grad_x + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
+                            sides.x.bits[ib - t.i0][jb - t.j0].transposed(),
+                            w.g + ((ib - t.i0) * rows + (jb - t.j0)) * area, 1, kBlock, depth_blocks);
   }
   for (int64_t j = t.j0 * kBlock; w.col_total && j < t.j1 * kBlock && j < t.y.n; ++j)
     w.col_total[j] += hsum<T>(load<T>(col_accumulator(t, j)));
@@ -380,7 +382,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
     for (int64_t jb = t.j0; jb < t.j1; ++jb) {
       const int64_t first = t.triangular ? jb + 1 : t.i0;  // the diagonal block went to grad_x whole
       if (first >= t.i1) continue;
-      in_panels(&dense.y[first - t.i0][jb - t.j0], kMaxTileBlocks, first, t.i1,
+      in_panels(&sides.y.dense[first - t.i0][jb - t.j0], kMaxTileBlocks, first, t.i1,
                 [&](int64_t ib, int64_t count) __attribute__((always_inline)) {
                   for (int64_t db = 0; db < depth_blocks; ++db)
                     accumulate_block<K, 1, K::kRun>(
@@ -389,6 +391,12 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
                         static_cast<const W*>(t.x.rows) + (ib * depth_blocks + db) * kRunWords,
                         depth_blocks * kRunWords, count, ahead);
                 });
+      if constexpr (kScores && K::kPerWord == 1)
+        for (int64_t ib = first; ib < t.i1; ++ib)
+          if (sides.y.few[ib - t.i0][jb - t.j0])
+            accumulate_few<T>(w.grad_y + jb * size, static_cast<const T*>(t.x.rows) + ib * size,
+                              sides.y.bits[ib - t.i0][jb - t.j0], w.g + ((ib - t.i0) * rows + (jb - t.j0)) * area,
+                              kBlock, 1, depth_blocks);
     }
   }
 }

@@ -216,39 +216,47 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
 template <class T>
 void accumulate_products(const Strip<T>& t, int64_t j0, int64_t j1) {
   using K = Plain<T>;
-  const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, area = kBlock * kBlock;
-  const T* g = t.g - t.first * kBlock;
-  bool dense[kMaxTileBlocks][kMaxTileBlocks] = {};
-  for (int64_t ib = t.i0; ib < t.i1; ++ib)
-    for (int64_t jb = j0; jb < j1; ++jb) {
-      const T* block = g + (ib - t.i0) * t.stride + jb * area;
-      const int count = count_weights(block);
-      dense[ib - t.i0][jb - j0] = count > kFewWeights;
-      if (count == 0 || count > kFewWeights) continue;
-      const int64_t size = depth_blocks * area;
-      accumulate_few<T>(block, static_cast<const T*>(t.x.rows) + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
-                        t.grad_x ? t.grad_x + (ib - t.i0) * size : nullptr, t.grad_y ? t.grad_y + jb * size : nullptr,
-                        depth_blocks);
+  const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, area = kBlock * kBlock, size = depth_blocks * area;
+  const T *g = t.g - t.first * kBlock, *x = static_cast<const T*>(t.x.rows), *y = static_cast<const T*>(t.y.rows);
+  TileBlocks blocks;
+  for (int64_t i = 0; i < t.i1 - t.i0; ++i)
+    for (int64_t j = 0; j < j1 - j0; ++j) {
+      const T* row = g + i * t.stride + (j0 + j) * area;
+      for (int64_t r = 0; r < kBlock; ++r, row += kBlock) {
+        Vec<T> weights[kBlockVectors<T>];
+        for (int v = 0; v < kBlockVectors<T>; ++v) weights[v] = load<T>(row + v * kWidth<T>);
+        blocks.bits[i][j].row[r] = counted<T>(weights, nullptr);
+      }
+      blocks.close(i, j, true);
     }
   if (t.grad_x) {
-    for (int64_t ib = t.i0; ib < t.i1; ++ib)
-      for_each_run(dense[ib - t.i0], 1, j1 - j0, [&](int64_t first, int64_t count) {
+    for (int64_t ib = t.i0; ib < t.i1; ++ib) {
+      const int64_t i = ib - t.i0;
+      for_each_run(blocks.dense[i], 1, j1 - j0, [&](int64_t first, int64_t count) {
         const int64_t jb = j0 + first;
         for (int64_t db = 0; db < depth_blocks; ++db)
-          accumulate_block<K, int(kBlock), 1>(
-              t.grad_x + ((ib - t.i0) * depth_blocks + db) * area, g + (ib - t.i0) * t.stride + jb * area, area,
-              static_cast<const T*>(t.y.rows) + (jb * depth_blocks + db) * area, depth_blocks * area, count);
+          accumulate_block<K, int(kBlock), 1>(t.grad_x + (i * depth_blocks + db) * area, g + i * t.stride + jb * area,
+                                              area, y + (jb * depth_blocks + db) * area, size, count);
       });
+      for (int64_t jb = j0; jb < j1; ++jb)
+        if (blocks.few[i][jb - j0])
+          accumulate_few<T>(t.grad_x + i * size, y + jb * size, blocks.bits[i][jb - j0].transposed(),
+                            g + i * t.stride + jb * area, 1, kBlock, depth_blocks);
+    }
   }
   if (t.grad_y) {
-    for (int64_t jb = j0; jb < j1; ++jb)
-      for_each_run(&dense[0][jb - j0], kMaxTileBlocks, t.i1 - t.i0, [&](int64_t first, int64_t count) {
+    for (int64_t jb = j0; jb < j1; ++jb) {
+      const int64_t j = jb - j0;
+      for_each_run(&blocks.dense[0][j], kMaxTileBlocks, t.i1 - t.i0, [&](int64_t first, int64_t count) {
         for (int64_t db = 0; db < depth_blocks; ++db)
           accumulate_block<K, 1, K::kRun>(t.grad_y + (jb * depth_blocks + db) * area, g + first * t.stride + jb * area,
-                                          t.stride,
-                                          static_cast<const T*>(t.x.rows) + ((t.i0 + first) * depth_blocks + db) * area,
-                                          depth_blocks * area, count);
+                                          t.stride, x + ((t.i0 + first) * depth_blocks + db) * area, size, count);
       });
+      for (int64_t i = 0; i < t.i1 - t.i0; ++i)
+        if (blocks.few[i][j])
+          accumulate_few<T>(t.grad_y + jb * size, x + (t.i0 + i) * size, blocks.bits[i][j],
+                            g + i * t.stride + jb * area, kBlock, 1, depth_blocks);
+    }
   }
 }
 

@@ -26,7 +26,7 @@ if [ ! -e "$work/site/torch" ]; then
   numpy=$("$python" -c 'import numpy; print(numpy.__version__)')
   "$python" -m pip download --quiet --no-deps --dest "$work/wheels" --only-binary :all: --python-version "$version" \
     --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux2014_aarch64 \
-    "torch==$torch" "numpy==$numpy" markupsafe pillow scipy
+    "torch==$torch" "numpy==$numpy" markupsafe pillow scipy safetensors
   for wheel in "$work"/wheels/*.whl; do unzip -q -o "$wheel" -d "$work/site"; done
   # What has no machine code is that of this machine.
   "$python" -m pip download --quiet --dest "$work/pure" --only-binary :all: --platform any --no-deps \
