@@ -26,10 +26,16 @@ def precision(rows: Tensor) -> torch.dtype:
     return _region.get() or rows.dtype
 
 
-def multiplied(*rows: Tensor) -> tuple[Tensor, ...]:
+def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor, ...]:
     """float32 rows in the dtype in which the original multiplies them within autocast, on a GPU, where that is faster.
-    (On a CPU their products are made in float32: more exact, and no slower.)"""
-    return tuple(t.to(precision(t)) if t.dtype == torch.float32 and t.device.type == "cuda" else t for t in rows)
+    (On a CPU their products are made in float32: more exact, and no slower.)
+
+    ``region``: dtype of the autocast region; None: that of the call that is fused.
+    """
+    dtype = region or _region.get()
+    if dtype is None:
+        return rows
+    return tuple(t.to(dtype) if t.dtype == torch.float32 and t.device.type == "cuda" else t for t in rows)
 
 
 def in_autocast() -> bool:
@@ -46,10 +52,10 @@ def call(
     kwargs: dict[str, Any],
 ) -> Any:
     """Runs the fused call with inputs and results cast as their dtypes and autocast require."""
-    tensors = _tensors([args[1:], kwargs])
-    device = tensors[0].device.type if tensors else "cpu"
+    given = tensors([args[1:], kwargs])
+    device = given[0].device.type if given else "cpu"
     autocast = torch.is_autocast_enabled(device)
-    if not autocast and not any(t.dtype in _HALVES for t in tensors):
+    if not autocast and not any(t.dtype in _HALVES for t in given):
         return target.fused(*args, **kwargs)
     if exact:
         raise NotFused("autocast" if autocast else "16-bit inputs")
@@ -61,7 +67,7 @@ def call(
             result = target.fused(*args, **kwargs)
     finally:
         _region.reset(token)
-    if not _tensors(result):  # indices
+    if not tensors(result):  # indices
         return result
     region = torch.get_autocast_dtype(device) if autocast else None
     key = (original, _kind(args, known), _kind(kwargs, known), device, region)
@@ -114,12 +120,13 @@ def shallow(module: nn.Module) -> Any:
     return twin
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors(tree: Any) -> list[Tensor]:
+    """The floating-point tensors of arguments or of a result."""
     if isinstance(tree, Tensor):
         return [tree] if tree.is_floating_point() else []
     if isinstance(tree, dict):
         tree = list(tree.values())
-    return [t for part in tree for t in _tensors(part)] if isinstance(tree, (list, tuple)) else []
+    return [t for part in tree for t in tensors(part)] if isinstance(tree, (list, tuple)) else []
 
 
 def _dtypes(tree: Any) -> Any:
