@@ -21,9 +21,14 @@ _found: dict[Any, Any] = {}
 _region: contextvars.ContextVar[torch.dtype | None] = contextvars.ContextVar("fastssl_autocast", default=None)
 
 
+def _autocast() -> torch.dtype | None:
+    """The dtype of the autocast region of the call that is fused; under torch.compile there is none."""
+    return None if torch.compiler.is_compiling() else _region.get()
+
+
 def precision(rows: Tensor) -> torch.dtype:
     """The dtype of the original's arithmetic for these rows."""
-    return _region.get() or rows.dtype
+    return _autocast() or rows.dtype
 
 
 def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor, ...]:
@@ -32,7 +37,7 @@ def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor
 
     ``region``: dtype of the autocast region; None: that of the call that is fused.
     """
-    dtype = region or _region.get()
+    dtype = region or _autocast()
     if dtype is None:
         return rows
     return tuple(t.to(dtype) if t.dtype == torch.float32 and t.device.type == "cuda" else t for t in rows)
@@ -40,7 +45,7 @@ def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor
 
 def in_autocast() -> bool:
     """Whether the call that is fused was made within autocast, which is off in the fused function."""
-    return _region.get() is not None
+    return _autocast() is not None
 
 
 def call(
