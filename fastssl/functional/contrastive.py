@@ -438,7 +438,8 @@ def sup_con_rows(
     rows = pairs.reduce(LogSumExp(scale), metric=metric, normalize=normalize)
     counts = rows.positives
     if metric == Metric.dot:
-        x, y = (rows_in_full(t, normalize).double() for t in (pairs.x, pairs.x if pairs.y is None else pairs.y))
+        x = rows_in_full(pairs.x, normalize).double()
+        y = x if pairs.y is None else rows_in_full(pairs.y, normalize).double()
         if weights is not None:
             y, ones = y * weights[:, None], weights.new_ones(len(x), 1)
             counts = _products_with_positives(pairs, ones, weights[:, None]).to(rows.value.dtype)

@@ -11,6 +11,7 @@ import torch.distributed as dist
 import torch.nn.functional as TF
 from torch import Tensor
 
+import fastssl
 import fastssl.functional as F
 from fastssl import losses
 from tests.support.processes import run_world
@@ -122,6 +123,24 @@ def test_the_module_and_wrong_weights() -> None:
             F.sup_con(x, labels, weights=given)
     with pytest.raises(TypeError, match="weights: expected None with labels of floats"):
         F.sup_con(x, torch.rand(N, 3), weights=torch.ones(N))
+
+
+def test_memory_is_linear() -> None:
+    x, labels, weights = torch.randn(1024, 8, requires_grad=True), torch.arange(1024) % 50, torch.rand(1024)
+    sizes: dict[int, int] = {}
+
+    def note(t: Tensor) -> Tensor:
+        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    before = fastssl.get_memory_budget()
+    fastssl.set_memory_budget(0)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            F.sup_con(x, labels, weights=weights)
+    finally:
+        fastssl.set_memory_budget(before)
+    assert sum(sizes.values()) < 24 * x.numel() * 4 < 1024**2 * 4
 
 
 def _worker(rank: int) -> None:
