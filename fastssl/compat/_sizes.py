@@ -31,8 +31,10 @@ def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> No
     ``given``: the other arguments; ``known``: names of the classes of which ``loss`` may have parts. Calls that gather
     the rows of other processes are no small ones.
     """
+    if not least or _gathers(loss):
+        return
     matrices = [t for t in tensors(given) if t.dim() == 2]
-    if not least or not matrices or _gathers(loss) or not all(map(_on_gpu, matrices)):
+    if not matrices or not all(map(_on_gpu, matrices)):
         return
     if max(len(t) for t in matrices) < least and all(size < least for size in _own_sizes(loss, known)):
         raise NotFused(f"fewer than {least:,} rows on a GPU (min_rows)")
