@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+MARK = "fastssl: "
 LIBRARY = "FASTSSL_PEER"  # set in the patched run, whose pytest loads this file as a plugin
 
 
@@ -33,7 +34,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 
     for name, calls in fastssl.patched().get(os.environ[LIBRARY], {}).items():
         if calls.fused or calls.original:
-            terminalreporter.write_line(f"{name}: {calls.fused} fused, {sum(calls.original.values())} original")
+            reasons = "".join(f"; {count} original: {reason}" for reason, count in calls.original.most_common())
+            terminalreporter.write_line(f"{MARK}{name}: {calls.fused} fused{reasons}")
 
 
 def outcomes(library: str, checkout: Path, arguments: list[str], patched: bool) -> tuple[dict[str, str], str]:
@@ -71,7 +73,7 @@ def main() -> None:
     for title, found in (("the library", before), ("patched", after)):
         counts = Counter(found.values())
         print(f"{title}: {counts['passed']} of {len(found)} pass, {counts['skipped']} are skipped")
-    print(*(line for line in output.splitlines() if line.endswith(" original") and " fused, " in line), sep="\n")
+    print(*(line.removeprefix(MARK) for line in output.splitlines() if line.startswith(MARK)), sep="\n")
     lost = [name for name, outcome in before.items() if outcome == "passed" and after.get(name) != "passed"]
     print(*(f"passes without the patch alone: {name}" for name in lost), sep="\n")
     raise SystemExit(bool(lost))
