@@ -54,7 +54,7 @@ def outcomes(library: str, checkout: Path, arguments: list[str], patched: bool) 
             text=True,
             check=False,
         )
-        if not report.exists():
+        if not report.exists() or "no tests ran" in done.stdout:
             raise SystemExit(done.stdout[-3000:] + done.stderr[-3000:])
         found = {}
         for case in ElementTree.parse(report).iter("testcase"):
