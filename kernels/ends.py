@@ -20,10 +20,10 @@ SIGMOID_LOSS = tl.constexpr(Closing.sigmoid_loss.value)
 
 @triton.jit
 def lengths_kernel(
-    X, FACTOR, SQUARE, OUT, n, d, stride_x, step_x, stride_out, NORMALIZE: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    X, FACTOR, SQUARE, OUT, n, d, stride_x, step_x, stride_out, LEAST: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """FACTOR [n]: 1 / |x|, for |x| >= 1e-12; SQUARE [n]: |x|^2 (``NORMALIZE``: of the normalised rows); OUT [n, d]: these
-    rows themselves. Any of them, or None."""
+    """FACTOR [n]: 1 / |x|, or 1 / ``LEAST`` where that is less; SQUARE [n]: |x|^2 (``LEAST`` above 0: of the normalised
+    rows); OUT [n, d]: these rows themselves. Any of them, or None."""
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
     at = X + rows.to(tl.int64)[:, None] * stride_x
@@ -34,11 +34,12 @@ def lengths_kernel(
         x = x.to(tl.float32)
         total += x * x
     length = tl.sqrt_rn(tl.sum(total, 1))
-    factor = tl.div_rn(tl.full((BLOCK,), 1.0, tl.float32), tl.where(length < 1e-12, 1e-12, length))  # NaN stays
+    least = LEAST if LEAST > 0 else 1.0  # unused
+    factor = tl.div_rn(tl.full((BLOCK,), 1.0, tl.float32), tl.where(length < least, least, length))  # NaN stays
     if FACTOR is not None:
         tl.store(FACTOR + rows, factor, mask=inside)
     if SQUARE is not None:
-        if NORMALIZE:
+        if LEAST > 0:
             length = length * factor
         tl.store(SQUARE + rows, length * length, mask=inside)
     if OUT is not None:

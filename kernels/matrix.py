@@ -44,17 +44,17 @@ def product_kernel(
 @triton.jit(do_not_specialize=["n", "splits"])
 def finish_kernel(
     G, TOTAL, X, F, SCALE, OUT, n, d, stride_x, splits,
-    DISTANCE: tl.constexpr, NORMALIZE: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    DISTANCE: tl.constexpr, LEAST: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
     """The end of a gradient: OUT [n, d] from the sums of weights times rows G [splits, n, d], added in order.
 
-    ``DISTANCE``: (sum of weights) x - G, TOTAL [n] being those sums; ``NORMALIZE``: through x / |x|, F being 1 / |x|, and
-    where |x| is below 1e-12, as in torch, a constant. ``SCALED``: G has that factor of its row in it already. ``UNIT``: X is normalised.
+    ``DISTANCE``: (sum of weights) x - G, TOTAL [n] being those sums; ``LEAST`` above 0: through x / |x|, F being 1 / |x|, and
+    where |x| is below ``LEAST``, as in torch, a constant. ``SCALED``: G has that factor of its row in it already. ``UNIT``: X is normalised.
     """
     rows = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = rows < n
     factor = tl.full((BLOCK,), 1.0, tl.float32)
-    if NORMALIZE:
+    if LEAST > 0:
         factor = tl.load(F + rows, mask=inside, other=0.0)
     total = tl.zeros((BLOCK,), tl.float32)
     if DISTANCE:
@@ -64,7 +64,7 @@ def finish_kernel(
         scale = number(SCALE)
     along = tl.zeros((BLOCK,), tl.float32)
     for sweep in tl.static_range(2):
-        if NORMALIZE or sweep == 1:
+        if LEAST > 0 or sweep == 1:
             for f0 in range(0, d, CHUNK):
                 features = f0 + tl.arange(0, CHUNK)
                 there = inside[:, None] & (features < d)[None, :]
@@ -83,8 +83,8 @@ def finish_kernel(
                 if sweep == 0:
                     along += tl.sum(g * x, 1)
                 else:
-                    if NORMALIZE:
-                        plain = factor >= 1e12
+                    if LEAST > 0:
+                        plain = factor >= 1.0 / LEAST
                         g = tl.where(plain[:, None], g, g - along[:, None] * x) * factor[:, None]
                     place = rows.to(tl.int64)[:, None] * d + features[None, :]
                     tl.store(OUT + place, (g * scale).to(OUT.dtype.element_ty), mask=there)

@@ -12,7 +12,7 @@ namespace fastssl {
 namespace {
 
 PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& partner, const MaybeTensor& x_ids,
-                  const MaybeTensor& y_ids, double scale, double bias, bool normalize, bool sigmoid) {
+                  const MaybeTensor& y_ids, double scale, double bias, double normalize, bool sigmoid) {
   PairProblem p;
   p.positives = Positives::targets;
   p.ignore_index = -1;
@@ -54,7 +54,7 @@ ScalarType computed(const PairProblem& p) { return p.dtype == DType::f64 ? Scala
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor y, MaybeTensor partner,
                                                            MaybeTensor x_ids, MaybeTensor y_ids, double scale,
-                                                           double bias, bool normalize, bool sigmoid, bool columns,
+                                                           double bias, double normalize, bool sigmoid, bool columns,
                                                            bool keep) {
   x = rows_of(x), y = rows_of(y);
   const PairProblem p = parse(x, y, partner, x_ids, y_ids, scale, bias, normalize, sigmoid);
@@ -76,9 +76,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor partner, MaybeTensor x_ids,
-                                            MaybeTensor y_ids, double scale, double bias, bool normalize, bool sigmoid,
-                                            MaybeTensor kept, Tensor x_weight, MaybeTensor x_lse, MaybeTensor y_weight,
-                                            MaybeTensor y_lse, MaybeTensor partner_weight, int64_t needs) {
+                                            MaybeTensor y_ids, double scale, double bias, double normalize,
+                                            bool sigmoid, MaybeTensor kept, Tensor x_weight, MaybeTensor x_lse,
+                                            MaybeTensor y_weight, MaybeTensor y_lse, MaybeTensor partner_weight,
+                                            int64_t needs) {
   x = rows_of(x), y = rows_of(y);
   const PairProblem p = parse(x, y, partner, x_ids, y_ids, scale, bias, normalize, sigmoid);
   const int64_t n = p.n(), m = p.m();
@@ -109,8 +110,8 @@ std::tuple<Tensor, Tensor, Tensor> backward(Tensor x, MaybeTensor y, MaybeTensor
 }  // namespace
 }  // namespace fastssl
 
-#define FASTSSL_BLOCK_ARGUMENTS                                                                                   \
-  "Tensor x, Tensor? y, Tensor? partner, Tensor? x_ids, Tensor? y_ids, float scale, float bias, bool normalize, " \
+#define FASTSSL_BLOCK_ARGUMENTS                                                                                    \
+  "Tensor x, Tensor? y, Tensor? partner, Tensor? x_ids, Tensor? y_ids, float scale, float bias, float normalize, " \
   "bool sigmoid"
 
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {

@@ -20,13 +20,13 @@ struct Arguments {
 };
 
 // The arguments of the operator, in the order of its schema.
-#define FASTSSL_PAIR_ARGUMENTS                                                                               \
-  Tensor x, MaybeTensor more_x, MaybeTensor y, MaybeTensor more_y, MaybeTensor ids, MaybeTensor scale,       \
-      MaybeTensor bias, double scale_value, int64_t positives, bool sigmoid, bool normalize, bool symmetric, \
+#define FASTSSL_PAIR_ARGUMENTS                                                                                 \
+  Tensor x, MaybeTensor more_x, MaybeTensor y, MaybeTensor more_y, MaybeTensor ids, MaybeTensor scale,         \
+      MaybeTensor bias, double scale_value, int64_t positives, bool sigmoid, double normalize, bool symmetric, \
       int64_t ignore_index, int64_t reduction, int64_t keep
-#define FASTSSL_PAIR_SCHEMA                                                                                           \
-  "Tensor x, Tensor? more_x, Tensor? y, Tensor? more_y, Tensor? ids, Tensor? scale, Tensor? bias, "                   \
-  "float scale_value, int positives, bool sigmoid, bool normalize, bool symmetric, int ignore_index, int reduction, " \
+#define FASTSSL_PAIR_SCHEMA                                                                                            \
+  "Tensor x, Tensor? more_x, Tensor? y, Tensor? more_y, Tensor? ids, Tensor? scale, Tensor? bias, "                    \
+  "float scale_value, int positives, bool sigmoid, float normalize, bool symmetric, int ignore_index, int reduction, " \
   "int keep"
 #define FASTSSL_PAIR_VALUES                                                                                    \
   x, more_x, y, more_y, ids, scale, bias, scale_value, positives, sigmoid, normalize, symmetric, ignore_index, \
@@ -36,6 +36,7 @@ Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
   STD_TORCH_CHECK(positives >= 0 && positives < kPositivesValues, "fastssl: unknown positives ", positives);
   STD_TORCH_CHECK(reduction >= 0 && reduction < kReductionValues, "fastssl: unknown reduction ", reduction);
   STD_TORCH_CHECK(keep >= 0 && keep < kKeepValues, "fastssl: unknown value of keep ", keep);
+  STD_TORCH_CHECK(normalize >= 0, "fastssl: rows cannot be divided by ", normalize);
   PairProblem p;
   p.positives = Positives(positives);
   p.sigmoid = sigmoid;

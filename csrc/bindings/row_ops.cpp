@@ -13,9 +13,10 @@ namespace fastssl {
 namespace {
 
 // scores: whether x may be the matrix of scores itself.
-void fill(RowProblem& p, const Tensor& x, const MaybeTensor& y, int64_t metric, bool normalize, bool scores = false) {
+void fill(RowProblem& p, const Tensor& x, const MaybeTensor& y, int64_t metric, double normalize, bool scores = false) {
   STD_TORCH_CHECK(metric >= 0 && metric < kMetrics + scores, "fastssl: unknown metric ", metric);
   STD_TORCH_CHECK(x.dim() == 2 && x.size(1) >= 1, "fastssl: expected rows of at least one feature");
+  STD_TORCH_CHECK(normalize >= 0, "fastssl: rows cannot be divided by ", normalize);
   p.metric = Metric(metric);
   p.normalize = normalize;
   p.dtype = dtype_of(x);
@@ -52,11 +53,11 @@ const int32_t* bits_of(const MaybeTensor& bits, const RowProblem& p) {
 // The arguments of the operator, in the order of its schema.
 #define FASTSSL_ROW_ARGUMENTS                                                                                          \
   Tensor x, MaybeTensor y, MaybeTensor x_ids, MaybeTensor y_ids, MaybeTensor positive_bits, MaybeTensor negative_bits, \
-      MaybeTensor row_value, Tensor params, int64_t loss, int64_t metric, bool normalize, bool upper,                  \
+      MaybeTensor row_value, Tensor params, int64_t loss, int64_t metric, double normalize, bool upper,                \
       int64_t self_offset, int64_t keep
 #define FASTSSL_ROW_SCHEMA                                                                            \
   "Tensor x, Tensor? y, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, " \
-  "Tensor? row_value, Tensor params, int loss, int metric, bool normalize, bool upper, int self_offset, int keep"
+  "Tensor? row_value, Tensor params, int loss, int metric, float normalize, bool upper, int self_offset, int keep"
 #define FASTSSL_ROW_VALUES \
   x, y, x_ids, y_ids, positive_bits, negative_bits, row_value, params, loss, metric, normalize, upper, self_offset, keep
 
@@ -139,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(Tensor grad, Tensor kept, Te
   return {gx, gy, gv, gp};
 }
 
-Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
+Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, double normalize) {
   x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
@@ -149,7 +150,7 @@ Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, bool normalize) {
 }
 
 std::tuple<Tensor, Tensor> pairwise_gradient(Tensor grad, Tensor out, Tensor x, MaybeTensor y, int64_t metric,
-                                             bool normalize, int64_t needs) {
+                                             double normalize, int64_t needs) {
   x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
@@ -166,7 +167,7 @@ std::tuple<Tensor, Tensor> pairwise_gradient(Tensor grad, Tensor out, Tensor x, 
   return {gx, gy};
 }
 
-std::tuple<Tensor, Tensor> nearest_rows(Tensor x, MaybeTensor y, int64_t k, int64_t metric, bool normalize,
+std::tuple<Tensor, Tensor> nearest_rows(Tensor x, MaybeTensor y, int64_t k, int64_t metric, double normalize,
                                         bool largest, bool exclude_self) {
   x = rows_of(x), y = rows_of(y);
   RowProblem p;
@@ -212,12 +213,12 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
   m.def("row_loss_backward(Tensor grad, Tensor kept, Tensor out, " FASTSSL_ROW_SCHEMA
         ", int needs) -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("pair_bits(Tensor a, Tensor b, int n, int m) -> (Tensor, int)");
-  m.def("pairwise(Tensor x, Tensor? y, int metric, bool normalize) -> Tensor");
+  m.def("pairwise(Tensor x, Tensor? y, int metric, float normalize) -> Tensor");
   m.def(
-      "pairwise_backward(Tensor grad, Tensor out, Tensor x, Tensor? y, int metric, bool normalize, int needs) -> "
+      "pairwise_backward(Tensor grad, Tensor out, Tensor x, Tensor? y, int metric, float normalize, int needs) -> "
       "(Tensor, Tensor)");
   m.def(
-      "nearest(Tensor x, Tensor? y, int k, int metric, bool normalize, bool largest, bool exclude_self) -> "
+      "nearest(Tensor x, Tensor? y, int k, int metric, float normalize, bool largest, bool exclude_self) -> "
       "(Tensor, Tensor)");
 }
 

@@ -198,7 +198,9 @@ struct InputGradients {
     f.dense_weight = dense_weight;
     f.partner_sources = y.data();
     f.n_partner_sources = int64_t(y.size());
-    f.partner_inverse_norm = !e.p.normalize ? nullptr : e.p.self_pairs() ? e.x_inverse.data() : e.y_inverse.data();
+    f.partner_inverse_norm = !(e.p.normalize > 0) ? nullptr
+                             : e.p.self_pairs()   ? e.x_inverse.data()
+                                                  : e.y_inverse.data();
     f.partner = e.positive.data();
     f.partner_weight = x_weight;
     f.out = out;
@@ -212,7 +214,7 @@ struct InputGradients {
     f.dense = dense;
     f.partner_sources = e.p.x.data();
     f.n_partner_sources = int64_t(e.p.x.size());
-    f.partner_inverse_norm = e.p.normalize ? e.x_inverse.data() : nullptr;
+    f.partner_inverse_norm = e.p.normalize > 0 ? e.x_inverse.data() : nullptr;
     f.partner_offset = partners.offset.data();
     f.partner = partners.row.data();
     f.partner_weight = partners.weight.data();

@@ -229,8 +229,8 @@ struct Engine {
   }
 
   double bias_at(int64_t j) const { return p.bias.empty() ? 0.0 : p.bias[p.bias.size() == 1 ? 0 : size_t(j)]; }
-  double x_inv(int64_t i) const { return p.normalize ? x_inverse[i] : 1.0; }
-  double y_inv(int64_t j) const { return p.normalize ? (p.self_pairs() ? x_inverse[j] : y_inverse[j]) : 1.0; }
+  double x_inv(int64_t i) const { return p.normalize > 0 ? x_inverse[i] : 1.0; }
+  double y_inv(int64_t j) const { return p.normalize > 0 ? (p.self_pairs() ? x_inverse[j] : y_inverse[j]) : 1.0; }
 
   // |score| <= |scale| max|x| max|y| + max|bias| (Cauchy-Schwarz). NaN fails the comparison and takes the
   // path that carries it to the result.
@@ -242,7 +242,7 @@ struct Engine {
     auto largest = [&](const Buffer<double>& norm, int64_t rows) {
       double top = 0;
       for (int64_t i = 0; i < rows; ++i) top = !(norm[i] <= top) ? norm[i] : top;
-      return p.normalize && std::isfinite(top) ? 1.0 : top;
+      return p.normalize > 0 && std::isfinite(top) ? 1.0 : top;
     };
     const double x = largest(x_norm, n), y = p.self_pairs() ? x : largest(y_norm, m);
     double offset = 0;

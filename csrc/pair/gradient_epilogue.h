@@ -45,9 +45,9 @@ void gradient_epilogue(const GradientEpilogue<T>& f, int64_t row, double* scratc
     add_row(f.partner_sources, f.n_partner_sources, f.partner[p], f.partner_weight[p] * inverse, f.depth, g);
   }
   const Located at = locate(f.sources, f.n_sources, row);
-  const double inverse = f.normalize ? f.inverse_norm[row] : 1.0;
+  const double inverse = f.normalize > 0 ? f.inverse_norm[row] : 1.0;
   double along = 0;
-  if (f.normalize || f.projection) {
+  if (f.normalize > 0 || f.projection) {
     F64x8 sum;
     for_each_f64x8(at, f.depth, [&](int64_t k, F64x8 v) __attribute__((always_inline)) {
       v = v * inverse;
@@ -62,9 +62,9 @@ void gradient_epilogue(const GradientEpilogue<T>& f, int64_t row, double* scratc
   const bool narrow = at.source->dtype == DType::f16 || at.source->dtype == DType::bf16;
   with_writer(out, f.wide && narrow ? DType::f32 : at.source->dtype, at.row, f.depth,
               [&](auto write) __attribute__((always_inline)) {
-                // d(x / |x|): the part along x does not count; where |x| < eps the norm is a constant.
-                const bool straight = !f.normalize || inverse >= 1.0 / kNormEps;
-                const double factor = f.normalize ? f.scale * inverse : f.scale;
+                // d(x / |x|): the part along x does not count; where |x| is below `normalize` the norm is a constant.
+                const bool straight = !(f.normalize > 0) || inverse >= 1.0 / f.normalize;
+                const double factor = f.normalize > 0 ? f.scale * inverse : f.scale;
                 for (int64_t k = 0; k < f.depth; k += 8) {
                   F64x8 v = F64x8::of(g + k);
                   if (!straight) v = v - F64x8::of(x + k) * along;

@@ -15,7 +15,8 @@ struct PairProblem {
   Reduction reduction = Reduction::mean;
   std::vector<Source> x, y;  // y empty: x against itself
   int64_t depth = 0;
-  bool normalize = false, symmetric = false;
+  double normalize = 0;  // rows are divided by their length, or by this where it is larger; 0: they are not
+  bool symmetric = false;
   double scale = 1;
   bool scale_learns = false;
   std::vector<double> bias;      // per row of y, or one value

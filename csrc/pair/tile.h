@@ -59,7 +59,7 @@ template <class T>
 struct GradientEpilogue {
   const Source* sources = nullptr;  // the rows the gradient is for
   int64_t n_sources = 0, depth = 0;
-  bool normalize = false;
+  double normalize = 0;  // see PairProblem
   const double* inverse_norm = nullptr;
   const T* dense = nullptr;              // blocked; null: partners only
   const double* dense_weight = nullptr;  // per row; null: 1
@@ -84,7 +84,7 @@ struct PairTable {
   void (*forward[kEpilogues])(const Tile<T>&);
   void (*backward[kEpilogues])(const Tile<T>&, const Weights<T>&);
   // Packs one block of 32 rows. `factor` multiplies what goes to lanes. inverse_norm and norm are per row.
-  void (*pack)(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
+  void (*pack)(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize, double factor,
                void* lanes, void* rows, double* inverse_norm, double* norm, float* lane_factor);
   // One row; scratch holds epilogue_scratch(depth) doubles.
   void (*gradient_epilogue)(const GradientEpilogue<T>&, int64_t row, double* scratch);

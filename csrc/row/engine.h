@@ -257,7 +257,7 @@ class RowEngine {
       for (int64_t i = 0; i < source.n; ++i) itself[size_t(i)] = int32_t(i);
       f.partner = itself.data();
       f.partner_weight = weight.data();
-      f.partner_inverse_norm = p.normalize ? inverse.data() : nullptr;
+      f.partner_inverse_norm = p.normalize > 0 ? inverse.data() : nullptr;
     }
     f.out = &out;
     run_gradient_epilogue(table.gradient_epilogue, f, source.n);

@@ -11,7 +11,7 @@ struct RowProblem {
   Source x, y;
   bool same = false;  // y is x
   int64_t depth = 0;
-  bool normalize = false;
+  double normalize = 0;  // see PairProblem
   Metric metric = Metric::dot;
   DType dtype = DType::f32;
 

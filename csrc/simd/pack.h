@@ -6,7 +6,7 @@ namespace fastssl {
 namespace FASTSSL_ISA {
 
 template <class T>
-void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize, double factor,
+void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize, double factor,
           void* lanes_out, void* rows_out, double* inverse_norm, double* norm, float*) {
   const int64_t depth_blocks = (depth + kBlock - 1) / kBlock;
   T* lanes = lanes_out ? static_cast<T*>(lanes_out) + block * depth * kBlock : nullptr;
@@ -17,7 +17,7 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
     if (!at.source) continue;
     double length = 1;
     with_reader(at.source->dtype, [&](auto read) { length = row_norm<decltype(read)>(*at.source, at.row, depth); });
-    inverse[r] = normalize ? 1.0 / (length < kNormEps ? kNormEps : length) : 1.0;
+    inverse[r] = normalize > 0 ? 1.0 / (length < normalize ? normalize : length) : 1.0;
     if (norm) norm[block * kBlock + r] = length;
     if (inverse_norm) inverse_norm[block * kBlock + r] = inverse[r];
   }
@@ -52,7 +52,7 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
 
 #ifdef FASTSSL_BF16_PAIRS
 // bf16 rows stay as they are: products of raw values are exact, the factors join after the sum.
-inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, bool normalize,
+inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize,
                       double factor, void* lanes_out, void* rows_out, double* inverse_norm, double* norm,
                       float* lane_factor) {
   const int64_t depth_blocks = (depth + kBlock - 1) / kBlock, words = (depth + 1) / 2;
@@ -65,7 +65,7 @@ inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, i
     if (lane_factor) lane_factor[block * kBlock + r] = 0;
     if (!at.source) continue;
     const double length = row_norm<ReadBf16>(*at.source, at.row, depth);
-    const double inverse = normalize ? 1.0 / (length < kNormEps ? kNormEps : length) : 1.0;
+    const double inverse = normalize > 0 ? 1.0 / (length < normalize ? normalize : length) : 1.0;
     if (norm) norm[block * kBlock + r] = length;
     if (inverse_norm) inverse_norm[block * kBlock + r] = inverse;
     if (lane_factor) lane_factor[block * kBlock + r] = float(inverse * factor);

@@ -23,8 +23,6 @@ struct ReadBf16 {
   static FASTSSL_INLINE float value(Raw x) { return bf16_to_float(x); }
 };
 
-constexpr double kNormEps = 1e-12;  // as torch.nn.functional.normalize
-
 // Rows in double precision, eight features at a time, in registers of this instruction set.
 struct F64x8 {
   static constexpr int kParts = 8 / kWidth<double>;

@@ -23,6 +23,8 @@ import torch
 from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
 from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
+from fastssl.compat._sizes import require_rows
+from fastssl.functional import _check as check
 
 __all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "replaced", "require_matrices", "unpatch"]
 
@@ -46,13 +48,21 @@ class _Replaced:
     wrapper: Any
 
 
+@dataclass(frozen=True)
+class _Options:
+    """The options of :func:`patch`."""
+
+    verbose: bool = False
+    exact_dtypes: bool = False
+    min_rows: int | None = None
+
+
 @dataclass
 class _Patch:
     """An active patch of a library; wrappers call the original after it has ended."""
 
     peer: Peer
-    verbose: bool
-    exact_dtypes: bool
+    options: _Options
     active: bool = True
     replaced: list[_Replaced] = field(default_factory=list)
     calls: dict[str, Calls] = field(default_factory=dict)
@@ -61,7 +71,9 @@ class _Patch:
 _patches: dict[str, _Patch] = {}
 
 
-def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool = False) -> None:
+def patch(
+    name: str | None = None, *, verbose: bool = False, exact_dtypes: bool = False, min_rows: int | None = None
+) -> None:
     """Patches the losses of another library to use the fused kernels if the result is the same.
 
     Existing and new objects are affected. Configurations that no kernel supports (a reducer that needs every pair,
@@ -76,9 +88,12 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
             installed ones, with a RuntimeWarning for those that cannot be patched.
         verbose: print, once per class and reason, whether a call was fused, and why not.
         exact_dtypes: run the original code for 16-bit rows and within autocast.
+        min_rows: number of rows from which on calls on a GPU are fused, where launches of kernels take all of a small
+            batch's time; 0: all; None: that of each loss (docs/migrate.md).
 
     Raises:
-        ValueError: unknown name.
+        TypeError: ``min_rows`` is no integer.
+        ValueError: unknown name, or ``min_rows`` below 0.
         ImportError: the library is not installed, or its version is not supported; nothing is patched.
 
     Example:
@@ -86,17 +101,22 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
         >>> fastssl.patch("pytorch_metric_learning")  # doctest: +SKIP
         >>> fastssl.unpatch()
     """
+    options = _Options(verbose, exact_dtypes, None if min_rows is None else check.count("min_rows", min_rows, low=0))
     if name is None:
         for each in PEERS:
             if importlib.util.find_spec(each) is not None:
                 try:
-                    patch(each, verbose=verbose, exact_dtypes=exact_dtypes)
+                    _activate(each, options)
                 except ImportError as error:
                     warnings.warn(f"fastssl.patch: {each} is not patched. {error}", RuntimeWarning, stacklevel=2)
         return
     _check_name(name)
+    _activate(name, options)
+
+
+def _activate(name: str, options: _Options) -> None:
     if name in _patches:
-        _patches[name].verbose, _patches[name].exact_dtypes = verbose, exact_dtypes
+        _patches[name].options = options
         return
     adapter = importlib.import_module(f"fastssl.compat.{name}")
     peer: Peer = adapter.PEER
@@ -105,7 +125,7 @@ def patch(name: str | None = None, *, verbose: bool = False, exact_dtypes: bool 
         targets: list[Target] = adapter.targets()
     except ImportError as error:
         raise ImportError(f"name: {name} cannot be imported: {error}") from error
-    entry = _Patch(peer, verbose, exact_dtypes)
+    entry = _Patch(peer, options)
     originals = [getattr(t.owner, t.method) for t in targets]  # before a base class is patched
     for target, original in zip(targets, originals):
         wrapper = _wrap(entry, target, original)
@@ -136,7 +156,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             calls.original[reason] += 1
         else:
             calls.fused += 1
-        if first and entry.verbose:
+        if first and entry.options.verbose:
             text = f"runs its original code: {reason}" if reason else "runs fused"
             print(f"fastssl: {owner.__name__} {text}", file=sys.stderr)
 
@@ -146,7 +166,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             return original(self, *args, **kwargs)
         try:
             if target.probe is None:
-                found: Result = target.fused(original, entry.exact_dtypes, self, *args, **kwargs)
+                found: Result = target.fused(original, entry.options.exact_dtypes, self, *args, **kwargs)
                 count(found.reason)
                 return found.value
             kind = type(self)
@@ -161,8 +181,12 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 raise NotFused("arguments that the library refuses") from error
             given.apply_defaults()
             owned = _owned(peer, self)
+            exact, least = entry.options.exact_dtypes, entry.options.min_rows
             try:
-                result = dtypes.call(entry.exact_dtypes, peer.known, target, original, given.args, given.kwargs)
+                require_rows(
+                    target.min_rows if least is None else least, self, (given.args[1:], given.kwargs), peer.known
+                )
+                result = dtypes.call(exact, peer.known, target, original, given.args, given.kwargs)
             except (
                 ValueError,
                 TypeError,
@@ -232,7 +256,7 @@ def replaced(name: str) -> list[tuple[type, str, Callable[..., Any], Calls]]:
 @contextlib.contextmanager
 def _within(name: str, **options: Any) -> Iterator[dict[str, Calls]]:
     before = _patches.get(name)
-    settings = None if before is None else (before.verbose, before.exact_dtypes)
+    settings = None if before is None else before.options
     patch(name, **options)
     try:
         yield _patches[name].calls
@@ -240,7 +264,7 @@ def _within(name: str, **options: Any) -> Iterator[dict[str, Calls]]:
         if before is None:
             unpatch(name)
         elif settings is not None:
-            before.verbose, before.exact_dtypes = settings
+            before.options = settings
 
 
 def patched(name: str | None = None, **options: Any) -> Any:

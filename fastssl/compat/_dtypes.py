@@ -21,20 +21,31 @@ _found: dict[Any, Any] = {}
 _region: contextvars.ContextVar[torch.dtype | None] = contextvars.ContextVar("fastssl_autocast", default=None)
 
 
+def _autocast() -> torch.dtype | None:
+    """The dtype of the autocast region of the call that is fused; under torch.compile there is none."""
+    return None if torch.compiler.is_compiling() else _region.get()
+
+
 def precision(rows: Tensor) -> torch.dtype:
     """The dtype of the original's arithmetic for these rows."""
-    return _region.get() or rows.dtype
+    return _autocast() or rows.dtype
 
 
-def multiplied(*rows: Tensor) -> tuple[Tensor, ...]:
+def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor, ...]:
     """float32 rows in the dtype in which the original multiplies them within autocast, on a GPU, where that is faster.
-    (On a CPU their products are made in float32: more exact, and no slower.)"""
-    return tuple(t.to(precision(t)) if t.dtype == torch.float32 and t.device.type == "cuda" else t for t in rows)
+    (On a CPU their products are made in float32: more exact, and no slower.)
+
+    ``region``: dtype of the autocast region; None: that of the call that is fused.
+    """
+    dtype = region or _autocast()
+    if dtype is None:
+        return rows
+    return tuple(t.to(dtype) if t.dtype == torch.float32 and t.device.type == "cuda" else t for t in rows)
 
 
 def in_autocast() -> bool:
     """Whether the call that is fused was made within autocast, which is off in the fused function."""
-    return _region.get() is not None
+    return _autocast() is not None
 
 
 def call(
@@ -46,10 +57,10 @@ def call(
     kwargs: dict[str, Any],
 ) -> Any:
     """Runs the fused call with inputs and results cast as their dtypes and autocast require."""
-    tensors = _tensors([args[1:], kwargs])
-    device = tensors[0].device.type if tensors else "cpu"
+    given = tensors([args[1:], kwargs])
+    device = given[0].device.type if given else "cpu"
     autocast = torch.is_autocast_enabled(device)
-    if not autocast and not any(t.dtype in _HALVES for t in tensors):
+    if not autocast and not any(t.dtype in _HALVES for t in given):
         return target.fused(*args, **kwargs)
     if exact:
         raise NotFused("autocast" if autocast else "16-bit inputs")
@@ -61,7 +72,7 @@ def call(
             result = target.fused(*args, **kwargs)
     finally:
         _region.reset(token)
-    if not _tensors(result):  # indices
+    if not tensors(result):  # indices
         return result
     region = torch.get_autocast_dtype(device) if autocast else None
     key = (original, _kind(args, known), _kind(kwargs, known), device, region)
@@ -114,12 +125,13 @@ def shallow(module: nn.Module) -> Any:
     return twin
 
 
-def _tensors(tree: Any) -> list[Tensor]:
+def tensors(tree: Any) -> list[Tensor]:
+    """The floating-point tensors of arguments or of a result."""
     if isinstance(tree, Tensor):
         return [tree] if tree.is_floating_point() else []
     if isinstance(tree, dict):
         tree = list(tree.values())
-    return [t for part in tree for t in _tensors(part)] if isinstance(tree, (list, tuple)) else []
+    return [t for part in tree for t in tensors(part)] if isinstance(tree, (list, tuple)) else []
 
 
 def _dtypes(tree: Any) -> Any:

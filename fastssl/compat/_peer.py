@@ -43,6 +43,7 @@ class Target:
         probe: calls the original on a few rows, to determine the dtypes of results. None: the fused function takes
             the original and ``exact_dtypes`` first, applies to all subclasses, and returns a :class:`Result`.
         family: subclasses of the same library that inherit the method unchanged.
+        min_rows: number of rows on a GPU below which the library's own code is faster (see ``_sizes``).
         again: calls the original for second derivatives, with a result of the same structure as the fused function's.
         after: takes the result in the original's dtype, and the arguments by name, and returns the method's result.
     """
@@ -52,6 +53,7 @@ class Target:
     fused: Callable[..., Any]
     probe: Callable[..., Any] | None = None
     family: tuple[str, ...] = ()
+    min_rows: int = 0
     again: Callable[..., Any] = lambda original, *args, **kwargs: original(*args, **kwargs)
     after: Callable[[Any, Mapping[str, Any]], Any] | None = None
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl.compat._dtypes import multiplied, precision, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.compat._sizes import MATRIX
 
 KNOWN = {
     "NTXentLoss": {
@@ -32,13 +33,11 @@ def targets() -> list[Target]:
     from lightly.loss.ntx_ent_loss import NTXentLoss
     from lightly.loss.vicreg_loss import VICRegLoss
 
-    fused: tuple[tuple[type, Callable[..., Tensor]], ...] = (
-        (NTXentLoss, _nt_xent),
-        (DCLLoss, _dcl),
-        (DCLWLoss, _dcl),
-        (VICRegLoss, _vicreg),
-    )
-    return [Target(owner, "forward", function, _probe) for owner, function in fused]
+    return [
+        Target(NTXentLoss, "forward", _nt_xent, _probe),
+        *(Target(owner, "forward", _dcl, _probe, min_rows=MATRIX) for owner in (DCLLoss, DCLWLoss)),
+        Target(VICRegLoss, "forward", _vicreg, _probe),
+    ]
 
 
 def _probe(original: Callable[..., Tensor], loss: Any, out0: Tensor, out1: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import distributed as dist
 import fastssl.functional as F
 from fastssl.compat._dtypes import multiplied, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
+from fastssl.compat._sizes import MATRIX
 from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather
 from fastssl.distributed.shards import resolve
@@ -35,8 +36,8 @@ def targets() -> list[Target]:
     from open_clip.loss import ClipLoss, SigLipLoss
 
     return [
-        Target(ClipLoss, "forward", _clip, _probe, ("CoCaLoss",)),
-        Target(SigLipLoss, "forward", _siglip, _probe),
+        Target(ClipLoss, "forward", _clip, _probe, ("CoCaLoss",), min_rows=MATRIX),
+        Target(SigLipLoss, "forward", _siglip, _probe, min_rows=MATRIX),
     ]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastssl._table import MAX_BINS, Metric
 from fastssl.compat._dtypes import in_autocast
 from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.compat._sizes import HISTOGRAMS, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
@@ -95,6 +96,11 @@ KNOWN: dict[str, dict[str, Check]] = {
 }
 PEER = Peer("pytorch_metric_learning", "pytorch-metric-learning", "2.5", "3", KNOWN)
 _BY_MATRIX = ("CircleLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLoss", "SupConLoss")
+_MIN_ROWS = {
+    **dict.fromkeys(("LiftedStructureLoss", "NTXentLoss", "TupletMarginLoss"), PAIRS_OF_PAIRS),
+    **dict.fromkeys(("AngularLoss", "MarginLoss", "TripletMarginLoss"), TRIPLETS),
+    "FastAPLoss": HISTOGRAMS,
+}
 
 
 def targets() -> list[Target]:
@@ -122,7 +128,14 @@ def targets() -> list[Target]:
         "TupletMarginLoss": _tuplet,
     }
     return [
-        *(Target(getattr(losses, name), "compute_loss", fused, _probe, again=_again) for name, fused in table.items()),
+        *(
+            Target(
+                *(getattr(losses, name), "compute_loss", fused, _probe),
+                min_rows=_MIN_ROWS.get(name, MATRIX),
+                again=_again,
+            )
+            for name, fused in table.items()
+        ),
         Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe),
     ]
 

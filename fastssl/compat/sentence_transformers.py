@@ -16,6 +16,7 @@ import fastssl.functional as F
 from fastssl._table import Metric
 from fastssl.compat._dtypes import multiplied
 from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.compat._sizes import MATRIX, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs
 from fastssl.ops.operator import result_dtype
@@ -58,9 +59,12 @@ def targets() -> list[Target]:
         losses = importlib.import_module("sentence_transformers.losses")
     mined, cached = losses.BatchAllTripletLoss, losses.CachedMultipleNegativesRankingLoss
     return [
-        *(Target(getattr(losses, name), "compute_loss_from_embeddings", _ranking, _probe) for name in RANKING),
+        *(
+            Target(getattr(losses, name), "compute_loss_from_embeddings", _ranking, _probe, min_rows=MATRIX)
+            for name in RANKING
+        ),
         Target(cached, "calculate_loss", _cached, _probe_cached, CACHED, again=_again_cached, after=_backward),
-        Target(mined, "batch_all_triplet_loss", _all_triplets, _probe_triplets),
+        Target(mined, "batch_all_triplet_loss", _all_triplets, _probe_triplets, min_rows=TRIPLETS),
         *(Target(getattr(losses, name), "sim_matrix", _cosines, _probe_cosines) for name in GIST),
     ]
 

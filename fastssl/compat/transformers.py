@@ -18,6 +18,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl.compat._dtypes import multiplied
 from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_matrices
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
@@ -225,9 +226,7 @@ def _cross_entropy(
             raise _Otherwise  # the original's mean over nothing
         if len(places) < FULL * len(target):
             hidden, target = hidden.index_select(0, places), target.index_select(0, places)
-        head = logits.weight
-        if autocast and device == "cuda":  # as the layer's; on a CPU float32 is no slower
-            hidden, head = hidden.to(dtype), head.to(dtype)
+        hidden, head = multiplied(hidden, logits.weight, region=dtype if autocast else None)
         with torch.autocast(device, enabled=False):
             loss = F.linear_cross_entropy(
                 *(hidden, head, target, logits.given_bias),

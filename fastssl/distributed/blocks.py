@@ -16,7 +16,7 @@ from fastssl.distributed.ring import Block, all_peers, half_of_peers, ring_pass,
 from fastssl.distributed.shards import ALONE, Shards
 from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.blocks import GRADIENTS, SUMS, kept_bytes
-from fastssl.ops.types import Ids, Scoring, Sums, Weights
+from fastssl.ops.types import Ids, Scoring, Sums, Weights, least_length
 
 LN2 = math.log(2)
 
@@ -29,7 +29,7 @@ def pair_sums(
     scale: Tensor | float,
     bias: Tensor | float = 0.0,
     *,
-    normalize: bool,
+    normalize: float,
     partner: Tensor | None = None,
     ids: Ids = (None, None),
     columns: bool = False,
@@ -55,11 +55,12 @@ def pair_sums(
         By row [n], by column [m] (or [0]), and the scores of the pairs with partners [n] (0 where there is none); in
         float64, with gradients for x, y, scale and bias.
     """
+    least = least_length(normalize, x.dtype)
     if torch.is_autocast_enabled(x.device.type):
         x, y = x.float(), None if y is None else y.float()
     x, y = x.contiguous(), None if y is None else y.contiguous()
     number, offset = (float(t.detach()) if isinstance(t, Tensor) else float(t) for t in (scale, bias))
-    how = Scoring(number, offset, normalize, sigmoid)
+    how = Scoring(number, offset, least, sigmoid)
     tensors = [t if isinstance(t, Tensor) else None for t in (scale, bias)]
     shards, x_ids, y_ids = shards or ALONE, *ids
     if x_ids is not None:

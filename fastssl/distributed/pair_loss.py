@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl._table import Positives
@@ -14,7 +13,8 @@ from fastssl.distributed.collectives import sum_by_key
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Shards
 from fastssl.ops.pair_loss import PairLoss
-from fastssl.ops.reference.common import softplus
+from fastssl.ops.reference.common import softplus, unit
+from fastssl.ops.types import least_length
 
 
 def pair_loss(
@@ -29,7 +29,7 @@ def pair_loss(
     ids: Tensor | None = None,
     scale: Tensor | float,
     bias: Tensor | float = 0.0,
-    normalize: bool,
+    normalize: float,
     symmetric: bool = False,
     replicated: bool = False,
     backend: str | None,
@@ -87,11 +87,12 @@ def sup_con(
     ref_labels: Tensor | None,
     own_offset: int,
     scale: Tensor | float,
-    normalize: bool,
+    normalize: float,
     backend: str | None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """[N] in float64. ``own_offset``: row i of the embeddings is row (own_offset + i) of ``ref_emb``; -1: it is not
-    there."""
+    there. ``weights``: of this process's columns in the mean over positives, in float64."""
     y, y_ids = (embeddings, labels) if ref_emb is None or ref_labels is None else (ref_emb, ref_labels)
     counts = layout(shards, "embeddings" if ref_emb is None else "ref_emb", y)
     every = gather(shards, y_ids, counts)
@@ -124,12 +125,20 @@ def sup_con(
     first = sum(counts[: shards.rank])
     keys, place = torch.unique(torch.cat([y_codes[first : first + len(y)], x_codes]), return_inverse=True)
     full = torch.promote_types(embeddings.dtype, torch.float32)
-    unit_x, unit_y = (TF.normalize(t.to(full), dim=1) if normalize else t.to(full) for t in (embeddings, y))
-    sums = torch.zeros(len(keys), y.shape[1], dtype=full, device=y.device).index_add(0, place[: len(y)], unit_y)
+    unit_x, unit_y = (unit(t.to(full), least_length(normalize, t.dtype)) for t in (embeddings, y))
+    own = unit_x if ref_emb is None else unit_y
+    if weights is not None:
+        unit_y = torch.cat([unit_y.double() * weights[:, None], weights[:, None]], 1)
+        own = unit_y
+    sums = unit_y.new_zeros(len(keys), unit_y.shape[1]).index_add(0, place[: len(y)], unit_y)
     others = sum_by_key(shards, keys, sums)[place[len(y) :]]
     if itself:
-        others = others - (unit_x if ref_emb is None else unit_y[partner])
-    mean_score = scale * (unit_x * others).sum(1, dtype=torch.float64) / positives.clamp(min=1)
+        others = others - (own if ref_emb is None else own[partner])
+    if weights is not None:
+        others, total = others[:, :-1], others[:, -1]
+        positives = torch.where(total > 0, total, torch.zeros_like(total))
+    divisor = torch.where(positives > 0, positives, torch.ones_like(positives))
+    mean_score = scale * (unit_x * others).sum(1, dtype=torch.float64) / divisor
     values = lse - mean_score
     if ref_emb is None:
         values = torch.where(partner >= 0, softplus(lse - score), values)

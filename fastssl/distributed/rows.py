@@ -72,7 +72,7 @@ def row_loss(
     relation: Relation,
     values: list[float | Tensor],
     metric: Metric,
-    normalize: bool,
+    normalize: float,
     row_value: Tensor | None,
     backend: str | None,
 ) -> Tensor:
@@ -103,7 +103,7 @@ def travelling(
     x: Tensor,
     y: Columns,
     metric: Metric,
-    normalize: bool,
+    normalize: float,
     backend: str | None,
     *tensors: Any,
     matrices: int = 4,
@@ -132,7 +132,7 @@ class _Strips:
     consume: Callable[..., Tensor]
     y: Columns
     metric: Metric
-    normalize: bool
+    normalize: float
     backend: str | None
     matrices: int
 

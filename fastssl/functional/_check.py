@@ -114,6 +114,17 @@ def flag(name: str, given: object) -> bool:
     return given
 
 
+def normalization(normalize: object, eps: object) -> float:
+    """A valid ``normalize`` and ``eps``: what rows are divided by at least, or True for the default of their dtype, or
+    False."""
+    given = flag("normalize", normalize)
+    if eps is None:
+        return given
+    if not given:
+        raise ValueError(f"eps: expected None with normalize=False, got {eps!r}")
+    return number("eps", eps, positive=True)
+
+
 def reduction(given: object) -> str:
     if given not in ("mean", "sum", "none"):
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {given!r}")

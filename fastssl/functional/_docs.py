@@ -27,6 +27,8 @@ ARGUMENTS = entries(
         "ids": "[N], integers: rows of equal ids are not negatives of each other; None: all rows are.",
         "label_smoothing": "in [0, 1]: the share of the target that is uniform; not together with ``ids``.",
         "normalize": "divide each row by its Euclidean norm first.",
+        "eps": "what norms are at least taken for, > 0, as in ``torch.nn.functional.normalize``; None: 1e-12, and for "
+        "float16, where that is 0, 2^-14.",
         "reduction": '"mean" | "sum" | "none".',
         "indices_tuple": "only these pairs, as miners return them: (anchors, positives, anchors, negatives) or "
         "(anchors, positives, negatives); a pair that is listed twice counts once.",

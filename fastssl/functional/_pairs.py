@@ -26,7 +26,7 @@ from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import PairLoss, pair_loss
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps, SoftplusPerPositive, Statistic
-from fastssl.ops.types import Relation
+from fastssl.ops.types import Relation, least_length
 
 IndicesTuple = tuple[Tensor, ...]
 SLOPE_BYTES = 8 * 12  # of a pair while a slope is taken: about 12 matrices of a strip in float64
@@ -68,7 +68,7 @@ class Pairs:
         statistic: Statistic,
         *,
         metric: Metric,
-        normalize: bool,
+        normalize: float,
         row_value: Tensor | None = None,
         upper: bool = False,
     ) -> Rows:
@@ -77,11 +77,11 @@ class Pairs:
         Args:
             statistic: which, with its parameters.
             metric: of the scores.
-            normalize: divide rows by their length first.
+            normalize: divide rows by their length first, or by this number where it is larger.
             row_value: one value per row (:class:`LiftedPairs`: per column).
             upper: pairs (i, j) with i < j alone.
         """
-        loss, values = statistic.kernel, statistic.values()
+        loss, values, normalize = statistic.kernel, statistic.values(), least_length(normalize, self.x.dtype)
         padded: list[float | Tensor] = [*values, *(0.0,) * (PARAMETERS - len(values))]
         given, learned = padded, self._without_kernel(loss, padded)
         if learned:
@@ -105,7 +105,7 @@ class Pairs:
         places = slopes.learned(loss, values)
         return places if places and resolve(self.x.device, self.backend, self.x.dtype) != "reference" else []
 
-    def _strips(self, metric: Metric, normalize: bool, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    def _strips(self, metric: Metric, normalize: float, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """What a function makes of every strip of the scores, one below the other."""
         x, shared = self.x.detach(), self.columns
         if shared is not None and shared.gathered is None:
@@ -298,7 +298,7 @@ def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tenso
 
 
 def log_share_of_positives(
-    pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool
+    pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: float
 ) -> tuple[Tensor, Tensor]:
     """log of the positives' share in a softmax over all partners, and which rows have one."""
     sums = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
@@ -310,7 +310,7 @@ def log_share_of_positives(
 
 
 def softplus_per_positive(
-    pairs: Pairs, scale: Tensor | float, slack: Tensor | float, reduction: str, normalize: bool
+    pairs: Pairs, scale: Tensor | float, slack: Tensor | float, reduction: str, normalize: float
 ) -> Tensor:
     """One softplus(lse of the negatives - positive) for every positive pair."""
     rows = pairs.reduce(SoftplusPerPositive(scale, slack), metric=Metric.dot, normalize=normalize)

@@ -12,6 +12,7 @@ from fastssl.distributed.shards import current
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import everywhere
 from fastssl.ops.reference.common import unit
+from fastssl.ops.types import least_length
 
 NO_ID = torch.iinfo(torch.int64).min  # of rows that are negatives of every query
 
@@ -42,9 +43,9 @@ def column_ids(
     return torch.cat([own, check.ids("negative_ids", negative_ids, negatives, "negatives")])
 
 
-def rows_in_full(x: Tensor, normalize: bool) -> Tensor:
+def rows_in_full(x: Tensor, normalize: float) -> Tensor:
     """Rows in float32 or float64, normalised."""
-    return unit(x.to(torch.promote_types(x.dtype, torch.float32)), normalize)
+    return unit(x.to(torch.promote_types(x.dtype, torch.float32)), least_length(normalize, x.dtype))
 
 
 def products(a: Tensor, b: Tensor) -> Tensor:
@@ -83,7 +84,7 @@ def smoothing_gap(
     x: Tensor,
     y: Tensor,
     scale: Tensor | float,
-    normalize: bool,
+    normalize: float,
     *,
     symmetric: bool = False,
     more_y: Tensor | None = None,
@@ -107,7 +108,7 @@ def smoothing_gap(
     return scale * (own - mean)
 
 
-def smoothing_gap_within(z0: Tensor, z1: Tensor, scale: Tensor | float, normalize: bool) -> Tensor:
+def smoothing_gap_within(z0: Tensor, z1: Tensor, scale: Tensor | float, normalize: float) -> Tensor:
     """The same for two views, each row against all others: [2 N]."""
     a, b = rows_in_full(z0, normalize), rows_in_full(z1, normalize)
     own, (of_a, count), (of_b, _) = products(a, b), _sum_of(a), _sum_of(b)
@@ -133,13 +134,13 @@ def negatives_of_rows(
     ids: Tensor | None,
     negative_ids: Tensor | None,
     scale: Tensor | float,
-    normalize: bool,
+    normalize: float,
 ) -> Tensor:
     """[N] in float64: log of the sum of exp(score) over a row's own negatives [N, K, D], less its positive's score."""
     q, k, own = rows_in_full(query, normalize), rows_in_full(key, normalize), rows_in_full(negatives, False)
     dots = products(q[:, None], own)
     if normalize:  # afterwards: there are K times as many of these rows
-        dots = dots / own.norm(dim=-1).clamp(min=1e-12)
+        dots = dots / own.norm(dim=-1).clamp(min=least_length(normalize, negatives.dtype))
     scores = scale * (dots - products(q, k)[:, None])
     if negative_ids is not None:
         assert ids is not None

@@ -56,6 +56,7 @@ def info_nce(
     temperature: Tensor | float = 0.1,
     symmetric: bool = False,
     normalize: bool = True,
+    eps: float | None = None,
     reduction: str = "mean",
     in_batch: bool = True,
     replicated_negatives: bool = False,
@@ -122,13 +123,13 @@ def info_nce(
     if check.flag("symmetric", symmetric) and negatives is not None:
         raise ValueError("negatives: expected None with symmetric=True (a queue has no queries of its own)")
     scale = check.inverse(check.value("temperature", temperature, query.device, positive=True))
-    check.flag("normalize", normalize)
+    least = check.normalization(normalize, eps)
     check.reduction(reduction)
     check.flag("replicated_negatives", replicated_negatives)
     epsilon = smoothing(label_smoothing, query.device, ids)
     others = None  # log of the sum over each query's own negatives, less the key's score
     if of_rows and negatives is not None:
-        others = negatives_of_rows(query, key, negatives, columns, negative_ids, scale, normalize)
+        others = negatives_of_rows(query, key, negatives, columns, negative_ids, scale, least)
     if not check.flag("in_batch", in_batch):
         if negatives is None:
             raise ValueError("in_batch: expected True without negatives (there is nothing else to contrast with)")
@@ -138,7 +139,7 @@ def info_nce(
             values = softplus(others)
         else:
             assert queue is not None
-            values = _against_queue(query, key, queue, columns, scale, normalize, replicated_negatives, backend)
+            values = _against_queue(query, key, queue, columns, scale, least, replicated_negatives, backend)
         return reduce_rows(values, None, reduction).to(result_dtype(query))
     if not is_zero(epsilon) and others is not None:
         raise ValueError("label_smoothing: expected 0 with negatives of each query")
@@ -147,7 +148,7 @@ def info_nce(
         names=("query", "negatives"),
         ids=columns,
         scale=scale,
-        normalize=normalize,
+        normalize=least,
         symmetric=symmetric,
         replicated=replicated_negatives,
         reduction=reduction if others is None and is_zero(epsilon) else "none",
@@ -157,7 +158,7 @@ def info_nce(
         values = torch.logaddexp(rows.double(), others)  # log(1 + A + B) from log(1 + A) and log B
     elif not is_zero(epsilon):
         values = rows + epsilon * smoothing_gap(
-            query, key, scale, normalize, symmetric=symmetric, more_y=queue, replicated=replicated_negatives
+            query, key, scale, least, symmetric=symmetric, more_y=queue, replicated=replicated_negatives
         )
     else:
         return rows
@@ -170,7 +171,7 @@ def _against_queue(
     negatives: Tensor,
     columns: Tensor | None,
     scale: Tensor | float,
-    normalize: bool,
+    normalize: float,
     replicated: bool,
     backend: str | None,
 ) -> Tensor:
@@ -196,6 +197,7 @@ def nt_xent(
     *,
     temperature: Tensor | float = 0.5,
     normalize: bool = True,
+    eps: float | None = None,
     reduction: str = "mean",
     ids: Tensor | None = None,
     label_smoothing: Tensor | float = 0.0,
@@ -229,7 +231,7 @@ def nt_xent(
     check.matrices(z0=z0, z1=z1)
     check.same_rows("z1", z1, "z0", z0)
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
-    check.flag("normalize", normalize)
+    least = check.normalization(normalize, eps)
     check.reduction(reduction)
     epsilon, of_image = smoothing(label_smoothing, z0.device, ids), column_ids(ids, z0, "z0")
     rows = fused_pairs(
@@ -237,13 +239,13 @@ def nt_xent(
         names=("z0", "z1"),
         ids=None if of_image is None else torch.cat([of_image, of_image]),
         scale=scale,
-        normalize=normalize,
+        normalize=least,
         reduction=reduction if is_zero(epsilon) else "none",
         backend=backend,
     )
     if is_zero(epsilon):
         return rows
-    values = rows + epsilon * smoothing_gap_within(z0, z1, scale, normalize)
+    values = rows + epsilon * smoothing_gap_within(z0, z1, scale, least)
     return reduce_rows(values, None, reduction).to(result_dtype(z0))
 
 
@@ -254,10 +256,12 @@ def sup_con(
     *,
     temperature: Tensor | float = 0.1,
     normalize: bool = True,
+    eps: float | None = None,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
+    weights: Tensor | None = None,
     backend: str | None = None,
     group: Group = None,
     schedule: str = "auto",
@@ -272,11 +276,18 @@ def sup_con(
     Labels [N, C] of floats are soft or of several classes at once: the mean over P(i) becomes the mean over all other
     rows with weights :math:`w_{ip} = l_i \cdot l_p`, in memory O(N (C + D)). For one-hot labels it is the same loss.
 
+    With ``weights`` :math:`w`, it becomes :math:`\frac{1}{\sum_p w_p} \sum_p w_p (\dots)`, and rows whose positives
+    all weigh 0 contribute 0. ``F.sup_con(image, ids, ref_emb=text, ref_labels=ids, weights=...)`` is InfoNCE with
+    several weighted positives per row; the mean of it and of the same from text to image is CLIP's loss with them
+    (UniCL's for equal weights). Memory is O(N D).
+
     Args:
         embeddings: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides; or [B, V, D], V views
             of B examples with one label each, as their B V rows in this order.
         labels: [N] (or [B]), integers; [N, C] (or [B, C]), floats >= 0; None with [B, V, D]: each example is a class.
         ref_labels: [M], integers, or [M, C], floats: the labels of ``ref_emb``.
+        weights: [N], or [M] with ``ref_emb``, floats >= 0: the weight of each row as a positive of others; not together
+            with labels of floats. They receive a gradient.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -290,21 +301,25 @@ def sup_con(
     if isinstance(labels, Tensor) and labels.is_floating_point() and labels.dim() == 2:
         if indices_tuple is not None:
             raise TypeError("indices_tuple: expected None with labels of floats, whose pairs all have weights")
+        if weights is not None:
+            raise TypeError("weights: expected None with labels of floats, whose pairs have weights already")
         scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-        check.flag("normalize", normalize)
+        least = check.normalization(normalize, eps)
         check.reduction(reduction)
-        values = _soft_sup_con(embeddings, labels, ref_emb, ref_labels, scale, normalize, backend)
+        values = _soft_sup_con(embeddings, labels, ref_emb, ref_labels, scale, least, backend)
         return reduce_rows(values, None, reduction).to(result_dtype(embeddings))
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend, share=False)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    check.flag("normalize", normalize)
+    least = check.normalization(normalize, eps)
     check.reduction(reduction)
-    if pairs.within:  # half the flops by symmetry
+    if weights is not None:
+        weights = _weights(weights, pairs.x if pairs.y is None else pairs.y)
+    elif pairs.within:  # half the flops by symmetry
         return fused_pairs(
             *(SUP_CON, embeddings),
             ids=pairs.relation.x_ids,
             scale=scale,
-            normalize=normalize,
+            normalize=least,
             reduction=reduction,
             backend=backend,
         )
@@ -312,8 +327,9 @@ def sup_con(
     if shards is not None:
         assert relation.x_ids is not None
         rows = (pairs.x, relation.x_ids, pairs.y, relation.y_ids, relation.self_offset)
-        return pairs.result(reduce_rows(shared_sup_con(shards, *rows, scale, normalize, backend), None, reduction))
-    values, _ = sup_con_rows(pairs, scale, Metric.dot, normalize)
+        values = shared_sup_con(shards, *rows, scale, least, backend, weights)
+        return pairs.result(reduce_rows(values, None, reduction))
+    values, _ = sup_con_rows(pairs, scale, Metric.dot, least, weights)
     return pairs.result(reduce_rows(values, None, reduction))
 
 
@@ -341,7 +357,7 @@ def _soft_sup_con(
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
     scale: Tensor | float,
-    normalize: bool,
+    normalize: float,
     backend: str | None,
 ) -> Tensor:
     """[N] in float64: lse of all partners less their mean score with weights l_i . l_j, which is a product of sums."""
@@ -387,31 +403,59 @@ def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -
         raise ValueError(f"{name}: expected floats [{len(rows)}, {classes}], got {t.dtype} of shape {tuple(t.shape)}")
     if t.device != rows.device:
         raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {t.device}")
-    readable = t.device.type == "cpu" and not torch.compiler.is_compiling()
-    if readable and not torch._C._functorch.is_functorch_wrapped_tensor(t) and t.numel():
-        least = float(t.detach().min())
-        if not least >= 0:
-            raise ValueError(f"{name}: expected values >= 0, got {least}")
+    _check_not_negative(name, t)
     return t.double()
 
 
-def sup_con_rows(pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: bool) -> tuple[Tensor, Rows]:
-    """lse of all partners - the positives' mean score, for rows of any partners; scores times ``scale``."""
+def _check_not_negative(name: str, t: Tensor) -> None:
+    """Where that costs no synchronisation and no tracing."""
+    readable = t.device.type == "cpu" and not torch.compiler.is_compiling()
+    if readable and not torch._C._functorch.is_functorch_wrapped_tensor(t) and t.numel():
+        smallest = float(t.detach().min())
+        if not smallest >= 0:
+            raise ValueError(f"{name}: expected values >= 0, got {smallest}")
+
+
+def _weights(given: object, rows: Tensor) -> Tensor:
+    """Weights of rows in float64."""
+    t = check.tensor("weights", given)
+    if not t.is_floating_point() or t.shape != rows.shape[:1] or t.device != rows.device:
+        raise ValueError(
+            f"weights: expected floats [{len(rows)}] on {rows.device}, got {t.dtype} of shape {tuple(t.shape)} on "
+            f"{t.device}"
+        )
+    _check_not_negative("weights", t)
+    return t.double()
+
+
+def sup_con_rows(
+    pairs: Pairs, scale: Tensor | float, metric: Metric, normalize: float, weights: Tensor | None = None
+) -> tuple[Tensor, Rows]:
+    """lse of all partners - the positives' mean score, for rows of any partners; scores times ``scale``.
+
+    ``weights``: of the columns in the mean, in float64, with the dot product.
+    """
     rows = pairs.reduce(LogSumExp(scale), metric=metric, normalize=normalize)
+    counts = rows.positives
     if metric == Metric.dot:
-        sums = _products_with_positives(pairs, normalize).to(rows.value.dtype)
+        x = rows_in_full(pairs.x, normalize).double()
+        y = x if pairs.y is None else rows_in_full(pairs.y, normalize).double()
+        if weights is not None:
+            y, ones = y * weights[:, None], weights.new_ones(len(x), 1)
+            counts = _products_with_positives(pairs, ones, weights[:, None]).to(rows.value.dtype)
+        sums = _products_with_positives(pairs, x, y).to(rows.value.dtype)
     else:  # a hinge at 0 is the sum of distances
         sums = pairs.reduce(Hinge(1, 0, -1e30), metric=metric, normalize=normalize).positive
-    mean_score = sums / rows.positives.clamp(min=1)
-    counted, zero = rows.positives > 0, torch.zeros_like(rows.value)
-    values = torch.where(counted, rows.value, zero) - scale * mean_score
+    counted, zero = counts > 0, torch.zeros_like(rows.value)
+    divisor = counts.clamp(min=1) if weights is None else torch.where(counted, counts, torch.ones_like(counts))
+    values = torch.where(counted, rows.value, zero) - scale * (sums / divisor)
     return torch.where(counted, values, zero), rows
 
 
-def _products_with_positives(pairs: Pairs, normalize: bool) -> Tensor:
-    """[N], the sum of each row's products with its positives: that with the sum of its positives, in float64."""
+def _products_with_positives(pairs: Pairs, x: Tensor, y: Tensor) -> Tensor:
+    """[N], the sum of the products of each row of x with those rows of y that are positives of it: that with their
+    sum."""
     relation = pairs.relation
-    x, y = (rows_in_full(t, normalize).double() for t in (pairs.x, pairs.x if pairs.y is None else pairs.y))
     n, m = len(x), len(y)
     if relation.positive_list is not None:
         keys = torch.unique(relation.positive_list[0] * m + relation.positive_list[1])
@@ -438,6 +482,7 @@ def multi_nt_xent(
     *,
     temperature: Tensor | float = 0.07,
     normalize: bool = True,
+    eps: float | None = None,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
     ref_emb: Tensor | None = None,
@@ -464,7 +509,7 @@ def multi_nt_xent(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    return softplus_per_positive(pairs, scale, 0.0, reduction, check.flag("normalize", normalize))
+    return softplus_per_positive(pairs, scale, 0.0, reduction, check.normalization(normalize, eps))
 
 
 @shardable
@@ -474,6 +519,7 @@ def sincere(
     *,
     temperature: Tensor | float = 0.1,
     normalize: bool = True,
+    eps: float | None = None,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
     ref_emb: Tensor | None = None,
@@ -498,7 +544,7 @@ def sincere(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    rows = pairs.reduce(SoftplusPerPositive(scale), metric=Metric.dot, normalize=check.flag("normalize", normalize))
+    rows = pairs.reduce(SoftplusPerPositive(scale), metric=Metric.dot, normalize=check.normalization(normalize, eps))
     values = rows.total / rows.positives.clamp(min=1)
     return pairs.result(reduce_rows(values, rows.positives > 0, check.reduction(reduction)))
 
@@ -510,6 +556,7 @@ def mil_nce(
     *,
     temperature: Tensor | float = 0.07,
     normalize: bool = True,
+    eps: float | None = None,
     reduction: str = "mean",
     indices_tuple: IndicesTuple | None = None,
     ref_emb: Tensor | None = None,
@@ -535,7 +582,7 @@ def mil_nce(
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    log_share, counted = log_share_of_positives(pairs, scale, Metric.dot, check.flag("normalize", normalize))
+    log_share, counted = log_share_of_positives(pairs, scale, Metric.dot, check.normalization(normalize, eps))
     return pairs.result(reduce_rows(-log_share, counted, check.reduction(reduction)))
 
 

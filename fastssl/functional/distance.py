@@ -10,6 +10,7 @@ from fastssl._table import Metric
 from fastssl.functional import _check as check
 from fastssl.ops import Backend, dispatch, rows
 from fastssl.ops.reference import rows as reference
+from fastssl.ops.types import least_length
 
 PAIRWISE = Backend(reference.pairwise, rows.pairwise, "pairwise")
 NEAREST = Backend(reference.nearest, rows.nearest, "nearest")
@@ -71,8 +72,8 @@ def pairwise_distance(
     Source: as ``torch.cdist``.
     """
     y = _two(x, y)
-    normalize = check.flag("normalize", normalize) or metric == "cosine"
-    matrix = dispatch(PAIRWISE, backend, x.device, x, y, kernel_metric(metric), normalize)
+    least = least_length(check.flag("normalize", normalize) or metric == "cosine", x.dtype)
+    matrix = dispatch(PAIRWISE, backend, x.device, x, y, kernel_metric(metric), least)
     return 1 - matrix if metric == "cosine" else matrix
 
 
@@ -159,9 +160,8 @@ def _select(
         return x.new_zeros((0, k), dtype=torch.float32), torch.zeros((0, k), dtype=torch.int64, device=x.device)
     largest = nearest_first == (kernel == Metric.dot)
     with torch.no_grad():
-        values, indices = dispatch(
-            NEAREST, backend, x.device, x, y, k, kernel, metric == "cosine", largest, exclude_self
-        )
+        least = least_length(metric == "cosine", x.dtype)
+        values, indices = dispatch(NEAREST, backend, x.device, x, y, k, kernel, least, largest, exclude_self)
     if torch.is_grad_enabled() and (x.requires_grad or keys.requires_grad):
         return _distances(x, keys[indices], metric), indices
     return (1 - values if metric == "cosine" else values), indices
@@ -169,11 +169,12 @@ def _select(
 
 def _distances(x: Tensor, selected: Tensor, metric: str) -> Tensor:
     """Distances of each row to its own rows [N, k, D], for their gradient."""
+    least = least_length(True, x.dtype)
     if x.dtype in (torch.float16, torch.bfloat16):
         x, selected = x.float(), selected.float()
     if metric in ("dot", "cosine"):
         if metric == "cosine":
-            x, selected = TF.normalize(x, dim=1), TF.normalize(selected, dim=2)
+            x, selected = TF.normalize(x, dim=1, eps=least), TF.normalize(selected, dim=2, eps=least)
         product = torch.einsum("nd,nkd->nk", x, selected)
         return 1 - product if metric == "cosine" else product
     difference = x[:, None, :] - selected

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl._table import Metric
@@ -13,6 +12,7 @@ from fastssl.distributed.collectives import replicate, total
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
+from fastssl.functional._row_terms import rows_in_full
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
 from fastssl.ops.types import Relation
@@ -34,9 +34,8 @@ def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend
 def _own_cosine(pairs: Pairs) -> Tensor:
     """The cosine of each row with the centre of its class."""
     assert pairs.y is not None and pairs.relation.x_ids is not None
-    dtype = torch.promote_types(pairs.x.dtype, torch.float32)
-    x, own = pairs.x.to(dtype), pairs.y.index_select(0, pairs.relation.x_ids).to(dtype)
-    return (TF.normalize(x, dim=1) * TF.normalize(own, dim=1)).sum(1)
+    own = pairs.y.index_select(0, pairs.relation.x_ids)
+    return (rows_in_full(pairs.x, True) * rows_in_full(own, True)).sum(1)
 
 
 def _margin_softmax(pairs: Pairs, scale: Tensor | float, target: Tensor, reduction: str) -> Tensor:

@@ -8,13 +8,14 @@ docs/decisions/0006).
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor
 
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import everywhere
+from fastssl.ops.reference.common import unit
+from fastssl.ops.types import least_length
 
 
 def _views(z0: Tensor, z1: Tensor, names: tuple[str, str] = ("z0", "z1")) -> tuple[Tensor, Tensor]:
@@ -190,8 +191,9 @@ def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction:
 
     Source: Chen and He, Exploring Simple Siamese Representation Learning, 2021, eq. 1.
     """
-    prediction, target = _views(prediction, target, ("prediction", "target"))
-    rows = -(TF.normalize(prediction, dim=1) * TF.normalize(target, dim=1)).sum(1)
+    views = _views(prediction, target, ("prediction", "target"))
+    p, t = (unit(z, least_length(True, prediction.dtype)) for z in views)
+    rows = -(p * t).sum(1)
     if check.reduction(reduction) == "none":
         return rows
     return rows.sum() if reduction == "sum" else rows.sum() / max(rows.shape[0], 1)

@@ -104,7 +104,7 @@ class Loss(nn.Module):
         options.pop("backend", None)
         if "reduction" in options:  # last
             options["reduction"] = options.pop("reduction")
-        return ", ".join(f"{name}={_shown(value)}" for name, value in options.items())
+        return ", ".join(f"{name}={_shown(value)}" for name, value in options.items() if value is not None)
 
 
 def _shown(value: Any) -> str:

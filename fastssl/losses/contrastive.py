@@ -22,6 +22,7 @@ class InfoNCELoss(TemperatureLoss, ViewLoss, function=F.info_nce):
         learnable: bool = False,
         backend: str | None = None,
         label_smoothing: Real = 0.0,
+        eps: float | None = None,
     ) -> None: ...
 
     def forward(
@@ -49,6 +50,7 @@ class NTXentLoss(TemperatureLoss, ViewLoss, function=F.nt_xent):
         learnable: bool = False,
         backend: str | None = None,
         label_smoothing: Real = 0.0,
+        eps: float | None = None,
     ) -> None: ...
 
     def forward(
@@ -79,7 +81,21 @@ class SupConLoss(TemperatureLoss, LabelledLoss, function=F.sup_con):
         reduction: str = "mean",
         learnable: bool = False,
         backend: str | None = None,
+        eps: float | None = None,
     ) -> None: ...
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+        *,
+        weights: Tensor | None = None,
+    ) -> Tensor:
+        options = {"indices_tuple": indices_tuple, "ref_emb": ref_emb, "ref_labels": ref_labels, "weights": weights}
+        return self.call(embeddings, labels, **options)
 
 
 class SINCERELoss(TemperatureLoss, LabelledLoss, function=F.sincere):
@@ -90,12 +106,18 @@ class SINCERELoss(TemperatureLoss, LabelledLoss, function=F.sincere):
         reduction: str = "mean",
         learnable: bool = False,
         backend: str | None = None,
+        eps: float | None = None,
     ) -> None: ...
 
 
 class MILNCELoss(LabelledLoss, function=F.mil_nce):
     def __init__(
-        self, temperature: Real = 0.07, normalize: bool = True, reduction: str = "mean", backend: str | None = None
+        self,
+        temperature: Real = 0.07,
+        normalize: bool = True,
+        reduction: str = "mean",
+        backend: str | None = None,
+        eps: float | None = None,
     ) -> None: ...
 
 

@@ -16,6 +16,7 @@ from fastssl._table import Keep, Positives, Reduction
 from fastssl.ops import extension, reference
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import KeepingOperator, result_dtype
+from fastssl.ops.types import least_length
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def pair_loss(
     ids: Tensor | None = None,
     scale: Tensor | float = 1.0,
     bias: Tensor | float | None = None,
-    normalize: bool,
+    normalize: float,
     symmetric: bool = False,
     ignore_index: int = -100,
     reduction: str,
@@ -98,14 +99,14 @@ def pair_loss(
             are those of the rows: rows of equal ids are not negatives of each other.
         scale: of the products, a number or a tensor of one element.
         bias: added to every score: a number, a tensor of one element or of one per row of y.
-        normalize: divide rows by their length first.
+        normalize: divide rows by their length first, or by this number where it is larger (``least_length``).
         symmetric: the mean of the loss by rows and by columns.
         ignore_index: the target of rows that do not count.
         reduction: "mean" | "sum" | "none".
         gradient_filter: see :func:`fastssl.functional.linear_cross_entropy`.
         backend: "reference" | "cpu" | "triton"; None chooses.
     """
-    name = resolve(x.device, backend, x.dtype)
+    name, normalize = resolve(x.device, backend, x.dtype), least_length(normalize, x.dtype)
     if name != "cpu":
         sides = (x, more_x, y, more_y, ids, scale, bias)
         options = (loss.positives, loss.sigmoid, normalize, symmetric, ignore_index, reduction)

@@ -11,7 +11,7 @@ from fastssl._table import OUTPUTS, Metric, RowLoss
 from fastssl.ops import extension
 from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
-from fastssl.ops.types import Relation
+from fastssl.ops.types import Relation, least_length
 
 
 def pair_bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int) -> tuple[Tensor, int]:
@@ -28,7 +28,7 @@ def row_loss(
     relation: Relation,
     values: list[float | Tensor],
     metric: Metric,
-    normalize: bool,
+    normalize: float,
     row_value: Tensor | None = None,
     upper: bool = False,
 ) -> Tensor:
@@ -46,7 +46,7 @@ def row_loss(
         *(x, y, relation.x_ids, relation.y_ids, *bits, row_value, params),
         loss.value,
         metric.value,
-        normalize,
+        least_length(normalize, x.dtype),
         upper,
         relation.self_offset,
         keep,
@@ -59,15 +59,15 @@ def _params(values: list[float | Tensor]) -> Tensor:
     return torch.stack([torch.as_tensor(v, dtype=torch.float64).reshape(()) for v in values])
 
 
-def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Tensor:
-    return _PAIRWISE(x, y, metric.value, normalize)
+def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:
+    return _PAIRWISE(x, y, metric.value, least_length(normalize, x.dtype))
 
 
 def nearest(
-    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
     result: tuple[Tensor, Tensor] = torch.ops.fastssl.nearest.default(
-        x, y, k, metric.value, normalize, largest, exclude_self
+        x, y, k, metric.value, least_length(normalize, x.dtype), largest, exclude_self
     )
     return result
 

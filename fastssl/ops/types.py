@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+
+def least_length(normalize: float, dtype: torch.dtype) -> float:
+    """What rows of a dtype are divided by at least; 0: they are not normalised.
+
+    ``normalize``: such a number, or True: 1e-12, as in torch, and for float16, where that is 0 and the gradient of a
+    row of zeros infinite, the smallest number with all its digits.
+    """
+    if normalize is True:
+        return 2.0**-14 if dtype == torch.float16 else 1e-12
+    return float(normalize)
 
 
 @dataclass(frozen=True)
@@ -42,11 +54,12 @@ Ids = tuple[Tensor | None, Tensor | None]
 
 @dataclass(frozen=True)
 class Scoring:
-    """How rows are compared: ``scale x . y + bias``, rows divided by their length first where told."""
+    """How rows are compared: ``scale x . y + bias``, rows divided by their length first, or by
+    ``normalize`` where that is larger; 0: as they are."""
 
     scale: float
     bias: float = 0.0
-    normalize: bool = True
+    normalize: float = 1e-12
     sigmoid: bool = False
 
 

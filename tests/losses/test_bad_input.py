@@ -176,7 +176,17 @@ def _raw(
     keep: int = 0,
     **o: Any,
 ) -> tuple[Any, ...]:
-    return (*tensors, scale, positives, o.get("sigmoid", False), True, symmetric, -100, reduction, keep)
+    return (
+        *tensors,
+        scale,
+        positives,
+        o.get("sigmoid", False),
+        o.get("normalize", 1e-12),
+        symmetric,
+        -100,
+        reduction,
+        keep,
+    )
 
 
 RAW: dict[str, tuple[Any, ...]] = {
@@ -200,6 +210,7 @@ RAW: dict[str, tuple[Any, ...]] = {
     "scale": _raw(1, X, Y, None, None, None, torch.ones(3), None),
     "bias": _raw(0, X, None, Y, None, None, None, torch.ones(3), sigmoid=True),
     "temperature": _raw(1, *VIEWS, scale=-1.0),
+    "least length": _raw(1, *VIEWS, normalize=-1.0),
     "keep": _raw(1, *VIEWS, keep=7),
     "reduction": _raw(1, *VIEWS, reduction=7),
     "gradients of rows": _raw(1, *VIEWS, reduction=0, keep=3),

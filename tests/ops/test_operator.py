@@ -40,12 +40,12 @@ def test_opcheck(loss: str, keep: int) -> None:
         "linear": (x, None, y, None, ids, None, bias, 2),
     }[loss]
     *tensors, positives = arguments
-    flags = (loss == "siglip", True, loss == "symmetric")
+    flags = (loss == "siglip", 1e-12, loss == "symmetric")
     torch.library.opcheck(op, (*tensors, 2.0, positives, *flags, -100, 2, keep))
 
 
 def _info_nce(x: Tensor, y: Tensor, symmetric: bool, reduction: int, keep: int) -> tuple[object, ...]:
-    return (x, None, y, None, None, None, None, 2.0, 0, False, True, symmetric, -100, reduction, keep)
+    return (x, None, y, None, None, None, None, 2.0, 0, False, 1e-12, symmetric, -100, reduction, keep)
 
 
 def test_opcheck_attention_and_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -46,18 +47,40 @@ def lightly() -> Iterator[tuple[str, Call]]:
 
 
 def sentence_transformers() -> Iterator[tuple[str, Call]]:
-    from fastssl.compat.sentence_transformers import targets
+    from sentence_transformers import losses
 
-    for owner in (t.owner for t in targets()):
-        loss: Any = owner(torch.nn.Identity(), 5.0, gather_across_devices=True)
-        for columns in (1, 3) if "Symmetric" not in owner.__name__ else (1,):
+    from fastssl.compat.sentence_transformers import CACHED, RANKING
+
+    for name in (*RANKING, *CACHED):
+        options = {"mini_batch_size": 4} if name in CACHED else {}
+        loss: Any = getattr(losses, name)(_Model(torch.nn.Identity()), 5.0, gather_across_devices=True, **options)
+        for columns in (1, 3) if "Symmetric" not in name else (1,):
 
             def call(x: Tensor, y: Tensor, s: Tensor, b: Tensor, loss: Any = loss, columns: int = columns) -> Tensor:
                 loss.scale = s
-                others = [y.roll(k, 0) * (k + 1) for k in range(columns)]
-                return loss.compute_loss_from_embeddings([x, *others], None) + 0 * b
+                rows = [x, *(y.roll(k, 0) * (k + 1) for k in range(columns))]
+                if hasattr(loss, "mini_batch_size"):
+                    return loss.calculate_loss([list(t.split(4)) for t in rows]) + 0 * b
+                return loss.compute_loss_from_embeddings(rows, None) + 0 * b
 
-            yield f"{owner.__name__}, {columns}", call
+            yield f"{name}, {columns}", call
+        if name in CACHED:
+            yield f"{name}, backward within", functools.partial(_backward_within, loss)
+
+
+class _Model(torch.nn.Sequential):
+    """Stands for a model of sentences."""
+
+    max_seq_length, tokenizer = 8, None
+
+
+def _backward_within(loss: Any, x: Tensor, y: Tensor, s: Tensor, b: Tensor) -> Tensor:
+    """Gradients that the method itself leaves at the parts, handed on to the rows."""
+    loss.scale = 5.0
+    parts = [[t.detach().requires_grad_() for t in rows.split(4)] for rows in (x, y)]
+    value = loss.calculate_loss(parts, with_backward=True)
+    total = sum((t * part.grad).sum() for rows, of in zip((x, y), parts) for t, part in zip(rows.split(4), of))
+    return value + total - total.detach() + 0 * (s + b)
 
 
 def pytorch_metric_learning() -> Iterator[tuple[str, Call]]:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+from fastssl.ops.types import least_length
+
 
 def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Computes 16-bit inputs in fp32 and leaves autocast outside, as the kernels do."""
@@ -31,8 +33,9 @@ def in_full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 softplus: Callable[[Tensor], Tensor] = functools.partial(TF.softplus, threshold=40.0)
 
 
-def unit(x: Tensor, normalize: bool) -> Tensor:
-    return TF.normalize(x, dim=1) if normalize else x
+def unit(x: Tensor, normalize: float) -> Tensor:
+    least = least_length(normalize, x.dtype)
+    return TF.normalize(x, dim=1, eps=least) if least else x
 
 
 def reduce(rows: Tensor, reduction: str, count: Tensor | int | None = None) -> Tensor:

@@ -25,7 +25,7 @@ def pair_loss(
     bias: Tensor | float | None,
     positives: Positives,
     sigmoid: bool,
-    normalize: bool,
+    normalize: float,
     symmetric: bool,
     ignore_index: int,
     reduction: str,

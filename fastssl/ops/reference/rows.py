@@ -15,7 +15,7 @@ from fastssl.ops.types import Relation
 Values = list[Any]  # numbers, and tensors of one element where they can have a gradient
 
 
-def scores(x: Tensor, y: Tensor, metric: Metric, normalize: bool) -> Tensor:
+def scores(x: Tensor, y: Tensor, metric: Metric, normalize: float) -> Tensor:
     """Exact differences in float64; in fp32 what ``torch.cdist`` does."""
     x, y = unit(x, normalize), unit(y, normalize)
     if metric == Metric.dot:
@@ -28,12 +28,12 @@ def scores(x: Tensor, y: Tensor, metric: Metric, normalize: bool) -> Tensor:
 
 
 @in_full_precision
-def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Tensor:
+def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:
     return scores(x, x if y is None else y, metric, normalize)
 
 
 def nearest(
-    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
     s = pairwise(x, y, metric, normalize)
     if exclude_self:
@@ -72,7 +72,7 @@ def row_loss(
     relation: Relation,
     values: Values,
     metric: Metric,
-    normalize: bool,
+    normalize: float,
     row_value: Tensor | None = None,
     upper: bool = False,
 ) -> Tensor:

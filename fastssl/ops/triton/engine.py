@@ -438,7 +438,7 @@ def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype:
             parts.shape[0],
         ),
         DISTANCE=how.sees_squares,
-        NORMALIZE=a.factor is not None or a.unit is not None,
+        LEAST=a.least,
         UNIT=a.unit is not None,
         SCALED=scaled and a.factor is not None,
         BLOCK=16,

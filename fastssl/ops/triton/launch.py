@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import struct
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -369,13 +370,14 @@ def _packed_like(x: Tensor) -> Tensor:
 class Side:
     """Rows of one side of a pair matrix: ``factor`` 1 / length where they are normalised in the tile, ``square`` their
     squared lengths where distances need them; ``unit`` 1 / length where the rows are normalised already; ``narrow``:
-    fp16 as fp32, whose digits tf32 holds."""
+    fp16 as fp32, whose digits tf32 holds; ``least``: what lengths are at least taken for, 0 without normalisation."""
 
     rows: Tensor
     factor: Tensor | None
     square: Tensor | None
     unit: Tensor | None = None
     narrow: bool = False
+    least: float = 0.0
 
     @property
     def n(self) -> int:
@@ -390,7 +392,13 @@ class Side:
         return self.rows.stride(0)
 
 
-def side(x: Tensor, normalize: bool, squares: bool, gradient: bool = False) -> Side:
+@functools.lru_cache
+def _as_float32(value: float) -> float:
+    """A number as a kernel compares with it."""
+    return float(struct.unpack("f", struct.pack("f", value))[0])
+
+
+def side(x: Tensor, normalize: float, squares: bool, gradient: bool = False) -> Side:
     """fp32 rows are normalised once, which costs a copy of them and saves every score two roundings.
 
     16-bit rows stay as they are, since their products are exact: their scores are multiplied by the lengths. For a
@@ -404,6 +412,7 @@ def side(x: Tensor, normalize: bool, squares: bool, gradient: bool = False) -> S
     if not normalize and not squares:
         return Side(rows, None, None, None, narrow)
     n, d = x.shape
+    least = _as_float32(normalize)  # as the kernels see it
     factor = torch.empty((n,), dtype=torch.float32, device=x.device) if normalize else None
     square = torch.empty((n,), dtype=torch.float32, device=x.device) if squares else None
     unit = _packed_like(x) if copied else None
@@ -411,10 +420,10 @@ def side(x: Tensor, normalize: bool, squares: bool, gradient: bool = False) -> S
         lengths_kernel,
         (cdiv(n, 16),),
         *(rows, factor, square, unit, n, d, rows.stride(0), rows.stride(1), unit.stride(0) if unit is not None else 0),
-        NORMALIZE=normalize,
+        LEAST=least,
         BLOCK=16,
         CHUNK=64,
     )
     if unit is not None:
-        return Side(unit, None, square, factor)
-    return Side(rows, factor, square, None, narrow)
+        return Side(unit, None, square, factor, least=least)
+    return Side(rows, factor, square, None, narrow, least)

@@ -28,7 +28,7 @@ from fastssl.ops.triton.operators import (
     sums_of,
     variant_of,
 )
-from fastssl.ops.types import Ids, Relation, Scoring, Sums, Weights
+from fastssl.ops.types import Ids, Relation, Scoring, Sums, Weights, least_length
 
 
 @lru_cache(maxsize=256)
@@ -58,13 +58,14 @@ def pair_loss(
     bias: Tensor | float | None,
     positives: Positives,
     sigmoid: bool,
-    normalize: bool,
+    normalize: float,
     symmetric: bool,
     ignore_index: int,
     reduction: str,
     filtering: float = 0.0,
 ) -> Tensor:
     """As :func:`fastssl.ops.pair_loss.pair_loss`. A scale that is a number bounds the scores of unit rows."""
+    normalize = least_length(normalize, x.dtype)
     form, partner, shift = engine.SIGMOID_LOSS if sigmoid else engine.CROSS_ENTROPY, None, 0
     if positives == Positives.halves:
         shift = len(x)
@@ -80,7 +81,7 @@ def pair_loss(
     if bias is not None and not isinstance(bias, Tensor):
         bias = constant((float(bias),), torch.float32, x.device)
     number = None if isinstance(scale, Tensor) else float(scale)
-    bounded = number is not None and normalize and abs(number) / math.log(2) <= BOUND and not sigmoid
+    bounded = number is not None and normalize > 0 and abs(number) / math.log(2) <= BOUND and not sigmoid
     values: Tensor = PAIR_LOSS(
         *(rows, columns, partner, ids if positives != Positives.targets else None),
         *(scale if isinstance(scale, Tensor) else None, bias, number or 0.0, form, shift),
@@ -126,7 +127,7 @@ def row_loss(
     relation: Relation,
     values: list[float | Tensor],
     metric: Metric,
-    normalize: bool,
+    normalize: float,
     row_value: Tensor | None = None,
     upper: bool = False,
 ) -> Tensor:
@@ -148,19 +149,27 @@ def row_loss(
         params = constant(tuple(float(v) for v in values), torch.float64, x.device)
     return ROW_LOSS(
         *(x, y, relation.x_ids, relation.y_ids, *bits, row_value, params),
-        *(loss.value, metric.value, normalize, upper, relation.self_offset, variant_of(loss, values)),
+        *(
+            loss.value,
+            metric.value,
+            least_length(normalize, x.dtype),
+            upper,
+            relation.self_offset,
+            variant_of(loss, values),
+        ),
         [float(v) if not isinstance(v, Tensor) else 0.0 for v in values[:3]],
     )
 
 
-def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: bool) -> Tensor:
-    return PAIRWISE(x, y, metric.value, normalize)
+def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:
+    return PAIRWISE(x, y, metric.value, least_length(normalize, x.dtype))
 
 
 def nearest(
-    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
-    values, indices = torch.ops.fastssl.triton_nearest(x, y, k, metric.value, normalize, largest, exclude_self)
+    least = least_length(normalize, x.dtype)
+    values, indices = torch.ops.fastssl.triton_nearest(x, y, k, metric.value, least, largest, exclude_self)
     return values, indices
 
 
@@ -174,7 +183,7 @@ def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:
 
 def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring) -> LaunchSpec:
     bias = constant((s.bias,), torch.float32, x.device) if s.bias else None
-    bounded = s.normalize and not s.sigmoid and abs(s.scale) / math.log(2) <= BOUND and bias is None
+    bounded = s.normalize > 0 and not s.sigmoid and abs(s.scale) / math.log(2) <= BOUND and bias is None
     return sums_how(y, partner, (ids[0], ids[0] if y is None else ids[1]), s.scale, bias, s.sigmoid, bounded)
 
 

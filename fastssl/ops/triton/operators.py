@@ -63,7 +63,7 @@ def sums_how(
 
 
 def sums_of(
-    x: Tensor, y: MaybeTensor, how: LaunchSpec, normalize: bool, columns: bool
+    x: Tensor, y: MaybeTensor, how: LaunchSpec, normalize: float, columns: bool
 ) -> tuple[Tensor, MaybeTensor, Tensor]:
     """Statistics of rows and columns (``engine.reduce``), and the scores of partners in natural units."""
     a = side(x, normalize, False)
@@ -89,7 +89,7 @@ def pair_loss(
     form: int,
     shift: int,
     ignore: int,
-    normalize: bool,
+    normalize: float,
     columns: bool,
     bounded: bool,
     filtering: float,
@@ -134,7 +134,7 @@ def pair_loss_backward(
     form: int,
     shift: int,
     ignore: int,
-    normalize: bool,
+    normalize: float,
     columns: bool,
     bounded: bool,
     filtering: float,
@@ -240,7 +240,7 @@ def _row_how(
     )
 
 
-def _sides(x: Tensor, y: MaybeTensor, how: LaunchSpec, normalize: bool, gradient: bool = False) -> tuple[Side, Side]:
+def _sides(x: Tensor, y: MaybeTensor, how: LaunchSpec, normalize: float, gradient: bool = False) -> tuple[Side, Side]:
     a = side(x, normalize, how.sees_squares, gradient)
     return a, a if y is None else side(y, normalize, how.sees_squares, gradient)
 
@@ -290,7 +290,7 @@ def row_loss(
     params: Tensor,
     loss: int,
     metric: int,
-    normalize: bool,
+    normalize: float,
     upper: bool,
     self_offset: int,
     variant: int,
@@ -425,7 +425,7 @@ def row_loss_backward(
     params: Tensor,
     loss: int,
     metric: int,
-    normalize: bool,
+    normalize: float,
     upper: bool,
     self_offset: int,
     variant: int,
@@ -570,14 +570,14 @@ def _row_weights(
 # --- the matrix itself ----------------------------------------------------------------------------------------------
 
 
-def pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
+def pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: float) -> Tensor:
     how = LaunchSpec(engine.MATRIX, Metric(metric), same=y is None)
     a, b = _sides(x, y, how, normalize)
     return engine.matrix(a, None if y is None else b, how).contiguous()
 
 
 def pairwise_backward(
-    grad: Tensor, out: Tensor, x: Tensor, y: MaybeTensor, metric: int, normalize: bool, needs: int
+    grad: Tensor, out: Tensor, x: Tensor, y: MaybeTensor, metric: int, normalize: float, needs: int
 ) -> tuple[Tensor, Tensor]:
     how = LaunchSpec(engine.MATRIX, Metric(metric), same=y is None)
     a, b = _sides(x, y, how, normalize, True)
@@ -615,12 +615,12 @@ def _fake_row_loss(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
     return x.new_empty((n, len(OUTPUTS[kind]) + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)
 
 
-def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: bool) -> Tensor:
+def _fake_pairwise(x: Tensor, y: MaybeTensor, metric: int, normalize: float) -> Tensor:
     return x.new_empty((x.shape[0], (x if y is None else y).shape[0]), dtype=torch.float32)
 
 
 def nearest(
-    x: Tensor, y: MaybeTensor, k: int, metric: int, normalize: bool, largest: bool, exclude_self: bool
+    x: Tensor, y: MaybeTensor, k: int, metric: int, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
     from fastssl.ops.triton import sorted_rows
 

@@ -117,7 +117,7 @@ def backward(
 
 
 def nearest(
-    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: bool, largest: bool, exclude_self: bool
+    x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
     """As ``fastssl.ops.rows.nearest``."""
     cuda.require(x.device)

@@ -1,0 +1,58 @@
+"""Small batches on a GPU run the library's own code: a step then takes as long as the host needs to launch its kernels,
+and the library launches fewer.
+
+A loss is fused from as many rows on as its own code holds more than about four million entries in one tensor, which is
+also where that code's memory begins to matter. Rows are those of the largest matrix that takes part: embeddings,
+references, weights of classes, a memory bank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastssl.compat._dtypes import parts, tensors
+from fastssl.compat._peer import NotFused
+from fastssl.ops.backend import resolve
+
+# What the library's own code holds, by rows N.
+MATRIX = 2048  # [N, N]
+HISTOGRAMS = 512  # [N, N, bins]
+TRIPLETS = 256  # all triplets of a batch
+PAIRS_OF_PAIRS = 64  # [positive pairs, negative pairs]
+
+
+def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> None:
+    """Raises NotFused for a call whose kernels are a GPU's and whose matrices all have fewer than ``least`` rows.
+
+    ``given``: the other arguments; ``known``: names of the classes of which ``loss`` may have parts. Calls that gather
+    the rows of other processes are no small ones.
+    """
+    if not least or _gathers(loss):
+        return
+    matrices = [t for t in tensors(given) if t.dim() == 2]
+    if not matrices or not all(map(_on_gpu, matrices)):
+        return
+    if max(len(t) for t in matrices) < least and all(size < least for size in _own_sizes(loss, known)):
+        raise NotFused(f"fewer than {least:,} rows on a GPU (min_rows)")
+
+
+def _on_gpu(rows: Tensor) -> bool:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    return rows.device.type in ("cpu", "cuda") and rows.dtype in dtypes and resolve(rows.device, None) == "triton"
+
+
+def _gathers(loss: Any) -> bool:
+    flags = ("gather_distributed", "gather_across_devices")
+    return any(getattr(loss, name, False) for name in flags) or getattr(loss, "world_size", 1) > 1
+
+
+def _own_sizes(loss: Any, known: Container[str]) -> Iterable[int]:
+    """The longer side of every matrix that an object and its parts hold."""
+    for values in (loss._parameters.values(), loss._buffers.values()):
+        yield from (max(t.shape) for t in values if t is not None and t.dim() == 2)
+    for part in parts(loss, known).values():
+        yield from _own_sizes(part, known)

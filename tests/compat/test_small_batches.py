@@ -1,0 +1,102 @@
+"""Small batches run the library's own code where kernels are a GPU's; here those of Triton's interpreter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fastssl
+from fastssl.compat._peer import NotFused
+from fastssl.compat._sizes import require_rows
+from tests.support.peers import lightly, metric_learning
+
+SMALL = "fewer than 2,048 rows on a GPU (min_rows)"
+
+
+@pytest.fixture(autouse=True)
+def _restore() -> Iterator[None]:
+    yield
+    fastssl.unpatch()
+
+
+def _rows(count: int = 12, size: int = 4) -> Tensor:
+    return torch.randn(count, size, generator=torch.Generator().manual_seed(count)).requires_grad_()
+
+
+def _calls(peer: str, name: str) -> Any:
+    return fastssl.patched()[peer][name]
+
+
+def test_a_small_batch_runs_the_library_on_a_gpu_and_is_fused_on_a_cpu() -> None:
+    pytest.importorskip("triton")
+    pml = metric_learning()
+    loss, x, y = pml.losses.SupConLoss(), _rows(), torch.arange(12) % 3
+    before = loss(x, y)
+    fastssl.patch("pytorch_metric_learning")
+    with fastssl.backend("triton"):
+        assert torch.equal(loss(x, y), before)
+    calls = _calls("pytorch_metric_learning", "SupConLoss")
+    assert calls.fused == 0 and calls.original == {SMALL: 1}
+    loss(x, y)
+    assert calls.fused == 1
+    for rows, fused in ((13, 0), (12, 1), (0, 1)):
+        with fastssl.patched("pytorch_metric_learning", min_rows=rows), fastssl.backend("triton"):
+            ran = calls.fused
+            torch.testing.assert_close(loss(x, y), before)
+            assert calls.fused - ran == fused
+    with fastssl.backend("triton"):  # as it was patched before
+        loss(x, y)
+    assert calls.original[SMALL] == 2
+
+
+def test_each_loss_has_its_number_of_rows() -> None:
+    pml, known = metric_learning(), {}
+    lightly()
+    from fastssl.compat import lightly as of_lightly
+    from fastssl.compat import pytorch_metric_learning as of_pml
+
+    least = {t.owner.__name__: t.min_rows for t in of_pml.targets()}
+    assert (least["SupConLoss"], least["TripletMarginLoss"], least["NTXentLoss"]) == (2048, 256, 64)
+    assert least["ProxyNCALoss"] == 2048 and least["TripletMarginMiner"] == 0
+    assert {t.owner.__name__: t.min_rows for t in of_lightly.targets()} == {
+        "NTXentLoss": 0,
+        "DCLLoss": 2048,
+        "DCLWLoss": 2048,
+        "VICRegLoss": 0,
+    }
+    loss = pml.losses.SupConLoss()
+    with fastssl.backend("triton"):
+        for given in ([_rows(300)], [_rows(5), _rows(300)], ([_rows(5)], {"ref_emb": _rows(300)})):
+            require_rows(300, loss, given, known)
+            with pytest.raises(NotFused, match="fewer than 301 rows"):
+                require_rows(301, loss, given, known)
+        require_rows(301, loss, [_rows(5).double()], known)  # no kernels of a GPU
+        require_rows(301, pml.losses.ArcFaceLoss(400, 4), [_rows(5)], known)  # centres of many classes
+        gathering = pml.losses.SupConLoss()
+        gathering.gather_distributed = True
+        require_rows(301, gathering, [_rows(5)], known)
+
+
+def test_a_memory_bank_counts() -> None:
+    lightly()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    from fastssl.compat.lightly import KNOWN
+
+    loss = NTXentLoss(memory_bank_size=(64, 4))
+    loss(_rows(), _rows())
+    with fastssl.backend("triton"):
+        require_rows(64, loss, [_rows(), _rows()], KNOWN)
+        with pytest.raises(NotFused):
+            require_rows(65, loss, [_rows(), _rows()], KNOWN)
+
+
+@pytest.mark.parametrize("given", [-1, 1.5, True, "all"])
+def test_a_wrong_number_of_rows(given: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match="min_rows: expected an integer"):
+        fastssl.patch("lightly", min_rows=given)
+    assert fastssl.patched() == {}
