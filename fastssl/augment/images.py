@@ -175,7 +175,7 @@ def _is_planar(array: np.ndarray, name: str, channels: int) -> bool:
     expected = "1, 3 or 4" if known is CHANNELS else str(channels)
     raise ValueError(
         f"{name}: expected {expected} channels as the last dimension or before height and width, got shape "
-        f"{array.shape}; views and encoders of other channels are made with channels="
+        f"{array.shape}; views and encoders of other channels are made with channels= (--channels)"
     )
 
 

@@ -108,7 +108,8 @@ def open(
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
-            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, K, H, W, C];
+            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W], [N, H, W] or
+              [N, K, H, W, C];
             - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, of which
               only the data set is used;
             - a source, which is returned unchanged.
