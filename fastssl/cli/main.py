@@ -604,16 +604,19 @@ def neighbors(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; runs that differ only in seed form a group.")],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("runs/report.html"),
-    data: Annotated[str, typer.Option(help="Evaluation data: emoji, digits, or a folder.")] = "emoji",
+    data: Annotated[
+        str | None, typer.Option(help="Evaluation data: emoji, digits, or a folder; default: the runs' training data.")
+    ] = None,
 ) -> None:
     """Compare runs on one page: learning curves, tables over seeds, embeddings, neighbours, confusions, predictions."""
+    from fastssl.cli.evaluation import common_data
     from fastssl.cli.recipes import views_for
     from fastssl.cli.show import item_progress
     from fastssl.evaluate.features import progress_bars
     from fastssl.report.compare import compare_runs
 
     with progress_bars(item_progress):
-        page = compare_runs(runs, out, data, echo, views_for)
+        page = compare_runs(runs, out, data or common_data(runs), echo, views_for)
     echo(f"report: {page.resolve()}")
 
 
