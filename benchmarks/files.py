@@ -312,8 +312,13 @@ def _fresh(*arguments: str) -> str:
 
 
 def page(results: dict[str, Any]) -> Iterator[str]:
-    m = results["machine"]
+    m = results["rate" if "rate" in results else next(iter(results))]["machine"]
     yield f"{m['cpu']}, {m['threads']} threads, torch {m['torch']}; JPEG files of 500 x 375 pixels that the script makes."
+
+    def other(what: str) -> str:
+        own = results[what]["machine"]
+        return "" if own["torch"] == m["torch"] else f" (torch {own['torch']})"
+
     yield ""
     if "rate" in results:
         r = results["rate"]
@@ -348,12 +353,12 @@ def page(results: dict[str, Any]) -> Iterator[str]:
         yield (
             f"- `files.py memory`: {results['memory']['files']:,} files, `pretrain` of a small ResNet, three epochs: {', '.join(f'{x:.0f}' for x in mib)} MiB resident after each,"
         )
-        yield f"  at most {', '.join(f'{x:.0f}' for x in results['memory']['most_mib'])} during each."
+        yield f"  at most {', '.join(f'{x:.0f}' for x in results['memory']['most_mib'])} during each{other('memory')}."
     if "listing" in results:
         a, b = results["listing"]["first"], results["listing"]["second"]
         yield (
             f"- `files.py listing`: {results['listing']['files']:,} files in 1,000 folders open in {a['seconds']:.1f} s, the second time in {b['seconds']:.1f} s; then they take "
-            f"{b['mib']:.0f} MiB, and took {a['peak_mib']:.0f} and {b['peak_mib']:.0f} at most while they were listed."
+            f"{b['mib']:.0f} MiB, and took {a['peak_mib']:.0f} and {b['peak_mib']:.0f} at most while they were listed{other('listing')}."
         )
 
 
@@ -373,8 +378,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for what in arguments.what:
         found = {"rate": rate, "memory": memory, "listing": listing}[what](arguments.folder)
-        results = {**(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), what: found}
-        results["machine"] = machine()
+        results = {**(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), what: found | {"machine": machine()}}
         write_atomically(RESULTS, json.dumps(results, indent=1))
         print(what, results[what], flush=True)
     if arguments.page:
