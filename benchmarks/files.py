@@ -244,20 +244,30 @@ def rate(folder: Path) -> dict[str, Any]:
 # Memory.
 
 
-def epochs_of(root: Path) -> list[float]:
-    """Resident MiB after each of three epochs of all files."""
-    batches = Loader(root, model("imagenet"), 128)
-    found = []
-    for _ in range(3):
-        for _ in batches:
-            pass
-        found.append(status("VmRSS"))
-    return found
+EPOCHS, LAST = 3, 20  # steps at an epoch's end over which the median is taken: prefetched batches come and go
+
+
+def epochs_of(root: Path) -> dict[str, list[float]]:
+    """Resident MiB of ``pretrain`` at the end of each epoch (median of the last steps), and the most in each."""
+    torch.manual_seed(0)
+    method = SimCLR(build_encoder({"name": "resnet", "size": 32, "width": 8}))
+    resident: list[list[float]] = [[] for _ in range(EPOCHS)]
+
+    def on_step(progress: Any) -> None:
+        resident[progress.epoch].append(status("VmRSS"))
+
+    with tempfile.TemporaryDirectory() as out:
+        options = Pretraining(epochs=EPOCHS, batch_size=128, warmup_epochs=0, checkpoint_minutes=1e6)
+        pretrain(method, root, options, out=Path(out), on_step=on_step)
+    return {
+        "mib_after_epochs": [statistics.median(epoch[-LAST:]) for epoch in resident],
+        "most_mib": [max(epoch) for epoch in resident],
+    }
 
 
 def memory(folder: Path) -> dict[str, Any]:
     root = make_files(folder, 20_000)
-    return {"files": 20_000, "mib_after_epochs": json.loads(_fresh("epochs", str(root)))}
+    return {"files": 20_000, **json.loads(_fresh("epochs", str(root)))}
 
 
 # Long listings.
@@ -302,8 +312,13 @@ def _fresh(*arguments: str) -> str:
 
 
 def page(results: dict[str, Any]) -> Iterator[str]:
-    m = results["machine"]
+    m = results["rate" if "rate" in results else next(iter(results))]["machine"]
     yield f"{m['cpu']}, {m['threads']} threads, torch {m['torch']}; JPEG files of 500 x 375 pixels that the script makes."
+
+    def other(what: str) -> str:
+        own = results[what]["machine"]
+        return "" if own["torch"] == m["torch"] else f" (torch {own['torch']})"
+
     yield ""
     if "rate" in results:
         r = results["rate"]
@@ -335,12 +350,15 @@ def page(results: dict[str, Any]) -> Iterator[str]:
         yield f"- The encoder is the limit: with shared cores, a loader of zero cost would reach a ratio of {bounds}."
     if "memory" in results:
         mib = results["memory"]["mib_after_epochs"]
-        yield f"- `files.py memory`: {results['memory']['files']:,} files, three epochs: {', '.join(f'{x:.0f}' for x in mib)} MiB resident after each."
+        yield (
+            f"- `files.py memory`: {results['memory']['files']:,} files, `pretrain` of a small ResNet, three epochs: {', '.join(f'{x:.0f}' for x in mib)} MiB resident after each,"
+        )
+        yield f"  at most {', '.join(f'{x:.0f}' for x in results['memory']['most_mib'])} during each{other('memory')}."
     if "listing" in results:
         a, b = results["listing"]["first"], results["listing"]["second"]
         yield (
             f"- `files.py listing`: {results['listing']['files']:,} files in 1,000 folders open in {a['seconds']:.1f} s, the second time in {b['seconds']:.1f} s; then they take "
-            f"{b['mib']:.0f} MiB, and took {a['peak_mib']:.0f} and {b['peak_mib']:.0f} at most while they were listed."
+            f"{b['mib']:.0f} MiB, and took {a['peak_mib']:.0f} and {b['peak_mib']:.0f} at most while they were listed{other('listing')}."
         )
 
 
@@ -360,8 +378,7 @@ def main() -> None:
     arguments = parser.parse_args()
     for what in arguments.what:
         found = {"rate": rate, "memory": memory, "listing": listing}[what](arguments.folder)
-        results = {**(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), what: found}
-        results["machine"] = machine()
+        results = {**(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), what: found | {"machine": machine()}}
         write_atomically(RESULTS, json.dumps(results, indent=1))
         print(what, results[what], flush=True)
     if arguments.page:

@@ -242,6 +242,26 @@ def write_augment(results: dict[str, Any]) -> None:
     replace("augment", "\n".join(short))
 
 
+def write_channels(results: dict[str, Any]) -> None:
+    machine = results["machine"]
+    lines = [
+        f"{machine['cpu']}, one thread, torch {machine['torch']}, kernels {machine['instruction_set']}: crop, flip, brightness, contrast, blur and normalise, against the",
+        "same views by torch's operators (`interpolate`, `conv2d`, ...) with the same draws, alternating calls, median ratio (interquartile range). `python benchmarks/run.py channels` repeats it.",
+        "",
+        "| channels | " + " | ".join(f"{a} -> {b} pixels" for a, b in _sizes(results)) + " |",
+        "|---|" + "---|" * len(_sizes(results)),
+    ]
+    for channels in sorted({r["channels"] for r in results["rows"]}):
+        rows = [r for r in results["rows"] if r["channels"] == channels]
+        cells = [f"**{r['ratio']:.1f}** ({r['low']:.1f} to {r['high']:.1f})" for r in rows]
+        lines.append(f"| {channels} | " + " | ".join(cells) + " |")
+    replace("channels", "\n".join(lines), AUGMENT)
+
+
+def _sizes(results: dict[str, Any]) -> list[tuple[int, int]]:
+    return list(dict.fromkeys((r["from"], r["to"]) for r in results["rows"]))
+
+
 def _peers(results: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(r["against"] for r in results["comparisons"]))
 
@@ -352,6 +372,8 @@ def write(data: dict[str, Any]) -> None:
         write_regimes(data)
     elif "breakdown" in data:
         write_augment(data)
+    elif "rows" in data:
+        write_channels(data)
     else:
         (write_metric if "share_of_peak" not in data else write_benchmarks)(data)
 

@@ -1,7 +1,7 @@
 """``make bench``: measures everything, writes benchmarks/results/ and the tables of README and docs/. About an hour.
 
-python benchmarks/run.py [--quick] [pairs | metric | augment | regimes]      one part alone: losses on two views or on labels,
-views, every loss on trained, collapsed and repeated rows
+python benchmarks/run.py [--quick] [pairs | metric | augment | channels | regimes]      one part alone: losses on two views or on
+labels, views, views of grey and multi-channel images, every loss on trained, collapsed and repeated rows
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import pages
 
 from fastssl.bench.augment import run_augment
+from fastssl.bench.channels import run_channels
 from fastssl.bench.metric import run_metric
 from fastssl.bench.regimes import run_regimes
 from fastssl.bench.run import run, write_atomically
@@ -22,6 +23,7 @@ HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "results.json"
 METRIC = HERE / "results" / "metric.json"
 AUGMENT = HERE / "results" / "augment.json"
+CHANNELS = HERE / "results" / "channels.json"
 REGIMES = HERE / "results" / "regimes.json"
 
 
@@ -58,7 +60,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
 
 def main() -> None:
     quick = "--quick" in sys.argv[1:]
-    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric", "augment", "regimes"]
+    parts = [a for a in sys.argv[1:] if not a.startswith("--")] or ["pairs", "metric", "augment", "channels", "regimes"]
 
     def report(line: str) -> None:
         print(line, flush=True)
@@ -79,6 +81,11 @@ def main() -> None:
         write_atomically(AUGMENT, json.dumps(results, indent=1) + "\n")
         if not quick:
             pages.write_augment(results)
+    if "channels" in parts:
+        results = run_channels(quick, report)
+        write_atomically(CHANNELS, json.dumps(results, indent=1) + "\n")
+        if not quick:
+            pages.write_channels(results)
     if "regimes" in parts:
         results = run_regimes(quick, report)
         write_atomically(REGIMES, json.dumps(results, indent=1) + "\n")

@@ -12,7 +12,8 @@ namespace fastssl {
 
 struct SourceImage {
   const uint8_t* data = nullptr;
-  int64_t height = 0, width = 0, channels = 0;  // 1, 3 or 4 (alpha is left out)
+  // As many channels as the view has; for one or three also 1 (grey), 3 or 4 (alpha is left out).
+  int64_t height = 0, width = 0, channels = 0;
   // Bytes between rows and channels; pixels of a row lie side by side, either whole or a channel at a time.
   int64_t row_stride = 0, channel_stride = 0;
   bool planar = false;
@@ -21,9 +22,9 @@ struct SourceImage {
 struct ViewOutput {
   void* data = nullptr;
   DType dtype = DType::f32;
-  int64_t height = 0, width = 0;
+  int64_t channels = 3, height = 0, width = 0;  // three channels are colours, others are augmented one by one
   bool channels_last = false;
-  float mean[3] = {0, 0, 0}, std[3] = {1, 1, 1};
+  const float *mean = nullptr, *std = nullptr;  // of each channel
 };
 
 // Resampling along one axis: output i is the sum of weights[i * taps + k] * input[first[i] + k].
@@ -38,6 +39,7 @@ void fill_axis(AxisTable& table, const Axis& axis);
 struct ViewScratch {
   AxisTable rows, columns;
   std::vector<float> block, image, plane, line;
+  std::vector<uint8_t> grey;
   std::vector<const float*> pointers;
 };
 

@@ -38,20 +38,26 @@ template <class V>
 FASTSSL_HOST_DEVICE inline V gray_of(V r, V g, V b) {
   return r * kLumaRed + g * kLumaGreen + b * kLumaBlue;
 }
+// Of any channel.
 template <class V>
-FASTSSL_HOST_DEVICE inline void brightness(V& r, V& g, V& b, float factor) {
-  r = clamp01(r * factor);
-  g = clamp01(g * factor);
-  b = clamp01(b * factor);
+FASTSSL_HOST_DEVICE inline V brightened(V x, float factor) {
+  return clamp01(x * factor);
 }
-// Between the mean grey of the image and the image.
+// Between the mean grey of the image, `mean`, and the image.
 template <class V>
-FASTSSL_HOST_DEVICE inline void contrast(V& r, V& g, V& b, float factor, float mean) {
-  const float rest = mean * (1.f - factor);
-  r = clamp01(r * factor + rest);
-  g = clamp01(g * factor + rest);
-  b = clamp01(b * factor + rest);
+FASTSSL_HOST_DEVICE inline V contrasted(V x, float factor, float mean) {
+  return clamp01(x * factor + mean * (1.f - factor));
 }
+template <class V>
+FASTSSL_HOST_DEVICE inline V solarized(V x, float threshold) {
+  return x >= V{} + threshold ? 1.f - x : x;
+}
+template <class V>
+FASTSSL_HOST_DEVICE inline V posterized(V x, float levels) {
+  const V zero = V{} + 0.f, most = V{} + (levels - 1.f);
+  return smaller(larger(floor_of(x * levels), zero), most) * (1.f / levels);
+}
+
 // Between the pixel's grey and the pixel.
 template <class V>
 FASTSSL_HOST_DEVICE inline void saturation(V& r, V& g, V& b, float factor) {
@@ -77,24 +83,6 @@ FASTSSL_HOST_DEVICE inline void hue(V& r, V& g, V& b, float turns) {
 template <class V>
 FASTSSL_HOST_DEVICE inline void grayscale(V& r, V& g, V& b) {
   r = g = b = gray_of(r, g, b);
-}
-template <class V>
-FASTSSL_HOST_DEVICE inline void solarize(V& r, V& g, V& b, float threshold) {
-  const V t = V{} + threshold;
-  r = r >= t ? 1.f - r : r;
-  g = g >= t ? 1.f - g : g;
-  b = b >= t ? 1.f - b : b;
-}
-template <class V>
-FASTSSL_HOST_DEVICE inline V posterized(V x, float levels) {
-  const V zero = V{} + 0.f, most = V{} + (levels - 1.f);
-  return smaller(larger(floor_of(x * levels), zero), most) * (1.f / levels);
-}
-template <class V>
-FASTSSL_HOST_DEVICE inline void posterize(V& r, V& g, V& b, float levels) {
-  r = posterized(r, levels);
-  g = posterized(g, levels);
-  b = posterized(b, levels);
 }
 // Doersch et al. 2015: colours lose their part along a = (-1, 2, -1), where chromatic aberration shows.
 template <class V>

@@ -29,12 +29,13 @@ enum class StepKind {
 };
 struct Step {
   StepKind kind;
-  float a = 0, mean = 0;
+  float a = 0;
   double sigma = 0;
   int64_t taps = 0;
   int64_t box[4] = {0, 0, 0, 0};
   float fill[3] = {0, 0, 0};
-  const float (*table)[256] = nullptr;  // lookup
+  const float* means = nullptr;   // contrast: of each channel
+  const float* levels = nullptr;  // lookup: [channels][256]
 };
 FASTSSL_HOST_DEVICE inline bool needs_image(StepKind k) {
   return k == StepKind::contrast || k == StepKind::blur || k == StepKind::equalize || k == StepKind::rotate;
@@ -72,8 +73,12 @@ FASTSSL_HOST_DEVICE inline int64_t reflected(int64_t i, int64_t n) {
   return i;
 }
 
-// The steps that the drawn parameters leave, and where the pixels lie.
-inline std::vector<Step> resolve(const Program& program, const double* p, Geometry& geometry) {
+FASTSSL_HOST_DEVICE inline bool needs_colors(StepKind k) {
+  return k == StepKind::saturation || k == StepKind::hue || k == StepKind::gray || k == StepKind::project;
+}
+
+// The steps that the drawn parameters leave, and where the pixels lie; `colors`: the channels are red, green and blue.
+inline std::vector<Step> resolve(const Program& program, const double* p, Geometry& geometry, bool colors = true) {
   static constexpr int kLehmer[3] = {6, 2, 1};
   std::vector<Step> steps;
   const auto add = [&](StepKind kind, float a = 0) -> Step& {
@@ -136,6 +141,9 @@ inline std::vector<Step> resolve(const Program& program, const double* p, Geomet
     }
     p += kOpColumns[int(op.kind)];
   }
+  if (!colors)
+    steps.erase(std::remove_if(steps.begin(), steps.end(), [](const Step& s) { return needs_colors(s.kind); }),
+                steps.end());
   return steps;
 }
 

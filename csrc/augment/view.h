@@ -71,7 +71,7 @@ FASTSSL_INLINE void transpose(F (&v)[kL]) {
 
 struct Canvas {
   float* data;
-  int64_t height, width, stride, plane;  // in floats; stride and height padded
+  int64_t channels, height, width, stride, plane;  // in floats; stride and height padded
   float* row(int64_t channel, int64_t y) const { return data + channel * plane + y * stride; }
 };
 
@@ -98,10 +98,9 @@ FASTSSL_INLINE void weigh_rows(const uint8_t* const* rows, const float* weights,
 }
 
 template <int kTaps>
-void resample_rows_as(const SourceImage& s, const AxisTable& table, int64_t left, int64_t box, int64_t y,
-                      int64_t height, float* block) {
-  const int64_t taps = table.taps, planes = s.planar ? std::min<int64_t>(s.channels, 3) : 1,
-                pixel = s.planar ? 1 : s.channels;
+void resample_rows_as(const SourceImage& s, const AxisTable& table, int64_t channels, int64_t left, int64_t box,
+                      int64_t y, int64_t height, float* block) {
+  const int64_t taps = table.taps, planes = s.planar ? channels : 1, pixel = s.planar ? 1 : s.channels;
   const int64_t bytes = box * pixel;
   const uint8_t* local[64];
   float local_weights[64];
@@ -175,20 +174,21 @@ void resample_columns_as(const float* block, const AxisTable& table, int64_t pix
       for (int64_t r = 0; r < kL; ++r) store(to.row(c, y + r) + x, v[r]);
     }
   }
-  for (int64_t c = channels; c < 3; ++c)
+  for (int64_t c = channels; c < to.channels; ++c)  // grey is repeated
     for (int64_t r = 0; r < kL; ++r) std::memcpy(to.row(c, y + r), to.row(0, y + r), sizeof(float) * size_t(to.stride));
 }
 
 // Rows y .. y + kL of the view into rows `at` .. of the canvas.
 inline void resample(const SourceImage& s, const AxisTable& rows, const AxisTable& columns, int64_t left, int64_t box,
                      int64_t y, int64_t height, float* block, const Canvas& to, int64_t at) {
+  const int64_t channels = std::min(s.channels, to.channels);
   switch (rows.taps) {
-    case 2: resample_rows_as<2>(s, rows, left, box, y, height, block); break;
-    case 3: resample_rows_as<3>(s, rows, left, box, y, height, block); break;
-    case 4: resample_rows_as<4>(s, rows, left, box, y, height, block); break;
-    default: resample_rows_as<0>(s, rows, left, box, y, height, block); break;
+    case 2: resample_rows_as<2>(s, rows, channels, left, box, y, height, block); break;
+    case 3: resample_rows_as<3>(s, rows, channels, left, box, y, height, block); break;
+    case 4: resample_rows_as<4>(s, rows, channels, left, box, y, height, block); break;
+    default: resample_rows_as<0>(s, rows, channels, left, box, y, height, block); break;
   }
-  const int64_t pixel = s.planar ? 1 : s.channels, channel = s.planar ? box : 1, channels = s.channels == 1 ? 1 : 3;
+  const int64_t pixel = s.planar ? 1 : s.channels, channel = s.planar ? box : 1;
   switch (columns.taps) {
     case 2: resample_columns_as<2>(block, columns, pixel, channel, channels, left, to, at); break;
     case 3: resample_columns_as<3>(block, columns, pixel, channel, channels, left, to, at); break;
@@ -198,69 +198,70 @@ inline void resample(const SourceImage& s, const AxisTable& rows, const AxisTabl
 }
 
 struct Row {
-  float* c[3];
+  float* data;
+  int64_t channels, plane;  // floats between channels
   int64_t y, width, stride;
+  float* channel(int64_t c) const { return data + c * plane; }
 };
 template <class Change>
-FASTSSL_INLINE void each_pixel(const Row& row, Change&& change) {
-  for (int64_t x = 0; x < row.stride; x += kL) {
-    F r = load(row.c[0] + x), g = load(row.c[1] + x), b = load(row.c[2] + x);
-    change(r, g, b);
-    store(row.c[0] + x, r);
-    store(row.c[1] + x, g);
-    store(row.c[2] + x, b);
+FASTSSL_INLINE void each_value(const Row& row, Change&& change) {
+  for (int64_t c = 0; c < row.channels; ++c) {
+    float* at = row.channel(c);
+    for (int64_t x = 0; x < row.stride; x += kL) store(at + x, change(load(at + x), c));
   }
 }
+template <class Change>
+FASTSSL_INLINE void each_color(const Row& row, Change&& change) {
+  float *red = row.channel(0), *green = row.channel(1), *blue = row.channel(2);
+  for (int64_t x = 0; x < row.stride; x += kL) {
+    F r = load(red + x), g = load(green + x), b = load(blue + x);
+    change(r, g, b);
+    store(red + x, r);
+    store(green + x, g);
+    store(blue + x, b);
+  }
+}
+#define FASTSSL_LAMBDA __attribute__((always_inline))
 inline void apply(const Step& s, const Row& row) {
   const float a = s.a;
   switch (s.kind) {
-    case StepKind::brightness:
-      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { brightness(r, g, b, a); });
-      break;
+    case StepKind::brightness: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return brightened(v, a); }); break;
     case StepKind::contrast: {
-      const float mean = s.mean;
-      each_pixel(row, [a, mean](F& r, F& g, F& b) __attribute__((always_inline)) { contrast(r, g, b, a, mean); });
+      const float* means = s.means;
+      each_value(row, [a, means](F v, int64_t c) FASTSSL_LAMBDA { return contrasted(v, a, means[c]); });
       break;
     }
-    case StepKind::saturation:
-      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { saturation(r, g, b, a); });
-      break;
-    case StepKind::hue:
-      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { hue(r, g, b, a); });
-      break;
-    case StepKind::gray:
-      each_pixel(row, [](F& r, F& g, F& b) __attribute__((always_inline)) { grayscale(r, g, b); });
-      break;
-    case StepKind::solarize:
-      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { solarize(r, g, b, a); });
-      break;
-    case StepKind::posterize:
-      each_pixel(row, [a](F& r, F& g, F& b) __attribute__((always_inline)) { posterize(r, g, b, a); });
-      break;
-    case StepKind::project:
-      each_pixel(row, [](F& r, F& g, F& b) __attribute__((always_inline)) { project(r, g, b); });
-      break;
+    case StepKind::saturation: each_color(row, [a](F& r, F& g, F& b) FASTSSL_LAMBDA { saturation(r, g, b, a); }); break;
+    case StepKind::hue: each_color(row, [a](F& r, F& g, F& b) FASTSSL_LAMBDA { hue(r, g, b, a); }); break;
+    case StepKind::gray: each_color(row, [](F& r, F& g, F& b) FASTSSL_LAMBDA { grayscale(r, g, b); }); break;
+    case StepKind::solarize: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return solarized(v, a); }); break;
+    case StepKind::posterize: each_value(row, [a](F v, int64_t) FASTSSL_LAMBDA { return posterized(v, a); }); break;
+    case StepKind::project: each_color(row, [](F& r, F& g, F& b) FASTSSL_LAMBDA { project(r, g, b); }); break;
     case StepKind::erase:
       if (row.y >= s.box[0] && row.y < s.box[0] + s.box[2])
-        for (int c = 0; c < 3; ++c) std::fill_n(row.c[c] + s.box[1], s.box[3], s.fill[c]);
+        for (int64_t c = 0; c < row.channels; ++c)
+          std::fill_n(row.channel(c) + s.box[1], s.box[3], s.fill[row.channels == 3 ? c : 0]);
       break;
     case StepKind::lookup:
-      for (int c = 0; c < 3; ++c)
-        for (int64_t x = 0; x < row.width; ++x) row.c[c][x] = s.table[c][int(byte_of(row.c[c][x]))];
+      for (int64_t c = 0; c < row.channels; ++c)
+        for (int64_t x = 0; x < row.width; ++x)
+          row.channel(c)[x] = s.levels[256 * c + int64_t(byte_of(row.channel(c)[x]))];
       break;
     default: break;
   }
 }
+#undef FASTSSL_LAMBDA
 
-// The sum of the greys of a row, in 16 lanes whatever the width of the vectors.
-inline double gray_sum(const Row& row) {
+// The sum of of(x) over a row, in 16 lanes whatever the width of the vectors.
+template <class Of>
+FASTSSL_INLINE double row_sum(const Row& row, Of&& of) {
   constexpr int64_t kParts = kStep / kL;
   F sum[kParts] = {};
   for (int64_t x = 0; x < row.stride; x += kStep) {
 #pragma GCC unroll 4
     for (int64_t q = 0; q < kParts; ++q) {
       const int64_t at = x + q * kL;
-      F v = gray_of(load(row.c[0] + at), load(row.c[1] + at), load(row.c[2] + at));
+      F v = of(at);
       if (at + kL > row.width)
         for (int64_t i = std::max<int64_t>(row.width - at, 0); i < kL; ++i) v[i] = 0;
       sum[q] += v;
@@ -270,6 +271,19 @@ inline double gray_sum(const Row& row) {
   for (int64_t q = 0; q < kParts; ++q)
     for (int64_t i = 0; i < kL; ++i) total += double(sum[q][i]);
   return total;
+}
+// What contrast needs of an image: the sum of its greys, or without colours of each channel.
+inline void add_sums(const Row& row, std::vector<double>& sums) {
+  if (row.channels == 3) {
+    sums[0] += row_sum(row, [&](int64_t x) __attribute__((always_inline)) {
+      return gray_of(load(row.channel(0) + x), load(row.channel(1) + x), load(row.channel(2) + x));
+    });
+    return;
+  }
+  for (int64_t c = 0; c < row.channels; ++c) {
+    const float* at = row.channel(c);
+    sums[size_t(c)] += row_sum(row, [at](int64_t x) __attribute__((always_inline)) { return load(at + x); });
+  }
 }
 
 template <int kVectorsAtOnce>
@@ -303,7 +317,7 @@ inline void blur(const Canvas& image, const Step& s, ViewScratch& scratch) {
   const float* middle = weights + radius;
   for (int64_t y = -radius; y < height + radius + 4; ++y)
     scratch.pointers[size_t(y + radius)] = plane + reflected(std::min(y, height - 1 + radius), height) * stride;
-  for (int64_t c = 0; c < 3; ++c) {
+  for (int64_t c = 0; c < image.channels; ++c) {
     for (int64_t y = 0; y < height; ++y) {
       std::memcpy(line + radius, image.row(c, y), sizeof(float) * size_t(width));
       for (int64_t k = 1; k <= radius; ++k) {
@@ -355,7 +369,7 @@ inline void rotate(const Canvas& image, double degrees, ViewScratch& scratch) {
     if (int64_t(turns) % 2 == 1) t = span - t;
     return std::min(std::max(t + low, 0.f), float(n - 1));
   };
-  for (int64_t c = 0; c < 3; ++c) {
+  for (int64_t c = 0; c < image.channels; ++c) {
     for (int64_t y = 0; y < height; ++y)
       std::memcpy(scratch.plane.data() + y * width, image.row(c, y), sizeof(float) * size_t(width));
     const float* from = scratch.plane.data();
@@ -399,11 +413,11 @@ struct Writer {
   template <class T, class Convert>
   void write(const Row& row, Convert&& convert) const {
     T* data = static_cast<T*>(out.data);
-    for (int c = 0; c < 3; ++c) {
+    const int64_t channels = out.channels, step = out.channels_last ? channels : 1;
+    for (int64_t c = 0; c < channels; ++c) {
       const float mean = out.mean[c], scale = 1.f / out.std[c];
-      const float* from = row.c[c];
-      const int64_t step = out.channels_last ? 3 : 1;
-      T* to = data + (out.channels_last ? row.y * out.width * 3 + c : (int64_t(c) * out.height + row.y) * out.width);
+      const float* from = row.channel(c);
+      T* to = data + (out.channels_last ? row.y * out.width * channels + c : (c * out.height + row.y) * out.width);
       for (int64_t x = 0; x < out.width; x += kL) {
         const auto v = convert((load(from + x) - mean) * scale);
         if (step == 1 && x + kL <= out.width) {
@@ -422,19 +436,40 @@ struct Writer {
   }
 };
 
-struct Histogram {
-  int64_t count[3][256];
-  float table[3][256];
-};
+// The box of an image of colours as grey, by Pillow's rule; the tables then count from the box.
+inline SourceImage to_grey(const SourceImage& s, AxisTable& rows, AxisTable& columns, std::vector<uint8_t>& memory) {
+  const auto shift = [](AxisTable& table) {
+    const auto [first, last] = std::minmax_element(table.first.begin(), table.first.end());
+    const int64_t from = *first, count = *last + table.taps - from;
+    for (int64_t& at : table.first) at -= from;
+    return std::make_pair(from, count);
+  };
+  const auto [top, height] = shift(rows);
+  const auto [left, width] = shift(columns);
+  memory.resize(size_t(height * width));
+  const int64_t pixel = s.planar ? 1 : s.channels;
+  for (int64_t y = 0; y < height; ++y) {
+    const uint8_t* from = s.data + (top + y) * s.row_stride + left * pixel;
+    uint8_t* to = memory.data() + y * width;
+    for (int64_t x = 0; x < width; ++x) {
+      const uint32_t r = from[x * pixel], g = from[x * pixel + s.channel_stride],
+                     b = from[x * pixel + 2 * s.channel_stride];
+      to[x] = uint8_t((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16);
+    }
+  }
+  return {memory.data(), height, width, 1, width, 1, false};
+}
 
 inline void make_view(const ViewTask& task, ViewScratch& scratch) {
-  const SourceImage& source = task.source;
-  Geometry g(source.height, source.width);
-  std::vector<Step> steps = resolve(*task.program, task.params, g);
-  const int64_t height = task.out.height, width = task.out.width;
+  Geometry g(task.source.height, task.source.width);
+  const int64_t height = task.out.height, width = task.out.width, channels = task.out.channels;
+  std::vector<Step> steps = resolve(*task.program, task.params, g, channels == 3);
   clip_boxes(steps, height, width);
   fill_axis(scratch.rows, rows_axis(g, height));
   fill_axis(scratch.columns, columns_axis(g, width));
+  const SourceImage source = channels == 1 && task.source.channels > 1
+                                 ? to_grey(task.source, scratch.rows, scratch.columns, scratch.grey)
+                                 : task.source;
   // Only the columns that the window uses.
   int64_t from = scratch.columns.first[0], end = from;
   for (int64_t first : scratch.columns.first) {
@@ -443,35 +478,42 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
   }
   const bool whole = std::any_of(steps.begin(), steps.end(), [](const Step& s) { return needs_image(s.kind); });
   Canvas image;
+  image.channels = channels;
   image.height = height;
   image.width = width;
   image.stride = (width + kStep - 1) / kStep * kStep;
   const int64_t rows = whole ? (height + kStep - 1) / kStep * kStep + 4 : kL;
   image.plane = image.stride * rows;
-  scratch.image.resize(size_t(3 * image.plane));
+  scratch.image.resize(size_t(channels * image.plane));
   image.data = scratch.image.data();
-  scratch.block.resize(size_t((end - from) * (source.planar ? 3 : source.channels) + kL) * kL);
+  scratch.block.resize(size_t((end - from) * (source.planar ? channels : source.channels) + kL) * kL);
 
   const Writer write{task.out};
   size_t next = 0;  // the first step that is still to do
-  double greys = 0;
-  Histogram histogram;
+  std::vector<double> sums;
+  std::vector<float> means(static_cast<size_t>(channels)), levels;
+  std::vector<int64_t> counts;  // [channels][256]
+  const auto forget = [&] {
+    sums.assign(size_t(channels), 0);
+    std::fill(counts.begin(), counts.end(), 0);
+  };
   const auto finish_row = [&](const Row& row) {
     size_t k = next;
     for (; k < steps.size() && !needs_image(steps[k].kind); ++k) apply(steps[k], row);
     if (k == steps.size()) {
       write(row);
     } else if (steps[k].kind == StepKind::contrast) {
-      greys += gray_sum(row);
+      add_sums(row, sums);
     } else if (steps[k].kind == StepKind::equalize) {
-      for (int c = 0; c < 3; ++c)
-        for (int64_t x = 0; x < width; ++x) ++histogram.count[c][int(byte_of(row.c[c][x]))];
+      counts.resize(size_t(channels * 256));
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t x = 0; x < width; ++x) ++counts[size_t(256 * c + int64_t(byte_of(row.channel(c)[x])))];
     }
   };
   const auto row_of = [&](int64_t at, int64_t y) {
-    return Row{{image.row(0, at), image.row(1, at), image.row(2, at)}, y, width, image.stride};
+    return Row{image.row(0, at), channels, image.plane, y, width, image.stride};
   };
-  std::memset(histogram.count, 0, sizeof histogram.count);
+  forget();
   for (int64_t y = 0; y < height; y += kL) {
     const int64_t at = whole ? y : 0;
     resample(source, scratch.rows, scratch.columns, from, end - from, y, height, scratch.block.data(), image, at);
@@ -484,23 +526,25 @@ inline void make_view(const ViewTask& task, ViewScratch& scratch) {
     if (s.kind == StepKind::blur || s.kind == StepKind::rotate) {
       s.kind == StepKind::blur ? blur(image, s, scratch) : rotate(image, s.sigma, scratch);
       ++next;
-      greys = 0;
-      std::memset(histogram.count, 0, sizeof histogram.count);
+      forget();
       for (int64_t y = 0; y < height; ++y) finish_row(row_of(y, y));
       continue;
     }
     // From here on it changes each pixel by itself.
     Step done = s;
     if (s.kind == StepKind::contrast) {
-      done.mean = float(greys / double(height * width));
+      for (int64_t c = 0; c < channels; ++c)
+        means[size_t(c)] = float(sums[channels == 3 ? 0 : size_t(c)] / double(height * width));
+      done.means = means.data();
     } else {
-      for (int c = 0; c < 3; ++c) equalizing(histogram.count[c], height * width, histogram.table[c]);
+      levels.resize(size_t(channels * 256));
+      for (int64_t c = 0; c < channels; ++c)
+        equalizing(counts.data() + 256 * c, height * width, levels.data() + 256 * c);
       done.kind = StepKind::lookup;
-      done.table = histogram.table;
+      done.levels = levels.data();
     }
     ++next;
-    greys = 0;
-    std::memset(histogram.count, 0, sizeof histogram.count);
+    forget();
     for (int64_t y = 0; y < height; ++y) {
       const Row row = row_of(y, y);
       apply(done, row);

@@ -66,8 +66,9 @@ Doubles sample(const Doubles& program_rows, const Integers& sizes, uint64_t seed
   return out;
 }
 
-// One image, as [H, W, C] (or [C, H, W] where `planar`).
-SourceImage source_of(const uint8_t* data, const int64_t* shape, const int64_t* strides, bool planar) {
+// One image, as [H, W, C] (or [C, H, W] where `planar`), for views of `channels`.
+SourceImage source_of(const uint8_t* data, const int64_t* shape, const int64_t* strides, bool planar,
+                      int64_t channels) {
   SourceImage s;
   s.data = data;
   s.planar = planar;
@@ -77,8 +78,13 @@ SourceImage source_of(const uint8_t* data, const int64_t* shape, const int64_t* 
   s.row_stride = strides[planar ? 1 : 0];
   s.channel_stride = strides[planar ? 0 : 2];
   const int64_t pixel = strides[planar ? 2 : 1];
-  if (s.channels != 1 && s.channels != 3 && s.channels != 4)
-    throw std::invalid_argument("images: expected 1, 3 or 4 channels");
+  if (channels == 1 || channels == 3) {
+    if (s.channels != 1 && s.channels != 3 && s.channels != 4)
+      throw std::invalid_argument("images: expected 1, 3 or 4 channels");
+  } else if (s.channels != channels) {
+    throw std::invalid_argument("images: expected " + std::to_string(channels) + " channels, got " +
+                                std::to_string(s.channels));
+  }
   if (s.height < 1 || s.width < 1) throw std::invalid_argument("images: an image is empty");
   if (s.width > 1 && pixel != (planar ? 1 : s.channels))
     throw std::invalid_argument("images: pixels of a row must lie side by side");
@@ -91,14 +97,15 @@ DType dtype_of(const std::string& name) {
   return name == "float32" ? DType::f32 : (name == "bfloat16" ? DType::bf16 : DType::f16);
 }
 
-// [n, height, width, 3] or [n, 3, height, width]; halves as their bits.
-py::array new_views(int64_t n, int64_t height, int64_t width, DType dtype, bool channels_last) {
+// [n, height, width, channels] or [n, channels, height, width]; halves as their bits.
+py::array new_views(int64_t n, int64_t channels, int64_t height, int64_t width, DType dtype, bool channels_last) {
   if (n < 0 || height < 1 || width < 1 || height > 65535 || width > 65535)
     throw std::invalid_argument("height, width: expected 1 to 65535");
+  if (channels < 1 || channels > 65535) throw std::invalid_argument("channels: expected 1 to 65535");
   const py::dtype type = dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
-  const std::vector<py::ssize_t> shape =
-      channels_last ? std::vector<py::ssize_t>{n, height, width, 3} : std::vector<py::ssize_t>{n, 3, height, width};
-  size_t bytes = size_t(n * 3 * height * width * type.itemsize());
+  const std::vector<py::ssize_t> shape = channels_last ? std::vector<py::ssize_t>{n, height, width, channels}
+                                                       : std::vector<py::ssize_t>{n, channels, height, width};
+  size_t bytes = size_t(n * channels * height * width * type.itemsize());
   if (bytes < kSmallestPooled) return py::array(type, shape);
   struct Owned {
     void* data;
@@ -116,13 +123,16 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
                 const std::string& dtype, bool channels_last, const std::vector<float>& mean,
                 const std::vector<float>& std, int64_t height, int64_t width, bool serial, const py::object& given) {
   const Program program = program_of(program_rows);
+  const int64_t channels = int64_t(mean.size());
+  if (channels < 1 || std.size() != mean.size())
+    throw std::invalid_argument("mean, std: expected one value per channel");
   std::vector<SourceImage> sources;
   for (const Bytes& a : arrays) {
     if (a.ndim() == 3) {
-      sources.push_back(source_of(a.data(), a.shape(), a.strides(), planar));
+      sources.push_back(source_of(a.data(), a.shape(), a.strides(), planar, channels));
     } else if (a.ndim() == 4) {
       for (int64_t k = 0; k < a.shape(0); ++k)
-        sources.push_back(source_of(a.data() + k * a.strides(0), a.shape() + 1, a.strides() + 1, planar));
+        sources.push_back(source_of(a.data() + k * a.strides(0), a.shape() + 1, a.strides() + 1, planar, channels));
     } else {
       throw std::invalid_argument("images: expected 3 or 4 dimensions");
     }
@@ -136,21 +146,20 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
   view.height = height;
   view.width = width;
   view.channels_last = channels_last;
-  if (mean.size() != 3 || std.size() != 3) throw std::invalid_argument("mean, std: expected three values");
-  for (size_t c = 0; c < 3; ++c) {
-    view.mean[c] = mean[c];
-    view.std[c] = std[c];
-  }
-  py::array out = given.is_none() ? new_views(n, height, width, view.dtype, channels_last) : given.cast<py::array>();
+  view.channels = channels;
+  view.mean = mean.data();
+  view.std = std.data();
+  py::array out =
+      given.is_none() ? new_views(n, channels, height, width, view.dtype, channels_last) : given.cast<py::array>();
   const int64_t bytes = view.dtype == DType::f32 ? 4 : 2;
   if (!(out.flags() & py::array::c_style) || !out.writeable() || out.itemsize() != bytes ||
-      out.size() != n * 3 * height * width)
+      out.size() != n * channels * height * width)
     throw std::invalid_argument("out: expected contiguous memory for " + std::to_string(n) + " views");
   view.data = out.mutable_data();
   const double* drawn = params.data();
   try {
     py::gil_scoped_release unlock;
-    augment(program, sources, drawn, view, 3 * height * width, serial);
+    augment(program, sources, drawn, view, channels * height * width, serial);
   } catch (const Interrupted&) {
     PyErr_SetNone(PyExc_KeyboardInterrupt);
     throw py::error_already_set();
@@ -217,13 +226,14 @@ void bind_augment(py::module_& m) {
   m.def(
       "new_views",
       [](int64_t n, int64_t height, int64_t width, const std::string& dtype, bool channels_last) {
-        return new_views(n, height, width, dtype_of(dtype), channels_last);
+        return new_views(n, 3, height, width, dtype_of(dtype), channels_last);
       },
       py::arg("n"), py::arg("height"), py::arg("width"), py::arg("dtype"), py::arg("channels_last"),
       "Memory for views, from what earlier views gave back; halves as their bits.");
   m.def("augment_apply", apply, py::arg("program"), py::arg("images").noconvert(), py::arg("planar"), py::arg("params"),
         py::arg("dtype"), py::arg("channels_last"), py::arg("mean"), py::arg("std"), py::arg("height"),
-        py::arg("width"), py::arg("serial"), py::arg("out") = py::none(), "Makes the views of the drawn parameters.");
+        py::arg("width"), py::arg("serial"), py::arg("out") = py::none(),
+        "Makes the views of the drawn parameters, of as many channels as there are means.");
 }
 
 }  // namespace fastssl

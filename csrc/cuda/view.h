@@ -85,22 +85,23 @@ FASTSSL_DEVICE void fill_taps(const Axis& axis, int64_t i, int64_t most, int64_t
 
 // What changes a pixel by itself.
 FASTSSL_DEVICE void change(const PlainStep& s, float mean, const float* table, int64_t y, int64_t x, float* c) {
+  const auto each = [&](auto value) {
+    for (int k = 0; k < 3; ++k) c[k] = value(c[k], k);
+  };
   switch (s.kind) {
-    case StepKind::brightness: brightness(c[0], c[1], c[2], s.a); break;
-    case StepKind::contrast: contrast(c[0], c[1], c[2], s.a, mean); break;
+    case StepKind::brightness: each([&](float v, int) { return brightened(v, s.a); }); break;
+    case StepKind::contrast: each([&](float v, int) { return contrasted(v, s.a, mean); }); break;
     case StepKind::saturation: saturation(c[0], c[1], c[2], s.a); break;
     case StepKind::hue: hue(c[0], c[1], c[2], s.a); break;
     case StepKind::gray: grayscale(c[0], c[1], c[2]); break;
-    case StepKind::solarize: solarize(c[0], c[1], c[2], s.a); break;
-    case StepKind::posterize: posterize(c[0], c[1], c[2], s.a); break;
+    case StepKind::solarize: each([&](float v, int) { return solarized(v, s.a); }); break;
+    case StepKind::posterize: each([&](float v, int) { return posterized(v, s.a); }); break;
     case StepKind::project: project(c[0], c[1], c[2]); break;
     case StepKind::erase:
       if (y >= s.box[0] && y < s.box[0] + s.box[2] && x >= s.box[1] && x < s.box[1] + s.box[3])
-        for (int k = 0; k < 3; ++k) c[k] = s.fill[k];
+        each([&](float, int k) { return s.fill[k]; });
       break;
-    case StepKind::equalize:
-      for (int k = 0; k < 3; ++k) c[k] = table[k * 256 + int(byte_of(c[k]))];
-      break;
+    case StepKind::equalize: each([&](float v, int k) { return table[k * 256 + int(byte_of(v))]; }); break;
     default: break;
   }
 }

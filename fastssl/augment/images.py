@@ -47,21 +47,18 @@ class ImageBatch:
         axis = -3 if self.planar else -1
         return {3 if isinstance(a, PaddedRGB) else int(a.shape[axis]) for a in self.images}
 
+    def require(self, channels: int) -> None:
+        """Raises ValueError if views of ``channels`` cannot be made of the images; 1 and 3 take grey and RGB."""
+        found = self.channels() - {channels}
+        if found and channels not in (1, 3):
+            raise ValueError(f"images: expected {channels} channels, got {', '.join(map(str, sorted(found)))}")
+
     def planes(self, channels: int) -> Iterator[ImageBatch]:
-        """The channels of all images as a batch of grey images.
-
-        Args:
-            channels: number of channels; 1: RGB images are converted to grey, as by Pillow's ``convert("L")``.
-
-        Raises:
-            ValueError: images with another number of channels.
-        """
+        """The channels of all images as a batch of grey images; 1: of colours their grey, as by Pillow's
+        ``convert("L")``."""
         if channels == 1:
             yield self._like([self._grey(image) for image in self.images])
             return
-        found = self.channels() - {channels}
-        if found:
-            raise ValueError(f"images: expected {channels} channels, got {', '.join(map(str, sorted(found)))}")
         for k in range(channels):
             which = (..., slice(k, k + 1), slice(None), slice(None)) if self.planar else (..., slice(k, k + 1))
             yield self._like([image[which] for image in self.images])
@@ -178,7 +175,7 @@ def _is_planar(array: np.ndarray, name: str, channels: int) -> bool:
     expected = "1, 3 or 4" if known is CHANNELS else str(channels)
     raise ValueError(
         f"{name}: expected {expected} channels as the last dimension or before height and width, got shape "
-        f"{array.shape}; views and encoders of other channels are made with channels="
+        f"{array.shape}; views and encoders of other channels are made with channels= (--channels)"
     )
 
 

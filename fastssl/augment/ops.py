@@ -393,10 +393,14 @@ class RandomErasing(Operation):
         self.arguments()
 
     def arguments(self) -> list[float]:
-        value = (self.value,) * 3 if isinstance(self.value, (int, float)) else tuple(self.value)
-        if len(value) != 3 or not all(math.isfinite(v) for v in value):
+        return [self.p, *self.scale, *self.ratio, *self.color()]
+
+    def color(self) -> list[float]:
+        """The value of each of three channels."""
+        values = _per_channel("value", self.value, 3)
+        if not all(math.isfinite(v) for v in values):
             raise ValueError(f"value: expected one number or three, got {self.value!r}")
-        return [self.p, *self.scale, *self.ratio, *value]
+        return values
 
 
 @dataclass(frozen=True, repr=False)
@@ -442,27 +446,31 @@ class Normalize:
         std: standard deviation per channel, or one number.
     """
 
-    mean: float | tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: float | tuple[float, float, float] = (0.229, 0.224, 0.225)
+    mean: float | tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: float | tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(v) for v in self.means()) or not all(v > 0 and math.isfinite(v) for v in self.stds()):
+        means, stds = ([v] if isinstance(v, (int, float)) else [*v] for v in (self.mean, self.std))
+        if not all(map(math.isfinite, means)) or not all(v > 0 and math.isfinite(v) for v in stds):
             raise ValueError(f"mean, std: expected finite numbers and std > 0, got {self.mean!r} and {self.std!r}")
 
-    def means(self) -> list[float]:
-        return _triple("mean", self.mean)
+    def means(self, channels: int = 3) -> list[float]:
+        """The mean of each of ``channels`` channels."""
+        return _per_channel("mean", self.mean, channels)
 
-    def stds(self) -> list[float]:
-        return _triple("std", self.std)
+    def stds(self, channels: int = 3) -> list[float]:
+        """The standard deviation of each of ``channels`` channels."""
+        return _per_channel("std", self.std, channels)
 
     def __repr__(self) -> str:
         return f"Normalize({self.mean!r}, {self.std!r})"
 
 
-def _triple(name: str, value: float | Sequence[float]) -> list[float]:
-    values = [float(value)] * 3 if isinstance(value, (int, float)) else [float(v) for v in value]
-    if len(values) != 3:
-        raise ValueError(f"{name}: expected one number or three, got {value!r}")
+def _per_channel(name: str, value: float | Sequence[float], channels: int) -> list[float]:
+    values = [float(value)] * channels if isinstance(value, (int, float)) else [float(v) for v in value]
+    if len(values) != channels:
+        count = {2: "two", 3: "three"}.get(channels, str(channels))
+        raise ValueError(f"{name}: expected one number or {count}, for {channels} channels, got {value!r}")
     return values
 
 

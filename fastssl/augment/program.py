@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.augment.images import ImageBatch, read_images
-from fastssl.augment.ops import Normalize, Operation
+from fastssl.augment.ops import ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
+from fastssl.ops.backend import resolve
 from fastssl.ops.reference.augment import philox
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -67,8 +68,9 @@ class Augment(nn.Module):
         dtype: dtype of the views: float32, bfloat16 or float16.
         channels_last: views in channels_last memory format.
         channels: number of channels. With 3, grey images are repeated, and alpha is dropped. With 1, RGB images are
-            converted to grey. With any other number, every channel is augmented as a grey image with the same draws:
-            hue, saturation, :class:`RandomGrayscale` and :class:`ColorProjection` have no effect.
+            converted to grey. With 1 or any other number, every channel is augmented as a grey image with the same
+            draws: contrast is relative to the mean of the channel, and hue, saturation, :class:`RandomGrayscale` and
+            :class:`ColorProjection`, which are defined for three channels only, have no effect.
 
     Calls:
 
@@ -130,11 +132,14 @@ class Augment(nn.Module):
             raise ValueError(f"dtype: expected one of {DTYPES}, got {dtype}")
         self.operations = tuple(steps)
         self.normalize = normalize
-        if channels != 3 and normalize is not None and len({*normalize.means()}) + len({*normalize.stds()}) > 2:
-            raise ValueError(f"normalize: expected one mean and one deviation for {channels} channels, got {normalize}")
+        for op in steps:
+            if channels != 3 and isinstance(op, RandomErasing) and len({*op.color()}) > 1:
+                raise ValueError(f"value: expected one number for {channels} channels, got {op}")
         self.dtype, self.channels_last, self.channels = dtype, channels_last, channels
         self.size = size
-        mean, std = ([0.0] * 3, [1.0] * 3) if normalize is None else (normalize.means(), normalize.stds())
+        mean, std = [0.0] * channels, [1.0] * channels
+        if normalize is not None:
+            mean, std = normalize.means(channels), normalize.stds(channels)
         self._output = kernels.Output(*size, dtype, channels_last, tuple(mean), tuple(std))
         self._program = np.zeros((len(steps), kernels.ROW))
         names: list[str] = []
@@ -205,16 +210,30 @@ class Augment(nn.Module):
             raise ValueError(
                 f"params: expected {len(batch)} draws of {self.columns}, got {params.values.shape} of {params.columns}"
             )
-        if self.channels == 3:
-            views = self._views(batch, params, backend, serial)
+        batch.require(self.channels)
+        fused = batch.on_device is None and backend != "cuda" and resolve(torch.device("cpu"), backend) != "reference"
+        if self.channels == 3 or fused:
+            views: Tensor = kernels.apply(
+                self._program, batch.images, batch.planar, params.values, self._output, backend, serial
+            )
         else:
-            planes = [self._views(plane, params, backend, serial)[:, :1] for plane in batch.planes(self.channels)]
-            memory = torch.channels_last if self.channels_last else torch.contiguous_format
-            views = torch.cat(planes, 1).contiguous(memory_format=memory)
+            views = self._one_by_one(batch, params, backend, serial)
         return views[0] if batch.single else views
 
-    def _views(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
-        return kernels.apply(self._program, batch.images, batch.planar, params.values, self._output, backend, serial)
+    def _one_by_one(self, batch: ImageBatch, params: Params, backend: str | None, serial: bool) -> Tensor:
+        """Views of other channels than three by backends that make views of three: each channel as a grey image."""
+        program, values = self._program.copy(), params.values.copy()
+        program[program[:, 0] == ColorJitter.kind, 7:11] = 1, 1, 0, 0  # neither saturation nor hue is asked for
+        for part, nothing in (("saturation", 1), ("hue", 0), ("RandomGrayscale", 0), ("ColorProjection", 0)):
+            values[:, [part in name for name in self.columns]] = nothing
+        planes = []
+        for k, plane in enumerate(batch.planes(self.channels)):
+            mean, std = ((numbers[k],) * 3 for numbers in (self._output.mean, self._output.std))
+            output = replace(self._output, mean=mean, std=std)
+            made = kernels.apply(program, plane.images, plane.planar, values, output, backend, serial)
+            planes.append(made[:, :1])
+        memory = torch.channels_last if self.channels_last else torch.contiguous_format
+        return torch.cat(planes, 1).contiguous(memory_format=memory)
 
     def forward(
         self,

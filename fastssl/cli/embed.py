@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +42,39 @@ def embed(asked: Embedding) -> int:
     if asked.devices < 1:
         raise ValueError(f"devices: expected at least one process, got {asked.devices}")
     if (launch := detect_launcher()) is not None:
-        return _work(asked, launch.rank, launch.devices * launch.nodes, launch.rank % launch.devices)
+        if asked.devices not in (1, launch.devices):
+            raise ValueError(f"devices: {launch.by} has started {launch.devices} processes, got {asked.devices}")
+        return _work(asked, launch.rank, launch.devices * launch.nodes, launch.rank % launch.devices, _meet(launch))
     others = [_start(asked, rank) for rank in range(1, asked.devices)]
-    try:
-        made = _work(asked, 0, asked.devices, 0, others)
+
+    def check() -> None:
+        for process in others:
+            if process.exitcode not in (None, 0):
+                raise RuntimeError(
+                    f"a worker process has died (exit code {process.exitcode}); run the same command again to resume"
+                )
+
+    def finish() -> None:
         for process in others:
             process.join()
-        return made
+        check()
+
+    try:
+        return _work(asked, 0, asked.devices, 0, finish, check)
     finally:
         for process in others:
             process.terminate()
+
+
+def _meet(launch: Any) -> Callable[[], None]:
+    """A function that waits for all processes of a launcher."""
+    from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
+
+    strategy = DDPStrategy(process_group_backend="gloo", timeout=timedelta(days=1))
+    fabric = Fabric(accelerator="cpu", devices=launch.devices, num_nodes=launch.nodes, strategy=strategy)
+    fabric.launch()
+    return fabric.barrier
 
 
 def _start(asked: Embedding, rank: int) -> Any:
@@ -59,15 +85,20 @@ def _start(asked: Embedding, rank: int) -> Any:
     return process
 
 
-def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list[Any] | None = None) -> int:
+def _work(
+    asked: Embedding,
+    rank: int,
+    world_size: int,
+    local: int,
+    barrier: Callable[[], None] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> int:
     import torch
 
     from fastssl.cli.evaluation import data_of, model_of
     from fastssl.data import open as open_source
     from fastssl.evaluate import embed as write_features
 
-    if others is None and world_size > 1 and not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world_size))
     encoder, state = model_of(asked.model, asked.size)
     if torch.cuda.is_available():
         encoder.to(f"cuda:{local % torch.cuda.device_count()}")
@@ -75,25 +106,39 @@ def _work(asked: Embedding, rank: int, world_size: int, local: int, others: list
         raise ValueError("data: expected a data set (--data)")
     source = open_source(asked.data or data_of(state or {}), part=asked.part)
 
-    def alive(done: int, total: int) -> None:
-        for process in others or ():
-            if process.exitcode not in (None, 0):
-                raise RuntimeError(
-                    f"a worker process has died (exit code {process.exitcode}); run the same command again to resume"
-                )
-        show(done, total)
+    shown = item_progress(source.name) if rank == 0 else nullcontext(lambda done, total: None)
+    with shown as show, _share_of_threads(world_size):
 
-    with item_progress(source.name) as show:
-        options: dict[str, Any] = {"readout": asked.readout, "part": asked.part, "on_error": asked.on_error}
+        def progress(done: int, total: int) -> None:
+            check()
+            show(done, total)
+
         made = write_features(
             encoder,
             source,
             asked.out,
+            readout=asked.readout,
+            part=asked.part,
+            on_error=asked.on_error,
             rank=rank,
             world_size=world_size,
-            progress=alive if rank == 0 else None,
-            **options,
+            progress=progress,
+            barrier=barrier,
         )
     if rank == 0 and made < len(source):
         echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
     return made
+
+
+@contextmanager
+def _share_of_threads(world_size: int) -> Iterator[None]:
+    """Each of several processes computes with its share of the cores."""
+    import torch
+
+    before = torch.get_num_threads()
+    if world_size > 1 and not torch.cuda.is_available():
+        torch.set_num_threads(min(before, max(1, (os.cpu_count() or 1) // world_size)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,22 @@ def data_of(state: dict[str, Any]) -> str:
     if where is None:
         raise ValueError(f"data: the checkpoint does not record where {state['data']} is; give --data")
     return str(where)
+
+
+def common_data(runs: Sequence[Path]) -> str:
+    """The data set that all runs were trained on.
+
+    Raises:
+        ValueError: they were trained on different ones.
+    """
+    from fastssl.train import load_checkpoint
+
+    trained = list(dict.fromkeys(data_of(load_checkpoint(run)[1]) for run in runs))
+    if len(trained) > 1:
+        raise ValueError(
+            f"data: the runs were trained on {' and '.join(trained)}; say on which to compare them (--data)"
+        )
+    return trained[0]
 
 
 def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from fastssl.cli.show import (
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
+UNREADABLE = ("ImageError", "PackedError", "ShardError", "AudioError")  # by name: fastssl.data imports torch
 DEBUG = "--debug"
 
 
@@ -38,11 +39,18 @@ def main() -> None:
     except (*USAGE_ERRORS, *RUN_ERRORS) as error:
         if DEBUG in sys.argv:
             raise
-        echo(f"error: {' '.join(str(error).split())}", "red")
+        echo(f"error: {' '.join(str(error).split())}{_remedy(error)}", "red")
         sys.exit(2 if isinstance(error, USAGE_ERRORS) else 1)
     except KeyboardInterrupt:
         echo("stopped")
         sys.exit(130)
+
+
+def _remedy(error: BaseException) -> str:
+    """What to do about an item that cannot be read, where the command can leave it out."""
+    if not {"pretrain", "embed"} & set(sys.argv[1:2]) or type(error).__name__ not in UNREADABLE:
+        return ""
+    return "; --on-error skip leaves such items out and counts them"
 
 
 def _version(asked: bool) -> None:
@@ -260,6 +268,8 @@ def pretrain(
             raise ValueError(f"{name}: {method} takes {takes}, it has no such option")
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
+    if channels is not None and channels < 1:
+        raise ValueError(f"channels: expected at least one, got {channels}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
     source = open_training(data or kind.data, kind, orientation=orientation)
     chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
@@ -312,7 +322,7 @@ def pretrain(
     if is_rank_zero():
         echo(f"{describe_source(source)}\n{chosen}")
         if channels not in (None, 1, 3):
-            echo(f"{channels} channels: augmented independently; hue, saturation and grayscale have no effect")
+            echo(f"{channels} channels: augmented one by one; hue, saturation and grayscale have no effect")
     model: Any
     if text:
         from fastssl.cli.language import prepare
@@ -594,16 +604,19 @@ def neighbors(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs; runs that differ only in seed form a group.")],
     out: Annotated[Path, typer.Option(help="The page.")] = Path("runs/report.html"),
-    data: Annotated[str, typer.Option(help="Evaluation data: emoji, digits, or a folder.")] = "emoji",
+    data: Annotated[
+        str | None, typer.Option(help="Evaluation data: emoji, digits, or a folder; default: the runs' training data.")
+    ] = None,
 ) -> None:
     """Compare runs on one page: learning curves, tables over seeds, embeddings, neighbours, confusions, predictions."""
+    from fastssl.cli.evaluation import common_data
     from fastssl.cli.recipes import views_for
     from fastssl.cli.show import item_progress
     from fastssl.evaluate.features import progress_bars
     from fastssl.report.compare import compare_runs
 
     with progress_bars(item_progress):
-        page = compare_runs(runs, out, data, echo, views_for)
+        page = compare_runs(runs, out, data or common_data(runs), echo, views_for)
     echo(f"report: {page.resolve()}")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 
@@ -18,9 +19,9 @@ class ArraySource(Source):
     """Images in memory: an array of images of one size, or a list of images of any size.
 
     Args:
-        images: uint8 array or tensor [N, H, W, C] or [N, C, H, W]; [N, K, H, W, C] for K images of the same object per
-            item, from which methods take different views; or a list of arrays, tensors or Pillow images. Floats in
-            [0, 1] are converted to uint8.
+        images: uint8 array or tensor [N, H, W, C], [N, C, H, W] or [N, H, W] (grey); [N, K, H, W, C] for K images of
+            the same object per item, from which methods take different views; or a list of arrays, tensors or Pillow
+            images. Floats in [0, 1] are converted to uint8.
         labels: integers [N], -1 for unknown classes; None: no labels.
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
@@ -49,9 +50,12 @@ class ArraySource(Source):
         texts: Sequence[str] | None = None,
     ) -> None:
         if isinstance(images, (np.ndarray, Tensor)):
+            if images.ndim == 3 and images.shape[-1] not in CHANNELS:  # else it could be one image
+                images = images[..., None]
             if images.ndim not in (4, 5):
                 raise ValueError(
-                    f"images: expected [N, H, W, C], [N, C, H, W] or [N, K, H, W, C], got shape {tuple(images.shape)}"
+                    "images: expected [N, H, W, C], [N, C, H, W], [N, H, W] or [N, K, H, W, C], got shape "
+                    f"{tuple(images.shape)}"
                 )
             pixels = as_pixels(images, "images")
             self.images: Any = pixels if pixels.ndim == 5 else pixels[:, None]

@@ -15,6 +15,7 @@ from fastssl.data.text_files import hub_corpus
 IMAGES = ("image", "img", "images", "pixel_values")
 LABELS = ("label", "fine_label", "labels", "target")
 TEXTS = ("text", "caption")
+SAVED = ("dataset_dict.json", "dataset_info.json")  # what datasets.save_to_disk writes
 
 
 class DatasetSource(Source):
@@ -115,7 +116,7 @@ def hub(path: str, part: str | None = None) -> dict[str, Source]:
     """The splits of a Hugging Face data set, saved on disk or by name: of images, or corpora.
 
     Args:
-        path: a folder, or a name.
+        path: a folder that ``save_to_disk`` has written, a folder of Parquet or Arrow files, a Parquet file, or a name.
         part: open only this split.
 
     Raises:
@@ -126,11 +127,16 @@ def hub(path: str, part: str | None = None) -> dict[str, Source]:
         import datasets
     except ImportError as error:
         raise ImportError("data sets of Hugging Face need the extra: pip install fastssl[datasets]") from error
-    parts = datasets.load_from_disk(path) if Path(path).is_dir() else datasets.load_dataset(path)
+    if any((Path(path) / file).is_file() for file in SAVED):
+        parts = datasets.load_from_disk(path)
+    elif Path(path).is_file():
+        parts = datasets.load_dataset("parquet", data_files=path)
+    else:
+        parts = datasets.load_dataset(path)
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
     if part is not None and part not in tables:
         raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
-    name = Path(path).name
+    name = Path(path).stem if Path(path).is_file() else Path(path).name
     return {key: _read(table, name) for key, table in tables.items() if part in (None, key)}
 
 

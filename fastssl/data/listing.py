@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cache
@@ -48,10 +49,12 @@ class Names(Sequence[str]):
     """A compact list of short strings: one buffer and an 8-byte offset per string."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
-        encoded = [os.fsencode(text) for text in texts]
-        self.offsets = np.zeros(len(encoded) + 1, np.int64)
-        np.cumsum([len(e) for e in encoded], out=self.offsets[1:])
-        self.bytes = np.frombuffer(b"".join(encoded), np.uint8)
+        buffer, ends = bytearray(), array("q", [0])
+        for text in texts:
+            buffer += os.fsencode(text)
+            ends.append(len(buffer))
+        self.offsets = np.array(ends, np.int64)
+        self.bytes = np.frombuffer(bytes(buffer), np.uint8)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -89,11 +92,14 @@ class Listing:
 
 @dataclass
 class _Folder:
-    files: list[tuple[str, bool]]
+    """Names in one folder, sorted."""
+
+    files: Names
+    texts: np.ndarray  # bool, per file
+    arrays: Names
     folders: list[str]
     changed: int
     skipped: dict[str, int]
-    arrays: list[tuple[str, bool]] = field(default_factory=list)
 
 
 def _hidden(name: str) -> bool:
@@ -108,40 +114,43 @@ def _left_out(ending: str) -> str | None:
 
 
 def _look_into(root: str, relative: str) -> _Folder:
-    found = _Folder([], [], 0, {})
+    skipped: dict[str, int] = {}
     path = os.path.join(root, relative) if relative else root
 
     def skip(why: str) -> None:
-        found.skipped[why] = found.skipped.get(why, 0) + 1
+        skipped[why] = skipped.get(why, 0) + 1
 
-    found.changed = os.stat(path).st_mtime_ns
-    images, texts = [], set()
+    changed = os.stat(path).st_mtime_ns
+    images: list[str] = []
+    arrays: list[str] = []
+    folders: list[str] = []
+    texts = set()
     with os.scandir(path) as entries:
         for entry in entries:
             name = entry.name
-            own = f"{relative}/{name}" if relative else name
             if _hidden(name):
                 skip("hidden")
             elif entry.is_dir():
                 if entry.is_symlink() and _above(os.path.realpath(entry.path), path):
                     skip("a link to a folder above it")
                 else:
-                    found.folders.append(own)
+                    folders.append(name)
             else:
                 stem, ending = os.path.splitext(name)
                 ending = ending.lower()
                 if ending == ".txt":
                     texts.add(stem)
                 elif ending == ARRAY and entry.is_file():
-                    found.arrays.append((own, False))
+                    arrays.append(name)
                 elif (why := _left_out(ending)) is not None:
                     skip(why)
                 elif not entry.is_file():
                     skip("a link to nothing" if entry.is_symlink() else "no file")
                 else:
-                    images.append((own, stem))
-    found.files = [(own, stem in texts) for own, stem in images]
-    return found
+                    images.append(name)
+    images.sort()
+    has_text = np.array([os.path.splitext(name)[0] in texts for name in images], dtype=bool)
+    return _Folder(Names(images), has_text, Names(sorted(arrays)), sorted(folders), changed, skipped)
 
 
 def _above(folder: str, path: str) -> bool:
@@ -171,33 +180,54 @@ def list_images(root: str | Path, progress: Callable[[int], None] | None = None)
     remembered = _recall(root)
     if remembered is not None:
         return remembered
-    files: list[tuple[str, bool]] = []
-    arrays: list[tuple[str, bool]] = []
-    folders: dict[str, int] = {}
+    found: dict[str, _Folder] = {}
     skipped: dict[str, int] = {}
+    files = arrays = 0
     readable()  # loads the plugins once, on one thread
     with ThreadPoolExecutor(_THREADS) as pool:
         pending: dict[Future[_Folder], str] = {pool.submit(_look_into, root, ""): ""}
         while pending:
             done, _ = wait(pending, return_when=FIRST_COMPLETED)
             for future in done:
-                relative, found = pending.pop(future), future.result()
-                folders[relative] = found.changed
-                files += found.files
-                arrays += found.arrays
-                for why, count in found.skipped.items():
+                relative, one = pending.pop(future), future.result()
+                found[relative] = one
+                files += len(one.files)
+                arrays += len(one.arrays)
+                for why, count in one.skipped.items():
                     skipped[why] = skipped.get(why, 0) + count
-                pending |= {pool.submit(_look_into, root, own): own for own in found.folders}
+                inner = (_below(relative, name) for name in one.folders)
+                pending |= {pool.submit(_look_into, root, own): own for own in inner}
             if progress is not None:
-                progress(len(files))
+                progress(files)
     if arrays and files:
-        skipped["an array beside images"] = len(arrays)
-    files = files or arrays
-    files.sort(key=lambda file: file[0].split("/"))
-    texts = np.array([has for _, has in files], dtype=bool)
-    listing = Listing(root, Names(name for name, _ in files), texts, folders, skipped)
+        skipped["an array beside images"] = arrays
+    texts = bytearray()
+    names = Names(_in_order(found, "", arrays=not files, texts=texts))
+    folders = {relative: one.changed for relative, one in found.items()}
+    listing = Listing(root, names, np.frombuffer(bytes(texts), dtype=bool), folders, skipped)
     _remember(listing)
     return listing
+
+
+def _below(relative: str, name: str) -> str:
+    return f"{relative}/{name}" if relative else name
+
+
+def _in_order(found: dict[str, _Folder], relative: str, *, arrays: bool, texts: bytearray) -> Iterator[str]:
+    """The paths of the files of a folder and of those in it, sorted by their parts; ``texts``: a byte is added for
+    each, whether it has a text."""
+    one = found[relative]
+    inner = iter(one.folders)
+    upcoming = next(inner, None)
+    for k, name in enumerate(one.arrays if arrays else one.files):
+        while upcoming is not None and upcoming < name:
+            yield from _in_order(found, _below(relative, upcoming), arrays=arrays, texts=texts)
+            upcoming = next(inner, None)
+        texts.append(int(not arrays and one.texts[k]))
+        yield _below(relative, name)
+    while upcoming is not None:
+        yield from _in_order(found, _below(relative, upcoming), arrays=arrays, texts=texts)
+        upcoming = next(inner, None)
 
 
 def _list_remote(root: str) -> Listing:

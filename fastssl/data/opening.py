@@ -18,7 +18,7 @@ from fastssl.data.annotated import ANNOTATED
 from fastssl.data.arrays import ArraySource
 from fastssl.data.corpus import Corpus
 from fastssl.data.corpus import join as join_corpora
-from fastssl.data.datasets import DatasetSource, first_part, hub
+from fastssl.data.datasets import SAVED, DatasetSource, first_part, hub
 from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
@@ -72,7 +72,8 @@ TEXTS: dict[str, Callable[[str, str], Corpus]] = {
     "text8": lambda place, part: text_files.text8(place),
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
-_FILES = {".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
+PARQUET = ".parquet"
+_FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -96,7 +97,7 @@ def open(
               (without the 4,000 to classify);
             - "NAME:FOLDER" with a name of :data:`fastssl.data.benchmarks.READERS`, such as "cifar-10:/data/cifar";
               "voc:FOLDER" and "coco:FOLDER", images with boxes;
-              "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets);
+              "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets), also as Parquet files;
             - a token file (``.tok``, written by ``fastssl tokenize``);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
               :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER", "glue:FOLDER" (of one of its tasks); several,
@@ -108,7 +109,8 @@ def open(
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
-            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W] or [N, K, H, W, C];
+            - a list of files, or of images; an array or tensor [N, H, W, C], [N, C, H, W], [N, H, W] or
+              [N, K, H, W, C];
             - a map-style data set of images, (image, label) pairs or mappings, or a ``DataLoader`` of one, of which
               only the data set is used;
             - a source, which is returned unchanged.
@@ -241,7 +243,7 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
     shards = sorted(name for name, folder in there.items() if ending(name) == ".tar" and not folder)
     if shards:
         return ShardSource([join(place, name) for name in shards], _called(place), progress=progress, **options)
-    if "dataset_info.json" in there or "dataset_dict.json" in there:
+    if any(name in there for name in SAVED) or any(ending(name) == PARQUET for name in there):
         return _named(f"hf:{place}", part, options, progress)
     parts = parts_of(place)
     if parts is not None:
@@ -268,6 +270,8 @@ def _called(place: str) -> str:
 
 def _file(place: str, options: dict[str, Any]) -> Source:
     kind = ending(place)
+    if kind == PARQUET:
+        return _named(f"hf:{place}", "train", options, None)
     if kind == ".tar":
         return ShardSource([place], **options)
     if kind == ".npy":

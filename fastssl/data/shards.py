@@ -192,6 +192,7 @@ def _make_index(file: File) -> dict[str, Any]:
                     _note(archive, member, found, place)
                     if member.offset_data + member.size > file.size:
                         raise ShardError(f"{place}: cut off in {member.name}; copy it again")
+            _check_end(file, archive.offset)
     except tarfile.TarError as error:
         raise ShardError(f"{place}: no tar file, a compressed one, or cut off ({error})") from error
     items = [(key, item) for key, item in found.items() if "image" in item]
@@ -201,6 +202,17 @@ def _make_index(file: File) -> dict[str, Any]:
         "labels": [item.get("label") for _, item in items],
         "texts": [item.get("text") for _, item in items],
     }
+
+
+def _check_end(file: File, offset: int) -> None:
+    """tarfile takes whatever is no header for the end of an archive; its mark is a block of zeros."""
+    block = file.read(offset, tarfile.BLOCKSIZE)
+    if not block:
+        log.warning("%s: has no mark of its end; if it was cut off, copy it again", file.place)
+    elif len(block) < tarfile.BLOCKSIZE:
+        raise ShardError(f"{file.place}: cut off at byte {file.size:,}; copy it again")
+    elif block.strip(b"\0"):
+        raise ShardError(f"{file.place}: damaged at byte {offset:,}, where the next file should begin; copy it again")
 
 
 def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, dict[str, Any]], path: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from fastssl.augment.images import PaddedRGB
 from fastssl.data.loader import UNREADABLE
 from fastssl.data.source import Item, Source
 
@@ -75,9 +76,12 @@ def _sample(items: list[Item]) -> Iterator[str]:
         heights, widths = ([image.shape[axis] for image in images] for axis in (0, 1))
         median = f"{int(np.median(widths))} x {int(np.median(heights))}"
         grey = sum(image.shape[2] == 1 for image in images)
+        others = {image.shape[2] for image in images if not isinstance(image, PaddedRGB)} - {1, 3}
         yield (
             f"images of {len(items)} items: {min(widths)} to {max(widths)} wide, {min(heights)} to {max(heights)} high"
-            f", median {median}" + (f", {grey} grey" if grey else "")
+            f", median {median}"
+            + (f", {grey} grey" if grey else "")
+            + "".join(f", {channels} channels (--channels {channels})" for channels in sorted(others))
         )
         counts = {len(item.images or ()) for item in items}
         if counts != {1}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -32,6 +33,7 @@ def embed(
     rank: int = 0,
     world_size: int = 1,
     progress: Callable[[int, int], None] | None = None,
+    barrier: Callable[[], None] | None = None,
 ) -> int:
     """Writes the features [N, C] of all items of a data set, with their names and labels.
 
@@ -49,6 +51,8 @@ def embed(
         rank: rank of this process, which computes every ``world_size``-th block; rank 0 merges them.
         world_size: number of processes.
         progress: called with the number of finished rows and the total.
+        barrier: waits for all processes; called when the blocks of this one are finished. Without it a process that
+            starts after the blocks have been merged computes its blocks again, and leaves them behind.
 
     Returns:
         The number of rows written; 0 for ranks other than 0.
@@ -78,6 +82,8 @@ def embed(
     mine = [k for k in range(rank, blocks.count, world_size) if not blocks.path(k).exists()]
     blocks.make(mine, encoder, readout, on_error, progress)
     if rank:
+        if barrier is not None:
+            barrier()
         return 0
     while (done := blocks.finished_rows()) < len(source):  # wait for the other processes
         if world_size == 1:
@@ -85,6 +91,8 @@ def embed(
         if progress is not None:
             progress(done, len(source))
         time.sleep(WAIT)
+    if barrier is not None:
+        barrier()
     return blocks.merge(out, part)
 
 
@@ -98,7 +106,7 @@ class _Blocks:
         kind = f"{readout} {encoder.size} {encoder.channels} {self.rows} {type(encoder.network).__name__}"
         of = digest(source.fingerprint, kind, *_weights(encoder))
         self.folder = out.with_name(f".{out.name}.{of[:12]}.blocks")
-        self.others = f".{out.name}.*.blocks"
+        self.others = f".{glob.escape(out.name)}.*.blocks"
 
     def path(self, block: int) -> Path:
         return self.folder / f"{block:08d}.npz"

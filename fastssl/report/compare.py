@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from fastssl.evaluate.report import check_classes
 from fastssl.methods import Method
 from fastssl.models import Encoder, hamming
 from fastssl.report import figures
+from fastssl.report.html import template
 from fastssl.train import load_encoder, load_method
 from fastssl.train.run import CHANGEABLE_ON_RESUME
 
@@ -264,10 +264,7 @@ def compare_runs(
         ImportError: the extra is missing: ``pip install fastssl[report]``.
         ValueError: a folder without a checkpoint.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError as error:
-        raise ImportError("the report needs the extra: pip install fastssl[report]") from error
+    made = template("compare.html")
     groups = _groups(runs)
     images = open_source("emoji-all" if data == "emoji" else data, part="test")
     unseen = open_source("emoji-heldout") if data == "emoji" else images
@@ -293,11 +290,8 @@ def compare_runs(
         )
     columns = list(lines[0]["values"])
     best = {c: max(line["values"][c][0] for line in lines if c in line["values"]) for c in columns}
-    template = Environment(autoescape=True).from_string((files("fastssl.report") / "compare.html").read_text())
-    style = (files("fastssl.report") / "template.html").read_text().split("<style>")[1].split("</style>")[0]
-    page = template.render(
+    page = made.render(
         version=__version__,
-        style=style,
         data=images.name,
         emoji=images.embedded == "emoji",
         count=len(images),

@@ -16,19 +16,27 @@ from fastssl.augment import (
     Augment,
     CenterCrop,
     ColorJitter,
+    ColorProjection,
     GaussianBlur,
     Normalize,
+    RandomErasing,
     RandomGrayscale,
     RandomHorizontalFlip,
+    RandomPosterize,
     RandomResizedCrop,
+    RandomRotation,
+    RandomSolarize,
+    RandomVerticalFlip,
     SimCLRAugment,
 )
-from fastssl.data import ImageError, read_image
+from fastssl.augment.images import PaddedRGB
+from fastssl.data import ImageError, Loader, read_image
 from fastssl.data.views import CenterCropExamples
 from fastssl.evaluate import encode, evaluate
 from fastssl.methods import get, methods_of
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, load_encoder, pretrain
+from tests.augment.test_augment import ISAS, instruction_set
 
 RNG = np.random.default_rng(0)
 IMAGES = {c: RNG.integers(0, 256, (6, 20, 24, c), dtype=np.uint8) for c in (1, 2, 3, 4, 5)}
@@ -52,16 +60,106 @@ def test_each_channel_is_augmented_as_a_grey_image(channels: int, layout: str) -
     views = _program(channels)(given, seed=3)
     assert views.shape == (6, channels, 16, 16)
     for k in range(channels):
-        alone = _program(3)(np.ascontiguousarray(images[..., k : k + 1]), seed=3)
+        alone = _program(1)(np.ascontiguousarray(images[..., k : k + 1]), seed=3)
         assert torch.equal(views[:, k], alone[:, 0])
 
 
-def test_hue_saturation_and_grayscale_change_nothing_on_other_channels() -> None:
-    crop = RandomResizedCrop(16)
-    plain = Augment([crop], channels=5)(IMAGES[5], seed=0)
-    colored = Augment([crop, ColorJitter(0, 0, 0.9, 0.5), RandomGrayscale(1.0)], channels=5)(IMAGES[5], seed=0)
-    # torchvision's weights of grey, 0.2989, 0.587 and 0.114, sum to 0.9999.
-    torch.testing.assert_close(colored, plain, rtol=0, atol=2e-4)
+OPERATIONS: list[Any] = [
+    ColorJitter(0.8, 0.6, 0.5, 0.3, p=0.9),
+    RandomGrayscale(0.5),
+    GaussianBlur(5, p=0.8),
+    ColorJitter(contrast=(1.5, 1.5)),
+    RandomErasing(0.8, value=0.5),
+    RandomRotation(40, p=0.8),
+    ColorProjection(0.6),
+]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 6])
+def test_fused_views_are_those_of_the_reference(channels: int) -> None:
+    images = [RNG.integers(0, 256, (*RNG.integers(5, 40, 2), channels), dtype=np.uint8) for _ in range(24)]
+    normalize = Normalize(tuple(np.linspace(0.3, 0.6, channels)), tuple(np.linspace(0.2, 0.3, channels)))
+    crop = RandomResizedCrop((23, 18), interpolation="bicubic")
+    augment = Augment([crop, RandomHorizontalFlip(), RandomVerticalFlip(), *OPERATIONS, normalize], channels=channels)
+    expected, params = augment(images, seed=7, return_params=True, backend="reference")
+    fused = augment.apply(images, params, backend="cpu")
+    for isa in ISAS:
+        with instruction_set(isa):
+            views, drawn = augment(images, seed=7, return_params=True, backend="cpu")
+        assert np.array_equal(drawn.values, params.values) and torch.equal(views, fused)
+    assert fused.shape == (24, channels, 23, 18)
+    # The reference takes the mean of the grey, whose weights sum to 0.9999; deviations of 0.2 divide differences.
+    assert float((fused - expected).abs().max()) < 5 * 2e-4
+    on_gpu = augment.apply(images, params, backend="cuda")  # its kernels, as loops
+    assert float((on_gpu - expected).abs().max()) < 5 * 2e-4
+
+
+def test_operations_on_channels_follow_their_formulas() -> None:
+    """Crops that move nothing, so that each operation is a formula on the values, in float64."""
+    images = IMAGES[4]
+    x = images.transpose(0, 3, 1, 2) / 255.0
+    means = x.mean((2, 3), keepdims=True)  # of every channel by itself
+
+    def views(*steps: Any) -> np.ndarray:
+        made: np.ndarray = Augment([CenterCrop((20, 24)), *steps], channels=4)(images, seed=0).double().numpy()
+        return made
+
+    for steps, expected in (
+        ([ColorJitter((1.7, 1.7))], np.clip(1.7 * x, 0, 1)),
+        ([ColorJitter(contrast=(0.3, 0.3))], 0.3 * x + 0.7 * means),
+        ([ColorJitter(contrast=(2.0, 2.0))], np.clip(2 * x - means, 0, 1)),
+        ([RandomSolarize(1.0, threshold=0.4)], np.where(x >= 0.4, 1 - x, x)),
+        ([RandomPosterize(1.0, bits=2)], np.minimum(np.floor(x * 4), 3) / 4),
+        ([Normalize((0.1, 0.2, 0.3, 0.4), (1.0, 2.0, 3.0, 4.0))], (x - _column(0.1, 0.4)) / _column(1, 4)),
+        ([ColorJitter(0, 0, 0.9, 0.5), RandomGrayscale(1.0), ColorProjection()], x),  # of three channels only
+    ):
+        np.testing.assert_allclose(views(*steps), expected, atol=2e-6)
+    flipped = Augment([CenterCrop((20, 24)), RandomHorizontalFlip(1.0), RandomVerticalFlip(1.0)], channels=4)
+    np.testing.assert_allclose(flipped(images, seed=0), x[:, :, ::-1, ::-1], atol=1e-6)
+    plain = Augment([CenterCrop((20, 24))], channels=4)(images, seed=0)
+    assert torch.equal(Augment([CenterCrop((20, 24)), ColorJitter(0, 0, 0.9, 0.5)], channels=4)(images, seed=0), plain)
+
+
+def _column(low: float, high: float) -> np.ndarray:
+    return np.linspace(low, high, 4).reshape(1, 4, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_channels_in_every_memory(dtype: torch.dtype) -> None:
+    plain = _program(4)(IMAGES[4], seed=1)
+    planar = np.ascontiguousarray(IMAGES[4].transpose(0, 3, 1, 2))
+    for images in (IMAGES[4], planar):
+        for last in (False, True):
+            views = _program(4, dtype=dtype, channels_last=last)(images, seed=1)
+            assert torch.equal(views, plain.to(dtype))
+            assert views.is_contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def test_grey_crops_of_colours_are_crops_of_their_grey() -> None:
+    """The same bits as images that Pillow has converted, whatever the memory of the colours."""
+    from PIL import Image
+
+    colors = RNG.integers(0, 256, (5, 33, 29, 3), dtype=np.uint8)
+    grey = np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in colors])[..., None]
+    expected = _program(1)(grey, seed=2)
+    alpha = np.concatenate([colors, colors[..., :1]], 3)
+    forms: list[Any] = [colors, alpha, np.ascontiguousarray(colors.transpose(0, 3, 1, 2)), alpha.view(PaddedRGB)]
+    for images in (*forms, list(colors), [colors[0], *grey[1:]]):
+        assert torch.equal(_program(1)(images, seed=2), expected)
+    assert torch.equal(_program(1)(colors, seed=2, backend="reference"), _program(1)(grey, seed=2, backend="reference"))
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_loader_makes_the_views_of_its_files(channels: int, tmp_path: Path) -> None:
+    for k, image in enumerate(IMAGES[channels]):
+        np.save(tmp_path / f"{k}.npy", image)
+    augment = SimCLRAugment(16).with_channels(channels)
+    for workers in (1, 3):
+        loader = Loader(tmp_path, augment, 3, workers=workers, seed=5)
+        for epoch in range(2):
+            for batch in loader:
+                views = augment(IMAGES[channels][batch.ids.numpy()], seed=5, epoch=epoch, ids=batch.ids.numpy())
+                assert all(torch.equal(a, b) for a, b in zip(batch.views, views)) and len(views) == 2
 
 
 def test_one_channel_of_colours_is_their_lightness() -> None:
@@ -84,8 +182,10 @@ def test_memory_and_errors() -> None:
         _program(5)(IMAGES[3], seed=0)
     with pytest.raises(ValueError, match=r"expected 1, 3 or 4 channels.*channels="):
         _program(3)(IMAGES[5], seed=0)
-    with pytest.raises(ValueError, match="one mean and one deviation for 5 channels"):
+    with pytest.raises(ValueError, match="mean: expected one number or 5, for 5 channels"):
         Augment([RandomResizedCrop(16), Normalize()], channels=5)
+    with pytest.raises(ValueError, match="value: expected one number for 5 channels"):
+        Augment([RandomResizedCrop(16), RandomErasing(value=(0.1, 0.2, 0.3))], channels=5)
     with pytest.raises(ValueError, match="channels: expected an integer >= 1, got 0"):
         Augment([RandomResizedCrop(16)], channels=0)
     assert SimCLRAugment(16).with_channels(2).programs[1].channels == 2

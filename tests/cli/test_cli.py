@@ -323,6 +323,27 @@ def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
     assert done.returncode == 1 and "Traceback" in done.stderr
 
 
+def test_unreadable_items_say_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fastssl import cli
+
+    (tmp_path / "images").mkdir()
+    for k in range(4):
+        (tmp_path / "images" / f"{k}.png").write_bytes(b"nothing")
+    arguments = ["--data", str(tmp_path / "images"), "--out", str(tmp_path / "run")]
+    monkeypatch.setattr("sys.argv", ["fastssl", "pretrain", "simclr", *arguments])
+    with pytest.raises(SystemExit):
+        cli.main()
+    text = capsys.readouterr().out.strip()
+    assert "0.png: cannot be read" in text and text.endswith("--on-error skip leaves such items out and counts them")
+    monkeypatch.setattr("sys.argv", ["fastssl", "augment-preview", str(tmp_path / "images")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    text = capsys.readouterr().out
+    assert "cannot be read" in text and "--on-error" not in text
+
+
 def test_features_in_a_file(tmp_path: Path) -> None:
     """Those that the encoder gives in plain PyTorch."""
     import numpy as np

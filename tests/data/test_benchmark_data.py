@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+import fastssl.data
 from fastssl.data import ArraySource, benchmarks, open_splits
 from fastssl.evaluate.features import plain_images
 
@@ -253,6 +254,11 @@ def test_hub_data(tmp_path: Path) -> None:
     light, dark = (task.train.read(k).images[0] for k in (1, 2))
     assert light.shape == (10, 10, 3) and int(light.min()) == 200 and int(dark.max()) == 0
     assert task.train.subset(np.array([3, 5])).labels.tolist() == [1, 1]
+    (tmp_path / "files").mkdir()
+    part(6).to_parquet(str(tmp_path / "files" / "train.parquet"))  # type: ignore[attr-defined]
+    for place in (f"hf:{tmp_path / 'files'}", tmp_path / "files", tmp_path / "files" / "train.parquet"):
+        source = fastssl.data.open(place)
+        assert source.classes == ["dark", "light"] and int(source.read(1).images[0].min()) == 200  # type: ignore[index]
     datasets.DatasetDict({"train": part(2)}).save_to_disk(str(tmp_path / "half"))
     with pytest.raises(ValueError, match="train and test"):
         open_splits(f"hf:{tmp_path / 'half'}")

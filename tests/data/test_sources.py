@@ -346,6 +346,57 @@ def test_modes_are_defined(tmp_path: Path) -> None:
 # What is damaged.
 
 
+def test_shards_that_end_too_early(places: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Python's tarfile takes a cut or damaged header for the end of the archive."""
+    whole = (places / "shards" / "00000.tar").read_bytes()
+    with tarfile.open(places / "shards" / "00000.tar") as archive:
+        headers = [member.offset for member in archive]
+    path = tmp_path / "a.tar"
+    for k, header in enumerate(headers[1:]):
+        path.write_bytes(whole[: header + 100])
+        with pytest.raises(ShardError, match=r"a\.tar: cut off at byte"):
+            ShardSource([path])
+        if k:
+            path.write_bytes(whole[:header] + b"x" * 512 + whole[header + 512 :])
+            with pytest.raises(ShardError, match=rf"a\.tar: damaged at byte {header:,}"):
+                ShardSource([path])
+    assert not caplog.text
+    path.write_bytes(whole[: headers[-1]])  # between two files: perhaps on purpose
+    assert len(ShardSource([path])) in (4, 5) and "a.tar: has no mark of its end" in caplog.text
+
+
+def test_order_of_files_and_folders(tmp_path: Path) -> None:
+    names = [
+        "b.png",
+        "b/a.png",
+        "b/z/y.png",
+        "b.d/c.png",
+        "a/b.png",
+        "a.png",
+        "c/d/e/f.png",
+        "B.png",
+        "b/0.png",
+        "z.png",
+    ]
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    (tmp_path / "b" / "a.txt").write_text("a text")
+    source = fastssl.data.open(tmp_path)
+    expected = sorted(names, key=lambda name: name.split("/"))
+    assert [source.name_of(k) for k in range(len(source))] == expected
+    assert [source.read(k).text for k in range(len(source))] == ["a text" if n == "b/a.png" else None for n in expected]
+
+
+def test_grey_arrays_without_an_axis_of_channels() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 28, 27), dtype=np.uint8)
+    for given in (images, torch.from_numpy(images), images / np.float32(255)):
+        source = fastssl.data.open(given)
+        assert len(source) == 5 and np.array_equal(source.read(3).images[0], images[3, :, :, None])  # type: ignore[index]
+    with pytest.raises(ValueError, match=r"expected \[N, H, W, C\].* got shape \(28, 27, 3\)"):
+        fastssl.data.open(np.zeros((28, 27, 3), np.uint8))
+
+
 def test_damaged_shards_are_named(places: Path, tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     path.write_bytes((places / "shards" / "00000.tar").read_bytes())

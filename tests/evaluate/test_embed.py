@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ from fastssl.data import ImageError, Item, Source, digits
 from fastssl.evaluate import embed, embedding, encode, read_features
 from fastssl.models import Encoder, build_encoder
 from fastssl.train import Pretraining, pretrain
+from tests.support.command import embed_rank
+from tests.support.processes import run_world
 
 OPTIONS = {"name": "resnet", "size": 16, "width": 4}
 
@@ -106,6 +109,25 @@ def test_a_second_call_goes_on_after_a_kill(world: int, encoder: Encoder, tmp_pa
     assert sorted(os.listdir(tmp_path)) == ["features.npz", "whole.npz"]
 
 
+def test_a_process_that_starts_late_leaves_nothing(encoder: Encoder, tmp_path: Path) -> None:
+    """All of its blocks are there already: rank 0 must not merge them before the other has seen that."""
+    out = tmp_path / "features [1].npz"
+    embed(encoder, _Read(), out, rank=1, world_size=2)
+    barrier, made = threading.Barrier(2), []
+
+    def meet() -> None:
+        barrier.wait(20)
+
+    first = threading.Thread(target=lambda: made.append(embed(encoder, _Read(), out, world_size=2, barrier=meet)))
+    first.start()
+    while barrier.n_waiting == 0 and first.is_alive():
+        time.sleep(0.01)
+    source = _Read()
+    assert embed(encoder, source, out, rank=1, world_size=2, barrier=meet) == 0
+    first.join()
+    assert made == [30] and source.seen == [0] * 30 and os.listdir(tmp_path) == [out.name]
+
+
 def test_blocks_of_another_encoder_are_not_taken(encoder: Encoder, tmp_path: Path) -> None:
     out = tmp_path / "features.npz"
     with pytest.raises(KeyboardInterrupt):
@@ -172,6 +194,18 @@ def _photos(folder: Path, count: int = 12) -> Path:
         image[..., 0 if k % 2 else 2] += 180
         Image.fromarray(image).save(path)
     return folder
+
+
+@pytest.mark.slow
+def test_processes_of_a_launcher(run: Path, tmp_path: Path) -> None:
+    photos, one, two = _photos(tmp_path / "photos"), tmp_path / "one.npz", tmp_path / "made" / ".hidden" / "two.npz"
+    _run("embed", str(run), "--data", str(photos), "--out", str(one))
+    for _ in range(2):  # the second time nothing is left but the file
+        run_world(embed_rank, 2, tmp_path, [str(run), "--data", str(photos), "--out", str(two)])
+        assert torch.equal(read_features(one).features, read_features(two).features)
+        assert os.listdir(two.parent) == ["two.npz"]
+    assert "12 rows of features" in (tmp_path / "log.0").read_text()
+    assert "rows of features" not in (tmp_path / "log.1").read_text()
 
 
 @pytest.mark.slow

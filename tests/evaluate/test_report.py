@@ -52,7 +52,20 @@ def test_a_page_on_a_folder(runs: list[Path], tmp_path: Path) -> None:
     under = re.findall(r"alt=\"\"><span>([^<]*)</span>", page)
     assert len(under) == 6 and set(under) <= set(CLASSES)  # no place of this machine, "_" as it is
     assert "Twemoji" not in page and "Emoji" not in page
+    assert "{{" not in page and "--soft:" in page  # with the common style
     assert "k-NN" in page and notes == [f"simclr ({n}/run): 1 run" for n in ("small", "large")]
+
+
+def test_the_data_of_the_runs_is_the_default(tmp_path: Path) -> None:
+    from fastssl.cli.evaluation import common_data
+
+    places = [_photos(tmp_path / name, CLASSES) for name in ("first", "second")]
+    encoder = {"name": "resnet", "size": 16, "width": 4}
+    for k, place in enumerate([*places, places[0]]):
+        pretrain("simclr", place, Pretraining(epochs=1, batch_size=4), out=tmp_path / f"{k}", encoder=encoder)
+    assert common_data([tmp_path / "0", tmp_path / "2"]) == str(places[0])
+    with pytest.raises(ValueError, match=rf"trained on {places[0]} and {places[1]}; .*--data"):
+        common_data([tmp_path / f"{k}" for k in range(3)])
 
 
 def test_the_images_of_the_package_are_credited(runs: list[Path], tmp_path: Path) -> None:

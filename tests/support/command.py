@@ -14,3 +14,9 @@ def main(arguments: list[str], folder: Path) -> None:
     os.chdir(folder)
     sys.argv = ["fastssl", *arguments]
     cli.main()
+
+
+def embed_rank(rank: int, arguments: list[str]) -> None:
+    """``fastssl embed ARGUMENTS`` as one process of a launcher."""
+    sys.argv = ["fastssl", "embed", *arguments]
+    cli.main()
