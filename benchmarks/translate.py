@@ -2,8 +2,8 @@
 
 python benchmarks/translate.py [--minutes M] [--steps N] [--pairs P] [--test T] [--page]
 
-A T5 of width 128 is pretrained for M minutes (default 10) on the verses of both languages without the test verses, with
-its spans; then it and a random one are fine-tuned for N steps (default 1,000) on P pairs (default 4,000) and write T test
+A T5 of width 128 is pretrained for M minutes (default 4) on the verses of both languages without the test verses, with
+its spans; then it and a random one are fine-tuned for N steps (default 600) on P pairs (default 4,000) and write T test
 verses (default 200), the most probable token at each step. Adds to benchmarks/results/translate.json; ``--page`` writes
 the table of docs/language.md.
 """
@@ -90,8 +90,8 @@ def page(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--minutes", type=float, default=4)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--pairs", type=int, default=4000)
     parser.add_argument("--test", type=int, default=200)
     parser.add_argument("--page", action="store_true")

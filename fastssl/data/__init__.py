@@ -15,13 +15,14 @@ from fastssl.data.loader import Loader
 from fastssl.data.objects import Detections, Objects
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
+from fastssl.data.pairs import text_pairs
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.scenes import Scenes, scenes
 from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
 from fastssl.data.signals import Signals, inverse_mu_law, mu_law, spoken_digits, tones
 from fastssl.data.source import ConcatSource, Item, Source, Subset
-from fastssl.data.splits import Splits, divide, open_splits
+from fastssl.data.splits import Splits, TaggedSplits, divide, open_splits, open_tagged
 from fastssl.data.stereograms import Stereograms, stereograms
 from fastssl.data.tables import table
 from fastssl.data.tagged import Tagged, capitals, read_conll
@@ -60,6 +61,7 @@ __all__ = [
     "Stereograms",
     "Subset",
     "Tagged",
+    "TaggedSplits",
     "TokenBatch",
     "TokenError",
     "TokenFile",
@@ -80,6 +82,7 @@ __all__ = [
     "mu_law",
     "open",
     "open_splits",
+    "open_tagged",
     "pack",
     "pack_source",
     "prefetch_items",
@@ -94,6 +97,7 @@ __all__ = [
     "table",
     "text8",
     "text_corpus",
+    "text_pairs",
     "tokenize_corpus",
     "tones",
     "train_tokenizer",

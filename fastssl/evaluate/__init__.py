@@ -1,6 +1,7 @@
 """Downstream evaluation: frozen and fine-tuned encoders, and baselines."""
 
 from fastssl.evaluate.audio import evaluate_audio
+from fastssl.evaluate.compare_texts import compare_tags, compare_translation
 from fastssl.evaluate.dense import DenseTuning
 from fastssl.evaluate.dense_protocol import Start, compare_dense, starts_of
 from fastssl.evaluate.density import evaluate_density, mixture_nats
@@ -59,6 +60,8 @@ __all__ = [
     "clustering_scores",
     "coco_ap",
     "compare_dense",
+    "compare_tags",
+    "compare_translation",
     "confusion_matrix",
     "disparity_correlation",
     "eleven_point_map",

@@ -1,11 +1,14 @@
-"""The mode of a module: training or evaluation."""
+"""Modes of a training or an evaluation: of a module, and of the CPU's floating-point units."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import nn
+
+from fastssl.ops import extension
 
 
 @contextlib.contextmanager
@@ -17,3 +20,22 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
         yield
     finally:
         module.train(training)
+
+
+@contextlib.contextmanager
+def flushed_subnormals() -> Iterator[None]:
+    """Within it subnormal numbers are zero on all threads of torch's pool, as in the kernels; afterwards each thread
+    has the mode that it had.
+
+    Attention that is sure of itself has weights, and gradients, below 2^-126, and a product with one of them takes some
+    150 cycles. ``torch.set_flush_denormal`` is for the calling thread alone.
+    """
+    if extension._C is None:
+        yield
+        return
+    before = extension._C.float_modes(torch.get_num_threads())
+    extension._C.set_float_modes([True] * len(before))
+    try:
+        yield
+    finally:
+        extension._C.set_float_modes(before)
