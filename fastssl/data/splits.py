@@ -115,7 +115,7 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             return _glue(root)
         if root and kind == "pairs" and is_folder(root):
             own = [open(data, part=part) for part in ("train", "test")]
-            return Splits(own[0].name, *own)
+            return Splits(own[0].name, own[0], own[1])
         if root and kind in ANNOTATED:
             return Splits(kind, ANNOTATED[kind](root, "train", task), ANNOTATED[kind](root, "test", task))
         if root and kind in benchmarks.READERS:
