@@ -67,11 +67,9 @@ class SkipThoughts(TextMethod):
         states = []
         for decoder, targets in zip(self.decoders, batch.targets.chunk(2, 1)):
             longest = max(1, int((targets != IGNORED).sum(1).max()))
-            given = torch.full_like(targets[:, :longest], self.tokenizer.sep)  # a sentence begins where one ends
-            given[:, 1:] = targets[:, : longest - 1].masked_fill(
-                targets[:, : longest - 1] == IGNORED, self.tokenizer.pad
-            )
-            before = embeddings(given)
+            known = targets[:, : longest - 1]
+            begin = known.new_full((len(known), 1), self.tokenizer.sep)  # a sentence begins where another one ends
+            before = embeddings(torch.cat([begin, known.masked_fill(known == IGNORED, self.tokenizer.pad)], 1))
             beside = about.to(before.dtype)
             inputs = torch.cat([before, beside[:, None].expand(-1, longest, -1)], 2)
             made = decoder(inputs, beside[None])[0]
