@@ -45,6 +45,28 @@ def test_all_threads_flush_and_have_their_mode_back(two_threads: None, flushes: 
 
 
 @kernels
+def test_moments_of_rare_tokens_become_zero() -> None:
+    """Those of AdamW, of rows without a gradient since the first step; else they are subnormal for good."""
+    if not torch.set_flush_denormal(False):
+        pytest.skip("this CPU has no such mode")
+
+    def moments() -> torch.Tensor:
+        table = torch.nn.Parameter(torch.ones(4))
+        optimizer = torch.optim.AdamW([table], 1e-3)
+        for step in range(1100):
+            table.grad = torch.full_like(table, 1e-3 if step == 0 else 0.0)
+            optimizer.step()
+        found: torch.Tensor = optimizer.state[table]["exp_avg"]
+        return found.view(torch.int32)
+
+    kept = moments()
+    assert bool(((kept > 0) & (kept < 1 << 23)).all())
+    with flushed_subnormals():
+        gone = moments()
+    assert not bool(gone.any())
+
+
+@kernels
 def test_trainings_flush(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     """Fine-tuning and pretraining, on all threads and to the end."""
     if not torch.set_flush_denormal(False):
