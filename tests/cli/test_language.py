@@ -38,7 +38,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gpt and bert on our own network, also where neither tokenizers nor transformers can be imported."""
+    """Methods on our own networks, also where neither tokenizers nor transformers can be imported."""
     import sys
 
     for name in ("transformers", "tokenizers"):
@@ -46,9 +46,10 @@ def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "texts.tok"
     assert "30 documents" in run("tokenize", f"text:{texts}", file, "--kind", "bytes")
     assert TokenFile(file).tokenizer.size == 261
-    for name in ("gpt", "bert"):
+    networks = {"gpt": "transformer", "bert": "transformer", "bilm": "lstm", "skip-thoughts": "gru"}
+    for name, network in networks.items():
         out = tmp_path / name
-        given = ["--data", file, "--network", "transformer", *SHAPE, "--out", out]
+        given = ["--data", file, "--network", network, *SHAPE, "--out", out]
         assert "261 tokens" in run("pretrain", name, *given)
         span = load_checkpoint(out)[1]["source"]["span"]
         assert span == [0, TokenFile(file).documents[28]]  # the last twentieth is held out
