@@ -154,8 +154,8 @@ def main() -> None:
         def put(results: dict[str, Any]) -> None:
             for measure, row in table.items():
                 _of(results, network).setdefault("table", {}).setdefault(measure, {}).update(row)
-            about = {"seeds": arguments.seeds, "labels": arguments.labels, "machine": machine()["cpu"]}
-            results.update(about)
+            labels = sorted({*results.get("labels", ()), *arguments.labels})
+            results.update({"seeds": arguments.seeds, "labels": labels, "machine": machine()["cpu"]})
 
         _keep(put)
     if arguments.page:

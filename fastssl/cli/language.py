@@ -127,7 +127,7 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
         return dict(evaluate_language(method, held_out, training))
 
 
-PROTOCOLS = ("finetune", "tags", "translation")
+PROTOCOLS = ("finetune", "tags", "answers", "translation")
 
 
 def evaluate_finetuned(
@@ -141,16 +141,16 @@ def evaluate_finetuned(
     readout: str | None,
     steps: int | None = None,
 ) -> dict[str, Any]:
-    """The scores of a run's network, fine-tuned on labelled texts, tagged words or pairs of texts, and of the same
-    network from scratch.
+    """The scores of a run's network, fine-tuned on labelled texts, tagged words, questions or pairs of texts, and of
+    the same network from scratch.
 
     Args:
         run: the run.
         data: names of tasks, separated by commas: of :func:`fastssl.data.open_splits`, for "tags" of
-            :func:`fastssl.data.open_tagged`.
+            :func:`fastssl.data.open_tagged`, for "answers" of :func:`fastssl.data.open_questions`.
         protocol: a name of :data:`PROTOCOLS`.
-        labels: numbers of labels per class, of sentences ("tags") or of pairs ("translation"), separated by commas;
-            None: all.
+        labels: numbers of labels per class, of sentences ("tags"), questions ("answers") or pairs ("translation"),
+            separated by commas; None: all.
         seeds: draws of the labels; None: 3.
         init: "word2vec:RUN": also the network whose embeddings alone start from word vectors.
         readout: see :class:`fastssl.evaluate.TextFineTuning`; None: "mean".
@@ -159,10 +159,11 @@ def evaluate_finetuned(
     Raises:
         ValueError: labels that are no numbers, or data that is no task of texts.
     """
-    from fastssl.data import open_splits, open_tagged
+    from fastssl.data import open_questions, open_splits, open_tagged
     from fastssl.evaluate import (
         TextFineTuning,
         TranslationTuning,
+        compare_answers,
         compare_tags,
         compare_translation,
         few_text_labels,
@@ -177,6 +178,8 @@ def evaluate_finetuned(
     for name in data.split(","):
         if protocol == "tags":
             table |= compare_tags(starts, tokenizer, open_tagged(name), counts, **more)  # type: ignore[arg-type]
+        elif protocol == "answers":
+            table |= compare_answers(starts, tokenizer, open_questions(name), counts, **more)  # type: ignore[arg-type]
         elif protocol == "translation":
             tuning = TranslationTuning(**({} if steps is None else {"steps": steps}))
             table |= compare_translation(starts, tokenizer, open_splits(name), counts, options=tuning, **more)  # type: ignore[arg-type]

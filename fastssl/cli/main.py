@@ -398,14 +398,15 @@ def evaluate(
         str,
         typer.Option(
             help="frozen, simclr-transfer, few-labels, layers, structure, zero-shot, segmentation or detection; of "
-            "texts: finetune (classes), tags (of words) or translation (pairs of texts)."
+            "texts: finetune (classes), tags (of words), answers (questions) or translation (pairs of texts)."
         ),
     ] = "frozen",
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Of finetune: labels per class, such as 10,50; of tags and translation: sentences or pairs, such as "
-            "100,1000; of segmentation and detection: a share of the training images, such as 10%; default: all."
+            help="Of finetune: labels per class, such as 10,50; of tags, answers and translation: sentences, questions "
+            "or pairs, such as 100,1000; of segmentation and detection: a share of the training images, such as 10%; "
+            "default: all."
         ),
     ] = None,
     seeds: Annotated[
@@ -441,9 +442,9 @@ def evaluate(
 
     A language method is evaluated on held-out text, against a unigram model and xz; finetune: on labelled texts
     (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF; tags: on the words of
-    sentences (conll:FILE, capitals:CORPUS); translation: on pairs of texts (pairs:FILE, verses-es-en). A
-    distribution of images is evaluated also by the likelihood of held-out images, against mixtures, xz and PNG; one of
-    waveforms on held-out signals, against a linear predictor and xz.
+    sentences (conll:FILE, capitals:CORPUS); answers: on questions (squad:FILE); translation: on pairs of texts
+    (pairs:FILE, verses-es-en). A distribution of images is evaluated also by the likelihood of held-out images, against
+    mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import DENSE_PROTOCOLS, run_evaluation
@@ -488,8 +489,12 @@ def evaluate(
         else:
             if protocol != "finetune" and readout is not None:
                 raise ValueError(f"readout: expected none, {protocol} predicts words")
-            default = {"finetune": "glosses", "tags": "capitals:sotu", "translation": "verses-es-en"}[protocol]
-            table = evaluate_finetuned(checkpoint, data or default, protocol, readout=readout, steps=steps, **tuning)
+            default = {"finetune": "glosses", "tags": "capitals:sotu", "translation": "verses-es-en"}
+            if data is None and protocol not in default:
+                raise ValueError("data: expected squad:FILE or squad:FOLDER (--data)")
+            table = evaluate_finetuned(
+                checkpoint, data or default[protocol], protocol, readout=readout, steps=steps, **tuning
+            )
     elif issubclass(kind, AudioMethod):
         from fastssl.cli.evaluation import evaluate_waveforms
 

@@ -11,18 +11,20 @@ from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
+from fastssl.data.index_splits import IndexSplits, open_questions, open_tagged
 from fastssl.data.loader import Loader
 from fastssl.data.objects import Detections, Objects
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
 from fastssl.data.pairs import text_pairs
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.questions import Questions, read_squad
 from fastssl.data.scenes import Scenes, scenes
 from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
 from fastssl.data.signals import Signals, inverse_mu_law, mu_law, spoken_digits, tones
 from fastssl.data.source import ConcatSource, Item, Source, Subset
-from fastssl.data.splits import Splits, TaggedSplits, divide, open_splits, open_tagged
+from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.stereograms import Stereograms, stereograms
 from fastssl.data.tables import table
 from fastssl.data.tagged import Tagged, capitals, read_conll
@@ -46,12 +48,14 @@ __all__ = [
     "FileSource",
     "HubSource",
     "ImageError",
+    "IndexSplits",
     "Item",
     "Loader",
     "Objects",
     "PackedError",
     "PackedImages",
     "ParallelCorpus",
+    "Questions",
     "Scenes",
     "ShardError",
     "ShardSource",
@@ -61,7 +65,6 @@ __all__ = [
     "Stereograms",
     "Subset",
     "Tagged",
-    "TaggedSplits",
     "TokenBatch",
     "TokenError",
     "TokenFile",
@@ -81,6 +84,7 @@ __all__ = [
     "load_tokenizer",
     "mu_law",
     "open",
+    "open_questions",
     "open_splits",
     "open_tagged",
     "pack",
@@ -88,6 +92,7 @@ __all__ = [
     "prefetch_items",
     "read_conll",
     "read_image",
+    "read_squad",
     "read_wav",
     "scenes",
     "sentences",

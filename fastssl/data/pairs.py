@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,17 @@ PARTS = {"train": ("train", "training"), "test": ("test", "dev", "validation", "
 
 
 def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:
-    """The file of a folder that holds a part of a data set: ``train.tsv``, ``test.tsv`` (or dev, valid, ...).
+    """The file of a folder that holds a part of a data set: ``train.tsv`` and ``test.tsv`` (or dev, valid, ...), also
+    as a piece of a name: ``train-v1.1.json``, ``en_ewt-ud-train.conllu``.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    there = {name_of(name).lower(): name for name in sorted(entries(str(folder))) if ending(name) in suffixes}
-    found = next((there[name] for name in PARTS[part] if name in there), None)
+    there = {
+        name: re.split(r"[-_.]", name.lower()) for name in sorted(entries(str(folder))) if ending(name) in suffixes
+    }
+    known = (name for wanted in PARTS[part] for name, pieces in there.items() if wanted in pieces)
+    found = next(known, None)
     if found is None:
         wanted = " or ".join(f"{part}{suffix}" for suffix in suffixes)
         raise FileNotFoundError(f"data: expected {wanted} in {str(folder)!r}")

@@ -15,14 +15,10 @@ from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.glue import glue, glue_task
 from fastssl.data.opening import TEST, TRAIN, open, parts_of
-from fastssl.data.pairs import part_file
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
-from fastssl.data.storage import is_folder, name_of
-from fastssl.data.tagged import Tagged, capitals, read_conll
-
-CONLL = (".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv")  # suffixes of files of tagged words
+from fastssl.data.storage import is_folder
 
 
 @dataclass
@@ -134,72 +130,6 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
                 raise ValueError(f"data: expected the same classes in both parts of {str(data)!r}")
             return Splits(train_part.name, train_part, test_part)
     return divide(open(data, **options))
-
-
-@dataclass
-class TaggedSplits:
-    """Sentences whose words have tags, some to train on and others to test on.
-
-    Args:
-        name: name of the data set.
-        data: all sentences.
-        train: indices of the training sentences, int64 [N].
-        test: indices of the test sentences, int64 [M].
-
-    Example:
-        >>> import numpy as np
-        >>> from fastssl.data import Tagged, TaggedSplits
-        >>> data = Tagged([["he", "spoke"], ["so"]], [["PRON", "VERB"], ["ADV"]])
-        >>> splits = TaggedSplits("toy", data, np.array([0]), np.array([1]))
-    """
-
-    name: str
-    data: Tagged
-    train: np.ndarray
-    test: np.ndarray
-
-
-def open_tagged(data: str) -> TaggedSplits:
-    """Opens sentences with tagged words as a training and a test part.
-
-    Args:
-        data: "conll:FILE" (:func:`read_conll`), split 80 to 20 at random; "conll:FOLDER" with ``train`` and ``test``
-            (or ``dev``, ``valid``) in such files; "capitals:CORPUS", the capitalised words of any corpus
-            (:func:`capitals`), split 80 to 20 by documents.
-
-    Raises:
-        ValueError: another name.
-        FileNotFoundError: no such file.
-
-    Example:
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from fastssl.data import open_tagged
-        >>> file = Path(tempfile.mkdtemp()) / "names.conll"
-        >>> _ = file.write_text("Lincoln B-PER\\nspoke O\\n\\n" * 10)
-        >>> len(open_tagged(f"conll:{file}").train)
-        8
-    """
-    kind, _, place = data.partition(":")
-    if kind not in ("conll", "capitals") or not place:
-        raise ValueError(f"data: expected conll:FILE, conll:FOLDER or capitals:CORPUS, got {data!r}")
-    rng = np.random.default_rng([11, 0])
-    if kind == "capitals":
-        corpus: Any = open(place)
-        order = rng.permutation(len(corpus))
-        cut = int(0.8 * len(order))
-        name, parts = corpus.name, [capitals(corpus, np.sort(some)) for some in (order[:cut], order[cut:])]
-    elif is_folder(place):
-        name = name_of(place)
-        parts = [read_conll(part_file(place, part, CONLL)) for part in ("train", "test")]
-    else:
-        whole = read_conll(place)
-        order = rng.permutation(len(whole))
-        cut = int(0.8 * len(order))
-        return TaggedSplits(name_of(place), whole, np.sort(order[:cut]), np.sort(order[cut:]))
-    words, tags = ([*getattr(parts[0], side), *getattr(parts[1], side)] for side in ("words", "tags"))
-    count = len(parts[0])
-    return TaggedSplits(name, Tagged(words, tags), np.arange(count), np.arange(count, len(words)))
 
 
 def _glosses() -> Splits:

@@ -1,4 +1,4 @@
-"""Fine-tuning of several networks on the same tagged sentences, or on the same pairs of texts, beside baselines."""
+"""Fine-tuning of several networks on the same tagged sentences, questions, or pairs of texts, beside baselines."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Corpus, ParallelCorpus, Splits, Tagged, TaggedSplits
+from fastssl.data import Corpus, IndexSplits, ParallelCorpus, Splits, Tagged
 from fastssl.data.tokenizer import Tokenizer
+from fastssl.evaluate.finetune_answers import finetune_answers
 from fastssl.evaluate.finetune_tags import finetune_tags, tag_metric
 from fastssl.evaluate.finetune_text import TextFineTuning
 from fastssl.evaluate.metrics import metric_of
@@ -27,7 +28,7 @@ Scores = dict[str, dict[str, float]]  # of a draw: row -> measure -> value
 def compare_tags(
     starts: Starts,
     tokenizer: Tokenizer,
-    task: TaggedSplits,
+    task: IndexSplits,
     sentences: Sequence[int] = (),
     *,
     seeds: int = 3,
@@ -54,11 +55,11 @@ def compare_tags(
 
     Example:
         >>> import numpy as np
-        >>> from fastssl.data import Tagged, TaggedSplits, Tokenizer
+        >>> from fastssl.data import Tagged, IndexSplits, Tokenizer
         >>> from fastssl.evaluate import TextFineTuning, compare_tags
         >>> from fastssl.models import build_language
         >>> data = Tagged([["mr", "x", "left"]] * 20, [["B-N", "I-N", "O"]] * 20)
-        >>> task = TaggedSplits("toy", data, np.arange(14), np.arange(14, 20))
+        >>> task = IndexSplits("toy", data, np.arange(14), np.arange(14, 20))
         >>> shape = {"name": "transformer", "vocabulary": 261, "width": 16, "depth": 1, "length": 20}
         >>> how = TextFineTuning(least_steps=5, epochs=1, rates=(1e-2,))
         >>> starts = {"from scratch": lambda seed: build_language(shape)}
@@ -81,6 +82,61 @@ def compare_tags(
         return {name: {m: metric_of(m)(made, labels) for m in metrics} for name, made in outputs.items()}
 
     return _over_draws(score, f"{task.name}", "sentences", task.train, sentences, seeds, note)
+
+
+def compare_answers(
+    starts: Starts,
+    tokenizer: Tokenizer,
+    task: IndexSplits,
+    questions: Sequence[int] = (),
+    *,
+    seeds: int = 3,
+    options: TextFineTuning | None = None,
+    note: Callable[[str], None] = lambda _: None,
+) -> Table:
+    """Fine-tuning of several networks on the same questions about texts (:func:`finetune_answers`).
+
+    Args:
+        starts: name -> the network to start from, of the seed.
+        tokenizer: the tokenizer of all of them.
+        task: training and test questions (:func:`fastssl.data.open_questions`).
+        questions: numbers of questions to train on, drawn at random; (): all of them.
+        seeds: draws of the questions, with a seed of the network and of the training each.
+        options: see :class:`TextFineTuning`; its seed is that of the draw.
+        note: called with a line per result.
+
+    Returns:
+        Measure ("exact", "F1") -> row -> mean over the seeds; with ``_se`` the standard error of the mean.
+
+    Raises:
+        ValueError: fewer than one seed, or than two questions to train on.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import IndexSplits, Questions, Tokenizer
+        >>> from fastssl.evaluate import TextFineTuning, compare_answers
+        >>> from fastssl.models import build_language
+        >>> data = Questions(["Who?"] * 20, ["mr x"] * 20, [["x"]] * 20)
+        >>> task = IndexSplits("toy", data, np.arange(14), np.arange(14, 20))
+        >>> shape = {"name": "transformer", "vocabulary": 261, "width": 16, "depth": 1, "length": 20, "causal": False}
+        >>> how = TextFineTuning(least_steps=5, epochs=1, rates=(1e-2,))
+        >>> starts = {"from scratch": lambda seed: build_language(shape)}
+        >>> list(compare_answers(starts, Tokenizer(), task, [8], seeds=1, options=how))
+        ['toy, 8 questions, exact', 'toy, 8 questions, F1']
+    """
+
+    def score(chosen: np.ndarray, seed: int) -> Scores:
+        data = task.data.subset([*chosen, *task.test])
+        few, asked = np.arange(len(chosen)), np.arange(len(chosen), len(data))
+        given, found = replace(options or TextFineTuning(), seed=seed), {}
+        for name, start in starts.items():
+            made = finetune_answers(start(seed), tokenizer, data, few, asked, given)
+            if made.cut and not seed:
+                note(f"{task.name}: {made.cut:,} of {len(data):,} texts are longer than the network, and were cut")
+            found[name] = {"exact": made.exact, "F1": made.f1}
+        return found
+
+    return _over_draws(score, task.name, "questions", task.train, questions, seeds, note)
 
 
 def _most_frequent(data: Tagged, few: np.ndarray, asked: np.ndarray) -> Tensor:
@@ -204,4 +260,4 @@ def _over_draws(
     return table
 
 
-__all__ = ["compare_tags", "compare_translation"]
+__all__ = ["compare_answers", "compare_tags", "compare_translation"]

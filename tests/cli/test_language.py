@@ -133,6 +133,13 @@ def test_tags_and_translations_of_own_files(texts: Path, tmp_path: Path, monkeyp
     assert len(table) == 8 and all(set(values) == rows for values in table.values())
     table = scores("bert", "tags", f"conll:{folder}", "--seeds", "1")
     assert table["speech, word accuracy"]["most frequent tag"] == 100 and list(table) == ["speech, word accuracy"]
+    asked = [{"question": "Who?", "answers": [{"text": "lee", "answer_start": 3}]}] * 8
+    squad = {"data": [{"paragraphs": [{"context": "mr lee spoke", "qas": asked}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    table = scores("bert", "answers", f"squad:{tmp_path / 'squad.json'}", "--labels", "4", "--seeds", "1")
+    assert list(table) == ["squad, 4 questions, exact", "squad, 4 questions, F1"]
+    assert all(set(values) == {"pretrained", "from scratch"} for values in table.values())
+    assert "data: expected squad:FILE" in run("evaluate", tmp_path / "bert", "--protocol", "answers", code=2)
     assert "expected conll:FILE" in run("evaluate", tmp_path / "bert", "--protocol", "tags", "--data", "names", code=2)
 
     (tmp_path / "pairs.tsv").write_text("uno\tone\ndos\ttwo\ntres\tthree\n" * 5)
