@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastssl.data import Window
+from fastssl.data import Corpus, Tokenizer, Window
 from fastssl.data.corruption import IGNORED
+from fastssl.evaluate import TextFineTuning, finetune_text
 from fastssl.methods import BiLM, SkipThoughts
 from fastssl.models import LanguageModel, RecurrentNetwork, build_language
 from fastssl.train.language import start_embeddings
@@ -119,6 +120,15 @@ def test_embeddings_start_from_word_vectors() -> None:
         assert method.network.dim == dim and method.network.states(torch.ones(2, 3).long(), None).shape == (2, 3, dim)  # type: ignore[arg-type]
         windows = method.prepare(tokens())
         assert start_embeddings(method.network, method.tokenizer, "word2vec", windows) > 20
+
+
+@pytest.mark.parametrize(("name", "readout"), [("bilm", "mean"), ("skip-thoughts", "token")])
+def test_their_networks_are_fine_tuned(name: str, readout: str) -> None:
+    data, labels = Corpus(["good", "bad, and worse"] * 20), torch.arange(40) % 2
+    how = TextFineTuning(least_steps=40, epochs=1, rates=(1e-2,), readout=readout)
+    network = method_of(name).network
+    found = finetune_text(network, Tokenizer(), data, labels, np.arange(30), np.arange(30, 40), how)
+    assert found.score == 100
 
 
 @pytest.mark.parametrize("name", ["gru", "lstm"])
