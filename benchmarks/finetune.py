@@ -99,10 +99,12 @@ def _note(text: str) -> None:
 def page(results: dict[str, Any]) -> str:
     first = next(iter(results["networks"].values()))["table"]
     measures = [name for name in first if not name.endswith("_se")]
+    labels, (network, *others) = " ".join(map(str, results["labels"])), results["networks"]
+    again = "".join(f", with `--network {other}` the others" for other in others)
     lines = [
         f"{results['machine']}; {results['seeds']} draws of the labels, mean ± standard error; `python benchmarks/finetune.py "
-        'vectors tune --network bert --labels 10 --rows "from scratch" "from word vectors" --page` repeats it (more networks, '
-        "labels and rows: its help).",
+        f'vectors tune --network {network} --labels {labels} --rows "from scratch" "from word vectors" --page` repeats it'
+        f"{again} (more labels and rows: its help).",
         "",
         "| network | start | pretraining, seconds of CPU | "
         + " | ".join(name.removeprefix("glosses, ") for name in measures)
@@ -152,7 +154,8 @@ def main() -> None:
         def put(results: dict[str, Any]) -> None:
             for measure, row in table.items():
                 _of(results, network).setdefault("table", {}).setdefault(measure, {}).update(row)
-            results.update({"seeds": arguments.seeds, "machine": machine()["cpu"]})
+            labels = sorted({*results.get("labels", ()), *arguments.labels})
+            results.update({"seeds": arguments.seeds, "labels": labels, "machine": machine()["cpu"]})
 
         _keep(put)
     if arguments.page:

@@ -1,6 +1,6 @@
 """Steps and examples of language methods against transformers: benchmarks/results/language.json.
 
-python benchmarks/language.py [--pairs 5]
+python benchmarks/language.py [examples] [steps] [--pairs 5]
 
 Each pair is one run of transformers and one of ours, alternating in one process; ratios are medians over pairs.
 """
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically
 from fastssl.data import TokenBatch, Tokenizer
 from fastssl.data.corruption import Draws, Ragged, mask, spans
@@ -91,8 +92,45 @@ def gpt_step(vocabulary: int, width: int, rows: int, length: int, count: int) ->
     return {**step, "difference of losses": gap}
 
 
+class SpanCollator:
+    """Span corruption as transformers' example of T5 does it (run_t5_mlm_flax.py), for rows of equal lengths: a mask per
+    row, made of two random partitions, then sentinels and filtering for the whole batch."""
+
+    def __init__(self, size: int, end: int, share: float = 0.15, mean: float = 3.0) -> None:
+        self.size, self.end, self.share, self.mean = size, end, share, mean
+
+    @staticmethod
+    def partition(total: int, parts: int) -> np.ndarray:
+        cuts = np.arange(total - 1) < parts - 1
+        np.random.shuffle(cuts)
+        return np.unique(np.cumsum(np.pad(cuts, (1, 0))), return_counts=True)[1]
+
+    def noise(self, length: int) -> np.ndarray:
+        noise = min(max(round(length * self.share), 1), length - 1)
+        spans = max(round(noise / self.mean), 1)
+        inside, between = self.partition(noise, spans), self.partition(length - noise, spans)
+        begins = np.zeros(length, dtype=np.int8)
+        begins[np.cumsum(np.stack([between, inside], 1).reshape(-1))[:-1]] = 1
+        return np.cumsum(begins) % 2 == 1
+
+    def filtered(self, ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        first = mask & ~np.roll(mask, 1, 1)
+        first[:, 0] = mask[:, 0]
+        sentinels = np.where(first, np.cumsum(first, 1), 0)
+        sentinels = np.where(sentinels != 0, self.size - sentinels, 0) - (mask & ~first)
+        full = np.where(sentinels != 0, sentinels, ids)
+        kept = full[full >= 0].reshape(len(ids), -1)
+        return np.concatenate([kept, np.full((len(ids), 1), self.end)], 1)
+
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+        ids = np.array([feature["input_ids"] for feature in features])
+        mask = np.stack([self.noise(ids.shape[1]) for _ in ids])
+        return {"input_ids": self.filtered(ids, mask), "labels": self.filtered(ids, ~mask)}
+
+
 def examples(count: int) -> dict[str, dict[str, float]]:
-    """Masking and span corruption of 64 x 512 tokens, against the masking of transformers, in seconds of the CPU."""
+    """Masking and span corruption of 64 x 512 tokens, each against the collator of transformers, in seconds of the CPU
+    of one thread."""
     from tokenizers import Tokenizer as Words
     from tokenizers.models import WordLevel
     from transformers import DataCollatorForLanguageModeling, PreTrainedTokenizerFast
@@ -108,33 +146,43 @@ def examples(count: int) -> dict[str, dict[str, float]]:
     values[:, -1] = tokenizer.sep
     text = Ragged(values.reshape(-1), np.arange(0, rows * length + 1, length))
     features = [{"input_ids": row, "special_tokens_mask": (row == tokenizer.sep).astype(int)} for row in values]
+    bare = [{"input_ids": row[:-1]} for row in values]  # the example adds the end itself
     frozen = text.values == tokenizer.sep
     ids = np.arange(rows)
+    collate_spans = SpanCollator(size + 100, tokenizer.sep)
+    ours, theirs = spans(text, Draws(0, 0, ids), tokenizer), collate_spans(bare)
+    assert ours.inputs.values.size == theirs["input_ids"].size
     made = {}
-    for name, run in (
-        ("masking", lambda: mask(text, Draws(0, 0, ids), tokenizer, frozen=frozen)),
-        ("span corruption", lambda: spans(text, Draws(0, 0, ids), tokenizer)),
+    for name, peer, run in (
+        ("masking", lambda: collate(features), lambda: mask(text, Draws(0, 0, ids), tokenizer, frozen=frozen)),
+        ("span corruption", lambda: collate_spans(bare), lambda: spans(text, Draws(0, 0, ids), tokenizer)),
     ):
-        found = pairs(lambda: collate(features), run, count, time.process_time)
-        made[name] = {**found, "Mtokens_per_second": rows * length / found["fastssl_ms"] / 1e3}
+        found = pairs(peer, run, count, time.process_time)
+        rates = {key: rows * length / found[f"{key}_ms"] / 1e3 for key in ("transformers", "fastssl")}
+        made[name] = {**found, **{f"{key} Mtokens/s": rate for key, rate in rates.items()}}
     return made
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", default=["examples", "steps"], choices=["examples", "steps"])
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
-    results: dict[str, Any] = {"threads": torch.get_num_threads(), "torch": torch.__version__}
-    results |= examples(5 * options.pairs)
+    known: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
+    results = {**known, "machine": machine()["cpu"], "threads": torch.get_num_threads(), "torch": torch.__version__}
+    if "examples" in options.parts:
+        results |= examples(5 * options.pairs)
+        for name in ("masking", "span corruption"):
+            print(name, {key: round(value, 2) for key, value in results[name].items()}, flush=True)
     for name, step in (
         ("BERT step, V 30,522, d 256, 32 x 128", lambda: bert_step(30_522, 256, 32, 128, options.pairs)),
         ("BERT step, V 8,000, d 128, 128 x 32", lambda: bert_step(8_000, 128, 128, 32, options.pairs)),
         ("GPT-2 step, V 50,257, d 256, 16 x 128", lambda: gpt_step(50_257, 256, 16, 128, options.pairs)),
     ):
+        if "steps" not in options.parts:
+            break
         results[name] = step()
         print(name, {key: round(value, 7) for key, value in results[name].items()}, flush=True)
-    for name in ("masking", "span corruption"):
-        print(name, {key: round(value, 2) for key, value in results[name].items()})
     write_atomically(OUT, json.dumps(results, indent=1))
 
 

@@ -39,6 +39,13 @@ std::vector<bool> float_modes(int threads) {
   return {flushes.begin(), flushes.end()};
 }
 
+void set_float_modes(const std::vector<bool>& flushes) {
+  const std::vector<char> modes(flushes.begin(), flushes.end());
+  torch::stable::parallel_for(0, int64_t(modes.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t k = begin; k < end; ++k) fastssl::FlushSubnormals::set(modes[size_t(k)] != 0);
+  });
+}
+
 double fma_rate(int threads, double seconds) {
   py::gil_scoped_release unlock;
   const auto& table = fastssl::isa();
@@ -63,6 +70,7 @@ double fma_rate(int threads, double seconds) {
 
 namespace fastssl {
 void bind_augment(py::module_& m);  // augment.cpp
+void bind_draws(py::module_& m);    // draws.cpp
 void bind_wave(py::module_& m);     // wave.cpp
 void bind_words(py::module_& m);    // words.cpp
 }  // namespace fastssl
@@ -71,6 +79,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "fastssl: compiled kernels";
   fastssl::set_interrupt_check(python_asks_to_stop);
   fastssl::bind_augment(m);
+  fastssl::bind_draws(m);
   fastssl::bind_wave(m);
   fastssl::bind_words(m);
   m.def("usable_isas", isa_names, "Instruction sets that this CPU can run, slowest first.");
@@ -87,6 +96,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("pool_bytes", fastssl::buffer_pool::idle_bytes, "Memory that was given back and waits for the next call.");
   m.def("float_modes", float_modes, py::arg("threads"),
         "Whether subnormal numbers are flushed to zero on threads of torch's pool, the calling thread first.");
+  m.def("set_float_modes", set_float_modes, py::arg("flushes"),
+        "Flushes subnormal numbers to zero, or not, on as many threads of torch's pool, the calling thread first.");
   m.def(
       "assume_crowded",
       [](double seconds) {

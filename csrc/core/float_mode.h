@@ -17,6 +17,8 @@ class FlushSubnormals {
   FlushSubnormals() : caller_(read()) { write(caller_ | kBits); }
   ~FlushSubnormals() { write(caller_); }
   static bool is_set() { return kBits != 0 && (read() & kBits) == kBits; }
+  // For good: a caller that gives the mode back itself.
+  static void set(bool flush) { write(flush ? Word(read() | kBits) : Word(read() & ~kBits)); }
   FlushSubnormals(const FlushSubnormals&) = delete;
   FlushSubnormals& operator=(const FlushSubnormals&) = delete;
 

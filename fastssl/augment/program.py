@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastssl.augment.images import ImageBatch, read_images
 from fastssl.augment.ops import ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
+from fastssl.ops import extension
 from fastssl.ops.backend import resolve
 from fastssl.ops.reference.augment import philox
 
@@ -278,17 +279,26 @@ def uniform(seed: int, epoch: int, ids: Any, *, view: int = 0, block: int = 0, c
         >>> uniform(0, 1, [3, 5]).shape
         (2, 4)
     """
-    ids = np.asarray(ids, dtype=np.int64).reshape(-1, 1)
-    blocks = np.arange(block, block + -(-count // 4))
-    if len(blocks) and blocks[-1] > 0xFFFF:
+    ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+    if block + -(-count // 4) > 0x10000:
         raise ValueError(f"count: expected at most {4 * (0x10000 - block)} numbers, got {count}")
+    if extension._C is not None:
+        low, view = epoch & 0xFFFFFFFF, view & 0xFFFF
+        drawn: np.ndarray = extension._C.uniform(int(seed) & (2**64 - 1), int(low), ids, view, block, count)
+        return drawn
+    return _uniform(seed, epoch, ids, view, block, count)
+
+
+def _uniform(seed: int, epoch: int, ids: np.ndarray, view: int, block: int, count: int) -> np.ndarray:
+    """:func:`uniform` by NumPy: without the extension, and the oracle of tests."""
+    blocks = np.arange(block, block + -(-count // 4))
     counter = np.zeros((len(ids), len(blocks), 4), dtype=np.uint32)
     counter[..., 0] = blocks | (view & 0xFFFF) << 16
     counter[..., 1] = epoch & 0xFFFFFFFF
-    counter[..., 2] = ids & 0xFFFFFFFF
-    counter[..., 3] = ids >> 32
-    drawn = philox(counter.reshape(-1, 4), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
-    return (drawn.reshape(len(ids), -1)[:, :count] + 0.5) / 2**32
+    counter[..., 2] = ids[:, None] & 0xFFFFFFFF
+    counter[..., 3] = ids[:, None] >> 32
+    bits = philox(counter.reshape(-1, 4), (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+    return (bits.reshape(len(ids), 4 * len(blocks))[:, :count] + 0.5) / 2**32
 
 
 class Views(nn.Module):

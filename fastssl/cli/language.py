@@ -127,32 +127,75 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
         return dict(evaluate_language(method, held_out, training))
 
 
+PROTOCOLS = ("finetune", "tags", "answers", "translation")
+
+
 def evaluate_finetuned(
-    run: Path, data: str, *, labels: str | None, seeds: int | None, init: str | None, readout: str | None
+    run: Path,
+    data: str,
+    protocol: str = "finetune",
+    *,
+    labels: str | None,
+    seeds: int | None,
+    init: str | None,
+    readout: str | None,
+    steps: int | None = None,
 ) -> dict[str, Any]:
-    """The scores of a run's network, fine-tuned on labelled texts, and of the same network from scratch.
+    """The scores of a run's network, fine-tuned on labelled texts, tagged words, questions or pairs of texts, and of
+    the same network from scratch.
 
     Args:
         run: the run.
-        data: names of tasks, separated by commas (:func:`fastssl.data.open_splits`).
-        labels: numbers of labels per class, separated by commas; None: all labels.
+        data: names of tasks, separated by commas: of :func:`fastssl.data.open_splits`, for "tags" of
+            :func:`fastssl.data.open_tagged`, for "answers" of :func:`fastssl.data.open_questions`.
+        protocol: a name of :data:`PROTOCOLS`.
+        labels: numbers of labels per class, of sentences ("tags"), questions ("answers") or pairs ("translation"),
+            separated by commas; None: all.
         seeds: draws of the labels; None: 3.
         init: "word2vec:RUN": also the network whose embeddings alone start from word vectors.
         readout: see :class:`fastssl.evaluate.TextFineTuning`; None: "mean".
+        steps: steps of each training of "translation"; None: 1,000.
 
     Raises:
         ValueError: labels that are no numbers, or data that is no task of texts.
     """
+    from fastssl.data import open_questions, open_splits, open_tagged
+    from fastssl.evaluate import (
+        TextFineTuning,
+        TranslationTuning,
+        compare_answers,
+        compare_tags,
+        compare_translation,
+        few_text_labels,
+    )
+
+    method, starts = _starts(run, init)
+    given = [] if labels is None else labels.split(",")
+    if not all(count.isdecimal() and int(count) for count in given):
+        raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
+    counts, tokenizer, more = [int(count) for count in given], method.tokenizer, {"seeds": seeds or 3, "note": echo}
+    table: dict[str, Any] = {}
+    for name in data.split(","):
+        if protocol == "tags":
+            table |= compare_tags(starts, tokenizer, open_tagged(name), counts, **more)  # type: ignore[arg-type]
+        elif protocol == "answers":
+            table |= compare_answers(starts, tokenizer, open_questions(name), counts, **more)  # type: ignore[arg-type]
+        elif protocol == "translation":
+            tuning = TranslationTuning(**({} if steps is None else {"steps": steps}))
+            table |= compare_translation(starts, tokenizer, open_splits(name), counts, options=tuning, **more)  # type: ignore[arg-type]
+        else:
+            options = TextFineTuning(readout=readout or "mean")
+            table |= few_text_labels(starts, tokenizer, open_splits(name), counts, options=options, **more)  # type: ignore[arg-type]
+    return table
+
+
+def _starts(run: Path, init: str | None) -> tuple[TextMethod, dict[str, Any]]:
+    """The method of a run, and the networks that its fine-tuning starts from, of a seed."""
     import torch
 
-    from fastssl.data import open_splits
-    from fastssl.evaluate import TextFineTuning, few_text_labels
     from fastssl.models import LanguageModel, build_language
 
     method, state = load(run)
-    counts = [] if labels is None else labels.split(",")
-    if not all(count.isdecimal() and int(count) for count in counts):
-        raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
 
     def scratch(seed: int) -> LanguageModel:
         torch.manual_seed(seed)
@@ -164,13 +207,4 @@ def evaluate_finetuned(
         return network
 
     starts = {"pretrained": lambda seed: method.network, "from scratch": scratch}
-    if init is not None:
-        starts["from word vectors"] = vectors
-    options = TextFineTuning(readout=readout or "mean")
-    table: dict[str, Any] = {}
-    for name in data.split(","):
-        task = open_splits(name)
-        table |= few_text_labels(
-            starts, method.tokenizer, task, [int(n) for n in counts], seeds=seeds or 3, options=options, note=echo
-        )
-    return table
+    return method, starts if init is None else {**starts, "from word vectors": vectors}

@@ -174,7 +174,8 @@ def pretrain(
     network: Annotated[
         str | None,
         typer.Option(
-            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer. Of waveforms: wavenet, wavernn."
+            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer, gru, lstm. Of waveforms: wavenet, "
+            "wavernn."
         ),
     ] = None,
     tokenizer: Annotated[
@@ -407,32 +408,35 @@ def evaluate(
         str,
         typer.Option(
             help="frozen, simclr-transfer, few-labels, layers, structure, zero-shot, segmentation or detection; of "
-            "texts: finetune."
+            "texts: finetune (classes), tags (of words), answers (questions) or translation (pairs of texts)."
         ),
     ] = "frozen",
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Of finetune: labels per class, such as 10,50; of segmentation and detection: a share of the training "
-            "images, such as 10%; default: all."
+            help="Of finetune: labels per class, such as 10,50; of tags, answers and translation: sentences, questions "
+            "or pairs, such as 100,1000; of segmentation and detection: a share of the training images, such as 10%; "
+            "default: all."
         ),
     ] = None,
     seeds: Annotated[
         int | None,
-        typer.Option(help="Of finetune, segmentation and detection: draws of labels and weights; default: 3."),
+        typer.Option(help="Of protocols that train networks: draws of labels and weights; default: 3."),
     ] = None,
     train: Annotated[
         str | None,
         typer.Option(help="Of segmentation and detection: head (default; the encoder is frozen) or all."),
     ] = None,
     head: Annotated[str | None, typer.Option(help="Of segmentation: linear (default), fcn or hypercolumn.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Of segmentation and detection: steps of each training.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Of segmentation, detection and translation: steps of each training.")
+    ] = None,
     size: Annotated[
         int | None, typer.Option(help="Of segmentation and detection: side of the resized images, in pixels.")
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="Of finetune: word2vec:RUN, for the network that starts from word vectors alone."),
+        typer.Option(help="Of texts: word2vec:RUN, for the network that starts from word vectors alone."),
     ] = None,
     readout: Annotated[
         str | None,
@@ -447,12 +451,14 @@ def evaluate(
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
 
     A language method is evaluated on held-out text, against a unigram model and xz; finetune: on labelled texts
-    (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF. A distribution of images is
-    evaluated also by the likelihood of held-out images, against mixtures, xz and PNG; one of waveforms on held-out
-    signals, against a linear predictor and xz.
+    (glosses, glue:FOLDER, text:FOLDER), against the same network from scratch and TF-IDF; tags: on the words of
+    sentences (conll:FILE, capitals:CORPUS); answers: on questions (squad:FILE); translation: on pairs of texts
+    (pairs:FILE, verses-es-en). A distribution of images is evaluated also by the likelihood of held-out images, against
+    mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
     from fastssl.cli.evaluation import DENSE_PROTOCOLS, run_evaluation
+    from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import AudioMethod, get
     from fastssl.train import load_checkpoint
@@ -467,7 +473,9 @@ def evaluate(
         "size": size,
     }
     for name, value in {**tuning, **dense}.items():
-        users = ("finetune",) * (name in tuning) + DENSE_PROTOCOLS * (name in dense)
+        users = (
+            TEXT_PROTOCOLS * (name in tuning) + DENSE_PROTOCOLS * (name in dense) + ("translation",) * (name == "steps")
+        )
         if value is not None and protocol not in users:
             raise ValueError(f"{name}: expected the protocol {' or '.join(map(repr, users))}, got {protocol!r}")
 
@@ -482,13 +490,21 @@ def evaluate(
         from fastssl.cli.language import evaluate as evaluate_text
         from fastssl.cli.language import evaluate_finetuned
 
-        if protocol not in ("frozen", "finetune"):
-            raise ValueError(f"protocol: expected 'frozen' or 'finetune' for a language method, got {protocol!r}")
-        if protocol == "finetune" and not only:
-            table = evaluate_finetuned(checkpoint, data or "glosses", readout=readout, **tuning)
-        else:
+        if protocol not in ("frozen", *TEXT_PROTOCOLS):
+            known = ", ".join(map(repr, ("frozen", *TEXT_PROTOCOLS)))
+            raise ValueError(f"protocol: expected one of {known} for a language method, got {protocol!r}")
+        if protocol == "frozen" or only:
             on_data_alone("language methods without --protocol finetune")
             table = evaluate_text(checkpoint, data)
+        else:
+            if protocol != "finetune" and readout is not None:
+                raise ValueError(f"readout: expected none, {protocol} predicts words")
+            default = {"finetune": "glosses", "tags": "capitals:sotu", "translation": "verses-es-en"}
+            if data is None and protocol not in default:
+                raise ValueError("data: expected squad:FILE or squad:FOLDER (--data)")
+            table = evaluate_finetuned(
+                checkpoint, data or default[protocol], protocol, readout=readout, steps=steps, **tuning
+            )
     elif issubclass(kind, AudioMethod):
         from fastssl.cli.evaluation import evaluate_waveforms
 

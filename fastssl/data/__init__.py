@@ -11,11 +11,14 @@ from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import ParallelCorpus, glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
+from fastssl.data.index_splits import IndexSplits, open_questions, open_tagged
 from fastssl.data.loader import Loader
 from fastssl.data.objects import Detections, Objects
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
+from fastssl.data.pairs import text_pairs
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.questions import Questions, read_squad
 from fastssl.data.scenes import Scenes, scenes
 from fastssl.data.sentences import sentences
 from fastssl.data.shards import ShardError, ShardSource, write_shards
@@ -45,12 +48,14 @@ __all__ = [
     "FileSource",
     "HubSource",
     "ImageError",
+    "IndexSplits",
     "Item",
     "Loader",
     "Objects",
     "PackedError",
     "PackedImages",
     "ParallelCorpus",
+    "Questions",
     "Scenes",
     "ShardError",
     "ShardSource",
@@ -79,12 +84,15 @@ __all__ = [
     "load_tokenizer",
     "mu_law",
     "open",
+    "open_questions",
     "open_splits",
+    "open_tagged",
     "pack",
     "pack_source",
     "prefetch_items",
     "read_conll",
     "read_image",
+    "read_squad",
     "read_wav",
     "scenes",
     "sentences",
@@ -94,6 +102,7 @@ __all__ = [
     "table",
     "text8",
     "text_corpus",
+    "text_pairs",
     "tokenize_corpus",
     "tones",
     "train_tokenizer",

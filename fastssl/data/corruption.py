@@ -16,6 +16,7 @@ import numpy as np
 from fastssl.augment import uniform
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.data.views import RESERVED_VIEW
+from fastssl.ops import extension
 
 IGNORED = -100  # the target of a position that does not count
 LONGEST = 1 << 15  # tokens per row; a stream of draws has as many numbers
@@ -98,9 +99,14 @@ class Draws:
         self.key = seed, epoch, np.asarray(ids, dtype=np.int64)
 
     def __call__(self, stream: int, count: int) -> np.ndarray:
+        return uniform(*self.key, view=RESERVED_VIEW, block=self.block(stream, count), count=count)
+
+    @staticmethod
+    def block(stream: int, count: int) -> int:
+        """The first block of a stream's counters, which has to have ``count`` numbers."""
         if count > LONGEST:
             raise ValueError(f"length: expected at most {LONGEST} tokens per row, got {count}")
-        return uniform(*self.key, view=RESERVED_VIEW, block=stream * LONGEST // 4, count=count)
+        return stream * LONGEST // 4
 
     def ragged(self, stream: int, text: Ragged) -> np.ndarray:
         """One draw per value, [N]."""
@@ -200,8 +206,19 @@ def noise_spans(
     noise = np.where(lengths == 1, 1, noise)
     spans = np.maximum(np.round(noise / mean).astype(np.int64), np.minimum(noise, 1))
     spans = np.where(lengths > 1, np.minimum(spans, lengths - noise), spans)
-    inside = composition(draws(0, int(noise.max(initial=0))), noise, spans)
     kept = lengths - noise
+    if extension._C is not None:
+        seed, epoch, ids = draws.key
+        first, second = (draws.block(k, int(part.max(initial=0))) for k, part in enumerate((noise, kept)))
+        key = seed & (2**64 - 1), epoch & 0xFFFFFFFF, ids, RESERVED_VIEW
+        made: tuple[np.ndarray, np.ndarray] = extension._C.noise_spans(*key, first, second, lengths, noise, spans)
+        return made
+    return _noise_spans(draws, noise, kept, spans)
+
+
+def _noise_spans(draws: Draws, noise: np.ndarray, kept: np.ndarray, spans: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same by NumPy: without the extension, and the oracle of tests."""
+    inside = composition(draws(0, int(noise.max(initial=0))), noise, spans)
     between = composition(draws(1, int(kept.max(initial=0))), kept, np.minimum(spans, kept))
     width = inside.shape[1]
     between = np.pad(between, ((0, 0), (0, width - between.shape[1])))
@@ -245,9 +262,8 @@ def _ends(text: Ragged) -> np.ndarray:
     return last
 
 
-def _spans(text: Ragged, draws: Draws, share: float, mean: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _marked(text: Ragged, starts: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """bool [N], tokens inside spans; the first token of every span, and the number of the span in its row."""
-    starts, lengths = noise_spans(text.lengths - 1, draws, share, mean)
     row, number = np.nonzero(lengths)
     first, each = text.offsets[row] + starts[row, number], lengths[row, number]
     noise = np.zeros(len(text.values), dtype=bool)
@@ -261,11 +277,22 @@ def spans(text: Ragged, draws: Draws, tokenizer: Tokenizer, share: float = 0.15,
     Raises:
         ValueError: a row needs more than 100 sentinels.
     """
-    noise, first, number = _spans(text, draws, share, mean)
-    most = int(number.max(initial=-1)) + 1
-    if most > SENTINELS:
-        raise ValueError(f"length: expected at most {SENTINELS} spans per row, got {most}; use a shorter length")
-    sentinel = tokenizer.size + SENTINELS - 1 - number
+    starts, lengths = noise_spans(text.lengths - 1, draws, share, mean)
+    if lengths.shape[1] > SENTINELS:
+        raise ValueError(
+            f"length: expected at most {SENTINELS} spans per row, got {lengths.shape[1]}; use a shorter length"
+        )
+    last = tokenizer.size + SENTINELS - 1
+    if extension._C is not None:
+        kept, kept_ends, cut, cut_ends = extension._C.cut_spans(text.values, text.offsets, starts, lengths, last)
+        return Pair(Ragged(kept, kept_ends), Ragged(cut, cut_ends))
+    return _cut_spans(text, starts, lengths, last)
+
+
+def _cut_spans(text: Ragged, starts: np.ndarray, lengths: np.ndarray, last: int) -> Pair:
+    """The pair of :func:`spans` by NumPy: without the extension, and the oracle of tests."""
+    noise, first, number = _marked(text, starts, lengths)
+    sentinel = last - number
     marked, keep = text.values.copy(), ~noise
     marked[first], keep[first] = sentinel, True
     chosen = noise | _ends(text)
@@ -279,7 +306,7 @@ def spans(text: Ragged, draws: Draws, tokenizer: Tokenizer, share: float = 0.15,
 
 def drop(text: Ragged, draws: Draws, tokenizer: Tokenizer, share: float = 0.15, mean: float = 3.0) -> Pair:
     """T5's "drop": spans are left out; the target is what was dropped."""
-    noise, _, _ = _spans(text, draws, share, mean)
+    noise, _, _ = _marked(text, *noise_spans(text.lengths - 1, draws, share, mean))
     return Pair(text.select(~noise), text.select(noise | _ends(text)))
 
 

@@ -26,6 +26,7 @@ from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
+from fastssl.data.pairs import text_pairs
 from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import spoken_digits, tones
@@ -69,6 +70,7 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
 TEXTS: dict[str, Callable[[str, str], Corpus]] = {
     "text": lambda place, part: text_files.text_corpus(place),
     "glue": glue,
+    "pairs": text_pairs,
     "text8": lambda place, part: text_files.text8(place),
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
@@ -100,8 +102,8 @@ def open(
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets), also as Parquet files;
             - a token file (``.tok``, written by ``fastssl tokenize``);
             - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
-              :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER", "glue:FOLDER" (of one of its tasks); several,
-              separated by commas: "sotu,glosses";
+              :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER", "glue:FOLDER" (of one of its tasks),
+              "pairs:FILE" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
             - a folder of images or of WAV files, with one sub-folder per class; with ``train`` and ``val`` (or
               ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:

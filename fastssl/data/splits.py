@@ -18,6 +18,7 @@ from fastssl.data.opening import TEST, TRAIN, open, parts_of
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
+from fastssl.data.storage import is_folder
 
 
 @dataclass
@@ -77,9 +78,10 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
 
     Args:
         data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
-            data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER") and a Hugging Face data set ("hf:PATH") have
-            official splits; "glosses" are the nouns, 4,000 of them to test on; "spoken-digits" is split by voices,
-            "scenes" by emoji and vendors; any other data is split 80 to 20, for "emoji" all 1,871 items.
+            data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER"), pairs of texts ("pairs:FOLDER") and a Hugging
+            Face data set ("hf:PATH") have official splits; "glosses" are the nouns, 4,000 of them to test on;
+            "spoken-digits" is split by voices, "scenes" by emoji and vendors; any other data is split 80 to 20, for
+            "emoji" all 1,871 items.
         task: of "voc:FOLDER" and "coco:FOLDER": "detection" (boxes) or "segmentation".
         options: options of :func:`fastssl.data.open`.
 
@@ -107,6 +109,9 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
         kind, _, root = str(data).partition(":")
         if root and kind == "glue":
             return _glue(root)
+        if root and kind == "pairs" and is_folder(root):
+            own = [open(data, part=part) for part in ("train", "test")]
+            return Splits(own[0].name, own[0], own[1])
         if root and kind in ANNOTATED:
             return Splits(kind, ANNOTATED[kind](root, "train", task), ANNOTATED[kind](root, "test", task))
         if root and kind in benchmarks.READERS:

@@ -62,15 +62,19 @@ class Tagged:
     def __len__(self) -> int:
         return len(self.words)
 
+    def subset(self, ids: Any) -> Tagged:
+        """Some of the sentences; tags that they do not have are no classes."""
+        return Tagged([self.words[int(k)] for k in ids], [self.tags[int(k)] for k in ids])
 
-def read_conll(path: str | Path, column: int = -1) -> Tagged:
+
+def read_conll(path: str | Path, column: int | None = None) -> Tagged:
     """Reads a file of CoNLL: a word and its columns per line, an empty line after each sentence.
 
     Args:
         path: the file; lines that begin with "#" or "-DOCSTART-", and words with an id such as "3-4" or "3.1", are left
             out (CoNLL-U).
-        column: the column of the tags: -1, the last, for names (CoNLL 2003); 3 for parts of speech (CoNLL-U, whose
-            words are in column 1).
+        column: the column of the tags; None: the last (names of CoNLL 2003), of the ten columns of CoNLL-U, whose words
+            are in column 1, column 3 (parts of speech).
 
     Raises:
         OSError: no such file.
@@ -95,13 +99,14 @@ def read_conll(path: str | Path, column: int = -1) -> Tagged:
         if line.startswith(("#", "-DOCSTART-")):
             continue
         parts = line.split("\t") if "\t" in line else line.split()
-        if not -len(parts) <= column < len(parts) or len(parts) < 2:
-            raise ValueError(f"column: expected one of {len(parts)} in line {number} of {path}, got {column}")
         of_conllu = len(parts) == 10
+        place = column if column is not None else 3 if of_conllu else -1
+        if not -len(parts) <= place < len(parts) or len(parts) < 2:
+            raise ValueError(f"column: expected one of {len(parts)} in line {number} of {path}, got {column}")
         if of_conllu and not parts[0].isdigit():
             continue
         words[-1].append(parts[1 if of_conllu else 0])
-        tags[-1].append(parts[column])
+        tags[-1].append(parts[place])
     filled = [k for k, some in enumerate(words) if some]
     if not filled:
         raise ValueError(f"path: expected sentences in {path}, there are none")

@@ -1,4 +1,4 @@
-"""Sources of windows of a token file: of its stream, of whole sentences of one document, or of one or two of them."""
+"""Sources of windows of a token file: of its stream, of whole sentences of one document, or of one to three."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.tokens import TokenFile
 
-SENTENCES = {"sentence": 1, "pair": 2}  # sentences per window
+SENTENCES = {"sentence": 1, "pair": 2, "triple": 3}  # sentences per window
 KINDS = ("stream", "sentences", *SENTENCES)
 
 
@@ -44,11 +44,11 @@ class Windows(Source):
         span: tokens [start, stop) of the file to use; None: all.
         whole: "stream": windows of ``length`` + 1 tokens (inputs and the next tokens) over documents and their ends,
             one after the other; "sentences": as many whole sentences of one document as fit, without its end; a longer
-            sentence is cut into pieces; "sentence": each sentence, "pair": each two consecutive sentences of one
-            document, of at most ``length`` tokens each.
+            sentence is cut into pieces; "sentence": each sentence, "pair" and "triple": each two and three consecutive
+            sentences of one document, of at most ``length`` tokens each.
 
     Attributes:
-        cut: number of sentences that are longer than ``length`` and lose their end, of "sentence" and "pair".
+        cut: number of sentences that are longer than ``length`` and lose their end, of all kinds but the first two.
 
     Raises:
         ValueError: an unknown kind, a ``length`` below 1, or a span with fewer than two tokens.

@@ -1,6 +1,7 @@
 """Downstream evaluation: frozen and fine-tuned encoders, and baselines."""
 
 from fastssl.evaluate.audio import evaluate_audio
+from fastssl.evaluate.compare_texts import compare_answers, compare_tags, compare_translation
 from fastssl.evaluate.dense import DenseTuning
 from fastssl.evaluate.dense_protocol import Start, compare_dense, starts_of
 from fastssl.evaluate.density import evaluate_density, mixture_nats
@@ -10,6 +11,7 @@ from fastssl.evaluate.embedding import embed
 from fastssl.evaluate.feature_files import FeatureFile, read_features
 from fastssl.evaluate.features import encode, pixels
 from fastssl.evaluate.finetune import FineTuning, finetune, supervised_encoder
+from fastssl.evaluate.finetune_answers import finetune_answers
 from fastssl.evaluate.finetune_tags import finetune_tags
 from fastssl.evaluate.finetune_text import TextFineTuning, finetune_text
 from fastssl.evaluate.language import evaluate_language
@@ -58,7 +60,10 @@ __all__ = [
     "class_embeddings",
     "clustering_scores",
     "coco_ap",
+    "compare_answers",
     "compare_dense",
+    "compare_tags",
+    "compare_translation",
     "confusion_matrix",
     "disparity_correlation",
     "eleven_point_map",
@@ -77,6 +82,7 @@ __all__ = [
     "few_labels",
     "few_text_labels",
     "finetune",
+    "finetune_answers",
     "finetune_tags",
     "finetune_text",
     "finetune_translation",

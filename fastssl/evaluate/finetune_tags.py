@@ -54,12 +54,13 @@ def finetune_tags(
     """
     if not isinstance(data, Tagged):
         raise TypeError(f"data: expected fastssl.data.Tagged, got {type(data).__name__}")
-    options = TextFineTuning(**{**vars(options or TextFineTuning()), "metric": _metric(data)})
+    options = TextFineTuning(**{**vars(options or TextFineTuning()), "metric": tag_metric(data)})
     labels = torch.from_numpy(data.labels)
     return tune(TagTask(network, tokenizer, data, options), labels, np.asarray(train), np.asarray(test), options)
 
 
-def _metric(data: Tagged) -> str:
+def tag_metric(data: Tagged) -> str:
+    """The metric of tags: of spans, or of words."""
     return "span F1" if data.spans else "word accuracy"
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
+from fastssl.models.modes import flushed_subnormals
 
 
 @dataclass
@@ -135,7 +136,7 @@ def train_task(
     total, size = total or options.steps(len(rows)), min(options.batch_size, len(rows))
     best, best_step, worse = -math.inf, total, 0
     every, own = max(1, total // options.checks), labels[rows]
-    with progress_bar("fine-tuning") as show, torch.random.fork_rng():
+    with progress_bar("fine-tuning") as show, torch.random.fork_rng(), flushed_subnormals():
         torch.manual_seed(options.seed)  # for the weights of the classifier
         model, optimizer = task.start(rate)
         model.train()

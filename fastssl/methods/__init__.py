@@ -13,6 +13,7 @@ from fastssl.methods.barlow_twins import BarlowTwins
 from fastssl.methods.bart import BART
 from fastssl.methods.base import Method
 from fastssl.methods.bert import BERT
+from fastssl.methods.bilm import BiLM
 from fastssl.methods.byol import BYOL
 from fastssl.methods.clip import CLIP
 from fastssl.methods.cmc import CMC
@@ -49,6 +50,7 @@ from fastssl.methods.siglip import SigLIP
 from fastssl.methods.sim_cse import SimCSE
 from fastssl.methods.simclr import SimCLR
 from fastssl.methods.simsiam import SimSiam
+from fastssl.methods.skip_thoughts import SkipThoughts
 from fastssl.methods.stacked_denoising import StackedDenoising
 from fastssl.methods.sup_con import SupCon
 from fastssl.methods.swav import SwAV
@@ -103,8 +105,10 @@ METHODS: dict[str, type[Method]] = {
     "electra": ELECTRA,
     "xlnet": XLNet,
     "gpt": GPT,
+    "bilm": BiLM,
     "t5": T5,
     "bart": BART,
+    "skip-thoughts": SkipThoughts,
     "quick-thoughts": QuickThoughts,
     "sim-cse": SimCSE,
     "wavenet": WaveNet,
@@ -118,7 +122,7 @@ def methods_of(field: str) -> dict[str, type[Method]]:
     Example:
         >>> from fastssl.methods import methods_of
         >>> list(methods_of("tokens"))
-        ['bert', 'electra', 'xlnet', 'gpt', 't5', 'bart', 'quick-thoughts', 'sim-cse']
+        ['bert', 'electra', 'xlnet', 'gpt', 'bilm', 't5', 'bart', 'skip-thoughts', 'quick-thoughts', 'sim-cse']
     """
     return {name: kind for name, kind in METHODS.items() if field in kind.needs}
 
@@ -184,6 +188,7 @@ __all__ = [
     "T5",
     "AudioMethod",
     "BarlowTwins",
+    "BiLM",
     "CPCSignal",
     "Colorization",
     "ContextEncoder",

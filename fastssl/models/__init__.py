@@ -20,6 +20,7 @@ from fastssl.models.pixel_rnn import PixelRNNNetwork
 from fastssl.models.pixels import PixelCNNNetwork, PixelNetwork
 from fastssl.models.raster import RasterNetwork
 from fastssl.models.rbm import RBMNetwork, RestrictedBoltzmannMachine
+from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.samples import Samples
 from fastssl.models.signal import SignalEncoder
@@ -56,6 +57,7 @@ __all__ = [
     "Prototypes",
     "RBMNetwork",
     "RasterNetwork",
+    "RecurrentNetwork",
     "ResNet",
     "RestrictedBoltzmannMachine",
     "Samples",

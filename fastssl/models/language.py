@@ -10,7 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
+
+OWN = ("transformer", "gru", "lstm")  # networks of our own, which need no extra
 
 
 class Transformer(nn.Module):
@@ -89,7 +92,8 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.network, self.options = network, options
         self.kind: str = options["name"]
-        self.length, self.vocabulary, self.dim = options["length"], options["vocabulary"], options["width"]
+        self.length, self.vocabulary = options["length"], options["vocabulary"]
+        self.dim: int = options["width"] * (2 if self.kind == "lstm" else 1)
 
     def hidden(
         self,
@@ -103,6 +107,8 @@ class LanguageModel(nn.Module):
         n: Any = self.network
         if self.kind == "transformer":
             result: Tensor = n(tokens, keep, segments, positions)
+        elif self.kind in OWN:
+            result = n(tokens, keep)
         elif self.kind in ("bert", "electra"):
             body = n.bert if self.kind == "bert" else n.electra
             result = body(tokens, attention_mask=keep, token_type_ids=segments)[0]
@@ -118,8 +124,8 @@ class LanguageModel(nn.Module):
 
     @property
     def bidirectional(self) -> bool:
-        """Whether every token sees all others, as in BERT: no causal network, and none with a decoder."""
-        return self.kind in ("bert", "electra", "xlnet") or (
+        """Whether the states of every token see all others, as in BERT: no causal network, none with a decoder."""
+        return self.kind in ("bert", "electra", "xlnet", "lstm") or (
             self.kind == "transformer" and not self.options.get("causal", True)
         )
 
@@ -183,7 +189,7 @@ class LanguageModel(nn.Module):
     def head(self) -> tuple[Tensor, Tensor | None]:
         """Weight [V, D] and bias [V] of the head."""
         n: Any = self.network
-        if self.kind == "transformer":
+        if self.kind in OWN:
             return n.tokens.weight, n.bias
         if self.kind == "bert":
             return n.cls.predictions.decoder.weight, n.cls.predictions.decoder.bias
@@ -206,7 +212,7 @@ class LanguageModel(nn.Module):
     def embeddings(self) -> nn.Embedding:
         """The embedding of tokens."""
         n: Any = self.network
-        found: nn.Embedding = n.tokens if self.kind == "transformer" else n.get_input_embeddings()
+        found: nn.Embedding = n.tokens if self.kind in OWN else n.get_input_embeddings()
         return found
 
 
@@ -217,6 +223,10 @@ def cache_name(network: nn.Module) -> str:
 
 def _transformer(o: dict[str, Any]) -> nn.Module:
     return Transformer(o["vocabulary"], o["width"], o["depth"], o["heads"], o["length"], o.get("causal", True))
+
+
+def _recurrent(o: dict[str, Any]) -> nn.Module:
+    return RecurrentNetwork(o["vocabulary"], o["width"], o["depth"], o["name"])
 
 
 def _bert_sizes(o: dict[str, Any], width: int, heads: int) -> dict[str, Any]:
@@ -334,6 +344,8 @@ def _bart(o: dict[str, Any]) -> nn.Module:
 
 LANGUAGE_NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "transformer": _transformer,
+    "gru": _recurrent,
+    "lstm": _recurrent,
     "bert": _bert,
     "electra": _electra,
     "xlnet": _xlnet,
@@ -348,13 +360,13 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
     """Builds a network of a language method, with random weights.
 
     Args:
-        options: "name": "transformer" (without any extra), "bert", "electra" (the discriminator), "xlnet", "gpt2", "t5"
-            or "bart"; "vocabulary"; and optionally "width" (128), "depth" (4), "heads" (4), "length" (128, maximum
-            number of tokens), "dropout" (0), "causal" (of "transformer", True), "pad", "start" and "end" (ids of
-            special tokens: 0, 2, 3).
+        options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; "bert", "electra" (the
+            discriminator), "xlnet", "gpt2", "t5" or "bart"; "vocabulary"; and optionally "width" (128), "depth" (4),
+            "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal" (of "transformer", True),
+            "pad", "start" and "end" (ids of special tokens: 0, 2, 3).
 
     Raises:
-        ImportError: without the extra ``text``, for all but "transformer".
+        ImportError: without the extra ``text``, for all but those of our own.
         ValueError: an unknown name or option, or a number out of range.
 
     Example:
@@ -383,5 +395,7 @@ def _library() -> Any:
     try:
         import transformers
     except ImportError as error:
-        raise ImportError("network: all but 'transformer' need the extra: pip install fastssl[text]") from error
+        raise ImportError(
+            "network: all but 'transformer', 'gru' and 'lstm' need the extra: pip install fastssl[text]"
+        ) from error
     return transformers

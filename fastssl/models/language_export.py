@@ -11,7 +11,7 @@ import torch
 
 from fastssl.data.corruption import SENTINELS
 from fastssl.data.tokenizer import Tokenizer, TrainedTokenizer
-from fastssl.models.language import LanguageModel
+from fastssl.models.language import OWN, LanguageModel
 
 
 def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path) -> Path:
@@ -23,10 +23,10 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
         path: the folder; an existing one is replaced.
 
     Raises:
-        ValueError: a network or tokenizer that transformers does not have ("transformer", "bytes").
+        ValueError: a network or tokenizer that transformers does not have ("transformer", "gru", "lstm"; "bytes").
         RuntimeError: what was loaded back differs.
     """
-    if model.kind == "transformer" or not isinstance(tokenizer, TrainedTokenizer):
+    if model.kind in OWN or not isinstance(tokenizer, TrainedTokenizer):
         raise ValueError(
             f"to: huggingface has no {model.kind!r} with {tokenizer!r}; it takes the networks of transformers"
         )

@@ -116,7 +116,7 @@ def start_embeddings(
     """Starts the embeddings of tokens from word vectors, scaled to the deviation they had, and returns their number.
 
     Args:
-        network: the network; its width is the dimension of the vectors.
+        network: the network; the width of its embeddings is the dimension of the vectors.
         tokenizer: the tokenizer of its tokens.
         init: "word2vec": skip-gram vectors of the tokens of ``windows`` (five epochs); "word2vec:PATH": those of a run
             of word2vec or of a file, for the tokens that are its words.
@@ -129,15 +129,14 @@ def start_embeddings(
     kind, _, where = init.partition(":")
     if kind != "word2vec" or (not where and windows is None):
         raise ValueError(f"init: expected 'word2vec' or 'word2vec:RUN', got {init!r}")
-    names = [tokenizer.text_of(token) for token in range(tokenizer.size)]
+    names, table = [tokenizer.text_of(token) for token in range(tokenizer.size)], network.embeddings().weight
     if where:
         vectors = load_word_vectors(where)
         candidates = [(name, name.removeprefix("##").lstrip("Ġ▁")) for name in names]
     else:
         assert windows is not None
-        vectors = Word2Vec(network.dim, min_count=1, seed=seed).fit(_Pieces(windows, names))
+        vectors = Word2Vec(table.shape[1], min_count=1, seed=seed).fit(_Pieces(windows, names))
         candidates = [(name, name) for name in names]
-    table = network.embeddings().weight
     if vectors.vectors.shape[1] != table.shape[1]:
         raise ValueError(f"init: expected vectors of {table.shape[1]} dimensions, got {vectors.vectors.shape[1]}")
     found = [(k, next((name for name in pair if name in vectors), None)) for k, pair in enumerate(candidates)]

@@ -22,7 +22,7 @@ from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
-from fastssl.models.modes import evaluation_mode
+from fastssl.models.modes import evaluation_mode, flushed_subnormals
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
 from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders, deterministic_algorithms
@@ -199,7 +199,7 @@ class Trainer:
             callback.on_train_begin(self)
         try:
             exact = deterministic_algorithms(self.device) if self.options.deterministic else contextlib.nullcontext()
-            with exact, compiled_encoders(self.method, self.options.compile):
+            with exact, flushed_subnormals(), compiled_encoders(self.method, self.options.compile):
                 while self.epochs is None or self.steps < self.total_steps:
                     between_steps, self.waited_seconds = False, 0.0
                     self.step(on_device)

@@ -49,6 +49,7 @@ from fastssl.augment import (
     to_float,
     uniform,
 )
+from fastssl.augment.program import _uniform
 from fastssl.ops import extension
 from fastssl.ops.reference.augment import philox
 from tests.support import ROOT
@@ -468,6 +469,19 @@ def test_views_as_a_collate_function() -> None:
 def test_uniform_is_keyed_by_id() -> None:
     a, b = uniform(1, 2, [5, 6, 7]), uniform(1, 2, [7, 5])
     assert np.array_equal(a[[2, 0]], b) and ((a > 0) & (a < 1)).all()
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7, 100])
+@pytest.mark.parametrize("seed", [0, 5 | 7 << 32, 2**64 - 3, -1])
+def test_uniform_is_philox(count: int, seed: int) -> None:
+    """Bit for bit the formula by NumPy, which stands in for the extension."""
+    for ids in ([], [0], [3, 2**40 + 5, 1]):
+        for epoch, view, block in ((0, 0, 0), (2**33 + 1, 0xFFF0, 0x10000 - 25)):
+            given = (epoch, np.array(ids, np.int64), view, block, count)
+            made = uniform(seed, *given[:2], view=view, block=block, count=count)
+            assert made.shape == (len(ids), count) and np.array_equal(made, _uniform(seed, *given))
+    with pytest.raises(ValueError, match="count: expected at most 4 numbers, got 5"):
+        uniform(0, 0, [0], block=0xFFFF, count=5)
 
 
 # Wrong input.

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from fastssl.cli import app
 from fastssl.data import TokenFile
 from fastssl.methods import SentenceMethod, get, methods_of
+from fastssl.models.language import OWN
 from fastssl.train import load_checkpoint
 from tests.support.language import corpus
 
@@ -37,7 +38,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """gpt and bert on our own network, also where neither tokenizers nor transformers can be imported."""
+    """Methods on our own networks, also where neither tokenizers nor transformers can be imported."""
     import sys
 
     for name in ("transformers", "tokenizers"):
@@ -45,9 +46,10 @@ def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     file = tmp_path / "texts.tok"
     assert "30 documents" in run("tokenize", f"text:{texts}", file, "--kind", "bytes")
     assert TokenFile(file).tokenizer.size == 261
-    for name in ("gpt", "bert"):
+    networks = {"gpt": "transformer", "bert": "transformer", "bilm": "lstm", "skip-thoughts": "gru"}
+    for name, network in networks.items():
         out = tmp_path / name
-        given = ["--data", file, "--network", "transformer", *SHAPE, "--out", out]
+        given = ["--data", file, "--network", network, *SHAPE, "--out", out]
         assert "261 tokens" in run("pretrain", name, *given)
         span = load_checkpoint(out)[1]["source"]["span"]
         assert span == [0, TokenFile(file).documents[28]]  # the last twentieth is held out
@@ -91,8 +93,66 @@ def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypa
     rows = {"pretrained", "from scratch", "from word vectors", "TF-IDF", "constant"}
     assert all(set(row) == rows for row in table.values())
     assert "labels: expected numbers" in run("evaluate", out, *given, "--labels", "few", code=2)
-    assert "labels: expected the protocol 'finetune'" in run("evaluate", out, "--labels", "4", code=2)
-    assert "protocol: expected 'frozen' or 'finetune'" in run("evaluate", out, "--protocol", "layers", code=2)
+    assert "labels: expected the protocol 'finetune' or 'tags'" in run("evaluate", out, "--labels", "4", code=2)
+    assert "protocol: expected one of 'frozen', 'finetune'" in run("evaluate", out, "--protocol", "layers", code=2)
+
+
+NAMES = "mr B-PER\nlee I-PER\nspoke O\n\nso O\nms B-PER\nday I-PER\n\n"
+SPEECH = "1\tthey\t_\tPRON\t_\t_\t2\t_\t_\t_\n2\tspoke\t_\tVERB\t_\t_\t0\t_\t_\t_\n\n"
+
+
+def test_tags_and_translations_of_own_files(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From files of the user's own to tables beside scratch."""
+    from fastssl.evaluate import TextFineTuning
+
+    pytest.importorskip("transformers")
+    quick = TextFineTuning(epochs=1, least_steps=3, rates=(0.01,))
+    monkeypatch.setattr("fastssl.evaluate.compare_texts.TextFineTuning", lambda: quick)
+    file = tmp_path / "texts.tok"
+    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    for name, network in (("bert", "transformer"), ("t5", "t5")):
+        run("pretrain", name, "--data", file, "--network", network, *SHAPE, "--out", tmp_path / name)
+
+    def scores(name: str, protocol: str, data: str, *more: str) -> dict[str, dict[str, float]]:
+        run("evaluate", tmp_path / name, "--protocol", protocol, "--data", data, *more, "--out", tmp_path / "a.json")
+        found: dict[str, dict[str, float]] = json.loads((tmp_path / "a.json").read_text())
+        return found
+
+    (tmp_path / "names.conll").write_text(NAMES * 10)
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    for part in ("train", "dev"):
+        (folder / f"{part}.conllu").write_text(SPEECH * 6)
+    rows = {"pretrained", "from scratch", "most frequent tag"}
+    table = scores("bert", "tags", f"conll:{tmp_path / 'names.conll'}", "--labels", "6,12", "--seeds", "2")
+    assert list(table)[:3] == [
+        "names, 6 sentences, span F1",
+        "names, 6 sentences, span F1_se",
+        "names, 6 sentences, word accuracy",
+    ]
+    assert len(table) == 8 and all(set(values) == rows for values in table.values())
+    table = scores("bert", "tags", f"conll:{folder}", "--seeds", "1")
+    assert table["speech, word accuracy"]["most frequent tag"] == 100 and list(table) == ["speech, word accuracy"]
+    asked = [{"question": "Who?", "answers": [{"text": "lee", "answer_start": 3}]}] * 8
+    squad = {"data": [{"paragraphs": [{"context": "mr lee spoke", "qas": asked}]}]}
+    (tmp_path / "squad.json").write_text(json.dumps(squad))
+    table = scores("bert", "answers", f"squad:{tmp_path / 'squad.json'}", "--labels", "4", "--seeds", "1")
+    assert list(table) == ["squad, 4 questions, exact", "squad, 4 questions, F1"]
+    assert all(set(values) == {"pretrained", "from scratch"} for values in table.values())
+    assert "data: expected squad:FILE" in run("evaluate", tmp_path / "bert", "--protocol", "answers", code=2)
+    assert "expected conll:FILE" in run("evaluate", tmp_path / "bert", "--protocol", "tags", "--data", "names", code=2)
+
+    (tmp_path / "pairs.tsv").write_text("uno\tone\ndos\ttwo\ntres\tthree\n" * 5)
+    given = ["--seeds", "1", "--steps", "2"]
+    table = scores("t5", "translation", f"pairs:{tmp_path / 'pairs.tsv'}", "--labels", "4", *given)
+    names = [f"pairs, 4 pairs, {name}" for name in ("BLEU", "chrF", "ROUGE-L", "nats per token")]
+    assert list(table) == names and set(table[names[3]]) == {"pretrained", "from scratch"}
+    assert all(set(table[name]) == {"pretrained", "from scratch", "source text"} for name in names[:3])
+    translate = ["evaluate", tmp_path / "bert", "--protocol", "translation"]
+    assert "with a decoder" in run(*translate, "--data", f"pairs:{tmp_path / 'pairs.tsv'}", code=2)
+    assert "expected pairs of texts" in run(*translate, "--data", f"text:{texts}", code=2)
+    assert "readout: expected none" in run(*translate, "--readout", "token", code=2)
+    assert "steps: expected the protocol" in run(*translate[:2], "--steps", "3", code=2)
 
 
 @pytest.mark.parametrize("name", methods_of("tokens"))
@@ -108,6 +168,9 @@ def test_from_a_folder_to_a_hugging_face_model(name: str, texts: Path, tmp_path:
     if get(name).generates:
         made = run("generate", out, "The state", "--tokens", "5", "--count", "2")
         assert made == run("generate", out, "The state", "--tokens", "5", "--count", "2")
+    if get(name).networks[0] in OWN:  # type: ignore[attr-defined]
+        assert "huggingface has no" in run("export", out, "--to", "huggingface", code=2)
+        return
     run("export", out, "--to", "huggingface")
     model = transformers.AutoModel.from_pretrained(out / "huggingface").eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(out / "huggingface")

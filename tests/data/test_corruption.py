@@ -18,6 +18,8 @@ from fastssl.data.corruption import (
     SENTINELS,
     Draws,
     Ragged,
+    _cut_spans,
+    _noise_spans,
     composition,
     corrupt,
     mask,
@@ -171,6 +173,28 @@ def test_spans_are_t5s(length: int) -> None:
         places = np.bincount((starts[:, 0]) // 8)[:4]
         assert stats.chisquare(np.bincount(lengths[:, 0], minlength=9)[1:9] + 1, None).pvalue < 1e-4  # short ones
         assert places[0] > places[-1]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 300), min_size=0, max_size=6),
+    seed=st.integers(-5, 2**64 - 1),
+    share=st.floats(0.01, 0.99),
+    mean=st.floats(1, 9),
+)
+def test_spans_are_those_of_numpy(lengths: list[int], seed: int, share: float, mean: float) -> None:
+    """Bit for bit what stands in for the extension, also where a token is most of its row."""
+    text = Ragged.of([np.arange(n + 1) + 5 for n in lengths])
+    draws = Draws(seed, 2**32 + 7, np.arange(len(lengths)) * 2**33)
+    starts, inside = noise_spans(text.lengths - 1, draws, share, mean)
+    noise, spans_of_row = inside.sum(1), (inside > 0).sum(1)
+    expected = _noise_spans(draws, noise, text.lengths - 1 - noise, spans_of_row)
+    assert np.array_equal(starts, expected[0]) and np.array_equal(inside, expected[1])
+    if inside.shape[1] <= SENTINELS:
+        made = OBJECTIVES["spans"](text, draws, TOKENIZER, share, mean)
+        right = _cut_spans(text, starts, inside, V + SENTINELS - 1)
+        for got, wanted in ((made.inputs, right.inputs), (made.targets, right.targets)):
+            assert np.array_equal(got.values, wanted.values) and np.array_equal(got.offsets, wanted.offsets)
 
 
 def test_subsets_and_compositions_are_uniform() -> None:

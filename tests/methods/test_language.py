@@ -20,6 +20,7 @@ from fastssl.data.corruption import IGNORED, OBJECTIVES
 from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, get
 from fastssl.models import build_language, generate, generate_target
 from fastssl.models.generation import filtered
+from fastssl.models.language import OWN
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
@@ -29,7 +30,7 @@ from tests.support.training import gradients, relative
 
 # Those with one loss of the tokens that are predicted; tests/methods/test_replaced.py has ELECTRA.
 PREDICTING = [s for s in SUBJECT_NETWORKS if not issubclass(get(s[0]), (SentenceMethod, ELECTRA))]
-OTHERS = [(name, network) for name, network in PREDICTING if network != "transformer"]
+OTHERS = [(name, network) for name, network in PREDICTING if network not in OWN]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,8 @@ def test_they_run_in_bf16_and_are_keyed_by_item(name: str, network: str, file: A
     for a, b in zip(whole, part):
         assert (a is None and b is None) or torch.equal(a[[7, 3]], b)
     other = method.examples(windows.items(ids), 1, 3, ids)
-    drawn = name not in ("gpt", "quick-thoughts", "sim-cse")  # others make the same examples in every epoch
+    same_in_every_epoch = ("gpt", "bilm", "skip-thoughts", "quick-thoughts", "sim-cse")
+    drawn = name not in same_in_every_epoch
     same = whole.segments is not None and torch.equal(whole.segments, other.segments)  # type: ignore[arg-type]
     assert (torch.equal(whole.tokens, other.tokens) and (same or name != "xlnet")) != drawn
 
@@ -219,7 +221,7 @@ def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "network"), [s for s in PREDICTING if s[0] not in ("gpt", "xlnet")])
+@pytest.mark.parametrize(("name", "network"), [s for s in PREDICTING if s[0] not in ("gpt", "bilm", "xlnet")])
 def test_targets_are_not_visible(name: str, network: str, file: Any) -> None:
     """What is predicted does not depend on the token itself, but on others on both sides."""
     method = method_of(name, network).eval()
@@ -415,7 +417,7 @@ def test_what_does_not_fit_is_named(file: Any, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data: expected at least 2 items"):
         pretrain(method, Windows(file, 32, (0, 20)), Pretraining(epochs=1), out=tmp_path / "run")
     for wrong, match in (
-        ({"name": "lstm"}, "network: expected one of transformer"),
+        ({"name": "rnn"}, "network: expected one of transformer"),
         ({"heads": 3}, "heads: expected a divisor of width"),
         ({"depth": 0}, "depth: expected an integer >= 1"),
         ({"dropout": 1.0}, "dropout: expected a share"),

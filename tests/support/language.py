@@ -12,6 +12,7 @@ import numpy as np
 from fastssl.data import Corpus, TokenFile, Tokenizer, tokenize_corpus
 from fastssl.methods import TextMethod, get, methods_of
 from fastssl.models import LanguageModel, build_language
+from fastssl.models.language import OWN
 from fastssl.train.language import network_options
 
 WORDS = (
@@ -23,7 +24,7 @@ SUBJECT_NETWORKS = [
     (name, network)
     for name, kind in methods_of("tokens").items()
     for network in kind.networks  # type: ignore[attr-defined]
-    if network == "transformer" or importlib.util.find_spec("transformers")
+    if network in OWN or importlib.util.find_spec("transformers")
 ]
 SHAPE = {"width": 16, "depth": 1, "heads": 2, "length": 32}
 

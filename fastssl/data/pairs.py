@@ -1,0 +1,111 @@
+"""Pairs of texts in files: translations, summaries, questions and answers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from fastssl.data.corpus import Corpus
+from fastssl.data.embedded_text import ParallelCorpus
+from fastssl.data.storage import content, ending, entries, is_folder, is_url, join, name_of
+
+SUFFIXES = (".tsv", ".csv", ".jsonl")
+PARTS = {"train": ("train", "training"), "test": ("test", "dev", "validation", "valid", "val")}
+
+
+def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:
+    """The file of a folder that holds a part of a data set: ``train.tsv`` and ``test.tsv`` (or dev, valid, ...), also
+    as a piece of a name: ``train-v1.1.json``, ``en_ewt-ud-train.conllu``.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    there = {
+        name: re.split(r"[-_.]", name.lower()) for name in sorted(entries(str(folder))) if ending(name) in suffixes
+    }
+    known = (name for wanted in PARTS[part] for name, pieces in there.items() if wanted in pieces)
+    found = next(known, None)
+    if found is None:
+        wanted = " or ".join(f"{part}{suffix}" for suffix in suffixes)
+        raise FileNotFoundError(f"data: expected {wanted} in {str(folder)!r}")
+    return join(str(folder), found)
+
+
+def text_pairs(place: str | Path, part: str = "train", columns: tuple[str, str] = ("source", "target")) -> Any:
+    """Reads pairs of texts from a file, one pair per line.
+
+    Args:
+        place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
+            folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files.
+        part: "train" or "test", of a folder.
+        columns: names of the two columns or keys. A table whose first line does not name both has no heading, and two
+            columns.
+
+    Returns:
+        A :class:`ParallelCorpus`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a line without both texts, a file of another kind, or without pairs.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.data import text_pairs
+        >>> file = Path(tempfile.mkdtemp()) / "pairs.tsv"
+        >>> _ = file.write_text("uno\\tone\\ndos\\ttwo\\n")
+        >>> text_pairs(file).pair(1)
+        ('dos', 'two')
+    """
+    file = str(place) if is_url(str(place)) else str(Path(place).expanduser())
+    name = name_of(file)
+    if is_folder(file):
+        file = part_file(file, part, SUFFIXES)
+    if ending(file) not in SUFFIXES:
+        raise ValueError(f"pairs: expected a file with {', '.join(SUFFIXES)}, got {file!r}")
+    pairs = list((_objects if ending(file) == ".jsonl" else _rows)(file, columns))
+    if not pairs:
+        raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
+    sources, targets = zip(*pairs)
+    return ParallelCorpus(Corpus(list(sources), name), Corpus(list(targets), name))
+
+
+def _lines(file: str) -> list[str]:
+    return content(file).decode("utf-8-sig").split("\n")
+
+
+def _objects(file: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(_lines(file), 1):
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{file}: line {number}: no JSON ({error})") from error
+        texts = [found.get(column) if isinstance(found, dict) else None for column in columns]
+        if not all(isinstance(text, str) for text in texts):
+            keys = sorted(found) if isinstance(found, dict) else type(found).__name__
+            raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(columns)}, got {keys}")
+        yield str(texts[0]), str(texts[1])
+
+
+def _rows(file: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    lines = [line.rstrip("\r") for line in _lines(file)]
+    if ending(file) == ".csv":
+        rows = list(csv.reader(line + "\n" for line in lines))
+    else:
+        rows = [line.split("\t") for line in lines]
+    first = next((k for k, row in enumerate(rows) if any(row)), 0)
+    named = bool(rows) and set(columns) <= set(rows[first])
+    places = [rows[first].index(column) for column in columns] if named else [0, 1]
+    for number, row in enumerate(rows[first + named :], first + named + 1):
+        if not any(row):
+            continue
+        if len(row) <= max(places) or (not named and len(row) != 2):
+            heading = "" if named else f", or a heading with {' and '.join(columns)}"
+            raise ValueError(f"{file}: line {number}: expected two columns of text{heading}, got {len(row)}")
+        yield row[places[0]], row[places[1]]
