@@ -378,7 +378,10 @@ def main() -> None:
     arguments = parser.parse_args()
     for what in arguments.what:
         found = {"rate": rate, "memory": memory, "listing": listing}[what](arguments.folder)
-        results = {**(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}), what: found | {"machine": machine()}}
+        results = {
+            **(json.loads(RESULTS.read_text()) if RESULTS.exists() else {}),
+            what: found | {"machine": machine()},
+        }
         write_atomically(RESULTS, json.dumps(results, indent=1))
         print(what, results[what], flush=True)
     if arguments.page:

@@ -13,7 +13,9 @@ constexpr int kW = kWidth<float>;
 using V = Vec<float>;
 // Sums of a tile stay in registers: rows x vectors, twice, for the even and the odd inputs. The order of the additions
 // of an output does not depend on the tile, so that a row has the same bits in any group of rows.
-constexpr int most_vectors(int rows) { return (kManyRegisters ? 12 : 6) / rows < 1 ? 1 : (kManyRegisters ? 12 : 6) / rows; }
+constexpr int most_vectors(int rows) {
+  return (kManyRegisters ? 12 : 6) / rows < 1 ? 1 : (kManyRegisters ? 12 : 6) / rows;
+}
 
 // to[r][0..N) = bias + sum_i from[r][i] * weights[i][0..N), vectors of kW.
 template <int R, int N>
