@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fastssl.ops.backend import Backend
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
-from fastssl.ops.types import Ids, Scoring, Sums, Weights
+from fastssl.ops.types import Ids, Scoring, Sums, Weights, least_length
 
 
 def kept_bytes(x: Tensor, n: int, m: int, same: bool) -> int:
@@ -21,7 +21,7 @@ def _sums_cpu(
     x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring, columns: bool, keep: bool
 ) -> Sums:
     sums, by_column, score, other, kept = torch.ops.fastssl.pair_block.default(
-        x, y, partner, *ids, s.scale, s.bias, s.normalize, s.sigmoid, columns, keep
+        x, y, partner, *ids, s.scale, s.bias, least_length(s.normalize, x.dtype), s.sigmoid, columns, keep
     )
     return Sums(sums, by_column, score, other, kept if keep else None)
 
@@ -37,7 +37,8 @@ def _gradients_cpu(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     result: tuple[Tensor, Tensor, Tensor] = torch.ops.fastssl.pair_block_backward.default(
-        x, y, partner, *ids, s.scale, s.bias, s.normalize, s.sigmoid, kept, w.x, w.x_lse, w.y, w.y_lse, w.partner, needs
+        *(x, y, partner, *ids, s.scale, s.bias, least_length(s.normalize, x.dtype), s.sigmoid),
+        *(kept, w.x, w.x_lse, w.y, w.y_lse, w.partner, needs),
     )
     return result
 

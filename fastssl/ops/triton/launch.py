@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.gpu import INTERPRETING
+from fastssl.ops.types import least_length
 
 ALIGNMENT = 16  # bytes, of what the copy engine reads: the first element and the step from row to row
 MAX_ROWS = 2**31 - 2**16
@@ -412,7 +413,7 @@ def side(x: Tensor, normalize: float, squares: bool, gradient: bool = False) -> 
     if not normalize and not squares:
         return Side(rows, None, None, None, narrow)
     n, d = x.shape
-    least = _as_float32(normalize)  # as the kernels see it
+    least = _as_float32(least_length(normalize, x.dtype))  # as the kernels see it
     factor = torch.empty((n,), dtype=torch.float32, device=x.device) if normalize else None
     square = torch.empty((n,), dtype=torch.float32, device=x.device) if squares else None
     unit = _packed_like(x) if copied else None
