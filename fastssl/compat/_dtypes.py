@@ -72,7 +72,7 @@ def call(
             result = target.fused(*args, **kwargs)
     finally:
         _region.reset(token)
-    if not tensors(result):  # indices
+    if isinstance(result, tuple):  # indices
         return result
     region = torch.get_autocast_dtype(device) if autocast else None
     key = (original, _kind(args, known), _kind(kwargs, known), device, region)

@@ -499,6 +499,24 @@ def test_what_open_clip_leaves_behind() -> None:
         assert loss.prev_num_logits == ROWS and torch.equal(loss.labels[torch.device("cpu")], torch.arange(ROWS))
 
 
+@pytest.mark.parametrize("name", ["LiftedStructureLoss", "TripletMarginLoss", "NTXentLoss", "AngularLoss"])
+@pytest.mark.parametrize("classes", [1, ROWS])
+def test_rows_that_the_library_refuses_are_refused_where_there_is_nothing_to_compute(name: str, classes: int) -> None:
+    pml = metric_learning()
+    loss = getattr(pml.losses, name)(distance=pml.distances.LpDistance())
+    x, y = _rows(dtype=torch.bfloat16)[:20], torch.arange(20) % classes  # few: torch.cdist has no kernel for them
+
+    def outcome() -> Any:
+        try:
+            return float(loss(x, y))
+        except NotImplementedError as error:
+            return type(error)
+
+    before = outcome()
+    fastssl.patch("pytorch_metric_learning")
+    assert outcome() == before
+
+
 def test_numbers_of_numpy_in_settings() -> None:
     numpy = pytest.importorskip("numpy")
     pml = metric_learning()
