@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.augment.images import PaddedRGB
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
@@ -51,7 +52,7 @@ def pack(
     """Writes images to a packed file, atomically.
 
     Args:
-        images: uint8 [H, W, C] (C = 1, 3 or 4), consumed one by one.
+        images: uint8 [H, W, C], consumed one by one.
         path: path of the file.
         labels: one integer per item; None: no labels.
         classes: names of the classes.
@@ -82,8 +83,6 @@ def pack(
                 if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
                     got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
                     raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
-                if image.shape[2] not in (1, 3, 4):
-                    raise ValueError(f"images[{k}]: expected 1, 3 or 4 channels, got {image.shape[2]}")
                 if labels is not None and k >= len(labels) * images_per_item:
                     raise ValueError(f"labels: expected one per item, got {len(labels)} for more items")
                 pixels = np.ascontiguousarray(image).tobytes()
@@ -153,7 +152,8 @@ def pack_source(
             names.append(item.name or "")
             texts.append(item.text)
             for image in item.images:
-                yield shrink(np.ascontiguousarray(image[:, :, :3]), size)
+                colors = image[:, :, :3] if isinstance(image, PaddedRGB) else image
+                yield shrink(np.ascontiguousarray(colors), size)
 
     options: dict[str, Any] = {"names": names, "texts": texts, "images_per_item": images_per_item, "progress": progress}
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
@@ -242,7 +242,7 @@ class PackedImages(Source):
         r = self.records
         offset = r["offset"].astype(object)
         numel = r["height"].astype(object) * r["width"].astype(object) * r["channels"].astype(object)
-        good = (numel > 0) & (offset >= len(MAGIC)) & (offset + numel <= end) & np.isin(r["channels"], (1, 3, 4))
+        good = (numel > 0) & (offset >= len(MAGIC)) & (offset + numel <= end)
         if not bool(np.all(good)):
             bad = int(np.flatnonzero(~good.astype(bool))[0])
             raise PackedError(f"{self.path}: damaged (image {bad} does not lie within the file)")

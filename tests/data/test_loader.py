@@ -345,7 +345,7 @@ def test_packing_leaves_nothing_half_written(tmp_path: Path) -> None:
         pack(images(), tmp_path / "x.pack")
     for bad, match in (
         ([COLOUR[0].astype(np.float32)], r"images\[0\].*float32"),
-        ([COLOUR[0], COLOUR[0][:, :, :2]], r"images\[1\].*channels"),
+        ([COLOUR[0], COLOUR[0][:, :, :0]], r"images\[1\]: expected uint8 \[H, W, C\]"),
         (["x"], r"images\[0\].*str"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -388,7 +388,7 @@ def test_damaged_packed_files_are_refused(packed: Path, tmp_path: Path) -> None:
     refused(rebuilt(count=6), "does not hold 6")
     refused(rebuilt(count=-5), "incomplete header")
     refused(rebuilt(classes=None), "incomplete header")
-    for field, value in (("offset", 2**63), ("offset", 0), ("height", 2**32 - 1), ("width", 0), ("channels", 2)):
+    for field, value in (("offset", 2**63), ("offset", 0), ("height", 2**32 - 1), ("width", 0), ("channels", 0)):
         records = np.frombuffer(good[table:header], RECORD).copy()
         records[field][2] = value
         refused(rebuilt(records), "image 2 does not lie within the file")
