@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 
 from fastssl.augment.images import PaddedRGB
+from fastssl.data.bands import ImageError
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.shards import ShardError
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import is_url, open_file
 
@@ -115,7 +117,12 @@ def pack(
 
 
 def pack_source(
-    source: Source, path: str | Path, *, size: int | None = None, progress: Callable[[int], None] | None = None
+    source: Source,
+    path: str | Path,
+    *,
+    size: int | None = None,
+    on_error: str = "raise",
+    progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes the images of a source to a packed file, with its labels, classes, names and texts.
 
@@ -123,11 +130,12 @@ def pack_source(
         source: source of images, decoded by several threads.
         path: path of the file.
         size: downsize images to a shorter side of at most this many pixels; None: unchanged.
+        on_error: "raise", or "skip" unreadable items.
         progress: called with the number of images written so far.
 
     Raises:
-        ValueError: no items, items without images, or with varying numbers of images.
-        ImageError: an unreadable image.
+        ValueError: no items, items without images, or with varying numbers of images, or an unknown ``on_error``.
+        ImageError, ShardError, OSError: an unreadable image.
 
     Example:
         >>> import tempfile
@@ -136,7 +144,11 @@ def pack_source(
         >>> from fastssl.data import pack_source
         >>> path = pack_source(digits().subset(range(4)), Path(tempfile.mkdtemp()) / 'digits.fssl')
     """
-    images_per_item = len(source.read(0).images or ()) if len(source) else 0
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+    readable = source if on_error == "raise" else _Readable(source)
+    first = next((item for k in range(len(source)) if (item := readable.read(k)) is not UNREADABLE), UNREADABLE)
+    images_per_item = len(first.images or ())
     if not images_per_item:
         raise ValueError(f"data: expected items with images, got {source!r}")
     labels: list[int] = []
@@ -144,7 +156,9 @@ def pack_source(
     texts: list[str | None] = []
 
     def images() -> Iterator[np.ndarray]:
-        for item in prefetch_items(source):
+        for item in prefetch_items(readable):
+            if item is UNREADABLE:
+                continue
             if item.images is None or len(item.images) != images_per_item:
                 got = len(item.images or ())
                 raise ValueError(f"data: expected {images_per_item} images per item, {item.name} has {got}")
@@ -157,6 +171,25 @@ def pack_source(
 
     options: dict[str, Any] = {"names": names, "texts": texts, "images_per_item": images_per_item, "progress": progress}
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
+
+
+UNREADABLE = Item()
+
+
+class _Readable(Source):
+    """A source whose unreadable items are ``UNREADABLE``."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.name = source, source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        try:
+            return self.source.read(index, reduce)
+        except (ImageError, PackedError, ShardError, OSError):
+            return UNREADABLE
 
 
 class PackedImages(Source):

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+import fastssl.data
 from fastssl.augment import Augment, CenterCrop, DINOAugment, RandomResizedCrop, SimCLRAugment
-from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, pack, read_image
+from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, pack, pack_source, read_image
 from fastssl.data.container import FOOTER
 from fastssl.data.decode import open_image, to_array
 from fastssl.data.packed import MAGIC, RECORD
@@ -354,6 +355,19 @@ def test_packing_leaves_nothing_half_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="labels"):
             pack(COLOUR[:2], tmp_path / "x.pack", labels=labels)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_items_are_left_out_of_a_packed_file(tmp_path: Path) -> None:
+    for k in range(4):
+        (tmp_path / f"{k}.png").write_bytes(b"nothing" if k % 2 == 0 else _bytes("PNG"))
+    source = fastssl.data.open(tmp_path)
+    with pytest.raises(ImageError, match=r"0\.png: cannot be read"):
+        pack_source(source, tmp_path / "x.pack")
+    made = PackedImages(pack_source(source, tmp_path / "x.pack", on_error="skip"))
+    assert [made.name_of(k) for k in range(len(made))] == ["1.png", "3.png"]
+    assert np.array_equal(made.read(1).images[0], source.read(3).images[0][:, :, :3])  # type: ignore[index]
+    with pytest.raises(ValueError, match="on_error: expected 'raise' or 'skip', got 'drop'"):
+        pack_source(source, tmp_path / "x.pack", on_error="drop")
 
 
 def test_damaged_packed_files_are_refused(packed: Path, tmp_path: Path) -> None:
