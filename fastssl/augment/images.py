@@ -173,9 +173,10 @@ def _is_planar(array: np.ndarray, name: str, channels: int) -> bool:
     if array.shape[-3] in known:
         return True
     expected = "1, 3 or 4" if known is CHANNELS else str(channels)
+    shape = (*array.shape[:-1], 3) if isinstance(array, PaddedRGB) else array.shape
     raise ValueError(
         f"{name}: expected {expected} channels as the last dimension or before height and width, got shape "
-        f"{array.shape}; views and encoders of other channels are made with channels= (--channels)"
+        f"{shape}; views and encoders of other channels are made with channels= (--channels)"
     )
 
 

@@ -48,7 +48,7 @@ def main() -> None:
 
 def _remedy(error: BaseException) -> str:
     """What to do about an item that cannot be read, where the command can leave it out."""
-    if not {"pretrain", "embed"} & set(sys.argv[1:2]) or type(error).__name__ not in UNREADABLE:
+    if not {"pretrain", "embed", "pack"} & set(sys.argv[1:2]) or type(error).__name__ not in UNREADABLE:
         return ""
     return "; --on-error skip leaves such items out and counts them"
 
@@ -697,14 +697,18 @@ def pack_images(
     images: Annotated[str, typer.Argument(help="As --data of pretrain.")],
     out: Annotated[Path, typer.Argument(help="The packed file.")],
     size: Annotated[int | None, typer.Option(help="Downsize the shorter side to this many pixels.")] = None,
+    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip.")] = "raise",
 ) -> None:
     """Decode images once into a memory-mapped file."""
-    from fastssl.data import pack_source
+    from fastssl.data import PackedImages, pack_source
 
     source = open_data(images)
     with item_progress(f"{out}: images packed of {len(source):,}") as show:
-        pack_source(source, out, size=size, progress=show)
-    echo(f"{len(source)} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
+        pack_source(source, out, size=size, on_error=on_error, progress=show)
+    made = len(PackedImages(out))
+    if made < len(source):
+        echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
+    echo(f"{made} items, {out.stat().st_size / 2**20:.0f} MiB: {out}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fastssl.augment import Augment, Views
-from fastssl.augment.images import to_show
+from fastssl.augment.images import CHANNELS, to_show
 from fastssl.data import open as open_source
 from fastssl.data.views import select_images
 from fastssl.ops.reference.augment import jitter_order
@@ -30,14 +30,14 @@ def find_images(data: str, count: int) -> tuple[list[np.ndarray], list[str]]:
     return [select_images([item])[0] for item in items], [Path(item.name or "").name for item in items]
 
 
-def _picture(view: torch.Tensor, program: Augment) -> np.ndarray:
-    """A view as an image, with the normalisation undone."""
-    x = view.float()
-    if program.normalize is not None:
-        x = x * torch.tensor(program.normalize.stds()).view(3, 1, 1)
-        x = x + torch.tensor(program.normalize.means()).view(3, 1, 1)
-    array: np.ndarray = (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return array
+def _picture(view: torch.Tensor) -> np.ndarray:
+    return to_show((view.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+
+
+def _channels(images: Sequence[np.ndarray]) -> int:
+    """Channels of the views: those of the images, if they are neither grey nor RGB."""
+    others = {image.shape[-1] for image in images} - {*CHANNELS}
+    return min(others) if others else 3
 
 
 def describe(program: Augment, drawn: dict[str, float]) -> list[str]:
@@ -63,6 +63,8 @@ def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Vie
     """Draws the sheet: one row per image, the original first."""
     from PIL import Image, ImageDraw, ImageFont
 
+    # Without normalisation, which would be undone.
+    views = Views([Augment(program.operations, channels=_channels(images)) for program in views.programs])
     made, params = views(list(images), seed=seed, return_params=True)
     programs = views.programs
     cell = max(max(max(p.size) for p in programs), 112)
@@ -85,6 +87,6 @@ def contact_sheet(images: Sequence[np.ndarray], names: Sequence[str], views: Vie
         size = (max(1, math.floor(shown.width * scale)), max(1, math.floor(shown.height * scale)))
         shown = shown.resize(size)
         put(0, row, np.asarray(shown), [names[row], f"{image.shape[1]} x {image.shape[0]}"])
-        for column, (program, view) in enumerate(zip(programs, made)):
-            put(column + 1, row, _picture(view[row], program), texts[row][column])
+        for column, view in enumerate(made):
+            put(column + 1, row, _picture(view[row]), texts[row][column])
     return sheet

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
-from fastssl.augment.images import CHANNELS
+from fastssl.augment.images import CHANNELS, PaddedRGB
 from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
@@ -223,9 +223,10 @@ def shrink(image: np.ndarray, size: int | None) -> np.ndarray:
     shape = (size, size * width // height) if height <= width else (size * height // width, size)
     whole = RandomResizedCrop(shape, interpolation="bicubic")
     params = Params(np.array([[0.0, 0.0, height, width]]), tuple(f"RandomResizedCrop.{c}" for c in whole.columns))
-    view = Augment([whole]).apply([image], params)[0]
+    channels = 3 if isinstance(image, PaddedRGB) else image.shape[2]
+    view = Augment([whole], channels=channels).apply([image], params)[0]
     array: np.ndarray = (view.permute(1, 2, 0) * 255).round().clamp(0, 255).byte().contiguous().numpy()
-    return array[:, :, : image.shape[2]] if image.shape[2] == 1 else array
+    return array
 
 
 def _name_of(source: str | Path | bytes) -> str:

@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.augment.images import PaddedRGB
+from fastssl.data.bands import ImageError
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
+from fastssl.data.shards import ShardError
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import is_url, open_file
 
@@ -51,7 +54,7 @@ def pack(
     """Writes images to a packed file, atomically.
 
     Args:
-        images: uint8 [H, W, C] (C = 1, 3 or 4), consumed one by one.
+        images: uint8 [H, W, C], consumed one by one.
         path: path of the file.
         labels: one integer per item; None: no labels.
         classes: names of the classes.
@@ -82,8 +85,6 @@ def pack(
                 if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
                     got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
                     raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
-                if image.shape[2] not in (1, 3, 4):
-                    raise ValueError(f"images[{k}]: expected 1, 3 or 4 channels, got {image.shape[2]}")
                 if labels is not None and k >= len(labels) * images_per_item:
                     raise ValueError(f"labels: expected one per item, got {len(labels)} for more items")
                 pixels = np.ascontiguousarray(image).tobytes()
@@ -116,7 +117,12 @@ def pack(
 
 
 def pack_source(
-    source: Source, path: str | Path, *, size: int | None = None, progress: Callable[[int], None] | None = None
+    source: Source,
+    path: str | Path,
+    *,
+    size: int | None = None,
+    on_error: str = "raise",
+    progress: Callable[[int], None] | None = None,
 ) -> Path:
     """Writes the images of a source to a packed file, with its labels, classes, names and texts.
 
@@ -124,11 +130,12 @@ def pack_source(
         source: source of images, decoded by several threads.
         path: path of the file.
         size: downsize images to a shorter side of at most this many pixels; None: unchanged.
+        on_error: "raise", or "skip" unreadable items.
         progress: called with the number of images written so far.
 
     Raises:
-        ValueError: no items, items without images, or with varying numbers of images.
-        ImageError: an unreadable image.
+        ValueError: no items, items without images, or with varying numbers of images, or an unknown ``on_error``.
+        ImageError, ShardError, OSError: an unreadable image.
 
     Example:
         >>> import tempfile
@@ -137,7 +144,11 @@ def pack_source(
         >>> from fastssl.data import pack_source
         >>> path = pack_source(digits().subset(range(4)), Path(tempfile.mkdtemp()) / 'digits.fssl')
     """
-    images_per_item = len(source.read(0).images or ()) if len(source) else 0
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+    readable = source if on_error == "raise" else _Readable(source)
+    first = next((item for k in range(len(source)) if (item := readable.read(k)) is not UNREADABLE), UNREADABLE)
+    images_per_item = len(first.images or ())
     if not images_per_item:
         raise ValueError(f"data: expected items with images, got {source!r}")
     labels: list[int] = []
@@ -145,7 +156,9 @@ def pack_source(
     texts: list[str | None] = []
 
     def images() -> Iterator[np.ndarray]:
-        for item in prefetch_items(source):
+        for item in prefetch_items(readable):
+            if item is UNREADABLE:
+                continue
             if item.images is None or len(item.images) != images_per_item:
                 got = len(item.images or ())
                 raise ValueError(f"data: expected {images_per_item} images per item, {item.name} has {got}")
@@ -153,10 +166,30 @@ def pack_source(
             names.append(item.name or "")
             texts.append(item.text)
             for image in item.images:
-                yield shrink(np.ascontiguousarray(image[:, :, :3]), size)
+                colors = image[:, :, :3] if isinstance(image, PaddedRGB) else image
+                yield shrink(np.ascontiguousarray(colors), size)
 
     options: dict[str, Any] = {"names": names, "texts": texts, "images_per_item": images_per_item, "progress": progress}
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
+
+
+UNREADABLE = Item()
+
+
+class _Readable(Source):
+    """A source whose unreadable items are ``UNREADABLE``."""
+
+    def __init__(self, source: Source) -> None:
+        self.source, self.name = source, source.name
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        try:
+            return self.source.read(index, reduce)
+        except (ImageError, PackedError, ShardError, OSError):
+            return UNREADABLE
 
 
 class PackedImages(Source):
@@ -242,7 +275,7 @@ class PackedImages(Source):
         r = self.records
         offset = r["offset"].astype(object)
         numel = r["height"].astype(object) * r["width"].astype(object) * r["channels"].astype(object)
-        good = (numel > 0) & (offset >= len(MAGIC)) & (offset + numel <= end) & np.isin(r["channels"], (1, 3, 4))
+        good = (numel > 0) & (offset >= len(MAGIC)) & (offset + numel <= end)
         if not bool(np.all(good)):
             bad = int(np.flatnonzero(~good.astype(bool))[0])
             raise PackedError(f"{self.path}: damaged (image {bad} does not lie within the file)")

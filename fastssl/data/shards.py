@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.listing import SUFFIXES, Names, readable
@@ -257,7 +258,7 @@ def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 
         per_shard: number of items per shard.
 
     Raises:
-        ValueError: an item without an image.
+        ValueError: an item without an image, or with one that is neither grey nor RGB.
 
     Example:
         >>> import tempfile
@@ -291,6 +292,8 @@ def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 
                 paths.append(folder / f"{k // per_shard:05}.tar")
                 archive = tarfile.open(temporary, "w")  # noqa: SIM115 (closed where the shard is full)
             file = BytesIO()
+            if item.images[0].shape[2] not in CHANNELS:
+                raise ValueError(f"items[{k}]: expected a grey or RGB image, got {item.images[0].shape[2]} channels")
             pixels = np.ascontiguousarray(item.images[0][:, :, :3])
             Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).save(file, "PNG")
             members = {"png": file.getvalue()}

@@ -28,9 +28,11 @@ from fastssl.augment import (
     RandomSolarize,
     RandomVerticalFlip,
     SimCLRAugment,
+    policy,
 )
 from fastssl.augment.images import PaddedRGB
-from fastssl.data import ImageError, Loader, read_image
+from fastssl.data import ImageError, Loader, PackedImages, pack_source, read_image, write_shards
+from fastssl.data.decode import shrink
 from fastssl.data.views import CenterCropExamples
 from fastssl.evaluate import encode, evaluate
 from fastssl.methods import get, methods_of
@@ -236,6 +238,23 @@ def test_images_of_five_channels_from_files_to_features(kind: str, tmp_path: Pat
 def _order(source: Any) -> list[int]:
     names = [source.name_of(k) for k in range(len(source))]
     return [int(Path(name).stem) if "class" in name else k for k, name in enumerate(names)]
+
+
+def test_packed_files_and_previews_keep_all_channels(tmp_path: Path) -> None:
+    from fastssl.cli.preview import contact_sheet
+
+    source = fastssl.data.open(IMAGES[5])
+    packed = PackedImages(pack_source(source, tmp_path / "five.pack"))
+    assert all(np.array_equal(packed.read(k).images[0], IMAGES[5][k]) for k in range(6))  # type: ignore[index]
+    small = PackedImages(pack_source(source, tmp_path / "small.pack", size=10)).read(0).images[0]  # type: ignore[index]
+    assert small.shape == (10, 12, 5)
+    for k in range(5):
+        alone = shrink(np.ascontiguousarray(IMAGES[5][0][..., k : k + 1]), 10)
+        assert np.array_equal(small[..., k : k + 1], alone)
+    sheet = contact_sheet(list(IMAGES[5][:2]), ["a", "b"], policy("byol", 16), seed=0)
+    assert sheet.mode == "RGB" and len(np.unique(np.asarray(sheet))) > 50
+    with pytest.raises(ValueError, match=r"items\[0\]: expected a grey or RGB image, got 5 channels"):
+        write_shards(source.items([0]), tmp_path / "shards")
 
 
 def test_what_is_no_image_of_channels(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
+import fastssl.data
 from fastssl.augment import Augment, CenterCrop, DINOAugment, RandomResizedCrop, SimCLRAugment
-from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, pack, read_image
+from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, pack, pack_source, read_image
 from fastssl.data.container import FOOTER
 from fastssl.data.decode import open_image, to_array
 from fastssl.data.packed import MAGIC, RECORD
@@ -345,7 +346,7 @@ def test_packing_leaves_nothing_half_written(tmp_path: Path) -> None:
         pack(images(), tmp_path / "x.pack")
     for bad, match in (
         ([COLOUR[0].astype(np.float32)], r"images\[0\].*float32"),
-        ([COLOUR[0], COLOUR[0][:, :, :2]], r"images\[1\].*channels"),
+        ([COLOUR[0], COLOUR[0][:, :, :0]], r"images\[1\]: expected uint8 \[H, W, C\]"),
         (["x"], r"images\[0\].*str"),
     ):
         with pytest.raises(ValueError, match=match):
@@ -354,6 +355,19 @@ def test_packing_leaves_nothing_half_written(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="labels"):
             pack(COLOUR[:2], tmp_path / "x.pack", labels=labels)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_items_are_left_out_of_a_packed_file(tmp_path: Path) -> None:
+    for k in range(4):
+        (tmp_path / f"{k}.png").write_bytes(b"nothing" if k % 2 == 0 else _bytes("PNG"))
+    source = fastssl.data.open(tmp_path)
+    with pytest.raises(ImageError, match=r"0\.png: cannot be read"):
+        pack_source(source, tmp_path / "x.pack")
+    made = PackedImages(pack_source(source, tmp_path / "x.pack", on_error="skip"))
+    assert [made.name_of(k) for k in range(len(made))] == ["1.png", "3.png"]
+    assert np.array_equal(made.read(1).images[0], source.read(3).images[0][:, :, :3])  # type: ignore[index]
+    with pytest.raises(ValueError, match="on_error: expected 'raise' or 'skip', got 'drop'"):
+        pack_source(source, tmp_path / "x.pack", on_error="drop")
 
 
 def test_damaged_packed_files_are_refused(packed: Path, tmp_path: Path) -> None:
@@ -388,7 +402,7 @@ def test_damaged_packed_files_are_refused(packed: Path, tmp_path: Path) -> None:
     refused(rebuilt(count=6), "does not hold 6")
     refused(rebuilt(count=-5), "incomplete header")
     refused(rebuilt(classes=None), "incomplete header")
-    for field, value in (("offset", 2**63), ("offset", 0), ("height", 2**32 - 1), ("width", 0), ("channels", 2)):
+    for field, value in (("offset", 2**63), ("offset", 0), ("height", 2**32 - 1), ("width", 0), ("channels", 0)):
         records = np.frombuffer(good[table:header], RECORD).copy()
         records[field][2] = value
         refused(rebuilt(records), "image 2 does not lie within the file")
