@@ -28,6 +28,13 @@ def _clean_state() -> Iterator[None]:
         fastssl.instruction_set(isa)
 
 
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> str:
     fastssl.instruction_set(request.param)

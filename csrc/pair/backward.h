@@ -138,11 +138,10 @@ struct Sparsity {
       : t(tile), w(weights), sides(blocks), i(lane_block - tile.i0), ib(lane_block) {}
   FASTSSL_INLINE void add(const Vec<T>* g, int64_t j) {
     const int64_t jb = j / kBlock - t.j0, r = j % kBlock;
-    sides.x.bits[i][jb].row[r] = counted<T>(g, w.row_floor + ib * kBlock);
-    uint32_t lanes = 0;
-    for (int v = 0; v < kBlockVectors<T>; ++v)
-      lanes |= bits_of<T>(~(magnitude<T>(g[v]) <= w.col_floor[j])) << (v * kWidth<T>);
-    sides.y.bits[i][jb].row[r] = lanes;
+    const T* floor = w.row_floor + ib * kBlock;
+    sides.x.bits[i][jb].row[r] =
+        counted<T>(g, [&](int v) __attribute__((always_inline)) { return load<T>(floor + v * kWidth<T>); });
+    sides.y.bits[i][jb].row[r] = counted<T>(g, [&](int) __attribute__((always_inline)) { return w.col_floor[j]; });
     if (r < kBlock - 1) return;
     const bool pairwise = K::kPerWord == 1;  // rows of bf16 pairs cannot be added one by one
     w.grad_x ? sides.x.close(i, jb, pairwise) : sides.x.skip(i, jb);

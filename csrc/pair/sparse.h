@@ -16,15 +16,12 @@ FASTSSL_INLINE Vec<T> magnitude(Vec<T> x) {
   return x < T(0) ? -x : x;
 }
 
-// Which weights of a block [row of y][32] count: those whose magnitude is above the floors (null: 0) of the side that
-// they are added to. NaN counts.
-template <class T>
-FASTSSL_INLINE uint32_t counted(const Vec<T>* g, const T* floor) {
+// Which weights of a row of a block [row of y][32] count: those whose magnitude is above what floor(v) gives for a
+// vector of lanes, that of the side that they are added to. NaN counts.
+template <class T, class Floor>
+FASTSSL_INLINE uint32_t counted(const Vec<T>* g, Floor&& floor) {
   uint32_t lanes = 0;
-  for (int v = 0; v < kBlockVectors<T>; ++v) {
-    const Vec<T> least = floor ? load<T>(floor + v * kWidth<T>) : Vec<T>{};
-    lanes |= bits_of<T>(~(magnitude<T>(g[v]) <= least)) << (v * kWidth<T>);
-  }
+  for (int v = 0; v < kBlockVectors<T>; ++v) lanes |= bits_of<T>(~(magnitude<T>(g[v]) <= floor(v))) << (v * kWidth<T>);
   return lanes;
 }
 struct BlockBits {

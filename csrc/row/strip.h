@@ -225,7 +225,7 @@ void accumulate_products(const Strip<T>& t, int64_t j0, int64_t j1) {
       for (int64_t r = 0; r < kBlock; ++r, row += kBlock) {
         Vec<T> weights[kBlockVectors<T>];
         for (int v = 0; v < kBlockVectors<T>; ++v) weights[v] = load<T>(row + v * kWidth<T>);
-        blocks.bits[i][j].row[r] = counted<T>(weights, nullptr);
+        blocks.bits[i][j].row[r] = counted<T>(weights, [](int) { return T(0); });
       }
       blocks.close(i, j, true);
     }

@@ -146,7 +146,7 @@ def pack_source(
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
-    readable = source if on_error == "raise" else _Readable(source)
+    readable = source if on_error == "raise" else Readable(source)
     first = next((item for k in range(len(source)) if (item := readable.read(k)) is not UNREADABLE), UNREADABLE)
     images_per_item = len(first.images or ())
     if not images_per_item:
@@ -176,11 +176,12 @@ def pack_source(
 UNREADABLE = Item()
 
 
-class _Readable(Source):
-    """A source whose unreadable items are ``UNREADABLE``."""
+class Readable(Source):
+    """A source with ``instead`` for items that cannot be read, whose indices are in ``failed``."""
 
-    def __init__(self, source: Source) -> None:
-        self.source, self.name = source, source.name
+    def __init__(self, source: Source, instead: Item = UNREADABLE) -> None:
+        self.source, self.instead, self.name = source, instead, source.name
+        self.failed: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.source)
@@ -189,7 +190,8 @@ class _Readable(Source):
         try:
             return self.source.read(index, reduce)
         except (ImageError, PackedError, ShardError, OSError):
-            return UNREADABLE
+            self.failed.add(index)
+            return self.instead
 
 
 class PackedImages(Source):

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data import ImageError, Item, PackedError, ShardError, Source
+from fastssl.data import Item, Source
 from fastssl.data import open as open_source
-from fastssl.data.source import Reduction, digest
+from fastssl.data.packed import Readable
+from fastssl.data.source import digest
 from fastssl.evaluate.feature_files import check_format, write_features
 from fastssl.evaluate.features import batch_rows, encode_batches
 from fastssl.models import Encoder
@@ -132,7 +133,7 @@ class _Blocks:
         self.folder.mkdir(parents=True, exist_ok=True)
         ids = np.concatenate([self.ids(block) for block in blocks])
         some = self.source if len(ids) == len(self.source) else self.source.subset(ids)
-        readable = _Readable(some, encoder.channels) if on_error == "skip" else None
+        readable = Readable(some, _grey_pixel(encoder.channels)) if on_error == "skip" else None
         made = encode_batches(encoder, readable or some, readout, self.batch)
         finished = self.finished_rows()
         for block in blocks:
@@ -178,22 +179,9 @@ def _weights(encoder: Encoder) -> Iterator[Any]:
         yield (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().flatten().numpy()
 
 
-class _Readable(Source):
-    """Replaces unreadable items of a source by one grey pixel and records their indices in ``failed``."""
-
-    def __init__(self, source: Source, channels: int) -> None:
-        self.source, self.channels, self.name = source, channels, source.name
-        self.failed: set[int] = set()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        try:
-            return self.source.read(index, reduce)
-        except (ImageError, PackedError, ShardError, OSError):
-            self.failed.add(index)
-            return Item(images=(np.full((1, 1, self.channels), 128, np.uint8),))
+def _grey_pixel(channels: int) -> Item:
+    """What stands for an item that cannot be read; its features are left out."""
+    return Item(images=(np.full((1, 1, channels), 128, np.uint8),))
 
 
 class _Names:

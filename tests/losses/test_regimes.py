@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ import fastssl
 import fastssl.functional as F
 from fastssl.augment import SimCLRAugment
 from fastssl.bench import regimes
-from fastssl.ops import extension
+from tests.support.modes import kernels, modes
 
 PAIR_LOSSES = ("nt_xent", "info_nce", "clip_loss", "siglip_loss", "sup_con")
 ROWS = ("random", *regimes.ROWS)
@@ -212,19 +211,6 @@ def test_triplets_of_classes_of_any_size(isa: str, mining: str, rows: str) -> No
 
 
 # --- the floating-point mode ----------------------------------------------------------------------------------------
-
-kernels = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
-
-
-def modes() -> list[bool]:
-    return list(extension._C.float_modes(torch.get_num_threads()))
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_flush_denormal(False)
 
 
 @kernels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,9 @@ import torch
 from fastssl.data import Corpus, Splits, Tokenizer
 from fastssl.evaluate import TextFineTuning, few_text_labels
 from fastssl.models.modes import flushed_subnormals
-from fastssl.ops import extension
 from fastssl.train import Pretraining, pretrain
 from tests.support.language import method_of, network_of, tokens
-
-kernels = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
-
-
-def modes() -> list[bool]:
-    return list(extension._C.float_modes(torch.get_num_threads()))  # type: ignore[union-attr]
-
-
-@pytest.fixture
-def two_threads() -> Iterator[None]:
-    torch.set_num_threads(2)
-    yield
-    torch.set_flush_denormal(False)
+from tests.support.modes import kernels, modes
 
 
 @kernels
