@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 # The kernels are built in the environment they run in: no second torch is downloaded.
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
-SOURCES := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
+SOURCES := $(shell find csrc -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
 .PHONY: help demo test test-slow lint format docs bench zoo asan arm64 gpu-static gpu-static-check gpu-check wheel clean
 .DEFAULT_GOAL := help

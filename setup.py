@@ -1,7 +1,8 @@
 """Builds the C++ extension with CMake and maps the top-level folder ``kernels/`` to ``fastssl.kernels``.
 
 Without a C++ compiler the installation succeeds with the reference backend alone; FASTSSL_REQUIRE_KERNELS=1
-makes that an error.
+makes that an error. The kernels need no Python: FASTSSL_KERNELS=/path/to/libfastssl.kernels.so stores them there, and
+the build for the next version of Python uses them again.
 """
 
 from __future__ import annotations
@@ -64,12 +65,24 @@ class CMakeBuild(build_ext):
             f"-DFASTSSL_SANITIZE={'ON' if os.environ.get('FASTSSL_SANITIZE') == '1' else 'OFF'}",
             "-DCMAKE_BUILD_TYPE=Release",
         ]
+        kept = os.environ.get("FASTSSL_KERNELS", "")
+        built_before = kept if Path(kept).is_file() else ""
+        options.append(f"-DFASTSSL_KERNELS={built_before}")
         subprocess.run(["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options], check=True, env=env)
         subprocess.run(["cmake", "--build", str(build), "--parallel", "--target", "_C"], check=True, env=env)
-        built = next(build.glob("_C*.so"))
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(built, target)
-        self.build_cuda(build, target.parent, env)
+        shutil.copy2(build / target.name, target)
+        kernels = Path(built_before) if built_before else next(build.glob("libfastssl.kernels.[sd]*"))
+        if kept and not built_before:
+            Path(kept).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(kernels, kept)
+        shutil.copy2(kernels, self.library_folder(target) / kernels.name)
+        self.build_cuda(build, self.library_folder(target), env)
+
+    def library_folder(self, target: Path) -> Path:
+        """Where libraries beside the extension belong: setuptools copies the extension alone into the sources."""
+        editable = self.inplace or getattr(self, "editable_mode", False)
+        return ROOT / "fastssl" if editable else target.parent
 
     def build_cuda(self, build: Path, into: Path, env: dict[str, str]) -> None:
         """The CUDA kernels, where CMake found nvcc: a library beside the extension, without which the rest works."""
@@ -77,8 +90,7 @@ class CMakeBuild(build_ext):
             return
         try:
             subprocess.run(["cmake", "--build", str(build), "--target", "cuda_kernels"], check=True, env=env)
-            editable = self.inplace or getattr(self, "editable_mode", False)
-            shutil.copy2(build / "_cuda.kernels.so", (ROOT / "fastssl" if editable else into) / "_cuda.kernels.so")
+            shutil.copy2(build / "_cuda.kernels.so", into / "_cuda.kernels.so")
         except (OSError, subprocess.CalledProcessError) as error:
             if os.environ.get("FASTSSL_REQUIRE_CUDA") == "1":
                 raise

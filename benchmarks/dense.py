@@ -2,7 +2,7 @@
 
 python benchmarks/dense.py pretrain segmentation detection labels speed --page [--methods simclr byol ...] [--seeds 3]
 
-"pretrain" trains every method on the training emoji, with the same network and epochs; runs are kept in runs/dense.
+"pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"
 do so with a tenth of the training scenes, "speed" times COCO's mAP against faster-coco-eval. What has been measured with
 the same settings is kept in runs/dense and not measured again; results of parts that are not named stay in
@@ -47,15 +47,15 @@ SHOWN = {
 }
 
 
-def pretrain_one(name: str, epochs: int) -> None:
-    out, data = RUNS / name, emoji("train")
+def pretrain_one(name: str, epochs: int, seed: int) -> None:
+    out, data = RUNS / f"{name}-{seed}", emoji("train")
     if (out / "done").exists():
         return
     began = time.process_time()
-    options = Pretraining(epochs=epochs, batch_size=128, seed=0)
-    pretrain(build_method(name, ENCODER, data, 0), data, options, out=out, encoder_options=ENCODER, overwrite=True)
+    options = Pretraining(epochs=epochs, batch_size=128, precision="auto", seed=seed)
+    pretrain(build_method(name, ENCODER, data, seed), data, options, out=out, encoder_options=ENCODER, overwrite=True)
     (out / "done").write_text(f"{time.process_time() - began:.0f}")
-    print(f"{name}: {time.process_time() - began:.0f} s of CPU", flush=True)
+    print(f"{name} {seed}: {time.process_time() - began:.0f} s of CPU", flush=True)
 
 
 @functools.cache
@@ -63,15 +63,14 @@ def supervised(seed: int) -> Encoder:
     return supervised_encoder(random_encoder(ENCODER, seed), emoji("train"))
 
 
-def starts(methods: list[str], tuned: list[str]) -> dict[str, Start]:
+def starts(methods: list[str], tuned: list[str], seeds: int) -> dict[str, Start]:
     def of(name: str) -> Callable[[int], Encoder]:
-        encoder = load_encoder(RUNS / name)[0]
-        return lambda seed: encoder
+        return lambda seed: load_encoder(RUNS / f"{name}-{seed}")[0]
 
     def random(seed: int) -> Encoder:
         return random_encoder(ENCODER, seed)
 
-    done = [name for name in methods if (RUNS / name / "done").exists()]
+    done = [name for name in methods if all((RUNS / f"{name}-{k}" / "done").exists() for k in range(seeds))]
     rows = {name: Start(of(name), True) for name in done}
     rows |= {f"{name}{TUNED}": Start(of(name), False) for name in done if name in tuned}
     return rows | {
@@ -89,7 +88,7 @@ def run(part: str, arguments: argparse.Namespace, labels: float, rows: list[str]
     options = DenseTuning(steps=arguments.steps)
     some = {
         name: start
-        for name, start in starts(arguments.methods, arguments.tuned).items()
+        for name, start in starts(arguments.methods, arguments.tuned, arguments.seeds).items()
         if rows is None or name in rows
     }
     settings = settings_of(data, options, labels=labels)
@@ -239,7 +238,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     if "pretrain" in arguments.parts:
         for name in arguments.methods:
-            pretrain_one(name, arguments.epochs)
+            for seed in range(arguments.seeds):
+                pretrain_one(name, arguments.epochs, seed)
     for part in MAIN:
         if part in arguments.parts:
             _keep(part, run(part, arguments, 1.0))

@@ -11,10 +11,10 @@
 #include <vector>
 
 #include "augment/batch.h"
+#include "core/buffer_pool.h"
 #include "core/interrupt.h"
 #include "core/isa.h"
 #include "cuda/view.h"
-#include "pooled_tensor.h"
 
 namespace py = pybind11;
 
@@ -106,7 +106,7 @@ py::array new_views(int64_t n, int64_t channels, int64_t height, int64_t width, 
   const std::vector<py::ssize_t> shape = channels_last ? std::vector<py::ssize_t>{n, height, width, channels}
                                                        : std::vector<py::ssize_t>{n, channels, height, width};
   size_t bytes = size_t(n * channels * height * width * type.itemsize());
-  if (bytes < kSmallestPooled) return py::array(type, shape);
+  if (bytes < buffer_pool::kSmallest) return py::array(type, shape);
   struct Owned {
     void* data;
     size_t bytes;

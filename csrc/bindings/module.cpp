@@ -1,18 +1,15 @@
-// What is no tensor operator: the CPU probe, the choice of instruction set, interruption.
+// The Python module: what is no tensor operator. The kernels and operators are a library that knows no Python.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/stable/ops.h>
 
-#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "core/float_mode.h"
+#include "core/buffer_pool.h"
 #include "core/interrupt.h"
 #include "core/isa.h"
-#include "core/parallel.h"
-#include "pooled_tensor.h"
+#include "core/probe.h"
 
 namespace py = pybind11;
 
@@ -29,41 +26,6 @@ std::vector<std::string> isa_names() {
   std::vector<std::string> names;
   for (const auto* table : fastssl::usable_isas()) names.emplace_back(table->name);
   return names;
-}
-
-std::vector<bool> float_modes(int threads) {
-  std::vector<char> flushes(static_cast<size_t>(threads), 0);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) flushes[size_t(k)] = fastssl::FlushSubnormals::is_set();
-  });
-  return {flushes.begin(), flushes.end()};
-}
-
-void set_float_modes(const std::vector<bool>& flushes) {
-  const std::vector<char> modes(flushes.begin(), flushes.end());
-  torch::stable::parallel_for(0, int64_t(modes.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) fastssl::FlushSubnormals::set(modes[size_t(k)] != 0);
-  });
-}
-
-double fma_rate(int threads, double seconds) {
-  py::gil_scoped_release unlock;
-  const auto& table = fastssl::isa();
-  std::vector<double> rate(static_cast<size_t>(threads), 0.0);
-  torch::stable::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t k = begin; k < end; ++k) {
-      const auto start = std::chrono::steady_clock::now();
-      double flops = 0, passed = 0;
-      while (passed < seconds) {
-        flops += table.fma_loop(100000);
-        passed = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-      }
-      rate[size_t(k)] = flops / passed;
-    }
-  });
-  double total = 0;
-  for (double r : rate) total += r;
-  return total;
 }
 
 }  // namespace
@@ -94,18 +56,13 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_pool_limit", fastssl::buffer_pool::set_limit, py::arg("bytes"),
         "How much memory that was given back may wait for the next call.");
   m.def("pool_bytes", fastssl::buffer_pool::idle_bytes, "Memory that was given back and waits for the next call.");
-  m.def("float_modes", float_modes, py::arg("threads"),
+  m.def("float_modes", fastssl::float_modes, py::arg("threads"),
         "Whether subnormal numbers are flushed to zero on threads of torch's pool, the calling thread first.");
-  m.def("set_float_modes", set_float_modes, py::arg("flushes"),
+  m.def("set_float_modes", fastssl::set_float_modes, py::arg("flushes"),
         "Flushes subnormal numbers to zero, or not, on as many threads of torch's pool, the calling thread first.");
-  m.def(
-      "assume_crowded",
-      [](double seconds) {
-        fastssl::Crowding::assume(
-            std::chrono::duration_cast<fastssl::Clock::duration>(std::chrono::duration<double>(seconds)));
-      },
-      py::arg("seconds"),
-      "For this time parallel regions begin on the calling thread, as if others had come too late.");
-  m.def("fma_rate", fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
+  m.def("assume_crowded", fastssl::assume_crowded, py::arg("seconds"),
+        "For this time parallel regions begin on the calling thread, as if others had come too late.");
+  m.def("fma_rate", fastssl::fma_rate, py::arg("threads"), py::arg("seconds") = 0.2,
+        py::call_guard<py::gil_scoped_release>(),
         "Floating point operations a second of a loop of multiply-adds on registers.");
 }

@@ -13,6 +13,8 @@ void advise_huge_pages(void* p, size_t bytes);
 
 namespace buffer_pool {
 
+constexpr size_t kSmallest = size_t(4) << 20;  // below it malloc reuses its own memory
+
 // At least `bytes`, which becomes what there is. The content is whatever was left there.
 void* acquire(size_t& bytes);
 void release(void* data, void* bytes);

@@ -1,5 +1,5 @@
 // The operators of csrc/cuda: on a GPU (launch.cu) and, for tests, as loops on the host
-// (csrc/bindings/cuda_on_host.cpp). Whoever includes this says where tensors live and how a kernel is launched:
+// (csrc/operators/cuda_on_host.cpp). Whoever includes this says where tensors live and how a kernel is launched:
 //   constexpr bool kOnHost;  template <class Problem> void launch(kernel, problem, blocks)
 #pragma once
 #include <torch/csrc/stable/library.h>

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from fastssl.ops import extension
+from fastssl.ops.backend import cpu_entry
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,7 @@ def fma_rate(seconds: float = 0.3) -> float:
 
 def machine() -> dict[str, Any]:
     """The hardware and software that measurements depend on."""
-    cpu = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as file:
-            cpu = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), cpu)
-    except OSError:
-        pass
+    cpu = cpu_entry("model name") or platform.processor() or platform.machine()
     return {
         "cpu": cpu,
         "threads": torch.get_num_threads(),

@@ -205,7 +205,8 @@ def pretrain(
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
     precision: Annotated[
-        str, typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed on GPUs and CPUs with matrix units for it.")
+        str,
+        typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed where that is faster."),
     ] = "auto",
     accelerator: Annotated[str, typer.Option(help="cpu, cuda; auto: a GPU if available.")] = "auto",
     devices: Annotated[int, typer.Option(help="Processes; pair losses cover the rows of all of them.")] = 1,

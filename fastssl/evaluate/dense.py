@@ -16,6 +16,7 @@ from fastssl.augment import HALF, Augment, Params, RandomHorizontalFlip, RandomR
 from fastssl.data import Batch, Item, Loader, Objects, Scenes, Source, Subset
 from fastssl.data.views import select_images
 from fastssl.evaluate.features import allocate_features, progress_bar
+from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder, feature_maps
 from fastssl.models.modes import evaluation_mode
 
@@ -219,15 +220,17 @@ class FrozenFeatures:
         self.encoder, self.targets = model.encoder, torch.cat(parts)
         return self
 
-    def batches(self, rows: np.ndarray, levels: int, options: DenseTuning) -> Iterator[tuple[Any, Tensor]]:
-        size, epoch = min(options.batch_size, len(rows)), 0
+    def batches(self, rows: np.ndarray, levels: int, options: DenseTuning, first: int) -> Iterator[tuple[Any, Tensor]]:
+        """Batches from number ``first`` on, without end."""
+        size = min(options.batch_size, len(rows))
+        epoch, begin = divmod(first, len(rows) // size)
         while True:
             order = np.random.default_rng([options.seed, epoch]).permutation(rows)
-            for at in range(0, len(order) - size + 1, size):
+            for at in range(begin * size, len(order) - size + 1, size):
                 ids = torch.from_numpy(order[at : at + size])
                 # Maps that the head does not look at are empty.
                 yield [self.maps[k][ids] if k in self.maps else ids[:0] for k in range(levels)], self.targets[ids]
-            epoch += 1
+            epoch, begin = epoch + 1, 0
 
 
 def train_dense(
@@ -237,8 +240,11 @@ def train_dense(
     rows: np.ndarray,
     options: DenseTuning,
     features: FrozenFeatures | None = None,
+    resumption: Resumption | None = None,
 ) -> None:
     """Trains the head of a model, and its encoder unless that is frozen, on some items of a source.
+
+    With a ``resumption`` it goes on where it was interrupted.
 
     Raises:
         ValueError: fewer than two items, or items without what the task needs.
@@ -250,19 +256,23 @@ def train_dense(
     device, optimizer = parameters[0].device, torch.optim.AdamW(groups)
     kept = None if features is None or not model.frozen else features.of(model, task, source)
     levels = 1 + max(model.head.used)  # type: ignore[arg-type]
+    resumption = resumption or Resumption(None, "")
+    done = resumption.load(model, optimizer)
     batches: Iterator[tuple[Any, Tensor]]
     if kept is not None:
-        batches, forward = kept.batches(rows, levels, options), model.head
+        batches, forward = kept.batches(rows, levels, options, done), model.head
     else:
         examples = DenseExamples(task, model.size, model.encoder.channels, options)
         size = min(options.batch_size, len(rows))
         loader = Loader(Subset(source, rows), examples, size, seed=options.seed)
-        made = loader.run(0, epochs=-(-options.steps // max(1, len(rows) // size)))
+        epochs = -(-options.steps // len(loader))
+        epoch, batch = divmod(done, len(loader))
+        made = loader.run(epoch, batch, epochs=epochs - epoch)
         batches, forward = ((batch.views[0], batch.views[1]) for batch in made), model
     model.train()
     warm = max(1, options.steps // 10)
     with progress_bar(task.name) as show:
-        for step, (inputs, targets) in zip(range(options.steps), batches):
+        for step, (inputs, targets) in zip(range(done, options.steps), batches):
             factor = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
@@ -272,6 +282,7 @@ def train_dense(
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 10.0)
             optimizer.step()
+            resumption.step(model, optimizer, step + 1)
             show(step + 1, options.steps)
     batches.close()  # type: ignore[attr-defined]
     model.eval()

@@ -22,6 +22,7 @@ from fastssl.evaluate.dense import (
     evaluate_dense,
     train_dense,
 )
+from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder
 
 Note = Callable[[str], None]
@@ -70,6 +71,11 @@ class Results:
             beside = self.path.with_suffix(".partial")
             beside.write_text(json.dumps({"key": self.key, "values": self.values}, indent=1))
             beside.replace(self.path)
+
+    def training(self, name: str) -> Resumption:
+        """The state of the training whose result will be called ``name``."""
+        path = None if self.path is None else self.path.with_suffix(".training")
+        return Resumption(path, f"{self.key}, {name}")
 
 
 def labelled(count: int, share: float, seed: int) -> np.ndarray:
@@ -129,11 +135,10 @@ def compare_dense(
         features = FrozenFeatures()
         for seed in range(seeds):
             if f"{row}, {seed}" not in results.values:
-                own = replace(options, seed=seed)
-                results.put(
-                    f"{row}, {seed}",
-                    _run(start, task, data, own, labels, features, (keep or {}).get(row) if seed == 0 else None),
-                )
+                own, resumption = replace(options, seed=seed), results.training(f"{row}, {seed}")
+                kept = (keep or {}).get(row) if seed == 0 else None
+                results.put(f"{row}, {seed}", _run(start, task, data, own, labels, features, kept, resumption))
+                resumption.done()
             values = results.values[f"{row}, {seed}"]
             shown = ", ".join(f"{name} {value:.1f}" for name, value in values.items())
             note(f"{data.name}, {task.name}: {row}, {seed + 1} of {seeds}: {shown}")
@@ -155,12 +160,14 @@ def _run(
     labels: float,
     features: FrozenFeatures,
     keep: Keep | None,
+    resumption: Resumption,
 ) -> dict[str, float]:
     encoder = start.encoder(options.seed)
     with torch.random.fork_rng():
         torch.manual_seed(options.seed)  # for the weights of the head
         model = DenseModel(encoder, task, options.side(encoder, data.train), start.frozen)
-        train_dense(model, task, data.train, labelled(len(data.train), labels, options.seed), options, features)
+        rows = labelled(len(data.train), labels, options.seed)
+        train_dense(model, task, data.train, rows, options, features, resumption)
     return evaluate_dense(model, task, data.test, keep)
 
 

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -134,6 +135,15 @@ def dispatch(loss: Backend, requested: str | None, device: torch.device, *args: 
 def _dtype(arguments: tuple[Any, ...]) -> torch.dtype | None:
     """Of the rows: the first tensor of floating point numbers."""
     return next((a.dtype for a in arguments if isinstance(a, torch.Tensor) and a.is_floating_point()), None)
+
+
+def cpu_entry(name: str) -> str:
+    """What Linux says about the first CPU ("vendor_id", "model name"); empty on other systems."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def info() -> dict[str, Any]:

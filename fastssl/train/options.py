@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastssl.ops.backend import cpu_entry
 from fastssl.train.optim import OPTIMIZERS, SCHEDULES
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -35,7 +36,8 @@ class Pretraining:
             epoch; None: ``epochs`` decides.
         seed: seed of all random draws.
         precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
-            supports it, or a CPU with matrix units for it (AMX), else "32-true".
+            supports it, or a CPU that multiplies it faster than fp32 (AMX; AMD from Zen 4 on), else
+            "32-true".
         accelerator: "cpu", "cuda", or "auto": a GPU if available.
         devices: processes on this machine. They share a batch: pair losses cover all of it, batch norm sees the local
             part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides.
@@ -160,7 +162,7 @@ class Pretraining:
         """The precision, with "auto" resolved."""
         if self.precision != "auto":
             return self.precision
-        fast = torch.cuda.is_bf16_supported() if self.device_type == "cuda" else has_matrix_units()
+        fast = torch.cuda.is_bf16_supported() if self.device_type == "cuda" else multiplies_bf16_faster()
         return "bf16-mixed" if fast else "32-true"
 
     @property
@@ -180,13 +182,15 @@ class Pretraining:
         return launch.devices, launch.nodes
 
 
-def has_matrix_units() -> bool:
-    """Whether this CPU multiplies matrices of bf16 in units of their own (AMX).
+def multiplies_bf16_faster() -> bool:
+    """Whether this CPU multiplies matrices of bf16 faster than those of fp32.
 
-    With them convolutions take less than half of the time of fp32; without them they take longer, also with AVX-512's
-    dot products of bf16.
+    With matrix units for it (AMX), and with AVX-512-BF16 on AMD CPUs (Zen 4 and later), convolutions take about half of
+    the time. On Intel CPUs without AMX these instructions have the rate of fp32, and bf16 takes longer.
     """
-    return bool(torch.cpu._is_amx_tile_supported())
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported()) and cpu_entry("vendor_id") == "AuthenticAMD"
 
 
 class Launch(NamedTuple):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
+from torch import nn
 from typer.testing import CliRunner
 
 from fastssl.cli import app
@@ -19,6 +20,7 @@ from fastssl.evaluate import DenseTuning, Detection, Segmentation, Start, compar
 from fastssl.evaluate.dense import DenseExamples, DenseModel, FrozenFeatures, View, evaluate_dense, train_dense
 from fastssl.evaluate.dense_protocol import Results, labelled
 from fastssl.evaluate.detection import view_of_boxes
+from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder, HypercolumnHead, build_encoder, feature_maps
 from fastssl.models.detector import FCOSHead, assign, sigmoid_focal
 from fastssl.train import Pretraining, pretrain
@@ -182,6 +184,33 @@ def test_an_interrupted_comparison_goes_on(tmp_path: Path) -> None:
     assert compare_dense(starts, task, data, how, seeds=2, results=Results(path, {"a": 1})) == whole
     assert begun == [0, 1, 0, 0, 1]
     assert Results(path, {"a": 2}).values == {}  # other settings: nothing is taken over
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("last", [1, 4])  # of the first epoch of three batches, and of the second
+def test_an_interrupted_training_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool, last: int
+) -> None:
+    data = Splits("scenes", scenes(6, size=32), scenes(3, "test", size=32))
+    task, how, path = Segmentation(data.train.classes), DenseTuning(steps=7, batch_size=2), tmp_path / "results.json"
+    starts = {"a": Start(network, frozen)}
+    whole = compare_dense(starts, task, data, how, seeds=2)
+    steps: list[int] = []
+    step = Resumption.step
+
+    def interrupted(self: Resumption, model: nn.Module, optimizer: torch.optim.Optimizer, done: int) -> None:
+        self.interval = 0.0
+        step(self, model, optimizer, done)
+        steps.append(done)
+        if len(steps) == last:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Resumption, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        compare_dense(starts, task, data, how, seeds=2, results=Results(path, {"a": 1}))
+    assert compare_dense(starts, task, data, how, seeds=2, results=Results(path, {"a": 1})) == whole
+    assert steps == [*range(1, 8), *range(1, 8)]  # of two seeds: none twice
+    assert [file.name for file in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_bad_comparisons() -> None:

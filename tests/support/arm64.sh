@@ -46,9 +46,10 @@ cmake --build "$work/build" --target _C
 
 # The package as it would be installed there: its Python, the extension for aarch64, kernels/ as fastssl.kernels.
 rm -rf "$work/package" && mkdir -p "$work/package"
-cp -r "$root/fastssl" "$work/package/fastssl" && rm -f "$work"/package/fastssl/_C*.so "$work"/package/fastssl/_cuda*.so
+cp -r "$root/fastssl" "$work/package/fastssl" && rm -f "$work"/package/fastssl/*.so
 cp -r "$root/kernels" "$work/package/fastssl/kernels"
 cp "$work"/build/_C*.so "$work/package/fastssl/_C.so"
+cp "$work/build/libfastssl.kernels.so" "$work/package/fastssl/"
 cp -r "$root/tests" "$root/pyproject.toml" "$work/package/"
 
 cd "$work/package"

@@ -17,7 +17,7 @@ export PYTHONPATH=$work
 loaded=$("$python" -c "import torch, fastssl._C as c; print(c.__file__)")
 [[ $loaded == "$work"/* ]] || { echo "sanitize: the wrong extension was loaded: $loaded"; exit 1; }
 # Not grep -q: it leaves before nm has written everything, which pipefail takes for a failure.
-LD_PRELOAD='' nm -D "$loaded" | grep __asan_report >/dev/null || { echo "sanitize: the extension is not instrumented"; exit 1; }
+LD_PRELOAD='' nm -D "$(dirname "$loaded")/libfastssl.kernels.so" | grep __asan_report >/dev/null || { echo "sanitize: the extension is not instrumented"; exit 1; }
 "$python" -m pytest -p no:cacheprovider tests/losses/test_fuzz.py tests/losses/test_bad_input.py \
   tests/losses/test_bad_metric_input.py tests/losses/test_properties.py tests/losses/test_pair_engine.py \
   tests/losses/test_particular.py tests/ops/test_distances.py \

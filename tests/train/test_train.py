@@ -216,10 +216,17 @@ def test_without_a_gpu_it_says_so(tmp_path: Path) -> None:
     assert Pretraining(accelerator="auto", precision="auto").device_type == "cpu"
 
 
-def test_automatic_precision_is_bf16_where_the_cpu_has_matrix_units(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_automatic_precision_is_bf16_where_the_cpu_multiplies_it_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     options = Pretraining(accelerator="cpu", precision="auto")
-    for units, expected in ((False, "32-true"), (True, "bf16-mixed")):
-        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda units=units: units)
+    for amx, dot, vendor, expected in (
+        (False, False, "AuthenticAMD", "32-true"),
+        (True, True, "GenuineIntel", "bf16-mixed"),
+        (False, True, "GenuineIntel", "32-true"),
+        (False, True, "AuthenticAMD", "bf16-mixed"),
+    ):
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda dot=dot: dot)
+        monkeypatch.setattr("fastssl.train.options.cpu_entry", lambda name, vendor=vendor: vendor)
         assert options.resolved_precision == expected
 
 

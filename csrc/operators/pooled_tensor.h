@@ -8,8 +8,6 @@
 
 namespace fastssl {
 
-constexpr size_t kSmallestPooled = size_t(4) << 20;  // below it malloc reuses its own memory
-
 torch::stable::Tensor new_pooled(const torch::stable::Tensor& like, int64_t numel, torch::headeronly::ScalarType dtype);
 
 }  // namespace fastssl

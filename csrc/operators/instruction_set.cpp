@@ -74,18 +74,6 @@ extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
 extern const GruTable FASTSSL_JOIN(gru_, FASTSSL_ISA);
 
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
-#ifdef FASTSSL_BF16_PAIRS
-  using namespace FASTSSL_ISA;
-  using K = FASTSSL_ISA::Bf16Pairs;
-  static const PairTable<float> bf16 = {
-      {forward<K, FASTSSL_ISA::Bounded>, forward_running_max<K>, forward<K, FASTSSL_ISA::Sigmoid>},
-      {backward<K, false>, backward<K, true>, backward<K, false>},
-      pack_bf16,
-      FASTSSL_ISA::gradient_epilogue<float>};
-  const PairTable<float>* pairs = &bf16;
-#else
-  const PairTable<float>* pairs = nullptr;
-#endif
   static const PairTable<float> pairs_f32 = FASTSSL_ISA::pair_table<float>();
   static const PairTable<double> pairs_f64 = FASTSSL_ISA::pair_table<double>();
   static const RowTable<float> rows_f32 = FASTSSL_ISA::row_table<float>();
@@ -93,7 +81,7 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
   static const IsaTable table = {FASTSSL_TEXT(FASTSSL_ISA),
                                  &pairs_f32,
                                  &pairs_f64,
-                                 pairs,
+                                 nullptr,  // bf16_pairs.cpp
                                  FASTSSL_ISA::dot,
                                  FASTSSL_ISA::add_row,
                                  FASTSSL_ISA::dot_row,

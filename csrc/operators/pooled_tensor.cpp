@@ -18,7 +18,7 @@ torch::stable::Tensor new_pooled(const torch::stable::Tensor& like, int64_t nume
                                  torch::headeronly::ScalarType dtype) {
   const size_t size = dtype == torch::headeronly::ScalarType::Double ? 8 : 4;
   size_t bytes = size_t(numel) * size;
-  if (bytes < kSmallestPooled || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
+  if (bytes < buffer_pool::kSmallest || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
   void* data = buffer_pool::acquire(bytes);
   const int64_t stride = 1;
   AtenTensorHandle handle;

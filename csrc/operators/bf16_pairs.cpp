@@ -1,0 +1,29 @@
+// An instruction set that adds dot products of bf16 to another one, whose other kernels it shares.
+#include "core/isa.h"
+#include "pair/backward.h"
+#include "pair/gradient_epilogue.h"
+#include "simd/pack.h"
+
+namespace fastssl {
+
+#define FASTSSL_TEXT2(a) #a
+#define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
+
+const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
+  using namespace FASTSSL_ISA;
+  using K = FASTSSL_ISA::Bf16Pairs;
+  static const PairTable<float> pairs = {
+      {forward<K, FASTSSL_ISA::Bounded>, forward_running_max<K>, forward<K, FASTSSL_ISA::Sigmoid>},
+      {backward<K, false>, backward<K, true>, backward<K, false>},
+      pack_bf16,
+      FASTSSL_ISA::gradient_epilogue<float>};
+  static const IsaTable table = [] {
+    IsaTable extended = FASTSSL_JOIN(isa_, FASTSSL_BASE)();
+    extended.name = FASTSSL_TEXT(FASTSSL_ISA);
+    extended.pairs_bf16 = &pairs;
+    return extended;
+  }();
+  return table;
+}
+
+}  // namespace fastssl
