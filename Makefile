@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
 SOURCES := $(shell find csrc -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench zoo asan arm64 gpu-static gpu-static-check gpu-check wheel clean
+.PHONY: help demo test test-slow lint format docs bench zoo asan arm64 gpu-static gpu-static-check gpu-check wheel wheels clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -81,6 +81,9 @@ gpu-check: ## On a machine with torch and a GPU, without network: tests, sanitiz
 
 wheel: $(VENV)/.kernels ## Build a wheel into dist/.
 	$(PIP) wheel --quiet --no-build-isolation --no-deps -w dist .
+
+wheels: ## A wheel for each version of Python that the machine has, each tried in an empty environment without a compiler.
+	bash tests/support/wheels.sh
 
 clean: ## Remove build products (not the environment).
 	rm -rf build dist *.egg-info fastssl/*.so $(VENV)/.kernels $(VENV)/.dev $(VENV)/.docs docs/_build docs/api

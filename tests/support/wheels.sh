@@ -28,4 +28,3 @@ for python in "$@"; do
   echo "$("$python" --version): $(basename "$wheel"), $(($(stat -c %s "$wheel") / 1000)) kB, built in $built s"
   rm -rf "${work:?}/$python"
 done
-cp "$work"/dist/*/*.whl "${FASTSSL_WHEELS:-$work}/" 2>/dev/null || true
