@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.evaluate.features import CHUNK, is_large, map_chunks
+from fastssl.evaluate.lbfgs import minimize
 from fastssl.evaluate.metrics import METRICS, metric_of
 
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
@@ -47,27 +48,41 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
     return terms.sum() / len(labels)
 
 
+Fits = list[tuple[Tensor, Tensor]]  # weight [classes, C] and bias [classes] per penalty or rate
+
+
 def _fit_lbfgs(
-    features: Tensor, labels: Tensor, train: np.ndarray, classes: int, decay: float, steps: int
-) -> tuple[Tensor, Tensor]:
-    x, labels = features[train], labels[train]
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=steps, line_search_fn="strong_wolfe")
+    features: Tensor, labels: Tensor, train: np.ndarray, classes: int, decays: Sequence[float], steps: int
+) -> Fits:
+    """All iterates lie in the span of the training rows: where those are few, coordinates in an orthonormal basis."""
+    x, labels, basis = features[train], labels[train], None
+    if x.shape[1] > 2 * x.shape[0]:
+        basis, triangle = torch.linalg.qr(x.T)
+        x = triangle.T.contiguous()
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = _loss(x @ weight.T + bias, labels) + decay * weight.square().sum()
-        loss.backward()
-        return loss
+    def objective(vector: Tensor, decay: float) -> tuple[float, Tensor]:
+        weight, bias = vector[:-classes].view(classes, -1), vector[-classes:]
+        logits = torch.addmm(bias, x, weight.T).requires_grad_()
+        with torch.enable_grad():
+            loss = _loss(logits, labels)
+        (slopes,) = torch.autograd.grad(loss, logits)
+        gradient = torch.cat([(slopes.T @ x + 2 * decay * weight).flatten(), slopes.sum(0)])
+        return float(loss.detach() + decay * weight.square().sum()), gradient
 
-    optimizer.step(closure)
-    return weight.detach(), bias.detach()
+    fits = []
+    for decay in decays:
+        start = x.new_zeros(classes * (x.shape[1] + 1))
+        vector = minimize(lambda v, decay=decay: objective(v, decay), start, steps)  # type: ignore[misc]
+        weight = vector[:-classes].view(classes, -1)
+        fits.append((weight if basis is None else weight @ basis.T, vector[-classes:]))
+    return fits
 
 
-def _fit_sgd(
-    x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float, epochs: int
-) -> tuple[Tensor, Tensor]:
+def _fit_sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rates: Sequence[float], epochs: int) -> Fits:
+    return [_sgd(x, labels, train, classes, rate, epochs) for rate in rates]
+
+
+def _sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float, epochs: int) -> tuple[Tensor, Tensor]:
     """SGD with momentum 0.9, no weight decay, cosine schedule and batches of 256 (He et al. 2020), on features of unit
     variance, which the learning rates assume."""
     scale, chosen = x.shape[1] ** 0.5, torch.from_numpy(train)
@@ -123,24 +138,37 @@ def linear_probe(
     """
     if protocol not in ("lbfgs", "sgd"):
         raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
-    score = metric_of(metric)
+    metric_of(metric)
     train, test = np.asarray(train), np.asarray(test)
     _check(features, labels, train, test)
+    options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
     if decay is None:
         order = np.random.default_rng(len(train)).permutation(train)
         cut = max(1, len(order) // 5)
-        options = DECAYS if protocol == "lbfgs" else RATES
-        scores = [
-            linear_probe(features, labels, order[cut:], order[:cut], d, steps, protocol=protocol, metric=metric)
-            for d in options
-        ]
-        decay = options[int(np.argmax(scores))]
+        _check(features, labels, order[cut:], order[:cut])
+        scores = _scores(features, labels, order[cut:], order[:cut], options, steps, protocol, metric)
+        options = [options[int(np.argmax(scores))]]
+    return _scores(features, labels, train, test, options, steps, protocol, metric)[0]
+
+
+def _scores(
+    features: Tensor,
+    labels: Tensor,
+    train: np.ndarray,
+    test: np.ndarray,
+    options: Sequence[float],
+    steps: int,
+    protocol: str,
+    metric: str,
+) -> list[float]:
+    """Test scores of classifiers trained with each of the penalties or rates."""
     x = _standardise(features, train)
     classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
     fit = _fit_lbfgs if protocol == "lbfgs" else _fit_sgd
-    weight, bias = fit(x, labels, train, classes, decay, steps)
+    fits = fit(x, labels, train, classes, options, steps)
     chunks = torch.from_numpy(test).split(CHUNK)
-    return score(torch.cat([x[rows] @ weight.T + bias for rows in chunks]), labels[test])
+    score = metric_of(metric)
+    return [score(torch.cat([x[rows] @ w.T + b for rows in chunks]), labels[test]) for w, b in fits]
 
 
 def _check(features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray) -> None:
