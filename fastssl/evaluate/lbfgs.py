@@ -81,7 +81,7 @@ class _History:
     def products(self, vectors: Tensor) -> np.ndarray:
         """[vectors, 2, pairs]: scalar products of vectors [V, P] with all s and all y."""
         flat = self.pairs[:, : self.count]
-        return torch.stack([flat[k] @ vectors.T for k in range(2)]).permute(2, 0, 1).double().numpy()
+        return torch.stack([flat[k] @ vectors.T for k in range(2)]).permute(2, 0, 1).double().cpu().numpy()
 
     def direction(self, gradient: Tensor) -> Tensor:
         """-H g, from the coefficients of s, y and g."""
@@ -98,7 +98,7 @@ class _History:
         for i in range(n):
             beta = rho[i] * (scale * y_g[i] + self.y_y[i] @ of_y + self.s_y[:, i] @ of_s)
             of_s[i] = alpha[i] - beta
-        coefficients = torch.from_numpy(np.stack([of_s, of_y])).to(gradient.dtype)
+        coefficients = torch.from_numpy(np.stack([of_s, of_y])).to(gradient)
         sums = coefficients[0] @ self.pairs[0, :n] + coefficients[1] @ self.pairs[1, :n]
         return -(sums + scale * gradient)
 
