@@ -44,8 +44,6 @@ class CMakeBuild(build_ext):
         if find_compiler() is None:
             raise RuntimeError("no C++ compiler was found (Debian: apt install g++)")
         import pybind11
-        import torch
-        from torch.utils.cpp_extension import include_paths
 
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
         build = Path(self.build_temp).resolve() / "cmake"
@@ -58,8 +56,6 @@ class CMakeBuild(build_ext):
         if shutil.which("ninja", path=env["PATH"]) is None:
             raise RuntimeError("ninja was not found (pip install ninja)")
         options = [
-            f"-DFASTSSL_TORCH_INCLUDE={';'.join(include_paths())}",
-            f"-DFASTSSL_TORCH_LIB={Path(torch.__file__).parent / 'lib'}",
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DFASTSSL_SANITIZE={'ON' if os.environ.get('FASTSSL_SANITIZE') == '1' else 'OFF'}",
@@ -68,6 +64,12 @@ class CMakeBuild(build_ext):
         kept = os.environ.get("FASTSSL_KERNELS", "")
         built_before = kept if Path(kept).is_file() else ""
         options.append(f"-DFASTSSL_KERNELS={built_before}")
+        with contextlib.suppress(ImportError) if built_before else contextlib.nullcontext():  # only kernels need torch
+            import torch
+            from torch.utils.cpp_extension import include_paths
+
+            options.append(f"-DFASTSSL_TORCH_INCLUDE={';'.join(include_paths())}")
+            options.append(f"-DFASTSSL_TORCH_LIB={Path(torch.__file__).parent / 'lib'}")
         subprocess.run(["cmake", "-G", "Ninja", "-S", str(ROOT), "-B", str(build), *options], check=True, env=env)
         subprocess.run(["cmake", "--build", str(build), "--parallel", "--target", "_C"], check=True, env=env)
         target.parent.mkdir(parents=True, exist_ok=True)
