@@ -78,7 +78,7 @@ class CMakeBuild(build_ext):
         if kept and not built_before:
             Path(kept).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(kernels, kept)
-        shutil.copy2(kernels, self.library_folder(target) / kernels.name)
+        shutil.copy2(kernels, self.library_folder(target) / f"libfastssl.kernels{kernels.suffix}")
         self.build_cuda(build, self.library_folder(target), env)
 
     def library_folder(self, target: Path) -> Path:
