@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Objective = Callable[[Tensor], tuple[float, Tensor]]
+Evaluated = tuple[float, Tensor]  # value and gradient at a point
+Objective = Callable[[Sequence[int], Tensor], Sequence[Evaluated]]
+T = TypeVar("T")
+Search = Generator[Tensor, Evaluated, T]  # yields the points that it wants evaluated
 
 HISTORY = 100  # pairs of steps and differences of gradients
 SUFFICIENT, CURVATURE = 1e-4, 0.9  # constants of the Wolfe conditions
@@ -16,22 +20,39 @@ EVALUATIONS = 25  # of a line search
 
 
 def minimize(
-    objective: Objective, start: Tensor, steps: int, gradient_tolerance: float = 1e-7, change_tolerance: float = 1e-9
+    objective: Objective, starts: Tensor, steps: int, gradient_tolerance: float = 1e-7, change_tolerance: float = 1e-9
 ) -> Tensor:
-    """Minimises a smooth function by limited-memory BFGS (Nocedal & Wright 2006, algorithms 7.4 and 3.5).
+    """Minimises smooth functions by limited-memory BFGS (Nocedal & Wright 2006, algorithms 7.4 and 3.5).
 
     The two loops over the history need the scalar products of its vectors alone. These are kept, so that an iteration
-    reads the history twice, as a matrix, instead of once for each scalar product and each sum.
+    reads the history twice, as a matrix, instead of once for each scalar product and each sum. Several functions are
+    evaluated together, each at a point of its own, until the last one is done.
 
     Args:
-        objective: of a vector [P]: value and gradient.
-        start: [P].
+        objective: of numbers of functions and points [K, P], one for each: their values and gradients [P].
+        starts: [functions, P].
         steps: maximum number of iterations.
         gradient_tolerance: stops where no entry of the gradient is larger.
-        change_tolerance: stops where a step changes the value or every entry of the vector by less.
+        change_tolerance: stops where a step changes the value or every entry of the point by less.
+
+    Returns:
+        [functions, P].
     """
-    x = start
-    value, gradient = objective(x)
+    searches = [_search(start, steps, gradient_tolerance, change_tolerance) for start in starts]
+    points, found = {k: next(search) for k, search in enumerate(searches)}, list(starts)
+    while points:
+        which = list(points)
+        for k, evaluated in zip(which, objective(which, torch.stack([points[k] for k in which]))):
+            try:
+                points[k] = searches[k].send(evaluated)
+            except StopIteration as end:
+                found[k] = end.value
+                del points[k]
+    return torch.stack(found)
+
+
+def _search(x: Tensor, steps: int, gradient_tolerance: float, change_tolerance: float) -> Search[Tensor]:
+    value, gradient = yield x
     history = _History(x)
     for step in range(steps):
         if float(gradient.abs().max()) <= gradient_tolerance:
@@ -41,7 +62,7 @@ def minimize(
         if slope > -change_tolerance:
             break
         first = min(1.0, 1.0 / float(gradient.abs().sum())) if step == 0 else 1.0
-        length, found, new_gradient = _line_search(objective, x, value, slope, direction, first)
+        length, found, new_gradient = yield from _line_search(x, value, slope, direction, first)
         taken = length * direction
         x = x + taken
         change, value = abs(found - value), found
@@ -104,26 +125,22 @@ class _History:
 
 
 def _line_search(
-    objective: Objective, x: Tensor, value: float, slope: float, direction: Tensor, first: float
-) -> tuple[float, float, Tensor]:
+    x: Tensor, value: float, slope: float, direction: Tensor, first: float
+) -> Search[tuple[float, float, Tensor]]:
     """Length, value and gradient of a step that meets the strong Wolfe conditions, or the best that was found."""
-
-    def at(length: float) -> tuple[float, float, float, Tensor]:
-        found, gradient = objective(x + length * direction)
-        return length, found, float(gradient @ direction), gradient
-
     rounding = 2 * torch.finfo(x.dtype).eps * abs(value)
     low = (0.0, value, slope)
     best = high = None
     length = first
     for _ in range(EVALUATIONS):
-        point = at(length)
-        _, found, new_slope, _ = point
+        found, gradient = yield x + length * direction
+        new_slope = float(gradient @ direction)
+        point = length, found, new_slope, gradient
         too_high = not found <= value + SUFFICIENT * length * slope + rounding or (
             best is not None and found > low[1] + rounding
         )
         if not too_high and abs(new_slope) <= -CURVATURE * slope:
-            return point[0], found, point[3]
+            return length, found, gradient
         if too_high:
             high = point[:3]
         else:
@@ -138,7 +155,7 @@ def _line_search(
             break
         length = _between(low, high)
     if best is None:  # no step that is small enough: a change of 0 ends the iterations
-        return 0.0, value, at(0.0)[3]
+        return 0.0, value, (yield x)[1]
     return best[0], best[1], best[3]
 
 

@@ -60,22 +60,22 @@ def _fit_lbfgs(
         basis, triangle = torch.linalg.qr(x.T)
         x = triangle.T.contiguous()
 
-    def objective(vector: Tensor, decay: float) -> tuple[float, Tensor]:
-        weight, bias = vector[:-classes].view(classes, -1), vector[-classes:]
-        logits = torch.addmm(bias, x, weight.T).requires_grad_()
+    def objective(which: Sequence[int], points: Tensor) -> list[tuple[float, Tensor]]:
+        """Of the penalties ``which``; the rows are read twice, for all of them together."""
+        weight, bias = points[:, :-classes].view(len(which), classes, -1), points[:, -classes:]
+        logits = torch.addmm(bias.flatten(), x, weight.flatten(0, 1).T).view(len(x), len(which), classes)
+        logits.requires_grad_()
         with torch.enable_grad():
-            loss = _loss(logits, labels)
-        (slopes,) = torch.autograd.grad(loss, logits)
-        gradient = torch.cat([(slopes.T @ x + 2 * decay * weight).flatten(), slopes.sum(0)])
-        return float(loss.detach() + decay * weight.square().sum()), gradient
+            losses = torch.stack([_loss(each, labels) for each in logits.unbind(1)])
+        (slopes,) = torch.autograd.grad(losses.sum(), logits)
+        decay = torch.tensor([decays[k] for k in which]).to(x)
+        gradients = (slopes.flatten(1).T @ x).view_as(weight) + 2 * decay[:, None, None] * weight
+        values = losses.detach() + decay * weight.square().sum((1, 2))
+        return list(zip(values.tolist(), torch.cat([gradients.flatten(1), slopes.sum(0)], 1)))
 
-    fits = []
-    for decay in decays:
-        start = x.new_zeros(classes * (x.shape[1] + 1))
-        vector = minimize(lambda v, decay=decay: objective(v, decay), start, steps)  # type: ignore[misc]
-        weight = vector[:-classes].view(classes, -1)
-        fits.append((weight if basis is None else weight @ basis.T, vector[-classes:]))
-    return fits
+    found = minimize(objective, x.new_zeros(len(decays), classes * (x.shape[1] + 1)), steps)
+    weights = found[:, :-classes].view(len(decays), classes, -1)
+    return list(zip(weights if basis is None else weights @ basis.T, found[:, -classes:]))
 
 
 def _fit_sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rates: Sequence[float], epochs: int) -> Fits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -12,6 +13,12 @@ from torch import Tensor
 from fastssl.evaluate import lbfgs
 from fastssl.evaluate.lbfgs import minimize
 from fastssl.evaluate.linear import _fit_lbfgs
+
+Function = Callable[[Tensor], tuple[float, Tensor]]
+
+
+def minimize_one(function: Function, start: Tensor, steps: int, *tolerances: float) -> Tensor:
+    return minimize(lambda which, points: [function(points[0])], start[None], steps, *tolerances)[0]
 
 
 def rosenbrock(x: Tensor) -> tuple[float, Tensor]:
@@ -26,7 +33,7 @@ def rosenbrock(x: Tensor) -> tuple[float, Tensor]:
 def test_rosenbrocks_valley_ends_at_ones(monkeypatch: pytest.MonkeyPatch, size: int, history: int) -> None:
     monkeypatch.setattr(lbfgs, "HISTORY", history)
     # From below: longer valleys have a second minimum beside it.
-    found = minimize(rosenbrock, torch.full((size,), 0.5, dtype=torch.float64), 2000, change_tolerance=1e-14)
+    found = minimize_one(rosenbrock, torch.full((size,), 0.5, dtype=torch.float64), 2000, 1e-7, 1e-14)
     torch.testing.assert_close(found, torch.ones(size, dtype=torch.float64), atol=1e-5, rtol=0)
 
 
@@ -58,7 +65,7 @@ def test_quadratics_are_solved() -> None:
     def quadratic(x: Tensor) -> tuple[float, Tensor]:
         return float(0.5 * x @ matrix @ x - target @ x), matrix @ x - target
 
-    found = minimize(quadratic, torch.zeros(20, dtype=torch.float64), 500, 1e-12, 0.0)
+    found = minimize_one(quadratic, torch.zeros(20, dtype=torch.float64), 500, 1e-12, 0.0)
     torch.testing.assert_close(found, torch.linalg.solve(matrix, target), atol=1e-9, rtol=0)
 
 
@@ -111,7 +118,7 @@ def test_a_function_that_is_not_finite_beyond_a_point() -> None:
             return math.inf, torch.full_like(x, math.nan)
         return float(-torch.log(1 - x) - 4 * x), 1 / (1 - x) - 4
 
-    found = minimize(barrier, torch.zeros(1, dtype=torch.float64), 100)
+    found = minimize_one(barrier, torch.zeros(1, dtype=torch.float64), 100)
     assert math.isclose(float(found), 0.75, abs_tol=1e-6)
 
 
@@ -122,5 +129,24 @@ def test_it_stops_at_a_minimum() -> None:
         calls.append(x)
         return 1.0, torch.zeros_like(x)
 
-    assert torch.equal(minimize(flat, torch.ones(3), 100), torch.ones(3))
+    assert torch.equal(minimize_one(flat, torch.ones(3), 100), torch.ones(3))
     assert len(calls) == 1
+
+
+def test_functions_that_are_minimised_together_end_where_they_do_alone() -> None:
+    torch.manual_seed(0)
+    roots, targets = torch.randn(4, 6, 6, dtype=torch.float64), torch.randn(4, 6, dtype=torch.float64)
+    matrices = roots @ roots.mT + torch.eye(6, dtype=torch.float64) * torch.tensor([1, 1e-3, 10, 1e3])[:, None, None]
+    calls: list[list[int]] = []
+
+    def objective(which: Sequence[int], points: Tensor) -> list[tuple[float, Tensor]]:
+        calls.append(list(which))
+        at = [(matrices[k] @ x - 2 * targets[k], matrices[k] @ x - targets[k], x) for k, x in zip(which, points)]
+        return [(float(0.5 * x @ a), b) for a, b, x in at]
+
+    starts = torch.randn(4, 6, dtype=torch.float64)
+    together = minimize(objective, starts, 200)
+    assert len({len(which) for which in calls}) > 1  # some were done before others
+    for k in range(4):
+        alone = minimize(lambda which, points, k=k: objective([k], points), starts[k : k + 1], 200)  # type: ignore[misc]
+        assert torch.equal(together[k], alone[0])
