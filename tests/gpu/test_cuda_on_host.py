@@ -79,7 +79,7 @@ def test_threads_in_another_order_give_the_same_bits(tmp_path: Path) -> None:
 def test_a_wrong_call_of_the_operators_is_an_error() -> None:
     s, ids = torch.randn(3, 5), torch.zeros(5, dtype=torch.int64)
     rows, select, views = (getattr(torch.ops.fastssl, n) for n in ("sorted_rows", "select_rows", "make_views"))
-    fine = dict(first=0, n=5, self_offset=0, sign=1.0, margin=0.1, smooth=False, grad=None)
+    fine = dict(first=0, n=5, self_offset=0, params=torch.tensor([1.0, 0.1, 0.0]), grad=None)
     bits = dict(positive_bits=None, negative_bits=None)
     assert rows(0, s, ids, ids, **bits, **fine).shape == (2, 3)
     wrong = [
@@ -90,6 +90,7 @@ def test_a_wrong_call_of_the_operators_is_an_error() -> None:
         lambda: rows(0, s, None, None, **bits, **fine),
         lambda: rows(0, s, ids, ids, **bits, **{**fine, "first": 4}),
         lambda: rows(0, s, ids, ids, **bits, **{**fine, "grad": torch.ones(3)}),
+        lambda: rows(0, s, ids, ids, **bits, **{**fine, "params": torch.ones(2)}),
         lambda: select(s, 0, True, -1),
         lambda: select(s, 6, True, -1),
         lambda: select(s, 5, True, 0),

@@ -134,14 +134,18 @@ def test_one_boundary_for_all_rows_on_triton() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity", "tuplet_margin", "lifted_structure"])
+ON_TRITON = ("circle", "contrastive", "multi_similarity", "tuplet_margin", "lifted_structure")
+TRIPLETS = ("triplet", "triplet_smooth", "triplet_semihard")  # of csrc/cuda
+
+
+@pytest.mark.parametrize("name", [*ON_TRITON, *TRIPLETS])
 def test_gradients_of_hyperparameters_on_triton(name: str) -> None:
     pytest.importorskip("triton")
     inputs = inputs_of(name, torch.float32).to(device=TRITON_DEVICE)
     leaves = {k: torch.tensor(v, requires_grad=True, device=TRITON_DEVICE) for k, v in SUBJECTS[name].values.items()}
     found, right = (
-        torch.autograd.grad(at(name, inputs, **leaves, backend=backend), list(leaves.values()))
-        for backend in ("triton", "reference")
+        [loss.detach(), *torch.autograd.grad(loss, list(leaves.values()))]
+        for loss in (at(name, inputs, **leaves, backend=backend) for backend in ("triton", "reference"))
     )
     for a, b in zip(found, right):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
