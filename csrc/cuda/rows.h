@@ -41,7 +41,7 @@ FASTSSL_DEVICE float value_of(uint64_t key) {
     uint32_t u;
   } bits;
   bits.u = u & 0x80000000u ? u ^ 0x80000000u : ~u;
-  if (u == 0xFFFFFFFFu) bits.u = 0x7F800000u;  // NaN cannot be sorted; infinite it shows too
+  if (u == 0xFFFFFFFFu) bits.u = 0x7FC00000u;  // NaN, behind everything
   return bits.f;
 }
 
@@ -167,6 +167,7 @@ FASTSSL_DEVICE void triplets(const Block& block, const RowsProblem& p) {
       const float d = sign * s[j];
       if (smooth) {
         double pushed = 0;
+        if (d != d) sum = d;  // without a positive too, as among hinges
         for (int64_t q = 0; q < count; ++q) {
           const double z = double(value_of(w.keys[q])) - double(d);
           sum += softplus_of(z);
@@ -206,7 +207,8 @@ FASTSSL_DEVICE void triplets(const Block& block, const RowsProblem& p) {
   });
 }
 
-// For every positive the nearest negative that is farther away, else the farthest negative.
+// For every positive the nearest negative that is farther away, else the farthest negative. A negative that is NaN is
+// the farthest, and every positive's, so that it shows.
 FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
   const float sign = p.params[0], margin = p.params[1];
   const int64_t row = p.first + block.index;
@@ -239,10 +241,11 @@ FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
   });
   block.phase([&](int thread) {
     const Share mine(count, thread, block.threads);
+    const float far = value_of(*w.farthest);
     double sum = 0, active = 0;
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       unsigned long long chosen = w.nearest[q + 1];
-      if (chosen == none) {
+      if (chosen == none || far != far) {
         if (*w.farthest == 0) continue;  // no negative
         chosen = (*w.farthest & 0xFFFFFFFF00000000ull) | (0xFFFFFFFFu - uint32_t(*w.farthest));
       }

@@ -11,10 +11,14 @@ import torch
 
 import fastssl.functional as F
 from fastssl import augment
-from fastssl.ops import extension
+from fastssl._table import Metric, RowLoss
+from fastssl.ops import extension, rows
+from fastssl.ops.types import Relation
 from tests.support import host_kernels
 from tests.support.processes import start
 
+pytest.importorskip("triton")
+on_gpu = pytest.importorskip("fastssl.ops.triton.losses")
 pytestmark = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
 POLICIES = sorted(name for name in dir(augment) if name.endswith("Augment") and name != "Augment")
 SIZES = [(50, 61), (40, 33), (17, 90)]
@@ -60,6 +64,25 @@ def test_every_operation(dtype: torch.dtype, channels_last: bool, bicubic: bool)
     batch = torch.randint(0, 256, (12, 41, 37, 4), dtype=torch.uint8)
     params = program.sample([(41, 37)] * 12, seed=5)
     assert torch.equal(program.apply(batch, params, backend="cuda"), program.apply(batch, params))
+
+
+@pytest.mark.parametrize("each", [3, 40])
+@pytest.mark.parametrize("broken", ["anchor", "other row"])
+@pytest.mark.parametrize(("loss", "smooth"), [(RowLoss.triplet, 0.0), (RowLoss.triplet, 1.0), (RowLoss.semihard, 0.0)])
+def test_nan_shows_where_it_does_on_the_cpu(loss: RowLoss, smooth: float, broken: str, each: int) -> None:
+    """In an anchor; among the positives of a class and the negatives of the others, of which the last has no positive.
+    (On the CPU a positive that is NaN is infinitely far.)"""
+    x, y = torch.randn(12, 4), torch.randn(3 * each, 4)
+    (x if broken == "anchor" else y)[1] = float("nan")
+    ids = torch.arange(12) % 4
+    relation = Relation(ids, torch.arange(3 * each) % 3)
+    values: list[float | torch.Tensor] = [1.0, 0.3, smooth, *[0.0] * 9]
+    given = (loss, x, y, relation, values, Metric.sqeuclidean, False)
+    right, found = rows.row_loss(*given)[:, 0], on_gpu.row_loss(*given)[:, 0]
+    finite = right.isfinite()
+    assert right.isnan().any() and found[~finite].isnan().all()
+    finite &= ids < 3
+    torch.testing.assert_close(found[finite], right[finite], rtol=1e-5, atol=1e-5)
 
 
 def test_threads_in_another_order_give_the_same_bits(tmp_path: Path) -> None:

@@ -36,9 +36,11 @@ def nearest(
     x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
     s = pairwise(x, y, metric, normalize)
+    behind = s.isnan().long()  # NaN, and behind it what is left out
     if exclude_self:
-        s = s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), float("-inf" if largest else "inf"))
-    order = torch.argsort(s, dim=1, descending=largest, stable=True)[:, :k]
+        behind += 2 * torch.eye(len(s), dtype=torch.long, device=s.device)
+    order = torch.argsort(s, dim=1, descending=largest, stable=True)
+    order = order.gather(1, torch.argsort(behind.gather(1, order), dim=1, stable=True))[:, :k]
     return s.gather(1, order), order
 
 
