@@ -147,7 +147,9 @@ def _cosine_less(cosine: Tensor, margin: float | Tensor) -> Tensor:
 def _softplus(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor:
     scale, margin = p[:2]
     lse = _masked_lse(scale * s, negative)
-    phi = _cosine_less(s.masked_fill(~positive, 0.0), margin) if margin else s
+    # (A margin that is a tensor has a gradient at 0 too.)
+    plain = not isinstance(margin, Tensor) and margin == 0
+    phi = s if plain else _cosine_less(s.masked_fill(~positive, 0.0), margin)
     z = lse.clamp(min=-1e30)[:, None] - scale * phi
     return torch.stack([torch.where(positive, softplus(z), 0).sum(1), lse], 1)
 
