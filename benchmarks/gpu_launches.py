@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import importlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -201,6 +201,19 @@ def identity(architecture: str, launch: Launch) -> str:
     return json.dumps(
         [architecture, launch.name, source.signature, str(fixed), str(source.attrs), launch.options], sort_keys=True
     )
+
+
+def variants(architecture: str, d: int, dtype: torch.dtype, sizes: Iterable[int]) -> dict[tuple[str, ...], set[str]]:
+    """What Triton compiles for batches of these (even) sizes: identities by loss, kernel, its constants and which
+    arguments it is without."""
+    found: dict[tuple[str, ...], set[str]] = {}
+    for n in sizes:
+        for name, work in (*pair_losses(n, d, dtype), *row_losses(n, d, dtype)):
+            for launch in record(architecture, work):
+                missing = [k for k, argument in enumerate(launch.arguments) if argument is None]
+                key = name, launch.name, str(launch.constants), str(missing)
+                found.setdefault(key, set()).add(identity(architecture, launch))
+    return found
 
 
 def representative(kernel: str, n: int, d: int, dtype: torch.dtype) -> Callable[[], None]:

@@ -18,7 +18,7 @@ SUP_CON = tl.constexpr(Closing.sup_con.value)
 SIGMOID_LOSS = tl.constexpr(Closing.sigmoid_loss.value)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def lengths_kernel(
     X, FACTOR, SQUARE, OUT, n, d, stride_x, step_x, stride_out, LEAST: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip

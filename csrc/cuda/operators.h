@@ -44,8 +44,8 @@ inline void check_scores(const Tensor& s) {
 
 // Rows first .. of n rows of scores: [2, rows] sums and counts, or with `grad` [rows] dL/ds [rows, m].
 inline Tensor sorted_rows_of(int64_t loss, Tensor s, MaybeTensor x_ids, MaybeTensor y_ids, MaybeTensor positive_bits,
-                             MaybeTensor negative_bits, int64_t first, int64_t n, int64_t self_offset, double sign,
-                             double margin, bool smooth, MaybeTensor grad) {
+                             MaybeTensor negative_bits, int64_t first, int64_t n, int64_t self_offset, Tensor params,
+                             MaybeTensor grad) {
   check_scores(s);
   RowsProblem p;
   p.rows = s.size(0);
@@ -64,9 +64,7 @@ inline Tensor sorted_rows_of(int64_t loss, Tensor s, MaybeTensor x_ids, MaybeTen
   p.positive_bits = vector_of<int32_t>(positive_bits, ScalarType::Int, (n + 31) / 32 * p.m);
   p.negative_bits = vector_of<int32_t>(negative_bits, ScalarType::Int, (n + 31) / 32 * p.m);
   p.self_offset = self_offset;
-  p.sign = float(sign);
-  p.margin = float(margin);
-  p.smooth = smooth;
+  p.params = vector_of<float>(params, ScalarType::Float, kSortedParams);
   p.grad = vector_of<double>(grad, ScalarType::Double, p.rows);
   Tensor out = grad ? like(s, {p.rows, p.m}, ScalarType::Float) : like(s, {2, p.rows}, ScalarType::Double);
   if (p.rows == 0) return out;

@@ -10,6 +10,8 @@ namespace cuda {
 
 constexpr int kThreads = 256;
 
+constexpr int64_t kSortedParams = 3;
+
 enum class SortedLoss : int32_t { triplet, semihard };
 
 struct RowsProblem {
@@ -22,12 +24,11 @@ struct RowsProblem {
   const int32_t* negative_bits = nullptr;
   int64_t self_offset = -1;
   SortedLoss loss = SortedLoss::triplet;
-  float sign = 1, margin = 0;
-  bool smooth = false;
-  double* out = nullptr;         // forward: [2][rows]: the sum, how many are above 0
-  const double* grad = nullptr;  // backward: [rows] upstream of the sum
-  float* g = nullptr;            // [rows][m] dL/ds
-  uint64_t* scratch = nullptr;   // [rows][scratch_words(m)]
+  const float* params = nullptr;  // [kSortedParams] sign, margin, smooth: on the device, where a learned margin is
+  double* out = nullptr;          // forward: [2][rows]: the sum, how many are above 0
+  const double* grad = nullptr;   // backward: [rows] upstream of the sum
+  float* g = nullptr;             // [rows][m] dL/ds
+  uint64_t* scratch = nullptr;    // [rows][scratch_words(m)]
 };
 
 // Of one row: sorted positives (keys: value, column), sums above each, what each negative of a slot is nearest, counts.
@@ -40,7 +41,7 @@ FASTSSL_DEVICE float value_of(uint64_t key) {
     uint32_t u;
   } bits;
   bits.u = u & 0x80000000u ? u ^ 0x80000000u : ~u;
-  if (u == 0xFFFFFFFFu) bits.u = 0x7F800000u;  // NaN cannot be sorted; infinite it shows too
+  if (u == 0xFFFFFFFFu) bits.u = 0x7FC00000u;  // NaN, behind everything
   return bits.f;
 }
 
@@ -95,7 +96,7 @@ struct RowMemory {
 
 // The positives of a row by value + shift, ascending, equal ones by column. Returns how many.
 FASTSSL_DEVICE int64_t sort_positives(const Block& block, const RowsProblem& p, const float* s, int64_t row,
-                                      const RowMemory& w, float shift) {
+                                      const RowMemory& w, float sign, float shift) {
   block.phase([&](int thread) {
     const Share mine(p.m, thread, block.threads);
     int64_t found = 0;
@@ -117,7 +118,7 @@ FASTSSL_DEVICE int64_t sort_positives(const Block& block, const RowsProblem& p, 
     const Share mine(p.m, thread, block.threads);
     int64_t at = w.numbers[thread];
     for (int64_t j = mine.begin; j < mine.end; ++j)
-      if (relation(p, row, j) == 1) w.keys[at++] = uint64_t(ordered(p.sign * s[j] + shift)) << 32 | uint64_t(j);
+      if (relation(p, row, j) == 1) w.keys[at++] = uint64_t(ordered(sign * s[j] + shift)) << 32 | uint64_t(j);
     for (int64_t q = count + thread; q < size; q += block.threads) w.keys[q] = ~uint64_t(0);
   });
   bitonic_sort(block, w.keys, size);
@@ -139,12 +140,14 @@ FASTSSL_DEVICE void finish(const Block& block, const RowsProblem& p, const RowMe
 }
 
 FASTSSL_DEVICE void triplets(const Block& block, const RowsProblem& p) {
+  const float sign = p.params[0], margin = p.params[1];
+  const bool smooth = p.params[2] != 0;
   const int64_t row = p.first + block.index;
   const float* s = p.s + block.index * p.stride;
   const RowMemory w(p.scratch + block.index * scratch_words(p.m), p.m);
-  const int64_t count = sort_positives(block, p, s, row, w, p.margin);
+  const int64_t count = sort_positives(block, p, s, row, w, sign, margin);
   float* g = p.g ? p.g + block.index * p.m : nullptr;
-  const double upstream = g ? p.grad[block.index] * p.sign : 0;
+  const double upstream = g ? p.grad[block.index] * sign : 0;
   block.phase([&](int thread) {
     if (thread == 0) {
       double sum = 0;
@@ -161,9 +164,10 @@ FASTSSL_DEVICE void triplets(const Block& block, const RowsProblem& p) {
       const int kind = relation(p, row, j);
       if (g && kind != 1) g[j] = 0;
       if (kind != 2) continue;
-      const float d = p.sign * s[j];
-      if (p.smooth) {
+      const float d = sign * s[j];
+      if (smooth) {
         double pushed = 0;
+        if (d != d) sum = d;  // without a positive too, as among hinges
         for (int64_t q = 0; q < count; ++q) {
           const double z = double(value_of(w.keys[q])) - double(d);
           sum += softplus_of(z);
@@ -187,28 +191,30 @@ FASTSSL_DEVICE void triplets(const Block& block, const RowsProblem& p) {
   });
   if (!g) return finish(block, p, w);
   block.phase([&](int thread) {
-    if (p.smooth || thread) return;
+    if (smooth || thread) return;
     for (int64_t q = 1; q < count; ++q) w.count[q] += w.count[q - 1];
   });
   block.phase([&](int thread) {
     for (int64_t q = thread; q < count; q += block.threads) {
       double pulled = w.count[q];
-      if (p.smooth) {
+      if (smooth) {
         pulled = 0;
         for (int64_t j = 0; j < p.m; ++j)
-          if (relation(p, row, j) == 2) pulled += sigmoid_of(double(value_of(w.keys[q])) - double(p.sign * s[j]));
+          if (relation(p, row, j) == 2) pulled += sigmoid_of(double(value_of(w.keys[q])) - double(sign * s[j]));
       }
       g[uint32_t(w.keys[q])] = float(pulled * upstream);
     }
   });
 }
 
-// For every positive the nearest negative that is farther away, else the farthest negative.
+// For every positive the nearest negative that is farther away, else the farthest negative. A negative that is NaN is
+// the farthest, and every positive's, so that it shows.
 FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
+  const float sign = p.params[0], margin = p.params[1];
   const int64_t row = p.first + block.index;
   const float* s = p.s + block.index * p.stride;
   const RowMemory w(p.scratch + block.index * scratch_words(p.m), p.m);
-  const int64_t count = sort_positives(block, p, s, row, w, 0);
+  const int64_t count = sort_positives(block, p, s, row, w, sign, 0);
   float* g = p.g ? p.g + block.index * p.m : nullptr;
   const unsigned long long none = ~0ull;
   block.phase([&](int thread) {
@@ -221,7 +227,7 @@ FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
     const Share mine(p.m, thread, block.threads);
     for (int64_t j = mine.begin; j < mine.end; ++j) {
       if (relation(p, row, j) != 2) continue;
-      const float d = p.sign * s[j];
+      const float d = sign * s[j];
       const uint64_t high = uint64_t(ordered(d)) << 32;
       // Slot k: farther away than k positives.
       least(w.nearest + count_below(w.keys, count, d, false), high | uint64_t(j));
@@ -235,14 +241,15 @@ FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
   });
   block.phase([&](int thread) {
     const Share mine(count, thread, block.threads);
+    const float far = value_of(*w.farthest);
     double sum = 0, active = 0;
     for (int64_t q = mine.begin; q < mine.end; ++q) {
       unsigned long long chosen = w.nearest[q + 1];
-      if (chosen == none) {
+      if (chosen == none || far != far) {
         if (*w.farthest == 0) continue;  // no negative
         chosen = (*w.farthest & 0xFFFFFFFF00000000ull) | (0xFFFFFFFFu - uint32_t(*w.farthest));
       }
-      const double z = double(value_of(w.keys[q])) - double(value_of(chosen)) + p.margin;
+      const double z = double(value_of(w.keys[q])) - double(value_of(chosen)) + margin;
       if (z <= 0) {
         if (g) g[uint32_t(w.keys[q])] = 0;
         continue;
@@ -250,7 +257,7 @@ FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
       sum += z;
       active += 1;
       if (g) {
-        g[uint32_t(w.keys[q])] = float(p.grad[block.index] * p.sign);
+        g[uint32_t(w.keys[q])] = float(p.grad[block.index] * sign);
         add(w.count + uint32_t(chosen), 1);
       }
     }
@@ -263,7 +270,7 @@ FASTSSL_DEVICE void semihard(const Block& block, const RowsProblem& p) {
     for (int64_t j = thread; j < p.m; j += block.threads) {
       const int kind = relation(p, row, j);
       if (kind == 1 && any) continue;
-      g[j] = kind == 2 ? float(-double(w.count[j]) * p.grad[block.index] * p.sign) : 0.f;
+      g[j] = kind == 2 ? float(-double(w.count[j]) * p.grad[block.index] * sign) : 0.f;
     }
   });
 }

@@ -46,7 +46,7 @@ void launch(const typename Kernel::Problem& problem, int64_t blocks, const AnyTe
 STABLE_TORCH_LIBRARY_FRAGMENT(fastssl, m) {
   m.def(
       "sorted_rows(int loss, Tensor s, Tensor? x_ids, Tensor? y_ids, Tensor? positive_bits, Tensor? negative_bits, "
-      "int first, int n, int self_offset, float sign, float margin, bool smooth, Tensor? grad) -> Tensor");
+      "int first, int n, int self_offset, Tensor params, Tensor? grad) -> Tensor");
   m.def("select_rows(Tensor s, int k, bool largest, int itself) -> (Tensor, Tensor)");
   m.def(
       "make_views(Tensor images, Tensor tasks, int height, int width, int dtype, bool channels_last, float m0, "

@@ -13,7 +13,8 @@ void select(const Selection<T>& t) {
   Vec<T> bar[kV<T>];  // a score must beat this
   const T open = T(t.largest ? -__builtin_inf() : __builtin_inf());
   auto raise = [&](int l) {
-    bar[l / kWidth<T>][l % kWidth<T>] = t.i + l >= t.n ? -open : (t.count[l] < t.k ? open : t.value[l * t.k]);
+    const T worst = t.count[l] < t.k ? open : t.value[l * t.k];
+    bar[l / kWidth<T>][l % kWidth<T>] = t.i + l >= t.n ? -open : (worst == worst ? worst : open);  // any beats NaN
   };
   for (int l = 0; l < kBlock; ++l) raise(l);
   for (int64_t j = t.begin; j < t.end; ++j) {

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
-from fastssl._table import OUTPUTS, RowLoss
+from fastssl._table import RowLoss
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.types import Relation
 
@@ -75,6 +74,28 @@ def _from_counts(loss: RowLoss, out: Sequence[Tensor], values: Values, place: in
     return None
 
 
+def _tangent(function: Callable[[Tensor], Tensor], at: Tensor) -> Tensor:
+    """The slope of a function of one number."""
+    result: Tensor = torch.func.jvp(function, (at,), (torch.ones_like(at),))[1]
+    return result
+
+
+def _triplet_slopes(s: Tensor, positive: Tensor, negative: Tensor, sign: float, margin: Tensor) -> Tensor:
+    """[N]: the slope of the sum of softplus over a row's triplets."""
+    rows = [(sign * (a[p][:, None] - a[q]) + margin).sigmoid().sum() for a, p, q in zip(s, positive, negative)]
+    return torch.stack(rows) if rows else s.new_zeros(0)
+
+
+# One piece for a compiler: how many triplets a row has, the data decide.
+torch.library.custom_op(
+    "fastssl::triplet_slopes",
+    _triplet_slopes,
+    mutates_args=(),
+    schema=torch.library.infer_schema(_triplet_slopes, mutates_args=()),
+)
+torch.library.register_fake("fastssl::triplet_slopes", lambda s, *_: s.new_empty(len(s)))
+
+
 def _from_scores(
     loss: RowLoss,
     out: Sequence[Tensor],
@@ -109,10 +130,15 @@ def _from_scores(
             return reference.outputs(loss, s, positive, negative, filled, by_row)
 
         at = torch.as_tensor(values[place], dtype=s.dtype, device=s.device)
-        with warnings.catch_warnings(), forward_ad.dual_level():
+        if loss == RowLoss.triplet:  # of softplus
+            function = torch.ops.fastssl.triplet_slopes.default if torch.compiler.is_compiling() else _triplet_slopes
+            total = function(s, positive, negative, float(values[0]), at)
+            return torch.stack([total, torch.zeros_like(total)], 1)
+        if torch.compiler.is_compiling():  # which cannot trace what silences warnings
+            return _tangent(outputs, at)
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # torch loads forward mode's formulas as TorchScript
-            found = forward_ad.unpack_dual(outputs(forward_ad.make_dual(at, torch.ones_like(at)))).tangent
-        return s.new_zeros((len(s), len(OUTPUTS[loss]))) if found is None else found
+            return _tangent(outputs, at)
 
     with torch.no_grad():
         columns = sweep(slope).to(out[0].dtype).unbind(1)

@@ -90,7 +90,8 @@ def nearest(
 
     .. math:: d(x_i, y_{j_1}) \le d(x_i, y_{j_2}) \le \dots \le d(x_i, y_{j_k}) \le d(x_i, y_j) \text{ for all others}
 
-    Equal distances rank by index. Where an input needs a gradient, the values receive one; indices have none.
+    Equal distances rank by index, NaN behind all others. Where an input needs a gradient, the values receive one;
+    indices have none.
 
     Args:
         x: [N, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides: queries.

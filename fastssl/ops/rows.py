@@ -86,7 +86,12 @@ def _choose_keep(x: Tensor, y: Tensor | None, upper: bool, *others: Tensor | Non
         return 0
     size = 8 if x.dtype == torch.float64 else 4
     # Half the budget: scores kept for a backward pass that also holds a strip of them and of its gradient.
-    return int(kept_numel(x, y, upper) * size <= extension.get_memory_budget() // 2)
+    fits = kept_numel(x, y, upper) * size <= extension.get_memory_budget() // 2
+    if not torch.compiler.is_compiling():
+        return int(fits)
+    from torch.fx.experimental.symbolic_shapes import guard_or_false  # 0.4 s
+
+    return int(guard_or_false(fits))  # not where the data decide how many rows there are
 
 
 def _fake_row_loss(x: Tensor, y: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,14 @@ import torch
 
 import fastssl.functional as F
 from fastssl import augment
-from fastssl.ops import extension
+from fastssl._table import Metric, RowLoss
+from fastssl.ops import extension, rows
+from fastssl.ops.types import Relation
 from tests.support import host_kernels
 from tests.support.processes import start
 
+pytest.importorskip("triton")
+on_gpu = pytest.importorskip("fastssl.ops.triton.losses")
 pytestmark = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
 POLICIES = sorted(name for name in dir(augment) if name.endswith("Augment") and name != "Augment")
 SIZES = [(50, 61), (40, 33), (17, 90)]
@@ -62,6 +66,25 @@ def test_every_operation(dtype: torch.dtype, channels_last: bool, bicubic: bool)
     assert torch.equal(program.apply(batch, params, backend="cuda"), program.apply(batch, params))
 
 
+@pytest.mark.parametrize("each", [3, 40])
+@pytest.mark.parametrize("broken", ["anchor", "other row"])
+@pytest.mark.parametrize(("loss", "smooth"), [(RowLoss.triplet, 0.0), (RowLoss.triplet, 1.0), (RowLoss.semihard, 0.0)])
+def test_nan_shows_where_it_does_on_the_cpu(loss: RowLoss, smooth: float, broken: str, each: int) -> None:
+    """In an anchor; among the positives of a class and the negatives of the others, of which the last has no positive.
+    (On the CPU a positive that is NaN is infinitely far.)"""
+    x, y = torch.randn(12, 4), torch.randn(3 * each, 4)
+    (x if broken == "anchor" else y)[1] = float("nan")
+    ids = torch.arange(12) % 4
+    relation = Relation(ids, torch.arange(3 * each) % 3)
+    values: list[float | torch.Tensor] = [1.0, 0.3, smooth, *[0.0] * 9]
+    given = (loss, x, y, relation, values, Metric.sqeuclidean, False)
+    right, found = rows.row_loss(*given)[:, 0], on_gpu.row_loss(*given)[:, 0]
+    finite = right.isfinite()
+    assert right.isnan().any() and found[~finite].isnan().all()
+    finite &= ids < 3
+    torch.testing.assert_close(found[finite], right[finite], rtol=1e-5, atol=1e-5)
+
+
 def test_threads_in_another_order_give_the_same_bits(tmp_path: Path) -> None:
     """What depends on the order of threads within a phase is a race."""
     seeds = ("0", "1", "2", "77")
@@ -79,7 +102,7 @@ def test_threads_in_another_order_give_the_same_bits(tmp_path: Path) -> None:
 def test_a_wrong_call_of_the_operators_is_an_error() -> None:
     s, ids = torch.randn(3, 5), torch.zeros(5, dtype=torch.int64)
     rows, select, views = (getattr(torch.ops.fastssl, n) for n in ("sorted_rows", "select_rows", "make_views"))
-    fine = dict(first=0, n=5, self_offset=0, sign=1.0, margin=0.1, smooth=False, grad=None)
+    fine = dict(first=0, n=5, self_offset=0, params=torch.tensor([1.0, 0.1, 0.0]), grad=None)
     bits = dict(positive_bits=None, negative_bits=None)
     assert rows(0, s, ids, ids, **bits, **fine).shape == (2, 3)
     wrong = [
@@ -90,6 +113,7 @@ def test_a_wrong_call_of_the_operators_is_an_error() -> None:
         lambda: rows(0, s, None, None, **bits, **fine),
         lambda: rows(0, s, ids, ids, **bits, **{**fine, "first": 4}),
         lambda: rows(0, s, ids, ids, **bits, **{**fine, "grad": torch.ones(3)}),
+        lambda: rows(0, s, ids, ids, **bits, **{**fine, "params": torch.ones(2)}),
         lambda: select(s, 0, True, -1),
         lambda: select(s, 6, True, -1),
         lambda: select(s, 5, True, 0),

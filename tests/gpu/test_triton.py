@@ -390,6 +390,22 @@ def test_a_million_rows_fit() -> None:
     assert int(run.stdout) < 6 * 2**30
 
 
+@pytest.mark.parametrize("d", [128, pytest.param(512, marks=pytest.mark.slow)])
+def test_batches_of_any_size_take_two_compilations_of_a_launch(d: int) -> None:
+    """Of 50 random sizes: one where the step from row to row of a matrix is a multiple of 16, one where it is not."""
+    code = (
+        "import random, sys; sys.path.insert(0, 'benchmarks'); import gpu_launches, torch\n"
+        "sizes = [2, *(2 * random.Random(k).randint(1, 5000) for k in range(49))]\n"
+        "for dtype in (torch.float32, torch.bfloat16, torch.float16):\n"
+        f"    found = gpu_launches.variants('sm_90', {d}, dtype, sizes)\n"
+        "    print(max(map(len, found.values())), len({key[0] for key in found}))"
+    )
+    environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home())}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["2 21"] * 3
+
+
 def test_importing_asks_nothing_of_cuda() -> None:
     code = (
         "import torch\n"

@@ -134,14 +134,59 @@ def test_one_boundary_for_all_rows_on_triton() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["circle", "contrastive", "multi_similarity", "tuplet_margin", "lifted_structure"])
+ON_TRITON = ("circle", "contrastive", "multi_similarity", "tuplet_margin", "lifted_structure")
+TRIPLETS = ("triplet", "triplet_smooth", "triplet_semihard")  # of csrc/cuda
+
+
+@pytest.mark.parametrize("name", [*ON_TRITON, *TRIPLETS])
 def test_gradients_of_hyperparameters_on_triton(name: str) -> None:
     pytest.importorskip("triton")
     inputs = inputs_of(name, torch.float32).to(device=TRITON_DEVICE)
     leaves = {k: torch.tensor(v, requires_grad=True, device=TRITON_DEVICE) for k, v in SUBJECTS[name].values.items()}
     found, right = (
-        torch.autograd.grad(at(name, inputs, **leaves, backend=backend), list(leaves.values()))
-        for backend in ("triton", "reference")
+        [loss.detach(), *torch.autograd.grad(loss, list(leaves.values()))]
+        for loss in (at(name, inputs, **leaves, backend=backend) for backend in ("triton", "reference"))
     )
     for a, b in zip(found, right):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+PLACES = ("margin", "scale", "gamma", "beta", "alpha")
+PLACED = [name for name, subject in SUBJECTS.items() if any(word in k for k in subject.values for word in PLACES)]
+
+
+def assert_compiles(name: str, device: str, **options: Any) -> None:
+    """In one piece, with the loss and the gradients of eager."""
+    torch._dynamo.reset()
+    inputs = SUBJECTS[name].make(12, 8, m=CLASSES + 20).to(device=device).leaves()
+    learned = {k: torch.tensor(v, requires_grad=True, device=device) for k, v in SUBJECTS[name].values.items()}
+
+    def call(given: Inputs, values: dict[str, Tensor]) -> Tensor:
+        return at(name, given, **values, **options)
+
+    compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
+    wanted = [*learned.values(), inputs["x"]]
+    traced, eager = (
+        [loss.detach(), *torch.autograd.grad(loss, wanted)]
+        for loss in (compiled(inputs, learned), call(inputs, learned))
+    )
+    for a, b in zip(traced, eager):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("name", PLACED)
+def test_compiles_without_breaks_where_hyperparameters_are_learned(name: str) -> None:
+    assert_compiles(name, "cpu")
+
+
+@pytest.mark.parametrize("name", ["contrastive", "circle", "tuplet_margin", *TRIPLETS])
+def test_compiles_on_triton_where_hyperparameters_are_learned(name: str) -> None:
+    pytest.importorskip("triton")
+    assert_compiles(name, TRITON_DEVICE, backend="triton")
+
+
+def test_a_margin_of_0_has_a_gradient() -> None:
+    margin = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    (found,) = torch.autograd.grad(F.tuplet_margin(_rows(0), LABELS, margin=margin), margin)
+    up, down = (float(F.tuplet_margin(_rows(0), LABELS, margin=v)) for v in (1e-6, -1e-6))
+    assert float(found) == pytest.approx((up - down) / 2e-6, rel=1e-5)

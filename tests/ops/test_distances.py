@@ -80,3 +80,23 @@ def test_row_reductions_without_the_matrix(isa: str) -> None:
             F.pairwise_reduce(x, y, metric=metric, function=lambda v: torch.exp(-v), reduction="mean"),
             torch.exp(-d).mean(1),
         )
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(("metric", "largest"), [("dot", False), ("dot", True), ("sqeuclidean", False)])
+def test_nan_ranks_behind_all_others(isa: str, backend: str, metric: str, largest: bool) -> None:
+    """However few are wanted; of several the first column comes first, and the row itself does not come at all."""
+    n, broken = 40, [0, 3, 4]
+    x = torch.randn(n, 5)
+    x[broken] = float("nan")
+    finite = [j for j in range(n) if j not in broken]
+    function = F.farthest if largest else F.nearest
+    _, right = function(x[finite], x[finite], n - len(broken), metric=metric, backend=backend)
+    itself = torch.arange(len(finite))[:, None]
+    right = torch.tensor(finite)[right[right != itself].reshape(len(finite), -1)]
+    right = torch.cat([right, torch.tensor(broken).expand(len(finite), -1)], 1)
+    for k in (3, n - 4, n - 3, n - 1):
+        values, indices = function(x, None, k, metric=metric, exclude_self=True, backend=backend)
+        assert torch.equal(indices[finite], right[:, :k])
+        assert torch.equal(values[finite].isnan(), torch.arange(k).expand(len(finite), -1) >= n - 4)
+        assert indices[3].tolist() == [j for j in range(n) if j != 3][:k]

@@ -36,9 +36,11 @@ def nearest(
     x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
     s = pairwise(x, y, metric, normalize)
+    behind = s.isnan().long()  # NaN, and behind it what is left out
     if exclude_self:
-        s = s.masked_fill(torch.eye(len(s), dtype=torch.bool, device=s.device), float("-inf" if largest else "inf"))
-    order = torch.argsort(s, dim=1, descending=largest, stable=True)[:, :k]
+        behind += 2 * torch.eye(len(s), dtype=torch.long, device=s.device)
+    order = torch.argsort(s, dim=1, descending=largest, stable=True)
+    order = order.gather(1, torch.argsort(behind.gather(1, order), dim=1, stable=True))[:, :k]
     return s.gather(1, order), order
 
 
@@ -145,7 +147,9 @@ def _cosine_less(cosine: Tensor, margin: float | Tensor) -> Tensor:
 def _softplus(s: Tensor, positive: Tensor, negative: Tensor, p: Values) -> Tensor:
     scale, margin = p[:2]
     lse = _masked_lse(scale * s, negative)
-    phi = _cosine_less(s.masked_fill(~positive, 0.0), margin) if margin else s
+    # (A margin that is a tensor has a gradient at 0 too.)
+    plain = not isinstance(margin, Tensor) and margin == 0
+    phi = s if plain else _cosine_less(s.masked_fill(~positive, 0.0), margin)
     z = lse.clamp(min=-1e30)[:, None] - scale * phi
     return torch.stack([torch.where(positive, softplus(z), 0).sum(1), lse], 1)
 

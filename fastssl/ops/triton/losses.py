@@ -157,7 +157,6 @@ def row_loss(
             relation.self_offset,
             variant_of(loss, values),
         ),
-        [float(v) if not isinstance(v, Tensor) else 0.0 for v in values[:3]],
     )
 
 

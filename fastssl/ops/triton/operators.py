@@ -294,12 +294,8 @@ def row_loss(
     upper: bool,
     self_offset: int,
     variant: int,
-    numbers: list[float],
 ) -> tuple[Tensor, Tensor]:
-    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N].
-
-    ``numbers``: the parameters of triplets (sign, margin, smooth) as numbers.
-    """
+    """As ``fastssl::row_loss``: [N, outputs + 2] in float64; and what its gradient needs besides [k, N]."""
     n = x.shape[0]
     m = x.shape[1] if metric == Metric.given else (x if y is None else y).shape[0]
     how = _row_how(
@@ -314,7 +310,7 @@ def row_loss(
         from fastssl.ops.triton import sorted_rows
 
         scores = x if metric == Metric.given else None
-        columns = sorted_rows.forward(kind, a, None if y is None else b, how, m, list(numbers), scores)
+        columns = sorted_rows.forward(kind, a, None if y is None else b, how, m, scores)
         return torch.cat([columns, counts]).T.contiguous(), none
     value = None if row_value is None else row_value.detach().float().contiguous()
     if kind == RowLoss.fast_ap:
@@ -429,7 +425,6 @@ def row_loss_backward(
     upper: bool,
     self_offset: int,
     variant: int,
-    numbers: list[float],
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, y, row_value and params."""
@@ -452,7 +447,7 @@ def row_loss_backward(
 
         found_x, found_y = sorted_rows.backward(
             kind,
-            *(a, None if y is None else b, how, g[0], m, list(numbers)),
+            *(a, None if y is None else b, how, g[0], m),
             *((needs & 1, needs & 2), x.dtype, x if given else None),
         )
         return (
@@ -609,7 +604,7 @@ def _fake_pair_loss(x: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_row_loss(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    loss, _, _, _, _, variant, _ = rest[-7:]
+    loss, _, _, _, _, variant = rest[-6:]
     n, kind = x.shape[0], RowLoss(loss)
     saved = {RowLoss.softplus: 1, RowLoss.ranked_list: 2, RowLoss.fast_ap: 2 * (variant + 2)}.get(kind, 0)
     return x.new_empty((n, len(OUTPUTS[kind]) + 2), dtype=torch.float64), x.new_empty((saved, n), dtype=torch.float64)

@@ -28,32 +28,27 @@ def _strips(n: int, m: int) -> Iterator[tuple[int, int]]:
         yield first, min(height, n - first)
 
 
-def _call(
-    kind: RowLoss, s: Tensor, how: LaunchSpec, first: int, n: int, params: list[float], grad: Tensor | None
-) -> Tensor:
-    sign, margin, smooth = params
+def _call(kind: RowLoss, s: Tensor, how: LaunchSpec, first: int, n: int, grad: Tensor | None) -> Tensor:
+    assert how.params is not None
     result: Tensor = torch.ops.fastssl.sorted_rows.default(
         LOSS[kind],
         s,
         *(how.ids_x, how.ids_y, how.positive_bits, how.negative_bits),
         *(first, n, -1 if how.itself == engine.NOWHERE else how.offset),
-        *(sign, margin, bool(smooth)),
+        how.params[:3],  # on the device: a margin that is learned is not waited for
         grad,
     )
     return result
 
 
-def forward(
-    kind: RowLoss, a: Side, b: Side | None, how: LaunchSpec, m: int, params: list[float], given: Tensor | None
-) -> Tensor:
+def forward(kind: RowLoss, a: Side, b: Side | None, how: LaunchSpec, m: int, given: Tensor | None) -> Tensor:
     """[2, N] in float64: the sum of a row's terms and how many are above 0."""
     device = a.rows.device
     cuda.require(device)
     if a.n == 0 or m == 0:
         return torch.zeros((2, a.n), dtype=torch.float64, device=device)
     parts = [
-        _call(kind, _scores(a, b, how, given, first, rows), how, first, a.n, params, None)
-        for first, rows in _strips(a.n, m)
+        _call(kind, _scores(a, b, how, given, first, rows), how, first, a.n, None) for first, rows in _strips(a.n, m)
     ]
     return torch.cat(parts, 1)
 
@@ -88,7 +83,6 @@ def backward(
     how: LaunchSpec,
     grad: Tensor,
     m: int,
-    params: list[float],
     needs: tuple[int, int],
     dtype: torch.dtype,
     given: Tensor | None,
@@ -98,15 +92,14 @@ def backward(
     grad = grad.double().contiguous()
     if given is not None:
         strips = [
-            _call(kind, _scores(a, b, how, given, i, h), how, i, a.n, params, grad[i : i + h])
-            for i, h in _strips(a.n, m)
+            _call(kind, _scores(a, b, how, given, i, h), how, i, a.n, grad[i : i + h]) for i, h in _strips(a.n, m)
         ]
         return torch.cat(strips).to(dtype), None
     other = a if b is None else b
     to_x = torch.zeros((a.n, a.d), dtype=torch.float32, device=a.rows.device)
     to_y = torch.zeros((other.n, a.d), dtype=torch.float32, device=a.rows.device)
     for i, h in _strips(a.n, m):
-        slopes = _call(kind, _scores(a, b, how, None, i, h), how, i, a.n, params, grad[i : i + h])
+        slopes = _call(kind, _scores(a, b, how, None, i, h), how, i, a.n, grad[i : i + h])
         part_x, part_y = _gradients_of_strip(a, other, _as_matrix(how), slopes, i, (True, b is None or bool(needs[1])))
         to_x[i : i + h] += part_x
         if part_y is not None:
