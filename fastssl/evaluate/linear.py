@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.evaluate.features import CHUNK, is_large, map_chunks
-from fastssl.evaluate.lbfgs import minimize
+from fastssl.evaluate.lbfgs import HISTORY, minimize
 from fastssl.evaluate.metrics import METRICS, metric_of
 
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
 RATES = (0.01, 0.1, 1.0, 10.0)
+TOGETHER = 2**27  # logits and vectors of the history, in numbers, up to which penalties are fitted together
 
 
 def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
@@ -60,7 +62,7 @@ def _fit_lbfgs(
         basis, triangle = torch.linalg.qr(x.T)
         x = triangle.T.contiguous()
 
-    def objective(which: Sequence[int], points: Tensor) -> list[tuple[float, Tensor]]:
+    def objective(which: Sequence[int], points: Tensor, decays: Sequence[float]) -> list[tuple[float, Tensor]]:
         """Of the penalties ``which``; the rows are read twice, for all of them together."""
         weight, bias = points[:, :-classes].view(len(which), classes, -1), points[:, -classes:]
         logits = torch.addmm(bias.flatten(), x, weight.flatten(0, 1).T).view(len(x), len(which), classes)
@@ -73,9 +75,14 @@ def _fit_lbfgs(
         values = losses.detach() + decay * weight.square().sum((1, 2))
         return list(zip(values.tolist(), torch.cat([gradients.flatten(1), slopes.sum(0)], 1)))
 
-    found = minimize(objective, x.new_zeros(len(decays), classes * (x.shape[1] + 1)), steps)
-    weights = found[:, :-classes].view(len(decays), classes, -1)
-    return list(zip(weights if basis is None else weights @ basis.T, found[:, -classes:]))
+    size = classes * (x.shape[1] + 1)
+    together = max(1, TOGETHER // (len(x) * classes + 2 * HISTORY * size))
+    fits: Fits = []
+    for group in (decays[k : k + together] for k in range(0, len(decays), together)):
+        found = minimize(functools.partial(objective, decays=group), x.new_zeros(len(group), size), steps)
+        weights = found[:, :-classes].view(len(group), classes, -1)
+        fits += zip(weights if basis is None else weights @ basis.T, found[:, -classes:])
+    return fits
 
 
 def _fit_sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rates: Sequence[float], epochs: int) -> Fits:

@@ -150,3 +150,14 @@ def test_functions_that_are_minimised_together_end_where_they_do_alone() -> None
     for k in range(4):
         alone = minimize(lambda which, points, k=k: objective([k], points), starts[k : k + 1], 200)  # type: ignore[misc]
         assert torch.equal(together[k], alone[0])
+
+
+def test_penalties_are_fitted_one_by_one_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    x, y, decays = torch.randn(60, 10).double(), torch.arange(60) % 4, [1e-4, 1e-3, 1e-2]
+    together = _fit_lbfgs(x, y, np.arange(60), 4, decays, 100)
+    monkeypatch.setattr("fastssl.evaluate.linear.TOGETHER", 0)
+    alone = _fit_lbfgs(x, y, np.arange(60), 4, decays, 100)
+    for (weight, bias), (w, b) in zip(together, alone, strict=True):
+        torch.testing.assert_close(weight, w, rtol=1e-6, atol=1e-8)
+        torch.testing.assert_close(bias, b, rtol=1e-6, atol=1e-8)
