@@ -160,6 +160,17 @@ def test_includes_point_down() -> None:
     assert [f"{a} includes {b}" for a, b in found if place[a.parts[0]] < place[b.parts[0]]] == []
 
 
+def test_kernels_know_no_python_and_the_module_no_torch() -> None:
+    """torch brings headers of pybind11, of which those of 2.10 and 2.11 refuse its stable ABI."""
+    files = [path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cpp", ".cu")]
+    module = [path for path in files if path.parent.name == "bindings"]
+    for path in files:
+        foreign = r"#\s*include\s*<torch/" if path in module else r"#\s*include\s*<(pybind11/|Python\.h)"
+        assert not re.search(foreign, path.read_text()), path
+    assert any("<pybind11/" in path.read_text() for path in module)
+    assert any("<torch/" in path.read_text() for path in files)
+
+
 def test_no_headers_include_each_other() -> None:
     graph: dict[Path, set[Path]] = {}
     for a, b in includes():
