@@ -1,7 +1,7 @@
 """The linear probe's L-BFGS against torch's and scikit-learn's: python benchmarks/probe.py [--rounds 3] [--page]
 
 Each fits the same standardised features with the four penalties of the protocol, up to 100 iterations from zero weights;
-in turn, in processor seconds. The objective, summed over the penalties, tells how far they came. ``--page`` writes a
+in turn. The objective, summed over the penalties, tells how far they came. ``--page`` writes a
 section of docs/evaluate.md.
 """
 
@@ -104,9 +104,9 @@ def measure(rounds: int) -> dict[str, Any]:
         reached = {}
         for _ in range(rounds):
             for way, fit in ways.items():
-                began = time.process_time()
+                began = time.perf_counter()
                 fits = fit(x, y, classes)
-                seconds[way].append(time.process_time() - began)
+                seconds[way].append(time.perf_counter() - began)
                 reached[way] = objective(x, y, fits)
         table[name] = {
             "rows": len(x),
@@ -122,7 +122,7 @@ def measure(rounds: int) -> dict[str, Any]:
 def page(results: dict[str, Any]) -> str:
     ways = list(next(iter(results["table"].values()))["seconds"])
     lines = [
-        f"{results['machine']['cpu']}, {results['machine']['threads']} threads: processor seconds of four fits, up to {STEPS} iterations each, "
+        f"{results['machine']['cpu']}, {results['machine']['threads']} threads: seconds of four fits, up to {STEPS} iterations each, "
         "and the sum of the four objectives.",
         "",
         "| features | rows x features, classes | "
