@@ -103,15 +103,21 @@ def _metric_learning_sup_con() -> Function:
 
 
 def _lightly_nt_xent() -> Function:
-    _stand_in_for_torchvision()
-    from lightly.loss.ntx_ent_loss import NTXentLoss
+    remove = _stand_in_for_torchvision()
+    try:
+        from lightly.loss.ntx_ent_loss import NTXentLoss
+    finally:
+        remove()  # other benchmarks of this process look for torchvision itself
 
     loss = NTXentLoss(temperature=TEMPERATURE)
     return lambda z0, z1: loss(z0, z1)
 
 
-def _stand_in_for_torchvision() -> None:
-    """Replaces torchvision, which lightly imports but its losses do not use, by empty modules if it is missing."""
+def _stand_in_for_torchvision() -> Callable[[], None]:
+    """Replaces torchvision, which lightly imports but its losses do not use, by empty modules if it is missing.
+
+    Returns what removes them again.
+    """
     import importlib.abc
     import importlib.machinery
     import importlib.util
@@ -119,7 +125,7 @@ def _stand_in_for_torchvision() -> None:
     import types
 
     if "torchvision" in sys.modules or importlib.util.find_spec("torchvision") is not None:
-        return
+        return lambda: None
     if importlib.util.find_spec("lightly") is None:
         raise ImportError("lightly is not installed")
 
@@ -142,7 +148,15 @@ def _stand_in_for_torchvision() -> None:
         def exec_module(self, module: types.ModuleType) -> None:
             pass
 
-    sys.meta_path.append(Finder())
+    finder = Finder()
+    sys.meta_path.append(finder)
+
+    def remove() -> None:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+            del sys.modules[name]
+
+    return remove
 
 
 CASES: dict[str, Case] = {

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
+import sys
 import time
 from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
-from fastssl.bench import CASES, compare, fma_rate, gemm_rate, peak_memory, regimes
+from fastssl.bench import CASES, cases, compare, fma_rate, gemm_rate, peak_memory, regimes
 from fastssl.bench.metric import METRIC_CASES
 from fastssl.bench.run import measure, plan
 
@@ -103,3 +106,16 @@ def test_regimes_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in regimes.PRIMITIVES:
         assert regimes.primitive(name, "trained", 128, 8, 0.0)["seconds"] > 0
     assert not torch.set_flush_denormal(False) or (torch.tensor([1e-40]) * 0.5).item() != 0
+
+
+def test_what_stands_in_for_torchvision_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lightly alone imports it: other benchmarks of the process look for torchvision itself."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: {"torchvision": None, "lightly": object()}[name])
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
+        monkeypatch.delitem(sys.modules, name)
+    finders = list(sys.meta_path)
+    remove = cases._stand_in_for_torchvision()
+    assert importlib.import_module("torchvision.transforms.v2").Resize
+    remove()
+    assert sys.meta_path == finders
+    assert not [name for name in sys.modules if name.split(".")[0] == "torchvision"]
