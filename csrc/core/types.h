@@ -7,6 +7,8 @@
 // Names of tables of kernels: prefix_, then the instruction set.
 #define FASTSSL_JOIN2(a, b) a##b
 #define FASTSSL_JOIN(a, b) FASTSSL_JOIN2(a, b)
+#define FASTSSL_TEXT2(a) #a
+#define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
 
 namespace fastssl {
 

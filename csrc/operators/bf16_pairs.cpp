@@ -6,9 +6,6 @@
 
 namespace fastssl {
 
-#define FASTSSL_TEXT2(a) #a
-#define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
-
 const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
   using namespace FASTSSL_ISA;
   using K = FASTSSL_ISA::Bf16Pairs;

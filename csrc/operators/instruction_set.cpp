@@ -64,9 +64,6 @@ double fma_loop(int64_t iterations) {
 }  // namespace
 }  // namespace FASTSSL_ISA
 
-#define FASTSSL_TEXT2(a) #a
-#define FASTSSL_TEXT(a) FASTSSL_TEXT2(a)
-
 extern const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA);
 extern const WordTable FASTSSL_JOIN(words_, FASTSSL_ISA);
 extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
