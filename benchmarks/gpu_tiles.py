@@ -100,6 +100,9 @@ def measure(task: tuple[str, int, int, dict[str, Any]]) -> tuple[str, int, int, 
 
     engine.run = recording
     launch.run = recording
+    for operator in (operators.PAIR_LOSS, operators.ROW_LOSS, operators.PAIRWISE):
+        for function in operator.functions or ():
+            function.plans.clear()  # type: ignore[attr-defined]  # replays are of other tiles, and nobody sees them
     try:
         torch.manual_seed(0)
         n = ROWS[bits] // (2 if kernel.startswith("row_") or kernel == "histogram" else 1)
@@ -131,7 +134,6 @@ def measure(task: tuple[str, int, int, dict[str, Any]]) -> tuple[str, int, int, 
         return (*task, f"{type(error).__name__}: {str(error)[:200]}")
     finally:
         engine.run = launch.run = run
-        assert operators is not None
 
 
 def main() -> None:

@@ -232,7 +232,8 @@ def test_images_of_five_channels_from_files_to_features(kind: str, tmp_path: Pat
     encoder, state = load_encoder(out)
     assert state["encoder"]["channels"] == 5
     features = encode(encoder, source, "pooled")
-    assert torch.equal(features, encode(model.cpu().encoder, IMAGES[5][_order(source)], "pooled"))  # type: ignore[union-attr]
+    trained = encode(model.to(features.device).encoder, IMAGES[5][_order(source)], "pooled")  # type: ignore[union-attr]
+    torch.testing.assert_close(features, trained, rtol=0, atol=1e-2 if torch.cuda.is_available() else 0)  # tf32 there
 
 
 def _order(source: Any) -> list[int]:

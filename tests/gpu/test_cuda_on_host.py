@@ -14,6 +14,7 @@ from fastssl import augment
 from fastssl._table import Metric, RowLoss
 from fastssl.ops import extension, rows
 from fastssl.ops.types import Relation
+from tests.support import TRITON_DEVICE as DEVICE
 from tests.support import host_kernels
 from tests.support.processes import start
 
@@ -75,10 +76,13 @@ def test_nan_shows_where_it_does_on_the_cpu(loss: RowLoss, smooth: float, broken
     x, y = torch.randn(12, 4), torch.randn(3 * each, 4)
     (x if broken == "anchor" else y)[1] = float("nan")
     ids = torch.arange(12) % 4
-    relation = Relation(ids, torch.arange(3 * each) % 3)
+    classes = torch.arange(3 * each) % 3
+    relation = Relation(ids, classes)
     values: list[float | torch.Tensor] = [1.0, 0.3, smooth, *[0.0] * 9]
     given = (loss, x, y, relation, values, Metric.sqeuclidean, False)
-    right, found = rows.row_loss(*given)[:, 0], on_gpu.row_loss(*given)[:, 0]
+    right = rows.row_loss(*given)[:, 0]
+    moved = (loss, x.to(DEVICE), y.to(DEVICE), Relation(ids.to(DEVICE), classes.to(DEVICE)))
+    found = on_gpu.row_loss(*moved, *given[4:])[:, 0].cpu()
     finite = right.isfinite()
     assert right.isnan().any() and found[~finite].isnan().all()
     finite &= ids < 3

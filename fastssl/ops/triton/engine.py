@@ -37,6 +37,7 @@ LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
 ENDS = 32  # rows of a program of kernels/ends.py
 GROUP = 8  # rows of tiles that share the blocks of B in L2
+ACROSS = 16  # programs that share a block of rows too wide to stay in shared memory: it and what they read of B stay in L2
 
 
 def family(loss: int, bounded: bool, relation: int) -> str:
@@ -128,9 +129,9 @@ def _operands(x: Side, y: Side) -> tuple[Any, ...]:
     )
 
 
-def _splits(blocks: Any, tiles: Any, device: torch.device) -> tuple[int, int]:
-    """How many programs share a block of rows, two programs a processor, and how many tiles each takes."""
-    wanted = max(1, min(int(tiles), 2 * processors(device) // max(1, int(blocks))))
+def _splits(blocks: Any, tiles: Any, device: torch.device, least: int = 1) -> tuple[int, int]:
+    """How many programs share a block of rows, two programs a processor or more, and how many tiles each takes."""
+    wanted = max(1, min(int(tiles), max(least, 2 * processors(device) // max(1, int(blocks)))))
     each = max(1, cdiv(int(tiles), wanted))
     return max(1, cdiv(int(tiles), each)), each
 
@@ -190,7 +191,9 @@ def _parts(
             by_column = torch.zeros((2, m), dtype=torch.float32, device=device)
             if not how.bounded:
                 by_column[0].fill_(float("-inf"))
-    splits, each = _splits(min(band, blocks), tiles, device)
+    resident = x.d <= c.BK and not given and not how.by_features
+    least = 1 if resident or given or how.by_features else max(1, min(ACROSS, tiles // 4))
+    splits, each = _splits(min(band, blocks), tiles, device, least)
     out = torch.empty((splits, 4, n), dtype=torch.float32, device=device)
     operands = _operands(x, y) if not given else (x.rows, x.rows, n, m, 1, x.stride, 0, None, None, None, None)
     for first in range(0, blocks, band):
@@ -204,7 +207,7 @@ def _parts(
             **how.constants(x),
             **_tiles(c, x),
             TRIANGLE=triangle,
-            RESIDENT=x.d <= c.BK and not given and not how.by_features,
+            RESIDENT=resident,
             SPECIALIZE=c.specialize,
             INTERIOR=False,
             config=c,
