@@ -1,8 +1,8 @@
 """Small batches on a GPU run the library's own code: a step then takes as long as the host needs to launch its kernels,
 and the library launches fewer.
 
-A loss is fused from as many rows on as its own code holds so much in one tensor that it takes longer (measured on an H100). Rows are those of the largest matrix that takes part: embeddings,
-references, weights of classes, a memory bank.
+A loss is fused from as many rows on as its own code holds so much in one tensor that it takes longer (measured on an
+H100). Rows are those of the largest matrix that takes part: embeddings, references, weights of classes, a memory bank.
 """
 
 from __future__ import annotations

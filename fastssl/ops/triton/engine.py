@@ -26,6 +26,7 @@ from fastssl.ops.triton.launch import (
     precision,
     processors,
     run,
+    side,
 )
 
 # constexpr numbers of kernels/epilogues.py and tiles.py
@@ -33,11 +34,12 @@ SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, 
 ALL, IDS, BITS, DISTINCT = map(int, Pairing)
 NOWHERE, DIAGONAL, OFFSET = map(int, Itself)
 LOG2E = 1.4426950408889634
-LOG_SUMS = {SUMS: (True, False), LSE: (True, True)}
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
 ENDS = 32  # rows of a program of kernels/ends.py
 GROUP = 8  # rows of tiles that share the blocks of B in L2
-ACROSS = 16  # programs that share a block of rows too wide to stay in shared memory: it and what they read of B stay in L2
+ACROSS = (
+    16  # programs that share a block of rows too wide to stay in shared memory: it and what they read of B stay in L2
+)
 
 
 def family(loss: int, bounded: bool, relation: int) -> str:
@@ -129,6 +131,12 @@ def _operands(x: Side, y: Side) -> tuple[Any, ...]:
     )
 
 
+def sides(x: Tensor, y: Tensor | None, how: LaunchSpec, normalize: float, gradient: bool = False) -> tuple[Side, Side]:
+    """Rows of x and of y as kernels take them; without y those of x are both."""
+    a = side(x, normalize, how.sees_squares, gradient)
+    return a, a if y is None else side(y, normalize, how.sees_squares, gradient)
+
+
 def _splits(blocks: Any, tiles: Any, device: torch.device, least: int = 1) -> tuple[int, int]:
     """How many programs share a block of rows, two programs a processor or more, and how many tiles each takes."""
     wanted = max(1, min(int(tiles), max(least, 2 * processors(device) // max(1, int(blocks)))))
@@ -160,7 +168,7 @@ class Parts:
     triangle: bool
 
 
-def _parts(
+def partial_sums(
     x: Side,
     y: Side,
     how: LaunchSpec,
@@ -235,7 +243,7 @@ def reduce(
     columns: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """[4, n] in float64, each row's numbers over all columns; [2, m], the log-sums' of columns."""
-    parts = _parts(x, y, how, row_state0, col_state0, col_state1, columns)
+    parts = partial_sums(x, y, how, row_state0, col_state0, col_state1, columns)
     state = _merge(parts.rows.double(), how)
     if parts.summed is None:
         return state, None
@@ -253,7 +261,7 @@ def values(x: Side, y: Side, how: LaunchSpec, form: int, ignore: int, columns: b
     """Each row's loss [n], and what its gradient needs [4, n] (``values_kernel``)."""
     from fastssl.kernels.ends import values_kernel
 
-    parts = _parts(x, y, how, columns=columns, summed=False)
+    parts = partial_sums(x, y, how, columns=columns, summed=False)
     out = torch.empty((x.n,), dtype=torch.float32, device=x.rows.device)
     saved = torch.empty((4, x.n), dtype=torch.float64, device=x.rows.device)
     run(
@@ -298,18 +306,10 @@ def upstream(
 
 
 def _merge(parts: Tensor, how: LaunchSpec) -> Tensor:
-    """[4, n] of [splits, 4, n]."""
-    if how.loss == EXTREME:
-        far, near = parts[:, 0].max(0), parts[:, 2].min(0)
-        at = parts[:, 1].gather(0, far.indices[None])[0], parts[:, 3].gather(0, near.indices[None])[0]
-        return torch.stack([far.values, at[0], near.values, at[1]])
-    if how.loss == LSE:  # whose maxima are in natural units
-        parts = torch.stack([parts[:, 0] * LOG2E, parts[:, 1], parts[:, 2] * LOG2E, parts[:, 3]], 1)
-    rows: list[Tensor] = []
-    for k, is_log_sum in enumerate(LOG_SUMS.get(how.loss, (False, False))):
-        a, b = parts[:, 2 * k], parts[:, 2 * k + 1]
-        rows += merged(a, b) if is_log_sum else (a.sum(0), b.sum(0))
-    return torch.stack(rows)
+    """[4, n] of [splits, 4, n] of SUMS or SIGMOID."""
+    first, second, *others = parts.unbind(1)
+    sums = (first.sum(0), second.sum(0)) if how.loss == SIGMOID else merged(first, second)
+    return torch.stack([*sums, *(part.sum(0) for part in others)])
 
 
 @dataclass(frozen=True)

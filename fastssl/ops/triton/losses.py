@@ -26,8 +26,8 @@ from fastssl.ops.triton.operators import (
     own,
     sums_how,
     sums_of,
-    variant_of,
 )
+from fastssl.ops.triton.row_losses import variant_of
 from fastssl.ops.types import Ids, Relation, Scoring, Sums, Weights, least_length
 
 
