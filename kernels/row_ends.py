@@ -92,23 +92,69 @@ def log_sums_kernel(PARTS, LOG_SUM, BEFORE, n, splits, LEAST: tl.constexpr, BLOC
     tl.store(BEFORE + at, log_sum.to(tl.float32), mask=inside)
 
 
+@triton.jit
+def ranks(h, other, counted_nan: tl.constexpr):
+    """Of histograms of distances to positives and to negatives [rows, bins]: how many positives and how many of both lie
+    up to each bin, and which bins count."""
+    positives, both = tl.cumsum(h, 1), tl.cumsum(h + other, 1)
+    if counted_nan:
+        bins = ~(h * positives <= 0) & ~(both <= 0)
+    else:
+        bins = (h * positives > 0) & (both > 0)
+    return positives, tl.where(bins, both, 1.0), bins
+
+
+@triton.jit(do_not_specialize=["n"])
+def fast_ap_kernel(SAVED, GRAD, stride_grad, TABLE, n, bins, EDGES: tl.constexpr, BLOCK: tl.constexpr):
+    """TABLE [n, 2, bins + 2]: the upstream gradient times that of a row's average precision by the entries of its
+    histograms SAVED [2, bins + 2, n]; the last of each, beyond all edges, is 0."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    edge = tl.arange(0, EDGES)
+    there = inside[:, None] & (edge <= bins)[None, :]
+    place = edge.to(tl.int64)[None, :] * n + at[:, None]
+    h = tl.load(SAVED + place, mask=there, other=0.0)
+    other = tl.load(SAVED + (bins + 2) * n.to(tl.int64) + place, mask=there, other=0.0)
+    positives, both, counted_bins = ranks(h, other, False)
+    later = tl.cumsum(tl.where(counted_bins, h / both, 0.0), 1, reverse=True)
+    all_later = tl.cumsum(tl.where(counted_bins, h * positives / (both * both), 0.0), 1, reverse=True)
+    g = tl.load(GRAD + at.to(tl.int64) * stride_grad, mask=inside, other=0.0)[:, None]
+    ours = g * (tl.where(counted_bins, positives / both, 0.0) + later - all_later)
+    into = TABLE + at.to(tl.int64)[:, None] * (2 * (bins + 2)) + edge[None, :]
+    stored = inside[:, None] & (edge < bins + 2)[None, :]
+    within = (edge <= bins)[None, :]
+    tl.store(into, tl.where(within, ours, 0.0).to(tl.float32), mask=stored)
+    tl.store(into + bins + 2, tl.where(within, -g * all_later, 0.0).to(tl.float32), mask=stored)
+
+
 @triton.jit(do_not_specialize=["n", "m", "offset", "splits", "steps"])
 def row_values_kernel(
     PARTS, LOG_SUM, P, IDS_X, IDS_Y, SORTED, COUNTS, OUT, SAVED, n, m, offset, splits, steps,
-    LOSS: tl.constexpr, VARIANT: tl.constexpr, ITSELF: tl.constexpr, BLOCK: tl.constexpr,
+    LOSS: tl.constexpr, VARIANT: tl.constexpr, ITSELF: tl.constexpr, EDGES: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """OUT [n, k + 2] in float64: what ``fastssl::row_loss`` says of every row, and how many positives and negatives it
     has. SAVED [s, n]: what its gradient needs besides.
 
-    From ``reduce_kernel``'s PARTS [splits, 4, n] (MATRIX, FAST_AP: k columns [k, n] in float64 as they are) and LOG_SUM [n],
-    that of the negatives (SOFTPLUS, LIFTED). COUNTS [2, n], or None: counted by IDS_X, IDS_Y and SORTED, the sorted IDS_Y.
+    From ``reduce_kernel``'s PARTS [splits, 4, n] (MATRIX: two columns [2, n] in float64 as they are; FAST_AP: histograms
+    [n, 2, splits]) and LOG_SUM [n], that of the negatives (SOFTPLUS, LIFTED). COUNTS [2, n], or None: counted by IDS_X, IDS_Y and SORTED, the sorted IDS_Y.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < n
     if LOSS == MATRIX:
         columns = (tl.load(PARTS + at, mask=inside, other=0.0), tl.load(PARTS + n + at, mask=inside, other=0.0))
     elif LOSS == FAST_AP:
-        columns = (tl.load(PARTS + at, mask=inside, other=0.0),)
+        edge = tl.arange(0, EDGES)
+        there = inside[:, None] & (edge < splits)[None, :]
+        place = at.to(tl.int64)[:, None] * (2 * splits) + edge[None, :]
+        h = tl.load(PARTS + place, mask=there, other=0.0).to(tl.float64)
+        other = tl.load(PARTS + place + splits, mask=there, other=0.0).to(tl.float64)
+        into = SAVED + edge.to(tl.int64)[None, :] * n + at[:, None]
+        tl.store(into, h, mask=there)
+        tl.store(into + splits * n.to(tl.int64), other, mask=there)
+        within = (edge < splits - 1)[None, :]  # the last is what lies beyond all edges
+        h, other = tl.where(within, h, 0.0), tl.where(within, other, 0.0)
+        positives, both, counted_bins = ranks(h, other, True)
+        columns = (tl.sum(tl.where(counted_bins, h * positives / both, 0.0), 1),)
     else:
         a, b, c, e = merged(PARTS, at, inside, n, splits, LOSS)
         if LOSS == LSE:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import json
 import os
@@ -74,6 +75,23 @@ def test_equals_the_reference(schedule: str, name: str, n: int, d: int) -> None:
     for got, right in zip(on_device(subject, inputs), truth):
         largest = float(right.abs().max()) if right.numel() else 0.0
         torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + largest))
+
+
+def _normalizes(name: str) -> bool | None:
+    """Whether a loss normalises as its subject calls it; None: it has no choice."""
+    flag = inspect.signature(getattr(F, SUBJECTS[name].function)).parameters.get("normalize")
+    return None if flag is None else bool(SUBJECTS[name].options.get("normalize", flag.default))
+
+
+@pytest.mark.parametrize("name", composed_are_slow(name for name in NAMES if _normalizes(name) is not None))
+def test_equals_the_reference_with_rows_normalized_or_not(name: str) -> None:
+    """The other way than in the other tests; in several strips where a loss works in strips."""
+    subject, options = SUBJECTS[name], {"normalize": not _normalizes(name)}
+    inputs = subject.make(24, 20, torch.float32, 0.5)
+    fastssl.set_memory_budget(24 * 40 * 16)
+    truth = subject.gradients(inputs.double(), backend="reference", **options)
+    for got, right in zip(on_device(subject, inputs, **options), truth):
+        torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + float(right.abs().max())))
 
 
 def errs_no_more_than_eager(name: str, temperature: float) -> None:

@@ -417,7 +417,7 @@ def _resident(
     if sums is None:
         return finish(out, None, a, how, dtype, scaled=False), None
     total = sums.sum(0, dtype=torch.float64)
-    return finish(out, total[0].float(), a, how, dtype, scaled=False), Sums(*total)
+    return finish(out, total[0].float() if how.sees_squares else None, a, how, dtype, scaled=False), Sums(*total)
 
 
 def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype: torch.dtype, scaled: bool) -> Tensor:
@@ -558,7 +558,8 @@ def _by_chunks(
     scaled = not how.by_features
 
     def end(gradient: Tensor, sums: Sums | None, of: Side) -> Tensor:
-        return finish(gradient, None if sums is None else sums.total.float(), of, how, dtype, scaled)
+        total = sums.total.float() if sums is not None and how.sees_squares else None
+        return finish(gradient, total, of, how, dtype, scaled)
 
     done_x = end(gx, sums_x, x) if needs[0] else None
     return done_x, None if gy is None else end(gy, sums_y, other), sums_x, sums_y

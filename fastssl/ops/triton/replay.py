@@ -25,6 +25,7 @@ LONGEST = 96  # steps; longer lists belong to batches whose kernels take longer 
 KEPT = 128  # lists per operator: batches, last batches, queues
 aten = torch.ops.aten
 _ALLOCATE = (aten.empty, aten.new_empty, aten.empty_strided, aten.empty_like, aten.new_empty_strided)
+_SAME = (aten.detach, aten.alias)  # below autograd: the tensor itself
 
 
 class Slot(int):
@@ -103,6 +104,7 @@ class Recorder(TorchDispatchMode):
         super().__init__()
         self.inputs = len(inputs)
         self.seen: list[Tensor] = []  # by slot; kept, so that no two have one id
+        self.same: list[Tensor] = []  # others of a slot
         self.by_id: dict[int, int] = {}
         self.by_storage: dict[int, int] = {}
         self.constants: list[int] = []
@@ -152,6 +154,9 @@ class Recorder(TorchDispatchMode):
         results = result if isinstance(result, (tuple, list)) else (result,)
         if not all(isinstance(r, Tensor) or r is None for r in results):
             self.unsound = f"{function} reads from the device"
+        elif function.overloadpacket in _SAME:
+            self.by_id[id(result)] = int(arguments[0])
+            self.same.append(result)
         elif function.overloadpacket in _ALLOCATE:
             self.steps.append(Allocation(self.slot(result), result))
         else:
@@ -183,15 +188,18 @@ class Replay:
 
     def __init__(self, recorder: Recorder, result: Any) -> None:
         self.result = recorder.resolve(result)
-        self.steps = recorder.steps
+        self.steps: list[Any] = []
         self.values: list[Any] = [None] * len(recorder.seen)
         for slot in recorder.constants:
             self.values[slot] = recorder.seen[slot]
         kept = {*range(recorder.inputs), *recorder.constants, *_slots(self.result)}
-        for step in reversed(self.steps):  # what is not needed again makes room
-            used = _used(step) - kept
+        for step in reversed(recorder.steps):
+            if _is_needless(step, kept):
+                continue
+            used = _used(step) - kept  # what is not needed again makes room
             step.free = tuple(used)
             kept |= used
+            self.steps.insert(0, step)
 
     def __call__(self, inputs: list[Tensor], stream: int) -> Any:
         values = self.values.copy()
@@ -201,6 +209,14 @@ class Replay:
             for slot in step.free:
                 values[slot] = None
         return _fill(self.result, values)
+
+
+def _is_needless(step: Any, kept: set[int]) -> bool:
+    """Whether it makes only what nobody takes."""
+    if isinstance(step, Operation):
+        writes = step.function is not _view and step.function._schema.is_mutable
+        return not writes and kept.isdisjoint(slot for slot in step.into if slot is not None)
+    return isinstance(step, Allocation) and step.into not in kept
 
 
 def _slots(template: Any) -> set[int]:

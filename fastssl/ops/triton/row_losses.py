@@ -136,8 +136,7 @@ def row_loss(
         scores = x if metric == Metric.given else None
         parts = sorted_rows.forward(kind, a, None if y is None else b, how, m, scores)
     elif kind == RowLoss.fast_ap:
-        histogram = _histogram(how, a, b, variant)
-        parts, saved = _fast_ap(histogram), histogram.reshape(n, 2 * (variant + 2)).T.contiguous()
+        parts = _histogram(how, a, b, variant)
     elif kind == RowLoss.softplus:
         log_sum, before = _log_sums(reduced(replace(how, loss=engine.LSE, variant=2)), -1e30)
         parts = reduced(how, before)
@@ -157,10 +156,11 @@ def row_loss(
         row_values_kernel,
         (cdiv(n, ENDS),),
         *(parts, log_sum, how.params, how.ids_x, how.ids_y, ordered, counts, out, saved),
-        *(n, m, how.offset, parts.shape[0], m.bit_length()),
+        *(n, m, how.offset, variant + 2 if kind == RowLoss.fast_ap else parts.shape[0], m.bit_length()),
         LOSS=how.loss,
         VARIANT=variant if kind == RowLoss.lse else 0,
         ITSELF=how.itself,
+        EDGES=_edges(variant) if kind == RowLoss.fast_ap else 1,
         BLOCK=ENDS,
     )
     return out, saved
@@ -189,37 +189,18 @@ def _histogram(how: LaunchSpec, a: Side, b: Side, bins: int) -> Tensor:
         *(*how.relations(), how.offset, out, bins, _width(how, bins)),
         **{k: constants[k] for k in ("METRIC", "RELATION", "ITSELF", "SAME", "EXACT")},
         **{"BM": c.BM, "BN": c.BN, "BK": c.BK, "PRECISION": precision(a.rows.dtype, a.narrow)},
-        EDGES=max(16, 1 << (bins + 1).bit_length()),
+        EDGES=_edges(bins),
         config=c,
     )
-    return out.double()
+    return out
+
+
+def _edges(bins: int) -> int:
+    return max(16, 1 << (bins + 1).bit_length())
 
 
 def _width(how: LaunchSpec, bins: int) -> float:
     return 4.0 / bins  # squared distances of unit rows: the only use there is
-
-
-def _fast_ap(histogram: Tensor) -> Tensor:
-    h, other = histogram[:, 0, :-1], histogram[:, 1, :-1]
-    H, total = h.cumsum(1), (h + other).cumsum(1)
-    counted = ~(h * H <= 0) & ~(total <= 0)
-    return torch.where(counted, h * H / total.masked_fill(~counted, 1), torch.zeros_like(h)).sum(1)
-
-
-def _fast_ap_table(histogram: Tensor, grad: Tensor) -> Tensor:
-    """Upstream times d out / d bin [N, 2, bins + 2]; the last, beyond all edges, stays 0."""
-    h, other = histogram[:, 0, :-1], histogram[:, 1, :-1]
-    H, total = h.cumsum(1), (h + other).cumsum(1)
-    counted = (h * H > 0) & (total > 0)
-    safe = total.masked_fill(~counted, 1)
-
-    def later(values: Tensor) -> Tensor:
-        return torch.where(counted, values, torch.zeros_like(values)).flip(1).cumsum(1).flip(1)
-
-    all_later = later(h * H / safe.square())
-    ours = torch.where(counted, H / safe, torch.zeros_like(H)) + later(h / safe) - all_later
-    slopes = torch.stack([ours, -all_later], 1)
-    return (torch.nn.functional.pad(slopes, (0, 1)) * grad[:, None, None]).float().contiguous()
 
 
 def row_loss_backward(
@@ -328,12 +309,14 @@ def _row_weights(
     kind: RowLoss, how: LaunchSpec, a: Side, b: Side, grad: Tensor, saved: Tensor, out: Tensor, row_value: MaybeTensor
 ) -> Weights:
     """The numbers of every row that ``slope`` takes, from what forward gave and the upstream gradient [N, k + 2]."""
-    from fastssl.kernels.row_ends import row_upstream_kernel
+    from fastssl.kernels.row_ends import fast_ap_kernel, row_upstream_kernel
 
     if kind == RowLoss.fast_ap:
         bins = saved.shape[0] // 2 - 2
-        histogram = saved.T.reshape(saved.shape[1], 2, bins + 2)
-        return Weights(None, table=_fast_ap_table(histogram, grad[:, 0]), bins=bins, width=_width(how, bins))
+        table = torch.empty((a.n, 2, bins + 2), dtype=torch.float32, device=grad.device)
+        given = saved, grad, grad.stride(0), table, a.n, bins
+        run(fast_ap_kernel, (cdiv(a.n, 16),), *given, EDGES=_edges(bins), BLOCK=16)
+        return Weights(None, table=table, bins=bins, width=_width(how, bins))
     value = None if row_value is None else row_value.detach().contiguous()
     pulls = other = None
     if kind == RowLoss.lifted:

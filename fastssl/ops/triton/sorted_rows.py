@@ -50,7 +50,7 @@ def forward(kind: RowLoss, a: Side, b: Side | None, how: LaunchSpec, m: int, giv
     parts = [
         _call(kind, _scores(a, b, how, given, first, rows), how, first, a.n, None) for first, rows in _strips(a.n, m)
     ]
-    return torch.cat(parts, 1)
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def _scores(a: Side, b: Side | None, how: LaunchSpec, given: Tensor | None, first: int, rows: int) -> Tensor:
@@ -67,9 +67,11 @@ def _gradients_of_strip(
     a: Side, b: Side, how: LaunchSpec, slopes: Tensor, first: int, needs: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor | None]:
     """What dL/ds of rows ``first``.. [rows, m] gives these rows, and all of y."""
-    part = slice(first, first + len(slopes))
-    factor, square, unit = (None if t is None else t[part] for t in (a.factor, a.square, a.unit))
-    strip = Side(a.rows[part], factor, square, unit)
+    strip = a
+    if len(slopes) < a.n:
+        part = slice(first, first + len(slopes))
+        factor, square, unit = (None if t is None else t[part] for t in (a.factor, a.square, a.unit))
+        strip = replace(a, rows=a.rows[part], factor=factor, square=square, unit=unit)
     w = Weights(None, matrix=slopes)
     gx, gy, _, _ = engine.gradients(strip, b, replace(how, same=False), w, needs=needs, dtype=torch.float32)
     assert gx is not None
@@ -96,17 +98,17 @@ def backward(
         ]
         return torch.cat(strips).to(dtype), None
     other = a if b is None else b
-    to_x = torch.zeros((a.n, a.d), dtype=torch.float32, device=a.rows.device)
-    to_y = torch.zeros((other.n, a.d), dtype=torch.float32, device=a.rows.device)
+    parts: list[Tensor] = []
+    to_y: Tensor | None = None
     for i, h in _strips(a.n, m):
         slopes = _call(kind, _scores(a, b, how, None, i, h), how, i, a.n, grad[i : i + h])
         part_x, part_y = _gradients_of_strip(a, other, _as_matrix(how), slopes, i, (True, b is None or bool(needs[1])))
-        to_x[i : i + h] += part_x
-        if part_y is not None:
-            to_y += part_y
-    if b is None:
+        parts.append(part_x)
+        to_y = part_y if to_y is None or part_y is None else to_y.add_(part_y)
+    to_x = parts[0] if len(parts) == 1 else torch.cat(parts)
+    if b is None and to_y is not None:
         return (to_x + to_y).to(dtype), None
-    return to_x.to(dtype) if needs[0] else None, to_y.to(dtype) if needs[1] else None
+    return to_x.to(dtype) if needs[0] else None, None if to_y is None else to_y.to(dtype)
 
 
 def nearest(
