@@ -8,7 +8,6 @@ over a temperature instead of soft-clipped dot products.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import fastssl.functional as F
@@ -16,6 +15,7 @@ from fastssl.augment import SimCLRAugment, Views
 from fastssl.data.batch import Batch
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, projection_head
+from fastssl.models.pooling import cell_means
 
 
 class AMDIM(ImageMethod):
@@ -77,7 +77,7 @@ class AMDIM(ImageMethod):
         number = torch.arange(len(batch.views[0]), device=images.device)
         terms = []
         for head, level in zip(self.places, maps):
-            places = TF.adaptive_avg_pool2d(head(level), min(self.cells, level.shape[-1])).flatten(2)
+            places = cell_means(head(level), (min(self.cells, level.shape[-1]),) * 2).flatten(2)
             for whole, other in zip(wholes, places.chunk(2)[::-1]):
                 keys = other.transpose(1, 2).flatten(0, 1)
                 terms.append(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.models.channels import set_input_channels
@@ -19,6 +18,7 @@ from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.nade import NADENetwork
 from fastssl.models.pixel_rnn import PixelRNNNetwork
 from fastssl.models.pixels import PixelCNNNetwork
+from fastssl.models.pooling import cell_means
 from fastssl.models.rbm import RBMNetwork
 from fastssl.models.resnet import BLOCKS, ResNet, SmallResNet
 from fastssl.models.vit import ViT
@@ -124,7 +124,7 @@ class Encoder(nn.Module):
             return features
         grid = (min(cells, features.shape[2]), min(cells, features.shape[3]))
         if grid != features.shape[2:]:  # the pooling of a map to its own size, and its backward pass, are slow
-            features = TF.adaptive_avg_pool2d(features, grid)
+            features = cell_means(features, grid)
         return features.flatten(1)
 
 

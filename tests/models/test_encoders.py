@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import fastssl
 from fastssl.evaluate import encode
 from fastssl.methods import Denoising, SimCLR, get
-from fastssl.models import Encoder, as_encoder, build_encoder
+from fastssl.models import Encoder, as_encoder, build_encoder, pooling
 from fastssl.train import Pretraining, load_encoder
 
 IMAGES = torch.randint(0, 256, (8, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -94,3 +94,12 @@ def test_what_is_no_encoder(make: object, kind: type[Exception], text: str) -> N
 def test_an_encoder_for_a_method_that_has_one(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="encoder: expected None, the method has an encoder"):
         fastssl.pretrain(SimCLR(Encoder(_map(), 16)), IMAGES, out=tmp_path, encoder=_map())
+
+
+@pytest.mark.parametrize(("size", "grid"), [((7, 7), (4, 4)), ((8, 6), (4, 3)), ((5, 9), (1, 2)), ((3, 3), (3, 3))])
+def test_cell_means_by_products_are_those_of_adaptive_pooling(size: tuple[int, int], grid: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    upstream = torch.randn(2, 3, *grid, dtype=torch.float64)
+    results = [f(x, grid) for f in (pooling.by_products, torch.nn.functional.adaptive_avg_pool2d)]
+    torch.testing.assert_close(*results)
+    torch.testing.assert_close(*(torch.autograd.grad(r, x, upstream)[0] for r in results))
