@@ -225,6 +225,7 @@ def pretrain(
     deterministic: Annotated[
         bool, typer.Option(help="On a GPU: a run is repeated and resumed bit for bit; without: the fastest algorithms.")
     ] = True,
+    views_on: Annotated[str, typer.Option(help="Where views are made: cpu, or gpu (the images are copied).")] = "cpu",
     draft: Annotated[bool, typer.Option(help="Decode JPEG at reduced size if views need no more pixels.")] = True,
     orientation: Annotated[bool, typer.Option(help="Apply the EXIF orientation.")] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without training.")] = False,
@@ -317,6 +318,7 @@ def pretrain(
         workers=workers,
         on_error=on_error,
         deterministic=deterministic,
+        views_on=views_on,
         draft=draft,
         probe_every=probe_every,
     )

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from fastssl.augment.planned import PackedViews, PlannedViews
+
 
 class Batch(NamedTuple):
     """A batch of an image method.
@@ -65,17 +67,21 @@ def map_tensors(function: Callable[[Tensor], Tensor], batch: B) -> B:
     def one(field: Any) -> Any:
         if isinstance(field, Tensor):
             return function(field)
+        if isinstance(field, PackedViews):
+            return field.map(function)
         return [function(t) for t in field] if isinstance(field, list) else field
 
     return type(batch)(*map(one, batch))
 
 
 def collate(parts: Sequence[B]) -> B:
-    """Concatenates batches along their rows."""
-    if len(parts) == 1:
-        return parts[0]
+    """Concatenates batches along their rows; planned views are packed."""
 
     def one(fields: tuple[Any, ...]) -> Any:
+        if isinstance(fields[0], PlannedViews):
+            return PlannedViews.cat(fields).packed()
+        if len(fields) == 1:
+            return fields[0]
         if isinstance(fields[0], Tensor):
             return torch.cat(fields)
         return [torch.cat(tensors) for tensors in zip(*fields)] if isinstance(fields[0], list) else fields[0]

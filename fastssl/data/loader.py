@@ -99,6 +99,8 @@ class Loader:
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation.
         pin_memory: batches in pinned memory, for copies to a GPU.
+        planned: where the method allows it, ``batch.views.make()`` makes the views, on the device that the batch has
+            been copied to: a GPU makes them, and is sent the images only.
         rank: rank of this process.
         world_size: number of processes; each takes its share of every batch.
 
@@ -136,6 +138,7 @@ class Loader:
         max_pixels: int = MAX_PIXELS,
         orientation: bool = True,
         pin_memory: bool = False,
+        planned: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -166,6 +169,7 @@ class Loader:
         self.examples, self.batch_size, self.shuffle, self.drop_last = examples, batch_size, shuffle, drop_last
         self.seed, self.workers, self.prefetch, self.on_error = int(seed), workers, prefetch, on_error
         self.draft, self.pin_memory, self.rank, self.world_size = draft, pin_memory, rank, world_size
+        self._make = getattr(examples, "planned_examples", examples.examples) if planned else examples.examples
         self.weights: np.ndarray | None = None  # relative sampling weights of the items
         self.epoch, self._start = 0, 0
         self.skipped: list[tuple[int, str]] = []
@@ -256,7 +260,7 @@ class Loader:
                 failed.append((index, str(error)))
         if not items:
             return None, failed
-        return self.examples.examples(items, self.seed, epoch, np.array(kept, dtype=np.int64)), failed
+        return self._make(items, self.seed, epoch, np.array(kept, dtype=np.int64)), failed
 
     def _reduction(self, index: int, epoch: int) -> Callable[[tuple[int, int]], int]:
         return lambda size: self.examples.reduction(size, self.seed, epoch, index)

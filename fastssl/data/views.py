@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastssl.augment import Augment, CenterCrop, Normalize, RandomResizedCrop, Views, uniform
 from fastssl.augment.images import PaddedRGB
+from fastssl.augment.planned import PlannedViews
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 
@@ -38,14 +39,29 @@ def select_images(items: Sequence[Item], which: Sequence[int] | np.ndarray | Non
 
 def views_of(augment: Views, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
     """The views of every item, [B, 3, S, S] each; views cycle through an item's images, from a random one on."""
+    images = _images_by_view(augment, items, seed, epoch, ids)
+    if all(some is images[0] for some in images):  # the same image for every view: it is read once
+        made: list[Tensor] = augment(images[0], seed=seed, epoch=epoch, ids=ids)
+        return made
+    return [augment.view(k, some, seed=seed, epoch=epoch, ids=ids) for k, some in enumerate(images)]
+
+
+def planned_views_of(
+    augment: Views, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray
+) -> PlannedViews | list[Tensor]:
+    """The same, to be made on a GPU, which takes three channels."""
+    if augment.channels != 3:
+        return views_of(augment, items, seed, epoch, ids)
+    return PlannedViews.of(augment, _images_by_view(augment, items, seed, epoch, ids), seed, epoch, ids)
+
+
+def _images_by_view(augment: Views, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Any]:
     count = len(augment.programs)
     available = np.array([len(item.images or ()) for item in items])
-    if (available <= 1).all():  # the same image for every view: it is read once
-        images = select_images(items)
-        made: list[Tensor] = augment(images, seed=seed, epoch=epoch, ids=ids)
-        return made
+    if (available <= 1).all():
+        return [select_images(items)] * count
     first = (uniform(seed, epoch, ids, view=RESERVED_VIEW)[:, 0] * available).astype(np.int64)
-    return [augment.view(k, select_images(items, first + k), seed=seed, epoch=epoch, ids=ids) for k in range(count)]
+    return [select_images(items, first + k) for k in range(count)]
 
 
 RESERVED_VIEW = 0xFFFE  # view index whose random stream is not used by augmentations
@@ -76,6 +92,14 @@ class AugmentExamples:
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
         """Views of the first image of every item, labels and ids."""
         views = self.augment(select_images(items), seed=seed, epoch=epoch, ids=ids)
+        return Batch(views, labels_of(items), torch.from_numpy(ids))
+
+    def planned_examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
+        """The same with views that are made later."""
+        if self.augment.channels != 3:
+            return self.examples(items, seed, epoch, ids)
+        images = [select_images(items)] * len(self.augment.programs)
+        views: Any = PlannedViews.of(self.augment, images, seed, epoch, ids)
         return Batch(views, labels_of(items), torch.from_numpy(ids))
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
-from fastssl.data.views import CenterCropExamples, labels_of, reduction_of, views_of
+from fastssl.data.views import CenterCropExamples, labels_of, planned_views_of, reduction_of, views_of
 from fastssl.methods.base import Method
 from fastssl.models import Backbone, Encoder
 from fastssl.models.modes import evaluation_mode
@@ -68,6 +68,13 @@ class ImageMethod(Method):
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
         ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
         return Batch(self.views(items, seed, epoch, ids), labels_of(items), torch.from_numpy(ids))
+
+    def planned_examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
+        """The same with views that are made later, where a method takes the views of its augmentation alone."""
+        if type(self).views is not ImageMethod.views or type(self).examples is not ImageMethod.examples:
+            return self.examples(items, seed, epoch, ids)
+        views: Any = planned_views_of(self.augment, items, seed, epoch, ids)
+        return Batch(views, labels_of(items), torch.from_numpy(ids))
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The views, cropped from full-resolution images, and further inputs of the method, a tensor [B, ...] each."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def cell_means(features: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``adaptive_avg_pool2d``; where determinism is asked for on a GPU, on which its gradient is summed in any order, two
+    """``adaptive_avg_pool2d``. Its gradient on a GPU is summed in any order: where determinism is asked for there, two
     matrix products."""
     if features.is_cuda and torch.are_deterministic_algorithms_enabled():
         return by_products(features, grid)

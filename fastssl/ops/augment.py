@@ -6,7 +6,7 @@ A program is a float64 array [operations, 12]: kind, shared, ten arguments (``fa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -112,30 +112,55 @@ def apply(
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-def _apply_cuda(
-    program: np.ndarray, images: Sequence[Tensor], planar: bool, params: np.ndarray, output: Output
-) -> Tensor:
-    """All views of a batch in one launch, a block for each; their parameters were drawn on the host."""
-    from fastssl.ops.triton import cuda
+@dataclass(frozen=True)
+class Packed:
+    """Views to be made on the device of their pixels: uint8, one image after another; ``tasks`` says which views."""
 
-    device = images[0].device if images else torch.device("cpu")
-    cuda.require(device)
-    assert extension._C is not None
+    pixels: Tensor
+    tasks: Tensor
+    output: Output
+    taps: int
+    widest: int
+
+    def make(self) -> Tensor:
+        """The views, in one launch, a block for each."""
+        from fastssl.ops.triton import cuda
+
+        cuda.require(self.pixels.device)
+        output = self.output
+        made: Tensor = torch.ops.fastssl.make_views.default(
+            self.pixels,
+            self.tasks,
+            *(output.height, output.width, DTYPES.index(output.dtype), output.channels_last),
+            *(*output.mean, *output.std, self.taps, self.widest),
+        )
+        return made.permute(0, 3, 1, 2) if output.channels_last else made
+
+
+def layout_of(images: Sequence[Tensor] | Sequence[np.ndarray], planar: bool) -> np.ndarray:
+    """[B, 7]: where each image's pixels begin, height, width, channels, and strides of rows, channels and columns."""
     rows, offset = [], 0
     for image in images:
         h, w, c = (*image.shape[-2:], image.shape[-3]) if planar else image.shape[-3:]
         strides = (w, h * w, 1) if planar else (w * c, 1, c)
-        for _ in range(image.shape[0] if image.dim() == 4 else 1):
+        for _ in range(image.shape[0] if image.ndim == 4 else 1):
             rows.append((offset, h, w, c, *strides))
             offset += h * w * c
-    flat = images[0].reshape(-1) if len(images) == 1 else torch.cat([i.reshape(-1) for i in images] or [torch.empty(0)])
-    layout = np.array(rows, dtype=np.int64).reshape(-1, 7)
+    return np.array(rows, dtype=np.int64).reshape(-1, 7)
+
+
+def pack(program: np.ndarray, pixels: Tensor, layout: np.ndarray, params: np.ndarray, output: Output) -> Packed:
+    """Views with parameters that were drawn on the host."""
+    assert extension._C is not None
     drawn = np.ascontiguousarray(params, dtype=np.float64)
     tasks, taps, widest = extension._C.augment_tasks(program, layout, drawn, output.height, output.width)
-    made: Tensor = torch.ops.fastssl.make_views.default(
-        flat,
-        torch.from_numpy(tasks).to(device),
-        *(output.height, output.width, DTYPES.index(output.dtype), output.channels_last),
-        *(*output.mean, *output.std, taps, widest),
-    )
-    return made.permute(0, 3, 1, 2) if output.channels_last else made
+    return Packed(pixels, torch.from_numpy(tasks), output, taps, widest)
+
+
+def _apply_cuda(
+    program: np.ndarray, images: Sequence[Tensor], planar: bool, params: np.ndarray, output: Output
+) -> Tensor:
+    flat = [image.reshape(-1) for image in images] or [torch.empty(0, dtype=torch.uint8)]
+    pixels = flat[0] if len(flat) == 1 else torch.cat(flat)
+    packed = pack(program, pixels, layout_of(images, planar), params, output)
+    return replace(packed, tasks=packed.tasks.to(pixels.device)).make()

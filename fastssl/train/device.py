@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fastssl.data.batch import map_tensors
+from fastssl.augment.planned import PackedViews
+from fastssl.data.batch import Batch, map_tensors
 from fastssl.models import Encoder
 
 BACKEND = "inductor"  # of torch.compile
@@ -37,7 +38,8 @@ def deterministic_algorithms(device: torch.device) -> Iterator[None]:
 
 
 class DeviceCopier:
-    """Copies batches to a device; copies to a GPU run on their own stream, concurrently with computation."""
+    """Copies batches to a device, where it makes planned views; on a GPU on a stream of its own, concurrently with
+    computation."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
@@ -46,7 +48,9 @@ class DeviceCopier:
     def start(self, batch: Any) -> Any:
         """Starts the copy, which is asynchronous from pinned memory."""
         with torch.cuda.stream(self.stream):
-            return map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+            there = map_tensors(lambda tensor: tensor.to(self.device, non_blocking=True), batch)
+            planned = isinstance(there, Batch) and isinstance(there.views, PackedViews)
+            return there._replace(views=there.views.make()) if planned else there
 
     def finish(self, batch: Any) -> Any:
         """Makes the current stream wait for the copy."""

@@ -54,6 +54,9 @@ class Pretraining:
             and resumed bit for bit (on a CPU it always is); False: the fastest.
         workers: loader threads per process; None: as many as torch uses.
         on_error: "raise", or "skip" and count unreadable items.
+        views_on: "cpu", or "gpu": it makes the views of methods that take the views of their augmentation alone
+            (SimCLR, MoCo, BYOL, ...), with the same bits, and is sent the images only, so that the CPU has to decode
+            them only. Needs the CUDA kernels (``fastssl info``).
         draft: let JPEG decoders decode at reduced size if a view needs no more; see :class:`fastssl.data.Loader`.
         probe_every: epochs between two evaluations of the features by k-NN and a linear probe, on the labels of the
             data; None: never. The training is bitwise unaffected.
@@ -90,6 +93,7 @@ class Pretraining:
     deterministic: bool = True
     workers: int | None = None
     on_error: str = "raise"
+    views_on: str = "cpu"
     draft: bool = True
     probe_every: int | None = None
     checkpoint_minutes: float = 2
@@ -148,6 +152,10 @@ class Pretraining:
             raise ValueError("accumulate: give chunk or accumulate, not both")
         if self.compile and self.strategy == "fsdp":
             raise ValueError("compile: expected strategy 'ddp', got 'fsdp'")
+        if self.views_on not in ("cpu", "gpu"):
+            raise ValueError(f"views_on: expected 'cpu' or 'gpu', got {self.views_on!r}")
+        if self.views_on == "gpu" and (why := self._no_views_on_gpu()):
+            raise ValueError(f"views_on: 'gpu' is not usable: {why}")
         if self.accelerator in ("cuda", "gpu") and not torch.cuda.is_available():
             raise ValueError(f"accelerator: {self.accelerator!r} needs a GPU that this torch can use, there is none")
 
@@ -156,6 +164,11 @@ class Pretraining:
         """The device type of the run: "cuda" or "cpu"."""
         automatic = "cuda" if torch.cuda.is_available() else "cpu"
         return {"auto": automatic, "gpu": "cuda"}.get(self.accelerator, self.accelerator)
+
+    def _no_views_on_gpu(self) -> str:
+        from fastssl.ops.triton import cuda
+
+        return cuda.reason() or ("" if self.device_type == "cuda" else "the run is on the CPU")
 
     @property
     def resolved_precision(self) -> str:

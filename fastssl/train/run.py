@@ -39,7 +39,7 @@ from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 # Options that may differ when a run is resumed: where it computes, and for how long.
 CHANGEABLE_ON_RESUME = {
     "accelerator", "checkpoint_minutes", "compile", "deterministic", "devices", "epochs", "nodes", "on_error",
-    "probe_every", "strategy", "timeout_minutes", "workers",
+    "probe_every", "strategy", "timeout_minutes", "views_on", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
 

@@ -99,6 +99,7 @@ class Trainer:
             on_error=options.on_error,
             draft=options.draft,
             pin_memory=self.device.type == "cuda",
+            planned=options.views_on == "gpu",
             rank=self.fabric.global_rank,
             world_size=self.fabric.world_size,
         )

@@ -18,10 +18,16 @@ from PIL import Image
 
 import fastssl.data
 from fastssl.augment import Augment, CenterCrop, DINOAugment, RandomResizedCrop, SimCLRAugment
+from fastssl.augment.planned import PackedViews, PlannedViews
 from fastssl.data import Batch, ImageError, Loader, PackedError, PackedImages, pack, pack_source, read_image
 from fastssl.data.container import FOOTER
 from fastssl.data.decode import open_image, to_array
 from fastssl.data.packed import MAGIC, RECORD
+from fastssl.data.source import Item
+from fastssl.data.views import planned_views_of, views_of
+from fastssl.methods import Jigsaw
+from fastssl.models import build_encoder
+from fastssl.train.device import DeviceCopier
 from tests.support.torchvision_programs import images_of
 
 COLOUR = [image[:, :, :3].repeat(2, 0).repeat(2, 1) for image in images_of("files", 24) if image.shape[2] > 1]
@@ -56,6 +62,41 @@ def test_views_do_not_depend_on_how_they_are_made(root: Path, options: dict[str,
     expected = by_id(list(Loader(root, AUGMENT, **given)))
     assert len(expected) == len(COLOUR)
     assert same(by_id(list(Loader(root, AUGMENT, **{**given, **options}))), expected)
+
+
+@pytest.mark.parametrize("augment", [AUGMENT, DINOAugment(16, 12, local=2)])
+def test_planned_views_are_those_of_the_cpu(root: Path, augment: Any) -> None:
+    """Made by the GPU's kernels, here as loops, from tensors that have been copied."""
+    given: dict[str, Any] = {"batch_size": 20, "drop_last": False, "seed": 3}
+    copier, made = DeviceCopier(torch.device("cpu")), []
+    for batch in Loader(root, augment, planned=True, **given):
+        assert isinstance(batch.views, PackedViews)
+        assert len({id(view.pixels) for view in batch.views.map(torch.clone).views}) == 1  # copied once
+        made.append(copier.finish(copier.start(batch)))
+    assert same(by_id(made), by_id(list(Loader(root, augment, **given))))
+
+
+def test_planned_views_of_several_images_an_item(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    items = [
+        Item([rng.integers(0, 256, (20 + k, 30, 3), dtype=np.uint8) for k in range(1 + n % 3)], 0) for n in range(6)
+    ]
+    ids = np.arange(6)
+    planned = planned_views_of(AUGMENT, items, 5, 1, ids)
+    halves = [planned_views_of(AUGMENT, items[a:b], 5, 1, ids[a:b]) for a, b in ((0, 1), (1, 6))]
+    for some in ([planned], halves):
+        made = PlannedViews.cat(some).packed().make()  # type: ignore[arg-type]
+        for a, b in zip(made, views_of(AUGMENT, items, 5, 1, ids)):
+            assert torch.equal(a, b)
+
+
+def test_what_cannot_be_planned_is_made_on_the_cpu(root: Path) -> None:
+    grey = Augment([RandomResizedCrop(16)], channels=1)
+    jigsaw = Jigsaw(build_encoder({"name": "resnet", "size": 16, "width": 4, "blocks": 1}), count=8)
+    for examples in (grey, jigsaw):
+        batches = [next(iter(Loader(root, examples, 8, planned=planned))) for planned in (True, False)]
+        for a, b in zip(*(batch.views for batch in batches)):
+            assert torch.equal(a, b)
 
 
 def test_views_are_those_of_a_call(root: Path) -> None:

@@ -450,3 +450,23 @@ def test_a_module_is_no_encoder_yet() -> None:
         with pytest.raises(TypeError, match=r"encoder: .* got Sequential: .* Encoder\(module, size=224\)"):
             method(net)  # type: ignore[arg-type]
     assert SimCLR(Encoder(net, 16)).encoder.dim == 8
+
+
+def test_views_made_where_the_batch_is_train_the_same_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the GPU's kernels, here as loops, whose views have the bits of the CPU's."""
+    from fastssl.ops.triton import cuda
+
+    images = np.random.default_rng(0).integers(0, 256, (24, 20, 18, 3), dtype=np.uint8)
+    with pytest.raises(ValueError, match="views_on: expected 'cpu' or 'gpu', got 'there'"):
+        Pretraining(views_on="there").check()
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="views_on: 'gpu' is not usable: "):
+            Pretraining(views_on="gpu").check()
+        monkeypatch.setattr(cuda, "reason", lambda: "")
+        monkeypatch.setattr(Pretraining, "_no_views_on_gpu", lambda self: "")
+    trained = [
+        pretrain("simclr", images, Pretraining(epochs=2, batch_size=8, views_on=on), out=tmp_path / on, encoder=ENCODER)
+        for on in ("cpu", "gpu")
+    ]
+    for a, b in zip(*(method.parameters() for method in trained)):
+        assert torch.equal(a, b)
