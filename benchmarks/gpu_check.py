@@ -424,7 +424,7 @@ def main() -> None:
         raise SystemExit(2)
     device = "interpreter" if dry else torch.cuda.get_device_name()
     results = {"device": device, "passed": {}}
-    if options.resume and RESULTS.exists():
+    if (options.resume or options.only) and RESULTS.exists():  # other sections' results of this device stay
         before = json.loads(RESULTS.read_text())
         results = before if before["device"] == device else results
     wanted = options.only.split(",") if options.only else list(SECTIONS)

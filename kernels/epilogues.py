@@ -282,10 +282,13 @@ def update(LOSS: tl.constexpr, state, s, positive, negative, columns, row_state0
         d = tl.load(P) * s
         far, at_far = tl.max(tl.where(positive, d, -INFINITY), 1, return_indices=True)
         near, at_near = tl.min(tl.where(negative, d, INFINITY), 1, return_indices=True)
+        far = tl.where(tl.max((positive & (d != d)).to(tl.int32), 1) > 0, float("nan"), far)  # maxima pass NaN by
+        near = tl.where(tl.max((negative & (d != d)).to(tl.int32), 1) > 0, float("nan"), near)
+        further, nearer = (far > a) | (far != far), (near < c) | (near != near)
         first = tl.min(columns, 0)
-        b = tl.where(far > a, (first + at_far).to(tl.float32), b)
-        e = tl.where(near < c, (first + at_near).to(tl.float32), e)
-        a, c = tl.maximum(a, far), tl.minimum(c, near)
+        b = tl.where(further, (first + at_far).to(tl.float32), b)
+        e = tl.where(nearer, (first + at_near).to(tl.float32), e)
+        a, c = tl.where(further, far, a), tl.where(nearer, near, c)
     elif LOSS == RANKED_LIST:
         alpha = tl.load(P)
         u, w = ranked(s, positive, alpha, alpha - tl.load(P + 1), tl.load(P + 2), 0)

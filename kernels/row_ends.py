@@ -13,11 +13,12 @@ from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, NOWHERE
 
 @triton.jit
 def joined(most, total, more_most, more_total):
-    """One maximum (in bits) and the sum of powers of two below it, of two; infinite scores stay infinite."""
+    """One maximum (in bits) and the sum of powers of two below it, of two. Infinite scores stay infinite; a sum that is NaN
+    shows, though no maximum tells of it."""
     top = tl.maximum(most, more_most)
     safe = tl.where(tl.abs(top) == INFINITY, 0.0, top)
-    first = tl.where(most == -INFINITY, 0.0, total * tl.exp2(most - safe))
-    second = tl.where(more_most == -INFINITY, 0.0, more_total * tl.exp2(more_most - safe))
+    first = total * tl.where(most == -INFINITY, 0.0, tl.exp2(most - safe))
+    second = more_total * tl.where(more_most == -INFINITY, 0.0, tl.exp2(more_most - safe))
     return safe, first + second
 
 
@@ -40,8 +41,9 @@ def merged(PARTS, at, inside, n, splits, LOSS: tl.constexpr):
             a, b = joined(a, b, a1 * LOG2E, b1)
             c, e = joined(c, e, c1 * LOG2E, e1)
         elif LOSS == EXTREME:
-            a, b = tl.where(a1 > a, a1, a), tl.where(a1 > a, b1, b)
-            c, e = tl.where(c1 < c, c1, c), tl.where(c1 < c, e1, e)
+            further, nearer = (a1 > a) | (a1 != a1), (c1 < c) | (c1 != c1)  # NaN shows
+            a, b = tl.where(further, a1, a), tl.where(further, b1, b)
+            c, e = tl.where(nearer, c1, c), tl.where(nearer, e1, e)
         else:
             a, b, c, e = a + a1, b + b1, c + c1, e + e1
     return a, b, c, e

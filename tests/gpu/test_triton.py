@@ -94,6 +94,19 @@ def test_equals_the_reference_with_rows_normalized_or_not(name: str) -> None:
         torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + float(right.abs().max())))
 
 
+@pytest.mark.parametrize("name", composed_are_slow(NAMES))
+def test_nan_shows_where_it_does_in_the_reference(name: str) -> None:
+    """And perhaps where a row has no positives, whose loss is 0."""
+    subject = SUBJECTS[name]
+    rows_apart = "reduction" in inspect.signature(getattr(F, subject.function)).parameters and not subject.of_pairs
+    options: dict[str, Any] = {"reduction": "none"} if rows_apart else {}
+    inputs = subject.make(11, 12, torch.float32, 0.5)
+    next(t for t in inputs.values() if t.dim() == 2 and t.is_floating_point())[1, 2] = float("nan")
+    right = subject.gradients(inputs.double(), backend="reference", **options)[0]
+    found = on_device(subject, inputs, **options)[0]
+    assert right.isnan().any() and found[right.isnan()].isnan().all()
+
+
 def errs_no_more_than_eager(name: str, temperature: float) -> None:
     subject = SUBJECTS[name]
     sizes, way = [(19, 32, 3), (34, 64, 1)], {"triton": lambda inputs: on_device(subject, inputs)}
