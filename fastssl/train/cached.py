@@ -20,6 +20,7 @@ def cached_step(
     loss: Callable[..., Tensor],
     *,
     chunk: int | str = "auto",
+    backward: Callable[[Tensor], Any] | None = None,
 ) -> Tensor:
     r"""Forward and backward of a loss over a whole batch, with the activations of one chunk in memory (GradCache).
 
@@ -46,6 +47,8 @@ def cached_step(
             argument, with entries and attributes for the tensors that have one row per row of the batch.
         chunk: rows per chunk; "auto": as many as keep their activations within the memory budget
             (:func:`fastssl.set_memory_budget`), measured on two rows.
+        backward: computes the gradients of a scalar, in place of its ``backward()``: ``fabric.backward`` for models
+            that Lightning Fabric has set up.
 
     Returns:
         The loss, detached.
@@ -87,7 +90,7 @@ def cached_step(
         value = loss(*embeddings)
         value.backward()
     for job in jobs:
-        job.backward()
+        job.backward(backward)
     return value.detach()
 
 
@@ -276,7 +279,7 @@ class _Tower:
                 self.leaves[name] = whole.requires_grad_(whole.is_floating_point())
         return [Embeddings(self.leaves)] if named else list(self.leaves.values())
 
-    def backward(self) -> None:
+    def backward(self, backward: Callable[[Tensor], Any] | None) -> None:
         """Recomputes each chunk with a graph; DDP reduces gradients with the last one."""
         grads = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
         if not grads:  # a loss that reads none of them: DDP waits for its gradients all the same
@@ -289,8 +292,10 @@ class _Tower:
             with self.model.no_sync() if waits else contextlib.nullcontext(), torch.enable_grad():
                 outs = _outputs(chunk.call(self.model), chunk.rows)
                 needed = [(outs[name], g[start:stop]) for name, g in grads.items() if outs[name].requires_grad]
-                if needed:
+                if needed and backward is None:
                     torch.autograd.backward([o for o, _ in needed], [g for _, g in needed])
+                elif needed and backward is not None:  # a scalar with the same gradient
+                    backward(torch.stack([(o * g).sum(dtype=torch.float32) for o, g in needed]).sum())
             start = stop
         if self.after is not None:
             self.after.restore()

@@ -101,6 +101,7 @@ class Gradients:
                 method.inputs(batch),
                 lambda *z: method.batch_loss(batch, *z),
                 chunk=chunk,
+                backward=self.fabric.backward,
             )
         if several:  # gradients are averaged once, at the end
             for p in method.parameters():

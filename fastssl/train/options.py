@@ -82,7 +82,7 @@ class Pretraining:
     clip: float | None = None
     minutes: float | None = None
     seed: int = 0
-    precision: str = "32-true"
+    precision: str = "auto"
     accelerator: str = "auto"
     devices: int = 1
     nodes: int = 1

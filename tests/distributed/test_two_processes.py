@@ -26,6 +26,7 @@ def test_methods_run_in_two_processes(tmp_path: Path) -> None:
         "clip:6",
     ]  # a share of 16 rows: in one chunk, in several
     runs += ["simclr@fsdp", "moco@fsdp", "clip@fsdp", "simclr:8@fsdp"]
+    runs += ["simclr:8@ddp+bf16-mixed", "simclr:8@fsdp+bf16-mixed"]  # Fabric wants its own backward pass there
     run_world(two_processes.main, 2, tmp_path, tmp_path, runs)
     results = json.loads((tmp_path / "results.json").read_text())
     for kind in ("uneven", "uneven text"):  # parts, and processes, whose losses are means of unequally many terms

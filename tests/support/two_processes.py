@@ -44,7 +44,7 @@ def uneven_text(rank: int) -> float:
 def _error(method: Method, batch: Any, rank: int) -> float:
     own, whole = map_tensors(lambda t: t[6 * rank : 6 * rank + 6], batch), copy.deepcopy(method)
     whole(batch).backward()
-    settings = Pretraining(devices=2, accumulate=2)
+    settings = Pretraining(devices=2, accumulate=2, precision="32-true")
     fabric = _fabric(method, settings)
     Gradients(fabric, fabric.setup_module(method), method, settings)(own)
     given, right = (
@@ -54,7 +54,7 @@ def _error(method: Method, batch: Any, rank: int) -> float:
 
 
 def main(rank: int, out: Path, names: list[str]) -> None:
-    """``names``: METHOD[:CHUNK][@STRATEGY]."""
+    """``names``: METHOD[:CHUNK][@STRATEGY[+PRECISION]]."""
     data = emoji().subset(np.arange(64), "emoji")
     data.labels = np.arange(64) % 6
     results = {}
@@ -77,7 +77,10 @@ def main(rank: int, out: Path, names: list[str]) -> None:
         if method.needs_dataset_features:
             method.clusters = 6
         before = [p.detach().clone() for p in network.parameters()]
-        settings = Pretraining(epochs=2, batch_size=32 if source is data else 8, warmup_epochs=1, devices=2)
+        size = 32 if source is data else 8
+        strategy, _, precision = strategy.partition("+")
+        precision = precision or "32-true"
+        settings = Pretraining(epochs=2, batch_size=size, warmup_epochs=1, devices=2, precision=precision)
         settings.chunk, settings.strategy = int(chunk) if chunk else None, strategy or "ddp"
         pretrain(method, source, settings, out=out / run, encoder_options=options)
         weights = torch.cat([p.detach().flatten() for p in method.parameters()])

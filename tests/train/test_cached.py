@@ -321,3 +321,22 @@ def test_narrow_encoders_survive_odd_batches(name: str, rows: int) -> None:
         x = torch.randn(rows, 3, 32, 32).contiguous(memory_format=torch.channels_last)
         encoder(x).sum().backward()
     assert all(bool(torch.isfinite(p.grad).all()) for p in encoder.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_gradients_by_a_backward_pass_of_the_callers(dtype: torch.dtype) -> None:
+    """Fabric's, of a scalar, which must have the same gradient to the last bit."""
+    torch.manual_seed(0)
+    model, x = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.Tanh()).to(dtype), torch.randn(10, 6, dtype=dtype)
+    scalars: list[torch.Size] = []
+
+    def backward(value: Tensor) -> None:
+        scalars.append(value.shape)
+        value.backward()
+
+    found = []
+    for how in (None, backward):
+        model.zero_grad()
+        cached_step(model, x, lambda z: (z.double() ** 2 * torch.arange(5)).mean(), chunk=4, backward=how)
+        found.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
+    assert scalars == [torch.Size([])] * 3 and all(torch.equal(a, b) for a, b in zip(*found))

@@ -50,7 +50,7 @@ def _row_how(
 ) -> LaunchSpec:
     diagonal = self_offset == 0 and n == m
     params = params.detach().float()
-    if loss == RowLoss.softplus:
+    if loss == RowLoss.softplus and variant:  # the margin's cosine and sine
         params = torch.cat([params[:6], params[1:2].cos(), params[1:2].sin(), params[8:]])
     return LaunchSpec(
         engine.MATRIX if loss in _SORTED else TileEpilogue[RowLoss(loss).name].value,
