@@ -173,3 +173,15 @@ def test_few_lists_are_kept() -> None:
     for n in range(1, replay.KEPT + 50):
         function(torch.zeros(n, device=DEVICE))
     assert len(function.plans) == replay.KEPT
+
+
+@pytest.mark.parametrize(
+    ("name", "forward", "backward"),
+    [("multi_similarity", 5, 5), ("contrastive", 5, 9), ("triplet_hard", 5, 8), ("fast_ap", 6, 8), ("clip_loss", 3, 14)],
+)
+def test_a_step_of_few_rows_is_few_operations(name: str, forward: int, backward: int) -> None:
+    """Kernels and operations of torch, with the gradients of all parameters; views that nobody takes are left out."""
+    for seed in range(3):
+        of_draw(name, seed, torch.float32)
+    counts = [sum(not isinstance(step, replay.Allocation) for step in plan.steps) for plan in recorded()]
+    assert len(counts) == 2 and counts[0] <= forward and counts[1] <= backward, counts
