@@ -177,7 +177,7 @@ def test_few_lists_are_kept() -> None:
 
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
-    [("multi_similarity", 5, 5), ("contrastive", 5, 9), ("triplet_hard", 5, 8), ("fast_ap", 6, 8), ("clip_loss", 3, 14)],
+    [("circle", 5, 5), ("contrastive", 5, 9), ("triplet_hard", 5, 8), ("fast_ap", 6, 8), ("clip_loss", 3, 14)],
 )
 def test_a_step_of_few_rows_is_few_operations(name: str, forward: int, backward: int) -> None:
     """Kernels and operations of torch, with the gradients of all parameters; views that nobody takes are left out."""
