@@ -79,10 +79,11 @@ def work(launch: Launch, d: int) -> tuple[float, float, float, float]:
         moved = (c["BM"] + c["BN"]) * d * size + c["BM"] * c["BN"] * names["OUT"].element_size()
         return tiles, 2.0 * c["BM"] * c["BN"] * d, moved, (h + b) * d * size + h * b * names["OUT"].element_size()
     n, m = names["n"], names["m"]
-    tiles = launch.grid[0] * -(-m // c["BN"])  # of a band of blocks of rows
+    blocks = launch.grid[1 if launch.name == "reduce_kernel" else 0]  # of rows, of a band of them
+    tiles = blocks * -(-m // c["BN"])
     if c.get("TRIANGLE"):
         first = names["first_block"]
-        tiles = sum(-(-(m - (first + k) * c["BM"]) // c["BN"]) for k in range(launch.grid[0]))
+        tiles = sum(-(-(m - (first + k) * c["BM"]) // c["BN"]) for k in range(blocks))
     products = 2 if launch.name == "gradient_kernel" else 1
     moved = c["BN"] * d * size + (0 if c.get("RESIDENT", True) else c["BM"] * d * size)
     return tiles, 2.0 * products * c["BM"] * c["BN"] * d, moved, 2 * (n + m) * d * size

@@ -89,15 +89,14 @@ def reduce_kernel(
 ):  # fmt: skip
     """OUT [splits, 4, n]: what ``update`` makes of the columns of a split; COLUMNS [row blocks, m] or None.
 
-    A program: rows block * BM of A against ``tiles_per_split`` blocks of B; those that run at once share few blocks of A and of B,
-    which stay in L2. ``TRIANGLE``: rows against
+    Program (split, block): rows block * BM of A against ``tiles_per_split`` blocks of B; those that run at once share few blocks of
+    A and of B, which stay in L2. ``TRIANGLE``: rows against
     themselves, where a tile above the diagonal serves its rows and, through COLUMNS, its columns. COLUMNS gets log2 of
     the sum of a column within the block (BOUNDED: the sum). ``INTERIOR``: as if no tile needed masks, to count the
     instructions of those that do not.
     """
     CAN_BE_PLAIN: tl.constexpr = (LOSS == SUMS or LOSS == SIGMOID) and RELATION == ALL
-    program, splits = tl.program_id(0) + tl.program_id(1) * tl.num_programs(0), tl.num_programs(1)
-    block, split = program // splits + first_block, program % splits
+    split, block = tl.program_id(0), tl.program_id(1) + first_block
     a0 = block * BM
     rows = a0 + tl.arange(0, BM)
     a_rows, b_rows, a = A, B, A

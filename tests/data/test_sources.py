@@ -463,7 +463,7 @@ def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog
         pretrain(method, tmp_path / "data", Pretraining(epochs=1), out=tmp_path / "raise")
     broken = str(caught.value)
     counts: list[int] = []
-    options = Pretraining(epochs=2, on_error="skip")
+    options = Pretraining(epochs=2, on_error="skip", precision="32-true")
     pretrain(
         method,
         tmp_path / "data",

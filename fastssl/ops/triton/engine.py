@@ -37,9 +37,9 @@ LOG2E = 1.4426950408889634
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
 ENDS = 32  # rows of a program of kernels/ends.py
 GROUP = 8  # rows of tiles that share the blocks of B in L2
-ACROSS = (
-    16  # programs that share a block of rows too wide to stay in shared memory: it and what they read of B stay in L2
-)
+# Programs that share a block of rows too wide to stay in shared memory: it and what they read of B stay in L2.
+ACROSS = 16
+MOST_BLOCKS = 65535  # of the second dimension of a grid
 
 
 def family(loss: int, bounded: bool, relation: int) -> str:
@@ -190,7 +190,7 @@ def partial_sums(
     triangle = how.same and how.loss == SUMS and how.relation in (ALL, DISTINCT)
     n, m = x.n, x.d if given else y.n
     blocks, tiles = cdiv(n, c.BM), cdiv(m, c.BN)
-    band = max(1, blocks)
+    band = max(1, min(blocks, MOST_BLOCKS))
     part = by_column = None
     if columns or triangle:
         band = max(1, min(band, extension.get_memory_budget() // max(4 * m, 1)))
@@ -208,7 +208,7 @@ def partial_sums(
         count = min(band, blocks - first)
         run(
             reduce_kernel,
-            (count, splits),
+            (splits, count),
             *operands,
             *(how.scale, how.bias, how.params, *how.relations(), how.partner, how.offset),
             *(row_state0, col_state0, col_state1, out, part, first, each),
