@@ -463,7 +463,7 @@ def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog
         pretrain(method, tmp_path / "data", Pretraining(epochs=1), out=tmp_path / "raise")
     broken = str(caught.value)
     counts: list[int] = []
-    options = Pretraining(epochs=2, on_error="skip", precision="32-true")
+    options = Pretraining(epochs=2, on_error="skip")
     pretrain(
         method,
         tmp_path / "data",
@@ -472,7 +472,8 @@ def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog
         on_step=lambda progress: counts.append(progress.skipped),
     )
     assert load_checkpoint(tmp_path / "skip")[1]["skipped"] == 1 and counts == [1, 1]  # the same one in both epochs
-    assert [record.getMessage() for record in caplog.records] == [f"skipped: {broken}"]
+    messages = [record.getMessage() for record in caplog.records]  # Fabric's own among them
+    assert [m for m in messages if m.startswith("skipped")] == [f"skipped: {broken}"]
 
 
 def test_folders_without_images_say_what_they_have(tmp_path: Path) -> None:
