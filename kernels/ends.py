@@ -66,9 +66,10 @@ def exact_sigmoid(z):
 
 @triton.jit
 def join(most, total, more_most, more_total):
-    """One maximum and the sum of powers of two below it, of two."""
+    """One maximum (in bits) and the sum of powers of two below it, of two. Infinite scores stay infinite; a sum that is NaN
+    shows, though no maximum tells of it."""
     top = tl.maximum(most, more_most)
-    safe = tl.where(top == -float("inf"), 0.0, top)
+    safe = tl.where(tl.abs(top) == float("inf"), 0.0, top)
     return safe, total * tl.exp2(most - safe) + more_total * tl.exp2(more_most - safe)
 
 

@@ -7,19 +7,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from fastssl.kernels.ends import join
 from fastssl.kernels.epilogues import EXTREME, FAST_AP, HINGE, LIFTED, LSE, MATRIX, RANKED_LIST, SOFTPLUS
 from fastssl.kernels.tiles import INFINITY, LN2, LOG2E, NOWHERE
-
-
-@triton.jit
-def joined(most, total, more_most, more_total):
-    """One maximum (in bits) and the sum of powers of two below it, of two. Infinite scores stay infinite; a sum that is NaN
-    shows, though no maximum tells of it."""
-    top = tl.maximum(most, more_most)
-    safe = tl.where(tl.abs(top) == INFINITY, 0.0, top)
-    first = total * tl.where(most == -INFINITY, 0.0, tl.exp2(most - safe))
-    second = more_total * tl.where(more_most == -INFINITY, 0.0, tl.exp2(more_most - safe))
-    return safe, first + second
 
 
 @triton.jit
@@ -38,8 +28,8 @@ def merged(PARTS, at, inside, n, splits, LOSS: tl.constexpr):
         c1 = tl.load(part + 2 * n, mask=inside, other=0.0).to(tl.float64)
         e1 = tl.load(part + 3 * n, mask=inside, other=0.0).to(tl.float64)
         if LOSS == LSE:
-            a, b = joined(a, b, a1 * LOG2E, b1)
-            c, e = joined(c, e, c1 * LOG2E, e1)
+            a, b = join(a, b, a1 * LOG2E, b1)
+            c, e = join(c, e, c1 * LOG2E, e1)
         elif LOSS == EXTREME:
             further, nearer = (a1 > a) | (a1 != a1), (c1 < c) | (c1 != c1)  # NaN shows
             a, b = tl.where(further, a1, a), tl.where(further, b1, b)

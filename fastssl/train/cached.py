@@ -292,9 +292,11 @@ class _Tower:
             with self.model.no_sync() if waits else contextlib.nullcontext(), torch.enable_grad():
                 outs = _outputs(chunk.call(self.model), chunk.rows)
                 needed = [(outs[name], g[start:stop]) for name, g in grads.items() if outs[name].requires_grad]
-                if needed and backward is None:
+                if not needed:
+                    pass
+                elif backward is None:
                     torch.autograd.backward([o for o, _ in needed], [g for _, g in needed])
-                elif needed and backward is not None:  # a scalar with the same gradient
+                else:  # a scalar with the same gradient
                     backward(torch.stack([(o * g).sum(dtype=torch.float32) for o, g in needed]).sum())
             start = stop
         if self.after is not None:

@@ -22,20 +22,15 @@ NAMES = ["nt_xent", "clip_loss", "siglip_loss", "sup_con", "linear_cross_entropy
 
 
 def plans() -> list[Any]:
-    found = [f.plans for op in (operators.PAIR_LOSS, operators.ROW_LOSS, operators.PAIRWISE) for f in op.functions]
+    found = [f.plans for op in operators.OPERATORS for f in op.functions]
     return [plan for each in found for plan in each.values()]
 
 
 @pytest.fixture(autouse=True)
 def _no_plans() -> Iterator[None]:
-    def clear() -> None:
-        for op in (operators.PAIR_LOSS, operators.ROW_LOSS, operators.PAIRWISE):
-            for function in op.functions:
-                function.plans.clear()
-
-    clear()
+    operators.forget_replays()
     yield
-    clear()
+    operators.forget_replays()
 
 
 def recorded() -> list[Any]:
@@ -55,9 +50,7 @@ def test_the_third_call_has_the_bits_of_a_first(name: str, dtype: torch.dtype) -
         of_draw(name, seed, dtype)
     assert recorded() and not any(plan is replay.NEVER for plan in plans())
     third = of_draw(name, 2, dtype)
-    for op in (operators.PAIR_LOSS, operators.ROW_LOSS, operators.PAIRWISE):
-        for function in op.functions:
-            function.plans.clear()
+    operators.forget_replays()
     for again, right in zip(third, of_draw(name, 2, dtype)):
         assert torch.equal(again, right)
 

@@ -33,7 +33,6 @@ from fastssl.ops.triton.launch import (
 SUMS, SIGMOID, LSE, HINGE, SOFTPLUS, LIFTED, LIFTED_PULL, EXTREME, RANKED_LIST, MATRIX, FAST_AP = map(int, TileEpilogue)
 ALL, IDS, BITS, DISTINCT = map(int, Pairing)
 NOWHERE, DIAGONAL, OFFSET = map(int, Itself)
-LOG2E = 1.4426950408889634
 WEIGHTS, SLOPES, SCORES = range(3)  # what weights_kernel stores
 ENDS = 32  # rows of a program of kernels/ends.py
 GROUP = 8  # rows of tiles that share the blocks of B in L2
@@ -129,6 +128,11 @@ def _operands(x: Side, y: Side) -> tuple[Any, ...]:
         *(x.rows, y.rows, x.n, y.n, x.d, x.stride, y.stride),
         *(x.factor, y.factor, x.square, y.square),
     )
+
+
+def nothing(x: Tensor) -> Tensor:
+    """A gradient that is not asked for; each its own tensor, as operators demand."""
+    return x.new_empty((0,))
 
 
 def sides(x: Tensor, y: Tensor | None, how: LaunchSpec, normalize: float, gradient: bool = False) -> tuple[Side, Side]:
@@ -417,7 +421,7 @@ def _resident(
     if sums is None:
         return finish(out, None, a, how, dtype, scaled=False), None
     total = sums.sum(0, dtype=torch.float64)
-    return finish(out, total[0].float() if how.sees_squares else None, a, how, dtype, scaled=False), Sums(*total)
+    return finish(out, total[0], a, how, dtype, scaled=False), Sums(*total)
 
 
 def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype: torch.dtype, scaled: bool) -> Tensor:
@@ -430,7 +434,7 @@ def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype:
         (cdiv(a.n, 16),),
         *(
             parts,
-            total,
+            total.float() if total is not None and how.sees_squares else None,
             a.rows,
             a.factor if a.unit is None else a.unit,
             how.scale,
@@ -558,8 +562,7 @@ def _by_chunks(
     scaled = not how.by_features
 
     def end(gradient: Tensor, sums: Sums | None, of: Side) -> Tensor:
-        total = sums.total.float() if sums is not None and how.sees_squares else None
-        return finish(gradient, total, of, how, dtype, scaled)
+        return finish(gradient, None if sums is None else sums.total, of, how, dtype, scaled)
 
     done_x = end(gx, sums_x, x) if needs[0] else None
     return done_x, None if gy is None else end(gy, sums_y, other), sums_x, sums_y

@@ -16,21 +16,15 @@ from torch import Tensor
 from fastssl._table import Metric
 from fastssl.ops.operator import Operator
 from fastssl.ops.triton import engine
-from fastssl.ops.triton.engine import LaunchSpec, Side, Weights
+from fastssl.ops.triton.engine import LaunchSpec, Side, Weights, nothing
 from fastssl.ops.triton.launch import side, with_smaller_tiles
 from fastssl.ops.triton.replay import replayed
 from fastssl.ops.triton.row_losses import fake_row_loss, row_loss, row_loss_backward
 
-LN2 = 0.6931471805599453
 # Scores within this many bits of 0 need no maximum: sums of 2^31 of their powers of two stay far inside fp32's range.
 BOUND = 48.0
 
 MaybeTensor = Tensor | None
-
-
-def nothing(x: Tensor) -> Tensor:
-    """A gradient that is not asked for; each its own tensor, as operators demand."""
-    return x.new_empty((0,))
 
 
 def _no_infinite(lse: Tensor) -> Tensor:
@@ -285,3 +279,11 @@ PAIRWISE = _operator(
     differentiable=(0, 1),
     save_result=True,
 )
+OPERATORS = (PAIR_LOSS, ROW_LOSS, PAIRWISE)
+
+
+def forget_replays() -> None:
+    """What has been recorded; the next calls prepare their launches."""
+    for operator in OPERATORS:
+        for function in operator.functions or ():
+            function.plans.clear()  # type: ignore[attr-defined]

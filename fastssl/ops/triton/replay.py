@@ -199,7 +199,8 @@ class Replay:
             used = _used(step) - kept  # what is not needed again makes room
             step.free = tuple(used)
             kept |= used
-            self.steps.insert(0, step)
+            self.steps.append(step)
+        self.steps.reverse()
 
     def __call__(self, inputs: list[Tensor], stream: int) -> Any:
         values = self.values.copy()

@@ -11,12 +11,10 @@ from torch import Tensor
 
 from fastssl._table import OUTPUTS, Metric, RowLoss, TileEpilogue
 from fastssl.ops.triton import engine
-from fastssl.ops.triton.engine import ENDS, LaunchSpec, Side, Weights
-from fastssl.ops.triton.launch import cdiv, run
+from fastssl.ops.triton.engine import ENDS, LaunchSpec, Side, Weights, nothing
+from fastssl.ops.triton.launch import cdiv, config, precision, run
 
 MaybeTensor = Tensor | None
-
-
 _SORTED = (RowLoss.triplet, RowLoss.semihard)  # csrc/cuda/
 
 
@@ -177,7 +175,6 @@ def _lifted_negatives(how: LaunchSpec) -> LaunchSpec:
 def _histogram(how: LaunchSpec, a: Side, b: Side, bins: int) -> Tensor:
     """[N, 2, bins + 2]."""
     from fastssl.kernels.histogram import histogram_kernel
-    from fastssl.ops.triton.launch import cdiv, config, precision, run
 
     out = torch.zeros((a.n, 2, bins + 2), dtype=torch.float32, device=a.rows.device)
     c = config("histogram", a.rows, 512)
@@ -231,11 +228,11 @@ def row_loss_backward(
         loss, y, x_ids, y_ids, positive_bits, negative_bits, params, metric, upper, self_offset, variant, n, m
     )
     kind = RowLoss(loss)
-    to_value = torch.zeros_like(row_value) if row_value is not None and needs & 4 else x.new_empty((0,))
-    to_params = torch.zeros_like(params) if needs & 8 else x.new_empty((0,))
+    to_value = torch.zeros_like(row_value) if row_value is not None and needs & 4 else nothing(x)
+    to_params = torch.zeros_like(params) if needs & 8 else nothing(x)
     if n == 0 or m == 0:
-        to_x = torch.zeros_like(x) if needs & 1 else x.new_empty((0,))
-        return to_x, torch.zeros_like(y) if y is not None and needs & 2 else x.new_empty((0,)), to_value, to_params
+        to_x = torch.zeros_like(x) if needs & 1 else nothing(x)
+        return to_x, torch.zeros_like(y) if y is not None and needs & 2 else nothing(x), to_value, to_params
     a, b = engine.sides(x, y, how, normalize, not given)
     if kind in _SORTED:
         from fastssl.ops.triton import sorted_rows
@@ -246,8 +243,8 @@ def row_loss_backward(
             *((needs & 1, needs & 2), x.dtype, x if given else None),
         )
         return (
-            x.new_empty((0,)) if found_x is None else found_x,
-            x.new_empty((0,)) if found_y is None else found_y,
+            nothing(x) if found_x is None else found_x,
+            nothing(x) if found_y is None else found_y,
             to_value,
             to_params,
         )
@@ -261,7 +258,7 @@ def row_loss_backward(
         slopes = engine.aligned(n, m, x.dtype, x.device)
         found = engine.store_slopes(weights_kernel, a, a, how, w, slopes, parameter_gradients=parameter_gradients)
         to_value, to_params = _along(kind, found, row_value, params, to_value, to_params)
-        return slopes.contiguous() if needs & 1 else x.new_empty((0,)), x.new_empty((0,)), to_value, to_params
+        return slopes.contiguous() if needs & 1 else nothing(x), nothing(x), to_value, to_params
     wanted = (bool(needs & 1), y is not None and bool(needs & 2))
     if y is None and how.positive_bits is not None:  # listed pairs are not mutual: as two sets of rows
         gx, gy, sums, _ = engine.gradients(
@@ -277,8 +274,8 @@ def row_loss_backward(
         )
     to_value, to_params = _along(kind, sums if parameter_gradients else None, row_value, params, to_value, to_params)
     return (
-        found_x if needs & 1 and found_x is not None else x.new_empty((0,)),
-        found_y if needs & 2 and found_y is not None else x.new_empty((0,)),
+        found_x if needs & 1 and found_x is not None else nothing(x),
+        found_y if needs & 2 and found_y is not None else nothing(x),
         to_value,
         to_params,
     )
