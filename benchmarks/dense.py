@@ -4,7 +4,7 @@ python benchmarks/dense.py pretrain segmentation detection labels speed --page [
 
 "pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"
-do so with a tenth of the training scenes, "speed" times COCO's mAP against faster-coco-eval. What has been measured with
+compares segmentation with shares of the training scenes, over more steps, "speed" times COCO's mAP against faster-coco-eval. What has been measured with
 the same settings is kept in runs/dense and not measured again; results of parts that are not named stay in
 benchmarks/results/dense.json.
 """
@@ -40,6 +40,7 @@ RESULTS, PAGE, RUNS = ROOT / "results" / "dense.json", ROOT.parent / "docs" / "d
 METHODS = ("simclr", "moco", "byol", "barlow-twins", "vicreg", "swav", "rotnet", "context-encoder")
 TUNED = ", tuned"  # rows whose layers are all trained
 ENCODER: dict[str, Any] = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
+OF_LABELS = ("simclr", f"simclr{TUNED}", "random", "scratch")  # rows of the part "labels"
 MAIN = {"segmentation": "mIoU", "detection": "VOC AP50, 11 points"}
 SHOWN = {
     "segmentation": ("mIoU", "pixel accuracy", "boundary F"),
@@ -80,22 +81,36 @@ def starts(methods: list[str], tuned: list[str], seeds: int) -> dict[str, Start]
     }
 
 
-def run(part: str, arguments: argparse.Namespace, labels: float, rows: list[str] | None = None) -> dict[str, Any]:
+def run(part: str, arguments: argparse.Namespace, labels: float = 1.0, few: bool = False) -> dict[str, Any]:
     data = Splits(
         "scenes", scenes(arguments.train, size=arguments.size), scenes(arguments.test, "test", size=arguments.size)
     )
     task: Any = Segmentation(data.train.classes) if part == "segmentation" else Detection(data.train.classes)
-    options = DenseTuning(steps=arguments.steps)
+    options = DenseTuning(steps=arguments.label_steps if few else arguments.steps)
     some = {
         name: start
         for name, start in starts(arguments.methods, arguments.tuned, arguments.seeds).items()
-        if rows is None or name in rows
+        if not few or name in OF_LABELS
     }
     settings = settings_of(data, options, labels=labels)
-    results = Results(RUNS / f"{part}-{100 * labels:g}.json", settings)
+    results = Results(RUNS / f"{part}-{100 * labels:g}-{options.steps}.json", settings)
     table = compare_dense(some, task, data, options, labels=labels, seeds=arguments.seeds, results=results, note=note)
-    measured = {"scenes": arguments.train, "test": arguments.test, "size": arguments.size, "steps": arguments.steps}
-    return {"table": table, "seeds": arguments.seeds, "machine": machine()["cpu"], **measured}
+    measured = {"scenes": arguments.train, "test": arguments.test, "size": arguments.size, "steps": options.steps}
+    return {"table": table, "gap": gap(results), "seeds": arguments.seeds, "machine": machine()["cpu"], **measured}
+
+
+def gap(results: Results) -> dict[str, float]:
+    """mIoU of the tuned encoder above that from scratch, of the same seeds: they share labels and order."""
+    own, scratch = (
+        {
+            name.rpartition(", ")[2]: values["mIoU"]
+            for name, values in results.values.items()
+            if name.startswith(f"{row}, ")
+        }
+        for row in (f"simclr{TUNED}", "scratch")
+    )
+    gaps = [own[seed] - scratch[seed] for seed in own if seed in scratch]
+    return {"mean": statistics.mean(gaps), "se": statistics.stdev(gaps) / len(gaps) ** 0.5} if len(gaps) > 1 else {}
 
 
 def note(text: str) -> None:
@@ -187,12 +202,15 @@ def page(results: dict[str, Any]) -> str:
         if part in results:
             lines += table_of(part, results[part])
     if "labels" in results:
-        lines += ["| segmentation, mIoU | " + " | ".join(rows := [*results["labels"]["table"]["mIoU"]]) + " |"]
-        lines += ["|---|" + "---|" * len(rows)]
-        for name, part in (("10 % of the scenes", "labels"), ("all scenes", "segmentation")):
-            table = results[part]["table"]
-            cells = [f"{table['mIoU'][row]:.1f} ± {table['mIoU_se'][row]:.1f}" for row in rows]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        shares, steps = results["labels"]["shares"], results["labels"]["steps"]
+        rows = [*next(iter(shares.values()))["table"]["mIoU"]]
+        lines += [f"| segmentation, mIoU, {steps} steps | {' | '.join(rows)} | tuned over scratch, pairs |"]
+        lines += ["|---|" + "---|" * (len(rows) + 1)]
+        for share, result in shares.items():
+            means, errors = result["table"]["mIoU"], result["table"]["mIoU_se"]
+            cells = [f"{means[row]:.1f} ± {errors[row]:.1f}" for row in rows]
+            above = "{mean:+.1f} ± {se:.1f}".format(**result["gap"])
+            lines.append(f"| {share} % of the scenes | {' | '.join(cells)} | {above} |")
         lines += ["", "![mIoU against labels](../benchmarks/results/dense.svg)", ""]
     if "speed" in results:
         r = results["speed"]
@@ -212,11 +230,13 @@ def figure(results: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     drawing, axis = plt.subplots(figsize=(6, 3.2))
-    few, whole = (results[part]["table"] for part in ("labels", "segmentation"))
-    for row in few["mIoU"]:
-        values, errors = ([table[name][row] for table in (few, whole)] for name in ("mIoU", "mIoU_se"))
-        axis.errorbar([10, 100], values, errors, marker="o", capsize=3, label=row.replace(TUNED, ", all layers"))
-    axis.set(xscale="log", xticks=[10, 100], xticklabels=["10", "100"], xlabel="labelled scenes, %", ylabel="mIoU")
+    shares = results["labels"]["shares"]
+    percent = [float(share) for share in shares]
+    for row in OF_LABELS:
+        values, errors = ([one["table"][name][row] for one in shares.values()] for name in ("mIoU", "mIoU_se"))
+        axis.errorbar(percent, values, errors, marker="o", capsize=3, label=row.replace(TUNED, ", all layers"))
+    axis.set(xscale="log", xlabel="labelled scenes, %", ylabel="mIoU")
+    axis.set_xticks(percent, [*shares])
     axis.legend(frameon=False, fontsize=9)
     drawing.savefig(RESULTS.with_suffix(".svg"), bbox_inches="tight")
 
@@ -232,6 +252,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200, help="test scenes")
     parser.add_argument("--size", type=int, default=96, help="of a scene, in pixels")
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--label-steps", type=int, default=800, help='of the part "labels"')
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help='of the part "labels"')
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--page", action="store_true", help="write the tables of docs/dense.md")
     arguments = parser.parse_args()
@@ -242,9 +264,10 @@ def main() -> None:
                 pretrain_one(name, arguments.epochs, seed)
     for part in MAIN:
         if part in arguments.parts:
-            _keep(part, run(part, arguments, 1.0))
+            _keep(part, run(part, arguments))
     if "labels" in arguments.parts:
-        _keep("labels", run("segmentation", arguments, 0.1, ["simclr", f"simclr{TUNED}", "random", "scratch"]))
+        shares = {f"{100 * share:g}": run("segmentation", arguments, share, few=True) for share in arguments.shares}
+        _keep("labels", {"shares": shares, "steps": arguments.label_steps})
     if "speed" in arguments.parts:
         _keep("speed", speed())
     if arguments.page:

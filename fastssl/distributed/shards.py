@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.distributed as dist
+
+from fastssl.ops.scoped import Scoped
 
 SCHEDULES = ("auto", "all_gather", "ring")
 P = ParamSpec("P")
@@ -67,27 +68,12 @@ def resolve(group: Group, schedule: str = "auto") -> Shards:
     return Shards(group, rank, dist.get_world_size(group), schedule)
 
 
-_current: contextvars.ContextVar[Shards | None] = contextvars.ContextVar("fastssl_shards", default=None)
-
-
-_in_sight: Shards | None = None  # the same where a compiler traces: it can watch a global, but no context
+_current: Scoped[Shards | None] = Scoped("fastssl_shards", None)
 
 
 def current() -> Shards | None:
     """The processes that losses are shared with, where they are."""
-    return _in_sight if torch.compiler.is_compiling() else _current.get()
-
-
-@contextlib.contextmanager
-def _set(shards: Shards | None) -> Iterator[None]:
-    global _in_sight
-    token, before = _current.set(shards), _in_sight
-    _in_sight = shards
-    try:
-        yield
-    finally:
-        _current.reset(token)
-        _in_sight = before
+    return _current.get()
 
 
 @contextlib.contextmanager
@@ -125,14 +111,14 @@ def sharded(group: Group = "world", schedule: str = "auto", averaged: bool = Fal
         ...         return loss(encoder(x0), encoder(x1))
     """
     shards = replace(resolve(group, schedule), averaged=averaged)
-    with _set(shards):
+    with _current.set(shards):
         yield shards
 
 
 @contextlib.contextmanager
 def unsharded() -> Iterator[None]:
     """Within it losses see this process's rows alone."""
-    with _set(None):
+    with _current.set(None):
         yield
 
 
@@ -160,7 +146,7 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
         shards = current()
         if shards is None or not shards.averaged:
             return loss(*args, **kwargs)
-        with _set(replace(shards, averaged=False)):  # once, also where one loss calls another
+        with _current.set(replace(shards, averaged=False)):  # once, also where one loss calls another
             value = loss(*args, **kwargs)
         return _Scaled.apply(value, shards.size)
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,6 +24,7 @@ from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import PairLoss, pair_loss
 from fastssl.ops.reference.common import softplus
+from fastssl.ops.scoped import Scoped
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps, SoftplusPerPositive, Statistic
 from fastssl.ops.types import Relation, least_length
 
@@ -149,21 +149,12 @@ class Pairs:
         return replace(self, x=x, y=y, relation=Relation(x_ids, y_ids))
 
 
-_self_offset: contextvars.ContextVar[int] = contextvars.ContextVar("fastssl_self_offset", default=-1)
+self_offset: Scoped[int] = Scoped("fastssl_self_offset", -1)
 
 
-@contextlib.contextmanager
-def rows_in_reference(offset: int) -> Iterator[None]:
+def rows_in_reference(offset: int) -> contextlib.AbstractContextManager[None]:
     """Within it, row i of the embeddings is row (offset + i) % M of ``ref_emb`` and no partner of its own."""
-    token = _self_offset.set(offset)
-    try:
-        yield
-    finally:
-        _self_offset.reset(token)
-
-
-def self_offset() -> int:
-    return -1 if torch.compiler.is_compiling() else _self_offset.get()
+    return self_offset.set(offset)
 
 
 def shared(
@@ -217,7 +208,7 @@ def labelled(
             return shared(shards, embeddings, ids, None, None, 0, backend)
         return Pairs(embeddings, None, Relation(ids, self_offset=0), backend)
     ref_ids = check.ids("ref_labels", ref_labels, ref_emb, "ref_emb")
-    offset = self_offset()
+    offset = self_offset.get()
     if shards is not None:
         return shared(shards, embeddings, ids, ref_emb, ref_ids, offset, backend)
     return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset), backend)

@@ -377,7 +377,7 @@ def _soft_sup_con(
     totals = everywhere(of_labels, by_rows=True)  # [C, D + 1]
     sums = spread(own, totals)
     score, weight = products(x, sums[:, :-1].to(x.dtype)), sums[:, -1]
-    offset = 0 if ref_emb is None else self_offset()
+    offset = 0 if ref_emb is None else self_offset.get()
     if offset >= 0 and len(x):
         itself = (offset + torch.arange(len(x), device=x.device)) % len(y)
         with_itself = products(own, of_columns[itself])

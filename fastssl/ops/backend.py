@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,9 +15,10 @@ import torch
 from fastssl._version import __version__
 from fastssl.ops import extension
 from fastssl.ops.gpu import no_triton
+from fastssl.ops.scoped import Scoped
 
 NAMES = ("reference", "cpu", "triton")
-_forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("fastssl_backend", default=None)
+_forced: Scoped[str | None] = Scoped("fastssl_backend", None)
 _environment = os.environ.get("FASTSSL_BACKEND") or None
 _warned: set[str] = set()
 
@@ -66,11 +66,8 @@ def backend(name: str) -> Iterator[None]:
         ...     eager = F.nt_xent(z0, z1)
         >>> torch.testing.assert_close(F.nt_xent(z0, z1), eager)
     """
-    token = _forced.set(_check_name(name))
-    try:
+    with _forced.set(_check_name(name)):
         yield
-    finally:
-        _forced.reset(token)
 
 
 def _warn_once(key: str, text: str) -> None:
@@ -93,7 +90,7 @@ def resolve(device: torch.device, requested: str | None, dtype: torch.dtype | No
         ValueError: a backend is asked for that does not know the name, the device or the dtype.
         RuntimeError: it cannot run here.
     """
-    name = requested or (None if torch.compiler.is_compiling() else _forced.get()) or _environment
+    name = requested or _forced.get() or _environment
     if name is not None:
         _check_name(name)
         if name == "cpu" and device.type != "cpu":

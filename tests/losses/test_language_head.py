@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
+import fastssl
 import fastssl.functional as F
 
 B, T, D, V = 3, 7, 12, 37
@@ -91,6 +92,26 @@ def test_gradients_of_the_options() -> None:
                 for d in (h, -h)
             )
             assert leaf.grad is not None and float(leaf.grad) == pytest.approx((up - down) / (2 * h), rel=1e-5)
+
+
+def test_softcap_compiles_in_one_piece_over_several_strips() -> None:
+    hidden, weight, targets = torch.randn(80, 8), torch.randn(300, 8), torch.arange(80)
+    cap = torch.tensor(3.0)
+    leaves = [t.requires_grad_() for t in (hidden, weight, cap)]
+
+    def loss(hidden: Tensor, weight: Tensor, cap: Tensor) -> Tensor:
+        return F.linear_cross_entropy(hidden, weight, targets, softcap=cap, label_smoothing=0.1)
+
+    torch._dynamo.reset()
+    before = fastssl.get_memory_budget()
+    fastssl.set_memory_budget(1)  # strips of 32 rows
+    try:
+        whole = torch.compile(loss, fullgraph=True, backend="aot_eager")
+        found, wanted = (torch.autograd.grad(f(*leaves), leaves) for f in (whole, loss))
+    finally:
+        fastssl.set_memory_budget(before)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -256,8 +256,7 @@ def test_odd_batches_are_finite(name: str, case: str, n: int) -> None:
 def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
     torch._dynamo.reset()
     subject = SUBJECTS[name]
-    whole = subject.function != "pair_loss"  # strips in a loop of Python
-    compiled = torch.compile(lambda given: subject(given), fullgraph=whole, dynamic=True, backend="aot_eager")
+    compiled = torch.compile(lambda given: subject(given), fullgraph=True, dynamic=True, backend="aot_eager")
     for n in (12, 45):
         inputs = subject.make(n, 8).leaves()
         eager, traced = subject(inputs), compiled(dict(inputs))
