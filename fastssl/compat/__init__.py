@@ -123,7 +123,7 @@ def _activate(name: str, options: _Options) -> None:
     peer.check_version()
     try:
         targets: list[Target] = adapter.targets()
-    except ImportError as error:
+    except Exception as error:  # such as the RuntimeError of a torchvision that was built for another torch
         raise ImportError(f"name: {name} cannot be imported: {error}") from error
     entry = _Patch(peer, options)
     originals = [getattr(t.owner, t.method) for t in targets]  # before a base class is patched

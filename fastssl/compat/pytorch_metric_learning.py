@@ -396,9 +396,16 @@ def _nothing(loss: Any, rows: Rows) -> bool:
     return not bool(rows.positives.any()) or not bool(rows.negatives.any())
 
 
+def _without_zeros(normalize: float, *sides: Tensor) -> None:
+    """Normalised rows of zeros are at one distance from all others: rounding decides which of them a margin counts."""
+    if normalize and not all(bool(side.detach().any(1).all()) for side in sides):
+        raise NotFused("rows of zeros, which the original's rounding decides about")
+
+
 def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
+    _without_zeros(normalize, embeddings, ref_emb)
     whole = pairs.within
     above, below = (_number(loss, name, embeddings) for name in ("pos_margin", "neg_margin"))
     rows = pairs.reduce(
@@ -409,7 +416,8 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     )
     twice = 2 if whole else 1  # both orders of a pair are listed
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
-    if sign > 0 and plain(loss.pos_margin) == 0 and bool(positive_active != rows.positives.sum()):
+    identical = plain(loss.pos_margin) == (0 if sign > 0 else 1)
+    if identical and bool(positive_active != rows.positives.sum()):
         raise NotFused("positive pairs at no distance, which the original's rounding decides about")
     return {
         "pos_loss": _reduced(loss, "pos_loss", embeddings, positive, positive_active, rows.positives.sum()),
@@ -425,6 +433,8 @@ def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     smooth, margin = bool(loss.smooth_loss), _number(loss, "margin", embeddings)
     if smooth and not normalize and type(_reducer(loss, "loss")).__name__ == "AvgNonZeroReducer":
         raise NotFused("losses that may underflow, which the reducer does not count")
+    if not smooth:
+        _without_zeros(normalize, embeddings, ref_emb)
     rows = pairs.reduce(Triplets(sign, margin, smooth), metric=metric, normalize=normalize)
     count = (rows.positives * rows.negatives).sum()
     if not count:

@@ -92,6 +92,8 @@ class Logits(Tensor):
     record: _Record
     region: tuple[str, bool, torch.dtype]
     known: Tensor | None
+    graded: bool  # whether the original would have had a gradient
+    versions: list[int]
 
     @staticmethod
     def __new__(
@@ -112,18 +114,33 @@ class Logits(Tensor):
         made: Logits = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=hidden.device)
         made.hidden, made.weight, made.given_bias, made.record = hidden, weight, bias, record
         made.region, made.known = region, None
+        made.graded, made.versions = torch.is_grad_enabled(), made._versions()
         return made
+
+    def _versions(self) -> list[int]:
+        """Of what the logits are computed from; tensors of inference mode have none."""
+        sources = (self.hidden, self.weight, self.given_bias)
+        return [t._version for t in sources if t is not None and not t.is_inference()]
 
     def like(self, hidden: Tensor, dtype: torch.dtype | None = None, bias: Tensor | None = None) -> Logits:
         """Lazy logits of other rows, in another dtype or with another bias."""
         chosen = self.given_bias if bias is None else bias
-        return Logits(hidden, self.weight, chosen, self.record, self.region, dtype or _plainly(lambda: self.dtype))
+        made = Logits(hidden, self.weight, chosen, self.record, self.region, dtype or _plainly(lambda: self.dtype))
+        made.graded = self.graded
+        made.versions = self.versions if bias is None else made.versions
+        return made
 
     def compute(self) -> Tensor:
-        """Computes the logits."""
+        """Computes the logits, with a gradient if they were made with one, whoever reads them first."""
         if self.known is None:
+            if self._versions() != self.versions:
+                raise RuntimeError(
+                    "fastssl: logits are read after the weights or hidden states they come from have changed; "
+                    "read them before optimizer.step(), or run the library's own code: fastssl.unpatch('transformers')"
+                )
             device, enabled, dtype = self.region
-            with torch.autocast(device, dtype=dtype, enabled=enabled):
+            outside = torch.inference_mode(False) if self.graded else contextlib.nullcontext()
+            with outside, torch.set_grad_enabled(self.graded), torch.autocast(device, dtype=dtype, enabled=enabled):
                 self.known = TF.linear(self.hidden, self.weight, self.given_bias).to(_plainly(lambda: self.dtype))
             self.record.read = True
             model = None if self.record.model is None else self.record.model()
@@ -241,6 +258,15 @@ def _cross_entropy(
     return loss.to(torch.float32 if torch.is_autocast_enabled(device) else _plainly(lambda: logits.dtype))
 
 
+def _clone(logits: Logits, **_: Any) -> Tensor:
+    return logits.like(logits.hidden)
+
+
+def _grad_fn(logits: Logits) -> Any:
+    """DistributedDataParallel asks whether the logits have one."""
+    return logits.hidden.grad_fn if logits.known is None else logits.known.grad_fn
+
+
 def _same(logits: Logits, *args: Any, **kwargs: Any) -> Tensor:
     if args or kwargs:
         raise _Otherwise
@@ -253,6 +279,8 @@ _RULES: dict[Any, Callable[..., Tensor]] = {
     Tensor.float: lambda logits: _to(logits, torch.float32),
     Tensor.to: _to,
     Tensor.contiguous: _same,
+    Tensor.clone: _clone,
+    vars(torch._C.TensorBase)["grad_fn"].__get__: _grad_fn,
     Tensor.__getitem__: _getitem,
     Tensor.__add__: _add,
     Tensor.add: _add,

@@ -44,6 +44,9 @@ class Loss(nn.Module):
         if function is None:  # a family, or a subclass with its own body
             return
         cls.function = staticmethod(function)
+        for name, meaning in names.items():  # an argument of another name than the function's is an attribute, too
+            if not hasattr(cls, name):
+                setattr(cls, name, _alias(name, meaning))
         cls.__doc__ = _docstring(cls, names)
         if "__init__" not in cls.__dict__:  # inherits the signature
             return
@@ -105,6 +108,15 @@ class Loss(nn.Module):
         if "reduction" in options:  # last
             options["reduction"] = options.pop("reduction")
         return ", ".join(f"{name}={_shown(value)}" for name, value in options.items() if value is not None)
+
+
+def _alias(name: str, meaning: str) -> property:
+    def get(self: Loss) -> Any:
+        if meaning not in self._options:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self, self._options[meaning])
+
+    return property(get, lambda self, value: setattr(self, self._options[meaning], value))
 
 
 def _shown(value: Any) -> str:
@@ -180,6 +192,15 @@ class TemperatureLoss(LearnableTemperature):
     def temperature(self) -> Tensor | float:
         now: Tensor | float = self.options["temperature"]
         return now
+
+    @temperature.setter
+    def temperature(self, value: Tensor | float) -> None:
+        if self.log_temperature is None:
+            self.fixed_temperature = value
+            return
+        value = check.value("temperature", value, self.log_temperature.device, positive=True)
+        with torch.no_grad():
+            self.log_temperature.copy_(torch.as_tensor(value, dtype=torch.float64).log())
 
 
 def _docstring(cls: type[Loss], names: dict[str, str]) -> str | None:

@@ -61,6 +61,8 @@ class CrossBatchMemory(nn.Module):
     ) -> None:
         super().__init__()
         self.loss, self.dtype, self.miner = loss, dtype, miner
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype: expected a torch.dtype or None, got {type(dtype).__name__}")
         check.count("embedding_size", embedding_size)
         check.count("memory_size", memory_size)
         kept = torch.float32 if dtype is None else dtype
@@ -79,7 +81,11 @@ class CrossBatchMemory(nn.Module):
         size, n = len(self.queue.embeddings), stored.shape[0]
         if n > size:
             raise ValueError(f"embeddings: expected at most memory_size={size} rows to store, got {n}")
-        self.queue.to(device=stored.device, dtype=stored.dtype if self.dtype is None else self.dtype)
+        if stored.shape[1] != self.queue.embeddings.shape[1]:
+            wanted = self.queue.embeddings.shape[1]
+            raise ValueError(f"embeddings: expected {wanted} features, embedding_size, got {stored.shape[1]}")
+        with torch.inference_mode(False):  # what the memory becomes in a validation is trained with afterwards
+            self.queue.to(device=stored.device, dtype=stored.dtype if self.dtype is None else self.dtype)
         with unsharded():  # each process stores its own rows
             first = self.queue.push(stored, stored_ids)
         memory, memory_labels = self.queue.filled()

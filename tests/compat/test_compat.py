@@ -378,3 +378,32 @@ def test_cross_batch_memory_is_the_loss_against_past_batches() -> None:
         again.load_state_dict(memory.state_dict())
         x, y = torch.randn(10, 6), torch.randint(0, 4, (10,))
         assert torch.equal(again(x, y), memory(x, y))
+
+
+def test_a_library_that_breaks_when_it_is_imported_is_not_patched_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fastssl.compat import pytorch_metric_learning as adapter
+
+    def broken() -> Any:
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(adapter, "targets", broken)
+    with pytest.raises(ImportError, match="pytorch_metric_learning cannot be imported: operator torchvision::nms"):
+        fastssl.patch("pytorch_metric_learning")
+    with pytest.warns(RuntimeWarning, match="pytorch_metric_learning is not patched"):
+        fastssl.patch()
+    assert "pytorch_metric_learning" not in fastssl.patched()
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "TripletMarginLoss"])
+def test_rows_of_zeros_run_the_original(name: str) -> None:
+    metric_learning()
+    from pytorch_metric_learning import losses
+
+    loss = getattr(losses, name)()
+    x, labels = torch.randn(64, 128).relu(), torch.arange(64) % 16
+    x[::9] = 0
+    wanted = loss(x, labels)
+    fastssl.patch("pytorch_metric_learning")
+    assert torch.equal(loss(x, labels), wanted)
+    found = fastssl.patched()["pytorch_metric_learning"]
+    assert not any(calls.fused for calls in found.values()), found

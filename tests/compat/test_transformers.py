@@ -237,3 +237,72 @@ def test_models_are_what_they_were() -> None:
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     fastssl.unpatch()
     assert "__call__" not in vars(owner)
+
+
+class _WithPenalty(nn.Module):
+    """A step whose loss has a term of the logits, which somebody else looked at first."""
+
+    def __init__(self, look: str, distributed: dict[str, bool] | None) -> None:
+        super().__init__()
+        self.model = _gpt2()
+        if distributed is not None:
+            self.model = nn.parallel.DistributedDataParallel(self.model, **distributed)
+        self.look = look
+
+    def forward(self, ids: Tensor) -> Tensor:
+        out = self.model(input_ids=ids, labels=ids)
+        if self.look:
+            with getattr(torch, self.look)():
+                out.logits.argmax(-1)
+        return out.loss + 0.1 * out.logits.logsumexp(-1).square().mean()
+
+
+def _steps_with_penalty(look: str, distributed: dict[str, bool] | None) -> list[Tensor]:
+    torch.manual_seed(0)
+    module, ids = _WithPenalty(look, distributed), torch.randint(3, V, (B, T))
+    found: list[Tensor] = []
+    for _ in range(3):
+        module.zero_grad()
+        module(ids).backward()
+        found += [p.grad.clone() for p in module.parameters() if p.grad is not None]
+    return found
+
+
+@pytest.mark.parametrize("look", ["", "no_grad", "inference_mode"])
+def test_logits_have_their_gradient_whoever_reads_them_first(look: str) -> None:
+    wanted = _steps_with_penalty(look, None)
+    fastssl.patch("transformers")
+    found = _steps_with_penalty(look, None)
+    assert len(found) == len(wanted)
+    for a, b in zip(found, wanted):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("options", [{"find_unused_parameters": True}, {"static_graph": True}, {}], ids=str)
+def test_distributed_data_parallel_leaves_logits_alone(options: dict[str, bool]) -> None:
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        wanted = _steps_with_penalty("", options)
+        fastssl.patch("transformers")
+        for a, b in zip(_steps_with_penalty("", options), wanted, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+        before = fastssl.patched()["transformers"]["PreTrainedModel"].fused
+        model = nn.parallel.DistributedDataParallel(_gpt2(), **options)
+        ids = torch.randint(3, V, (B, T))
+        for _ in range(3):
+            model(input_ids=ids, labels=ids).loss.backward()
+        assert fastssl.patched()["transformers"]["PreTrainedModel"].fused == before + 3
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_logits_are_not_those_of_later_weights() -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    out = model(input_ids=ids, labels=ids)
+    out.loss.backward()
+    torch.optim.SGD(model.parameters(), 0.1).step()
+    for read in (lambda: out.logits.sum(), lambda: out.logits.clone().sum()):
+        with pytest.raises(RuntimeError, match="before optimizer.step"):
+            read()

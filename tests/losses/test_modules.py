@@ -135,7 +135,7 @@ def test_options_are_checked_at_construction(name: str) -> None:
     with fastssl.backend("triton"):
         _made(name)
     # Within sharded() of several processes the check talks to none of them.
-    with shards._set(shards.Shards(None, 0, 2)):
+    with shards._current.set(shards.Shards(None, 0, 2)):
         _made(name)
 
 
@@ -234,3 +234,36 @@ def test_an_argument_without_a_description_is_named() -> None:
 
     with pytest.raises(TypeError, match="cube: expected a description of power under Args"):
         complete([cube], {}, {})
+
+
+def test_hyperparameters_are_scheduled_by_the_names_of_the_arguments() -> None:
+    z0, z1 = torch.randn(8, 16), torch.randn(8, 16)
+    x, labels = torch.randn(16, 8), torch.arange(16) % 4
+    for learnable in (False, True):
+        loss = losses.NTXentLoss(0.5, learnable=learnable)
+        loss.temperature = 0.07
+        assert float(loss.temperature) == pytest.approx(0.07)
+        torch.testing.assert_close(loss(z0, z1).detach(), F.nt_xent(z0, z1, temperature=0.07))
+    with pytest.raises(ValueError, match=r"temperature.*> 0"):
+        loss.temperature = -1.0
+    circle = losses.CircleLoss(m=0.4)
+    circle.m = 0.1
+    assert circle.m == 0.1
+    torch.testing.assert_close(circle(x, labels), losses.CircleLoss(m=0.1)(x, labels))
+    ranked = losses.RankedListLoss(Tn=10.0)
+    ranked.Tn, ranked.Tp = 1.0, 2.0
+    torch.testing.assert_close(ranked(x, labels), losses.RankedListLoss(Tn=1.0, Tp=2.0)(x, labels))
+
+
+def test_a_memory_after_a_validation_in_inference_mode() -> None:
+    memory = losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, 32)
+    z, labels = torch.randn(8, 16).bfloat16(), torch.arange(8) % 4
+    with torch.inference_mode():
+        memory(z, labels)
+    x = z.clone().requires_grad_()
+    memory(x, labels).backward()
+    assert x.grad is not None and bool(x.grad.any())
+    with pytest.raises(ValueError, match="embeddings: expected 16 features"):
+        memory(torch.randn(8, 12), labels)
+    with pytest.raises(TypeError, match="dtype: expected a torch.dtype or None, got str"):
+        losses.CrossBatchMemory(losses.ContrastiveLoss(), 16, 32, "float32")  # type: ignore[arg-type]
