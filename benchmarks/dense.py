@@ -1,6 +1,7 @@
 """Detection and segmentation of emoji scenes by pretrained encoders; writes the tables of docs/dense.md.
 
-python benchmarks/dense.py pretrain segmentation detection labels speed --page [--methods simclr byol ...] [--seeds 3]
+python benchmarks/dense.py pretrain segmentation detection speed --page [--methods simclr byol ...] [--seeds 3]
+python benchmarks/dense.py pretrain labels --page --methods simclr --seeds 6
 
 "pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"
@@ -203,8 +204,8 @@ def page(results: dict[str, Any]) -> str:
             lines += table_of(part, results[part])
     if "labels" in results:
         shares, steps = results["labels"]["shares"], results["labels"]["steps"]
-        rows = [*next(iter(shares.values()))["table"]["mIoU"]]
-        lines += [f"| segmentation, mIoU, {steps} steps | {' | '.join(rows)} | tuned over scratch, pairs |"]
+        seeds, rows = (first := next(iter(shares.values())))["seeds"], [*first["table"]["mIoU"]]
+        lines += [f"| mIoU, {steps} steps, {seeds} seeds | {' | '.join(rows)} | tuned over scratch, by seed |"]
         lines += ["|---|" + "---|" * (len(rows) + 1)]
         for share, result in shares.items():
             means, errors = result["table"]["mIoU"], result["table"]["mIoU_se"]
