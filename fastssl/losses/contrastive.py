@@ -63,7 +63,7 @@ class NTXentLoss(TemperatureLoss, ViewLoss, function=F.nt_xent):
         *,
         ids: Tensor | None = None,
     ) -> Tensor:
-        if z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point() and z1.dim() == 1):
+        if z1 is None or (isinstance(z1, Tensor) and not z1.is_floating_point()):
             options = self.options
             if options.pop("label_smoothing") != 0 or ids is not None:
                 raise ValueError("label_smoothing, ids: expected two views, got labels")

@@ -23,6 +23,7 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("embeddings vector", lambda: F.circle(X[0], LABELS), ValueError, r"embeddings.*\(4,\)"),
     ("embeddings integers", lambda: F.nca(LABELS[:, None], LABELS), TypeError, "embeddings.*int64"),
     ("embeddings meta", lambda: F.fast_ap(X.to("meta"), LABELS), ValueError, "embeddings.*meta"),
+    ("labels matrix", lambda: losses.NTXentLoss()(X, LABELS[:, None]), ValueError, r"labels.*\(\d+, 1\)"),
     ("labels None", lambda: F.contrastive(X), TypeError, "labels.*NoneType"),
     ("labels float", lambda: F.multi_similarity(X, LABELS.float()), TypeError, "labels.*float32"),
     ("labels length", lambda: F.tuplet_margin(X, LABELS[:5]), ValueError, "labels.*6.*5"),
