@@ -100,7 +100,7 @@ class ImageGPTNetwork(RasterNetwork):
         """Images in [-1, 1] to the nearest colours of the palette, int64 [B, 1, S, S]."""
         pixels = images.permute(0, 2, 3, 1).reshape(-1, self.channels).to(self.palette)
         nearest = F.nearest(pixels, self.palette, 1, metric="sqeuclidean")[1]
-        return nearest.reshape(len(images), 1, *images.shape[2:])
+        return nearest.reshape(images.shape[0], 1, *images.shape[2:])
 
     def to_images(self, levels: Tensor) -> Tensor:
         """Colours of the palette [B, 1, ...] to images [B, channels, ...] in [-1, 1]."""
@@ -114,7 +114,7 @@ class ImageGPTNetwork(RasterNetwork):
 
     def _tokens(self, images: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor]:
         colors = self.quantize(images).flatten(1)
-        return torch.cat([self._start(len(images), labels), colors[:, :-1]], 1), colors
+        return torch.cat([self._start(images.shape[0], labels), colors[:, :-1]], 1), colors
 
     def forward(self, images: Tensor) -> Tensor:
         """The hidden states of the middle block, [B, width, S, S]."""

@@ -5,6 +5,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -30,7 +31,11 @@ class FastSSLModel(PreTrainedModel):
         super().__init__(config)
         from fastssl.models import build_encoder
 
-        self.encoder = build_encoder(config.encoder)
+        with torch.device("cpu"):  # transformers builds on the meta device, where no network can try itself
+            self.encoder = build_encoder(config.encoder)
+        for module in self.encoder.modules():  # masks: stored with the weights, since transformers empties the others
+            for name in sorted(module._non_persistent_buffers_set):
+                module.register_buffer(name, getattr(module, name))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -41,7 +41,7 @@ class _RowLSTM(nn.Module):
 
     def forward(self, x: Tensor, given: Tensor | None) -> Tensor:
         gates = _added(self.inputs(x), given)
-        hidden = cells = gates.new_zeros(len(x), self.width, x.shape[3])
+        hidden = cells = gates.new_zeros(x.shape[0], self.width, x.shape[3])
         rows = []
         for row in range(x.shape[2]):
             hidden, cells = _lstm(gates[:, :, row] + self.states(hidden), cells)
@@ -91,7 +91,7 @@ class _Diagonal(nn.Module):
         gates = _skewed(
             _added(self.inputs(x), given)
         )  # zeros outside of the image, where the states stay 0 on the left
-        hidden = cells = gates.new_zeros(len(x), self.width, x.shape[2])
+        hidden = cells = gates.new_zeros(x.shape[0], self.width, x.shape[2])
         columns = []
         for column in range(gates.shape[3]):
             hidden, cells = _lstm(gates[:, :, :, column] + self.states(TF.pad(hidden, (1, 0))), cells)
@@ -158,7 +158,7 @@ class _Layer(nn.Module):
         self.table = nn.Embedding(classes + 1, 4 * half) if classes else None
 
     def given(self, labels: Tensor | None, x: Tensor) -> Tensor | None:
-        return condition(self.table, labels, len(x), x.device)
+        return condition(self.table, labels, x.shape[0], x.device)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         result: Tensor = x + self.up(self.dropout(self.lstm(x, self.given(labels, x))))

@@ -176,7 +176,7 @@ class _MaskedStack(nn.Module):
         self.maps = depth
 
     def _conditioned(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        given = condition(self.table, labels, len(x), x.device)
+        given = condition(self.table, labels, x.shape[0], x.device)
         return x if given is None else x + given[:, :, None, None]
 
     def forward(self, images: Tensor, labels: Tensor | None) -> Tensor:
@@ -240,7 +240,7 @@ class _GatedLayer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """What the convolutions of both stacks become; ``h``: the residual connection."""
         across = self.across(v) if across is None else across + self.across(v)
-        given = condition(self.table, labels, len(v), v.device)
+        given = condition(self.table, labels, v.shape[0], v.device)
         if given is not None:
             one, two = given[:, :, None, None].chunk(2, 1)
             v, across = v + one, across + two

@@ -217,7 +217,7 @@ def _save_with_code(encoder: Encoder, options: dict[str, Any], path: Path) -> No
 
     config = code.FastSSLConfig(encoder=options)
     config.auto_map = {part: f"modeling_fastssl.FastSSL{part[4:]}" for part in ("AutoConfig", "AutoModel")}
-    state = {f"encoder.{k}": v for k, v in encoder.state_dict().items()}
+    state = {f"encoder.{k}": v for k, v in (encoder.state_dict() | dict(encoder.named_buffers())).items()}
     _write(config, state, path, "FastSSLModel")
     shutil.copy(code.__file__, path / "modeling_fastssl.py")  # what trust_remote_code runs
 

@@ -43,6 +43,11 @@ def _loaded(lines: str, images: Tensor) -> Tensor:
         ("torch", {"name": "lab:resnet", "size": 32, "width": 16}),
         ("torch", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
         ("torch", SMALL | {"channels": 5}),
+        *(
+            (to, {"name": name, "size": 8})
+            for to in ("torch", "huggingface")
+            for name in ("pixelcnn", "pixelrnn", "igpt")
+        ),
         ("onnx", SMALL),
         ("onnx", {"name": "vit", "size": 32, "width": 16}),
         ("onnx", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
