@@ -35,7 +35,7 @@ def plan(
     Raises:
         ValueError: items that the method and its encoder cannot process.
     """
-    dry_run(method, source, options.seed)
+    dry_run(method, source, options.seed, options.on_error)
     processes = options.processes[0] * options.processes[1]
     rows = batch_size_of(options, len(source), processes)
     settings = {**asdict(options), "precision": options.resolved_precision, "accelerator": options.device_type}

@@ -73,11 +73,21 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     Args:
         path: folder of the checkpoint or of the run.
 
+    Raises:
+        ValueError: no checkpoint, or a damaged one, named by its file.
+
     Example:
         >>> from fastssl.train import load_checkpoint
     """
     folder = find_checkpoint(path)
-    tensors, state = load_file(folder / TENSORS), json.loads((folder / STATE).read_text())
+    try:
+        tensors = load_file(folder / TENSORS)
+    except SafetensorError as error:
+        raise ValueError(f"checkpoint: {folder / TENSORS} is damaged or cut off: {error}") from error
+    try:
+        state = json.loads((folder / STATE).read_text())
+    except ValueError as error:
+        raise ValueError(f"checkpoint: {folder / STATE} is damaged or cut off: {error}") from error
     for name, stored in state.get("tied", {}).items():  # parameters that are stored once
         tensors[name] = tensors[stored]
     return tensors, state

@@ -181,7 +181,7 @@ def pretrain(
     checkpoint = load_checkpoint(out) if resume and has_checkpoint(out) else None
     if checkpoint is not None:
         _check_same_run(checkpoint[1], about, options)
-    dry_run(method, source, options.seed)
+    dry_run(method, source, options.seed, options.on_error)
     throughput = Throughput()
     callbacks: list[Callback] = [throughput, SkippedItems(), CollapseGuard()]
     if options.probe_every is not None:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Loader, Source
+from fastssl.data import Item, Loader, Source
 from fastssl.data.batch import map_tensors
+from fastssl.data.loader import UNREADABLE
 from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
@@ -320,14 +321,31 @@ def extract_dataset_features(method: Method, source: Source, batch: int) -> Tens
     return torch.cat(parts)
 
 
-def dry_run(method: Method, source: Source, seed: int) -> None:
+def _first_items(source: Source, on_error: str, count: int = 2) -> tuple[np.ndarray, list[Item]]:
+    """Indices and items; unreadable ones are passed over with ``on_error="skip"``."""
+    ids, items = [], []
+    for index in range(len(source)):
+        try:
+            items += source.items(np.array([index]))
+        except UNREADABLE:
+            if on_error == "raise":
+                raise
+            continue
+        ids.append(index)
+        if len(ids) == count:
+            break
+    if len(source) and not items:
+        raise ValueError(f"data: none of the {len(source)} items of {source.name} can be read")
+    return np.array(ids, dtype=np.int64), items
+
+
+def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") -> None:
     """Runs two items through examples and loss, so that incompatible data is reported before training starts.
 
     Raises:
         ValueError: items without a field that the method needs, or that the method and its encoder cannot process.
     """
-    name, ids = name_of(method), np.arange(min(2, len(source)))
-    items = source.items(ids)
+    name, (ids, items) = name_of(method), _first_items(source, on_error)
     for need in method.needs:
         unknown = source.labels is not None and np.ndim(source.labels) == 1 and bool((source.labels < 0).any())
         for item in items:
