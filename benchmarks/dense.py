@@ -97,14 +97,20 @@ def run(part: str, arguments: argparse.Namespace, labels: float = 1.0, few: bool
     results = Results(RUNS / f"{part}-{100 * labels:g}-{options.steps}.json", settings)
     table = compare_dense(some, task, data, options, labels=labels, seeds=arguments.seeds, results=results, note=note)
     measured = {"scenes": arguments.train, "test": arguments.test, "size": arguments.size, "steps": options.steps}
-    return {"table": table, "gap": gap(results), "seeds": arguments.seeds, "machine": machine()["cpu"], **measured}
+    return {
+        "table": table,
+        "gap": gap(results, MAIN[part]),
+        "seeds": arguments.seeds,
+        "machine": machine()["cpu"],
+        **measured,
+    }
 
 
-def gap(results: Results) -> dict[str, float]:
-    """mIoU of the tuned encoder above that from scratch, of the same seeds: they share labels and order."""
+def gap(results: Results, measure: str) -> dict[str, float]:
+    """A measure of the tuned encoder above that from scratch, of the same seeds: they share labels and order."""
     own, scratch = (
         {
-            name.rpartition(", ")[2]: values["mIoU"]
+            name.rpartition(", ")[2]: values[measure]
             for name, values in results.values.items()
             if name.startswith(f"{row}, ")
         }

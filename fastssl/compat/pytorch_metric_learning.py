@@ -398,7 +398,8 @@ def _nothing(loss: Any, rows: Rows) -> bool:
 
 def _without_zeros(normalize: float, *sides: Tensor) -> None:
     """Normalised rows of zeros are at one distance from all others: rounding decides which of them a margin counts."""
-    if normalize and not all(bool(side.detach().any(1).all()) for side in sides):
+    different = {id(side): side for side in sides}.values()
+    if normalize and not all(bool(side.detach().any(1).all()) for side in different):
         raise NotFused("rows of zeros, which the original's rounding decides about")
 
 
@@ -416,7 +417,8 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     )
     twice = 2 if whole else 1  # both orders of a pair are listed
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
-    identical = plain(loss.pos_margin) == (0 if sign > 0 else 1)
+    # The distance, or the similarity, of equal rows; products of rows of any length have none.
+    identical = plain(loss.pos_margin) == (0 if sign > 0 else 1) and (sign > 0 or bool(normalize))
     if identical and bool(positive_active != rows.positives.sum()):
         raise NotFused("positive pairs at no distance, which the original's rounding decides about")
     return {

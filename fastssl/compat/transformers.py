@@ -154,7 +154,9 @@ class Logits(Tensor):
         if function in _DESCRIBING:
             return _plainly(lambda: function(*args, **kwargs))
         rule = _RULES.get(function)
-        if rule is not None and isinstance(args[0], Logits):
+        if (
+            rule is not None and isinstance(args[0], Logits) and args[0].known is None
+        ):  # known ones may have been edited
             with contextlib.suppress(_Otherwise):
                 return rule(*args, **kwargs)
         return function(*_computed(args), **_computed(kwargs))
@@ -264,7 +266,7 @@ def _clone(logits: Logits, **_: Any) -> Tensor:
 
 def _grad_fn(logits: Logits) -> Any:
     """DistributedDataParallel asks whether the logits have one."""
-    return logits.hidden.grad_fn if logits.known is None else logits.known.grad_fn
+    return logits.hidden.grad_fn
 
 
 def _same(logits: Logits, *args: Any, **kwargs: Any) -> Tensor:

@@ -34,6 +34,7 @@ class Scoped(Generic[T]):
         try:
             yield
         finally:
-            self._traced = before
             if token is not None:
                 self._context.reset(token)
+                before = self._context.get()  # another thread's value may have been there when the block began
+            self._traced = before

@@ -306,3 +306,16 @@ def test_logits_are_not_those_of_later_weights() -> None:
     for read in (lambda: out.logits.sum(), lambda: out.logits.clone().sum()):
         with pytest.raises(RuntimeError, match="before optimizer.step"):
             read()
+
+
+def test_logits_that_were_edited_in_place_stay_edited() -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    logits = model(input_ids=ids, labels=ids).logits
+    with torch.no_grad():
+        logits[..., 5] = -100.0
+    for read in (logits.clone(), logits.view(-1, V), logits.float(), logits[:, 1:, :]):
+        assert bool((read[..., 5] == -100).all())
+    places = ids.flatten()
+    wanted = nn.functional.cross_entropy(logits.view(-1, V) + 0, places)
+    torch.testing.assert_close(nn.functional.cross_entropy(logits.view(-1, V), places), wanted)

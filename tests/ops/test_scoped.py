@@ -40,6 +40,24 @@ def test_values_are_of_one_thread() -> None:
     assert seen == [0]
 
 
+def test_blocks_of_threads_that_end_in_another_order_leave_nothing_behind() -> None:
+    value, begun, ended = Scoped("interleaved", 0), threading.Event(), threading.Event()
+
+    def other() -> None:
+        with value.set(2):
+            begun.set()
+            ended.wait(10)
+
+    thread = threading.Thread(target=other)
+    with value.set(1):
+        thread.start()
+        assert begun.wait(10)
+    ended.set()
+    thread.join()
+    compiled = torch.compile(lambda x: x + value.get(), fullgraph=True, backend="aot_eager")
+    assert float(compiled(torch.zeros(()))) == 0
+
+
 def test_compiled_code_sees_a_value_set_around_it_and_one_set_within_it() -> None:
     value = Scoped("compiled", 0)
 
