@@ -26,6 +26,7 @@ from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import is_url, open_file
+from fastssl.data.wav import AudioError
 
 MAGIC = b"FSSLPAK1"
 VERSION = 1
@@ -189,7 +190,7 @@ class Readable(Source):
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         try:
             return self.source.read(index, reduce)
-        except (ImageError, PackedError, ShardError, OSError):
+        except (AudioError, ImageError, PackedError, ShardError, OSError):
             self.failed.add(index)
             return self.instead
 

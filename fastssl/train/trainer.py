@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import signal
 import time
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from fastssl.data import Item, Loader, Source
 from fastssl.data.batch import map_tensors
-from fastssl.data.loader import UNREADABLE
+from fastssl.data.packed import UNREADABLE, Readable
 from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
@@ -323,20 +324,12 @@ def extract_dataset_features(method: Method, source: Source, batch: int) -> Tens
 
 def _first_items(source: Source, on_error: str, count: int = 2) -> tuple[np.ndarray, list[Item]]:
     """Indices and items; unreadable ones are passed over with ``on_error="skip"``."""
-    ids, items = [], []
-    for index in range(len(source)):
-        try:
-            items += source.items(np.array([index]))
-        except UNREADABLE:
-            if on_error == "raise":
-                raise
-            continue
-        ids.append(index)
-        if len(ids) == count:
-            break
-    if len(source) and not items:
+    readable = source if on_error == "raise" else Readable(source)
+    every = ((index, readable.read(index)) for index in range(len(source)))
+    first = list(itertools.islice((pair for pair in every if pair[1] is not UNREADABLE), count))
+    if len(source) and not first:
         raise ValueError(f"data: none of the {len(source)} items of {source.name} can be read")
-    return np.array(ids, dtype=np.int64), items
+    return np.array([index for index, _ in first], dtype=np.int64), [item for _, item in first]
 
 
 def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") -> None:
