@@ -1,5 +1,7 @@
 """The compiled extension (csrc/bindings/module.cpp, augment.cpp, draws.cpp)."""
 
+from pathlib import Path
+
 import numpy as np
 
 def usable_isas() -> list[str]: ...
@@ -47,7 +49,8 @@ def noise_spans(
 def cut_spans(
     values: np.ndarray, offsets: np.ndarray, starts: np.ndarray, lengths: np.ndarray, first: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]: ...
-def new_views(n: int, height: int, width: int, dtype: str, channels_last: bool) -> np.ndarray: ...
+def new_bytes(bytes: int) -> np.ndarray: ...
+def read_file(path: str | Path, limit: int) -> bytes | None: ...
 
 class WaveSampler:
     def __init__(

@@ -97,15 +97,10 @@ DType dtype_of(const std::string& name) {
   return name == "float32" ? DType::f32 : (name == "bfloat16" ? DType::bf16 : DType::f16);
 }
 
-// [n, height, width, channels] or [n, channels, height, width]; halves as their bits.
-py::array new_views(int64_t n, int64_t channels, int64_t height, int64_t width, DType dtype, bool channels_last) {
-  if (n < 0 || height < 1 || width < 1 || height > 65535 || width > 65535)
-    throw std::invalid_argument("height, width: expected 1 to 65535");
-  if (channels < 1 || channels > 65535) throw std::invalid_argument("channels: expected 1 to 65535");
-  const py::dtype type = dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
-  const std::vector<py::ssize_t> shape = channels_last ? std::vector<py::ssize_t>{n, height, width, channels}
-                                                       : std::vector<py::ssize_t>{n, channels, height, width};
-  size_t bytes = size_t(n * channels * height * width * type.itemsize());
+// In memory that earlier arrays gave back where there is some: fresh pages are slow.
+py::array new_array(const py::dtype& type, const std::vector<py::ssize_t>& shape) {
+  size_t bytes = size_t(type.itemsize());
+  for (const py::ssize_t length : shape) bytes *= size_t(length);
   if (bytes < buffer_pool::kSmallest) return py::array(type, shape);
   struct Owned {
     void* data;
@@ -117,6 +112,17 @@ py::array new_views(int64_t n, int64_t channels, int64_t height, int64_t width, 
     buffer_pool::release(owned->data, reinterpret_cast<void*>(owned->bytes));
   });
   return py::array(type, shape, data, owner);
+}
+
+// [n, height, width, channels] or [n, channels, height, width]; halves as their bits.
+py::array new_views(int64_t n, int64_t channels, int64_t height, int64_t width, DType dtype, bool channels_last) {
+  if (n < 0 || height < 1 || width < 1 || height > 65535 || width > 65535)
+    throw std::invalid_argument("height, width: expected 1 to 65535");
+  if (channels < 1 || channels > 65535) throw std::invalid_argument("channels: expected 1 to 65535");
+  const py::dtype type = dtype == DType::f32 ? py::dtype::of<float>() : py::dtype::of<int16_t>();
+  const std::vector<py::ssize_t> shape = channels_last ? std::vector<py::ssize_t>{n, height, width, channels}
+                                                       : std::vector<py::ssize_t>{n, channels, height, width};
+  return new_array(type, shape);
 }
 
 py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, bool planar, const Doubles& params,
@@ -224,12 +230,12 @@ void bind_augment(py::module_& m) {
   m.def("augment_sample", sample, py::arg("program"), py::arg("sizes"), py::arg("seed"), py::arg("epoch"),
         py::arg("ids"), py::arg("view"), "Draws the parameters of one view for each sample: float64 [B, columns].");
   m.def(
-      "new_views",
-      [](int64_t n, int64_t height, int64_t width, const std::string& dtype, bool channels_last) {
-        return new_views(n, 3, height, width, dtype_of(dtype), channels_last);
+      "new_bytes",
+      [](int64_t bytes) {
+        if (bytes < 0) throw std::invalid_argument("bytes: expected a number >= 0");
+        return new_array(py::dtype::of<uint8_t>(), {py::ssize_t(bytes)});
       },
-      py::arg("n"), py::arg("height"), py::arg("width"), py::arg("dtype"), py::arg("channels_last"),
-      "Memory for views, from what earlier views gave back; halves as their bits.");
+      py::arg("bytes"), "Memory, from what earlier arrays and views gave back where there is some.");
   m.def("augment_apply", apply, py::arg("program"), py::arg("images").noconvert(), py::arg("planar"), py::arg("params"),
         py::arg("dtype"), py::arg("channels_last"), py::arg("mean"), py::arg("std"), py::arg("height"),
         py::arg("width"), py::arg("serial"), py::arg("out") = py::none(),

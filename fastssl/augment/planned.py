@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastssl.augment.images import read_images
 from fastssl.augment.program import Views
-from fastssl.ops.augment import Packed, layout_of, pack
+from fastssl.ops.augment import Packed, layout_of, pack, recycled
 
 
 @dataclass(frozen=True)
@@ -20,45 +20,58 @@ class PlannedViews:
 
     Args:
         augment: the views.
-        images: of each view, in the order of the items; the same list where views have the same images.
+        pixels: of each view, the images' bytes one after another; the same tensor where views have the same images.
+        layouts: of each view, where its images are (:func:`fastssl.ops.augment.layout_of`).
         params: of each view, float64 [B, columns].
     """
 
     augment: Views
-    images: list[list[np.ndarray]]
+    pixels: list[Tensor]
+    layouts: list[np.ndarray]
     params: list[np.ndarray]
 
     @classmethod
     def of(cls, augment: Views, images: Sequence[object], seed: int, epoch: int, ids: np.ndarray) -> PlannedViews:
         """Views of ``images``, one entry per view; the same entry where they are of the same images."""
         read = {id(some): read_images(some, augment.channels) for some in images}
-        lists = {key: batch.one_by_one() for key, batch in read.items()}
+        laid = {key: _side_by_side(batch.one_by_one()) for key, batch in read.items()}
         params = []
         for k, (some, program) in enumerate(zip(images, augment.programs)):
             read[id(some)].require(augment.channels)
             drawn = program.sample(read[id(some)].sizes, seed=seed, epoch=epoch, ids=ids, view=k)
             params.append(drawn.values)
-        return cls(augment, [lists[id(some)] for some in images], params)
+        return cls(augment, [laid[id(x)][0] for x in images], [laid[id(x)][1] for x in images], params)
 
     @classmethod
-    def cat(cls, parts: Sequence[PlannedViews]) -> PlannedViews:
+    def cat(
+        cls,
+        parts: Sequence[PlannedViews],
+        cat: Callable[[Sequence[Tensor]], Tensor] = torch.cat,  # type: ignore[assignment]
+    ) -> PlannedViews:
         first = parts[0]
-        views = range(len(first.images))
-        shared = all(images is part.images[0] for part in parts for images in part.images)
-        lists = [[image for part in parts for image in part.images[k]] for k in (views[:1] if shared else views)]
+        views = range(len(first.pixels))
+        shared = all(pixels is part.pixels[0] for part in parts for pixels in part.pixels)
+        pixels, layouts = [], []
+        for k in views[:1] if shared else views:
+            starts = np.cumsum([0, *(len(part.pixels[k]) for part in parts)])
+            moved = [part.layouts[k] + start * (np.arange(7) == 0) for part, start in zip(parts, starts)]
+            pixels.append(cat([part.pixels[k] for part in parts]))
+            layouts.append(np.concatenate(moved))
         params = [np.concatenate([part.params[k] for part in parts]) for k in views]
-        return cls(first.augment, lists * len(views) if shared else lists, params)
+        if shared:
+            pixels, layouts = pixels * len(views), layouts * len(views)
+        return cls(first.augment, pixels, layouts, params)
 
     def packed(self) -> PackedViews:
         """All that a GPU needs, in a few tensors."""
-        laid: dict[int, tuple[Tensor, np.ndarray]] = {}
-        made = []
-        for images, params, program in zip(self.images, self.params, self.augment.programs):
-            if id(images) not in laid:
-                pixels = np.concatenate([image.reshape(-1) for image in images])
-                laid[id(images)] = torch.from_numpy(np.asarray(pixels)), layout_of(images, False)
-            made.append(pack(program._program, *laid[id(images)], params, program._output))
-        return PackedViews(made)
+        made = zip(self.augment.programs, self.pixels, self.layouts, self.params)
+        return PackedViews([pack(p._program, pixels, layout, drawn, p._output) for p, pixels, layout, drawn in made])
+
+
+def _side_by_side(images: list[np.ndarray]) -> tuple[Tensor, np.ndarray]:
+    pixels = recycled((sum(image.size for image in images),), torch.uint8)
+    torch.cat([torch.from_numpy(np.asarray(image).reshape(-1)) for image in images], out=pixels)
+    return pixels, layout_of(images, False)
 
 
 @dataclass(frozen=True)

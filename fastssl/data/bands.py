@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ def read_bands(path: str | Path, max_pixels: int) -> np.ndarray | None:
         FileNotFoundError: no such file.
         ImageError: the array is no image, or a TIFF that needs the extra: ``pip install fastssl[tiff]``.
     """
-    suffix = Path(path).suffix.lower()
+    suffix = os.path.splitext(path)[1].lower()
     if suffix == ".npy":
         try:
             array = np.load(path, allow_pickle=False, mmap_mode="r")

@@ -16,11 +16,13 @@ from fastssl.augment.images import CHANNELS, PaddedRGB
 from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
+from fastssl.ops import extension
 
 if TYPE_CHECKING:
     from PIL import Image
 
 MAX_PIXELS = 100_000_000
+WHOLE = 64 << 20  # bytes of a file up to which it is read before it is decoded
 ORIENTATION = 0x0112  # of EXIF
 
 
@@ -45,9 +47,11 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
 
     name = name or _name_of(source)
     try:
-        image: Image.Image = Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+        image: Image.Image = _opened(source)
     except FileNotFoundError:
         raise
+    except Image.UnidentifiedImageError as error:  # its own text would name a buffer in memory
+        raise ImageError(f"{name}: cannot be read as an image (no format that Pillow reads)") from error
     except (Image.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be read as an image ({_reason(error)})") from error
     width, height = image.size
@@ -55,6 +59,15 @@ def open_image(source: str | Path | bytes, *, name: str | None = None, max_pixel
         image.close()
         raise ImageError(f"{name}: {width} x {height} pixels; expected 1 to {max_pixels:,} of them")
     return image
+
+
+def _opened(source: str | Path | bytes) -> Image.Image:
+    from PIL import Image
+
+    if not isinstance(source, bytes):
+        return Image.open(source)
+    # Pillow asks a dozen plugins; JPEG files, of which there are most, say what they are.
+    return Image.open(io.BytesIO(source), formats=("JPEG",) if source.startswith(b"\xff\xd8\xff") else None)
 
 
 def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation: bool = True) -> np.ndarray:
@@ -205,7 +218,11 @@ def read_image(
         if bands.dtype == np.uint8:
             return as_pixels(bands, name)
         return as_pixels(_eight_bits(bands, name), name)
+    if not isinstance(source, bytes) and extension._C is not None:
+        source = extension._C.read_file(source, WHOLE) or source
     with open_image(source, name=name, max_pixels=max_pixels) as image:
+        if isinstance(source, bytes) and hasattr(image, "decodermaxblock"):
+            image.decodermaxblock = max(image.decodermaxblock, len(source))  # decoded in one go, without the GIL
         if reduce is not None and image.format == "JPEG" and image.mode in ("RGB", "L"):
             width, height = image.size
             turned = orientation and orientation_of(image) >= 5

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fastssl.augment import Augment, Views
-from fastssl.data.batch import Batch, collate, map_tensors
+from fastssl.data.batch import Assembly, Batch
 from fastssl.data.decode import MAX_PIXELS, ImageError
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError
@@ -49,25 +49,22 @@ def epoch_order(items: int, seed: int, epoch: int, weights: np.ndarray | None = 
 
 
 class _Pending:
-    """A batch whose chunks are being computed; the thread that finishes the last chunk collates them."""
+    """A batch whose chunks are being computed; the thread that finishes the last chunk finishes it."""
 
-    def __init__(self, chunks: int, pin_memory: bool) -> None:
-        self.parts: list[Any] = [None] * chunks
+    def __init__(self, sizes: Sequence[int], pin_memory: bool) -> None:
+        self.batch = Assembly(sizes, pin_memory)
         self.failed: list[tuple[int, str]] = []
         self.result: Future[Any] = Future()
-        self._left, self._pin, self._lock = chunks, pin_memory, threading.Lock()
+        self._left, self._lock = len(sizes), threading.Lock()
 
     def done(self, chunk: int, part: Any, failed: list[tuple[int, str]]) -> None:
+        self.batch.put(chunk, part)
         with self._lock:
-            self.parts[chunk] = part
             self.failed += failed
             self._left -= 1
             last = self._left == 0 and not self.result.done()
         if last:
-            made = [part for part in self.parts if part is not None]
-            batch: Any = collate(made) if made else None
-            self.parts = []
-            self.result.set_result(map_tensors(lambda t: t.pin_memory(), batch) if self._pin and made else batch)
+            self.result.set_result(self.batch.finished())
 
     def broken(self, error: BaseException) -> None:
         with self._lock:
@@ -232,10 +229,10 @@ class Loader:
             start = 0
 
     def _submit(self, pool: ThreadPoolExecutor, stop: threading.Event, epoch: int, ids: np.ndarray) -> _Pending:
-        cuts = range(0, len(ids), CHUNK)
-        pending = _Pending(len(cuts), self.pin_memory)
-        for chunk, cut in enumerate(cuts):
-            pool.submit(self._work, stop, pending, chunk, ids[cut : cut + CHUNK], epoch)
+        chunks = [ids[cut : cut + CHUNK] for cut in range(0, len(ids), CHUNK)]
+        pending = _Pending([len(chunk) for chunk in chunks], self.pin_memory)
+        for k, chunk in enumerate(chunks):
+            pool.submit(self._work, stop, pending, k, chunk, epoch)
         return pending
 
     def _work(self, stop: threading.Event, pending: _Pending, chunk: int, ids: np.ndarray, epoch: int) -> None:

@@ -15,9 +15,11 @@ from fastssl.augment.planned import PlannedViews
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 
+SMALL = 64 << 10  # bytes of an image up to which a copy costs less than a list
+
 
 def select_images(items: Sequence[Item], which: Sequence[int] | np.ndarray | None = None) -> Any:
-    """One image per item: an array [B, H, W, C] if all have the same size, else a list.
+    """One image per item: an array [B, H, W, C] if all are small and of the same size, else a list.
 
     Args:
         items: items with images.
@@ -31,7 +33,7 @@ def select_images(items: Sequence[Item], which: Sequence[int] | np.ndarray | Non
         if not item.images:
             raise ValueError(f"items: expected images, {item.name or k} has none")
         chosen.append(item.images[0 if which is None else int(which[k]) % len(item.images)])
-    if len({image.shape for image in chosen}) > 1:
+    if len({image.shape for image in chosen}) > 1 or (chosen and chosen[0].nbytes > SMALL):
         return chosen
     padded = all(isinstance(image, PaddedRGB) for image in chosen)
     return np.stack(chosen).view(PaddedRGB if padded else np.ndarray)
@@ -76,7 +78,9 @@ def reduction_of(augment: Views, size: tuple[int, int], seed: int, epoch: int, i
     """The largest factor of 1, 2, 4 and 8 by which an image may be decoded smaller without upsampling in any view."""
     if not all(isinstance(program.operations[0], RandomResizedCrop) for program in augment.programs):
         return 1
-    room = 8.0
+    room = min(8.0, *(of / wanted for program in augment.programs for of, wanted in zip(size, program.size)))
+    if room < 2:  # whatever is drawn
+        return 1
     for program, drawn in zip(augment.programs, augment.sample([size], seed=seed, epoch=epoch, ids=[index])):
         height, width = drawn.values[0, 2:4]
         room = min(room, height / program.size[0], width / program.size[1])

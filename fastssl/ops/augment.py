@@ -5,6 +5,7 @@ A program is a float64 array [operations, 12]: kind, shared, ten arguments (``fa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,14 @@ from fastssl.ops.reference import augment as reference
 ROW = 12  # numbers of an operation
 
 
+def recycled(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An uninitialised tensor, in memory that earlier ones gave back where there is some: fresh pages are slow."""
+    if extension._C is None:
+        return torch.empty(*shape, dtype=dtype)
+    raw = torch.from_numpy(extension._C.new_bytes(math.prod(shape) * dtype.itemsize))
+    return raw.view(dtype).view(*shape)
+
+
 @dataclass(frozen=True)
 class Output:
     """What the views look like in memory."""
@@ -31,12 +40,9 @@ class Output:
     std: tuple[float, ...]
 
     def empty(self, batch: int) -> Tensor:
-        """[B, 3, H, W], in memory that earlier views gave back where there is some: fresh pages are slow."""
-        if extension._C is None:
-            shape = (self.height, self.width, 3) if self.channels_last else (3, self.height, self.width)
-            return self.as_views(torch.empty(batch, *shape, dtype=self.dtype))
-        raw = extension._C.new_views(batch, self.height, self.width, str(self.dtype)[6:], self.channels_last)
-        return self.as_views(torch.from_numpy(raw))
+        """[B, 3, H, W]."""
+        shape = (self.height, self.width, 3) if self.channels_last else (3, self.height, self.width)
+        return self.as_views(recycled((batch, *shape), self.dtype))
 
     def as_views(self, memory: Tensor) -> Tensor:
         """[B, 3, H, W] of memory as it lies, halves as bits."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from tests.support.subjects import FUSED, SUBJECTS, Inputs
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -73,15 +74,53 @@ def test_cuda_graph(name: str, d: int) -> None:
         assert torch.equal(got, right)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", FUSED)
 def test_no_step_waits_for_the_device(name: str) -> None:
-    inputs = rows(64, 32)
-    step(LOSSES[name], inputs)
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        step(LOSSES[name], inputs)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    inputs = SUBJECTS[name].make(64, 32).to(device="cuda")
+    for _ in range(3):  # as it is, recorded, replayed
+        SUBJECTS[name].gradients(inputs)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            SUBJECTS[name].gradients(inputs)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_every_loss_in_a_cuda_graph(name: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(48, 40).to(device="cuda")
+    other = subject.make(48, 40).to(device="cuda")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            subject.gradients(inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = subject.gradients(inputs)
+    for k, t in inputs.items():
+        t.copy_(other[k])
+    graph.replay()
+    for got, right in zip(captured, subject.gradients(other)):
+        assert torch.equal(got, right)
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_every_loss_compiled(name: str) -> None:
+    """In one graph, by inductor."""
+    subject = SUBJECTS[name]
+    torch._dynamo.reset()
+    inputs = Inputs(subject.make(48, 40).to(device="cuda")).leaves()
+    compiled = torch.compile(lambda given: subject({k: v for k, v in given.items()}), fullgraph=True)
+    found = []
+    for loss in (compiled(dict(inputs)), subject(inputs)):
+        value = loss.sum()
+        grads = torch.autograd.grad(value, inputs.differentiable, allow_unused=True)
+        found.append([value, *(torch.zeros(()) if g is None else g for g in grads)])
+    for got, right in zip(*found):
+        torch.testing.assert_close(got, right, rtol=1e-4, atol=1e-4 * float(right.detach().abs().max()))
 
 
 @pytest.mark.parametrize("name", LOSSES)
