@@ -57,6 +57,19 @@ def find(SORTED, key, inside, m, steps, AFTER: tl.constexpr):
     return low
 
 
+@triton.jit(do_not_specialize=["n", "steps"])
+def only_positive_kernel(LABELS, SORTED, ORDER, OTHER, n, steps, BLOCK: tl.constexpr):
+    """OTHER [n]: the other row of a class of two, else -1; SORTED and ORDER are LABELS [n] in order, and from where."""
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < n
+    key = tl.load(LABELS + at, mask=inside, other=0)
+    first = find(SORTED, key, inside, n, steps, False)
+    pair = inside & (find(SORTED, key, inside, n, steps, True) - first == 2)
+    one = tl.load(ORDER + first, mask=pair, other=-1)
+    two = tl.load(ORDER + first + 1, mask=pair, other=-1)
+    tl.store(OTHER + at, tl.where(one == at, two, one), mask=inside)
+
+
 @triton.jit
 def counted(IDS_X, IDS_Y, SORTED, at, inside, m, offset, steps, ITSELF: tl.constexpr):
     """How many columns have a row's id, and how many another; the row itself is neither."""

@@ -19,6 +19,7 @@ from fastssl.ops.backend import resolve
 
 # What the library's own code holds, by rows N.
 MATRIX = 8192  # [N, N]
+MASKED_MATRICES = 4096  # several [N, N], of which masks select
 HISTOGRAMS = 512  # [N, N, bins]
 TRIPLETS = 256  # all triplets of a batch
 PAIRS_OF_PAIRS = 64  # [positive pairs, negative pairs]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from fastssl._table import MAX_BINS, Metric
 from fastssl.compat._dtypes import in_autocast
 from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
-from fastssl.compat._sizes import HISTOGRAMS, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
+from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
@@ -99,6 +99,7 @@ _BY_MATRIX = ("CircleLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLo
 _MIN_ROWS = {
     **dict.fromkeys(("LiftedStructureLoss", "NTXentLoss", "TupletMarginLoss"), PAIRS_OF_PAIRS),
     **dict.fromkeys(("AngularLoss", "MarginLoss", "TripletMarginLoss"), TRIPLETS),
+    **dict.fromkeys(("MultiSimilarityLoss", "SupConLoss"), MASKED_MATRICES),
     "FastAPLoss": HISTOGRAMS,
 }
 

@@ -54,7 +54,7 @@ class Operator:
         if torch.compiler.is_compiling():
             return _first(self._operators[0](*arguments))
         given = arguments[: self.tensors]
-        if _is_transformed(given):
+        if is_transformed(given):
             return _first(self._transformable.apply(*self.without_kept(arguments)))
         if forward_ad._current_level >= 0 and any(
             t is not None and forward_ad.unpack_dual(t).tangent is not None for t in given
@@ -101,7 +101,7 @@ class Operator:
         try:
             if torch.compiler.is_compiling():
                 grads = self._operators[1](*everything)
-            elif _is_transformed(everything):
+            elif is_transformed(everything):
                 grads = self._transformable_backward.apply(*everything)
             elif torch.is_grad_enabled():  # create_graph: the registered autograd says: no second derivative
                 grads = self._operators[1](*everything)
@@ -224,7 +224,7 @@ def _first(output: Any) -> Tensor:
     return result
 
 
-def _is_transformed(arguments: Any) -> bool:
+def is_transformed(arguments: Any) -> bool:
     """Whether torch.func has wrapped any of the tensors."""
     if not torch._C._are_functorch_transforms_active():
         return False

@@ -14,7 +14,7 @@ from fastssl.compat._peer import NotFused
 from fastssl.compat._sizes import require_rows
 from tests.support.peers import lightly, metric_learning
 
-SMALL = "fewer than 8,192 rows on a GPU (min_rows)"
+SMALL = "fewer than 4,096 rows on a GPU (min_rows)"
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_each_loss_has_its_number_of_rows() -> None:
     from fastssl.compat import pytorch_metric_learning as of_pml
 
     least = {t.owner.__name__: t.min_rows for t in of_pml.targets()}
-    assert (least["SupConLoss"], least["TripletMarginLoss"], least["NTXentLoss"]) == (8192, 256, 64)
+    assert (least["SupConLoss"], least["TripletMarginLoss"], least["NTXentLoss"]) == (4096, 256, 64)
     assert least["ProxyNCALoss"] == 8192 and least["TripletMarginMiner"] == 0
     assert {t.owner.__name__: t.min_rows for t in of_lightly.targets()} == {
         "NTXentLoss": 0,

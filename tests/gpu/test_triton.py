@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 import fastssl
@@ -578,3 +580,14 @@ def test_gpu_check(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert run.returncode == 0 and "failed: none" in run.stdout, run.stdout + run.stderr
+
+
+@given(labels=st.lists(st.integers(-3, 40), min_size=1, max_size=300))
+@settings(max_examples=30, deadline=None)
+def test_the_only_positive_of_a_row(labels: list[int]) -> None:
+    from fastssl.ops.triton.operators import ONLY_POSITIVE
+
+    found = ONLY_POSITIVE(torch.tensor(labels, device=DEVICE)).tolist()
+    for i, label in enumerate(labels):
+        others = [j for j, other in enumerate(labels) if other == label and j != i]
+        assert found[i] == (others[0] if len(others) == 1 else -1)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl._table import Metric, Positives, RowLoss
+from fastssl.ops.operator import is_transformed
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
 from fastssl.ops.triton import engine
@@ -20,6 +21,7 @@ from fastssl.ops.triton.engine import LaunchSpec
 from fastssl.ops.triton.launch import side, with_smaller_tiles
 from fastssl.ops.triton.operators import (
     BOUND,
+    ONLY_POSITIVE,
     PAIR_LOSS,
     PAIRWISE,
     ROW_LOSS,
@@ -94,15 +96,11 @@ def pair_loss(
 
 
 def _only_positive(labels: Tensor) -> Tensor:
-    """[N]: the other row of a class of two, else -1: NT-Xent's form, exact for small losses, serves such pairs."""
-    if not len(labels):
-        return torch.empty_like(labels)
-    ordered, order = labels.sort(stable=True)
-    first, last = torch.searchsorted(ordered, labels), torch.searchsorted(ordered, labels, right=True)
-    here = torch.arange(len(labels), device=labels.device)
-    place = torch.empty_like(order).scatter_(0, order, here)
-    other = torch.where(place == first, first + 1, first).clamp(max=len(labels) - 1)
-    return torch.where(last - first == 2, order[other], torch.full_like(order, -1))
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or is_transformed((labels,)):
+        made: Tensor = torch.ops.fastssl.triton_only_positive(labels)
+        return made
+    found: Tensor = ONLY_POSITIVE(labels)
+    return found
 
 
 def _bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int, device: torch.device) -> Tensor:

@@ -19,7 +19,7 @@ from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import LaunchSpec, Side, Weights, nothing
 from fastssl.ops.triton.launch import side, with_smaller_tiles
 from fastssl.ops.triton.replay import replayed
-from fastssl.ops.triton.row_losses import fake_row_loss, row_loss, row_loss_backward
+from fastssl.ops.triton.row_losses import fake_row_loss, only_positive, row_loss, row_loss_backward
 
 # Scores within this many bits of 0 need no maximum: sums of 2^31 of their powers of two stay far inside fp32's range.
 BOUND = 48.0
@@ -252,6 +252,8 @@ def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any
 
 _define("triton_nearest", nearest)
 torch.library.register_fake("fastssl::triton_nearest", _fake_nearest)
+ONLY_POSITIVE = _define("triton_only_positive", only_positive)
+torch.library.register_fake("fastssl::triton_only_positive", torch.empty_like)
 
 PAIR_LOSS = _operator(
     "triton_pair_loss",

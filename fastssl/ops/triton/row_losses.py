@@ -31,6 +31,17 @@ def variant_of(loss: RowLoss, values: list[Any]) -> int:
     return 0
 
 
+def only_positive(labels: Tensor) -> Tensor:
+    """[N]: the other row of a class of two, else -1: NT-Xent's form, exact for small losses, serves such pairs."""
+    from fastssl.kernels.row_ends import only_positive_kernel
+
+    ordered, order = labels.sort(stable=True)
+    other = torch.empty_like(order)
+    n = len(labels)
+    run(only_positive_kernel, (cdiv(n, ENDS),), labels, ordered, order, other, n, n.bit_length(), BLOCK=ENDS)
+    return other
+
+
 def _row_how(
     loss: int,
     y: MaybeTensor,
