@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,26 @@ def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     held_out = trained.test if data is None else open_splits(data).test
     with progress_bars(item_progress):
         return dict(evaluate_audio(method, held_out, trained.train))
+
+
+@contextmanager
+def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[None]:
+    """Context in which data is opened without the items that cannot be read, with ``on_error="skip"``; None: as the
+    runs were trained.
+
+    Raises:
+        ValueError: neither "raise" nor "skip".
+    """
+    from fastssl.data.readable import unreadable_left_out
+    from fastssl.train import load_checkpoint
+
+    if on_error not in (None, "raise", "skip"):
+        raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
+    if on_error is None:
+        options = [load_checkpoint(run)[1].get("options", {}) for run in runs]
+        on_error = "skip" if any(given.get("on_error") == "skip" for given in options) else "raise"
+    with unreadable_left_out(partial(echo, style="yellow"), item_progress) if on_error == "skip" else nullcontext():
+        yield
 
 
 def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:

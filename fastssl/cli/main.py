@@ -30,6 +30,10 @@ USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
 UNREADABLE = ("ImageError", "PackedError", "ShardError", "AudioError")  # by name: fastssl.data imports torch
 DEBUG = "--debug"
+Unreadable = Annotated[str, typer.Option("--on-error", help="Unreadable images: raise, or skip.")]
+UnreadableAsTrained = Annotated[
+    str | None, typer.Option("--on-error", help="Unreadable images: raise, or skip; default: as in pretraining.")
+]
 
 
 def main() -> None:
@@ -48,7 +52,10 @@ def main() -> None:
 
 def _remedy(error: BaseException) -> str:
     """What to do about an item that cannot be read, where the command can leave it out."""
-    if not {"pretrain", "embed", "pack"} & set(sys.argv[1:2]) or type(error).__name__ not in UNREADABLE:
+    if (
+        not {"pretrain", "embed", "pack", "evaluate", "report", "augment-preview"} & set(sys.argv[1:2])
+        or type(error).__name__ not in UNREADABLE
+    ):
         return ""
     return "; --on-error skip leaves such items out and counts them"
 
@@ -218,7 +225,7 @@ def pretrain(
     accumulate: Annotated[int, typer.Option(help="Micro-batches per step, processed by the encoder in turn.")] = 1,
     compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder (torch.compile).")] = False,
     workers: Annotated[int | None, typer.Option(help="Loader threads.")] = None,
-    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip.")] = "raise",
+    on_error: Unreadable = "raise",
     probe_every: Annotated[
         int | None, typer.Option(help="Epochs between evaluations by k-NN and a linear probe, on labels.")
     ] = None,
@@ -399,6 +406,7 @@ def show_data(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
     data: Annotated[
         str | None,
@@ -449,6 +457,7 @@ def evaluate(
         int | None, typer.Option(help="Whiten the features of all rows to that many components before cosines.")
     ] = None,
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
+    on_error: UnreadableAsTrained = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
@@ -460,7 +469,7 @@ def evaluate(
     mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
-    from fastssl.cli.evaluation import DENSE_PROTOCOLS, run_evaluation
+    from fastssl.cli.evaluation import DENSE_PROTOCOLS, leaving_out, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import AudioMethod, get
@@ -486,6 +495,8 @@ def evaluate(
         if protocol != "frozen" or readout is not None or only or whiten is not None:
             raise ValueError(f"protocol, readout, whiten, only: {what} are evaluated on --data alone")
 
+    if not is_word_run(checkpoint):
+        context.with_resource(leaving_out(on_error, [checkpoint]))
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
@@ -573,7 +584,7 @@ def embed(
     readout: Annotated[str, typer.Option(help="pooled, or spatial (4 x 4 feature map).")] = "pooled",
     part: Annotated[str, typer.Option(help="Split, train or test, of data that has both.")] = "train",
     size: Annotated[int | None, typer.Option(help="Image size in pixels, for huggingface:NAME.")] = None,
-    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip.")] = "raise",
+    on_error: Unreadable = "raise",
     devices: Annotated[int, typer.Option(help="Processes on this machine; or start them with torchrun.")] = 1,
 ) -> None:
     """Write the features of all items of DATA, with names and labels; an interrupted call resumes."""
@@ -626,15 +637,16 @@ def report(
     data: Annotated[
         str | None, typer.Option(help="Evaluation data: emoji, digits, or a folder; default: the runs' training data.")
     ] = None,
+    on_error: UnreadableAsTrained = None,
 ) -> None:
     """Compare runs on one page: learning curves, tables over seeds, embeddings, neighbours, confusions, predictions."""
-    from fastssl.cli.evaluation import common_data
+    from fastssl.cli.evaluation import common_data, leaving_out
     from fastssl.cli.recipes import views_for
     from fastssl.cli.show import item_progress
     from fastssl.evaluate.features import progress_bars
     from fastssl.report.compare import compare_runs
 
-    with progress_bars(item_progress):
+    with progress_bars(item_progress), leaving_out(on_error, runs):
         page = compare_runs(runs, out, data or common_data(runs), echo, views_for)
     echo(f"report: {page.resolve()}")
 
@@ -677,16 +689,19 @@ def augment_preview(
     size: Annotated[int | None, typer.Option(help="Size of the views in pixels; default: the paper's.")] = None,
     count: Annotated[int, typer.Option(help="Number of images.")] = 4,
     seed: Annotated[int, typer.Option(help="Seed of the random parameters.")] = 0,
+    on_error: Unreadable = "raise",
     out: Annotated[Path, typer.Option(help="The sheet, a PNG file.")] = Path("runs/preview.png"),
 ) -> None:
     """Draw a contact sheet of images, their views and random parameters."""
     from fastssl.augment import policy as views_of
+    from fastssl.cli.evaluation import leaving_out
     from fastssl.cli.preview import contact_sheet, find_images
 
     if count < 1:
         raise ValueError(f"count: expected at least one image, got {count}")
     views = views_of(policy, size)
-    pictures, names = find_images(images, count)
+    with leaving_out(on_error):
+        pictures, names = find_images(images, count)
     sheet = contact_sheet(pictures, names, views, seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
@@ -700,12 +715,19 @@ def pack_images(
     images: Annotated[str, typer.Argument(help="As --data of pretrain.")],
     out: Annotated[Path, typer.Argument(help="The packed file.")],
     size: Annotated[int | None, typer.Option(help="Downsize the shorter side to this many pixels.")] = None,
-    on_error: Annotated[str, typer.Option(help="Unreadable images: raise, or skip.")] = "raise",
+    part: Annotated[str, typer.Option(help="Of data with train/ and val/: train, or test.")] = "train",
+    on_error: Unreadable = "raise",
 ) -> None:
     """Decode images once into a memory-mapped file."""
     from fastssl.data import PackedImages, pack_source
+    from fastssl.data.opening import parts_of
 
-    source = open_data(images)
+    if out.is_dir():
+        raise ValueError(f"out: expected a file, {str(out)!r} is a folder")
+    source = open_data(images, part=part)
+    if parts_of(images) is not None:
+        echo(f"{images} has two parts, of which this is {part} (--part)", "yellow")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with item_progress(f"{out}: images packed of {len(source):,}") as show:
         pack_source(source, out, size=size, on_error=on_error, progress=show)
     made = len(PackedImages(out))

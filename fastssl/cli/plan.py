@@ -83,7 +83,10 @@ def _measured(method: Method, source: Source, options: Pretraining, processes: i
         batches, began = DevicePrefetcher(loaded, trainer.copier), time.perf_counter()
         while len(seconds) < STEPS and time.perf_counter() - began < SECONDS:
             start, trainer.waited_seconds = time.perf_counter(), 0.0
-            trainer.step(batches)
+            try:
+                trainer.step(batches)
+            except RuntimeError as error:  # what it saved goes with this folder
+                raise RuntimeError(str(error).partition("; the state before")[0]) from error
             seconds.append(time.perf_counter() - start)
             waited.append(trainer.waited_seconds)
         loaded.close()  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
@@ -157,7 +158,10 @@ def as_pixels(image: Any, name: str) -> np.ndarray:
     """
     if hasattr(image, "convert") and hasattr(image, "mode"):
         return to_array(image, name, orientation=False)
-    array = image.detach().cpu().numpy() if isinstance(image, Tensor) else image
+    if isinstance(image, Tensor):
+        image = image.detach().cpu()
+        image = image.float() if image.dtype == torch.bfloat16 else image  # which NumPy has not
+    array = image.numpy() if isinstance(image, Tensor) else image
     if not isinstance(array, np.ndarray):
         raise TypeError(f"{name}: expected an array, a tensor or a Pillow image, got {type(image).__name__}")
     if array.dtype.kind == "f":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.pairs import text_pairs
+from fastssl.data.readable import current as leaving_out
 from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import spoken_digits, tones
@@ -142,6 +143,9 @@ def open(
     source = _open(data, part, options, progress)
     if isinstance(data, (str, Path)):
         source.where = _absolute(str(data))
+        leave_out = leaving_out.get()
+        if leave_out is not None and str(data) not in EMBEDDED and not isinstance(source, Corpus):
+            source = leave_out(source, source.where)
     if labels is None:
         return source
     if source.labels is not None:
@@ -178,6 +182,13 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
         return _open(data.dataset, part, options, progress)
     if isinstance(getattr(data, "source", None), Source):  # a Loader
         return data.source
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"data: expected images or a data set of items, got a mapping with {', '.join(map(repr, list(data)[:4]))}; "
+            "give the images, and labels="
+        )
+    if isinstance(data, tuple) and len(data) == 2 and _are_labels(data[1]):
+        raise TypeError("data: expected images, got a pair of images and labels; give the images, and labels=")
     if isinstance(data, Sequence):
         if len(data) and all(isinstance(item, (str, Path)) for item in data):
             return FileSource([str(p) for p in data], **options)
@@ -188,6 +199,10 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
     raise TypeError(
         "data: expected a name, a path, images, a data set of (image, label) or a source, got " + type(data).__name__
     )
+
+
+def _are_labels(given: Any) -> bool:
+    return isinstance(given, (list, np.ndarray, Tensor)) and np.ndim(given) <= 1
 
 
 def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:

@@ -178,11 +178,11 @@ UNREADABLE = Item()
 
 
 class Readable(Source):
-    """A source with ``instead`` for items that cannot be read, whose indices are in ``failed``."""
+    """A source with ``instead`` for items that cannot be read; ``failed`` says why, by index."""
 
     def __init__(self, source: Source, instead: Item = UNREADABLE) -> None:
         self.source, self.instead, self.name = source, instead, source.name
-        self.failed: set[int] = set()
+        self.failed: dict[int, str] = {}
 
     def __len__(self) -> int:
         return len(self.source)
@@ -190,8 +190,8 @@ class Readable(Source):
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         try:
             return self.source.read(index, reduce)
-        except (AudioError, ImageError, PackedError, ShardError, OSError):
-            self.failed.add(index)
+        except (AudioError, ImageError, PackedError, ShardError, OSError) as error:
+            self.failed[index] = str(error)
             return self.instead
 
 

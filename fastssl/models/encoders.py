@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -205,6 +206,9 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
     channels = int(options.get("channels", 1 if name in DENSITIES else 3))
     if name in DENSITIES:
         own = {key: value for key, value in options.items() if key not in ("name", "size", "channels")}
+        accepted = inspect.signature(DENSITIES[name]).parameters
+        if other := [key for key in own if key not in accepted]:
+            raise ValueError(f"{other[0]}: expected none, {name} takes {', '.join(accepted)}")
         return Encoder(DENSITIES[name](size, channels, **own), size, channels)
     library, _, theirs = name.partition(":")
     if theirs and library in LIBRARIES:

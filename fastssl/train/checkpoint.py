@@ -108,6 +108,8 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
         16
     """
     tensors, state = load_checkpoint(path)
+    if "encoder" not in state:
+        raise ValueError(f"checkpoint: {state.get('method', 'this run')} has no encoder of images")
     if state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
         raise ValueError(f"checkpoint: {state['method']} has no encoder of images; load it with load_method")
     if encoder is None and state["encoder"] is None:

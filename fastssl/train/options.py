@@ -115,6 +115,16 @@ class Pretraining:
                 continue
             if isinstance(given, bool) or not isinstance(given, int) or given < least:
                 raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
+        if self.seed >= 2**64:
+            raise ValueError(f"seed: expected an integer below 2^64, got {self.seed}")
+        if self.accumulate > self.batch_size:
+            raise ValueError(
+                f"accumulate: expected at most batch_size = {self.batch_size} micro-batches, got {self.accumulate}"
+            )
+        if self.probe_every is not None and (
+            isinstance(self.probe_every, bool) or not isinstance(self.probe_every, int) or self.probe_every < 1
+        ):
+            raise ValueError(f"probe_every: expected an integer >= 1, got {self.probe_every!r}")
         for name, choices in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),

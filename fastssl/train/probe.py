@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastssl.data import Source
+from fastssl.data.readable import readable
 from fastssl.evaluate import knn_accuracy, linear_probe
 from fastssl.evaluate.features import centred, encode, labels_of
 from fastssl.methods import ImageMethod
@@ -28,14 +29,13 @@ class OnlineProbe(Callback):
         source: labelled items; unlabelled ones are left out.
         every: epochs between two evaluations; the end of the run is evaluated too.
         seed: seed of the choice of items.
+        on_error: "skip" leaves out items that cannot be read.
 
     Raises:
-        ValueError: ``every`` < 1, or fewer than 20 labelled items, or fewer than two classes among them.
+        ValueError: fewer than 20 labelled items, or fewer than two classes among them.
     """
 
-    def __init__(self, source: Source, every: int, seed: int = 0) -> None:
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"probe_every: expected an integer >= 1, got {every!r}")
+    def __init__(self, source: Source, every: int, seed: int = 0, on_error: str = "raise") -> None:
         labels = source.labels
         known = np.flatnonzero(labels >= 0) if labels is not None and labels.ndim == 1 else np.zeros(0, np.int64)
         if len(known) < LEAST or labels is None or len(np.unique(labels[known])) < 2:
@@ -43,7 +43,10 @@ class OnlineProbe(Callback):
                 f"probe_every: expected at least {LEAST} labelled items of two classes, {source.name} has {len(known)}"
             )
         order = np.random.default_rng([17, seed]).permutation(known)[:MOST]
-        self.source, self.every, self.cut = source.subset(order), every, int(0.8 * len(order))
+        self.source, self.every = source.subset(order), every
+        if on_error == "skip":
+            self.source = readable(self.source)[0]
+        self.cut = int(0.8 * len(self.source))
         self.labels = labels_of(self.source)
 
     def on_step_end(self, trainer: Trainer) -> None:

@@ -187,7 +187,7 @@ def pretrain(
     if options.probe_every is not None:
         if not isinstance(method, ImageMethod):
             raise ValueError(f"probe_every: expected a method of images, got {name}")
-        callbacks.append(OnlineProbe(source, options.probe_every, options.seed))
+        callbacks.append(OnlineProbe(source, options.probe_every, options.seed, options.on_error))
     callbacks.append(MetricLogger(out, throughput))
     if on_step is not None:
         callbacks.append(ProgressReporter(on_step, throughput))

@@ -13,19 +13,13 @@ from torch import Tensor
 
 import fastssl.functional as F
 from tests.support import drop_in_processes
-from tests.support.peers import package
+from tests.support.peers import lightly, package
 from tests.support.processes import run_world
 
 
 def _lightly() -> Any:
-    if importlib.util.find_spec("lightly") is None:
-        pytest.skip("lightly is not installed")
-    from fastssl.bench.cases import _stand_in_for_torchvision
-
-    _stand_in_for_torchvision()
-    import lightly.loss
-
-    return lightly.loss
+    lightly()
+    return importlib.import_module("lightly.loss")
 
 
 def _pairs(peer: Any) -> dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 
 import fastssl.data
 from fastssl.data import ArraySource, digits, emoji
@@ -61,3 +64,22 @@ def test_arrays_check_their_arguments() -> None:
         ArraySource(np.zeros((2, 4, 4, 3), np.uint8), np.zeros(3, np.int64))
     with pytest.raises(ValueError, match="names: expected 2, one per item, got 1"):
         ArraySource(np.zeros((2, 4, 4, 3), np.uint8), names=["a"])
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"image": np.zeros((2, 8, 8, 3), np.uint8), "label": [0, 1]}, "a mapping with 'image', 'label'"),
+        ((np.zeros((2, 8, 8, 3), np.uint8), [0, 1]), "a pair of images and labels"),
+        ((torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.long)), "a pair of images and labels"),
+    ],
+)
+def test_images_and_labels_in_one_are_an_error_that_says_what_to_give(given: Any, match: str) -> None:
+    with pytest.raises(TypeError, match=f"data: .*{match}.* labels="):
+        fastssl.data.open(given)
+
+
+def test_images_in_bf16() -> None:
+    rows = torch.rand(2, 3, 8, 8).bfloat16()
+    read = fastssl.data.open(rows).read(1).images[0]
+    assert np.array_equal(read, (rows[1].float() * 255).round().byte().permute(1, 2, 0).numpy())

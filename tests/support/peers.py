@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import sys
@@ -24,12 +23,18 @@ def package(name: str) -> None:
 
 
 def lightly() -> None:
+    """Its losses; torchvision, which they do not use, is not missed while they are imported."""
     package("lightly")
-    with contextlib.suppress(ImportError):  # before something stands in for torchvision, which it would not bear
-        importlib.import_module("sentence_transformers")
+    if "lightly.loss" in sys.modules:
+        return
     from fastssl.bench.cases import _stand_in_for_torchvision
 
-    _stand_in_for_torchvision()
+    remove = _stand_in_for_torchvision()
+    try:
+        for name in ("lightly.utils.dist", "lightly.loss"):
+            importlib.import_module(name)
+    finally:
+        remove()  # other libraries look for torchvision itself
 
 
 def metric_learning() -> Any:

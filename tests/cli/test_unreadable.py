@@ -1,0 +1,109 @@
+"""Runs on data of which some files cannot be read: pretraining, its probe, evaluation, reports, previews."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from fastssl.cli import app
+from fastssl.data import ImageError, open_splits
+from fastssl.data import open as open_source
+from fastssl.data.readable import readable, unreadable_left_out
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for c in range(2):
+        (root / f"c{c}").mkdir()
+        for k in range(20):
+            pixels = np.full((24, 30, 3), 90 * c, np.uint8) + rng.integers(0, 60, (24, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / f"c{c}" / f"{k}.png")
+        (root / f"c{c}" / "3.png").write_bytes(b"no image")
+    return root
+
+
+def test_what_cannot_be_read_is_left_out(photos: Path) -> None:
+    source = open_source(photos)
+    left, reasons = readable(source)
+    assert sorted(reasons) == [source.paths.index("c0/3.png"), source.paths.index("c1/3.png")]
+    assert len(left) == 38 and left.where == source.where and left.labels is not None and (left.labels == 1).sum() == 19
+    assert all("3.png" in reason for reason in reasons.values())
+    assert readable(left) == (left, {})
+    with pytest.raises(ValueError, match=r"no item of .* can be read; the first: .*3\.png"):
+        readable(source.subset(sorted(reasons)))
+
+
+def test_within_the_context_data_is_opened_without_it(photos: Path) -> None:
+    said: list[str] = []
+    with unreadable_left_out(said.append):
+        task = open_splits(photos)
+        assert len(task.train) + len(task.test) == 38 and len(open_source(str(photos))) == 38
+        assert len(open_source("digits")) == 1797
+    assert len(said) == 1 and "2 of 40 items left out" in said[0]  # read once, said once
+    assert len(open_source(photos)) == 40
+    with pytest.raises(ImageError):
+        list(open_source(photos).items(range(40)))
+
+
+def run(*arguments: object) -> str:
+    """What the command writes; its error is raised."""
+    result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_run_that_skips_is_probed_and_judged_as_it_was_trained(photos: Path, tmp_path: Path) -> None:
+    trained, table = tmp_path / "run", tmp_path / "table.json"
+    small = ("--epochs", 1, "--batch-size", 16, "--size", 16, "--width", 4)
+    said = run(
+        "pretrain", "simclr", "--data", photos, *small, "--on-error", "skip", "--probe-every", 1, "--out", trained
+    )
+    assert "knn" in said
+    assert "2 of 40 items left out" in run("evaluate", trained, "--only", "--out", table)
+    assert "pretrained" in table.read_text()
+    with pytest.raises(ImageError, match=r"3\.png"):
+        run("evaluate", trained, "--only", "--on-error", "raise")
+    with pytest.raises(ValueError, match="on_error: expected 'raise' or 'skip'"):
+        run("evaluate", trained, "--on-error", "ignore")
+    run("report", trained, "--out", tmp_path / "report.html")
+    assert (tmp_path / "report.html").exists()
+    preview = ("augment-preview", photos, "--count", 40, "--out", tmp_path / "sheet.png")
+    assert "38 images" in run(*preview, "--on-error", "skip")
+    with pytest.raises(ImageError):
+        run(*preview)
+
+
+def test_packing_says_which_part_and_where(photos: Path, tmp_path: Path) -> None:
+    for part, count in (("train", 3), ("val", 2)):
+        (tmp_path / "both" / part / "c").mkdir(parents=True)
+        for k in range(count):
+            Image.new("RGB", (9, 9), (k, 0, 0)).save(tmp_path / "both" / part / "c" / f"{k}.png")
+    said = run("pack", tmp_path / "both", tmp_path / "not" / "yet" / "train.pack")
+    assert "two parts" in said and "3 items" in said
+    assert "2 items" in run("pack", tmp_path / "both", tmp_path / "test.pack", "--part", "test")
+    with pytest.raises(ValueError, match="out: expected a file"):
+        run("pack", tmp_path / "both", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (("simclr", "--batch-size", 8, "--accumulate", 16), "accumulate: expected at most batch_size = 8"),
+        (("simclr", "--probe-every", -3), "probe_every: expected an integer >= 1, got -3"),
+        (("simclr", "--seed", 2**64), r"seed: expected an integer below 2\^64"),
+        (("nade", "--blocks", 1), "blocks: expected none, nade takes size"),
+    ],
+)
+def test_wrong_options_are_named_before_training(options: tuple[object, ...], match: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=match):
+        run("pretrain", *options, "--data", "digits", "--dry-run", "--out", tmp_path)
+
+
+def test_a_dry_run_that_diverges_names_no_file() -> None:
+    with pytest.raises(RuntimeError, match=r"the loss is nan at step \d+, items \[.*\]\.\.\.$"):
+        run("pretrain", "simclr", "--data", "digits", "--width", 4, "--lr", 1e30, "--dry-run")
