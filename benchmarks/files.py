@@ -134,13 +134,17 @@ class TwoViews:
         return self.make(image), self.make(image)
 
 
-def steps(stem: str, batches: Iterable[Batch]) -> dict[str, float]:
+PRECISION = Pretraining().resolved_precision  # of ``pretrain`` on this machine
+
+
+def steps(stem: str, batches: Iterable[Batch], bf16: bool = False) -> dict[str, float]:
     """The same steps in a plain loop: images per second, CPU time per image of this process."""
     method = model(stem).train()
     optimizer = torch.optim.AdamW(method.parameters(), 2e-3)
     began = spent = 0.0
     for k, batch in enumerate(batches):
-        loss = method(batch)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = method(batch)
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -170,9 +174,10 @@ def theirs(root: Path, stem: str) -> dict[str, float]:
 
 
 def encoder_alone(stem: str) -> dict[str, float]:
-    """The same steps on a batch that is ready."""
+    """The same steps on a batch that is ready, in the precision of ``pretrain``."""
     views = [torch.rand(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last) for _ in range(2)]
-    return steps(stem, (Batch(views, None, torch.arange(BATCH)) for _ in range(STEPS[stem] + SKIPPED)))
+    batches = (Batch(views, None, torch.arange(BATCH)) for _ in range(STEPS[stem] + SKIPPED))
+    return steps(stem, batches, PRECISION == "bf16-mixed")
 
 
 def loader_alone(source: Source, workers: int | None = None) -> dict[str, float]:
@@ -224,7 +229,7 @@ def rate(folder: Path) -> dict[str, Any]:
     torch.set_num_threads(1)  # threads that wait for each other take CPU time too
     source = fastssl.data.open(root).subset(np.arange(count))
     loaders = [(loader_alone(source), their_loader_alone(root, count)) for _ in range(3)]
-    found: dict[str, Any] = {"batch": BATCH, "size": SIZE, "load": os.getloadavg()[0]}
+    found: dict[str, Any] = {"batch": BATCH, "size": SIZE, "load": os.getloadavg()[0], "precision": PRECISION}
     found["loader"], found["their_loader"] = (medians(runs) for runs in zip(*loaders))
     for stem in STEMS:
         runs = []
@@ -326,7 +331,10 @@ def page(results: dict[str, Any]) -> Iterator[str]:
         yield "method and optimiser fed by `ImageFolder`, torchvision's transforms and a `DataLoader` with 2 workers, alternating, medians. CPU time is that of all threads and"
         idle = r["load"] < IDLE
         busy = f" The machine had other load ({r['load']:.1f}): images per second are omitted."
-        yield f"workers, which matters when cores are shared.{'' if idle else busy}"
+        how = {
+            "bf16-mixed": "bf16, which this processor multiplies faster than fp32; the plain loop in fp32, as such loops are"
+        }
+        yield f"workers, which matters when cores are shared.{'' if idle else busy} `pretrain` chose {how.get(r['precision'], 'fp32, as the plain loop')}."
         yield ""
         yield "| ms of CPU per image | `pretrain` | torchvision | ratio | encoder only | images/s: `pretrain`, torchvision | waiting for data |"
         yield "|---|---|---|---|---|---|---|"
