@@ -626,8 +626,8 @@ def neighbors(
     """Draw a contact sheet of nearest neighbours by cosine similarity of features."""
     from fastssl.cli.neighbors import draw_neighbors
 
-    shown = draw_neighbors(features, query or [], k, count, data, out, seed)
-    echo(f"{shown} queries, {k} neighbours each: {out}")
+    queries, each = draw_neighbors(features, query or [], k, count, data, out, seed)
+    echo(f"{queries} queries, {each} neighbours each: {out}")
 
 
 @app.command()

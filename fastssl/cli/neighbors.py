@@ -27,8 +27,8 @@ class Shown:
 
 def draw_neighbors(
     features: Path, queries: list[str], k: int, count: int, data: str | None, out: Path, seed: int
-) -> int:
-    """Writes the sheet and returns the number of queries.
+) -> tuple[int, int]:
+    """Writes the sheet and returns the number of queries, and of neighbours of each: at most all other rows.
 
     Raises:
         ValueError: no such query, no images, or an unknown suffix.
@@ -76,7 +76,7 @@ def draw_neighbors(
     else:
         temporary.write_text(_page(lines), encoding="utf-8")
     temporary.replace(out)
-    return len(lines)
+    return len(lines), min(k, len(keys) - more)
 
 
 def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> np.ndarray:

@@ -117,10 +117,6 @@ class Pretraining:
                 raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
         if self.seed >= 2**64:
             raise ValueError(f"seed: expected an integer below 2^64, got {self.seed}")
-        if self.accumulate > self.batch_size:
-            raise ValueError(
-                f"accumulate: expected at most batch_size = {self.batch_size} micro-batches, got {self.accumulate}"
-            )
         if self.probe_every is not None and (
             isinstance(self.probe_every, bool) or not isinstance(self.probe_every, int) or self.probe_every < 1
         ):

@@ -341,7 +341,7 @@ def test_unreadable_items_say_what_to_do(
     with pytest.raises(SystemExit):
         cli.main()
     text = capsys.readouterr().out
-    assert "cannot be read" in text and "--on-error" not in text
+    assert "cannot be read" in text and "--on-error skip" in text
 
 
 def test_features_in_a_file(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ import fastssl.data
 from fastssl.cli import app
 from fastssl.data import ImageError, Item, Source, digits
 from fastssl.evaluate import embed, embedding, encode, read_features
+from fastssl.evaluate.feature_files import write_features
+from fastssl.methods import Word2Vec
 from fastssl.models import Encoder, build_encoder
 from fastssl.train import Pretraining, pretrain
 from tests.support.command import embed_rank
@@ -273,7 +275,8 @@ def test_neighbors_are_drawn(suffix: str, run: Path, tmp_path: Path) -> None:
     else:
         with Image.open(sheet) as image:
             assert image.width > 4 * 112 and image.height > 2 * 112
-    assert "4 queries" in _run(*command, "--count", "4")
+    rows = len(read_features(features).features)
+    assert f"4 queries, {rows - 1} neighbours each" in _run(*command, "--count", "4", "--k", "1000")
     other = tmp_path / "other.npz"
     _run("embed", str(run), "--data", str(_photos(tmp_path / "new", 3)), "--out", str(other))
     assert "3 queries" in _run(*command, "--query", str(other))
@@ -306,3 +309,21 @@ def test_models_that_are_no_run(tmp_path: Path) -> None:
     _run("embed", "timm:resnet10t", "--size", "32", "--data", photos, "--out", str(out))
     assert read_features(out).features.shape == (12, 512)
     assert fastssl.data.open(photos).name == "photos"
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_damaged_feature_files_are_named(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"features{suffix}"
+    write_features(path, [np.ones((40, 3), np.float32)], 40, 3, [str(k) for k in range(40)], None, {})
+    whole = path.read_bytes()
+    for size in (0, 5, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=re.escape(f"features{suffix}' is no feature file")):
+            read_features(path)
+
+
+def test_word_vectors_embed_no_images(tmp_path: Path) -> None:
+    Word2Vec(dim=8, epochs=1).fit([["one", "two", "three", "four"]] * 40, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="checkpoint: word2vec has no encoder of images"):
+        arguments = ["embed", str(tmp_path / "run"), "--data", "digits", "--out", str(tmp_path / "f.npz")]
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
