@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,16 @@ def benchmark(minutes: float) -> dict[str, Any]:
     from fastssl.bench.cases import CASES
 
     results: dict[str, Any] = {}
-    sizes = (256, 1024, 4096, 8192) if minutes >= 0.5 else (256, 1024)
+    sizes = (256, 1024, 4096, 8192) if minutes >= 0.25 else (256, 1024)
     seconds = 60 * minutes / (2 * len(sizes))
     for loss in ("nt_xent", "clip_loss"):
         case, rows_of = CASES[loss], []
         for rows in sizes:
             inputs = case.inputs(rows, 128)
             result = compare(case.step("fused", inputs), case.step("eager", inputs), seconds=seconds, least=3)
-            memory = {way: peak_memory(loss, way, rows, 128) for way in ("fused", "eager")}
+            with ThreadPoolExecutor(2) as pool:  # processes of their own, which start more slowly than they run
+                ways = {way: pool.submit(peak_memory, loss, way, rows, 128) for way in ("fused", "eager")}
+                memory = {way: found.result() for way, found in ways.items()}
             rows_of.append({"rows": rows, "features": 128, **as_dict(result), "memory_mib": memory})
             shown = ", ".join(f"{way} {mib:.0f} MiB" for way, mib in memory.items() if mib is not None)
             echo(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")

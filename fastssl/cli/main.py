@@ -776,7 +776,7 @@ def demo(
     text_minutes: Annotated[float, typer.Option(help="Of --text: minutes of pretraining.")] = 4.5,
     emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 5.0,
     digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 2.0,
-    bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 1.0,
+    bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:
     """Benchmark, pretrain on emoji and digits, evaluate, and write a report; --text: on embedded texts."""
