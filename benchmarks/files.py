@@ -331,10 +331,9 @@ def page(results: dict[str, Any]) -> Iterator[str]:
         yield "method and optimiser fed by `ImageFolder`, torchvision's transforms and a `DataLoader` with 2 workers, alternating, medians. CPU time is that of all threads and"
         idle = r["load"] < IDLE
         busy = f" The machine had other load ({r['load']:.1f}): images per second are omitted."
-        how = {
-            "bf16-mixed": "bf16, which this processor multiplies faster than fp32; the plain loop in fp32, as such loops are"
-        }
-        yield f"workers, which matters when cores are shared.{'' if idle else busy} `pretrain` chose {how.get(r['precision'], 'fp32, as the plain loop')}."
+        bf16 = "bf16, which this processor multiplies faster than fp32; the plain loop in fp32, as such loops are"
+        how = bf16 if r["precision"] == "bf16-mixed" else "fp32, as the plain loop"
+        yield f"workers, which matters when cores are shared.{'' if idle else busy} `pretrain` chose {how}."
         yield ""
         yield "| ms of CPU per image | `pretrain` | torchvision | ratio | encoder only | images/s: `pretrain`, torchvision | waiting for data |"
         yield "|---|---|---|---|---|---|---|"

@@ -1,4 +1,4 @@
-"""The compiled extension (csrc/bindings/module.cpp, augment.cpp, draws.cpp)."""
+"""The compiled extension (csrc/bindings)."""
 
 from pathlib import Path
 

@@ -34,7 +34,7 @@ class PlannedViews:
     def of(cls, augment: Views, images: Sequence[object], seed: int, epoch: int, ids: np.ndarray) -> PlannedViews:
         """Views of ``images``, one entry per view; the same entry where they are of the same images."""
         read = {id(some): read_images(some, augment.channels) for some in images}
-        laid = {key: _side_by_side(batch.one_by_one()) for key, batch in read.items()}
+        laid = {key: _in_one_piece(batch.one_by_one()) for key, batch in read.items()}
         params = []
         for k, (some, program) in enumerate(zip(images, augment.programs)):
             read[id(some)].require(augment.channels)
@@ -68,9 +68,10 @@ class PlannedViews:
         return PackedViews([pack(p._program, pixels, layout, drawn, p._output) for p, pixels, layout, drawn in made])
 
 
-def _side_by_side(images: list[np.ndarray]) -> tuple[Tensor, np.ndarray]:
+def _in_one_piece(images: list[np.ndarray]) -> tuple[Tensor, np.ndarray]:
+    """The images' bytes one after another, and where each image is. (torch.cat would warn of read-only images.)"""
     pixels = recycled((sum(image.size for image in images),), torch.uint8)
-    torch.cat([torch.from_numpy(np.asarray(image).reshape(-1)) for image in images], out=pixels)
+    np.concatenate([np.asarray(image).reshape(-1) for image in images], out=pixels.numpy())
     return pixels, layout_of(images, False)
 
 

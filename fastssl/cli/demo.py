@@ -83,8 +83,8 @@ def benchmark(minutes: float) -> dict[str, Any]:
             inputs = case.inputs(rows, 128)
             result = compare(case.step("fused", inputs), case.step("eager", inputs), seconds=seconds, least=3)
             with ThreadPoolExecutor(2) as pool:  # processes of their own, which start more slowly than they run
-                ways = {way: pool.submit(peak_memory, loss, way, rows, 128) for way in ("fused", "eager")}
-                memory = {way: found.result() for way, found in ways.items()}
+                ways = ("fused", "eager")
+                memory = dict(zip(ways, pool.map(peak_memory, [loss] * 2, ways, [rows] * 2, [128] * 2)))
             rows_of.append({"rows": rows, "features": 128, **as_dict(result), "memory_mib": memory})
             shown = ", ".join(f"{way} {mib:.0f} MiB" for way, mib in memory.items() if mib is not None)
             echo(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")

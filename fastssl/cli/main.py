@@ -495,8 +495,7 @@ def evaluate(
         if protocol != "frozen" or readout is not None or only or whiten is not None:
             raise ValueError(f"protocol, readout, whiten, only: {what} are evaluated on --data alone")
 
-    if not is_word_run(checkpoint):
-        context.with_resource(leaving_out(on_error, [checkpoint]))
+    context.with_resource(leaving_out(on_error, [] if is_word_run(checkpoint) else [checkpoint]))
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)

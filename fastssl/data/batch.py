@@ -146,12 +146,10 @@ class Assembly:
         """``torch.cat``, but where the tensors are all that a room holds it is done."""
         for room in self._rooms or ():
             if room is not None and room.data_ptr() == tensors[0].data_ptr():
-                row, at = room.stride(0) * room.element_size(), room.data_ptr()
-                for t in tensors:
-                    if t.data_ptr() != at:
-                        break
-                    at += len(t) * row
-                if at == room.data_ptr() + len(room) * row:
+                row = room.stride(0) * room.element_size()
+                ends = [t.data_ptr() + len(t) * row for t in tensors]
+                followed = ends[:-1] == [t.data_ptr() for t in tensors[1:]]
+                if followed and ends[-1] == room.data_ptr() + len(room) * row:
                     return room
         if len(tensors) == 1 and not self.pin_memory:
             return tensors[0]

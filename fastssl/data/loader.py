@@ -15,14 +15,11 @@ from fastssl.augment import Augment, Views
 from fastssl.data.batch import Assembly, Batch
 from fastssl.data.decode import MAX_PIXELS, ImageError
 from fastssl.data.opening import open
-from fastssl.data.packed import PackedError
-from fastssl.data.shards import ShardError
+from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import Item, Source
 from fastssl.data.threads import background_pool
 from fastssl.data.views import AugmentExamples
-from fastssl.data.wav import AudioError
 
-UNREADABLE = (AudioError, ImageError, PackedError, ShardError, OSError)  # errors of unreadable items
 CHUNK = 16  # items of a batch per task of a thread
 
 
@@ -251,7 +248,7 @@ class Loader:
             try:
                 items.append(self.source.read(index, self._reduction(index, epoch) if self.draft else None))
                 kept.append(index)
-            except UNREADABLE as error:
+            except READ_ERRORS as error:
                 if self.on_error == "raise":
                     raise
                 failed.append((index, str(error)))

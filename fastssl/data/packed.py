@@ -174,6 +174,7 @@ def pack_source(
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
 
 
+READ_ERRORS = (AudioError, ImageError, PackedError, ShardError, OSError)  # of an item
 UNREADABLE = Item()
 
 
@@ -190,7 +191,7 @@ class Readable(Source):
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         try:
             return self.source.read(index, reduce)
-        except (AudioError, ImageError, PackedError, ShardError, OSError) as error:
+        except READ_ERRORS as error:
             self.failed[index] = str(error)
             return self.instead
 

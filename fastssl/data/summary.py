@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from fastssl.augment.images import PaddedRGB
-from fastssl.data.loader import UNREADABLE
+from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import Item, Source
 
 _SHOWN = 10
@@ -37,7 +37,7 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     for index in picked:
         try:
             items.append(source.read(int(index)))
-        except UNREADABLE as error:
+        except READ_ERRORS as error:
             unreadable.append(str(error))
     yield from _sample(items)
     if unreadable:
@@ -53,7 +53,7 @@ def sizes_of(source: Source, sample: int) -> list[tuple[int, int]]:
     for index in np.unique(np.linspace(0, len(source) - 1, min(sample, len(source))).round().astype(int)):
         try:
             images = source.read(int(index)).images
-        except UNREADABLE:
+        except READ_ERRORS:
             continue
         found += [(image.shape[1], image.shape[0]) for image in (images or ())[:1]]
     return found

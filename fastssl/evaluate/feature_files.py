@@ -111,9 +111,9 @@ def read_features(path: str | Path) -> FeatureFile:
             return _read_safetensors(path)
         if path.suffix == ".parquet":
             return _read_parquet(path)
+    except ImportError:  # an extra is missing
+        raise
     except Exception as error:  # of four libraries that read damaged files
-        if isinstance(error, ImportError):
-            raise
         raise ValueError(f"features: {str(path)!r} is no feature file ({error})") from error
     raise ValueError(f"features: expected a file with suffix {', '.join(FORMATS)}, got {str(path)!r}")
 

@@ -108,19 +108,16 @@ class Pretraining:
             ("nodes", 1),
             ("accumulate", 1),
             ("workers", 1),
+            ("probe_every", 1),
             ("seed", 0),
         ):
             given = getattr(self, name)
-            if name == "workers" and given is None:
+            if name in ("workers", "probe_every") and given is None:
                 continue
             if isinstance(given, bool) or not isinstance(given, int) or given < least:
                 raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
         if self.seed >= 2**64:
             raise ValueError(f"seed: expected an integer below 2^64, got {self.seed}")
-        if self.probe_every is not None and (
-            isinstance(self.probe_every, bool) or not isinstance(self.probe_every, int) or self.probe_every < 1
-        ):
-            raise ValueError(f"probe_every: expected an integer >= 1, got {self.probe_every!r}")
         for name, choices in (
             ("optimizer", OPTIMIZERS),
             ("schedule", SCHEDULES),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from fastssl.augment import Augment, RandomResizedCrop, SimCLRAugment
 from fastssl.data import Loader
 from fastssl.data.batch import Assembly, Batch, collate
 from fastssl.data.loader import CHUNK
+from fastssl.data.packed import pack
 
 
 class Odd(NamedTuple):
@@ -81,6 +83,14 @@ def test_batches_keep_their_pixels(channels_last: bool) -> None:
     for k, batch in enumerate(kept):
         right = augment(images[batch.ids.numpy()], seed=0, epoch=k // 3, ids=batch.ids.numpy())
         assert torch.equal(batch.views[0], right) and batch.views[0].stride() == right.stride()
+
+
+@pytest.mark.filterwarnings("error")
+def test_read_only_images_are_planned_without_a_word(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 160, 150, 3), dtype=np.uint8)
+    packed = pack(iter(images), tmp_path / "x.pack")
+    (batch,) = Loader(packed, SimCLRAugment(64), 20, planned=True, shuffle=False)
+    assert torch.equal(batch.views.views[0].pixels, torch.from_numpy(images).reshape(-1))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU")
