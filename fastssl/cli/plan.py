@@ -19,7 +19,7 @@ from fastssl.data import Source
 from fastssl.methods import ImageMethod, Method, name_of
 from fastssl.train import Pretraining, Trainer
 from fastssl.train.device import DevicePrefetcher
-from fastssl.train.gradients import check_batch_splitting
+from fastssl.train.gradients import check_batch
 from fastssl.train.options import detect_launcher
 from fastssl.train.trainer import batch_size_of, dry_run
 
@@ -39,7 +39,7 @@ def plan(
     dry_run(method, source, options.seed, options.on_error)
     processes = options.processes[0] * options.processes[1]
     rows = batch_size_of(options, len(source), processes)
-    check_batch_splitting(method, options, rows // processes)
+    check_batch(method, options, rows // processes)
     settings = {**asdict(options), "precision": options.resolved_precision, "accelerator": options.device_type}
     network = "encoder" if isinstance(method, ImageMethod) else "network"
     yield f"{network}: " + ", ".join(f"{key} {value}" for key, value in encoder.items())

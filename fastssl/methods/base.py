@@ -22,7 +22,7 @@ class Method(nn.Module):
     :class:`fastssl.train.Trainer`, which reads these class attributes:
 
     - ``needs``: the fields of :class:`fastssl.data.Item` that ``examples`` reads.
-    - ``min_rows``: the smallest batch for which the loss is defined.
+    - ``min_rows``: the smallest batch that trains: 2 where the loss compares the items of a batch, or batch norm does.
     - ``needs_dataset_features``: before each epoch, ``before_epoch`` receives the features of the whole data set
       (clustering methods); ``sampling_weights`` may then weight the items.
     - ``has_unused_parameters``: some parameters get no gradient in some steps (``find_unused_parameters`` of DDP).

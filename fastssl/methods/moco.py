@@ -35,6 +35,7 @@ class MoCo(ImageMethod):
     paper = "He et al. 2020, Chen et al. 2020"
     predicts = "which key is the query's"
     loss = "InfoNCE with a queue"
+    min_rows = 2  # batch norm of rows
 
     def __init__(
         self,

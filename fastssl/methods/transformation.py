@@ -39,6 +39,7 @@ class Transformation(ImageMethod):
     paper = "Zhang et al. 2019"
     predicts = "the affine map between an image and its copy"
     loss = "mean squared error"
+    min_rows = 2  # batch norm of rows
     separable = True
 
     def __init__(

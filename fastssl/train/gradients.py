@@ -18,17 +18,23 @@ from fastssl.train.options import Pretraining
 from fastssl.train.shards import is_sharded
 
 
-def check_batch_splitting(method: Method, options: Pretraining, rows: int) -> None:
-    """Checks that a method's batches, of ``rows`` rows per process, can be split as the options ask.
+def check_batch(method: Method, options: Pretraining, rows: int) -> None:
+    """Checks that a method can train on batches of ``rows`` rows per process, split as the options ask.
 
     Raises:
-        ValueError: they cannot.
+        ValueError: it cannot.
     """
+    if rows < method.min_rows:
+        raise ValueError(
+            f"batch_size: {name_of(method)} compares the items of a batch, and needs at least {method.min_rows} of "
+            f"them in each process, got {rows}"
+        )
     whole = type(method).represent is Method.represent
     if options.chunk is not None and whole:
         raise ValueError(f"chunk: {name_of(method)} does not embed rows independently: it needs whole batches")
-    if options.accumulate > rows:
-        raise ValueError(f"accumulate: expected at most {rows}, the rows per process, got {options.accumulate}")
+    most = rows // method.min_rows if method.separable else rows
+    if options.accumulate > most:
+        raise ValueError(f"accumulate: expected at most {most} for {rows} rows per process, got {options.accumulate}")
     if options.accumulate > 1 and whole and not method.separable:
         raise ValueError(
             f"accumulate: {name_of(method)} compares the rows of a batch, or stores them: it needs whole batches"

@@ -29,7 +29,7 @@ from fastssl.train.callbacks import (
     SkippedItems,
     Throughput,
 )
-from fastssl.train.gradients import check_batch_splitting
+from fastssl.train.gradients import check_batch
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
@@ -159,12 +159,7 @@ def pretrain(
     if len(source) < 2 * processes:
         raise ValueError(f"data: expected at least {2 * processes} items, {source.name} has {len(source)}")
     rows = batch_size_of(options, len(source), processes)
-    if rows < method.min_rows * processes:
-        raise ValueError(
-            f"batch_size: {name} compares the items of a batch, and needs at least {method.min_rows} of them in each "
-            f"process ({processes} of them), got {rows}"
-        )
-    check_batch_splitting(method, options, rows // processes)
+    check_batch(method, options, rows // processes)
     about = {
         "method": name,
         "encoder": encoder_options,

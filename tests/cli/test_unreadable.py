@@ -95,7 +95,7 @@ def test_packing_says_which_part_and_where(photos: Path, tmp_path: Path) -> None
     [
         (
             ("simclr", "--batch-size", 8, "--accumulate", 16),
-            "accumulate: expected at most 8, the rows per process, got 16",
+            "accumulate: expected at most 8 for 8 rows per process, got 16",
         ),
         (("simclr", "--probe-every", -3), "probe_every: expected an integer >= 1, got -3"),
         (("simclr", "--seed", 2**64), r"seed: expected an integer below 2\^64"),

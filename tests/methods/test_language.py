@@ -23,7 +23,7 @@ from fastssl.models.generation import filtered
 from fastssl.models.language import OWN
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint
-from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
+from fastssl.train.gradients import Gradients, check_batch, split_batch
 from tests.support.language import SHAPE, SUBJECT_NETWORKS, corpus, method_of, tokens
 from tests.support.resuming import resumes_bit_for_bit
 from tests.support.training import gradients, relative
@@ -128,7 +128,7 @@ def compared(method: TextMethod, batch: TokenBatch, parts: int) -> tuple[float, 
     expected = other(batch)
     expected.backward()
     options = Pretraining(accumulate=parts)
-    check_batch_splitting(method, options, len(batch.ids))  # type: ignore[arg-type]
+    check_batch(method, options, len(batch.ids))  # type: ignore[arg-type]
     fabric = Fabric(accelerator="cpu", devices=1)
     loss = Gradients(fabric, fabric.setup_module(method), method, options)(batch)
     return abs(float(loss - expected.detach())), relative(gradients(method), gradients(other))

@@ -145,6 +145,18 @@ def test_methods_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", IMAGE_METHODS)
+def test_methods_train_on_their_smallest_batch(name: str) -> None:
+    images = data(12)
+    method = build(name, images=images)
+    prepare_method(method, images)
+    rows = images.items(range(method.min_rows))
+    loss = method(method.examples(rows, 0))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert any(bool(p.grad.any()) for p in method.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_methods_run_in_bf16(name: str) -> None:
     method = build(name)
     prepare_method(method, data())

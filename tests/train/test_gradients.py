@@ -19,7 +19,7 @@ from fastssl.methods import ContextEncoder, ImageMethod, Method, SimCLR, methods
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, device, load_checkpoint, pretrain
 from fastssl.train.device import DeviceCopier, DevicePrefetcher
-from fastssl.train.gradients import Gradients, check_batch_splitting, split_batch
+from fastssl.train.gradients import Gradients, check_batch, split_batch
 from tests.support.training import frozen_norms, gradients, relative
 
 ENCODER = {"name": "resnet", "size": 16, "width": 4}
@@ -47,7 +47,7 @@ def compared(method: ImageMethod, batch: Batch, parts: int) -> tuple[float, floa
     expected = other(batch)
     expected.backward()
     options = Pretraining(accumulate=parts)
-    check_batch_splitting(method, options, len(batch.ids))  # type: ignore[arg-type]
+    check_batch(method, options, len(batch.ids))  # type: ignore[arg-type]
     fabric = Fabric(accelerator="cpu", devices=1)
     step = Gradients(fabric, fabric.setup_module(method), method, options)
     frozen_norms(method.train())
@@ -62,7 +62,7 @@ def test_parts_of_a_batch_have_its_gradient_or_are_refused(name: str) -> None:
     method, batch = made(name)
     if name in WHOLE:
         with pytest.raises(ValueError, match=f"accumulate: {name} compares the rows of a batch, or stores them"):
-            check_batch_splitting(method, Pretraining(accumulate=2), 13)
+            check_batch(method, Pretraining(accumulate=2), 13)
         return
     loss, gradient = compared(method, batch, 4)  # of 3, 3, 3 and 4 rows
     assert loss < 1e-5 and gradient < 2e-4
@@ -112,7 +112,7 @@ def test_runs_in_parts(tmp_path: Path) -> None:
     for a, b in zip(whole.parameters(), one.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     for wrong, match in (
-        ({"accumulate": 31}, "accumulate: expected at most 30, the rows per process, got 31"),
+        ({"accumulate": 31}, "accumulate: expected at most 30 for 30 rows per process, got 31"),
         ({"accumulate": 0}, "accumulate: expected an integer >= 1"),
         ({"accumulate": 2, "chunk": 5}, "accumulate: give chunk or accumulate"),
         ({"accumulate": 2, "precision": "16-mixed"}, "accumulate: expected a precision without loss scaling"),
