@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import fastssl
 
@@ -319,3 +322,179 @@ def test_logits_that_were_edited_in_place_stay_edited() -> None:
     places = ids.flatten()
     wanted = nn.functional.cross_entropy(logits.view(-1, V) + 0, places)
     torch.testing.assert_close(nn.functional.cross_entropy(logits.view(-1, V), places), wanted)
+
+
+class _Negated(torch.autograd.Function):
+    """Its gradient is not that of its formula."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return -grad
+
+
+def _penalty(logits: Tensor) -> Tensor:
+    return logits.square().mean() * 100
+
+
+def _edited(logits: Tensor) -> Tensor:
+    """Views see an edit of their base, copies do not."""
+    view, copy = logits.view(-1, V)[:, : V - 1], logits.clone()
+    logits[..., : V // 2] = -5.0
+    return view.square().sum() + copy.sum()
+
+
+USES: dict[str, Callable[[Tensor], Tensor]] = {
+    "plain": _penalty,
+    "a custom function": lambda logits: _penalty(_Negated.apply(logits)),
+    "a custom function of a view": lambda logits: _penalty(_Negated.apply(logits[:, :-1].float())),
+    "a reentrant checkpoint": lambda logits: checkpoint(_penalty, logits, use_reentrant=True),
+    "a checkpoint": lambda logits: checkpoint(_penalty, logits, use_reentrant=False),
+    "vmap": lambda logits: torch.vmap(_penalty)(logits).sum(),
+    "an edit in place": _edited,
+    "an edit of a view": lambda logits: logits.view(-1, V).mul_(2).sum() + logits.logsumexp(-1).sum(),
+    "detached": lambda logits: logits.detach().argmax(-1).sum() + _penalty(logits),
+    "options": lambda logits: _penalty(torch.add(logits, torch.ones(V), alpha=2)) + logits.add(1, alpha=3).sum(),
+    "keywords": lambda logits: _penalty(logits.view(size=(-1, V))),
+    "other types": lambda logits: _penalty(logits.view(torch.int32).view(torch.float32)) + logits.double().mean(),
+    "numpy": lambda logits: _penalty(logits) * float(logits.detach().numpy().mean()),
+    "a pickle": lambda logits: pickle.loads(pickle.dumps(logits.detach())).sum() + _penalty(logits),
+    "a gradient of its own": lambda logits: torch.autograd.grad(_penalty(logits), logits, create_graph=True)[0].sum(),
+    "lists": lambda logits: torch.stack(list(logits)).sum() + len(logits.tolist()),
+    "a hook of its own": lambda logits: _hooked(logits * 2),
+}  # fmt: skip
+
+
+def _hooked(logits: Tensor) -> Tensor:
+    logits.register_hook(lambda grad: grad * 3)
+    return _penalty(logits)
+
+
+@pytest.mark.parametrize("use", USES)
+def test_logits_are_used_as_any_tensor(use: str) -> None:
+    def step() -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(0)
+        model, ids = _gpt2(), torch.randint(3, V, (B, T))
+        out = model(input_ids=ids, labels=ids)
+        loss = out.loss + USES[use](out.logits)
+        loss.backward()
+        return loss, [p.grad for p in model.parameters() if p.grad is not None]
+
+    right, wanted = step()
+    fastssl.patch("transformers")
+    loss, found = step()
+    assert _fused() == 1
+    torch.testing.assert_close(loss, right, rtol=1e-5, atol=1e-5)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * (1 + float(b.abs().max())))
+
+
+class _OwnLoss(transformers.GPT2LMHeadModel):
+    """A model whose forward pass does something with its logits and their views before the loss."""
+
+    how: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> dict[str, Tensor]:
+        logits, penalty = type(self).how(self.lm_head(self.transformer(input_ids)[0]))
+        loss = nn.functional.cross_entropy(logits.reshape(-1, V), labels[:, : logits.shape[1]].reshape(-1))
+        return {"loss": loss + penalty}
+
+
+def _edit(view: Callable[[Tensor], Tensor], edit: Callable[[Tensor], Any], of_view: bool = False) -> Any:
+    def how(logits: Tensor) -> tuple[Tensor, Tensor]:
+        seen = view(logits)
+        edit(seen if of_view else logits)
+        return (logits if of_view else seen), logits.sum() * 1e-3
+
+    return how
+
+
+def _watched(logits: Tensor) -> tuple[Tensor, Tensor]:
+    logits.register_hook(lambda grad: grad * 2)
+    return logits, logits.new_zeros(())
+
+
+def _forgets(logits: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        copy = logits.clone()
+    return copy, logits.logsumexp(-1).mean()
+
+
+WITHIN = {
+    "nothing": lambda logits: (logits, logits.new_zeros(())),
+    "base edited after a view": _edit(lambda x: x.view(B, T, V), lambda x: x[..., :9].fill_(-5.0)),
+    "view edited": _edit(lambda x: x.view(-1, V), lambda x: x.mul_(2), of_view=True),
+    "slice edited": _edit(lambda x: x[:, :-1, :], lambda x: x.mul_(2), of_view=True),
+    "same dtype edited": _edit(lambda x: x.float(), lambda x: x.mul_(2), of_view=True),
+    "same dtype edited, to": _edit(lambda x: x.to(torch.float32), lambda x: x.mul_(2), of_view=True),
+    "copy edited": _edit(lambda x: x.clone(), lambda x: x.mul_(2), of_view=True),
+    "base edited after a copy": _edit(lambda x: x.double(), lambda x: x.mul_(2)),
+    "a hook": _watched,
+    "a copy without gradient": _forgets,
+    "a custom function": lambda logits: (_Negated.apply(logits), logits.new_zeros(())),
+}
+
+
+@pytest.mark.parametrize("how", WITHIN)
+def test_models_may_do_anything_with_their_logits(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_OwnLoss, "how", staticmethod(WITHIN[how]), raising=False)
+
+    def step() -> tuple[Tensor, list[Tensor]]:
+        torch.manual_seed(0)
+        model, ids = _OwnLoss(_gpt2().config), torch.randint(3, V, (B, T))
+        loss = model(input_ids=ids, labels=ids)["loss"]
+        loss.backward()
+        return loss, [p.grad for p in model.parameters() if p.grad is not None]
+
+    right, wanted = step()
+    fastssl.patch("transformers")
+    loss, found = step()
+    torch.testing.assert_close(loss, right, rtol=1e-5, atol=1e-5)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * (1 + float(b.abs().max())))
+
+
+@pytest.mark.parametrize("ask", ["register_hook", "retain_grad", "grad"])
+def test_the_gradient_of_logits_after_a_fused_loss_is_an_error(ask: str) -> None:
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    fastssl.patch("transformers")
+    out = model(input_ids=ids, labels=ids)
+    asked = {
+        "register_hook": lambda: out.logits.register_hook(lambda grad: grad),
+        "retain_grad": lambda: out.logits.view(-1, V).retain_grad(),
+        "grad": lambda: torch.autograd.grad(out.loss, out.logits),
+    }
+    with pytest.raises(RuntimeError, match="no gradient passes through them"):
+        asked[ask]()
+    of_head = torch.autograd.grad(out.logits, model.lm_head.weight, torch.ones_like(out.logits))[0]
+    wanted = torch.autograd.grad(model(input_ids=ids).logits.sum(), model.lm_head.weight)[0]
+    torch.testing.assert_close(of_head, wanted)
+
+
+@pytest.mark.parametrize("where", ["cls", "cls.predictions"])
+def test_backward_hooks_around_the_head_are_called(where: str) -> None:
+    model, batch = _make("BertForMaskedLM"), _batch("BertForMaskedLM")
+    seen: list[Tensor] = []
+    model.get_submodule(where).register_full_backward_hook(lambda m, i, out: seen.append(out[0].clone()))
+    _assert_same(model, batch)
+    torch.testing.assert_close(seen[1], seen[0], rtol=1e-4, atol=1e-6)
+
+
+def test_copies_of_a_model_made_in_a_step_have_a_head_of_their_own() -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    copies: list[Any] = []
+    handle = model.transformer.register_forward_hook(lambda *_: copies.append(copy.deepcopy(model)))
+    model(input_ids=ids, labels=ids)
+    handle.remove()
+    twin, right = copies[0], model(input_ids=ids).logits.detach()
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+    torch.testing.assert_close(twin(input_ids=ids).logits.detach(), right)
+    before = _fused()
+    twin(input_ids=ids, labels=ids).loss.backward()
+    assert _fused() == before + 1 and bool(twin.lm_head.weight.grad.any())
+    assert copy.deepcopy(twin).lm_head.forward.__self__ is not twin.lm_head
