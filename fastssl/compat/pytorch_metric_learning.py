@@ -269,9 +269,9 @@ def _pairs(
             raise NotFused("the same labels for more rows than references")
         if y is None and ref_labels is not labels:
             raise NotFused("the same rows with other labels")
-        return Pairs(
-            embeddings, y, Relation(labels.long().contiguous(), ref_labels.long().contiguous(), self_offset=offset)
-        )
+        # Copies: the originals have read the labels when they return, and a buffer of them may be written to again.
+        own, others = (t.to(torch.int64, copy=True).contiguous() for t in (labels, ref_labels))
+        return Pairs(embeddings, y, Relation(own, own if offset == 0 and y is None else others, self_offset=offset))
     if listed == "no" or (listed == "one by one" and len(indices) == 3):
         raise NotFused("listed triplets")
     lists = [t.to(embeddings.device).long().contiguous() for t in indices]

@@ -69,7 +69,7 @@ def _fit_lbfgs(
         logits.requires_grad_()
         with torch.enable_grad():
             losses = torch.stack([_loss(each, labels) for each in logits.unbind(1)])
-        (slopes,) = torch.autograd.grad(losses.sum(), logits)
+            (slopes,) = torch.autograd.grad(losses.sum(), logits)
         decay = torch.tensor([decays[k] for k in which]).to(x)
         gradients = (slopes.flatten(1).T @ x).view_as(weight) + 2 * decay[:, None, None] * weight
         values = losses.detach() + decay * weight.square().sum((1, 2))
@@ -107,6 +107,8 @@ def _sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float
     return weight.detach() * scale, bias.detach()
 
 
+@torch.inference_mode(False)
+@torch.enable_grad()
 def linear_probe(
     features: Tensor,
     labels: Tensor,
@@ -146,6 +148,9 @@ def linear_probe(
     if protocol not in ("lbfgs", "sgd"):
         raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
     metric_of(metric)
+    features, labels = features.detach(), labels.detach()
+    if features.is_inference() or labels.is_inference():
+        features, labels = features.clone(), labels.clone()  # which can be trained on
     train, test = np.asarray(train), np.asarray(test)
     _check(features, labels, train, test)
     options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
@@ -179,6 +184,8 @@ def _scores(
 
 
 def _check(features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray) -> None:
+    if len(labels) != len(features):
+        raise ValueError(f"labels: expected {len(features)}, one per row of features, got {len(labels)}")
     for name, rows, least in (("train", train, 2), ("test", test, 1)):
         if len(rows) < least:
             raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")

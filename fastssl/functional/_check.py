@@ -7,6 +7,7 @@ import numbers
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
@@ -35,11 +36,12 @@ def matrix(name: str, value: object) -> Tensor:
 
 
 def matrices(**values: object) -> list[Tensor]:
-    """Matrices of one dtype, device and number of features."""
+    """Matrices of one dtype, device and number of features; within autocast also of 16 and 32 bits."""
     result = [matrix(name, value) for name, value in values.items()]
     first_name, first = next(iter(values)), result[0]
     for name, t in zip(values, result):
-        if t.dtype != first.dtype and not torch.is_autocast_enabled(t.device.type):
+        cast = torch.is_autocast_enabled(t.device.type) and torch.float64 not in (t.dtype, first.dtype)
+        if t.dtype != first.dtype and not cast:
             raise TypeError(f"{name}: expected {first.dtype} as {first_name}, got {t.dtype}")
         if t.device != first.device:
             raise ValueError(f"{name}: expected a tensor on {first.device} as {first_name}, got one on {t.device}")
@@ -86,12 +88,25 @@ def value(
         raise ValueError(f"{name}: expected a tensor of one element, got shape {tuple(t.shape)}")
     if t.device != device:
         raise ValueError(f"{name}: expected a tensor on {device}, got one on {t.device}")
-    limited = positive or low is not None or high is not None
-    if limited and device.type == "cpu" and not torch.compiler.is_compiling():
+    if (positive or low is not None or high is not None) and readable(t):
         with torch.no_grad():
-            if not torch._C._functorch.is_functorch_wrapped_tensor(t):
-                _within(name, float(t.detach()), positive, low, high)
+            now = float(t.detach())
+        if math.isinf(now):
+            raise ValueError(f"{name}: expected a finite number, got {now}")
+        _within(name, now, positive, low, high)
     return t.reshape(())
+
+
+def traced(t: Tensor) -> bool:
+    """Whether a tensor has no values to look at: within torch.compile, torch.func.vmap or FakeTensorMode."""
+    if torch.compiler.is_compiling():
+        return True
+    return torch._C._functorch.is_functorch_wrapped_tensor(t) or isinstance(t, FakeTensor)
+
+
+def readable(t: Tensor) -> bool:
+    """Whether the values of a tensor can be looked at without waiting for a device."""
+    return t.device.type == "cpu" and not traced(t)
 
 
 def _within(name: str, given: float, positive: bool, low: float | None, high: float | None) -> None:

@@ -231,7 +231,7 @@ def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tupl
     a, p, b, q = (lists[0], lists[1], lists[0], lists[2]) if len(lists) == 3 else lists
     if len(a) != len(p) or len(b) != len(q):
         raise ValueError(f"indices_tuple: expected anchors and partners of one length, got {[len(t) for t in lists]}")
-    if not torch.compiler.is_compiling():
+    if not any(check.traced(t) for t in lists):
         for rows_, limit, name in ((a, n, "anchors"), (b, n, "anchors"), (p, m, "positives"), (q, m, "negatives")):
             if len(rows_) and not (int(rows_.min()) >= 0 and int(rows_.max()) < limit):
                 raise ValueError(f"indices_tuple: expected {name} in [0, {limit}), got {int(rows_.max())}")

@@ -58,7 +58,8 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
     chunk = max(1, min(256, len(rows)))
     missing = -len(rows) % chunk
     weights, rows = (TF.pad(t, (0, 0, 0, missing)).reshape(-1, chunk, t.shape[1]) for t in (weights, rows))
-    return torch.bmm(weights.transpose(1, 2), rows).sum(0)
+    with torch.autocast(rows.device.type, enabled=False):
+        return torch.bmm(weights.transpose(1, 2), rows).sum(0)
 
 
 class _Spread(torch.autograd.Function):
@@ -101,10 +102,10 @@ def smoothing_gap(
         more = rows_in_full(more_y, normalize)
         more_total, more_count = (more.sum(0, dtype=torch.float64), float(len(more))) if replicated else _sum_of(more)
         total, count = total + more_total, count + more_count
-    mean = products(a, (total / count).to(a.dtype))
+    mean = products(a, _mean(total, count).to(a.dtype))
     if symmetric:
         total, count = _sum_of(a)
-        mean = (mean + products(b, (total / count).to(b.dtype))) / 2
+        mean = (mean + products(b, _mean(total, count).to(b.dtype))) / 2
     return scale * (own - mean)
 
 
@@ -121,10 +122,14 @@ def _sum_of(rows: Tensor) -> tuple[Tensor, Tensor | float]:
     """The sum of the rows of all processes, and how many there are."""
     total = rows.sum(0, dtype=torch.float64)
     if current() is None:
-        return total, float(max(len(rows), 1))
+        return total, float(len(rows))
     count = torch.full((1,), float(len(rows)), dtype=total.dtype, device=rows.device)
     both = everywhere(torch.cat([total, count]), by_rows=True)
     return both[:-1], both[-1].detach()
+
+
+def _mean(total: Tensor, count: Tensor | float) -> Tensor:
+    return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1.0))
 
 
 def negatives_of_rows(

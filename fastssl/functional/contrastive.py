@@ -409,8 +409,7 @@ def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -
 
 def _check_not_negative(name: str, t: Tensor) -> None:
     """Where that costs no synchronisation and no tracing."""
-    readable = t.device.type == "cpu" and not torch.compiler.is_compiling()
-    if readable and not torch._C._functorch.is_functorch_wrapped_tensor(t) and t.numel():
+    if check.readable(t) and t.numel():
         smallest = float(t.detach().min())
         if not smallest >= 0:
             raise ValueError(f"{name}: expected values >= 0, got {smallest}")

@@ -97,6 +97,8 @@ def pair_loss(
     Source: the algebra of every loss in this package.
     """
     y = _two(x, y)
+    if y is not None and y.dtype != x.dtype:  # within autocast, which does not reach the second pass over the strips
+        x, y = x.float(), y.float()
     check.reduction(reduction)
     check.choice("score", score, ("cosine", "dot", "euclidean", "sqeuclidean", "manhattan", "chebyshev"))
     if not callable(term):

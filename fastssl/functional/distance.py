@@ -158,7 +158,9 @@ def _select(
     keys = x if y is None else y
     check.count("k", k, high=max(keys.shape[0] - int(exclude_self), 0) if x.shape[0] else None)
     if x.shape[0] == 0:
-        return x.new_zeros((0, k), dtype=torch.float32), torch.zeros((0, k), dtype=torch.int64, device=x.device)
+        return x.new_zeros((0, k), dtype=torch.promote_types(x.dtype, torch.float32)), torch.zeros(
+            (0, k), dtype=torch.int64, device=x.device
+        )
     largest = nearest_first == (kernel == Metric.dot)
     with torch.no_grad():
         least = least_length(metric == "cosine", x.dtype)
@@ -176,7 +178,8 @@ def _distances(x: Tensor, selected: Tensor, metric: str) -> Tensor:
     if metric in ("dot", "cosine"):
         if metric == "cosine":
             x, selected = TF.normalize(x, dim=1, eps=least), TF.normalize(selected, dim=2, eps=least)
-        product = torch.einsum("nd,nkd->nk", x, selected)
+        with torch.autocast(x.device.type, enabled=False):
+            product = torch.einsum("nd,nkd->nk", x, selected)
         return 1 - product if metric == "cosine" else product
     difference = x[:, None, :] - selected
     if metric == "sqeuclidean":

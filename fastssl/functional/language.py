@@ -91,8 +91,7 @@ def linear_cross_entropy(
     for name, given in (("bias", bias), ("class_weights", class_weights)):
         if given is not None:
             _by_class(name, given, classes, device)
-    # On a GPU the answer would have to be waited for.
-    if not torch.compiler.is_compiling() and device.type != "cuda" and targets.numel():
+    if check.readable(targets) and targets.numel():
         _check_range(targets, classes, ignore_index)
     check.reduction(reduction)
     gradient_filter = check.number("gradient_filter", gradient_filter, low=0)
@@ -206,9 +205,10 @@ class _Options:
         scale = torch.ones(len(weight), device=weight.device) if self.class_weights is None else self.class_weights
         scale = scale.to(full) / len(weight)
         h = hidden.to(full)
-        own, mean = (h * weight.index_select(0, place).to(full)).sum(1), h @ (scale @ weight.to(full))
-        if bias is not None:
-            own, mean = own + bias.index_select(0, place).to(full), mean + scale @ bias.to(full)
+        with torch.autocast(h.device.type, enabled=False):
+            own, mean = (h * weight.index_select(0, place).to(full)).sum(1), h @ (scale @ weight.to(full))
+            if bias is not None:
+                own, mean = own + bias.index_select(0, place).to(full), mean + scale @ bias.to(full)
         own, mean = own.to(entropy.dtype), mean.to(entropy.dtype)
         return self.combine(entropy + own, own, mean, targets)
 

@@ -537,7 +537,7 @@ def margin_loss(
         if beta.dim() != 1 or not beta.dtype.is_floating_point:
             raise ValueError(f"beta: expected one value or a vector [classes], got shape {tuple(beta.shape)}")
         ids = check.ids("labels", labels, embeddings, "embeddings")
-        if n and not torch.compiler.is_compiling() and (int(ids.min()) < 0 or int(ids.max()) >= len(beta)):
+        if n and not check.traced(ids) and (int(ids.min()) < 0 or int(ids.max()) >= len(beta)):
             raise ValueError(
                 f"beta: expected a value for every label, got {len(beta)} for labels up to {int(ids.max())}"
             )

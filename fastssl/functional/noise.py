@@ -120,7 +120,7 @@ def negative_sampling(
     if n.dim() != 2 or n.shape[0] != center.shape[0]:
         raise ValueError(f"negatives: expected shape ({center.shape[0]}, K), got {tuple(n.shape)}")
     indices = torch.cat([p[:, None], n.to(device=p.device, dtype=torch.int64)], 1).contiguous()
-    if indices.numel() and not torch.compiler.is_compiling():
+    if indices.numel() and not check.traced(indices):
         low, high = (int(v) for v in torch.aminmax(indices))
         if low < 0 or high >= table.shape[0]:
             name = "positives" if bool(((p < 0) | (p >= table.shape[0])).any()) else "negatives"

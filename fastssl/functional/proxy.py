@@ -22,7 +22,7 @@ def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend
     check.matrices(embeddings=embeddings, weight=weight)
     ids = check.ids("labels", labels, embeddings, "embeddings")
     classes = weight.shape[0]
-    if ids.numel() and not torch.compiler.is_compiling():
+    if ids.numel() and not check.traced(ids):
         low, high = (int(v) for v in torch.aminmax(ids))
         if low < 0 or high >= classes:
             raise ValueError(f"labels: expected values in [0, {classes}), got {low if low < 0 else high}")

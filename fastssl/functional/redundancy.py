@@ -17,13 +17,13 @@ from fastssl.functional._pairs import everywhere
 from fastssl.ops.reference.common import unit
 from fastssl.ops.types import least_length
 
+HALVES = (torch.float16, torch.bfloat16)
+
 
 def _views(z0: Tensor, z1: Tensor, names: tuple[str, str] = ("z0", "z1")) -> tuple[Tensor, Tensor]:
     check.matrices(**{names[0]: z0, names[1]: z1})
     check.same_rows(names[1], z1, names[0], z0)
-    if z0.dtype in (torch.float16, torch.bfloat16):
-        return z0.float(), z1.float()
-    return z0, z1
+    return (z0, z1) if z0.dtype == z1.dtype and z0.dtype not in HALVES else (z0.float(), z1.float())
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -235,14 +235,15 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     if logits.numel() == 0:
         return logits
     shifted = logits - logits.max()
-    if not torch.compiler.is_compiling() and float(shifted.min()) > -60:
+    if not check.traced(shifted) and float(shifted.min()) > -60:
         # Exponentials and their products are far from the limits of fp32: the two scalings are vectors, and an
         # iteration is two products with the matrix.
         e = shifted.exp()
         row = torch.ones(e.shape[0], dtype=e.dtype, device=e.device)
-        for _ in range(iterations):
-            column = e.shape[0] / e.shape[1] / (row @ e)  # N / K a column, so that neither scaling runs away
-            row = 1 / (e @ column)
+        with torch.autocast(e.device.type, enabled=False):
+            for _ in range(iterations):
+                column = e.shape[0] / e.shape[1] / (row @ e)  # N / K a column, so that neither scaling runs away
+                row = 1 / (e @ column)
         return e.mul_(row[:, None]).mul_(column[None, :])
     log_q = logits
     for _ in range(iterations):
@@ -344,6 +345,8 @@ def dino(
     if teacher.shape[1:] != student.shape[1:] or teacher.shape[0] > student.shape[0]:
         raise ValueError(f"teacher: expected views of shape {tuple(student.shape[1:])}, got {tuple(teacher.shape)}")
     temperature = check.value("student_temperature", student_temperature, student.device, positive=True)
+    dtype = student.dtype
+    student, teacher = (t.float() if t.dtype in HALVES else t for t in (student, teacher))  # sums over all rows
     targets = centred_softmax(teacher, center, temperature=teacher_temperature)
     log_p = torch.log_softmax(student / temperature, -1)
     if mask is not None:
@@ -351,9 +354,9 @@ def dino(
             raise ValueError(f"mask: expected booleans of shape {tuple(student.shape[:2])}, got {tuple(mask.shape)}")
         per_patch = -(targets * log_p).sum(-1)
         masked = mask.to(per_patch.dtype)
-        return ((per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)).mean()
+        return ((per_patch * masked).sum(1) / masked.sum(1).clamp(min=1)).mean().to(dtype)
     # All pairs of views at once; those of one view with itself are taken out again.
     cross = -_product(targets.flatten(1).T, log_p.flatten(1).T) / max(student.shape[1], 1)
     own = torch.arange(teacher.shape[0], device=student.device)
     count = cross.numel() - len(own)
-    return (cross.sum() - cross[own, own].sum()) / max(count, 1)
+    return ((cross.sum() - cross[own, own].sum()) / max(count, 1)).to(dtype)

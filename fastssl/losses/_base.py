@@ -82,6 +82,10 @@ class Loss(nn.Module):
     @property
     def options(self) -> dict[str, Any]:
         """The keyword arguments of the function."""
+        return self.keywords()
+
+    def keywords(self) -> dict[str, Any]:
+        """The same; overridden instead of the property, whose ``super()`` torch.compile does not follow."""
         return {name: getattr(self, attribute) for name, attribute in self._options.items()}
 
     def call(self, *tensors: Any, **given: Any) -> Tensor:
@@ -172,9 +176,8 @@ class LearnableTemperature(Loss):
             self.log_temperature = nn.Parameter(torch.tensor(temperature).log())
         super().set_options(temperature=temperature, **options)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        options = super().options
+    def keywords(self) -> dict[str, Any]:
+        options = super().keywords()
         if self.log_temperature is not None:
             options["temperature"] = self.log_temperature.exp()
         return options

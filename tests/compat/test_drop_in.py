@@ -533,3 +533,27 @@ def test_copies_of_a_loss_are_fused_each_with_its_own_settings() -> None:
         twin.neg_margin = 0.7
         _same(_both("pytorch_metric_learning", lambda x, twin=twin: twin(x, _labels())))
         fastssl.unpatch()
+
+
+@pytest.mark.parametrize(
+    "name", ["ContrastiveLoss", "NTXentLoss", "TripletMarginLoss", "MultiSimilarityLoss", "SupConLoss"]
+)
+@pytest.mark.parametrize("others", [False, True])
+def test_labels_may_be_overwritten_before_the_backward_pass(name: str, others: bool) -> None:
+    from pytorch_metric_learning import losses
+
+    def gradient() -> Tensor:
+        torch.manual_seed(0)
+        x, y = torch.randn(24, 8, requires_grad=True), torch.arange(24) % 5
+        given = {"ref_emb": torch.randn(30, 8), "ref_labels": torch.arange(30) % 5} if others else {}
+        loss = getattr(losses, name)()(x, y, **given)
+        for labels in (y, given.get("ref_labels", y)):
+            labels.zero_()
+        loss.backward()
+        assert x.grad is not None
+        return x.grad
+
+    wanted = gradient()
+    with fastssl.patched("pytorch_metric_learning"):
+        torch.testing.assert_close(gradient(), wanted, rtol=1e-4, atol=1e-6)
+        assert any(calls.fused for calls in fastssl.patched()["pytorch_metric_learning"].values())

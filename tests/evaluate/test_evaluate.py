@@ -359,3 +359,14 @@ def test_a_class_of_one_image_is_named() -> None:
     options = {"name": "resnet", "size": 16, "width": 4}
     with pytest.raises(ValueError, match=r"bees \[1\] of images has one: add others, or leave the class out"):
         evaluate(build_encoder(options), options, source)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("protocol", ["lbfgs", "sgd"])
+def test_linear_probe_within_evaluation_code(mode: Any, protocol: str) -> None:
+    with mode():
+        labels = torch.arange(60) % 3
+        features = torch.eye(3)[labels] + 0.1 * torch.randn(60, 3)
+        assert linear_probe(features, labels, np.arange(40), np.arange(40, 60), protocol=protocol, steps=20) == 100
+        with pytest.raises(ValueError, match="labels: expected 60, one per row of features, got 50"):
+            linear_probe(features, labels[:50], np.arange(40), np.arange(40, 60))

@@ -65,6 +65,19 @@ def test_defaults_are_those_of_the_function(name: str) -> None:
             assert (value == function[option]).all() if isinstance(value, Tensor) else value == function[option]
 
 
+LEARNED = [name for name in MODULES if "learnable" in inspect.signature(getattr(losses, name)).parameters]
+
+
+@pytest.mark.parametrize(("name", "learnable"), [*((n, False) for n in MODULES), *((n, True) for n in LEARNED)])
+def test_a_module_compiles_in_one_piece(name: str, learnable: bool) -> None:
+    torch._dynamo.reset()
+    module, batch = _made(name)
+    if learnable:
+        module = type(module)(0.1, learnable=True)
+    compiled = torch.compile(copy.deepcopy(module), fullgraph=True, backend="eager")  # modules with a memory change
+    torch.testing.assert_close(compiled(*batch), module(*batch))
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_has_the_options_of_its_function(name: str) -> None:
     cls = getattr(losses, name)

@@ -235,3 +235,32 @@ def test_nothing_to_compare() -> None:
 def test_wrong_ids_negatives_and_soft_labels_are_named(call: Callable[..., object], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         call(torch.randn(8, 4))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_an_empty_queue_is_none(backend: str, smoothing: float) -> None:
+    q, k = torch.randn(2, 13, 7, dtype=torch.float64)
+    given = {"temperature": 0.3, "label_smoothing": smoothing, "backend": backend}
+    empty = F.info_nce(q, k, torch.empty(0, 7, dtype=torch.float64), **given)
+    torch.testing.assert_close(empty, F.info_nce(q, k, **given))
+    unit = [torch.nn.functional.normalize(t) for t in (q, k)]
+    logits = unit[0] @ unit[1].T / 0.3
+    wanted = torch.nn.functional.cross_entropy(logits, torch.arange(13), label_smoothing=smoothing)
+    torch.testing.assert_close(empty, wanted)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_dino_of_many_rows_in_16_bits(dtype: torch.dtype, masked: bool) -> None:
+    student, teacher = torch.randn(2, 2, 8192, 64).to(dtype)
+    mask = torch.ones(2, 8192, dtype=torch.bool) if masked else None
+    found = F.dino(student, teacher, torch.zeros(64), mask=mask)
+    wanted = F.dino(student.double(), teacher.double(), torch.zeros(64).double(), mask=mask)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), wanted, rtol=2 * torch.finfo(dtype).eps, atol=0)
+
+
+def test_an_infinite_temperature_is_named() -> None:
+    with pytest.raises(ValueError, match="temperature: expected a finite number, got inf"):
+        F.nt_xent(torch.randn(4, 3), torch.randn(4, 3), temperature=torch.tensor(float("inf")))

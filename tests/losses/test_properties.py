@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssl
 from fastssl.ops import extension
@@ -274,6 +275,62 @@ def test_autocast_computes_in_fp32_as_cross_entropy(name: str) -> None:
         loss = subject(inputs)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, subject(inputs.to(torch.float32)), rtol=1e-5, atol=1e-5)
+
+
+# Losses of two sets of rows, the second of which may come from elsewhere in another dtype.
+TWO_SIDED = [name for name, subject in SUBJECTS.items() if {"y", "memory", "classes", "head"} & set(subject.names)]
+
+
+@pytest.mark.parametrize("name", TWO_SIDED)
+@pytest.mark.parametrize("which", [0, 1])
+def test_autocast_takes_rows_of_two_dtypes(name: str, which: int) -> None:
+    """Forward and backward, which runs outside the region; as exact as rows of float32 with the same values."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(40, 8, torch.bfloat16).to(torch.float32)
+    sides = [k for k in inputs if k in ("x", "y", "memory", "classes", "head")]
+    mixed = inputs.leaves()
+    side = sides[which] if which else sides[0]
+    mixed[side] = inputs[side].to(torch.bfloat16).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = subject(mixed)
+    right = inputs.leaves()
+    wanted = subject(right)
+    torch.testing.assert_close(loss.float(), wanted, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    wanted.backward()
+    for k, given in mixed.items():
+        if given.grad is not None:
+            assert given.grad.dtype == given.dtype
+            close = 1e-2 if given.dtype == torch.bfloat16 else 1e-4
+            torch.testing.assert_close(
+                given.grad.float(), right[k].grad, rtol=close, atol=close * float(right[k].grad.abs().max())
+            )
+
+
+@pytest.mark.parametrize("name", TWO_SIDED)
+def test_float64_and_float32_are_named_within_autocast_too(name: str) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(12, 8)
+    first = next(k for k in inputs if k in ("x", "y", "memory", "classes", "head"))
+    inputs[first] = inputs[first].double()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(TypeError, match=r"expected torch\.float"):
+        subject(inputs)
+
+
+# Lists of pairs and of classes, whose length is a matter of the labels' values.
+BY_VALUE = ("angular", "angular_memory", "sup_con_memory")
+
+
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name not in BY_VALUE])
+def test_shapes_are_known_without_values(name: str) -> None:
+    """FakeTensorMode, with which people plan memory and shard models."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(12, 8)
+    wanted = subject(inputs)
+    with FakeTensorMode() as mode:
+        fake = type(inputs)({k: mode.from_tensor(t) for k, t in inputs.items()})
+        loss = subject(fake)
+    assert (loss.shape, loss.dtype) == (wanted.shape, wanted.dtype)
 
 
 @pytest.mark.parametrize("name", FUSED)
