@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ class Embedding:
 
 
 def embed(asked: Embedding) -> int:
-    """Writes the file and returns its number of rows (0: another process writes it).
+    """Writes the file, says so, and returns its number of rows (0: another process writes it).
 
     Raises:
         ValueError: no such model, data or format.
@@ -39,6 +40,8 @@ def embed(asked: Embedding) -> int:
     from fastssl.train.options import detect_launcher
 
     check_format(asked.out)
+    if (texts := _text_run(asked.model)) is not None:
+        return _embed_texts(asked, *texts)
     if asked.devices < 1:
         raise ValueError(f"devices: expected at least one process, got {asked.devices}")
     if (launch := detect_launcher()) is not None:
@@ -64,6 +67,33 @@ def embed(asked: Embedding) -> int:
     finally:
         for process in others:
             process.terminate()
+
+
+def _text_run(model: str) -> tuple[Any, dict[str, Any]] | None:
+    """The method and state of a run on texts."""
+    from fastssl.cli.language import load
+    from fastssl.methods import methods_of
+    from fastssl.train import load_checkpoint
+
+    if not Path(model).is_dir():
+        return None
+    return load(Path(model)) if load_checkpoint(model)[1].get("method") in methods_of("tokens") else None
+
+
+def _embed_texts(asked: Embedding, method: Any, state: dict[str, Any]) -> int:
+    from fastssl.evaluate import embed_texts
+    from fastssl.train.options import detect_launcher
+
+    if detect_launcher() is not None:
+        raise ValueError("devices: texts are embedded by one process, without a launcher")
+    if asked.devices != 1 or asked.readout != "pooled" or asked.size is not None or asked.on_error != "raise":
+        raise ValueError(f"devices, readout, size, on_error: of images, {state['method']} takes texts")
+    if asked.data is None:
+        raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")
+    with item_progress(asked.data) as show:
+        count = embed_texts(method, asked.data, asked.out, part=asked.part, progress=show, note=echo)
+    echo(f"{count:,} rows of features: {asked.out}")
+    return count
 
 
 def _meet(launch: Any) -> Callable[[], None]:
@@ -127,6 +157,8 @@ def _work(
         )
     if rank == 0 and made < len(source):
         echo(f"{len(source) - made:,} unreadable images were skipped", "yellow")
+    if made:
+        echo(f"{made:,} rows of features: {asked.out}\nnext: fastssl neighbors {shlex.quote(str(asked.out))}")
     return made
 
 

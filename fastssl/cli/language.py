@@ -107,11 +107,16 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
     from fastssl.evaluate.features import progress_bars
 
     method, state = load(run)
-    where, span = state["source"]["where"], state["source"]["span"]
-    if not Path(where).exists():
+    where, span = Path(state["source"]["where"]), state["source"]["span"]
+    # The run may have been moved or copied, with its token file.
+    places = [folder / where.name for folder in (run, run.parent)] if where.name.startswith("corpus") else []
+    found = next((place for place in (*places, where) if place.exists()), None)
+    if found is None:
         raise ValueError(f"data: the token file of the run, {where}, is gone")
-    file = TokenFile(where)
+    file = TokenFile(found)
     training = method.prepare(file, (span[0], span[1]))
+    if training.fingerprint != state["source"]["fingerprint"]:
+        raise ValueError(f"data: {found} is not the token file that {run} was trained on")
     if data is None:
         if span[1] >= file.total - 1:
             raise ValueError("data: the run held nothing out; give --data")

@@ -336,13 +336,19 @@ def pretrain(
             echo(f"{channels} channels: augmented one by one; hue, saturation and grayscale have no effect")
     model: Any
     if text:
-        from fastssl.cli.language import prepare
+        import tempfile
 
+        from fastssl.cli.language import prepare
+        from fastssl.data import TokenFile
+
+        if vocabulary is not None and isinstance(source, TokenFile):
+            raise ValueError(f"vocabulary: {source.path} was written with its own tokenizer; tokenize the corpus again")
+        written = tempfile.TemporaryDirectory() if dry_run and not resume else None  # a dry run leaves no files behind
         method_options = {key: None if value == "none" else value for key, value in chosen.method.items()}
         model, source, encoder_options = prepare(
             method,
             source,
-            out,
+            out if written is None else Path(written.name),
             dict(chosen.network),
             method_options,
             tokenizer=tokenizer,
@@ -370,6 +376,10 @@ def pretrain(
     run_pretraining(model, source, settings, out, resume=resume, overwrite=overwrite, **options)
     if not is_rank_zero():
         return
+    if text:
+        from fastssl.train.language import remove_other_tokens
+
+        remove_other_tokens(Path(source.file.path), out)
     following = "evaluate {}" if text or source.labels is not None else "embed {} --out features.npz"
     echo(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 
@@ -379,7 +389,10 @@ def tokenize(
     data: Annotated[str, typer.Argument(help="A corpus: sotu, FILE.txt, text:FOLDER, hf:PATH, ...")],
     out: Annotated[Path, typer.Argument(help="The token file (.tok).")],
     kind: Annotated[
-        str, typer.Option(help="wordpiece, bpe or unigram (trained), bytes, or a tokenizer.json or a run.")
+        str,
+        typer.Option(
+            help="wordpiece, bpe or unigram (trained), bytes, or that of a tokenizer.json, a run or a token file."
+        ),
     ] = "bpe",
     vocabulary: Annotated[int, typer.Option(help="Tokens of a tokenizer that is trained.")] = 8000,
 ) -> None:
@@ -546,7 +559,7 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed; each sample has draws of its own.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="File of images (.png) or audio (.wav); default: samples in CHECKPOINT.")
+        Path | None, typer.Option(help="File of images (.png), audio (.wav) or texts; default: samples in CHECKPOINT.")
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0: the most probable value; default: 1.")] = None,
     label: Annotated[int | None, typer.Option(help="The class, of a method that is conditioned on classes.")] = None,
@@ -570,6 +583,8 @@ def generate(
     if samples.kind == "texts":
         for text in samples.values:
             echo(text)
+        if out is not None:
+            echo(f"{len(samples.values)} texts: {samples.save(out)[0]}")
         return
     files = samples.save(out or checkpoint / "samples")
     echo(f"{len(samples.values)} {samples.kind}: {files[0]}" + (f" to {files[-1].name}" if len(files) > 1 else ""))
@@ -586,13 +601,11 @@ def embed(
     on_error: Unreadable = "raise",
     devices: Annotated[int, typer.Option(help="Processes on this machine; or start them with torchrun.")] = 1,
 ) -> None:
-    """Write the features of all items of DATA, with names and labels; an interrupted call resumes."""
+    """Write the features of all images or texts of DATA, with names and labels; interrupted on images, it resumes."""
     from fastssl.cli.embed import Embedding
     from fastssl.cli.embed import embed as write_features
 
-    count = write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
-    if count:
-        echo(f"{count:,} rows of features: {out}\nnext: fastssl neighbors {shlex.quote(str(out))}")
+    write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
 
 
 @app.command()

@@ -26,7 +26,7 @@ from fastssl.data.signals import Signals, inverse_mu_law, mu_law, spoken_digits,
 from fastssl.data.source import ConcatSource, Item, Source, Subset
 from fastssl.data.splits import Splits, divide, open_splits
 from fastssl.data.stereograms import Stereograms, stereograms
-from fastssl.data.tables import table
+from fastssl.data.tables import table, text_table
 from fastssl.data.tagged import Tagged, capitals, read_conll
 from fastssl.data.text_files import text8, text_corpus, wikitext
 from fastssl.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
@@ -103,6 +103,7 @@ __all__ = [
     "text8",
     "text_corpus",
     "text_pairs",
+    "text_table",
     "tokenize_corpus",
     "tones",
     "train_tokenizer",

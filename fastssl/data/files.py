@@ -200,6 +200,7 @@ def folder(
         raise ValueError(
             f"path: expected images ({', '.join(sorted(SUFFIXES))}) in {str(path)!r}, found none"
             + (f" (left out: {left})" if left else "")
+            + f"; a folder of texts is text:{path}"
         )
     labels, classes = _classes(listing.files)
     return FileSource(

@@ -69,7 +69,9 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
 }
 # Readers of corpora by the word before the colon: of a place and a part.
 TEXTS: dict[str, Callable[[str, str], Corpus]] = {
-    "text": lambda place, part: text_files.text_corpus(place),
+    "text": lambda place, part: (
+        tables.text_table(place) if ending(place) in (".csv", ".tsv", ".json") else text_files.text_corpus(place)
+    ),
     "glue": glue,
     "pairs": text_pairs,
     "text8": lambda place, part: text_files.text8(place),
@@ -102,8 +104,9 @@ def open(
               "voc:FOLDER" and "coco:FOLDER", images with boxes;
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets), also as Parquet files;
             - a token file (``.tok``, written by ``fastssl tokenize``);
-            - a corpus: a ``.txt`` file, or "text:PATH" for a ``.txt`` or ``.jsonl`` file or a folder of them (see
-              :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER", "glue:FOLDER" (of one of its tasks),
+            - a corpus: a ``.txt`` file, a table of texts (:func:`text_table`), or "text:PATH" for a ``.txt`` or
+              ``.jsonl`` file or a folder of them (see :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER",
+              "glue:FOLDER" (of one of its tasks),
               "pairs:FILE" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
             - a folder of images or of WAV files, with one sub-folder per class; with ``train`` and ``val`` (or
               ``test``) in it, the split ``part``; a folder of tar shards;
@@ -300,7 +303,7 @@ def _file(place: str, options: dict[str, Any]) -> Source:
     if kind == ".txt":
         return text_files.text_corpus(place)
     if kind in tables.SUFFIXES:
-        return tables.table(place, **options)
+        return tables.open_table(place, **options)
     if kind == ".pack" or open_file(place).read(0, len(MAGIC)) == MAGIC:
         return PackedImages(place)
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)

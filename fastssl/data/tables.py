@@ -1,8 +1,9 @@
-"""Tables of image files with labels and texts: CSV, TSV, JSON and JSON lines."""
+"""Tables of image files with labels and texts, or of texts with labels: CSV, TSV, JSON and JSON lines."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.corpus import Corpus
 from fastssl.data.files import FileSource
 from fastssl.data.storage import content, ending, is_url, name_of, parent
 
@@ -19,6 +21,7 @@ PATHS, LABELS, TEXTS = (
     ("label", "class", "cls"),
     ("text", "caption"),
 )
+SENTENCES = (*TEXTS, "sentence", "content", "document")  # of tables without images
 
 
 def table(path: str | Path, **options: Any) -> FileSource:
@@ -49,9 +52,7 @@ def table(path: str | Path, **options: Any) -> FileSource:
     """
     path = str(path)
     rows = _rows(path)
-    if not rows:
-        raise ValueError(f"{path}: expected rows, found none")
-    where, label, text = (next((k for k in names if k in rows[0]), None) for names in (PATHS, LABELS, TEXTS))
+    where, label, text = (_column(rows[0], names) for names in (PATHS, LABELS, TEXTS))
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(map(str, rows[0]))}")
     for k, row in enumerate(rows):
@@ -70,19 +71,67 @@ def table(path: str | Path, **options: Any) -> FileSource:
     )
 
 
+def text_table(path: str | Path) -> Corpus:
+    """Returns the texts of a table, in memory, with their labels.
+
+    Args:
+        path: path or URL of a table as of :func:`table`. Columns: text (or sentence, content, document), and label (or
+            class): integers or names; an empty label is unknown.
+
+    Raises:
+        FileNotFoundError: no such table.
+        ValueError: no rows, no column of texts, or a row whose text is no string.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from fastssl.data import text_table
+        >>> path = Path(tempfile.mkdtemp()) / 'reviews.csv'
+        >>> _ = path.write_text('text,label\\nA joy.,good\\nA bore.,bad\\n')
+        >>> text_table(path).classes
+        ['bad', 'good']
+    """
+    path = str(path)
+    rows = _rows(path)
+    text, label = _column(rows[0], SENTENCES), _column(rows[0], LABELS)
+    if text is None:
+        known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
+        raise ValueError(f"{path}: expected a column {known}, got {', '.join(map(str, rows[0]))}")
+    for k, row in enumerate(rows):
+        if not isinstance(row.get(text), str):
+            raise ValueError(f"{path}: row {k + 1}: expected a string in column {text}, got {row.get(text)!r}")
+    labels, classes = _labels([row.get(label) for row in rows]) if label else (None, [])
+    return Corpus([row[text] for row in rows], name_of(path), labels=labels, classes=classes)
+
+
+def open_table(path: str | Path, **options: Any) -> FileSource | Corpus:
+    """The images that a table lists, or the texts of one without a column of paths."""
+    return table(path, **options) if _column(_rows(str(path))[0], PATHS) else text_table(path)
+
+
+def _column(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
 def _rows(path: str) -> list[dict[str, Any]]:
+    """The rows of a table, at least one."""
     text, kind = content(path).decode("utf-8-sig"), ending(path)
-    if kind in (".csv", ".tsv"):
-        return list(csv.DictReader(text.splitlines(), delimiter="\t" if kind == ".tsv" else ","))
     try:
-        if kind == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        if kind in (".csv", ".tsv"):  # whose fields may contain line breaks
+            reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if kind == ".tsv" else ",")
+            rows: Any = list(reader)
+        elif kind == ".jsonl":
+            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
         else:
             rows = json.loads(text)
+    except csv.Error as error:
+        raise ValueError(f"{path}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
+    if not rows:
+        raise ValueError(f"{path}: expected rows, found none")
     return rows
 
 

@@ -59,8 +59,8 @@ class FileTexts(_Strings):
             text = raw.decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
             raise CorpusError(
-                f"{file.place}: byte {begin + error.start} ({raw[error.start]:#04x}) is no UTF-8; convert the file, or "
-                "read it with errors='replace'"
+                f"{file.place}: byte {begin + error.start} ({raw[error.start]:#04x}) is no UTF-8; convert the file "
+                "(iconv -f latin1 -t utf-8), or read it from Python: text_corpus(..., errors='replace')"
             ) from error
         return text.removeprefix("\ufeff") if self.key is None else self._value(text, f"{file.place}: byte {begin}")
 
@@ -69,10 +69,13 @@ class FileTexts(_Strings):
             found = json.loads(line.removeprefix("\ufeff"))
         except json.JSONDecodeError as error:
             raise CorpusError(f"{where}: expected a JSON object per line ({error})") from error
-        if not isinstance(found, dict) or not isinstance(found.get(self.key), str):
+        if not isinstance(found, dict) or self.key not in found:
             keys = sorted(found) if isinstance(found, dict) else type(found).__name__
             raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {keys}")
-        return found[self.key]
+        value = found[self.key]
+        if not isinstance(value, str):
+            raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {type(value).__name__}")
+        return value
 
     @property
     def fingerprint(self) -> str:

@@ -13,6 +13,7 @@ from fastssl.data.source import Source, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
 FILE = "tokenizer.json"
+SUFFIX = ".tok"  # of token files
 # Names of the special tokens: ours, then those of other tokenizers.
 SPECIAL = {
     "pad": ("[PAD]", "<pad>"),
@@ -99,6 +100,8 @@ class TrainedTokenizer(Tokenizer):
             self.model = library.Tokenizer.from_str(content)
         except Exception as error:  # the library raises Exception
             raise ValueError(f"tokenizer: cannot be read as a tokenizer.json ({error})") from error
+        self.model.no_truncation()  # which many published files ask for: texts would lose their ends
+        self.model.no_padding()
         for name, known in SPECIAL.items():
             found = next((token for token in known if self.model.token_to_id(token) is not None), None)
             if found is None:
@@ -213,7 +216,8 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
 
 
 def load_tokenizer(where: str | Path) -> Tokenizer:
-    """Loads a tokenizer: "bytes", a ``tokenizer.json``, or a folder with one (a run, a Hugging Face model).
+    """Loads a tokenizer: "bytes", a ``tokenizer.json``, a folder with one (a run, a Hugging Face model), or that of a
+    token file.
 
     Args:
         where: name or path.
@@ -233,7 +237,14 @@ def load_tokenizer(where: str | Path) -> Tokenizer:
     path = Path(where)
     for candidate in (path, path / FILE, path / "checkpoint" / FILE):
         if candidate.is_file():
-            return tokenizer_of(candidate.read_text(encoding="utf-8"))
+            if candidate.suffix == SUFFIX:
+                from fastssl.data.tokens import TokenFile  # which imports this module
+
+                return TokenFile(candidate).tokenizer
+            try:
+                return tokenizer_of(candidate.read_text(encoding="utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"tokenizer: {str(candidate)!r} cannot be read as a {FILE} ({error})") from error
     raise FileNotFoundError(f"tokenizer: expected 'bytes', a {FILE} or a folder with one, got {str(where)!r}")
 
 

@@ -35,6 +35,7 @@ from fastssl.evaluate.segmentation import Segmentation
 from fastssl.evaluate.segmentation_metrics import boundary_f, confusion_matrix, mean_iou, pixel_accuracy
 from fastssl.evaluate.sentences import next_sentence
 from fastssl.evaluate.stereograms import disparity_correlation
+from fastssl.evaluate.text_features import embed_texts
 from fastssl.evaluate.text_labels import few_text_labels
 from fastssl.evaluate.translation import TranslationTuning, finetune_translation
 from fastssl.evaluate.whitening import whitening
@@ -68,6 +69,7 @@ __all__ = [
     "disparity_correlation",
     "eleven_point_map",
     "embed",
+    "embed_texts",
     "encode",
     "evaluate",
     "evaluate_audio",

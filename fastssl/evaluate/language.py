@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import lzma
 import math
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from fastssl.data.windows import Windows
 from fastssl.evaluate.features import progress_bar
 from fastssl.methods import TextMethod
 from fastssl.models.modes import evaluation_mode
+
+EXAMPLES = 64  # batches of examples whose sentinels are counted
 
 ROWS, STRIP = 32, 1024  # windows per batch, rows of scores at a time
 
@@ -49,6 +52,10 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
     counts = np.ones(method.network.vocabulary)
     for start in range(training.start, training.stop, 1 << 20):
         counts += np.bincount(training.file.ids(start, min(start + (1 << 20), training.stop)), minlength=len(counts))
+    if method.extra:  # targets that no text has: sentinels, counted in examples
+        for batch in itertools.islice(_batches(method, training), EXAMPLES):
+            targets = batch.targets.numpy().ravel()
+            counts += np.bincount(targets[targets >= method.tokenizer.size], minlength=len(counts))
     unigram = -np.log(counts / counts.sum())
     frequent = int(counts.argmax())
     totals = {"nats": 0.0, "right": 0.0, "unigram": 0.0, "frequent": 0.0, "terms": 0.0}

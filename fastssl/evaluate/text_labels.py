@@ -71,6 +71,13 @@ def few_text_labels(
         raise ValueError(f"labels: {task.name} has scores, not classes")
     if min(labels_per_class, default=1) < 1 or seeds < 1:
         raise ValueError(f"labels, seeds: expected numbers >= 1, got {tuple(labels_per_class)} and {seeds}")
+    if len(labels_per_class):
+        most = int(np.bincount(train.labels[train.labels >= 0]).max(initial=0))
+        if max(labels_per_class) > most:
+            raise ValueError(
+                f"labels: expected at most {most} per class, the training texts of the largest class of {task.name}, "
+                f"got {max(labels_per_class)}; without it all are taken"
+            )
     names = (task.metric, *task.others)
     table: Table = {}
     tests = np.arange(len(test)) if len(train.classes) == 0 else np.flatnonzero(test.labels >= 0)

@@ -116,6 +116,14 @@ METHODS: dict[str, type[Method]] = {
 }
 
 
+# Methods that are options of others.
+VARIANTS = {
+    "roberta": "bert with order=None (--set order=null)",
+    "albert": "bert with order='swapped' (--set order=swapped)",
+    "pegasus": "t5 with objective='sentences' (--set objective=sentences)",
+}
+
+
 def methods_of(field: str) -> dict[str, type[Method]]:
     """The methods that read a field of items: "images", "tokens", "text", "label".
 
@@ -142,10 +150,8 @@ def get(name: str) -> type[Method]:
         raise ValueError("method: word2vec trains by itself: fastssl.methods.Word2Vec().fit(corpus, out=...)")
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, 1)
-        raise ValueError(
-            f"method: expected one of {', '.join(METHODS)}, got {name!r}"
-            + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        hint = f"; it is {VARIANTS[name]}" if name in VARIANTS else f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"method: expected one of {', '.join([*METHODS, Word2Vec.name])}, got {name!r}{hint}")
     return METHODS[name]
 
 

@@ -18,7 +18,7 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.generation import generate
+from fastssl.models.generation import check_samples, generate
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
@@ -87,6 +87,7 @@ class GPT(TextMethod):
             tokens: tokens to add, at most.
             temperature, top_k, top_p: see :func:`fastssl.models.generate`.
         """
+        check_samples(count, tokens)
         t = self.tokenizer
         start = np.concatenate([[t.sep], t.encode([prompt])[0]]) if prompt.strip() else np.array([t.sep])
         never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})

@@ -19,7 +19,7 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, OBJECTIVES, SENTINELS, Draws, corrupt
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.generation import generate_target
+from fastssl.models.generation import check_samples, generate_target
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
@@ -92,6 +92,7 @@ class T5(TextMethod):
             tokens: tokens to write, at most.
             temperature, top_k, top_p: see :func:`fastssl.models.generate_target`.
         """
+        check_samples(count, tokens)
         t = self.tokenizer
         parts = [t.encode([part])[0] if k % 2 == 0 else self._special(part) for k, part in enumerate(_split(prompt))]
         source = np.concatenate([*parts, [t.sep]]).astype(np.int64)

@@ -162,6 +162,17 @@ def generate_target(
     return [row[: int(np.argmax(row == end)) if bool((row == end).any()) else None] for row in made]
 
 
+def check_samples(count: int, tokens: int) -> None:
+    """Checks the options of a method's ``generate``.
+
+    Raises:
+        ValueError: one of them is below 1.
+    """
+    for name, value in (("count", count), ("tokens", tokens)):
+        if value < 1:
+            raise ValueError(f"{name}: expected an integer >= 1, got {value}")
+
+
 def _check(count: int, rows: int, temperature: float, top_k: int | None, top_p: float) -> None:
     checks: tuple[tuple[str, Any, bool], ...] = (
         ("count", count, count >= 1),
@@ -172,7 +183,8 @@ def _check(count: int, rows: int, temperature: float, top_k: int | None, top_p: 
     )
     for name, value, good in checks:
         if not good:
-            raise ValueError(f"{name}: out of range, got {value}")
+            wanted = {"temperature": "a number >= 0", "top_p": "a number in (0, 1]"}.get(name, "an integer >= 1")
+            raise ValueError(f"{name}: expected {wanted}, got {value}")
 
 
 def _sample(

@@ -14,6 +14,27 @@ from fastssl.data.tokenizer import Tokenizer, TrainedTokenizer
 from fastssl.models.language import OWN, LanguageModel
 
 
+def _around(tokenizer: TrainedTokenizer, model: LanguageModel) -> tuple[list[int], list[int]]:
+    """The special tokens before and after a text that a network reads whole. Causal networks continue texts: none."""
+    if not model.bidirectional and model.kind not in ("t5", "bart"):
+        return [], []
+    return [tokenizer.cls] if model.bidirectional else [], [tokenizer.sep]
+
+
+def _as_trained(tokenizer: TrainedTokenizer, model: LanguageModel) -> Any:
+    """A tokenizer of the library that adds those tokens: ``[CLS] A [SEP] B [SEP]``."""
+    from tokenizers import processors
+
+    made = TrainedTokenizer(tokenizer.to_json()).model
+    first, last = ([tokenizer.text_of(number) for number in side] for side in _around(tokenizer, model))
+    if last:
+        single = [*first, "$A:0", *last]
+        pair = [*single, "$B:1", f"{last[0]}:1"]
+        known = [(name, made.token_to_id(name)) for name in {*first, *last}]
+        made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=known)
+    return made
+
+
 def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path) -> Path:
     """Writes a network and its tokenizer, loads both back, and compares hidden states and ids.
 
@@ -38,7 +59,7 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
     names = {f"{key}_token": tokenizer.text_of(getattr(tokenizer, key)) for key in ("pad", "unk", "cls", "sep", "mask")}
     names |= {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
     kind: Any = transformers.PreTrainedTokenizerFast
-    made = kind(tokenizer_object=tokenizer.model, model_max_length=model.length, **names)
+    made = kind(tokenizer_object=_as_trained(tokenizer, model), model_max_length=model.length, **names)
     if model.vocabulary == tokenizer.size + SENTINELS:
         made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(SENTINELS))], special_tokens=True)
     training = network.training
@@ -54,6 +75,9 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
         ids = tokenizer.encode([text])[0]
         if again(text, add_special_tokens=False)["input_ids"] != ids.tolist():
             raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
+        first, last = _around(tokenizer, model)
+        if again(text)["input_ids"] != [*first, *ids.tolist(), *last]:
+            raise RuntimeError("export: the tokenizer that was loaded back adds other special tokens")
         tokens = torch.from_numpy(ids[: model.length])[None]
         inputs: dict[str, Any] = {"input_ids": tokens}
         if model.kind in ("t5", "bart"):

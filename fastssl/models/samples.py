@@ -22,9 +22,6 @@ class Samples(NamedTuple):
         values: a list of N strings; uint8 images [N, H, W, C]; or waveforms in [-1, 1], float [N, T].
         rate: samples per second of audio.
 
-    Raises:
-        ValueError: texts, of which there is no file.
-
     Example:
         >>> import numpy as np, tempfile
         >>> from fastssl.models import Samples
@@ -38,21 +35,21 @@ class Samples(NamedTuple):
     rate: int | None = None
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes images as a contact sheet ``path``.png, or waveforms as ``path``-1.wav, ..., and returns the files.
-
-        Raises:
-            ValueError: texts, of which there is no file.
-        """
+        """Writes images as a contact sheet ``path``.png, waveforms as ``path``-1.wav, ..., or texts as ``path`` with a
+        blank line between them, and returns the files."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
+        if self.kind == "texts":
+            temporary = path.with_name(path.name + ".tmp")
+            temporary.write_text("".join(f"{text}\n\n" for text in self.values), encoding="utf-8")
+            temporary.replace(path)
+            return [path]
         if self.kind == "images":
             target = path.with_name(path.name.removesuffix(".png") + ".png")
             temporary = target.with_name(target.name + ".tmp")
             contact_sheet(self.values).save(temporary, "PNG")
             temporary.replace(target)
             return [target]
-        if self.kind != "audio":
-            raise ValueError(f"kind: expected images or audio, got {self.kind}")
         files, stem = [], path.name.removesuffix(".wav")
         for k, waveform in enumerate(self.values, 1):
             target = path.with_name(f"{stem}.wav" if len(self.values) == 1 else f"{stem}-{k}.wav")

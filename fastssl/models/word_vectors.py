@@ -129,8 +129,10 @@ class WordVectors:
 
         Raises:
             UnknownWordError: a word without a vector.
-            ValueError: no words.
+            ValueError: no words, or k below 1.
         """
+        if k < 1:
+            raise ValueError(f"k: expected an integer >= 1, got {k}")
         plus, minus = self._numbers(positive), self._numbers(negative)
         if not plus and not minus:
             raise ValueError("positive: expected at least one word")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def open_tokens(
     resume: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> TokenFile:
-    """The tokens of a corpus, in ``out``: written unless they are there already. A token file is returned as it is.
+    """The tokens of a corpus, in ``out``: written unless they are there already, never over those of a run that is
+    there. A token file is returned as it is.
 
     Args:
         source: a corpus or a token file.
@@ -45,7 +47,8 @@ def open_tokens(
 
     Raises:
         TypeError: neither a corpus nor a token file.
-        ValueError: a tokenizer for a token file, which has its own, or a corpus for several processes of a launcher.
+        ValueError: a tokenizer for a token file, which has its own, a corpus for several processes of a launcher, or
+            another corpus or tokenizer than that of the run that is resumed.
     """
     assert issubclass(kind, TextMethod)
     if isinstance(source, TokenFile):
@@ -54,7 +57,11 @@ def open_tokens(
         return source
     if not isinstance(source, Corpus):
         raise TypeError(f"data: expected a corpus or a token file, got {source!r}; texts in a folder: text:FOLDER")
-    path = out / FILE
+    path, taken = out / FILE, (out / "checkpoint").exists()
+    if taken and path.exists() and TokenFile(path).corpus != source.fingerprint:  # that of a run which is replaced
+        if resume:
+            raise ValueError(f"data: {out} was trained on another corpus than {source.name}; resume with the same data")
+        path = out / f"{path.stem}-{source.fingerprint[:8]}{path.suffix}"
     launch = detect_launcher()
     if launch is not None and launch.devices * launch.nodes > 1:
         raise ValueError(f"data: processes of {launch.by} share a token file: fastssl tokenize DATA FILE.tok")
@@ -62,8 +69,13 @@ def open_tokens(
         return TokenFile(path)
     chosen = tokenizer or kind.tokenizer_kind
     made: Tokenizer
-    if resume and (out / "checkpoint").exists():
+    if resume and taken:
         made = load_tokenizer(out)
+        same = tokenizer is None or (
+            made.kind == tokenizer if tokenizer in KINDS else load_tokenizer(tokenizer).fingerprint == made.fingerprint
+        )
+        if not same:
+            raise ValueError(f"tokenizer: {out} was trained with {made!r}, resume with it, got {tokenizer!r}")
     elif chosen in KINDS:
         made = train_tokenizer(_training_texts(source, held_out), chosen, 8000 if vocabulary is None else vocabulary)
     else:
@@ -72,7 +84,17 @@ def open_tokens(
         there = TokenFile(path)
         if there.corpus == source.fingerprint and there.tokenizer.fingerprint == made.fingerprint:
             return there
+        if taken:
+            path = out / f"{path.stem}-{made.fingerprint[:8]}{path.suffix}"
     return tokenize_corpus(source, made, path, progress)
+
+
+def remove_other_tokens(kept: Path, out: Path) -> None:
+    """Removes the token files of runs that the run in ``out``, whose file is ``kept``, has replaced."""
+    if kept.parent.resolve() == out.resolve():
+        for path in out.iterdir():
+            if path.name != kept.name and re.fullmatch(r"corpus(-[0-9a-f]{8})?\.tok", path.name):
+                path.unlink()
 
 
 def _training_texts(corpus: Corpus, held_out: float) -> Iterator[str]:

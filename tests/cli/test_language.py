@@ -198,6 +198,8 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
     run("tokenize", f"text:{texts}", file, "--kind", "bytes")
     again = ["--data", file, "--tokenizer", "bytes", "--out", tmp_path / "y"]
     assert "was written with its own" in run("pretrain", "gpt", *again, code=2)
+    again[2:4] = ["--vocabulary", "300"]
+    assert "vocabulary: " in run("pretrain", "gpt", *again, code=2)
     plan = run(
         "pretrain", "gpt", "--data", file, "--network", "transformer", *SHAPE, "--dry-run", "--out", tmp_path / "z"
     )
@@ -231,3 +233,93 @@ def test_a_held_out_part_is_needed(texts: Path, tmp_path: Path) -> None:
     np.testing.assert_equal(sorted(p.name for p in out.glob("*.tok")), ["corpus.tok", "evaluation.tok"])
     (out / "corpus.tok").unlink()
     assert "the token file of the run" in run("evaluate", out, code=2)
+
+
+NETWORK = ["--network", "transformer", *SHAPE]
+
+
+def test_only_a_run_that_starts_replaces_the_tokens_of_another(texts: Path, tmp_path: Path) -> None:
+    out, other, short = tmp_path / "run", tmp_path / "other.txt", tmp_path / "short.txt"
+    other.write_text("Another text, which nobody has trained on. " * 60)
+    short.write_text("Too short.")
+    first = ["pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", out]
+    run(*first)
+    scores = run("evaluate", out)
+    for name, more, code in ((other, ["--dry-run"], 0), (other, ["--resume"], 2), (short, ["--overwrite"], 2)):
+        said = run("pretrain", "gpt", "--data", f"text:{name}", *NETWORK, "--out", out, *more, code=code)
+        assert code == 0 or "data: " in said
+        assert run("evaluate", out) == scores
+    assert "tokenizer: " in run(*first, "--resume", "--tokenizer", "wordpiece", code=2)
+    run(*first, "--resume", "--tokenizer", "bytes")
+    run("pretrain", "gpt", "--data", f"text:{other}", *NETWORK, "--out", out, "--overwrite")
+    assert len(list(out.glob("*.tok"))) == 1 and run("evaluate", out) != scores
+    run("pretrain", "gpt", "--data", f"text:{other}", *NETWORK, "--out", tmp_path / "none", "--dry-run")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_was_moved_finds_its_tokens(texts: Path, tmp_path: Path) -> None:
+    run("pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", tmp_path / "run")
+    scores = run("evaluate", tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert run("evaluate", tmp_path / "moved") == scores
+    token_file = next((tmp_path / "moved").glob("*.tok"))
+    other = tmp_path / "other.txt"
+    other.write_text("Another text. " * 3000)
+    token_file.unlink()
+    run("tokenize", f"text:{other}", token_file, "--kind", "bytes")
+    assert "is not the token file that" in run("evaluate", tmp_path / "moved", code=2)
+
+
+def test_tables_of_texts_with_labels(tmp_path: Path) -> None:
+    rows = [
+        (f"It was a {word} film, number {k},\nwith\u2028two lines.", word)
+        for k in range(20)
+        for word in ("good", "bad")
+    ]
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "".join(f'"{text}",{word}\n' for text, word in rows))
+    (tmp_path / "reviews.jsonl").write_text(
+        "".join(json.dumps({"text": t, "label": w}, ensure_ascii=False) + "\n" for t, w in rows)
+    )
+    for name in ("reviews.csv", "text:" + str(tmp_path / "reviews.csv"), "reviews.jsonl"):
+        place = name if name.startswith("text:") else tmp_path / name
+        said = run("data", place)
+        assert "40" in said and "2 classes" in said
+    run("pretrain", "bert", "--data", tmp_path / "reviews.jsonl", *NETWORK, "--out", tmp_path / "run")
+    tune = ["evaluate", tmp_path / "run", "--protocol", "finetune", "--data", tmp_path / "reviews.csv", "--seeds", 1]
+    assert "4 labels per class" in run(*tune, "--labels", "4")
+    assert "labels: expected at most" in run(*tune, "--labels", "500", code=2)
+
+
+def test_features_of_texts(texts: Path, tmp_path: Path) -> None:
+    from fastssl.evaluate import read_features
+    from fastssl.train import load_method
+
+    run("pretrain", "sim-cse", "--data", f"text:{texts}", "--vocabulary", 300, *SHAPE, "--out", tmp_path / "run")
+    given = tmp_path / "new.txt"
+    given.write_text("The people speak.\nThe state of the union is strong, and people have met.\n")
+    assert "2 rows of features" in run("embed", tmp_path / "run", "--data", given, "--out", tmp_path / "new.npz")
+    method = load_method(tmp_path / "run").eval()
+    ids = method.tokenizer.encode(["The people speak."])
+    with torch.no_grad():
+        wanted = method.embed(method.sentences(ids))
+    torch.testing.assert_close(read_features(tmp_path / "new.npz").features[:1], wanted)
+    assert "data: expected texts" in run("embed", tmp_path / "run", "--out", tmp_path / "x.npz", code=2)
+    assert "data: expected a corpus" in run(
+        "embed", tmp_path / "run", "--data", "digits", "--out", tmp_path / "x.npz", code=2
+    )
+
+
+def test_options_of_generate_are_named(texts: Path, tmp_path: Path) -> None:
+    run("pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", tmp_path / "run")
+    for option in ("tokens", "count"):
+        assert f"{option}: expected an integer >= 1, got 0" in run(
+            "generate", tmp_path / "run", f"--{option}", 0, code=2
+        )
+    made = run("generate", tmp_path / "run", "The", "--tokens", 3, "--out", tmp_path / "made.txt")
+    assert (tmp_path / "made.txt").read_text().strip() in made and "1 texts" in made
+
+
+def test_methods_that_are_options_of_others_are_named() -> None:
+    for name, other in (("roberta", "bert with order=None"), ("albert", "order='swapped'"), ("pegasus", "t5 with")):
+        with pytest.raises(ValueError, match=f"got '{name}'; it is .*{other}"):
+            get(name)

@@ -439,7 +439,8 @@ def test_shards_where_nothing_can_be_written(places: Path, tmp_path: Path, monke
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        ("name,label\na.png,1\n", "expected a column of paths"),
+        ("name,label\na.png,1\n", r"expected a column of texts \(text, .* or of paths"),
+        ("label,text\na\n", "row 1: expected a string in column text, got None"),
         ("path,label\n", "expected rows"),
         ("path,label\n,1\n", "row 1 has no path"),
     ],
@@ -477,11 +478,13 @@ def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog
 
 
 def test_folders_without_images_say_what_they_have(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected images \(.*\) in '.*', found none$"):
+    with pytest.raises(ValueError, match=r"expected images \(.*\) in '.*', found none; a folder of texts is text:/"):
         fastssl.data.open(tmp_path)
     (tmp_path / "a.md").write_text("x")
     (tmp_path / ".b.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"found none \(left out: (1 hidden, 1 no image|1 no image, 1 hidden)\)$"):
+    with pytest.raises(
+        ValueError, match=r"found none \(left out: (1 hidden, 1 no image|1 no image, 1 hidden)\); a folder of texts"
+    ):
         fastssl.data.open(tmp_path)
 
 

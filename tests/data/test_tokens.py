@@ -193,3 +193,25 @@ def test_parts_are_cut_between_documents() -> None:
     for wrong in ({"whole": "words"}, {"length": 0}):
         with pytest.raises(ValueError, match="whole|length"):
             Windows(few, **{"length": 8, **wrong})  # type: ignore[arg-type]
+
+
+def test_tokenizers_that_cut_and_pad_are_read_without_that(tmp_path: Path) -> None:
+    library = pytest.importorskip("tokenizers")
+    made = train_tokenizer(["a rose is a rose is a rose"] * 3, "wordpiece", 60)
+    wanted = made.encode(["a rose is a rose", "a"])
+    other = library.Tokenizer.from_str(made.to_json())
+    other.enable_truncation(2)
+    other.enable_padding(length=12)
+    other.save(str(tmp_path / "tokenizer.json"))
+    found = load_tokenizer(tmp_path)
+    assert [ids.tolist() for ids in found.encode(["a rose is a rose", "a"])] == [ids.tolist() for ids in wanted]
+
+
+def test_the_tokenizer_of_a_token_file(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    made = train_tokenizer(["a rose is a rose is a rose"] * 3, "bpe", 280)
+    tokenize_corpus(["a rose"], made, tmp_path / "a.tok")
+    assert load_tokenizer(tmp_path / "a.tok").fingerprint == made.fingerprint
+    (tmp_path / "b.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(ValueError, match="tokenizer: .*b.json"):
+        load_tokenizer(tmp_path / "b.json")

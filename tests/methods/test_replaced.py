@@ -14,7 +14,7 @@ from torch import Tensor
 from fastssl.data import train_tokenizer
 from fastssl.data.corruption import IGNORED, Draws, permuted_spans
 from fastssl.evaluate import evaluate_language
-from fastssl.methods import ELECTRA
+from fastssl.methods import ELECTRA, get
 from fastssl.models.language_export import export_language
 from fastssl.train.gradients import split_batch
 from tests.support.language import method_of, tokens
@@ -114,14 +114,22 @@ def test_nothing_to_predict_is_zero_and_bad_options_are_named(file: Any) -> None
         ELECTRA(method_of("bert", "transformer").network, method.tokenizer)
 
 
-@pytest.mark.parametrize("name", ["electra", "xlnet"])
+@pytest.mark.parametrize("name", ["bert", "sim-cse", "electra", "xlnet", "t5", "bart", "gpt"])
 def test_transformers_loads_what_is_exported(name: str, tmp_path: Path) -> None:
     pytest.importorskip("tokenizers")
-    from transformers import AutoModel
+    from transformers import AutoModel, AutoTokenizer
 
     made = train_tokenizer(["the state of the union, 1790"], "bpe", 270)
-    method = method_of(name, name, made)
+    method = method_of(name, get(name).networks[0], made)
     AutoModel.from_pretrained(export_language(method.network, made, tmp_path / name))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / name)
+    found, pair = tokenizer("the state")["input_ids"], tokenizer("the state", "1790")["input_ids"]
+    first, second = (ids.tolist() for ids in made.encode(["the state", "1790"]))
+    cls, sep = ([made.cls] if name not in ("t5", "bart") else []), [made.sep]
+    if name == "gpt":  # continues a text
+        assert (found, pair) == (first, first + second)
+    else:
+        assert (found, pair) == (cls + first + sep, cls + first + sep + second + sep)
 
 
 def test_a_sixth_of_the_tokens_is_predicted_in_spans_and_in_random_order() -> None:
