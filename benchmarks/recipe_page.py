@@ -1,4 +1,4 @@
-"""The tables of docs/recipes.md, of what ``recipes.py`` has measured.
+"""The tables of docs/recipes.md, of what ``recipes.py`` and ``five_minutes.py`` have measured.
 
 python benchmarks/recipe_page.py [--apart]       # --apart: also what was held apart from all choices
 """
@@ -14,6 +14,17 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "recipes.json"
 PAGE = ROOT / "docs" / "recipes.md"
+FIVE = ROOT / "benchmarks" / "results" / "five_minutes.json"
+FIVE_MARKS = ("<!-- five:begin (written by `python benchmarks/recipe_page.py`) -->", "<!-- five:end -->")
+# Columns of the table of five minutes: data set, score, measure, heading.
+REACHED = (
+    ("emoji", "readout", "knn", "emoji: k-NN, 9 categories"),
+    ("emoji", "readout", "retrieval", "emoji: Recall@1 of held-out ones"),
+    ("digits", "readout", "digits_one_label", "digits: one label per class"),
+    ("spectrograms", "readout", "knn", "spectrograms: k-NN"),
+    ("spectrograms", "apart", "one_label", "spectrograms: one label per class"),
+)
+NAMES = {"small": "recipe small", "before": "the recipe before"}
 MARKS = ("<!-- ablations:begin (written by `python benchmarks/recipe_page.py`) -->", "<!-- ablations:end -->")
 MEASURES = {"emoji": ("knn", "recall"), "digits": ("one_label",), "spectrograms": ("one_label",)}
 TODAY = ["today's"]
@@ -83,6 +94,44 @@ def page(state: dict[str, Any], apart: bool) -> str:
     return "\n".join(lines)
 
 
+def five_minutes(state: dict[str, Any]) -> str:
+    """Means over seeds with their standard errors, beside the encoders and features that nobody trained."""
+    runs, about = state["runs"], state["machine"]
+    lines = ["| | " + " | ".join(heading for *_, heading in REACHED) + " |", "|---" * (1 + len(REACHED)) + "|"]
+    for which, name in NAMES.items():
+        cells = []
+        for data, score, measure, _ in REACHED:
+            own = [r["scores"] for r in runs if (r["recipe"], r["data"]) == (which, data)]
+            found = [s[score][measure] for s in own if measure in s.get(score, {})]
+            values = [v["pretrained"] if isinstance(v, dict) else v for v in found]
+            error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{error}" if values else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for baseline in ("random", "pixels", "histogram"):
+        cells = []
+        for data, score, measure, _ in REACHED:
+            given = (r["scores"][score].get(measure) for r in runs if r["data"] == data)
+            values = [v[baseline] for v in given if isinstance(v, dict) and baseline in v]
+            cells.append(f"{values[0]:.1f}" if values else "-")
+        lines.append(f"| {'random encoder' if baseline == 'random' else baseline} | " + " | ".join(cells) + " |")
+    seconds = {
+        d: [r["processor_seconds"] for r in runs if (r["data"], r["recipe"]) == (d, "small")]
+        for d in ("emoji", "digits")
+    }
+    spent = ", ".join(f"{d} {min(values):.0f} to {max(values):.0f}" for d, values in seconds.items())
+    seeds = max(len([r for r in runs if (r["data"], r["recipe"]) == (d, "small")]) for d in seconds)
+    lines += [
+        "",
+        f"{about['cpu']}, {about['threads']} threads, {seeds} seeds, the same epochs in each; processor seconds: {spent}.",
+    ]
+    return "\n".join(lines)
+
+
+def written(text: str, marks: tuple[str, str], made: str) -> str:
+    before, after = text.partition(marks[0])[0], text.partition(marks[1])[2]
+    return f"{before}{marks[0]}\n{made}\n{marks[1]}{after}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--apart", action="store_true")
@@ -93,9 +142,10 @@ def main() -> None:
     if options.print:
         print(made)
         return
-    text = PAGE.read_text()
-    before, after = text.partition(MARKS[0])[0], text.partition(MARKS[1])[2]
-    PAGE.write_text(f"{before}{MARKS[0]}\n{made}\n{MARKS[1]}{after}")
+    text = written(PAGE.read_text(), MARKS, made)
+    if FIVE.exists():
+        text = written(text, FIVE_MARKS, five_minutes(json.loads(FIVE.read_text())))
+    PAGE.write_text(text)
 
 
 if __name__ == "__main__":

@@ -76,6 +76,11 @@ class Windows(Source):
         self.cut = 0
         if whole in SENTENCES:
             self.starts, self.stops, self.cut = _runs(file, self.start, self.stop, SENTENCES[whole], length)
+            if not len(self.starts):
+                raise ValueError(
+                    f"data: expected a document of at least {SENTENCES[whole]} sentences, {file.name} has none here; a "
+                    "line break ends a sentence, and so does . ! or ? before a capital letter"
+                )
         elif whole == "stream":
             self.starts = np.arange(self.start, self.stop - 1, length)
             self.stops = np.minimum(self.starts + length + 1, self.stop)

@@ -118,9 +118,9 @@ METHODS: dict[str, type[Method]] = {
 
 # Methods that are options of others.
 VARIANTS = {
-    "roberta": "bert with order=None (--set order=null)",
-    "albert": "bert with order='swapped' (--set order=swapped)",
-    "pegasus": "t5 with objective='sentences' (--set objective=sentences)",
+    "roberta": "bert with order=None (--order none)",
+    "albert": "bert with order='swapped' (--order swapped)",
+    "pegasus": "t5 with objective='sentences' (--objective sentences)",
 }
 
 

@@ -34,7 +34,7 @@ class WordVectors:
 
     Raises:
         TypeError: ``vectors`` is no matrix of floating point numbers.
-        ValueError: another number of vectors or counts than words, or a word twice.
+        ValueError: another number of vectors or counts than words, a word twice, or values that are not finite.
 
     Example:
         >>> import torch
@@ -54,6 +54,9 @@ class WordVectors:
             raise TypeError(f"vectors: expected floats [V, D], got {vectors.dtype} of shape {tuple(vectors.shape)}")
         if len(words) != len(vectors):
             raise ValueError(f"vectors: expected one for each of {len(words)} words, got {len(vectors)}")
+        if not bool(torch.isfinite(vectors).all()):
+            wrong = int((~torch.isfinite(vectors).all(1)).nonzero()[0])
+            raise ValueError(f"vectors: expected finite values, that of {words[wrong]!r} has others")
         if counts is not None and len(counts) != len(words):
             raise ValueError(f"counts: expected one for each of {len(words)} words, got {len(counts)}")
         self.words, self.vectors = list(words), vectors.float().contiguous()

@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 import fastssl.data
-from fastssl.data import Corpus, CorpusError, ParallelCorpus, sentences, text_corpus, text_files, wikitext
+from fastssl.data import (
+    Corpus,
+    CorpusError,
+    ParallelCorpus,
+    Tokenizer,
+    Windows,
+    sentences,
+    text_corpus,
+    text_files,
+    tokenize_corpus,
+    wikitext,
+)
 from fastssl.data.corpus import join
 from fastssl.data.text_files import text8
 
@@ -201,3 +212,14 @@ def test_embedded_texts() -> None:
     assert nouns.subset([4]).words(0) == ["object", "physical object"]
     both = fastssl.data.open("verses-es,glosses")
     assert len(both) == 31_044 + 117_659 and both.where == "verses-es,glosses"
+
+
+def test_sentences_end_at_full_width_marks() -> None:
+    assert sentences("猫がいる。「犬も？」鳥！") == ["猫がいる。", "「犬も？」", "鳥！"]  # noqa: RUF001
+
+
+def test_documents_without_enough_sentences_are_named(tmp_path: Path) -> None:
+    file = tokenize_corpus(["One sentence only.", "Another one."], Tokenizer(), tmp_path / "a.tok")
+    assert len(Windows(file, 64, whole="sentence")) == 2
+    with pytest.raises(ValueError, match="data: expected a document of at least 2 sentences, corpus has none here"):
+        Windows(file, 64, whole="pair")

@@ -462,3 +462,10 @@ def test_gensim_reads_what_is_written_and_the_reverse(binary: bool, tmp_path: Pa
     back = WordVectors.load(tmp_path / "theirs", binary=binary)
     assert back.words == vectors.words
     torch.testing.assert_close(back.vectors, vectors.vectors)
+
+
+def test_vectors_that_are_not_finite_are_named() -> None:
+    with pytest.raises(ValueError, match="vectors: expected finite values, that of 'b' has others"):
+        WordVectors(["a", "b"], torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]))
+    with pytest.raises(ValueError, match="k: expected an integer >= 1, got 0"):
+        WordVectors(["a", "b"], torch.eye(2)).most_similar("a", 0)
