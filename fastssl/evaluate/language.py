@@ -26,7 +26,8 @@ ROWS, STRIP = 32, 1024  # windows per batch, rows of scores at a time
 def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) -> dict[str, dict[str, float]]:
     """Scores of a language method on windows that it was not trained on.
 
-    Autoregressive methods: bits per byte and perplexity per token of the text, beside a unigram model of the training
+    Autoregressive methods: bits per byte (of the text as the tokenizer restores it: one that drops or changes
+    characters codes less) and perplexity per token of the text, beside a unigram model of the training
     tokens, and bits per byte of xz, primed with the training text. Other methods: perplexity of the tokens that are
     predicted. All: accuracy of the predicted tokens, in percent, beside the most frequent token.
 
@@ -87,7 +88,7 @@ def evaluate_language(method: TextMethod, held_out: Windows, training: Windows) 
         table["order"] = {"pretrained": 100 * pairs[0] / pairs[1], "chance": 50.0}
     if method.whole != "stream":
         return table
-    size = held_out.file.bytes_of(held_out.start, held_out.stop)
+    size = len(_text(held_out)) + 1  # what the ids say, as xz gets it: a tokenizer may have dropped characters
     bits = {"pretrained": totals["nats"], "unigram": totals["unigram"]}
     scores = {name: nats / math.log(2) / size for name, nats in bits.items()}
     return {"bits per byte": {**scores, "xz": xz_bits(training, held_out)}, **table}
@@ -101,11 +102,14 @@ def _batches(method: TextMethod, windows: Windows) -> Iterator[TokenBatch]:
             show(int(ids[-1]) + 1, len(windows))
 
 
+def _text(windows: Windows) -> bytes:
+    """The text of windows, as the tokenizer restores it."""
+    return "\n".join(windows.file.texts(windows.start, windows.stop)).encode()
+
+
 def xz_bits(training: Windows, held_out: Windows) -> float:
     """Bits per byte that xz needs for the held-out text after the training text."""
-    before, after = (
-        "\n".join(windows.file.texts(windows.start, windows.stop)).encode() for windows in (training, held_out)
-    )
+    before, after = _text(training), _text(held_out)
     filters = [
         {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(1 << 20, min(len(before) + len(after), 1 << 28))}
     ]
