@@ -55,8 +55,9 @@ class Pretraining:
         workers: loader threads per process; None: as many as torch uses.
         on_error: "raise", or "skip" and count unreadable items.
         views_on: "cpu", or "gpu": it makes the views of methods that take the views of their augmentation alone
-            (SimCLR, MoCo, BYOL, ...), with the same bits, and is sent the images only, so that the CPU has to decode
-            them only. Needs the CUDA kernels (``fastssl info``).
+            (SimCLR, MoCo, BYOL, ...) from images of three channels, with the same bits, and is sent the images only, so
+            that the CPU has to decode them only; other views are made on the CPU. Needs the CUDA kernels (``fastssl
+            info``).
         draft: let JPEG decoders decode at reduced size if a view needs no more; see :class:`fastssl.data.Loader`.
         probe_every: epochs between two evaluations of the features by k-NN and a linear probe, on the labels of the
             data; None: never. The training is bitwise unaffected.
