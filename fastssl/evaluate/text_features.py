@@ -51,11 +51,11 @@ def embed_texts(
         >>> import tempfile
         >>> from fastssl.data import Corpus, Tokenizer
         >>> from fastssl.evaluate import embed_texts, read_features
-        >>> from fastssl.methods import SimCSE
+        >>> from fastssl.methods import QuickThoughts
         >>> from fastssl.models import build_language
         >>> network = {"name": "transformer", "vocabulary": 261, "width": 16, "causal": False, "dropout": 0.1}
         >>> out = tempfile.mkdtemp() + "/features.npz"
-        >>> embed_texts(SimCSE(build_language(network), Tokenizer()), Corpus(["A rose.", "A tulip."]), out)
+        >>> embed_texts(QuickThoughts(build_language(network), Tokenizer()), Corpus(["A rose.", "A tulip."]), out)
         2
         >>> read_features(out).features.shape
         torch.Size([2, 16])

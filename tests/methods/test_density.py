@@ -193,8 +193,8 @@ def test_samples_are_written(tmp_path: Path) -> None:
 
     with wave.open(str(waves[1])) as file:
         assert file.getframerate() == 8000 and file.readframes(1) == (32767).to_bytes(2, "little")
-    with pytest.raises(ValueError, match="kind: expected images or audio, got texts"):
-        Samples("texts", ["a"]).save(tmp_path / "c")
+    assert Samples("texts", ["a", "b"]).save(tmp_path / "c.txt") == [tmp_path / "c.txt"]
+    assert (tmp_path / "c.txt").read_text() == "a\n\nb\n\n"
 
 
 def run(*arguments: Any, code: int = 0) -> str:
