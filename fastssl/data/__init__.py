@@ -29,8 +29,8 @@ from fastssl.data.stereograms import Stereograms, stereograms
 from fastssl.data.tables import table, text_table
 from fastssl.data.tagged import Tagged, capitals, read_conll
 from fastssl.data.text_files import text8, text_corpus, wikitext
-from fastssl.data.tokenizer import Tokenizer, load_tokenizer, train_tokenizer
-from fastssl.data.tokens import TokenError, TokenFile, tokenize_corpus
+from fastssl.data.tokenizer import Tokenizer, train_tokenizer
+from fastssl.data.tokens import TokenError, TokenFile, load_tokenizer, tokenize_corpus
 from fastssl.data.wav import AudioError, WavSource, read_wav, wav_folder
 from fastssl.data.windows import Window, Windows
 

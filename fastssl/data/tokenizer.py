@@ -13,7 +13,6 @@ from fastssl.data.source import Source, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
 FILE = "tokenizer.json"
-SUFFIX = ".tok"  # of token files
 # Names of the special tokens: ours, then those of other tokenizers.
 SPECIAL = {
     "pad": ("[PAD]", "<pad>"),
@@ -213,39 +212,6 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
     if not seen:
         raise ValueError("texts: expected at least one text, all are empty")
     return TrainedTokenizer(model.to_str())
-
-
-def load_tokenizer(where: str | Path) -> Tokenizer:
-    """Loads a tokenizer: "bytes", a ``tokenizer.json``, a folder with one (a run, a Hugging Face model), or that of a
-    token file.
-
-    Args:
-        where: name or path.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ImportError: without the extra ``text``, for anything but bytes.
-        ValueError: not a tokenizer.
-
-    Example:
-        >>> from fastssl.data import load_tokenizer
-        >>> load_tokenizer("bytes")
-        Tokenizer('bytes', 261 tokens)
-    """
-    if str(where) == "bytes":
-        return Tokenizer()
-    path = Path(where)
-    for candidate in (path, path / FILE, path / "checkpoint" / FILE):
-        if candidate.is_file():
-            if candidate.suffix == SUFFIX:
-                from fastssl.data.tokens import TokenFile  # which imports this module
-
-                return TokenFile(candidate).tokenizer
-            try:
-                return tokenizer_of(candidate.read_text(encoding="utf-8"))
-            except UnicodeDecodeError as error:
-                raise ValueError(f"tokenizer: {str(candidate)!r} cannot be read as a {FILE} ({error})") from error
-    raise FileNotFoundError(f"tokenizer: expected 'bytes', a {FILE} or a folder with one, got {str(where)!r}")
 
 
 def tokenizer_of(content: str) -> Tokenizer:

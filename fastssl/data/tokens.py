@@ -23,7 +23,7 @@ import numpy as np
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.corpus import Corpus
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
-from fastssl.data.tokenizer import Tokenizer, tokenizer_of
+from fastssl.data.tokenizer import FILE, Tokenizer, tokenizer_of
 
 MAGIC = b"FSSLTOK1"
 VERSION = 1
@@ -246,3 +246,34 @@ class TokenFile(Source):
 
     def __repr__(self) -> str:
         return f"TokenFile({self.name!r}, {self.total:,} tokens, {len(self):,} documents)"
+
+
+def load_tokenizer(where: str | Path) -> Tokenizer:
+    """Loads a tokenizer: "bytes", a ``tokenizer.json``, a folder with one (a run, a Hugging Face model), or that of a
+    token file.
+
+    Args:
+        where: name or path.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ImportError: without the extra ``text``, for anything but bytes.
+        ValueError: not a tokenizer.
+
+    Example:
+        >>> from fastssl.data import load_tokenizer
+        >>> load_tokenizer("bytes")
+        Tokenizer('bytes', 261 tokens)
+    """
+    if str(where) == "bytes":
+        return Tokenizer()
+    path = Path(where)
+    for candidate in (path, path / FILE, path / "checkpoint" / FILE):
+        if candidate.is_file():
+            if candidate.suffix == ".tok":
+                return TokenFile(candidate).tokenizer
+            try:
+                return tokenizer_of(candidate.read_text(encoding="utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"tokenizer: {str(candidate)!r} cannot be read as a {FILE} ({error})") from error
+    raise FileNotFoundError(f"tokenizer: expected 'bytes', a {FILE} or a folder with one, got {str(where)!r}")
