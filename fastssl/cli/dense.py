@@ -79,8 +79,11 @@ def evaluate_dense(
     starts = starts_of(encoder, scratch, train or "head", supervised if _has_labels(state) else None)
     if only:
         starts = {"pretrained": starts["pretrained"]}
+    train = train or "head"
+    if seeds is not None and seeds < 1:
+        raise ValueError(f"seeds: expected an integer >= 1, got {seeds}")
     share, weights = share_of(labels), _weights(encoder)
-    name = "-".join([protocol, head, train or "head", splits.name, f"{100 * share:g}"])
+    name = "-".join([protocol, head, train, splits.name, f"{100 * share:g}"])
     settings = settings_of(splits, options, head=head, labels=share, train_layers=train, weights=weights)
     results = Results(run / "dense" / f"{name}.json", settings)
     if results.values:
@@ -98,7 +101,7 @@ def evaluate_dense(
             keep={"pretrained": pictures},
             note=echo,
         )
-    trained = "frozen encoder" if (train or "head") == "head" else "all layers trained"
+    trained = "frozen encoder" if train == "head" else "all layers trained"
     about = (
         f"{state['method']}, {head} head, {trained}, {100 * share:g} % of {len(splits.train):,} training images, "
         f"{options.steps} steps, {len(splits.test):,} test images."

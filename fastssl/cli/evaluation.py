@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -178,8 +179,10 @@ def _likelihoods(checkpoint: Path, state: dict[str, Any], name: str) -> dict[str
 
     method = load_method(checkpoint)
     assert isinstance(method, DensityMethod)
-    task = open_splits(data_of(state))
-    return evaluate_density(method, task.test if name == data_of(state) else open_source(name), task.train)
+    own = data_of(state)
+    task = open_splits(own)
+    same = name == own or os.path.abspath(os.path.expanduser(name)) == own  # whose path the run records whole
+    return evaluate_density(method, task.test if same else open_source(name), task.train)
 
 
 def _disparity(checkpoint: Path) -> dict[str, Any]:

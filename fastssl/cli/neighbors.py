@@ -37,6 +37,7 @@ def draw_neighbors(
 
     import fastssl.functional as F
     from fastssl.evaluate import read_features
+    from fastssl.evaluate.feature_files import FORMATS
     from fastssl.evaluate.features import centred
 
     if out.suffix not in (".png", ".html"):
@@ -47,7 +48,7 @@ def draw_neighbors(
     gallery = read_features(features)
     if len(gallery.features) < 2:
         raise ValueError(f"features: expected at least two rows, {str(features)!r} has {len(gallery.features)}")
-    other = len(queries) == 1 and Path(queries[0]).is_file()
+    other = len(queries) == 1 and Path(queries[0]).suffix in FORMATS and Path(queries[0]).is_file()
     asked = read_features(queries[0]) if other else gallery
     if asked.features.shape[1] != gallery.features.shape[1]:
         raise ValueError(

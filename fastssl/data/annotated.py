@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,7 +29,7 @@ class AnnotatedFiles(FileSource):
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
         objects: of an index: the objects of that image, read on access.
-        key: hash of the annotations, a part of the fingerprint.
+        key: hash of the annotations, a part of the fingerprint; or a function that makes it when it is asked for.
 
     Raises:
         ValueError: an image whose size is not that of its annotation.
@@ -47,7 +48,12 @@ class AnnotatedFiles(FileSource):
     """
 
     def __init__(
-        self, paths: Sequence[Path], classes: Sequence[str], name: str, objects: Callable[[int], Objects], key: str = ""
+        self,
+        paths: Sequence[Path],
+        classes: Sequence[str],
+        name: str,
+        objects: Callable[[int], Objects],
+        key: str | Callable[[], str] = "",
     ) -> None:
         super().__init__(paths, None, classes, name, orientation=False)
         self.objects, self.key = objects, key
@@ -68,6 +74,8 @@ class AnnotatedFiles(FileSource):
 
     @property
     def fingerprint(self) -> str:
+        if not isinstance(self.key, str):
+            self.key = self.key()
         return digest(super().fingerprint, self.key)
 
 
@@ -152,6 +160,10 @@ def voc(folder: str | Path, part: str = "train", task: str = "detection") -> Ann
     """
     _check(task, part)
     root = Path(folder)
+    if not (root / "ImageSets").is_dir():
+        inside = sorted(path.parent for path in root.glob("*/ImageSets"))
+        hint = f"; did you mean {str(inside[-1])!r}?" if inside else ""
+        raise ValueError(f"data: expected Annotations, ImageSets and JPEGImages in {str(root)!r}{hint}")
     lists = root / "ImageSets" / ("Segmentation" if task == "segmentation" else "Main")
     marks = ("SegmentationClass", "png") if task == "segmentation" else ("Annotations", "xml")
 
@@ -166,7 +178,14 @@ def voc(folder: str | Path, part: str = "train", task: str = "detection") -> Ann
     ids = require_images(listed(name), f"{lists / name}.txt")
     paths = [root / "JPEGImages" / f"{one}.jpg" for one in ids]
     _there(paths)
-    return AnnotatedFiles(paths, list(VOC_CLASSES), "voc", _VOC(root, ids, task), key=task)
+    marked = [root / marks[0] / f"{one}.{marks[1]}" for one in ids]
+    return AnnotatedFiles(
+        paths, list(VOC_CLASSES), "voc", _VOC(root, ids, task), key=functools.partial(_contents, task, marked)
+    )
+
+
+def _contents(task: str, paths: Sequence[Path]) -> str:
+    return digest(task, *(path.read_bytes() if path.is_file() else b"" for path in paths))
 
 
 def _there(paths: Sequence[Path]) -> None:
@@ -266,7 +285,9 @@ def coco(folder: str | Path, part: str = "train", task: str = "detection") -> An
     if not found:
         raise ValueError(f"data: expected annotations/instances_{word}*.json in {str(root)!r}, there is none")
     path = found[-1]
-    stored = json.loads(path.read_text())
+    raw = path.read_bytes()
+    stored = json.loads(raw)
+    _complete(stored, path.name, task)
     categories = sorted(stored["categories"], key=lambda c: c["id"])
     number = [c["id"] for c in categories]
     images = require_images(stored["images"], path.name)
@@ -282,8 +303,32 @@ def coco(folder: str | Path, part: str = "train", task: str = "detection") -> An
     images_in = next((f for f in folders if f.is_dir()), folders[0])
     paths = [images_in / image["file_name"] for image in images]
     _there(paths)
-    key = digest(task, json.dumps([[a["bbox"] for a in some] for some in listed]))
-    return AnnotatedFiles(paths, [c["name"] for c in categories], "coco", _COCO(images, listed, task), key=key)
+    names = [c["name"] for c in categories]
+    return AnnotatedFiles(paths, names, "coco", _COCO(images, listed, task), key=digest(task, raw))
+
+
+def _complete(stored: dict[str, Any], name: str, task: str) -> None:
+    """Checks that what is read of a file of COCO is there.
+
+    Raises:
+        ValueError: a key that is missing, an annotation without a mask, or more categories than a mask can have.
+    """
+    needed = {
+        "categories": ("id", "name"),
+        "images": ("id", "file_name", "height", "width"),
+        "annotations": ("image_id", "category_id", "bbox"),
+    }
+    for part, keys in needed.items():
+        if part not in stored:
+            raise ValueError(f"{name}: expected the keys {', '.join(needed)}, got {', '.join(stored)}")
+        for k, entry in enumerate(stored[part]):
+            for key in keys:
+                if key not in entry:
+                    raise ValueError(f"{name}: expected the key {key!r} in each of {part}, number {k} has none")
+            if task == "segmentation" and part == "annotations" and not entry.get("segmentation"):
+                raise ValueError(f"{name}: annotation {entry.get('id', k)} has a box and no mask: task 'detection'")
+    if task == "segmentation" and len(stored["categories"]) >= VOID:
+        raise ValueError(f"{name}: expected at most {VOID - 1} categories of masks, got {len(stored['categories'])}")
 
 
 ANNOTATED: dict[str, Callable[..., AnnotatedFiles]] = {"voc": voc, "coco": coco}

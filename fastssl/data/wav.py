@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +134,8 @@ class WavSource(PathSource):
 
 
 def wav_folder(root: str | Path) -> WavSource | None:
-    """The WAV files of a folder, of one sub-folder per class or without classes; None: it holds none.
+    """The WAV files of a folder, of one sub-folder per class (with folders of its own) or without classes; None: it
+    holds none.
 
     Args:
         root: the folder, or its URL.
@@ -155,7 +156,8 @@ def wav_folder(root: str | Path) -> WavSource | None:
     root = str(root) if is_url(root) else os.path.expanduser(str(root))
     there = entries(root)
     folders = sorted(name for name, is_a_folder in there.items() if is_a_folder and not name.startswith("."))
-    inside = {folder: _waves(entries(join(root, folder))) for folder in folders}
+    below = {folder: list(_below(join(root, folder))) for folder in folders}
+    inside = {folder: sorted(file for file in files if _is_wave(file)) for folder, files in below.items()}
     classes = [folder for folder in folders if inside[folder]]
     alone = _waves(there)
     if not alone and not classes:
@@ -166,6 +168,7 @@ def wav_folder(root: str | Path) -> WavSource | None:
         )
     paths = alone or [f"{folder}/{file}" for folder in classes for file in inside[folder]]
     others = sum(not is_a_folder for is_a_folder in there.values()) - len(alone)
+    others += sum(len(below[folder]) - len(inside[folder]) for folder in classes)
     return WavSource(
         paths,
         [k for k, folder in enumerate(classes) for _ in inside[folder]] if classes else None,
@@ -177,6 +180,17 @@ def wav_folder(root: str | Path) -> WavSource | None:
 
 
 def _waves(there: dict[str, bool]) -> list[str]:
-    return sorted(
-        name for name, is_a_folder in there.items() if not is_a_folder and ending(name) == SUFFIX and name[0] != "."
-    )
+    return sorted(name for name, is_a_folder in there.items() if not is_a_folder and _is_wave(name))
+
+
+def _is_wave(name: str) -> bool:
+    return ending(name) == SUFFIX and not os.path.basename(name).startswith(".")
+
+
+def _below(folder: str) -> Iterator[str]:
+    """The files of a folder and of those in it."""
+    for name, is_a_folder in entries(folder).items():
+        if not is_a_folder:
+            yield name
+        elif not name.startswith("."):
+            yield from (f"{name}/{file}" for file in _below(join(folder, name)))

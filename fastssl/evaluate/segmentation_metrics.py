@@ -107,7 +107,9 @@ def boundary_f(predicted: np.ndarray, truth: np.ndarray, tolerance: float | None
         if c == VOID:
             continue
         own, wanted = (_boundary(labels == c) for labels in (given, truth))
-        if not own.any() and not wanted.any():  # the whole image is of the class, or it is in none of both
+        if not own.any() and not wanted.any():  # the whole image is of the class, in one of both or in each
+            if bool((given == c).any()) != bool((truth == c).any()):
+                scores.append(0.0)
             continue
         if not own.any() or not wanted.any():
             scores.append(0.0)

@@ -102,7 +102,7 @@ class Encoder(nn.Module):
         Raises:
             ValueError: the network neither has ``levels()`` nor is an ``nn.Sequential``.
         """
-        if hasattr(self.network, "levels"):
+        if callable(getattr(self.network, "levels", None)):
             return list(self.network.levels())  # type: ignore[operator]
         if isinstance(self.network, nn.Sequential):
             return list(self.network)

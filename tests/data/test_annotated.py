@@ -176,3 +176,58 @@ def test_bad_annotations_of_coco(tmp_path: Path, annotation: dict[str, Any], mes
     path.write_text(json.dumps({"images": [], "categories": [], "annotations": []}))
     with pytest.raises(ValueError, match=r"instances_train2017.json lists no images"):
         coco(folder)
+
+
+def test_other_annotations_are_other_data(tmp_path: Path) -> None:
+    folder = voc_folder(tmp_path / "voc")
+    before = [voc(folder, "train", task).fingerprint for task in ("detection", "segmentation")]
+    assert before == [voc(folder, "train", task).fingerprint for task in ("detection", "segmentation")]
+    (folder / "Annotations" / "000001.xml").write_text(XML.replace("<name>cat", "<name>cow"))
+    mask = folder / "SegmentationClass" / "000001.png"
+    Image.fromarray(np.zeros((30, 40), np.uint8)).save(mask)
+    after = [voc(folder, "train", task).fingerprint for task in ("detection", "segmentation")]
+    assert not set(before) & set(after)
+    found = [
+        coco(coco_folder(tmp_path / str(k), [{**SQUARE, **change}])).fingerprint
+        for k, change in enumerate(({}, {"category_id": 3}, {"iscrowd": 1}, {"area": 79}, {}))
+    ]
+    assert len(set(found)) == 4 and found[0] == found[4]
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "task"),
+    [
+        ("images", "height", "detection"),
+        ("annotations", "bbox", "detection"),
+        ("categories", "name", "detection"),
+        ("annotations", "segmentation", "segmentation"),
+    ],
+)
+def test_keys_that_are_missing_in_coco_are_named(part: str, key: str, task: str, tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path, [SQUARE])
+    path = folder / "annotations" / "instances_train2017.json"
+    stored = json.loads(path.read_text())
+    for entry in stored[part]:
+        del entry[key]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=rf"instances_train2017.json: .*({key}|has a box and no mask)"):
+        coco(folder, task=task)
+    path.write_text(json.dumps({"images": []}))
+    with pytest.raises(ValueError, match="expected the keys categories, images, annotations, got images"):
+        coco(folder)
+
+
+def test_masks_have_at_most_254_categories(tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path, [SQUARE])
+    path = folder / "annotations" / "instances_train2017.json"
+    stored = json.loads(path.read_text()) | {"categories": [{"id": k, "name": str(k)} for k in range(255)]}
+    path.write_text(json.dumps(stored))
+    assert len(coco(folder).classes) == 255
+    with pytest.raises(ValueError, match="expected at most 254 categories of masks, got 255"):
+        coco(folder, task="segmentation")
+
+
+def test_the_folder_around_that_of_voc_is_named(tmp_path: Path) -> None:
+    voc_folder(tmp_path / "VOC2012")
+    with pytest.raises(ValueError, match=r"expected Annotations, .*; did you mean '.*VOC2012'\?"):
+        voc(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import fastssl.data
-from fastssl.data import AudioError, open_splits, read_wav, spoken_digits
+from fastssl.data import AudioError, open_splits, read_wav, spoken_digits, wav_folder
 from fastssl.methods import WaveNet
 from fastssl.models import Samples, build_audio
 from fastssl.train import Pretraining, pretrain
@@ -130,3 +130,13 @@ def test_the_spoken_digits_are_split_by_voices() -> None:
     assert open_splits("spoken-digits").test.fingerprint == test.fingerprint
     with pytest.raises(ValueError, match="split: expected 'all', 'train' or 'test', got 'val'"):
         spoken_digits("val")
+
+
+def test_folders_of_a_class_may_have_folders(tmp_path: Path) -> None:
+    for name in ("a/0", "b/deep/1", "b/deep/deeper/2"):
+        Samples("audio", np.zeros((1, 80)), 8000).save(tmp_path / name)
+    (tmp_path / "b" / "deep" / "notes.txt").write_text("x")
+    found = wav_folder(tmp_path)
+    assert found is not None and found.classes == ["a", "b"] and found.labels.tolist() == [0, 1, 1]
+    assert sorted(found.paths) == ["a/0.wav", "b/deep/1.wav", "b/deep/deeper/2.wav"]
+    assert found.skipped == {"no WAV file": 1} and found.read(2).signal.shape == (80,)

@@ -266,3 +266,8 @@ def test_generalized_iou_has_gradients() -> None:
     x = torch.rand(5, 4, dtype=torch.float64)
     x[:, 2:] += x[:, :2] + 0.2
     assert torch.autograd.gradcheck(F.generalized_box_iou, (x.requires_grad_(), x.detach().flip(0)))
+
+
+def test_a_picture_of_the_wrong_class_alone_has_no_right_boundary() -> None:
+    assert boundary_f(np.ones((32, 32), int), np.zeros((32, 32), int)) == 0.0
+    assert boundary_f(np.ones((32, 32), int), np.ones((32, 32), int)) == 100.0

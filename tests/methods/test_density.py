@@ -259,3 +259,17 @@ def test_runs_are_evaluated(name: str, tmp_path: Path) -> None:
 def test_wrong_options_are_named(call: Any, kind: type[Exception], text: str) -> None:
     with pytest.raises(kind, match=text):
         call()
+
+
+def test_the_data_of_a_run_by_its_relative_path_is_scored_where_it_was_not_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for k in range(12):
+        (tmp_path / "g").mkdir(exist_ok=True)
+        Image.new("L", (8, 8), 20 * k).save(tmp_path / "g" / f"{k}.png")
+    monkeypatch.chdir(tmp_path)
+    run("pretrain", "nade", "--data", "g", "--size", 6, "--channels", 1, "--epochs", 2, "--batch-size", 4, "--out", "r")
+    held_out = run("evaluate", "r")
+    assert run("evaluate", "r", "--data", "g") == run("evaluate", "r", "--data", "g/") == held_out
+    said = run("evaluate", "r", "--protocol", "layers", "--data", "digits", code=2)
+    assert "expected a network with levels()" in said
