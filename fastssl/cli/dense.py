@@ -76,10 +76,10 @@ def evaluate_dense(
     def supervised(seed: int) -> Any:
         return supervised_encoder(random_encoder(state["encoder"], seed), data_of(state)).to(device)
 
-    starts = starts_of(encoder, scratch, train or "head", supervised if _has_labels(state) else None)
+    train = train or "head"
+    starts = starts_of(encoder, scratch, train, supervised if _has_labels(state) else None)
     if only:
         starts = {"pretrained": starts["pretrained"]}
-    train = train or "head"
     if seeds is not None and seeds < 1:
         raise ValueError(f"seeds: expected an integer >= 1, got {seeds}")
     share, weights = share_of(labels), _weights(encoder)

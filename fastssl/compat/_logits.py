@@ -32,7 +32,6 @@ class Record:
     losses: list[Any] = field(default_factory=list)  # nodes of the fused losses in the autograd graph
     read: bool = False
     watched: bool = False  # somebody wants the gradient of the logits, which a fused loss does not give
-    done: bool = False  # the forward pass is over
     on_read: Callable[[], None] | None = None
 
 

@@ -52,19 +52,18 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
         raise NotFused("16-bit weights or autocast")
     require_matrices(head.weight)
     record = Record()
-    reader = weakref.ref(model)
-
-    def on_read() -> None:
-        if record.done and (found := reader()) is not None:  # the next step is not lazy
-            _readers.add(found)
-
-    record.on_read = on_read
     head.forward = _Lazy(head, record)
     try:
         result = original(model, *args, **kwargs)
     finally:
         del head.forward  # and a copy's own, which is the usual one
-    record.done = True
+    reader = weakref.ref(model)
+
+    def on_read() -> None:
+        if (found := reader()) is not None:  # the next step is not lazy
+            _readers.add(found)
+
+    record.on_read = on_read
     return Result(result, "" if record.losses and not record.read else "logits that are used otherwise")
 
 

@@ -50,8 +50,10 @@ def table(path: str | Path, **options: Any) -> FileSource:
         >>> len(table(listed))
         1
     """
-    path = str(path)
-    rows = _rows(path)
+    return _images(str(path), _rows(str(path)), **options)
+
+
+def _images(path: str, rows: list[dict[str, Any]], **options: Any) -> FileSource:
     where, label, text = (_column(rows[0], names) for names in (PATHS, LABELS, TEXTS))
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(map(str, rows[0]))}")
@@ -91,8 +93,10 @@ def text_table(path: str | Path) -> Corpus:
         >>> text_table(path).classes
         ['bad', 'good']
     """
-    path = str(path)
-    rows = _rows(path)
+    return _texts(str(path), _rows(str(path)))
+
+
+def _texts(path: str, rows: list[dict[str, Any]]) -> Corpus:
     text, label = _column(rows[0], SENTENCES), _column(rows[0], LABELS)
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
@@ -106,7 +110,8 @@ def text_table(path: str | Path) -> Corpus:
 
 def open_table(path: str | Path, **options: Any) -> FileSource | Corpus:
     """The images that a table lists, or the texts of one without a column of paths."""
-    return table(path, **options) if _column(_rows(str(path))[0], PATHS) else text_table(path)
+    rows = _rows(str(path))
+    return _images(str(path), rows, **options) if _column(rows[0], PATHS) else _texts(str(path), rows)
 
 
 def _column(row: dict[str, Any], names: tuple[str, ...]) -> str | None:
