@@ -47,6 +47,9 @@ PYBIND11_MODULE(_C, m) {
   fastssl::bind_wave(m);
   fastssl::bind_words(m);
   m.def("usable_isas", isa_names, "Instruction sets that this CPU can run, slowest first.");
+  m.def(
+      "multiplies_bf16", [] { return fastssl::isa().pairs_bf16 != nullptr; },
+      "Whether the instruction set in use has products of bf16 that are faster than those of fp32.");
   m.def("isa", [] { return std::string(fastssl::isa().name); }, "The instruction set in use.");
   m.def(
       "select_isa",

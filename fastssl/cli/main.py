@@ -467,7 +467,7 @@ def evaluate(
         typer.Option(help="spatial (4 x 4 feature map) or pooled; default: pooled for data with train/ and val/."),
     ] = None,
     whiten: Annotated[
-        int | None, typer.Option(help="Whiten the features of all rows to that many components before cosines.")
+        int | None, typer.Option(min=1, help="Whiten the features of all rows to that many components before cosines.")
     ] = None,
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
     on_error: UnreadableAsTrained = None,

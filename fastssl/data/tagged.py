@@ -71,8 +71,8 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
     """Reads a file of CoNLL: a word and its columns per line, an empty line after each sentence.
 
     Args:
-        path: the file; lines that begin with "#" or "-DOCSTART-", and words with an id such as "3-4" or "3.1", are left
-            out (CoNLL-U).
+        path: the file; lines that begin with "-DOCSTART-", comments (lines that begin with "#" and have other columns
+            than the words), and words with an id such as "3-4" or "3.1" (CoNLL-U) are left out.
         column: the column of the tags; None: the last (names of CoNLL 2003), of the ten columns of CoNLL-U, whose words
             are in column 1, column 3 (parts of speech).
 
@@ -91,14 +91,17 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
     """
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
-    for number, line in enumerate(content(str(path)).decode("utf-8").splitlines(), 1):
+    width = 0  # columns of a word
+    for number, line in enumerate(content(str(path)).decode("utf-8-sig").split("\n"), 1):
+        line = line.removesuffix("\r")
         if not line.strip():
             words.append([])
             tags.append([])
             continue
-        if line.startswith(("#", "-DOCSTART-")):
+        parts = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
+        if line.startswith("-DOCSTART-") or (line.startswith("#") and len(parts) != width):
             continue
-        parts = line.split("\t") if "\t" in line else line.split()
+        width = width or len(parts)
         of_conllu = len(parts) == 10
         place = column if column is not None else 3 if of_conllu else -1
         if not -len(parts) <= place < len(parts) or len(parts) < 2:

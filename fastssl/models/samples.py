@@ -35,8 +35,8 @@ class Samples(NamedTuple):
     rate: int | None = None
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes images as a contact sheet ``path``.png, waveforms as ``path``-1.wav, ..., or texts as ``path`` with a
-        blank line between them, and returns the files."""
+        """Writes images as a contact sheet (PNG, or the format of the suffix), waveforms as ``path``-1.wav, ..., or texts
+        as ``path`` with a blank line between them, and returns the files."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "texts":
@@ -45,9 +45,13 @@ class Samples(NamedTuple):
             temporary.replace(path)
             return [path]
         if self.kind == "images":
-            target = path.with_name(path.name.removesuffix(".png") + ".png")
+            from PIL import Image
+
+            sheet = contact_sheet(self.values)
+            kind = Image.registered_extensions().get(path.suffix.lower())
+            target = path if kind in Image.SAVE else path.with_name(path.name + ".png")
             temporary = target.with_name(target.name + ".tmp")
-            contact_sheet(self.values).save(temporary, "PNG")
+            sheet.save(temporary, kind if kind in Image.SAVE else "PNG")
             temporary.replace(target)
             return [target]
         files, stem = [], path.name.removesuffix(".wav")

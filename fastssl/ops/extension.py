@@ -83,6 +83,11 @@ def instruction_set(name: str | None = None) -> str | None:
     return str(_C.isa())
 
 
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether the instruction set in use multiplies rows of this 16-bit dtype faster than those of float32."""
+    return dtype == torch.bfloat16 and _C is not None and bool(_C.multiplies_bf16())
+
+
 if _C is not None:
     _C.set_pool_limit(_memory_budget)
 if _C is not None and os.environ.get("FASTSSL_ISA"):

@@ -61,7 +61,7 @@ class Operator:
         ):
             raise RuntimeError(_NO_FORWARD_MODE)
         try:
-            if self.functions is None and torch._C._is_any_autocast_enabled():
+            if self.functions is None and torch._C._is_any_autocast_enabled() and not _of_one_dtype(given):
                 return _first(self._operators[0](*arguments))
             result: Tensor = self._apply(arguments[self.tensors :], *given)
             return result
@@ -142,7 +142,8 @@ class Operator:
             torch.library.register_fake(backward, self._fake_backward)
         torch.library.register_autograd(forward, self.backward, setup_context=self.setup)
         torch.library.register_autograd(backward, no_second_derivative)
-        # As torch's cross_entropy: computed in fp32 under autocast. GPU kernels do so with rows of 16 bits.
+        # As torch's cross_entropy: computed in fp32 under autocast. Kernels do so with rows of one 16-bit dtype too,
+        # GPU kernels with any.
         if self.functions is None:
             torch.library.register_autocast(forward, "cpu", torch.float32)
 
@@ -157,6 +158,11 @@ class KeepingOperator(Operator):
 def _strided(t: Tensor | None) -> bool:
     """Whether these are rows whose features do not lie side by side."""
     return t is not None and not t.is_contiguous() and t.dim() == 2 and t.stride(1) != 1
+
+
+def _of_one_dtype(tensors: tuple[Any, ...]) -> bool:
+    """Whether these matrices need no cast for autocast: kernels sum 16-bit rows in fp32."""
+    return len({t.dtype for t in tensors if t is not None and t.is_floating_point() and t.dim() == 2}) < 2
 
 
 def no_second_derivative(ctx: Any, *grads: Any) -> Any:

@@ -70,6 +70,9 @@ def test_files_of_conll_are_read(tmp_path: Path) -> None:
     speech.write_text("# text\n" + "".join(line.format(*row) for row in rows))
     made = read_conll(speech, column=3)
     assert made.words == [["a", "le", "mot"]] and made.classes == ["ADP", "DET", "NOUN"] and not made.spans
+    prices = tmp_path / "prices.txt"  # comments and words that begin with #, line ends of Windows, a strange space
+    prices.write_bytes("# from 2000\npay VB O\r\n# # O\r\na\u2028b NN O\r\n".encode())
+    assert read_conll(prices, column=1).words == [["pay", "#", "a\u2028b"]]
     with pytest.raises(ValueError, match=r"column: expected one of 4 in line 3 of .*names.txt, got 7"):
         read_conll(names, column=7)
     (tmp_path / "empty.txt").write_text("\n\n")

@@ -187,6 +187,9 @@ def test_samples_are_written(tmp_path: Path) -> None:
     (sheet,) = Samples("images", images).save(tmp_path / "a")
     pixels = np.asarray(Image.open(sheet))
     assert pixels.shape == (2 * 34 + 2, 3 * 34 + 2, 3) and pixels[40, 20].min() == 255 and pixels[20, 20].max() == 0
+    (drawn,) = Samples("images", images).save(tmp_path / "a.webp")
+    assert drawn.name == "a.webp" and Image.open(drawn).format == "WEBP"
+    assert Samples("images", images).save(tmp_path / "step1.5")[0].name == "step1.5.png"
     waves = Samples("audio", np.stack([np.sin(np.arange(100)), np.full(100, 2.0)]), 8000).save(tmp_path / "b.wav")
     assert [file.name for file in waves] == ["b-1.wav", "b-2.wav"]
     import wave
