@@ -9,7 +9,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
 SOURCES := $(shell find csrc -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench zoo asan arm64 gpu-static gpu-static-check gpu-check wheel wheels clean
+.PHONY: help demo test test-slow lint format docs bench zoo asan arm64 windows gpu-static gpu-static-check gpu-check wheel wheels clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -67,6 +67,9 @@ asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehavi
 
 arm64: $(VENV)/.dev ## Cross-compile the kernels for aarch64 and test them under qemu-user (Debian; tests/support/arm64.sh says what it needs).
 	bash tests/support/arm64.sh $(BIN)/python
+
+windows: $(VENV)/.dev ## Compile the kernels' sources for Windows with MinGW, without linking (Debian; tests/support/windows.sh says what it needs).
+	bash tests/support/windows.sh $(BIN)/python
 
 gpu-static: $(VENV)/.dev ## Compile all GPU kernels without a GPU: benchmarks/gpu_static.json, docs/gpu_static.md.
 	$(BIN)/python benchmarks/gpu_static.py $(ARGS)

@@ -3,8 +3,15 @@
 #include <fcntl.h>
 #include <pybind11/pybind11.h>
 #include <sys/stat.h>
-#include <unistd.h>
+#ifdef _WIN32
+#include <io.h>
 
+#include <filesystem>
+#else
+#include <unistd.h>
+#endif
+
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <string>
@@ -21,26 +28,45 @@ struct Contents {
   int error = 0;
 };
 
+#ifdef _WIN32
+using Status = struct _stat64;
+using ssize_t = int;
+int open_to_read(const char* path) {  // in UTF-8
+  return _wopen(std::filesystem::u8path(path).c_str(), _O_RDONLY | _O_BINARY | _O_NOINHERIT);
+}
+int status_of(int file, Status* about) { return _fstat64(file, about); }
+ssize_t read_some(int file, char* to, size_t most) {
+  return _read(file, to, unsigned(std::min<size_t>(most, 1 << 30)));
+}
+void close_file(int file) { _close(file); }
+#else
+using Status = struct stat;
+int open_to_read(const char* path) { return open(path, O_RDONLY | O_CLOEXEC); }
+int status_of(int file, Status* about) { return fstat(file, about); }
+ssize_t read_some(int file, char* to, size_t most) { return read(file, to, std::min<size_t>(most, 1 << 30)); }
+void close_file(int file) { close(file); }
+#endif
+
 Contents read_all(const char* path, size_t limit) {
   Contents found;
-  const int file = open(path, O_RDONLY | O_CLOEXEC);
-  struct stat about;
-  if (file < 0 || fstat(file, &about) != 0) {
+  const int file = open_to_read(path);
+  Status about;
+  if (file < 0 || status_of(file, &about) != 0) {
     found.error = errno;
-  } else if (!S_ISREG(about.st_mode) || size_t(about.st_size) > limit) {
+  } else if ((about.st_mode & S_IFMT) != S_IFREG || size_t(about.st_size) > limit) {
     found.suits = false;
   } else {
     const size_t expected = size_t(about.st_size);
     found.data.reset(new char[expected + 1]);
     while (found.bytes < expected) {
-      const ssize_t got = read(file, found.data.get() + found.bytes, expected - found.bytes);
+      const ssize_t got = read_some(file, found.data.get() + found.bytes, expected - found.bytes);
       if (got < 0 && errno == EINTR) continue;
       if (got < 0) found.error = errno;
       if (got <= 0) break;  // an error, or the file has become shorter
       found.bytes += size_t(got);
     }
   }
-  if (file >= 0) close(file);
+  if (file >= 0) close_file(file);
   return found;
 }
 

@@ -1,9 +1,7 @@
 // Cache-line aligned scratch memory; what is large comes from memory that earlier calls gave back.
 #pragma once
 #include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <new>
 
 #include "buffer_pool.h"
 
@@ -28,8 +26,7 @@ class Buffer {
       taken_ = wanted;
       data_ = static_cast<T*>(buffer_pool::acquire(taken_));
     } else {
-      data_ = static_cast<T*>(std::aligned_alloc(64, (wanted + 63) / 64 * 64));
-      if (!data_) throw std::bad_alloc();
+      data_ = static_cast<T*>(new_aligned(64, (wanted + 63) / 64 * 64));
     }
     if (zeroed) std::memset(static_cast<void*>(data_), 0, wanted);
   }
@@ -42,7 +39,7 @@ class Buffer {
     if (taken_) {
       buffer_pool::release(data_, reinterpret_cast<void*>(taken_));
     } else {
-      std::free(data_);
+      delete_aligned(data_);
     }
     data_ = nullptr;
     size_ = 0;
@@ -50,7 +47,7 @@ class Buffer {
   }
   T* data_ = nullptr;
   int64_t size_ = 0;
-  size_t taken_ = 0;  // bytes of idle memory; 0: from malloc
+  size_t taken_ = 0;  // bytes of idle memory; 0: from new_aligned
 };
 
 }  // namespace fastssl

@@ -1,10 +1,6 @@
 #include "buffer_pool.h"
 
-#include <sys/mman.h>
-
-#include <cstdlib>
 #include <mutex>
-#include <new>
 #include <vector>
 
 namespace fastssl {
@@ -21,7 +17,7 @@ struct Pool {
 
   void keep_within_limit() {
     while (bytes > limit) {
-      std::free(blocks.front().data);
+      delete_aligned(blocks.front().data);
       bytes -= blocks.front().bytes;
       blocks.erase(blocks.begin());
     }
@@ -34,19 +30,13 @@ Pool& pool() {
 
 }  // namespace
 
-void advise_huge_pages(void* p, size_t bytes) {
-  const uintptr_t begin = (uintptr_t(p) + kHugePage - 1) / kHugePage * kHugePage;
-  const uintptr_t end = (uintptr_t(p) + bytes) / kHugePage * kHugePage;
-  if (p && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-}
-
 namespace buffer_pool {
 
 void release(void* data, void* bytes) {
   Pool& shared = pool();
   const std::lock_guard<std::mutex> guard(shared.lock);
   if (reinterpret_cast<size_t>(bytes) > shared.limit) {  // it would only push out what can be used again
-    std::free(data);
+    delete_aligned(data);
     return;
   }
   shared.blocks.push_back({data, reinterpret_cast<size_t>(bytes)});
@@ -73,8 +63,7 @@ void* acquire(size_t& bytes) {
       return data;
     }
   }
-  void* data = std::aligned_alloc(kHugePage, bytes);
-  if (!data) throw std::bad_alloc();
+  void* data = new_aligned(kHugePage, bytes);
   advise_huge_pages(data, bytes);
   return data;
 }

@@ -4,12 +4,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "memory.h"
+
 namespace fastssl {
-
-constexpr size_t kHugePage = size_t(2) << 20;
-
-// Page faults cost as much as the arithmetic on large scratch: asks for 2 MiB pages on the whole ones inside.
-void advise_huge_pages(void* p, size_t bytes);
 
 namespace buffer_pool {
 

@@ -2,20 +2,24 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <cstdlib>
 #include <new>
 
+#ifndef _WIN32
 // In torch since 2.11; the extension asks for 2.10, so the symbol may be missing at run time.
 extern "C" __attribute__((weak)) AOTITorchError
 torch_from_blob(void* data, int64_t ndim, const int64_t* sizes_ptr, const int64_t* strides_ptr, int64_t storage_offset,
                 int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* ret, int32_t layout,
                 const uint8_t* opaque_metadata, int64_t opaque_metadata_size, void (*deleter)(void* data, void* ctx),
                 void* deleter_ctx);
+#endif
 
 namespace fastssl {
 
 torch::stable::Tensor new_pooled(const torch::stable::Tensor& like, int64_t numel,
                                  torch::headeronly::ScalarType dtype) {
+#ifdef _WIN32  // a symbol that may be missing cannot be linked
+  return torch::stable::new_empty(like, {numel}, dtype);
+#else
   const size_t size = dtype == torch::headeronly::ScalarType::Double ? 8 : 4;
   size_t bytes = size_t(numel) * size;
   if (bytes < buffer_pool::kSmallest || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
@@ -27,10 +31,11 @@ torch::stable::Tensor new_pooled(const torch::stable::Tensor& like, int64_t nume
                                       aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr,
                                       0, buffer_pool::release, reinterpret_cast<void*>(bytes));
   if (status != AOTI_TORCH_SUCCESS) {
-    std::free(data);
+    delete_aligned(data);
     throw std::bad_alloc();
   }
   return torch::stable::Tensor(handle);
+#endif
 }
 
 }  // namespace fastssl

@@ -1,7 +1,9 @@
 // The engine's view of a problem: operands packed, partners found, the epilogue chosen, memory for the workers.
 // Only pair_loss.cpp and pair_block.cpp include this.
 #pragma once
+#if __has_include(<unistd.h>)
 #include <unistd.h>
+#endif
 
 #include <cmath>
 #include <cstring>
