@@ -25,6 +25,8 @@ void check_view(const Program& program, const double* p, int64_t height, int64_t
         (p[1] < 0 || p[1] >= 24 || std::fabs(p[5]) > 0.5 || std::min({p[2], p[3], p[4]}) < 0))
       fail("colour factors must be >= 0, the order 0 to 23 and hue between -1/2 and 1/2");
     if (op.kind == OpKind::blur && p[0] < 0) fail("sigma must be >= 0");
+    if (op.kind == OpKind::erase && std::min({p[0], p[1], p[2], p[3]}) < 0)
+      fail("an erased box must not begin outside of the view");
     g.apply(op, p);
     p += kOpColumns[int(op.kind)];
   }

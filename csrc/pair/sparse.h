@@ -1,5 +1,9 @@
 // Blocks of few weights: which of them count, and their products, pair by pair.
 #pragma once
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
 #include "simd/simd.h"
 #include "tile.h"
 
@@ -13,7 +17,8 @@ constexpr int kFewWeights = 256;
 
 template <class T>
 FASTSSL_INLINE Vec<T> magnitude(Vec<T> x) {
-  return x < T(0) ? -x : x;
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  return (Vec<T>)((IVec<T>)x & (IVec<T>{} + std::numeric_limits<Bits>::max()));  // of NaN too
 }
 
 // Which weights of a row of a block [row of y][32] count: those whose magnitude is above what floor(v) gives for a

@@ -88,8 +88,9 @@ class ImageBatch:
 def read_images(images: Any, channels: int = 3) -> ImageBatch:
     """Reads uint8 tensors or arrays [B, H, W, C], [B, C, H, W], a single image, Pillow images, or a list of images.
 
-    C is 1 (grey, repeated), 3, 4 (alpha is dropped, as by Pillow's ``convert("RGB")``), or ``channels``. Tensors may be
-    on a GPU, all on the same one; their views are computed there.
+    C is 1 (grey, repeated), 3, 4 (alpha is dropped, as by Pillow's ``convert("RGB")``), or ``channels``; a last
+    dimension of such a size is that of the channels, also where another could be. Tensors may be on a GPU, all on the
+    same one; their views are computed there.
 
     Raises:
         TypeError: images of another dtype than uint8.

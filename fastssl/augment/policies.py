@@ -326,12 +326,14 @@ class ColorizationAugment(Views):
     @staticmethod
     def rgb(lightness: torch.Tensor, ab: torch.Tensor) -> torch.Tensor:
         """The inverse of :meth:`lab`: [B, 3, H, W] in [0, 1], clipped to sRGB."""
+        lightness, ab = lightness.float(), ab.float()
         fy = (lightness + 16) / 116
         f = torch.cat([fy + ab[:, :1] / 500, fy, fy - ab[:, 1:] / 200], 1)
         delta = 6 / 29
         matrix = f.new_tensor(_XYZ)
         xyz = torch.where(f > delta, f**3, 3 * delta**2 * (f - 4 / 29)) * matrix.sum(1).view(3, 1, 1)
-        linear = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), xyz).clamp(0, 1)
+        with torch.autocast(xyz.device.type, enabled=False):
+            linear = torch.einsum("ij,bjhw->bihw", torch.linalg.inv(matrix), xyz).clamp(0, 1)
         return torch.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear.clamp(min=1e-9) ** (1 / 2.4) - 0.055)
 
 
@@ -357,11 +359,14 @@ class ContextEncoderAugment(Views):
         """
         if kind not in ("center", "random"):
             raise ValueError(f"kind: expected 'center' or 'random', got {kind!r}")
+        if size < 2:
+            raise ValueError(f"size: expected at least 2 pixels, got {size}")
         if not 0 < share < 1:
             raise ValueError(f"share: expected a fraction between 0 and 1, got {share}")
         gone = torch.zeros(batch, 1, size, size, dtype=torch.bool)
         if kind == "center":
-            gone[:, :, size // 4 : size - size // 4, size // 4 : size - size // 4] = True
+            begin, side = (size + 2) // 4, size // 2
+            gone[:, :, begin : begin + side, begin : begin + side] = True
             return gone
         generator = torch.Generator().manual_seed(seed)
         for k in range(batch):

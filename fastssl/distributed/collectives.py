@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl.distributed.exchange import all_to_all, gather, scatter_sum
-from fastssl.distributed.shards import Shards
+from fastssl.distributed.shards import Scaled, Shards
 
 
 def gather_rows(shards: Shards, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -31,6 +31,12 @@ def total(shards: Shards, value: Tensor, *, by_rows: bool = False) -> Tensor:
     rows, and the gradient is the sum of theirs.
     """
     result: Tensor = _Total.apply(shards, by_rows, value)
+    return result
+
+
+def share_of(shards: Shards, value: Tensor) -> Tensor:
+    """A value that every process has, for what each computes alike: the gradient is divided among them."""
+    result: Tensor = Scaled.apply(value, 1 / shards.size)
     return result
 
 

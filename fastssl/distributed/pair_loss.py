@@ -97,9 +97,12 @@ def sup_con(
     counts = layout(shards, "embeddings" if ref_emb is None else "ref_emb", y)
     every = gather(shards, y_ids, counts)
     n, itself = len(embeddings), own_offset >= 0
-    _, codes, sizes = torch.unique(torch.cat([every, labels]), return_inverse=True, return_counts=True)
-    y_codes, x_codes = codes[: len(every)], codes[len(every) :]
-    sizes = torch.bincount(y_codes, minlength=len(sizes))
+    # Classes by number: of all columns, alike on every process; one more for those that no column has.
+    classes, y_codes = torch.unique(every, return_inverse=True)
+    x_codes = torch.searchsorted(classes, labels)
+    known = torch.cat([classes, classes.new_zeros(1)])[x_codes] == labels
+    x_codes = torch.where(known, x_codes, len(classes))
+    sizes = torch.bincount(y_codes, minlength=len(classes) + 1)
     positives = (sizes[x_codes] - int(itself)).double()
     # Two rows of a class that are both here are each other's only positive: NT-Xent's form, exact for small losses.
     partner = torch.full((n,), -1, device=labels.device)

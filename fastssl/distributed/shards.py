@@ -148,7 +148,7 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
             return loss(*args, **kwargs)
         with _current.set(replace(shards, averaged=False)):  # once, also where one loss calls another
             value = loss(*args, **kwargs)
-        return _Scaled.apply(value, shards.size)
+        return Scaled.apply(value, shards.size)
 
     @functools.wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -159,11 +159,11 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
     return wrapper
 
 
-class _Scaled(torch.autograd.Function):
+class Scaled(torch.autograd.Function):
     """A value whose gradient is multiplied."""
 
     @staticmethod
-    def forward(ctx: Any, value: torch.Tensor, factor: int) -> torch.Tensor:
+    def forward(ctx: Any, value: torch.Tensor, factor: float) -> torch.Tensor:
         ctx.factor = factor
         return value.clone()
 

@@ -38,6 +38,11 @@ def _flat(parts: Sequence[Detections] | Sequence[Objects], classes: int, name: s
 
 
 def _scores(detections: Sequence[Detections]) -> np.ndarray:
+    for k, d in enumerate(detections):
+        if np.shape(d.scores) != (len(d.boxes),):
+            raise ValueError(
+                f"detections[{k}]: expected {len(d.boxes)} scores, one per box, got shape {np.shape(d.scores)}"
+            )
     made: np.ndarray = np.concatenate([np.zeros(0), *(np.asarray(d.scores, np.float64) for d in detections)])
     if not np.isfinite(made).all():
         raise ValueError("detections: expected finite scores")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.evaluate.features import CHUNK, is_large, map_chunks
+from fastssl.evaluate.given import class_ids, feature_rows, row_indices
 from fastssl.evaluate.lbfgs import HISTORY, minimize
 from fastssl.evaluate.metrics import METRICS, metric_of
 
@@ -93,8 +94,8 @@ def _sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float
     """SGD with momentum 0.9, no weight decay, cosine schedule and batches of 256 (He et al. 2020), on features of unit
     variance, which the learning rates assume."""
     scale, chosen = x.shape[1] ** 0.5, torch.from_numpy(train)
-    weight = torch.zeros(classes, x.shape[1], requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
+    weight = torch.zeros(classes, x.shape[1], dtype=x.dtype, requires_grad=True)
+    bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], rate, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
@@ -123,10 +124,10 @@ def linear_probe(
     """Test score, in percent, of a linear classifier on standardised features.
 
     Args:
-        features: [N, C].
+        features: [N, C], float32 or float64, or of 16 bits (computed in float32).
         labels: [N], or [N, classes] of -1, 0 (ignored) and 1 for several classes per item.
-        train: indices of the training rows.
-        test: indices of the test rows.
+        train: indices of the training rows, or a mask of N booleans.
+        test: indices of the test rows, or a mask.
         decay: L2 penalty ("lbfgs") or learning rate ("sgd"); None: selected from :data:`DECAYS` or :data:`RATES` on a
             validation fifth of the training rows.
         steps: iterations of L-BFGS, or epochs of SGD.
@@ -134,8 +135,8 @@ def linear_probe(
         metric: "top-1", "mean per class" or "11-point mAP".
 
     Raises:
-        ValueError: unknown protocol or metric, fewer than two training rows or no test rows, non-finite features, or
-            negative labels.
+        ValueError: unknown protocol or metric, fewer than two training rows (three, where the penalty or rate is
+            selected) or no test rows, non-finite features, or negative labels.
 
     Example:
         >>> import numpy as np, torch
@@ -148,16 +149,21 @@ def linear_probe(
     if protocol not in ("lbfgs", "sgd"):
         raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
     metric_of(metric)
-    features, labels = features.detach(), labels.detach()
+    features, labels = feature_rows(features), torch.as_tensor(labels).detach()
+    if labels.dim() == 1 and not labels.is_floating_point():
+        labels = class_ids(labels, features)
+    elif len(labels) != len(features):
+        raise ValueError(f"labels: expected {len(features)}, one per row of features, got {len(labels)}")
     if features.is_inference() or labels.is_inference():
         features, labels = features.clone(), labels.clone()  # which can be trained on
-    train, test = np.asarray(train), np.asarray(test)
-    _check(features, labels, train, test)
+    train, test = row_indices(train, len(features), "train"), row_indices(test, len(features), "test")
+    for name, rows, least in (("train", train, 2 if decay is not None else 3), ("test", test, 1)):
+        if len(rows) < least:
+            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
     options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
     if decay is None:
         order = np.random.default_rng(len(train)).permutation(train)
         cut = max(1, len(order) // 5)
-        _check(features, labels, order[cut:], order[:cut])
         scores = _scores(features, labels, order[cut:], order[:cut], options, steps, protocol, metric)
         options = [options[int(np.argmax(scores))]]
     return _scores(features, labels, train, test, options, steps, protocol, metric)[0]
@@ -183,21 +189,6 @@ def _scores(
     return [score(torch.cat([x[rows] @ w.T + b for rows in chunks]), labels[test]) for w, b in fits]
 
 
-def _check(features: Tensor, labels: Tensor, train: np.ndarray, test: np.ndarray) -> None:
-    if len(labels) != len(features):
-        raise ValueError(f"labels: expected {len(features)}, one per row of features, got {len(labels)}")
-    for name, rows, least in (("train", train, 2), ("test", test, 1)):
-        if len(rows) < least:
-            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
-    for k, rows in enumerate(features.split(CHUNK)):
-        wrong = ~torch.isfinite(rows).all(1)
-        if bool(wrong.any()):
-            row = k * CHUNK + int(wrong.nonzero()[0])
-            raise ValueError(f"features: expected finite values, row {row} has others")
-    if labels.dim() == 1 and bool((labels < 0).any()):
-        raise ValueError(f"labels: expected classes from 0 on, got {int(labels.min())}: leave unlabelled rows out")
-
-
 def few_labels(
     features: Tensor,
     labels: Tensor,
@@ -214,8 +205,8 @@ def few_labels(
     Args:
         features: [N, C].
         labels: [N].
-        train: indices of the rows from which labelled rows are drawn, at least one per class.
-        test: indices of the test rows.
+        train: indices of the rows from which labelled rows are drawn, at least one per class, or a mask.
+        test: indices of the test rows, or a mask.
         share: fraction of labelled rows per class (0.01 and 0.1 in the papers).
         per_class: number of labelled rows per class, instead of ``share``.
         draws: number of random draws.
@@ -237,10 +228,11 @@ def few_labels(
         raise ValueError(f"share: expected a fraction in (0, 1], got {share}")
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class: expected at least one, got {per_class}")
-    results = []
+    features, results = feature_rows(features), []
+    labels, train = class_ids(labels, features), row_indices(train, len(features), "train")
     for draw in range(draws):
         rows = labelled_rows(labels[train].numpy(), share, per_class, np.random.default_rng([seed, draw]))
-        chosen = np.asarray(train)[rows]
+        chosen = train[rows]
         results.append(linear_probe(features, labels, chosen, test, 1e-4 if len(chosen) < 50 else None))
     return float(np.mean(results)), float(np.std(results))
 
@@ -273,7 +265,8 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
         >>> low_shot(x, labels, shots=1, draws=2)
         (100.0, 0.0)
     """
-    results = []
+    features, results = feature_rows(features), []
+    labels = class_ids(labels, features)
     numbers = labels.numpy()
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl.evaluate.given import class_ids, feature_rows
 
 VOTES = 4096  # queries per chunk
 
@@ -32,6 +33,9 @@ def knn_accuracy(
         temperature: votes have weight exp(cosine / temperature), as in Wu et al. 2018 (0.07); None: equal weights.
         top: number of predicted classes, 5 for top-5 accuracy. Classes without a vote are not predicted.
 
+    Raises:
+        ValueError: features that are not finite, or negative labels.
+
     Example:
         >>> import torch
         >>> from fastssl.evaluate import knn_accuracy
@@ -39,17 +43,19 @@ def knn_accuracy(
         >>> knn_accuracy(x, torch.tensor([0, 0, 1, 1]), k=1)
         100.0
     """
-    own = queries is None
-    q = features if queries is None else queries
-    truth = labels if query_labels is None else query_labels
+    own, features = queries is None, feature_rows(features)
+    labels = class_ids(labels, features)
+    q = features if queries is None else feature_rows(queries, "queries")
+    truth = labels if query_labels is None else class_ids(query_labels, q, "query_labels")
     cosine, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
-    # Weights decrease slightly with the rank of the neighbour, which only breaks ties.
-    weight = (1 - 1e-3 * torch.arange(k, dtype=torch.float32)).expand_as(nearest)
+    # Weights decrease with the rank of the neighbour, so slightly that it only breaks ties: by 1/2 over all of them.
+    weight = (1 - torch.arange(k, dtype=torch.float64) / k**2).expand_as(nearest)
     if temperature is not None:
-        weight = torch.exp((cosine - cosine[:, :1]) / temperature)
+        weight = torch.exp((cosine - cosine[:, :1]).double() / temperature)
     right, classes = 0, int(labels.max()) + 1
     for rows in torch.arange(len(q)).split(VOTES):  # bounds the [rows, classes] matrix of votes
-        votes = torch.zeros(len(rows), classes).scatter_add_(1, labels[nearest[rows]], weight[rows].contiguous())
+        votes = torch.zeros(len(rows), classes, dtype=weight.dtype)
+        votes.scatter_add_(1, labels[nearest[rows]], weight[rows].contiguous())
         best = votes.topk(min(top, classes), 1)
         right += int(((best.indices == truth[rows, None]) & (best.values > 0)).any(1).sum())
     return 100 * right / len(q)
@@ -63,12 +69,16 @@ def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
         gallery: [N, C], unit length.
         k: at most N.
 
+    Raises:
+        ValueError: features that are not finite.
+
     Example:
         >>> import torch
         >>> from fastssl.evaluate import recall_at
         >>> recall_at(torch.eye(4), torch.eye(4), k=1)
         100.0
     """
+    query, gallery = feature_rows(query, "query"), feature_rows(gallery, "gallery")
     _, nearest = F.nearest(query, gallery, k, metric="dot")
     return 100 * float((nearest == torch.arange(len(query))[:, None]).any(1).float().mean())
 
@@ -103,7 +113,7 @@ def uniformity(x: Tensor, t: float = 2.0) -> float:
         >>> uniformity(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         -8.0
     """
-    return float(torch.pdist(x).square().mul(-t).exp().mean().log())
+    return float(F.uniformity(feature_rows(x, "x"), t=t))
 
 
 def feature_spread(features: Tensor) -> float:
@@ -155,7 +165,7 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
         labels: [N].
 
     Raises:
-        ValueError: no class has two rows.
+        ValueError: no class has two rows, features that are not finite, or negative labels.
 
     Example:
         >>> import torch
@@ -164,6 +174,8 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
         >>> retrieval_scores(x, torch.tensor([0, 0, 1, 1]))["precision_at_1"]
         100.0
     """
+    features = feature_rows(features)
+    labels = class_ids(labels, features)
     counts = torch.bincount(labels)[labels] - 1
     most = int(counts.max())
     if most < 1:
@@ -186,8 +198,11 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
     accuracy of the best one-to-one matching (Hungarian algorithm).
 
     Args:
-        clusters: [N] integers.
-        labels: [N] integers.
+        clusters: [N], any values that can be sorted (a cluster of noise, -1, is one like the others).
+        labels: [N].
+
+    Raises:
+        ValueError: different lengths, or none.
 
     Example:
         >>> import numpy as np
@@ -198,9 +213,12 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-    size = int(max(clusters.max(), labels.max())) + 1
-    table = np.zeros((size, size), dtype=np.int64)
-    np.add.at(table, (clusters, labels), 1)
+    clusters, labels = np.asarray(clusters), np.asarray(labels)
+    if clusters.shape != labels.shape or clusters.ndim != 1 or not len(labels):
+        raise ValueError(f"clusters: expected as many as labels, got shapes {clusters.shape} and {labels.shape}")
+    (found, of), (classes, wanted) = (np.unique(side, return_inverse=True) for side in (clusters, labels))
+    table = np.zeros((len(found), len(classes)), dtype=np.int64)
+    np.add.at(table, (of, wanted), 1)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return {
         "nmi": 100 * float(normalized_mutual_info_score(labels, clusters)),

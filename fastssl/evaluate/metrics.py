@@ -43,6 +43,7 @@ def mean_per_class(scores: Tensor, labels: Tensor) -> float:
         >>> mean_per_class(torch.eye(3), torch.tensor([0, 1, 1]))
         75.0
     """
+    labels = labels.long()
     right = (scores.argmax(1) == labels).double()
     counts = torch.bincount(labels, minlength=scores.shape[1])
     sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, labels, right)
@@ -102,9 +103,18 @@ def f1(scores: Tensor, labels: Tensor) -> float:
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     """Correlation of [N] or, over all columns, [N, C], times 100; 0 if either side is constant."""
-    a, b = a - a.mean(0), b - b.mean(0)
-    scale = float((a.square().sum() * b.square().sum()).sqrt())
-    return 100 * float((a * b).sum()) / scale if scale else 0.0
+    if bool((a == a[:1]).all()) or bool((b == b[:1]).all()):
+        return 0.0  # where rounding of the mean would leave something
+    a, b = (_unit(side) for side in (a, b))
+    return 100 * float((a * b).sum())
+
+
+def _unit(values: Tensor) -> Tensor:
+    """Centred, of length 1; neither overflows."""
+    centred = values / values.abs().max()
+    centred = centred - centred.mean(0)
+    centred = centred / centred.abs().max()
+    return centred / centred.square().sum().sqrt()
 
 
 def matthews(scores: Tensor, labels: Tensor) -> float:

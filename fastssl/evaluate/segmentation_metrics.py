@@ -100,6 +100,7 @@ def boundary_f(predicted: np.ndarray, truth: np.ndarray, tolerance: float | None
     """
     from scipy.ndimage import distance_transform_edt
 
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
     reach = max(1.0, TOLERANCE * float(np.hypot(*truth.shape))) if tolerance is None else tolerance
     given = np.where(truth == VOID, VOID, predicted)
     scores = []

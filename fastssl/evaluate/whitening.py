@@ -55,6 +55,6 @@ def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> T
         variance, between = torch.linalg.eigh(centred @ centred.T / rows)
         vectors = centred.T @ between / (rows * variance.clamp(min=1e-300)).sqrt()
     variance, vectors = variance.flip(0)[:components], vectors.flip(1)[:, :components]
-    kept = variance > 1e-6 * variance[0].clamp(min=1e-300)
+    kept = variance > 1e-12 * variance[0].clamp(min=1e-300)
     variance, vectors = variance[kept], vectors[:, kept]
     return (vectors * (variance + shrink * variance.mean()).rsqrt()).float()

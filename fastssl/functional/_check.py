@@ -35,6 +35,13 @@ def matrix(name: str, value: object) -> Tensor:
     return t
 
 
+def floats(**values: object) -> None:
+    """Tensors of floating point numbers."""
+    for name, value in values.items():
+        if tensor(name, value).dtype not in FLOATS:
+            raise TypeError(f"{name}: expected float32, float64, bfloat16 or float16, got {tensor(name, value).dtype}")
+
+
 def matrices(**values: object) -> list[Tensor]:
     """Matrices of one dtype, device and number of features; within autocast also of 16 and 32 bits."""
     result = [matrix(name, value) for name, value in values.items()]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastssl._table import PARAMETERS, Metric, RowLoss
+from fastssl.distributed.collectives import share_of
 from fastssl.distributed.collectives import total as total_of
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.pair_loss import pair_loss as shared_pair_loss
@@ -266,6 +267,13 @@ def everywhere(value: Tensor, *, by_rows: bool = False) -> Tensor:
     """The sum over the processes that share the loss; ``by_rows``: what comes of it is for each process's own rows."""
     shards = current()
     return value if shards is None else total_of(shards, value, by_rows=by_rows)
+
+
+def once(parameter: Tensor | float) -> Tensor | float:
+    """A hyperparameter of what is summed over processes already: of its gradient, which every process computes whole,
+    each has its share, whose sum is the gradient."""
+    shards = current()
+    return parameter if shards is None or not isinstance(parameter, Tensor) else share_of(shards, parameter)
 
 
 def mean(total: Tensor, count: Tensor | float) -> Tensor:

@@ -24,6 +24,12 @@ def _parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return inside, areas[0] + areas[1] - inside
 
 
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 of nothing, where the gradient is 0, too."""
+    there = whole > 0
+    return torch.where(there, part, 0) / torch.where(there, whole, 1)
+
+
 def box_iou(x: Tensor, y: Tensor) -> Tensor:
     r"""Intersection over union of all pairs of boxes.
 
@@ -48,8 +54,7 @@ def box_iou(x: Tensor, y: Tensor) -> Tensor:
 
     Source: Jaccard, The Distribution of the Flora in the Alpine Zone, 1912.
     """
-    inside, union = _parts(_boxes("x", x)[:, None], _boxes("y", y)[None])
-    return torch.where(union > 0, inside / union.clamp(min=torch.finfo(union.dtype).tiny), torch.zeros_like(inside))
+    return _share(*_parts(_boxes("x", x)[:, None], _boxes("y", y)[None]))
 
 
 def generalized_box_iou(x: Tensor, y: Tensor) -> Tensor:
@@ -82,8 +87,7 @@ def generalized_box_iou(x: Tensor, y: Tensor) -> Tensor:
     check.same_rows("y", y, "x", x)
     inside, union = _parts(x, y)
     around = (torch.maximum(x[:, 2:], y[:, 2:]) - torch.minimum(x[:, :2], y[:, :2])).prod(-1)
-    least = torch.finfo(union.dtype).eps
-    return inside / union.clamp(min=least) - (around - union) / around.clamp(min=least)
+    return _share(inside, union) - _share(around - union, around)
 
 
 def nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, *, threshold: float = 0.6) -> Tensor:

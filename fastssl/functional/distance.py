@@ -55,8 +55,8 @@ def pairwise_distance(
     dot         :math:`x_i \cdot y_j`, which is no distance
     =========== ===============================================
 
-    Near pairs are computed from their difference, so small distances keep their digits; the gradient at distance 0
-    is 0.
+    Near pairs are computed from their difference, so small distances keep their digits (but cosine's, which are 1 minus
+    a product); the gradient at distance 0 is 0.
 
     Args:
         metric: see above.

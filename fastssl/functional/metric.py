@@ -21,6 +21,7 @@ from fastssl.functional._pairs import (
     labelled,
     log_share_of_positives,
     mean,
+    once,
     reduce_rows,
     softplus_per_positive,
 )
@@ -327,6 +328,8 @@ def n_pair(
     if not isinstance(l2_reg, Tensor) and l2_reg == 0:
         return loss
     lengths = (anchors.to(loss.dtype).square().sum(1) + positives.to(loss.dtype).square().sum(1)) / 2
+    if reduction != "none":
+        l2_reg = once(l2_reg)
     return loss + l2_reg * reduce_rows(lengths, None, reduction)
 
 
@@ -555,7 +558,7 @@ def margin_loss(
     active = (rows.positive_active + rows.negative_active).sum().detach()
     total = mean(total, active) if reduction == "mean" else everywhere(total)
     if isinstance(nu, Tensor) or nu:
-        total = total + nu * mean(per_row.to(total.dtype).sum(), float(n))
+        total = total + once(nu) * mean(per_row.to(total.dtype).sum(), float(n))
     return pairs.result(total)
 
 

@@ -152,7 +152,8 @@ def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
     sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
     m = torch.as_tensor(margin, dtype=torch.float64, device=cosine.device)
     c, s = m.cos().to(cosine.dtype), m.sin().to(cosine.dtype)
-    inside = cosine >= (math.pi - m.detach()).cos()
+    limit = math.pi - m.detach()  # of the angle: below 0 none is inside, above pi all are
+    inside = (cosine >= limit.clamp(0, math.pi).cos()) & (limit >= 0)
     return torch.where(inside, cosine * c - sine * s, cosine - m.to(cosine.dtype) * s)
 
 

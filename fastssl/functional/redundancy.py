@@ -13,7 +13,7 @@ from torch import Tensor
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import everywhere
+from fastssl.functional._pairs import everywhere, once
 from fastssl.ops.reference.common import unit
 from fastssl.ops.types import least_length
 
@@ -68,7 +68,7 @@ def barlow_twins(
     a, b = (z / (everywhere(z.square().sum(0), by_rows=True) / n + eps).sqrt() for z in centred)
     c = everywhere(_product(a, b)) / n
     diagonal = c.diagonal()
-    return (1 - diagonal).square().sum() + lambd * (c.square().sum() - diagonal.square().sum())
+    return (1 - diagonal).square().sum() + once(lambd) * (c.square().sum() - diagonal.square().sum())
 
 
 @shardable
@@ -105,7 +105,7 @@ def gaussian_information(a: Tensor, b: Tensor, *, eps: Tensor | float = 1e-6, gr
     """
     dtype = torch.float64 if isinstance(a, Tensor) and a.dtype == torch.float64 else torch.float32
     a, b = (z.double() for z in _views(a, b, ("a", "b")))
-    eps = check.value("eps", eps, a.device, low=0)
+    eps = once(check.value("eps", eps, a.device, low=0))
     n = _count(a)
     if n == 0:
         return ((a.sum() + b.sum()) * 0).to(dtype)
@@ -161,10 +161,10 @@ def vicreg(
     if n < 2:
         raise ValueError(f"z0: expected at least 2 rows for a variance, got shape {tuple(z0.shape)}")
     weights = [
-        check.value(k, v, z0.device, low=0)
+        once(check.value(k, v, z0.device, low=0))
         for k, v in (("invariance", invariance), ("variance", variance), ("covariance", covariance))
     ]
-    gamma, eps = check.value("gamma", gamma, z0.device), check.value("eps", eps, z0.device, low=0)
+    gamma, eps = once(check.value("gamma", gamma, z0.device)), once(check.value("eps", eps, z0.device, low=0))
     centred = [z - everywhere(z.sum(0), by_rows=True) / n for z in (z0, z1)]
     variances = [everywhere(z.square().sum(0)) / (n - 1) for z in centred]
     spread = sum(torch.relu(gamma - (v + eps).sqrt()).mean() for v in variances) / 2
@@ -231,9 +231,10 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
         with unsharded():
             every = sinkhorn(gather(shards, scores.detach(), counts), epsilon=epsilon, iterations=iterations)
         return every.split(counts)[shards.rank]
-    logits = (scores.float() if scores.dtype in (torch.float16, torch.bfloat16) else scores) / epsilon
+    result = torch.promote_types(scores.dtype, torch.float32)
+    logits = scores.to(torch.float64 if epsilon < 1e-30 else result) / epsilon
     if logits.numel() == 0:
-        return logits
+        return logits.to(result)
     shifted = logits - logits.max()
     if not check.traced(shifted) and float(shifted.min()) > -60:
         # Exponentials and their products are far from the limits of fp32: the two scalings are vectors, and an
@@ -244,12 +245,12 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
             for _ in range(iterations):
                 column = e.shape[0] / e.shape[1] / (row @ e)  # N / K a column, so that neither scaling runs away
                 row = 1 / (e @ column)
-        return e.mul_(row[:, None]).mul_(column[None, :])
+        return e.mul_(row[:, None]).mul_(column[None, :]).to(result)
     log_q = logits
     for _ in range(iterations):
         log_q = log_q - torch.logsumexp(log_q, 0, keepdim=True)
         log_q = log_q - torch.logsumexp(log_q, 1, keepdim=True)
-    return log_q.exp()
+    return log_q.exp().to(result)
 
 
 def swapped_prediction(
@@ -290,7 +291,11 @@ def centred_softmax(logits: Tensor, center: Tensor, *, temperature: Tensor | flo
         logits: [..., K], float32, float64, bfloat16 or float16.
 
     Returns:
-        [..., K], of the dtype of ``logits``.
+        [..., K], of the dtype that ``logits`` and ``center`` have together.
+
+    Raises:
+        TypeError: no floating point numbers.
+        ValueError: a centre of another shape.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -298,8 +303,7 @@ def centred_softmax(logits: Tensor, center: Tensor, *, temperature: Tensor | flo
 
     Source: Caron et al., DINO, 2021, eq. 1 and 4; Zhou et al., iBOT, 2022.
     """
-    check.tensor("logits", logits)
-    check.tensor("center", center)
+    check.floats(logits=logits, center=center)
     if logits.dim() < 1 or center.shape != logits.shape[-1:]:
         raise ValueError(f"center: expected shape {tuple(logits.shape[-1:])}, got {tuple(center.shape)}")
     temperature = check.value("temperature", temperature, logits.device, positive=True)
@@ -331,7 +335,11 @@ def dino(
         mask: [N, P] booleans, patches that the student did not see.
 
     Returns:
-        A scalar of the dtype of the logits.
+        A scalar of the dtype of the student's logits.
+
+    Raises:
+        TypeError: no floating point numbers, or float64 beside others.
+        ValueError: other shapes.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -339,8 +347,11 @@ def dino(
 
     Source: Caron et al., DINO, 2021, eq. 3; Zhou et al., iBOT, 2022, eq. 2.
     """
+    check.floats(student=student, teacher=teacher, center=center)
     for name, t in (("student", student), ("teacher", teacher)):
-        if check.tensor(name, t).dim() != 3:
+        if torch.float64 in (t.dtype, student.dtype, center.dtype) and not t.dtype == student.dtype == center.dtype:
+            raise TypeError(f"{name}: expected student, teacher and center of one dtype where one is float64")
+        if t.dim() != 3:
             raise ValueError(f"{name}: expected 3 dimensions, got shape {tuple(t.shape)}")
     if teacher.shape[1:] != student.shape[1:] or teacher.shape[0] > student.shape[0]:
         raise ValueError(f"teacher: expected views of shape {tuple(student.shape[1:])}, got {tuple(teacher.shape)}")

@@ -14,20 +14,21 @@ def kmeans(
 ) -> tuple[Tensor, Tensor, float]:
     """Lloyd's algorithm with k-means++ initialisation, on squared Euclidean distances.
 
-    An empty cluster is reinitialised by splitting the largest one (as in DeepCluster).
+    An empty cluster is reinitialised as one row of the largest one, which it splits (as in DeepCluster).
 
     Args:
-        features: [N, C].
+        features: [N, C], float32 or float64, or of 16 bits (computed in float32).
         clusters: number of clusters K, at most N.
-        iterations: maximum number of iterations.
+        iterations: maximum number of times that centroids move.
         seed: seed of the initialisation.
         tolerance: stops when the cost decreases by less than this fraction.
 
     Returns:
-        Centroids [K, C], the cluster of each row [N], and the mean squared distance to its centroid.
+        Centroids [K, C], the cluster of each row [N], which is that of the nearest centroid, and the mean squared
+        distance to it.
 
     Raises:
-        ValueError: more clusters than rows, or none.
+        ValueError: more clusters than rows, or none; features that are not finite.
 
     Example:
         >>> import torch
@@ -38,27 +39,31 @@ def kmeans(
 
     Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007; Caron et al., DeepCluster, 2018 (repair).
     """
-    x = features.detach().float().contiguous()
+    x = features.detach().contiguous()
+    x = x if x.dtype == torch.float64 else x.float()
+    if not bool(torch.isfinite(x).all()):
+        raise ValueError("features: expected finite values")
     if not 1 <= clusters <= len(x):
         raise ValueError(f"clusters: expected 1 to {len(x)}, got {clusters}")
     rng = np.random.default_rng(seed)
     centres = _plus_plus(x, clusters, rng)
     cost = float("inf")
-    cluster = torch.zeros(len(x), dtype=torch.int64, device=x.device)
-    for _ in range(iterations):
+    for move in range(iterations + 1):
         distance, index = F.nearest(x, centres, 1, metric="sqeuclidean")
-        cluster, before, cost = index[:, 0], cost, float(distance.mean())
+        cluster = index[:, 0]
         counts = torch.bincount(cluster, minlength=clusters)
         for empty in torch.nonzero(counts == 0)[:, 0].tolist():
             largest = int(counts.argmax())
             rows = torch.nonzero(cluster == largest)[:, 0]
-            cluster[rows[int(rng.integers(len(rows)))]] = empty
+            row = rows[int(rng.integers(len(rows)))]
+            cluster[row], centres[empty], distance[row] = empty, x[row], 0
             counts[largest] -= 1
             counts[empty] += 1
+        before, cost = cost, float(distance.mean())
+        if move == iterations or before - cost <= tolerance * cost:
+            break
         sums = torch.zeros_like(centres).index_add_(0, cluster, x)
         centres = sums / counts[:, None].clamp(min=1)
-        if before - cost <= tolerance * cost:
-            break
     return centres, cluster, cost
 
 

@@ -35,8 +35,8 @@ class Samples(NamedTuple):
     rate: int | None = None
 
     def save(self, path: str | Path) -> list[Path]:
-        """Writes images as a contact sheet (PNG, or the format of the suffix), waveforms as ``path``-1.wav, ..., or texts
-        as ``path`` with a blank line between them, and returns the files."""
+        """Writes images as a contact sheet (PNG, or the format of the suffix), waveforms as ``path``-1.wav, ..., or
+        texts as ``path`` with a blank line between them, and returns the files."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "texts":

@@ -6,7 +6,7 @@ import importlib
 import os
 from types import ModuleType
 
-import torch  # noqa: F401  (its libraries must be in the process before the extension is loaded)
+import torch  # its libraries must be in the process before the extension is loaded
 
 _C: ModuleType | None
 try:

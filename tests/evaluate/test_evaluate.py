@@ -195,7 +195,7 @@ def test_bad_rows_of_a_probe_are_named() -> None:
     broken = x.clone()
     broken[4, 1] = float("nan")
     for features, known, train, test, match in (
-        (x, labels, rows[:1], rows[5:], "train: expected at least 2 rows, got 1"),
+        (x, labels, rows[:1], rows[5:], "train: expected at least 3 rows, got 1"),
         (x, labels, rows[:5], rows[:0], "test: expected at least 1 row, got 0"),
         (broken, labels, rows[:5], rows[5:], "features: expected finite values, row 4 has others"),
         (x, labels - 1, rows[:5], rows[5:], "labels: expected classes from 0 on, got -1"),

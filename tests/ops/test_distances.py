@@ -100,3 +100,25 @@ def test_nan_ranks_behind_all_others(isa: str, backend: str, metric: str, larges
         assert torch.equal(indices[finite], right[:, :k])
         assert torch.equal(values[finite].isnan(), torch.arange(k).expand(len(finite), -1) >= n - 4)
         assert indices[3].tolist() == [j for j in range(n) if j != 3][:k]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "manhattan", "chebyshev"])
+def test_distances_of_rows_that_are_infinite_huge_or_unknown(isa: str, metric: str, dtype: torch.dtype) -> None:
+    """Those of the differences: of equal infinities they are unknown, of huge rows that are equal 0."""
+    x, y = torch.randn(70, 8, dtype=dtype), torch.randn(45, 8, dtype=dtype)
+    x[3] *= 1e20 if dtype == torch.float32 else 1e200
+    x[40, 2] = x[41, 2] = float("inf")
+    x[50, 1] = y[30, 3] = float("nan")
+    y[2, 2], y[7] = -float("inf"), x[3]
+    for other in (None, y):
+        difference = (x[:, None] - (x if other is None else other)[None]).abs()
+        order = {"manhattan": 1.0, "chebyshev": float("inf")}.get(metric)
+        square = difference.square().sum(2)
+        wanted = difference.norm(order, 2) if order else square if metric == "sqeuclidean" else square.sqrt()
+        got = F.pairwise_distance(x, other, metric=metric)
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
+    unknown = F.nearest(x[:1], y, 45, metric=metric)[1]
+    assert int(unknown[0, -1]) == 30
+    known = F.pairwise_distance(x[:4], y[28:32], metric=metric, backend="reference")
+    assert known[:, 2].isnan().all()

@@ -62,6 +62,7 @@ def cases() -> dict[str, Subject]:
         subject = SUBJECTS[name.partition(",")[0]]
         found[name] = dataclasses.replace(subject, options={**subject.options, **options})
     found["info_nce, same queue"] = Subject("info_nce", "x y", {"replicated_negatives": True}, "negatives=classes")
+    found["sup_con_memory, strangers"] = SUBJECTS["sup_con_memory"]
     found["sup_con, couples"] = Subject("sup_con", "x couples")
     return found
 
@@ -77,14 +78,22 @@ def inputs_of(subject: Subject, dtype: torch.dtype) -> Inputs:
 def run(
     subject: Subject, inputs: Inputs, fold: Callable[[Tensor], Tensor] | None = None, **options: Any
 ) -> list[Tensor]:
-    """The loss and the gradient of every input of numbers."""
+    """The loss and the gradient of every input of numbers, and, in float64, of every hyperparameter."""
     leaves = inputs.leaves()
-    loss = subject(leaves, **options)
+    names = learned(subject, inputs)
+    values = {k: torch.tensor(subject.values[k], dtype=torch.float64, requires_grad=True) for k in names}
+    loss = subject(leaves, **values, **options)
     if fold is not None:
         loss = fold(loss)
-    wanted = leaves.differentiable
+    wanted = [*leaves.differentiable, *values.values()]
     grads = torch.autograd.grad(loss, wanted, allow_unused=True)
     return [loss.detach(), *(torch.zeros_like(t) if g is None else g for g, t in zip(grads, wanted))]
+
+
+def learned(subject: Subject, inputs: Inputs) -> list[str]:
+    """Hyperparameters that are tensors."""
+    of_double = all(t.dtype == torch.float64 for t in inputs.values() if t.is_floating_point())
+    return [name for name in subject.values if of_double and name not in subject.options]
 
 
 def distance(a: Tensor, b: Tensor) -> float:
@@ -109,6 +118,8 @@ def check(
     """Relative distances of the loss and of every gradient from one process."""
     subject, rank = CASES[name], dist.get_rank(group)
     every = inputs_of(subject, dtype)
+    if name.endswith("strangers"):  # a third of the classes is in no column
+        every["labels"] = every["labels"] + 1000 * (torch.arange(N) % 3 == 0)
     mine = Inputs({k: part(k, t, size, rank) for k, t in every.items()})
     options: dict[str, Any] = {"backend": backend} if backend is not None and "backend" in subject.accepted else {}
     here = options | {"group": group} | ({"schedule": schedule} if "schedule" in subject.accepted else {})
@@ -119,7 +130,8 @@ def check(
     else:
         whole, got = run(subject, every, **options), run(subject, mine, **here)
     found = [("loss", distance(got[0], whole[0]))]
-    for k, g, expected in zip((k for k, t in every.items() if t.is_floating_point()), got[1:], whole[1:]):
+    names = [*(k for k, t in every.items() if t.is_floating_point()), *learned(subject, every)]
+    for k, g, expected in zip(names, got[1:], whole[1:]):
         if k in OF_ROWS + OF_MEMORY:  # relative to the whole gradient: a row's own may be tiny
             size_of = max(float(expected.double().norm()), 1e-12)
             found.append((k, float((g.double() - part(k, expected, size, rank).double()).norm()) / size_of))

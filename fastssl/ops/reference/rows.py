@@ -24,6 +24,9 @@ def scores(x: Tensor, y: Tensor, metric: Metric, normalize: float) -> Tensor:
     exact = x.dtype == torch.float64
     mode = "donot_use_mm_for_euclid_dist" if exact else "use_mm_for_euclid_dist_if_necessary"
     distance = torch.cdist(x, y, p=p, compute_mode=mode)
+    if metric == Metric.chebyshev:  # where torch's maximum of differences overlooks NaN
+        unknown = torch.cdist(x.detach(), y.detach(), p=1.0).isnan()
+        distance = distance.masked_fill(unknown, float("nan"))
     return distance**2 if metric == Metric.sqeuclidean else distance
 
 

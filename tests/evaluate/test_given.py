@@ -1,0 +1,139 @@
+"""Measures of inputs that users have: any dtype, masks, noise clusters, values that are not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastssl.data import Detections
+from fastssl.data.objects import objects_of
+from fastssl.evaluate import (
+    boundary_f,
+    clustering_scores,
+    coco_ap,
+    few_labels,
+    kmeans,
+    knn_accuracy,
+    linear_probe,
+    low_shot,
+    pearson,
+    recall_at,
+    retrieval_scores,
+    uniformity,
+    whitening,
+)
+
+
+@pytest.mark.parametrize("k", [1, 5, 63, 200, 2000])
+@pytest.mark.parametrize("temperature", [None, 0.07])
+def test_knn_is_a_vote_of_any_number_of_neighbours(k: int, temperature: float | None) -> None:
+    """Against a loop in float64; float64 features and labels of every integer dtype are as good."""
+    generator = torch.Generator().manual_seed(k)
+    x = torch.nn.functional.normalize(torch.randn(2100, 3, generator=generator, dtype=torch.float64), dim=1)
+    labels = (x[:, 0] > 0.1 * torch.randn(2100, generator=generator, dtype=torch.float64)).to(torch.uint8)
+    gallery, known, queries, wanted = x[:2000], labels[:2000], x[2000:], labels[2000:]
+    cosine, nearest = (queries @ gallery.T).topk(k, 1)
+    weight = torch.ones_like(cosine) if temperature is None else (cosine / temperature).exp()
+    share = (weight * known[nearest]).sum(1) / weight.sum(1)
+    clear = (share - 0.5).abs() > 1e-9  # no tie
+    right = 100 * float(((share > 0.5) == wanted.bool())[clear].double().mean())
+    got = knn_accuracy(gallery, known, k, queries[clear], wanted[clear], temperature=temperature)
+    assert got == pytest.approx(right)
+
+
+def test_features_that_are_not_finite_are_no_score() -> None:
+    x = torch.randn(20, 4)
+    x[7, 2] = float("inf")
+    y = torch.arange(20) % 2
+    calls = (
+        lambda: knn_accuracy(x, y),
+        lambda: recall_at(x, x),
+        lambda: retrieval_scores(x, y),
+        lambda: low_shot(x, y, 2),
+        lambda: few_labels(x, y, np.arange(10), np.arange(10, 20), per_class=2),
+        lambda: kmeans(x, 2),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match="expected finite values"):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("protocol", ["lbfgs", "sgd"])
+def test_probes_of_other_dtypes_are_those_of_their_values(dtype: torch.dtype, protocol: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 4, (300,), generator=generator)
+    x = (torch.randn(300, 64, generator=generator) + 2 * torch.eye(64)[y]).to(dtype)
+    train = np.arange(300) < 200
+    options: dict[str, Any] = {"protocol": protocol, "steps": 10}
+    given = linear_probe(x, y.to(torch.int16), train, ~train, **options)
+    wanted = linear_probe(x.float(), y, np.arange(200), np.arange(200, 300), **options)
+    assert given == wanted if dtype != torch.float64 else given == pytest.approx(wanted, abs=1)
+    few = linear_probe(x, y, np.arange(40), np.arange(200, 300), **options)  # fewer rows than features
+    assert few == pytest.approx(linear_probe(x.float(), y, np.arange(40), np.arange(200, 300), **options), abs=1)
+    assert knn_accuracy(x, y.to(torch.uint8), 3) == pytest.approx(knn_accuracy(x.float(), y, 3), abs=1)
+
+
+def test_clusters_may_have_any_names() -> None:
+    for clusters in ([-1, -1, 1, 1], [10**9, 10**9, 3, 3], ["b", "b", "a", "a"]):
+        scores = clustering_scores(np.array(clusters), np.array([0, 0, 1, 1]))
+        assert scores == {"nmi": 100, "ari": 100, "accuracy": 100}
+    with pytest.raises(ValueError, match="clusters: expected as many as labels"):
+        clustering_scores(np.zeros(3, int), np.zeros(4, int))
+
+
+@pytest.mark.parametrize("iterations", [0, 1, 3, 50])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clusters_are_those_of_the_centroids_that_are_returned(iterations: int, dtype: torch.dtype) -> None:
+    x = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    centres, cluster, cost = kmeans(x, 8, iterations=iterations)
+    distance = (x[:, None].double() - centres.double()).square().sum(2)
+    assert torch.equal(distance.argmin(1), cluster)
+    assert cost == pytest.approx(float(distance.min(1).values.mean()), rel=1e-5)
+    close = torch.tensor([[1e8], [1e8 + 0.1], [1e8 + 2], [1e8 + 2.1]], dtype=torch.float64)
+    assert len(set(kmeans(close, 2)[1][:2].tolist())) == len(set(kmeans(close, 2)[1][2:].tolist())) == 1
+
+
+def test_directions_of_small_variance_are_whitened() -> None:
+    x = torch.randn(1000, 2, dtype=torch.float64) * torch.tensor([1.0, 5e-4], dtype=torch.float64)
+    y = (x - x.mean(0)) @ whitening(x).double()
+    torch.testing.assert_close(y.T @ y / 1000, torch.eye(2, dtype=torch.float64), atol=1e-5, rtol=1e-5)
+    flat = torch.cat([x[:, :1], x[:, :1]], 1).float()
+    assert whitening(flat).shape == (2, 1)
+
+
+def test_correlations_of_what_is_constant_huge_or_tiny() -> None:
+    a, b = torch.full((3,), 0.1, dtype=torch.float64), torch.full((3,), 0.7, dtype=torch.float64)
+    x = torch.tensor([1.0, 2, 3], dtype=torch.float64)
+    assert pearson(a, b) == pearson(a, a) == pearson(a, x) == 0
+    for scale in (1e-170, 1e160, -1e300):
+        assert pearson(x * scale, x) == pytest.approx(100 if scale > 0 else -100)
+
+
+def test_uniformity_does_not_underflow() -> None:
+    x = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert uniformity(x, t=30.0) == pytest.approx(-120) and uniformity(x[:1]) == 0
+    assert uniformity(x.bfloat16()) == -8
+
+
+def test_boundaries_of_tensors_are_those_of_arrays() -> None:
+    truth = torch.zeros(12, 12, dtype=torch.long)
+    truth[3:9, 3:9] = 1
+    truth[5:7, 5:7] = 2
+    shifted = truth.roll(2, 0)
+    assert boundary_f(truth, truth) == 100  # type: ignore[arg-type]
+    assert boundary_f(shifted, truth) == boundary_f(shifted.numpy(), truth.numpy())  # type: ignore[arg-type]
+
+
+def test_scores_belong_to_boxes() -> None:
+    truth = [objects_of((60, 80), [[10, 10, 30, 30]], [0])] * 2
+    boxes = np.array([[10, 10, 30, 30.0], [0, 0, 5, 5]])
+    found = [
+        Detections(boxes[:1], np.array([0.9, 0.1]), np.array([0])),
+        Detections(boxes, np.array([0.8]), np.array([0, 0])),
+    ]
+    with pytest.raises(ValueError, match=r"detections\[0\]: expected 1 scores, one per box, got shape \(2,\)"):
+        coco_ap(found, truth, 1)
