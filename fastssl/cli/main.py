@@ -756,6 +756,9 @@ def bench(
     """Measure the losses against eager PyTorch, torch.compile and other libraries."""
     from fastssl.bench.run import run, write_atomically
 
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: expected a folder, {str(out)!r} is a file")
+    out.mkdir(parents=True, exist_ok=True)
     results = run(quick, echo)
     write_atomically(out / "results.json", json.dumps(results, indent=1))
     echo(f"written: {out / 'results.json'}")

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastssl.distributed.exchange import gather
 from fastssl.distributed.ring import Block, all_peers, half_of_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import ALONE, Shards
 from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.blocks import GRADIENTS, SUMS, kept_bytes
+from fastssl.ops.operator import differentiable_once
 from fastssl.ops.types import Ids, Scoring, Sums, Weights, least_length
 
 LN2 = math.log(2)
@@ -142,7 +142,7 @@ class _PairSums(torch.autograd.Function):
         return by_row * unit, by_column * unit, own.score
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad_row: Tensor, grad_column: Tensor, grad_score: Tensor) -> tuple[Tensor | None, ...]:
         shards, counts, how, columns, backend, plan, ring = ctx.call
         x, y, partner, x_ids, y_ids, by_row, by_column, other, *kept = ctx.saved_tensors

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from fastssl.distributed.shards import Shards, current
+from fastssl.ops.extension import get_memory_budget
 
 Message = tuple[Tensor, int]  # what, and the rank in the group that it goes to or comes from
 
@@ -120,16 +121,23 @@ def layout(shards: Shards, name: str, rows: Tensor) -> list[int]:
     """How many rows every process has.
 
     Raises:
-        ValueError: processes whose rows have other features or another dtype.
+        ValueError: processes whose rows have other features or another dtype, or, where the schedule follows from the
+            memory budget, another budget.
     """
     codes = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
     code = codes.index(rows.dtype) if rows.dtype in codes else len(codes)
     width = rows.shape[1] if rows.dim() == 2 else 1
-    table = gather_numbers(shards, (rows.shape[0], width, code), rows.device)
-    for rank, (_, other, dtype) in enumerate(table):
+    budget = get_memory_budget() if shards.schedule == "auto" else 0
+    table = gather_numbers(shards, (rows.shape[0], width, code, budget), rows.device)
+    for rank, (_, other, dtype, theirs) in enumerate(table):
         if other != width or dtype != code:
             raise ValueError(
                 f"{name}: expected the same features and dtype on every process, got {width} of {rows.dtype} on rank "
                 f"{shards.rank} and {other}{'' if dtype == code else ' of another dtype'} on rank {rank}"
             )
-    return [count for count, _, _ in table]
+        if theirs != budget:
+            raise ValueError(
+                f"schedule: 'auto' expects the same memory budget on every process (fastssl.set_memory_budget), got "
+                f"{budget} on rank {shards.rank} and {theirs} on rank {rank}"
+            )
+    return [count for count, *_ in table]

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from fastssl._table import Metric, RowLoss
 from fastssl.distributed.collectives import gather_rows
@@ -20,6 +19,7 @@ from fastssl.distributed.exchange import all_to_all, gather
 from fastssl.distributed.ring import Block, all_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import Shards
 from fastssl.ops import Backend, dispatch, get_memory_budget, rows
+from fastssl.ops.operator import differentiable_once
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.types import Relation
 
@@ -61,7 +61,7 @@ class Columns:
 
 
 def columns_of(shards: Shards, own: Tensor, counts: Sequence[int]) -> Columns:
-    ring = travels(shards, sum(counts), own.shape[1], own.element_size())
+    ring = sum(counts) > 0 and travels(shards, sum(counts), own.shape[1], own.element_size())
     return Columns(shards, counts, own, None if ring else gather_rows(shards, own, counts))
 
 
@@ -193,7 +193,7 @@ class _Travelling(torch.autograd.Function):
         return torch.cat([how.consume(how.rows(x[part]), part, *tensors) for part in how.strips(x)])
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, own, *tensors = ctx.saved_tensors
         how, wanted = ctx.how, ctx.needs_input_grad[3:]
@@ -238,7 +238,7 @@ class _Fetch(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         shards, order, mine, arriving, local, shape = ctx.call
         parts = all_to_all(shards, list(grad[order].split(mine)), arriving)

@@ -60,6 +60,8 @@ def resolve(group: Group, schedule: str = "auto") -> Shards:
         if group.ndim != 1:
             raise ValueError(f"group: expected one dimension of a DeviceMesh (mesh['name']), got {group.ndim}")
         group = group.get_group()
+    elif group is dist.GroupMember.NON_GROUP_MEMBER:  # what new_group gives to the others
+        raise ValueError("group: this process is not part of it")
     elif not isinstance(group, dist.ProcessGroup):
         raise TypeError(f"group: expected 'world', a ProcessGroup or a DeviceMesh, got {type(group).__name__}")
     rank = dist.get_rank(group)

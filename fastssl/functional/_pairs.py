@@ -212,7 +212,7 @@ def labelled(
     offset = self_offset.get()
     if shards is not None:
         return shared(shards, embeddings, ids, ref_emb, ref_ids, offset, backend)
-    return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset), backend)
+    return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset if len(ids) else -1), backend)
 
 
 def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:

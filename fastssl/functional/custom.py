@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from fastssl._table import Metric
@@ -20,6 +19,7 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
+from fastssl.ops.operator import differentiable_once
 
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
 
@@ -172,7 +172,7 @@ class _Strips(torch.autograd.Function):
         return values
 
     @staticmethod
-    @once_differentiable
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, y, *parameters = ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -163,6 +164,27 @@ def _strided(t: Tensor | None) -> bool:
 def _of_one_dtype(tensors: tuple[Any, ...]) -> bool:
     """Whether these matrices need no cast for autocast: kernels sum 16-bit rows in fp32."""
     return len({t.dtype for t in tensors if t is not None and t.is_floating_point() and t.dim() == 2}) < 2
+
+
+def differentiable_once(backward: Callable[..., tuple[Tensor | None, ...]]) -> Callable[..., Any]:
+    """The backward pass of a loss that has no second derivative: what asks for one gets an error that says so."""
+
+    @functools.wraps(backward)
+    def call(ctx: Any, *grads: Tensor) -> Any:
+        with torch.no_grad():
+            found = backward(ctx, *grads)
+        if not torch.is_grad_enabled():
+            return found
+        fails = torch._C._functions.DelayedError(_NO_SECOND_DERIVATIVE.encode(), len(found))
+        return fails(*(None if g is None else g.detach().requires_grad_() for g in found))
+
+    return call
+
+
+_NO_SECOND_DERIVATIVE = (
+    "fastssl: losses that several processes share, and pair_loss, have no second derivative; without group= the "
+    "reference backend has (with fastssl.backend('reference'): ...)"
+)
 
 
 def no_second_derivative(ctx: Any, *grads: Any) -> Any:

@@ -133,7 +133,8 @@ class Inputs:
         return Inputs(cut, self.tree, len(range(self.rows)[rows]))
 
     def split(self, rows: int) -> list[Inputs]:
-        return [self[start : start + rows] for start in range(0, self.rows, rows)]
+        """At least one chunk, which may be empty: models of several processes run as often everywhere."""
+        return [self[start : start + rows] for start in range(0, max(self.rows, 1), rows)]
 
     def call(self, model: Any) -> Any:
         args, kwargs = pytree.tree_unflatten(self.leaves, self.tree)

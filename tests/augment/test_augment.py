@@ -650,3 +650,32 @@ def test_raw_calls_are_checked() -> None:
     for sizes, ids, view in (([[0, 4]], [0], 0), ([[4]], [0], 0), ([[4, 4]], [0, 1], 0), ([[4, 4]], [0], 0xFFFF)):
         with pytest.raises(ValueError):
             C.augment_sample(program, np.array(sizes), 0, 0, np.array(ids), view)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_colours_come_back_within_autocast(dtype: torch.dtype) -> None:
+    x = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        lightness, ab = ColorizationAugment.lab(x)
+        back = ColorizationAugment.rgb(lightness.to(dtype), ab.to(dtype))
+    assert back.dtype == torch.float32
+    assert float((back - x).abs().max()) < (1e-4 if dtype == torch.float32 else 0.05)
+
+
+def test_the_central_box_has_half_the_side() -> None:
+    for size in range(2, 40):
+        mask = ContextEncoderAugment.mask(1, size)[0, 0]
+        rows = mask.any(1).nonzero().flatten()
+        assert len(rows) == size // 2 and int(mask.sum()) == (size // 2) ** 2
+        assert abs(int(rows[0]) - (size - 1 - int(rows[-1]))) <= 1
+    with pytest.raises(ValueError, match="size: expected at least 2 pixels, got 1"):
+        ContextEncoderAugment.mask(1, 1, kind="random")
+
+
+def test_an_erased_box_begins_inside_of_the_view() -> None:
+    program = Augment([RandomResizedCrop(16), RandomErasing(1.0, value=1.0)])
+    image = np.zeros((1, 40, 40, 3), np.uint8)
+    _, params = program(image, seed=0, return_params=True)
+    params.values[0, params.columns.index("RandomErasing.top")] = -1
+    with pytest.raises(ValueError, match="an erased box must not begin outside of the view"):
+        program.apply(image, params)

@@ -271,3 +271,15 @@ def test_generalized_iou_has_gradients() -> None:
 def test_a_picture_of_the_wrong_class_alone_has_no_right_boundary() -> None:
     assert boundary_f(np.ones((32, 32), int), np.zeros((32, 32), int)) == 0.0
     assert boundary_f(np.ones((32, 32), int), np.ones((32, 32), int)) == 100.0
+
+
+@pytest.mark.parametrize("side", [1e-15, 1e-9, 1e-4, 3e-4, 1.0, 1e6])
+def test_overlaps_of_boxes_of_any_size(side: float) -> None:
+    """In units of the image or of pixels; without area both overlaps and gradients are 0."""
+    x = torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]) * side
+    y = torch.tensor([[0.0, 0, 1, 1], [0, 0, 2, 1], [1, 1, 2, 2]]) * side
+    torch.testing.assert_close(F.generalized_box_iou(x, y), torch.tensor([1.0, 0.5, -0.5]))
+    torch.testing.assert_close(F.box_iou(x, y).diagonal(), torch.tensor([1.0, 0.5, 0.0]))
+    flat = torch.tensor([[0.0, 0, 0, 1]], requires_grad=True)
+    F.generalized_box_iou(flat, flat.detach()).sum().backward()
+    assert flat.grad is not None and not flat.grad.any()

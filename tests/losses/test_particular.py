@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl import losses
 from tests.support.subjects import labels_for
 
 
@@ -264,3 +265,44 @@ def test_dino_of_many_rows_in_16_bits(dtype: torch.dtype, masked: bool) -> None:
 def test_an_infinite_temperature_is_named() -> None:
     with pytest.raises(ValueError, match="temperature: expected a finite number, got inf"):
         F.nt_xent(torch.randn(4, 3), torch.randn(4, 3), temperature=torch.tensor(float("inf")))
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "SupConLoss", "TripletMarginLoss", "MultiSimilarityLoss"])
+def test_a_batch_without_rows_beside_a_memory(name: str) -> None:
+    memory = losses.CrossBatchMemory(getattr(losses, name)(), 4, 16)
+    for rows in (0, 7, 0):
+        loss = memory(torch.randn(rows, 4, requires_grad=True), torch.arange(rows) // 2)
+        loss.backward()
+        assert math.isfinite(float(loss.detach())) and (rows or float(loss.detach()) == 0)
+
+
+@pytest.mark.parametrize("degrees", [0.0, 28.6, 170.0, -28.6, -90.0, 180.0, 350.0])
+def test_arc_face_of_any_margin(degrees: float) -> None:
+    x, weight, y = torch.randn(8, 5).double(), torch.randn(3, 5).double(), torch.arange(8) % 3
+    x[0], x[4] = -weight[0], weight[1]
+    unit, m = torch.nn.functional.normalize, math.radians(degrees)
+    cosine = unit(x) @ unit(weight).T
+    target = cosine.gather(1, y[:, None])
+    angle = target.clamp(-1, 1).arccos()
+    phi = torch.where(angle <= math.pi - m, (angle + m).cos(), target - m * math.sin(m))
+    wanted = torch.nn.functional.cross_entropy(10 * cosine.scatter(1, y[:, None], phi), y, reduction="none")
+    got = F.arc_face(x, weight, y, margin=degrees, scale=10.0, reduction="none")
+    torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_sinkhorn_of_any_epsilon() -> None:
+    q = F.sinkhorn(torch.tensor([[0.9, 0.1], [0.2, 0.4]]), epsilon=1e-39)
+    torch.testing.assert_close(q, torch.eye(2))
+
+
+def test_dtypes_of_dino() -> None:
+    views, center = torch.randn(2, 3, 4), torch.zeros(4)
+    for wrong in ((views, views, center.double()), (views, views.double(), center)):
+        with pytest.raises(TypeError, match="of one dtype where one is float64"):
+            F.dino(*wrong)
+    whole = torch.zeros(2, 3, 4, dtype=torch.long)
+    with pytest.raises(TypeError, match="student: expected float32, float64, bfloat16 or float16, got torch.int64"):
+        F.dino(whole, whole, whole[0, 0])
+    torch.testing.assert_close(
+        F.dino(views, views.bfloat16(), center), F.dino(views, views, center), rtol=0.1, atol=0.1
+    )

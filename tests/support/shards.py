@@ -19,6 +19,7 @@ import fastssl
 import fastssl.functional as F
 import fastssl.losses
 from fastssl.distributed import EmbeddingQueue, sharded
+from fastssl.train import cached_step
 from tests.support.subjects import OF_MEMORY, OF_ROWS, SHARDED, SUBJECTS, Inputs, Subject, labels_for
 
 WORLD = 8
@@ -232,7 +233,7 @@ def engines(group: Any) -> list[list[Any]]:
     def expect(text: str, call: Callable[[], Any]) -> None:
         try:
             call()
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, RuntimeError) as error:
             if text in str(error):
                 return
             wrong.append([text, rank, str(error)])
@@ -247,9 +248,36 @@ def engines(group: Any) -> list[list[Any]]:
     pairs = (torch.tensor([0]),) * 4
     expect("indices_tuple: expected None", lambda: F.triplet(x, indices_tuple=pairs, group=group))
     expect("indices_tuple: expected None", lambda: F.sup_con(x, indices_tuple=pairs, group=group))
+    lone = dist.new_group([dist.get_global_rank(group, 0)], use_local_synchronization=True) if rank == 0 else NOT_MINE
+    if rank:
+        expect("group: this process is not part of it", lambda: F.nt_xent(x, y, group=lone))
+    budget = fastssl.get_memory_budget()
+    fastssl.set_memory_budget(budget - rank)
+    expect("schedule: 'auto' expects the same memory budget", lambda: F.triplet(x, labels_for(N), group=group))
+    fastssl.set_memory_budget(budget)
+
+    def twice() -> None:
+        a = x[mine].clone().requires_grad_()
+        (g,) = torch.autograd.grad(F.nt_xent(a, y[mine], group=group), a, create_graph=True)
+        g.sum().backward()
+
+    expect("have no second derivative", twice)
+    none, few = x[:0].clone().requires_grad_(), torch.arange(0)
+    for schedule in SCHEDULES:  # no rows anywhere
+        if float(F.triplet(none, few, group=group, schedule=schedule)) or float(F.dcl(none, none, group=group)):
+            wrong.append(["no rows", rank, schedule])
+    own = x if rank == 0 else x[:0]  # all rows are those of one process
+    net, alone = network(), network()
+    parts = cached_step(net, own, lambda z: F.sup_con(z, labels_for(N)[: len(z)], group=group), chunk=16)
+    whole_loss = cached_step(alone, x, lambda z: F.sup_con(z, labels_for(N)), chunk=16)
+    expected = [p.grad for p in alone.parameters()]
+    same("cached_step, no rows", summed(net))
+    if distance(parts, whole_loss) > 2e-6:
+        wrong.append(["cached_step, no rows", rank, float(parts)])
     return wrong
 
 
+NOT_MINE = dist.GroupMember.NON_GROUP_MEMBER
 LIMIT = {torch.float64: 1e-12, torch.float32: 2e-6}
 
 

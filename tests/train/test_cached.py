@@ -340,3 +340,9 @@ def test_gradients_by_a_backward_pass_of_the_callers(dtype: torch.dtype) -> None
         cached_step(model, x, lambda z: (z.double() ** 2 * torch.arange(5)).mean(), chunk=4, backward=how)
         found.append([p.grad.clone() for p in model.parameters()])  # type: ignore[union-attr]
     assert scalars == [torch.Size([])] * 3 and all(torch.equal(a, b) for a, b in zip(*found))
+
+
+def test_no_rows_are_no_loss() -> None:
+    encoder = torch.nn.Linear(8, 4)
+    assert cached_step(encoder, torch.zeros(0, 8), lambda z: F.nt_xent(*z.chunk(2)), chunk=4) == 0
+    assert encoder.weight.grad is not None and not encoder.weight.grad.any()
