@@ -49,6 +49,7 @@ def common_data(runs: Sequence[Path]) -> str:
 def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     """The scores of a run of a method of waveforms on the test split of its data, or of ``data``."""
     from fastssl.data import open_splits
+    from fastssl.data.readable import current as leaving_out_now
     from fastssl.evaluate import evaluate_audio
     from fastssl.evaluate.features import progress_bars
     from fastssl.methods import AudioMethod
@@ -58,8 +59,12 @@ def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     assert isinstance(method, AudioMethod)
     trained = open_splits(data_of(state))
     held_out = trained.test if data is None else open_splits(data).test
+    training, held_out = (method.prepare(source) for source in (trained.train, held_out))
+    leave_out = leaving_out_now.get()
+    if leave_out is not None:  # what the method cannot process, too
+        training, held_out = (leave_out(source, str(checkpoint)) for source in (training, held_out))
     with progress_bars(item_progress):
-        return dict(evaluate_audio(method, held_out, trained.train))
+        return dict(evaluate_audio(method, held_out, training))
 
 
 @contextmanager

@@ -171,6 +171,45 @@ class Subset(Source):
         return digest(self.source.fingerprint, self.ids)
 
 
+class CheckedSource(Source):
+    """A source whose items are checked when they are read, so that those that a method cannot process are unreadable.
+
+    Args:
+        source: the source.
+        check: raises an error of reading, such as :class:`fastssl.data.AudioError`, that names the item.
+
+    Example:
+        >>> import numpy as np
+        >>> from fastssl.data import ArraySource
+        >>> from fastssl.data.source import CheckedSource
+        >>> seen = []
+        >>> source = CheckedSource(ArraySource(np.zeros((4, 8, 8, 3), np.uint8)), lambda item: seen.append(item.label))
+        >>> _ = source.read(1)
+        >>> len(source), len(seen)
+        (4, 1)
+    """
+
+    def __init__(self, source: Source, check: Callable[[Item], None]) -> None:
+        self.source, self.check = source, check
+        self.name, self.classes, self.labels = source.name, source.classes, source.labels
+        self.embedded, self.where, self.skipped = source.embedded, source.where, source.skipped
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int, reduce: Reduction | None = None) -> Item:
+        item = self.source.read(index, reduce)
+        self.check(item)
+        return item
+
+    def name_of(self, index: int) -> str:
+        return self.source.name_of(index)
+
+    @property
+    def fingerprint(self) -> str:
+        return self.source.fingerprint
+
+
 class ConcatSource(Source):
     """The concatenation of several sources with the same classes.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor
 
 from fastssl.data.batch import Batch
-from fastssl.data.source import Item, Source
+from fastssl.data.packed import READ_ERRORS
+from fastssl.data.source import CheckedSource, Item, Source
 from fastssl.data.views import labels_of
+from fastssl.data.wav import AudioError
 from fastssl.methods.base import Method
 from fastssl.models.drawing import checked
 from fastssl.models.modes import evaluation_mode
@@ -64,10 +67,13 @@ class AudioMethod(Method):
         return self.window
 
     def prepare(self, source: Source) -> Source:
-        first = source.read(0) if len(source) else None
-        if self.rate is None and first is not None and first.rate is not None:
-            self.samples_per_second.fill_(first.rate)
-        return source
+        """The source, whose signals are checked when they are read; the rate is that of the first that can be."""
+        checked = CheckedSource(source, self.check)
+        for index in range(len(checked) if self.rate is None else 0):
+            with contextlib.suppress(*READ_ERRORS):
+                self.samples_per_second.fill_(checked.read(index).rate or 0)
+                break
+        return checked
 
     def quantize(self, signal: np.ndarray) -> np.ndarray:
         """Codes, integers [T], of a signal in [-1, 1]."""
@@ -81,23 +87,31 @@ class AudioMethod(Method):
         """The ends of the intervals of samples that have these codes, in the middle between the codes' samples."""
         raise NotImplementedError
 
+    def check(self, item: Item) -> None:
+        """Checks that an item's signal can be processed.
+
+        Raises:
+            AudioError: another rate, fewer than two samples, or samples outside of [-1, 1].
+        """
+        name, signal = item.name or "a signal", item.signal
+        if signal is None or len(signal) < LEAST:
+            found = "none" if signal is None else len(signal)
+            raise AudioError(f"signal: expected at least {LEAST} samples, {name} has {found}")
+        most = float(np.abs(signal).max())
+        if not most <= 1:
+            raise AudioError(f"signal: expected samples in [-1, 1], {name} has one of magnitude {most:.4g}: rescale it")
+        if item.rate is not None and self.rate is not None and item.rate != self.rate:
+            raise AudioError(f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it")
+
     def codes(self, item: Item) -> np.ndarray:
         """The codes of an item's signal.
 
         Raises:
-            ValueError: another rate, fewer than two samples, or samples outside of [-1, 1].
+            AudioError: a signal that cannot be processed (:meth:`check`).
         """
-        name = item.name or "a signal"
-        signal = item.signal
-        if signal is None or len(signal) < LEAST:
-            found = "none" if signal is None else len(signal)
-            raise ValueError(f"signal: expected at least {LEAST} samples, {name} has {found}")
-        if item.rate is not None and self.rate is not None and item.rate != self.rate:
-            raise ValueError(f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it")
-        try:
-            return self.quantize(signal)
-        except ValueError as error:
-            raise ValueError(f"signal: {name}: {error}") from error
+        self.check(item)
+        assert item.signal is not None
+        return self.quantize(item.signal)
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
         """Codes of random windows, one view int64 [B, window], padded with -100."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import struct
 import wave
 from pathlib import Path
@@ -106,7 +107,9 @@ def test_folders_are_sources(tmp_path: Path) -> None:
         fastssl.data.open(tmp_path / "words")
 
 
-def test_a_run_on_a_folder_names_other_rates_and_skips_what_cannot_be_read(tmp_path: Path) -> None:
+def test_a_run_on_a_folder_names_other_rates_and_skips_what_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root = _folder(tmp_path / "words")
     method: Any = WaveNet(build_audio({"name": "wavenet", "width": 4, "skip": 4, "depth": 2}), window=32)
     (root / "yes" / "take-4.wav").write_bytes(b"RIFF")
@@ -116,8 +119,19 @@ def test_a_run_on_a_folder_names_other_rates_and_skips_what_cannot_be_read(tmp_p
     pretrain(method, root, options, out=tmp_path / "skip")
     assert method.rate == 8000
     Samples("audio", np.zeros((1, 90)), 16_000).save(root / "yes" / "take-4")
-    with pytest.raises(ValueError, match=r"rate: expected 8000 samples per second, yes/take-4.wav has 16000"):
-        pretrain(method, root, options, out=tmp_path / "rates")
+    for k, (samples, rate, message) in enumerate(
+        (
+            (np.zeros(90), 16_000, r"rate: expected 8000 samples per second, yes/take-4.wav has 16000"),
+            (np.zeros(1), 8000, "signal: expected at least 2 samples, yes/take-4.wav has 1"),
+            (np.full(90, 1.5), 8000, r"signal: expected samples in \[-1, 1\], yes/take-4.wav has one of magnitude 1.5"),
+        )
+    ):
+        (root / "yes" / "take-4.wav").write_bytes(content(3, 32, samples.astype("<f4").tobytes(), rate=rate))
+        with pytest.raises(AudioError, match=message):
+            pretrain(method, root, Pretraining(epochs=1, batch_size=4), out=tmp_path / f"raise {k}")
+        caplog.clear()
+        pretrain(method, root, options, out=tmp_path / f"skip {k}")
+        assert re.search(f"skipped: {message}", caplog.text)
 
 
 def test_the_spoken_digits_are_split_by_voices() -> None:
