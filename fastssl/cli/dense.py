@@ -51,7 +51,7 @@ def evaluate_dense(
 
     from fastssl.data import open_splits
     from fastssl.evaluate import DenseTuning, Detection, Segmentation, compare_dense, starts_of, supervised_encoder
-    from fastssl.evaluate.dense_protocol import Results, settings_of
+    from fastssl.evaluate.dense_protocol import Results, key_of, settings_of
     from fastssl.evaluate.features import progress_bars
     from fastssl.evaluate.report import random_encoder
     from fastssl.report.dense import Pictures, write_dense_report
@@ -85,10 +85,11 @@ def evaluate_dense(
     share, weights = share_of(labels), _weights(encoder)
     name = "-".join([protocol, head, train, splits.name, f"{100 * share:g}"])
     settings = settings_of(splits, options, head=head, labels=share, train_layers=train, weights=weights)
-    results = Results(run / "dense" / f"{name}.json", settings)
+    stored = f"{name}-{key_of(settings)[:8]}"  # beside those of other settings, and of data of the same name
+    results = Results(run / "dense" / f"{stored}.json", settings)
     if results.values:
         echo(f"{len(results.values)} results are in {results.path}")
-    pictures = Pictures(run / "dense" / f"{name}.pictures.json", protocol, classes)
+    pictures = Pictures(run / "dense" / f"{stored}.pictures.json", protocol, classes)
     with progress_bars(item_progress):
         table = compare_dense(
             starts,

@@ -49,6 +49,11 @@ class Start:
     frozen: bool
 
 
+def key_of(settings: Mapping[str, Any]) -> str:
+    """A hash of settings."""
+    return digest(json.dumps(settings, sort_keys=True, default=str))
+
+
 class Results:
     """Results that are there already, in a JSON file, so that an interrupted evaluation goes on where it stopped.
 
@@ -58,7 +63,7 @@ class Results:
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
-        self.path, self.key = path, digest(json.dumps(settings, sort_keys=True, default=str))
+        self.path, self.key = path, key_of(settings)
         self.values: dict[str, dict[str, float]] = {}
         if path is not None and path.exists():
             stored = json.loads(path.read_text())
