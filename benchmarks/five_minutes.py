@@ -24,11 +24,12 @@ from recipe_scores import measures
 from fastssl.augment import SimCLRAugment
 from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically
-from fastssl.cli.demo import DIGITS_ENCODER, EMOJI_ENCODER, WHITEN
+from fastssl.cli.demo import DIGITS_ENCODER, EMOJI_ENCODER, READ, WHITEN
 from fastssl.cli.recipes import build_method
 from fastssl.data import ArraySource, Source, digits, emoji, spoken_digits
-from fastssl.evaluate import encode, evaluate, whitening
+from fastssl.evaluate import encode, evaluate
 from fastssl.evaluate.features import centred
+from fastssl.evaluate.report import projection_of
 from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain, recipe
@@ -78,16 +79,18 @@ def train(data: str, which: str, seed: int, share: float) -> tuple[Any, float, f
 def scores(data: str, encoder: Any, rows: tuple[str, ...]) -> dict[str, Any]:
     """The measures of the table, whitened and plain, and what was held apart."""
     found: dict[str, Any] = {}
+    small, encoder = encoder, encoder.at(READ) if data == "emoji" else encoder
     whiten = WHITEN if data == "emoji" else None
     for name, components in {"plain": None, "readout": whiten}.items():
         if name == "plain" or whiten is not None:
             whole = {"emoji": emoji(), "digits": digits()}.get(data) or source_of(data)
-            table = evaluate(encoder, ENCODERS[data], whole, "spatial", rows, whiten=components)
+            judged = small if name == "plain" else encoder
+            table = evaluate(judged, ENCODERS[data], whole, "spatial", rows, whiten=components)
             found[name] = {key: value for key, value in table.items() if isinstance(value, dict)}
     found.setdefault("readout", found["plain"])
     images = load(data, "cpu")
     first = encode(encoder, whole if data != "emoji" else emoji().nth_image(0))
-    projection = None if whiten is None else whitening(first, whiten)
+    projection = projection_of(first, whiten)
     second = centred(encode(encoder, emoji().nth_image(1)), projection=projection) if data == "emoji" else None
     unit = centred(first, projection=projection)
     for name, chosen in (("apart", images.apart), ("chosen with", ~images.apart)):

@@ -32,7 +32,6 @@ class Counter {
  public:
   Ids add_text(const std::string& text, const py::bytes& letters) {
     const std::string bits = letters;
-    if (bits.size() != 65536 / 8) throw std::invalid_argument("letters: expected a bit for each of 65,536 code points");
     std::vector<int32_t> numbers;
     {
       py::gil_scoped_release unlock;
@@ -162,7 +161,7 @@ void bind_words(py::module_& m) {
   py::class_<Counter>(m, "WordCounter", "Counts the words of texts and numbers them as they are first seen.")
       .def(py::init<>())
       .def("add_text", &Counter::add_text, py::arg("text"), py::arg("letters"),
-           "Numbers of the words of a text, -1 at line breaks; letters: a bit per code point below 65,536.")
+           "Numbers of the words of a text, -1 at line breaks; letters: a bit per code point; those behind have none.")
       .def("add_words", &Counter::add_words, py::arg("words"))
       .def("words", &Counter::words)
       .def("counts", &Counter::counts);

@@ -67,7 +67,9 @@ void WordCounter::grow() {
 
 void number_words(std::string_view text, const std::vector<uint8_t>& is_letter, WordCounter& counter,
                   std::vector<int32_t>& to) {
-  const auto letter = [&](uint32_t point) { return point >= 65536 || (is_letter[point >> 3] >> (point & 7) & 1) != 0; };
+  const auto letter = [&](uint32_t point) {
+    return point >> 3 < is_letter.size() && (is_letter[point >> 3] >> (point & 7) & 1) != 0;
+  };
   const auto apostrophe = [](uint32_t point) { return point == '\'' || point == 0x2019; };
   std::string plain;  // a word with a typographic apostrophe is that with the plain one
   size_t at = 0;

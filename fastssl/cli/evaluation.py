@@ -88,7 +88,8 @@ def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[Non
 
 
 def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
-    """Loads the encoder and state of a checkpoint, or builds an encoder by name ("huggingface:NAME"), without a state.
+    """Loads the encoder and state of a checkpoint, or builds an encoder by name ("huggingface:NAME"), without a state;
+    of images of ``size``, by default those of training.
 
     Raises:
         ValueError: neither a checkpoint nor a known name, or a name without a size.
@@ -97,7 +98,8 @@ def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | 
     from fastssl.train import load_encoder
 
     if name.partition(":")[0] not in LIBRARIES or Path(name).exists():
-        return load_encoder(name)
+        encoder, state = load_encoder(name)
+        return (encoder if size is None else encoder.at(size)), state
     if size is None:
         raise ValueError(f"size: expected the size in pixels of the images that {name} takes (--size)")
     return build_encoder({"name": name, "size": size}), None
@@ -110,9 +112,10 @@ def run_evaluation(
     readout: str | None,
     only: bool = False,
     whiten: int | None = None,
+    size: int | None = None,
 ) -> dict[str, Any]:
     """Runs a protocol and returns its table. Of "frozen": ``only`` evaluates the pretrained encoder without baselines,
-    ``whiten`` whitens the features of all rows.
+    ``whiten`` whitens the features of all rows, ``size`` is that of their images.
 
     Raises:
         ValueError: unknown protocol or data, or a method that the protocol does not support.
@@ -120,11 +123,17 @@ def run_evaluation(
     from fastssl.evaluate.features import progress_bars
 
     with progress_bars(item_progress):
-        return _evaluate(checkpoint, data, protocol, readout, only, whiten)
+        return _evaluate(checkpoint, data, protocol, readout, only, whiten, size)
 
 
 def _evaluate(
-    checkpoint: Path, data: str | None, protocol: str, readout: str | None, only: bool, whiten: int | None
+    checkpoint: Path,
+    data: str | None,
+    protocol: str,
+    readout: str | None,
+    only: bool,
+    whiten: int | None,
+    size: int | None,
 ) -> dict[str, Any]:
     import torch
 
@@ -165,6 +174,7 @@ def _evaluate(
         encoder.to("cuda")
     if issubclass(get(state["method"]), IMAX) and isinstance(open_source(name), Stereograms):
         return _disparity(checkpoint)
+    encoder = encoder if size is None else encoder.at(size)
     rows: tuple[str, ...] = ("pretrained",) if only else ROWS
     likelihoods: dict[str, Any] = {}
     if issubclass(get(state["method"]), DensityMethod):

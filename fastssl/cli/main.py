@@ -258,6 +258,8 @@ def pretrain(
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
         return
+    if minutes is not None and epochs is not None:
+        raise ValueError("minutes, epochs: give one of them, the other follows from it")
     of_method, of_network = method_settings(method, encoder, set_ or [])
     kind = get(method)
     text, audio = "tokens" in kind.needs, issubclass(kind, AudioMethod)
@@ -380,7 +382,8 @@ def pretrain(
         from fastssl.train.language import remove_other_tokens
 
         remove_other_tokens(Path(source.file.path), out)
-    following = "evaluate {}" if text or source.labels is not None else "embed {} --out features.npz"
+    judged = text or source.labels is not None or "signal" in model.needs
+    following = "evaluate {}" if judged else "embed {} --out features.npz"
     echo(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl {following.format(shlex.quote(str(out)))}")
 
 
@@ -456,7 +459,8 @@ def evaluate(
         int | None, typer.Option(help="Of segmentation, detection and translation: steps of each training.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="Of segmentation and detection: side of the resized images, in pixels.")
+        int | None,
+        typer.Option(help="Side of the images in pixels; default: that of training (dense protocols: twice that)."),
     ] = None,
     init: Annotated[
         str | None,
@@ -499,14 +503,17 @@ def evaluate(
     }
     for name, value in {**tuning, **dense}.items():
         users = (
-            TEXT_PROTOCOLS * (name in tuning) + DENSE_PROTOCOLS * (name in dense) + ("translation",) * (name == "steps")
+            TEXT_PROTOCOLS * (name in tuning)
+            + DENSE_PROTOCOLS * (name in dense)
+            + ("translation",) * (name == "steps")
+            + ("frozen",) * (name == "size")
         )
         if value is not None and protocol not in users:
             raise ValueError(f"{name}: expected the protocol {' or '.join(map(repr, users))}, got {protocol!r}")
 
     def on_data_alone(what: str) -> None:
-        if protocol != "frozen" or readout is not None or only or whiten is not None:
-            raise ValueError(f"protocol, readout, whiten, only: {what} are evaluated on --data alone")
+        if protocol != "frozen" or only or {readout, whiten, size} != {None}:
+            raise ValueError(f"protocol, readout, whiten, size, only: {what} are evaluated on --data alone")
 
     context.with_resource(leaving_out(on_error, [] if is_word_run(checkpoint) else [checkpoint]))
     if is_word_run(checkpoint):
@@ -523,6 +530,8 @@ def evaluate(
             on_data_alone("language methods without --protocol finetune")
             table = evaluate_text(checkpoint, data)
         else:
+            if whiten is not None:
+                raise ValueError(f"whiten: expected the protocol 'frozen', got {protocol!r}")
             if protocol != "finetune" and readout is not None:
                 raise ValueError(f"readout: expected none, {protocol} predicts words")
             default = {"finetune": "glosses", "tags": "capitals:sotu", "translation": "verses-es-en"}
@@ -543,7 +552,7 @@ def evaluate(
             raise ValueError(f"readout, whiten: expected none, {protocol} is of feature maps")
         table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
     else:
-        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten)
+        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
@@ -594,10 +603,15 @@ def generate(
 def embed(
     model: Annotated[str, typer.Argument(help="A checkpoint, the --out of pretrain, or huggingface:NAME.")],
     out: Annotated[Path, typer.Option(help="A file: .npz, .safetensors or .parquet.")],
-    data: Annotated[str | None, typer.Option(help="As --data of pretrain; default: the run's training data.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="As --data of pretrain; default: the run's training data (a run on texts needs it)."),
+    ] = None,
     readout: Annotated[str, typer.Option(help="pooled, or spatial (4 x 4 feature map).")] = "pooled",
     part: Annotated[str, typer.Option(help="Split, train or test, of data that has both.")] = "train",
-    size: Annotated[int | None, typer.Option(help="Image size in pixels, for huggingface:NAME.")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Image size in pixels; default: that of training (huggingface:NAME has none).")
+    ] = None,
     on_error: Unreadable = "raise",
     devices: Annotated[int, typer.Option(help="Processes on this machine; or start them with torchrun.")] = 1,
 ) -> None:
@@ -655,9 +669,16 @@ def report(
     from fastssl.cli.evaluation import common_data, leaving_out
     from fastssl.cli.recipes import views_for
     from fastssl.cli.show import item_progress
+    from fastssl.cli.words import is_word_run
     from fastssl.evaluate.features import progress_bars
+    from fastssl.methods import ImageMethod, get
     from fastssl.report.compare import compare_runs
+    from fastssl.train import load_checkpoint
 
+    for run in runs:
+        kind = get(load_checkpoint(run)[1]["method"]) if not is_word_run(run) else None
+        if kind is None or not issubclass(kind, ImageMethod):
+            raise ValueError(f"runs: expected runs on images, {run} is none; evaluate it instead (fastssl evaluate)")
     with progress_bars(item_progress), leaving_out(on_error, runs):
         page = compare_runs(runs, out, data or common_data(runs), echo, views_for)
     echo(f"report: {page.resolve()}")

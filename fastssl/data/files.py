@@ -68,6 +68,19 @@ class PathSource(Source):
             return digest(*self.classes, *labels, *(os.path.basename(p) for p in self.paths))
         return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
 
+    @property
+    def content_key(self) -> str:
+        return digest(self.fingerprint, *(self._state(index) for index in range(len(self))))
+
+    def _state(self, index: int) -> str:
+        """What changes when a file does: its size and time of change; of a remote one, its place."""
+        path = self.path(index)
+        try:
+            state = None if is_url(path) else os.stat(path)
+        except OSError:
+            state = None  # reading it says why
+        return path if state is None else f"{state.st_size} {state.st_mtime_ns}"
+
 
 class FileSource(PathSource):
     """Image files, decoded on access at full resolution.
@@ -137,6 +150,9 @@ class FileSource(PathSource):
         if not self.texts[index]:
             return None
         return content(os.path.splitext(path)[0] + ".txt").decode("utf-8").strip()
+
+    def _state(self, index: int) -> str:
+        return super()._state(index) + (self._version(index) or "")
 
     def _version(self, index: int) -> str | None:
         return None if self.versions is None else self.versions[index]

@@ -122,6 +122,12 @@ class Source:
         parts = [type(self).__name__, str(len(self)), *self.classes]
         return digest(*parts, *([] if self.labels is None else [np.asarray(self.labels, np.int32)]))
 
+    @property
+    def content_key(self) -> str:
+        """A hash for results that are kept: it changes with the fingerprint, and as far as can be told without reading
+        the items, when their content does (size and time of change of files)."""
+        return self.fingerprint
+
     def subset(self, ids: Any, name: str | None = None) -> Source:
         """The source of the items at ``ids``, in that order."""
         return Subset(self, np.asarray(ids, dtype=np.int64), name)
@@ -170,6 +176,10 @@ class Subset(Source):
     def fingerprint(self) -> str:
         return digest(self.source.fingerprint, self.ids)
 
+    @property
+    def content_key(self) -> str:
+        return digest(self.source.content_key, self.ids)
+
 
 class CheckedSource(Source):
     """A source whose items are checked when they are read, so that those that a method cannot process are unreadable.
@@ -208,6 +218,10 @@ class CheckedSource(Source):
     @property
     def fingerprint(self) -> str:
         return self.source.fingerprint
+
+    @property
+    def content_key(self) -> str:
+        return self.source.content_key
 
 
 class ConcatSource(Source):
@@ -256,6 +270,10 @@ class ConcatSource(Source):
     @property
     def fingerprint(self) -> str:
         return digest(*(s.fingerprint for s in self.sources))
+
+    @property
+    def content_key(self) -> str:
+        return digest(*(s.content_key for s in self.sources))
 
 
 def check_index(index: int, count: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -149,6 +150,10 @@ def _texts_of(texts: Iterable[str] | Source) -> Iterator[str]:
     return iter(texts)
 
 
+# Runs of characters without a space that are cut for the training of a tokenizer, whose time grows with their square.
+_LONG = re.compile(r"\S{1000}")
+
+
 def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:
     """Trains a tokenizer.
 
@@ -205,7 +210,7 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
         nonlocal seen
         for text in _texts_of(texts):
             seen = seen or bool(text.strip())
-            yield text
+            yield _LONG.sub(r"\g<0> ", text)
 
     model.train_from_iterator(checked(), trainer)
     if not seen:

@@ -124,11 +124,15 @@ def _of_lists(sentences: Iterable[Sequence[str]], counter: Any) -> Iterator[np.n
 
 @cache
 def _letters() -> bytes:
-    """A bit for every code point below 65,536: whether it belongs to a word."""
-    points = (chr(point) for point in range(65_536))
-    return np.packbits(
-        [c.isalnum() or unicodedata.category(c).startswith("M") for c in points], bitorder="little"
-    ).tobytes()
+    """A bit for every code point below 2^18, behind which there are no letters: whether it belongs to a word. Selectors
+    of a glyph's variation, which follow emoji, do not."""
+    points = np.fromiter(map(_is_letter, map(chr, range(1 << 18))), bool)
+    points[0xFE00:0xFE10] = False
+    return np.packbits(points, bitorder="little").tobytes()
+
+
+def _is_letter(c: str) -> bool:
+    return c.isalnum() or unicodedata.category(c).startswith("M")
 
 
 class _Store:

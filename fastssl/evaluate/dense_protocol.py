@@ -211,4 +211,4 @@ def starts_of(
 
 def settings_of(data: Splits, options: DenseTuning, **others: Any) -> dict[str, Any]:
     """What the results of an evaluation depend on."""
-    return {"train": data.train.fingerprint, "test": data.test.fingerprint, **asdict(options), **others}
+    return {"train": data.train.content_key, "test": data.test.content_key, **asdict(options), **others}

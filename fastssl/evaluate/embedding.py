@@ -105,7 +105,7 @@ class _Blocks:
         self.rows = self.batch * max(1, BLOCK // self.batch)
         self.count = -(-len(source) // self.rows)
         kind = f"{readout} {encoder.size} {encoder.channels} {self.rows} {type(encoder.network).__name__}"
-        of = digest(source.fingerprint, kind, *_weights(encoder))
+        of = digest(source.content_key, kind, *_weights(encoder))
         self.folder = out.with_name(f".{out.name}.{of[:12]}.blocks")
         self.others = f".{glob.escape(out.name)}.*.blocks"
 

@@ -105,16 +105,15 @@ def _correlation(a: Tensor, b: Tensor) -> float:
     """Correlation of [N] or, over all columns, [N, C], times 100; 0 if either side is constant."""
     if bool((a == a[:1]).all()) or bool((b == b[:1]).all()):
         return 0.0  # where rounding of the mean would leave something
-    a, b = (_unit(side) for side in (a, b))
-    return 100 * float((a * b).sum())
+    a, b = (_centred(side) for side in (a, b))
+    return 100 * float((a * b).sum() / (a.square().sum() * b.square().sum()).sqrt())
 
 
-def _unit(values: Tensor) -> Tensor:
-    """Centred, of length 1; neither overflows."""
-    centred = values / values.abs().max()
-    centred = centred - centred.mean(0)
-    centred = centred / centred.abs().max()
-    return centred / centred.square().sum().sqrt()
+def _centred(values: Tensor) -> Tensor:
+    """Centred, of a magnitude of 1: squares neither overflow nor vanish."""
+    scaled = values / values.abs().max()
+    centred = scaled - scaled.mean(0)
+    return centred / centred.abs().max()
 
 
 def matthews(scores: Tensor, labels: Tensor) -> float:

@@ -19,6 +19,7 @@ from fastssl.evaluate.whitening import whitening
 from fastssl.models import Encoder, build_encoder
 
 SEEDS = 3
+SHRINK = 0.3  # of whitening: the last of its components are mostly noise
 Features = Callable[[Source], Tensor]
 Note = Callable[[str], None]
 PAPER_NEIGHBOURS, PAPER_TEMPERATURE = 20, 0.07  # of the k-NN classifier (Wu et al. 2018; Caron et al. 2021)
@@ -41,8 +42,8 @@ def _linear(features: Tensor, labels: Tensor, seed: int, share: float = 0.8) -> 
     return linear.linear_probe(features, labels, order[:cut], order[cut:])
 
 
-def _projection(features: Tensor, whiten: int | None) -> Tensor | None:
-    return None if whiten is None else whitening(features, whiten)
+def projection_of(features: Tensor, whiten: int | None) -> Tensor | None:
+    return None if whiten is None else whitening(features, whiten, SHRINK)
 
 
 ROWS = ("pretrained", "random", "pixels", "histogram")
@@ -58,7 +59,9 @@ def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequ
 
     sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
-        "random": [of(random_encoder(options, seed).to(on)) for seed in range(SEEDS)] if "random" in rows else [],
+        "random": [of(random_encoder(options, seed).at(encoder.size).to(on)) for seed in range(SEEDS)]
+        if "random" in rows
+        else [],
         "pixels": [lambda source: pixels(source, encoder.size, encoder.channels)],
         "histogram": [color_histogram],
     }
@@ -100,7 +103,7 @@ def evaluate_emoji(
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(whole)
-            projection = _projection(features, whiten)
+            projection = projection_of(features, whiten)
             unit = centred(features, projection=projection)
             columns["knn"].append(measures.knn_accuracy(unit, labels))
             columns["knn_without_flags"].append(measures.knn_accuracy(unit[no_flags], labels[no_flags]))
@@ -150,7 +153,7 @@ def evaluate_digits(
         columns: dict[str, list[float]] = {name: [] for name in names}
         for features_of in extractors:
             features = features_of(data)
-            unit = centred(features, projection=_projection(features, whiten))
+            unit = centred(features, projection=projection_of(features, whiten))
             for name, shots in (("digits_one_label", 1), ("digits_five_labels", 5)):
                 mean, spread = linear.low_shot(unit, labels, shots)
                 columns[name].append(mean)
@@ -206,7 +209,7 @@ def evaluate_images(
         knn, probes = [], []
         for features_of in extractors:
             features = features_of(data)
-            unit = centred(features, projection=_projection(features, whiten))
+            unit = centred(features, projection=projection_of(features, whiten))
             knn.append(measures.knn_accuracy(unit, labels, k=min(5, len(labels) - 1)))
             probes += [_linear(features, labels, seed) for seed in range(SEEDS)]
         table["knn"][row], table["linear"][row] = _mean(knn), _mean(probes)
@@ -258,7 +261,7 @@ def evaluate_splits(
             features = features_of(source)
             unit = features
             if tops:
-                unit = centred(features, features[:cut].mean(0), _projection(features[:cut], whiten))
+                unit = centred(features, features[:cut].mean(0), projection_of(features[:cut], whiten))
             for name, top in tops.items():
                 vote: dict[str, Any] = {"temperature": PAPER_TEMPERATURE, "top": top}
                 columns[name].append(

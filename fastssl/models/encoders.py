@@ -96,6 +96,26 @@ class Encoder(nn.Module):
             )
         return shape[1], shape[2], shape[3]
 
+    def at(self, size: int) -> Encoder:
+        """This network, with its weights, as an encoder of images of another size.
+
+        Random crops show objects larger than they are: features of images that are larger than those of training are
+        often better (Touvron et al., Fixing the Train-Test Resolution Discrepancy, 2019).
+
+        Raises:
+            ValueError: the network takes images of its own size alone.
+
+        Example:
+            >>> import torch
+            >>> from fastssl.models import build_encoder
+            >>> encoder = build_encoder({"name": "resnet", "size": 32, "width": 8})
+            >>> encoder.map_shape(), encoder.at(64).map_shape()
+            ((32, 4, 4), (32, 8, 8))
+        """
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ValueError(f"size: expected an integer >= 1, got {size!r}")
+        return self if size == self.size else Encoder(self.network, size, self.channels).train(self.training)
+
     def levels(self) -> list[nn.Module]:
         """The stages of the network, whose composition is the network.
 

@@ -176,7 +176,7 @@ def differentiable_once(backward: Callable[..., tuple[Tensor | None, ...]]) -> C
         if not torch.is_grad_enabled():
             return found
         fails = torch._C._functions.DelayedError(_NO_SECOND_DERIVATIVE.encode(), len(found))
-        return fails(*(None if g is None else g.detach().requires_grad_() for g in found))
+        return fails(*(None if g is None else g.detach().requires_grad_() for g in found))  # type: ignore[arg-type]
 
     return call
 

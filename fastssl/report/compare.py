@@ -66,7 +66,11 @@ def interval(values: Sequence[float]) -> tuple[float, float | None]:
 
 def _groups(runs: Sequence[Path]) -> list[Group]:
     groups: dict[tuple[Any, ...], Group] = {}
+    seen: set[Path] = set()
     for path in runs:
+        if path.resolve() in seen:  # an interval is over seeds
+            continue
+        seen.add(path.resolve())
         encoder, state = load_encoder(path)
         options = {k: v for k, v in state["options"].items() if k not in {"seed", *CHANGEABLE_ON_RESUME}} | {
             "epochs": state["epochs"]

@@ -11,7 +11,7 @@ import numpy as np
 from fastssl.augment.images import to_show
 from fastssl.data import ArraySource, Item, Source, prefetch_items
 from fastssl.evaluate.features import centred, encode, pixels
-from fastssl.evaluate.whitening import whitening
+from fastssl.evaluate.report import projection_of
 from fastssl.models import Encoder
 
 INK, ACCENT, SECOND, PALE = "#1d2733", "#d9480f", "#1971c2", "#adb5bd"
@@ -125,7 +125,7 @@ def neighbours(
     }
     ranked = {}
     for name, features_of in ways.items():
-        projection = None if whiten is None else whitening(features_of(whole), whiten)
+        projection = projection_of(features_of(whole), whiten)
         query, gallery = (centred(features_of(data.nth_image(k)), projection=projection) for k in range(2))
         ranked[name] = (query[chosen] @ gallery.T).topk(shown, dim=1).indices.numpy()
     for row, index in enumerate(chosen):

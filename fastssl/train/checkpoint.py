@@ -149,6 +149,10 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
         'SimCLR'
     """
     tensors, state = load_checkpoint(path)
+    if "encoder" not in state:
+        raise ValueError(
+            f"checkpoint: {state['method']} gives word vectors, no network: load them with WordVectors.load"
+        )
     if state["encoder"] is None:
         raise ValueError("checkpoint: its encoder is a custom module; build the method and load its tensors")
     kind: Any = get(state["method"])

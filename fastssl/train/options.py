@@ -156,6 +156,10 @@ class Pretraining:
             raise ValueError("accumulate: give chunk or accumulate, not both")
         if self.compile and self.strategy == "fsdp":
             raise ValueError("compile: expected strategy 'ddp', got 'fsdp'")
+        if self.precision.startswith("16") and self.device_type == "cpu":
+            raise ValueError(
+                f"precision: expected 'bf16-mixed', '32-true' or 'auto' on the CPU, got {self.precision!r}"
+            )
         if self.views_on not in ("cpu", "gpu"):
             raise ValueError(f"views_on: expected 'cpu' or 'gpu', got {self.views_on!r}")
         if self.views_on == "gpu" and (why := self._no_views_on_gpu()):

@@ -159,6 +159,14 @@ def pretrain(
     if len(source) < 2 * processes:
         raise ValueError(f"data: expected at least {2 * processes} items, {source.name} has {len(source)}")
     rows = batch_size_of(options, len(source), processes)
+    if rows < options.batch_size:
+        log.warning(
+            "batch_size: %s has %d items, a batch is %d instead of %d",
+            source.name,
+            len(source),
+            rows,
+            options.batch_size,
+        )
     check_batch(method, options, rows // processes)
     about = {
         "method": name,

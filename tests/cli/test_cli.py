@@ -177,7 +177,14 @@ def test_protocols_report_and_export(tmp_path: Path) -> None:
     assert "RankMe" in _run("evaluate", runs[0], "--protocol", "structure", "--out", str(tmp_path / "table.json"))
     assert set(json.loads((tmp_path / "table.json").read_text())["RankMe"]) == {"pretrained", "random"}
     page = tmp_path / "page" / "report.html"
-    _run("report", *runs, "--data", photos, "--out", str(page))
+    larger = ["--data", photos, "--out", str(tmp_path / "larger.json"), "--size", "32", "--whiten", "8", "--only"]
+    _run("evaluate", runs[0], *larger)
+    sizes = []
+    for size in ((), ("--size", "32")):
+        _run("embed", runs[0], "--data", photos, "--out", str(tmp_path / "f.npz"), *size)
+        sizes.append(np.load(tmp_path / "f.npz")["features"])
+    assert sizes[0].shape == sizes[1].shape and abs(sizes[0] - sizes[1]).max() > 1e-3
+    _run("report", *runs, f"{runs[0]}/", "--data", photos, "--out", str(page))
     text = page.read_text()
     for expected in (
         "<td>simclr</td><td>2</td>",
@@ -257,6 +264,16 @@ def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> N
     _run("evaluate", out, "--out", str(table))
     measures = json.loads(table.read_text())
     assert set(measures) == {"knn", "linear"} and measures["linear"]["pixels"] == 100
+    # Classes have the numbers of the training part, which may have more.
+    _photos(photos / "train", 4, ("apes", "bats")), _photos(photos / "val", 4, ("bats",))
+    test = fastssl.data.open(str(photos), part="test")
+    assert list(test.classes) == list(fastssl.data.open(str(photos)).classes) == ["apes", "bats", "cats", "dogs"]
+    for k in range(len(test)):
+        assert test.classes[test.read(k).label or 0] == Path(test.name_of(k)).parts[0]  # type: ignore[attr-defined]
+        assert test.labels is not None and test.labels[k] == test.read(k).label
+    _photos(photos / "val", 2, ("cows",))
+    with pytest.raises(ValueError, match="expected the same classes in both parts of .*, train has no cows"):
+        fastssl.data.open(str(photos), part="test")
 
 
 def test_every_command_reads_the_same_sources(tmp_path: Path) -> None:
@@ -293,6 +310,8 @@ def test_names_that_the_field_knows_are_these_networks(tmp_path: Path) -> None:
         (["--precision", "fp16"], "precision: expected one of"),
         (["--size", "0"], "size: expected at least one pixel, got 0"),
         (["--lr", "nan"], "lr: expected a number > 0, got nan"),
+        (["--minutes", "1", "--epochs", "2"], "minutes, epochs: give one of them"),
+        (["--precision", "16-mixed"], "precision: expected 'bf16-mixed', '32-true' or 'auto' on the CPU"),
         (["--data", "emojis"], "did you mean 'emoji'"),
     ],
 )

@@ -139,6 +139,32 @@ def test_blocks_of_another_encoder_are_not_taken(encoder: Encoder, tmp_path: Pat
     torch.testing.assert_close(read_features(out).features, encode(other, _Read(), "pooled"), rtol=1e-5, atol=1e-6)
 
 
+def test_blocks_of_other_images_with_the_same_names_are_not_taken(encoder: Encoder, tmp_path: Path) -> None:
+    """Raw and blurred copies of a folder: names, classes and sizes are the same."""
+    for name in ("raw", "inverted"):
+        _photos(tmp_path / name, 40)
+    for path in (tmp_path / "inverted").rglob("*.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    out, raw, inverted = tmp_path / "features.npz", *(str(tmp_path / name) for name in ("raw", "inverted"))
+    seen = 0
+
+    def stop(done: int, total: int) -> None:
+        nonlocal seen
+        seen = done
+        if done > 16:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, fastssl.data.open(raw), out, progress=stop)
+    assert seen and list(tmp_path.glob(".features.npz.*"))
+    embed(encoder, fastssl.data.open(inverted), out)
+    torch.testing.assert_close(read_features(out).features, encode(encoder, inverted, "pooled"), rtol=1e-5, atol=1e-6)
+    sources = [fastssl.data.open(place) for place in (raw, inverted)]
+    assert sources[0].fingerprint == sources[1].fingerprint and sources[0].content_key != sources[1].content_key
+    some = [source.subset([3, 1]) for source in (*sources, sources[0])]
+    assert len({source.content_key for source in some}) == 2
+
+
 def test_images_that_cannot_be_read(encoder: Encoder, tmp_path: Path) -> None:
     out = tmp_path / "features.npz"
     with pytest.raises(ImageError, match="stop"):

@@ -103,3 +103,16 @@ def test_cell_means_by_products_are_those_of_adaptive_pooling(size: tuple[int, i
     results = [f(x, grid) for f in (pooling.by_products, torch.nn.functional.adaptive_avg_pool2d)]
     torch.testing.assert_close(*results)
     torch.testing.assert_close(*(torch.autograd.grad(r, x, upstream)[0] for r in results))
+
+
+def test_an_encoder_reads_images_of_another_size() -> None:
+    encoder = build_encoder({"name": "resnet", "size": 32, "width": 4}).eval()
+    larger, x = encoder.at(64), torch.randn(2, 3, 64, 64)
+    assert larger.network is encoder.network and not larger.training and encoder.at(32) is encoder
+    torch.testing.assert_close(larger(x), encoder.network(x).mean((2, 3)))
+    assert larger.spatial(x).shape == encoder.spatial(torch.zeros(2, 3, 32, 32)).shape
+    flat = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8)), 32)
+    with pytest.raises(ValueError, match="network: Sequential cannot take images"):
+        flat.at(64)
+    with pytest.raises(ValueError, match="size: expected an integer >= 1, got 0"):
+        encoder.at(0)
