@@ -106,6 +106,7 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="*", default=list(EPOCHS))
     parser.add_argument("--share", type=float, default=1.0, help="share of the epochs, for trials")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--keep", type=Path, help="folder for the encoders")
     options = parser.parse_args()
     state = json.loads(options.out.read_text()) if options.out.exists() else {"machine": machine(), "runs": []}
     for seed in options.seeds:
@@ -115,6 +116,9 @@ def main() -> None:
                 if any(all(run[key] == value for key, value in about.items()) for run in state["runs"]):
                     continue
                 encoder, seconds, minutes = train(data, which, seed, options.share)
+                if options.keep is not None:
+                    options.keep.mkdir(parents=True, exist_ok=True)
+                    torch.save(encoder.state_dict(), options.keep / f"{data}-{which}-{seed}.pt")
                 rows = (
                     ("pretrained", "random", "pixels", "histogram")
                     if seed == 0 and which == "small"
