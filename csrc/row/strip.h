@@ -102,8 +102,8 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
       const Vec<T> sum = load<T>(x_square + v * kWidth<T>) + y_square[r];
       const Vec<T> d = sum - T(2) * load<T>(at);
       store<T>(at, kMetric == Metric::euclidean ? root<T>(d) : d);
-      // (Lengths that are infinite, or whose squares are, say nothing of the distance either.)
-      if (const uint32_t bits = bits_of<T>(~(d >= sum * T(kNear))); __builtin_expect(bits != 0, 0)) {
+      // (Infinite rows are at an unknown distance, NaN, also of each other: in losses they show.)
+      if (const uint32_t bits = bits_of<T>(d < sum * T(kNear)); __builtin_expect(bits != 0, 0)) {
         found += expand_bits(bits, r * int32_t(kBlock) + v * kWidth<T>, near + found);
         if (found > kManyNear && !whole) return found;
       }
@@ -115,7 +115,7 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
       for (int p = 0; p < found; p += kWidth<T>) store<T>(exact + p, root<T>(load<T>(exact + p)));
     for (int p = 0; p < found; ++p) {
       const int64_t i = ib * kBlock + near[p] % kBlock, j = jb * kBlock + near[p] / kBlock;
-      s[near[p]] = i < t.x.n && j < t.y.n ? exact[p] : T(0);
+      s[near[p]] = i < t.x.n && j < t.y.n && !(t.same && i == j) ? exact[p] : T(0);
     }
   }
   return found;

@@ -109,7 +109,7 @@ def evaluate_dense(
     )
     title = f"{protocol.capitalize()}: {splits.name}"
     try:
-        page = write_dense_report(run / f"{name}.html", table, pictures, title, about)
+        page = write_dense_report(run / f"{stored}.html", table, pictures, title, about)
         echo(f"page: {page}")
     except ImportError as error:
         echo(str(error), "yellow")

@@ -173,6 +173,8 @@ def _evaluate(
     if torch.cuda.is_available():
         encoder.to("cuda")
     if issubclass(get(state["method"]), IMAX) and isinstance(open_source(name), Stereograms):
+        if only or {readout, whiten, size} != {None}:
+            raise ValueError("readout, whiten, size, only: expected none, stereograms are judged by their disparity")
         return _disparity(checkpoint)
     encoder = encoder if size is None else encoder.at(size)
     rows: tuple[str, ...] = ("pretrained",) if only else ROWS

@@ -249,6 +249,8 @@ def pretrain(
     from fastssl.train import recipe as recipe_for
 
     out = out or Path("runs") / method
+    if minutes is not None and epochs is not None:
+        raise ValueError("minutes, epochs: give one of them, the other follows from it")
     if method == "word2vec":
         from fastssl.cli.words import OPTIONS, pretrain_words, settings_of
 
@@ -258,8 +260,6 @@ def pretrain(
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
         return
-    if minutes is not None and epochs is not None:
-        raise ValueError("minutes, epochs: give one of them, the other follows from it")
     of_method, of_network = method_settings(method, encoder, set_ or [])
     kind = get(method)
     text, audio = "tokens" in kind.needs, issubclass(kind, AudioMethod)
@@ -568,7 +568,8 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed; each sample has draws of its own.")] = 0,
     out: Annotated[
-        Path | None, typer.Option(help="File of images (.png), audio (.wav) or texts; default: samples in CHECKPOINT.")
+        Path | None,
+        typer.Option(help="File of images, audio (.wav) or texts; default: samples in CHECKPOINT."),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0: the most probable value; default: 1.")] = None,
     label: Annotated[int | None, typer.Option(help="The class, of a method that is conditioned on classes.")] = None,

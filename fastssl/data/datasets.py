@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.data.decode import as_pixels
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.text_files import hub_corpus
 
 IMAGES = ("image", "img", "images", "pixel_values")
@@ -110,6 +110,10 @@ class HubSource(Source):
             text=None if self.text is None else row[self.text],
             name=str(index),
         )
+
+    @property
+    def content_key(self) -> str:
+        return digest(self.fingerprint, str(self.table._fingerprint))
 
 
 def hub(path: str, part: str | None = None) -> dict[str, Source]:

@@ -12,7 +12,7 @@ import numpy as np
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
-from fastssl.data.storage import content, is_url, join, name_of
+from fastssl.data.storage import content, is_url, join, name_of, state_of
 
 
 class PathSource(Source):
@@ -74,12 +74,7 @@ class PathSource(Source):
 
     def _state(self, index: int) -> str:
         """What changes when a file does: its size and time of change; of a remote one, its place."""
-        path = self.path(index)
-        try:
-            state = None if is_url(path) else os.stat(path)
-        except OSError:
-            state = None  # reading it says why
-        return path if state is None else f"{state.st_size} {state.st_mtime_ns}"
+        return state_of(self.path(index))
 
 
 class FileSource(PathSource):

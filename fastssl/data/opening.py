@@ -269,31 +269,21 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
     if parts is not None:
         chosen = _items(parts[0 if part == "train" else 1], options, progress)
         chosen.name = _called(place)
-        if part != "train" and _classes(parts[0]) != _classes(parts[1]):
-            _renumber(chosen, _items(parts[0], options, None).classes, place)
+        if part != "train" and chosen.labels is not None:
+            _renumber(chosen, _items(parts[0], options, None).classes)
         return chosen
     return _items(place, options, progress)
 
 
-def _classes(part: str) -> list[str]:
-    return sorted(name for name, is_a_folder in entries(part).items() if is_a_folder)
-
-
-def _renumber(test: Source, classes: Sequence[str], place: str) -> None:
-    """Numbers the classes of a test part as in the training part, which may have more.
-
-    Raises:
-        ValueError: a class that the training part does not have.
-    """
-    unknown = sorted(set(test.classes) - set(classes))
-    if unknown:
-        raise ValueError(
-            f"data: expected the same classes in both parts of {place!r}, train has no {', '.join(unknown[:5])}"
-        )
-    if test.labels is not None:
-        numbers = np.array([list(classes).index(name) for name in test.classes] or [0], np.int32)
-        test.labels = np.where(test.labels >= 0, numbers[test.labels], test.labels)
-    test.classes = list(classes)
+def _renumber(test: Source, trained: Sequence[str]) -> None:
+    """Numbers the classes of a test part as those of the training part; others of its own follow."""
+    classes = [*trained, *sorted(set(test.classes) - set(trained))]
+    if list(test.classes) == classes or test.labels is None:
+        return
+    number = {name: k for k, name in enumerate(classes)}
+    numbers = np.array([number[name] for name in test.classes] or [0], np.int32)
+    test.labels = np.where(test.labels >= 0, numbers[test.labels], test.labels).astype(test.labels.dtype)
+    test.classes = classes
 
 
 def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:

@@ -22,7 +22,7 @@ from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.listing import SUFFIXES, Names, readable
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
-from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
+from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file, state_of
 
 VERSION = 2
 UNLABELLED = -1
@@ -117,6 +117,10 @@ class ShardSource(Source):
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]
         return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets)
+
+    @property
+    def content_key(self) -> str:
+        return digest(self.fingerprint, *map(state_of, self.paths))
 
 
 def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[str]]:

@@ -36,6 +36,15 @@ def ending(place: str) -> str:
     return os.path.splitext(urlsplit(place).path if is_url(place) else place)[1].lower()
 
 
+def state_of(path: str) -> str:
+    """What changes when a file does: its size and time of change; of a remote or missing one, its place."""
+    try:
+        state = None if is_url(path) else os.stat(path)
+    except OSError:
+        state = None  # reading it says why
+    return path if state is None else f"{state.st_size} {state.st_mtime_ns}"
+
+
 def name_of(place: str) -> str:
     """The last part of a path or URL without its suffix."""
     last = unquote(urlsplit(place).path) if is_url(place) else os.path.abspath(place)

@@ -91,7 +91,8 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
     """
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
-    width = 0  # columns of a word
+    width, tabs = 0, False  # columns of a word, and whether tabs separate them
+    unsure: dict[int, int] = {}  # lines with which a sentence begins that are comments, or the word "#"
     for number, line in enumerate(content(str(path)).decode("utf-8-sig").split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
@@ -99,9 +100,15 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
             tags.append([])
             continue
         parts = line.split("\t") if "\t" in line else [part for part in line.split(" ") if part]
-        if line.startswith("-DOCSTART-") or (line.startswith("#") and len(parts) != width):
+        if line.startswith("#"):
+            if len(parts) != width or ("\t" in line) != tabs:
+                continue
+            if len(words[-1]) == (before := unsure.get(len(words) - 1, 0)):
+                unsure[len(words) - 1] = before + 1
+        if line.startswith("-DOCSTART-"):
             continue
-        width = width or len(parts)
+        if not width:
+            width, tabs = len(parts), "\t" in line
         of_conllu = len(parts) == 10
         place = column if column is not None else 3 if of_conllu else -1
         if not -len(parts) <= place < len(parts) or len(parts) < 2:
@@ -110,6 +117,11 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
             continue
         words[-1].append(parts[1 if of_conllu else 0])
         tags[-1].append(parts[place])
+    known = {tag for s, row in enumerate(tags) for tag in row[unsure.get(s, 0) :]}
+    for s, count in unsure.items():
+        for k in reversed(range(count)):
+            if tags[s][k] not in known:
+                del words[s][k], tags[s][k]
     filled = [k for k, some in enumerate(words) if some]
     if not filled:
         raise ValueError(f"path: expected sentences in {path}, there are none")

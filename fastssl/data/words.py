@@ -124,10 +124,12 @@ def _of_lists(sentences: Iterable[Sequence[str]], counter: Any) -> Iterator[np.n
 
 @cache
 def _letters() -> bytes:
-    """A bit for every code point below 2^18, behind which there are no letters: whether it belongs to a word. Selectors
-    of a glyph's variation, which follow emoji, do not."""
-    points = np.fromiter(map(_is_letter, map(chr, range(1 << 18))), bool)
-    points[0xFE00:0xFE10] = False
+    """A bit for every code point up to the last that may belong to a word. The marks that make a character an emoji or
+    a key do not."""
+    points = np.zeros(0xE0200, bool)
+    for first, last in ((0, 1 << 18), (0xE0100, 0xE0200)):  # there are no letters between
+        points[first:last] = np.fromiter(map(_is_letter, map(chr, range(first, last))), bool)
+    points[[0xFE0E, 0xFE0F, 0x20E3]] = False
     return np.packbits(points, bitorder="little").tobytes()
 
 

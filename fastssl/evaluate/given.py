@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from fastssl.evaluate.features import CHUNK
-from fastssl.functional._check import INTEGERS
 
 
 def feature_rows(features: Any, name: str = "features") -> Tensor:
@@ -17,13 +16,15 @@ def feature_rows(features: Any, name: str = "features") -> Tensor:
 
     Raises:
         TypeError: no floating point numbers.
-        ValueError: another shape, or values that are not finite: the first row that has some is named.
+        ValueError: another shape, no rows, or values that are not finite: the first row that has some is named.
     """
     given = torch.as_tensor(features).detach()
     if not given.is_floating_point():
         raise TypeError(f"{name}: expected floating point numbers, got {given.dtype}")
     if given.dim() != 2:
         raise ValueError(f"{name}: expected 2 dimensions [rows, features], got shape {tuple(given.shape)}")
+    if not len(given):
+        raise ValueError(f"{name}: expected at least one row")
     for k, rows in enumerate(given.split(CHUNK)):
         wrong = ~torch.isfinite(rows).all(1)
         if bool(wrong.any()):
@@ -39,14 +40,15 @@ def class_ids(labels: Any, rows: Tensor, name: str = "labels") -> Tensor:
         ValueError: a wrong number of them, or negative ones.
     """
     given = torch.as_tensor(labels).detach()
-    if given.dtype not in INTEGERS:
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {given.dtype}")
     if given.shape != rows.shape[:1]:
         found = len(given) if given.dim() == 1 else f"shape {tuple(given.shape)}"
         raise ValueError(f"{name}: expected {len(rows)}, one per row of features, got {found}")
+    given = given.long()
     if given.numel() and int(given.min()) < 0:
         raise ValueError(f"{name}: expected classes from 0 on, got {int(given.min())}: leave unlabelled rows out")
-    return given.long()
+    return given
 
 
 def row_indices(rows: Any, count: int, name: str) -> np.ndarray:

@@ -97,14 +97,14 @@ def alignment(x: Tensor, y: Tensor) -> float:
         >>> alignment(x, x)
         0.0
     """
-    return float((x - y).square().sum(1).mean())
+    return float((feature_rows(x, "x") - feature_rows(y, "y")).square().sum(1).mean())
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> float:
     """Log of the mean Gaussian potential of unit vectors (Wang and Isola 2020); lower is more uniform.
 
     Args:
-        x: [N, D], unit length.
+        x: [N, D], of unit length (others are normalised).
         t: > 0.
 
     Example:

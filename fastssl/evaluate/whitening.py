@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.evaluate.features import CHUNK
+from fastssl.evaluate.given import feature_rows
 
 
 def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> Tensor:
@@ -26,7 +27,7 @@ def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> T
         P, float32 [C, K]; features are multiplied with it after their mean is subtracted.
 
     Raises:
-        ValueError: fewer than two rows, ``components`` < 1, or ``shrink`` < 0.
+        ValueError: fewer than two rows, values that are not finite, ``components`` < 1, or ``shrink`` < 0.
 
     Example:
         >>> import torch
@@ -42,6 +43,7 @@ def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> T
         raise ValueError(f"components: expected an integer >= 1, got {components!r}")
     if not shrink >= 0:
         raise ValueError(f"shrink: expected a number >= 0, got {shrink!r}")
+    features = feature_rows(features)
     rows, columns = features.shape
     mean = torch.stack([part.double().sum(0) for part in features.split(CHUNK)]).sum(0) / rows
     if columns <= rows:

@@ -26,7 +26,7 @@ def _parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
     """part / whole, and 0 of nothing, where the gradient is 0, too."""
-    there = whole > 0
+    there = ~(whole <= 0)  # NaN stays
     return torch.where(there, part, 0) / torch.where(there, whole, 1)
 
 

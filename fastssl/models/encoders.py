@@ -114,7 +114,14 @@ class Encoder(nn.Module):
         """
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(f"size: expected an integer >= 1, got {size!r}")
-        return self if size == self.size else Encoder(self.network, size, self.channels).train(self.training)
+        if size == self.size:
+            return self
+        modes = [(module, module.training) for module in self.modules()]
+        made = Encoder(self.network, size, self.channels)
+        for module, training in modes:
+            module.training = training
+        made.training = self.training
+        return made
 
     def levels(self) -> list[nn.Module]:
         """The stages of the network, whose composition is the network.

@@ -122,7 +122,10 @@ class Operator:
         if self.functions is not None and not _is_watched(arguments):
             return self.functions[which](*arguments)
         with torch._C._AutoDispatchBelowAutograd():
-            return self._calls[which](*arguments)
+            if not torch._C._is_any_autocast_enabled():
+                return self._calls[which](*arguments)
+            with torch._C._DisableAutocast():  # which would cast rows of 16 bits
+                return self._calls[which](*arguments)
 
     def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...]:
         *rest, needs = everything

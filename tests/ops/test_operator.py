@@ -209,3 +209,24 @@ def test_environment_forces_instruction_set_and_backend() -> None:
 def test_ctrl_c_returns_within_a_second(where: str, tmp_path: Path) -> None:
     done = start(interrupted_loss.main, where, log=tmp_path / "log", environment={})
     assert done.wait() == 0 and done.output.split() == ["interrupted", "True"], done.output
+
+
+@pytest.mark.parametrize("loss", ["nt_xent", "triplet", "linear_cross_entropy"])
+def test_rows_of_16_bits_are_the_same_within_autocast(loss: str) -> None:
+    """Bit for bit, with the gradients: they are not cast to float32 first, whose products cost twice as much."""
+    rows = [torch.randn(96, 40, generator=torch.Generator().manual_seed(k)).bfloat16() for k in range(2)]
+    labels = torch.arange(96) // 3
+    calls = {
+        "nt_xent": lambda x, y: F.nt_xent(x, y),
+        "triplet": lambda x, y: F.triplet(x, labels),
+        "linear_cross_entropy": lambda x, y: F.linear_cross_entropy(x, y, labels),
+    }
+    found = []
+    for region in (False, True):
+        leaves = [t.clone().requires_grad_() for t in rows]
+        with torch.autocast("cpu", torch.bfloat16, enabled=region):
+            value = calls[loss](*leaves)
+            value.backward()
+        found.append([value.detach(), *(t.grad for t in leaves if t.grad is not None)])
+    assert found[0][0].dtype == found[1][0].dtype == torch.float32
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
