@@ -79,8 +79,8 @@ def test_files_of_conll_are_read(tmp_path: Path) -> None:
         ("# text = Hello Peter\n", "1\t{}\t_\t_\t{}\n"),
     ):
         rows = [line.format(*row) for row in (("Mr", "O"), ("#", "O"), ("Peter", "B-PER"))]
-        names.write_text(rows[0] + "\n" + comments + "".join(rows[1:]))
-        made = read_conll(names)
+        prices.write_text(rows[0] + "\n" + comments + "".join(rows[1:]))
+        made = read_conll(prices)
         assert set(made.classes) <= {"O", "B-PER", "I-PER"}, comments
         assert [len(sentence) for sentence in made.words] == [1, 2]
     with pytest.raises(ValueError, match=r"column: expected one of 4 in line 3 of .*names.txt, got 7"):
