@@ -52,7 +52,9 @@ def pretrain_words(
         if (out / "checkpoint").exists():
             echo(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
         raise
-    echo(f"{vectors!r}, loss per epoch: {', '.join(f'{loss:.3f}' for loss in method.history)}")
+    losses = [f"{loss:.3f}" for loss in method.history]
+    shown = losses if len(losses) <= 10 else [*losses[:5], "...", *losses[-5:]]
+    echo(f"{vectors!r}, loss per epoch: {', '.join(shown)}")
     echo(f"checkpoint: {out / 'checkpoint'}\nnext: fastssl nearest {out} {vectors.words[min(100, len(vectors) - 1)]}")
 
 
