@@ -31,11 +31,11 @@ py::array_t<T> array_of(const std::vector<T>& values) {
 class Counter {
  public:
   Ids add_text(const std::string& text, const py::bytes& letters) {
-    const std::string bits = letters;
+    const std::string_view is_letter = letters;  // not copied: it is longer than many a text
     std::vector<int32_t> numbers;
     {
       py::gil_scoped_release unlock;
-      number_words(text, std::vector<uint8_t>(bits.begin(), bits.end()), counter_, numbers);
+      number_words(text, is_letter, counter_, numbers);
     }
     return array_of(numbers);
   }

@@ -65,8 +65,7 @@ void WordCounter::grow() {
   }
 }
 
-void number_words(std::string_view text, const std::vector<uint8_t>& is_letter, WordCounter& counter,
-                  std::vector<int32_t>& to) {
+void number_words(std::string_view text, std::string_view is_letter, WordCounter& counter, std::vector<int32_t>& to) {
   const auto letter = [&](uint32_t point) {
     return point >> 3 < is_letter.size() && (is_letter[point >> 3] >> (point & 7) & 1) != 0;
   };

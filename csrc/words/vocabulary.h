@@ -32,7 +32,6 @@ class WordCounter {
 
 // Numbers of the words of UTF-8 text, -1 at every line break. A word is a run of letters and digits by `is_letter`
 // (a bit per code point; those behind are none), with single apostrophes between them.
-void number_words(std::string_view text, const std::vector<uint8_t>& is_letter, WordCounter& counter,
-                  std::vector<int32_t>& to);
+void number_words(std::string_view text, std::string_view is_letter, WordCounter& counter, std::vector<int32_t>& to);
 
 }  // namespace fastssl

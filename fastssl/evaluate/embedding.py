@@ -80,8 +80,8 @@ def embed(
         raise ValueError(f"rank: expected 0 to {world_size - 1}, got {rank}")
     source = open_source(data, part=part)
     # Machines may read copies of their own, of other times: several processes tell data apart by names and labels.
-    data = source.content_key if world_size == 1 else source.fingerprint
-    blocks = _Blocks(encoder, source, out, readout, data)
+    key = source.content_key if world_size == 1 else source.fingerprint
+    blocks = _Blocks(encoder, source, out, readout, key)
     mine = [k for k in range(rank, blocks.count, world_size) if not blocks.path(k).exists()]
     blocks.make(mine, encoder, readout, on_error, progress)
     if rank:
@@ -102,12 +102,12 @@ def embed(
 class _Blocks:
     """The folder of blocks of one encoder and data set, which are identified by a hash in its name."""
 
-    def __init__(self, encoder: Encoder, source: Source, out: Path, readout: str, data: str) -> None:
+    def __init__(self, encoder: Encoder, source: Source, out: Path, readout: str, key: str) -> None:
         self.source, self.batch = source, batch_rows(encoder)
         self.rows = self.batch * max(1, BLOCK // self.batch)
         self.count = -(-len(source) // self.rows)
         kind = f"{readout} {encoder.size} {encoder.channels} {self.rows} {type(encoder.network).__name__}"
-        of = digest(data, kind, *_weights(encoder))
+        of = digest(key, kind, *_weights(encoder))
         self.folder = out.with_name(f".{out.name}.{of[:12]}.blocks")
         self.others = f".{glob.escape(out.name)}.*.blocks"
 

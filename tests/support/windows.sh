@@ -23,7 +23,8 @@ read_as() { # FILE, INSTRUCTION SET, BYTES OF A VECTOR, options
 }
 
 per_isa=" $(sed -n 's/^set(per_isa \(.*\))/\1/p' CMakeLists.txt) "
-for file in core/*.cpp augment/*.cpp pair/*.cpp row/*.cpp words/*.cpp density/*.cpp wave/*.cpp operators/*.cpp; do
+for file in */*.cpp; do
+  [[ "$file" == bindings/* ]] && continue
   if [[ "$per_isa" == *" $file "* ]]; then
     read_as "$file" portable 16
     read_as "$file" avx2 32 -mavx2 -mfma
