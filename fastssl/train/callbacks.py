@@ -26,7 +26,8 @@ NAMED = 10  # unreadable items that are logged by name
 CHECK_STEPS = 20  # steps between two checks for collapse
 COLLAPSED = 1e-3  # feature spread below which, three checks in a row, the run ends
 WHOLE_EPOCHS = 10  # from which on a run with ``minutes`` ends with an epoch
-WARM_STEPS, WARM_SECONDS = 8, 30  # after which a run with ``minutes`` fixes its number of epochs
+# A run with ``minutes`` fixes its number of epochs after this many steps and this share of its time, or these seconds.
+WARM_STEPS, WARM_SHARE, WARM_SECONDS = 8, 0.04, 30
 
 
 @dataclass
@@ -104,9 +105,9 @@ class Throughput(Callback):
         if trainer.epochs is not None or minutes is None:
             return
         spent = trainer.seconds
-        if len(self.seconds) >= WARM_STEPS or spent > WARM_SECONDS:
-            # The first step warms caches up; the median of the others gives the number of epochs that fit.
-            per_step = float(np.median(self.seconds[1:] or self.seconds))
+        if (len(self.seconds) >= WARM_STEPS and spent > WARM_SHARE * minutes * 60) or spent > WARM_SECONDS:
+            # First steps are slow (memory, compilation, empty queues): the mean of the later half counts.
+            per_step = float(np.mean(self.seconds[len(self.seconds) // 2 :]))
             steps = max(trainer.steps + 1, round(trainer.steps + (minutes * 60 - spent) / per_step))
             epochs = steps / trainer.steps_per_epoch
             trainer.epochs = round(epochs) if epochs >= WHOLE_EPOCHS else epochs

@@ -440,7 +440,7 @@ def test_they_resume_bit_for_bit_and_are_loaded(name: str, tmp_path: Path) -> No
     whole = resumes_bit_for_bit(run, 4)
     loaded = load_method(tmp_path / "whole")
     options = {"seconds": 0.01} if name in AUDIO else {}
-    made, again = loaded.generate(2, 1, **options), whole.eval().generate(3, 1, **options)  # type: ignore[call-arg]
+    made, again = loaded.generate(2, 1, **options), whole.cpu().eval().generate(3, 1, **options)  # type: ignore[call-arg]
     assert np.array_equal(made.values, again.values[:2]) and made.kind == type(whole).generates
     if name in AUDIO:
         assert made.values.shape == (2, 160) and made.rate == 16_000
