@@ -62,7 +62,8 @@ def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     training, held_out = (method.prepare(source) for source in (trained.train, held_out))
     leave_out = leaving_out_now.get()
     if leave_out is not None:  # what the method cannot process, too
-        training, held_out = (leave_out(source, str(checkpoint)) for source in (training, held_out))
+        training = leave_out(training, str(checkpoint), "train")
+        held_out = leave_out(held_out, str(checkpoint), "test")
     with progress_bars(item_progress):
         return dict(evaluate_audio(method, held_out, training))
 

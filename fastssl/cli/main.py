@@ -491,6 +491,7 @@ def evaluate(
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import AudioMethod, get
     from fastssl.train import load_checkpoint
+    from fastssl.train.options import detect_launcher
 
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
     dense: dict[str, Any] = {
@@ -515,6 +516,8 @@ def evaluate(
         if protocol != "frozen" or only or {readout, whiten, size} != {None}:
             raise ValueError(f"protocol, readout, whiten, size, only: {what} are evaluated on --data alone")
 
+    if (launch := detect_launcher()) is not None and launch.devices * launch.nodes > 1:
+        raise ValueError(f"evaluate runs in one process, {launch.by} started {launch.devices * launch.nodes}")
     context.with_resource(leaving_out(on_error, [] if is_word_run(checkpoint) else [checkpoint]))
     if is_word_run(checkpoint):
         on_data_alone("word vectors")

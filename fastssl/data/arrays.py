@@ -93,7 +93,12 @@ class ArraySource(Source):
     def fingerprint(self) -> str:
         some = np.unique(np.linspace(0, len(self) - 1, min(len(self), _FINGERPRINTED)).round().astype(int))
         labels = [] if self.labels is None else [self.labels]
-        return digest(str(len(self)), *self.classes, *labels, *(self.images[k] for k in some))
+        texts = [] if self.texts is None else self.texts
+        return digest(str(len(self)), *self.classes, *labels, *texts, *(self.images[k] for k in some))
+
+    @property
+    def content_key(self) -> str:
+        return digest(self.fingerprint, *(image for image in self.images))
 
     def subset(self, ids: Any, name: str | None = None) -> ArraySource:
         ids = np.asarray(ids, dtype=np.int64)

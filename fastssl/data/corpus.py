@@ -11,6 +11,12 @@ from fastssl.data.sentences import sentences
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
 
 
+def conversion(start: bytes) -> str:
+    """How to convert a file that is no UTF-8, by its first bytes."""
+    utf16 = start[:2] in (b"\xff\xfe", b"\xfe\xff")
+    return f"convert the file (iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8)"
+
+
 class CorpusError(ValueError):
     """A document that cannot be read: bytes that are no UTF-8, a line that is no JSON, a missing key."""
 

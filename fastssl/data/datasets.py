@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +66,25 @@ class DatasetSource(Source):
             label, text = (None, second) if isinstance(second, str) else (second, None)
         else:
             image, label, text = given, None, None
+            if image is None:
+                raise TypeError(f"{name}: expected an image, an (image, label) pair or a mapping, got None")
         if image is None:
             raise TypeError(f"{name}: expected an item with one of {IMAGES}, got {sorted(given)}")
         images = (
             tuple(as_pixels(i, name) for i in image) if isinstance(image, (tuple, list)) else (as_pixels(image, name),)
         )
-        return Item(images=images, label=None if label is None else int(label), text=text, name=name)
+        return Item(images=images, label=None if label is None else _label(label, name), text=text, name=name)
+
+    @cached_property
+    def content_key(self) -> str:
+        return digest(self.fingerprint, os.urandom(16))  # what its items are is not known before they are read
+
+
+def _label(given: Any, name: str) -> int:
+    array = np.asarray(given)
+    if array.size != 1 or array.dtype.kind not in "iub":
+        raise TypeError(f"{name}: expected an integer as label, got {type(given).__name__} {str(given)[:40]}")
+    return int(array.reshape(()))
 
 
 class HubSource(Source):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.decode import MAX_PIXELS, read_image
+from fastssl.data.decode import MAX_PIXELS, ImageError, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.storage import content, is_url, join, name_of, state_of
@@ -64,9 +64,14 @@ class PathSource(Source):
     def fingerprint(self) -> str:
         """Hash of relative paths and labels; moving the folder does not change it."""
         labels = [] if self.labels is None else [self.labels]
-        if self.root is None:
-            return digest(*self.classes, *labels, *(os.path.basename(p) for p in self.paths))
-        return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
+        if self.root is not None:
+            return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
+        paths = list(self.paths)
+        if not any(map(is_url, paths)):  # below their common folder
+            paths = [os.path.abspath(path) for path in paths]
+            above = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(paths or ["/"])
+            paths = [os.path.relpath(path, above) for path in paths]
+        return digest(*self.classes, *labels, *paths)
 
     @property
     def content_key(self) -> str:
@@ -144,7 +149,19 @@ class FileSource(PathSource):
             return None if self.texts is None else self.texts[index]
         if not self.texts[index]:
             return None
-        return content(os.path.splitext(path)[0] + ".txt").decode("utf-8").strip()
+        place = os.path.splitext(path)[0] + ".txt"
+        raw = content(place)
+        try:
+            return raw.decode("utf-8").strip()
+        except UnicodeDecodeError as error:
+            raise ImageError(f"{place}: byte {error.start} ({raw[error.start]:#04x}) is no UTF-8") from error
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of relative paths, labels, texts that are in memory and which files have one, and the orientation."""
+        texts = [] if self.texts is None else [self.texts] if isinstance(self.texts, np.ndarray) else self.texts
+        turned = [] if self.orientation else ["no orientation"]
+        return digest(super().fingerprint, *texts, *turned) if len(texts) or turned else super().fingerprint
 
     def _state(self, index: int) -> str:
         return super()._state(index) + (self._version(index) or "")

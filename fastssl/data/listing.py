@@ -131,14 +131,14 @@ def _look_into(root: str, relative: str) -> _Folder:
             if _hidden(name):
                 skip("hidden")
             elif entry.is_dir():
-                if entry.is_symlink() and _above(os.path.realpath(entry.path), path):
+                if entry.is_symlink() and _above(os.path.realpath(entry.path), root, relative):
                     skip("a link to a folder above it")
                 else:
                     folders.append(name)
             else:
                 stem, ending = os.path.splitext(name)
                 ending = ending.lower()
-                if ending == ".txt":
+                if name.endswith(".txt"):
                     texts.add(stem)
                 elif ending == ARRAY and entry.is_file():
                     arrays.append(name)
@@ -153,9 +153,11 @@ def _look_into(root: str, relative: str) -> _Folder:
     return _Folder(Names(images), has_text, Names(sorted(arrays)), sorted(folders), changed, skipped)
 
 
-def _above(folder: str, path: str) -> bool:
-    real = os.path.realpath(path)
-    return real == folder or real.startswith(folder.rstrip(os.sep) + os.sep)
+def _above(folder: str, root: str, relative: str) -> bool:
+    """Whether a folder is above a place, or above a link on the way to it."""
+    parts = relative.split("/") if relative else []
+    way = [os.path.realpath(os.path.join(root, *parts[:k])) for k in range(len(parts) + 1)]
+    return any(real == folder or real.startswith(folder.rstrip(os.sep) + os.sep) for real in way)
 
 
 def list_images(root: str | Path, progress: Callable[[int], None] | None = None) -> Listing:
@@ -232,14 +234,14 @@ def _in_order(found: dict[str, _Folder], relative: str, *, arrays: bool, texts: 
 
 def _list_remote(root: str) -> Listing:
     found, skipped = below(root), dict[str, int]()
-    texts = {os.path.splitext(name)[0] for name, _ in found if name.lower().endswith(".txt")}
+    texts = {os.path.splitext(name)[0] for name, _ in found if name.endswith(".txt")}
     kept = []
     for name, version in found:
         stem, ending = os.path.splitext(name)
         why = "hidden" if any(map(_hidden, name.split("/"))) else _left_out(ending.lower())
         if why is None:
             kept.append((name, stem in texts, version))
-        elif ending.lower() != ".txt":
+        elif ending != ".txt":
             skipped[why] = skipped.get(why, 0) + 1
     kept.sort(key=lambda file: file[0].split("/"))
     return Listing(

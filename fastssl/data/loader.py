@@ -49,7 +49,7 @@ class _Pending:
     """A batch whose chunks are being computed; the thread that finishes the last chunk finishes it."""
 
     def __init__(self, sizes: Sequence[int], pin_memory: bool) -> None:
-        self.batch = Assembly(sizes, pin_memory)
+        self.batch, self.rows = Assembly(sizes, pin_memory), sum(sizes)
         self.failed: list[tuple[int, str]] = []
         self.result: Future[Any] = Future()
         self._left, self._lock = len(sizes), threading.Lock()
@@ -262,9 +262,13 @@ class Loader:
     def _finish(self, pending: _Pending) -> Any:
         batch = pending.result.result()
         self.skipped += pending.failed
-        if batch is None:
-            count = len(pending.failed)
-            raise ImageError(f"no image of a batch of {count} could be read; the first: {pending.failed[0][1]}")
+        least = getattr(self.examples, "min_rows", 1)
+        read = pending.rows - len(pending.failed)
+        if read < least and pending.failed:
+            raise ImageError(
+                f"{read} of {pending.rows} items of a batch could be read, expected at least {least}; the first of the "
+                f"others: {pending.failed[0][1]}"
+            )
         return batch
 
 

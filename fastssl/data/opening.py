@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.annotated import ANNOTATED
@@ -79,6 +79,7 @@ TEXTS: dict[str, Callable[[str, str], Corpus]] = {
 }
 PARQUET = ".parquet"
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
+_WHOLE = {".pack", ".tok", ".tar", PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}  # data by themselves
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -148,7 +149,7 @@ def open(
         source.where = _absolute(str(data))
         leave_out = leaving_out.get()
         if leave_out is not None and str(data) not in EMBEDDED and not isinstance(source, Corpus):
-            source = leave_out(source, source.where)
+            source = leave_out(source, source.where, part)
     if labels is None:
         return source
     if source.labels is not None:
@@ -194,10 +195,10 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
         raise TypeError("data: expected images, got a pair of images and labels; give the images, and labels=")
     if isinstance(data, Sequence):
         if len(data) and all(isinstance(item, (str, Path)) for item in data):
-            return FileSource([str(p) for p in data], **options)
+            return _files([str(p) for p in data], None, options, progress)
         if not len(data) or not isinstance(data[0], (tuple, dict)):
             return ArraySource(data)
-    if hasattr(data, "__getitem__") and hasattr(data, "__len__"):
+    if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset):
         return DatasetSource(data)
     raise TypeError(
         "data: expected a name, a path, images, a data set of (image, label) or a source, got " + type(data).__name__
@@ -233,10 +234,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     place = name if is_url(name) else os.path.expanduser(name)
     found = matching(place)
     if len(found) > 1 or (found and found != [place]):
-        label = name_of(parent(found[0]))
-        if all(ending(f) == ".tar" for f in found):
-            return ShardSource(found, label, progress=progress, **options)
-        return FileSource(found, name=label, **options)
+        return _files(found, name_of(parent(found[0])), options, progress)
     # Over some protocols only the suffix distinguishes a file from a folder.
     if (ending(place) in _FILES or not is_folder(place)) and is_file(place):
         return _file(place, options)
@@ -258,12 +256,25 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     )
 
 
+def _files(
+    places: list[str], name: str | None, options: dict[str, Any], progress: Callable[[int], None] | None
+) -> Source:
+    """Tar shards, or images."""
+    if all(ending(place) == ".tar" for place in places):
+        return ShardSource(places, name, progress=progress, **options)
+    other = next((place for place in places if ending(place) in _WHOLE), None)
+    if other is not None:
+        raise ValueError(f"data: expected images or .tar shards, got {other!r} among several files; give it alone")
+    return FileSource(places, name=name or "files", **options)
+
+
 def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
     there = entries(place)
-    shards = sorted(name for name, folder in there.items() if ending(name) == ".tar" and not folder)
-    if shards:
-        return ShardSource([join(place, name) for name in shards], _called(place), progress=progress, **options)
+    shards = _shards(place, there, options, progress)
+    if shards is not None:
+        return shards
     if any(name in there for name in SAVED) or any(ending(name) == PARQUET for name in there):
+        _alone(place, there, PARQUET)
         return _named(f"hf:{place}", part, options, progress)
     parts = parts_of(place)
     if parts is not None:
@@ -286,13 +297,41 @@ def _renumber(test: Source, trained: Sequence[str]) -> None:
     test.classes = classes
 
 
+def _shards(
+    place: str, there: dict[str, bool], options: dict[str, Any], progress: Callable[[int], None] | None
+) -> Source | None:
+    names = sorted(name for name, is_a_folder in there.items() if ending(name) == ".tar" and not is_a_folder)
+    if not names:
+        return None
+    _alone(place, there, ".tar")
+    return ShardSource([join(place, name) for name in names], _called(place), progress=progress, **options)
+
+
+def _alone(place: str, there: dict[str, bool], kind: str) -> None:
+    """A folder whose other files would be passed over is not guessed at."""
+    inner = [name for name, is_a_folder in there.items() if is_a_folder and not name.startswith(".")]
+    images = [name for name in there if ending(name) in SUFFIXES]
+    images += [
+        f"{name}/{one}" for name in sorted(inner)[:1] for one in entries(join(place, name)) if ending(one) in SUFFIXES
+    ]
+    if images:
+        raise ValueError(
+            f"data: {place!r} holds {kind} files beside images such as {images[0]}; name the files "
+            f"({place}/*{kind}), or move them"
+        )
+
+
 def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
-    """A folder of WAV files, recognised by itself and its first sub-folder, or of images."""
+    """A folder of tar shards, of WAV files, recognised by itself and its first sub-folder, or of images."""
     there = entries(place)
+    shards = _shards(place, there, options, progress)
+    if shards is not None:
+        return shards
     first = min((name for name, is_a_folder in there.items() if is_a_folder), default=None)
     if any(ending(name) == WAV for name in [*there, *(entries(join(place, first)) if first else ())]):
         found = wav_folder(place)
         if found is not None:
+            _alone(place, there, WAV)
             return found
     return folder(place, progress=progress, **options)
 
@@ -341,6 +380,6 @@ def parts_of(place: str | Path) -> tuple[str, str] | None:
     place = str(place)
     if not is_folder(place):
         return None
-    there = {name: None for name, is_a_folder in entries(place).items() if is_a_folder}
-    train, test = (first_part(there, names) for names in (TRAIN, TEST))
+    there = {name.lower(): name for name, is_a_folder in entries(place).items() if is_a_folder}
+    train, test = (there.get(first_part(dict.fromkeys(there), names) or "") for names in (TRAIN, TEST))
     return (join(place, train), join(place, test)) if train and test else None

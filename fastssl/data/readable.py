@@ -54,10 +54,10 @@ class LeavingOut:
 
     def __init__(self, warn: Callable[[str], None], progress: Progress | None) -> None:
         self.warn, self.progress = warn, progress
-        self.known: dict[tuple[str, str], Source] = {}
+        self.known: dict[tuple[str, str, str], Source] = {}
 
-    def __call__(self, source: Source, name: str) -> Source:
-        key = (name, source.fingerprint)
+    def __call__(self, source: Source, name: str, part: str) -> Source:
+        key = (name, part, source.content_key)
         if key not in self.known:
             self.known[key], failed = readable(source, self.progress)
             if failed:

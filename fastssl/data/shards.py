@@ -20,12 +20,12 @@ import numpy as np
 from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
+from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES, Names, readable
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file, state_of
 
-VERSION = 2
-UNLABELLED = -1
+VERSION = 3
 READ_AHEAD = 8 * 2**20  # bytes per request while a remote shard is indexed
 log = logging.getLogger("fastssl")
 
@@ -87,7 +87,14 @@ class ShardSource(Source):
         self.texts = texts if any(text is not None for text in texts) else None
         if not len(self.places):
             raise ValueError(f"paths: expected images in {self.paths[0]!r}, found none")
-        self.labels, self.classes = _numbered([label for index in indices for label in index["labels"]])
+        names = [f"{path}: {key}" for path, index in zip(self.paths, indices) for key in index["keys"]]
+        self.labels, self.classes = numbered_labels(
+            [v for index in indices for v in index["labels"]], names.__getitem__
+        )
+        self.skipped: dict[str, int] = {}
+        for index in indices:
+            for why, count in index["skipped"].items():
+                self.skipped[why] = self.skipped.get(why, 0) + count
         self._files = Files(self.paths)
 
     def __len__(self) -> int:
@@ -116,23 +123,12 @@ class ShardSource(Source):
     @property
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]
-        return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets)
+        texts = [] if self.texts is None else [text or "" for text in self.texts]
+        return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets, *texts)
 
     @property
     def content_key(self) -> str:
         return digest(self.fingerprint, *map(state_of, self.paths))
-
-
-def _numbered(labels: list[int | str | None]) -> tuple[np.ndarray | None, list[str]]:
-    """Labels and class names from class indices or names."""
-    if all(label is None for label in labels):
-        return None, []
-    if any(isinstance(label, str) for label in labels):
-        classes = sorted({str(label) for label in labels if label is not None})
-        number = {name: k for k, name in enumerate(classes)}
-        return np.array([UNLABELLED if v is None else number[str(v)] for v in labels], dtype=np.int32), classes
-    array = np.array([UNLABELLED if v is None else v for v in labels], dtype=np.int32)
-    return array, [str(k) for k in range(int(array.max()) + 1)]
 
 
 def _index_of(place: str) -> dict[str, Any]:
@@ -189,14 +185,24 @@ def _fits(file: File, index: dict[str, Any]) -> bool:
 def _make_index(file: File) -> dict[str, Any]:
     place = file.place
     found: dict[str, dict[str, Any]] = {}
+    skipped: dict[str, int] = {}
+    members: dict[str, tarfile.TarInfo] = {}
     try:
         ahead = READ_AHEAD if is_url(place) else io.DEFAULT_BUFFER_SIZE
         with tarfile.open(fileobj=io.BufferedReader(Stream(file), ahead), mode="r:") as archive:
             for member in archive:
-                if member.isfile():
-                    _note(archive, member, found, place)
-                    if member.offset_data + member.size > file.size:
-                        raise ShardError(f"{place}: cut off in {member.name}; copy it again")
+                name, content = member.name, member
+                if member.islnk():  # another name of a file before it
+                    content = members.get(member.linkname, member)
+                if content.isfile():
+                    members[name] = content
+                    why = _note(archive, name, content, found, place)
+                    if content.offset_data + content.size > file.size:
+                        raise ShardError(f"{place}: cut off in {name}; copy it again")
+                else:
+                    why = None if member.isdir() else "no file (a link)"
+                if why is not None:
+                    skipped[why] = skipped.get(why, 0) + 1
             _check_end(file, archive.offset)
     except tarfile.TarError as error:
         raise ShardError(f"{place}: no tar file, a compressed one, or cut off ({error})") from error
@@ -206,6 +212,7 @@ def _make_index(file: File) -> dict[str, Any]:
         "places": [item["image"] for _, item in items],
         "labels": [item.get("label") for _, item in items],
         "texts": [item.get("text") for _, item in items],
+        "skipped": skipped,
     }
 
 
@@ -220,37 +227,49 @@ def _check_end(file: File, offset: int) -> None:
         raise ShardError(f"{file.place}: damaged at byte {offset:,}, where the next file should begin; copy it again")
 
 
-def _note(archive: tarfile.TarFile, member: tarfile.TarInfo, found: dict[str, dict[str, Any]], path: str) -> None:
-    folder, _, file = member.name.rpartition("/")
+def _note(
+    archive: tarfile.TarFile, name: str, member: tarfile.TarInfo, found: dict[str, dict[str, Any]], path: str
+) -> str | None:
+    """Adds a file of an archive to its item; else the reason for which it is left out."""
+    folder, _, file = name.rpartition("/")
     stem, dot, ending = file.partition(".")
     if not stem or not dot:
-        return
+        return "no image"
     item = found.setdefault(f"{folder}/{stem}" if folder else stem, {})
     ending = "." + ending.lower()
     if ending in SUFFIXES:
         if "image" in item:
             raise ShardError(f"{path}: two images are called {stem!r}; an item has one")
-        if ending in readable():
-            item["image"] = [member.offset_data, member.size]
-        return
+        if ending not in readable():
+            return f"{ending}: needs a plugin of Pillow"
+        item["image"] = [member.offset_data, member.size]
+        return None
     if ending not in (".cls", ".txt", ".json"):
-        return
+        last = "." + ending.rpartition(".")[2]
+        return f"an image called *{ending} (a key ends at its first dot)" if last in SUFFIXES else "no image"
     opened = archive.extractfile(member)
-    text = opened.read().decode("utf-8", "replace").strip() if opened is not None else ""
+    raw = opened.read() if opened is not None else b""
+    try:
+        text = raw.decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise ShardError(f"{path}: {name}: byte {error.start} ({raw[error.start]:#04x}) is no UTF-8") from error
     if ending == ".cls":
-        item["label"] = int(text) if text.lstrip("-").isdecimal() else text
+        item["label"] = text
     elif ending == ".txt":
         item["text"] = text
     else:
         try:
             about = json.loads(text)
         except ValueError as error:
-            raise ShardError(f"{path}: {member.name} is no JSON ({error})") from error
+            raise ShardError(f"{path}: {name} is no JSON ({error})") from error
         if isinstance(about, dict):
             for key, names in (("label", ("label", "cls", "class")), ("text", ("text", "caption"))):
                 value = next((about[n] for n in names if n in about), None)
+                if key == "text" and not isinstance(value, (str, type(None))):
+                    raise ShardError(f"{path}: {name}: expected a string as text, got {value!r}")
                 if value is not None and key not in item:
                     item[key] = value
+    return None
 
 
 def write_shards(items: Iterable[Item], folder: str | Path, *, per_shard: int = 1000) -> list[Path]:

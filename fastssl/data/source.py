@@ -124,8 +124,8 @@ class Source:
 
     @property
     def content_key(self) -> str:
-        """A hash for results that are kept: it changes with the fingerprint, and as far as can be told without reading
-        the items, when their content does (size and time of change of files)."""
+        """A hash for results that are kept: it changes with the fingerprint, and when the content of the items does
+        (size and time of change of files). A source that cannot tell has another one each time that it is opened."""
         return self.fingerprint
 
     def subset(self, ids: Any, name: str | None = None) -> Source:
@@ -309,4 +309,7 @@ def checked_labels(labels: Any, count: int) -> np.ndarray:
     array = np.asarray(labels)
     if array.ndim not in (1, 2) or len(array) != count or (count and array.dtype.kind not in "iu"):
         raise ValueError(f"labels: expected {count} integers, got {array.dtype} of shape {array.shape}")
+    if array.size and (int(array.min()) < -1 or int(array.max()) >= 2**31):
+        wrong = int(array.min()) if int(array.min()) < -1 else int(array.max())
+        raise ValueError(f"labels: expected 0 to {2**31 - 1:,}, or -1 for unknown classes, got {wrong}")
     return array.astype(np.int64, copy=False)

@@ -9,6 +9,7 @@ import os
 import re
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -22,7 +23,10 @@ BLOCK = 256 * 2**10  # bytes per cached block: a few images
 TRIES, PAUSE = 4, 0.5  # attempts per request; seconds before the first retry, doubled each time
 _URL = re.compile(r"^[a-z][a-z0-9+.\-]*://", re.IGNORECASE)
 # Names under which the file systems of fsspec report the version of a file.
-_VERSIONS = ("ETag", "etag", "md5Hash", "generation", "mtime", "LastModified", "last_modified", "updated", "created")
+_VERSIONS = (
+    *("ETag", "etag", "md5Hash", "Content-MD5", "generation", "mtime"),
+    *("Last-Modified", "LastModified", "last_modified", "updated", "created"),
+)
 T = TypeVar("T")
 
 
@@ -137,16 +141,23 @@ def _asked(url: str, request: Callable[[], T]) -> T:
     for attempt in range(TRIES):
         try:
             return request()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(f"{url}: there is no such file") from error
         except Exception as error:  # file systems raise the errors of their libraries
-            status = getattr(error, "status", 0) or 0
+            # fsspec's HTTP says that there is no such file also where the server cannot be reached.
+            cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+            if isinstance(error, FileNotFoundError) and (cause is None or _status(cause) in (404, 410)):
+                raise FileNotFoundError(f"{url}: there is no such file") from error
+            status = _status(cause or error)
             final = isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429))
             if final or attempt + 1 == TRIES:
-                reason = " ".join(str(error).split()) or type(error).__name__
-                raise OSError(f"{url}: cannot be read ({type(error).__name__}: {reason})") from error
+                said = cause or error
+                reason = " ".join(str(said).split()) or type(said).__name__
+                raise OSError(f"{url}: cannot be read ({type(said).__name__}: {reason})") from error
         time.sleep(PAUSE * 2**attempt)
     raise AssertionError
+
+
+def _status(error: BaseException) -> int:
+    return int(getattr(error, "status", 0) or 0)
 
 
 def _version(info: dict[str, Any]) -> str:
@@ -315,6 +326,16 @@ def open_file(place: str) -> File:
         FileNotFoundError: no such file.
     """
     return RemoteFile(place) if is_url(place) else LocalFile(place)
+
+
+def checksum(file: File) -> str:
+    """What differs where the content of a file does: a checksum; of a remote file its size and version."""
+    if isinstance(file, RemoteFile):
+        return file.version
+    crc = 0
+    for start in range(0, file.size, 16 * BLOCK):
+        crc = zlib.crc32(file.read(start, 16 * BLOCK), crc)
+    return f"{file.size} {crc}"
 
 
 class Files:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastssl.data.corpus import Corpus, CorpusError, Numbered, _Strings
+from fastssl.data.corpus import Corpus, CorpusError, Numbered, _Strings, conversion
 from fastssl.data.source import digest
-from fastssl.data.storage import Files, ending, entries, is_file, is_folder, join, name_of, open_file
+from fastssl.data.storage import Files, checksum, ending, entries, is_file, is_folder, join, name_of, open_file
 
 SUFFIXES = (".txt", ".jsonl")
 SEPARATORS = ("blank-line", "line", "file")
@@ -58,9 +59,10 @@ class FileTexts(_Strings):
         try:
             text = raw.decode("utf-8", self.errors)
         except UnicodeDecodeError as error:
+            start = file.read(0, 2) if begin else raw
             raise CorpusError(
-                f"{file.place}: byte {begin + error.start} ({raw[error.start]:#04x}) is no UTF-8; convert the file "
-                "(iconv -f latin1 -t utf-8), or read it from Python: text_corpus(..., errors='replace')"
+                f"{file.place}: byte {begin + error.start} ({raw[error.start]:#04x}) is no UTF-8; {conversion(start)}, "
+                "or read it from Python: text_corpus(..., errors='replace')"
             ) from error
         return text.removeprefix("\ufeff") if self.key is None else self._value(text, f"{file.place}: byte {begin}")
 
@@ -75,12 +77,26 @@ class FileTexts(_Strings):
         value = found[self.key]
         if not isinstance(value, str):
             raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {type(value).__name__}")
+        if self.errors == "replace":
+            return value.encode("utf-8", "replace").decode()
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise CorpusError(
+                f"{where}: {value[error.start]!r} is half of a pair of UTF-16, no character; read the file from "
+                "Python: text_corpus(..., errors='replace')"
+            ) from error
         return value
 
     @property
     def fingerprint(self) -> str:
         names = [os.path.basename(place) for place in self.files.places]
-        return digest(str(self.key), *names, self.numbers, self.begins, self.ends)
+        return digest(str(self.key), *names, *self._contents, self.numbers, self.begins, self.ends)
+
+    @cached_property
+    def _contents(self) -> list[str]:
+        """A checksum of every file; of remote ones what tells their versions apart."""
+        return [checksum(self.files[number]) for number in range(len(self.files.places))]
 
 
 class ColumnTexts(_Strings):

@@ -212,7 +212,12 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
             seen = seen or bool(text.strip())
             yield _LONG.sub(r"\g<0> ", text)
 
-    model.train_from_iterator(checked(), trainer)
+    try:
+        model.train_from_iterator(checked(), trainer)
+    except Exception as error:  # the library raises Exception
+        if "vocabulary is not large enough" not in str(error).lower():
+            raise
+        raise ValueError(f"vocabulary: {vocabulary:,} tokens are too few for the characters of these texts") from error
     if not seen:
         raise ValueError("texts: expected at least one text, all are empty")
     return TrainedTokenizer(model.to_str())

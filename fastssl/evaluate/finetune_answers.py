@@ -116,7 +116,7 @@ class AnswerTask(TextTask):
     """A language model with a score of each word as the first and as the last of the answer."""
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, data: Questions, options: TextFineTuning) -> None:
-        first = [tokenizer.cls] if network.bidirectional else []
+        first = network.opening(tokenizer)
         width = max(len(words) for words in data.words)
         self.places = np.full((len(data), width), -1, dtype=np.int64)
         rows, self.cut = [], 0

@@ -68,7 +68,7 @@ class TagTask(TextTask):
     """A language model with a linear classifier of words, on sentences whose tokens are in memory."""
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, data: Tagged, options: TextFineTuning) -> None:
-        first = [tokenizer.cls] if network.bidirectional else []
+        first = network.opening(tokenizer)
         room = network.length - len(first) - 1
         rows, self.places = [], np.full(data.labels.shape, -1, dtype=np.int64)
         for words, places in zip(data.words, self.places):

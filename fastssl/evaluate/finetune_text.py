@@ -105,9 +105,8 @@ def encode_texts(
     data: Corpus, tokenizer: Tokenizer, network: LanguageModel
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
     """Tokens and segments of every text, and how many texts were cut to the network's length: ``[CLS] A [SEP]`` or
-    ``[CLS] A [SEP] B [SEP]``, without [CLS] for networks that have not seen one (causal ones, and those with a
-    decoder)."""
-    first = [tokenizer.cls] if network.bidirectional else []
+    ``[CLS] A [SEP] B [SEP]``, [SEP] instead of [CLS] for causal networks, nothing for those with a decoder."""
+    first = network.opening(tokenizer)
     if isinstance(data, ParallelCorpus):
         sides = [list(data.source.texts), list(data.target.texts)]
     else:

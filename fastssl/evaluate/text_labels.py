@@ -78,6 +78,8 @@ def few_text_labels(
                 f"labels: expected at most {most} per class, the training texts of the largest class of {task.name}, "
                 f"got {max(labels_per_class)}; without it all are taken"
             )
+    if len(train.classes) and len(np.unique(train.labels[train.labels >= 0])) < 2:
+        raise ValueError(f"data: expected texts of at least two classes, those of {task.name} are of one")
     names = (task.metric, *task.others)
     table: Table = {}
     tests = np.arange(len(test)) if len(train.classes) == 0 else np.flatnonzero(test.labels >= 0)

@@ -19,11 +19,26 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import Draws, Ragged, mask
 from fastssl.data.source import Source
 from fastssl.data.tokenizer import Tokenizer
-from fastssl.data.windows import Windows
+from fastssl.data.windows import Window, Windows
 from fastssl.methods.text import TextMethod
 from fastssl.models.language import LanguageModel
 
 ORDERS = ("next", "swapped", None)
+
+
+def passage(window: Window, length: int, most: int) -> np.ndarray:
+    """Whole sentences from within a window, as near to ``length`` tokens as there are, at most ``most``: as long as the
+    text that they replace, and like it never the start of a document, so that neither tells the two apart."""
+    ids, borders = window.ids, [*window.sentences[1:].tolist(), len(window.ids)]
+    if len(borders) == 1:  # one sentence: its end, as where a window is cut
+        return ids[-min(length, most, max(len(ids) // 2, 1)) :]
+    lengths = np.subtract.outer(borders[1:], borders[:-1]).T  # [first, last] sentence of a passage
+    fits = (lengths > 0) & (lengths <= most)
+    if not fits.any():
+        return ids[borders[0] : borders[0] + most]
+    distance = np.where(fits, np.abs(lengths - length), len(ids) + most)
+    first, last = divmod(int(distance.argmin()), lengths.shape[1])
+    return ids[borders[first] : borders[last + 1]]
 
 
 class BERT(TextMethod):
@@ -86,7 +101,7 @@ class BERT(TextMethod):
         strange: Windows = window.source
         found = strange.elsewhere(window.place, other)
         assert found is not None
-        return first, strange.read(found).tokens.ids[: self.length - len(first)], 1
+        return first, passage(strange.read(found).tokens, len(second), self.length - len(first)), 1
 
     def make(self, windows: Sequence[Any], draws: Draws) -> TokenBatch:
         """[CLS] first [SEP] second [SEP], masked; targets, segments and whether the second text follows (0) or not."""

@@ -1,8 +1,9 @@
 """GPT: every token is predicted from those before it.
 
 Radford et al., Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised
-Multitask Learners, 2019. Deviation: with ``packed`` a token does not attend to earlier documents of its window, and
-positions start again with each document; False: documents are concatenated, as there.
+Multitask Learners, 2019. Every document follows a [SEP], which ends the one before it. Deviation: with ``packed`` a token
+attends to its own document and that [SEP] alone, and positions start again with it; False: documents are concatenated,
+as there.
 """
 
 from __future__ import annotations
@@ -52,14 +53,13 @@ class GPT(TextMethod):
         width = self.length + 1
         stream = Ragged.of([window.ids for window in windows]).padded(width, IGNORED)
         tokens, targets = stream[:, :-1], stream[:, 1:]
-        documents = np.zeros_like(tokens)
-        documents[:, 1:] = np.cumsum(tokens[:, :-1] == self.tokenizer.sep, 1)
+        documents = np.cumsum(tokens == self.tokenizer.sep, 1)  # [SEP] opens a document, as in ``generate``
         tokens = np.where(tokens == IGNORED, self.tokenizer.pad, tokens)
         return TokenBatch(*(torch.from_numpy(np.ascontiguousarray(a)) for a in (tokens, targets, documents)))
 
     def hidden(self, batch: TokenBatch) -> Tensor:
         documents = batch.segments
-        if not self.packed or documents is None or not bool(documents[:, -1].any()):
+        if not self.packed or documents is None or torch.equal(documents[:, 0], documents[:, -1]):
             return self.network.hidden(batch.tokens)
         place = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
         begins = torch.ones_like(documents, dtype=torch.bool)

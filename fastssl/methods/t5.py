@@ -96,6 +96,8 @@ class T5(TextMethod):
         t = self.tokenizer
         parts = [t.encode([part])[0] if k % 2 == 0 else self._special(part) for k, part in enumerate(_split(prompt))]
         source = np.concatenate([*parts, [t.sep]]).astype(np.int64)
+        if len(source) > self.network.length:
+            raise ValueError(f"prompt: expected at most {self.network.length - 1} tokens, got {len(source) - 1}")
         never = tuple({t.pad, t.unk, t.cls, t.mask} - {t.sep})
         options: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         made = generate_target(self.network, source, tokens, end=t.sep, rows=count, seed=seed, never=never, **options)

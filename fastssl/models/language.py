@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
 
@@ -128,6 +129,13 @@ class LanguageModel(nn.Module):
         return self.kind in ("bert", "electra", "xlnet", "lstm") or (
             self.kind == "transformer" and not self.options.get("causal", True)
         )
+
+    def opening(self, tokenizer: Tokenizer) -> list[int]:
+        """The tokens before a text that is read whole: [CLS] of networks that see both sides, [SEP] of those that
+        continue texts (it opens a document, :class:`fastssl.methods.GPT`), none of those with a decoder."""
+        if self.bidirectional:
+            return [tokenizer.cls]
+        return [tokenizer.sep] if self.kind in ("gpt2", "transformer") else []
 
     def states(self, tokens: Tensor, keep: Tensor, segments: Tensor | None = None) -> Tensor:
         """States [B, T, D] of padded texts [B, T] (``keep``: bool [B, T]), as features: of the encoder of "t5"; of the

@@ -15,21 +15,20 @@ from fastssl.models.language import OWN, LanguageModel
 
 
 def _around(tokenizer: TrainedTokenizer, model: LanguageModel) -> tuple[list[int], list[int]]:
-    """The special tokens before and after a text that a network reads whole. Causal networks continue texts: none."""
-    if not model.bidirectional and model.kind not in ("t5", "bart"):
-        return [], []
-    return [tokenizer.cls] if model.bidirectional else [], [tokenizer.sep]
+    """The special tokens before and after a text that a network reads whole; none after one that may be continued."""
+    continues = not model.bidirectional and model.kind not in ("t5", "bart")
+    return model.opening(tokenizer), [] if continues else [tokenizer.sep]
 
 
 def _as_trained(tokenizer: TrainedTokenizer, model: LanguageModel) -> Any:
-    """A tokenizer of the library that adds those tokens: ``[CLS] A [SEP] B [SEP]``."""
+    """A tokenizer of the library that adds those tokens: ``[CLS] A [SEP] B [SEP]``, of causal networks ``[SEP] A``."""
     from tokenizers import processors
 
     made = TrainedTokenizer(tokenizer.to_json()).model
     first, last = ([tokenizer.text_of(number) for number in side] for side in _around(tokenizer, model))
-    if last:
+    if first or last:
         single = [*first, "$A:0", *last]
-        pair = [*single, "$B:1", f"{last[0]}:1"]
+        pair = [*single, "$B:1", *(f"{name}:1" for name in last)]
         known = [(name, made.token_to_id(name)) for name in {*first, *last}]
         made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=known)
     return made
@@ -59,19 +58,23 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
     names = {f"{key}_token": tokenizer.text_of(getattr(tokenizer, key)) for key in ("pad", "unk", "cls", "sep", "mask")}
     names |= {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
     kind: Any = transformers.PreTrainedTokenizerFast
-    made = kind(tokenizer_object=_as_trained(tokenizer, model), model_max_length=model.length, **names)
+    # Names of special tokens in a text are text, as for our tokenizer.
+    how = {"model_max_length": model.length, "split_special_tokens": True}
+    made = kind(tokenizer_object=_as_trained(tokenizer, model), **how, **names)
     if model.vocabulary == tokenizer.size + SENTINELS:
         made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(SENTINELS))], special_tokens=True)
     training = network.training
-    shown = transformers.utils.logging.is_progress_bar_enabled()
+    # What it says of heads that are not loaded, and of positions, is checked here.
+    shown, level = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
     try:
         network.eval().save_pretrained(temporary)
         made.save_pretrained(temporary)
         loaded: Any = type(network).from_pretrained(temporary).eval()
         transformers.AutoModel.from_pretrained(temporary)
         again = transformers.AutoTokenizer.from_pretrained(temporary)
-        text = "The state of the union, 1790."
+        text = f"The state of the union, {names['mask_token']} 1790."
         ids = tokenizer.encode([text])[0]
         if again(text, add_special_tokens=False)["input_ids"] != ids.tolist():
             raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
@@ -90,6 +93,7 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
         temporary.rename(path)
     finally:
         network.train(training)
+        transformers.utils.logging.set_verbosity(level)
         if shown:
             transformers.utils.logging.enable_progress_bar()
         shutil.rmtree(temporary, ignore_errors=True)

@@ -93,7 +93,8 @@ class WordVectors:
     def _number(self, word: str) -> int:
         number = self.index.get(word)
         if number is None:
-            near = difflib.get_close_matches(str(word), self.words[:_SEARCHED], 1)
+            lower = str(word).lower()
+            near = [lower] if lower in self.index else difflib.get_close_matches(lower, self.words[:_SEARCHED], 1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise UnknownWordError(f"word: {word!r} is not among the {len(self):,} words{hint}")
         return number

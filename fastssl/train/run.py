@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from fastssl.augment import Views
 from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
 from fastssl.methods import AudioMethod, ImageMethod, Method, get, image_method, name_of
@@ -172,6 +174,7 @@ def pretrain(
         "method": name,
         "encoder": encoder_options,
         "method_options": method_options or {},
+        "augment": repr(method.augment) if isinstance(getattr(method, "augment", None), Views) else None,
         "data": source.name,
         "source": {
             "fingerprint": source.fingerprint,
@@ -236,6 +239,11 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
     for key in ("method", "encoder", "method_options"):
         if state.get(key) != about[key]:
             raise differs(key, state.get(key), about[key])
+    if state.get("augment") and state["augment"] != about["augment"]:
+        raise ValueError(
+            "augment: the checkpoint was made with other views, "
+            f"{_first_difference(state['augment'], about['augment'])}; resume with the same"
+        )
     before, now = state.get("source"), about["source"]
     if before is not None and before["fingerprint"] != now["fingerprint"]:
         raise ValueError(
@@ -258,6 +266,13 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
             old["epochs"],
             state["step"],
         )
+
+
+def _first_difference(before: str, now: str | None) -> str:
+    """The first lines in which two descriptions differ."""
+    lines = itertools.zip_longest(before.splitlines(), (now or "").splitlines(), fillvalue="nothing")
+    old, new = next((a.strip(), b.strip()) for a, b in lines if a != b)
+    return f"{old}, got {new}"
 
 
 __all__ = ["has_checkpoint", "pretrain"]

@@ -185,7 +185,10 @@ class Trainer:
     def before_epoch(self, epoch: int) -> None:
         """Passes the features of all items to the method, without augmentation and in evaluation mode."""
         with unsharded_parameters(self.method):
-            described = extract_dataset_features(self.method, self.source, self.batch_size)
+            source = self.source
+            if self.options.on_error == "skip":  # rows keep their places; no batch reads what stands for such an item
+                source = Readable(source, _first_items(source, "skip", 1)[1][0])
+            described = extract_dataset_features(self.method, source, self.batch_size)
         self.method.before_epoch(described, epoch, self.options.seed)
 
     def run(self) -> None:
