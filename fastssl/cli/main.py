@@ -597,6 +597,8 @@ def generate(
         for text in samples.values:
             echo(text)
         if out is not None:
+            if out.suffix.lower() in (".wav", ".png", ".jpg"):
+                raise ValueError(f"out: expected a file of texts (.txt), got {str(out)!r}")
             echo(f"{len(samples.values)} texts: {samples.save(out)[0]}")
         return
     files = samples.save(out or checkpoint / "samples")

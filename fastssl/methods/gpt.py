@@ -1,9 +1,9 @@
 """GPT: every token is predicted from those before it.
 
 Radford et al., Improving Language Understanding by Generative Pre-Training, 2018, and Language Models are Unsupervised
-Multitask Learners, 2019. Every document follows a [SEP], which ends the one before it. Deviation: with ``packed`` a token
-attends to its own document and that [SEP] alone, and positions start again with it; False: documents are concatenated,
-as there.
+Multitask Learners, 2019. Every document follows a [SEP], which ends the one before it. Deviation: with ``packed`` a
+token attends to its own document and that [SEP] alone, and positions start again with it; False: documents are
+concatenated, as there.
 """
 
 from __future__ import annotations

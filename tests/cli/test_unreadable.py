@@ -50,6 +50,50 @@ def test_within_the_context_data_is_opened_without_it(photos: Path) -> None:
         list(open_source(photos).items(range(40)))
 
 
+def test_parts_of_the_same_names_are_not_mixed_up(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in ("train", "Val"):
+        for k in range(6):
+            path = tmp_path / part / f"c{k % 2}" / f"{k}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    (tmp_path / "train" / "c0" / "0.png").write_bytes(b"no image")
+    with unreadable_left_out(lambda _: None):
+        train, test = open_source(tmp_path), open_source(tmp_path, part="test")
+    assert (len(train), len(test)) == (5, 6)
+    assert not np.array_equal(train.read(1).images[0], test.read(2).images[0])
+
+
+def test_methods_that_look_at_all_items_skip_too(photos: Path, tmp_path: Path) -> None:
+    small = ("--epochs", 1, "--batch-size", 16, "--size", 16, "--width", 4)
+    run(
+        "pretrain",
+        "deep-cluster",
+        "--clusters",
+        4,
+        "--data",
+        photos,
+        *small,
+        "--on-error",
+        "skip",
+        "--out",
+        tmp_path / "run",
+    )
+
+
+def test_batches_with_too_few_items_are_named(tmp_path: Path) -> None:
+    for k in range(4):
+        (tmp_path / f"{k}.png").write_bytes(b"no image")
+    Image.fromarray(np.zeros((24, 30, 3), np.uint8)).save(tmp_path / "0.png")
+    from fastssl.data import Loader
+    from fastssl.methods import SimCLR
+    from fastssl.models import build_encoder
+
+    method = SimCLR(build_encoder({"name": "resnet", "size": 16, "width": 4}))
+    with pytest.raises(ImageError, match="1 of 4 items of a batch could be read, expected at least 2; the first"):
+        list(Loader(tmp_path, method, 4, on_error="skip"))
+
+
 def run(*arguments: object) -> str:
     """What the command writes; its error is raised."""
     result = CliRunner().invoke(app, [str(a) for a in arguments], catch_exceptions=False)

@@ -65,7 +65,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Server(ThreadingHTTPServer):
     """Serves a folder by ranges; counts what is asked for, and fails where it is told to."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, port: int = 0) -> None:
         self.asked: list[tuple[str, str, str | None]] = []
         self.failing, self.ranges = 0, True
         server = self
@@ -89,7 +89,7 @@ class Server(ThreadingHTTPServer):
                     self.end_headers()
                     self.wfile.write(content[first : last + 1])
 
-        super().__init__(("127.0.0.1", 0), lambda *a: Handler(*a, directory=str(root)))
+        super().__init__(("127.0.0.1", port), lambda *a: Handler(*a, directory=str(root)))
         self.url = f"http://127.0.0.1:{self.server_port}"
 
     def gets(self) -> list[tuple[str, str | None]]:
@@ -201,6 +201,38 @@ def test_requests_that_fail_are_made_again(server: Server) -> None:
     server.failing = 10
     with pytest.raises(OSError, match=r"http://.*/shards/00000\.tar: cannot be read .*503"):
         source.read(1)
+
+
+def test_a_file_of_the_same_size_is_told_by_the_time_that_the_server_reports(server: Server, root: Path) -> None:
+    image, other = root / "one.bmp", np.full((8, 8, 3), 9, np.uint8)
+    Image.fromarray(np.zeros_like(other)).save(image)
+    os.utime(image, (1e9, 1e9))
+    assert fastssl.data.open(f"{server.url}/one.bmp").read(0).images[0][..., :3].max() == 0
+    Image.fromarray(other).save(image)
+    assert RemoteFile(f"{server.url}/one.bmp").version != f"{image.stat().st_size}"
+    assert fastssl.data.open(f"{server.url}/one.bmp").read(0).images[0][..., :3].min() == 9
+
+
+def test_a_server_that_starts_late_is_waited_for_and_one_that_is_gone_is_named(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = server.server_port
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(OSError, match=r"all\.pack: cannot be read \(Client.*onnect") as found:
+        RemoteFile(f"http://127.0.0.1:{port}/all.pack")
+    assert not isinstance(found.value, FileNotFoundError)
+    waits: list[float] = []
+
+    def pause(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            server.__init__(root, port)  # type: ignore[misc]
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+
+    root = Path(fastssl.__file__).parent
+    monkeypatch.setattr(storage.time, "sleep", pause)
+    assert RemoteFile(f"http://127.0.0.1:{port}/__init__.py").size > 0 and len(waits) == 2
 
 
 BAD: dict[str, tuple[str, type[Exception], str]] = {

@@ -109,7 +109,7 @@ def test_tags_are_learnt_and_words_without_room_are_not_seen(name: str, network:
     assert found == finetune_tags(model, Tokenizer(), data, range(14), range(14, 20), options)
     long = Tagged([["a" * 10] * 4], [["X", "Y", "X", "Y"]])
     task = TagTask(model, Tokenizer(), long, options)
-    first = int(model.bidirectional)
+    first = len(model.opening(Tokenizer()))
     assert task.places.tolist() == [[first, first + 11, first + 22, -1]] and len(task.rows[0][0]) == model.length
     scores = task.scores(task.classifier(), np.arange(1))
     assert scores.shape == (1, 4, 2) and bool((scores[0, 3] == 0).all())

@@ -212,11 +212,11 @@ def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
         hidden = method.hidden(batch)
         for place in (5, 10, 11, 20):
             (slope,) = torch.autograd.grad(hidden[0, place].square().sum(), seen["x"], retain_graph=True)
-            begin = 11 if place > 10 else 0
+            begin = 10 if place >= 10 else 0  # [SEP] opens the second document
             touched = slope[0].abs().sum(1) > 0
             assert touched.nonzero().flatten().tolist() == list(range(begin, place + 1))
     # Packed documents have the loss of separate ones.
-    parts = (row[:11], row[11:])
+    parts = (row[:10], row[10:])
     alone = [method.network.hidden(part[None])[0] for part in parts]
     torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
 
