@@ -36,7 +36,7 @@ def passage(window: Window, length: int, most: int) -> np.ndarray:
     fits = (lengths > 0) & (lengths <= most)
     if not fits.any():
         return ids[borders[0] : borders[0] + most]
-    distance = np.where(fits, np.abs(lengths - length), len(ids) + most)
+    distance = np.where(fits, np.abs(lengths - length), np.iinfo(np.int64).max)
     first, last = divmod(int(distance.argmin()), lengths.shape[1])
     return ids[borders[first] : borders[last + 1]]
 

@@ -10,9 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastssl.cli import app
-from fastssl.data import ImageError, open_splits
+from fastssl.data import ImageError, Loader, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.readable import readable, unreadable_left_out
+from fastssl.methods import DeepCluster, SimCLR
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -65,30 +68,17 @@ def test_parts_of_the_same_names_are_not_mixed_up(tmp_path: Path) -> None:
 
 
 def test_methods_that_look_at_all_items_skip_too(photos: Path, tmp_path: Path) -> None:
-    small = ("--epochs", 1, "--batch-size", 16, "--size", 16, "--width", 4)
-    run(
-        "pretrain",
-        "deep-cluster",
-        "--clusters",
-        4,
-        "--data",
-        photos,
-        *small,
-        "--on-error",
-        "skip",
-        "--out",
-        tmp_path / "run",
-    )
+    encoder = {"name": "resnet", "size": 16, "width": 4}
+    options = Pretraining(epochs=2, batch_size=16, on_error="skip")
+    method = DeepCluster(build_encoder(encoder), clusters=4)
+    pretrain(method, open_source(photos), options, out=tmp_path, encoder_options=encoder)
+    assert len(method.assigned) == 40
 
 
 def test_batches_with_too_few_items_are_named(tmp_path: Path) -> None:
     for k in range(4):
         (tmp_path / f"{k}.png").write_bytes(b"no image")
     Image.fromarray(np.zeros((24, 30, 3), np.uint8)).save(tmp_path / "0.png")
-    from fastssl.data import Loader
-    from fastssl.methods import SimCLR
-    from fastssl.models import build_encoder
-
     method = SimCLR(build_encoder({"name": "resnet", "size": 16, "width": 4}))
     with pytest.raises(ImageError, match="1 of 4 items of a batch could be read, expected at least 2; the first"):
         list(Loader(tmp_path, method, 4, on_error="skip"))

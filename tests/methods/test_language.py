@@ -18,6 +18,7 @@ from torch import Tensor
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
 from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, get
+from fastssl.methods.bert import passage
 from fastssl.models import build_language, generate, generate_target
 from fastssl.models.generation import filtered
 from fastssl.models.language import OWN
@@ -221,6 +222,25 @@ def test_gpt_sees_earlier_tokens_of_its_document_alone(network: str) -> None:
     torch.testing.assert_close(hidden[0], torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
+def test_gpt_continues_texts_as_it_was_trained(tmp_path: Path) -> None:
+    """The layout of training is that of ``generate``: what was learnt by heart is continued exactly."""
+    texts = ["the quick brown fox jumps", "a slow green turtle walks", "one two three four five"]
+    torch.manual_seed(0)
+    shape = {"name": "transformer", "vocabulary": 261, "width": 48, "depth": 2, "heads": 4, "length": 64}
+    method = GPT(build_language(shape), Tokenizer())
+    batches = method.prepare(tokenize_corpus(Corpus(texts * 40), method.tokenizer, tmp_path / "few.tok"))
+    optimizer = torch.optim.AdamW(method.parameters(), 3e-3)
+    for step in range(150):
+        ids = np.random.default_rng(step).permutation(len(batches))[:16]
+        optimizer.zero_grad()
+        method(method.examples(batches.items(ids), 0, step, ids)).backward()
+        optimizer.step()
+    method.eval()
+    for text in texts:
+        made = method.generate(1, prompt=text[:7], temperature=0, tokens=40)
+        assert list(made.values) == [text]
+
+
 @pytest.mark.parametrize(("name", "network"), [s for s in PREDICTING if s[0] not in ("gpt", "bilm", "xlnet")])
 def test_targets_are_not_visible(name: str, network: str, file: Any) -> None:
     """What is predicted does not depend on the token itself, but on others on both sides."""
@@ -270,9 +290,41 @@ def test_second_texts_follow_or_are_of_another_document(file: Any) -> None:
             elif order == "swapped":
                 assert second + first == text
             else:
-                assert first == text[: len(first)] and first + second != text
+                assert first == text[: len(first)]
+                others = np.flatnonzero(windows.documents != windows.documents[ids[k]])
+                assert any(_within(second, windows.read(i).tokens.ids.tolist()) for i in others)
         if labels is not None:
             assert 0.25 < np.mean(labels) < 0.75
+
+
+def _within(part: list[int], whole: list[int]) -> bool:
+    return any(whole[k : k + len(part)] == part for k in range(len(whole) - len(part) + 1))
+
+
+def test_lengths_do_not_tell_whether_a_text_follows(tmp_path: Path) -> None:
+    """Neither that of the first text, nor of the second, nor of both; and no second text is the start of a document."""
+    rng = np.random.default_rng(0)
+
+    def sentence() -> str:
+        return " ".join("abcdefgh"[k] for k in rng.integers(0, 8, rng.integers(2, 9))).capitalize() + "."
+
+    texts = [" ".join(sentence() for _ in range(rng.integers(2, 12))) for _ in range(200)]
+    method = method_of("bert", "transformer", order="next")
+    windows = method.prepare(tokenize_corpus(Corpus(texts), method.tokenizer, tmp_path / "many.tok"))
+    ids = np.arange(len(windows))
+    lengths, labels = [], []
+    for epoch in range(4):
+        batch = method.examples(windows.items(ids), 0, epoch, ids)
+        filled, second = batch.tokens != method.tokenizer.pad, batch.segments == 1  # type: ignore[operator]
+        lengths.append(torch.stack([(filled & ~second).sum(1), second.sum(1), filled.sum(1)], 1))
+        labels.append(batch.labels)
+    table, wanted = torch.cat(lengths), torch.cat(labels)  # type: ignore[arg-type]
+    for column in table.T:
+        right = torch.stack([((column > at) == wanted).float().mean() for at in range(int(column.max()))])
+        assert float(torch.maximum(right, 1 - right).max()) < 0.62
+    short = Window(np.arange(12), np.array([0, 3, 5, 9]))
+    assert passage(short, 4, 10).tolist() == [5, 6, 7, 8] and passage(short, 40, 5).tolist() == [5, 6, 7, 8]
+    assert passage(short, 2, 1).tolist() == [3] and passage(Window(np.arange(6), np.zeros(1)), 2, 5).tolist() == [4, 5]
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

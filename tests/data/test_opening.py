@@ -1,0 +1,163 @@
+"""What a folder or a list of files is taken for; what tells data apart when runs resume and results are kept."""
+
+from __future__ import annotations
+
+import wave
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch.utils.data import IterableDataset
+
+import fastssl.data
+from fastssl.augment import Augment, Normalize, RandomResizedCrop, SimCLRAugment, Views
+from fastssl.data import ArraySource, CorpusError, ImageError, pack_source, text_corpus, write_shards
+from fastssl.methods import SimCLR
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, pretrain
+
+ENCODER = {"name": "resnet", "size": 16, "width": 4}
+
+
+def picture(path: Path, value: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((8, 9, 3), value, np.uint8)).save(path)
+    return path
+
+
+def shards(folder: Path, count: int = 2) -> list[Path]:
+    return write_shards(ArraySource(np.zeros((count, 8, 8, 3), np.uint8)).items(range(count)), folder)
+
+
+def test_folders_with_data_of_two_kinds_are_not_guessed_at(tmp_path: Path) -> None:
+    picture(tmp_path / "c0" / "0.png")
+    shards(tmp_path)
+    with pytest.raises(
+        ValueError, match=r"holds \.tar files beside images such as c0/0\.png; name the files \(.*\*\.tar"
+    ):
+        fastssl.data.open(tmp_path)
+    (tmp_path / "00000.tar").unlink()
+    (tmp_path / "x.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"holds \.parquet files beside images"):
+        fastssl.data.open(tmp_path)
+    (tmp_path / "x.parquet").unlink()
+    with wave.open(str(tmp_path / "0.wav"), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(100))
+    with pytest.raises(ValueError, match=r"holds \.wav files beside images"):
+        fastssl.data.open(tmp_path)
+
+
+def test_parts_may_be_shards_and_have_capitals(tmp_path: Path) -> None:
+    shards(tmp_path / "Train", 3)
+    shards(tmp_path / "VAL", 2)
+    assert len(fastssl.data.open(tmp_path)) == 3 and len(fastssl.data.open(tmp_path, part="test")) == 2
+
+
+def test_lists_of_files(tmp_path: Path) -> None:
+    paths = shards(tmp_path / "a") + shards(tmp_path / "b", 3)
+    assert len(fastssl.data.open(paths)) == 5
+    packed = pack_source(fastssl.data.open(paths), tmp_path / "one.pack")
+    for wrong in (packed, tmp_path / "x.tar.gz"):
+        with pytest.raises(
+            ValueError, match=r"expected images or \.tar shards, got .*among several files; give it alone"
+        ):
+            fastssl.data.open([picture(tmp_path / "0.png"), wrong])
+
+
+def test_streams_without_items_are_named() -> None:
+    class Stream(IterableDataset[Any]):
+        def __len__(self) -> int:
+            return 3
+
+        def __iter__(self) -> Any:
+            return iter([])
+
+    with pytest.raises(TypeError, match="data: expected .* got Stream"):
+        fastssl.data.open(Stream())
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / name / "0.png")
+    (tmp_path / "a" / "link").symlink_to("../b")
+    (tmp_path / "b" / "link").symlink_to("../a")
+    source = fastssl.data.open(tmp_path)
+    assert list(source.paths) == ["a/0.png", "a/link/0.png", "b/0.png", "b/link/0.png"]  # type: ignore[attr-defined]
+    assert source.skipped == {"a link to a folder above it": 2}  # type: ignore[attr-defined]
+
+
+def test_texts_beside_images(tmp_path: Path) -> None:
+    for k in range(2):
+        picture(tmp_path / f"{k}.png")
+    (tmp_path / "0.TXT").write_text("of another system")
+    (tmp_path / "1.txt").write_bytes("gr\xfcn".encode("latin1"))
+    source = fastssl.data.open(tmp_path)
+    assert source.read(0).text is None and source.skipped == {"no image": 1}  # type: ignore[attr-defined]
+    with pytest.raises(ImageError, match=r"1\.txt: byte 2 \(0xfc\) is no UTF-8"):
+        source.read(1)
+
+
+# Fingerprints.
+
+
+def test_what_differs_has_another_fingerprint(tmp_path: Path) -> None:
+    paths = [picture(tmp_path / f"{c}" / "0.png", 100 * c) for c in range(3)]
+    key = lambda data, **options: fastssl.data.open(data, **options).fingerprint  # noqa: E731
+    assert key(paths[:2]) != key(paths[1::-1])  # another order, of equal names
+    assert key(paths) == key([str(p) for p in paths])
+    assert key(tmp_path) != key(tmp_path, orientation=False)
+    table = tmp_path / "t.csv"
+    seen = set()
+    for text in ("red", "blue"):
+        table.write_text(f"path,text\n0/0.png,{text}\n1/0.png,x\n")
+        seen.add(key(table))
+        pixels = np.zeros((2, 8, 8, 3), np.uint8)
+        seen.add(ArraySource(pixels, texts=[text, "x"]).fingerprint)
+        (tmp_path / "c.txt").write_text(f"{text:4}\n")
+        seen.add(text_corpus(tmp_path / "c.txt").fingerprint)
+    assert len(seen) == 6
+
+
+def test_kept_results_know_every_pixel(tmp_path: Path) -> None:
+    pixels = np.zeros((3000, 2, 2, 3), np.uint8)
+    other = pixels.copy()
+    other[1] = 1  # not among those that the fingerprint looks at
+    one, two = ArraySource(pixels), ArraySource(other)
+    assert one.fingerprint == two.fingerprint and one.content_key != two.content_key
+    assert one.content_key == ArraySource(pixels.copy()).content_key
+    items = [(image, 0) for image in pixels[:4]]
+    first, again = fastssl.data.open(items), fastssl.data.open(items)
+    assert first.content_key == first.content_key != again.content_key  # what it holds is not known
+
+
+def test_texts_that_are_no_text_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "bad \\ud83d here"}\n{"text": "fine"}\n')
+    with pytest.raises(CorpusError, match=r"a\.jsonl: byte 0: '\\ud83d' is half of a pair of UTF-16"):
+        text_corpus(path).text(0)
+    assert text_corpus(path, errors="replace").text(0) == "bad ? here"
+    path = tmp_path / "a.txt"
+    path.write_bytes("one\ntwo\n".encode("utf-16"))
+    with pytest.raises(CorpusError, match=r"iconv -f utf-16 -t utf-8"):
+        text_corpus(path).text(0)
+
+
+def test_runs_resume_with_the_same_views(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3), dtype=np.uint8)
+    options = Pretraining(epochs=1, batch_size=16)
+    for views, resume in ((None, False), (None, True), (SimCLRAugment(16, channels_last=True), True)):
+        pretrain(
+            SimCLR(build_encoder(ENCODER), views), images, options, out=tmp_path, encoder_options=ENCODER, resume=resume
+        )
+    other = Views([(2, Augment([RandomResizedCrop(16), Normalize()]))])
+    with pytest.raises(
+        ValueError, match=r"augment: the checkpoint was made with other views, .*; resume with the same"
+    ):
+        pretrain(
+            SimCLR(build_encoder(ENCODER), other), images, options, out=tmp_path, encoder_options=ENCODER, resume=True
+        )
