@@ -86,7 +86,7 @@ class WaveRNNNetwork(AudioNetwork):
         gru, x = self.gru, self.labelled(self.scaled(parts), labels)
         weights = [gru.weight_ih_l0 * self.mask, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0]
         start = x.new_zeros(1, len(x), self.dim)
-        states: Tensor = torch.gru(x, start, weights, True, 1, 0.0, False, False, True)[0]
+        states: Tensor = torch.gru(x, start, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)[0]
         return states
 
     def hidden(self, values: Tensor, labels: Tensor | None = None) -> Tensor:

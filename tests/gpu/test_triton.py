@@ -30,6 +30,7 @@ from tests.support.processes import run_world
 from tests.support.subjects import (
     FUSED,
     SUBJECTS,
+    TWO_SIDED,
     WITH_TEMPERATURE,
     Inputs,
     Subject,
@@ -400,6 +401,27 @@ def test_autocast_computes_in_float32(name: str) -> None:
         got = subject(halves, backend="triton")
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("name", composed_are_slow([name for name in NAMES if name in TWO_SIDED]))
+def test_autocast_takes_rows_of_two_dtypes(name: str) -> None:
+    """Embeddings in 16 bits, and others that a batch norm has left in float32."""
+    subject = SUBJECTS[name]
+    inputs = subject.make(14, 16, torch.bfloat16, 0.1).to(torch.float32).to(device=DEVICE)
+    first = next(k for k in inputs if k in ("x", "y", "memory", "classes", "head"))
+    mixed, right = inputs.leaves(), inputs.leaves()
+    mixed[first] = inputs[first].to(torch.bfloat16).requires_grad_()
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        loss = subject(mixed, backend="triton")
+    wanted = subject(right, backend="triton")
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-5)
+    loss.backward()
+    wanted.backward()
+    for k, leaf in mixed.items():
+        if leaf.grad is not None:
+            close = 1e-2 if leaf.dtype == torch.bfloat16 else 1e-4
+            most = float(right[k].grad.abs().max())
+            torch.testing.assert_close(leaf.grad.float(), right[k].grad, rtol=close, atol=close * most)
 
 
 def test_says_what_it_cannot() -> None:

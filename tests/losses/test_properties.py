@@ -14,7 +14,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastssl
 from fastssl.ops import extension
 from tests.support.errors import Way, assert_errs_no_more_than_eager
-from tests.support.subjects import FUSED, LABELLED, SUBJECTS, WITH_TEMPERATURE, Inputs, Subject, variants_are_slow
+from tests.support.subjects import (
+    FUSED,
+    LABELLED,
+    SUBJECTS,
+    TWO_SIDED,
+    WITH_TEMPERATURE,
+    Inputs,
+    Subject,
+    variants_are_slow,
+)
 
 BY_ROWS = [n for n in FUSED if "reduction" in SUBJECTS[n].accepted and not SUBJECTS[n].of_pairs]
 
@@ -275,10 +284,6 @@ def test_autocast_computes_in_fp32_as_cross_entropy(name: str) -> None:
         loss = subject(inputs)
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss, subject(inputs.to(torch.float32)), rtol=1e-5, atol=1e-5)
-
-
-# Losses of two sets of rows, the second of which may come from elsewhere in another dtype.
-TWO_SIDED = [name for name, subject in SUBJECTS.items() if {"y", "memory", "classes", "head"} & set(subject.names)]
 
 
 @pytest.mark.parametrize("name", TWO_SIDED)

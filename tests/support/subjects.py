@@ -380,6 +380,8 @@ SUBJECTS: dict[str, Subject] = {
 # fmt: on
 
 FUSED = [name for name, subject in SUBJECTS.items() if "backend" in subject.accepted]
+# Losses of two sets of rows, the second of which may come from elsewhere in another dtype.
+TWO_SIDED = [name for name, subject in SUBJECTS.items() if {"y", "memory", "classes", "head"} & set(subject.names)]
 LABELLED = [name for name, subject in SUBJECTS.items() if "labels" in subject.names]
 WITH_TEMPERATURE = [name for name, subject in SUBJECTS.items() if {"temperature", "scale", "head"} & set(subject.names)]
 SHARDED = [name for name, subject in SUBJECTS.items() if "group" in subject.accepted]

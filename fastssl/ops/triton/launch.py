@@ -317,6 +317,8 @@ def _mend_interpreter() -> None:
         return TensorHandle(bits.view(np.float32), tl.float32)
 
     def create_dot(self: Any, a: Any, b: Any, d: Any, *rest: Any) -> Any:
+        if a.dtype.scalar != b.dtype.scalar:  # as the compiler says
+            raise TypeError(f"both operands must be of the same dtype, got {a.dtype} and {b.dtype}")
         return dot(self, widened(a), widened(b), d, *rest)
 
     def cast_impl(self: Any, source: Any, to: Any) -> Any:

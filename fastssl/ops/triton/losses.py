@@ -78,8 +78,7 @@ def pair_loss(
         form, partner = engine.SUP_CON, _only_positive(ids)
     rows = x if more_x is None else torch.cat([x, more_x])
     columns = y if more_y is None else torch.cat([y, more_y])  # type: ignore[list-item]
-    if columns is not None and columns.dtype != rows.dtype:  # under autocast
-        rows, columns = rows.float(), columns.float()
+    rows, columns = _of_one_dtype(rows, columns)
     if bias is not None and not isinstance(bias, Tensor):
         bias = constant((float(bias),), torch.float32, x.device)
     number = None if isinstance(scale, Tensor) else float(scale)
@@ -93,6 +92,11 @@ def pair_loss(
         assert ids is not None
         return reduce(values, reduction, (ids != ignore_index).sum())
     return values.mean() if reduction == "mean" and len(values) else reduce(values, reduction)
+
+
+def _of_one_dtype(x: Tensor, y: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Kernels multiply rows of one dtype; under autocast there may be two."""
+    return (x, y) if y is None or x.dtype == y.dtype else (x.float(), y.float())
 
 
 def _only_positive(labels: Tensor) -> Tensor:
@@ -130,6 +134,7 @@ def row_loss(
     upper: bool = False,
 ) -> Tensor:
     """As ``fastssl.ops.rows.row_loss``."""
+    x, y = _of_one_dtype(x, y)
     n, m = x.shape[0], x.shape[1] if metric == Metric.given else (x if y is None else y).shape[0]
     bits: list[Tensor | None] = [None, None]
     if relation.positive_list is not None:
@@ -159,12 +164,13 @@ def row_loss(
 
 
 def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:
-    return PAIRWISE(x, y, metric.value, least_length(normalize, x.dtype))
+    return PAIRWISE(*_of_one_dtype(x, y), metric.value, least_length(normalize, x.dtype))
 
 
 def nearest(
     x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
+    x, y = _of_one_dtype(x, y)
     least = least_length(normalize, x.dtype)
     values, indices = torch.ops.fastssl.triton_nearest(x, y, k, metric.value, least, largest, exclude_self)
     return values, indices
@@ -188,6 +194,7 @@ def _block(x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Sco
 def sums(x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring, columns: bool, keep: bool) -> Sums:
     """As ``fastssl.ops.blocks``: nothing is kept for the backward pass."""
     with torch.no_grad():
+        x, y = _of_one_dtype(x, y)
         how = _block(x, y, partner, ids, s)
         state, by_column, score = sums_of(x, y, how, s.normalize, columns)
         none = state.new_empty(0)
@@ -211,6 +218,7 @@ def gradients(
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     with torch.no_grad():
+        x, y = _of_one_dtype(x, y)
         how = _block(x, y, partner, ids, s)
         zero = torch.zeros_like(w.x)
         state_x = own(w.x, zero if w.x_lse is None else w.x_lse, zero, s.sigmoid, how.bounded)
