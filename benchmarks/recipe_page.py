@@ -1,4 +1,5 @@
-"""The tables of docs/recipes.md, of what ``recipes.py`` and ``five_minutes.py`` have measured.
+"""The tables of docs/recipes.md, of what ``recipes.py``, ``five_minutes.py``, ``small_peers.py`` and
+``encoder_options.py`` have measured.
 
 python benchmarks/recipe_page.py [--apart]       # --apart: also what was held apart from all choices
 """
@@ -24,6 +25,10 @@ REACHED = (
     ("spectrograms", "readout", "knn", "spectrograms: k-NN"),
     ("spectrograms", "apart", "one_label", "spectrograms: one label per class"),
 )
+PEERS = ROOT / "benchmarks" / "results" / "small_peers.json"
+PEER_NAMES = {"lightly": "lightly {}, SimCLR", "lightly-train": "LightlyTrain {}, SimCLR"}
+ENCODERS = ROOT / "benchmarks" / "results" / "encoder_options.json"
+ENCODER_MARKS = ("<!-- encoders:begin (written by `python benchmarks/recipe_page.py`) -->", "<!-- encoders:end -->")
 NAMES = {"small": "recipe small", "before": "the recipe before"}
 MARKS = ("<!-- ablations:begin (written by `python benchmarks/recipe_page.py`) -->", "<!-- ablations:end -->")
 MEASURES = {"emoji": ("knn", "recall"), "digits": ("one_label",), "spectrograms": ("one_label",)}
@@ -94,19 +99,29 @@ def page(state: dict[str, Any], apart: bool) -> str:
     return "\n".join(lines)
 
 
-def five_minutes(state: dict[str, Any]) -> str:
-    """Means over seeds with their standard errors, beside the encoders and features that nobody trained."""
+def cell(scores: list[dict[str, Any]], score: str, measure: str) -> str:
+    """The mean over runs with its standard error."""
+    found = [s[score][measure] for s in scores if measure in s.get(score, {})]
+    values = [v["pretrained"] if isinstance(v, dict) else v for v in found]
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.1f}{error}" if values else "-"
+
+
+def five_minutes(state: dict[str, Any], peers: Runs) -> str:
+    """Means over seeds with their standard errors, beside other libraries and the features that nobody trained."""
     runs, about = state["runs"], state["machine"]
     lines = ["| | " + " | ".join(heading for *_, heading in REACHED) + " |", "|---" * (1 + len(REACHED)) + "|"]
     for which, name in NAMES.items():
         cells = []
         for data, score, measure, _ in REACHED:
             own = [r["scores"] for r in runs if (r["recipe"], r["data"]) == (which, data)]
-            found = [s[score][measure] for s in own if measure in s.get(score, {})]
-            values = [v["pretrained"] if isinstance(v, dict) else v for v in found]
-            error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{error}" if values else "-")
+            cells.append(cell(own, score, measure))
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    for peer, name in PEER_NAMES.items():
+        theirs = [r for r in peers if r["peer"] == peer]
+        if theirs:
+            cells = [cell([r["scores"] for r in theirs if r["data"] == d], s, m) for d, s, m, _ in REACHED]
+            lines.append(f"| {name.format(theirs[0]['version'])} | " + " | ".join(cells) + " |")
     for baseline in ("random", "pixels", "histogram"):
         cells = []
         for data, score, measure, _ in REACHED:
@@ -127,6 +142,14 @@ def five_minutes(state: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def encoders(state: dict[str, Any]) -> str:
+    lines = ["| encoder or head | a step costs | epochs | k-NN | Recall@1 |", "|---|---|---|---|---|"]
+    for r in state["runs"]:
+        found = r["chosen with"]
+        lines.append(f"| {r['name']} | {r['cost']:.1f} | {r['epochs']} | {found['knn']:.1f} | {found['recall']:.1f} |")
+    return "\n".join(lines)
+
+
 def written(text: str, marks: tuple[str, str], made: str) -> str:
     before, after = text.partition(marks[0])[0], text.partition(marks[1])[2]
     return f"{before}{marks[0]}\n{made}\n{marks[1]}{after}"
@@ -144,7 +167,10 @@ def main() -> None:
         return
     text = written(PAGE.read_text(), MARKS, made)
     if FIVE.exists():
-        text = written(text, FIVE_MARKS, five_minutes(json.loads(FIVE.read_text())))
+        peers = json.loads(PEERS.read_text())["runs"] if PEERS.exists() else []
+        text = written(text, FIVE_MARKS, five_minutes(json.loads(FIVE.read_text()), peers))
+    if ENCODERS.exists():
+        text = written(text, ENCODER_MARKS, encoders(json.loads(ENCODERS.read_text())))
     PAGE.write_text(text)
 
 
