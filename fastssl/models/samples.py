@@ -40,8 +40,6 @@ class Samples(NamedTuple):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "texts":
-            if path.suffix.lower() in (".wav", ".png", ".jpg", ".jpeg"):
-                raise ValueError(f"path: expected a file of texts (.txt), got {str(path)!r}")
             temporary = path.with_name(path.name + ".tmp")
             temporary.write_text("".join(f"{text}\n\n" for text in self.values), encoding="utf-8")
             temporary.replace(path)
