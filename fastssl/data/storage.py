@@ -142,9 +142,8 @@ def _asked(url: str, request: Callable[[], T]) -> T:
         try:
             return request()
         except Exception as error:  # file systems raise the errors of their libraries
-            # fsspec's HTTP says that there is no such file also where the server cannot be reached.
-            cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
-            if isinstance(error, FileNotFoundError) and (cause is None or _status(cause) in (404, 410)):
+            cause = _unreachable(error)
+            if isinstance(error, FileNotFoundError) and cause is None:
                 raise FileNotFoundError(f"{url}: there is no such file") from error
             status = _status(cause or error)
             final = isinstance(error, PermissionError) or (400 <= status < 500 and status not in (408, 429))
@@ -158,6 +157,15 @@ def _asked(url: str, request: Callable[[], T]) -> T:
 
 def _status(error: BaseException) -> int:
     return int(getattr(error, "status", 0) or 0)
+
+
+def _unreachable(error: BaseException) -> BaseException | None:
+    """Why a server did not answer, where fsspec says that there is no such file: it does so over HTTP for any failure."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    if cause is None or isinstance(cause, FileNotFoundError) or _status(cause) in (404, 410):
+        return None
+    of_connection = isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] == "aiohttp"
+    return cause if of_connection or _status(cause) else None
 
 
 def _version(info: dict[str, Any]) -> str:
