@@ -160,7 +160,7 @@ def _status(error: BaseException) -> int:
 
 
 def _unreachable(error: BaseException) -> BaseException | None:
-    """Why a server did not answer, where fsspec says that there is no such file: it does so over HTTP for any failure."""
+    """Why a server did not answer, where fsspec says that there is no such file, as over HTTP for any failure."""
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     if cause is None or isinstance(cause, FileNotFoundError) or _status(cause) in (404, 410):
         return None

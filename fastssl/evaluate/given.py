@@ -64,7 +64,7 @@ def row_indices(rows: Any, count: int, name: str) -> np.ndarray:
         if given.shape != (count,):
             raise ValueError(f"{name}: expected a mask of {count} booleans, got shape {given.shape}")
         return np.flatnonzero(given)
-    if given.size and not np.issubdtype(given.dtype, np.integer):
+    if given.size and (not np.issubdtype(given.dtype, np.integer) or given.dtype == np.uint8):  # old masks are of uint8
         raise TypeError(f"{name}: expected integers or booleans, got {given.dtype}")
     if given.size and not -count <= int(given.min()) <= int(given.max()) < count:
         raise IndexError(f"{name}: expected 0 to {count - 1}, got {int(given.min())} to {int(given.max())}")

@@ -14,7 +14,7 @@ import fastssl.functional as F
 from fastssl.evaluate.features import CHUNK, is_large, map_chunks
 from fastssl.evaluate.given import class_ids, feature_rows, row_indices
 from fastssl.evaluate.lbfgs import HISTORY, minimize
-from fastssl.evaluate.metrics import METRICS, metric_of
+from fastssl.evaluate.metrics import CORRELATIONS, METRICS, metric_of
 
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
 RATES = (0.01, 0.1, 1.0, 10.0)
@@ -26,10 +26,12 @@ def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
         sums = [(c.sum(0), c.square().sum(0)) for c in _rows(features, train)]
         mean = torch.stack([a for a, _ in sums]).sum(0) / len(train)
         square = torch.stack([b for _, b in sums]).sum(0) / len(train)
-        scale = ((square - mean.square()) * len(train) / (len(train) - 1)).clamp(min=0).sqrt().float().clamp(min=1e-6)
+        scale = ((square - mean.square()) * len(train) / (len(train) - 1)).clamp(min=0).sqrt().float()
         mean = mean.float()
     else:
-        mean, scale = features[train].mean(0), features[train].std(0).clamp(min=1e-6)
+        mean, scale = features[train].mean(0), features[train].std(0)
+    # What varies by less than its rounding, in whatever unit, is constant, and becomes 0.
+    scale = torch.where(scale > 1e-6 * mean.abs(), scale, torch.inf)
     return map_chunks(features, lambda rows: ((rows - mean) / scale) / features.shape[1] ** 0.5)
 
 
@@ -132,9 +134,10 @@ def linear_probe(
             validation fifth of the training rows.
         steps: iterations of L-BFGS, or epochs of SGD.
         protocol: "lbfgs", logistic regression from zero weights (Kornblith et al. 2019, SimCLR), or "sgd" (MoCo).
-        metric: "top-1", "mean per class" or "11-point mAP".
+        metric: "top-1", "mean per class" or "11-point mAP"; of labels that are numbers "Pearson" or "Spearman".
 
     Raises:
+        TypeError: labels that are no integers, where classes are scored.
         ValueError: unknown protocol or metric, fewer than two training rows (three, where the penalty or rate is
             selected) or no test rows, non-finite features, or negative labels.
 
@@ -150,10 +153,21 @@ def linear_probe(
         raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
     metric_of(metric)
     features, labels = feature_rows(features), torch.as_tensor(labels).detach()
-    if labels.dim() == 1 and not labels.is_floating_point():
+    if decay is not None and not decay >= 0:
+        raise ValueError(f"decay: expected a number >= 0, got {decay}")
+    if metric in CORRELATIONS:
+        if labels.shape != (len(features),):
+            raise ValueError(
+                f"labels: expected {len(features)} numbers for {metric!r}, got shape {tuple(labels.shape)}"
+            )
+        labels = labels.to(features.dtype)
+    elif labels.dim() == 1 and metric != "11-point mAP":
         labels = class_ids(labels, features)
-    elif len(labels) != len(features):
-        raise ValueError(f"labels: expected {len(features)}, one per row of features, got {len(labels)}")
+    elif labels.dim() != 2 or len(labels) != len(features) or metric != "11-point mAP":
+        wanted = f"[{len(features)}, classes]" if metric == "11-point mAP" else f"[{len(features)}]"
+        raise ValueError(f"labels: expected {wanted} for {metric!r}, got shape {tuple(labels.shape)}")
+    elif not bool((labels == -1).any()):
+        raise ValueError("labels: expected -1 where a class is absent (0 is ignored), got none")
     if features.is_inference() or labels.is_inference():
         features, labels = features.clone(), labels.clone()  # which can be trained on
     train, test = row_indices(train, len(features), "train"), row_indices(test, len(features), "test")
@@ -165,7 +179,7 @@ def linear_probe(
         order = np.random.default_rng(len(train)).permutation(train)
         cut = max(1, len(order) // 5)
         scores = _scores(features, labels, order[cut:], order[:cut], options, steps, protocol, metric)
-        options = [options[int(np.argmax(scores))]]
+        options = [options[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]]
     return _scores(features, labels, train, test, options, steps, protocol, metric)[0]
 
 
@@ -226,8 +240,8 @@ def few_labels(
         raise ValueError(f"share, per_class: expected exactly one, got {share} and {per_class}")
     if share is not None and not 0 < share <= 1:
         raise ValueError(f"share: expected a fraction in (0, 1], got {share}")
-    if per_class is not None and per_class < 1:
-        raise ValueError(f"per_class: expected at least one, got {per_class}")
+    if (per_class is not None and per_class < 1) or draws < 1:
+        raise ValueError(f"per_class, draws: expected at least one, got {per_class} and {draws}")
     features, results = feature_rows(features), []
     labels, train = class_ids(labels, features), row_indices(train, len(features), "train")
     for draw in range(draws):
@@ -258,6 +272,9 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
         draws: number of random draws.
         seed: seed of the draws.
 
+    Raises:
+        ValueError: features that are not finite, no draws, no shots, or so many that no row is left to test on.
+
     Example:
         >>> import torch
         >>> from fastssl.evaluate import low_shot
@@ -268,6 +285,12 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
     features, results = feature_rows(features), []
     labels = class_ids(labels, features)
     numbers = labels.numpy()
+    least = int(np.bincount(np.unique(numbers, return_inverse=True)[1]).max())
+    if draws < 1 or not 1 <= shots < least:
+        raise ValueError(
+            f"shots, draws: expected 1 to {least - 1} labels per class (the largest has {least}) and at least one "
+            f"draw, got {shots} and {draws}"
+        )
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
         support = np.concatenate([rng.permutation(np.flatnonzero(numbers == c))[:shots] for c in np.unique(numbers)])

@@ -34,7 +34,8 @@ def knn_accuracy(
         top: number of predicted classes, 5 for top-5 accuracy. Classes without a vote are not predicted.
 
     Raises:
-        ValueError: features that are not finite, or negative labels.
+        ValueError: features that are not finite, negative labels, queries without labels (or labels without queries),
+            or a number out of range.
 
     Example:
         >>> import torch
@@ -43,6 +44,12 @@ def knn_accuracy(
         >>> knn_accuracy(x, torch.tensor([0, 0, 1, 1]), k=1)
         100.0
     """
+    if (queries is None) != (query_labels is None):
+        raise ValueError("queries, query_labels: expected both or neither")
+    if top < 1:
+        raise ValueError(f"top: expected at least 1, got {top}")
+    if temperature is not None and not temperature > 0:
+        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
     own, features = queries is None, feature_rows(features)
     labels = class_ids(labels, features)
     q = features if queries is None else feature_rows(queries, "queries")
@@ -52,12 +59,14 @@ def knn_accuracy(
     weight = (1 - torch.arange(k, dtype=torch.float64) / k**2).expand_as(nearest)
     if temperature is not None:
         weight = torch.exp((cosine - cosine[:, :1]).double() / temperature)
-    right, classes = 0, int(labels.max()) + 1
+    # Classes that occur: labels may be large.
+    names, numbers = labels.unique(return_inverse=True)
+    right, classes = 0, len(names)
     for rows in torch.arange(len(q)).split(VOTES):  # bounds the [rows, classes] matrix of votes
         votes = torch.zeros(len(rows), classes, dtype=weight.dtype)
-        votes.scatter_add_(1, labels[nearest[rows]], weight[rows].contiguous())
+        votes.scatter_add_(1, numbers[nearest[rows]], weight[rows].contiguous())
         best = votes.topk(min(top, classes), 1)
-        right += int(((best.indices == truth[rows, None]) & (best.values > 0)).any(1).sum())
+        right += int(((names[best.indices] == truth[rows, None]) & (best.values > 0)).any(1).sum())
     return 100 * right / len(q)
 
 
@@ -70,7 +79,7 @@ def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
         k: at most N.
 
     Raises:
-        ValueError: features that are not finite.
+        ValueError: features that are not finite, or other shapes.
 
     Example:
         >>> import torch
@@ -78,7 +87,7 @@ def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
         >>> recall_at(torch.eye(4), torch.eye(4), k=1)
         100.0
     """
-    query, gallery = feature_rows(query, "query"), feature_rows(gallery, "gallery")
+    query, gallery = _pairs(query, gallery, "query", "gallery")
     _, nearest = F.nearest(query, gallery, k, metric="dot")
     return 100 * float((nearest == torch.arange(len(query))[:, None]).any(1).float().mean())
 
@@ -90,6 +99,9 @@ def alignment(x: Tensor, y: Tensor) -> float:
         x: [N, D], unit length.
         y: [N, D], unit length; row i is the positive for row i of ``x``.
 
+    Raises:
+        ValueError: features that are not finite, or other shapes.
+
     Example:
         >>> import torch
         >>> from fastssl.evaluate import alignment
@@ -97,7 +109,15 @@ def alignment(x: Tensor, y: Tensor) -> float:
         >>> alignment(x, x)
         0.0
     """
-    return float((feature_rows(x, "x") - feature_rows(y, "y")).square().sum(1).mean())
+    x, y = _pairs(x, y, "x", "y")
+    return float((x - y).square().sum(1).mean())
+
+
+def _pairs(x: Tensor, y: Tensor, *names: str) -> tuple[Tensor, Tensor]:
+    x, y = feature_rows(x, names[0]), feature_rows(y, names[1])
+    if x.shape != y.shape:
+        raise ValueError(f"{names[1]}: expected shape {tuple(x.shape)}, that of {names[0]}, got {tuple(y.shape)}")
+    return x, y
 
 
 def uniformity(x: Tensor, t: float = 2.0) -> float:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 
+def known(metric: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor], float]:
+    """A metric that is NaN where a score is: of a classifier that diverged there is none."""
+
+    @functools.wraps(metric)
+    def call(scores: Tensor, labels: Tensor) -> float:
+        return float("nan") if bool(scores.isnan().any()) else metric(scores, labels)
+
+    return call
+
+
+@known
 def top_1(scores: Tensor, labels: Tensor) -> float:
     """Top-1 accuracy.
 
@@ -24,12 +36,14 @@ def top_1(scores: Tensor, labels: Tensor) -> float:
     return 100 * float((scores.argmax(1) == labels).double().mean())
 
 
+@known
 def top_5(scores: Tensor, labels: Tensor) -> float:
     """Top-5 accuracy. Labels: [N]."""
     best = scores.topk(min(5, scores.shape[1]), 1).indices
     return 100 * float((best == labels[:, None]).any(1).double().mean())
 
 
+@known
 def mean_per_class(scores: Tensor, labels: Tensor) -> float:
     """Mean per-class accuracy, over the classes that occur.
 
@@ -50,6 +64,7 @@ def mean_per_class(scores: Tensor, labels: Tensor) -> float:
     return 100 * float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
+@known
 def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
     """11-point mAP: mean over classes of the average precision at recalls 0, 0.1, ..., 1 (PASCAL VOC 2007).
 
@@ -83,6 +98,7 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
     return 100 * sum(results) / len(results)
 
 
+@known
 def f1(scores: Tensor, labels: Tensor) -> float:
     """F1 score of class 1: the harmonic mean of its precision and recall; 0 if nothing is right.
 
@@ -116,6 +132,7 @@ def _centred(values: Tensor) -> Tensor:
     return centred / centred.abs().max()
 
 
+@known
 def matthews(scores: Tensor, labels: Tensor) -> float:
     """Matthews' correlation of predicted and true classes, times 100; 0 if either is constant.
 
@@ -134,6 +151,7 @@ def matthews(scores: Tensor, labels: Tensor) -> float:
     return _correlation(one_hot[scores.argmax(1)], one_hot[labels])
 
 
+@known
 def pearson(scores: Tensor, labels: Tensor) -> float:
     """Pearson's correlation, times 100; 0 if either side is constant.
 
@@ -150,6 +168,7 @@ def pearson(scores: Tensor, labels: Tensor) -> float:
     return _correlation(scores.reshape(len(labels)).double(), labels.double())
 
 
+@known
 def spearman(scores: Tensor, labels: Tensor) -> float:
     """Spearman's correlation, that of the ranks, times 100; equal values share the mean of their ranks.
 
@@ -172,12 +191,14 @@ def spearman(scores: Tensor, labels: Tensor) -> float:
     return pearson(ranks(scores.reshape(len(labels)).double()), ranks(labels.double()))
 
 
+@known
 def word_accuracy(scores: Tensor, labels: Tensor) -> float:
     """Accuracy of words. Scores: [N, W, classes], labels: [N, W], -100: no word."""
     scored = labels >= 0
     return 100 * float((scores.argmax(2) == labels)[scored].double().mean())
 
 
+@known
 def span_f1(scores: Tensor, labels: Tensor) -> float:
     """F1 of spans (Tjong Kim Sang & De Meulder 2003): a span is right if its first word, last word and kind are.
 
@@ -205,6 +226,7 @@ def _spans(rows: list[list[int]]) -> set[tuple[int, int, int, int]]:
     return spans
 
 
+CORRELATIONS = ("Pearson", "Spearman")  # of numbers, not of classes
 METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
     "top-1": top_1,
     "top-5": top_5,

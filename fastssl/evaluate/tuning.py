@@ -154,7 +154,7 @@ def train_task(
                 optimizer.step()
                 if validation is not None and ((step + 1) % every == 0 or step + 1 == total):
                     score = metric_of(options.metric)(task.scores(model, validation), labels[validation])
-                    if score >= best:
+                    if score >= best:  # NaN of a network that diverged is not
                         best, best_step, worse = score, step + 1, 0
                     else:
                         worse += 1

@@ -165,7 +165,8 @@ def triplet(
         rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
         z = torch.where(rows.complete, rows.positive - rows.negative, torch.zeros_like(rows.positive)) + margin
         terms = torch.where(rows.complete, softplus(z) if smooth else z.clamp(min=0), torch.zeros_like(z))
-        total, active, count = terms.sum(), (rows.complete & (z > 0)).sum(), rows.complete.sum()
+        total, count = terms.sum(), rows.complete.sum()
+        active = (rows.complete & (z > 0)).sum()
     else:
         triplets = Triplets(1, margin, smooth) if mining == "all" else SemihardTriplets(1, margin)
         rows = pairs.reduce(triplets, metric=metric, normalize=normalize)
@@ -174,7 +175,8 @@ def triplet(
         count = (rows.positives * per_row).sum()
     if reduction == "sum":
         return pairs.result(everywhere(total))
-    return pairs.result(mean(total, (active if reduction == "active" else count).to(total.dtype)))
+    hinged = reduction == "active" and not smooth  # softplus is above 0 everywhere
+    return pairs.result(mean(total, (active if hinged else count).to(total.dtype)))
 
 
 def _listed_triplets(
@@ -196,7 +198,7 @@ def _listed_triplets(
     terms = softplus(z) if smooth else z.clamp(min=0)
     if reduction == "sum":
         return terms.sum()
-    return mean(terms.sum(), float((z > 0).sum()) if reduction == "active" else float(len(z)))
+    return mean(terms.sum(), float((z > 0).sum()) if reduction == "active" and not smooth else float(len(z)))
 
 
 @shardable
@@ -648,8 +650,8 @@ def angular(
 ) -> Tensor:
     r"""Angular loss: bounds the angle at the negative of each (anchor, positive, negative) triangle by alpha.
 
-    .. math:: L_{ap} = \log\Big(1 + \sum_n e^{4 \tan^2\!\alpha\, (x_a + x_p) \cdot x_n - 2 (1 + \tan^2\!\alpha)
-              x_a \cdot x_p}\Big)
+    .. math:: L_{ap} = \log\Big(1 + \sum_n e^{4 \tan^2\!\alpha\, (\hat x_a + \hat x_p) \cdot \hat x_n
+              - 2 (1 + \tan^2\!\alpha) \hat x_a \cdot \hat x_p}\Big), \qquad \hat x = x / |x|
 
     Each of the P positive pairs is one row of the computation: memory is O(P D).
 

@@ -68,7 +68,7 @@ class Encoder(nn.Module):
         try:
             with torch.no_grad():
                 made = function(image)
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             raise ValueError(f"network: {name} cannot take images {list(image.shape)}: {error}") from error
         finally:
             self.train(training)

@@ -11,6 +11,8 @@ import torch
 from fastssl.data import Detections
 from fastssl.data.objects import objects_of
 from fastssl.evaluate import (
+    METRICS,
+    alignment,
     boundary_f,
     clustering_scores,
     coco_ap,
@@ -137,3 +139,75 @@ def test_scores_belong_to_boxes() -> None:
     ]
     with pytest.raises(ValueError, match=r"detections\[0\]: expected 1 scores, one per box, got shape \(2,\)"):
         coco_ap(found, truth, 1)
+
+
+def test_scores_that_are_unknown_have_no_metric() -> None:
+    scores, labels = torch.full((40, 4), float("nan")), torch.arange(40) % 4
+    scores[1:] = torch.eye(4)[labels][1:]
+    for name, metric in METRICS.items():
+        if name not in ("word accuracy", "span F1"):
+            given = 2 * torch.eye(4)[labels] - 1 if name == "11-point mAP" else labels
+            of_one = scores[:, 0] if name in ("Pearson", "Spearman") else scores
+            assert np.isnan(metric(of_one, given)), name
+            assert not np.isnan(metric(of_one[1:], given[1:])), name
+    assert np.isnan(METRICS["word accuracy"](scores[None], labels[None]))
+
+
+X, Y = (
+    torch.nn.functional.normalize(torch.randn(60, 8, generator=torch.Generator().manual_seed(0)), dim=1),
+    torch.arange(60) % 3,
+)
+TRAIN, TEST = np.arange(40), np.arange(40, 60)
+CALLS: dict[str, tuple[Any, type[Exception], str]] = {
+    "queries without labels": (lambda: knn_accuracy(X, Y, 1, X[:5]), ValueError, "expected both or neither"),
+    "labels of no queries": (lambda: knn_accuracy(X, Y, 1, query_labels=Y), ValueError, "expected both or neither"),
+    "temperature 0": (
+        lambda: knn_accuracy(X, Y, 1, temperature=0.0),
+        ValueError,
+        "temperature: expected a number above",
+    ),
+    "top 0": (lambda: knn_accuracy(X, Y, 1, top=0), ValueError, "top: expected at least 1"),
+    "another gallery": (lambda: recall_at(X[:10], X[:5]), ValueError, r"gallery: expected shape \(10, 8\)"),
+    "one positive": (lambda: alignment(X, X[:1]), ValueError, r"y: expected shape \(60, 8\)"),
+    "all in the support": (lambda: low_shot(X, Y, 20), ValueError, "expected 1 to 19 labels per class"),
+    "no draws": (
+        lambda: few_labels(X, Y, TRAIN, TEST, per_class=1, draws=0),
+        ValueError,
+        "draws: expected at least one",
+    ),
+    "classes as floats": (lambda: linear_probe(X, Y.double(), TRAIN, TEST), TypeError, "labels: expected integers"),
+    "several classes": (lambda: linear_probe(X, torch.eye(3)[Y], TRAIN, TEST), ValueError, r"labels: expected \[60\]"),
+    "one class": (
+        lambda: linear_probe(X, Y, TRAIN, TEST, metric="11-point mAP"),
+        ValueError,
+        r"expected \[60, classes\]",
+    ),
+    "0 for absent": (
+        lambda: linear_probe(X, torch.eye(3)[Y], TRAIN, TEST, metric="11-point mAP"),
+        ValueError,
+        "expected -1 where a class is absent",
+    ),
+    "an old mask": (
+        lambda: linear_probe(X, Y, np.ones(60, np.uint8), TEST),
+        TypeError,
+        "train: expected integers or bool",
+    ),
+    "a negative penalty": (lambda: linear_probe(X, Y, TRAIN, TEST, -1.0), ValueError, "decay: expected a number >= 0"),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_what_has_no_score_is_named(call: str) -> None:
+    run, kind, match = CALLS[call]
+    with pytest.raises(kind, match=match):
+        run()
+
+
+def test_classes_may_be_hashes_and_features_of_any_unit() -> None:
+    assert knn_accuracy(X, Y + 10**12, 5) == knn_accuracy(X, Y, 5)
+    assert knn_accuracy(X, Y + 10**12, 5, X[:9] + 0.1, Y[:9] + 10**12) == knn_accuracy(X, Y, 5, X[:9] + 0.1, Y[:9])
+    scores = {unit: linear_probe(X * unit, Y, TRAIN, TEST, 1e-3) for unit in (1.0, 2.0**-40, 2.0**60)}
+    assert len(set(scores.values())) == 1
+    constant = torch.cat([X, torch.full((60, 1), 3.0)], 1)
+    constant[50:, 8] = 4.0  # unseen in training
+    assert linear_probe(constant, Y, TRAIN, TEST, 1e-3) == pytest.approx(scores[1.0], abs=6)

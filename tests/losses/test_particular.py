@@ -306,3 +306,18 @@ def test_dtypes_of_dino() -> None:
     torch.testing.assert_close(
         F.dino(views, views.bfloat16(), center), F.dino(views, views, center), rtol=0.1, atol=0.1
     )
+
+
+@pytest.mark.parametrize("mining", ["all", "hard"])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_every_smooth_triplet_is_active(mining: str, backend: str) -> None:
+    """Softplus is above 0: the mean of the active ones is the mean."""
+    x, y = torch.randn(12, 4, dtype=torch.float64), torch.arange(12) % 3
+    a, p, n = torch.tensor([[0, 1, 2], [3, 4, 5], [1, 2, 3]])
+    for given in ({"labels": y}, {"labels": y, "indices_tuple": (a, p, n)}):
+        if "indices_tuple" in given and mining == "hard":
+            continue
+        options = {"smooth": True, "margin": 0.0, "mining": mining, "backend": backend, **given}
+        active, mean = (F.triplet(x, reduction=how, **options) for how in ("active", "mean"))
+        torch.testing.assert_close(active, mean)
+        assert float(active) > 0
