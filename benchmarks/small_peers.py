@@ -2,7 +2,7 @@
 
     python benchmarks/small_peers.py export FOLDER [emoji digits spectrograms]
     PEER/bin/python benchmarks/small_peers.py train FOLDER lightly|lightly-train emoji [--seed 0] [--seconds 600]
-    python benchmarks/small_peers.py score FOLDER [--page]
+    python benchmarks/small_peers.py score FOLDER
 
 ``train`` runs in an environment of the peers (lightly, lightly-train, torchvision; no fastssl). lightly: its example of
 SimCLR (SGD with 0.06, batches of 256, no blur, NTXentLoss() with its temperature of 0.5). LightlyTrain: pretrain with

@@ -491,7 +491,7 @@ def evaluate(
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import AudioMethod, get
     from fastssl.train import load_checkpoint
-    from fastssl.train.options import detect_launcher
+    from fastssl.train.options import started_by_torchrun
 
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
     dense: dict[str, Any] = {
@@ -516,8 +516,8 @@ def evaluate(
         if protocol != "frozen" or only or {readout, whiten, size} != {None}:
             raise ValueError(f"protocol, readout, whiten, size, only: {what} are evaluated on --data alone")
 
-    if (launch := detect_launcher()) is not None and launch.devices * launch.nodes > 1:
-        raise ValueError(f"evaluate runs in one process, {launch.by} started {launch.devices * launch.nodes}")
+    if started_by_torchrun() > 1:
+        raise ValueError(f"evaluate runs in one process, torchrun started {started_by_torchrun()}")
     context.with_resource(leaving_out(on_error, [] if is_word_run(checkpoint) else [checkpoint]))
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
@@ -597,8 +597,6 @@ def generate(
         for text in samples.values:
             echo(text)
         if out is not None:
-            if out.suffix.lower() in (".wav", ".png", ".jpg"):
-                raise ValueError(f"out: expected a file of texts (.txt), got {str(out)!r}")
             echo(f"{len(samples.values)} texts: {samples.save(out)[0]}")
         return
     files = samples.save(out or checkpoint / "samples")

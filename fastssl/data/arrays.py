@@ -11,6 +11,7 @@ from torch import Tensor
 from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.storage import state_of
 
 _FINGERPRINTED = 1024  # images whose pixels are hashed
 
@@ -98,7 +99,10 @@ class ArraySource(Source):
 
     @property
     def content_key(self) -> str:
-        return digest(self.fingerprint, *(image for image in self.images))
+        file = getattr(self.images, "filename", None)  # memory-mapped: not read for it
+        if file is not None:
+            return digest(self.fingerprint, str(file), state_of(str(file)))
+        return digest(self.fingerprint, *(digest(image) for image in self.images))
 
     def subset(self, ids: Any, name: str | None = None) -> ArraySource:
         ids = np.asarray(ids, dtype=np.int64)

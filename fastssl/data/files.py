@@ -66,12 +66,13 @@ class PathSource(Source):
         labels = [] if self.labels is None else [self.labels]
         if self.root is not None:
             return digest(*self.classes, *labels, self.paths.bytes, self.paths.offsets)
-        paths = list(self.paths)
-        if not any(map(is_url, paths)):  # below their common folder
-            paths = [os.path.abspath(path) for path in paths]
-            above = os.path.dirname(paths[0]) if len(paths) == 1 else os.path.commonpath(paths or ["/"])
-            paths = [os.path.relpath(path, above) for path in paths]
-        return digest(*self.classes, *labels, *paths)
+        # Below their common folder, whose name may change; without what signs URLs.
+        paths = [path.partition("?")[0] if is_url(path) else os.path.abspath(path) for path in self.paths]
+        folders = [path.replace(os.sep, "/").split("/")[:-1] for path in paths]
+        first, last = min(folders, default=[]), max(folders, default=[])  # all others share what these do
+        same = next((k for k, (a, b) in enumerate(zip(first, last)) if a != b), min(len(first), len(last)))
+        above = len("/".join([*first[:same], ""]))
+        return digest(*self.classes, *labels, *(path[above:] for path in paths))
 
     @property
     def content_key(self) -> str:

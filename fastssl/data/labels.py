@@ -11,8 +11,7 @@ import numpy as np
 
 UNKNOWN = -1
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
-# Larger numbers, and few of them, are names (years, ids): classes are not counted up to them.
-_COUNTED, _PER_CLASS = 1000, 10
+_COUNTED = 1_000_000  # integers from here on are names (ids): classes are not counted up to them
 
 
 def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[np.ndarray | None, list[str]]:
@@ -20,8 +19,7 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
 
     Args:
         given: for each item an integer, a name, or what is unknown: None, NaN, white space, -1. Integers are numbers of
-            classes, unless the largest is far above their count: then, as where one label is no integer, all are names,
-            numbered in their order.
+            classes; where one is 1,000,000 or more, or no integer, all are names, numbered in their order.
         where: a name for item k in errors.
 
     Returns:
@@ -35,21 +33,24 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
         >>> numbered_labels(["cat", "", "ant"], str)
         (array([ 1, -1,  0]), ['ant', 'cat'])
     """
+    if all(value is None for value in given):
+        return None, []
     texts = [_text(value, where, k) for k, value in enumerate(given)]
     known = [text for text in texts if text]
     integers = all(map(_INTEGER.fullmatch, known))
     if integers:
-        numbers = np.array([int(float(text)) if "." in text else int(text) for text in texts if text], dtype=object)
-        for k, number in zip((k for k, text in enumerate(texts) if text), numbers):
-            if number < UNKNOWN:
-                raise ValueError(f"{where(k)}: expected a label of 0 and more, a name, or -1 if unknown, got {number}")
-        texts = [text and str(int(float(text)) if "." in text else int(text)) for text in texts]
-        texts = ["" if text == str(UNKNOWN) else text for text in texts]
-        known = [text for text in texts if text]
+        texts = [text and str(int(text.partition(".")[0])) for text in texts]
+        wrong = next((k for k, text in enumerate(texts) if text[:1] == "-" and text != str(UNKNOWN)), None)
+        if wrong is not None:
+            raise ValueError(
+                f"{where(wrong)}: expected a label of 0 and more, a name, or -1 if unknown, got {texts[wrong]}"
+            )
+    texts = ["" if text == str(UNKNOWN) else text for text in texts]
+    known = [text for text in texts if text]
     if not known:
         return None, []
     names = sorted(set(known), key=int) if integers else sorted(set(known))
-    if integers and int(names[-1]) < max(_COUNTED, _PER_CLASS * len(names)):
+    if integers and int(names[-1]) < _COUNTED:
         names = [str(k) for k in range(int(names[-1]) + 1)]
     number = {name: k for k, name in enumerate(names)}
     return np.array([number[text] if text else UNKNOWN for text in texts], dtype=np.int64), names
@@ -57,8 +58,9 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
 
 def _text(value: Any, where: Callable[[int], str], k: int) -> str:
     """A label as text, "" if unknown."""
+    value = value.item() if isinstance(value, np.generic) else value
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
-    if (isinstance(value, float) and not value.is_integer()) or not isinstance(value, (str, int, float)):
+    if not isinstance(value, (str, int, float)) or (isinstance(value, float) and not value.is_integer()):
         raise ValueError(f"{where(k)}: expected an integer or a name as label, got {value!r}")
     return str(value).strip()

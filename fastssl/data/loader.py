@@ -262,7 +262,7 @@ class Loader:
     def _finish(self, pending: _Pending) -> Any:
         batch = pending.result.result()
         self.skipped += pending.failed
-        least = getattr(self.examples, "min_rows", 1)
+        least = getattr(self.examples, "min_rows", 1) if self.world_size == 1 else 1  # others may have rows
         read = pending.rows - len(pending.failed)
         if read < least and pending.failed:
             raise ImageError(

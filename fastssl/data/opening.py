@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import io
 import os
@@ -79,7 +80,8 @@ TEXTS: dict[str, Callable[[str, str], Corpus]] = {
 }
 PARQUET = ".parquet"
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
-_WHOLE = {".pack", ".tok", ".tar", PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}  # data by themselves
+# Data by themselves.
+_WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
 TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
@@ -260,8 +262,12 @@ def _files(
     places: list[str], name: str | None, options: dict[str, Any], progress: Callable[[int], None] | None
 ) -> Source:
     """Tar shards, or images."""
+    if len(places) == 1 and ending(places[0]) in _FILES & _WHOLE:
+        return _file(places[0], options)
     if all(ending(place) == ".tar" for place in places):
         return ShardSource(places, name, progress=progress, **options)
+    if all(ending(place) == WAV for place in places):
+        return WavSource(places, name=name or "files")
     other = next((place for place in places if ending(place) in _WHOLE), None)
     if other is not None:
         raise ValueError(f"data: expected images or .tar shards, got {other!r} among several files; give it alone")
@@ -309,15 +315,21 @@ def _shards(
 
 def _alone(place: str, there: dict[str, bool], kind: str) -> None:
     """A folder whose other files would be passed over is not guessed at."""
-    inner = [name for name, is_a_folder in there.items() if is_a_folder and not name.startswith(".")]
-    images = [name for name in there if ending(name) in SUFFIXES]
-    images += [
-        f"{name}/{one}" for name in sorted(inner)[:1] for one in entries(join(place, name)) if ending(one) in SUFFIXES
-    ]
-    if images:
+
+    def images_of(names: dict[str, bool]) -> list[str]:
+        return [n for n, is_a_folder in names.items() if ending(n) in SUFFIXES and not is_a_folder and n[0] != "."]
+
+    found = images_of(there)
+    inner = sorted(name for name, is_a_folder in there.items() if is_a_folder and not name.startswith("."))
+    if inner and not found and not is_url(place):
+        if parts_of(place) is not None:
+            found = [f"those in {inner[0]}/"]
+        with contextlib.suppress(OSError):  # of a folder that may not be read
+            found = found or [f"{inner[0]}/{name}" for name in images_of(entries(join(place, inner[0])))]
+    if found:
         raise ValueError(
-            f"data: {place!r} holds {kind} files beside images such as {images[0]}; name the files "
-            f"({place}/*{kind}), or move them"
+            f"data: {place!r} holds {kind} files beside images such as {found[0]}; move one kind"
+            + (f", or name the files ({place}/*{kind})" if kind == ".tar" else "")
         )
 
 
@@ -380,6 +392,9 @@ def parts_of(place: str | Path) -> tuple[str, str] | None:
     place = str(place)
     if not is_folder(place):
         return None
-    there = {name.lower(): name for name, is_a_folder in entries(place).items() if is_a_folder}
-    train, test = (there.get(first_part(dict.fromkeys(there), names) or "") for names in (TRAIN, TEST))
+    folders = [name for name, is_a_folder in entries(place).items() if is_a_folder and not name.startswith(".")]
+    train, test = (first_part(dict.fromkeys(folders), names) for names in (TRAIN, TEST))
+    if not (train and test) and len(folders) == 2:  # in capitals, if there is nothing else
+        lower = {name.lower(): name for name in folders}
+        train, test = (lower.get(first_part(dict.fromkeys(lower), names) or "") for names in (TRAIN, TEST))
     return (join(place, train), join(place, test)) if train and test else None

@@ -23,7 +23,7 @@ from fastssl.data.disk_cache import cache_folder
 from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES, Names, readable
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
-from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file, state_of
+from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
 
 VERSION = 3
 READ_AHEAD = 8 * 2**20  # bytes per request while a remote shard is indexed
@@ -75,9 +75,11 @@ class ShardSource(Source):
         self.paths = [str(p) for p in paths]
         self.name = name or name_of(self.paths[0])
         self.max_pixels, self.orientation = max_pixels, orientation
-        indices = []
+        indices: list[dict[str, Any]] = []
+        self.versions: list[str] = []
         for k, path in enumerate(self.paths):
             indices.append(_index_of(path))
+            self.versions.append(indices[-1]["of"])
             if progress is not None:
                 progress(k + 1)
         self.ends = np.cumsum([len(index["places"]) for index in indices])
@@ -87,10 +89,11 @@ class ShardSource(Source):
         self.texts = texts if any(text is not None for text in texts) else None
         if not len(self.places):
             raise ValueError(f"paths: expected images in {self.paths[0]!r}, found none")
-        names = [f"{path}: {key}" for path, index in zip(self.paths, indices) for key in index["keys"]]
-        self.labels, self.classes = numbered_labels(
-            [v for index in indices for v in index["labels"]], names.__getitem__
-        )
+        self.broken: dict[int, str] = {}
+        for index, end in zip(indices, self.ends):
+            start = int(end) - len(index["places"])
+            self.broken |= {start + int(k): reason for k, reason in index["broken"].items()}
+        self.labels, self.classes = numbered_labels([v for index in indices for v in index["labels"]], self._where)
         self.skipped: dict[str, int] = {}
         for index in indices:
             for why, count in index["skipped"].items():
@@ -104,7 +107,9 @@ class ShardSource(Source):
         shard = int(np.searchsorted(self.ends, check_index(index, len(self)), side="right"))
         start, size = (int(n) for n in self.places[index])
         file = self._files[shard].read(start, size)
-        name = f"{self.paths[shard]}: {self.keys[index]}"
+        name = self._where(index)
+        if index in self.broken:
+            raise ShardError(f"{name}: {self.broken[index]}")
         if len(file) != size:
             raise ShardError(f"{name}: the shard is cut off; copy it again, its index is made again")
         image = read_image(
@@ -117,18 +122,21 @@ class ShardSource(Source):
             name=self.keys[index],
         )
 
+    def _where(self, index: int) -> str:
+        return f"{self.paths[int(np.searchsorted(self.ends, index, side='right'))]}: {self.keys[index]}"
+
     def name_of(self, index: int) -> str:
         return self.keys[index]
 
     @property
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]
-        texts = [] if self.texts is None else [text or "" for text in self.texts]
+        texts = [] if self.texts is None else self.texts
         return digest(*self.classes, *labels, self.places, self.keys.bytes, self.keys.offsets, *texts)
 
     @property
     def content_key(self) -> str:
-        return digest(self.fingerprint, *map(state_of, self.paths))
+        return digest(self.fingerprint, *self.versions)
 
 
 def _index_of(place: str) -> dict[str, Any]:
@@ -142,10 +150,11 @@ def _index_of(place: str) -> dict[str, Any]:
         moved = is_url(where) and _fits(file, kept)
         if kept.get("size") == file.size and (kept.get("changed") == file.version or moved):
             kept["places"] = np.array(kept["places"], dtype=np.int64).reshape(-1, 2)
-            return kept
+            return {**kept, "of": f"{file.size} {file.version}"}
     made = _make_index(file)
     text = json.dumps({"version": VERSION, "size": file.size, "changed": file.version, **made})
     made["places"] = np.array(made["places"], dtype=np.int64).reshape(-1, 2)
+    made["of"] = f"{file.size} {file.version}"
     failed: OSError | None = None
     for where in (elsewhere,) if is_url(place) else (beside, elsewhere):
         path = Path(where)
@@ -191,9 +200,9 @@ def _make_index(file: File) -> dict[str, Any]:
         ahead = READ_AHEAD if is_url(place) else io.DEFAULT_BUFFER_SIZE
         with tarfile.open(fileobj=io.BufferedReader(Stream(file), ahead), mode="r:") as archive:
             for member in archive:
-                name, content = member.name, member
+                name, content = os.path.normpath(member.name), member
                 if member.islnk():  # another name of a file before it
-                    content = members.get(member.linkname, member)
+                    content = members.get(os.path.normpath(member.linkname), member)
                 if content.isfile():
                     members[name] = content
                     why = _note(archive, name, content, found, place)
@@ -213,6 +222,7 @@ def _make_index(file: File) -> dict[str, Any]:
         "labels": [item.get("label") for _, item in items],
         "texts": [item.get("text") for _, item in items],
         "skipped": skipped,
+        "broken": {k: item["broken"] for k, (_, item) in enumerate(items) if "broken" in item},
     }
 
 
@@ -251,8 +261,9 @@ def _note(
     raw = opened.read() if opened is not None else b""
     try:
         text = raw.decode("utf-8").strip()
-    except UnicodeDecodeError as error:
-        raise ShardError(f"{path}: {name}: byte {error.start} ({raw[error.start]:#04x}) is no UTF-8") from error
+    except UnicodeDecodeError as error:  # said where the item is read, which may be passed over
+        item["broken"] = f"{ending}: byte {error.start} ({raw[error.start]:#04x}) is no UTF-8"
+        return None
     if ending == ".cls":
         item["label"] = text
     elif ending == ".txt":
@@ -265,9 +276,11 @@ def _note(
         if isinstance(about, dict):
             for key, names in (("label", ("label", "cls", "class")), ("text", ("text", "caption"))):
                 value = next((about[n] for n in names if n in about), None)
-                if key == "text" and not isinstance(value, (str, type(None))):
-                    raise ShardError(f"{path}: {name}: expected a string as text, got {value!r}")
-                if value is not None and key not in item:
+                if value is None or key in item:
+                    continue
+                if key == "text" and not isinstance(value, str):
+                    item["broken"] = f"{ending}: expected a string as text, got {value!r}"
+                else:
                     item[key] = value
     return None
 

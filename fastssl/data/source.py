@@ -125,7 +125,8 @@ class Source:
     @property
     def content_key(self) -> str:
         """A hash for results that are kept: it changes with the fingerprint, and when the content of the items does
-        (size and time of change of files). A source that cannot tell has another one each time that it is opened."""
+        (size and time of change of files, pixels of arrays). Sources of items that change otherwise override it; that
+        of a torch data set, which cannot tell, is another one each time that it is opened."""
         return self.fingerprint
 
     def subset(self, ids: Any, name: str | None = None) -> Source:
@@ -287,15 +288,16 @@ def check_index(index: int, count: int) -> int:
     return index
 
 
-def digest(*parts: str | bytes | np.ndarray) -> str:
-    """A hash of strings and arrays."""
+def digest(*parts: str | bytes | np.ndarray | None) -> str:
+    """A hash of strings and arrays; None is another part than an empty string."""
     made = hashlib.blake2b(digest_size=16)
     for part in parts:
         if isinstance(part, np.ndarray):
             made.update(f"{part.dtype.str}{part.shape}".encode())
             made.update(np.ascontiguousarray(part).data)
         else:
-            made.update(part.encode() if isinstance(part, str) else part)
+            part = b"\xff" if part is None else part  # no UTF-8
+            made.update(part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part)
         made.update(b"\0")
     return made.hexdigest()
 

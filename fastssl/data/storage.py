@@ -164,7 +164,7 @@ def _unreachable(error: BaseException) -> BaseException | None:
     cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
     if cause is None or isinstance(cause, FileNotFoundError) or _status(cause) in (404, 410):
         return None
-    of_connection = isinstance(cause, OSError) or type(cause).__module__.partition(".")[0] == "aiohttp"
+    of_connection = isinstance(cause, (ConnectionError, TimeoutError)) or type(cause).__module__.startswith("aiohttp")
     return cause if of_connection or _status(cause) else None
 
 
@@ -337,9 +337,7 @@ def open_file(place: str) -> File:
 
 
 def checksum(file: File) -> str:
-    """What differs where the content of a file does: a checksum; of a remote file its size and version."""
-    if isinstance(file, RemoteFile):
-        return file.version
+    """Size and checksum of the content of a file."""
     crc = 0
     for start in range(0, file.size, 16 * BLOCK):
         crc = zlib.crc32(file.read(start, 16 * BLOCK), crc)

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +116,9 @@ def _texts(path: str, rows: list[dict[str, Any]]) -> Corpus:
 def open_table(path: str | Path, **options: Any) -> FileSource | Corpus:
     """The images that a table lists, or the texts of one without a column of paths."""
     rows = _rows(str(path))
-    return _images(str(path), rows, **options) if _column(_columns(rows), PATHS) else _texts(str(path), rows)
+    where, text = (_column(_columns(rows), names) for names in (PATHS, SENTENCES))
+    images = where is not None and (text is None or any(row.get(where) for row in rows))
+    return _images(str(path), rows, **options) if images else _texts(str(path), rows)
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
@@ -157,13 +158,17 @@ def _rows(path: str) -> list[dict[str, Any]]:
         raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
     if not rows:
         raise ValueError(f"{path}: expected rows, found none")
-    return [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
+    made = [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
+    twice = next((row for row, lower in zip(rows, made) if len(lower) < len(row)), None)
+    if twice is not None:
+        raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, twice))}")
+    return made
 
 
 def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
     """Rows of a file with a heading, whose fields may contain line breaks in quotation marks. Where those of a ``.tsv``
     file do not enclose whole fields they are characters like others."""
-    csv.field_size_limit(sys.maxsize)  # 128 KiB by default
+    csv.field_size_limit(2**31 - 1)  # 128 KiB by default
 
     def read(**how: Any) -> list[dict[str, Any]]:
         return list(csv.DictReader(io.StringIO(text, newline=""), **how))

@@ -95,8 +95,8 @@ class FileTexts(_Strings):
 
     @cached_property
     def _contents(self) -> list[str]:
-        """A checksum of every file; of remote ones what tells their versions apart."""
-        return [checksum(self.files[number]) for number in range(len(self.files.places))]
+        """A checksum of every file, opened for it alone."""
+        return [checksum(open_file(place)) for place in self.files.places]
 
 
 class ColumnTexts(_Strings):

@@ -116,7 +116,7 @@ class AnswerTask(TextTask):
     """A language model with a score of each word as the first and as the last of the answer."""
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, data: Questions, options: TextFineTuning) -> None:
-        first = network.opening(tokenizer)
+        first, last = network.opening(tokenizer), network.closing(tokenizer)
         width = max(len(words) for words in data.words)
         self.places = np.full((len(data), width), -1, dtype=np.int64)
         rows, self.cut = [], 0
@@ -125,7 +125,7 @@ class AnswerTask(TextTask):
         for k, (question, text, words) in enumerate(zip(data.questions, data.texts, data.words)):
             if text not in known:
                 known[text] = tokenizer.encode([text[begin:end] for begin, end in words.tolist()])
-            encoded, room = known[text], network.length - len(first) - 2
+            encoded, room = known[text], network.length - len(first) - 1 - len(last)
             asked = tokenizer.encode([question])[0][: room // 2]
             room -= len(asked)
             starts = np.cumsum([0, *map(len, encoded[:-1])])
@@ -133,7 +133,7 @@ class AnswerTask(TextTask):
             seen = (starts < room) & np.array([len(ids) > 0 for ids in encoded])
             before = len(first) + len(asked) + 1
             self.places[k, : len(words)] = np.where(seen, starts + before, -1)
-            tokens = np.concatenate([first, asked, [tokenizer.sep], np.concatenate(encoded)[:room], [tokenizer.sep]])
+            tokens = np.concatenate([first, asked, [tokenizer.sep], np.concatenate(encoded)[:room], last])
             segments = (np.arange(len(tokens)) >= before).astype(np.int64)
             rows.append((tokens.astype(np.int64), segments))
             labels[k][torch.from_numpy(self.places[k][data.labels[k]] < 0)] = -100

@@ -68,8 +68,8 @@ class TagTask(TextTask):
     """A language model with a linear classifier of words, on sentences whose tokens are in memory."""
 
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, data: Tagged, options: TextFineTuning) -> None:
-        first = network.opening(tokenizer)
-        room = network.length - len(first) - 1
+        first, last = network.opening(tokenizer), network.closing(tokenizer)
+        room = network.length - len(first) - len(last)
         rows, self.places = [], np.full(data.labels.shape, -1, dtype=np.int64)
         for words, places in zip(data.words, self.places):
             encoded = tokenizer.encode(words)
@@ -77,7 +77,7 @@ class TagTask(TextTask):
             # Where a word has no token of its own, or no room, there is nothing to classify.
             seen = (starts < room) & np.array([len(ids) > 0 for ids in encoded])
             places[: len(words)] = np.where(seen, starts + len(first), -1)
-            tokens = np.concatenate([first, np.concatenate(encoded)[:room], [tokenizer.sep]]).astype(np.int64)
+            tokens = np.concatenate([first, np.concatenate(encoded)[:room], last]).astype(np.int64)
             rows.append((tokens, np.zeros(len(tokens), dtype=np.int64)))
         super().__init__(network, tokenizer, rows, torch.from_numpy(data.labels), options)
         self.outputs, self.shape = len(data.classes), (data.labels.shape[1], len(data.classes))

@@ -105,14 +105,15 @@ def encode_texts(
     data: Corpus, tokenizer: Tokenizer, network: LanguageModel
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:
     """Tokens and segments of every text, and how many texts were cut to the network's length: ``[CLS] A [SEP]`` or
-    ``[CLS] A [SEP] B [SEP]``, [SEP] instead of [CLS] for causal networks, nothing for those with a decoder."""
-    first = network.opening(tokenizer)
+    ``[CLS] A [SEP] B [SEP]``; of causal networks ``[SEP] A`` or ``[SEP] A [SEP] B``, of those with a decoder without
+    [CLS]."""
+    first, last = network.opening(tokenizer), network.closing(tokenizer)
     if isinstance(data, ParallelCorpus):
         sides = [list(data.source.texts), list(data.target.texts)]
     else:
         sides = [list(data.texts)]
     encoded = [tokenizer.encode(side) for side in sides]
-    room = network.length - len(first) - len(sides)
+    room = network.length - len(first) - (len(sides) - 1) - len(last)
     if room < len(sides):
         raise ValueError(f"network: expected a length of at least {len(first) + 2 * len(sides)}, got {network.length}")
     rows, cut = [], 0
@@ -122,6 +123,7 @@ def encode_texts(
         kept = min(first_length, max(room - sum(others), -(-room // len(texts))))  # the longer one loses its end
         lengths = [kept, *(min(length, room - kept) for length in others)]
         parts = [np.append(ids[:length], tokenizer.sep) for ids, length in zip(texts, lengths)]
+        parts[-1] = np.concatenate([parts[-1][:-1], last])
         tokens = np.concatenate([first, *parts]).astype(np.int64)
         segments = np.zeros(len(tokens), dtype=np.int64)
         if len(parts) > 1:

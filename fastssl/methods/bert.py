@@ -31,7 +31,7 @@ def passage(window: Window, length: int, most: int) -> np.ndarray:
     text that they replace, and like it never the start of a document, so that neither tells the two apart."""
     ids, borders = window.ids, [*window.sentences[1:].tolist(), len(window.ids)]
     if len(borders) == 1:  # one sentence: its end, as where a window is cut
-        return ids[-min(length, most, max(len(ids) // 2, 1)) :]
+        return ids[-max(1, min(length, most, len(ids) // 2)) :]
     lengths = np.subtract.outer(borders[1:], borders[:-1]).T  # [first, last] sentence of a passage
     fits = (lengths > 0) & (lengths <= most)
     if not fits.any():

@@ -135,7 +135,16 @@ class LanguageModel(nn.Module):
         continue texts (it opens a document, :class:`fastssl.methods.GPT`), none of those with a decoder."""
         if self.bidirectional:
             return [tokenizer.cls]
-        return [tokenizer.sep] if self.kind in ("gpt2", "transformer") else []
+        return [tokenizer.sep] if self.continues else []
+
+    @property
+    def continues(self) -> bool:
+        """Whether it continues texts: a causal network without an encoder."""
+        return self.kind in ("gpt2", "transformer") and not self.bidirectional
+
+    def closing(self, tokenizer: Tokenizer) -> list[int]:
+        """The tokens after a text that is read whole: [SEP], but none after one that may be continued."""
+        return [] if self.continues else [tokenizer.sep]
 
     def states(self, tokens: Tensor, keep: Tensor, segments: Tensor | None = None) -> Tensor:
         """States [B, T, D] of padded texts [B, T] (``keep``: bool [B, T]), as features: of the encoder of "t5"; of the

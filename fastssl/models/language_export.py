@@ -16,19 +16,19 @@ from fastssl.models.language import OWN, LanguageModel
 
 def _around(tokenizer: TrainedTokenizer, model: LanguageModel) -> tuple[list[int], list[int]]:
     """The special tokens before and after a text that a network reads whole; none after one that may be continued."""
-    continues = not model.bidirectional and model.kind not in ("t5", "bart")
-    return model.opening(tokenizer), [] if continues else [tokenizer.sep]
+    return model.opening(tokenizer), model.closing(tokenizer)
 
 
 def _as_trained(tokenizer: TrainedTokenizer, model: LanguageModel) -> Any:
-    """A tokenizer of the library that adds those tokens: ``[CLS] A [SEP] B [SEP]``, of causal networks ``[SEP] A``."""
+    """A tokenizer of the library that adds those tokens: ``[CLS] A [SEP] B [SEP]``, for causal networks
+    ``[SEP] A [SEP] B``."""
     from tokenizers import processors
 
     made = TrainedTokenizer(tokenizer.to_json()).model
     first, last = ([tokenizer.text_of(number) for number in side] for side in _around(tokenizer, model))
     if first or last:
         single = [*first, "$A:0", *last]
-        pair = [*single, "$B:1", *(f"{name}:1" for name in last)]
+        pair = [*single, *(() if last else first), "$B:1", *(f"{name}:1" for name in last)]
         known = [(name, made.token_to_id(name)) for name in {*first, *last}]
         made.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=known)
     return made
@@ -56,11 +56,10 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
     network: Any = model.network
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     names = {f"{key}_token": tokenizer.text_of(getattr(tokenizer, key)) for key in ("pad", "unk", "cls", "sep", "mask")}
-    names |= {"bos_token": names["cls_token"], "eos_token": names["sep_token"]}
+    opens = [tokenizer.text_of(number) for number in model.opening(tokenizer)]
+    names |= {"bos_token": opens[0] if opens else names["cls_token"], "eos_token": names["sep_token"]}
     kind: Any = transformers.PreTrainedTokenizerFast
-    # Names of special tokens in a text are text, as for our tokenizer.
-    how = {"model_max_length": model.length, "split_special_tokens": True}
-    made = kind(tokenizer_object=_as_trained(tokenizer, model), **how, **names)
+    made = kind(tokenizer_object=_as_trained(tokenizer, model), model_max_length=model.length, **names)
     if model.vocabulary == tokenizer.size + SENTINELS:
         made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(SENTINELS))], special_tokens=True)
     training = network.training
@@ -74,7 +73,7 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
         loaded: Any = type(network).from_pretrained(temporary).eval()
         transformers.AutoModel.from_pretrained(temporary)
         again = transformers.AutoTokenizer.from_pretrained(temporary)
-        text = f"The state of the union, {names['mask_token']} 1790."
+        text = "The state of the union, 1790."
         ids = tokenizer.encode([text])[0]
         if again(text, add_special_tokens=False)["input_ids"] != ids.tolist():
             raise RuntimeError("export: the tokenizer that was loaded back gives other ids")

@@ -26,8 +26,9 @@ NAMED = 10  # unreadable items that are logged by name
 CHECK_STEPS = 20  # steps between two checks for collapse
 COLLAPSED = 1e-3  # feature spread below which, three checks in a row, the run ends
 WHOLE_EPOCHS = 10  # from which on a run with ``minutes`` ends with an epoch
-# A run with ``minutes`` fixes its number of epochs after this many steps and this share of its time, or these seconds.
-WARM_STEPS, WARM_SHARE, WARM_SECONDS = 8, 0.04, 30
+# A run with ``minutes`` fixes its number of epochs after this many steps (few, where they are slow) and this share of
+# its time, at most these seconds.
+WARM_STEPS, FEW_STEPS, WARM_SHARE, WARM_SECONDS = 8, 3, 0.04, 60
 
 
 @dataclass
@@ -101,16 +102,22 @@ class Throughput(Callback):
         self.seconds.append(now - self.last)
         self.waited.append(trainer.waited_seconds)
         self.last = now
-        minutes = trainer.options.minutes
-        if trainer.epochs is not None or minutes is None:
-            return
-        spent = trainer.seconds
-        if (len(self.seconds) >= WARM_STEPS and spent > WARM_SHARE * minutes * 60) or spent > WARM_SECONDS:
-            # First steps are slow (memory, compilation, empty queues): the mean of the later half counts.
-            per_step = float(np.mean(self.seconds[len(self.seconds) // 2 :]))
-            steps = max(trainer.steps + 1, round(trainer.steps + (minutes * 60 - spent) / per_step))
-            epochs = steps / trainer.steps_per_epoch
-            trainer.epochs = round(epochs) if epochs >= WHOLE_EPOCHS else epochs
+        if trainer.epochs is None and trainer.options.minutes is not None:
+            epochs = self._epochs(trainer, 60 * trainer.options.minutes)
+            # By the clock of one process: others would choose another number.
+            trainer.epochs = epochs if trainer.fabric.world_size == 1 else trainer.fabric.broadcast(epochs)
+
+    def _epochs(self, trainer: Trainer, seconds: float) -> float | None:
+        """The epochs that fit in a run of ``seconds``, once steps have been measured."""
+        spent, own, count = trainer.seconds, sum(self.seconds), len(self.seconds)
+        measured = own > min(WARM_SHARE * seconds, WARM_SECONDS) and count >= WARM_STEPS
+        if not measured and not (own > WARM_SECONDS and count >= FEW_STEPS) and spent < seconds:
+            return None
+        # First steps are slow (memory, compilation, empty queues), and some later ones (a probe, a checkpoint).
+        per_step = float(np.median(self.seconds[-(-count // 2) :] or self.seconds))
+        steps = max(trainer.steps + 1, round(trainer.steps + (seconds - spent) / per_step))
+        epochs = steps / trainer.steps_per_epoch
+        return round(epochs) if epochs >= WHOLE_EPOCHS else epochs
 
     def progress(self, trainer: Trainer) -> Progress:
         """The progress of the run."""

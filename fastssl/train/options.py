@@ -223,6 +223,11 @@ class Launch(NamedTuple):
     rank: int
 
 
+def started_by_torchrun() -> int:
+    """The number of processes of torchrun; 0 without it. (SLURM's variables are there in a batch script, too.)"""
+    return int(os.environ.get("WORLD_SIZE", 1)) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+
+
 def detect_launcher() -> Launch | None:
     """The processes started by torchrun or SLURM's ``srun``; None: this process was started by neither.
 

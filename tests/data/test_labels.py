@@ -24,9 +24,10 @@ GIVEN: dict[str, tuple[list[Any], list[int] | None, list[str]]] = {
     "unknown": (["x", None, "", "  ", float("nan")], [0, -1, -1, -1, -1], ["x"]),
     "all unknown": (["", None, -1], None, []),
     "-1": ([0, -1, "-1"], [0, -1, -1], ["0"]),
-    "years": ([2002, 2001, 2002], [1, 0, 1], ["2001", "2002"]),
     "ids": ([20231231, 7], [1, 0], ["7", "20231231"]),
     "some classes of a thousand": ([999, 3], [999, 3], [str(k) for k in range(1000)]),
+    "-1 among names": (["cat", -1, "-1"], [0, -1, -1], ["cat"]),
+    "numbers of NumPy": ([np.int64(1), np.float32(0)], [1, 0], ["0", "1"]),
     "a number among names": (["a", "10", "9"], [2, 0, 1], ["10", "9", "a"]),
     "truth": ([True, False], [1, 0], ["False", "True"]),
 }
@@ -124,10 +125,14 @@ def test_links_are_items_and_what_is_left_out_is_counted(tmp_path: Path) -> None
 
 
 def test_texts_of_shards_are_read_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"a\.tar: 0\.txt: byte 2 \(0xfc\) is no UTF-8"):
-        ShardSource([shard(tmp_path / "a.tar", {"0.txt": "gr\xfcn".encode("latin1")})])
-    with pytest.raises(ShardError, match=r"a\.tar: 0\.json: expected a string as text, got 5"):
-        ShardSource([shard(tmp_path / "a.tar", {"0.json": {"text": 5}})])
+    """What is wrong with one is said when its item is read, so that it can be passed over."""
+    source = ShardSource([shard(tmp_path / "a.tar", {"0.txt": "gr\xfcn".encode("latin1"), "1.txt": b"fine"})])
+    for again in (source, ShardSource([tmp_path / "a.tar"])):
+        with pytest.raises(ShardError, match=r"a\.tar: 0: \.txt: byte 2 \(0xfc\) is no UTF-8"):
+            again.read(0)
+        assert again.read(1).text == "fine"
+    with pytest.raises(ShardError, match=r"a\.tar: 0: \.json: expected a string as text, got 5"):
+        ShardSource([shard(tmp_path / "a.tar", {"0.json": {"text": 5}})]).read(0)
     first, second = (
         ShardSource([shard(tmp_path / f"{k}.tar", {"0.txt": text})]) for k, text in enumerate((b"a", b"b"))
     )

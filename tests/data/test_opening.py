@@ -35,7 +35,8 @@ def test_folders_with_data_of_two_kinds_are_not_guessed_at(tmp_path: Path) -> No
     picture(tmp_path / "c0" / "0.png")
     shards(tmp_path)
     with pytest.raises(
-        ValueError, match=r"holds \.tar files beside images such as c0/0\.png; name the files \(.*\*\.tar"
+        ValueError,
+        match=r"holds \.tar files beside images such as c0/0\.png; move one kind, or name the files \(.*\*\.tar",
     ):
         fastssl.data.open(tmp_path)
     (tmp_path / "00000.tar").unlink()
@@ -161,3 +162,19 @@ def test_runs_resume_with_the_same_views(tmp_path: Path) -> None:
         pretrain(
             SimCLR(build_encoder(ENCODER), other), images, options, out=tmp_path, encoder_options=ENCODER, resume=True
         )
+
+
+def test_files_that_say_nothing_about_a_folder(tmp_path: Path) -> None:
+    """Hidden files beside shards, and folders called as parts beside other classes."""
+    shards(tmp_path / "s")
+    picture(tmp_path / "s" / ".thumb.png")
+    (tmp_path / "s" / "b.png").mkdir()
+    assert len(fastssl.data.open(tmp_path / "s")) == 2
+    for name in ("Train", "Test", "Car"):
+        picture(tmp_path / "c" / name / "0.png")
+    assert fastssl.data.open(tmp_path / "c").classes == ["Car", "Test", "Train"]
+    for name in ("train/x", "val/x"):
+        picture(tmp_path / "p" / name / "0.png")
+    shards(tmp_path / "p")
+    with pytest.raises(ValueError, match=r"holds \.tar files beside images such as those in train/"):
+        fastssl.data.open(tmp_path / "p")

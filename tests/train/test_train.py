@@ -473,3 +473,53 @@ def test_views_made_where_the_batch_is_train_the_same_network(tmp_path: Path, mo
     ]
     for a, b in zip(*(method.parameters() for method in trained)):
         assert torch.equal(a, b)
+
+
+def _planned(seconds: list[float], minutes: float, before: float = 0.0) -> tuple[int, float]:
+    """The step at which a run with ``minutes`` fixes its length, and the seconds that it will have taken."""
+    from types import SimpleNamespace
+
+    from fastssl.train.callbacks import Throughput
+
+    throughput = Throughput()
+    trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=before, steps_per_epoch=10**6, waited_seconds=0.0)
+    trainer.options, trainer.fabric = SimpleNamespace(minutes=minutes), SimpleNamespace(world_size=1)
+    for step, took in enumerate(seconds, 1):
+        trainer.steps, trainer.seconds = step, trainer.seconds + took
+        throughput.seconds.append(took)
+        epochs = throughput._epochs(trainer, 60 * minutes)
+        if epochs is not None:
+            return step, trainer.seconds + (round(epochs * 10**6) - step) * 0.1
+    raise AssertionError("never")
+
+
+@pytest.mark.parametrize("minutes", [0.5, 5.0, 60.0, 600.0])
+@pytest.mark.parametrize(
+    ("first", "before"), [([], 0.0), ([40.0], 0.0), ([5.0], 28.0), ([0.3] * 3, 0.0), ([0.1] * 200 + [20.0], 0.0)]
+)
+def test_minutes_are_used_whatever_the_first_steps_take(minutes: float, first: list[float], before: float) -> None:
+    """Steps of 0.1 s after a compilation, a pause, a resumed run, a slow start."""
+    step, seconds = _planned([*first, *[0.1] * 10_000], minutes, before)
+    wanted = max(60 * minutes, before + sum(first[:step]) + 0.1)
+    assert seconds == pytest.approx(wanted, rel=0.02)
+
+
+def test_slow_steps_are_few() -> None:
+    assert _planned([100.0] * 50, 60)[0] == 3 and _planned([100.0] * 50, 1)[0] == 1
+
+
+def test_processes_agree_on_the_length_of_a_run() -> None:
+    """The first decides: others ask it at every step until it has."""
+    from types import SimpleNamespace
+
+    from fastssl.train.callbacks import Throughput
+
+    decided: list[float | None] = [None] * 20 + [7.5]
+    throughput = Throughput()
+    trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=0.0, steps_per_epoch=10, waited_seconds=0.0)
+    trainer.options = SimpleNamespace(minutes=1e-9)  # by its own clock this process would end at once
+    trainer.fabric = SimpleNamespace(world_size=2, broadcast=lambda own: decided[trainer.steps])
+    for step in range(21):
+        trainer.steps = step
+        throughput.on_step_end(trainer)
+        assert trainer.epochs == decided[step]

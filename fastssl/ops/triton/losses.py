@@ -164,7 +164,8 @@ def row_loss(
 
 
 def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:
-    return PAIRWISE(*_of_one_dtype(x, y), metric.value, least_length(normalize, x.dtype))
+    x, y = _of_one_dtype(x, y)
+    return PAIRWISE(x, y, metric.value, least_length(normalize, x.dtype))
 
 
 def nearest(
