@@ -62,6 +62,28 @@ def same_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
         raise ValueError(f"{name}: expected {other.shape[0]} rows as {other_name}, got shape {tuple(value.shape)}")
 
 
+def in_range(name: str, ids: Tensor, count: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers [N] or [N, K] of ``count`` classes, and the rows [N, D] that they belong to. On a GPU, where nothing is
+    read back, rows of another number are NaN, and so is their loss.
+
+    Raises:
+        ValueError: a number out of range, on a CPU.
+    """
+    if not ids.numel() or traced(ids):
+        return ids, rows
+    if ids.is_cuda:
+        return _or_unknown(ids, count, rows)
+    low, high = (int(v) for v in torch.aminmax(ids))
+    if low < 0 or high >= count:
+        raise ValueError(f"{name}: expected values in [0, {count}), got {low if low < 0 else high}")
+    return ids, rows
+
+
+def _or_unknown(ids: Tensor, count: int, rows: Tensor) -> tuple[Tensor, Tensor]:
+    known = ((ids >= 0) & (ids < count)).reshape(len(ids), -1).all(1)
+    return ids.clamp(0, count - 1), torch.where(known[:, None], rows, float("nan"))
+
+
 def ids(name: str, value: object, rows: Tensor, rows_name: str) -> Tensor:
     """Integer ids, one per row, as contiguous int64."""
     t = tensor(name, value)

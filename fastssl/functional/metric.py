@@ -542,11 +542,12 @@ def margin_loss(
         if beta.dim() != 1 or not beta.dtype.is_floating_point:
             raise ValueError(f"beta: expected one value or a vector [classes], got shape {tuple(beta.shape)}")
         ids = check.ids("labels", labels, embeddings, "embeddings")
-        if n and not check.traced(ids) and (int(ids.min()) < 0 or int(ids.max()) >= len(beta)):
+        if n and not ids.is_cuda and not check.traced(ids) and (int(ids.min()) < 0 or int(ids.max()) >= len(beta)):
             raise ValueError(
                 f"beta: expected a value for every label, got {len(beta)} for labels up to {int(ids.max())}"
             )
-        per_row = beta[ids]
+        there = ids.clamp(0, len(beta) - 1)
+        per_row = torch.where(ids == there, beta[there], float("nan"))  # on a GPU nothing is read back
     else:
         value = check.value("beta", beta, embeddings.device)
         per_row = value.expand(n) if isinstance(value, Tensor) else torch.full((n,), value, dtype=torch.float64)

@@ -119,12 +119,9 @@ def negative_sampling(
         raise TypeError(f"negatives: expected integers, got {n.dtype}")
     if n.dim() != 2 or n.shape[0] != center.shape[0]:
         raise ValueError(f"negatives: expected shape ({center.shape[0]}, K), got {tuple(n.shape)}")
-    indices = torch.cat([p[:, None], n.to(device=p.device, dtype=torch.int64)], 1).contiguous()
-    if indices.numel() and not check.traced(indices):
-        low, high = (int(v) for v in torch.aminmax(indices))
-        if low < 0 or high >= table.shape[0]:
-            name = "positives" if bool(((p < 0) | (p >= table.shape[0])).any()) else "negatives"
-            raise ValueError(f"{name}: expected values in [0, {table.shape[0]}), got {low if low < 0 else high}")
+    p, center = check.in_range("positives", p, table.shape[0], center)
+    n, center = check.in_range("negatives", n.to(device=p.device, dtype=torch.int64), table.shape[0], center)
+    indices = torch.cat([p[:, None], n], 1).contiguous()
     scores = dispatch(GATHER_DOT, backend, center.device, center, table, indices)
     rows = softplus(-scores[:, 0]) + softplus(scores[:, 1:]).sum(1)
     return reduce_rows(rows, None, check.reduction(reduction))

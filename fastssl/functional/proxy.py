@@ -22,10 +22,7 @@ def _against_classes(embeddings: Tensor, weight: Tensor, labels: Tensor, backend
     check.matrices(embeddings=embeddings, weight=weight)
     ids = check.ids("labels", labels, embeddings, "embeddings")
     classes = weight.shape[0]
-    if ids.numel() and not check.traced(ids):
-        low, high = (int(v) for v in torch.aminmax(ids))
-        if low < 0 or high >= classes:
-            raise ValueError(f"labels: expected values in [0, {classes}), got {low if low < 0 else high}")
+    ids, embeddings = check.in_range("labels", ids, classes, embeddings)
     # Rows are read by several operators: what has other strides is copied once.
     x, y = embeddings.contiguous(), weight.contiguous()
     return Pairs(x, y, Relation(ids, torch.arange(classes, device=ids.device)), backend)

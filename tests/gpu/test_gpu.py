@@ -74,7 +74,12 @@ def test_cuda_graph(name: str, d: int) -> None:
         assert torch.equal(got, right)
 
 
-@pytest.mark.parametrize("name", FUSED)
+# Losses whose lists are as long as labels say (docs/gpu.md).
+BY_VALUE = ("angular", "angular_memory", "sup_con_memory")
+FREE = [name for name in FUSED if name not in BY_VALUE]
+
+
+@pytest.mark.parametrize("name", FREE)
 def test_no_step_waits_for_the_device(name: str) -> None:
     inputs = SUBJECTS[name].make(64, 32).to(device="cuda")
     for _ in range(3):  # as it is, recorded, replayed
@@ -86,7 +91,7 @@ def test_no_step_waits_for_the_device(name: str) -> None:
             torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize("name", FUSED)
+@pytest.mark.parametrize("name", FREE)
 def test_every_loss_in_a_cuda_graph(name: str) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(48, 40).to(device="cuda")

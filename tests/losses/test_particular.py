@@ -321,3 +321,18 @@ def test_every_smooth_triplet_is_active(mining: str, backend: str) -> None:
         active, mean = (F.triplet(x, reduction=how, **options) for how in ("active", "mean"))
         torch.testing.assert_close(active, mean)
         assert float(active) > 0
+
+
+@pytest.mark.parametrize("wrong", [-1, 5, 2**40])
+def test_classes_that_are_not_there_are_nan_where_nothing_is_read_back(wrong: int) -> None:
+    """What a GPU does: only the row's own loss is unknown."""
+    from fastssl.functional import _check
+
+    labels, rows = torch.tensor([0, 4, wrong, 2]), torch.randn(4, 3)
+    ids, known = _check._or_unknown(labels, 5, rows)
+    assert int(ids.min()) >= 0 and int(ids.max()) < 5 and torch.equal(ids[[0, 1, 3]], labels[[0, 1, 3]])
+    assert bool(known[2].isnan().all()) and torch.equal(known[[0, 1, 3]], rows[[0, 1, 3]])
+    several = torch.stack([labels, labels.clamp(0, 4)], 1)
+    assert bool(_check._or_unknown(several, 5, rows)[1][2].isnan().all())
+    loss = F.cos_face(known, torch.randn(5, 3), ids, reduction="none")
+    assert loss.isnan().tolist() == [False, False, True, False]
