@@ -113,8 +113,10 @@ class Throughput(Callback):
         measured = own > min(WARM_SHARE * seconds, WARM_SECONDS) and count >= WARM_STEPS
         if not measured and not (own > WARM_SECONDS and count >= FEW_STEPS) and spent < seconds:
             return None
-        # First steps are slow (memory, compilation, empty queues), and some later ones (a probe, a checkpoint).
-        per_step = float(np.median(self.seconds[-(-count // 2) :] or self.seconds))
+        # First steps are slow (memory, compilation, empty queues); of later ones a pause (a probe, a checkpoint) counts
+        # as two steps.
+        later = np.array(self.seconds[-(-count // 2) :] or self.seconds)
+        per_step = float(np.minimum(later, 2 * np.median(later)).mean())
         steps = max(trainer.steps + 1, round(trainer.steps + (seconds - spent) / per_step))
         epochs = steps / trainer.steps_per_epoch
         return round(epochs) if epochs >= WHOLE_EPOCHS else epochs
