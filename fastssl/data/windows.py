@@ -120,6 +120,21 @@ class Windows(Source):
         return digest(self.file.fingerprint, self.whole, str((self.length, self.start, self.stop)))
 
 
+def passage(window: Window, length: int, most: int) -> np.ndarray:
+    """Whole sentences from within a window, as near to ``length`` tokens as there are, at most ``most``: as long as the
+    text that they replace, and like it never the start of a document, so that neither tells the two apart."""
+    ids, borders = window.ids, [*window.sentences[1:].tolist(), len(window.ids)]
+    if len(borders) == 1:  # one sentence: its end, as where a window is cut
+        return ids[-max(1, min(length, most, len(ids) // 2)) :]
+    lengths = np.subtract.outer(borders[1:], borders[:-1]).T  # [first, last] sentence of a passage
+    fits = (lengths > 0) & (lengths <= most)
+    if not fits.any():
+        return ids[borders[0] : borders[0] + most]
+    distance = np.where(fits, np.abs(lengths - length), np.iinfo(np.int64).max)
+    first, last = divmod(int(distance.argmin()), lengths.shape[1])
+    return ids[borders[first] : borders[last + 1]]
+
+
 def _runs(file: TokenFile, start: int, stop: int, count: int, length: int) -> tuple[np.ndarray, np.ndarray, int]:
     """[start, stop) of every ``count`` consecutive sentences of one document, without its end; and how many sentences
     are longer than ``length``."""

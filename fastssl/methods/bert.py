@@ -19,26 +19,11 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import Draws, Ragged, mask
 from fastssl.data.source import Source
 from fastssl.data.tokenizer import Tokenizer
-from fastssl.data.windows import Window, Windows
+from fastssl.data.windows import Windows, passage
 from fastssl.methods.text import TextMethod
 from fastssl.models.language import LanguageModel
 
 ORDERS = ("next", "swapped", None)
-
-
-def passage(window: Window, length: int, most: int) -> np.ndarray:
-    """Whole sentences from within a window, as near to ``length`` tokens as there are, at most ``most``: as long as the
-    text that they replace, and like it never the start of a document, so that neither tells the two apart."""
-    ids, borders = window.ids, [*window.sentences[1:].tolist(), len(window.ids)]
-    if len(borders) == 1:  # one sentence: its end, as where a window is cut
-        return ids[-max(1, min(length, most, len(ids) // 2)) :]
-    lengths = np.subtract.outer(borders[1:], borders[:-1]).T  # [first, last] sentence of a passage
-    fits = (lengths > 0) & (lengths <= most)
-    if not fits.any():
-        return ids[borders[0] : borders[0] + most]
-    distance = np.where(fits, np.abs(lengths - length), np.iinfo(np.int64).max)
-    first, last = divmod(int(distance.argmin()), lengths.shape[1])
-    return ids[borders[first] : borders[last + 1]]
 
 
 class BERT(TextMethod):

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
+from fastssl.data.windows import passage
 from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, get
-from fastssl.methods.bert import passage
 from fastssl.models import build_language, generate, generate_target
 from fastssl.models.generation import filtered
 from fastssl.models.language import OWN
