@@ -115,7 +115,8 @@ def encode_texts(
     encoded = [tokenizer.encode(side) for side in sides]
     room = network.length - len(first) - (len(sides) - 1) - len(last)
     if room < len(sides):
-        raise ValueError(f"network: expected a length of at least {len(first) + 2 * len(sides)}, got {network.length}")
+        least = network.length - room + len(sides)
+        raise ValueError(f"network: expected a length of at least {least}, got {network.length}")
     rows, cut = [], 0
     for texts in zip(*encoded):
         first_length, *others = [len(ids) for ids in texts]

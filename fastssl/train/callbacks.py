@@ -115,7 +115,7 @@ class Throughput(Callback):
             return None
         # First steps are slow (memory, compilation, empty queues); of later ones a pause (a probe, a checkpoint) counts
         # as two steps.
-        later = np.array(self.seconds[-(-count // 2) :] or self.seconds)
+        later = np.array(self.seconds[count // 2 :])
         per_step = float(np.minimum(later, 2 * np.median(later)).mean())
         steps = max(trainer.steps + 1, round(trainer.steps + (seconds - spent) / per_step))
         epochs = steps / trainer.steps_per_epoch

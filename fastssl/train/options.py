@@ -237,8 +237,8 @@ def detect_launcher() -> Launch | None:
         ValueError: SLURM tasks are distributed unevenly over machines.
     """
     env = os.environ
-    if "TORCHELASTIC_RUN_ID" in env:
-        world, local = int(env["WORLD_SIZE"]), int(env["LOCAL_WORLD_SIZE"])
+    if world := started_by_torchrun():
+        local = int(env["LOCAL_WORLD_SIZE"])
         return Launch("torchrun", local, world // local, int(env["RANK"]))
     if "SLURM_NTASKS" not in env or env.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
