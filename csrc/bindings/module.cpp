@@ -57,7 +57,6 @@ PYBIND11_MODULE(_C, m) {
         if (const char* why = fastssl::select_isa(name.c_str())) throw std::invalid_argument(name + ": " + why);
       },
       py::arg("name"));
-  m.def("has_bf16_pairs", [] { return fastssl::isa().pairs_bf16 != nullptr; });
   m.def("set_pool_limit", fastssl::buffer_pool::set_limit, py::arg("bytes"),
         "How much memory that was given back may wait for the next call.");
   m.def("pool_bytes", fastssl::buffer_pool::idle_bytes, "Memory that was given back and waits for the next call.");

@@ -2,6 +2,11 @@
 
 #include <atomic>
 #include <cstring>
+#if defined(FASTSSL_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(FASTSSL_NEON_BF16) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(FASTSSL_NEON_BF16) && defined(__APPLE__)
@@ -28,6 +33,20 @@ bool has_bf16_dot() {
 }
 #endif
 
+#ifdef FASTSSL_AMX
+// Linux gives the tiles' 8 KiB of state to processes that ask for it, once and for all threads.
+bool may_use_tiles() {
+  static const bool usable = [] {
+    constexpr unsigned kTile = 1u << 24, kTileBf16 = 1u << 22;
+    unsigned a, b, c, d;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || !(d & kTile) || !(d & kTileBf16)) return false;
+    constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  }();
+  return usable;
+}
+#endif
+
 }  // namespace
 
 std::vector<const IsaTable*> usable_isas() {
@@ -46,6 +65,9 @@ std::vector<const IsaTable*> usable_isas() {
   if (avx512) list.push_back(&isa_avx512());
 #ifdef FASTSSL_AVX512_BF16
   if (avx512 && __builtin_cpu_supports("avx512bf16")) list.push_back(&isa_avx512_bf16());
+#ifdef FASTSSL_AMX
+  if (list.back() == &isa_avx512_bf16() && may_use_tiles()) list.push_back(&isa_amx());
+#endif
 #endif
 #endif
   return list;
@@ -56,7 +78,7 @@ std::vector<const IsaTable*> usable_isas() {
 const IsaTable& fastest_isa() {
   const std::vector<const IsaTable*> list = usable_isas();
 #if defined(FASTSSL_X86) && defined(FASTSSL_AVX512_BF16)
-  if (list.back() == &isa_avx512_bf16() && __builtin_cpu_is("intel")) return isa_avx512();
+  if (list.back() == &isa_avx512_bf16() && __builtin_cpu_is("intel")) return isa_avx512();  // Intel's without tiles
 #endif
   return *list.back();
 }

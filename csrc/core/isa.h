@@ -49,6 +49,7 @@ const IsaTable& isa_portable();
 const IsaTable& isa_avx2();
 const IsaTable& isa_avx512();
 const IsaTable& isa_avx512_bf16();
+const IsaTable& isa_amx();
 #endif
 
 const IsaTable& isa();

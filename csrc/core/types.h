@@ -26,14 +26,16 @@ struct Source {
 };
 
 // One side of the pair matrix after packing. `lanes` holds [block][depth][32] (the transposed blocks that
-// score tiles read), `rows` holds [block][depth block][32][32] (what gradients read). For bf16 operands a
-// word is a pair of neighbours along the contracted dimension.
+// score tiles read), `rows` holds [block][depth block][32][32] (what gradients read). For bf16 operands a word is a
+// pair along the contracted dimension: neighbours in lanes, 16 apart in rows. `natural` (matrix tiles only) holds
+// [block][depth block][32][32], rows as they are.
 struct Operand {
   const void* lanes = nullptr;
   const void* rows = nullptr;
   int64_t n = 0;                       // rows that exist
   int64_t depth = 0;                   // features
   const float* lane_factor = nullptr;  // bf16 only: what each raw row is multiplied by
+  const void* natural = nullptr;
 };
 
 // Memory that is wanted after a pass; the pass asks for it while it multiplies.

@@ -7,17 +7,24 @@ namespace fastssl {
 namespace FASTSSL_ISA {
 
 #ifdef FASTSSL_BF16_PAIRS
-FASTSSL_INLINE void store_natural_pairs(uint32_t* p, const Vec<float>* g) {  // [row][16 words of lane pairs]
-  typedef uint16_t Halves __attribute__((vector_size(kVectorBytes / 2)));
-  for (int v = 0; v < kBlockVectors<float>; ++v) {
-    const Halves packed = __builtin_convertvector(bf16_words(g[v]), Halves);
-    __builtin_memcpy(p + v * (kWidth<float> / 2), &packed, sizeof packed);
+// A row of weights in bf16: lanes 16 apart share a word.
+FASTSSL_INLINE void store_lane_pairs(uint32_t* to, const Vec<float>* g) {
+  constexpr int kHalf = kBlockVectors<float> / 2;
+  for (int v = 0; v < kHalf; ++v) {
+    const Words pairs = bf16_words(g[v]) | bf16_words(g[v + kHalf]) << 16;
+    __builtin_memcpy(to + v * kWidth<float>, &pairs, sizeof pairs);
   }
 }
-FASTSSL_INLINE void store_row_pairs(uint32_t* p, const Vec<float>* even, const Vec<float>* odd) {
-  for (int v = 0; v < kBlockVectors<float>; ++v) {
-    const Words pairs = bf16_words(even[v]) | bf16_words(odd[v]) << 16;
-    __builtin_memcpy(p + v * kWidth<float>, &pairs, sizeof pairs);
+// The same where rows 16 apart share a word: the first of them, or the second.
+FASTSSL_INLINE void store_row_pairs(uint32_t* to, const Vec<float>* g, bool second) {
+  for (int v = 0; v < kBlockVectors<float>; ++v, to += kWidth<float>) {
+    Words pairs = bf16_words(g[v]);
+    if (second) {
+      Words first;
+      __builtin_memcpy(&first, to, sizeof first);
+      pairs = first | pairs << 16;
+    }
+    __builtin_memcpy(to, &pairs, sizeof pairs);
   }
 }
 #endif
@@ -143,7 +150,7 @@ struct Sparsity {
         counted<T>(g, [&](int v) __attribute__((always_inline)) { return load<T>(floor + v * kWidth<T>); });
     sides.y.bits[i][jb].row[r] = counted<T>(g, [&](int) __attribute__((always_inline)) { return w.col_floor[j]; });
     if (r < kBlock - 1) return;
-    const bool pairwise = K::kPerWord == 1;  // rows of bf16 pairs cannot be added one by one
+    const bool pairwise = !K::kPairs;  // rows of pairs cannot be added one by one
     w.grad_x ? sides.x.close(i, jb, pairwise) : sides.x.skip(i, jb);
     w.grad_y && !(t.triangular && ib == j / kBlock) ? sides.y.close(i, jb, pairwise) : sides.y.skip(i, jb);
   }
@@ -162,12 +169,11 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
   constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
   const int64_t rows = (t.j1 - t.j0) * kBlock, first = t.j0 * kBlock, end = col_end(t, ib) * kBlock;
   const T* e = tile_column(t, ib, first);
-  T* out = w.g + (ib - t.i0) * rows * (kBlock / K::kPerWord);
+  const int64_t before = (ib - t.i0) * rows;
   T* acc = w.col_total ? col_accumulator(t, first) : nullptr;
-  [[maybe_unused]] uint32_t* out_pairs = nullptr;
-  if constexpr (K::kPerWord == 2) out_pairs = static_cast<uint32_t*>(w.g_pairs) + (ib - t.i0) * rows / 2 * kBlock;
+  [[maybe_unused]] alignas(64) uint32_t untransposed[K::kTiles ? kSquare : 1];
   [[maybe_unused]] std::conditional_t<kScores, Sparsity<K>, NotCounted> sparsity(t, w, sides, ib);
-  for (int64_t j = first; j < end; ++j, e += kBlock, out += kBlock / K::kPerWord) {
+  for (int64_t j = first; j < end; ++j, e += kBlock) {
     Vec<T> g[kV];
     for (int v = 0; v < kV; ++v) g[v] = weigh(load<T>(e + v * kW), v, j);
     if constexpr (kScores) sparsity.add(g, j);
@@ -177,25 +183,25 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
       store<T>(acc, load<T>(acc) + sum);
       acc += kW;
     }
-    if constexpr (K::kPerWord == 1) {
-      for (int v = 0; v < kV; ++v) store<T>(out + v * kW, g[v]);
+    if constexpr (!K::kPairs) {
+      for (int v = 0; v < kV; ++v) store<T>(w.g + (before + j - first) * kBlock + v * kW, g[v]);
     }
 #ifdef FASTSSL_BF16_PAIRS
-    if constexpr (K::kPerWord == 2) {
+    if constexpr (K::kPairs) {
+      const int64_t r = (j - first) % kBlock, square = (before + j - first - r) / kBlock * kSquare;
       // The operands are raw rows: each product carries the factor of the row it is multiplied with.
-      Vec<float> next[kV], lanes[kV], odd[kV];
       if (w.grad_y) {
+        Vec<float> lanes[kV];
         for (int v = 0; v < kV; ++v) lanes[v] = g[v] * load<float>(t.x.lane_factor + ib * kBlock + v * kW);
-        store_natural_pairs(reinterpret_cast<uint32_t*>(out), lanes);
+        store_lane_pairs(reinterpret_cast<uint32_t*>(w.g) + square + r * K::kRun, lanes);
       }
-      if (w.grad_x && j % 2 == 0) {
-        for (int v = 0; v < kV; ++v) {
-          next[v] = g[v] * t.y.lane_factor[j];
-          odd[v] = weigh(load<T>(e + kBlock + v * kW), v, j + 1) * t.y.lane_factor[j + 1];
-        }
-        store_row_pairs(out_pairs, next, odd);
-        out_pairs += kBlock;
-      }
+      if (!w.grad_x) continue;
+      for (int v = 0; v < kV; ++v) g[v] *= t.y.lane_factor[j];
+      uint32_t* const pairs = static_cast<uint32_t*>(w.g_pairs) + square;
+      store_row_pairs((K::kTiles ? untransposed : pairs) + r % K::kRun * kBlock, g, r >= K::kRun);
+      if constexpr (K::kTiles)
+        for (int64_t l = 0; r == kBlock - 1 && l < kBlock; l += K::kRun)
+          transpose_words<K>(untransposed + l, kBlock, pairs + l * K::kRun, K::kRun);
     }
 #endif
   }
@@ -214,21 +220,26 @@ template <class K, int kStrideK, int kStrideR, class Prefetch = Nothing>
 FASTSSL_INLINE void accumulate_block(typename K::Acc* grad, const typename K::Word* a, int64_t a_step,
                                      const typename K::Word* b, int64_t b_step, int64_t runs, Prefetch&& ahead = {}) {
   using T = typename K::Acc;
-  for (int l = 0; l < kBlock; l += kLanes<T>) {
-    for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
-      constexpr int R = decltype(rows)::value;
-      // The sums are wanted when the products are done; they come from beyond L2 and nothing else asks for them early.
-      for (int q = 0; q < R; ++q)
-        for (int v = 0; v < kVectors; v += kVectorsPerLine)
-          __builtin_prefetch(grad + (r + q) * kBlock + l + v * kWidth<T>, 1, 3);
-      Micro<K, R> acc = {};
-      multiply<K, kStrideK, kStrideR, R>(acc, a + r * kStrideR, a_step, b + l, b_step, runs, 0, ahead);
-      for (int q = 0; q < R; ++q)
-        for (int v = 0; v < kVectors; ++v) {
-          T* p = grad + (r + q) * kBlock + l + v * kWidth<T>;
-          store<T>(p, load<T>(p) + acc[q][v]);
-        }
-    });
+  if constexpr (K::kTiles) {
+    multiply_tiles<K, true>(grad, a, a_step, b, b_step, runs, ahead);
+  } else {
+    for (int l = 0; l < kBlock; l += kLanes<T>) {
+      for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
+        constexpr int R = decltype(rows)::value;
+        // The sums are wanted when the products are done; they come from beyond L2 and nothing else asks for them
+        // early.
+        for (int q = 0; q < R; ++q)
+          for (int v = 0; v < kVectors; v += kVectorsPerLine)
+            __builtin_prefetch(grad + (r + q) * kBlock + l + v * kWidth<T>, 1, 3);
+        Micro<K, R> acc = {};
+        multiply<K, kStrideK, kStrideR, R>(acc, a + r * kStrideR, a_step, b + l, b_step, runs, 0, ahead);
+        for (int q = 0; q < R; ++q)
+          for (int v = 0; v < kVectors; ++v) {
+            T* p = grad + (r + q) * kBlock + l + v * kWidth<T>;
+            store<T>(p, load<T>(p) + acc[q][v]);
+          }
+      });
+    }
   }
 }
 
@@ -236,20 +247,22 @@ template <class K, bool kScores>
 void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w) {
   using W = typename K::Word;
   using T = typename K::Acc;
-  constexpr int64_t kRunWords = K::kRun * kBlock;  // one 32 x 32 block in words
+  constexpr int64_t kRunWords = K::kPairs ? kSquare : kBlock * kBlock;  // one 32 x 32 block
+  constexpr int64_t kPanel = K::kTiles ? kMaxTileBlocks : kPanelRuns;
+  const typename K::Setup setup;
   const int64_t depth_blocks = (t.x.depth + kBlock - 1) / kBlock, rows = t.j1 - t.j0;
   [[maybe_unused]] constexpr int64_t area = kBlock * kBlock;
   [[maybe_unused]] const int64_t size = depth_blocks * area;
-  const W* g_x = static_cast<const W*>(K::kPerWord == 2 ? w.g_pairs : static_cast<const void*>(w.g));
+  const W* g_x = static_cast<const W*>(K::kPairs ? w.g_pairs : static_cast<const void*>(w.g));
   if (w.col_total) clear_col_accumulators<T>(t, 0);
   TileSides sides;
   OneShift<T> one;
   if constexpr (kScores) one.take(t, w);
-  // f(first, count) for the blocks of one row or column of blocks, [begin, end), that are multiplied, four at a time.
+  // f(first, count) for the blocks of one row or column of blocks, [begin, end), that are multiplied, kPanel at a time.
   const auto in_panels = [&](const bool* flags, int64_t step, int64_t begin, int64_t end,
                              auto&& f) __attribute__((always_inline)) {
     const auto panels = [&](int64_t from, int64_t to) __attribute__((always_inline)) {
-      for (int64_t b = from; b < to; b += kPanelRuns) f(b, panel_runs(to - b));
+      for (int64_t b = from; b < to; b += kPanel) f(b, to - b < kPanel ? to - b : kPanel);
     };
     if constexpr (kScores) {
       for_each_run(flags, step, end - begin, [&](int64_t k, int64_t count) __attribute__((always_inline)) {
@@ -277,7 +290,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
                       static_cast<const W*>(t.y.rows) + (jb * depth_blocks + db) * kRunWords, depth_blocks * kRunWords,
                       count, ahead);
               });
-    if constexpr (kScores && K::kPerWord == 1)
+    if constexpr (kScores && !K::kPairs)
       for (int64_t jb = t.j0; jb < col_end(t, ib); ++jb)
         if (sides.x.few[ib - t.i0][jb - t.j0])
           accumulate_few<T>(w.grad_x + ib * size, static_cast<const T*>(t.y.rows) + jb * size,
@@ -301,7 +314,7 @@ void backward(const Tile<typename K::Acc>& t, const Weights<typename K::Acc>& w)
                         static_cast<const W*>(t.x.rows) + (ib * depth_blocks + db) * kRunWords,
                         depth_blocks * kRunWords, count, ahead);
                 });
-      if constexpr (kScores && K::kPerWord == 1)
+      if constexpr (kScores && !K::kPairs)
         for (int64_t ib = first; ib < t.i1; ++ib)
           if (sides.y.few[ib - t.i0][jb - t.j0])
             accumulate_few<T>(w.grad_y + jb * size, static_cast<const T*>(t.x.rows) + ib * size,

@@ -108,7 +108,7 @@ struct Engine {
   const bool pairs;  // bf16 words
   const int64_t n, m, depth, depth_blocks;
   const Grid grid;
-  Buffer<char> x_lanes, y_lanes, x_rows, y_rows;
+  Buffer<char> x_lanes, y_lanes, x_rows, y_rows, y_natural;
   Buffer<double> x_inverse, y_inverse, x_norm, y_norm;
   Buffer<float> x_factor, y_factor;
   Buffer<int32_t> self, positive, x_ids, y_ids;
@@ -193,22 +193,34 @@ struct Engine {
   // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished.
   void pack(bool lanes, bool rows) {
     const double unit = softmax() ? kLog2e : 1.0, c = p.scale * unit;
-    const int64_t words = pairs ? (depth + 1) / 2 : depth, word = pairs ? 4 : int64_t(sizeof(T));
     const bool split = p.self_pairs() && !pairs;  // one operand on both sides: each carries the root
     auto side = [&](const std::vector<Source>& sources, int64_t blocks, double factor, Buffer<char>& lane_buffer,
                     Buffer<char>& row_buffer, Buffer<double>& inverse, Buffer<double>& norm, Buffer<float>& factors) {
       const int64_t padded = blocks * kBlock;
-      if (lanes) lane_buffer.allocate(padded * words * word, false);
-      if (rows) row_buffer.allocate(blocks * depth_blocks * kBlock * kBlock * (pairs ? 2 : word), false);
+      const bool x = &sources == &p.x, both = p.self_pairs();
+      Packed out;
+      if (lanes && (x || !table.tiles)) {
+        lane_buffer.allocate(padded * lane_bytes(), false);
+        out.lanes = lane_buffer.data();
+      }
+      if (lanes && table.tiles && (!x || both)) {
+        y_natural.allocate(padded * row_bytes(), false);
+        out.natural = y_natural.data();
+      }
+      if (rows) {
+        row_buffer.allocate(padded * row_bytes(), false);
+        out.rows = row_buffer.data();
+      }
       inverse.allocate(padded);
       norm.allocate(padded);
       if (pairs) factors.allocate(padded);
+      out.inverse_norm = inverse.data();
+      out.norm = norm.data();
+      out.lane_factor = factors.data();
       const int64_t per_task = std::max<int64_t>(1, 512 / std::max<int64_t>(depth, 1));
       parallel_tasks(ceil_div(blocks, per_task), [&](int64_t, int64_t k) {
         for (int64_t b = k * per_task; b < std::min(blocks, (k + 1) * per_task); ++b)
-          table.pack(sources.data(), int64_t(sources.size()), b, depth, p.normalize, factor,
-                     lanes ? lane_buffer.data() : nullptr, rows ? row_buffer.data() : nullptr, inverse.data(),
-                     norm.data(), pairs ? factors.data() : nullptr);
+          table.pack(sources.data(), int64_t(sources.size()), b, depth, p.normalize, factor, out);
       });
     };
     side(p.x, grid.x_blocks, pairs ? 1.0 : (split ? std::sqrt(c) : c), x_lanes, x_rows, x_inverse, x_norm, x_factor);
@@ -217,6 +229,7 @@ struct Engine {
     Tile<T>& t = prototype;
     t.x = {x_lanes.data(), x_rows.data(), n, depth, x_factor.data()};
     t.y = p.self_pairs() ? t.x : Operand{y_lanes.data(), y_rows.data(), m, depth, y_factor.data()};
+    t.y.natural = y_natural.data();
     t.scale = T(c);
     t.self = self.data();
     t.positive = positive.data();
@@ -263,21 +276,25 @@ struct Engine {
   }
   // The operands of a tile as memory; y first: the first lanes meet all of it.
   void lanes_of(int64_t I, int64_t J, PrefetchPlan& soon, int at = 0) const {
-    operands(I, J, prototype.x.lanes, prototype.y.lanes, pairs ? (depth + 1) / 2 * 4 : depth * int64_t(sizeof(T)), soon,
-             at);
+    operands(I, J, prototype.x.lanes, table.tiles ? prototype.y.natural : prototype.y.lanes, lane_bytes(), soon, at);
   }
   void rows_of(int64_t I, int64_t J, PrefetchPlan& soon, int at = 0) const {
-    operands(I, J, prototype.x.rows, prototype.y.rows, depth_blocks * kBlock * (pairs ? 2 : int64_t(sizeof(T))), soon,
-             at);
+    operands(I, J, prototype.x.rows, prototype.y.rows, row_bytes(), soon, at);
+  }
+  // What a row takes in each layout.
+  int64_t row_bytes() const { return depth_blocks * kBlock * (pairs ? 2 : int64_t(sizeof(T))); }
+  int64_t lane_bytes() const {
+    if (table.tiles) return row_bytes();
+    return pairs ? (depth + 1) / 2 * 4 : depth * int64_t(sizeof(T));
   }
   // Not more than a quarter of L2: this tile needs the rest.
-  void operands(int64_t I, int64_t J, const void* x, const void* y, int64_t row_bytes, PrefetchPlan& soon,
+  void operands(int64_t I, int64_t J, const void* x, const void* y, int64_t bytes_per_row, PrefetchPlan& soon,
                 int at) const {
     const Tile<T> t = tile(I, J);
     int64_t room = level2_cache() / 4;
     const auto add = [&](const void* from, int64_t first, int64_t last) {
-      const char* begin = static_cast<const char*>(from) + first * kBlock * row_bytes;
-      const int64_t bytes = std::min((last - first) * kBlock * row_bytes, room);
+      const char* begin = static_cast<const char*>(from) + first * kBlock * bytes_per_row;
+      const int64_t bytes = std::min((last - first) * kBlock * bytes_per_row, room);
       soon.spans[at++] = {begin, begin + bytes};
       room -= bytes;
     };

@@ -3,7 +3,7 @@
 #include <type_traits>
 
 #include "relation.h"
-#include "simd/microkernel.h"
+#include "simd/tiles.h"
 #include "tile.h"
 
 namespace fastssl {
@@ -25,23 +25,30 @@ FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int6
                                 Prefetch&& ahead = {}) {
   using T = typename K::Acc;
   using W = typename K::Word;
-  const int64_t words = (t.x.depth + K::kPerWord - 1) / K::kPerWord;
-  const W* a = static_cast<const W*>(t.y.lanes) + jb * words * kBlock;
-  const W* b = static_cast<const W*>(t.x.lanes) + ib * words * kBlock;
-  constexpr int64_t kStep = K::kRun * kBlock;
-  constexpr int64_t kPanel = kPanelRuns * K::kRun;
-  for (int64_t w = 0; w < words; w += kPanel) {
-    const int64_t n = words - w < kPanel ? words - w : kPanel;
-    for (int l = 0; l < kBlock; l += kLanes<T>) {
-      for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
-        constexpr int R = decltype(rows)::value;
-        T* p = out + r * kBlock + l;
-        Micro<K, R> acc = {};
-        if (w > 0) load_micro<K, R>(acc, p);
-        multiply<K, int(kBlock), 1, R>(acc, a + w * kBlock + r, kStep, b + w * kBlock + l, kStep, n / K::kRun,
-                                       int(n % K::kRun), ahead);
-        store_micro<K, R>(p, acc);
-      });
+  if constexpr (K::kTiles) {
+    const int64_t runs = (t.x.depth + kBlock - 1) / kBlock;
+    constexpr int64_t kStep = kSquare;
+    multiply_tiles<K, false>(out, static_cast<const W*>(t.y.natural) + jb * runs * kStep, kStep,
+                             static_cast<const W*>(t.x.lanes) + ib * runs * kStep, kStep, runs, ahead);
+  } else {
+    const int64_t words = K::kPairs ? (t.x.depth + 1) / 2 : t.x.depth;
+    const W* a = static_cast<const W*>(t.y.lanes) + jb * words * kBlock;
+    const W* b = static_cast<const W*>(t.x.lanes) + ib * words * kBlock;
+    constexpr int64_t kStep = K::kRun * kBlock;
+    constexpr int64_t kPanel = kPanelRuns * K::kRun;
+    for (int64_t w = 0; w < words; w += kPanel) {
+      const int64_t n = words - w < kPanel ? words - w : kPanel;
+      for (int l = 0; l < kBlock; l += kLanes<T>) {
+        for_row_groups([&](auto rows, int r) __attribute__((always_inline)) {
+          constexpr int R = decltype(rows)::value;
+          T* p = out + r * kBlock + l;
+          Micro<K, R> acc = {};
+          if (w > 0) load_micro<K, R>(acc, p);
+          multiply<K, int(kBlock), 1, R>(acc, a + w * kBlock + r, kStep, b + w * kBlock + l, kStep, n / K::kRun,
+                                         int(n % K::kRun), ahead);
+          store_micro<K, R>(p, acc);
+        });
+      }
     }
   }
 }
@@ -56,11 +63,11 @@ struct ScoreEnd {
   Vec<T> lanes[kBlockVectors<T>];
 
   FASTSSL_INLINE ScoreEnd(const Tile<T>& t, int64_t i) : bias(t.bias), row_factor(t.y.lane_factor), scale(t.scale) {
-    if constexpr (K::kPerWord == 2)
+    if constexpr (K::kPairs)
       for (int v = 0; v < kBlockVectors<T>; ++v) lanes[v] = load<T>(t.x.lane_factor + i + v * kWidth<T>);
   }
   FASTSSL_INLINE Vec<T> operator()(Vec<T> s, int v, int64_t j) const {
-    if constexpr (K::kPerWord == 2) s *= lanes[v] * (row_factor[j] * scale);
+    if constexpr (K::kPairs) s *= lanes[v] * (row_factor[j] * scale);
     if (bias) s += bias[j];
     return s;
   }
@@ -167,6 +174,7 @@ template <class K, template <class> class Epi>
 void forward(const Tile<typename K::Acc>& t) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>;
+  const typename K::Setup setup;
   const TileMask<T> mask(t);
   const bool rows = t.col_sum != nullptr;
   if (rows) clear_col_accumulators<T>(t, 0);
@@ -218,6 +226,7 @@ template <class K, bool kStream>
 void forward_running_max_of_rows(const Tile<typename K::Acc>& t) {
   using T = typename K::Acc;
   constexpr int kW = kWidth<T>, kV = kBlockVectors<T>;
+  const typename K::Setup setup;
   const TileMask<T> mask(t);
   alignas(64) T block[kBlock * kBlock];
   Prefetcher ahead(t.soon);
@@ -265,6 +274,7 @@ void forward_running_max(const Tile<typename K::Acc>& t) {
   const bool rows = t.col_sum != nullptr, lanes = t.row_sum != nullptr;
   if (lanes && !rows)
     return t.streams ? forward_running_max_of_rows<K, true>(t) : forward_running_max_of_rows<K, false>(t);
+  const typename K::Setup setup;
   T col_maximum[kMaxTileBlocks * kBlock];
   Vec<T> row_maximum[kMaxTileBlocks][kBlockVectors<T>];
   if (rows) clear_col_accumulators<T>(t, T(kMaskedScore));

@@ -47,7 +47,7 @@ struct Weights {
   const T* row_floor = nullptr;
   const T* col_floor = nullptr;
   T* g = nullptr;           // scratch for the weighted tile
-  void* g_pairs = nullptr;  // bf16 only: the same, paired along the rows of y
+  void* g_pairs = nullptr;  // bf16 only: the same, paired along the rows of y (matrix tiles: transposed)
   T* grad_x = nullptr;      // blocked like Operand::rows; null: not wanted
   T* grad_y = nullptr;
   double* col_total = nullptr;  // sum of G over lanes, per row of y (bias gradient)
@@ -79,15 +79,23 @@ constexpr int64_t epilogue_scratch(int64_t depth) { return 2 * ((depth + kBlock 
 
 enum Epilogue : int { kSoftmaxBounded = 0, kSoftmaxRunningMax = 1, kSigmoid = 2, kEpilogues = 3 };
 
+// Where the rows of one side go; null: not wanted. Per row: inverse_norm, norm, and lane_factor (bf16 only).
+struct Packed {
+  void *lanes = nullptr, *rows = nullptr, *natural = nullptr;
+  double *inverse_norm = nullptr, *norm = nullptr;
+  float* lane_factor = nullptr;
+};
+
 template <class T>
 struct PairTable {
   void (*forward[kEpilogues])(const Tile<T>&);
   void (*backward[kEpilogues])(const Tile<T>&, const Weights<T>&);
-  // Packs one block of 32 rows. `factor` multiplies what goes to lanes. inverse_norm and norm are per row.
+  // Packs one block of 32 rows. `factor` multiplies what goes to lanes.
   void (*pack)(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize, double factor,
-               void* lanes, void* rows, double* inverse_norm, double* norm, float* lane_factor);
+               const Packed& out);
   // One row; scratch holds epilogue_scratch(depth) doubles.
   void (*gradient_epilogue)(const GradientEpilogue<T>&, int64_t row, double* scratch);
+  bool tiles = false;  // multiplies matrix tiles: scores read y.natural and whole runs of x.lanes
 };
 
 }  // namespace fastssl

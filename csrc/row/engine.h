@@ -224,8 +224,11 @@ class RowEngine {
       const int64_t per_task = std::max<int64_t>(1, 512 / std::max<int64_t>(depth, 1));
       parallel_tasks(ceil_div(blocks, per_task), [&](int64_t, int64_t k) {
         for (int64_t b = k * per_task; b < std::min(blocks, (k + 1) * per_task); ++b) {
-          table.pack(&source, 1, b, depth, p.normalize, 1.0, lanes ? lanes->data() : nullptr, packed.data(),
-                     inverse.data(), nullptr, nullptr);
+          Packed out;
+          out.lanes = lanes ? lanes->data() : nullptr;
+          out.rows = packed.data();
+          out.inverse_norm = inverse.data();
+          table.pack(&source, 1, b, depth, p.normalize, 1.0, out);
           for (int64_t r = 0; square.data() && r < kBlock; ++r) {
             const T* row = packed.data() + (b * depth_blocks * kBlock + r) * kBlock;
             double sum = 0;

@@ -6,13 +6,21 @@
 namespace fastssl {
 namespace FASTSSL_ISA {
 
-// Operand kinds. Run: words that 32 contracted elements take.
+constexpr int64_t kSquare = kBlock * kBlock / 2;  // words of 32 x 32 values of bf16
+
+struct NoSetup {
+  ~NoSetup() {}  // no warning of a variable that nothing reads
+};
+
+// Operand kinds. Run: words that 32 contracted elements take. Pairs: words are two values of bf16. Setup: lives while
+// products are computed.
 template <class T>
 struct Plain {
   using Acc = T;
   using Word = T;
+  using Setup = NoSetup;
   static constexpr int kRun = int(kBlock);
-  static constexpr int kPerWord = 1;
+  static constexpr bool kPairs = false, kTiles = false;
   static FASTSSL_INLINE Vec<T> load_b(const Word* p) { return load<T>(p); }
   static FASTSSL_INLINE Vec<T> mac(Vec<T> acc, Word a, Vec<T> b) { return acc + a * b; }
 };
@@ -22,8 +30,9 @@ struct Plain {
 struct Bf16Pairs {
   using Acc = float;
   using Word = uint32_t;
+  using Setup = NoSetup;
   static constexpr int kRun = int(kBlock) / 2;
-  static constexpr int kPerWord = 2;
+  static constexpr bool kPairs = true, kTiles = false;
   static FASTSSL_INLINE Words load_b(const Word* p) {
     Words v;
     __builtin_memcpy(&v, p, sizeof v);

@@ -1,16 +1,18 @@
 // Packing: rows of any dtype and strides become blocks of 32, converted and L2-normalised on the way.
 #pragma once
+#include "pair/tile.h"
 #include "read.h"
+#include "tiles.h"
 
 namespace fastssl {
 namespace FASTSSL_ISA {
 
 template <class T>
 void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize, double factor,
-          void* lanes_out, void* rows_out, double* inverse_norm, double* norm, float*) {
+          const Packed& out) {
   const int64_t depth_blocks = (depth + kBlock - 1) / kBlock;
-  T* lanes = lanes_out ? static_cast<T*>(lanes_out) + block * depth * kBlock : nullptr;
-  T* rows = rows_out ? static_cast<T*>(rows_out) + block * depth_blocks * kBlock * kBlock : nullptr;
+  T* lanes = out.lanes ? static_cast<T*>(out.lanes) + block * depth * kBlock : nullptr;
+  T* rows = out.rows ? static_cast<T*>(out.rows) + block * depth_blocks * kBlock * kBlock : nullptr;
   double inverse[kBlock] = {};
   for (int64_t r = 0; r < kBlock; ++r) {
     const Located at = locate(sources, n_sources, block * kBlock + r);
@@ -18,8 +20,8 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
     double length = 1;
     with_reader(at.source->dtype, [&](auto read) { length = row_norm<decltype(read)>(*at.source, at.row, depth); });
     inverse[r] = normalize > 0 ? 1.0 / (length < normalize ? normalize : length) : 1.0;
-    if (norm) norm[block * kBlock + r] = length;
-    if (inverse_norm) inverse_norm[block * kBlock + r] = inverse[r];
+    if (out.norm) out.norm[block * kBlock + r] = length;
+    if (out.inverse_norm) out.inverse_norm[block * kBlock + r] = inverse[r];
   }
   alignas(64) T scaled[kBlock][kBlock], unused[kBlock];
   for (int64_t db = 0; db < depth_blocks; ++db) {
@@ -52,29 +54,55 @@ void pack(const Source* sources, int64_t n_sources, int64_t block, int64_t depth
 
 #ifdef FASTSSL_BF16_PAIRS
 // bf16 rows stay as they are: products of raw values are exact, the factors join after the sum.
-inline void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize,
-                      double factor, void* lanes_out, void* rows_out, double* inverse_norm, double* norm,
-                      float* lane_factor) {
-  const int64_t depth_blocks = (depth + kBlock - 1) / kBlock, words = (depth + 1) / 2;
-  uint16_t* lanes = lanes_out ? static_cast<uint16_t*>(lanes_out) + block * words * kBlock * 2 : nullptr;
-  uint16_t* rows = rows_out ? static_cast<uint16_t*>(rows_out) + block * depth_blocks * kBlock * kBlock : nullptr;
-  if (rows) __builtin_memset(rows, 0, sizeof(uint16_t) * depth_blocks * kBlock * kBlock);
-  if (lanes) __builtin_memset(lanes, 0, sizeof(uint16_t) * words * kBlock * 2);
+template <class K>
+void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t depth, double normalize, double factor,
+               const Packed& out) {
+  constexpr int64_t kWords = kBlock / 2;  // of a row of 32 columns
+  const int64_t runs = (depth + kBlock - 1) / kBlock;
+  const int64_t lane_words = K::kTiles ? runs * kWords : (depth + 1) / 2;
+  const auto part = [&](void* all, int64_t row) {
+    return all ? static_cast<uint32_t*>(all) + block * row * kBlock : nullptr;
+  };
+  uint32_t *lanes = part(out.lanes, lane_words), *natural = part(out.natural, runs * kWords),
+           *rows = part(out.rows, runs * kWords);
   for (int64_t r = 0; r < kBlock; ++r) {
     const Located at = locate(sources, n_sources, block * kBlock + r);
-    if (lane_factor) lane_factor[block * kBlock + r] = 0;
+    if (out.lane_factor) out.lane_factor[block * kBlock + r] = 0;
     if (!at.source) continue;
     const double length = row_norm<ReadBf16>(*at.source, at.row, depth);
     const double inverse = normalize > 0 ? 1.0 / (length < normalize ? normalize : length) : 1.0;
-    if (norm) norm[block * kBlock + r] = length;
-    if (inverse_norm) inverse_norm[block * kBlock + r] = inverse;
-    if (lane_factor) lane_factor[block * kBlock + r] = float(inverse * factor);
-    const uint16_t* p = static_cast<const uint16_t*>(at.source->data) + at.row * at.source->row_stride;
-    for (int64_t k = 0; k < depth; ++k) {
-      const uint16_t v = p[k * at.source->col_stride];
-      if (lanes) lanes[(k / 2 * kBlock + r) * 2 + k % 2] = v;
-      if (rows) rows[k / kBlock * kBlock * kBlock + (r / 2 * kBlock + k % kBlock) * 2 + r % 2] = v;
+    if (out.norm) out.norm[block * kBlock + r] = length;
+    if (out.inverse_norm) out.inverse_norm[block * kBlock + r] = inverse;
+    if (out.lane_factor) out.lane_factor[block * kBlock + r] = float(inverse * factor);
+  }
+  alignas(64) uint16_t square[kBlock][kBlock];
+  const auto* in = reinterpret_cast<const uint32_t*>(square);
+  for (int64_t run = 0; run < runs; ++run) {
+    const int64_t left = depth - run * kBlock < kBlock ? depth - run * kBlock : kBlock, to = run * kSquare;
+    for (int64_t r = 0; r < kBlock; ++r) {
+      const Located at = locate(sources, n_sources, block * kBlock + r);
+      if (!at.source || left < kBlock) __builtin_memset(square[r], 0, sizeof square[r]);
+      if (!at.source) continue;
+      const int64_t stride = at.source->col_stride;
+      const uint16_t* p = row_pointer<ReadBf16>(at) + run * kBlock * stride;
+      if (stride == 1) {
+        __builtin_memcpy(square[r], p, size_t(left) * sizeof *p);
+      } else {
+        for (int64_t k = 0; k < left; ++k) square[r][k] = p[k * stride];
+      }
     }
+    if (natural) __builtin_memcpy(natural + to, square, sizeof square);
+    if constexpr (K::kTiles) {
+      for (int64_t r = 0; lanes && r < kBlock; r += kWords)
+        transpose_words<K>(in + r * kWords, kWords, lanes + to + r, kBlock);
+    } else {
+      for (int64_t w = 0; lanes && w < kWords && run * kWords + w < lane_words; ++w)
+        for (int64_t r = 0; r < kBlock; ++r) lanes[to + w * kBlock + r] = in[r * kWords + w];
+    }
+    // Rows 16 apart share a word: what gradients multiply them with is made of two vectors without a shuffle.
+    for (int64_t r = 0; rows && r < kWords; ++r)
+      for (int64_t k = 0; k < kBlock; ++k)
+        rows[to + r * kBlock + k] = square[r][k] | uint32_t(square[r + kWords][k]) << 16;
   }
 }
 #endif

@@ -114,7 +114,7 @@ def with_avx2(rows: int = MAIN) -> list[dict[str, Any]]:
 
 def bf16_against_fp32(rows: int = 8192, features: int = 512) -> dict[str, Any] | None:
     """Fused bf16 against fused fp32; None if bf16 rows are converted to fp32."""
-    if extension._C is None or not extension._C.has_bf16_pairs():
+    if not extension.multiplies(torch.bfloat16):
         return None
     case = CASES["nt_xent"]
     half, full = (case.step("fused", case.inputs(rows, features, d)) for d in (torch.bfloat16, torch.float32))

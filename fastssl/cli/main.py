@@ -815,7 +815,7 @@ def demo(
     text: Annotated[bool, typer.Option("--text", help="Texts: Word2Vec, BERT and GPT, in five minutes.")] = False,
     text_minutes: Annotated[float, typer.Option(help="Of --text: minutes of pretraining.")] = 4.5,
     emoji_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on emoji.")] = 5.0,
-    digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 2.0,
+    digits_minutes: Annotated[float, typer.Option(help="Minutes of pretraining on digits.")] = 1.5,
     bench_minutes: Annotated[float, typer.Option(help="Minutes of the benchmark against eager PyTorch.")] = 0.25,
     seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
 ) -> None:

@@ -158,7 +158,7 @@ def info() -> dict[str, Any]:
         },
         "instruction_set": extension.instruction_set(),
         "instruction_sets": extension.instruction_sets(),
-        "bf16_dot_products": bool(extension._C.has_bf16_pairs()) if extension._C is not None else False,
+        "bf16_dot_products": extension.multiplies(torch.bfloat16),
         "threads": torch.get_num_threads(),
         "memory_budget": extension.get_memory_budget(),
         "forced_backend": _forced.get() or _environment,

@@ -26,9 +26,10 @@ NAMED = 10  # unreadable items that are logged by name
 CHECK_STEPS = 20  # steps between two checks for collapse
 COLLAPSED = 1e-3  # feature spread below which, three checks in a row, the run ends
 WHOLE_EPOCHS = 10  # from which on a run with ``minutes`` ends with an epoch
-# A run with ``minutes`` fixes its number of epochs after this many steps (few, where they are slow) and this share of
-# its time, at most these seconds.
+# A run with ``minutes`` gets its number of epochs after this many steps (few, where they are slow) and this share of its
+# time, at most these seconds; and anew after each of so many parts of its steps.
 WARM_STEPS, FEW_STEPS, WARM_SHARE, WARM_SECONDS = 8, 3, 0.04, 60
+REVISED_PARTS = 8
 
 
 @dataclass
@@ -102,15 +103,20 @@ class Throughput(Callback):
         self.seconds.append(now - self.last)
         self.waited.append(trainer.waited_seconds)
         self.last = now
-        if trainer.epochs is None and trainer.options.minutes is not None:
+        if trainer.options.minutes is not None and (trainer.epochs is None or self._ends_part(trainer)):
             epochs = self._epochs(trainer, 60 * trainer.options.minutes)
             # By the clock of one process: others would choose another number.
             trainer.epochs = epochs if trainer.fabric.world_size == 1 else trainer.fabric.broadcast(epochs)
 
+    @staticmethod
+    def _ends_part(trainer: Trainer) -> bool:
+        part, of = trainer.steps * REVISED_PARTS // trainer.total_steps, REVISED_PARTS
+        return 0 < part < of and part != (trainer.steps - 1) * of // trainer.total_steps
+
     def _epochs(self, trainer: Trainer, seconds: float) -> float | None:
         """The epochs that fit in a run of ``seconds``, once steps have been measured."""
         spent, own, count = trainer.seconds, sum(self.seconds), len(self.seconds)
-        measured = own > min(WARM_SHARE * seconds, WARM_SECONDS) and count >= WARM_STEPS
+        measured = trainer.epochs is not None or own > min(WARM_SHARE * seconds, WARM_SECONDS) and count >= WARM_STEPS
         if not measured and not (own > WARM_SECONDS and count >= FEW_STEPS) and spent < seconds:
             return None
         # First steps are slow (memory, compilation, empty queues); of later ones a pause (a probe, a checkpoint) counts

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -502,6 +503,29 @@ def test_minutes_are_used_whatever_the_first_steps_take(minutes: float, first: l
     step, seconds = _planned([*first, *[0.1] * 10_000], minutes, before)
     wanted = max(60 * minutes, before + sum(first[:step]) + 0.1)
     assert seconds == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("later", [0.05, 0.1, 0.15])
+@pytest.mark.parametrize("whole", [True, False])
+def test_minutes_hold_if_the_speed_changes(later: float, whole: bool) -> None:
+    """Steps of 0.1 s, from a third of the run on slower or faster."""
+    from types import SimpleNamespace
+
+    from fastssl.train.callbacks import Throughput
+
+    throughput = Throughput()
+    trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=0.0, waited_seconds=0.0, total_steps=10**9)
+    trainer.steps_per_epoch = 10 if whole else 10**6
+    trainer.options, trainer.fabric = SimpleNamespace(minutes=5), SimpleNamespace(world_size=1)
+    while trainer.epochs is None or trainer.steps < trainer.total_steps:
+        trainer.steps += 1
+        took = 0.1 if trainer.steps < 1000 else later
+        trainer.seconds += took
+        throughput.last = time.perf_counter() - took
+        throughput.on_step_end(trainer)
+        if trainer.epochs is not None:
+            trainer.total_steps = round(trainer.epochs * trainer.steps_per_epoch)
+    assert trainer.seconds == pytest.approx(300, rel=0.03)
 
 
 def test_slow_steps_are_few() -> None:
