@@ -6,29 +6,6 @@
 namespace fastssl {
 namespace FASTSSL_ISA {
 
-#ifdef FASTSSL_BF16_PAIRS
-// A row of weights in bf16: lanes 16 apart share a word.
-FASTSSL_INLINE void store_lane_pairs(uint32_t* to, const Vec<float>* g) {
-  constexpr int kHalf = kBlockVectors<float> / 2;
-  for (int v = 0; v < kHalf; ++v) {
-    const Words pairs = bf16_words(g[v]) | bf16_words(g[v + kHalf]) << 16;
-    __builtin_memcpy(to + v * kWidth<float>, &pairs, sizeof pairs);
-  }
-}
-// The same where rows 16 apart share a word: the first of them, or the second.
-FASTSSL_INLINE void store_row_pairs(uint32_t* to, const Vec<float>* g, bool second) {
-  for (int v = 0; v < kBlockVectors<float>; ++v, to += kWidth<float>) {
-    Words pairs = bf16_words(g[v]);
-    if (second) {
-      Words first;
-      __builtin_memcpy(&first, to, sizeof first);
-      pairs = first | pairs << 16;
-    }
-    __builtin_memcpy(to, &pairs, sizeof pairs);
-  }
-}
-#endif
-
 // f(first, count) for every run of true among flags[0], flags[step], ...
 template <class F>
 FASTSSL_INLINE void for_each_run(const bool* flags, int64_t step, int64_t count, F&& f) {
@@ -171,6 +148,7 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
   const T* e = tile_column(t, ib, first);
   const int64_t before = (ib - t.i0) * rows;
   T* acc = w.col_total ? col_accumulator(t, first) : nullptr;
+  [[maybe_unused]] Vec<T> even[kV];  // a row, until its neighbour is there
   [[maybe_unused]] alignas(64) uint32_t untransposed[K::kTiles ? kSquare : 1];
   [[maybe_unused]] std::conditional_t<kScores, Sparsity<K>, NotCounted> sparsity(t, w, sides, ib);
   for (int64_t j = first; j < end; ++j, e += kBlock) {
@@ -189,16 +167,23 @@ void weigh_rows_by(const W& weigh, const Tile<typename K::Acc>& t, const Weights
 #ifdef FASTSSL_BF16_PAIRS
     if constexpr (K::kPairs) {
       const int64_t r = (j - first) % kBlock, square = (before + j - first - r) / kBlock * kSquare;
+      const auto put = [](uint32_t* to, Words words) { __builtin_memcpy(to, &words, sizeof words); };
       // The operands are raw rows: each product carries the factor of the row it is multiplied with.
       if (w.grad_y) {
         Vec<float> lanes[kV];
         for (int v = 0; v < kV; ++v) lanes[v] = g[v] * load<float>(t.x.lane_factor + ib * kBlock + v * kW);
-        store_lane_pairs(reinterpret_cast<uint32_t*>(w.g) + square + r * K::kRun, lanes);
+        uint32_t* const to = reinterpret_cast<uint32_t*>(w.g) + square + r * K::kRun;
+        for (int v = 0; v < kV; v += 2) put(to + v * (kW / 2), bf16_neighbours(lanes + v));
       }
       if (!w.grad_x) continue;
       for (int v = 0; v < kV; ++v) g[v] *= t.y.lane_factor[j];
+      if (r % 2 == 0) {
+        for (int v = 0; v < kV; ++v) even[v] = g[v];
+        continue;
+      }
       uint32_t* const pairs = static_cast<uint32_t*>(w.g_pairs) + square;
-      store_row_pairs((K::kTiles ? untransposed : pairs) + r % K::kRun * kBlock, g, r >= K::kRun);
+      uint32_t* const to = (K::kTiles ? untransposed : pairs) + r / 2 * kBlock;
+      for (int v = 0; v < kV; ++v) put(to + v * kW, bf16_pairs(even[v], g[v]));
       if constexpr (K::kTiles)
         for (int64_t l = 0; r == kBlock - 1 && l < kBlock; l += K::kRun)
           transpose_words<K>(untransposed + l, kBlock, pairs + l * K::kRun, K::kRun);

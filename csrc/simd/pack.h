@@ -99,10 +99,9 @@ void pack_bf16(const Source* sources, int64_t n_sources, int64_t block, int64_t 
       for (int64_t w = 0; lanes && w < kWords && run * kWords + w < lane_words; ++w)
         for (int64_t r = 0; r < kBlock; ++r) lanes[to + w * kBlock + r] = in[r * kWords + w];
     }
-    // Rows 16 apart share a word: what gradients multiply them with is made of two vectors without a shuffle.
     for (int64_t r = 0; rows && r < kWords; ++r)
       for (int64_t k = 0; k < kBlock; ++k)
-        rows[to + r * kBlock + k] = square[r][k] | uint32_t(square[r + kWords][k]) << 16;
+        rows[to + r * kBlock + k] = square[2 * r][k] | uint32_t(square[2 * r + 1][k]) << 16;
   }
 }
 #endif

@@ -318,19 +318,32 @@ FASTSSL_INLINE Vec<double> log1pv(Vec<double> e) {
 
 // 32-bit words.
 typedef uint32_t Words __attribute__((vector_size(kVectorBytes)));
-// The lanes as bf16, rounded to nearest, in the low halves of words; sum + the products of both halves of words.
+// Words of two values rounded to bf16: lane i of both vectors; neighbours of 2 n lanes. And sum + the products of both
+// halves of words.
 #if defined(__AVX512BF16__)
 #define FASTSSL_BF16_PAIRS
-FASTSSL_INLINE Words bf16_words(Vec<float> v) {
-  return (Words)_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh((__m512)v));
+FASTSSL_INLINE Words bf16_neighbours(const Vec<float>* v) {
+  return (Words)_mm512_cvtne2ps_pbh((__m512)v[1], (__m512)v[0]);
+}
+FASTSSL_INLINE Words bf16_pairs(Vec<float> low, Vec<float> high) {
+  typedef uint16_t Halves __attribute__((vector_size(64)));
+  constexpr Halves kInterleaved = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                   8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const Vec<float> both[] = {low, high};
+  return (Words)_mm512_permutexvar_epi16((__m512i)kInterleaved, (__m512i)bf16_neighbours(both));
 }
 FASTSSL_INLINE Vec<float> bf16_dot(Vec<float> sum, Words a, Words b) {
   return (Vec<float>)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b);
 }
 #elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 #define FASTSSL_BF16_PAIRS
-FASTSSL_INLINE Words bf16_words(Vec<float> v) {
-  return (Words)vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)v)));
+FASTSSL_INLINE Words bf16_neighbours(const Vec<float>* v) {
+  return (Words)vcombine_u16(vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)v[0])),
+                             vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)v[1])));
+}
+FASTSSL_INLINE Words bf16_pairs(Vec<float> low, Vec<float> high) {
+  const auto word = [](Vec<float> v) { return (Words)vmovl_u16(vreinterpret_u16_bf16(vcvt_bf16_f32((float32x4_t)v))); };
+  return word(low) | word(high) << 16;
 }
 FASTSSL_INLINE Vec<float> bf16_dot(Vec<float> sum, Words a, Words b) {
   return (Vec<float>)vbfdotq_f32((float32x4_t)sum, vreinterpretq_bf16_u32((uint32x4_t)a),

@@ -73,8 +73,10 @@ FASTSSL_INLINE void multiply_tiles(float* c, const uint32_t* a, int64_t a_step, 
     FASTSSL_TILE_ZERO(2);
     FASTSSL_TILE_ZERO(3);
   }
+  const char* next = reinterpret_cast<const char*>(c + kBlock * kBlock);  // where sums of the next products are
   for (int64_t run = 0; run < runs; ++run, a += a_step, b += b_step) {
     ahead();
+    for (int line = 0; kAdd && line < 8; ++line, next += 64) __builtin_prefetch(next, 1, 3);
     FASTSSL_TILE_LOAD(4, a, kA);
     FASTSSL_TILE_LOAD(6, b, kB);
     FASTSSL_TILE_DOT(0, 4, 6);
