@@ -49,7 +49,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("usable_isas", isa_names, "Instruction sets that this CPU can run, slowest first.");
   m.def(
       "multiplies_bf16", [] { return fastssl::isa().pairs_bf16 != nullptr; },
-      "Whether the instruction set in use has products of bf16 that are faster than those of fp32.");
+      "Whether the instruction set in use multiplies bf16 rows as they are.");
   m.def("isa", [] { return std::string(fastssl::isa().name); }, "The instruction set in use.");
   m.def(
       "select_isa",

@@ -28,7 +28,7 @@ struct Source {
 // One side of the pair matrix after packing. `lanes` holds [block][depth][32] (the transposed blocks that
 // score tiles read), `rows` holds [block][depth block][32][32] (what gradients read). For bf16 operands a
 // word is a pair of neighbours along the contracted dimension. `natural` (matrix tiles only) holds
-// [block][depth block][32][32], rows as they are.
+// [block][depth block][32][32], rows as they are; there the depth of lanes is one of whole blocks.
 struct Operand {
   const void* lanes = nullptr;
   const void* rows = nullptr;

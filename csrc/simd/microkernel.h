@@ -44,7 +44,6 @@ struct Bf16Pairs {
 
 // Two panels of four runs (32 KiB) stay in L1 while all micro-tiles of a block pass over them.
 constexpr int64_t kPanelRuns = 4;
-FASTSSL_INLINE int64_t panel_runs(int64_t left) { return left < kPanelRuns ? left : kPanelRuns; }
 
 template <class K, int R>
 using Micro = Vec<typename K::Acc>[R][kVectors];
@@ -94,7 +93,7 @@ class Prefetcher {
   }
 
  private:
-  static constexpr int kLines = 8;  // a run; hundreds of cycles, a line from memory takes as long
+  static constexpr int kLines = 8;  // a run; hundreds of cycles (tiles: 70), a line from memory takes as long
   Span span_;
   const Span* next_ = nullptr;
   const Span* last_ = nullptr;

@@ -1,5 +1,5 @@
 // Matrix tiles (AMX): eight registers of 16 rows of 64 bytes. One instruction multiplies 16 rows of 32 bf16 values with
-// 32 values of 16 columns and adds the products in fp32. Only the translation unit of that instruction set sees this.
+// 32 values of 16 columns and adds the products in fp32. Defined for that instruction set alone.
 #pragma once
 #include "microkernel.h"
 
@@ -73,10 +73,11 @@ FASTSSL_INLINE void multiply_tiles(float* c, const uint32_t* a, int64_t a_step, 
     FASTSSL_TILE_ZERO(2);
     FASTSSL_TILE_ZERO(3);
   }
-  const char* next = reinterpret_cast<const char*>(c + kBlock * kBlock);  // where sums of the next products are
+  uintptr_t next = reinterpret_cast<uintptr_t>(c + kBlock * kBlock);  // where sums of the next products are
   for (int64_t run = 0; run < runs; ++run, a += a_step, b += b_step) {
     ahead();
-    for (int line = 0; kAdd && line < 8; ++line, next += 64) __builtin_prefetch(next, 1, 3);
+    for (int line = 0; kAdd && line < 8; ++line, next += 64)
+      __builtin_prefetch(reinterpret_cast<const void*>(next), 1, 3);
     FASTSSL_TILE_LOAD(4, a, kA);
     FASTSSL_TILE_LOAD(6, b, kB);
     FASTSSL_TILE_DOT(0, 4, 6);

@@ -102,7 +102,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Machine readable.
     table.add_row(
         "instruction set", f"{facts['instruction_set'] or '-'} (usable: {', '.join(facts['instruction_sets']) or '-'})"
     )
-    table.add_row("bf16 rows", "dot products" if facts["bf16_dot_products"] else "converted to fp32")
+    table.add_row("bf16 rows", "multiplied as they are" if facts["bf16_dot_products"] else "converted to fp32")
     table.add_row("threads", str(facts["threads"]))
     table.add_row("memory budget", f"{facts['memory_budget'] / 2**20:.0f} MiB per call")
     if facts["forced_backend"]:

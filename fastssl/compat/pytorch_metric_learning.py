@@ -15,7 +15,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl._table import MAX_BINS, Metric
-from fastssl.compat._dtypes import in_autocast
+from fastssl.compat._dtypes import in_autocast, multiplied
 from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
 from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
 from fastssl.functional import _check as check
@@ -531,7 +531,7 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
             return loss.zero_losses()
         if not isinstance(scale, Tensor) and scale <= 0:
             raise NotFused("a negative temperature")
-        values = sup_con(embeddings, ids, temperature=1 / scale, normalize=normalize, reduction="none")
+        values = sup_con(*multiplied(embeddings), ids, temperature=1 / scale, normalize=normalize, reduction="none")
         exact = sizes[codes] < 2
     else:
         values, rows = sup_con_rows(pairs, scale, metric, normalize)

@@ -84,7 +84,10 @@ def instruction_set(name: str | None = None) -> str | None:
 
 
 def multiplies(dtype: torch.dtype) -> bool:
-    """Whether the instruction set in use multiplies rows of this 16-bit dtype faster than those of float32."""
+    """Whether the instruction set in use multiplies rows of this 16-bit dtype as they are.
+
+    The one that is chosen does so where it is faster than in float32.
+    """
     return dtype == torch.bfloat16 and _C is not None and bool(_C.multiplies_bf16())
 
 

@@ -26,8 +26,8 @@ NAMED = 10  # unreadable items that are logged by name
 CHECK_STEPS = 20  # steps between two checks for collapse
 COLLAPSED = 1e-3  # feature spread below which, three checks in a row, the run ends
 WHOLE_EPOCHS = 10  # from which on a run with ``minutes`` ends with an epoch
-# A run with ``minutes`` gets its number of epochs after this many steps (few, where they are slow) and this share of its
-# time, at most these seconds; and anew after each of so many parts of its steps.
+# A run with ``minutes`` gets its number of epochs after this many steps (few, where they are slow) and this share of
+# its time, at most these seconds; and anew after each of so many parts of its steps.
 WARM_STEPS, FEW_STEPS, WARM_SHARE, WARM_SECONDS = 8, 3, 0.04, 60
 REVISED_PARTS = 8
 
@@ -94,6 +94,7 @@ class Throughput(Callback):
         self.seconds: list[float] = []  # per step, from the end of one to the end of the next
         self.waited: list[float] = []
         self.last = 0.0
+        self.revise = False  # a part has ended
 
     def on_train_begin(self, trainer: Trainer) -> None:
         self.last = time.perf_counter()
@@ -103,29 +104,39 @@ class Throughput(Callback):
         self.seconds.append(now - self.last)
         self.waited.append(trainer.waited_seconds)
         self.last = now
-        if trainer.options.minutes is not None and (trainer.epochs is None or self._ends_part(trainer)):
+        if trainer.options.minutes is not None and self._due(trainer):
             epochs = self._epochs(trainer, 60 * trainer.options.minutes)
             # By the clock of one process: others would choose another number.
             trainer.epochs = epochs if trainer.fabric.world_size == 1 else trainer.fabric.broadcast(epochs)
 
-    @staticmethod
-    def _ends_part(trainer: Trainer) -> bool:
-        part, of = trainer.steps * REVISED_PARTS // trainer.total_steps, REVISED_PARTS
-        return 0 < part < of and part != (trainer.steps - 1) * of // trainer.total_steps
+    def _due(self, trainer: Trainer) -> bool:
+        """Whether the number of epochs is wanted, for the first time or anew: after the same steps in all processes."""
+        if trainer.epochs is None:
+            return True
+        total = trainer.total_steps
+        part = trainer.steps * REVISED_PARTS // total
+        self.revise |= 0 < part < REVISED_PARTS and part != (trainer.steps - 1) * REVISED_PARTS // total
+        due = self.revise and len(self.seconds) >= WARM_STEPS
+        self.revise &= not due
+        return due
 
     def _epochs(self, trainer: Trainer, seconds: float) -> float | None:
         """The epochs that fit in a run of ``seconds``, once steps have been measured."""
         spent, own, count = trainer.seconds, sum(self.seconds), len(self.seconds)
-        measured = trainer.epochs is not None or own > min(WARM_SHARE * seconds, WARM_SECONDS) and count >= WARM_STEPS
-        if not measured and not (own > WARM_SECONDS and count >= FEW_STEPS) and spent < seconds:
+        measured = own > min(WARM_SHARE * seconds, WARM_SECONDS) and count >= WARM_STEPS
+        slow = own > WARM_SECONDS and count >= FEW_STEPS
+        if trainer.epochs is None and not measured and not slow and spent < seconds:
             return None
         # First steps are slow (memory, compilation, empty queues); of later ones a pause (a probe, a checkpoint) counts
         # as two steps.
-        later = np.array(self.seconds[count // 2 :])
+        part = count if trainer.epochs is None else max(WARM_STEPS, trainer.total_steps // (2 * REVISED_PARTS))
+        later = np.array(self.seconds[-min(part, (count + 1) // 2) :])
         per_step = float(np.minimum(later, 2 * np.median(later)).mean())
         steps = max(trainer.steps + 1, round(trainer.steps + (seconds - spent) / per_step))
         epochs = steps / trainer.steps_per_epoch
-        return round(epochs) if epochs >= WHOLE_EPOCHS else epochs
+        if epochs < WHOLE_EPOCHS:
+            return epochs
+        return max(round(epochs), math.ceil(trainer.steps / trainer.steps_per_epoch))
 
     def progress(self, trainer: Trainer) -> Progress:
         """The progress of the run."""

@@ -33,8 +33,8 @@ class Pretraining:
         betas: of "adamw".
         clip: largest norm of the gradient, to which it is scaled down; None: any.
         minutes: duration of the run, to which it is cut at a step if it is less than ten epochs, else at the nearest
-            epoch; the number of epochs is estimated from the first steps, and anew after every eighth of the run. None:
-            ``epochs`` decides.
+            epoch; the number of epochs is estimated from the first steps, and anew after every eighth of the run (the
+            schedule of the learning rate is then that of the new number). None: ``epochs`` decides.
         seed: seed of all random draws.
         precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
             supports it, or a CPU that multiplies it faster than fp32 (AMX; AMD from Zen 4 on), else

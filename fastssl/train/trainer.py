@@ -171,7 +171,8 @@ class Trainer:
         """Batches from the current step on; dataset features are passed to the method between epochs."""
         epoch, position = divmod(self.steps, self.steps_per_epoch)
         if not self.method.needs_dataset_features:
-            yield from self.loader.run(epoch, position, math.ceil(self.epochs or UNBOUNDED_EPOCHS) - epoch)
+            fixed = None if self.options.minutes is not None else self.epochs  # else it may still change
+            yield from self.loader.run(epoch, position, math.ceil(fixed or UNBOUNDED_EPOCHS) - epoch)
             return
         while True:
             if position == 0:

@@ -68,6 +68,34 @@ def test_equals_the_reference(
         assert error <= relative * size + 1e-12, (index, error, size)
 
 
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(sorted(PAIR_ENGINE)),
+    isa=st.sampled_from(ISAS),
+    n=st.one_of(st.integers(33, 70), st.integers(71, 700)),
+    d=st.one_of(st.integers(2, 70), st.integers(71, 300)),
+    temperature=st.floats(0.05, 1),
+    budget=st.sampled_from([0, 1 << 30]),
+    threads=st.integers(1, 3),
+    seed=st.integers(0, 2**31),
+)
+def test_bf16_rows_equal_the_reference(
+    name: str, isa: str, n: int, d: int, temperature: float, budget: int, threads: int, seed: int
+) -> None:
+    """Products of bf16 are exact, sums are fp32, weights and gradients are rounded to bf16."""
+    fastssl.instruction_set(isa)
+    fastssl.set_memory_budget(budget)
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    subject = SUBJECTS[name]
+    inputs = subject.make(n, d, torch.bfloat16, temperature)
+    truth = subject.gradients(inputs.double(), backend="reference")
+    for got, right in zip(subject.gradients(inputs), truth):
+        error = (got - right).double().square().mean().sqrt()
+        size = right.square().mean().sqrt() if right.dim() else right.abs()
+        assert float(error) <= torch.finfo(torch.bfloat16).eps * float(size) + 1e-6
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(sorted(set(FUSED) - set(PAIR_ENGINE) - {"tuplet_margin"})),  # the reference's softplus

@@ -139,10 +139,10 @@ def test_half_precision_inputs(isa: str, name: str, dtype: torch.dtype, n: int) 
 
 @pytest.mark.threads
 @pytest.mark.parametrize("name", KERNELS)
-@pytest.mark.parametrize("temperature", [0.01, 0.2])
-def test_same_bits_for_any_number_of_threads(name: str, temperature: float) -> None:
+@pytest.mark.parametrize(("temperature", "dtype"), [(0.01, torch.float32), (0.2, torch.float32), (0.2, torch.bfloat16)])
+def test_same_bits_for_any_number_of_threads(name: str, temperature: float, dtype: torch.dtype) -> None:
     """And where cores are busy, so that calls begin on one thread and go on with several."""
-    inputs = SUBJECTS[name].make(700, 40, torch.float32, temperature)
+    inputs = SUBJECTS[name].make(700, 40, dtype, temperature)
     results = []
     for threads, crowded in ((1, 0.0), (2, 0.0), (3, 0.0), (7, 0.0), (3, 10.0)):
         torch.set_num_threads(threads)

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -505,27 +506,76 @@ def test_minutes_are_used_whatever_the_first_steps_take(minutes: float, first: l
     assert seconds == pytest.approx(wanted, rel=0.02)
 
 
-@pytest.mark.parametrize("later", [0.05, 0.1, 0.15])
-@pytest.mark.parametrize("whole", [True, False])
-def test_minutes_hold_if_the_speed_changes(later: float, whole: bool) -> None:
-    """Steps of 0.1 s, from a third of the run on slower or faster."""
+def _timed(minutes: float, seconds: Callable[[int], float], per_epoch: int, resumed: tuple[int, int] = (0, 0)) -> Any:
+    """A run whose step ``k`` takes ``seconds(k)``; resumed: the step from which it goes on, and its number of steps."""
     from types import SimpleNamespace
 
     from fastssl.train.callbacks import Throughput
 
     throughput = Throughput()
     trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=0.0, waited_seconds=0.0, total_steps=10**9)
-    trainer.steps_per_epoch = 10 if whole else 10**6
-    trainer.options, trainer.fabric = SimpleNamespace(minutes=5), SimpleNamespace(world_size=1)
+    trainer.steps_per_epoch, trainer.options = per_epoch, SimpleNamespace(minutes=minutes)
+    trainer.fabric = SimpleNamespace(world_size=1)
+    if resumed[0]:
+        trainer.steps, trainer.total_steps = resumed
+        trainer.epochs, trainer.seconds = resumed[1] / per_epoch, sum(map(seconds, range(1, resumed[0])))
     while trainer.epochs is None or trainer.steps < trainer.total_steps:
         trainer.steps += 1
-        took = 0.1 if trainer.steps < 1000 else later
-        trainer.seconds += took
-        throughput.last = time.perf_counter() - took
+        trainer.seconds += seconds(trainer.steps)
+        throughput.last = time.perf_counter() - seconds(trainer.steps)
         throughput.on_step_end(trainer)
         if trainer.epochs is not None:
             trainer.total_steps = round(trainer.epochs * trainer.steps_per_epoch)
-    assert trainer.seconds == pytest.approx(300, rel=0.03)
+            assert trainer.total_steps >= trainer.steps
+    return trainer
+
+
+@pytest.mark.parametrize("later", [0.05, 0.1, 0.2, 0.4])
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("change", [1000, 1800])
+def test_minutes_hold_if_the_speed_changes(later: float, whole: bool, change: int) -> None:
+    """Steps of 0.1 s, from a third or 60 % of the run on slower or faster."""
+    trainer = _timed(5, lambda step: 0.1 if step < change else later, 10 if whole else 10**6)
+    assert trainer.seconds == pytest.approx(300, rel=0.06)
+
+
+@pytest.mark.parametrize("at", [1100, 1124, 1125, 1126, 2999])
+def test_minutes_hold_if_a_run_is_resumed(at: int) -> None:
+    """The first step afterwards takes 15 s; an eighth of the run may have ended just then."""
+    trainer = _timed(5, lambda step: 15.0 if step == at else 0.1, 10**6, resumed=(at - 1, 3000))
+    assert trainer.seconds == pytest.approx(max(300, 0.1 * at + 15), rel=0.03)
+
+
+def test_a_pause_ends_no_run_within_an_epoch() -> None:
+    trainer = _timed(5, lambda step: 130.0 if step == 2240 else 0.1, 40)
+    assert trainer.steps == trainer.total_steps and trainer.steps % 40 == 0
+
+
+def test_a_resumed_run_may_become_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the time, then steps that take a quarter: more epochs than the checkpoint says."""
+    clock = itertools.count()
+    pace = [0.05]
+    now = [0.0]
+
+    def tick() -> float:
+        next(clock)
+        now[0] += pace[0]
+        return now[0]
+
+    monkeypatch.setattr("fastssl.train.trainer.time.perf_counter", tick)
+    planned: list[int] = []
+
+    def stop(progress: Any) -> None:
+        planned.append(progress.total_steps)
+        if progress.step == 40:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, minutes=1, on_step=stop)
+    pace[0] /= 4
+    _run(tmp_path, minutes=1, resume=True)
+    state = load_checkpoint(tmp_path)[1]
+    assert state["step"] == round(state["epochs"] * 3) > 1.5 * planned[-1]
 
 
 def test_slow_steps_are_few() -> None:
