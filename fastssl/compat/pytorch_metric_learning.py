@@ -531,7 +531,7 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
             return loss.zero_losses()
         if not isinstance(scale, Tensor) and scale <= 0:
             raise NotFused("a negative temperature")
-        values = sup_con(*multiplied(embeddings), ids, temperature=1 / scale, normalize=normalize, reduction="none")
+        values = sup_con(multiplied(embeddings)[0], ids, temperature=1 / scale, normalize=normalize, reduction="none")
         exact = sizes[codes] < 2
     else:
         values, rows = sup_con_rows(pairs, scale, metric, normalize)
