@@ -38,6 +38,13 @@ struct Operand {
   const void* natural = nullptr;
 };
 
+// Where the rows of one side go; null: not wanted. Per row: inverse_norm, norm, and lane_factor (bf16 only).
+struct Packed {
+  void *lanes = nullptr, *rows = nullptr, *natural = nullptr;
+  double *inverse_norm = nullptr, *norm = nullptr;
+  float* lane_factor = nullptr;
+};
+
 // Memory that is wanted after a pass; the pass asks for it while it multiplies.
 struct Span {
   const char* at = nullptr;

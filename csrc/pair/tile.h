@@ -79,13 +79,6 @@ constexpr int64_t epilogue_scratch(int64_t depth) { return 2 * ((depth + kBlock 
 
 enum Epilogue : int { kSoftmaxBounded = 0, kSoftmaxRunningMax = 1, kSigmoid = 2, kEpilogues = 3 };
 
-// Where the rows of one side go; null: not wanted. Per row: inverse_norm, norm, and lane_factor (bf16 only).
-struct Packed {
-  void *lanes = nullptr, *rows = nullptr, *natural = nullptr;
-  double *inverse_norm = nullptr, *norm = nullptr;
-  float* lane_factor = nullptr;
-};
-
 template <class T>
 struct PairTable {
   void (*forward[kEpilogues])(const Tile<T>&);

@@ -1,6 +1,5 @@
 // Packing: rows of any dtype and strides become blocks of 32, converted and L2-normalised on the way.
 #pragma once
-#include "pair/tile.h"
 #include "read.h"
 #include "tiles.h"
 
