@@ -1,6 +1,6 @@
 """Writes measured tables into README.md and docs/, between their comments; no figure there is typed by hand.
 
-python benchmarks/pages.py runs/demo/report.json                the demo's table
+python benchmarks/pages.py runs/demo/report.json [...]          the demo's table, of one seed or several
 python benchmarks/pages.py benchmarks/results/results.json      a table of the benchmarks
 python benchmarks/pages.py                                      the front page's table and picture, from all results
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -264,7 +265,8 @@ def _peers(results: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(r["against"] for r in results["comparisons"]))
 
 
-def write_demo(report: dict[str, Any]) -> None:
+def write_demo(reports: list[dict[str, Any]]) -> None:
+    """The demo's table: of runs with several seeds their mean and its standard error."""
     columns = {
         "pretrained": "SimCLR",
         "random": "random encoder",
@@ -280,23 +282,44 @@ def write_demo(report: dict[str, Any]) -> None:
         "digits_five_labels": "digits: five labels per class",
         "digits_linear": "digits: linear probe",
     }
-    emoji, digits = report["training"]["emoji"], report["training"]["digits"]
+    machine = reports[0]["machine"]
+    spent = {data: [r["training"][data] for r in reports] for data in ("emoji", "digits")}
+    minutes, emoji, digits = (
+        _range([r["minutes"] for r in reports]),
+        *(_range([t["seconds"] / 60 for t in spent[data]]) for data in spent),
+    )
+    epochs = {data: _range([t["epochs"] for t in spent[data]], 0) for data in spent}
+    seeds = ", ".join(str(r["seed"]) for r in reports)
     lines = [
-        f"`make demo` on {report['machine']['cpu']}, {report['machine']['threads']} threads: {report['minutes']:.1f} minutes, of which "
-        f"{emoji['seconds'] / 60:.1f} pretrain on emoji ({emoji['epochs']} epochs) and {digits['seconds'] / 60:.1f} on digits "
-        f"({digits['epochs']} epochs). Percent right, encoders frozen; the random encoder is the same network untrained (mean of 3).",
+        f"`fastssl demo --seed` {seeds}, on {machine['cpu']}, {machine['threads']} threads: {minutes} minutes, of which "
+        f"{emoji} pretrain on emoji ({epochs['emoji']} epochs) and {digits} on digits ({epochs['digits']} epochs). Percent right, "
+        "encoders frozen; the random encoder is the same network untrained (mean of 3)."
+        + (" Mean over the seeds and its standard error." if len(reports) > 1 else ""),
         "",
         "| | " + " | ".join(columns.values()) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
     for key, name in rows.items():
-        values = [report[key].get(c) for c in columns]
-        lines.append(f"| {name} | " + " | ".join("-" if v is None else f"{v:.1f}" for v in values) + " |")
+        cells = []
+        for column in columns:
+            values = [r[key][column] for r in reports if r[key].get(column) is not None]
+            cells.append(_mean(values) if column == "pretrained" else f"{values[0]:.1f}" if values else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "An emoji's category is largely its colour, and colour is all that the histogram knows: it is the baseline to beat on the first three rows, and it cannot find the same emoji drawn by another vendor.",
     ]
     replace("demo", "\n".join(lines))
+
+
+def _range(values: list[float], digits: int = 1) -> str:
+    low, high = (f"{f(values):.{digits}f}" for f in (min, max))
+    return low if low == high else f"{low} to {high}"
+
+
+def _mean(values: list[float]) -> str:
+    mean = statistics.mean(values)
+    return f"{mean:.1f}" if len(values) < 2 else f"{mean:.1f} ± {statistics.stdev(values) / len(values) ** 0.5:.1f}"
 
 
 def _named(results: dict[str, Any], /, **values: Any) -> dict[str, Any]:
@@ -358,15 +381,14 @@ def draw_front(results: dict[str, Any], path: Path) -> None:
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
+    with plt.rc_context({"svg.hashsalt": "fastssl"}):  # the same file for the same figures
+        figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
 
 
 def write(data: dict[str, Any]) -> None:
     """A results file's own table: which one, says what it holds."""
-    if "training" in data:
-        write_demo(data)
-    elif "separated" in data:
+    if "separated" in data:
         write_regimes(data)
     elif "breakdown" in data:
         write_augment(data)
@@ -377,6 +399,11 @@ def write(data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        write(json.loads(Path(argument).read_text()))
+    results = [json.loads(Path(argument).read_text()) for argument in sys.argv[1:]]
+    demos = [data for data in results if "training" in data]
+    if demos:
+        write_demo(demos)
+    for data in results:
+        if data not in demos:
+            write(data)
     write_front()
