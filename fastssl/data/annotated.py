@@ -102,7 +102,7 @@ class _VOC:
                     f"SegmentationClass/{name}.png: expected a palette of {len(VOC_CLASSES)} classes, 0 and 255"
                 )
             size = read_voc(self.root / "Annotations" / f"{name}.xml").size
-            return objects_of(size, segmentation=labels, name=f"SegmentationClass/{name}.png")
+            return objects_of(size, segmentation=labels.astype(np.uint8), name=f"SegmentationClass/{name}.png")
         return read_voc(self.root / "Annotations" / f"{name}.xml")
 
 
@@ -134,8 +134,17 @@ def read_voc(path: Path, classes: Sequence[str] = VOC_CLASSES) -> Objects:
         edges = [number(node, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
         boxes.append([edges[0] - 1, edges[1] - 1, edges[2], edges[3]])
         labels.append(known_class(node.findtext("name"), classes, path.name))
-        difficult.append(node.findtext("difficult", "0").strip() == "1")
+        difficult.append(_flag(node.findtext("difficult", "0"), f"{path.name}: difficult"))
     return objects_of((height, width), boxes, labels, difficult=difficult, name=path.name)
+
+
+def _flag(value: Any, where: str) -> bool:
+    """A flag as files have it: 0 or 1, "true" or "false"."""
+    known = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
+    text = "" if value is None else str(value).strip().lower()
+    if text not in known:
+        raise ValueError(f"{where}: expected 0 or 1, got {value!r}")
+    return known[text]
 
 
 def voc(folder: str | Path, part: str = "train", task: str = "detection") -> AnnotatedFiles:
@@ -214,7 +223,7 @@ class _COCO:
             size,
             cut,
             [a["label"] for a in given],
-            crowd=[bool(a.get("iscrowd", 0)) for a in given],
+            crowd=[a["crowd"] for a in given],
             areas=[float(a.get("area", a["bbox"][2] * a["bbox"][3])) for a in given],
             name=name,
         )
@@ -225,7 +234,7 @@ def _segmentation(annotations: list[dict[str, Any]], size: tuple[int, int], name
     owners, labels = np.zeros(size, np.int64), np.zeros(size, np.int64)
     for a in annotations:
         mask = decode_mask(a["segmentation"], size, name)
-        owners += np.where(mask, 2 if a.get("iscrowd", 0) else 1, 0)
+        owners += np.where(mask, 2 if a["crowd"] else 1, 0)
         labels[mask] = a["label"] + 1
     made: np.ndarray = np.where(owners > 1, VOID, labels).astype(np.uint8)
     return made
@@ -248,8 +257,11 @@ def decode_mask(segmentation: Any, size: tuple[int, int], name: str = "segmentat
     except ImportError as error:
         raise ImportError("masks of COCO need the extra: pip install fastssl[detection]") from error
     if isinstance(segmentation, list):
-        if not segmentation or any(len(p) < 6 or len(p) % 2 for p in segmentation):
+        if not segmentation or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in segmentation):
             raise ValueError(f"{name}: expected polygons of at least three points, got {str(segmentation)[:60]}")
+        far = 10.0 * max(*size, 100)  # what is drawn takes memory with its length
+        if not all(isinstance(v, (int, float)) and abs(v) <= far for p in segmentation for v in p):
+            raise ValueError(f"{name}: expected corners near the image, in pixels, got {str(segmentation)[:60]}")
         runs = coder.merge(coder.frPyObjects(segmentation, *size))
     else:
         if tuple(segmentation["size"]) != size:
@@ -262,7 +274,9 @@ def decode_mask(segmentation: Any, size: tuple[int, int], name: str = "segmentat
     return made
 
 
-def coco(folder: str | Path, part: str = "train", task: str = "detection") -> AnnotatedFiles:
+def coco(
+    folder: str | Path, part: str = "train", task: str = "detection", classes: Sequence[str] | None = None
+) -> AnnotatedFiles:
     """COCO: a folder with ``annotations/instances_train2017.json`` (or another year), ``train2017`` and the like.
 
     Args:
@@ -270,9 +284,10 @@ def coco(folder: str | Path, part: str = "train", task: str = "detection") -> An
         part: "train" or "test", the ``val`` images.
         task: "detection": boxes; "segmentation": classes of pixels, void where objects overlap and in crowds (extra:
             detection).
+        classes: names of the classes, in the order of labels; None: the file's categories, in the order of their ids.
 
     Raises:
-        ValueError: files that are missing, no images, or an unknown category.
+        ValueError: files that are missing, no images, an unknown category, or boxes that are none.
 
     Example:
         >>> from fastssl.data import coco
@@ -289,22 +304,31 @@ def coco(folder: str | Path, part: str = "train", task: str = "detection") -> An
     stored = json.loads(raw)
     _complete(stored, path.name, task)
     categories = sorted(stored["categories"], key=lambda c: c["id"])
-    number = [c["id"] for c in categories]
+    names = [c["name"] for c in categories] if classes is None else list(classes)
+    label_of = {c["id"]: known_class(c["name"], names, f"{path.name}, category {c['id']}") for c in categories}
     images = require_images(stored["images"], path.name)
     place = {image["id"]: k for k, image in enumerate(images)}
     listed: list[list[dict[str, Any]]] = [[] for _ in images]
     for a in stored["annotations"]:
         if a["image_id"] not in place:
             raise ValueError(f"{path.name}: annotation {a.get('id')} is of image {a['image_id']}, which is not listed")
+        where = f"{path.name}, annotation {a.get('id')}"
+        _check_box(a["bbox"], where)
         if a["bbox"][2] > 0 and a["bbox"][3] > 0:  # a few have no area
-            label = known_class(a["category_id"], number, f"{path.name}, annotation {a.get('id')}")
-            listed[place[a["image_id"]]].append({**a, "label": label})
+            known_class(a["category_id"], list(label_of), where)
+            crowd = _flag(a.get("iscrowd", 0), f"{where}: iscrowd")
+            listed[place[a["image_id"]]].append({**a, "label": label_of[a["category_id"]], "crowd": crowd})
     folders = [root / path.stem.removeprefix("instances_"), root / "images"]
     images_in = next((f for f in folders if f.is_dir()), folders[0])
     paths = [images_in / image["file_name"] for image in images]
     _there(paths)
-    names = [c["name"] for c in categories]
     return AnnotatedFiles(paths, names, "coco", _COCO(images, listed, task), key=digest(task, raw))
+
+
+def _check_box(box: Any, where: str) -> None:
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
+    if not numbers or not np.isfinite(box).all() or box[2] < 0 or box[3] < 0:
+        raise ValueError(f"{where}: expected a box of left, top, width and height, got {box!r}")
 
 
 def _complete(stored: dict[str, Any], name: str, task: str) -> None:

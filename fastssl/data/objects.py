@@ -68,11 +68,13 @@ def objects_of(
     if outside.any() or not np.isfinite(box).all():
         bad = box[outside | ~np.isfinite(box).all(1)][0].tolist()
         raise ValueError(f"{name}: expected boxes within the {width} x {height} pixels of the image, got {bad}")
+    if segmentation is not None and segmentation.dtype.kind not in "iu":
+        raise ValueError(f"{name}: expected a segmentation of integers, got {segmentation.dtype}")
     if segmentation is not None and segmentation.shape != (height, width):
-        raise ValueError(
-            f"{name}: expected a segmentation of the image's {width} x {height} pixels, got one of "
-            f"{segmentation.shape[1]} x {segmentation.shape[0]}"
-        )
+        got = " x ".join(map(str, segmentation.shape[::-1]))
+        raise ValueError(f"{name}: expected a segmentation of the image's {width} x {height} pixels, got one of {got}")
+    if np.asarray(labels).dtype.kind == "f" and len(np.asarray(labels)):
+        raise ValueError(f"{name}: expected integers as labels, got {np.asarray(labels).dtype}")
 
     def listed(what: str, values: Any, dtype: Any, default: Any) -> np.ndarray:
         array = default if values is None else np.asarray(values, dtype=dtype).reshape(-1)

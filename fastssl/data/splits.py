@@ -113,7 +113,9 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             own = [open(data, part=part) for part in ("train", "test")]
             return Splits(own[0].name, own[0], own[1])
         if root and kind in ANNOTATED:
-            return Splits(kind, ANNOTATED[kind](root, "train", task), ANNOTATED[kind](root, "test", task))
+            train_images = ANNOTATED[kind](root, "train", task)
+            own_classes = {"classes": train_images.classes} if kind == "coco" else {}  # ids differ from file to file
+            return Splits(kind, train_images, ANNOTATED[kind](root, "test", task, **own_classes))
         if root and kind in benchmarks.READERS:
             return Splits(kind, *benchmarks.read(kind, root), benchmarks.METRICS.get(kind, "top-1"))
         if root and kind == "hf":

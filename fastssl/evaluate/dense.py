@@ -64,6 +64,10 @@ class DenseTuning:
             given = getattr(self, name)
             if isinstance(given, bool) or not isinstance(given, int) or given < least:
                 raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
+        if self.size is not None and (isinstance(self.size, bool) or self.size < 8):
+            raise ValueError(f"size: expected at least 8 pixels, got {self.size!r}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay: expected a number >= 0, got {self.weight_decay!r}")
         for name in ("rate", "encoder_rate"):
             given = getattr(self, name)
             if given is not None and not given > 0:

@@ -89,6 +89,10 @@ def labelled(count: int, share: float, seed: int) -> np.ndarray:
     return np.sort(order[: max(2, round(share * count))])
 
 
+def _count(item: Item) -> int:
+    return 0 if item.objects is None else len(item.objects.labels)
+
+
 def compare_dense(
     starts: Mapping[str, Start],
     task: DenseTask,
@@ -134,6 +138,8 @@ def compare_dense(
         raise ValueError(f"labels: expected a share of the training images above 0 and up to 1, got {labels}")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds: expected an integer >= 1, got {seeds!r}")
+    if task.name == "detection" and not any(_count(data.test.read(k)) for k in range(len(data.test))):
+        raise ValueError(f"data: expected objects in the test images of {data.name}, there are none")
     options, results = options or DenseTuning(), results or Results(None, {})
     found: dict[str, dict[str, list[float]]] = {}
     for row, start in starts.items():

@@ -98,11 +98,11 @@ def voc_matches(
     """Which detections are right as Pascal VOC defines it: see :func:`voc_ap`.
 
     Returns:
-        Of the detections of all images one after the other: bool [D], right ones; bool [D], those of difficult objects;
-        int64 [D], the object that is overlapped most, -1 if it is by less than ``threshold``.
+        Of the detections of all images one after the other: bool [D], right ones; bool [D], those of objects that are
+        difficult or crowds; int64 [D], the object that is overlapped most, -1 if it is by less than ``threshold``.
     """
     found, wanted, scores = _tables(detections, objects, classes)
-    difficult = np.concatenate([np.zeros(0, bool), *(o.difficult for o in objects)])
+    difficult = np.concatenate([np.zeros(0, bool), *(o.difficult | o.crowd for o in objects)])
     i, j = _pairs(found.groups(classes), wanted.groups(classes))
     overlap = _overlaps(found.box[i], wanted.box[j])
     # The object that is overlapped most, the first of equals.
@@ -131,7 +131,7 @@ def voc_ap(
     """Average precision of every class, as Pascal VOC defines it.
 
     A detection is right if the object of its class that it overlaps most is not yet detected, with an intersection over
-    union of at least ``threshold``; it is not counted if that object is difficult.
+    union of at least ``threshold``; it is not counted if that object is difficult or a crowd.
 
     Args:
         detections: one per image.
@@ -165,7 +165,7 @@ def voc_ap(
     labels, scores = _flat(detections, classes, "detections").label, _scores(detections)
     order = np.argsort(-scores, kind="stable")
     right, ignored, labels = right[order], ignored[order], labels[order]
-    wanted = np.concatenate([np.zeros(0, np.int64), *(o.labels[~o.difficult] for o in objects)])
+    wanted = np.concatenate([np.zeros(0, np.int64), *(o.labels[~(o.difficult | o.crowd)] for o in objects)])
     result = np.full(classes, np.nan)
     for c in range(classes):
         total = int((wanted == c).sum())

@@ -26,7 +26,7 @@ class SegmentationMeter:
     def add(self, predicted: np.ndarray, objects: Objects) -> None:
         assert objects.segmentation is not None
         self.confusion += confusion_matrix(predicted, objects.segmentation, self.classes)
-        self.boundaries.append(boundary_f(predicted, objects.segmentation))
+        self.boundaries.append(boundary_f(predicted, objects.segmentation, classes=self.classes))
 
     def result(self) -> dict[str, float]:
         return {

@@ -7,6 +7,7 @@ import numpy as np
 from fastssl.data.objects import VOID
 
 TOLERANCE = 0.0075  # of the image's diagonal, between boundaries that agree (Csurka et al. 2013)
+BORDER = 3  # pixels to the middle of a void border of Pascal VOC
 
 
 def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
@@ -18,6 +19,7 @@ def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> 
         classes: number of classes, background included.
 
     Raises:
+        TypeError: no integers.
         ValueError: another shape, or a class out of range.
 
     Example:
@@ -26,10 +28,8 @@ def confusion_matrix(predicted: np.ndarray, truth: np.ndarray, classes: int) -> 
         >>> confusion_matrix(np.array([0, 1, 1]), np.array([0, 0, 255]), 2).tolist()
         [[1, 1], [0, 0]]
     """
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
-    if predicted.shape != truth.shape:
-        raise ValueError(f"predicted: expected the shape of truth, {truth.shape}, got {predicted.shape}")
-    counted = truth != VOID if classes <= VOID else np.ones(truth.shape, bool)
+    predicted, truth = _classes_of(predicted, truth)
+    counted = ~_void(truth, classes)
     p, t = predicted[counted].astype(np.int64), truth[counted].astype(np.int64)
     for name, values in (("predicted", p), ("truth", t)):
         if len(values) and not 0 <= values.min() <= values.max() < classes:
@@ -78,17 +78,25 @@ def _boundary(mask: np.ndarray) -> np.ndarray:
     return result
 
 
-def boundary_f(predicted: np.ndarray, truth: np.ndarray, tolerance: float | None = None) -> float:
+def boundary_f(
+    predicted: np.ndarray, truth: np.ndarray, tolerance: float | None = None, *, classes: int = VOID
+) -> float:
     """Boundary F-score of an image (Csurka et al., What is a Good Evaluation Measure for Semantic Segmentation?, 2013):
     the mean over the classes that occur or are predicted of F1 of their boundary pixels.
 
-    A pixel of a boundary is right if one of the other boundary is at most ``tolerance`` away. The prediction is not
-    looked at where the truth is void.
+    A pixel of a boundary is right if one of the other boundary is at most ``tolerance`` away. A void pixel of the truth
+    has the class of the nearest one that is not void: boundaries run in the middle of void borders, as those of Pascal
+    VOC. Those deeper in void than ``tolerance``, at least 3 pixels, do not count.
 
     Args:
         predicted: integers [H, W].
-        truth: integers [H, W]; 255: void.
+        truth: integers [H, W]; 255: void, if there are fewer classes.
         tolerance: in pixels; None: 0.75 % of the diagonal, at least 1.
+        classes: number of classes, background included.
+
+    Raises:
+        TypeError: no integers.
+        ValueError: no matrices, or of different shapes.
 
     Example:
         >>> import numpy as np
@@ -100,22 +108,44 @@ def boundary_f(predicted: np.ndarray, truth: np.ndarray, tolerance: float | None
     """
     from scipy.ndimage import distance_transform_edt
 
-    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    predicted, truth = _classes_of(predicted, truth)
+    if truth.ndim != 2:
+        raise ValueError(f"truth: expected [H, W], got shape {truth.shape}")
     reach = max(1.0, TOLERANCE * float(np.hypot(*truth.shape))) if tolerance is None else tolerance
-    given = np.where(truth == VOID, VOID, predicted)
+    void = _void(truth, classes)
+    counted = ~void
+    if void.all():
+        return 100.0
+    if void.any():
+        depth, nearest = distance_transform_edt(void, return_indices=True)
+        truth, counted = truth[tuple(nearest)], depth <= max(reach, BORDER)
     scores = []
-    for c in np.union1d(given, truth):
-        if c == VOID:
-            continue
-        own, wanted = (_boundary(labels == c) for labels in (given, truth))
+    for c in np.union1d(predicted[~void], truth[~void]):
+        all_own, all_wanted = _boundary(predicted == c), _boundary(truth == c)
+        own, wanted = all_own & counted, all_wanted & counted
         if not own.any() and not wanted.any():  # the whole image is of the class, in one of both or in each
-            if bool((given == c).any()) != bool((truth == c).any()):
+            if bool((predicted == c)[~void].any()) != bool((truth == c).any()):
                 scores.append(0.0)
             continue
         if not own.any() or not wanted.any():
             scores.append(0.0)
             continue
-        precision = float((distance_transform_edt(~wanted)[own] <= reach).mean())
-        recall = float((distance_transform_edt(~own)[wanted] <= reach).mean())
+        precision = float((distance_transform_edt(~all_wanted)[own] <= reach).mean())
+        recall = float((distance_transform_edt(~all_own)[wanted] <= reach).mean())
         scores.append(200 * precision * recall / (precision + recall) if precision + recall else 0.0)
     return float(np.mean(scores)) if scores else 100.0
+
+
+def _classes_of(predicted: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    for name, values in (("predicted", predicted), ("truth", truth)):
+        if values.dtype.kind not in "iub" and values.size:
+            raise TypeError(f"{name}: expected integers, got {values.dtype}")
+    if predicted.shape != truth.shape:
+        raise ValueError(f"predicted: expected the shape of truth, {truth.shape}, got {predicted.shape}")
+    return predicted, truth
+
+
+def _void(truth: np.ndarray, classes: int) -> np.ndarray:
+    void: np.ndarray = truth == VOID if classes <= VOID else np.zeros(truth.shape, bool)
+    return void

@@ -106,7 +106,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, *, threshol
 
     Raises:
         TypeError: no tensor of floating point numbers.
-        ValueError: another shape.
+        ValueError: another shape, a score that is NaN, or a threshold that is not from 0 to 1.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -119,6 +119,10 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, *, threshol
     boxes = _boxes("boxes", boxes).detach()
     if check.tensor("scores", scores).shape != (len(boxes),):
         raise ValueError(f"scores: expected [{len(boxes)}], one per box, got shape {tuple(scores.shape)}")
+    if scores.isnan().any():
+        raise ValueError("scores: expected numbers, got NaN")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: expected a number from 0 to 1, got {threshold!r}")
     order = torch.argsort(scores.detach(), descending=True, stable=True)
     sorted_boxes = boxes[order].cpu()
     groups = None if labels is None else check.ids("labels", labels, boxes, "boxes")[order].cpu()

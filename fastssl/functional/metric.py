@@ -480,8 +480,8 @@ def circle(
     No gradient passes through the weighting factors alpha, as in the paper.
 
     Args:
-        margin: m, the relaxation margin. Defaults are the paper's, 0.25 and 256; :class:`fastssl.CircleLoss` has those of
-            pytorch-metric-learning, 0.4 and 80.
+        margin: m, the relaxation margin. Defaults are the paper's, 0.25 and 256; :class:`fastssl.CircleLoss` has those
+            of pytorch-metric-learning, 0.4 and 80.
         gamma: > 0, the scale factor.
         reduction: "mean" over rows with a positive and a negative | "sum" | "none".
 

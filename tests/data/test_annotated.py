@@ -144,6 +144,41 @@ def test_coco(tmp_path: Path) -> None:
     assert (labels[3:5, 10:12] == 255).all() and (labels[5:15, 20] == 255).all() and labels[20, 5] == 0
 
 
+def test_classes_of_coco_are_those_of_the_training_file(tmp_path: Path) -> None:
+    """Ids of categories may differ from file to file; a test file may list a part of them."""
+    folder = coco_folder(tmp_path, [SQUARE, {**SQUARE, "category_id": 3, "iscrowd": "0"}])
+    path = folder / "annotations" / "instances_val2017.json"
+    stored = json.loads(path.read_text())
+    stored["categories"], stored["annotations"] = [{"id": 1, "name": "dog"}], [{**SQUARE, "category_id": 1}]
+    stored["annotations"][0].update(id=0, image_id=7)
+    path.write_text(json.dumps(stored))
+    splits = open_splits(f"coco:{folder}")
+    train, test = splits.train.read(0).objects, splits.test.read(0).objects
+    assert train is not None and test is not None
+    assert splits.test.classes == splits.train.classes == ["car", "dog"]
+    assert train.labels.tolist() == [1, 0] and test.labels.tolist() == [1] and not train.crowd.any()
+    stored["categories"][0]["name"] = "tree"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"val2017.json, category 1: expected one of the classes car, dog, got 'tree'"):
+        open_splits(f"coco:{folder}")
+
+
+@pytest.mark.parametrize("box", [None, [], [1, 2, 3], ["a", 1, 2, 3], [1, 1, float("nan"), 5], [30, 1, -5, 5]])
+def test_boxes_of_coco_are_four_numbers(tmp_path: Path, box: Any) -> None:
+    folder = coco_folder(tmp_path, [{**SQUARE, "bbox": box}])
+    with pytest.raises(
+        ValueError, match=r"train2017.json, annotation 0: expected a box of left, top, width and height"
+    ):
+        coco(folder)
+
+
+@pytest.mark.parametrize("corner", [float("nan"), float("inf"), 1e9, "x"])
+def test_polygons_far_from_the_image(corner: Any) -> None:
+    pytest.importorskip("faster_coco_eval")
+    with pytest.raises(ValueError, match="a: expected corners near the image"):
+        decode_mask([[1, 1, 20, corner, 20, 20]], (60, 80), "a")
+
+
 def test_masks_of_coco() -> None:
     coder = pytest.importorskip("faster_coco_eval").mask
     mask = np.random.default_rng(0).random((9, 7)) < 0.5

@@ -57,7 +57,8 @@ def by_score(detections: list[Detections], c: int) -> list[tuple[float, int, lis
 
 
 def voc_by_loops(detections: list[Detections], objects: list[Objects], c: int, eleven: bool) -> float:
-    """The devkit's VOCevaldet."""
+    """The devkit's VOCevaldet, which knows no crowds: they are as difficult objects."""
+    objects = [o._replace(difficult=o.difficult | o.crowd) for o in objects]
     total = sum(int((o.labels[k] == c) and not o.difficult[k]) for o in objects for k in range(len(o.labels)))
     if not total:
         return math.nan
@@ -211,11 +212,9 @@ def test_boundary_f_is_that_of_loops() -> None:
         r = np.random.default_rng(seed)
         truth = np.kron(r.integers(0, 3, (3, 3)), np.ones((4, 4), int))
         predicted = np.roll(truth, r.integers(-2, 3), r.integers(0, 2))
-        truth[r.random(truth.shape) < 0.1] = 255
         reach, scores = float(r.choice([1.0, 1.5, 2.0])), []
-        given = np.where(truth == 255, 255, predicted)
         for c in range(3):
-            own, wanted = edges_by_loops(given, c), edges_by_loops(truth, c)
+            own, wanted = edges_by_loops(predicted, c), edges_by_loops(truth, c)
             if own or wanted:
                 near = [
                     [any(math.dist(a, b) <= reach for b in others) for a in some]
@@ -224,6 +223,38 @@ def test_boundary_f_is_that_of_loops() -> None:
                 p, q = (np.mean(n) if n else 0.0 for n in near)
                 scores.append(200 * p * q / (p + q) if p + q else 0.0)
         assert boundary_f(predicted, truth, reach) == pytest.approx(np.mean(scores), abs=1e-6)
+
+
+def test_void_borders_hide_no_boundary() -> None:
+    """As in Pascal VOC: the boundary is where it is without them, nearly."""
+    y, x = np.mgrid[:150, :200]
+    radius = np.hypot((y - 75) / 50, (x - 100) / 70)
+    truth = (radius < 1).astype(np.uint8)
+    bordered = np.where(np.abs(radius - 1) < 0.04, 255, truth).astype(np.uint8)
+    left, larger = np.where(x < 100, truth, 0), (radius < 1.3).astype(np.uint8)
+    for predicted in (truth, np.zeros_like(truth), np.ones_like(truth), left, larger):
+        assert boundary_f(predicted, bordered) == pytest.approx(boundary_f(predicted, truth), abs=3)
+    assert boundary_f(np.zeros_like(truth), bordered) == 0 and boundary_f(truth, bordered) == 100
+    # Nothing is known within a large void, and whatever is predicted there does not count.
+    hidden = truth.copy()
+    hidden[20:130, 20:180] = 255
+    assert boundary_f(truth, hidden) == boundary_f(np.zeros_like(truth), hidden)
+
+
+def test_class_255_is_no_void_where_there_are_more() -> None:
+    truth = np.full((32, 32), 255)
+    assert boundary_f(np.full((32, 32), 700), truth, classes=1500) == 0.0
+    assert boundary_f(truth, truth, classes=1500) == 100.0
+    with pytest.raises(TypeError, match="predicted: expected integers, got float64"):
+        confusion_matrix(np.array([0.9]), np.array([0]), 2)
+    with pytest.raises(ValueError, match=r"predicted: expected the shape of truth, \(2, 2\), got \(1, 2\)"):
+        boundary_f(np.zeros((1, 2), int), np.zeros((2, 2), int))
+
+
+def test_crowds_are_not_scored_as_objects_of_voc() -> None:
+    found = [Detections(np.array([[10, 10, 30, 30.0], [0, 0, 80, 59.0]]), np.array([0.9, 0.8]), np.array([0, 0]))]
+    truth = [objects_of((60, 80), [[10, 10, 30, 30], [0, 0, 80, 60]], [0, 0], crowd=[False, True])]
+    assert voc_ap(found, truth, 1, points=None).tolist() == [100.0]
 
 
 def test_iou_counts_pixels() -> None:
@@ -260,6 +291,10 @@ def test_nms_is_that_of_loops() -> None:
         F.nms(torch.zeros(3, 5), torch.zeros(3))
     with pytest.raises(ValueError, match=r"scores: expected \[3\], one per box"):
         F.nms(torch.zeros(3, 4), torch.zeros(4))
+    with pytest.raises(ValueError, match="scores: expected numbers, got NaN"):
+        F.nms(torch.zeros(2, 4), torch.tensor([0.5, float("nan")]))
+    with pytest.raises(ValueError, match="threshold: expected a number from 0 to 1, got 60"):
+        F.nms(torch.zeros(2, 4), torch.zeros(2), threshold=60)
 
 
 def test_generalized_iou_has_gradients() -> None:
