@@ -404,6 +404,6 @@ if __name__ == "__main__":
     if demos:
         write_demo(demos)
     for data in results:
-        if data not in demos:
+        if "training" not in data:
             write(data)
     write_front()

@@ -195,15 +195,15 @@ struct Engine {
     const double unit = softmax() ? kLog2e : 1.0, c = p.scale * unit;
     const bool split = p.self_pairs() && !pairs;  // one operand on both sides: each carries the root
     auto side = [&](const std::vector<Source>& sources, int64_t blocks, double factor, Buffer<char>& lane_buffer,
-                    Buffer<char>& row_buffer, Buffer<double>& inverse, Buffer<double>& norm, Buffer<float>& factors) {
+                    Buffer<char>& row_buffer, Buffer<double>& inverse, Buffer<double>& norm, Buffer<float>& factors,
+                    bool is_x, bool is_y) {
       const int64_t padded = blocks * kBlock;
-      const bool x = &sources == &p.x, both = p.self_pairs();
       Packed out;
-      if (lanes && (x || !table.tiles)) {
+      if (lanes && (is_x || !table.tiles)) {
         lane_buffer.allocate(padded * lane_bytes(), false);
         out.lanes = lane_buffer.data();
       }
-      if (lanes && table.tiles && (!x || both)) {
+      if (lanes && is_y && table.tiles) {
         y_natural.allocate(padded * row_bytes(), false);
         out.natural = y_natural.data();
       }
@@ -223,8 +223,9 @@ struct Engine {
           table.pack(sources.data(), int64_t(sources.size()), b, depth, p.normalize, factor, out);
       });
     };
-    side(p.x, grid.x_blocks, pairs ? 1.0 : (split ? std::sqrt(c) : c), x_lanes, x_rows, x_inverse, x_norm, x_factor);
-    if (!p.self_pairs()) side(p.y, grid.y_blocks, 1.0, y_lanes, y_rows, y_inverse, y_norm, y_factor);
+    side(p.x, grid.x_blocks, pairs ? 1.0 : (split ? std::sqrt(c) : c), x_lanes, x_rows, x_inverse, x_norm, x_factor,
+         true, p.self_pairs());
+    if (!p.self_pairs()) side(p.y, grid.y_blocks, 1.0, y_lanes, y_rows, y_inverse, y_norm, y_factor, false, true);
 
     Tile<T>& t = prototype;
     t.x = {x_lanes.data(), x_rows.data(), n, depth, x_factor.data()};

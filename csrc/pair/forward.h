@@ -27,9 +27,8 @@ FASTSSL_INLINE void score_block(const Tile<typename K::Acc>& t, int64_t ib, int6
   using W = typename K::Word;
   if constexpr (K::kTiles) {
     const int64_t runs = (t.x.depth + kBlock - 1) / kBlock;
-    constexpr int64_t kStep = kSquare;
-    multiply_tiles<K, false>(out, static_cast<const W*>(t.y.natural) + jb * runs * kStep, kStep,
-                             static_cast<const W*>(t.x.lanes) + ib * runs * kStep, kStep, runs, ahead);
+    multiply_tiles<K, false>(out, static_cast<const W*>(t.y.natural) + jb * runs * kSquare, kSquare,
+                             static_cast<const W*>(t.x.lanes) + ib * runs * kSquare, kSquare, runs, ahead);
   } else {
     const int64_t words = K::kPairs ? (t.x.depth + 1) / 2 : t.x.depth;
     const W* a = static_cast<const W*>(t.y.lanes) + jb * words * kBlock;

@@ -25,14 +25,19 @@ struct Plain {
   static FASTSSL_INLINE Vec<T> mac(Vec<T> acc, Word a, Vec<T> b) { return acc + a * b; }
 };
 
-#ifdef FASTSSL_BF16_PAIRS
-// Pairs of bf16 in one 32-bit word: one instruction does two multiply-adds a lane, summed in fp32.
-struct Bf16Pairs {
+// Pairs of bf16 in one 32-bit word, summed in fp32.
+struct Bf16Words {
   using Acc = float;
   using Word = uint32_t;
-  using Setup = NoSetup;
   static constexpr int kRun = int(kBlock) / 2;
-  static constexpr bool kPairs = true, kTiles = false;
+  static constexpr bool kPairs = true;
+};
+
+#ifdef FASTSSL_BF16_PAIRS
+// One instruction does two multiply-adds a lane.
+struct Bf16Pairs : Bf16Words {
+  using Setup = NoSetup;
+  static constexpr bool kTiles = false;
   static FASTSSL_INLINE Words load_b(const Word* p) {
     Words v;
     __builtin_memcpy(&v, p, sizeof v);

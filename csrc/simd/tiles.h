@@ -40,13 +40,9 @@ class TileShapes {
   } before_;
 };
 
-// Pairs of bf16 in 32-bit words, as with Bf16Pairs.
-struct Bf16Tiles {
-  using Acc = float;
-  using Word = uint32_t;
+struct Bf16Tiles : Bf16Words {
   using Setup = TileShapes;
-  static constexpr int kRun = int(kBlock) / 2;
-  static constexpr bool kPairs = true, kTiles = true;
+  static constexpr bool kTiles = true;
 };
 
 // The compiler does not know what tile loads read: "memory".

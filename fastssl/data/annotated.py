@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from fastssl.data.source import Item, Reduction, digest
 
 TASKS = ("detection", "segmentation")
 _SLACK = 1.0  # pixel by which COCO's boxes may exceed their image
+_FLAGS = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
 class AnnotatedFiles(FileSource):
@@ -140,11 +142,10 @@ def read_voc(path: Path, classes: Sequence[str] = VOC_CLASSES) -> Objects:
 
 def _flag(value: Any, where: str) -> bool:
     """A flag as files have it: 0 or 1, "true" or "false"."""
-    known = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
     text = "" if value is None else str(value).strip().lower()
-    if text not in known:
+    if text not in _FLAGS:
         raise ValueError(f"{where}: expected 0 or 1, got {value!r}")
-    return known[text]
+    return _FLAGS[text]
 
 
 def voc(folder: str | Path, part: str = "train", task: str = "detection") -> AnnotatedFiles:
@@ -304,8 +305,11 @@ def coco(
     stored = json.loads(raw)
     _complete(stored, path.name, task)
     categories = sorted(stored["categories"], key=lambda c: c["id"])
+    number = [c["id"] for c in categories]
     names = [c["name"] for c in categories] if classes is None else list(classes)
-    label_of = {c["id"]: known_class(c["name"], names, f"{path.name}, category {c['id']}") for c in categories}
+    labels = list(range(len(categories)))
+    if classes is not None:
+        labels = [known_class(c["name"], names, f"{path.name}, category {c['id']}") for c in categories]
     images = require_images(stored["images"], path.name)
     place = {image["id"]: k for k, image in enumerate(images)}
     listed: list[list[dict[str, Any]]] = [[] for _ in images]
@@ -315,9 +319,9 @@ def coco(
         where = f"{path.name}, annotation {a.get('id')}"
         _check_box(a["bbox"], where)
         if a["bbox"][2] > 0 and a["bbox"][3] > 0:  # a few have no area
-            known_class(a["category_id"], list(label_of), where)
+            label = labels[known_class(a["category_id"], number, where)]
             crowd = _flag(a.get("iscrowd", 0), f"{where}: iscrowd")
-            listed[place[a["image_id"]]].append({**a, "label": label_of[a["category_id"]], "crowd": crowd})
+            listed[place[a["image_id"]]].append({**a, "label": label, "crowd": crowd})
     folders = [root / path.stem.removeprefix("instances_"), root / "images"]
     images_in = next((f for f in folders if f.is_dir()), folders[0])
     paths = [images_in / image["file_name"] for image in images]
@@ -327,7 +331,7 @@ def coco(
 
 def _check_box(box: Any, where: str) -> None:
     numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(v, (int, float)) for v in box)
-    if not numbers or not np.isfinite(box).all() or box[2] < 0 or box[3] < 0:
+    if not numbers or not all(map(math.isfinite, box)) or box[2] < 0 or box[3] < 0:
         raise ValueError(f"{where}: expected a box of left, top, width and height, got {box!r}")
 
 

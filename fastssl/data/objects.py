@@ -73,13 +73,13 @@ def objects_of(
     if segmentation is not None and segmentation.shape != (height, width):
         got = " x ".join(map(str, segmentation.shape[::-1]))
         raise ValueError(f"{name}: expected a segmentation of the image's {width} x {height} pixels, got one of {got}")
-    if np.asarray(labels).dtype.kind == "f" and len(np.asarray(labels)):
-        raise ValueError(f"{name}: expected integers as labels, got {np.asarray(labels).dtype}")
 
     def listed(what: str, values: Any, dtype: Any, default: Any) -> np.ndarray:
-        array = default if values is None else np.asarray(values, dtype=dtype).reshape(-1)
+        array = default if values is None else np.asarray(values).reshape(-1)
         if len(array) != count:
             raise ValueError(f"{name}: expected {what} of {count} boxes, got {len(array)}")
+        if count and dtype == np.int64 and array.dtype.kind == "f":
+            raise ValueError(f"{name}: expected integers as {what}, got {array.dtype}")
         return np.asarray(array, dtype=dtype)
 
     sides = (box[:, 2:] - box[:, :2]).astype(np.float64)

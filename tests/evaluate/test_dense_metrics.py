@@ -225,6 +225,36 @@ def test_boundary_f_is_that_of_loops() -> None:
         assert boundary_f(predicted, truth, reach) == pytest.approx(np.mean(scores), abs=1e-6)
 
 
+def test_boundary_f_with_void_is_that_of_loops() -> None:
+    """Void has the class of the nearest pixel, by a loop over all of them; pixels deep in it are not looked at."""
+    for seed in range(40):
+        r = np.random.default_rng(seed)
+        truth = np.repeat(np.repeat(r.integers(0, 3, (1, 4)), 6, 1), 9, 0)
+        predicted = np.roll(truth, r.integers(-2, 3), 1)
+        void = np.zeros(truth.shape, bool)
+        void[:, 5:7] = void[:, 17:19] = True  # both sides of two borders
+        void[:, :3] |= bool(seed % 2)
+        known, filled = np.argwhere(~void), truth.copy()
+        depth = np.zeros(truth.shape)
+        for at in np.argwhere(void):
+            far = [math.dist(at, other) for other in known]
+            filled[tuple(at)], depth[tuple(at)] = truth[tuple(known[int(np.argmin(far))])], min(far)
+        reach, scores = float(r.choice([1.0, 1.5, 2.0])), []
+        for c in np.union1d(predicted[~void], truth[~void]):
+            every = [edges_by_loops(labels, c) for labels in (predicted, filled)]
+            own, wanted = ([at for at in some if depth[at] <= max(reach, 3)] for some in every)
+            if own or wanted:
+                p, q = (
+                    np.mean([any(math.dist(a, b) <= reach for b in others) for a in some]) if some else 0.0
+                    for some, others in ((own, every[1]), (wanted, every[0]))
+                )
+                scores.append(200 * p * q / (p + q) if p + q else 0.0)
+            elif (predicted == c)[~void].any() != (filled == c).any():
+                scores.append(0.0)
+        wanted_score = np.mean(scores) if scores else 100.0
+        assert boundary_f(predicted, np.where(void, 255, truth), reach) == pytest.approx(wanted_score, abs=1e-6), seed
+
+
 def test_void_borders_hide_no_boundary() -> None:
     """As in Pascal VOC: the boundary is where it is without them, nearly."""
     y, x = np.mgrid[:150, :200]

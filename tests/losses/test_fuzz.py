@@ -11,6 +11,14 @@ from tests.conftest import ISAS
 from tests.support.subjects import FUSED, PAIR_ENGINE, SUBJECTS
 
 
+def _begin(isa: str, budget: int, seed: int, threads: int | None = None) -> None:
+    fastssl.instruction_set(isa)
+    fastssl.set_memory_budget(budget)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+
+
 @settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(sorted(PAIR_ENGINE)),
@@ -38,10 +46,7 @@ def test_equals_the_reference(
     threads: int,
     seed: int,
 ) -> None:
-    fastssl.instruction_set(isa)
-    fastssl.set_memory_budget(budget)
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    _begin(isa, budget, seed, threads)
     subject = SUBJECTS[name]
     inputs = subject.make(n, d, dtype, 10**log_temperature)
     if name in ("nt_xent", "info_nce", "sup_con"):
@@ -83,10 +88,7 @@ def test_bf16_rows_equal_the_reference(
     name: str, isa: str, n: int, d: int, temperature: float, budget: int, threads: int, seed: int
 ) -> None:
     """Products of bf16 are exact, sums are fp32, weights and gradients are rounded to bf16."""
-    fastssl.instruction_set(isa)
-    fastssl.set_memory_budget(budget)
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    _begin(isa, budget, seed, threads)
     subject = SUBJECTS[name]
     inputs = subject.make(n, d, torch.bfloat16, temperature)
     truth = subject.gradients(inputs.double(), backend="reference")
@@ -111,9 +113,7 @@ def test_other_losses_equal_the_reference(
     name: str, isa: str, n: int, d: int, m: int, temperature: float, budget: int, seed: int
 ) -> None:
     """In float64: where rounding decides which rows count, a loss jumps."""
-    fastssl.instruction_set(isa)
-    fastssl.set_memory_budget(budget)
-    torch.manual_seed(seed)
+    _begin(isa, budget, seed)
     # Unit rows of one feature are equal, or not, by rounding: ranked lists leave out pairs at distance 0.
     inputs = SUBJECTS[name].make(n, d + (name == "ranked_list"), torch.float64, temperature, m)
     truth = SUBJECTS[name].gradients(inputs, backend="reference")

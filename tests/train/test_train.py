@@ -477,15 +477,20 @@ def test_views_made_where_the_batch_is_train_the_same_network(tmp_path: Path, mo
         assert torch.equal(a, b)
 
 
-def _planned(seconds: list[float], minutes: float, before: float = 0.0) -> tuple[int, float]:
-    """The step at which a run with ``minutes`` fixes its length, and the seconds that it will have taken."""
+def _fake_trainer(per_epoch: int, minutes: float, **values: Any) -> Any:
+    """What ``Throughput`` knows of a trainer."""
     from types import SimpleNamespace
 
+    known = {"epochs": None, "steps": 0, "seconds": 0.0, "waited_seconds": 0.0, "total_steps": 10**9}
+    known["steps_per_epoch"], known["fabric"] = per_epoch, SimpleNamespace(world_size=1)
+    return SimpleNamespace(**{**known, "options": SimpleNamespace(minutes=minutes), **values})
+
+
+def _planned(seconds: list[float], minutes: float, before: float = 0.0) -> tuple[int, float]:
+    """The step at which a run with ``minutes`` fixes its length, and the seconds that it will have taken."""
     from fastssl.train.callbacks import Throughput
 
-    throughput = Throughput()
-    trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=before, steps_per_epoch=10**6, waited_seconds=0.0)
-    trainer.options, trainer.fabric = SimpleNamespace(minutes=minutes), SimpleNamespace(world_size=1)
+    throughput, trainer = Throughput(), _fake_trainer(10**6, minutes, seconds=before)
     for step, took in enumerate(seconds, 1):
         trainer.steps, trainer.seconds = step, trainer.seconds + took
         throughput.seconds.append(took)
@@ -508,14 +513,9 @@ def test_minutes_are_used_whatever_the_first_steps_take(minutes: float, first: l
 
 def _timed(minutes: float, seconds: Callable[[int], float], per_epoch: int, resumed: tuple[int, int] = (0, 0)) -> Any:
     """A run whose step ``k`` takes ``seconds(k)``; resumed: the step from which it goes on, and its number of steps."""
-    from types import SimpleNamespace
-
     from fastssl.train.callbacks import Throughput
 
-    throughput = Throughput()
-    trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=0.0, waited_seconds=0.0, total_steps=10**9)
-    trainer.steps_per_epoch, trainer.options = per_epoch, SimpleNamespace(minutes=minutes)
-    trainer.fabric = SimpleNamespace(world_size=1)
+    throughput, trainer = Throughput(), _fake_trainer(per_epoch, minutes)
     if resumed[0]:
         trainer.steps, trainer.total_steps = resumed
         trainer.epochs, trainer.seconds = resumed[1] / per_epoch, sum(map(seconds, range(1, resumed[0])))
@@ -553,12 +553,9 @@ def test_a_pause_ends_no_run_within_an_epoch() -> None:
 
 def test_a_resumed_run_may_become_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the time, then steps that take a quarter: more epochs than the checkpoint says."""
-    clock = itertools.count()
-    pace = [0.05]
-    now = [0.0]
+    pace, now = [0.05], [0.0]
 
     def tick() -> float:
-        next(clock)
         now[0] += pace[0]
         return now[0]
 
@@ -589,9 +586,7 @@ def test_processes_agree_on_the_length_of_a_run() -> None:
     from fastssl.train.callbacks import Throughput
 
     decided: list[float | None] = [None] * 20 + [7.5]
-    throughput = Throughput()
-    trainer: Any = SimpleNamespace(epochs=None, steps=0, seconds=0.0, steps_per_epoch=10, waited_seconds=0.0)
-    trainer.options = SimpleNamespace(minutes=1e-9)  # by its own clock this process would end at once
+    throughput, trainer = Throughput(), _fake_trainer(10, 1e-9)  # by its own clock this process would end at once
     trainer.fabric = SimpleNamespace(world_size=2, broadcast=lambda own: decided[trainer.steps])
     for step in range(21):
         trainer.steps = step
