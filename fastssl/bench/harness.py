@@ -115,16 +115,17 @@ def machine() -> dict[str, Any]:
     }
 
 
-def peak_memory(
-    case: str, way: str, rows: int, features: int, dtype: str = "float32", timeout: float = 600
-) -> float | None:
+def peak_memory(case: str, way: str, rows: int, features: int, dtype: str = "float32") -> float | None:
     """Peak memory in MiB of forward + backward beyond the inputs, in a fresh process; None: it failed."""
-    command = [sys.executable, "-m", "fastssl.bench.memory", case, way, str(rows), str(features), dtype]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=True)
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return None
-    return float(json.loads(done.stdout.strip().splitlines()[-1])["peak_mib"])
+    return peak_memories([(case, way, rows, features, dtype)])[0]
+
+
+def peak_memories(runs: Sequence[tuple[str, str, int, int, str]]) -> list[float | None]:
+    """:func:`peak_memory` of several (case, way, rows, features, dtype), in processes that share their imports."""
+    command = [sys.executable, "-m", "fastssl.bench.memory", *(str(value) for run in runs for value in run)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
+    peaks: list[float | None] = [json.loads(line) for line in done.stdout.splitlines()]
+    return [*peaks, *[None] * (len(runs) - len(peaks))]
 
 
 def as_dict(comparison: Comparison) -> dict[str, Any]:

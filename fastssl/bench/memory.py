@@ -1,12 +1,21 @@
-"""``python -m fastssl.bench.memory CASE WAY ROWS FEATURES DTYPE``: peak memory of one step in this process."""
+"""``python -m fastssl.bench.memory CASE WAY ROWS FEATURES DTYPE ...``: peak memory of a step for every five arguments.
+
+Each is measured in a process of its own, forked after the imports, which take longer than the steps.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
-import time
 
 import torch
+
+from fastssl.bench.cases import CASES
+from fastssl.bench.metric import METRIC_CASES
+
+LONGEST = 600  # seconds of a step, which fails after
 
 
 def status(key: str) -> float:
@@ -15,26 +24,28 @@ def status(key: str) -> float:
     return float(line.split()[1]) / 1024
 
 
-def main(argv: list[str]) -> None:
-    from fastssl.bench.cases import CASES
-    from fastssl.bench.metric import METRIC_CASES
-
-    case, way, rows, features, dtype = (
-        {**CASES, **METRIC_CASES}[argv[0]],
-        argv[1],
-        int(argv[2]),
-        int(argv[3]),
-        getattr(torch, argv[4]),
-    )
+def measure(name: str, way: str, rows: int, features: int, dtype: torch.dtype) -> float:
+    """Peak memory in MiB of one step of a case beyond its inputs."""
+    case = {**CASES, **METRIC_CASES}[name]
     # A small step first: one-time allocations of libraries do not count.
     case.step(way, case.inputs(64, features, dtype))()
     step = case.step(way, case.inputs(rows, features, dtype))
     before = status("VmRSS")
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")  # reset the peak
-    start = time.perf_counter()
     step()
-    print(json.dumps({"peak_mib": status("VmHWM") - before, "seconds": time.perf_counter() - start}))
+    return status("VmHWM") - before
+
+
+def main(argv: list[str]) -> None:
+    for name, way, rows, features, dtype in zip(*[iter(argv)] * 5):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(LONGEST)
+            print(json.dumps(measure(name, way, int(rows), int(features), getattr(torch, dtype))), flush=True)
+            os._exit(0)
+        if os.waitpid(child, 0)[1] != 0:
+            print("null", flush=True)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from fastssl.bench.harness import as_dict, compare, machine, peak_memory
+from fastssl.bench.harness import as_dict, compare, machine, peak_memories
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method
 from fastssl.cli.show import console, echo, item_progress, print_measures, run_pretraining
@@ -77,16 +76,15 @@ def benchmark(minutes: float) -> dict[str, Any]:
     from fastssl.bench.cases import CASES
 
     results: dict[str, Any] = {}
-    sizes = (256, 1024, 4096, 8192) if minutes >= 0.25 else (256, 1024)
+    sizes = (512, 2048, 8192) if minutes >= 0.25 else (256, 1024)
     seconds = 60 * minutes / (2 * len(sizes))
     for loss in ("nt_xent", "clip_loss"):
         case, rows_of = CASES[loss], []
+        peaks = iter(peak_memories([(loss, way, rows, 128, "float32") for rows in sizes for way in ("fused", "eager")]))
         for rows in sizes:
             inputs = case.inputs(rows, 128)
             result = compare(case.step("fused", inputs), case.step("eager", inputs), seconds=seconds, least=3)
-            with ThreadPoolExecutor(2) as pool:  # processes of their own, which start more slowly than they run
-                ways = ("fused", "eager")
-                memory = dict(zip(ways, pool.map(peak_memory, [loss] * 2, ways, [rows] * 2, [128] * 2)))
+            memory = {"fused": next(peaks), "eager": next(peaks)}
             rows_of.append({"rows": rows, "features": 128, **as_dict(result), "memory_mib": memory})
             shown = ", ".join(f"{way} {mib:.0f} MiB" for way, mib in memory.items() if mib is not None)
             echo(f"{loss:10} {rows:6} x 128: {result.ratio:5.2f} x eager; extra memory: {shown}")
