@@ -76,7 +76,7 @@ def benchmark(minutes: float) -> dict[str, Any]:
     from fastssl.bench.cases import CASES
 
     results: dict[str, Any] = {}
-    sizes = (512, 2048, 8192) if minutes >= 0.25 else (256, 1024)
+    sizes = (256, 1024, 4096) if minutes >= 0.25 else (256, 1024)
     seconds = 60 * minutes / (2 * len(sizes))
     for loss in ("nt_xent", "clip_loss"):
         case, rows_of = CASES[loss], []
