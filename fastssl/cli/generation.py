@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from fastssl.cli.show import item_progress
 from fastssl.models.samples import Samples
 
+_PYTHON = {"True": True, "False": False, "None": None}
+# By the names in annotations.
+_KINDS: dict[str, tuple[type, ...]] = {
+    "bool": (bool,), "int": (int,), "float": (int, float), "str": (str,), "None": (type(None),),
+}  # fmt: skip
+_CALLED = {"bool": "true or false", "int": "an integer", "float": "a number", "str": "a name", "None": "null"}
+
 
 def parse_settings(given: list[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` pairs, whose values are JSON or else strings.
+    """``NAME=VALUE`` pairs, whose values are JSON, ``True``, ``False``, ``None``, or else strings.
 
     Raises:
         ValueError: not of this form.
@@ -25,8 +34,23 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
         try:
             found[name] = json.loads(value)
         except json.JSONDecodeError:
-            found[name] = value
+            found[name] = _PYTHON.get(value, value)
     return found
+
+
+def check_kinds(call: Callable[..., Any], settings: dict[str, Any], name: str = "set") -> None:
+    """Checks settings against the annotations of the arguments that take them.
+
+    Raises:
+        ValueError: a value of another type; those of further types than numbers, flags and strings are not checked.
+    """
+    for key, parameter in inspect.signature(call).parameters.items():
+        kinds = re.findall(r"\w+", str(parameter.annotation))
+        if key not in settings or not set(kinds) <= _KINDS.keys():
+            continue
+        value = settings[key]
+        if type(value) not in {kind for word in kinds for kind in _KINDS[word]}:
+            raise ValueError(f"{name}: expected {' or '.join(_CALLED[word] for word in kinds)} as {key}, got {value!r}")
 
 
 def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
@@ -49,6 +73,11 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
     for key in given:
         if key not in names:
             raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
+    if seed < 0:
+        raise ValueError(f"seed: expected an integer >= 0, got {seed}")
+    if given.get("count", 1) < 1:
+        raise ValueError(f"count: expected an integer >= 1, got {given['count']}")
+    check_kinds(method.generate, given)
     if "progress" not in parameters:
         return method.generate(seed=seed, **given)
     with item_progress(f"{run}: steps") as show:

@@ -692,27 +692,42 @@ def report(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
     to: Annotated[
-        str, typer.Option(help="torch (exported program), onnx (extra: export), huggingface, torchvision or timm.")
-    ] = "torch",
-    out: Annotated[Path | None, typer.Option(help="File, or folder for huggingface; default: in CHECKPOINT.")] = None,
+        str | None,
+        typer.Option(
+            help="torch (exported program; the default), onnx (extra: export), huggingface, torchvision or timm; of "
+            "texts huggingface; of word vectors word2vec."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File (of word vectors .txt or .bin), or folder for huggingface; default: in CHECKPOINT."),
+    ] = None,
 ) -> None:
     """Export the encoder for other programs; the result is loaded back and its features are compared."""
+    from fastssl.cli.words import export_words, is_word_run
     from fastssl.methods import get
     from fastssl.models.export import FILES, export_encoder, loading
     from fastssl.train import load_checkpoint, load_encoder
 
+    if is_word_run(checkpoint):
+        path = export_words(checkpoint, to, out)
+        echo(
+            f"written: {path}\ngensim: KeyedVectors.load_word2vec_format({str(path)!r}, binary={path.suffix == '.bin'})"
+        )
+        return
     if "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
         from fastssl.cli.language import load
         from fastssl.models.language_export import export_language
 
-        if to != "huggingface":
+        if to not in (None, "huggingface"):
             raise ValueError(f"to: expected huggingface for a language method, got {to!r}")
         method = load(checkpoint)[0]
-        path = export_language(method.network, method.tokenizer, out or checkpoint / FILES[to])
+        path = export_language(method.network, method.tokenizer, out or checkpoint / FILES["huggingface"])
         echo(f"written, and loaded back with the same scores: {path}")
         echo(f"AutoModel.from_pretrained({str(path)!r}), AutoTokenizer.from_pretrained({str(path)!r})")
         return
     encoder, state = load_encoder(checkpoint)
+    to = to or "torch"
     path = out or checkpoint / FILES.get(to, to)
     export_encoder(encoder, state["encoder"], to, path)
     echo(f"written, and loaded back with the same features: {path}\nimages in [-1, 1], of {encoder.size} pixels:")

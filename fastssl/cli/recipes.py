@@ -19,7 +19,7 @@ from fastssl.augment import (
     SimCLRAugment,
     Views,
 )
-from fastssl.cli.generation import parse_settings
+from fastssl.cli.generation import check_kinds, parse_settings
 from fastssl.data import Source
 from fastssl.methods import AudioMethod, ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
@@ -163,4 +163,5 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
     for key, value in settings.items():
         if key not in own and key not in network:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(own + network)}, got {key}={value!r}")
+    check_kinds(kind, settings)
     return tuple({key: value for key, value in settings.items() if key in names} for names in (own, network))  # type: ignore[return-value]

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.generation import parse_settings
+from fastssl.cli.generation import check_kinds, parse_settings
 from fastssl.cli.show import PLAIN_SECONDS, console, echo, item_progress
 
 # Options of ``fastssl pretrain`` that word2vec takes.
@@ -32,6 +32,7 @@ def settings_of(given: list[str], **own: Any) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {name!r}")
         found[name] = value
+    check_kinds(Word2Vec, found)
     return found
 
 
@@ -106,6 +107,23 @@ def nearest_words(run: Path, words: list[str], minus: list[str], k: int) -> list
         return vectors.most_similar(words, k, negative=minus)
     except UnknownWordError as error:
         raise ValueError(str(error)) from error
+
+
+def export_words(run: Path, to: str | None, out: Path | None) -> Path:
+    """Writes the vectors of a run as a file of word2vec: text, or float32 bytes if the name ends in ``.bin``.
+
+    Raises:
+        ValueError: another format, no file to write to, or a word that the files cannot hold.
+    """
+    from fastssl.methods import load_word_vectors
+
+    if to not in (None, "word2vec"):
+        raise ValueError(f"to: expected word2vec for word vectors, got {to!r}")
+    if run.is_file() and out is None:
+        raise ValueError("out: expected a file to write the vectors to (--out)")
+    vectors, path = load_word_vectors(run), out or run / "word2vec.txt"
+    vectors.save(path)
+    return path
 
 
 def is_word_run(path: Path) -> bool:

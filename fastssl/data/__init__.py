@@ -13,7 +13,7 @@ from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
 from fastssl.data.index_splits import IndexSplits, open_questions, open_tagged
 from fastssl.data.loader import Loader
-from fastssl.data.objects import Detections, Objects
+from fastssl.data.objects import Detections, Objects, objects_of
 from fastssl.data.opening import open
 from fastssl.data.packed import PackedError, PackedImages, pack, pack_source
 from fastssl.data.pairs import text_pairs
@@ -83,6 +83,7 @@ __all__ = [
     "inverse_mu_law",
     "load_tokenizer",
     "mu_law",
+    "objects_of",
     "open",
     "open_questions",
     "open_splits",

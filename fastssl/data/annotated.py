@@ -13,10 +13,11 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
+from fastssl.data.bands import ImageError
 from fastssl.data.benchmarks import VOC_CLASSES
 from fastssl.data.files import FileSource
 from fastssl.data.objects import VOID, Objects, known_class, objects_of, require_images
-from fastssl.data.source import Item, Reduction, digest
+from fastssl.data.source import Item, Reduction, Source, Subset, digest
 
 TASKS = ("detection", "segmentation")
 _SLACK = 1.0  # pixel by which COCO's boxes may exceed their image
@@ -26,6 +27,8 @@ _FLAGS = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0":
 class AnnotatedFiles(FileSource):
     """Image files with what is where in them.
 
+    The EXIF orientation is not applied: boxes and masks are those of the pixels as they are stored, as in COCO and VOC.
+
     Args:
         paths: paths of the files.
         classes: names of the classes.
@@ -34,14 +37,14 @@ class AnnotatedFiles(FileSource):
         key: hash of the annotations, a part of the fingerprint; or a function that makes it when it is asked for.
 
     Raises:
-        ValueError: an image whose size is not that of its annotation.
+        ImageError: (on access) an annotation that cannot be read, has a class that is not one of ``classes``, or is of
+            another size than its image.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image
-        >>> from fastssl.data.annotated import AnnotatedFiles
-        >>> from fastssl.data.objects import objects_of
+        >>> from fastssl.data import AnnotatedFiles, objects_of
         >>> path = Path(tempfile.mkdtemp()) / "0.png"
         >>> Image.new("RGB", (8, 6)).save(path)
         >>> files = AnnotatedFiles([path], ["cat"], "cats", lambda k: objects_of((6, 8), [[1, 1, 4, 5]], [0]))
@@ -62,23 +65,42 @@ class AnnotatedFiles(FileSource):
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         item = super().read(index, reduce)
-        objects = self.objects(index)
+        try:
+            objects = self.objects(index)
+            _check_classes(objects, len(self.classes))
+        except (ValueError, OSError, SyntaxError) as error:  # of a missing or broken file, too
+            raise ImageError(f"{self.name_of(index)}: its annotation cannot be read ({error})") from error
         if reduce is not None and reduce(objects.size) > 1:  # boxes are those of the whole image
             return item
         assert item.images is not None
         height, width = item.images[0].shape[:2]
         if (height, width) != objects.size:
-            raise ValueError(
+            raise ImageError(
                 f"{self.name_of(index)}: expected {objects.size[1]} x {objects.size[0]} pixels, as annotated, got "
                 f"{width} x {height}"
             )
         return item._replace(objects=objects)
+
+    def subset(self, ids: Any, name: str | None = None) -> Source:
+        return Subset(self, np.asarray(ids, dtype=np.int64), name)  # objects are found by the index in this source
 
     @property
     def fingerprint(self) -> str:
         if not isinstance(self.key, str):
             self.key = self.key()
         return digest(super().fingerprint, self.key)
+
+
+def _check_classes(objects: Objects, classes: int) -> None:
+    if len(objects.labels) and not 0 <= objects.labels.min() <= objects.labels.max() < classes:
+        raise ValueError(f"expected labels from 0 to {classes - 1}, got {objects.labels.tolist()}")
+    mask = objects.segmentation
+    if mask is None:
+        return
+    known = mask[mask != VOID] if classes < VOID else mask
+    if known.size and not 0 <= known.min() <= known.max() <= classes:
+        wrong = known[(known < 0) | (known > classes)][0]
+        raise ValueError(f"expected a segmentation of 0 (background), 1 to {classes} and {VOID} (void), got {wrong}")
 
 
 def _check(task: str, part: str) -> None:
@@ -91,21 +113,19 @@ def _check(task: str, part: str) -> None:
 class _VOC:
     """The objects of Pascal VOC's images."""
 
-    def __init__(self, root: Path, ids: list[str], task: str) -> None:
-        self.root, self.ids, self.task = root, ids, task
+    def __init__(self, root: Path, ids: list[str], task: str, classes: Sequence[str]) -> None:
+        self.root, self.ids, self.task, self.classes = root, ids, task, classes
 
     def __call__(self, index: int) -> Objects:
         name = self.ids[index]
-        if self.task == "segmentation":
-            with Image.open(self.root / "SegmentationClass" / f"{name}.png") as image:
-                labels = np.asarray(image)
-            if labels.ndim != 2 or ((labels > len(VOC_CLASSES)) & (labels != VOID)).any():
-                raise ValueError(
-                    f"SegmentationClass/{name}.png: expected a palette of {len(VOC_CLASSES)} classes, 0 and 255"
-                )
-            size = read_voc(self.root / "Annotations" / f"{name}.xml").size
-            return objects_of(size, segmentation=labels.astype(np.uint8), name=f"SegmentationClass/{name}.png")
-        return read_voc(self.root / "Annotations" / f"{name}.xml")
+        if self.task == "detection":
+            return read_voc(self.root / "Annotations" / f"{name}.xml", self.classes)
+        file = f"SegmentationClass/{name}.png"
+        with Image.open(self.root / file) as image:
+            if image.mode not in ("P", "L"):  # a palette's colours are those of its classes
+                raise ValueError(f"{file}: expected a palette, or grey values that are classes, got {image.mode}")
+            labels = np.asarray(image)
+        return objects_of((labels.shape[0], labels.shape[1]), segmentation=labels.astype(np.uint8), name=file)
 
 
 def read_voc(path: Path, classes: Sequence[str] = VOC_CLASSES) -> Objects:
@@ -148,7 +168,9 @@ def _flag(value: Any, where: str) -> bool:
     return _FLAGS[text]
 
 
-def voc(folder: str | Path, part: str = "train", task: str = "detection") -> AnnotatedFiles:
+def voc(
+    folder: str | Path, part: str = "train", task: str = "detection", classes: Sequence[str] = VOC_CLASSES
+) -> AnnotatedFiles:
     """Pascal VOC 2007 or 2012: a folder with ``Annotations``, ``ImageSets`` and ``JPEGImages``.
 
     Training is on ``trainval`` and testing on ``test`` if its annotations are there (2007), else on ``train`` and
@@ -159,6 +181,7 @@ def voc(folder: str | Path, part: str = "train", task: str = "detection") -> Ann
         part: "train" or "test".
         task: "detection": boxes of the images of ``ImageSets/Main``; "segmentation": those of
             ``ImageSets/Segmentation`` with the classes of ``SegmentationClass``, 255 at the borders.
+        classes: names of the classes, in the order of labels; pixels of the first one are 1.
 
     Raises:
         ValueError: files that are missing, or no images.
@@ -190,7 +213,7 @@ def voc(folder: str | Path, part: str = "train", task: str = "detection") -> Ann
     _there(paths)
     marked = [root / marks[0] / f"{one}.{marks[1]}" for one in ids]
     return AnnotatedFiles(
-        paths, list(VOC_CLASSES), "voc", _VOC(root, ids, task), key=functools.partial(_contents, task, marked)
+        paths, list(classes), "voc", _VOC(root, ids, task, classes), key=functools.partial(_contents, task, marked)
     )
 
 
@@ -265,14 +288,48 @@ def decode_mask(segmentation: Any, size: tuple[int, int], name: str = "segmentat
             raise ValueError(f"{name}: expected corners near the image, in pixels, got {str(segmentation)[:60]}")
         runs = coder.merge(coder.frPyObjects(segmentation, *size))
     else:
-        if tuple(segmentation["size"]) != size:
-            raise ValueError(
-                f"{name}: expected a mask of the image's {size[1]} x {size[0]} pixels, got one of "
-                f"{segmentation['size'][1]} x {segmentation['size'][0]}"
-            )
+        _check_runs(segmentation, size, name)
         runs = coder.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
     made: np.ndarray = coder.decode(runs).astype(bool)
     return made
+
+
+def _check_runs(runs: Any, size: tuple[int, int], name: str) -> None:
+    """Raises ValueError for run lengths that are not those of an image: they would be written beyond its memory."""
+    given = runs.get("size") if isinstance(runs, dict) else None
+    if (
+        not isinstance(given, (list, tuple))
+        or len(given) != 2
+        or not isinstance(runs.get("counts"), (list, str, bytes))
+    ):
+        raise ValueError(f"{name}: expected polygons, or run lengths with 'size' and 'counts', got {str(runs)[:60]}")
+    if tuple(given) != size:
+        raise ValueError(
+            f"{name}: expected a mask of the image's {size[1]} x {size[0]} pixels, got one of {given[1]} x {given[0]}"
+        )
+    counts = runs["counts"]
+    lengths = counts if isinstance(counts, list) else _lengths(counts)
+    whole = all(isinstance(n, int) and n >= 0 for n in lengths)
+    if not whole or sum(lengths) != size[0] * size[1]:
+        raise ValueError(f"{name}: expected run lengths of {size[0] * size[1]} pixels together, got {str(counts)[:60]}")
+
+
+def _lengths(counts: str | bytes) -> list[int]:
+    """Run lengths of a string of COCO: five bits a character, lowest first, the sixth says that more follow; from the
+    fourth on less the one before the last."""
+    found: list[int] = []
+    value = shift = 0
+    for character in counts.encode() if isinstance(counts, str) else counts:
+        bits = character - 48
+        if not 0 <= bits < 64:
+            return []
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            value -= (bits & 16) << (shift - 4)  # the sign
+            found.append(value + found[-2] if len(found) > 2 else value)
+            value = shift = 0
+    return found if shift == 0 else []
 
 
 def coco(
@@ -302,7 +359,10 @@ def coco(
         raise ValueError(f"data: expected annotations/instances_{word}*.json in {str(root)!r}, there is none")
     path = found[-1]
     raw = path.read_bytes()
-    stored = json.loads(raw)
+    try:
+        stored = json.loads(raw)
+    except ValueError as error:
+        raise ValueError(f"{path.name}: cannot be read as JSON ({error})") from error
     _complete(stored, path.name, task)
     categories = sorted(stored["categories"], key=lambda c: c["id"])
     number = [c["id"] for c in categories]
@@ -347,6 +407,8 @@ def _complete(stored: dict[str, Any], name: str, task: str) -> None:
         "annotations": ("image_id", "category_id", "bbox"),
     }
     for part, keys in needed.items():
+        if not isinstance(stored, dict) or not all(isinstance(stored.get(key, []), list) for key in needed):
+            raise ValueError(f"{name}: expected lists of {', '.join(needed)}, got {type(stored).__name__}")
         if part not in stored:
             raise ValueError(f"{name}: expected the keys {', '.join(needed)}, got {', '.join(stored)}")
         for k, entry in enumerate(stored[part]):

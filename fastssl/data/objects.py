@@ -25,7 +25,7 @@ class Objects(NamedTuple):
             None: there is none.
 
     Example:
-        >>> from fastssl.data.objects import objects_of
+        >>> from fastssl.data import objects_of
         >>> objects_of((60, 80), boxes=[[10, 20, 30, 50]], labels=[2]).areas
         array([600.])
     """
@@ -52,12 +52,17 @@ def objects_of(
 ) -> Objects:
     """:class:`Objects` from lists; flags are False and areas those of the boxes unless they are given.
 
+    Args:
+        size: (height, width) of the image.
+        boxes, labels, difficult, crowd, areas, segmentation: as of :class:`Objects`.
+        name: name of the image in messages.
+
     Raises:
         ValueError: boxes without area or outside of the image, lists of different lengths, or a segmentation of another
             size.
 
     Example:
-        >>> from fastssl.data.objects import objects_of
+        >>> from fastssl.data import objects_of
         >>> objects_of((60, 80)).boxes.shape
         (0, 4)
     """

@@ -149,15 +149,21 @@ def open(
     source = _open(data, part, options, progress)
     if isinstance(data, (str, Path)):
         source.where = _absolute(str(data))
-        leave_out = leaving_out.get()
-        if leave_out is not None and str(data) not in EMBEDDED and not isinstance(source, Corpus):
-            source = leave_out(source, source.where, part)
+        source = without_unreadable(source, str(data), part)
     if labels is None:
         return source
     if source.labels is not None:
         raise ValueError(f"labels: expected None, {source.name} has its own labels")
     source.labels = checked_labels(labels, len(source))
     return source
+
+
+def without_unreadable(source: Source, name: str, part: str) -> Source:
+    """What was opened as ``name``, where unreadable items are left out without them."""
+    leave_out = leaving_out.get()
+    if leave_out is None or name in EMBEDDED or isinstance(source, Corpus):
+        return source
+    return leave_out(source, _absolute(name), part)
 
 
 def _absolute(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from fastssl.data.datasets import first_part, hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.glue import glue, glue_task
-from fastssl.data.opening import TEST, TRAIN, open, parts_of
+from fastssl.data.opening import TEST, TRAIN, open, parts_of, without_unreadable
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
@@ -115,9 +115,10 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
         if root and kind in ANNOTATED:
             train_images = ANNOTATED[kind](root, "train", task)
             own_classes = {"classes": train_images.classes} if kind == "coco" else {}  # ids differ from file to file
-            return Splits(kind, train_images, ANNOTATED[kind](root, "test", task, **own_classes))
+            return _readable(Splits(kind, train_images, ANNOTATED[kind](root, "test", task, **own_classes)), data)
         if root and kind in benchmarks.READERS:
-            return Splits(kind, *benchmarks.read(kind, root), benchmarks.METRICS.get(kind, "top-1"))
+            metric = benchmarks.METRICS.get(kind, "top-1")
+            return _readable(Splits(kind, *benchmarks.read(kind, root), metric), data)
         if root and kind == "hf":
             parts = hub(root)
             train, test = first_part(parts, TRAIN), first_part(parts, TEST)
@@ -125,13 +126,19 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
                 raise ValueError(
                     f"data: expected parts train and test (or validation) in {root!r}, got {sorted(parts)}"
                 )
-            return Splits(Path(root).name, parts[train], parts[test])
+            return _readable(Splits(Path(root).name, parts[train], parts[test]), data)
         if parts_of(data) is not None:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
             if list(train_part.classes) != list(test_part.classes):
                 raise ValueError(f"data: expected the same classes in both parts of {str(data)!r}")
             return Splits(train_part.name, train_part, test_part)
     return divide(open(data, **options))
+
+
+def _readable(task: Splits, data: str | Path) -> Splits:
+    """Without unreadable items, where they are left out."""
+    train, test = (without_unreadable(getattr(task, part), str(data), part) for part in ("train", "test"))
+    return replace(task, train=train, test=test)
 
 
 def _glosses() -> Splits:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from fastssl.data import Item, Splits
+from fastssl.data.objects import VOID
 from fastssl.data.source import digest
 from fastssl.evaluate.dense import (
     TRAIN,
@@ -89,8 +90,14 @@ def labelled(count: int, share: float, seed: int) -> np.ndarray:
     return np.sort(order[: max(2, round(share * count))])
 
 
-def _count(item: Item) -> int:
-    return 0 if item.objects is None else len(item.objects.labels)
+def _marked(item: Item, task: DenseTask) -> bool:
+    """Whether anything is to be found in an image; images without annotations have an error of their own."""
+    if item.objects is None:
+        return task.name == "segmentation"
+    mask = item.objects.segmentation
+    if task.name == "detection":
+        return len(item.objects.labels) > 0
+    return mask is None or bool(((mask != 0) & (mask != VOID)).any())
 
 
 def compare_dense(
@@ -138,8 +145,10 @@ def compare_dense(
         raise ValueError(f"labels: expected a share of the training images above 0 and up to 1, got {labels}")
     if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         raise ValueError(f"seeds: expected an integer >= 1, got {seeds!r}")
-    if task.name == "detection" and not any(_count(data.test.read(k)) for k in range(len(data.test))):
-        raise ValueError(f"data: expected objects in the test images of {data.name}, there are none")
+    for split, name in ((data.train, "training"), (data.test, "test")):
+        if not any(_marked(split.read(k), task) for k in range(len(split))):
+            none = "there are none" if task.name == "detection" else "all masks are 0 (background) or 255 (void)"
+            raise ValueError(f"data: expected objects in the {name} images of {data.name}, {none}")
     options, results = options or DenseTuning(), results or Results(None, {})
     found: dict[str, dict[str, list[float]]] = {}
     for row, start in starts.items():

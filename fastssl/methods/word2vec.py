@@ -103,7 +103,7 @@ class Word2Vec:
     Example:
         >>> from fastssl.methods import Word2Vec
         >>> sentences = [["the", "cat", "sat"], ["the", "dog", "sat"]] * 50
-        >>> vectors = Word2Vec(dim=16, min_count=1, epochs=2).fit(sentences)
+        >>> vectors = Word2Vec(dim=16, min_count=1, subsample=0, epochs=2).fit(sentences)
         >>> vectors.most_similar("cat", 1)[0][0] in ("dog", "sat", "the")
         True
 
@@ -162,13 +162,16 @@ class Word2Vec:
                 raise ValueError(f"{option}: expected one of {', '.join(known)}, got {chosen!r}")
         if lr is None:
             lr = 0.1 if objective == "softmax" else 0.2 if architecture == "cbow" else 0.025
+        for option, flag in (("shared_negatives", shared_negatives), ("reproducible", reproducible)):
+            if not isinstance(flag, bool):
+                raise ValueError(f"{option}: expected True or False, got {flag!r}")
         for option, number in (("subsample", subsample), ("power", power), ("lr", lr), ("min_lr", min_lr)):
             if not isinstance(number, (int, float)) or not math.isfinite(number) or number < 0:
                 raise ValueError(f"{option}: expected a finite number >= 0, got {number!r}")
         self.dim, self.architecture, self.objective, self.window = dim, architecture, objective, window
-        self.negatives, self.shared_negatives, self.subsample = negatives, bool(shared_negatives), float(subsample)
+        self.negatives, self.shared_negatives, self.subsample = negatives, shared_negatives, float(subsample)
         self.power, self.min_count, self.max_words, self.epochs = float(power), min_count, max_words, epochs
-        self.lr, self.min_lr, self.seed, self.reproducible = float(lr), float(min_lr), seed, bool(reproducible)
+        self.lr, self.min_lr, self.seed, self.reproducible = float(lr), float(min_lr), seed, reproducible
         self.vectors: WordVectors | None = None
         self.outputs: Tensor | None = None
         self.history: list[float] = []
@@ -204,7 +207,8 @@ class Word2Vec:
                 or sentences: lists of words.
             minutes: duration, from which the number of epochs follows (at least one), by the speed of the first steps.
             out: folder of the run; its checkpoint is written every ``checkpoint_minutes``, at the end, and on Ctrl-C.
-            resume: go on from the checkpoint in ``out``, if there is one; with ``reproducible``, bit for bit.
+            resume: go on from the checkpoint in ``out``, if there is one; with ``reproducible``, bit for bit. With more
+                epochs than before, the learning rate falls over all of them from there on.
             overwrite: replace an existing run in ``out``.
             checkpoint_minutes: minutes between checkpoints.
             on_step: called with a :class:`WordProgress` several times per second.
@@ -212,7 +216,8 @@ class Word2Vec:
 
         Raises:
             TypeError: data that is no corpus.
-            ValueError: no word occurs ``min_count`` times, a run in ``out`` exists, or it is of other data or options.
+            ValueError: no word occurs ``min_count`` times, none has a neighbour that subsampling keeps, a run in
+                ``out`` exists, or it is of other data or options.
             RuntimeError: the compiled kernels are missing, or the vectors are not finite (a learning rate too large).
             KeyboardInterrupt: Ctrl-C (SystemExit: SIGTERM), after the checkpoint is written.
         """
@@ -270,9 +275,11 @@ class Word2Vec:
 
     def _resume(self, run: _Run, saved: tuple[dict[str, Tensor], dict[str, Any]], minutes: float | None) -> None:
         tensors, state = saved
-        wanted = self.options
         if minutes is not None:  # the length was found when the run began
-            wanted["epochs"] = self.epochs = state["options"]["epochs"]
+            self.epochs = state["options"]["epochs"]
+        if self.epochs < state["epoch"]:
+            raise ValueError(f"epochs: the checkpoint has {state['epoch']} already, got {self.epochs}")
+        wanted = {name: value for name, value in self.options.items() if name != "epochs"}
         changed = [name for name, value in wanted.items() if state["options"].get(name) != value]
         if changed:
             was = ", ".join(f"{name}={state['options'].get(name)!r}" for name in changed)
@@ -299,7 +306,7 @@ class Word2Vec:
             if not math.isfinite(loss):
                 raise RuntimeError(f"the loss is not finite in epoch {run.epoch + 1}; try a smaller lr than {self.lr}")
             if run.position >= size:
-                self.history.append(run.loss / max(run.terms, 1))
+                self.history.append(run.loss / run.terms if run.terms else math.nan)
                 run.epoch, run.position, run.loss, run.terms = run.epoch + 1, 0, 0.0, 0
             now = time.monotonic()
             if on_step is not None:
@@ -318,6 +325,11 @@ class Word2Vec:
             if folder is not None and now - last_saved > 60 * checkpoint_minutes:
                 run.save(folder)
                 last_saved = time.monotonic()
+        if self.history and all(map(math.isnan, self.history)):
+            raise ValueError(
+                "corpus: no word had a neighbour to predict"
+                + (f" that subsample={self.subsample:g} keeps; subsample=0 keeps all" if self.subsample else "")
+            )
 
 
 def load_word_vectors(path: str | Path) -> WordVectors:
@@ -333,7 +345,7 @@ def load_word_vectors(path: str | Path) -> WordVectors:
         >>> import tempfile
         >>> from fastssl.methods import Word2Vec, load_word_vectors
         >>> out = tempfile.mkdtemp()
-        >>> _ = Word2Vec(dim=8, min_count=1).fit([["a", "rose", "is", "a", "rose"]], out=out)
+        >>> _ = Word2Vec(dim=8, min_count=1, subsample=0).fit([["a", "rose", "is", "a", "rose"]], out=out)
         >>> load_word_vectors(out)
         WordVectors(3 words, 8 dimensions)
     """

@@ -103,11 +103,13 @@ class AudioNetwork(nn.Module):
             progress: called with the number of codes so far, and of all.
 
         Raises:
-            ValueError: a number out of range, or a label of a network without classes.
+            ValueError: a number out of range, another shape of the prompt, or a label of a network without classes.
         """
         check_sampling(count, temperature, label, self.classes)
         checked("steps", steps, 1, 1 << 40)
-        start = np.zeros(0, np.int32) if prompt is None else np.asarray(prompt).reshape(-1)
+        start = np.zeros(0, np.int32) if prompt is None else np.asarray(prompt)
+        if start.ndim != 1:
+            raise ValueError(f"prompt: expected codes [T], the same for every row, got shape {list(start.shape)}")
         if len(start) and (start.dtype.kind not in "iu" or not 0 <= start.min() <= start.max() < self.levels):
             raise ValueError(f"prompt: expected codes from 0 to {self.levels - 1}")
         codes = np.zeros((count, len(start) + steps), np.int32)

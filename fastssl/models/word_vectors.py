@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import gzip
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -54,12 +56,13 @@ class WordVectors:
             raise TypeError(f"vectors: expected floats [V, D], got {vectors.dtype} of shape {tuple(vectors.shape)}")
         if len(words) != len(vectors):
             raise ValueError(f"vectors: expected one for each of {len(words)} words, got {len(vectors)}")
+        vectors = vectors.float()
         if not bool(torch.isfinite(vectors).all()):
             wrong = int((~torch.isfinite(vectors).all(1)).nonzero()[0])
             raise ValueError(f"vectors: expected finite values, that of {words[wrong]!r} has others")
         if counts is not None and len(counts) != len(words):
             raise ValueError(f"counts: expected one for each of {len(words)} words, got {len(counts)}")
-        self.words, self.vectors = list(words), vectors.float().contiguous()
+        self.words, self.vectors = list(words), vectors.contiguous()
         self.counts = None if counts is None else np.asarray(counts, np.int64)
         self.index = {word: k for k, word in enumerate(self.words)}
         if len(self.index) != len(self.words):
@@ -227,24 +230,30 @@ class WordVectors:
 
     @classmethod
     def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:
-        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c.
+        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c; also one compressed by gzip.
 
         Args:
             path: the file.
-            binary: whether it holds float32 bytes; None: if the name ends in ``.bin``.
+            binary: whether it holds float32 bytes; None: if the name ends in ``.bin``, or in ``.bin.gz``.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: no such format, or a file that ends too early.
+            ValueError: no such format, a file that ends too early, or numbers that are not finite.
         """
         path = Path(path)
         data = path.read_bytes()
+        named = path
+        if path.suffix == ".gz":
+            try:
+                data, named = gzip.decompress(data), path.with_suffix("")
+            except (OSError, EOFError, zlib.error) as error:
+                raise ValueError(f"{path}: cannot be decompressed ({error})") from error
         header, newline, _ = data[:100].partition(b"\n")
         sizes = header.split()
         if not newline or len(sizes) != 2 or not all(size.isdigit() for size in sizes) or int(sizes[1]) < 1:
             raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
         count, dim = map(int, sizes)
-        binary = path.suffix == ".bin" if binary is None else binary
+        binary = named.suffix == ".bin" if binary is None else binary
         read = _read_binary if binary else _read_text
         words, rows = read(data, len(header) + 1, count, dim, path)
         return cls(words, torch.from_numpy(rows))

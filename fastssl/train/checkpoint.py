@@ -151,7 +151,7 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
     tensors, state = load_checkpoint(path)
     if "encoder" not in state:
         raise ValueError(
-            f"checkpoint: {state['method']} gives word vectors, no network: load them with WordVectors.load"
+            f"checkpoint: {state['method']} gives word vectors, no network: fastssl.methods.load_word_vectors(path)"
         )
     if state["encoder"] is None:
         raise ValueError("checkpoint: its encoder is a custom module; build the method and load its tensors")

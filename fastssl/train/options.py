@@ -26,7 +26,7 @@ class Pretraining:
         epochs: passes over the data; with ``minutes`` it is derived from the measured speed.
         batch_size: items per step, over all processes.
         lr: learning rate at the end of the warm-up.
-        warmup_epochs: epochs of linear warm-up.
+        warmup_epochs: epochs of linear warm-up; at most half of the run.
         weight_decay: weight decay of the optimiser.
         optimizer: "adamw", "sgd" or "lars".
         schedule: of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant".

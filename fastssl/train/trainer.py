@@ -162,7 +162,7 @@ class Trainer:
 
     def _set_lr(self) -> None:
         options = self.options
-        warmup = max(1, round(options.warmup_epochs * self.steps_per_epoch))
+        warmup = max(1, min(round(options.warmup_epochs * self.steps_per_epoch), self.total_steps // 2))
         self.lr = options.lr * learning_rate_factor(self.steps, self.total_steps, warmup, options.schedule)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr

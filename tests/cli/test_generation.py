@@ -12,7 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastssl.cli import app
+from fastssl.cli.generation import check_kinds, parse_settings
 from fastssl.data import read_wav
+from fastssl.methods import load_word_vectors
+from fastssl.models import WordVectors
 
 
 def call(*arguments: str) -> str:
@@ -42,6 +45,43 @@ def speech(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.mark.parametrize(
+    ("given", "wanted"), [("a=1", 1), ("a=true", True), ("a=False", False), ("a=None", None), ("a=row", "row")]
+)
+def test_values_of_settings(given: str, wanted: object) -> None:
+    found = parse_settings([given])["a"]
+    assert found == wanted and type(found) is type(wanted)
+
+
+def some_options(
+    size: int = 1, rate: float | None = None, flag: bool = True, name: str = "a", pair: tuple = ()
+) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"size": 2, "rate": 1, "flag": False, "name": "b", "pair": [1, 2]}, None),
+        ({"rate": None, "other": object()}, None),
+        ({"size": 2.0}, "set: expected an integer as size, got 2.0"),
+        ({"size": True}, "set: expected an integer as size, got True"),
+        ({"size": None}, "set: expected an integer as size, got None"),
+        ({"rate": "fast"}, "set: expected a number or null as rate, got 'fast'"),
+        ({"flag": "maybe"}, "set: expected true or false as flag, got 'maybe'"),
+        ({"flag": 1}, "set: expected true or false as flag, got 1"),
+        ({"name": 3}, "set: expected a name as name, got 3"),
+    ],
+)
+def test_kinds_of_settings(settings: dict[str, object], message: str | None) -> None:
+    if message is None:
+        check_kinds(some_options, settings)
+        return
+    with pytest.raises(ValueError) as caught:
+        check_kinds(some_options, settings)
+    assert str(caught.value) == message
+
+
 def test_waveforms(speech: Path, tmp_path: Path) -> None:
     run = str(tmp_path / "run")
     settings = ["--width", "8", "--depth", "3", "--set", "window=64", "--set", "skip=8"]
@@ -55,6 +95,29 @@ def test_waveforms(speech: Path, tmp_path: Path) -> None:
     for more in (["--protocol", "layers"], ["--readout", "spatial"], ["--only"]):
         assert "waveforms are evaluated on --data alone" in refused("evaluate", run, *more)
     assert "top_k: wavenet has no such option" in refused("generate", run, "--top-k", "3")
+    assert "count: expected an integer >= 1, got 0" in refused("generate", run, "--count", "0")
+    assert "seed: expected an integer >= 0, got -1" in refused("generate", run, "--seed", "-1")
+    assert "expected an integer as window, got 'wide'" in refused(
+        "pretrain", "wavenet", "--data", str(speech), "--out", str(tmp_path / "other"), "--set", "window=wide"
+    )
+
+
+def test_word_vectors(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text("a rose is a rose\n" * 20)
+    run = str(tmp_path / "run")
+    options = ["word2vec", "--data", str(tmp_path / "text.txt"), "--out", run, "--set", "dim=4", "--set", "min_count=1"]
+    assert "subsample=0 keeps all" in refused("pretrain", *options, "--set", "subsample=1e-12")
+    assert "expected true or false as reproducible" in refused("pretrain", *options, "--set", "reproducible=maybe")
+    options += ["--set", "subsample=0", "--set", "reproducible=True", "--overwrite"]
+    call("pretrain", *options, "--epochs", "1")
+    first = load_word_vectors(run)
+    assert "word2vec.txt" in call("export", run)
+    call("export", run, "--to", "word2vec", "--out", str(tmp_path / "vectors.bin"))
+    for path in (f"{run}/word2vec.txt", str(tmp_path / "vectors.bin")):
+        read = WordVectors.load(path)
+        assert read.words == first.words and np.array_equal(read.vectors, first.vectors)
+    assert "to: expected word2vec" in refused("export", run, "--to", "onnx")
+    assert "out: expected a file" in refused("export", str(tmp_path / "vectors.bin"))
 
 
 @pytest.mark.parametrize(

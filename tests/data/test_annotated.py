@@ -9,11 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npt
 from PIL import Image
 
 import fastssl.data
-from fastssl.data import coco, open_splits, voc
+from fastssl.data import AnnotatedFiles, Objects, coco, objects_of, open_splits, voc
+from fastssl.data.annotated import _lengths as run_lengths
 from fastssl.data.annotated import decode_mask, read_voc
+from fastssl.data.bands import ImageError
+from fastssl.data.readable import unreadable_left_out
 
 XML = """<annotation><size><width>40</width><height>30</height><depth>3</depth></size>
 <object><name>cat</name><difficult>0</difficult>
@@ -68,6 +74,8 @@ def test_voc(tmp_path: Path, parts: tuple[str, str]) -> None:
     assert len(fastssl.data.open(f"voc:{folder}")) == 2
     copy = pickle.loads(pickle.dumps(splits.train))
     assert copy.fingerprint == splits.train.fingerprint != voc(folder, "train", "segmentation").fingerprint
+    part = splits.train.subset([1]).read(0)
+    assert part.name == str(folder / "JPEGImages" / "000002.jpg") and part.objects is not None
     # Pretraining reads smaller images, without boxes.
     assert splits.train.read(0, lambda size: 2).objects is None
 
@@ -95,9 +103,7 @@ def test_bad_folders_of_voc(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"000003.jpg: expected 40 x 30 pixels, as annotated, got 30 x 30"):
         voc(folder, "test").read(0)
     Image.new("L", (10, 30)).save(folder / "SegmentationClass" / "000003.png")
-    with pytest.raises(
-        ValueError, match=r"000003.png: expected a segmentation of the image's 40 x 30 pixels, got one of 10"
-    ):
+    with pytest.raises(ImageError, match=r"000003.jpg: expected 10 x 30 pixels, as annotated, got 30 x 30"):
         voc(folder, "test", "segmentation").read(0)
     (folder / "JPEGImages" / "000001.jpg").unlink()
     with pytest.raises(ValueError, match=r"000001.jpg' is listed, and is not there"):
@@ -107,6 +113,64 @@ def test_bad_folders_of_voc(tmp_path: Path) -> None:
         voc(folder, "test")
     with pytest.raises(ValueError, match="task: expected one of detection, segmentation, got 'boxes'"):
         voc(folder, task="boxes")
+
+
+def test_other_classes_in_folders_of_voc(tmp_path: Path) -> None:
+    folder = voc_folder(tmp_path)
+    own = voc(folder, classes=["dog", "cat"])
+    objects = own.read(0).objects
+    assert own.classes == ["dog", "cat"] and objects is not None and objects.labels.tolist() == [1, 0]
+    with pytest.raises(ImageError, match=r"000001.jpg: .*expected a segmentation of 0 .*, 1 to 2 and 255 .*, got 8"):
+        voc(folder, task="segmentation", classes=["dog", "cat"]).read(0)
+
+
+@pytest.mark.parametrize(
+    ("place", "content"),
+    [
+        ("SegmentationClass", b"no image"),
+        ("SegmentationClass", None),
+        ("Annotations", b"<no xml"),
+        ("Annotations", None),
+    ],
+)
+def test_annotations_that_cannot_be_read(tmp_path: Path, place: str, content: bytes | None) -> None:
+    """They are named with their image, and left out with the images that cannot be read."""
+    folder = voc_folder(tmp_path)
+    task, suffix = ("segmentation", "png") if place == "SegmentationClass" else ("detection", "xml")
+    path = folder / place / f"000002.{suffix}"
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ImageError, match=rf"000002.jpg: its annotation cannot be read \(.*000002.{suffix}"):
+        open_splits(f"voc:{folder}", task).train.read(1)
+    warnings: list[str] = []
+    with unreadable_left_out(warnings.append):
+        splits = open_splits(f"voc:{folder}", task)
+    assert (len(splits.train), len(splits.test)) == (1, 1) and "1 of 2 items left out" in warnings[0]
+    found = splits.train.read(0)
+    assert found.name is not None and found.name.endswith("000001.jpg") and found.objects is not None
+
+
+def test_masks_in_colours(tmp_path: Path) -> None:
+    folder = voc_folder(tmp_path)
+    Image.new("RGB", (40, 30)).save(folder / "SegmentationClass" / "000001.png")
+    with pytest.raises(ImageError, match=r"000001.png: expected a palette, or grey values that are classes, got RGB"):
+        voc(folder, task="segmentation").read(0)
+
+
+@pytest.mark.parametrize(
+    ("objects", "message"),
+    [
+        (objects_of((6, 8), [[1, 1, 4, 5]], [2]), r"expected labels from 0 to 1, got \[2\]"),
+        (objects_of((6, 8), [[1, 1, 4, 5]], [-1]), r"expected labels from 0 to 1, got \[-1\]"),
+        (objects_of((6, 8), segmentation=np.full((6, 8), 3)), r"1 to 2 and 255 \(void\), got 3"),
+    ],
+)
+def test_classes_out_of_range(tmp_path: Path, objects: Objects, message: str) -> None:
+    picture(tmp_path / "0.png", 8, 6)
+    files = AnnotatedFiles([tmp_path / "0.png"], ["cat", "dog"], "two", lambda _: objects)
+    with pytest.raises(ImageError, match=rf"0.png: its annotation cannot be read \(.*{message}"):
+        files.read(0)
 
 
 def coco_folder(root: Path, annotations: list[dict[str, Any]]) -> Path:
@@ -193,6 +257,38 @@ def test_masks_of_coco() -> None:
         decode_mask([[1, 1, 4, 4]], (9, 7))
 
 
+@given(npt.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)), fill=st.just(True)))
+def test_run_lengths_of_coco(mask: np.ndarray) -> None:
+    coder = pytest.importorskip("faster_coco_eval").mask
+    counts = coder.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
+    flat = mask.T.ravel().astype(int)
+    edges = [0, *np.flatnonzero(np.diff(flat, prepend=0)), len(flat)]
+    assert run_lengths(counts) == np.diff(edges).tolist()
+    assert np.array_equal(decode_mask({"size": list(mask.shape), "counts": counts}, mask.shape), mask)
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ({"size": [9, 7], "counts": "~~~"}, "expected run lengths of 63 pixels together, got ~~~"),
+        ({"size": [9, 7], "counts": "PPPPPPPPPPPPPP"}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7], "counts": "0" * 1000}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7], "counts": "o"}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7], "counts": [70, -7]}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7], "counts": [10**9]}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7], "counts": [31.5, 31.5]}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7]}, "expected polygons, or run lengths with 'size' and 'counts'"),
+        ({"counts": [63]}, "expected polygons, or run lengths with 'size' and 'counts'"),
+        ("mask", "expected polygons, or run lengths with 'size' and 'counts'"),
+    ],
+)
+def test_bad_run_lengths(runs: Any, message: str) -> None:
+    """The coder would write beyond its memory."""
+    pytest.importorskip("faster_coco_eval")
+    with pytest.raises(ValueError, match=f"a: {message}"):
+        decode_mask(runs, (9, 7), "a")
+
+
 @pytest.mark.parametrize(
     ("annotation", "message"),
     [
@@ -249,6 +345,14 @@ def test_keys_that_are_missing_in_coco_are_named(part: str, key: str, task: str,
         coco(folder, task=task)
     path.write_text(json.dumps({"images": []}))
     with pytest.raises(ValueError, match="expected the keys categories, images, annotations, got images"):
+        coco(folder)
+
+
+@pytest.mark.parametrize("content", ['{"images": [', "[1]", '{"images": {}, "categories": 1, "annotations": []}'])
+def test_files_of_coco_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+    folder = coco_folder(tmp_path, [SQUARE])
+    (folder / "annotations" / "instances_train2017.json").write_text(content)
+    with pytest.raises(ValueError, match=r"instances_train2017.json: (cannot be read as JSON|expected lists of categ)"):
         coco(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import signal
 from pathlib import Path
@@ -240,6 +241,11 @@ def test_resumes_bit_for_bit(objective: str, corpus: Corpus, tmp_path: Path) -> 
     loaded = load_word_vectors(tmp_path)
     assert torch.equal(loaded.vectors, wanted.vectors) and loaded.words == wanted.words
     assert loaded.counts is not None and loaded.counts.sum() == 6000
+    longer = Word2Vec(**{**options, "epochs": 3})
+    assert not torch.equal(longer.fit(corpus, out=tmp_path, resume=True).vectors, wanted.vectors)
+    assert longer.history[:2] == whole.history and len(longer.history) == 3
+    with pytest.raises(ValueError, match="epochs: the checkpoint has 3 already, got 2"):
+        Word2Vec(**options).fit(corpus, out=tmp_path, resume=True)
 
 
 def test_hogwild_learns_as_well(corpus: Corpus) -> None:
@@ -311,18 +317,16 @@ def test_many_words_go_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("sentences", "options"),
     [
-        ([["one"]], {}),
         ([["one", "one", "one"]], {}),
         ([["a", "b"]], {"dim": 1}),
         ([["a", "b"], [], ["c"]], {"objective": "hierarchical-softmax"}),
-        ([["one"]], {"objective": "hierarchical-softmax"}),
         ([["one", "two"]], {"objective": "softmax", "architecture": "cbow"}),
-        ([["a", "b"] * 50], {"window": 1000, "negatives": 100}),
-        ([["a", "b", "a"]], {"subsample": 0, "shared_negatives": False, "dim": 33}),
+        ([["a", "b"] * 50], {"window": 1000, "negatives": 100, "subsample": 1e-3}),
+        ([["a", "b", "a"]], {"shared_negatives": False, "dim": 33}),
     ],
 )
 def test_small_corpora(sentences: list[list[str]], options: dict[str, Any]) -> None:
-    vectors = Word2Vec(**{"dim": 5, "min_count": 1, **options}).fit(sentences)
+    vectors = Word2Vec(**{"dim": 5, "min_count": 1, "subsample": 0, **options}).fit(sentences)
     assert len(vectors) == len({w for s in sentences for w in s}) and vectors.vectors.isfinite().all()
 
 
@@ -333,7 +337,7 @@ def test_small_corpora(sentences: list[list[str]], options: dict[str, Any]) -> N
         ({"lr": float("nan")}, "lr"), ({"lr": -1.0}, "lr"), ({"subsample": float("inf")}, "subsample"),
         ({"power": float("nan")}, "power"), ({"architecture": "glove"}, "architecture: expected one of skip"),
         ({"objective": "ns"}, "objective"), ({"epochs": 0}, "epochs"), ({"seed": -1}, "seed"),
-        ({"min_count": 0}, "min"),
+        ({"min_count": 0}, "min"), ({"reproducible": "False"}, "reproducible: expected True or False"),
     ],
 )  # fmt: skip
 def test_bad_options(options: dict[str, Any], why: str) -> None:
@@ -360,6 +364,10 @@ def test_bad_data() -> None:
         Word2Vec().fit(SENTENCES, minutes=0)
     with pytest.raises(ValueError, match="resume"):
         Word2Vec().fit(SENTENCES, resume=True)
+    with pytest.raises(ValueError, match=r"no word had a neighbour to predict that subsample=1e-12 keeps"):
+        Word2Vec(min_count=1, subsample=1e-12).fit([["a", "b"]] * 20)
+    with pytest.raises(ValueError, match=r"no word had a neighbour to predict$"):
+        Word2Vec(min_count=1, subsample=0).fit([["a"], ["b"]] * 20)
 
 
 def test_the_kernel_refuses_what_would_crash() -> None:
@@ -443,6 +451,12 @@ def test_files_of_word2vec(name: str, tmp_path: Path) -> None:
     assert loaded.words == vectors.words and torch.equal(loaded.vectors, vectors.vectors)
     assert torch.equal(load_word_vectors(path).vectors, vectors.vectors)
     whole = path.read_bytes()
+    packed = tmp_path / f"{name}.gz"
+    packed.write_bytes(gzip.compress(whole))
+    assert torch.equal(WordVectors.load(packed).vectors, vectors.vectors)
+    packed.write_bytes(gzip.compress(whole)[:-9])
+    with pytest.raises(ValueError, match=r"gz: cannot be decompressed"):
+        WordVectors.load(packed)
     path.write_bytes(whole[:-80] if name == "v.txt" else whole[:-9])
     with pytest.raises(ValueError, match=str(path)):
         WordVectors.load(path)
@@ -467,6 +481,8 @@ def test_gensim_reads_what_is_written_and_the_reverse(binary: bool, tmp_path: Pa
 def test_vectors_that_are_not_finite_are_named() -> None:
     with pytest.raises(ValueError, match="vectors: expected finite values, that of 'b' has others"):
         WordVectors(["a", "b"], torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]))
+    with pytest.raises(ValueError, match="that of 'a' has others"):  # in float32
+        WordVectors(["a", "b"], torch.tensor([[0.0, 1e300], [1.0, 0.0]], dtype=torch.float64))
     with pytest.raises(ValueError, match="k: expected an integer >= 1, got 0"):
         WordVectors(["a", "b"], torch.eye(2)).most_similar("a", 0)
 

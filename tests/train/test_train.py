@@ -181,6 +181,12 @@ def test_epochs_may_be_added_on_resuming(tmp_path: Path, caplog: pytest.LogCaptu
         _run(tmp_path, epochs=2, resume=True)
 
 
+def test_a_run_that_is_shorter_than_its_warm_up_reaches_its_rate(tmp_path: Path) -> None:
+    rates: list[float] = []
+    _run(tmp_path, epochs=2, warmup_epochs=10, on_step=lambda p: rates.append(p.lr))
+    assert rates == [2e-3 * learning_rate_factor(step, 6, 3) for step in range(6)] and max(rates) == 2e-3
+
+
 @pytest.mark.parametrize(
     ("option", "value"),
     [
