@@ -170,7 +170,7 @@ class FileSource(PathSource):
     def _version(self, index: int) -> str | None:
         return None if self.versions is None else self.versions[index]
 
-    def subset(self, ids: Any, name: str | None = None) -> FileSource:
+    def subset(self, ids: Any, name: str | None = None) -> Source:
         ids = np.asarray(ids, dtype=np.int64)
         labels = None if self.labels is None else self.labels[ids]
         texts: Any = self.texts
