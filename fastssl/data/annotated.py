@@ -274,62 +274,44 @@ def decode_mask(segmentation: Any, size: tuple[int, int], name: str = "segmentat
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[detection]``.
-        ValueError: a mask of another size, or polygons of fewer than three points.
+        ValueError: a mask of another size, polygons of fewer than three points, or run lengths that are none.
     """
     try:
         from faster_coco_eval import mask as coder
     except ImportError as error:
         raise ImportError("masks of COCO need the extra: pip install fastssl[detection]") from error
     if isinstance(segmentation, list):
-        if not segmentation or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in segmentation):
-            raise ValueError(f"{name}: expected polygons of at least three points, got {str(segmentation)[:60]}")
-        far = 10.0 * max(*size, 100)  # what is drawn takes memory with its length
-        if not all(isinstance(v, (int, float)) and abs(v) <= far for p in segmentation for v in p):
-            raise ValueError(f"{name}: expected corners near the image, in pixels, got {str(segmentation)[:60]}")
+        _check_polygons(segmentation, size, name)
         runs = coder.merge(coder.frPyObjects(segmentation, *size))
     else:
         _check_runs(segmentation, size, name)
-        runs = coder.frPyObjects(segmentation, *size) if isinstance(segmentation["counts"], list) else segmentation
-    made: np.ndarray = coder.decode(runs).astype(bool)
+        runs = segmentation
+    try:
+        if isinstance(runs["counts"], list):
+            runs = coder.frPyObjects(runs, *size)
+        made: np.ndarray = coder.decode(runs).astype(bool)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{name}: run lengths cannot be decoded ({reason}), got {str(runs['counts'])[:60]}") from error
     return made
 
 
+def _check_polygons(polygons: list[Any], size: tuple[int, int], name: str) -> None:
+    if not polygons or any(not isinstance(p, list) or len(p) < 6 or len(p) % 2 for p in polygons):
+        raise ValueError(f"{name}: expected polygons of at least three points, got {str(polygons)[:60]}")
+    far = 10.0 * max(*size, 100)  # what is drawn takes memory with its length
+    if not all(isinstance(v, (int, float)) and abs(v) <= far for p in polygons for v in p):
+        raise ValueError(f"{name}: expected corners near the image, in pixels, got {str(polygons)[:60]}")
+
+
 def _check_runs(runs: Any, size: tuple[int, int], name: str) -> None:
-    """Raises ValueError for run lengths that are not those of an image: they would be written beyond its memory."""
-    given = runs.get("size") if isinstance(runs, dict) else None
-    if (
-        not isinstance(given, (list, tuple))
-        or len(given) != 2
-        or not isinstance(runs.get("counts"), (list, str, bytes))
-    ):
+    given = runs.get("size") if isinstance(runs, dict) and "counts" in runs else None
+    if not isinstance(given, (list, tuple)) or len(given) != 2:
         raise ValueError(f"{name}: expected polygons, or run lengths with 'size' and 'counts', got {str(runs)[:60]}")
     if tuple(given) != size:
         raise ValueError(
             f"{name}: expected a mask of the image's {size[1]} x {size[0]} pixels, got one of {given[1]} x {given[0]}"
         )
-    counts = runs["counts"]
-    lengths = counts if isinstance(counts, list) else _lengths(counts)
-    whole = all(isinstance(n, int) and n >= 0 for n in lengths)
-    if not whole or sum(lengths) != size[0] * size[1]:
-        raise ValueError(f"{name}: expected run lengths of {size[0] * size[1]} pixels together, got {str(counts)[:60]}")
-
-
-def _lengths(counts: str | bytes) -> list[int]:
-    """Run lengths of a string of COCO: five bits a character, lowest first, the sixth says that more follow; from the
-    fourth on less the one before the last."""
-    found: list[int] = []
-    value = shift = 0
-    for character in counts.encode() if isinstance(counts, str) else counts:
-        bits = character - 48
-        if not 0 <= bits < 64:
-            return []
-        value |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            value -= (bits & 16) << (shift - 4)  # the sign
-            found.append(value + found[-2] if len(found) > 2 else value)
-            value = shift = 0
-    return found if shift == 0 else []
 
 
 def coco(

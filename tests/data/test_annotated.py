@@ -9,14 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as npt
 from PIL import Image
 
 import fastssl.data
 from fastssl.data import AnnotatedFiles, Objects, coco, objects_of, open_splits, voc
-from fastssl.data.annotated import _lengths as run_lengths
 from fastssl.data.annotated import decode_mask, read_voc
 from fastssl.data.bands import ImageError
 from fastssl.data.readable import unreadable_left_out
@@ -257,33 +253,22 @@ def test_masks_of_coco() -> None:
         decode_mask([[1, 1, 4, 4]], (9, 7))
 
 
-@given(npt.arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40)), fill=st.just(True)))
-def test_run_lengths_of_coco(mask: np.ndarray) -> None:
-    coder = pytest.importorskip("faster_coco_eval").mask
-    counts = coder.encode(np.asfortranarray(mask.astype(np.uint8)))["counts"]
-    flat = mask.T.ravel().astype(int)
-    edges = [0, *np.flatnonzero(np.diff(flat, prepend=0)), len(flat)]
-    assert run_lengths(counts) == np.diff(edges).tolist()
-    assert np.array_equal(decode_mask({"size": list(mask.shape), "counts": counts}, mask.shape), mask)
-
-
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        ({"size": [9, 7], "counts": "~~~"}, "expected run lengths of 63 pixels together, got ~~~"),
-        ({"size": [9, 7], "counts": "PPPPPPPPPPPPPP"}, "expected run lengths of 63 pixels"),
-        ({"size": [9, 7], "counts": "0" * 1000}, "expected run lengths of 63 pixels"),
-        ({"size": [9, 7], "counts": "o"}, "expected run lengths of 63 pixels"),
-        ({"size": [9, 7], "counts": [70, -7]}, "expected run lengths of 63 pixels"),
-        ({"size": [9, 7], "counts": [10**9]}, "expected run lengths of 63 pixels"),
-        ({"size": [9, 7], "counts": [31.5, 31.5]}, "expected run lengths of 63 pixels"),
+        ({"size": [9, 7], "counts": "~~~"}, "run lengths cannot be decoded .* got ~~~"),
+        ({"size": [9, 7], "counts": "PPPPPPPPPPPPPP"}, "run lengths cannot be decoded"),
+        ({"size": [9, 7], "counts": "0" * 1000}, "run lengths cannot be decoded"),
+        ({"size": [9, 7], "counts": "o"}, "run lengths cannot be decoded"),
+        ({"size": [9, 7], "counts": [70, -7]}, "run lengths cannot be decoded"),
+        ({"size": [9, 7], "counts": [10**9]}, "run lengths cannot be decoded"),
+        ({"size": [9, 7], "counts": [31.5, 31.5]}, "run lengths cannot be decoded"),
         ({"size": [9, 7]}, "expected polygons, or run lengths with 'size' and 'counts'"),
         ({"counts": [63]}, "expected polygons, or run lengths with 'size' and 'counts'"),
         ("mask", "expected polygons, or run lengths with 'size' and 'counts'"),
     ],
 )
 def test_bad_run_lengths(runs: Any, message: str) -> None:
-    """The coder would write beyond its memory."""
     pytest.importorskip("faster_coco_eval")
     with pytest.raises(ValueError, match=f"a: {message}"):
         decode_mask(runs, (9, 7), "a")
