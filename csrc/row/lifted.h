@@ -52,10 +52,10 @@ struct LiftedPairs {
 template <class T>
 void lifted_forward(const RowTask<T>& t) {
   if (t.sweep == 0) {
-    const double slot[kRowParams] = {-t.params[0], 0, t.params[1], 0, kNegatives, kNone};
+    const NegativesOnly params(-t.params[0], t.params[1]);
     RowTask<T> negatives = t;
     double lse[2 * kBlock];
-    negatives.params = slot;
+    negatives.params = params.slot;
     negatives.out = lse - 2 * t.i;
     lse_forward_of<T, false>(negatives);
     for_each_lane(t, [&](int l, int64_t i) { t.out[3 * i] = lse[2 * l]; });
@@ -114,9 +114,10 @@ void lifted_backward(const RowTask<T>& t) {
     weight[l / kWidth<T>][l % kWidth<T>] = w;
     lse[l / kWidth<T>][l % kWidth<T>] = r;
   }
-  const T sign = T(t.params[0]), margin = T(t.params[1]);
+  const T sign = T(t.params[0]);
+  const Slot<T, false> slot(NegativesOnly(-t.params[0], t.params[1]).slot, 0);
   for_each_pair<T>(t, [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T>, IVec<T> negative) {
-    const Vec<T> p = weight[v] * exp_minus(lse[v] + sign * s - margin);
+    const Vec<T> p = weight[v] * exp_minus(lse[v] - slot.value(s));
     store<T>(t.g + at, negative ? p * -sign : load<T>(t.g + at));
   });
 }

@@ -28,9 +28,15 @@ struct Slot {
     return positives ? -scale * kept : scale * kept;
   }
   FASTSSL_INLINE Vec<T> value(Vec<T> s) const {
-    if constexpr (!kCircle) return s * scale + shift;
-    return slope(s) * (positives ? s - T(1) + shift : s - shift);
+    if constexpr (!kCircle) return as_rounded(s * scale + shift);
+    return as_rounded(slope(s) * (positives ? s - T(1) + shift : s - shift));
   }
+};
+
+// The parameters of a log-sum-exp over the negatives.
+struct NegativesOnly {
+  double slot[kRowParams];
+  NegativesOnly(double scale, double shift) : slot{scale, 0, shift, 0, kNegatives, kNone} {}
 };
 
 template <class T, bool kCircle>

@@ -36,10 +36,10 @@ struct Softplus {
 template <class T>
 void softplus_forward(const RowTask<T>& t) {
   const Softplus<T> f(t.params);
-  const double slot[kRowParams] = {t.params[0], 0, 0, 0, kNegatives, kNone};
+  const NegativesOnly params(t.params[0], 0);
   RowTask<T> negatives = t;
   double lse_out[2 * kBlock];
-  negatives.params = slot;
+  negatives.params = params.slot;
   negatives.out = lse_out - 2 * t.i;
   lse_forward_of<T, false>(negatives);
   Vec<T> lse[kV<T>];
@@ -94,10 +94,11 @@ void softplus_backward(const RowTask<T>& t) {
     weight[l / kWidth<T>][l % kWidth<T>] = w;
     exact[l / kWidth<T>][l % kWidth<T>] = r;
   }
+  const Slot<T, false> slot(NegativesOnly(t.params[0], 0).slot, 0);
   for_each_pair<T>(
       t,
       [&](int v, Vec<T> s, int64_t at, int64_t, IVec<T>, IVec<T> negative) {
-        Vec<T> p = weight[v] * exp_minus(exact[v] - f.scale * s);
+        Vec<T> p = weight[v] * exp_minus(exact[v] - slot.value(s));
         p = negative ? p : Vec<T>{};
         along.part[v] += p * s;
         store<T>(t.g + at, load<T>(t.g + at) + p * f.scale);

@@ -291,6 +291,20 @@ FASTSSL_INLINE Vec<double> exp2_in_range(Vec<double> x) {
 FASTSSL_INLINE Vec<float> exp2v(Vec<float> x) { return exp2_in_range(x < -126.f ? splat(-126.f) : x); }
 FASTSSL_INLINE Vec<double> exp2v(Vec<double> x) { return exp2_in_range(x); }
 
+// x as it is rounded: the operation that made it is not fused with the next one (-ffp-contract=fast). Where two places
+// must find the same value, however large.
+template <class V>
+FASTSSL_INLINE V as_rounded(V x) {
+#if defined(__AVX512F__)
+  __asm__("" : "+v"(x));
+#elif defined(__x86_64__)
+  __asm__("" : "+x"(x));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(x));
+#endif
+  return x;
+}
+
 // exp(-x) for x >= 0. log2(e) in two parts: one rounding of it would bias every value the same way.
 FASTSSL_INLINE Vec<float> exp_minus(Vec<float> x) {
   return exp2v(-(x * 1.44269502162933349609375f + x * 1.925963033500011e-8f));

@@ -117,6 +117,8 @@ class Augment(nn.Module):
         steps: list[Operation] = []
         size: tuple[int, int] | None = None
         for k, op in enumerate(given[:-1] if normalize else given):
+            if isinstance(op, Normalize):
+                raise ValueError(f"operations[{k}]: Normalize comes last, {given[k + 1]!r} follows it")
             if not isinstance(op, Operation):
                 raise TypeError(f"operations[{k}]: expected an operation of fastssl.augment, got {op!r}")
             if op.geometric and not all(earlier.geometric for earlier in steps):

@@ -143,7 +143,7 @@ def _evaluate(
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
     from fastssl.evaluate.features import labels_of
     from fastssl.evaluate.report import ROWS
-    from fastssl.methods import IMAX, DensityMethod, get
+    from fastssl.methods import IMAX, DensityMethod, kind_of
     from fastssl.train import load_encoder, load_method
 
     encoder, state = load_encoder(checkpoint)
@@ -173,14 +173,14 @@ def _evaluate(
         echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():
         encoder.to("cuda")
-    if issubclass(get(state["method"]), IMAX) and isinstance(open_source(name), Stereograms):
+    if issubclass(kind_of(state["method"]), IMAX) and isinstance(open_source(name), Stereograms):
         if only or {readout, whiten, size} != {None}:
             raise ValueError("readout, whiten, size, only: expected none, stereograms are judged by their disparity")
         return _disparity(checkpoint)
     encoder = encoder if size is None else encoder.at(size)
     rows: tuple[str, ...] = ("pretrained",) if only else ROWS
     likelihoods: dict[str, Any] = {}
-    if issubclass(get(state["method"]), DensityMethod):
+    if issubclass(kind_of(state["method"]), DensityMethod):
         likelihoods, rows = _likelihoods(checkpoint, state, name), tuple(row for row in rows if row != "histogram")
         if open_source(name).labels is None:
             return likelihoods

@@ -7,7 +7,7 @@ from typing import Any
 
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, Source, TokenFile, Windows
-from fastssl.methods import SentenceMethod, TextMethod, get
+from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
 
 
@@ -88,7 +88,7 @@ def load(run: Path) -> tuple[TextMethod, dict[str, Any]]:
     from fastssl.train import load_checkpoint, load_method
 
     state = load_checkpoint(run)[1]
-    if "tokens" not in get(state["method"]).needs:
+    if "tokens" not in kind_of(state["method"]).needs:
         raise ValueError(f"checkpoint: expected one of a language method, got {state['method']}")
     method = load_method(run)
     assert isinstance(method, TextMethod)

@@ -489,7 +489,7 @@ def evaluate(
     from fastssl.cli.evaluation import DENSE_PROTOCOLS, leaving_out, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
-    from fastssl.methods import AudioMethod, get
+    from fastssl.methods import AudioMethod, kind_of
     from fastssl.train import load_checkpoint
     from fastssl.train.options import started_by_torchrun
 
@@ -522,7 +522,7 @@ def evaluate(
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
-    elif "tokens" in (kind := get(load_checkpoint(checkpoint)[1]["method"])).needs:
+    elif "tokens" in (kind := kind_of(load_checkpoint(checkpoint)[1]["method"])).needs:
         from fastssl.cli.language import evaluate as evaluate_text
         from fastssl.cli.language import evaluate_finetuned
 
@@ -675,12 +675,12 @@ def report(
     from fastssl.cli.show import item_progress
     from fastssl.cli.words import is_word_run
     from fastssl.evaluate.features import progress_bars
-    from fastssl.methods import ImageMethod, get
+    from fastssl.methods import ImageMethod, kind_of
     from fastssl.report.compare import compare_runs
     from fastssl.train import load_checkpoint
 
     for run in runs:
-        kind = get(load_checkpoint(run)[1]["method"]) if not is_word_run(run) else None
+        kind = kind_of(load_checkpoint(run)[1]["method"]) if not is_word_run(run) else None
         if kind is None or not issubclass(kind, ImageMethod):
             raise ValueError(f"runs: expected runs on images, {run} is none; evaluate it instead (fastssl evaluate)")
     with progress_bars(item_progress), leaving_out(on_error, runs):
@@ -705,7 +705,7 @@ def export(
 ) -> None:
     """Export the encoder for other programs; the result is loaded back and its features are compared."""
     from fastssl.cli.words import export_words, is_word_run
-    from fastssl.methods import get
+    from fastssl.methods import kind_of
     from fastssl.models.export import FILES, export_encoder, loading
     from fastssl.train import load_checkpoint, load_encoder
 
@@ -715,7 +715,7 @@ def export(
             f"written: {path}\ngensim: KeyedVectors.load_word2vec_format({str(path)!r}, binary={path.suffix == '.bin'})"
         )
         return
-    if "tokens" in get(load_checkpoint(checkpoint)[1]["method"]).needs:
+    if "tokens" in kind_of(load_checkpoint(checkpoint)[1]["method"]).needs:
         from fastssl.cli.language import load
         from fastssl.models.language_export import export_language
 

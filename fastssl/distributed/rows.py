@@ -19,6 +19,7 @@ from fastssl.distributed.exchange import all_to_all, gather
 from fastssl.distributed.ring import Block, all_peers, ring_pass, travels, zeros_for
 from fastssl.distributed.shards import Shards
 from fastssl.ops import Backend, dispatch, get_memory_budget, rows
+from fastssl.ops.draws import Draws
 from fastssl.ops.operator import differentiable_once
 from fastssl.ops.reference import rows as reference
 from fastssl.ops.types import Relation
@@ -189,7 +190,7 @@ class _Travelling(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, how: _Strips, x: Tensor, own: Tensor, *tensors: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, own, *tensors)
-        ctx.how = how
+        ctx.how, ctx.draws = how, Draws(x.device)
         return torch.cat([how.consume(how.rows(x[part]), part, *tensors) for part in how.strips(x)])
 
     @staticmethod
@@ -199,22 +200,23 @@ class _Travelling(torch.autograd.Function):
         how, wanted = ctx.how, ctx.needs_input_grad[3:]
         grad_x, grad_y = zeros_for(x), zeros_for(own)
         sums = [torch.zeros_like(t) if w else None for t, w in zip(tensors, wanted)]
-        for part in how.strips(x):
-            scores = how.rows(x[part]).requires_grad_()
-            given = [t if t is None else t.detach().requires_grad_(w) for t, w in zip(tensors, wanted)]
-            asked = [scores, *(t for t, w in zip(given, wanted) if w)]
-            with torch.enable_grad():
-                out = how.consume(scores, part, *given)
-                if not out.requires_grad:
-                    out = out + 0 * scores.sum()
-                found = iter(torch.autograd.grad(out, asked, grad[part].to(out.dtype), allow_unused=True))
-            slope = next(found)
-            for total in sums:
-                g = next(found) if total is not None else None
-                if g is not None and total is not None:
-                    total += g
-            slope = torch.zeros_like(scores) if slope is None else slope
-            how.push(slope, x[part], grad_x[part], grad_y)
+        with ctx.draws.again():
+            for part in how.strips(x):
+                scores = how.rows(x[part]).requires_grad_()
+                given = [t if t is None else t.detach().requires_grad_(w) for t, w in zip(tensors, wanted)]
+                asked = [scores, *(t for t, w in zip(given, wanted) if w)]
+                with torch.enable_grad():
+                    out = how.consume(scores, part, *given)
+                    if not out.requires_grad:
+                        out = out + 0 * scores.sum()
+                    found = iter(torch.autograd.grad(out, asked, grad[part].to(out.dtype), allow_unused=True))
+                slope = next(found)
+                for total in sums:
+                    g = next(found) if total is not None else None
+                    if g is not None and total is not None:
+                        total += g
+                slope = torch.zeros_like(scores) if slope is None else slope
+                how.push(slope, x[part], grad_x[part], grad_y)
         x_wanted, y_wanted = ctx.needs_input_grad[1:3]
         return None, grad_x.to(x.dtype) if x_wanted else None, grad_y.to(own.dtype) if y_wanted else None, *sums
 

@@ -94,6 +94,7 @@ def encode(
         progress: called with the number of finished images and the total.
 
     Raises:
+        TypeError: ``encoder`` is no :class:`fastssl.models.Encoder`.
         ValueError: unknown readout.
 
     Example:
@@ -104,6 +105,10 @@ def encode(
         >>> encode(encoder, np.zeros((5, 64, 48, 3), np.uint8), "pooled").shape
         torch.Size([5, 32])
     """
+    if not isinstance(encoder, Encoder):
+        raise TypeError(
+            f"encoder: expected an Encoder, got {type(encoder).__name__}; wrap the network: Encoder(network, size)"
+        )
     source, done = open_source(data), 0
     features: Tensor | None = None
     for rows, ids in encode_batches(encoder, source, readout, batch):

@@ -161,13 +161,20 @@ def linear_probe(
                 f"labels: expected {len(features)} numbers for {metric!r}, got shape {tuple(labels.shape)}"
             )
         labels = labels.to(features.dtype)
+        if not bool(torch.isfinite(labels).all()):
+            raise ValueError(f"labels: expected finite numbers for {metric!r}")
     elif labels.dim() == 1 and metric != "11-point mAP":
-        labels = class_ids(labels, features)
+        labels = class_ids(labels, features).unique(return_inverse=True)[1]  # numbers may be as large as hashes
     elif labels.dim() != 2 or len(labels) != len(features) or metric != "11-point mAP":
         wanted = f"[{len(features)}, classes]" if metric == "11-point mAP" else f"[{len(features)}]"
         raise ValueError(f"labels: expected {wanted} for {metric!r}, got shape {tuple(labels.shape)}")
     elif not bool((labels == -1).any()):
         raise ValueError("labels: expected -1 where a class is absent (0 is ignored), got none")
+    else:
+        signs = labels.sign().to(torch.int8)
+        if not bool((signs == labels).all()):
+            raise ValueError(f"labels: expected -1, 0 and 1, got {float(labels[signs != labels][0]):g}")
+        labels = signs
     if features.is_inference() or labels.is_inference():
         features, labels = features.clone(), labels.clone()  # which can be trained on
     train, test = row_indices(train, len(features), "train"), row_indices(test, len(features), "test")
@@ -195,7 +202,7 @@ def _scores(
 ) -> list[float]:
     """Test scores of classifiers trained with each of the penalties or rates."""
     x = _standardise(features, train)
-    classes = int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
+    classes = 1 if labels.is_floating_point() else int(labels.max()) + 1 if labels.dim() == 1 else labels.shape[1]
     fit = _fit_lbfgs if protocol == "lbfgs" else _fit_sgd
     fits = fit(x, labels, train, classes, options, steps)
     chunks = torch.from_numpy(test).split(CHUNK)

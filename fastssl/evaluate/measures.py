@@ -195,7 +195,7 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
         100.0
     """
     features = feature_rows(features)
-    labels = class_ids(labels, features)
+    labels = class_ids(labels, features).unique(return_inverse=True)[1]  # numbers may be as large as hashes
     counts = torch.bincount(labels)[labels] - 1
     most = int(counts.max())
     if most < 1:

@@ -49,7 +49,9 @@ def projection_of(features: Tensor, whiten: int | None) -> Tensor | None:
 ROWS = ("pretrained", "random", "pixels", "histogram")
 
 
-def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequence[str]) -> dict[str, list[Features]]:
+def _sources(
+    encoder: Encoder, options: dict[str, Any] | None, readout: str, rows: Sequence[str]
+) -> dict[str, list[Features]]:
     """Row of the table -> feature extractors (one per seed)."""
 
     on = next((p.device for p in encoder.parameters()), torch.device("cpu"))
@@ -57,15 +59,16 @@ def _sources(encoder: Encoder, options: dict[str, Any], readout: str, rows: Sequ
     def of(network: Encoder) -> Features:
         return lambda source: encode(network, source, readout)
 
+    networks = []
+    if "random" in rows and options is not None:
+        networks = [random_encoder(options, seed).at(encoder.size).to(on) for seed in range(SEEDS)]
     sources: dict[str, list[Features]] = {
         "pretrained": [of(encoder)],
-        "random": [of(random_encoder(options, seed).at(encoder.size).to(on)) for seed in range(SEEDS)]
-        if "random" in rows
-        else [],
+        "random": [of(network) for network in networks],
         "pixels": [lambda source: pixels(source, encoder.size, encoder.channels)],
         "histogram": [color_histogram],
     }
-    return {row: sources[row] for row in rows}
+    return {row: sources[row] for row in rows if sources[row]}
 
 
 def _mean(values: list[float]) -> float:
@@ -74,7 +77,7 @@ def _mean(values: list[float]) -> float:
 
 def evaluate_emoji(
     encoder: Encoder,
-    options: dict[str, Any],
+    options: dict[str, Any] | None,
     readout: str = "spatial",
     rows: Sequence[str] = ROWS,
     whiten: int | None = None,
@@ -83,7 +86,7 @@ def evaluate_emoji(
 
     Args:
         encoder: an encoder that was not trained on the held-out emoji.
-        options: options of ``build_encoder``, for the random encoder.
+        options: options of ``build_encoder``, for the random encoder; None, of a custom network: there is no such row.
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
         whiten: number of components to which the features of every row of the table are whitened before cosines
@@ -123,7 +126,7 @@ def evaluate_emoji(
 
 def evaluate_digits(
     encoder: Encoder,
-    options: dict[str, Any],
+    options: dict[str, Any] | None,
     readout: str = "spatial",
     rows: Sequence[str] = ROWS,
     whiten: int | None = None,
@@ -132,7 +135,7 @@ def evaluate_digits(
 
     Args:
         encoder: the pretrained encoder.
-        options: options of ``build_encoder``, for the random encoder.
+        options: options of ``build_encoder``, for the random encoder; None, of a custom network: there is no such row.
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
         whiten: components of whitened features, for the nearest neighbours; None: they are only centred.
@@ -190,7 +193,7 @@ def check_classes(data: Source, labels: Tensor) -> None:
 
 def evaluate_images(
     encoder: Encoder,
-    options: dict[str, Any],
+    options: dict[str, Any] | None,
     data: Source,
     readout: str = "spatial",
     rows: Sequence[str] = ROWS,
@@ -220,7 +223,7 @@ def evaluate_images(
 
 def evaluate_splits(
     encoder: Encoder,
-    options: dict[str, Any],
+    options: dict[str, Any] | None,
     task: Splits,
     readout: str = "spatial",
     rows: Sequence[str] = ROWS,
@@ -231,7 +234,7 @@ def evaluate_splits(
 
     Args:
         encoder: the pretrained encoder.
-        options: options of ``build_encoder``, for the random encoder.
+        options: options of ``build_encoder``, for the random encoder; None, of a custom network: there is no such row.
         task: a task from :func:`fastssl.data.open_splits`.
         readout: "spatial" or "pooled", for all encoders.
         rows: rows of the table to compute.
@@ -282,7 +285,7 @@ def evaluate_splits(
 
 def evaluate(
     encoder: Encoder,
-    options: dict[str, Any],
+    options: dict[str, Any] | None,
     data: Any,
     readout: str | None = None,
     rows: Sequence[str] = ROWS,
@@ -294,7 +297,7 @@ def evaluate(
 
     Args:
         encoder: the pretrained encoder.
-        options: options of ``build_encoder``, for the random encoder.
+        options: options of ``build_encoder``, for the random encoder; None, of a custom network: there is no such row.
         data: anything that :func:`fastssl.data.open` takes, or :class:`fastssl.data.Splits`.
         readout: "spatial" or "pooled", for all encoders; None: "pooled" for a task with splits, as in papers, else
             "spatial".

@@ -19,6 +19,8 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import reduce_rows
 from fastssl.functional.distance import _two, pairwise_distance
 from fastssl.ops import get_memory_budget
+from fastssl.ops.backend import resolve
+from fastssl.ops.draws import Draws
 from fastssl.ops.operator import differentiable_once
 
 _TEMPORARIES = 8  # matrices of a strip's size that an expression and its gradient hold at once, about
@@ -142,8 +144,8 @@ def pair_loss(
         how = Metric.dot if score == "cosine" else Metric[score], score == "cosine", backend
         values = travelling(values_of, x, shared, *how, *parameters, matrices=_TEMPORARIES)
     else:
-        strips = _traced_strips if torch.compiler.is_compiling() else _Strips.apply
-        values = strips(rows_of, strip, x, y, *parameters)
+        again = torch.compiler.is_compiling() or resolve(x.device, backend) == "reference"
+        values = (_traced_strips if again else _Strips.apply)(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values
     return reduce_rows(values, None, reduction)
@@ -155,7 +157,7 @@ class _Strips(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows_of: Any, strip: int, x: Tensor, y: Tensor | None, *parameters: Tensor) -> Tensor:
         ctx.save_for_backward(x, y, *parameters)
-        ctx.rows_of, ctx.strip = rows_of, strip
+        ctx.rows_of, ctx.strip, ctx.draws = rows_of, strip, Draws(x.device)
         columns = x if y is None else y
         values = x.new_empty(x.shape[0], dtype=torch.promote_types(x.dtype, torch.float32))
         for first in range(0, x.shape[0], strip):
@@ -180,30 +182,33 @@ class _Strips(torch.autograd.Function):
         leaves += [p.detach().requires_grad_(w) for p, w in zip(parameters, wanted[2:])]
         sums = [torch.zeros_like(t) if t.requires_grad else None for t in leaves]
         grad_x = sums[0] if y is None else (torch.zeros_like(x) if wanted[0] else None)
-        for first in range(0, x.shape[0], ctx.strip):
-            part = slice(first, first + ctx.strip)
-            some = x[part].detach().requires_grad_(wanted[0])
-            with torch.enable_grad():
-                value = ctx.rows_of(some, leaves[0], first, *leaves[1:])
-            asked = [t for t in (some, *leaves) if t.requires_grad]
-            if not value.requires_grad:
-                continue
-            grads = iter(torch.autograd.grad(value, asked, grad[part].to(value.dtype), allow_unused=True))
-            for total, leaf in zip((grad_x[part] if grad_x is not None else None, *sums), (some, *leaves)):
-                g = next(grads) if leaf.requires_grad else None
-                if g is not None and total is not None:
-                    total += g
+        with ctx.draws.again():
+            for first in range(0, x.shape[0], ctx.strip):
+                part = slice(first, first + ctx.strip)
+                some = x[part].detach().requires_grad_(wanted[0])
+                with torch.enable_grad():
+                    value = ctx.rows_of(some, leaves[0], first, *leaves[1:])
+                asked = [t for t in (some, *leaves) if t.requires_grad]
+                if not value.requires_grad:
+                    continue
+                grads = iter(torch.autograd.grad(value, asked, grad[part].to(value.dtype), allow_unused=True))
+                for total, leaf in zip((grad_x[part] if grad_x is not None else None, *sums), (some, *leaves)):
+                    g = next(grads) if leaf.requires_grad else None
+                    if g is not None and total is not None:
+                        total += g
         return (None, None, grad_x, None if y is None else sums[0], *sums[1:])
 
 
 def _traced_strips(
     rows_of: Callable[..., Tensor], strip: int, x: Tensor, y: Tensor | None, *parameters: Tensor
 ) -> Tensor:
-    """The same in a graph, which cannot hold the gradient that ``_Strips`` takes within its backward pass.
+    """The same in a graph, which cannot hold the gradient that ``_Strips`` takes within its backward pass, and by the
+    reference backend, which has second derivatives.
 
-    Not in eager mode: a node for each of 256 strips of 64 rows leaves 970 MB of the heap in pieces, ``_Strips`` 90.
+    Not by others in eager mode: a node for each of 256 strips of 64 rows leaves 970 MB of the heap in pieces,
+    ``_Strips`` 90.
     """
-    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=False)
+    again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=not torch.compiler.is_compiling())
     columns = x if y is None else y
     values = [again(rows_of, part, columns, k * strip, *parameters) for k, part in enumerate(x.split(strip))]
     return torch.cat(values).to(torch.promote_types(x.dtype, torch.float32))

@@ -713,7 +713,7 @@ def ranked_list(
     labels: Tensor,
     *,
     margin: Tensor | float = 0.4,
-    alpha: Tensor | float = 1.2,
+    alpha: Tensor | float | None = None,
     imbalance: Tensor | float = 0.5,
     positive_temperature: Tensor | float = 0.0,
     negative_temperature: Tensor | float = 10.0,
@@ -735,7 +735,7 @@ def ranked_list(
 
     Args:
         margin: m, between the boundaries of positives and negatives.
-        alpha: the least distance of negatives.
+        alpha: the least distance of negatives; None: 1 + margin / 2.
         imbalance: lambda in [0, 1], the weight of the negatives.
         positive_temperature: T of the positives' weights.
         negative_temperature: T of the negatives' weights.
@@ -748,9 +748,10 @@ def ranked_list(
     """
     pairs = labelled(embeddings, labels, None, ref_emb, ref_labels, backend)
     imbalance = check.value("imbalance", imbalance, embeddings.device, low=0, high=1)
+    margin = check.value("margin", margin, embeddings.device)
     ranked = RankedList(
-        alpha=check.value("alpha", alpha, embeddings.device),
-        margin=check.value("margin", margin, embeddings.device),
+        alpha=1 + margin / 2 if alpha is None else check.value("alpha", alpha, embeddings.device),
+        margin=margin,
         positive_temperature=check.value("positive_temperature", positive_temperature, embeddings.device),
         negative_temperature=check.value("negative_temperature", negative_temperature, embeddings.device),
         constant=1e-5 * pairs.partners,

@@ -145,11 +145,6 @@ class AngularLoss(LabelledLoss, function=F.angular):
 
 
 class RankedListLoss(LabelledLoss, function=F.ranked_list, Tn="negative_temperature", Tp="positive_temperature"):
-    """
-    Args:
-        alpha: minimum distance of negatives; None: 1 + margin / 2.
-    """
-
     def __init__(
         self,
         margin: Real = 0.4,
@@ -160,6 +155,3 @@ class RankedListLoss(LabelledLoss, function=F.ranked_list, Tn="negative_temperat
         reduction: str = "mean",
         backend: str | None = None,
     ) -> None: ...
-
-    def set_options(self, *, margin: Real, alpha: Real | None, **options: Any) -> None:
-        super().set_options(margin=margin, alpha=1 + margin / 2 if alpha is None else alpha, **options)

@@ -135,6 +135,12 @@ def methods_of(field: str) -> dict[str, type[Method]]:
     return {name: kind for name, kind in METHODS.items() if field in kind.needs}
 
 
+def kind_of(name: str) -> type[Method]:
+    """The class of a run's method; that of methods of images for one that is not FastSSL's own, whose encoder is
+    evaluated and exported like any other."""
+    return METHODS.get(name, ImageMethod)
+
+
 def get(name: str) -> type[Method]:
     """Returns the class of a method.
 

@@ -178,16 +178,24 @@ def differentiable_once(backward: Callable[..., tuple[Tensor | None, ...]]) -> C
             found = backward(ctx, *grads)
         if not torch.is_grad_enabled():
             return found
-        fails = torch._C._functions.DelayedError(_NO_SECOND_DERIVATIVE.encode(), len(found))
-        return fails(*(None if g is None else g.detach().requires_grad_() for g in found))  # type: ignore[arg-type]
+        # What the gradients depend on, whose own gradients are refused.
+        inputs = [t for t in (*grads, *ctx.saved_tensors) if t is not None and t.requires_grad]
+        return tuple(None if g is None else _Refusal.apply(g, *inputs) for g in found)
 
     return call
 
 
-_NO_SECOND_DERIVATIVE = (
-    "fastssl: losses that several processes share, and pair_loss, have no second derivative; without group= the "
-    "reference backend has (with fastssl.backend('reference'): ...)"
-)
+class _Refusal(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *inputs: Tensor) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "fastssl: losses that several processes share, and pair_loss and pairwise_reduce with fused kernels, have "
+            "no second derivative; the reference backend has, without group= (with fastssl.backend('reference'): ...)"
+        )
 
 
 def no_second_derivative(ctx: Any, *grads: Any) -> Any:

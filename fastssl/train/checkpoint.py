@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
-from fastssl.methods import AudioMethod, Method, TextMethod, get
+from fastssl.methods import METHODS, AudioMethod, Method, TextMethod
 from fastssl.models import Encoder, build_audio, build_encoder, build_language
 from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
 from fastssl.train.shards import full_tensor, shard_like
@@ -155,7 +155,12 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
         )
     if state["encoder"] is None:
         raise ValueError("checkpoint: its encoder is a custom module; build the method and load its tensors")
-    kind: Any = get(state["method"])
+    if state["method"] not in METHODS:
+        raise ValueError(
+            f"checkpoint: {state['method']} is a method of your own; build it and load its tensors (load_checkpoint), "
+            "or load its encoder with load_encoder"
+        )
+    kind: Any = METHODS[state["method"]]
     options = state.get("method_options", {})
     if issubclass(kind, TextMethod):
         folder = find_checkpoint(path)

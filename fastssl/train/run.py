@@ -36,6 +36,7 @@ from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
+from fastssl.train.recorded import recorded_options
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 # Options that may differ when a run is resumed: where it computes, and for how long.
@@ -83,7 +84,8 @@ def pretrain(
         size: image size of the encoder, in pixels.
         channels: image channels of the encoder; None: those of the method, 3, or 1 for most distributions.
         encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: a custom module.
-        method_options: the other arguments of the method, for ``load_method``: JSON values.
+        method_options: the other arguments of the method, for ``load_method``: JSON values. Numbers, flags and names
+            that are attributes of the method need not be given.
         resume: continue from the checkpoint in ``out`` if it exists. Data, method, network and options must be
             unchanged; with more ``epochs`` the learning rate follows the longer schedule from there on.
         overwrite: replace an existing run in ``out``.
@@ -94,7 +96,8 @@ def pretrain(
 
     Raises:
         TypeError: ``method`` is no method, or ``encoder`` is given with a method that already has one.
-        ValueError: invalid options, a checkpoint of another run, an existing run in ``out``, fewer items than one
+        ValueError: invalid options, ``encoder_options`` or ``method_options`` of another network or method than the one
+            given, a checkpoint of another run, an existing run in ``out``, fewer items than one
             batch needs, or items that method and encoder cannot process. Raised before training starts.
         OSError: a checkpoint cannot be written; the last one is unchanged.
         RuntimeError: another process has died or does not answer; the features have collapsed; or the loss is not
@@ -148,12 +151,15 @@ def pretrain(
             method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
         raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
+    elif isinstance(method, Method):
+        method_options = recorded_options(method, encoder_options, method_options)
     options = options or Pretraining()
     options.check()
     if options.nodes > 1 and detect_launcher() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
         raise ValueError("nodes: start the processes with torchrun or srun, or set MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
-        raise TypeError(f"method: expected a fastssl.methods.Method or a name, got {type(method).__name__}")
+        got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
+        raise TypeError(f"method: expected a fastssl.methods.Method (an instance) or a name, got {got}")
     out, name = Path(out), name_of(method)
     source = method.prepare(source)
     check_out(out, resume=resume, overwrite=overwrite)

@@ -267,6 +267,11 @@ class Trainer:
                 yield
         except RuntimeError as error:
             text = str(error)
+            if "finished reduction" in text:  # DDP waits for gradients that never came
+                raise RuntimeError(
+                    f"{type(self.method).__name__}: some of its parameters got no gradient in a step; where that is "
+                    "meant, set has_unused_parameters = True in the class"
+                ) from error
             signs = ("has died or did not answer", "onnection", "imed out", "imeout", "NCCL")
             if not any(sign in text for sign in signs):
                 raise

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import stats
 
-import fastssl
 from fastssl.augment import (
     POLICIES,
     Augment,
@@ -53,21 +50,12 @@ from fastssl.augment.program import _uniform
 from fastssl.ops import extension
 from fastssl.ops.reference.augment import philox
 from tests.support import ROOT
+from tests.support.modes import instruction_set
 from tests.support.torchvision_programs import PROGRAMS, images_of
 
 ISAS = extension._C.usable_isas() if extension._C is not None else []
 WAYS = ["reference", *ISAS]
 SAVED = np.load(ROOT / "tests" / "support" / "torchvision_views.npz")
-
-
-@contextlib.contextmanager
-def instruction_set(name: str) -> Iterator[None]:
-    before = fastssl.instruction_set()
-    fastssl.instruction_set(name)
-    try:
-        yield
-    finally:
-        fastssl.instruction_set(before)
 
 
 def apply(way: str, augment: Augment, images: Any, params: Params) -> torch.Tensor:

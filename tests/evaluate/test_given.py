@@ -211,3 +211,37 @@ def test_classes_may_be_hashes_and_features_of_any_unit() -> None:
     constant = torch.cat([X, torch.full((60, 1), 3.0)], 1)
     constant[50:, 8] = 4.0  # unseen in training
     assert linear_probe(constant, Y, TRAIN, TEST, 1e-3) == pytest.approx(scores[1.0], abs=6)
+
+
+@pytest.mark.parametrize("metric", ["Pearson", "Spearman"])
+@pytest.mark.parametrize("scale", [4.0, -4.0, 0.1])
+def test_regression_of_numbers_of_any_size(metric: str, scale: float) -> None:
+    """One output, whatever the numbers are: linear targets are found."""
+    x = torch.randn(60, 5, generator=torch.Generator().manual_seed(0))
+    train, test = np.arange(40), np.arange(40, 60)
+    assert linear_probe(x, scale * x[:, 0] - 7, train, test, metric=metric) > 99
+    assert linear_probe(x, (100 * x[:, 0]).round().long(), train, test, metric=metric) > 99
+    with pytest.raises(ValueError, match="labels: expected finite numbers"):
+        linear_probe(x, x[:, 0] / 0, train, test, metric=metric)
+
+
+def test_several_classes_of_any_dtype_are_signs() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 6, generator=rng)
+    labels = torch.where(x[:, :3] > 0, 1, -1)
+    found = [
+        linear_probe(x, labels.to(dtype), np.arange(60), np.arange(60, 80), metric="11-point mAP")
+        for dtype in (torch.int64, torch.int8, torch.float32, torch.float64)
+    ]
+    assert found[0] > 90 and found == [found[0]] * 4
+    with pytest.raises(ValueError, match="labels: expected -1, 0 and 1, got 2"):
+        linear_probe(x, torch.where(labels > 0, 2, -1), np.arange(60), np.arange(60, 80), metric="11-point mAP")
+
+
+def test_large_numbers_of_classes_take_no_memory() -> None:
+    x = torch.nn.functional.normalize(torch.randn(60, 5, generator=torch.Generator().manual_seed(0)), dim=1)
+    labels = torch.arange(60) % 3
+    huge = labels * 10**9 + 2**33
+    assert retrieval_scores(x, huge) == retrieval_scores(x, labels)
+    train, test = np.arange(40), np.arange(40, 60)
+    assert linear_probe(x, huge, train, test) == linear_probe(x, labels, train, test)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 import torch
 from torch import Tensor
 
+import fastssl
 import fastssl.functional as F
 from tests.support import TRITON_DEVICE
+from tests.support.modes import instruction_set
 from tests.support.subjects import SUBJECTS, Inputs, Subject
 
 N, M, D, LONGER = 70, 90, 24, 300.0
@@ -85,3 +89,32 @@ def test_a_long_row_costs_the_others_no_digits(isa: str, name: str) -> None:
 def test_a_long_row_costs_the_others_no_digits_on_triton(name: str) -> None:
     pytest.importorskip("triton")
     assert_rows_keep_their_digits(name, "triton", 1)
+
+
+LABELLED = [
+    name
+    for name in F.__all__
+    if {"normalize", "labels", "embeddings"} <= set(inspect.signature(getattr(F, name)).parameters)
+]
+
+
+@pytest.mark.parametrize("deviation", [10.0, 50.0, 200.0])
+@pytest.mark.parametrize("name", LABELLED)
+def test_scores_of_thousands_and_millions(name: str, deviation: float) -> None:
+    """Rows that are not normalised: where a softmax is one pair's, its gradient is exact, however coarse the scores."""
+    x = torch.randn(48, 64, generator=torch.Generator().manual_seed(0)) * deviation
+    labels = torch.arange(48) % 6
+
+    def results(rows: Tensor, **options: str) -> tuple[Tensor, Tensor]:
+        rows = rows.clone().requires_grad_()
+        loss = getattr(F, name)(rows, labels, normalize=False, **options)
+        loss.backward()
+        assert rows.grad is not None
+        return loss.detach().double(), rows.grad.double()
+
+    wanted, wanted_grad = results(x.double(), backend="reference")
+    for isa in fastssl.ops.instruction_sets():
+        with instruction_set(isa):
+            loss, grad = results(x)
+        assert float(loss) == pytest.approx(float(wanted), rel=1e-4), isa
+        assert float((grad - wanted_grad).abs().max()) <= 2e-3 * float(wanted_grad.abs().max()) + 1e-30, isa

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -336,3 +338,59 @@ def test_classes_that_are_not_there_are_nan_where_nothing_is_read_back(wrong: in
     assert bool(_check._or_unknown(several, 5, rows)[1][2].isnan().all())
     loss = F.cos_face(known, torch.randn(5, 3), ids, reduction="none")
     assert loss.isnan().tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_random_terms_are_differentiated_with_the_numbers_that_were_drawn(backend: str) -> None:
+    x = torch.randn(12, 5, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.nn.Parameter(torch.tensor(1.0))
+
+    def dropped(s: Tensor, pairs: F.PairMasks, w: Tensor) -> Tensor:
+        return (w * torch.nn.functional.dropout(s, 0.5)).sum(1)
+
+    loss = F.pair_loss(x, term=dropped, parameters=(weight,), strip=4, backend=backend)
+    drawn = torch.rand(3)
+    loss.backward()
+    assert weight.grad is not None and torch.allclose(weight.grad, loss.detach())  # linear in the weight
+    assert not torch.equal(drawn, torch.rand(3))  # the generator goes on from where it was
+
+
+def test_second_derivatives_of_own_losses() -> None:
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+
+    def penalty(x: Tensor, **options: Any) -> Tensor:
+        loss = F.pair_loss(x, term=lambda s, p: s.exp().sum(1), strip=4, **options)
+        (slope,) = torch.autograd.grad(loss, x, create_graph=True)
+        return slope.square().sum()
+
+    assert torch.autograd.gradcheck(lambda x: penalty(x, backend="reference"), (x,))
+    for ask in (lambda: penalty(x).backward(), lambda: torch.autograd.grad(penalty(x), x)):
+        with pytest.raises(RuntimeError, match="pair_loss and pairwise_reduce with fused kernels, have no second"):
+            ask()
+
+
+def test_learned_margins_of_ranked_lists() -> None:
+    """The least distance of negatives follows the margin, in every step."""
+    margin = torch.nn.Parameter(torch.tensor(0.3))
+    module = losses.RankedListLoss(margin=margin)
+    x = torch.randn(16, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    labels = torch.arange(16) % 4
+    for value in (0.3, 0.6):
+        with torch.no_grad():
+            margin.fill_(value)
+        loss = copy.deepcopy(module)(x, labels)
+        loss.backward()
+        assert float(loss.detach()) == pytest.approx(float(F.ranked_list(x, labels, margin=value, alpha=1 + value / 2).detach()))
+    (slope,) = torch.autograd.grad(module(x, labels), margin)
+    step = [float(F.ranked_list(x.double(), labels, margin=0.6 + d)) for d in (-1e-5, 1e-5)]
+    assert float(slope) == pytest.approx((step[1] - step[0]) / 2e-5, rel=1e-2)
+
+
+def test_the_reference_normalises_rows_of_any_length() -> None:
+    x = torch.randn(32, 16, generator=torch.Generator().manual_seed(0))
+    wanted = float(F.nt_xent(x.double(), x.double() + 0.1))
+    for length in (1e25, 1e-5):
+        assert float(F.nt_xent(x * length, (x + 0.1) * length, backend="reference")) == pytest.approx(wanted, rel=1e-5)
+    zeros = torch.zeros(4, 3, requires_grad=True)
+    F.nt_xent(zeros, zeros, backend="reference").backward()
+    assert zeros.grad is not None and not zeros.grad.any()

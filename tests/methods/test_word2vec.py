@@ -21,6 +21,7 @@ from fastssl.data.words import number_words, words_of
 from fastssl.methods import Word2Vec, load_word_vectors
 from fastssl.models import WordVectors
 from fastssl.ops import extension
+from tests.support.modes import instruction_set
 
 C: Any = extension._C
 pytestmark = pytest.mark.skipif(C is None, reason="needs the compiled kernels")
@@ -86,25 +87,13 @@ def test_a_step_is_autograds(case: dict[str, Any], dim: int, isa: str) -> None:
         a, b = (a - 0.05 * ga).detach(), (b - 0.05 * gb).detach()
         if number % 8 == 0:
             loss, terms = loss + value.item(), terms + len(hidden)
-    with fastssl_isa(isa):
+    with instruction_set(isa):
         k.set_tables(x, y, 1, 0.05, 0.05, False, 1 << 12)
         end, got, pairs = k.train(0, 0, 1)
     assert end == len(ids) and pairs == terms and got == pytest.approx(loss, rel=1e-4)
     torch.testing.assert_close(torch.tensor(x).double(), a, rtol=1e-4, atol=2e-6)
     torch.testing.assert_close(torch.tensor(y).double(), b, rtol=1e-4, atol=2e-6)
     assert not x[:, dim:].any() and not y[:, dim:].any()
-
-
-class fastssl_isa:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None:
-        self.before = fastssl.ops.instruction_set()
-        fastssl.ops.instruction_set(self.name)
-
-    def __exit__(self, *error: Any) -> None:
-        fastssl.ops.instruction_set(self.before)
 
 
 @pytest.fixture(params=fastssl.ops.instruction_sets())
@@ -208,7 +197,7 @@ def test_the_same_bits_for_any_number_of_threads(architecture: str, objective: s
 def test_instruction_sets_agree(corpus: Corpus) -> None:
     found = []
     for name in fastssl.ops.instruction_sets():
-        with fastssl_isa(name):
+        with instruction_set(name):
             found.append(Word2Vec(**SMALL).fit(corpus).vectors)
     for other in found[1:]:
         torch.testing.assert_close(other, found[0], rtol=1e-3, atol=1e-4)

@@ -1,10 +1,14 @@
-"""The floating-point mode of the threads of torch's pool."""
+"""The floating-point mode of the threads of torch's pool, and the instruction set of the kernels."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
 
+import fastssl
 from fastssl.ops import extension
 
 kernels = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
@@ -13,3 +17,14 @@ kernels = pytest.mark.skipif(extension._C is None, reason="the compiled kernels 
 def modes() -> list[bool]:
     """Whether subnormal numbers are flushed to zero, the calling thread first."""
     return list(extension._C.float_modes(torch.get_num_threads()))  # type: ignore[union-attr]
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Context in which the kernels use an instruction set."""
+    before = fastssl.instruction_set()
+    fastssl.instruction_set(name)
+    try:
+        yield
+    finally:
+        fastssl.instruction_set(before)

@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from fastssl.augment import SimCLRAugment
+from fastssl.cli import app
 from fastssl.data import ArraySource, Batch, digits
 from fastssl.data.loader import epoch_order
+from fastssl.evaluate import encode, evaluate
 from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import Encoder, build_encoder
 from fastssl.train import (
@@ -30,6 +33,7 @@ from fastssl.train import (
     learning_rate_factor,
     load_checkpoint,
     load_encoder,
+    load_method,
     pretrain,
     recipe,
     save_checkpoint,
@@ -141,6 +145,60 @@ def test_own_encoder_needs_own_loading(tmp_path: Path) -> None:
         load_encoder(tmp_path)
 
 
+def test_options_of_the_method_are_recorded(tmp_path: Path) -> None:
+    """Those that differ from the defaults, without being repeated."""
+    settings = Pretraining(epochs=1, batch_size=40)
+    method = SimCLR(build_encoder(ENCODER), temperature=0.5)
+    pretrain(method, _data(), settings, out=tmp_path, encoder_options=ENCODER)
+    loaded = load_method(tmp_path)
+    assert isinstance(loaded, SimCLR) and loaded.temperature == 0.5
+    other = SimCLR(build_encoder(ENCODER), temperature=0.05)
+    with pytest.raises(ValueError, match="method_options: the checkpoint was made with .*0.5.*, got .*0.05"):
+        pretrain(other, _data(), settings, out=tmp_path, encoder_options=ENCODER, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"method_options": {"temperature": np.float32(0.1)}},
+            "method_options: expected values that JSON",
+        ),
+        ({"method_options": {"temprature": 1}}, "method_options: simclr has no argument temprature; it has encoder"),
+        ({"method_options": {"temperature": 0.3}}, "method_options: simclr has temperature=0.1, got 0.3"),
+        ({"encoder_options": {**ENCODER, "width": 8}}, r"encoder_options: .* whose .* is \(4,.*, got \(8,"),
+        ({"encoder_options": {**ENCODER, "size": 32}}, "encoder_options: .* 3 channels and 16 pixels, got 3 and 32"),
+    ],
+)
+def test_options_that_are_recorded_are_those_of_the_method(tmp_path: Path, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        pretrain(SimCLR(build_encoder(ENCODER)), _data(), Pretraining(epochs=1, batch_size=40), out=tmp_path, **options)
+    assert not (tmp_path / "checkpoint").exists()
+
+
+class Own(SimCLR):
+    """A method of a user's own."""
+
+    name = "own"
+
+
+def test_runs_of_own_methods_are_evaluated_by_their_encoder(tmp_path: Path) -> None:
+    settings = Pretraining(epochs=1, batch_size=40)
+    pretrain(Own(build_encoder(ENCODER)), "digits", settings, out=tmp_path, encoder_options=ENCODER)
+    with pytest.raises(ValueError, match="is a method of your own; build it and load its tensors"):
+        load_method(tmp_path)
+    for command in (["evaluate", "--only"], ["export"]):
+        result = CliRunner().invoke(app, [command[0], str(tmp_path), *command[1:]])
+        assert result.exit_code == 0, result.exception
+
+
+def test_networks_of_ones_own_are_evaluated_without_a_random_one() -> None:
+    encoder = Encoder(torch.nn.Conv2d(3, 4, 4, 4), 16)
+    assert set(evaluate(encoder, None, _data())["digits_linear"]) == {"pretrained", "pixels"}
+    with pytest.raises(TypeError, match=r"encoder: expected an Encoder, got Conv2d; wrap the network: Encoder\("):
+        encode(encoder.network, _data())  # type: ignore[arg-type]
+
+
 def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, epochs=1)
     with pytest.raises(ValueError, match="batch_size.*40.*60"):
@@ -153,7 +211,9 @@ def test_resuming_another_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="items, names or labels differ"):
         pretrain(_model(), relabelled, settings, out=tmp_path, encoder_options=ENCODER, resume=True)
     with pytest.raises(ValueError, match="encoder: the checkpoint was made with .*'width': 4.*'width': 8"):
-        pretrain(_model(), _data(), settings, out=tmp_path, encoder_options={**ENCODER, "width": 8}, resume=True)
+        wide = {**ENCODER, "width": 8}
+        other = SimCLR(build_encoder(wide), SimCLRAugment(16, blur=0), hidden=16, outputs=8)
+        pretrain(other, _data(), settings, out=tmp_path, encoder_options=wide, resume=True)
     with pytest.raises(ValueError, match="method: the checkpoint was made with 'simclr', got 'rotnet'"):
         other = get("rotnet")(build_encoder(ENCODER))
         pretrain(other, _data(), settings, out=tmp_path, encoder_options=ENCODER, resume=True)

@@ -35,7 +35,12 @@ softplus: Callable[[Tensor], Tensor] = functools.partial(TF.softplus, threshold=
 
 def unit(x: Tensor, normalize: float) -> Tensor:
     least = least_length(normalize, x.dtype)
-    return TF.normalize(x, dim=1, eps=least) if least else x
+    if not least or not x.numel():
+        return x
+    # Scaled by a power of two, whose rounding changes nothing, so that no square overflows.
+    scale = torch.exp2(-torch.frexp(x.detach().abs().amax(1, keepdim=True)).exponent.clamp(-100, 100).to(x.dtype))
+    x = x * scale
+    return x / torch.maximum(x.norm(dim=1, keepdim=True), least * scale)
 
 
 def reduce(rows: Tensor, reduction: str, count: Tensor | int | None = None) -> Tensor:

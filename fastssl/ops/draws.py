@@ -1,0 +1,28 @@
+"""Expressions that are evaluated again in the backward pass draw the same random numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Draws:
+    """The state of torch's generators when this is made."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.state = torch.get_rng_state()
+        # A graph that is captured has generators of its own.
+        cuda = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
+        self.devices = [device] if cuda else []
+        self.of_devices = [torch.cuda.get_rng_state(one) for one in self.devices]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """Context in which the same numbers are drawn; afterwards the generators are as before."""
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.state)
+            for device, state in zip(self.devices, self.of_devices):
+                torch.cuda.set_rng_state(state, device)
+            yield
