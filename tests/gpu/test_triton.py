@@ -124,7 +124,7 @@ ROUNDED = "margin_loss: beta + margin and beta - margin are rounded to float32: 
 
 
 @pytest.mark.parametrize("schedule", ["resident", pytest.param("chunks", marks=pytest.mark.slow)], indirect=True)
-@pytest.mark.parametrize("name", known({"margin_loss_one_boundary": ROUNDED}, OWN_KERNELS))
+@pytest.mark.parametrize("name", known({"margin_loss_one_boundary": ROUNDED}, variants_are_slow(OWN_KERNELS)))
 def test_errs_no_more_than_eager(schedule: str, name: str) -> None:
     errs_no_more_than_eager(name, 0.1)
 
@@ -161,7 +161,7 @@ UNITS = 1.0 if DEVICE == "cpu" else 1.5
     ],
     indirect=["schedule"],
 )
-@pytest.mark.parametrize("name", composed_are_slow(NAMES))
+@pytest.mark.parametrize("name", variants_are_slow(NAMES))
 def test_half_precision_inputs(schedule: str, name: str, dtype: torch.dtype) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(27, 24, dtype, 0.1)

@@ -404,7 +404,8 @@ def variants_are_slow(names: Iterable[str]) -> list[Any]:
     return [pytest.param(n, marks=[pytest.mark.slow] if slow[n] else []) for n in names]
 
 
-def known(faults: dict[str, str], names: Iterable[str]) -> list[Any]:
-    """Names of subjects, of which some are known to fail."""
+def known(faults: dict[str, str], names: Iterable[Any]) -> list[Any]:
+    """Names of subjects, perhaps with marks, of which some are known to fail."""
     marks = {name: [pytest.mark.xfail(reason=reason, strict=True)] for name, reason in faults.items()}
-    return [pytest.param(name, marks=marks.get(name, [])) for name in names]
+    given = (pytest.param(name) if isinstance(name, str) else name for name in names)
+    return [pytest.param(*one.values, marks=[*one.marks, *marks.get(one.values[0], [])]) for one in given]
