@@ -32,6 +32,25 @@ def feature_rows(features: Any, name: str = "features") -> Tensor:
     return given if given.dtype == torch.float64 else given.float()
 
 
+def unit_rows(features: Any, name: str = "features") -> Tensor:
+    """:func:`feature_rows` of unit length, or 0: products are cosines.
+
+    Raises:
+        ValueError: a row of another length.
+    """
+    given = feature_rows(features, name)
+    for k, rows in enumerate(given.split(CHUNK)):
+        lengths = torch.linalg.vector_norm(rows, dim=1)
+        wrong = ((lengths - 1).abs() > 0.02) & (lengths != 0)
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"{name}: expected rows of unit length, that of row {k * CHUNK + row} is {float(lengths[row]):.4g}: "
+                f"torch.nn.functional.normalize({name}, dim=1)"
+            )
+    return given
+
+
 def class_ids(labels: Any, rows: Tensor, name: str = "labels") -> Tensor:
     """Classes [N] from 0 on, of any integer dtype, as int64.
 
@@ -71,4 +90,4 @@ def row_indices(rows: Any, count: int, name: str) -> np.ndarray:
     return given.astype(np.int64)
 
 
-__all__ = ["class_ids", "feature_rows", "row_indices"]
+__all__ = ["class_ids", "feature_rows", "row_indices", "unit_rows"]

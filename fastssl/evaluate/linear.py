@@ -12,7 +12,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.evaluate.features import CHUNK, is_large, map_chunks
-from fastssl.evaluate.given import class_ids, feature_rows, row_indices
+from fastssl.evaluate.given import class_ids, feature_rows, row_indices, unit_rows
 from fastssl.evaluate.lbfgs import HISTORY, minimize
 from fastssl.evaluate.metrics import CORRELATIONS, METRICS, metric_of
 
@@ -280,7 +280,8 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
         seed: seed of the draws.
 
     Raises:
-        ValueError: features that are not finite, no draws, no shots, or so many that no row is left to test on.
+        ValueError: features that are not finite or not of unit length, no draws, no shots, or so many that no row is
+            left to test on.
 
     Example:
         >>> import torch
@@ -289,7 +290,7 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
         >>> low_shot(x, labels, shots=1, draws=2)
         (100.0, 0.0)
     """
-    features, results = feature_rows(features), []
+    features, results = unit_rows(features), []
     labels = class_ids(labels, features)
     numbers = labels.numpy()
     least = int(np.bincount(np.unique(numbers, return_inverse=True)[1]).max())

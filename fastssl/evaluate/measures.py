@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.evaluate.given import class_ids, feature_rows
+from fastssl.evaluate.given import class_ids, feature_rows, unit_rows
 
 VOTES = 4096  # queries per chunk
 
@@ -34,8 +34,8 @@ def knn_accuracy(
         top: number of predicted classes, 5 for top-5 accuracy. Classes without a vote are not predicted.
 
     Raises:
-        ValueError: features that are not finite, negative labels, queries without labels (or labels without queries),
-            or a number out of range.
+        ValueError: features that are not finite or not of unit length, negative labels, queries without labels (or
+            labels without queries), or a number out of range.
 
     Example:
         >>> import torch
@@ -50,9 +50,9 @@ def knn_accuracy(
         raise ValueError(f"top: expected at least 1, got {top}")
     if temperature is not None and not temperature > 0:
         raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    own, features = queries is None, feature_rows(features)
+    own, features = queries is None, unit_rows(features)
     labels = class_ids(labels, features)
-    q = features if queries is None else feature_rows(queries, "queries")
+    q = features if queries is None else unit_rows(queries, "queries")
     truth = labels if query_labels is None else class_ids(query_labels, q, "query_labels")
     cosine, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
     # Weights decrease with the rank of the neighbour, so slightly that it only breaks ties: by 1/2 over all of them.
@@ -79,7 +79,7 @@ def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
         k: at most N.
 
     Raises:
-        ValueError: features that are not finite, or other shapes.
+        ValueError: features that are not finite or not of unit length, or other shapes.
 
     Example:
         >>> import torch
@@ -100,7 +100,7 @@ def alignment(x: Tensor, y: Tensor) -> float:
         y: [N, D], unit length; row i is the positive for row i of ``x``.
 
     Raises:
-        ValueError: features that are not finite, or other shapes.
+        ValueError: features that are not finite or not of unit length, or other shapes.
 
     Example:
         >>> import torch
@@ -114,7 +114,7 @@ def alignment(x: Tensor, y: Tensor) -> float:
 
 
 def _pairs(x: Tensor, y: Tensor, *names: str) -> tuple[Tensor, Tensor]:
-    x, y = feature_rows(x, names[0]), feature_rows(y, names[1])
+    x, y = unit_rows(x, names[0]), unit_rows(y, names[1])
     if x.shape != y.shape:
         raise ValueError(f"{names[1]}: expected shape {tuple(x.shape)}, that of {names[0]}, got {tuple(y.shape)}")
     return x, y
@@ -185,7 +185,7 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
         labels: [N].
 
     Raises:
-        ValueError: no class has two rows, features that are not finite, or negative labels.
+        ValueError: no class has two rows, features that are not finite or not of unit length, or negative labels.
 
     Example:
         >>> import torch
@@ -194,7 +194,7 @@ def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
         >>> retrieval_scores(x, torch.tensor([0, 0, 1, 1]))["precision_at_1"]
         100.0
     """
-    features = feature_rows(features)
+    features = unit_rows(features)
     labels = class_ids(labels, features).unique(return_inverse=True)[1]  # numbers may be as large as hashes
     counts = torch.bincount(labels)[labels] - 1
     most = int(counts.max())

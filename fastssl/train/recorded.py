@@ -43,10 +43,10 @@ def recorded_options(
         value = getattr(method, key, None)
         if type(value) not in _PLAIN or parameter.default is inspect.Parameter.empty:
             continue
-        if given.get(key, value) != value:
+        if type(value) is float and given.get(key, value) != value:  # other attributes need not be what was given
             raise ValueError(f"method_options: {name_of(method)} has {key}={value!r}, got {given[key]!r}")
         if value != parameter.default:
-            given[key] = value
+            given.setdefault(key, value)
     return given
 
 

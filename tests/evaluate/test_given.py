@@ -76,7 +76,8 @@ def test_probes_of_other_dtypes_are_those_of_their_values(dtype: torch.dtype, pr
     assert given == wanted if dtype != torch.float64 else given == pytest.approx(wanted, abs=1)
     few = linear_probe(x, y, np.arange(40), np.arange(200, 300), **options)  # fewer rows than features
     assert few == pytest.approx(linear_probe(x.float(), y, np.arange(40), np.arange(200, 300), **options), abs=1)
-    assert knn_accuracy(x, y.to(torch.uint8), 3) == pytest.approx(knn_accuracy(x.float(), y, 3), abs=1)
+    unit = torch.nn.functional.normalize(x.double(), dim=1).to(dtype)
+    assert knn_accuracy(unit, y.to(torch.uint8), 3) == pytest.approx(knn_accuracy(unit.float(), y, 3), abs=1)
 
 
 def test_clusters_may_have_any_names() -> None:
@@ -205,7 +206,8 @@ def test_what_has_no_score_is_named(call: str) -> None:
 
 def test_classes_may_be_hashes_and_features_of_any_unit() -> None:
     assert knn_accuracy(X, Y + 10**12, 5) == knn_accuracy(X, Y, 5)
-    assert knn_accuracy(X, Y + 10**12, 5, X[:9] + 0.1, Y[:9] + 10**12) == knn_accuracy(X, Y, 5, X[:9] + 0.1, Y[:9])
+    moved = torch.nn.functional.normalize(X[:9] + 0.1, dim=1)
+    assert knn_accuracy(X, Y + 10**12, 5, moved, Y[:9] + 10**12) == knn_accuracy(X, Y, 5, moved, Y[:9])
     scores = {unit: linear_probe(X * unit, Y, TRAIN, TEST, 1e-3) for unit in (1.0, 2.0**-40, 2.0**60)}
     assert len(set(scores.values())) == 1
     constant = torch.cat([X, torch.full((60, 1), 3.0)], 1)
@@ -245,3 +247,23 @@ def test_large_numbers_of_classes_take_no_memory() -> None:
     assert retrieval_scores(x, huge) == retrieval_scores(x, labels)
     train, test = np.arange(40), np.arange(40, 60)
     assert linear_probe(x, huge, train, test) == linear_probe(x, labels, train, test)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, y: knn_accuracy(x, y, 3),
+        lambda x, y: knn_accuracy(X, Y, 3, x, y),
+        lambda x, y: recall_at(x, X),
+        lambda x, y: alignment(X, x),
+        lambda x, y: retrieval_scores(x, y),
+        lambda x, y: low_shot(x, y, 1),
+    ],
+)
+def test_cosines_want_rows_of_unit_length(call: Any) -> None:
+    x = X.clone()
+    x[7] *= 3
+    with pytest.raises(ValueError, match="expected rows of unit length, that of row 7 is 3: torch.nn.functional.norm"):
+        call(x, Y)
+    x[7] = 0  # of a constant image
+    call(x, Y)
