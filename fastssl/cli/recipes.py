@@ -153,15 +153,17 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
     own = [
         key for key in inspect.signature(kind).parameters if key not in ("encoder", "augment", "network", "tokenizer")
     ]
-    network: list[str] = []
-    if issubclass(kind, ImageMethod) and (encoder or kind.encoder_name) in DENSITIES:
-        parameters = inspect.signature(DENSITIES[encoder or kind.encoder_name]).parameters
-        network = [key for key in parameters if key not in ("size", "channels")]
-    if issubclass(kind, AudioMethod):
-        network = list(inspect.signature(AUDIO_NETWORKS[kind.networks[0]]).parameters)
+    built: Any = None
+    if issubclass(kind, ImageMethod):
+        built = DENSITIES.get(encoder or kind.encoder_name)
+    elif issubclass(kind, AudioMethod):
+        built = AUDIO_NETWORKS[kind.networks[0]]
+    parameters = inspect.signature(built).parameters if built else ()
+    network = [key for key in parameters if key not in ("size", "channels")]
     settings = parse_settings(given)
     for key, value in settings.items():
         if key not in own and key not in network:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(own + network)}, got {key}={value!r}")
-    check_kinds(kind, settings)
+    for call in (kind, built):
+        check_kinds(call, settings) if call else None
     return tuple({key: value for key, value in settings.items() if key in names} for names in (own, network))  # type: ignore[return-value]

@@ -68,7 +68,8 @@ class AnnotatedFiles(FileSource):
         try:
             objects = self.objects(index)
             _check_classes(objects, len(self.classes))
-        except (ValueError, OSError, SyntaxError) as error:  # of a missing or broken file, too
+        except (ValueError, OSError, SyntaxError, LookupError, TypeError, AttributeError) as error:
+            # Of a missing or broken file, or of a function of the user's own.
             raise ImageError(f"{self.name_of(index)}: its annotation cannot be read ({error})") from error
         if reduce is not None and reduce(objects.size) > 1:  # boxes are those of the whole image
             return item

@@ -87,7 +87,7 @@ def pair_loss(
 
     Raises:
         ValueError: wrong shape, device, score or reduction; ``term`` returned another shape, or uses a tensor that
-            needs a gradient and is not among its parameters.
+            needs a gradient and is not among its parameters (the reference backend takes such tensors).
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -211,7 +211,8 @@ def _traced_strips(
     again = functools.partial(checkpoint, use_reentrant=False, preserve_rng_state=not torch.compiler.is_compiling())
     columns = x if y is None else y
     values = [again(rows_of, part, columns, k * strip, *parameters) for k, part in enumerate(x.split(strip))]
-    return torch.cat(values).to(torch.promote_types(x.dtype, torch.float32))
+    value = torch.cat(values).to(torch.promote_types(x.dtype, torch.float32))
+    return value if value.requires_grad else value + x[:0].sum()  # of a term without scores: zeros, as of the kernels
 
 
 def _ids(x: Tensor, y: Tensor | None, labels: Tensor | None, ref_labels: Tensor | None) -> tuple[Tensor, Tensor]:

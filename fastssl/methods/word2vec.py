@@ -307,6 +307,11 @@ class Word2Vec:
                 raise RuntimeError(f"the loss is not finite in epoch {run.epoch + 1}; try a smaller lr than {self.lr}")
             if run.position >= size:
                 self.history.append(run.loss / run.terms if run.terms else math.nan)
+                if self.epochs == run.epoch + 1 and all(map(math.isnan, self.history)):  # before it is saved
+                    raise ValueError(
+                        "corpus: no word had a neighbour to predict"
+                        + (f" that subsample={self.subsample:g} keeps; subsample=0 keeps all" if self.subsample else "")
+                    )
                 run.epoch, run.position, run.loss, run.terms = run.epoch + 1, 0, 0.0, 0
             now = time.monotonic()
             if on_step is not None:
@@ -325,11 +330,6 @@ class Word2Vec:
             if folder is not None and now - last_saved > 60 * checkpoint_minutes:
                 run.save(folder)
                 last_saved = time.monotonic()
-        if self.history and all(map(math.isnan, self.history)):
-            raise ValueError(
-                "corpus: no word had a neighbour to predict"
-                + (f" that subsample={self.subsample:g} keeps; subsample=0 keeps all" if self.subsample else "")
-            )
 
 
 def load_word_vectors(path: str | Path) -> WordVectors:

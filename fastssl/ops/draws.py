@@ -13,7 +13,7 @@ class Draws:
 
     def __init__(self, device: torch.device) -> None:
         self.state = torch.get_rng_state()
-        # A graph that is captured has generators of its own.
+        # Those of a CUDA graph that is captured cannot be read: a random term draws other numbers there (docs/gpu.md).
         cuda = device.type == "cuda" and not torch.cuda.is_current_stream_capturing()
         self.devices = [device] if cuda else []
         self.of_devices = [torch.cuda.get_rng_state(one) for one in self.devices]

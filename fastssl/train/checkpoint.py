@@ -161,7 +161,7 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
             "or load its encoder with load_encoder"
         )
     kind: Any = METHODS[state["method"]]
-    options = state.get("method_options", {})
+    options = {**state.get("method_attributes", {}), **state.get("method_options", {})}
     if issubclass(kind, TextMethod):
         folder = find_checkpoint(path)
         for name, expected in state["assets"].items():

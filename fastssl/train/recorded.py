@@ -15,16 +15,15 @@ from fastssl.models import Encoder, build_encoder
 _PLAIN = (bool, int, float, str)
 
 
-def recorded_options(
+def check_recorded(
     method: Method, encoder_options: Mapping[str, Any] | None, method_options: Mapping[str, Any] | None
-) -> dict[str, Any]:
-    """The arguments that rebuild a method: those given, and attributes of the same names that differ from the defaults.
+) -> None:
+    """Checks the options that are to rebuild a method.
 
     Raises:
         ValueError: values that JSON cannot hold, options of another encoder or method than this one.
     """
-    given = dict(method_options or {})
-    for name, options in (("encoder_options", encoder_options or {}), ("method_options", given)):
+    for name, options in (("encoder_options", encoder_options or {}), ("method_options", method_options or {})):
         for key, value in options.items():
             try:
                 json.dumps(value)
@@ -33,25 +32,47 @@ def recorded_options(
     encoder = getattr(method, "encoder", None)
     if encoder_options is not None and isinstance(encoder, Encoder):
         _check_encoder(encoder, encoder_options)
-    if type(method) is not METHODS.get(name_of(method)):
-        return given  # a method of the user's own, which is not rebuilt
-    parameters = inspect.signature(type(method)).parameters
-    for key in given:
-        if key not in parameters:
-            raise ValueError(f"method_options: {name_of(method)} has no argument {key}; it has {', '.join(parameters)}")
-    for key, parameter in parameters.items():
-        value = getattr(method, key, None)
-        if type(value) not in _PLAIN or parameter.default is inspect.Parameter.empty:
+    known = _arguments(method)
+    for key, value in (method_options or {}).items():
+        if known and key not in known:
+            raise ValueError(f"method_options: {name_of(method)} has no argument {key}; it has {', '.join(known)}")
+        own = getattr(method, key, value)
+        if key in known and type(own) is float and own != value:  # other attributes need not be what was given
+            raise ValueError(f"method_options: {name_of(method)} has {key}={own!r}, got {value!r}")
+
+
+def attributes_of(method: Method) -> dict[str, Any]:
+    """Arguments of one of FastSSL's methods that are attributes of the same names, and differ from the defaults."""
+    found = {}
+    for key, parameter in _arguments(method).items():
+        value, default = getattr(method, key, None), parameter.default
+        if type(value) in _PLAIN and type(default) in _PLAIN and value != default:
+            found[key] = value
+    return found
+
+
+def _arguments(method: Method) -> dict[str, inspect.Parameter]:
+    """The arguments of the method's class, and of those it hands its further arguments on to; none of a class that is
+    not FastSSL's, which is not rebuilt."""
+    kind, found = type(method), dict[str, inspect.Parameter]()
+    if kind is not METHODS.get(name_of(method)):
+        return found
+    for one in kind.__mro__:
+        if "__init__" not in vars(one):
             continue
-        if type(value) is float and given.get(key, value) != value:  # other attributes need not be what was given
-            raise ValueError(f"method_options: {name_of(method)} has {key}={value!r}, got {given[key]!r}")
-        if value != parameter.default:
-            given.setdefault(key, value)
-    return given
+        own = list(inspect.signature(one.__init__).parameters.values())[1:]  # type: ignore[misc]
+        for parameter in own:
+            if parameter.kind is not parameter.VAR_KEYWORD:
+                found.setdefault(parameter.name, parameter)
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+            break
+    return found
 
 
 def _check_encoder(encoder: Encoder, options: Mapping[str, Any]) -> None:
-    with torch.random.fork_rng():
+    if ":" in str(options.get("name")):
+        return  # another library's, with weights that would be loaded again
+    with torch.random.fork_rng(devices=[]):
         other = build_encoder(dict(options))
     if other.size != encoder.size or other.channels != encoder.channels:
         raise ValueError(

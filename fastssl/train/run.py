@@ -36,7 +36,7 @@ from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
-from fastssl.train.recorded import recorded_options
+from fastssl.train.recorded import attributes_of, check_recorded
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 # Options that may differ when a run is resumed: where it computes, and for how long.
@@ -122,6 +122,7 @@ def pretrain(
         >>> model.encoder.network is network
         True
     """
+    attributes: dict[str, Any] = {}
     by_split = isinstance(method, str) and get(method).held_out and isinstance(data, (str, Path))
     source = training_split(data) if by_split else open_source(data)
     if isinstance(method, str):
@@ -152,7 +153,8 @@ def pretrain(
     elif encoder is not None:
         raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
     elif isinstance(method, Method):
-        method_options = recorded_options(method, encoder_options, method_options)
+        check_recorded(method, encoder_options, method_options)
+        attributes = {"method_attributes": attributes_of(method)}
     options = options or Pretraining()
     options.check()
     if options.nodes > 1 and detect_launcher() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
@@ -180,6 +182,7 @@ def pretrain(
         "method": name,
         "encoder": encoder_options,
         "method_options": method_options or {},
+        **attributes,
         "augment": repr(method.augment) if isinstance(getattr(method, "augment", None), Views) else None,
         "data": source.name,
         "source": {
@@ -245,6 +248,9 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
     for key in ("method", "encoder", "method_options"):
         if state.get(key) != about[key]:
             raise differs(key, state.get(key), about[key])
+    attributes = "method_attributes"
+    if attributes in state and attributes in about and state[attributes] != about[attributes]:
+        raise differs("method_options", state[attributes], about[attributes])
     if state.get("augment") and state["augment"] != about["augment"]:
         raise ValueError(
             "augment: the checkpoint was made with other views, "

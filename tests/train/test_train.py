@@ -26,6 +26,7 @@ from fastssl.data.loader import epoch_order
 from fastssl.evaluate import encode, evaluate
 from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import Encoder, build_encoder
+from fastssl.models.folder import find_checkpoint
 from fastssl.train import (
     LARS,
     Pretraining,
@@ -38,6 +39,7 @@ from fastssl.train import (
     recipe,
     save_checkpoint,
 )
+from fastssl.train.recorded import attributes_of, check_recorded
 
 PAPERS = ("simclr", "moco", "moco-v3", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "mae")
 ENCODER = {"name": "resnet", "size": 16, "width": 4, "blocks": 1}
@@ -155,6 +157,27 @@ def test_options_of_the_method_are_recorded(tmp_path: Path) -> None:
     other = SimCLR(build_encoder(ENCODER), temperature=0.05)
     with pytest.raises(ValueError, match="method_options: the checkpoint was made with .*0.5.*, got .*0.05"):
         pretrain(other, _data(), settings, out=tmp_path, encoder_options=ENCODER, resume=True)
+    path = find_checkpoint(tmp_path) / "state.json"  # one that was written before they were recorded is resumed
+    state = json.loads(path.read_text())
+    assert state.pop("method_attributes") == {"temperature": 0.5}
+    path.write_text(json.dumps(state))
+    pretrain(method, _data(), settings, out=tmp_path, encoder_options=ENCODER, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        *(("moco-v3", {"momentum": 0.9}), ("sup-con", {"hidden": 24}), ("inter-clr", {"momentum": 0.9})),
+        *(("dino", {"spatial": True}), ("masked", {"patch": None})),
+    ],
+)
+def test_arguments_that_are_handed_on_are_known(name: str, options: dict[str, Any]) -> None:
+    method = get(name)(build_encoder(ENCODER), **options)  # type: ignore[arg-type]
+    check_recorded(method, ENCODER, options)
+    again = get(name)(build_encoder(ENCODER), **{**attributes_of(method), **options})  # type: ignore[arg-type]
+    assert [tuple(t.shape) for t in again.state_dict().values()] == [
+        tuple(t.shape) for t in method.state_dict().values()
+    ]
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,8 @@ def unit(x: Tensor, normalize: float) -> Tensor:
     if not least or not x.numel():
         return x
     # Scaled by a power of two, whose rounding changes nothing, so that no square overflows.
-    scale = torch.exp2(-torch.frexp(x.detach().abs().amax(1, keepdim=True)).exponent.clamp(-100, 100).to(x.dtype))
+    most = 1000 if x.dtype == torch.float64 else 100
+    scale = torch.exp2(-torch.frexp(x.detach().abs().amax(1, keepdim=True)).exponent.clamp(-most, most).to(x.dtype))
     x = x * scale
     return x / torch.maximum(x.norm(dim=1, keepdim=True), least * scale)
 
