@@ -506,7 +506,12 @@ BAD: list[tuple[str, Any, type[Exception], str]] = [
         ValueError,
         "before",
     ),
-    ("early normalise", lambda: Augment([Normalize(), RandomResizedCrop(8)]), TypeError, r"operations\[0\]"),
+    (
+        "early normalise",
+        lambda: Augment([Normalize(), RandomResizedCrop(8)]),
+        ValueError,
+        r"operations\[0\]: Normalize comes last, RandomResizedCrop",
+    ),
     ("no operation", lambda: Augment([RandomResizedCrop(8), lambda x: x]), TypeError, r"operations\[1\]"),  # type: ignore[list-item]
     ("many", lambda: Augment([RandomResizedCrop(8), *[RandomGrayscale()] * 40]), ValueError, "at most 32"),
     ("dtype", lambda: Augment([RandomResizedCrop(8)], dtype=torch.float64), ValueError, "dtype.*float64"),

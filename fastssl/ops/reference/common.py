@@ -35,13 +35,7 @@ softplus: Callable[[Tensor], Tensor] = functools.partial(TF.softplus, threshold=
 
 def unit(x: Tensor, normalize: float) -> Tensor:
     least = least_length(normalize, x.dtype)
-    if not least or not x.numel():
-        return x
-    # Scaled by a power of two, whose rounding changes nothing, so that no square overflows.
-    most = 1000 if x.dtype == torch.float64 else 100
-    scale = torch.exp2(-torch.frexp(x.detach().abs().amax(1, keepdim=True)).exponent.clamp(-most, most).to(x.dtype))
-    x = x * scale
-    return x / torch.maximum(x.norm(dim=1, keepdim=True), least * scale)
+    return TF.normalize(x, dim=1, eps=least) if least else x
 
 
 def reduce(rows: Tensor, reduction: str, count: Tensor | int | None = None) -> Tensor:
