@@ -75,9 +75,9 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
             raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
     if seed < 0:
         raise ValueError(f"seed: expected an integer >= 0, got {seed}")
+    check_kinds(method.generate, given)
     if given.get("count", 1) < 1:
         raise ValueError(f"count: expected an integer >= 1, got {given['count']}")
-    check_kinds(method.generate, given)
     if "progress" not in parameters:
         return method.generate(seed=seed, **given)
     with item_progress(f"{run}: steps") as show:

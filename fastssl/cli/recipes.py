@@ -164,6 +164,6 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
     for key, value in settings.items():
         if key not in own and key not in network:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(own + network)}, got {key}={value!r}")
-    for call in (kind, built):
-        check_kinds(call, settings) if call else None
+    for call in filter(None, (kind, built)):
+        check_kinds(call, settings)
     return tuple({key: value for key, value in settings.items() if key in names} for names in (own, network))  # type: ignore[return-value]

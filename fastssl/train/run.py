@@ -248,9 +248,9 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
     for key in ("method", "encoder", "method_options"):
         if state.get(key) != about[key]:
             raise differs(key, state.get(key), about[key])
-    attributes = "method_attributes"
-    if attributes in state and attributes in about and state[attributes] != about[attributes]:
-        raise differs("method_options", state[attributes], about[attributes])
+    found = [one["method_attributes"] for one in (state, about) if "method_attributes" in one]  # of objects alone
+    if len(found) == 2 and found[0] != found[1]:
+        raise differs("method_options", *found)
     if state.get("augment") and state["augment"] != about["augment"]:
         raise ValueError(
             "augment: the checkpoint was made with other views, "

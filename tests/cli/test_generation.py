@@ -96,6 +96,7 @@ def test_waveforms(speech: Path, tmp_path: Path) -> None:
         assert "waveforms are evaluated on --data alone" in refused("evaluate", run, *more)
     assert "top_k: wavenet has no such option" in refused("generate", run, "--top-k", "3")
     assert "count: expected an integer >= 1, got 0" in refused("generate", run, "--count", "0")
+    assert "set: expected an integer as count, got 'two'" in refused("generate", run, "--set", "count=two")
     assert "seed: expected an integer >= 0, got -1" in refused("generate", run, "--seed", "-1")
     assert "expected an integer as window, got 'wide'" in refused(
         "pretrain", "wavenet", "--data", str(speech), "--out", str(tmp_path / "other"), "--set", "window=wide"
