@@ -83,7 +83,7 @@ class Launch:
 
     @property
     def options(self) -> dict[str, Any]:
-        return {k: self.constants[k] for k in ("num_warps", "num_stages") if k in self.constants}
+        return {k: self.constants[k] for k in ("num_warps", "num_stages", "enable_fp_fusion") if k in self.constants}
 
 
 class Recorder(Observer):

@@ -42,7 +42,7 @@ def compiled(architecture: str, launch: Launch, mix: bool = True) -> dict[str, A
     from triton.backends.compiler import GPUTarget
 
     target = GPUTarget("cuda", int(architecture[3:]), 32)
-    options = {**launch.options, "enable_fp_fusion": True}
+    options = launch.options
     kernel = triton.compile(launch.source(), target=target, options=options)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as f:
         f.write(kernel.asm["cubin"])

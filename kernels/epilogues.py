@@ -81,10 +81,18 @@ def exp_of_terms(x):
 
 
 @triton.jit
+def rounded_product(a, b):
+    """a * b, which no compiler fuses with what is added to it: a score that the backward pass computes again has the digits
+    of the forward pass, whose log-sum it is compared with. Fused with that difference it would be off by half a unit of
+    the score, so that exp of it were e^(half a unit) instead of 1."""
+    return tl.fma(a, b, 0.0)
+
+
+@triton.jit
 def scaled(LOSS: tl.constexpr, s, scale, BIAS, rows, columns, n, m, BIAS_COLUMNS: tl.constexpr, SWAPPED: tl.constexpr):
     """Scale times products plus bias, in the unit of SUMS (bits) or of SIGMOID (natural)."""
     UNIT: tl.constexpr = LOG2E if LOSS == SUMS else 1.0
-    s = s * (scale * UNIT)
+    s = rounded_product(s, scale * UNIT)
     if BIAS is not None:
         if BIAS_COLUMNS:
             if SWAPPED:
@@ -157,9 +165,10 @@ def slot_slope(s, scale, shift, PART: tl.constexpr, CIRCLE: tl.constexpr):
 @triton.jit
 def slot_value(s, scale, shift, PART: tl.constexpr, CIRCLE: tl.constexpr):
     if CIRCLE:
-        return slot_slope(s, scale, shift, PART, CIRCLE) * (s - 1 + shift if PART == 1 else s - shift)
+        factor = slot_slope(s, scale, shift, PART, CIRCLE)
+        return rounded_product(factor, s - 1 + shift if PART == 1 else s - shift)
     else:
-        return s * scale + shift
+        return tl.fma(s, scale, shift)
 
 
 @triton.jit
@@ -339,7 +348,8 @@ def slope(LOSS: tl.constexpr, s, positive, negative, columns, row_state, col_sta
         scale = tl.load(P)
         phi, turn = angular(s, P, VARIANT)
         ours = -scale * o1 * sigmoid(o0 - scale * phi) * turn
-        g = tl.where(positive, ours, 0.0) + tl.where(negative, o2 * exp(scale * s - o0) * scale, 0.0)
+        theirs = o2 * exp(rounded_product(s, scale) - o0) * scale
+        g = tl.where(positive, ours, 0.0) + tl.where(negative, theirs, 0.0)
     elif LOSS == LIFTED:
         sign = tl.load(P)
         J, share, derivative, counted = lifted_term(s, o0, col_state0, sign, tl.load(P + 2), VARIANT)
@@ -379,6 +389,6 @@ def parameter_gradients(LOSS: tl.constexpr, s, positive, negative, row_state, P,
         scale = tl.load(P)
         phi, _ = angular(s, P, VARIANT)
         ours = tl.where(positive, -o1 * sigmoid(o0 - scale * phi) * phi, 0.0)
-        theirs = tl.where(negative, o2 * exp(scale * s - o0) * s, 0.0)
+        theirs = tl.where(negative, o2 * exp(rounded_product(s, scale) - o0) * s, 0.0)
         total = tl.sum(ours + theirs, 1)
         return total, tl.zeros_like(total)

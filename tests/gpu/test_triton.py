@@ -517,6 +517,29 @@ def test_what_addresses_are_made_of_is_specialised() -> None:
         assert not {"d", "stride_a", "stride_b", "stride_x"} & set(re.findall(r"\w+", names))
 
 
+@pytest.mark.parametrize("architecture", [80, 90, 100])
+def test_a_product_that_is_computed_again_is_not_fused(architecture: int) -> None:
+    """The interpreter never fuses: what a compiler does is in the machine code."""
+    command = [sys.executable, "-m", "tests.support.rounded", str(architecture)]
+    environment = os.environ | {"TRITON_INTERPRET": "0"}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert run.stdout.split("\n")[:2] == ["plain FFMA", "rounded FADD FFMA"], run.stderr
+
+
+@pytest.mark.parametrize("name", ["multi_nt_xent", "sincere", "circle", "nca"])
+def test_scores_of_thousands(name: str) -> None:
+    """Rows that are not normalised, as tests/losses/test_lengths.py has it for CPUs."""
+    x, labels = torch.randn(48, 64) * 20, torch.arange(48) % 6
+    results = []
+    for rows, backend in ((x.double(), "reference"), (x.to(DEVICE), "triton")):
+        rows.requires_grad_()
+        loss = getattr(F, name)(rows, labels.to(rows.device), normalize=False, backend=backend)
+        results.append([t.detach().cpu().double() for t in (loss, *torch.autograd.grad(loss, rows))])
+    (wanted, wanted_grad), (loss, grad) = results
+    assert float(loss) == pytest.approx(float(wanted), rel=1e-4)
+    assert float((grad - wanted_grad).abs().max()) <= 2e-3 * float(wanted_grad.abs().max())
+
+
 def launches(work: Any, budget: int | None = None) -> list[tuple[str, tuple[int, ...]]]:
     """Names and grids of what a GPU would be given, on the meta device."""
     from fastssl.ops.triton.launch import Observer

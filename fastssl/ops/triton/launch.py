@@ -259,6 +259,7 @@ def current_device(index: int) -> contextlib.AbstractContextManager[Any]:
 
 def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None = None, **constants: Any) -> None:
     """Launches a kernel on the current stream; nothing waits for it."""
+    constants["enable_fp_fusion"] = True  # tiles were chosen for it; newer versions of Triton default to False
     if config is not None:
         constants |= {"num_warps": config.num_warps, "num_stages": config.num_stages}
     if any(isinstance(g, int) and g == 0 for g in grid):
