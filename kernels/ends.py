@@ -213,7 +213,7 @@ def upstream(GRAD, stride_grad, SAVED, partner, at, inside, n, m, ignore, FORM: 
 @triton.jit
 def put(OWN, length, at, inside, weight, bits, positives, FORM: tl.constexpr, BOUNDED: tl.constexpr):
     """The four numbers of a row as ``slope`` reads them. Where no pair is counted the weight is 0; what float32 cannot
-    hold of a log-sum goes into the weight."""
+    hold of a log-sum goes into the weight (where it rounds up by more than 64 bits, exponentials of lower scores are 0)."""
     empty = bits == -float("inf")
     finite = tl.where(empty, 0.0, bits)
     if FORM != SIGMOID_LOSS:
@@ -221,7 +221,8 @@ def put(OWN, length, at, inside, weight, bits, positives, FORM: tl.constexpr, BO
         if BOUNDED:
             weight = weight * tl.exp2(-finite)
         else:
-            weight = weight * tl.exp2(finite.to(tl.float32).to(tl.float64) - finite)
+            rest = finite.to(tl.float32).to(tl.float64) - finite
+            weight = weight * tl.exp2(tl.where(rest > 64, 0.0, rest))
     tl.store(OWN + at, weight.to(tl.float32), mask=inside)
     tl.store(OWN + length + at, finite.to(tl.float32), mask=inside)
     tl.store(OWN + 2 * length + at, positives.to(tl.float32), mask=inside)

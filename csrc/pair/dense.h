@@ -94,9 +94,11 @@ struct SideWeights {
   void set(int64_t i, double upstream, double lse_value) {
     if (lse.data()) {
       // What T cannot hold of the log-sum goes into the weight: at 144 bits, half a unit is 8e-6 of each probability.
+      // Where T rounds up by more than T's exponentials reach, those of all lower scores are 0.
       const bool empty = upstream == 0 || lse_value == kMinusInfinity;
       lse[i] = empty ? T(1e30) : T(lse_value);  // 2^(score - 1e30) is 0, while 2^score may overflow
-      weight[i] = empty ? T(0) : T(upstream * std::exp2(double(lse[i]) - lse_value));
+      const double rest = double(lse[i]) - lse_value;
+      weight[i] = empty ? T(0) : T(upstream * std::exp2(rest > 64 ? 0 : rest));
     } else {
       weight[i] = upstream == 0 ? T(0) : T(upstream * std::exp2(-lse_value));
     }
