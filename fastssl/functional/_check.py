@@ -202,8 +202,10 @@ def no_list(name: str, given: object) -> None:
 
 
 def count(name: str, given: object, *, low: int = 1, high: int | None = None) -> int:
-    if isinstance(given, bool) or not isinstance(given, int):
+    """An integer (of Python or NumPy) >= low, and at most high."""
+    if isinstance(given, bool) or not isinstance(given, (int, numbers.Integral)):
         raise TypeError(f"{name}: expected an integer, got {type(given).__name__}")
+    given = given if isinstance(given, int) else int(given)
     if given < low or (high is not None and given > high):
         raise ValueError(
             f"{name}: expected an integer {f'>= {low}' if high is None else f'in [{low}, {high}]'}, got {given}"

@@ -156,7 +156,7 @@ def _select(
     if check.flag("exclude_self", exclude_self) and y is not None:
         raise ValueError("exclude_self: rows have no self among other rows; expected y=None")
     keys = x if y is None else y
-    check.count("k", k, high=max(keys.shape[0] - int(exclude_self), 0) if x.shape[0] else None)
+    k = check.count("k", k, high=max(keys.shape[0] - int(exclude_self), 0) if x.shape[0] else None)
     if x.shape[0] == 0:
         return x.new_zeros((0, k), dtype=torch.promote_types(x.dtype, torch.float32)), torch.zeros(
             (0, k), dtype=torch.int64, device=x.device

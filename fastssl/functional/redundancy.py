@@ -224,7 +224,7 @@ def sinkhorn(scores: Tensor, *, epsilon: float = 0.05, iterations: int = 3) -> T
     """
     check.matrix("scores", scores)
     epsilon = check.number("epsilon", epsilon, positive=True)
-    check.count("iterations", iterations)
+    iterations = check.count("iterations", iterations)
     shards = current()
     if shards is not None:  # columns are those of all processes' rows
         counts = layout(shards, "scores", scores)

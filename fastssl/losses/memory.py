@@ -63,8 +63,8 @@ class CrossBatchMemory(nn.Module):
         self.loss, self.dtype, self.miner = loss, dtype, miner
         if dtype is not None and not isinstance(dtype, torch.dtype):
             raise TypeError(f"dtype: expected a torch.dtype or None, got {type(dtype).__name__}")
-        check.count("embedding_size", embedding_size)
-        check.count("memory_size", memory_size)
+        embedding_size = check.count("embedding_size", embedding_size)
+        memory_size = check.count("memory_size", memory_size)
         kept = torch.float32 if dtype is None else dtype
         self.queue = EmbeddingQueue(
             memory_size, embedding_size, labelled=True, normalize=False, begin="empty", dtype=kept

@@ -18,8 +18,8 @@ class ProxyLoss(Loss):
     example = "100, 16", "torch.randn(8, 16), torch.arange(8)"
 
     def __init__(self, *, num_classes: int, embedding_size: int, **options: Any) -> None:
-        check.count("num_classes", num_classes)
-        check.count("embedding_size", embedding_size)
+        num_classes = check.count("num_classes", num_classes)
+        embedding_size = check.count("embedding_size", embedding_size)
         super().__init__(**options)
         self.weight = nn.Parameter(torch.empty(num_classes, embedding_size))
         nn.init.normal_(self.weight, std=embedding_size**-0.5)
