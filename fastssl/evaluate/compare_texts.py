@@ -18,6 +18,7 @@ from fastssl.evaluate.finetune_text import TextFineTuning
 from fastssl.evaluate.metrics import metric_of
 from fastssl.evaluate.overlap import TextScores, text_scores
 from fastssl.evaluate.translation import TranslationTuning, finetune_translation
+from fastssl.functional import _check as check
 from fastssl.models.language import LanguageModel
 
 Table = dict[str, dict[str, float]]
@@ -239,8 +240,7 @@ def _over_draws(
     note: Callable[[str], None],
 ) -> Table:
     """The table of the scores of every draw of ``counts`` rows."""
-    if min(counts, default=1) < 1 or seeds < 1:
-        raise ValueError(f"{unit}, seeds: expected numbers >= 1, got {tuple(counts)} and {seeds}")
+    counts, seeds = [check.count(unit, count) for count in counts], check.count("seeds", seeds)
     table: Table = {}
     for count in counts or (len(train),):
         name = f"{task}, {count:,} {unit}" if counts else task

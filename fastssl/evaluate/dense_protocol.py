@@ -24,6 +24,7 @@ from fastssl.evaluate.dense import (
     train_dense,
 )
 from fastssl.evaluate.resuming import Resumption
+from fastssl.functional import _check as check
 from fastssl.models import Encoder
 
 Note = Callable[[str], None]
@@ -143,8 +144,7 @@ def compare_dense(
     """
     if not 0 < labels <= 1:
         raise ValueError(f"labels: expected a share of the training images above 0 and up to 1, got {labels}")
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
-        raise ValueError(f"seeds: expected an integer >= 1, got {seeds!r}")
+    seeds = check.count("seeds", seeds)
     for split, name in ((data.train, "training"), (data.test, "test")):
         if not any(_marked(split.read(k), task) for k in range(len(split))):
             none = "there are none" if task.name == "detection" else "all masks are 0 (background) or 255 (void)"

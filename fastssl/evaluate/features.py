@@ -16,11 +16,11 @@ from fastssl.data import Batch, Loader, Source, prefetch_items
 from fastssl.data import open as open_source
 from fastssl.data.views import CenterCropExamples, select_images
 from fastssl.models import Encoder
+from fastssl.models.given import CHUNK
 from fastssl.models.modes import evaluation_mode
 
 MEMORY = 2**25  # bytes of images per batch
 LARGE = 2**30  # bytes of features from which on they are stored in an anonymous temporary file
-CHUNK = 8192  # rows of features that are processed at once
 
 ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 _progress_factory: ContextVar[ProgressFactory | None] = ContextVar("fastssl_progress_bars", default=None)

@@ -8,28 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.evaluate.features import CHUNK
-
-
-def feature_rows(features: Any, name: str = "features") -> Tensor:
-    """Finite features [N, C], of float32 or float64; those of 16 bits become float32.
-
-    Raises:
-        TypeError: no floating point numbers.
-        ValueError: another shape, no rows, or values that are not finite: the first row that has some is named.
-    """
-    given = torch.as_tensor(features).detach()
-    if not given.is_floating_point():
-        raise TypeError(f"{name}: expected floating point numbers, got {given.dtype}")
-    if given.dim() != 2:
-        raise ValueError(f"{name}: expected 2 dimensions [rows, features], got shape {tuple(given.shape)}")
-    if not len(given):
-        raise ValueError(f"{name}: expected at least one row")
-    for k, rows in enumerate(given.split(CHUNK)):
-        wrong = ~torch.isfinite(rows).all(1)
-        if bool(wrong.any()):
-            raise ValueError(f"{name}: expected finite values, row {k * CHUNK + int(wrong.nonzero()[0])} has others")
-    return given if given.dtype == torch.float64 else given.float()
+from fastssl.models.given import CHUNK, as_tensor, feature_rows
 
 
 def unit_rows(features: Any, name: str = "features") -> Tensor:
@@ -51,23 +30,51 @@ def unit_rows(features: Any, name: str = "features") -> Tensor:
     return given
 
 
-def class_ids(labels: Any, rows: Tensor, name: str = "labels") -> Tensor:
-    """Classes [N] from 0 on, of any integer dtype, as int64.
+def unit_sides(x: Any, y: Any, names: tuple[str, str], *, paired: bool = False) -> tuple[Tensor, Tensor]:
+    """:func:`unit_rows` of two sides with the same number of features, or of pairs, in the wider of their dtypes.
+
+    Raises:
+        ValueError: another number of features, or of pairs another shape.
+    """
+    x, y = unit_rows(x, names[0]), unit_rows(y, names[1])
+    if paired and x.shape != y.shape:
+        raise ValueError(f"{names[1]}: expected shape {tuple(x.shape)}, that of {names[0]}, got {tuple(y.shape)}")
+    if x.shape[1] != y.shape[1]:
+        raise ValueError(f"{names[1]}: expected {x.shape[1]} features as {names[0]}, got shape {tuple(y.shape)}")
+    dtype = torch.promote_types(x.dtype, y.dtype)
+    return x.to(dtype), y.to(dtype)
+
+
+def class_ids(labels: Any, rows: Tensor, name: str = "labels", of: str = "features") -> Tensor:
+    """Classes [N] from 0 on, of any integer dtype, as int64 on the device of their rows.
 
     Raises:
         TypeError: no integers.
         ValueError: a wrong number of them, or negative ones.
     """
-    given = torch.as_tensor(labels).detach()
+    given = as_tensor(name, labels)
     if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
         raise TypeError(f"{name}: expected integers, got {given.dtype}")
     if given.shape != rows.shape[:1]:
         found = len(given) if given.dim() == 1 else f"shape {tuple(given.shape)}"
-        raise ValueError(f"{name}: expected {len(rows)}, one per row of features, got {found}")
-    given = given.long()
+        raise ValueError(f"{name}: expected {len(rows)}, one per row of {of}, got {found}")
+    given = given.to(rows.device, torch.int64)
     if given.numel() and int(given.min()) < 0:
         raise ValueError(f"{name}: expected classes from 0 on, got {int(given.min())}: leave unlabelled rows out")
     return given
+
+
+def signs(labels: Any, name: str = "labels") -> Tensor:
+    """Labels of -1, 0 and 1, of any dtype, as int8.
+
+    Raises:
+        ValueError: other numbers.
+    """
+    given = as_tensor(name, labels)
+    found = given.sign().to(torch.int8)
+    if not bool((found == given).all()):
+        raise ValueError(f"{name}: expected -1, 0 and 1, got {float(given[found != given][0]):g}")
+    return found
 
 
 def row_indices(rows: Any, count: int, name: str) -> np.ndarray:
@@ -90,4 +97,4 @@ def row_indices(rows: Any, count: int, name: str) -> np.ndarray:
     return given.astype(np.int64)
 
 
-__all__ = ["class_ids", "feature_rows", "row_indices", "unit_rows"]
+__all__ = ["class_ids", "feature_rows", "row_indices", "signs", "unit_rows", "unit_sides"]

@@ -11,10 +11,12 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.evaluate.features import CHUNK, is_large, map_chunks
-from fastssl.evaluate.given import class_ids, feature_rows, row_indices, unit_rows
+from fastssl.evaluate.features import is_large, map_chunks
+from fastssl.evaluate.given import class_ids, row_indices, signs, unit_rows
 from fastssl.evaluate.lbfgs import HISTORY, minimize
 from fastssl.evaluate.metrics import CORRELATIONS, METRICS, metric_of
+from fastssl.functional import _check as check
+from fastssl.models.given import CHUNK, Values, as_tensor, feature_rows
 
 DECAYS = (1e-5, 1e-4, 1e-3, 1e-2)
 RATES = (0.01, 0.1, 1.0, 10.0)
@@ -113,8 +115,8 @@ def _sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float
 @torch.inference_mode(False)
 @torch.enable_grad()
 def linear_probe(
-    features: Tensor,
-    labels: Tensor,
+    features: Values,
+    labels: Values,
     train: np.ndarray,
     test: np.ndarray,
     decay: float | None = None,
@@ -152,9 +154,32 @@ def linear_probe(
     if protocol not in ("lbfgs", "sgd"):
         raise ValueError(f"protocol: expected 'lbfgs' or 'sgd', got {protocol!r}")
     metric_of(metric)
-    features, labels = feature_rows(features), torch.as_tensor(labels).detach()
-    if decay is not None and not decay >= 0:
-        raise ValueError(f"decay: expected a number >= 0, got {decay}")
+    x = feature_rows(features)
+    decay, steps = None if decay is None else check.number("decay", decay, low=0), check.count("steps", steps, low=0)
+    y = _targets(labels, x, metric)
+    if x.is_inference() or y.is_inference():
+        x, y = x.clone(), y.clone()  # which can be trained on
+    train, test = row_indices(train, len(x), "train"), row_indices(test, len(x), "test")
+    for name, rows, least in (("train", train, 2 if decay is not None else 3), ("test", test, 1)):
+        if len(rows) < least:
+            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
+    options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
+    if decay is None:
+        order = np.random.default_rng(len(train)).permutation(train)
+        cut = max(1, len(order) // 5)
+        scores = _scores(x, y, order[cut:], order[:cut], options, steps, protocol, metric)
+        options = [options[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]]
+    return _scores(x, y, train, test, options, steps, protocol, metric)[0]
+
+
+def _targets(given: Values, features: Tensor, metric: str) -> Tensor:
+    """What is to be predicted: classes [N], from 0 on without gaps; signs [N, classes]; or numbers [N].
+
+    Raises:
+        TypeError: labels that are no integers, where classes are scored.
+        ValueError: labels that the metric does not have.
+    """
+    labels = as_tensor("labels", given)
     if metric in CORRELATIONS:
         if labels.shape != (len(features),):
             raise ValueError(
@@ -163,31 +188,15 @@ def linear_probe(
         labels = labels.to(features.dtype)
         if not bool(torch.isfinite(labels).all()):
             raise ValueError(f"labels: expected finite numbers for {metric!r}")
-    elif labels.dim() == 1 and metric != "11-point mAP":
-        labels = class_ids(labels, features).unique(return_inverse=True)[1]  # numbers may be as large as hashes
-    elif labels.dim() != 2 or len(labels) != len(features) or metric != "11-point mAP":
+        return labels
+    if labels.dim() == 1 and metric != "11-point mAP":
+        return class_ids(labels, features).unique(return_inverse=True)[1]  # numbers may be as large as hashes
+    if labels.dim() != 2 or len(labels) != len(features) or metric != "11-point mAP":
         wanted = f"[{len(features)}, classes]" if metric == "11-point mAP" else f"[{len(features)}]"
         raise ValueError(f"labels: expected {wanted} for {metric!r}, got shape {tuple(labels.shape)}")
-    elif not bool((labels == -1).any()):
+    if not bool((labels == -1).any()):
         raise ValueError("labels: expected -1 where a class is absent (0 is ignored), got none")
-    else:
-        signs = labels.sign().to(torch.int8)
-        if not bool((signs == labels).all()):
-            raise ValueError(f"labels: expected -1, 0 and 1, got {float(labels[signs != labels][0]):g}")
-        labels = signs
-    if features.is_inference() or labels.is_inference():
-        features, labels = features.clone(), labels.clone()  # which can be trained on
-    train, test = row_indices(train, len(features), "train"), row_indices(test, len(features), "test")
-    for name, rows, least in (("train", train, 2 if decay is not None else 3), ("test", test, 1)):
-        if len(rows) < least:
-            raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
-    options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
-    if decay is None:
-        order = np.random.default_rng(len(train)).permutation(train)
-        cut = max(1, len(order) // 5)
-        scores = _scores(features, labels, order[cut:], order[:cut], options, steps, protocol, metric)
-        options = [options[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]]
-    return _scores(features, labels, train, test, options, steps, protocol, metric)[0]
+    return signs(labels)
 
 
 def _scores(
@@ -211,8 +220,8 @@ def _scores(
 
 
 def few_labels(
-    features: Tensor,
-    labels: Tensor,
+    features: Values,
+    labels: Values,
     train: np.ndarray,
     test: np.ndarray,
     *,
@@ -245,10 +254,10 @@ def few_labels(
     """
     if (share is None) == (per_class is None):
         raise ValueError(f"share, per_class: expected exactly one, got {share} and {per_class}")
-    if share is not None and not 0 < share <= 1:
+    if share is not None and not 0 < check.number("share", share) <= 1:
         raise ValueError(f"share: expected a fraction in (0, 1], got {share}")
-    if (per_class is not None and per_class < 1) or draws < 1:
-        raise ValueError(f"per_class, draws: expected at least one, got {per_class} and {draws}")
+    per_class = None if per_class is None else check.count("per_class", per_class)
+    draws, seed = check.count("draws", draws), check.count("seed", seed, low=0)
     features, results = feature_rows(features), []
     labels, train = class_ids(labels, features), row_indices(train, len(features), "train")
     for draw in range(draws):
@@ -269,7 +278,7 @@ def labelled_rows(
     return np.sort(np.concatenate(chosen))
 
 
-def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed: int = 0) -> tuple[float, float]:
+def low_shot(features: Values, labels: Values, shots: int, draws: int = 20, seed: int = 0) -> tuple[float, float]:
     """Mean and standard deviation of the nearest-neighbour accuracy with ``shots`` labels per class.
 
     Args:
@@ -294,11 +303,9 @@ def low_shot(features: Tensor, labels: Tensor, shots: int, draws: int = 20, seed
     labels = class_ids(labels, features)
     numbers = labels.numpy()
     least = int(np.bincount(np.unique(numbers, return_inverse=True)[1]).max())
-    if draws < 1 or not 1 <= shots < least:
-        raise ValueError(
-            f"shots, draws: expected 1 to {least - 1} labels per class (the largest has {least}) and at least one "
-            f"draw, got {shots} and {draws}"
-        )
+    shots, draws, seed = check.count("shots", shots), check.count("draws", draws), check.count("seed", seed, low=0)
+    if shots >= least:
+        raise ValueError(f"shots: expected 1 to {least - 1} labels per class (the largest has {least}), got {shots}")
     for draw in range(draws):
         rng = np.random.default_rng([seed, draw])
         support = np.concatenate([rng.permutation(np.flatnonzero(numbers == c))[:shots] for c in np.unique(numbers)])

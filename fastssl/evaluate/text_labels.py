@@ -14,6 +14,7 @@ from fastssl.data.tokenizer import Tokenizer
 from fastssl.evaluate.finetune_text import TextFineTuning, TextTask, encode_texts
 from fastssl.evaluate.metrics import metric_of
 from fastssl.evaluate.tuning import tune
+from fastssl.functional import _check as check
 from fastssl.models.language import LanguageModel
 
 Table = dict[str, dict[str, float]]
@@ -69,8 +70,8 @@ def few_text_labels(
         raise ValueError(f"data: expected labelled texts to fine-tune on, got {task.train!r}")
     if len(labels_per_class) and not len(train.classes):
         raise ValueError(f"labels: {task.name} has scores, not classes")
-    if min(labels_per_class, default=1) < 1 or seeds < 1:
-        raise ValueError(f"labels, seeds: expected numbers >= 1, got {tuple(labels_per_class)} and {seeds}")
+    labels_per_class = [check.count("labels_per_class", count) for count in labels_per_class]
+    seeds = check.count("seeds", seeds)
     if len(labels_per_class):
         most = int(np.bincount(train.labels[train.labels >= 0]).max(initial=0))
         if max(labels_per_class) > most:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastssl.evaluate.features import CHUNK
-from fastssl.evaluate.given import feature_rows
+from fastssl.functional import _check as check
+from fastssl.models.given import CHUNK, Values, feature_rows
 
 
-def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> Tensor:
+def whitening(features: Values, components: int = 128, shrink: float = 0.0) -> Tensor:
     """The projection to the first principal components, each scaled to unit variance.
 
     .. math:: P = V \\, \\mathrm{diag}(\\lambda + \\epsilon \\bar\\lambda)^{-1/2}
@@ -27,6 +27,7 @@ def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> T
         P, float32 [C, K]; features are multiplied with it after their mean is subtracted.
 
     Raises:
+        TypeError: features that are no floating point numbers, or ``components`` that is no integer.
         ValueError: fewer than two rows, values that are not finite, ``components`` < 1, or ``shrink`` < 0.
 
     Example:
@@ -37,23 +38,20 @@ def whitening(features: Tensor, components: int = 128, shrink: float = 0.0) -> T
         >>> bool(torch.allclose(y.T @ y / 500, torch.eye(3), atol=1e-3))
         True
     """
-    if features.dim() != 2 or len(features) < 2:
-        raise ValueError(f"features: expected [N, C] with at least two rows, got {list(features.shape)}")
-    if isinstance(components, bool) or not isinstance(components, int) or components < 1:
-        raise ValueError(f"components: expected an integer >= 1, got {components!r}")
-    if not shrink >= 0:
-        raise ValueError(f"shrink: expected a number >= 0, got {shrink!r}")
-    features = feature_rows(features)
-    rows, columns = features.shape
-    mean = torch.stack([part.double().sum(0) for part in features.split(CHUNK)]).sum(0) / rows
+    x = feature_rows(features)
+    rows, columns = x.shape
+    if rows < 2:
+        raise ValueError(f"features: expected [N, C] with at least two rows, got {[rows, columns]}")
+    components, shrink = check.count("components", components), check.number("shrink", shrink, low=0)
+    mean = torch.stack([part.double().sum(0) for part in x.split(CHUNK)]).sum(0) / rows
     if columns <= rows:
-        covariance = torch.zeros(columns, columns, dtype=torch.float64)
-        for part in features.split(CHUNK):
+        covariance = torch.zeros(columns, columns, dtype=torch.float64, device=x.device)
+        for part in x.split(CHUNK):
             centred = part.double() - mean
             covariance.addmm_(centred.T, centred)
         variance, vectors = torch.linalg.eigh(covariance / rows)
     else:  # of the smaller matrix of products between rows, which has the same eigenvalues
-        centred = features.double() - mean
+        centred = x.double() - mean
         variance, between = torch.linalg.eigh(centred @ centred.T / rows)
         vectors = centred.T @ between / (rows * variance.clamp(min=1e-300)).sqrt()
     variance, vectors = variance.flip(0)[:components], vectors.flip(1)[:, :components]

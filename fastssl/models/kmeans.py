@@ -7,28 +7,32 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl.functional import _check as check
+from fastssl.models.given import Values, as_tensor, feature_rows
 
 
 def kmeans(
-    features: Tensor, clusters: int, *, iterations: int = 50, seed: int = 0, tolerance: float = 1e-4
+    features: Values, clusters: int, *, iterations: int = 50, seed: int = 0, tolerance: float = 1e-4
 ) -> tuple[Tensor, Tensor, float]:
     """Lloyd's algorithm with k-means++ initialisation, on squared Euclidean distances.
 
     An empty cluster is reinitialised as one row of the largest one, which it splits (as in DeepCluster).
 
     Args:
-        features: [N, C], float32 or float64, or of 16 bits (computed in float32).
+        features: [N, C], float32 or float64, or integers or floats of 16 bits (computed in float32).
         clusters: number of clusters K, at most N.
-        iterations: maximum number of times that centroids move.
-        seed: seed of the initialisation.
-        tolerance: stops when the cost decreases by less than this fraction.
+        iterations: maximum number of times that centroids move, >= 0.
+        seed: seed of the initialisation, >= 0.
+        tolerance: stops when the cost decreases by less than this fraction, >= 0.
 
     Returns:
         Centroids [K, C], the cluster of each row [N], which is that of the nearest centroid, and the mean squared
         distance to it.
 
     Raises:
-        ValueError: more clusters than rows, or none; features that are not finite.
+        TypeError: features that are no numbers, or a number of another kind.
+        ValueError: more clusters than rows, or none; another number out of range; features of another shape or that are
+            not finite.
 
     Example:
         >>> import torch
@@ -39,12 +43,11 @@ def kmeans(
 
     Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007; Caron et al., DeepCluster, 2018 (repair).
     """
-    x = features.detach().contiguous()
-    x = x if x.dtype == torch.float64 else x.float()
-    if not bool(torch.isfinite(x).all()):
-        raise ValueError("features: expected finite values")
-    if not 1 <= clusters <= len(x):
-        raise ValueError(f"clusters: expected 1 to {len(x)}, got {clusters}")
+    x = as_tensor("features", features)
+    x = feature_rows(x if x.is_floating_point() or x.is_complex() else x.float()).contiguous()
+    clusters = check.count("clusters", clusters, high=len(x))
+    iterations, seed = check.count("iterations", iterations, low=0), check.count("seed", seed, low=0)
+    tolerance = check.number("tolerance", tolerance, low=0)
     rng = np.random.default_rng(seed)
     centres = _plus_plus(x, clusters, rng)
     cost = float("inf")
@@ -78,12 +81,16 @@ def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
     return x[chosen].clone()
 
 
-def pca_whiten(features: Tensor, dim: int) -> Tensor:
+def pca_whiten(features: Values, dim: int) -> Tensor:
     """PCA-whitens features to ``dim`` dimensions and normalises them to unit length (Jegou and Chum 2012).
 
     Args:
         features: [N, C].
         dim: number of principal components, at most the rank of the features.
+
+    Raises:
+        TypeError: features that are no floating point numbers, or ``dim`` that is no integer.
+        ValueError: features of another shape or that are not finite, or ``dim`` < 1.
 
     Example:
         >>> import torch
@@ -91,9 +98,10 @@ def pca_whiten(features: Tensor, dim: int) -> Tensor:
         >>> pca_whiten(torch.randn(32, 8), 4).shape
         torch.Size([32, 4])
     """
-    x = features.detach().double()
+    given, dim = as_tensor("features", features), check.count("dim", dim)
+    x = feature_rows(given).double()
     x = x - x.mean(0)
     _, values, axes = torch.linalg.svd(x, full_matrices=False)
     kept = min(dim, int((values > values[:1] * 1e-6).sum()) if len(values) else 0)
     white = x @ axes[:kept].T / values[:kept] * max(len(x) - 1, 1) ** 0.5
-    return torch.nn.functional.normalize(white, dim=1).to(features.dtype)
+    return torch.nn.functional.normalize(white, dim=1).to(given.dtype)

@@ -186,7 +186,7 @@ def test_what_cannot_be_tuned_is_named() -> None:
     given = task("scores")
     for options, match in (
         ({"labels_per_class": (5,)}, "labels: toy has scores"),
-        ({"seeds": 0}, "labels, seeds: expected numbers >= 1"),
+        ({"seeds": 0}, "seeds: expected an integer >= 1, got 0"),
         ({"options": TextFineTuning(readout="last")}, "readout: expected 'mean' or 'token'"),
     ):
         with pytest.raises(ValueError, match=match):
