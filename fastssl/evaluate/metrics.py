@@ -4,28 +4,115 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastssl.evaluate.given import class_ids, signs
+from fastssl.models.given import Values, as_tensor
 
-def known(metric: Callable[[Tensor, Tensor], float]) -> Callable[[Tensor, Tensor], float]:
-    """A metric that is NaN where a score is: of a classifier that diverged there is none."""
-
-    @functools.wraps(metric)
-    def call(scores: Tensor, labels: Tensor) -> float:
-        return float("nan") if bool(scores.isnan().any()) else metric(scores, labels)
-
-    return call
+Metric = Callable[[Values, Values], float]
 
 
-@known
+def known(
+    prepare: Callable[[Tensor, Any], tuple[Tensor, Tensor]],
+) -> Callable[[Callable[[Tensor, Tensor], float]], Metric]:
+    """Metrics of scores and labels, tensors or arrays, that ``prepare`` checks; NaN where a score is: of a classifier
+    that diverged there is none."""
+
+    def decorate(metric: Callable[[Tensor, Tensor], float]) -> Metric:
+        @functools.wraps(metric)
+        def call(scores: Values, labels: Values) -> float:
+            given, wanted = prepare(as_tensor("scores", scores), labels)
+            return float("nan") if bool(given.isnan().any()) else metric(given, wanted)
+
+        return call
+
+    return decorate
+
+
+def _of_classes(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    """Scores [N, classes] and classes [N].
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: other shapes, no rows, or labels that have no score.
+    """
+    scores, labels = _table(scores), as_tensor("labels", labels)
+    classes = scores.shape[1]
+    wanted = class_ids(labels.long() if labels.dtype == torch.bool else labels, scores, of="scores")
+    if int(wanted.max()) >= classes:
+        raise ValueError(f"labels: expected classes from 0 to {classes - 1}, as scores has, got {int(wanted.max())}")
+    return scores, wanted
+
+
+def _of_signs(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    """Scores [N, classes] and labels [N, classes] of -1, 0 and 1.
+
+    Raises:
+        ValueError: other shapes, no rows or other labels.
+    """
+    scores, wanted = _table(scores), as_tensor("labels", labels)
+    if wanted.shape != scores.shape:
+        raise ValueError(f"labels: expected shape {tuple(scores.shape)}, that of scores, got {tuple(wanted.shape)}")
+    return scores, signs(wanted).to(scores.device)
+
+
+def _table(scores: Tensor) -> Tensor:
+    if scores.dim() != 2 or not scores.numel():
+        raise ValueError(f"scores: expected [N, classes] with at least one row, got shape {tuple(scores.shape)}")
+    return scores
+
+
+def _of_numbers(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    """Numbers [N] or [N, 1], and numbers [N], as float64.
+
+    Raises:
+        ValueError: other shapes, or no rows.
+    """
+    wanted = as_tensor("labels", labels)
+    if wanted.dim() != 1 or not len(wanted):
+        raise ValueError(f"labels: expected [N] with at least one row, got shape {tuple(wanted.shape)}")
+    if scores.shape not in ((len(wanted),), (len(wanted), 1)):
+        raise ValueError(f"scores: expected {len(wanted)} numbers, one per label, got shape {tuple(scores.shape)}")
+    return scores.reshape(-1).double(), wanted.to(scores.device, torch.float64)
+
+
+def _of_words(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
+    """Scores [N, W, classes], and labels [N, W].
+
+    Raises:
+        ValueError: other shapes.
+    """
+    wanted = as_tensor("labels", labels)
+    if scores.dim() != 3 or wanted.shape != scores.shape[:2]:
+        raise ValueError(
+            f"scores, labels: expected [N, W, classes] and [N, W], got shapes {tuple(scores.shape)} and "
+            f"{tuple(wanted.shape)}"
+        )
+    return scores, wanted.to(scores.device)
+
+
+def among_top(scores: Tensor, labels: Tensor, top: int) -> Tensor:
+    """Whether the class of a row [N] is among the ``top`` ones with the largest scores [N, classes]; of equal scores,
+    the first class is the larger."""
+    own = scores.gather(1, labels[:, None])
+    before = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
+    return ((scores > own) | ((scores == own) & before)).sum(1) < top
+
+
+@known(_of_classes)
 def top_1(scores: Tensor, labels: Tensor) -> float:
-    """Top-1 accuracy.
+    """Top-1 accuracy; of equal scores, that of the first class counts as the largest.
 
     Args:
         scores: [N, classes].
-        labels: [N] integers.
+        labels: [N] integers, 0 to classes - 1.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: other shapes, no rows, or labels out of range.
 
     Example:
         >>> import torch
@@ -33,23 +120,26 @@ def top_1(scores: Tensor, labels: Tensor) -> float:
         >>> top_1(torch.eye(4), torch.tensor([0, 1, 1, 3]))
         75.0
     """
-    return 100 * float((scores.argmax(1) == labels).double().mean())
+    return 100 * float(among_top(scores, labels, 1).double().mean())
 
 
-@known
+@known(_of_classes)
 def top_5(scores: Tensor, labels: Tensor) -> float:
-    """Top-5 accuracy. Labels: [N]."""
-    best = scores.topk(min(5, scores.shape[1]), 1).indices
-    return 100 * float((best == labels[:, None]).any(1).double().mean())
+    """Top-5 accuracy, as :func:`top_1`. Labels: [N]."""
+    return 100 * float(among_top(scores, labels, 5).double().mean())
 
 
-@known
+@known(_of_classes)
 def mean_per_class(scores: Tensor, labels: Tensor) -> float:
     """Mean per-class accuracy, over the classes that occur.
 
     Args:
         scores: [N, classes].
-        labels: [N] integers.
+        labels: [N] integers, 0 to classes - 1.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: other shapes, no rows, or labels out of range.
 
     Example:
         >>> import torch
@@ -57,23 +147,27 @@ def mean_per_class(scores: Tensor, labels: Tensor) -> float:
         >>> mean_per_class(torch.eye(3), torch.tensor([0, 1, 1]))
         75.0
     """
-    labels = labels.long()
-    right = (scores.argmax(1) == labels).double()
-    counts = torch.bincount(labels, minlength=scores.shape[1])
-    sums = torch.zeros(len(counts), dtype=torch.float64).index_add_(0, labels, right)
+    right = among_top(scores, labels, 1).double()
+    counts = torch.bincount(labels)
+    sums = torch.zeros(len(counts), dtype=torch.float64, device=scores.device).index_add_(0, labels, right)
     return 100 * float((sums[counts > 0] / counts[counts > 0]).mean())
 
 
-@known
+@known(_of_signs)
 def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
-    """11-point mAP: mean over classes of the average precision at recalls 0, 0.1, ..., 1 (PASCAL VOC 2007).
+    r"""11-point mAP: mean over classes of the average precision at recalls 0, 0.1, ..., 1 (PASCAL VOC 2007).
+
+    .. math:: AP = \frac{1}{11} \sum_{r \in \{0, 0.1, \dots, 1\}} \max_{t:\, R(t) \ge r} P(t)
+
+    with precision P(t) and recall R(t) of the rows whose score is at least t. Rows with equal scores are found
+    together, whatever their order is.
 
     Args:
         scores: [N, classes].
         labels: [N, classes] of -1, 0 (difficult, ignored) and 1.
 
     Raises:
-        ValueError: no class has a positive row.
+        ValueError: no class has a positive row, other shapes, or other labels.
 
     Example:
         >>> import torch
@@ -87,9 +181,11 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
         truth = labels[counted, c] > 0
         if not bool(truth.any()):
             continue
-        order = scores[counted, c].argsort(descending=True, stable=True)
-        hits = truth[order].double().cumsum(0)
-        precision = hits / torch.arange(1, len(order) + 1)
+        values, order = scores[counted, c].sort(descending=True)
+        _, groups = values.unique_consecutive(return_counts=True)
+        found = groups.cumsum(0)  # rows whose score is at least each of those that occur
+        hits = truth[order].double().cumsum(0)[found - 1]
+        precision = hits / found
         # Recall is a ratio of counts: in integers, 3 of 10 is exactly 0.3.
         points = [precision[10 * hits >= k * truth.sum()].max() for k in range(11)]
         results.append(float(torch.stack(points).mean()))
@@ -98,13 +194,17 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
     return 100 * sum(results) / len(results)
 
 
-@known
+@known(_of_classes)
 def f1(scores: Tensor, labels: Tensor) -> float:
     """F1 score of class 1: the harmonic mean of its precision and recall; 0 if nothing is right.
 
     Args:
         scores: [N, 2].
         labels: [N] of 0 and 1.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: other shapes, no rows, or labels out of range.
 
     Example:
         >>> import torch
@@ -132,13 +232,17 @@ def _centred(values: Tensor) -> Tensor:
     return centred / centred.abs().max()
 
 
-@known
+@known(_of_classes)
 def matthews(scores: Tensor, labels: Tensor) -> float:
     """Matthews' correlation of predicted and true classes, times 100; 0 if either is constant.
 
     Args:
         scores: [N, classes].
-        labels: [N] integers.
+        labels: [N] integers, 0 to classes - 1.
+
+    Raises:
+        TypeError: labels that are no integers.
+        ValueError: other shapes, no rows, or labels out of range.
 
     Example:
         >>> import torch
@@ -146,12 +250,11 @@ def matthews(scores: Tensor, labels: Tensor) -> float:
         >>> matthews(torch.eye(2)[[1, 1, 0, 0]], torch.tensor([1, 1, 0, 0]))
         100.0
     """
-    classes = max(scores.shape[1], int(labels.max()) + 1)
-    one_hot = torch.eye(classes, dtype=torch.float64)
+    one_hot = torch.eye(scores.shape[1], dtype=torch.float64, device=scores.device)
     return _correlation(one_hot[scores.argmax(1)], one_hot[labels])
 
 
-@known
+@known(_of_numbers)
 def pearson(scores: Tensor, labels: Tensor) -> float:
     """Pearson's correlation, times 100; 0 if either side is constant.
 
@@ -159,22 +262,28 @@ def pearson(scores: Tensor, labels: Tensor) -> float:
         scores: [N, 1] or [N].
         labels: [N].
 
+    Raises:
+        ValueError: other shapes, or no rows.
+
     Example:
         >>> import torch
         >>> from fastssl.evaluate.metrics import pearson
         >>> round(pearson(torch.tensor([[1.0], [2.0], [3.0]]), torch.tensor([2.0, 4.0, 6.0])))
         100
     """
-    return _correlation(scores.reshape(len(labels)).double(), labels.double())
+    return _correlation(scores, labels)
 
 
-@known
+@known(_of_numbers)
 def spearman(scores: Tensor, labels: Tensor) -> float:
     """Spearman's correlation, that of the ranks, times 100; equal values share the mean of their ranks.
 
     Args:
         scores: [N, 1] or [N].
         labels: [N].
+
+    Raises:
+        ValueError: other shapes, or no rows.
 
     Example:
         >>> import torch
@@ -188,17 +297,17 @@ def spearman(scores: Tensor, labels: Tensor) -> float:
         ends = count.cumsum(0).double()
         return (ends - (count - 1) / 2)[place]
 
-    return pearson(ranks(scores.reshape(len(labels)).double()), ranks(labels.double()))
+    return _correlation(ranks(scores), ranks(labels))
 
 
-@known
+@known(_of_words)
 def word_accuracy(scores: Tensor, labels: Tensor) -> float:
     """Accuracy of words. Scores: [N, W, classes], labels: [N, W], -100: no word."""
     scored = labels >= 0
     return 100 * float((scores.argmax(2) == labels)[scored].double().mean())
 
 
-@known
+@known(_of_words)
 def span_f1(scores: Tensor, labels: Tensor) -> float:
     """F1 of spans (Tjong Kim Sang & De Meulder 2003): a span is right if its first word, last word and kind are.
 
@@ -227,7 +336,7 @@ def _spans(rows: list[list[int]]) -> set[tuple[int, int, int, int]]:
 
 
 CORRELATIONS = ("Pearson", "Spearman")  # of numbers, not of classes
-METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
+METRICS: dict[str, Metric] = {
     "top-1": top_1,
     "top-5": top_5,
     "mean per class": mean_per_class,
@@ -241,7 +350,7 @@ METRICS: dict[str, Callable[[Tensor, Tensor], float]] = {
 }
 
 
-def metric_of(name: str) -> Callable[[Tensor, Tensor], float]:
+def metric_of(name: str) -> Metric:
     """The metric function of a name.
 
     Raises:
