@@ -23,14 +23,13 @@ from fastssl.evaluate.measures import (
     feature_spread,
     knn_accuracy,
     rank_me,
-    recall_at,
-    retrieval_scores,
     uniformity,
 )
 from fastssl.evaluate.metrics import METRICS, eleven_point_map, f1, matthews, mean_per_class, pearson, spearman, top_1
 from fastssl.evaluate.overlap import TextScores, rouge_l, text_scores
 from fastssl.evaluate.protocols import PROTOCOLS, evaluate_with
 from fastssl.evaluate.report import evaluate, evaluate_digits, evaluate_emoji, evaluate_splits
+from fastssl.evaluate.retrieval import recall_at, retrieval_scores
 from fastssl.evaluate.segmentation import Segmentation
 from fastssl.evaluate.segmentation_metrics import boundary_f, confusion_matrix, mean_iou, pixel_accuracy
 from fastssl.evaluate.sentences import next_sentence

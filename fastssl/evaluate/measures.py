@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.evaluate.given import class_ids, feature_rows, unit_rows
+from fastssl.evaluate.given import class_ids, unit_rows, unit_sides
+from fastssl.evaluate.metrics import among_top
+from fastssl.functional import _check as check
+from fastssl.models.given import Values, feature_rows, float_rows
 
 VOTES = 4096  # queries per chunk
 
 
 def knn_accuracy(
-    features: Tensor,
-    labels: Tensor,
+    features: Values,
+    labels: Values,
     k: int = 5,
-    queries: Tensor | None = None,
-    query_labels: Tensor | None = None,
+    queries: Values | None = None,
+    query_labels: Values | None = None,
     *,
     temperature: float | None = None,
     top: int = 1,
 ) -> float:
-    """Accuracy of a k-NN classifier with cosine similarity (ties: the nearer neighbour).
+    """Accuracy of a k-NN classifier with cosine similarity.
+
+    .. math:: \\hat y_i = \\arg\\max_c \\sum_{j \\in \\mathrm{kNN}(i)} w_{ij} [y_j = c]
+
+    Neighbours with equal cosines rank by their index in ``features``. Among classes with as many votes, the one whose
+    neighbours have the smaller ranks in sum is predicted; with ``temperature`` ranks do not count. Among classes that
+    are equal in this too, it is the one with the smallest label.
 
     Args:
         features: [N, C], unit length.
@@ -34,6 +42,7 @@ def knn_accuracy(
         top: number of predicted classes, 5 for top-5 accuracy. Classes without a vote are not predicted.
 
     Raises:
+        TypeError: labels that are no integers, or a number of another kind.
         ValueError: features that are not finite or not of unit length, negative labels, queries without labels (or
             labels without queries), or a number out of range.
 
@@ -46,53 +55,31 @@ def knn_accuracy(
     """
     if (queries is None) != (query_labels is None):
         raise ValueError("queries, query_labels: expected both or neither")
-    if top < 1:
-        raise ValueError(f"top: expected at least 1, got {top}")
-    if temperature is not None and not temperature > 0:
-        raise ValueError(f"temperature: expected a number above 0, got {temperature}")
-    own, features = queries is None, unit_rows(features)
-    labels = class_ids(labels, features)
-    q = features if queries is None else unit_rows(queries, "queries")
-    truth = labels if query_labels is None else class_ids(query_labels, q, "query_labels")
-    cosine, nearest = F.nearest(q, None if own else features, k, metric="dot", exclude_self=own)
-    # Weights decrease with the rank of the neighbour, so slightly that it only breaks ties: by 1/2 over all of them.
-    weight = (1 - torch.arange(k, dtype=torch.float64) / k**2).expand_as(nearest)
+    k, top = check.count("k", k), check.count("top", top)
+    if temperature is not None:
+        temperature = check.number("temperature", temperature, positive=True)
+    own = queries is None
+    x, q = (unit_rows(features),) * 2 if own else unit_sides(features, queries, ("features", "queries"))
+    ids = class_ids(labels, x)
+    truth = ids if own else class_ids(query_labels, q, "query_labels", "queries")
+    cosine, nearest = F.nearest(q, None if own else x, k, metric="dot", exclude_self=own)
+    # Weights decrease with the rank of the neighbour, so slightly that it only breaks ties; integers add up exactly.
+    weight = (k * k - torch.arange(k, dtype=torch.float64, device=x.device)).expand_as(nearest)
     if temperature is not None:
         weight = torch.exp((cosine - cosine[:, :1]).double() / temperature)
     # Classes that occur: labels may be large.
-    names, numbers = labels.unique(return_inverse=True)
-    right, classes = 0, len(names)
-    for rows in torch.arange(len(q)).split(VOTES):  # bounds the [rows, classes] matrix of votes
-        votes = torch.zeros(len(rows), classes, dtype=weight.dtype)
+    names, numbers = ids.unique(return_inverse=True)
+    place = torch.searchsorted(names, truth).clamp(max=len(names) - 1)
+    known, right = names[place] == truth, 0
+    for rows in torch.arange(len(q), device=x.device).split(VOTES):  # bounds the [rows, classes] matrix of votes
+        votes = torch.zeros(len(rows), len(names), dtype=weight.dtype, device=x.device)
         votes.scatter_add_(1, numbers[nearest[rows]], weight[rows].contiguous())
-        best = votes.topk(min(top, classes), 1)
-        right += int(((names[best.indices] == truth[rows, None]) & (best.values > 0)).any(1).sum())
+        chosen = votes.gather(1, place[rows, None])[:, 0] > 0
+        right += int((among_top(votes, place[rows], top) & chosen & known[rows]).sum())
     return 100 * right / len(q)
 
 
-def recall_at(query: Tensor, gallery: Tensor, k: int = 1) -> float:
-    """Recall@K in percent: row i of ``gallery`` is among the k nearest rows (cosine) of row i of ``query``.
-
-    Args:
-        query: [N, C], unit length.
-        gallery: [N, C], unit length.
-        k: at most N.
-
-    Raises:
-        ValueError: features that are not finite or not of unit length, or other shapes.
-
-    Example:
-        >>> import torch
-        >>> from fastssl.evaluate import recall_at
-        >>> recall_at(torch.eye(4), torch.eye(4), k=1)
-        100.0
-    """
-    query, gallery = _pairs(query, gallery, "query", "gallery")
-    _, nearest = F.nearest(query, gallery, k, metric="dot")
-    return 100 * float((nearest == torch.arange(len(query))[:, None]).any(1).float().mean())
-
-
-def alignment(x: Tensor, y: Tensor) -> float:
+def alignment(x: Values, y: Values) -> float:
     """Mean squared distance of positive pairs of unit vectors (Wang and Isola 2020); 0 is best.
 
     Args:
@@ -109,18 +96,11 @@ def alignment(x: Tensor, y: Tensor) -> float:
         >>> alignment(x, x)
         0.0
     """
-    x, y = _pairs(x, y, "x", "y")
+    x, y = unit_sides(x, y, ("x", "y"), paired=True)
     return float((x - y).square().sum(1).mean())
 
 
-def _pairs(x: Tensor, y: Tensor, *names: str) -> tuple[Tensor, Tensor]:
-    x, y = unit_rows(x, names[0]), unit_rows(y, names[1])
-    if x.shape != y.shape:
-        raise ValueError(f"{names[1]}: expected shape {tuple(x.shape)}, that of {names[0]}, got {tuple(y.shape)}")
-    return x, y
-
-
-def uniformity(x: Tensor, t: float = 2.0) -> float:
+def uniformity(x: Values, t: float = 2.0) -> float:
     """Log of the mean Gaussian potential of unit vectors (Wang and Isola 2020); lower is more uniform.
 
     Args:
@@ -136,12 +116,16 @@ def uniformity(x: Tensor, t: float = 2.0) -> float:
     return float(F.uniformity(feature_rows(x, "x"), t=t))
 
 
-def feature_spread(features: Tensor) -> float:
+def feature_spread(features: Values) -> float:
     """Standard deviation over the batch of unit vectors, times sqrt(C): about 1 for vectors that are uniform on the
     sphere, 0 after complete collapse (Chen and He 2021, SimSiam).
 
     Args:
-        features: [N, C].
+        features: [N, C]; of values that are not finite, the spread is NaN.
+
+    Raises:
+        TypeError: features that are no floating point numbers.
+        ValueError: another shape.
 
     Example:
         >>> import torch
@@ -149,19 +133,25 @@ def feature_spread(features: Tensor) -> float:
         >>> feature_spread(torch.ones(8, 4))
         0.0
     """
-    unit = torch.nn.functional.normalize(features.float(), dim=1)
-    return float(unit.std(0, correction=0).mean() * features.shape[1] ** 0.5)
+    unit = torch.nn.functional.normalize(float_rows(features).float(), dim=1)
+    return float(unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5)
 
 
-def rank_me(features: Tensor, eps: float = 1e-7) -> float:
+def rank_me(features: Values, eps: float = 1e-7) -> float:
     """RankMe: effective rank of the features, the exponential of the entropy of their singular values.
+
+    .. math:: \\exp\\Big(-\\sum_k p_k \\log p_k\\Big), \\qquad p_k = \\sigma_k / \\sum_j \\sigma_j + \\epsilon
 
     Garrido et al., RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their
     Rank, 2023.
 
     Args:
         features: [N, C], with N considerably larger than C.
-        eps: added to the normalised singular values.
+        eps: added to the normalised singular values, >= 0.
+
+    Raises:
+        TypeError: features that are no floating point numbers.
+        ValueError: features of another shape or that are not finite, or ``eps`` out of range.
 
     Example:
         >>> import torch
@@ -169,48 +159,9 @@ def rank_me(features: Tensor, eps: float = 1e-7) -> float:
         >>> round(rank_me(torch.eye(4)), 3)
         4.0
     """
-    values = torch.linalg.svdvals(features.double())
-    shares = values / values.sum().clamp(min=1e-300) + eps
-    return float(torch.exp(-(shares * shares.log()).sum()))
-
-
-def retrieval_scores(features: Tensor, labels: Tensor) -> dict[str, float]:
-    """Precision@1, R-precision and MAP@R, leave one out (Musgrave et al. 2020), in percent.
-
-    For a row with R other rows of its class: R-precision is the fraction of its class among its R nearest neighbours,
-    MAP@R averages the precision at the correct ones. Rows that are alone in their class are left out.
-
-    Args:
-        features: [N, C], unit length (cosine).
-        labels: [N].
-
-    Raises:
-        ValueError: no class has two rows, features that are not finite or not of unit length, or negative labels.
-
-    Example:
-        >>> import torch
-        >>> from fastssl.evaluate import retrieval_scores
-        >>> x = torch.nn.functional.normalize(torch.eye(4)[[0, 0, 1, 1]] + 0.1, dim=1)
-        >>> retrieval_scores(x, torch.tensor([0, 0, 1, 1]))["precision_at_1"]
-        100.0
-    """
-    features = unit_rows(features)
-    labels = class_ids(labels, features).unique(return_inverse=True)[1]  # numbers may be as large as hashes
-    counts = torch.bincount(labels)[labels] - 1
-    most = int(counts.max())
-    if most < 1:
-        raise ValueError("labels: expected a class of at least two rows")
-    _, nearest = F.nearest(features, None, most, metric="dot", exclude_self=True)
-    place = torch.arange(1, most + 1)
-    right = (labels[nearest] == labels[:, None]) & (place[None] <= counts[:, None])
-    precision = right.cumsum(1) / place
-    counted = counts > 0
-    r = counts[counted]
-    return {
-        "precision_at_1": 100 * float((labels[nearest[:, 0]] == labels)[counted].float().mean()),
-        "r_precision": 100 * float((right[counted].sum(1) / r).mean()),
-        "map_at_r": 100 * float(((precision * right)[counted].sum(1) / r).mean()),
-    }
+    values = torch.linalg.svdvals(feature_rows(features).double())
+    shares = values / values.sum().clamp(min=1e-300) + check.number("eps", eps, low=0)
+    return float(torch.exp(torch.special.entr(shares).sum()))
 
 
 def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -222,6 +173,7 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
         labels: [N].
 
     Raises:
+        TypeError: values that cannot be sorted, such as None beside numbers.
         ValueError: different lengths, or none.
 
     Example:
@@ -236,7 +188,10 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
     clusters, labels = np.asarray(clusters), np.asarray(labels)
     if clusters.shape != labels.shape or clusters.ndim != 1 or not len(labels):
         raise ValueError(f"clusters: expected as many as labels, got shapes {clusters.shape} and {labels.shape}")
-    (found, of), (classes, wanted) = (np.unique(side, return_inverse=True) for side in (clusters, labels))
+    try:
+        (found, of), (classes, wanted) = (np.unique(side, return_inverse=True) for side in (clusters, labels))
+    except TypeError as error:
+        raise TypeError(f"clusters, labels: expected values that can be sorted: {error}") from None
     table = np.zeros((len(found), len(classes)), dtype=np.int64)
     np.add.at(table, (of, wanted), 1)
     rows, columns = linear_sum_assignment(table, maximize=True)

@@ -13,8 +13,9 @@ from fastssl.evaluate.features import centred, encode, labels_of
 from fastssl.evaluate.finetune import FineTuning, finetune
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, labelled_rows, linear_probe
-from fastssl.evaluate.measures import clustering_scores, knn_accuracy, rank_me, retrieval_scores
+from fastssl.evaluate.measures import clustering_scores, knn_accuracy, rank_me
 from fastssl.evaluate.report import check_training_classes, random_encoder
+from fastssl.evaluate.retrieval import retrieval_scores
 from fastssl.models import Encoder, kmeans
 
 Table = dict[str, Any]

@@ -13,7 +13,7 @@ from torch import Tensor
 from fastssl.data import ConcatSource, Source, Splits, digits, emoji, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.opening import EMBEDDED
-from fastssl.evaluate import linear, measures
+from fastssl.evaluate import linear, measures, retrieval
 from fastssl.evaluate.features import centred, color_histogram, encode, is_large, labels_of, pixels
 from fastssl.evaluate.whitening import whitening
 from fastssl.models import Encoder, build_encoder
@@ -115,7 +115,7 @@ def evaluate_emoji(
             columns["linear_std"].append(float(np.std(splits)))
             raw = [features_of(held_out.nth_image(k)) for k in range(2)]
             query, gallery = (centred(r, projection=projection) for r in raw)
-            columns["retrieval"].append(measures.recall_at(query, gallery))
+            columns["retrieval"].append(retrieval.recall_at(query, gallery))
             columns["alignment"].append(measures.alignment(query, gallery))
             columns["uniformity"].append(measures.uniformity(query))
         for name in names:

@@ -16,17 +16,22 @@ from fastssl.evaluate import (
     boundary_f,
     clustering_scores,
     coco_ap,
+    eleven_point_map,
+    feature_spread,
     few_labels,
     kmeans,
     knn_accuracy,
     linear_probe,
     low_shot,
     pearson,
+    rank_me,
     recall_at,
     retrieval_scores,
+    top_1,
     uniformity,
     whitening,
 )
+from fastssl.models import pca_whiten
 
 
 @pytest.mark.parametrize("k", [1, 5, 63, 200, 2000])
@@ -165,16 +170,16 @@ CALLS: dict[str, tuple[Any, type[Exception], str]] = {
     "temperature 0": (
         lambda: knn_accuracy(X, Y, 1, temperature=0.0),
         ValueError,
-        "temperature: expected a number above",
+        "temperature: expected a value > 0, got 0.0",
     ),
-    "top 0": (lambda: knn_accuracy(X, Y, 1, top=0), ValueError, "top: expected at least 1"),
+    "top 0": (lambda: knn_accuracy(X, Y, 1, top=0), ValueError, "top: expected an integer >= 1, got 0"),
     "another gallery": (lambda: recall_at(X[:10], X[:5]), ValueError, r"gallery: expected shape \(10, 8\)"),
     "one positive": (lambda: alignment(X, X[:1]), ValueError, r"y: expected shape \(60, 8\)"),
     "all in the support": (lambda: low_shot(X, Y, 20), ValueError, "expected 1 to 19 labels per class"),
     "no draws": (
         lambda: few_labels(X, Y, TRAIN, TEST, per_class=1, draws=0),
         ValueError,
-        "draws: expected at least one",
+        "draws: expected an integer >= 1, got 0",
     ),
     "classes as floats": (lambda: linear_probe(X, Y.double(), TRAIN, TEST), TypeError, "labels: expected integers"),
     "several classes": (lambda: linear_probe(X, torch.eye(3)[Y], TRAIN, TEST), ValueError, r"labels: expected \[60\]"),
@@ -267,3 +272,144 @@ def test_cosines_want_rows_of_unit_length(call: Any) -> None:
         call(x, Y)
     x[7] = 0  # of a constant image
     call(x, Y)
+
+
+NAMES = np.array(["cat", "dog"] * 30)
+ONE_HOT = torch.eye(3)[Y]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, y: knn_accuracy(x, y, np.int64(3), top=np.int64(1)),
+        lambda x, y: knn_accuracy(x[:40], y[:40], 3, x[40:], y[40:]),
+        lambda x, y: recall_at(x, x[::-1] if isinstance(x, np.ndarray) else x.flip(0), np.int32(2)),
+        retrieval_scores,
+        lambda x, y: alignment(x, x),
+        lambda x, y: uniformity(x),
+        lambda x, y: feature_spread(x),
+        lambda x, y: rank_me(x),
+        lambda x, y: whitening(x, np.int64(2)).tolist(),
+        lambda x, y: kmeans(x, np.int64(3), iterations=np.int64(5))[0].tolist(),
+        lambda x, y: pca_whiten(x, np.int64(2)).tolist(),
+        lambda x, y: low_shot(x, y, np.int64(2)),
+        lambda x, y: few_labels(x, y, TRAIN, TEST, per_class=np.int64(2)),
+        lambda x, y: linear_probe(x, y, TRAIN, TEST, np.float64(1e-3)),
+        *(lambda x, y, m=m: METRICS[m](x, y) for m in ("top-1", "top-5", "mean per class", "F1", "Matthews")),
+        lambda x, y: METRICS["11-point mAP"](x, 2 * (x > 0) - 1),
+        lambda x, y: (METRICS["Pearson"](x[:, :1], y), METRICS["Spearman"](x[:, 0], y)),
+        lambda x, y: (METRICS["word accuracy"](x[None], y[None]), METRICS["span F1"](x[None], y[None])),
+    ],
+)
+def test_arrays_are_as_good_as_tensors(call: Any) -> None:
+    wanted = call(X, Y)
+    assert call(X.numpy(), Y.numpy()) == wanted
+    backwards = X.numpy()[::-1].copy()[::-1], Y.numpy()[::-1].copy()[::-1]  # of negative strides
+    assert call(*backwards) == wanted
+    swapped = X.numpy().astype(">f4"), Y.numpy().astype(">i8")
+    assert call(*swapped) == wanted
+
+
+@pytest.mark.parametrize("labels", [NAMES, NAMES.tolist(), NAMES.astype(object)])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda y: knn_accuracy(X, y),
+        lambda y: retrieval_scores(X, y),
+        lambda y: low_shot(X, y, 1),
+        lambda y: linear_probe(X, y, TRAIN, TEST),
+        lambda y: few_labels(X, y, TRAIN, TEST, per_class=1),
+        *(lambda y, m=metric: m(X, y) for metric in METRICS.values()),
+    ],
+)
+def test_names_of_classes_are_to_be_encoded(call: Any, labels: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"labels: expected numbers, got strings: encode them as integers, numpy.unique"
+    ):
+        call(labels)
+
+
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "objects": (lambda: knn_accuracy(X, [None] * 60), TypeError, "labels: expected numbers, got list of object"),
+    "ragged": (lambda: rank_me([[1.0], [1.0, 2.0]]), ValueError, "features: expected rows of one length"),  # type: ignore[arg-type]
+    "words as features": (lambda: rank_me(NAMES), TypeError, "features: expected numbers, got strings$"),
+    "rank of NaN": (lambda: rank_me(X / 0), ValueError, "features: expected finite values, row 0 has others"),
+    "rank of a row": (lambda: rank_me(X[0]), ValueError, r"features: expected 2 dimensions .* got shape \(8,\)"),
+    "rank, eps": (lambda: rank_me(X, -1.0), ValueError, "eps: expected a number >= 0, got -1.0"),
+    "spread of a row": (lambda: feature_spread(X[0]), ValueError, "features: expected 2 dimensions"),
+    "iterations": (lambda: kmeans(X, 2, iterations=-1), ValueError, "iterations: expected an integer >= 0, got -1"),
+    "clusters": (lambda: kmeans(X, 2.0), TypeError, "clusters: expected an integer, got float"),  # type: ignore[arg-type]
+    "k-means, seed": (lambda: kmeans(X, 2, seed=-1), ValueError, "seed: expected an integer >= 0, got -1"),
+    "k-means of a row": (lambda: kmeans(X[0], 2), ValueError, "features: expected 2 dimensions"),
+    "components": (lambda: pca_whiten(X, 0), ValueError, "dim: expected an integer >= 1, got 0"),
+    "whitening of NaN": (lambda: pca_whiten(X / 0, 2), ValueError, "features: expected finite values, row 0"),
+    "k": (lambda: knn_accuracy(X, Y, 2.0), TypeError, "k: expected an integer, got float"),  # type: ignore[arg-type]
+    "k of all": (lambda: knn_accuracy(X, Y, 60), ValueError, r"k: expected an integer in \[1, 59\], got 60"),
+    "shots": (lambda: low_shot(X, Y, 1.0), TypeError, "shots: expected an integer, got float"),  # type: ignore[arg-type]
+    "other queries": (lambda: knn_accuracy(X, Y, 1, torch.eye(5), Y[:5]), ValueError, "queries: expected 8 features"),
+    "mixed clusters": (
+        lambda: clustering_scores(np.array([None, 1]), np.zeros(2)),
+        TypeError,
+        "clusters, labels: expected values that can be sorted",
+    ),
+    "no rows": (lambda: top_1(X[:0], Y[:0]), ValueError, r"scores: expected \[N, classes\] with at least one row"),
+    "scores of a class": (lambda: top_1(X[:, 0], Y), ValueError, r"scores: .* got shape \(60,\)"),
+    "fewer labels": (lambda: top_1(X, Y[:7]), ValueError, "labels: expected 60, one per row of scores, got 7"),
+    "signs": (lambda: eleven_point_map(X, 2 * (X > 0)), ValueError, "labels: expected -1, 0 and 1, got 2"),
+    "signs of a row": (lambda: eleven_point_map(X, Y), ValueError, r"labels: expected shape \(60, 8\), that of scores"),
+    "several scores": (lambda: pearson(X, Y), ValueError, r"scores: expected 60 numbers, .* got shape \(60, 8\)"),
+    "words": (lambda: METRICS["span F1"](X, Y), ValueError, r"expected \[N, W, classes\] and \[N, W\], got"),
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_no_error_of_another_library(call: str) -> None:
+    run, kind, match = WRONG[call]
+    with pytest.raises(kind, match=match):
+        run()
+
+
+@pytest.mark.parametrize("metric", ["top-1", "top-5", "mean per class", "F1", "Matthews"])
+def test_classes_have_scores(metric: str) -> None:
+    with pytest.raises(ValueError, match="labels: expected classes from 0 on, got -1"):
+        METRICS[metric](ONE_HOT, Y - 1)
+    with pytest.raises(ValueError, match="labels: expected classes from 0 to 2, as scores has, got 3"):
+        METRICS[metric](ONE_HOT, Y + 1)
+    with pytest.raises(TypeError, match="labels: expected integers, got torch.float32"):
+        METRICS[metric](ONE_HOT, Y.float())
+    assert METRICS[metric](ONE_HOT, Y > 0) == METRICS[metric](ONE_HOT, (Y > 0).int())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equal_scores_do_not_depend_on_the_order(seed: int) -> None:
+    """11-point mAP: rows of one score enter together, as scikit-learn's curve has them."""
+    from sklearn.metrics import precision_recall_curve
+
+    rng = np.random.default_rng(seed)
+    scores, labels = rng.integers(0, 4, (50, 1)).astype(float), rng.choice([-1, 1], (50, 1))
+    precision, recall, _ = precision_recall_curve(labels[:, 0], scores[:, 0])
+    at_least = (recall[:-1][None] >= np.arange(11)[:, None] / 10 - 1e-12) * precision[:-1]  # without its (1, 0)
+    order = rng.permutation(50)
+    assert eleven_point_map(scores, labels) == pytest.approx(100 * float(at_least.max(1).mean()))
+    assert eleven_point_map(scores[order], labels[order]) == eleven_point_map(scores, labels)
+
+
+def test_equal_classes_go_to_the_first() -> None:
+    assert top_1(torch.zeros(3, 3), torch.tensor([0, 1, 2])) == pytest.approx(100 / 3)
+    assert METRICS["top-5"](torch.zeros(8, 8), torch.arange(8)) == 62.5
+
+
+def test_equal_votes_have_a_rule() -> None:
+    x = torch.nn.functional.normalize(torch.tensor([[1.0, 0.0], [1, 0.1], [1, 0.2], [1, 0.3]]), dim=1)
+    q = torch.tensor([[1.0, 0.0]])
+
+    def predicts(labels: list[int], label: int, **options: Any) -> bool:
+        return knn_accuracy(x, np.array(labels), len(labels), q, np.array([label]), **options) == 100
+
+    for near, far in ((7, 2), (2, 7)):
+        assert predicts([near, near, far, far], near)  # the nearer ones
+    for labels in ([2, 7, 7, 2], [7, 2, 2, 7]):  # as many, of equal ranks in sum: the smallest label
+        assert predicts(labels, 2) and not predicts(labels, 7) and predicts(labels, 7, top=2)
+    x = x[[0, 0, 0, 0]]
+    assert predicts([7, 2, 7, 2], 2, temperature=0.07)  # ranks do not count
+    assert predicts([7, 2, 7, 2], 7)
