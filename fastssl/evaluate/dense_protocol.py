@@ -130,6 +130,7 @@ def compare_dense(
         Measure -> row -> mean over the seeds; with ``_se`` the standard error of the mean.
 
     Raises:
+        TypeError: ``seeds`` that is no integer.
         ValueError: a share or a number of seeds out of range, or images without what the task needs.
 
     Example:

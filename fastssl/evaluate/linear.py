@@ -243,6 +243,7 @@ def few_labels(
         seed: seed of the draws.
 
     Raises:
+        TypeError: labels that are no integers, or a number of another kind.
         ValueError: both or neither of ``share`` and ``per_class``, or one out of range.
 
     Example:
@@ -289,6 +290,7 @@ def low_shot(features: Values, labels: Values, shots: int, draws: int = 20, seed
         seed: seed of the draws.
 
     Raises:
+        TypeError: labels that are no integers, or a number of another kind.
         ValueError: features that are not finite or not of unit length, no draws, no shots, or so many that no row is
             left to test on.
 

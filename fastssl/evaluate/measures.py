@@ -107,6 +107,10 @@ def uniformity(x: Values, t: float = 2.0) -> float:
         x: [N, D], of unit length (others are normalised).
         t: > 0.
 
+    Raises:
+        TypeError: features that are no floating point numbers.
+        ValueError: features of another shape or that are not finite, or ``t`` out of range.
+
     Example:
         >>> import torch
         >>> from fastssl.evaluate import uniformity
