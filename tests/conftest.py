@@ -13,8 +13,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import fastssl
-
-ISAS = fastssl.instruction_sets()
+from tests.support.modes import FLOAT_ISAS, ISAS
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +34,15 @@ def two_threads() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
-@pytest.fixture(params=ISAS)
+@pytest.fixture(params=FLOAT_ISAS)
 def isa(request: pytest.FixtureRequest) -> str:
+    """Instruction sets with kernels of their own for fp32 and fp64."""
+    fastssl.instruction_set(request.param)
+    return str(request.param)
+
+
+@pytest.fixture(params=ISAS)
+def any_isa(request: pytest.FixtureRequest) -> str:
+    """For pairs of bf16 rows, too."""
     fastssl.instruction_set(request.param)
     return str(request.param)

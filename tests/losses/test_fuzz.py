@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastssl
-from tests.conftest import ISAS
+from tests.support.modes import ISAS
 from tests.support.subjects import FUSED, PAIR_ENGINE, SUBJECTS
 
 

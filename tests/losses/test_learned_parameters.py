@@ -12,7 +12,7 @@ import fastssl
 import fastssl.functional as F
 from fastssl import losses
 from tests.support import TRITON_DEVICE
-from tests.support.subjects import LABELLED, SUBJECTS, Inputs
+from tests.support.subjects import LABELLED, SUBJECTS, Inputs, slow_but_one
 
 N, D, CLASSES = 40, 8, 6
 LABELS = torch.arange(N) % CLASSES
@@ -174,12 +174,12 @@ def assert_compiles(name: str, device: str, **options: Any) -> None:
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", PLACED)
+@pytest.mark.parametrize("name", slow_but_one(PLACED))
 def test_compiles_without_breaks_where_hyperparameters_are_learned(name: str) -> None:
     assert_compiles(name, "cpu")
 
 
-@pytest.mark.parametrize("name", ["contrastive", "circle", "tuplet_margin", *TRIPLETS])
+@pytest.mark.parametrize("name", slow_but_one(["contrastive", "circle", "tuplet_margin", *TRIPLETS]))
 def test_compiles_on_triton_where_hyperparameters_are_learned(name: str) -> None:
     pytest.importorskip("triton")
     assert_compiles(name, TRITON_DEVICE, backend="triton")

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-import fastssl
 import fastssl.functional as F
 from tests.support import TRITON_DEVICE
-from tests.support.modes import instruction_set
-from tests.support.subjects import SUBJECTS, Inputs, Subject
+from tests.support.modes import FLOAT_ISAS, instruction_set
+from tests.support.subjects import SUBJECTS, Inputs, Subject, file_of, slow_but_one
 
 N, M, D, LONGER = 70, 90, 24, 300.0
 X_IDS, Y_IDS = torch.arange(N) % 7, torch.arange(M) % 7
@@ -85,7 +84,12 @@ def test_a_long_row_costs_the_others_no_digits(isa: str, name: str) -> None:
     assert_rows_keep_their_digits(name, None, 4)
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "listed" not in name])
+@pytest.mark.parametrize(
+    "name",
+    slow_but_one(
+        [name for name in CASES if "listed" not in name], lambda name: (file_of(CASES[name][0]), *CASES[name][1])
+    ),
+)
 def test_a_long_row_costs_the_others_no_digits_on_triton(name: str) -> None:
     pytest.importorskip("triton")
     assert_rows_keep_their_digits(name, "triton", 1)
@@ -113,7 +117,7 @@ def test_scores_of_thousands_and_millions(name: str, deviation: float) -> None:
         return loss.detach().double(), rows.grad.double()
 
     wanted, wanted_grad = results(x.double(), backend="reference")
-    for isa in fastssl.ops.instruction_sets():
+    for isa in FLOAT_ISAS:
         with instruction_set(isa):
             loss, grad = results(x)
         assert float(loss) == pytest.approx(float(wanted), rel=1e-4), isa

@@ -6,6 +6,8 @@ batches, behave like torch's own under compile and autocast.
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastssl
 from fastssl.ops import extension
 from tests.support.errors import Way, assert_errs_no_more_than_eager
+from tests.support.modes import FLOAT_ISAS, ISAS
 from tests.support.subjects import (
     FUSED,
     LABELLED,
@@ -22,7 +25,7 @@ from tests.support.subjects import (
     WITH_TEMPERATURE,
     Inputs,
     Subject,
-    variants_are_slow,
+    slow_but_one,
 )
 
 BY_ROWS = [n for n in FUSED if "reduction" in SUBJECTS[n].accepted and not SUBJECTS[n].of_pairs]
@@ -73,7 +76,8 @@ def assert_agrees(name: str, n: int, d: int, **options: str) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(n, d, torch.float64)
     truth = subject.gradients(inputs, backend="reference", **options)
-    for budget in (0, 1 << 30):
+    for isa, budget in itertools.product(FLOAT_ISAS, (0, 1 << 30)):
+        fastssl.instruction_set(isa)
         fastssl.set_memory_budget(budget)
         for got, right in zip(subject.gradients(inputs, **options), truth):
             largest = float(right.abs().max()) if right.numel() else 0.0
@@ -82,12 +86,12 @@ def assert_agrees(name: str, n: int, d: int, **options: str) -> None:
 
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize(("n", "d"), [(1, 1), (31, 32), (33, 65), (255, 16), (300, 257)])
-def test_kept_recomputed_and_reference_agree(isa: str, name: str, n: int, d: int) -> None:
+def test_kept_recomputed_and_reference_agree(name: str, n: int, d: int) -> None:
     assert_agrees(name, n, d)
 
 
 @pytest.mark.parametrize("name", BY_ROWS)
-def test_rows_agree_with_the_reference(isa: str, name: str) -> None:
+def test_rows_agree_with_the_reference(name: str) -> None:
     assert_agrees(name, 255, 16, reduction="none")
 
 
@@ -102,7 +106,7 @@ def on_every_cpu(subject: Subject) -> dict[str, Way]:
 
         return compute
 
-    return {f"{isa}, {budget}": way(isa, budget) for isa in fastssl.instruction_sets() for budget in (0, 1 << 30)}
+    return {f"{isa}, {budget}": way(isa, budget) for isa in FLOAT_ISAS for budget in (0, 1 << 30)}
 
 
 KERNELS = [name for name in FUSED if name != "pair_loss"]  # its arithmetic is the caller's
@@ -125,16 +129,18 @@ def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: floa
 @pytest.mark.parametrize("name", FUSED)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("n", [5, 100])
-def test_half_precision_inputs(isa: str, name: str, dtype: torch.dtype, n: int) -> None:
+def test_half_precision_inputs(name: str, dtype: torch.dtype, n: int) -> None:
     """fp32 accumulation: errors stay at the rounding of the 16-bit gradients, far below those of 16-bit eager code."""
     subject = SUBJECTS[name]
     inputs = subject.make(n, 48, dtype)
     truth = subject.gradients(inputs.double(), backend="reference")
-    ours = subject.gradients(inputs)
-    assert subject(inputs).dtype == torch.float32
-    for got, right in zip(ours, truth):
-        assert float((got - right).abs().max()) <= torch.finfo(dtype).eps * float(right.abs().max()) + 1e-6
-    torch.testing.assert_close(ours[0], truth[0], rtol=2e-5, atol=2e-5)
+    for isa in ISAS:
+        fastssl.instruction_set(isa)
+        ours = subject.gradients(inputs)
+        assert subject(inputs).dtype == torch.float32
+        for got, right in zip(ours, truth):
+            assert float((got - right).abs().max()) <= torch.finfo(dtype).eps * float(right.abs().max()) + 1e-6, isa
+        torch.testing.assert_close(ours[0], truth[0], rtol=2e-5, atol=2e-5)
 
 
 @pytest.mark.threads
@@ -168,11 +174,15 @@ def test_a_long_pass_on_busy_cores_goes_on_with_all_threads(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("n", [6, 70])
-def test_non_finite_input_shows(isa: str, name: str, bad: float, n: int) -> None:
+def test_non_finite_input_shows(name: str, n: int) -> None:
     """In a row that counts: one with a positive."""
-    subject = SUBJECTS[name]
+    for isa, bad in itertools.product(FLOAT_ISAS, (float("nan"), float("inf"), float("-inf"))):
+        fastssl.instruction_set(isa)
+        assert_not_finite(SUBJECTS[name], bad, n)
+
+
+def assert_not_finite(subject: Subject, bad: float, n: int) -> None:
     inputs, row = subject.make(n, 8), n // 2
     if "labels" in inputs:
         inputs["labels"][row] = inputs["labels"][row - 1]
@@ -262,7 +272,7 @@ def test_odd_batches_are_finite(name: str, case: str, n: int) -> None:
             assert float(loss) == pytest.approx(0, abs=1e-6)
 
 
-@pytest.mark.parametrize("name", variants_are_slow(FUSED))
+@pytest.mark.parametrize("name", slow_but_one(FUSED))  # every module is traced in tests/losses/test_modules.py
 def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
     torch._dynamo.reset()
     subject = SUBJECTS[name]

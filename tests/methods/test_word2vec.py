@@ -21,7 +21,7 @@ from fastssl.data.words import number_words, words_of
 from fastssl.methods import Word2Vec, load_word_vectors
 from fastssl.models import WordVectors
 from fastssl.ops import extension
-from tests.support.modes import instruction_set
+from tests.support.modes import FLOAT_ISAS, instruction_set
 
 C: Any = extension._C
 pytestmark = pytest.mark.skipif(C is None, reason="needs the compiled kernels")
@@ -96,7 +96,7 @@ def test_a_step_is_autograds(case: dict[str, Any], dim: int, isa: str) -> None:
     assert not x[:, dim:].any() and not y[:, dim:].any()
 
 
-@pytest.fixture(params=fastssl.ops.instruction_sets())
+@pytest.fixture(params=FLOAT_ISAS)
 def isa(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -196,7 +196,7 @@ def test_the_same_bits_for_any_number_of_threads(architecture: str, objective: s
 
 def test_instruction_sets_agree(corpus: Corpus) -> None:
     found = []
-    for name in fastssl.ops.instruction_sets():
+    for name in FLOAT_ISAS:
         with instruction_set(name):
             found.append(Word2Vec(**SMALL).fit(corpus).vectors)
     for other in found[1:]:

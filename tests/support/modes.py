@@ -19,6 +19,11 @@ def modes() -> list[bool]:
     return list(extension._C.float_modes(torch.get_num_threads()))  # type: ignore[union-attr]
 
 
+ISAS = fastssl.instruction_sets()
+# Of the others only pairs of bf16 rows are computed by code of their own (add_bf16_isa in csrc/CMakeLists.txt).
+FLOAT_ISAS = [name for name in ISAS if name not in ("avx512_bf16", "amx", "neon_bf16")]
+
+
 @contextmanager
 def instruction_set(name: str) -> Iterator[None]:
     """Context in which the kernels use an instruction set."""

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import triton
 import triton.language as tl
+from fastssl.kernels.epilogues import rounded_product
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from fastssl.kernels.epilogues import rounded_product
 from tests.support import ROOT
 
 

@@ -393,6 +393,21 @@ PAIR_ENGINE = [
 ]
 
 
+def file_of(subject: Subject) -> str:
+    """The file of a loss: one of its family."""
+    return str(inspect.unwrap(getattr(F, subject.function)).__module__)
+
+
+def slow_but_one(names: Iterable[str], kind: Callable[[str], Any] = lambda name: file_of(SUBJECTS[name])) -> list[Any]:
+    """Names, of which all but the first of each kind are slow tests: kinds of subjects are their families."""
+    names = list(names)
+    kinds = [kind(name) for name in names]
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] if kinds.index(of) < k else [])
+        for k, (name, of) in enumerate(zip(names, kinds))
+    ]
+
+
 def composed_are_slow(names: Iterable[str]) -> list[Any]:
     """Names of subjects, of which those without kernels of their own are slow tests."""
     return [pytest.param(name, marks=[pytest.mark.slow] if SUBJECTS[name].composed else []) for name in names]
