@@ -13,6 +13,17 @@ from torch import Tensor
 CHANNELS = (1, 3, 4)
 
 
+def channels_first(shape: Sequence[int], known: Sequence[int], tensor: bool) -> bool | None:
+    """Whether the channels of an image [..., H, W, C] or [..., C, H, W] come before height and width; None: neither
+    dimension is one of the ``known`` numbers of channels.
+
+    Where both are (images of 1, 3 or 4 pixels in width or height), those of a tensor come first, as everywhere in
+    torch, and those of an array last, as in NumPy, Pillow and OpenCV.
+    """
+    first, last = shape[-3] in known, shape[-1] in known
+    return None if not first and not last else first and (tensor or not last)
+
+
 class PaddedRGB(np.ndarray):
     """uint8 [..., H, W, 4] of RGB images with a padding channel, as in Pillow's memory."""
 
@@ -88,9 +99,9 @@ class ImageBatch:
 def read_images(images: Any, channels: int = 3) -> ImageBatch:
     """Reads uint8 tensors or arrays [B, H, W, C], [B, C, H, W], a single image, Pillow images, or a list of images.
 
-    C is 1 (grey, repeated), 3, 4 (alpha is dropped, as by Pillow's ``convert("RGB")``), or ``channels``; a last
-    dimension of such a size is that of the channels, also where another could be. Tensors may be on a GPU, all on the
-    same one; their views are computed there.
+    C is 1 (grey, repeated), 3, 4 (alpha is dropped, as by Pillow's ``convert("RGB")``), or ``channels``. Where both
+    dimensions could be that of the channels, tensors are [B, C, H, W] and arrays [B, H, W, C] (:func:`channels_first`).
+    Tensors may be on a GPU, all on the same one; their views are computed there.
 
     Raises:
         TypeError: images of another dtype than uint8.
@@ -105,17 +116,21 @@ def read_images(images: Any, channels: int = 3) -> ImageBatch:
         for k, array in enumerate(arrays):
             if array.ndim == 4:
                 raise ValueError(f"images[{k}]: expected one image, got shape {array.shape}")
-        flags = [_is_planar(a, f"images[{k}]", channels) for k, a in enumerate(arrays)]
+        flags = [_is_planar(a, f"images[{k}]", channels, _is_torch(images[k])) for k, a in enumerate(arrays)]
         if any(flags) and not all(flags):
             arrays = [a.transpose(1, 2, 0) if planar else a for a, planar in zip(arrays, flags)]
         planar = bool(flags) and all(flags)
         arrays = [_side_by_side(a, planar) for a in arrays]
         return ImageBatch(arrays, planar, _sizes(arrays, planar))
     array = _array(images, "images")
-    planar = _is_planar(array, "images", channels)
+    planar = _is_planar(array, "images", channels, _is_torch(images))
     single = array.ndim == 3
     array = _side_by_side(array, planar)
     return ImageBatch([array], planar, _sizes([array], planar), single)
+
+
+def _is_torch(image: Any) -> bool:
+    return isinstance(image, Tensor) and image.dim() > 2  # a grey image [H, W] is read as [H, W, 1]
 
 
 def _is_cuda(image: Any) -> bool:
@@ -131,7 +146,7 @@ def _on_device(tensors: list[Tensor], single: bool, channels: int) -> ImageBatch
         if t.device != tensors[0].device:
             raise ValueError(f"images[{k}]: expected a tensor on {tensors[0].device}, got one on {t.device}")
     shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]  # shapes only
-    flags = [_is_planar(shape, "images", channels) for shape in shapes]
+    flags = [_is_planar(shape, "images", channels, True) for shape in shapes]
     if any(flags) and not all(flags):
         tensors = [t.permute(1, 2, 0) if planar else t for t, planar in zip(tensors, flags)]
         shapes = [np.broadcast_to(np.uint8(0), tuple(t.shape)) for t in tensors]
@@ -167,12 +182,11 @@ def _array(image: Any, name: str) -> np.ndarray:
     return array
 
 
-def _is_planar(array: np.ndarray, name: str, channels: int) -> bool:
+def _is_planar(array: np.ndarray, name: str, channels: int, tensor: bool) -> bool:
     known = CHANNELS if channels in CHANNELS else (channels,)
-    if array.shape[-1] in known:
-        return False
-    if array.shape[-3] in known:
-        return True
+    first = channels_first(array.shape, known, tensor)
+    if first is not None:
+        return first
     expected = "1, 3 or 4" if known is CHANNELS else str(channels)
     shape = (*array.shape[:-1], 3) if isinstance(array, PaddedRGB) else array.shape
     raise ValueError(

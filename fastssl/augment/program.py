@@ -76,7 +76,8 @@ class Augment(nn.Module):
     Calls:
 
     - ``augment(images, seed=0)`` with uint8 images [B, H, W, C], [B, C, H, W] or a list of images of different sizes
-      (arrays, tensors, Pillow images) returns a tensor [B, 3, height, width];
+      (arrays, tensors, Pillow images) returns a tensor [B, 3, height, width]. Where height or width could be channels
+      (1, 3 or 4 pixels), tensors are [B, C, H, W] and arrays [B, H, W, C];
     - ``augment(image)`` with a single image returns [3, height, width], as a ``transform`` of a data set;
     - ``augment(images, return_params=True)`` returns ``(views, params)``; ``augment.apply(images, params)`` reproduces
       the views.

@@ -22,7 +22,8 @@ class ArraySource(Source):
     Args:
         images: uint8 array or tensor [N, H, W, C], [N, C, H, W] or [N, H, W] (grey); [N, K, H, W, C] for K images of
             the same object per item, from which methods take different views; or a list of arrays, tensors or Pillow
-            images. Floats in [0, 1] are converted to uint8.
+            images. Floats in [0, 1] are converted to uint8. Where height or width could be channels (1, 3 or 4 pixels),
+            tensors are [N, C, H, W] and arrays [N, H, W, C].
         labels: integers [N], -1 for unknown classes; None: no labels.
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
@@ -52,7 +53,7 @@ class ArraySource(Source):
     ) -> None:
         if isinstance(images, (np.ndarray, Tensor)):
             if images.ndim == 3 and images.shape[-1] not in CHANNELS:  # else it could be one image
-                images = images[..., None]
+                images = images[:, None] if isinstance(images, Tensor) else images[..., None]
             if images.ndim not in (4, 5):
                 raise ValueError(
                     "images: expected [N, H, W, C], [N, C, H, W], [N, H, W] or [N, K, H, W, C], got shape "

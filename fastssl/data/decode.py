@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import Augment, Params, RandomResizedCrop
-from fastssl.augment.images import CHANNELS, PaddedRGB
+from fastssl.augment.images import CHANNELS, PaddedRGB, channels_first
 from fastssl.data.bands import ImageError, read_bands
 from fastssl.data.pillow_memory import shared_pixels
 from fastssl.data.source import Reduction
@@ -149,8 +149,9 @@ def _turned(pixels: np.ndarray, image: Image.Image, orientation: bool) -> np.nda
 def as_pixels(image: Any, name: str) -> np.ndarray:
     """Converts an array, tensor or Pillow image, or a batch of images, to uint8 [..., H, W, C].
 
-    Channels may come first, last, or not at all (grey); floats in [0, 1] are scaled to 0 to 255. If neither dimension
-    is 1, 3 or 4, the smaller one is taken as the channels.
+    Channels may come first, last, or not at all (grey); floats in [0, 1] are scaled to 0 to 255. If both dimensions
+    are 1, 3 or 4, channels come first in tensors and last in arrays (:func:`fastssl.augment.images.channels_first`); if
+    neither is, the smaller one is taken as the channels.
 
     Raises:
         TypeError: not an image.
@@ -158,6 +159,7 @@ def as_pixels(image: Any, name: str) -> np.ndarray:
     """
     if hasattr(image, "convert") and hasattr(image, "mode"):
         return to_array(image, name, orientation=False)
+    tensor = isinstance(image, Tensor) and image.dim() > 2
     if isinstance(image, Tensor):
         image = image.detach().cpu()
         image = image.float() if image.dtype == torch.bfloat16 else image  # which NumPy has not
@@ -177,11 +179,14 @@ def as_pixels(image: Any, name: str) -> np.ndarray:
         array = array[:, :, None]
     if array.ndim < 3 or 0 in array.shape[-3:]:
         raise ValueError(f"{name}: expected [H, W, C], [C, H, W] or [H, W], got shape {array.shape}")
-    first, last = array.shape[-3], array.shape[-1]
-    if last in CHANNELS or (first not in CHANNELS and last < first):
+    planar = channels_first(array.shape, CHANNELS, tensor)
+    if planar is None:
+        first, last = array.shape[-3], array.shape[-1]
+        if first == last:
+            raise ValueError(f"{name}: expected fewer channels than pixels, first or last, got shape {array.shape}")
+        planar = first < last
+    if not planar:
         return array
-    if first not in CHANNELS and first == last:
-        raise ValueError(f"{name}: expected fewer channels than pixels, first or last, got shape {array.shape}")
     return np.ascontiguousarray(np.moveaxis(array, -3, -1))
 
 
