@@ -17,6 +17,7 @@ import torch
 
 from fastssl.data import Source
 from fastssl.methods import ImageMethod, Method, name_of
+from fastssl.models.frozen import training_mode
 from fastssl.train import Pretraining, Trainer
 from fastssl.train.device import DevicePrefetcher
 from fastssl.train.gradients import check_batch
@@ -80,7 +81,7 @@ def _measured(method: Method, source: Source, options: Pretraining, processes: i
     waited: list[float] = []
     with tempfile.TemporaryDirectory() as out:
         trainer = Trainer(method, few, options, out=Path(out), about={})
-        trainer.model.train()
+        training_mode(method, trainer.model)
         loaded = trainer.batches()
         batches, began = DevicePrefetcher(loaded, trainer.copier), time.perf_counter()
         while len(seconds) < STEPS and time.perf_counter() - began < SECONDS:

@@ -18,6 +18,7 @@ from fastssl.data.views import select_images
 from fastssl.evaluate.features import allocate_features, progress_bar
 from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder, feature_maps
+from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode
 
 TRAIN = ("head", "all")
@@ -125,7 +126,7 @@ class DenseModel(nn.Module):
 
     def __init__(self, encoder: Encoder, task: DenseTask, size: int, frozen: bool) -> None:
         super().__init__()
-        self.encoder = encoder if frozen else copy.deepcopy(encoder)
+        self.encoder = encoder if frozen else copy.deepcopy(encoder).float()
         self.frozen, self.size = frozen, size
         device = next((p.device for p in encoder.parameters()), torch.device("cpu"))
         with torch.no_grad(), evaluation_mode(self.encoder):
@@ -143,7 +144,7 @@ class DenseModel(nn.Module):
 
     def maps(self, images: Tensor) -> list[Tensor]:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return feature_maps(self.encoder, images)
+            return [m.float() for m in feature_maps(self.encoder, images)]
 
     def forward(self, images: Tensor) -> Any:
         return self.head(self.maps(images))
@@ -273,7 +274,7 @@ def train_dense(
         epoch, batch = divmod(done, len(loader))
         made = loader.run(epoch, batch, epochs=epochs - epoch)
         batches, forward = ((batch.views[0], batch.views[1]) for batch in made), model
-    model.train()
+    training_mode(model)
     warm = max(1, options.steps // 10)
     with progress_bar(task.name) as show:
         for step, (inputs, targets) in zip(range(done, options.steps), batches):

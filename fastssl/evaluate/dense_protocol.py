@@ -26,6 +26,7 @@ from fastssl.evaluate.dense import (
 from fastssl.evaluate.resuming import Resumption
 from fastssl.functional import _check as check
 from fastssl.models import Encoder
+from fastssl.models.modes import kept_modes
 
 Note = Callable[[str], None]
 Keep = Callable[[Item, Any], None]
@@ -184,12 +185,13 @@ def _run(
     resumption: Resumption,
 ) -> dict[str, float]:
     encoder = start.encoder(options.seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(options.seed)  # for the weights of the head
-        model = DenseModel(encoder, task, options.side(encoder, data.train), start.frozen)
-        rows = labelled(len(data.train), labels, options.seed)
-        train_dense(model, task, data.train, rows, options, features, resumption)
-    return evaluate_dense(model, task, data.test, keep)
+    with kept_modes(encoder):
+        with torch.random.fork_rng():
+            torch.manual_seed(options.seed)  # for the weights of the head
+            model = DenseModel(encoder, task, options.side(encoder, data.train), start.frozen)
+            rows = labelled(len(data.train), labels, options.seed)
+            train_dense(model, task, data.train, rows, options, features, resumption)
+        return evaluate_dense(model, task, data.test, keep)
 
 
 def starts_of(

@@ -17,6 +17,7 @@ from fastssl.data import open as open_source
 from fastssl.evaluate.features import labels_of, plain_images
 from fastssl.evaluate.tuning import FineTuned, Tuning, train_task, tune
 from fastssl.models import Encoder
+from fastssl.models.modes import evaluation_mode
 
 
 @dataclass
@@ -121,7 +122,7 @@ def supervised_encoder(encoder: Encoder, data: Any, options: FineTuning | None =
 class _Classifier(nn.Module):
     def __init__(self, encoder: Encoder, classes: int, spatial: bool) -> None:
         super().__init__()
-        self.encoder, self.spatial = copy.deepcopy(encoder), spatial
+        self.encoder, self.spatial = copy.deepcopy(encoder).float(), spatial
         self.head = nn.Linear(int(encoder.shape_of(encoder.spatial if spatial else encoder)[1]), classes)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
@@ -155,9 +156,8 @@ class _Images:
 
     @torch.no_grad()
     def scores(self, model: nn.Module, rows: np.ndarray) -> Tensor:
-        model.eval()
         parts = []
-        for x in plain_images(self.source.subset(rows), self.encoder.size, channels=self.encoder.channels):
-            parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
-        model.train()
+        with evaluation_mode(model):
+            for x in plain_images(self.source.subset(rows), self.encoder.size, channels=self.encoder.channels):
+                parts.append(model(x.contiguous(memory_format=torch.channels_last)).float())
         return torch.cat(parts)

@@ -15,6 +15,7 @@ from fastssl.data import Corpus, ParallelCorpus
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.evaluate.tuning import FineTuned, Tuning, tune
 from fastssl.models.language import LanguageModel
+from fastssl.models.modes import evaluation_mode
 
 _DROPOUT = 0.1  # before the classifier, as in BERT
 _POOL = 8  # batches whose texts are sorted by length
@@ -216,11 +217,10 @@ class TextTask:
 
     @torch.no_grad()
     def scores(self, model: nn.Module, rows: np.ndarray) -> Tensor:
-        model.eval()
         result = torch.zeros(len(rows), *self.shape)
         order = np.argsort([len(self.rows[k][0]) for k in rows], kind="stable")  # texts of like lengths together
-        for at in range(0, len(order), _ROWS):
-            some = order[at : at + _ROWS]
-            result[torch.from_numpy(some)] = model(*self.inputs(rows[some])).float()
-        model.train()
+        with evaluation_mode(model):
+            for at in range(0, len(order), _ROWS):
+                some = order[at : at + _ROWS]
+                result[torch.from_numpy(some)] = model(*self.inputs(rows[some])).float()
         return result

@@ -39,9 +39,11 @@ def layer_features(encoder: Encoder, data: Any, *, cells: int = 4, batch: int = 
     parts: list[list[Tensor]] = [[] for _ in levels]
     with evaluation_mode(encoder):
         for x in plain_images(open_source(data), encoder.size, batch, encoder.channels):
+            x = encoder.cast(x)
             for part, level in zip(parts, levels):
                 x = level(x)
                 # Grids of tokens are channels-last, other feature maps channels-first.
                 grid = x.movedim(-1, 1) if getattr(level, "tokens_last", False) else x
-                part.append(TF.adaptive_avg_pool2d(grid, min(cells, grid.shape[-1])).flatten(1) if x.dim() == 4 else x)
+                made = TF.adaptive_avg_pool2d(grid, min(cells, grid.shape[-1])).flatten(1) if x.dim() == 4 else x
+                part.append(made.float())
     return [torch.cat(part) for part in parts]

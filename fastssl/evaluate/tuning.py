@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
+from fastssl.models.frozen import training_mode
 from fastssl.models.modes import flushed_subnormals
 
 
@@ -139,7 +140,7 @@ def train_task(
     with progress_bar("fine-tuning") as show, torch.random.fork_rng(), flushed_subnormals():
         torch.manual_seed(options.seed)  # for the weights of the classifier
         model, optimizer = task.start(rate)
-        model.train()
+        training_mode(model)
         batches = task.batches(rows, size, -(-total // max(1, len(rows) // size)))
         with contextlib.closing(batches):  # type: ignore[type-var]
             for step, (inputs, ids) in zip(range(total), batches):

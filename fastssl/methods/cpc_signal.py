@@ -18,6 +18,7 @@ from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.data.views import labels_of
 from fastssl.methods.base import Method
+from fastssl.models.modes import evaluation_mode
 from fastssl.models.signal import SignalEncoder
 
 
@@ -62,9 +63,8 @@ class CPCSignal(Method):
     ) -> None:
         super().__init__()
         window = encoder.length if window is None else window
-        with torch.no_grad():
-            count = SignalEncoder.codes(encoder.eval(), torch.zeros(1, window)).shape[2]
-        encoder.train()
+        with torch.no_grad(), evaluation_mode(encoder):
+            count = SignalEncoder.codes(encoder, torch.zeros(1, window)).shape[2]
         if not 1 <= steps < count:
             raise ValueError(f"steps: expected 1 to {count - 1} (a window has {count} codes), got {steps}")
         self.encoder = encoder

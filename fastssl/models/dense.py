@@ -33,7 +33,7 @@ def feature_maps(encoder: Encoder, images: Tensor) -> list[Tensor]:
     except ValueError:
         levels = [encoder.network]
     maps: list[Tensor] = []
-    x = images
+    x = encoder.cast(images)
     for level in levels:
         x = level(x)
         if x.dim() != 4:

@@ -16,6 +16,7 @@ from fastssl.models.density import DensityNetwork
 from fastssl.models.igpt import ImageGPTNetwork
 from fastssl.models.lab import LabNetwork
 from fastssl.models.libraries import LIBRARIES, Backbone
+from fastssl.models.modes import evaluation_mode
 from fastssl.models.nade import NADENetwork
 from fastssl.models.pixel_rnn import PixelRNNNetwork
 from fastssl.models.pixels import PixelCNNNetwork
@@ -34,6 +35,9 @@ class Encoder(nn.Module):
             (``model.fc = nn.Identity()``), or build the network by name (:func:`build_encoder`).
         size: S, the image size in pixels.
         channels: number of image channels.
+
+    Images are cast to the dtype of the parameters where these are not float32 (``encoder.half()``); a network's frozen
+    parts (a batch norm in evaluation mode) stay in their mode.
 
     ``forward`` returns [B, C]: the feature map averaged over positions, or the pooled features of a :class:`Backbone`.
     ``spatial`` returns [B, C * cells * cells]: the feature map average-pooled to a grid, which retains positions. For
@@ -55,23 +59,20 @@ class Encoder(nn.Module):
         super().__init__()
         if not isinstance(network, nn.Module):
             raise TypeError(f"network: expected an nn.Module, got {type(network).__name__}")
-        self.network = network
+        self.network, self.training = network, network.training
         self.size, self.channels = size, channels
         self.dim = int(self.shape_of(self if isinstance(network, Backbone) else network)[1])
 
     def shape_of(self, function: Callable[[Tensor], Tensor]) -> torch.Size:
         """The output shape of ``function``, of this encoder or its network, for one image, in evaluation mode."""
-        training, device = self.network.training, next((p.device for p in self.network.parameters()), None)
+        device = next((p.device for p in self.network.parameters()), None)
         name = type(self.network).__name__
-        image = torch.zeros(1, self.channels, self.size, self.size, device=device)
-        self.eval()
+        image = self.cast(torch.zeros(1, self.channels, self.size, self.size, device=device))
         try:
-            with torch.no_grad():
+            with torch.no_grad(), evaluation_mode(self):
                 made = function(image)
         except (RuntimeError, AssertionError, ValueError, IndexError) as error:
             raise ValueError(f"network: {name} cannot take images {list(image.shape)}: {error}") from error
-        finally:
-            self.train(training)
         if not isinstance(made, Tensor):
             raise TypeError(f"network: expected a tensor as output, {name} returns {type(made).__name__}")
         if made.dim() not in (2, 4) or len(made) != 1:
@@ -116,10 +117,7 @@ class Encoder(nn.Module):
             raise ValueError(f"size: expected an integer >= 1, got {size!r}")
         if size == self.size:
             return self
-        modes = [(module, module.training) for module in self.modules()]
         made = Encoder(self.network, size, self.channels)
-        for module, training in modes:
-            module.training = training
         made.training = self.training
         return made
 
@@ -135,13 +133,19 @@ class Encoder(nn.Module):
             return list(self.network)
         raise ValueError(f"encoder: expected a network with levels() or an nn.Sequential, got {type(self.network)}")
 
+    def cast(self, images: Tensor) -> Tensor:
+        """The images in the dtype of a network whose parameters are not float32, such as ``encoder.half()``."""
+        dtype = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), torch.float32)
+        return images if dtype == torch.float32 else images.to(dtype)
+
     def forward(self, images: Tensor) -> Tensor:
+        images = self.cast(images)
         if isinstance(self.network, Backbone):
             return self.network.pooled(images)
         return self.pool(self.network(images))
 
     def spatial(self, images: Tensor, cells: int = 4) -> Tensor:
-        return self.pool(self.network(images), cells)
+        return self.pool(self.network(self.cast(images)), cells)
 
     @staticmethod
     def pool(features: Tensor, cells: int | None = None) -> Tensor:

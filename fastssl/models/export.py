@@ -20,6 +20,7 @@ from fastssl.models.libraries import (
     timm_arguments,
     torchvision_arguments,
 )
+from fastssl.models.modes import evaluation_mode
 from fastssl.models.resnet import ResNet
 
 _Writer = Callable[[Encoder, dict[str, Any], Path, Tensor], Tensor]
@@ -60,10 +61,9 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(".tmp-" + path.name)
     _remove(fresh)
-    encoder.eval()
     size = (3, encoder.channels, encoder.size, encoder.size)
     example = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), evaluation_mode(encoder), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporters, about themselves
         expected = encoder(example)
         try:

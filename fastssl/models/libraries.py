@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.models.channels import set_input_channels
+from fastssl.models.modes import evaluation_mode
 
 
 class Backbone(nn.Module):
@@ -79,11 +80,10 @@ class TorchvisionBackbone(Backbone):
         pooling = (nn.AdaptiveAvgPool2d, nn.Dropout)
         inside = [(n, m) for n, m in self.model.named_modules() if n and not isinstance(m, pooling)]
         handles = [note(name, module) for name, module in inside]
-        training = self.model.training
         try:
-            self.model.eval()(images)
+            with evaluation_mode(self.model):
+                self.model(images)
         finally:
-            self.model.train(training)
             for handle in handles:
                 handle.remove()
         return found[-1] if found else None

@@ -13,13 +13,23 @@ from fastssl.ops import extension
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Within it the module is in evaluation mode; afterwards, also after an exception or Ctrl-C, in the one before."""
-    training = module.training
-    module.eval()
+    """Within it the module is in evaluation mode; afterwards, also after an exception or Ctrl-C, it and each module in
+    it are in the mode that they had before."""
+    with kept_modes(module):
+        module.eval()
+        yield
+
+
+@contextlib.contextmanager
+def kept_modes(module: nn.Module) -> Iterator[None]:
+    """Afterwards each module has the mode that it had before, such as a frozen batch norm within a network in training
+    mode."""
+    before = [(part, part.training) for part in module.modules()]
     try:
         yield
     finally:
-        module.train(training)
+        for part, training in before:
+            part.training = training
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from fastssl.methods import AudioMethod, ImageMethod, Method, get, image_method,
 from fastssl.models import as_encoder
 from fastssl.models.encoders import DENSITIES
 from fastssl.models.folder import find_checkpoint, load_checkpoint
+from fastssl.models.frozen import check_trainable
 from fastssl.train.audio import build_audio_method
 from fastssl.train.callbacks import (
     Callback,
@@ -178,6 +179,7 @@ def pretrain(
             options.batch_size,
         )
     check_batch(method, options, rows // processes)
+    check_trainable(method)
     about = {
         "method": name,
         "encoder": encoder_options,

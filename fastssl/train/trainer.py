@@ -24,6 +24,7 @@ from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
+from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode, flushed_subnormals
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
@@ -201,7 +202,7 @@ class Trainer:
         interrupt, between_steps = InterruptHandler(), True
         batches = self.batches()
         on_device = DevicePrefetcher(batches, self.copier)
-        self.model.train()
+        training_mode(self.method, self.model)
         for callback in self.callbacks:
             callback.on_train_begin(self)
         try:
