@@ -28,9 +28,15 @@ from fastssl.augment.program import Augment, Views
 HALF = Normalize(0.5, 0.5)  # to [-1, 1]
 
 
-def blur_taps(size: int) -> int:
-    """Kernel size of the blur, a tenth of the image as in SimCLR: odd and at least 3 (23 for 224 pixels)."""
-    return max(3, round(0.1 * size) | 1)
+def blur_taps(size: int | tuple[int, int]) -> int:
+    """Kernel size of the blur, a tenth of the shorter side as in SimCLR: odd and at least 3 (23 for 224 pixels)."""
+    return max(3, round(0.1 * (size if isinstance(size, int) else min(size))) | 1)
+
+
+def _square(size: Any) -> int:
+    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+        raise ValueError(f"size: expected the pixels of square views, an integer >= 1, got {size!r}")
+    return size
 
 
 def _program(operations: list[Operation | Normalize], options: dict[str, Any]) -> Augment:
@@ -42,7 +48,7 @@ class SimCLRAugment(Views):
     """Random resized crop, flip, colour distortion, grayscale and blur (Chen et al. 2020, appendix A).
 
     Args:
-        size: height and width of the views, in pixels.
+        size: height and width of the views, in pixels: a number, or (height, width).
         crop: minimum and maximum area of a crop, as a fraction of the image.
         strength: s of the paper: brightness, contrast and saturation change by up to 0.8 s, hue by up to 0.2 s turns.
         flip: probability of a horizontal flip.
@@ -68,7 +74,7 @@ class SimCLRAugment(Views):
 
     def __init__(
         self,
-        size: int,
+        size: int | tuple[int, int],
         *,
         crop: tuple[float, float] = (0.08, 1.0),
         strength: float = 1.0,
@@ -96,7 +102,7 @@ class SimCLRAugment(Views):
 
 
 def _momentum(
-    size: int,
+    size: int | tuple[int, int],
     crop: tuple[float, float],
     jitter: ColorJitter,
     blur: float,
@@ -120,7 +126,7 @@ class MoCoV2Augment(Views):
     """Two views with jitter 0.4, 0.4, 0.4, 0.1 at p = 0.8, grayscale and blur (Chen et al. 2020, Improved Baselines
     with Momentum Contrastive Learning). ``options``: ``normalize``, ``dtype``, ``channels_last``."""
 
-    def __init__(self, size: int = 224, **options: Any) -> None:
+    def __init__(self, size: int | tuple[int, int] = 224, **options: Any) -> None:
         jitter = ColorJitter(0.4, 0.4, 0.4, 0.1, p=0.8)
         super().__init__([(2, _momentum(size, (0.2, 1.0), jitter, 0.5, 0.0, **options))])
 
@@ -132,7 +138,9 @@ class BYOLAugment(Views):
     """Two views of different distributions: blur with p = 1 and 0.1, solarize with p = 0 and 0.2 (Grill et al. 2020,
     Bootstrap Your Own Latent, appendix B)."""
 
-    def __init__(self, size: int = 224, crop: tuple[float, float] = (0.08, 1.0), **options: Any) -> None:
+    def __init__(
+        self, size: int | tuple[int, int] = 224, crop: tuple[float, float] = (0.08, 1.0), **options: Any
+    ) -> None:
         first = _momentum(size, crop, _BYOL_JITTER, 1.0, 0.0, **options)
         super().__init__([first, _momentum(size, crop, _BYOL_JITTER, 0.1, 0.2, **options)])
 
@@ -149,7 +157,7 @@ class VICRegAugment(Views):
     """Two views of the same distribution: blur with p = 0.5, solarize with p = 0.1 (Bardes et al. 2022, VICReg,
     appendix C)."""
 
-    def __init__(self, size: int = 224, **options: Any) -> None:
+    def __init__(self, size: int | tuple[int, int] = 224, **options: Any) -> None:
         super().__init__([(2, _momentum(size, (0.08, 1.0), _BYOL_JITTER, 0.5, 0.1, **options))])
 
 
@@ -168,15 +176,15 @@ class DINOAugment(Views):
 
     def __init__(
         self,
-        size: int = 224,
-        local_size: int = 96,
+        size: int | tuple[int, int] = 224,
+        local_size: int | tuple[int, int] = 96,
         local: int = 8,
         *,
         global_scale: tuple[float, float] = (0.4, 1.0),
         local_scale: tuple[float, float] = (0.05, 0.4),
         **options: Any,
     ) -> None:
-        def program(size: int, scale: tuple[float, float], blur: float, solarize: float) -> Augment:
+        def program(size: Any, scale: tuple[float, float], blur: float, solarize: float) -> Augment:
             return _momentum(size, scale, _BYOL_JITTER, blur, solarize, "bicubic", **options)
 
         views: list[Augment | tuple[int, Augment]] = [
@@ -192,7 +200,9 @@ class MAEAugment(Views):
     """One view: a bicubic crop of at least a fifth of the image, and a flip (He et al. 2022, Masked Autoencoders Are
     Scalable Vision Learners)."""
 
-    def __init__(self, size: int = 224, scale: tuple[float, float] = (0.2, 1.0), **options: Any) -> None:
+    def __init__(
+        self, size: int | tuple[int, int] = 224, scale: tuple[float, float] = (0.2, 1.0), **options: Any
+    ) -> None:
         crop = RandomResizedCrop(size, scale=scale, interpolation="bicubic")
         super().__init__([_program([crop, RandomHorizontalFlip()], options)])
 
@@ -202,7 +212,8 @@ class RotNetAugment(Views):
     Predicting Image Rotations)."""
 
     def __init__(self, size: int = 224, **options: Any) -> None:
-        super().__init__([_program([RandomResizedCrop(size, scale=(0.2, 1.0)), RandomHorizontalFlip()], options)])
+        crop = RandomResizedCrop(_square(size), scale=(0.2, 1.0))
+        super().__init__([_program([crop, RandomHorizontalFlip()], options)])
 
     @staticmethod
     def rotations(view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -283,7 +294,7 @@ class CPCAugment(Views):
     unless ``gray`` is less than 1)."""
 
     def __init__(self, size: int = 256, gray: float = 1.0, **options: Any) -> None:
-        crop = RandomCrop(size, resize=round(size * 300 / 260))
+        crop = RandomCrop(_square(size), resize=round(size * 300 / 260))
         super().__init__([_program([crop, RandomHorizontalFlip(), RandomGrayscale(gray)], options)])
 
     @staticmethod
@@ -306,7 +317,7 @@ class ColorizationAugment(Views):
     def __init__(self, size: int = 176, **options: Any) -> None:
         options.setdefault("normalize", None)
         super().__init__(
-            [_program([RandomCrop(size, resize=round(size * 256 / 176)), RandomHorizontalFlip()], options)]
+            [_program([RandomCrop(_square(size), resize=round(size * 256 / 176)), RandomHorizontalFlip()], options)]
         )
 
     @staticmethod
@@ -343,7 +354,7 @@ class ContextEncoderAugment(Views):
 
     def __init__(self, size: int = 128, **options: Any) -> None:
         options.setdefault("normalize", HALF)
-        crop = RandomCrop(size, resize=round(size * 350 / 227))
+        crop = RandomCrop(_square(size), resize=round(size * 350 / 227))
         super().__init__([_program([crop, RandomHorizontalFlip()], options)])
 
     @staticmethod

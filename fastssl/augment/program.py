@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.augment.images import ImageBatch, read_images
-from fastssl.augment.ops import ColorJitter, Normalize, Operation, RandomErasing
+from fastssl.augment.ops import CenterCrop, ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
 from fastssl.ops import extension
 from fastssl.ops.backend import resolve
@@ -180,6 +180,16 @@ class Augment(nn.Module):
         sizes = np.ascontiguousarray(np.asarray(sizes, dtype=np.int64).reshape(-1, 2))
         if (sizes < 1).any():
             raise ValueError("sizes: expected at least one pixel")
+        crop = self.operations[0]
+        if isinstance(crop, CenterCrop) and crop.resize is None:
+            small = (sizes < crop.window(None)).any(1)
+            if small.any():
+                k, (height, width) = int(small.argmax()), crop.window(None)
+                raise ValueError(
+                    f"images[{k}]: the crop does not fit the image of {sizes[k, 0]} x {sizes[k, 1]} pixels; expected "
+                    f"at least {height} x {width}, or a resize before the crop ({type(crop).__name__}({crop.size}, "
+                    f"resize={max(height, width)}))"
+                )
         rows = np.arange(len(sizes)) if ids is None else np.asarray(ids).reshape(-1)
         if rows.shape != (len(sizes),) or (len(rows) and rows.dtype.kind not in "iu"):
             raise ValueError(f"ids: expected {len(sizes)} integers, got {rows.dtype} of shape {rows.shape}")
@@ -403,8 +413,26 @@ class Views(nn.Module):
         made = [p._make(batch, drawn, backend, False) for p, drawn in zip(self.programs, params)]
         return (made, params) if return_params else made
 
-    def collate(self, samples: Sequence[tuple[Any, int]]) -> tuple[list[Tensor], Tensor]:
-        """``DataLoader(dataset, collate_fn=views.collate)`` for a data set of (image, label) without transform."""
-        images, labels = zip(*samples)
-        made: list[Tensor] = self(list(images))
-        return made, torch.tensor(labels)
+    def collate(self, samples: Sequence[tuple[Any, Any]]) -> tuple[list[Tensor], Tensor]:
+        """``DataLoader(dataset, collate_fn=views.collate)`` for a data set of (image, label) without transform.
+
+        Raises:
+            TypeError: samples without a label, or labels that are no numbers.
+        """
+        for k, sample in enumerate(samples):
+            if not isinstance(sample, (tuple, list)) or len(sample) != 2:
+                got = f"{len(sample)} values" if isinstance(sample, (tuple, list)) else type(sample).__name__
+                raise TypeError(
+                    f"samples[{k}]: expected (image, label), got {got}; without labels: "
+                    "collate_fn=lambda images: views(images)"
+                )
+        images, labels = [image for image, _ in samples], [label for _, label in samples]
+        try:
+            numbers = torch.stack([torch.as_tensor(label) for label in labels]) if labels else torch.zeros(0).long()
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise TypeError(
+                f"samples: expected numbers or tensors of one shape as labels, got {labels[0]!r}, ...: number the "
+                f"classes ({error})"
+            ) from error
+        made: list[Tensor] = self(images)
+        return made, numbers

@@ -18,21 +18,32 @@ from fastssl.data.source import Item
 SMALL = 64 << 10  # bytes of an image up to which a copy costs less than a list
 
 
-def select_images(items: Sequence[Item], which: Sequence[int] | np.ndarray | None = None) -> Any:
+def select_images(
+    items: Sequence[Item], which: Sequence[int] | np.ndarray | None = None, channels: int | None = None
+) -> Any:
     """One image per item: an array [B, H, W, C] if all are small and of the same size, else a list.
 
     Args:
         items: items with images.
         which: index of the image per item, modulo the number of images; None: the first.
+        channels: channels of the views, which must be those of the images unless they are 1 or 3; None: any.
 
     Raises:
-        ValueError: an item without images.
+        ValueError: an item without images, or with images of other channels.
     """
     chosen = []
     for k, item in enumerate(items):
         if not item.images:
             raise ValueError(f"items: expected images, {item.name or k} has none")
-        chosen.append(item.images[0 if which is None else int(which[k]) % len(item.images)])
+        image = item.images[0 if which is None else int(which[k]) % len(item.images)]
+        found = 3 if isinstance(image, PaddedRGB) else image.shape[-1]
+        if channels not in (None, 1, 3, found):
+            raise ValueError(
+                f"images: expected {channels} channels in each, {item.name or k} has {found} (alpha of "
+                "PNG files is dropped; .npy files, TIFF and arrays have any number of channels); with 3 (channels=, "
+                "--channels) grey, RGB and RGBA images can be mixed"
+            )
+        chosen.append(image)
     if len({image.shape for image in chosen}) > 1 or (chosen and chosen[0].nbytes > SMALL):
         return chosen
     padded = all(isinstance(image, PaddedRGB) for image in chosen)
@@ -61,9 +72,9 @@ def _images_by_view(augment: Views, items: Sequence[Item], seed: int, epoch: int
     count = len(augment.programs)
     available = np.array([len(item.images or ()) for item in items])
     if (available <= 1).all():
-        return [select_images(items)] * count
+        return [select_images(items, channels=augment.channels)] * count
     first = (uniform(seed, epoch, ids, view=RESERVED_VIEW)[:, 0] * available).astype(np.int64)
-    return [select_images(items, first + k) for k in range(count)]
+    return [select_images(items, first + k, augment.channels) for k in range(count)]
 
 
 RESERVED_VIEW = 0xFFFE  # view index whose random stream is not used by augmentations
@@ -95,7 +106,7 @@ class AugmentExamples:
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
         """Views of the first image of every item, labels and ids."""
-        views = self.augment(select_images(items), seed=seed, epoch=epoch, ids=ids)
+        views = self.augment(select_images(items, channels=self.augment.channels), seed=seed, epoch=epoch, ids=ids)
         return Batch(views, labels_of(items), torch.from_numpy(ids))
 
     def planned_examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
@@ -128,7 +139,8 @@ class CenterCropExamples:
         self.augment = Augment([CenterCrop(size, resize=resize_of(size)), Normalize(0.5, 0.5)], channels=channels)
 
     def examples(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> Batch:
-        return Batch([self.augment(select_images(items), seed=0)], labels_of(items), torch.from_numpy(ids))
+        images = select_images(items, channels=self.augment.channels)
+        return Batch([self.augment(images, seed=0)], labels_of(items), torch.from_numpy(ids))
 
     def reduction(self, size: tuple[int, int], seed: int, epoch: int, index: int) -> int:
         return 1

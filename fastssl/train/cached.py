@@ -54,9 +54,9 @@ def cached_step(
         The loss, detached.
 
     Raises:
-        TypeError: ``batch`` holds no tensors, or a model returns none.
-        ValueError: tensors of different lengths for one model, a number of models other than that of entries, or
-            ``chunk`` < 1.
+        TypeError: ``batch`` holds no tensors, or a model or the loss returns none.
+        ValueError: a loss that is no scalar or requires no gradient, tensors of different lengths for one model, a
+            number of models other than that of entries, or ``chunk`` < 1.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -88,10 +88,32 @@ def cached_step(
     embeddings = [argument for job in jobs for argument in job.embed()]
     with torch.enable_grad():
         value = loss(*embeddings)
+        check_loss(value, "loss")
         value.backward()
     for job in jobs:
         job.backward(backward)
     return value.detach()
+
+
+def check_loss(value: Any, what: str, graph: bool = True) -> None:
+    """
+    Args:
+        value: what a loss function or a method returned.
+        what: its name, for the message.
+        graph: whether it must require a gradient.
+
+    Raises:
+        TypeError: it is no tensor.
+        ValueError: it is no scalar, or has no gradient.
+    """
+    expected = f"{what}: expected a scalar tensor that requires a gradient"
+    if not isinstance(value, Tensor):
+        inside = f" of {', '.join(map(str, value))}" if isinstance(value, Mapping) else ""
+        raise TypeError(f"{expected}, got {type(value).__name__}{inside}")
+    if value.numel() != 1:
+        raise ValueError(f"{expected}, got one of shape {tuple(value.shape)}; take its mean")
+    if graph and not value.requires_grad:
+        raise ValueError(f"{expected}, got one without: it was detached, or no parameter that is trained is in it")
 
 
 @dataclass(frozen=True)
@@ -304,4 +326,4 @@ class _Tower:
             self.after.restore()
 
 
-__all__ = ["Embeddings", "Inputs", "auto_chunk", "cached_step"]
+__all__ = ["Embeddings", "Inputs", "auto_chunk", "cached_step", "check_loss"]

@@ -13,7 +13,7 @@ from fastssl.data.batch import map_tensors
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
-from fastssl.train.cached import cached_step
+from fastssl.train.cached import cached_step, check_loss
 from fastssl.train.options import Pretraining
 from fastssl.train.shards import is_sharded
 
@@ -77,6 +77,7 @@ class Gradients:
         parts = split_batch(batch, self.options.accumulate)
         if len(parts) == 1 and (self.fabric.world_size == 1 or not self.method.separable):
             loss: Tensor = self.model(batch)
+            check_loss(loss, f"forward of {name_of(self.method)}")
             self.fabric.backward(loss)
             return loss.detach()
         terms = [_tuple(self.method.terms(part)) for part in parts]
@@ -86,6 +87,8 @@ class Gradients:
         for part, counts, last in zip(parts, terms, [False] * (len(parts) - 1) + [True]):
             with self.fabric.no_backward_sync(self.model, enabled=not last):
                 means = self.model.means(part) if self.several_means else (self.model(part),)
+                for mean in means:
+                    check_loss(mean, f"forward of {name_of(self.method)}", graph=False)
                 # Processes average their gradients: a term counts the same wherever it is.
                 weights = [self.fabric.world_size * n / max(total, 1) for n, total in zip(counts, everywhere)]
                 self.fabric.backward(_weighted(means, weights))

@@ -41,7 +41,8 @@ class Pretraining:
             "32-true".
         accelerator: "cpu", "cuda", or "auto": a GPU if available.
         devices: processes on this machine. They share a batch: pair losses cover all of it, batch norm sees the local
-            part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides.
+            part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides; else each further
+            process runs the script again from its first line: put what is to happen once behind :func:`is_rank_zero`.
         nodes: machines, each with ``devices`` processes.
         strategy: with several processes: "ddp" replicates the network, "fsdp" shards parameters and optimiser state
             (FSDP2).

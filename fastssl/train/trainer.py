@@ -26,6 +26,7 @@ from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode, flushed_subnormals
+from fastssl.train.cached import check_loss
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
 from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders, deterministic_algorithms
@@ -346,10 +347,14 @@ def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") 
     """Runs two items through examples and loss, so that incompatible data is reported before training starts.
 
     Raises:
-        ValueError: items without a field that the method needs, or that the method and its encoder cannot process.
+        TypeError: examples that are no named tuple, or a loss that is no tensor.
+        ValueError: items without a field that the method needs, or that the method and its encoder cannot process; a
+            field that items do not have; a loss that is no scalar.
     """
     name, (ids, items) = name_of(method), _first_items(source, on_error)
     for need in method.needs:
+        if need not in Item._fields:
+            raise ValueError(f"needs: {name} expects fields of an Item, {', '.join(Item._fields)}, got {need!r}")
         unknown = source.labels is not None and np.ndim(source.labels) == 1 and bool((source.labels < 0).any())
         for item in items:
             if getattr(item, need) is None or (need == "label" and unknown):
@@ -360,13 +365,25 @@ def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") 
     try:
         with evaluation_mode(method), torch.no_grad(), torch.random.fork_rng():
             batch = method.examples(items, seed, 0, ids)
+            if not isinstance(batch, tuple) or "ids" not in getattr(batch, "_fields", ()):
+                raise TypeError(
+                    f"examples of {name}: expected a named tuple of tensors with a field ids, such as "
+                    f"fastssl.data.Batch(views, labels, ids), got {type(batch).__name__}"
+                )
             on = next((p.device for p in method.parameters()), torch.device("cpu"))
             if not method.needs_dataset_features:  # whose loss is undefined before the first ``before_epoch``
-                method(map_tensors(lambda tensor: tensor.to(on), batch))
+                loss = method(map_tensors(lambda tensor: tensor.to(on), batch))
+                check_loss(loss, f"forward of {name}", graph=False)
     except RuntimeError as error:
-        shapes = "none" if batch is None else [tuple(t.shape) for t in method.inputs(batch)]
+        shapes = "none" if batch is None else _shapes(batch)
         images = [tuple(image.shape) for image in items[0].images or ()]
         given = f"images {images}" if images else "the items"
         raise ValueError(
             f"method: {name} and its network cannot process {given} of {source.name}: {shapes}, {error}"
         ) from error
+
+
+def _shapes(batch: Any) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = []
+    map_tensors(lambda tensor: found.append(tuple(tensor.shape)) or tensor, batch)  # type: ignore[func-returns-value]
+    return found[: len(batch.views)] if hasattr(batch, "views") else found

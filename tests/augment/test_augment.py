@@ -539,7 +539,7 @@ BAD: list[tuple[str, Any, type[Exception], str]] = [
         "small image",
         lambda: Augment([RandomCrop(10)])(IMAGES, seed=0),
         ValueError,
-        "sample 0: the crop does not fit.*9 x 9",
+        r"images\[0\]: the crop does not fit.*9 x 9",
     ),
     ("policy", lambda: policy("magic"), ValueError, "name.*'magic'"),
     ("no programs", lambda: Views([]), ValueError, "programs"),
