@@ -173,14 +173,14 @@ def _evaluate(
         echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():
         encoder.to("cuda")
-    if issubclass(kind_of(state["method"]), IMAX) and isinstance(open_source(name), Stereograms):
+    if issubclass(kind_of(state), IMAX) and isinstance(open_source(name), Stereograms):
         if only or {readout, whiten, size} != {None}:
             raise ValueError("readout, whiten, size, only: expected none, stereograms are judged by their disparity")
         return _disparity(checkpoint)
     encoder = encoder if size is None else encoder.at(size)
     rows: tuple[str, ...] = ("pretrained",) if only else ROWS
     likelihoods: dict[str, Any] = {}
-    if issubclass(kind_of(state["method"]), DensityMethod):
+    if issubclass(kind_of(state), DensityMethod):
         likelihoods, rows = _likelihoods(checkpoint, state, name), tuple(row for row in rows if row != "histogram")
         if open_source(name).labels is None:
             return likelihoods

@@ -88,7 +88,7 @@ def load(run: Path) -> tuple[TextMethod, dict[str, Any]]:
     from fastssl.train import load_checkpoint, load_method
 
     state = load_checkpoint(run)[1]
-    if "tokens" not in kind_of(state["method"]).needs:
+    if "tokens" not in kind_of(state).needs:
         raise ValueError(f"checkpoint: expected one of a language method, got {state['method']}")
     method = load_method(run)
     assert isinstance(method, TextMethod)

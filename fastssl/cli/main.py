@@ -522,7 +522,7 @@ def evaluate(
     if is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
-    elif "tokens" in (kind := kind_of(load_checkpoint(checkpoint)[1]["method"])).needs:
+    elif "tokens" in (kind := kind_of(load_checkpoint(checkpoint)[1])).needs:
         from fastssl.cli.language import evaluate as evaluate_text
         from fastssl.cli.language import evaluate_finetuned
 
@@ -680,7 +680,7 @@ def report(
     from fastssl.train import load_checkpoint
 
     for run in runs:
-        kind = kind_of(load_checkpoint(run)[1]["method"]) if not is_word_run(run) else None
+        kind = kind_of(load_checkpoint(run)[1]) if not is_word_run(run) else None
         if kind is None or not issubclass(kind, ImageMethod):
             raise ValueError(f"runs: expected runs on images, {run} is none; evaluate it instead (fastssl evaluate)")
     with progress_bars(item_progress), leaving_out(on_error, runs):
@@ -715,7 +715,7 @@ def export(
             f"written: {path}\ngensim: KeyedVectors.load_word2vec_format({str(path)!r}, binary={path.suffix == '.bin'})"
         )
         return
-    if "tokens" in kind_of(load_checkpoint(checkpoint)[1]["method"]).needs:
+    if "tokens" in kind_of(load_checkpoint(checkpoint)[1]).needs:
         from fastssl.cli.language import load
         from fastssl.models.language_export import export_language
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
@@ -62,6 +64,7 @@ from fastssl.methods.wavenet import WaveNet
 from fastssl.methods.wavernn import WaveRNN
 from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 from fastssl.methods.xlnet import XLNet
+from fastssl.models import Encoder
 
 # Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
 METHODS: dict[str, type[Method]] = {
@@ -135,10 +138,23 @@ def methods_of(field: str) -> dict[str, type[Method]]:
     return {name: kind for name, kind in METHODS.items() if field in kind.needs}
 
 
-def kind_of(name: str) -> type[Method]:
-    """The class of a run's method; that of methods of images for one that is not FastSSL's own, whose encoder is
-    evaluated and exported like any other."""
-    return METHODS.get(name, ImageMethod)
+BASES: dict[str, type[Method]] = {"image": ImageMethod, "text": TextMethod, "audio": AudioMethod}
+
+
+def base_of(method: Method) -> str | None:
+    """The kind of a method, by the class that it derives from: "image" (or with an encoder of images), "text" or
+    "audio"; None: another."""
+    if isinstance(getattr(method, "encoder", None), Encoder):
+        return "image"
+    return next((name for name, base in BASES.items() if isinstance(method, base)), None)
+
+
+def kind_of(state: Mapping[str, Any]) -> type[Method]:
+    """The class of a run's method, from the state of its checkpoint; for one that is not FastSSL's own the base class
+    that it derives from. Checkpoints of earlier versions do not record that: theirs counts as one of images."""
+    if state["method"] in METHODS:
+        return METHODS[state["method"]]
+    return BASES.get(state.get("base", "image"), Method)
 
 
 def get(name: str) -> type[Method]:

@@ -11,17 +11,33 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
-from fastssl.methods import METHODS, AudioMethod, Method, TextMethod
+from fastssl.methods import METHODS, AudioMethod, ImageMethod, Method, TextMethod, kind_of
 from fastssl.models import Encoder, build_audio, build_encoder, build_language
 from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
 from fastssl.train.shards import full_tensor, shard_like
+
+
+def original_name(name: str) -> str:
+    """The name of a parameter in the module that ``torch.compile`` has wrapped."""
+    return name.replace("_orig_mod.", "")
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
+    """Loads the tensors whose names begin with ``prefix``, whether modules are compiled here, there, or not.
+
+    Raises:
+        RuntimeError: weights of another network.
+    """
+    names = {original_name(name): name for name in module.state_dict(keep_vars=True)}
+    given = {original_name(k.removeprefix(prefix)): v for k, v in tensors.items() if k.startswith(prefix)}
+    module.load_state_dict({names.get(name, name): v for name, v in given.items()})
 
 
 def _flatten(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
     """Tensors by name; the names of tied parameters -> the name that the parameter is stored under; other values."""
-    named = {f"model.{k}": v for k, v in model.state_dict(keep_vars=True).items()}
+    named = {f"model.{original_name(k)}": v for k, v in model.state_dict(keep_vars=True).items()}
     first: dict[int, str] = {}
     tied = {name: first[id(v)] for name, v in named.items() if first.setdefault(id(v), name) != name}
     tensors = {k: full_tensor(v.detach()).cpu().contiguous() for k, v in named.items() if k not in tied}
@@ -66,7 +82,7 @@ def save_checkpoint(
 
 def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Loads the model's tensors of a checkpoint."""
-    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    load_weights(model, tensors, "model.")
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
@@ -112,6 +128,11 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
         raise ValueError(f"checkpoint: {state.get('method', 'this run')} has no encoder of images")
     if state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
         raise ValueError(f"checkpoint: {state['method']} has no encoder of images; load it with load_method")
+    if encoder is None and not issubclass(kind_of(state), ImageMethod):
+        raise ValueError(
+            f"checkpoint: expected one of a method of images, {state['method']} derives from "
+            f"{kind_of(state).__name__}; build it and load its tensors (load_checkpoint)"
+        )
     if encoder is None and state["encoder"] is None:
         raise ValueError(
             "checkpoint: its encoder is a custom module; build it and call load_encoder(path, Encoder(module, size))"
@@ -119,7 +140,7 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
     encoder = build_encoder(state["encoder"]) if encoder is None else encoder
     prefix = "model.encoder."
     try:
-        encoder.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        load_weights(encoder, tensors, prefix)
     except RuntimeError as error:
         raise ValueError(f"encoder: the checkpoint has weights of another network: {error}") from error
     return encoder.eval(), state
@@ -172,9 +193,8 @@ def load_method(path: str | Path, augment: Views | None = None) -> Method:
         method = kind(build_audio(state["encoder"]), **options)
     else:
         method = kind(build_encoder(state["encoder"]), augment, **options)
-    own = {k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")}
     try:
-        method.load_state_dict(own)
+        load_weights(method, tensors, "model.")
     except RuntimeError as error:
         raise ValueError(
             f"checkpoint: the weights of {state['method']} do not match its recorded options: {error}"

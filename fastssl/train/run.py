@@ -16,7 +16,7 @@ import torch
 from fastssl.augment import Views
 from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
-from fastssl.methods import AudioMethod, ImageMethod, Method, get, image_method, name_of
+from fastssl.methods import AudioMethod, ImageMethod, Method, base_of, get, image_method, name_of
 from fastssl.models import as_encoder
 from fastssl.models.encoders import DENSITIES
 from fastssl.models.folder import find_checkpoint, load_checkpoint
@@ -182,6 +182,7 @@ def pretrain(
     check_trainable(method)
     about = {
         "method": name,
+        "base": base_of(method),
         "encoder": encoder_options,
         "method_options": method_options or {},
         **attributes,
