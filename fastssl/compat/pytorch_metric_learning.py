@@ -29,6 +29,7 @@ from fastssl.ops.statistics import (
     NEGATIVES,
     POSITIVES,
     AveragePrecision,
+    HardestPair,
     Hinge,
     LiftedPairs,
     LogSumExp,
@@ -404,6 +405,21 @@ def _without_zeros(normalize: float, *sides: Tensor) -> None:
         raise NotFused("rows of zeros, which the original's rounding decides about")
 
 
+def _apart(pairs: Pairs, embeddings: Tensor, metric: Metric, normalize: bool, border: float) -> None:
+    """Ranked lists leave out pairs at distance 0, which rounding may put apart: negatives, and positives above
+    ``border``."""
+    if metric == Metric.dot or (normalize and embeddings.shape[1] == 1):  # -1 and 1 are exact
+        return
+    with torch.no_grad():
+        rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
+        nearest = rows.negative[rows.negatives > 0]
+        squares = 1.0 if normalize else embeddings.double().square().sum(1)
+    least = _tolerance(embeddings, squares)
+    least = math.sqrt(least) if metric == Metric.euclidean else least
+    if border <= least or bool((nearest <= least).any()):
+        raise NotFused("pairs at distance 0, which rounding decides about")
+
+
 def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
@@ -723,6 +739,7 @@ def _ranked_list(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     metric, normalize, _ = _metric(loss)
     alpha, margin, *temperatures = (_number(loss, name, embeddings) for name in ("alpha", "margin", "Tp", "Tn"))
+    _apart(pairs, embeddings, metric, normalize, plain(alpha) - plain(margin))
     ranked = RankedList(alpha, margin, temperatures[0], temperatures[1], constant=1e-5 * len(embeddings))
     rows = pairs.reduce(ranked, metric=metric, normalize=normalize)
     imbalance = _number(loss, "imbalance", embeddings)

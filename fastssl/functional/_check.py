@@ -54,7 +54,7 @@ def matrices(**values: object) -> list[Tensor]:
             raise ValueError(f"{name}: expected a tensor on {first.device} as {first_name}, got one on {t.device}")
         if t.shape[1] != first.shape[1]:
             raise ValueError(f"{name}: expected {first.shape[1]} features as {first_name}, got shape {tuple(t.shape)}")
-    return result
+    return given
 
 
 def same_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -169,10 +169,9 @@ def normalization(normalize: object, eps: object) -> float:
     return number("eps", eps, positive=True)
 
 
-def reduction(given: object) -> str:
-    if given not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {given!r}")
-    return str(given)
+def reduction(given: object, *, active: bool = True) -> str:
+    """``active``: whether rows at 0 can be told from others, as where no row is below 0."""
+    return choice("reduction", given, ("mean", "active", "sum", "none") if active else ("mean", "sum", "none"))
 
 
 def number(
@@ -187,7 +186,7 @@ def number(
     if not math.isfinite(result):
         raise ValueError(f"{name}: expected a finite number, got {result}")
     _within(name, result, positive, low, high)
-    return result
+    return given
 
 
 def choice(name: str, given: object, options: tuple[str, ...]) -> str:

@@ -29,7 +29,7 @@ ARGUMENTS = entries(
         "normalize": "divide each row by its Euclidean norm first.",
         "eps": "what norms are at least taken for, > 0, as in ``torch.nn.functional.normalize``; None: 1e-12, and for "
         "float16, where that is 0, 2^-14.",
-        "reduction": '"mean" | "sum" | "none".',
+        "reduction": '"mean" | "active": the mean over what is above 0 | "sum" | "none".',
         "indices_tuple": "only these pairs, as miners return them: (anchors, positives, anchors, negatives) or "
         "(anchors, positives, negatives); a pair that is listed twice counts once.",
         "ref_emb": "[M, D]: rows to compare with instead of ``embeddings``, such as a memory of past batches; None: "

@@ -24,7 +24,7 @@ from fastssl.ops import dispatch, get_memory_budget
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import PairLoss, pair_loss
-from fastssl.ops.reference.common import softplus
+from fastssl.ops.reference.common import softplus, unit
 from fastssl.ops.scoped import Scoped
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps, SoftplusPerPositive, Statistic
 from fastssl.ops.types import Relation, least_length
@@ -82,6 +82,10 @@ class Pairs:
             row_value: one value per row (:class:`LiftedPairs`: per column).
             upper: pairs (i, j) with i < j alone.
         """
+        if normalize and self.x.shape[1] == 1:
+            return self._of_signs(normalize).reduce(
+                statistic, metric=metric, normalize=False, row_value=row_value, upper=upper
+            )
         loss, values, normalize = statistic.kernel, statistic.values(), least_length(normalize, self.x.dtype)
         padded: list[float | Tensor] = [*values, *(0.0,) * (PARAMETERS - len(values))]
         given, learned = padded, self._without_kernel(loss, padded)
@@ -98,6 +102,21 @@ class Pairs:
             sweep = functools.partial(self._strips, metric, normalize)
             columns = slopes.attach(columns, loss, padded, learned, self.relation, upper, row_value, sweep)
         return Rows(tuple(columns), positives.detach(), negatives.detach(), statistic.names)
+
+    def _of_signs(self, normalize: float) -> Pairs:
+        """Normalised rows of one feature: -1 and 1, which are equal or not; x times 1 / |x| is either to rounding, and
+        losses jump where a distance becomes 0."""
+
+        def signs(rows: Tensor) -> Tensor:
+            return unit(rows.to(result_dtype(rows)), least_length(normalize, rows.dtype))
+
+        def optional(rows: Tensor | None) -> Tensor | None:
+            return None if rows is None else signs(rows)
+
+        columns = self.columns
+        if columns is not None:
+            columns = replace(columns, own=signs(columns.own), gathered=optional(columns.gathered))
+        return replace(self, x=signs(self.x), y=optional(self.y), columns=columns)
 
     def _without_kernel(self, loss: RowLoss, values: list[float | Tensor]) -> list[int]:
         """Parameters whose gradient the backend does not have."""
@@ -254,8 +273,11 @@ def fused_pairs(
 ) -> Tensor:
     """:func:`fastssl.ops.pair_loss.pair_loss`, with the rows of the other processes where rows live in several."""
     shards = current()
-    if shards is None:
+    if shards is None and reduction != "active":
         return pair_loss(loss, x, more_x, y, more_y, bias=bias, reduction=reduction, **options)
+    if shards is None:
+        values = pair_loss(loss, x, more_x, y, more_y, bias=bias, reduction="none", **options)
+        return reduce_rows(values, None, reduction)
     offset = 0.0 if bias is None else bias
     values = shared_pair_loss(
         loss, shards, x, more_x, y, more_y, names=names, bias=offset, replicated=replicated, **options
@@ -286,7 +308,10 @@ def mean(total: Tensor, count: Tensor | float) -> Tensor:
 
 
 def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tensor:
-    """Rows that do not count contribute 0, and do not count in the mean."""
+    """Rows that do not count contribute 0, and do not count in the mean; with "active" those do that are above 0."""
+    if reduction == "active":
+        above = ~(values.detach() <= 0)  # and NaN, which is to show
+        counted, reduction = above if counted is None else counted & above, "mean"
     if counted is not None:
         values = torch.where(counted, values, torch.zeros_like(values))
     if reduction == "none":
@@ -314,6 +339,7 @@ def softplus_per_positive(
     """One softplus(lse of the negatives - positive) for every positive pair."""
     rows = pairs.reduce(SoftplusPerPositive(scale, slack), metric=Metric.dot, normalize=normalize)
     check.reduction(reduction)
-    if reduction == "mean":
-        return pairs.result(mean(rows.total.sum(), rows.positives.sum()))
+    if reduction in ("mean", "active"):  # a softplus is above 0 but where no negative is
+        counted = rows.positives if reduction == "mean" else torch.where(rows.negatives > 0, rows.positives, 0)
+        return pairs.result(mean(rows.total.sum(), counted.sum()))
     return pairs.result(reduce_rows(rows.total, None, reduction))

@@ -418,7 +418,8 @@ def _check_not_negative(name: str, t: Tensor) -> None:
 def _weights(given: object, rows: Tensor) -> Tensor:
     """Weights of rows in float64."""
     t = check.tensor("weights", given)
-    if not t.is_floating_point() or t.shape != rows.shape[:1] or t.device != rows.device:
+    check.floats(weights=t)
+    if t.shape != rows.shape[:1] or t.device != rows.device:
         raise ValueError(
             f"weights: expected floats [{len(rows)}] on {rows.device}, got {t.dtype} of shape {tuple(t.shape)} on "
             f"{t.device}"
@@ -498,7 +499,7 @@ def multi_nt_xent(
     over each row, without a list of pairs and negatives. A pair whose anchor has no negative contributes 0.
 
     Args:
-        reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
+        reduction: "mean" over positive pairs | "active": over those > 0 | "sum" | "none": the sum of each row's pairs.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -570,7 +571,7 @@ def mil_nce(
               {\sum_p \exp(s_{ip} / \tau) + \sum_n \exp(s_{in} / \tau)}
 
     Args:
-        reduction: "mean" over rows with a positive | "sum" | "none".
+        reduction: "mean" over rows with a positive | "active": over those above 0 | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -642,7 +643,8 @@ def dcl(
         weight = 2 - _softmax_over_rows(cosine.detach() * spread)
     counted = rows.negatives > 0
     log_sum = torch.where(counted, rows.value, torch.zeros_like(rows.value))
-    return pairs.result(reduce_rows(log_sum - weight * cosine * scale, counted, check.reduction(reduction)))
+    reduction = check.reduction(reduction, active=False)  # a logarithm alone may be below 0
+    return pairs.result(reduce_rows(log_sum - weight * cosine * scale, counted, reduction))
 
 
 def _softmax_over_rows(values: Tensor) -> Tensor:
@@ -680,7 +682,7 @@ def hard_negative_nt_xent(
         z1: [n, D], the other view; row i belongs to row i.
         tau_plus: in [0, 1), the prior probability that a negative has the anchor's class.
         beta: >= 0, the concentration of the negatives' weights: larger values weigh hard negatives more.
-        reduction: "mean" | "sum" | "none" over the 2 n rows.
+        reduction: "mean" | "active": over those above 0 | "sum" | "none" over the 2 n rows.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.
@@ -729,7 +731,7 @@ def debiased_nt_xent(
         z0: [n, D], float32, float64, bfloat16 or float16 (computed in fp32), any strides.
         z1: [n, D], the other view; row i belongs to row i.
         tau_plus: in [0, 1), the prior probability that a negative has the anchor's class.
-        reduction: "mean" | "sum" | "none" over the 2 n rows.
+        reduction: "mean" | "active": over those above 0 | "sum" | "none" over the 2 n rows.
 
     Returns:
         A scalar, or [2 n] for "none"; float64 for float64 inputs, else float32. Rows without negatives contribute 0.

@@ -82,7 +82,7 @@ def pair_loss(
         score: "cosine" (the similarity) | "dot" | "euclidean" | "sqeuclidean" | "manhattan" | "chebyshev".
         labels: [N] integers or None.
         ref_labels: [M] integers, with ``labels`` and y.
-        reduction: "mean" over rows | "sum" | "none".
+        reduction: "mean" over rows | "active": over those above 0 | "sum" | "none".
         strip: rows per strip; None: as many as the memory budget allows.
 
     Raises:

@@ -111,7 +111,7 @@ def nade(
     """
     visible, *tensors = _nade_tensors(visible, weight, output, bias, hidden_bias)
     rows: Tensor = density.choose("nade", visible.device, backend)(visible, *tensors)
-    return reduce_rows(rows, None, check.reduction(reduction))
+    return reduce_rows(rows, None, check.reduction(reduction, active=False))
 
 
 def nade_sample(

@@ -93,7 +93,7 @@ def linear_cross_entropy(
             _by_class(name, given, classes, device)
     if check.readable(targets) and targets.numel():
         _check_range(targets, classes, ignore_index)
-    check.reduction(reduction)
+    check.reduction(reduction, active=False)
     gradient_filter = check.number("gradient_filter", gradient_filter, low=0)
     options = _Options(
         check.value("label_smoothing", label_smoothing, device, low=0, high=1),

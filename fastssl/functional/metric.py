@@ -270,7 +270,7 @@ def generalized_lifted_structure(
 
     Args:
         margin: m, in units of distance.
-        reduction: "mean" over rows with a positive and a negative | "sum" | "none".
+        reduction: "mean" over rows with a positive and a negative | "active": over those above 0 | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -325,6 +325,7 @@ def n_pair(
 
     check.matrices(anchors=anchors, positives=positives)
     check.same_rows("positives", positives, "anchors", anchors)
+    check.reduction(reduction, active=False)
     l2_reg = check.value("l2_reg", l2_reg, anchors.device, low=0)
     loss = info_nce(anchors, positives, temperature=1.0, normalize=False, reduction=reduction, backend=backend)
     if not isinstance(l2_reg, Tensor) and l2_reg == 0:
@@ -398,7 +399,7 @@ def nca(
 
     Args:
         log: -log p_i instead, the paper's second objective.
-        reduction: "mean" over rows with a positive | "sum" | "none".
+        reduction: "mean" over rows with a positive | "active": over those above 0 | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -483,7 +484,7 @@ def circle(
         margin: m, the relaxation margin. Defaults are the paper's, 0.25 and 256; :class:`fastssl.CircleLoss` has those
             of pytorch-metric-learning, 0.4 and 80.
         gamma: > 0, the scale factor.
-        reduction: "mean" over rows with a positive and a negative | "sum" | "none".
+        reduction: "mean" over rows with a positive and a negative | "active": over those above 0 | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -526,7 +527,7 @@ def margin_loss(
         beta: the boundary: a number, a tensor of one element, or [classes], indexed by ``labels``; tensors receive
             a gradient.
         nu: weight of the mean boundary, a regularizer of learned boundaries.
-        reduction: "mean" over pairs with a loss | "sum".
+        reduction: "mean" or "active": over pairs above 0 | "sum".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -536,7 +537,7 @@ def margin_loss(
     Source: Wu, Manmatha, Smola, Krahenbuhl, Sampling Matters in Deep Embedding Learning, 2017, eq. 5-6.
     """
     pairs = labelled(embeddings, labels, indices_tuple, ref_emb, ref_labels, backend)
-    check.choice("reduction", reduction, ("mean", "sum"))
+    check.choice("reduction", reduction, ("mean", "active", "sum"))
     margin, nu = (check.value(n, v, embeddings.device) for n, v in (("margin", margin), ("nu", nu)))
     n = embeddings.shape[0]
     if isinstance(beta, Tensor) and beta.numel() != 1:
@@ -560,7 +561,7 @@ def margin_loss(
     )
     total = (rows.positive + rows.negative).sum()
     active = (rows.positive_active + rows.negative_active).sum().detach()
-    total = mean(total, active) if reduction == "mean" else everywhere(total)
+    total = everywhere(total) if reduction == "sum" else mean(total, active)
     if isinstance(nu, Tensor) or nu:
         total = total + once(nu) * mean(per_row.to(total.dtype).sum(), float(n))
     return pairs.result(total)
@@ -587,7 +588,7 @@ def tuplet_margin(
 
     Args:
         margin: beta, in degrees.
-        reduction: "mean" over positive pairs | "sum" | "none": the sum of each row's pairs.
+        reduction: "mean" over positive pairs | "active": over those > 0 | "sum" | "none": the sum of each row's pairs.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -622,7 +623,7 @@ def fast_ap(
 
     Args:
         bins: of the histogram, 1 to 64.
-        reduction: "mean" over rows with a positive | "sum" | "none".
+        reduction: "mean" over rows with a positive | "active": over those above 0 | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -659,7 +660,7 @@ def angular(
 
     Args:
         alpha: in degrees, above 0 and below 90.
-        reduction: "mean" over positive pairs | "sum" | "none": [P], one per pair.
+        reduction: "mean" over positive pairs | "active": over those above 0 | "sum" | "none": [P], one per pair.
 
     Returns:
         A scalar, or [P] for "none"; float64 for float64 inputs, else float32.

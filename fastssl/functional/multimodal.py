@@ -91,7 +91,7 @@ def siglip_loss(
 
     Args:
         logit_bias: b; a number or a tensor of one element.
-        reduction: "mean" (over images, as in the paper) | "sum" | "none".
+        reduction: "mean" (over images, as in the paper) | "active": over those above 0 | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -41,7 +41,7 @@ def nce(
         model_logits_noise: [N] or [N, K].
         noise_log_prob_data: [N], log p_n of the data, or None.
         noise_log_prob_noise: the shape of ``model_logits_noise``, log p_n of the noise; with the former.
-        reduction: "mean" | "sum" | "none" over data.
+        reduction: "mean" | "active": over those above 0 | "sum" | "none" over data.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -184,6 +184,7 @@ def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction:
     Args:
         prediction: [N, D], float32, float64, bfloat16 or float16 (computed in fp32).
         target: [N, D]; row i is the target of prediction i.
+        reduction: "mean" | "sum" | "none".
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -194,7 +195,7 @@ def negative_cosine_similarity(prediction: Tensor, target: Tensor, *, reduction:
     views = _views(prediction, target, ("prediction", "target"))
     p, t = (unit(z, least_length(True, prediction.dtype)) for z in views)
     rows = -(p * t).sum(1)
-    if check.reduction(reduction) == "none":
+    if check.reduction(reduction, active=False) == "none":
         return rows
     return rows.sum() if reduction == "sum" else rows.sum() / max(rows.shape[0], 1)
 

@@ -51,13 +51,16 @@ def _tensors(result: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize(("before", "after"), _rows(), ids=[before[:60] for before, _ in _rows()])
-def test_a_row_of_the_guide(before: str, after: str) -> None:
+@pytest.mark.parametrize("alone", [0, 3])
+def test_a_row_of_the_guide(before: str, after: str, alone: int) -> None:
+    """``alone``: rows without positives."""
     g = torch.Generator().manual_seed(0)
 
     def rows(n: int = 32) -> Tensor:
         return torch.randn(n, 16, generator=g)
 
     names: dict[str, Any] = {"torch": torch, "fastssl": fastssl, "F": F, "labels": torch.arange(32) % 8}
+    names["labels"][:alone] = torch.arange(90, 90 + alone)
     names |= {name: rows().requires_grad_() for name in ("embeddings", "z0", "z1")}
     names |= {name: torch.nn.functional.normalize(rows(), dim=1) for name in ("image", "text")}
     names |= {"x": rows(), "y": rows(50), "hidden": rows(), "weight": rows(40), "targets": torch.arange(32)}

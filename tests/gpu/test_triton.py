@@ -89,6 +89,14 @@ def assert_equals_the_reference(name: str, n: int, d: int) -> None:
         torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + largest))
 
 
+@pytest.mark.parametrize("name", ["sup_con", "multi_nt_xent", "circle", "nca", "ranked_list"])
+def test_means_of_what_is_above_0_equal_the_reference(name: str) -> None:
+    inputs = SUBJECTS[name].make(24, 20, torch.float32, 0.5)  # some rows have no positive
+    truth = SUBJECTS[name].gradients(inputs.double(), backend="reference", reduction="active")
+    for got, right in zip(on_device(SUBJECTS[name], inputs, reduction="active"), truth):
+        torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + float(right.abs().max())))
+
+
 def _normalizes(name: str) -> bool | None:
     """Whether a loss normalises as its subject calls it; None: it has no choice."""
     flag = inspect.signature(getattr(F, SUBJECTS[name].function)).parameters.get("normalize")

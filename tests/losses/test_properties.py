@@ -7,6 +7,8 @@ batches, behave like torch's own under compile and autocast.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastssl
+import fastssl.functional as F
 from fastssl.ops import extension
 from tests.support.errors import Way, assert_errs_no_more_than_eager
 from tests.support.modes import FLOAT_ISAS, ISAS
@@ -56,6 +59,54 @@ def test_equals_its_oracle(name: str, n: int, d: int, temperature: float) -> Non
             assert mean == pytest.approx(float(rows.sum()) / counted, rel=1e-10, abs=1e-10)
         else:
             assert mean == pytest.approx(expected, rel=1e-9, abs=1e-10)
+
+
+# Rows may be below 0, or the mean is of more than rows.
+WITHOUT_ACTIVE = ("dcl", "dcl_weighted", "n_pair", "linear_cross_entropy", "negative_cosine_similarity")
+OF_POSITIVES = ("multi_nt_xent", "multi_nt_xent_memory", "tuplet_margin")  # a row is the sum of its pairs
+REDUCED = [n for n, s in SUBJECTS.items() if "reduction" in s.accepted and not s.of_pairs]
+
+
+@pytest.mark.parametrize("name", [n for n in REDUCED if n not in OF_POSITIVES])
+@pytest.mark.parametrize("n", [1, 12, 37])
+def test_active_is_the_mean_of_the_rows_above_0(name: str, n: int) -> None:
+    subject = SUBJECTS[name]
+    inputs = subject.make(n, 5, torch.float64, 0.3)
+    for options in backends(subject):
+        if name in WITHOUT_ACTIVE:
+            with pytest.raises(ValueError, match="reduction: expected one of .*'active'"):
+                subject(inputs, reduction="active", **options)
+            continue
+        given = inputs.leaves()
+        rows = subject(given, reduction="none", **options)
+        above = rows[rows > 0]
+        right = torch.autograd.grad(
+            above.sum() / max(len(above), 1), given.differentiable, allow_unused=True, materialize_grads=True
+        )
+        loss, *grads = subject.gradients(inputs, reduction="active", **options)
+        torch.testing.assert_close(loss, above.sum().detach() / max(len(above), 1), rtol=1e-9, atol=1e-12)
+        for got, expected in zip(grads, right):
+            torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("function", [F.multi_nt_xent, F.tuplet_margin])
+def test_active_is_the_mean_of_the_positive_pairs_that_have_negatives(
+    function: Callable[..., Any], backend: str
+) -> None:
+    x = torch.randn(6, 4, dtype=torch.float64)
+    lists = [torch.tensor(t) for t in ([0, 0, 1, 2], [1, 2, 2, 3], [0, 1], [4, 5])]  # row 2 has no negative
+    options = {"indices_tuple": lists, "backend": backend}
+    rows = function(x, reduction="none", **options)
+    assert rows[2] == 0
+    torch.testing.assert_close(function(x, **options), rows.sum() / 4, rtol=1e-12, atol=0)
+    torch.testing.assert_close(function(x, reduction="active", **options), rows.sum() / 3, rtol=1e-12, atol=0)
+
+
+def test_active_shows_rows_that_are_nan() -> None:
+    x = torch.randn(8, 4)
+    x[3, 1] = float("nan")
+    assert F.sup_con(x, torch.arange(8) % 2, reduction="active").isnan()
 
 
 @pytest.mark.parametrize("name", [name for name, subject in SUBJECTS.items() if not subject.detached])
@@ -377,3 +428,12 @@ def test_listed_pairs_are_the_pairs_of_labels(isa: str, name: str) -> None:
     positive = same & ~torch.eye(60, dtype=torch.bool)
     listed = (*positive.nonzero(as_tuple=True), *(~same).nonzero(as_tuple=True))
     torch.testing.assert_close(subject(inputs, indices_tuple=listed), subject(inputs), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ranked_list", "triplet_hard", "contrastive_active"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normalised_rows_of_one_feature_are_equal_or_not(name: str, dtype: torch.dtype) -> None:
+    """Distances of exactly 0, where losses jump."""
+    inputs = SUBJECTS[name].make(40, 1, dtype)
+    truth = SUBJECTS[name](inputs, backend="reference", normalize=True)
+    torch.testing.assert_close(SUBJECTS[name](inputs, normalize=True), truth, rtol=1e-5, atol=1e-6)
