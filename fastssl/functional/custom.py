@@ -133,7 +133,7 @@ def pair_loss(
         equal = x_ids[rows][:, None] == y_ids[None, :]
         none = torch.zeros_like(equal)
         pairs = PairMasks(equal if itself is None else equal & ~itself, ~equal, none if itself is None else itself)
-        value = term(s, pairs, *given)
+        value = term(s.clone() if score != "cosine" or shards is not None else s, pairs, *given)  # it may write to s
         if not isinstance(value, Tensor) or value.shape not in ((len(s),), s.shape):
             shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"term: expected a result of shape {(len(s),)} or {tuple(s.shape)}, got {shape}")

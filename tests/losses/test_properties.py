@@ -437,3 +437,14 @@ def test_normalised_rows_of_one_feature_are_equal_or_not(name: str, dtype: torch
     inputs = SUBJECTS[name].make(40, 1, dtype)
     truth = SUBJECTS[name](inputs, backend="reference", normalize=True)
     torch.testing.assert_close(SUBJECTS[name](inputs, normalize=True), truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("score", ["cosine", "dot", "euclidean"])
+def test_a_term_may_write_to_its_scores(score: str, backend: str) -> None:
+    x = torch.randn(9, 4, requires_grad=True)
+    options = {"score": score, "backend": backend}
+    loss = F.pair_loss(x, term=lambda s, pairs: s.mul_(2).sum(1), **options)
+    right = F.pair_loss(x, term=lambda s, pairs: (2 * s).sum(1), **options)
+    torch.testing.assert_close(loss, right)
+    torch.testing.assert_close(*(torch.autograd.grad(value, x) for value in (loss, right)))
