@@ -54,7 +54,7 @@ def matrices(**values: object) -> list[Tensor]:
             raise ValueError(f"{name}: expected a tensor on {first.device} as {first_name}, got one on {t.device}")
         if t.shape[1] != first.shape[1]:
             raise ValueError(f"{name}: expected {first.shape[1]} features as {first_name}, got shape {tuple(t.shape)}")
-    return given
+    return result
 
 
 def same_rows(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
@@ -186,7 +186,7 @@ def number(
     if not math.isfinite(result):
         raise ValueError(f"{name}: expected a finite number, got {result}")
     _within(name, result, positive, low, high)
-    return given
+    return result
 
 
 def choice(name: str, given: object, options: tuple[str, ...]) -> str:

@@ -44,7 +44,7 @@ def _loaded(lines: str, images: Tensor) -> Tensor:
         ("torch", {"name": "resnet18", "size": 64, "stem": "imagenet"}),
         ("torch", SMALL | {"channels": 5}),
         *(
-            (to, {"name": name, "size": 8})
+            pytest.param(to, {"name": name, "size": 8}, marks=[pytest.mark.slow] if name == "pixelrnn" else [])
             for to in ("torch", "huggingface")
             for name in ("pixelcnn", "pixelrnn", "igpt")
         ),

@@ -642,7 +642,7 @@ def test_a_pause_ends_no_run_within_an_epoch() -> None:
 
 def test_a_resumed_run_may_become_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Half of the time, then steps that take a quarter: more epochs than the checkpoint says."""
-    pace, now = [0.05], [0.0]
+    pace, now = [0.2], [0.0]
 
     def tick() -> float:
         now[0] += pace[0]
