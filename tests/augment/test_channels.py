@@ -202,7 +202,7 @@ def test_files_of_colours_have_no_fourth_channel(tmp_path: Path) -> None:
     source = fastssl.data.open(tmp_path)
     items = source.items(range(3))
     assert CenterCropExamples(16, 3).examples(items, 0, 0, np.arange(3)).views[0].shape == (3, 3, 16, 16)
-    with pytest.raises(ValueError, match="expected 4 channels, got 3"):
+    with pytest.raises(ValueError, match="expected 4 channels in each, 0.png has 3"):
         CenterCropExamples(16, 4).examples(items, 0, 0, np.arange(3))
 
 

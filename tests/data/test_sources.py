@@ -42,6 +42,7 @@ from fastssl.data import (
 from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, load_checkpoint, pretrain
+from tests.support.subjects import slow_but_one
 
 COUNT = 12
 
@@ -159,7 +160,9 @@ def test_pretraining_and_features_of_what_is_in_memory(kind: str, tmp_path: Path
         torch.testing.assert_close(features, encode(method.encoder, HELD["array"], "pooled"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", methods_of("images"))
+@pytest.mark.parametrize(
+    "name", slow_but_one(methods_of("images"), lambda name: (get(name).__mro__[1], get(name).needs_dataset_features))
+)
 def test_every_method_trains_and_resumes_on_files_packed_files_and_shards(
     name: str, places: Path, tmp_path: Path
 ) -> None:

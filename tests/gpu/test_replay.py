@@ -43,7 +43,7 @@ def of_draw(name: str, seed: int, dtype: torch.dtype, d: int = 24) -> list[Tenso
     return subject.gradients(subject.make(19, d, dtype, 0.2).to(device=DEVICE), backend="triton")
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", [name for name in NAMES if name in SUBJECTS])
 def test_the_third_call_has_the_bits_of_a_first(name: str, dtype: torch.dtype) -> None:
     for seed in range(2):

@@ -534,7 +534,7 @@ def test_what_addresses_are_made_of_is_specialised() -> None:
         assert not {"d", "stride_a", "stride_b", "stride_x"} & set(re.findall(r"\w+", names))
 
 
-@pytest.mark.parametrize("architecture", [80, 90, 100])
+@pytest.mark.parametrize("architecture", [*(pytest.param(a, marks=pytest.mark.slow) for a in (80, 100)), 90])
 def test_a_product_that_is_computed_again_is_not_fused(architecture: int) -> None:
     """The interpreter never fuses: what a compiler does is in the machine code."""
     command = [sys.executable, "-m", "tests.support.rounded", str(architecture)]

@@ -114,7 +114,7 @@ def test_the_module_and_wrong_weights() -> None:
     wrong: list[tuple[Any, type[Exception], str]] = [
         ([1.0] * N, TypeError, "weights: expected a torch.Tensor"),
         (torch.ones(N - 1), ValueError, "weights: expected floats \\[11\\]"),
-        (torch.ones(N, dtype=torch.int64), ValueError, "weights: expected floats"),
+        (torch.ones(N, dtype=torch.int64), TypeError, "weights: expected float32, float64"),
         (-torch.ones(N), ValueError, "weights: expected values >= 0"),
         (torch.full((N,), float("nan")), ValueError, "weights: expected values >= 0"),
     ]

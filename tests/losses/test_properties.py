@@ -165,13 +165,13 @@ KERNELS = [name for name in FUSED if name != "pair_loss"]  # its arithmetic is t
 
 @pytest.mark.parametrize("name", KERNELS)
 def test_errs_no_more_than_eager(name: str) -> None:
-    sizes = [(2, 128, 12), (3, 32, 12), (17, 64, 6), (65, 128, 3), (258, 128, 2), (515, 96, 1)]
+    sizes = [(2, 128, 12), (3, 32, 12), (17, 64, 6), (65, 128, 3), (258, 96, 2)]
     subject = SUBJECTS[name]
-    assert_errs_no_more_than_eager(subject, 0.1, sizes[: 4 if subject.jumps else 6], on_every_cpu(subject))
+    assert_errs_no_more_than_eager(subject, 0.1, sizes[: 4 if subject.jumps else 5], on_every_cpu(subject))
 
 
 @pytest.mark.parametrize("name", [name for name in KERNELS if name in WITH_TEMPERATURE])
-@pytest.mark.parametrize("temperature", [0.01, 0.05, 1.0])
+@pytest.mark.parametrize("temperature", [0.01, pytest.param(0.05, marks=pytest.mark.slow), 1.0])
 def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
     subject, sizes = SUBJECTS[name], [(17, 64, 6), (65, 128, 4), (258, 128, 2)]
     assert_errs_no_more_than_eager(subject, temperature, sizes, on_every_cpu(subject))
