@@ -5,9 +5,11 @@ spills, shared memory, occupancy and the instructions of the main loop are read 
 times from them. Writes benchmarks/gpu_static.json and docs/gpu_static.md; exits with 1 where a chosen configuration
 spills, misses the matrix instructions of its architecture, needs too much shared memory or runs too few warps.
 
-python benchmarks/gpu_static.py [--choose] [--quick] [--jobs 2]
+python benchmarks/gpu_static.py [--choose] [--quick] [--check [--again]] [--jobs 2]
 
 --choose: choose tiles anew for every kernel and write kernels/configs.json. --quick: the kernels of NT-Xent alone.
+--check: no files but benchmarks/gpu_static_check.json, which says of which sources all kernels passed: the same sources and
+compilers give the same machine code, and are not compiled twice (--again: they are).
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import os
@@ -38,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "gpu_static.json"
 CONFIGS = ROOT / "kernels" / "configs.json"
 PAGE = ROOT / "docs" / "gpu_static.md"
+CHECKED = ROOT / "benchmarks" / "gpu_static_check.json"
 
 
 # --- choosing -------------------------------------------------------------------------------------------------------
@@ -321,17 +325,34 @@ def page(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sources() -> dict[str, str]:
+    """All that the machine code depends on: a digest of the files that make launches and kernels, and the compiler."""
+    import triton
+
+    patterns = ("kernels/*", "csrc/cuda/*", "fastssl/_table.py", "fastssl/ops/triton/*.py", "benchmarks/gpu_*.py")
+    sha = hashlib.sha256()
+    for path in sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file()):
+        sha.update(f"{path.relative_to(ROOT)}\n".encode() + path.read_bytes())
+    return {"sha256": sha.hexdigest(), "triton": triton.__version__}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--choose", action="store_true", help="choose tiles anew and write kernels/configs.json")
     parser.add_argument("--quick", action="store_true", help="the kernels of NT-Xent alone, and no files")
     parser.add_argument("--check", action="store_true", help="no files: only fail where a kernel does not do")
+    parser.add_argument("--again", action="store_true", help="with --check: also where these sources have passed")
     parser.add_argument("--missing", action="store_true", help="with --choose: only what the table lacks and must have")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     import triton
 
+    if options.check and not options.again and CHECKED.exists():
+        checked = json.loads(CHECKED.read_text())
+        if {k: checked.get(k) for k in sources()} == sources():
+            print(f"gpu-static: the {checked['compiled']} kernels of these sources have passed ({CHECKED.name})")
+            return
     with multiprocessing.get_context("fork").Pool(options.jobs) as pool:
         if options.choose:
             chosen = choose(pool, options.quick, options.missing)
@@ -373,7 +394,10 @@ def main() -> None:
             f"{r['architecture']} {r['kernel']} {r['dtype']} d={r['d']} {r['losses'][:3]}: {r.get('error') or r['failures']}"
         )
     print(f"gpu-static: {len(kernels)} kernels compiled, {len(failed)} failed")
-    raise SystemExit(1 if failed else 0)
+    if failed:
+        raise SystemExit(1)
+    if options.check and not options.quick:
+        write_atomically(CHECKED, json.dumps(sources() | {"compiled": len(kernels)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

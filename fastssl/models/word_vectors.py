@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import gzip
 import os
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -230,11 +231,15 @@ class WordVectors:
 
     @classmethod
     def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:
-        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c; also one compressed by gzip.
+        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c, or of GloVe (text without the first
+        line); also one compressed by gzip. Of a word that is there several times the first vector is taken.
 
         Args:
             path: the file.
             binary: whether it holds float32 bytes; None: if the name ends in ``.bin``, or in ``.bin.gz``.
+
+        Warns:
+            UserWarning: words that are there several times.
 
         Raises:
             FileNotFoundError: no such file.
@@ -248,15 +253,40 @@ class WordVectors:
                 data, named = gzip.decompress(data), path.with_suffix("")
             except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(f"{path}: cannot be decompressed ({error})") from error
-        header, newline, _ = data[:100].partition(b"\n")
-        sizes = header.split()
-        if not newline or len(sizes) != 2 or not all(size.isdigit() for size in sizes) or int(sizes[1]) < 1:
-            raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
-        count, dim = map(int, sizes)
         binary = named.suffix == ".bin" if binary is None else binary
+        header = data[: data.find(b"\n") + 1]
+        sizes = header.split()
+        if len(sizes) == 2 and all(size.isdigit() for size in sizes) and int(sizes[1]) > 0:
+            count, dim = map(int, sizes)
+        elif not binary and len(sizes) > 2 and _is_number(sizes[-1]):  # GloVe
+            header, count, dim = (
+                b"",
+                data.count(b"\n") + (not data.endswith(b"\n")),
+                len(header.rstrip().split(b" ")) - 1,
+            )
+        else:
+            raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
         read = _read_binary if binary else _read_text
-        words, rows = read(data, len(header) + 1, count, dim, path)
+        words, rows = read(data, len(header), count, dim, path)
+        first = {word: k for k, word in reversed(list(enumerate(words)))}
+        if len(first) < len(words):
+            kept = sorted(first.values())
+            twice = next(word for k, word in enumerate(words) if first[word] != k)
+            many = len(words) - len(kept)
+            warnings.warn(
+                f"{path}: {many:,} of {len(words):,} words are there before, such as {twice!r}; the first is taken",
+                stacklevel=2,
+            )
+            words, rows = [words[k] for k in kept], rows[kept]
         return cls(words, torch.from_numpy(rows))
+
+
+def _is_number(text: bytes) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
@@ -272,18 +302,18 @@ def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tupl
 
 
 def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
-    words, rows = [], np.empty((count, dim), np.float32)
+    words, rows, first = [], np.empty((count, dim), np.float32), 2 if at else 1
     lines = data[at:].split(b"\n")
     for k in range(count):
         parts = lines[k].split(b" ") if k < len(lines) else []
         parts = parts[:-1] if parts and not parts[-1].strip() else parts  # word2vec.c ends lines with a space
         if len(parts) != dim + 1:
-            raise ValueError(f"{path}: expected {count} lines of a word and {dim} numbers, line {k + 2} differs")
+            raise ValueError(f"{path}: expected {count} lines of a word and {dim} numbers, line {k + first} differs")
         words.append(_decoded(parts[0], path))
         try:
             rows[k] = [float(x) for x in parts[1:]]
         except ValueError as error:
-            raise ValueError(f"{path}: line {k + 2}: {error}") from error
+            raise ValueError(f"{path}: line {k + first}: {error}") from error
     return words, rows
 
 

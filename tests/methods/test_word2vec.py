@@ -454,6 +454,19 @@ def test_files_of_word2vec(name: str, tmp_path: Path) -> None:
         WordVectors.load(path)
 
 
+def test_files_of_glove_and_words_that_are_there_twice(tmp_path: Path) -> None:
+    """GloVe's have no first line; of some that people publish, words occur several times."""
+    path = tmp_path / "glove.txt"
+    path.write_text("the 0.5 1 -2\nof 1e-2 2 3\nthe 7 7 7\n")
+    with pytest.warns(UserWarning, match=r"glove.txt: 1 of 3 words are there before, such as 'the'"):
+        loaded = WordVectors.load(path)
+    assert loaded.words == ["the", "of"]
+    assert torch.equal(loaded.vectors, torch.tensor([[0.5, 1, -2], [0.01, 2, 3]]))
+    path.write_text("the 0.5 1 -2\nof 1 2")
+    with pytest.raises(ValueError, match=r"glove.txt: expected 2 lines of a word and 3 numbers, line 2 differs"):
+        WordVectors.load(path)
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_gensim_reads_what_is_written_and_the_reverse(binary: bool, tmp_path: Path) -> None:
     models = pytest.importorskip("gensim.models")
