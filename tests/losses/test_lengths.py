@@ -122,3 +122,21 @@ def test_scores_of_thousands_and_millions(name: str, deviation: float) -> None:
             loss, grad = results(x)
         assert float(loss) == pytest.approx(float(wanted), rel=1e-4), isa
         assert float((grad - wanted_grad).abs().max()) <= 2e-3 * float(wanted_grad.abs().max()) + 1e-30, isa
+
+
+@pytest.mark.parametrize("deviation", [1e3, 1e5, 1e7])
+@pytest.mark.parametrize("name", ["info_nce", "info_nce_symmetric", "nt_xent", "linear_cross_entropy", "sup_con"])
+def test_pair_losses_of_scores_beyond_what_exponentials_reach(name: str, deviation: float) -> None:
+    """Where one unit of a score is more than all exponentials: weights are 0 or 1, and no gradient is NaN."""
+    subject = SUBJECTS[name]
+    options = {} if name == "linear_cross_entropy" else {"normalize": False}
+    for seed in range(4):
+        torch.manual_seed(seed)
+        inputs = subject.make(64, 32, torch.float32, 1.0)
+        for k in {"x", "y", "head"} & set(inputs):
+            inputs[k] = torch.randn_like(inputs[k]) * deviation
+        wanted = subject.gradients(inputs.double(), backend="reference", **options)
+        for isa in FLOAT_ISAS:
+            with instruction_set(isa):
+                for got, right in zip(subject.gradients(inputs, **options), wanted):
+                    assert float((got - right).abs().max()) <= 1e-3 * float(right.abs().max()) + 1e-30, (isa, seed)
