@@ -31,7 +31,7 @@ ROOT = Path(__file__).parent
 RESULTS, PAGE, RUNS = ROOT / "results" / "finetune.json", ROOT.parent / "docs" / "language.md", Path("runs/finetune")
 CORPUS = "sotu,verses-en,glosses-train"
 SHAPE = {"width": 128, "depth": 2, "heads": 4, "length": 48}
-VECTORS_EPOCHS = 6
+VECTORS_EPOCHS = 9
 ROWS = ("from scratch", "from word vectors", "BERT", "BERT from word vectors")
 
 

@@ -144,7 +144,7 @@ class _Images:
             channels=encoder.channels,
         )
 
-    def start(self, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def start(self, rate: float, rows: np.ndarray) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = _Classifier(self.encoder, self.classes, self.options.spatial)
         decay = self.options.weight_decay
         return model, torch.optim.SGD(model.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=decay)

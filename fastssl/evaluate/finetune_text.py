@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastssl.data import Corpus, ParallelCorpus
 from fastssl.data.tokenizer import Tokenizer
+from fastssl.evaluate.linear import linear_head
 from fastssl.evaluate.tuning import FineTuned, Tuning, tune
 from fastssl.models.language import LanguageModel
 from fastssl.models.modes import evaluation_mode
@@ -25,7 +26,8 @@ _ROWS = 256  # texts per batch in evaluation
 @dataclass
 class TextFineTuning(Tuning):
     """Options of the fine-tuning of texts (Devlin et al. 2019, section 4.1): AdamW, linear warm-up, dropout before the
-    classifier.
+    classifier. Classes of texts start from a linear probe of the network (Kumar et al., Fine-Tuning can Distort
+    Pretrained Features, 2022), without which few labels undo what pretraining has found.
 
     Args:
         epochs: maximum number of epochs over the labelled rows; at least ``least_steps`` steps are taken.
@@ -39,6 +41,8 @@ class TextFineTuning(Tuning):
         seed: seed of all random draws.
         readout: "mean" over the tokens, or "token": [CLS] of bidirectional networks (BERT), the last token of causal
             ones (GPT) and of decoders (BART). From random weights and few labels the mean is much better.
+        head: what the weights of the classifier of texts start from, "probe" or "zero"; regressions, and classifiers of
+            words, start from zero.
 
     Raises:
         ValueError: an option out of range.
@@ -53,11 +57,14 @@ class TextFineTuning(Tuning):
     rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     weight_decay: float = 0.01
     readout: str = "mean"
+    head: str = "probe"
 
     def check(self) -> None:
         super().check()
         if self.readout not in ("mean", "token"):
             raise ValueError(f"readout: expected 'mean' or 'token', got {self.readout!r}")
+        if self.head not in ("probe", "zero"):
+            raise ValueError(f"head: expected 'probe' or 'zero', got {self.head!r}")
 
 
 def finetune_text(
@@ -153,16 +160,19 @@ class TextClassifier(nn.Module):
 
     def forward(self, tokens: Tensor, segments: Tensor) -> Tensor:
         """Scores [B, outputs] of padded tokens [B, T]."""
+        result: Tensor = self.head(self.dropout(self.features(tokens, segments)))
+        return result
+
+    def features(self, tokens: Tensor, segments: Tensor) -> Tensor:
+        """What the classifier reads, [B, C]."""
         keep = tokens != self.pad
         states = self.network.states(tokens, keep, segments)
         if self.readout == "mean":
             weights = keep.to(states.dtype)[:, :, None]
-            pooled = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-        else:
-            at = torch.zeros_like(tokens[:, 0]) if self.network.bidirectional else keep.sum(1) - 1
-            pooled = states[torch.arange(len(states)), at]
-        result: Tensor = self.head(self.dropout(pooled))
-        return result
+            pooled: Tensor = (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+            return pooled
+        at = torch.zeros_like(tokens[:, 0]) if self.network.bidirectional else keep.sum(1) - 1
+        return states[torch.arange(len(states)), at]
 
 
 class TextTask:
@@ -177,6 +187,7 @@ class TextTask:
         options: TextFineTuning,
     ) -> None:
         self.network, self.pad, self.rows, self.options = network, tokenizer.pad, rows, options
+        self.labels, self.probes = labels, dict[bytes, tuple[Tensor, Tensor]]()
         self.outputs = 1 if labels.is_floating_point() else int(labels.max()) + 1
         self.shape: tuple[int, ...] = (self.outputs,)  # of the scores of a row
 
@@ -184,13 +195,26 @@ class TextTask:
         """A copy of the network with a new classifier."""
         return TextClassifier(self.network, self.pad, self.outputs, self.options.readout)
 
-    def start(self, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
+    def start(self, rate: float, rows: np.ndarray) -> tuple[nn.Module, torch.optim.Optimizer]:
         model = self.classifier()
+        if self.options.head == "probe" and self.labels.dim() == 1 and not self.labels.is_floating_point():
+            weight, bias = self._probe(model, rows)
+            with torch.no_grad():
+                model.head.weight.copy_(weight)
+                model.head.bias.copy_(bias)
         groups: list[dict[str, Any]] = [
             {"params": [p for p in model.parameters() if (p.dim() > 1) == matrix], "weight_decay": decay}
             for matrix, decay in ((True, self.options.weight_decay), (False, 0.0))
         ]
         return model, torch.optim.AdamW(groups, rate)
+
+    def _probe(self, model: TextClassifier, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Weight and bias of a linear probe of the network on some rows, the same for every rate."""
+        key = rows.tobytes()
+        if key not in self.probes:
+            features = self._over(model, model.features, rows, (self.network.dim,))
+            self.probes[key] = linear_head(features, self.labels[torch.from_numpy(rows)], self.outputs)
+        return self.probes[key]
 
     def inputs(self, chosen: np.ndarray) -> tuple[Tensor, ...]:
         """What the network takes of some rows."""
@@ -215,12 +239,16 @@ class TextTask:
             for ids in rng.permutation(order.reshape(-1, size)):
                 yield self.inputs(rows[ids]), torch.from_numpy(ids)
 
-    @torch.no_grad()
     def scores(self, model: nn.Module, rows: np.ndarray) -> Tensor:
-        result = torch.zeros(len(rows), *self.shape)
+        return self._over(model, model, rows, self.shape)
+
+    @torch.no_grad()
+    def _over(self, model: nn.Module, call: Callable[..., Tensor], rows: np.ndarray, shape: tuple[int, ...]) -> Tensor:
+        """[N, *shape]: what a call of the model's gives of rows, in evaluation mode."""
+        result = torch.zeros(len(rows), *shape)
         order = np.argsort([len(self.rows[k][0]) for k in rows], kind="stable")  # texts of like lengths together
         with evaluation_mode(model):
             for at in range(0, len(order), _ROWS):
                 some = order[at : at + _ROWS]
-                result[torch.from_numpy(some)] = model(*self.inputs(rows[some])).float()
+                result[torch.from_numpy(some)] = call(*self.inputs(rows[some])).float()
         return result

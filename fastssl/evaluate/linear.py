@@ -23,7 +23,8 @@ RATES = (0.01, 0.1, 1.0, 10.0)
 TOGETHER = 2**27  # logits and vectors of the history, in numbers, up to which penalties are fitted together
 
 
-def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
+def _moments(features: Tensor, train: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the training rows; infinite where a feature is constant."""
     if is_large(features):
         sums = [(c.sum(0), c.square().sum(0)) for c in _rows(features, train)]
         mean = torch.stack([a for a, _ in sums]).sum(0) / len(train)
@@ -33,7 +34,11 @@ def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
     else:
         mean, scale = features[train].mean(0), features[train].std(0)
     # What varies by less than its rounding, in whatever unit, is constant, and becomes 0.
-    scale = torch.where(scale > 1e-6 * mean.abs(), scale, torch.inf)
+    return mean, torch.where(scale > 1e-6 * mean.abs(), scale, torch.inf)
+
+
+def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
+    mean, scale = _moments(features, train)
     return map_chunks(features, lambda rows: ((rows - mean) / scale) / features.shape[1] ** 0.5)
 
 
@@ -53,6 +58,26 @@ def _loss(logits: Tensor, labels: Tensor) -> Tensor:
         return TF.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum") / (labels >= 0).sum().clamp(1)
     terms = TF.softplus(-labels * logits) * (labels != 0)
     return terms.sum() / len(labels)
+
+
+HEAD_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # the last: almost 0, where features say nothing
+
+
+def linear_head(features: Tensor, labels: Tensor, outputs: int) -> tuple[Tensor, Tensor]:
+    """Weight [outputs, C] and bias [outputs] of a linear classifier of features [N, C] by the L-BFGS of
+    :func:`linear_probe`; the L2 penalty is that of the smallest loss on a validation fifth."""
+    rows = np.random.default_rng(len(features)).permutation(len(features))
+    held, rest = rows[: len(rows) // 5], rows[len(rows) // 5 :]
+    mean, scale = _moments(features, rows)
+    x = _standardise(features, rows)
+    decays = list(HEAD_DECAYS)
+    if len(held):
+        fits = _fit_lbfgs(x, labels, rest, outputs, decays, 100)
+        losses = [float(_loss(x[held] @ weight.T + bias, labels[held])) for weight, bias in fits]
+        decays = [decays[int(np.nanargmin(losses))]]
+    weight, bias = _fit_lbfgs(x, labels, rows, outputs, decays[-1:], 100)[0]
+    weight = weight / (scale * features.shape[1] ** 0.5)
+    return weight, bias - weight @ mean
 
 
 Fits = list[tuple[Tensor, Tensor]]  # weight [classes, C] and bias [classes] per penalty or rate

@@ -81,8 +81,8 @@ class FineTuned:
 class Task(Protocol):
     """What is fine-tuned: a network that starts anew for every learning rate, on the rows of a data set."""
 
-    def start(self, rate: float) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """A copy of the network with a new classifier, and its optimiser."""
+    def start(self, rate: float, rows: np.ndarray) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """A copy of the network with a new classifier, and its optimiser; ``rows`` are those it will be trained on."""
 
     def batches(self, rows: np.ndarray, size: int, epochs: int) -> Iterator[tuple[Any, Tensor]]:
         """Inputs of the network, and which of ``rows`` they are, in an order that is shuffled in every epoch; an epoch
@@ -139,7 +139,7 @@ def train_task(
     every, own = max(1, total // options.checks), labels[rows]
     with progress_bar("fine-tuning") as show, torch.random.fork_rng(), flushed_subnormals():
         torch.manual_seed(options.seed)  # for the weights of the classifier
-        model, optimizer = task.start(rate)
+        model, optimizer = task.start(rate, rows)
         training_mode(model)
         batches = task.batches(rows, size, -(-total // max(1, len(rows) // size)))
         with contextlib.closing(batches):  # type: ignore[type-var]

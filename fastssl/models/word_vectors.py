@@ -231,8 +231,8 @@ class WordVectors:
 
     @classmethod
     def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:
-        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c, or of GloVe (text without the first
-        line); also one compressed by gzip. Of a word that is there several times the first vector is taken.
+        """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c, or of GloVe (text without the
+        first line); also one compressed by gzip. Of a word that is there several times the first vector is taken.
 
         Args:
             path: the file.

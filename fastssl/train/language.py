@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tokenizer, tokenize_corpus, train_tokenizer
 from fastssl.data.tokenizer import KINDS
 from fastssl.data.tokens import FEW
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
-from fastssl.models import LanguageModel, build_language
+from fastssl.models import LanguageModel, WordVectors, build_language
 from fastssl.train.options import detect_launcher, is_rank_zero
 
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
@@ -141,7 +142,8 @@ def start_embeddings(
         network: the network; the width of its embeddings is the dimension of the vectors.
         tokenizer: the tokenizer of its tokens.
         init: "word2vec": skip-gram vectors of the tokens of ``windows`` (five epochs); "word2vec:PATH": those of a run
-            of word2vec or of a file, for the tokens that are its words.
+            of word2vec or of a file. A token that is no word takes the mean of the words that it is part of, by their
+            counts.
         windows: tokens to train vectors on, for "word2vec".
         seed: seed of the vectors that are trained.
 
@@ -152,24 +154,42 @@ def start_embeddings(
     if kind != "word2vec" or (not where and windows is None):
         raise ValueError(f"init: expected 'word2vec' or 'word2vec:RUN', got {init!r}")
     names, table = [tokenizer.text_of(token) for token in range(tokenizer.size)], network.embeddings().weight
+    pieces: list[np.ndarray] = []  # tokens of each word
     if where:
         vectors = load_word_vectors(where)
-        candidates = [(name, name.removeprefix("##").lstrip("Ġ▁")) for name in names]
+        pieces, names = tokenizer.encode(vectors.words), [name.removeprefix("##").lstrip("Ġ▁") for name in names]
     else:
         assert windows is not None
         vectors = Word2Vec(table.shape[1], min_count=1, seed=seed).fit(_Pieces(windows, names))
-        candidates = [(name, name) for name in names]
     if vectors.vectors.shape[1] != table.shape[1]:
         raise ValueError(f"init: expected vectors of {table.shape[1]} dimensions, got {vectors.vectors.shape[1]}")
-    found = [(k, next((name for name in pair if name in vectors), None)) for k, pair in enumerate(candidates)]
-    known = [(k, vectors.index[name]) for k, name in found if name is not None]
-    if not known:
-        raise ValueError(f"init: none of the {len(names):,} tokens is a word of {where}")
-    rows, places = (torch.tensor(column) for column in zip(*known))
-    start = vectors.vectors[places]
+    start, known = _of_tokens(vectors, names, pieces)
+    if not bool(known.any()):
+        raise ValueError(f"init: none of the {tokenizer.size:,} tokens is a word of {where}")
+    start = start[known]
     with torch.no_grad():
-        table[rows] = (start * (table.std() / start.std())).to(table)
-    return len(known)
+        table[known] = (start * (table.std() / start.std())).to(table)
+    return int(known.sum())
+
+
+def _of_tokens(vectors: WordVectors, names: list[str], pieces: list[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """The vectors [V, D] of tokens with these names, and which are known: a word's own where the token is that word,
+    else the mean of the words with the token among their ``pieces``, weighted by their counts."""
+    counts = np.ones(len(vectors)) if vectors.counts is None else vectors.counts
+    alone = {int(ids[0]): word for word, ids in reversed(list(enumerate(pieces))) if len(ids) == 1}
+    alone |= {token: vectors.index[name] for token, name in enumerate(names) if name in vectors}
+    pieces = pieces if alone else []  # of vectors of another language parts say nothing
+    words = np.repeat(np.arange(len(pieces)), [len(ids) for ids in pieces])
+    tokens = np.concatenate([np.zeros(0), *pieces]).astype(np.int64)
+    part = ~np.isin(tokens, list(alone))
+    at, weights = torch.from_numpy(tokens[part]), torch.from_numpy(counts[words[part]].astype(np.float64))
+    total = torch.zeros(len(names), dtype=torch.float64).index_add_(0, at, weights)
+    values = vectors.vectors[torch.from_numpy(words[part])].double() * weights[:, None]
+    start = torch.zeros(len(names), values.shape[1], dtype=torch.float64).index_add_(0, at, values)
+    start /= total.clamp(min=1e-30)[:, None]
+    for token, word in alone.items():
+        start[token], total[token] = vectors.vectors[word].double(), 1.0
+    return start, total > 0
 
 
 class _Pieces:

@@ -494,7 +494,7 @@ def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
     assert moved == used.tolist() and float(table[moved].detach().std()) == pytest.approx(float(before.std()), rel=0.01)
     WordVectors(["a", "b", "€"], torch.randn(3, 16)).save(tmp_path / "few.txt")
     fresh = method_of("gpt", "transformer")
-    assert start_embeddings(fresh.network, fresh.tokenizer, f"word2vec:{tmp_path / 'few.txt'}") == 2
+    assert start_embeddings(fresh.network, fresh.tokenizer, f"word2vec:{tmp_path / 'few.txt'}") == 6  # a space, bytes
     at = int(file.tokenizer.encode(["a"])[0][1])
     given = WordVectors.load(tmp_path / "few.txt")["a"]
     assert float(TF.cosine_similarity(fresh.network.embeddings().weight[at], given, 0)) == pytest.approx(1, abs=1e-5)
