@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import torch
 from fastssl.data import Corpus, ParallelCorpus, Splits, Tokenizer, glue, open_splits, tokenize_corpus
 from fastssl.data.glue import GLUE
 from fastssl.evaluate import METRICS, TextFineTuning, few_text_labels, finetune_text
-from fastssl.evaluate.finetune_text import TextClassifier, encode_texts
+from fastssl.evaluate.finetune_text import TextClassifier, TextTask, encode_texts
+from fastssl.evaluate.linear import HEAD_DECAYS, linear_head
 from fastssl.models import LanguageModel, build_language
 from tests.support.language import SUBJECT_NETWORKS, network_of
 
@@ -74,6 +76,39 @@ def task(kind: str = "classes") -> Splits:
     if kind == "pairs":
         data = ParallelCorpus(data, Corpus(others))
     return Splits("toy", data.subset(range(72)), data.subset(range(72, 96)), "top-1")
+
+
+def test_a_head_is_the_probe_of_its_features() -> None:
+    """scikit-learn's of standardised features at one of the penalties; almost 0 where features say nothing."""
+    linear = pytest.importorskip("sklearn.linear_model")
+    rng = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (200,), generator=rng)
+    x = torch.randn(200, 6, generator=rng) * torch.tensor([1.0, 30, 1e-3, 1, 1, 0]) + 5
+    x[:, :3] += 0.8 * torch.tensor([1.0, 30, 1e-3]) * torch.eye(3)[labels]
+    weight, bias = linear_head(x, labels, 3)
+    z = ((x - x.mean(0)) / x.std(0).clamp(min=1e-5)).numpy()
+    found = (x @ weight.T + bias).log_softmax(1).numpy()
+    errors = []
+    for decay in HEAD_DECAYS:
+        fit = linear.LogisticRegression(C=1 / (2 * decay * x.numel()), tol=1e-8, max_iter=1000).fit(z, labels.numpy())
+        errors.append(abs(fit.predict_log_proba(z) - found).max())
+    assert min(errors) < 1e-2
+    noise, _ = linear_head(torch.randn(200, 50, generator=rng), labels, 3)
+    assert float(noise.norm()) < 0.2 * float((weight * x.std(0)).norm())
+
+
+@pytest.mark.parametrize("head", ["probe", "zero"])
+def test_classifiers_start_from_a_probe_or_from_zero(head: str) -> None:
+    data = task().train
+    assert isinstance(data, Corpus) and data.labels is not None
+    network, labels = start(0), torch.from_numpy(data.labels)
+    rows, _ = encode_texts(data, Tokenizer(), network)
+    made = TextTask(network, Tokenizer(), rows, labels, replace(QUICK, head=head))
+    model, _ = made.start(0.01, np.arange(40))
+    right = (made.scores(model, np.arange(40)).argmax(1) == labels[:40]).double().mean()
+    assert right > 0.6 if head == "probe" else not model.head.weight.any()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="head: expected 'probe' or 'zero', got 'one'"):
+        replace(QUICK, head="one").check()
 
 
 def start(seed: int) -> LanguageModel:

@@ -509,6 +509,23 @@ def test_embeddings_start_from_word_vectors(file: Any, tmp_path: Path) -> None:
             start_embeddings(fresh.network, fresh.tokenizer, init, windows)
 
 
+def test_tokens_that_are_no_words_start_from_the_words_they_are_part_of() -> None:
+    """A token's own word first; else the mean over words, each as often as it occurs."""
+    from fastssl.models import WordVectors
+    from fastssl.train.language import _of_tokens
+
+    rows, counts = torch.randn(4, 6), np.array([5, 1, 3, 2])
+    vectors = WordVectors(["the", "seaside", "seas", "alone"], rows, counts)
+    names = ["[UNK]", "the", "sea", "s", "ide", "alone"]  # without the marks of a tokenizer
+    pieces = [np.array(ids) for ids in ([1], [2, 3, 4], [2, 3], [5])]
+    start, known = _of_tokens(vectors, names, pieces)
+    assert known.tolist() == [False, True, True, True, True, True]
+    both = (rows[1] + 3 * rows[2]).double() / 4
+    for token, right in ((1, rows[0]), (2, both), (3, both), (4, rows[1]), (5, rows[3])):
+        torch.testing.assert_close(start[token], right.double())
+    assert not _of_tokens(vectors, ["x"] * 6, [ids for ids in pieces if len(ids) > 1] + [np.zeros(0, int)] * 2)[1].any()
+
+
 def test_other_tokenizers_are_refused(file: Any) -> None:
     pytest.importorskip("tokenizers")
     from fastssl.data import train_tokenizer
