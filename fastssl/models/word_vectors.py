@@ -232,7 +232,8 @@ class WordVectors:
     @classmethod
     def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:
         """Reads a file of word2vec, as written by :meth:`save`, gensim or word2vec.c, or of GloVe (text without the
-        first line); also one compressed by gzip. Of a word that is there several times the first vector is taken.
+        first line, in whose words there may be spaces); also one compressed by gzip. Of a word that is there several
+        times the first vector is taken.
 
         Args:
             path: the file.
@@ -254,20 +255,17 @@ class WordVectors:
             except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(f"{path}: cannot be decompressed ({error})") from error
         binary = named.suffix == ".bin" if binary is None else binary
-        header = data[: data.find(b"\n") + 1]
+        end = data.find(b"\n")
+        header = data[: end + 1] if end >= 0 else data
         sizes = header.split()
         if len(sizes) == 2 and all(size.isdigit() for size in sizes) and int(sizes[1]) > 0:
             count, dim = map(int, sizes)
-        elif not binary and len(sizes) > 2 and _is_number(sizes[-1]):  # GloVe
-            header, count, dim = (
-                b"",
-                data.count(b"\n") + (not data.endswith(b"\n")),
-                len(header.rstrip().split(b" ")) - 1,
-            )
+            read = _read_binary if binary else _read_text
+            words, rows = read(data, len(header), count, dim, path)
+        elif not binary and len(sizes) > 2 and _is_number(sizes[-1]) and b" " in header.rstrip():  # GloVe
+            words, rows = _read_glove(data.rstrip(), path)
         else:
             raise ValueError(f"{path}: expected a first line 'words dimensions', got {header[:40]!r}")
-        read = _read_binary if binary else _read_text
-        words, rows = read(data, len(header), count, dim, path)
         first = {word: k for k, word in reversed(list(enumerate(words)))}
         if len(first) < len(words):
             kept = sorted(first.values())
@@ -302,11 +300,29 @@ def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tupl
 
 
 def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
-    words, rows, first = [], np.empty((count, dim), np.float32), 2 if at else 1
-    lines = data[at:].split(b"\n")
-    for k in range(count):
-        parts = lines[k].split(b" ") if k < len(lines) else []
-        parts = parts[:-1] if parts and not parts[-1].strip() else parts  # word2vec.c ends lines with a space
+    lines = [*data[at:].split(b"\n"), b""][:count]  # "": of a file that ends too early
+    split = (line.split(b" ") for line in lines)
+    # word2vec.c ends lines with a space.
+    return _rows((p[:-1] if not p[-1].strip() else p for p in split), count, dim, path, 2)
+
+
+def _read_glove(data: bytes, path: Path) -> tuple[list[str], np.ndarray]:
+    """Lines of a word, in which there may be spaces (". . ." in glove.840B.300d), and as many numbers as the first."""
+    lines = data.split(b"\n")
+    dim = len(lines[0].rstrip().split(b" ")) - 1
+
+    def parts(line: bytes) -> list[bytes]:
+        found = line.rstrip().rsplit(b" ", dim)
+        _, space, last = found[0].rpartition(b" ")
+        return [*found, last] if space and _is_number(last) else found  # a number too many
+
+    return _rows(map(parts, lines), len(lines), dim, path, 1)
+
+
+def _rows(split: Iterable[list[bytes]], count: int, dim: int, path: Path, first: int) -> tuple[list[str], np.ndarray]:
+    """Words and vectors of lines that are split; ``first``: the number of the first line in its file."""
+    words, rows = [], np.empty((count, dim), np.float32)
+    for k, parts in enumerate(split):
         if len(parts) != dim + 1:
             raise ValueError(f"{path}: expected {count} lines of a word and {dim} numbers, line {k + first} differs")
         words.append(_decoded(parts[0], path))

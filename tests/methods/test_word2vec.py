@@ -467,6 +467,24 @@ def test_files_of_glove_and_words_that_are_there_twice(tmp_path: Path) -> None:
         WordVectors.load(path)
 
 
+def test_words_of_glove_with_spaces_and_what_is_no_file_of_glove(tmp_path: Path) -> None:
+    """As ". . ." and "at name@domain.com" in glove.840B.300d.txt."""
+    path = tmp_path / "glove.txt"
+    for ending in ("", "\n", "\n\n", "\r\n"):
+        path.write_bytes(b"the 0.5 1 -2\n. . . 1 2 3\nat name@domain.com 4 5 6" + ending.encode())
+        loaded = WordVectors.load(path)
+        assert loaded.words == ["the", ". . .", "at name@domain.com"]
+        assert torch.equal(loaded.vectors, torch.tensor([[0.5, 1, -2], [1, 2, 3], [4, 5, 6]]))
+    path.write_text("the 0.5 1 -2")
+    assert WordVectors.load(path).vectors.shape == (1, 3)
+    path.write_text("the 0.5 1 -2\nof 1 2 3 4\n")
+    with pytest.raises(ValueError, match="expected 2 lines of a word and 3 numbers, line 2 differs"):
+        WordVectors.load(path)
+    path.write_text("the\t0.5\t1\nof\t2\t3\n")
+    with pytest.raises(ValueError, match="expected a first line 'words dimensions'"):
+        WordVectors.load(path)
+
+
 @pytest.mark.parametrize("binary", [False, True])
 def test_gensim_reads_what_is_written_and_the_reverse(binary: bool, tmp_path: Path) -> None:
     models = pytest.importorskip("gensim.models")
