@@ -180,6 +180,17 @@ UNITS = 1.0 if DEVICE == "cpu" else 1.5
 )
 @pytest.mark.parametrize("name", variants_are_slow(NAMES))
 def test_half_precision_inputs(schedule: str, name: str, dtype: torch.dtype) -> None:
+    assert_errs_as_16_bits(name, dtype)
+
+
+@pytest.mark.parametrize("schedule", ["chunks"], indirect=True)
+@pytest.mark.parametrize("name", ["info_nce", "siglip_loss", "circle"])
+def test_float16_in_chunks(schedule: str, name: str) -> None:
+    """Of each kind of kernel one that is not slow: of partners, of a sigmoid, of rows with labels."""
+    assert_errs_as_16_bits(name, torch.float16)
+
+
+def assert_errs_as_16_bits(name: str, dtype: torch.dtype) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(27, 24, dtype, 0.1)
     truth = subject.gradients(inputs.double(), backend="reference")
