@@ -68,9 +68,12 @@ def signs(labels: Any, name: str = "labels") -> Tensor:
     """Labels of -1, 0 and 1, of any dtype, as int8.
 
     Raises:
+        TypeError: booleans, whose False would be 0 (ignored).
         ValueError: other numbers.
     """
     given = as_tensor(name, labels)
+    if given.dtype == torch.bool:
+        raise TypeError(f"{name}: expected -1 (absent), 0 (ignored) and 1 (present), got booleans")
     found = given.sign().to(torch.int8)
     if not bool((found == given).all()):
         raise ValueError(f"{name}: expected -1, 0 and 1, got {float(given[found != given][0]):g}")

@@ -51,6 +51,7 @@ def _of_signs(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
     """Scores [N, classes] and labels [N, classes] of -1, 0 and 1.
 
     Raises:
+        TypeError: booleans as labels.
         ValueError: other shapes, no rows or other labels.
     """
     scores, wanted = _table(scores), as_tensor("labels", labels)
@@ -167,6 +168,7 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
         labels: [N, classes] of -1, 0 (difficult, ignored) and 1.
 
     Raises:
+        TypeError: booleans as labels.
         ValueError: no class has a positive row, other shapes, or other labels.
 
     Example:

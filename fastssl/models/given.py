@@ -15,8 +15,8 @@ CHUNK = 8192  # rows of features that are processed at once
 
 
 def as_tensor(name: str, given: Any) -> Tensor:
-    """The numbers of a tensor, an array or a list, without a copy where the memory can be shared, and without their
-    gradient; floats of Python become float32.
+    """The numbers of a tensor, an array or a list (of tensors, too), without a copy where the memory can be shared, and
+    without their gradient; floats of Python become float32.
 
     Raises:
         TypeError: strings, other objects or a sparse tensor.
@@ -24,6 +24,12 @@ def as_tensor(name: str, given: Any) -> Tensor:
     """
     if isinstance(given, Tensor):
         return check.tensor(name, given).detach()
+    if isinstance(given, (list, tuple)) and given and all(isinstance(row, Tensor) for row in given):
+        rows = [as_tensor(name, row) for row in given]
+        try:
+            return torch.stack(rows)  # NumPy has no bfloat16, no gradients and no GPUs
+        except RuntimeError as error:
+            raise ValueError(f"{name}: expected tensors of one shape, on one device: {error}") from None
     try:
         array = np.asarray(given)
     except ValueError as error:

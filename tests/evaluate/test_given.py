@@ -413,3 +413,20 @@ def test_equal_votes_have_a_rule() -> None:
     x = x[[0, 0, 0, 0]]
     assert predicts([7, 2, 7, 2], 2, temperature=0.07)  # ranks do not count
     assert predicts([7, 2, 7, 2], 7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_lists_of_tensors_are_rows(dtype: torch.dtype) -> None:
+    """As outputs of a network that were collected one by one."""
+    x = torch.eye(4).repeat(2, 1).to(dtype).requires_grad_()
+    labels = torch.arange(4).repeat(2)
+    assert knn_accuracy(list(x), list(labels), 1) == 100
+    with pytest.raises(ValueError, match="features: expected tensors of one shape"):
+        knn_accuracy([x[0], x[1, :3]], labels[:2])
+
+
+def test_booleans_do_not_say_what_is_absent() -> None:
+    """False would be 0, ignored: any scores had an 11-point mAP of 100."""
+    present = torch.arange(8).view(4, 2) % 3 == 0
+    with pytest.raises(TypeError, match=r"labels: expected -1 \(absent\), 0 \(ignored\) and 1 \(present\), got bool"):
+        eleven_point_map(torch.rand(4, 2), present)
