@@ -15,6 +15,7 @@ from fastssl.data.tokenizer import Tokenizer
 from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.overlap import TextScores, text_scores
 from fastssl.methods import BART, T5, TextMethod
+from fastssl.models.frozen import training_mode
 from fastssl.models.generation import generate_target
 from fastssl.models.language import LanguageModel
 from fastssl.models.modes import evaluation_mode, flushed_subnormals
@@ -166,7 +167,7 @@ def _train(method: Any, task: _Pairs, train: np.ndarray, options: TranslationTun
     optimizer = torch.optim.AdamW(groups, options.rate, betas=(0.9, 0.98))
     size, warm = min(options.batch_size, len(train)), max(1, options.steps // 10)
     per_epoch = len(train) // size
-    method.train()
+    training_mode(method)
     with progress_bar("fine-tuning") as show:
         for step in range(options.steps):
             if step % per_epoch == 0:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fastssl.data import Corpus, ParallelCorpus, Tokenizer, verses
 from fastssl.evaluate import TranslationTuning, finetune_translation, rouge_l, text_scores
 from fastssl.evaluate.overlap import _common
-from fastssl.models import generate_target
+from fastssl.models import build_language, generate_target
 from tests.support.language import network_of
 
 WORDS = st.lists(st.sampled_from("abcd"), max_size=7)
@@ -115,3 +115,16 @@ def test_verses_are_aligned_in_both_directions() -> None:
     there, back = verses("en-es"), verses("es-en")
     assert isinstance(there, ParallelCorpus) and isinstance(back, ParallelCorpus)
     assert there.pair(5) == back.pair(5)[::-1] and back.embedded == "verses-es-en"
+
+
+def test_parts_in_evaluation_mode_stay_in_it() -> None:
+    """As in pretraining: a layer that was frozen within a network in training mode."""
+    pairs = ParallelCorpus(Corpus(["uno", "dos"] * 8), Corpus(["one", "two"] * 8))
+    shape = {"width": 16, "depth": 1, "heads": 2, "length": 8}
+    network = build_language({"name": "bart", "vocabulary": 361, **shape}).train()
+    off = next(part for part in network.modules() if isinstance(part, torch.nn.LayerNorm)).eval()
+    seen = []
+    off.register_forward_hook(lambda part, *_: seen.append(part.training))
+    how = TranslationTuning(steps=2, batch_size=8)
+    finetune_translation(network, Tokenizer(), pairs, range(14), range(14, 16), how)
+    assert seen and not any(seen)
