@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from fastssl.functional import _check as check
 
-Values = Tensor | np.ndarray  # that users may give
+Values = Tensor | np.ndarray | Sequence[Any]  # that users may give
 CHUNK = 8192  # rows of features that are processed at once
 
 
