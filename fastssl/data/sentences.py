@@ -13,9 +13,10 @@ ABBREVIATIONS = frozenset({
 })  # fmt: skip
 _OPENING, _CLOSING = "\"'\u201c\u2018([\u00ab\u00bf\u00a1\u2014-", "\"'\u201d\u2019)]\u00bb"
 # A full stop, what closes behind it, white space, and what may begin a sentence.
+# Full stops and question marks of Arabic, Urdu and Devanagari among them.
 # Or a full-width mark, behind which no space stands.
 _END = re.compile(
-    rf"[.!?…]+[{re.escape(_CLOSING)}]*\s+(?=[{re.escape(_OPENING)}]*[^\W_a-zß-öø-ÿ])"
+    rf"[.!?…\u061f\u06d4\u0964\u0965]+[{re.escape(_CLOSING)}]*\s+(?=[{re.escape(_OPENING)}]*[^\W_a-zß-öø-ÿ])"
     rf"|[\u3002\uff01\uff1f]+[\u300d\u300f\uff09{re.escape(_CLOSING)}]*"
 )
 _LAST_WORD = re.compile(rf"[^\s{re.escape(_OPENING)}]+$")
@@ -27,7 +28,8 @@ def sentences(text: str) -> list[str]:
     A sentence ends at a line break, and after ``.``, ``!``, ``?`` or ``…`` (with the quotes and brackets that close
     behind it) if white space and then a capital letter, a digit or a letter without case follows. A period after an
     abbreviation (``ABBREVIATIONS``: "Mr.", "U.S.", "No.") or a single capital letter ("John F. Kennedy") ends none.
-    The full-width marks of Chinese and Japanese end one without white space.
+    So do the question mark of Arabic, the full stop of Urdu and the dandas of Hindi; the full-width marks of Chinese
+    and Japanese end one without white space.
     Texts whose lines are wrapped should be unwrapped first.
 
     Args:

@@ -215,6 +215,8 @@ def test_embedded_texts() -> None:
 
 
 def test_sentences_end_at_full_width_marks() -> None:
+    assert sentences("كيف حالك؟ بخير. نعم") == ["كيف حالك؟", "بخير.", "نعم"]
+    assert sentences("नमस्ते। आप कैसे हैं? ठीक।") == ["नमस्ते।", "आप कैसे हैं?", "ठीक।"]
     assert sentences("猫がいる。「犬も？」鳥！") == ["猫がいる。", "「犬も？」", "鳥！"]  # noqa: RUF001
 
 
