@@ -62,14 +62,17 @@ def tokenize(data: str, out: Path, kind: str, vocabulary: int) -> TokenFile:
 
     Raises:
         TypeError: data that is no corpus.
+        ValueError: a name by which no command would know the file.
     """
     from fastssl.cli.show import open_data
     from fastssl.data import load_tokenizer, tokenize_corpus, train_tokenizer
     from fastssl.data.tokenizer import KINDS
 
+    if out.suffix != ".tok":  # by which every command knows it
+        raise ValueError(f"out: expected a name that ends in .tok, got {str(out)!r}")
     corpus = open_data(data)
     if not isinstance(corpus, Corpus):
-        raise TypeError(f"data: expected a corpus, got {corpus!r}; texts in a folder: text:{data}")
+        raise TypeError(f"data: expected a corpus, got {corpus!r}; texts in a file or folder: text:{data}")
     if kind in KINDS:
         texts = (sentence for document in corpus.documents() for sentence in document)
         tokenizer = train_tokenizer(texts, kind, vocabulary)

@@ -159,7 +159,7 @@ def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
             continue
         path = Path(name)
         if not path.is_file():
-            raise ValueError(f"data: expected glosses, or files of word pairs or analogies, got {name!r}")
+            raise ValueError(f"data: expected glosses, or files of word pairs or analogies, no file {name!r}")
         first = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()), "")
         if first.startswith(":"):
             for method in ("3cosadd", "3cosmul"):

@@ -276,4 +276,7 @@ def load_tokenizer(where: str | Path) -> Tokenizer:
                 return tokenizer_of(candidate.read_text(encoding="utf-8"))
             except UnicodeDecodeError as error:
                 raise ValueError(f"tokenizer: {str(candidate)!r} cannot be read as a {FILE} ({error})") from error
-    raise FileNotFoundError(f"tokenizer: expected 'bytes', a {FILE} or a folder with one, got {str(where)!r}")
+    raise FileNotFoundError(
+        f"tokenizer: expected 'bytes', a {FILE}, a token file, or a folder with one of these, got {str(where)!r}; "
+        "wordpiece, bpe and unigram are trained (--kind of fastssl tokenize, train_tokenizer)"
+    )

@@ -64,7 +64,7 @@ def embed_texts(
     check_format(out)
     source = open_source(data, part=part)
     if not isinstance(source, Corpus) or isinstance(source, ParallelCorpus):
-        raise TypeError(f"data: expected a corpus, got {source!r}; texts in a folder: text:FOLDER")
+        raise TypeError(f"data: expected a corpus, got {source!r}; texts in a file or folder: text:PATH")
     network, cut = method.network, 0
     device = next(network.parameters()).device
 

@@ -67,7 +67,10 @@ def few_text_labels(
     """
     train, test = task.train, task.test
     if not isinstance(train, Corpus) or not isinstance(test, Corpus) or train.labels is None or test.labels is None:
-        raise ValueError(f"data: expected labelled texts to fine-tune on, got {task.train!r}")
+        raise ValueError(
+            f"data: expected labelled texts to fine-tune on, got {task.train!r} without labels: a table with a column "
+            "label or class (FILE.csv, FILE.jsonl), or a folder with a sub-folder per class (text:FOLDER)"
+        )
     if len(labels_per_class) and not len(train.classes):
         raise ValueError(f"labels: {task.name} has scores, not classes")
     labels_per_class = [check.count("labels_per_class", count) for count in labels_per_class]

@@ -125,7 +125,10 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
     """
     tensors, state = load_checkpoint(path)
     if "encoder" not in state:
-        raise ValueError(f"checkpoint: {state.get('method', 'this run')} has no encoder of images")
+        raise ValueError(
+            f"checkpoint: {state.get('method', 'this run')} has no encoder of images; word vectors are read by "
+            "fastssl.methods.load_word_vectors(path), and written as text by fastssl export"
+        )
     if state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
         raise ValueError(f"checkpoint: {state['method']} has no encoder of images; load it with load_method")
     if encoder is None and not issubclass(kind_of(state), ImageMethod):

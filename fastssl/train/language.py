@@ -57,7 +57,9 @@ def open_tokens(
             raise ValueError(f"tokenizer: {source.path} was written with its own; tokenize the corpus again")
         return source
     if not isinstance(source, Corpus):
-        raise TypeError(f"data: expected a corpus or a token file, got {source!r}; texts in a folder: text:FOLDER")
+        raise TypeError(
+            f"data: expected a corpus or a token file, got {source!r}; texts in a file or folder: text:PATH"
+        )
     path, taken = out / FILE, (out / "checkpoint").exists()
     if taken and path.exists() and TokenFile(path).corpus != source.fingerprint:  # that of a run which is replaced
         if resume:

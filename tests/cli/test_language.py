@@ -194,6 +194,9 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
     assert "held_out: expected a share" in run(
         "pretrain", "gpt", *base, "--network", "transformer", "--held-out", "1.5", code=2
     )
+    (tmp_path / "a.md").write_text("A note.")
+    assert "out: expected a name that ends in .tok" in run("tokenize", f"text:{texts}", tmp_path / "a", code=2)
+    assert f"text:{tmp_path}/a.md" in run("tokenize", tmp_path / "a.md", tmp_path / "a.tok", code=2)
     file = tmp_path / "a.tok"
     run("tokenize", f"text:{texts}", file, "--kind", "bytes")
     again = ["--data", file, "--tokenizer", "bytes", "--out", tmp_path / "y"]
