@@ -6,6 +6,7 @@ mean what they always mean; values are computed below autograd, by the first ope
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +34,7 @@ class Record:
     read: bool = False
     watched: bool = False  # somebody wants the gradient of the logits, which a fused loss does not give
     on_read: Callable[[], None] | None = None
+    made: list[weakref.ref[Values]] = field(default_factory=list)  # those of all logits
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class Head:
 
 
 @dataclass
-class _Values:
-    """Values that logits and their views share."""
+class Values:
+    """Values that logits and their views share; ``keep`` computes them for a reader after the weights have changed."""
 
     make: Callable[[], Tensor]
+    keep: Callable[[], None] = lambda: None
     known: Tensor | None = field(default=None)
 
     def get(self) -> Tensor:
@@ -71,20 +74,33 @@ class _Product(torch.autograd.Function):
         ctx.dtype, ctx.bias = head.dtype, None if bias is None else bias.dtype
         sources = [t for t in (hidden, weight, bias) if t is not None and not t.is_inference()]
         versions = [t._version for t in sources]
+        kept: list[Tensor] = []
 
-        def make() -> Tensor:
-            if [t._version for t in sources] != versions:
-                raise RuntimeError(CHANGED)
-            head.record.read = True
-            if head.record.on_read is not None:
-                head.record.on_read()
+        def product() -> Tensor:
             # Not of inference mode, whoever reads them first: they may be trained on.
             with torch.inference_mode(False), torch.no_grad():
                 rows, classes, added = (None if t is None else t.detach().to(ctx.dtype) for t in (hidden, weight, bias))
                 return TF.linear(rows, classes, added)  # type: ignore[arg-type]
 
+        def changed() -> bool:
+            return [t._version for t in sources] != versions
+
+        def keep() -> None:
+            if not kept and not changed():
+                kept.append(product())
+
+        def make() -> Tensor:
+            if changed() and not kept:
+                raise RuntimeError(CHANGED)
+            head.record.read = True
+            if head.record.on_read is not None:
+                head.record.on_read()
+            return kept[0].clone() if kept else product()
+
         shape = (*hidden.shape[:-1], len(weight))
-        return Logits.wrap(torch.empty(shape, dtype=ctx.dtype, device="meta"), hidden.device, _Values(make), head)
+        values = Values(make, keep)
+        head.record.made.append(weakref.ref(values))
+        return Logits.wrap(torch.empty(shape, dtype=ctx.dtype, device="meta"), hidden.device, values, head)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -112,7 +128,7 @@ class Logits(Tensor):
 
     head: Head
     hidden: Tensor | None
-    _shared: _Values
+    _shared: Values
     _replay: Callable[[Tensor], Tensor]
 
     @classmethod
@@ -135,7 +151,7 @@ class Logits(Tensor):
         cls,
         like: Tensor,
         device: torch.device,
-        values: _Values,
+        values: Values,
         head: Head,
         replay: Callable[[Tensor], Tensor] = lambda values: values,
     ) -> Logits:
@@ -193,7 +209,7 @@ class Logits(Tensor):
             if function in _VIEWS:
                 return Logits.wrap(like, first.device, first._shared, first.head, replay)
             # A copy made now: later edits of the original are not its own.
-            made = _Values(lambda: replay(first._shared.make()))
+            made = Values(lambda: replay(first._shared.make()))
             return Logits.wrap(like, first.device, made, first.head)
         met: dict[int, Logits] = {}
 

@@ -7,6 +7,7 @@ Any other operation (a model that bounds or scales its logits, a metric) compute
 
 from __future__ import annotations
 
+import functools
 import types
 import weakref
 from collections.abc import Callable
@@ -15,15 +16,19 @@ from typing import Any
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import fastssl.functional as F
 from fastssl.compat._dtypes import multiplied
-from fastssl.compat._logits import FUSED, Logits, Record
+from fastssl.compat._logits import FUSED, Logits, Record, Values
 from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_matrices
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
 FULL = 0.9  # fraction of rows with a target from which on rows are not gathered
 _readers: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose logits were read
+# Whether a model's logits are read after the optimizer's step shows in its first one, before which they are kept.
+_stepped: weakref.WeakSet[Any] = weakref.WeakSet()  # models that have taken a step
+_waiting: weakref.WeakKeyDictionary[Any, list[weakref.ref[Values]]] = weakref.WeakKeyDictionary()  # others' logits
 
 
 def targets() -> list[Target]:
@@ -64,7 +69,25 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
             _readers.add(found)
 
     record.on_read = on_read
+    if model not in _stepped:
+        _watch_steps()
+        _waiting[model] = [values for values in (*_waiting.get(model, ()), *record.made) if values() is not None]
     return Result(result, "" if record.losses and not record.read else "logits that are used otherwise")
+
+
+@functools.cache
+def _watch_steps() -> None:
+    register_optimizer_step_pre_hook(_before_step)
+
+
+def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    for model, logits in list(_waiting.items()):
+        if any(id(p) in trained for p in model.parameters()):
+            for values in filter(None, (reference() for reference in logits)):
+                values.keep()
+            _stepped.add(model)
+            del _waiting[model]
 
 
 class _Lazy:

@@ -303,12 +303,54 @@ def test_distributed_data_parallel_leaves_logits_alone(options: dict[str, bool])
 def test_logits_are_not_those_of_later_weights() -> None:
     fastssl.patch("transformers")
     model, ids = _gpt2(), torch.randint(3, V, (B, T))
-    out = model(input_ids=ids, labels=ids)
-    out.loss.backward()
-    torch.optim.SGD(model.parameters(), 0.1).step()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(2):  # those of the first step are kept
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        optimizer.step()
     for read in (lambda: out.logits.sum(), lambda: out.logits.clone().sum()):
         with pytest.raises(RuntimeError, match="before optimizer.step"):
             read()
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_logits_may_be_read_after_the_optimizers_step_in_every_step(accumulate: int) -> None:
+    def accuracies() -> tuple[list[Tensor], Tensor]:
+        torch.manual_seed(0)
+        model, ids, found = _gpt2(), torch.randint(3, V, (B, T)), []
+        optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+        for k in range(6):
+            out = model(input_ids=ids, labels=ids)
+            early = out.logits.float()
+            out.loss.backward()
+            if k % accumulate == accumulate - 1:
+                optimizer.step()
+                optimizer.zero_grad()
+                with torch.no_grad():
+                    early.sub_(early.amax(-1, keepdim=True))
+                found += [out.logits.detach().clone(), early.detach().clone()]
+        return found, model.transformer.wte.weight.detach()
+
+    (wanted, weights), calls = accuracies(), fastssl.patched()
+    fastssl.patch("transformers")
+    found, patched = accuracies()
+    for a, b in zip([*found, patched], [*wanted, weights], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    assert not calls and fastssl.patched()["transformers"]["PreTrainedModel"].original
+
+
+@pytest.mark.parametrize("hold", [False, True])
+def test_steps_without_an_optimizer_hold_no_logits(hold: bool) -> None:
+    from fastssl.compat.transformers import _waiting
+
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    for _ in range(4):
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        if not hold:
+            del out
+    assert len(_waiting[model]) <= 2
 
 
 def test_logits_that_were_edited_in_place_stay_edited() -> None:
