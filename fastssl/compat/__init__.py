@@ -171,7 +171,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 return found.value
             kind = type(self)
             if kind is not owner and not (kind.__name__ in family and kind.__module__.split(".")[0] == peer.package):
-                raise NotFused(f"{kind.__name__} is a class of the user's")
+                raise NotFused(f"{kind.__name__} {peer.unknown(kind)}")
             if not own:
                 raise NotFused(f"{owner.__name__}.{target.method} is not the library's")
             peer.require_own(self, entry_point)

@@ -157,6 +157,11 @@ class Peer:
         """Whether a function is the library's, and wraps no other code."""
         return _is_of(self._package, function)
 
+    def unknown(self, kind: type) -> str:
+        """Why a class that is not known runs its own code."""
+        own = kind.__module__.split(".")[0] == self.package
+        return "has no kernel" if own else "is a class of the user's"
+
     def know(self, owner: type, method: str, family: tuple[str, ...]) -> None:
         """Looks at a patched class and its family beforehand, which torch.compile cannot trace."""
         kinds = [getattr(sys.modules[owner.__module__], name, None) for name in family]
@@ -173,9 +178,7 @@ class Peer:
         kind = type(given)
         known = self.known.get(kind.__name__)
         if known is None:
-            own = kind.__module__.split(".")[0] == self.package
-            why = "has no kernel" if own else "is a class of the user's"
-            raise NotFused(f"{kind.__name__} {why}")
+            raise NotFused(f"{kind.__name__} {self.unknown(kind)}")
         self._require_class(kind, entry)
         state = vars(given)
         if entry is None and hooks(given):

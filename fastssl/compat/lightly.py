@@ -79,7 +79,8 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         raise NotFused("a memory bank of another layout, or of several processes")
     if bank.bank.dtype != out0.dtype and precision(out0) == out0.dtype:
         raise NotFused("a memory bank of another dtype")
-    key, negatives = bank.forward(torch.nn.functional.normalize(out1, dim=1), update=out0.requires_grad)
+    update = out0.requires_grad and torch.is_grad_enabled()  # as of the normalised rows
+    key, negatives = bank.forward(torch.nn.functional.normalize(out1, dim=1), update=update)
     full = torch.promote_types(out0.dtype, torch.float32)
     query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
     queue = negatives.T.to(out0.device, full)  # the bank holds columns, and is used as it is

@@ -257,6 +257,7 @@ def _pairs(
     y = None if ref_emb is embeddings else ref_emb
     if ref_emb.dtype != embeddings.dtype or ref_emb.device != embeddings.device or len(ref_emb) <= FEW_ROWS:
         raise NotFused("references of another kind, or a handful of them")
+    x, y = _lasting(embeddings, y), None if y is None else _lasting(y, embeddings)
     if indices is None:
         if (
             labels is None
@@ -272,7 +273,7 @@ def _pairs(
             raise NotFused("the same rows with other labels")
         # Copies: the originals have read the labels when they return, and a buffer of them may be written to again.
         own, others = (t.to(torch.int64, copy=True).contiguous() for t in (labels, ref_labels))
-        return Pairs(embeddings, y, Relation(own, own if offset == 0 and y is None else others, self_offset=offset))
+        return Pairs(x, y, Relation(own, own if offset == 0 and y is None else others, self_offset=offset))
     if listed == "no" or (listed == "one by one" and len(indices) == 3):
         raise NotFused("listed triplets")
     lists = [t.to(embeddings.device).long().contiguous() for t in indices]
@@ -285,7 +286,14 @@ def _pairs(
         raise NotFused("pairs that are listed more than once")
     if both:
         raise NotFused("pairs that are both positive and negative")
-    return Pairs(embeddings, y, Relation(positive_list=(a, p), negative_list=(b, n)))
+    return Pairs(x, y, Relation(positive_list=(a, p), negative_list=(b, n)))
+
+
+def _lasting(rows: Tensor, others: Tensor | None) -> Tensor:
+    """Rows without a gradient as they are now: the originals keep normalised copies, and a memory may be written to
+    before the backward pass of the others."""
+    kept = others is not None and others.requires_grad and not rows.requires_grad and torch.is_grad_enabled()
+    return rows.clone() if kept else rows
 
 
 def _repetitions(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], n: int, m: int) -> tuple[bool, bool]:
@@ -755,7 +763,7 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
         raise NotFused("labels out of range")
     if weight.dtype != embeddings.dtype or weight.device != embeddings.device:
         raise NotFused("weights of another dtype or device")
-    return _against_classes(embeddings, weight, labels, None)
+    return _against_classes(embeddings, weight, labels.clone(), None)  # as in _pairs
 
 
 def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, target: Tensor) -> LossDict:

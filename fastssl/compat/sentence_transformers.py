@@ -145,7 +145,8 @@ def _all_triplets(loss: Any, labels: Tensor, embeddings: Tensor) -> Tensor:
     if not isinstance(labels, Tensor) or labels.dtype not in check.INTEGERS or labels.numel() != len(embeddings):
         raise NotFused("labels that are no integers, or not one per row")
     sign, normalize = _distance(loss)
-    ids = labels.reshape(-1).to(embeddings.device).long().contiguous()
+    # A copy: the original has read the labels when it returns.
+    ids = labels.reshape(-1).to(embeddings.device, torch.int64, copy=True)
     pairs = Pairs(embeddings, None, Relation(ids, ids, self_offset=0))
     margin = number("margin", loss.triplet_margin, embeddings)
     metric = Metric.dot if normalize else Metric.euclidean

@@ -536,9 +536,17 @@ def test_copies_of_a_loss_are_fused_each_with_its_own_settings() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["ContrastiveLoss", "NTXentLoss", "TripletMarginLoss", "MultiSimilarityLoss", "SupConLoss"]
+    ("name", "others"),
+    [
+        *(
+            (name, others)
+            for name in ("ContrastiveLoss", "NTXentLoss", "TripletMarginLoss", "MultiSimilarityLoss", "SupConLoss")
+            for others in (False, True)
+        ),
+        ("ProxyAnchorLoss", False),
+        ("ProxyNCALoss", False),
+    ],
 )
-@pytest.mark.parametrize("others", [False, True])
 def test_labels_may_be_overwritten_before_the_backward_pass(name: str, others: bool) -> None:
     from pytorch_metric_learning import losses
 
@@ -546,7 +554,7 @@ def test_labels_may_be_overwritten_before_the_backward_pass(name: str, others: b
         torch.manual_seed(0)
         x, y = torch.randn(24, 8, requires_grad=True), torch.arange(24) % 5
         given = {"ref_emb": torch.randn(30, 8), "ref_labels": torch.arange(30) % 5} if others else {}
-        loss = getattr(losses, name)()(x, y, **given)
+        loss = getattr(losses, name)(*((5, 8) if name.startswith("Proxy") else ()))(x, y, **given)
         for labels in (y, given.get("ref_labels", y)):
             labels.zero_()
         loss.backward()
@@ -557,3 +565,62 @@ def test_labels_may_be_overwritten_before_the_backward_pass(name: str, others: b
     with fastssl.patched("pytorch_metric_learning"):
         torch.testing.assert_close(gradient(), wanted, rtol=1e-4, atol=1e-6)
         assert any(calls.fused for calls in fastssl.patched()["pytorch_metric_learning"].values())
+
+
+def test_labels_of_sentence_transformers_may_be_overwritten_before_the_backward_pass() -> None:
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+
+    def gradient() -> Tensor:
+        x, y = _rows().requires_grad_(), _labels()
+        loss = losses.BatchAllTripletLoss(nn.Identity()).batch_all_triplet_loss(y, x)
+        y.zero_()
+        loss.backward()
+        assert x.grad is not None
+        return x.grad
+
+    wanted = gradient()
+    with fastssl.patched("sentence_transformers") as calls:
+        torch.testing.assert_close(gradient(), wanted, rtol=1e-4, atol=1e-6)
+        assert calls["BatchAllTripletLoss"].fused
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "NTXentLoss", "TripletMarginLoss", "SupConLoss", "CircleLoss"])
+def test_several_calls_of_a_cross_batch_memory_before_the_backward_pass(name: str) -> None:
+    """The memory is written to by the next call; the originals keep a normalised copy of it."""
+    losses = metric_learning().losses
+
+    def gradient() -> Tensor:
+        x = _rows().requires_grad_()
+        loss = losses.CrossBatchMemory(getattr(losses, name)(), SIZE, 3 * ROWS)
+        sum(loss(x + _rows(k), _labels()) for k in range(1, 5)).backward()
+        assert x.grad is not None
+        return x.grad
+
+    wanted = gradient()
+    with fastssl.patched("pytorch_metric_learning") as calls:
+        torch.testing.assert_close(gradient(), wanted, rtol=1e-3, atol=1e-6)
+        assert calls[name].fused == 4
+
+
+def test_a_loss_without_gradients_leaves_lightlys_memory_bank_as_it_is() -> None:
+    lightly()
+    from lightly.loss import NTXentLoss
+
+    def bank() -> Tensor:
+        torch.manual_seed(0)
+        loss = NTXentLoss(memory_bank_size=(64, SIZE))
+        with torch.no_grad():  # of rows that were made with one
+            loss(_rows().requires_grad_(), _rows(1))
+        return loss.memory_bank.bank
+
+    wanted = bank()
+    with fastssl.patched("lightly") as calls:
+        assert torch.equal(bank(), wanted)
+        assert calls["NTXentLoss"].fused
+
+
+def test_classes_of_the_library_that_inherit_from_a_patched_one_have_no_kernel() -> None:
+    losses = metric_learning().losses
+    with fastssl.patched("pytorch_metric_learning") as calls:
+        losses.SubCenterArcFaceLoss(num_classes=8, embedding_size=SIZE)(_rows(), _labels())
+        assert dict(calls["ArcFaceLoss"].original) == {"SubCenterArcFaceLoss has no kernel": 1}
