@@ -251,6 +251,13 @@ def plain(value: Tensor | float) -> float:
     return float(value.detach()) if isinstance(value, Tensor) else float(value)
 
 
+def lasting(*rows: Tensor) -> tuple[Tensor, ...]:
+    """Rows without a gradient beside others with one, as they are now: the originals keep normalised copies, and a
+    memory, or a buffer of keys, may be written to before the backward pass."""
+    differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in rows)
+    return tuple(t.clone() if differentiated and not t.requires_grad else t for t in rows)
+
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 

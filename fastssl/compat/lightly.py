@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.compat._dtypes import multiplied, precision, shallow
-from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.compat._peer import NotFused, Peer, Target, default, lasting, number, plain, require_matrices
 from fastssl.compat._sizes import MATRIX
 
 KNOWN = {
@@ -71,7 +71,7 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     PEER.require_own(bank)
     size = bank.size if isinstance(bank.size, int) else bank.size[0]
     if size == 0:
-        out0, out1 = multiplied(out0, out1)
+        out0, out1 = multiplied(*lasting(out0, out1))
         if _gathered(loss):  # the mean over this process's rows
             return F.nt_xent(out0, out1, temperature=temperature, reduction="none", group="world").mean()
         return F.nt_xent(out0, out1, temperature=temperature)

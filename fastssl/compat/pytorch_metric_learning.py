@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fastssl._table import MAX_BINS, Metric
 from fastssl.compat._dtypes import in_autocast, multiplied
-from fastssl.compat._peer import Check, NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.compat._peer import Check, NotFused, Peer, Target, default, lasting, number, plain, require_matrices
 from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
@@ -257,7 +257,8 @@ def _pairs(
     y = None if ref_emb is embeddings else ref_emb
     if ref_emb.dtype != embeddings.dtype or ref_emb.device != embeddings.device or len(ref_emb) <= FEW_ROWS:
         raise NotFused("references of another kind, or a handful of them")
-    x, y = _lasting(embeddings, y), None if y is None else _lasting(y, embeddings)
+    x, *references = lasting(*(t for t in (embeddings, y) if t is not None))
+    y = references[0] if references else None
     if indices is None:
         if (
             labels is None
@@ -287,13 +288,6 @@ def _pairs(
     if both:
         raise NotFused("pairs that are both positive and negative")
     return Pairs(x, y, Relation(positive_list=(a, p), negative_list=(b, n)))
-
-
-def _lasting(rows: Tensor, others: Tensor | None) -> Tensor:
-    """Rows without a gradient as they are now: the originals keep normalised copies, and a memory may be written to
-    before the backward pass of the others."""
-    kept = others is not None and others.requires_grad and not rows.requires_grad and torch.is_grad_enabled()
-    return rows.clone() if kept else rows
 
 
 def _repetitions(positive: tuple[Tensor, Tensor], negative: tuple[Tensor, Tensor], n: int, m: int) -> tuple[bool, bool]:

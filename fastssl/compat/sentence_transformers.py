@@ -15,7 +15,7 @@ from torch import distributed as dist
 import fastssl.functional as F
 from fastssl._table import Metric
 from fastssl.compat._dtypes import multiplied
-from fastssl.compat._peer import NotFused, Peer, Target, default, number, plain, require_matrices
+from fastssl.compat._peer import NotFused, Peer, Target, default, lasting, number, plain, require_matrices
 from fastssl.compat._sizes import MATRIX, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs
@@ -85,7 +85,7 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
     symmetric = directions == ["doc_to_query", "query_to_doc"] and loss.partition_mode == "per_direction"
     if not symmetric and directions != ["query_to_doc"]:
         raise NotFused(f"directions {loss.directions} with partition {loss.partition_mode!r}")
-    query, key, *rest = multiplied(*embeddings)
+    query, key, *rest = multiplied(*lasting(*embeddings))
     like = query.shape, query.dtype, query.device
     if len(query) == 0 or any((t.shape, t.dtype, t.device) != like for t in embeddings):
         raise NotFused("no rows, or columns of several shapes, dtypes or devices")

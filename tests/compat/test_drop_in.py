@@ -602,6 +602,35 @@ def test_several_calls_of_a_cross_batch_memory_before_the_backward_pass(name: st
         assert calls[name].fused == 4
 
 
+@pytest.mark.parametrize("name", ["NTXentLoss", "DCLLoss"])
+def test_keys_without_a_gradient_may_be_overwritten_before_the_backward_pass(name: str) -> None:
+    lightly()
+    from lightly import loss as losses
+
+    def call(x: Tensor) -> Tensor:
+        keys = _rows(1)
+        loss: Tensor = getattr(losses, name)()(x, keys)
+        keys.zero_()
+        return loss
+
+    _same(_both("lightly", call))
+    assert fastssl.patched()["lightly"][name].fused
+
+
+def test_columns_of_sentence_transformers_may_be_overwritten_before_the_backward_pass() -> None:
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    loss = losses.MultipleNegativesRankingLoss(nn.Identity())
+
+    def call(x: Tensor) -> Tensor:
+        keys = _rows(1)
+        value: Tensor = loss.compute_loss_from_embeddings([x, keys], None)
+        keys.zero_()
+        return value
+
+    _same(_both("sentence_transformers", call))
+    assert fastssl.patched()["sentence_transformers"]["MultipleNegativesRankingLoss"].fused
+
+
 def test_a_loss_without_gradients_leaves_lightlys_memory_bank_as_it_is() -> None:
     lightly()
     from lightly.loss import NTXentLoss
