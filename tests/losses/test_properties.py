@@ -29,6 +29,7 @@ from tests.support.subjects import (
     Inputs,
     Subject,
     slow_but_one,
+    variants_are_slow,
 )
 
 BY_ROWS = [n for n in FUSED if "reduction" in SUBJECTS[n].accepted and not SUBJECTS[n].of_pairs]
@@ -163,14 +164,14 @@ def on_every_cpu(subject: Subject) -> dict[str, Way]:
 KERNELS = [name for name in FUSED if name != "pair_loss"]  # its arithmetic is the caller's
 
 
-@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("name", variants_are_slow(KERNELS))
 def test_errs_no_more_than_eager(name: str) -> None:
     sizes = [(2, 128, 12), (3, 32, 12), (17, 64, 6), (65, 128, 3), (258, 96, 2)]
     subject = SUBJECTS[name]
     assert_errs_no_more_than_eager(subject, 0.1, sizes[: 4 if subject.jumps else 5], on_every_cpu(subject))
 
 
-@pytest.mark.parametrize("name", [name for name in KERNELS if name in WITH_TEMPERATURE])
+@pytest.mark.parametrize("name", variants_are_slow(name for name in KERNELS if name in WITH_TEMPERATURE))
 @pytest.mark.parametrize("temperature", [0.01, pytest.param(0.05, marks=pytest.mark.slow), 1.0])
 def test_errs_no_more_than_eager_at_any_temperature(name: str, temperature: float) -> None:
     subject, sizes = SUBJECTS[name], [(17, 64, 6), (65, 128, 4), (258, 128, 2)]
