@@ -114,7 +114,7 @@ def test_equals_the_reference_with_rows_normalized_or_not(name: str) -> None:
         torch.testing.assert_close(got, right, rtol=2e-5, atol=3e-6 * (1 + float(right.abs().max())))
 
 
-@pytest.mark.parametrize("name", composed_are_slow(NAMES))
+@pytest.mark.parametrize("name", variants_are_slow(NAMES))
 def test_nan_shows_where_it_does_in_the_reference(name: str) -> None:
     """And perhaps where a row has no positives, whose loss is 0."""
     subject = SUBJECTS[name]
@@ -431,7 +431,7 @@ def test_autocast_computes_in_float32(name: str) -> None:
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("name", composed_are_slow([name for name in NAMES if name in TWO_SIDED]))
+@pytest.mark.parametrize("name", variants_are_slow(name for name in NAMES if name in TWO_SIDED))
 def test_autocast_takes_rows_of_two_dtypes(name: str) -> None:
     """Embeddings in 16 bits, and others that a batch norm has left in float32."""
     subject = SUBJECTS[name]

@@ -66,7 +66,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     ("what", "devices", "steps", "says"),
     [
         ("full-disk", 1, 6, "cannot be written"),
-        ("term:0", 1, 7, ""),
+        pytest.param("term:0", 1, 7, "", marks=pytest.mark.slow),  # Ctrl-C has tests of its own
         pytest.param("term:1", 2, 7, "", marks=pytest.mark.slow),
         ("kill:0", 1, 3, ""),
         ("kill:1", 2, 3, "another process has died or does not answer; resume from the last checkpoint in"),
