@@ -38,7 +38,10 @@ def _moments(features: Tensor, train: np.ndarray) -> tuple[Tensor, Tensor]:
 
 
 def _standardise(features: Tensor, train: np.ndarray) -> Tensor:
-    mean, scale = _moments(features, train)
+    return _scaled(features, *_moments(features, train))
+
+
+def _scaled(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return map_chunks(features, lambda rows: ((rows - mean) / scale) / features.shape[1] ** 0.5)
 
 
@@ -69,12 +72,12 @@ def linear_head(features: Tensor, labels: Tensor, outputs: int) -> tuple[Tensor,
     rows = np.random.default_rng(len(features)).permutation(len(features))
     held, rest = rows[: len(rows) // 5], rows[len(rows) // 5 :]
     mean, scale = _moments(features, rows)
-    x = _standardise(features, rows)
+    x = _scaled(features, mean, scale)
     decays = list(HEAD_DECAYS)
     if len(held):
         fits = _fit_lbfgs(x, labels, rest, outputs, decays, 100)
         losses = [float(_loss(x[held] @ weight.T + bias, labels[held])) for weight, bias in fits]
-        decays = [decays[int(np.nanargmin(losses))]]
+        decays = [decays[int(np.argmin(np.nan_to_num(losses, nan=np.inf)))]]
     weight, bias = _fit_lbfgs(x, labels, rows, outputs, decays[-1:], 100)[0]
     weight = weight / (scale * features.shape[1] ** 0.5)
     return weight, bias - weight @ mean

@@ -273,9 +273,9 @@ def fused_pairs(
 ) -> Tensor:
     """:func:`fastssl.ops.pair_loss.pair_loss`, with the rows of the other processes where rows live in several."""
     shards = current()
-    if shards is None and reduction != "active":
-        return pair_loss(loss, x, more_x, y, more_y, bias=bias, reduction=reduction, **options)
     if shards is None:
+        if reduction != "active":
+            return pair_loss(loss, x, more_x, y, more_y, bias=bias, reduction=reduction, **options)
         values = pair_loss(loss, x, more_x, y, more_y, bias=bias, reduction="none", **options)
         return reduce_rows(values, None, reduction)
     offset = 0.0 if bias is None else bias

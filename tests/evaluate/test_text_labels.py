@@ -93,6 +93,7 @@ def test_a_head_is_the_probe_of_its_features() -> None:
         fit = linear.LogisticRegression(C=1 / (2 * decay * x.numel()), tol=1e-8, max_iter=1000).fit(z, labels.numpy())
         errors.append(abs(fit.predict_log_proba(z) - found).max())
     assert min(errors) < 1e-2
+    assert linear_head(torch.full((20, 4), torch.nan), labels[:20], 3)[0].isnan().all()  # of a network that diverged
     noise, _ = linear_head(torch.randn(200, 50, generator=rng), labels, 3)
     assert float(noise.norm()) < 0.2 * float((weight * x.std(0)).norm())
 
