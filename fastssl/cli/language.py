@@ -46,7 +46,7 @@ def prepare(
         tokens = open_tokens(
             source, out, get(name), tokenizer, vocabulary, held_out=share, resume=resume, progress=show
         )
-    echo(f"{tokens.path}: {tokens.total:,} tokens, {len(tokens):,} documents; {tokens.tokenizer!r}")
+    echo(f"{tokens.path}: {described(tokens)}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
     windows = method.prepare(tokens, tokens.divide(share)[0])
     if windows.cut:
@@ -57,10 +57,18 @@ def prepare(
     return method, windows, options
 
 
-def tokenize(data: str, out: Path, kind: str, vocabulary: int) -> TokenFile:
+def described(tokens: TokenFile) -> str:
+    """What a token file holds, and how much of its text the tokenizer does not know."""
+    unknown = tokens.unknown()
+    share = f", {100 * unknown / tokens.total:.2g} % of them unknown" if unknown else ""
+    return f"{tokens.total:,} tokens{share}, {len(tokens):,} documents; {tokens.tokenizer!r}"
+
+
+def tokenize(data: str, out: Path, kind: str, vocabulary: int, *, overwrite: bool = False) -> TokenFile:
     """Trains or loads a tokenizer, and writes the tokens of a corpus.
 
     Raises:
+        FileExistsError: ``out`` exists, and is not to be replaced.
         TypeError: data that is no corpus.
         ValueError: a name by which no command would know the file.
     """
@@ -70,6 +78,8 @@ def tokenize(data: str, out: Path, kind: str, vocabulary: int) -> TokenFile:
 
     if out.suffix != ".tok":  # by which every command knows it
         raise ValueError(f"out: expected a name that ends in .tok, got {str(out)!r}")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"out: {str(out)!r} exists; replace it with --overwrite")
     corpus = open_data(data)
     if not isinstance(corpus, Corpus):
         raise TypeError(f"data: expected a corpus, got {corpus!r}; texts in a file or folder: text:{data}")

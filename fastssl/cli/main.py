@@ -391,19 +391,21 @@ def pretrain(
 def tokenize(
     data: Annotated[str, typer.Argument(help="A corpus: sotu, FILE.txt, text:FOLDER, hf:PATH, ...")],
     out: Annotated[Path, typer.Argument(help="The token file (.tok).")],
-    kind: Annotated[
+    tokenizer: Annotated[
         str,
         typer.Option(
             help="wordpiece, bpe or unigram (trained), bytes, or that of a tokenizer.json, a run or a token file."
         ),
     ] = "bpe",
     vocabulary: Annotated[int, typer.Option(help="Tokens of a tokenizer that is trained.")] = 8000,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
 ) -> None:
     """Write the tokens of a corpus, with their tokenizer, to a memory-mapped file."""
+    from fastssl.cli.language import described
     from fastssl.cli.language import tokenize as write_tokens
 
-    file = write_tokens(data, out, kind, vocabulary)
-    echo(f"{file.total:,} tokens, {len(file):,} documents, {file.tokenizer!r}: {out}")
+    file = write_tokens(data, out, tokenizer, vocabulary, overwrite=overwrite)
+    echo(f"{described(file)}: {out}")
     echo(f"next: fastssl pretrain gpt --data {shlex.quote(str(out))}")
 
 

@@ -2,19 +2,45 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
 
+from fastssl.data.columns import TextColumns
 from fastssl.data.sentences import sentences
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
 
 
-def conversion(start: bytes) -> str:
-    """How to convert a file that is no UTF-8, by its first bytes."""
+def known_encoding(encoding: str) -> str:
+    """``encoding``, if Python has it.
+
+    Raises:
+        ValueError: it has not.
+    """
+    try:
+        if codecs.lookup(encoding)._is_text_encoding:
+            return encoding
+    except LookupError:
+        pass
+    raise ValueError(f"encoding: expected a name such as utf-8, latin-1 or utf-16, got {encoding!r}")
+
+
+def undecodable(error: UnicodeDecodeError, encoding: str, start: bytes, at: int = 0) -> str:
+    """What to do about a byte that is not of an encoding.
+
+    Args:
+        error: what Python says of it.
+        encoding: the encoding.
+        start: the first bytes of the file.
+        at: where the bytes begin that were decoded.
+    """
     utf16 = start[:2] in (b"\xff\xfe", b"\xfe\xff")
-    return f"convert the file (iconv -f {'utf-16' if utf16 else 'latin1'} -t utf-8)"
+    known = "utf-16" if utf16 else "latin-1"
+    name = "UTF-8" if encoding == "utf-8" else encoding
+    byte = f"byte {at + error.start} ({error.object[error.start]:#04x}) is no {name}"
+    return f"{byte}; name the encoding (#encoding={known}), or convert the file (iconv -f {known} -t utf-8)"
 
 
 class CorpusError(ValueError):
@@ -29,7 +55,7 @@ class Corpus(Source):
         name: name of the corpus in logs and checkpoints.
         names: names of the documents; None: "document 0" and so on.
         labels: one integer per document, -1 for unknown classes; floats without classes: a score per
-            document, which is not in its items; or None.
+            document, NaN if unknown, which is not in its items; or None.
         classes: names of the classes.
         language: ISO 639 code of the language, where it is known.
 
@@ -45,6 +71,8 @@ class Corpus(Source):
         >>> corpus.subset([1]).names
         ['document 1']
     """
+
+    columns: TextColumns | None = None  # of the table that it was read from
 
     def __init__(
         self,

@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from fastssl.data.columns import known_column
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.text_files import hub_corpus
@@ -93,12 +95,13 @@ class HubSource(Source):
     Args:
         table: a ``datasets.Dataset``.
         name: name of the data set in logs and checkpoints.
+        columns: "image", "label" or "text" -> the column of it, where it is not the first of its type.
 
     Raises:
-        ValueError: no column of images.
+        ValueError: no column of images, or a column of another type.
     """
 
-    def __init__(self, table: Any, name: str) -> None:
+    def __init__(self, table: Any, name: str, columns: Mapping[str, str] = MappingProxyType({})) -> None:
         import datasets
 
         self.table, self.name = table, name
@@ -107,9 +110,12 @@ class HubSource(Source):
         if not images:
             raise ValueError(f"name: expected a column of images in {name!r}, got {kinds}")
         labels = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
-        self.image = images[0]
-        self.label = next((c for c in LABELS if c in labels), labels[0] if labels else None)
-        self.text = next((c for c in TEXTS if c in kinds), None)
+        self.image = columns.get("image", images[0])
+        self.label = columns.get("label", next((c for c in LABELS if c in labels), labels[0] if labels else None))
+        self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
+        for role, column, of in (("image", self.image, images), ("label", self.label, labels)):
+            if column is not None and column not in of:
+                raise ValueError(f"{role}: expected a column of {role}s ({', '.join(of)}) of {name!r}, got {column!r}")
         if self.label is not None:
             self.classes = list(kinds[self.label].names)
             self.labels = checked_labels(np.asarray(table[self.label]), len(table)).astype(np.int32)
@@ -131,12 +137,14 @@ class HubSource(Source):
         return digest(self.fingerprint, str(self.table._fingerprint))
 
 
-def hub(path: str, part: str | None = None) -> dict[str, Source]:
+def hub(path: str, part: str | None = None, **columns: str) -> dict[str, Source]:
     """The splits of a Hugging Face data set, saved on disk or by name: of images, or corpora.
 
     Args:
         path: a folder that ``save_to_disk`` has written, a folder of Parquet or Arrow files, a Parquet file, or a name.
         part: open only this split.
+        columns: "image", "text", "text_pair", "label" or "score" -> the column of it, where it is not found by its name
+            or type; "name" -> the configuration to load.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[datasets]``.
@@ -146,25 +154,30 @@ def hub(path: str, part: str | None = None) -> dict[str, Source]:
         import datasets
     except ImportError as error:
         raise ImportError("data sets of Hugging Face need the extra: pip install fastssl[datasets]") from error
+    configuration = columns.pop("name", None)
     if any((Path(path) / file).is_file() for file in SAVED):
         parts = datasets.load_from_disk(path)
     elif Path(path).is_file():
         parts = datasets.load_dataset("parquet", data_files=path)
     else:
-        parts = datasets.load_dataset(path)
+        parts = datasets.load_dataset(path, configuration)
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
     if part is not None and part not in tables:
         raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
     name = Path(path).stem if Path(path).is_file() else Path(path).name
-    return {key: _read(table, name) for key, table in tables.items() if part in (None, key)}
+    return {key: _read(table, name, columns) for key, table in tables.items() if part in (None, key)}
 
 
-def _read(table: Any, name: str) -> Source:
+def _read(table: Any, name: str, columns: Mapping[str, str]) -> Source:
     import datasets
 
-    if any(isinstance(kind, datasets.Image) for kind in table.features.values()):
-        return HubSource(table, name)
-    return hub_corpus(table, name)
+    images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
+    known = ("image", "label", "text") if images else ("text", "text_pair", "label", "score")
+    for role, column in columns.items():
+        if role not in known:
+            raise ValueError(f"name: expected options {', '.join(known)} or name of {name!r}, got {role!r}")
+        known_column(table.features, name, role, column)
+    return HubSource(table, name, columns) if images else hub_corpus(table, name, columns)
 
 
 def first_part(parts: Mapping[str, Any], wanted: Sequence[str]) -> str | None:

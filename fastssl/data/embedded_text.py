@@ -136,7 +136,9 @@ class ParallelCorpus(Corpus):
         return self.source.text(index), self.target.text(index)
 
     def subset(self, ids: Any, name: str | None = None) -> ParallelCorpus:
-        return ParallelCorpus(self.source.subset(ids, name), self.target.subset(ids))
+        chosen = ParallelCorpus(self.source.subset(ids, name), self.target.subset(ids))
+        chosen.labels, chosen.classes = None if self.labels is None else self.labels[np.asarray(ids)], self.classes
+        return chosen
 
     @property
     def fingerprint(self) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from fastssl.data.columns import TextColumns
 
 UNKNOWN = -1
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
@@ -54,6 +56,60 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
         names = [str(k) for k in range(int(names[-1]) + 1)]
     number = {name: k for k, name in enumerate(names)}
     return np.array([number[text] if text else UNKNOWN for text in texts], dtype=np.int64), names
+
+
+def labels_of(
+    columns: TextColumns, rows: Sequence[Mapping[str, Any]], where: Callable[[int], str]
+) -> tuple[np.ndarray | None, list[str]]:
+    """Numbers of classes and their names, or scores (float64, NaN where unknown) and no names, of rows of a table.
+
+    Args:
+        columns: their columns.
+        rows: a mapping per item.
+        where: a name for item k in errors.
+
+    Raises:
+        ValueError: a label that is a fraction or of another kind, or a score that is no number.
+
+    Example:
+        >>> from fastssl.data.columns import TextColumns
+        >>> from fastssl.data.labels import labels_of
+        >>> labels_of(TextColumns("text", score="stars"), [{"stars": "4.5"}, {"stars": ""}], str)
+        (array([4.5, nan]), [])
+    """
+    if columns.score is not None:
+        scores = np.array([_score(row.get(columns.score), where, k) for k, row in enumerate(rows)], np.float64)
+        return (None, []) if np.isnan(scores).all() else (scores, [])
+    if columns.label is None:
+        return None, []
+    given = [row.get(columns.label) for row in rows]
+    k = next((k for k, value in enumerate(given) if _is_fraction(value)), None)
+    if k is not None and all(_is_number(value) for value in given if value not in (None, "")):
+        raise ValueError(
+            f"{where(k)}: expected classes in column {columns.label!r}, got {given[k]!r}; numbers to predict are named "
+            f"as such: #score={columns.label}"
+        )
+    return numbered_labels(given, where)
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _is_fraction(value: Any) -> bool:
+    return _is_number(value) and math.isfinite(float(value)) and not float(value).is_integer()
+
+
+def _score(value: Any, where: Callable[[int], str], k: int) -> float:
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return math.nan
+    if isinstance(value, bool) or not _is_number(value) or math.isinf(float(value)):
+        raise ValueError(f"{where(k)}: expected a finite number as score, got {value!r}")
+    return float(value)
 
 
 def _text(value: Any, where: Callable[[int], str], k: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import difflib
 import io
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.annotated import ANNOTATED
 from fastssl.data.arrays import ArraySource
+from fastssl.data.columns import split_options
 from fastssl.data.corpus import Corpus
 from fastssl.data.corpus import join as join_corpora
 from fastssl.data.datasets import SAVED, DatasetSource, first_part, hub
@@ -47,6 +49,7 @@ from fastssl.data.storage import (
     open_file,
     parent,
 )
+from fastssl.data.text_parts import number_alike, texts
 from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
@@ -68,16 +71,15 @@ EMBEDDED: dict[str, Callable[[], Source]] = {
     "glosses": glosses,
     "glosses-train": lambda: glosses("train"),
 }
-# Readers of corpora by the word before the colon: of a place and a part.
-TEXTS: dict[str, Callable[[str, str], Corpus]] = {
-    "text": lambda place, part: (
-        tables.text_table(place) if ending(place) in (".csv", ".tsv", ".json") else text_files.text_corpus(place)
-    ),
+# Readers of corpora by the word before the colon: of a place, a part, and options behind the place.
+TEXTS: dict[str, Callable[..., Corpus]] = {
+    "text": texts,
     "glue": glue,
     "pairs": text_pairs,
     "text8": lambda place, part: text_files.text8(place),
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
+WITH_OPTIONS = ("text", "pairs")
 PARQUET = ".parquet"
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 # Data by themselves.
@@ -107,8 +109,9 @@ def open(
               "voc:FOLDER" and "coco:FOLDER", images with boxes;
               "hf:PATH", a Hugging Face data set of images or of texts (extra: datasets), also as Parquet files;
             - a token file (``.tok``, written by ``fastssl tokenize``);
-            - a corpus: a ``.txt`` file, a table of texts (:func:`text_table`), or "text:PATH" for a ``.txt`` or
-              ``.jsonl`` file or a folder of them (see :func:`text_corpus`), "text8:FILE", "wikitext:FOLDER",
+            - a corpus: a ``.txt`` file, a table of texts or of pairs of them (:func:`text_table`), or "text:PATH" for a
+              ``.txt`` or ``.jsonl`` file or a folder of them (see :func:`text_corpus`), with parts where it has
+              ``train`` and ``test`` files or folders, "text8:FILE", "wikitext:FOLDER",
               "glue:FOLDER" (of one of its tasks),
               "pairs:FILE" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
             - a folder of images or of WAV files, with one sub-folder per class; with ``train`` and ``val`` (or
@@ -124,7 +127,9 @@ def open(
               only the data set is used;
             - a source, which is returned unchanged.
 
-            A path that begins with ``./`` or ``/`` is never interpreted as a name.
+            Columns that are not known by their names, and other options, stand behind tables, "text:PATH", "pairs:PATH"
+            and "hf:PATH": ``reviews.csv#text=review:label=stars``, ``pairs.tsv#text=a:text_pair=b:score=rating``,
+            ``text:old/#encoding=latin-1``. A path that begins with ``./`` or ``/`` is never interpreted as a name.
         labels: one integer per item, -1 for unknown classes, if ``data`` has no labels.
         part: split, "train" or "test", of data that has both.
         max_pixels: larger images raise an error before they are decoded.
@@ -168,6 +173,9 @@ def without_unreadable(source: Source, name: str, part: str) -> Source:
 
 def _absolute(name: str) -> str:
     """Names unchanged, paths absolute."""
+    place, given = split_options(name)
+    if given:
+        return f"{_absolute(place)}#{name.rpartition('#')[2]}"
     if name in EMBEDDED or is_url(name):
         return name
     if _several(name):
@@ -220,7 +228,11 @@ def _are_labels(given: Any) -> bool:
 def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
     if name in EMBEDDED:
         return EMBEDDED[name]()
-    if _several(name):
+    if not _several(name):
+        name, given = split_options(name)
+        if given:
+            return _with_options(name, given, part, options)
+    else:
         corpora = [_named(one, part, options, progress) for one in name.split(",")]
         other = next((source for source in corpora if not isinstance(source, Corpus)), None)
         if other is not None:
@@ -234,11 +246,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     if root and kind in benchmarks.READERS:
         return benchmarks.read(kind, root)[0 if part == "train" else 1]
     if kind == "hf" and root:
-        parts = hub(root)
-        chosen = first_part(parts, TRAIN if part == "train" else TEST)
-        if chosen is None:
-            raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
-        return parts[chosen]
+        return _hub(root, part, {})
     place = name if is_url(name) else os.path.expanduser(name)
     found = matching(place)
     if len(found) > 1 or (found and found != [place]):
@@ -262,6 +270,39 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
         f"data: no file or folder {name!r}, and no name of a data set ({', '.join(known)})"
         + (f"; did you mean {near[0]!r}?" if near else "")
     )
+
+
+def _with_options(name: str, given: dict[str, str], part: str, options: dict[str, Any]) -> Source:
+    """A table, texts, pairs or a Hugging Face data set, some of whose columns are named."""
+    kind, _, root = name.partition(":")
+    if root and kind in WITH_OPTIONS:
+        return TEXTS[kind](root, part, **given)
+    place = name if is_url(name) else os.path.expanduser(name)
+    if kind == "hf" or ending(place) == PARQUET:
+        return _hub(root if kind == "hf" else place, part, given)
+    if ending(place) == ".txt":
+        return texts(place, part, **given)
+    if ending(place) in tables.SUFFIXES and is_file(place):
+        encoding = given.pop("encoding", "utf-8")
+        return tables.open_table(place, columns=given, encoding=encoding, **options)
+    if (
+        not is_url(place)
+        and not os.path.exists(place)
+        and not (root and kind in {*TEXTS, *ANNOTATED, *benchmarks.READERS})
+    ):
+        raise FileNotFoundError(f"data: no file or folder {name!r}")
+    raise ValueError(
+        f"data: expected a table ({', '.join(tables.SUFFIXES)}), text:PATH, pairs:PATH or hf:PATH with options "
+        f"({', '.join(given)}), got {name!r}"
+    )
+
+
+def _hub(root: str, part: str, given: dict[str, str]) -> Source:
+    parts = hub(root, **given)
+    chosen = first_part(parts, TRAIN if part == "train" else TEST)
+    if chosen is None:
+        raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
+    return parts[chosen]
 
 
 def _files(
@@ -293,20 +334,9 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
         chosen = _items(parts[0 if part == "train" else 1], options, progress)
         chosen.name = _called(place)
         if part != "train" and chosen.labels is not None:
-            _renumber(chosen, _items(parts[0], options, None).classes)
+            number_alike(chosen, _items(parts[0], options, None).classes)
         return chosen
     return _items(place, options, progress)
-
-
-def _renumber(test: Source, trained: Sequence[str]) -> None:
-    """Numbers the classes of a test part as those of the training part; others of its own follow."""
-    classes = [*trained, *sorted(set(test.classes) - set(trained))]
-    if list(test.classes) == classes or test.labels is None:
-        return
-    number = {name: k for k, name in enumerate(classes)}
-    numbers = np.array([number[name] for name in test.classes] or [0], np.int32)
-    test.labels = np.where(test.labels >= 0, numbers[test.labels], test.labels).astype(test.labels.dtype)
-    test.classes = classes
 
 
 def _shards(
@@ -361,7 +391,7 @@ def _called(place: str) -> str:
 def _file(place: str, options: dict[str, Any]) -> Source:
     kind = ending(place)
     if kind == PARQUET:
-        return _named(f"hf:{place}", "train", options, None)
+        return _hub(place, "train", {})
     if kind == ".tar":
         return ShardSource([place], **options)
     if kind == ".npy":
@@ -374,9 +404,22 @@ def _file(place: str, options: dict[str, Any]) -> Source:
         return text_files.text_corpus(place)
     if kind in tables.SUFFIXES:
         return tables.open_table(place, **options)
-    if kind == ".pack" or open_file(place).read(0, len(MAGIC)) == MAGIC:
+    start = open_file(place).read(0, 1024)
+    if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)
+    if kind not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
+        raise ValueError(f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}")
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+
+
+def _is_text(start: bytes) -> bool:
+    """Whether the first bytes of a file are UTF-8, but for a character that they cut."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        decoder.decode(start)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _stack(place: str, options: dict[str, Any]) -> Source:

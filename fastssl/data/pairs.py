@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastssl.data.corpus import Corpus
+from fastssl.data.corpus import Corpus, known_encoding, undecodable
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.storage import content, ending, entries, is_folder, is_url, join, name_of
 
@@ -35,22 +35,30 @@ def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:
     return join(str(folder), found)
 
 
-def text_pairs(place: str | Path, part: str = "train", columns: tuple[str, str] = ("source", "target")) -> Any:
+def text_pairs(
+    place: str | Path,
+    part: str = "train",
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    encoding: str = "utf-8",
+) -> Any:
     """Reads pairs of texts from a file, one pair per line.
 
     Args:
         place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
             folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files.
         part: "train" or "test", of a folder.
-        columns: names of the two columns or keys. A table whose first line does not name both has no heading, and two
-            columns.
+        source, target: the columns or keys of the two texts; None: "source" and "target", or, in a table whose first
+            line names neither, its two columns, without a heading.
+        encoding: that of the file.
 
     Returns:
         A :class:`ParallelCorpus`.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a line without both texts, a file of another kind, or without pairs.
+        ValueError: a line without both texts, a file of another kind, without pairs, or without a given column.
 
     Example:
         >>> import tempfile
@@ -67,19 +75,23 @@ def text_pairs(place: str | Path, part: str = "train", columns: tuple[str, str] 
         file = part_file(file, part, SUFFIXES)
     if ending(file) not in SUFFIXES:
         raise ValueError(f"pairs: expected a file with {', '.join(SUFFIXES)}, got {file!r}")
-    pairs = list((_objects if ending(file) == ".jsonl" else _rows)(file, columns))
+    columns = (source or "source", target or "target")
+    try:
+        lines = content(file).decode(known_encoding(encoding)).removeprefix("\ufeff").split("\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: {undecodable(error, encoding, error.object)}") from error
+    if ending(file) == ".jsonl":
+        pairs = list(_objects(file, lines, columns))
+    else:
+        pairs = list(_rows(file, lines, columns, source is not None or target is not None))
     if not pairs:
         raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
     sources, targets = zip(*pairs)
     return ParallelCorpus(Corpus(list(sources), name), Corpus(list(targets), name))
 
 
-def _lines(file: str) -> list[str]:
-    return content(file).decode("utf-8-sig").split("\n")
-
-
-def _objects(file: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    for number, line in enumerate(_lines(file), 1):
+def _objects(file: str, lines: list[str], columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
@@ -93,14 +105,18 @@ def _objects(file: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
         yield str(texts[0]), str(texts[1])
 
 
-def _rows(file: str, columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
-    lines = [line.rstrip("\r") for line in _lines(file)]
+def _rows(file: str, lines: list[str], columns: tuple[str, str], given: bool) -> Iterator[tuple[str, str]]:
+    lines = [line.rstrip("\r") for line in lines]
     if ending(file) == ".csv":
         rows = list(csv.reader(line + "\n" for line in lines))
     else:
         rows = [line.split("\t") for line in lines]
     first = next((k for k, row in enumerate(rows) if any(row)), 0)
     named = bool(rows) and set(columns) <= set(rows[first])
+    if given and not named:
+        raise ValueError(
+            f"{file}: expected a heading with {' and '.join(columns)}, got {rows[first] if rows else 'no lines'}"
+        )
     places = [rows[first].index(column) for column in columns] if named else [0, 1]
     for number, row in enumerate(rows[first + named :], first + named + 1):
         if not any(row):

@@ -10,6 +10,7 @@ import numpy as np
 
 from fastssl.data import benchmarks
 from fastssl.data.annotated import ANNOTATED
+from fastssl.data.columns import split_options
 from fastssl.data.datasets import first_part, hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
@@ -19,6 +20,7 @@ from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
 from fastssl.data.storage import is_folder
+from fastssl.data.text_parts import number_alike, text_parts
 
 
 @dataclass
@@ -78,10 +80,10 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
 
     Args:
         data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
-            data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER"), pairs of texts ("pairs:FOLDER") and a Hugging
-            Face data set ("hf:PATH") have official splits; "glosses" are the nouns, 4,000 of them to test on;
-            "spoken-digits" is split by voices, "scenes" by emoji and vendors; any other data is split 80 to 20, for
-            "emoji" all 1,871 items.
+            data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER"), texts ("text:FOLDER"), pairs of them
+            ("pairs:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits; "glosses" are the nouns,
+            4,000 of them to test on; "spoken-digits" is split by voices, "scenes" by emoji and vendors; any other data
+            is split 80 to 20, for "emoji" all 1,871 items.
         task: of "voc:FOLDER" and "coco:FOLDER": "detection" (boxes) or "segmentation".
         options: options of :func:`fastssl.data.open`.
 
@@ -107,11 +109,12 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
         return Splits(data, scenes(), scenes(split="test"))
     if isinstance(data, (str, Path)):
         kind, _, root = str(data).partition(":")
+        root, given = split_options(root)
         if root and kind == "glue":
             return _glue(root)
-        if root and kind == "pairs" and is_folder(root):
+        if root and ((kind == "pairs" and is_folder(root)) or (kind == "text" and text_parts(root))):
             own = [open(data, part=part) for part in ("train", "test")]
-            return Splits(own[0].name, own[0], own[1])
+            return _judged(Splits(own[0].name, own[0], own[1]))
         if root and kind in ANNOTATED:
             train_images = ANNOTATED[kind](root, "train", task)
             own_classes = {"classes": train_images.classes} if kind == "coco" else {}  # ids differ from file to file
@@ -120,19 +123,26 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             metric = benchmarks.METRICS.get(kind, "top-1")
             return _readable(Splits(kind, *benchmarks.read(kind, root), metric), data)
         if root and kind == "hf":
-            parts = hub(root)
+            parts = hub(root, **given)
             train, test = first_part(parts, TRAIN), first_part(parts, TEST)
             if train is None or test is None:
                 raise ValueError(
                     f"data: expected parts train and test (or validation) in {root!r}, got {sorted(parts)}"
                 )
-            return _readable(Splits(Path(root).name, parts[train], parts[test]), data)
+            number_alike(parts[test], parts[train].classes)
+            return _readable(_judged(Splits(Path(root).name, parts[train], parts[test])), data)
         if parts_of(data) is not None:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
             if list(train_part.classes) != list(test_part.classes):
                 raise ValueError(f"data: expected the same classes in both parts of {str(data)!r}")
             return Splits(train_part.name, train_part, test_part)
-    return divide(open(data, **options))
+    return _judged(divide(open(data, **options)))
+
+
+def _judged(task: Splits) -> Splits:
+    """A task of scores is judged by their correlations."""
+    scores = task.train.labels is not None and task.train.labels.dtype.kind == "f"
+    return replace(task, metric="Spearman", others=("Pearson",)) if scores else task
 
 
 def _readable(task: Splits, data: str | Path) -> Splits:

@@ -26,8 +26,14 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     """
     if sample < 1:
         raise ValueError(f"sample: expected at least one item, got {sample}")
-    yield f"{source.name}: {len(source):,} items ({type(source).__name__})"
-    if source.labels is not None and source.labels.ndim == 1:
+    yield f"{source.name}: {len(source):,} item{'s' * (len(source) != 1)} ({type(source).__name__})"
+    columns = getattr(source, "columns", None)
+    if columns is not None:
+        yield str(columns)
+    if source.labels is not None and source.labels.dtype.kind == "f":
+        known = source.labels[~np.isnan(source.labels)]
+        yield f"scores of {len(known):,} items, from {known.min():g} to {known.max():g}" if len(known) else "no scores"
+    elif source.labels is not None and source.labels.ndim == 1:
         yield from _classes(source, source.labels)
     else:
         yield "no labels before items are read" if source.labels is None else "several classes per item"

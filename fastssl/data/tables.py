@@ -6,26 +6,23 @@ import csv
 import io
 import json
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastssl.data.corpus import Corpus, conversion
+from fastssl.data.columns import LABELS, PATHS, SENTENCES, TEXTS, known_column, text_columns
+from fastssl.data.corpus import Corpus, known_encoding, undecodable
+from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
-from fastssl.data.labels import numbered_labels
+from fastssl.data.labels import labels_of, numbered_labels
 from fastssl.data.storage import content, ending, is_url, name_of, parent
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
-PATHS, LABELS, TEXTS = (
-    ("path", "file", "file_name", "filename", "image"),
-    ("label", "class", "cls"),
-    ("text", "caption"),
-)
-SENTENCES = (*TEXTS, "sentence", "content", "document")  # of tables without images
 
 
-def table(path: str | Path, **options: Any) -> FileSource:
+def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **options: Any) -> FileSource:
     """Returns the images listed in a table, relative to the folder of the table.
 
     Args:
@@ -33,6 +30,7 @@ def table(path: str | Path, **options: Any) -> FileSource:
             ``.jsonl`` file with one object per line. Columns: path (or file, file_name, image), label (or class) and
             text (or caption). Names of columns in any case. Labels are integers or names; an empty label
             is unknown.
+        columns: "path", "label" or "text" -> the name of its column, where it is another one.
         options: options of :class:`FileSource`.
 
     Raises:
@@ -53,18 +51,25 @@ def table(path: str | Path, **options: Any) -> FileSource:
         >>> len(table(listed))
         1
     """
-    return _images(str(path), _rows(str(path)), **options)
+    return _images(str(path), _rows(str(path)), columns or {}, **options)
 
 
-def _images(path: str, rows: list[dict[str, Any]], **options: Any) -> FileSource:
-    columns = _columns(rows)
-    where, label, text = (_column(columns, names) for names in (PATHS, LABELS, TEXTS))
+def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **options: Any) -> FileSource:
+    columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": TEXTS}
+    _known(path, given, roles)
+    where, label, text = (
+        known_column(columns, path, role, given[role].lower()) if role in given else _column(columns, names)
+        for role, names in roles.items()
+    )
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}")
     for k, row in enumerate(rows):
         if not row.get(where):
             raise ValueError(f"{path}: row {k + 1} has no {where}")
-    labels, classes = _labels(path, rows, label)
+    labels: np.ndarray | None = None
+    classes: list[str] = []
+    if label is not None:
+        labels, classes = numbered_labels([row.get(label) for row in rows], lambda k: f"{path}: row {k + 1}")
     texts = [str(row.get(text) or "") for row in rows] if text else None
     return FileSource(
         [str(row[where]) for row in rows],
@@ -77,48 +82,80 @@ def _images(path: str, rows: list[dict[str, Any]], **options: Any) -> FileSource
     )
 
 
-def text_table(path: str | Path) -> Corpus:
-    """Returns the texts of a table, in memory, with their labels.
+def text_table(
+    path: str | Path,
+    *,
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    score: str | None = None,
+    encoding: str = "utf-8",
+) -> Corpus:
+    """Returns the texts of a table, or its pairs of texts, in memory, with their labels or scores.
 
     Args:
-        path: path or URL of a table as of :func:`table`. Columns: text (or sentence, content, document), and label (or
-            class): integers or names; an empty label is unknown.
+        path: path or URL of a table as of :func:`table`.
+        text: the column of texts; None: text, caption, sentence, content or document.
+        text_pair: the column of the second texts of pairs; None: that of a pair known by its names (sentence1 and
+            sentence2, premise and hypothesis, question1 and question2, question and sentence, text and text_pair,
+            text1 and text2, source and target), unless ``text`` is given.
+        label: the column of classes: integers or names; an empty label is unknown. None: label, class or gold_label.
+        score: the column of numbers, which are predicted (Spearman's correlation); an empty one is unknown. None: score
+            or similarity, without a column of classes.
+        encoding: that of the file.
+
+    Returns:
+        A corpus, of pairs a :class:`ParallelCorpus`. Names of columns go by their lower case.
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: no rows, no column of texts, or a row whose text is no string.
+        ValueError: no rows, no column of texts, a row whose text is no string, a label that is a fraction, or a score
+            that is no number.
 
     Example:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from fastssl.data import text_table
         >>> path = Path(tempfile.mkdtemp()) / 'reviews.csv'
-        >>> _ = path.write_text('text,label\\nA joy.,good\\nA bore.,bad\\n')
-        >>> text_table(path).classes
+        >>> _ = path.write_text('review,stars\\nA joy.,good\\nA bore.,bad\\n')
+        >>> text_table(path, text="review", label="stars").classes
         ['bad', 'good']
     """
-    return _texts(str(path), _rows(str(path)))
+    given = {"text": text, "text_pair": text_pair, "label": label, "score": score}
+    return _texts(str(path), _rows(str(path), encoding), {role: name for role, name in given.items() if name})
 
 
-def _texts(path: str, rows: list[dict[str, Any]]) -> Corpus:
-    columns = _columns(rows)
-    text, label = _column(columns, SENTENCES), _column(columns, LABELS)
-    if text is None:
-        known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
-        raise ValueError(f"{path}: expected a column {known}, got {', '.join(columns)}")
+def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> Corpus:
+    _known(path, given, ("text", "text_pair", "label", "score"))
+    chosen = text_columns(_columns(rows), path, {role: name.lower() for role, name in given.items()})
     for k, row in enumerate(rows):
-        if not isinstance(row.get(text), str):
-            raise ValueError(f"{path}: row {k + 1}: expected a string in column {text}, got {row.get(text)!r}")
-    labels, classes = _labels(path, rows, label)
-    return Corpus([row[text] for row in rows], name_of(path), labels=labels, classes=classes)
+        for column in (chosen.text, chosen.text_pair):
+            if column is not None and not isinstance(row.get(column), str):
+                raise ValueError(f"{path}: row {k + 1}: expected a string in column {column}, got {row.get(column)!r}")
+    labels, classes = labels_of(chosen, rows, lambda k: f"{path}: row {k + 1}")
+    corpus = Corpus([row[chosen.text] for row in rows], name_of(path), labels=labels, classes=classes)
+    if chosen.text_pair is not None:
+        corpus = ParallelCorpus(corpus, Corpus([row[chosen.text_pair] for row in rows], corpus.name))
+    corpus.columns = chosen
+    return corpus
 
 
-def open_table(path: str | Path, **options: Any) -> FileSource | Corpus:
+def open_table(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, encoding: str = "utf-8", **options: Any
+) -> FileSource | Corpus:
     """The images that a table lists, or the texts of one without a column of paths."""
-    rows = _rows(str(path))
+    rows, given = _rows(str(path), encoding), columns or {}
     where, text = (_column(_columns(rows), names) for names in (PATHS, SENTENCES))
     images = where is not None and (text is None or any(row.get(where) for row in rows))
-    return _images(str(path), rows, **options) if images else _texts(str(path), rows)
+    if "path" in given or (images and not {"text_pair", "score"} & set(given)):
+        return _images(str(path), rows, given, **options)
+    return _texts(str(path), rows, given)
+
+
+def _known(path: str, given: Mapping[str, str], roles: Iterable[str]) -> None:
+    other = next((role for role in given if role not in roles), None)
+    if other is not None:
+        raise ValueError(f"{path}: expected options {', '.join(roles)}, got {other}={given[other]}")
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
@@ -130,19 +167,13 @@ def _column(columns: dict[str, None], names: tuple[str, ...]) -> str | None:
     return next((name for name in names if name in columns), None)
 
 
-def _labels(path: str, rows: list[dict[str, Any]], column: str | None) -> tuple[np.ndarray | None, list[str]]:
-    if column is None:
-        return None, []
-    return numbered_labels([row.get(column) for row in rows], lambda k: f"{path}: row {k + 1}")
-
-
-def _rows(path: str) -> list[dict[str, Any]]:
+def _rows(path: str, encoding: str = "utf-8") -> list[dict[str, Any]]:
     """The rows of a table, at least one; names of columns in lower case."""
     kind = ending(path)
     try:
-        text = content(path).decode("utf-8-sig")
+        text = content(path).decode(known_encoding(encoding)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: byte {error.start} is no UTF-8; {conversion(error.object)}") from error
+        raise ValueError(f"{path}: {undecodable(error, encoding, error.object)}") from error
     try:
         if kind in (".csv", ".tsv"):
             rows: Any = _fields(path, text, kind)
@@ -174,7 +205,8 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         return list(csv.DictReader(io.StringIO(text, newline=""), **how))
 
     if kind == ".csv":
-        rows = read()
+        heading = text.partition("\n")[0]  # of spreadsheets whose decimal mark is a comma
+        rows = read(delimiter=";" if ";" in heading and "," not in heading else ",")
     else:
         try:
             rows = read(delimiter="\t", strict=True)

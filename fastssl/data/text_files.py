@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from functools import cached_property
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import cached_property, partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
-from fastssl.data.corpus import Corpus, CorpusError, Numbered, _Strings, conversion
+from fastssl.data.columns import text_columns
+from fastssl.data.corpus import Corpus, CorpusError, Numbered, _Strings, known_encoding, undecodable
+from fastssl.data.embedded_text import ParallelCorpus
+from fastssl.data.labels import labels_of
 from fastssl.data.source import digest
 from fastssl.data.storage import Files, checksum, ending, entries, is_file, is_folder, join, name_of, open_file
 
@@ -30,7 +35,8 @@ class FileTexts(_Strings):
         numbers: [N] number of the file of each text.
         begins, ends: [N] its bytes.
         key: the texts are under this key of JSON objects; None: they are the bytes themselves.
-        errors: "strict", or "replace" for U+FFFD in place of bytes that are no UTF-8.
+        errors: "strict", or "replace" for U+FFFD in place of bytes that are not of the encoding.
+        encoding: that of the files.
     """
 
     def __init__(
@@ -41,14 +47,31 @@ class FileTexts(_Strings):
         ends: np.ndarray,
         key: str | None = None,
         errors: str = "strict",
+        encoding: str = "utf-8",
     ) -> None:
         self.files, self.numbers, self.begins, self.ends = Files(places), numbers, begins, ends
-        self.key, self.errors = key, errors
+        self.key, self.errors, self.encoding = key, errors, encoding
 
     def __len__(self) -> int:
         return len(self.begins)
 
     def _make(self, index: int) -> str:
+        text = self._read(index)
+        return text if self.key is None else self._value(text, self.place(index))
+
+    def object(self, index: int) -> dict[str, Any]:
+        """The JSON object of text ``index``.
+
+        Raises:
+            CorpusError: its line is none.
+        """
+        return self._object(self._read(index), self.place(index))
+
+    def place(self, index: int) -> str:
+        """Where text ``index`` begins."""
+        return f"{self.files.places[int(self.numbers[index])]}: byte {int(self.begins[index])}"
+
+    def _read(self, index: int) -> str:
         number, begin, end = (int(array[index]) for array in (self.numbers, self.begins, self.ends))
         file = self.files[number]
         raw = file.read(begin, end - begin)
@@ -57,23 +80,27 @@ class FileTexts(_Strings):
                 f"{file.place}: expected bytes {begin} to {end}, it has {file.size}: the file has changed"
             )
         try:
-            text = raw.decode("utf-8", self.errors)
+            return raw.decode(self.encoding, self.errors).removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             start = file.read(0, 2) if begin else raw
             raise CorpusError(
-                f"{file.place}: byte {begin + error.start} ({raw[error.start]:#04x}) is no UTF-8; {conversion(start)}, "
-                "or read it from Python: text_corpus(..., errors='replace')"
+                f"{file.place}: {undecodable(error, self.encoding, start, begin)}, or read on with U+FFFD in "
+                "place of such bytes (#errors=replace)"
             ) from error
-        return text.removeprefix("\ufeff") if self.key is None else self._value(text, f"{file.place}: byte {begin}")
 
-    def _value(self, line: str, where: str) -> str:
+    def _object(self, line: str, where: str) -> dict[str, Any]:
         try:
-            found = json.loads(line.removeprefix("\ufeff"))
+            found = json.loads(line)
         except json.JSONDecodeError as error:
             raise CorpusError(f"{where}: expected a JSON object per line ({error})") from error
-        if not isinstance(found, dict) or self.key not in found:
-            keys = sorted(found) if isinstance(found, dict) else type(found).__name__
-            raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {keys}")
+        if not isinstance(found, dict):
+            raise CorpusError(f"{where}: expected a JSON object per line, got {type(found).__name__}")
+        return found
+
+    def _value(self, line: str, where: str) -> str:
+        found = self._object(line, where)
+        if self.key not in found:
+            raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {sorted(found)}")
         value = found[self.key]
         if not isinstance(value, str):
             raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {type(value).__name__}")
@@ -83,15 +110,15 @@ class FileTexts(_Strings):
             value.encode()
         except UnicodeEncodeError as error:
             raise CorpusError(
-                f"{where}: {value[error.start]!r} is half of a pair of UTF-16, no character; read the file from "
-                "Python: text_corpus(..., errors='replace')"
+                f"{where}: {value[error.start]!r} is half of a pair of UTF-16, no character; #errors=replace reads on"
             ) from error
         return value
 
     @property
     def fingerprint(self) -> str:
         names = [os.path.basename(place) for place in self.files.places]
-        return digest(str(self.key), *names, *self._contents, self.numbers, self.begins, self.ends)
+        other = [] if (self.encoding, self.errors) == ("utf-8", "strict") else [self.encoding, self.errors]
+        return digest(str(self.key), *other, *names, *self._contents, self.numbers, self.begins, self.ends)
 
     @cached_property
     def _contents(self) -> list[str]:
@@ -123,26 +150,34 @@ def text_corpus(
     place: str | Path,
     *,
     separator: str | None = None,
-    key: str = "text",
+    text: str | None = None,
+    text_pair: str | None = None,
+    label: str | None = None,
+    score: str | None = None,
+    encoding: str = "utf-8",
     errors: str = "strict",
     name: str | None = None,
 ) -> Corpus:
-    """A corpus of text files; only an index of the documents is kept in memory.
+    """A corpus of text files; only an index of the documents, and their labels, are kept in memory.
 
     Args:
         place: path or URL of a ``.txt`` file, a ``.jsonl`` file (one JSON object per line, one document each), or a
-            folder of such files, with one class per sub-folder if all of them are in sub-folders.
+            folder of such files, with one class per sub-folder if there are several (documents beside them are
+            unlabelled). Files of other kinds are counted in ``skipped``.
         separator: what separates the documents of a ``.txt`` file: "blank-line" (lines without other characters than
             white space; each line ends a sentence), "line", or "file" for one document per file. None: "file" in a
             folder; for a single file "blank-line" if it has blank lines between others, else "line".
-        key: the key of the text in ``.jsonl`` files.
-        errors: "strict": bytes that are no UTF-8 raise :class:`CorpusError` when their document is read; "replace":
-            they become U+FFFD.
+        text, text_pair, label, score: keys of the text, of the second one of a pair, of the class and of a number to
+            predict in ``.jsonl`` files; None: as of :func:`text_table`, by the first object. Labels and scores are read
+            at once.
+        encoding: that of the files, one in which bytes below 128 are ASCII.
+        errors: "strict": bytes that are not of the encoding raise :class:`CorpusError` when their document is read;
+            "replace": they become U+FFFD.
         name: name of the corpus; None: that of the file or folder.
 
     Raises:
         FileNotFoundError: no such file or folder.
-        ValueError: no text files in a folder, or an unknown option.
+        ValueError: no text files in a folder, an unknown option, or a label or a score that is none.
 
     Example:
         >>> import tempfile
@@ -158,16 +193,25 @@ def text_corpus(
         raise ValueError(f"separator: expected one of {', '.join(SEPARATORS)} or None, got {separator!r}")
     if errors not in ("strict", "replace"):
         raise ValueError(f"errors: expected 'strict' or 'replace', got {errors!r}")
+    if known_encoding(encoding) and bytes(range(128)).decode(encoding, "replace") != "".join(map(chr, range(128))):
+        raise ValueError(f"encoding: expected one with the bytes of ASCII, got {encoding!r}; convert the file (iconv)")
+    roles = (("text", text), ("text_pair", text_pair), ("label", label), ("score", score))
+    given = {role: key for role, key in roles if key is not None}
     called = name or name_of(place)
     if is_file(place):
         begins, ends = _documents(place, separator)
-        texts = FileTexts([place], np.zeros(len(begins), np.int32), begins, ends, _key(place, key), errors)
-        return Corpus(texts, called, names=_numbered(place, len(begins)))
+        texts = FileTexts([place], np.zeros(len(begins), np.int32), begins, ends, None, errors, encoding)
+        return _labelled(Corpus(texts, called, names=_numbered(place, len(begins))), given)
     if not is_folder(place):
         raise FileNotFoundError(f"place: no file or folder {place!r}")
-    found = sorted(_below(place))
+    there = sorted(_below(place))
+    found = [own for own in there if ending(own) in SUFFIXES]
+    others = Counter(ending(own) or "no suffix" for own in there if ending(own) not in SUFFIXES)
     if not found:
-        raise ValueError(f"place: expected {' or '.join(SUFFIXES)} files in {place!r}, there are none")
+        raise ValueError(
+            f"place: expected {' or '.join(SUFFIXES)} files in {place!r}, there are none"
+            + (f"; files with {', '.join(sorted(others))} are opened by their own names" if others else "")
+        )
     kinds = {ending(own) for own in found}
     if len(kinds) > 1:
         raise ValueError(f"place: expected files of one kind in {place!r}, got {', '.join(sorted(kinds))}")
@@ -179,21 +223,54 @@ def text_corpus(
         np.repeat(np.arange(len(parts), dtype=np.int32), counts),
         np.concatenate([begins for begins, _ in parts]),
         np.concatenate([ends for _, ends in parts]),
-        _key(places[0], key),
+        None,
         errors,
+        encoding,
     )
     names: list[str] = []
     for own, count in zip(found, counts):
         names += [own] if separator in (None, "file") and kinds == {".txt"} else _numbered(own, count)
-    labels, classes = None, sorted({own.partition("/")[0] for own in found})
-    if all("/" in own for own in found):
-        numbers = [classes.index(own.partition("/")[0]) for own in found]
-        labels = np.repeat(np.array(numbers, np.int64), counts)
-    return Corpus(texts, called, names=names, labels=labels, classes=classes if labels is not None else ())
+    labels, classes = None, sorted({own.partition("/")[0] for own in found if "/" in own})
+    if len(classes) > 1 or (classes and all("/" in own for own in found)):
+        numbers = {name: k for k, name in enumerate(classes)}
+        own_labels = [numbers[own.partition("/")[0]] if "/" in own else -1 for own in found]
+        labels = np.repeat(np.array(own_labels, np.int64), counts)
+    corpus = Corpus(texts, called, names=names, labels=labels, classes=classes if labels is not None else ())
+    corpus.skipped = {f"files with {kind}": count for kind, count in sorted(others.items())}
+    return _labelled(corpus, given)
 
 
-def _key(place: str, key: str) -> str | None:
-    return key if ending(place) == ".jsonl" else None
+def _labelled(corpus: Corpus, given: dict[str, str]) -> Corpus:
+    """A corpus of JSON lines by its keys: pairs of texts, labels and scores, where it has none of sub-folders."""
+    texts: Any = corpus.texts
+    place = texts.files.places[0]
+    if ending(place) != ".jsonl":
+        if given:
+            raise ValueError(f"{next(iter(given))}: expected a key of .jsonl files, {place!r} is none")
+        return corpus
+    if not len(texts):
+        return corpus
+    answers = [given[role] for role in ("label", "score") if role in given]  # which the first object may lack
+    columns = text_columns([*texts.object(0), *answers], place, given)
+    keyed = partial(FileTexts, texts.files.places, texts.numbers, texts.begins, texts.ends)
+    labels, classes = corpus.labels, corpus.classes
+    if answers or (labels is None and (columns.label or columns.score)):
+        asked = str(columns.label or columns.score)
+        rows = [{asked: texts.object(k).get(asked)} for k in range(len(texts))]
+        labels, classes = labels_of(columns, rows, texts.place)
+        if answers and labels is None:
+            raise ValueError(f"{place}: expected labels or scores under the key {asked!r}, there are none")
+    made = Corpus(
+        keyed(columns.text, texts.errors, texts.encoding),
+        corpus.name,
+        names=corpus.names,
+        labels=labels,
+        classes=classes,
+    )
+    if columns.text_pair is not None:
+        made = ParallelCorpus(made, Corpus(keyed(columns.text_pair, texts.errors, texts.encoding), corpus.name))
+    made.skipped, made.columns = dict(corpus.skipped), columns
+    return made
 
 
 def _numbered(place: str, count: int) -> Numbered:
@@ -204,7 +281,7 @@ def _below(folder: str) -> Iterator[str]:
     for own, is_a_folder in entries(folder).items():
         if is_a_folder:
             yield from (f"{own}/{name}" for name in _below(join(folder, own)))
-        elif ending(own) in SUFFIXES:
+        elif not own.startswith("."):
             yield own
 
 
@@ -316,19 +393,40 @@ def wikitext(place: str | Path, part: str = "train") -> Corpus:
     return Corpus(texts, f"{folder.resolve().name}-{part}", names=names, language="en")
 
 
-def hub_corpus(table: Any, name: str, columns: Sequence[str] = ("text", "sentence", "content", "document")) -> Corpus:
-    """The texts of a Hugging Face data set, with class labels where it has a column of them.
+def hub_corpus(table: Any, name: str, given: Mapping[str, str] = MappingProxyType({})) -> Corpus:
+    """The texts of a Hugging Face data set, or its pairs of texts, with their labels or scores.
+
+    Args:
+        table: a ``datasets.Dataset``.
+        name: name of the data set in logs and checkpoints.
+        given: "text", "text_pair", "label" or "score" -> the column of it; else as of :func:`text_table`, where a
+            column of type ``ClassLabel`` is one of labels and a ``label`` of floats one of scores.
 
     Raises:
-        ValueError: none of ``columns`` is there.
+        ValueError: no column of texts, or a label or a score that is none.
     """
     import datasets
 
     kinds = table.features
-    column = next((c for c in columns if c in kinds), None)
-    if column is None:
-        raise ValueError(f"name: expected a column {', '.join(columns)} in {name!r}, got {', '.join(kinds)}")
-    label = next((c for c, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)), None)
-    labels = None if label is None else np.asarray(table[label], np.int64)
-    classes = () if label is None else list(kinds[label].names)
-    return Corpus(ColumnTexts(table, column), name, names=Numbered("row ", len(table)), labels=labels, classes=classes)
+    classes_of = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+    plain = [column for column, kind in kinds.items() if isinstance(kind, (datasets.Value, datasets.ClassLabel))]
+    roles = dict(given)
+    if not set(given) & {"label", "score"}:
+        found = text_columns(plain, name, given)
+        if found.label is None and found.score is None and classes_of:
+            roles["label"] = classes_of[0]
+        elif found.label is not None and str(getattr(kinds[found.label], "dtype", "")).startswith("float"):
+            roles["score"] = found.label
+    columns = text_columns(plain, name, roles)
+    asked, classes = columns.label or columns.score, []
+    labels: np.ndarray | None = None
+    if asked in classes_of and columns.label is not None:
+        labels, classes = np.asarray(table[asked], np.int64), list(kinds[asked].names)
+    elif asked is not None:
+        labels, classes = labels_of(columns, [{asked: value} for value in table[asked]], lambda k: f"{name}: row {k}")
+    names = Numbered("row ", len(table))
+    corpus = Corpus(ColumnTexts(table, columns.text), name, names=names, labels=labels, classes=classes)
+    if columns.text_pair is not None:
+        corpus = ParallelCorpus(corpus, Corpus(ColumnTexts(table, columns.text_pair), name, names=names))
+    corpus.columns = columns
+    return corpus

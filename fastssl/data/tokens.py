@@ -208,6 +208,18 @@ class TokenFile(Source):
                 self._verified[block] = True
         return self._ids[start:stop].astype(np.int64)
 
+    def unknown(self) -> int:
+        """The number of tokens that stand for what the tokenizer has no token for.
+
+        Raises:
+            TokenError: a damaged file.
+        """
+        size = 2**22
+        return sum(
+            int((self.ids(at, min(at + size, self.total)) == self.tokenizer.unk).sum())
+            for at in range(0, self.total, size)
+        )
+
     def divide(self, held_out: float) -> tuple[tuple[int, int], tuple[int, int]]:
         """The tokens [start, stop) of the training part, and of the last ``held_out`` (a share) of the corpus, cut
         between documents, or between sentences if there are few documents.

@@ -69,7 +69,7 @@ def few_text_labels(
     if not isinstance(train, Corpus) or not isinstance(test, Corpus) or train.labels is None or test.labels is None:
         raise ValueError(
             f"data: expected labelled texts to fine-tune on, got {task.train!r} without labels: a table with a column "
-            "label or class (FILE.csv, FILE.jsonl), or a folder with a sub-folder per class (text:FOLDER)"
+            "label or score (another name: FILE.csv#label=NAME), or a folder with a sub-folder per class (text:FOLDER)"
         )
     if len(labels_per_class) and not len(train.classes):
         raise ValueError(f"labels: {task.name} has scores, not classes")
@@ -84,16 +84,18 @@ def few_text_labels(
             )
     if len(train.classes) and len(np.unique(train.labels[train.labels >= 0])) < 2:
         raise ValueError(f"data: expected texts of at least two classes, those of {task.name} are of one")
+    known, tests = (
+        np.flatnonzero(labels >= 0 if len(train.classes) else ~np.isnan(labels))
+        for labels in (train.labels, test.labels)
+    )
+    if not len(tests):
+        raise ValueError(f"data: expected labelled test texts, the {len(test):,} of {task.name} have no labels")
     names = (task.metric, *task.others)
     table: Table = {}
-    tests = np.arange(len(test)) if len(train.classes) == 0 else np.flatnonzero(test.labels >= 0)
     for count in labels_per_class or (0,):
         found: dict[str, list[dict[str, float]]] = {}
         for seed in range(seeds):
-            if count:
-                chosen = balanced(train.labels, np.flatnonzero(train.labels >= 0), count, seed)
-            else:
-                chosen = np.arange(len(train)) if not len(train.classes) else np.flatnonzero(train.labels >= 0)
+            chosen = balanced(train.labels, known, count, seed) if count else known
             data = _joined(train, chosen, test, tests)
             assert data.labels is not None
             labels = torch.from_numpy(data.labels)

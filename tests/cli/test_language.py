@@ -44,7 +44,7 @@ def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("transformers", "tokenizers"):
         monkeypatch.setitem(sys.modules, name, None)
     file = tmp_path / "texts.tok"
-    assert "30 documents" in run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    assert "30 documents" in run("tokenize", f"text:{texts}", file, "--tokenizer", "bytes")
     assert TokenFile(file).tokenizer.size == 261
     networks = {"gpt": "transformer", "bert": "transformer", "bilm": "lstm", "skip-thoughts": "gru"}
     for name, network in networks.items():
@@ -65,7 +65,7 @@ def test_bytes_need_no_extra(texts: Path, tmp_path: Path, monkeypatch: pytest.Mo
     assert "top: gpt has no such option" in run("generate", tmp_path / "gpt", "--set", "top=3", code=2)
     assert "huggingface has no 'transformer'" in run("export", tmp_path / "gpt", "--to", "huggingface", code=2)
     assert "extra: pip install fastssl[text]" in run("pretrain", "gpt", "--data", file, "--out", tmp_path / "x", code=2)
-    assert "extra: pip install fastssl[text]" in run("tokenize", f"text:{texts}", file, code=2)
+    assert "extra: pip install fastssl[text]" in run("tokenize", f"text:{texts}", file, "--overwrite", code=2)
 
 
 def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(module, "TextFineTuning", quick)
     out, file, labelled = tmp_path / "bert", tmp_path / "texts.tok", tmp_path / "labelled"
-    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    run("tokenize", f"text:{texts}", file, "--tokenizer", "bytes")
     run("pretrain", "bert", "--data", file, "--network", "transformer", *SHAPE, "--out", out)
     for name in ("war", "sea"):
         (labelled / name).mkdir(parents=True)
@@ -109,7 +109,7 @@ def test_tags_and_translations_of_own_files(texts: Path, tmp_path: Path, monkeyp
     quick = TextFineTuning(epochs=1, least_steps=3, rates=(0.01,))
     monkeypatch.setattr("fastssl.evaluate.compare_texts.TextFineTuning", lambda: quick)
     file = tmp_path / "texts.tok"
-    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    run("tokenize", f"text:{texts}", file, "--tokenizer", "bytes")
     for name, network in (("bert", "transformer"), ("t5", "t5")):
         run("pretrain", name, "--data", file, "--network", network, *SHAPE, "--out", tmp_path / name)
 
@@ -198,7 +198,7 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
     assert "out: expected a name that ends in .tok" in run("tokenize", f"text:{texts}", tmp_path / "a", code=2)
     assert f"text:{tmp_path}/a.md" in run("tokenize", tmp_path / "a.md", tmp_path / "a.tok", code=2)
     file = tmp_path / "a.tok"
-    run("tokenize", f"text:{texts}", file, "--kind", "bytes")
+    run("tokenize", f"text:{texts}", file, "--tokenizer", "bytes")
     again = ["--data", file, "--tokenizer", "bytes", "--out", tmp_path / "y"]
     assert "was written with its own" in run("pretrain", "gpt", *again, code=2)
     again[2:4] = ["--vocabulary", "300"]
@@ -269,7 +269,7 @@ def test_a_run_that_was_moved_finds_its_tokens(texts: Path, tmp_path: Path) -> N
     other = tmp_path / "other.txt"
     other.write_text("Another text. " * 3000)
     token_file.unlink()
-    run("tokenize", f"text:{other}", token_file, "--kind", "bytes")
+    run("tokenize", f"text:{other}", token_file, "--tokenizer", "bytes")
     assert "is not the token file that" in run("evaluate", tmp_path / "moved", code=2)
 
 

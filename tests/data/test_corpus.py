@@ -162,7 +162,8 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     for k, why in ((1, r"byte 17: expected a string under the key 'text', got \['body'\]"), (2, "JSON"), (3, "string")):
         with pytest.raises(CorpusError, match=why):
             corpus.text(k)
-    assert text_corpus(tmp_path / "bad.jsonl", key="body").text(1) == "none"
+    with pytest.raises(ValueError, match=r"text: expected a column of .*bad\.jsonl \(text\), got 'body'"):
+        text_corpus(tmp_path / "bad.jsonl", text="body")
     (tmp_path / "cut.txt").write_text("one\ntwo\n")
     corpus = text_corpus(tmp_path / "cut.txt")
     (tmp_path / "cut.txt").write_text("one\n")

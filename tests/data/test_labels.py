@@ -88,7 +88,7 @@ def test_rows_of_tables_are_whole(tmp_path: Path) -> None:
     assert later.labels.tolist() == [-1, 1, 0]
     assert read("x.csv", "Text , Label\na,x\nb,  \nc,y\n").labels.tolist() == [0, -1, 1]
     assert len(read("x.csv", "text\n" + "a" * 200_000).texts[0]) == 200_000
-    with pytest.raises(ValueError, match=r"x\.csv: byte 8 is no UTF-8; convert the file \(iconv -f latin1"):
+    with pytest.raises(ValueError, match=r"x\.csv: byte 8 \(0xe9\) is no UTF-8; name the encoding \(#encoding=latin-1"):
         read("x.csv", "text\ncaf\xe9\n".encode("latin1"))
     with pytest.raises(ValueError, match=r"iconv -f utf-16 "):
         read("x.csv", "text\nx\n".encode("utf-16"))

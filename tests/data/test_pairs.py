@@ -41,7 +41,7 @@ def test_pairs_are_read(kind: str, tmp_path: Path) -> None:
 def test_columns_have_names(tmp_path: Path) -> None:
     file = tmp_path / "news.jsonl"
     file.write_text('{"article": "long", "summary": "short"}\n')
-    assert text_pairs(file, columns=("article", "summary")).pair(0) == ("long", "short")
+    assert text_pairs(file, source="article", target="summary").pair(0) == ("long", "short")
     with pytest.raises(ValueError, match=r"line 1: expected texts under the keys source, target, got \['article'"):
         text_pairs(file)
 

@@ -228,7 +228,7 @@ def test_what_cannot_be_tuned_is_named() -> None:
         with pytest.raises(ValueError, match=match):
             few_text_labels({"a": start}, Tokenizer(), given, **options)  # type: ignore[arg-type]
     bare = Splits("bare", Corpus(["a", "b"]), Corpus(["a"]))
-    with pytest.raises(ValueError, match="data: expected labelled texts.*column label or class"):
+    with pytest.raises(ValueError, match="data: expected labelled texts.*column label or score"):
         few_text_labels({"a": start}, Tokenizer(), bare)
     with pytest.raises(ValueError, match="labels: expected 2, got 3"):
         Corpus(["a", "b"], labels=np.zeros(3))

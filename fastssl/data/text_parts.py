@@ -1,0 +1,77 @@
+"""``text:PATH``: files and folders of texts and tables, with their training and test parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from fastssl.data.corpus import Corpus
+from fastssl.data.pairs import PARTS
+from fastssl.data.source import Source
+from fastssl.data.storage import ending, entries, is_folder, join, name_of
+from fastssl.data.tables import SUFFIXES as TABLES
+from fastssl.data.tables import text_table
+from fastssl.data.text_files import SUFFIXES, text_corpus
+
+_OPTIONS = {
+    text_table: ("text", "text_pair", "label", "score", "encoding"),
+    text_corpus: ("separator", "text", "text_pair", "label", "score", "encoding", "errors"),
+}
+
+
+def texts(place: str, part: str = "train", **options: str) -> Corpus:
+    """Opens a file or folder of texts (:func:`text_corpus`), a table of them (:func:`text_table`), or a part of a
+    folder that has both: ``train.csv`` and ``test.csv``, sub-folders ``train`` and ``test``.
+
+    Args:
+        place: path or URL.
+        part: "train" or "test".
+        options: arguments of the two functions.
+
+    Raises:
+        FileNotFoundError: no such file or folder.
+        ValueError: an unknown option, or as of the two functions.
+    """
+    parts = text_parts(place)
+    if parts is None:
+        return _open(place, options)
+    train = _open(parts[0], options)
+    chosen = train if part == "train" else _open(parts[1], options)
+    if part != "train":
+        number_alike(chosen, train.classes)
+    chosen.name = name_of(place.rstrip("/"))
+    return chosen
+
+
+def text_parts(place: str) -> tuple[str, str] | None:
+    """The files, or the folders, of the training and the test part, if a folder has both."""
+    if not is_folder(place):
+        return None
+    stems: dict[str, str] = {}
+    for name, is_a_folder in sorted(entries(place).items()):
+        kind = "" if is_a_folder else ending(name)
+        if is_a_folder or kind in {*SUFFIXES, *TABLES}:
+            stems.setdefault(name[: len(name) - len(kind)].lower(), name)
+    train, test = (next((stems[name] for name in PARTS[part] if name in stems), None) for part in PARTS)
+    return (join(place, train), join(place, test)) if train and test else None
+
+
+def number_alike(test: Source, trained: Sequence[str]) -> None:
+    """Numbers the classes of a test part as those of the training part; others of its own follow."""
+    classes = [*trained, *sorted(set(test.classes) - set(trained))]
+    if list(test.classes) == classes or test.labels is None:
+        return
+    number = {name: k for k, name in enumerate(classes)}
+    numbers = np.array([number[name] for name in test.classes] or [0], np.int32)
+    test.labels = np.where(test.labels >= 0, numbers[test.labels], test.labels).astype(test.labels.dtype)
+    test.classes = classes
+
+
+def _open(place: str, options: dict[str, Any]) -> Corpus:
+    reader: Callable[..., Corpus] = text_table if ending(place) in TABLES and ending(place) != ".jsonl" else text_corpus
+    other = next((name for name in options if name not in _OPTIONS[reader]), None)
+    if other is not None:
+        raise ValueError(f"data: expected options {', '.join(_OPTIONS[reader])} of {place}, got {other!r}")
+    return reader(place, **options)

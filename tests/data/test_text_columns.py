@@ -1,0 +1,229 @@
+"""Columns of texts, pairs, labels and scores: in tables, JSON lines, folders with parts and Hugging Face data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastssl.data
+from fastssl.data import Corpus, CorpusError, ParallelCorpus, open_splits, text_corpus, text_pairs, text_table
+from fastssl.data.columns import PAIRS, split_options
+from fastssl.data.summary import summary
+
+REVIEWS = [("a joy", 2), ("a bore", 0), ("as they come", 1), ("a gem", 2)]
+SCORED = [("one", "two", 4.5), ("three", "four", None), ("five", "six", -1.0)]
+
+
+def written(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """The rows as a file of the kind that the path names."""
+    if path.suffix == ".jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        mark = {".tsv": "\t", ".csv": ","}[path.suffix]
+        lines = [mark.join(rows[0])] + [
+            mark.join("" if value is None else str(value) for value in row.values()) for row in rows
+        ]
+        path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("prefix", ("", "text:"))
+@pytest.mark.parametrize("kind", (".csv", ".tsv", ".json", ".jsonl"))
+def test_columns_are_named_alike_everywhere(tmp_path: Path, kind: str, prefix: str) -> None:
+    path = written(tmp_path / f"reviews{kind}", [{"review": text, "stars": stars} for text, stars in REVIEWS])
+    with pytest.raises(
+        ValueError, match=rf"expected a column of texts .* got review, stars; .*reviews{kind}#text=NAME"
+    ):
+        fastssl.data.open(f"{prefix}{path}")
+    found = fastssl.data.open(f"{prefix}{path}#text=review:label=stars")
+    assert isinstance(found, Corpus) and found.labels is not None
+    assert list(found.texts) == [text for text, _ in REVIEWS] and list(found.labels) == [2, 0, 1, 2]
+    assert found.where == f"{prefix}{path}#text=review:label=stars"
+    assert "text from column 'review', label from column 'stars'" in list(summary(found))
+    unlabelled = fastssl.data.open(f"{prefix}{path}#text=review")
+    assert unlabelled.labels is None
+    with pytest.raises(
+        ValueError, match=r"label: expected a column of .*\(review, stars\), got 'star'|key 'star', there are none"
+    ):
+        fastssl.data.open(f"{prefix}{path}#text=review:label=star")
+    with pytest.raises(ValueError, match="expected options .* got .?colour"):
+        fastssl.data.open(f"{prefix}{path}#colour=review")
+
+
+@pytest.mark.parametrize("prefix", ("", "text:"))
+@pytest.mark.parametrize("kind", (".csv", ".tsv", ".json", ".jsonl"))
+def test_labels_and_scores_are_found_by_their_names(tmp_path: Path, kind: str, prefix: str) -> None:
+    labelled = written(tmp_path / f"a{kind}", [{"text": text, "label": f"c{k}"} for text, k in REVIEWS])
+    found = fastssl.data.open(f"{prefix}{labelled}")
+    assert list(found.classes) == ["c0", "c1", "c2"] and list(found.labels) == [2, 0, 1, 2]  # type: ignore[arg-type]
+    rows = [{"sentence1": a, "sentence2": b, "score": score} for a, b, score in SCORED]
+    pairs = fastssl.data.open(f"{prefix}{written(tmp_path / f'b{kind}', rows)}")
+    assert isinstance(pairs, ParallelCorpus) and [pairs.pair(k) for k in range(3)] == [row[:2] for row in SCORED]
+    assert pairs.labels is not None and not pairs.classes
+    np.testing.assert_array_equal(pairs.labels, [4.5, np.nan, -1.0])
+    chosen = pairs.subset([2, 0])
+    np.testing.assert_array_equal(chosen.labels, [-1.0, 4.5])  # type: ignore[arg-type]
+    assert chosen.pair(0) == ("five", "six") and "scores of 2 items, from -1 to 4.5" in list(summary(pairs))
+
+
+@pytest.mark.parametrize("first,second", PAIRS)
+def test_pairs_are_found_by_their_names(tmp_path: Path, first: str, second: str) -> None:
+    path = written(tmp_path / "pairs.tsv", [{"id": 7, first: "a", second: "b", "label": "yes"}])
+    pairs = text_table(path)
+    assert isinstance(pairs, ParallelCorpus) and pairs.pair(0) == ("a", "b") and pairs.classes == ["yes"]
+    alone = text_table(path, text=second)
+    assert not isinstance(alone, ParallelCorpus) and alone.text(0) == "b"
+    turned = text_table(path, text=second, text_pair=first)
+    assert isinstance(turned, ParallelCorpus) and turned.pair(0) == ("b", "a")
+
+
+def test_what_is_no_label_or_score_is_named(tmp_path: Path) -> None:
+    for kind in (".csv", ".jsonl"):
+        path = written(tmp_path / f"x{kind}", [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.5}])
+        with pytest.raises(ValueError, match=r"expected classes in column 'label', got '?0\.5'?; .*#score=label"):
+            fastssl.data.open(path)
+        assert list(fastssl.data.open(f"{path}#score=label").labels) == [1.0, 0.5]  # type: ignore[arg-type]
+        path = written(tmp_path / f"y{kind}", [{"text": "a", "score": "high"}])
+        with pytest.raises(ValueError, match="expected a finite number as score, got 'high'"):
+            fastssl.data.open(path)
+        with pytest.raises(ValueError, match="expected a column of labels or of scores"):
+            fastssl.data.open(f"{path}#label=text:score=score")
+    version = written(tmp_path / "v.csv", [{"text": "a", "label": "1.5"}, {"text": "b", "label": "beta"}])
+    assert text_table(version).classes == ["1.5", "beta"]  # names, of which one looks like a number
+    (tmp_path / "z.jsonl").write_text('{"text": "a"}\n')
+    with pytest.raises(ValueError, match="expected labels or scores under the key 'stars', there are none"):
+        text_corpus(tmp_path / "z.jsonl", label="stars")
+    (tmp_path / "z.jsonl").write_text("[1]\n")
+    with pytest.raises(CorpusError, match="expected a JSON object per line, got list"):
+        text_corpus(tmp_path / "z.jsonl")
+    with pytest.raises(ValueError, match=r"text: expected a key of \.jsonl files"):
+        (tmp_path / "z.txt").write_text("a\n")
+        fastssl.data.open(f"{tmp_path / 'z.txt'}#text=b")
+
+
+def test_options_of_names(tmp_path: Path) -> None:
+    assert split_options("a.csv#text=b:label=c d") == ("a.csv", {"text": "b", "label": "c d"})
+    assert split_options("track #1.wav") == ("track #1.wav", {})
+    odd = tmp_path / "a#text=b"
+    odd.write_text("A text.\n")
+    assert fastssl.data.open(f"text:{odd}").text(0) == "A text."  # type: ignore[attr-defined]
+    for wrong in ("a.csv#text=", "a.csv#text=b:label", "a.csv#=b"):
+        with pytest.raises(ValueError, match="expected options as a.csv#text=COLUMN:label=COLUMN"):
+            split_options(wrong)
+    with pytest.raises(ValueError, match="expected one text, got two"):
+        split_options("a.csv#text=b:text=c")
+    with pytest.raises(FileNotFoundError, match="no file or folder"):
+        fastssl.data.open(f"{tmp_path}/none.csv#text=a")
+    with pytest.raises(ValueError, match="expected a table"):
+        fastssl.data.open(f"{tmp_path}#text=a")
+    one, two = (written(tmp_path / name, [{"body": name, "n": 1}]) for name in ("one.csv", "two.csv"))
+    both = fastssl.data.open(f"{one}#text=body,{two}#text=body")
+    assert [both.text(k) for k in range(2)] == ["one.csv", "two.csv"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("encoding", ("latin-1", "cp1252", "shift_jis", "utf-8"))
+def test_encodings(tmp_path: Path, encoding: str) -> None:
+    text = "日本、表示" if encoding == "shift_jis" else "schön \u00fc"
+    (tmp_path / "a.txt").write_bytes(f"{text}\nzwei\n".encode(encoding))
+    (tmp_path / "a.csv").write_bytes(f"text,label\n{text},ä\n".encode("utf-8" if encoding == "shift_jis" else encoding))
+    (tmp_path / "a.tsv").write_bytes(f"{text}\tb\n".encode(encoding))
+    (tmp_path / "a.jsonl").write_bytes(json.dumps({"text": text}, ensure_ascii=False).encode(encoding))
+    for name in ("a.txt", "text:a.txt", "text:a.jsonl", "a.jsonl", "pairs:a.tsv"):
+        kind, mark, path = name.rpartition(":")
+        found = fastssl.data.open(f"{kind}{mark}{tmp_path / path}#encoding={encoding}")
+        assert found.text(0) == text, name  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="encoding: expected a name"):
+        text_table(tmp_path / "a.csv", encoding="latin-99")
+
+
+def test_files_of_text_are_no_images(tmp_path: Path) -> None:
+    path = tmp_path / "notes.md"
+    path.write_text("ä" * 600)  # of which 1,024 bytes are read, the last of them half a character
+    with pytest.raises(ValueError, match=r"a file of text; texts are opened as text:.*notes\.md"):
+        fastssl.data.open(path)
+    assert len(fastssl.data.open(f"text:{path}")) == 1
+
+
+def test_files_of_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text,label\nschön,gut\n".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"#encoding=utf-16"):
+        fastssl.data.open(tmp_path / "a.csv")
+    assert fastssl.data.open(f"{tmp_path / 'a.csv'}#encoding=utf-16").text(0) == "schön"  # type: ignore[attr-defined]
+    (tmp_path / "a.txt").write_bytes("schön\n".encode("utf-16"))
+    with pytest.raises(ValueError, match="encoding: expected one with the bytes of ASCII"):
+        text_corpus(tmp_path / "a.txt", encoding="utf-16")
+    (tmp_path / "b.txt").write_bytes(b"sch\xf6n\n")
+    assert fastssl.data.open(f"{tmp_path / 'b.txt'}#errors=replace").text(0) == "sch\ufffdn"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", (".csv", ".tsv", ".json", ".jsonl"))
+@pytest.mark.parametrize("test", ("test", "dev", "valid"))
+def test_folders_with_files_for_both_parts(tmp_path: Path, kind: str, test: str) -> None:
+    folder = tmp_path / "own"
+    folder.mkdir()
+    written(folder / f"train{kind}", [{"premise": text, "hypothesis": "h", "label": f"c{k}"} for text, k in REVIEWS])
+    written(folder / f"{test}{kind}", [{"premise": "x", "hypothesis": "h", "label": "c1"}])
+    task = open_splits(f"text:{folder}")
+    assert (len(task.train), len(task.test), task.metric, task.divided) == (4, 1, "top-1", True)
+    assert list(task.test.classes) == ["c0", "c1", "c2"] and task.test.labels.tolist() == [1]  # type: ignore[union-attr]
+    assert isinstance(task.test, ParallelCorpus) and task.test.subset([0]).labels.tolist() == [1]  # type: ignore[union-attr]
+    assert task.train.name == "own" and len(fastssl.data.open(f"text:{folder}", part="test")) == 1
+    named = open_splits(f"text:{folder}#text=hypothesis:label=premise")
+    assert named.train.read(0).text == "h" and len(named.train.classes) == 4
+
+
+def test_folders_of_classes_for_both_parts(tmp_path: Path) -> None:
+    """As reviews of films are unpacked: lists of addresses and features beside the classes."""
+    for part, kinds in (("train", ("pos", "neg", "unsup")), ("test", ("pos", "neg"))):
+        for kind in kinds:
+            (tmp_path / part / kind).mkdir(parents=True)
+            (tmp_path / part / kind / "0_9.txt").write_text(f"{part} {kind}")
+        (tmp_path / part / "urls_pos.txt").write_text("http://\n")
+        (tmp_path / part / "labeledBow.feat").write_text("1")
+    (tmp_path / "README").touch()
+    task = open_splits(f"text:{tmp_path}")
+    assert list(task.train.classes) == ["neg", "pos", "unsup"] == list(task.test.classes)
+    assert [task.test.read(k).text for k in range(3)] == ["test neg", "test pos", "http://\n"]
+    assert task.test.labels.tolist() == [0, 1, -1]  # type: ignore[union-attr]
+    assert task.train.skipped == {"files with .feat": 1}
+
+
+def test_splits_of_scores_are_judged_by_correlations(tmp_path: Path) -> None:
+    rows = [{"text1": f"a{k}", "text2": f"b{k}", "similarity": k / 3} for k in range(10)]
+    task = open_splits(str(written(tmp_path / "sim.csv", rows)))
+    assert (task.metric, task.others, len(task.train), len(task.test)) == ("Spearman", ("Pearson",), 8, 2)
+    assert isinstance(task.train, ParallelCorpus) and task.train.labels is not None
+    own = {a: score for a, score in ((row["text1"], row["similarity"]) for row in rows)}
+    assert [own[task.train.text(k)] for k in range(8)] == task.train.labels.tolist()
+
+
+def test_pairs_with_other_names(tmp_path: Path) -> None:
+    path = written(tmp_path / "p.csv", [{"a": "eins", "b": "one"}])
+    assert fastssl.data.open(f"pairs:{path}#source=b:target=a").pair(0) == ("one", "eins")  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match=r"expected a heading with c and target, got \['a', 'b'\]"):
+        text_pairs(path, source="c")
+
+
+def test_hugging_face_columns(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    rows = {"premise": ["a", "b"], "hypothesis": ["c", "d"], "stars": [3, 0], "label": [0.5, 2.0], "tags": [[1], [2]]}
+    datasets.Dataset.from_dict(rows).save_to_disk(tmp_path / "nli")
+    found = fastssl.data.open(f"hf:{tmp_path / 'nli'}")
+    assert isinstance(found, ParallelCorpus) and found.pair(1) == ("b", "d")
+    assert found.labels is not None and found.labels.tolist() == [0.5, 2.0] and not found.classes
+    stars = fastssl.data.open(f"hf:{tmp_path / 'nli'}#text=hypothesis:label=stars")
+    assert stars.labels.tolist() == [3, 0] and stars.read(0).text == "c"  # type: ignore[union-attr]
+    assert stars.where == f"hf:{tmp_path / 'nli'}#text=hypothesis:label=stars"
+    for wrong, match in (("#text=none", "text: expected a column of nli"), ("#image=label", "expected options text")):
+        with pytest.raises(ValueError, match=match):
+            fastssl.data.open(f"hf:{tmp_path / 'nli'}{wrong}")
+    names = datasets.Features({"text": datasets.Value("string"), "topic": datasets.ClassLabel(names=["x", "y"])})
+    datasets.Dataset.from_dict({"text": ["a"], "topic": [1]}, features=names).save_to_disk(tmp_path / "topics")
+    topics = fastssl.data.open(f"hf:{tmp_path / 'topics'}")
+    assert list(topics.classes) == ["x", "y"] and topics.labels.tolist() == [1]  # type: ignore[union-attr]
