@@ -33,6 +33,7 @@ class Record:
     losses: list[Any] = field(default_factory=list)  # nodes of the fused losses in the autograd graph
     read: bool = False
     watched: bool = False  # somebody wants the gradient of the logits, which a fused loss does not give
+    unattended: bool = True  # no optimizer is known to tell when it changes the weights
     on_read: Callable[[], None] | None = None
     made: list[weakref.ref[Values]] = field(default_factory=list)  # those of all logits
 
@@ -55,10 +56,13 @@ class Head:
 
 @dataclass
 class Values:
-    """Values that logits and their views share; ``keep`` computes them for a reader after the weights have changed."""
+    """Values that logits and their views share; ``keep`` computes them for a reader after the weights have changed,
+    ``expire`` makes such a reader an error where ``parameters``, those of the product, are changed by an optimizer."""
 
     make: Callable[[], Tensor]
     keep: Callable[[], None] = lambda: None
+    expire: Callable[[], None] = lambda: None
+    parameters: tuple[Tensor, ...] = ()
     known: Tensor | None = field(default=None)
 
     def get(self) -> Tensor:
@@ -67,14 +71,27 @@ class Values:
         return self.known
 
 
+def _state(t: Tensor) -> tuple[int, int]:
+    return t._version, t.data_ptr()  # `p.data = q` leaves the version as it is
+
+
+def _bits(t: Tensor) -> Tensor:
+    """The sum of the bits of a tensor, which writing through `p.data` changes, and its version does not."""
+    size = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
+    return t.detach().view(size).sum(dtype=torch.int64)
+
+
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head) -> Tensor:
         ctx.save_for_backward(hidden, weight)
         ctx.dtype, ctx.bias = head.dtype, None if bias is None else bias.dtype
         sources = [t for t in (hidden, weight, bias) if t is not None and not t.is_inference()]
-        versions = [t._version for t in sources]
+        before = [_state(t) for t in sources]
+        parameters = tuple(t for t in (weight, bias) if t is not None and t.requires_grad)
+        bits = [_bits(t) for t in parameters] if head.record.unattended else []
         kept: list[Tensor] = []
+        expired = False
 
         def product() -> Tensor:
             # Not of inference mode, whoever reads them first: they may be trained on.
@@ -83,7 +100,13 @@ class _Product(torch.autograd.Function):
                 return TF.linear(rows, classes, added)  # type: ignore[arg-type]
 
         def changed() -> bool:
-            return [t._version for t in sources] != versions
+            if expired or [_state(t) for t in sources] != before:
+                return True
+            return any(not torch.equal(_bits(t), was) for t, was in zip(parameters, bits))
+
+        def expire() -> None:
+            nonlocal expired
+            expired = True
 
         def keep() -> None:
             if not kept and not changed():
@@ -98,7 +121,7 @@ class _Product(torch.autograd.Function):
             return kept[0].clone() if kept else product()
 
         shape = (*hidden.shape[:-1], len(weight))
-        values = Values(make, keep)
+        values = Values(make, keep, expire, parameters)
         head.record.made.append(weakref.ref(values))
         return Logits.wrap(torch.empty(shape, dtype=ctx.dtype, device="meta"), hidden.device, values, head)
 

@@ -26,7 +26,8 @@ from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
 FULL = 0.9  # fraction of rows with a target from which on rows are not gathered
 _readers: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose logits were read
-# Whether a model's logits are read after the optimizer's step shows in its first one, before which they are kept.
+# Whether a model's logits are read after the optimizer's step shows in its first one, before which they are kept. Later
+# ones expire: fused optimizers, and those that write to `p.data`, change weights whose versions stay the same.
 _stepped: weakref.WeakSet[Any] = weakref.WeakSet()  # models that have taken a step
 _waiting: weakref.WeakKeyDictionary[Any, list[weakref.ref[Values]]] = weakref.WeakKeyDictionary()  # others' logits
 
@@ -56,7 +57,7 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
     if exact and not (full and not torch.is_autocast_enabled(head.weight.device.type)):
         raise NotFused("16-bit weights or autocast")
     require_matrices(head.weight)
-    record = Record()
+    record = Record(unattended=model not in _stepped)
     head.forward = _Lazy(head, record)
     try:
         result = original(model, *args, **kwargs)
@@ -69,9 +70,8 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
             _readers.add(found)
 
     record.on_read = on_read
-    if model not in _stepped:
-        _watch_steps()
-        _waiting[model] = [values for values in (*_waiting.get(model, ()), *record.made) if values() is not None]
+    _watch_steps()
+    _waiting[model] = [values for values in (*_waiting.get(model, ()), *record.made) if values() is not None]
     return Result(result, "" if record.losses and not record.read else "logits that are used otherwise")
 
 
@@ -83,11 +83,18 @@ def _watch_steps() -> None:
 def _before_step(optimizer: torch.optim.Optimizer, *_: Any) -> None:
     trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
     for model, logits in list(_waiting.items()):
-        if any(id(p) in trained for p in model.parameters()):
-            for values in filter(None, (reference() for reference in logits)):
+        if not any(id(p) in trained for p in model.parameters()):
+            continue
+        waiting = []
+        for values in filter(None, (reference() for reference in logits)):
+            if model not in _stepped:
                 values.keep()
-            _stepped.add(model)
-            del _waiting[model]
+            elif any(id(p) in trained or not p.is_leaf for p in values.parameters):  # or a part of a flat parameter
+                values.expire()
+            else:  # another optimizer's head
+                waiting.append(weakref.ref(values))
+        _waiting[model] = waiting
+        _stepped.add(model)
 
 
 class _Lazy:

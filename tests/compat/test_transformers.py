@@ -313,6 +313,74 @@ def test_logits_are_not_those_of_later_weights() -> None:
             read()
 
 
+class _ThroughData(torch.optim.Optimizer):
+    """Writes to `p.data`, whose version is its own."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+
+    def step(self, closure: Any = None) -> None:
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.data.add_(p.grad, alpha=-0.1)
+
+
+def _by_hand(model: Any) -> None:
+    for p in model.parameters():
+        p.data -= 0.1 * p.grad
+
+
+def _assigned(model: Any) -> None:
+    for p in model.parameters():
+        p.data = p.data - 0.1 * p.grad
+
+
+OPTIMIZERS: dict[str, tuple[bool, Callable[[Any], Callable[[], Any]]]] = {  # whether logits of the first step are kept
+    "fused": (True, lambda model: torch.optim.AdamW(model.parameters(), fused=True).step),
+    "through p.data": (True, lambda model: _ThroughData(model.parameters()).step),
+    "by hand": (False, lambda model: lambda: _by_hand(model)),
+    "assigned": (False, lambda model: lambda: _assigned(model)),
+}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+@pytest.mark.parametrize("way", OPTIMIZERS)
+def test_logits_are_not_those_of_weights_changed_behind_autograd(way: str, steps: int) -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    kept, make = OPTIMIZERS[way]
+    step = make(model)
+    for _ in range(steps):
+        with torch.no_grad():
+            right = model(input_ids=ids).logits
+        model.zero_grad()
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        step()
+    if kept and steps == 1:
+        torch.testing.assert_close(out.logits.detach(), right)
+        return
+    with pytest.raises(RuntimeError, match="before optimizer.step"):
+        out.logits.sum()
+
+
+def test_logits_of_a_head_that_an_optimizer_leaves_alone_can_be_read_after_it() -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+    head = model.lm_head.weight
+    others = torch.optim.SGD([p for p in model.parameters() if p is not head], 0.1)
+    own = torch.optim.SGD([head], 0.1)
+    for k in range(3):
+        with torch.no_grad():
+            right = model(input_ids=ids).logits
+        out = model(input_ids=ids, labels=ids)
+        out.loss.backward()
+        others.step()
+        if k == 2:
+            torch.testing.assert_close(out.logits.detach(), right)
+        own.step()
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_logits_may_be_read_after_the_optimizers_step_in_every_step(accumulate: int) -> None:
     def accuracies() -> tuple[list[Tensor], Tensor]:

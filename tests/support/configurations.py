@@ -2,7 +2,7 @@
 
 Each runs without and with the patch on copies of the same objects. A patched call may be fused or not; its loss, every
 gradient, the state dict, settings and buffers afterwards and torch's random state must be the original's. Roundings of
-16 bits are compared as errors against float64; those of a single number over several draws of rows, as one says nothing.
+16 bits are compared as errors against float64; those of a single number over several draws, as one says nothing.
 """
 
 from __future__ import annotations
@@ -250,7 +250,7 @@ def _both(case: Case) -> tuple[Outcome, Outcome, int]:
 
 
 def compare(case: Case) -> tuple[list[str], int]:
-    """Differences, and how many calls ran fused; with 16 bits, what errs more against float64 than the original does."""
+    """Differences, and how many calls ran fused; with 16 bits, errors against float64 above the original's."""
     before, after, fused = _both(case)
     found = differences(case, before, after)
     if not _inexact(case) or before.error or after.error:
