@@ -261,4 +261,4 @@ def _report(records: dict[str, Observed]) -> None:
     for note in notes:
         echo(note)
     if gained:
-        echo(f"estimated time saved in this run: {gained:,.1f} s")
+        echo(f"estimated time {'saved' if gained > 0 else 'lost'} in this run: {abs(gained):,.1f} s")

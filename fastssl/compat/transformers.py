@@ -39,6 +39,10 @@ def targets() -> list[Target]:
 
 
 def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **kwargs: Any) -> Result:
+    if kwargs.get("return_loss") and kwargs.get("labels") is None:
+        raise NotFused(
+            f"the contrastive loss of {type(model).__name__} has no kernel: its towers take nearly all of a step"
+        )
     if kwargs.get("labels") is None or not torch.is_grad_enabled():
         raise NotFused("no training step with labels")
     if torch.compiler.is_compiling() or getattr(model, "_is_replica", False):

@@ -49,8 +49,25 @@ def test_the_report_of_a_script(tmp_path: Path, capsys: pytest.CaptureFixture[st
     text = " ".join(capsys.readouterr().out.split())
     assert "arguments ['--epochs', '3'] __main__" in text
     assert "pytorch_metric_learning.ContrastiveLoss: original code in 3 calls: SNRDistance has no kernel" in text
-    assert "SupConLoss" in text and "ms" in text and "estimated time saved in this run" in text
+    assert "SupConLoss" in text and "ms" in text and "estimated time" in text
     assert fastssl.patched() == {} and (list(sys.argv), list(sys.path)) == before
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [((0.3, 0.1), "time saved in this run: 0.6 s"), ((0.1, 0.3), "time lost in this run: 0.6 s")]
+)
+def test_time_is_saved_or_lost(
+    seconds: tuple[float, float],
+    text: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import fastssl.cli.doctor as module
+
+    monkeypatch.setattr(module, "saving", lambda record: module.Saving(96, True, seconds, (1.0, 1.0)))
+    assert doctor(_script(tmp_path), [], ["pytorch_metric_learning"]) == 0
+    assert text in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

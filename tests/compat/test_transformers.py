@@ -421,6 +421,17 @@ def test_steps_without_an_optimizer_hold_no_logits(hold: bool) -> None:
     assert len(_waiting[model]) <= 2
 
 
+def test_contrastive_losses_say_why_they_are_not_fused() -> None:
+    tower = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**tower, "vocab_size": V, "max_position_embeddings": T, "eos_token_id": 1, "bos_token_id": 0}
+    config = transformers.CLIPConfig(text_config=text, vision_config={**tower, "image_size": 8, "patch_size": 4})
+    model = transformers.CLIPModel(config)
+    fastssl.patch("transformers")
+    model(input_ids=torch.randint(3, V, (B, T)), pixel_values=torch.randn(B, 3, 8, 8), return_loss=True)
+    reasons = fastssl.patched()["transformers"]["PreTrainedModel"].original
+    assert any("contrastive loss of CLIPModel has no kernel" in reason for reason in reasons)
+
+
 def test_logits_that_were_edited_in_place_stay_edited() -> None:
     fastssl.patch("transformers")
     model, ids = _gpt2(), torch.randint(3, V, (B, T))
