@@ -396,6 +396,12 @@ def _reduced(
     return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
 
 
+def _nan_if_overflown(lse: Tensor, negatives: Tensor) -> Tensor:
+    """1 per row; NaN for one whose distances to all negatives are infinite: its log-sum is that of no negatives, and
+    the loss of a run that has diverged would be 0."""
+    return torch.where((negatives > 0) & (lse.detach() == -math.inf), math.nan, 1.0).to(lse.dtype)
+
+
 def _nothing(loss: Any, rows: Rows) -> bool:
     return not bool(rows.positives.any()) or not bool(rows.negatives.any())
 
@@ -473,7 +479,8 @@ def _lifted(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     rows = pairs.reduce(LiftedPairs(sign, *shifts), metric=metric, normalize=normalize)
     if _nothing(loss, rows):
         return loss.zero_losses()
-    total, active = rows.total.sum() / 2, rows.active.sum().detach()
+    total = (rows.total * _nan_if_overflown(rows.lse, rows.negatives)).sum() / 2
+    active = rows.active.sum().detach()
     return {"loss": _reduced(loss, "loss", embeddings, total, active, rows.positives.sum())}
 
 
@@ -496,7 +503,7 @@ def _generalized_lifted(
     zero = torch.zeros_like(rows.first)
     positive = torch.where(rows.positives > 0, rows.first, zero)
     negative = torch.where(rows.negatives > 0, rows.second, zero)
-    both = positive + negative
+    both = (positive + negative) * _nan_if_overflown(rows.second, rows.negatives)
     exact = ~rows.complete & (rows.positives == 0) & (rows.negatives == 0)
     losses = _element(loss, embeddings, both, terms=(positive, negative), exact=exact)
     losses["loss"]["losses"] = torch.relu(losses["loss"]["losses"])

@@ -99,6 +99,29 @@ def test_a_learned_setting_of_metric_learning(name: str, setting: str, value: fl
     assert found[1][2] is not None and fastssl.patched()["pytorch_metric_learning"][name].fused == 1
 
 
+@pytest.mark.parametrize("name", ["LiftedStructureLoss", "GeneralizedLiftedStructureLoss"])
+def test_rows_that_are_infinitely_far_apart_are_no_loss_of_0(name: str) -> None:
+    pml = metric_learning()
+    loss = getattr(pml.losses, name)(distance=pml.distances.LpDistance(normalize_embeddings=False, power=2))
+    for (value, *_), patched in zip(_both("pytorch_metric_learning", lambda x: loss(x * 1e20, _labels())), (0, 1)):
+        assert value is not None and not bool(torch.isfinite(value)), patched
+    assert fastssl.patched()["pytorch_metric_learning"][name].fused == 1
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", sorted({name for name, *_ in LEARNED}))
+def test_a_row_that_is_not_finite_is_not_hidden(name: str, value: float) -> None:
+    """Neither the loss nor a gradient is finite throughout where the original's are not."""
+    pml = metric_learning()
+    arguments = next(given for each, _, _, given in LEARNED if each == name)
+    loss = getattr(pml.losses, name)(**arguments)
+    place = torch.zeros(ROWS, SIZE)
+    place[5, 2] = value
+    before, after = _both("pytorch_metric_learning", lambda x: loss(x + place, _labels()))
+    broken = [any(t is not None and not bool(torch.isfinite(t).all()) for t in found) for found in (before, after)]
+    assert broken[1] or not broken[0]
+
+
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("name", ["NTXentLoss", "DCLLoss", "DCLWLoss"])
 def test_a_learned_temperature_of_lightly(name: str, shape: tuple[int, ...]) -> None:
