@@ -6,6 +6,7 @@ original on a few rows, once per kind of call.
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import copy
 from collections.abc import Callable, Container
@@ -27,11 +28,6 @@ def _autocast() -> torch.dtype | None:
     return None if torch.compiler.is_compiling() else _region.get()
 
 
-def precision(rows: Tensor) -> torch.dtype:
-    """The dtype of the original's arithmetic for these rows."""
-    return _autocast() or rows.dtype
-
-
 def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor, ...]:
     """float32 rows in the dtype in which the original multiplies them within autocast, where that is faster: on a GPU,
     and on a CPU whose instruction set has such products. (Elsewhere these are made in float32: more exact, no slower.)
@@ -48,6 +44,12 @@ def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor
 def in_autocast() -> bool:
     """Whether the call that is fused was made within autocast, which is off in the fused function."""
     return _autocast() is not None
+
+
+def as_called(rows: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """The autocast region of the call that is fused, for what the original leaves behind."""
+    region = _autocast()
+    return contextlib.nullcontext() if region is None else torch.autocast(rows.device.type, region)
 
 
 def call(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.compat._dtypes import multiplied, precision, shallow
+from fastssl.compat._dtypes import as_called, in_autocast, multiplied, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, default, lasting, number, plain, require_matrices
 from fastssl.compat._sizes import MATRIX
 
@@ -77,10 +77,12 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         return F.nt_xent(out0, out1, temperature=temperature)
     if not bank.feature_dim_first or bank.gather_distributed or _gathered(loss):
         raise NotFused("a memory bank of another layout, or of several processes")
-    if bank.bank.dtype != out0.dtype and precision(out0) == out0.dtype:
+    if bank.bank.dtype != out0.dtype and not in_autocast():
         raise NotFused("a memory bank of another dtype")
     update = out0.requires_grad and torch.is_grad_enabled()  # as of the normalised rows
-    key, negatives = bank.forward(torch.nn.functional.normalize(out1, dim=1), update=update)
+    with as_called(out1):  # what the bank keeps is rounded as the original's
+        key = torch.nn.functional.normalize(out1, dim=1)
+    negatives = bank.forward(key, update=update)[1]
     full = torch.promote_types(out0.dtype, torch.float32)
     query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
     queue = negatives.T.to(out0.device, full)  # the bank holds columns, and is used as it is

@@ -122,6 +122,35 @@ def test_a_row_that_is_not_finite_is_not_hidden(name: str, value: float) -> None
     assert broken[1] or not broken[0]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_memory_bank_of_lightly_in_mixed_precision(dtype: torch.dtype) -> None:
+    """Rows of 16 bits, or float32, within autocast, and a bank in float32."""
+    lightly()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    def steps(precision: torch.dtype | None) -> tuple[list[Tensor], Tensor]:
+        torch.manual_seed(0)
+        loss, found = NTXentLoss(0.3, memory_bank_size=(80, SIZE)), []
+        for k in range(4):
+            x, z = (_rows(2 * k + i, dtype).to(precision or dtype).requires_grad_() for i in range(2))
+            with torch.autocast("cpu", torch.bfloat16, enabled=precision is None):
+                value = loss(x, z)
+            value.backward()
+            found += [value.detach(), x.grad, z.grad]  # type: ignore[list-item]
+        return found, loss.memory_bank.bank
+
+    (theirs, bank), (right, _) = steps(None), steps(torch.float32)
+    fastssl.patch("lightly")
+    ours, kept = steps(None)
+    assert fastssl.patched()["lightly"]["NTXentLoss"].fused == 4
+    assert torch.equal(kept, bank)
+    for k in range(3):  # the loss, and the gradients of both views
+        a, b, r = (torch.stack([t.float().flatten() for t in found[k::3]]) for found in (theirs, ours, right))
+        width = torch.finfo(theirs[k].dtype).eps * float(r.abs().max()) / 2
+        assert float((b - r).square().mean().sqrt()) <= 1.5 * float((a - r).square().mean().sqrt()) + width
+        assert theirs[k].dtype == ours[k].dtype
+
+
 @pytest.mark.parametrize("shape", [(), (1,)])
 @pytest.mark.parametrize("name", ["NTXentLoss", "DCLLoss", "DCLWLoss"])
 def test_a_learned_temperature_of_lightly(name: str, shape: tuple[int, ...]) -> None:
