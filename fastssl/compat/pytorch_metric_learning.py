@@ -212,7 +212,9 @@ def _check_loss(loss: Any, embeddings: Tensor) -> None:
     method = vars(loss).get("loss_method")
     if method is not None:
         wanted = "mat_based_loss" if type(loss).__name__ in _BY_MATRIX else "pair_based_loss"
-        if getattr(method, "__self__", None) is not loss or method != getattr(loss, wanted):
+        # Not ``method != loss.wanted``, which torch.compile takes for true of a loss within another module.
+        own = getattr(method, "__self__", None) is loss and method.__func__ is getattr(type(loss), wanted)
+        if not own:
             raise NotFused("another loss_method than the library's")
     parts = [loss.distance, loss.reducer]
     if type(loss.reducer).__name__ == "MultipleReducers":

@@ -120,6 +120,25 @@ def test_no_more_breaks_than_the_librarys(name: str) -> None:
     assert fastssl.patched()[peer][name].fused == 1
 
 
+@pytest.mark.slow
+def test_a_memory_of_batches_is_fused() -> None:
+    """A loss that is part of another module, whose own graph breaks."""
+    pml = metric_learning()
+    memory, labels = pml.losses.CrossBatchMemory(pml.losses.NTXentLoss(), SIZE, 64), torch.arange(ROWS) % 8
+
+    def gradients(call: Callable[..., Tensor]) -> list[Tensor]:
+        memory.reset_queue()
+        return [torch.autograd.grad(call(x, labels), x)[0] for x in (_rows(0),)]
+
+    expected = gradients(memory)
+    fastssl.patch("pytorch_metric_learning")
+    step = torch.compile(lambda x, y: memory(x, y), backend="eager")
+    for a, b in zip(gradients(step), expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+    calls = fastssl.patched()["pytorch_metric_learning"]["NTXentLoss"]
+    assert calls.fused == 1 and not calls.original
+
+
 def test_what_is_replaced_after_compilation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     package("open_clip")
     from open_clip.loss import ClipLoss
