@@ -12,6 +12,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
+import threading
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -59,16 +60,31 @@ class _Options:
 
 @dataclass
 class _Patch:
-    """An active patch of a library; wrappers call the original after it has ended."""
+    """An active patch of a library; wrappers call the original after it has ended.
+
+    ``given``: the options of :func:`patch`, if it was called outside all contexts; ``contexts``: those of each context
+    that has not ended, of which the newest counts. Contexts may end in any order, and the last one unpatches.
+    """
 
     peer: Peer
-    options: _Options
+    given: _Options | None = None
+    contexts: list[list[_Options]] = field(default_factory=list)  # lists are told apart by identity
     active: bool = True
     replaced: list[_Replaced] = field(default_factory=list)
     calls: dict[str, Calls] = field(default_factory=dict)
 
+    @property
+    def options(self) -> _Options:
+        contexts = self.contexts  # read once: another thread may end its own
+        return contexts[-1][0] if contexts else self.given or _Options()
+
 
 _patches: dict[str, _Patch] = {}
+_changing = threading.RLock()  # held while classes are patched and restored
+
+
+def _options(verbose: bool = False, exact_dtypes: bool = False, min_rows: int | None = None) -> _Options:
+    return _Options(verbose, exact_dtypes, None if min_rows is None else check.count("min_rows", min_rows, low=0))
 
 
 def patch(
@@ -101,23 +117,31 @@ def patch(
         >>> fastssl.patch("pytorch_metric_learning")  # doctest: +SKIP
         >>> fastssl.unpatch()
     """
-    options = _Options(verbose, exact_dtypes, None if min_rows is None else check.count("min_rows", min_rows, low=0))
+    options = _options(verbose, exact_dtypes, min_rows)
     if name is None:
         for each in PEERS:
             if importlib.util.find_spec(each) is not None:
                 try:
-                    _activate(each, options)
+                    _set(each, options)
                 except ImportError as error:
                     warnings.warn(f"fastssl.patch: {each} is not patched. {error}", RuntimeWarning, stacklevel=2)
         return
     _check_name(name)
-    _activate(name, options)
+    _set(name, options)
 
 
-def _activate(name: str, options: _Options) -> None:
+def _set(name: str, options: _Options) -> None:
+    with _changing:
+        entry = _activate(name)
+        if entry.contexts:
+            entry.contexts[-1][0] = options
+        else:
+            entry.given = options
+
+
+def _activate(name: str) -> _Patch:
     if name in _patches:
-        _patches[name].options = options
-        return
+        return _patches[name]
     adapter = importlib.import_module(f"fastssl.compat.{name}")
     peer: Peer = adapter.PEER
     peer.check_version()
@@ -125,7 +149,7 @@ def _activate(name: str, options: _Options) -> None:
         targets: list[Target] = adapter.targets()
     except Exception as error:  # such as the RuntimeError of a torchvision that was built for another torch
         raise ImportError(f"name: {name} cannot be imported: {error}") from error
-    entry = _Patch(peer, options)
+    entry = _Patch(peer)
     originals = [getattr(t.owner, t.method) for t in targets]  # before a base class is patched
     for target, original in zip(targets, originals):
         wrapper = _wrap(entry, target, original)
@@ -136,6 +160,7 @@ def _activate(name: str, options: _Options) -> None:
     for target in targets:
         peer.know(target.owner, target.method, target.family)
     _patches[name] = entry
+    return entry
 
 
 def _check_name(name: str) -> None:
@@ -228,23 +253,27 @@ def unpatch(name: str | None = None) -> None:
     """
     if name is not None:
         _check_name(name)
-    for peer in [name] if name is not None else list(_patches):
-        entry = _patches.pop(peer, None)
-        if entry is None:
-            continue
-        entry.active = False
-        for item in reversed(entry.replaced):
-            if item.owner.__dict__.get(item.name) is not item.wrapper:
-                text = f"{item.owner.__module__}.{item.owner.__qualname__}.{item.name}"
-                warnings.warn(
-                    f"fastssl.unpatch: {text} was replaced after fastssl.patch and stays as it is",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
-            elif item.before is _MISSING:
-                delattr(item.owner, item.name)
-            else:
-                setattr(item.owner, item.name, item.before)
+    with _changing:
+        for peer in [name] if name is not None else list(_patches):
+            entry = _patches.pop(peer, None)
+            if entry is not None:
+                _restore(entry)
+
+
+def _restore(entry: _Patch) -> None:
+    entry.active = False
+    for item in reversed(entry.replaced):
+        if item.owner.__dict__.get(item.name) is not item.wrapper:
+            text = f"{item.owner.__module__}.{item.owner.__qualname__}.{item.name}"
+            warnings.warn(
+                f"fastssl.unpatch: {text} was replaced after fastssl.patch and stays as it is",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+        elif item.before is _MISSING:
+            delattr(item.owner, item.name)
+        else:
+            setattr(item.owner, item.name, item.before)
 
 
 def replaced(name: str) -> list[tuple[type, str, Callable[..., Any], Calls]]:
@@ -255,16 +284,17 @@ def replaced(name: str) -> list[tuple[type, str, Callable[..., Any], Calls]]:
 
 @contextlib.contextmanager
 def _within(name: str, **options: Any) -> Iterator[dict[str, Calls]]:
-    before = _patches.get(name)
-    settings = None if before is None else before.options
-    patch(name, **options)
+    own = [_options(**options)]
+    with _changing:
+        entry = _activate(name)
+        entry.contexts.append(own)
     try:
-        yield _patches[name].calls
+        yield entry.calls
     finally:
-        if before is None:
-            unpatch(name)
-        elif settings is not None:
-            before.options = settings
+        with _changing:
+            entry.contexts = [others for others in entry.contexts if others is not own]
+            if not entry.contexts and entry.given is None and _patches.get(name) is entry:
+                unpatch(name)
 
 
 def patched(name: str | None = None, **options: Any) -> Any:
@@ -272,7 +302,7 @@ def patched(name: str | None = None, **options: Any) -> Any:
 
     Args:
         name: None: return statistics. A library: return a context manager that patches it, and unpatches it at the end
-            unless it was patched before.
+            unless it was patched before. Contexts may overlap (of several threads): the last one to end unpatches.
         options: options of :func:`patch`, with a name.
 
     Returns:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import importlib.util
 import io
 import pickle
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -407,3 +409,54 @@ def test_rows_of_zeros_run_the_original(name: str) -> None:
     assert torch.equal(loss(x, labels), wanted)
     found = fastssl.patched()["pytorch_metric_learning"]
     assert not any(calls.fused for calls in found.values()), found
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_overlapping_contexts_end_in_any_order(before: bool) -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    original, x = ClipLoss.forward, torch.randn(8, 4)
+    if before:
+        fastssl.patch("open_clip")
+    kept = ClipLoss.forward
+    first, second = fastssl.patched("open_clip"), fastssl.patched("open_clip", exact_dtypes=True)
+    with contextlib.ExitStack() as outer, contextlib.ExitStack() as inner:
+        outer.enter_context(first)
+        calls = inner.enter_context(second)["ClipLoss"]
+        outer.close()
+        ClipLoss()(x, x, 1.0)
+        assert calls.fused == 1  # the second context goes on, with its own options
+        ClipLoss()(x.bfloat16(), x.bfloat16(), 1.0)
+        assert calls.original["16-bit inputs"] == 1
+        inner.close()
+    assert ClipLoss.forward is kept and kept is not (original if before else None)
+    ClipLoss()(x.bfloat16(), x.bfloat16(), 1.0)
+    assert not before or calls.fused == 2
+    fastssl.unpatch()
+    assert ClipLoss.forward is original and fastssl.patched() == {}
+
+
+def test_contexts_of_threads_restore_the_originals() -> None:
+    package("open_clip")
+    from open_clip.loss import ClipLoss, SigLipLoss
+
+    originals, x = (ClipLoss.forward, SigLipLoss.forward), torch.randn(8, 4)
+    start, failed = threading.Barrier(4), []
+
+    def work() -> None:
+        start.wait()
+        for _ in range(100):
+            with fastssl.patched("open_clip") as calls:
+                count = calls["ClipLoss"].fused
+                ClipLoss()(x, x, 1.0)
+                if not calls["ClipLoss"].fused > count:
+                    failed.append(dict(calls["ClipLoss"].original))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failed
+    assert (ClipLoss.forward, SigLipLoss.forward) == originals and fastssl.patched() == {}
