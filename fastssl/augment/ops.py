@@ -6,9 +6,12 @@ Colours are in [0, 1], sizes in pixels. The semantics are those of torchvision's
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
+
+from fastssl._options import integer, plain_fields
 
 Range = tuple[float, float]
 
@@ -19,18 +22,23 @@ def _probability(name: str, p: float) -> float:
     return float(p)
 
 
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 65_535:
-        raise ValueError(f"{name}: expected an integer from 1 to 65535, got {value!r}")
-    return value
+def pixels(name: str, value: Any, also: str = "") -> int:
+    """A length in pixels."""
+    return integer(name, value, 1, 65_535, also=also)
 
 
-def _size(size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return _positive("size", size), _positive("size", size)
+def square(size: Any) -> int:
+    """The side of views that are square."""
+    return pixels("size", size, " (of square views)")
+
+
+def height_and_width(size: Any) -> tuple[int, int]:
+    """Height and width of views whose size is given as a number or as both."""
+    if isinstance(size, numbers.Integral):
+        return pixels("size", size), pixels("size", size)
     if not isinstance(size, Sequence) or len(size) != 2:
         raise ValueError(f"size: expected a number of pixels or (height, width), got {size!r}")
-    return _positive("size", size[0]), _positive("size", size[1])
+    return pixels("size", size[0]), pixels("size", size[1])
 
 
 def _range(name: str, value: Any, low: float = -math.inf, high: float = math.inf) -> Range:
@@ -51,6 +59,13 @@ class Operation:
     columns: ClassVar[tuple[str, ...]]
     geometric: ClassVar[bool] = False  # moves pixels: fused into the resize
     crops: ClassVar[bool] = False  # selects a part of the image: must come first
+
+    def __post_init__(self) -> None:
+        plain_fields(self)
+        self.check()
+
+    def check(self) -> None:
+        """Raises ValueError for invalid parameters."""
 
     def arguments(self) -> list[float]:
         """The constants that are passed to the kernels."""
@@ -96,17 +111,17 @@ class RandomResizedCrop(Operation):
     columns = ("top", "left", "height", "width")
     geometric = crops = True
 
-    def __post_init__(self) -> None:
-        _size(self.size)
+    def check(self) -> None:
+        height_and_width(self.size)
         _range("scale", self.scale, 1e-6, 1.0)
         _range("ratio", self.ratio, 1e-3, 1e3)
         _interpolation(self.interpolation)
 
     def arguments(self) -> list[float]:
-        return [*self.scale, *self.ratio, *_size(self.size), _interpolation(self.interpolation)]
+        return [*self.scale, *self.ratio, *height_and_width(self.size), _interpolation(self.interpolation)]
 
     def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
-        return _size(self.size)
+        return height_and_width(self.size)
 
 
 def _interpolation(name: str) -> int:
@@ -134,17 +149,17 @@ class CenterCrop(Operation):
     geometric = crops = True
     _random: ClassVar[int] = 0
 
-    def __post_init__(self) -> None:
-        height, width = _size(self.size)
+    def check(self) -> None:
+        height, width = height_and_width(self.size)
         _interpolation(self.interpolation)
-        if self.resize is not None and _positive("resize", self.resize) < max(height, width):
+        if self.resize is not None and pixels("resize", self.resize) < max(height, width):
             raise ValueError(f"resize: expected at least the size of the crop, {self.size}, got {self.resize}")
 
     def arguments(self) -> list[float]:
-        return [self.resize or 0, self._random, *_size(self.size), _interpolation(self.interpolation)]
+        return [self.resize or 0, self._random, *height_and_width(self.size), _interpolation(self.interpolation)]
 
     def window(self, before: tuple[int, int] | None) -> tuple[int, int]:
-        return _size(self.size)
+        return height_and_width(self.size)
 
 
 @dataclass(frozen=True, repr=False)
@@ -189,9 +204,9 @@ class Tile(Operation):
     columns = ("index", "top", "left")
     geometric = True
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         for name in ("grid", "cell", "size"):
-            _positive(name, getattr(self, name))
+            pixels(name, getattr(self, name))
         if self.size > self.cell:
             raise ValueError(f"size: expected at most the {self.cell} pixels of a cell, got {self.size}")
         if self.index is not None and not 0 <= self.index < self.grid**2:
@@ -222,7 +237,7 @@ class RandomHorizontalFlip(Operation):
     geometric = True
     _vertical: ClassVar[int] = 0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _probability("p", self.p)
 
     def arguments(self) -> list[float]:
@@ -261,7 +276,7 @@ class ColorJitter(Operation):
     kind = 4
     columns = ("on", "order", "brightness", "contrast", "saturation", "hue")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _probability("p", self.p)
         self.arguments()
 
@@ -284,7 +299,7 @@ class _WithProbability(Operation):
 
     columns = ("on",)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _probability("p", self.p)
 
     def arguments(self) -> list[float]:
@@ -317,8 +332,8 @@ class GaussianBlur(Operation):
     kind = 6
     columns = ("sigma",)
 
-    def __post_init__(self) -> None:
-        if _positive("kernel_size", self.kernel_size) % 2 == 0 or self.kernel_size > 4095:
+    def check(self) -> None:
+        if pixels("kernel_size", self.kernel_size) % 2 == 0 or self.kernel_size > 4095:
             raise ValueError(f"kernel_size: expected an odd number of at most 4095, got {self.kernel_size}")
         _range("sigma", self.sigma, 1e-3)
         _probability("p", self.p)
@@ -335,8 +350,8 @@ class RandomSolarize(_WithProbability):
 
     kind = 7
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check(self) -> None:
+        super().check()
         _range("threshold", (self.threshold, self.threshold), 0.0, 1.0)
 
     def arguments(self) -> list[float]:
@@ -351,10 +366,9 @@ class RandomPosterize(_WithProbability):
 
     kind = 8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if isinstance(self.bits, bool) or not isinstance(self.bits, int) or not 0 <= self.bits <= 8:
-            raise ValueError(f"bits: expected an integer from 0 to 8, got {self.bits!r}")
+    def check(self) -> None:
+        super().check()
+        integer("bits", self.bits, 0, 8)
 
     def arguments(self) -> list[float]:
         return [self.p, self.bits]
@@ -386,7 +400,7 @@ class RandomErasing(Operation):
     kind = 10
     columns = ("top", "left", "height", "width")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _probability("p", self.p)
         _range("scale", self.scale, 1e-6, 1.0)
         _range("ratio", self.ratio, 1e-3, 1e3)
@@ -418,7 +432,7 @@ class RandomRotation(Operation):
     kind = 11
     columns = ("degrees",)
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         _probability("p", self.p)
         self.arguments()
 
@@ -450,6 +464,7 @@ class Normalize:
     std: float | tuple[float, ...] = (0.229, 0.224, 0.225)
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         means, stds = ([v] if isinstance(v, (int, float)) else [*v] for v in (self.mean, self.std))
         if not all(map(math.isfinite, means)) or not all(v > 0 and math.isfinite(v) for v in stds):
             raise ValueError(f"mean, std: expected finite numbers and std > 0, got {self.mean!r} and {self.std!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,8 @@ from fastssl.augment.ops import (
     RandomRotation,
     RandomSolarize,
     Tile,
+    height_and_width,
+    square,
 )
 from fastssl.augment.program import Augment, Views
 
@@ -30,13 +33,7 @@ HALF = Normalize(0.5, 0.5)  # to [-1, 1]
 
 def blur_taps(size: int | tuple[int, int]) -> int:
     """Kernel size of the blur, a tenth of the shorter side as in SimCLR: odd and at least 3 (23 for 224 pixels)."""
-    return max(3, round(0.1 * (size if isinstance(size, int) else min(size))) | 1)
-
-
-def _square(size: Any) -> int:
-    if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-        raise ValueError(f"size: expected the pixels of square views, an integer >= 1, got {size!r}")
-    return size
+    return max(3, round(0.1 * min(height_and_width(size))) | 1)
 
 
 def _program(operations: list[Operation | Normalize], options: dict[str, Any]) -> Augment:
@@ -88,7 +85,7 @@ class SimCLRAugment(Views):
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
     ) -> None:
-        if not isinstance(strength, (int, float)) or not 0 <= strength <= 2.5:
+        if not isinstance(strength, numbers.Real) or not 0 <= strength <= 2.5:
             raise ValueError(f"strength: expected a number from 0 to 2.5, got {strength!r}")
         operations: list[Operation | Normalize] = [RandomResizedCrop(size, scale=crop), RandomHorizontalFlip(flip)]
         if rotate:
@@ -212,7 +209,7 @@ class RotNetAugment(Views):
     Predicting Image Rotations)."""
 
     def __init__(self, size: int = 224, **options: Any) -> None:
-        crop = RandomResizedCrop(_square(size), scale=(0.2, 1.0))
+        crop = RandomResizedCrop(square(size), scale=(0.2, 1.0))
         super().__init__([_program([crop, RandomHorizontalFlip()], options)])
 
     @staticmethod
@@ -294,7 +291,7 @@ class CPCAugment(Views):
     unless ``gray`` is less than 1)."""
 
     def __init__(self, size: int = 256, gray: float = 1.0, **options: Any) -> None:
-        crop = RandomCrop(_square(size), resize=round(size * 300 / 260))
+        crop = RandomCrop(square(size), resize=round(size * 300 / 260))
         super().__init__([_program([crop, RandomHorizontalFlip(), RandomGrayscale(gray)], options)])
 
     @staticmethod
@@ -316,9 +313,8 @@ class ColorizationAugment(Views):
 
     def __init__(self, size: int = 176, **options: Any) -> None:
         options.setdefault("normalize", None)
-        super().__init__(
-            [_program([RandomCrop(_square(size), resize=round(size * 256 / 176)), RandomHorizontalFlip()], options)]
-        )
+        crop = RandomCrop(square(size), resize=round(size * 256 / 176))
+        super().__init__([_program([crop, RandomHorizontalFlip()], options)])
 
     @staticmethod
     def lab(view: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -354,7 +350,7 @@ class ContextEncoderAugment(Views):
 
     def __init__(self, size: int = 128, **options: Any) -> None:
         options.setdefault("normalize", HALF)
-        crop = RandomCrop(_square(size), resize=round(size * 350 / 227))
+        crop = RandomCrop(square(size), resize=round(size * 350 / 227))
         super().__init__([_program([crop, RandomHorizontalFlip()], options)])
 
     @staticmethod

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastssl._options import integer
 from fastssl.augment.images import ImageBatch, read_images
 from fastssl.augment.ops import CenterCrop, ColorJitter, Normalize, Operation, RandomErasing
 from fastssl.ops import augment as kernels
@@ -111,8 +112,7 @@ class Augment(nn.Module):
         channels: int = 3,
     ) -> None:
         super().__init__()
-        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-            raise ValueError(f"channels: expected an integer >= 1, got {channels!r}")
+        channels = integer("channels", channels, 1)
         given = list(operations)
         normalize = given[-1] if given and isinstance(given[-1], Normalize) else None
         steps: list[Operation] = []
@@ -194,8 +194,7 @@ class Augment(nn.Module):
         if rows.shape != (len(sizes),) or (len(rows) and rows.dtype.kind not in "iu"):
             raise ValueError(f"ids: expected {len(sizes)} integers, got {rows.dtype} of shape {rows.shape}")
         for name, value in (("seed", seed), ("epoch", epoch), ("view", view)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
-                raise ValueError(f"{name}: expected an integer >= 0, got {value!r}")
+            integer(name, value, 0)
         seed, epoch, view = int(seed) & (2**64 - 1), int(epoch) & 0xFFFFFFFF, int(view)
         if view >= 0xFFFF:
             raise ValueError(f"view: expected less than 65535, got {view}")
@@ -343,9 +342,7 @@ class Views(nn.Module):
             count, program = item if isinstance(item, tuple) else (1, item)
             if not isinstance(program, Augment):
                 raise TypeError(f"programs: expected Augment objects, got {program!r}")
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"programs: expected a number of views >= 1, got {count!r}")
-            self.counts.append(count)
+            self.counts.append(integer("programs", count, 1))
             distinct.append(program)
         if len({program.channels for program in distinct}) > 1:
             raise ValueError(f"programs: expected views of one number of channels, got {distinct}")

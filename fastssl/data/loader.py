@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from fastssl._options import integer
 from fastssl.augment import Augment, Views
 from fastssl.data.batch import Assembly, Batch
 from fastssl.data.decode import MAX_PIXELS, ImageError
@@ -145,8 +146,7 @@ class Loader:
             ("seed", seed, 0),
             ("rank", rank, 0),
         ):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}")
+            integer(name, value, least)
         if rank >= world_size:
             raise ValueError(f"rank: expected less than world_size = {world_size}, got {rank}")
         if batch_size % world_size:

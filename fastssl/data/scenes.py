@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._options import integer
 from fastssl.augment import uniform
 from fastssl.data.embedded import emoji, emoji_masks, held_out_rows
 from fastssl.data.objects import Objects, objects_of
@@ -263,8 +264,7 @@ def scenes(
         raise ValueError(f"split: expected 'train' or 'test', got {split!r}")
     count = (1000 if split == "train" else 400) if count is None else count
     for name, value, least in (("count", count, 1), ("size", size, 32), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise ValueError(f"{name}: expected an integer >= {least}, got {value!r}")
+        integer(name, value, least)
     if len(objects) != 2 or not 1 <= objects[0] <= objects[1] <= 100:
         raise ValueError(f"objects: expected 1 <= smallest <= largest <= 100, got {objects!r}")
     return Scenes(int(count), split, int(size), (int(objects[0]), int(objects[1])), bool(kinds), int(seed))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._options import integer
 from fastssl.data.source import Source, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
@@ -179,8 +180,7 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
     if kind == "bytes":
         return Tokenizer()
     least = 5 + 256 if kind == "bpe" else 5 + 1
-    if isinstance(vocabulary, bool) or not isinstance(vocabulary, int) or vocabulary < least:
-        raise ValueError(f"vocabulary: expected an integer >= {least} for {kind!r}, got {vocabulary!r}")
+    vocabulary = integer("vocabulary", vocabulary, least, also=f" for {kind!r}")
     library = _library()
     from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastssl._options import integer
 from fastssl.data.corpus import Corpus
 from fastssl.data.source import digest
 from fastssl.ops import extension
@@ -64,9 +65,9 @@ def number_words(
         >>> number_words([["a", "rose", "is"], ["a", "rose"]], min_count=2)
         NumberedWords(words=['a', 'rose'], counts=array([2, 2]), ids=array([ 0,  1, -1,  0,  1, -1], dtype=int32))
     """
-    for name, value in (("min_count", min_count), ("max_words", 1 if max_words is None else max_words)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+    min_count = integer("min_count", min_count, 1)
+    if max_words is not None:
+        max_words = integer("max_words", max_words, 1)
     if extension._C is None:
         raise RuntimeError(extension.reason)
     counter = extension._C.WordCounter()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastssl._options import integer, plain_fields
 from fastssl.augment import HALF, Augment, Params, RandomHorizontalFlip, RandomResizedCrop
 from fastssl.data import Batch, Item, Loader, Objects, Scenes, Source, Subset
 from fastssl.data.views import select_images
@@ -61,12 +62,11 @@ class DenseTuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        plain_fields(self)
         for name, least in (("steps", 1), ("batch_size", 2), ("seed", 0)):
-            given = getattr(self, name)
-            if isinstance(given, bool) or not isinstance(given, int) or given < least:
-                raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
-        if self.size is not None and (isinstance(self.size, bool) or self.size < 8):
-            raise ValueError(f"size: expected at least 8 pixels, got {self.size!r}")
+            integer(name, getattr(self, name), least)
+        if self.size is not None:
+            integer("size", self.size, 8, also=" (pixels) or None")
         if not self.weight_decay >= 0:
             raise ValueError(f"weight_decay: expected a number >= 0, got {self.weight_decay!r}")
         for name in ("rate", "encoder_rate"):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastssl._options import integer, plain_fields
 from fastssl.data import ParallelCorpus, TokenBatch
 from fastssl.data.corruption import IGNORED, Ragged
 from fastssl.data.tokenizer import Tokenizer
@@ -52,10 +53,9 @@ class TranslationTuning:
     seed: int = 0
 
     def check(self) -> None:
+        plain_fields(self)
         for name in ("steps", "batch_size"):
-            given = getattr(self, name)
-            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
+            integer(name, getattr(self, name), 1)
         for name in ("rate", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}: expected a number > 0, got {getattr(self, name)}")

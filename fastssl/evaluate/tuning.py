@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastssl._options import integer, plain_fields
 from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
@@ -46,10 +47,9 @@ class Tuning:
     seed: int = 0
 
     def check(self) -> None:
+        plain_fields(self)
         for name in ("epochs", "batch_size", "patience", "checks"):
-            given = getattr(self, name)
-            if isinstance(given, bool) or not isinstance(given, int) or given < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {given!r}")
+            integer(name, getattr(self, name), 1)
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"rates: expected learning rates > 0, got {self.rates}")
         metric_of(self.metric)

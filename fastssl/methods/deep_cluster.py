@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
+from fastssl._options import integer
 from fastssl.augment import HALF, MoCoV2Augment, Views
 from fastssl.data.batch import Batch
 from fastssl.methods.image import ImageMethod
@@ -46,9 +47,9 @@ class DeepCluster(ImageMethod):
         every: int = 1,
         spatial: bool = False,
     ) -> None:
-        for name, value in (("clusters", clusters), ("pca", pca), ("every", every)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: expected an integer >= 1, got {value!r}")
+        clusters, pca, every = (
+            integer(name, value, 1) for name, value in (("clusters", clusters), ("pca", pca), ("every", every))
+        )
         one = Views([MoCoV2Augment(encoder.size, normalize=HALF).programs[0]])
         super().__init__(encoder, augment or one, spatial=spatial)
         self.clusters, self.pca, self.every = clusters, pca, every

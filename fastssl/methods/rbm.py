@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl._options import integer
 from fastssl.augment import Views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
@@ -48,10 +49,7 @@ class RBM(DensityMethod):
 
     def __init__(self, encoder: Encoder, augment: Views | None = None, *, steps: int = 1, persistent: int = 0) -> None:
         super().__init__(encoder, augment)
-        for name, value, least in (("steps", steps, 1), ("persistent", persistent, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
-        self.steps, self.persistent = steps, persistent
+        self.steps, self.persistent = integer("steps", steps, 1), integer("persistent", persistent, 0)
         self.separable = not persistent
         self.has_unused_parameters = len(self.network.machines) > 1
         self.register_buffer("level", torch.zeros((), dtype=torch.int64))

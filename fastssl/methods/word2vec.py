@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl._options import integer, plain
 from fastssl.data import open as open_source
 from fastssl.data.corpus import Corpus
 from fastssl.data.words import NumberedWords, number_words
@@ -142,18 +143,12 @@ class Word2Vec:
         seed: int = 0,
         reproducible: bool = True,
     ) -> None:
-        for option, value, most in (
-            ("dim", dim, 1 << 16),
-            ("window", window, 1 << 15),
-            ("negatives", negatives, 1 << 15),
-            ("min_count", min_count, 1 << 62),
-            ("max_words", 1 if max_words is None else max_words, 1 << 31),
-            ("epochs", epochs, 1 << 31),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-                raise ValueError(f"{option}: expected an integer from 1 to {most:,}, got {value!r}")
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 64:
-            raise ValueError(f"seed: expected an integer from 0 to 2**64 - 1, got {seed!r}")
+        dim, epochs = integer("dim", dim, 1, 1 << 16), integer("epochs", epochs, 1, 1 << 31)
+        window, negatives = integer("window", window, 1, 1 << 15), integer("negatives", negatives, 1, 1 << 15)
+        min_count, seed = integer("min_count", min_count, 1, 1 << 62), integer("seed", seed, 0, (1 << 64) - 1)
+        if max_words is not None:
+            max_words = integer("max_words", max_words, 1, 1 << 31)
+        subsample, power, lr, min_lr = map(plain, (subsample, power, lr, min_lr))
         for option, chosen, known in (
             ("architecture", architecture, ARCHITECTURES),
             ("objective", objective, OBJECTIVES),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from fastssl._options import integer
+
 
 def set_input_channels(network: nn.Module, channels: int) -> nn.Module:
     """Replaces the first convolution of a network, which takes 3 channels, by one with another number of channels.
@@ -19,8 +21,7 @@ def set_input_channels(network: nn.Module, channels: int) -> nn.Module:
     Raises:
         ValueError: fewer than one channel, or no convolution of 3 channels.
     """
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise ValueError(f"channels: expected an integer >= 1, got {channels!r}")
+    channels = integer("channels", channels, 1)
     if channels == 3:
         return network
     for old in network.modules():

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastssl._options import integer
 from fastssl.augment import uniform
 from fastssl.models.generation import filtered
 
@@ -33,9 +34,7 @@ def condition(table: nn.Embedding | None, labels: Tensor | None, count: int, dev
 
 def checked(name: str, value: Any, least: int, most: int = 1 << 16) -> int:
     """Raises ValueError unless ``value`` is an integer from ``least`` to ``most``."""
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise ValueError(f"{name}: expected an integer from {least} to {most}, got {value!r}")
-    return value
+    return integer(name, value, least, most)
 
 
 def check_sampling(count: int, temperature: float, label: int | None, classes: int) -> None:

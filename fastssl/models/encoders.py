@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl._options import integer
 from fastssl.models.channels import set_input_channels
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
 from fastssl.models.density import DensityNetwork
@@ -113,8 +114,7 @@ class Encoder(nn.Module):
             >>> encoder.map_shape(), encoder.at(64).map_shape()
             ((32, 4, 4), (32, 8, 8))
         """
-        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-            raise ValueError(f"size: expected an integer >= 1, got {size!r}")
+        size = integer("size", size, 1)
         if size == self.size:
             return self
         made = Encoder(self.network, size, self.channels)

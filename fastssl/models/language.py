@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl._options import integer
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
@@ -399,8 +400,7 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
         raise ValueError(f"network: {known}, got {sorted(unknown)}" if unknown else "network: vocabulary is missing")
     filled = {**_DEFAULTS, **options}
     for key in ("vocabulary", "width", "depth", "heads", "length"):
-        if isinstance(filled[key], bool) or not isinstance(filled[key], int) or filled[key] < 1:
-            raise ValueError(f"{key}: expected an integer >= 1, got {filled[key]!r}")
+        filled[key] = integer(key, filled[key], 1)
     if filled["width"] % filled["heads"]:
         raise ValueError(f"heads: expected a divisor of width {filled['width']}, got {filled['heads']}")
     if not 0 <= filled["dropout"] < 1:

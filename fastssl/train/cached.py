@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastssl._options import integer
 from fastssl.ops.extension import get_memory_budget
 
 
@@ -204,9 +205,7 @@ def _outputs(out: Any, rows: int) -> dict[Any, Tensor]:
 def _rows(chunk: int | str, model: Any, inputs: Inputs) -> int:
     if chunk == "auto":
         return auto_chunk(model, inputs)
-    if isinstance(chunk, bool) or not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk: expected an integer >= 1 or 'auto', got {chunk!r}")
-    return chunk
+    return integer("chunk", chunk, 1, also=" or 'auto'")
 
 
 def auto_chunk(model: Any, inputs: Inputs) -> int:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastssl._options import integer, plain_fields
 from fastssl.ops.backend import cpu_entry
 from fastssl.train.optim import OPTIMIZERS, SCHEDULES
 
@@ -104,6 +105,7 @@ class Pretraining:
 
     def check(self) -> None:
         """Raises ValueError for invalid options."""
+        plain_fields(self)
         for name, least in (
             ("epochs", 1),
             ("batch_size", 1),
@@ -117,8 +119,7 @@ class Pretraining:
             given = getattr(self, name)
             if name in ("workers", "probe_every") and given is None:
                 continue
-            if isinstance(given, bool) or not isinstance(given, int) or given < least:
-                raise ValueError(f"{name}: expected an integer >= {least}, got {given!r}")
+            integer(name, given, least)
         if self.seed >= 2**64:
             raise ValueError(f"seed: expected an integer below 2^64, got {self.seed}")
         for name, choices in (
@@ -148,10 +149,8 @@ class Pretraining:
         self.betas = tuple(self.betas)  # type: ignore[assignment]  # of a checkpoint: a list
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas: expected two numbers in [0, 1), got {self.betas}")
-        if self.chunk not in (None, "auto") and (
-            isinstance(self.chunk, bool) or not isinstance(self.chunk, int) or self.chunk < 1
-        ):
-            raise ValueError(f"chunk: expected an integer >= 1, 'auto' or None, got {self.chunk!r}")
+        if self.chunk not in (None, "auto"):
+            integer("chunk", self.chunk, 1, also=", 'auto' or None")
         if self.chunk is not None and self.precision.startswith("16"):
             raise ValueError(f"chunk: expected a precision without loss scaling, got {self.precision!r}")
         if self.chunk is not None and self.accumulate > 1:

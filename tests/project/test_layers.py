@@ -19,6 +19,7 @@ LAYERS = (
     "_version",
     "_table",
     "_docs",
+    "_options",
     "kernels",
     "ops",
     "augment",

@@ -1,0 +1,39 @@
+"""Options as users give them, such as from a grid of settings: numbers of NumPy become those of Python, which kernels
+and the JSON of checkpoints take."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from typing import Any
+
+import numpy as np
+
+
+def plain(value: Any) -> Any:
+    """A scalar of NumPy, and those in a tuple or list, as one of Python; other values as they are."""
+    if isinstance(value, np.generic):
+        return value.item()
+    return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
+
+
+def plain_fields(options: Any) -> None:
+    """Makes the fields of a dataclass, frozen or not, :func:`plain`."""
+    for field in dataclasses.fields(options):
+        object.__setattr__(options, field.name, plain(getattr(options, field.name)))
+
+
+def integer(name: str, given: Any, low: int, high: int | None = None, *, also: str = "") -> int:
+    """An integer of Python or NumPy, as one of Python.
+
+    Args:
+        also: what else the caller takes, for the message: " or None".
+
+    Raises:
+        ValueError: another value, a bool among them, or one out of range.
+    """
+    whole = isinstance(given, numbers.Integral) and not isinstance(given, bool)
+    if not whole or given < low or (high is not None and given > high):
+        limits = f">= {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}: expected an integer {limits}{also}, got {given!r}")
+    return int(given)
