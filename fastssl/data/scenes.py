@@ -79,6 +79,9 @@ class Scenes(Source):
         check_index(index, len(self))
         if index not in self._made:
             image, objects = self._draw(index)
+            for values in (image, *objects):  # kept for all later reads
+                if isinstance(values, np.ndarray):
+                    values.flags.writeable = False
             item = Item((image,), name=self.name_of(index), objects=objects)
             if len(self._made) >= KEPT:
                 return item

@@ -69,14 +69,17 @@ def signs(labels: Any, name: str = "labels") -> Tensor:
 
     Raises:
         TypeError: booleans, whose False would be 0 (ignored).
-        ValueError: other numbers.
+        ValueError: other numbers, or no -1, as of labels 0 and 1.
     """
     given = as_tensor(name, labels)
     if given.dtype == torch.bool:
         raise TypeError(f"{name}: expected -1 (absent), 0 (ignored) and 1 (present), got booleans")
-    found = given.sign().to(torch.int8)
-    if not bool((found == given).all()):
-        raise ValueError(f"{name}: expected -1, 0 and 1, got {float(given[found != given][0]):g}")
+    numbers = given.double()  # PyTorch has no comparisons of unsigned integers of 16 bits and more
+    found = numbers.sign().to(torch.int8)
+    if not bool((found == numbers).all()):
+        raise ValueError(f"{name}: expected -1, 0 and 1, got {float(numbers[found != numbers][0]):g}")
+    if not bool((found < 0).any()):
+        raise ValueError(f"{name}: expected -1 where a class is absent (0 is ignored), got none")
     return found
 
 

@@ -24,15 +24,16 @@ TOGETHER = 2**27  # logits and vectors of the history, in numbers, up to which p
 
 
 def _moments(features: Tensor, train: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the training rows; infinite where a feature is constant."""
+    """Mean and deviation of the training rows; infinite where a feature is constant, as in a single row."""
+    freedom = max(1, len(train) - 1)
     if is_large(features):
         sums = [(c.sum(0), c.square().sum(0)) for c in _rows(features, train)]
         mean = torch.stack([a for a, _ in sums]).sum(0) / len(train)
         square = torch.stack([b for _, b in sums]).sum(0) / len(train)
-        scale = ((square - mean.square()) * len(train) / (len(train) - 1)).clamp(min=0).sqrt().float()
+        scale = ((square - mean.square()) * len(train) / freedom).clamp(min=0).sqrt().float()
         mean = mean.float()
     else:
-        mean, scale = features[train].mean(0), features[train].std(0)
+        mean, scale = features[train].mean(0), features[train].std(0, correction=len(train) - freedom)
     # What varies by less than its rounding, in whatever unit, is constant, and becomes 0.
     return mean, torch.where(scale > 1e-6 * mean.abs(), scale, torch.inf)
 
@@ -222,8 +223,6 @@ def _targets(given: Values, features: Tensor, metric: str) -> Tensor:
     if labels.dim() != 2 or len(labels) != len(features) or metric != "11-point mAP":
         wanted = f"[{len(features)}, classes]" if metric == "11-point mAP" else f"[{len(features)}]"
         raise ValueError(f"labels: expected {wanted} for {metric!r}, got shape {tuple(labels.shape)}")
-    if not bool((labels == -1).any()):
-        raise ValueError("labels: expected -1 where a class is absent (0 is ignored), got none")
     return signs(labels)
 
 

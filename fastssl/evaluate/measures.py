@@ -108,7 +108,7 @@ def uniformity(x: Values, t: float = 2.0) -> float:
         t: > 0.
 
     Raises:
-        TypeError: features that are no floating point numbers.
+        TypeError: features that are no real numbers.
         ValueError: features of another shape or that are not finite, or ``t`` out of range.
 
     Example:
@@ -128,7 +128,7 @@ def feature_spread(features: Values) -> float:
         features: [N, C]; of values that are not finite, the spread is NaN.
 
     Raises:
-        TypeError: features that are no floating point numbers.
+        TypeError: features that are no real numbers.
         ValueError: another shape.
 
     Example:
@@ -154,7 +154,7 @@ def rank_me(features: Values, eps: float = 1e-7) -> float:
         eps: added to the normalised singular values, >= 0.
 
     Raises:
-        TypeError: features that are no floating point numbers.
+        TypeError: features that are no real numbers.
         ValueError: features of another shape or that are not finite, or ``eps`` out of range.
 
     Example:

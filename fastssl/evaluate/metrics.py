@@ -52,12 +52,13 @@ def _of_signs(scores: Tensor, labels: Any) -> tuple[Tensor, Tensor]:
 
     Raises:
         TypeError: booleans as labels.
-        ValueError: other shapes, no rows or other labels.
+        ValueError: other shapes, no rows, other labels, or no -1 among them.
     """
     scores, wanted = _table(scores), as_tensor("labels", labels)
     if wanted.shape != scores.shape:
         raise ValueError(f"labels: expected shape {tuple(scores.shape)}, that of scores, got {tuple(wanted.shape)}")
-    return scores, signs(wanted).to(scores.device)
+    wanted = signs(wanted).to(scores.device)
+    return scores.masked_fill(wanted == 0, 0), wanted  # NaN where it is ignored, too
 
 
 def _table(scores: Tensor) -> Tensor:
@@ -169,7 +170,7 @@ def eleven_point_map(scores: Tensor, labels: Tensor) -> float:
 
     Raises:
         TypeError: booleans as labels.
-        ValueError: no class has a positive row, other shapes, or other labels.
+        ValueError: no class has a positive row, no label is -1, other shapes, or other labels.
 
     Example:
         >>> import torch

@@ -27,7 +27,7 @@ def whitening(features: Values, components: int = 128, shrink: float = 0.0) -> T
         P, float32 [C, K]; features are multiplied with it after their mean is subtracted.
 
     Raises:
-        TypeError: features that are no floating point numbers, or ``components`` that is no integer.
+        TypeError: features that are no real numbers, or ``components`` that is no integer.
         ValueError: fewer than two rows, values that are not finite, ``components`` < 1, or ``shrink`` < 0.
 
     Example:

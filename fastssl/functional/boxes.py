@@ -17,11 +17,20 @@ def _boxes(name: str, given: object) -> Tensor:
     return boxes if boxes.dtype in (torch.float32, torch.float64) else boxes.float()
 
 
-def _parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Intersections and unions of boxes that broadcast."""
-    inside = (torch.minimum(x[..., 2:], y[..., 2:]) - torch.maximum(x[..., :2], y[..., :2])).clamp(min=0).prod(-1)
-    areas = [(box[..., 2:] - box[..., :2]).prod(-1) for box in (x, y)]
-    return inside, areas[0] + areas[1] - inside
+def _parts(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Intersections, unions and smallest boxes around two, of boxes that broadcast, as shares of the latter's sides:
+    areas in pixels are infinite from sides of 2^64, and 0 below 2^-75."""
+    low, high = x[..., :2] / 2, x[..., 2:] / 2  # the difference of two finite numbers may be infinite, of halves not
+    other_low, other_high = y[..., :2] / 2, y[..., 2:] / 2
+    around = torch.maximum(high, other_high) - torch.minimum(low, other_low)
+    unit = torch.where(around > 0, around, 1).detach()  # the ratios do not depend on it
+
+    def area(sides: Tensor) -> Tensor:
+        return (sides / unit).prod(-1)
+
+    inside = area((torch.minimum(high, other_high) - torch.maximum(low, other_low)).clamp(min=0))
+    # Summed so, the union is not below the intersection by rounding.
+    return inside, area(high - low) + (area(other_high - other_low) - inside), area(around)
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:
@@ -54,7 +63,8 @@ def box_iou(x: Tensor, y: Tensor) -> Tensor:
 
     Source: Jaccard, The Distribution of the Flora in the Alpine Zone, 1912.
     """
-    return _share(*_parts(_boxes("x", x)[:, None], _boxes("y", y)[None]))
+    inside, union, _ = _parts(_boxes("x", x)[:, None], _boxes("y", y)[None])
+    return _share(inside, union)
 
 
 def generalized_box_iou(x: Tensor, y: Tensor) -> Tensor:
@@ -85,8 +95,7 @@ def generalized_box_iou(x: Tensor, y: Tensor) -> Tensor:
     """
     x, y = _boxes("x", x), _boxes("y", y)
     check.same_rows("y", y, "x", x)
-    inside, union = _parts(x, y)
-    around = (torch.maximum(x[:, 2:], y[:, 2:]) - torch.minimum(x[:, :2], y[:, :2])).prod(-1)
+    inside, union, around = _parts(x, y)
     return _share(inside, union) - _share(around - union, around)
 
 

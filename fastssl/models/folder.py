@@ -67,8 +67,14 @@ def find_checkpoint(path: str | Path) -> Path:
     raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}")
 
 
+def original_name(name: str) -> str:
+    """The name of a parameter in the module that ``torch.compile`` has wrapped."""
+    return name.replace("_orig_mod.", "")
+
+
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Returns the tensors and the state of a checkpoint folder.
+    """Returns the tensors and the state of a checkpoint folder. Earlier versions stored those of compiled modules under
+    the names that ``torch.compile`` gives them; they have those of the original module here.
 
     Args:
         path: folder of the checkpoint or of the run.
@@ -81,7 +87,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     folder = find_checkpoint(path)
     try:
-        tensors = load_file(folder / TENSORS)
+        tensors = {original_name(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
     except SafetensorError as error:
         raise ValueError(f"checkpoint: {folder / TENSORS} is damaged or cut off: {error}") from error
     try:
@@ -89,5 +95,5 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     except ValueError as error:
         raise ValueError(f"checkpoint: {folder / STATE} is damaged or cut off: {error}") from error
     for name, stored in state.get("tied", {}).items():  # parameters that are stored once
-        tensors[name] = tensors[stored]
+        tensors[original_name(name)] = tensors[original_name(stored)]
     return tensors, state

@@ -50,15 +50,15 @@ def as_tensor(name: str, given: Any) -> Tensor:
 
 
 def float_rows(given: Any, name: str = "features") -> Tensor:
-    """Features [N, C], of float32 or float64; those of 16 bits become float32.
+    """Features [N, C], of float32 or float64; those of 16 bits and integers become float32.
 
     Raises:
-        TypeError: no floating point numbers.
+        TypeError: booleans or complex numbers.
         ValueError: another shape, or no rows.
     """
     rows = as_tensor(name, given)
-    if not rows.is_floating_point():
-        raise TypeError(f"{name}: expected floating point numbers, got {rows.dtype}")
+    if rows.is_complex() or rows.dtype == torch.bool:
+        raise TypeError(f"{name}: expected real numbers, got {rows.dtype}")
     if rows.dim() != 2:
         raise ValueError(f"{name}: expected 2 dimensions [rows, features], got shape {tuple(rows.shape)}")
     if not len(rows):

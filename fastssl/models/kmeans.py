@@ -89,7 +89,7 @@ def pca_whiten(features: Values, dim: int) -> Tensor:
         dim: number of principal components, at most the rank of the features.
 
     Raises:
-        TypeError: features that are no floating point numbers, or ``dim`` that is no integer.
+        TypeError: features that are no real numbers, or ``dim`` that is no integer.
         ValueError: features of another shape or that are not finite, or ``dim`` < 1.
 
     Example:
@@ -99,9 +99,11 @@ def pca_whiten(features: Values, dim: int) -> Tensor:
         torch.Size([32, 4])
     """
     given, dim = as_tensor("features", features), check.count("dim", dim)
-    x = feature_rows(given).double()
+    rows = feature_rows(given)
+    dtype = given.dtype if given.is_floating_point() else rows.dtype
+    x = rows.double()
     x = x - x.mean(0)
     _, values, axes = torch.linalg.svd(x, full_matrices=False)
     kept = min(dim, int((values > values[:1] * 1e-6).sum()) if len(values) else 0)
     white = x @ axes[:kept].T / values[:kept] * max(len(x) - 1, 1) ** 0.5
-    return torch.nn.functional.normalize(white, dim=1).to(given.dtype)
+    return torch.nn.functional.normalize(white, dim=1).to(dtype)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl.models.given import Values, as_tensor
 
 _SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
 _SMALL = 1e-3  # of 3CosMul's denominator
@@ -27,6 +28,18 @@ class UnknownWordError(KeyError):
         return str(self.args[0])
 
 
+def _numbers_of_occurrences(counts: Values, words: int) -> np.ndarray:
+    given = as_tensor("counts", counts)
+    if given.is_floating_point() or given.is_complex() or given.dtype == torch.bool:
+        raise TypeError(f"counts: expected integers, got {given.dtype}")
+    if given.shape != (words,):
+        raise ValueError(f"counts: expected one for each of {words} words, got shape {tuple(given.shape)}")
+    numbers: np.ndarray = given.cpu().numpy().astype(np.int64)
+    if len(numbers) and numbers.min() < 0:
+        raise ValueError(f"counts: expected integers >= 0, got {numbers.min()}")
+    return numbers
+
+
 class WordVectors:
     """One vector per word.
 
@@ -36,8 +49,9 @@ class WordVectors:
         counts: [V] how often each occurs in the corpus, or None.
 
     Raises:
-        TypeError: ``vectors`` is no matrix of floating point numbers.
-        ValueError: another number of vectors or counts than words, a word twice, or values that are not finite.
+        TypeError: ``vectors`` is no matrix of floating point numbers, or counts that are no integers.
+        ValueError: another number of vectors or counts than words, a count below 0, a word twice, or values that are
+            not finite.
 
     Example:
         >>> import torch
@@ -51,7 +65,7 @@ class WordVectors:
         (False, torch.Size([2]))
     """
 
-    def __init__(self, words: Sequence[str], vectors: Tensor | np.ndarray, counts: np.ndarray | None = None) -> None:
+    def __init__(self, words: Sequence[str], vectors: Tensor | np.ndarray, counts: Values | None = None) -> None:
         vectors = torch.as_tensor(vectors)
         if vectors.dim() != 2 or not vectors.is_floating_point():
             raise TypeError(f"vectors: expected floats [V, D], got {vectors.dtype} of shape {tuple(vectors.shape)}")
@@ -61,10 +75,8 @@ class WordVectors:
         if not bool(torch.isfinite(vectors).all()):
             wrong = int((~torch.isfinite(vectors).all(1)).nonzero()[0])
             raise ValueError(f"vectors: expected finite values, that of {words[wrong]!r} has others")
-        if counts is not None and len(counts) != len(words):
-            raise ValueError(f"counts: expected one for each of {len(words)} words, got {len(counts)}")
         self.words, self.vectors = list(words), vectors.contiguous()
-        self.counts = None if counts is None else np.asarray(counts, np.int64)
+        self.counts = None if counts is None else _numbers_of_occurrences(counts, len(words))
         self.index = {word: k for k, word in enumerate(self.words)}
         if len(self.index) != len(self.words):
             twice = next(word for k, word in enumerate(self.words) if self.index[word] != k)

@@ -13,23 +13,18 @@ from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
 from fastssl.methods import METHODS, AudioMethod, ImageMethod, Method, TextMethod, kind_of
 from fastssl.models import Encoder, build_audio, build_encoder, build_language
-from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
+from fastssl.models.folder import find_checkpoint, load_checkpoint, original_name, write_checkpoint
 from fastssl.train.shards import full_tensor, shard_like
 
 
-def original_name(name: str) -> str:
-    """The name of a parameter in the module that ``torch.compile`` has wrapped."""
-    return name.replace("_orig_mod.", "")
-
-
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Loads the tensors whose names begin with ``prefix``, whether modules are compiled here, there, or not.
+    """Loads the tensors of :func:`load_checkpoint` whose names begin with ``prefix``, into modules compiled or not.
 
     Raises:
         RuntimeError: weights of another network.
     """
     names = {original_name(name): name for name in module.state_dict(keep_vars=True)}
-    given = {original_name(k.removeprefix(prefix)): v for k, v in tensors.items() if k.startswith(prefix)}
+    given = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     module.load_state_dict({names.get(name, name): v for name, v in given.items()})
 
 

@@ -103,3 +103,14 @@ def test_objects_are_within_their_image() -> None:
         objects_of((60, 80), segmentation=np.zeros((80, 60), np.uint8))
     with pytest.raises(ValueError, match="expected labels of 1 boxes, got 2"):
         objects_of((60, 80), [[0, 5, 20, 30]], [0, 1])
+
+
+def test_scenes_cannot_be_written_to() -> None:
+    """A kept one would be another image for all that reads it later."""
+    source = scenes(2)
+    for _ in range(2):
+        item = source.read(0)
+        assert item.objects is not None
+        for values in (item.images[0], *(v for v in item.objects if isinstance(v, np.ndarray))):
+            with pytest.raises(ValueError, match="read-only"):
+                values[...] = 0

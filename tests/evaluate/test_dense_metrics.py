@@ -352,3 +352,25 @@ def test_overlaps_of_boxes_of_any_size(side: float) -> None:
     unknown[1, 2] = float("nan")
     assert F.generalized_box_iou(unknown, y).isnan().tolist() == [False, True, False]
     assert F.box_iou(unknown, y)[1].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_overlaps_at_the_limits_of_the_dtype(dtype: torch.dtype) -> None:
+    """Areas of these boxes, and sides of some, have no value of the dtype."""
+    most, least = torch.finfo(dtype).max, torch.finfo(dtype).tiny
+    sides = [least, 2 * least, 1.0, most**0.5, most / 4, most]
+    boxes = torch.tensor(
+        [[-a * s, -b * t, a, b] for a in sides for b in sides for s in (0, 1) for t in (0, 1)], dtype=dtype
+    )
+    overlaps = F.box_iou(boxes, boxes)
+    assert bool(((overlaps >= 0) & (overlaps <= 1)).all())
+    assert bool((overlaps.diagonal() == 1).all())
+    half = boxes.clone()
+    half[:, 2] /= 2
+    whole = boxes[:, 0] == 0
+    torch.testing.assert_close(
+        F.box_iou(boxes, half).diagonal()[whole], torch.full((int(whole.sum()),), 0.5, dtype=dtype)
+    )
+    for shift in range(len(boxes)):
+        generalized = F.generalized_box_iou(boxes, boxes.roll(shift, 0))
+        assert bool(((generalized >= -1) & (generalized <= 1)).all())

@@ -18,6 +18,7 @@ from fastssl.evaluate import (
     coco_ap,
     eleven_point_map,
     feature_spread,
+    features,
     few_labels,
     kmeans,
     knn_accuracy,
@@ -31,6 +32,7 @@ from fastssl.evaluate import (
     uniformity,
     whitening,
 )
+from fastssl.evaluate.linear import linear_head
 from fastssl.models import pca_whiten
 
 
@@ -430,3 +432,47 @@ def test_booleans_do_not_say_what_is_absent() -> None:
     present = torch.arange(8).view(4, 2) % 3 == 0
     with pytest.raises(TypeError, match=r"labels: expected -1 \(absent\), 0 \(ignored\) and 1 \(present\), got bool"):
         eleven_point_map(torch.rand(4, 2), present)
+
+
+@pytest.mark.parametrize("labels", [[[0], [1], [0]], [[1], [1], [1]]])
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.uint8, np.uint16, np.uint32, np.uint64])
+def test_labels_of_0_and_1_are_no_signs(labels: Any, dtype: Any) -> None:
+    """0 is ignored: what is left are positives, all of which are found."""
+    given = np.array(labels, dtype)
+    with pytest.raises(ValueError, match="labels: expected -1 where a class is absent"):
+        eleven_point_map(torch.rand(3, 1), given)
+    with pytest.raises(ValueError, match="labels: expected -1 where a class is absent"):
+        linear_probe(torch.rand(3, 4), given, np.arange(2), np.arange(2, 3), metric="11-point mAP")
+
+
+def test_scores_of_ignored_labels_do_not_count() -> None:
+    scores, labels = torch.tensor([[0.9], [float("nan")], [0.1]]), torch.tensor([[1], [0], [-1]])
+    assert eleven_point_map(scores, labels) == 100
+    assert np.isnan(eleven_point_map(scores, torch.tensor([[1], [1], [-1]])))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.uint8, torch.uint16])
+def test_features_may_be_integers(dtype: torch.dtype) -> None:
+    x = torch.randint(0, 5, (20, 4), generator=torch.Generator().manual_seed(0))
+    y = torch.arange(20) % 2
+    calls: list[Any] = [
+        rank_me,
+        feature_spread,
+        uniformity,
+        lambda x: pca_whiten(x, 2).tolist(),
+        lambda x: linear_probe(x, y, np.arange(10), np.arange(10, 20)),
+    ]
+    for call in calls:
+        assert call(x.to(dtype)) == call(x.float())
+    with pytest.raises(TypeError, match=r"features: expected real numbers, got torch.bool"):
+        rank_me(x > 2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("large", [False, True])
+def test_heads_of_a_single_row(large: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing varies: the bias alone tells classes apart."""
+    if large:
+        monkeypatch.setattr(features, "LARGE", 0)
+    weight, bias = linear_head(torch.randn(1, 4), torch.tensor([1]), 2)
+    assert not weight.any() and bias[1] > bias[0]

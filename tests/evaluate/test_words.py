@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,3 +127,22 @@ def test_commands(tmp_path: Path) -> None:
     ):
         with pytest.raises((ValueError, TypeError), match=why):
             run(*arguments)
+
+
+@pytest.mark.parametrize(
+    "counts, kind, message",
+    [
+        ([3, -1], ValueError, "integers >= 0, got -1"),
+        ([3.0, 1.0], TypeError, "integers, got torch.float"),
+        (np.array([True, False]), TypeError, "integers, got torch.bool"),
+        ([3], ValueError, "one for each of 2 words"),
+        ([[3], [1]], ValueError, "one for each of 2 words"),
+        (["3", "1"], TypeError, "numbers, got strings"),
+    ],
+)
+def test_counts_of_words(counts: Any, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match=f"counts: expected {message}"):
+        WordVectors(["a", "b"], torch.eye(2), counts)
+    for given in ([3, 1], torch.tensor([3, 1]), np.array([3, 1], np.uint16)):
+        kept = WordVectors(["a", "b"], torch.eye(2), given).counts
+        assert kept is not None and kept.dtype == np.int64 and kept.tolist() == [3, 1]

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fastssl.augment import SimCLRAugment
@@ -15,7 +17,7 @@ from fastssl.cli.main import app
 from fastssl.data import Batch, digits
 from fastssl.methods import BERT, ImageMethod, Method, SimCLR, WaveNet, kind_of
 from fastssl.models import Encoder, build_audio
-from fastssl.train import Pretraining, cached_step, load_checkpoint, load_encoder, pretrain
+from fastssl.train import Pretraining, cached_step, load_checkpoint, load_encoder, load_method, pretrain
 from tests.support.language import method_of, tokens
 
 DATA = digits().subset(range(64))
@@ -97,6 +99,22 @@ def test_checkpoints_of_compiled_networks(tmp_path: Path) -> None:
     longer = Pretraining(epochs=2, batch_size=32, workers=1, precision="32-true")
     pretrain(SimCLR(Encoder(compiled(), 16)), DATA, longer, out=tmp_path, resume=True)
     pretrain(SimCLR(Encoder(network(), 16)), DATA, longer, out=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("place", ["model.", "model.encoder.", "model.encoder.network."])
+def test_earlier_checkpoints_of_compiled_modules(place: str, tmp_path: Path) -> None:
+    """A wholly compiled method, its encoder or its network: tensors are stored under the names of ``torch.compile``."""
+    options = {"name": "resnet", "size": 16, "width": 4}
+    pretrain("simclr", DATA, ONCE, out=tmp_path, encoder=options)
+    wanted = load_encoder(tmp_path)[0].state_dict()
+    file = next(tmp_path.rglob("tensors.safetensors"))
+    tensors = load_file(file)
+    save_file({k.replace(place, f"{place}_orig_mod."): v for k, v in tensors.items()}, file)
+    found = load_encoder(tmp_path)[0].state_dict()
+    assert found.keys() == wanted.keys() and all(torch.equal(found[k], wanted[k]) for k in wanted)
+    assert type(load_method(tmp_path)) is SimCLR
+    assert load_checkpoint(tmp_path)[0].keys() == tensors.keys()
+    pretrain("simclr", DATA, replace(ONCE, epochs=2), out=tmp_path, encoder=options, resume=True)
 
 
 class OwnText(BERT):
