@@ -8,7 +8,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,6 +17,28 @@ import torch
 
 from fastssl.ops import extension
 from fastssl.ops.backend import cpu_entry
+
+
+@contextmanager
+def instruction_set(name: str) -> Iterator[None]:
+    """Context in which the kernels use an instruction set."""
+    before = extension.instruction_set()
+    extension.instruction_set(name)
+    try:
+        yield
+    finally:
+        extension.instruction_set(before)
+
+
+@contextmanager
+def memory_budget(size: int) -> Iterator[None]:
+    """Context in which the kernels keep up to ``size`` bytes between the passes."""
+    before = extension.get_memory_budget()
+    extension.set_memory_budget(size)
+    try:
+        yield
+    finally:
+        extension.set_memory_budget(before)
 
 
 @dataclass(frozen=True)

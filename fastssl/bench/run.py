@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fastssl.bench.cases import CASES
-from fastssl.bench.harness import as_dict, compare, machine, peak_memory
+from fastssl.bench.harness import as_dict, compare, instruction_set, machine, memory_budget, peak_memory
 from fastssl.ops import extension
 
 SIZES = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -60,22 +60,21 @@ def share_of_peak(rows: int = 8192, features: int = 128) -> list[dict[str, Any]]
     """
     from fastssl.bench.harness import fma_rate
 
-    before, budget = extension.instruction_set(), extension.get_memory_budget()
+    budget = extension.get_memory_budget()
     results = []
+    case = CASES["nt_xent"]
     for name in [n for n in extension.instruction_sets() if n in ("avx2", "avx512")]:
-        extension.instruction_set(name)
         for schedule, units in SCHEDULES.items():
-            extension.set_memory_budget(budget if schedule == "kept tiles" else 0)
-            case = CASES["nt_xent"]
-            step = case.step("fused", case.inputs(rows, features))
-            step()
-            times, peaks, after = [], [], []
-            for _ in range(9):
-                peaks.append(fma_rate(0.1))
-                start = time.perf_counter()
+            with instruction_set(name), memory_budget(budget if schedule == "kept tiles" else 0):
+                step = case.step("fused", case.inputs(rows, features))
                 step()
-                times.append(time.perf_counter() - start)
-                after.append(fma_rate(0.003))
+                times, peaks, after = [], [], []
+                for _ in range(9):
+                    peaks.append(fma_rate(0.1))
+                    start = time.perf_counter()
+                    step()
+                    times.append(time.perf_counter() - start)
+                    after.append(fma_rate(0.003))
             flops = units * rows**2 * features
             share, share_at_load = (median(flops / t / p for t, p in zip(times, rates)) for rates in (peaks, after))
             results.append(
@@ -91,25 +90,16 @@ def share_of_peak(rows: int = 8192, features: int = 128) -> list[dict[str, Any]]
                     "share_at_load": share_at_load,
                 }
             )
-    if before is not None:
-        extension.instruction_set(before)
-    extension.set_memory_budget(budget)
     return results
 
 
 def with_avx2(rows: int = MAIN) -> list[dict[str, Any]]:
     """NT-Xent with the AVX2 kernels against eager, as on a CPU without AVX-512."""
-    before = extension.instruction_set()
-    results: list[dict[str, Any]] = []
-    if before == "avx2" or "avx2" not in extension.instruction_sets():
-        return results
-    extension.instruction_set("avx2")
-    for features in (128, 512):
-        row = measure("nt_xent", "eager", rows, features)
-        if row is not None:
-            results.append({**row, "instruction_set": "avx2"})
-    extension.instruction_set(before)
-    return results
+    if extension.instruction_set() == "avx2" or "avx2" not in extension.instruction_sets():
+        return []
+    with instruction_set("avx2"):
+        made = [measure("nt_xent", "eager", rows, features) for features in (128, 512)]
+    return [{**row, "instruction_set": "avx2"} for row in made if row is not None]
 
 
 def bf16_against_fp32(rows: int = 8192, features: int = 512) -> dict[str, Any] | None:

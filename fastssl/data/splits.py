@@ -59,6 +59,9 @@ def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
         share: fraction of items in the training split.
         seed: seed of the split.
 
+    Raises:
+        ValueError: fewer than two items.
+
     Example:
         >>> import numpy as np
         >>> from fastssl.data import ArraySource
@@ -67,6 +70,8 @@ def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
         >>> len(divide(source, 0.5).train)
         2
     """
+    if len(source) < 2:
+        raise ValueError(f"data: expected at least two items, to train and to test on, {source.name} has {len(source)}")
     order = np.random.default_rng([11, seed]).permutation(len(source))
     cut = int(share * len(order))
     name = source.name

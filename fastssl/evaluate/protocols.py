@@ -153,16 +153,21 @@ def evaluate_with(
     Args:
         protocol: a name of :data:`PROTOCOLS`.
         encoder: the pretrained encoder; not modified.
-        options: options of ``build_encoder``, for the random encoder.
+        options: options of ``build_encoder``, for the random encoder, which all protocols compare with.
         tasks: tasks from :func:`fastssl.data.open_splits`.
         readout: "spatial" or "pooled".
         note: called with a line per result.
 
     Raises:
-        ValueError: unknown protocol, or a task that the protocol does not support.
+        ValueError: unknown protocol, no options, or a task that the protocol does not support.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of frozen, {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if not options:
+        raise ValueError(
+            f"options: expected those of build_encoder, for the random encoder of {protocol!r}, got {options!r}; a "
+            "network of your own is evaluated by fastssl.evaluate.evaluate"
+        )
     if not tasks:
         raise ValueError("data: expected at least one data set")
     if protocol == "few-labels" and any(np.asarray(t.train.labels).ndim > 1 for t in tasks):

@@ -339,7 +339,7 @@ def softplus_per_positive(
     """One softplus(lse of the negatives - positive) for every positive pair."""
     rows = pairs.reduce(SoftplusPerPositive(scale, slack), metric=Metric.dot, normalize=normalize)
     check.reduction(reduction)
-    if reduction in ("mean", "active"):  # a softplus is above 0 but where no negative is
+    if reduction in ("mean", "active"):  # a softplus is above 0, but where no negative is, and may be rounded to 0
         counted = rows.positives if reduction == "mean" else torch.where(rows.negatives > 0, rows.positives, 0)
         return pairs.result(mean(rows.total.sum(), counted.sum()))
     return pairs.result(reduce_rows(rows.total, None, reduction))

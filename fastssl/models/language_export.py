@@ -37,6 +37,9 @@ def _as_trained(tokenizer: TrainedTokenizer, model: LanguageModel) -> Any:
 def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path) -> Path:
     """Writes a network and its tokenizer, loads both back, and compares hidden states and ids.
 
+    The names of special tokens in a text, "[MASK]", are tokens of the exported tokenizer, as its users expect, and text
+    for ours, and with ``AutoTokenizer.from_pretrained(path, split_special_tokens=True)``.
+
     Args:
         model: the network.
         tokenizer: its tokenizer.

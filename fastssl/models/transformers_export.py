@@ -101,7 +101,11 @@ def needs_code(path: Path) -> bool:
 
 
 def processor(size: int, channels: int = 3) -> dict[str, Any]:
-    """The configuration of ``AutoImageProcessor`` for the preprocessing of evaluation."""
+    """The configuration of ``AutoImageProcessor`` for the preprocessing of evaluation.
+
+    It has no rounding of margins: where a resized side is 3, 7, 11, ... pixels longer than the crop, transformers crops
+    one pixel before torchvision, and before us, who round half a pixel to the even number of pixels.
+    """
     from fastssl.data.views import resize_of
 
     return {

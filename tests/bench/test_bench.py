@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import importlib.util
 import sys
@@ -11,9 +13,12 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from fastssl.bench import CASES, cases, compare, fma_rate, gemm_rate, peak_memory, regimes
+import fastssl
+from fastssl.bench import CASES, cases, compare, fma_rate, gemm_rate, harness, peak_memory, regimes, run
+from fastssl.bench.harness import instruction_set, memory_budget
 from fastssl.bench.metric import METRIC_CASES
 from fastssl.bench.run import measure, plan
+from tests.support.modes import kernels
 
 
 def test_compare_alternates_and_reports_the_ratio() -> None:
@@ -119,3 +124,28 @@ def test_what_stands_in_for_torchvision_is_removed(monkeypatch: pytest.MonkeyPat
     remove()
     assert sys.meta_path == finders
     assert not [name for name in sys.modules if name.split(".")[0] == "torchvision"]
+
+
+@kernels
+def test_contexts_give_back_what_was_before() -> None:
+    """After an error, too: the rest of a suite would be measured with other kernels."""
+    isa, budget = fastssl.instruction_set(), fastssl.get_memory_budget()
+    assert isa is not None
+    with pytest.raises(KeyboardInterrupt), instruction_set(fastssl.instruction_sets()[0]), memory_budget(0):
+        assert fastssl.instruction_set() == fastssl.instruction_sets()[0] and fastssl.get_memory_budget() == 0
+        raise KeyboardInterrupt
+    assert (fastssl.instruction_set(), fastssl.get_memory_budget()) == (isa, budget)
+
+
+@kernels
+def test_an_interrupted_measurement_leaves_the_kernels_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    isa, budget = fastssl.instruction_set(), fastssl.get_memory_budget()
+    monkeypatch.setattr(run, "measure", interrupted)
+    monkeypatch.setattr(harness, "fma_rate", interrupted)
+    for function in (run.with_avx2, functools.partial(run.share_of_peak, 64, 16)):
+        with contextlib.suppress(KeyboardInterrupt):  # where there is nothing to measure, it is not reached
+            function()
+        assert (fastssl.instruction_set(), fastssl.get_memory_budget()) == (isa, budget)

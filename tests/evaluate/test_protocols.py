@@ -12,7 +12,7 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import ArraySource, Splits, digits, divide, emoji
+from fastssl.data import ArraySource, Splits, digits, divide, emoji, open_splits
 from fastssl.evaluate import (
     PROTOCOLS,
     FineTuning,
@@ -271,3 +271,19 @@ def test_unlabelled_items_are_counted(protocol: str) -> None:
     options = {"name": "resnet", "size": 16, "width": 4}
     with pytest.raises(ValueError, match="a label of every item, 2 of images have none"):
         evaluate_with(protocol, build_encoder(options), options, [Splits("images", source, source.subset([0, 1]))])
+
+
+@pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
+@pytest.mark.parametrize("options", [None, {}])
+def test_protocols_need_the_options_of_a_random_encoder(protocol: str, options: Any) -> None:
+    with pytest.raises(ValueError, match="options: expected those of build_encoder, for the random encoder of .*, got"):
+        evaluate_with(protocol, build_encoder(OPTIONS), options, [open_splits("digits")])
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_too_few_items_to_divide(count: int) -> None:
+    """The training split was empty, which errors blamed."""
+    source = ArraySource(np.zeros((2, 8, 8, 3), np.uint8), [0, 1], ["a", "b"]).subset(np.arange(count), "mine")
+    for make in (divide, open_splits):
+        with pytest.raises(ValueError, match=f"data: expected at least two items.*mine has {count}"):
+            make(source)

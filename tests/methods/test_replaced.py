@@ -130,6 +130,11 @@ def test_transformers_loads_what_is_exported(name: str, tmp_path: Path) -> None:
         assert (found, pair) == (sep + first, sep + first + sep + second)
     else:
         assert (found, pair) == (cls + first + sep, cls + first + sep + second + sep)
+    named = f"the {made.text_of(made.mask)} state{made.text_of(made.sep)}"
+    ours = made.encode([named])[0].tolist()
+    assert made.mask not in ours and made.mask in tokenizer(named)["input_ids"]
+    as_text = AutoTokenizer.from_pretrained(tmp_path / name, split_special_tokens=True)
+    assert as_text(named, add_special_tokens=False)["input_ids"] == ours
 
 
 def test_a_sixth_of_the_tokens_is_predicted_in_spans_and_in_random_order() -> None:

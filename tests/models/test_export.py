@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastssl.data.views import CenterCropExamples
+from fastssl.data.views import CenterCropExamples, resize_of
 from fastssl.models import Encoder, build_encoder
 from fastssl.models.export import FILES, FORMATS, export_encoder, loading
 from tests.support import ROOT
@@ -138,3 +138,27 @@ def test_networks_that_a_library_does_not_have_are_refused(tmp_path: Path) -> No
     with pytest.raises(ValueError, match=f"to: expected one of {', '.join(FORMATS)}, got 'tflite'"):
         export_encoder(build_encoder(SMALL), SMALL, "tflite", tmp_path / "other")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size", [32, 33, 95, 96, 97, 112, 160, 224])
+@pytest.mark.parametrize("shape", [(300, 300), (300, 401), (333, 500), (640, 427)])
+def test_crops_of_the_exported_processor(size: int, shape: tuple[int, int]) -> None:
+    """One pixel before ours where a margin is 3 modulo 4, as docs/encoders.md says; else the same."""
+    transformers = pytest.importorskip("transformers")
+    from PIL import Image
+
+    from fastssl.models.transformers_export import processor
+
+    options = processor(size)
+    made = getattr(transformers, options.pop("image_processor_type"))(**options)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    image = np.stack([x * 255 / shape[1], y * 255 / shape[0], 127 + 127 * np.sin(x / 9) * np.cos(y / 11)], 2)
+    image = image.astype(np.uint8)
+    theirs = made(Image.fromarray(image), return_tensors="pt")["pixel_values"][0]
+    ours = CenterCropExamples(size).augment(image[None], seed=0)[0]
+    for axis, side in enumerate(shape, 1):
+        shorter = resize_of(size)
+        margin = (shorter if side == min(shape) else shorter * side // min(shape)) - size
+        if margin % 4 == 3:
+            ours, theirs = ours.narrow(axis, 0, size - 1), theirs.narrow(axis, 1, size - 1)
+    assert float((ours - theirs).abs().max()) < 2 * 2 / 255

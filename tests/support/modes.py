@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 import torch
 
 import fastssl
+from fastssl.bench.harness import instruction_set
 from fastssl.ops import extension
 
 kernels = pytest.mark.skipif(extension._C is None, reason="the compiled kernels are not installed")
@@ -23,13 +21,4 @@ ISAS = fastssl.instruction_sets()
 # Of the others only pairs of bf16 rows are computed by code of their own (add_bf16_isa in csrc/CMakeLists.txt).
 FLOAT_ISAS = [name for name in ISAS if name not in ("avx512_bf16", "amx", "neon_bf16")]
 
-
-@contextmanager
-def instruction_set(name: str) -> Iterator[None]:
-    """Context in which the kernels use an instruction set."""
-    before = fastssl.instruction_set()
-    fastssl.instruction_set(name)
-    try:
-        yield
-    finally:
-        fastssl.instruction_set(before)
+__all__ = ["FLOAT_ISAS", "ISAS", "instruction_set", "kernels", "modes"]
