@@ -499,9 +499,9 @@ def multi_nt_xent(
     over each row, without a list of pairs and negatives. A pair whose anchor has no negative contributes 0.
 
     Args:
-        reduction: "mean" over positive pairs | "active": over those whose anchor has a negative, since their loss is above
-            0 (where it is rounded to 0, too: pytorch-metric-learning's ``AvgNonZeroReducer`` leaves these out) | "sum"
-            | "none": the sum of each row's pairs.
+        reduction: "mean" over positive pairs | "active": over those whose anchor has a negative, whose loss is above 0
+            (where it is rounded to 0, too: pytorch-metric-learning's ``AvgNonZeroReducer`` leaves these out) | "sum" |
+            "none": the sum of each row's pairs.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -78,8 +78,7 @@ def linear_cross_entropy(
     Source: the fusion: Wijmans et al., Cut Your Losses in Large-Vocabulary Language Models, 2024; z-loss: Chowdhery et
     al., PaLM, 2022, section 5; soft-capping: Gemma Team, Gemma 2, 2024, section 2.
     """
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index: expected an integer, got {type(ignore_index).__name__}")
+    ignore_index = check.count("ignore_index", ignore_index, low=-(2**63))
     shape = check.tensor("hidden", hidden).shape[:-1]
     hidden, targets = _as_rows(hidden, targets, check.flag("shift", shift), ignore_index)
     hidden, weight = _of_one_dtype(hidden, weight)

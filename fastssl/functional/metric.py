@@ -588,9 +588,9 @@ def tuplet_margin(
 
     Args:
         margin: beta, in degrees.
-        reduction: "mean" over positive pairs | "active": over those whose anchor has a negative, since their loss is above
-            0 (where it is rounded to 0, too: pytorch-metric-learning's ``AvgNonZeroReducer`` leaves these out) | "sum"
-            | "none": the sum of each row's pairs.
+        reduction: "mean" over positive pairs | "active": over those whose anchor has a negative, whose loss is above 0
+            (where it is rounded to 0, too: pytorch-metric-learning's ``AvgNonZeroReducer`` leaves these out) | "sum" |
+            "none": the sum of each row's pairs.
 
     Example:
         >>> import torch, fastssl.functional as F

@@ -248,3 +248,15 @@ def test_what_must_work() -> None:
     assert torch.isfinite(F.clip_loss(X, Y, 1.0, torch.tensor(1.0)))
     assert torch.isfinite(F.linear_cross_entropy(X, Y, LABELS.int(), torch.ones(6).double()))
     assert torch.isfinite(F.nt_xent(torch.zeros(3, 4), torch.zeros(3, 4)))
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    budget = fastssl.get_memory_budget()
+    try:
+        fastssl.set_memory_budget(np.int64(1 << 20))
+        assert type(fastssl.get_memory_budget()) is int and fastssl.get_memory_budget() == 1 << 20
+    finally:
+        fastssl.set_memory_budget(budget)
+    hidden, weight, targets = torch.randn(4, 8), torch.randn(5, 8), torch.tensor([0, -7, 2, 4])
+    wanted = F.linear_cross_entropy(hidden, weight, targets, ignore_index=-7)
+    assert torch.equal(F.linear_cross_entropy(hidden, weight, targets, ignore_index=np.int64(-7)), wanted)
