@@ -240,7 +240,7 @@ def test_runs_are_evaluated(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "text"),
     [
-        (lambda: RBM(build_encoder({"name": "rbm", "size": 4}), steps=0), ValueError, "steps: expected an integer of"),
+        (lambda: RBM(build_encoder({"name": "rbm", "size": 4}), steps=0), ValueError, "steps: expected an integer >="),
         (lambda: RBM(build_encoder({"name": "resnet", "size": 32})), TypeError, "RBM expects an encoder of RBMNetwork"),
         (lambda: RBMNetwork(4, blocks=0), ValueError, "blocks: expected at least one machine, got 0"),
         (lambda: RBMNetwork(4, deviation=0.0), ValueError, "deviation: expected a value above 0, got 0"),
