@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.cli.show import echo, item_progress
-from fastssl.data import Corpus, Source, TokenFile, Windows
+from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows
 from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
+from fastssl.train import load_language
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
 
 
@@ -18,7 +19,7 @@ def prepare(
     settings: dict[str, Any],
     method_options: dict[str, Any],
     *,
-    tokenizer: str | None,
+    tokenizer: str | Tokenizer | None,
     held_out: float | None,
     init: str | None,
     seed: int,
@@ -30,16 +31,22 @@ def prepare(
         name: name of the method.
         source: a corpus or a token file.
         out: folder of the run.
-        settings: options of the network, and the ``vocabulary`` of a tokenizer to train.
+        settings: options of the network, and the ``vocabulary`` of a tokenizer to train; with a network to start from,
+            its own take their place, and these must be the same, but for a ``length``.
         method_options: arguments of the method.
         tokenizer: a kind, or a path.
         held_out: share of the corpus, its end, that is left out; None: a twentieth.
-        init: see :func:`fastssl.train.language.start_embeddings`; None: random embeddings.
+        init: see :func:`fastssl.train.language.start_embeddings`; or a network that the run starts from
+            (:func:`fastssl.train.load_language`); None: random weights.
         seed: seed of the weights.
         resume: whether the run in ``out`` is resumed.
     """
     share = HELD_OUT if held_out is None else held_out
-    vocabulary = settings.pop("vocabulary")
+    vocabulary = settings.pop("vocabulary", None)
+    start, taken = None, resume and (out / "checkpoint").exists()
+    if init is not None and init.partition(":")[0] != "word2vec":
+        start, own = load_language(out if taken else init, settings.get("length"))
+        tokenizer = _tokenizer_of(own, source, init, tokenizer)
     if settings.get("name") == "transformer" and tokenizer is None and isinstance(source, Corpus):
         tokenizer = "bytes"
     with item_progress(f"{source.name}: documents tokenized") as show:
@@ -47,14 +54,32 @@ def prepare(
             source, out, get(name), tokenizer, vocabulary, held_out=share, resume=resume, progress=show
         )
     echo(f"{tokens.path}: {described(tokens)}")
-    method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed)
+    method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed, start)
     windows = method.prepare(tokens, tokens.divide(share)[0])
     if windows.cut:
         echo(f"{windows.cut:,} sentences are longer than {windows.length} tokens: their ends are left out")
-    if init is not None and not (resume and (out / "checkpoint").exists()):
-        started = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
-        echo(f"{started:,} embeddings of tokens start from {init}")
+    if start is not None:
+        sizes = f"{options['depth']} layers of {options['width']}, {options['length']} tokens"
+        echo(f"weights start from {init}: {options['name']}, {sizes}")
+    elif init is not None and not taken:
+        count = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
+        echo(f"{count:,} embeddings of tokens start from {init}")
     return method, windows, options
+
+
+def _tokenizer_of(own: Tokenizer, source: Source, init: str, given: str | Tokenizer | None) -> Tokenizer | None:
+    """The tokenizer of a network to start from; None for a token file, which has it.
+
+    Raises:
+        ValueError: a token file that another one has written, or another one that is asked for.
+    """
+    if given is not None:
+        raise ValueError(f"tokenizer: expected none, {init} has its own")
+    if not isinstance(source, TokenFile):
+        return own
+    if source.tokenizer.fingerprint != own.fingerprint:
+        raise ValueError(f"init: {init} has {own!r}, {source.path} was written with another one, {source.tokenizer!r}")
+    return None
 
 
 def described(tokens: TokenFile) -> str:
@@ -187,11 +212,11 @@ def evaluate_finetuned(
         few_text_labels,
     )
 
-    method, starts = _starts(run, init)
+    starts, tokenizer = _starts(run, init)
     given = [] if labels is None else labels.split(",")
     if not all(count.isdecimal() and int(count) for count in given):
         raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
-    counts, tokenizer, more = [int(count) for count in given], method.tokenizer, {"seeds": seeds or 3, "note": echo}
+    counts, more = [int(count) for count in given], {"seeds": seeds or 3, "note": echo}
     table: dict[str, Any] = {}
     for name in data.split(","):
         if protocol == "tags":
@@ -207,22 +232,22 @@ def evaluate_finetuned(
     return table
 
 
-def _starts(run: Path, init: str | None) -> tuple[TextMethod, dict[str, Any]]:
-    """The method of a run, and the networks that its fine-tuning starts from, of a seed."""
+def _starts(run: Path, init: str | None) -> tuple[dict[str, Any], Tokenizer]:
+    """The networks that the fine-tuning of a run starts from, of a seed, and their tokenizer."""
     import torch
 
     from fastssl.models import LanguageModel, build_language
 
-    method, state = load(run)
+    pretrained, tokenizer = load_language(run)
 
     def scratch(seed: int) -> LanguageModel:
         torch.manual_seed(seed)
-        return build_language(state["encoder"])
+        return build_language(pretrained.options)
 
     def vectors(seed: int) -> LanguageModel:
         network = scratch(seed)
-        start_embeddings(network, method.tokenizer, str(init))
+        start_embeddings(network, tokenizer, str(init))
         return network
 
-    starts = {"pretrained": lambda seed: method.network, "from scratch": scratch}
-    return method, starts if init is None else {**starts, "from word vectors": vectors}
+    starts = {"pretrained": lambda seed: pretrained, "from scratch": scratch}
+    return starts if init is None else {**starts, "from word vectors": vectors}, tokenizer

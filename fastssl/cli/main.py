@@ -198,7 +198,10 @@ def pretrain(
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="Of texts: embeddings start from word2vec (of the tokens) or word2vec:RUN."),
+        typer.Option(
+            help="Weights to start from: a run, or of images a file of weights (.pth, .safetensors), of texts "
+            "huggingface:PATH; of texts also word2vec (of the tokens) or word2vec:RUN, embeddings alone."
+        ),
     ] = None,
     objective: Annotated[
         str | None, typer.Option(help="Of t5 and bart: spans, prefix, bert, deshuffle, infill, ...")
@@ -243,7 +246,7 @@ def pretrain(
 ) -> None:
     """Pretrain METHOD on images, texts or waveforms without labels."""
     from fastssl.cli.plan import plan
-    from fastssl.cli.recipes import build_method, encoder_for, method_settings, options_for
+    from fastssl.cli.recipes import build_method, encoder_for, method_settings, options_for, options_of_run
     from fastssl.methods import AudioMethod, get
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
@@ -269,7 +272,7 @@ def pretrain(
     }
     of_texts = {
         **{"network": network, "tokenizer": tokenizer, "vocabulary": vocabulary, "length": length, "depth": depth},
-        **{"heads": heads, "held_out": held_out, "init": init, "objective": objective, "order": order},
+        **{"heads": heads, "held_out": held_out, "objective": objective, "order": order},
     }
     of_others = of_images if text else of_texts
     if audio:
@@ -304,6 +307,10 @@ def pretrain(
         "depth": depth,
         "heads": heads,
     }
+    if text and init is not None and init.partition(":")[0] != "word2vec":
+        if vocabulary is not None:
+            raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
+        chosen = replace(chosen, network={})  # those of the network that it starts from
     chosen = replace(
         chosen,
         options=chosen.options | given,
@@ -360,6 +367,8 @@ def pretrain(
             resume=resume,
         )
     elif audio:
+        if init is not None:
+            raise ValueError(f"init: {method} takes waveforms, it has no such option")
         from fastssl.train.audio import build_audio_method
 
         method_options = chosen.method
@@ -367,8 +376,12 @@ def pretrain(
     else:
         encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
         encoder_options = {**chosen.network, **encoder_options, **of_network}
+        if init is not None and resume and (out / "checkpoint").exists():
+            init = str(out)
+        if init is not None and Path(init).is_dir() and encoder is None:
+            encoder_options = options_of_run(Path(init), size=size, width=width, blocks=blocks, stem=stem)
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
-        model = build_method(method, encoder_options, source, seed, **arguments)
+        model = build_method(method, encoder_options, source, seed, init=init, **arguments)
         method_options = options_for(method, source.embedded, **arguments)
     if dry_run:
         for line in plan(model, source, settings, method_options, encoder_options):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from fastssl.methods import AudioMethod, ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS
+from fastssl.models.folder import load_checkpoint
 from fastssl.train.recipe import recipe
+from fastssl.train.starting import start_encoder
 
 TWO_VIEWS = {
     "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con", "inter-clr",
@@ -94,6 +97,18 @@ def encoder_for(
     return options if stem is None else {**options, "stem": stem}
 
 
+def options_of_run(run: Path, **given: Any) -> dict[str, Any]:
+    """The options of the encoder of a run that another one starts from, and those given.
+
+    Raises:
+        ValueError: no checkpoint, or one without an encoder of images.
+    """
+    options = load_checkpoint(run)[1].get("encoder")
+    if not isinstance(options, dict) or "size" not in options:
+        raise ValueError(f"init: expected a run with an encoder of images, {str(run)!r} has none that can be rebuilt")
+    return {**options, **{key: value for key, value in given.items() if value is not None}}
+
+
 def options_for(
     name: str,
     embedded: str | None,
@@ -129,8 +144,10 @@ def build_method(
     temperature: float | None = None,
     spatial: bool | None = None,
     settings: dict[str, Any] | None = None,
+    init: str | None = None,
 ) -> ImageMethod:
-    """Returns a method with weights initialised from ``seed``; arguments as for :func:`options_for`.
+    """Returns a method with weights initialised from ``seed``, or of its encoder from ``init``
+    (:func:`fastssl.train.start_encoder`); the other arguments as for :func:`options_for`.
 
     Raises:
         ValueError: unknown method, or a temperature for a method without one.
@@ -139,6 +156,8 @@ def build_method(
     options = options_for(name, data.embedded, temperature, spatial, settings)
     torch.manual_seed(seed)
     encoder = build_encoder(encoder_options)
+    if init is not None:
+        start_encoder(encoder, init)
     method: ImageMethod = kind(encoder, views_for(name, data.embedded, encoder.size), **options)
     return method
 

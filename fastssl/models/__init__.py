@@ -11,7 +11,7 @@ from fastssl.models.heads import DINOHead, prediction_head, projection_head
 from fastssl.models.igpt import ImageGPTNetwork
 from fastssl.models.kmeans import kmeans, pca_whiten
 from fastssl.models.lab import LabNetwork
-from fastssl.models.language import LanguageModel, Transformer, build_language
+from fastssl.models.language import LanguageModel, Transformer, as_language, build_language
 from fastssl.models.libraries import LIBRARIES, Backbone
 from fastssl.models.memory import EmbeddingQueue, MemoryBank, Prototypes, TargetNetwork
 from fastssl.models.nade import NADENetwork
@@ -73,6 +73,7 @@ __all__ = [
     "WaveRNNNetwork",
     "WordVectors",
     "as_encoder",
+    "as_language",
     "build_audio",
     "build_encoder",
     "build_language",

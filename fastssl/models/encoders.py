@@ -56,6 +56,8 @@ class Encoder(nn.Module):
         (8, (8, 8, 8), torch.Size([2, 32]))
     """
 
+    options: dict[str, Any] | None = None  # those of :func:`build_encoder`
+
     def __init__(self, network: nn.Module, size: int, channels: int = 3) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
@@ -119,6 +121,7 @@ class Encoder(nn.Module):
             return self
         made = Encoder(self.network, size, self.channels)
         made.training = self.training
+        made.options = None if self.options is None else {**self.options, "size": size}
         return made
 
     def levels(self) -> list[nn.Module]:
@@ -233,6 +236,12 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
         >>> build_encoder({"name": "resnet", "size": 32, "width": 16, "blocks": 1}).dim
         64
     """
+    made = _build(options)
+    made.options = dict(options)
+    return made
+
+
+def _build(options: dict[str, Any]) -> Encoder:
     name, size = str(options["name"]), int(options["size"])
     channels = int(options.get("channels", 1 if name in DENSITIES else 3))
     if name in DENSITIES:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -262,115 +263,129 @@ def _bert_sizes(o: dict[str, Any], width: int, heads: int) -> dict[str, Any]:
     }
 
 
-def _bert(o: dict[str, Any]) -> nn.Module:
-    t = _library()
-    return t.BertForPreTraining(t.BertConfig(**_bert_sizes(o, o["width"], o["heads"])))
+def _bert_config(o: dict[str, Any]) -> dict[str, Any]:
+    return _bert_sizes(o, o["width"], o["heads"])
 
 
-def electra_config(o: dict[str, Any], width: int, heads: int) -> Any:
-    """The configuration of a discriminator or a generator of ``width``, whose embeddings have ``o["width"]``."""
-    return _library().ElectraConfig(embedding_size=o["width"], **_bert_sizes(o, width, heads))
-
-
-def _electra(o: dict[str, Any]) -> nn.Module:
-    return _library().ElectraForPreTraining(electra_config(o, o["width"], o["heads"]))
+def _electra_config(o: dict[str, Any]) -> dict[str, Any]:
+    return {"embedding_size": o["width"], **_bert_config(o)}
 
 
 def build_generator(o: dict[str, Any], width: int, heads: int) -> nn.Module:
     """The masked language model that replaces tokens for an "electra" network with the options ``o``."""
-    return _library().ElectraForMaskedLM(electra_config(o, width, heads))
+    own = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 4 * width}
+    return _build("electra", o, "ElectraForMaskedLM", own)
 
 
-def _xlnet(o: dict[str, Any]) -> nn.Module:
-    t = _library()
-    return t.XLNetLMHeadModel(
-        t.XLNetConfig(
-            vocab_size=o["vocabulary"],
-            d_model=o["width"],
-            n_layer=o["depth"],
-            n_head=o["heads"],
-            d_inner=4 * o["width"],
-            dropout=o["dropout"],
-            mem_len=None,
-            use_mems_eval=False,
-            pad_token_id=o["pad"],
-            bos_token_id=o["start"],
-            eos_token_id=o["end"],
-        )
-    )
+def _xlnet_config(o: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": o["vocabulary"],
+        "d_model": o["width"],
+        "n_layer": o["depth"],
+        "n_head": o["heads"],
+        "d_inner": 4 * o["width"],
+        "dropout": o["dropout"],
+        "mem_len": None,
+        "use_mems_eval": False,
+        "pad_token_id": o["pad"],
+        "bos_token_id": o["start"],
+        "eos_token_id": o["end"],
+    }
 
 
-def _gpt2(o: dict[str, Any]) -> nn.Module:
-    t = _library()
-    return t.GPT2LMHeadModel(
-        t.GPT2Config(
-            vocab_size=o["vocabulary"],
-            n_embd=o["width"],
-            n_layer=o["depth"],
-            n_head=o["heads"],
-            n_positions=o["length"],
-            embd_pdrop=o["dropout"],
-            resid_pdrop=o["dropout"],
-            attn_pdrop=o["dropout"],
-            bos_token_id=o["end"],
-            eos_token_id=o["end"],
-        )
-    )
+def _gpt2_config(o: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": o["vocabulary"],
+        "n_embd": o["width"],
+        "n_layer": o["depth"],
+        "n_head": o["heads"],
+        "n_positions": o["length"],
+        "embd_pdrop": o["dropout"],
+        "resid_pdrop": o["dropout"],
+        "attn_pdrop": o["dropout"],
+        "bos_token_id": o["end"],
+        "eos_token_id": o["end"],
+    }
 
 
-def _t5(o: dict[str, Any]) -> nn.Module:
-    t = _library()
-    return t.T5ForConditionalGeneration(
-        t.T5Config(
-            vocab_size=o["vocabulary"],
-            d_model=o["width"],
-            d_ff=4 * o["width"],
-            d_kv=o["width"] // o["heads"],
-            num_layers=o["depth"],
-            num_heads=o["heads"],
-            dropout_rate=o["dropout"],
-            pad_token_id=o["pad"],
-            eos_token_id=o["end"],
-            decoder_start_token_id=o["pad"],
-        )
-    )
+def _t5_config(o: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": o["vocabulary"],
+        "d_model": o["width"],
+        "d_ff": 4 * o["width"],
+        "d_kv": o["width"] // o["heads"],
+        "num_layers": o["depth"],
+        "num_heads": o["heads"],
+        "dropout_rate": o["dropout"],
+        "pad_token_id": o["pad"],
+        "eos_token_id": o["end"],
+        "decoder_start_token_id": o["pad"],
+    }
 
 
-def _bart(o: dict[str, Any]) -> nn.Module:
-    t = _library()
-    return t.BartForConditionalGeneration(
-        t.BartConfig(
-            vocab_size=o["vocabulary"],
-            d_model=o["width"],
-            encoder_layers=o["depth"],
-            decoder_layers=o["depth"],
-            encoder_attention_heads=o["heads"],
-            decoder_attention_heads=o["heads"],
-            encoder_ffn_dim=4 * o["width"],
-            decoder_ffn_dim=4 * o["width"],
-            max_position_embeddings=o["length"],
-            dropout=o["dropout"],
-            attention_dropout=o["dropout"],
-            pad_token_id=o["pad"],
-            bos_token_id=o["start"],
-            eos_token_id=o["end"],
-            decoder_start_token_id=o["end"],
-            forced_eos_token_id=o["end"],
-        )
-    )
+def _bart_config(o: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": o["vocabulary"],
+        "d_model": o["width"],
+        "encoder_layers": o["depth"],
+        "decoder_layers": o["depth"],
+        "encoder_attention_heads": o["heads"],
+        "decoder_attention_heads": o["heads"],
+        "encoder_ffn_dim": 4 * o["width"],
+        "decoder_ffn_dim": 4 * o["width"],
+        "max_position_embeddings": o["length"],
+        "dropout": o["dropout"],
+        "attention_dropout": o["dropout"],
+        "pad_token_id": o["pad"],
+        "bos_token_id": o["start"],
+        "eos_token_id": o["end"],
+        "decoder_start_token_id": o["end"],
+        "forced_eos_token_id": o["end"],
+    }
 
 
+class _Architecture(NamedTuple):
+    """A network of transformers.
+
+    Args:
+        model, config: names of its classes.
+        sizes: the arguments of the configuration, of the options of :func:`build_language`.
+        dropouts: those of them that are shares of dropout.
+    """
+
+    model: str
+    config: str
+    sizes: Callable[[dict[str, Any]], dict[str, Any]]
+    dropouts: tuple[str, ...]
+
+
+def _build(kind: str, o: dict[str, Any], model: str | None = None, own: dict[str, Any] | None = None) -> nn.Module:
+    """A network of transformers with random weights: of ``o["config"]`` where a given network had one, with the dropout
+    of the options."""
+    library, of = _library(), TRANSFORMERS[kind]
+    config = of.sizes(o)
+    if o.get("config") is not None:
+        config = {**o["config"], "vocab_size": o["vocabulary"], **{name: o["dropout"] for name in of.dropouts}}
+    made: nn.Module = getattr(library, model or of.model)(getattr(library, of.config)(**{**config, **(own or {})}))
+    return made
+
+
+_OF_BERT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
+TRANSFORMERS = {
+    "bert": _Architecture("BertForPreTraining", "BertConfig", _bert_config, _OF_BERT),
+    "electra": _Architecture("ElectraForPreTraining", "ElectraConfig", _electra_config, _OF_BERT),
+    "xlnet": _Architecture("XLNetLMHeadModel", "XLNetConfig", _xlnet_config, ("dropout",)),
+    "gpt2": _Architecture("GPT2LMHeadModel", "GPT2Config", _gpt2_config, ("embd_pdrop", "resid_pdrop", "attn_pdrop")),
+    "t5": _Architecture("T5ForConditionalGeneration", "T5Config", _t5_config, ("dropout_rate",)),
+    "bart": _Architecture("BartForConditionalGeneration", "BartConfig", _bart_config, ("dropout", "attention_dropout")),
+}
 LANGUAGE_NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "transformer": _transformer,
     "gru": _recurrent,
     "lstm": _recurrent,
-    "bert": _bert,
-    "electra": _electra,
-    "xlnet": _xlnet,
-    "gpt2": _gpt2,
-    "t5": _t5,
-    "bart": _bart,
+    **{name: partial(_build, name) for name in TRANSFORMERS},
 }
+_RELATIVE = 512  # tokens at most of networks without positions, unless another number is given
 _DEFAULTS = {"width": 128, "depth": 4, "heads": 4, "length": 128, "dropout": 0.0, "pad": 0, "start": 2, "end": 3}
 
 
@@ -381,7 +396,8 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
         options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; "bert", "electra" (the
             discriminator), "xlnet", "gpt2", "t5" or "bart"; "vocabulary"; and optionally "width" (128), "depth" (4),
             "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal" (of "transformer", True),
-            "pad", "start" and "end" (ids of special tokens: 0, 2, 3).
+            "pad", "start" and "end" (ids of special tokens: 0, 2, 3); "config": the configuration of a network of
+            transformers (:func:`as_language`), which then has its sizes.
 
     Raises:
         ImportError: without the extra ``text``, for all but those of our own.
@@ -394,18 +410,75 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
     """
     if options.get("name") not in LANGUAGE_NETWORKS:
         raise ValueError(f"network: expected one of {', '.join(LANGUAGE_NETWORKS)}, got {options.get('name')!r}")
-    unknown = set(options) - {"name", "vocabulary", "causal", *_DEFAULTS}
+    unknown = set(options) - {"name", "vocabulary", "causal", "config", *_DEFAULTS}
     if unknown or "vocabulary" not in options:
         known = f"expected {', '.join(_DEFAULTS)}, vocabulary, causal"
         raise ValueError(f"network: {known}, got {sorted(unknown)}" if unknown else "network: vocabulary is missing")
     filled = {**_DEFAULTS, **options}
     for key in ("vocabulary", "width", "depth", "heads", "length"):
         filled[key] = integer(key, filled[key], 1)
-    if filled["width"] % filled["heads"]:
+    if filled.get("config") is not None and filled["name"] not in TRANSFORMERS:
+        raise ValueError(f"config: expected none, {filled['name']!r} is no network of transformers")
+    if filled["width"] % filled["heads"] and filled.get("config") is None:
         raise ValueError(f"heads: expected a divisor of width {filled['width']}, got {filled['heads']}")
     if not 0 <= filled["dropout"] < 1:
         raise ValueError(f"dropout: expected a share in [0, 1), got {filled['dropout']}")
     return LanguageModel(LANGUAGE_NETWORKS[filled["name"]](filled), filled)
+
+
+def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = None) -> LanguageModel:
+    """A network of transformers, with its weights, as one of language methods.
+
+    Args:
+        network: a BertForPreTraining, ElectraForPreTraining, XLNetLMHeadModel, GPT2LMHeadModel,
+            T5ForConditionalGeneration or BartForConditionalGeneration; modified where the tokenizer has more tokens,
+            whose embeddings are added.
+        tokenizer: the tokenizer of its tokens.
+        length: maximum number of tokens; None: that of its positions, or 512 where these are relative.
+
+    Raises:
+        TypeError: another network.
+        ValueError: a longer ``length`` than it has positions.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from fastssl.data import Tokenizer
+        >>> from fastssl.models import as_language
+        >>> network = GPT2LMHeadModel(GPT2Config(vocab_size=256, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+        >>> model = as_language(network, Tokenizer())
+        >>> model.length, model.vocabulary
+        (32, 261)
+    """
+    of = next((name for name, own in TRANSFORMERS.items() if own.model == type(network).__name__), None)
+    if of is None:
+        known = ", ".join(own.model for own in TRANSFORMERS.values())
+        raise TypeError(f"network: expected one of {known}, got {type(network).__name__}")
+    n: Any = network
+    if tokenizer.size > n.config.vocab_size:
+        n.resize_token_embeddings(tokenizer.size)  # new rows are near the mean of the others
+    get: Any = n.config
+    most = None if of in ("t5", "xlnet") else int(get.max_position_embeddings)
+    if length is None:
+        length = most or _RELATIVE
+    if most is not None and length > most:
+        raise ValueError(f"length: expected at most {most}, the positions of the network, got {length}")
+    kept = n.config.to_diff_dict()
+    config = {
+        key: value for key, value in kept.items() if key not in ("architectures", "transformers_version", "dtype")
+    }
+    options = {
+        **_DEFAULTS,
+        "name": of,
+        "vocabulary": int(get.vocab_size),
+        "width": int(get.hidden_size),
+        "depth": int(get.num_hidden_layers),
+        "heads": int(get.num_attention_heads),
+        "length": length,
+        "dropout": float(getattr(get, TRANSFORMERS[of].dropouts[0])),
+        **{"pad": tokenizer.pad, "start": tokenizer.cls, "end": tokenizer.sep},
+        "config": config,
+    }
+    return LanguageModel(network, options)
 
 
 def _library() -> Any:

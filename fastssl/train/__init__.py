@@ -8,6 +8,7 @@ from fastssl.train.optim import LARS, build_optimizer, learning_rate_factor
 from fastssl.train.options import Pretraining, check_out, is_rank_zero
 from fastssl.train.recipe import Recipe, recipe
 from fastssl.train.run import pretrain
+from fastssl.train.starting import load_language, start_encoder
 from fastssl.train.trainer import Trainer
 
 __all__ = [
@@ -24,8 +25,10 @@ __all__ = [
     "learning_rate_factor",
     "load_checkpoint",
     "load_encoder",
+    "load_language",
     "load_method",
     "pretrain",
     "recipe",
     "save_checkpoint",
+    "start_encoder",
 ]

@@ -124,7 +124,8 @@ def load_encoder(path: str | Path, encoder: Encoder | None = None) -> tuple[Enco
             f"checkpoint: {state.get('method', 'this run')} has no encoder of images; word vectors are read by "
             "fastssl.methods.load_word_vectors(path), and written as text by fastssl export"
         )
-    if state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
+    own = state["method"] not in METHODS
+    if not own and state["encoder"] is not None and not any(key.startswith("model.encoder.") for key in tensors):
         raise ValueError(f"checkpoint: {state['method']} has no encoder of images; load it with load_method")
     if encoder is None and not issubclass(kind_of(state), ImageMethod):
         raise ValueError(

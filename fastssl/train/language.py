@@ -17,6 +17,7 @@ from fastssl.data.tokens import FEW
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
 from fastssl.models import LanguageModel, WordVectors, build_language
 from fastssl.train.options import detect_launcher, is_rank_zero
+from fastssl.train.starting import start_language
 
 HELD_OUT = 0.05  # share of the corpus, its end, that a run by name does not train on
 FILE = "corpus.tok"
@@ -26,7 +27,7 @@ def open_tokens(
     source: Source,
     out: Path,
     kind: type[Method],
-    tokenizer: str | None = None,
+    tokenizer: str | Tokenizer | None = None,
     vocabulary: int | None = None,
     *,
     held_out: float = HELD_OUT,
@@ -40,7 +41,7 @@ def open_tokens(
         source: a corpus or a token file.
         out: folder of the run.
         kind: the method, whose default kind of tokenizer is trained.
-        tokenizer: a kind to train, or a path or name of :func:`fastssl.data.load_tokenizer`.
+        tokenizer: a kind to train, a path or name of :func:`fastssl.data.load_tokenizer`, or a tokenizer.
         vocabulary: size of a tokenizer to train.
         held_out: share of the documents, at the end, that a tokenizer is not trained on.
         resume: use the tokenizer of the run in ``out``.
@@ -70,19 +71,21 @@ def open_tokens(
         raise ValueError(f"data: processes of {launch.by} share a token file: fastssl tokenize DATA FILE.tok")
     if not is_rank_zero() and path.exists():  # started by the first process, which has written it
         return TokenFile(path)
-    chosen = tokenizer or kind.tokenizer_kind
+    chosen = kind.tokenizer_kind if tokenizer is None else tokenizer
     made: Tokenizer
     if resume and taken:
         made = load_tokenizer(out)
-        same = tokenizer is None or (
-            made.kind == tokenizer if tokenizer in KINDS else load_tokenizer(tokenizer).fingerprint == made.fingerprint
-        )
+        if tokenizer in KINDS:
+            same = made.kind == tokenizer
+        else:
+            asked = made if tokenizer is None else _loaded(tokenizer)
+            same = asked.fingerprint == made.fingerprint
         if not same:
             raise ValueError(f"tokenizer: {out} was trained with {made!r}, resume with it, got {tokenizer!r}")
-    elif chosen in KINDS:
+    elif isinstance(chosen, str) and chosen in KINDS:
         made = train_tokenizer(_training_texts(source, held_out), chosen, 8000 if vocabulary is None else vocabulary)
     else:
-        made = load_tokenizer(chosen)
+        made = _loaded(chosen)
     if path.exists():
         there = TokenFile(path)
         if there.corpus == source.fingerprint and there.tokenizer.fingerprint == made.fingerprint:
@@ -90,6 +93,10 @@ def open_tokens(
         if taken:
             path = out / f"{path.stem}-{made.fingerprint[:8]}{path.suffix}"
     return tokenize_corpus(source, made, path, progress)
+
+
+def _loaded(tokenizer: str | Tokenizer) -> Tokenizer:
+    return tokenizer if isinstance(tokenizer, Tokenizer) else load_tokenizer(tokenizer)
 
 
 def remove_other_tokens(kept: Path, out: Path) -> None:
@@ -114,7 +121,7 @@ def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Toke
         **({"dropout": kind.dropout} if kind.dropout else {}),
         **options,
         "name": name,
-        "vocabulary": tokenizer.size + kind.extra,
+        "vocabulary": max(tokenizer.size + kind.extra, options.get("vocabulary", 0)),
         "pad": tokenizer.pad,
         "start": tokenizer.cls,
         "end": tokenizer.sep,
@@ -125,14 +132,39 @@ def network_options(kind: type[Method], options: dict[str, Any], tokenizer: Toke
 
 
 def build_text_method(
-    name: str, options: dict[str, Any], tokenizer: Tokenizer, method_options: dict[str, Any], seed: int
+    name: str,
+    options: dict[str, Any],
+    tokenizer: Tokenizer,
+    method_options: dict[str, Any],
+    seed: int,
+    start: LanguageModel | None = None,
 ) -> tuple[TextMethod, dict[str, Any]]:
-    """A language method with weights initialised from ``seed``, and the options of its network."""
+    """A language method with weights initialised from ``seed``, or those of a network to start from, whose sizes it
+    then has; and the options of its network.
+
+    Raises:
+        ValueError: a network that is none of the method's, or sizes other than those of ``start``.
+    """
     kind: Any = get(name)
     torch.manual_seed(seed)
+    if start is not None:
+        options = _options_of(kind, options, start)
     network = build_language(network_options(kind, options, tokenizer))
+    if start is not None:
+        start_language(network, start)
     method: TextMethod = kind(network, tokenizer, **method_options)
     return method, network.options
+
+
+def _options_of(kind: type[TextMethod], options: dict[str, Any], start: LanguageModel) -> dict[str, Any]:
+    """The options of a network to start from, with the method's dropout; those given must be the same."""
+    if start.kind not in kind.networks:
+        known = ", ".join(kind.networks)
+        raise ValueError(f"init: {kind.__name__} expects a network of {known}, got one of {start.kind!r}")
+    for key, value in options.items():
+        if value is not None and value != start.options.get(key, value):
+            raise ValueError(f"{key}: expected that of the network to start from, {start.options[key]}, got {value}")
+    return {**start.options, **({"dropout": kind.dropout} if kind.dropout else {})}
 
 
 def start_embeddings(

@@ -41,6 +41,20 @@ def check_recorded(
             raise ValueError(f"method_options: {name_of(method)} has {key}={own!r}, got {value!r}")
 
 
+def options_of(method: Method) -> dict[str, Any] | None:
+    """The options that rebuild the method's encoder or network, if it was built from options and is still of that
+    shape; None: a custom module."""
+    network = getattr(method, "encoder", getattr(method, "network", None))
+    options = getattr(network, "options", None)
+    if not isinstance(options, dict):
+        return None
+    try:
+        check_recorded(method, options, None)
+    except (ImportError, ValueError):
+        return None
+    return options
+
+
 def attributes_of(method: Method) -> dict[str, Any]:
     """Arguments of one of FastSSL's methods that are attributes of the same names, and differ from the defaults."""
     found = {}

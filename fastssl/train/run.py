@@ -37,7 +37,7 @@ from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
-from fastssl.train.recorded import attributes_of, check_recorded
+from fastssl.train.recorded import attributes_of, check_recorded, options_of
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 # Options that may differ when a run is resumed: where it computes, and for how long.
@@ -84,7 +84,8 @@ def pretrain(
             options of ``build_language``; of waveforms: of ``build_audio``.
         size: image size of the encoder, in pixels.
         channels: image channels of the encoder; None: those of the method, 3, or 1 for most distributions.
-        encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: a custom module.
+        encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: those that it was built with,
+            or a custom module, whose checkpoint the commands cannot open.
         method_options: the other arguments of the method, for ``load_method``: JSON values. Numbers, flags and names
             that are attributes of the method need not be given.
         resume: continue from the checkpoint in ``out`` if it exists. Data, method, network and options must be
@@ -154,6 +155,7 @@ def pretrain(
     elif encoder is not None:
         raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
     elif isinstance(method, Method):
+        encoder_options = options_of(method) if encoder_options is None else encoder_options
         check_recorded(method, encoder_options, method_options)
         attributes = {"method_attributes": attributes_of(method)}
     options = options or Pretraining()
@@ -223,7 +225,7 @@ def _by_name(
     kind: Any = get(name)
     torch.manual_seed(seed)
     method: Method = kind(as_encoder(encoder, size, 3 if channels is None else channels), **options)
-    return method, encoder if isinstance(encoder, dict) else None
+    return method, options_of(method)
 
 
 def training_split(data: str | Path, **options: Any) -> Source:
@@ -249,6 +251,8 @@ def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretr
         return ValueError(f"{what}: the checkpoint was made with {before!r}, got {now!r}; resume with the same")
 
     for key in ("method", "encoder", "method_options"):
+        if key == "encoder" and "method_attributes" in about and state.get(key) is None:
+            continue  # of an object, before options that its encoder was built with were recorded
         if state.get(key) != about[key]:
             raise differs(key, state.get(key), about[key])
     found = [one["method_attributes"] for one in (state, about) if "method_attributes" in one]  # of objects alone

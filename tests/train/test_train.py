@@ -142,7 +142,8 @@ def test_the_encoder_comes_back_without_its_head(tmp_path: Path) -> None:
 
 
 def test_own_encoder_needs_own_loading(tmp_path: Path) -> None:
-    pretrain(_model(), _data(), Pretraining(epochs=1, batch_size=60), out=tmp_path)
+    own = SimCLR(Encoder(torch.nn.Conv2d(3, 8, 4, 4), 16), SimCLRAugment(16, blur=0))
+    pretrain(own, _data(), Pretraining(epochs=1, batch_size=60), out=tmp_path)
     with pytest.raises(ValueError, match="custom module"):
         load_encoder(tmp_path)
 

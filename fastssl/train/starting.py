@@ -1,0 +1,191 @@
+"""Weights that pretraining starts from: those of a run, of a file of weights, or of a model of Hugging Face."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastssl.data.tokenizer import FILE, Tokenizer, tokenizer_of
+from fastssl.data.tokens import load_tokenizer
+from fastssl.methods import kind_of
+from fastssl.models import Backbone, Encoder, LanguageModel, as_language, build_language
+from fastssl.models.folder import load_checkpoint
+from fastssl.models.language import TRANSFORMERS
+from fastssl.train.checkpoint import load_weights
+
+WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+_NESTED = ("state_dict", "model", "teacher", "student", "module")  # under which files keep their weights
+
+
+def load_language(where: str | Path, length: int | None = None) -> tuple[LanguageModel, Tokenizer]:
+    """The network kept after pretraining on texts, and its tokenizer.
+
+    Args:
+        where: folder of a run or of its checkpoint; "huggingface:PATH": a folder (or name) of a model of transformers:
+            BERT, ELECTRA, XLNet, GPT-2, T5 or BART, with its tokenizer.
+        length: tokens at most that its texts have, of networks of transformers; None: those of the run, or the
+            positions of the model.
+
+    Raises:
+        ImportError: without the extra ``text``.
+        OSError: no such model of transformers.
+        ValueError: no checkpoint, one of another kind of method, an unknown architecture, or a greater length.
+
+    Example:
+        >>> import tempfile
+        >>> from fastssl.train import Pretraining, load_language, pretrain
+        >>> out, network = tempfile.mkdtemp(), {"name": "transformer", "width": 16, "depth": 1, "length": 16}
+        >>> from fastssl.data import Corpus, Tokenizer, tokenize_corpus
+        >>> from fastssl.methods import GPT
+        >>> from fastssl.models import build_language
+        >>> tokens = tokenize_corpus(Corpus(["A rose is a rose."] * 40), Tokenizer(), out + "/rose.tok")
+        >>> method = GPT(build_language({**network, "vocabulary": 261}), Tokenizer())
+        >>> options = {**network, "vocabulary": 261}
+        >>> _ = pretrain(method, tokens, Pretraining(epochs=1, batch_size=8), out=out, encoder_options=options)
+        >>> load_language(out)[0].length
+        16
+    """
+    kind, _, place = str(where).partition(":")
+    if kind == "huggingface" and place:
+        return _of_transformers(place, length)
+    tensors, state = load_checkpoint(where)
+    if "tokens" not in kind_of(state).needs or state["encoder"] is None:
+        raise ValueError(f"init: expected a run of a language method, {where} is one of {state['method']}")
+    network, tokenizer = build_language(state["encoder"]), load_tokenizer(where)
+    load_weights(network, tensors, "model.network.")  # also of a method of the user's own
+    if length is None or length == network.length:
+        return network, tokenizer
+    if network.kind not in TRANSFORMERS:
+        raise ValueError(f"length: expected that of {where}, {network.length}, got {length}")
+    return as_language(network.network, tokenizer, length), tokenizer
+
+
+def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tokenizer]:
+    try:
+        import transformers
+        from transformers.utils import cached_file
+    except ImportError as error:
+        raise ImportError("models of transformers need the extra: pip install fastssl[text]") from error
+    kind = transformers.AutoConfig.from_pretrained(place).model_type
+    if kind not in TRANSFORMERS:
+        raise ValueError(f"init: expected a model of {', '.join(TRANSFORMERS)}, {place!r} is one of {kind}")
+    network = getattr(transformers, TRANSFORMERS[kind].model).from_pretrained(place, dtype=torch.float32)
+    path = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False)
+    if path is not None:
+        tokenizer = load_tokenizer(path)
+    else:  # vocab.txt, or merges and a vocabulary
+        tokenizer = tokenizer_of(transformers.AutoTokenizer.from_pretrained(place).backend_tokenizer.to_str())
+    return as_language(network, tokenizer, length), tokenizer
+
+
+def start_language(network: LanguageModel, start: LanguageModel) -> None:
+    """Copies the weights of a network to another of the same options, which may know more tokens.
+
+    Raises:
+        ValueError: weights of another network.
+    """
+    given: Any = start.network
+    if network.vocabulary > start.vocabulary and start.kind in TRANSFORMERS:
+        given.resize_token_embeddings(network.vocabulary)
+    try:
+        network.network.load_state_dict(given.state_dict())
+    except RuntimeError as error:
+        raise ValueError(f"init: weights of another network: {error}") from error
+
+
+def start_encoder(encoder: Encoder, where: str | Path) -> None:
+    """Loads the weights of an encoder from a run, or from a file of weights.
+
+    Args:
+        encoder: changed in place.
+        where: folder of a run or of its checkpoint; or a file that ``torch.save`` or safetensors have written, with the
+            parameters of the network under their own names, also within ``state_dict``, ``model`` or ``teacher``, and
+            behind a prefix (``module.encoder_q.``, ``backbone.``). Others in it, such as a classifier, are left out.
+
+    Raises:
+        FileNotFoundError: neither exists.
+        ValueError: weights of another network.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from fastssl.models import build_encoder
+        >>> from fastssl.train import start_encoder
+        >>> options = {"name": "resnet18", "size": 32, "width": 8}
+        >>> trained, path = build_encoder(options), tempfile.mkdtemp() + "/weights.pth"
+        >>> torch.save({"state_dict": trained.network.state_dict(prefix="module.encoder_q.")}, path)
+        >>> start_encoder(build_encoder(options), path)
+    """
+    path = Path(where).expanduser()
+    if path.is_file():
+        _load_file(encoder, path)
+    elif path.is_dir():
+        _load_run(encoder, path)
+    else:
+        raise FileNotFoundError(f"init: expected a run or a file of weights ({', '.join(WEIGHTS)}), got {str(where)!r}")
+
+
+def _load_run(encoder: Encoder, path: Path) -> None:
+    tensors, state = load_checkpoint(path)
+    prefix = "model.encoder."
+    if not any(name.startswith(prefix) for name in tensors):
+        raise ValueError(f"init: {state.get('method', 'the run')} in {str(path)!r} has no encoder of images")
+    _copy(encoder, tensors, prefix, path)
+
+
+def _load_file(encoder: Encoder, path: Path) -> None:
+    if path.suffix not in WEIGHTS:
+        raise ValueError(f"init: expected a file with {', '.join(WEIGHTS)}, got {str(path)!r}")
+    target = encoder.network.model if isinstance(encoder.network, Backbone) else encoder.network
+    tensors, names = _tensors(path, _read(path)), [name for name in target.state_dict() if not _is_count(name)]
+    prefixes = [name[: len(name) - len(names[0])] for name in tensors if name.endswith(names[0])]
+    prefix = max(prefixes, key=lambda start: sum(start + name in tensors for name in names), default="")
+    _copy(target, tensors, prefix, path)
+
+
+def _is_count(name: str) -> bool:
+    """Whether a buffer counts the batches of a batch norm, which files of weights may lack."""
+    return name.endswith("num_batches_tracked")
+
+
+def _copy(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: Path) -> None:
+    """Loads the tensors of the module's names behind a prefix."""
+    own = module.state_dict()
+    found = {name: tensors[prefix + name] for name in own if prefix + name in tensors}
+    missing = [name for name in own if name not in found and not _is_count(name)]
+    other = next((name for name, value in found.items() if value.shape != own[name].shape), None)
+    why = ""
+    if missing:
+        there = ", ".join(list(tensors)[:3])
+        why = f"{len(missing)} of {len(own)} parameters are not in it, such as {missing[0]}; it has {there}, ..."
+    elif other is not None:
+        why = f"{other} is {list(found[other].shape)}, expected {list(own[other].shape)}"
+    if why:
+        raise ValueError(f"init: {str(path)!r} has weights of another network: {why}")
+    module.load_state_dict({**own, **found})
+
+
+def _read(path: Path) -> Any:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and torch raise many kinds
+        raise ValueError(f"init: {str(path)!r} cannot be read as a file of weights ({error})") from error
+
+
+def _tensors(path: Path, content: Any) -> dict[str, Tensor]:
+    """The parameters by name, of the first of the places where files keep them."""
+    if isinstance(content, Mapping):
+        for name in _NESTED:
+            if isinstance(content.get(name), Mapping):
+                return _tensors(path, content[name])
+        found = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+        if found:
+            return found
+    raise ValueError(f"init: expected parameters by name in {str(path)!r}, got {type(content).__name__}")

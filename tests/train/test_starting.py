@@ -1,0 +1,255 @@
+"""Pretraining that starts from weights: of a run, of a file, of a model of transformers."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from fastssl.cli import app
+from fastssl.cli.recipes import build_method
+from fastssl.data import digits, load_tokenizer, train_tokenizer
+from fastssl.methods import SimCLR, get
+from fastssl.models import Encoder, as_language, build_encoder
+from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_language, pretrain, start_encoder
+from tests.support.language import corpus
+
+OPTIONS = {"name": "resnet", "size": 16, "width": 4}
+SMALL = Pretraining(epochs=1, batch_size=32, precision="32-true", seed=3)
+runner = CliRunner()
+
+
+def run(*arguments: object, code: int = 0) -> str:
+    result = runner.invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code or (code and result.exception), result.output + str(result.exception)
+    return result.output if code == 0 else str(result.exception)
+
+
+def same(one: nn.Module, two: nn.Module) -> bool:
+    a, b = one.state_dict(), two.state_dict()
+    return list(a) == list(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("images") / "run"
+    pretrain(SimCLR(build_encoder(OPTIONS)), digits().subset(range(64)), SMALL, out=out)
+    return out
+
+
+@pytest.mark.parametrize("name", ("byol", "dino", "moco", "vicreg", "deep-cluster"))
+def test_methods_start_from_the_encoder_of_a_run(images: Path, name: str) -> None:
+    encoder = load_encoder(images)[0]
+    method: Any = build_method(name, OPTIONS, digits(), 0, init=str(images))
+    assert same(method.encoder, encoder)
+    fresh: Any = build_method(name, OPTIONS, digits(), 0)
+    assert not same(fresh.encoder, encoder)
+    for teacher in (one for key, one in method.named_modules() if isinstance(one, Encoder) and key != "encoder"):
+        assert same(teacher, encoder)  # momentum encoders begin as copies
+    assert method.encoder.training == fresh.encoder.training
+
+
+def test_an_encoder_that_was_built_from_options_is_recorded(images: Path, tmp_path: Path) -> None:
+    assert load_checkpoint(images)[1]["encoder"] == OPTIONS
+    again = tmp_path / "again"
+    pretrain("vicreg", digits().subset(range(64)), SMALL, out=again, encoder=load_encoder(images)[0].at(24))
+    assert load_checkpoint(again)[1]["encoder"] == {**OPTIONS, "size": 24}
+    assert load_encoder(again)[0].size == 24
+    changed = build_encoder(OPTIONS)
+    changed.network = nn.Sequential(nn.Conv2d(3, 16, 4, 4))  # no longer what the options build
+    pretrain(SimCLR(changed), digits().subset(range(64)), SMALL, out=tmp_path / "changed")
+    assert load_checkpoint(tmp_path / "changed")[1]["encoder"] is None
+
+
+def test_a_run_that_started_from_another_is_resumed_without_it(images: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(images, first)
+    given = ["--data", "digits", "--precision", "32-true", "--batch-size", "256", "--schedule", "constant"]
+    given += ["--warmup-epochs", "0"]
+    begun = run("pretrain", "simclr", *given, "--init", first, "--epochs", "1", "--out", tmp_path / "a")
+    assert "checkpoint" in begun and load_checkpoint(tmp_path / "a")[1]["encoder"] == OPTIONS
+    run("pretrain", "simclr", *given, "--init", first, "--epochs", "2", "--out", tmp_path / "b")
+    shutil.rmtree(first)
+    run("pretrain", "simclr", *given, "--init", first, "--epochs", "2", "--out", tmp_path / "a", "--resume")
+    assert same(load_encoder(tmp_path / "a")[0], load_encoder(tmp_path / "b")[0])
+
+
+@pytest.mark.parametrize("suffix", (".pth", ".safetensors", ".pth.tar"))
+@pytest.mark.parametrize("prefix", ("", "module.encoder_q.", "backbone."))
+@pytest.mark.parametrize("within", (None, "state_dict", "teacher"))
+def test_files_of_weights(tmp_path: Path, suffix: str, prefix: str, within: str | None) -> None:
+    options = {"name": "resnet18", "size": 32, "width": 8}
+    trained, path = build_encoder(options), tmp_path / f"weights{suffix}"
+    tensors = {prefix + name: value.clone() for name, value in trained.network.state_dict().items()}
+    tensors = {name: value for name, value in tensors.items() if not name.endswith("num_batches_tracked")}
+    tensors["fc.weight"] = torch.zeros(10, 64)  # a classifier
+    if suffix == ".safetensors":
+        from safetensors.torch import save_file
+
+        if within is not None:
+            pytest.skip("safetensors holds tensors alone")
+        save_file({name: value.contiguous() for name, value in tensors.items()}, path)
+    else:
+        torch.save({"epoch": 9, within: tensors} if within else tensors, path)
+    encoder = build_encoder(options)
+    start_encoder(encoder, path)
+    assert same(encoder, trained)
+
+
+def test_weights_of_other_networks_are_named(images: Path, tmp_path: Path) -> None:
+    other = build_encoder({**OPTIONS, "width": 8})
+    for where in (images, tmp_path / "w.pth"):
+        torch.save(load_encoder(images)[0].network.state_dict(), tmp_path / "w.pth")
+        with pytest.raises(ValueError, match=r"init: .* has weights of another network: \S+ is \[4, 3, 3, 3\]"):
+            start_encoder(other, where)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="parameters are not in it, such as stem.0.weight; it has a, ..."):
+        start_encoder(other, tmp_path / "w.pth")
+    for content, match in (([1], "expected parameters by name .* got list"), ({}, "expected parameters by name")):
+        torch.save(content, tmp_path / "w.pth")
+        with pytest.raises(ValueError, match=match):
+            start_encoder(other, tmp_path / "w.pth")
+    (tmp_path / "w.pth").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="cannot be read as a file of weights"):
+        start_encoder(other, tmp_path / "w.pth")
+    with pytest.raises(FileNotFoundError, match="expected a run or a file of weights"):
+        start_encoder(other, tmp_path / "none")
+    message = run("pretrain", "simclr", "--data", "digits", "--init", images, "--width", "8", "--out", "x", code=2)
+    assert "weights of another network" in message
+    assert "takes waveforms" in run("pretrain", "wavenet", "--data", "tones", "--init", images, "--out", "x", code=2)
+
+
+# Texts.
+
+pytest.importorskip("transformers")
+SHAPE = ["--width", "16", "--depth", "1", "--heads", "2", "--length", "32"]
+FEW = ["--batch-size", "16", "--epochs", "1", "--precision", "32-true"]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("texts") / "corpus.jsonl"
+    given = corpus(40)
+    import json
+
+    path.write_text("\n".join(json.dumps({"text": given.text(k)}) for k in range(len(given))))
+    return path
+
+
+@pytest.fixture(scope="module")
+def bert(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("bert") / "run"
+    run("pretrain", "bert", "--data", f"text:{texts}", *SHAPE, *FEW, "--vocabulary", "200", "--out", out)
+    return out
+
+
+def test_methods_start_from_the_network_and_the_tokenizer_of_a_run(bert: Path, texts: Path, tmp_path: Path) -> None:
+    network, tokenizer = load_language(bert)
+    out = tmp_path / "next"
+    printed = run("pretrain", "sim-cse", "--data", f"text:{texts}", "--init", bert, *FEW, "--out", out)
+    assert f"weights start from {bert}: bert, 1 layers of 16, 32 tokens" in printed
+    state = load_checkpoint(out)[1]
+    assert state["encoder"]["dropout"] == 0.1 and state["encoder"]["width"] == 16  # SimCSE's dropout, BERT's sizes
+    assert load_tokenizer(out).fingerprint == tokenizer.fingerprint
+    short, _ = load_language(bert, 16)
+    assert short.length == 16 and same(short.network, network.network)
+    tokens = torch.randint(5, tokenizer.size, (2, 12))
+    assert torch.equal(short.eval().hidden(tokens), network.eval().hidden(tokens))
+    for given, match in (
+        (["--width", "32"], "width: expected that of the network to start from, 16, got 32"),
+        (["--tokenizer", "bytes"], "tokenizer: expected none"),
+        (["--vocabulary", "300"], "vocabulary: expected none"),
+        (["--length", "64"], "length: expected at most 32, the positions of the network, got 64"),
+    ):
+        asked = ["--data", f"text:{texts}", "--init", bert, *given, "--out", tmp_path / "x"]
+        assert match in run("pretrain", "bert", *asked, code=2)
+    wrong = run("pretrain", "gpt", "--data", f"text:{texts}", "--init", bert, "--out", tmp_path / "x", code=2)
+    assert "GPT expects a network of gpt2, transformer, got one of 'bert'" in wrong
+    run("tokenize", f"text:{texts}", tmp_path / "other.tok", "--tokenizer", "bytes")
+    wrong = run("pretrain", "bert", "--data", tmp_path / "other.tok", "--init", bert, "--out", tmp_path / "x", code=2)
+    assert "was written with another one" in wrong
+    with pytest.raises(ValueError, match="expected a folder with state.json"):
+        load_language(tmp_path)
+
+
+def test_a_text_run_that_started_from_another_is_resumed_without_it(bert: Path, texts: Path, tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    shutil.copytree(bert, first)
+    given = ["--data", f"text:{texts}", "--init", first, "--schedule", "constant", "--warmup-epochs", "0", *FEW]
+    run("pretrain", "bert", *given, "--length", "24", "--out", tmp_path / "a")
+    run("pretrain", "bert", *given, "--length", "24", "--epochs", "2", "--out", tmp_path / "b")
+    shutil.rmtree(first)
+    run("pretrain", "bert", *given, "--length", "24", "--epochs", "2", "--out", tmp_path / "a", "--resume")
+    assert same(load_language(tmp_path / "a")[0], load_language(tmp_path / "b")[0])
+
+
+def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
+    """A small model of transformers, as a folder, with ``vocabulary`` tokens."""
+    import transformers as t
+
+    sizes = {"vocab_size": vocabulary, "hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24}
+    models: dict[str, Any] = {
+        "bert": lambda: t.BertForMaskedLM(t.BertConfig(**sizes, num_hidden_layers=1, max_position_embeddings=40)),
+        "gpt2": lambda: t.GPT2LMHeadModel(
+            t.GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=1, n_head=2, n_positions=40)
+        ),
+        "t5": lambda: t.T5ForConditionalGeneration(
+            t.T5Config(vocab_size=vocabulary, d_model=16, d_kv=5, d_ff=20, num_layers=1, num_heads=3,
+                       feed_forward_proj="gated-gelu", decoder_start_token_id=0)
+        ),
+    }  # fmt: skip
+    torch.manual_seed(0)
+    model = models[kind]().eval()
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize(("kind", "method"), (("bert", "bert"), ("gpt2", "gpt"), ("t5", "t5")))
+def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    folder, given = tmp_path / kind, corpus(40)
+    if kind == "gpt2":  # without any special token but the end of texts
+        own = Tokenizer(models.BPE())
+        own.pre_tokenizer = pre_tokenizers.ByteLevel()
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+        own.train_from_iterator([given.text(k) for k in range(40)], trainer)
+        model = _saved(kind, folder, own.get_vocab_size())
+        own.save(str(folder / "tokenizer.json"))
+    else:
+        trained: Any = train_tokenizer(given, "wordpiece" if kind == "bert" else "unigram", 200)
+        model = _saved(kind, folder, trained.size + 28)
+        (folder / "tokenizer.json").write_text(trained.to_json())
+    network, tokenizer = load_language(f"huggingface:{folder}")
+    tokens = torch.randint(5, min(tokenizer.size, network.vocabulary) - 5, (2, 12))
+    network.eval()
+    with torch.no_grad():
+        if kind == "t5":
+            hidden = network.decoded(tokens, torch.ones_like(tokens, dtype=torch.bool), tokens)
+            expected = model(input_ids=tokens, decoder_input_ids=tokens).logits
+        else:
+            hidden, expected = network.hidden(tokens), model(input_ids=tokens).logits
+        weight, bias = network.head()
+        logits = network.transform(hidden) @ weight.T
+        logits = logits if bias is None else logits + bias
+    torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-5)
+    out, asked = tmp_path / "run", ["--data", f"text:{texts}", "--init", f"huggingface:{folder}", "--length", "32"]
+    assert f"{kind}, 1 layers of 16, 32 tokens" in run("pretrain", method, *asked, *FEW, "--out", out)
+    again, _ = load_language(out)
+    assert again.options["config"]["vocab_size"] == network.options["config"]["vocab_size"]
+    assert again.vocabulary >= tokenizer.size + get(method).extra  # type: ignore[attr-defined]
+    run("evaluate", out)
+
+
+def test_as_language_names_what_it_does_not_take() -> None:
+    from transformers import BertConfig, BertModel
+
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
+    with pytest.raises(TypeError, match="network: expected one of BertForPreTraining, .* got BertModel"):
+        as_language(BertModel(BertConfig(vocab_size=30, **sizes)), load_tokenizer("bytes"))
