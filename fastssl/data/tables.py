@@ -19,6 +19,7 @@ from fastssl.data.files import FileSource
 from fastssl.data.labels import labels_of, numbered_labels
 from fastssl.data.storage import content, ending, is_url, name_of, parent
 
+_END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 
 
@@ -202,7 +203,18 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
     csv.field_size_limit(2**31 - 1)  # 128 KiB by default
 
     def read(**how: Any) -> list[dict[str, Any]]:
-        return list(csv.DictReader(io.StringIO(text, newline=""), **how))
+        *records, last = csv.reader([*io.StringIO(text, newline=""), _END], **how)
+        if last != [_END]:
+            raise ValueError(f"{path}: row {max(len(records), 1)}: a quotation mark opens a field that none closes")
+        names = records[0] if records else []
+        twice = next((name for name in names if name and names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, names))}")
+        rows: list[dict[Any, Any]] = []
+        for record in filter(None, records[1:]):
+            row: dict[Any, Any] = dict.fromkeys(names) | dict(zip(names, record))
+            rows.append(row | {None: record[len(names) :]} if len(record) > len(names) else row)
+        return rows
 
     if kind == ".csv":
         heading = text.partition("\n")[0]  # of spreadsheets whose decimal mark is a comma

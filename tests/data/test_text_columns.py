@@ -227,3 +227,19 @@ def test_hugging_face_columns(tmp_path: Path) -> None:
     datasets.Dataset.from_dict({"text": ["a"], "topic": [1]}, features=names).save_to_disk(tmp_path / "topics")
     topics = fastssl.data.open(f"hf:{tmp_path / 'topics'}")
     assert list(topics.classes) == ["x", "y"] and topics.labels.tolist() == [1]  # type: ignore[union-attr]
+
+
+def test_csv_files_whose_quotation_marks_or_headings_are_wrong_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('text,label\n"One, two",0\n"Three,1\nFour,0\nFive,1\n')  # rows were lost in one field
+    with pytest.raises(ValueError, match="row 2: a quotation mark opens a field that none closes"):
+        text_table(path)
+    path.write_text("text,text,label\nOne,Two,0\n")  # the first column was lost
+    with pytest.raises(ValueError, match="different names, got 'text', 'text', 'label'"):
+        text_table(path)
+    path.write_text("text,label,,\nOne,0,,\n\nTwo\n")
+    found = text_table(path)
+    assert list(found.texts) == ["One", "Two"] and found.labels is not None and found.labels.tolist() == [0, -1]
+    path.write_text("")
+    with pytest.raises(ValueError, match="expected rows, found none"):
+        text_table(path)
