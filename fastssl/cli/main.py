@@ -379,7 +379,9 @@ def pretrain(
         if init is not None and resume and (out / "checkpoint").exists():
             init = str(out)
         if init is not None and Path(init).is_dir() and encoder is None:
-            encoder_options = options_of_run(Path(init), size=size, width=width, blocks=blocks, stem=stem)
+            encoder_options = options_of_run(
+                Path(init), size=size, width=width, blocks=blocks, stem=stem, channels=channels
+            )
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
         model = build_method(method, encoder_options, source, seed, init=init, **arguments)
         method_options = options_for(method, source.embedded, **arguments)

@@ -18,6 +18,8 @@ from fastssl.models.language import TRANSFORMERS
 from fastssl.train.checkpoint import load_weights
 
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
+_VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+_HEADS = ("cls.", "discriminator_predictions.", "lm_head.", "lm_loss.", "final_logits_bias")  # new, if they are missing
 _NESTED = ("state_dict", "model", "teacher", "student", "module")  # under which files keep their weights
 
 
@@ -33,7 +35,8 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
     Raises:
         ImportError: without the extra ``text``.
         OSError: no such model of transformers.
-        ValueError: no checkpoint, one of another kind of method, an unknown architecture, or a greater length.
+        ValueError: no checkpoint, one of another kind of method, an unknown architecture, a greater length, or a model
+            of transformers without a tokenizer or without some of its parameters.
 
     Example:
         >>> import tempfile
@@ -73,11 +76,17 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
     kind = transformers.AutoConfig.from_pretrained(place).model_type
     if kind not in TRANSFORMERS:
         raise ValueError(f"init: expected a model of {', '.join(TRANSFORMERS)}, {place!r} is one of {kind}")
-    network = getattr(transformers, TRANSFORMERS[kind].model).from_pretrained(place, dtype=torch.float32)
+    loaded = getattr(transformers, TRANSFORMERS[kind].model)
+    network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith(_HEADS) and ".pooler." not in name)
+    if missing:  # transformers draws them at random
+        raise ValueError(f"init: {place!r} lacks {len(missing)} parameters of {loaded.__name__}, such as {missing[0]}")
     path = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False)
     if path is not None:
         tokenizer = load_tokenizer(path)
     else:  # vocab.txt, or merges and a vocabulary
+        if not any(cached_file(place, name, _raise_exceptions_for_missing_entries=False) for name in _VOCABULARIES):
+            raise ValueError(f"init: expected a tokenizer in {place!r} ({FILE}, {', '.join(_VOCABULARIES)}), got none")
         tokenizer = tokenizer_of(transformers.AutoTokenizer.from_pretrained(place).backend_tokenizer.to_str())
     return as_language(network, tokenizer, length), tokenizer
 
@@ -141,7 +150,9 @@ def _load_file(encoder: Encoder, path: Path) -> None:
         raise ValueError(f"init: expected a file with {', '.join(WEIGHTS)}, got {str(path)!r}")
     target = encoder.network.model if isinstance(encoder.network, Backbone) else encoder.network
     tensors, names = _tensors(path, _read(path)), [name for name in target.state_dict() if not _is_count(name)]
-    prefixes = [name[: len(name) - len(names[0])] for name in tensors if name.endswith(names[0])]
+    prefixes = dict.fromkeys(
+        there[: len(there) - len(own)] for own in names for there in tensors if there.endswith(own)
+    )
     prefix = max(prefixes, key=lambda start: sum(start + name in tensors for name in names), default="")
     _copy(target, tensors, prefix, path)
 
@@ -170,9 +181,13 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: P
 
 def _read(path: Path) -> Any:
     if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"init: {str(path)!r} cannot be read as a file of weights ({error})") from error
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and torch raise many kinds

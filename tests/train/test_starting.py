@@ -253,3 +253,37 @@ def test_as_language_names_what_it_does_not_take() -> None:
     sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 24, "num_hidden_layers": 1}
     with pytest.raises(TypeError, match="network: expected one of BertForPreTraining, .* got BertModel"):
         as_language(BertModel(BertConfig(vocab_size=30, **sizes)), load_tokenizer("bytes"))
+
+
+def test_files_that_lack_their_first_tensor_or_are_broken_are_named(tmp_path: Path) -> None:
+    encoder = build_encoder(OPTIONS)
+    tensors = encoder.network.state_dict(prefix="module.")
+    first = next(iter(tensors))
+    torch.save({name: value for name, value in tensors.items() if name != first}, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=f"1 of {len(tensors)} parameters are not in it"):
+        start_encoder(encoder, tmp_path / "w.pth")
+    (tmp_path / "w.safetensors").write_text("no")
+    with pytest.raises(ValueError, match="cannot be read as a file of weights"):
+        start_encoder(encoder, tmp_path / "w.safetensors")
+
+
+def test_channels_are_not_passed_over(images: Path, tmp_path: Path) -> None:
+    asked = ["--data", "digits", "--init", images, "--channels", "1", "--dry-run", "--out", tmp_path / "x"]
+    assert "weights of another network" in run("pretrain", "vicreg", *asked, code=1)
+
+
+def test_models_of_transformers_without_a_tokenizer_or_a_layer_are_named(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    safetensors = pytest.importorskip("safetensors.torch")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    network = transformers.BertModel(transformers.BertConfig(vocab_size=8, **sizes), add_pooling_layer=False)
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="expected a tokenizer in"):
+        load_language(f"huggingface:{tmp_path}")
+    (tmp_path / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]))
+    assert load_language(f"huggingface:{tmp_path}")[1].size == 8
+    tensors = safetensors.load_file(tmp_path / "model.safetensors")
+    del tensors["encoder.layer.0.attention.self.query.weight"]
+    safetensors.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 parameters of BertForPreTraining, such as bert.encoder.layer.0"):
+        load_language(f"huggingface:{tmp_path}")
