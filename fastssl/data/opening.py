@@ -54,6 +54,7 @@ from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
+_OF_PAIRS = ("source", "target", "encoding")
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
     "emoji-all": emoji,
@@ -276,6 +277,9 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     """A table, texts, pairs or a Hugging Face data set, some of whose columns are named."""
     kind, _, root = name.partition(":")
     if root and kind in WITH_OPTIONS:
+        other = next((key for key in given if kind == "pairs" and key not in _OF_PAIRS), None)
+        if other is not None:
+            raise ValueError(f"data: expected options {', '.join(_OF_PAIRS)} of {name!r}, got {other!r}")
         return TEXTS[kind](root, part, **given)
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:

@@ -243,3 +243,10 @@ def test_csv_files_whose_quotation_marks_or_headings_are_wrong_are_named(tmp_pat
     path.write_text("")
     with pytest.raises(ValueError, match="expected rows, found none"):
         text_table(path)
+
+
+def test_other_options_of_pairs_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.csv"
+    path.write_text("ad,query\nshoes,red\n")
+    with pytest.raises(ValueError, match="expected options source, target, encoding of .*, got 'text'"):
+        fastssl.data.open(f"pairs:{path}#text=ad:text_pair=query")
