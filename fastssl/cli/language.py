@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.cli.show import echo, item_progress
-from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows
+from fastssl.data import Corpus, ParallelCorpus, Source, TokenFile, Tokenizer, Windows
 from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
 from fastssl.train import load_language
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
@@ -49,6 +49,7 @@ def prepare(
         tokenizer = _tokenizer_of(own, source, init, tokenizer)
     if settings.get("name") == "transformer" and tokenizer is None and isinstance(source, Corpus):
         tokenizer = "bytes"
+    say_which(source)
     with item_progress(f"{source.name}: documents tokenized") as show:
         tokens = open_tokens(
             source, out, get(name), tokenizer, vocabulary, held_out=share, resume=resume, progress=show
@@ -82,6 +83,12 @@ def _tokenizer_of(own: Tokenizer, source: Source, init: str, given: str | Tokeni
     return None
 
 
+def say_which(source: Source) -> None:
+    """Says that the second texts of pairs are not trained on."""
+    if isinstance(source, ParallelCorpus):
+        echo(f"{source.name}: the first text of each pair; the second ones are left out (open them by their column)")
+
+
 def described(tokens: TokenFile) -> str:
     """What a token file holds, and how much of its text the tokenizer does not know."""
     unknown = tokens.unknown()
@@ -108,6 +115,7 @@ def tokenize(data: str, out: Path, kind: str, vocabulary: int, *, overwrite: boo
     corpus = open_data(data)
     if not isinstance(corpus, Corpus):
         raise TypeError(f"data: expected a corpus, got {corpus!r}; texts in a file or folder: text:{data}")
+    say_which(corpus)
     if kind in KINDS:
         texts = (sentence for document in corpus.documents() for sentence in document)
         tokenizer = train_tokenizer(texts, kind, vocabulary)

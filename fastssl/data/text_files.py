@@ -279,9 +279,11 @@ def _numbered(place: str, count: int) -> Numbered:
 
 def _below(folder: str) -> Iterator[str]:
     for own, is_a_folder in entries(folder).items():
+        if own.startswith("."):
+            continue
         if is_a_folder:
             yield from (f"{own}/{name}" for name in _below(join(folder, own)))
-        elif not own.startswith("."):
+        else:
             yield own
 
 

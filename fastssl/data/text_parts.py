@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ def texts(place: str, part: str = "train", **options: str) -> Corpus:
         FileNotFoundError: no such file or folder.
         ValueError: an unknown option, or as of the two functions.
     """
+    place = os.path.expanduser(place)
     parts = text_parts(place)
     if parts is None:
         return _open(place, options)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import numbers
 import os
 from types import ModuleType
 
@@ -45,11 +44,11 @@ def set_memory_budget(bytes: int) -> None:
         >>> fastssl.set_memory_budget(256 << 20)
     """
     global _memory_budget
-    if isinstance(bytes, bool) or not isinstance(bytes, numbers.Integral):
+    if isinstance(bytes, bool) or not isinstance(bytes, int):
         raise TypeError(f"bytes: expected an integer, got {type(bytes).__name__}")
     if bytes < 0:
         raise ValueError(f"bytes: expected a budget >= 0, got {bytes}")
-    _memory_budget = bytes = int(bytes)
+    _memory_budget = bytes
     if _C is not None:
         _C.set_pool_limit(bytes)
 

@@ -176,6 +176,9 @@ def _copy(module: nn.Module, tensors: Mapping[str, Tensor], prefix: str, path: P
         why = f"{other} is {list(found[other].shape)}, expected {list(own[other].shape)}"
     if why:
         raise ValueError(f"init: {str(path)!r} has weights of another network: {why}")
+    wrong = next((name for name, value in found.items() if not bool(torch.isfinite(value).all())), None)
+    if wrong is not None:
+        raise ValueError(f"init: {str(path)!r} has numbers that are not finite, in {wrong}")
     module.load_state_dict({**own, **found})
 
 

@@ -178,6 +178,20 @@ def test_folders_with_files_for_both_parts(tmp_path: Path, kind: str, test: str)
     assert named.train.read(0).text == "h" and len(named.train.classes) == 4
 
 
+def test_pretraining_says_which_text_of_a_pair_it_reads(tmp_path: Path) -> None:
+    from typer.testing import CliRunner
+
+    from fastssl.cli import app
+
+    path = written(tmp_path / "p.csv", [{"text1": "one text", "text2": "another"}] * 3)
+    for columns, said in (("", True), ("#text=text2", False)):
+        out = tmp_path / f"{len(columns)}.tok"
+        result = CliRunner().invoke(app, ["tokenize", f"{path}{columns}", str(out), "--tokenizer", "bytes"])
+        assert result.exit_code == 0 and ("the second ones are left out" in result.output) == said
+        first = fastssl.data.TokenFile(out)
+        assert first.tokenizer.decode(first.ids(0, int(first.documents[1]))) == ("one text" if said else "another")
+
+
 def test_folders_of_classes_for_both_parts(tmp_path: Path) -> None:
     """As reviews of films are unpacked: lists of addresses and features beside the classes."""
     for part, kinds in (("train", ("pos", "neg", "unsup")), ("test", ("pos", "neg"))):

@@ -114,6 +114,12 @@ def test_weights_of_other_networks_are_named(images: Path, tmp_path: Path) -> No
         torch.save(content, tmp_path / "w.pth")
         with pytest.raises(ValueError, match=match):
             start_encoder(other, tmp_path / "w.pth")
+    broken = load_encoder(images)[0]
+    with torch.no_grad():
+        next(broken.network.parameters())[0] = torch.nan
+    torch.save(broken.network.state_dict(), tmp_path / "w.pth")
+    with pytest.raises(ValueError, match="numbers that are not finite, in stem.0.weight"):
+        start_encoder(build_encoder(OPTIONS), tmp_path / "w.pth")
     (tmp_path / "w.pth").write_bytes(b"PK")
     with pytest.raises(ValueError, match="cannot be read as a file of weights"):
         start_encoder(other, tmp_path / "w.pth")
