@@ -119,6 +119,7 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             return _glue(root)
         if root and ((kind == "pairs" and is_folder(root)) or (kind == "text" and text_parts(root))):
             own = [open(data, part=part) for part in ("train", "test")]
+            _check_classes(own[0], own[1], data)
             return _judged(Splits(own[0].name, own[0], own[1]))
         if root and kind in ANNOTATED:
             train_images = ANNOTATED[kind](root, "train", task)
@@ -135,13 +136,22 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
                     f"data: expected parts train and test (or validation) in {root!r}, got {sorted(parts)}"
                 )
             number_alike(parts[test], parts[train].classes)
+            _check_classes(parts[train], parts[test], data)
             return _readable(_judged(Splits(Path(root).name, parts[train], parts[test])), data)
         if parts_of(data) is not None:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
-            if list(train_part.classes) != list(test_part.classes):
-                raise ValueError(f"data: expected the same classes in both parts of {str(data)!r}")
+            _check_classes(train_part, test_part, data)
             return Splits(train_part.name, train_part, test_part)
     return _judged(divide(open(data, **options)))
+
+
+def _check_classes(train: Source, test: Source, data: str | Path) -> None:
+    other = [name for name in test.classes if name not in set(train.classes)]
+    if other:
+        raise ValueError(
+            f"data: expected the same classes in both parts of {str(data)!r}, only the test part has "
+            f"{', '.join(map(repr, other[:5]))}{', ...' if len(other) > 5 else ''}"
+        )
 
 
 def _judged(task: Splits) -> Splits:

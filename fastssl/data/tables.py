@@ -17,6 +17,8 @@ from fastssl.data.corpus import Corpus, known_encoding, undecodable
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
 from fastssl.data.labels import labels_of, numbered_labels
+from fastssl.data.listing import ARRAY
+from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import content, ending, is_url, name_of, parent
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
@@ -144,13 +146,19 @@ def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> C
 def open_table(
     path: str | Path, *, columns: Mapping[str, str] | None = None, encoding: str = "utf-8", **options: Any
 ) -> FileSource | Corpus:
-    """The images that a table lists, or the texts of one without a column of paths."""
+    """The images that a table lists, or the texts of one without a column of their paths: where there are texts, files
+    with the suffix of something else (``page.html``) are not taken for images."""
     rows, given = _rows(str(path), encoding), columns or {}
     where, text = (_column(_columns(rows), names) for names in (PATHS, SENTENCES))
-    images = where is not None and (text is None or any(row.get(where) for row in rows))
+    text = given.get("text", text)
+    images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
     if "path" in given or (images and not {"text_pair", "score"} & set(given)):
         return _images(str(path), rows, given, **options)
     return _texts(str(path), rows, given)
+
+
+def _may_be_image(place: Any) -> bool:
+    return bool(place) and (is_url(place) or ending(str(place)) in {"", ARRAY, *IMAGES})
 
 
 def _known(path: str, given: Mapping[str, str], roles: Iterable[str]) -> None:

@@ -142,6 +142,17 @@ def test_encodings(tmp_path: Path, encoding: str) -> None:
         text_table(tmp_path / "a.csv", encoding="latin-99")
 
 
+@pytest.mark.parametrize("suffix", (".html", ".txt", ".png", "", ".JPG", ".npy"))
+def test_names_of_files_beside_texts(tmp_path: Path, suffix: str) -> None:
+    """Texts with the files that they come from are texts; images with captions are images."""
+    path = written(tmp_path / "a.csv", [{"filename": f"a{suffix}", "text": "a text", "review": "good"}])
+    for options, text in (("", "a text"), ("#text=review", "good")):
+        found = fastssl.data.open(f"{path}{options}")
+        assert isinstance(found, Corpus) == (suffix in (".html", ".txt"))
+        if isinstance(found, Corpus):
+            assert found.text(0) == text
+
+
 def test_files_of_text_are_no_images(tmp_path: Path) -> None:
     path = tmp_path / "notes.md"
     path.write_text("ä" * 600)  # of which 1,024 bytes are read, the last of them half a character
@@ -174,8 +185,15 @@ def test_folders_with_files_for_both_parts(tmp_path: Path, kind: str, test: str)
     assert list(task.test.classes) == ["c0", "c1", "c2"] and task.test.labels.tolist() == [1]  # type: ignore[union-attr]
     assert isinstance(task.test, ParallelCorpus) and task.test.subset([0]).labels.tolist() == [1]  # type: ignore[union-attr]
     assert task.train.name == "own" and len(fastssl.data.open(f"text:{folder}", part="test")) == 1
-    named = open_splits(f"text:{folder}#text=hypothesis:label=premise")
-    assert named.train.read(0).text == "h" and len(named.train.classes) == 4
+    named = fastssl.data.open(f"text:{folder}#text=hypothesis:label=premise")
+    assert named.read(0).text == "h" and len(named.classes) == 4
+
+
+def test_classes_that_training_lacks_are_named(tmp_path: Path) -> None:
+    written(tmp_path / "train.csv", [{"text": "a", "label": "good"}, {"text": "b", "label": "bad"}])
+    written(tmp_path / "test.csv", [{"text": "a", "label": "godo"}])
+    with pytest.raises(ValueError, match="same classes in both parts of .* only the test part has 'godo'"):
+        open_splits(f"text:{tmp_path}")
 
 
 def test_pretraining_says_which_text_of_a_pair_it_reads(tmp_path: Path) -> None:
