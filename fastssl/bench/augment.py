@@ -29,7 +29,7 @@ from fastssl.augment import (
     RandomResizedCrop,
     SimCLRAugment,
 )
-from fastssl.bench.harness import as_dict, compare, fma_rate, machine
+from fastssl.bench.harness import as_dict, compare, fma_rate, machine, threads
 
 Views = Callable[[], Any]
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -186,16 +186,6 @@ PEERS: dict[str, Callable[[np.ndarray, int, int], Views]] = {
     "torchvision, tensors": torchvision_tensor,
     "Pillow": pillow,
 }
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def with_threads(count: int, function: Views) -> Views:

@@ -22,8 +22,8 @@ from fastssl.augment import (
     RandomHorizontalFlip,
     RandomResizedCrop,
 )
-from fastssl.bench.augment import SIZES, photos, threads
-from fastssl.bench.harness import as_dict, compare, machine
+from fastssl.bench.augment import SIZES, photos
+from fastssl.bench.harness import as_dict, compare, machine, threads
 
 CHANNELS = (1, 2, 3, 4, 6)
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,25 +20,29 @@ from fastssl.ops.backend import cpu_entry
 
 
 @contextmanager
-def instruction_set(name: str) -> Iterator[None]:
+def _during(get: Callable[[], Any], set_: Callable[[Any], Any], value: Any) -> Iterator[None]:
+    """Context in which a setting has another value."""
+    before = get()
+    set_(value)
+    try:
+        yield
+    finally:
+        set_(before)
+
+
+def instruction_set(name: str) -> AbstractContextManager[None]:
     """Context in which the kernels use an instruction set."""
-    before = extension.instruction_set()
-    extension.instruction_set(name)
-    try:
-        yield
-    finally:
-        extension.instruction_set(before)
+    return _during(extension.instruction_set, extension.instruction_set, name)
 
 
-@contextmanager
-def memory_budget(size: int) -> Iterator[None]:
+def memory_budget(size: int) -> AbstractContextManager[None]:
     """Context in which the kernels keep up to ``size`` bytes between the passes."""
-    before = extension.get_memory_budget()
-    extension.set_memory_budget(size)
-    try:
-        yield
-    finally:
-        extension.set_memory_budget(before)
+    return _during(extension.get_memory_budget, extension.set_memory_budget, size)
+
+
+def threads(count: int) -> AbstractContextManager[None]:
+    """Context in which torch, and with it the kernels, run on ``count`` threads."""
+    return _during(torch.get_num_threads, torch.set_num_threads, count)
 
 
 @dataclass(frozen=True)

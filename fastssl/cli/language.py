@@ -44,7 +44,7 @@ def prepare(
     share = HELD_OUT if held_out is None else held_out
     vocabulary = settings.pop("vocabulary", None)
     start, taken = None, resume and (out / "checkpoint").exists()
-    if init is not None and init.partition(":")[0] != "word2vec":
+    if init is not None and names_network(init):
         start, own = load_language(out if taken else init, settings.get("length"))
         tokenizer = _tokenizer_of(own, source, init, tokenizer)
     if settings.get("name") == "transformer" and tokenizer is None and isinstance(source, Corpus):
@@ -54,7 +54,8 @@ def prepare(
         tokens = open_tokens(
             source, out, get(name), tokenizer, vocabulary, held_out=share, resume=resume, progress=show
         )
-    echo(f"{tokens.path}: {described(tokens)}")
+    counted = isinstance(source, Corpus)  # of a token file it was said when it was written
+    echo(f"{tokens.path}: {described(tokens, counted)}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed, start)
     windows = method.prepare(tokens, tokens.divide(share)[0])
     if windows.cut:
@@ -66,6 +67,11 @@ def prepare(
         count = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
         echo(f"{count:,} embeddings of tokens start from {init}")
     return method, windows, options
+
+
+def names_network(init: str) -> bool:
+    """Whether ``--init`` names a whole network to start from, not word vectors."""
+    return init.partition(":")[0] != "word2vec"
 
 
 def _tokenizer_of(own: Tokenizer, source: Source, init: str, given: str | Tokenizer | None) -> Tokenizer | None:
@@ -89,9 +95,10 @@ def say_which(source: Source) -> None:
         echo(f"{source.name}: the first text of each pair; the second ones are left out (open them by their column)")
 
 
-def described(tokens: TokenFile) -> str:
-    """What a token file holds, and how much of its text the tokenizer does not know."""
-    unknown = tokens.unknown()
+def described(tokens: TokenFile, counted: bool = True) -> str:
+    """What a token file holds; ``counted``: and how much of its text the tokenizer does not know, for which the whole
+    file is read."""
+    unknown = tokens.unknown() if counted else 0
     share = f", {100 * unknown / tokens.total:.2g} % of them unknown" if unknown else ""
     return f"{tokens.total:,} tokens{share}, {len(tokens):,} documents; {tokens.tokenizer!r}"
 

@@ -307,10 +307,13 @@ def pretrain(
         "depth": depth,
         "heads": heads,
     }
-    if text and init is not None and init.partition(":")[0] != "word2vec":
-        if vocabulary is not None:
-            raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
-        chosen = replace(chosen, network={})  # those of the network that it starts from
+    if text and init is not None:
+        from fastssl.cli.language import names_network
+
+        if names_network(init):
+            if vocabulary is not None:
+                raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
+            chosen = replace(chosen, network={})  # those of the network that it starts from
     chosen = replace(
         chosen,
         options=chosen.options | given,

@@ -102,6 +102,18 @@ def known_column(columns: Iterable[str], where: str, role: str, column: str) -> 
     return column
 
 
+def check_options(given: Iterable[str], where: str, known: Iterable[str]) -> None:
+    """Checks the options behind a name of data.
+
+    Raises:
+        ValueError: one that ``where`` does not have.
+    """
+    known = list(known)
+    other = next((name for name in given if name not in known), None)
+    if other is not None:
+        raise ValueError(f"data: expected options {', '.join(known)} of {where}, got {other!r}")
+
+
 def split_options(name: str) -> tuple[str, dict[str, str]]:
     """A name of data and the options behind it: ``reviews.csv#text=review:label=stars``. A file that has the whole name
     has no options.

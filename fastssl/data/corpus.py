@@ -11,6 +11,7 @@ import numpy as np
 from fastssl.data.columns import TextColumns
 from fastssl.data.sentences import sentences
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
+from fastssl.data.storage import content
 
 
 def known_encoding(encoding: str) -> str:
@@ -41,6 +42,18 @@ def undecodable(error: UnicodeDecodeError, encoding: str, start: bytes, at: int 
     name = "UTF-8" if encoding == "utf-8" else encoding
     byte = f"byte {at + error.start} ({error.object[error.start]:#04x}) is no {name}"
     return f"{byte}; name the encoding (#encoding={known}), or convert the file (iconv -f {known} -t utf-8)"
+
+
+def decoded(place: str, encoding: str) -> str:
+    """The text of a whole file, without a byte order mark.
+
+    Raises:
+        ValueError: an unknown encoding, or bytes that are not of it.
+    """
+    try:
+        return content(place).decode(known_encoding(encoding)).removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}") from error
 
 
 class CorpusError(ValueError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import known_column
+from fastssl.data.columns import check_options, known_column
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.text_files import hub_corpus
@@ -173,9 +173,8 @@ def _read(table: Any, name: str, columns: Mapping[str, str]) -> Source:
 
     images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
     known = ("image", "label", "text") if images else ("text", "text_pair", "label", "score")
+    check_options(columns, name, (*known, "name"))
     for role, column in columns.items():
-        if role not in known:
-            raise ValueError(f"name: expected options {', '.join(known)} or name of {name!r}, got {role!r}")
         known_column(table.features, name, role, column)
     return HubSource(table, name, columns) if images else hub_corpus(table, name, columns)
 

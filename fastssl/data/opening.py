@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.annotated import ANNOTATED
 from fastssl.data.arrays import ArraySource
-from fastssl.data.columns import split_options
+from fastssl.data.columns import check_options, split_options
 from fastssl.data.corpus import Corpus
 from fastssl.data.corpus import join as join_corpora
 from fastssl.data.datasets import SAVED, DatasetSource, first_part, hub
@@ -277,9 +277,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     """A table, texts, pairs or a Hugging Face data set, some of whose columns are named."""
     kind, _, root = name.partition(":")
     if root and kind in WITH_OPTIONS:
-        other = next((key for key in given if kind == "pairs" and key not in _OF_PAIRS), None)
-        if other is not None:
-            raise ValueError(f"data: expected options {', '.join(_OF_PAIRS)} of {name!r}, got {other!r}")
+        if kind == "pairs":
+            check_options(given, name, _OF_PAIRS)
         return TEXTS[kind](root, part, **given)
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:

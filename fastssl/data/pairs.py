@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fastssl.data.corpus import Corpus, known_encoding, undecodable
+from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
-from fastssl.data.storage import content, ending, entries, is_folder, is_url, join, name_of
+from fastssl.data.storage import ending, entries, is_folder, is_url, join, name_of
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 PARTS = {"train": ("train", "training"), "test": ("test", "dev", "validation", "valid", "val")}
@@ -76,10 +76,7 @@ def text_pairs(
     if ending(file) not in SUFFIXES:
         raise ValueError(f"pairs: expected a file with {', '.join(SUFFIXES)}, got {file!r}")
     columns = (source or "source", target or "target")
-    try:
-        lines = content(file).decode(known_encoding(encoding)).removeprefix("\ufeff").split("\n")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file}: {undecodable(error, encoding, error.object)}") from error
+    lines = decoded(file, encoding).split("\n")
     if ending(file) == ".jsonl":
         pairs = list(_objects(file, lines, columns))
     else:

@@ -6,20 +6,20 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import LABELS, PATHS, SENTENCES, TEXTS, known_column, text_columns
-from fastssl.data.corpus import Corpus, known_encoding, undecodable
+from fastssl.data.columns import LABELS, PATHS, SENTENCES, TEXTS, check_options, known_column, text_columns
+from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
 from fastssl.data.labels import labels_of, numbered_labels
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
-from fastssl.data.storage import content, ending, is_url, name_of, parent
+from fastssl.data.storage import ending, is_url, name_of, parent
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -59,7 +59,7 @@ def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **optio
 
 def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **options: Any) -> FileSource:
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": TEXTS}
-    _known(path, given, roles)
+    check_options(given, path, roles)
     where, label, text = (
         known_column(columns, path, role, given[role].lower()) if role in given else _column(columns, names)
         for role, names in roles.items()
@@ -129,7 +129,7 @@ def text_table(
 
 
 def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> Corpus:
-    _known(path, given, ("text", "text_pair", "label", "score"))
+    check_options(given, path, ("text", "text_pair", "label", "score"))
     chosen = text_columns(_columns(rows), path, {role: name.lower() for role, name in given.items()})
     for k, row in enumerate(rows):
         for column in (chosen.text, chosen.text_pair):
@@ -161,12 +161,6 @@ def _may_be_image(place: Any) -> bool:
     return bool(place) and (is_url(place) or ending(str(place)) in {"", ARRAY, *IMAGES})
 
 
-def _known(path: str, given: Mapping[str, str], roles: Iterable[str]) -> None:
-    other = next((role for role in given if role not in roles), None)
-    if other is not None:
-        raise ValueError(f"{path}: expected options {', '.join(roles)}, got {other}={given[other]}")
-
-
 def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
     """The columns of a table, in the order in which rows name them."""
     return {name: None for row in rows for name in row}
@@ -179,10 +173,7 @@ def _column(columns: dict[str, None], names: tuple[str, ...]) -> str | None:
 def _rows(path: str, encoding: str = "utf-8") -> list[dict[str, Any]]:
     """The rows of a table, at least one; names of columns in lower case."""
     kind = ending(path)
-    try:
-        text = content(path).decode(known_encoding(encoding)).removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: {undecodable(error, encoding, error.object)}") from error
+    text = decoded(path, encoding)
     try:
         if kind in (".csv", ".tsv"):
             rows: Any = _fields(path, text, kind)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.columns import check_options
 from fastssl.data.corpus import Corpus
 from fastssl.data.pairs import PARTS
 from fastssl.data.source import Source
@@ -73,7 +74,5 @@ def number_alike(test: Source, trained: Sequence[str]) -> None:
 
 def _open(place: str, options: dict[str, Any]) -> Corpus:
     reader: Callable[..., Corpus] = text_table if ending(place) in TABLES and ending(place) != ".jsonl" else text_corpus
-    other = next((name for name in options if name not in _OPTIONS[reader]), None)
-    if other is not None:
-        raise ValueError(f"data: expected options {', '.join(_OPTIONS[reader])} of {place}, got {other!r}")
+    check_options(options, place, _OPTIONS[reader])
     return reader(place, **options)

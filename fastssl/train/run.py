@@ -155,8 +155,8 @@ def pretrain(
     elif encoder is not None:
         raise TypeError("encoder: expected None, the method has an encoder already; give one with a method's name")
     elif isinstance(method, Method):
-        encoder_options = options_of(method) if encoder_options is None else encoder_options
         check_recorded(method, encoder_options, method_options)
+        encoder_options = options_of(method) if encoder_options is None else encoder_options
         attributes = {"method_attributes": attributes_of(method)}
     options = options or Pretraining()
     options.check()
@@ -225,7 +225,7 @@ def _by_name(
     kind: Any = get(name)
     torch.manual_seed(seed)
     method: Method = kind(as_encoder(encoder, size, 3 if channels is None else channels), **options)
-    return method, options_of(method)
+    return method, encoder if isinstance(encoder, dict) else options_of(method)
 
 
 def training_split(data: str | Path, **options: Any) -> Source:
