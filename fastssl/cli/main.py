@@ -207,7 +207,7 @@ def pretrain(
         str | None, typer.Option(help="Of t5 and bart: spans, prefix, bert, deshuffle, infill, ...")
     ] = None,
     order: Annotated[str | None, typer.Option(help="Of bert: next, swapped (ALBERT) or none (RoBERTa).")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Optimiser: adamw, sgd or lars.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Optimiser: adamw, sgd, lars or muon.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate after the warm-up.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="Weight decay of the optimiser.")] = None,
     warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,

@@ -25,7 +25,7 @@ from fastssl.train.options import detect_launcher
 from fastssl.train.trainer import batch_size_of, dry_run
 
 STEPS, SECONDS = 4, 60  # measured steps, the first for warm-up; none is started after that time
-STATES = {"adamw": 2, "sgd": 1, "lars": 1}  # optimiser state per parameter
+STATES = {"adamw": 2, "sgd": 1, "lars": 1, "muon": 1}  # optimiser state per parameter (of matrices)
 
 
 def plan(

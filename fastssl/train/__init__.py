@@ -4,6 +4,7 @@ from fastssl.models.folder import load_checkpoint
 from fastssl.train.cached import cached_step
 from fastssl.train.callbacks import Callback, Progress
 from fastssl.train.checkpoint import load_encoder, load_method, save_checkpoint
+from fastssl.train.muon import Muon
 from fastssl.train.optim import LARS, build_optimizer, learning_rate_factor
 from fastssl.train.options import Pretraining, check_out, is_rank_zero
 from fastssl.train.recipe import Recipe, recipe
@@ -14,6 +15,7 @@ from fastssl.train.trainer import Trainer
 __all__ = [
     "LARS",
     "Callback",
+    "Muon",
     "Pretraining",
     "Progress",
     "Recipe",

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl.train.muon import Muon
+
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017), as used by SimCLR.
@@ -72,20 +74,20 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
-OPTIMIZERS = ("adamw", "sgd", "lars")
+OPTIMIZERS = ("adamw", "sgd", "lars", "muon")
 
 
 def build_optimizer(
     model: nn.Module, name: str, lr: float, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)
 ) -> torch.optim.Optimizer:
-    """Returns "adamw" (no decay on 1-d parameters), "sgd" (momentum 0.9) or "lars".
+    """Returns "adamw" or "muon" (no decay on 1-d parameters), "sgd" (momentum 0.9) or "lars".
 
     Args:
         model: its trainable parameters are optimised.
-        name: "adamw", "sgd" or "lars".
+        name: "adamw", "sgd", "lars", or "muon" (AdamW for embeddings: :class:`fastssl.train.Muon`).
         lr: learning rate, >= 0.
         weight_decay: L2 penalty, >= 0.
-        betas: of "adamw".
+        betas: of "adamw" and "muon".
 
     Raises:
         ValueError: unknown name.
@@ -95,19 +97,26 @@ def build_optimizer(
         >>> from fastssl.train import build_optimizer
         >>> optimizer = build_optimizer(torch.nn.Linear(2, 2), 'lars', lr=0.1, weight_decay=1e-6)
     """
-    if name == "lars":
-        return LARS([p for p in model.parameters() if p.requires_grad], lr, weight_decay=weight_decay)
+    trained = [p for p in model.parameters() if p.requires_grad]
     if name == "adamw":
-        trained = [p for p in model.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
             {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=lr, betas=betas)
+    if name == "muon":
+        tables = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+        groups = [
+            {"params": [p for p in trained if p.ndim > 1 and id(p) not in tables], "weight_decay": weight_decay},
+            {"params": [p for p in trained if id(p) in tables], "weight_decay": weight_decay, "orthogonal": False},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        return Muon(groups, lr, betas=betas)
+    if name == "lars":
+        return LARS(trained, lr, weight_decay=weight_decay)
     if name == "sgd":
-        trained = [p for p in model.parameters() if p.requires_grad]
         return torch.optim.SGD(trained, lr, momentum=0.9, weight_decay=weight_decay)
-    raise ValueError(f"optimizer: expected 'adamw', 'sgd' or 'lars', got {name!r}")
+    raise ValueError(f"optimizer: expected one of {', '.join(OPTIMIZERS)}, got {name!r}")
 
 
 SCHEDULES = ("cosine", "linear", "constant")

@@ -29,9 +29,9 @@ class Pretraining:
         lr: learning rate at the end of the warm-up.
         warmup_epochs: epochs of linear warm-up; at most half of the run.
         weight_decay: weight decay of the optimiser.
-        optimizer: "adamw", "sgd" or "lars".
+        optimizer: "adamw", "sgd", "lars" or "muon".
         schedule: of the learning rate after the warm-up: "cosine" or "linear" to 0, or "constant".
-        betas: of "adamw".
+        betas: of "adamw" and "muon".
         clip: largest norm of the gradient, to which it is scaled down; None: any.
         minutes: duration of the run, to which it is cut at a step if it is less than ten epochs, else at the nearest
             epoch; the number of epochs is estimated from the first steps, and anew after every eighth of the run (the

@@ -19,6 +19,7 @@ from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
 from fastssl.train.audio import build_audio_method
 from fastssl.train.gradients import Gradients
+from fastssl.train.optim import OPTIMIZERS
 from fastssl.train.trainer import _fabric
 from tests.support.language import method_of, tokens
 
@@ -54,7 +55,7 @@ def _error(method: Method, batch: Any, rank: int) -> float:
 
 
 def main(rank: int, out: Path, names: list[str]) -> None:
-    """``names``: METHOD[:CHUNK][@STRATEGY[+PRECISION]]."""
+    """``names``: METHOD[:CHUNK][@STRATEGY[+PRECISION or OPTIMIZER]]."""
     data = emoji().subset(np.arange(64), "emoji")
     data.labels = np.arange(64) % 6
     results = {}
@@ -78,9 +79,11 @@ def main(rank: int, out: Path, names: list[str]) -> None:
             method.clusters = 6
         before = [p.detach().clone() for p in network.parameters()]
         size = 32 if source is data else 8
-        strategy, _, precision = strategy.partition("+")
-        precision = precision or "32-true"
-        settings = Pretraining(epochs=2, batch_size=size, warmup_epochs=1, devices=2, precision=precision)
+        strategy, _, option = strategy.partition("+")
+        chosen = {"optimizer": option} if option in OPTIMIZERS else {"precision": option} if option else {}
+        settings = Pretraining(
+            **{"epochs": 2, "batch_size": size, "warmup_epochs": 1, "devices": 2, "precision": "32-true", **chosen}
+        )
         settings.chunk, settings.strategy = int(chunk) if chunk else None, strategy or "ddp"
         pretrain(method, source, settings, out=out / run, encoder_options=options)
         weights = torch.cat([p.detach().flatten() for p in method.parameters()])

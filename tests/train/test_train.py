@@ -74,7 +74,7 @@ class _StopAt:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+@pytest.mark.parametrize("optimizer", ["adamw", "lars", "muon"])
 @pytest.mark.parametrize("stop", [2, 5])
 def test_resuming_gives_the_same_bits(tmp_path: Path, optimizer: str, stop: int) -> None:
     whole = _run(tmp_path / "whole", optimizer=optimizer)
