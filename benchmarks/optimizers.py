@@ -1,0 +1,93 @@
+"""AdamW and Muon for language methods, over the same steps; writes a table of docs/language.md.
+
+python benchmarks/optimizers.py [gpt bert ...] [--epochs 1] [--data sotu] --page
+
+Each row is one command, `fastssl pretrain METHOD --data sotu --optimizer ... --lr ...`, with the recipe's other settings; scores are
+those of held-out text. Results of methods that are not named stay in benchmarks/results/optimizers.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pages import replace
+
+from fastssl.bench.harness import machine
+from fastssl.bench.run import write_atomically
+from fastssl.cli.language import evaluate
+from fastssl.train import load_checkpoint
+
+ROOT = Path(__file__).parent
+RESULTS, PAGE = ROOT / "results" / "optimizers.json", ROOT.parent / "docs" / "language.md"
+ROWS = {
+    "gpt": (("adamw", 3e-3), ("adamw", 6e-3), ("muon", 3e-3), ("muon", 6e-3)),
+    "bert": (("adamw", 1.2e-3), ("adamw", 2.4e-3), ("muon", 2.4e-3), ("muon", 4.8e-3)),
+}
+SHOWN = {"gpt": ("bits per byte", "accuracy"), "bert": ("perplexity", "accuracy")}
+
+
+def measure(method: str, optimizer: str, rate: float, data: str, epochs: int) -> dict[str, Any]:
+    """One run, in a process of its own, and its scores beside the baselines'."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / method
+        options = ["--data", data, "--epochs", str(epochs), "--optimizer", optimizer, "--lr", str(rate)]
+        command = [sys.executable, "-m", "fastssl", "pretrain", method, *options, "--out", str(out)]
+        subprocess.run(command, check=True)
+        state = load_checkpoint(out)[1]
+        scores = evaluate(out, None)
+    return {
+        "optimizer": optimizer,
+        "lr": rate,
+        "steps": state["step"],
+        "seconds": state["seconds"],
+        "scores": {name: scores[name] for name in SHOWN[method]},
+    }
+
+
+def page(results: dict[str, Any]) -> str:
+    lines = []
+    for method, result in results.items():
+        steps = result["rows"][0]["steps"]
+        lines += [
+            f"{result['machine']}, {result['threads']} threads: `{method}` on {result['data']}, {steps:,} steps, one seed.",
+            "",
+            f"| optimiser | learning rate | {' | '.join(SHOWN[method])} | seconds |",
+            "|---|---|" + "---|" * (len(SHOWN[method]) + 1),
+        ]
+        for row in result["rows"]:
+            cells = [f"{row['scores'][name]['pretrained']:.2f}" for name in SHOWN[method]]
+            lines.append(f"| {row['optimizer']} | {row['lr']:g} | {' | '.join(cells)} | {row['seconds']:.0f} |")
+        last = result["rows"][-1]["scores"]
+        for name in ("unigram", "xz"):
+            cells = [f"{last[key][name]:.2f}" if name in last[key] else "-" for key in SHOWN[method]]
+            if any(cell != "-" for cell in cells):
+                lines.append(f"| ({name}) | | {' | '.join(cells)} | |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("methods", nargs="*", default=["gpt", "bert"], choices=[*ROWS, []])
+    parser.add_argument("--data", default="sotu")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--page", action="store_true", help="write the table of docs/language.md")
+    arguments = parser.parse_args()
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    about = machine()
+    for method in arguments.methods:
+        rows = [measure(method, *row, arguments.data, arguments.epochs) for row in ROWS[method]]
+        results[method] = {"rows": rows, "data": arguments.data, "machine": about["cpu"], "threads": about["threads"]}
+        write_atomically(RESULTS, json.dumps(results, indent=1))
+    if arguments.page:
+        replace("optimizers", page(results), PAGE)
+
+
+if __name__ == "__main__":
+    main()
