@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -66,17 +68,16 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     """
     columns = list(there)
     chosen = {role: column for role, column in given.items() if column is not None}
-    for role, column in chosen.items():
-        known_column(columns, where, role, column)
+    chosen = {role: known_column(columns, where, role, column) for role, column in chosen.items()}
     if chosen.get("label") is not None and chosen.get("score") is not None:
         both = f"label={chosen['label']} and score={chosen['score']}"
         raise ValueError(f"{where}: expected a column of labels or of scores, got {both}")
-    pair = next((pair for pair in PAIRS if set(pair) <= set(columns)), None)
     text, second = chosen.get("text"), chosen.get("text_pair")
-    if text is None and second is None and pair is not None:
-        text, second = pair
-    elif text is None:
-        text = next((name for name in SENTENCES if name in columns and name != second), None)
+    if text is None and second is None:
+        pairs = ((find_column(columns, first), find_column(columns, other)) for first, other in PAIRS)
+        text, second = next((pair for pair in pairs if None not in pair), (None, None))
+    if text is None:
+        text = first_column([name for name in columns if name != second], SENTENCES)
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
         raise ValueError(
@@ -85,21 +86,53 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     label, score = chosen.get("label"), chosen.get("score")
     if label is None and score is None:
         free = [name for name in columns if name not in (text, second)]
-        label = next((name for name in LABELS if name in free), None)
-        score = next((name for name in SCORES if name in free), None) if label is None else None
+        label = first_column(free, LABELS)
+        score = first_column(free, SCORES) if label is None else None
     return TextColumns(text, second, label, score)
 
 
 def known_column(columns: Iterable[str], where: str, role: str, column: str) -> str:
-    """``column``, if the table has it.
+    """The column called ``column`` (:func:`find_column`).
 
     Raises:
-        ValueError: it has not.
+        ValueError: the table has none, or several in other cases.
     """
     columns = list(columns)
-    if column not in columns:
+    found = find_column(columns, column)
+    if found is None:
         raise ValueError(f"{role}: expected a column of {where} ({', '.join(columns)}), got {column!r}")
-    return column
+    return found
+
+
+def find_column(columns: Iterable[str], name: str) -> str | None:
+    """The column called ``name``: of exactly this name, else of the same characters in Unicode's composed form (NFC),
+    else the only one of this name in another case.
+
+    Example:
+        >>> from fastssl.data.columns import find_column
+        >>> find_column(["Text", "Größe"], "GRÖSSE"), find_column(["Text", "TEXT"], "text")
+        ('Größe', None)
+    """
+    columns = list(columns)
+    for form in (str, _composed, _folded):
+        found = [column for column in columns if form(column) == form(name)]
+        if len(found) == 1:
+            return found[0]
+    return None
+
+
+def first_column(columns: Iterable[str], names: Iterable[str]) -> str | None:
+    """The column of the first of the names that has one (:func:`find_column`)."""
+    columns = list(columns)
+    return next((found for name in names if (found := find_column(columns, name)) is not None), None)
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def _folded(name: str) -> str:
+    return _composed(_composed(name).casefold())
 
 
 def check_options(given: Iterable[str], where: str, known: Iterable[str]) -> None:
@@ -115,8 +148,8 @@ def check_options(given: Iterable[str], where: str, known: Iterable[str]) -> Non
 
 
 def split_options(name: str) -> tuple[str, dict[str, str]]:
-    """A name of data and the options behind it: ``reviews.csv#text=review:label=stars``. A file that has the whole name
-    has no options.
+    r"""A name of data and the options behind it: ``reviews.csv#text=review:label=stars``. A ":" or "#" of a column
+    stands behind a backslash. A file that has the whole name has no options.
 
     Raises:
         ValueError: an option without a value, or one that is there twice.
@@ -125,16 +158,19 @@ def split_options(name: str) -> tuple[str, dict[str, str]]:
         >>> from fastssl.data.columns import split_options
         >>> split_options("text:reviews.jsonl#text=review:label=stars")
         ('text:reviews.jsonl', {'text': 'review', 'label': 'stars'})
+        >>> split_options(r"a.csv#text=title\: long")
+        ('a.csv', {'text': 'title: long'})
     """
-    place, mark, given = name.rpartition("#")
-    if not mark or "=" not in given or os.path.exists(name) or os.path.exists(name.partition(":")[2]):
+    *before, given = re.split(r"(?<!\\)#", name)
+    place = name[: -len(given) - 1]
+    if not before or "=" not in given or os.path.exists(name) or os.path.exists(name.partition(":")[2]):
         return name, {}
     options: dict[str, str] = {}
-    for option in given.split(":"):
+    for option in re.split(r"(?<!\\):", given):
         key, equals, value = option.partition("=")
         if not equals or not key or not value:
             raise ValueError(f"data: expected options as {place}#text=COLUMN:label=COLUMN, got {name!r}")
         if key in options:
             raise ValueError(f"data: expected one {key}, got two in {name!r}")
-        options[key] = value
+        options[key] = re.sub(r"\\([:#])", r"\1", value)
     return place, options

@@ -13,6 +13,8 @@ from fastssl.data.sentences import sentences
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
 from fastssl.data.storage import content
 
+READ_ON = "or read on with U+FFFD in place of such bytes (#errors=replace)"
+
 
 def known_encoding(encoding: str) -> str:
     """``encoding``, if Python has it.
@@ -44,16 +46,28 @@ def undecodable(error: UnicodeDecodeError, encoding: str, start: bytes, at: int 
     return f"{byte}; name the encoding (#encoding={known}), or convert the file (iconv -f {known} -t utf-8)"
 
 
-def decoded(place: str, encoding: str) -> str:
-    """The text of a whole file, without a byte order mark.
+def known_errors(errors: str) -> str:
+    """``errors``, if it says what happens to bytes that are not of an encoding.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if errors not in ("strict", "replace"):
+        raise ValueError(f"errors: expected 'strict' or 'replace', got {errors!r}")
+    return errors
+
+
+def decoded(place: str, encoding: str, errors: str = "strict") -> str:
+    """The text of a whole file, without a byte order mark; with "replace", U+FFFD in place of bytes that are not of the
+    encoding.
 
     Raises:
         ValueError: an unknown encoding, or bytes that are not of it.
     """
     try:
-        return content(place).decode(known_encoding(encoding)).removeprefix("\ufeff")
+        return content(place).decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}") from error
+        raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}, {READ_ON}") from error
 
 
 class CorpusError(ValueError):

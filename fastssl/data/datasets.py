@@ -174,8 +174,7 @@ def _read(table: Any, name: str, columns: Mapping[str, str]) -> Source:
     images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
     known = ("image", "label", "text") if images else ("text", "text_pair", "label", "score")
     check_options(columns, name, (*known, "name"))
-    for role, column in columns.items():
-        known_column(table.features, name, role, column)
+    columns = {role: known_column(table.features, name, role, column) for role, column in columns.items()}
     return HubSource(table, name, columns) if images else hub_corpus(table, name, columns)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +15,8 @@ from fastssl.data.columns import TextColumns
 
 UNKNOWN = -1
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
+_MISSING = ("na", "n/a", "nan", "null", "none")  # what pandas and spreadsheets write into empty cells
 _COUNTED = 1_000_000  # integers from here on are names (ids): classes are not counted up to them
 
 
@@ -21,7 +25,8 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
 
     Args:
         given: for each item an integer, a name, or what is unknown: None, NaN, white space, -1. Integers are numbers of
-            classes; where one is 1,000,000 or more, or no integer, all are names, numbered in their order.
+            classes; where one is 1,000,000 or more, or no integer, all are names, numbered in their order. Names
+            such as "NA" and "nan" are classes as others are, with a warning.
         where: a name for item k in errors.
 
     Returns:
@@ -52,6 +57,13 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
     if not known:
         return None, []
     names = sorted(set(known), key=int) if integers else sorted(set(known))
+    missing = Counter(text for text in known if text.lower() in _MISSING)
+    if missing:
+        counts = ", ".join(f"{name!r} ({count:,} items)" for name, count in sorted(missing.items()))
+        first = where(next(k for k, text in enumerate(texts) if text in missing))
+        warnings.warn(
+            f"{first} and others: labels {counts} are classes; cells of unknown labels are left empty", stacklevel=2
+        )
     if integers and int(names[-1]) < _COUNTED:
         names = [str(k) for k in range(int(names[-1]) + 1)]
     number = {name: k for k, name in enumerate(names)}
@@ -89,6 +101,13 @@ def labels_of(
             f"{where(k)}: expected classes in column {columns.label!r}, got {given[k]!r}; numbers to predict are named "
             f"as such: #score={columns.label}"
         )
+    known = [value for value in given if value not in (None, "")]
+    if known and all(isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()) for value in known):
+        k = given.index(known[0])
+        raise ValueError(
+            f"{where(k)}: expected classes in column {columns.label!r}, got {known[0]!r}; numbers to predict are named "
+            f"as such, #score={columns.label}, with a point as decimal mark"
+        )
     return numbered_labels(given, where)
 
 
@@ -108,7 +127,9 @@ def _score(value: Any, where: Callable[[int], str], k: int) -> float:
     if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
     if isinstance(value, bool) or not _is_number(value) or math.isinf(float(value)):
-        raise ValueError(f"{where(k)}: expected a finite number as score, got {value!r}")
+        comma = isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip())
+        remedy = "; the decimal mark is a point" if comma else ""
+        raise ValueError(f"{where(k)}: expected a finite number as score, got {value!r}{remedy}")
     return float(value)
 
 

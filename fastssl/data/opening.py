@@ -54,7 +54,7 @@ from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
-_OF_PAIRS = ("source", "target", "encoding")
+_OF_PAIRS = ("source", "target", "encoding", "errors")
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
     "emoji-all": emoji,
@@ -176,7 +176,7 @@ def _absolute(name: str) -> str:
     """Names unchanged, paths absolute."""
     place, given = split_options(name)
     if given:
-        return f"{_absolute(place)}#{name.rpartition('#')[2]}"
+        return f"{_absolute(place)}#{name[len(place) + 1 :]}"
     if name in EMBEDDED or is_url(name):
         return name
     if _several(name):
@@ -286,8 +286,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     if ending(place) == ".txt":
         return texts(place, part, **given)
     if ending(place) in tables.SUFFIXES and is_file(place):
-        encoding = given.pop("encoding", "utf-8")
-        return tables.open_table(place, columns=given, encoding=encoding, **options)
+        how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
+        return tables.open_table(place, columns=given, **how, **options)
     if (
         not is_url(place)
         and not os.path.exists(place)

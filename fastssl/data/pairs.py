@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from fastssl.data.columns import find_column
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.storage import ending, entries, is_folder, is_url, join, name_of
@@ -42,6 +43,7 @@ def text_pairs(
     source: str | None = None,
     target: str | None = None,
     encoding: str = "utf-8",
+    errors: str = "strict",
 ) -> Any:
     """Reads pairs of texts from a file, one pair per line.
 
@@ -52,6 +54,7 @@ def text_pairs(
         source, target: the columns or keys of the two texts; None: "source" and "target", or, in a table whose first
             line names neither, its two columns, without a heading.
         encoding: that of the file.
+        errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
     Returns:
         A :class:`ParallelCorpus`.
@@ -76,7 +79,7 @@ def text_pairs(
     if ending(file) not in SUFFIXES:
         raise ValueError(f"pairs: expected a file with {', '.join(SUFFIXES)}, got {file!r}")
     columns = (source or "source", target or "target")
-    lines = decoded(file, encoding).split("\n")
+    lines = decoded(file, encoding, errors).split("\n")
     if ending(file) == ".jsonl":
         pairs = list(_objects(file, lines, columns))
     else:
@@ -95,10 +98,12 @@ def _objects(file: str, lines: list[str], columns: tuple[str, str]) -> Iterator[
             found = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{file}: line {number}: no JSON ({error})") from error
-        texts = [found.get(column) if isinstance(found, dict) else None for column in columns]
+        keys = [find_column(found, column) for column in columns] if isinstance(found, dict) else [None]
+        texts = [None if key is None else found[key] for key in keys]
         if not all(isinstance(text, str) for text in texts):
-            keys = sorted(found) if isinstance(found, dict) else type(found).__name__
-            raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(columns)}, got {keys}")
+            kinds = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, dict) else None
+            got = kinds or type(found).__name__
+            raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(columns)}, got {got}")
         yield str(texts[0]), str(texts[1])
 
 
@@ -109,16 +114,17 @@ def _rows(file: str, lines: list[str], columns: tuple[str, str], given: bool) ->
     else:
         rows = [line.split("\t") for line in lines]
     first = next((k for k, row in enumerate(rows) if any(row)), 0)
-    named = bool(rows) and set(columns) <= set(rows[first])
+    heading = [find_column(rows[first], column) for column in columns] if rows else [None]
+    named = None not in heading
     if given and not named:
         raise ValueError(
             f"{file}: expected a heading with {' and '.join(columns)}, got {rows[first] if rows else 'no lines'}"
         )
-    places = [rows[first].index(column) for column in columns] if named else [0, 1]
+    places = [rows[first].index(str(column)) for column in heading] if named else [0, 1]
     for number, row in enumerate(rows[first + named :], first + named + 1):
         if not any(row):
             continue
         if len(row) <= max(places) or (not named and len(row) != 2):
-            heading = "" if named else f", or a heading with {' and '.join(columns)}"
-            raise ValueError(f"{file}: line {number}: expected two columns of text{heading}, got {len(row)}")
+            other = "" if named else f", or a heading with {' and '.join(columns)}"
+            raise ValueError(f"{file}: line {number}: expected two columns of text{other}, got {len(row)}")
         yield row[places[0]], row[places[1]]

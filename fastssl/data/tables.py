@@ -7,12 +7,22 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import LABELS, PATHS, SENTENCES, TEXTS, check_options, known_column, text_columns
+from fastssl.data.columns import (
+    LABELS,
+    PATHS,
+    SENTENCES,
+    TEXTS,
+    check_options,
+    first_column,
+    known_column,
+    text_columns,
+)
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
@@ -61,7 +71,7 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": TEXTS}
     check_options(given, path, roles)
     where, label, text = (
-        known_column(columns, path, role, given[role].lower()) if role in given else _column(columns, names)
+        known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
         for role, names in roles.items()
     )
     if where is None:
@@ -93,6 +103,7 @@ def text_table(
     label: str | None = None,
     score: str | None = None,
     encoding: str = "utf-8",
+    errors: str = "strict",
 ) -> Corpus:
     """Returns the texts of a table, or its pairs of texts, in memory, with their labels or scores.
 
@@ -106,9 +117,11 @@ def text_table(
         score: the column of numbers, which are predicted (Spearman's correlation); an empty one is unknown. None: score
             or similarity, without a column of classes.
         encoding: that of the file.
+        errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
     Returns:
-        A corpus, of pairs a :class:`ParallelCorpus`. Names of columns go by their lower case.
+        A corpus, of pairs a :class:`ParallelCorpus`. A column is found by its name, else by the only one of this name
+        in another case.
 
     Raises:
         FileNotFoundError: no such table.
@@ -125,12 +138,12 @@ def text_table(
         ['bad', 'good']
     """
     given = {"text": text, "text_pair": text_pair, "label": label, "score": score}
-    return _texts(str(path), _rows(str(path), encoding), {role: name for role, name in given.items() if name})
+    return _texts(str(path), _rows(str(path), encoding, errors), {role: name for role, name in given.items() if name})
 
 
 def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> Corpus:
     check_options(given, path, ("text", "text_pair", "label", "score"))
-    chosen = text_columns(_columns(rows), path, {role: name.lower() for role, name in given.items()})
+    chosen = text_columns(_columns(rows), path, given)
     for k, row in enumerate(rows):
         for column in (chosen.text, chosen.text_pair):
             if column is not None and not isinstance(row.get(column), str):
@@ -144,12 +157,17 @@ def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> C
 
 
 def open_table(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, encoding: str = "utf-8", **options: Any
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    errors: str = "strict",
+    **options: Any,
 ) -> FileSource | Corpus:
     """The images that a table lists, or the texts of one without a column of their paths: where there are texts, files
     with the suffix of something else (``page.html``) are not taken for images."""
-    rows, given = _rows(str(path), encoding), columns or {}
-    where, text = (_column(_columns(rows), names) for names in (PATHS, SENTENCES))
+    rows, given = _rows(str(path), encoding, errors), columns or {}
+    where, text = (first_column(_columns(rows), names) for names in (PATHS, SENTENCES))
     text = given.get("text", text)
     images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
     if "path" in given or (images and not {"text_pair", "score"} & set(given)):
@@ -166,14 +184,10 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
     return {name: None for row in rows for name in row}
 
 
-def _column(columns: dict[str, None], names: tuple[str, ...]) -> str | None:
-    return next((name for name in names if name in columns), None)
-
-
-def _rows(path: str, encoding: str = "utf-8") -> list[dict[str, Any]]:
-    """The rows of a table, at least one; names of columns in lower case."""
+def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[dict[str, Any]]:
+    """The rows of a table, at least one."""
     kind = ending(path)
-    text = decoded(path, encoding)
+    text = decoded(path, encoding, errors)
     try:
         if kind in (".csv", ".tsv"):
             rows: Any = _fields(path, text, kind)
@@ -189,8 +203,8 @@ def _rows(path: str, encoding: str = "utf-8") -> list[dict[str, Any]]:
         raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
     if not rows:
         raise ValueError(f"{path}: expected rows, found none")
-    made = [{str(name).strip().lower(): value for name, value in row.items()} for row in rows]
-    twice = next((row for row, lower in zip(rows, made) if len(lower) < len(row)), None)
+    made = [{str(name).strip(): value for name, value in row.items()} for row in rows]
+    twice = next((row for row, bare in zip(rows, made) if len(bare) < len(row)), None)
     if twice is not None:
         raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, twice))}")
     return made
@@ -205,14 +219,19 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         *records, last = csv.reader([*io.StringIO(text, newline=""), _END], **how)
         if last != [_END]:
             raise ValueError(f"{path}: row {max(len(records), 1)}: a quotation mark opens a field that none closes")
-        names = records[0] if records else []
+        names = [name.strip() for name in records[0]] if records else []
         twice = next((name for name in names if name and names.count(name) > 1), None)
         if twice is not None:
             raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, names))}")
-        rows: list[dict[Any, Any]] = []
-        for record in filter(None, records[1:]):
-            row: dict[Any, Any] = dict.fromkeys(names) | dict(zip(names, record))
-            rows.append(row | {None: record[len(names) :]} if len(record) > len(names) else row)
+        rows: list[dict[str, Any]] = []
+        for k, record in enumerate(filter(None, records[1:])):
+            if len(record) > len(names):
+                raise ValueError(
+                    f"{path}: row {k + 1}: expected {len(names)} fields, got {len(record)}; a field that contains the "
+                    "separator stands in quotation marks"
+                )
+            fields = zip_longest(names, record)  # None where a row ends early
+            rows.append({name: value for name, value in fields if name})  # columns without a name cannot be asked for
         return rows
 
     if kind == ".csv":
@@ -224,12 +243,6 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         except csv.Error:
             rows = read(delimiter="\t", quoting=csv.QUOTE_NONE)
     for k, row in enumerate(rows):
-        if None in row:
-            surplus: Any = row[None]  # type: ignore[index]
-            raise ValueError(
-                f"{path}: row {k + 1}: expected {len(row) - 1} fields, got {len(row) - 1 + len(surplus)}; a field that "
-                "contains the separator stands in quotation marks"
-            )
         if kind == ".tsv" and any(isinstance(value, str) and "\t" in value for value in row.values()):
             raise ValueError(f"{path}: row {k + 1}: a field in quotation marks contains a tab; save the table as .csv")
     return rows

@@ -13,8 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import text_columns
-from fastssl.data.corpus import Corpus, CorpusError, Numbered, _Strings, known_encoding, undecodable
+from fastssl.data.columns import find_column, text_columns
+from fastssl.data.corpus import (
+    READ_ON,
+    Corpus,
+    CorpusError,
+    Numbered,
+    _Strings,
+    known_encoding,
+    known_errors,
+    undecodable,
+)
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.labels import labels_of
 from fastssl.data.source import digest
@@ -57,7 +66,7 @@ class FileTexts(_Strings):
 
     def _make(self, index: int) -> str:
         text = self._read(index)
-        return text if self.key is None else self._value(text, self.place(index))
+        return text if self.key is None else self._value(text, index)
 
     def object(self, index: int) -> dict[str, Any]:
         """The JSON object of text ``index``.
@@ -65,11 +74,13 @@ class FileTexts(_Strings):
         Raises:
             CorpusError: its line is none.
         """
-        return self._object(self._read(index), self.place(index))
+        return self._object(self._read(index), index)
 
     def place(self, index: int) -> str:
-        """Where text ``index`` begins."""
-        return f"{self.files.places[int(self.numbers[index])]}: byte {int(self.begins[index])}"
+        """The file and the line where text ``index`` begins; lines are counted for errors alone."""
+        file, begin = self.files[int(self.numbers[index])], int(self.begins[index])
+        lines = sum(file.read(at, min(_BLOCK, begin - at)).count(b"\n") for at in range(0, begin, _BLOCK))
+        return f"{file.place}: line {lines + 1}"
 
     def _read(self, index: int) -> str:
         number, begin, end = (int(array[index]) for array in (self.numbers, self.begins, self.ends))
@@ -83,34 +94,31 @@ class FileTexts(_Strings):
             return raw.decode(self.encoding, self.errors).removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             start = file.read(0, 2) if begin else raw
-            raise CorpusError(
-                f"{file.place}: {undecodable(error, self.encoding, start, begin)}, or read on with U+FFFD in "
-                "place of such bytes (#errors=replace)"
-            ) from error
+            raise CorpusError(f"{file.place}: {undecodable(error, self.encoding, start, begin)}, {READ_ON}") from error
 
-    def _object(self, line: str, where: str) -> dict[str, Any]:
+    def _object(self, line: str, index: int) -> dict[str, Any]:
         try:
             found = json.loads(line)
         except json.JSONDecodeError as error:
-            raise CorpusError(f"{where}: expected a JSON object per line ({error})") from error
+            raise CorpusError(f"{self.place(index)}: expected a JSON object per line ({error})") from error
         if not isinstance(found, dict):
-            raise CorpusError(f"{where}: expected a JSON object per line, got {type(found).__name__}")
+            raise CorpusError(f"{self.place(index)}: expected a JSON object per line, got {type(found).__name__}")
         return found
 
-    def _value(self, line: str, where: str) -> str:
-        found = self._object(line, where)
-        if self.key not in found:
-            raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {sorted(found)}")
-        value = found[self.key]
+    def _value(self, line: str, index: int) -> str:
+        found = self._object(line, index)
+        value = found.get(str(self.key))
         if not isinstance(value, str):
-            raise CorpusError(f"{where}: expected a string under the key {self.key!r}, got {type(value).__name__}")
+            got = repr(value) if self.key in found else f"the keys {', '.join(found)}"
+            raise CorpusError(f"{self.place(index)}: expected a string under the key {self.key!r}, got {got}")
         if self.errors == "replace":
             return value.encode("utf-8", "replace").decode()
         try:
             value.encode()
         except UnicodeEncodeError as error:
             raise CorpusError(
-                f"{where}: {value[error.start]!r} is half of a pair of UTF-16, no character; #errors=replace reads on"
+                f"{self.place(index)}: {value[error.start]!r} is half of a pair of UTF-16, no character; "
+                "#errors=replace reads on"
             ) from error
         return value
 
@@ -191,8 +199,7 @@ def text_corpus(
     place = os.path.expanduser(str(place))
     if separator is not None and separator not in SEPARATORS:
         raise ValueError(f"separator: expected one of {', '.join(SEPARATORS)} or None, got {separator!r}")
-    if errors not in ("strict", "replace"):
-        raise ValueError(f"errors: expected 'strict' or 'replace', got {errors!r}")
+    known_errors(errors)
     if known_encoding(encoding) and bytes(range(128)).decode(encoding, "replace") != "".join(map(chr, range(128))):
         raise ValueError(f"encoding: expected one with the bytes of ASCII, got {encoding!r}; convert the file (iconv)")
     roles = (("text", text), ("text_pair", text_pair), ("label", label), ("score", score))
@@ -251,7 +258,8 @@ def _labelled(corpus: Corpus, given: dict[str, str]) -> Corpus:
     if not len(texts):
         return corpus
     answers = [given[role] for role in ("label", "score") if role in given]  # which the first object may lack
-    columns = text_columns([*texts.object(0), *answers], place, given)
+    first = texts.object(0)
+    columns = text_columns([*first, *(key for key in answers if find_column(first, key) is None)], place, given)
     keyed = partial(FileTexts, texts.files.places, texts.numbers, texts.begins, texts.ends)
     labels, classes = corpus.labels, corpus.classes
     if answers or (labels is None and (columns.label or columns.score)):

@@ -18,7 +18,7 @@ from fastssl.data.tables import text_table
 from fastssl.data.text_files import SUFFIXES, text_corpus
 
 _OPTIONS = {
-    text_table: ("text", "text_pair", "label", "score", "encoding"),
+    text_table: ("text", "text_pair", "label", "score", "encoding", "errors"),
     text_corpus: ("separator", "text", "text_pair", "label", "score", "encoding", "errors"),
 }
 

@@ -159,7 +159,11 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     assert text_corpus(tmp_path / "bad.txt", errors="replace").document(1) == ["broken \ufffd here"]
     (tmp_path / "bad.jsonl").write_text('{"text": "fine"}\n{"body": "none"}\n{"text"\n{"text": 3}\n')
     corpus = text_corpus(tmp_path / "bad.jsonl")
-    for k, why in ((1, r"byte 17: expected a string under the key 'text', got \['body'\]"), (2, "JSON"), (3, "string")):
+    for k, why in (
+        (1, r"line 2: expected a string under the key 'text', got the keys body"),
+        (2, "JSON"),
+        (3, "string"),
+    ):
         with pytest.raises(CorpusError, match=why):
             corpus.text(k)
     with pytest.raises(ValueError, match=r"text: expected a column of .*bad\.jsonl \(text\), got 'body'"):

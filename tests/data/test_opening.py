@@ -139,7 +139,7 @@ def test_kept_results_know_every_pixel(tmp_path: Path) -> None:
 def test_texts_that_are_no_text_are_named(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "bad \\ud83d here"}\n{"text": "fine"}\n')
-    with pytest.raises(CorpusError, match=r"a\.jsonl: byte 0: '\\ud83d' is half of a pair of UTF-16"):
+    with pytest.raises(CorpusError, match=r"a\.jsonl: line 1: '\\ud83d' is half of a pair of UTF-16"):
         text_corpus(path).text(0)
     assert text_corpus(path, errors="replace").text(0) == "bad ? here"
     path = tmp_path / "a.txt"

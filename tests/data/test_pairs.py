@@ -42,7 +42,9 @@ def test_columns_have_names(tmp_path: Path) -> None:
     file = tmp_path / "news.jsonl"
     file.write_text('{"article": "long", "summary": "short"}\n')
     assert text_pairs(file, source="article", target="summary").pair(0) == ("long", "short")
-    with pytest.raises(ValueError, match=r"line 1: expected texts under the keys source, target, got \['article'"):
+    with pytest.raises(
+        ValueError, match=r"line 1: expected texts under the keys source, target, got \{'article': 'str'"
+    ):
         text_pairs(file)
 
 

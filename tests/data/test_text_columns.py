@@ -280,5 +280,117 @@ def test_csv_files_whose_quotation_marks_or_headings_are_wrong_are_named(tmp_pat
 def test_other_options_of_pairs_are_named(tmp_path: Path) -> None:
     path = tmp_path / "pairs.csv"
     path.write_text("ad,query\nshoes,red\n")
-    with pytest.raises(ValueError, match="expected options source, target, encoding of .*, got 'text'"):
+    with pytest.raises(ValueError, match="expected options source, target, encoding, errors of .*, got 'text'"):
         fastssl.data.open(f"pairs:{path}#text=ad:text_pair=query")
+
+
+DECOMPOSED = "Gro\u0308ße"  # as macOS writes names
+
+
+@pytest.mark.parametrize("kind", (".csv", ".tsv", ".json", ".jsonl", "text:.jsonl", "hf:"))
+def test_names_of_columns_in_other_cases_and_forms(tmp_path: Path, kind: str) -> None:
+    rows: list[dict[str, Any]] = [
+        {"Text": "a", DECOMPOSED: "big", "id": 1},
+        {"Text": "b", DECOMPOSED: "small", "id": 2},
+    ]
+    if kind == "hf:":
+        pytest.importorskip("datasets").Dataset.from_list(rows).save_to_disk(tmp_path / "a")
+        data = f"hf:{tmp_path / 'a'}"
+    else:
+        prefix, _, suffix = kind.rpartition(":")
+        data = f"{prefix}{':' * bool(prefix)}{written(tmp_path / f'a{suffix}', rows)}"
+    for asked in ("GRÖSSE", "Größe", DECOMPOSED, DECOMPOSED.upper()):
+        found = fastssl.data.open(f"{data}#label={asked}")
+        assert list(found.classes) == ["big", "small"] and found.read(1).text == "b"
+    with pytest.raises(ValueError, match=r"text: expected a column of .*\(Text, .*, id\), got 'Titel'"):
+        fastssl.data.open(f"{data}#text=Titel")
+
+
+def test_names_of_columns_that_differ_in_case_alone(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", [{"Body": "a", "BODY": "b", "Label": "x", "label": "y"}])
+    assert fastssl.data.open(f"{path}#text=BODY").text(0) == "b"  # type: ignore[attr-defined]
+    assert fastssl.data.open(f"{path}#text=Body").classes == ["y"]
+    with pytest.raises(ValueError, match=r"text: expected a column of .*\(Body, BODY, Label, label\), got 'body'"):
+        fastssl.data.open(f"{path}#text=body")
+    pairs = written(tmp_path / "p.csv", [{"Source": "uno", "Target": "one"}])
+    assert text_pairs(pairs).pair(0) == ("uno", "one")
+
+
+def test_names_of_columns_with_marks_of_options(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.csv", [{"review: long": "a", "#stars": "x"}])
+    found = fastssl.data.open(rf"{path}#text=review\: long:label=\#stars")
+    assert found.read(0).text == "a" and found.classes == ["x"]
+    again = fastssl.data.open(str(found.where))
+    assert again.read(0).text == "a" and again.classes == ["x"]
+
+
+@pytest.mark.parametrize("kind", (".csv", ".jsonl", "text:.jsonl"))
+def test_decimal_commas_are_named(tmp_path: Path, kind: str) -> None:
+    prefix, _, suffix = kind.rpartition(":")
+    path = tmp_path / f"a{suffix}"
+    rows = [{"text": "a", "label": ""}, {"text": "b", "label": "3,5"}, {"text": "c", "label": "4,0"}]
+    if suffix == ".csv":
+        path.write_text("text;label\n" + "".join(f"{row['text']};{row['label']}\n" for row in rows))
+    else:
+        written(path, rows)
+    data = f"{prefix}{':' * bool(prefix)}{path}"
+    with pytest.raises(
+        ValueError, match=r"(row|line) 2: expected classes in column 'label', got '3,5'; .*#score=label"
+    ):
+        fastssl.data.open(data)
+    with pytest.raises(
+        ValueError, match=r"(row|line) 2: expected a finite number as score, got '3,5'; the decimal mark"
+    ):
+        fastssl.data.open(f"{data}#score=label")
+
+
+def test_classes_that_look_like_missing_labels_are_named(tmp_path: Path) -> None:
+    labels = ["good", "NA", "nan", "", "NA"]
+    path = written(tmp_path / "a.csv", [{"text": "t", "label": label} for label in labels])
+    with pytest.warns(UserWarning, match=r"a\.csv: row 2 and others: labels 'NA' \(2 items\), 'nan' \(1 items\)"):
+        found = fastssl.data.open(path)
+    assert found.classes == ["NA", "good", "nan"]
+    assert found.labels is not None and found.labels.tolist() == [1, 0, 2, -1, 0]  # empty: unknown
+
+
+@pytest.mark.parametrize("value", (None, 3, ["a"]))
+def test_texts_of_json_lines_that_are_none_are_named(tmp_path: Path, value: Any) -> None:
+    path = written(tmp_path / "a.jsonl", [{"text": "a"}, {"text": value}])
+    with pytest.raises(ValueError, match=r"a\.jsonl: row 2: expected a string in column text, got "):
+        fastssl.data.open(path)
+    with pytest.raises(CorpusError, match=r"a\.jsonl: line 2: expected a string under the key 'text', got "):
+        list(fastssl.data.open(f"text:{path}").texts)  # type: ignore[attr-defined]
+    written(path, [{"source": "a", "target": value}])
+    with pytest.raises(ValueError, match=r"line 1: expected texts under the keys source, target, got .*'target': "):
+        text_pairs(path)
+
+
+def test_columns_without_a_name_are_left_out(tmp_path: Path) -> None:
+    for mark, suffix in ((",", ".csv"), ("\t", ".tsv")):
+        path = tmp_path / f"a{suffix}"
+        lines = (["text", "", " ", "label"], ["One", "x", "y", "good"], ["Two", "", "", "bad"])
+        path.write_text("".join(mark.join(line) + "\n" for line in lines))
+        found = text_table(path)
+        assert list(found.texts) == ["One", "Two"] and found.classes == ["bad", "good"]
+        with pytest.raises(ValueError, match=r"text: expected a column of .*\(text, label\), got 'x'"):
+            text_table(path, text="x")
+    path.write_text("text\t\t\nOne\tx\ty\tz\n")
+    with pytest.raises(ValueError, match="row 1: expected 3 fields, got 4"):
+        text_table(path)
+
+
+@pytest.mark.parametrize("data", ("a.csv", "text:a.csv", "a.jsonl", "text:a.jsonl", "pairs:p.tsv", "images.csv"))
+def test_bytes_that_are_of_no_encoding_are_replaced(tmp_path: Path, data: str) -> None:
+    (tmp_path / "a.csv").write_bytes(b"text,label\nsch\xf6n,gut\n")
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "sch\xf6n"}\n')
+    (tmp_path / "p.tsv").write_bytes(b"sch\xf6n\tbeautiful\n")
+    (tmp_path / "images.csv").write_bytes(b"path,text\na.png,sch\xf6n\n")
+    kind, mark, name = data.rpartition(":")
+    place = f"{kind}{mark}{tmp_path / name}"
+    found: Any = fastssl.data.open(f"{place}#errors=replace")
+    assert (found.texts[0] if "images" in data else found.text(0)) == "sch\ufffdn"
+    with pytest.raises(ValueError, match="#errors=replace"):
+        found = fastssl.data.open(place)
+        found.text(0)
+    with pytest.raises(ValueError, match="errors: expected 'strict' or 'replace', got 'ignore'"):
+        fastssl.data.open(f"{place}#errors=ignore")
