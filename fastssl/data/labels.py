@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from fastssl.data.columns import TextColumns
 
+log = logging.getLogger("fastssl")
 UNKNOWN = -1
 _INTEGER = re.compile(r"[+-]?[0-9]+(\.0+)?")
 _DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
@@ -61,9 +62,7 @@ def numbered_labels(given: Sequence[Any], where: Callable[[int], str]) -> tuple[
     if missing:
         counts = ", ".join(f"{name!r} ({count:,} items)" for name, count in sorted(missing.items()))
         first = where(next(k for k, text in enumerate(texts) if text in missing))
-        warnings.warn(
-            f"{first} and others: labels {counts} are classes; cells of unknown labels are left empty", stacklevel=2
-        )
+        log.warning("%s and others: labels %s are classes; cells of unknown labels are left empty", first, counts)
     if integers and int(names[-1]) < _COUNTED:
         names = [str(k) for k in range(int(names[-1]) + 1)]
     number = {name: k for k, name in enumerate(names)}

@@ -4,6 +4,7 @@ transformer of our own."""
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
 
+log = logging.getLogger("fastssl")
 OWN = ("transformer", "gru", "lstm")  # networks of our own, which need no extra
 
 
@@ -432,7 +434,7 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     Args:
         network: a BertForPreTraining, ElectraForPreTraining, XLNetLMHeadModel, GPT2LMHeadModel,
             T5ForConditionalGeneration or BartForConditionalGeneration; modified where the tokenizer has more tokens,
-            whose embeddings are added.
+            whose embeddings are added, which is logged.
         tokenizer: the tokenizer of its tokens.
         length: maximum number of tokens; None: that of its positions, or 512 where these are relative.
 
@@ -455,7 +457,11 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
         raise TypeError(f"network: expected one of {known}, got {type(network).__name__}")
     n: Any = network
     if tokenizer.size > n.config.vocab_size:
-        n.resize_token_embeddings(tokenizer.size)  # new rows are near the mean of the others
+        log.warning(
+            "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer; they start near the mean",
+            *(type(network).__name__, tokenizer.size - n.config.vocab_size, n.config.vocab_size, tokenizer.size),
+        )
+        n.resize_token_embeddings(tokenizer.size)
     get: Any = n.config
     most = None if of in ("t5", "xlnet") else int(get.max_position_embeddings)
     if length is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from fastssl.data.tokenizer import FILE, Tokenizer, tokenizer_of
 from fastssl.data.tokens import load_tokenizer
 from fastssl.methods import kind_of
 from fastssl.models import Backbone, Encoder, LanguageModel, as_language, build_language
-from fastssl.models.folder import load_checkpoint
+from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.models.language import TRANSFORMERS
 from fastssl.train.checkpoint import load_weights
 
+log = logging.getLogger("fastssl")
 WEIGHTS = (".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors")
 _VOCABULARIES = ("vocab.txt", "vocab.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 _HEADS = ("cls.", "discriminator_predictions.", "lm_head.", "lm_loss.", "final_logits_bias")  # new, if they are missing
@@ -27,14 +29,16 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
     """The network kept after pretraining on texts, and its tokenizer.
 
     Args:
-        where: folder of a run or of its checkpoint; "huggingface:PATH": a folder (or name) of a model of transformers:
-            BERT, ELECTRA, XLNet, GPT-2, T5 or BART, with its tokenizer.
+        where: folder of a run or of its checkpoint; "huggingface:PATH": a folder of a model of transformers (or the
+            name of one in its cache; nothing is downloaded): BERT, ELECTRA, XLNet, GPT-2, T5 or BART, with its
+            tokenizer. Embeddings that are added for tokens which the model lacks, and heads that start at random, are
+            logged.
         length: tokens at most that its texts have, of networks of transformers; None: those of the run, or the
             positions of the model.
 
     Raises:
+        FileNotFoundError: no such folder, or no such model of transformers.
         ImportError: without the extra ``text``.
-        OSError: no such model of transformers.
         ValueError: no checkpoint, one of another kind of method, an unknown architecture, a greater length, or a model
             of transformers without a tokenizer or without some of its parameters.
 
@@ -55,7 +59,7 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
     kind, _, place = str(where).partition(":")
     if kind == "huggingface" and place:
         return _of_transformers(place, length)
-    tensors, state = load_checkpoint(where)
+    tensors, state = load_checkpoint(_run(where))
     if "tokens" not in kind_of(state).needs or state["encoder"] is None:
         raise ValueError(f"init: expected a run of a language method, {where} is one of {state['method']}")
     network, tokenizer = build_language(state["encoder"]), load_tokenizer(where)
@@ -67,27 +71,60 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
     return as_language(network.network, tokenizer, length), tokenizer
 
 
+def _run(where: str | Path) -> Path:
+    """The folder of the checkpoint of a run.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = Path(where).expanduser()
+    try:
+        return find_checkpoint(path)
+    except ValueError as error:
+        known = f"a run of a language method or huggingface:PATH (a model of {', '.join(TRANSFORMERS)})"
+        model = f"; a model of transformers is huggingface:{where}" if (path / "config.json").exists() else ""
+        raise FileNotFoundError(f"init: expected {known}, got {str(where)!r}{model}") from error
+
+
 def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tokenizer]:
     try:
         import transformers
         from transformers.utils import cached_file
     except ImportError as error:
         raise ImportError("models of transformers need the extra: pip install fastssl[text]") from error
-    kind = transformers.AutoConfig.from_pretrained(place).model_type
+    folder, local = Path(place).expanduser(), {"local_files_only": True}
+    if folder.is_dir():
+        place = str(folder)
+    try:
+        kind = transformers.AutoConfig.from_pretrained(place, **local).model_type
+    except (OSError, ValueError) as error:
+        if folder.is_dir():
+            reason = str(error).partition("\n")[0]
+            raise ValueError(f"init: {place!r} cannot be read as a model of transformers ({reason})") from error
+        raise FileNotFoundError(
+            f"init: expected the folder of a model of transformers, or the name of one in its cache (nothing is "
+            f"downloaded), got {place!r}"
+        ) from error
     if kind not in TRANSFORMERS:
         raise ValueError(f"init: expected a model of {', '.join(TRANSFORMERS)}, {place!r} is one of {kind}")
     loaded = getattr(transformers, TRANSFORMERS[kind].model)
-    network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True)
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith(_HEADS) and ".pooler." not in name)
+    network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **local)
+    new = [name for name in sorted(report["missing_keys"]) if name.startswith(_HEADS) or ".pooler." in name]
+    missing = sorted(set(report["missing_keys"]) - set(new))
     if missing:  # transformers draws them at random
         raise ValueError(f"init: {place!r} lacks {len(missing)} parameters of {loaded.__name__}, such as {missing[0]}")
-    path = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False)
+    if new:
+        heads = ", ".join(dict.fromkeys(".".join(name.split(".")[:2]) for name in new))
+        log.warning("init: %s lacks parts of %s, which start at random: %s", place, loaded.__name__, heads)
+    path = cached_file(place, FILE, _raise_exceptions_for_missing_entries=False, **local)
     if path is not None:
         tokenizer = load_tokenizer(path)
     else:  # vocab.txt, or merges and a vocabulary
-        if not any(cached_file(place, name, _raise_exceptions_for_missing_entries=False) for name in _VOCABULARIES):
+        if not any(
+            cached_file(place, name, _raise_exceptions_for_missing_entries=False, **local) for name in _VOCABULARIES
+        ):
             raise ValueError(f"init: expected a tokenizer in {place!r} ({FILE}, {', '.join(_VOCABULARIES)}), got none")
-        tokenizer = tokenizer_of(transformers.AutoTokenizer.from_pretrained(place).backend_tokenizer.to_str())
+        tokenizer = tokenizer_of(transformers.AutoTokenizer.from_pretrained(place, **local).backend_tokenizer.to_str())
     return as_language(network, tokenizer, length), tokenizer
 
 
@@ -99,6 +136,8 @@ def start_language(network: LanguageModel, start: LanguageModel) -> None:
     """
     given: Any = start.network
     if network.vocabulary > start.vocabulary and start.kind in TRANSFORMERS:
+        more, there = network.vocabulary - start.vocabulary, start.vocabulary
+        log.warning("init: %d embeddings are added to the %d of the network, for tokens of the method", more, there)
         given.resize_token_embeddings(network.vocabulary)
     try:
         network.network.load_state_dict(given.state_dict())

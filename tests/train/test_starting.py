@@ -182,7 +182,7 @@ def test_methods_start_from_the_network_and_the_tokenizer_of_a_run(bert: Path, t
     run("tokenize", f"text:{texts}", tmp_path / "other.tok", "--tokenizer", "bytes")
     wrong = run("pretrain", "bert", "--data", tmp_path / "other.tok", "--init", bert, "--out", tmp_path / "x", code=2)
     assert "was written with another one" in wrong
-    with pytest.raises(ValueError, match="expected a folder with state.json"):
+    with pytest.raises(FileNotFoundError, match="init: expected a run of a language method or huggingface:PATH"):
         load_language(tmp_path)
 
 
@@ -296,3 +296,55 @@ def test_models_of_transformers_without_a_tokenizer_or_a_layer_are_named(tmp_pat
     safetensors.save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match="lacks 1 parameters of BertForPreTraining, such as bert.encoder.layer.0"):
         load_language(f"huggingface:{tmp_path}")
+
+
+BERT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    "given", ("none", "./none", "/none/at/all", "huggingface:none", "huggingface:./none", "google/x")
+)
+def test_starts_that_are_not_there_are_named_at_once(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def connect(*_: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
+    expected = (
+        "expected the folder of a model of transformers" if ":" in given else "language method or huggingface:PATH"
+    )
+    with pytest.raises(FileNotFoundError, match=f"init: .*{expected}.*, got '{given.partition(':')[2] or given}'"):
+        load_language(given)
+
+
+def test_folders_of_transformers_are_named_by_how_they_are_given(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    transformers.BertModel(transformers.BertConfig(vocab_size=8, **BERT)).save_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"a model of transformers is huggingface:{tmp_path}"):
+        load_language(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="cannot be read as a model of transformers"):
+        load_language(f"huggingface:{tmp_path}")
+
+
+def test_parts_that_start_at_random_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    t = pytest.importorskip("transformers")
+    cases = {
+        "bert": (t.BertModel(t.BertConfig(vocab_size=6, **BERT), add_pooling_layer=False), "cls.predictions"),
+        "electra": (t.ElectraForMaskedLM(t.ElectraConfig(vocab_size=8, **BERT)), "discriminator_predictions.dense"),
+        "whole": (t.BertForPreTraining(t.BertConfig(vocab_size=8, **BERT)), None),
+    }
+    for name, (model, part) in cases.items():
+        folder = tmp_path / name
+        model.save_pretrained(folder)
+        (folder / "vocab.txt").write_text("\n".join(WORDS))
+        caplog.clear()
+        load_language(f"huggingface:{folder}")
+        lines = [record.getMessage() for record in caplog.records if record.name == "fastssl"]
+        assert len(lines) == (part is not None) + (name == "bert"), lines
+        if part is not None:
+            assert "which start at random" in lines[0] and part in lines[0]
+        if name == "bert":
+            assert "2 embeddings are added to its 6, for the 8 tokens of the tokenizer" in lines[1]
