@@ -246,7 +246,14 @@ def pretrain(
 ) -> None:
     """Pretrain METHOD on images, texts or waveforms without labels."""
     from fastssl.cli.plan import plan
-    from fastssl.cli.recipes import build_method, encoder_for, method_settings, options_for, options_of_run
+    from fastssl.cli.recipes import (
+        build_method,
+        encoder_for,
+        method_settings,
+        options_for,
+        options_of_run,
+        started_from,
+    )
     from fastssl.methods import AudioMethod, get
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
@@ -286,6 +293,7 @@ def pretrain(
     if channels is not None and channels < 1:
         raise ValueError(f"channels: expected at least one, got {channels}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
+    init, start = started_from(out if resume else None, init)
     source = open_training(data or kind.data, kind, orientation=orientation)
     chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
     own = {
@@ -388,6 +396,7 @@ def pretrain(
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
         model = build_method(method, encoder_options, source, seed, init=init, **arguments)
         method_options = options_for(method, source.embedded, **arguments)
+    model.started_from = start
     if dry_run:
         for line in plan(model, source, settings, method_options, encoder_options):
             echo(line)

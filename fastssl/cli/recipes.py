@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS
 from fastssl.models.folder import load_checkpoint
 from fastssl.train.recipe import recipe
+from fastssl.train.run import has_checkpoint
 from fastssl.train.starting import start_encoder
 
 TWO_VIEWS = {
@@ -95,6 +97,33 @@ def encoder_for(
     if channels != (1 if kind in DENSITIES else 3):
         options["channels"] = channels
     return options if stem is None else {**options, "stem": stem}
+
+
+def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, str | None]:
+    """``--init`` of a run, that of the run which is resumed if there is one; and as it is recorded: paths absolute.
+
+    Args:
+        resumed: folder of a run to resume, if it has a checkpoint.
+        init: as given.
+
+    Raises:
+        ValueError: the run was started from something else.
+    """
+    start = init
+    if init is not None:
+        kind, colon, place = init.partition(":")
+        if kind not in ("huggingface", "word2vec"):
+            kind, colon, place = "", "", init
+        if place and Path(place).exists():
+            start = f"{kind}{colon}{os.path.abspath(place)}"
+    if resumed is None or not has_checkpoint(resumed):
+        return init, start
+    state = load_checkpoint(resumed)[1]
+    recorded = state.get("started_from", start)  # earlier versions did not record it
+    if init is not None and recorded not in (init, start):
+        known = "random weights" if recorded is None else repr(recorded)
+        raise ValueError(f"init: {str(resumed)!r} was started from {known}, got {init!r}; it is resumed without init")
+    return recorded, recorded
 
 
 def options_of_run(run: Path, **given: Any) -> dict[str, Any]:

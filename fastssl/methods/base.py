@@ -49,6 +49,7 @@ class Method(nn.Module):
     needs_dataset_features: ClassVar[bool] = False
     has_unused_parameters: bool = False
     separable: bool = False
+    started_from: str | None = None  # --init of its run: recorded, so that the run is resumed without it
 
     @property
     def per_item(self) -> int:

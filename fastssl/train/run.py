@@ -188,6 +188,7 @@ def pretrain(
         "encoder": encoder_options,
         "method_options": method_options or {},
         **attributes,
+        "started_from": method.started_from,
         "augment": repr(method.augment) if isinstance(getattr(method, "augment", None), Views) else None,
         "data": source.name,
         "source": {

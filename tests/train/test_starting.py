@@ -12,7 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from fastssl.cli import app
-from fastssl.cli.recipes import build_method
+from fastssl.cli.recipes import build_method, started_from
 from fastssl.data import digits, load_tokenizer, train_tokenizer
 from fastssl.methods import SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
@@ -75,8 +75,28 @@ def test_a_run_that_started_from_another_is_resumed_without_it(images: Path, tmp
     assert "checkpoint" in begun and load_checkpoint(tmp_path / "a")[1]["encoder"] == OPTIONS
     run("pretrain", "simclr", *given, "--init", first, "--epochs", "2", "--out", tmp_path / "b")
     shutil.rmtree(first)
-    run("pretrain", "simclr", *given, "--init", first, "--epochs", "2", "--out", tmp_path / "a", "--resume")
+    resumed = ["--epochs", "2", "--out", tmp_path / "a", "--resume"]
+    message = run("pretrain", "simclr", *given, "--init", images, *resumed, code=2)
+    assert f"a' was started from '{first}', got '{images}'" in message
+    run("pretrain", "simclr", *given, *resumed)
+    run("pretrain", "simclr", *given, "--init", first, *resumed)
     assert same(load_encoder(tmp_path / "a")[0], load_encoder(tmp_path / "b")[0])
+
+
+def test_what_a_run_started_from_is_recorded_with_its_folder(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("first", "word2vec"):
+        Path(folder).mkdir()
+    assert started_from(None, "first/") == ("first/", str(tmp_path / "first"))
+    assert started_from(None, "huggingface:first")[1] == f"huggingface:{tmp_path / 'first'}"
+    assert started_from(None, "word2vec:first")[1] == f"word2vec:{tmp_path / 'first'}"
+    for name in ("word2vec", "huggingface:google/bert", "none"):
+        assert started_from(None, name) == (name, name)
+    assert started_from(None, None) == (None, None) == started_from(images, None)
+    with pytest.raises(ValueError, match="was started from random weights, got 'first'; it is resumed without init"):
+        started_from(images, "first")
 
 
 WITHIN = (None, "state_dict", "teacher")  # safetensors holds tensors alone
@@ -193,7 +213,12 @@ def test_a_text_run_that_started_from_another_is_resumed_without_it(bert: Path, 
     run("pretrain", "bert", *given, "--length", "24", "--out", tmp_path / "a")
     run("pretrain", "bert", *given, "--length", "24", "--epochs", "2", "--out", tmp_path / "b")
     shutil.rmtree(first)
-    run("pretrain", "bert", *given, "--length", "24", "--epochs", "2", "--out", tmp_path / "a", "--resume")
+    resumed = ["--length", "24", "--epochs", "2", "--out", tmp_path / "a", "--resume"]
+    message = run("pretrain", "bert", *given, "--init", bert, *resumed, code=2)
+    assert f"a' was started from '{first}', got '{bert}'" in message
+    without = [value for value in given if value not in ("--init", first)]
+    run("pretrain", "bert", *without, *resumed)
+    run("pretrain", "bert", *given, *resumed)
     assert same(load_language(tmp_path / "a")[0], load_language(tmp_path / "b")[0])
 
 
