@@ -7,6 +7,7 @@ from typing import Any
 
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, ParallelCorpus, Source, TokenFile, Tokenizer, Windows
+from fastssl.data.embedded_text import FIRST_OF_PAIRS
 from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
 from fastssl.train import load_language
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
@@ -92,7 +93,7 @@ def _tokenizer_of(own: Tokenizer, source: Source, init: str, given: str | Tokeni
 def say_which(source: Source) -> None:
     """Says that the second texts of pairs are not trained on."""
     if isinstance(source, ParallelCorpus):
-        echo(f"{source.name}: the first text of each pair; the second ones are left out (open them by their column)")
+        echo(f"{source.name}: {FIRST_OF_PAIRS}")
 
 
 def described(tokens: TokenFile, counted: bool = True) -> str:

@@ -101,6 +101,9 @@ def sotu(labels: str = "president") -> Corpus:
     return corpus
 
 
+FIRST_OF_PAIRS = "the first text of each pair; the second ones are left out (open them by their column: #text=NAME)"
+
+
 class ParallelCorpus(Corpus):
     """A corpus with a second text for each document: its translation, or the second sentence of a pair.
 

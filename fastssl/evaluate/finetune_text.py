@@ -109,6 +109,12 @@ def finetune_text(
     return tune(TextTask(network, tokenizer, rows, labels, options), labels, train, test, options)
 
 
+def count_empty(data: Corpus) -> int:
+    """How many texts have no other characters than white space, or of pairs, one that has none."""
+    pairs = map(data.pair, range(len(data))) if isinstance(data, ParallelCorpus) else ((text,) for text in data.texts)
+    return sum(not all(map(str.strip, texts)) for texts in pairs)
+
+
 def encode_texts(
     data: Corpus, tokenizer: Tokenizer, network: LanguageModel
 ) -> tuple[list[tuple[np.ndarray, np.ndarray]], int]:

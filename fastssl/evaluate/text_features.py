@@ -12,9 +12,9 @@ import torch
 from fastssl.data import Corpus
 from fastssl.data import open as open_source
 from fastssl.data.corruption import Ragged
-from fastssl.data.embedded_text import ParallelCorpus
+from fastssl.data.embedded_text import FIRST_OF_PAIRS, ParallelCorpus
 from fastssl.evaluate.feature_files import check_format, write_features
-from fastssl.evaluate.finetune_text import encode_texts
+from fastssl.evaluate.finetune_text import count_empty, encode_texts
 from fastssl.methods import TextMethod
 from fastssl.models.modes import evaluation_mode
 
@@ -34,11 +34,11 @@ def embed_texts(
 
     Args:
         method: a language method, on its current device. ``sim-cse`` and ``quick-thoughts`` are trained for this mean.
-        data: a corpus, or what :func:`fastssl.data.open` takes for one; a document is a text.
+        data: a corpus, or what :func:`fastssl.data.open` takes for one; a document is a text, of pairs the first one.
         out: file with suffix ``.npz``, ``.safetensors`` or ``.parquet`` (extra: datasets).
         part: split, "train" or "test", of data that has both.
         progress: called with the number of finished texts and the total.
-        note: called with a sentence where texts were cut to the network's length.
+        note: called with a sentence where texts are empty, were cut to the network's length, or are the first of pairs.
 
     Returns:
         The number of rows.
@@ -63,17 +63,20 @@ def embed_texts(
     out = Path(out)
     check_format(out)
     source = open_source(data, part=part)
-    if not isinstance(source, Corpus) or isinstance(source, ParallelCorpus):
+    if not isinstance(source, Corpus):
         raise TypeError(f"data: expected a corpus, got {source!r}; texts in a file or folder: text:PATH")
-    network, cut = method.network, 0
+    if isinstance(source, ParallelCorpus):
+        note(f"{source.name}: {FIRST_OF_PAIRS}")
+    network, cut, empty = method.network, 0, 0
     device = next(network.parameters()).device
 
     def blocks() -> Iterator[np.ndarray]:
-        nonlocal cut
+        nonlocal cut, empty
         for first in range(0, len(source), ROWS):
             texts = [source.text(index) for index in range(first, min(first + ROWS, len(source)))]
             rows, longer = encode_texts(Corpus(texts), method.tokenizer, network)
             cut += longer
+            empty += count_empty(Corpus(texts))
             ragged = Ragged.of([tokens for tokens, _ in rows])
             tokens = torch.from_numpy(ragged.padded(int(ragged.lengths.max()), method.tokenizer.pad)).to(device)
             keep = tokens != method.tokenizer.pad
@@ -88,6 +91,8 @@ def embed_texts(
     labels = None if source.labels is None else np.asarray(source.labels)
     with evaluation_mode(method), torch.no_grad():
         write_features(out, blocks(), len(source), network.dim, list(names), labels, about)
+    if empty:
+        note(f"{source.name}: {empty:,} of {len(source):,} texts are empty; their rows say nothing")
     if cut:
         note(f"{source.name}: {cut:,} of {len(source):,} texts are longer than the network, and were cut")
     return len(source)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fastssl.data import Corpus, ParallelCorpus, Splits
 from fastssl.data.tokenizer import Tokenizer
-from fastssl.evaluate.finetune_text import TextFineTuning, TextTask, encode_texts
+from fastssl.evaluate.finetune_text import TextFineTuning, TextTask, count_empty, encode_texts
 from fastssl.evaluate.metrics import metric_of
 from fastssl.evaluate.tuning import tune
 from fastssl.functional import _check as check
@@ -103,6 +103,9 @@ def few_text_labels(
             few, asked = np.arange(len(chosen)), np.arange(len(chosen), len(data))
             wanted = labels[asked]
             outputs = {}
+            empty = 0 if seed else count_empty(data)
+            if empty:
+                note(f"{task.name}: {empty:,} of {len(data):,} texts are empty")
             for name, start in starts.items():
                 network = start(seed)
                 rows, cut = encode_texts(data, tokenizer, network)

@@ -307,6 +307,16 @@ def test_features_of_texts(texts: Path, tmp_path: Path) -> None:
         wanted = method.embed(method.sentences(ids))
     torch.testing.assert_close(read_features(tmp_path / "new.npz").features[:1], wanted)
     assert "data: expected texts" in run("embed", tmp_path / "run", "--out", tmp_path / "x.npz", code=2)
+    pairs, alone = tmp_path / "pairs.csv", tmp_path / "alone.csv"
+    pairs.write_text("text1,text2\nA rose.,Una rosa.\n,Nada.\nA tulip.,Un tulipán.\n")
+    printed = run("embed", tmp_path / "run", "--data", pairs, "--out", tmp_path / "pairs.npz")
+    assert "the first text of each pair" in printed and "#text=NAME" in printed
+    assert "1 of 3 texts are empty" in printed
+    alone.write_text('text\nA rose.\n""\nA tulip.\n')
+    run("embed", tmp_path / "run", "--data", alone, "--out", tmp_path / "alone.npz")
+    assert torch.equal(*(read_features(tmp_path / f"{name}.npz").features for name in ("pairs", "alone")))
+    second = run("embed", tmp_path / "run", "--data", f"{pairs}#text=text2", "--out", tmp_path / "second.npz")
+    assert "first text" not in second and "empty" not in second
     assert "data: expected a corpus" in run(
         "embed", tmp_path / "run", "--data", "digits", "--out", tmp_path / "x.npz", code=2
     )

@@ -240,3 +240,20 @@ def test_what_cannot_be_tuned_is_named() -> None:
 def test_scores_are_no_labels_of_token_files(tmp_path: Path) -> None:
     file = tokenize_corpus(Corpus(["a", "b"], labels=np.array([0.5, 1.5])), Tokenizer(), tmp_path / "a.tok")
     assert file.labels is None
+
+
+@pytest.mark.parametrize("pairs", (False, True))
+def test_empty_texts_are_counted(pairs: bool) -> None:
+    texts = ["good", "bad"] * 8 + ["", " \n"]
+    data = Corpus(texts, labels=[1, 0] * 9, classes=["no", "yes"])
+    data = ParallelCorpus(data, Corpus(["a"] * 17 + [""])) if pairs else data
+    lines: list[str] = []
+    few_text_labels(
+        {"a": start, "b": start},
+        Tokenizer(),
+        Splits("toy", data.subset(range(14)), data.subset(range(10, 18))),
+        seeds=2,
+        options=replace(QUICK, least_steps=2),
+        note=lines.append,
+    )
+    assert [line for line in lines if "empty" in line] == ["toy: 2 of 22 texts are empty"]
