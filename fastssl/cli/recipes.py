@@ -30,7 +30,7 @@ from fastssl.models.encoders import DENSITIES, RESNETS
 from fastssl.models.folder import load_checkpoint
 from fastssl.train.recipe import recipe
 from fastssl.train.run import has_checkpoint
-from fastssl.train.starting import start_encoder
+from fastssl.train.starting import checkpoint_of, start_encoder
 
 TWO_VIEWS = {
     "simclr", "moco", "moco-v3", "nnclr", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "sup-con", "inter-clr",
@@ -130,9 +130,10 @@ def options_of_run(run: Path, **given: Any) -> dict[str, Any]:
     """The options of the encoder of a run that another one starts from, and those given.
 
     Raises:
-        ValueError: no checkpoint, or one without an encoder of images.
+        FileNotFoundError: no checkpoint.
+        ValueError: one without an encoder of images.
     """
-    options = load_checkpoint(run)[1].get("encoder")
+    options = load_checkpoint(checkpoint_of(run))[1].get("encoder")
     if not isinstance(options, dict) or "size" not in options:
         raise ValueError(f"init: expected a run with an encoder of images, {str(run)!r} has none that can be rebuilt")
     return {**options, **{key: value for key, value in given.items() if value is not None}}

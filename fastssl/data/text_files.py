@@ -267,7 +267,10 @@ def _labelled(corpus: Corpus, given: dict[str, str]) -> Corpus:
         rows = [{asked: texts.object(k).get(asked)} for k in range(len(texts))]
         labels, classes = labels_of(columns, rows, texts.place)
         if answers and labels is None:
-            raise ValueError(f"{place}: expected labels or scores under the key {asked!r}, there are none")
+            there = ", ".join(first)
+            raise ValueError(
+                f"{place}: expected labels or scores under the key {asked!r}, there are none; the first object: {there}"
+            )
     made = Corpus(
         keyed(columns.text, texts.errors, texts.encoding),
         corpus.name,

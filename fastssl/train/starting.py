@@ -59,7 +59,8 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
     kind, _, place = str(where).partition(":")
     if kind == "huggingface" and place:
         return _of_transformers(place, length)
-    tensors, state = load_checkpoint(_run(where))
+    known = f"a run of a language method or huggingface:PATH (a model of {', '.join(TRANSFORMERS)})"
+    tensors, state = load_checkpoint(checkpoint_of(where, known))
     if "tokens" not in kind_of(state).needs or state["encoder"] is None:
         raise ValueError(f"init: expected a run of a language method, {where} is one of {state['method']}")
     network, tokenizer = build_language(state["encoder"]), load_tokenizer(where)
@@ -71,19 +72,17 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
     return as_language(network.network, tokenizer, length), tokenizer
 
 
-def _run(where: str | Path) -> Path:
-    """The folder of the checkpoint of a run.
+def checkpoint_of(where: str | Path, expected: str = f"a run or a file of weights ({', '.join(WEIGHTS)})") -> Path:
+    """The folder of the checkpoint of a run to start from.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is none, but something else than ``expected``.
     """
     path = Path(where).expanduser()
     try:
         return find_checkpoint(path)
     except ValueError as error:
-        known = f"a run of a language method or huggingface:PATH (a model of {', '.join(TRANSFORMERS)})"
-        model = f"; a model of transformers is huggingface:{where}" if (path / "config.json").exists() else ""
-        raise FileNotFoundError(f"init: expected {known}, got {str(where)!r}{model}") from error
+        raise FileNotFoundError(f"init: expected {expected}, got {str(where)!r}") from error
 
 
 def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tokenizer]:
@@ -170,14 +169,12 @@ def start_encoder(encoder: Encoder, where: str | Path) -> None:
     path = Path(where).expanduser()
     if path.is_file():
         _load_file(encoder, path)
-    elif path.is_dir():
-        _load_run(encoder, path)
     else:
-        raise FileNotFoundError(f"init: expected a run or a file of weights ({', '.join(WEIGHTS)}), got {str(where)!r}")
+        _load_run(encoder, path)
 
 
 def _load_run(encoder: Encoder, path: Path) -> None:
-    tensors, state = load_checkpoint(path)
+    tensors, state = load_checkpoint(checkpoint_of(path))
     prefix = "model.encoder."
     if not any(name.startswith(prefix) for name in tensors):
         raise ValueError(f"init: {state.get('method', 'the run')} in {str(path)!r} has no encoder of images")

@@ -301,6 +301,13 @@ def test_files_that_lack_their_first_tensor_or_are_broken_are_named(tmp_path: Pa
         start_encoder(encoder, tmp_path / "w.safetensors")
 
 
+def test_folders_that_are_no_runs_are_named(tmp_path: Path) -> None:
+    asked = ["--data", "digits", "--init", tmp_path, "--out", tmp_path / "x"]
+    assert "init: expected a run or a file of weights (.pth" in run("pretrain", "vicreg", *asked, code=1)
+    with pytest.raises(FileNotFoundError, match="init: expected a run or a file of weights"):
+        start_encoder(build_encoder(OPTIONS), tmp_path)
+
+
 def test_channels_are_not_passed_over(images: Path, tmp_path: Path) -> None:
     asked = ["--data", "digits", "--init", images, "--channels", "1", "--dry-run", "--out", tmp_path / "x"]
     assert "weights of another network" in run("pretrain", "vicreg", *asked, code=1)
@@ -347,7 +354,7 @@ def test_starts_that_are_not_there_are_named_at_once(given: str, monkeypatch: py
 def test_folders_of_transformers_are_named_by_how_they_are_given(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     transformers.BertModel(transformers.BertConfig(vocab_size=8, **BERT)).save_pretrained(tmp_path)
-    with pytest.raises(FileNotFoundError, match=f"a model of transformers is huggingface:{tmp_path}"):
+    with pytest.raises(FileNotFoundError, match=f"or huggingface:PATH .*, got '{tmp_path}'"):
         load_language(tmp_path)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="cannot be read as a model of transformers"):
