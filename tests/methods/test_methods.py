@@ -102,9 +102,14 @@ def test_methods_describe_themselves(name: str) -> None:
     assert not any(word in source.read_text() for word in ("optimizer", "DataLoader", ".to(device", "SummaryWriter"))
 
 
+# A target that moves away again, layers that are trained one after the other, losses that first rise.
+LEARN_LATE = ("dino", "stacked-denoising", "counting")
+
+
 @pytest.mark.parametrize("name", IMAGE_METHODS)
 def test_methods_learn(name: str) -> None:
-    """Forty steps on the same views of 48 images: their loss falls, and the encoder is what learns."""
+    """Steps on the same views of 48 images: their loss falls, and the encoder is what learns."""
+    steps = 40 if name in LEARN_LATE else 18
     images, method = data(), build(name)
     method.train()
     prepare_method(method, images)
@@ -113,14 +118,14 @@ def test_methods_learn(name: str) -> None:
         method.register_module("queue" if isinstance(method, MoCo) else "support", queue)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-3)
     losses, batch = [], method.examples(images.items(range(len(images))), 0)
-    for step in range(40):
+    for step in range(steps):
         loss = method(batch)
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
             assert any(p.grad is not None and bool((p.grad != 0).any()) for p in method.encoder.parameters())
         optimizer.step()
-        method.after_step((step + 1) / 40)
+        method.after_step((step + 1) / steps)
         losses.append(float(loss.detach()))
     assert all(map(math.isfinite, losses))
     if name == "dino":  # its target moves away again
