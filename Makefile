@@ -25,12 +25,13 @@ $(VENV)/.kernels: $(SOURCES) | $(BIN)/python
 	$(PIP) install --quiet --no-build-isolation -e ".[report]"
 	@touch $@
 
+# Of what is installed, its extras: the kernels are not built again.
 $(VENV)/.dev: $(VENV)/.kernels
-	$(PIP) install --quiet --no-build-isolation -e ".[dev]"
+	$(PIP) install --quiet --no-build-isolation "fastssl[dev]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.kernels
-	$(PIP) install --quiet --no-build-isolation -e ".[docs]"
+	$(PIP) install --quiet --no-build-isolation "fastssl[docs]"
 	@touch $@
 
 demo: $(VENV)/.kernels ## Set up, benchmark, pretrain, evaluate, and write runs/demo/report.html.
