@@ -302,6 +302,7 @@ def _gpt2_config(o: dict[str, Any]) -> dict[str, Any]:
         "n_layer": o["depth"],
         "n_head": o["heads"],
         "n_positions": o["length"],
+        "activation_function": "gelu_pytorch_tanh",  # "gelu_new" in one operation instead of eight
         "embd_pdrop": o["dropout"],
         "resid_pdrop": o["dropout"],
         "attn_pdrop": o["dropout"],

@@ -1,77 +1,69 @@
-"""Modes of the floating-point units: subnormal numbers are zero within a training, and afterwards what they were."""
+"""Attention in float32 within autocast on CPUs."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as TF
+from torch import Tensor
 
-from fastssl.data import Corpus, Splits, Tokenizer
-from fastssl.evaluate import TextFineTuning, few_text_labels
-from fastssl.models.modes import flushed_subnormals
-from fastssl.train import Pretraining, pretrain
-from tests.support.language import method_of, network_of, tokens
-from tests.support.modes import kernels, modes
+from fastssl.models.modes import SHORT, ShortAttentionInFloat32
 
 
-@kernels
-@pytest.mark.threads
-@pytest.mark.parametrize("flushes", [False, True])
-def test_all_threads_flush_and_have_their_mode_back(two_threads: None, flushes: bool) -> None:
-    if not torch.set_flush_denormal(flushes):
-        pytest.skip("this CPU has no such mode")
-    before, small = modes(), torch.full((100_000,), 1e-39)
-    with pytest.raises(KeyError), flushed_subnormals():
-        assert all(modes()) and len(before) == 2
-        assert not (small * 0.5).view(torch.int32).any()  # of both threads
-        raise KeyError
-    assert modes() == before and before[0] == flushes
+def _attend(inputs: list[Tensor], weight: Tensor, **options: Any) -> list[Tensor]:
+    """The output and all gradients."""
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    seen = TF.scaled_dot_product_attention(*leaves, **options)
+    (seen.float() * weight).sum().backward()
+    return [seen.detach(), *(t.grad for t in leaves if t.grad is not None)]
 
 
-@kernels
-def test_moments_of_rare_tokens_become_zero() -> None:
-    """Those of AdamW, of rows without a gradient since the first step; else they are subnormal for good."""
-    if not torch.set_flush_denormal(False):
-        pytest.skip("this CPU has no such mode")
+@pytest.mark.parametrize("masked", ["no", "bool", "float", "causal"])
+def test_errs_less_than_bf16(masked: str) -> None:
+    torch.manual_seed(0)
+    inputs, weight = [torch.randn(3, 2, 20, 8) for _ in range(3)], torch.randn(3, 2, 20, 8)
+    mask = torch.rand(3, 1, 20, 20) > 0.3
+    mask[..., 0] = True
+    options: dict[str, Any] = {}
+    if masked == "causal":
+        options = {"is_causal": True}
+    elif masked != "no":
+        options = {"attn_mask": mask if masked == "bool" else torch.zeros(mask.shape).masked_fill(~mask, -1e4)}
+    half = [t.bfloat16() for t in inputs]
+    in_double = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()}
+    right = _attend([t.double() for t in half], weight, **in_double)
+    halves = {k: v.bfloat16() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()}
+    errors = []
+    for mode in (False, True):
+        with torch.autocast("cpu", torch.bfloat16):
+            if mode:
+                with ShortAttentionInFloat32():
+                    found = _attend(half, weight, **halves)
+            else:
+                found = _attend(half, weight, **halves)
+        assert all(t.dtype == torch.bfloat16 for t in found)
+        errors.append([float((a.double() - b).norm() / b.norm()) for a, b in zip(found, right)])
+    assert all(new <= old * 1.01 for old, new in zip(*errors))
+    assert sum(errors[1]) < sum(errors[0])
+    assert max(errors[1]) < 4e-3  # the rounding of the result
 
-    def moments() -> torch.Tensor:
-        table = torch.nn.Parameter(torch.ones(4))
-        optimizer = torch.optim.AdamW([table], 1e-3)
-        for step in range(250):
-            table.grad = torch.full_like(table, 1e-36 if step == 0 else 0.0)  # as after 700 steps
-            optimizer.step()
-        found: torch.Tensor = optimizer.state[table]["exp_avg"]
-        return found.view(torch.int32)
 
-    kept = moments()
-    assert bool(((kept > 0) & (kept < 1 << 23)).all())
-    with flushed_subnormals():
-        gone = moments()
-    assert not bool(gone.any())
-
-
-@kernels
-def test_trainings_flush(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
-    """Fine-tuning and pretraining, on all threads and to the end."""
-    if not torch.set_flush_denormal(False):
-        pytest.skip("this CPU has no such mode")
-    seen: list[bool] = []
-    step = torch.optim.AdamW.step
-
-    def watched(self: Any, *args: Any, **more: Any) -> Any:
-        seen.extend(modes())
-        return step(self, *args, **more)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", watched)
-    data = Corpus(["good", "bad"] * 10, labels=[1, 0] * 10, classes=["no", "yes"])
-    task = Splits("toy", data.subset(np.arange(10)), data.subset(np.arange(10, 20)))
-    how = TextFineTuning(least_steps=2, epochs=1, rates=(1e-2,))
-    starts = {"from scratch": lambda seed: network_of("bert", "transformer", seed)}
-    few_text_labels(starts, Tokenizer(), task, seeds=1, options=how)
-    assert seen and all(seen)
-    seen.clear()
-    method = method_of("bert", "transformer")
-    pretrain(method, tokens(4), Pretraining(epochs=1, batch_size=8), out=tmp_path)
-    assert seen and all(seen) and not any(modes())
+@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long"])
+def test_other_attention_is_torchs(case: str) -> None:
+    torch.manual_seed(0)
+    tokens = SHORT // 8 + 1 if case == "long" else 20
+    inputs = [torch.randn(1, 1, tokens, 8).bfloat16() for _ in range(3)]
+    weight = torch.ones(())
+    with torch.autocast("cpu", torch.bfloat16, enabled=case != "no autocast"):
+        if case == "no gradients":
+            with torch.no_grad():
+                expected = [TF.scaled_dot_product_attention(*inputs)]
+                with ShortAttentionInFloat32():
+                    found = [TF.scaled_dot_product_attention(*inputs)]
+        else:
+            expected = _attend(inputs, weight)
+            with ShortAttentionInFloat32():
+                found = _attend(inputs, weight)
+    assert all(torch.equal(a, b) for a, b in zip(expected, found))
