@@ -248,6 +248,7 @@ def pretrain(
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import (
         build_method,
+        check_rate,
         encoder_for,
         method_settings,
         options_for,
@@ -322,6 +323,7 @@ def pretrain(
             if vocabulary is not None:
                 raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
             chosen = replace(chosen, network={})  # those of the network that it starts from
+    known = chosen
     chosen = replace(
         chosen,
         options=chosen.options | given,
@@ -350,6 +352,7 @@ def pretrain(
         probe_every=probe_every,
     )
     settings.check()
+    check_rate(known, optimizer, lr)
     if is_rank_zero():
         echo(f"{describe_source(source)}\n{chosen}")
         if channels not in (None, 1, 3):

@@ -28,7 +28,7 @@ from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS
 from fastssl.models.folder import load_checkpoint
-from fastssl.train.recipe import recipe
+from fastssl.train.recipe import Recipe, recipe
 from fastssl.train.run import has_checkpoint
 from fastssl.train.starting import checkpoint_of, start_encoder
 
@@ -65,6 +65,16 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
     if name == "cpc":
         return CPCAugment(size, gray=0.0, normalize=HALF)
     return None
+
+
+def check_rate(chosen: Recipe, optimizer: str | None, lr: float | None) -> None:
+    """Raises ValueError for another optimiser than the recipe's without a learning rate; Muon takes those of AdamW."""
+    known = chosen.options["optimizer"]
+    if lr is None and optimizer not in (None, known) and (known, optimizer) != ("adamw", "muon"):
+        rate = chosen.options["lr"]
+        raise ValueError(
+            f"lr: {rate:g} of recipe {chosen.name} is a learning rate of {known}; give --lr for {optimizer}"
+        )
 
 
 def encoder_for(

@@ -57,12 +57,15 @@ class Muon(torch.optim.Optimizer):
         eps: of AdamW.
 
     Raises:
-        ValueError: a negative learning rate.
+        ValueError: an option out of range.
 
     Example:
         >>> import torch
-        >>> from fastssl.train import Muon
-        >>> optimizer = Muon(torch.nn.Linear(2, 2).parameters(), lr=1e-3)
+        >>> from fastssl.train import Muon, build_optimizer
+        >>> table, layer = torch.nn.Embedding(9, 4), torch.nn.Linear(4, 2)
+        >>> groups = [{"params": layer.parameters()}, {"params": table.parameters(), "orthogonal": False}]
+        >>> optimizer = Muon(groups, lr=1e-3)
+        >>> optimizer = build_optimizer(torch.nn.Sequential(table, layer), "muon", 1e-3, 0.1)  # the same groups
     """
 
     def __init__(
@@ -74,8 +77,12 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.95),
         eps: float = 1e-8,
     ) -> None:
-        if lr < 0:
-            raise ValueError(f"lr: expected a rate >= 0, got {lr}")
+        for name, value in (("lr", lr), ("weight_decay", weight_decay)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name}: expected a finite number >= 0, got {value}")
+        for name, value in (("momentum", momentum), *(("betas", beta) for beta in betas)):
+            if not 0 <= value < 1:
+                raise ValueError(f"{name}: expected a number in [0, 1), got {value}")
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         super().__init__(params, {**defaults, "orthogonal": True})
 

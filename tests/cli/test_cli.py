@@ -75,6 +75,10 @@ def test_folders_of_images_are_data(tmp_path: Path) -> None:
         (["pretrain", "simclr", "--data", "imagenet"], "imagenet"),
         (["evaluate", "/nonexistent"], "nonexistent"),
         (["pretrain", "simclr", "--epochs", "0"], "epochs"),
+        (
+            ["pretrain", "rbm", "--data", "digits", "--optimizer", "muon"],
+            "is a learning rate of sgd; give --lr for muon",
+        ),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], text: str, tmp_path: Path) -> None:

@@ -79,6 +79,10 @@ def test_embeddings_are_no_matrices() -> None:
     assert all(group["weight_decay"] == 0.0 or p.ndim > 1 for group in optimizer.param_groups for p in group["params"])
 
 
-def test_learning_rates_are_checked() -> None:
-    with pytest.raises(ValueError, match="lr: expected a rate >= 0, got -1"):
-        Muon([nn.Parameter(torch.ones(2, 2))], lr=-1)
+@pytest.mark.parametrize(
+    "options", [{"lr": -1}, {"lr": float("nan")}, {"weight_decay": -1}, {"momentum": 1}, {"betas": (0.9, 2)}]
+)
+def test_options_are_checked(options: dict[str, Any]) -> None:
+    ((name, _),) = options.items()
+    with pytest.raises(ValueError, match=f"{name}: expected"):
+        Muon([nn.Parameter(torch.ones(2, 2))], **{"lr": 1e-3, **options})
