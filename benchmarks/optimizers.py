@@ -46,13 +46,13 @@ def measure(method: str, optimizer: str, rate: float, data: str, epochs: int) ->
         subprocess.run(command, check=True)
         state = load_checkpoint(out)[1]
         scores = evaluate(out, None)
-    return {
-        "optimizer": optimizer,
-        "lr": rate,
-        "steps": state["step"],
-        "scores": {name: scores[name] for name in SHOWN[method]},
-        **({"cost": cost(method, out)} if optimizer == "muon" else {}),
-    }
+        return {
+            "optimizer": optimizer,
+            "lr": rate,
+            "steps": state["step"],
+            "scores": {name: scores[name] for name in SHOWN[method]},
+            **({"cost": cost(method, out)} if optimizer == "muon" else {}),
+        }
 
 
 def cost(name: str, run: Path, pairs: int = 15) -> float:
@@ -111,9 +111,12 @@ def main() -> None:
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     about = machine()
     for method in arguments.methods:
-        rows = [measure(method, *row, arguments.data, arguments.epochs) for row in ROWS[method]]
-        results[method] = {"rows": rows, "data": arguments.data, "machine": about["cpu"], "threads": about["threads"]}
-        write_atomically(RESULTS, json.dumps(results, indent=1))
+        shared = {"data": arguments.data, "machine": about["cpu"], "threads": about["threads"]}
+        rows: list[dict[str, Any]] = []
+        for row in ROWS[method]:
+            rows.append(measure(method, *row, arguments.data, arguments.epochs))
+            results[method] = {"rows": rows, **shared}
+            write_atomically(RESULTS, json.dumps(results, indent=1))
     if arguments.page:
         replace("optimizers", page(results), PAGE)
 

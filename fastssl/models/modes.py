@@ -73,13 +73,20 @@ class ShortAttentionInFloat32(TorchFunctionMode):
 
 
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *rest: Any, **options: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    *rest: Any,
+    **options: Any,
 ) -> Tensor:
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
     cpu = query.device.type == "cpu" and torch.is_autocast_enabled("cpu")
-    if not (trained and cpu and key.shape[-2:].numel() <= SHORT):
-        return TF.scaled_dot_product_attention(query, key, value, attn_mask, *rest, **options)
+    # With dropout torch composes attention of other operations, whose products are faster in bf16.
+    if not (trained and cpu and key.shape[-2:].numel() <= SHORT and dropout_p == 0):
+        return TF.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, *rest, **options)
     mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
     with torch.autocast("cpu", enabled=False):
-        seen = TF.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, *rest, **options)
+        seen = TF.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, 0.0, *rest, **options)
     return seen.to(torch.get_autocast_dtype("cpu"))

@@ -50,7 +50,7 @@ def test_errs_less_than_bf16(masked: str) -> None:
     assert max(errors[1]) < 4e-3  # the rounding of the result
 
 
-@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long"])
+@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "dropout"])
 def test_other_attention_is_torchs(case: str) -> None:
     torch.manual_seed(0)
     tokens = SHORT // 8 + 1 if case == "long" else 20
@@ -63,7 +63,10 @@ def test_other_attention_is_torchs(case: str) -> None:
                 with ShortAttentionInFloat32():
                     found = [TF.scaled_dot_product_attention(*inputs)]
         else:
-            expected = _attend(inputs, weight)
+            options = {"dropout_p": 0.5} if case == "dropout" else {}
+            torch.manual_seed(1)
+            expected = _attend(inputs, weight, **options)
+            torch.manual_seed(1)
             with ShortAttentionInFloat32():
-                found = _attend(inputs, weight)
+                found = _attend(inputs, weight, **options)
     assert all(torch.equal(a, b) for a, b in zip(expected, found))
