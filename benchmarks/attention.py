@@ -107,10 +107,11 @@ def page(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=["kernels", "steps"], choices=["kernels", "steps", []])
+    parser.add_argument("parts", nargs="*", choices=["kernels", "steps", []])
     parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--page", action="store_true", help="write the tables")
     arguments = parser.parse_args()
+    arguments.parts = arguments.parts or ["kernels", "steps"]
     about = machine()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results |= {"machine": about["cpu"], "threads": about["threads"], "torch": about["torch"]}

@@ -165,9 +165,10 @@ def examples(count: int) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["examples", "steps"], choices=["examples", "steps"])
+    parser.add_argument("parts", nargs="*", choices=["examples", "steps", []])
     parser.add_argument("--pairs", type=int, default=5)
     options = parser.parse_args()
+    options.parts = options.parts or ["examples", "steps"]
     known: dict[str, Any] = json.loads(OUT.read_text()) if OUT.exists() else {}
     results = {**known, "machine": machine()["cpu"], "threads": torch.get_num_threads(), "torch": torch.__version__}
     if "examples" in options.parts:

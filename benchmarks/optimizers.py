@@ -103,14 +103,14 @@ def page(results: dict[str, Any]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("methods", nargs="*", default=["gpt", "bert"], choices=[*ROWS, []])
+    parser.add_argument("methods", nargs="*", choices=[*ROWS, []])
     parser.add_argument("--data", default="sotu")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--page", action="store_true", help="write the table of docs/language.md")
     arguments = parser.parse_args()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     about = machine()
-    for method in arguments.methods:
+    for method in arguments.methods or ROWS:
         shared = {"data": arguments.data, "machine": about["cpu"], "threads": about["threads"]}
         rows: list[dict[str, Any]] = []
         for row in ROWS[method]:
