@@ -258,7 +258,6 @@ def pretrain(
     from fastssl.methods import AudioMethod, get
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
-    from fastssl.train.run import has_checkpoint
 
     out = out or Path("runs") / method
     if minutes is not None and epochs is not None:
@@ -295,8 +294,6 @@ def pretrain(
     if channels is not None and channels < 1:
         raise ValueError(f"channels: expected at least one, got {channels}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
-    if resume and not has_checkpoint(out) and is_rank_zero():
-        echo(f"resume: {out} has no checkpoint, the run starts from its beginning")
     init, start = started_from(out if resume else None, init)
     source = open_training(data or kind.data, kind, orientation=orientation)
     chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
