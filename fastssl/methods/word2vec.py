@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
@@ -24,6 +25,7 @@ from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkp
 from fastssl.models.word_vectors import WordVectors
 from fastssl.ops import extension
 
+log = logging.getLogger("fastssl")
 ARCHITECTURES = ("skip-gram", "cbow")
 OBJECTIVES = ("negative-sampling", "hierarchical-softmax", "softmax")
 _ROW = 16  # floats of a cache line, which rows of the tables are padded to
@@ -284,6 +286,8 @@ class Word2Vec:
         run.load(tensors)
         run.epoch, run.position, self.history = state["epoch"], state["position"], state["history"]
         run.loss, run.terms = state["loss"], state["terms"]
+        if run.epoch >= self.epochs:
+            log.warning("resume: the run has all of its %d epochs, nothing is left to do", run.epoch)
 
     def _train(
         self,
@@ -365,6 +369,8 @@ def _saved(folder: Path | None, resume: bool, overwrite: bool) -> tuple[dict[str
     try:
         find_checkpoint(folder)
     except ValueError:
+        if resume:
+            log.warning("resume: no checkpoint in %s, a new run starts", folder)
         return None
     if resume:
         tensors, state = load_checkpoint(folder)

@@ -34,7 +34,7 @@ from fastssl.train.callbacks import (
 )
 from fastssl.train.gradients import check_batch
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
-from fastssl.train.options import Pretraining, check_out, detect_launcher
+from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
 from fastssl.train.recorded import attributes_of, check_recorded, options_of
@@ -202,6 +202,8 @@ def pretrain(
     checkpoint = load_checkpoint(out) if resume and has_checkpoint(out) else None
     if checkpoint is not None:
         _check_same_run(checkpoint[1], about, options)
+    elif resume and is_rank_zero():
+        log.warning("resume: no checkpoint in %s, a new run starts", out)
     dry_run(method, source, options.seed, options.on_error)
     throughput = Throughput()
     callbacks: list[Callback] = [throughput, SkippedItems(), CollapseGuard()]
@@ -215,6 +217,9 @@ def pretrain(
     callbacks.append(PeriodicCheckpoint())
     original_device = next((p.device for p in method.parameters()), None)
     trainer = Trainer(method, source, options, out=out, about=about, checkpoint=checkpoint, callbacks=callbacks)
+    finished = checkpoint is not None and trainer.epochs is not None and trainer.steps >= trainer.total_steps
+    if finished and is_rank_zero():
+        log.warning("resume: the run in %s has all of its %d steps, nothing is left to do", out, trainer.steps)
     trainer.run()
     return method if trainer.sharded else method.to(original_device)
 

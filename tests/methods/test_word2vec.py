@@ -204,7 +204,7 @@ def test_instruction_sets_agree(corpus: Corpus) -> None:
 
 
 @pytest.mark.parametrize("objective", ["negative-sampling", "hierarchical-softmax", "softmax"])
-def test_resumes_bit_for_bit(objective: str, corpus: Corpus, tmp_path: Path) -> None:
+def test_resumes_bit_for_bit(objective: str, corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {**SMALL, "objective": objective, "epochs": 2}
     whole = Word2Vec(**options)
     wanted = whole.fit(corpus)
@@ -230,6 +230,11 @@ def test_resumes_bit_for_bit(objective: str, corpus: Corpus, tmp_path: Path) -> 
     loaded = load_word_vectors(tmp_path)
     assert torch.equal(loaded.vectors, wanted.vectors) and loaded.words == wanted.words
     assert loaded.counts is not None and loaded.counts.sum() == 6000
+    assert not caplog.text
+    Word2Vec(**options).fit(corpus, out=tmp_path / "empty", resume=True)
+    assert "resume: no checkpoint in" in caplog.text and "nothing is left" not in caplog.text
+    Word2Vec(**options).fit(corpus, out=tmp_path, resume=True)
+    assert "resume: the run has all of its 2 epochs, nothing is left to do" in caplog.text
     longer = Word2Vec(**{**options, "epochs": 3})
     assert not torch.equal(longer.fit(corpus, out=tmp_path, resume=True).vectors, wanted.vectors)
     assert longer.history[:2] == whole.history and len(longer.history) == 3

@@ -255,6 +255,16 @@ def test_a_finished_run_is_not_replaced_without_a_word(tmp_path: Path) -> None:
         _run(tmp_path / "file", epochs=1)
 
 
+def test_resuming_says_what_there_is_to_resume(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _run(tmp_path, epochs=1)
+    assert "resume" not in caplog.text
+    _run(tmp_path / "empty", epochs=1, resume=True)
+    assert f"resume: no checkpoint in {tmp_path / 'empty'}, a new run starts" in caplog.text
+    caplog.clear()
+    _run(tmp_path, epochs=1, resume=True)
+    assert f"resume: the run in {tmp_path} has all of its 3 steps, nothing is left to do" in caplog.text
+
+
 def test_epochs_may_be_added_on_resuming(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     _run(tmp_path, epochs=1)
     rates: list[float] = []
