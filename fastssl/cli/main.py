@@ -55,6 +55,7 @@ def _remedy(error: BaseException) -> str:
     if (
         not {"pretrain", "embed", "pack", "evaluate", "report", "augment-preview"} & set(sys.argv[1:2])
         or type(error).__name__ not in UNREADABLE
+        or {"skip", "--on-error=skip"} & set(sys.argv)
     ):
         return ""
     return "; --on-error skip leaves such items out and counts them"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -46,11 +47,20 @@ def epoch_order(items: int, seed: int, epoch: int, weights: np.ndarray | None = 
     return np.random.default_rng([seed, epoch, 3]).choice(items, items, p=weights / weights.sum())
 
 
+class _Share(NamedTuple):
+    """This process's items of a batch, and the order of the epoch, in which the batch ends at ``stop``."""
+
+    epoch: int
+    ids: np.ndarray
+    order: np.ndarray
+    stop: int
+
+
 class _Pending:
     """A batch whose chunks are being computed; the thread that finishes the last chunk finishes it."""
 
-    def __init__(self, sizes: Sequence[int], pin_memory: bool) -> None:
-        self.batch, self.rows = Assembly(sizes, pin_memory), sum(sizes)
+    def __init__(self, share: _Share, sizes: Sequence[int], pin_memory: bool) -> None:
+        self.share, self.batch = share, Assembly(sizes, pin_memory)
         self.failed: list[tuple[int, str]] = []
         self.result: Future[Any] = Future()
         self._left, self._lock = len(sizes), threading.Lock()
@@ -88,7 +98,8 @@ class Loader:
         seed: seed of order and views.
         workers: number of threads; None: as many as torch uses.
         prefetch: number of batches to prefetch.
-        on_error: "raise", or "skip" unreadable images and list them in ``skipped``.
+        on_error: "raise", or "skip" unreadable images and list them in ``skipped``. A batch of which none can be read
+            takes the next of the epoch that can be.
         draft: let JPEG decoders decode at 1/2, 1/4 or 1/8 resolution if a view needs no more (``RandomResizedCrop``
             only; views differ by less than a pixel of the smaller image). False: always decode at full resolution.
         max_pixels: larger images raise an error before they are decoded.
@@ -102,7 +113,7 @@ class Loader:
     Each iteration is one epoch; ``set_epoch`` selects the next one. ``skipped`` is a list of (item, reason).
 
     Raises:
-        ImageError, PackedError, ShardError: an unreadable image, with ``on_error="raise"``; with "skip", a batch
+        ImageError, PackedError, ShardError: an unreadable image, with ``on_error="raise"``; with "skip", data
             without any readable image.
         ValueError: invalid options.
 
@@ -205,7 +216,7 @@ class Loader:
             upcoming = self._shares(epoch, batch, epochs)
             while True:
                 while len(pending) <= self.prefetch and (share := next(upcoming, None)) is not None:
-                    pending.append(self._submit(pool, stop, *share))
+                    pending.append(self._submit(pool, stop, share))
                 if not pending:
                     return
                 yield self._finish(pending.popleft())
@@ -213,8 +224,8 @@ class Loader:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _shares(self, first: int, start: int, epochs: int) -> Iterator[tuple[int, np.ndarray]]:
-        """This process's items of every batch: (epoch, ids)."""
+    def _shares(self, first: int, start: int, epochs: int) -> Iterator[_Share]:
+        """This process's items of every batch."""
         for epoch in range(first, first + epochs):
             order = self.order(epoch)
             for k in range(start, len(self)):
@@ -222,14 +233,14 @@ class Loader:
                 missing = -len(ids) % self.world_size
                 if missing:
                     ids = np.concatenate([ids, np.resize(order, missing)])
-                yield epoch, np.split(ids, self.world_size)[self.rank]
+                yield _Share(epoch, np.split(ids, self.world_size)[self.rank], order, (k + 1) * self.batch_size)
             start = 0
 
-    def _submit(self, pool: ThreadPoolExecutor, stop: threading.Event, epoch: int, ids: np.ndarray) -> _Pending:
-        chunks = [ids[cut : cut + CHUNK] for cut in range(0, len(ids), CHUNK)]
-        pending = _Pending([len(chunk) for chunk in chunks], self.pin_memory)
+    def _submit(self, pool: ThreadPoolExecutor, stop: threading.Event, share: _Share) -> _Pending:
+        chunks = [share.ids[cut : cut + CHUNK] for cut in range(0, len(share.ids), CHUNK)]
+        pending = _Pending(share, [len(chunk) for chunk in chunks], self.pin_memory)
         for k, chunk in enumerate(chunks):
-            pool.submit(self._work, stop, pending, k, chunk, epoch)
+            pool.submit(self._work, stop, pending, k, chunk, share.epoch)
         return pending
 
     def _work(self, stop: threading.Event, pending: _Pending, chunk: int, ids: np.ndarray, epoch: int) -> None:
@@ -263,13 +274,29 @@ class Loader:
         batch = pending.result.result()
         self.skipped += pending.failed
         least = getattr(self.examples, "min_rows", 1) if self.world_size == 1 else 1  # others may have rows
-        read = pending.rows - len(pending.failed)
-        if read < least and pending.failed:
-            raise ImageError(
-                f"{read} of {pending.rows} items of a batch could be read, expected at least {least}; the first of the "
-                f"others: {pending.failed[0][1]}"
-            )
+        if pending.failed and len(pending.share.ids) - len(pending.failed) < least:
+            return self._filled(pending, least)
         return batch
+
+    def _filled(self, pending: _Pending, least: int) -> Any:
+        """A batch of ``least`` items: those that could be read, and the next in the order of the epoch that can be."""
+        share, unread = pending.share, {index for index, _ in pending.failed}
+        ids = [index for index in share.ids.tolist() if index not in unread]
+        read, own = len(ids), set(share.ids.tolist())
+        for index in np.roll(share.order, -share.stop)[self.rank :: self.world_size].tolist():
+            if index not in own:
+                own.add(index)
+                with contextlib.suppress(*READ_ERRORS):
+                    self.source.read(index)
+                    ids.append(index)
+            if len(ids) == least:
+                batch = Assembly([least], self.pin_memory)
+                batch.put(0, self._chunk(np.array(ids, dtype=np.int64), share.epoch)[0])
+                return batch.finished()
+        raise ImageError(
+            f"{read} of {len(share.ids)} items of a batch could be read, expected at least {least}; the first of the "
+            f"others: {pending.failed[0][1]}; {len(ids) - read} further items of {self.source.name} can be read"
+        )
 
 
 __all__ = ["Batch", "Examples", "Loader", "epoch_order"]

@@ -24,7 +24,7 @@ from fastssl.data.container import FOOTER
 from fastssl.data.decode import open_image, to_array
 from fastssl.data.packed import MAGIC, RECORD
 from fastssl.data.source import Item
-from fastssl.data.views import planned_views_of, views_of
+from fastssl.data.views import AugmentExamples, planned_views_of, views_of
 from fastssl.methods import Jigsaw
 from fastssl.models import build_encoder
 from fastssl.train.device import DeviceCopier
@@ -249,6 +249,25 @@ def test_batches_without_images_do_not_pass_silently(tmp_path: Path) -> None:
         ImageError, match="0 of 2 items of a batch could be read, expected at least 1; the first of the others"
     ):
         list(Loader(tmp_path, AUGMENT, 2, on_error="skip"))
+
+
+@pytest.mark.parametrize("least", [1, 2])
+def test_batches_without_readable_images_take_the_next_of_the_epoch(least: int, root: Path, tmp_path: Path) -> None:
+    for k in range(9):
+        (tmp_path / f"{k}.png").write_bytes(b"x" if k in (2, 3, 4, 7, 8) else next(root.rglob("*.png")).read_bytes())
+    examples = AugmentExamples(AUGMENT)
+    examples.min_rows = least  # type: ignore[attr-defined]
+
+    def batches(start: int = 0) -> list[Any]:
+        loader = Loader(tmp_path, examples, 3, on_error="skip", shuffle=False)
+        loader.set_epoch(1, start)
+        return list(loader)
+
+    every = batches()
+    assert [batch.ids.tolist() for batch in every] == [[0, 1], [5, 6][:least], [6, 0][:least]]
+    assert same(by_id(every[2:]), by_id(batches(2)))  # resumed
+    two = [Loader(tmp_path, examples, 2, on_error="skip", shuffle=False, rank=k, world_size=2) for k in (0, 1)]
+    assert [[int(batch.ids) for batch in loader] for loader in two] == [[0, 6, 6, 6], [1, 5, 5, 0]]
 
 
 def test_files_that_vanish(root: Path, tmp_path: Path) -> None:
