@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
@@ -95,6 +96,12 @@ def _sample(items: list[Item]) -> Iterator[str]:
     signals = [len(item.signal) for item in items if item.signal is not None]
     if signals:
         yield f"signals of {min(signals):,} to {max(signals):,} samples"
+        rates = Counter(item.rate for item in items if item.signal is not None and item.rate is not None)
+        if rates:
+            listed = (f"{rate} ({count} item{'s' * (count != 1)})" for rate, count in sorted(rates.items()))
+            yield f"samples per second: {', '.join(listed)}"
+        if len(rates) > 1:
+            yield "  a method takes one rate, that of the first signal or --set rate=NUMBER; resample the others"
     texts = [item.text for item in items if item.text is not None]
     if texts:
         lengths = [len(text) for text in texts]

@@ -15,7 +15,7 @@ from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import CheckedSource, Item, Source
 from fastssl.data.views import labels_of
 from fastssl.data.wav import AudioError
-from fastssl.methods.base import Method
+from fastssl.methods.base import Method, lacking
 from fastssl.models.drawing import checked
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.samples import Samples
@@ -31,7 +31,8 @@ class AudioMethod(Method):
 
     Args:
         network: a network of :func:`fastssl.models.build_audio`, kept after pretraining.
-        rate: samples per second of the signals; None: that of the first signal, from which the others may not differ.
+        rate: samples per second of the signals; None: that of the first signal that can be read, from which the others
+            may not differ.
         window: samples of an example, a random part of a signal; shorter signals are whole.
     """
 
@@ -92,16 +93,21 @@ class AudioMethod(Method):
 
         Raises:
             AudioError: another rate, fewer than two samples, or samples outside of [-1, 1].
+            ValueError: no signal.
         """
         name, signal = item.name or "a signal", item.signal
-        if signal is None or len(signal) < LEAST:
-            found = "none" if signal is None else len(signal)
-            raise AudioError(f"signal: expected at least {LEAST} samples, {name} has {found}")
+        if signal is None:  # data of another kind, which skipping items does not help
+            raise lacking(type(self).__name__, "signal", item, name)
+        if len(signal) < LEAST:
+            raise AudioError(f"signal: expected at least {LEAST} samples, {name} has {len(signal)}")
         most = float(np.abs(signal).max())
         if not most <= 1:
             raise AudioError(f"signal: expected samples in [-1, 1], {name} has one of magnitude {most:.4g}: rescale it")
         if item.rate is not None and self.rate is not None and item.rate != self.rate:
-            raise AudioError(f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it")
+            raise AudioError(
+                f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it; the rate of a run "
+                f"is that of its first signal, or rate= (--set rate={item.rate})"
+            )
 
     def codes(self, item: Item) -> np.ndarray:
         """The codes of an item's signal.

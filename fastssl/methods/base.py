@@ -13,6 +13,21 @@ from fastssl.data.source import Item, Source
 from fastssl.data.views import RESERVED_VIEW
 from fastssl.models.samples import Samples
 
+_KINDS = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal", "tokens": "tokens"}
+
+
+def lacking(method: str, need: str, item: Item, where: str) -> ValueError:
+    """The error of an item ``where`` without a field that a method needs; it says what the item has instead."""
+    there = [
+        kind for field, kind in _KINDS.items() if field not in (need, "label") and getattr(item, field) is not None
+    ]
+    text = f"data: {method} needs {_KINDS[need]} with each item, {where} has none"
+    if there:
+        text += f", but {' and '.join(there)}"
+    if need == "label" and item.text is not None:
+        text += "; strings are texts, labels are integers, or labels= of fastssl.data.open"
+    return ValueError(text)
+
 
 class Method(nn.Module):
     """Base of all methods.

@@ -24,6 +24,7 @@ from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
+from fastssl.methods.base import lacking
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import ShortAttentionInFloat32, evaluation_mode, flushed_subnormals
 from fastssl.train.cached import check_loss
@@ -36,7 +37,6 @@ from fastssl.train.options import Pretraining
 from fastssl.train.shards import average_scalars, is_sharded, unsharded_parameters
 from fastssl.train.shards import strategy as fsdp_strategy
 
-_KINDS = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal", "tokens": "tokens"}
 UNBOUNDED_EPOCHS = 10**9  # of a run with ``minutes`` until its speed has been measured
 
 
@@ -360,9 +360,7 @@ def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") 
         unknown = source.labels is not None and np.ndim(source.labels) == 1 and bool((source.labels < 0).any())
         for item in items:
             if getattr(item, need) is None or (need == "label" and unknown):
-                raise ValueError(
-                    f"data: {name} needs {_KINDS[need]} with each item, {item.name or 'one'} of {source.name} has none"
-                )
+                raise lacking(name, need, item, f"{item.name or 'one'} of {source.name}")
     batch = None
     try:
         with evaluation_mode(method), torch.no_grad(), torch.random.fork_rng():

@@ -14,6 +14,7 @@ import pytest
 
 import fastssl.data
 from fastssl.data import AudioError, open_splits, read_wav, spoken_digits, wav_folder
+from fastssl.data.summary import summary
 from fastssl.methods import WaveNet
 from fastssl.models import Samples, build_audio
 from fastssl.train import Pretraining, pretrain
@@ -132,6 +133,14 @@ def test_a_run_on_a_folder_names_other_rates_and_skips_what_cannot_be_read(
         caplog.clear()
         pretrain(method, root, options, out=tmp_path / f"skip {k}")
         assert re.search(f"skipped: {message}", caplog.text)
+
+
+def test_the_summary_counts_rates(tmp_path: Path) -> None:
+    root = _folder(tmp_path / "words")
+    assert list(summary(fastssl.data.open(root)))[-1] == "samples per second: 8000 (8 items)"
+    Samples("audio", np.zeros((1, 90)), 16_000).save(root / "yes" / "more")
+    lines = list(summary(fastssl.data.open(root)))
+    assert lines[-2] == "samples per second: 8000 (8 items), 16000 (1 item)" and "--set rate=NUMBER" in lines[-1]
 
 
 def test_the_spoken_digits_are_split_by_voices() -> None:

@@ -535,7 +535,14 @@ def test_other_networks_and_items_are_named() -> None:
     method = WaveNet(audio(), rate=8000, window=8)
     good = np.zeros(9, np.float32)
     for item, message in (
-        (Item(signal=good, name="a.wav", rate=16_000), "rate: expected 8000 samples per second, a.wav has 16000"),
+        (
+            Item(signal=good, name="a.wav", rate=16_000),
+            "rate: expected 8000 samples per second, a.wav has 16000: .* rate=",
+        ),
+        (
+            Item(images=(np.zeros((2, 2, 3), np.uint8),), name="a.png"),
+            "WaveNet needs a signal .* a.png has none, but an image",
+        ),
         (Item(signal=good[:1], name="b.wav"), "signal: expected at least 2 samples, b.wav has 1"),
         (Item(signal=good[:0], name="c.wav"), "signal: expected at least 2 samples, c.wav has 0"),
         (Item(signal=good + 2, name="d.wav"), r"signal: expected samples in \[-1, 1\], d.wav has one of magnitude 2"),

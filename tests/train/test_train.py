@@ -453,7 +453,7 @@ def test_what_does_not_fit_is_said_before_training(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the crop does not fit the image of 16 x 16"):
         crop = Views([(2, Augment([CenterCrop(32)]))])
         pretrain(SimCLR(build_encoder(ENCODER), crop), _data(), Pretraining(epochs=1), out=tmp_path)
-    with pytest.raises(ValueError, match="data: clip needs a text with each item, 0 of digits has none"):
+    with pytest.raises(ValueError, match="data: clip needs a text with each item, 0 of digits has none, but an image"):
         pretrain(get("clip")(build_encoder(ENCODER)), _data(), Pretraining(epochs=1), out=tmp_path)
     assert not (tmp_path / "checkpoint").exists()
 
