@@ -32,7 +32,7 @@ class ArraySource(Source):
 
     Raises:
         TypeError: not an image.
-        ValueError: other shapes, floats outside of [0, 1], or a wrong number of labels, names or texts.
+        ValueError: no images, other shapes, floats outside of [0, 1], or a wrong number of labels, names or texts.
 
     Example:
         >>> import numpy as np
@@ -64,6 +64,8 @@ class ArraySource(Source):
         else:
             self.images = [as_pixels(image, f"images[{k}]") for k, image in enumerate(images)]
         count = len(self.images)
+        if not count:
+            raise ValueError("images: expected at least one image, got none")
         for key, given in (("names", names), ("texts", texts)):
             if given is not None and len(given) != count:
                 raise ValueError(f"{key}: expected {count}, one per item, got {len(given)}")

@@ -6,7 +6,9 @@ import codecs
 import contextlib
 import difflib
 import io
+import logging
 import os
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from fastssl.augment.images import CHANNELS
 from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.annotated import ANNOTATED
 from fastssl.data.arrays import ArraySource
@@ -27,6 +30,7 @@ from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
 from fastssl.data.files import FileSource, folder
 from fastssl.data.glue import glue
+from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.pairs import text_pairs
@@ -54,6 +58,7 @@ from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
+log = logging.getLogger("fastssl")
 _OF_PAIRS = ("source", "target", "encoding", "errors")
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -81,7 +86,7 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
     "wikitext": lambda place, part: text_files.wikitext(place, part),
 }
 WITH_OPTIONS = ("text", "pairs")
-PARQUET = ".parquet"
+PARQUET, NPZ = ".parquet", ".npz"
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 # Data by themselves.
 _WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
@@ -118,7 +123,8 @@ def open(
             - a folder of images or of WAV files, with one sub-folder per class; with ``train`` and ``val`` (or
               ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
-              ``shards/*.tar``), a list (``.csv``, ``.tsv``, ``.json``, ``.jsonl`` with columns path, label, text);
+              ``shards/*.tar``), arrays (``.npz``, ``d.npz#images=x:labels=y``), a list (``.csv``, ``.tsv``, ``.json``,
+              ``.jsonl`` with columns path, label, text);
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
@@ -131,7 +137,7 @@ def open(
             Columns that are not known by their names, and other options, stand behind tables, "text:PATH", "pairs:PATH"
             and "hf:PATH": ``reviews.csv#text=review:label=stars``, ``pairs.tsv#text=a:text_pair=b:score=rating``,
             ``text:old/#encoding=latin-1``. A path that begins with ``./`` or ``/`` is never interpreted as a name.
-        labels: one integer per item, -1 for unknown classes, if ``data`` has no labels.
+        labels: one integer per item, -1 for unknown classes, or one name per item, if ``data`` has no labels.
         part: split, "train" or "test", of data that has both.
         max_pixels: larger images raise an error before they are decoded.
         orientation: apply the EXIF orientation. torchvision's ``ImageFolder`` does not.
@@ -160,6 +166,15 @@ def open(
         return source
     if source.labels is not None:
         raise ValueError(f"labels: expected None, {source.name} has its own labels")
+    return _labelled(source, labels)
+
+
+def _labelled(source: Source, labels: Any) -> Source:
+    """The source with labels, integers or names of classes."""
+    given = np.asarray(labels)
+    if given.ndim == 1 and given.dtype.kind in "UO":
+        labels, source.classes = numbered_labels(given.tolist(), "labels[{}]".format)
+        labels = np.full(len(given), -1) if labels is None else labels
     source.labels = checked_labels(labels, len(source))
     return source
 
@@ -285,6 +300,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
         return _hub(root if kind == "hf" else place, part, given)
     if ending(place) == ".txt":
         return texts(place, part, **given)
+    if ending(place) == NPZ and is_file(place):
+        return _arrays(place, given)
     if ending(place) in tables.SUFFIXES and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
         return tables.open_table(place, columns=given, **how, **options)
@@ -295,7 +312,7 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     ):
         raise FileNotFoundError(f"data: no file or folder {name!r}")
     raise ValueError(
-        f"data: expected a table ({', '.join(tables.SUFFIXES)}), text:PATH, pairs:PATH or hf:PATH with options "
+        f"data: expected a table ({', '.join(tables.SUFFIXES)}), {NPZ}, text:PATH, pairs:PATH or hf:PATH with options "
         f"({', '.join(given)}), got {name!r}"
     )
 
@@ -399,6 +416,8 @@ def _file(place: str, options: dict[str, Any]) -> Source:
         return ShardSource([place], **options)
     if kind == ".npy":
         return _stack(place, options)
+    if kind == NPZ:
+        return _arrays(place, {})
     if kind == ".tok":
         return TokenFile(place)
     if kind == WAV:
@@ -436,7 +455,29 @@ def _stack(place: str, options: dict[str, Any]) -> Source:
         raise ValueError(f"data: {place!r} cannot be read as an array ({error})") from error
     if array.ndim in (4, 5):
         return ArraySource(array, name=name_of(place))
+    if array.ndim == 3 and array.shape[-1] not in CHANNELS:
+        log.warning(
+            "data: %s, of shape %s, is one image [H, W, C]; grey images are saved as [N, H, W, 1]", place, array.shape
+        )
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
+
+
+def _arrays(place: str, given: dict[str, str]) -> Source:
+    """A ``.npz`` file, one of whose arrays is the images, and another one may be their labels."""
+    check_options(given, place, ("images", "labels"))
+    try:
+        arrays = np.load(io.BytesIO(content(place)), allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"data: {place!r} cannot be read as arrays ({error})") from error
+    names = list(getattr(arrays, "files", ()))
+    if "images" not in given or not set(given.values()) <= set(names):
+        got = "".join(f", got {key}={name}" for key, name in given.items())
+        raise ValueError(
+            f"data: expected the array of images, and that of labels if there is one, as "
+            f"{place}#images=NAME:labels=NAME, with names of {', '.join(names)}{got}"
+        )
+    source = ArraySource(arrays[given["images"]], name=name_of(place))
+    return _labelled(source, arrays[given["labels"]]) if "labels" in given else source
 
 
 def parts_of(place: str | Path) -> tuple[str, str] | None:

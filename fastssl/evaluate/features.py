@@ -226,9 +226,12 @@ def labels_of(source: Source) -> Tensor:
     """
     labels = source.labels
     if labels is None:
-        read = [item.label for item in prefetch_items(source)]
+        items = [(item.label, item.text is not None) for item in prefetch_items(source)]
+        read = [label for label, _ in items]
         if any(label is None for label in read):
-            raise ValueError(f"data: expected labels to evaluate with, {source.name} has none")
+            texts = any(has_text for _, has_text in items)
+            strings = "; its strings are texts, classes are given by labels= of fastssl.data.open" if texts else ""
+            raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{strings}")
         labels = np.array(read)
     if labels.ndim == 1 and bool((labels < 0).any()):
         missing = int((labels < 0).sum())

@@ -25,7 +25,7 @@ def lacking(method: str, need: str, item: Item, where: str) -> ValueError:
     if there:
         text += f", but {' and '.join(there)}"
     if need == "label" and item.text is not None:
-        text += "; strings are texts, labels are integers, or labels= of fastssl.data.open"
+        text += "; its strings are texts, classes are given by labels= of fastssl.data.open"
     return ValueError(text)
 
 

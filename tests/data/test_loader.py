@@ -336,7 +336,7 @@ def test_wrong_sources_are_named(tmp_path: Path) -> None:
         Loader(COLOUR, lambda x: x, 2)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="data.*int"):
         Loader(3, AUGMENT, 2)
-    with pytest.raises(ValueError, match="data.*at least one"):
+    with pytest.raises(ValueError, match="images: expected at least one image"):
         Loader(np.zeros((0, 4, 4, 3), np.uint8), AUGMENT, 2)
     with pytest.raises(ValueError, match="path.*found none"):
         Loader(tmp_path, AUGMENT, 2)

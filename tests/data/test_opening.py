@@ -178,3 +178,42 @@ def test_files_that_say_nothing_about_a_folder(tmp_path: Path) -> None:
     shards(tmp_path / "p")
     with pytest.raises(ValueError, match=r"holds \.tar files beside images such as those in train/"):
         fastssl.data.open(tmp_path / "p")
+
+
+def test_arrays_of_a_file_are_chosen_by_name(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 9), dtype=np.uint8)
+    np.savez(tmp_path / "d.npz", x=pixels, y=np.array([1, 0, 1, -1]), z=np.array(["cat", "ant", "cat", ""]))
+    source = fastssl.data.open(f"{tmp_path / 'd.npz'}#images=x:labels=y")
+    assert source.labels is not None and source.labels.tolist() == [1, 0, 1, -1]
+    images = source.read(2).images
+    assert images is not None and np.array_equal(images[0][..., 0], pixels[2])
+    named = fastssl.data.open(source.where.replace("labels=y", "labels=z"))
+    assert named.labels is not None and named.labels.tolist() == [1, 0, 1, -1] and named.classes == ["ant", "cat"]
+    assert fastssl.data.open(f"{tmp_path / 'd.npz'}#images=x").labels is None
+    (tmp_path / "other.npz").write_bytes(b"no archive")
+    for given, message in (
+        ("d.npz", r"as .*d\.npz#images=NAME:labels=NAME, with names of x, y, z$"),
+        ("d.npz#images=a", "with names of x, y, z, got images=a"),
+        ("d.npz#text=x", "expected options images, labels of .*, got 'text'"),
+        ("other.npz", "cannot be read as arrays"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fastssl.data.open(f"{tmp_path}/{given}")
+
+
+def test_a_stack_without_channels_is_said_to_be_an_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    np.save(tmp_path / "stack.npy", np.zeros((6, 8, 9, 1), np.uint8))
+    assert len(fastssl.data.open(tmp_path / "stack.npy")) == 6 and not caplog.text
+    np.save(tmp_path / "stack.npy", np.zeros((6, 8, 9), np.uint8))
+    assert len(fastssl.data.open(tmp_path / "stack.npy")) == 1
+    assert "of shape (6, 8, 9), is one image [H, W, C]; grey images are saved as [N, H, W, 1]" in caplog.text
+
+
+def test_labels_may_be_names_of_classes() -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    source = fastssl.data.open(images, labels=["cat", "ant", "cat"])
+    assert source.classes == ["ant", "cat"] and source.labels is not None and source.labels.tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="labels: expected 3 integers"):
+        fastssl.data.open(images, labels=["cat", "ant"])
+    with pytest.raises(ValueError, match="images: expected at least one image, got none"):
+        fastssl.data.open(images[:0])

@@ -205,7 +205,7 @@ def test_bad_rows_of_a_probe_are_named() -> None:
 
 
 def test_labels_that_cannot_be_evaluated_are_named() -> None:
-    from fastssl.data import ArraySource
+    from fastssl.data import ArraySource, DatasetSource
     from fastssl.evaluate import evaluate
 
     options = {"name": "resnet", "size": 8, "width": 4}
@@ -218,6 +218,8 @@ def test_labels_that_cannot_be_evaluated_are_named() -> None:
     ):
         with pytest.raises(ValueError, match=match):
             evaluate(encoder, options, ArraySource(images, labels, ["cats", "dogs"]))
+    with pytest.raises(ValueError, match="its strings are texts, classes are given by labels= of fastssl.data.open"):
+        evaluate(encoder, options, DatasetSource([(image, "cat") for image in images]))
 
 
 def test_a_pass_over_n_images_is_n_reads() -> None:
