@@ -179,10 +179,7 @@ def doctor(script: Path, arguments: Sequence[str], libraries: Sequence[str]) -> 
     """Runs a script with patched libraries, prints the report, and returns the script's exit status."""
     if not script.is_file():
         raise FileNotFoundError(f"script: no such file: {script}")
-    for name in libraries:
-        if name not in compat.PEERS:
-            raise ValueError(f"library: expected one of {compat.PEERS}, got {name!r}")
-    names, failed = _patchable(libraries)
+    names, failed = _patchable([compat.known_library(name, "library") for name in libraries])
     if not names:
         raise ImportError(f"library: none can be patched: {'; '.join(failed.values()) or 'none is installed'}")
     with observed(names) as records:

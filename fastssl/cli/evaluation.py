@@ -166,7 +166,8 @@ def _evaluate(
     if protocol != "frozen":
         if protocol not in PROTOCOLS:
             known = ", ".join(["frozen", *PROTOCOLS, "zero-shot", *DENSE_PROTOCOLS])
-            raise ValueError(f"protocol: expected one of {known}, got {protocol!r}")
+            tuned = "; images are fine-tuned by simclr-transfer and few-labels" if protocol == "finetune" else ""
+            raise ValueError(f"protocol: expected one of {known}, got {protocol!r}{tuned}")
         tasks = [open_splits(one) for one in name.split(",")]
         return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", echo)
     if name in ("emoji", "emoji-all") and state["data"] == "emoji":

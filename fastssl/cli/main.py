@@ -302,6 +302,7 @@ def pretrain(
         "schedule": schedule,
         "clip": clip,
         "epochs": epochs,
+        "minutes": minutes,
         "lr": lr,
         "weight_decay": weight_decay,
         "optimizer": optimizer,
@@ -324,10 +325,10 @@ def pretrain(
             if vocabulary is not None:
                 raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
             chosen = replace(chosen, network={})  # those of the network that it starts from
-    known = chosen
+    known, options = chosen, chosen.options | given
     chosen = replace(
         chosen,
-        options=chosen.options | given,
+        options={key: value for key, value in options.items() if key != "epochs" or minutes is None},
         method=chosen.method | {key: value for key, value in arguments.items() if value is not None},
         network=chosen.network
         | {key: value for key, value in shape.items() if (text or audio) and value is not None}
@@ -335,7 +336,6 @@ def pretrain(
     )  # what is printed is what runs
     settings = Pretraining(
         **chosen.options,
-        minutes=minutes,
         seed=seed,
         precision=precision,
         accelerator=accelerator,
@@ -355,9 +355,7 @@ def pretrain(
     settings.check()
     check_rate(known, optimizer, lr)
     if is_rank_zero():
-        ends = {"epochs"} if minutes is not None else set()  # the time decides
-        shown = replace(chosen, options={key: value for key, value in chosen.options.items() if key not in ends})
-        echo(f"{describe_source(source)}\n{shown}")
+        echo(f"{describe_source(source)}\n{chosen}")
         if channels not in (None, 1, 3):
             echo(f"{channels} channels: augmented one by one; hue, saturation and grayscale have no effect")
     model: Any
@@ -407,8 +405,8 @@ def pretrain(
         for line in plan(model, source, settings, method_options, encoder_options):
             echo(line)
         return
-    options = {"encoder_options": encoder_options, "method_options": method_options}
-    run_pretraining(model, source, settings, out, resume=resume, overwrite=overwrite, **options)
+    how = {"encoder_options": encoder_options, "method_options": method_options}
+    run_pretraining(model, source, settings, out, resume=resume, overwrite=overwrite, **how)
     if not is_rank_zero():
         return
     if text:

@@ -42,6 +42,8 @@ def plan(
     rows = batch_size_of(options, len(source), processes)
     check_batch(method, options, rows // processes)
     settings = {**asdict(options), "precision": options.resolved_precision, "accelerator": options.device_type}
+    if options.minutes is not None:
+        del settings["epochs"]
     network = "encoder" if isinstance(method, ImageMethod) else "network"
     yield f"{network}: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
     yield "method: " + ", ".join(f"{key} {value}" for key, value in kept.items())

@@ -7,6 +7,7 @@ configuration of the object allows it, and runs the original code otherwise.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -100,8 +101,8 @@ def patch(
     against float64 is no larger than that of the original, in the dtype that the original returns.
 
     Args:
-        name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers" | "transformers"; None: all
-            installed ones, with a RuntimeWarning for those that cannot be patched.
+        name: "pytorch_metric_learning" | "lightly" | "open_clip" | "sentence_transformers" | "transformers", also
+            with hyphens; None: all installed ones, with a RuntimeWarning for those that cannot be patched.
         verbose: print, once per class and reason, whether a call was fused, and why not.
         exact_dtypes: run the original code for 16-bit rows and within autocast.
         min_rows: number of rows from which on calls on a GPU are fused, where launches of kernels take all of a small
@@ -126,8 +127,7 @@ def patch(
                 except ImportError as error:
                     warnings.warn(f"fastssl.patch: {each} is not patched. {error}", RuntimeWarning, stacklevel=2)
         return
-    _check_name(name)
-    _set(name, options)
+    _set(known_library(name), options)
 
 
 def _set(name: str, options: _Options) -> None:
@@ -163,9 +163,22 @@ def _activate(name: str) -> _Patch:
     return entry
 
 
-def _check_name(name: str) -> None:
-    if name not in PEERS:
-        raise ValueError(f"name: expected one of {PEERS}, got {name!r}")
+def known_library(name: str, argument: str = "name") -> str:
+    """The name of a library in :data:`PEERS`, also given as that of its package (``pytorch-metric-learning``).
+
+    Args:
+        name: as given.
+        argument: its name in errors.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    known = str(name).replace("-", "_")
+    if known not in PEERS:
+        near = difflib.get_close_matches(known, PEERS, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{argument}: expected one of {PEERS}, got {name!r}{hint}")
+    return known
 
 
 def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callable[..., Any]:
@@ -251,8 +264,7 @@ def unpatch(name: str | None = None) -> None:
         >>> import fastssl
         >>> fastssl.unpatch()
     """
-    if name is not None:
-        _check_name(name)
+    name = None if name is None else known_library(name)
     with _changing:
         for peer in [name] if name is not None else list(_patches):
             entry = _patches.pop(peer, None)
@@ -324,5 +336,4 @@ def patched(name: str | None = None, **options: Any) -> Any:
         if options:
             raise TypeError(f"name: expected a library's name with {sorted(options)}, got None")
         return {each: dict(entry.calls) for each, entry in _patches.items()}
-    _check_name(name)
-    return _within(name, **options)
+    return _within(known_library(name), **options)

@@ -171,7 +171,7 @@ def get(name: str) -> type[Method]:
     if name == Word2Vec.name:
         raise ValueError("method: word2vec trains by itself: fastssl.methods.Word2Vec().fit(corpus, out=...)")
     if name not in METHODS:
-        near = difflib.get_close_matches(name, METHODS, 1)
+        near = difflib.get_close_matches(name, [*METHODS, Word2Vec.name], 1)
         hint = f"; it is {VARIANTS[name]}" if name in VARIANTS else f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"method: expected one of {', '.join([*METHODS, Word2Vec.name])}, got {name!r}{hint}")
     return METHODS[name]

@@ -105,7 +105,7 @@ class AudioMethod(Method):
             raise AudioError(f"signal: expected samples in [-1, 1], {name} has one of magnitude {most:.4g}: rescale it")
         if item.rate is not None and self.rate is not None and item.rate != self.rate:
             raise AudioError(
-                f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it; the rate of a run "
+                f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it; that of a run "
                 f"is that of its first signal, or rate= (--set rate={item.rate})"
             )
 

@@ -206,6 +206,7 @@ def test_protocols_report_and_export(tmp_path: Path) -> None:
     for arguments, expected in (
         (["evaluate", runs[0], "--protocol", "zero-shot"], "zero-shot needs a method with a text tower"),
         (["evaluate", runs[0], "--protocol", "guess"], "protocol: expected one of frozen"),
+        (["evaluate", runs[0], "--protocol", "finetune"], "fine-tuned by simclr-transfer and few-labels"),
         (
             ["evaluate", runs[0], "--protocol", "layers", "--data", "cifar-10:/nowhere"],
             "expected a folder after cifar-10",
@@ -437,6 +438,9 @@ def test_a_dry_run_says_everything_and_trains_nothing(tmp_path: Path) -> None:
     assert "lr 0.5" in text and "recipe small" in text and "steps: 1 epochs of 2" in text
     printed = next(line for line in text.splitlines() if line.startswith("recipe small"))
     assert "lr 0.5" in printed and "epochs 1," in printed  # what runs, not what the recipe would have
+    timed = ("pretrain", "simclr", "--data", photos, "--minutes", "0.5", "--batch-size", "16", "--width", "4")
+    text = _run(*timed, "--dry-run", "--out", str(out))
+    assert text.count("minutes 0.5") == 2 and "epochs 1" not in text.replace("warmup_epochs", "")
 
 
 def test_long_searches_and_packing_show_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -446,9 +450,3 @@ def test_long_searches_and_packing_show_how_far_they_are(tmp_path: Path, monkeyp
     text = _run("pack", str(photos), str(tmp_path / "x.pack"))
     lines = text.replace("\n", " ")
     assert f"{photos}: files found: 12" in lines and f"{tmp_path / 'x.pack'}: images packed of 12: 12" in lines
-
-
-def test_a_recipe_for_some_minutes_has_no_epochs(tmp_path: Path) -> None:
-    text = _run("pretrain", "rbm", "--data", "digits", "--minutes", "1", "--dry-run", "--out", tmp_path / "r")
-    line = next(line for line in text.splitlines() if line.startswith("recipe "))
-    assert "batch_size" in line and "epochs " not in line.replace("warmup_epochs", "")

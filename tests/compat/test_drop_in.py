@@ -374,6 +374,21 @@ def _pretend(monkeypatch: pytest.MonkeyPatch, version: str | None) -> None:
     monkeypatch.setattr(importlib.metadata, "version", found)
 
 
+def test_libraries_are_known_by_the_names_of_their_packages() -> None:
+    from fastssl.compat import known_library
+
+    assert known_library("pytorch-metric-learning") == known_library("pytorch_metric_learning")
+    with pytest.raises(ValueError, match="name: expected one of .*, got 'pytorch_metric'; did you mean 'pytorch_metr"):
+        fastssl.patched("pytorch_metric")
+    with pytest.raises(ValueError, match=r"got 'keras'$"):
+        fastssl.unpatch("keras")
+    with fastssl.patched("pytorch-metric-learning"):
+        assert "pytorch_metric_learning" in fastssl.patched()
+        fastssl.patch("pytorch-metric-learning", verbose=False)
+    fastssl.unpatch("pytorch-metric-learning")
+    assert "pytorch_metric_learning" not in fastssl.patched()
+
+
 @pytest.mark.parametrize(
     ("peer", "version"),
     [
