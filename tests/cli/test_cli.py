@@ -353,6 +353,8 @@ def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
 def test_unreadable_items_say_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from PIL import Image
+
     from fastssl import cli
 
     (tmp_path / "images").mkdir()
@@ -369,6 +371,13 @@ def test_unreadable_items_say_what_to_do(
         cli.main()
     text = capsys.readouterr().out
     assert "cannot be read" in text and "--on-error skip" in text
+    Image.new("RGB", (24, 30)).save(tmp_path / "images" / "0.png")  # one is too few for a batch
+    arguments += ["--on-error", "skip", "--epochs", "1", "--width", "4", "--size", "16"]
+    monkeypatch.setattr("sys.argv", ["fastssl", "pretrain", "simclr", *arguments])
+    with pytest.raises(SystemExit):
+        cli.main()
+    text = capsys.readouterr().out
+    assert "1 of 4 items of a batch could be read" in text and "leaves such items out" not in text
 
 
 def test_features_in_a_file(tmp_path: Path) -> None:
