@@ -31,7 +31,7 @@ from fastssl.train import Pretraining, build_optimizer, load_checkpoint, recipe
 ROOT = Path(__file__).parent
 RESULTS, PAGE = ROOT / "results" / "optimizers.json", ROOT.parent / "docs" / "language.md"
 ROWS = {
-    "gpt": (("adamw", 3e-3), ("adamw", 6e-3), ("muon", 3e-3), ("muon", 6e-3)),
+    "gpt": (("adamw", 1.5e-3), ("adamw", 3e-3), ("adamw", 6e-3), ("muon", 3e-3), ("muon", 6e-3)),
     "bert": (("adamw", 1.2e-3), ("adamw", 2.4e-3), ("muon", 2.4e-3)),
 }
 SHOWN = {"gpt": ("bits per byte", "accuracy"), "bert": ("perplexity", "accuracy")}
@@ -84,7 +84,7 @@ def page(results: dict[str, Any]) -> str:
     for method, result in results.items():
         steps = result["rows"][0]["steps"]
         lines += [
-            f"{result['machine']}, {result['threads']} threads: `{method}` on {result['data']}, {steps:,} steps, one seed.",
+            f"{result['machine']}, {result['threads']} thread{'s' * (result['threads'] > 1)}: `{method}` on {result['data']}, {steps:,} steps, one seed.",
             "",
             f"| optimiser | learning rate | {' | '.join(SHOWN[method])} | time of a step |",
             "|---|---|" + "---|" * (len(SHOWN[method]) + 1),
