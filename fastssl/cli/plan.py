@@ -21,11 +21,13 @@ from fastssl.models.frozen import training_mode
 from fastssl.train import Pretraining, Trainer
 from fastssl.train.device import DevicePrefetcher
 from fastssl.train.gradients import check_batch
+from fastssl.train.muon import is_orthogonal
+from fastssl.train.optim import build_optimizer
 from fastssl.train.options import detect_launcher
 from fastssl.train.trainer import batch_size_of, dry_run
 
 STEPS, SECONDS = 4, 60  # measured steps, the first for warm-up; none is started after that time
-STATES = {"adamw": 2, "sgd": 1, "lars": 1, "muon": 1}  # optimiser state per parameter (of matrices)
+STATES = {"adamw": 2, "sgd": 1, "lars": 1, "muon": 2}  # optimiser state per element, but for Muon's matrices
 
 
 def plan(
@@ -57,7 +59,12 @@ def plan(
     trained = sum(p.numel() for p in method.parameters() if p.requires_grad)
     inner: Any = getattr(method, network)
     of_encoder = sum(p.numel() for p in inner.parameters())
-    mib = (sum(p.numel() for p in method.parameters()) + (1 + STATES[options.optimizer]) * trained) * 4 / 2**20
+    states = sum(
+        p.numel() * (1 if is_orthogonal(p, group) else STATES[options.optimizer])
+        for group in build_optimizer(method, options.optimizer, options.lr, options.weight_decay).param_groups
+        for p in group["params"]
+    )
+    mib = (sum(p.numel() for p in method.parameters()) + trained + states) * 4 / 2**20
     yield (
         f"parameters: {trained:,} trained; {network} {of_encoder:,}; with gradients and optimiser state {mib:,.0f} MiB"
     )

@@ -61,9 +61,8 @@ SHORT = 1 << 14  # elements of the keys of a head up to which attention in float
 class ShortAttentionInFloat32(TorchFunctionMode):
     """Within it, attention over few tokens that is trained under autocast on a CPU is computed in float32.
 
-    For sequences of 128 tokens of 32 dimensions the backward pass of torch's attention in bf16 takes 14 times as long
-    as the forward pass (torch 2.13, AMX), in float32 twice as long. Both together take 5 times less in float32 for 16
-    tokens, 2 times less for 128, and have more digits.
+    The backward pass of torch's attention in bf16 takes several times as long as in float32, the more the fewer tokens
+    and dimensions there are (docs/decisions/0021-attention.md), and has fewer digits.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -82,7 +81,7 @@ def _attention(
     **options: Any,
 ) -> Tensor:
     trained = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    cpu = query.device.type == "cpu" and torch.is_autocast_enabled("cpu")
+    cpu = query.device.type == "cpu" and torch.is_autocast_enabled("cpu") and query.dtype != torch.float64
     # With dropout torch composes attention of other operations, whose products are faster in bf16.
     if not (trained and cpu and key.shape[-2:].numel() <= SHORT and dropout_p == 0):
         return TF.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, *rest, **options)

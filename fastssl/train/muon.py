@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from fastssl.train.parameterwise import ParameterwiseOptimizer
 from fastssl.train.shards import full_tensor, shard_like
 
 # Jordan et al. 2024: after five steps singular values from 1e-3 to 1 lie between 0.7 and 1.2.
@@ -34,7 +35,12 @@ def is_matrix(parameter: Tensor) -> bool:
     return parameter.ndim > 1 and parameter.shape[0] > 1 and parameter.shape[1:].numel() > 1
 
 
-class Muon(torch.optim.Optimizer):
+def is_orthogonal(parameter: Tensor, group: dict[str, Any]) -> bool:
+    """Whether a parameter of a group has orthogonal updates, one state per element; those of AdamW have two."""
+    return bool(group.get("orthogonal")) and is_matrix(parameter)
+
+
+class Muon(ParameterwiseOptimizer):
     """Orthogonal momentum for matrices, AdamW for all other parameters.
 
     With the momentum :math:`m \\leftarrow \\mu m + (1 - \\mu) g` of a gradient :math:`g`, a matrix [A, B] moves by an
@@ -86,22 +92,12 @@ class Muon(torch.optim.Optimizer):
         defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "betas": betas, "eps": eps}
         super().__init__(params, {**defaults, "orthogonal": True})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                p.mul_(1 - group["lr"] * group["weight_decay"])
-                if group["orthogonal"] and is_matrix(p):
-                    self._orthogonal_step(p, p.grad, group)
-                else:
-                    self._adamw_step(p, p.grad, group)
-        return loss
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        p.mul_(1 - group["lr"] * group["weight_decay"])
+        if is_orthogonal(p, group):
+            self._orthogonal_step(p, grad, group)
+        else:
+            self._adamw_step(p, grad, group)
 
     def _orthogonal_step(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         state, mu = self.state[p], group["momentum"]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastssl.train.muon import Muon
+from fastssl.train.parameterwise import ParameterwiseOptimizer
 
 
-class LARS(torch.optim.Optimizer):
+class LARS(ParameterwiseOptimizer):
     """Layer-wise adaptive rate scaling (You et al. 2017), as used by SimCLR.
 
     .. math:: v \\leftarrow \\mu v + \\eta \\frac{\\|w\\|}{\\|g + \\lambda w\\|} (g + \\lambda w),
@@ -48,30 +49,18 @@ class LARS(torch.optim.Optimizer):
             raise ValueError(f"lr: expected a rate >= 0, got {lr}")
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "trust": trust})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                update = p.grad
-                if p.ndim > 1:
-                    update = update + group["weight_decay"] * p
-                    weight_norm, update_norm = p.norm(), update.norm()
-                    ratio = torch.where(
-                        (weight_norm > 0) & (update_norm > 0), group["trust"] * weight_norm / update_norm, 1.0
-                    )
-                    update = update * ratio
-                state = self.state[p]
-                if "momentum_buffer" not in state:
-                    state["momentum_buffer"] = torch.zeros_like(p)
-                velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
-                p.add_(velocity, alpha=-group["lr"])
-        return loss
+    def _update(self, p: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
+        update = grad
+        if p.ndim > 1:
+            update = update + group["weight_decay"] * p
+            weight_norm, update_norm = p.norm(), update.norm()
+            ratio = torch.where((weight_norm > 0) & (update_norm > 0), group["trust"] * weight_norm / update_norm, 1.0)
+            update = update * ratio
+        state = self.state[p]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        velocity = state["momentum_buffer"].mul_(group["momentum"]).add_(update)
+        p.add_(velocity, alpha=-group["lr"])
 
 
 OPTIMIZERS = ("adamw", "sgd", "lars", "muon")

@@ -50,11 +50,12 @@ def test_errs_less_than_bf16(masked: str) -> None:
     assert max(errors[1]) < 4e-3  # the rounding of the result
 
 
-@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "dropout"])
+@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "dropout", "float64"])
 def test_other_attention_is_torchs(case: str) -> None:
     torch.manual_seed(0)
     tokens = SHORT // 8 + 1 if case == "long" else 20
     inputs = [torch.randn(1, 1, tokens, 8).bfloat16() for _ in range(3)]
+    inputs = [t.double() for t in inputs] if case == "float64" else inputs
     weight = torch.ones(())
     with torch.autocast("cpu", torch.bfloat16, enabled=case != "no autocast"):
         if case == "no gradients":
@@ -69,4 +70,4 @@ def test_other_attention_is_torchs(case: str) -> None:
             torch.manual_seed(1)
             with ShortAttentionInFloat32():
                 found = _attend(inputs, weight, **options)
-    assert all(torch.equal(a, b) for a, b in zip(expected, found))
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(expected, found))
