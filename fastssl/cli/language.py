@@ -240,7 +240,7 @@ def evaluate_finetuned(
         elif protocol == "answers":
             table |= compare_answers(starts, tokenizer, open_questions(name), counts, **more)  # type: ignore[arg-type]
         elif protocol == "translation":
-            tuning = TranslationTuning(**({} if steps is None else {"steps": steps}))
+            tuning = TranslationTuning() if steps is None else TranslationTuning(steps=steps)
             table |= compare_translation(starts, tokenizer, open_splits(name), counts, options=tuning, **more)  # type: ignore[arg-type]
         else:
             options = TextFineTuning(readout=readout or "mean")

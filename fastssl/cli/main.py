@@ -506,6 +506,10 @@ def evaluate(
     whiten: Annotated[
         int | None, typer.Option(min=1, help="Whiten the features of all rows to that many components before cosines.")
     ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of protocols that train networks: 32-true, bf16-mixed, or auto (default): what is faster."),
+    ] = None,
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
     on_error: UnreadableAsTrained = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
@@ -523,6 +527,7 @@ def evaluate(
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.methods import AudioMethod, kind_of
+    from fastssl.models.precision import automatic_precision
     from fastssl.train import load_checkpoint
     from fastssl.train.options import started_by_torchrun
 
@@ -535,11 +540,12 @@ def evaluate(
         "steps": steps,
         "size": size,
     }
-    for name, value in {**tuning, **dense}.items():
+    for name, value in {**tuning, **dense, "precision": precision}.items():
         users = (
-            TEXT_PROTOCOLS * (name in tuning)
-            + DENSE_PROTOCOLS * (name in dense)
+            TEXT_PROTOCOLS * (name in (*tuning, "precision"))
+            + DENSE_PROTOCOLS * (name in (*dense, "precision"))
             + ("translation",) * (name == "steps")
+            + ("simclr-transfer", "few-labels") * (name == "precision")
             + ("frozen",) * (name == "size")
         )
         if value is not None and protocol not in users:
@@ -551,6 +557,7 @@ def evaluate(
 
     if started_by_torchrun() > 1:
         raise ValueError(f"evaluate runs in one process, torchrun started {started_by_torchrun()}")
+    context.with_resource(automatic_precision(precision or "auto"))
     context.with_resource(leaving_out(on_error, [] if is_word_run(checkpoint) else [checkpoint]))
     if is_word_run(checkpoint):
         on_data_alone("word vectors")

@@ -21,6 +21,7 @@ from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder, feature_maps
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode
+from fastssl.models.precision import check_precision, in_float32, training_arithmetic
 
 TRAIN = ("head", "all")
 CACHED = 2**32  # bytes of feature maps of a frozen encoder up to which they are computed once
@@ -41,6 +42,7 @@ class DenseTuning:
         crop: minimum and maximum area of random crops; not for frozen encoders, whose features are computed once.
         flip: probability of a horizontal flip; likewise.
         seed: seed of all random draws.
+        precision: of the training: "32-true", "bf16-mixed", or "auto": "bf16-mixed" where that is faster.
 
     Raises:
         ValueError: an option out of range.
@@ -60,9 +62,11 @@ class DenseTuning:
     crop: tuple[float, float] = (0.4, 1.0)
     flip: float = 0.5
     seed: int = 0
+    precision: str = "auto"
 
     def __post_init__(self) -> None:
         plain_fields(self)
+        check_precision(self.precision)
         for name, least in (("steps", 1), ("batch_size", 2), ("seed", 0)):
             integer(name, getattr(self, name), least)
         if self.size is not None:
@@ -276,13 +280,15 @@ def train_dense(
         batches, forward = ((batch.views[0], batch.views[1]) for batch in made), model
     training_mode(model)
     warm = max(1, options.steps // 10)
-    with progress_bar(task.name) as show:
+    with progress_bar(task.name) as show, training_arithmetic(options.precision, device) as half:
         for step, (inputs, targets) in zip(range(done, options.steps), batches):
             factor = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * factor
             moved = [m.to(device) for m in inputs] if isinstance(inputs, list) else inputs.to(device)
-            loss = task.loss(forward(moved), targets.to(device))
+            with half:
+                outputs = forward(moved)
+            loss = task.loss(in_float32(outputs), targets.to(device))
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 10.0)

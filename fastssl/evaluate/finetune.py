@@ -34,6 +34,7 @@ class FineTuning(Tuning):
         checks: validation checks per run.
         metric: "top-1", "mean per class" or "11-point mAP".
         seed: seed of all random draws.
+        precision: of the training: "32-true", "bf16-mixed", or "auto": "bf16-mixed" where that is faster.
         crop: minimum and maximum area of random crops.
         flip: probability of a horizontal flip.
         spatial: classify the 4 x 4 feature map instead of its mean.

@@ -39,6 +39,7 @@ class TextFineTuning(Tuning):
         checks: validation checks per run.
         metric: a name of :data:`fastssl.evaluate.METRICS`.
         seed: seed of all random draws.
+        precision: of the training: "32-true", "bf16-mixed", or "auto": "bf16-mixed" where that is faster.
         readout: "mean" over the tokens, or "token": [CLS] of bidirectional networks (BERT), the last token of causal
             ones (GPT) and of decoders (BART). From random weights and few labels the mean is much better.
         head: what the weights of the classifier of texts start from, "probe" or "zero"; regressions, and classifiers of

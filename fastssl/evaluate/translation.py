@@ -19,7 +19,8 @@ from fastssl.methods import BART, T5, TextMethod
 from fastssl.models.frozen import training_mode
 from fastssl.models.generation import generate_target
 from fastssl.models.language import LanguageModel
-from fastssl.models.modes import evaluation_mode, flushed_subnormals
+from fastssl.models.modes import evaluation_mode
+from fastssl.models.precision import check_precision, training_arithmetic
 
 _DECODERS: dict[str, type[TextMethod]] = {"t5": T5, "bart": BART}
 _ROWS = 32  # pairs per batch in evaluation
@@ -36,6 +37,7 @@ class TranslationTuning:
         weight_decay: weight decay of AdamW.
         clip: largest norm of the gradient.
         seed: seed of order and dropout.
+        precision: of the training: "32-true", "bf16-mixed", or "auto": "bf16-mixed" where that is faster.
 
     Raises:
         ValueError: an option out of range.
@@ -51,9 +53,11 @@ class TranslationTuning:
     weight_decay: float = 0.01
     clip: float = 1.0
     seed: int = 0
+    precision: str = "auto"
 
     def check(self) -> None:
         plain_fields(self)
+        check_precision(self.precision)
         for name in ("steps", "batch_size"):
             integer(name, getattr(self, name), 1)
         for name in ("rate", "clip"):
@@ -122,7 +126,7 @@ def finetune_translation(
         raise ValueError(f"train, test: expected at least one pair each, got {len(train)} and {len(test)}")
     task = _Pairs(network, tokenizer, pairs, np.concatenate([train, test]))
     method: Any = _DECODERS[network.kind](copy.deepcopy(network), tokenizer)
-    with torch.random.fork_rng(), flushed_subnormals():
+    with torch.random.fork_rng():
         _train(method, task, train, options)
     with evaluation_mode(method), torch.no_grad():
         nats = terms = 0.0
@@ -168,7 +172,7 @@ def _train(method: Any, task: _Pairs, train: np.ndarray, options: TranslationTun
     size, warm = min(options.batch_size, len(train)), max(1, options.steps // 10)
     per_epoch = len(train) // size
     training_mode(method)
-    with progress_bar("fine-tuning") as show:
+    with progress_bar("fine-tuning") as show, training_arithmetic(options.precision, task.device) as half:
         for step in range(options.steps):
             if step % per_epoch == 0:
                 order = np.random.default_rng([options.seed, step // per_epoch]).permutation(train)
@@ -176,7 +180,8 @@ def _train(method: Any, task: _Pairs, train: np.ndarray, options: TranslationTun
             share = min((step + 1) / warm, (options.steps - step) / max(options.steps - warm, 1))
             for group in optimizer.param_groups:
                 group["lr"] = options.rate * share
-            loss = method(task.batch(order[place : place + size]))
+            with half:
+                loss = method(task.batch(order[place : place + size]))
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(method.parameters(), options.clip)

@@ -17,7 +17,7 @@ from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models.frozen import training_mode
-from fastssl.models.modes import flushed_subnormals
+from fastssl.models.precision import check_precision, training_arithmetic
 
 
 @dataclass
@@ -34,6 +34,7 @@ class Tuning:
         checks: validation checks per run.
         metric: a name of :data:`fastssl.evaluate.METRICS`.
         seed: seed of all random draws.
+        precision: of the training: "32-true", "bf16-mixed", or "auto": "bf16-mixed" where that is faster.
     """
 
     epochs: int = 30
@@ -45,6 +46,7 @@ class Tuning:
     checks: int = 10
     metric: str = "top-1"
     seed: int = 0
+    precision: str = "auto"
 
     def check(self) -> None:
         plain_fields(self)
@@ -53,6 +55,7 @@ class Tuning:
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"rates: expected learning rates > 0, got {self.rates}")
         metric_of(self.metric)
+        check_precision(self.precision)
 
     def steps(self, rows: int) -> int:
         """Steps on ``rows`` labelled rows."""
@@ -137,7 +140,11 @@ def train_task(
     total, size = total or options.steps(len(rows)), min(options.batch_size, len(rows))
     best, best_step, worse = -math.inf, total, 0
     every, own = max(1, total // options.checks), labels[rows]
-    with progress_bar("fine-tuning") as show, torch.random.fork_rng(), flushed_subnormals():
+    with (
+        progress_bar("fine-tuning") as show,
+        torch.random.fork_rng(),
+        training_arithmetic(options.precision, torch.device("cpu")) as half,
+    ):
         torch.manual_seed(options.seed)  # for the weights of the classifier
         model, optimizer = task.start(rate, rows)
         training_mode(model)
@@ -149,7 +156,9 @@ def train_task(
                 warm = min(1.0, (step + 1) / max(1, total // 20))
                 for group in optimizer.param_groups:
                     group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / total))
-                loss = _loss(model(*inputs), own[ids])
+                with half:
+                    outputs = model(*inputs)
+                loss = _loss(outputs.float(), own[ids])
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

@@ -2,6 +2,7 @@
 
 from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
+from fastssl.models.cpu_operations import FasterCpuOperations
 from fastssl.models.dense import SEGMENTATION_HEADS, FCNHead, HypercolumnHead, LinearHead, feature_maps
 from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
 from fastssl.models.detector import FCOSHead, detect, fcos_loss
@@ -42,6 +43,7 @@ __all__ = [
     "Encoder",
     "FCNHead",
     "FCOSHead",
+    "FasterCpuOperations",
     "HypercolumnHead",
     "ImageGPTNetwork",
     "LabNetwork",

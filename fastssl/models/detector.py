@@ -117,7 +117,7 @@ class FCOSHead(nn.Module):
         for level, m in enumerate(self.pyramid([maps[k] for k in self.used])):
             stride = self.strides[level]
             classes.append(self.classify(self.class_tower(m)).flatten(2).movedim(1, 2))
-            located = self.locate(self.box_tower(m)).flatten(2).movedim(1, 2)
+            located = self.locate(self.box_tower(m)).float().flatten(2).movedim(1, 2)  # bf16 is too coarse for sides
             sides.append(stride * torch.exp((self.scales[level] * located[..., :4]).clamp(max=6)))
             centre.append(located[..., 4])
             y, x = (stride * (torch.arange(n, device=m.device) + 0.5) for n in m.shape[2:])

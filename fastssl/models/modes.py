@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-import torch.nn.functional as TF
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import nn
 
 from fastssl.ops import extension
 
@@ -53,39 +50,3 @@ def flushed_subnormals() -> Iterator[None]:
         yield
     finally:
         extension._C.set_float_modes(before)
-
-
-SHORT = 1 << 14  # elements of the keys of a head up to which attention in float32 is faster: 256 tokens of 64
-
-
-class ShortAttentionInFloat32(TorchFunctionMode):
-    """Within it, attention over few tokens that is trained under autocast on a CPU is computed in float32.
-
-    The backward pass of torch's attention in bf16 takes several times as long as in float32, the more the fewer tokens
-    and dimensions there are (docs/decisions/0021-attention.md), and has fewer digits.
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is TF.scaled_dot_product_attention:
-            return _attention(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-
-def _attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    *rest: Any,
-    **options: Any,
-) -> Tensor:
-    trained = torch.is_grad_enabled() and any(t.requires_grad for t in (query, key, value))
-    cpu = query.device.type == "cpu" and torch.is_autocast_enabled("cpu") and query.dtype != torch.float64
-    # With dropout torch composes attention of other operations, whose products are faster in bf16.
-    if not (trained and cpu and key.shape[-2:].numel() <= SHORT and dropout_p == 0):
-        return TF.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, *rest, **options)
-    mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
-    with torch.autocast("cpu", enabled=False):
-        seen = TF.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, 0.0, *rest, **options)
-    return seen.to(torch.get_autocast_dtype("cpu"))

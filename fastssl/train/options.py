@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 
 from fastssl._options import integer, plain_fields
-from fastssl.ops.backend import cpu_entry
+from fastssl.models.precision import faster_precision
 from fastssl.train.optim import OPTIMIZERS, SCHEDULES
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
@@ -184,8 +184,7 @@ class Pretraining:
         """The precision, with "auto" resolved."""
         if self.precision != "auto":
             return self.precision
-        fast = torch.cuda.is_bf16_supported() if self.device_type == "cuda" else multiplies_bf16_faster()
-        return "bf16-mixed" if fast else "32-true"
+        return faster_precision(self.device_type)
 
     @property
     def processes(self) -> tuple[int, int]:
@@ -202,17 +201,6 @@ class Pretraining:
                 what = "processes on this machine" if name == "devices" else "machines"
                 raise ValueError(f"{name}: {launch.by} has started {there} {what}, got {given}")
         return launch.devices, launch.nodes
-
-
-def multiplies_bf16_faster() -> bool:
-    """Whether this CPU multiplies matrices of bf16 faster than those of fp32.
-
-    With matrix units for it (AMX), and with AVX-512-BF16 on AMD CPUs (Zen 4 and later), convolutions take about half of
-    the time. On Intel CPUs without AMX these instructions have the rate of fp32, and bf16 takes longer.
-    """
-    if torch.cpu._is_amx_tile_supported():
-        return True
-    return bool(torch.cpu._is_avx512_bf16_supported()) and cpu_entry("vendor_id") == "AuthenticAMD"
 
 
 class Launch(NamedTuple):

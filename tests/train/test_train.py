@@ -331,7 +331,7 @@ def test_automatic_precision_is_bf16_where_the_cpu_multiplies_it_faster(monkeypa
     ):
         monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda amx=amx: amx)
         monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda dot=dot: dot)
-        monkeypatch.setattr("fastssl.train.options.cpu_entry", lambda name, vendor=vendor: vendor)
+        monkeypatch.setattr("fastssl.models.precision.cpu_entry", lambda name, vendor=vendor: vendor)
         assert options.resolved_precision == expected
 
 

@@ -1,0 +1,206 @@
+"""Operations of torch that are slow to train on CPUs, computed otherwise: docs/decisions/0021-operations-on-cpus.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as TF
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+HALF = torch.bfloat16
+SHORT = 1 << 13  # elements of the keys of a head up to which attention in float32 is faster: 128 tokens of 64
+MANY = 1 << 16  # elements from which 16 random bits for each are faster
+NARROW = 8  # output columns up to which weight gradients are faster of several images side by side
+WIDE = 64  # output columns of such images, at least
+
+
+class FasterCpuOperations(TorchFunctionMode):
+    """Context within which attention, convolutions and dropout that are trained on a CPU take less time.
+
+    It holds for any network that calls ``scaled_dot_product_attention``, ``conv2d`` and ``dropout`` of
+    ``torch.nn.functional``, also through ``nn.Conv2d`` and ``nn.Dropout``, in this thread:
+
+    - Attention over few tokens under bf16 autocast is computed in float32 and has more digits than in bf16.
+    - On CPUs with AMX, convolutions under bf16 autocast with kernels of one pixel are matrix products, and weight
+      gradients of convolutions with at most 8 output columns are those of several images side by side. Inputs are in
+      the memory format ``torch.channels_last``.
+    - Dropout, also of attention, draws 16 random bits per element, so that its probability ``p`` is rounded to a
+      multiple of 2^-16; the elements that are kept are scaled by the inverse of the rounded ``1 - p``.
+    - ``index_select`` of the first indices, as relative positions of transformers' XLNet have it, is a slice.
+
+    All else is computed by torch as without it, such as what is not trained, compiled, or on another device. The
+    trainer of the methods uses it. Not for ``torch.compile``, which breaks the graph there.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import FasterCpuOperations
+        >>> network = torch.nn.Conv2d(64, 128, 1).to(memory_format=torch.channels_last)
+        >>> images = torch.randn(8, 64, 7, 7).to(memory_format=torch.channels_last)
+        >>> with FasterCpuOperations(), torch.autocast("cpu", torch.bfloat16):
+        ...     loss = network(images).float().square().mean()
+        >>> loss.backward()
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        faster = REPLACED.get(func)
+        return (faster or func)(*args, **(kwargs or {}))
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``scaled_dot_product_attention``."""
+    options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+    if dropout_p > 0 and not (is_causal or enable_gqa) and query.device.type == "cpu":
+        # As torch composes it, in the dtype of autocast, with the dropout of this module.
+        scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
+        if attn_mask is not None:
+            visible = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if visible else scores + attn_mask
+        # 0 instead of NaN for queries that see no key
+        weights = scores.softmax(-1) if attn_mask is None else torch._safe_softmax(scores, -1)
+        return dropout(weights, dropout_p) @ value
+    short = key.shape[-2:].numel() <= SHORT
+    if not (_trained_in_bf16(query, key, value) and short and dropout_p == 0):
+        return TF.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, **options)
+    mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
+    with torch.autocast("cpu", enabled=False):
+        seen = TF.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, 0.0, **options)
+    return seen.to(HALF)
+
+
+def convolution(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``conv2d``."""
+    inputs = (input, weight) if bias is None else (input, weight, bias)
+    channels_last = input.dim() == weight.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
+    plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
+    fits = channels_last and plain and input.shape[1] == weight.shape[1]
+    if not (fits and _trained_in_bf16(*inputs) and torch.cpu._is_amx_tile_supported()):
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    steps, margins = _pair(stride), _pair(padding)
+    if weight.shape[2:] == (1, 1) and margins == (0, 0):
+        pixels = input.permute(0, 2, 3, 1)
+        sampled = pixels if steps == (1, 1) else pixels[:, :: steps[0], :: steps[1]]
+        return TF.linear(sampled, weight.flatten(1), bias).permute(0, 3, 1, 2)
+    columns = (input.shape[3] + 2 * margins[1] - weight.shape[3]) // steps[1] + 1
+    same = (2 * margins[1] - weight.shape[3]) // steps[1] == -1  # an image of n x stride columns gives n columns
+    if not (same and 0 < columns <= NARROW and weight.requires_grad):
+        return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+    made = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), steps, margins)
+    return made if bias is None else made + bias.to(HALF)[:, None, None]
+
+
+class NarrowConvolution(torch.autograd.Function):
+    """A convolution whose weight gradient is that of several images side by side, zeros between them.
+
+    torch's multiplies along the columns of an image: 4 of them fill an eighth of a tile of AMX.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return torch.conv2d(input, weight, None, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+        input, weight = ctx.saved_tensors
+        stride, padding = ctx.stride, ctx.padding
+
+        def gradients(input: Tensor, gradient: Tensor, of_input: bool) -> Tensor:
+            found = torch.ops.aten.convolution_backward(
+                gradient,
+                input,
+                weight,
+                None,
+                stride,
+                padding,
+                (1, 1),
+                False,
+                (0, 0),
+                1,
+                (of_input, not of_input, False),
+            )
+            return found[0 if of_input else 1]
+
+        columns, step = gradient.shape[3], stride[1]
+        # Columns of the output after each image: so many that its padding lies between it and the next.
+        gap = -(-(input.shape[3] + padding[1]) // step) - columns
+        images = min(-(-WIDE // columns), len(input))
+        beside = _side_by_side(input, images, step * (columns + gap) - input.shape[3])
+        of_weight = gradients(beside, _side_by_side(gradient, images, gap), False)
+        return gradients(input, gradient, True) if ctx.needs_input_grad[0] else None, of_weight, None, None
+
+
+def _side_by_side(images: Tensor, count: int, gap: int) -> Tensor:
+    """``(N, C, H, W)`` as ``(N / count, C, H, count * (W + gap))``, zeros in the gaps; N is filled up with zeros."""
+    missing = -len(images) % count
+    pixels = (TF.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images).permute(0, 2, 3, 1)
+    n, height, width, channels = pixels.shape
+    beside = pixels.new_empty(n // count, height, count, width + gap, channels)
+    beside[..., :width, :] = pixels.unflatten(0, (-1, count)).transpose(1, 2)
+    beside[..., width:, :] = 0
+    return beside.flatten(2, 3).permute(0, 3, 1, 2)
+
+
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    """``dropout``."""
+    dropped, count = round(p * 65536), input.numel()
+    plain = training and not inplace and input.device.type == "cpu" and input.is_floating_point()
+    if not (plain and 0 < dropped < 65536 and count >= MANY):
+        return TF.dropout(input, p, training, inplace)
+    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+    kept = (bits >= dropped - 32768).view(input.shape).to(input.dtype)
+    return input * kept * (65536 / (65536 - dropped))
+
+
+def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+    """``index_select``: of the first indices in their order, as XLNet of transformers has it, it is a slice."""
+    length = index.numel()
+    if not (input.device.type == "cpu" and input.requires_grad and index.dim() == 1 and 0 < length <= input.shape[dim]):
+        return torch.index_select(input, dim, index)
+    if int(index[-1]) != length - 1 or not torch.equal(index, torch.arange(length, dtype=index.dtype)):
+        return torch.index_select(input, dim, index)
+    return input.narrow(dim, 0, length).clone()
+
+
+def _trained_in_bf16(*inputs: Tensor) -> bool:
+    """Whether gradients are needed and autocast computes in bf16 of these tensors."""
+    return (
+        torch.is_grad_enabled()
+        and torch.is_autocast_enabled("cpu")
+        and torch.get_autocast_dtype("cpu") == HALF
+        and all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16) for t in inputs)
+        and any(t.requires_grad for t in inputs)
+    )
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+
+
+REPLACED: dict[Any, Callable[..., Tensor]] = {
+    TF.scaled_dot_product_attention: attention,
+    torch.conv2d: convolution,
+    TF.dropout: dropout,
+    torch.index_select: index_select,
+}

@@ -1,0 +1,290 @@
+"""Operations of torch that are computed otherwise when they are trained on CPUs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as TF
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from fastssl.models import FasterCpuOperations, cpu_operations
+from fastssl.models.cpu_operations import MANY, SHORT
+
+
+@pytest.fixture(autouse=True)
+def amx(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is faster on some CPUs alone is right on all."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+
+
+def _gradients(function: Callable[..., Tensor], inputs: list[Tensor], weight: Tensor) -> list[Tensor]:
+    """The output and all gradients."""
+    leaves = [t.detach().clone(memory_format=torch.preserve_format).requires_grad_(t.requires_grad) for t in inputs]
+    seen = function(*leaves)
+    (seen.float() * weight).sum().backward()
+    return [seen.detach(), *(t.grad for t in leaves if t.grad is not None)]
+
+
+def _errors(found: list[Tensor], right: list[Tensor]) -> list[float]:
+    return [float((a.double() - b).norm() / b.norm().clamp_min(1e-30)) for a, b in zip(found, right, strict=True)]
+
+
+def _attend(inputs: list[Tensor], weight: Tensor, **options: Any) -> list[Tensor]:
+    inputs = [t.clone().requires_grad_() for t in inputs]
+    return _gradients(lambda *x: TF.scaled_dot_product_attention(*x, **options), inputs, weight)
+
+
+def _masks(kind: str) -> dict[str, Any]:
+    mask = torch.rand(3, 1, 20, 20) > 0.3
+    mask[..., 0] = True
+    if kind == "causal":
+        return {"is_causal": True}
+    if kind == "no":
+        return {}
+    return {"attn_mask": mask if kind == "bool" else torch.zeros(mask.shape).masked_fill(~mask, -1e4)}
+
+
+def _cast(options: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    return {k: v.to(dtype) if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in options.items()}
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "float", "causal"])
+def test_attention_errs_less_than_bf16(masked: str) -> None:
+    torch.manual_seed(0)
+    inputs, weight = [torch.randn(3, 2, 20, 8) for _ in range(3)], torch.randn(3, 2, 20, 8)
+    options = _masks(masked)
+    half = [t.bfloat16() for t in inputs]
+    right = _attend([t.double() for t in half], weight, **_cast(options, torch.float64))
+    errors = []
+    for mode in (contextlib.nullcontext(), FasterCpuOperations()):
+        with torch.autocast("cpu", torch.bfloat16), mode:
+            found = _attend(half, weight, **_cast(options, torch.bfloat16))
+        assert all(t.dtype == torch.bfloat16 for t in found)
+        errors.append(_errors(found, right))
+    assert all(new <= old * 1.01 for old, new in zip(*errors))
+    assert sum(errors[1]) < sum(errors[0])
+    assert max(errors[1]) < 4e-3  # the rounding of the result
+
+
+@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "causal dropout", "float64"])
+def test_other_attention_is_torchs(case: str) -> None:
+    torch.manual_seed(0)
+    tokens = SHORT // 8 + 1 if case == "long" else 20
+    inputs = [torch.randn(1, 1, tokens, 8).bfloat16() for _ in range(3)]
+    inputs = [t.double() for t in inputs] if case == "float64" else inputs
+    weight = torch.ones(())
+    results = []
+    for mode in (contextlib.nullcontext(), FasterCpuOperations()):
+        torch.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=case != "no autocast"), mode:
+            if case == "no gradients":
+                with torch.no_grad():
+                    results.append([TF.scaled_dot_product_attention(*inputs)])
+            else:
+                options = {"dropout_p": 0.5, "is_causal": True} if case == "causal dropout" else {}
+                results.append(_attend(inputs, weight, **options))
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results))
+
+
+@pytest.mark.parametrize("masked", ["no", "bool", "float"])
+def test_attention_with_dropout(masked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    inputs, weight = [torch.randn(3, 2, 20, 8).double() for _ in range(3)], torch.randn(3, 2, 20, 8).double()
+    options = _cast(_masks(masked), torch.float64) | {"scale": 0.7}
+    if masked == "bool":
+        options["attn_mask"][0, 0, 3] = False  # this query sees nothing
+    kept = (torch.rand(3, 2, 20, 20) > 0.1) / 0.9
+    monkeypatch.setattr(cpu_operations, "dropout", lambda weights, p: weights * kept)
+    with FasterCpuOperations():
+        found = _attend(inputs, weight, dropout_p=0.1, **options)
+    leaves = [t.clone().requires_grad_() for t in inputs]
+    mask = options.get("attn_mask", torch.zeros(()))
+    mask = torch.zeros(mask.shape).masked_fill(~mask, -1e9).double() if mask.dtype == torch.bool else mask
+    weights = (leaves[0] @ leaves[1].mT * 0.7 + mask).softmax(-1)
+    weights = weights * ~((mask == -1e9).all(-1, keepdim=True) if masked == "bool" else torch.tensor(False))
+    expected = weights * kept @ leaves[2]
+    (expected * weight).sum().backward()
+    for a, b in zip(found, [expected.detach(), *(t.grad for t in leaves)]):
+        torch.testing.assert_close(a, b)
+
+
+@given(
+    images=st.integers(1, 20),
+    channels=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    height=st.integers(1, 9),
+    width=st.integers(1, 17),
+    kernel=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 3), st.integers(0, 3)),
+    biased=st.booleans(),
+    frozen=st.booleans(),
+)
+def test_convolutions_in_double(
+    images: int,
+    channels: tuple[int, int],
+    height: int,
+    width: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    biased: bool,
+    frozen: bool,
+) -> None:
+    """In bf16 oneDNN's own are wrong for some shapes: it reads memory that nobody wrote."""
+    if height + 2 * padding[0] < kernel[0] or width + 2 * padding[1] < kernel[1]:
+        return
+    torch.manual_seed(0)
+    shown = torch.randn(images, channels[0], height, width).double().to(memory_format=torch.channels_last)
+    inputs = [
+        shown.requires_grad_(not frozen),
+        torch.randn(channels[1], channels[0], *kernel).double().requires_grad_(),
+    ]
+    inputs += [torch.randn(channels[1]).double().requires_grad_()] if biased else []
+
+    def convolve(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        return TF.conv2d(x, w, b, stride, padding)
+
+    weight = torch.randn_like(convolve(*inputs))
+    right = _gradients(convolve, inputs, weight)
+    with pytest.MonkeyPatch.context() as patch, FasterCpuOperations():
+        patch.setattr(cpu_operations, "HALF", torch.float64)
+        patch.setattr(cpu_operations, "_trained_in_bf16", lambda *_: True)
+        found = _gradients(convolve, inputs, weight)
+    for a, b in zip(found, right, strict=True):
+        torch.testing.assert_close(a, b)
+        assert a.dtype == b.dtype
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("shape", "kernel", "stride"),
+    [
+        ((5, 16, 8, 8), 3, 1),
+        ((17, 16, 8, 8), 3, 2),
+        ((4, 8, 7, 7), 3, 1),
+        ((3, 8, 14, 14), 3, 2),
+        ((40, 8, 4, 4), 5, 1),
+        ((3, 8, 16, 4), 7, 2),
+        ((6, 8, 16, 16), 4, 4),
+        ((6, 8, 9, 9), 1, 1),
+        ((6, 8, 9, 9), 1, 2),
+        ((2, 8, 32, 32), 3, 1),
+    ],
+)
+def test_convolutions_in_bf16(shape: tuple[int, ...], kernel: int, stride: int, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    shown = torch.randn(shape).to(dtype).to(memory_format=torch.channels_last)
+    inputs = [shown.requires_grad_(), torch.randn(16, shape[1], kernel, kernel).requires_grad_()]
+    inputs.append(torch.randn(16).requires_grad_())
+
+    def convolve(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return TF.conv2d(x, w, b, stride, kernel // 2 if kernel % 2 else 0)
+
+    weight = torch.randn_like(convolve(*[t.float() for t in inputs]))
+    exact = [t.detach().double().requires_grad_() for t in inputs]
+    right = _gradients(convolve, exact, weight)
+    summands = _gradients(convolve, [t.detach().abs().requires_grad_() for t in exact], weight.abs())
+    with torch.autocast("cpu", torch.bfloat16), FasterCpuOperations():
+        found = _gradients(convolve, inputs, weight)
+    assert [t.dtype for t in found] == [torch.bfloat16, dtype, torch.float32, torch.float32]
+    assert found[0].is_contiguous(memory_format=torch.channels_last)
+    # Inputs, weights, upstream gradients and results are rounded, by 2^-8 of their summands each.
+    for a, b, size in zip(found, right, summands, strict=True):
+        assert torch.all((a.double() - b).abs() <= 5 * 2**-8 * size)
+
+
+@pytest.mark.parametrize("case", ["groups", "dilation", "same", "channels first", "no autocast", "float64", "frozen"])
+def test_other_convolutions_are_torchs(case: str) -> None:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {
+        "groups": {"groups": 2},
+        "dilation": {"dilation": 2, "padding": 2},
+        "same": {"padding": "same"},
+    }.get(case, {"padding": 1})
+    pixels = torch.randn(8, 4, 6, 6).to(memory_format=torch.channels_last)
+    pixels = pixels.contiguous() if case == "channels first" else pixels
+    weight = torch.randn(6, 2 if case == "groups" else 4, 3, 3)
+    inputs = [pixels.double(), weight.double()] if case == "float64" else [pixels, weight]
+    inputs = [inputs[0].requires_grad_(), inputs[1].requires_grad_(case != "frozen")]
+    autocast = torch.autocast("cpu", torch.bfloat16, enabled=case not in ("no autocast", "float64"))
+    results = []
+    for mode in (contextlib.nullcontext(), FasterCpuOperations()):
+        with autocast, mode:
+            results.append(_gradients(lambda x, w: TF.conv2d(x, w, None, **options), inputs, torch.ones(())))
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_errors_of_convolutions_are_torchs() -> None:
+    pixels = torch.randn(8, 4, 6, 6).to(memory_format=torch.channels_last)
+    for shape in [(6, 5, 3, 3), (6, 4, 9, 9), (6, 5, 1, 1)]:
+        weight = torch.randn(shape, requires_grad=True)
+        with pytest.raises(RuntimeError) as expected:
+            TF.conv2d(pixels, weight)
+        with FasterCpuOperations(), torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError) as found:
+            TF.conv2d(pixels, weight)
+        assert str(found.value) == str(expected.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("p", [1e-4, 0.1, 0.5, 0.9])
+def test_dropout(p: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    count = 1_000_003  # not a multiple of 4
+    input = torch.ones(count, dtype=dtype, requires_grad=True)
+    with FasterCpuOperations():
+        found = TF.dropout(input, p)
+    found.sum(dtype=torch.float64).backward()
+    dropped = found == 0
+    scale = torch.tensor(1 / (1 - round(p * 65536) / 65536), dtype=dtype)
+    assert torch.equal(found[~dropped], scale.expand(int((~dropped).sum())))
+    assert input.grad is not None and torch.equal(input.grad, found.detach())
+    deviation = (p * (1 - p) / count) ** 0.5
+    assert abs(float(dropped.double().mean()) - p) < 5 * deviation + 2**-17
+    # Elements are independent of their neighbours, also of those from the same 64 random bits.
+    for distance in (1, 2, 3, 4):
+        both = (dropped[distance:] & dropped[:-distance]).double().mean()
+        assert abs(float(both) - p * p) < 5 * p / count**0.5 + 2**-16
+
+
+def test_dropout_is_drawn_anew_and_repeats_by_seed() -> None:
+    drop = nn.Dropout(0.5)
+    input = torch.ones(MANY)
+    with FasterCpuOperations():
+        torch.manual_seed(3)
+        first, second = drop(input), drop(input)
+        torch.manual_seed(3)
+        again = drop(input)
+        assert torch.equal(first, again) and not torch.equal(first, second)
+        assert torch.equal(drop.eval()(input), input)
+
+
+@pytest.mark.parametrize("case", ["few", "inplace", "none", "all"])
+def test_other_dropout_is_torchs(case: str) -> None:
+    results = []
+    for mode in (contextlib.nullcontext(), FasterCpuOperations()):
+        torch.manual_seed(0)
+        input = torch.randn(100 if case == "few" else MANY)
+        with mode:
+            results.append(TF.dropout(input, {"none": 0.0, "all": 1.0}.get(case, 0.3), inplace=case == "inplace"))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("index", [[0, 1, 2], [0], [2, 1, 0], [0, 1, 1], [0, 0, 2], [1, 2, 3], []])
+@pytest.mark.parametrize("dim", [0, 1, -1])
+def test_index_select(index: list[int], dim: int) -> None:
+    results = []
+    for mode in (contextlib.nullcontext(), FasterCpuOperations()):
+        torch.manual_seed(0)
+        input = torch.randn(4, 5, 6, requires_grad=True)
+        with mode:
+            found = torch.index_select(input, dim, torch.tensor(index, dtype=torch.int64))
+        assert found.is_contiguous()
+        found.square().sum().backward()
+        results.append([found.detach(), input.grad])
+    assert all(torch.equal(a, b) for a, b in zip(*results))
