@@ -146,7 +146,9 @@ def _again(original: Callable[..., LossDict], loss: Any, embeddings: Tensor, lab
     """The original, with lists of pairs and triplets reduced as :func:`_reduced` does."""
     losses = original(loss, embeddings, labels, *rest)
     for name, entry in losses.items():
-        if entry["reduction_type"] in ("pos_pair", "neg_pair", "triplet") and type(loss).__name__ != "AngularLoss":
+        kinds = ["pos_pair", "neg_pair", "triplet"]
+        kinds += ["element"] if type(loss).__name__ == "MarginLoss" else []  # the regularisation of a beta per class
+        if entry["reduction_type"] in kinds and type(loss).__name__ != "AngularLoss":
             entry["losses"] = _reducer(loss, name)({name: entry}, embeddings, labels)
     return losses
 
@@ -631,7 +633,7 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     beta = loss.beta.to(embeddings.device, torch.promote_types(embeddings.dtype, torch.float32))
     if len(beta) > 1 and labels is None:
         raise NotFused("boundaries of classes without labels")
-    per_row = beta.expand(len(embeddings)) if len(beta) == 1 else beta[labels]
+    per_row = beta.expand(len(embeddings)) if len(beta) == 1 else beta[labels.clone()]
     slack, nu = _number(loss, "margin", embeddings), _number(loss, "nu", embeddings)
     hinge = Hinge(sign, -sign * slack, sign * slack)
     rows = pairs.reduce(hinge, metric=metric, normalize=normalize, row_value=per_row)

@@ -2,7 +2,7 @@
 
 from fastssl.models.audio import build_audio
 from fastssl.models.convolutional import MLP, PatchCNN, SmallEfficientNet
-from fastssl.models.cpu_operations import FasterCpuOperations
+from fastssl.models.cpu_operations import FasterCpuOperations, faster_dropout
 from fastssl.models.dense import SEGMENTATION_HEADS, FCNHead, HypercolumnHead, LinearHead, feature_maps
 from fastssl.models.density import DensityNetwork, LogLikelihood, row_keys
 from fastssl.models.detector import FCOSHead, detect, fcos_loss
@@ -80,6 +80,7 @@ __all__ = [
     "build_encoder",
     "build_language",
     "detect",
+    "faster_dropout",
     "fcos_loss",
     "feature_maps",
     "generate",

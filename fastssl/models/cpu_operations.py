@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+ATTENTION, DROPOUT = TF.scaled_dot_product_attention, TF.dropout
 HALF = torch.bfloat16
 SHORT = 1 << 13  # elements of the keys of a head up to which attention in float32 is faster: 128 tokens of 64
 MANY = 1 << 16  # elements from which 16 random bits for each are faster
@@ -18,21 +20,20 @@ WIDE = 64  # output columns of such images, at least
 
 
 class FasterCpuOperations(TorchFunctionMode):
-    """Context within which attention, convolutions and dropout that are trained on a CPU take less time.
+    """Context within which attention and convolutions that are trained on a CPU take less time.
 
-    It holds for any network that calls ``scaled_dot_product_attention``, ``conv2d`` and ``dropout`` of
-    ``torch.nn.functional``, also through ``nn.Conv2d`` and ``nn.Dropout``, in this thread:
+    It holds for any network that calls ``scaled_dot_product_attention`` and ``conv2d`` of ``torch.nn.functional``, also
+    through ``nn.Conv2d`` (not through ``nn.MultiheadAttention``), in this thread:
 
     - Attention over few tokens under bf16 autocast is computed in float32 and has more digits than in bf16.
     - On CPUs with AMX, convolutions under bf16 autocast with kernels of one pixel are matrix products, and weight
       gradients of convolutions with at most 8 output columns are those of several images side by side. Inputs are in
       the memory format ``torch.channels_last``.
-    - Dropout, also of attention, draws 16 random bits per element, so that its probability ``p`` is rounded to a
-      multiple of 2^-16; the elements that are kept are scaled by the inverse of the rounded ``1 - p``.
     - ``index_select`` of the first indices, as relative positions of transformers' XLNet have it, is a slice.
 
-    All else is computed by torch as without it, such as what is not trained, compiled, or on another device. The
-    trainer of the methods uses it. Not for ``torch.compile``, which breaks the graph there.
+    All else is computed by torch as without it: what is not trained, on another device, checkpointed
+    (``torch.utils.checkpoint``, whose recomputation is out of its sight), or transformed by ``torch.func``. The trainer
+    of the methods uses it. Not for ``torch.compile``, which breaks the graph there.
 
     Example:
         >>> import torch
@@ -46,7 +47,39 @@ class FasterCpuOperations(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         faster = REPLACED.get(func)
-        return (faster or func)(*args, **(kwargs or {}))
+        return (faster if faster and _plainly_recorded() else func)(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def faster_dropout() -> Iterator[None]:
+    """Context within which dropout, also of attention, draws 16 random bits per element on CPUs.
+
+    The probability ``p`` is rounded to a multiple of 2^-16; the elements that are kept are scaled by the inverse of the
+    rounded ``1 - p``. It replaces ``dropout`` and ``scaled_dot_product_attention`` of ``torch.nn.functional``, for all
+    threads. Forward and backward pass belong into it, as checkpointed parts draw again in the backward pass.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models import faster_dropout
+        >>> x = torch.ones(512, 512, requires_grad=True)
+        >>> with faster_dropout():
+        ...     torch.nn.functional.dropout(x, 0.1).sum().backward()
+    """
+    kept = TF.dropout, TF.scaled_dot_product_attention
+    TF.dropout, TF.scaled_dot_product_attention = dropout, attention_with_dropout  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        TF.dropout, TF.scaled_dot_product_attention = kept
+
+
+def _plainly_recorded() -> bool:
+    """Neither transformed by torch.func, nor recomputed later, nor recomputed now."""
+    return (
+        torch._C._functorch.maybe_current_level() is None
+        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+        and torch._C._current_graph_task_id() == -1
+    )
 
 
 def attention(
@@ -62,22 +95,39 @@ def attention(
 ) -> Tensor:
     """``scaled_dot_product_attention``."""
     options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
-    if dropout_p > 0 and not (is_causal or enable_gqa) and query.device.type == "cpu":
-        # As torch composes it, in the dtype of autocast, with the dropout of this module.
-        scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
-        if attn_mask is not None:
-            visible = attn_mask.dtype == torch.bool
-            scores = scores.masked_fill(~attn_mask, -torch.inf) if visible else scores + attn_mask
-        # 0 instead of NaN for queries that see no key
-        weights = scores.softmax(-1) if attn_mask is None else torch._safe_softmax(scores, -1)
-        return dropout(weights, dropout_p) @ value
     short = key.shape[-2:].numel() <= SHORT
     if not (_trained_in_bf16(query, key, value) and short and dropout_p == 0):
-        return TF.scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, **options)
+        return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
     mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
     with torch.autocast("cpu", enabled=False):
-        seen = TF.scaled_dot_product_attention(query.float(), key.float(), value.float(), mask, 0.0, **options)
+        seen = ATTENTION(query.float(), key.float(), value.float(), mask, 0.0, **options)
     return seen.to(HALF)
+
+
+def attention_with_dropout(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """``scaled_dot_product_attention``: with dropout as torch composes it, in the dtype of autocast."""
+    masked = attn_mask is not None
+    known = attn_mask is None or attn_mask.dtype in (torch.bool, query.dtype)
+    if not dropout_p > 0 or is_causal or enable_gqa or not known or query.device.type != "cpu":
+        options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
+    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
+    if attn_mask is not None:
+        visible = attn_mask.dtype == torch.bool
+        scores = scores.masked_fill(~attn_mask, -torch.inf) if visible else scores + attn_mask
+    # 0 instead of NaN for queries that see no key
+    weights = torch._safe_softmax(scores, -1) if masked else scores.softmax(-1)
+    return dropout(weights, dropout_p) @ value
 
 
 def convolution(
@@ -103,10 +153,11 @@ def convolution(
         return TF.linear(sampled, weight.flatten(1), bias).permute(0, 3, 1, 2)
     columns = (input.shape[3] + 2 * margins[1] - weight.shape[3]) // steps[1] + 1
     same = (2 * margins[1] - weight.shape[3]) // steps[1] == -1  # an image of n x stride columns gives n columns
-    if not (same and 0 < columns <= NARROW and weight.requires_grad):
+    if not (same and 0 < columns <= NARROW and weight.requires_grad and len(input)):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    made = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), steps, margins)
-    return made if bias is None else made + bias.to(HALF)[:, None, None]
+    added = None if bias is None else bias.to(HALF)
+    made: Tensor = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), added, steps, margins)
+    return made
 
 
 class NarrowConvolution(torch.autograd.Function):
@@ -116,13 +167,20 @@ class NarrowConvolution(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.stride, ctx.padding = stride, padding
-        return torch.conv2d(input, weight, None, stride, padding)
+        return torch.conv2d(input, weight, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, None, None]:
         input, weight = ctx.saved_tensors
         stride, padding = ctx.stride, ctx.padding
 
@@ -148,7 +206,8 @@ class NarrowConvolution(torch.autograd.Function):
         images = min(-(-WIDE // columns), len(input))
         beside = _side_by_side(input, images, step * (columns + gap) - input.shape[3])
         of_weight = gradients(beside, _side_by_side(gradient, images, gap), False)
-        return gradients(input, gradient, True) if ctx.needs_input_grad[0] else None, of_weight, None, None
+        of_input = gradients(input, gradient, True) if ctx.needs_input_grad[0] else None
+        return of_input, of_weight, gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None, None
 
 
 def _side_by_side(images: Tensor, count: int, gap: int) -> Tensor:
@@ -164,23 +223,29 @@ def _side_by_side(images: Tensor, count: int, gap: int) -> Tensor:
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """``dropout``."""
-    dropped, count = round(p * 65536), input.numel()
-    plain = training and not inplace and input.device.type == "cpu" and input.is_floating_point()
+    plain = isinstance(p, float) and isinstance(input, Tensor) and training and not inplace and _plainly_drawn(input)
+    dropped, count = (round(p * 65536), input.numel()) if plain else (0, 0)
     if not (plain and 0 < dropped < 65536 and count >= MANY):
-        return TF.dropout(input, p, training, inplace)
+        return DROPOUT(input, p, training, inplace)
     bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
     kept = (bits >= dropped - 32768).view(input.shape).to(input.dtype)
     return input * kept * (65536 / (65536 - dropped))
 
 
-def index_select(input: Tensor, dim: int, index: Tensor) -> Tensor:
+def index_select(input: Tensor, dim: int, index: Tensor, **options: Any) -> Tensor:
     """``index_select``: of the first indices in their order, as XLNet of transformers has it, it is a slice."""
-    length = index.numel()
-    if not (input.device.type == "cpu" and input.requires_grad and index.dim() == 1 and 0 < length <= input.shape[dim]):
-        return torch.index_select(input, dim, index)
-    if int(index[-1]) != length - 1 or not torch.equal(index, torch.arange(length, dtype=index.dtype)):
-        return torch.index_select(input, dim, index)
-    return input.narrow(dim, 0, length).clone()
+    plain = not options and type(input) is type(index) is Tensor and input.device.type == index.device.type == "cpu"
+    if plain and input.requires_grad and index.dim() == 1 and -input.dim() <= dim < input.dim():
+        length = index.numel()
+        first = 0 < length <= input.shape[dim] and int(index[-1]) == length - 1
+        if first and torch.equal(index, torch.arange(length, dtype=index.dtype)):
+            return input.narrow(dim, 0, length).clone()
+    return torch.index_select(input, dim, index, **options)
+
+
+def _plainly_drawn(input: Tensor) -> bool:
+    ours = torch._C._functorch.maybe_current_level() is None
+    return ours and input.device.type == "cpu" and input.is_floating_point()
 
 
 def _trained_in_bf16(*inputs: Tensor) -> bool:
@@ -199,8 +264,7 @@ def _pair(value: Any) -> tuple[int, int]:
 
 
 REPLACED: dict[Any, Callable[..., Tensor]] = {
-    TF.scaled_dot_product_attention: attention,
+    ATTENTION: attention,
     torch.conv2d: convolution,
-    TF.dropout: dropout,
     torch.index_select: index_select,
 }

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
-from fastssl.models.cpu_operations import FasterCpuOperations
+from fastssl.models.cpu_operations import FasterCpuOperations, faster_dropout
 from fastssl.models.modes import flushed_subnormals
 from fastssl.ops.backend import cpu_entry
 
@@ -66,7 +66,7 @@ def resolved(precision: str, device: torch.device) -> str:
 def training_arithmetic(precision: str, device: torch.device) -> Iterator[contextlib.AbstractContextManager[Any]]:
     """Context of a training in a precision; it gives the context of each forward pass."""
     half = resolved(precision, device) == "bf16-mixed"
-    with flushed_subnormals(), FasterCpuOperations():
+    with flushed_subnormals(), FasterCpuOperations(), faster_dropout():
         yield torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 

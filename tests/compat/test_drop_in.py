@@ -518,6 +518,25 @@ def test_second_derivatives_are_the_originals(name: str) -> None:
     torch.testing.assert_close(x.grad, before[0], rtol=1e-7, atol=1e-10)
 
 
+def test_margin_loss_with_a_beta_per_class() -> None:
+    """Its second derivatives are the original's; labels may be written to before the backward pass."""
+    pml = metric_learning()
+    loss = pml.losses.MarginLoss(learn_beta=True, num_classes=60, distance=pml.distances.CosineSimilarity()).double()
+    x = _rows(dtype=torch.float64).requires_grad_()
+    found = []
+    for patched in (False, True):
+        if patched:
+            fastssl.patch("pytorch_metric_learning")
+        labels = _labels().clone()
+        value = loss(x, labels)
+        labels.zero_()
+        first = torch.autograd.grad(value, (x, loss.beta))
+        found.append([value.detach(), *first, *_curvature(loss(x, _labels()), x)])
+    assert fastssl.patched()["pytorch_metric_learning"]["MarginLoss"].fused == 2
+    for a, b in zip(*found):
+        torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-10)
+
+
 def test_the_hessian_of_a_patched_loss_with_autograd_functional() -> None:
     package("open_clip")
     from open_clip.loss import ClipLoss

@@ -12,9 +12,10 @@ import torch.nn.functional as TF
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fastssl.models import FasterCpuOperations, cpu_operations
-from fastssl.models.cpu_operations import MANY, SHORT
+from fastssl.models.cpu_operations import MANY, SHORT, faster_dropout
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,7 @@ def test_attention_errs_less_than_bf16(masked: str) -> None:
     assert max(errors[1]) < 4e-3  # the rounding of the result
 
 
-@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "causal dropout", "float64"])
+@pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "dropout", "float64"])
 def test_other_attention_is_torchs(case: str) -> None:
     torch.manual_seed(0)
     tokens = SHORT // 8 + 1 if case == "long" else 20
@@ -87,7 +88,7 @@ def test_other_attention_is_torchs(case: str) -> None:
                 with torch.no_grad():
                     results.append([TF.scaled_dot_product_attention(*inputs)])
             else:
-                options = {"dropout_p": 0.5, "is_causal": True} if case == "causal dropout" else {}
+                options = {"dropout_p": 0.5} if case == "dropout" else {}
                 results.append(_attend(inputs, weight, **options))
     assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(*results))
 
@@ -101,7 +102,7 @@ def test_attention_with_dropout(masked: str, monkeypatch: pytest.MonkeyPatch) ->
         options["attn_mask"][0, 0, 3] = False  # this query sees nothing
     kept = (torch.rand(3, 2, 20, 20) > 0.1) / 0.9
     monkeypatch.setattr(cpu_operations, "dropout", lambda weights, p: weights * kept)
-    with FasterCpuOperations():
+    with faster_dropout():
         found = _attend(inputs, weight, dropout_p=0.1, **options)
     leaves = [t.clone().requires_grad_() for t in inputs]
     mask = options.get("attn_mask", torch.zeros(()))
@@ -237,7 +238,7 @@ def test_dropout(p: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     count = 1_000_003  # not a multiple of 4
     input = torch.ones(count, dtype=dtype, requires_grad=True)
-    with FasterCpuOperations():
+    with faster_dropout():
         found = TF.dropout(input, p)
     found.sum(dtype=torch.float64).backward()
     dropped = found == 0
@@ -255,7 +256,7 @@ def test_dropout(p: float, dtype: torch.dtype) -> None:
 def test_dropout_is_drawn_anew_and_repeats_by_seed() -> None:
     drop = nn.Dropout(0.5)
     input = torch.ones(MANY)
-    with FasterCpuOperations():
+    with faster_dropout():
         torch.manual_seed(3)
         first, second = drop(input), drop(input)
         torch.manual_seed(3)
@@ -264,15 +265,100 @@ def test_dropout_is_drawn_anew_and_repeats_by_seed() -> None:
         assert torch.equal(drop.eval()(input), input)
 
 
-@pytest.mark.parametrize("case", ["few", "inplace", "none", "all"])
+@pytest.mark.parametrize("case", ["few", "inplace", "none", "all", "tensor"])
 def test_other_dropout_is_torchs(case: str) -> None:
     results = []
-    for mode in (contextlib.nullcontext(), FasterCpuOperations()):
+    for context in (contextlib.nullcontext(), faster_dropout()):
         torch.manual_seed(0)
         input = torch.randn(100 if case == "few" else MANY)
-        with mode:
-            results.append(TF.dropout(input, {"none": 0.0, "all": 1.0}.get(case, 0.3), inplace=case == "inplace"))
+        p: Any = {"none": 0.0, "all": 1.0, "tensor": torch.tensor(0.3)}.get(case, 0.3)
+        with context:
+            results.append(TF.dropout(input, p, inplace=case == "inplace"))
     assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("kind", ["causal", "grouped", "no dropout", "a mask of another dtype"])
+def test_other_attention_with_dropout_is_torchs(kind: str) -> None:
+    inputs = [torch.randn(2, 4, 6, 8), *(torch.randn(2, 2 if kind == "grouped" else 4, 6, 8) for _ in range(2))]
+    options: dict[str, Any] = {
+        "causal": {"is_causal": True},
+        "grouped": {"enable_gqa": True},
+        "no dropout": {},
+        "a mask of another dtype": {"attn_mask": torch.ones(6, 6, dtype=torch.int64)},
+    }[kind]
+    results: list[Any] = []
+    for context in (contextlib.nullcontext(), faster_dropout()):
+        torch.manual_seed(0)
+        with context:
+            try:
+                dropped = 0.0 if kind == "no dropout" else 0.3
+                results.append(TF.scaled_dot_product_attention(*inputs, dropout_p=dropped, **options))
+            except RuntimeError as error:
+                results.append(torch.tensor([ord(letter) for letter in str(error)]))
+    assert torch.equal(*results)
+    assert TF.scaled_dot_product_attention is cpu_operations.ATTENTION and TF.dropout is cpu_operations.DROPOUT
+
+
+class _Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 16, 1)).to(
+            memory_format=torch.channels_last
+        )
+        self.drop = nn.Dropout(0.3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.drop(self.convolutions(x))
+        tokens = maps.flatten(2).mT[:, None]
+        found: Tensor = TF.scaled_dot_product_attention(tokens, tokens, tokens, dropout_p=0.1)
+        return found
+
+
+@pytest.mark.parametrize("within", [True, False])
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_parts_are_recomputed_alike(reentrant: bool, within: bool) -> None:
+    """Without dropout also where the backward pass is outside the context."""
+    torch.manual_seed(0)
+    block = _Block().train(within)
+    block.drop.p = 0.3 if within else 0.0
+    shown = torch.randn(128, 8, 8, 8).to(memory_format=torch.channels_last)
+    found = []
+    for checkpointed in (False, True):
+        x = shown.clone(memory_format=torch.preserve_format).requires_grad_()
+        torch.manual_seed(1)
+        with contextlib.ExitStack() as stack:
+            if within:
+                stack.enter_context(faster_dropout())
+            with FasterCpuOperations(), torch.autocast("cpu", torch.bfloat16):
+                out = checkpoint(block, x, use_reentrant=reentrant) if checkpointed else block(x)
+            out.float().square().sum().backward()
+        assert x.grad is not None
+        found.append([out.detach().double(), x.grad.double()])
+    for a, b in zip(*found):
+        assert float((a - b).norm() / a.norm()) < 0.02  # other roundings, the same masks
+
+
+def test_transformed_and_empty() -> None:
+    weight, shown = torch.randn(4, 8, 3, 3), torch.randn(3, 8, 4, 4).to(memory_format=torch.channels_last)
+
+    def loss(w: Tensor) -> Tensor:
+        return TF.conv2d(shown, w, padding=1).float().square().sum()
+
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = torch.func.grad(loss)(weight)
+        with FasterCpuOperations(), faster_dropout():
+            assert torch.equal(torch.func.grad(loss)(weight), expected)
+            stacked = torch.func.vmap(lambda x: TF.dropout(x, 0.5), randomness="different")(torch.ones(300, 300))
+            assert stacked.shape == (300, 300)
+            none = TF.conv2d(shown[:0], weight.requires_grad_(), padding=1)
+            none.sum().backward()
+    assert none.shape == (0, 4, 4, 4) and weight.grad is not None and not weight.grad.any()
+    with FasterCpuOperations():
+        out = torch.empty(2, 3)
+        torch.index_select(torch.ones(4, 3), 0, torch.tensor([0, 1]), out=out)
+        assert torch.equal(out, torch.ones(2, 3))
+        with pytest.raises(IndexError):
+            torch.index_select(torch.ones(4, 3, requires_grad=True), 9, torch.tensor([0]))
 
 
 @pytest.mark.parametrize("index", [[0, 1, 2], [0], [2, 1, 0], [0, 1, 1], [0, 0, 2], [1, 2, 3], []])
