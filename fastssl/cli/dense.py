@@ -107,7 +107,7 @@ def evaluate_dense(
     trained = "frozen encoder" if train == "head" else "all layers trained"
     about = (
         f"{state['method']}, {head} head, {trained}, {100 * share:g} % of {len(splits.train):,} training images, "
-        f"{options.steps} steps, {len(splits.test):,} test images."
+        f"{options.steps} steps in {settings['precision']}, {len(splits.test):,} test images."
     )
     title = f"{protocol.capitalize()}: {splits.name}"
     try:

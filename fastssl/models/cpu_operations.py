@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as TF
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 ATTENTION, DROPOUT = TF.scaled_dot_product_attention, TF.dropout
 HALF = torch.bfloat16
@@ -27,13 +28,13 @@ class FasterCpuOperations(TorchFunctionMode):
 
     - Attention over few tokens under bf16 autocast is computed in float32 and has more digits than in bf16.
     - On CPUs with AMX, convolutions under bf16 autocast with kernels of one pixel are matrix products, and weight
-      gradients of convolutions with at most 8 output columns are those of several images side by side. Inputs are in
-      the memory format ``torch.channels_last``.
-    - ``index_select`` of the first indices, as relative positions of transformers' XLNet have it, is a slice.
+      gradients of convolutions with at most 8 output columns, whose padding keeps the size, are those of several
+      images side by side. Inputs are in the memory format ``torch.channels_last``.
+    - ``torch.index_select`` of the first indices, as relative positions of transformers' XLNet have it, is a slice.
 
-    All else is computed by torch as without it: what is not trained, on another device, checkpointed
-    (``torch.utils.checkpoint``, whose recomputation is out of its sight), or transformed by ``torch.func``. The trainer
-    of the methods uses it. Not for ``torch.compile``, which breaks the graph there.
+    All else is computed by torch as without it: what needs no gradient, is on another device, checkpointed
+    (``torch.utils.checkpoint``, whose recomputation is out of its sight), transformed by ``torch.func``, traced, or of
+    a subclass of tensors. The trainer of the methods uses it.
 
     Example:
         >>> import torch
@@ -46,8 +47,10 @@ class FasterCpuOperations(TorchFunctionMode):
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        faster = REPLACED.get(func)
-        return (faster if faster and _plainly_recorded() else func)(*args, **(kwargs or {}))
+        faster, options = REPLACED.get(func), kwargs or {}
+        if faster is not None and _recorded_once() and _plain(*args, *options.values()):
+            return faster(*args, **options)
+        return func(*args, **options)
 
 
 @contextlib.contextmanager
@@ -55,8 +58,9 @@ def faster_dropout() -> Iterator[None]:
     """Context within which dropout, also of attention, draws 16 random bits per element on CPUs.
 
     The probability ``p`` is rounded to a multiple of 2^-16; the elements that are kept are scaled by the inverse of the
-    rounded ``1 - p``. It replaces ``dropout`` and ``scaled_dot_product_attention`` of ``torch.nn.functional``, for all
-    threads. Forward and backward pass belong into it, as checkpointed parts draw again in the backward pass.
+    rounded ``1 - p``. Other masks are drawn than by torch with the same seed. It replaces ``dropout`` and
+    ``scaled_dot_product_attention`` of ``torch.nn.functional``, for all threads. Forward and backward pass belong into
+    it, as checkpointed parts draw again in the backward pass.
 
     Example:
         >>> import torch
@@ -73,12 +77,24 @@ def faster_dropout() -> Iterator[None]:
         TF.dropout, TF.scaled_dot_product_attention = kept
 
 
-def _plainly_recorded() -> bool:
-    """Neither transformed by torch.func, nor recomputed later, nor recomputed now."""
+def _recorded_once() -> bool:
+    """Whether operations are neither recomputed later, out of the mode's sight, nor recomputed now."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is None and torch._C._current_graph_task_id() == -1
+
+
+def _plain(*arguments: Any) -> bool:
+    """Whether tensors on the CPU are computed with: none of subclasses (DTensor, fake or nested tensors), no
+    transformation of torch.func, no tracing."""
     return (
-        torch._C._functorch.maybe_current_level() is None
-        and torch._C._autograd._top_saved_tensors_default_hooks(True) is None
-        and torch._C._current_graph_task_id() == -1
+        torch._C._functorch.peek_interpreter_stack() is None
+        and not torch.jit.is_tracing()
+        and not torch.compiler.is_compiling()
+        and _get_current_dispatch_mode() is None
+        and all(
+            type(t) in (Tensor, nn.Parameter) and t.layout == torch.strided and t.device.type == "cpu"
+            for t in arguments
+            if isinstance(t, Tensor)
+        )
     )
 
 
@@ -115,19 +131,35 @@ def attention_with_dropout(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """``scaled_dot_product_attention``: with dropout as torch composes it, in the dtype of autocast."""
-    masked = attn_mask is not None
-    known = attn_mask is None or attn_mask.dtype in (torch.bool, query.dtype)
-    if not dropout_p > 0 or is_causal or enable_gqa or not known or query.device.type != "cpu":
+    """``scaled_dot_product_attention``, composed in float32, as torch composes it of bf16 with dropout."""
+    inputs = (query, key, value)
+    drops = isinstance(dropout_p, float) and 0 < dropout_p < 1 and not is_causal and not enable_gqa
+    if not (drops and _plain(*inputs, attn_mask) and _composable(query, key, value, attn_mask)):
         options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
         return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
-    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
-    if attn_mask is not None:
-        visible = attn_mask.dtype == torch.bool
-        scores = scores.masked_fill(~attn_mask, -torch.inf) if visible else scores + attn_mask
-    # 0 instead of NaN for queries that see no key
-    weights = torch._safe_softmax(scores, -1) if masked else scores.softmax(-1)
-    return dropout(weights, dropout_p) @ value
+    half = torch.is_autocast_enabled("cpu") and query.dtype != torch.float64
+    result = torch.get_autocast_dtype("cpu") if half else query.dtype
+    with torch.autocast("cpu", enabled=False):
+        query, key, value = (t.to(torch.promote_types(t.dtype, torch.float32)) for t in inputs)
+        scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.mT
+        if attn_mask is None:
+            weights = scores.softmax(-1)
+        else:
+            visible = attn_mask.dtype == torch.bool
+            scores = scores.masked_fill(~attn_mask, -torch.inf) if visible else scores + attn_mask.to(scores.dtype)
+            weights = torch._safe_softmax(scores, -1)  # 0 instead of NaN for queries that see no key
+        return (dropout(weights, dropout_p) @ value).to(result)
+
+
+def _composable(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
+    """Whether torch accepts these without further rules."""
+    return (
+        2 <= query.dim() == key.dim() == value.dim()
+        and query.dtype == key.dtype == value.dtype
+        and query.is_floating_point()
+        and query.shape[-1] == key.shape[-1] > 0
+        and (mask is None or (mask.dtype in (torch.bool, query.dtype, torch.float32) and mask.dim() <= query.dim()))
+    )
 
 
 def convolution(
@@ -142,8 +174,11 @@ def convolution(
     """``conv2d``."""
     inputs = (input, weight) if bias is None else (input, weight, bias)
     channels_last = input.dim() == weight.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
-    plain = groups == 1 and _pair(dilation) == (1, 1) and not isinstance(padding, str)
-    fits = channels_last and plain and input.shape[1] == weight.shape[1]
+    counts = all(isinstance(n, int) or (isinstance(n, tuple) and len(n) == 2) for n in (stride, padding, dilation))
+    plain = counts and groups == 1 and _pair(dilation) == (1, 1) and min(_pair(stride)) > 0
+    full = input.numel() > 0 and weight.numel() > 0
+    fits = channels_last and plain and full and input.shape[1] == weight.shape[1]
+    fits = fits and (bias is None or bias.shape == weight.shape[:1])
     if not (fits and _trained_in_bf16(*inputs) and torch.cpu._is_amx_tile_supported()):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     steps, margins = _pair(stride), _pair(padding)
@@ -153,7 +188,7 @@ def convolution(
         return TF.linear(sampled, weight.flatten(1), bias).permute(0, 3, 1, 2)
     columns = (input.shape[3] + 2 * margins[1] - weight.shape[3]) // steps[1] + 1
     same = (2 * margins[1] - weight.shape[3]) // steps[1] == -1  # an image of n x stride columns gives n columns
-    if not (same and 0 < columns <= NARROW and weight.requires_grad and len(input)):
+    if not (same and 0 < columns <= NARROW and weight.requires_grad):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
     added = None if bias is None else bias.to(HALF)
     made: Tensor = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), added, steps, margins)
@@ -223,29 +258,29 @@ def _side_by_side(images: Tensor, count: int, gap: int) -> Tensor:
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """``dropout``."""
-    plain = isinstance(p, float) and isinstance(input, Tensor) and training and not inplace and _plainly_drawn(input)
+    drops = isinstance(p, float) and 0 < p < 1 and training is True and not inplace
+    plain = drops and isinstance(input, Tensor) and input.is_floating_point() and _plain(input)
     dropped, count = (round(p * 65536), input.numel()) if plain else (0, 0)
-    if not (plain and 0 < dropped < 65536 and count >= MANY):
+    if not (0 < dropped < 65536 and count >= MANY):
         return DROPOUT(input, p, training, inplace)
-    bits = torch.empty(-(-count // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)[:count]
+    bits = (
+        torch.empty(-(-count // 4), dtype=torch.int64, device=input.device)
+        .random_(-(2**63), None)
+        .view(torch.int16)[:count]
+    )
     kept = (bits >= dropped - 32768).view(input.shape).to(input.dtype)
     return input * kept * (65536 / (65536 - dropped))
 
 
 def index_select(input: Tensor, dim: int, index: Tensor, **options: Any) -> Tensor:
     """``index_select``: of the first indices in their order, as XLNet of transformers has it, it is a slice."""
-    plain = not options and type(input) is type(index) is Tensor and input.device.type == index.device.type == "cpu"
-    if plain and input.requires_grad and index.dim() == 1 and -input.dim() <= dim < input.dim():
+    known = not options and isinstance(dim, int) and index.dtype in (torch.int32, torch.int64) and index.dim() == 1
+    if known and input.requires_grad and -input.dim() <= dim < input.dim():
         length = index.numel()
         first = 0 < length <= input.shape[dim] and int(index[-1]) == length - 1
-        if first and torch.equal(index, torch.arange(length, dtype=index.dtype)):
-            return input.narrow(dim, 0, length).clone()
+        if first and torch.equal(index, torch.arange(length, dtype=index.dtype, device=index.device)):
+            return input.narrow(dim, 0, length).clone(memory_format=torch.contiguous_format)
     return torch.index_select(input, dim, index, **options)
-
-
-def _plainly_drawn(input: Tensor) -> bool:
-    ours = torch._C._functorch.maybe_current_level() is None
-    return ours and input.device.type == "cpu" and input.is_floating_point()
 
 
 def _trained_in_bf16(*inputs: Tensor) -> bool:
@@ -260,7 +295,7 @@ def _trained_in_bf16(*inputs: Tensor) -> bool:
 
 
 def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else tuple(value) * (2 // len(value))
+    return (value, value) if isinstance(value, int) else value
 
 
 REPLACED: dict[Any, Callable[..., Tensor]] = {

@@ -39,7 +39,7 @@ class Pretraining:
         seed: seed of all random draws.
         precision: precision of Lightning Fabric: "32-true", "bf16-mixed", ...; "auto": "bf16-mixed" on a GPU that
             supports it, or a CPU that multiplies it faster than fp32 (AMX; AMD from Zen 4 on), else
-            "32-true". On CPUs "bf16-mixed" computes attention over few tokens in fp32, which is faster.
+            "32-true". On CPUs :class:`fastssl.models.FasterCpuOperations` and dropout of 16 random bits are used.
         accelerator: "cpu", "cuda", or "auto": a GPU if available.
         devices: processes on this machine. They share a batch: pair losses cover all of it, batch norm sees the local
             part (:func:`fastssl.distributed.sharded`). Under torchrun and SLURM the launcher decides; else each further

@@ -299,6 +299,57 @@ def test_other_attention_with_dropout_is_torchs(kind: str) -> None:
     assert TF.scaled_dot_product_attention is cpu_operations.ATTENTION and TF.dropout is cpu_operations.DROPOUT
 
 
+@pytest.mark.parametrize("scale", [1.0, 8.0])
+@pytest.mark.parametrize("masked", ["no", "bool", "float"])
+def test_attention_with_dropout_has_the_digits_of_torchs(masked: str, scale: float) -> None:
+    torch.manual_seed(0)
+    half = [(torch.randn(3, 2, 20, 8) * scale).bfloat16() for _ in range(3)]
+    weight, options = torch.randn(3, 2, 20, 8), _masks(masked)
+    right = _attend([t.double() for t in half], weight, **_cast(options, torch.float64))
+    errors = []
+    for context in (contextlib.nullcontext(), faster_dropout()):
+        with torch.autocast("cpu", torch.bfloat16), context:
+            found = _attend(half, weight, dropout_p=1e-9, **_cast(options, torch.bfloat16))
+        assert all(t.dtype == torch.bfloat16 for t in found)
+        errors.append(_errors(found, right))
+    assert all(new <= max(1.1 * old, 4e-3) for old, new in zip(*errors)), errors  # the rounding of the result
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda x, w: TF.conv2d(x, w, torch.ones(1)),
+        lambda x, w: TF.conv2d(x, w, stride=0),
+        lambda x, w: TF.conv2d(x, w, stride=(1, 1, 1)),
+        lambda x, w: TF.conv2d(x, w, stride=[2]),
+        lambda x, w: TF.conv2d(x, w[:0]),
+        lambda x, w: TF.dropout(x.expand(1000, -1, -1, -1, -1), float("nan")),
+        lambda x, w: TF.dropout(x.expand(1000, -1, -1, -1, -1), "0.5"),  # type: ignore[arg-type]
+        lambda x, w: torch.index_select(x, 0, torch.tensor([0.0])),
+        lambda x, w: torch.index_select(x.transpose(0, 3), 0, torch.tensor([0, 1])).view(-1),
+        lambda x, w: torch.index_select(w.sum(), 0, torch.tensor([0])),
+    ],
+)
+def test_arguments_are_taken_and_refused_as_by_torch(call: Callable[[Tensor, Tensor], Tensor]) -> None:
+    torch.manual_seed(0)
+    shown = torch.randn(2, 8, 6, 6).to(memory_format=torch.channels_last).requires_grad_()
+    results: list[Any] = []
+    for faster in (False, True):
+        weight = torch.randn(5, 8, 1, 1, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        with contextlib.ExitStack() as stack, torch.autocast("cpu", torch.bfloat16):
+            for context in (FasterCpuOperations(), faster_dropout()):
+                if faster:
+                    stack.enter_context(context)
+            try:
+                results.append(call(shown, weight).float())
+            except Exception as error:
+                results.append((type(error), str(error)))
+    if isinstance(results[0], Tensor):
+        torch.testing.assert_close(results[1], results[0], rtol=0.02, atol=0.02)
+    else:
+        assert results[0] == results[1]
+
+
 class _Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
