@@ -10,11 +10,9 @@ methods, with their recipes' networks and batches.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import statistics
 import tempfile
-import time
 import unittest.mock
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,7 @@ import torch.nn.functional as TF
 from pages import replace
 from torch import Tensor
 
-from fastssl.bench.harness import machine
+from fastssl.bench.harness import alternate, machine
 from fastssl.bench.run import write_atomically
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import emoji, sotu, tokenize_corpus, train_tokenizer
@@ -60,24 +58,17 @@ ENCODERS = (("resnet18", 32, 128), ("resnet50", 32, 64), ("resnet50", 224, 8))
 STEPS = ("simclr", "byol", "swav", "mae", "clip", "gpt", "bert", "xlnet", "sim-cse")
 
 
-def ratio_of(run: Callable[[], Any], pairs: int) -> float:
+def ratio_of(run: Callable[[], Any], seconds: float) -> float:
     """Time with torch's operations over that with the faster ones."""
-    ratios = []
-    for _ in range(pairs + 1):
-        seconds = []
-        for faster in (False, True):
-            began = time.perf_counter()
-            with contextlib.ExitStack() as stack:
-                if faster:
-                    stack.enter_context(FasterCpuOperations())
-                    stack.enter_context(faster_dropout())
-                run()
-            seconds.append(time.perf_counter() - began)
-        ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios[1:])  # the first warms up
+
+    def faster() -> None:
+        with FasterCpuOperations(), faster_dropout():
+            run()
+
+    return statistics.median(a / b for a, b in zip(*alternate([run, faster], seconds)))
 
 
-def passes(function: Callable[..., Tensor], inputs: list[Tensor], pairs: int) -> float:
+def passes(function: Callable[..., Tensor], inputs: list[Tensor], seconds: float) -> float:
     """Of the forward and the backward pass in bf16."""
     with torch.autocast("cpu", torch.bfloat16):
         weight = torch.randn_like(function(*inputs))
@@ -87,34 +78,34 @@ def passes(function: Callable[..., Tensor], inputs: list[Tensor], pairs: int) ->
             found = function(*inputs)
         found.backward(weight)
 
-    return ratio_of(run, pairs)
+    return ratio_of(run, seconds)
 
 
-def attention(tokens: int, dims: int, pairs: int) -> float:
+def attention(tokens: int, dims: int, seconds: float) -> float:
     shape = (max(2, min(64, 2**19 // tokens**2)), 4, tokens, dims)
     inputs = [torch.randn(shape, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     with unittest.mock.patch.object(cpu_operations, "SHORT", 1 << 62):  # also beyond the limit, to show why it is there
-        return passes(lambda *x: TF.scaled_dot_product_attention(*x), inputs, pairs)
+        return passes(lambda *x: TF.scaled_dot_product_attention(*x), inputs, seconds)
 
 
-def convolution(images: int, of: int, to: int, columns: int, kernel: int, stride: int, pairs: int) -> float:
+def convolution(images: int, of: int, to: int, columns: int, kernel: int, stride: int, seconds: float) -> float:
     pixels = torch.randn(images, of, columns, columns, dtype=torch.bfloat16).to(memory_format=torch.channels_last)
     weight = torch.randn(to, of, kernel, kernel, requires_grad=True)
     inputs = [pixels.requires_grad_(), weight]
-    return passes(lambda x, w: TF.conv2d(x, w, None, stride, kernel // 2), inputs, pairs)
+    return passes(lambda x, w: TF.conv2d(x, w, None, stride, kernel // 2), inputs, seconds)
 
 
-def dropout(elements: int, dtype: torch.dtype, pairs: int) -> float:
-    return passes(lambda x: TF.dropout(x, 0.1), [torch.randn(elements, dtype=dtype, requires_grad=True)], pairs)
+def dropout(elements: int, dtype: torch.dtype, seconds: float) -> float:
+    return passes(lambda x: TF.dropout(x, 0.1), [torch.randn(elements, dtype=dtype, requires_grad=True)], seconds)
 
 
-def encoder(name: str, pixels: int, images: int, pairs: int) -> float:
+def encoder(name: str, pixels: int, images: int, seconds: float) -> float:
     network = build_encoder({"name": name, "size": pixels}).to(memory_format=torch.channels_last)
     inputs = [torch.randn(images, 3, pixels, pixels).to(memory_format=torch.channels_last)]
-    return passes(network, inputs, pairs)
+    return passes(network, inputs, seconds)
 
 
-def step(name: str, pairs: int) -> float:
+def step(name: str, seconds: float) -> float:
     """Of a method on embedded data."""
     chosen = recipe(name, 0)
     method: Any
@@ -137,7 +128,7 @@ def step(name: str, pairs: int) -> float:
         loss.backward()
         method.zero_grad()
 
-    return ratio_of(run, pairs)
+    return ratio_of(run, seconds)
 
 
 def page(results: dict[str, Any]) -> str:
@@ -162,25 +153,25 @@ def page(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", choices=["attention", "convolutions", "dropout", "steps", []])
-    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=3.0, help="of each comparison, at least five rounds")
     parser.add_argument("--page", action="store_true", help="write the tables")
     arguments = parser.parse_args()
-    parts, pairs = arguments.parts or ["attention", "convolutions", "dropout", "steps"], arguments.pairs
+    parts, seconds = arguments.parts or ["attention", "convolutions", "dropout", "steps"], arguments.seconds
     about = machine()
     results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results |= {"machine": about["cpu"], "threads": about["threads"], "torch": about["torch"]}
     if "attention" in parts:
-        results["attention"] = {f"{t} {d}": attention(t, d, pairs) for t in TOKENS for d in DIMS}
+        results["attention"] = {f"{t} {d}": attention(t, d, seconds) for t in TOKENS for d in DIMS}
     if "convolutions" in parts:
-        results["convolutions"] = {" ".join(map(str, shape)): convolution(*shape, pairs) for shape in CONVOLUTIONS}
+        results["convolutions"] = {" ".join(map(str, shape)): convolution(*shape, seconds) for shape in CONVOLUTIONS}
     if "dropout" in parts:
         kinds = (torch.float32, torch.bfloat16)
-        results["dropout"] = {f"{n} {str(kind)[6:]}": dropout(n, kind, pairs) for n in ELEMENTS for kind in kinds}
+        results["dropout"] = {f"{n} {str(kind)[6:]}": dropout(n, kind, seconds) for n in ELEMENTS for kind in kinds}
     if "steps" in parts:
         results["steps"] = {
-            f"`{name}` of {images} images of {pixels} pixels": encoder(name, pixels, images, pairs)
+            f"`{name}` of {images} images of {pixels} pixels": encoder(name, pixels, images, seconds)
             for name, pixels, images in ENCODERS
-        } | {f"step of `{name}`": step(name, pairs) for name in STEPS}
+        } | {f"step of `{name}`": step(name, seconds) for name in STEPS}
     write_atomically(RESULTS, json.dumps(results, indent=1))
     if arguments.page:
         replace("operations", page(results), PAGE)

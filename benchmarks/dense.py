@@ -34,7 +34,6 @@ from fastssl.evaluate import DenseTuning, Detection, Segmentation, Start, coco_a
 from fastssl.evaluate.dense_protocol import Results, settings_of
 from fastssl.evaluate.report import random_encoder
 from fastssl.models import Encoder
-from fastssl.models.precision import resolved
 from fastssl.train import Pretraining, load_encoder, pretrain
 
 ROOT = Path(__file__).parent
@@ -94,7 +93,7 @@ def run(part: str, arguments: argparse.Namespace, labels: float = 1.0, few: bool
         for name, start in starts(arguments.methods, arguments.tuned, arguments.seeds).items()
         if not few or name in OF_LABELS
     }
-    settings = settings_of(data, options, labels=labels, precision=resolved("auto", torch.device("cpu")))
+    settings = settings_of(data, options, torch.device("cpu"), labels=labels)
     results = Results(RUNS / f"{part}-{100 * labels:g}-{options.steps}.json", settings)
     table = compare_dense(some, task, data, options, labels=labels, seeds=arguments.seeds, results=results, note=note)
     measured = {"scenes": arguments.train, "test": arguments.test, "size": arguments.size, "steps": options.steps}

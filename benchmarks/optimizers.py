@@ -15,17 +15,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from pages import replace
 
-from fastssl.bench.harness import machine
+from fastssl.bench.harness import alternate, machine
 from fastssl.bench.run import write_atomically
 from fastssl.cli.language import evaluate, load
 from fastssl.data import TokenFile
+from fastssl.models.precision import training_arithmetic
 from fastssl.train import Pretraining, build_optimizer, load_checkpoint, recipe
 
 ROOT = Path(__file__).parent
@@ -55,28 +56,28 @@ def measure(method: str, optimizer: str, rate: float, data: str, epochs: int) ->
         }
 
 
-def cost(name: str, run: Path, pairs: int = 15) -> float:
+def cost(name: str, run: Path, seconds: float = 15.0) -> float:
     """Time of a step with Muon over that with AdamW."""
     options = recipe(name, 0).options
-    steps = []
-    for optimizer in ("muon", "adamw"):
+    half = Pretraining(accelerator="cpu").resolved_precision == "bf16-mixed"
+
+    def step_with(optimizer: str) -> Callable[[], None]:
         method, state = load(run)
         rows = method.prepare(TokenFile(Path(state["source"]["where"]))).items(range(options["batch_size"]))
-        steps.append((method, method.examples(rows, 0), build_optimizer(method, optimizer, 1e-5, 0.1)))
-    half = Pretraining(accelerator="cpu").resolved_precision == "bf16-mixed"
-    ratios = []
-    for _ in range(pairs):
-        seconds = []
-        for method, batch, chosen in steps:
-            began = time.perf_counter()
+        batch, chosen = method.examples(rows, 0), build_optimizer(method, optimizer, 1e-5, 0.1)
+
+        def step() -> None:
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = method(batch)
             loss.backward()
             chosen.step()
             chosen.zero_grad()
-            seconds.append(time.perf_counter() - began)
-        ratios.append(seconds[0] / seconds[1])
-    return statistics.median(ratios[1:])
+
+        return step
+
+    with training_arithmetic(torch.device("cpu")):
+        times = alternate([step_with("muon"), step_with("adamw")], seconds)
+    return statistics.median(a / b for a, b in zip(*times))
 
 
 def page(results: dict[str, Any]) -> str:

@@ -54,7 +54,6 @@ def evaluate_dense(
     from fastssl.evaluate.dense_protocol import Results, key_of, settings_of
     from fastssl.evaluate.features import progress_bars
     from fastssl.evaluate.report import random_encoder
-    from fastssl.models.precision import resolved
     from fastssl.report.dense import Pictures, write_dense_report
     from fastssl.train import load_encoder
 
@@ -85,8 +84,7 @@ def evaluate_dense(
         raise ValueError(f"seeds: expected an integer >= 1, got {seeds}")
     share, weights = share_of(labels), _weights(encoder)
     name = "-".join([protocol, head, train, splits.name, f"{100 * share:g}"])
-    kinds = {"head": head, "labels": share, "train_layers": train, "weights": weights}
-    settings = settings_of(splits, options, **kinds, precision=resolved(options.precision, device))
+    settings = settings_of(splits, options, device, head=head, labels=share, train_layers=train, weights=weights)
     stored = f"{name}-{key_of(settings)[:8]}"  # beside those of other settings, and of data of the same name
     results = Results(run / "dense" / f"{stored}.json", settings)
     if results.values:

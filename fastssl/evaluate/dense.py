@@ -21,7 +21,7 @@ from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder, feature_maps
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode
-from fastssl.models.precision import check_precision, in_float32, training_arithmetic
+from fastssl.models.precision import autocast, check_precision, in_float32, training_arithmetic
 
 TRAIN = ("head", "all")
 CACHED = 2**32  # bytes of feature maps of a frozen encoder up to which they are computed once
@@ -279,8 +279,8 @@ def train_dense(
         made = loader.run(epoch, batch, epochs=epochs - epoch)
         batches, forward = ((batch.views[0], batch.views[1]) for batch in made), model
     training_mode(model)
-    warm = max(1, options.steps // 10)
-    with progress_bar(task.name) as show, training_arithmetic(options.precision, device) as half:
+    warm, half = max(1, options.steps // 10), autocast(options.precision, device)
+    with progress_bar(task.name) as show, training_arithmetic(device):
         for step, (inputs, targets) in zip(range(done, options.steps), batches):
             factor = min(1.0, (step + 1) / warm) * 0.5 * (1 + math.cos(math.pi * step / options.steps))
             for group in optimizer.param_groups:

@@ -27,6 +27,7 @@ from fastssl.evaluate.resuming import Resumption
 from fastssl.functional import _check as check
 from fastssl.models import Encoder
 from fastssl.models.modes import kept_modes
+from fastssl.models.precision import resolved
 
 Note = Callable[[str], None]
 Keep = Callable[[Item, Any], None]
@@ -227,6 +228,7 @@ def starts_of(
     return rows | {"random": Start(scratch, True), "scratch": Start(scratch, False)}
 
 
-def settings_of(data: Splits, options: DenseTuning, **others: Any) -> dict[str, Any]:
-    """What the results of an evaluation depend on."""
-    return {"train": data.train.content_key, "test": data.test.content_key, **asdict(options), **others}
+def settings_of(data: Splits, options: DenseTuning, device: torch.device, **others: Any) -> dict[str, Any]:
+    """What the results of an evaluation depend on; "precision" is that on the device."""
+    given = {**asdict(options), "precision": resolved(options.precision, device)}
+    return {"train": data.train.content_key, "test": data.test.content_key, **given, **others}

@@ -20,7 +20,7 @@ from fastssl.models.frozen import training_mode
 from fastssl.models.generation import generate_target
 from fastssl.models.language import LanguageModel
 from fastssl.models.modes import evaluation_mode
-from fastssl.models.precision import check_precision, training_arithmetic
+from fastssl.models.precision import autocast, check_precision, training_arithmetic
 
 _DECODERS: dict[str, type[TextMethod]] = {"t5": T5, "bart": BART}
 _ROWS = 32  # pairs per batch in evaluation
@@ -172,7 +172,8 @@ def _train(method: Any, task: _Pairs, train: np.ndarray, options: TranslationTun
     size, warm = min(options.batch_size, len(train)), max(1, options.steps // 10)
     per_epoch = len(train) // size
     training_mode(method)
-    with progress_bar("fine-tuning") as show, training_arithmetic(options.precision, task.device) as half:
+    half = autocast(options.precision, task.device)
+    with progress_bar("fine-tuning") as show, training_arithmetic(task.device):
         for step in range(options.steps):
             if step % per_epoch == 0:
                 order = np.random.default_rng([options.seed, step // per_epoch]).permutation(train)

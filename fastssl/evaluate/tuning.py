@@ -17,7 +17,7 @@ from fastssl.evaluate.features import progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models.frozen import training_mode
-from fastssl.models.precision import check_precision, training_arithmetic
+from fastssl.models.precision import autocast, check_precision, training_arithmetic
 
 
 @dataclass
@@ -143,8 +143,9 @@ def train_task(
     with (
         progress_bar("fine-tuning") as show,
         torch.random.fork_rng(),
-        training_arithmetic(options.precision, torch.device("cpu")) as half,
+        training_arithmetic(cpu := torch.device("cpu")),
     ):
+        half = autocast(options.precision, cpu)
         torch.manual_seed(options.seed)  # for the weights of the classifier
         model, optimizer = task.start(rate, rows)
         training_mode(model)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
@@ -104,19 +105,16 @@ def attention(
     value: Tensor,
     attn_mask: Tensor | None = None,
     dropout_p: float = 0.0,
-    is_causal: bool = False,
-    *,
-    scale: float | None = None,
-    enable_gqa: bool = False,
+    *rest: Any,
+    **options: Any,
 ) -> Tensor:
-    """``scaled_dot_product_attention``."""
-    options: dict[str, Any] = {"is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+    """Replaces ``scaled_dot_product_attention`` without dropout."""
     short = key.shape[-2:].numel() <= SHORT
     if not (_trained_in_bf16(query, key, value) and short and dropout_p == 0):
-        return ATTENTION(query, key, value, attn_mask, dropout_p, **options)
+        return ATTENTION(query, key, value, attn_mask, dropout_p, *rest, **options)
     mask = attn_mask.float() if attn_mask is not None and attn_mask.is_floating_point() else attn_mask
     with torch.autocast("cpu", enabled=False):
-        seen = ATTENTION(query.float(), key.float(), value.float(), mask, 0.0, **options)
+        seen = ATTENTION(query.float(), key.float(), value.float(), mask, 0.0, *rest, **options)
     return seen.to(HALF)
 
 
@@ -131,7 +129,7 @@ def attention_with_dropout(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """``scaled_dot_product_attention``, composed in float32, as torch composes it of bf16 with dropout."""
+    """Replaces ``scaled_dot_product_attention`` with dropout: composed in float32, as torch composes it."""
     inputs = (query, key, value)
     drops = isinstance(dropout_p, float) and 0 < dropout_p < 1 and not is_causal and not enable_gqa
     if not (drops and _plain(*inputs, attn_mask) and _composable(query, key, value, attn_mask)):
@@ -171,8 +169,8 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    """``conv2d``."""
-    inputs = (input, weight) if bias is None else (input, weight, bias)
+    """Replaces ``conv2d``."""
+    inputs = [t for t in (input, weight, bias) if t is not None]
     channels_last = input.dim() == weight.dim() == 4 and input.is_contiguous(memory_format=torch.channels_last)
     counts = all(isinstance(n, int) or (isinstance(n, tuple) and len(n) == 2) for n in (stride, padding, dilation))
     plain = counts and groups == 1 and _pair(dilation) == (1, 1) and min(_pair(stride)) > 0
@@ -181,18 +179,18 @@ def convolution(
     fits = fits and (bias is None or bias.shape == weight.shape[:1])
     if not (fits and _trained_in_bf16(*inputs) and torch.cpu._is_amx_tile_supported()):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    steps, margins = _pair(stride), _pair(padding)
-    if weight.shape[2:] == (1, 1) and margins == (0, 0):
+    strides, paddings = _pair(stride), _pair(padding)
+    if weight.shape[2:] == (1, 1) and paddings == (0, 0):
         pixels = input.permute(0, 2, 3, 1)
-        sampled = pixels if steps == (1, 1) else pixels[:, :: steps[0], :: steps[1]]
+        sampled = pixels if strides == (1, 1) else pixels[:, :: strides[0], :: strides[1]]
         return TF.linear(sampled, weight.flatten(1), bias).permute(0, 3, 1, 2)
-    columns = (input.shape[3] + 2 * margins[1] - weight.shape[3]) // steps[1] + 1
-    same = (2 * margins[1] - weight.shape[3]) // steps[1] == -1  # an image of n x stride columns gives n columns
+    columns = (input.shape[3] + 2 * paddings[1] - weight.shape[3]) // strides[1] + 1
+    same = (2 * paddings[1] - weight.shape[3]) // strides[1] == -1  # an image of n x stride columns gives n columns
     if not (same and 0 < columns <= NARROW and weight.requires_grad):
         return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
-    added = None if bias is None else bias.to(HALF)
-    made: Tensor = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), added, steps, margins)
-    return made
+    half_bias = None if bias is None else bias.to(HALF)
+    result: Tensor = NarrowConvolution.apply(input.to(HALF), weight.to(HALF), half_bias, strides, paddings)
+    return result
 
 
 class NarrowConvolution(torch.autograd.Function):
@@ -257,7 +255,7 @@ def _side_by_side(images: Tensor, count: int, gap: int) -> Tensor:
 
 
 def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
-    """``dropout``."""
+    """Replaces ``dropout``."""
     drops = isinstance(p, float) and 0 < p < 1 and training is True and not inplace
     plain = drops and isinstance(input, Tensor) and input.is_floating_point() and _plain(input)
     dropped, count = (round(p * 65536), input.numel()) if plain else (0, 0)
@@ -273,7 +271,7 @@ def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool 
 
 
 def index_select(input: Tensor, dim: int, index: Tensor, **options: Any) -> Tensor:
-    """``index_select``: of the first indices in their order, as XLNet of transformers has it, it is a slice."""
+    """Replaces ``index_select``: of the first indices in order, as transformers' XLNet has it, it is a slice."""
     known = not options and isinstance(dim, int) and index.dtype in (torch.int32, torch.int64) and index.dim() == 1
     if known and input.requires_grad and -input.dim() <= dim < input.dim():
         length = index.numel()
@@ -289,13 +287,9 @@ def _trained_in_bf16(*inputs: Tensor) -> bool:
         torch.is_grad_enabled()
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == HALF
-        and all(t.device.type == "cpu" and t.dtype in (torch.float32, torch.bfloat16) for t in inputs)
+        and all(t.dtype in (torch.float32, torch.bfloat16) for t in inputs)
         and any(t.requires_grad for t in inputs)
     )
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else value
 
 
 REPLACED: dict[Any, Callable[..., Tensor]] = {

@@ -15,17 +15,17 @@ from fastssl.models.cpu_operations import FasterCpuOperations, faster_dropout
 from fastssl.models.modes import flushed_subnormals
 from fastssl.ops.backend import cpu_entry
 
-PRECISIONS = ("auto", "bf16-mixed", "32-true")
 _automatic: ContextVar[str] = ContextVar("automatic", default="auto")
 
 
 def check_precision(precision: str) -> None:
     """
     Raises:
-        ValueError: none of :data:`PRECISIONS`.
+        ValueError: another one than "auto", "bf16-mixed" and "32-true".
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision: expected one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}")
+    known = ("auto", "bf16-mixed", "32-true")
+    if precision not in known:
+        raise ValueError(f"precision: expected one of {', '.join(map(repr, known))}, got {precision!r}")
 
 
 @contextlib.contextmanager
@@ -40,7 +40,7 @@ def automatic_precision(precision: str) -> Iterator[None]:
 
 
 def faster_precision(device_type: str) -> str:
-    """ "bf16-mixed" on devices that compute in bf16 faster than in fp32, else "32-true"."""
+    """Returns "bf16-mixed" for devices that compute in bf16 faster than in fp32, else "32-true"."""
     fast = torch.cuda.is_bf16_supported() if device_type == "cuda" else multiplies_bf16_faster()
     return "bf16-mixed" if fast else "32-true"
 
@@ -62,12 +62,21 @@ def resolved(precision: str, device: torch.device) -> str:
     return faster_precision(device.type) if chosen == "auto" else chosen
 
 
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The context of the forward passes of a training for an evaluation; it may be entered again."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=resolved(precision, device) == "bf16-mixed")
+
+
 @contextlib.contextmanager
-def training_arithmetic(precision: str, device: torch.device) -> Iterator[contextlib.AbstractContextManager[Any]]:
-    """Context of a training in a precision; it gives the context of each forward pass."""
-    half = resolved(precision, device) == "bf16-mixed"
-    with flushed_subnormals(), FasterCpuOperations(), faster_dropout():
-        yield torch.autocast(device.type, torch.bfloat16, enabled=half)
+def training_arithmetic(device: torch.device, *, compiled: bool = False) -> Iterator[None]:
+    """The context of a training: subnormal numbers are zero, and on CPUs slow operations of torch are replaced, unless
+    the network is compiled."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(flushed_subnormals())
+        if device.type == "cpu" and not compiled:
+            stack.enter_context(FasterCpuOperations())
+            stack.enter_context(faster_dropout())
+        yield
 
 
 def in_float32(outputs: Any) -> Any:

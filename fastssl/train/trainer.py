@@ -25,9 +25,9 @@ from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
 from fastssl.methods.base import lacking
-from fastssl.models.cpu_operations import FasterCpuOperations, faster_dropout
 from fastssl.models.frozen import training_mode
-from fastssl.models.modes import evaluation_mode, flushed_subnormals
+from fastssl.models.modes import evaluation_mode
+from fastssl.models.precision import training_arithmetic
 from fastssl.train.cached import check_loss
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
@@ -209,10 +209,8 @@ class Trainer:
             callback.on_train_begin(self)
         try:
             exact = deterministic_algorithms(self.device) if self.options.deterministic else contextlib.nullcontext()
-            on_cpu = self.device.type == "cpu" and not self.options.compile
-            faster = FasterCpuOperations() if on_cpu else contextlib.nullcontext()
-            drawing = faster_dropout() if on_cpu else contextlib.nullcontext()
-            with exact, flushed_subnormals(), faster, drawing, compiled_encoders(self.method, self.options.compile):
+            arithmetic = training_arithmetic(self.device, compiled=self.options.compile)
+            with exact, arithmetic, compiled_encoders(self.method, self.options.compile):
                 while self.epochs is None or self.steps < self.total_steps:
                     between_steps, self.waited_seconds = False, 0.0
                     self.step(on_device)

@@ -533,7 +533,7 @@ def test_margin_loss_with_a_beta_per_class() -> None:
         first = torch.autograd.grad(value, (x, loss.beta))
         found.append([value.detach(), *first, *_curvature(loss(x, _labels()), x)])
     assert fastssl.patched()["pytorch_metric_learning"]["MarginLoss"].fused == 2
-    for a, b in zip(*found):
+    for a, b in zip(*found, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-10)
 
 
