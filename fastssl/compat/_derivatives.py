@@ -65,7 +65,8 @@ class _Twice(torch.autograd.Function):
     def forward(ctx: Any, call: _Call, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.call, ctx.others = call, len(tensors) - count
-        ctx.save_for_backward(*tensors[count:])
+        # Tensors made within inference_mode cannot be saved as they are.
+        ctx.save_for_backward(*(t.clone() if t.is_inference() else t for t in tensors[count:]))
         return tuple(t.clone() for t in tensors[:count])  # no views, which `loss /= 2` would refuse
 
     @staticmethod

@@ -135,6 +135,15 @@ def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def _of_inference(argument: Any) -> bool:
+    """Whether this is a tensor made within inference_mode, such as labels or a teacher's rows."""
+    return isinstance(argument, torch.Tensor) and argument.is_inference()
+
+
+def _copied(argument: Any) -> Any:
+    return argument.clone() if _of_inference(argument) else argument
+
+
 def shardable(loss: Callable[P, R]) -> Callable[P, R]:
     """Gives meaning to the arguments ``group`` and ``schedule`` of a loss: :func:`sharded` for the call."""
 
@@ -154,6 +163,10 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+        saves = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if saves and (any(map(_of_inference, args)) or any(map(_of_inference, kwargs.values()))):
+            args = tuple(map(_copied, args))  # type: ignore[assignment]
+            kwargs = {name: _copied(given) for name, given in kwargs.items()}  # type: ignore[assignment]
         if kwargs.get("group") is not None:
             return shared(*args, **kwargs)
         return loss(*args, **kwargs) if current() is None else within(*args, **kwargs)

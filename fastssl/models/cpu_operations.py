@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 ATTENTION, DROPOUT = TF.scaled_dot_product_attention, TF.dropout
+MULTI_HEAD = TF.multi_head_attention_forward
 HALF = torch.bfloat16
 SHORT = 1 << 13  # elements of the keys of a head up to which attention in float32 is faster: 128 tokens of 64
 MANY = 1 << 16  # elements from which 16 random bits for each are faster
@@ -25,7 +27,8 @@ class FasterCpuOperations(TorchFunctionMode):
     """Context within which attention and convolutions that are trained on a CPU take less time.
 
     It holds for any network that calls ``scaled_dot_product_attention`` and ``conv2d`` of ``torch.nn.functional``, also
-    through ``nn.Conv2d`` (not through ``nn.MultiheadAttention``), in this thread:
+    through ``nn.Conv2d`` and ``nn.MultiheadAttention`` (with ``need_weights=False``, as in
+    ``nn.TransformerEncoderLayer`` and in torchvision's and open_clip's transformers), in this thread:
 
     - Attention over few tokens under bf16 autocast is computed in float32 and has more digits than in bf16.
     - On CPUs with AMX, convolutions under bf16 autocast with kernels of one pixel are matrix products, and weight
@@ -116,6 +119,15 @@ def attention(
     with torch.autocast("cpu", enabled=False):
         seen = ATTENTION(query.float(), key.float(), value.float(), mask, 0.0, *rest, **options)
     return seen.to(HALF)
+
+
+def multi_head_attention(*args: Any, **options: Any) -> Any:
+    """Replaces ``multi_head_attention_forward``, whose own operations torch hides from modes: its code, without the
+    question for overriding that leads here."""
+    names = {**vars(TF), "has_torch_function": lambda inputs: False}
+    code = types.FunctionType(MULTI_HEAD.__code__, names, argdefs=MULTI_HEAD.__defaults__)
+    with FasterCpuOperations():
+        return code(*args, **options)
 
 
 def attention_with_dropout(
@@ -292,8 +304,9 @@ def _trained_in_bf16(*inputs: Tensor) -> bool:
     )
 
 
-REPLACED: dict[Any, Callable[..., Tensor]] = {
+REPLACED: dict[Any, Callable[..., Any]] = {
     ATTENTION: attention,
+    MULTI_HEAD: multi_head_attention,
     torch.conv2d: convolution,
     torch.index_select: index_select,
 }

@@ -537,6 +537,25 @@ def test_margin_loss_with_a_beta_per_class() -> None:
         torch.testing.assert_close(b, a, rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", ["SupConLoss", "NTXentLoss", "TripletMarginLoss", "ContrastiveLoss"])
+def test_labels_and_reference_rows_made_in_inference_mode(name: str) -> None:
+    """Autograd cannot save such tensors; with labels the original works, with rows no code of torch's does."""
+    pml = metric_learning()
+    loss, found = getattr(pml.losses, name)(), []
+    with torch.inference_mode():
+        labels, rows = _labels().clone(), _rows(1).clone()
+    for patched in (False, True):
+        if patched:
+            fastssl.patch("pytorch_metric_learning")
+        x = _rows().requires_grad_()
+        value = loss(x, labels if patched else _labels())
+        value = value + loss(x, labels, ref_emb=rows if patched else _rows(1), ref_labels=labels)
+        found.append([value.detach(), *torch.autograd.grad(value, x)])
+    assert fastssl.patched()["pytorch_metric_learning"][name].fused == 2
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-6)
+
+
 def test_the_hessian_of_a_patched_loss_with_autograd_functional() -> None:
     package("open_clip")
     from open_clip.loss import ClipLoss

@@ -23,6 +23,7 @@ from tests.support.modes import FLOAT_ISAS, ISAS
 from tests.support.subjects import (
     FUSED,
     LABELLED,
+    SHARDED,
     SUBJECTS,
     TWO_SIDED,
     WITH_TEMPERATURE,
@@ -267,6 +268,33 @@ def test_frozen_inputs_get_no_gradient_and_change_nothing(name: str, n: int) -> 
         given = Inputs({k: t.clone().requires_grad_(k == trained) for k, t in inputs.items()})
         (grad,) = torch.autograd.grad(subject(given), given[trained])
         torch.testing.assert_close(grad.double(), right, rtol=1e-4, atol=1e-5 * (1e-3 + float(right.abs().max())))
+
+
+@pytest.mark.parametrize("name", [name for name in SHARDED if not SUBJECTS[name].wrapper])
+def test_inputs_made_in_inference_mode_may_be_constants_of_training(name: str) -> None:
+    """Labels of a loader, rows of a frozen teacher: autograd refuses to save such tensors."""
+    subject = SUBJECTS[name]
+    for options in backends(subject):
+        inputs = subject.make(12, 8)
+        whole = subject.gradients(inputs, **options)
+        for k in inputs:
+            given = inputs.leaves()
+            with torch.inference_mode():
+                given[k] = inputs[k].clone()
+            trained = [t for t in given.differentiable if t.requires_grad]
+            wanted = [g for (j, _), g in zip(_differentiable(inputs), whole[1:]) if j != k]
+            if not trained:
+                continue
+            loss = subject(given, **options)
+            assert torch.equal(loss.double(), whole[0])
+            for grad, right in zip(torch.autograd.grad(loss.sum(), trained), wanted, strict=True):
+                torch.testing.assert_close(
+                    grad.double(), right, rtol=1e-4, atol=1e-5 * (1e-3 + float(right.abs().max()))
+                )
+
+
+def _differentiable(inputs: Inputs) -> list[tuple[str, Tensor]]:
+    return [(k, t) for k, t in inputs.items() if t.is_floating_point()]
 
 
 @pytest.mark.parametrize("name", FUSED)

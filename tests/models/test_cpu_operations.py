@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -71,6 +72,50 @@ def test_attention_errs_less_than_bf16(masked: str) -> None:
     assert all(new <= old * 1.01 for old, new in zip(*errors))
     assert sum(errors[1]) < sum(errors[0])
     assert max(errors[1]) < 4e-3  # the rounding of the result
+
+
+@pytest.mark.parametrize("network", ["attention", "layer"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_multi_head_attention(network: str, dropout: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of nn.MultiheadAttention: ours is used, in both contexts, and errs no more than torch's."""
+    torch.manual_seed(0)
+    if network == "attention":
+        module: nn.Module = nn.MultiheadAttention(32, 4, dropout=dropout, batch_first=True)
+    else:
+        module = nn.TransformerEncoderLayer(32, 4, 64, dropout=dropout, batch_first=True)
+    x, seen = torch.randn(3, 20, 32), []
+    mask = torch.zeros(3, 20, dtype=torch.bool)
+    mask[1, 15:] = True
+
+    def run(module: nn.Module, x: Tensor) -> list[Tensor]:
+        x, parameters = x.clone().requires_grad_(), list(module.parameters())
+        if network == "attention":
+            result = module(x, x, x, key_padding_mask=mask, need_weights=False)[0]
+        else:
+            result = module(x, src_key_padding_mask=mask)
+        loss = (result.float() * torch.arange(32)).sum()
+        return [result.detach(), *torch.autograd.grad(loss, [x, *parameters])]
+
+    def spy(name: str) -> None:
+        inner = getattr(cpu_operations, name)
+        spied = lambda *args, **options: (seen.append(name), inner(*args, **options))[1]  # noqa: E731
+        monkeypatch.setattr(cpu_operations, name, spied)
+        if cpu_operations.REPLACED.get(cpu_operations.ATTENTION) is inner:
+            monkeypatch.setitem(cpu_operations.REPLACED, cpu_operations.ATTENTION, spied)
+
+    spy("attention")
+    spy("attention_with_dropout")
+    right, errors = run(copy.deepcopy(module).double().eval(), x.double()), []
+    for contexts in ((), (FasterCpuOperations, faster_dropout)):
+        with contextlib.ExitStack() as stack:
+            for context in contexts:
+                stack.enter_context(context())
+            with torch.autocast("cpu", torch.bfloat16):
+                found = run(module, x)
+        errors.append(_errors(found, right))
+    assert seen == (["attention_with_dropout"] if dropout else ["attention_with_dropout", "attention"])
+    if not dropout:  # of a layer, most is other operations' in bf16
+        assert all(new <= old * (1.05 if network == "attention" else 1.5) for old, new in zip(*errors))
 
 
 @pytest.mark.parametrize("case", ["no autocast", "no gradients", "long", "dropout", "float64"])
