@@ -1,7 +1,7 @@
 """Detection and segmentation of emoji scenes by pretrained encoders; writes the tables of docs/dense.md.
 
 python benchmarks/dense.py pretrain segmentation detection speed --page [--methods simclr byol ...] [--seeds 3]
-python benchmarks/dense.py pretrain labels --page --methods simclr --seeds 6
+python benchmarks/dense.py pretrain labels --page --methods simclr --epochs 300 --train 4000 --label-steps 3200 --shares 0.1 1
 
 "pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"
@@ -49,8 +49,12 @@ SHOWN = {
 }
 
 
+def folder(name: str, epochs: int, seed: int) -> Path:
+    return RUNS / f"{name}-{epochs}-{seed}"
+
+
 def pretrain_one(name: str, epochs: int, seed: int) -> None:
-    out, data = RUNS / f"{name}-{seed}", emoji("train")
+    out, data = folder(name, epochs, seed), emoji("train")
     if (out / "done").exists():
         return
     began = time.process_time()
@@ -65,14 +69,14 @@ def supervised(seed: int) -> Encoder:
     return supervised_encoder(random_encoder(ENCODER, seed), emoji("train"))
 
 
-def starts(methods: list[str], tuned: list[str], seeds: int) -> dict[str, Start]:
+def starts(methods: list[str], tuned: list[str], epochs: int, seeds: int) -> dict[str, Start]:
     def of(name: str) -> Callable[[int], Encoder]:
-        return lambda seed: load_encoder(RUNS / f"{name}-{seed}")[0]
+        return lambda seed: load_encoder(folder(name, epochs, seed))[0]
 
     def random(seed: int) -> Encoder:
         return random_encoder(ENCODER, seed)
 
-    done = [name for name in methods if all((RUNS / f"{name}-{k}" / "done").exists() for k in range(seeds))]
+    done = [name for name in methods if all((folder(name, epochs, k) / "done").exists() for k in range(seeds))]
     rows = {name: Start(of(name), True) for name in done}
     rows |= {f"{name}{TUNED}": Start(of(name), False) for name in done if name in tuned}
     return rows | {
@@ -90,13 +94,20 @@ def run(part: str, arguments: argparse.Namespace, labels: float = 1.0, few: bool
     options = DenseTuning(steps=arguments.label_steps if few else arguments.steps)
     some = {
         name: start
-        for name, start in starts(arguments.methods, arguments.tuned, arguments.seeds).items()
+        for name, start in starts(arguments.methods, arguments.tuned, arguments.epochs, arguments.seeds).items()
         if not few or name in OF_LABELS
     }
     settings = settings_of(data, options, torch.device("cpu"), labels=labels)
-    results = Results(RUNS / f"{part}-{100 * labels:g}-{options.steps}.json", settings)
+    kept = RUNS / f"{part}-{arguments.train}-{100 * labels:g}-{options.steps}-{arguments.epochs}.json"
+    results = Results(kept, settings)
     table = compare_dense(some, task, data, options, labels=labels, seeds=arguments.seeds, results=results, note=note)
-    measured = {"scenes": arguments.train, "test": arguments.test, "size": arguments.size, "steps": options.steps}
+    measured: dict[str, Any] = {
+        "epochs": arguments.epochs,
+        "scenes": arguments.train,
+        "test": arguments.test,
+        "size": arguments.size,
+        "steps": options.steps,
+    }
     return {
         "table": table,
         "gap": gap(results, MAIN[part]),
@@ -210,8 +221,14 @@ def page(results: dict[str, Any]) -> str:
             lines += table_of(part, results[part])
     if "labels" in results:
         shares, steps = results["labels"]["shares"], results["labels"]["steps"]
-        seeds, rows = (first := next(iter(shares.values())))["seeds"], [*first["table"]["mIoU"]]
-        lines += [f"| mIoU, {steps} steps, {seeds} seeds | {' | '.join(rows)} | tuned over scratch, by seed |"]
+        first = next(iter(shares.values()))
+        seeds, rows = first["seeds"], [*first["table"]["mIoU"]]
+        lines += [
+            f"Shares of {first['scenes']:,} labelled scenes, after {first['epochs']} epochs of pretraining: {first['machine']}; "
+            f"{first['test']:,} test scenes of {first['size']} pixels, {steps:,} steps.",
+            "",
+            f"| mIoU, {seeds} seeds | {' | '.join(rows)} | tuned over scratch, by seed |",
+        ]
         lines += ["|---|" + "---|" * (len(rows) + 1)]
         for share, result in shares.items():
             means, errors = result["table"]["mIoU"], result["table"]["mIoU_se"]

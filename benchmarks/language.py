@@ -8,6 +8,8 @@ Each pair is one run of transformers and one of ours, alternating in one process
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import json
 import statistics
 import time
@@ -17,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from fastssl.bench.harness import machine
 from fastssl.bench.run import write_atomically
@@ -24,7 +27,9 @@ from fastssl.data import TokenBatch, Tokenizer
 from fastssl.data.corruption import Draws, Ragged, mask, spans
 from fastssl.methods import BERT, GPT
 from fastssl.models import build_language
+from fastssl.models.precision import autocast, training_arithmetic
 
+CPU = torch.device("cpu")
 OUT = Path(__file__).parent / "results" / "language.json"
 
 
@@ -53,7 +58,24 @@ def pairs(
     return {"transformers_ms": medians[0], "fastssl_ms": medians[1], "ratio": ratio}
 
 
-def bert_step(vocabulary: int, width: int, rows: int, length: int, count: int) -> dict[str, float]:
+def timed_steps(
+    theirs: Callable[[], Tensor], ours: Callable[[], Tensor], precision: str, count: int
+) -> dict[str, float]:
+    """Of forward and backward passes, ours within the context of `fastssl pretrain`."""
+
+    def step(loss: Callable[[], Tensor], context: contextlib.AbstractContextManager[None]) -> None:
+        with context:
+            with autocast(precision, CPU):
+                value = loss()
+            value.backward()
+
+    with torch.no_grad(), autocast(precision, CPU):
+        gap = abs(float(theirs() - ours()))
+    found = pairs(lambda: step(theirs, contextlib.nullcontext()), lambda: step(ours, training_arithmetic(CPU)), count)
+    return {**found, "difference of losses": gap}
+
+
+def bert_step(vocabulary: int, width: int, rows: int, length: int, precision: str, count: int) -> dict[str, float]:
     tokenizer = vocabulary_of(vocabulary)
     torch.manual_seed(0)
     shape = {"name": "bert", "vocabulary": vocabulary, "width": width, "depth": 4, "heads": 4, "length": length}
@@ -67,15 +89,14 @@ def bert_step(vocabulary: int, width: int, rows: int, length: int, count: int) -
     network: Any = method.network.network
     given = {"attention_mask": tokens != 0, "token_type_ids": batch.segments, "next_sentence_label": batch.labels}
 
-    def theirs() -> None:
-        network(input_ids=tokens, labels=wanted, **given).loss.backward()
+    def theirs() -> Tensor:
+        loss: Tensor = network(input_ids=tokens, labels=wanted, **given).loss
+        return loss
 
-    with torch.no_grad():
-        gap = abs(float(network(input_ids=tokens, labels=wanted, **given).loss - method(batch)))
-    return {**pairs(theirs, lambda: method(batch).backward(), count), "difference of losses": gap}
+    return timed_steps(theirs, lambda: method(batch), precision, count)
 
 
-def gpt_step(vocabulary: int, width: int, rows: int, length: int, count: int) -> dict[str, float]:
+def gpt_step(vocabulary: int, width: int, rows: int, length: int, precision: str, count: int) -> dict[str, float]:
     tokenizer = vocabulary_of(vocabulary)
     torch.manual_seed(0)
     shape = {"name": "gpt2", "vocabulary": vocabulary, "width": width, "depth": 4, "heads": 4, "length": length}
@@ -84,12 +105,7 @@ def gpt_step(vocabulary: int, width: int, rows: int, length: int, count: int) ->
     wanted = torch.cat([tokens[:, 1:], torch.full((rows, 1), -100)], 1)
     batch = TokenBatch(tokens, wanted, ids=torch.arange(rows))
     network: Any = method.network.network
-    with torch.no_grad():
-        gap = abs(float(network(input_ids=tokens, labels=tokens).loss - method(batch)))
-    step = pairs(
-        lambda: network(input_ids=tokens, labels=tokens).loss.backward(), lambda: method(batch).backward(), count
-    )
-    return {**step, "difference of losses": gap}
+    return timed_steps(lambda: network(input_ids=tokens, labels=tokens).loss, lambda: method(batch), precision, count)
 
 
 class SpanCollator:
@@ -163,6 +179,13 @@ def examples(count: int) -> dict[str, dict[str, float]]:
     return made
 
 
+STEPS: dict[str, Callable[..., dict[str, float]]] = {
+    "BERT step, V 30,522, d 256, 32 x 128": functools.partial(bert_step, 30_522, 256, 32, 128),
+    "BERT step, V 8,000, d 128, 128 x 32": functools.partial(bert_step, 8_000, 128, 128, 32),
+    "GPT-2 step, V 50,257, d 256, 16 x 128": functools.partial(gpt_step, 50_257, 256, 16, 128),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", choices=["examples", "steps", []])
@@ -175,15 +198,10 @@ def main() -> None:
         results |= examples(5 * options.pairs)
         for name in ("masking", "span corruption"):
             print(name, {key: round(value, 2) for key, value in results[name].items()}, flush=True)
-    for name, step in (
-        ("BERT step, V 30,522, d 256, 32 x 128", lambda: bert_step(30_522, 256, 32, 128, options.pairs)),
-        ("BERT step, V 8,000, d 128, 128 x 32", lambda: bert_step(8_000, 128, 128, 32, options.pairs)),
-        ("GPT-2 step, V 50,257, d 256, 16 x 128", lambda: gpt_step(50_257, 256, 16, 128, options.pairs)),
-    ):
-        if "steps" not in options.parts:
-            break
-        results[name] = step()
-        print(name, {key: round(value, 7) for key, value in results[name].items()}, flush=True)
+    for name, step in STEPS.items() if "steps" in options.parts else ():
+        for precision in ("32-true", "bf16-mixed"):
+            results[f"{name}, {precision}"] = found = step(precision=precision, count=options.pairs)
+            print(name, precision, {key: round(value, 7) for key, value in found.items()}, flush=True)
     write_atomically(OUT, json.dumps(results, indent=1))
 
 

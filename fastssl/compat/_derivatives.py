@@ -6,7 +6,8 @@ original on the same arguments, and differentiates it instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+import types
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,7 @@ class _Call:
     arguments: list[Any]  # tensors are replaced by their place among the inputs
     tree: Any
     owned: list[Version]
+    learned: dict[int, int]  # places of the object's own tensors among the inputs, by identity
     autocast: tuple[str, torch.dtype, bool]
 
     def gradients(self, given: tuple[Tensor, ...], grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
@@ -37,14 +39,17 @@ class _Call:
                 "fastssl: no second derivative of a call that changed buffers of its loss, such as a memory bank, or "
                 "whose parameters have changed since; fastssl.unpatch() runs the library's own code"
             )
-        arguments = [given[a.place] if isinstance(a, _Place) else a for a in self.arguments]
+        # Views: hooks of the tensors themselves run once, in the backward pass that has called this one.
+        seen = [t.view_as(t) if t.requires_grad else t for t in given]
+        arguments = [seen[a.place] if isinstance(a, _Place) else a for a in self.arguments]
+        module = _with(self.module, {key: seen[place] for key, place in self.learned.items()})
         args, kwargs = pytree.tree_unflatten(arguments, self.tree)
         device, dtype, enabled = self.autocast
         with torch.enable_grad(), torch.autocast(device, dtype=dtype, enabled=enabled):
-            values = differentiable(self.original(self.module, *args, **kwargs))
+            values = differentiable(self.original(module, *args, **kwargs))
         known = [(v, g.to(v.dtype).reshape(v.shape)) for v, g in zip(values, grads, strict=True) if g is not None]
         places = [i for i, t in enumerate(given) if t.requires_grad]
-        sources = [given[i] for i in places]
+        sources = [seen[i] for i in places]
         outputs, wanted = zip(*known)
         found = torch.autograd.grad(outputs, sources, wanted, create_graph=True, allow_unused=True)
         result: list[Tensor | None] = [None] * len(given)
@@ -93,15 +98,33 @@ def attach(
         return result
     module, *rest = args
     leaves, tree = pytree.tree_flatten((rest, kwargs))
-    learned = (t for t, *_ in owned if t.requires_grad)
+    learned = [t for t, *_ in owned if t.requires_grad]
     given = list({id(t): t for t in (*leaves, *learned) if isinstance(t, Tensor)}.values())
     places = {id(t): _Place(i) for i, t in enumerate(given)}
     device = values[0].device.type
     autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     arguments = [places.get(id(leaf), leaf) for leaf in leaves]
-    call = _Call(original, shallow(module), arguments, tree, owned, autocast)
+    own = {id(t): places[id(t)].place for t in learned}
+    call = _Call(original, shallow(module), arguments, tree, owned, own, autocast)
     made = dict(zip(map(id, values), _Twice.apply(call, len(values), *values, *given)))
     return pytree.tree_map(lambda t: made.get(id(t), t), result)
+
+
+def _with(module: Any, others: Mapping[int, Tensor]) -> Any:
+    """An object with other tensors instead of those of the given identities, in itself and in its parts."""
+    own = (
+        t for part in module.modules() for t in (*vars(part).values(), *part.parameters(False), *part.buffers(False))
+    )
+    if not any(id(t) in others for t in own):
+        return module
+    twin = shallow(module)
+    for names in (vars(twin), twin._parameters, twin._buffers):
+        names.update({k: others[id(t)] for k, t in names.items() if id(t) in others})
+    for k, method in list(vars(twin).items()):  # such as loss_method, which reads the tensors of its own object
+        if isinstance(method, types.MethodType) and type(method.__self__) is type(module):
+            setattr(twin, k, types.MethodType(method.__func__, twin))
+    twin._modules.update({k: _with(part, others) for k, part in twin._modules.items() if part is not None})
+    return twin
 
 
 def differentiable(tree: Any) -> list[Tensor]:

@@ -158,6 +158,8 @@ _LONG = re.compile(r"\S{1000}")
 def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:
     """Trains a tokenizer.
 
+    The same texts give the same tokenizer, but for "unigram": the library sums its words in an order of chance.
+
     Args:
         texts: sentences or documents, consumed once; or a source of texts, such as a :class:`Corpus`.
         kind: "wordpiece" (BERT's: lower case, without accents), "bpe" (GPT-2's, of bytes: any text is restored
@@ -191,7 +193,9 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
         model.normalizer = normalizers.BertNormalizer(lowercase=True)
         model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
         model.decoder = decoders.WordPiece()
-        trainer: Any = trainers.WordPieceTrainer(**common)
+        texts = texts if isinstance(texts, Source) else list(texts)
+        parts = _letters_within_words(texts, model)
+        trainer: Any = trainers.WordPieceTrainer(**{**common, "special_tokens": [*special, *parts]})
     elif kind == "bpe":
         model = library.Tokenizer(models.BPE())
         model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -220,7 +224,23 @@ def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary
         raise ValueError(f"vocabulary: {vocabulary:,} tokens are too few for the characters of these texts") from error
     if not seen:
         raise ValueError("texts: expected at least one text, all are empty")
-    return TrainedTokenizer(model.to_str())
+    content = json.loads(model.to_str())
+    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] in special]
+    return TrainedTokenizer(json.dumps(content, ensure_ascii=False))
+
+
+def _letters_within_words(texts: Iterable[str] | Source, model: Any) -> list[str]:
+    """The tokens "##a" of letters within words, in order: the library would number them by chance, and its merges of
+    equal counts with them."""
+    from tokenizers import trainers
+
+    words: set[str] = set()
+    for text in _texts_of(texts):
+        words.update(text.split())
+    model.train_from_iterator(
+        (_LONG.sub(r"\g<0> ", word) for word in words), trainers.WordPieceTrainer(vocab_size=0, show_progress=False)
+    )
+    return sorted(name for name in model.get_vocab() if name.startswith("##") and len(name) == 3)
 
 
 def tokenizer_of(content: str) -> Tokenizer:

@@ -518,6 +518,53 @@ def test_second_derivatives_are_the_originals(name: str) -> None:
     torch.testing.assert_close(x.grad, before[0], rtol=1e-7, atol=1e-10)
 
 
+@pytest.mark.parametrize("hooked", ["embeddings", "leaf", "weight"])
+def test_hooks_run_once_in_a_backward_pass_that_is_differentiated(hooked: str) -> None:
+    """A hook that doubles a gradient doubled it again in the original's backward pass within."""
+    pml = metric_learning()
+    loss = pml.losses.ArcFaceLoss(8, SIZE).double()
+    found = []
+    for patched in (False, True):
+        if patched:
+            fastssl.patch("pytorch_metric_learning")
+        leaf, calls = _rows(dtype=torch.float64).requires_grad_(), []
+        x = leaf.tanh()
+        tensor = {"embeddings": x, "leaf": leaf, "weight": loss.W}[hooked]
+        hook = tensor.register_hook(lambda grad, calls=calls: calls.append(grad.detach()) or 2 * grad)
+        rows = leaf if hooked == "leaf" else x
+        first = torch.autograd.grad(loss(rows, _labels()), (rows, loss.W), create_graph=True)
+        second = torch.autograd.grad(sum(g.square().sum() for g in first), (leaf, loss.W))
+        hook.remove()
+        found.append([*first, *second, *calls])
+    assert fastssl.patched()["pytorch_metric_learning"]["ArcFaceLoss"].fused == 1
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("library", ["lightly", "pytorch_metric_learning"])
+def test_a_hook_of_a_learned_temperature_runs_once_too(library: str) -> None:
+    learned = torch.nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+    if library == "lightly":
+        lightly()
+        from lightly.loss.ntx_ent_loss import NTXentLoss
+
+        loss, name = NTXentLoss(learned), "NTXentLoss"
+    else:  # whose formula is a bound method, kept as an attribute
+        loss, name = metric_learning().losses.SupConLoss(learned), "SupConLoss"
+    loss.temperature.register_hook(lambda grad: 3 * grad)
+    x = _rows(dtype=torch.float64).requires_grad_()
+    second = _rows(1, torch.float64) if library == "lightly" else _labels()
+    found = []
+    for patched in (False, True):
+        if patched:
+            fastssl.patch(library)
+        (first,) = torch.autograd.grad(loss(x, second), loss.temperature, create_graph=True)
+        found.append([first, *torch.autograd.grad(first.square(), (x, loss.temperature))])
+    assert fastssl.patched()[library][name].fused == 1
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-12)
+
+
 def test_margin_loss_with_a_beta_per_class() -> None:
     """Its second derivatives are the original's; labels may be written to before the backward pass."""
     pml = metric_learning()

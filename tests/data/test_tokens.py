@@ -215,3 +215,19 @@ def test_the_tokenizer_of_a_token_file(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_bytes(b"\xff\xfe")
     with pytest.raises(ValueError, match="tokenizer: .*b.json"):
         load_tokenizer(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+def test_the_same_texts_give_the_same_tokenizer(kind: str) -> None:
+    """Words with many pairs of equal counts: the library numbers letters within words in an order of chance."""
+    pytest.importorskip("tokenizers")
+    letters = np.random.default_rng(0).integers(97, 123, (400, 6)).astype(np.uint8)
+    texts = ["[MASK] ##a Ärger", *(row.tobytes().decode() for row in letters)]
+    made = [train_tokenizer(iter(texts), kind, 400) for _ in range(3)]
+    assert len({tokenizer.fingerprint for tokenizer in made}) == 1
+    assert made[0].encode(["[MASK] ##a"])[0].max() < 400
+    assert made[0].mask not in made[0].encode(["[MASK] ##a"])[0]
+    assert made[0].size == 400
+    if kind == "wordpiece":  # tokens of letters within words are no special ones, which a text could name
+        assert "##a" not in [made[0].text_of(k) for k in made[0].encode(["##a"])[0]]
+        assert len(made[0].ordinary) == 395
