@@ -1,5 +1,5 @@
-"""Options as users give them, such as from a grid of settings: numbers of NumPy become those of Python, which kernels
-and the JSON of checkpoints take."""
+"""Options as users give them, such as from a grid of settings: numbers of NumPy and torch become those of Python, which
+kernels and the JSON of checkpoints take."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import dataclasses
 import numbers
 from typing import Any
 
-import numpy as np
-
 
 def plain(value: Any) -> Any:
-    """A scalar of NumPy, and those in a tuple or list, as one of Python; other values as they are."""
-    if isinstance(value, np.generic):
+    """A scalar, or an array or tensor without dimensions, and those in a tuple or list, as a number of Python; other
+    values as they are, a tensor that wants a gradient among them."""
+    if type(value) in (int, float, bool):  # symbols of torch.compile among them, which have no other attributes
+        return value
+    if getattr(value, "ndim", None) == 0 and not getattr(value, "requires_grad", False):
         return value.item()
     return type(value)(map(plain, value)) if type(value) in (tuple, list) else value
 
@@ -24,7 +25,7 @@ def plain_fields(options: Any) -> None:
 
 
 def integer(name: str, given: Any, low: int, high: int | None = None, *, also: str = "") -> int:
-    """An integer of Python or NumPy, as one of Python.
+    """An integer of Python, NumPy or torch, as one of Python.
 
     Args:
         also: what else the caller takes, for the message: " or None".
@@ -32,6 +33,7 @@ def integer(name: str, given: Any, low: int, high: int | None = None, *, also: s
     Raises:
         ValueError: another value, a bool among them, or one out of range.
     """
+    given = plain(given)
     whole = isinstance(given, numbers.Integral) and not isinstance(given, bool)
     if not whole or given < low or (high is not None and given > high):
         limits = f">= {low}" if high is None else f"from {low} to {high}"

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "augment/batch.h"
+#include "bindings/signals.h"
 #include "core/buffer_pool.h"
 #include "core/interrupt.h"
 #include "core/isa.h"
@@ -167,8 +168,7 @@ py::array apply(const Doubles& program_rows, const std::vector<Bytes>& arrays, b
     py::gil_scoped_release unlock;
     augment(program, sources, drawn, view, channels * height * width, serial);
   } catch (const Interrupted&) {
-    PyErr_SetNone(PyExc_KeyboardInterrupt);
-    throw py::error_already_set();
+    raise_again();
   }
   return out;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/signals.h"
 #include "core/buffer_pool.h"
 #include "core/interrupt.h"
 #include "core/isa.h"
@@ -14,13 +15,6 @@
 namespace py = pybind11;
 
 namespace {
-
-int python_asks_to_stop() {
-  py::gil_scoped_acquire lock;
-  if (PyErr_CheckSignals() == 0) return 0;
-  PyErr_Clear();  // the operator's error takes its place and Python raises KeyboardInterrupt from it
-  return 1;
-}
 
 std::vector<std::string> isa_names() {
   std::vector<std::string> names;
@@ -40,7 +34,9 @@ void bind_words(py::module_& m);    // words.cpp
 
 PYBIND11_MODULE(_C, m) {
   m.doc() = "fastssl: compiled kernels";
-  fastssl::set_interrupt_check(python_asks_to_stop);
+  fastssl::set_interrupt_check(fastssl::python_asks_to_stop);
+  m.def("take_raised", fastssl::take_raised,
+        "The exception of the signal handler that has interrupted a kernel, once, or None.");
   fastssl::bind_augment(m);
   fastssl::bind_draws(m);
   fastssl::bind_files(m);

@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "engine.h"
+#include "select_many.h"
 
 namespace fastssl {
 namespace {
@@ -188,7 +189,7 @@ void pairwise_forward_as(const RowProblem& p, T* out) {
     e.for_each_chunk(t, [&](int64_t, int64_t j0, int64_t j1) {
       for (int64_t j = j0; j < j1; j += kMaxTileBlocks) {
         const int64_t end = std::min(j + kMaxTileBlocks, j1);
-        e.rows.score[int(p.metric)](t, j, end);
+        e.score_exactly(t, j, end);
         for (int64_t row = j * kBlock; row < std::min(end * kBlock, e.m); ++row)
           for (int64_t block = t.i0; block < t.i1; ++block)
             leave(out + row * e.n + block * kBlock, t.s + (block - t.i0) * t.stride + row * kBlock,
@@ -257,7 +258,7 @@ void nearest_as(const RowProblem& p, int64_t k, bool largest, bool exclude_self,
   for (int64_t q = 0; q < e.strips(); ++q) {
     Strip<T> t = e.strip(q, false);
     t.s = scores.data();
-    e.score(t);
+    e.score_exactly(t);
     e.for_each_block(t, [&](int64_t block) {
       int64_t count[kBlock] = {};
       Selection<T> select;
@@ -271,6 +272,7 @@ void nearest_as(const RowProblem& p, int64_t k, bool largest, bool exclude_self,
       select.value = values + select.i * k;
       select.index = indices + select.i * k;
       select.count = count;
+      if (k >= kManyNearest) return select_many(select);
       e.rows.select(select);
       std::vector<std::pair<T, int64_t>> row(static_cast<size_t>(k));
       for (int64_t l = 0; l < kBlock && select.i + l < e.n; ++l) {

@@ -102,7 +102,8 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
       const Vec<T> sum = load<T>(x_square + v * kWidth<T>) + y_square[r];
       const Vec<T> d = sum - T(2) * load<T>(at);
       store<T>(at, kMetric == Metric::euclidean ? root<T>(d) : d);
-      // (Infinite rows are at an unknown distance, NaN, also of each other: in losses they show.)
+      // (Infinite rows are at an unknown distance, NaN, also of each other: in losses they show. Where the distances
+      // are the result, RowEngine::score_exactly has them.)
       if (const uint32_t bits = bits_of<T>(d < sum * T(kNear)); __builtin_expect(bits != 0, 0)) {
         found += expand_bits(bits, r * int32_t(kBlock) + v * kWidth<T>, near + found);
         if (found > kManyNear && !whole) return found;
@@ -121,8 +122,8 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
   return found;
 }
 
-// Two blocks of rows relative to the first row of the block of x: the distances are the same, and those of rows that
-// all lie close together (a model that has collapsed) keep their digits in a product.
+// Two blocks of rows relative to a row of the block of x, the first that is finite: the distances are the same, and
+// those of rows that all lie close together (a model that has collapsed) keep their digits in a product.
 template <class T>
 struct CentredBlocks {
   const int64_t depth, depth_blocks;
@@ -137,12 +138,15 @@ struct CentredBlocks {
         lanes(size_t(depth * kBlock)),
         rows(size_t(depth_blocks * kBlock * kBlock)) {}
 
-  void take_x(const T* x_lanes) {
+  void take_x(const T* x_lanes, const T* squares) {
     if (x == x_lanes) return;
     x = x_lanes;
+    int64_t row = 0;
+    while (row < kBlock && !(squares[row] - squares[row] == T(0))) ++row;
+    row %= kBlock;
     Vec<T> sum[kBlockVectors<T>] = {};
     for (int64_t k = 0; k < depth; ++k) {
-      const T c = centre[size_t(k)] = x_lanes[k * kBlock];
+      const T c = centre[size_t(k)] = x_lanes[k * kBlock + row];
       for (int v = 0; v < kBlockVectors<T>; ++v) {
         const Vec<T> difference = load<T>(x_lanes + k * kBlock + v * kWidth<T>) - c;
         store<T>(lanes.data() + k * kBlock + v * kWidth<T>, difference);
@@ -196,7 +200,7 @@ void score(const Strip<T>& t, int64_t j0, int64_t j1) {
         const T* y_square = t.y_square + jb * kBlock;
         if (!close && finish_distances<T, kMetric>(t, ib, jb, s, x_square, y_square, false) <= kManyNear) continue;
         if (!centred) centred.emplace(depth);
-        centred->take_x(b);
+        centred->take_x(b, x_square);
         centred->take_y(a);
         products(centred->rows.data(), centred->lanes.data(), s);
         finish_distances<T, kMetric>(t, ib, jb, s, centred->x_square, centred->y_square, true);

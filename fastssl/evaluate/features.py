@@ -15,6 +15,7 @@ from torch import Tensor
 from fastssl.data import Batch, Loader, Source, prefetch_items
 from fastssl.data import open as open_source
 from fastssl.data.views import CenterCropExamples, select_images
+from fastssl.evaluate.given import unit_length
 from fastssl.models import Encoder
 from fastssl.models.given import CHUNK
 from fastssl.models.modes import evaluation_mode
@@ -22,8 +23,10 @@ from fastssl.models.modes import evaluation_mode
 MEMORY = 2**25  # bytes of images per batch
 LARGE = 2**30  # bytes of features from which on they are stored in an anonymous temporary file
 
-ProgressFactory = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+Report = Callable[[int, int], None]  # of (done, total)
+ProgressFactory = Callable[[str], AbstractContextManager[Report]]
 _progress_factory: ContextVar[ProgressFactory | None] = ContextVar("fastssl_progress_bars", default=None)
+_part: ContextVar[Report | None] = ContextVar("fastssl_part", default=None)  # what a pass within a job reports to
 
 
 @contextmanager
@@ -37,14 +40,53 @@ def progress_bars(factory: ProgressFactory) -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[Callable[[int, int], None]]:
-    """Yields the function of (done, total) that reports the progress of a pass."""
-    factory = _progress_factory.get()
+def progress_bar(name: str) -> Iterator[Report]:
+    """Yields the function of (done, total) that reports the progress of a pass; of one within a part of :func:`job` as
+    progress of the job, and what it contains not at all."""
+    factory, part = _progress_factory.get(), _part.get()
+    if part is not None:
+        token = _part.set(_unseen)
+        try:
+            yield part
+        finally:
+            _part.reset(token)
+        return
     if factory is None:
-        yield lambda done, total: None
+        yield _unseen
         return
     with factory(name) as show:
         yield show
+
+
+def _unseen(done: int, total: int) -> None:
+    pass
+
+
+@contextmanager
+def job(name: str, parts: int) -> Iterator[Callable[..., AbstractContextManager[None]]]:
+    """Shows passes as one job, so that what is left of all of them is estimated: yields a function of (length=1) whose
+    context is a part of the job. The lengths sum to ``parts``."""
+    finished, unit = 0, 0  # the steps of the first pass, in which the others are counted, too
+    with progress_bar(name) as show:
+
+        @contextmanager
+        def part(length: int = 1) -> Iterator[None]:
+            nonlocal finished
+
+            def report(done: int, steps: int) -> None:
+                nonlocal unit
+                unit = unit or steps
+                show(round((finished + length * done / max(steps, 1)) * unit), parts * unit)
+
+            token = _part.set(report)
+            try:
+                yield
+            finally:
+                _part.reset(token)
+            finished += length
+            show(finished * unit, parts * unit)  # a pass that ends early is done, too
+
+        yield part
 
 
 def allocate_features(rows: int, columns: int) -> Tensor:
@@ -211,10 +253,10 @@ def centred(features: Tensor, mean: Tensor | None = None, projection: Tensor | N
     :func:`fastssl.evaluate.whitening`, is applied between."""
     middle = features.mean(0) if mean is None else mean
     if projection is None:
-        return map_chunks(features, lambda rows: torch.nn.functional.normalize(rows - middle, dim=1))
+        return map_chunks(features, lambda rows: unit_length(rows - middle))
     made = allocate_features(len(features), projection.shape[1])
     for to, rows in zip(made.split(CHUNK), features.split(CHUNK)):
-        to.copy_(torch.nn.functional.normalize((rows - middle) @ projection, dim=1))
+        to.copy_(unit_length((rows - middle) @ projection))
     return made
 
 

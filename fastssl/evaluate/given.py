@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.models.given import CHUNK, as_tensor, feature_rows
+from fastssl.models.given import CHUNK, as_tensor, feature_rows, float_rows
 
 
 def unit_rows(features: Any, name: str = "features") -> Tensor:
@@ -30,17 +30,29 @@ def unit_rows(features: Any, name: str = "features") -> Tensor:
     return given
 
 
+def unit_length(rows: Tensor) -> Tensor:
+    """Rows of unit length, or 0, also where the squares of their values vanish or overflow, as those of a collapsed
+    encoder do."""
+    lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    extreme = (lengths < 1e-12) | (lengths == torch.inf)
+    if bool(extreme.any()):
+        largest = rows.abs().amax(1, keepdim=True)
+        rows = torch.where(extreme & (largest > 0), rows / largest, rows)
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
 def unit_sides(x: Any, y: Any, names: tuple[str, str], *, paired: bool = False) -> tuple[Tensor, Tensor]:
     """:func:`unit_rows` of two sides with the same number of features, or of pairs, in the wider of their dtypes.
 
     Raises:
         ValueError: another number of features, or of pairs another shape.
     """
-    x, y = unit_rows(x, names[0]), unit_rows(y, names[1])
+    x, y = float_rows(x, names[0]), float_rows(y, names[1])
     if paired and x.shape != y.shape:
         raise ValueError(f"{names[1]}: expected shape {tuple(x.shape)}, that of {names[0]}, got {tuple(y.shape)}")
     if x.shape[1] != y.shape[1]:
         raise ValueError(f"{names[1]}: expected {x.shape[1]} features as {names[0]}, got shape {tuple(y.shape)}")
+    x, y = unit_rows(x, names[0]), unit_rows(y, names[1])
     dtype = torch.promote_types(x.dtype, y.dtype)
     return x.to(dtype), y.to(dtype)
 
@@ -58,10 +70,21 @@ def class_ids(labels: Any, rows: Tensor, name: str = "labels", of: str = "featur
     if given.shape != rows.shape[:1]:
         found = len(given) if given.dim() == 1 else f"shape {tuple(given.shape)}"
         raise ValueError(f"{name}: expected {len(rows)}, one per row of {of}, got {found}")
-    given = given.to(rows.device, torch.int64)
+    unsigned, given = given.dtype == torch.uint64, given.to(rows.device, torch.int64)
     if given.numel() and int(given.min()) < 0:
+        if unsigned:
+            raise ValueError(
+                f"{name}: expected classes below 2^63, got {int(given.min()) + 2**64}: number them, "
+                f"numpy.unique({name}, return_inverse=True)[1]"
+            )
         raise ValueError(f"{name}: expected classes from 0 on, got {int(given.min())}: leave unlabelled rows out")
     return given
+
+
+def leave_one_out(rows: Tensor, name: str = "features") -> None:
+    """Raises ValueError for a single row, which has no neighbour but itself."""
+    if len(rows) < 2:
+        raise ValueError(f"{name}: expected at least two rows, as each is left out of its neighbours, got one")
 
 
 def signs(labels: Any, name: str = "labels") -> Tensor:
@@ -88,10 +111,12 @@ def row_indices(rows: Any, count: int, name: str) -> np.ndarray:
 
     Raises:
         TypeError: neither.
-        ValueError: a mask of another length.
+        ValueError: a mask of another length, or indices of another shape.
         IndexError: an index out of range.
     """
     given = np.asarray(rows)
+    if given.dtype != bool and given.ndim != 1:
+        raise ValueError(f"{name}: expected indices [rows], got shape {given.shape}")
     if given.dtype == bool:
         if given.shape != (count,):
             raise ValueError(f"{name}: expected a mask of {count} booleans, got shape {given.shape}")
@@ -103,4 +128,13 @@ def row_indices(rows: Any, count: int, name: str) -> np.ndarray:
     return given.astype(np.int64)
 
 
-__all__ = ["class_ids", "feature_rows", "row_indices", "signs", "unit_rows", "unit_sides"]
+__all__ = [
+    "class_ids",
+    "feature_rows",
+    "leave_one_out",
+    "row_indices",
+    "signs",
+    "unit_length",
+    "unit_rows",
+    "unit_sides",
+]

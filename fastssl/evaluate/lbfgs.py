@@ -20,7 +20,13 @@ EVALUATIONS = 25  # of a line search
 
 
 def minimize(
-    objective: Objective, starts: Tensor, steps: int, gradient_tolerance: float = 1e-7, change_tolerance: float = 1e-9
+    objective: Objective,
+    starts: Tensor,
+    steps: int,
+    gradient_tolerance: float = 1e-7,
+    change_tolerance: float = 1e-9,
+    *,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Tensor:
     """Minimises smooth functions by limited-memory BFGS (Nocedal & Wright 2006, algorithms 7.4 and 3.5).
 
@@ -34,12 +40,15 @@ def minimize(
         steps: maximum number of iterations.
         gradient_tolerance: stops where no entry of the gradient is larger.
         change_tolerance: stops where a step changes the value or every entry of the point by less.
+        progress: called after each evaluation, of which there is mostly one per iteration, with their number and
+            ``steps``.
 
     Returns:
         [functions, P].
     """
     searches = [_search(start, steps, gradient_tolerance, change_tolerance) for start in starts]
     points, found = {k: next(search) for k, search in enumerate(searches)}, list(starts)
+    evaluations = 0
     while points:
         which = list(points)
         for k, evaluated in zip(which, objective(which, torch.stack([points[k] for k in which]))):
@@ -48,6 +57,8 @@ def minimize(
             except StopIteration as end:
                 found[k] = end.value
                 del points[k]
+        evaluations += 1
+        progress(min(evaluations, steps), steps)
     return torch.stack(found)
 
 

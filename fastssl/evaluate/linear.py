@@ -11,7 +11,7 @@ import torch.nn.functional as TF
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.evaluate.features import is_large, map_chunks
+from fastssl.evaluate.features import is_large, job, map_chunks, progress_bar
 from fastssl.evaluate.given import class_ids, row_indices, signs, unit_rows
 from fastssl.evaluate.lbfgs import HISTORY, minimize
 from fastssl.evaluate.metrics import CORRELATIONS, METRICS, metric_of
@@ -112,15 +112,23 @@ def _fit_lbfgs(
     size = classes * (x.shape[1] + 1)
     together = max(1, TOGETHER // (len(x) * classes + 2 * HISTORY * size))
     fits: Fits = []
-    for group in (decays[k : k + together] for k in range(0, len(decays), together)):
-        found = minimize(functools.partial(objective, decays=group), x.new_zeros(len(group), size), steps)
-        weights = found[:, :-classes].view(len(group), classes, -1)
-        fits += zip(weights if basis is None else weights @ basis.T, found[:, -classes:])
+    with job("linear classifier", len(decays)) as part:
+        for group in (decays[k : k + together] for k in range(0, len(decays), together)):
+            with part(len(group)), progress_bar("linear classifier") as show:
+                start = x.new_zeros(len(group), size)
+                found = minimize(functools.partial(objective, decays=group), start, steps, progress=show)
+            weights = found[:, :-classes].view(len(group), classes, -1)
+            fits += zip(weights if basis is None else weights @ basis.T, found[:, -classes:])
     return fits
 
 
 def _fit_sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rates: Sequence[float], epochs: int) -> Fits:
-    return [_sgd(x, labels, train, classes, rate, epochs) for rate in rates]
+    fits: Fits = []
+    with job("linear classifier", len(rates)) as part:
+        for rate in rates:
+            with part():
+                fits.append(_sgd(x, labels, train, classes, rate, epochs))
+    return fits
 
 
 def _sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float, epochs: int) -> tuple[Tensor, Tensor]:
@@ -131,13 +139,15 @@ def _sgd(x: Tensor, labels: Tensor, train: np.ndarray, classes: int, rate: float
     bias = torch.zeros(classes, dtype=x.dtype, requires_grad=True)
     optimizer = torch.optim.SGD([weight, bias], rate, momentum=0.9)
     generator = torch.Generator().manual_seed(0)
-    for epoch in range(epochs):
-        optimizer.param_groups[0]["lr"] = rate * (1 + np.cos(np.pi * epoch / epochs)) / 2
-        for order in torch.randperm(len(train), generator=generator).split(256):
-            rows = chosen[order]
-            optimizer.zero_grad()
-            _loss(x[rows] * scale @ weight.T + bias, labels[rows]).backward()
-            optimizer.step()
+    with progress_bar("linear classifier") as show:
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = rate * (1 + np.cos(np.pi * epoch / epochs)) / 2
+            for order in torch.randperm(len(train), generator=generator).split(256):
+                rows = chosen[order]
+                optimizer.zero_grad()
+                _loss(x[rows] * scale @ weight.T + bias, labels[rows]).backward()
+                optimizer.step()
+            show(epoch + 1, epochs)
     return weight.detach() * scale, bias.detach()
 
 
@@ -193,12 +203,15 @@ def linear_probe(
         if len(rows) < least:
             raise ValueError(f"{name}: expected at least {least} row{'s' * (least > 1)}, got {len(rows)}")
     options = [decay] if decay is not None else list(DECAYS if protocol == "lbfgs" else RATES)
-    if decay is None:
-        order = np.random.default_rng(len(train)).permutation(train)
-        cut = max(1, len(order) // 5)
-        scores = _scores(x, y, order[cut:], order[:cut], options, steps, protocol, metric)
-        options = [options[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]]
-    return _scores(x, y, train, test, options, steps, protocol, metric)[0]
+    with job("linear classifier", 1 if decay is not None else len(options) + 1) as part:
+        if decay is None:
+            order = np.random.default_rng(len(train)).permutation(train)
+            cut = max(1, len(order) // 5)
+            with part(len(options)):
+                scores = _scores(x, y, order[cut:], order[:cut], options, steps, protocol, metric)
+            options = [options[int(np.argmax(np.nan_to_num(scores, nan=-np.inf)))]]
+        with part():
+            return _scores(x, y, train, test, options, steps, protocol, metric)[0]
 
 
 def _targets(given: Values, features: Tensor, metric: str) -> Tensor:
@@ -282,16 +295,19 @@ def few_labels(
     """
     if (share is None) == (per_class is None):
         raise ValueError(f"share, per_class: expected exactly one, got {share} and {per_class}")
-    if share is not None and not 0 < check.number("share", share) <= 1:
+    share = None if share is None else check.number("share", share)
+    if share is not None and not 0 < share <= 1:
         raise ValueError(f"share: expected a fraction in (0, 1], got {share}")
     per_class = None if per_class is None else check.count("per_class", per_class)
     draws, seed = check.count("draws", draws), check.count("seed", seed, low=0)
     features, results = feature_rows(features), []
     labels, train = class_ids(labels, features), row_indices(train, len(features), "train")
-    for draw in range(draws):
-        rows = labelled_rows(labels[train].numpy(), share, per_class, np.random.default_rng([seed, draw]))
-        chosen = train[rows]
-        results.append(linear_probe(features, labels, chosen, test, 1e-4 if len(chosen) < 50 else None))
+    with job("linear classifiers", draws) as part:
+        for draw in range(draws):
+            rows = labelled_rows(labels[train].numpy(), share, per_class, np.random.default_rng([seed, draw]))
+            chosen = train[rows]
+            with part():
+                results.append(linear_probe(features, labels, chosen, test, 1e-4 if len(chosen) < 50 else None))
     return float(np.mean(results)), float(np.std(results))
 
 

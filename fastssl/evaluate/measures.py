@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 import fastssl.functional as F
-from fastssl.evaluate.given import class_ids, unit_rows, unit_sides
+from fastssl.evaluate.given import class_ids, leave_one_out, unit_length, unit_rows, unit_sides
 from fastssl.evaluate.metrics import among_top
 from fastssl.functional import _check as check
 from fastssl.models.given import Values, feature_rows, float_rows
@@ -62,6 +62,8 @@ def knn_accuracy(
     x, q = (unit_rows(features),) * 2 if own else unit_sides(features, queries, ("features", "queries"))
     ids = class_ids(labels, x)
     truth = ids if own else class_ids(query_labels, q, "query_labels", "queries")
+    if own:
+        leave_one_out(x)
     cosine, nearest = F.nearest(q, None if own else x, k, metric="dot", exclude_self=own)
     # Weights decrease with the rank of the neighbour, so slightly that it only breaks ties; integers add up exactly.
     weight = (k * k - torch.arange(k, dtype=torch.float64, device=x.device)).expand_as(nearest)
@@ -137,7 +139,7 @@ def feature_spread(features: Values) -> float:
         >>> feature_spread(torch.ones(8, 4))
         0.0
     """
-    unit = torch.nn.functional.normalize(float_rows(features).float(), dim=1)
+    unit = unit_length(float_rows(features).float())
     return float(unit.std(0, correction=0).mean() * unit.shape[1] ** 0.5)
 
 
@@ -178,7 +180,7 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
 
     Raises:
         TypeError: values that cannot be sorted, such as None beside numbers.
-        ValueError: different lengths, or none.
+        ValueError: different lengths, or none, or NaN.
 
     Example:
         >>> import numpy as np
@@ -190,8 +192,13 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
     from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     clusters, labels = np.asarray(clusters), np.asarray(labels)
-    if clusters.shape != labels.shape or clusters.ndim != 1 or not len(labels):
-        raise ValueError(f"clusters: expected as many as labels, got shapes {clusters.shape} and {labels.shape}")
+    for name, side in (("clusters", clusters), ("labels", labels)):
+        if side.ndim != 1 or not len(side):
+            raise ValueError(f"{name}: expected [N] with at least one row, got shape {side.shape}")
+        if side.dtype.kind == "f" and bool(np.isnan(side).any()):
+            raise ValueError(f"{name}: expected no NaN, row {int(np.isnan(side).argmax())} has it")
+    if len(clusters) != len(labels):
+        raise ValueError(f"clusters: expected as many as labels, got {len(clusters)} and {len(labels)}")
     try:
         (found, of), (classes, wanted) = (np.unique(side, return_inverse=True) for side in (clusters, labels))
     except TypeError as error:
@@ -200,7 +207,7 @@ def clustering_scores(clusters: np.ndarray, labels: np.ndarray) -> dict[str, flo
     np.add.at(table, (of, wanted), 1)
     rows, columns = linear_sum_assignment(table, maximize=True)
     return {
-        "nmi": 100 * float(normalized_mutual_info_score(labels, clusters)),
-        "ari": 100 * float(adjusted_rand_score(labels, clusters)),
+        "nmi": 100 * float(normalized_mutual_info_score(wanted, of)),
+        "ari": 100 * float(adjusted_rand_score(wanted, of)),
         "accuracy": 100 * float(table[rows, columns].sum() / len(labels)),
     }

@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from fastssl.data import ConcatSource, Source, Splits
-from fastssl.evaluate.features import centred, encode, labels_of
+from fastssl.evaluate.features import centred, encode, job, labels_of
 from fastssl.evaluate.finetune import FineTuning, finetune
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, labelled_rows, linear_probe
@@ -20,6 +20,7 @@ from fastssl.models import Encoder, kmeans
 
 Table = dict[str, Any]
 Note = Callable[[str], None]
+DRAWS = 3  # of labels that are fine-tuned on
 
 
 def _silent(_: str) -> None:
@@ -75,17 +76,20 @@ def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout:
                 mean, spread = few_labels(features, labels, train, test, **way)
                 table[row][prefix + column], table[row + "_std"][prefix + column] = mean, spread
                 note(f"{task.name}: {column}, {row}: {mean:.1f}")
-            scores = []
-            for draw in range(3):
-                some = train[labelled_rows(labels[train].numpy(), 0.1, None, np.random.default_rng([5, draw]))]
-                start = network if column == "pretrained" else random_encoder(options, draw)
-                tuning = FineTuning(
-                    seed=draw, spatial=readout == "spatial", flip=0.0 if task.train.embedded == "digits" else 0.5
-                )
-                scores.append(finetune(start, source, labels, some, test, tuning).score)
-            table[tuned][prefix + column] = float(np.mean(scores))
-            table[tuned + "_std"][prefix + column] = float(np.std(scores, ddof=1))
-            note(f"{task.name}: {column}, {tuned}: {np.mean(scores):.1f}")
+        with job(f"{task.name}: fine-tuning", 2 * DRAWS) as part:
+            for column in ("pretrained", "random"):
+                scores = []
+                for draw in range(DRAWS):
+                    some = train[labelled_rows(labels[train].numpy(), 0.1, None, np.random.default_rng([5, draw]))]
+                    start = encoder if column == "pretrained" else random_encoder(options, draw)
+                    tuning = FineTuning(
+                        seed=draw, spatial=readout == "spatial", flip=0.0 if task.train.embedded == "digits" else 0.5
+                    )
+                    with part():
+                        scores.append(finetune(start, source, labels, some, test, tuning).score)
+                table[tuned][prefix + column] = float(np.mean(scores))
+                table[tuned + "_std"][prefix + column] = float(np.std(scores, ddof=1))
+                note(f"{task.name}: {column}, {tuned}: {np.mean(scores):.1f}")
     return table
 
 

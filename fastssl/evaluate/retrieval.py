@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.evaluate.given import class_ids, unit_rows, unit_sides
+from fastssl.evaluate.given import class_ids, leave_one_out, unit_rows, unit_sides
 from fastssl.functional import _check as check
 from fastssl.models.given import Values
 
 STRIP = 2**22  # neighbours of the queries that are ranked at once
-Counts = int | Sequence[int] | np.ndarray  # one K, or several
+Counts = int | Sequence[int] | np.ndarray | Tensor  # one K, or several
 
 
 @overload
 def recall_at(query: Values, gallery: Values, k: int = 1) -> float: ...
 @overload
-def recall_at(query: Values, gallery: Values, k: Sequence[int] | np.ndarray) -> list[float]: ...
+def recall_at(query: Values, gallery: Values, k: Sequence[int] | np.ndarray | Tensor) -> list[float]: ...
 def recall_at(query: Values, gallery: Values, k: Counts = 1) -> float | list[float]:
     r"""Recall@K of pairs in percent: row i of ``gallery`` is among the k nearest rows (cosine) of row i of ``query``.
 
@@ -55,7 +55,7 @@ def recall_at(query: Values, gallery: Values, k: Counts = 1) -> float | list[flo
     _, nearest = F.nearest(x, y, max(several, default=1), metric="dot")
     found = nearest == torch.arange(len(x), device=x.device)[:, None]
     recalls = [100 * float(found[:, :each].any(1).double().mean()) for each in several]
-    return recalls if isinstance(k, (Sequence, np.ndarray)) else recalls[0]
+    return recalls if isinstance(_plain(k), Sequence) else recalls[0]
 
 
 def retrieval_scores(
@@ -111,6 +111,8 @@ def retrieval_scores(
     x, q = (unit_rows(features),) * 2 if own else unit_sides(features, queries, ("features", "queries"))
     ids = class_ids(labels, x)
     wanted = ids if own else class_ids(query_labels, q, "query_labels", "queries")
+    if own:
+        leave_one_out(x)
     several = _counts(k, len(x) - own)
     # Numbers may be as large as hashes.
     numbers = torch.cat([ids, wanted]).unique(return_inverse=True)[1]
@@ -162,7 +164,13 @@ def _counts(k: Counts, most: int) -> list[int]:
         TypeError: no integers.
         ValueError: one out of range.
     """
-    return [check.count("k", each, high=most) for each in (k if isinstance(k, (Sequence, np.ndarray)) else [k])]
+    given = _plain(k)
+    return [check.count("k", each, high=most) for each in (given if isinstance(given, Sequence) else [given])]
+
+
+def _plain(k: Counts) -> int | Sequence[int]:
+    given: int | Sequence[int] = k.tolist() if isinstance(k, (np.ndarray, Tensor)) else k
+    return given
 
 
 __all__ = ["recall_at", "retrieval_scores"]

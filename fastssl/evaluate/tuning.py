@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl._options import integer, plain_fields
-from fastssl.evaluate.features import progress_bar
+from fastssl.evaluate.features import job, progress_bar
 from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models.frozen import training_mode
@@ -110,17 +110,21 @@ def tune(task: Task, labels: Tensor, train: np.ndarray, test: np.ndarray, option
     cut = max(1, len(order) // 5)
     held, rest = order[:cut], order[cut:]
     found: dict[float, tuple[float, int]] = {}
-    for rate in options.rates if len(options.rates) > 1 else ():
-        found[rate] = train_task(task, labels, rest, rate, options, validation=held)[:2]
-    if found:
-        rate = max(found, key=lambda r: found[r][0])
-        share = found[rate][1] / options.steps(len(rest))
-    else:
-        rate, share = options.rates[0], 1.0
-    # Retrain with a schedule that decays to 0 over the best number of steps: stopping the longer schedule early instead
-    # gave 53 % instead of 60 % with 10 % of the emoji's labels.
-    steps = max(1, round(share * options.steps(len(train))))
-    model = train_task(task, labels, train, rate, options, total=steps)[2]
+    candidates = options.rates if len(options.rates) > 1 else ()
+    with job("fine-tuning", len(candidates) + 1) as part:
+        for rate in candidates:
+            with part():
+                found[rate] = train_task(task, labels, rest, rate, options, validation=held)[:2]
+        if found:
+            rate = max(found, key=lambda r: found[r][0])
+            share = found[rate][1] / options.steps(len(rest))
+        else:
+            rate, share = options.rates[0], 1.0
+        # Retrain with a schedule that decays to 0 over the best number of steps: stopping the longer schedule early
+        # instead gave 53 % instead of 60 % with 10 % of the emoji's labels.
+        steps = max(1, round(share * options.steps(len(train))))
+        with part():
+            model = train_task(task, labels, train, rate, options, total=steps)[2]
     outputs = task.scores(model, test)
     score = metric_of(options.metric)(outputs, labels[test])
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()}, outputs)

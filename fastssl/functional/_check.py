@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from fastssl._options import plain
+
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -153,6 +155,7 @@ def inverse(temperature: Tensor | float) -> Tensor | float:
 
 
 def flag(name: str, given: object) -> bool:
+    given = plain(given)
     if not isinstance(given, bool):
         raise TypeError(f"{name}: expected True or False, got {type(given).__name__}")
     return given
@@ -177,7 +180,8 @@ def reduction(given: object, *, active: bool = True) -> str:
 def number(
     name: str, given: object, *, positive: bool = False, low: float | None = None, high: float | None = None
 ) -> float:
-    """A finite number (of Python or NumPy), no tensor, > 0 or within [low, high] where so told."""
+    """A finite number (of Python, NumPy or torch) that has no gradient, > 0 or within [low, high] where so told."""
+    given = plain(given)
     if isinstance(given, bool) or not isinstance(given, (int, float, numbers.Real)):
         raise TypeError(f"{name}: expected a number, got {type(given).__name__}")
     if torch.compiler.is_compiling():
@@ -201,7 +205,8 @@ def no_list(name: str, given: object) -> None:
 
 
 def count(name: str, given: object, *, low: int = 1, high: int | None = None) -> int:
-    """An integer (of Python or NumPy) >= low, and at most high."""
+    """An integer (of Python, NumPy or torch) >= low, and at most high."""
+    given = plain(given)
     if isinstance(given, bool) or not isinstance(given, (int, numbers.Integral)):
         raise TypeError(f"{name}: expected an integer, got {type(given).__name__}")
     given = given if isinstance(given, int) else int(given)

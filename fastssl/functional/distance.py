@@ -156,7 +156,11 @@ def _select(
     if check.flag("exclude_self", exclude_self) and y is not None:
         raise ValueError("exclude_self: rows have no self among other rows; expected y=None")
     keys = x if y is None else y
-    k = check.count("k", k, high=max(keys.shape[0] - int(exclude_self), 0) if x.shape[0] else None)
+    most = keys.shape[0] - int(exclude_self)
+    if x.shape[0] and most < 1:
+        wanted = "at least two rows, as each leaves itself out" if exclude_self else "at least one row to search"
+        raise ValueError(f"{'x' if y is None else 'y'}: expected {wanted}, got shape {tuple(keys.shape)}")
+    k = check.count("k", k, high=most if x.shape[0] else None)
     if x.shape[0] == 0:
         return x.new_zeros((0, k), dtype=torch.promote_types(x.dtype, torch.float32)), torch.zeros(
             (0, k), dtype=torch.int64, device=x.device

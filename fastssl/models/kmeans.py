@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
 import fastssl.functional as F
 from fastssl.functional import _check as check
-from fastssl.models.given import Values, as_tensor, feature_rows
+from fastssl.models.given import CHUNK, Values, as_tensor, feature_rows
 
 
 def kmeans(
@@ -48,6 +50,8 @@ def kmeans(
     clusters = check.count("clusters", clusters, high=len(x))
     iterations, seed = check.count("iterations", iterations, low=0), check.count("seed", seed, low=0)
     tolerance = check.number("tolerance", tolerance, low=0)
+    scale = _scale(x)
+    x = x / scale if scale != 1 else x
     rng = np.random.default_rng(seed)
     centres = _plus_plus(x, clusters, rng)
     cost = float("inf")
@@ -67,7 +71,13 @@ def kmeans(
             break
         sums = torch.zeros_like(centres).index_add_(0, cluster, x)
         centres = sums / counts[:, None].clamp(min=1)
-    return centres, cluster, cost
+    return centres * scale, cluster, cost * scale * scale
+
+
+def _scale(x: Tensor) -> float:
+    """A power of two, which rounds nothing, to divide rows by whose squares vanish or overflow; else 1."""
+    largest = max(float(rows.abs().max()) for rows in x.split(CHUNK))
+    return 1.0 if largest == 0 or 1e-8 < largest < 1e8 else 2.0 ** math.floor(math.log2(largest))
 
 
 def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:

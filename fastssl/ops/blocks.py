@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.backend import Backend
+from fastssl.ops.operator import interruptible
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
 from fastssl.ops.types import Ids, Scoring, Sums, Weights, least_length
 
@@ -20,9 +21,10 @@ def kept_bytes(x: Tensor, n: int, m: int, same: bool) -> int:
 def _sums_cpu(
     x: Tensor, y: Tensor | None, partner: Tensor | None, ids: Ids, s: Scoring, columns: bool, keep: bool
 ) -> Sums:
-    sums, by_column, score, other, kept = torch.ops.fastssl.pair_block.default(
-        x, y, partner, *ids, s.scale, s.bias, least_length(s.normalize, x.dtype), s.sigmoid, columns, keep
-    )
+    with interruptible():
+        sums, by_column, score, other, kept = torch.ops.fastssl.pair_block.default(
+            x, y, partner, *ids, s.scale, s.bias, least_length(s.normalize, x.dtype), s.sigmoid, columns, keep
+        )
     return Sums(sums, by_column, score, other, kept if keep else None)
 
 
@@ -36,10 +38,11 @@ def _gradients_cpu(
     w: Weights,
     needs: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    result: tuple[Tensor, Tensor, Tensor] = torch.ops.fastssl.pair_block_backward.default(
-        *(x, y, partner, *ids, s.scale, s.bias, least_length(s.normalize, x.dtype), s.sigmoid),
-        *(kept, w.x, w.x_lse, w.y, w.y_lse, w.partner, needs),
-    )
+    with interruptible():
+        result: tuple[Tensor, Tensor, Tensor] = torch.ops.fastssl.pair_block_backward.default(
+            *(x, y, partner, *ids, s.scale, s.bias, least_length(s.normalize, x.dtype), s.sigmoid),
+            *(kept, w.x, w.x_lse, w.y, w.y_lse, w.partner, needs),
+        )
     return result
 
 

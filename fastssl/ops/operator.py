@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -119,7 +120,7 @@ class Operator:
     def directly(self, which: int, arguments: tuple[Any, ...]) -> Any:
         """Calls the operator (0) or its gradient (1) without the autograd that is registered for it: that costs 60 us
         more than all the rest."""
-        if self.functions is not None and not _is_watched(arguments):
+        if self.functions is not None and not is_watched(arguments):
             return self.functions[which](*arguments)
         with torch._C._AutoDispatchBelowAutograd():
             if not torch._C._is_any_autocast_enabled():
@@ -271,16 +272,28 @@ def is_transformed(arguments: Any) -> bool:
     return any(isinstance(t, Tensor) and wrapped(t) for t in arguments)
 
 
-def _is_watched(arguments: tuple[Any, ...]) -> bool:
+def is_watched(arguments: tuple[Any, ...]) -> bool:
     """Whether a mode or a kind of tensor wants to see the operator: fake tensors, counters of flops, DTensor."""
     if torch._C._len_torch_dispatch_stack() > 0:
         return True
     return any(isinstance(t, Tensor) and type(t) not in (Tensor, torch.nn.Parameter) for t in arguments)
 
 
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Context of an operator that is called without :class:`Operator`."""
+    try:
+        yield
+    except RuntimeError as error:
+        _reraise(error)
+        raise
+
+
 def _reraise(error: RuntimeError) -> None:
+    """Raises what a signal handler raised while a kernel ran, KeyboardInterrupt or a time limit's error."""
     if "fastssl: interrupted" in str(error):
-        raise KeyboardInterrupt from None
+        raised = None if extension._C is None else extension._C.take_raised()
+        raise (raised or KeyboardInterrupt()) from None
 
 
 def result_dtype(x: Tensor) -> torch.dtype:

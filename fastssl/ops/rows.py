@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fastssl._table import OUTPUTS, Metric, RowLoss
 from fastssl.ops import extension
-from fastssl.ops.operator import KeepingOperator, Operator, result_dtype
+from fastssl.ops.operator import KeepingOperator, Operator, interruptible, result_dtype
 from fastssl.ops.pair_loss import BLOCK, LARGEST_TILE
 from fastssl.ops.types import Relation, least_length
 
@@ -66,9 +66,10 @@ def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> T
 def nearest(
     x: Tensor, y: Tensor | None, k: int, metric: Metric, normalize: float, largest: bool, exclude_self: bool
 ) -> tuple[Tensor, Tensor]:
-    result: tuple[Tensor, Tensor] = torch.ops.fastssl.nearest.default(
-        x, y, k, metric.value, least_length(normalize, x.dtype), largest, exclude_self
-    )
+    with interruptible():
+        result: tuple[Tensor, Tensor] = torch.ops.fastssl.nearest.default(
+            x, y, k, metric.value, least_length(normalize, x.dtype), largest, exclude_self
+        )
     return result
 
 

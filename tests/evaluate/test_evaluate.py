@@ -349,7 +349,9 @@ def test_every_pass_is_shown(tmp_path: Path) -> None:
     with progress_bars(show):
         evaluate(encoder, options, photos)
     finished = [(name, done) for name, done, total in seen if done == total]
-    assert finished == [(tmp_path.name, 36)] * 6  # pretrained, three random ones, pixels, histogram
+    passes = [one for one in finished if one[0] != "linear classifier"]
+    assert passes == [(tmp_path.name, 36)] * 6  # pretrained, three random ones, pixels, histogram
+    assert len(finished) - len(passes) >= 6
     count = len(seen)
     encode(encoder, photos)
     assert len(seen) == count

@@ -476,3 +476,88 @@ def test_heads_of_a_single_row(large: bool, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.setattr(features, "LARGE", 0)
     weight, bias = linear_head(torch.randn(1, 4), torch.tensor([1]), 2)
     assert not weight.any() and bias[1] > bias[0]
+
+
+def test_features_of_other_widths_are_named_before_their_length() -> None:
+    x, other = 3 * torch.randn(10, 8), torch.randn(4, 5)
+    labels, few = torch.arange(10) % 2, torch.arange(4) % 2
+    for call in (knn_accuracy, retrieval_scores):
+        with pytest.raises(ValueError, match=r"queries: expected 8 features as features, got shape \(4, 5\)"):
+            call(x, labels, queries=other, query_labels=few)
+    with pytest.raises(ValueError, match=r"gallery: expected shape \(10, 8\)"):
+        recall_at(x, other)
+
+
+@pytest.mark.parametrize("call", [lambda x, y: knn_accuracy(x, y, 1), lambda x, y: retrieval_scores(x, y, k=1)])
+def test_one_row_has_no_neighbours(call: Any) -> None:
+    with pytest.raises(ValueError, match="features: expected at least two rows, as each is left out"):
+        call(X[:1], Y[:1])
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda make: retrieval_scores(X, Y, k=make(3)),
+        lambda make: retrieval_scores(X, Y, k=make([1, 3])),
+        lambda make: recall_at(X, X.flip(0), make(3)),
+        lambda make: recall_at(X, X.flip(0), make([1, 3])),
+        lambda make: knn_accuracy(X, Y, make(3), temperature=make(0.5)),
+        lambda make: few_labels(X, Y, TRAIN, TEST, share=make(0.5)),
+        lambda make: linear_probe(X, Y, TRAIN, TEST, make(0.25), make(20)),
+        lambda make: kmeans(X, make(3), seed=make(1))[2],
+    ],
+)
+def test_options_as_arrays_and_tensors(call: Any) -> None:
+    wanted = call(lambda value: value)
+    assert call(np.array) == wanted and call(torch.tensor) == wanted
+
+
+def test_rows_are_a_list_of_indices() -> None:
+    with pytest.raises(ValueError, match=r"train: expected indices \[rows\], got shape \(1, 40\)"):
+        linear_probe(X, Y, np.arange(40)[None], TEST)
+
+
+def test_hashes_beyond_what_torch_compares_are_named() -> None:
+    labels = np.array([2**63 + 5, 1, 2**63 + 5], dtype=np.uint64)
+    with pytest.raises(ValueError, match=f"labels: expected classes below 2\\^63, got {2**63 + 5}: number them"):
+        knn_accuracy(X[:3], labels, 1)
+
+
+def test_clusters_that_are_no_list_or_unknown_are_named() -> None:
+    some = np.array([0, 1, 1])
+    for clusters, labels, wanted in (
+        (np.array([0, float("nan"), 1]), some, "clusters: expected no NaN, row 1 has it"),
+        (some, np.array([0, 1, float("nan")]), "labels: expected no NaN, row 2 has it"),
+        (some[:, None], some[:, None], r"clusters: expected \[N\] with at least one row, got shape \(3, 1\)"),
+        (some[:0], some[:0], r"clusters: expected \[N\] with at least one row, got shape \(0,\)"),
+        (some, some[:2], "clusters: expected as many as labels, got 3 and 2"),
+    ):
+        with pytest.raises(ValueError, match=wanted):
+            clustering_scores(clusters, labels)
+
+
+@pytest.mark.filterwarnings("error")
+def test_clusters_may_be_fractions() -> None:
+    assert clustering_scores(np.array([0.5, 0.5, 1.5]), np.array([1, 1, 0]))["nmi"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("exponent", [-90, -60, 60, 120])
+def test_measures_do_not_depend_on_the_unit_of_the_features(exponent: int) -> None:
+    """Of powers of two, where squares in float32 vanish or overflow."""
+    generator = torch.Generator().manual_seed(0)
+    x, y, unit = torch.randn(60, 4, generator=generator), torch.arange(60) % 3, 2.0**exponent
+    centres, cluster, cost = kmeans(x, 3)
+    scaled, same, scaled_cost = kmeans(x * unit, 3)
+    assert torch.equal(same, cluster) and torch.equal(scaled, centres * unit) and scaled_cost == cost * unit * unit
+    assert feature_spread(x * unit) == pytest.approx(feature_spread(x), rel=1e-5)
+    wanted = knn_accuracy(features.centred(x), y, 5)
+    assert knn_accuracy(features.centred(x * unit), y, 5) == wanted
+
+
+def test_a_collapsed_encoder_has_a_score() -> None:
+    """Its centred features are no longer than the rounding of small numbers."""
+    x = torch.full((60, 8), 1e-8) * (1 + 1e-6 * torch.randn(60, 8))
+    lengths = features.centred(x).norm(dim=1)
+    assert bool(((lengths - 1).abs() < 1e-5).all())
+    assert 0 <= knn_accuracy(features.centred(x), torch.arange(60) % 3, 5) <= 100
+    assert float(features.centred(torch.ones(5, 3)).abs().max()) == 0

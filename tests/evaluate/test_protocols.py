@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from fastssl.evaluate import (
     top_1,
     zero_shot,
 )
+from fastssl.evaluate.features import job, progress_bar, progress_bars
 from fastssl.evaluate.linear import labelled_rows
 from fastssl.models import Encoder, build_encoder
 from fastssl.train import Pretraining, load_method, pretrain
@@ -287,3 +290,68 @@ def test_too_few_items_to_divide(count: int) -> None:
     for make in (divide, open_splits):
         with pytest.raises(ValueError, match=f"data: expected at least two items.*mine has {count}"):
             make(source)
+
+
+@contextmanager
+def reported(seen: dict[str, list[tuple[int, int]]]) -> Iterator[None]:
+    """Context in which ``seen`` receives the (done, total) of each name."""
+
+    @contextmanager
+    def show(name: str) -> Iterator[Any]:
+        seen.setdefault(name, [])
+        yield lambda done, total: seen[name].append((done, total))
+
+    with progress_bars(show):
+        yield
+
+
+def test_fine_tunings_with_few_labels_are_one_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its first line on, what is left of all of them can be estimated: done grows to a total that stays."""
+    import fastssl.evaluate.protocols as module
+
+    quick: Any = lambda **options: FineTuning(**{**options, "epochs": 1, "least_steps": 6, "rates": (0.05, 0.01)})  # noqa: E731
+    monkeypatch.setattr(module, "FineTuning", quick)
+    monkeypatch.setattr(module, "few_labels", lambda *_, **way: (0.0, 0.0))
+    data, seen = _shades(), dict[str, list[tuple[int, int]]]()
+    task = Splits("shades", data.subset(np.arange(60)), data.subset(np.arange(60, 80)))
+    with reported(seen):
+        evaluate_with("few-labels", build_encoder(OPTIONS), OPTIONS, [task])
+    assert set(seen) == {"shades", "shades: fine-tuning"}
+    steps = seen["shades: fine-tuning"]
+    done = [one for one, _ in steps]
+    assert done == sorted(done) and len(done) > 36
+    assert steps[0][0] == 1 and steps[-1][0] == steps[-1][1] and steps[0][1] >= 6 * 3 * 6  # draws, trainings, steps
+
+
+@pytest.mark.parametrize("protocol", ["lbfgs", "sgd"])
+def test_a_linear_probe_is_one_job(protocol: str) -> None:
+    """The fits of all penalties or rates, and the last one: of five parts each."""
+    x, y = clusters()
+    seen = dict[str, list[tuple[int, int]]]()
+    with reported(seen):
+        linear_probe(x, y, np.arange(60), np.arange(60, 90), steps=20, protocol=protocol)
+    (steps,) = seen.values()
+    done = [one for one, _ in steps]
+    assert done == sorted(done) and {total for _, total in steps} == {400} and steps[-1] == (400, 400)
+    with reported(nested := {}), job("several", 2) as part:
+        for _ in range(2):
+            with part():
+                linear_probe(x, y, np.arange(60), np.arange(60, 90), steps=20, protocol=protocol)
+    assert list(nested) == ["several"] and nested["several"][-1] == (800, 800)
+
+
+def test_parts_of_a_job_may_end_early_or_fail() -> None:
+    seen = dict[str, list[tuple[int, int]]]()
+    with reported(seen):
+        with job("whole", 5) as part:
+            with part(3), progress_bar("one") as show:
+                show(1, 10)
+                with progress_bar("within") as inner:
+                    inner(1, 2)
+            with part(2), progress_bar("two") as show:
+                show(10, 10)
+        with pytest.raises(KeyError), job("broken", 1) as part, part():
+            raise KeyError
+        with progress_bar("after") as show:
+            show(1, 1)
+    assert seen == {"whole": [(3, 50), (30, 50), (50, 50), (50, 50)], "broken": [], "after": [(1, 1)]}

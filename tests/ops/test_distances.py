@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 
@@ -103,7 +106,7 @@ def test_nan_ranks_behind_all_others(isa: str, backend: str, metric: str, larges
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("metric", ["manhattan", "chebyshev"])
+@pytest.mark.parametrize("metric", ["euclidean", "sqeuclidean", "manhattan", "chebyshev"])
 def test_distances_of_rows_that_are_infinite_or_unknown(isa: str, metric: str, dtype: torch.dtype) -> None:
     """Those of the differences: of equal infinities they are unknown."""
     x, y = torch.randn(70, 8, dtype=dtype), torch.randn(45, 8, dtype=dtype)
@@ -112,9 +115,13 @@ def test_distances_of_rows_that_are_infinite_or_unknown(isa: str, metric: str, d
     y[2, 2] = -float("inf")
     for other in (None, y):
         difference = (x[:, None] - (x if other is None else other)[None]).abs()
-        wanted = difference.norm({"manhattan": 1.0, "chebyshev": float("inf")}[metric], 2)
+        wanted = difference.norm({"manhattan": 1.0, "chebyshev": float("inf")}.get(metric, 2.0), 2)
+        wanted = wanted**2 if metric == "sqeuclidean" else wanted
         for backend in ("cpu", "reference"):
             got = F.pairwise_distance(x, other, metric=metric, backend=backend)
+            if other is None and backend == "reference":  # whose products leave some of the distance to itself
+                itself = torch.eye(len(x), dtype=torch.bool) & torch.isfinite(wanted)
+                got = got.masked_fill(itself, 0)
             torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
@@ -124,3 +131,83 @@ def test_rows_that_are_unknown_are_the_last(isa: str, metric: str) -> None:
     y[30, 3] = float("nan")
     values, indices = F.nearest(x, y, 45, metric=metric)
     assert (indices[:, -1] == 30).all() and values[:, -1].isnan().all() and not values[:, :-1].isnan().any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_distances_of_rows_whose_squares_overflow(isa: str, dtype: torch.dtype) -> None:
+    """Of equal ones 0, of others their length, which does not."""
+    large = 1e20 if dtype == torch.float32 else 1e200
+    x, y = torch.randn(70, 8, dtype=dtype), torch.randn(45, 8, dtype=dtype)
+    x[3:6] *= large
+    y[7], y[40] = x[3], -x[4]
+    for other in (x, y):
+        scaled = (x.double()[:, None] - other.double()[None]) / large
+        wanted = (scaled.norm(dim=2) * large).to(dtype)
+        values, indices = F.nearest(x, other, len(other), metric="euclidean")
+        assert torch.equal(values, values.sort(1).values)
+        got = F.pairwise_distance(x, None if other is x else other)
+        assert torch.equal(got.gather(1, indices), values)
+        torch.testing.assert_close(got[3:6], wanted[3:6], rtol=1e-5, atol=0)
+        assert got[3, 3 if other is x else 7] == 0
+    assert F.nearest(x[3:4], y, 1, metric="euclidean")[1].item() == 7
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("row", [0, 33])
+def test_a_row_that_is_not_finite_leaves_close_rows_alone(isa: str, row: int, bad: float) -> None:
+    """The embeddings of a model that has collapsed, which are compared relative to one of them."""
+    x = 1 + 1e-4 * torch.randn(70, 16)
+    x[row, 5] = bad
+    others = torch.arange(70) != row
+    wanted = torch.cdist(x.double(), x.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    got = F.pairwise_distance(x)[others][:, others]
+    torch.testing.assert_close(got.double(), wanted[others][:, others], rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("kind", ["distinct", "tied", "not finite"])
+@pytest.mark.parametrize("own", [True, False])
+def test_many_nearest_rows(dtype: torch.dtype, largest: bool, kind: str, own: bool) -> None:
+    """In the order of a stable sort, NaN last, and without the row itself: what few are taken from, too."""
+    y = torch.randn(500, 3, dtype=dtype)
+    if kind == "tied":
+        y = y.round()
+    if kind == "not finite":
+        y[::3], y[1::7, 0], y[2::5, 1] = float("nan"), float("inf"), -float("inf")
+    x = y if own else torch.randn(40, 3, dtype=dtype)
+    scores = F.pairwise_distance(x, None if own else y, metric="dot")
+    for k in (1, 95, 96, 160, 250, 499):
+        values, indices = (F.nearest if largest else F.farthest)(
+            x, None if own else y, k, metric="dot", exclude_self=own
+        )
+        for i in range(0, len(x), 13):
+            row = scores[i].tolist()
+            order = sorted(
+                (j for j in range(500) if not (own and j == i)),
+                key=lambda j: (row[j] != row[j], 0.0 if row[j] != row[j] else -row[j] if largest else row[j], j),
+            )
+            assert indices[i].tolist() == order[:k]
+        assert torch.equal(values.nan_to_num(7), scores.gather(1, indices).nan_to_num(7))
+
+
+def test_no_rows_to_search_are_named() -> None:
+    x = torch.randn(3, 4)
+    for function in (F.nearest, F.farthest):
+        with pytest.raises(ValueError, match=r"y: expected at least one row to search, got shape \(0, 4\)"):
+            function(x, x[:0], 1)
+        with pytest.raises(
+            ValueError, match=r"x: expected at least two rows, as each leaves itself out, got shape \(1"
+        ):
+            function(x[:1], None, 1, exclude_self=True)
+
+
+@pytest.mark.parametrize("k", [torch.tensor(2), torch.tensor(2, dtype=torch.uint8), np.array(2), np.int8(2)], ids=repr)
+def test_numbers_without_dimensions(k: Any) -> None:
+    x = torch.randn(5, 4)
+    wanted = F.nearest(x, None, 2, exclude_self=True)
+    for yes in (np.True_, torch.tensor(True)):
+        assert all(torch.equal(a, b) for a, b in zip(F.nearest(x, None, k, exclude_self=yes), wanted))
+    for wrong in (torch.tensor([2]), torch.tensor(2.0), torch.tensor(True), np.array([2])):
+        with pytest.raises(TypeError, match="k: expected an integer"):
+            F.nearest(x, None, wrong)

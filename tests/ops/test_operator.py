@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +18,8 @@ from torch import Tensor
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
+from fastssl.augment import SimCLRAugment
+from fastssl.ops import extension
 from tests.support import interrupted_loss
 from tests.support.processes import start
 
@@ -209,6 +214,41 @@ def test_environment_forces_instruction_set_and_backend() -> None:
 def test_ctrl_c_returns_within_a_second(where: str, tmp_path: Path) -> None:
     done = start(interrupted_loss.main, where, log=tmp_path / "log", environment={})
     assert done.wait() == 0 and done.output.split() == ["interrupted", "True"], done.output
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+@pytest.mark.parametrize("what", ["forward", "backward", "nearest", "pairwise", "views"])
+def test_what_a_signal_handler_raises_is_raised(what: str) -> None:
+    """A time limit of a test or of a job is no Ctrl-C, which would end the whole program."""
+    reason = _TimeIsUp("after 0.2 s")
+
+    def late(*_: object) -> None:
+        raise reason
+
+    rows = torch.randn(1 << 15, 1, requires_grad=True)
+    images = [np.zeros((512, 512, 3), np.uint8)] * 2048
+    calls: dict[str, Callable[[], object]] = {
+        "forward": lambda: F.nt_xent(rows, rows, normalize=False, temperature=1.0),
+        "nearest": lambda: F.nearest(rows.detach(), None, 90, exclude_self=True),
+        "pairwise": lambda: F.triplet(rows, torch.arange(len(rows)) // 2),
+        "views": lambda: SimCLRAugment(size=224)(images),
+    }
+    run = calls[what] if what in calls else calls["forward"]().backward  # type: ignore[attr-defined]
+    fastssl.instruction_set("portable")
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    try:
+        with pytest.raises(_TimeIsUp) as found:
+            run()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert found.value is reason
+    assert extension._C is not None
+    assert extension._C.take_raised() is None
 
 
 @pytest.mark.parametrize("loss", ["nt_xent", "triplet", "linear_cross_entropy"])

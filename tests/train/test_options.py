@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fastssl.evaluate import DenseTuning
 from fastssl.methods import Word2Vec
 from fastssl.train import Pretraining
 
-NO_INTEGERS = [True, np.True_, 3.0, np.float32(3), "3", -1, np.int64(-1)]
+NO_INTEGERS = [True, np.True_, 3.0, np.float32(3), "3", -1, np.int64(-1), torch.tensor(3.0), torch.tensor([3])]
 
 
 def test_options_of_numpy_are_those_of_python() -> None:
@@ -24,6 +25,13 @@ def test_options_of_numpy_are_those_of_python() -> None:
     plain = Pretraining(epochs=3, batch_size=32, seed=1, lr=0.5, chunk=8)
     assert given == plain
     assert json.dumps(asdict(given)) == json.dumps(asdict(plain))  # as checkpoints record them
+
+
+def test_options_of_torch_are_those_of_python() -> None:
+    given = Pretraining(epochs=torch.tensor(3), batch_size=np.array(32), lr=torch.tensor(0.5, dtype=torch.float64))
+    given.check()
+    assert given == (plain := Pretraining(epochs=3, batch_size=32, lr=0.5))
+    assert json.dumps(asdict(given)) == json.dumps(asdict(plain))
 
 
 def test_options_of_word_vectors() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl._table import Metric, RowLoss
+from fastssl.ops.operator import is_transformed, is_watched
 from fastssl.ops.reference.common import in_full_precision, softplus, unit
 from fastssl.ops.types import Relation
 
@@ -32,7 +33,17 @@ def scores(x: Tensor, y: Tensor, metric: Metric, normalize: float) -> Tensor:
 
 @in_full_precision
 def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:
-    return scores(x, x if y is None else y, metric, normalize)
+    y = x if y is None else y
+    matrix = scores(x, y, metric, normalize)
+    if metric not in (Metric.euclidean, Metric.sqeuclidean) or x.dtype == torch.float64:
+        return matrix
+    finite = torch.isfinite(matrix)
+    traced = torch.compiler.is_compiling() or is_transformed((x, y)) or is_watched((x, y))
+    if not traced and bool(finite.all()):
+        return matrix
+    # Squared lengths overflow: in losses that shows, a distance is that of the differences.
+    exact = torch.cdist(unit(x, normalize), unit(y, normalize), compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.where(finite, matrix, exact**2 if metric == Metric.sqeuclidean else exact)
 
 
 def nearest(
