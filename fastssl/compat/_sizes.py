@@ -1,5 +1,5 @@
 """Small batches on a GPU run the library's own code: a step then takes as long as the host needs to launch its kernels,
-and the library launches fewer.
+and the library launches fewer. So do losses of few rows against few classes on a CPU: they are one small cross-entropy.
 
 A loss is fused from as many rows on as its own code holds so much in one tensor that it takes longer (measured on an
 H100). Rows are those of the largest matrix that takes part: embeddings, references, weights of classes, a memory bank.
@@ -23,6 +23,7 @@ MASKED_MATRICES = 4096  # several [N, N], of which masks select
 HISTOGRAMS = 512  # [N, N, bins]
 TRIPLETS = 256  # all triplets of a batch
 PAIRS_OF_PAIRS = 64  # [positive pairs, negative pairs]
+SCORES = 1 << 17  # of rows and classes, from which kernels of a CPU are faster
 
 
 def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> None:
@@ -38,6 +39,19 @@ def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> No
         return
     if max(len(t) for t in matrices) < least and all(size < least for size in _own_sizes(loss, known)):
         raise NotFused(f"fewer than {least:,} rows on a GPU (min_rows)")
+
+
+def require_scores(loss: Any, given: Any) -> None:
+    """Raises NotFused for a call whose kernels are a CPU's, with few scores of rows and classes.
+
+    ``loss`` has a matrix of one vector per class; ``given``: the other arguments.
+    """
+    rows = next((t for t in tensors(given) if t.dim() == 2), None)
+    if rows is None or rows.device.type != "cpu" or _on_gpu(rows):
+        return
+    values = sum(t.numel() for t in loss._parameters.values() if t is not None and t.dim() == 2)
+    if len(rows) * values < SCORES * rows.shape[1]:
+        raise NotFused(f"fewer than {SCORES:,} scores of rows and classes on a CPU (min_rows)")
 
 
 def _on_gpu(rows: Tensor) -> bool:

@@ -103,6 +103,7 @@ _MIN_ROWS = {
     **dict.fromkeys(("MultiSimilarityLoss", "SupConLoss"), MASKED_MATRICES),
     "FastAPLoss": HISTOGRAMS,
 }
+_OF_CLASSES = ("ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss", "ProxyNCALoss")
 
 
 def targets() -> list[Target]:
@@ -134,6 +135,7 @@ def targets() -> list[Target]:
             Target(
                 *(getattr(losses, name), "compute_loss", fused, _probe),
                 min_rows=_MIN_ROWS.get(name, MATRIX),
+                of_classes=name in _OF_CLASSES,
                 again=_again,
             )
             for name, fused in table.items()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import fastssl
+from fastssl.compat import _sizes
 from fastssl.compat._peer import NotFused
 from fastssl.compat._sizes import require_rows
 from tests.support.peers import lightly, metric_learning
@@ -100,3 +101,24 @@ def test_a_wrong_number_of_rows(given: Any) -> None:
     with pytest.raises((TypeError, ValueError), match="min_rows: expected an integer"):
         fastssl.patch("lightly", min_rows=given)
     assert fastssl.patched() == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss", "ProxyNCALoss", "ProxyAnchorLoss"]
+)
+def test_few_rows_against_few_classes_run_the_library_on_a_cpu(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are one small cross-entropy; which others are fused, and which with ``min_rows``."""
+    monkeypatch.setattr(_sizes, "SCORES", 12 * 20)
+    pml = metric_learning()
+    fastssl.patch("pytorch_metric_learning")
+    calls = _calls("pytorch_metric_learning", name)
+    for classes, fused in ((19, name == "ProxyAnchorLoss"), (20, True), (21, True)):
+        loss, before = getattr(pml.losses, name)(num_classes=classes, embedding_size=4), calls.fused
+        loss(_rows(), torch.arange(12))
+        assert calls.fused - before == fused
+        with fastssl.patched("pytorch_metric_learning", min_rows=0):
+            before = calls.fused
+            loss(embeddings=_rows(), labels=torch.arange(12))
+            assert calls.fused - before == 1
+    refused = {"fewer than 240 scores of rows and classes on a CPU (min_rows)": 1}
+    assert calls.original == ({} if name == "ProxyAnchorLoss" else refused)
