@@ -114,7 +114,9 @@ def check_loss(value: Any, what: str, graph: bool = True) -> None:
     if value.numel() != 1:
         raise ValueError(f"{expected}, got one of shape {tuple(value.shape)}; take its mean")
     if graph and not value.requires_grad:
-        raise ValueError(f"{expected}, got one without: it was detached, or no parameter that is trained is in it")
+        no_graph = torch.is_inference_mode_enabled()
+        why = "inference_mode is on" if no_graph else "it was detached, or no parameter that is trained is in it"
+        raise ValueError(f"{expected}, got one without: {why}")
 
 
 @dataclass(frozen=True)

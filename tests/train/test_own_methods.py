@@ -82,6 +82,11 @@ def test_losses_of_cached_step(loss: Callable[..., Any], kind: type[Exception], 
         cached_step(nn.Linear(8, 4), torch.randn(6, 8), loss, chunk=2)
 
 
+def test_cached_step_in_inference_mode_says_so() -> None:
+    with torch.inference_mode(), pytest.raises(ValueError, match="got one without: inference_mode is on"):
+        cached_step(nn.Linear(8, 4), torch.randn(6, 8), lambda z: z.sum(), chunk=2)
+
+
 def test_checkpoints_of_compiled_networks(tmp_path: Path) -> None:
     """Their keys are those of the original module; earlier checkpoints with ``_orig_mod.`` are read."""
 
