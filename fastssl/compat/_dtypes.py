@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from fastssl.compat._peer import NotFused, Target
-from fastssl.ops import extension
+from fastssl.functional import _precision
 
 _HALVES = (torch.float16, torch.bfloat16)
 _found: dict[Any, Any] = {}
@@ -29,16 +29,11 @@ def _autocast() -> torch.dtype | None:
 
 
 def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor, ...]:
-    """float32 rows in the dtype in which the original multiplies them within autocast, where that is faster: on a GPU,
-    and on a CPU whose instruction set has such products. (Elsewhere these are made in float32: more exact, no slower.)
+    """float32 rows in the dtype in which the original multiplies them within autocast, where that is faster.
 
     ``region``: dtype of the autocast region; None: that of the call that is fused.
     """
-    dtype = region or _autocast()
-    if dtype is None:
-        return rows
-    faster = {"cuda": True, "cpu": extension.multiplies(dtype)}
-    return tuple(t.to(dtype) if t.dtype == torch.float32 and faster.get(t.device.type) else t for t in rows)
+    return _precision.multiplied(*rows, region=region or _autocast())
 
 
 def in_autocast() -> bool:

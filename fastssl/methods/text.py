@@ -17,6 +17,7 @@ from fastssl.data.tokenizer import FILE, Tokenizer
 from fastssl.data.tokens import TokenFile
 from fastssl.data.windows import Windows
 from fastssl.distributed.shards import unsharded
+from fastssl.functional._precision import multiplied
 from fastssl.methods.base import Method
 from fastssl.models.language import LanguageModel
 
@@ -122,6 +123,7 @@ class TextMethod(Method):
         """Mean cross-entropy of the positions that count, which alone reach the head; 0 if there are none."""
         rows, wanted = self.rows(hidden, targets)
         weight, bias = self.head()
+        rows, weight = multiplied(rows, weight)
         with unsharded():  # the trainer weights the means of all processes by their terms
             return F.linear_cross_entropy(rows, weight, wanted, bias)
 

@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from safetensors.torch import load_file
 from torch import Tensor
 
+import fastssl.functional as F
 from fastssl.data import Corpus, TokenBatch, Tokenizer, Window, Windows, tokenize_corpus
 from fastssl.data.corruption import IGNORED, OBJECTIVES
 from fastssl.data.windows import passage
@@ -22,6 +23,7 @@ from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, 
 from fastssl.models import build_language, generate, generate_target
 from fastssl.models.generation import filtered
 from fastssl.models.language import OWN
+from fastssl.ops import extension
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint
 from fastssl.train.gradients import Gradients, check_batch, split_batch
@@ -151,6 +153,38 @@ def test_accumulated_gradients_are_those_of_the_batch(name: str, network: str, p
     if parts > 1:  # the mean of means is another number
         means = torch.stack([method(part) for part in split_batch(batch, parts)]).mean()
         assert abs(float((means - method(batch)).detach())) > 1e-4
+
+
+@pytest.mark.parametrize(("name", "network"), PREDICTING)
+def test_heads_within_autocast_multiply_as_linear_layers(
+    name: str, network: str, file: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bf16 where the CPU has such products, which was left to fp32; the logits are not rounded, as a layer's are."""
+    method = method_of(name, network).eval()
+    batch = batch_of(method, file)
+    hidden = method.hidden(batch).detach()
+    rows, wanted = method.rows(hidden, batch.targets)
+    weight, bias = (None if t is None else t.detach().double() for t in method.head())
+    given: list[torch.dtype] = []
+
+    def entropy(hidden: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+        given.extend((hidden.dtype, weight.dtype))
+        return linear_cross_entropy(hidden, weight, *rest)
+
+    linear_cross_entropy = F.linear_cross_entropy
+    monkeypatch.setattr(F, "linear_cross_entropy", entropy)
+    assert weight is not None
+    right = float(TF.cross_entropy(TF.linear(rows.double(), weight, bias), wanted))
+    errors = []
+    for has_products in (False, True):
+        monkeypatch.setattr(extension, "multiplies", lambda dtype, has=has_products: has)
+        with torch.autocast("cpu", torch.bfloat16):
+            errors.append(abs(float(method.entropy(hidden, batch.targets)) - right))
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = TF.linear(rows, weight.float(), None if bias is None else bias.float())
+    layer = abs(float(TF.cross_entropy(rounded.float(), wanted)) - right)
+    assert given[2:] == [torch.bfloat16] * 2
+    assert errors[1] <= 1.5 * layer + 2e-3 * right
 
 
 @pytest.mark.parametrize(("name", "network"), PREDICTING)
