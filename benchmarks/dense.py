@@ -1,7 +1,7 @@
 """Detection and segmentation of emoji scenes by pretrained encoders; writes the tables of docs/dense.md.
 
 python benchmarks/dense.py pretrain segmentation detection speed --page [--methods simclr byol ...] [--seeds 3]
-python benchmarks/dense.py pretrain labels --page --methods simclr --epochs 300 --train 4000 --label-steps 3200 --shares 0.1 1
+python benchmarks/dense.py pretrain labels --page --methods simclr --seeds 6
 
 "pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"

@@ -101,7 +101,7 @@ Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
   return {std::move(p), Keep(keep)};
 }
 
-// Interrupted is turned into KeyboardInterrupt by Python; the stable ABI passes on the text alone.
+// Interrupted becomes what a signal's handler has raised in Python; the stable ABI passes on the text alone.
 std::tuple<Tensor, Tensor, Tensor> forward(FASTSSL_PAIR_ARGUMENTS) {
   x = rows_of(x), more_x = rows_of(more_x), y = rows_of(y), more_y = rows_of(more_y);
   const Arguments a = parse(FASTSSL_PAIR_VALUES);

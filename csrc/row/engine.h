@@ -2,11 +2,8 @@
 // into gradients, in three phases. Chunks of columns are cut alike for any number of threads, and their shares of
 // dL/dx are added in order: the same bits always. Only row_loss.cpp includes this.
 #pragma once
-#include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
-#include <vector>
 
 #include "core/buffer.h"
 #include "core/interrupt.h"
@@ -93,28 +90,6 @@ class RowEngine {
   void score(const Strip<T>& t) const {
     if (p.metric == Metric::given) return turn(t, p.x.data, false);
     for_each_chunk(t, [&](int64_t, int64_t j0, int64_t j1) { rows.score[int(p.metric)](t, j0, j1); });
-  }
-  // The same where distances are the result. Squared lengths that overflow say nothing of a distance: those of infinite
-  // and huge rows are computed from their differences.
-  void score_exactly(const Strip<T>& t, int64_t j0, int64_t j1) const {
-    rows.score[int(p.metric)](t, j0, j1);
-    const std::vector<int64_t>& y_huge = p.same ? x_huge : huge_of_y;
-    const auto each = [](const std::vector<int64_t>& huge, int64_t from, int64_t to, auto&& f) {
-      for (auto at = std::lower_bound(huge.begin(), huge.end(), from); at != huge.end() && *at < to; ++at) f(*at);
-    };
-    const int64_t i0 = t.i0 * kBlock, i1 = std::min(t.i1 * kBlock, n), last = std::min(j1 * kBlock, m);
-    const auto correct = [&](int64_t i, int64_t j) {
-      t.s[(i / kBlock - t.i0) * t.stride + (j - t.first) * kBlock + i % kBlock] = T(distance(t, i, j));
-    };
-    each(x_huge, i0, i1, [&](int64_t i) {
-      for (int64_t j = j0 * kBlock; j < last; ++j) correct(i, j);
-    });
-    each(y_huge, j0 * kBlock, last, [&](int64_t j) {
-      for (int64_t i = i0; i < i1; ++i) correct(i, j);
-    });
-  }
-  void score_exactly(const Strip<T>& t) const {
-    for_each_chunk(t, [&](int64_t, int64_t j0, int64_t j1) { score_exactly(t, j0, j1); });
   }
   // f(lane block): what is done with the rows of a strip.
   template <class F>
@@ -210,22 +185,6 @@ class RowEngine {
   }
 
  private:
-  std::vector<int64_t> x_huge, huge_of_y;  // rows whose squared lengths, or four times these, overflow; in order
-
-  // Of row i of x and row j of y, from their differences in units of the largest.
-  double distance(const Strip<T>& t, int64_t i, int64_t j) const {
-    const T* x = static_cast<const T*>(t.x.rows) + (i / kBlock * depth_blocks * kBlock + i % kBlock) * kBlock;
-    const T* y = static_cast<const T*>(t.y.rows) + (j / kBlock * depth_blocks * kBlock + j % kBlock) * kBlock;
-    const auto difference = [&](int64_t d) {
-      const int64_t at = d / kBlock * kArea + d % kBlock;
-      return double(x[at]) - double(y[at]);
-    };
-    double largest = 0, sum = 0;
-    for (int64_t d = 0; d < depth; ++d) largest = std::max(largest, std::abs(difference(d)));
-    const double unit = largest > 0 && std::isfinite(largest) ? largest : 1.0;
-    for (int64_t d = 0; d < depth; ++d) sum += difference(d) / unit * (difference(d) / unit);
-    return p.metric == Metric::euclidean ? std::sqrt(sum) * unit : sum * unit * unit;
-  }
   template <class V>
   void turn_as(const Strip<T>& t, const void* matrix, bool to_matrix) const {
     const int64_t row_stride = to_matrix ? m : p.x.row_stride, column_stride = to_matrix ? 1 : p.x.col_stride;
@@ -284,12 +243,6 @@ class RowEngine {
     };
     side(p.x, x_blocks, &x_lanes, x_rows, x_inverse, x_square);
     if (!p.same) side(p.y, y_blocks, nullptr, y_rows, y_inverse, y_square);
-    const auto find_huge = [](const Buffer<T>& square, int64_t count, std::vector<int64_t>& huge) {
-      for (int64_t i = 0; square.data() && i < count; ++i)
-        if (square[i] > std::numeric_limits<T>::max() / 4) huge.push_back(i);
-    };
-    find_huge(x_square, n, x_huge);
-    if (!p.same) find_huge(y_square, m, huge_of_y);
   }
 
   void finish_side(const Source& source, const Buffer<double>& inverse, const Buffer<T>& dense,

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "distances.h"
 #include "engine.h"
 #include "select_many.h"
 
@@ -180,6 +181,7 @@ void leave(void* to, const void* from, size_t bytes) {
 template <class T>
 void pairwise_forward_as(const RowProblem& p, T* out) {
   const RowEngine<T> e(exchanged(p), isa());
+  const Distances<T> distances(e);
   Buffer<T> scores(e.strip_numel(), false);
   advise_huge_pages(out, size_t(e.n * e.m) * sizeof(T));
   for (int64_t k = 0; k < e.strips(); ++k) {
@@ -189,7 +191,7 @@ void pairwise_forward_as(const RowProblem& p, T* out) {
     e.for_each_chunk(t, [&](int64_t, int64_t j0, int64_t j1) {
       for (int64_t j = j0; j < j1; j += kMaxTileBlocks) {
         const int64_t end = std::min(j + kMaxTileBlocks, j1);
-        e.score_exactly(t, j, end);
+        distances.score(t, j, end);
         for (int64_t row = j * kBlock; row < std::min(end * kBlock, e.m); ++row)
           for (int64_t block = t.i0; block < t.i1; ++block)
             leave(out + row * e.n + block * kBlock, t.s + (block - t.i0) * t.stride + row * kBlock,
@@ -254,11 +256,12 @@ void pairwise_backward_as(const RowProblem& p, const Source& grad, const T* out,
 template <class T>
 void nearest_as(const RowProblem& p, int64_t k, bool largest, bool exclude_self, T* values, int64_t* indices) {
   const RowEngine<T> e(p, isa());
+  const Distances<T> distances(e);
   Buffer<T> scores(e.strip_numel());
   for (int64_t q = 0; q < e.strips(); ++q) {
     Strip<T> t = e.strip(q, false);
     t.s = scores.data();
-    e.score_exactly(t);
+    distances.score(t);
     e.for_each_block(t, [&](int64_t block) {
       int64_t count[kBlock] = {};
       Selection<T> select;

@@ -103,7 +103,7 @@ FASTSSL_INLINE int finish_distances(const Strip<T>& t, int64_t ib, int64_t jb, T
       const Vec<T> d = sum - T(2) * load<T>(at);
       store<T>(at, kMetric == Metric::euclidean ? root<T>(d) : d);
       // (Infinite rows are at an unknown distance, NaN, also of each other: in losses they show. Where the distances
-      // are the result, RowEngine::score_exactly has them.)
+      // are the result, distances.h has them.)
       if (const uint32_t bits = bits_of<T>(d < sum * T(kNear)); __builtin_expect(bits != 0, 0)) {
         found += expand_bits(bits, r * int32_t(kBlock) + v * kWidth<T>, near + found);
         if (found > kManyNear && !whole) return found;
