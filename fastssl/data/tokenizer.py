@@ -158,7 +158,7 @@ _LONG = re.compile(r"\S{1000}")
 def train_tokenizer(texts: Iterable[str] | Source, kind: str = "bpe", vocabulary: int = 8000) -> Tokenizer:
     """Trains a tokenizer.
 
-    The same texts give the same tokenizer, but for "unigram": the library sums its words in an order of chance.
+    The same texts give the same tokenizer, but for "unigram": the library sums its words in a random order.
 
     Args:
         texts: sentences or documents, consumed once; or a source of texts, such as a :class:`Corpus`.
