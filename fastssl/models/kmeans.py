@@ -16,7 +16,7 @@ from fastssl.models.given import CHUNK, Values, as_tensor, feature_rows
 def kmeans(
     features: Values, clusters: int, *, iterations: int = 50, seed: int = 0, tolerance: float = 1e-4
 ) -> tuple[Tensor, Tensor, float]:
-    """Lloyd's algorithm with k-means++ initialisation, on squared Euclidean distances.
+    """Lloyd's algorithm with greedy k-means++ initialisation, on squared Euclidean distances.
 
     An empty cluster is reinitialised as one row of the largest one, which it splits (as in DeepCluster).
 
@@ -43,7 +43,7 @@ def kmeans(
         >>> bool(cluster[0] == cluster[1]) and bool(cluster[2] == cluster[3]) and bool(cluster[0] != cluster[2])
         True
 
-    Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007; Caron et al., DeepCluster, 2018 (repair).
+    Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007 (greedy: section 5.1 of Celebi et al. 2013); Caron et al., DeepCluster, 2018 (repair).
     """
     x = as_tensor("features", features)
     x = feature_rows(x if x.is_floating_point() or x.is_complex() else x.float()).contiguous()
@@ -81,12 +81,20 @@ def _scale(x: Tensor) -> float:
 
 
 def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
-    """k-means++: draws centroids with probability proportional to the squared distance to the previous ones."""
+    """Greedy k-means++: draws 2 + log K candidates with probability proportional to the squared distance to the previous
+    centroids and takes the one that lowers the cost most, as scikit-learn does: of one candidate each the final cost is
+    up to a quarter higher."""
+    candidates = 2 + int(math.log(clusters))
+    around = x - x.mean(0)  # the expanded square keeps its digits, and they only choose between candidates
+    lengths = around.square().sum(1)
     chosen = [int(rng.integers(len(x)))]
     least = (x - x[chosen[0]]).square().sum(1).double()
     for _ in range(clusters - 1):
         share = (least / least.sum()).cpu().numpy() if float(least.sum()) > 0 else np.full(len(x), 1 / len(x))
-        chosen.append(int(rng.choice(len(x), p=share / share.sum())))
+        drawn = rng.choice(len(x), size=candidates, p=share / share.sum())
+        squares = torch.addmm(lengths + lengths[drawn][:, None], around[drawn], around.T, alpha=-2)
+        costs = torch.minimum(squares.clamp(min=0), least).sum(1)
+        chosen.append(int(drawn[int(costs.argmin())]))
         least = torch.minimum(least, (x - x[chosen[-1]]).square().sum(1).double())
     return x[chosen].clone()
 

@@ -180,6 +180,19 @@ def test_kmeans_is_as_good_as_scikit_learns() -> None:
     assert torch.equal(again[0][0], again[1][0]) and torch.equal(again[0][1], again[1][1])
 
 
+@pytest.mark.parametrize("shift", [0.0, 1e4])
+def test_kmeans_of_one_start_costs_no_more_than_scikit_learns(shift: float) -> None:
+    """Many separate clusters, where k-means++ without candidates ends in local optima of up to twice the cost."""
+    from sklearn.cluster import KMeans
+
+    generator = torch.Generator().manual_seed(1)
+    centres = 4 * torch.randn(60, 8, generator=generator)
+    x = centres[torch.arange(1800) % 60] + 0.5 * torch.randn(1800, 8, generator=generator) + shift
+    ours = sum(kmeans(x, 60, seed=s)[2] for s in range(6))
+    theirs = sum(KMeans(60, n_init=1, random_state=s).fit(x.numpy()).inertia_ / 1800 for s in range(6))
+    assert ours <= 1.1 * theirs
+
+
 def test_kmeans_repairs_empty_clusters() -> None:
     x = torch.cat([torch.zeros(30, 2), torch.ones(2, 2)])
     _, cluster, _ = kmeans(x, 4)
