@@ -43,7 +43,8 @@ def kmeans(
         >>> bool(cluster[0] == cluster[1]) and bool(cluster[2] == cluster[3]) and bool(cluster[0] != cluster[2])
         True
 
-    Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007 (greedy: section 5.1 of Celebi et al. 2013); Caron et al., DeepCluster, 2018 (repair).
+    Source: Lloyd 1982; Arthur and Vassilvitskii, k-means++, 2007 (its greedy version); Caron et al., DeepCluster,
+        2018 (repair).
     """
     x = as_tensor("features", features)
     x = feature_rows(x if x.is_floating_point() or x.is_complex() else x.float()).contiguous()
@@ -81,9 +82,9 @@ def _scale(x: Tensor) -> float:
 
 
 def _plus_plus(x: Tensor, clusters: int, rng: np.random.Generator) -> Tensor:
-    """Greedy k-means++: draws 2 + log K candidates with probability proportional to the squared distance to the previous
-    centroids and takes the one that lowers the cost most, as scikit-learn does: of one candidate each the final cost is
-    up to a quarter higher."""
+    """Greedy k-means++: draws 2 + log K candidates with probability proportional to the squared distance to the
+    previous centroids and takes the one that lowers the cost most, as scikit-learn does. With a single candidate the
+    final cost is up to twice as high where there are many separate clusters."""
     candidates = 2 + int(math.log(clusters))
     around = x - x.mean(0)  # the expanded square keeps its digits, and they only choose between candidates
     lengths = around.square().sum(1)
