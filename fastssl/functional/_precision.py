@@ -18,10 +18,6 @@ def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor
     device = rows[0].device.type
     if region is None and torch.is_autocast_enabled(device):
         region = torch.get_autocast_dtype(device)
-    if region is None or not (device == "cuda" or (device == "cpu" and _cpu_multiplies(region))):
+    if region is None or not (device == "cuda" or (device == "cpu" and extension.multiplies(region))):
         return rows
     return tuple(t.to(region) if t.dtype == torch.float32 else t for t in rows)
-
-
-def _cpu_multiplies(dtype: torch.dtype) -> bool:
-    return not torch.compiler.is_compiling() and extension.multiplies(dtype)  # which Dynamo cannot trace

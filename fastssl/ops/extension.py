@@ -80,6 +80,7 @@ def instruction_set(name: str | None = None) -> str | None:
         if name not in _C.usable_isas():
             raise ValueError(f"name: expected one of {list(_C.usable_isas())}, got {name!r}")
         _C.select_isa(name)
+        _note_products()
     return str(_C.isa())
 
 
@@ -88,9 +89,18 @@ def multiplies(dtype: torch.dtype) -> bool:
 
     The one that is chosen does so where it is faster than in float32.
     """
-    return dtype == torch.bfloat16 and _C is not None and bool(_C.multiplies_bf16())
+    return dtype == torch.bfloat16 and _multiplies_bf16
 
 
+_multiplies_bf16 = False  # a global of Python, which Dynamo can read and guard
+
+
+def _note_products() -> None:
+    global _multiplies_bf16
+    _multiplies_bf16 = _C is not None and bool(_C.multiplies_bf16())
+
+
+_note_products()
 if _C is not None:
     _C.set_pool_limit(_memory_budget)
 if _C is not None and os.environ.get("FASTSSL_ISA"):

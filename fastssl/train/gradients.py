@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,7 +103,7 @@ class Gradients:
 
     def _backward_cached(self, batch: Any, chunk: int | str) -> Tensor:
         several = self.fabric.world_size > 1 and not is_sharded(self.method.parameters())  # FSDP has its own
-        method, rows = self.method, _Rows(self.method, self.model.represent)
+        method, rows = self.method, _Rows(self.method, self.model)
         with self.fabric.no_backward_sync(self.model) if several else contextlib.nullcontext(), self.fabric.autocast():
             loss = cached_step(
                 rows,
@@ -142,11 +142,28 @@ def split_batch(batch: Any, parts: int) -> Sequence[Any]:
 
 
 class _Rows(nn.Module):
-    """``represent`` through Fabric's wrapper (precision, processes), with the method's buffers."""
+    """``represent`` through Fabric's wrapper (precision, processes), with the method's buffers.
 
-    def __init__(self, method: nn.Module, represent: Callable[..., Any]) -> None:
+    Rows have the dtypes that the method gives them within autocast: Fabric casts them to float32, in which losses
+    multiply more slowly.
+    """
+
+    def __init__(self, method: Method, model: Any) -> None:
         super().__init__()
-        self.method, self.represent = method, represent
+        self.method, self.model = method, model
 
-    def forward(self, *inputs: Tensor) -> Any:
-        return self.represent(*inputs)
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        dtypes: list[torch.dtype] = []
+        own = self.method.represent
+
+        def noted(*rows: Tensor) -> tuple[Tensor, ...]:
+            given = own(*rows)
+            dtypes.extend(t.dtype for t in given)
+            return given
+
+        self.method.represent = noted  # type: ignore[method-assign]
+        try:
+            given = self.model.represent(*inputs)
+        finally:
+            del self.method.represent
+        return tuple(t.to(dtype) for t, dtype in zip(given, dtypes))

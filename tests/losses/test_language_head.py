@@ -12,6 +12,7 @@ from torch import Tensor
 
 import fastssl
 import fastssl.functional as F
+from fastssl.functional._precision import multiplied
 
 B, T, D, V = 3, 7, 12, 37
 
@@ -150,3 +151,15 @@ def test_wrong_options_say_what_is_wrong() -> None:
         F.linear_cross_entropy(hidden, weight, targets[:, :3])
     with pytest.raises(ValueError, match=r"shift.*\[batch, length\]"):
         F.linear_cross_entropy(hidden[0], weight, targets[0], shift=True)
+
+
+def test_compiled_heads_within_autocast_have_the_dtype_of_eager_ones(any_isa: str) -> None:
+    """Dynamo reads what the instruction set multiplies, and compiles again where that changes."""
+    rows = torch.randn(4, D), torch.randn(V, D)
+    compiled = torch.compile(lambda a, b: multiplied(a, b), backend="eager", fullgraph=True)
+    for other in ("portable", any_isa):
+        fastssl.instruction_set(other)
+        with torch.autocast("cpu", torch.bfloat16):
+            expected, found = multiplied(*rows), compiled(*rows)
+        assert [t.dtype for t in found] == [t.dtype for t in expected]
+    assert expected[0].dtype == (torch.bfloat16 if fastssl.info()["bf16_dot_products"] else torch.float32)

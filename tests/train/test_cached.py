@@ -18,6 +18,7 @@ import fastssl
 import fastssl.functional as F
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import emoji
+from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, cached_step, pretrain
 from fastssl.train.cached import Inputs, auto_chunk
@@ -286,6 +287,27 @@ def test_methods_in_chunks(name: str) -> None:
     torch.testing.assert_close(given, expected.detach(), rtol=1e-5, atol=1e-5)
     # The shift of a bias that a batch norm takes away has no gradient but rounding: compared as a whole.
     assert relative(gradients(method), gradients(other)) < 2e-4
+
+
+def test_losses_of_chunks_are_computed_in_the_dtype_of_whole_batches(tmp_path: Path) -> None:
+    """Fabric casts what leaves a model to float32: losses of chunks would multiply other rows, more slowly."""
+    data = emoji().subset(np.arange(48), "emoji")
+    options, seen = encoder_for("simclr", None, 32, 4), []
+
+    class Watched(SimCLR):
+        def objective(self, *representations: Tensor, labels: Tensor | None = None) -> Tensor:
+            seen.append([z.dtype for z in representations])
+            return super().objective(*representations, labels=labels)
+
+    found = []
+    for chunk in (None, 24):
+        torch.manual_seed(0)
+        made = Pretraining(epochs=1, batch_size=24, warmup_epochs=0, precision="bf16-mixed", chunk=chunk)
+        method = Watched(build_encoder(options))
+        found.append(pretrain(method, data, made, out=tmp_path / str(chunk), encoder_options=options).state_dict())
+        assert seen[-2:] == 2 * [2 * [torch.bfloat16]]
+    for whole, one in zip(found[0].values(), found[1].values()):
+        torch.testing.assert_close(whole, one, rtol=1e-3, atol=1e-5)
 
 
 def test_pretraining_in_chunks(tmp_path: Path) -> None:
