@@ -113,7 +113,7 @@ def pair_losses(n: int, d: int, dtype: torch.dtype) -> Iterator[tuple[str, Calla
 
     def loss(kind: PairLoss, x: Tensor, more_x: Any, y: Any, scale: Any, bias: Any = None, **o: Any) -> Tensor:
         flags = (o.get("normalize", True), o.get("symmetric", False), -100, "mean")
-        return losses.pair_loss(x, more_x, y, None, o.get("ids"), scale, bias, kind.positives, kind.sigmoid, *flags)
+        return losses.pair_loss(x, more_x, y, None, o.get("ids"), scale, bias, kind.positives, kind.closing, *flags)
 
     scale, bias = (torch.empty((), dtype=torch.float32, device="meta", requires_grad=True) for _ in range(2))
     ids = torch.empty(n, dtype=torch.int64, device="meta")

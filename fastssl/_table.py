@@ -56,6 +56,15 @@ class Positives(IntEnum):
     classes = 3  # x against itself: all rows with the id of row i
 
 
+class Closing(IntEnum):
+    """From a row's sums to its loss (csrc/pair/loss.cpp, kernels/ends.py)."""
+
+    cross_entropy = 0  # softplus(log-sum over the others - the partner's score)
+    sup_con = 1  # the same where a row has one positive; else log-sum - mean of the positives' scores
+    sigmoid_loss = 2  # sum of softplus + softplus(-the partner's score)
+    decoupled = 3  # log-sum over the others - the partner's score
+
+
 class Keep(IntEnum):
     """What the forward pass of the pair matrix keeps for the backward pass."""
 
@@ -88,14 +97,6 @@ class TileEpilogue(IntEnum):
     ranked_list = 8
     matrix = 9  # dL/ds is given, a matrix
     fast_ap = 10  # slopes from a table of bins (histogram.py)
-
-
-class Closing(IntEnum):
-    """From a row's sums to its loss (kernels/ends.py)."""
-
-    cross_entropy = 0  # softplus(log-sum over the others - the partner's score)
-    sup_con = 1  # the same where a row has one positive; else log-sum - mean of the positives' scores
-    sigmoid_loss = 2  # sum of softplus + softplus(-the partner's score)
 
 
 class Pairing(IntEnum):

@@ -16,6 +16,7 @@ from fastssl._table import Closing
 CROSS_ENTROPY = tl.constexpr(Closing.cross_entropy.value)
 SUP_CON = tl.constexpr(Closing.sup_con.value)
 SIGMOID_LOSS = tl.constexpr(Closing.sigmoid_loss.value)
+DECOUPLED = tl.constexpr(Closing.decoupled.value)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -163,7 +164,10 @@ def values_kernel(
         count = third
     else:
         lse = bits * LN2
-        value = exact_softplus(lse - score)
+        if FORM == DECOUPLED:
+            value = lse - score
+        else:
+            value = exact_softplus(lse - score)
         count = fourth
         if BOTH:
             value = (value + exact_softplus(column_bits * LN2 - score)) / 2
@@ -193,7 +197,10 @@ def upstream(GRAD, stride_grad, SAVED, partner, at, inside, n, m, ignore, FORM: 
     if FORM == SIGMOID_LOSS:
         by_score = tl.where(paired, -g * exact_sigmoid(-score), 0.0)
         return g, g * 0, g * 0, by_score, bits * 0, column_bits
-    by_row = g * exact_sigmoid(bits * LN2 - score)
+    if FORM == DECOUPLED:
+        by_row = g
+    else:
+        by_row = g * exact_sigmoid(bits * LN2 - score)
     by_column, positives = g * 0, g * 0
     if BOTH:
         column_bits = tl.load(SAVED + 3 * n + at, mask=inside, other=0.0)

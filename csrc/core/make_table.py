@@ -7,7 +7,7 @@ import sys
 table = runpy.run_path(sys.argv[1])
 print("// Made by csrc/core/make_table.py from fastssl/_table.py.\n#pragma once\n#include <cstdint>\n")
 print("namespace fastssl {\n")
-for name in ("Metric", "RowLoss", "Positives", "Keep", "Reduction"):
+for name in ("Metric", "RowLoss", "Positives", "Closing", "Keep", "Reduction"):
     values: "type[enum.IntEnum]" = table[name]
     print(f"enum class {name} : int64_t {{ {', '.join(f'{v.name} = {v.value}' for v in values)} }};")
     print(f"constexpr int k{name}Values = {len(values)};")

@@ -16,7 +16,7 @@ PairProblem parse(const Tensor& x, const MaybeTensor& y, const MaybeTensor& part
   PairProblem p;
   p.positives = Positives::targets;
   p.ignore_index = -1;
-  p.sigmoid = sigmoid;
+  if (sigmoid) p.closing = Closing::sigmoid_loss;
   p.normalize = normalize;
   p.scale = scale;
   if (bias != 0) p.bias = {bias};

@@ -20,26 +20,27 @@ struct Arguments {
 };
 
 // The arguments of the operator, in the order of its schema.
-#define FASTSSL_PAIR_ARGUMENTS                                                                                 \
-  Tensor x, MaybeTensor more_x, MaybeTensor y, MaybeTensor more_y, MaybeTensor ids, MaybeTensor scale,         \
-      MaybeTensor bias, double scale_value, int64_t positives, bool sigmoid, double normalize, bool symmetric, \
+#define FASTSSL_PAIR_ARGUMENTS                                                                                    \
+  Tensor x, MaybeTensor more_x, MaybeTensor y, MaybeTensor more_y, MaybeTensor ids, MaybeTensor scale,            \
+      MaybeTensor bias, double scale_value, int64_t positives, int64_t closing, double normalize, bool symmetric, \
       int64_t ignore_index, int64_t reduction, int64_t keep
-#define FASTSSL_PAIR_SCHEMA                                                                                            \
-  "Tensor x, Tensor? more_x, Tensor? y, Tensor? more_y, Tensor? ids, Tensor? scale, Tensor? bias, "                    \
-  "float scale_value, int positives, bool sigmoid, float normalize, bool symmetric, int ignore_index, int reduction, " \
+#define FASTSSL_PAIR_SCHEMA                                                                                           \
+  "Tensor x, Tensor? more_x, Tensor? y, Tensor? more_y, Tensor? ids, Tensor? scale, Tensor? bias, "                   \
+  "float scale_value, int positives, int closing, float normalize, bool symmetric, int ignore_index, int reduction, " \
   "int keep"
 #define FASTSSL_PAIR_VALUES                                                                                    \
-  x, more_x, y, more_y, ids, scale, bias, scale_value, positives, sigmoid, normalize, symmetric, ignore_index, \
+  x, more_x, y, more_y, ids, scale, bias, scale_value, positives, closing, normalize, symmetric, ignore_index, \
       reduction, keep
 
 Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
   STD_TORCH_CHECK(positives >= 0 && positives < kPositivesValues, "fastssl: unknown positives ", positives);
+  STD_TORCH_CHECK(closing >= 0 && closing < kClosingValues, "fastssl: unknown closing ", closing);
   STD_TORCH_CHECK(reduction >= 0 && reduction < kReductionValues, "fastssl: unknown reduction ", reduction);
   STD_TORCH_CHECK(keep >= 0 && keep < kKeepValues, "fastssl: unknown value of keep ", keep);
   STD_TORCH_CHECK(normalize >= 0, "fastssl: rows cannot be divided by ", normalize);
   PairProblem p;
   p.positives = Positives(positives);
-  p.sigmoid = sigmoid;
+  p.closing = Closing(closing);
   p.reduction = Reduction(reduction);
   p.normalize = normalize;
   p.symmetric = symmetric;
@@ -68,9 +69,11 @@ Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
     case Positives::targets: STD_TORCH_CHECK(!within && ids, "fastssl: expected the targets of rows"); break;
     case Positives::classes: STD_TORCH_CHECK(within && ids, "fastssl: expected classes and one set of rows"); break;
   }
-  STD_TORCH_CHECK(!symmetric || (p.positives == Positives::diagonal && m == n && !sigmoid),
+  STD_TORCH_CHECK(!symmetric || (p.positives == Positives::diagonal && m == n && p.closing == Closing::cross_entropy),
                   "fastssl: only a softmax over as many columns as rows is symmetric");
-  STD_TORCH_CHECK(!sigmoid || (p.positives == Positives::diagonal && m == n), "fastssl: a sigmoid is of pairs");
+  STD_TORCH_CHECK(!p.sigmoid() || (p.positives == Positives::diagonal && m == n), "fastssl: a sigmoid is of pairs");
+  STD_TORCH_CHECK((p.positives == Positives::classes) == (p.closing == Closing::sup_con),
+                  "fastssl: a mean over positives is of classes");
   if (ids) {
     const bool roles = p.positives == Positives::targets || p.positives == Positives::classes;
     const int64_t* const values = ids_of(*ids, "ids", roles ? n : m);

@@ -29,8 +29,9 @@ constexpr double kBound = 48;
 struct Stats {
   double *row_lse, *row_gap, *col_lse, *col_gap, *valid;
 };
-// row_lse: log2 of the whole softmax denominator (sigmoid: the sum of sigmoids); row_gap: 1 - probability of the
-// positive, computed without cancellation; row_*: the same for the columns of a symmetric loss;
+// row_lse: log2 of the whole softmax denominator (decoupled: without the positive; sigmoid: the sum of sigmoids);
+// row_gap: 1 - probability of the positive, computed without cancellation (decoupled: 1), what the loss falls by with
+// the positive's score; col_*: the same for the columns of a symmetric loss;
 // valid: how many rows count in the mean.
 inline Stats layout(const PairProblem& p, double* s) {
   const int64_t n = p.n(), m = p.symmetric ? p.m() : 0;
@@ -145,7 +146,7 @@ struct Engine {
     if (!p.x_same.empty()) number_ids();
   }
 
-  bool softmax() const { return !p.sigmoid; }
+  bool softmax() const { return !p.sigmoid(); }
 
   Groups groups;  // rows by class
 

@@ -34,6 +34,11 @@ void forward(Engine<T>& e, Keep keep, T* kept, double* stats_out, double* loss) 
       loss[i] = sums.row_sum[i] + (score > 0 ? std::log1p(std::exp(-score)) : std::log1p(std::exp(score)) - score);
       return;
     }
+    if (p.closing == Closing::decoupled) {
+      s.row_lse[i] = sums.row_lse(i), s.row_gap[i] = 1;
+      loss[i] = kLn2 * (s.row_lse[i] - score);
+      return;
+    }
     s.row_lse[i] = log2_add(sums.row_lse(i), score, &s.row_gap[i]);
     // log(1 + sum of negatives / e_pos): no cancellation where the loss is small
     loss[i] = -std::log1p(-s.row_gap[i]);

@@ -11,7 +11,7 @@ namespace fastssl {
 
 struct PairProblem {
   Positives positives = Positives::diagonal;
-  bool sigmoid = false;  // every pair is a binary question; else each row is a softmax over its pairs
+  Closing closing = Closing::cross_entropy;
   Reduction reduction = Reduction::mean;
   std::vector<Source> x, y;  // y empty: x against itself
   int64_t depth = 0;
@@ -27,6 +27,8 @@ struct PairProblem {
   DType dtype = DType::f32;
 
   bool self_pairs() const { return y.empty(); }
+  // Every pair is a binary question; else each row is a softmax over its pairs.
+  bool sigmoid() const { return closing == Closing::sigmoid_loss; }
   int64_t n() const {
     int64_t rows = 0;
     for (const auto& s : x) rows += s.n;

@@ -199,6 +199,10 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             text = f"runs its original code: {reason}" if reason else "runs fused"
             print(f"fastssl: {owner.__name__} {text}", file=sys.stderr)
 
+    # What torch.compiler.assume_constant_result sets, which loads the compiler: once per compilation, instead of as a
+    # part of the graph, which would be compiled again for each new number of calls.
+    count._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not entry.active:

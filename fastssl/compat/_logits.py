@@ -56,10 +56,12 @@ class Head:
 
 @dataclass
 class Values:
-    """Values that logits and their views share; ``keep`` computes them for a reader after the weights have changed,
-    ``expire`` makes such a reader an error where ``parameters``, those of the product, are changed by an optimizer."""
+    """Values of logits and their views. ``changed``: whether hidden states or weights have changed; ``keep`` computes
+    the values for a reader after that; ``expire`` makes such a reader an error where ``parameters``, those of the
+    product, are changed by an optimizer."""
 
     make: Callable[[], Tensor]
+    changed: Callable[[], bool]
     keep: Callable[[], None] = lambda: None
     expire: Callable[[], None] = lambda: None
     parameters: tuple[Tensor, ...] = ()
@@ -121,7 +123,7 @@ class _Product(torch.autograd.Function):
             return kept[0].clone() if kept else product()
 
         shape = (*hidden.shape[:-1], len(weight))
-        values = Values(make, keep, expire, parameters)
+        values = Values(make, changed, keep, expire, parameters)
         head.record.made.append(weakref.ref(values))
         return Logits.wrap(torch.empty(shape, dtype=ctx.dtype, device="meta"), hidden.device, values, head)
 
@@ -166,7 +168,9 @@ class Logits(Tensor):
             record: record of their use.
         """
         made = _Product.apply(hidden, weight, bias, Head(weight, bias, region, record))
-        made.hidden = hidden
+        sources = (t for t in (hidden, weight, bias) if t is not None)
+        constant = not torch.is_grad_enabled() and any(t.requires_grad for t in sources)
+        made.hidden = None if constant else hidden  # else a loss of them would have their gradient
         return made
 
     @classmethod
@@ -208,7 +212,8 @@ class Logits(Tensor):
             return function(*args, **kwargs)
         rule = FUSED.get(function)
         if rule is not None and isinstance(first, Logits) and first.lazy and first.hidden is not None:
-            result = rule(*args, **kwargs)
+            # Of changed hidden states or weights: reading the logits is an error.
+            result = NotImplemented if first._shared.changed() else rule(*args, **kwargs)
             if result is not NotImplemented:
                 return result
         with torch._C.DisableTorchFunctionSubclass():
@@ -232,7 +237,7 @@ class Logits(Tensor):
             if function in _VIEWS:
                 return Logits.wrap(like, first.device, first._shared, first.head, replay)
             # A copy made now: later edits of the original are not its own.
-            made = Values(lambda: replay(first._shared.make()))
+            made = Values(lambda: replay(first._shared.make()), first._shared.changed)
             return Logits.wrap(like, first.device, made, first.head)
         met: dict[int, Logits] = {}
 
@@ -290,6 +295,8 @@ def _nodes(tensors: Any) -> set[Any]:
 def _rows(function: Any, logits: Logits, result: Logits, args: Any) -> Tensor | None:
     """The hidden states whose product the result is, if it is one of whole rows with the gradient of the logits."""
     hidden = logits.hidden
+    if not torch.is_grad_enabled() and (logits.requires_grad or (hidden is not None and hidden.requires_grad)):
+        return None
     if hidden is None or result.requires_grad != logits.requires_grad or result.shape[-1:] != logits.shape[-1:]:
         return None
     if function in _SAME_ROWS:

@@ -22,7 +22,7 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import positive_pairs
-from fastssl.functional.proxy import _against_classes, _own_cosine, arc_margin
+from fastssl.functional.proxy import _against_classes, arc_penalty, margin_softmax
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.rows import pair_bits
 from fastssl.ops.statistics import (
@@ -773,13 +773,14 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
     return _against_classes(embeddings, weight, labels.clone(), None)  # as in _pairs
 
 
-def _softmax(loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, target: Tensor) -> LossDict:
-    rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
-    values = TF.softplus(rows.value - scale * target.to(rows.value.dtype))
+def _softmax(
+    loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, penalty: Tensor | float
+) -> LossDict:
+    values = margin_softmax(pairs, scale, penalty)
     weights = _weights(pairs.x, labels, indices)
     if weights is not None:
         values = values * weights.to(values.dtype)
-    losses = _element(loss, pairs.x, values, terms=(2 * plain(scale), rows.value))
+    losses = _element(loss, pairs.x, values, terms=(3 * plain(scale), math.log(pairs.partners)))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
 
@@ -807,14 +808,14 @@ def _normalized_softmax(
     _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
     scale = 1 / _number(loss, "temperature", embeddings)
-    return _softmax(loss, pairs, labels, indices, scale, _own_cosine(pairs))
+    return _softmax(loss, pairs, labels, indices, scale, 0.0)
 
 
 def _cos_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     _normalised_products(loss)
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
-    target = _own_cosine(pairs) - _number(loss, "margin", embeddings)
-    return _softmax(loss, pairs, labels, indices, _number(loss, "scale", embeddings), target)
+    scale = _number(loss, "scale", embeddings)
+    return _softmax(loss, pairs, labels, indices, scale, scale * _number(loss, "margin", embeddings))
 
 
 def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
@@ -823,8 +824,8 @@ def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb:
     margin = _number(loss, "margin", embeddings)
     if isinstance(margin, Tensor):
         raise NotFused("a learned margin, which the original refuses")
-    target = arc_margin(_own_cosine(pairs), margin)
-    return _softmax(loss, pairs, labels, indices, _number(loss, "scale", embeddings), target)
+    scale = _number(loss, "scale", embeddings)
+    return _softmax(loss, pairs, labels, indices, scale, arc_penalty(pairs, scale, margin))
 
 
 def _proxies(loss: Any, embeddings: Tensor) -> Tensor:

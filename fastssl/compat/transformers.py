@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import fastssl.functional as F
+from fastssl.compat._derivatives import attach
 from fastssl.compat._dtypes import multiplied
 from fastssl.compat._logits import FUSED, Logits, Record, Values
 from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_matrices
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
 FULL = 0.9  # fraction of rows with a target from which on rows are not gathered
-_readers: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose logits were read
+_readers: weakref.WeakSet[Any] = weakref.WeakSet()  # models whose logits were read before their last step
+_read: weakref.WeakSet[Any] = weakref.WeakSet()  # and since: a checkpoint computes a step again as it was
 # Whether a model's logits are read after the optimizer's step shows in its first one, before which they are kept. Later
 # ones expire: fused optimizers, and those that write to `p.data`, change weights whose versions stay the same.
 _stepped: weakref.WeakSet[Any] = weakref.WeakSet()  # models that have taken a step
@@ -49,6 +51,10 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
         raise NotFused("torch.compile or DataParallel")
     if torch._C._functorch.peek_interpreter_stack() is not None:
         raise NotFused("a transform of torch.func")
+    if torch.jit.is_tracing():
+        raise NotFused("torch.jit.trace")
+    if model in _read and torch._C._current_graph_task_id() == -1:  # no backward pass
+        _readers.add(model)
     if model in _readers:
         raise NotFused("a model whose logits are read")
     head = model.get_output_embeddings()
@@ -57,6 +63,8 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
     plain = type(head) is nn.Linear and not hooks(head) and (own is None or copied)
     if not plain or not isinstance(head.weight, Tensor) or type(head).forward is not _LINEAR:
         raise NotFused("no output embedding that is a plain linear layer")
+    if any(_is_compiled(part) and any(head is inner for inner in part.modules()) for part in model.modules()):
+        raise NotFused("torch.compile")
     full = head.weight.dtype in (torch.float32, torch.float64)
     if exact and not (full and not torch.is_autocast_enabled(head.weight.device.type)):
         raise NotFused("16-bit weights or autocast")
@@ -71,12 +79,18 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
 
     def on_read() -> None:
         if (found := reader()) is not None:  # the next step is not lazy
-            _readers.add(found)
+            _read.add(found)
 
     record.on_read = on_read
     _watch_steps()
     _waiting[model] = [values for values in (*_waiting.get(model, ()), *record.made) if values() is not None]
     return Result(result, "" if record.losses and not record.read else "logits that are used otherwise")
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    own = vars(module).get("forward")
+    compiled = module._compiled_call_impl is not None or type(module).__name__ == "OptimizedModule"
+    return compiled or hasattr(own, "_torchdynamo_orig_callable")
 
 
 @functools.cache
@@ -109,6 +123,8 @@ class _Lazy:
 
     def __call__(self, hidden: Tensor) -> Tensor:
         head, device = self.head, hidden.device.type
+        if torch.compiler.is_compiling():
+            return _LINEAR(head, hidden)
         region = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         usual = hidden.shape[-1] == head.in_features and type(hidden) is Tensor
         if not usual or (region is None and hidden.dtype != head.weight.dtype):
@@ -126,7 +142,8 @@ def _add(logits: Logits, other: Any, **options: Any) -> Any:
     """Adds a bias vector, as in sequence-to-sequence models."""
     assert logits.hidden is not None
     head, size = logits.head, logits.shape[-1]
-    bias = isinstance(other, Tensor) and other.numel() == size and other.shape[-1:] == (size,)
+    bias = isinstance(other, Tensor) and not isinstance(other, Logits)
+    bias = bias and other.numel() == size and other.shape[-1:] == (size,) and other.dim() <= logits.dim()
     if not bias or options or head.record.watched or head.region is not None:
         return NotImplemented
     if not other.dtype == head.weight.dtype == logits.dtype:
@@ -147,8 +164,9 @@ def _cross_entropy(
 ) -> Any:
     assert logits.hidden is not None
     hidden, head = logits.hidden, logits.head
-    labels = isinstance(target, Tensor) and target.dtype == torch.int64 and target.device == hidden.device
-    if not labels or hidden.dim() != 2 or target.shape != hidden.shape[:1] or reduction == "none" or weight is not None:
+    labels = target
+    known = isinstance(target, Tensor) and target.dtype == torch.int64 and target.device == hidden.device
+    if not known or hidden.dim() != 2 or target.shape != hidden.shape[:1] or reduction == "none" or weight is not None:
         return NotImplemented
     if size_average is not None or reduce is not None or head.record.watched:
         return NotImplemented
@@ -172,7 +190,13 @@ def _cross_entropy(
         return NotImplemented
     head.record.losses.append(loss.grad_fn)
     # As torch's cross-entropy, which autocast computes in float32.
-    return loss.to(torch.float32 if torch.is_autocast_enabled(device) else logits.dtype)
+    loss = loss.to(torch.float32 if torch.is_autocast_enabled(device) else logits.dtype)
+    options = {"ignore_index": ignore_index, "reduction": reduction, "label_smoothing": label_smoothing}
+    return attach(loss, _usual, (nn.Module(), logits.hidden, head.weight, head.bias, labels), options, [])
+
+
+def _usual(_: nn.Module, hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, **options: Any) -> Tensor:
+    return TF.cross_entropy(TF.linear(hidden, weight, bias), target, **options)
 
 
 FUSED.update({Tensor.__add__: _add, Tensor.add: _add, TF.cross_entropy: _cross_entropy})

@@ -41,7 +41,7 @@ from fastssl.functional._row_terms import (
     weighted_sums,
 )
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.pair_loss import INFO_NCE, NT_XENT, SUP_CON
+from fastssl.ops.pair_loss import DCL, INFO_NCE, NT_XENT, SUP_CON
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps, SoftplusPerPositive
 from fastssl.ops.types import Relation
@@ -635,18 +635,30 @@ def dcl(
 
     Source: Yeh et al., Decoupled Contrastive Learning, 2022, eq. 4 and 6.
     """
-    pairs, cosine = _two_views(z0, z1, backend)
+    check.matrices(z0=z0, z1=z1)
+    check.same_rows("z1", z1, "z0", z0)
     scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
-    rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
-    cosine = cosine.to(rows.value.dtype)
-    weight: Tensor | float = 1.0
+    reduction = check.reduction(reduction, active=False)  # a logarithm alone may be below 0
+    shards = current()
+    alone = (len(z0) if shards is None else sum(layout(shards, "z0", z0))) == 1  # no row has a negative
+    whole = sigma is None and not alone
+    values = fused_pairs(
+        *(DCL, z0, z1),
+        names=("z0", "z1"),
+        scale=scale,
+        normalize=True,
+        reduction=reduction if whole else "none",
+        backend=backend,
+    )
+    if whole:
+        return values
     if sigma is not None:
         spread = check.inverse(check.value("sigma", sigma, z0.device, positive=True))
+        cosine = products(rows_in_full(z0, True), rows_in_full(z1, True)).to(values.dtype).repeat(2)
         weight = 2 - _softmax_over_rows(cosine.detach() * spread)
-    counted = rows.negatives > 0
-    log_sum = torch.where(counted, rows.value, torch.zeros_like(rows.value))
-    reduction = check.reduction(reduction, active=False)  # a logarithm alone may be below 0
-    return pairs.result(reduce_rows(log_sum - weight * cosine * scale, counted, reduction))
+        values = values + (1 - weight) * scale * cosine
+    counted = torch.zeros_like(values, dtype=torch.bool) if alone else None
+    return reduce_rows(values, counted, reduction).to(result_dtype(z0))
 
 
 def _softmax_over_rows(values: Tensor) -> Tensor:

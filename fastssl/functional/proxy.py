@@ -12,7 +12,8 @@ from fastssl.distributed.collectives import replicate, total
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
-from fastssl.functional._row_terms import rows_in_full
+from fastssl.functional._row_terms import products, rows_in_full
+from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, MARGIN_SOFTMAX, PairLoss, pair_loss
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
 from fastssl.ops.types import Relation
@@ -32,14 +33,25 @@ def _own_cosine(pairs: Pairs) -> Tensor:
     """The cosine of each row with the centre of its class."""
     assert pairs.y is not None and pairs.relation.x_ids is not None
     own = pairs.y.index_select(0, pairs.relation.x_ids)
-    return (rows_in_full(pairs.x, True) * rows_in_full(own, True)).sum(1)
+    x, centre = rows_in_full(pairs.x, True), rows_in_full(own, True)
+    return products(x, centre).to(x.dtype)
 
 
-def _margin_softmax(pairs: Pairs, scale: Tensor | float, target: Tensor, reduction: str) -> Tensor:
-    """softplus(lse over the other classes - the target's logit): the cross-entropy with one logit replaced."""
-    rows = pairs.reduce(LogSumExp(scale, over=NEGATIVES), metric=Metric.dot, normalize=True)
-    values = softplus(rows.value - scale * target.to(rows.value.dtype))
-    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+def _softmax(pairs: Pairs, loss: PairLoss, scale: Tensor | float, reduction: str) -> Tensor:
+    """A loss over the logits of classes, of this process's rows."""
+    return pair_loss(
+        *(loss, pairs.x, None, pairs.y),
+        ids=pairs.relation.x_ids,
+        scale=scale,
+        normalize=True,
+        reduction=reduction,
+        backend=pairs.backend,
+    )
+
+
+def margin_softmax(pairs: Pairs, scale: Tensor | float, penalty: Tensor | float) -> Tensor:
+    """[N]: softplus(lse over the other classes - the target's logit + penalty), cross-entropy with a smaller logit."""
+    return softplus(_softmax(pairs, MARGIN_SOFTMAX, scale, "none") + penalty)
 
 
 @shardable
@@ -69,7 +81,11 @@ def normalized_softmax(
     """
     pairs = _against_classes(embeddings, weight, labels, backend)
     scale = check.inverse(check.value("temperature", temperature, embeddings.device, positive=True))
-    return _margin_softmax(pairs, scale, _own_cosine(pairs), reduction)
+    reduction = check.reduction(reduction)
+    if current() is None and reduction != "active":
+        return _softmax(pairs, LINEAR_CROSS_ENTROPY, scale, reduction)
+    values = _softmax(pairs, LINEAR_CROSS_ENTROPY, scale, "none")
+    return pairs.result(reduce_rows(values, None, reduction))
 
 
 @shardable
@@ -102,9 +118,8 @@ def cos_face(
     """
     pairs = _against_classes(embeddings, weight, labels, backend)
     scale = check.value("scale", scale, embeddings.device, positive=True)
-    return _margin_softmax(
-        pairs, scale, _own_cosine(pairs) - check.value("margin", margin, embeddings.device), reduction
-    )
+    values = margin_softmax(pairs, scale, scale * check.value("margin", margin, embeddings.device))
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
 
 
 @shardable
@@ -140,18 +155,29 @@ def arc_face(
     pairs = _against_classes(embeddings, weight, labels, backend)
     scale = check.value("scale", scale, embeddings.device, positive=True)
     m = math.radians(1) * check.value("margin", margin, embeddings.device)
-    return _margin_softmax(pairs, scale, arc_margin(_own_cosine(pairs), m), reduction)
+    values = margin_softmax(pairs, scale, arc_penalty(pairs, scale, m))
+    return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def arc_penalty(pairs: Pairs, scale: Tensor | float, margin: Tensor | float) -> Tensor:
+    """[N]: by how much the target's logit falls where ``margin`` is added to its angle."""
+    cosine = _own_cosine(pairs)
+    return scale * (cosine - arc_margin(cosine, margin))
 
 
 def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
     """cos(arccos(cosine) + margin), decreasing all the way; the slope stays finite at +-1."""
     cosine = cosine.clamp(-1, 1)
     sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
-    m = torch.as_tensor(margin, dtype=torch.float64, device=cosine.device)
-    c, s = m.cos().to(cosine.dtype), m.sin().to(cosine.dtype)
-    limit = math.pi - m.detach()  # of the angle: below 0 none is inside, above pi all are
-    inside = (cosine >= limit.clamp(0, math.pi).cos()) & (limit >= 0)
-    return torch.where(inside, cosine * c - sine * s, cosine - m.to(cosine.dtype) * s)
+    # Up to the angle limit, pi - m: with less than 0 none is inside, with more than pi all are.
+    if isinstance(margin, Tensor):
+        m = margin.to(device=cosine.device, dtype=torch.float64)
+        limit = math.pi - m.detach()
+        inside = (cosine >= limit.clamp(0, math.pi).cos()) & (limit >= 0)
+        c, s, m = (t.to(cosine.dtype) for t in (m.cos(), m.sin(), m))
+        return torch.where(inside, cosine * c - sine * s, cosine - m * s)
+    inside = cosine >= (math.cos(min(math.pi - margin, math.pi)) if margin <= math.pi else math.inf)
+    return torch.where(inside, cosine * math.cos(margin) - sine * math.sin(margin), cosine - margin * math.sin(margin))
 
 
 @shardable

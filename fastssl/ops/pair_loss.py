@@ -1,7 +1,7 @@
 """Losses over the pair matrix of two sides of rows: one operator, ``torch.ops.fastssl.pair_loss``; losses are data.
 
-A loss says which pairs are positive and whether a row is a softmax over its pairs or a sigmoid of each; sides, scale,
-bias and reduction are arguments. The CPU's operator, Triton's kernels, the reference and
+A loss says which pairs are positive and what is made of a row's sums over its pairs; sides, scale, bias and reduction
+are arguments. The CPU's operator, Triton's kernels, the reference and
 :mod:`fastssl.distributed.pair_loss` read the same declaration.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fastssl._table import Keep, Positives, Reduction
+from fastssl._table import Closing, Keep, Positives, Reduction
 from fastssl.ops import extension, reference
 from fastssl.ops.backend import resolve
 from fastssl.ops.operator import KeepingOperator, result_dtype
@@ -21,21 +21,24 @@ from fastssl.ops.types import least_length
 
 @dataclass(frozen=True)
 class PairLoss:
-    """A loss over the pair matrix.
-
-    ``sigmoid``: every pair is a binary question; else each row is a softmax over its pairs, and the loss of a positive
-    pair is ``softplus(lse of the row's other pairs - its score)``.
-    """
+    """A loss over the pair matrix: its positives, and what is made of the sums of a row (:class:`Closing`)."""
 
     positives: Positives
-    sigmoid: bool = False
+    closing: Closing = Closing.cross_entropy
+
+    @property
+    def sigmoid(self) -> bool:
+        """Every pair is a binary question; else each row is a softmax over its pairs."""
+        return self.closing == Closing.sigmoid_loss
 
 
 INFO_NCE = PairLoss(Positives.diagonal)
 NT_XENT = PairLoss(Positives.halves)
-SUP_CON = PairLoss(Positives.classes)
-SIGLIP = PairLoss(Positives.diagonal, sigmoid=True)
+DCL = PairLoss(Positives.halves, Closing.decoupled)
+SUP_CON = PairLoss(Positives.classes, Closing.sup_con)
+SIGLIP = PairLoss(Positives.diagonal, Closing.sigmoid_loss)
 LINEAR_CROSS_ENTROPY = PairLoss(Positives.targets)
+MARGIN_SOFTMAX = PairLoss(Positives.targets, Closing.decoupled)
 
 
 BLOCK = 32  # kBlock in csrc/core/types.h
@@ -109,7 +112,7 @@ def pair_loss(
     name, normalize = resolve(x.device, backend, x.dtype), least_length(normalize, x.dtype)
     if name != "cpu":
         sides = (x, more_x, y, more_y, ids, scale, bias)
-        options = (loss.positives, loss.sigmoid, normalize, symmetric, ignore_index, reduction)
+        options = (loss.positives, loss.closing, normalize, symmetric, ignore_index, reduction)
         if name == "reference":
             return reference.pair_loss(*sides, *options)
         from fastssl.ops.triton import losses
@@ -119,7 +122,14 @@ def pair_loss(
     if bias is not None and not isinstance(bias, Tensor):
         bias = torch.full((), bias, dtype=torch.float64)
     keep = _choose_keep(loss, x, more_x, y, more_y, scale_tensor, bias, symmetric, reduction)
-    constants = (loss.positives.value, loss.sigmoid, normalize, symmetric, ignore_index, Reduction[reduction].value)
+    constants = (
+        loss.positives.value,
+        loss.closing.value,
+        normalize,
+        symmetric,
+        ignore_index,
+        Reduction[reduction].value,
+    )
     return _OPERATOR(x, more_x, y, more_y, ids, scale_tensor, bias, factor, *constants, keep.value)
 
 
@@ -155,7 +165,7 @@ def _choose_keep(
     return Keep.tiles if fits else Keep.nothing
 
 
-def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, sigmoid, normalize, symmetric, *rest):
+def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, closing, normalize, symmetric, *rest):
     _, reduction, keep = rest
     n, m, _ = _rows(x, more_x, y, more_y)
     result = result_dtype(x)

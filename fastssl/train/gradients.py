@@ -154,7 +154,7 @@ class _Rows(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         dtypes: list[torch.dtype] = []
-        own = self.method.represent
+        own, before = self.method.represent, vars(self.method).get("represent")  # that of FSDP, if any
 
         def noted(*rows: Tensor) -> tuple[Tensor, ...]:
             given = own(*rows)
@@ -166,4 +166,6 @@ class _Rows(nn.Module):
             given = self.model.represent(*inputs)
         finally:
             del self.method.represent
+            if before is not None:
+                self.method.represent = before
         return tuple(t.to(dtype) for t, dtype in zip(given, dtypes))

@@ -93,7 +93,30 @@ def test_one_graph(title: str) -> None:
         given = torch.autograd.grad(step(x, z), (x, z))
     for a, b in zip(given, expected):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
-    assert fastssl.patched()[peer][title.split(",")[0]].fused == 2
+    assert fastssl.patched()[peer][title.split(",")[0]].fused == 1  # once per compilation
+
+
+def test_a_loss_within_a_model_is_compiled_once() -> None:
+    """It was compiled again for each number of calls, up to the limit, from which on the model ran uncompiled."""
+    package("open_clip")
+    from open_clip.loss import ClipLoss
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.loss = nn.Linear(SIZE, 8), ClipLoss()
+
+        def forward(self, x: Tensor, z: Tensor) -> Tensor:
+            loss: Tensor = self.loss(self.layer(x), self.layer(z), 10.0)
+            return loss
+
+    fastssl.patch("open_clip")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    step = torch.compile(Model(), backend="eager", fullgraph=True)
+    for _ in range(10):
+        step(_rows(0), _rows(1)).backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def _breaks(call: Callable[..., Tensor], *given: Tensor) -> int:

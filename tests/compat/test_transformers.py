@@ -544,6 +544,12 @@ def _forgets(logits: Tensor) -> tuple[Tensor, Tensor]:
     return copy, logits.logsumexp(-1).mean()
 
 
+def _view_without_gradient(logits: Tensor) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        seen = logits.view(-1, V)
+    return seen.view(B, T, V), logits.logsumexp(-1).mean()
+
+
 WITHIN = {
     "nothing": lambda logits: (logits, logits.new_zeros(())),
     "base edited after a view": _edit(lambda x: x.view(B, T, V), lambda x: x[..., :9].fill_(-5.0)),
@@ -555,6 +561,9 @@ WITHIN = {
     "base edited after a copy": _edit(lambda x: x.double(), lambda x: x.mul_(2)),
     "a hook": _watched,
     "a copy without gradient": _forgets,
+    "a view without gradient": _view_without_gradient,
+    "a bias of more dimensions": lambda x: ((x[0] + torch.linspace(-1, 1, V).view(1, 1, V)).expand(B, T, V), x.mean()),
+    "the sum of two": lambda logits: (logits + logits.flip(0), logits.new_zeros(())),
     "a custom function": lambda logits: (_Negated.apply(logits), logits.new_zeros(())),
 }
 
@@ -576,6 +585,103 @@ def test_models_may_do_anything_with_their_logits(how: str, monkeypatch: pytest.
     torch.testing.assert_close(loss, right, rtol=1e-5, atol=1e-5)
     for a, b in zip(found, wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * (1 + float(b.abs().max())))
+
+
+class _OwnHead(transformers.GPT2LMHeadModel):
+    """A model that does something between its head and its loss."""
+
+    way: str
+
+    def forward(self, input_ids: Tensor, labels: Tensor, **_: Any) -> dict[str, Tensor]:
+        hidden = self.transformer(input_ids)[0]
+        with torch.set_grad_enabled(self.way != "no gradient"):
+            logits = self.lm_head(hidden)
+        if self.way == "one row":
+            logits = self.lm_head(hidden[0, :1]) + self.lm_head(hidden[0, 1:2])
+            labels = labels[0, :1]
+        if self.way == "hidden states edited":
+            hidden.mul_(0.5)
+        return {"loss": nn.functional.cross_entropy(logits.view(-1, V), labels.reshape(-1)) + hidden.sum()}
+
+
+@pytest.mark.parametrize("way", ["no gradient", "one row", "hidden states edited"])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_happens_between_head_and_loss(way: str, frozen: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is what it is without the patch, or an error."""
+    monkeypatch.setattr(_OwnHead, "way", way, raising=False)
+
+    def step() -> list[Tensor]:
+        torch.manual_seed(0)
+        model, ids = _OwnHead(_gpt2(tie_word_embeddings=False).config), torch.randint(3, V, (B, T))
+        model.lm_head.requires_grad_(not frozen)
+        loss = model(input_ids=ids, labels=ids)["loss"]
+        loss.backward()
+        return [loss, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    if way == "hidden states edited":  # of a head that is trained, autograd's own error
+        fastssl.patch("transformers")
+        with pytest.raises(RuntimeError, match="have changed"):
+            step()
+        return
+    wanted = step()
+    fastssl.patch("transformers")
+    for a, b in zip(step(), wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_second_derivatives_are_the_librarys() -> None:
+    def penalised() -> list[Tensor]:
+        torch.manual_seed(0)
+        model, ids = _gpt2(attn_implementation="eager"), torch.randint(3, V, (B, T))
+        rows = model.transformer.wte(ids)
+        loss = model(inputs_embeds=rows, labels=ids).loss
+        (slope,) = torch.autograd.grad(loss, rows, create_graph=True)
+        (loss + slope.square().sum()).backward()
+        return [p.grad for p in model.parameters()]
+
+    wanted = penalised()
+    fastssl.patch("transformers")
+    found = penalised()
+    assert _fused() == 1
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_a_checkpointed_model_whose_logits_are_read_before_the_backward_pass() -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+
+    def run(ids: Tensor) -> tuple[Tensor, Tensor]:
+        out = model(input_ids=ids, labels=ids, use_cache=False)
+        return out.loss, out.logits
+
+    for _ in range(2):
+        loss, logits = checkpoint(run, ids, use_reentrant=False)
+        assert int(logits.argmax(-1).sum()) >= 0
+        loss.backward()
+    assert _fused() >= 1
+
+
+def test_compiled_forward_passes_and_traces_are_the_librarys() -> None:
+    fastssl.patch("transformers")
+    model, ids = _gpt2(), torch.randint(3, V, (B, T))
+
+    class Loss(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, ids: Tensor) -> Tensor:
+            loss: Tensor = self.model(input_ids=ids, labels=ids).loss
+            return loss
+
+    traced = torch.jit.trace(Loss(), (ids,), check_trace=False)
+    torch.testing.assert_close(traced(ids), model(input_ids=ids, labels=ids).loss)
+    before = _fused()
+    model.forward = torch.compile(model.forward, backend="eager")
+    for _ in range(3):
+        model(input_ids=ids, labels=ids).loss.backward()
+    assert _fused() == before
 
 
 @pytest.mark.parametrize("ask", ["register_hook", "retain_grad", "grad"])

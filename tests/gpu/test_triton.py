@@ -190,6 +190,25 @@ def test_float16_in_chunks(schedule: str, name: str) -> None:
     assert_errs_as_16_bits(name, torch.float16)
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("rows", [9, 70])
+@pytest.mark.parametrize("name", ["linear_cross_entropy", "normalized_softmax", "cos_face", "arc_face"])
+def test_more_rows_than_classes(schedule: str, name: str, rows: int) -> None:
+    """Gradients of the partners' scores were left out for rows beyond the number of classes."""
+    generator = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(n, 24, dtype=torch.float64, generator=generator) for n in (rows, 5))
+    targets = torch.arange(rows) % 5
+
+    def gradients(backend: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+        leaves = [t.to(DEVICE).requires_grad_() for t in tensors]
+        loss = getattr(F, name)(*leaves, targets.to(DEVICE), backend=backend)
+        return torch.autograd.grad(loss, leaves)
+
+    right = gradients("reference", x, weight)
+    for a, b in zip(gradients("triton", x.float(), weight.float()), right, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-5)
+
+
 def assert_errs_as_16_bits(name: str, dtype: torch.dtype) -> None:
     subject = SUBJECTS[name]
     inputs = subject.make(27, 24, dtype, 0.1)
@@ -586,12 +605,12 @@ def launches(work: Any, budget: int | None = None) -> list[tuple[str, tuple[int,
 
 
 def nt_xent_on_meta(n: int, d: int) -> None:
-    from fastssl.ops.pair_loss import Positives
+    from fastssl.ops.pair_loss import Closing, Positives
     from fastssl.ops.triton import losses as on_gpu
 
     rows = [torch.empty(n // 2, d, dtype=torch.bfloat16, device="meta", requires_grad=True) for _ in range(2)]
     pairs = (*rows, None, None, None, 10.0, None, Positives.halves)
-    torch.autograd.grad(on_gpu.pair_loss(*pairs, False, True, False, -100, "mean"), rows)
+    torch.autograd.grad(on_gpu.pair_loss(*pairs, Closing.cross_entropy, True, False, -100, "mean"), rows)
 
 
 def test_a_step_takes_few_kernels() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 import fastssl
 import fastssl.functional as F
 from fastssl import losses
+from fastssl._table import Closing
 from fastssl.augment import SimCLRAugment
 from fastssl.ops import extension
 from tests.support import interrupted_loss
@@ -31,7 +32,9 @@ def _views(n: int = 20, d: int = 16) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
-@pytest.mark.parametrize("loss", ["nt_xent", "info_nce", "symmetric", "queue", "sup_con", "siglip", "linear"])
+@pytest.mark.parametrize(
+    "loss", ["nt_xent", "info_nce", "symmetric", "queue", "sup_con", "siglip", "linear", "dcl", "margin"]
+)
 def test_opcheck(loss: str, keep: int) -> None:
     (x, y), t = _views(), torch.tensor(0.7, requires_grad=True)
     ids, bias = torch.arange(20) % 5, torch.randn(20, requires_grad=True)
@@ -43,14 +46,18 @@ def test_opcheck(loss: str, keep: int) -> None:
         "sup_con": (x, None, None, None, ids, t, None, 3),
         "siglip": (x, None, y, None, None, t, torch.tensor(-1.0, requires_grad=True), 0),
         "linear": (x, None, y, None, ids, None, bias, 2),
+        "dcl": (x, y, None, None, None, t, None, 1),
+        "margin": (x, None, y, None, ids, t, None, 2),
     }[loss]
     *tensors, positives = arguments
-    flags = (loss == "siglip", 1e-12, loss == "symmetric")
+    closings = {"sup_con": Closing.sup_con, "siglip": Closing.sigmoid_loss}
+    closings |= dict.fromkeys(("dcl", "margin"), Closing.decoupled)
+    flags = (closings.get(loss, Closing.cross_entropy).value, 1e-12, loss == "symmetric")
     torch.library.opcheck(op, (*tensors, 2.0, positives, *flags, -100, 2, keep))
 
 
 def _info_nce(x: Tensor, y: Tensor, symmetric: bool, reduction: int, keep: int) -> tuple[object, ...]:
-    return (x, None, y, None, None, None, None, 2.0, 0, False, 1e-12, symmetric, -100, reduction, keep)
+    return (x, None, y, None, None, None, None, 2.0, 0, 0, 1e-12, symmetric, -100, reduction, keep)
 
 
 def test_opcheck_attention_and_rows() -> None:

@@ -1,7 +1,8 @@
 """Losses over the whole matrix of pairs.
 
 InfoNCE (van den Oord et al. 2018), NT-Xent (Chen et al. 2020), supervised contrastive (Khosla et al. 2020), CLIP
-(Radford et al. 2021), SigLIP (Zhai et al. 2023) and the cross-entropy of a linear head.
+(Radford et al. 2021), SigLIP (Zhai et al. 2023), the cross-entropy of a linear head, and softmax losses without the
+positive in the denominator (decoupled contrastive learning, Yeh et al. 2022).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from fastssl._table import Positives
+from fastssl._table import Closing, Positives
 from fastssl.ops.reference.common import in_full_precision, reduce, unit
 
 
@@ -24,7 +25,7 @@ def pair_loss(
     scale: Tensor | float,
     bias: Tensor | float | None,
     positives: Positives,
-    sigmoid: bool,
+    closing: Closing,
     normalize: float,
     symmetric: bool,
     ignore_index: int,
@@ -49,9 +50,11 @@ def pair_loss(
     if positives == Positives.classes:
         assert ids is not None
         return reduce(_mean_over_positives(logits, (ids[:, None] == ids) & ~itself, rows), reduction)
-    if sigmoid:
+    if closing == Closing.sigmoid_loss:
         sign = 2 * torch.eye(n, dtype=logits.dtype, device=logits.device) - 1
         return reduce(-TF.logsigmoid(sign * logits).sum(1), reduction)
+    if closing == Closing.decoupled:
+        return reduce(_decoupled(logits, ids if positives == Positives.targets else target, ignore_index), reduction)
     if positives == Positives.targets:
         assert ids is not None
         values = TF.cross_entropy(logits, ids, ignore_index=ignore_index, reduction="none")
@@ -60,6 +63,15 @@ def pair_loss(
     if symmetric:
         values = (values + TF.cross_entropy(logits.T, target, reduction="none")) / 2
     return reduce(values, reduction)
+
+
+def _decoupled(logits: Tensor, partner: Tensor | None, ignore_index: int) -> Tensor:
+    assert partner is not None
+    counted = partner != ignore_index
+    place = torch.where(counted, partner, torch.zeros_like(partner))[:, None]
+    own = torch.arange(logits.shape[1], device=logits.device) == place
+    values = logits.masked_fill(own, float("-inf")).logsumexp(1) - logits.gather(1, place)[:, 0]
+    return torch.where(counted, values, torch.zeros_like(values))
 
 
 def _mean_over_positives(logits: Tensor, positive: Tensor, rows: Tensor) -> Tensor:

@@ -258,7 +258,7 @@ def reduce(
     return state, by_column
 
 
-CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS = map(int, Closing)
+CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS, DECOUPLED = map(int, Closing)
 
 
 def values(x: Side, y: Side, how: LaunchSpec, form: int, ignore: int, columns: bool) -> tuple[Tensor, Tensor]:

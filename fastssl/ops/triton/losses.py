@@ -12,7 +12,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from fastssl._table import Metric, Positives, RowLoss
+from fastssl._table import Closing, Metric, Positives, RowLoss
 from fastssl.ops.operator import is_transformed
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
@@ -59,7 +59,7 @@ def pair_loss(
     scale: Tensor | float,
     bias: Tensor | float | None,
     positives: Positives,
-    sigmoid: bool,
+    closing: Closing,
     normalize: float,
     symmetric: bool,
     ignore_index: int,
@@ -68,24 +68,25 @@ def pair_loss(
 ) -> Tensor:
     """As :func:`fastssl.ops.pair_loss.pair_loss`. A scale that is a number bounds the scores of unit rows."""
     normalize = least_length(normalize, x.dtype)
-    form, partner, shift = engine.SIGMOID_LOSS if sigmoid else engine.CROSS_ENTROPY, None, 0
+    partner, shift = None, 0
     if positives == Positives.halves:
         shift = len(x)
     elif positives == Positives.targets:
         partner = ids
     elif positives == Positives.classes:
         assert ids is not None
-        form, partner = engine.SUP_CON, _only_positive(ids)
+        partner = _only_positive(ids)
     rows = x if more_x is None else torch.cat([x, more_x])
     columns = y if more_y is None else torch.cat([y, more_y])  # type: ignore[list-item]
     rows, columns = _of_one_dtype(rows, columns)
     if bias is not None and not isinstance(bias, Tensor):
         bias = constant((float(bias),), torch.float32, x.device)
     number = None if isinstance(scale, Tensor) else float(scale)
-    bounded = number is not None and normalize > 0 and abs(number) / math.log(2) <= BOUND and not sigmoid
+    bounded = number is not None and normalize > 0 and abs(number) / math.log(2) <= BOUND
+    bounded = bounded and closing != Closing.sigmoid_loss
     values: Tensor = PAIR_LOSS(
         *(rows, columns, partner, ids if positives != Positives.targets else None),
-        *(scale if isinstance(scale, Tensor) else None, bias, number or 0.0, form, shift),
+        *(scale if isinstance(scale, Tensor) else None, bias, number or 0.0, closing.value, shift),
         *(ignore_index if positives == Positives.targets else -1, normalize, symmetric, bounded, filtering),
     )
     if reduction == "mean" and positives == Positives.targets:
