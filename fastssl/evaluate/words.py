@@ -61,6 +61,8 @@ def word_similarity(vectors: WordVectors, path: str | Path) -> dict[str, float]:
         rows.append(pair)
     if len(rows) < 2:
         raise ValueError(f"{path}: expected pairs of known words, got {len(rows)} of {len(rows) + unknown}")
+    if len(set(judged)) < 2:
+        raise ValueError(f"{path}: expected scores that differ, got {judged[0]:g} for all of {len(judged)} pairs")
     from scipy.stats import spearmanr
 
     a, b = vectors.unit[torch.tensor(rows).T]
@@ -77,7 +79,8 @@ def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3co
         method: "3cosadd" or "3cosmul", see :meth:`WordVectors.analogy`.
 
     Returns:
-        Percent right for "all", and for each section; "asked" and "unknown": questions with and without known words.
+        Percent right for "all", and for each section ("section all" where one has such a name); "asked" and "unknown":
+        questions with and without known words.
 
     Raises:
         ValueError: a line of other than four words, or no question whose words are known.
@@ -93,11 +96,12 @@ def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3co
         >>> word_analogies(vectors, path)["family"]
         100.0
     """
-    section, unknown = "all", 0
+    section, unknown = "without a heading", 0
     asked: list[tuple[str, list[int]]] = []
     for number, fields in _lines(path):
         if fields[0] == ":":
             section = " ".join(fields[1:])
+            section = f"section {section}" if section in ("all", "asked", "unknown") else section
             continue
         if len(fields) != 4:
             raise ValueError(f"{path}: line {number}: expected four words, got {fields}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -108,6 +109,9 @@ class RestrictedBoltzmannMachine(nn.Module):
             temperatures: intermediate distributions.
             seed: seed of the chains.
 
+        Warns:
+            UserWarning: a few chains have nearly all of the weight: the estimate and its error cannot be trusted.
+
         Raises:
             ValueError: too many units for an enumeration, or a number out of range.
         """
@@ -161,6 +165,14 @@ class RestrictedBoltzmannMachine(nn.Module):
             base += float(TF.softplus(b.double()).sum())
         shares = (total - total.max()).exp()
         error = float(shares.std() / shares.mean() / math.sqrt(chains))
+        effective = float(shares.sum() ** 2 / shares.square().sum())
+        if effective < chains / 10:
+            warnings.warn(
+                f"annealed importance sampling: {effective:.1f} of {chains} chains have nearly all of the weight, so "
+                "that log Z is probably too small, the likelihood too large, and their error is not known; take more "
+                f"temperatures (now {temperatures:,})",
+                stacklevel=4,
+            )
         return base + float(total.logsumexp(0)) - math.log(chains), error
 
     @torch.no_grad()

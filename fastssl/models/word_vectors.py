@@ -129,8 +129,14 @@ class WordVectors:
         Args:
             queries: [N, D].
             k: number of words.
+
+        Raises:
+            ValueError: queries of another shape.
         """
-        unit = torch.nn.functional.normalize(queries.float(), dim=1)
+        dim = self.vectors.shape[1]
+        if queries.dim() != 2 or queries.shape[1] != dim:
+            raise ValueError(f"queries: expected vectors [N, {dim}], got shape {tuple(queries.shape)}")
+        unit = torch.nn.functional.normalize(queries.float(), dim=1, eps=1e-30)
         cosines, numbers = F.nearest(unit, self.unit, min(k, len(self)), metric="dot")
         return [[(self.words[n], v) for n, v in zip(*row)] for row in zip(numbers.tolist(), cosines.tolist())]
 
@@ -249,7 +255,7 @@ class WordVectors:
 
         Args:
             path: the file.
-            binary: whether it holds float32 bytes; None: if the name ends in ``.bin``, or in ``.bin.gz``.
+            binary: whether it holds float32 bytes; None: the file tells.
 
         Warns:
             UserWarning: words that are there several times.
@@ -266,12 +272,13 @@ class WordVectors:
                 data, named = gzip.decompress(data), path.with_suffix("")
             except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(f"{path}: cannot be decompressed ({error})") from error
-        binary = named.suffix == ".bin" if binary is None else binary
         end = data.find(b"\n")
         header = data[: end + 1] if end >= 0 else data
         sizes = header.split()
         if len(sizes) == 2 and all(size.isdigit() for size in sizes) and int(sizes[1]) > 0:
             count, dim = map(int, sizes)
+            if binary is None:
+                binary = count > 0 and _holds_bytes(data, len(header), dim, named.suffix == ".bin")
             read = _read_binary if binary else _read_text
             words, rows = read(data, len(header), count, dim, path)
         elif not binary and len(sizes) > 2 and _is_number(sizes[-1]) and b" " in header.rstrip():  # GloVe
@@ -291,6 +298,16 @@ class WordVectors:
         return cls(words, torch.from_numpy(rows))
 
 
+def _holds_bytes(data: bytes, at: int, dim: int, named: bool) -> bool:
+    """Whether the first vector is float32 bytes: of a file that is named so unless it is a line of numbers, of another
+    only if it cannot be text."""
+    if named:
+        fields = data[at:].split(b"\n", 1)[0].split()
+        return not (len(fields) == dim + 1 and all(map(_is_number, fields[1:])))
+    first = data[data.find(b" ", at) + 1 :][: 4 * dim]
+    return any((byte < 32 and byte not in b"\t\n\r") or byte >= 127 for byte in first)
+
+
 def _is_number(text: bytes) -> bool:
     try:
         float(text)
@@ -308,6 +325,8 @@ def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tupl
         words.append(_decoded(data[at:end].lstrip(b"\n"), path))
         rows[k] = np.frombuffer(data, "<f4", dim, end + 1)
         at = end + 1 + 4 * dim
+    if data[at:].strip():
+        raise ValueError(f"{path}: expected {count} words, {len(data) - at} bytes follow them")
     return words, rows
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fastssl.evaluate.measures import feature_spread
+from fastssl.train.checkpoint import where_checkpoint
 from fastssl.train.shards import unsharded_parameters
 
 if TYPE_CHECKING:
@@ -243,7 +244,7 @@ class CollapseGuard(Callback):
         if self.times == 3:
             raise RuntimeError(
                 f"the features have collapsed to a constant (spread {spread:.1g} at step {trainer.steps}, about 1 is "
-                f"normal); the last checkpoint is in {trainer.out / 'checkpoint'}"
+                f"normal); {where_checkpoint(trainer.out)}"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,32 @@ def save_checkpoint(
         return
     sums = {name: digest(content) for name, content in (assets or {}).items()}
     write_checkpoint(path, tensors, {**state, "tied": tied, "assets": sums, "optimizer_scalars": scalars}, assets)
+
+
+def retire_checkpoint(out: Path) -> None:
+    """Moves the checkpoint of a run that is overwritten to ``checkpoint.before``: if the new run ends without one, the
+    old one is not mistaken for its own. The new run's first checkpoint deletes it (:func:`forget_retired`)."""
+    current = out / "checkpoint"
+    if current.exists():
+        forget_retired(out)
+        current.rename(_retired(out))
+
+
+def forget_retired(out: Path) -> None:
+    """Deletes the checkpoint of an overwritten run."""
+    shutil.rmtree(_retired(out), ignore_errors=True)
+
+
+def _retired(out: Path) -> Path:
+    return out / "checkpoint.before"
+
+
+def where_checkpoint(out: Path) -> str:
+    """Where the last checkpoint of a run is, for an error."""
+    if (out / "checkpoint").exists():
+        return f"the last checkpoint is in {out / 'checkpoint'}"
+    older = f" (that of the run before is in {_retired(out)})" if _retired(out).exists() else ""
+    return f"the run has written no checkpoint yet{older}"
 
 
 def restore(model: nn.Module, tensors: dict[str, Tensor]) -> None:

@@ -167,5 +167,5 @@ class _Rows(nn.Module):
         finally:
             del self.method.represent
             if before is not None:
-                self.method.represent = before
+                self.method.represent = before  # type: ignore[method-assign]
         return tuple(t.to(dtype) for t, dtype in zip(given, dtypes))

@@ -32,6 +32,7 @@ from fastssl.train.callbacks import (
     SkippedItems,
     Throughput,
 )
+from fastssl.train.checkpoint import retire_checkpoint
 from fastssl.train.gradients import check_batch
 from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
 from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
@@ -220,6 +221,8 @@ def pretrain(
     finished = checkpoint is not None and trainer.epochs is not None and trainer.steps >= trainer.total_steps
     if finished and is_rank_zero():
         log.warning("resume: the run in %s has all of its %d steps, nothing is left to do", out, trainer.steps)
+    if checkpoint is None and is_rank_zero():
+        retire_checkpoint(out)
     trainer.run()
     return method if trainer.sharded else method.to(original_device)
 

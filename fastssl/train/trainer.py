@@ -30,7 +30,13 @@ from fastssl.models.modes import evaluation_mode
 from fastssl.models.precision import training_arithmetic
 from fastssl.train.cached import check_loss
 from fastssl.train.callbacks import Callback, InterruptHandler
-from fastssl.train.checkpoint import restore, restore_optimizer, save_checkpoint
+from fastssl.train.checkpoint import (
+    forget_retired,
+    restore,
+    restore_optimizer,
+    save_checkpoint,
+    where_checkpoint,
+)
 from fastssl.train.device import DeviceCopier, DevicePrefetcher, compiled_encoders, deterministic_algorithms
 from fastssl.train.gradients import Gradients
 from fastssl.train.optim import build_optimizer, learning_rate_factor
@@ -144,7 +150,7 @@ class Trainer:
             self.save("diverged")
             raise RuntimeError(
                 f"the loss is {value} at step {self.steps}, items {self.batch.ids[:8].tolist()}...; the state before "
-                f"the step is in {self.out / 'diverged'}, the last checkpoint in {self.out / 'checkpoint'}"
+                f"the step is in {self.out / 'diverged'}, {where_checkpoint(self.out)}"
             )
         with self._sharing():
             if self.sharded:
@@ -259,6 +265,8 @@ class Trainer:
             write = self.fabric.is_global_zero
             assets = self.method.assets()
             save_checkpoint(self.out / folder, self.method, self.optimizer, state, assets=assets, write=write)
+            if write and folder == "checkpoint":
+                forget_retired(self.out)
 
     @contextlib.contextmanager
     def _sharing(self) -> Iterator[None]:
@@ -281,7 +289,7 @@ class Trainer:
                 raise
             raise RuntimeError(
                 f"rank {self.fabric.global_rank} of {self.fabric.world_size}: another process has died or does not "
-                f"answer; resume from the last checkpoint in {self.out / 'checkpoint'}. "
+                f"answer; {where_checkpoint(self.out)}. "
                 f"{text.splitlines()[0]}"
             ) from error
 

@@ -146,3 +146,19 @@ def test_counts_of_words(counts: Any, kind: type[Exception], message: str) -> No
     for given in ([3, 1], torch.tensor([3, 1]), np.array([3, 1], np.uint16)):
         kept = WordVectors(["a", "b"], torch.eye(2), given).counts
         assert kept is not None and kept.dtype == np.int64 and kept.tolist() == [3, 1]
+
+
+def test_sections_do_not_replace_totals(vectors: WordVectors, tmp_path: Path) -> None:
+    a, b, c, d, *_ = vectors.words
+    path = tmp_path / "questions.txt"
+    path.write_text(f"{a} {b} {c} {d}\n: asked\n{a} {b} {c} {d}\n: all\n{a} {c} {b} {d}\n")
+    found = word_analogies(vectors, path)
+    assert found["asked"] == 3 and {"without a heading", "section asked", "section all"} <= set(found)
+
+
+def test_scores_that_are_all_equal_are_an_error(vectors: WordVectors, tmp_path: Path) -> None:
+    a, b, *_ = vectors.words
+    path = tmp_path / "pairs.tsv"
+    path.write_text(f"{a}\t{b}\t9\n{b}\t{a}\t9\n")
+    with pytest.raises(ValueError, match="expected scores that differ, got 9 for all of 2 pairs"):
+        word_similarity(vectors, path)

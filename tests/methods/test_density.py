@@ -16,7 +16,14 @@ from fastssl.cli.main import app
 from fastssl.data import Stereograms, digits, open_splits, stereograms
 from fastssl.evaluate import disparity_correlation, evaluate_density, mixture_nats
 from fastssl.methods import IMAX, NADE, RBM, DensityMethod
-from fastssl.models import DensityNetwork, NADENetwork, RBMNetwork, Samples, build_encoder
+from fastssl.models import (
+    DensityNetwork,
+    NADENetwork,
+    RBMNetwork,
+    RestrictedBoltzmannMachine,
+    Samples,
+    build_encoder,
+)
 from fastssl.train import Pretraining, load_method, pretrain
 
 
@@ -276,3 +283,17 @@ def test_the_data_of_a_run_by_its_relative_path_is_scored_where_it_was_not_train
     assert run("evaluate", "r", "--data", "g") == run("evaluate", "r", "--data", "g/") == held_out
     said = run("evaluate", "r", "--protocol", "layers", "--data", "digits", code=2)
     assert "expected a network with levels()" in said
+
+
+def test_few_effective_chains_are_a_warning() -> None:
+    """Where a few of the chains have all of the weight, the standard error cannot be larger than about 1."""
+    machine = RestrictedBoltzmannMachine(visible=64, hidden=16)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        machine.weight.copy_(8 * torch.randn_like(machine.weight))
+        machine.hidden_bias.copy_(-machine.weight.sum(1) / 2)
+        machine.visible_bias.copy_(-machine.weight.sum(0) / 2)
+    right = machine.log_partition()[0]
+    with pytest.warns(UserWarning, match="of 100 chains have nearly all of the weight"):
+        found, error = machine.log_partition(exact=False)
+    assert abs(found - right) > 5 * error

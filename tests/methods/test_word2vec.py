@@ -518,3 +518,26 @@ def test_words_are_letters_in_every_plane() -> None:
     text = f"great\U0001f600 day \U0001f44d \u2764\ufe0f \U00010400x \U00020000 na\u00efve {hindi}"
     assert words_of(" ".join([*marked, "1\ufe0f\u20e3"])) == [*marked, "1"]
     assert words_of(text) == ["great", "day", "\U00010428x", "\U00020000", "na\u00efve", hindi]
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("suffix", [".bin", ".txt", ".vec"])
+def test_files_are_read_by_their_content(binary: bool, suffix: str, tmp_path: Path) -> None:
+    """A file of text that was called .bin gave other words and numbers, without an error."""
+    vectors = WordVectors(["é", "日本", "x", "1"], torch.randn(4, 3))
+    vectors.save(tmp_path / f"v{suffix}", binary=binary)
+    found = load_word_vectors(tmp_path / f"v{suffix}")
+    assert found.words == vectors.words and torch.equal(found.vectors, vectors.vectors)
+
+
+def test_bytes_after_the_last_vector_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "v.bin"
+    WordVectors(["a", "b"], torch.randn(2, 4)).save(path)
+    path.write_bytes(path.read_bytes() + b"c 1 2 3 4")
+    with pytest.raises(ValueError, match="expected 2 words, 9 bytes follow them"):
+        load_word_vectors(path)
+
+
+def test_queries_of_another_shape_are_named() -> None:
+    with pytest.raises(ValueError, match=r"queries: expected vectors \[N, 4\], got shape \(4,\)"):
+        WordVectors(["a", "b"], torch.randn(2, 4)).nearest(torch.ones(4))

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from fastssl.augment import SimCLRAugment
 from fastssl.cli import app
-from fastssl.data import ArraySource, Batch, digits
+from fastssl.cli.recipes import build_method, encoder_for
+from fastssl.data import ArraySource, Batch, digits, emoji
 from fastssl.data.loader import epoch_order
 from fastssl.evaluate import encode, evaluate
 from fastssl.methods import SimCLR, get, methods_of
@@ -692,3 +693,27 @@ def test_processes_agree_on_the_length_of_a_run() -> None:
         trainer.steps = step
         throughput.on_step_end(trainer)
         assert trainer.epochs == decided[step]
+
+
+def test_a_run_that_fails_does_not_leave_the_checkpoint_of_the_run_before(tmp_path: Path) -> None:
+    data = emoji().subset(np.arange(16), "emoji")
+    options = encoder_for("simclr", None, 32, 4)
+
+    def run(**given: Any) -> None:
+        made = Pretraining(**{"epochs": 1, "batch_size": 8, "warmup_epochs": 0, **given})
+        method = build_method("simclr", options, data, 0)
+        pretrain(method, data, made, out=tmp_path, encoder_options=options, overwrite=True)
+
+    diverging = {"lr": 1e30, "optimizer": "sgd", "epochs": 30}
+    with pytest.raises(RuntimeError, match="has written no checkpoint yet$"):
+        run(**diverging)
+    run()
+    before = load_checkpoint(tmp_path)[0]
+    with pytest.raises(RuntimeError, match="has written no checkpoint yet .that of the run before is in .*before"):
+        run(**diverging)
+    with pytest.raises(ValueError, match="checkpoint"):
+        load_checkpoint(tmp_path)
+    kept = load_checkpoint(tmp_path / "checkpoint.before")[0]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in before.items())
+    run()
+    assert not (tmp_path / "checkpoint.before").exists() and load_checkpoint(tmp_path)[0]
