@@ -259,6 +259,7 @@ def pretrain(
     from fastssl.methods import AudioMethod, get
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
+    from fastssl.train.options import detect_launcher
 
     out = out or Path("runs") / method
     if minutes is not None and epochs is not None:
@@ -269,6 +270,9 @@ def pretrain(
         for name in context.params:
             if name not in OPTIONS and context.get_parameter_source(name).name != "DEFAULT":  # type: ignore[union-attr]
                 raise ValueError(f"{name}: word2vec has no such option; its settings: --set NAME=VALUE")
+        launch = detect_launcher()
+        if launch is not None and launch.devices * launch.nodes > 1:
+            raise ValueError("word2vec runs in one process, with several threads; start it without torchrun or srun")
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
         return

@@ -325,7 +325,8 @@ def patched(name: str | None = None, **options: Any) -> Any:
         options: options of :func:`patch`, with a name.
 
     Returns:
-        ``{library: {class: Calls(fused, original)}}`` since the library was patched; or the context manager, whose
+        ``{library: {class: Calls(fused, original)}}`` since the library was patched (under ``torch.compile`` one call
+        per compilation); or the context manager, whose
         value is ``{class: Calls}`` of that library.
 
     Raises:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -773,6 +774,13 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
     return _against_classes(embeddings, weight, labels.clone(), None)  # as in _pairs
 
 
+def _within_autocast(pairs: Pairs) -> Pairs:
+    """Rows and classes in the dtype in which the original multiplies them."""
+    assert pairs.y is not None
+    x, y = multiplied(pairs.x, pairs.y)
+    return replace(pairs, x=x, y=y)
+
+
 def _softmax(
     loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, penalty: Tensor | float
 ) -> LossDict:
@@ -806,21 +814,21 @@ def _normalized_softmax(
     loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any
 ) -> LossDict:
     _normalised_products(loss)
-    pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
+    pairs = _within_autocast(_classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings)))
     scale = 1 / _number(loss, "temperature", embeddings)
     return _softmax(loss, pairs, labels, indices, scale, 0.0)
 
 
 def _cos_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     _normalised_products(loss)
-    pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
+    pairs = _within_autocast(_classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings)))
     scale = _number(loss, "scale", embeddings)
     return _softmax(loss, pairs, labels, indices, scale, scale * _number(loss, "margin", embeddings))
 
 
 def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     _normalised_products(loss)
-    pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings))
+    pairs = _within_autocast(_classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings)))
     margin = _number(loss, "margin", embeddings)
     if isinstance(margin, Tensor):
         raise NotFused("a learned margin, which the original refuses")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fastssl.distributed.exchange import all_to_all, gather, scatter_sum
 from fastssl.distributed.shards import Scaled, Shards
+from fastssl.ops.operator import differentiable_once
 
 
 def gather_rows(shards: Shards, rows: Tensor, counts: Sequence[int]) -> Tensor:
@@ -62,6 +63,7 @@ class _GatherRows(torch.autograd.Function):
         return gather(shards, rows, counts)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         return None, None, scatter_sum(ctx.shards, grad, ctx.counts)
 
@@ -74,6 +76,7 @@ class _Replicate(torch.autograd.Function):
         return gather(shards, values, counts)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         return None, None, grad[ctx.mine]
 
@@ -85,6 +88,7 @@ class _Total(torch.autograd.Function):
         return _sum(shards, value)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, Tensor]:
         return None, None, _sum(ctx.shards, grad) if ctx.by_rows else grad
 
@@ -111,6 +115,7 @@ class _SumByKey(torch.autograd.Function):
         return _sum_by_key(shards, keys, order, every, values)
 
     @staticmethod
+    @differentiable_once
     def backward(ctx: Any, grad: Tensor) -> tuple[None, None, None, None, Tensor]:
         (keys,) = ctx.saved_tensors
         return None, None, None, None, _sum_by_key(ctx.shards, keys, ctx.order, ctx.every, grad)

@@ -31,6 +31,8 @@ def write_checkpoint(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
+    if old.exists() and not path.exists():  # a process ended between the two renames below
+        old.rename(path)
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     try:

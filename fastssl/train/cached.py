@@ -90,10 +90,40 @@ def cached_step(
     with torch.enable_grad():
         value = loss(*embeddings)
         check_loss(value, "loss")
-        value.backward()
+        if backward is None:
+            value.backward()
+        else:
+            _backward_of_loss(value, [leaf for job in jobs for leaf in job.leaves.values()], backward)
     for job in jobs:
         job.backward(backward)
     return value.detach()
+
+
+def _backward_of_loss(value: Tensor, embeddings: list[Tensor], backward: Callable[[Tensor], Any]) -> None:
+    """Gradients of the embeddings as they are, and those of the loss's own parameters by the caller's ``backward``,
+    which may scale them as it does those of the models."""
+    leaves = [leaf for leaf in embeddings if leaf.requires_grad]
+    own = [t for t in _accumulated(value) if all(t is not leaf for leaf in leaves)]
+    found = torch.autograd.grad(value, [*leaves, *own], allow_unused=True)
+    for leaf, grad in zip(leaves, found):
+        leaf.grad = grad
+    terms = [(t * grad).sum() for t, grad in zip(own, found[len(leaves) :]) if grad is not None]
+    if terms:
+        backward(torch.stack([term.double() for term in terms]).sum())
+
+
+def _accumulated(value: Tensor) -> list[Tensor]:
+    """The leaves of a graph."""
+    left, seen, found = [value.grad_fn], set(), []
+    while left:
+        node: Any = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        left += [following for following, _ in node.next_functions]
+    return found
 
 
 def check_loss(value: Any, what: str, graph: bool = True) -> None:

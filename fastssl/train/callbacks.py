@@ -258,7 +258,8 @@ class PeriodicCheckpoint(Callback):
         self.saved = time.perf_counter()
 
     def on_step_end(self, trainer: Trainer) -> None:
-        if time.perf_counter() - self.saved > trainer.options.checkpoint_minutes * 60:
+        due = time.perf_counter() - self.saved > trainer.options.checkpoint_minutes * 60
+        if trainer.anywhere(int(due)) if trainer.sharded else due:  # gathering shards is a collective call
             trainer.save()
             self.saved = time.perf_counter()
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
-def strategy(devices: int) -> Any:
+def strategy(devices: int, timeout: timedelta) -> Any:
     """Fabric's FSDP2 strategy: every process holds its shard of each parameter, gradient and optimiser state."""
     from lightning_fabric.strategies import ModelParallelStrategy
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
@@ -21,7 +22,7 @@ def strategy(devices: int) -> Any:
             register_fsdp_forward_method(method, "represent")
         return method
 
-    return ModelParallelStrategy(parallelize, data_parallel_size=devices, tensor_parallel_size=1)
+    return ModelParallelStrategy(parallelize, data_parallel_size=devices, tensor_parallel_size=1, timeout=timeout)
 
 
 def scalar_parameters(method: nn.Module) -> list[nn.Parameter]:

@@ -146,11 +146,15 @@ class Trainer:
                 with self._waiting():
                     batches.prefetch()
             value = float(loss)
-        if not np.isfinite(value):
+        if self.anywhere(int(not np.isfinite(value))):
             self.save("diverged")
+            if self.fabric.world_size > 1:
+                self.fabric.barrier()  # the folder is there before any process ends
+            whose = f"of rank {self.fabric.global_rank} " if self.fabric.world_size > 1 else ""
+            other = " (that of another process is not finite)" if np.isfinite(value) else ""
             raise RuntimeError(
-                f"the loss is {value} at step {self.steps}, items {self.batch.ids[:8].tolist()}...; the state before "
-                f"the step is in {self.out / 'diverged'}, {where_checkpoint(self.out)}"
+                f"the loss {whose}is {value}{other} at step {self.steps}, items {self.batch.ids[:8].tolist()}...; "
+                f"the state before the step is in {self.out / 'diverged'}, {where_checkpoint(self.out)}"
             )
         with self._sharing():
             if self.sharded:
@@ -220,7 +224,7 @@ class Trainer:
                 while self.epochs is None or self.steps < self.total_steps:
                     between_steps, self.waited_seconds = False, 0.0
                     self.step(on_device)
-                    stop = self._anywhere(interrupt.requested)
+                    stop = self.anywhere(interrupt.requested)
                     between_steps = True
                     for callback in self.callbacks:
                         callback.on_step_end(self)
@@ -241,8 +245,8 @@ class Trainer:
         if self.sharded:
             self.method.unshard()  # type: ignore[operator]
 
-    def _anywhere(self, requested: int) -> int:
-        """The signal received by any process, so that all stop after the same step."""
+    def anywhere(self, requested: int) -> int:
+        """The largest number of any process, such as the signal that it received, so that all do the same."""
         if self.fabric.world_size == 1:
             return requested
         with self._sharing():
@@ -300,10 +304,10 @@ def _fabric(method: Method, options: Pretraining) -> Any:
 
     devices, nodes = options.processes
     several: Any = "auto"
+    timeout = timedelta(minutes=options.timeout_minutes)
     if devices * nodes > 1 and options.strategy == "fsdp":
-        several = fsdp_strategy(devices * nodes)
+        several = fsdp_strategy(devices * nodes, timeout)
     elif devices * nodes > 1:
-        timeout = timedelta(minutes=options.timeout_minutes)
         several = DDPStrategy(find_unused_parameters=method.has_unused_parameters, timeout=timeout)
     fabric = Fabric(
         accelerator=options.device_type,

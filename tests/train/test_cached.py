@@ -368,3 +368,24 @@ def test_no_rows_are_no_loss() -> None:
     encoder = torch.nn.Linear(8, 4)
     assert cached_step(encoder, torch.zeros(0, 8), lambda z: F.nt_xent(*z.chunk(2)), chunk=4) == 0
     assert encoder.weight.grad is not None and not encoder.weight.grad.any()
+
+
+def test_parameters_of_the_loss_are_scaled_as_those_of_the_model() -> None:
+    """By a backward pass of the caller's, such as one that scales the loss of 16 bits."""
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(6, 5), torch.randn(20, 6)
+    temperature = torch.nn.Parameter(torch.tensor(0.3))
+    found = []
+    for scale in (1.0, 1024.0):
+        model.zero_grad(), setattr(temperature, "grad", None)
+        cached_step(
+            model,
+            x,
+            lambda z: F.nt_xent(*z.chunk(2), temperature=temperature),
+            chunk=6,
+            backward=lambda value, scale=scale: (value * scale).backward(),
+        )
+        found.append([p.grad / scale for p in (*model.parameters(), temperature)])  # type: ignore[operator]
+    cached_step(model, x, lambda z: F.nt_xent(*z.chunk(2), temperature=temperature), chunk=6)
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)

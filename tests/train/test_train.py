@@ -360,6 +360,9 @@ def test_checkpoints_are_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monk
     # Killed between the two renames: the old one is found.
     (tmp_path / "checkpoint").rename(tmp_path / "checkpoint.old")
     assert load_checkpoint(tmp_path)[1]["step"] == 1
+    with pytest.raises(OSError, match="the previous one is unchanged"):  # and stays where the next one fails, too
+        save_checkpoint(tmp_path / "checkpoint", model, optimizer, {"step": 3})
+    assert load_checkpoint(tmp_path)[1]["step"] == 1
 
 
 def test_epochs_are_permutations_of_their_own() -> None:
