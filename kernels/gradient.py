@@ -304,7 +304,7 @@ def gradient_kernel(
     partner_a, partner_weight_a = rows, fa
     if PARTNER_SIDE == 1:
         partner_a = partners(PARTNER, rows, n, m)
-        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=rows < n, other=0.0)
+        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=(rows < n) & (partner_a >= 0), other=0.0)
     total = tl.zeros((BM,), tl.float32)
     first, second = total, total
     acc = tl.zeros((BM, BK), tl.float32)
@@ -400,7 +400,7 @@ def weights_kernel(
     partner_a, partner_weight_a = rows, fa
     if PARTNER_SIDE == 1:
         partner_a = partners(PARTNER, rows, n, m)
-        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=rows < n, other=0.0)
+        partner_weight_a = tl.load(PARTNER_WEIGHT + rows, mask=(rows < n) & (partner_a >= 0), other=0.0)
     local_rows, local_columns = rows - row0, columns - column0
     into = tl.make_tensor_descriptor(OUT, shape=[height, breadth], strides=[stride_out, 1], block_shape=[BM, BN])
     s = tl.zeros((BM, BN), tl.float32)

@@ -69,7 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
         pytest.param("term:0", 1, 7, "", marks=pytest.mark.slow),  # Ctrl-C has tests of its own
         pytest.param("term:1", 2, 7, "", marks=pytest.mark.slow),
         ("kill:0", 1, 3, ""),
-        ("kill:1", 2, 3, "another process has died or does not answer; resume from the last checkpoint in"),
+        ("kill:1", 2, 3, "another process has died or does not answer; the last checkpoint is in"),
     ],
 )
 def test_resumed_bit_for_bit(
