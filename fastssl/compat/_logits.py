@@ -304,11 +304,12 @@ def _rows(function: Any, logits: Logits, result: Logits, args: Any) -> Tensor | 
     if function in (Tensor.view, Tensor.reshape):
         return hidden.reshape(*result.shape[:-1], hidden.shape[-1])
     if function is Tensor.__getitem__:
-        index = args[1]
-        if not isinstance(index, tuple) or not all(isinstance(i, (int, slice, type(...))) for i in index):
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if not all(isinstance(i, (int, slice, type(...))) and not isinstance(i, bool) for i in index):
             return None
+        shorter = ... not in index and len(index) < hidden.dim()
         last = len(index) >= 2 and index[-1] == slice(None) and (... in index or len(index) == hidden.dim())
-        return hidden[index] if last else None
+        return hidden[index] if shorter or last else None
     return None
 
 

@@ -708,7 +708,9 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     if not isinstance(loss.num_bins, int) or not 1 <= loss.num_bins <= MAX_BINS or loss.num_edges != loss.num_bins + 1:
         raise NotFused(f"{loss.num_bins} bins of {loss.num_edges} edges")
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
-    metric, normalize, _ = _metric(loss)
+    metric, normalize, sign = _metric(loss)
+    if sign < 0:
+        raise NotFused("a similarity, set after construction")
     largest = 2.0 ** float(loss.distance.power)
     rows = pairs.reduce(AveragePrecision(loss.num_bins, largest), metric=metric, normalize=normalize)
     counted = rows.positives > 0

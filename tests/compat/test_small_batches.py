@@ -122,3 +122,15 @@ def test_few_rows_against_few_classes_run_the_library_on_a_cpu(name: str, monkey
             assert calls.fused - before == 1
     refused = {"fewer than 240 scores of rows and classes on a CPU (min_rows)": 1}
     assert calls.original == ({} if name == "ProxyAnchorLoss" else refused)
+
+
+@pytest.mark.parametrize("name", ["CosineSimilarity", "DotProductSimilarity"])
+def test_a_similarity_given_to_a_loss_of_distances_runs_the_original(name: str) -> None:
+    pml = metric_learning()
+    loss, labels = pml.losses.FastAPLoss(), torch.arange(32) % 4
+    loss.distance = getattr(pml.distances, name)()
+    x = torch.randn(32, 8)
+    expected = loss(x, labels)
+    fastssl.patch("pytorch_metric_learning")
+    torch.testing.assert_close(loss(x, labels), expected)
+    assert not _calls("pytorch_metric_learning", "FastAPLoss").fused

@@ -563,6 +563,8 @@ WITHIN = {
     "a copy without gradient": _forgets,
     "a view without gradient": _view_without_gradient,
     "a bias of more dimensions": lambda x: ((x[0] + torch.linspace(-1, 1, V).view(1, 1, V)).expand(B, T, V), x.mean()),
+    "two indices": lambda logits: (logits[:, :-1], logits.new_zeros(())),
+    "a row of the batch": lambda logits: (logits[0].expand(B, T, V), logits.mean()),
     "the sum of two": lambda logits: (logits + logits.flip(0), logits.new_zeros(())),
     "a custom function": lambda logits: (_Negated.apply(logits), logits.new_zeros(())),
 }
