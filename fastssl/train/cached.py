@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from fastssl._options import integer
 from fastssl.ops.extension import get_memory_budget
+from fastssl.train.shards import is_sharded
 
 
 def cached_step(
@@ -187,9 +189,9 @@ class Inputs:
         cut = [t[rows] if _has_rows(t) else t for t in self.leaves]
         return Inputs(cut, self.tree, len(range(self.rows)[rows]))
 
-    def split(self, rows: int) -> list[Inputs]:
-        """At least one chunk, which may be empty: models of several processes run as often everywhere."""
-        return [self[start : start + rows] for start in range(0, max(self.rows, 1), rows)]
+    def split(self, rows: int, least: int = 1) -> list[Inputs]:
+        """At least ``least`` chunks, which may be empty: models of several processes run as often everywhere."""
+        return [self[start : start + rows] for start in range(0, max(self.rows, (least - 1) * rows + 1), rows)]
 
     def call(self, model: Any) -> Any:
         args, kwargs = pytree.tree_unflatten(self.leaves, self.tree)
@@ -246,17 +248,19 @@ def auto_chunk(model: Any, inputs: Inputs) -> int:
     alive: list[Tensor] = []
     module = _module(model)
     parameters = module.parameters() if module is not None else ()
-    own = {t.untyped_storage().data_ptr() for t in (*parameters, *inputs.tensors)}
+    own = {_address(t) for t in (*parameters, *inputs.tensors)}
+    sharded = module is not None and is_sharded(module.parameters())
 
     def count(x: Tensor) -> Tensor:
         alive.append(x)  # no address is reused while counting
-        storage = x.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if sharded and module is not None:  # those that are whole for the time of their layer
+            own.update(_address(p) for p in module.parameters())
+        if _address(x) not in own:
+            kept[_address(x)] = x.untyped_storage().nbytes()
         return x
 
     few = inputs[:2]
-    if not few.rows:
+    if not few.rows and not sharded:  # else all processes run the model
         return 1
     state = _Random(few.tensors)
     buffers = _buffers(model)
@@ -264,8 +268,25 @@ def auto_chunk(model: Any, inputs: Inputs) -> int:
         few.call(model)
     state.restore()
     _restore(buffers)
-    per_row = max(1, sum(kept.values()) // few.rows)
+    per_row = max(1, sum(kept.values()) // max(1, few.rows))
     return max(1, min(inputs.rows, get_memory_budget() // per_row))
+
+
+def _address(t: Tensor) -> int:
+    local: Tensor = t.to_local() if hasattr(t, "to_local") else t
+    return local.untyped_storage().data_ptr()
+
+
+def _most(model: Any, number: int) -> int:
+    """The largest of the numbers of all processes that a model's parameters are sharded over, which run it together."""
+    module = _module(model)
+    part = None if module is None else next((p for p in module.parameters() if hasattr(p, "device_mesh")), None)
+    if part is None:
+        return number
+    largest = torch.tensor(number, device=part.device)
+    for dimension in range(part.device_mesh.ndim):
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=part.device_mesh.get_group(dimension))
+    return int(largest)
 
 
 def _same(x: Tensor) -> Tensor:
@@ -308,7 +329,7 @@ class _Tower:
 
     def __init__(self, model: Any, inputs: Inputs, rows: int) -> None:
         self.model = model
-        self.chunks = inputs.split(rows)
+        self.chunks = inputs.split(rows, _most(model, max(1, -(-inputs.rows // rows))))
         self.states: list[_Random] = []
         self.leaves: dict[Any, Tensor] = {}
         self.after: _Random | None = None

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+import fastssl.functional as F
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import Source, emoji, tones
 from fastssl.data.batch import map_tensors
 from fastssl.methods import ContextEncoder, Method, get
 from fastssl.models import build_encoder
-from fastssl.train import Pretraining, pretrain
+from fastssl.train import Pretraining, cached_step, pretrain
 from fastssl.train.audio import build_audio_method
 from fastssl.train.gradients import Gradients
 from fastssl.train.optim import OPTIMIZERS
@@ -40,6 +41,32 @@ def uneven_text(rank: int) -> float:
     batch = method.examples(method.prepare(tokens()).items(range(12)), 0)
     batch.targets[:6, 5:] = -100
     return _error(method, batch, rank)
+
+
+def uneven_chunks(rank: int) -> float:
+    """The same for a model whose parameters are sharded, cut into 5 and 2 chunks of rows: all processes run it together,
+    and as often."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 4))
+    whole, x = copy.deepcopy(model), torch.randn(2, 7, 6)
+    F.nt_xent(*(whole(view) for view in x), temperature=0.3).backward()
+    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
+    own = torch.cat([view[:5] if rank == 0 else view[5:] for view in x])
+
+    def loss(z: torch.Tensor) -> torch.Tensor:
+        return 2 * F.nt_xent(*z.chunk(2), temperature=0.3, group="world")
+
+    errors = []
+    for chunk in (2, "auto"):
+        model.zero_grad()
+        cached_step(model, own, loss, chunk=chunk)
+        given = torch.cat([p.grad.full_tensor().flatten() for p in model.parameters()])
+        right = torch.cat([p.grad.flatten() for p in whole.parameters() if p.grad is not None])
+        errors.append(float((given - right).norm() / right.norm()))
+    return max(errors)
 
 
 def _error(method: Method, batch: Any, rank: int) -> float:
@@ -94,6 +121,7 @@ def main(rank: int, out: Path, names: list[str]) -> None:
         moved = any(not torch.equal(a, b) for a, b in zip(before, network.parameters()))
         results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
     results["uneven"], results["uneven text"] = uneven(rank), uneven_text(rank)
+    results["uneven chunks"] = uneven_chunks(rank)
     if rank == 0:
         (out / "results.json").write_text(json.dumps(results))
     dist.barrier()
