@@ -44,8 +44,8 @@ def uneven_text(rank: int) -> float:
 
 
 def uneven_chunks(rank: int) -> float:
-    """The same for a model whose parameters are sharded, cut into 5 and 2 chunks of rows: all processes run it together,
-    and as often."""
+    """The same for a model whose parameters are sharded, cut into 5 and 2 chunks of rows: both processes run it
+    together, and as often."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
