@@ -72,6 +72,11 @@ struct DenseSums {
 template <class T>
 constexpr double kHalfUnit = double(std::numeric_limits<T>::epsilon()) / 4;
 
+// The weight of the exponentials of a row, 0 where nothing was summed.
+inline double bounded_weight(double upstream, double lse) {
+  return upstream == 0 || lse == kMinusInfinity ? 0.0 : upstream * std::exp2(-lse);
+}
+
 // What turns the exponentials of one side into gradients: the upstream gradient over the sum of each row.
 //
 // floor: a pair's weight up to it leaves no trace in the gradient of that row. `total` is a weight that enters the
@@ -100,7 +105,7 @@ struct SideWeights {
       const double rest = double(lse[i]) - lse_value;
       weight[i] = empty ? T(0) : T(upstream * std::exp2(rest > 64 ? 0 : rest));
     } else {
-      weight[i] = upstream == 0 ? T(0) : T(upstream * std::exp2(-lse_value));
+      weight[i] = T(bounded_weight(upstream, lse_value));
     }
   }
 };

@@ -84,7 +84,7 @@ void backward(Engine<T>& e, Keep keep, const T* kept, const double* stats, const
     for (int64_t i = 0; i < n; ++i) rows.set(i, a[size_t(i)], s.row_lse[i]);
     if (attention) {
       dense_weight.resize(size_t(n));
-      for (int64_t i = 0; i < n; ++i) dense_weight[size_t(i)] = a[size_t(i)] * std::exp2(-s.row_lse[i]);
+      for (int64_t i = 0; i < n; ++i) dense_weight[size_t(i)] = bounded_weight(a[size_t(i)], s.row_lse[i]);
     }
     if (p.symmetric && !p.self_pairs()) {
       cols.allocate(e.grid.y_blocks * kBlock, running);

@@ -16,6 +16,8 @@ import torch.nn.functional as TF
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from fastssl._graph import nodes
+
 CHANGED = (
     "fastssl: logits are read after the weights or hidden states they come from have changed; read them before "
     "optimizer.step(), or run the library's own code: fastssl.unpatch('transformers')"
@@ -274,21 +276,8 @@ def _watched(function: Any, args: Any, kwargs: Any) -> list[Logits]:
     found: list[Logits] = []
     tree_map_only(Logits, found.append, asked)
     if function is torch.autograd.grad and found:  # of something else than the loss, it is what it would be
-        nodes = _nodes(outputs)
-        found = [logits for logits in found if nodes.intersection(logits.head.record.losses)]
-    return found
-
-
-def _nodes(tensors: Any) -> set[Any]:
-    """All nodes of the autograd graph of tensors."""
-    left: list[Any] = []
-    tree_map_only(Tensor, lambda t: left.append(t.grad_fn), tensors)
-    found: set[Any] = set()
-    while left:
-        node = left.pop()
-        if node is not None and node not in found:
-            found.add(node)
-            left += [following for following, _ in node.next_functions]
+        found_nodes = nodes(outputs)
+        found = [logits for logits in found if found_nodes.intersection(logits.head.record.losses)]
     return found
 
 

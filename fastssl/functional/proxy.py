@@ -169,15 +169,18 @@ def arc_margin(cosine: Tensor, margin: Tensor | float) -> Tensor:
     """cos(arccos(cosine) + margin), decreasing all the way; the slope stays finite at +-1."""
     cosine = cosine.clamp(-1, 1)
     sine = (1 - cosine.square()).clamp(min=torch.finfo(cosine.dtype).tiny).sqrt()
-    # Up to the angle limit, pi - m: with less than 0 none is inside, with more than pi all are.
+    c: Tensor | float
+    s: Tensor | float
+    # Up to the angle pi - m: below 0 none is inside, above pi all are.
     if isinstance(margin, Tensor):
         m = margin.to(device=cosine.device, dtype=torch.float64)
         limit = math.pi - m.detach()
         inside = (cosine >= limit.clamp(0, math.pi).cos()) & (limit >= 0)
-        c, s, m = (t.to(cosine.dtype) for t in (m.cos(), m.sin(), m))
-        return torch.where(inside, cosine * c - sine * s, cosine - m * s)
-    inside = cosine >= (math.cos(min(math.pi - margin, math.pi)) if margin <= math.pi else math.inf)
-    return torch.where(inside, cosine * math.cos(margin) - sine * math.sin(margin), cosine - margin * math.sin(margin))
+        c, s, margin = (t.to(cosine.dtype) for t in (m.cos(), m.sin(), m))
+    else:  # without operations on tensors of one element: a small call is made of little else
+        inside = cosine >= (math.cos(min(math.pi - margin, math.pi)) if margin <= math.pi else math.inf)
+        c, s = math.cos(margin), math.sin(margin)
+    return torch.where(inside, cosine * c - sine * s, cosine - margin * s)
 
 
 @shardable

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from fastssl._graph import nodes
 from fastssl._options import integer
 from fastssl.ops.extension import get_memory_budget
 from fastssl.train.shards import is_sharded
@@ -105,27 +106,14 @@ def _backward_of_loss(value: Tensor, embeddings: list[Tensor], backward: Callabl
     """Gradients of the embeddings as they are, and those of the loss's own parameters by the caller's ``backward``,
     which may scale them as it does those of the models."""
     leaves = [leaf for leaf in embeddings if leaf.requires_grad]
-    own = [t for t in _accumulated(value) if all(t is not leaf for leaf in leaves)]
+    reached = (node.variable for node in nodes(value) if hasattr(node, "variable"))
+    own = [t for t in reached if all(t is not leaf for leaf in leaves)]
     found = torch.autograd.grad(value, [*leaves, *own], allow_unused=True)
     for leaf, grad in zip(leaves, found):
         leaf.grad = grad
     terms = [(t * grad).sum() for t, grad in zip(own, found[len(leaves) :]) if grad is not None]
     if terms:
         backward(torch.stack([term.double() for term in terms]).sum())
-
-
-def _accumulated(value: Tensor) -> list[Tensor]:
-    """The leaves of a graph."""
-    left, seen, found = [value.grad_fn], set(), []
-    while left:
-        node: Any = left.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.append(node.variable)
-        left += [following for following, _ in node.next_functions]
-    return found
 
 
 def check_loss(value: Any, what: str, graph: bool = True) -> None:

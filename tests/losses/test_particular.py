@@ -385,3 +385,18 @@ def test_learned_margins_of_ranked_lists() -> None:
     (slope,) = torch.autograd.grad(module(x, labels), margin)
     step = [float(F.ranked_list(x.double(), labels, margin=0.6 + d)) for d in (-1e-5, 1e-5)]
     assert float(slope) == pytest.approx((step[1] - step[0]) / 2e-5, rel=1e-2)
+
+
+@pytest.mark.parametrize("name", ["normalized_softmax", "cos_face", "arc_face"])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("learned", ["rows", "weight", "both"])
+@pytest.mark.parametrize("scale", [1.0, 1000.0])
+def test_one_class_has_no_loss_and_no_gradient(name: str, reduction: str, learned: str, scale: float) -> None:
+    """Nothing is summed over the other classes; also where the weights are constants, whose products are kept."""
+    x, weight = torch.randn(33, 5), torch.randn(1, 5)
+    wanted = [t.requires_grad_() for t, which in ((x, "rows"), (weight, "weight")) if learned in (which, "both")]
+    option = {"temperature": 1 / scale} if name == "normalized_softmax" else {"scale": scale}
+    labels = torch.zeros(33, dtype=torch.long)
+    loss = getattr(F, name)(x, weight, labels, reduction=reduction, backend="cpu", **option)
+    assert not loss.detach().any()
+    assert all(bool((grad == 0).all()) for grad in torch.autograd.grad(loss.sum(), wanted))
