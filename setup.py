@@ -1,8 +1,9 @@
 """Builds the C++ extension with CMake and maps the top-level folder ``kernels/`` to ``fastssl.kernels``.
 
 Without a C++ compiler the installation succeeds with the reference backend alone; FASTSSL_REQUIRE_KERNELS=1
-makes that an error. The kernels need no Python: FASTSSL_KERNELS=/path/to/libfastssl.kernels.so stores them there, and
-the build for the next version of Python uses them again.
+makes that an error. FASTSSL_MANYLINUX=1 builds for all systems with glibc 2.28 and later (manylinux_2_28).
+The kernels need no Python: FASTSSL_KERNELS=/path/to/libfastssl.kernels.so stores them there, and the build for the
+next version of Python uses them again.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class CMakeBuild(build_ext):
             f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DFASTSSL_SANITIZE={'ON' if os.environ.get('FASTSSL_SANITIZE') == '1' else 'OFF'}",
+            f"-DFASTSSL_MANYLINUX={'ON' if os.environ.get('FASTSSL_MANYLINUX') == '1' else 'OFF'}",
             "-DCMAKE_BUILD_TYPE=Release",
         ]
         kept = os.environ.get("FASTSSL_KERNELS", "")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastssl.bench.run import write_atomically
-from fastssl.methods import METHODS, AudioMethod, CPCSignal, DensityMethod, TextMethod
+from fastssl.methods import METHODS, AudioDistribution, AudioMethod, DensityMethod, TextMethod
 
 PAGE = Path(__file__).parent.parent / "docs" / "methods.md"
 
@@ -85,12 +85,13 @@ from fastssl.models import build_audio
 from fastssl.train import Pretraining, pretrain
 
 task = open_splits("spoken-digits")  # or a folder with train/ and test/ in it, of WAV files
-network = {{"name": "{network}", "width": 32}}
-method = {kind}(build_audio(network))
+network = {network}
+method = {kind}(build_audio(network){arguments})
 options = Pretraining(epochs=20, batch_size=16, lr=3e-3, clip=1.0)
 pretrain(method, task.train, options, out="runs/{name}", encoder_options=network)
-print(evaluate_audio(method, task.test, task.train)["bits per sample"])
-method.generate(4, seconds=0.5).save("runs/{name}/samples")  # WAV files
+print(evaluate_audio(method, task.test, task.train)["{measure}"])
+"""
+SAMPLES = """method.generate(4, seconds=0.5).save("runs/{name}/samples")  # WAV files
 """
 
 STEREOGRAMS = """from fastssl.data import stereograms
@@ -106,22 +107,12 @@ pretrain(method, stereograms(), options, out="runs/imax", encoder_options=encode
 print(disparity_correlation(method, stereograms(1000, seed=1)))
 """
 
-SIGNALS = """import torch
-from fastssl.data import tones
-from fastssl.evaluate import linear_probe
-from fastssl.methods import CPCSignal
-from fastssl.models import SignalEncoder
-from fastssl.train import Pretraining, pretrain
-
-signals = tones()  # or fastssl.data.Signals(waveforms, labels, classes, "speech")
-method = CPCSignal(SignalEncoder(64))
-pretrain(method, signals, Pretraining(epochs=20, batch_size=32, lr=1e-3), out="runs/cpc-signal")
-with torch.no_grad():
-    features = method.encoder.eval()(torch.from_numpy(signals.signals))
-labels, half = torch.from_numpy(signals.labels), len(signals) // 2
-print(linear_probe(features, labels, range(half), range(half, len(signals))))
-"""
-
+# Words of 0.2 to 0.8 s at 8 kHz, a code each 10 ms.
+CPC_SIGNAL = {
+    "network": '{"name": "cpc", "kernels": [10, 8, 4, 4], "strides": [5, 4, 2, 2]}',
+    "arguments": ", window=2560, steps=8",
+    "measure": "linear",
+}
 OPTIONS = {
     "rbm": 'epochs=20, batch_size=32, lr=0.05, optimizer="sgd"',
     **dict.fromkeys(("igpt", "pixelcnn", "pixelrnn"), "epochs=20, batch_size=32, lr=1e-3"),
@@ -193,7 +184,11 @@ def _example(name: str, kind: Any) -> str:
         options = {"tokenizer": kind.tokenizer_kind, "network": kind.networks[0], "vocabulary": size}
         return LANGUAGE.format(kind=kind.__name__, name=name, **options)
     if issubclass(kind, AudioMethod):
-        return AUDIO.format(kind=kind.__name__, network=kind.networks[0], name=name)
+        options = {"name": name, "kind": kind.__name__}
+        if issubclass(kind, AudioDistribution):
+            network = f'{{"name": "{kind.networks[0]}", "width": 32}}'
+            return (AUDIO + SAMPLES).format(network=network, arguments="", measure="bits per sample", **options)
+        return AUDIO.format(**CPC_SIGNAL, **options)
     arguments = ARGUMENTS.get(name, "")
     if name == "imax":
         return STEREOGRAMS
@@ -218,14 +213,9 @@ def page() -> str:
         lines.append(
             f"| [{name}](#{anchor}) | {about['family']} | {about['predicts']} | {about['loss']} | {about['paper']} |"
         )
-    about = CPCSignal.about()
-    lines.append(
-        f"| [cpc-signal](#cpc-signal) | {about['family']} | {about['predicts']} | {about['loss']} | {about['paper']} |"
-    )
     lines.append("")
     for name, kind in METHODS.items():
         lines += _section(name, kind, _example(name, kind))
-    lines += _section("cpc-signal", CPCSignal, SIGNALS)
     return "\n".join(lines).rstrip() + "\n"
 
 

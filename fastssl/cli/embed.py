@@ -40,8 +40,8 @@ def embed(asked: Embedding) -> int:
     from fastssl.train.options import detect_launcher
 
     check_format(asked.out)
-    if (texts := _text_run(asked.model)) is not None:
-        return _embed_texts(asked, *texts)
+    if (written := _embed_run(asked)) is not None:
+        return written
     if asked.devices < 1:
         raise ValueError(f"devices: expected at least one process, got {asked.devices}")
     if (launch := detect_launcher()) is not None:
@@ -69,29 +69,32 @@ def embed(asked: Embedding) -> int:
             process.terminate()
 
 
-def _text_run(model: str) -> tuple[Any, dict[str, Any]] | None:
-    """The method and state of a run on texts."""
-    from fastssl.cli.language import load
-    from fastssl.methods import methods_of
-    from fastssl.train import load_checkpoint
-
-    if not Path(model).is_dir():
-        return None
-    return load(Path(model)) if load_checkpoint(model)[1].get("method") in methods_of("tokens") else None
-
-
-def _embed_texts(asked: Embedding, method: Any, state: dict[str, Any]) -> int:
-    from fastssl.evaluate import embed_texts
+def _embed_run(asked: Embedding) -> int | None:
+    """Writes the features of texts or waveforms; None: the model is none of a run on them."""
+    from fastssl.cli.evaluation import data_of
+    from fastssl.evaluate import embed_audio, embed_texts
+    from fastssl.methods import AudioMethod, TextMethod, kind_of
+    from fastssl.train import load_checkpoint, load_method
     from fastssl.train.options import detect_launcher
 
+    state = load_checkpoint(asked.model)[1] if Path(asked.model).is_dir() else {}
+    if "encoder" not in state or not issubclass(kind_of(state), (TextMethod, AudioMethod)):
+        return None
+    takes = "texts" if issubclass(kind_of(state), TextMethod) else "waveforms"
     if detect_launcher() is not None:
-        raise ValueError("devices: texts are embedded by one process, without a launcher")
+        raise ValueError(f"devices: {takes} are embedded by one process, without a launcher")
     if asked.devices != 1 or asked.readout != "pooled" or asked.size is not None or asked.on_error != "raise":
-        raise ValueError(f"devices, readout, size, on_error: of images, {state['method']} takes texts")
-    if asked.data is None:
+        raise ValueError(f"devices, readout, size, on_error: of images, {state['method']} takes {takes}")
+    method: Any = load_method(asked.model)
+    if takes == "waveforms":
+        data = asked.data or data_of(state)
+        with item_progress(data) as show:
+            count = embed_audio(method, data, asked.out, part=asked.part, progress=show)
+    elif asked.data is None:
         raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")
-    with item_progress(asked.data) as show:
-        count = embed_texts(method, asked.data, asked.out, part=asked.part, progress=show, note=echo)
+    else:
+        with item_progress(asked.data) as show:
+            count = embed_texts(method, asked.data, asked.out, part=asked.part, progress=show, note=echo)
     echo(f"{count:,} rows of features: {asked.out}")
     return count
 

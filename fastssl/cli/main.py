@@ -182,7 +182,7 @@ def pretrain(
     network: Annotated[
         str | None,
         typer.Option(
-            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer, gru, lstm. Of waveforms: wavenet, "
+            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer, gru, lstm. Of waveforms: cpc, wavenet, "
             "wavernn."
         ),
     ] = None,

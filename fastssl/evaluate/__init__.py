@@ -1,6 +1,7 @@
 """Downstream evaluation: frozen and fine-tuned encoders, and baselines."""
 
 from fastssl.evaluate.audio import evaluate_audio
+from fastssl.evaluate.audio_features import embed_audio
 from fastssl.evaluate.compare_texts import compare_answers, compare_tags, compare_translation
 from fastssl.evaluate.dense import DenseTuning
 from fastssl.evaluate.dense_protocol import Start, compare_dense, starts_of
@@ -68,6 +69,7 @@ __all__ = [
     "disparity_correlation",
     "eleven_point_map",
     "embed",
+    "embed_audio",
     "embed_texts",
     "encode",
     "evaluate",

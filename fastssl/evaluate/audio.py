@@ -1,7 +1,9 @@
-"""Methods of waveforms on held-out signals, beside a linear predictor, independent samples and a compressor."""
+"""Methods of waveforms on held-out signals: a linear probe on their features, and the likelihood of distributions
+beside a linear predictor, independent samples and a compressor."""
 
 from __future__ import annotations
 
+import copy
 import lzma
 import math
 
@@ -10,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastssl.data import Source
+from fastssl.evaluate.audio_features import audio_features
 from fastssl.evaluate.features import labels_of, progress_bar
 from fastssl.evaluate.linear import linear_probe
-from fastssl.methods import AudioMethod
+from fastssl.methods import AudioDistribution, AudioMethod, name_of
 from fastssl.models import build_audio
 from fastssl.models.modes import evaluation_mode
 
@@ -23,10 +26,11 @@ _SURPRISES = 0.01  # how often a residual is not normal
 def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> dict[str, dict[str, float]]:
     """Scores of a method of waveforms on signals that it was not trained on.
 
-    Bits per sample of the codes: of the method; of a linear predictor of the 32 samples before, fitted by least
-    squares, whose residuals are normal with a deviation that follows the last ones, but for one in a hundred; of the
-    training codes' histogram; of xz on the codes as bytes, signal after signal. With labels, also the accuracy of a
-    linear probe on the mean hidden states, in percent, beside a random network of the same architecture.
+    With labels the accuracy of a linear probe on the features of whole signals, in percent, beside a random network of
+    the same architecture. Of a distribution (:class:`fastssl.methods.AudioDistribution`) also the bits per sample of
+    the codes: of the method; of a linear predictor of the 32 samples before, fitted by least squares, whose residuals
+    are normal with a deviation that follows the last ones, but for one in a hundred; of the training codes' histogram;
+    of xz on the codes as bytes, signal after signal.
 
     Args:
         method: the pretrained method.
@@ -34,7 +38,7 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
         training: the signals that it was trained on.
 
     Raises:
-        ValueError: signals that the method cannot process.
+        ValueError: signals that the method cannot process, or neither labels nor a distribution.
 
     Example:
         >>> from fastssl.data import tones
@@ -47,6 +51,38 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
         >>> table["bits per sample"]["linear prediction"] < table["bits per sample"]["independent"]
         True
     """
+    table: dict[str, dict[str, float]] = {}
+    labels = held_out_labels = None
+    if _labelled(training) and _labelled(held_out):
+        labels, held_out_labels = labels_of(training), labels_of(held_out)
+    if isinstance(method, AudioDistribution):
+        table["bits per sample"] = _bits_per_sample(method, held_out, training, held_out_labels)
+    if labels is not None and held_out_labels is not None and len(labels.unique()) > 1:
+        random = copy.deepcopy(method)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            random.network = build_audio(method.network.options).to(next(method.parameters()).device)
+        cut, both = len(labels), torch.cat([labels, held_out_labels])
+        table["linear"] = {
+            name: linear_probe(
+                torch.cat([_features(one, source) for source in (training, held_out)]),
+                both,
+                np.arange(cut),
+                np.arange(cut, len(both)),
+            )
+            for name, one in (("pretrained", method), ("random", random))
+        }
+    if not table:
+        raise ValueError(
+            f"data: expected signals of two classes at least, in a folder for each: {name_of(method)} is evaluated by "
+            f"a linear probe, and {held_out.name} has no such labels"
+        )
+    return table
+
+
+def _bits_per_sample(
+    method: AudioDistribution, held_out: Source, training: Source, labels: Tensor | None
+) -> dict[str, float]:
     codes = {
         name: [method.codes(source.read(k)) for k in range(len(source))]
         for name, source in (("training", training), ("held out", held_out))
@@ -54,14 +90,11 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
     values = int(max(c.max() for part in codes.values() for c in part)) + 1
     device = next(method.parameters()).device
     nats, count = 0.0, sum(map(len, codes["held out"]))
-    labels = held_out_labels = None
-    if _labelled(training) and _labelled(held_out):
-        labels, held_out_labels = labels_of(training), labels_of(held_out)
     with evaluation_mode(method), torch.no_grad(), progress_bar(held_out.name) as show:
         for k, row in enumerate(codes["held out"]):
             label = None
-            if held_out_labels is not None and method.network.classes:
-                label = held_out_labels[k : k + 1].to(device)
+            if labels is not None and method.network.classes:
+                label = labels[k : k + 1].to(device)
             nats += float(method.network.loss(torch.from_numpy(row)[None].to(device), label, reduction="sum"))
             show(k + 1, len(codes["held out"]))
     histogram = np.ones(values)
@@ -69,39 +102,21 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
         histogram += np.bincount(row, minlength=values)
     histogram /= histogram.sum()
     share = np.log2(histogram)
-    bits = {
+    return {
         "pretrained": nats / math.log(2) / count,
         "linear prediction": _LinearPredictor(method, codes["training"], histogram).bits(codes["held out"]),
         "independent": -sum(float(share[row].sum()) for row in codes["held out"]) / count,
         "xz": _xz_bits(codes["held out"], values) / count,
     }
-    table = {"bits per sample": bits}
-    if labels is not None and held_out_labels is not None and len(labels.unique()) > 1:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            random = build_audio(method.network.options).to(device)
-        cut, both = len(labels), torch.cat([labels, held_out_labels])
-        table["linear"] = {
-            name: linear_probe(
-                torch.cat([_features(network, codes[part], device) for part in ("training", "held out")]),
-                both,
-                np.arange(cut),
-                np.arange(cut, len(both)),
-            )
-            for name, network in (("pretrained", method.network), ("random", random))
-        }
-    return table
 
 
 def _labelled(source: Source) -> bool:
     return source.labels is not None and source.labels.ndim == 1 and bool((source.labels >= 0).all())
 
 
-@torch.no_grad()
-def _features(network: torch.nn.Module, codes: list[np.ndarray], device: torch.device) -> Tensor:
-    with evaluation_mode(network):
-        features: Tensor = torch.cat([network.features(torch.from_numpy(row)[None].to(device)).cpu() for row in codes])  # type: ignore[operator]
-    return features.float()
+def _features(method: AudioMethod, source: Source) -> Tensor:
+    with progress_bar(source.name) as show:
+        return torch.stack(list(audio_features(method, source, show)))
 
 
 def _xz_bits(codes: list[np.ndarray], values: int) -> int:
@@ -114,7 +129,7 @@ class _LinearPredictor:
     """Code t has the probability of its interval under N(w . x[t-32:t], s^2), with s^2 a mean of the variance of all
     training residuals and that of the last 32; one time in a hundred that of the training codes' histogram."""
 
-    def __init__(self, method: AudioMethod, codes: list[np.ndarray], histogram: np.ndarray) -> None:
+    def __init__(self, method: AudioDistribution, codes: list[np.ndarray], histogram: np.ndarray) -> None:
         self.method, self.histogram = method, histogram
         gram, moments = np.zeros((ORDER, ORDER)), np.zeros(ORDER)
         for row in codes:

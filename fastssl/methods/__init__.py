@@ -11,6 +11,7 @@ from torch import nn
 from fastssl.methods.align import ALIGN
 from fastssl.methods.amdim import AMDIM
 from fastssl.methods.audio import AudioMethod
+from fastssl.methods.audio_distribution import AudioDistribution
 from fastssl.methods.barlow_twins import BarlowTwins
 from fastssl.methods.bart import BART
 from fastssl.methods.base import Method
@@ -66,7 +67,7 @@ from fastssl.methods.word2vec import Word2Vec, WordProgress, load_word_vectors
 from fastssl.methods.xlnet import XLNet
 from fastssl.models import Encoder
 
-# Methods of the command line. CPCSignal takes signals, from Python only; Word2Vec trains on texts, by itself.
+# Methods of the command line, besides Word2Vec, which trains by itself.
 METHODS: dict[str, type[Method]] = {
     "simclr": SimCLR,
     "moco": MoCo,
@@ -82,6 +83,7 @@ METHODS: dict[str, type[Method]] = {
     "deep-cluster": DeepCluster,
     "inter-clr": InterCLR,
     "cpc": CPC,
+    "cpc-signal": CPCSignal,
     "amdim": AMDIM,
     "cmc": CMC,
     "clip": CLIP,
@@ -214,6 +216,7 @@ __all__ = [
     "NNCLR",
     "RBM",
     "T5",
+    "AudioDistribution",
     "AudioMethod",
     "BarlowTwins",
     "BiLM",

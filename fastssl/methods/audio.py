@@ -1,10 +1,10 @@
-"""Base class of methods that model the distribution of waveforms, sample by sample."""
+"""Base class of methods of waveforms."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,41 +13,34 @@ from torch import Tensor
 from fastssl.data.batch import Batch
 from fastssl.data.packed import READ_ERRORS
 from fastssl.data.source import CheckedSource, Item, Source
-from fastssl.data.views import labels_of
 from fastssl.data.wav import AudioError
 from fastssl.methods.base import Method, lacking
 from fastssl.models.drawing import checked
-from fastssl.models.modes import evaluation_mode
-from fastssl.models.samples import Samples
-from fastssl.models.wave import IGNORED, AudioNetwork
+from fastssl.models.signal import SignalNetwork
 
 LEAST = 2  # samples of a signal
 
 
 class AudioMethod(Method):
-    """Base class of methods of waveforms: random windows of codes, and a network that predicts each from those before.
-
-    Subclasses define ``quantize``, ``waveform`` and ``intervals``, which turn signals into codes and back.
+    """Base class of methods of waveforms, which are trained on random windows of them.
 
     Args:
         network: a network of :func:`fastssl.models.build_audio`, kept after pretraining.
         rate: samples per second of the signals; None: that of the first signal that can be read, from which the others
             may not differ.
-        window: samples of an example, a random part of a signal; shorter signals are whole.
+        window: samples of an example, a random part of a signal.
     """
 
-    family = "autoregression"
     needs: ClassVar[tuple[str, ...]] = ("signal",)
     unit = "samples"
     data = "spoken-digits"
     held_out = True
-    generates = "audio"
-    separable = True
     networks: ClassVar[tuple[str, ...]] = ()
+    network: SignalNetwork
 
-    def __init__(self, network: AudioNetwork, *, rate: int | None = None, window: int = 2048) -> None:
+    def __init__(self, network: SignalNetwork, *, rate: int | None = None, window: int = 2048) -> None:
         super().__init__()
-        if not isinstance(network, AudioNetwork) or network.name not in self.networks:
+        if not isinstance(network, SignalNetwork) or network.name not in self.networks:
             raise TypeError(
                 f"network: {type(self).__name__} expects {self.networks[0]!r} of "
                 f"fastssl.models.build_audio, got {getattr(network, 'name', type(network).__name__)!r}"
@@ -76,23 +69,26 @@ class AudioMethod(Method):
                 break
         return checked
 
-    def quantize(self, signal: np.ndarray) -> np.ndarray:
-        """Codes, integers [T], of a signal in [-1, 1]."""
+    def features(self, signal: np.ndarray) -> Tensor:
+        """Features [D] of a whole signal."""
         raise NotImplementedError
 
-    def waveform(self, codes: np.ndarray) -> np.ndarray:
-        """The signal of codes."""
-        raise NotImplementedError
+    def windows(self, signals: Sequence[np.ndarray], seed: int, epoch: int, ids: np.ndarray) -> list[np.ndarray]:
+        """A random part of each signal, of ``window`` samples; shorter signals are whole."""
+        parts = []
+        for signal, drawn in zip(signals, self.uniform(seed, epoch, ids)[:, 0]):
+            first = int(drawn * max(len(signal) - self.window + 1, 1))
+            parts.append(signal[first : first + self.window])
+        return parts
 
-    def intervals(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The ends of the intervals of samples that have these codes, in the middle between the codes' samples."""
-        raise NotImplementedError
+    def inputs(self, batch: Batch) -> list[Tensor]:
+        return batch.views
 
     def check(self, item: Item) -> None:
         """Checks that an item's signal can be processed.
 
         Raises:
-            AudioError: another rate, fewer than two samples, or samples outside of [-1, 1].
+            AudioError: another rate, or fewer than two samples.
             ValueError: no signal.
         """
         name, signal = item.name or "a signal", item.signal
@@ -100,91 +96,8 @@ class AudioMethod(Method):
             raise lacking(type(self).__name__, "signal", item, name)
         if len(signal) < LEAST:
             raise AudioError(f"signal: expected at least {LEAST} samples, {name} has {len(signal)}")
-        most = float(np.abs(signal).max())
-        if not most <= 1:
-            raise AudioError(f"signal: expected samples in [-1, 1], {name} has one of magnitude {most:.4g}: rescale it")
         if item.rate is not None and self.rate is not None and item.rate != self.rate:
             raise AudioError(
                 f"rate: expected {self.rate} samples per second, {name} has {item.rate}: resample it; that of a run "
                 f"is that of its first signal, or rate= (--set rate={item.rate})"
             )
-
-    def codes(self, item: Item) -> np.ndarray:
-        """The codes of an item's signal.
-
-        Raises:
-            AudioError: a signal that cannot be processed (:meth:`check`).
-        """
-        self.check(item)
-        assert item.signal is not None
-        return self.quantize(item.signal)
-
-    def examples(self, items: Sequence[Item], seed: int, epoch: int = 0, ids: np.ndarray | None = None) -> Batch:
-        """Codes of random windows, one view int64 [B, window], padded with -100."""
-        ids = np.arange(len(items)) if ids is None else np.asarray(ids, dtype=np.int64)
-        windows = np.full((len(items), self.window), IGNORED, np.int64)
-        for row, item, drawn in zip(windows, items, self.uniform(seed, epoch, ids)[:, 0]):
-            codes = self.codes(item)
-            first = int(drawn * max(len(codes) - self.window + 1, 1))
-            part = codes[first : first + self.window]
-            row[: len(part)] = part
-        labels, classes = labels_of(items), self.network.classes
-        if classes and (any(item.label is None for item in items) or bool((labels >= classes).any())):
-            raise ValueError(
-                f"labels: expected 0 to {classes - 1} with each item, -1 for unknown classes, of a network conditioned "
-                f"on labels; got {labels.tolist()}"
-            )
-        return Batch([torch.from_numpy(windows)], labels, torch.from_numpy(ids))
-
-    def inputs(self, batch: Batch) -> list[Tensor]:
-        return batch.views
-
-    def terms(self, batch: Batch) -> int:
-        return int((batch.views[0] != IGNORED).sum())
-
-    def forward(self, batch: Batch) -> Tensor:
-        return self.network.loss(batch.views[0], batch.labels)
-
-    @torch.no_grad()
-    def sample_features(self, batch: Batch) -> Tensor:
-        with evaluation_mode(self):
-            features = self.network.features(batch.views[0][:32].clamp(min=0))
-        return features
-
-    def generate(
-        self,
-        count: int = 4,
-        seed: int = 0,
-        *,
-        seconds: float = 1.0,
-        temperature: float = 1.0,
-        label: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Samples:
-        """Waveforms, drawn sample by sample.
-
-        Args:
-            count: number of waveforms.
-            seed: seed of all draws; waveform k depends on (seed, k) alone.
-            seconds: duration of each.
-            temperature: 0: the most probable code at each step.
-            label: the class that they are conditioned on; None: each class in turn.
-            progress: called with the number of steps so far, and of all.
-
-        Raises:
-            ValueError: an option out of range, or a label of a network without classes.
-        """
-        checked("count", count, 1)
-        if not 0 < seconds < 86_400:
-            raise ValueError(f"seconds: expected a duration above 0 and below a day, got {seconds}")
-        rate = self.rate or 16_000
-        steps = max(1, round(seconds * rate))
-        options: dict[str, Any] = {"temperature": temperature, "seed": seed, "progress": progress}
-        classes = self.network.classes
-        if label is not None or not classes:
-            return Samples("audio", self.waveform(self.network.sample(count, steps, label=label, **options)), rate)
-        made = np.zeros((count, steps), np.float32)
-        for k in range(min(classes, count)):
-            rows = range(k, count, classes)
-            made[rows] = self.waveform(self.network.sample(len(rows), steps, label=k, **options))
-        return Samples("audio", made, rate)

@@ -10,10 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastssl.data.signals import inverse_mu_law, mu_law
-from fastssl.methods.audio import AudioMethod
+from fastssl.methods.audio_distribution import AudioDistribution
 
 
-class WaveNet(AudioMethod):
+class WaveNet(AudioDistribution):
     """Mu-law codes of a waveform + dilated causal convolutions with gates + cross-entropy of the next code.
 
     Args:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from fastssl.data.signals import inverse_pcm, pcm
-from fastssl.methods.audio import AudioMethod
+from fastssl.methods.audio_distribution import AudioDistribution
 
 
-class WaveRNN(AudioMethod):
+class WaveRNN(AudioDistribution):
     """Codes of 16 bits of a waveform + one gated recurrent layer + cross-entropy of both bytes of the next code.
 
     Args:

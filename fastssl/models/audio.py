@@ -5,18 +5,21 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from fastssl.models.wave import AudioNetwork, WaveNetNetwork
+from fastssl.models.signal import SignalEncoder, SignalNetwork
+from fastssl.models.wave import WaveNetNetwork
 from fastssl.models.wave_rnn import WaveRNNNetwork
 
-AUDIO_NETWORKS: dict[str, type[AudioNetwork]] = {kind.name: kind for kind in (WaveNetNetwork, WaveRNNNetwork)}
+AUDIO_NETWORKS: dict[str, type[SignalNetwork]] = {
+    kind.name: kind for kind in (WaveNetNetwork, WaveRNNNetwork, SignalEncoder)
+}
 
 
-def build_audio(options: dict[str, Any]) -> AudioNetwork:
+def build_audio(options: dict[str, Any]) -> SignalNetwork:
     """Builds a network of waveforms, with random weights.
 
     Args:
-        options: "name": "wavenet" (:class:`WaveNetNetwork`) or "wavernn" (:class:`WaveRNNNetwork`); and arguments of
-            that class.
+        options: "name": "wavenet" (:class:`WaveNetNetwork`), "wavernn" (:class:`WaveRNNNetwork`) or "cpc"
+            (:class:`SignalEncoder`); and arguments of that class.
 
     Raises:
         ValueError: an unknown name or option, or a number out of range.
@@ -33,6 +36,7 @@ def build_audio(options: dict[str, Any]) -> AudioNetwork:
     unknown = set(options) - {"name", *parameters}
     if unknown:
         raise ValueError(f"network: {options['name']} has no option {', '.join(sorted(unknown))}")
-    made: AudioNetwork = kind(**{key: value for key, value in options.items() if key != "name"})
-    made.options = {"name": options["name"], **{key: p.default for key, p in parameters.items()}, **options}
+    made: SignalNetwork = kind(**{key: value for key, value in options.items() if key != "name"})
+    given = {"name": options["name"], **{key: p.default for key, p in parameters.items()}, **options}
+    made.options = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     return made

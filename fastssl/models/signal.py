@@ -1,20 +1,39 @@
-"""An encoder of 1-D signals: strided convolutions (van den Oord et al. 2018)."""
+"""Networks of 1-D signals: their base class, and strided convolutions (van den Oord et al. 2018)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
 from torch import Tensor, nn
 
+from fastssl._options import integer
 
-class SignalEncoder(nn.Module):
+
+class SignalNetwork(nn.Module):
+    """Base class of networks of waveforms. The arguments of a subclass's constructor are the options of
+    :func:`build_audio`.
+
+    Attributes:
+        options: the options of :func:`build_audio` that rebuild it.
+        dim: dimensions of its features.
+    """
+
+    name: ClassVar[str]
+    options: dict[str, Any]
+    dim: int
+
+
+class SignalEncoder(SignalNetwork):
     """Signals [B, T] to codes [B, dim, T / stride]; ``forward`` averages them over time: [B, dim].
 
     Args:
         dim: dimensions of a code; 512 in the paper.
         kernels, strides: of the convolutions; the paper's downsample by 160, 10 ms at 16 kHz.
-        length: signal length for shape checks.
+        length: samples of an example, by default.
 
     Raises:
-        ValueError: different numbers of kernels and strides.
+        ValueError: different numbers of kernels and strides, or numbers out of range.
 
     Example:
         >>> import torch
@@ -23,19 +42,25 @@ class SignalEncoder(nn.Module):
         torch.Size([2, 16])
     """
 
+    name = "cpc"
+
     def __init__(
         self,
         dim: int = 64,
-        kernels: tuple[int, ...] = (10, 8, 4, 4, 4),
-        strides: tuple[int, ...] = (5, 4, 2, 2, 2),
+        kernels: Sequence[int] = (10, 8, 4, 4, 4),
+        strides: Sequence[int] = (5, 4, 2, 2, 2),
         length: int = 2560,
     ) -> None:
         super().__init__()
+        integer("dim", dim, 1, 1 << 20)
+        integer("length", length, 1, 1 << 24)
         if len(kernels) != len(strides) or not kernels:
             raise ValueError(f"kernels, strides: expected equal lengths, got {kernels} and {strides}")
         layers: list[nn.Module] = []
         channels = 1
         for kernel, stride in zip(kernels, strides):
+            integer("strides", stride, 1, 1 << 20)
+            integer("kernels", kernel, stride, 1 << 20)
             conv = nn.Conv1d(channels, dim, kernel, stride, padding=(kernel - stride + 1) // 2, bias=False)
             layers += [conv, nn.BatchNorm1d(dim), nn.ReLU()]
             channels = dim

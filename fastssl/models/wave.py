@@ -13,22 +13,20 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl.distributed.shards import unsharded
 from fastssl.models.drawing import check_sampling, checked, condition, draw
+from fastssl.models.signal import SignalNetwork
 from fastssl.ops import extension
 
 IGNORED = -100  # of codes: not predicted
 STRIDE = 1024  # steps between two calls of ``progress``, at which a user may stop
 
 
-class AudioNetwork(nn.Module):
+class AudioNetwork(SignalNetwork):
     """A network that predicts every code of a waveform from those before it, p(x) = prod_t p(x_t | x_1, ..., x_{t-1}).
 
-    The arguments of a subclass's constructor are the options of :func:`build_audio`.
-
     Attributes:
-        options: the options of :func:`build_audio` that rebuild it.
         levels: number L of codes of a sample: 0 to L - 1.
         classes: number of labels that it is conditioned on; 0: none.
-        dim: dimensions of the hidden states.
+        dim: dimensions of the hidden states, and of features.
 
     Example:
         >>> from fastssl.models import build_audio
@@ -37,11 +35,8 @@ class AudioNetwork(nn.Module):
         True
     """
 
-    name: ClassVar[str]
-    options: dict[str, Any]
     levels: int
     classes: int
-    dim: int
 
     def hidden(self, values: Tensor, labels: Tensor | None = None) -> Tensor:
         """Hidden states [B, D, T] of codes int64 [B, T]; labels [B] of a conditioned network, -1: unknown."""

@@ -60,7 +60,7 @@ def attributes_of(method: Method) -> dict[str, Any]:
     found = {}
     for key, parameter in _arguments(method).items():
         value, default = getattr(method, key, None), parameter.default
-        if type(value) in _PLAIN and type(default) in _PLAIN and value != default:
+        if type(value) in _PLAIN and (default is None or type(default) in _PLAIN) and value != default:
             found[key] = value
     return found
 

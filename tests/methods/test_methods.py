@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl.augment import Augment, ColorizationAugment, RandomResizedCrop, RelativePatchAugment, Views
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import ArraySource, Batch, Item, Signals, Source, emoji, tones
+from fastssl.data import ArraySource, Batch, Item, Source, emoji
 from fastssl.methods import (
     BYOL,
     CPC,
@@ -25,7 +25,6 @@ from fastssl.methods import (
     NNCLR,
     ContextEncoder,
     Counting,
-    CPCSignal,
     ImageMethod,
     Jigsaw,
     Method,
@@ -46,7 +45,6 @@ from fastssl.models import (
     MemoryBank,
     Prototypes,
     ResNet,
-    SignalEncoder,
     TargetNetwork,
     TextTransformer,
     build_encoder,
@@ -693,33 +691,6 @@ def test_item_memories_adopt_what_is_loaded() -> None:
     memory.fill(torch.arange(5))
     other.load_state_dict(memory.state_dict())
     assert torch.equal(other.rows, torch.arange(5)) and other.rows.dtype == torch.int64 and len(other) == 5
-
-
-def test_signals_are_predicted_from_what_was_heard(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    method = CPCSignal(SignalEncoder(8), window=1600, steps=3).eval()
-    data = tones(40, 3200)
-    (window,) = method.examples(data.items(range(4)), 0).views
-    assert window.shape == (4, 1600)
-    row = data.signals[2]
-    assert any(np.array_equal(row[k : k + 1600], window[2].numpy()) for k in range(1601))
-    codes = method.encoder.codes(window)  # type: ignore[operator]
-    assert codes.shape == (4, 8, 10)
-    changed = codes.clone()
-    changed[:, :, 5:] += 1
-    for k, ((a, true), (b, _)) in enumerate(zip(method.predictions(codes), method.predictions(changed))):
-        a, b = a.reshape(4, 7, 8), b.reshape(4, 7, 8)
-        assert torch.equal(a[:, :5], b[:, :5]) and not torch.equal(a[:, 5:], b[:, 5:])
-        assert torch.equal(true.reshape(4, 7, 8)[1, 2], codes[1, :, 2 + k + 1])
-    losses: list[float] = []
-    settings = Pretraining(epochs=6, batch_size=20, lr=3e-3, warmup_epochs=1)
-    pretrain(method, data, settings, out=tmp_path, on_step=lambda p: losses.append(p.loss))
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
-    for options, text in (({"steps": 10}, "steps"), ({"window": 9999, "steps": 3}, "window")):
-        with pytest.raises(ValueError, match=text):
-            CPCSignal(SignalEncoder(8), **{"window": 1600, **options}).examples(data.items(range(2)), 0)
-    with pytest.raises(ValueError, match="signals: expected floats"):
-        Signals(np.zeros((3, 4), np.int64), np.zeros(3), ["a"], "x")
 
 
 def test_lab_and_rgb_are_inverse() -> None:

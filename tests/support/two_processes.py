@@ -95,9 +95,10 @@ def main(rank: int, out: Path, names: list[str]) -> None:
             method, source = method_of(name), tokens(4)
             options, network = method.network.options, method.network
         elif "signal" in get(name).needs:
-            small = {"wavenet": {"width": 6, "skip": 6, "depth": 3}, "wavernn": {"width": 6}}[name]
-            method, options = build_audio_method(name, small, {"window": 64}, 0)
-            source, network = tones(32, 100), method.network
+            wave = {"wavenet": {"width": 6, "skip": 6, "depth": 3}, "wavernn": {"width": 6}, "cpc-signal": {"dim": 6}}
+            window = {"window": 64} if name != "cpc-signal" else {"window": 1600, "steps": 3}
+            method, options = build_audio_method(name, wave[name], window, 0)
+            source, network = tones(32, 2000), method.network
         else:
             options = encoder_for(name, None, 32, 4)
             method = build_method(name, options, data, 0)
