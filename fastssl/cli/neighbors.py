@@ -55,6 +55,11 @@ def draw_neighbors(
             f"query: expected features of length {gallery.features.shape[1]}, got {asked.features.shape[1]}: use the "
             "same encoder and readout"
         )
+    if asked.encoder is not None and gallery.encoder is not None and asked.encoder != gallery.encoder:
+        raise ValueError(
+            f"query: expected features of the same encoder and readout, {queries[0]!r} has those of another one: write "
+            f"it again with the encoder of {str(features)!r}"
+        )
     named = [] if other else queries
     rows = _rows(asked, named, min(count, len(asked.features)), seed)
     mean = gallery.features.mean(0)

@@ -23,7 +23,7 @@ from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
 from fastssl.functional.contrastive import sup_con, sup_con_rows
 from fastssl.functional.metric import positive_pairs
-from fastssl.functional.proxy import _against_classes, arc_penalty, margin_softmax
+from fastssl.functional.proxy import _against_classes, arc_penalty, margin_softmax, proxy_softmax
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.rows import pair_bits
 from fastssl.ops.statistics import (
@@ -680,11 +680,18 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool =
     return weights
 
 
+def _shares_scale(loss: Any, embeddings: Tensor) -> Tensor | float:
+    scale = _number(loss, "softmax_scale", embeddings)
+    if not 0.01 <= plain(scale) <= 20:
+        raise NotFused("shares that underflow, which the original drops, or a row's own that do not")
+    return scale
+
+
 def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, indices: Any) -> LossDict:
     metric, normalize, sign = _metric(loss)
-    scale = _number(loss, "softmax_scale", embeddings)
-    if not normalize or not 0.01 <= plain(scale) <= 20:
-        raise NotFused("shares that underflow, which the original drops, or a row's own that do not")
+    scale = _shares_scale(loss, embeddings)
+    if not normalize:
+        raise NotFused("distances of any size: shares underflow, which the original drops, or a row's own do not")
     sums = LogSumExps(LogSumExp(-sign * scale, over=POSITIVES), LogSumExp(-sign * scale, over=NEGATIVES))
     rows = pairs.reduce(sums, metric=metric, normalize=normalize)
     counted = rows.positives > 0
@@ -850,7 +857,15 @@ def _proxy_nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb
     if not torch.equal(loss.proxy_labels.to("cpu", torch.int64), torch.arange(len(proxies))):
         raise NotFused("other labels of proxies than their places")
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, proxies)
-    losses = _nca_losses(loss, pairs, embeddings, labels, indices)
+    if _metric(loss) == (Metric.sqeuclidean, True, 1.0):
+        scale = _shares_scale(loss, embeddings)
+        values = proxy_softmax(pairs, scale, True)
+        weights = _weights(embeddings, labels, indices)
+        if weights is not None:
+            values = values * weights.to(values.dtype)
+        losses = _element(loss, embeddings, values, terms=(4 * plain(scale),))
+    else:
+        losses = _nca_losses(loss, pairs, embeddings, labels, indices)
     loss.add_weight_regularization_to_loss_dict(losses, proxies)
     return losses
 

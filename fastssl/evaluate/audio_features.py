@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastssl.data import Source
 from fastssl.data import open as open_source
-from fastssl.evaluate.feature_files import check_format, write_features
+from fastssl.evaluate.feature_files import about_features, check_format, encoder_digest, write_features
 from fastssl.methods import AudioMethod
 from fastssl.models.modes import evaluation_mode
 
@@ -74,7 +74,7 @@ def embed_audio(
     source = method.prepare(open_source(data, part=part))
     blocks = (features.numpy()[None] for features in audio_features(method, source, progress))
     names = [source.name_of(index) for index in range(len(source))]
-    about = {"part": part} | ({} if source.where is None else {"source": source.where})
+    about = about_features(source, part, encoder_digest(method.network))
     labels = None if source.labels is None else np.asarray(source.labels)
     write_features(out, blocks, len(source), method.network.dim, names, labels, about)
     return len(source)

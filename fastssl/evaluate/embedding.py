@@ -15,7 +15,7 @@ from fastssl.data import Item, Source
 from fastssl.data import open as open_source
 from fastssl.data.packed import Readable
 from fastssl.data.source import digest
-from fastssl.evaluate.feature_files import check_format, write_features
+from fastssl.evaluate.feature_files import about_features, check_format, encoder_digest, write_features
 from fastssl.evaluate.features import batch_rows, encode_batches
 from fastssl.models import Encoder
 
@@ -107,7 +107,8 @@ class _Blocks:
         self.rows = self.batch * max(1, BLOCK // self.batch)
         self.count = -(-len(source) // self.rows)
         kind = f"{readout} {encoder.size} {encoder.channels} {self.rows} {type(encoder.network).__name__}"
-        of = digest(key, kind, *_weights(encoder))
+        self.encoder = encoder_digest(encoder, readout)
+        of = digest(key, kind, self.encoder)
         self.folder = out.with_name(f".{out.name}.{of[:12]}.blocks")
         self.others = f".{glob.escape(out.name)}.*.blocks"
 
@@ -168,17 +169,11 @@ class _Blocks:
         ids = np.concatenate([*self._each("ids"), np.zeros(0, np.int64)])
         columns = next((f.shape[1] for f in self._each("features")), 0)
         labels = None if source.labels is None else np.asarray(source.labels)[ids]
-        about = {"part": part} | ({} if source.where is None else {"source": source.where})
+        about = about_features(source, part, self.encoder)
         write_features(out, self._each("features"), len(ids), columns, _Names(source, ids), labels, about)
         for folder in out.parent.glob(self.others):
             shutil.rmtree(folder, ignore_errors=True)
         return len(ids)
-
-
-def _weights(encoder: Encoder) -> Iterator[Any]:
-    for name, tensor in encoder.state_dict().items():
-        yield name
-        yield (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().flatten().numpy()
 
 
 def _grey_pixel(channels: int) -> Item:

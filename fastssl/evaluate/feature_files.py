@@ -12,7 +12,10 @@ from typing import IO, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from fastssl.data import Source
+from fastssl.data.source import digest
 
 FORMATS = (".npz", ".safetensors", ".parquet")
 
@@ -27,6 +30,7 @@ class FeatureFile:
         labels: int64 [N], -1 for unknown classes; None: no labels.
         source: argument with which :func:`fastssl.data.open` opens the images again, or None.
         part: split of the source, "train" or "test".
+        encoder: digest of the network's weights and the readout; None: not recorded.
 
     Example:
         >>> import torch
@@ -40,6 +44,33 @@ class FeatureFile:
     labels: np.ndarray | None
     source: str | None
     part: str = "train"
+    encoder: str | None = None
+
+
+def encoder_digest(network: nn.Module, readout: str = "pooled") -> str:
+    """A hash of weights and readout: features are compared with those of the same."""
+
+    def weights() -> Iterator[Any]:
+        for name, tensor in network.state_dict().items():
+            yield name
+            yield (tensor.float() if tensor.is_floating_point() else tensor).cpu().contiguous().flatten().numpy()
+
+    return digest(readout, *weights())
+
+
+def about_features(source: Source, part: str, encoder: str) -> dict[str, str]:
+    """The metadata of a feature file.
+
+    Args:
+        source: the items.
+        part: split of the data that they are.
+        encoder: what :func:`encoder_digest` gives.
+    """
+    return {"part": part, "encoder": encoder} | ({} if source.where is None else {"source": source.where})
+
+
+def _described(about: dict[str, str]) -> tuple[str | None, str, str | None]:
+    return about.get("source"), about.get("part", "train"), about.get("encoder")
 
 
 def check_format(path: Path) -> None:
@@ -167,7 +198,7 @@ def _read_npz(path: Path) -> FeatureFile:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
         mapped = np.memmap(path, dtype, "c", file.tell(), shape) if shape[0] else np.zeros(shape, dtype)
-    return FeatureFile(torch.from_numpy(mapped), names, labels, about.get("source"), about.get("part", "train"))
+    return FeatureFile(torch.from_numpy(mapped), names, labels, *_described(about))
 
 
 def _write_safetensors(
@@ -206,7 +237,7 @@ def _read_safetensors(path: Path) -> FeatureFile:
         labels = file.get_tensor("labels").numpy() if "labels" in keys else None
         text, ends = bytes(file.get_tensor("names").numpy()), file.get_tensor("name_ends").tolist()
         names = [text[start:end].decode() for start, end in zip([0, *ends], ends)]
-        return FeatureFile(file.get_tensor("features"), names, labels, about.get("source"), about.get("part", "train"))
+        return FeatureFile(file.get_tensor("features"), names, labels, *_described(about))
 
 
 def _parquet() -> Any:
@@ -250,7 +281,15 @@ def _read_parquet(path: Path) -> FeatureFile:
     values = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     labels = np.array(table["label"].to_pylist(), np.int64) if "label" in table.column_names else None
     features = torch.from_numpy(np.array(values, np.float32).reshape(-1, width))
-    return FeatureFile(features, table["name"].to_pylist(), labels, about.get("source"), about.get("part", "train"))
+    return FeatureFile(features, table["name"].to_pylist(), labels, *_described(about))
 
 
-__all__ = ["FORMATS", "FeatureFile", "check_format", "read_features", "write_features"]
+__all__ = [
+    "FORMATS",
+    "FeatureFile",
+    "about_features",
+    "check_format",
+    "encoder_digest",
+    "read_features",
+    "write_features",
+]

@@ -13,7 +13,7 @@ from fastssl.data import Corpus
 from fastssl.data import open as open_source
 from fastssl.data.corruption import Ragged
 from fastssl.data.embedded_text import FIRST_OF_PAIRS, ParallelCorpus
-from fastssl.evaluate.feature_files import check_format, write_features
+from fastssl.evaluate.feature_files import about_features, check_format, encoder_digest, write_features
 from fastssl.evaluate.finetune_text import count_empty, encode_texts
 from fastssl.methods import TextMethod
 from fastssl.models.modes import evaluation_mode
@@ -87,7 +87,7 @@ def embed_texts(
                 progress(first + len(texts), len(source))
 
     names = (source.name_of(index) for index in range(len(source)))
-    about = {"part": part} | ({} if source.where is None else {"source": source.where})
+    about = about_features(source, part, encoder_digest(network))
     labels = None if source.labels is None else np.asarray(source.labels)
     with evaluation_mode(method), torch.no_grad():
         write_features(out, blocks(), len(source), network.dim, list(names), labels, about)

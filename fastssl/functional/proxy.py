@@ -13,6 +13,7 @@ from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, reduce_rows
 from fastssl.functional._row_terms import products, rows_in_full
+from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, MARGIN_SOFTMAX, PairLoss, pair_loss
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import NEGATIVES, POSITIVES, LogSumExp, LogSumExps
@@ -37,12 +38,13 @@ def _own_cosine(pairs: Pairs) -> Tensor:
     return products(x, centre).to(x.dtype)
 
 
-def _softmax(pairs: Pairs, loss: PairLoss, scale: Tensor | float, reduction: str) -> Tensor:
+def _softmax(pairs: Pairs, loss: PairLoss, scale: Tensor | float, reduction: str, bias: Tensor | None = None) -> Tensor:
     """A loss over the logits of classes, of this process's rows."""
     return pair_loss(
         *(loss, pairs.x, None, pairs.y),
         ids=pairs.relation.x_ids,
         scale=scale,
+        bias=bias,
         normalize=True,
         reduction=reduction,
         backend=pairs.backend,
@@ -216,15 +218,17 @@ def proxy_nca(
     ProxyNCA++, 2020.
     """
     pairs = _against_classes(embeddings, proxies, labels, backend)
-    scale = -check.value("scale", scale, embeddings.device, positive=True)
-    parts = LogSumExps(LogSumExp(scale, over=POSITIVES), LogSumExp(scale, over=NEGATIVES))
-    rows = pairs.reduce(parts, metric=Metric.sqeuclidean, normalize=True)
-    if check.flag("include_positive", include_positive):
-        return pairs.result(reduce_rows(softplus(rows.second - rows.first), None, check.reduction(reduction)))
-    counted = rows.negatives > 0
-    values = torch.where(counted, rows.second, torch.zeros_like(rows.second)) - rows.first
-    values = torch.where(counted, values, torch.zeros_like(values))
+    scale = check.value("scale", scale, embeddings.device, positive=True)
+    values = proxy_softmax(pairs, scale, check.flag("include_positive", include_positive))
     return pairs.result(reduce_rows(values, None, check.reduction(reduction)))
+
+
+def proxy_softmax(pairs: Pairs, scale: Tensor | float, include_positive: bool) -> Tensor:
+    """[N]: NCA against proxies. Of normalized rows -|x - p|^2 is 2 x.p less 2, or less 1 where the proxy is 0."""
+    assert pairs.y is not None
+    zero = (pairs.y == 0).all(1).to(result_dtype(pairs.x))
+    of_all = include_positive or len(pairs.y) == 1  # of one class both are 0
+    return _softmax(pairs, LINEAR_CROSS_ENTROPY if of_all else MARGIN_SOFTMAX, 2 * scale, "none", zero * scale)
 
 
 @shardable

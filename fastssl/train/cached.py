@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -42,13 +43,15 @@ def cached_step(
     Args:
         model: maps rows to embeddings: a tensor [n, ...], a tuple of them, or a mapping such as an output of Hugging
             Face's transformers; or a list with one model (the same one, too) per entry of ``batch``, such as the two
-            towers of CLIP.
-        batch: inputs of the model: a tensor; a sequence of positional arguments; or a mapping of keyword arguments,
-            such as the tokens of a text model. With several models, a sequence of these. Tensors, also those in
-            mappings and sequences within, are split by their first dimension; numbers, flags, None and tensors of no
-            dimension go to every chunk.
+            towers of CLIP. Outputs of no dimension, such as the logit scale of open_clip's models, may not depend on
+            the rows.
+        batch: inputs of the model: a tensor or strings; a sequence of positional arguments; or a mapping of keyword
+            arguments, such as the tokens of a text model. With several models, a sequence of these. Tensors, also
+            those in mappings and sequences within, are split by their first dimension, and so are lists of strings and
+            arrays of that length; all else (numbers, flags, None, tensors of no dimension) goes to every chunk.
         loss: maps the embeddings of the models, in order, to a scalar: one argument per tensor; a mapping is one
-            argument, with entries and attributes for the tensors that have one row per row of the batch.
+            argument, with entries and attributes for the tensors that have one row per row of the batch, or no
+            dimension.
         chunk: rows per chunk; "auto": as many as keep their activations within the memory budget
             (:func:`fastssl.set_memory_budget`), measured on two rows.
         backward: computes the gradients of a scalar, in place of its ``backward()``: ``fabric.backward`` for models
@@ -60,7 +63,8 @@ def cached_step(
     Raises:
         TypeError: ``batch`` holds no tensors, or a model or the loss returns none.
         ValueError: a loss that is no scalar or requires no gradient, tensors of different lengths for one model, a
-            number of models other than that of entries, or ``chunk`` < 1.
+            number of models other than that of entries, ``chunk`` < 1, or outputs that have not one row per row of the
+            batch, or no dimension and other values in each chunk.
 
     Example:
         >>> import torch, fastssl.functional as F
@@ -70,6 +74,10 @@ def cached_step(
         >>> loss = cached_step(encoder, x, lambda z: F.nt_xent(*z.chunk(2)), chunk=16)
         >>> encoder.weight.grad.shape
         torch.Size([4, 8])
+
+        A model of open_clip, whose third output is the scale:
+
+        >>> cached_step(model, [images, texts], open_clip.ClipLoss(), chunk=64)  # doctest: +SKIP
 
         A text model of transformers, and the columns of a sentence-transformers model:
 
@@ -163,10 +171,11 @@ class Inputs:
         if isinstance(entry, Mapping):
             given: Any = ((), dict(entry))
         else:
-            several = isinstance(entry, Sequence) and not isinstance(entry, str)
+            several = isinstance(entry, Sequence) and not isinstance(entry, str) and not _are_strings(entry)
             given = (tuple(_dict(a) for a in entry) if several else (entry,), {})
-        leaves, tree = pytree.tree_flatten(given)
-        lengths = [len(t) for t in leaves if _has_rows(t)]
+        leaves, tree = pytree.tree_flatten(given, is_leaf=lambda part: part is not given[0] and _are_strings(part))
+        tensors = [t for t in leaves if _has_rows(t)]
+        lengths = [len(t) for t in tensors or [t for t in leaves if _are_strings(t) or _is_array(t)]]
         if not lengths:
             raise TypeError(f"batch: expected tensors, or sequences or mappings of them, got {type(entry).__name__}")
         if len(set(lengths)) > 1:
@@ -174,7 +183,10 @@ class Inputs:
         return Inputs(leaves, tree, lengths[0])
 
     def __getitem__(self, rows: slice) -> Inputs:
-        cut = [t[rows] if _has_rows(t) else t for t in self.leaves]
+        cut = [
+            t[rows] if _has_rows(t) or ((_are_strings(t) or _is_array(t)) and len(t) == self.rows) else t
+            for t in self.leaves
+        ]
         return Inputs(cut, self.tree, len(range(self.rows)[rows]))
 
     def split(self, rows: int, least: int = 1) -> list[Inputs]:
@@ -194,6 +206,14 @@ def _has_rows(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.dim() > 0
 
 
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray) and leaf.ndim > 0
+
+
+def _are_strings(given: Any) -> bool:
+    return isinstance(given, (list, tuple)) and len(given) > 0 and all(isinstance(one, str) for one in given)
+
+
 def _dict(given: Any) -> Any:
     return dict(given) if isinstance(given, Mapping) else given
 
@@ -202,7 +222,9 @@ class Embeddings(dict[str, Tensor]):
     """Outputs of a model by name, as entries and as attributes."""
 
     def __missing__(self, name: str) -> Tensor:
-        raise KeyError(f"{name!r}: not an output with one row per row of the batch; there are {sorted(self)}")
+        raise KeyError(
+            f"{name!r}: not an output with one row per row of the batch, or no dimension; there are {sorted(self)}"
+        )
 
     def __getattr__(self, name: str) -> Tensor:
         try:
@@ -214,13 +236,19 @@ class Embeddings(dict[str, Tensor]):
 def _outputs(out: Any, rows: int) -> dict[Any, Tensor]:
     """The tensors of a model's output by name or position."""
     if isinstance(out, Tensor):
-        return {0: out}
+        out = (out,)
     named = isinstance(out, Mapping)
     found = dict(out) if named else dict(enumerate(out)) if isinstance(out, (list, tuple)) else {}
     if named:
-        found = {k: t for k, t in found.items() if _has_rows(t) and len(t) == rows}
+        found = {k: t for k, t in found.items() if isinstance(t, Tensor) and (not t.dim() or len(t) == rows)}
     if not found or not all(isinstance(t, Tensor) for t in found.values()):
         raise TypeError(f"model: expected a tensor, a tuple of tensors or a mapping of some, got {type(out).__name__}")
+    for name, t in found.items():
+        if t.dim() and len(t) != rows:
+            raise ValueError(
+                f"model: expected outputs with one row per row of the batch, got {tuple(t.shape)} as output {name} of "
+                f"{rows} rows"
+            )
     return found
 
 
@@ -320,6 +348,7 @@ class _Tower:
         self.chunks = inputs.split(rows, _most(model, max(1, -(-inputs.rows // rows))))
         self.states: list[_Random] = []
         self.leaves: dict[Any, Tensor] = {}
+        self.scalars: dict[Any, list[Tensor]] = {}  # of each chunk
         self.after: _Random | None = None
 
     def embed(self) -> list[Any]:
@@ -336,25 +365,40 @@ class _Tower:
         self.after = _Random(self.chunks[0].tensors) if self.chunks else None
         _restore(buffers)
         for name in parts[0] if parts else ():
-            columns = [part[name] for part in parts if name in part]
-            if len(columns) == len(parts) and len({t.shape[1:] for t in columns}) == 1:
+            columns = [part[name].detach() for part in parts if name in part]  # a parameter may be an output itself
+            if len(columns) < len(parts) or len({t.shape[1:] for t in columns}) > 1:
+                continue
+            if columns[0].dim():
                 whole = torch.cat(columns)
-                self.leaves[name] = whole.requires_grad_(whole.is_floating_point())
+            else:
+                self.scalars[name], whole = columns, columns[0].clone()
+            self.leaves[name] = whole.requires_grad_(whole.is_floating_point())
         return [Embeddings(self.leaves)] if named else list(self.leaves.values())
 
     def backward(self, backward: Callable[[Tensor], Any] | None) -> None:
         """Recomputes each chunk with a graph; DDP reduces gradients with the last one."""
         grads = {name: leaf.grad for name, leaf in self.leaves.items() if leaf.grad is not None}
+        for name, values in self.scalars.items():
+            if name in grads and any(not torch.equal(value, values[0]) for value in values):
+                raise ValueError(
+                    f"model: output {name} has no dimension, and other values in each chunk ({float(values[0]):.6g} "
+                    f"and {float(values[-1]):.6g}): the loss may only use those that do not depend on the rows"
+                )
         if not grads:  # a loss that reads none of them: DDP waits for its gradients all the same
             grads = {name: torch.zeros_like(leaf) for name, leaf in self.leaves.items()}
         start = 0
         for k, (chunk, state) in enumerate(zip(self.chunks, self.states)):
             stop = start + chunk.rows
             state.restore()
-            waits = k + 1 < len(self.chunks) and hasattr(self.model, "no_sync")
+            last = k + 1 == len(self.chunks)
+            waits = not last and hasattr(self.model, "no_sync")
             with self.model.no_sync() if waits else contextlib.nullcontext(), torch.enable_grad():
                 outs = _outputs(chunk.call(self.model), chunk.rows)
-                needed = [(outs[name], g[start:stop]) for name, g in grads.items() if outs[name].requires_grad]
+                needed = [
+                    (outs[name], g[start:stop] if g.dim() else g)
+                    for name, g in grads.items()
+                    if outs[name].requires_grad and (g.dim() or last)  # scalars are the same in each chunk
+                ]
                 if not needed:
                     pass
                 elif backward is None:

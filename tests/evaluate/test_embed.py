@@ -27,7 +27,7 @@ from fastssl.evaluate import embed, embedding, encode, read_features
 from fastssl.evaluate.feature_files import write_features
 from fastssl.methods import Word2Vec
 from fastssl.models import Encoder, build_encoder
-from fastssl.train import Pretraining, pretrain
+from fastssl.train import Pretraining, load_encoder, pretrain
 from tests.support.command import embed_rank
 from tests.support.processes import run_world
 
@@ -306,6 +306,22 @@ def test_neighbors_are_drawn(suffix: str, run: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.npz"
     _run("embed", str(run), "--data", str(_photos(tmp_path / "new", 3)), "--out", str(other))
     assert "3 queries" in _run(*command, "--query", str(other))
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_queries_of_another_encoder(suffix: str, run: Path, encoder: Encoder, tmp_path: Path) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    photos, files = str(_photos(tmp_path / "photos")), [tmp_path / f"{k}{suffix}" for k in range(4)]
+    embed(encoder, photos, files[0])
+    embed(encoder, photos, files[1])
+    embed(encoder, photos, files[2], readout="spatial")
+    embed(load_encoder(run)[0], photos, files[3])
+    assert len({read_features(file).encoder for file in files}) == 3
+    command = ["neighbors", str(files[0]), "--out", str(tmp_path / "sheet.png"), "--query"]
+    _run(*command, str(files[1]))
+    with pytest.raises(ValueError, match="query: expected features of the same encoder and readout, .*another one"):
+        CliRunner().invoke(app, [*command, str(files[3])], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

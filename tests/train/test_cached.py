@@ -119,6 +119,84 @@ def test_one_model_of_several_tensors_and_outputs() -> None:
     assert relative(gradients(model), gradients(other)) < 1e-5
 
 
+class OpenClip(nn.Module):
+    """A model as those of open_clip: both features and what is no row, in a tuple or by name."""
+
+    def __init__(self, named: bool, bias: bool) -> None:
+        super().__init__()
+        self.image, self.text, self.named = network(), nn.Linear(5, 6), named
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(5.0)))
+        self.logit_bias = nn.Parameter(torch.tensor(-2.0)) if bias else None
+
+    def forward(self, image: Tensor, text: Tensor) -> Any:
+        out = {"image_features": TF.normalize(self.image(image)), "text_features": TF.normalize(self.text(text))}
+        out["logit_scale"] = self.logit_scale.exp()
+        if self.logit_bias is not None:
+            out["logit_bias"] = self.logit_bias
+        return out if self.named else tuple(out.values())
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("chunk", [3, 4, 10])
+def test_outputs_of_no_dimension_belong_to_the_model(chunk: int, named: bool, bias: bool) -> None:
+    def loss(image: Tensor, text: Tensor, scale: Tensor, bias: Tensor | None = None) -> Tensor:
+        return F.clip_loss(image, text, scale) if bias is None else F.siglip_loss(image, text, scale, bias)
+
+    def of_names(out: Any) -> Tensor:
+        return loss(*(out[name] for name in ("image_features", "text_features", "logit_scale")), out.get("logit_bias"))
+
+    model = OpenClip(named, bias)
+    for backward in (None, lambda value: (64 * value).backward()):
+        model.zero_grad()
+        other = copy.deepcopy(model)
+        x, y = torch.randn(10, 3, 8, 8), torch.randn(10, 5)
+        expected = of_names(other(x, y)) if named else loss(*other(x, y))
+        expected.backward()
+        given = cached_step(model, (x, y), of_names if named else loss, chunk=chunk, backward=backward)
+        assert relative(given, expected.detach()) < 1e-5
+        assert relative(gradients(model), (64 if backward else 1) * gradients(other)) < 1e-5
+        assert model.logit_scale.grad is not None and model.logit_scale.grad != 0
+
+
+def test_outputs_that_are_neither_rows_nor_the_same_in_each_chunk() -> None:
+    x = torch.randn(10, 5)
+    layer = nn.Linear(5, 6)
+    with pytest.raises(ValueError, match="model: output 1 has no dimension, and other values in each chunk"):
+        cached_step(lambda x: (layer(x), layer(x).sum()), x, lambda z, s: nt_xent(z) + s, chunk=4)
+    layer.zero_grad()
+    unused = cached_step(lambda x: (layer(x), layer(x).sum()), x, lambda z, s: nt_xent(z), chunk=4)
+    torch.testing.assert_close(unused, nt_xent(layer(x)).detach())
+    for model in (lambda x: layer(x).repeat(2, 1), lambda x: (layer(x), layer.weight)):
+        with pytest.raises(ValueError, match=r"model: expected outputs with one row per row.*of 4 rows"):
+            cached_step(model, x, lambda *z: nt_xent(z[0]), chunk=4)
+
+
+def test_strings_and_arrays_are_split_too() -> None:
+    """Models that tokenize, by position, by name and as the only argument."""
+    table = nn.Embedding(100, 6)
+    words = [f"{k % 7} {k % 3}" for k in range(10)]
+    seen: list[int] = []
+
+    def model(texts: Any, *others: Any, prefixes: Any = (), **more: Any) -> Tensor:
+        seen.append(len(texts))
+        assert all(len(other) == len(texts) for other in others) and len(prefixes) in (0, 3)
+        return torch.stack([table(torch.tensor([int(w) for w in text.split()])).mean(0) for text in texts])
+
+    nt_xent(model(words)).backward()
+    expected = gradients(table).clone()
+    for batch in (
+        words,
+        tuple(words),
+        (words, np.arange(10), torch.arange(10)),
+        {"texts": words, "prefixes": ["a", "b", "c"], "weights": torch.arange(10)},
+    ):
+        table.zero_grad()
+        seen.clear()
+        cached_step(model, batch, nt_xent, chunk=4)
+        assert seen == [4, 4, 2] * 2 and relative(gradients(table), expected) < 1e-5
+
+
 class Words(nn.Module):
     """A text model: keywords in, a mapping out, as those of transformers."""
 
@@ -173,11 +251,11 @@ def test_a_mapping_as_the_only_positional_argument() -> None:
 
     def loss(out: Any) -> Tensor:
         seen.append(out.pooled.detach())
-        assert sorted(out) == ["ids", "pooled", "states"] and not out.ids.requires_grad
+        assert sorted(out) == ["ids", "pooled", "shape", "states"] and not out.ids.requires_grad
         with pytest.raises(KeyError, match="'similarity': not an output with one row per row.*pooled"):
             out["similarity"]
-        with pytest.raises(AttributeError, match="shape"):
-            _ = out.shape
+        with pytest.raises(AttributeError, match="flag"):
+            _ = out.flag
         return out.pooled.square().sum() + out.states.square().sum()
 
     torch.manual_seed(3)
