@@ -1,4 +1,4 @@
-"""``make bench``: measures everything, writes benchmarks/results/ and the tables of README and docs/. About an hour.
+"""``make bench``: measures everything, writes benchmarks/results/ and the tables of README and docs/. About 40 minutes.
 
 python benchmarks/run.py [--quick] [pairs | metric | augment | channels | regimes]      one part alone: losses on two views or on
 labels, views, views of grey and multi-channel images, every loss on trained, collapsed and repeated rows

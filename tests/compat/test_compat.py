@@ -18,6 +18,7 @@ from torch import Tensor
 
 import fastssl
 from fastssl.compat import PEERS
+from fastssl.functional._pairs import Pairs
 from fastssl.losses import MultipleNegativesRankingLoss
 from tests.support.peers import lightly, metric_learning, package
 
@@ -208,6 +209,41 @@ def test_metric_learning_odd_batches(name: str, case: str) -> None:
     assert after[0] == pytest.approx(before[0], rel=1e-4, abs=1e-5)
     if before[1] is not None and case != "duplicates":
         torch.testing.assert_close(after[1], before[1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["two per class", "one reference per class", "a class without", "three per class"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_nt_xent_of_one_positive_is_a_loss_of_pairs(
+    kind: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As SimCLR and CLIP use it: without sums of rows, and like the original; others by sums of rows."""
+    losses, reducers = (metric_learning().losses, metric_learning().reducers)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 12, dtype=dtype, generator=rng).requires_grad_()
+    r = torch.randn(70, 12, dtype=dtype, generator=rng).requires_grad_()
+    places = torch.randperm(60, generator=rng)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "two per class": (x, torch.arange(30).repeat(2)[places]),
+        "three per class": (x, torch.arange(20).repeat(3)[places]),
+        "one reference per class": (x, places % 50, None, r, torch.randperm(70, generator=rng)),
+        "a class without": (x, places, None, r, torch.arange(1, 71)),
+    }
+    reduced: list[int] = []
+    reduce = Pairs.reduce
+    monkeypatch.setattr(Pairs, "reduce", lambda self, *a, **o: reduced.append(1) or reduce(self, *a, **o))
+    for reducer in (None, reducers.SumReducer(), reducers.AvgNonZeroReducer()):
+        loss = losses.NTXentLoss(temperature=0.2, reducer=reducer)
+        expected = loss(*arguments[kind])
+        wanted = torch.autograd.grad(expected, x)[0]
+        fastssl.patch("pytorch_metric_learning", min_rows=0)
+        found = loss(*arguments[kind])
+        got = torch.autograd.grad(found, x)[0]
+        fastssl.unpatch()
+        bound = 1e-5 if dtype == torch.float32 else 1e-12
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected, rtol=bound, atol=0)
+        assert float((got - wanted).norm() / wanted.norm()) < bound
+    assert bool(reduced) is (kind in ("a class without", "three per class"))
 
 
 def test_metric_learning_runs_its_own_code_where_it_must() -> None:
