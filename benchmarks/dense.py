@@ -2,10 +2,11 @@
 
 python benchmarks/dense.py pretrain segmentation detection speed --page [--methods simclr byol ...] [--seeds 3]
 python benchmarks/dense.py pretrain labels --page --methods simclr --seeds 6
+python benchmarks/dense.py pretrain boxes --page --methods simclr --epochs 300
 
 "pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"
-compares segmentation with shares of the training scenes, over more steps, "speed" times COCO's mAP against faster-coco-eval. What has been measured with
+compares segmentation with shares of the training scenes, over more steps, "boxes" detection, "speed" times COCO's mAP against faster-coco-eval. What has been measured with
 the same settings is kept in runs/dense and not measured again; results of parts that are not named stay in
 benchmarks/results/dense.json.
 """
@@ -41,7 +42,11 @@ RESULTS, PAGE, RUNS = ROOT / "results" / "dense.json", ROOT.parent / "docs" / "d
 METHODS = ("simclr", "moco", "byol", "barlow-twins", "vicreg", "swav", "rotnet", "context-encoder")
 TUNED = ", tuned"  # rows whose layers are all trained
 ENCODER: dict[str, Any] = {"name": "resnet", "size": 32, "width": 32, "blocks": 1}
-OF_LABELS = ("simclr", f"simclr{TUNED}", "random", "scratch")  # rows of the part "labels"
+# Parts with shares of the labelled scenes: the task, and its rows.
+FEW: dict[str, tuple[str, tuple[str, ...]]] = {
+    "labels": ("segmentation", ("simclr", f"simclr{TUNED}", "random", "scratch")),
+    "boxes": ("detection", (f"simclr{TUNED}", "scratch")),
+}
 MAIN = {"segmentation": "mIoU", "detection": "VOC AP50, 11 points"}
 SHOWN = {
     "segmentation": ("mIoU", "pixel accuracy", "boundary F"),
@@ -86,16 +91,16 @@ def starts(methods: list[str], tuned: list[str], epochs: int, seeds: int) -> dic
     }
 
 
-def run(part: str, arguments: argparse.Namespace, labels: float = 1.0, few: bool = False) -> dict[str, Any]:
+def run(part: str, arguments: argparse.Namespace, labels: float = 1.0, rows: tuple[str, ...] = ()) -> dict[str, Any]:
     data = Splits(
         "scenes", scenes(arguments.train, size=arguments.size), scenes(arguments.test, "test", size=arguments.size)
     )
     task: Any = Segmentation(data.train.classes) if part == "segmentation" else Detection(data.train.classes)
-    options = DenseTuning(steps=arguments.label_steps if few else arguments.steps)
+    options = DenseTuning(steps=arguments.label_steps if rows else arguments.steps)
     some = {
         name: start
         for name, start in starts(arguments.methods, arguments.tuned, arguments.epochs, arguments.seeds).items()
-        if not few or name in OF_LABELS
+        if not rows or name in rows
     }
     settings = settings_of(data, options, torch.device("cpu"), labels=labels)
     kept = RUNS / f"{part}-{arguments.train}-{100 * labels:g}-{options.steps}-{arguments.epochs}.json"
@@ -219,23 +224,25 @@ def page(results: dict[str, Any]) -> str:
     for part in MAIN:
         if part in results:
             lines += table_of(part, results[part])
-    if "labels" in results:
-        shares, steps = results["labels"]["shares"], results["labels"]["steps"]
+    for part, (task, _) in FEW.items():
+        if part not in results:
+            continue
+        shares, steps, main = results[part]["shares"], results[part]["steps"], MAIN[task]
         first = next(iter(shares.values()))
-        seeds, rows = first["seeds"], [*first["table"]["mIoU"]]
+        seeds, rows = first["seeds"], [*first["table"][main]]
         lines += [
-            f"Shares of {first['scenes']:,} labelled scenes, after {first['epochs']} epochs of pretraining: {first['machine']}; "
+            f"{task.capitalize()}: shares of {first['scenes']:,} labelled scenes, after {first['epochs']} epochs of pretraining: {first['machine']}; "
             f"{first['test']:,} test scenes of {first['size']} pixels, {steps:,} steps.",
             "",
-            f"| mIoU, {seeds} seeds | {' | '.join(rows)} | tuned over scratch, by seed |",
+            f"| {main}, {seeds} seeds | {' | '.join(rows)} | tuned over scratch, by seed |",
         ]
         lines += ["|---|" + "---|" * (len(rows) + 1)]
         for share, result in shares.items():
-            means, errors = result["table"]["mIoU"], result["table"]["mIoU_se"]
+            means, errors = result["table"][main], result["table"][f"{main}_se"]
             cells = [f"{means[row]:.1f} ± {errors[row]:.1f}" for row in rows]
             above = "{mean:+.1f} ± {se:.1f}".format(**result["gap"])
             lines.append(f"| {share} % of the scenes | {' | '.join(cells)} | {above} |")
-        lines += ["", "![mIoU against labels](../benchmarks/results/dense.svg)", ""]
+        lines += ["", *(["![mIoU against labels](../benchmarks/results/dense.svg)", ""] if part == "labels" else [])]
     if "speed" in results:
         r = results["speed"]
         lines.append(
@@ -256,7 +263,7 @@ def figure(results: dict[str, Any]) -> None:
     drawing, axis = plt.subplots(figsize=(6, 3.2))
     shares = results["labels"]["shares"]
     percent = [float(share) for share in shares]
-    for row in OF_LABELS:
+    for row in FEW["labels"][1]:
         values, errors = ([one["table"][name][row] for one in shares.values()] for name in ("mIoU", "mIoU_se"))
         axis.errorbar(percent, values, errors, marker="o", capsize=3, label=row.replace(TUNED, ", all layers"))
     axis.set(xscale="log", xlabel="labelled scenes, %", ylabel="mIoU")
@@ -267,7 +274,7 @@ def figure(results: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", choices=["pretrain", "segmentation", "detection", "labels", "speed", []])
+    parser.add_argument("parts", nargs="*", choices=["pretrain", *MAIN, *FEW, "speed", []])
     parser.add_argument("--methods", nargs="+", default=[*METHODS])
     parser.add_argument("--tuned", nargs="*", default=["simclr"], help="methods whose layers are all trained, too")
     parser.add_argument("--epochs", type=int, default=30, help="of pretraining")
@@ -276,8 +283,8 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=200, help="test scenes")
     parser.add_argument("--size", type=int, default=96, help="of a scene, in pixels")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--label-steps", type=int, default=800, help='of the part "labels"')
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help='of the part "labels"')
+    parser.add_argument("--label-steps", type=int, default=800, help="of a share of the scenes")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.3, 1.0], help="of the scenes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--page", action="store_true", help="write the tables of docs/dense.md")
     arguments = parser.parse_args()
@@ -289,9 +296,10 @@ def main() -> None:
     for part in MAIN:
         if part in arguments.parts:
             _keep(part, run(part, arguments))
-    if "labels" in arguments.parts:
-        shares = {f"{100 * share:g}": run("segmentation", arguments, share, few=True) for share in arguments.shares}
-        _keep("labels", {"shares": shares, "steps": arguments.label_steps})
+    for part, (task, rows) in FEW.items():
+        if part in arguments.parts:
+            shares = {f"{100 * share:g}": run(task, arguments, share, rows) for share in arguments.shares}
+            _keep(part, {"shares": shares, "steps": arguments.label_steps})
     if "speed" in arguments.parts:
         _keep("speed", speed())
     if arguments.page:
