@@ -85,16 +85,15 @@ def _embed_run(asked: Embedding) -> int | None:
         raise ValueError(f"devices: {takes} are embedded by one process, without a launcher")
     if asked.devices != 1 or asked.readout != "pooled" or asked.size is not None or asked.on_error != "raise":
         raise ValueError(f"devices, readout, size, on_error: of images, {state['method']} takes {takes}")
-    method: Any = load_method(asked.model)
-    if takes == "waveforms":
-        data = asked.data or data_of(state)
-        with item_progress(data) as show:
-            count = embed_audio(method, data, asked.out, part=asked.part, progress=show)
-    elif asked.data is None:
+    data = asked.data or (data_of(state) if takes == "waveforms" else None)
+    if data is None:
         raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")
-    else:
-        with item_progress(asked.data) as show:
-            count = embed_texts(method, asked.data, asked.out, part=asked.part, progress=show, note=echo)
+    method: Any = load_method(asked.model)
+    with item_progress(data) as show:
+        if takes == "waveforms":
+            count = embed_audio(method, data, asked.out, part=asked.part, progress=show)
+        else:
+            count = embed_texts(method, data, asked.out, part=asked.part, progress=show, note=echo)
     echo(f"{count:,} rows of features: {asked.out}")
     return count
 

@@ -714,6 +714,12 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool =
     return weights
 
 
+def _weighted(values: Tensor, embeddings: Tensor, labels: Any, indices: Any, using_ref: bool = False) -> Tensor:
+    """Losses per row times the weights of listed rows."""
+    weights = _weights(embeddings, labels, indices, using_ref=using_ref)
+    return values if weights is None else values * weights.to(values.dtype)
+
+
 def _shares_scale(loss: Any, embeddings: Tensor) -> Tensor | float:
     scale = _number(loss, "softmax_scale", embeddings)
     if not 0.01 <= plain(scale) <= 20:
@@ -730,9 +736,7 @@ def _nca_losses(loss: Any, pairs: Pairs, embeddings: Tensor, labels: Tensor, ind
     rows = pairs.reduce(sums, metric=metric, normalize=normalize)
     counted = rows.positives > 0
     values = TF.softplus(rows.second - torch.where(counted, rows.first, torch.zeros_like(rows.first)))
-    weights = _weights(embeddings, labels, indices, using_ref=pairs.y is not None)
-    if weights is not None:
-        values = values * weights.to(values.dtype)
+    values = _weighted(values, embeddings, labels, indices, using_ref=pairs.y is not None)
     return _element(loss, embeddings, values, counted, terms=(4 * plain(scale),), exact=~counted)
 
 
@@ -758,9 +762,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     if not bool((rows.value.detach() > 0).any()):
         return loss.zero_losses()
     values = 1 - rows.value / rows.positives.clamp(min=1)
-    weights = _weights(embeddings, labels, indices)
-    if weights is not None:
-        values = values * weights.to(values.dtype)
+    values = _weighted(values, embeddings, labels, indices)
     # An average precision of 1 is a loss of 0, up to roundings of the original's sum over bins.
     return _element(loss, embeddings, values, counted, terms=(plain(loss.num_bins),), exact=~counted)
 
@@ -828,9 +830,7 @@ def _softmax(
     loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, penalty: Tensor | float
 ) -> LossDict:
     values = margin_softmax(pairs, scale, penalty)
-    weights = _weights(pairs.x, labels, indices)
-    if weights is not None:
-        values = values * weights.to(values.dtype)
+    values = _weighted(values, pairs.x, labels, indices)
     losses = _element(loss, pairs.x, values, terms=(3 * plain(scale), math.log(pairs.partners)))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
@@ -894,9 +894,7 @@ def _proxy_nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb
     if _metric(loss) == (Metric.sqeuclidean, True, 1.0):
         scale = _shares_scale(loss, embeddings)
         values = proxy_softmax(pairs, scale, True)
-        weights = _weights(embeddings, labels, indices)
-        if weights is not None:
-            values = values * weights.to(values.dtype)
+        values = _weighted(values, embeddings, labels, indices)
         losses = _element(loss, embeddings, values, terms=(4 * plain(scale),))
     else:
         losses = _nca_losses(loss, pairs, embeddings, labels, indices)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Source
+from fastssl.data import Item, Source
 from fastssl.evaluate.audio_features import audio_features
 from fastssl.evaluate.features import labels_of, progress_bar
 from fastssl.evaluate.linear import linear_probe
@@ -55,9 +55,16 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
     labels = held_out_labels = None
     if _labelled(training) and _labelled(held_out):
         labels, held_out_labels = labels_of(training), labels_of(held_out)
+    classes = 0 if labels is None else len(labels.unique())
+    if classes < 2 and not isinstance(method, AudioDistribution):
+        raise ValueError(
+            f"data: expected signals of two classes at least, in a folder for each: {name_of(method)} is evaluated by "
+            f"a linear probe, and {held_out.name} has no such labels"
+        )
+    parts = [[source.read(k) for k in range(len(source))] for source in (training, held_out)]
     if isinstance(method, AudioDistribution):
-        table["bits per sample"] = _bits_per_sample(method, held_out, training, held_out_labels)
-    if labels is not None and held_out_labels is not None and len(labels.unique()) > 1:
+        table["bits per sample"] = _bits_per_sample(method, parts[0], parts[1], held_out_labels, held_out.name)
+    if classes > 1 and labels is not None and held_out_labels is not None:
         random = copy.deepcopy(method)
         with torch.random.fork_rng():
             torch.manual_seed(0)
@@ -65,32 +72,27 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
         cut, both = len(labels), torch.cat([labels, held_out_labels])
         table["linear"] = {
             name: linear_probe(
-                torch.cat([_features(one, source) for source in (training, held_out)]),
+                torch.cat([_features(one, items, source.name) for items, source in zip(parts, (training, held_out))]),
                 both,
                 np.arange(cut),
                 np.arange(cut, len(both)),
             )
             for name, one in (("pretrained", method), ("random", random))
         }
-    if not table:
-        raise ValueError(
-            f"data: expected signals of two classes at least, in a folder for each: {name_of(method)} is evaluated by "
-            f"a linear probe, and {held_out.name} has no such labels"
-        )
     return table
 
 
 def _bits_per_sample(
-    method: AudioDistribution, held_out: Source, training: Source, labels: Tensor | None
+    method: AudioDistribution, training: list[Item], held_out: list[Item], labels: Tensor | None, name: str
 ) -> dict[str, float]:
     codes = {
-        name: [method.codes(source.read(k)) for k in range(len(source))]
-        for name, source in (("training", training), ("held out", held_out))
+        "training": [method.codes(item) for item in training],
+        "held out": [method.codes(item) for item in held_out],
     }
     values = int(max(c.max() for part in codes.values() for c in part)) + 1
     device = next(method.parameters()).device
     nats, count = 0.0, sum(map(len, codes["held out"]))
-    with evaluation_mode(method), torch.no_grad(), progress_bar(held_out.name) as show:
+    with evaluation_mode(method), torch.no_grad(), progress_bar(name) as show:
         for k, row in enumerate(codes["held out"]):
             label = None
             if labels is not None and method.network.classes:
@@ -114,9 +116,9 @@ def _labelled(source: Source) -> bool:
     return source.labels is not None and source.labels.ndim == 1 and bool((source.labels >= 0).all())
 
 
-def _features(method: AudioMethod, source: Source) -> Tensor:
-    with progress_bar(source.name) as show:
-        return torch.stack(list(audio_features(method, source, show)))
+def _features(method: AudioMethod, items: list[Item], name: str) -> Tensor:
+    with progress_bar(name) as show:
+        return torch.stack(list(audio_features(method, items, len(items), show)))
 
 
 def _xz_bits(codes: list[np.ndarray], values: int) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastssl.data import Source
+from fastssl.data import Item
 from fastssl.data import open as open_source
 from fastssl.evaluate.feature_files import about_features, check_format, encoder_digest, write_features
 from fastssl.methods import AudioMethod
@@ -18,20 +18,19 @@ from fastssl.models.modes import evaluation_mode
 
 
 def audio_features(
-    method: AudioMethod, source: Source, progress: Callable[[int, int], None] | None = None
+    method: AudioMethod, items: Iterable[Item], total: int, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[Tensor]:
-    """The features [D] of each signal, float32 on the CPU.
+    """The features [D] of each of ``total`` signals, float32 on the CPU.
 
     Raises:
         ValueError: a signal that the method cannot process.
     """
     with evaluation_mode(method), torch.no_grad():
-        for index in range(len(source)):
-            item = source.read(index)
+        for done, item in enumerate(items, 1):
             method.check(item)
             yield method.features(item.signal).float().cpu()  # type: ignore[arg-type]
             if progress is not None:
-                progress(index + 1, len(source))
+                progress(done, total)
 
 
 def embed_audio(
@@ -72,7 +71,8 @@ def embed_audio(
     out = Path(out)
     check_format(out)
     source = method.prepare(open_source(data, part=part))
-    blocks = (features.numpy()[None] for features in audio_features(method, source, progress))
+    items = (source.read(index) for index in range(len(source)))
+    blocks = (features.numpy()[None] for features in audio_features(method, items, len(source), progress))
     names = [source.name_of(index) for index in range(len(source))]
     about = about_features(source, part, encoder_digest(method.network))
     labels = None if source.labels is None else np.asarray(source.labels)

@@ -37,6 +37,4 @@ def build_audio(options: dict[str, Any]) -> SignalNetwork:
     if unknown:
         raise ValueError(f"network: {options['name']} has no option {', '.join(sorted(unknown))}")
     made: SignalNetwork = kind(**{key: value for key, value in options.items() if key != "name"})
-    given = {"name": options["name"], **{key: p.default for key, p in parameters.items()}, **options}
-    made.options = {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
     return made

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -15,13 +17,33 @@ class SignalNetwork(nn.Module):
     :func:`build_audio`.
 
     Attributes:
-        options: the options of :func:`build_audio` that rebuild it.
+        options: the options of :func:`build_audio` that rebuild it, recorded when it is made.
         dim: dimensions of its features.
     """
 
     name: ClassVar[str]
     options: dict[str, Any]
     dim: int
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        super().__init_subclass__(**more)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recorded(cls.__init__)  # type: ignore[method-assign]
+
+
+def _recorded(init: Callable[..., None]) -> Callable[..., None]:
+    """A constructor that keeps its arguments as ``options``, in values that JSON has."""
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def made(self: SignalNetwork, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        given = signature.bind(self, *args, **kwargs)
+        given.apply_defaults()
+        _, *values = given.arguments.items()
+        self.options = {"name": self.name} | {k: list(v) if isinstance(v, tuple) else v for k, v in values}
+
+    return made
 
 
 class SignalEncoder(SignalNetwork):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from typer.testing import CliRunner
 from fastssl.cli import app
 from fastssl.data import Signals, open_splits, tones
 from fastssl.evaluate import embed_audio, evaluate_audio, linear_probe, read_features
-from fastssl.methods import CPCSignal, Method
-from fastssl.models import Samples, SignalEncoder, build_audio
+from fastssl.methods import CPCSignal, Method, WaveNet
+from fastssl.models import Samples, SignalEncoder, WaveNetNetwork, build_audio
 from fastssl.train import Pretraining, load_method, pretrain
 from tests.support.resuming import resumes_bit_for_bit
 
@@ -114,6 +115,21 @@ def test_runs_resume_bit_for_bit_and_are_loaded(tmp_path: Path) -> None:
     assert (loaded.window, loaded.steps, loaded.temperature, loaded.rate) == (1600, 3, 0.2, 16_000)
     signal = data.signals[3]
     assert torch.equal(loaded.features(signal), whole.cpu().eval().features(signal))
+
+
+def test_networks_that_are_made_directly_are_rebuilt_too(tmp_path: Path) -> None:
+    data = tones(24, 1800)
+    for method in (
+        CPCSignal(SignalEncoder(6), window=1600, steps=3),
+        WaveNet(WaveNetNetwork(width=4, depth=2), window=64),
+    ):
+        out = tmp_path / type(method).__name__
+        pretrain(method, data, Pretraining(epochs=1, batch_size=12), out=out)
+        loaded: Any = load_method(out)
+        assert loaded.network.options == method.network.options == build_audio(method.network.options).options
+        table = evaluate_audio(loaded, data.subset(range(12)), data.subset(range(12, 24)))
+        assert table["linear"].keys() == {"pretrained", "random"}
+    assert inspect.signature(SignalEncoder).parameters["dim"].default == 64
 
 
 def test_by_name_on_a_folder_of_words(tmp_path: Path) -> None:
