@@ -106,7 +106,7 @@ def scores(A, B, a_rows, b_rows, a, a0, b0, n, m, d, stride_a, stride_b, FA, FB,
                 s = tl.where(s < 0, 0.0, s)  # NaN stays
                 itself = rows[:, None] == columns[None, :]
                 if EXACT:
-                    close = (s < CLOSE * both) & (rows < n)[:, None] & (columns < m)[None, :]
+                    close = (s < both * CLOSE) & (rows < n)[:, None] & (columns < m)[None, :]
                     if SAME:
                         close = close & ~itself
                     if tl.max(close.to(tl.int32)) > 0:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl._table import Closing, Positives
+from fastssl._table import VALUES, Positives
 from fastssl.distributed.blocks import pair_sums
 from fastssl.distributed.collectives import sum_by_key
 from fastssl.distributed.exchange import gather, layout
@@ -75,9 +75,7 @@ def pair_loss(
     if alone is not None:
         more = pair_sums(None, [len(alone)], x, alone, scale, ids=(of_x, of_alone), **options)
         lse = torch.logaddexp(lse, more[0])
-    if loss.closing == Closing.decoupled:
-        return lse - score
-    values = softplus(lse - score)
+    values = VALUES[loss.closing](lse, score, softplus)
     return (values + softplus(by_column - score)) / 2 if symmetric else values
 
 

@@ -144,7 +144,7 @@ def _within(name: str, given: float, positive: bool, low: float | None, high: fl
     if positive and given <= 0:
         raise ValueError(f"{name}: expected a value > 0, got {given}")
     if (low is not None and given < low) or (high is not None and given > high):
-        limits = f">= {low}" if high is None else f"in [{low}, {high}]"
+        limits = f">= {low}" if high is None else f"in (0, {high}]" if low is None else f"in [{low}, {high}]"
         raise ValueError(f"{name}: expected a number {limits}, got {given}")
 
 

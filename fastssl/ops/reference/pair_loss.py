@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as TF
 from torch import Tensor
 
-from fastssl._table import Closing, Positives
-from fastssl.ops.reference.common import in_full_precision, reduce, unit
+from fastssl._table import VALUES, Closing, Positives
+from fastssl.ops.reference.common import in_full_precision, reduce, softplus, unit
 
 
 @in_full_precision
@@ -53,8 +53,9 @@ def pair_loss(
     if closing == Closing.sigmoid_loss:
         sign = 2 * torch.eye(n, dtype=logits.dtype, device=logits.device) - 1
         return reduce(-TF.logsigmoid(sign * logits).sum(1), reduction)
-    if closing == Closing.decoupled:
-        return reduce(_decoupled(logits, ids if positives == Positives.targets else target, ignore_index), reduction)
+    if closing != Closing.cross_entropy:
+        partner = ids if positives == Positives.targets else target
+        return reduce(_closed(closing, logits, partner, ignore_index), reduction)
     if positives == Positives.targets:
         assert ids is not None
         values = TF.cross_entropy(logits, ids, ignore_index=ignore_index, reduction="none")
@@ -65,12 +66,13 @@ def pair_loss(
     return reduce(values, reduction)
 
 
-def _decoupled(logits: Tensor, partner: Tensor | None, ignore_index: int) -> Tensor:
+def _closed(closing: Closing, logits: Tensor, partner: Tensor | None, ignore_index: int) -> Tensor:
     assert partner is not None
     counted = partner != ignore_index
     place = torch.where(counted, partner, torch.zeros_like(partner))[:, None]
     own = torch.arange(logits.shape[1], device=logits.device) == place
-    values = logits.masked_fill(own, float("-inf")).logsumexp(1) - logits.gather(1, place)[:, 0]
+    others = logits.masked_fill(own, float("-inf")).logsumexp(1)
+    values = VALUES[closing](others, logits.gather(1, place)[:, 0], softplus)
     return torch.where(counted, values, torch.zeros_like(values))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl._table import Closing, Itself, Metric, Pairing, TileEpilogue
+from fastssl._table import Itself, Metric, Pairing, TileEpilogue
 from fastssl.ops import extension
 from fastssl.ops.triton.launch import (
     ALIGNMENT,
@@ -256,9 +256,6 @@ def reduce(
         top, total = merged(torch.stack([state[0], by_column[0]]), torch.stack([state[1], by_column[1]]))
         return torch.stack([top, total, state[2], state[3]]), None
     return state, by_column
-
-
-CROSS_ENTROPY, SUP_CON, SIGMOID_LOSS, DECOUPLED = map(int, Closing)
 
 
 def values(x: Side, y: Side, how: LaunchSpec, form: int, ignore: int, columns: bool) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastssl._table import Metric
+from fastssl._table import Closing, Metric
 from fastssl.ops.operator import Operator
 from fastssl.ops.triton import engine
 from fastssl.ops.triton.engine import LaunchSpec, Side, Weights, nothing
@@ -111,8 +111,8 @@ def _pair_how(
 ) -> LaunchSpec:
     score = factor if scale is None else scale
     paired = shift if partner is None else partner
-    distinct = form != engine.SUP_CON
-    return sums_how(y, paired, (ids, ids), score, bias, form == engine.SIGMOID_LOSS, bounded, distinct)
+    distinct = form != Closing.sup_con
+    return sums_how(y, paired, (ids, ids), score, bias, form == Closing.sigmoid_loss, bounded, distinct)
 
 
 def pair_loss_backward(
