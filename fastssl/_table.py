@@ -65,12 +65,14 @@ class Closing(IntEnum):
     sup_con = 1  # the same where a row has one positive; else log-sum - mean of the positives' scores
     sigmoid_loss = 2  # sum of softplus + softplus(-the partner's score)
     decoupled = 3  # log-sum over the others - the partner's score
+    log_sum = 4  # log-sum over the others
 
 
 # Of rows with one positive, for torch: the loss from the log-sum over the others, the partner's score, and softplus.
 VALUES: dict[Closing, Callable[[Any, Any, Callable[[Any], Any]], Any]] = {
     Closing.cross_entropy: lambda lse, score, softplus: softplus(lse - score),
     Closing.decoupled: lambda lse, score, softplus: lse - score,
+    Closing.log_sum: lambda lse, score, softplus: lse,
 }
 
 

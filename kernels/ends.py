@@ -17,6 +17,7 @@ CROSS_ENTROPY = tl.constexpr(Closing.cross_entropy.value)
 SUP_CON = tl.constexpr(Closing.sup_con.value)
 SIGMOID_LOSS = tl.constexpr(Closing.sigmoid_loss.value)
 DECOUPLED = tl.constexpr(Closing.decoupled.value)
+LOG_SUM = tl.constexpr(Closing.log_sum.value)
 
 
 @triton.jit(do_not_specialize=["n"])
@@ -166,6 +167,8 @@ def values_kernel(
         lse = bits * LN2
         if FORM == DECOUPLED:
             value = lse - score
+        elif FORM == LOG_SUM:
+            value = lse
         else:
             value = exact_softplus(lse - score)
         count = fourth
@@ -197,7 +200,7 @@ def upstream(GRAD, stride_grad, SAVED, partner, at, inside, n, m, ignore, FORM: 
     if FORM == SIGMOID_LOSS:
         by_score = tl.where(paired, -g * exact_sigmoid(-score), 0.0)
         return g, g * 0, g * 0, by_score, bits * 0, column_bits
-    if FORM == DECOUPLED:
+    if FORM == DECOUPLED or FORM == LOG_SUM:
         by_row = g
     else:
         by_row = g * exact_sigmoid(bits * LN2 - score)
@@ -213,7 +216,7 @@ def upstream(GRAD, stride_grad, SAVED, partner, at, inside, n, m, ignore, FORM: 
         by_row = tl.where(count == 1, by_row, tl.where((count > 0) | (bits != bits), g, 0.0))
     else:
         by_row = tl.where(paired, by_row, 0.0)
-        by_score = -by_row - by_column
+        by_score = -by_row - by_column if FORM != LOG_SUM else g * 0
     return by_row, by_column, positives, by_score, bits, column_bits
 
 

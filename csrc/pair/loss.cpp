@@ -34,9 +34,10 @@ void forward(Engine<T>& e, Keep keep, T* kept, double* stats_out, double* loss) 
       loss[i] = sums.row_sum[i] + (score > 0 ? std::log1p(std::exp(-score)) : std::log1p(std::exp(score)) - score);
       return;
     }
-    if (p.closing == Closing::decoupled) {
-      s.row_lse[i] = sums.row_lse(i), s.row_gap[i] = 1;
-      loss[i] = kLn2 * (s.row_lse[i] - score);
+    if (p.closing == Closing::decoupled || p.closing == Closing::log_sum) {
+      s.row_lse[i] = sums.row_lse(i);
+      s.row_gap[i] = p.closing == Closing::decoupled;
+      loss[i] = kLn2 * (p.closing == Closing::decoupled ? s.row_lse[i] - score : s.row_lse[i]);
       return;
     }
     s.row_lse[i] = log2_add(sums.row_lse(i), score, &s.row_gap[i]);

@@ -234,6 +234,7 @@ METRIC_CASES: dict[str, Case] = {
     "sup_con_labels": _on_labels(F.sup_con),
     "n_pair": _on_views(F.n_pair),
     "dcl": _on_views(F.dcl),
+    "rince": _on_views(F.rince),
     "debiased_nt_xent": _on_views(F.debiased_nt_xent),
     "hard_negative_nt_xent": _on_views(F.hard_negative_nt_xent),
     "alignment": _on_views(F.alignment),

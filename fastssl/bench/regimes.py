@@ -59,6 +59,7 @@ LOSSES: dict[str, Loss] = {
     "siglip_loss": Loss("views", lambda a, b, t, **o: F.siglip_loss(a, b, 1 / t, -10.0, **o), 0.1, WIDE),
     "sup_con": Loss("labels", lambda x, y, t, **o: F.sup_con(x, y, temperature=t, **o), 0.1, WIDE),
     "dcl": Loss("views", lambda a, b, t, **o: F.dcl(a, b, temperature=t, **o), 0.1),
+    "rince": Loss("views", lambda a, b, t, **o: F.rince(a, b, **o)),
     "debiased_nt_xent": Loss("views", lambda a, b, t, **o: F.debiased_nt_xent(a, b, temperature=t, **o), 0.5),
     "hard_negative_nt_xent": Loss("views", lambda a, b, t, **o: F.hard_negative_nt_xent(a, b, temperature=t, **o), 0.5),
     "n_pair": Loss("views", lambda a, b, t, **o: F.n_pair(a, b, **o)),

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fastssl._table import Metric
+from fastssl._table import Closing, Metric, Positives
 from fastssl.distributed.collectives import replicate
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.pair_loss import sup_con as shared_sup_con
@@ -41,7 +41,7 @@ from fastssl.functional._row_terms import (
     weighted_sums,
 )
 from fastssl.ops.operator import result_dtype
-from fastssl.ops.pair_loss import DCL, INFO_NCE, NT_XENT, SUP_CON
+from fastssl.ops.pair_loss import DCL, INFO_NCE, NT_XENT, SUP_CON, PairLoss
 from fastssl.ops.reference.common import softplus
 from fastssl.ops.statistics import NEGATIVES, Hinge, LogSumExp, LogSumExps, SoftplusPerPositive
 from fastssl.ops.types import Relation
@@ -668,6 +668,56 @@ def _softmax_over_rows(values: Tensor) -> Tensor:
         return len(values) * torch.softmax(values, 0)
     every = replicate(shards, values, layout(shards, "values", values))
     return len(every) * torch.exp(values - every.logsumexp(0))
+
+
+@shardable
+def rince(
+    z0: Tensor,
+    z1: Tensor,
+    *,
+    temperature: Tensor | float = 0.5,
+    q: Tensor | float = 0.5,
+    lam: Tensor | float = 0.025,
+    reduction: str = "mean",
+    backend: str | None = None,
+    group: Group = None,
+    schedule: str = "auto",
+) -> Tensor:
+    r"""Robust InfoNCE, for views some of which show nothing in common.
+
+    .. math:: L_i = -\frac{e^{q s_{ip} / \tau}}{q} + \frac{1}{q} \Big( \lambda \big( e^{s_{ip} / \tau}
+              + \sum_{n} e^{s_{in} / \tau} \big) \Big)^q
+
+    Towards q = 0 this is NT-Xent plus :math:`\log \lambda`, whose gradient is largest for the pairs that disagree most;
+    with q = 1 each positive pair pulls by its exponential, so that pairs which disagree are left alone. Negatives are all
+    rows of both views but the pair itself. The loss may be below 0; it grows like :math:`e^{q / \tau}`.
+
+    Args:
+        q: in (0, 1], robustness; 0.1 to 0.5 in the paper's experiments.
+        lam: in (0, 1], the weight of the negatives.
+        reduction: "mean" | "sum" | "none" over the 2 N rows.
+
+    Returns:
+        A scalar, or [2 N] for "none"; float64 for float64 inputs, else float32.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.rince(torch.randn(8, 16), torch.randn(8, 16), q=0.1)
+
+    Source: Chuang et al., Robust Contrastive Learning against Noisy Views, 2022, eq. 5.
+    """
+    check.matrices(z0=z0, z1=z1)
+    check.same_rows("z1", z1, "z0", z0)
+    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+    power = check.value("q", q, z0.device, positive=True, high=1.0)
+    weight = check.value("lam", lam, z0.device, positive=True, high=1.0)
+    reduction = check.reduction(reduction, active=False)
+    options = {"names": ("z0", "z1"), "scale": scale, "normalize": True, "reduction": "none", "backend": backend}
+    others = fused_pairs(PairLoss(Positives.halves, Closing.log_sum), z0, z1, **options)
+    score = scale * products(rows_in_full(z0, True), rows_in_full(z1, True)).repeat(2)
+    log_weight = weight.double().log() if isinstance(weight, Tensor) else math.log(weight)
+    values = torch.exp(power * score) * torch.expm1(power * (softplus(others.double() - score) + log_weight)) / power
+    return reduce_rows(values, None, reduction).to(result_dtype(z0))
 
 
 @shardable

@@ -133,6 +133,17 @@ class DCLWLoss(ViewLoss, function=F.dcl):
     ) -> None: ...
 
 
+class RINCELoss(ViewLoss, function=F.rince):
+    def __init__(
+        self,
+        temperature: Real = 0.5,
+        q: Real = 0.5,
+        lam: Real = 0.025,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> None: ...
+
+
 class HardNegativeNTXentLoss(ViewLoss, function=F.hard_negative_nt_xent):
     def __init__(
         self,

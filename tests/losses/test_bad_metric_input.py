@@ -102,6 +102,8 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("nt_xent temperature", lambda: F.multi_nt_xent(X, LABELS, temperature=-1.0), ValueError, "temperature.*-1"),
     ("views", lambda: F.dcl(X, Y[:4]), ValueError, r"z1.*6 rows.*\(4, 4\)"),
     ("sigma", lambda: F.dcl(X, Y, sigma=0.0), ValueError, "sigma"),
+    ("q", lambda: F.rince(X, Y, q=1.5), ValueError, r"q: expected a number in \(0, 1.0\], got 1.5"),
+    ("lam", lambda: F.rince(X, Y, lam=torch.tensor(0.0)), ValueError, "lam: expected a value > 0"),
     ("tau_plus", lambda: F.hard_negative_nt_xent(X, Y, tau_plus=1.0), ValueError, "tau_plus.*1.0"),
     ("t", lambda: F.uniformity(X, t=-2), ValueError, "t: .*-2"),
     ("l2_reg", lambda: F.n_pair(X, Y, l2_reg=-1), ValueError, "l2_reg.*-1"),

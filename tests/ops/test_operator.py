@@ -33,7 +33,7 @@ def _views(n: int = 20, d: int = 16) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("keep", [0, 1, 3])
 @pytest.mark.parametrize(
-    "loss", ["nt_xent", "info_nce", "symmetric", "queue", "sup_con", "siglip", "linear", "dcl", "margin"]
+    "loss", ["nt_xent", "info_nce", "symmetric", "queue", "sup_con", "siglip", "linear", "dcl", "log_sum", "margin"]
 )
 def test_opcheck(loss: str, keep: int) -> None:
     (x, y), t = _views(), torch.tensor(0.7, requires_grad=True)
@@ -47,10 +47,11 @@ def test_opcheck(loss: str, keep: int) -> None:
         "siglip": (x, None, y, None, None, t, torch.tensor(-1.0, requires_grad=True), 0),
         "linear": (x, None, y, None, ids, None, bias, 2),
         "dcl": (x, y, None, None, None, t, None, 1),
+        "log_sum": (x, y, None, None, None, t, None, 1),
         "margin": (x, None, y, None, ids, t, None, 2),
     }[loss]
     *tensors, positives = arguments
-    closings = {"sup_con": Closing.sup_con, "siglip": Closing.sigmoid_loss}
+    closings = {"sup_con": Closing.sup_con, "siglip": Closing.sigmoid_loss, "log_sum": Closing.log_sum}
     closings |= dict.fromkeys(("dcl", "margin"), Closing.decoupled)
     flags = (closings.get(loss, Closing.cross_entropy).value, 1e-12, loss == "symmetric")
     torch.library.opcheck(op, (*tensors, 2.0, positives, *flags, -100, 2, keep))

@@ -414,6 +414,14 @@ def dcl(x: Tensor, y: Tensor, temperature: Tensor, sigma: float | None = None) -
     )
 
 
+def rince(x: Tensor, y: Tensor, temperature: Tensor, q: float = 0.5, lam: float = 0.025) -> float:
+    terms, t = [], float(temperature)
+    for positive, negatives in _views(x, y):
+        pull, every = math.exp(positive / t), sum(math.exp(s / t) for s in [positive, *negatives])
+        terms.append(-(pull**q) / q + (lam * every) ** q / q)
+    return mean(terms)
+
+
 def hard_negative(x: Tensor, y: Tensor, temperature: Tensor, tau: float = 0.1, beta: float = 1.0) -> float:
     terms, t = [], float(temperature)
     for positive, negatives in _views(x, y):
