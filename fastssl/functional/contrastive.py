@@ -689,8 +689,8 @@ def rince(
               + \sum_{n} e^{s_{in} / \tau} \big) \Big)^q
 
     Towards q = 0 this is NT-Xent plus :math:`\log \lambda`, whose gradient is largest for the pairs that disagree most;
-    with q = 1 each positive pair pulls by its exponential, so that pairs which disagree are left alone. Negatives are all
-    rows of both views but the pair itself. The loss may be below 0; it grows like :math:`e^{q / \tau}`.
+    with q = 1 each positive pair pulls by its exponential, so that pairs which disagree are left alone. Negatives are
+    all rows of both views but the pair itself. The loss may be below 0; it grows like :math:`e^{q / \tau}`.
 
     Args:
         q: in (0, 1], robustness; 0.1 to 0.5 in the paper's experiments.
