@@ -331,7 +331,10 @@ def _read_binary(data: bytes, at: int, count: int, dim: int, path: Path) -> tupl
 
 
 def _read_text(data: bytes, at: int, count: int, dim: int, path: Path) -> tuple[list[str], np.ndarray]:
-    lines = [*data[at:].split(b"\n"), b""][:count]  # "": of a file that ends too early
+    rest = data[at:].rstrip()
+    lines = rest.split(b"\n") if rest else []
+    if len(lines) != count:
+        raise ValueError(f"{path}: expected {count} words, as its first line says, got {len(lines)} lines after it")
     split = (line.split(b" ") for line in lines)
     # word2vec.c ends lines with a space.
     return _rows((p[:-1] if not p[-1].strip() else p for p in split), count, dim, path, 2)

@@ -459,6 +459,16 @@ def test_files_of_word2vec(name: str, tmp_path: Path) -> None:
         WordVectors.load(path)
 
 
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("announced", [0, 2, 4])
+def test_files_with_other_words_than_the_first_line_announces(binary: bool, announced: int, tmp_path: Path) -> None:
+    path = tmp_path / "v"
+    WordVectors(["a", "b", "c"], torch.randn(3, 7)).save(path, binary=binary)
+    path.write_bytes(path.read_bytes().replace(b"3 7", b"%d 7" % announced, 1))
+    with pytest.raises(ValueError, match=f"expected {announced} words" + ("" if binary else ".*got 3 lines after it")):
+        WordVectors.load(path, binary=binary)
+
+
 def test_files_of_glove_and_words_that_are_there_twice(tmp_path: Path) -> None:
     """GloVe's have no first line; of some that people publish, words occur several times."""
     path = tmp_path / "glove.txt"
