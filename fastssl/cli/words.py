@@ -145,6 +145,7 @@ def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
         ValueError: data that is neither "glosses" nor a file of pairs or analogies.
     """
     from fastssl.evaluate import gloss_classes, word_analogies, word_similarity
+    from fastssl.evaluate.words import holds_analogies
     from fastssl.methods import load_word_vectors
     from fastssl.models.folder import load_checkpoint
 
@@ -160,8 +161,7 @@ def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
         path = Path(name)
         if not path.is_file():
             raise ValueError(f"data: expected glosses, or files of word pairs or analogies, no file {name!r}")
-        first = next((line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()), "")
-        if first.startswith(":"):
+        if holds_analogies(path):
             for method in ("3cosadd", "3cosmul"):
                 for section, value in word_analogies(vectors, path, method=method).items():
                     table.setdefault(f"{path.stem}: {section}", {})[method] = value

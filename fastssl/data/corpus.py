@@ -13,6 +13,7 @@ from fastssl.data.sentences import sentences
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
 from fastssl.data.storage import content
 
+UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
 READ_ON = "or read on with U+FFFD in place of such bytes (#errors=replace)"
 
 
@@ -30,7 +31,7 @@ def known_encoding(encoding: str) -> str:
     raise ValueError(f"encoding: expected a name such as utf-8, latin-1 or utf-16, got {encoding!r}")
 
 
-def undecodable(error: UnicodeDecodeError, encoding: str, start: bytes, at: int = 0) -> str:
+def undecodable(error: UnicodeDecodeError, encoding: str, start: bytes, at: int = 0, named: bool = True) -> str:
     """What to do about a byte that is not of an encoding.
 
     Args:
@@ -38,12 +39,13 @@ def undecodable(error: UnicodeDecodeError, encoding: str, start: bytes, at: int 
         encoding: the encoding.
         start: the first bytes of the file.
         at: where the bytes begin that were decoded.
+        named: whether another encoding can be named.
     """
-    utf16 = start[:2] in (b"\xff\xfe", b"\xfe\xff")
-    known = "utf-16" if utf16 else "latin-1"
+    known = "utf-16" if start[:2] in UTF16 else "latin-1"
     name = "UTF-8" if encoding == "utf-8" else encoding
     byte = f"byte {at + error.start} ({error.object[error.start]:#04x}) is no {name}"
-    return f"{byte}; name the encoding (#encoding={known}), or convert the file (iconv -f {known} -t utf-8)"
+    other = f"name the encoding (#encoding={known}), or " if named else ""
+    return f"{byte}; {other}convert the file (iconv -f {known} -t utf-8)"
 
 
 def known_errors(errors: str) -> str:
@@ -68,6 +70,18 @@ def decoded(place: str, encoding: str, errors: str = "strict") -> str:
         return content(place).decode(known_encoding(encoding), known_errors(errors)).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise ValueError(f"{place}: {undecodable(error, encoding, error.object)}, {READ_ON}") from error
+
+
+def utf8(place: str) -> str:
+    """The text of a whole file of UTF-8, of a kind that takes no options, without a byte order mark.
+
+    Raises:
+        ValueError: bytes that are no UTF-8.
+    """
+    try:
+        return content(place).decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{place}: {undecodable(error, 'utf-8', error.object, named=False)}") from error
 
 
 class CorpusError(ValueError):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fastssl.data.corpus import Corpus
+from fastssl.data.corpus import Corpus, utf8
 from fastssl.data.embedded_text import ParallelCorpus
 
 
@@ -92,7 +92,7 @@ def glue(folder: str | Path, part: str = "train") -> Corpus:
     path = path / ("train.tsv" if part == "train" else task.test)
     if not path.is_file():
         raise FileNotFoundError(f"glue: expected {path.name} in {str(path.parent)!r}")
-    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    lines = utf8(str(path)).split("\n")
     lines = [line.rstrip("\r") for line in lines if line.strip()]
     columns = [*task.texts, task.label]
     if any(isinstance(column, str) for column in columns):

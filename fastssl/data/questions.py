@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.storage import content
+from fastssl.data.corpus import utf8
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -108,7 +108,7 @@ def read_squad(path: str | Path) -> Questions:
     """
     rows: list[tuple[str, str, list[str], int]] = []
     try:
-        for article in json.loads(content(str(path)).decode("utf-8"))["data"]:
+        for article in json.loads(utf8(str(path)))["data"]:
             for paragraph in article["paragraphs"]:
                 for asked in paragraph["qas"]:
                     found = asked["answers"]

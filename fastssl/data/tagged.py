@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.corpus import Corpus
-from fastssl.data.storage import content
+from fastssl.data.corpus import Corpus, utf8
 
 IGNORED_TAG = "-"  # of a word that is not scored
 
@@ -93,7 +92,7 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
     tags: list[list[str]] = [[]]
     width, tabs = 0, False  # columns of a word, and whether tabs separate them
     unsure: dict[int, int] = {}  # lines with which a sentence begins that are comments, or the word "#"
-    for number, line in enumerate(content(str(path)).decode("utf-8-sig").split("\n"), 1):
+    for number, line in enumerate(utf8(str(path)).split("\n"), 1):
         line = line.removesuffix("\r")
         if not line.strip():
             words.append([])

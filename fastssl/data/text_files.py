@@ -16,6 +16,7 @@ import numpy as np
 from fastssl.data.columns import find_column, text_columns
 from fastssl.data.corpus import (
     READ_ON,
+    UTF16,
     Corpus,
     CorpusError,
     Numbered,
@@ -94,7 +95,8 @@ class FileTexts(_Strings):
             return raw.decode(self.encoding, self.errors).removeprefix("\ufeff")
         except UnicodeDecodeError as error:
             start = file.read(0, 2) if begin else raw
-            raise CorpusError(f"{file.place}: {undecodable(error, self.encoding, start, begin)}, {READ_ON}") from error
+            why = undecodable(error, self.encoding, start, begin, named=start[:2] not in UTF16)  # whose lines differ
+            raise CorpusError(f"{file.place}: {why}, {READ_ON}") from error
 
     def _object(self, line: str, index: int) -> dict[str, Any]:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fastssl.data.corpus import utf8
 from fastssl.data.embedded_text import glosses
 from fastssl.data.words import words_of
 from fastssl.evaluate.text_labels import balanced
@@ -124,8 +126,27 @@ def word_analogies(vectors: WordVectors, path: str | Path, *, method: str = "3co
     return table | {"asked": float(len(asked)), "unknown": float(unknown)}
 
 
+def holds_analogies(path: str | Path) -> bool:
+    """Whether a file has sections or lines of four words, as of :func:`word_analogies`, instead of judged pairs.
+
+    The second line decides where there is no section, as the first one may be a heading.
+    """
+    lines = [fields for _, fields in islice(_lines(path), 2)]
+    return any(fields[0] == ":" for fields in lines) or (
+        bool(lines) and len(lines[-1]) == 4 and not _is_number(lines[-1][2])
+    )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(utf8(str(path)).splitlines(), 1):
         if line.strip() and not line.startswith("#"):
             separator = "\t" if "\t" in line else "," if "," in line else None
             yield number, [field.strip() for field in line.split(separator)]

@@ -10,7 +10,18 @@ import numpy as np
 import pytest
 
 import fastssl.data
-from fastssl.data import Corpus, CorpusError, ParallelCorpus, open_splits, text_corpus, text_pairs, text_table
+from fastssl.data import (
+    Corpus,
+    CorpusError,
+    ParallelCorpus,
+    glue,
+    open_splits,
+    read_conll,
+    read_squad,
+    text_corpus,
+    text_pairs,
+    text_table,
+)
 from fastssl.data.columns import PAIRS, split_options
 from fastssl.data.summary import summary
 
@@ -167,10 +178,23 @@ def test_files_of_utf_16(tmp_path: Path) -> None:
         fastssl.data.open(tmp_path / "a.csv")
     assert fastssl.data.open(f"{tmp_path / 'a.csv'}#encoding=utf-16").text(0) == "schön"  # type: ignore[attr-defined]
     (tmp_path / "a.txt").write_bytes("schön\n".encode("utf-16"))
+    with pytest.raises(CorpusError, match=r"a.txt: byte 0 \(0xff\) is no UTF-8; convert the file \(iconv -f utf-16"):
+        text_corpus(tmp_path / "a.txt").text(0)
     with pytest.raises(ValueError, match="encoding: expected one with the bytes of ASCII"):
         text_corpus(tmp_path / "a.txt", encoding="utf-16")
     (tmp_path / "b.txt").write_bytes(b"sch\xf6n\n")
     assert fastssl.data.open(f"{tmp_path / 'b.txt'}#errors=replace").text(0) == "sch\ufffdn"  # type: ignore[attr-defined]
+
+
+def test_files_without_options_of_other_encodings_are_named(tmp_path: Path) -> None:
+    (tmp_path / "RTE").mkdir()
+    path = tmp_path / "RTE" / "train.tsv"
+    path.write_bytes("sentence1\tsentence2\tlabel\ncaf\xe9\ta\t1\n".encode("latin-1"))
+    for read in (read_conll, read_squad, lambda file: glue(file.parent)):
+        with pytest.raises(
+            ValueError, match=r"train.tsv: byte \d+ \(0xe9\) is no UTF-8; convert the file \(iconv -f latin-1"
+        ):
+            read(path)
 
 
 @pytest.mark.parametrize("kind", (".csv", ".tsv", ".json", ".jsonl"))

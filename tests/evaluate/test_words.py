@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import fastssl.data
 from fastssl.cli import app
 from fastssl.evaluate import gloss_classes, mean_vectors, word_analogies, word_similarity
+from fastssl.evaluate.words import holds_analogies
 from fastssl.methods import load_word_vectors
 from fastssl.models import WordVectors
 from fastssl.ops import extension
@@ -146,6 +147,38 @@ def test_counts_of_words(counts: Any, kind: type[Exception], message: str) -> No
     for given in ([3, 1], torch.tensor([3, 1]), np.array([3, 1], np.uint16)):
         kept = WordVectors(["a", "b"], torch.eye(2), given).counts
         assert kept is not None and kept.dtype == np.int64 and kept.tolist() == [3, 1]
+
+
+@pytest.mark.parametrize(
+    "text, analogies",
+    [
+        (": family\nking queen man woman\n", True),
+        ("# a comment\n\n: family\nking queen man woman\n", True),
+        ("king queen man woman\nparis france rome italy\n", True),
+        ("\ufeffking\tqueen\tman\twoman\r\n", True),
+        ("a\tb\tc\td\n: family\nking queen man woman", True),
+        ("king queen 3\nman woman 2\n", False),
+        ("one,other,mean,deviation\nking,queen,3,1\nman,woman,2,1\n", False),
+        ("king queen 3 1\nman woman 2 4\n", False),
+    ],
+)
+def test_files_of_pairs_and_of_analogies(text: str, analogies: bool, vectors: WordVectors, tmp_path: Path) -> None:
+    path = tmp_path / "judged.txt"
+    path.write_text(text, encoding="utf-8")
+    vectors.save(tmp_path / "vectors.txt")
+    assert holds_analogies(path) == analogies
+    table = run("evaluate", str(tmp_path / "vectors.txt"), "--data", str(path))
+    assert ("judged: asked" in table) == analogies and ("judged: rho" in table) != analogies
+
+
+def test_files_of_other_encodings_are_named(vectors: WordVectors, tmp_path: Path) -> None:
+    path = tmp_path / "pairs.txt"
+    path.write_text("king queen 3\nman woman 2\n", encoding="utf-16")
+    for read in (word_similarity, word_analogies):
+        with pytest.raises(
+            ValueError, match=r"pairs.txt: byte 0 \(0xff\) is no UTF-8; convert the file \(iconv -f utf-16"
+        ):
+            read(vectors, path)
 
 
 def test_sections_do_not_replace_totals(vectors: WordVectors, tmp_path: Path) -> None:
