@@ -71,7 +71,8 @@ def embed(asked: Embedding) -> int:
 
 def _embed_run(asked: Embedding) -> int | None:
     """Writes the features of texts or waveforms; None: the model is none of a run on them."""
-    from fastssl.cli.evaluation import data_of
+    from fastssl.cli.evaluation import data_of, leaving_out, prepared
+    from fastssl.data import open as open_source
     from fastssl.evaluate import embed_audio, embed_texts
     from fastssl.methods import AudioMethod, TextMethod, kind_of
     from fastssl.train import load_checkpoint, load_method
@@ -83,17 +84,19 @@ def _embed_run(asked: Embedding) -> int | None:
     takes = "texts" if issubclass(kind_of(state), TextMethod) else "waveforms"
     if detect_launcher() is not None:
         raise ValueError(f"devices: {takes} are embedded by one process, without a launcher")
-    if asked.devices != 1 or asked.readout != "pooled" or asked.size is not None or asked.on_error != "raise":
-        raise ValueError(f"devices, readout, size, on_error: of images, {state['method']} takes {takes}")
+    if asked.devices != 1 or asked.readout != "pooled" or asked.size is not None:
+        raise ValueError(f"devices, readout, size: of images, {state['method']} takes {takes}")
     data = asked.data or (data_of(state) if takes == "waveforms" else None)
     if data is None:
         raise ValueError("data: expected texts (--data FILE.txt, text:FOLDER, ...)")
     method: Any = load_method(asked.model)
-    with item_progress(data) as show:
+    with leaving_out(asked.on_error), item_progress(data) as show:
+        source: Any = open_source(data, part=asked.part)
         if takes == "waveforms":
-            count = embed_audio(method, data, asked.out, part=asked.part, progress=show)
+            source = prepared(method, source, asked.model, asked.part)
+            count = embed_audio(method, source, asked.out, part=asked.part, progress=show)
         else:
-            count = embed_texts(method, data, asked.out, part=asked.part, progress=show, note=echo)
+            count = embed_texts(method, source, asked.out, part=asked.part, progress=show, note=echo)
     echo(f"{count:,} rows of features: {asked.out}")
     return count
 

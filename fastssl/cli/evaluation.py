@@ -49,7 +49,6 @@ def common_data(runs: Sequence[Path]) -> str:
 def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     """The scores of a run of a method of waveforms on the test split of its data, or of ``data``."""
     from fastssl.data import open_splits
-    from fastssl.data.readable import current as leaving_out_now
     from fastssl.evaluate import evaluate_audio
     from fastssl.evaluate.features import progress_bars
     from fastssl.methods import AudioMethod
@@ -59,13 +58,18 @@ def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     assert isinstance(method, AudioMethod)
     trained = open_splits(data_of(state))
     held_out = trained.test if data is None else open_splits(data).test
-    training, held_out = (method.prepare(source) for source in (trained.train, held_out))
-    leave_out = leaving_out_now.get()
-    if leave_out is not None:  # what the method cannot process, too
-        training = leave_out(training, str(checkpoint), "train")
-        held_out = leave_out(held_out, str(checkpoint), "test")
+    parts = ((trained.train, "train"), (held_out, "test"))
+    training, held_out = (prepared(method, source, checkpoint, part) for source, part in parts)
     with progress_bars(item_progress):
         return dict(evaluate_audio(method, held_out, training))
+
+
+def prepared(method: Any, source: Any, checkpoint: str | Path, part: str) -> Any:
+    """Signals as a method reads them; in the context of :func:`leaving_out` without those that it cannot process."""
+    from fastssl.data.readable import current
+
+    source, leave_out = method.prepare(source), current.get()
+    return source if leave_out is None else leave_out(source, str(checkpoint), part)
 
 
 @contextmanager

@@ -30,9 +30,9 @@ USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
 UNREADABLE = ("ImageError", "PackedError", "ShardError", "AudioError")  # by name: fastssl.data imports torch
 DEBUG = "--debug"
-Unreadable = Annotated[str, typer.Option("--on-error", help="Unreadable images: raise, or skip.")]
+Unreadable = Annotated[str, typer.Option("--on-error", help="Unreadable items: raise, or skip.")]
 UnreadableAsTrained = Annotated[
-    str | None, typer.Option("--on-error", help="Unreadable images: raise, or skip; default: as in pretraining.")
+    str | None, typer.Option("--on-error", help="Unreadable items: raise, or skip; default: as in pretraining.")
 ]
 
 
@@ -246,6 +246,7 @@ def pretrain(
     ] = None,
 ) -> None:
     """Pretrain METHOD on images, texts or waveforms without labels."""
+    from fastssl.cli.evaluation import leaving_out
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import (
         build_method,
@@ -273,6 +274,7 @@ def pretrain(
         launch = detect_launcher()
         if launch is not None and launch.devices * launch.nodes > 1:
             raise ValueError("word2vec runs in one process, with several threads; start it without torchrun or srun")
+        context.with_resource(leaving_out(on_error))
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
         return
@@ -300,6 +302,8 @@ def pretrain(
         raise ValueError(f"channels: expected at least one, got {channels}")
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
     init, start = started_from(out if resume else None, init)
+    if text:  # which are read when they are tokenized, not by a loader
+        context.with_resource(leaving_out(on_error))
     source = open_training(data or kind.data, kind, orientation=orientation)
     chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
     own = {

@@ -13,7 +13,7 @@ from fastssl.cli.generation import check_kinds, parse_settings
 from fastssl.cli.show import PLAIN_SECONDS, console, echo, item_progress
 
 # Options of ``fastssl pretrain`` that word2vec takes.
-OPTIONS = {"method", "data", "epochs", "minutes", "out", "resume", "overwrite", "lr", "seed", "set_"}
+OPTIONS = {"method", "data", "epochs", "minutes", "out", "resume", "overwrite", "lr", "seed", "set_", "on_error"}
 
 
 def settings_of(given: list[str], **own: Any) -> dict[str, Any]:

@@ -189,6 +189,10 @@ class FileSource(PathSource):
         )
 
 
+class NoImagesError(ValueError):
+    """A folder without images."""
+
+
 def folder(
     path: str | Path,
     *,
@@ -209,7 +213,8 @@ def folder(
         progress: called with the number of images found so far.
 
     Raises:
-        ValueError: no such folder, or no images in it.
+        ValueError: no such folder.
+        NoImagesError: no images in it.
 
     Example:
         >>> import tempfile
@@ -226,7 +231,7 @@ def folder(
     listing = list_images(root, progress)
     if not len(listing.files):
         left = ", ".join(f"{count} {why}" for why, count in listing.skipped.items())
-        raise ValueError(
+        raise NoImagesError(
             f"path: expected images ({', '.join(sorted(SUFFIXES))}) in {str(path)!r}, found none"
             + (f" (left out: {left})" if left else "")
             + f"; a folder of texts is text:{path}"

@@ -28,7 +28,7 @@ from fastssl.data.datasets import SAVED, DatasetSource, first_part, hub
 from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
-from fastssl.data.files import FileSource, folder
+from fastssl.data.files import FileSource, NoImagesError, folder
 from fastssl.data.glue import glue
 from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES
@@ -120,8 +120,8 @@ def open(
               ``train`` and ``test`` files or folders, "text8:FILE", "wikitext:FOLDER",
               "glue:FOLDER" (of one of its tasks),
               "pairs:FILE" (see :func:`text_pairs`); several, separated by commas: "sotu,glosses";
-            - a folder of images or of WAV files, with one sub-folder per class; with ``train`` and ``val`` (or
-              ``test``) in it, the split ``part``; a folder of tar shards;
+            - a folder of images, of WAV files, or of ``.txt`` or ``.jsonl`` files alone, with one sub-folder per class;
+              with ``train`` and ``val`` (or ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
               ``shards/*.tar``), arrays (``.npz``, ``d.npz#images=x:labels=y``), a list (``.csv``, ``.tsv``, ``.json``,
               ``.jsonl`` with columns path, label, text);
@@ -182,7 +182,7 @@ def _labelled(source: Source, labels: Any) -> Source:
 def without_unreadable(source: Source, name: str, part: str) -> Source:
     """What was opened as ``name``, where unreadable items are left out without them."""
     leave_out = leaving_out.get()
-    if leave_out is None or name in EMBEDDED or isinstance(source, Corpus):
+    if leave_out is None or name in EMBEDDED or isinstance(source, TokenFile):
         return source
     return leave_out(source, _absolute(name), part)
 
@@ -298,7 +298,7 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given)
-    if ending(place) == ".txt":
+    if ending(place) == ".txt" or text_files.holds_texts(place):
         return texts(place, part, **given)
     if ending(place) == NPZ and is_file(place):
         return _arrays(place, given)
@@ -390,7 +390,8 @@ def _alone(place: str, there: dict[str, bool], kind: str) -> None:
 
 
 def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
-    """A folder of tar shards, of WAV files, recognised by itself and its first sub-folder, or of images."""
+    """A folder of tar shards, of WAV files, recognised by itself and its first sub-folder, of images, or of texts
+    alone."""
     there = entries(place)
     shards = _shards(place, there, options, progress)
     if shards is not None:
@@ -401,7 +402,12 @@ def _items(place: str, options: dict[str, Any], progress: Callable[[int], None] 
         if found is not None:
             _alone(place, there, WAV)
             return found
-    return folder(place, progress=progress, **options)
+    try:
+        return folder(place, progress=progress, **options)
+    except NoImagesError:
+        if not text_files.holds_texts(place):
+            raise
+    return text_files.text_corpus(place)
 
 
 def _called(place: str) -> str:

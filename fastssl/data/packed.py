@@ -21,6 +21,7 @@ import numpy as np
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.bands import ImageError
 from fastssl.data.container import FOOTER, write_end
+from fastssl.data.corpus import CorpusError
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError
@@ -174,7 +175,7 @@ def pack_source(
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
 
 
-READ_ERRORS = (AudioError, ImageError, PackedError, ShardError, OSError)  # of an item
+READ_ERRORS = (AudioError, CorpusError, ImageError, PackedError, ShardError, OSError)  # of an item
 UNREADABLE = Item()
 
 

@@ -290,6 +290,11 @@ def _numbered(place: str, count: int) -> Numbered:
     return Numbered(f"{os.path.basename(place)}:", count)
 
 
+def holds_texts(place: str) -> bool:
+    """Whether a folder and those in it hold text files of one kind, and no other files."""
+    return is_folder(place) and {ending(own) for own in _below(place)} in ({".txt"}, {".jsonl"})
+
+
 def _below(folder: str) -> Iterator[str]:
     for own, is_a_folder in entries(folder).items():
         if own.startswith("."):

@@ -10,11 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fastssl.cli import app
-from fastssl.data import ImageError, Loader, open_splits
+from fastssl.data import AudioError, CorpusError, ImageError, Loader, TokenFile, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.readable import readable, unreadable_left_out
+from fastssl.evaluate import read_features
 from fastssl.methods import DeepCluster, SimCLR
-from fastssl.models import build_encoder
+from fastssl.models import Samples, build_encoder
 from fastssl.train import Pretraining, pretrain
 
 
@@ -110,6 +111,47 @@ def test_a_run_that_skips_is_probed_and_judged_as_it_was_trained(photos: Path, t
     assert "38 images" in run(*preview, "--on-error", "skip")
     with pytest.raises(ImageError):
         run(*preview)
+
+
+def test_documents_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
+    for k in range(12):
+        path = tmp_path / "texts" / f"{k:02}.txt"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"caf\xe9" if k == 3 else f"Document {k} says that it is number {k}.".encode())
+    data, skip = ("--data", tmp_path / "texts"), ("--on-error", "skip")
+    small = ("--network", "transformer", "--width", 8, "--depth", 1, "--heads", 1, "--length", 16, "--batch-size", 4)
+    train = ("pretrain", "gpt", *data, *small, "--epochs", 1, "--held-out", 0, "--out", tmp_path / "run")
+    words = ("pretrain", "word2vec", *data, "--set", "min_count=1", "--epochs", 1, "--out", tmp_path / "words")
+    for command in (train, words):
+        with pytest.raises(CorpusError, match=r"03\.txt: byte 3"):
+            run(*command)
+        assert "1 of 12 items left out; the first: " in run(*command, *skip)
+    assert len(TokenFile(tmp_path / "run" / "corpus.tok")) == 11
+    out = tmp_path / "features.npz"
+    embed = ("embed", tmp_path / "run", *data, "--out", out)
+    with pytest.raises(CorpusError, match=r"03\.txt: byte 3"):
+        run(*embed)
+    assert "11 rows of features" in run(*embed, *skip)
+    found = read_features(out)
+    assert found.names == [f"{k:02}.txt" for k in range(12) if k != 3]
+    assert "1 of 12 cannot be read" in run("data", tmp_path / "texts")
+
+
+def test_signals_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
+    signals = np.random.default_rng(0).uniform(-1, 1, (6, 3000))
+    paths = [Path(path) for path in Samples("audio", signals, 8000).save(tmp_path / "speech" / "take")]
+    skip = ("--on-error", "skip")
+    small = ("--set", "dim=8", "--set", "window=2048", "--batch-size", 2, "--epochs", 1)
+    run("pretrain", "cpc-signal", "--data", tmp_path / "speech", *small, "--out", tmp_path / "run")
+    paths[1].write_bytes(paths[1].read_bytes()[:100])  # truncated
+    Samples("audio", signals[:1], 11025).save(tmp_path / "other")  # of another rate
+    paths[2].write_bytes(next(tmp_path.glob("other*")).read_bytes())
+    out = tmp_path / "features.npz"
+    with pytest.raises(AudioError, match="truncated"):
+        run("embed", tmp_path / "run", "--out", out)
+    said = run("embed", tmp_path / "run", "--out", out, *skip)
+    assert "1 of 6 items left out" in said and "1 of 5 items left out; the first: rate: expected 8000" in said
+    assert read_features(out).names == [path.name for path in (paths[0], *paths[3:])]
 
 
 def test_packing_says_which_part_and_where(photos: Path, tmp_path: Path) -> None:

@@ -172,6 +172,31 @@ def test_files_of_text_are_no_images(tmp_path: Path) -> None:
     assert len(fastssl.data.open(f"text:{path}")) == 1
 
 
+@pytest.mark.parametrize("kind", [".txt", ".jsonl"])
+def test_folders_of_texts_alone_need_no_prefix(tmp_path: Path, kind: str) -> None:
+    for part, classes in (("train", "ab"), ("test", "b")):
+        for name in classes:
+            path = tmp_path / "both" / part / name / f"0{kind}"
+            path.parent.mkdir(parents=True)
+            path.write_text(f"of {name}\n" if kind == ".txt" else json.dumps({"text": f"of {name}"}) + "\n")
+    for part in ("train", "test"):
+        given, wanted = (
+            fastssl.data.open(f"{prefix}{tmp_path / 'both'}", part=part)  # type: ignore[arg-type]
+            for prefix in ("", "text:")
+        )
+        assert isinstance(given, Corpus) and isinstance(wanted, Corpus) and given.fingerprint == wanted.fingerprint
+        assert given.classes == wanted.classes == ["a", "b"] and np.array_equal(given.labels, wanted.labels)
+        assert given.name == wanted.name == "both"
+    assert len(open_splits(tmp_path / "both").test) == 1
+    alone = tmp_path / "both" / "train"
+    assert isinstance(fastssl.data.open(f"{alone}#encoding=latin-1"), Corpus)
+    (alone / "b" / ".hidden.psd").write_bytes(b"x")
+    assert isinstance(fastssl.data.open(alone), Corpus)
+    (alone / "b" / "x.psd").write_bytes(b"x")  # what is left out is not for us to choose
+    with pytest.raises(ValueError, match="expected images .* found none .*; a folder of texts is text:"):
+        fastssl.data.open(alone)
+
+
 def test_files_of_utf_16(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes("text,label\nschön,gut\n".encode("utf-16"))
     with pytest.raises(ValueError, match=r"#encoding=utf-16"):
