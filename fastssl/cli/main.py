@@ -305,7 +305,7 @@ def pretrain(
     if text:  # which are read when they are tokenized, not by a loader
         context.with_resource(leaving_out(on_error))
     source = open_training(data or kind.data, kind, orientation=orientation)
-    chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded)
+    chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded, of_network)
     own = {
         "schedule": schedule,
         "clip": clip,

@@ -16,11 +16,14 @@ from torch import Tensor
 from fastssl._options import integer
 from fastssl.augment import Views
 from fastssl.data.batch import Batch
-from fastssl.data.source import Item
+from fastssl.data.packed import Readable
+from fastssl.data.source import Item, Source
 from fastssl.methods.density import DensityMethod
 from fastssl.models import Encoder, RBMNetwork
 from fastssl.models.density import row_keys
 from fastssl.models.samples import Samples
+
+_MEAN = 1024  # images whose mean biases start from
 
 
 class RBM(DensityMethod):
@@ -56,6 +59,22 @@ class RBM(DensityMethod):
         self.level: Tensor
         for k, machine in enumerate(self.network.machines if persistent else ()):
             self.register_buffer(f"chains_{k}", torch.zeros(persistent, machine.weight.shape[1]))
+
+    def prepare(self, source: Source) -> Source:
+        """The source; visible biases of normal pixels start from the mean of up to 1,024 of its images.
+
+        From 0, all hidden units would first learn the mean, and saturate where it is many deviations long."""
+        bias = self.network.machines[0].visible_bias
+        if self.network.deviation is not None and not bool(bias.any()):
+            readable, ids = (
+                Readable(source),
+                np.unique(np.linspace(0, len(source) - 1, min(len(source), _MEAN)).round()),
+            )
+            items = [item for k in ids if (item := readable.read(int(k))).images]
+            if items:
+                with torch.no_grad():
+                    bias.copy_(self.network.visible(self.examples(items, 0).views[0]).mean(0))
+        return source
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The image [B, C, S, S] and the keys of its chain's draws, int64 [B]."""

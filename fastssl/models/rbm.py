@@ -203,6 +203,7 @@ class RBMNetwork(DensityNetwork):
         width: hidden units of each machine.
         blocks: number of machines.
         deviation: pixels in [-1, 1] are normal around their mean with this standard deviation; None: they are binary.
+            Their machines need a learning rate near 0.001, a hundredth of that of binary ones.
 
     Raises:
         ValueError: an option out of range.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 if sys.version_info >= (3, 11):
@@ -16,7 +18,7 @@ else:
 NAMES = ("small", "paper")
 EMBEDDED_RECIPES = ("emoji", "digits", "stereograms")  # embedded data sets with their own settings
 LARGE = 100_000  # items from which on the paper's settings are the default
-RATE = "lr_per_256"
+RATE, RATE_WITH = "lr_per_256", "lr_with"
 _NOTES = ("source", "differs", "method", "size", "views", "network")
 
 
@@ -61,7 +63,12 @@ def _read(name: str) -> dict[str, Any]:
 
 
 def recipe(
-    method: str, items: int, name: str | None = None, batch_size: int | None = None, embedded: str | None = None
+    method: str,
+    items: int,
+    name: str | None = None,
+    batch_size: int | None = None,
+    embedded: str | None = None,
+    network: Mapping[str, Any] = MappingProxyType({}),
 ) -> Recipe:
     """Returns the settings of a method.
 
@@ -73,6 +80,7 @@ def recipe(
         batch_size: batch size of the run, if not the recipe's: learning rates given per 256 items are scaled with it.
         embedded: name of an embedded data set (:attr:`fastssl.data.Source.embedded`), whose settings override the
             recipe's method, size and views.
+        network: options of the network, some of which need another learning rate ("deviation" of "rbm").
 
     Raises:
         ValueError: unknown name, or a method without a recipe "paper".
@@ -92,11 +100,14 @@ def recipe(
     given = _read(name)
     own = _of(given, method)
     specific = _of(_read(embedded), method) if embedded in EMBEDDED_RECIPES else {}
-    options = {key: value for key, value in own.items() if key not in (*_NOTES, RATE)}
+    options = {key: value for key, value in own.items() if key not in (*_NOTES, RATE, RATE_WITH)}
     if batch_size is not None:
         options["batch_size"] = batch_size
     if RATE in own:
         options["lr"] = own[RATE] * options["batch_size"] / 256
+    for option, rate in own.get(RATE_WITH, {}).items():
+        if network.get(option) is not None:
+            options["lr"] = rate
     arguments = {**own.get("method", {}), **specific.get("method", {})}
     size, views = specific.get("size", own["size"]), specific.get("views", {})
     if "betas" in options:

@@ -115,6 +115,34 @@ def test_normal_pixels_are_continuous() -> None:
     assert len(drawn.unique()) > 1000 and method.network.levels is None
 
 
+def test_normal_pixels_are_learned_by_the_recipe(tmp_path: Path) -> None:
+    """Better than independent pixels of this deviation; at the rate of binary ones such machines diverge."""
+    given = ["--data", "digits", "--width", 16, "--set", "deviation=0.3", "--epochs", 12, "--out", tmp_path / "run"]
+    assert "lr 0.001" in run("pretrain", "rbm", *given)
+    assert "lr 0.1," in run("pretrain", "rbm", "--dry-run", "--out", tmp_path / "binary")
+    assert "lr 0.02," in run("pretrain", "rbm", *given[:-1], tmp_path / "x", "--lr", 0.02, "--dry-run")
+    method, task = load_method(tmp_path / "run"), open_splits("digits")
+    train, test = (method.examples(list(part.items(range(len(part)))), 0).views[0] for part in (task.train, task.test))
+    found = method.log_likelihood(test)
+    alone = torch.distributions.Normal(train.mean(0), 0.3).log_prob(test).flatten(1).sum(1)
+    assert found.kind == "exact" and found.values.mean() > alone.mean() + 4
+
+
+def test_biases_of_normal_pixels_start_from_the_mean() -> None:
+    network, source = {"name": "rbm", "size": 8, "width": 3, "blocks": 2}, digits().subset(range(50))
+    method = RBM(build_encoder({**network, "deviation": 0.5}))
+    assert method.prepare(source) is source
+    images = method.examples(list(source.items(range(50))), 0).views[0]
+    first, second = (machine.visible_bias for machine in method.network.machines)
+    torch.testing.assert_close(first, images.flatten(1).mean(0) / 0.5)
+    assert not second.any()
+    method.prepare(digits())
+    torch.testing.assert_close(first, images.flatten(1).mean(0) / 0.5)  # of a machine that has learned, they stay
+    binary = RBM(build_encoder(network))
+    binary.prepare(source)
+    assert not binary.network.machines[0].visible_bias.any()
+
+
 def test_small_images_are_read_as_they_were() -> None:
     """Not enlarged and shrunk again: bit for bit the pixels of scikit-learn's digits, black and white from 8 on."""
     from sklearn.datasets import load_digits
