@@ -217,7 +217,7 @@ def test_the_tokenizer_of_a_token_file(tmp_path: Path) -> None:
         load_tokenizer(tmp_path / "b.json")
 
 
-@pytest.mark.parametrize("kind", ["wordpiece", "bpe"])
+@pytest.mark.parametrize("kind", ["wordpiece", "bpe", "unigram"])
 def test_the_same_texts_give_the_same_tokenizer(kind: str) -> None:
     """Words with many pairs of equal counts: the library numbers letters within words in an order of chance."""
     pytest.importorskip("tokenizers")
@@ -225,6 +225,8 @@ def test_the_same_texts_give_the_same_tokenizer(kind: str) -> None:
     texts = ["[MASK] ##a Ärger", *(row.tobytes().decode() for row in letters)]
     made = [train_tokenizer(iter(texts), kind, 400) for _ in range(3)]
     assert len({tokenizer.fingerprint for tokenizer in made}) == 1
+    made += [train_tokenizer(["rare: Ü ☃ Z Q %", *(["the rain in Spain"] * 30)], kind, 300) for _ in range(3)]
+    assert len({tokenizer.fingerprint for tokenizer in made}) == 2
     assert made[0].encode(["[MASK] ##a"])[0].max() < 400
     assert made[0].mask not in made[0].encode(["[MASK] ##a"])[0]
     assert made[0].size == 400
