@@ -87,6 +87,7 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
 }
 WITH_OPTIONS = ("text", "pairs")
 PARQUET, NPZ = ".parquet", ".npz"
+GZIP = b"\x1f\x8b"  # the first bytes of its files
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 # Data by themselves.
 _WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
@@ -435,6 +436,8 @@ def _file(place: str, options: dict[str, Any]) -> Source:
     start = open_file(place).read(0, 1024)
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)
+    if start[: len(GZIP)] == GZIP:
+        raise ValueError(f"data: expected data that is not compressed, {place!r} is; unpack it (gunzip)")
     if kind not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
         raise ValueError(f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}")
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)

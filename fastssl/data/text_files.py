@@ -325,7 +325,12 @@ def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarra
 def _lines(place: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the lines of a file begin and end, and whether they have other characters than white space."""
     file = open_file(place)
-    start = len(_BOM) if file.read(0, len(_BOM)) == _BOM else 0
+    mark = file.read(0, len(_BOM))
+    if mark[:2] in UTF16:  # whose lines of ASCII would be read as UTF-8, with zeros between the letters
+        raise CorpusError(
+            f"{place}: expected lines of UTF-8 or the like, got UTF-16; convert it (iconv -f utf-16 -t utf-8)"
+        )
+    start = len(_BOM) if mark == _BOM else 0
     breaks, inked, before = [], [], 0
     for at in range(start, file.size, _BLOCK):
         block = np.frombuffer(file.read(at, _BLOCK), np.uint8)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,10 @@ def test_files_of_text_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a file of text; texts are opened as text:.*notes\.md"):
         fastssl.data.open(path)
     assert len(fastssl.data.open(f"text:{path}")) == 1
+    packed = tmp_path / "corpus.txt.gz"
+    packed.write_bytes(gzip.compress(b"Some text."))
+    with pytest.raises(ValueError, match=r"not compressed, '.*corpus.txt.gz' is; unpack it"):
+        fastssl.data.open(packed)
 
 
 @pytest.mark.parametrize("kind", [".txt", ".jsonl"])
@@ -203,8 +208,11 @@ def test_files_of_utf_16(tmp_path: Path) -> None:
         fastssl.data.open(tmp_path / "a.csv")
     assert fastssl.data.open(f"{tmp_path / 'a.csv'}#encoding=utf-16").text(0) == "schön"  # type: ignore[attr-defined]
     (tmp_path / "a.txt").write_bytes("schön\n".encode("utf-16"))
+    for separator in ("line", "blank-line", None):
+        with pytest.raises(CorpusError, match=r"a.txt: expected lines of UTF-8 .* got UTF-16; convert it \(iconv"):
+            text_corpus(tmp_path / "a.txt", separator=separator)
     with pytest.raises(CorpusError, match=r"a.txt: byte 0 \(0xff\) is no UTF-8; convert the file \(iconv -f utf-16"):
-        text_corpus(tmp_path / "a.txt").text(0)
+        text_corpus(tmp_path / "a.txt", separator="file").text(0)
     with pytest.raises(ValueError, match="encoding: expected one with the bytes of ASCII"):
         text_corpus(tmp_path / "a.txt", encoding="utf-16")
     (tmp_path / "b.txt").write_bytes(b"sch\xf6n\n")
