@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -49,12 +50,11 @@ def word_similarity(vectors: WordVectors, path: str | Path) -> dict[str, float]:
     """
     judged, rows, unknown = [], [], 0
     for place, (number, fields) in enumerate(_lines(path)):
-        try:
-            score = float(fields[2])
-        except (IndexError, ValueError) as error:
+        score = _number(fields[2]) if len(fields) > 2 else None
+        if score is None:
             if place == 0:
                 continue  # a heading
-            raise ValueError(f"{path}: line {number}: expected two words and a score, got {fields}") from error
+            raise ValueError(f"{path}: line {number}: expected two words and a score, got {fields}")
         pair = [_known(vectors, word) for word in fields[:2]]
         if None in pair:
             unknown += 1
@@ -133,16 +133,17 @@ def holds_analogies(path: str | Path) -> bool:
     """
     lines = [fields for _, fields in islice(_lines(path), 2)]
     return any(fields[0] == ":" for fields in lines) or (
-        bool(lines) and len(lines[-1]) == 4 and not _is_number(lines[-1][2])
+        bool(lines) and len(lines[-1]) == 4 and _number(lines[-1][2]) is None
     )
 
 
-def _is_number(text: str) -> bool:
+def _number(text: str) -> float | None:
+    """A finite number; None: the text is none."""
     try:
-        float(text)
+        value = float(text)
     except ValueError:
-        return False
-    return True
+        return None
+    return value if math.isfinite(value) else None
 
 
 def _lines(path: str | Path) -> Iterator[tuple[int, list[str]]]:

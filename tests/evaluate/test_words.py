@@ -38,9 +38,10 @@ def test_similarity_is_spearmans(vectors: WordVectors, tmp_path: Path) -> None:
         cosines = np.array([vectors.similarity(a.lower(), b) for a, b, _ in pairs])
         ranks = [4.0, 2.5, 2.5, 1.0], cosines.argsort().argsort() + 1.0
         assert found["rho"] == pytest.approx(100 * np.corrcoef(*ranks)[0, 1], rel=1e-6)
-    path.write_text("king queen 1\nking man high\n")
-    with pytest.raises(ValueError, match="line 2: expected two words and a score"):
-        word_similarity(vectors, path)
+    for score in ("high", "nan", "inf"):
+        path.write_text(f"king queen 1\nking man {score}\n")
+        with pytest.raises(ValueError, match="line 2: expected two words and a score"):
+            word_similarity(vectors, path)
     path.write_text("a b 1\n")
     with pytest.raises(ValueError, match="pairs of known words, got 0 of 1"):
         word_similarity(vectors, path)
@@ -155,6 +156,7 @@ def test_counts_of_words(counts: Any, kind: type[Exception], message: str) -> No
         (": family\nking queen man woman\n", True),
         ("# a comment\n\n: family\nking queen man woman\n", True),
         ("king queen man woman\nparis france rome italy\n", True),
+        ("king queen man woman\nking queen nan woman\n", True),
         ("\ufeffking\tqueen\tman\twoman\r\n", True),
         ("a\tb\tc\td\n: family\nking queen man woman", True),
         ("king queen 3\nman woman 2\n", False),
