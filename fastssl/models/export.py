@@ -41,9 +41,9 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
         encoder: images [B, channels, S, S] in [-1, 1] to [B, C]; exported in evaluation mode.
         options: options of ``build_encoder`` that built it.
         to: "torch": an exported program, any batch size; "onnx": any batch size (extra: export); "huggingface": a
-            folder with a model and an image processor of transformers, without custom code for ResNets, ViTs and
-            networks of timm (extra: vision; see :func:`fastssl.models.transformers_export.save`); "torchvision" and
-            "timm": weights for a network of that library, or for a ResNet of 64 channels with the ImageNet stem.
+            folder with a model and an image processor of transformers (extra: vision; which of them need custom code:
+            :func:`fastssl.models.transformers_export.save`); "torchvision" and "timm": weights for a network of that
+            library, or for a ResNet of 64 channels with the ImageNet stem.
             :func:`loading` returns the code that loads each.
         path: file, or folder for "huggingface"; written atomically.
 
@@ -94,8 +94,9 @@ def loading(encoder: Encoder, options: dict[str, Any], to: str, path: Path) -> s
         with torch.no_grad():
             image = torch.zeros(1, encoder.channels, encoder.size, encoder.size)
             readout = transformers_export.readout_of(transformers_export.load(path), image)
+        more = ", with trust_remote_code=True" if encoder.channels == 1 else ""
         return (
-            "from transformers import AutoImageProcessor, AutoModel  # the processor: for photographs\n"
+            f"from transformers import AutoImageProcessor, AutoModel  # the processor: for photographs{more}\n"
             f"features = AutoModel.from_pretrained({where}{code}).eval()(images).{readout}"
         )
     own = isinstance(encoder.network, Backbone)

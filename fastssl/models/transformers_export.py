@@ -25,6 +25,7 @@ _BLOCK = {
     "mlp.0": "intermediate.dense",
     "mlp.2": "output.dense",
 }
+_GREY = ("image_processing_fastssl", "GreyImageProcessor")  # the module and the class of its custom code
 
 
 def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
@@ -32,7 +33,8 @@ def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
 
     ResNets with the ImageNet stem become a ``ResNetModel``, :class:`ViT` an ``IJepaModel`` (transformers' ViT without a
     class token), networks of timm a ``TimmWrapperModel``; Hugging Face models are saved unchanged. Other networks are
-    saved with custom code that imports fastssl. A ``preprocessor_config.json`` is always written.
+    saved with custom code that imports fastssl. A ``preprocessor_config.json`` is always written; for encoders of grey
+    images with custom code, which converts photographs to grey.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
@@ -56,6 +58,8 @@ def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
     else:
         _save_with_code(encoder, options, path)
     (path / "preprocessor_config.json").write_text(json.dumps(processor(encoder.size, encoder.channels), indent=2))
+    if encoder.channels == 1:
+        shutil.copy(Path(__file__).with_name(f"{_GREY[0]}.py"), path)
 
 
 def load(path: Path) -> nn.Module:
@@ -108,8 +112,10 @@ def processor(size: int, channels: int = 3) -> dict[str, Any]:
     """
     from fastssl.data.views import resize_of
 
-    return {
-        "image_processor_type": "CLIPImageProcessor",
+    kind: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
+    if channels == 1:  # a type that transformers lacks: without trust_remote_code it raises an error
+        kind = {"image_processor_type": _GREY[1], "auto_map": {"AutoImageProcessor": ".".join(_GREY)}}
+    return kind | {
         "do_convert_rgb": channels == 3,
         "do_resize": True,
         "size": {"shortest_edge": resize_of(size)},

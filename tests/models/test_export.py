@@ -107,20 +107,27 @@ def test_transformers_needs_code_for_our_own_network_alone(name: str, tmp_path: 
     assert type(model).__name__ == kinds[name]
 
 
-@pytest.mark.parametrize(("size", "channels"), [(32, 3), (112, 3), (32, 1)])
-def test_the_image_processor_does_what_evaluation_does(size: int, channels: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "channels"), [(32, 3), (112, 3), (32, 1), (112, 1)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_the_image_processor_does_what_evaluation_does(size: int, channels: int, mode: str, tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     from PIL import Image
 
     options = SMALL | {"size": size} | ({} if channels == 3 else {"channels": channels})
     export_encoder(_encoder(options), options, "huggingface", tmp_path / "made")
-    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "made")
+    made = tmp_path / "made"
+    if channels == 1:
+        with pytest.raises(ValueError, match="trust_remote_code=True"):
+            transformers.AutoImageProcessor.from_pretrained(made, trust_remote_code=False)
+    processor = transformers.AutoImageProcessor.from_pretrained(made, trust_remote_code=channels == 1)
     ramp = np.linspace(0, 255, 150 * 200 * 3).reshape(150, 200, 3)
-    image = (ramp + 60 * np.sin(ramp / 5)).clip(0, 255).astype(np.uint8)[..., :channels]
-    given = processor(Image.fromarray(image.squeeze()), return_tensors="pt")["pixel_values"]
+    photograph = Image.fromarray((ramp + 60 * np.sin(ramp / 5)).clip(0, 255).astype(np.uint8)).convert(mode)
+    image = np.asarray(photograph.convert("RGB" if channels == 3 else "L")).reshape(150, 200, channels)
     expected = CenterCropExamples(size, channels).augment(image, seed=0)[None]
-    assert given.shape == expected.shape
-    assert float((given - expected).abs().max()) < 3 / 127.5  # its pixels are rounded to 8 bits on the way
+    for images in (photograph, [photograph], np.asarray(photograph.convert("RGB"))):
+        given = processor(images, return_tensors="pt")["pixel_values"]
+        assert given.shape == expected.shape
+        assert float((given - expected).abs().max()) < 3 / 127.5  # its pixels are rounded to 8 bits on the way
 
 
 def test_weights_have_the_names_of_the_library(tmp_path: Path) -> None:
