@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 PATHS, LABELS, SCORES, TEXTS = (
     ("path", "file", "file_name", "filename", "image"),
-    ("label", "labels", "class", "cls", "gold_label"),
+    ("label", "labels", "class", "cls", "gold_label", "target"),
     ("score", "scores", "similarity", "similarity_score"),
     ("text", "caption"),
 )
@@ -45,8 +45,12 @@ class TextColumns:
     score: str | None = None
 
     def __str__(self) -> str:
-        known = ((role, getattr(self, role)) for role in ("text", "text_pair", "label", "score"))
-        return ", ".join(f"{role} from column {column!r}" for role, column in known if column is not None)
+        return described({role: getattr(self, role) for role in ("text", "text_pair", "label", "score")})
+
+
+def described(columns: Mapping[str, str | None]) -> str:
+    """A line that says which column each role is read from."""
+    return ", ".join(f"{role} from column {column!r}" for role, column in columns.items() if column is not None)
 
 
 def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | None]) -> TextColumns:
@@ -81,7 +85,8 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
         raise ValueError(
-            f"{where}: expected a column {known}, got {', '.join(columns)}; texts in another one: {where}#text=NAME"
+            f"{where}: expected a column {known}, got {', '.join(columns)}; one of another name: {where}#text=NAME, or "
+            "#path=NAME in a table of images"
         )
     label, score = chosen.get("label"), chosen.get("score")
     if label is None and score is None:

@@ -113,6 +113,8 @@ class FileSource(PathSource):
         (8, 8)
     """
 
+    columns: str | None = None  # of a table that lists the files: what is read from each
+
     def __init__(
         self,
         paths: Sequence[str] | Sequence[Path],

@@ -94,20 +94,35 @@ def labels_of(
     if columns.label is None:
         return None, []
     given = [row.get(columns.label) for row in rows]
-    k = next((k for k, value in enumerate(given) if _is_fraction(value)), None)
-    if k is not None and all(_is_number(value) for value in given if value not in (None, "")):
-        raise ValueError(
-            f"{where(k)}: expected classes in column {columns.label!r}, got {given[k]!r}; numbers to predict are named "
-            f"as such: #score={columns.label}"
-        )
+    remedy = f"numbers to predict are named as such: #score={columns.label}"
     known = [value for value in given if value not in (None, "")]
     if known and all(isinstance(value, str) and _DECIMAL_COMMA.fullmatch(value.strip()) for value in known):
-        k = given.index(known[0])
-        raise ValueError(
-            f"{where(k)}: expected classes in column {columns.label!r}, got {known[0]!r}; numbers to predict are named "
-            f"as such, #score={columns.label}, with a point as decimal mark"
-        )
+        raise _no_classes(given, known[0], where, columns.label, f"{remedy}, with a point as decimal mark")
+    return class_labels(given, where, columns.label, remedy)
+
+
+def class_labels(
+    given: Sequence[Any], where: Callable[[int], str], column: str, remedy: str
+) -> tuple[np.ndarray | None, list[str]]:
+    """:func:`numbered_labels` of a column of a table, whose fractions are no names of classes if all are numbers.
+
+    Args:
+        given: as of :func:`numbered_labels`.
+        where: a name for item k in errors.
+        column: name of the column.
+        remedy: for fractions, the end of the error.
+
+    Raises:
+        ValueError: a label that is a fraction, or as of :func:`numbered_labels`.
+    """
+    fraction = next((value for value in given if _is_fraction(value)), None)
+    if fraction is not None and all(_is_number(value) for value in given if value not in (None, "")):
+        raise _no_classes(given, fraction, where, column, remedy)
     return numbered_labels(given, where)
+
+
+def _no_classes(given: Sequence[Any], one: Any, where: Callable[[int], str], column: str, remedy: str) -> ValueError:
+    return ValueError(f"{where(given.index(one))}: expected classes in column {column!r}, got {one!r}; {remedy}")
 
 
 def _is_number(value: Any) -> bool:

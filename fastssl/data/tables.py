@@ -19,6 +19,7 @@ from fastssl.data.columns import (
     SENTENCES,
     TEXTS,
     check_options,
+    described,
     first_column,
     known_column,
     text_columns,
@@ -26,7 +27,7 @@ from fastssl.data.columns import (
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
-from fastssl.data.labels import labels_of, numbered_labels
+from fastssl.data.labels import class_labels, labels_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_url, name_of, parent
@@ -40,8 +41,8 @@ def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **optio
 
     Args:
         path: path or URL of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, or a
-            ``.jsonl`` file with one object per line. Columns: path (or file, file_name, image), label (or class) and
-            text (or caption). Names of columns in any case. Labels are integers or names; an empty label
+            ``.jsonl`` file with one object per line. Columns: path (or file, file_name, image), label (or class,
+            target) and text (or caption). Names of columns in any case. Labels are integers or names; an empty label
             is unknown.
         columns: "path", "label" or "text" -> the name of its column, where it is another one.
         options: options of :class:`FileSource`.
@@ -70,10 +71,11 @@ def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **optio
 def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **options: Any) -> FileSource:
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": TEXTS}
     check_options(given, path, roles)
-    where, label, text = (
-        known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
+    chosen = {
+        role: known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
         for role, names in roles.items()
-    )
+    }
+    where, label, text = chosen.values()
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}")
     for k, row in enumerate(rows):
@@ -82,9 +84,11 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
     labels: np.ndarray | None = None
     classes: list[str] = []
     if label is not None:
-        labels, classes = numbered_labels([row.get(label) for row in rows], lambda k: f"{path}: row {k + 1}")
+        given_labels = [row.get(label) for row in rows]
+        remedy = "images have no numbers to predict; classes in another column: #label=NAME"
+        labels, classes = class_labels(given_labels, lambda k: f"{path}: row {k + 1}", label, remedy)
     texts = [str(row.get(text) or "") for row in rows] if text else None
-    return FileSource(
+    source = FileSource(
         [str(row[where]) for row in rows],
         labels,
         classes,
@@ -93,6 +97,9 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
         texts=texts,
         **options,
     )
+    others = [name for name in columns if name not in chosen.values()]
+    source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
+    return source
 
 
 def text_table(
@@ -113,7 +120,8 @@ def text_table(
         text_pair: the column of the second texts of pairs; None: that of a pair known by its names (sentence1 and
             sentence2, premise and hypothesis, question1 and question2, question and sentence, text and text_pair,
             text1 and text2, source and target), unless ``text`` is given.
-        label: the column of classes: integers or names; an empty label is unknown. None: label, class or gold_label.
+        label: the column of classes: integers or names; an empty label is unknown. None: label, class, gold_label or
+            target.
         score: the column of numbers, which are predicted (Spearman's correlation); an empty one is unknown. None: score
             or similarity, without a column of classes.
         encoding: that of the file.

@@ -271,9 +271,12 @@ def labels_of(source: Source) -> Tensor:
         items = [(item.label, item.text is not None) for item in prefetch_items(source)]
         read = [label for label, _ in items]
         if any(label is None for label in read):
-            texts = any(has_text for _, has_text in items)
-            strings = "; its strings are texts, classes are given by labels= of fastssl.data.open" if texts else ""
-            raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{strings}")
+            hint, columns = "", getattr(source, "columns", None)
+            if columns is not None:
+                hint = f" ({columns}); a column of classes of another name: #label=NAME"
+            elif any(has_text for _, has_text in items):
+                hint = "; its strings are texts, classes are given by labels= of fastssl.data.open"
+            raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{hint}")
         labels = np.array(read)
     if labels.ndim == 1 and bool((labels < 0).any()):
         missing = int((labels < 0).sum())

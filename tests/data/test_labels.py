@@ -15,6 +15,8 @@ from PIL import Image
 import fastssl.data
 from fastssl.data import ShardError, ShardSource, text_table
 from fastssl.data.labels import numbered_labels
+from fastssl.data.summary import summary
+from fastssl.evaluate.features import labels_of
 
 GIVEN: dict[str, tuple[list[Any], list[int] | None, list[str]]] = {
     "names": (["b", "a", " b "], [1, 0, 1], ["a", "b"]),
@@ -137,3 +139,29 @@ def test_texts_of_shards_are_read_as_they_are(tmp_path: Path) -> None:
         ShardSource([shard(tmp_path / f"{k}.tar", {"0.txt": text})]) for k, text in enumerate((b"a", b"b"))
     )
     assert first.fingerprint != second.fingerprint
+
+
+@pytest.mark.parametrize("name", ("label", "Class", "target"))
+def test_tables_of_images_say_what_they_read(tmp_path: Path, name: str) -> None:
+    def table(heading: str, labels: list[str]) -> Path:
+        for k in range(len(labels)):
+            Image.new("RGB", (8, 8)).save(tmp_path / f"{k}.png")
+        path = tmp_path / "t.csv"
+        path.write_text(f"path,{heading}\n" + "".join(f"{k}.png,{label}\n" for k, label in enumerate(labels)))
+        return path
+
+    found = fastssl.data.open(table(name, ["cat", "ant"]))
+    assert found.classes == ["ant", "cat"] and list(found.labels) == [1, 0]  # type: ignore[arg-type]
+    assert f"path from column 'path', label from column '{name}'" in list(summary(found))
+    with pytest.raises(
+        ValueError, match=rf"t.csv: row 2: expected classes in column '{name}', got '0.5'; .*#label=NAME"
+    ):
+        fastssl.data.open(table(name, ["1.0", "0.5"]))
+    assert fastssl.data.open(table(name, ["1.5", "beta"])).classes == ["1.5", "beta"]
+    other = fastssl.data.open(table("species", ["cat", "ant"]))
+    assert other.labels is None and "path from column 'path', none from 'species'" in list(summary(other))
+    with pytest.raises(ValueError, match="expected labels .*, t has none .*none from 'species'.*#label=NAME"):
+        labels_of(other)
+    with pytest.raises(ValueError, match="expected a column .* got photo, label; .*#path=NAME"):
+        table("x", ["cat"]).write_text("photo,label\n0.png,cat\n")
+        fastssl.data.open(tmp_path / "t.csv")

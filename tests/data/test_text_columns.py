@@ -95,6 +95,12 @@ def test_pairs_are_found_by_their_names(tmp_path: Path, first: str, second: str)
     assert isinstance(turned, ParallelCorpus) and turned.pair(0) == ("b", "a")
 
 
+def test_targets_are_classes_where_they_are_no_second_texts(tmp_path: Path) -> None:
+    assert text_table(written(tmp_path / "a.csv", [{"text": "a", "target": "yes"}])).classes == ["yes"]
+    pairs = text_table(written(tmp_path / "b.csv", [{"source": "a", "target": "b"}]))
+    assert isinstance(pairs, ParallelCorpus) and pairs.pair(0) == ("a", "b") and pairs.labels is None
+
+
 def test_what_is_no_label_or_score_is_named(tmp_path: Path) -> None:
     for kind in (".csv", ".jsonl"):
         path = written(tmp_path / f"x{kind}", [{"text": "a", "label": 1.0}, {"text": "b", "label": 0.5}])
