@@ -185,5 +185,5 @@ def run(quick: bool = False, report: Callable[[str], None] = print) -> dict[str,
 def write_atomically(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text)
+    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
     os.replace(fresh, path)

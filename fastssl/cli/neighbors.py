@@ -80,7 +80,7 @@ def draw_neighbors(
     if out.suffix == ".png":
         _sheet(lines).save(temporary, "PNG")
     else:
-        temporary.write_text(_page(lines), encoding="utf-8")
+        temporary.write_text(_page(lines), encoding="utf-8", errors="backslashreplace")  # names of files
     temporary.replace(out)
     return len(lines), min(k, len(keys) - more)
 

@@ -18,6 +18,7 @@ from fastssl.data import Source
 from fastssl.data.source import digest
 
 FORMATS = (".npz", ".safetensors", ".parquet")
+_UTF8 = ("utf-8", "surrogateescape")  # names of files may be other bytes, which are kept
 
 
 @dataclass
@@ -204,7 +205,7 @@ def _read_npz(path: Path) -> FeatureFile:
 def _write_safetensors(
     path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], names: Any, labels: Any, about: dict[str, str]
 ) -> None:
-    ends = np.cumsum(np.fromiter((len(n.encode()) for n in names), np.int64, shape[0]))
+    ends = np.cumsum(np.fromiter((len(n.encode(*_UTF8)) for n in names), np.int64, shape[0]))
     sizes: list[tuple[str, str, tuple[int, ...], int]] = [("features", "F32", shape, 4)]
     if labels is not None:
         labels = np.ascontiguousarray(labels, np.int64)
@@ -226,7 +227,7 @@ def _write_safetensors(
             file.write(labels.data)
         file.write(ends.data)
         for some in _chunks(names):
-            file.write("".join(some).encode())
+            file.write("".join(some).encode(*_UTF8))
 
 
 def _read_safetensors(path: Path) -> FeatureFile:
@@ -236,7 +237,7 @@ def _read_safetensors(path: Path) -> FeatureFile:
         keys, about = set(file.keys()), file.metadata() or {}
         labels = file.get_tensor("labels").numpy() if "labels" in keys else None
         text, ends = bytes(file.get_tensor("names").numpy()), file.get_tensor("name_ends").tolist()
-        names = [text[start:end].decode() for start, end in zip([0, *ends], ends)]
+        names = [text[start:end].decode(*_UTF8) for start, end in zip([0, *ends], ends)]
         return FeatureFile(file.get_tensor("features"), names, labels, *_described(about))
 
 

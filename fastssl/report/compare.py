@@ -175,9 +175,10 @@ def _confusion(unit: Tensor, data: Source, labels: Tensor) -> str:
     share = 100 * table / table.sum(1, keepdim=True).clamp(min=1)
     figure, axis = plt.subplots(figsize=(0.45 * count + 2.2, 0.45 * count + 1.6))
     axis.imshow(share.numpy(), cmap="Oranges", vmin=0, vmax=100)
-    short = [c if len(c) < 18 else c[:16] + "…" for c in data.classes]
-    axis.set_xticks(range(count), short, rotation=60, ha="right", fontsize=8)
-    axis.set_yticks(range(count), short, fontsize=8)
+    names = [c.encode("utf-8", "backslashreplace").decode() for c in data.classes]  # names of folders may be no UTF-8
+    short = [c if len(c) < 18 else c[:16] + "…" for c in names]
+    axis.set_xticks(range(count), short, rotation=60, ha="right", fontsize=8, parse_math=False)
+    axis.set_yticks(range(count), short, fontsize=8, parse_math=False)
     for i in range(count):
         for j in range(count):
             if share[i, j] >= 1:

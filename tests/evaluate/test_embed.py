@@ -364,6 +364,18 @@ def test_damaged_feature_files_are_named(suffix: str, tmp_path: Path) -> None:
             read_features(path)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_names_that_are_no_utf8_are_kept_and_drawn(suffix: str, encoder: Encoder, tmp_path: Path) -> None:
+    photos = _photos(tmp_path / "photos", 3)
+    odd = photos / os.fsdecode(b"x\xff.png")
+    next(photos.rglob("*.png")).rename(odd)
+    features, page = tmp_path / f"f{suffix}", tmp_path / "page.html"
+    embed(encoder, str(photos), features)
+    assert odd.name in read_features(features).names
+    _run("neighbors", str(features), "--query", "x", "--out", str(page))
+    assert "x\\udcff.png" in page.read_text()
+
+
 def test_word_vectors_embed_no_images(tmp_path: Path) -> None:
     Word2Vec(dim=8, epochs=1).fit([["one", "two", "three", "four"]] * 40, out=tmp_path / "run")
     with pytest.raises(ValueError, match="checkpoint: word2vec has no encoder of images; .*load_word_vectors"):

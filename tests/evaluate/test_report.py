@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_a_page_on_a_folder(runs: list[Path], tmp_path: Path) -> None:
     assert "Twemoji" not in page and "Emoji" not in page
     assert "{{" not in page and "--soft:" in page  # with the common style
     assert "k-NN" in page and notes == [f"simclr ({n}/run): 1 run" for n in ("small", "large")]
+
+
+def test_classes_of_any_name(runs: list[Path], tmp_path: Path) -> None:
+    classes = [os.fsdecode(b"c\xff"), r"$\frac x$ & <b>"]
+    page, _ = _page(
+        runs, _photos(tmp_path / "photos", [f"{c}/{k}.png" for k in range(6) for c in classes]), tmp_path / "r"
+    )
+    assert "c\\udcff/" in page and "&lt;b&gt;" in page and "<b>/" not in page
 
 
 def test_the_data_of_the_runs_is_the_default(tmp_path: Path) -> None:
