@@ -9,6 +9,7 @@ import io
 import logging
 import os
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -476,17 +477,18 @@ def _arrays(place: str, given: dict[str, str]) -> Source:
     check_options(given, place, ("images", "labels"))
     try:
         arrays = np.load(io.BytesIO(content(place)), allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        names = list(getattr(arrays, "files", ()))
+        chosen = {role: arrays[name] for role, name in given.items() if name in names}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"data: {place!r} cannot be read as arrays ({error})") from error
-    names = list(getattr(arrays, "files", ()))
-    if "images" not in given or not set(given.values()) <= set(names):
+    if "images" not in given or len(chosen) < len(given):
         got = "".join(f", got {key}={name}" for key, name in given.items())
         raise ValueError(
             f"data: expected the array of images, and that of labels if there is one, as "
             f"{place}#images=NAME:labels=NAME, with names of {', '.join(names)}{got}"
         )
-    source = ArraySource(arrays[given["images"]], name=name_of(place))
-    return _labelled(source, arrays[given["labels"]]) if "labels" in given else source
+    source = ArraySource(chosen["images"], name=name_of(place))
+    return _labelled(source, chosen["labels"]) if "labels" in chosen else source
 
 
 def parts_of(place: str | Path) -> tuple[str, str] | None:

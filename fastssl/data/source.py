@@ -303,15 +303,20 @@ def digest(*parts: str | bytes | np.ndarray | None) -> str:
 
 
 def checked_labels(labels: Any, count: int) -> np.ndarray:
-    """Labels as int64: one per item, or [N, classes] of -1, 0 and 1 for several classes per item.
+    """Labels as int64: one per item, [N] or a column [N, 1], or [N, classes] of -1, 0 and 1 for several classes per item.
 
     Raises:
-        ValueError: a wrong number or dtype of labels.
+        ValueError: a wrong number or dtype of labels, or others than these.
     """
     array = np.asarray(labels)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim not in (1, 2) or len(array) != count or (count and array.dtype.kind not in "iu"):
         raise ValueError(f"labels: expected {count} integers, got {array.dtype} of shape {array.shape}")
     if array.size and (int(array.min()) < -1 or int(array.max()) >= 2**31):
         wrong = int(array.min()) if int(array.min()) < -1 else int(array.max())
         raise ValueError(f"labels: expected 0 to {2**31 - 1:,}, or -1 for unknown classes, got {wrong}")
+    if array.ndim == 2 and array.size and int(array.max()) > 1:
+        raise ValueError(
+            f"labels: expected one per item, or -1, 0 or 1 per item and class, got {array.max()} in shape {array.shape}"
+        )
     return array.astype(np.int64, copy=False)

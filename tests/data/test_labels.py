@@ -165,3 +165,13 @@ def test_tables_of_images_say_what_they_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="expected a column .* got photo, label; .*#path=NAME"):
         table("x", ["cat"]).write_text("photo,label\n0.png,cat\n")
         fastssl.data.open(tmp_path / "t.csv")
+
+
+def test_columns_and_matrices_of_labels() -> None:
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    column = fastssl.data.open(images, labels=np.array([[4], [0], [-1]]))  # as Keras stores them
+    assert column.labels is not None and column.labels.tolist() == [4, 0, -1]
+    several = fastssl.data.open(images, labels=np.array([[1, 0], [0, -1], [1, 1]]))
+    assert several.labels is not None and several.labels.shape == (3, 2)
+    with pytest.raises(ValueError, match=r"labels: expected one per item, or -1, 0 or 1 .*, got 7 in shape \(3, 2\)"):
+        fastssl.data.open(images, labels=np.array([[1, 7], [0, 2], [3, 3]]))

@@ -191,11 +191,17 @@ def test_arrays_of_a_file_are_chosen_by_name(tmp_path: Path) -> None:
     assert named.labels is not None and named.labels.tolist() == [1, 0, 1, -1] and named.classes == ["ant", "cat"]
     assert fastssl.data.open(f"{tmp_path / 'd.npz'}#images=x").labels is None
     (tmp_path / "other.npz").write_bytes(b"no archive")
+    np.savez(tmp_path / "objects.npz", x=np.array([1, "a"], dtype=object))
+    whole = bytearray((tmp_path / "d.npz").read_bytes())
+    whole[whole.index(pixels.tobytes())] ^= 1
+    (tmp_path / "damaged.npz").write_bytes(whole)
     for given, message in (
         ("d.npz", r"as .*d\.npz#images=NAME:labels=NAME, with names of x, y, z$"),
         ("d.npz#images=a", "with names of x, y, z, got images=a"),
         ("d.npz#text=x", "expected options images, labels of .*, got 'text'"),
         ("other.npz", "cannot be read as arrays"),
+        ("objects.npz#images=x", r"objects\.npz' cannot be read as arrays \(Object arrays"),
+        ("damaged.npz#images=x", r"damaged\.npz' cannot be read as arrays \(Bad CRC-32"),
     ):
         with pytest.raises(ValueError, match=message):
             fastssl.data.open(f"{tmp_path}/{given}")
