@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -176,8 +176,3 @@ def _read(table: Any, name: str, columns: Mapping[str, str]) -> Source:
     check_options(columns, name, (*known, "name"))
     columns = {role: known_column(table.features, name, role, column) for role, column in columns.items()}
     return HubSource(table, name, columns) if images else hub_corpus(table, name, columns)
-
-
-def first_part(parts: Mapping[str, Any], wanted: Sequence[str]) -> str | None:
-    """The first of the given names that exists."""
-    return next((name for name in wanted if name in parts), None)

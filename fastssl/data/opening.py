@@ -25,7 +25,7 @@ from fastssl.data.arrays import ArraySource
 from fastssl.data.columns import check_options, split_options
 from fastssl.data.corpus import Corpus
 from fastssl.data.corpus import join as join_corpora
-from fastssl.data.datasets import SAVED, DatasetSource, first_part, hub
+from fastssl.data.datasets import SAVED, DatasetSource, hub
 from fastssl.data.decode import MAX_PIXELS
 from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
@@ -35,6 +35,7 @@ from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.pairs import text_pairs
+from fastssl.data.parts import OF_IMAGES, PARTS, find_part
 from fastssl.data.readable import current as leaving_out
 from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
@@ -92,7 +93,6 @@ GZIP = b"\x1f\x8b"  # the first bytes of its files
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 # Data by themselves.
 _WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
-TRAIN, TEST = ("train", "training"), ("val", "test", "validation", "valid")
 
 
 def open(
@@ -321,7 +321,7 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
 
 def _hub(root: str, part: str, given: dict[str, str]) -> Source:
     parts = hub(root, **given)
-    chosen = first_part(parts, TRAIN if part == "train" else TEST)
+    chosen = find_part(parts, part, OF_IMAGES)
     if chosen is None:
         raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
     return parts[chosen]
@@ -497,8 +497,6 @@ def parts_of(place: str | Path) -> tuple[str, str] | None:
     if not is_folder(place):
         return None
     folders = [name for name, is_a_folder in entries(place).items() if is_a_folder and not name.startswith(".")]
-    train, test = (first_part(dict.fromkeys(folders), names) for names in (TRAIN, TEST))
-    if not (train and test) and len(folders) == 2:  # in capitals, if there is nothing else
-        lower = {name.lower(): name for name in folders}
-        train, test = (lower.get(first_part(dict.fromkeys(lower), names) or "") for names in (TRAIN, TEST))
+    alone = len(folders) == 2  # beside others, "Train" is a class
+    train, test = (find_part(folders, part, OF_IMAGES, any_case=alone) for part in PARTS)
     return (join(place, train), join(place, test)) if train and test else None

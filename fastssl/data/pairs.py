@@ -12,10 +12,10 @@ from typing import Any
 from fastssl.data.columns import find_column
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
+from fastssl.data.parts import PARTS
 from fastssl.data.storage import ending, entries, is_folder, is_url, join, name_of
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
-PARTS = {"train": ("train", "training"), "test": ("test", "dev", "validation", "valid", "val")}
 
 
 def part_file(folder: str | Path, part: str, suffixes: tuple[str, ...]) -> str:

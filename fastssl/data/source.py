@@ -303,7 +303,7 @@ def digest(*parts: str | bytes | np.ndarray | None) -> str:
 
 
 def checked_labels(labels: Any, count: int) -> np.ndarray:
-    """Labels as int64: one per item, [N] or a column [N, 1], or [N, classes] of -1, 0 and 1 for several classes per item.
+    """Labels as int64: one per item, as [N] or a column [N, 1]; or [N, classes] of -1, 0 and 1 for several per item.
 
     Raises:
         ValueError: a wrong number or dtype of labels, or others than these.

@@ -11,11 +11,12 @@ import numpy as np
 from fastssl.data import benchmarks
 from fastssl.data.annotated import ANNOTATED
 from fastssl.data.columns import split_options
-from fastssl.data.datasets import first_part, hub
+from fastssl.data.datasets import hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.glue import glue, glue_task
-from fastssl.data.opening import TEST, TRAIN, open, parts_of, without_unreadable
+from fastssl.data.opening import open, parts_of, without_unreadable
+from fastssl.data.parts import OF_IMAGES, PARTS, find_part
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
@@ -130,7 +131,7 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             return _readable(Splits(kind, *benchmarks.read(kind, root), metric), data)
         if root and kind == "hf":
             parts = hub(root, **given)
-            train, test = first_part(parts, TRAIN), first_part(parts, TEST)
+            train, test = (find_part(parts, part, OF_IMAGES) for part in PARTS)
             if train is None or test is None:
                 raise ValueError(
                     f"data: expected parts train and test (or validation) in {root!r}, got {sorted(parts)}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from fastssl.data.columns import check_options
 from fastssl.data.corpus import Corpus
-from fastssl.data.pairs import PARTS
+from fastssl.data.parts import PARTS, find_part
 from fastssl.data.source import Source
 from fastssl.data.storage import ending, entries, is_folder, join, name_of
 from fastssl.data.tables import SUFFIXES as TABLES
@@ -56,9 +56,9 @@ def text_parts(place: str) -> tuple[str, str] | None:
     for name, is_a_folder in sorted(entries(place).items()):
         kind = "" if is_a_folder else ending(name)
         if is_a_folder or kind in {*SUFFIXES, *TABLES}:
-            stems.setdefault(name[: len(name) - len(kind)].lower(), name)
-    train, test = (next((stems[name] for name in PARTS[part] if name in stems), None) for part in PARTS)
-    return (join(place, train), join(place, test)) if train and test else None
+            stems.setdefault(name[: len(name) - len(kind)], name)
+    train, test = (find_part(stems, part) for part in PARTS)
+    return (join(place, stems[train]), join(place, stems[test])) if train and test else None
 
 
 def number_alike(test: Source, trained: Sequence[str]) -> None:

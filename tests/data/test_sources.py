@@ -39,6 +39,8 @@ from fastssl.data import (
     read_image,
     write_shards,
 )
+from fastssl.data.opening import parts_of
+from fastssl.data.text_parts import text_parts
 from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, load_checkpoint, pretrain
@@ -279,6 +281,26 @@ def test_parts_of_a_folder(tmp_path: Path) -> None:
     assert len(fastssl.data.open(tmp_path, part="test")) == 4
     task = open_splits(tmp_path)
     assert (len(task.train), len(task.test)) == (6, 4)
+
+
+@pytest.mark.parametrize(
+    ("folders", "images", "texts"),
+    [
+        (("train", "val", "test"), "val", "test"),
+        (("Train", "Test", "more"), None, "Test"),
+        (("TRAINING", "dev"), "dev", "dev"),
+        (("train", "Train", "validation", "valid"), "validation", "validation"),
+        (("train", "more"), None, None),
+    ],
+)
+def test_parts_of_images_and_texts_have_the_same_names(
+    folders: tuple[str, ...], images: str | None, texts: str | None, tmp_path: Path
+) -> None:
+    for name in folders:
+        (tmp_path / name).mkdir()
+    for found, test in ((parts_of(tmp_path), images), (text_parts(str(tmp_path)), texts)):
+        expected = None if test is None else (str(tmp_path / folders[0]), str(tmp_path / test))
+        assert found == expected
 
 
 def test_names_are_names_and_paths_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
