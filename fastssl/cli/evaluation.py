@@ -18,8 +18,11 @@ def data_of(state: dict[str, Any]) -> str:
     """The data set that a run was trained on, as :func:`fastssl.data.open` takes it.
 
     Raises:
+        FileNotFoundError: the file or folder is no longer there.
         ValueError: the checkpoint does not record it.
     """
+    from fastssl.data.columns import split_options
+
     if "source" not in state:  # an older checkpoint, which names embedded data sets only
         return str(state["data"]).removesuffix("-train")
     where = state["source"]["where"]
@@ -27,6 +30,9 @@ def data_of(state: dict[str, Any]) -> str:
         where = state["source"]["embedded"]
     if where is None:
         raise ValueError(f"data: the checkpoint does not record where {state['data']} is; give --data")
+    place = split_options(str(where))[0]
+    if os.path.isabs(place) and not set(place) & set("*?[{,") and not os.path.exists(place):
+        raise FileNotFoundError(f"data: the run was trained on {place!r}, which is no longer there; give --data")
     return str(where)
 
 

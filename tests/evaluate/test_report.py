@@ -75,6 +75,11 @@ def test_the_data_of_the_runs_is_the_default(tmp_path: Path) -> None:
     assert common_data([tmp_path / "0", tmp_path / "2"]) == str(places[0])
     with pytest.raises(ValueError, match=rf"trained on {places[0]} and {places[1]}; .*--data"):
         common_data([tmp_path / f"{k}" for k in range(3)])
+    places[0].rename(tmp_path / "moved")
+    with pytest.raises(
+        FileNotFoundError, match=rf"data: the run was trained on '{places[0]}', which is .*; give --data"
+    ):
+        common_data([tmp_path / "0", tmp_path / "2"])
 
 
 def test_the_images_of_the_package_are_credited(runs: list[Path], tmp_path: Path) -> None:
