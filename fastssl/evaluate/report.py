@@ -186,8 +186,8 @@ def check_classes(data: Source, labels: Tensor) -> None:
         alone = int((counts == 1).nonzero()[0])
         called = data.classes[alone] if alone < len(data.classes) else alone
         raise ValueError(
-            f"data: expected at least two images of each class, {called} of {data.name} has one: add others, or leave "
-            "the class out"
+            f"data: expected at least two images of each class, class {called!r} of {data.name} has one: add others, "
+            "or leave the class out"
         )
 
 

@@ -227,7 +227,7 @@ def test_labels_that_cannot_be_evaluated_are_named() -> None:
         (None, "data: expected labels to evaluate with, images has none"),
         ([0, 0, -1, 1], "data: expected a label of every item, 1 of images have none"),
         ([0, 0, 0, 0], "data: expected at least two classes"),
-        ([0, 0, 0, 1], "data: expected at least two images of each class, dogs of images has one"),
+        ([0, 0, 0, 1], "data: expected at least two images of each class, class 'dogs' of images has one"),
     ):
         with pytest.raises(ValueError, match=match):
             evaluate(encoder, options, ArraySource(images, labels, ["cats", "dogs"]))
@@ -374,7 +374,7 @@ def test_a_class_of_one_image_is_named() -> None:
     images = np.zeros((5, 8, 8, 3), np.uint8)
     source = fastssl.data.ArraySource(images, [0, 0, 1, 2, 2], ["ants", "bees [1]", "cats"])
     options = {"name": "resnet", "size": 16, "width": 4}
-    with pytest.raises(ValueError, match=r"bees \[1\] of images has one: add others, or leave the class out"):
+    with pytest.raises(ValueError, match=r"class 'bees \[1\]' of images has one: add others, or leave the class out"):
         evaluate(build_encoder(options), options, source)
 
 

@@ -94,7 +94,7 @@ def test_the_images_of_the_package_are_credited(runs: list[Path], tmp_path: Path
     [
         ([f"{k}.png" for k in range(12)], "has none"),
         ([f"one/{k}.png" for k in range(12)], "two classes"),
-        ([*CLASSES, "alone/0.png"], "alone of photos has one"),
+        ([*CLASSES, "alone/0.png"], "class 'alone' of photos has one"),
     ],
 )
 def test_images_that_cannot_be_judged_are_still_shown(
