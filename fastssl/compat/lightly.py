@@ -103,7 +103,7 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         if isinstance(value, Tensor) or not value > 0:
             raise NotFused("a sigma that is learned, or not above 0")
         sigma = value
-    out0, out1 = multiplied(out0, out1)
+    out0, out1 = multiplied(*lasting(out0, out1))
     if _gathered(loss):
         if sigma is not None:
             raise NotFused("weights of this process's rows alone")
