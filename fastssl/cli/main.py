@@ -46,7 +46,9 @@ def main() -> None:
         echo(f"error: {' '.join(str(error).split())}{_remedy(error)}", "red")
         sys.exit(2 if isinstance(error, USAGE_ERRORS) else 1)
     except KeyboardInterrupt:
-        echo("stopped")
+        train = sys.modules.get("fastssl.train")  # else there are no other processes
+        if train is None or train.is_rank_zero():
+            echo("stopped")
         sys.exit(130)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +15,10 @@ import torch
 from typer.testing import CliRunner
 
 import fastssl
-from fastssl.cli import app
+import fastssl.train
+from fastssl.cli import app, show
 from tests.support import command
-from tests.support.processes import start
+from tests.support.processes import rendezvous, start
 
 runner = CliRunner()
 
@@ -459,3 +463,28 @@ def test_long_searches_and_packing_show_how_far_they_are(tmp_path: Path, monkeyp
     text = _run("pack", str(photos), str(tmp_path / "x.pack"))
     lines = text.replace("\n", " ")
     assert f"{photos}: files found: 12" in lines and f"{tmp_path / 'x.pack'}: images packed of 12: 12" in lines
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_first_of_several_processes_says_that_a_run_was_stopped(
+    rank: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Every one did, and named a checkpoint also where there was none."""
+
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for name, value in rendezvous(rank, 2, 0).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(fastssl.train, "pretrain", stop)
+    commands = importlib.import_module("fastssl.cli.main")
+    monkeypatch.setattr(
+        commands, "app", lambda: show.run_pretraining(None, SimpleNamespace(name="data"), None, tmp_path)
+    )
+    for made in (False, True):
+        if made:
+            (tmp_path / "checkpoint").mkdir()
+        with pytest.raises(SystemExit, match="130"):
+            commands.main()
+        said = capfd.readouterr().out
+        assert said.count("stopped") == (0 if rank else 1 + made) and ("--resume" in said) == (made and not rank), said
