@@ -24,8 +24,9 @@ import torch
 
 from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
-from fastssl.compat._peer import NotFused, Peer, Result, Target, require_matrices
-from fastssl.compat._sizes import require_rows, require_scores
+from fastssl.compat._peer import Around, NotFused, Peer, Result, Target, require_matrices
+from fastssl.compat._sizes import gathers, require_rows, require_scores
+from fastssl.distributed.shards import current, outside_of_graphs, unsharded
 from fastssl.functional import _check as check
 
 __all__ = ["PEERS", "Calls", "NotFused", "patch", "patched", "replaced", "require_matrices", "unpatch"]
@@ -148,14 +149,16 @@ def _activate(name: str) -> _Patch:
     peer.check_version()
     try:
         targets: list[Target] = adapter.targets()
+        around: list[Around] = getattr(adapter, "around", list)()
     except Exception as error:  # such as the RuntimeError of a torchvision that was built for another torch
         raise ImportError(f"name: {name} cannot be imported: {error}") from error
     entry = _Patch(peer)
-    originals = [getattr(t.owner, t.method) for t in targets]  # before a base class is patched
-    for target, original in zip(targets, originals):
-        wrapper = _wrap(entry, target, original)
-        before = target.owner.__dict__.get(target.method, _MISSING)
-        entry.replaced.append(_Replaced(target.owner, target.method, before, wrapper))
+    replacing: list[Target | Around] = [*targets, *around]
+    originals = [getattr(t.owner, t.method) for t in replacing]  # before a base class is patched
+    for each, original in zip(replacing, originals):
+        wrapper = _wrap(entry, each, original) if isinstance(each, Target) else _around(entry, each, original)
+        before = each.owner.__dict__.get(each.method, _MISSING)
+        entry.replaced.append(_Replaced(each.owner, each.method, before, wrapper))
     for item in entry.replaced:
         setattr(item.owner, item.name, item.wrapper)
     for target in targets:
@@ -207,6 +210,9 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if not entry.active:
             return original(self, *args, **kwargs)
+        if current() is not None and gathers(self):
+            with unsharded():
+                return method(self, *args, **kwargs)
         try:
             if target.probe is None:
                 found: Result = target.fused(original, entry.options.exact_dtypes, self, *args, **kwargs)
@@ -241,12 +247,30 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
             count(str(reason))
+            if target.loss and (shards := current()) is not None and shards.size > 1:
+                raise RuntimeError(
+                    f"sharded: expected a loss that runs fused, got {owner.__name__}, whose original code sees the "
+                    f"rows of this process alone: {reason}"
+                ) from None
             return original(self, *args, **kwargs)
         count("")
         result = derivatives.attach(result, again, given.args, given.kwargs, owned)
         return result if target.after is None else target.after(result, given.arguments)
 
     method.__fastssl__ = True  # type: ignore[attr-defined]
+    return method
+
+
+def _around(entry: _Patch, around: Around, original: Callable[..., Any]) -> Callable[..., Any]:
+    call = outside_of_graphs(around.call)
+
+    @functools.wraps(original)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not entry.active or current() is None:
+            return original(self, *args, **kwargs)
+        return call(original, self, *args, **kwargs)
+
+    method.__fastssl__ = entry.peer.is_own(original)  # type: ignore[attr-defined]
     return method
 
 
@@ -298,7 +322,11 @@ def _restore(entry: _Patch) -> None:
 def replaced(name: str) -> list[tuple[type, str, Callable[..., Any], Calls]]:
     """Class, name, original and statistics of each patched method of a library."""
     entry = _patches[name]
-    return [(r.owner, r.name, r.wrapper.__wrapped__, entry.calls[r.owner.__name__]) for r in entry.replaced]
+    return [
+        (r.owner, r.name, r.wrapper.__wrapped__, entry.calls[r.owner.__name__])
+        for r in entry.replaced
+        if r.owner.__name__ in entry.calls
+    ]
 
 
 @contextlib.contextmanager

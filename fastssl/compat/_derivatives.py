@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from fastssl.compat._dtypes import parts, shallow
+from fastssl.distributed.shards import current
 
 Version = tuple[Tensor, int, int]  # with its version counter and its address
 
@@ -31,9 +32,12 @@ class _Call:
     owned: list[Version]
     learned: dict[int, int]  # places of the object's own tensors among the inputs, by identity
     autocast: tuple[str, torch.dtype, bool]
+    alone: bool  # whether it was of this process's rows alone, as the original is
 
     def gradients(self, given: tuple[Tensor, ...], grads: tuple[Tensor | None, ...]) -> list[Tensor | None]:
         """Differentiable gradients of ``given`` from those of the result's tensors."""
+        if not self.alone:
+            raise RuntimeError("fastssl: no second derivative of a loss over several processes (sharded)")
         if any((t._version, t.data_ptr()) != tuple(before) for t, *before in self.owned):
             raise RuntimeError(
                 "fastssl: no second derivative of a call that changed buffers of its loss, such as a memory bank, or "
@@ -105,7 +109,7 @@ def attach(
     autocast = device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device)
     arguments = [places.get(id(leaf), leaf) for leaf in leaves]
     own = {id(t): places[id(t)].place for t in learned}
-    call = _Call(original, shallow(module), arguments, tree, owned, own, autocast)
+    call = _Call(original, shallow(module), arguments, tree, owned, own, autocast, current() is None)
     made = dict(zip(map(id, values), _Twice.apply(call, len(values), *values, *given)))
     return pytree.tree_map(lambda t: made.get(id(t), t), result)
 

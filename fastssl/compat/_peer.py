@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from fastssl.distributed.shards import current
+
 
 class NotFused(Exception):
     """Raised to run the original code; the message is the reason."""
@@ -47,6 +49,7 @@ class Target:
         of_classes: rows are compared with one vector per class: few scores of them on a CPU are the library's, too.
         again: calls the original for second derivatives, with a result of the same structure as the fused function's.
         after: takes the result in the original's dtype, and the arguments by name, and returns the method's result.
+        loss: the result is a loss, which :func:`fastssl.distributed.sharded` makes one of the rows of all processes.
     """
 
     owner: type
@@ -58,6 +61,22 @@ class Target:
     of_classes: bool = False
     again: Callable[..., Any] = lambda original, *args, **kwargs: original(*args, **kwargs)
     after: Callable[[Any, Mapping[str, Any]], Any] | None = None
+    loss: bool = True
+
+
+@dataclass(frozen=True)
+class Around:
+    """A method that calls patched ones, and is replaced within :func:`fastssl.distributed.sharded` alone.
+
+    Args:
+        owner: the class.
+        method: name of the method.
+        call: function with the original first, then the arguments of the method.
+    """
+
+    owner: type
+    method: str
+    call: Callable[..., Any]
 
 
 @dataclass(frozen=True)
@@ -258,6 +277,12 @@ def lasting(*rows: Tensor) -> tuple[Tensor, ...]:
     memory, or a buffer of keys, may be written to before the backward pass."""
     differentiated = torch.is_grad_enabled() and any(t.requires_grad for t in rows)
     return tuple(t.clone() if differentiated and not t.requires_grad else t for t in rows)
+
+
+def require_alone() -> None:
+    """Raises NotFused within :func:`fastssl.distributed.sharded`, for what sees this process's rows alone."""
+    if (shards := current()) is not None and shards.size > 1:
+        raise NotFused("no kernel over the rows of several processes")
 
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

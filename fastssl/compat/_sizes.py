@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fastssl.compat._dtypes import parts, tensors
 from fastssl.compat._peer import NotFused
+from fastssl.distributed.shards import current
 from fastssl.ops.backend import resolve
 
 # What the library's own code holds, by rows N.
@@ -32,7 +33,7 @@ def require_rows(least: int, loss: Any, given: Any, known: Container[str]) -> No
     ``given``: the other arguments; ``known``: names of the classes of which ``loss`` may have parts. Calls that gather
     the rows of other processes are no small ones.
     """
-    if not least or _gathers(loss):
+    if not least or gathers(loss) or current() is not None:
         return
     matrices = [t for t in tensors(given) if t.dim() == 2]
     if not matrices or not all(map(_on_gpu, matrices)):
@@ -59,7 +60,8 @@ def _on_gpu(rows: Tensor) -> bool:
     return rows.device.type in ("cpu", "cuda") and rows.dtype in dtypes and resolve(rows.device, None) == "triton"
 
 
-def _gathers(loss: Any) -> bool:
+def gathers(loss: Any) -> bool:
+    """Whether a loss gathers the rows of other processes itself."""
     flags = ("gather_distributed", "gather_across_devices")
     return any(getattr(loss, name, False) for name in flags) or getattr(loss, "world_size", 1) > 1
 

@@ -16,8 +16,21 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 from fastssl._table import MAX_BINS, Metric
+from fastssl.compat import _everywhere as everywhere
 from fastssl.compat._dtypes import in_autocast, multiplied
-from fastssl.compat._peer import Check, NotFused, Peer, Target, default, lasting, number, plain, require_matrices
+from fastssl.compat._peer import (
+    Around,
+    Check,
+    NotFused,
+    Peer,
+    Target,
+    default,
+    lasting,
+    number,
+    plain,
+    require_alone,
+    require_matrices,
+)
 from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs, Rows
@@ -142,7 +155,18 @@ def targets() -> list[Target]:
             )
             for name, fused in table.items()
         ),
-        Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe),
+        Target(miners.TripletMarginMiner, "mine", _triplet_miner, _probe, loss=False),
+    ]
+
+
+def around() -> list[Around]:
+    from pytorch_metric_learning import losses
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    owners = (losses.BaseMetricLossFunction, losses.CrossBatchMemory, losses.SelfSupervisedLoss)
+    return [
+        *(Around(owner, "forward", everywhere.of_all_rows) for owner in owners),
+        Around(DistributedLossWrapper, "forward", everywhere.as_it_gathers),
     ]
 
 
@@ -213,6 +237,7 @@ def _triplet_miner(
 
 def _check_loss(loss: Any, embeddings: Tensor) -> None:
     require_matrices(embeddings)
+    require_alone()
     if len(embeddings) <= FEW_ROWS:
         raise NotFused("a handful of rows")
     method = vars(loss).get("loss_method")

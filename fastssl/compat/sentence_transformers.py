@@ -15,7 +15,17 @@ from torch import distributed as dist
 import fastssl.functional as F
 from fastssl._table import Metric
 from fastssl.compat._dtypes import multiplied
-from fastssl.compat._peer import NotFused, Peer, Target, default, lasting, number, plain, require_matrices
+from fastssl.compat._peer import (
+    NotFused,
+    Peer,
+    Target,
+    default,
+    lasting,
+    number,
+    plain,
+    require_alone,
+    require_matrices,
+)
 from fastssl.compat._sizes import MATRIX, TRIPLETS
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import Pairs
@@ -142,6 +152,7 @@ def _probe_triplets(original: Callable[..., Tensor], loss: Any, labels: Tensor, 
 
 def _all_triplets(loss: Any, labels: Tensor, embeddings: Tensor) -> Tensor:
     require_matrices(embeddings)
+    require_alone()
     if not isinstance(labels, Tensor) or labels.dtype not in check.INTEGERS or labels.numel() != len(embeddings):
         raise NotFused("labels that are no integers, or not one per row")
     sign, normalize = _distance(loss)
@@ -171,6 +182,7 @@ def _probe_cosines(original: Callable[..., Tensor], loss: Any, embed1: Tensor, e
 def _cosines(loss: Any, embed1: Tensor, embed2: Tensor) -> Tensor:
     """Cosines as one product of matrices; the original makes all products of features, [N, M, D]."""
     require_matrices(embed1, embed2)
+    require_alone()
     if not (embed1.requires_grad or embed2.requires_grad):
         raise NotFused("similarities of the guide, which are compared with each other")
     if embed1.shape[1] != embed2.shape[1] or embed1.dtype != embed2.dtype or embed1.device != embed2.device:

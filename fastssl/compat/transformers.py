@@ -37,7 +37,7 @@ _waiting: weakref.WeakKeyDictionary[Any, list[weakref.ref[Values]]] = weakref.We
 def targets() -> list[Target]:
     from transformers import PreTrainedModel
 
-    return [Target(PreTrainedModel, "__call__", _step)]
+    return [Target(PreTrainedModel, "__call__", _step, loss=False)]
 
 
 def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **kwargs: Any) -> Result:

@@ -124,7 +124,7 @@ def unsharded() -> Iterator[None]:
         yield
 
 
-def _outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
+def outside_of_graphs(function: Callable[P, R]) -> Callable[P, R]:
     """``torch.compiler.disable``, which imports torch._dynamo, for seconds: only torch.compile needs it."""
     hidden = torch._disable_dynamo(function)
 
@@ -147,12 +147,12 @@ def _copied(argument: Any) -> Any:
 def shardable(loss: Callable[P, R]) -> Callable[P, R]:
     """Gives meaning to the arguments ``group`` and ``schedule`` of a loss: :func:`sharded` for the call."""
 
-    @_outside_of_graphs  # collectives and blocks
+    @outside_of_graphs  # collectives and blocks
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         with sharded(kwargs["group"], kwargs.get("schedule", "auto")):  # type: ignore[arg-type]
             return loss(*args, **kwargs)
 
-    @_outside_of_graphs
+    @outside_of_graphs
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
         shards = current()
         if shards is None or not shards.averaged:

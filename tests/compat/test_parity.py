@@ -100,3 +100,19 @@ def test_patched_losses_in_two_processes(library: str, tmp_path: Path) -> None:
     else:
         pytest.importorskip(library)
     run_world(drop_in_processes.worker, 2, tmp_path, library)
+
+
+def test_patched_metric_losses_within_sharded(tmp_path: Path) -> None:
+    """SupCon saw the rows of all processes and took the mean of its own, all others saw their own rows alone."""
+    package("pytorch_metric_learning")  # or skip
+    run_world(drop_in_processes.sharded_worker, 2, tmp_path)
+
+
+@pytest.mark.parametrize("library", ["lightly", pytest.param("sentence_transformers", marks=pytest.mark.slow)])
+def test_original_code_within_sharded_is_an_error(library: str, tmp_path: Path) -> None:
+    """It saw this process's rows alone, beside fused losses of all."""
+    if library == "sentence_transformers":
+        pytest.importorskip(library)
+    else:
+        package(library)  # or skip
+    run_world(drop_in_processes.originals_worker, 2, tmp_path, library)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 import fastssl
+from fastssl.distributed import sharded
 from tests.support import peers
 
 N, D = 9, 6
@@ -122,5 +125,106 @@ def worker(rank: int, library: str) -> None:
         assert sum(c.fused for c in calls.values()) == 1, (title, calls)
         for a, b in zip(before, after):
             torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-10, msg=f"{title}: {a} and {b}")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+COUNTS = (7, 11)
+
+
+def metric_losses() -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Losses of pytorch-metric-learning by name: fused ones, others, with learned values, and what wraps them."""
+    from pytorch_metric_learning import losses, regularizers
+    from pytorch_metric_learning.distances import SNRDistance
+
+    names = ("NTXentLoss", "ContrastiveLoss", "SupConLoss", "TripletMarginLoss", "MultiSimilarityLoss", "FastAPLoss")
+    yield from ((name, getattr(losses, name)) for name in names)
+    yield "original", functools.partial(losses.ContrastiveLoss, distance=SNRDistance(), pos_margin=0, neg_margin=1)
+    regular = {"embedding_regularizer": regularizers.LpRegularizer(), "embedding_reg_weight": 0.3}
+    yield "regularised", functools.partial(losses.NTXentLoss, **regular)
+    yield "proxies", functools.partial(losses.ProxyAnchorLoss, 3, D)
+    yield "boundaries", functools.partial(losses.MarginLoss, num_classes=3, learn_beta=True)
+    yield "memory", lambda: losses.CrossBatchMemory(losses.ContrastiveLoss(), D, 32)
+    yield "views", lambda: losses.SelfSupervisedLoss(losses.NTXentLoss())
+    yield "views, one way", lambda: losses.SelfSupervisedLoss(losses.SupConLoss(), symmetric=False)
+
+
+def sharded_worker(rank: int) -> None:
+    """Patched losses within ``sharded``: those of all rows in one process, or an error."""
+    from pytorch_metric_learning import losses
+    from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
+
+    dist.init_process_group("gloo")
+    g = torch.Generator().manual_seed(0)
+    x, z = torch.randn(2, sum(COUNTS), D, generator=g, dtype=torch.float64)
+    labels = torch.arange(len(x)) % 3
+    own = slice(sum(COUNTS[:rank]), sum(COUNTS[: rank + 1]))
+    for title, make in metric_losses():
+        torch.manual_seed(0)
+        loss = make().double()
+        twin, views = copy.deepcopy(loss), title.startswith("views")
+        whole = x.clone().requires_grad_()
+        expected = twin(whole, z if views else labels)
+        expected.backward()
+        fastssl.patch("pytorch_metric_learning")
+        for averaged in (False, True):
+            loss.zero_grad()
+            state = copy.deepcopy(loss)
+            mine = x[own].clone().requires_grad_()
+            with sharded("world", averaged=averaged):
+                value = state(mine, z[own] if views else labels[own])
+            value.backward()
+            factor = 2 if averaged else 1
+            torch.testing.assert_close(value.detach(), expected.detach(), rtol=1e-9, atol=1e-10, msg=title)
+            torch.testing.assert_close(mine.grad, factor * whole.grad[own], rtol=1e-8, atol=1e-10, msg=title)
+            for p, q in zip(state.parameters(), twin.parameters()):
+                dist.all_reduce(p.grad)
+                torch.testing.assert_close(p.grad, factor * q.grad, rtol=1e-8, atol=1e-10, msg=title)
+            for (name, b), c in zip(state.named_buffers(), twin.buffers()):
+                torch.testing.assert_close(b, c, msg=f"{title}, {name}")
+        fastssl.unpatch()
+    fastssl.patch("pytorch_metric_learning")
+    mine, pairs = x[own], (torch.tensor([0]), torch.tensor([3]), torch.tensor([0]), torch.tensor([1]))
+    wrapper = DistributedLossWrapper(losses.NTXentLoss())
+    alike = x[own][: min(COUNTS)]
+    outside = wrapper(alike, labels[own][: min(COUNTS)])
+    with sharded("world"):
+        torch.testing.assert_close(wrapper(alike, labels[own][: min(COUNTS)]), outside, rtol=0, atol=0)
+        with pytest.raises(ValueError, match="indices_tuple: expected None"):
+            losses.NTXentLoss()(mine, labels[own], pairs)
+        with pytest.raises(ValueError, match="labels: expected .* rows as embeddings"):
+            losses.NTXentLoss()(mine, labels[own][1:])
+    fastssl.unpatch()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def originals_worker(rank: int, library: str) -> None:
+    """Within ``sharded`` a loss that would run its original code, of its own rows, is an error."""
+    dist.init_process_group("gloo")
+    if library == "lightly":
+        peers.lightly()
+    fastssl.patch(library)
+    x, y = torch.randn(2, N, D).unbind()
+    call: Callable[[], Any]
+    if library == "lightly":
+        from lightly.loss.dcl_loss import DCLLoss
+
+        name, call = "DCLLoss", lambda: DCLLoss(0.3, weight_fn=lambda a, b: a.sum(1) + b.sum(1))(x, y)
+    else:
+        from sentence_transformers import losses
+
+        name = "BatchAllTripletLoss"
+        loss = losses.BatchAllTripletLoss(_Model(torch.nn.Identity()))
+        call = lambda: loss.batch_all_triplet_loss(torch.arange(N) % 3, x)  # noqa: E731
+    call()
+    with sharded("world"):
+        with pytest.raises(RuntimeError, match=f"sharded: expected a loss that runs fused, got {name}"):
+            call()
+        if library == "lightly":
+            value = DCLLoss(0.3)(x.requires_grad_(), y)
+            with pytest.raises(RuntimeError, match="no second derivative of a loss over several processes"):
+                torch.autograd.grad(value, x, create_graph=True)
+    fastssl.unpatch()
     dist.barrier()
     dist.destroy_process_group()
