@@ -38,7 +38,8 @@ def cached_step(
     is taken. The result is exact up to rounding for models that process rows independently. **Batch norm** normalises
     within a chunk instead of the batch, and its running statistics are updated once per chunk: use the largest chunk
     that fits, or group norm. Works under autocast (the context of the call applies to all passes); the gradients of a
-    ``DistributedDataParallel`` model are averaged once, with the last chunk.
+    ``DistributedDataParallel`` model are averaged once, with the last chunk. Where a model or the loss raises, such as
+    for a lack of memory, buffers are as they were before; ``grad`` may hold what some chunks have added.
 
     Args:
         model: maps rows to embeddings: a tensor [n, ...], a tuple of them, or a mapping such as an output of Hugging
@@ -95,6 +96,20 @@ def cached_step(
         parts = [(tower, Inputs.of(entry)) for tower, entry in zip(model, entries)]
     else:
         parts = [(model, Inputs.of(batch))]
+    buffers = [each for tower, _ in parts for each in _buffers(tower)]
+    try:
+        return _step(parts, loss, chunk, backward)
+    except BaseException:
+        _restore(buffers)
+        raise
+
+
+def _step(
+    parts: list[tuple[Any, Inputs]],
+    loss: Callable[..., Tensor],
+    chunk: int | str,
+    backward: Callable[[Tensor], Any] | None,
+) -> Tensor:
     jobs = [_Tower(tower, inputs, _rows(chunk, tower, inputs)) for tower, inputs in parts]
     # Embeddings without a graph are the leaves of the loss's graph.
     embeddings = [argument for job in jobs for argument in job.embed()]
@@ -315,15 +330,20 @@ def _module(model: Any) -> nn.Module | None:
     return owner if isinstance(owner, nn.Module) else None
 
 
-def _buffers(model: Any) -> list[tuple[Tensor, Tensor]]:
+Buffers = list[tuple[dict[str, Any], str, Tensor, Tensor]]  # where, under which name, the buffer, and its values
+
+
+def _buffers(model: Any) -> Buffers:
     module = _module(model)
-    return [] if module is None else [(b, b.clone()) for b in module.buffers()]
+    owners = () if module is None else (part._buffers for part in module.modules())
+    return [(own, name, b, b.clone()) for own in owners for name, b in own.items() if b is not None]
 
 
-def _restore(buffers: list[tuple[Tensor, Tensor]]) -> None:
+def _restore(buffers: Buffers) -> None:
+    """Buffers as they were, also those in whose place a model has put another tensor."""
     with torch.no_grad():
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for own, name, buffer, before in buffers:
+            own[name] = buffer.copy_(before)
 
 
 class _Random:

@@ -467,3 +467,48 @@ def test_parameters_of_the_loss_are_scaled_as_those_of_the_model() -> None:
     cached_step(model, x, lambda z: F.nt_xent(*z.chunk(2), temperature=temperature), chunk=6)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+class Norm(nn.Module):
+    """Follows the mean of its inputs, in a buffer that it replaces; from some call on it fails."""
+
+    def __init__(self, calls: float = math.inf) -> None:
+        super().__init__()
+        self.calls = calls
+        self.register_buffer("mean", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls -= 1
+        if self.calls < 0:
+            raise MemoryError("no more")
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
+        return x
+
+
+def test_buffers_that_a_model_replaces_change_once_per_chunk() -> None:
+    """They changed in both passes."""
+    model = nn.Sequential(Norm(), network())
+    x, once = torch.randn(8, 3, 8, 8), Norm()
+    for chunk in x.split(4):
+        once(chunk)
+    cached_step(model, x, nt_xent, chunk=4)
+    torch.testing.assert_close(model[0].mean, once.mean)
+
+
+@pytest.mark.parametrize("calls", [1, 2, 3])  # of the second tower: in its first pass, in the loss, in its last pass
+def test_an_error_leaves_buffers_as_they_were(calls: int) -> None:
+    """Statistics of batch norm had moved, so that the step with smaller chunks was another one."""
+    towers = [network(norm="batch"), nn.Sequential(nn.BatchNorm2d(3), Norm(calls), network(norm="batch"))]
+    before = [copy.deepcopy(dict(tower.named_buffers())) for tower in towers]
+    x = torch.randn(8, 3, 8, 8)
+
+    def loss(a: Tensor, b: Tensor) -> Tensor:
+        if calls == 2:
+            raise MemoryError("no more")
+        return F.nt_xent(a, b)
+
+    with pytest.raises(MemoryError):
+        cached_step(towers, [x, x], loss, chunk=4)
+    for tower, buffers in zip(towers, before):
+        for name, buffer in tower.named_buffers():
+            assert torch.equal(buffer, buffers[name]), name
