@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from fastssl.distributed.alike import calling
 from fastssl.distributed.collectives import replicate, share_of
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Scaled, Shards, current, unsharded
@@ -27,14 +28,23 @@ def of_all_rows(original: Callable[..., Any], loss: Any, *args: Any, **kwargs: A
     assert shards is not None
     given = inspect.signature(original).bind(loss, *args, **kwargs)
     check.no_list("indices_tuple", given.arguments.get("indices_tuple"))
-    for rows, others in (("embeddings", ("labels", "enqueue_mask")), ("ref_emb", ("ref_labels",))):
-        if given.arguments.get(rows) is not None:
-            _gather(shards, given.arguments, rows, others)
+    with calling(type(loss).__name__, lambda: _settings(loss)):
+        for rows, others in (("embeddings", ("labels", "enqueue_mask")), ("ref_emb", ("ref_labels",))):
+            if given.arguments.get(rows) is not None:
+                _gather(shards, given.arguments, rows, others)
     with unsharded():
         value = original(*given.args, **given.kwargs)
     if shards.averaged:  # every process has all of a parameter's gradient
         return value
     return pytree.tree_map_only(Tensor, lambda t: share_of(shards, t), value)
+
+
+def _settings(loss: Any) -> dict[str, Any]:
+    """What pytorch-metric-learning lists as arguments of a loss, and of a loss within."""
+    listed = [
+        (each, name) for each in (loss, getattr(loss, "loss", None)) for name in getattr(each, "_record_these", ())
+    ]
+    return {f"{type(each).__name__}.{name}": getattr(each, name) for each, name in listed}
 
 
 def _gather(shards: Shards, given: dict[str, Any], rows: str, others: tuple[str, ...]) -> None:

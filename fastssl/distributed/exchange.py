@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from fastssl.distributed import alike
 from fastssl.distributed.shards import Shards, current
 from fastssl.ops.extension import get_memory_budget
 
@@ -121,15 +122,18 @@ def layout(shards: Shards, name: str, rows: Tensor) -> list[int]:
     """How many rows every process has.
 
     Raises:
-        ValueError: processes whose rows have other features or another dtype, or, where the schedule follows from the
-            memory budget, another budget.
+        ValueError: processes whose rows have other features or another dtype, that call another loss or one with other
+            arguments, or, where the schedule follows from the memory budget, another budget.
     """
+    if shards.size == 1:
+        return [rows.shape[0]]
     codes = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64)
     code = codes.index(rows.dtype) if rows.dtype in codes else len(codes)
     width = rows.shape[1] if rows.dim() == 2 else 1
     budget = get_memory_budget() if shards.schedule == "auto" else 0
-    table = gather_numbers(shards, (rows.shape[0], width, code, budget), rows.device)
-    for rank, (_, other, dtype, theirs) in enumerate(table):
+    call = alike.described()
+    table = gather_numbers(shards, (rows.shape[0], width, code, budget, alike.code(call)), rows.device)
+    for rank, (_, other, dtype, theirs, _) in enumerate(table):
         if other != width or dtype != code:
             raise ValueError(
                 f"{name}: expected the same features and dtype on every process, got {width} of {rows.dtype} on rank "
@@ -140,4 +144,12 @@ def layout(shards: Shards, name: str, rows: Tensor) -> list[int]:
                 f"schedule: 'auto' expects the same memory budget on every process (fastssl.set_memory_budget), got "
                 f"{budget} on rank {shards.rank} and {theirs} on rank {rank}"
             )
+    if len({numbers[-1] for numbers in table}) > 1:
+        raise ValueError(alike.difference(shards.rank, _gather_texts(shards, call, rows.device)))
     return [count for count, *_ in table]
+
+
+def _gather_texts(shards: Shards, lines: list[str], device: torch.device) -> list[list[str]]:
+    own = torch.tensor(list("\n".join(lines).encode()), dtype=torch.uint8, device=device)
+    counts = [count for (count,) in gather_numbers(shards, [len(own)], device)]
+    return [bytes(part.tolist()).decode().splitlines() for part in gather(shards, own, counts).split(counts)]

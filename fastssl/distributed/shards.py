@@ -11,6 +11,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 import torch.distributed as dist
 
+from fastssl.distributed.alike import arguments_of, calling
 from fastssl.ops.scoped import Scoped
 
 SCHEDULES = ("auto", "all_gather", "ring")
@@ -150,16 +151,20 @@ def shardable(loss: Callable[P, R]) -> Callable[P, R]:
     @outside_of_graphs  # collectives and blocks
     def shared(*args: P.args, **kwargs: P.kwargs) -> R:
         with sharded(kwargs["group"], kwargs.get("schedule", "auto")):  # type: ignore[arg-type]
-            return loss(*args, **kwargs)
+            return of_all(*args, **kwargs)
 
     @outside_of_graphs
     def within(*args: P.args, **kwargs: P.kwargs) -> R:
         shards = current()
         if shards is None or not shards.averaged:
-            return loss(*args, **kwargs)
+            return of_all(*args, **kwargs)
         with _current.set(replace(shards, averaged=False)):  # once, also where one loss calls another
-            value = loss(*args, **kwargs)
+            value = of_all(*args, **kwargs)
         return Scaled.apply(value, shards.size)
+
+    def of_all(*args: P.args, **kwargs: P.kwargs) -> R:
+        with calling(loss.__name__, lambda: arguments_of(loss, args, kwargs)):
+            return loss(*args, **kwargs)
 
     @functools.wraps(loss)
     def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:

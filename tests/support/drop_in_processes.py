@@ -192,6 +192,10 @@ def sharded_worker(rank: int) -> None:
         torch.testing.assert_close(wrapper(alike, labels[own][: min(COUNTS)]), outside, rtol=0, atol=0)
         with pytest.raises(ValueError, match="indices_tuple: expected None"):
             losses.NTXentLoss()(mine, labels[own], pairs)
+        with pytest.raises(
+            ValueError, match=r"NTXentLoss.temperature: expected the same on every process, got 0\.[12] on"
+        ):
+            losses.NTXentLoss(temperature=0.1 + 0.1 * rank)(mine, labels[own])
         with pytest.raises(ValueError, match="labels: expected .* rows as embeddings"):
             losses.NTXentLoss()(mine, labels[own][1:])
     fastssl.unpatch()

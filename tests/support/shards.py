@@ -247,6 +247,18 @@ def engines(group: Any) -> list[list[Any]]:
 
     width = 12 - rank
     expect(": expected the same features", lambda: F.contrastive(x[:, :width], labels_for(N), group=group))
+    t, name = (0.1, 1.1)[rank], ("nt_xent", "dcl")[rank]
+    values = f"got {t} on rank {rank} and {(1.1, 0.1)[rank]} on rank {1 - rank}"
+    expect(
+        f"temperature: expected the same on every process, {values}",
+        lambda: F.nt_xent(x, y, temperature=t, group=group),
+    )
+    with sharded(group):
+        expect(f"loss: expected the same on every process, got {name} on", lambda: getattr(F, name)(x, y))
+    reduction = ("sum", "mean")[rank]
+    expect("reduction: expected the same", lambda: F.triplet(x, labels_for(N), reduction=reduction, group=group))
+    optional = x[:3] if rank else None
+    expect("negatives: expected the same", lambda: F.info_nce(x, y, optional, group=group))
     expect("schedule: expected one of", lambda: F.nt_xent(x, y, group=group, schedule="star"))
     expect("group: expected 'world'", lambda: F.nt_xent(x, y, group="all"))
     expect("group: expected 'world'", lambda: F.nt_xent(x, y, group=3))
