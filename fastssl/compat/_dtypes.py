@@ -7,8 +7,6 @@ original on a few rows, once per kind of call.
 from __future__ import annotations
 
 import contextlib
-import contextvars
-import copy
 from collections.abc import Callable, Container
 from typing import Any
 
@@ -17,15 +15,16 @@ from torch import Tensor, nn
 
 from fastssl.compat._peer import NotFused, Target
 from fastssl.functional import _precision
+from fastssl.ops.scoped import Scoped
 
 _HALVES = (torch.float16, torch.bfloat16)
 _found: dict[Any, Any] = {}
-_region: contextvars.ContextVar[torch.dtype | None] = contextvars.ContextVar("fastssl_autocast", default=None)
+_region: Scoped[torch.dtype | None] = Scoped("fastssl_autocast", None)
 
 
 def _autocast() -> torch.dtype | None:
-    """The dtype of the autocast region of the call that is fused; under torch.compile there is none."""
-    return None if torch.compiler.is_compiling() else _region.get()
+    """The dtype of the autocast region of the call that is fused."""
+    return _region.get()
 
 
 def multiplied(*rows: Tensor, region: torch.dtype | None = None) -> tuple[Tensor, ...]:
@@ -63,17 +62,13 @@ def call(
         return target.fused(*args, **kwargs)
     if exact:
         raise NotFused("autocast" if autocast else "16-bit inputs")
-    if torch.compiler.is_compiling():
-        raise NotFused("16-bit inputs or autocast under torch.compile")
-    token = _region.set(torch.get_autocast_dtype(device) if autocast else None)
-    try:
-        with torch.autocast(device, enabled=False):
-            result = target.fused(*args, **kwargs)
-    finally:
-        _region.reset(token)
+    region = torch.get_autocast_dtype(device) if autocast else None
+    with _region.set(region), torch.autocast(device, enabled=False):
+        result = target.fused(*args, **kwargs)
     if isinstance(result, tuple):  # indices
         return result
-    region = torch.get_autocast_dtype(device) if autocast else None
+    if torch.compiler.is_compiling():  # traced once: what it computes is not used, and leaves the graph
+        return _cast(result, _probed(target, original, args, kwargs))
     key = (original, _kind(args, known), _kind(kwargs, known), device, region)
     return _cast(result, _wanted(key, target, original, args, kwargs))
 
@@ -82,15 +77,19 @@ def _wanted(
     key: Any, target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     if key not in _found:
-        with torch.no_grad():
-            assert target.probe is not None
-            try:
-                _found[key] = _dtypes(target.probe(original, *args, **kwargs))
-            except NotFused:
-                raise
-            except Exception as error:
-                raise NotFused(f"the library refuses such rows: {type(error).__name__}") from error
+        try:
+            _found[key] = _probed(target, original, args, kwargs)
+        except NotFused:
+            raise
+        except Exception as error:
+            raise NotFused(f"the library refuses such rows: {type(error).__name__}") from error
     return _found[key]
+
+
+def _probed(target: Target, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    assert target.probe is not None
+    with torch.no_grad():
+        return _dtypes(target.probe(original, *args, **kwargs))
 
 
 def _kind(given: Any, known: Container[str]) -> Any:
@@ -118,7 +117,8 @@ def parts(module: nn.Module, known: Container[str]) -> dict[str, nn.Module]:
 
 def shallow(module: nn.Module) -> Any:
     """A shallow copy with modifiable settings and small buffers; parameters and sub-modules are shared."""
-    twin = copy.copy(module)
+    twin = object.__new__(type(module))  # not copy.copy, which torch.compile cannot trace
+    twin.__dict__.update(module.__dict__)
     for name in ("_parameters", "_buffers", "_modules"):
         setattr(twin, name, dict(getattr(module, name)))
     return twin

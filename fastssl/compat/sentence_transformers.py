@@ -95,10 +95,11 @@ def _ranking(loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:
     symmetric = directions == ["doc_to_query", "query_to_doc"] and loss.partition_mode == "per_direction"
     if not symmetric and directions != ["query_to_doc"]:
         raise NotFused(f"directions {loss.directions} with partition {loss.partition_mode!r}")
-    query, key, *rest = multiplied(*lasting(*embeddings))
-    like = query.shape, query.dtype, query.device
-    if len(query) == 0 or any((t.shape, t.dtype, t.device) != like for t in embeddings):
+    first = embeddings[0]
+    like = first.shape, first.dtype, first.device
+    if len(first) == 0 or any((t.shape, t.dtype, t.device) != like for t in embeddings):
         raise NotFused("no rows, or columns of several shapes, dtypes or devices")
+    query, key, *rest = multiplied(*lasting(*embeddings))
     if symmetric and rest:
         raise NotFused("hard negatives with both directions")
     scale = number("scale", loss.scale, query)

@@ -96,6 +96,32 @@ def test_one_graph(title: str) -> None:
     assert fastssl.patched()[peer][title.split(",")[0]].fused == 1  # once per compilation
 
 
+@pytest.mark.parametrize("title", ["ClipLoss", *(pytest.param(t, marks=pytest.mark.slow) for t in list(WHOLE)[1:4])])
+@pytest.mark.parametrize("within", [True, False])
+def test_autocast_and_16_bit_rows(title: str, within: bool) -> None:
+    """They ran the library's own code there. The result has the dtype of the library's."""
+    peer, make = WHOLE[title]
+    call = make()
+
+    def loss(x: Tensor, z: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=within):
+            value: Tensor = call(*((x, z) if within else (x.bfloat16(), z.bfloat16())))
+            return value
+
+    x, z = _rows(0), _rows(1)
+    library = loss(x, z)
+    fastssl.patch(peer)
+    value = loss(x, z)
+    expected = torch.autograd.grad(value, (x, z))
+    step = torch.compile(loss, backend="aot_eager", fullgraph=True)
+    compiled = step(x, z)
+    assert compiled.dtype == library.dtype and torch.equal(compiled, value)
+    for a, b in zip(torch.autograd.grad(compiled, (x, z)), expected):
+        torch.testing.assert_close(a, b, rtol=1e-2, atol=1e-4)
+    calls = fastssl.patched()[peer][title.split(",")[0]]
+    assert calls.fused == 2 and not calls.original
+
+
 def test_a_loss_within_a_model_is_compiled_once() -> None:
     """It was compiled again for each number of calls, up to the limit, from which on the model ran uncompiled."""
     package("open_clip")
