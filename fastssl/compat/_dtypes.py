@@ -17,6 +17,7 @@ from fastssl.compat._peer import NotFused, Target
 from fastssl.functional import _precision
 from fastssl.ops.scoped import Scoped
 
+BY_DIFFERENCES = 25  # rows: torch.cdist of so few is refused for bf16 on a CPU, that of more is made of products
 _HALVES = (torch.float16, torch.bfloat16)
 _found: dict[Any, Any] = {}
 _region: Scoped[torch.dtype | None] = Scoped("fastssl_autocast", None)
@@ -95,7 +96,7 @@ def _probed(target: Target, original: Callable[..., Any], args: tuple[Any, ...],
 def _kind(given: Any, known: Container[str]) -> Any:
     """The properties of a call or object that may determine the dtype of a result."""
     if isinstance(given, Tensor):
-        return given.dtype, given.dim() > 0
+        return given.dtype, given.dim() > 0, given.dim() > 1 and len(given) <= BY_DIFFERENCES
     if given is None or isinstance(given, (bool, str)):
         return given
     if isinstance(given, (list, tuple)):

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fastssl._table import MAX_BINS, Metric
 from fastssl.compat import _everywhere as everywhere
-from fastssl.compat._dtypes import in_autocast, multiplied
+from fastssl.compat._dtypes import BY_DIFFERENCES, in_autocast, multiplied
 from fastssl.compat._peer import (
     Around,
     Check,
@@ -190,7 +190,7 @@ def _probe(
     ref_emb: Tensor,
     ref_labels: Any,
 ) -> LossDict:
-    rows = torch.arange(8, device=embeddings.device)
+    rows = torch.arange(8 if len(embeddings) <= BY_DIFFERENCES else 32, device=embeddings.device)
     weight = getattr(loss, "proxies", None)
     classes = loss.W.shape[1] if hasattr(loss, "W") else 8 if weight is None else len(weight)
     x, y = embeddings.detach()[rows % len(embeddings)], (rows // 2).clamp(max=classes - 1)

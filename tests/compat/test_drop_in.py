@@ -805,3 +805,30 @@ def test_classes_of_the_library_that_inherit_from_a_patched_one_have_no_kernel()
     with fastssl.patched("pytorch_metric_learning") as calls:
         losses.SubCenterArcFaceLoss(num_classes=8, embedding_size=SIZE)(_rows(), _labels())
         assert dict(calls["ArcFaceLoss"].original) == {"SubCenterArcFaceLoss has no kernel": 1}
+
+
+@pytest.mark.parametrize("name", ["ContrastiveLoss", "TripletMarginLoss", "MarginLoss"])
+def test_euclidean_losses_of_bf16_rows_are_fused(name: str) -> None:
+    """They ran the original: its distances of few bf16 rows, of which its dtype was found, are refused by torch."""
+    loss = getattr(metric_learning().losses, name)()
+
+    def call(dtype: torch.dtype) -> Tensor:
+        value: Tensor = loss(_rows().repeat(2, 1).to(dtype) + torch.arange(2 * ROWS)[:, None] % 7, labels)
+        return value
+
+    labels = _labels().repeat(2)
+    assert 2 * ROWS > 25
+    theirs, right = call(torch.bfloat16), call(torch.float64)
+    with fastssl.patched("pytorch_metric_learning") as calls:
+        ours = call(torch.bfloat16)
+        assert calls[name].fused == 1 and ours.dtype == theirs.dtype
+    assert abs(float(ours) - float(right)) <= abs(float(theirs) - float(right)) + 1e-2 * float(right)
+
+
+def test_sentences_within_autocast_are_fused() -> None:
+    """Rows of float32 ran the original where the processor multiplies in bf16."""
+    losses = pytest.importorskip("sentence_transformers.sentence_transformer.losses")
+    loss, x, z = losses.MultipleNegativesRankingLoss(torch.nn.Identity()), _rows(0), _rows(1)
+    with fastssl.patched("sentence_transformers") as calls, torch.autocast("cpu", torch.bfloat16):
+        loss.compute_loss_from_embeddings([x, z], None)
+        assert calls["MultipleNegativesRankingLoss"].fused == 1
