@@ -23,6 +23,7 @@ from fastssl.compat._derivatives import attach
 from fastssl.compat._dtypes import multiplied
 from fastssl.compat._logits import FUSED, Logits, Record, Values
 from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_matrices
+from fastssl.distributed import unsharded
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
 FULL = 0.9  # fraction of rows with a target from which on rows are not gathered
@@ -152,6 +153,7 @@ def _add(logits: Logits, other: Any, **options: Any) -> Any:
     return Logits.of(logits.hidden, head.weight, total, None, head.record)
 
 
+@unsharded()  # of this process's tokens, as the original
 def _cross_entropy(
     logits: Logits,
     target: Tensor,

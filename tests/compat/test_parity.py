@@ -116,3 +116,9 @@ def test_original_code_within_sharded_is_an_error(library: str, tmp_path: Path) 
     else:
         package(library)  # or skip
     run_world(drop_in_processes.originals_worker, 2, tmp_path, library)
+
+
+def test_language_models_within_sharded(tmp_path: Path) -> None:
+    """A fused step took the mean over the tokens of all processes, and waited for those that ran the original."""
+    pytest.importorskip("transformers")
+    run_world(drop_in_processes.language_worker, 2, tmp_path)

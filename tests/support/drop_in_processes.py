@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -229,6 +230,28 @@ def originals_worker(rank: int, library: str) -> None:
             value = DCLLoss(0.3)(x.requires_grad_(), y)
             with pytest.raises(RuntimeError, match="no second derivative of a loss over several processes"):
                 torch.autograd.grad(value, x, create_graph=True)
+    fastssl.unpatch()
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def language_worker(rank: int) -> None:
+    """A training step of a language model within ``sharded``: the mean over this process's tokens, as in the library;
+    in one process the logits are read, so that its next step runs the original."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    dist.init_process_group("gloo", timeout=timedelta(seconds=20))
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2, n_positions=16)).eval()
+    tokens = torch.randint(0, 50, (2, 8), generator=torch.Generator().manual_seed(rank))
+    expected = model(input_ids=tokens, labels=tokens).loss
+    fastssl.patch("transformers")
+    for _ in range(2):
+        with sharded("world"):
+            out = model(input_ids=tokens, labels=tokens)
+        torch.testing.assert_close(out.loss, expected)
+        if rank:
+            out.logits.sum().item()
     fastssl.unpatch()
     dist.barrier()
     dist.destroy_process_group()
