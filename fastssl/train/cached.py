@@ -423,8 +423,9 @@ class _Tower:
                     pass
                 elif backward is None:
                     torch.autograd.backward([o for o, _ in needed], [g for _, g in needed])
-                else:  # a scalar with the same gradient
-                    backward(torch.stack([(o * g).sum(dtype=torch.float32) for o, g in needed]).sum())
+                else:  # a scalar with the same gradient; a loss scale may be more than fp16 holds
+                    wide = [(o.to(torch.promote_types(o.dtype, torch.float32)), g) for o, g in needed]
+                    backward(torch.stack([(o * g).sum(dtype=torch.float32) for o, g in wide]).sum())
             start = stop
         if self.after is not None:
             self.after.restore()

@@ -512,3 +512,13 @@ def test_an_error_leaves_buffers_as_they_were(calls: int) -> None:
     for tower, buffers in zip(towers, before):
         for name, buffer in tower.named_buffers():
             assert torch.equal(buffer, buffers[name]), name
+
+
+def test_a_loss_scale_that_fp16_does_not_hold() -> None:
+    """GradScaler's first scale, 65,536, made all gradients infinite."""
+    model, x = network(), torch.randn(8, 3, 8, 8)
+    other = copy.deepcopy(model)
+    with torch.autocast("cpu", torch.float16):
+        cached_step(model, x, nt_xent, chunk=4, backward=lambda value: (value * 65536).backward())
+        nt_xent(other(x)).backward()
+    assert relative(gradients(model) / 65536, gradients(other)) < 0.02
