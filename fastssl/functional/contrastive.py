@@ -712,8 +712,14 @@ def rince(
     power = check.value("q", q, z0.device, positive=True, high=1.0)
     weight = check.value("lam", lam, z0.device, positive=True, high=1.0)
     reduction = check.reduction(reduction, active=False)
-    options = {"names": ("z0", "z1"), "scale": scale, "normalize": True, "reduction": "none", "backend": backend}
-    others = fused_pairs(PairLoss(Positives.halves, Closing.log_sum), z0, z1, **options)
+    others = fused_pairs(
+        *(PairLoss(Positives.halves, Closing.log_sum), z0, z1),
+        names=("z0", "z1"),
+        scale=scale,
+        normalize=True,
+        reduction="none",
+        backend=backend,
+    )
     score = scale * products(rows_in_full(z0, True), rows_in_full(z1, True)).repeat(2)
     log_weight = weight.double().log() if isinstance(weight, Tensor) else math.log(weight)
     values = torch.exp(power * score) * torch.expm1(power * (softplus(others.double() - score) + log_weight)) / power
