@@ -16,6 +16,7 @@ from fastssl.data.storage import content, ending, entries, is_url, join, name_of
 
 SUFFIX = ".wav"
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
+_STREAMED = 0xFFFFFFFF  # the length of samples that were written to a pipe: they end with the file
 
 
 class AudioError(ValueError):
@@ -54,7 +55,7 @@ def read_wav(file: str | Path | bytes, name: str | None = None) -> tuple[np.ndar
             described = data[at + 8 : at + 8 + size]
         elif kind == b"data":
             samples = data[at + 8 : at + 8 + size]
-            if len(samples) < size:
+            if len(samples) < size and size != _STREAMED:
                 raise AudioError(f"{name}: truncated, expected {size:,} bytes of samples, got {len(samples):,}")
         at += 8 + size + size % 2
     if described is None or samples is None or len(described) < 16:

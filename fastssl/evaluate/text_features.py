@@ -45,7 +45,7 @@ def embed_texts(
 
     Raises:
         TypeError: data that is no corpus.
-        ValueError: unknown suffix.
+        ValueError: unknown suffix, or no texts.
 
     Example:
         >>> import tempfile
@@ -65,6 +65,8 @@ def embed_texts(
     source = open_source(data, part=part)
     if not isinstance(source, Corpus):
         raise TypeError(f"data: expected a corpus, got {source!r}; texts in a file or folder: text:PATH")
+    if not len(source):
+        raise ValueError(f"data: expected at least one text, {source.name} has none")
     if isinstance(source, ParallelCorpus):
         note(f"{source.name}: {FIRST_OF_PAIRS}")
     network, cut, empty = method.network, 0, 0

@@ -307,6 +307,9 @@ def test_features_of_texts(texts: Path, tmp_path: Path) -> None:
         wanted = method.embed(method.sentences(ids))
     torch.testing.assert_close(read_features(tmp_path / "new.npz").features[:1], wanted)
     assert "data: expected texts" in run("embed", tmp_path / "run", "--out", tmp_path / "x.npz", code=2)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    failed = run("embed", tmp_path / "run", "--data", tmp_path / "empty.txt", "--out", tmp_path / "x.npz", code=2)
+    assert "data: expected at least one text, " in failed
     pairs, alone = tmp_path / "pairs.csv", tmp_path / "alone.csv"
     pairs.write_text("text1,text2\nA rose.,Una rosa.\n,Nada.\nA tulip.,Un tulipán.\n")
     printed = run("embed", tmp_path / "run", "--data", pairs, "--out", tmp_path / "pairs.npz")

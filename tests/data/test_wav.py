@@ -83,6 +83,14 @@ def test_what_cannot_be_read_is_named(given: bytes, message: str, tmp_path: Path
         read_wav(tmp_path / "x.wav")
 
 
+def test_samples_of_a_pipe_end_with_the_file(tmp_path: Path) -> None:
+    streamed = content(1, 16, b"ab" * 9).replace(
+        struct.pack("<4sI", b"data", 18), struct.pack("<4sI", b"data", 2**32 - 1)
+    )
+    (tmp_path / "x.wav").write_bytes(streamed)
+    np.testing.assert_array_equal(read_wav(tmp_path / "x.wav")[0], np.full(9, struct.unpack("<h", b"ab")[0] / 2**15))
+
+
 def _folder(root: Path, classes: tuple[str, ...] = ("no", "yes"), rate: int = 8000) -> Path:
     rng = np.random.default_rng(1)
     for name in classes:
