@@ -219,30 +219,33 @@ def table_of(part: str, result: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
+def table_of_shares(task: str, steps: int, shares: dict[str, Any]) -> list[str]:
+    main, first = MAIN[task], next(iter(shares.values()))
+    rows = [*first["table"][main]]
+    lines = [
+        f"{task.capitalize()}: shares of {first['scenes']:,} labelled scenes, after {first['epochs']} epochs of pretraining: {first['machine']}; "
+        f"{first['test']:,} test scenes of {first['size']} pixels, {steps:,} steps.",
+        "",
+        f"| {main}, {first['seeds']} seeds | {' | '.join(rows)} | tuned over scratch, by seed |",
+        "|---|" + "---|" * (len(rows) + 1),
+    ]
+    for share, result in shares.items():
+        means, errors = result["table"][main], result["table"][f"{main}_se"]
+        cells = [f"{means[row]:.1f} ± {errors[row]:.1f}" for row in rows]
+        above = "{mean:+.1f} ± {se:.1f}".format(**result["gap"])
+        lines.append(f"| {share} % of the scenes | {' | '.join(cells)} | {above} |")
+    return [*lines, ""]
+
+
 def page(results: dict[str, Any]) -> str:
     lines: list[str] = []
     for part in MAIN:
         if part in results:
             lines += table_of(part, results[part])
     for part, (task, _) in FEW.items():
-        if part not in results:
-            continue
-        shares, steps, main = results[part]["shares"], results[part]["steps"], MAIN[task]
-        first = next(iter(shares.values()))
-        seeds, rows = first["seeds"], [*first["table"][main]]
-        lines += [
-            f"{task.capitalize()}: shares of {first['scenes']:,} labelled scenes, after {first['epochs']} epochs of pretraining: {first['machine']}; "
-            f"{first['test']:,} test scenes of {first['size']} pixels, {steps:,} steps.",
-            "",
-            f"| {main}, {seeds} seeds | {' | '.join(rows)} | tuned over scratch, by seed |",
-        ]
-        lines += ["|---|" + "---|" * (len(rows) + 1)]
-        for share, result in shares.items():
-            means, errors = result["table"][main], result["table"][f"{main}_se"]
-            cells = [f"{means[row]:.1f} ± {errors[row]:.1f}" for row in rows]
-            above = "{mean:+.1f} ± {se:.1f}".format(**result["gap"])
-            lines.append(f"| {share} % of the scenes | {' | '.join(cells)} | {above} |")
-        lines += ["", *(["![mIoU against labels](../benchmarks/results/dense.svg)", ""] if part == "labels" else [])]
+        for steps, shares in results.get(part, {}).items():
+            lines += table_of_shares(task, int(steps), shares)
+            lines += ["![mIoU against labels](../benchmarks/results/dense.svg)", ""] if part == "labels" else []
     if "speed" in results:
         r = results["speed"]
         lines.append(
@@ -261,7 +264,7 @@ def figure(results: dict[str, Any]) -> None:
     import matplotlib.pyplot as plt
 
     drawing, axis = plt.subplots(figsize=(6, 3.2))
-    shares = results["labels"]["shares"]
+    shares = [*results["labels"].values()][-1]
     percent = [float(share) for share in shares]
     for row in FEW["labels"][1]:
         values, errors = ([one["table"][name][row] for one in shares.values()] for name in ("mIoU", "mIoU_se"))
@@ -299,7 +302,7 @@ def main() -> None:
     for part, (task, rows) in FEW.items():
         if part in arguments.parts:
             shares = {f"{100 * share:g}": run(task, arguments, share, rows) for share in arguments.shares}
-            _keep(part, {"shares": shares, "steps": arguments.label_steps})
+            _keep(part, shares, f"{arguments.label_steps}")
     if "speed" in arguments.parts:
         _keep("speed", speed())
     if arguments.page:
@@ -309,9 +312,9 @@ def main() -> None:
             figure(kept)
 
 
-def _keep(part: str, made: dict[str, Any]) -> None:
+def _keep(part: str, made: dict[str, Any], steps: str | None = None) -> None:
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    results[part] = made
+    results[part] = made if steps is None else {**results.get(part, {}), steps: made}
     write_atomically(RESULTS, json.dumps(results, indent=1))
 
 
