@@ -115,10 +115,16 @@ def class_labels(
     Raises:
         ValueError: a label that is a fraction, or as of :func:`numbered_labels`.
     """
-    fraction = next((value for value in given if _is_fraction(value)), None)
-    if fraction is not None and all(_is_number(value) for value in given if value not in (None, "")):
+    fraction = fraction_among(given)
+    if fraction is not None:
         raise _no_classes(given, fraction, where, column, remedy)
     return numbered_labels(given, where)
+
+
+def fraction_among(given: Sequence[Any]) -> Any:
+    """The first fraction of values that are all numbers, or empty; else None."""
+    fraction = next((value for value in given if _is_fraction(value)), None)
+    return fraction if all(_is_number(value) for value in given if value not in (None, "")) else None
 
 
 def _no_classes(given: Sequence[Any], one: Any, where: Callable[[int], str], column: str, remedy: str) -> ValueError:

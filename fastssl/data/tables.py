@@ -27,7 +27,7 @@ from fastssl.data.columns import (
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.files import FileSource
-from fastssl.data.labels import class_labels, labels_of
+from fastssl.data.labels import class_labels, fraction_among, labels_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_url, name_of, parent
@@ -75,6 +75,9 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
         role: known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
         for role, names in roles.items()
     }
+    read = [row.get(chosen["label"]) for row in rows] if chosen["label"] else []
+    if "label" not in given and fraction_among(read) is not None:  # what is measured, not classes
+        chosen["label"] = None
     where, label, text = chosen.values()
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}")
@@ -84,9 +87,8 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
     labels: np.ndarray | None = None
     classes: list[str] = []
     if label is not None:
-        given_labels = [row.get(label) for row in rows]
         remedy = "images have no numbers to predict; classes in another column: #label=NAME"
-        labels, classes = class_labels(given_labels, lambda k: f"{path}: row {k + 1}", label, remedy)
+        labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label, remedy)
     texts = [str(row.get(text) or "") for row in rows] if text else None
     source = FileSource(
         [str(row[where]) for row in rows],

@@ -153,10 +153,12 @@ def test_tables_of_images_say_what_they_read(tmp_path: Path, name: str) -> None:
     found = fastssl.data.open(table(name, ["cat", "ant"]))
     assert found.classes == ["ant", "cat"] and list(found.labels) == [1, 0]  # type: ignore[arg-type]
     assert f"path from column 'path', label from column '{name}'" in list(summary(found))
+    measured = fastssl.data.open(table(name, ["1.0", "0.5"]))
+    assert measured.labels is None and f"path from column 'path', none from '{name}'" in list(summary(measured))
     with pytest.raises(
         ValueError, match=rf"t.csv: row 2: expected classes in column '{name}', got '0.5'; .*#label=NAME"
     ):
-        fastssl.data.open(table(name, ["1.0", "0.5"]))
+        fastssl.data.open(f"{tmp_path / 't.csv'}#label={name}")
     assert fastssl.data.open(table(name, ["1.5", "beta"])).classes == ["1.5", "beta"]
     other = fastssl.data.open(table("species", ["cat", "ant"]))
     assert other.labels is None and "path from column 'path', none from 'species'" in list(summary(other))
