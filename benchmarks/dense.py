@@ -2,7 +2,7 @@
 
 python benchmarks/dense.py pretrain segmentation detection speed --page [--methods simclr byol ...] [--seeds 3]
 python benchmarks/dense.py pretrain labels --page --methods simclr --seeds 6
-python benchmarks/dense.py pretrain boxes --page --methods simclr --epochs 300
+python benchmarks/dense.py pretrain boxes --page --methods simclr --epochs 300 --label-steps 2400
 
 "pretrain" trains every method on the training emoji, with the same network and epochs, once for each seed; runs are kept in runs/dense.
 "segmentation" and "detection" train heads on the frozen encoders, beside random, supervised and untrained ones, "labels"
