@@ -66,10 +66,8 @@ class RBM(DensityMethod):
         From 0, all hidden units would first learn the mean, and saturate where it is many deviations long."""
         bias = self.network.machines[0].visible_bias
         if self.network.deviation is not None and not bool(bias.any()):
-            readable, ids = (
-                Readable(source),
-                np.unique(np.linspace(0, len(source) - 1, min(len(source), _MEAN)).round()),
-            )
+            readable = Readable(source)
+            ids = np.unique(np.linspace(0, len(source) - 1, min(len(source), _MEAN)).round())
             items = [item for k in ids if (item := readable.read(int(k))).images]
             if items:
                 with torch.no_grad():

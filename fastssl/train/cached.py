@@ -96,21 +96,25 @@ def cached_step(
         parts = [(tower, Inputs.of(entry)) for tower, entry in zip(model, entries)]
     else:
         parts = [(model, Inputs.of(batch))]
-    buffers = [each for tower, _ in parts for each in _buffers(tower)]
+    buffers = [_buffers(tower) for tower, _ in parts]
     try:
-        return _step(parts, loss, chunk, backward)
+        return _step(parts, buffers, loss, chunk, backward)
     except BaseException:
-        _restore(buffers)
+        for each in buffers:
+            _restore(each)
         raise
 
 
 def _step(
     parts: list[tuple[Any, Inputs]],
+    buffers: list[Buffers],
     loss: Callable[..., Tensor],
     chunk: int | str,
     backward: Callable[[Tensor], Any] | None,
 ) -> Tensor:
-    jobs = [_Tower(tower, inputs, _rows(chunk, tower, inputs)) for tower, inputs in parts]
+    jobs = [
+        _Tower(tower, inputs, _rows(chunk, tower, inputs), before) for (tower, inputs), before in zip(parts, buffers)
+    ]
     # Embeddings without a graph are the leaves of the loss's graph.
     embeddings = [argument for job in jobs for argument in job.embed()]
     with torch.enable_grad():
@@ -363,8 +367,8 @@ class _Random:
 class _Tower:
     """One model with the chunks that it embeds."""
 
-    def __init__(self, model: Any, inputs: Inputs, rows: int) -> None:
-        self.model = model
+    def __init__(self, model: Any, inputs: Inputs, rows: int, buffers: Buffers) -> None:
+        self.model, self.buffers = model, buffers
         self.chunks = inputs.split(rows, _most(model, max(1, -(-inputs.rows // rows))))
         self.states: list[_Random] = []
         self.leaves: dict[Any, Tensor] = {}
@@ -374,7 +378,6 @@ class _Tower:
     def embed(self) -> list[Any]:
         """All embeddings, without a graph, as arguments of the loss; the model's buffers are left unchanged."""
         parts: list[dict[Any, Tensor]] = []
-        buffers = _buffers(self.model)
         named = False
         with torch.no_grad():
             for chunk in self.chunks:
@@ -383,7 +386,7 @@ class _Tower:
                 named = isinstance(out, Mapping)
                 parts.append(_outputs(out, chunk.rows))
         self.after = _Random(self.chunks[0].tensors) if self.chunks else None
-        _restore(buffers)
+        _restore(self.buffers)
         for name in parts[0] if parts else ():
             columns = [part[name].detach() for part in parts if name in part]  # a parameter may be an output itself
             if len(columns) < len(parts) or len({t.shape[1:] for t in columns}) > 1:
