@@ -11,7 +11,7 @@ export PIP_COMPILE := 0
 BUILD_TOOLS := "torch>=2.10" numpy "setuptools>=77" wheel "cmake>=3.18" ninja "pybind11>=2.12"
 SOURCES := $(shell find csrc -name CMakeLists.txt -o -name '*.h' -o -name '*.cpp' -o -name '*.cu') CMakeLists.txt setup.py pyproject.toml constraints.txt
 
-.PHONY: help demo test test-slow lint format docs bench zoo asan arm64 windows gpu-static gpu-static-check gpu-check wheel wheels clean
+.PHONY: help demo test test-slow lint format docs bench zoo asan torch arm64 windows gpu-static gpu-static-check gpu-check wheel wheels clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list.
@@ -67,6 +67,9 @@ zoo: $(VENV)/.kernels ## Compare all methods on the same small budget: docs/zoo.
 
 asan: $(VENV)/.dev ## Run the kernels under AddressSanitizer and UndefinedBehaviorSanitizer.
 	bash tests/support/sanitize.sh $(BIN)/python
+
+torch: wheel ## Test the wheel under another version of torch: make torch TORCH=2.10.0.
+	bash tests/support/torch_version.sh $(TORCH)
 
 arm64: $(VENV)/.dev ## Cross-compile the kernels for aarch64 and test them under qemu-user (Debian; tests/support/arm64.sh says what it needs).
 	bash tests/support/arm64.sh $(BIN)/python
