@@ -75,6 +75,12 @@ void set_limit(int64_t bytes) {
   shared.keep_within_limit();
 }
 
+int64_t limit() {
+  Pool& shared = pool();
+  const std::lock_guard<std::mutex> guard(shared.lock);
+  return int64_t(shared.limit);
+}
+
 int64_t idle_bytes() {
   Pool& shared = pool();
   const std::lock_guard<std::mutex> guard(shared.lock);

@@ -18,6 +18,7 @@ void release(void* data, void* bytes);
 
 // How many idle bytes may be held; frees what is above.
 void set_limit(int64_t bytes);
+int64_t limit();
 int64_t idle_bytes();
 
 }  // namespace buffer_pool

@@ -7,7 +7,8 @@ template <class T>
 void run_forward(const PairProblem& p, Keep keep, T* kept, const BlockSums& out) {
   Engine<T> e(p, isa());
   e.pack(true, false);
-  const DenseSums<T> sums(e, keep, kept, out.y && !p.self_pairs());
+  DenseSums<T> sums(e, out.y && !p.self_pairs());
+  sums.add(e.grid, keep, kept);
   const bool sigmoid = e.epilogue == kSigmoid;
   parallel_rows(e.n, e.depth, [&](int64_t, int64_t i) {
     const int64_t j = e.positive[i];
@@ -45,7 +46,7 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const BlockWei
   if (want_x) grad_x.allocate(e.x_numel());
   if (want_y) grad_y.allocate(e.y_numel());
   if (want_x || want_y)
-    dense_gradients(e, keep, kept, rows, cols, grad_x.data(), grad_y.data(), static_cast<double*>(nullptr));
+    dense_gradients(e, e.grid, keep, kept, rows, cols, grad_x.data(), grad_y.data(), static_cast<double*>(nullptr));
   std::vector<double> none(size_t(weights.partner ? 0 : e.n), 0.0);
   const double* partner = weights.partner ? weights.partner : none.data();
   InputGradients<T> gradients{e, partner};

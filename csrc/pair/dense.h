@@ -17,31 +17,39 @@ constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 // Sums of the dense pairs per lane and per row, with running maxima where they are needed.
 template <class T>
 struct DenseSums {
+  const Engine<T>& e;
   Buffer<double> row_sum, col_sum, row_aux, col_aux;
-  bool running;
+  const bool running;
+
+  DenseSums(const Engine<T>& engine, bool columns)
+      : e(engine),
+        row_sum(e.n),
+        col_sum(columns ? e.m : 0),
+        row_aux(e.n),
+        col_aux(col_sum.size()),
+        running(e.epilogue == kSoftmaxRunningMax) {
+    for (auto* aux : {&row_aux, &col_aux})
+      for (int64_t i = 0; running && i < aux->size(); ++i) (*aux)[i] = kMinusInfinity;
+  }
 
   // Forward pass over all tiles. attention: also sum_j e_ij y_j of the one-sided loss whose y needs no gradient, which
   // is all that its backward pass will want; it goes to kept.
-  DenseSums(const Engine<T>& e, Keep keep, T* kept, bool columns)
-      : row_sum(e.n), col_sum(columns ? e.m : 0), row_aux(e.n), col_aux(col_sum.size()) {
-    const bool self = e.p.self_pairs(), attention = keep == Keep::attention;
-    running = e.epilogue == kSoftmaxRunningMax;
-    for (auto* aux : {&row_aux, &col_aux})
-      for (int64_t i = 0; running && i < aux->size(); ++i) (*aux)[i] = kMinusInfinity;
+  void add(const Grid& grid, Keep keep, T* kept) {
+    const bool self = e.p.self_pairs(), columns = col_sum.size() > 0, attention = keep == Keep::attention;
     Buffer<T> ones;
     if (attention) {
       ones.allocate(e.grid.x_blocks * kBlock);
       std::fill(ones.data(), ones.data() + ones.size(), T(1));
     }
-    Scratch<T> scratch(e.grid, keep != Keep::tiles, false, attention && e.pairs);
-    const bool streams = keep == Keep::tiles && e.grid.kept_end() * int64_t(sizeof(T)) > kStreamedBytes;
-    for_each_tile(e.grid, e.depth, [&](const TileTask& task) {
+    Scratch<T> scratch(grid, keep != Keep::tiles, false, attention && e.pairs);
+    const bool streams = keep == Keep::tiles && grid.kept_end() * int64_t(sizeof(T)) > kStreamedBytes;
+    for_each_tile(grid, e.depth, [&](const TileTask& task) {
       const auto [worker, I, J, next_I, next_J] = task;
-      Tile<T> t = e.tile(I, J);
+      Tile<T> t = e.tile(grid, I, J);
       scratch.bind(t, worker);
-      if (keep == Keep::tiles) t.e = kept + e.grid.kept_offset(I, J);
+      if (keep == Keep::tiles) t.e = kept + grid.kept_offset(I, J);
       t.streams = streams;
-      if (next_I >= 0) e.lanes_of(next_I, next_J, t.soon);
+      if (next_I >= 0) e.lanes_of(e.tile(grid, next_I, next_J), t.soon);
       t.row_sum = row_sum.data();
       t.row_aux = row_aux.data();
       if (self || columns) {
@@ -112,28 +120,28 @@ struct SideWeights {
 
 // Backward pass over all tiles, to blocked gradients; null: not wanted. col_total: sums of G per row of y.
 template <class T>
-void dense_gradients(const Engine<T>& e, Keep keep, const T* kept, const SideWeights<T>& rows,
+void dense_gradients(const Engine<T>& e, const Grid& grid, Keep keep, const T* kept, const SideWeights<T>& rows,
                      const SideWeights<T>& cols, T* grad_x, T* grad_y, double* col_total) {
   const bool self = e.p.self_pairs();
-  Scratch<T> scratch(e.grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
-  for_each_tile(e.grid, e.depth, [&](const TileTask& task) {
+  Scratch<T> scratch(grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
+  for_each_tile(grid, e.depth, [&](const TileTask& task) {
     const auto [worker, I, J, next_I, next_J] = task;
-    Tile<T> t = e.tile(I, J);
+    Tile<T> t = e.tile(grid, I, J);
     scratch.bind(t, worker);
     if (keep == Keep::tiles) {
-      t.e = const_cast<T*>(kept) + e.grid.kept_offset(I, J);
+      t.e = const_cast<T*>(kept) + grid.kept_offset(I, J);
     } else {
-      e.rows_of(I, J, t.soon);
+      e.rows_of(t, t.soon);
       e.table.forward[e.epilogue](t);
     }
     Weights<T> w;
     if (next_I >= 0 && keep == Keep::tiles) {
-      const Tile<T> next = e.tile(next_I, next_J);
-      const char* first = reinterpret_cast<const char*>(kept + e.grid.kept_offset(next_I, next_J));
+      const Tile<T> next = e.tile(grid, next_I, next_J);
+      const char* first = reinterpret_cast<const char*>(kept + grid.kept_offset(next_I, next_J));
       w.soon.spans[0] = {first, first + (next.j1 - next.j0) * kBlock * kBlock * int64_t(sizeof(T))};
-      e.rows_of(next_I, next_J, w.soon, 1);
+      e.rows_of(next, w.soon, 1);
     } else if (next_I >= 0) {
-      e.lanes_of(next_I, next_J, w.soon);
+      e.lanes_of(e.tile(grid, next_I, next_J), w.soon);
     }
     scratch.bind(w, worker);
     w.row_weight = rows.weight.data();

@@ -267,21 +267,22 @@ struct Engine {
     epilogue = std::fabs(c) * x * y + offset * kLog2e <= kBound ? kSoftmaxBounded : kSoftmaxRunningMax;
   }
 
-  Tile<T> tile(int64_t I, int64_t J) const {
+  // A tile of the grid or of a strip of it.
+  Tile<T> tile(const Grid& g, int64_t I, int64_t J) const {
     Tile<T> t = prototype;
-    t.i0 = I * grid.x_tile;
-    t.i1 = std::min(t.i0 + grid.x_tile, grid.x_blocks);
-    t.j0 = J * grid.y_tile;
-    t.j1 = std::min(t.j0 + grid.y_tile, grid.y_blocks);
-    t.triangular = grid.triangular && I == J;
+    t.i0 = g.x_begin + I * g.x_tile;
+    t.i1 = std::min(t.i0 + g.x_tile, g.x_begin + g.x_blocks);
+    t.j0 = J * g.y_tile;
+    t.j1 = std::min(t.j0 + g.y_tile, g.y_blocks);
+    t.triangular = g.triangular && I == J;
     return t;
   }
   // The operands of a tile as memory; y first: the first lanes meet all of it.
-  void lanes_of(int64_t I, int64_t J, PrefetchPlan& soon, int at = 0) const {
-    operands(I, J, prototype.x.lanes, table.tiles ? prototype.y.natural : prototype.y.lanes, lane_bytes(), soon, at);
+  void lanes_of(const Tile<T>& t, PrefetchPlan& soon, int at = 0) const {
+    operands(t, prototype.x.lanes, table.tiles ? prototype.y.natural : prototype.y.lanes, lane_bytes(), soon, at);
   }
-  void rows_of(int64_t I, int64_t J, PrefetchPlan& soon, int at = 0) const {
-    operands(I, J, prototype.x.rows, prototype.y.rows, row_bytes(), soon, at);
+  void rows_of(const Tile<T>& t, PrefetchPlan& soon, int at = 0) const {
+    operands(t, prototype.x.rows, prototype.y.rows, row_bytes(), soon, at);
   }
   // What a row takes in each layout.
   int64_t row_bytes() const { return depth_blocks * kBlock * (pairs ? 2 : int64_t(sizeof(T))); }
@@ -290,9 +291,8 @@ struct Engine {
     return pairs ? (depth + 1) / 2 * 4 : depth * int64_t(sizeof(T));
   }
   // Not more than a quarter of L2: this tile needs the rest.
-  void operands(int64_t I, int64_t J, const void* x, const void* y, int64_t bytes_per_row, PrefetchPlan& soon,
+  void operands(const Tile<T>& t, const void* x, const void* y, int64_t bytes_per_row, PrefetchPlan& soon,
                 int at) const {
-    const Tile<T> t = tile(I, J);
     int64_t room = level2_cache() / 4;
     const auto add = [&](const void* from, int64_t first, int64_t last) {
       const char* begin = static_cast<const char*>(from) + first * kBlock * bytes_per_row;

@@ -8,6 +8,7 @@ namespace fastssl {
 
 struct Grid {
   bool triangular = false;  // x == y: tiles with I >= J only
+  int64_t x_begin = 0;      // of a strip: the first of its blocks of x
   int64_t x_blocks = 0, y_blocks = 0;
   int64_t x_tile = 1, y_tile = 1;  // blocks per tile
 
@@ -21,6 +22,13 @@ struct Grid {
       : triangular(symmetric), x_blocks(ceil_div(n, kBlock)), y_blocks(ceil_div(m, kBlock)) {
     x_tile = tile_size(x_blocks, symmetric);
     y_tile = symmetric ? x_tile : tile_size(y_blocks, false);
+  }
+  // Some rows of tiles, from the `first` one on.
+  Grid strip(int64_t first, int64_t tiles) const {
+    Grid rows = *this;
+    rows.x_begin = first * x_tile;
+    rows.x_blocks = std::min(tiles * x_tile, x_blocks - rows.x_begin);
+    return rows;
   }
   int64_t x_tiles() const { return ceil_div(x_blocks, x_tile); }
   int64_t y_tiles() const { return ceil_div(y_blocks, y_tile); }

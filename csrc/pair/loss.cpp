@@ -7,17 +7,14 @@
 namespace fastssl {
 namespace {
 
+// The losses of rows [first, last), whose sums are complete.
 template <class T>
-void forward(Engine<T>& e, Keep keep, T* kept, double* stats_out, double* loss) {
+void close_rows(const Engine<T>& e, const DenseSums<T>& sums, const Stats& s, int64_t first, int64_t last,
+                double* loss) {
   const PairProblem& p = e.p;
-  const int64_t n = e.n;
-  const DenseSums<T> sums(e, keep, kept, p.symmetric && !p.self_pairs());
-
-  const Stats s = layout(p, stats_out);
   const double unit = e.softmax() ? kLog2e : 1.0;
-  if (p.positives == Positives::classes) positive_means(e, s.row_gap);
-  parallel_rows(n, e.depth, [&](int64_t, int64_t i) {
-    const int64_t j = e.positive[i];
+  parallel_rows(last - first, e.depth, [&](int64_t, int64_t row) {
+    const int64_t i = first + row, j = e.positive[i];
     if (p.positives == Positives::classes && j < 0) {
       s.row_lse[i] = sums.row_lse(i);
       loss[i] = alone(s, i) ? 0.0 : kLn2 * s.row_lse[i] - s.row_gap[i];
@@ -51,99 +48,137 @@ void forward(Engine<T>& e, Keep keep, T* kept, double* stats_out, double* loss) 
       loss[i] = 0.5 * (loss[i] + other);
     }
   });
-  int64_t valid = 0;
-  for (int64_t i = 0; i < n; ++i) valid += p.positives == Positives::classes || e.positive[i] >= 0;
-  *s.valid = double(valid);
 }
 
-// `wide`: gradients of 16-bit inputs are fp32.
 template <class T>
-void backward(Engine<T>& e, Keep keep, const T* kept, const double* stats, const double* grad, const PairGradients& out,
-              bool wide) {
-  const PairProblem& p = e.p;
-  const int64_t n = e.n, m = e.m;
-  const Stats s = layout(p, const_cast<double*>(stats));
-  const bool want_y = any_wanted(out.y), want_x = any_wanted(out.x) || (out.scale && !want_y);
-  const bool bias_per_col = out.bias && p.bias.size() != 1;
-  const bool running = e.epilogue == kSoftmaxRunningMax;
-  const bool attention = keep == Keep::attention && !running;
+double counted(const Engine<T>& e) {
+  int64_t valid = 0;
+  for (int64_t i = 0; i < e.n; ++i) valid += e.p.positives == Positives::classes || e.positive[i] >= 0;
+  return double(valid);
+}
 
-  // Weights of the dense pairs. a: the upstream gradient of each row's loss.
-  std::vector<double> a(size_t(n), 0.0);
-  const double mean = *s.valid > 0 ? 1.0 / *s.valid : 0.0;
-  for (int64_t i = 0; i < n; ++i) {
-    const double g = p.reduction == Reduction::none ? grad[i] : grad[0] * (p.reduction == Reduction::mean ? mean : 1.0);
-    const bool counts = p.positives == Positives::classes ? !alone(s, i) : e.positive[i] >= 0;
-    a[size_t(i)] = counts ? g * (p.symmetric ? 0.5 : 1.0) : 0.0;
+template <class T>
+void forward(const Engine<T>& e, Keep keep, T* kept, double* stats, double* loss) {
+  DenseSums<T> sums(e, e.p.symmetric && !e.p.self_pairs());
+  sums.add(e.grid, keep, kept);
+  const Stats s = layout(e.p, stats);
+  if (e.p.positives == Positives::classes) positive_means(e, s.row_gap);
+  close_rows(e, sums, s, 0, e.n, loss);
+  *s.valid = counted(e);
+}
+
+// From the losses' statistics to the gradients of the inputs: all rows at once, or strips of them.
+template <class T>
+class Backward {
+ public:
+  Backward(const Engine<T>& engine, Keep keep, const double* stats, const double* upstream, const PairGradients& wanted)
+      : e(engine),
+        p(e.p),
+        n(e.n),
+        m(e.m),
+        s(layout(p, const_cast<double*>(stats))),
+        grad(upstream),
+        out(wanted),
+        running(e.epilogue == kSoftmaxRunningMax),
+        attention(keep == Keep::attention && !running),
+        a(size_t(n), 0.0),
+        x_coefficient(size_t(n), 0.0),
+        y_total(running && !p.self_pairs() ? size_t(m) : 0, 0.0) {
+    rows.allocate(e.grid.x_blocks * kBlock, running);
+    rows.allocate_floor(e.grid.x_blocks * kBlock, running);
+    if (p.symmetric && !p.self_pairs()) cols.allocate(e.grid.y_blocks * kBlock, running);
+    if (!p.self_pairs()) cols.allocate_floor(e.grid.y_blocks * kBlock, running);
+    if ((want_x() || (p.self_pairs() && want_y())) && !attention) grad_x.allocate(e.x_numel());
+    if (want_y() && !p.self_pairs()) grad_y.allocate(e.y_numel());
+    if (bias_per_col()) col_total.allocate(e.grid.y_blocks * kBlock);
   }
+
+  // Adds the dense pairs of rows [first, last), those of ``grid``. Of a loss that is no sum of its rows': all rows.
+  void add(const Grid& grid, int64_t first, int64_t last, Keep keep, const T* kept) {
+    weigh(first, last);
+    if (!attention && (grad_x.data() || grad_y.data() || bias_per_col()))
+      dense_gradients(e, grid, keep, kept, rows, cols, grad_x.data(), grad_y.data(), col_total.data());
+  }
+
+  // `wide`: gradients of 16-bit inputs are fp32.
+  void finish(const T* kept, bool wide) {
+    if (p.positives == Positives::classes && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
+    InputGradients<T> gradients{e, x_coefficient.data()};
+    gradients.wide = wide;
+    if (want_x() || (p.self_pairs() && out.scale)) {
+      std::vector<double> dense_weight(attention ? size_t(n) : 0);
+      for (int64_t i = 0; attention && i < n; ++i) dense_weight[size_t(i)] = bounded_weight(a[size_t(i)], s.row_lse[i]);
+      gradients.x(attention ? kept : grad_x.data(), attention ? dense_weight.data() : nullptr, out.x.data(), out.scale);
+    }
+    if (!p.self_pairs() && (want_y() || bias_per_col())) {
+      const Partners partners(n, m, e.positive.data(), x_coefficient.data());
+      if (want_y()) gradients.y(grad_y.data(), partners, out.y.data(), out.scale);
+      for (int64_t j = 0; bias_per_col() && j < m; ++j) {
+        double total = col_total[j];
+        for (int64_t q = partners.offset[size_t(j)]; q < partners.offset[size_t(j) + 1]; ++q)
+          total += partners.weight[size_t(q)];
+        out.bias[j] = total;
+      }
+    }
+    if (out.scale) *out.scale = gradients.scale_gradient();
+    if (out.bias && !bias_per_col()) {
+      double total = 0;
+      if (e.epilogue == kSigmoid)
+        for (int64_t i = 0; i < n; ++i) total += a[size_t(i)] * (s.row_lse[i] - s.row_gap[i]);
+      out.bias[0] = total;  // a softmax does not see a constant
+    }
+  }
+
+ private:
+  const Engine<T>& e;
+  const PairProblem& p;
+  const int64_t n, m;
+  const Stats s;
+  const double* const grad;
+  const PairGradients& out;
+  const bool running, attention;
+  std::vector<double> a;              // the upstream gradient of each row's loss
+  std::vector<double> x_coefficient;  // positives: coefficient of y_j in row i's gradient, and of x_i in row j's
+  std::vector<double> y_total;        // of the coefficients, for each row of y
   SideWeights<T> rows, cols;
-  rows.allocate(e.grid.x_blocks * kBlock, running);
-  std::vector<double> dense_weight;
-  if (e.epilogue == kSigmoid) {
-    for (int64_t i = 0; i < n; ++i) rows.weight[i] = T(a[size_t(i)]);
-  } else {
-    for (int64_t i = 0; i < n; ++i) rows.set(i, a[size_t(i)], s.row_lse[i]);
-    if (attention) {
-      dense_weight.resize(size_t(n));
-      for (int64_t i = 0; i < n; ++i) dense_weight[size_t(i)] = bounded_weight(a[size_t(i)], s.row_lse[i]);
-    }
-    if (p.symmetric && !p.self_pairs()) {
-      cols.allocate(e.grid.y_blocks * kBlock, running);
-      for (int64_t j = 0; j < m; ++j) cols.set(j, a[size_t(j)], s.col_lse[j]);
-    }
-  }
-
-  // Positives: coefficient of y_j in row i's gradient, and of x_i in row j's.
-  std::vector<double> x_coefficient(size_t(n), 0.0);
-  rows.allocate_floor(e.grid.x_blocks * kBlock, running);
-  if (!p.self_pairs()) cols.allocate_floor(e.grid.y_blocks * kBlock, running);
-  std::vector<double> y_total(running && !p.self_pairs() ? size_t(m) : 0, 0.0);
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t j = e.positive[i];
-    if (j < 0) {
-      if (p.positives == Positives::classes) rows.set_floor(i, a[size_t(i)], m);  // the softmax's weights add up to it
-      continue;
-    }
-    double c = a[size_t(i)] * s.row_gap[i];
-    if (p.self_pairs()) c += a[size_t(j)] * s.row_gap[j];
-    if (p.symmetric) c += a[size_t(j)] * s.col_gap[j];
-    x_coefficient[size_t(i)] = -c;
-    rows.set_floor(i, c, m);
-    if (!y_total.empty()) y_total[size_t(j)] += std::fabs(c);
-  }
-  for (size_t j = 0; j < y_total.size(); ++j) cols.set_floor(int64_t(j), y_total[j], n);
-
   Buffer<T> grad_x, grad_y;
   Buffer<double> col_total;
-  if ((want_x || (p.self_pairs() && want_y)) && !attention) grad_x.allocate(e.x_numel());
-  if (want_y && !p.self_pairs()) grad_y.allocate(e.y_numel());
-  if (bias_per_col) col_total.allocate(e.grid.y_blocks * kBlock);
-  if (!attention && (grad_x.data() || grad_y.data() || bias_per_col))
-    dense_gradients(e, keep, kept, rows, cols, grad_x.data(), grad_y.data(), col_total.data());
-  if (p.positives == Positives::classes && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
 
-  InputGradients<T> gradients{e, x_coefficient.data()};
-  gradients.wide = wide;
-  if (want_x || (p.self_pairs() && out.scale))
-    gradients.x(attention ? kept : grad_x.data(), attention ? dense_weight.data() : nullptr, out.x.data(), out.scale);
-  if (!p.self_pairs() && (want_y || bias_per_col)) {
-    const Partners partners(n, m, e.positive.data(), x_coefficient.data());
-    if (want_y) gradients.y(grad_y.data(), partners, out.y.data(), out.scale);
-    for (int64_t j = 0; bias_per_col && j < m; ++j) {
-      double total = col_total[j];
-      for (int64_t q = partners.offset[size_t(j)]; q < partners.offset[size_t(j) + 1]; ++q)
-        total += partners.weight[size_t(q)];
-      out.bias[j] = total;
+  bool want_y() const { return any_wanted(out.y); }
+  bool want_x() const { return any_wanted(out.x) || (out.scale && !want_y()); }
+  bool bias_per_col() const { return out.bias && p.bias.size() != 1; }
+
+  // The weights of the pairs of rows [first, last).
+  void weigh(int64_t first, int64_t last) {
+    const double mean = *s.valid > 0 ? 1.0 / *s.valid : 0.0;
+    for (int64_t i = first; i < last; ++i) {
+      const double g =
+          p.reduction == Reduction::none ? grad[i] : grad[0] * (p.reduction == Reduction::mean ? mean : 1.0);
+      const bool counts = p.positives == Positives::classes ? !alone(s, i) : e.positive[i] >= 0;
+      a[size_t(i)] = counts ? g * (p.symmetric ? 0.5 : 1.0) : 0.0;
+      if (e.epilogue == kSigmoid)
+        rows.weight[i] = T(a[size_t(i)]);
+      else
+        rows.set(i, a[size_t(i)], s.row_lse[i]);
     }
+    for (int64_t j = 0; cols.weight.data() && j < m; ++j) cols.set(j, a[size_t(j)], s.col_lse[j]);
+    for (int64_t i = first; i < last; ++i) {
+      const int64_t j = e.positive[i];
+      if (j < 0) {
+        if (p.positives == Positives::classes)
+          rows.set_floor(i, a[size_t(i)], m);  // the softmax's weights add up to it
+        continue;
+      }
+      double c = a[size_t(i)] * s.row_gap[i];
+      if (p.self_pairs()) c += a[size_t(j)] * s.row_gap[j];
+      if (p.symmetric) c += a[size_t(j)] * s.col_gap[j];
+      x_coefficient[size_t(i)] = -c;
+      rows.set_floor(i, c, m);
+      if (!y_total.empty()) y_total[size_t(j)] += std::fabs(c);
+    }
+    for (size_t j = 0; j < y_total.size(); ++j) cols.set_floor(int64_t(j), y_total[j], n);
   }
-  if (out.scale) *out.scale = gradients.scale_gradient();
-  if (out.bias && !bias_per_col) {
-    double total = 0;
-    if (e.epilogue == kSigmoid)
-      for (int64_t i = 0; i < n; ++i) total += a[size_t(i)] * (s.row_lse[i] - s.row_gap[i]);
-    out.bias[0] = total;  // a softmax does not see a constant
-  }
-}
+};
 
 // f(out, elements, pointer of the sources' gradients) for the inputs, in the order in which they are kept.
 template <class F>
@@ -157,13 +192,46 @@ void for_each_input(const PairProblem& p, F&& f) {
     }
 }
 
+// How many rows of tiles are kept at once while gradients are made with the loss: all, where rows need each other's
+// sums; else as many as fit what the memory budget leaves beside the gradients, in strips of one size. Not the number
+// of threads: the bits must not depend on it.
+template <class T>
+int64_t tiles_per_strip(const Engine<T>& e) {
+  const int64_t all = std::max<int64_t>(e.grid.x_tiles(), 1);
+  if (e.p.self_pairs() || e.p.symmetric) return all;
+  const int64_t size = int64_t(sizeof(T)), own = kept_numel(e.p, Keep::gradients) * size;
+  const int64_t row = std::max<int64_t>(e.grid.strip(0, 1).kept_end() * size, 1);
+  const int64_t most = std::clamp<int64_t>((buffer_pool::limit() - own) / row, 1, all);
+  return ceil_div(all, ceil_div(all, most));
+}
+
+template <class T>
+void forward_with_gradients(const Engine<T>& e, const PairGradients& out, double* stats, double* loss) {
+  const PairProblem& p = e.p;
+  const Stats s = layout(p, stats);
+  *s.valid = counted(e);
+  if (p.positives == Positives::classes) positive_means(e, s.row_gap);
+  const int64_t tiles = tiles_per_strip(e), all = e.grid.x_tiles();
+  const Buffer<T> kept(tiles >= all ? Grid::kept_numel(e.n, e.m, p.self_pairs()) : e.grid.strip(0, tiles).kept_end(),
+                       false);
+  DenseSums<T> sums(e, p.symmetric && !p.self_pairs());
+  const double one = 1;
+  Backward<T> gradients(e, Keep::tiles, stats, &one, out);
+  for (int64_t at = 0; at < all; at += tiles) {
+    const Grid strip = e.grid.strip(at, tiles);
+    const int64_t first = strip.x_begin * kBlock, last = std::min(first + strip.x_blocks * kBlock, e.n);
+    sums.add(strip, Keep::tiles, kept.data());
+    close_rows(e, sums, s, first, last, loss);
+    gradients.add(strip, first, last, Keep::tiles, kept.data());
+  }
+  gradients.finish(nullptr, true);
+}
+
 template <class T>
 void run_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
   Engine<T> e(p, isa());
   e.pack(true, keep == Keep::attention || keep == Keep::gradients);
   if (keep != Keep::gradients) return forward<T>(e, keep, static_cast<T*>(kept), stats, loss);
-  const Buffer<T> tiles(Grid::kept_numel(p.n(), p.m(), p.self_pairs()), false);
-  forward<T>(e, Keep::tiles, tiles.data(), stats, loss);
   PairGradients out;
   for_each_input(p, [&](int side, size_t, int64_t at, int64_t) {
     (side ? out.y : out.x).push_back(static_cast<char*>(kept) + at * (p.dtype == DType::f64 ? 8 : 4));
@@ -172,8 +240,7 @@ void run_forward(const PairProblem& p, Keep keep, void* kept, double* stats, dou
   *own = 0;
   if (p.scale_learns) out.scale = own;
   if (!p.bias.empty()) out.bias = own + 1;
-  const double one = 1;
-  backward<T>(e, Keep::tiles, tiles.data(), stats, &one, out, true);
+  forward_with_gradients<T>(e, out, stats, loss);
 }
 
 template <class T>
@@ -183,14 +250,19 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
   // Attention serves a bounded softmax and x alone; anything else recomputes its tiles.
   if (keep == Keep::attention && (any_wanted(out.y) || (out.bias && p.bias.size() != 1))) keep = Keep::nothing;
   e.pack(keep != Keep::tiles, true);
-  backward<T>(e, keep, kept, stats, grad, out, false);
+  Backward<T> gradients(e, keep, stats, grad, out);
+  gradients.add(e.grid, 0, e.n, keep, kept);
+  gradients.finish(kept, false);
 }
 
 template <class From, class To, class F>
 void scaled(const void* from, void* to, int64_t count, double factor, F&& convert) {
   const From* a = static_cast<const From*>(from);
   To* b = static_cast<To*>(to);
-  for (int64_t i = 0; i < count; ++i) b[i] = convert(a[i] * From(factor));
+  constexpr int64_t kPiece = 1 << 16;
+  parallel_tasks(ceil_div(count, kPiece), [&](int64_t, int64_t k) {
+    for (int64_t i = k * kPiece; i < std::min(count, (k + 1) * kPiece); ++i) b[i] = convert(a[i] * From(factor));
+  });
 }
 
 // Kept gradients, times the upstream gradient.

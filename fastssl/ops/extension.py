@@ -26,7 +26,8 @@ def set_memory_budget(bytes: int) -> None:
     """Sets how many bytes a loss may keep between its forward and its backward pass to save work.
 
     Tiles of the forward pass are kept while they fit, which saves a quarter of the arithmetic; else they are
-    recomputed. The result is the same. What large tiles, distance matrices and views gave back waits for the next
+    recomputed, or the gradients of a sum of the rows' losses are made with it, one strip of rows after another. The
+    result is the same up to rounding. What large tiles, distance matrices and views gave back waits for the next
     ones, up to the budget (fresh pages are slow); a smaller budget frees it. 0 never keeps.
 
     Args:

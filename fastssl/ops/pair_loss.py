@@ -156,13 +156,18 @@ def _choose_keep(
         return Keep.attention
     if torch.compiler.is_exporting():
         return Keep.nothing  # the number of rows stays a symbol: no decision may depend on it
-    if reduction != "none" and all(sides):
-        n, m, _ = _rows(x, more_x, y, more_y)
-        if n * m * x.shape[1] <= SMALL:
+    size, budget = 8 if x.dtype == torch.float64 else 4, extension.get_memory_budget()
+    n, m, _ = _rows(x, more_x, y, more_y)
+    scalar = reduction != "none" and all(sides)
+    if scalar and n * m * x.shape[1] <= SMALL:
+        return Keep.gradients
+    if kept_numel(Keep.tiles, x, more_x, y, more_y) * size <= budget:
+        return Keep.tiles
+    if scalar and y is not None and not symmetric:  # strips of rows, one after another
+        strip = min(LARGEST_TILE, _blocks(n) * BLOCK) * _blocks(m) * BLOCK
+        if (kept_numel(Keep.gradients, x, more_x, y, more_y) + strip) * size <= budget:
             return Keep.gradients
-    size = 8 if x.dtype == torch.float64 else 4
-    fits = kept_numel(Keep.tiles, x, more_x, y, more_y) * size <= extension.get_memory_budget()
-    return Keep.tiles if fits else Keep.nothing
+    return Keep.nothing
 
 
 def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, closing, normalize, symmetric, *rest):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -42,6 +45,52 @@ def test_small_losses_do_not_cancel(isa: str, name: str, scale: float) -> None:
     truth = float(call(x.double(), y.double(), backend="reference"))
     assert 0 < truth < 1e-3
     assert abs(float(call(x, y)) - truth) < 2e-5 * truth
+
+
+STRIPS = {
+    "info_nce": lambda x, y, scale, **o: F.info_nce(x, y[: len(x)], y[len(x) :], temperature=1 / scale, **o),
+    "siglip_loss": lambda x, y, scale, **o: F.siglip_loss(x, y[: len(x)], scale, -5.0, **o),
+    "linear_cross_entropy": lambda x, y, scale, **o: F.linear_cross_entropy(
+        x * scale, y, torch.arange(len(x)) * 7 % 1900, y[:, 0] * 3, ignore_index=49, **o
+    ),
+}
+
+
+def _strips_case(name: str, scale: float) -> Inputs:
+    """More multiply-adds than a loss makes its gradients of whole: 2,200 x 2,700 x 16."""
+    y = torch.randn(2200 if name == "siglip_loss" else 2700, 16)
+    inputs = Inputs(x=torch.randn(2200, 16), y=y, scale=torch.tensor(scale))
+    return Inputs({k: torch.nn.functional.normalize(t, dim=1) if t.dim() == 2 else t for k, t in inputs.items()})
+
+
+@pytest.mark.parametrize("name", STRIPS)
+@pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
+def test_gradients_by_strips_where_tiles_do_not_fit(name: str, scale: float) -> None:
+    """A loss that is a sum of its rows' makes its gradients strip by strip: nothing of size N x M is kept."""
+    budget, loss = 4 << 20, STRIPS[name]
+    inputs = _strips_case(name, scale)
+
+    def gradients(of: Inputs, **options: Any) -> tuple[list[Tensor], int]:
+        leaves, saved = of.leaves(), {}
+
+        def note(t: Tensor) -> Tensor:
+            saved[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+            return t
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+            value = loss(*leaves.values(), **options)
+        return [value.detach(), *torch.autograd.grad(value * 3, tuple(leaves.values()))], sum(saved.values())
+
+    truth, _ = gradients(inputs.double(), backend="reference")
+    for isa, keeps in itertools.product(FLOAT_ISAS, (0, budget, 1 << 30)):
+        fastssl.instruction_set(isa)
+        fastssl.set_memory_budget(keeps)
+        got, kept = gradients(inputs)
+        own = sum(t.nbytes for t in inputs.values()) + (1 << 20)
+        assert kept <= own + 2 * keeps
+        assert (kept > own) == (keeps == 1 << 30)
+        for g, right in zip(got, truth):
+            torch.testing.assert_close(g.double(), right, rtol=1e-4, atol=2e-5 * float(right.abs().max()))
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.01, 0.05, 10.0, 1e3])
