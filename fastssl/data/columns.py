@@ -85,8 +85,8 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
         raise ValueError(
-            f"{where}: expected a column {known}, got {', '.join(columns)}; one of another name: {where}#text=NAME, or "
-            "#path=NAME in a table of images"
+            f"{where}: expected a column {known}, got {', '.join(columns)}; others are named: {where}#text=NAME, of "
+            "pairs #text=NAME:text_pair=NAME, of images #path=NAME"
         )
     label, score = chosen.get("label"), chosen.get("score")
     if label is None and score is None:

@@ -14,6 +14,7 @@ import numpy as np
 from fastssl.data.columns import check_options, known_column
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.storage import ending
 from fastssl.data.text_files import hub_corpus
 
 IMAGES = ("image", "img", "images", "pixel_values")
@@ -158,21 +159,26 @@ def hub(path: str, part: str | None = None, **columns: str) -> dict[str, Source]
     if any((Path(path) / file).is_file() for file in SAVED):
         parts = datasets.load_from_disk(path)
     elif Path(path).is_file():
+        if ending(path) != ".parquet":
+            raise ValueError(
+                f"data: expected a folder, a Parquet file or a name of a data set, got hf:{path}; tables of other "
+                "kinds are opened by their own names"
+            )
         parts = datasets.load_dataset("parquet", data_files=path)
     else:
         parts = datasets.load_dataset(path, configuration)
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
     if part is not None and part not in tables:
         raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
-    name = Path(path).stem if Path(path).is_file() else Path(path).name
-    return {key: _read(table, name, columns) for key, table in tables.items() if part in (None, key)}
+    name, where = (Path(path).stem, path) if Path(path).is_file() else (Path(path).name, f"hf:{path}")
+    return {key: _read(table, name, columns, where) for key, table in tables.items() if part in (None, key)}
 
 
-def _read(table: Any, name: str, columns: Mapping[str, str]) -> Source:
+def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Source:
     import datasets
 
     images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
     known = ("image", "label", "text") if images else ("text", "text_pair", "label", "score")
     check_options(columns, name, (*known, "name"))
     columns = {role: known_column(table.features, name, role, column) for role, column in columns.items()}
-    return HubSource(table, name, columns) if images else hub_corpus(table, name, columns)
+    return HubSource(table, name, columns) if images else hub_corpus(table, name, columns, where)

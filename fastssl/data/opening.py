@@ -300,8 +300,10 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given)
-    if ending(place) == ".txt" or text_files.holds_texts(place):
+    if ending(place) == ".txt":
         return texts(place, part, **given)
+    if (whole := prefixed(place)) != place:
+        return _with_options(whole, given, part, options)
     if ending(place) == NPZ and is_file(place):
         return _arrays(place, given)
     if ending(place) in tables.SUFFIXES and is_file(place):
@@ -348,9 +350,8 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
     shards = _shards(place, there, options, progress)
     if shards is not None:
         return shards
-    if any(name in there for name in SAVED) or any(ending(name) == PARQUET for name in there):
-        _alone(place, there, PARQUET)
-        return _named(f"hf:{place}", part, options, progress)
+    if (name := prefixed(place)) != place:
+        return _named(name, part, options, progress)
     parts = parts_of(place)
     if parts is not None:
         chosen = _items(parts[0 if part == "train" else 1], options, progress)
@@ -359,6 +360,23 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
             number_alike(chosen, _items(parts[0], options, None).classes)
         return chosen
     return _items(place, options, progress)
+
+
+def prefixed(name: str) -> str:
+    """The name of a folder of a Hugging Face data set, or of texts alone, with its prefix; other names unchanged.
+
+    Raises:
+        ValueError: such a data set beside images.
+    """
+    place = split_options(name)[0]
+    place = place if is_url(place) else os.path.expanduser(place)
+    if not is_folder(place):
+        return name
+    there = entries(place)
+    if any(own in there for own in SAVED) or any(ending(own) == PARQUET for own in there):
+        _alone(place, there, PARQUET)
+        return f"hf:{name}"
+    return f"text:{name}" if text_files.holds_texts(place) else name
 
 
 def _shards(

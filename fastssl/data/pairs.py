@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fastssl.data.columns import find_column
+from fastssl.data.columns import PAIRS, find_column
 from fastssl.data.corpus import Corpus, decoded
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.parts import PARTS
@@ -51,8 +51,9 @@ def text_pairs(
         place: path or URL of a ``.tsv`` file (without quotes), a ``.csv`` file, or a ``.jsonl`` file of objects; or a
             folder with ``train`` and ``test`` (or ``dev``, ``valid``) in such files.
         part: "train" or "test", of a folder.
-        source, target: the columns or keys of the two texts; None: "source" and "target", or, in a table whose first
-            line names neither, its two columns, without a heading.
+        source, target: the columns or keys of the two texts; None: "source" and "target", else a pair that
+            :func:`text_table` knows by its names, or, in a table whose first line has none, its two columns, without a
+            heading.
         encoding: that of the file.
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
 
@@ -78,19 +79,23 @@ def text_pairs(
         file = part_file(file, part, SUFFIXES)
     if ending(file) not in SUFFIXES:
         raise ValueError(f"pairs: expected a file with {', '.join(SUFFIXES)}, got {file!r}")
-    columns = (source or "source", target or "target")
+    given = source is not None or target is not None
+    known = [(source or "source", target or "target"), *(() if given else PAIRS)]
     lines = decoded(file, encoding, errors).split("\n")
-    if ending(file) == ".jsonl":
-        pairs = list(_objects(file, lines, columns))
-    else:
-        pairs = list(_rows(file, lines, columns, source is not None or target is not None))
+    pairs = list(_objects(file, lines, known) if ending(file) == ".jsonl" else _rows(file, lines, known, given))
     if not pairs:
         raise ValueError(f"pairs: expected pairs of texts in {file!r}, there are none")
     sources, targets = zip(*pairs)
     return ParallelCorpus(Corpus(list(sources), name), Corpus(list(targets), name))
 
 
-def _objects(file: str, lines: list[str], columns: tuple[str, str]) -> Iterator[tuple[str, str]]:
+def _found(there: Iterable[str], known: list[tuple[str, str]]) -> tuple[str, str] | None:
+    """The columns of the first pair of names that are both there."""
+    pairs = ((find_column(there, first), find_column(there, second)) for first, second in known)
+    return next(((first, second) for first, second in pairs if first is not None and second is not None), None)
+
+
+def _objects(file: str, lines: list[str], known: list[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -98,33 +103,31 @@ def _objects(file: str, lines: list[str], columns: tuple[str, str]) -> Iterator[
             found = json.loads(line)
         except ValueError as error:
             raise ValueError(f"{file}: line {number}: no JSON ({error})") from error
-        keys = [find_column(found, column) for column in columns] if isinstance(found, dict) else [None]
-        texts = [None if key is None else found[key] for key in keys]
-        if not all(isinstance(text, str) for text in texts):
+        texts = [found[key] for key in _found(found, known) or ()] if isinstance(found, dict) else []
+        if not texts or not all(isinstance(text, str) for text in texts):
             kinds = {key: type(value).__name__ for key, value in found.items()} if isinstance(found, dict) else None
             got = kinds or type(found).__name__
-            raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(columns)}, got {got}")
-        yield str(texts[0]), str(texts[1])
+            raise ValueError(f"{file}: line {number}: expected texts under the keys {', '.join(known[0])}, got {got}")
+        yield texts[0], texts[1]
 
 
-def _rows(file: str, lines: list[str], columns: tuple[str, str], given: bool) -> Iterator[tuple[str, str]]:
+def _rows(file: str, lines: list[str], known: list[tuple[str, str]], given: bool) -> Iterator[tuple[str, str]]:
     lines = [line.rstrip("\r") for line in lines]
     if ending(file) == ".csv":
         rows = list(csv.reader(line + "\n" for line in lines))
     else:
         rows = [line.split("\t") for line in lines]
     first = next((k for k, row in enumerate(rows) if any(row)), 0)
-    heading = [find_column(rows[first], column) for column in columns] if rows else [None]
-    named = None not in heading
+    heading = _found(rows[first], known) if rows else None
+    named, wanted = heading is not None, " and ".join(known[0])
     if given and not named:
-        raise ValueError(
-            f"{file}: expected a heading with {' and '.join(columns)}, got {rows[first] if rows else 'no lines'}"
-        )
-    places = [rows[first].index(str(column)) for column in heading] if named else [0, 1]
+        raise ValueError(f"{file}: expected a heading with {wanted}, got {rows[first] if rows else 'no lines'}")
+    places = [rows[first].index(column) for column in heading] if heading else [0, 1]
     for number, row in enumerate(rows[first + named :], first + named + 1):
         if not any(row):
             continue
         if len(row) <= max(places) or (not named and len(row) != 2):
-            other = "" if named else f", or a heading with {' and '.join(columns)}"
-            raise ValueError(f"{file}: line {number}: expected two columns of text{other}, got {len(row)}")
+            other = "" if named else f", or a heading with {wanted}"
+            remedy = "" if named else "; others are named: #source=NAME:target=NAME"
+            raise ValueError(f"{file}: line {number}: expected two columns of text{other}, got {len(row)}{remedy}")
         yield row[places[0]], row[places[1]]

@@ -15,7 +15,7 @@ from fastssl.data.datasets import hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.glue import glue, glue_task
-from fastssl.data.opening import open, parts_of, without_unreadable
+from fastssl.data.opening import open, parts_of, prefixed, without_unreadable
 from fastssl.data.parts import OF_IMAGES, PARTS, find_part
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
@@ -87,9 +87,9 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
     Args:
         data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
             data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER"), texts ("text:FOLDER"), pairs of them
-            ("pairs:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits; "glosses" are the nouns,
-            4,000 of them to test on; "spoken-digits" is split by voices, "scenes" by emoji and vendors; any other data
-            is split 80 to 20, for "emoji" all 1,871 items.
+            ("pairs:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits, if they have both; "glosses"
+            are the nouns, 4,000 of them to test on; "spoken-digits" is split by voices, "scenes" by emoji and vendors;
+            any other data is split 80 to 20, for "emoji" all 1,871 items.
         task: of "voc:FOLDER" and "coco:FOLDER": "detection" (boxes) or "segmentation".
         options: options of :func:`fastssl.data.open`.
 
@@ -114,7 +114,8 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
     if isinstance(data, str) and data == "scenes":
         return Splits(data, scenes(), scenes(split="test"))
     if isinstance(data, (str, Path)):
-        kind, _, root = str(data).partition(":")
+        data = prefixed(str(data))
+        kind, _, root = data.partition(":")
         root, given = split_options(root)
         if root and kind == "glue":
             return _glue(root)
@@ -132,13 +133,10 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
         if root and kind == "hf":
             parts = hub(root, **given)
             train, test = (find_part(parts, part, OF_IMAGES) for part in PARTS)
-            if train is None or test is None:
-                raise ValueError(
-                    f"data: expected parts train and test (or validation) in {root!r}, got {sorted(parts)}"
-                )
-            number_alike(parts[test], parts[train].classes)
-            _check_classes(parts[train], parts[test], data)
-            return _readable(_judged(Splits(Path(root).name, parts[train], parts[test])), data)
+            if train is not None and test is not None:
+                number_alike(parts[test], parts[train].classes)
+                _check_classes(parts[train], parts[test], data)
+                return _readable(_judged(Splits(Path(root).name, parts[train], parts[test])), data)
         if parts_of(data) is not None:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
             _check_classes(train_part, test_part, data)

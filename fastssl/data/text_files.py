@@ -35,6 +35,7 @@ SEPARATORS = ("blank-line", "line", "file")
 _BLOCK = 4 * 2**20  # bytes per read of an index
 _TEXT8_BYTES = 60_000  # per document: about 10,000 words
 _BOM = b"\xef\xbb\xbf"
+_MARK = 1024  # first bytes, none of which is zero in a file of text
 
 
 class FileTexts(_Strings):
@@ -292,17 +293,19 @@ def _numbered(place: str, count: int) -> Numbered:
 
 def holds_texts(place: str) -> bool:
     """Whether a folder and those in it hold text files of one kind, and no other files."""
-    return is_folder(place) and {ending(own) for own in _below(place)} in ({".txt"}, {".jsonl"})
+    kinds = set[str]()
+    for own in _below(place) if is_folder(place) else ():
+        kinds.add(ending(own))
+        if kinds not in ({".txt"}, {".jsonl"}):  # at the first image of a folder of images
+            return False
+    return bool(kinds)
 
 
 def _below(folder: str) -> Iterator[str]:
-    for own, is_a_folder in entries(folder).items():
-        if own.startswith("."):
-            continue
-        if is_a_folder:
-            yield from (f"{own}/{name}" for name in _below(join(folder, own)))
-        else:
-            yield own
+    there = {own: is_a_folder for own, is_a_folder in entries(folder).items() if not own.startswith(".")}
+    yield from (own for own, is_a_folder in there.items() if not is_a_folder)
+    for own in (own for own, is_a_folder in there.items() if is_a_folder):
+        yield from (f"{own}/{name}" for name in _below(join(folder, own)))
 
 
 def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -325,12 +328,17 @@ def _documents(place: str, separator: str | None) -> tuple[np.ndarray, np.ndarra
 def _lines(place: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where the lines of a file begin and end, and whether they have other characters than white space."""
     file = open_file(place)
-    mark = file.read(0, len(_BOM))
+    mark = file.read(0, _MARK)
     if mark[:2] in UTF16:  # whose lines of ASCII would be read as UTF-8, with zeros between the letters
         raise CorpusError(
             f"{place}: expected lines of UTF-8 or the like, got UTF-16; convert it (iconv -f utf-16 -t utf-8)"
         )
-    start = len(_BOM) if mark == _BOM else 0
+    if 0 in mark:
+        raise CorpusError(
+            f"{place}: expected text, got a file with zero bytes (at {mark.index(0)}); files of other kinds are opened "
+            "by their own names"
+        )
+    start = len(_BOM) if mark.startswith(_BOM) else 0
     breaks, inked, before = [], [], 0
     for at in range(start, file.size, _BLOCK):
         block = np.frombuffer(file.read(at, _BLOCK), np.uint8)
@@ -418,7 +426,9 @@ def wikitext(place: str | Path, part: str = "train") -> Corpus:
     return Corpus(texts, f"{folder.resolve().name}-{part}", names=names, language="en")
 
 
-def hub_corpus(table: Any, name: str, given: Mapping[str, str] = MappingProxyType({})) -> Corpus:
+def hub_corpus(
+    table: Any, name: str, given: Mapping[str, str] = MappingProxyType({}), where: str | None = None
+) -> Corpus:
     """The texts of a Hugging Face data set, or its pairs of texts, with their labels or scores.
 
     Args:
@@ -426,6 +436,7 @@ def hub_corpus(table: Any, name: str, given: Mapping[str, str] = MappingProxyTyp
         name: name of the data set in logs and checkpoints.
         given: "text", "text_pair", "label" or "score" -> the column of it; else as of :func:`text_table`, where a
             column of type ``ClassLabel`` is one of labels and a ``label`` of floats one of scores.
+        where: how the data set was named, in errors; None: ``name``.
 
     Raises:
         ValueError: no column of texts, or a label or a score that is none.
@@ -435,20 +446,20 @@ def hub_corpus(table: Any, name: str, given: Mapping[str, str] = MappingProxyTyp
     kinds = table.features
     classes_of = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
     plain = [column for column, kind in kinds.items() if isinstance(kind, (datasets.Value, datasets.ClassLabel))]
-    roles = dict(given)
+    roles, where = dict(given), where or name
     if not set(given) & {"label", "score"}:
-        found = text_columns(plain, name, given)
+        found = text_columns(plain, where, given)
         if found.label is None and found.score is None and classes_of:
             roles["label"] = classes_of[0]
         elif found.label is not None and str(getattr(kinds[found.label], "dtype", "")).startswith("float"):
             roles["score"] = found.label
-    columns = text_columns(plain, name, roles)
+    columns = text_columns(plain, where, roles)
     asked, classes = columns.label or columns.score, []
     labels: np.ndarray | None = None
     if asked in classes_of and columns.label is not None:
         labels, classes = np.asarray(table[asked], np.int64), list(kinds[asked].names)
     elif asked is not None:
-        labels, classes = labels_of(columns, [{asked: value} for value in table[asked]], lambda k: f"{name}: row {k}")
+        labels, classes = labels_of(columns, [{asked: value} for value in table[asked]], lambda k: f"{where}: row {k}")
     names = Numbered("row ", len(table))
     corpus = Corpus(ColumnTexts(table, columns.text), name, names=names, labels=labels, classes=classes)
     if columns.text_pair is not None:

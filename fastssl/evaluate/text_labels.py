@@ -69,7 +69,8 @@ def few_text_labels(
     if not isinstance(train, Corpus) or not isinstance(test, Corpus) or train.labels is None or test.labels is None:
         raise ValueError(
             f"data: expected labelled texts to fine-tune on, got {task.train!r} without labels: a table with a column "
-            "label or score (another name: FILE.csv#label=NAME), or a folder with a sub-folder per class (text:FOLDER)"
+            "label or score (another name: FILE.csv#label=NAME; pairs:FILE reads texts alone), or a folder with a "
+            "sub-folder per class (text:FOLDER)"
         )
     if len(labels_per_class) and not len(train.classes):
         raise ValueError(f"labels: {task.name} has scores, not classes")

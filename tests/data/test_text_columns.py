@@ -298,6 +298,52 @@ def test_splits_of_scores_are_judged_by_correlations(tmp_path: Path) -> None:
     assert [own[task.train.text(k)] for k in range(8)] == task.train.labels.tolist()
 
 
+@pytest.mark.parametrize("prefix", ("", "text:"))
+def test_parts_of_folders_of_texts_alone_are_not_mixed(tmp_path: Path, prefix: str) -> None:
+    rows = [{"sentence1": f"a {k}", "sentence2": f"b {k}", "score": k / 2} for k in range(8)]
+    written(tmp_path / "train.jsonl", rows)
+    written(tmp_path / "test.jsonl", rows[:3])
+    for data in (f"{prefix}{tmp_path}", f"{prefix}{tmp_path}#text=sentence1:text_pair=sentence2:score=score"):
+        task = open_splits(data)
+        assert (len(task.train), len(task.test), task.metric, task.divided) == (8, 3, "Spearman", True)
+        assert [len(fastssl.data.open(data, part=part)) for part in ("train", "test")] == [8, 3]
+
+
+@pytest.mark.parametrize("prefix", ("", "hf:"))
+def test_hugging_face_data_without_a_test_part_is_divided(tmp_path: Path, prefix: str) -> None:
+    pytest.importorskip("datasets")
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    table = pa.table({"a": [f"a {k}" for k in range(10)], "b": ["b"] * 10, "n": list(range(10))})
+    (tmp_path / "both").mkdir()
+    for name in ("one.parquet", "both/train.parquet", "both/test.parquet"):
+        parquet.write_table(table, tmp_path / name)
+    options = "#text=a:text_pair=b:score=n"
+    task, both = (open_splits(f"{prefix}{tmp_path / name}{options}") for name in ("one.parquet", "both"))
+    assert (len(task.train), len(task.test), task.metric, task.divided) == (8, 2, "Spearman", False)
+    assert (len(both.train), len(both.test), both.metric, both.divided) == (10, 10, "Spearman", True)
+    with pytest.raises(ValueError, match=r"one\.parquet#text=NAME, of pairs #text=NAME:text_pair=NAME"):
+        open_splits(f"{prefix}{tmp_path / 'one.parquet'}")
+
+
+def test_files_that_are_no_texts_are_not_read_as_texts(tmp_path: Path) -> None:
+    for name, content in (("a.parquet", b"PAR1\x15\x04\0\0"), ("b.txt", b"\x89PNG\0\n"), ("c", gzip.compress(b"a"))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CorpusError, match="expected text, got a file with zero bytes"):
+            fastssl.data.open(f"text:{tmp_path / name}")
+    pytest.importorskip("datasets")
+    written(tmp_path / "a.csv", [{"text": "a"}])
+    with pytest.raises(ValueError, match="expected a folder, a Parquet file .* got hf:.*a.csv; tables of other kinds"):
+        open_splits(f"hf:{tmp_path / 'a.csv'}")
+
+
+@pytest.mark.parametrize("kind", (".csv", ".tsv", ".jsonl"))
+@pytest.mark.parametrize(("first", "second"), PAIRS)
+def test_headings_of_pairs_are_no_pairs(tmp_path: Path, kind: str, first: str, second: str) -> None:
+    path = written(tmp_path / f"p{kind}", [{second: "b", first: "a", "score": 1}])
+    made = text_pairs(path)
+    assert [made.pair(k) for k in range(len(made))] == [("a", "b")]
+
+
 def test_pairs_with_other_names(tmp_path: Path) -> None:
     path = written(tmp_path / "p.csv", [{"a": "eins", "b": "one"}])
     assert fastssl.data.open(f"pairs:{path}#source=b:target=a").pair(0) == ("one", "eins")  # type: ignore[attr-defined]
