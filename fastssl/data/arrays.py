@@ -22,8 +22,9 @@ class ArraySource(Source):
     Args:
         images: uint8 array or tensor [N, H, W, C], [N, C, H, W] or [N, H, W] (grey); [N, K, H, W, C] for K images of
             the same object per item, from which methods take different views; or a list of arrays, tensors or Pillow
-            images. Floats in [0, 1] are converted to uint8. Where height or width could be channels (1, 3 or 4 pixels),
-            tensors are [N, C, H, W] and arrays [N, H, W, C].
+            images. Floats in [0, 1] are converted to uint8, and integers of up to 16 bits as those of files are
+            (:func:`fastssl.data.read_image`), an array with one shift for all of its images. Where height or width
+            could be channels (1, 3 or 4 pixels), tensors are [N, C, H, W] and arrays [N, H, W, C].
         labels: integers [N], -1 for unknown classes; None: no labels.
         classes: names of the classes.
         name: name of the data set in logs and checkpoints.
@@ -32,7 +33,8 @@ class ArraySource(Source):
 
     Raises:
         TypeError: not an image.
-        ValueError: no images, other shapes, floats outside of [0, 1], or a wrong number of labels, names or texts.
+        ValueError: no images, other shapes, floats outside of [0, 1], integers that are negative or of more than 16
+            bits, or a wrong number of labels, names or texts.
 
     Example:
         >>> import numpy as np

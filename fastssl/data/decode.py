@@ -111,15 +111,16 @@ def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation
 
 def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:
     """Integers or floats of any range to uint8."""
-    if not np.isfinite(values).all() or values.min(initial=0) < 0:
+    floats = values.dtype.kind == "f"
+    if (floats and not np.isfinite(values).all()) or values.min(initial=0) < 0:
         raise ImageError(f"{name}: expected finite values >= 0, got {values.min()} to {values.max()}")
     largest = float(values.max(initial=0))
-    if values.dtype.kind == "f" and largest <= 1:
+    if floats and largest <= 1:
         return (values * 255).round().astype(np.uint8)
     if largest >= 2**16:
         raise ImageError(f"{name}: expected values of at most 16 bits, got up to {largest:g}")
     bits = next(b for b in (8, 12, 16) if largest < 2**b)
-    return (values.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+    return ((values.astype(np.int64) if floats else values) >> (bits - 8)).astype(np.uint8)
 
 
 def orientation_of(image: Image.Image) -> int:
@@ -149,13 +150,14 @@ def _turned(pixels: np.ndarray, image: Image.Image, orientation: bool) -> np.nda
 def as_pixels(image: Any, name: str) -> np.ndarray:
     """Converts an array, tensor or Pillow image, or a batch of images, to uint8 [..., H, W, C].
 
-    Channels may come first, last, or not at all (grey); floats in [0, 1] are scaled to 0 to 255. If both dimensions
+    Channels may come first, last, or not at all (grey); floats in [0, 1] are scaled to 0 to 255, integers of more than
+    8 bits are shifted as those of files (:func:`to_array`), all images of a batch by as many bits. If both dimensions
     are 1, 3 or 4, channels come first in tensors and last in arrays (:func:`fastssl.augment.images.channels_first`); if
     neither is, the smaller one is taken as the channels.
 
     Raises:
         TypeError: not an image.
-        ValueError: other shapes, or floats outside of [0, 1].
+        ValueError: other shapes, floats outside of [0, 1], or integers that are negative or of more than 16 bits.
     """
     if hasattr(image, "convert") and hasattr(image, "mode"):
         return to_array(image, name, orientation=False)
@@ -173,8 +175,10 @@ def as_pixels(image: Any, name: str) -> np.ndarray:
         array = (array * 255).round().astype(np.uint8)
     elif array.dtype == np.bool_:
         array = array.astype(np.uint8) * 255
+    elif array.dtype.kind in "iu" and array.dtype != np.uint8:
+        array = _eight_bits(array, name)
     if array.dtype != np.uint8:
-        raise TypeError(f"{name}: expected uint8, or floats in [0, 1], got {array.dtype}")
+        raise TypeError(f"{name}: expected uint8, integers of up to 16 bits, or floats in [0, 1], got {array.dtype}")
     if array.ndim == 2:
         array = array[:, :, None]
     if array.ndim < 3 or 0 in array.shape[-3:]:

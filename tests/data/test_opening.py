@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
 import fastssl.data
 from fastssl.augment import Augment, Normalize, RandomResizedCrop, SimCLRAugment, Views
-from fastssl.data import ArraySource, CorpusError, ImageError, pack_source, text_corpus, write_shards
+from fastssl.data import ArraySource, CorpusError, ImageError, pack_source, read_image, text_corpus, write_shards
 from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
@@ -205,6 +206,40 @@ def test_arrays_of_a_file_are_chosen_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             fastssl.data.open(f"{tmp_path}/{given}")
+
+
+@pytest.mark.parametrize("largest", (255, 1000, 4095, 4096, 65535))
+@pytest.mark.parametrize("kind", ("npz", "npy", "array", "tensor", "list", "data set"))
+def test_arrays_of_more_than_8_bits_are_read_as_files_are(tmp_path: Path, kind: str, largest: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, largest, (3, 8, 9), dtype=np.uint16)
+    pixels[:, 0, 0] = largest
+    for k, image in enumerate(pixels):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    np.savez(tmp_path / "d.npz", x=pixels)
+    np.save(tmp_path / "d.npy", pixels[..., None])
+    given: dict[str, Any] = {
+        "npz": f"{tmp_path / 'd.npz'}#images=x",
+        "npy": tmp_path / "d.npy",
+        "array": pixels.astype(">u2"),
+        "tensor": torch.from_numpy(pixels.astype(np.int32)),
+        "list": list(pixels.astype(np.int64)),
+        "data set": [(image, 0) for image in pixels],
+    }
+    source = fastssl.data.open(given[kind])
+    for k in range(3):
+        made = source.read(k).images
+        assert made is not None and made[0].dtype == np.uint8
+        assert np.array_equal(made[0], read_image(tmp_path / f"{k}.png"))
+
+
+def test_arrays_of_a_stack_are_shifted_alike() -> None:
+    stack = np.stack([np.full((8, 8, 1), value, np.uint16) for value in (16, 4095)])
+    assert [int(image.max()) for image in ArraySource(stack).images] == [1, 255]
+    for wrong, match in ((-1, "expected finite values >= 0, got -1"), (2**16, "expected values of at most 16 bits")):
+        with pytest.raises(ValueError, match=f"images: {match}"):
+            ArraySource(np.full((2, 8, 8), wrong, np.int32))
+    with pytest.raises(TypeError, match="expected uint8, integers of up to 16 bits, or floats in .* got complex"):
+        ArraySource(np.zeros((2, 8, 8), complex))
 
 
 def test_a_stack_without_channels_is_said_to_be_an_image(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
