@@ -18,6 +18,7 @@ from fastssl.data import Source
 from fastssl.data.source import digest
 
 FORMATS = (".npz", ".safetensors", ".parquet")
+_ABOUT = "fastssl"  # key of the metadata in files of other libraries
 _UTF8 = ("utf-8", "surrogateescape")  # names of files may be other bytes, which are kept
 
 
@@ -95,7 +96,8 @@ def write_features(
 
     Args:
         path: ``.npz`` ("features", "names", "labels"), ``.safetensors`` ("features", "labels", and the names as UTF-8
-            bytes "names" with end offsets "name_ends") or ``.parquet`` (columns name, features, label).
+            bytes "names" with end offsets "name_ends") or ``.parquet`` (columns name, features, label; names are
+            strings, or binary where those of files are no UTF-8).
         blocks: float32 [n, columns] each, ``rows`` rows in total.
         rows: N.
         columns: C.
@@ -211,7 +213,7 @@ def _write_safetensors(
         labels = np.ascontiguousarray(labels, np.int64)
         sizes.append(("labels", "I64", labels.shape, 8))
     sizes += [("name_ends", "I64", shape[:1], 8), ("names", "U8", (int(ends[-1]) if len(ends) else 0,), 1)]
-    header: dict[str, Any] = {"__metadata__": about}
+    header: dict[str, Any] = {"__metadata__": {_ABOUT: json.dumps(about)}}  # JSON twice: its strings may be no UTF-8
     offset = 0
     for name, dtype, dims, width in sizes:
         end = offset + width * int(np.prod(dims, dtype=np.int64))
@@ -235,6 +237,7 @@ def _read_safetensors(path: Path) -> FeatureFile:
 
     with safe_open(path, framework="pt") as file:
         keys, about = set(file.keys()), file.metadata() or {}
+        about = json.loads(about[_ABOUT]) if _ABOUT in about else about  # files of version 0.1
         labels = file.get_tensor("labels").numpy() if "labels" in keys else None
         text, ends = bytes(file.get_tensor("names").numpy()), file.get_tensor("name_ends").tolist()
         names = [text[start:end].decode(*_UTF8) for start, end in zip([0, *ends], ends)]
@@ -255,18 +258,19 @@ def _write_parquet(
 ) -> None:
     arrow = _parquet()
     kind = arrow.list_(arrow.float32(), shape[1])
-    fields = [("name", arrow.string()), ("features", kind)]
+    escaped = any("\udc80" <= character <= "\udcff" for name in names for character in name if not name.isascii())
+    fields = [("name", arrow.binary() if escaped else arrow.string()), ("features", kind)]
     if labels is not None:
         several = np.asarray(labels).ndim > 1
         fields.append(("label", arrow.list_(arrow.int64()) if several else arrow.int64()))
-    schema = arrow.schema(fields, metadata={"fastssl": json.dumps(about)})
+    schema = arrow.schema(fields, metadata={_ABOUT: json.dumps(about)})
     upcoming, done = iter(names), 0
     with arrow.parquet.ParquetWriter(path, schema) as writer:
         for block in blocks:
             rows = len(block)
             values = arrow.array(np.ascontiguousarray(block, np.float32).reshape(-1))
             columns = [
-                arrow.array([next(upcoming) for _ in range(rows)], arrow.string()),
+                arrow.array([next(upcoming).encode(*_UTF8) for _ in range(rows)], arrow.binary()).cast(fields[0][1]),
                 arrow.FixedSizeListArray.from_arrays(values, shape[1]),
             ]
             if labels is not None:
@@ -277,12 +281,13 @@ def _write_parquet(
 
 def _read_parquet(path: Path) -> FeatureFile:
     table = _parquet().parquet.read_table(path)
-    about = json.loads((table.schema.metadata or {}).get(b"fastssl", b"{}"))
+    about = json.loads((table.schema.metadata or {}).get(_ABOUT.encode(), b"{}"))
     width = table.schema.field("features").type.list_size
     values = table["features"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     labels = np.array(table["label"].to_pylist(), np.int64) if "label" in table.column_names else None
     features = torch.from_numpy(np.array(values, np.float32).reshape(-1, width))
-    return FeatureFile(features, table["name"].to_pylist(), labels, *_described(about))
+    names = [name.decode(*_UTF8) for name in table["name"].cast("binary").to_pylist()]
+    return FeatureFile(features, names, labels, *_described(about))
 
 
 __all__ = [

@@ -93,6 +93,21 @@ def test_files_hold_features_names_and_labels(suffix: str, readout: str, encoder
         assert torch.equal(load_file(out)["features"], found.features)
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+@pytest.mark.parametrize("names", [["a", "ü", ""], [os.fsdecode(b"caf\xe9/0.png"), "ü", "a"]])
+def test_names_of_files_that_are_no_utf_8_are_kept(suffix: str, names: list[str], tmp_path: Path) -> None:
+    if suffix == ".parquet":
+        pytest.importorskip("pyarrow")
+    about = {"source": os.fsdecode(b"/data/caf\xe9"), "part": "test", "encoder": "ü"}
+    out = tmp_path / f"features{suffix}"
+    write_features(out, [np.ones((2, 4), np.float32), np.ones((1, 4), np.float32)], 3, 4, names, None, about)
+    found = read_features(out)
+    assert (found.names, found.source, found.part, found.encoder) == (names, *about.values())
+    if suffix == ".parquet":  # strings, as every reader expects, where they can be
+        kind = pytest.importorskip("pyarrow.parquet").read_schema(out).field("name").type
+        assert str(kind) == ("string" if names[0] == "a" else "binary")
+
+
 @pytest.mark.parametrize("world", [1, 3])
 def test_a_second_call_goes_on_after_a_kill(world: int, encoder: Encoder, tmp_path: Path) -> None:
     whole = tmp_path / "whole.npz"
