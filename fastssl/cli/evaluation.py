@@ -21,7 +21,7 @@ def data_of(state: dict[str, Any]) -> str:
         FileNotFoundError: the file or folder is no longer there.
         ValueError: the checkpoint does not record it.
     """
-    from fastssl.data.columns import split_options
+    from fastssl.data.opening import gone
 
     if "source" not in state:  # an older checkpoint, which names embedded data sets only
         return str(state["data"]).removesuffix("-train")
@@ -30,8 +30,8 @@ def data_of(state: dict[str, Any]) -> str:
         where = state["source"]["embedded"]
     if where is None:
         raise ValueError(f"data: the checkpoint does not record where {state['data']} is; give --data")
-    place = split_options(str(where))[0]
-    if os.path.isabs(place) and not set(place) & set("*?[{,") and not os.path.exists(place):
+    place = gone(str(where))
+    if place is not None:
         raise FileNotFoundError(f"data: the run was trained on {place!r}, which is no longer there; give --data")
     return str(where)
 

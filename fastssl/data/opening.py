@@ -198,10 +198,28 @@ def _absolute(name: str) -> str:
         return name
     if _several(name):
         return ",".join(map(_absolute, name.split(",")))
-    kind, colon, root = name.partition(":")
-    if colon and (kind == "hf" or kind in benchmarks.READERS or kind in TEXTS or kind in ANNOTATED):
+    kind, root = _kind_and_root(name)
+    if kind:
         return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
     return os.path.abspath(os.path.expanduser(name))
+
+
+def _kind_and_root(name: str) -> tuple[str, str]:
+    """What stands before and behind the colon of a name such as "cifar-10:FOLDER"; of others "" and the whole."""
+    kind, colon, root = name.partition(":")
+    known = kind == "hf" or kind in benchmarks.READERS or kind in TEXTS or kind in ANNOTATED
+    return (kind, root) if colon and known else ("", name)
+
+
+def gone(name: str) -> str | None:
+    """The path of recorded data that is no longer there; None: it is, or it is known by a name or a URL."""
+    place, given = split_options(name)
+    if given:
+        return gone(place)
+    if _several(name):
+        return next(filter(None, map(gone, name.split(","))), None)
+    place = _kind_and_root(name)[1]
+    return place if os.path.isabs(place) and not any(map(os.path.exists, matching(place))) else None
 
 
 def _several(name: str) -> bool:

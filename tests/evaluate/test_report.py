@@ -82,6 +82,35 @@ def test_the_data_of_the_runs_is_the_default(tmp_path: Path) -> None:
         common_data([tmp_path / "0", tmp_path / "2"])
 
 
+@pytest.mark.parametrize(
+    "name",
+    (
+        *(f"{kind}:{{}}" for kind in ("text", "voc", "coco", "cifar-10", "glue", "pairs", "hf", "wikitext")),
+        *("{}", "{}#text=a:label=b", "text:{}#errors=replace", "{}/*.tar", "{}/{{0..3}}.tar", "sotu,text:{}"),
+    ),
+)
+def test_data_that_has_moved_is_named_alike(tmp_path: Path, name: str) -> None:
+    from fastssl.cli.evaluation import data_of
+
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "0.tar").touch()
+    for folder in ("there", "gone"):
+        where = name.format(tmp_path / folder)
+        state = {"source": {"where": where, "embedded": None}, "data": folder}
+        if folder == "there":
+            assert data_of(state) == where
+        else:
+            with pytest.raises(FileNotFoundError, match=rf"trained on '{tmp_path}/gone.*', which is no longer there"):
+                data_of(state)
+
+
+@pytest.mark.parametrize("name", ("sotu", "https://host/photos", "hf:user/name", "s3://bucket/{0..3}.tar", "emoji"))
+def test_data_that_is_not_on_this_machine_has_not_moved(name: str) -> None:
+    from fastssl.cli.evaluation import data_of
+
+    assert data_of({"source": {"where": name, "embedded": None}, "data": name}) == name
+
+
 def test_the_images_of_the_package_are_credited(runs: list[Path], tmp_path: Path) -> None:
     from fastssl.report import compare
 
