@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from fastssl.cli.show import echo, item_progress
@@ -124,9 +125,11 @@ def run_evaluation(
     only: bool = False,
     whiten: int | None = None,
     size: int | None = None,
+    tuning: Mapping[str, int | None] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Runs a protocol and returns its table. Of "frozen": ``only`` evaluates the pretrained encoder without baselines,
-    ``whiten`` whitens the features of all rows, ``size`` is that of their images.
+    ``whiten`` whitens the features of all rows, ``size`` is that of their images; of others: ``tuning``, the steps and
+    seeds of :func:`fastssl.evaluate.evaluate_with`.
 
     Raises:
         ValueError: unknown protocol or data, or a method that the protocol does not support.
@@ -134,7 +137,7 @@ def run_evaluation(
     from fastssl.evaluate.features import progress_bars
 
     with progress_bars(item_progress):
-        return _evaluate(checkpoint, data, protocol, readout, only, whiten, size)
+        return _evaluate(checkpoint, data, protocol, readout, only, whiten, size, tuning)
 
 
 def _evaluate(
@@ -145,6 +148,7 @@ def _evaluate(
     only: bool,
     whiten: int | None,
     size: int | None,
+    tuning: Mapping[str, int | None],
 ) -> dict[str, Any]:
     import torch
 
@@ -179,7 +183,7 @@ def _evaluate(
             tuned = "; images are fine-tuned by simclr-transfer and few-labels" if protocol == "finetune" else ""
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}{tuned}")
         tasks = [open_splits(one) for one in name.split(",")]
-        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", echo)
+        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", echo, **tuning)
     if name in ("emoji", "emoji-all") and state["data"] == "emoji":
         echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():

@@ -213,7 +213,8 @@ def evaluate_finetuned(
         seeds: draws of the labels; None: 3.
         init: "word2vec:RUN": also the network whose embeddings alone start from word vectors.
         readout: see :class:`fastssl.evaluate.TextFineTuning`; None: "mean".
-        steps: steps of each training of "translation"; None: 1,000.
+        steps: steps of each training of "translation"; None: 1,000. Of the others: at most; None: as of
+            :class:`fastssl.evaluate.TextFineTuning`.
 
     Raises:
         ValueError: labels that are no numbers, or data that is no task of texts.
@@ -233,18 +234,18 @@ def evaluate_finetuned(
     if not all(count.isdecimal() and int(count) for count in given):
         raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
     counts, more = [int(count) for count in given], {"seeds": seeds or 3, "note": echo}
+    tuning = TextFineTuning(readout=readout or "mean", most_steps=steps)
     table: dict[str, Any] = {}
     for name in data.split(","):
         if protocol == "tags":
-            table |= compare_tags(starts, tokenizer, open_tagged(name), counts, **more)  # type: ignore[arg-type]
+            table |= compare_tags(starts, tokenizer, open_tagged(name), counts, options=tuning, **more)  # type: ignore[arg-type]
         elif protocol == "answers":
-            table |= compare_answers(starts, tokenizer, open_questions(name), counts, **more)  # type: ignore[arg-type]
+            table |= compare_answers(starts, tokenizer, open_questions(name), counts, options=tuning, **more)  # type: ignore[arg-type]
         elif protocol == "translation":
-            tuning = TranslationTuning() if steps is None else TranslationTuning(steps=steps)
-            table |= compare_translation(starts, tokenizer, open_splits(name), counts, options=tuning, **more)  # type: ignore[arg-type]
+            options = TranslationTuning() if steps is None else TranslationTuning(steps=steps)
+            table |= compare_translation(starts, tokenizer, open_splits(name), counts, options=options, **more)  # type: ignore[arg-type]
         else:
-            options = TextFineTuning(readout=readout or "mean")
-            table |= few_text_labels(starts, tokenizer, open_splits(name), counts, options=options, **more)  # type: ignore[arg-type]
+            table |= few_text_labels(starts, tokenizer, open_splits(name), counts, options=tuning, **more)  # type: ignore[arg-type]
     return table
 
 

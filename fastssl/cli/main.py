@@ -499,7 +499,8 @@ def evaluate(
     ] = None,
     head: Annotated[str | None, typer.Option(help="Of segmentation: linear (default), fcn or hypercolumn.")] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Of segmentation, detection and translation: steps of each training.")
+        int | None,
+        typer.Option(help="Of protocols that train networks: steps of each training; of fine-tunings: at most."),
     ] = None,
     size: Annotated[
         int | None,
@@ -536,6 +537,7 @@ def evaluate(
     from fastssl.cli.evaluation import DENSE_PROTOCOLS, leaving_out, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
+    from fastssl.evaluate.protocols import TRAINING
     from fastssl.methods import AudioMethod, kind_of
     from fastssl.models.precision import automatic_precision
     from fastssl.train import load_checkpoint
@@ -552,10 +554,9 @@ def evaluate(
     }
     for name, value in {**tuning, **dense, "precision": precision}.items():
         users = (
-            TEXT_PROTOCOLS * (name in (*tuning, "precision"))
+            TEXT_PROTOCOLS * (name in (*tuning, "steps", "precision"))
             + DENSE_PROTOCOLS * (name in (*dense, "precision"))
-            + ("translation",) * (name == "steps")
-            + ("simclr-transfer", "few-labels") * (name == "precision")
+            + tuple(own for own, options in TRAINING.items() if name in (*options, "precision"))
             + ("frozen",) * (name == "size")
         )
         if value is not None and protocol not in users:
@@ -605,7 +606,8 @@ def evaluate(
             raise ValueError(f"readout, whiten: expected none, {protocol} is of feature maps")
         table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
     else:
-        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size)
+        shorter = {"steps": steps, "seeds": seeds}
+        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size, shorter)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))

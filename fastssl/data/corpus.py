@@ -180,7 +180,7 @@ class Corpus(Source):
         if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < len(self):
             raise IndexError(f"ids: expected 0 to {len(self) - 1}, got {int(ids.min())} to {int(ids.max())}")
         labels = None if self.labels is None else self.labels[ids]
-        return Corpus(
+        chosen = Corpus(
             Picked(self.texts, ids),
             name or self.name,
             names=[self.names[k] for k in ids.tolist()],
@@ -188,6 +188,8 @@ class Corpus(Source):
             classes=self.classes,
             language=self.language,
         )
+        chosen.columns = self.columns
+        return chosen
 
     @property
     def fingerprint(self) -> str:

@@ -141,6 +141,7 @@ class ParallelCorpus(Corpus):
     def subset(self, ids: Any, name: str | None = None) -> ParallelCorpus:
         chosen = ParallelCorpus(self.source.subset(ids, name), self.target.subset(ids))
         chosen.labels, chosen.classes = None if self.labels is None else self.labels[np.asarray(ids)], self.classes
+        chosen.columns = self.columns
         return chosen
 
     @property

@@ -27,6 +27,7 @@ class FineTuning(Tuning):
     Args:
         epochs: maximum number of epochs over the labelled rows; at least ``least_steps`` steps are taken.
         least_steps: minimum number of steps, for small data sets.
+        most_steps: maximum number of steps, for large data sets; None: that of ``epochs``.
         batch_size: rows per step.
         rates: candidate learning rates, selected on a validation fifth of the training rows.
         weight_decay: L2 penalty.

@@ -32,6 +32,7 @@ class TextFineTuning(Tuning):
     Args:
         epochs: maximum number of epochs over the labelled rows; at least ``least_steps`` steps are taken.
         least_steps: minimum number of steps, for small data sets.
+        most_steps: maximum number of steps, for large data sets; None: that of ``epochs``.
         batch_size: rows per step.
         rates: candidate learning rates, selected on a validation fifth of the training rows.
         weight_decay: weight decay of AdamW.
@@ -92,7 +93,7 @@ def finetune_text(
         options: see :class:`TextFineTuning`.
 
     Raises:
-        ValueError: fewer than two training rows, or wrong options.
+        ValueError: fewer than two training rows, scores that are all the same or not finite, or wrong options.
 
     Example:
         >>> import numpy as np, torch

@@ -16,11 +16,12 @@ from fastssl.evaluate.linear import few_labels, labelled_rows, linear_probe
 from fastssl.evaluate.measures import clustering_scores, knn_accuracy, rank_me
 from fastssl.evaluate.report import check_training_classes, random_encoder
 from fastssl.evaluate.retrieval import retrieval_scores
+from fastssl.functional import _check as check
 from fastssl.models import Encoder, kmeans
 
 Table = dict[str, Any]
 Note = Callable[[str], None]
-DRAWS = 3  # of labels that are fine-tuned on
+TRAINING = {"simclr-transfer": ("steps",), "few-labels": ("steps", "seeds")}  # options of those that train networks
 
 
 def _silent(_: str) -> None:
@@ -35,13 +36,21 @@ def _joined(task: Splits) -> tuple[Source, Tensor, np.ndarray, np.ndarray]:
     return source, labels, rows[:cut], rows[cut:]
 
 
-def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
+def simclr_transfer(
+    encoder: Encoder,
+    options: Table,
+    tasks: list[Splits],
+    readout: str,
+    note: Note = _silent,
+    *,
+    steps: int | None = None,
+) -> Table:
     """Transfer as in SimCLR (Chen et al. 2020, table 8): linear probe, fine-tuning, the same network supervised from
     scratch, and the linear probe of a random encoder."""
     table: Table = {"linear": {}, "fine-tuned": {}, "supervised": {}, "random": {}}
     for task in tasks:
         source, labels, train, test = _joined(task)
-        tuning = FineTuning(spatial=readout == "spatial", metric=task.metric)
+        tuning = FineTuning(spatial=readout == "spatial", metric=task.metric, most_steps=steps)
         if task.train.embedded == "digits":
             tuning.flip = 0.0
         fresh = random_encoder(options, 0)
@@ -56,9 +65,18 @@ def simclr_transfer(encoder: Encoder, options: Table, tasks: list[Splits], reado
     return table
 
 
-def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout: str, note: Note = _silent) -> Table:
+def label_shares(
+    encoder: Encoder,
+    options: Table,
+    tasks: list[Splits],
+    readout: str,
+    note: Note = _silent,
+    *,
+    steps: int | None = None,
+    seeds: int = 3,
+) -> Table:
     """Few labels (Chen et al. 2020, table 7): linear probe with 1 % and 10 % of the labels and with 1 and 5 per class;
-    fine-tuning with 10 %, pretrained and from scratch, over three draws of labels."""
+    fine-tuning with 10 %, pretrained and from scratch, over some draws of labels."""
     ways: dict[str, dict[str, Any]] = {
         "linear, 1 % of labels": {"share": 0.01},
         "linear, 10 % of labels": {"share": 0.1},
@@ -66,7 +84,8 @@ def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout:
         "linear, 5 labels per class": {"per_class": 5},
     }
     tuned = "fine-tuned, 10 % of labels"
-    table: Table = {row + suffix: {} for row in (*ways, tuned) for suffix in ("", "_std")}
+    spreads = [row + "_std" for row in (*ways, *[tuned] * (seeds > 1))]
+    table: Table = {row: {} for row in (*ways, tuned, *spreads)}
     for task in tasks:
         source, labels, train, test = _joined(task)
         for share in (0.01, 0.1):
@@ -80,19 +99,23 @@ def label_shares(encoder: Encoder, options: Table, tasks: list[Splits], readout:
                 mean, spread = few_labels(features, labels, train, test, **way)
                 table[row][prefix + column], table[row + "_std"][prefix + column] = mean, spread
                 note(f"{task.name}: {column}, {row}: {mean:.1f}")
-        with job(f"{task.name}: fine-tuning", 2 * DRAWS) as part:
+        with job(f"{task.name}: fine-tuning", 2 * seeds) as part:
             for column in ("pretrained", "random"):
                 scores = []
-                for draw in range(DRAWS):
+                for draw in range(seeds):
                     some = train[labelled_rows(labels[train].numpy(), 0.1, None, np.random.default_rng([5, draw]))]
                     start = encoder if column == "pretrained" else random_encoder(options, draw)
                     tuning = FineTuning(
-                        seed=draw, spatial=readout == "spatial", flip=0.0 if task.train.embedded == "digits" else 0.5
+                        seed=draw,
+                        spatial=readout == "spatial",
+                        flip=0.0 if task.train.embedded == "digits" else 0.5,
+                        most_steps=steps,
                     )
                     with part():
                         scores.append(finetune(start, source, labels, some, test, tuning).score)
                 table[tuned][prefix + column] = float(np.mean(scores))
-                table[tuned + "_std"][prefix + column] = float(np.std(scores, ddof=1))
+                if seeds > 1:
+                    table[tuned + "_std"][prefix + column] = float(np.std(scores, ddof=1))
                 note(f"{task.name}: {column}, {tuned}: {np.mean(scores):.1f}")
     return table
 
@@ -155,6 +178,9 @@ def evaluate_with(
     tasks: list[Splits],
     readout: str = "spatial",
     note: Note = _silent,
+    *,
+    steps: int | None = None,
+    seeds: int | None = None,
 ) -> Table:
     """Runs a protocol and returns its table.
 
@@ -165,9 +191,13 @@ def evaluate_with(
         tasks: tasks from :func:`fastssl.data.open_splits`.
         readout: "spatial" or "pooled".
         note: called with a line per result.
+        steps: maximum number of steps of each fine-tuning ("simclr-transfer" and "few-labels"); None: as of
+            :class:`FineTuning`.
+        seeds: draws of the labels that "few-labels" fine-tunes on; None: 3.
 
     Raises:
-        ValueError: unknown protocol, no options, or a task that the protocol does not support.
+        ValueError: unknown protocol, no options, steps or seeds of a protocol without them, or a task that the protocol
+            does not support.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of frozen, {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -180,4 +210,9 @@ def evaluate_with(
         raise ValueError("data: expected at least one data set")
     if protocol == "few-labels" and any(np.asarray(t.train.labels).ndim > 1 for t in tasks):
         raise ValueError("data: the protocol few-labels needs one class per image")
-    return PROTOCOLS[protocol](encoder, options, tasks, readout, note)
+    given = {name: value for name, value in (("steps", steps), ("seeds", seeds)) if value is not None}
+    for name, value in given.items():
+        if name not in TRAINING.get(protocol, ()):
+            raise ValueError(f"{name}: the protocol {protocol!r} has none, got {value!r}")
+        given[name] = check.count(name, value)
+    return PROTOCOLS[protocol](encoder, options, tasks, readout, note, **given)

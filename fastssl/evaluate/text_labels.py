@@ -46,7 +46,8 @@ def few_text_labels(
         Measure -> row -> mean over the seeds; with ``_se`` the standard error of the mean.
 
     Raises:
-        ValueError: labels per class for a task without classes, or a task that is not one of labelled texts.
+        ValueError: labels per class for a task without classes, or a task that is not one of labelled texts: all
+            training texts of one class, or the training or the test texts with one score.
 
     Example:
         >>> import torch
@@ -83,14 +84,12 @@ def few_text_labels(
                 f"labels: expected at most {most} per class, the training texts of the largest class of {task.name}, "
                 f"got {max(labels_per_class)}; without it all are taken"
             )
-    if len(train.classes) and len(np.unique(train.labels[train.labels >= 0])) < 2:
-        raise ValueError(f"data: expected texts of at least two classes, those of {task.name} are of one")
     known, tests = (
         np.flatnonzero(labels >= 0 if len(train.classes) else ~np.isnan(labels))
         for labels in (train.labels, test.labels)
     )
-    if not len(tests):
-        raise ValueError(f"data: expected labelled test texts, the {len(test):,} of {task.name} have no labels")
+    for part, corpus, ids in (("training", train, known), ("test", test, tests)):
+        _check_answers(part, corpus, ids, task)
     names = (task.metric, *task.others)
     table: Table = {}
     for count in labels_per_class or (0,):
@@ -129,6 +128,25 @@ def few_text_labels(
                 error = {name: float(each.std(ddof=1) / seeds**0.5) for name, each in values.items()}
                 table[measure + "_se"] = error
     return table
+
+
+def _check_answers(part: str, corpus: Corpus, ids: np.ndarray, task: Splits) -> None:
+    """Checks that the labels of a part tell something: that networks can learn from them, or be judged by them.
+
+    Raises:
+        ValueError: no labels, classes of one kind to train on, or scores that are all the same.
+    """
+    assert corpus.labels is not None
+    column = "" if corpus.columns is None else f" (column {(corpus.columns.score or corpus.columns.label)!r})"
+    if not len(ids):
+        raise ValueError(f"data: expected labelled {part} texts, the {len(corpus):,} of {task.name}{column} have none")
+    given = np.unique(corpus.labels[ids])
+    if len(given) > 1 or (part == "test" and len(corpus.classes)):
+        return
+    kind, one = ("classes", repr(corpus.classes[given[0]])) if len(corpus.classes) else ("scores", f"{given[0]:g}")
+    raise ValueError(
+        f"data: expected {part} texts with {kind} that differ, got {one} for all {len(ids):,} of {task.name}{column}"
+    )
 
 
 def _measure(task: Splits, count: int) -> str:

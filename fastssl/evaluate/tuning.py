@@ -27,6 +27,7 @@ class Tuning:
     Args:
         epochs: maximum number of epochs over the labelled rows; at least ``least_steps`` steps are taken.
         least_steps: minimum number of steps, for small data sets.
+        most_steps: maximum number of steps, for large data sets; None: that of ``epochs``.
         batch_size: rows per step.
         rates: candidate learning rates, selected on a validation fifth of the training rows.
         weight_decay: weight decay of the optimiser.
@@ -39,6 +40,7 @@ class Tuning:
 
     epochs: int = 30
     least_steps: int = 200
+    most_steps: int | None = None
     batch_size: int = 64
     rates: tuple[float, ...] = (0.003, 0.01, 0.03)
     weight_decay: float = 1e-4
@@ -52,6 +54,8 @@ class Tuning:
         plain_fields(self)
         for name in ("epochs", "batch_size", "patience", "checks"):
             integer(name, getattr(self, name), 1)
+        if self.most_steps is not None:
+            integer("most_steps", self.most_steps, 1)
         if not self.rates or min(self.rates) <= 0:
             raise ValueError(f"rates: expected learning rates > 0, got {self.rates}")
         metric_of(self.metric)
@@ -59,7 +63,8 @@ class Tuning:
 
     def steps(self, rows: int) -> int:
         """Steps on ``rows`` labelled rows."""
-        return max(self.least_steps, self.epochs * max(1, rows // self.batch_size))
+        steps = max(self.least_steps, self.epochs * max(1, rows // self.batch_size))
+        return steps if self.most_steps is None else min(steps, self.most_steps)
 
 
 @dataclass
@@ -100,12 +105,14 @@ def tune(task: Task, labels: Tensor, train: np.ndarray, test: np.ndarray, option
     equals), trains on all of it with a rate that decays to 0 over these steps, and scores ``test``.
 
     Raises:
-        ValueError: fewer than two training rows, or wrong options.
+        ValueError: fewer than two training rows, scores that are all the same or not finite, or wrong options.
     """
     options.check()
     train, test = np.asarray(train), np.asarray(test)
     if len(train) < 2:
         raise ValueError(f"train: expected at least two rows, got {len(train)}")
+    if labels.is_floating_point() and labels.dim() == 1:
+        _check_scores(labels, train, test)
     order = np.random.default_rng([options.seed, len(train)]).permutation(train)
     cut = max(1, len(order) // 5)
     held, rest = order[:cut], order[cut:]
@@ -128,6 +135,18 @@ def tune(task: Task, labels: Tensor, train: np.ndarray, test: np.ndarray, option
     outputs = task.scores(model, test)
     score = metric_of(options.metric)(outputs, labels[test])
     return FineTuned(score, rate, steps, {r: s for r, (s, _) in found.items()}, outputs)
+
+
+def _check_scores(labels: Tensor, train: np.ndarray, test: np.ndarray) -> None:
+    for part, rows in (("train", train), ("test", test)):
+        scores = labels[torch.from_numpy(rows)]
+        if not bool(scores.isfinite().all()):
+            wrong = rows[int((~scores.isfinite()).nonzero()[0])]
+            raise ValueError(f"labels: expected finite scores in {part}, got {labels[wrong]:g} for row {wrong}")
+        if len(rows) > 1 and bool((scores == scores[0]).all()):
+            raise ValueError(
+                f"labels: expected scores that differ, got {scores[0]:g} for all {len(rows)} rows of {part}"
+            )
 
 
 def train_task(

@@ -241,6 +241,36 @@ def test_protocols_give_tables(protocol: str, monkeypatch: pytest.MonkeyPatch) -
         evaluate_with("guess", build_encoder(OPTIONS), OPTIONS, [task])
 
 
+@pytest.mark.parametrize("protocol", ["simclr-transfer", "few-labels"])
+def test_protocols_that_train_networks_can_be_shortened(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fastssl.evaluate.protocols as module
+    import fastssl.evaluate.tuning as tuning
+
+    taken: list[int] = []
+    train = tuning.train_task
+
+    def counted(task: Any, labels: Any, rows: Any, rate: float, options: Any, **how: Any) -> Any:
+        taken.append(how.get("total") or options.steps(len(rows)))
+        return train(task, labels, rows, rate, options, **how)
+
+    monkeypatch.setattr(tuning, "train_task", counted)
+    monkeypatch.setattr(module, "few_labels", lambda *_, **way: (0.0, 0.0))
+    data = _shades()
+    task = Splits("shades", data.subset(np.arange(60)), data.subset(np.arange(60, 80)))
+    given = {"steps": np.int64(2)} if protocol == "simclr-transfer" else {"steps": np.int64(2), "seeds": 1}
+    table = evaluate_with(protocol, build_encoder(OPTIONS), OPTIONS, [task], **given)  # type: ignore[arg-type]
+    assert len(taken) == 2 * 4 and max(taken) <= 2  # pretrained and not, three rates and then all labels
+    if protocol == "few-labels":
+        assert set(table["fine-tuned, 10 % of labels"]) == {"pretrained", "random"}
+        assert "fine-tuned, 10 % of labels_std" not in table
+    for name, value in (("steps", 0), ("seeds", 0), ("seeds", 2)):
+        if (protocol, name, value) != ("few-labels", "seeds", 2):
+            with pytest.raises(ValueError, match=f"{name}: "):
+                evaluate_with(protocol, build_encoder(OPTIONS), OPTIONS, [task], **{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="steps: the protocol 'layers' has none, got 2"):
+        evaluate_with("layers", build_encoder(OPTIONS), OPTIONS, [task], steps=2)
+
+
 # What comes out of checkpoints.
 
 

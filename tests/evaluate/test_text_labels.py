@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,62 @@ def test_what_cannot_be_tuned_is_named() -> None:
     short = build_language({"name": "transformer", "vocabulary": 261, "width": 8, "heads": 2, "length": 2})
     with pytest.raises(ValueError, match="network: expected a length of at least"):
         encode_texts(Corpus(["a"]), Tokenizer(), build_language({**short.options, "causal": False}))
+
+
+@pytest.mark.parametrize("suffix", (".csv", ".json", ".jsonl"))
+@pytest.mark.parametrize("column", ("score", "label"))
+@pytest.mark.parametrize("pairs", (True, False))
+def test_answers_that_are_all_the_same_are_named(tmp_path: Path, suffix: str, column: str, pairs: bool) -> None:
+    """Networks cannot be trained on them, and of scores no correlation is defined."""
+    rows = [{"text1": f"a {k}", "text2": f"b {k}", column: 3} for k in range(20)]
+    if not pairs:
+        rows = [{"text": row["text1"], column: row[column]} for row in rows]
+    path = tmp_path / f"same{suffix}"
+
+    def write() -> Splits:
+        if suffix == ".csv":
+            path.write_text("\n".join(",".join(map(str, line)) for line in [[*rows[0]], *(r.values() for r in rows)]))
+        else:
+            path.write_text(json.dumps(rows) if suffix == ".json" else "\n".join(map(json.dumps, rows)))
+        return open_splits(f"text:{path}" if suffix == ".jsonl" else path)
+
+    kind, one = ("scores", "3") if column == "score" else ("classes", "'3'")
+    said = rf"expected training texts with {kind} that differ, got {one} for all 16 of same \(column '{column}'\)"
+    with pytest.raises(ValueError, match=said):
+        few_text_labels({"a": start}, Tokenizer(), write())
+    tests = {int(text.split()[-1]) for text in write().test.texts}  # type: ignore[attr-defined]
+    rows = [{**row, column: 3 if k in tests else k % 2} for k, row in enumerate(rows)]
+    quick = replace(QUICK, least_steps=2)
+    if column == "label":  # of which accuracies are defined
+        few_text_labels({"a": start}, Tokenizer(), write(), seeds=1, options=quick)
+        return
+    said = r"expected test texts with scores that differ, got 3 for all 4 of same \(column 'score'\)"
+    with pytest.raises(ValueError, match=said):
+        few_text_labels({"a": start}, Tokenizer(), write(), options=quick)
+    rows = [{**row, column: "" if k in tests else k} for k, row in enumerate(rows)]
+    with pytest.raises(ValueError, match=r"expected labelled test texts, the 4 of same \(column 'score'\) have none"):
+        few_text_labels({"a": start}, Tokenizer(), write(), options=quick)
+
+
+def test_scores_that_say_nothing_are_named() -> None:
+    data, rows, network = Corpus(list("abcdef")), np.arange(6), start(0)
+    for scores, match in (
+        ([1.0] * 4 + [2, 3], "labels: expected scores that differ, got 1 for all 4 rows of train"),
+        ([1.0, 2, 3, 4, 2, 2], "labels: expected scores that differ, got 2 for all 2 rows of test"),
+        ([1.0, np.nan, 3, 4, 2, 2], "labels: expected finite scores in train, got nan for row 1"),
+        ([1.0, 2, 3, 4, np.inf, 2], "labels: expected finite scores in test, got inf for row 4"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            finetune_text(network, Tokenizer(), data, torch.tensor(scores), rows[:4], rows[4:], QUICK)
+
+
+def test_trainings_have_at_most_some_steps() -> None:
+    options = TextFineTuning(epochs=10, batch_size=32)
+    assert [options.steps(rows) for rows in (64, 32_000)] == [200, 10_000]
+    assert [replace(options, most_steps=300).steps(rows) for rows in (64, 32_000)] == [200, 300]
+    assert replace(options, most_steps=50).steps(64) == 50
+    with pytest.raises(ValueError, match="most_steps: expected an integer >= 1, got 0"):
+        replace(options, most_steps=0).check()
 
 
 def test_scores_are_no_labels_of_token_files(tmp_path: Path) -> None:
