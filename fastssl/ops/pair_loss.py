@@ -163,7 +163,9 @@ def _choose_keep(
         return Keep.gradients
     if kept_numel(Keep.tiles, x, more_x, y, more_y) * size <= budget:
         return Keep.tiles
-    if scalar and y is not None and not symmetric:  # strips of rows, one after another
+    # Strips of rows, one after another; where the CPU multiplies bf16, scores cost no more than reading kept ones.
+    cheap = x.dtype == torch.bfloat16 and extension.multiplies(torch.bfloat16)
+    if scalar and y is not None and not symmetric and not cheap:
         strip = min(LARGEST_TILE, _blocks(n) * BLOCK) * _blocks(m) * BLOCK
         if (kept_numel(Keep.gradients, x, more_x, y, more_y) + strip) * size <= budget:
             return Keep.gradients
