@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,13 @@ def parse_settings(given: list[str]) -> dict[str, Any]:
     return found
 
 
-def check_kinds(call: Callable[..., Any], settings: dict[str, Any], name: str = "set") -> None:
-    """Checks settings against the annotations of the arguments that take them.
+def check_kinds(parameters: Mapping[str, inspect.Parameter], settings: dict[str, Any], name: str = "set") -> None:
+    """Checks settings against the annotations of the parameters that take them.
 
     Raises:
         ValueError: a value of another type; those of further types than numbers, flags and strings are not checked.
     """
-    for key, parameter in inspect.signature(call).parameters.items():
+    for key, parameter in parameters.items():
         kinds = re.findall(r"\w+", str(parameter.annotation))
         if key not in settings or not set(kinds) <= _KINDS.keys():
             continue
@@ -75,7 +75,7 @@ def generate(run: Path, seed: int, options: dict[str, Any]) -> Samples:
             raise ValueError(f"{key}: {name} has no such option; it has {', '.join(names)}")
     if seed < 0:
         raise ValueError(f"seed: expected an integer >= 0, got {seed}")
-    check_kinds(method.generate, given)
+    check_kinds(parameters, given)
     if given.get("count", 1) < 1:
         raise ValueError(f"count: expected an integer >= 1, got {given['count']}")
     if "progress" not in parameters:

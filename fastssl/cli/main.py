@@ -297,7 +297,8 @@ def pretrain(
     for name, value in of_others.items():
         if value is not None:
             takes = "texts" if text else "waveforms" if audio else "images"
-            raise ValueError(f"{name}: {method} takes {takes}, it has no such option")
+            remedy = f"; --set {name}={value} is one of its settings" if name in kind.arguments() else ""
+            raise ValueError(f"{name}: {method} takes {takes}, it has no such option{remedy}")
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     if channels is not None and channels < 1:

@@ -164,9 +164,9 @@ def options_for(
         ValueError: unknown method, or a temperature or spatial features for a method without them.
     """
     kind = get(name)
-    takes = inspect.signature(kind).parameters
+    takes, own = kind.arguments(), inspect.signature(kind).parameters  # those without one of their own learn pooled
     chosen = recipe(name, 0, embedded=embedded).method if settings is None else settings
-    options: dict[str, Any] = {**({"spatial": True} if "spatial" in takes else {}), **chosen}
+    options: dict[str, Any] = {**({"spatial": True} if "spatial" in own else {}), **chosen}
     for key, value in (("spatial", spatial), ("temperature", temperature)):
         if value is not None:
             if key not in takes:
@@ -209,20 +209,19 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
         ValueError: no such setting.
     """
     kind = get(name)
-    own = [
-        key for key in inspect.signature(kind).parameters if key not in ("encoder", "augment", "network", "tokenizer")
-    ]
+    arguments = kind.arguments()
+    own = [key for key in arguments if key not in ("encoder", "augment", "network", "tokenizer")]
     built: Any = None
     if issubclass(kind, ImageMethod):
         built = DENSITIES.get(encoder or kind.encoder_name)
     elif issubclass(kind, AudioMethod):
         built = AUDIO_NETWORKS[kind.networks[0]]
-    parameters = inspect.signature(built).parameters if built else ()
+    parameters = dict(inspect.signature(built).parameters) if built else {}
     network = [key for key in parameters if key not in ("size", "channels")]
     settings = parse_settings(given)
     for key, value in settings.items():
         if key not in own and key not in network:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(own + network)}, got {key}={value!r}")
-    for call in filter(None, (kind, built)):
-        check_kinds(call, settings)
+    for taken in (arguments, parameters):
+        check_kinds(taken, settings)
     return tuple({key: value for key, value in settings.items() if key in names} for names in (own, network))  # type: ignore[return-value]

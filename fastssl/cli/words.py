@@ -32,7 +32,7 @@ def settings_of(given: list[str], **own: Any) -> dict[str, Any]:
         if name not in known:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(known)}, got {name!r}")
         found[name] = value
-    check_kinds(Word2Vec, found)
+    check_kinds(inspect.signature(Word2Vec).parameters, found)
     return found
 
 

@@ -34,7 +34,7 @@ class DatasetSource(Source):
         name: name of the data set in logs and checkpoints; None: the name of its class.
 
     Raises:
-        TypeError: items without an image.
+        TypeError: (on access) items without an image, labels that are no integers, or texts that are no strings.
 
     Example:
         >>> import numpy as np
@@ -76,7 +76,8 @@ class DatasetSource(Source):
         images = (
             tuple(as_pixels(i, name) for i in image) if isinstance(image, (tuple, list)) else (as_pixels(image, name),)
         )
-        return Item(images=images, label=None if label is None else _label(label, name), text=text, name=name)
+        known = None if label is None else _label(label, name)
+        return Item(images=images, label=known, text=_text(text, name), name=name)
 
     @cached_property
     def content_key(self) -> str:
@@ -88,6 +89,12 @@ def _label(given: Any, name: str) -> int:
     if array.size != 1 or array.dtype.kind not in "iub":
         raise TypeError(f"{name}: expected an integer as label, got {type(given).__name__} {str(given)[:40]}")
     return int(array.reshape(()))
+
+
+def _text(given: Any, name: str) -> str | None:
+    if given is not None and not isinstance(given, str):
+        raise TypeError(f"{name}: expected a string as text, got {type(given).__name__} {str(given)[:40]}")
+    return given
 
 
 class HubSource(Source):
@@ -129,7 +136,7 @@ class HubSource(Source):
         return Item(
             images=(as_pixels(row[self.image], self.name_of(index)),),
             label=None if self.labels is None else int(self.labels[index]),
-            text=None if self.text is None else row[self.text],
+            text=None if self.text is None else _text(row[self.text], self.name_of(index)),
             name=str(index),
         )
 

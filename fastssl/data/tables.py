@@ -49,8 +49,8 @@ def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **optio
 
     Raises:
         FileNotFoundError: no such table.
-        ValueError: no rows, no column of paths, a row without a path, or with more fields than the heading; bytes that
-            are no UTF-8.
+        ValueError: no rows, no column of paths, a row without a path, or with more fields than the heading; a text that
+            is no string; bytes that are no UTF-8.
 
     Example:
         >>> import tempfile
@@ -89,7 +89,7 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
     if label is not None:
         remedy = "images have no numbers to predict; classes in another column: #label=NAME"
         labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label, remedy)
-    texts = [str(row.get(text) or "") for row in rows] if text else None
+    texts = [_caption(row.get(text), text, f"{path}: row {k + 1}") for k, row in enumerate(rows)] if text else None
     source = FileSource(
         [str(row[where]) for row in rows],
         labels,
@@ -102,6 +102,14 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
     others = [name for name in columns if name not in chosen.values()]
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
     return source
+
+
+def _caption(given: Any, column: str, where: str) -> str:
+    """The text of an image; an empty cell is an empty text."""
+    if given is None or isinstance(given, str):
+        return given or ""
+    several = "; an image with several texts has a row for each" if isinstance(given, list) else ""
+    raise ValueError(f"{where}: expected a string in column {column}, got {given!r}{several}")
 
 
 def text_table(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -165,6 +166,21 @@ class Method(nn.Module):
     def assets(self) -> dict[str, str]:
         """Text files that belong to a checkpoint: name -> content."""
         return {}
+
+    @classmethod
+    def arguments(cls) -> dict[str, inspect.Parameter]:
+        """The arguments of the class by name, and of those that it hands its further arguments on to."""
+        found: dict[str, inspect.Parameter] = {}
+        for one in cls.__mro__:
+            if "__init__" not in vars(one):
+                continue
+            own = list(inspect.signature(one.__init__).parameters.values())[1:]  # type: ignore[misc]
+            for parameter in own:
+                if parameter.kind is not parameter.VAR_KEYWORD:
+                    found.setdefault(parameter.name, parameter)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
+                break
+        return found
 
     @classmethod
     def about(cls) -> dict[str, Any]:

@@ -6,6 +6,7 @@ bytes instead of BPE tokens; equal texts of a batch are not negatives of each ot
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -16,11 +17,13 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl._options import integer
 from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
 from fastssl.data.source import Item
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, TextTransformer, tokenize
 
+log = logging.getLogger("fastssl")
 HASH_BASE = 6364136223846793005  # odd: powers do not vanish modulo 2^64
 
 
@@ -37,6 +40,8 @@ class CLIP(ImageMethod):
         encoder: the image tower, kept after pretraining.
         augment: produces one view; None: a random crop of at least 90 % of the area.
         tower: text tower, tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
+        length: number of tokens of that tower: the bytes of a text, a start and an end. Longer texts are cut, with a
+            warning of the first.
         outputs: dimensions of the joint embedding space.
         scale: initial logit scale; it is learned, up to 100.
         ignore_duplicates: leave pairs of an image with other items' texts out where they equal its own; False:
@@ -61,6 +66,7 @@ class CLIP(ImageMethod):
         augment: Views | None = None,
         *,
         tower: TextTransformer | None = None,
+        length: int = 64,
         outputs: int = 128,
         scale: float = 1 / 0.07,
         ignore_duplicates: bool = True,
@@ -70,7 +76,8 @@ class CLIP(ImageMethod):
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.9, 1.0)), HALF])])
         super().__init__(encoder, augment or plain, spatial=spatial)
         self.backend, self.ignore_duplicates = backend, ignore_duplicates
-        self.tower = tower or TextTransformer(causal=self.causal)
+        self.tower = tower or TextTransformer(length=integer("length", length, 3), causal=self.causal)
+        self.has_cut = False  # a text
         self.image_head = nn.Linear(self.features, outputs, bias=False)
         self.text_head = nn.Linear(self.tower.dim, outputs, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
@@ -81,7 +88,21 @@ class CLIP(ImageMethod):
         for item, text in zip(items, texts):
             if text is None:
                 raise ValueError(f"items: expected a text with each image, {item.name} has none")
-        return [*super().views(items, seed, epoch, ids), tokenize([t or "" for t in texts], self.tower.length)]
+            self._note_cut(item)
+        tokens = tokenize([t or "" for t in texts], self.length, truncate=True)
+        return [*super().views(items, seed, epoch, ids), tokens]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens that the text tower takes."""
+        return self.tower.length
+
+    def _note_cut(self, item: Item) -> None:
+        size = len((item.text or "").encode())
+        if size > self.length - 2 and not self.has_cut:
+            self.has_cut = True
+            sizes = size, self.length - 2, self.length
+            log.warning("%s: its text has %d bytes; texts are cut after %d, those of length=%d", item.name, *sizes)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] to unit vectors."""

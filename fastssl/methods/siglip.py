@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl.augment import Views
 from fastssl.methods.clip import CLIP
 from fastssl.models import Encoder
 
@@ -20,6 +21,7 @@ class SigLIP(CLIP):
 
     Args:
         encoder: the image tower, kept after pretraining.
+        augment: produces one view; None: as for :class:`CLIP`.
         bias: initial logit bias, negative since most pairs do not match; learned.
         scale: initial logit scale; learned.
         options: further arguments of :class:`CLIP`.
@@ -30,8 +32,16 @@ class SigLIP(CLIP):
     loss = "sigmoid of every pair"
     causal = False
 
-    def __init__(self, encoder: Encoder, *args: Any, bias: float = -10.0, scale: float = 10.0, **options: Any) -> None:
-        super().__init__(encoder, *args, scale=scale, **options)
+    def __init__(
+        self,
+        encoder: Encoder,
+        augment: Views | None = None,
+        *,
+        bias: float = -10.0,
+        scale: float = 10.0,
+        **options: Any,
+    ) -> None:
+        super().__init__(encoder, augment, scale=scale, **options)
         self.bias = nn.Parameter(torch.tensor(bias))
 
     def objective(self, *representations: Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Tensor:

@@ -14,16 +14,17 @@ PAD, START, END = 0, 1, 2
 _BYTES = 3  # the token of byte 0
 
 
-def tokenize(texts: Sequence[str], length: int = 64) -> Tensor:
+def tokenize(texts: Sequence[str], length: int = 64, *, truncate: bool = False) -> Tensor:
     """Tokenizes texts to UTF-8 bytes with start and end tokens, padded with zeros: int64 [N, length].
 
     Args:
         texts: texts of any language.
         length: number of tokens, start and end included.
+        truncate: cut longer texts after their last whole character that fits; False: they are an error.
 
     Raises:
         TypeError: ``texts`` is one string.
-        ValueError: a text is longer; texts are not truncated.
+        ValueError: a text is longer, and not to be truncated.
 
     Example:
         >>> from fastssl.models.text import tokenize
@@ -32,9 +33,12 @@ def tokenize(texts: Sequence[str], length: int = 64) -> Tensor:
     """
     tokens = torch.full((len(several_texts(texts)), length), PAD)
     for row, text in enumerate(texts):
-        encoded = [START, *(byte + _BYTES for byte in text.encode()), END]
-        if len(encoded) > length:
-            raise ValueError(f"texts: expected at most {length - 2} bytes, text {row} has {len(encoded) - 2}")
+        raw = text.encode()
+        if len(raw) > length - 2:
+            if not truncate:
+                raise ValueError(f"texts: expected at most {length - 2} bytes, text {row} has {len(raw)}")
+            raw = raw[: length - 2].decode(errors="ignore").encode()  # without the part of a character at the end
+        encoded = [START, *(byte + _BYTES for byte in raw), END]
         tokens[row, : len(encoded)] = torch.tensor(encoded)
     return tokens
 

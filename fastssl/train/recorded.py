@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -65,22 +64,10 @@ def attributes_of(method: Method) -> dict[str, Any]:
     return found
 
 
-def _arguments(method: Method) -> dict[str, inspect.Parameter]:
-    """The arguments of the method's class, and of those it hands its further arguments on to; none of a class that is
-    not FastSSL's, which is not rebuilt."""
-    kind, found = type(method), dict[str, inspect.Parameter]()
-    if kind is not METHODS.get(name_of(method)):
-        return found
-    for one in kind.__mro__:
-        if "__init__" not in vars(one):
-            continue
-        own = list(inspect.signature(one.__init__).parameters.values())[1:]  # type: ignore[misc]
-        for parameter in own:
-            if parameter.kind is not parameter.VAR_KEYWORD:
-                found.setdefault(parameter.name, parameter)
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own):
-            break
-    return found
+def _arguments(method: Method) -> dict[str, Any]:
+    """The arguments of the method's class; none of a class that is not FastSSL's, which is not rebuilt."""
+    kind = type(method)
+    return dict(kind.arguments()) if kind is METHODS.get(name_of(method)) else {}
 
 
 def _check_encoder(encoder: Encoder, options: Mapping[str, Any]) -> None:

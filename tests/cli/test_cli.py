@@ -43,6 +43,23 @@ def test_pretrain_resume_evaluate(tmp_path: Path) -> None:
     assert set(json.loads(table.read_text())["digits_one_label"]) == {"pretrained", "random", "pixels"}
 
 
+def test_settings_that_a_method_hands_on() -> None:
+    for method, setting in (
+        ("siglip", "outputs=16"),
+        ("siglip", "length=100"),
+        ("moco-v3", "hidden=8"),
+        ("sup-con", "outputs=8"),
+    ):
+        from fastssl.cli.recipes import method_settings
+
+        key, _, value = setting.partition("=")
+        assert method_settings(method, None, [setting]) == ({key: int(value)}, {})
+    result = runner.invoke(app, ["pretrain", "siglip", "--set", "args=3"])
+    assert "expected NAME=VALUE with a name of bias, scale, tower, length, " in str(result.exception)
+    result = runner.invoke(app, ["pretrain", "clip", "--length", "100"])
+    assert "clip takes images, it has no such option; --set length=100" in str(result.exception)
+
+
 def test_folders_of_images_are_data(tmp_path: Path) -> None:
     from PIL import Image
 

@@ -476,6 +476,21 @@ def test_bad_tables_are_named(content: str, match: str, tmp_path: Path) -> None:
         fastssl.data.open(tmp_path / "list.csv")
 
 
+@pytest.mark.parametrize("given", [["a cat", "a dog"], {"en": "a cat"}, 7])
+def test_texts_of_images_are_strings(given: Any, tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    rows = [{"path": "a.png", "text": "a cat"}, {"path": "a.png", "text": given}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    remedy = "; an image with several texts has a row for each" if isinstance(given, list) else ""
+    with pytest.raises(ValueError) as caught:
+        fastssl.data.open(tmp_path / "list.jsonl")
+    wanted = f"row 2: expected a string in column text, got {given!r}{remedy}"
+    assert str(caught.value) == f"{tmp_path / 'list.jsonl'}: {wanted}"
+    pixels = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(TypeError, match="^item 1: expected a string as text, got "):
+        fastssl.data.open([{"image": pixels, "text": "a cat"}, {"image": pixels, "text": given}]).read(1)
+
+
 def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for k in range(4):
         save(tmp_path / "data" / f"{k}.png")

@@ -54,7 +54,7 @@ from fastssl.models import (
     tokenize,
 )
 from fastssl.models.decoder import Decoder
-from fastssl.train import Pretraining, load_encoder, pretrain
+from fastssl.train import Pretraining, load_encoder, load_method, pretrain
 from fastssl.train.trainer import extract_dataset_features
 from tests.support.resuming import resumes_bit_for_bit
 
@@ -646,6 +646,36 @@ def test_texts_do_not_see_their_padding(causal: bool) -> None:
     assert not torch.allclose(other, together[1], atol=1e-3)
     with pytest.raises(ValueError, match="texts: expected at most 30 bytes, text 1 has 31"):
         tokenize(["a", "x" * 31], 32)
+
+
+def test_long_texts_are_cut_at_a_character() -> None:
+    for text, kept in (
+        ("x" * 40, "x" * 30),
+        ("é" * 40, "é" * 15),
+        ("x" + "é" * 40, "x" + "é" * 14),
+        ("图" * 11, "图" * 10),
+    ):
+        assert torch.equal(tokenize([text], 32, truncate=True), tokenize([kept], 32))
+
+
+@pytest.mark.parametrize("name", ["clip", "align", "siglip"])
+def test_captions_of_any_length(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    captions = ["a short one", "a caption of a photograph, as people write them: " + "größer " * 30, "größer " * 50]
+    items = [item._replace(text=text, name=text[:5]) for item, text in zip(data(3).items(range(3)), captions)]
+    encoder = build_encoder(ENCODER)
+    method = get(name)(encoder)
+    with caplog.at_level("WARNING", "fastssl"):
+        first = method.examples(items, 0).views[1]
+        assert torch.equal(first, method.examples(items, 0).views[1])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"a cap: its text has {len(captions[1].encode())} bytes; texts are cut after 62, those of length=64"
+    ]
+    longer = get(name)(build_encoder(ENCODER), length=500)
+    assert int((longer.examples(items, 0).views[1] != 0).sum()) == sum(len(text.encode()) + 2 for text in captions)
+    pretrain(longer, data(8), Pretraining(epochs=1, batch_size=4), out=tmp_path, encoder_options=ENCODER)
+    assert load_method(tmp_path).length == 500  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="length: expected an integer >= 3, got 2"):
+        get(name)(encoder, length=2)
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, "lab:resnet"])
