@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from fastssl.data.decode import MAX_PIXELS, ImageError, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.storage import content, is_url, join, name_of, state_of
+
+log = logging.getLogger("fastssl")
 
 
 class PathSource(Source):
@@ -189,6 +192,30 @@ class FileSource(PathSource):
             versions=None if self.versions is None else [self.versions[int(i)] for i in ids],
             **options,
         )
+
+
+def each_once(source: Source) -> Source:
+    """The source with every file once, in its first row, for evaluation: a table has a row for each text of an image,
+    and an image that is trained on must not be tested on. Other sources as they are.
+
+    Raises:
+        ValueError: rows of one file with different labels.
+    """
+    if not isinstance(source, PathSource):
+        return source
+    first: dict[str, int] = {}
+    for k in range(len(source)):
+        path = source.path(k)
+        of = first.setdefault(path if is_url(path) else os.path.normpath(path), k)
+        if source.label(of) != source.label(k):
+            raise ValueError(
+                f"data: expected one class per image to evaluate on, {source.name_of(k)} of {source.name} has several"
+            )
+    if len(first) < len(source):
+        again = len(source) - len(first)
+        log.warning("%s: %d rows list an image again, which is evaluated once", source.name, again)
+        return source.subset(list(first.values()), source.name)
+    return source
 
 
 class NoImagesError(ValueError):

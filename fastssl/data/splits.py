@@ -14,6 +14,7 @@ from fastssl.data.columns import split_options
 from fastssl.data.datasets import hub
 from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
+from fastssl.data.files import each_once
 from fastssl.data.glue import glue, glue_task
 from fastssl.data.opening import open, parts_of, prefixed, without_unreadable
 from fastssl.data.parts import OF_IMAGES, PARTS, find_part
@@ -89,7 +90,8 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER"), texts ("text:FOLDER"), pairs of them
             ("pairs:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits, if they have both; "glosses"
             are the nouns, 4,000 of them to test on; "spoken-digits" is split by voices, "scenes" by emoji and vendors;
-            any other data is split 80 to 20, for "emoji" all 1,871 items.
+            any other data is split 80 to 20, for "emoji" all 1,871 items; an image that several rows of a table list is
+            one item.
         task: of "voc:FOLDER" and "coco:FOLDER": "detection" (boxes) or "segmentation".
         options: options of :func:`fastssl.data.open`.
 
@@ -141,7 +143,7 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
             _check_classes(train_part, test_part, data)
             return Splits(train_part.name, train_part, test_part)
-    return _judged(divide(open(data, **options)))
+    return _judged(divide(each_once(open(data, **options))))
 
 
 def _check_classes(train: Source, test: Source, data: str | Path) -> None:

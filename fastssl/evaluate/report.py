@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastssl.data import ConcatSource, Source, Splits, digits, emoji, open_splits
 from fastssl.data import open as open_source
+from fastssl.data.files import each_once
 from fastssl.data.opening import EMBEDDED
 from fastssl.evaluate import linear, measures, retrieval
 from fastssl.evaluate.features import centred, color_histogram, encode, is_large, labels_of, pixels
@@ -30,10 +31,11 @@ def _silent(_: str) -> None:
 
 
 def random_encoder(options: dict[str, Any], seed: int) -> Encoder:
-    """The same architecture with random weights, in evaluation mode: batch norm is the identity."""
+    """The same architecture with random weights (also of a pretrained model of transformers), in evaluation mode: batch
+    norm is the identity."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_encoder(options).eval()
+        return build_encoder({**options, "pretrained": False}).eval()
 
 
 def _linear(features: Tensor, labels: Tensor, seed: int, share: float = 0.8) -> float:
@@ -310,7 +312,7 @@ def evaluate(
     task = open_splits(data) if divided else None
     if task is not None and (task.divided or isinstance(data, Splits)):
         return evaluate_splits(encoder, options, task, readout or "pooled", rows, note, whiten)
-    source = open_source(data)
+    source = each_once(open_source(data))
     if source.embedded == "emoji":
         return evaluate_emoji(encoder, options, readout or "spatial", rows, whiten)
     if source.embedded == "digits":

@@ -222,8 +222,8 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
               other options;
             - "lab:NAME": two networks NAME of half the width, one for lightness, one for colour;
             - "torchvision:NAME", "timm:NAME": a network of that library with random weights (extras torchvision, timm),
-              "huggingface:NAME": a pretrained model of transformers (extra vision); see
-              :mod:`fastssl.models.libraries`.
+              "huggingface:NAME": a model of transformers (extra vision), with its weights unless "pretrained" is False;
+              see :mod:`fastssl.models.libraries`.
 
             "channels": number of image channels, if not 3 (of distributions: if not 1).
 
@@ -245,14 +245,15 @@ def _build(options: dict[str, Any]) -> Encoder:
     name, size = str(options["name"]), int(options["size"])
     channels = int(options.get("channels", 1 if name in DENSITIES else 3))
     if name in DENSITIES:
-        own = {key: value for key, value in options.items() if key not in ("name", "size", "channels")}
+        own = {key: value for key, value in options.items() if key not in ("name", "size", "channels", "pretrained")}
         accepted = inspect.signature(DENSITIES[name]).parameters
         if other := [key for key in own if key not in accepted]:
             raise ValueError(f"{other[0]}: expected none, {name} takes {', '.join(accepted)}")
         return Encoder(DENSITIES[name](size, channels, **own), size, channels)
     library, _, theirs = name.partition(":")
     if theirs and library in LIBRARIES:
-        return Encoder(LIBRARIES[library](theirs, size, channels), size, channels)
+        weights = {"pretrained": bool(options.get("pretrained", True))} if library == "huggingface" else {}
+        return Encoder(LIBRARIES[library](theirs, size, channels, **weights), size, channels)
     plain = name.removeprefix("lab:")
     if plain not in ENCODERS:
         known = ", ".join([*ENCODERS, *DENSITIES, "lab:NAME", *(f"{library}:NAME" for library in LIBRARIES)])

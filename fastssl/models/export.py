@@ -14,9 +14,13 @@ from torch import Tensor, nn
 from fastssl.models import transformers_export
 from fastssl.models.encoders import RESNETS, Encoder
 from fastssl.models.libraries import (
+    HALF,
     LIBRARIES,
+    READOUTS,
     Backbone,
+    HuggingFaceBackbone,
     TorchvisionBackbone,
+    readout_of,
     timm_arguments,
     torchvision_arguments,
 )
@@ -80,6 +84,15 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
     return path
 
 
+def _normalizing(encoder: Encoder) -> str:
+    """Code that normalises images in [-1, 1] for a model of transformers with a normalisation of its own."""
+    network = encoder.network
+    if not isinstance(network, HuggingFaceBackbone) or network.mean == network.std == HALF:
+        return ""
+    mean, std = (f"torch.tensor({list(values)}).view(3, 1, 1)" for values in (network.mean, network.std))
+    return f"import torch; images = (images / 2 + 0.5 - {mean}) / {std}  # as the processor\n"
+
+
 def loading(encoder: Encoder, options: dict[str, Any], to: str, path: Path) -> str:
     """Python code that loads the result of :func:`export_encoder` and computes features of ``images``
     [B, channels, S, S] in [-1, 1]."""
@@ -93,9 +106,10 @@ def loading(encoder: Encoder, options: dict[str, Any], to: str, path: Path) -> s
         code = ", trust_remote_code=True" if transformers_export.needs_code(path) else ""
         with torch.no_grad():
             image = torch.zeros(1, encoder.channels, encoder.size, encoder.size)
-            readout = transformers_export.readout_of(transformers_export.load(path), image)
+            model = transformers_export.load(path)
+            readout = readout_of(model, image, model(pixel_values=image))
         more = ", with trust_remote_code=True" if encoder.channels == 1 else ""
-        return (
+        return _normalizing(encoder) + (
             f"from transformers import AutoImageProcessor, AutoModel  # the processor: for photographs{more}\n"
             f"features = AutoModel.from_pretrained({where}{code}).eval()(images).{readout}"
         )
@@ -190,8 +204,9 @@ def _onnx(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor
 def _huggingface(encoder: Encoder, options: dict[str, Any], path: Path, example: Tensor) -> Tensor:
     transformers_export.save(encoder, options, path)
     model = transformers_export.load(path)
-    readout = transformers_export.READOUTS[transformers_export.readout_of(model, example)]
-    return readout(model(pixel_values=example))
+    example = encoder.network.normalized(example) if isinstance(encoder.network, HuggingFaceBackbone) else example
+    output = model(pixel_values=example)
+    return READOUTS[readout_of(model, example, output)](output)
 
 
 _WRITERS: dict[str, _Writer] = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor, nn
 
 from fastssl.models.channels import set_input_channels
 from fastssl.models.modes import evaluation_mode
+
+log = logging.getLogger("fastssl")
+HALF = (0.5, 0.5, 0.5)  # mean and deviation of images in [-1, 1]
 
 
 class Backbone(nn.Module):
@@ -100,49 +104,125 @@ class TorchvisionBackbone(Backbone):
         return tokens_to_map(seen[0], 1) if seen[0].dim() == 3 else seen[0]
 
 
-class _HuggingFaceBackbone(Backbone):
+READOUTS: dict[str, Callable[[Any], Tensor]] = {
+    "pooler_output.flatten(1)": lambda output: output.pooler_output.flatten(1),
+    "last_hidden_state[:, 0]": lambda output: output.last_hidden_state[:, 0],
+    "last_hidden_state.mean(1)": lambda output: output.last_hidden_state.mean(1),
+    "last_hidden_state.mean((2, 3))": lambda output: output.last_hidden_state.mean((2, 3)),
+}  # what transformers calls its outputs, as code that a user may copy
+
+
+def readout_of(model: nn.Module, images: Tensor, output: Any) -> str:
+    """The entry of :data:`READOUTS` that is the features of a model of transformers: its own pooling, else the class
+    token, else the mean."""
+    if getattr(output, "pooler_output", None) is not None:
+        return "pooler_output.flatten(1)"
+    hidden = output.last_hidden_state
+    if hidden.dim() == 4:
+        return "last_hidden_state.mean((2, 3))"
+    return "last_hidden_state[:, 0]" if (_prefix(model, images, hidden) or 0) > 0 else "last_hidden_state.mean(1)"
+
+
+def _prefix(model: Any, images: Tensor, hidden: Tensor) -> int | None:
+    """Number of tokens [B, N, C] before those of the patches; None: they are not of patches of one size."""
+    patch = getattr(model.config, "patch_size", None)
+    if not isinstance(patch, int):
+        return None
+    return int(hidden.shape[1] - (images.shape[-2] // patch) * (images.shape[-1] // patch))
+
+
+class HuggingFaceBackbone(Backbone):
+    """A model of transformers, whose own processor normalises images by ``mean`` and ``std`` of each channel."""
+
+    def __init__(self, model: nn.Module, mean: Sequence[float] = HALF, std: Sequence[float] = HALF) -> None:
+        super().__init__(model)
+        self.mean, self.std = tuple(mean), tuple(std)
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """Images in [-1, 1] as the model was trained on them."""
+        if self.mean == self.std == HALF:
+            return images
+        mean, std = (images.new_tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        return (images / 2 + 0.5 - mean) / std
+
     def forward(self, images: Tensor) -> Tensor:
+        images = self.normalized(images)
         hidden: Tensor = self.model(pixel_values=images).last_hidden_state
         if hidden.dim() == 4:
             return hidden
-        patch = getattr(self.model.config, "patch_size", None)
-        if not isinstance(patch, int):
-            return hidden.mean(1)
-        patches = (images.shape[-2] // patch) * (images.shape[-1] // patch)
-        return tokens_to_map(hidden, hidden.shape[1] - patches)
+        prefix = _prefix(self.model, images, hidden)
+        return hidden.mean(1) if prefix is None else tokens_to_map(hidden, prefix)
 
     def pooled(self, images: Tensor) -> Tensor:
+        images = self.normalized(images)
         output = self.model(pixel_values=images)
-        pooled: Tensor | None = getattr(output, "pooler_output", None)
-        if pooled is not None:
-            return pooled.flatten(1)
-        hidden: Tensor = output.last_hidden_state
-        return hidden.mean((2, 3)) if hidden.dim() == 4 else hidden.mean(1)
+        return READOUTS[readout_of(self.model, images, output)](output)
 
 
-def huggingface(model: Any, size: int, channels: int = 3) -> Backbone:
-    """A vision backbone of Hugging Face transformers.
+def without_random_pooler(model: Any, missing: Iterable[str]) -> list[str]:
+    """Removes the pooler of a model of transformers whose weights are ``missing``: what it makes of features would be
+    random, and other in every process. Returns what else is missing."""
+    left = list(missing)
+    others = [name for name in left if "pooler" not in name.split(".")]
+    if others != left:
+        owner = next(module for module in model.modules() if getattr(module, "pooler", None) is not None)
+        owner.pooler = None
+    return others
+
+
+def _normalization(place: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of each channel with which the image processor of a name or folder normalises; those of images
+    in [-1, 1] if there is none."""
+    from transformers.image_processing_base import ImageProcessingMixin
+
+    try:
+        about, _ = ImageProcessingMixin.get_image_processor_dict(place)
+    except OSError:
+        return HALF, HALF
+    if not about.get("do_normalize", True):
+        return (0.0,) * 3, (1.0,) * 3
+    mean, std = (about.get(key, HALF) for key in ("image_mean", "image_std"))
+    return tuple(mean), tuple(std)
+
+
+def huggingface(model: Any, size: int, channels: int = 3, *, pretrained: bool = True) -> Backbone:
+    """A vision backbone of Hugging Face transformers; of a model of images and texts, such as CLIP, that of images.
+
+    A pooler that has no weights at ``model`` (that of a ViT which was saved with a classifier, or by DINO) is left out.
+    Images of three channels are normalised as the ``preprocessor_config.json`` beside a model has it.
 
     Args:
-        model: a name or path (pretrained weights), a ``PretrainedConfig`` (random weights), or a model.
+        model: a name or path, a ``PretrainedConfig`` (random weights), or a model.
         size: image size in pixels.
         channels: image channels; if they differ from the model's, its first layer is reinitialised.
+        pretrained: of a name or path: load its weights; False: random ones.
 
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
     """
     try:
-        from transformers import AutoModel, PreTrainedModel
+        from transformers import AutoConfig, AutoModel, PreTrainedModel
     except ImportError as error:
         raise ImportError("backbones of Hugging Face need the extra: pip install fastssl[vision]") from error
     if isinstance(model, PreTrainedModel):
-        return _HuggingFaceBackbone(model)
-    if isinstance(model, str):
-        others = {} if channels == 3 else {"num_channels": channels, "ignore_mismatched_sizes": True}
-        return _HuggingFaceBackbone(AutoModel.from_pretrained(model, **others))
+        return HuggingFaceBackbone(model)
+    config = AutoConfig.from_pretrained(model) if isinstance(model, str) else model
+    config = getattr(config, "vision_config", config)
+    others: dict[str, Any] = {}
     if channels != 3:
-        model.num_channels = channels
-    return _HuggingFaceBackbone(AutoModel.from_config(model))
+        config.num_channels, others = channels, {"ignore_mismatched_sizes": True}
+    if not isinstance(model, str):
+        return HuggingFaceBackbone(AutoModel.from_config(config))
+    normal = _normalization(model) if channels == 3 else (HALF, HALF)
+    if not pretrained:
+        return HuggingFaceBackbone(AutoModel.from_config(config), *normal)
+    made, report = AutoModel.from_pretrained(model, config=config, output_loading_info=True, **others)
+    missing = without_random_pooler(made, report["missing_keys"])
+    if missing:
+        log.warning(
+            "encoder: %s lacks parts of %s, which are random: %s", model, type(made).__name__, ", ".join(missing)
+        )
+    return HuggingFaceBackbone(made, *normal)
 
 
 def timm(name: str, size: int, channels: int = 3) -> Backbone:
@@ -216,7 +296,7 @@ def _unknown(library: str, name: str, known: list[str]) -> ValueError:
     )
 
 
-LIBRARIES: dict[str, Callable[[str, int, int], Backbone]] = {
+LIBRARIES: dict[str, Callable[..., Backbone]] = {
     "huggingface": huggingface,
     "timm": timm,
     "torchvision": torchvision,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastssl.models.encoders import Encoder
-from fastssl.models.libraries import Backbone, timm_arguments
+from fastssl.models.libraries import HALF, Backbone, HuggingFaceBackbone, timm_arguments, without_random_pooler
 from fastssl.models.resnet import BLOCKS
 from fastssl.models.vit import ViT
 
@@ -57,7 +56,10 @@ def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
         _save_vit(encoder, network, path)
     else:
         _save_with_code(encoder, options, path)
-    (path / "preprocessor_config.json").write_text(json.dumps(processor(encoder.size, encoder.channels), indent=2))
+    about = processor(encoder.size, encoder.channels)
+    if isinstance(network, HuggingFaceBackbone) and encoder.channels == len(HALF):
+        about |= {"image_mean": list(network.mean), "image_std": list(network.std)}
+    (path / "preprocessor_config.json").write_text(json.dumps(about, indent=2))
     if encoder.channels == 1:
         shutil.copy(Path(__file__).with_name(f"{_GREY[0]}.py"), path)
 
@@ -78,25 +80,11 @@ def load(path: Path) -> nn.Module:
     finally:
         if shown:
             logging.enable_progress_bar()
-    wrong = [*about["missing_keys"], *about["unexpected_keys"], *about["mismatched_keys"]]
+    missing = without_random_pooler(model, about["missing_keys"])  # which the encoder did not have
+    wrong = [*missing, *about["unexpected_keys"], *about["mismatched_keys"]]
     if wrong:
         raise RuntimeError(f"transformers reports missing or unexpected weights: {wrong[:4]}")
     return model.eval()
-
-
-READOUTS: dict[str, Callable[[Any], Tensor]] = {
-    "pooler_output.flatten(1)": lambda output: output.pooler_output.flatten(1),
-    "last_hidden_state.mean(1)": lambda output: output.last_hidden_state.mean(1),
-    "last_hidden_state.mean((2, 3))": lambda output: output.last_hidden_state.mean((2, 3)),
-}
-
-
-def readout_of(model: nn.Module, images: Tensor) -> str:
-    """The entry of :data:`READOUTS` with which a transformers model reproduces the encoder's features."""
-    output = model(pixel_values=images)
-    if getattr(output, "pooler_output", None) is not None:
-        return "pooler_output.flatten(1)"
-    return f"last_hidden_state.mean({'1' if output.last_hidden_state.dim() == 3 else '(2, 3)'})"
 
 
 def needs_code(path: Path) -> bool:
@@ -232,4 +220,4 @@ def _save_with_code(encoder: Encoder, options: dict[str, Any], path: Path) -> No
     shutil.copy(code.__file__, path / "modeling_fastssl.py")  # what trust_remote_code runs
 
 
-__all__ = ["READOUTS", "load", "needs_code", "processor", "readout_of", "save"]
+__all__ = ["load", "needs_code", "processor", "save"]

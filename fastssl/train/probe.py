@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fastssl.data import Source
+from fastssl.data.files import each_once
 from fastssl.data.readable import readable
 from fastssl.evaluate import knn_accuracy, linear_probe
 from fastssl.evaluate.features import centred, encode, labels_of
@@ -36,6 +37,7 @@ class OnlineProbe(Callback):
     """
 
     def __init__(self, source: Source, every: int, seed: int = 0, on_error: str = "raise") -> None:
+        source = each_once(source)
         labels = source.labels
         known = np.flatnonzero(labels >= 0) if labels is not None and labels.ndim == 1 else np.zeros(0, np.int64)
         if len(known) < LEAST or labels is None or len(np.unique(labels[known])) < 2:

@@ -41,6 +41,7 @@ from fastssl.data import (
 )
 from fastssl.data.opening import parts_of
 from fastssl.data.text_parts import text_parts
+from fastssl.evaluate import evaluate
 from fastssl.methods import SimCLR, get, methods_of
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, load_checkpoint, pretrain
@@ -489,6 +490,27 @@ def test_texts_of_images_are_strings(given: Any, tmp_path: Path) -> None:
     pixels = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(TypeError, match="^item 1: expected a string as text, got "):
         fastssl.data.open([{"image": pixels, "text": "a cat"}, {"image": pixels, "text": given}]).read(1)
+
+
+def test_an_image_with_several_texts_is_evaluated_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A table has a row for each text: rows of one image were trained and tested on."""
+    rows = ["path,text,label"]
+    for k in range(10):
+        save(tmp_path / "sub" / f"{k}.png")
+        rows += [f"{place}/{k}.png,text {k} {place},{k % 2}" for place in ("sub", "./sub", "sub/../sub")]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    assert len(fastssl.data.open(tmp_path / "list.csv")) == 30
+    task = open_splits(tmp_path / "list.csv")
+    names = [{os.path.normpath(part.path(k)) for k in range(len(part))} for part in (task.train, task.test)]  # type: ignore[attr-defined]
+    assert [len(task.train), len(task.test)] == [8, 2] == [len(part) for part in names] and not names[0] & names[1]
+    assert "list: 20 rows list an image again, which is evaluated once" in caplog.text
+    encoder = build_encoder(encoder_for("simclr", None, 32, 4))
+    (tmp_path / "once.csv").write_text("\n".join(rows[:1] + rows[1::3]))
+    first, second = (evaluate(encoder, None, tmp_path / name, rows=("pixels",)) for name in ("list.csv", "once.csv"))
+    assert first == second
+    (tmp_path / "list.csv").write_text("path,label\nsub/0.png,0\nsub/0.png,1\nsub/1.png,1\n")
+    with pytest.raises(ValueError, match=r"expected one class per image to evaluate on, sub/0.png of list has several"):
+        open_splits(tmp_path / "list.csv")
 
 
 def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,10 @@ import torch
 
 from fastssl.data import ArraySource
 from fastssl.evaluate import encode
+from fastssl.evaluate.report import random_encoder
 from fastssl.methods import SimCLR
 from fastssl.models import Encoder, build_encoder
+from fastssl.models.export import export_encoder, loading
 from fastssl.models.libraries import huggingface
 from fastssl.train import Pretraining, load_encoder, pretrain
 
@@ -30,6 +33,80 @@ def test_backbones_of_hugging_face_are_encoders() -> None:
     assert torch.isfinite(model(model.examples(images.items(range(6)), 0)))
     grey = Encoder(huggingface(transformers.ViTConfig(image_size=16, patch_size=8, **sizes), 16, 1), 16, 1)
     assert grey(torch.zeros(2, 1, 16, 16)).shape == (2, 16)
+
+
+def saved(folder: Path, kind: str) -> str:
+    """A small model of transformers with weights, and the name of its encoder."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    images = {**sizes, "image_size": 16, "patch_size": 8}
+    torch.manual_seed(5)
+    if kind in ("CLIPModel", "SiglipModel"):
+        texts = {**sizes, "vocab_size": 9, "max_position_embeddings": 8}
+        config = getattr(transformers, kind.replace("Model", "Config"))(text_config=texts, vision_config=images)
+    else:
+        config = transformers.ViTConfig(**images)
+    getattr(transformers, kind)(config).save_pretrained(folder)
+    return f"huggingface:{folder}"
+
+
+def test_a_pooler_without_weights_is_left_out(tmp_path: Path) -> None:
+    """Its random weights made other features of the same checkpoint in every process."""
+    options = {"name": saved(tmp_path / "vit", "ViTForImageClassification"), "size": 16}
+    first, second = (build_encoder(options).eval() for _ in range(2))
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(first(images), second(images))
+        assert torch.equal(first(images), first.network.model(pixel_values=images).last_hidden_state[:, 0])
+    export_encoder(first, options, "huggingface", tmp_path / "made")
+    assert "last_hidden_state[:, 0]" in loading(first, options, "huggingface", tmp_path / "made")
+
+
+@pytest.mark.parametrize("kind", ["CLIPModel", "SiglipModel"])
+def test_the_images_of_a_model_of_images_and_texts(kind: str, tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    options = {"name": saved(tmp_path / "both", kind), "size": 16}
+    encoder, images = build_encoder(options).eval(), torch.randn(2, 3, 16, 16)
+    both = transformers.AutoModel.from_pretrained(tmp_path / "both").eval()
+    with torch.no_grad():
+        expected = both.vision_model(pixel_values=images).pooler_output
+        torch.testing.assert_close(encoder(images), expected, rtol=1e-5, atol=1e-6)
+    assert encoder.map_shape() == (16, 2, 2)
+    export_encoder(encoder, options, "huggingface", tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    "own", [{"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}, {"do_normalize": False}]
+)
+def test_images_are_normalized_as_a_model_was_trained(own: dict[str, object], tmp_path: Path) -> None:
+    name, images = saved(tmp_path / "vit", "ViTModel"), torch.rand(2, 3, 16, 16) * 2 - 1
+    (tmp_path / "vit" / "preprocessor_config.json").write_text(
+        json.dumps({"image_processor_type": "ViTImageProcessor", **own})
+    )
+    mean, std = (
+        torch.tensor(own.get(key, [value] * 3)).view(3, 1, 1) for key, value in (("image_mean", 0), ("image_std", 1))
+    )
+    encoder = build_encoder({"name": name, "size": 16}).eval()
+    with torch.no_grad():
+        expected = encoder.network.model(pixel_values=(images / 2 + 0.5 - mean) / std).pooler_output
+        torch.testing.assert_close(encoder(images), expected, rtol=1e-5, atol=1e-6)
+        export_encoder(encoder, {"name": name, "size": 16}, "huggingface", tmp_path / "made")
+        lines = loading(encoder, {"name": name, "size": 16}, "huggingface", tmp_path / "made")
+        there: dict[str, object] = {"images": images}
+        exec(lines, there)
+        torch.testing.assert_close(there["features"], expected, rtol=1e-5, atol=1e-6)
+        again = build_encoder({"name": f"huggingface:{tmp_path / 'made'}", "size": 16}).eval()
+        torch.testing.assert_close(again(images), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_random_row_of_a_pretrained_model_is_random(tmp_path: Path) -> None:
+    options = {"name": saved(tmp_path / "vit", "ViTModel"), "size": 16}
+    encoder, images = build_encoder(options).eval(), torch.randn(2, 3, 16, 16)
+    first, second, again = (random_encoder(options, seed) for seed in (0, 1, 0))
+    with torch.no_grad():
+        assert torch.equal(first(images), again(images))
+        for other in (encoder, second):
+            assert float((first(images) - other(images)).abs().max()) > 1e-3
 
 
 CONVOLUTIONAL = [("timm", "resnet18"), ("timm", "convnext_atto"), ("torchvision", "resnet18"),
