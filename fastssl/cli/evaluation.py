@@ -99,6 +99,13 @@ def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[Non
         yield
 
 
+def is_named(model: str | Path) -> bool:
+    """Whether a model is called by the name of a library (huggingface:NAME), and no run."""
+    from fastssl.models import LIBRARIES
+
+    return str(model).partition(":")[0] in LIBRARIES and not Path(model).exists()
+
+
 def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
     """Loads the encoder and state of a checkpoint, or builds an encoder by name ("huggingface:NAME"), without a state;
     of images of ``size``, by default those of training.
@@ -106,10 +113,10 @@ def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | 
     Raises:
         ValueError: neither a checkpoint nor a known name, or a name without a size.
     """
-    from fastssl.models import LIBRARIES, build_encoder
+    from fastssl.models import build_encoder
     from fastssl.train import load_encoder
 
-    if name.partition(":")[0] not in LIBRARIES or Path(name).exists():
+    if not is_named(name):
         encoder, state = load_encoder(name)
         return (encoder if size is None else encoder.at(size)), state
     if size is None:
@@ -126,9 +133,11 @@ def run_evaluation(
     whiten: int | None = None,
     size: int | None = None,
     tuning: Mapping[str, int | None] = MappingProxyType({}),
+    prompts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Runs a protocol and returns its table. Of "frozen": ``only`` evaluates the pretrained encoder without baselines,
-    ``whiten`` whitens the features of all rows, ``size`` is that of their images; of others: ``tuning``, the steps and
+    ``whiten`` whitens the features of all rows, ``size`` is that of their images. Of "zero-shot": ``prompts``, texts
+    with ``{}`` for the class; None: those of :mod:`fastssl.evaluate.zero_shot`. Of others: ``tuning``, the steps and
     seeds of :func:`fastssl.evaluate.evaluate_with`.
 
     Raises:
@@ -137,7 +146,7 @@ def run_evaluation(
     from fastssl.evaluate.features import progress_bars
 
     with progress_bars(item_progress):
-        return _evaluate(checkpoint, data, protocol, readout, only, whiten, size, tuning)
+        return _evaluate(checkpoint, data, protocol, readout, only, whiten, size, tuning, prompts)
 
 
 def _evaluate(
@@ -149,31 +158,38 @@ def _evaluate(
     whiten: int | None,
     size: int | None,
     tuning: Mapping[str, int | None],
+    prompts: Sequence[str] | None,
 ) -> dict[str, Any]:
     import torch
 
     from fastssl.data import Stereograms, open_splits
     from fastssl.data import open as open_source
+    from fastssl.data.files import each_once
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
     from fastssl.evaluate.features import labels_of
     from fastssl.evaluate.report import ROWS
-    from fastssl.methods import IMAX, DensityMethod, kind_of
-    from fastssl.train import load_encoder, load_method
+    from fastssl.evaluate.zero_shot import PROMPTS
+    from fastssl.methods import IMAX, DensityMethod, ImageMethod, kind_of
+    from fastssl.train import load_method
 
-    encoder, state = load_encoder(checkpoint)
-    name = data or data_of(state)
+    encoder, state = model_of(str(checkpoint), size if is_named(checkpoint) else None)
+    if state is None and data is None:
+        raise ValueError("data: expected a data set (--data)")
+    name, kind = data or data_of(state or {}), kind_of(state) if state else ImageMethod
+    options: Any = state["encoder"] if state else encoder.options
     for option, given in (("only", only), ("whiten", whiten)):
         if given and protocol != "frozen":
             raise ValueError(f"{option}: expected the protocol 'frozen', got {protocol!r}")
     if protocol == "zero-shot":
+        if not hasattr(kind, "encode_texts"):
+            one = state["method"] if state else checkpoint
+            raise ValueError(f"protocol: zero-shot needs a method with a text tower, this one is {one}")
         method = load_method(checkpoint)
-        if not hasattr(method, "encode_texts"):
-            raise ValueError(f"protocol: zero-shot needs a method with a text tower, this one is {state['method']}")
-        images = open_source("emoji-all" if name == "emoji" else name, part="test")
+        images = each_once(open_source("emoji-all" if name == "emoji" else name, part="test"))
         classes = list(images.classes)
         return {
             "zero-shot": {
-                "pretrained": zero_shot(method, images, labels_of(images), classes),
+                "pretrained": zero_shot(method, images, labels_of(images), classes, prompts or PROMPTS),
                 "chance": 100 / len(classes),
             }
         }
@@ -183,23 +199,23 @@ def _evaluate(
             tuned = "; images are fine-tuned by simclr-transfer and few-labels" if protocol == "finetune" else ""
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}{tuned}")
         tasks = [open_splits(one) for one in name.split(",")]
-        return evaluate_with(protocol, encoder, state["encoder"], tasks, readout or "spatial", echo, **tuning)
-    if name in ("emoji", "emoji-all") and state["data"] == "emoji":
+        return evaluate_with(protocol, encoder, options, tasks, readout or "spatial", echo, **tuning)
+    if name in ("emoji", "emoji-all") and state and state["data"] == "emoji":
         echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():
         encoder.to("cuda")
-    if issubclass(kind_of(state), IMAX) and isinstance(open_source(name), Stereograms):
+    if issubclass(kind, IMAX) and isinstance(open_source(name), Stereograms):
         if only or {readout, whiten, size} != {None}:
             raise ValueError("readout, whiten, size, only: expected none, stereograms are judged by their disparity")
         return _disparity(checkpoint)
     encoder = encoder if size is None else encoder.at(size)
     rows: tuple[str, ...] = ("pretrained",) if only else ROWS
     likelihoods: dict[str, Any] = {}
-    if issubclass(kind_of(state), DensityMethod):
+    if state and issubclass(kind, DensityMethod):
         likelihoods, rows = _likelihoods(checkpoint, state, name), tuple(row for row in rows if row != "histogram")
         if open_source(name).labels is None:
             return likelihoods
-    return likelihoods | evaluate(encoder, state["encoder"], name, readout, rows, echo, whiten)
+    return likelihoods | evaluate(encoder, options, name, readout, rows, echo, whiten)
 
 
 def _likelihoods(checkpoint: Path, state: dict[str, Any], name: str) -> dict[str, Any]:

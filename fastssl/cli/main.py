@@ -467,7 +467,7 @@ def show_data(
 @app.command()
 def evaluate(
     context: typer.Context,
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a checkpoint, or the --out of pretrain.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A checkpoint, the --out of pretrain, or huggingface:NAME.")],
     data: Annotated[
         str | None,
         typer.Option(
@@ -518,6 +518,10 @@ def evaluate(
     whiten: Annotated[
         int | None, typer.Option(min=1, help="Whiten the features of all rows to that many components before cosines.")
     ] = None,
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="Of zero-shot: a text with {} for the class (repeatable); default: 'a drawing of {}', ..."),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(help="Of protocols that train networks: 32-true, bf16-mixed, or auto (default): what is faster."),
@@ -535,7 +539,7 @@ def evaluate(
     mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
-    from fastssl.cli.evaluation import DENSE_PROTOCOLS, leaving_out, run_evaluation
+    from fastssl.cli.evaluation import DENSE_PROTOCOLS, is_named, leaving_out, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.evaluate.protocols import TRAINING
@@ -544,6 +548,7 @@ def evaluate(
     from fastssl.train import load_checkpoint
     from fastssl.train.options import started_by_torchrun
 
+    named = is_named(checkpoint)
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
     dense: dict[str, Any] = {
         "labels": labels,
@@ -560,8 +565,11 @@ def evaluate(
             + tuple(own for own, options in TRAINING.items() if name in (*options, "precision"))
             + ("frozen",) * (name == "size")
         )
-        if value is not None and protocol not in users:
+        if value is not None and protocol not in users and not (name == "size" and named):
             raise ValueError(f"{name}: expected the protocol {' or '.join(map(repr, users))}, got {protocol!r}")
+
+    if prompt and protocol != "zero-shot":
+        raise ValueError(f"prompt: expected the protocol 'zero-shot', got {protocol!r}")
 
     def on_data_alone(what: str) -> None:
         if protocol != "frozen" or only or {readout, whiten, size} != {None}:
@@ -570,8 +578,14 @@ def evaluate(
     if started_by_torchrun() > 1:
         raise ValueError(f"evaluate runs in one process, torchrun started {started_by_torchrun()}")
     context.with_resource(automatic_precision(precision or "auto"))
-    context.with_resource(leaving_out(on_error, [] if is_word_run(checkpoint) else [checkpoint]))
-    if is_word_run(checkpoint):
+    context.with_resource(leaving_out(on_error, [] if named or is_word_run(checkpoint) else [checkpoint]))
+    if named:
+        if protocol in DENSE_PROTOCOLS:
+            raise ValueError(
+                f"checkpoint: {protocol} keeps its results in the folder of a run, got {str(checkpoint)!r}"
+            )
+        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size, prompt)
+    elif is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
     elif "tokens" in (kind := kind_of(load_checkpoint(checkpoint)[1])).needs:
@@ -608,7 +622,7 @@ def evaluate(
         table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
     else:
         shorter = {"steps": steps, "seeds": seeds}
-        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size, shorter)
+        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size, shorter, prompt)
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))

@@ -505,3 +505,44 @@ def test_the_first_of_several_processes_says_that_a_run_was_stopped(
             commands.main()
         said = capfd.readouterr().out
         assert said.count("stopped") == (0 if rank else 1 + made) and ("--resume" in said) == (made and not rank), said
+
+
+def test_prompts_of_zero_shot_classification(tmp_path: Path) -> None:
+    from PIL import Image
+
+    rows = ["path,text,label"]
+    for k in range(8):
+        Image.new("RGB", (16, 16), (200, 0, 0) if k % 2 else (0, 0, 200)).save(tmp_path / f"{k}.png")
+        rows.append(f"{k}.png,{'red' if k % 2 else 'blue'},{'red' if k % 2 else 'blue'}")
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    run, data = str(tmp_path / "run"), str(tmp_path / "list.csv")
+    small = ["--size", "16", "--width", "4", "--epochs", "1", "--batch-size", "4"]
+    result = runner.invoke(app, ["pretrain", "clip", "--data", data, *small, "--out", run])
+    assert result.exit_code == 0, result.output
+    zero_shot = ["evaluate", run, "--protocol", "zero-shot"]
+    result = runner.invoke(app, [*zero_shot, "--prompt", "ein {}", "--prompt", "{}"])
+    assert result.exit_code == 0 and "chance" in result.output, result.output
+    assert "expected names, and texts with '{}'" in str(runner.invoke(app, [*zero_shot, "--prompt", "ein"]).exception)
+    alone = runner.invoke(app, ["evaluate", run, "--prompt", "ein {}"])
+    assert "prompt: expected the protocol 'zero-shot', got 'frozen'" in str(alone.exception)
+
+
+def test_models_of_a_library_are_evaluated_without_a_run(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    transformers.ViTModel(transformers.ViTConfig(image_size=16, patch_size=8, **sizes)).save_pretrained(
+        tmp_path / "vit"
+    )
+    model = ["evaluate", f"huggingface:{tmp_path / 'vit'}"]
+    given = ["--size", "16", "--data", "digits", "--out", str(tmp_path / "table.json")]
+    for protocol in ("frozen", "structure"):
+        result = runner.invoke(app, [*model, *given, "--protocol", protocol])
+        assert result.exit_code == 0, result.output
+        assert {"pretrained", "random"} <= set(next(iter(json.loads((tmp_path / "table.json").read_text()).values())))
+    for more, match in (
+        (["--data", "digits"], "size: expected the size in pixels of the images that huggingface:"),
+        (["--size", "16"], "data: expected a data set"),
+        ([*given, "--protocol", "zero-shot"], "zero-shot needs a method with a text tower, this one is huggingface:"),
+        ([*given, "--protocol", "detection"], "detection keeps its results in the folder of a run"),
+    ):
+        assert match in str(runner.invoke(app, [*model, *more]).exception)
