@@ -575,6 +575,10 @@ def evaluate(
         if protocol != "frozen" or only or {readout, whiten, size} != {None}:
             raise ValueError(f"protocol, readout, whiten, size, only: {what} are evaluated on --data alone")
 
+    def of_images() -> dict[str, Any]:
+        tuning = {"steps": steps, "seeds": seeds}
+        return run_evaluation(*(checkpoint, data, protocol, readout, only, whiten, size), tuning=tuning, prompts=prompt)
+
     if started_by_torchrun() > 1:
         raise ValueError(f"evaluate runs in one process, torchrun started {started_by_torchrun()}")
     context.with_resource(automatic_precision(precision or "auto"))
@@ -584,7 +588,7 @@ def evaluate(
             raise ValueError(
                 f"checkpoint: {protocol} keeps its results in the folder of a run, got {str(checkpoint)!r}"
             )
-        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size, prompt)
+        table = of_images()
     elif is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
@@ -621,8 +625,7 @@ def evaluate(
             raise ValueError(f"readout, whiten: expected none, {protocol} is of feature maps")
         table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
     else:
-        shorter = {"steps": steps, "seeds": seeds}
-        table = run_evaluation(checkpoint, data, protocol, readout, only, whiten, size, shorter, prompt)
+        table = of_images()
     print_measures(table)
     if out is not None:
         write_atomically(out, json.dumps(table, indent=1))
