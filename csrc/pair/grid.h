@@ -23,11 +23,12 @@ struct Grid {
     x_tile = tile_size(x_blocks, symmetric);
     y_tile = symmetric ? x_tile : tile_size(y_blocks, false);
   }
-  // Some rows of tiles, from the `first` one on.
-  Grid strip(int64_t first, int64_t tiles) const {
+  // `blocks` of x, from the `first` one on, as far as there are so many.
+  Grid strip(int64_t first, int64_t blocks) const {
     Grid rows = *this;
-    rows.x_begin = first * x_tile;
-    rows.x_blocks = std::min(tiles * x_tile, x_blocks - rows.x_begin);
+    rows.x_begin = first;
+    rows.x_blocks = std::min(blocks, x_blocks - first);
+    rows.x_tile = std::min(x_tile, tile_size(rows.x_blocks, triangular));
     return rows;
   }
   int64_t x_tiles() const { return ceil_div(x_blocks, x_tile); }

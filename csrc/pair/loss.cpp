@@ -192,16 +192,15 @@ void for_each_input(const PairProblem& p, F&& f) {
     }
 }
 
-// How many rows of tiles are kept at once while gradients are made with the loss: all, where rows need each other's
-// sums; else as many as fit what the memory budget leaves beside the gradients, in strips of one size. Not the number
-// of threads: the bits must not depend on it.
+// How many blocks of rows are kept at once while gradients are made with the loss: all, where rows need each other's
+// sums; else as many as fit half of the memory budget, in strips of one size. At least 32, the tiles of eight threads,
+// but not by the number of threads: the bits must not depend on it.
 template <class T>
-int64_t tiles_per_strip(const Engine<T>& e) {
-  const int64_t all = std::max<int64_t>(e.grid.x_tiles(), 1);
+int64_t blocks_per_strip(const Engine<T>& e) {
+  const int64_t all = std::max<int64_t>(e.grid.x_blocks, 1);
   if (e.p.self_pairs() || e.p.symmetric) return all;
-  const int64_t size = int64_t(sizeof(T)), own = kept_numel(e.p, Keep::gradients) * size;
-  const int64_t row = std::max<int64_t>(e.grid.strip(0, 1).kept_end() * size, 1);
-  const int64_t most = std::clamp<int64_t>((buffer_pool::limit() - own) / row, 1, all);
+  const int64_t block = std::max<int64_t>(e.grid.y_blocks, 1) * kBlock * kBlock * int64_t(sizeof(T));
+  const int64_t most = std::max<int64_t>(buffer_pool::limit() / 2 / block, 32);
   return ceil_div(all, ceil_div(all, most));
 }
 
@@ -211,14 +210,14 @@ void forward_with_gradients(const Engine<T>& e, const PairGradients& out, double
   const Stats s = layout(p, stats);
   *s.valid = counted(e);
   if (p.positives == Positives::classes) positive_means(e, s.row_gap);
-  const int64_t tiles = tiles_per_strip(e), all = e.grid.x_tiles();
-  const Buffer<T> kept(tiles >= all ? Grid::kept_numel(e.n, e.m, p.self_pairs()) : e.grid.strip(0, tiles).kept_end(),
+  const int64_t blocks = blocks_per_strip(e), all = e.grid.x_blocks;
+  const Buffer<T> kept(blocks >= all ? Grid::kept_numel(e.n, e.m, p.self_pairs()) : e.grid.strip(0, blocks).kept_end(),
                        false);
   DenseSums<T> sums(e, p.symmetric && !p.self_pairs());
   const double one = 1;
   Backward<T> gradients(e, Keep::tiles, stats, &one, out);
-  for (int64_t at = 0; at < all; at += tiles) {
-    const Grid strip = e.grid.strip(at, tiles);
+  for (int64_t at = 0; at < all; at += blocks) {
+    const Grid strip = e.grid.strip(at, blocks);
     const int64_t first = strip.x_begin * kBlock, last = std::min(first + strip.x_blocks * kBlock, e.n);
     sums.add(strip, Keep::tiles, kept.data());
     close_rows(e, sums, s, first, last, loss);

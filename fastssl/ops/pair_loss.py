@@ -46,6 +46,7 @@ LARGEST_TILE = 256  # kMaxTileBlocks * kBlock in csrc/pair/tile.h
 # Multiply-adds of a pass up to which a loss that is one value makes its gradients in the forward pass: calls cost as
 # much as the arithmetic there, and little is lost where nobody asks for the gradient.
 SMALL = 1 << 26
+STRIP = 1024  # least rows of a strip: blocks_per_strip in csrc/pair/loss.cpp
 
 
 def _rows(x: Tensor, more_x: Tensor | None, y: Tensor | None, more_y: Tensor | None) -> tuple[int, int, bool]:
@@ -166,8 +167,8 @@ def _choose_keep(
     # Strips of rows, one after another; where the CPU multiplies bf16, scores cost no more than reading kept ones.
     cheap = x.dtype == torch.bfloat16 and extension.multiplies(torch.bfloat16)
     if scalar and y is not None and not symmetric and not cheap:
-        strip = min(LARGEST_TILE, _blocks(n) * BLOCK) * _blocks(m) * BLOCK
-        if (kept_numel(Keep.gradients, x, more_x, y, more_y) + strip) * size <= budget:
+        largest = max(STRIP * _blocks(m) * BLOCK, kept_numel(Keep.gradients, x, more_x, y, more_y))
+        if largest * size <= budget // 2:
             return Keep.gradients
     return Keep.nothing
 

@@ -56,7 +56,7 @@ STRIPS = {
 }
 
 
-def _strips_case(name: str, scale: float) -> Inputs:
+def strips_case(name: str, scale: float) -> Inputs:
     """More multiply-adds than a loss makes its gradients of whole: 2,200 x 2,700 x 16."""
     y = torch.randn(2200 if name == "siglip_loss" else 2700, 16)
     inputs = Inputs(x=torch.randn(2200, 16), y=y, scale=torch.tensor(scale))
@@ -67,8 +67,8 @@ def _strips_case(name: str, scale: float) -> Inputs:
 @pytest.mark.parametrize("scale", [1.0, 30.0, 300.0])
 def test_gradients_by_strips_where_tiles_do_not_fit(name: str, scale: float) -> None:
     """A loss that is a sum of its rows' makes its gradients strip by strip: nothing of size N x M is kept."""
-    budget, loss = 4 << 20, STRIPS[name]
-    inputs = _strips_case(name, scale)
+    loss, inputs = STRIPS[name], strips_case(name, scale)
+    budget = 2200 * len(inputs["y"]) * 4  # less than all tiles, twice a strip
 
     def gradients(of: Inputs, **options: Any) -> tuple[list[Tensor], int]:
         leaves, saved = of.leaves(), {}
@@ -91,6 +91,20 @@ def test_gradients_by_strips_where_tiles_do_not_fit(name: str, scale: float) -> 
         assert (kept > own) == (keeps == 1 << 30)
         for g, right in zip(got, truth):
             torch.testing.assert_close(g.double(), right, rtol=1e-4, atol=2e-5 * float(right.abs().max()))
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("name", STRIPS)
+def test_strips_have_the_same_bits_for_any_number_of_threads(name: str) -> None:
+    inputs = strips_case(name, 30.0)
+    fastssl.set_memory_budget(2200 * len(inputs["y"]) * 4)
+    results = []
+    for threads in (1, 2, 7):
+        torch.set_num_threads(threads)
+        leaves = inputs.leaves()
+        results.append(torch.autograd.grad(STRIPS[name](*leaves.values()), tuple(leaves.values())))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
 @pytest.mark.parametrize("temperature", [1e-3, 0.01, 0.05, 10.0, 1e3])
