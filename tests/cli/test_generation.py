@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import wave
 from pathlib import Path
@@ -75,10 +76,10 @@ def some_options(
 )
 def test_kinds_of_settings(settings: dict[str, object], message: str | None) -> None:
     if message is None:
-        check_kinds(some_options, settings)
+        check_kinds(inspect.signature(some_options).parameters, settings)
         return
     with pytest.raises(ValueError) as caught:
-        check_kinds(some_options, settings)
+        check_kinds(inspect.signature(some_options).parameters, settings)
     assert str(caught.value) == message
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,8 +74,8 @@ def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypa
     from fastssl.evaluate import TextFineTuning
     from fastssl.models import WordVectors
 
-    def quick(readout: str) -> TextFineTuning:
-        return TextFineTuning(epochs=1, least_steps=3, rates=(0.01,), readout=readout)
+    def quick(**options: Any) -> TextFineTuning:
+        return TextFineTuning(epochs=1, least_steps=3, rates=(0.01,), **options)
 
     monkeypatch.setattr(module, "TextFineTuning", quick)
     out, file, labelled = tmp_path / "bert", tmp_path / "texts.tok", tmp_path / "labelled"
