@@ -3,7 +3,7 @@
 #
 # usage: torch_version.sh VERSION [pytest arguments]     (after `make wheel`; VERSION: of torch, as 2.10.0)
 set -euo pipefail
-version=$1
+version=${1:?"expected a version of torch, as in make torch TORCH=2.10.0"}
 shift
 root=$(cd "$(dirname "$0")/../.." && pwd)
 work=$root/build/torch-$version
