@@ -83,6 +83,7 @@ class Keep(IntEnum):
     tiles = 1  # the tiles of the forward pass
     attention = 2  # sum_j e_ij y_j, where only x needs a gradient: no matrix product is left
     gradients = 3  # of all inputs for an upstream gradient of 1, where the loss is one value
+    products = 4  # sum_j g_ij y_j and sum_i g_ij x_i of the same, before positives, scale and lengths of rows
 
 
 class Reduction(IntEnum):

@@ -65,7 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(Tensor x, MaybeTensor
   Tensor by_column = empty({columns ? p.m() : 0}, ScalarType::Double);
   Tensor other = empty({sigmoid ? n : 0}, ScalarType::Double);
   const int64_t numel = kept_numel(p, kind);
-  Tensor kept = new_pooled(x, numel, computed(p));
+  Tensor kept = new_pooled(x, {numel}, computed(p));
   BlockSums out;
   out.x = doubles(sums);
   out.y = columns ? doubles(by_column) : nullptr;

@@ -46,8 +46,10 @@ Arguments parse(FASTSSL_PAIR_ARGUMENTS) {
   p.symmetric = symmetric;
   p.ignore_index = ignore_index;
   p.dtype = dtype_of(x);
-  STD_TORCH_CHECK(Keep(keep) != Keep::gradients || p.reduction != Reduction::none,
+  STD_TORCH_CHECK((Keep(keep) != Keep::gradients && Keep(keep) != Keep::products) || p.reduction != Reduction::none,
                   "fastssl: gradients are kept of one value");
+  STD_TORCH_CHECK(Keep(keep) != Keep::products || (y && !symmetric),
+                  "fastssl: products are kept of two sides and one direction");
   STD_TORCH_CHECK(x.dim() == 2, "fastssl: expected matrices");
   STD_TORCH_CHECK(y || !more_y, "fastssl: more rows of a side that is not there");
   p.depth = x.size(1);
@@ -115,7 +117,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(FASTSSL_PAIR_ARGUMENTS) {
   Tensor out = none ? empty({n}, result) : empty({}, result);
   Tensor stats = empty({stats_numel(p, a.keep)}, ScalarType::Double);
   const int64_t kept_size = kept_numel(p, a.keep);
-  Tensor kept = new_pooled(x, kept_size, result);
+  Tensor kept = new_pooled(x, {kept_size}, result);
   Buffer<double> rows(n);
   pair_loss_forward(p, a.keep, kept_size ? kept.mutable_data_ptr() : nullptr,
                     static_cast<double*>(stats.mutable_data_ptr()), rows.data());

@@ -15,18 +15,20 @@ torch_from_blob(void* data, int64_t ndim, const int64_t* sizes_ptr, const int64_
 
 namespace fastssl {
 
-torch::stable::Tensor new_pooled(const torch::stable::Tensor& like, int64_t numel,
+torch::stable::Tensor new_pooled(const torch::stable::Tensor& like, const std::vector<int64_t>& sizes,
                                  torch::headeronly::ScalarType dtype) {
 #ifdef _WIN32  // a symbol that may be missing cannot be linked
-  return torch::stable::new_empty(like, {numel}, dtype);
+  return torch::stable::new_empty(like, sizes, dtype);
 #else
-  const size_t size = dtype == torch::headeronly::ScalarType::Double ? 8 : 4;
-  size_t bytes = size_t(numel) * size;
-  if (bytes < buffer_pool::kSmallest || !&torch_from_blob) return torch::stable::new_empty(like, {numel}, dtype);
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t k = sizes.size() - 1; k > 0; --k) strides[k - 1] = strides[k] * sizes[k];
+  const bool narrow = dtype == torch::headeronly::ScalarType::Half || dtype == torch::headeronly::ScalarType::BFloat16;
+  const size_t size = dtype == torch::headeronly::ScalarType::Double ? 8 : narrow ? 2 : 4;
+  size_t bytes = size_t(sizes[0] * strides[0]) * size;
+  if (bytes < buffer_pool::kSmallest || !&torch_from_blob) return torch::stable::new_empty(like, sizes, dtype);
   void* data = buffer_pool::acquire(bytes);
-  const int64_t stride = 1;
   AtenTensorHandle handle;
-  const auto status = torch_from_blob(data, 1, &numel, &stride, 0,
+  const auto status = torch_from_blob(data, int64_t(sizes.size()), sizes.data(), strides.data(), 0,
                                       torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
                                       aoti_torch_device_type_cpu(), -1, &handle, aoti_torch_layout_strided(), nullptr,
                                       0, buffer_pool::release, reinterpret_cast<void*>(bytes));

@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor> forward(FASTSSL_ROW_ARGUMENTS) {
   const RowLossProblem p = parse(FASTSSL_ROW_VALUES);
   Tensor out = empty({p.n(), p.columns()}, ScalarType::Double);
   const int64_t numel = row_kept_numel(p);
-  Tensor kept = new_pooled(x, numel, computed(p));
+  Tensor kept = new_pooled(x, {numel}, computed(p));
   row_loss_forward(p, numel ? kept.mutable_data_ptr() : nullptr, static_cast<double*>(out.mutable_data_ptr()));
   return {out, kept};
 }
@@ -144,7 +144,7 @@ Tensor pairwise(Tensor x, MaybeTensor y, int64_t metric, double normalize) {
   x = rows_of(x), y = rows_of(y);
   RowProblem p;
   fill(p, x, y, metric, normalize);
-  Tensor out = torch::stable::view(new_pooled(x, p.n() * p.m(), computed(p)), {p.n(), p.m()});
+  Tensor out = new_pooled(x, {p.n(), p.m()}, computed(p));
   pairwise_forward(p, out.mutable_data_ptr());
   return out;
 }

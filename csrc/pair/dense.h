@@ -14,6 +14,30 @@ constexpr int64_t kStreamedBytes = int64_t(32) << 20;
 
 constexpr double kMinusInfinity = -std::numeric_limits<double>::infinity();
 
+// Sums of the shorter side of a grid, which each of its parts makes apart: elements [first, first + count) of `out`.
+template <class T>
+struct PartSums {
+  T* const out;
+  const int64_t parts, first, count;
+  Buffer<T> apart;  // [parts, count]; one part: none
+
+  PartSums(T* sums, int64_t n_parts, int64_t begin, int64_t numel, T value = 0)
+      : out(sums), parts(sums ? n_parts : 1), first(begin), count(numel) {
+    if (parts == 1) return;
+    apart.allocate(parts * count);
+    if (value != 0) std::fill(apart.data(), apart.data() + apart.size(), value);
+  }
+  T* of(int64_t part) const { return parts == 1 ? out : apart.data() + part * count - first; }
+  void add() const {
+    if (parts == 1) return;
+    constexpr int64_t kPiece = 1 << 14;
+    parallel_tasks(ceil_div(count, kPiece), [&](int64_t, int64_t k) {
+      for (int64_t part = 0; part < parts; ++part)
+        for (int64_t i = k * kPiece; i < std::min(count, (k + 1) * kPiece); ++i) out[first + i] += of(part)[first + i];
+    });
+  }
+};
+
 // Sums of the dense pairs per lane and per row, with running maxima where they are needed.
 template <class T>
 struct DenseSums {
@@ -42,16 +66,21 @@ struct DenseSums {
       std::fill(ones.data(), ones.data() + ones.size(), T(1));
     }
     Scratch<T> scratch(grid, keep != Keep::tiles, false, attention && e.pairs);
+    const int64_t parts = grid.wide() ? grid.parts : 1;
+    const int64_t first = grid.x_begin * kBlock, rows = std::min(grid.x_blocks * kBlock, e.n - first);
+    const PartSums<double> sum(row_sum.data(), parts, first, rows);
+    const PartSums<double> aux(row_aux.data(), parts, first, rows, running ? kMinusInfinity : 0.0);
+    const PartSums<T> attended(attention ? kept : nullptr, parts, 0, e.x_numel());
     const bool streams = keep == Keep::tiles && grid.kept_end() * int64_t(sizeof(T)) > kStreamedBytes;
     for_each_tile(grid, e.depth, [&](const TileTask& task) {
-      const auto [worker, I, J, next_I, next_J] = task;
+      const auto [worker, part, I, J, next_I, next_J] = task;
       Tile<T> t = e.tile(grid, I, J);
       scratch.bind(t, worker);
       if (keep == Keep::tiles) t.e = kept + grid.kept_offset(I, J);
       t.streams = streams;
       if (next_I >= 0) e.lanes_of(e.tile(grid, next_I, next_J), t.soon);
-      t.row_sum = row_sum.data();
-      t.row_aux = row_aux.data();
+      t.row_sum = sum.of(part);
+      t.row_aux = aux.of(part);
       if (self || columns) {
         t.col_sum = self ? row_sum.data() : col_sum.data();
         t.col_aux = self ? row_aux.data() : col_aux.data();
@@ -62,15 +91,37 @@ struct DenseSums {
         Weights<T> w;
         scratch.bind(w, worker);
         w.row_weight = ones.data();
-        w.grad_x = kept;
+        w.grad_x = attended.of(part);
         e.table.backward[e.epilogue](t, w);
       }
     });
+    attended.add();
+    if (!running) {
+      sum.add();
+      aux.add();
+    } else if (parts > 1) {
+      for (int64_t part = 0; part < parts; ++part)
+        for (int64_t i = first; i < first + rows; ++i) add_shifted(i, sum.of(part)[i], aux.of(part)[i]);
+    }
   }
   double row_lse(int64_t i) const { return lse(row_sum[i], row_aux[i]); }
   double col_lse(int64_t j) const { return lse(col_sum[j], col_aux[j]); }
 
  private:
+  // Adds 2^maximum sum to what row i has.
+  void add_shifted(int64_t i, double sum, double maximum) {
+    if (maximum == kMinusInfinity) {  // nothing took part, or nothing that can be compared
+      if (std::isnan(sum)) row_sum[i] = sum;
+      return;
+    }
+    double& top = row_aux[i];
+    if (!(maximum <= top)) {  // true for NaN too: it must not be lost
+      row_sum[i] = (row_sum[i] == 0 ? 0.0 : row_sum[i] * std::exp2(top - maximum)) + sum;
+      top = maximum;
+    } else {
+      row_sum[i] += sum * std::exp2(maximum - top);
+    }
+  }
   double lse(double sum, double maximum) const {  // log2
     return sum == 0 ? kMinusInfinity : (running ? maximum : 0.0) + std::log2(sum);
   }
@@ -124,8 +175,13 @@ void dense_gradients(const Engine<T>& e, const Grid& grid, Keep keep, const T* k
                      const SideWeights<T>& cols, T* grad_x, T* grad_y, double* col_total) {
   const bool self = e.p.self_pairs();
   Scratch<T> scratch(grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
+  const int64_t area = e.depth_blocks * kBlock * kBlock, x_parts = grid.wide() ? grid.parts : 1;
+  const int64_t y_parts = grid.wide() ? 1 : grid.parts;
+  const PartSums<T> of_x(grad_x, x_parts, grid.x_begin * area, grid.x_blocks * area);
+  const PartSums<T> of_y(self ? nullptr : grad_y, y_parts, 0, e.y_numel());
+  const PartSums<double> totals(col_total, y_parts, 0, e.m);
   for_each_tile(grid, e.depth, [&](const TileTask& task) {
-    const auto [worker, I, J, next_I, next_J] = task;
+    const auto [worker, part, I, J, next_I, next_J] = task;
     Tile<T> t = e.tile(grid, I, J);
     scratch.bind(t, worker);
     if (keep == Keep::tiles) {
@@ -150,11 +206,14 @@ void dense_gradients(const Engine<T>& e, const Grid& grid, Keep keep, const T* k
     w.col_lse = self ? rows.lse.data() : cols.lse.data();
     w.row_floor = rows.floor.data();
     w.col_floor = self ? rows.floor.data() : cols.floor.data();
-    w.grad_x = grad_x;
-    w.grad_y = self ? grad_x : grad_y;
-    w.col_total = col_total;
+    w.grad_x = of_x.of(part);
+    w.grad_y = self ? grad_x : of_y.of(part);
+    w.col_total = totals.of(part);
     e.table.backward[e.epilogue](t, w);
   });
+  of_x.add();
+  of_y.add();
+  totals.add();
 }
 
 inline bool any_wanted(const std::vector<void*>& targets) {
@@ -221,8 +280,9 @@ struct InputGradients {
     f.out = out;
     run(f, e.n, scale);
   }
-  void y(const T* dense, const Partners& partners, void* const* out, double* scale) {
+  void y(const T* dense, const double* dense_weight, const Partners& partners, void* const* out, double* scale) {
     GradientEpilogue<T> f;
+    f.dense_weight = dense_weight;
     f.sources = e.p.y.data();
     f.n_sources = int64_t(e.p.y.size());
     f.inverse_norm = e.y_inverse.data();

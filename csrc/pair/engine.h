@@ -142,6 +142,7 @@ struct Engine {
         depth(problem.depth),
         depth_blocks(ceil_div(problem.depth, kBlock)),
         grid(problem.n(), problem.m(), problem.self_pairs()) {
+    if (!softmax()) epilogue = kSigmoid;
     find_partners();
     if (!p.x_same.empty()) number_ids();
   }
@@ -191,8 +192,10 @@ struct Engine {
     fill(p.y_same, y_ids, grid.y_blocks);
   }
 
-  // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished.
+  // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished. Neither: the lengths
+  // of rows alone, if they are divided by them.
   void pack(bool lanes, bool rows) {
+    if (!lanes && !rows && !(p.normalize > 0)) return;
     const double unit = softmax() ? kLog2e : 1.0, c = p.scale * unit;
     const bool split = p.self_pairs() && !pairs;  // one operand on both sides: each carries the root
     auto side = [&](const std::vector<Source>& sources, int64_t blocks, double factor, Buffer<char>& lane_buffer,
@@ -252,10 +255,7 @@ struct Engine {
   // |score| <= |scale| max|x| max|y| + max|bias| (Cauchy-Schwarz). NaN fails the comparison and takes the
   // path that carries it to the result.
   void choose_epilogue(double c) {
-    if (!softmax()) {
-      epilogue = kSigmoid;
-      return;
-    }
+    if (!softmax()) return;
     auto largest = [&](const Buffer<double>& norm, int64_t rows) {
       double top = 0;
       for (int64_t i = 0; i < rows; ++i) top = !(norm[i] <= top) ? norm[i] : top;

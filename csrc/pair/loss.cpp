@@ -67,11 +67,23 @@ void forward(const Engine<T>& e, Keep keep, T* kept, double* stats, double* loss
   *s.valid = counted(e);
 }
 
+// Where the products of Keep::products are.
+template <class T>
+struct Products {
+  T *x = nullptr, *y = nullptr;
+  double* per_col = nullptr;  // sums of g by columns, where each has a bias
+
+  Products() = default;
+  Products(const Engine<T>& e, T* kept, double* stats)
+      : x(kept), y(kept + e.x_numel()), per_col(e.p.bias.size() > 1 ? stats + stats_numel(e.p, Keep::nothing) : nullptr) {}
+};
+
 // From the losses' statistics to the gradients of the inputs: all rows at once, or strips of them.
 template <class T>
 class Backward {
  public:
-  Backward(const Engine<T>& engine, Keep keep, const double* stats, const double* upstream, const PairGradients& wanted)
+  Backward(const Engine<T>& engine, Keep keep, const double* stats, const double* upstream, const PairGradients& wanted,
+           const Products<T>& kept = {})
       : e(engine),
         p(e.p),
         n(e.n),
@@ -81,6 +93,7 @@ class Backward {
         out(wanted),
         running(e.epilogue == kSoftmaxRunningMax),
         attention(keep == Keep::attention && !running),
+        products(kept),
         a(size_t(n), 0.0),
         x_coefficient(size_t(n), 0.0),
         y_total(running && !p.self_pairs() ? size_t(m) : 0, 0.0) {
@@ -88,33 +101,42 @@ class Backward {
     rows.allocate_floor(e.grid.x_blocks * kBlock, running);
     if (p.symmetric && !p.self_pairs()) cols.allocate(e.grid.y_blocks * kBlock, running);
     if (!p.self_pairs()) cols.allocate_floor(e.grid.y_blocks * kBlock, running);
+    if (products.x) return;
     if ((want_x() || (p.self_pairs() && want_y())) && !attention) grad_x.allocate(e.x_numel());
     if (want_y() && !p.self_pairs()) grad_y.allocate(e.y_numel());
     if (bias_per_col()) col_total.allocate(e.grid.y_blocks * kBlock);
+    products.x = grad_x.data();
+    products.y = grad_y.data();
+    products.per_col = col_total.data();
   }
 
   // Adds the dense pairs of rows [first, last), those of ``grid``. Of a loss that is no sum of its rows': all rows.
   void add(const Grid& grid, int64_t first, int64_t last, Keep keep, const T* kept) {
     weigh(first, last);
-    if (!attention && (grad_x.data() || grad_y.data() || bias_per_col()))
-      dense_gradients(e, grid, keep, kept, rows, cols, grad_x.data(), grad_y.data(), col_total.data());
+    if (!attention && (products.x || products.y || bias_per_col()))
+      dense_gradients(e, grid, keep, kept, rows, cols, products.x, products.y, products.per_col);
   }
 
-  // `wide`: gradients of 16-bit inputs are fp32.
-  void finish(const T* kept, bool wide) {
+  // The gradients, from the products of add() or those that were kept. `wide`: those of 16-bit inputs are fp32.
+  void finish(Keep keep, const T* kept, bool wide) {
+    if (keep == Keep::products) weigh(0, n);
     if (p.positives == Positives::classes && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
+    // What was kept is for an upstream gradient of 1.
+    const double factor = keep == Keep::products ? grad[0] : 1.0;
     InputGradients<T> gradients{e, x_coefficient.data()};
     gradients.wide = wide;
+    const std::vector<double> row_factor(keep == Keep::products ? size_t(std::max(n, m)) : 0, factor);
     if (want_x() || (p.self_pairs() && out.scale)) {
       std::vector<double> dense_weight(attention ? size_t(n) : 0);
       for (int64_t i = 0; attention && i < n; ++i) dense_weight[size_t(i)] = bounded_weight(a[size_t(i)], s.row_lse[i]);
-      gradients.x(attention ? kept : grad_x.data(), attention ? dense_weight.data() : nullptr, out.x.data(), out.scale);
+      gradients.x(attention ? kept : products.x, attention ? dense_weight.data() : row_factor.data(), out.x.data(),
+                  out.scale);
     }
     if (!p.self_pairs() && (want_y() || bias_per_col())) {
       const Partners partners(n, m, e.positive.data(), x_coefficient.data());
-      if (want_y()) gradients.y(grad_y.data(), partners, out.y.data(), out.scale);
+      if (want_y()) gradients.y(products.y, row_factor.data(), partners, out.y.data(), out.scale);
       for (int64_t j = 0; bias_per_col() && j < m; ++j) {
-        double total = col_total[j];
+        double total = factor * products.per_col[j];
         for (int64_t q = partners.offset[size_t(j)]; q < partners.offset[size_t(j) + 1]; ++q)
           total += partners.weight[size_t(q)];
         out.bias[j] = total;
@@ -137,6 +159,7 @@ class Backward {
   const double* const grad;
   const PairGradients& out;
   const bool running, attention;
+  Products<T> products;
   std::vector<double> a;              // the upstream gradient of each row's loss
   std::vector<double> x_coefficient;  // positives: coefficient of y_j in row i's gradient, and of x_i in row j's
   std::vector<double> y_total;        // of the coefficients, for each row of y
@@ -193,19 +216,20 @@ void for_each_input(const PairProblem& p, F&& f) {
 }
 
 // How many blocks of rows are kept at once while gradients are made with the loss: all, where rows need each other's
-// sums; else as many as fit half of the memory budget, in strips of one size. At least 32, the tiles of eight threads,
-// but not by the number of threads: the bits must not depend on it.
+// sums; else as many as fit a quarter of the memory budget, in strips of one size, of one tile at least.
 template <class T>
 int64_t blocks_per_strip(const Engine<T>& e) {
   const int64_t all = std::max<int64_t>(e.grid.x_blocks, 1);
   if (e.p.self_pairs() || e.p.symmetric) return all;
   const int64_t block = std::max<int64_t>(e.grid.y_blocks, 1) * kBlock * kBlock * int64_t(sizeof(T));
-  const int64_t most = std::max<int64_t>(buffer_pool::limit() / 2 / block, 32);
+  const int64_t most = std::max<int64_t>(buffer_pool::limit() / 4 / block, kMaxTileBlocks);
   return ceil_div(all, ceil_div(all, most));
 }
 
+// The loss, and the products of its gradients for an upstream gradient of 1; without a place for them, the gradients.
 template <class T>
-void forward_with_gradients(const Engine<T>& e, const PairGradients& out, double* stats, double* loss) {
+void forward_with_gradients(const Engine<T>& e, const Products<T>& products, const PairGradients& out, double* stats,
+                            double* loss) {
   const PairProblem& p = e.p;
   const Stats s = layout(p, stats);
   *s.valid = counted(e);
@@ -215,7 +239,7 @@ void forward_with_gradients(const Engine<T>& e, const PairGradients& out, double
                        false);
   DenseSums<T> sums(e, p.symmetric && !p.self_pairs());
   const double one = 1;
-  Backward<T> gradients(e, Keep::tiles, stats, &one, out);
+  Backward<T> gradients(e, Keep::tiles, stats, &one, out, products);
   for (int64_t at = 0; at < all; at += blocks) {
     const Grid strip = e.grid.strip(at, blocks);
     const int64_t first = strip.x_begin * kBlock, last = std::min(first + strip.x_blocks * kBlock, e.n);
@@ -223,15 +247,21 @@ void forward_with_gradients(const Engine<T>& e, const PairGradients& out, double
     close_rows(e, sums, s, first, last, loss);
     gradients.add(strip, first, last, Keep::tiles, kept.data());
   }
-  gradients.finish(nullptr, true);
+  if (!products.x) gradients.finish(Keep::tiles, nullptr, true);
 }
 
 template <class T>
 void run_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
   Engine<T> e(p, isa());
-  e.pack(true, keep == Keep::attention || keep == Keep::gradients);
-  if (keep != Keep::gradients) return forward<T>(e, keep, static_cast<T*>(kept), stats, loss);
+  const bool gradients = keep == Keep::gradients || keep == Keep::products;
+  e.pack(true, gradients || keep == Keep::attention);
+  if (!gradients) return forward<T>(e, keep, static_cast<T*>(kept), stats, loss);
   PairGradients out;
+  if (keep == Keep::products) {
+    const Products<T> products(e, static_cast<T*>(kept), stats);
+    if (products.per_col) std::fill(products.per_col, products.per_col + p.bias.size(), 0.0);
+    return forward_with_gradients<T>(e, products, out, stats, loss);
+  }
   for_each_input(p, [&](int side, size_t, int64_t at, int64_t) {
     (side ? out.y : out.x).push_back(static_cast<char*>(kept) + at * (p.dtype == DType::f64 ? 8 : 4));
   });
@@ -239,7 +269,7 @@ void run_forward(const PairProblem& p, Keep keep, void* kept, double* stats, dou
   *own = 0;
   if (p.scale_learns) out.scale = own;
   if (!p.bias.empty()) out.bias = own + 1;
-  forward_with_gradients<T>(e, out, stats, loss);
+  forward_with_gradients<T>(e, {}, out, stats, loss);
 }
 
 template <class T>
@@ -248,10 +278,13 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
   Engine<T> e(p, isa());
   // Attention serves a bounded softmax and x alone; anything else recomputes its tiles.
   if (keep == Keep::attention && (any_wanted(out.y) || (out.bias && p.bias.size() != 1))) keep = Keep::nothing;
-  e.pack(keep != Keep::tiles, true);
-  Backward<T> gradients(e, keep, stats, grad, out);
-  gradients.add(e.grid, 0, e.n, keep, kept);
-  gradients.finish(kept, false);
+  const bool products = keep == Keep::products;
+  e.pack(keep != Keep::tiles && !products, !products);
+  Products<T> at;
+  if (products) at = Products<T>(e, const_cast<T*>(kept), const_cast<double*>(stats));
+  Backward<T> gradients(e, keep, stats, grad, out, at);
+  if (!products) gradients.add(e.grid, 0, e.n, keep, kept);
+  gradients.finish(keep, kept, false);
 }
 
 template <class From, class To, class F>
@@ -284,7 +317,8 @@ void scale_gradients(const PairProblem& p, const void* kept, const double* own, 
 }  // namespace
 
 int64_t stats_numel(const PairProblem& p, Keep keep) {
-  const int64_t own = keep == Keep::gradients ? 1 + int64_t(p.bias.size()) : 0;
+  const int64_t biases = int64_t(p.bias.size());
+  const int64_t own = keep == Keep::gradients ? 1 + biases : keep == Keep::products && biases > 1 ? biases : 0;
   return 2 * p.n() + (p.symmetric ? 2 * p.m() : 0) + 1 + own;
 }
 double counted_rows(const PairProblem& p, const double* stats) { return *layout(p, const_cast<double*>(stats)).valid; }
@@ -295,6 +329,8 @@ int64_t kept_numel(const PairProblem& p, Keep keep) {
     case Keep::tiles: return Grid::kept_numel(p.n(), p.m(), p.self_pairs());
     case Keep::attention: return ceil_div(p.n(), kBlock) * ceil_div(p.depth, kBlock) * kBlock * kBlock;
     case Keep::gradients: return (p.n() + (p.self_pairs() ? 0 : p.m())) * p.depth;
+    case Keep::products:
+      return (ceil_div(p.n(), kBlock) + ceil_div(p.m(), kBlock)) * ceil_div(p.depth, kBlock) * kBlock * kBlock;
   }
   return 0;
 }

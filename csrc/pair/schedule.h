@@ -33,7 +33,7 @@ class BlockTickets {
 };
 
 struct TileTask {
-  int64_t worker, I = 0, J = 0;
+  int64_t worker, part = 0, I = 0, J = 0;
   int64_t next_I = -1, next_J = -1;  // what this worker is likely to get next; -1: nothing
 };
 
@@ -42,38 +42,46 @@ struct TileTask {
 template <class F>
 void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   if (grid.x_blocks == 0 || grid.y_blocks == 0) return;
-  BlockTickets x(grid.x_tiles()), own_y(grid.triangular ? 0 : grid.y_tiles());
+  // Each part has sums of its own for the shorter side.
+  const int64_t x_parts = grid.wide() ? grid.parts : 1, y_parts = grid.wide() ? 1 : grid.parts;
+  BlockTickets x(grid.x_tiles() * x_parts), own_y(grid.triangular ? 0 : grid.y_tiles() * y_parts);
   BlockTickets& y = grid.triangular ? x : own_y;
   std::mutex claiming;
-  int64_t round = 0, task = 0;
   // Waking a thread takes some 10 us, the time of three million multiply-adds on two.
   const bool small = grid.x_blocks * kBlock * grid.y_blocks * kBlock * depth < 3000000;
-  const int64_t workers = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), grid.tasks(0));
+  const int64_t most = grid.tasks(0) * grid.parts;
+  const int64_t workers = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), most);
+  // No more parts than there are threads for: tiles of one part find their rows in the caches.
+  TileOrder order(grid, ceil_div(workers, grid.tasks(0)));
   const auto work_until = [&](int64_t worker, Clock::time_point deadline) {
     while (Clock::now() < deadline) {
       TileTask now{worker};
       int64_t& I = now.I;
       int64_t& J = now.J;
-      int64_t x_ticket, y_ticket = 0;
+      int64_t x_block, y_block, x_ticket, y_ticket = 0;
       bool both;
       {
         const std::lock_guard<std::mutex> lock(claiming);
-        if (round == grid.rounds()) return;
-        grid.tile(round, task, I, J);
-        if (++task == grid.tasks(round)) ++round, task = 0;
-        grid.tile_after(round, task, workers - 1, now.next_I, now.next_J);
+        if (order.done()) return;
+        now.part = order.tile(I, J);
+        order.next();
+        TileOrder later = order;
+        for (int64_t k = 1; k < workers && !later.done(); ++k) later.next();
+        if (!later.done()) later.tile(now.next_I, now.next_J);
         both = !grid.triangular || I != J;
-        x_ticket = x.claim(I);
-        if (both) y_ticket = y.claim(J);
+        x_block = I + (x_parts > 1 ? now.part * grid.x_tiles() : 0);
+        y_block = J + (y_parts > 1 ? now.part * grid.y_tiles() : 0);
+        x_ticket = x.claim(x_block);
+        if (both) y_ticket = y.claim(y_block);
       }
-      x.wait(I, x_ticket);
-      if (both) y.wait(J, y_ticket);
+      x.wait(x_block, x_ticket);
+      if (both) y.wait(y_block, y_ticket);
       f(now);
-      x.finish(I);
-      if (both) y.finish(J);
+      x.finish(x_block);
+      if (both) y.finish(y_block);
     }
   };
-  const auto left = [&] { return round < grid.rounds(); };
+  const auto left = [&] { return !order.done(); };
   while (left()) {  // Ctrl-C is looked for when the threads have come back
     share_work(workers, Clock::now() + std::chrono::milliseconds(100), left, work_until);
     poll_interrupt();

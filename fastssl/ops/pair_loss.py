@@ -46,7 +46,7 @@ LARGEST_TILE = 256  # kMaxTileBlocks * kBlock in csrc/pair/tile.h
 # Multiply-adds of a pass up to which a loss that is one value makes its gradients in the forward pass: calls cost as
 # much as the arithmetic there, and little is lost where nobody asks for the gradient.
 SMALL = 1 << 26
-STRIP = 1024  # least rows of a strip: blocks_per_strip in csrc/pair/loss.cpp
+STRIP = 256  # least rows of a strip: blocks_per_strip in csrc/pair/loss.cpp
 
 
 def _rows(x: Tensor, more_x: Tensor | None, y: Tensor | None, more_y: Tensor | None) -> tuple[int, int, bool]:
@@ -71,6 +71,8 @@ def kept_numel(keep: int, x: Tensor, more_x: Tensor | None, y: Tensor | None, mo
         return rows * _blocks(x.shape[1]) * BLOCK
     if keep == Keep.gradients:
         return (n if same else n + m) * x.shape[1]
+    if keep == Keep.products:
+        return (rows + columns) * _blocks(x.shape[1]) * BLOCK
     return 0
 
 
@@ -167,9 +169,9 @@ def _choose_keep(
     # Strips of rows, one after another; where the CPU multiplies bf16, scores cost no more than reading kept ones.
     cheap = x.dtype == torch.bfloat16 and extension.multiplies(torch.bfloat16)
     if scalar and y is not None and not symmetric and not cheap:
-        largest = max(STRIP * _blocks(m) * BLOCK, kept_numel(Keep.gradients, x, more_x, y, more_y))
-        if largest * size <= budget // 2:
-            return Keep.gradients
+        strip, products = STRIP * _blocks(m) * BLOCK, kept_numel(Keep.products, x, more_x, y, more_y)
+        if strip * size <= budget // 4 and products * size <= budget // 4 * 3:
+            return Keep.products
     return Keep.nothing
 
 
@@ -178,8 +180,11 @@ def _fake(x, more_x, y, more_y, ids, scale, bias, factor, positives, closing, no
     n, m, _ = _rows(x, more_x, y, more_y)
     result = result_dtype(x)
     stats = 2 * n + (2 * m if symmetric else 0) + 1
+    biases = 0 if bias is None else bias.numel()
     if keep == Keep.gradients:
-        stats += 1 + (0 if bias is None else bias.numel())
+        stats += 1 + biases
+    if keep == Keep.products and biases > 1:
+        stats += biases
     return (
         x.new_empty((n,) if reduction == 0 else (), dtype=result),
         x.new_empty((stats,), dtype=torch.float64),

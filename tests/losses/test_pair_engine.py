@@ -93,6 +93,69 @@ def test_gradients_by_strips_where_tiles_do_not_fit(name: str, scale: float) -> 
             torch.testing.assert_close(g.double(), right, rtol=1e-4, atol=2e-5 * float(right.abs().max()))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_kept_products_serve_any_gradient_again(dtype: torch.dtype) -> None:
+    inputs = strips_case("linear_cross_entropy", 20.0)
+    leaves = Inputs({k: t.to(dtype) for k, t in inputs.items()}).leaves()
+    fastssl.set_memory_budget(2200 * 2700 * 4)
+    loss = STRIPS["linear_cross_entropy"](*leaves.values())
+    assert next(t for t in loss.grad_fn._raw_saved_tensors if t.data.dim() == 1 and t.data.numel() > 70_000)
+    first = torch.autograd.grad(loss, tuple(leaves.values()), retain_graph=True)
+    # Gradients of 16 bits are subnormal here.
+    close = {"rtol": 2e-3, "atol": 4e-6} if dtype == torch.float16 else {"rtol": 1e-6, "atol": 1e-9}
+    for factor in (1, 2, 1):
+        again = torch.autograd.grad(factor * loss, tuple(leaves.values()), retain_graph=True)
+        for a, b in zip(first, again):
+            assert torch.equal(a, b) if factor == 1 else a.dtype == b.dtype
+            torch.testing.assert_close(factor * a, b, **close)
+    for name, whole in zip(leaves, first):
+        (alone,) = torch.autograd.grad(loss, leaves[name], retain_graph=True)
+        torch.testing.assert_close(alone, whole, rtol=1e-6, atol=0)
+
+
+# Few rows of tiles on one side: the other is divided into parts.
+LONG = [(20, 9000), (9000, 20), (700, 5000), (5000, 300), (2048, 3000), (33, 70000)]
+
+
+def long_case(n: int, m: int) -> Inputs:
+    return Inputs(x=torch.randn(n, 16), y=torch.randn(m, 16), bias=torch.randn(m))
+
+
+def long_loss(inputs: dict[str, Tensor], scale: float, **options: Any) -> Tensor:
+    x, y, bias = inputs.values()
+    return F.linear_cross_entropy(x * scale, y, torch.arange(len(x)) * 7 % len(y), bias, **options)
+
+
+@pytest.mark.parametrize("shape", LONG)
+@pytest.mark.parametrize("scale", [0.1, 5.0])  # one shift for all, and running maxima
+@pytest.mark.parametrize("frozen", [False, True])
+def test_parts_of_the_longer_side(isa: str, shape: tuple[int, int], scale: float, frozen: bool) -> None:
+    inputs = long_case(*shape)
+
+    def gradients(of: Inputs, **options: Any) -> list[Tensor]:
+        leaves = of.leaves()
+        if frozen:
+            leaves["y"], leaves["bias"] = leaves["y"].detach(), leaves["bias"].detach()
+        loss = long_loss(leaves, scale, **options)
+        return [loss, *torch.autograd.grad(loss, [t for t in leaves.values() if t.requires_grad])]
+
+    for got, right in zip(gradients(inputs), gradients(inputs.double(), backend="reference"), strict=True):
+        torch.testing.assert_close(got.double(), right, rtol=1e-4, atol=2e-5 * float(right.abs().max()))
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("shape", LONG)
+@pytest.mark.parametrize("scale", [0.1, 5.0])
+def test_parts_have_the_same_bits_for_any_number_of_threads(shape: tuple[int, int], scale: float) -> None:
+    inputs, results = long_case(*shape), []
+    for threads in (1, 2, 5, 16):
+        torch.set_num_threads(threads)
+        leaves = inputs.leaves()
+        results.append(torch.autograd.grad(long_loss(leaves, scale), tuple(leaves.values())))
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
 @pytest.mark.threads
 @pytest.mark.parametrize("name", STRIPS)
 def test_strips_have_the_same_bits_for_any_number_of_threads(name: str) -> None:
