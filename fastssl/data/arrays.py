@@ -95,6 +95,9 @@ class ArraySource(Source):
     def name_of(self, index: int) -> str:
         return self.names[index]
 
+    def text_of(self, index: int) -> str | None:
+        return None if self.texts is None else self.texts[index]
+
     @property
     def fingerprint(self) -> str:
         some = np.unique(np.linspace(0, len(self) - 1, min(len(self), _FINGERPRINTED)).round().astype(int))

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastssl.data.decode import MAX_PIXELS, ImageError, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, first_indices
 from fastssl.data.storage import content, is_url, join, name_of, state_of
 
 log = logging.getLogger("fastssl")
@@ -62,6 +62,11 @@ class PathSource(Source):
 
     def name_of(self, index: int) -> str:
         return self.paths[index]
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        paths = map(self.path, range(len(self)))
+        return first_indices(path if is_url(path) else os.path.normpath(path) for path in paths)
 
     @property
     def fingerprint(self) -> str:
@@ -150,6 +155,9 @@ class FileSource(PathSource):
         )
         return Item(images=(image,), label=self.label(index), text=self._text(index, path), name=self.paths[index])
 
+    def text_of(self, index: int) -> str | None:
+        return self._text(index, self.path(index))
+
     def _text(self, index: int, path: str) -> str | None:
         if self.texts is None or not isinstance(self.texts, np.ndarray):
             return None if self.texts is None else self.texts[index]
@@ -195,27 +203,24 @@ class FileSource(PathSource):
 
 
 def each_once(source: Source) -> Source:
-    """The source with every file once, in its first row, for evaluation: a table has a row for each text of an image,
-    and an image that is trained on must not be tested on. Other sources as they are.
+    """The source with every image once, in its first row (``source.image_ids``), for evaluation: a table has a row for
+    each text of an image, and an image that is trained on must not be tested on.
 
     Raises:
-        ValueError: rows of one file with different labels.
+        ValueError: rows of one image with different labels.
     """
-    if not isinstance(source, PathSource):
+    ids = source.image_ids
+    if ids is None:
         return source
-    first: dict[str, int] = {}
-    for k in range(len(source)):
-        path = source.path(k)
-        of = first.setdefault(path if is_url(path) else os.path.normpath(path), k)
-        if source.label(of) != source.label(k):
-            raise ValueError(
-                f"data: expected one class per image to evaluate on, {source.name_of(k)} of {source.name} has several"
-            )
-    if len(first) < len(source):
-        again = len(source) - len(first)
-        log.warning("%s: %d rows list an image again, which is evaluated once", source.name, again)
-        return source.subset(list(first.values()), source.name)
-    return source
+    if source.labels is not None:
+        other = np.flatnonzero((source.labels[ids] != source.labels).reshape(len(ids), -1).any(1))
+        if len(other):
+            name = source.name_of(int(other[0]))
+            raise ValueError(f"data: expected one class per image to evaluate on, {name} of {source.name} has several")
+    first = np.unique(ids)
+    again = len(source) - len(first)
+    log.warning("%s: %d rows list an image again, which is evaluated once", source.name, again)
+    return source.subset(first, source.name)
 
 
 class NoImagesError(ValueError):

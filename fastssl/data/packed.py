@@ -25,7 +25,7 @@ from fastssl.data.corpus import CorpusError
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError
-from fastssl.data.source import Item, Reduction, Source, check_index, digest
+from fastssl.data.source import Item, Reduction, Source, check_index, digest, first_indices
 from fastssl.data.storage import is_url, open_file
 from fastssl.data.wav import AudioError
 
@@ -299,6 +299,17 @@ class PackedImages(Source):
 
     def name_of(self, index: int) -> str:
         return f"image {index}" if self.names is None else self.names[index]
+
+    def text_of(self, index: int) -> str | None:
+        return None if self.texts is None else self.texts[index]
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        """Items of one name and equal images: a checksum alone may be that of several."""
+        if self.names is None:
+            return None
+        pixels = self.records[["height", "width", "channels", "crc"]][:: self.images_per_item]
+        return first_indices(zip(self.names, pixels.tolist()))
 
     @property
     def fingerprint(self) -> str:

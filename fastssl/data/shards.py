@@ -128,6 +128,9 @@ class ShardSource(Source):
     def name_of(self, index: int) -> str:
         return self.keys[index]
 
+    def text_of(self, index: int) -> str | None:
+        return None if self.texts is None else self.texts[index]
+
     @property
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]

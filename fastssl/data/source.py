@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -116,6 +116,16 @@ class Source:
         """The name of an item in messages, without reading it."""
         return f"item {index}"
 
+    def text_of(self, index: int) -> str | None:
+        """The text of an item, without its image where the source can read it alone."""
+        return self.read(index).text
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        """int64 [N], the first index that has the image of each item, where an image is listed several times, such as
+        once for each of its captions; None: all images differ, as far as the source knows."""
+        return None
+
     @property
     def fingerprint(self) -> str:
         """A hash that changes when items are added, removed, renamed or relabelled; compared on resuming."""
@@ -173,6 +183,14 @@ class Subset(Source):
     def name_of(self, index: int) -> str:
         return self.source.name_of(int(self.ids[index]))
 
+    def text_of(self, index: int) -> str | None:
+        return self.source.text_of(int(self.ids[index]))
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        whole = self.source.image_ids
+        return None if whole is None else first_indices(whole[self.ids].tolist())
+
     @property
     def fingerprint(self) -> str:
         return digest(self.source.fingerprint, self.ids)
@@ -215,6 +233,13 @@ class CheckedSource(Source):
 
     def name_of(self, index: int) -> str:
         return self.source.name_of(index)
+
+    def text_of(self, index: int) -> str | None:
+        return self.source.text_of(index)
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        return self.source.image_ids
 
     @property
     def fingerprint(self) -> str:
@@ -268,6 +293,19 @@ class ConcatSource(Source):
         source, own = self._place(index)
         return source.name_of(own)
 
+    def text_of(self, index: int) -> str | None:
+        source, own = self._place(index)
+        return source.text_of(own)
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        parts = [source.image_ids for source in self.sources]
+        if all(part is None for part in parts):
+            return None
+        starts = [0, *self.ends[:-1]]
+        own = (np.arange(len(source)) if part is None else part for source, part in zip(self.sources, parts))
+        return np.concatenate([start + ids for start, ids in zip(starts, own)])
+
     @property
     def fingerprint(self) -> str:
         return digest(*(s.fingerprint for s in self.sources))
@@ -286,6 +324,13 @@ def check_index(index: int, count: int) -> int:
     if not 0 <= index < count:
         raise IndexError(f"index: expected 0 to {count - 1}, got {index}")
     return index
+
+
+def first_indices(keys: Iterable[Hashable]) -> np.ndarray | None:
+    """int64 [N], the index of the first key that equals each; None: all differ."""
+    first: dict[Hashable, int] = {}
+    ids = np.fromiter((first.setdefault(key, k) for k, key in enumerate(keys)), np.int64)
+    return ids if len(first) < len(ids) else None
 
 
 def digest(*parts: str | bytes | np.ndarray | None) -> str:

@@ -35,7 +35,7 @@ class Splits:
         test: test split, with the same classes.
         metric: a name of ``fastssl.evaluate.METRICS``.
         others: names of further metrics that it is reported with.
-        divided: whether the splits are the official ones, not random ones.
+        whole: what was divided at random; None: the splits are the official ones.
 
     Example:
         >>> import numpy as np
@@ -49,8 +49,13 @@ class Splits:
     train: Source
     test: Source
     metric: str = "top-1"
-    divided: bool = True
     others: tuple[str, ...] = ()
+    whole: Source | None = None
+
+    @property
+    def divided(self) -> bool:
+        """Whether the splits are the official ones."""
+        return self.whole is None
 
 
 def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
@@ -76,10 +81,8 @@ def divide(source: Source, share: float = 0.8, seed: int = 0) -> Splits:
         raise ValueError(f"data: expected at least two items, to train and to test on, {source.name} has {len(source)}")
     order = np.random.default_rng([11, seed]).permutation(len(source))
     cut = int(share * len(order))
-    name = source.name
-    return Splits(
-        name, source.subset(np.sort(order[:cut]), name), source.subset(np.sort(order[cut:]), name), divided=False
-    )
+    train, test = (source.subset(np.sort(part), source.name) for part in (order[:cut], order[cut:]))
+    return Splits(source.name, train, test, whole=source)
 
 
 def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:

@@ -310,9 +310,10 @@ def evaluate(
     """
     divided = isinstance(data, Splits) or (isinstance(data, (str, Path)) and str(data) not in EMBEDDED)
     task = open_splits(data) if divided else None
-    if task is not None and (task.divided or isinstance(data, Splits)):
+    whole = None if task is None or isinstance(data, Splits) else task.whole
+    if task is not None and whole is None:
         return evaluate_splits(encoder, options, task, readout or "pooled", rows, note, whiten)
-    source = each_once(open_source(data))
+    source = each_once(open_source(data)) if whole is None else whole
     if source.embedded == "emoji":
         return evaluate_emoji(encoder, options, readout or "spatial", rows, whiten)
     if source.embedded == "digits":

@@ -32,6 +32,7 @@ from fastssl.data import (
     ShardError,
     ShardSource,
     Source,
+    Subset,
     listing,
     open_splits,
     pack_source,
@@ -40,6 +41,8 @@ from fastssl.data import (
     write_shards,
 )
 from fastssl.data.opening import parts_of
+from fastssl.data.packed import pack
+from fastssl.data.source import CheckedSource
 from fastssl.data.text_parts import text_parts
 from fastssl.evaluate import evaluate
 from fastssl.methods import SimCLR, get, methods_of
@@ -506,8 +509,10 @@ def test_an_image_with_several_texts_is_evaluated_once(tmp_path: Path, caplog: p
     assert "list: 20 rows list an image again, which is evaluated once" in caplog.text
     encoder = build_encoder(encoder_for("simclr", None, 32, 4))
     (tmp_path / "once.csv").write_text("\n".join(rows[:1] + rows[1::3]))
+    caplog.clear()
     first, second = (evaluate(encoder, None, tmp_path / name, rows=("pixels",)) for name in ("list.csv", "once.csv"))
     assert first == second
+    assert caplog.text.count("rows list an image again") == 1
     (tmp_path / "list.csv").write_text("path,label\nsub/0.png,0\nsub/0.png,1\nsub/1.png,1\n")
     with pytest.raises(ValueError, match=r"expected one class per image to evaluate on, sub/0.png of list has several"):
         open_splits(tmp_path / "list.csv")
@@ -617,3 +622,31 @@ def test_sources_of_ones_own(tmp_path: Path) -> None:
         out=tmp_path,
     )
     assert load_checkpoint(tmp_path)[1]["source"]["items"] == 6
+
+
+def test_sources_know_which_rows_list_an_image_again(tmp_path: Path) -> None:
+    for k in range(4):
+        save(tmp_path / f"{k}.png")
+    rows = [(k, place) for k in (2, 0, 2, 1, 0, 3) for place in ("", "./")][:-1]
+    (tmp_path / "list.csv").write_text("\n".join(["path,text", *(f"{place}{k}.png,{k} {place}" for k, place in rows)]))
+    source = fastssl.data.open(tmp_path / "list.csv")
+
+    def expected(files: list[int]) -> list[int]:
+        return [files.index(file) for file in files]
+
+    files = [k for k, _ in rows]
+    kept = [10, 3, 2, 1, 9]
+    for made, own in (
+        (source, files),
+        (source.subset(kept), [files[k] for k in kept]),
+        (Subset(source, np.array(kept)), [files[k] for k in kept]),
+        (CheckedSource(source, lambda _: None), files),
+        (ConcatSource([source, source.subset([0, 5])]), [*files, 8, 8]),
+    ):
+        assert made.image_ids is not None and made.image_ids.tolist() == expected(own)
+        assert [made.text_of(k) for k in range(len(made))] == [made.read(k).text for k in range(len(made))]
+    assert source.subset([0, 2, 6]).image_ids is None and fastssl.data.open("emoji").image_ids is None
+    images = [source.read(k).images[0] for k in range(len(source))]  # type: ignore[index]
+    packed = pack(images, tmp_path / "a.pack", names=[str(k) for k in files], texts=[str(k) for k, _ in rows])
+    assert PackedImages(packed).image_ids.tolist() == expected(files)  # type: ignore[union-attr]
+    assert PackedImages(pack(images, tmp_path / "b.pack")).image_ids is None
