@@ -1,7 +1,7 @@
 """CLIP: images are matched with their texts within the batch, and texts with their images.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021. Deviations: texts are
-bytes instead of BPE tokens; equal texts of a batch are not negatives of each other's images.
+bytes instead of BPE tokens; items of a batch with equal texts, and captions of one image, are no negatives.
 """
 
 from __future__ import annotations
@@ -19,18 +19,12 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl._options import integer
 from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
-from fastssl.data.source import Item
+from fastssl.data.source import Item, Source
+from fastssl.methods.duplicates import duplicate_ids
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, TextTransformer, tokenize
 
 log = logging.getLogger("fastssl")
-HASH_BASE = 6364136223846793005  # odd: powers do not vanish modulo 2^64
-
-
-def hash_rows(tokens: Tensor) -> Tensor:
-    """int64 [B], equal for equal rows of tokens [B, L] on all processes."""
-    powers = torch.full_like(tokens[:1], HASH_BASE, dtype=torch.int64).cumprod(1)
-    return ((tokens.long() + 1) * powers).sum(1)
 
 
 class CLIP(ImageMethod):
@@ -44,8 +38,8 @@ class CLIP(ImageMethod):
             warning of the first.
         outputs: dimensions of the joint embedding space.
         scale: initial logit scale; it is learned, up to 100.
-        ignore_duplicates: leave pairs of an image with other items' texts out where they equal its own; False:
-            they are negatives, as in the paper.
+        ignore_duplicates: leave out pairs of items with equal texts, with the same image (which the data lists again),
+            or that a chain of such pairs in the batch connects; False: they are negatives, as in the paper.
         spatial: see :class:`ImageMethod`.
         backend: backend of the loss, as for :mod:`fastssl.functional`.
 
@@ -75,21 +69,25 @@ class CLIP(ImageMethod):
     ) -> None:
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.9, 1.0)), HALF])])
         super().__init__(encoder, augment or plain, spatial=spatial)
-        self.backend, self.ignore_duplicates = backend, ignore_duplicates
+        self.backend, self.ignore_duplicates, self.has_cut = backend, ignore_duplicates, False
         self.tower = tower or TextTransformer(length=integer("length", length, 3), causal=self.causal)
-        self.has_cut = False  # a text
         self.image_head = nn.Linear(self.features, outputs, bias=False)
         self.text_head = nn.Linear(self.tower.dim, outputs, bias=False)
         self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.register_buffer("image_ids", None, persistent=False)  # of all items, where images are listed again
+
+    def prepare(self, source: Source) -> Source:
+        """The source, whose ids of images the loss reads."""
+        ids = source.image_ids
+        self.image_ids = None if ids is None else torch.from_numpy(ids).to(self.log_scale.device)
+        return source
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and the tokens of its text [B, L]."""
-        texts = [item.text for item in items]
-        for item, text in zip(items, texts):
-            if text is None:
+        for item in items:
+            if item.text is None:
                 raise ValueError(f"items: expected a text with each image, {item.name} has none")
-            self._note_cut(item)
-        tokens = tokenize([t or "" for t in texts], self.length, truncate=True)
+        tokens = self.tokens([item.text or "" for item in items], [item.name for item in items])
         return [*super().views(items, seed, epoch, ids), tokens]
 
     @property
@@ -97,12 +95,14 @@ class CLIP(ImageMethod):
         """Number of tokens that the text tower takes."""
         return self.tower.length
 
-    def _note_cut(self, item: Item) -> None:
-        size = len((item.text or "").encode())
-        if size > self.length - 2 and not self.has_cut:
-            self.has_cut = True
-            sizes = size, self.length - 2, self.length
-            log.warning("%s: its text has %d bytes; texts are cut after %d, those of length=%d", item.name, *sizes)
+    def tokens(self, texts: Sequence[str], names: Sequence[str | None]) -> Tensor:
+        """Tokens [B, L] of the texts of the items ``names``; longer texts are cut, with a warning of the first."""
+        for name, size in zip(names, (len(text.encode()) for text in texts)):
+            if size > self.length - 2 and not self.has_cut:
+                self.has_cut = True
+                sizes = size, self.length - 2, self.length
+                log.warning("%s: its text has %d bytes; texts are cut after %d, those of length=%d", name, *sizes)
+        return tokenize(texts, self.length, truncate=True)
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] to unit vectors."""
@@ -116,11 +116,12 @@ class CLIP(ImageMethod):
         return self.encode_images(views[0]), self.encode_texts(views[1])
 
     def batch_loss(self, batch: Any, *representations: Tensor) -> Tensor:
-        ids = hash_rows(batch.views[1]) if self.ignore_duplicates else None
+        images = None if self.image_ids is None else self.image_ids[batch.ids]
+        ids = duplicate_ids(batch.views[1], images) if self.ignore_duplicates else None
         return self.objective(*representations, ids=ids)
 
     def objective(self, *representations: Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
-        """The loss of the representations of images and texts; texts of equal ``ids`` [B] are equal."""
+        """The loss of the representations of images and texts; pairs of equal ``ids`` [B] are no negatives."""
         image, text = representations
         return F.clip_loss(image, text, self.log_scale.exp(), ids=ids, backend=self.backend)
 

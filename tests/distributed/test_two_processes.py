@@ -40,6 +40,7 @@ def test_methods_run_in_two_processes(tmp_path: Path, every: bool) -> None:
         "uneven",
         "uneven text",
         "uneven chunks",
+        "captions",
     ):  # parts, and processes, whose losses are means of unequally many terms
         assert results.pop(kind) < 1e-5
     assert set(results) == set(runs)

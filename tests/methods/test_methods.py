@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
+from PIL import Image
 from torch import Tensor, nn
 
+import fastssl.data
 import fastssl.functional as F
 from fastssl.augment import Augment, ColorizationAugment, RandomResizedCrop, RelativePatchAugment, Views
 from fastssl.cli.recipes import build_method, encoder_for
@@ -633,6 +635,56 @@ def test_equal_texts_are_not_negatives(name: str) -> None:
     torch.testing.assert_close(method(Batch([view, tokens])), expected, rtol=1e-4, atol=1e-5)
     method.ignore_duplicates = False  # type: ignore[assignment]
     assert method(Batch([view, tokens])) > expected
+
+
+@pytest.mark.parametrize("name", ["clip", "align", "siglip"])
+def test_captions_of_an_image_are_not_negatives(name: str, tmp_path: Path) -> None:
+    """As pairs that a matrix of reachable rows excludes; other data has the loss of a method that knows no ids."""
+    method, images = build(name).eval(), data(8)
+    for k, image in enumerate(images.images[:, 0]):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    rows = [(0, "a cat"), (1, "a dog"), (0, "a pet"), (2, "a pet"), (3, "a bird"), (1, "two dogs"), (4, "a cow")]
+    (tmp_path / "list.csv").write_text("\n".join(["path,text", *(f"{k}.png,{text}" for k, text in rows)]))
+    source = fastssl.data.open(tmp_path / "list.csv")
+    assert method.prepare(source) is source
+    order = np.array([5, 3, 0, 6, 2, 1, 4])
+    batch = method.examples(source.items(order), 0, ids=order)
+    linked = torch.tensor(
+        [[a[0] == b[0] or a[1] == b[1] for b in (rows[j] for j in order)] for a in (rows[i] for i in order)]
+    )
+    same = torch.linalg.matrix_power(linked.double(), 7) > 0
+    assert int(same.sum()) == 9 + 4 + 2
+    same &= ~torch.eye(7, dtype=torch.bool)
+    image, text = method.represent(*batch.views)
+    logits = image @ text.T * method.log_scale.exp()  # type: ignore[operator]
+    if name == "siglip":
+        signed = (2 * torch.eye(7) - 1) * (logits + method.bias)  # type: ignore[operator]
+        expected = -TF.logsigmoid(signed).masked_fill(same, 0).sum() / 7
+    else:
+        logits = logits.masked_fill(same, float("-inf"))
+        expected = (TF.cross_entropy(logits, torch.arange(7)) + TF.cross_entropy(logits.T, torch.arange(7))) / 2
+    torch.testing.assert_close(method(batch), expected, rtol=1e-4, atol=1e-5)
+    known = method(batch)
+    method.prepare(source.subset([0, 1, 3, 4, 6]))
+    assert method.image_ids is None and method(batch) > known
+    images = method.examples(images.items(range(8)), 0)
+    assert torch.equal(method(images), build(name).eval()(images))
+
+
+def test_runs_with_captions_of_an_image_resume(tmp_path: Path) -> None:
+    for k, image in enumerate(data(8).images[:, 0]):
+        Image.fromarray(image).save(tmp_path / f"{k}.png")
+    rows = [f"{k % 8}.png,{k} things" for k in range(16)]
+    (tmp_path / "list.csv").write_text("\n".join(["path,text", *rows]))
+    how = Pretraining(epochs=2, batch_size=8, precision="32-true")
+
+    def run(name: str, **more: Any) -> Method:
+        return pretrain("clip", tmp_path / "list.csv", how, out=tmp_path / name, encoder=ENCODER, **more)
+
+    method = resumes_bit_for_bit(run, 3)
+    assert method.image_ids is not None and "image_ids" not in method.state_dict()
+    alone = load_method(tmp_path / "whole")
+    assert alone.image_ids is None  # its data is not read again
 
 
 @pytest.mark.parametrize("causal", [True, False])

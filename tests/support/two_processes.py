@@ -15,7 +15,8 @@ import fastssl.functional as F
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import Source, emoji, tones
 from fastssl.data.batch import map_tensors
-from fastssl.methods import ContextEncoder, Method, get
+from fastssl.distributed import sharded
+from fastssl.methods import CLIP, ContextEncoder, Method, get
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, cached_step, pretrain
 from fastssl.train.audio import build_audio_method
@@ -67,6 +68,24 @@ def uneven_chunks(rank: int) -> float:
         right = torch.cat([p.grad.flatten() for p in whole.parameters() if p.grad is not None])
         errors.append(float((given - right).norm() / right.norm()))
     return max(errors)
+
+
+def captions(rank: int) -> float:
+    """The same for CLIP, where captions of one image, and images of one caption, are on both processes."""
+    torch.manual_seed(0)
+    items = [emoji().read(k)._replace(text=text) for k, text in zip((0, 1, 2, 0, 3, 4, 5, 0), "abbccdef")]
+    method: Any = CLIP(build_encoder({"name": "resnet", "size": 32, "width": 4})).eval()
+    batch = method.examples(items, 0)
+    method.image_ids = torch.tensor([0, 1, 2, 0, 4, 5, 6, 0])
+    whole = copy.deepcopy(method)
+    whole(batch).backward()
+    with sharded("world", averaged=True):
+        method(map_tensors(lambda t: t[4 * rank : 4 * rank + 4], batch)).backward()
+    pairs = [(p.grad, q.grad) for p, q in zip(method.parameters(), whole.parameters()) if q.grad is not None]
+    for grad, _ in pairs:
+        dist.all_reduce(grad)
+    given, right = (torch.cat([grad.flatten() for grad in side]) for side in zip(*pairs))
+    return float((given / 2 - right).norm() / right.norm())
 
 
 def _error(method: Method, batch: Any, rank: int) -> float:
@@ -122,7 +141,7 @@ def main(rank: int, out: Path, names: list[str]) -> None:
         moved = any(not torch.equal(a, b) for a, b in zip(before, network.parameters()))
         results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
     results["uneven"], results["uneven text"] = uneven(rank), uneven_text(rank)
-    results["uneven chunks"] = uneven_chunks(rank)
+    results["uneven chunks"], results["captions"] = uneven_chunks(rank), captions(rank)
     if rank == 0:
         (out / "results.json").write_text(json.dumps(results))
     dist.barrier()
