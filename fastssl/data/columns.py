@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 PATHS, LABELS, SCORES, TEXTS = (
-    ("path", "file", "file_name", "filename", "image"),
+    ("path", "file", "file_name", "filename", "image", "filepath", "image_name"),
     ("label", "labels", "class", "cls", "gold_label", "target"),
     ("score", "scores", "similarity", "similarity_score"),
     ("text", "caption"),
 )
+CAPTIONS = (*TEXTS, "title", "comment")  # of images; filepath and title: open_clip, image_name and comment: Flickr30k
 SENTENCES = (*TEXTS, "sentence", "content", "document")  # of tables without images
 PAIRS = (
     ("text", "text_pair"),

@@ -126,7 +126,7 @@ def open(
               with ``train`` and ``val`` (or ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
               ``shards/*.tar``), arrays (``.npz``, ``d.npz#images=x:labels=y``), a list (``.csv``, ``.tsv``, ``.json``,
-              ``.jsonl`` with columns path, label, text);
+              ``.jsonl`` with columns path, label, text: :func:`table`), captions of COCO (``captions_val2017.json``);
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;

@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.captions import coco_images, coco_rows, is_coco
 from fastssl.data.columns import (
+    CAPTIONS,
     LABELS,
     PATHS,
     SENTENCES,
-    TEXTS,
     check_options,
     described,
     first_column,
@@ -30,27 +31,33 @@ from fastssl.data.files import FileSource
 from fastssl.data.labels import class_labels, fraction_among, labels_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
-from fastssl.data.storage import ending, is_url, name_of, parent
+from fastssl.data.storage import ending, is_folder, is_url, join, name_of, parent
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
 
 
-def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **options: Any) -> FileSource:
-    """Returns the images listed in a table, relative to the folder of the table.
+def table(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, images: str | Path | None = None, **options: Any
+) -> FileSource:
+    """Returns the images listed in a table.
 
     Args:
-        path: path or URL of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, or a
-            ``.jsonl`` file with one object per line. Columns: path (or file, file_name, image), label (or class,
-            target) and text (or caption). Names of columns in any case. Labels are integers or names; an empty label
-            is unknown.
+        path: path or URL of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, a
+            ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions, each of which is a row.
+            Fields of a ``.csv`` file are separated by what its header has: a comma, else a semicolon, a tab or a "|".
+            Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
+            caption, title, comment). Names of columns in any case. Labels are integers or names; an empty label is
+            unknown.
         columns: "path", "label" or "text" -> the name of its column, where it is another one.
+        images: the folder that paths are relative to, itself relative to that of the table; None: the folder of the
+            table, and for captions of COCO the one that has the images (:func:`fastssl.data.captions.coco_images`).
         options: options of :class:`FileSource`.
 
     Raises:
         FileNotFoundError: no such table.
         ValueError: no rows, no column of paths, a row without a path, or with more fields than the heading; a text that
-            is no string; bytes that are no UTF-8.
+            is no string; bytes that are no UTF-8; no folder ``images``, or COCO's images are in none of its folders.
 
     Example:
         >>> import tempfile
@@ -65,12 +72,13 @@ def table(path: str | Path, *, columns: Mapping[str, str] | None = None, **optio
         >>> len(table(listed))
         1
     """
-    return _images(str(path), _rows(str(path)), columns or {}, **options)
+    given = {**(columns or {}), **({} if images is None else {"images": str(images)})}
+    return _images(str(path), _rows(str(path)), given, **options)
 
 
 def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **options: Any) -> FileSource:
-    columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": TEXTS}
-    check_options(given, path, roles)
+    columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS}
+    check_options(given, path, (*roles, "images"))
     chosen = {
         role: known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
         for role, names in roles.items()
@@ -95,13 +103,30 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
         labels,
         classes,
         name_of(path),
-        root=parent(path if is_url(path) else os.path.realpath(path)),
+        root=_root(path, rows, str(rows[0][where]), given.get("images")),
         texts=texts,
         **options,
     )
     others = [name for name in columns if name not in chosen.values()]
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
     return source
+
+
+def _root(path: str, rows: list[dict[str, Any]], first: str, images: str | None) -> str:
+    """The folder that the paths of a table are relative to."""
+    own = parent(path if is_url(path) else os.path.realpath(path))
+    if images is not None:
+        root = join(own, images if is_url(images) else os.path.expanduser(images))
+        if not is_url(root) and not is_folder(root):
+            raise ValueError(f"images: expected a folder, got {root!r}")
+        return root
+    if not isinstance(rows, _Coco):
+        return own
+    found = coco_images(path, first)
+    if found is None:
+        remedy = f"another one is named: {path}#images=FOLDER"
+        raise ValueError(f"{path}: expected its images, such as {first}, in a folder beside it or above; {remedy}")
+    return found
 
 
 def _caption(given: Any, column: str, where: str) -> str:
@@ -188,13 +213,17 @@ def open_table(
     where, text = (first_column(_columns(rows), names) for names in (PATHS, SENTENCES))
     text = given.get("text", text)
     images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
-    if "path" in given or (images and not {"text_pair", "score"} & set(given)):
+    if {"path", "images"} & set(given) or (images and not {"text_pair", "score"} & set(given)):
         return _images(str(path), rows, given, **options)
     return _texts(str(path), rows, given)
 
 
 def _may_be_image(place: Any) -> bool:
     return bool(place) and (is_url(place) or ending(str(place)) in {"", ARRAY, *IMAGES})
+
+
+class _Coco(list[dict[str, Any]]):
+    """Rows whose paths are relative to COCO's folder of images."""
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
@@ -217,6 +246,8 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         raise ValueError(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
+    if is_coco(rows):
+        return _Coco(coco_rows(path, rows))
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
     if not rows:
@@ -229,8 +260,8 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
 
 
 def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
-    """Rows of a file with a heading, whose fields may contain line breaks in quotation marks. Where those of a ``.tsv``
-    file do not enclose whole fields they are characters like others."""
+    """Rows of a file with a heading, whose fields may contain line breaks in quotation marks. Where those between
+    tabs or "|" do not enclose whole fields they are characters like others."""
     csv.field_size_limit(2**31 - 1)  # 128 KiB by default
 
     def read(**how: Any) -> list[dict[str, Any]]:
@@ -252,15 +283,19 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
             rows.append({name: value for name, value in fields if name})  # columns without a name cannot be asked for
         return rows
 
-    if kind == ".csv":
-        heading = text.partition("\n")[0]  # of spreadsheets whose decimal mark is a comma
-        rows = read(delimiter=";" if ";" in heading and "," not in heading else ",")
+    heading = text.partition("\n")[0]  # semicolons: of spreadsheets whose decimal mark is a comma
+    mark = "\t" if kind == ".tsv" else next((mark for mark in ",;\t|" if mark in heading), ",")
+    if mark in ",;":
+        rows = read(delimiter=mark)
     else:
+        how: dict[str, Any] = {"delimiter": mark, "skipinitialspace": mark == "|"}
         try:
-            rows = read(delimiter="\t", strict=True)
+            rows = read(**how, strict=True)
         except csv.Error:
-            rows = read(delimiter="\t", quoting=csv.QUOTE_NONE)
+            rows = read(**how, quoting=csv.QUOTE_NONE)
     for k, row in enumerate(rows):
-        if kind == ".tsv" and any(isinstance(value, str) and "\t" in value for value in row.values()):
-            raise ValueError(f"{path}: row {k + 1}: a field in quotation marks contains a tab; save the table as .csv")
+        if mark == "\t" and any(isinstance(value, str) and "\t" in value for value in row.values()):
+            raise ValueError(
+                f"{path}: row {k + 1}: a field in quotation marks contains a tab; save the table with commas (.csv)"
+            )
     return rows
