@@ -23,7 +23,7 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
 
     Args:
         method: a method with ``encode_texts`` and ``tower``, such as :class:`fastssl.methods.CLIP`.
-        classes: names of the classes.
+        classes: names of the classes, put into the prompts as they are, since the text tower tells "Cat" from "cat".
         prompts: templates with one ``{}`` each.
 
     Raises:
@@ -34,7 +34,7 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     total = torch.zeros(())
     with evaluation_mode(method):
         for prompt in prompts:
-            tokens = tokenize([prompt.format(c.lower()) for c in classes], method.tower.length)
+            tokens = tokenize([prompt.format(c) for c in classes], method.tower.length)
             total = total + method.encode_texts(tokens).float()
     return torch.nn.functional.normalize(total, dim=1)
 
@@ -54,7 +54,7 @@ def zero_shot(
         method: as for :func:`class_embeddings`, also with ``encode_images`` and ``encoder``.
         data: anything that :func:`fastssl.data.open` takes.
         labels: [N].
-        classes: names of the classes.
+        classes: names of the classes, as for :func:`class_embeddings`.
         prompts: as for :func:`class_embeddings`.
         batch: batch size.
     """

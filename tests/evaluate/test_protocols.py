@@ -171,8 +171,11 @@ def test_zero_shot_takes_the_nearest_name() -> None:
     classes = ["Cats", "Dogs", "Other things"]
     names = class_embeddings(method, classes, ["{}", "a {}"])
     for k, c in enumerate(classes):
-        texts = [method.encode_texts(_tokens(t)) for t in (c.lower(), f"a {c.lower()}")]  # type: ignore[operator]
+        texts = [method.encode_texts(_tokens(t)) for t in (c, f"a {c}")]  # type: ignore[operator]
         torch.testing.assert_close(names[k], TF.normalize(texts[0] + texts[1], dim=1)[0], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(
+        names[0], class_embeddings(method, ["cats"], ["{}", "a {}"])[0], atol=1e-3
+    )  # case is read
     from fastssl.augment import to_float
 
     unit = method.encode_images(to_float(torch.from_numpy(images.images[:, 0]), 32))  # type: ignore[operator]
