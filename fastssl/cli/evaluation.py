@@ -13,6 +13,7 @@ from typing import Any
 from fastssl.cli.show import echo, item_progress
 
 DENSE_PROTOCOLS = ("segmentation", "detection")
+IMAGE_TEXT_PROTOCOLS = ("zero-shot", "image-text-retrieval")
 
 
 def data_of(state: dict[str, Any]) -> str:
@@ -164,13 +165,9 @@ def _evaluate(
 
     from fastssl.data import Stereograms, open_splits
     from fastssl.data import open as open_source
-    from fastssl.data.files import each_once
-    from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with, zero_shot
-    from fastssl.evaluate.features import labels_of
+    from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with
     from fastssl.evaluate.report import ROWS
-    from fastssl.evaluate.zero_shot import PROMPTS
     from fastssl.methods import IMAX, DensityMethod, ImageMethod, kind_of
-    from fastssl.train import load_method
 
     encoder, state = model_of(str(checkpoint), size if is_named(checkpoint) else None)
     if state is None and data is None:
@@ -180,22 +177,15 @@ def _evaluate(
     for option, given in (("only", only), ("whiten", whiten)):
         if given and protocol != "frozen":
             raise ValueError(f"{option}: expected the protocol 'frozen', got {protocol!r}")
-    if protocol == "zero-shot":
+    if protocol in IMAGE_TEXT_PROTOCOLS:
         if not hasattr(kind, "encode_texts"):
             one = state["method"] if state else checkpoint
-            raise ValueError(f"protocol: zero-shot needs a method with a text tower, this one is {one}")
-        method = load_method(checkpoint)
-        images = each_once(open_source("emoji-all" if name == "emoji" else name, part="test"))
-        classes = list(images.classes)
-        return {
-            "zero-shot": {
-                "pretrained": zero_shot(method, images, labels_of(images), classes, prompts or PROMPTS),
-                "chance": 100 / len(classes),
-            }
-        }
+            raise ValueError(f"protocol: {protocol} needs a method with a text tower, this one is {one}")
+        assert state is not None  # models of libraries have none of our towers
+        return _image_text(checkpoint, state, name, protocol, prompts)
     if protocol != "frozen":
         if protocol not in PROTOCOLS:
-            known = ", ".join(["frozen", *PROTOCOLS, "zero-shot", *DENSE_PROTOCOLS])
+            known = ", ".join(["frozen", *PROTOCOLS, *IMAGE_TEXT_PROTOCOLS, *DENSE_PROTOCOLS])
             tuned = "; images are fine-tuned by simclr-transfer and few-labels" if protocol == "finetune" else ""
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}{tuned}")
         tasks = [open_splits(one) for one in name.split(",")]
@@ -216,6 +206,32 @@ def _evaluate(
         if open_source(name).labels is None:
             return likelihoods
     return likelihoods | evaluate(encoder, options, name, readout, rows, echo, whiten)
+
+
+def _image_text(
+    checkpoint: Path, state: dict[str, Any], name: str, protocol: str, prompts: Sequence[str] | None
+) -> dict[str, Any]:
+    """Zero-shot classification of, or retrieval in, the test part of ``name``, or all of it if it has no parts."""
+    import torch
+
+    from fastssl.data import open as open_source
+    from fastssl.data.files import each_once
+    from fastssl.evaluate import PROMPTS, image_text_retrieval, zero_shot
+    from fastssl.evaluate.features import labels_of
+    from fastssl.train import load_method
+
+    method = load_method(checkpoint)
+    if protocol == "zero-shot":
+        images = each_once(open_source("emoji-all" if name == "emoji" else name, part="test"))
+        classes = list(images.classes)
+        score = zero_shot(method, images, labels_of(images), classes, prompts or PROMPTS)
+        return {"zero-shot": {"pretrained": score, "chance": 100 / len(classes)}}
+    pairs = open_source("emoji-heldout" if name == "emoji" else name, part="test")
+    if pairs.fingerprint == state.get("source", {}).get("fingerprint"):
+        echo(f"{pairs.name}: the run was trained on these images and texts; others are given by --data", "yellow")
+    if torch.cuda.is_available():
+        method.to("cuda")
+    return image_text_retrieval(method, pairs)
 
 
 def _likelihoods(checkpoint: Path, state: dict[str, Any], name: str) -> dict[str, Any]:

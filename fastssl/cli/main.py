@@ -478,8 +478,9 @@ def evaluate(
     protocol: Annotated[
         str,
         typer.Option(
-            help="frozen, simclr-transfer, few-labels, layers, structure, zero-shot, segmentation or detection; of "
-            "texts: finetune (classes), tags (of words), answers (questions) or translation (pairs of texts)."
+            help="frozen, simclr-transfer, few-labels, layers, structure, segmentation or detection; of images with "
+            "texts also zero-shot and image-text-retrieval; of texts: finetune (classes), tags (of words), answers "
+            "(questions) or translation (pairs of texts)."
         ),
     ] = "frozen",
     labels: Annotated[

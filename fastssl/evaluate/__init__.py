@@ -15,6 +15,7 @@ from fastssl.evaluate.finetune import FineTuning, finetune, supervised_encoder
 from fastssl.evaluate.finetune_answers import finetune_answers
 from fastssl.evaluate.finetune_tags import finetune_tags
 from fastssl.evaluate.finetune_text import TextFineTuning, finetune_text
+from fastssl.evaluate.image_text import image_text_retrieval
 from fastssl.evaluate.language import evaluate_language
 from fastssl.evaluate.layers import layer_features
 from fastssl.evaluate.linear import few_labels, linear_probe, low_shot
@@ -90,6 +91,7 @@ __all__ = [
     "finetune_text",
     "finetune_translation",
     "gloss_classes",
+    "image_text_retrieval",
     "kmeans",
     "knn_accuracy",
     "layer_features",
