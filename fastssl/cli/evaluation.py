@@ -181,6 +181,8 @@ def _evaluate(
         if not hasattr(kind, "encode_texts"):
             one = state["method"] if state else checkpoint
             raise ValueError(f"protocol: {protocol} needs a method with a text tower, this one is {one}")
+        if readout is not None:
+            raise ValueError(f"readout: expected none, {protocol} compares the joint embeddings, got {readout!r}")
         assert state is not None  # models of libraries have none of our towers
         return _image_text(checkpoint, state, name, protocol, prompts)
     if protocol != "frozen":

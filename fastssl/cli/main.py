@@ -774,11 +774,14 @@ def export(
         typer.Option(help="File (of word vectors .txt or .bin), or folder for huggingface; default: in CHECKPOINT."),
     ] = None,
 ) -> None:
-    """Export the encoder for other programs; the result is loaded back and its features are compared."""
+    """Export the encoder for other programs; the result is loaded back and its features are compared.
+
+    With --to huggingface, a run of images and texts (clip, align, siglip) is exported with its text tower.
+    """
     from fastssl.cli.words import export_words, is_word_run
     from fastssl.methods import kind_of
     from fastssl.models.export import FILES, export_encoder, loading
-    from fastssl.train import load_checkpoint, load_encoder
+    from fastssl.train import load_checkpoint, load_encoder, load_method
 
     if is_word_run(checkpoint):
         path = export_words(checkpoint, to, out)
@@ -786,7 +789,8 @@ def export(
             f"written: {path}\ngensim: KeyedVectors.load_word2vec_format({str(path)!r}, binary={path.suffix == '.bin'})"
         )
         return
-    if "tokens" in kind_of(load_checkpoint(checkpoint)[1]).needs:
+    kind = kind_of(load_checkpoint(checkpoint)[1])
+    if "tokens" in kind.needs:
         from fastssl.cli.language import load
         from fastssl.models.language_export import export_language
 
@@ -800,6 +804,17 @@ def export(
     encoder, state = load_encoder(checkpoint)
     to = to or "torch"
     path = out or checkpoint / FILES.get(to, to)
+    if to == "huggingface" and hasattr(kind, "encode_texts"):
+        from fastssl.models import image_text_export
+
+        image_text_export.export_image_text(load_method(checkpoint), state["encoder"], path)
+        echo(f"both towers written, and loaded back with the same embeddings: {path}\nimages of {encoder.size} pixels:")
+        echo(image_text_export.loading(path))
+        return
+    if hasattr(kind, "encode_texts"):
+        echo(
+            f"{to}: the image encoder alone; --to huggingface also writes the text tower and the projections", "yellow"
+        )
     export_encoder(encoder, state["encoder"], to, path)
     echo(f"written, and loaded back with the same features: {path}\nimages in [-1, 1], of {encoder.size} pixels:")
     echo(loading(encoder, state["encoder"], to, path))

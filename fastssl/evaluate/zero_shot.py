@@ -60,7 +60,7 @@ def zero_shot(
     """
     texts, parts = class_embeddings(method, classes, prompts), []
     with evaluation_mode(method):
-        for x in plain_images(open_source(data), method.encoder.size, batch):
+        for x in plain_images(open_source(data), method.encoder.size, batch, method.encoder.channels):
             _, nearest = F.nearest(method.encode_images(x).float(), texts, 1, metric="dot")
             parts.append(nearest[:, 0])
     return 100 * float((torch.cat(parts) == labels).float().mean())

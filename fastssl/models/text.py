@@ -11,7 +11,7 @@ from fastssl.data.source import several_texts
 from fastssl.models.vit import Block
 
 PAD, START, END = 0, 1, 2
-_BYTES = 3  # the token of byte 0
+BYTES = 3  # the token of byte 0
 
 
 def tokenize(texts: Sequence[str], length: int = 64, *, truncate: bool = False) -> Tensor:
@@ -38,7 +38,7 @@ def tokenize(texts: Sequence[str], length: int = 64, *, truncate: bool = False) 
             if not truncate:
                 raise ValueError(f"texts: expected at most {length - 2} bytes, text {row} has {len(raw)}")
             raw = raw[: length - 2].decode(errors="ignore").encode()  # without the part of a character at the end
-        encoded = [START, *(byte + _BYTES for byte in raw), END]
+        encoded = [START, *(byte + BYTES for byte in raw), END]
         tokens[row, : len(encoded)] = torch.tensor(encoded)
     return tokens
 
@@ -65,7 +65,7 @@ class TextTransformer(nn.Module):
     def __init__(self, dim: int = 128, depth: int = 2, heads: int = 4, length: int = 64, causal: bool = True) -> None:
         super().__init__()
         self.length, self.causal, self.dim = length, causal, dim
-        self.tokens = nn.Embedding(256 + _BYTES, dim)
+        self.tokens = nn.Embedding(256 + BYTES, dim)
         self.positions = nn.Parameter(torch.randn(length, dim) * 0.01)
         nn.init.normal_(self.tokens.weight, std=0.02)
         self.blocks = nn.ModuleList(Block(dim, heads, causal=causal) for _ in range(depth))

@@ -38,10 +38,7 @@ def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
     """
-    try:
-        import transformers  # noqa: F401
-    except ImportError as error:
-        raise ImportError("models of Hugging Face need the extra: pip install fastssl[vision]") from error
+    check_installed()
     path.mkdir(parents=True)
     network = encoder.network
     library, _, name = str(options["name"]).partition(":")
@@ -56,10 +53,28 @@ def save(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
         _save_vit(encoder, network, path)
     else:
         _save_with_code(encoder, options, path)
-    about = processor(encoder.size, encoder.channels)
+    about = {}
     if isinstance(network, HuggingFaceBackbone) and encoder.channels == len(HALF):
-        about |= {"image_mean": list(network.mean), "image_std": list(network.std)}
-    (path / "preprocessor_config.json").write_text(json.dumps(about, indent=2))
+        about = {"image_mean": list(network.mean), "image_std": list(network.std)}
+    write_processor(encoder, path, **about)
+
+
+def check_installed() -> None:
+    """Raises an error that names the extra, if transformers is missing.
+
+    Raises:
+        ImportError: it is.
+    """
+    try:
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise ImportError("models of Hugging Face need the extra: pip install fastssl[vision]") from error
+
+
+def write_processor(encoder: Encoder, path: Path, **about: Any) -> None:
+    """Writes the configuration of ``AutoImageProcessor``, and for grey images its custom code, into a folder."""
+    known = processor(encoder.size, encoder.channels) | about
+    (path / "preprocessor_config.json").write_text(json.dumps(known, indent=2))
     if encoder.channels == 1:
         shutil.copy(Path(__file__).with_name(f"{_GREY[0]}.py"), path)
 
@@ -118,7 +133,8 @@ def processor(size: int, channels: int = 3) -> dict[str, Any]:
     }
 
 
-def _write(config: Any, state: dict[str, Tensor], path: Path, architecture: str) -> None:
+def write(config: Any, state: dict[str, Tensor], path: Path, architecture: str) -> None:
+    """Writes a configuration and the weights of a model into a folder."""
     config.architectures = [architecture]
     config.save_pretrained(path)
     tensors = {key: value.detach().cpu().clone().contiguous() for key, value in state.items()}
@@ -146,7 +162,7 @@ def _save_resnet(encoder: Encoder, depth: int, model: nn.Module, path: Path) -> 
         depths=[len(getattr(model, f"layer{stage}")) for stage in range(1, 5)],
         layer_type="bottleneck" if bottleneck else "basic",
     )
-    _write(config, {_resnet_name(key): value for key, value in state.items()}, path, "ResNetModel")
+    write(config, {_resnet_name(key): value for key, value in state.items()}, path, "ResNetModel")
 
 
 def _resnet_name(key: str) -> str:
@@ -198,7 +214,7 @@ def _save_vit(encoder: Encoder, vit: ViT, path: Path) -> None:
                 state[f"{theirs}.attention.attention.{name}.{kind}"] = part
             for ours, name in _BLOCK.items():
                 state[f"{theirs}.{name}.{kind}"] = own[f"blocks.{k}.block.{ours}.{kind}"]
-    _write(config, state, path, "IJepaModel")
+    write(config, state, path, "IJepaModel")
 
 
 def _save_timm(encoder: Encoder, name: str, model: nn.Module, path: Path) -> None:
@@ -207,7 +223,7 @@ def _save_timm(encoder: Encoder, name: str, model: nn.Module, path: Path) -> Non
     arguments = timm_arguments(name, encoder.size, encoder.channels)
     kind: Any = transformers.TimmWrapperConfig
     config = kind(architecture=name, num_classes=0, model_args=arguments or None)
-    _write(config, {f"timm_model.{k}": v for k, v in model.state_dict().items()}, path, "TimmWrapperModel")
+    write(config, {f"timm_model.{k}": v for k, v in model.state_dict().items()}, path, "TimmWrapperModel")
 
 
 def _save_with_code(encoder: Encoder, options: dict[str, Any], path: Path) -> None:
@@ -216,8 +232,8 @@ def _save_with_code(encoder: Encoder, options: dict[str, Any], path: Path) -> No
     config = code.FastSSLConfig(encoder=options)
     config.auto_map = {part: f"modeling_fastssl.FastSSL{part[4:]}" for part in ("AutoConfig", "AutoModel")}
     state = {f"encoder.{k}": v for k, v in (encoder.state_dict() | dict(encoder.named_buffers())).items()}
-    _write(config, state, path, "FastSSLModel")
+    write(config, state, path, "FastSSLModel")
     shutil.copy(code.__file__, path / "modeling_fastssl.py")  # what trust_remote_code runs
 
 
-__all__ = ["load", "needs_code", "processor", "save"]
+__all__ = ["check_installed", "load", "needs_code", "processor", "save", "write", "write_processor"]

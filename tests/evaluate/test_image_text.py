@@ -144,6 +144,10 @@ def test_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert "again" not in caplog.text  # every row is evaluated
     for command, match in (
         ([*evaluate, "--data", "digits"], "data: expected a text (caption) of every image, 0 of digits has none"),
+        (
+            [*evaluate, "--readout", "pooled"],
+            "readout: expected none, image-text-retrieval compares the joint embeddings",
+        ),
         ([*evaluate, "--whiten", "4"], "whiten: expected the protocol 'frozen', got 'image-text-retrieval'"),
         ([*evaluate, "--prompt", "a {}"], "prompt: expected the protocol 'zero-shot', got 'image-text-retrieval'"),
     ):
