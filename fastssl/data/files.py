@@ -190,7 +190,7 @@ class FileSource(PathSource):
         if texts is not None:
             texts = texts[ids] if isinstance(texts, np.ndarray) else [texts[i] for i in ids]
         options: dict[str, Any] = {"max_pixels": self.max_pixels, "orientation": self.orientation}
-        return FileSource(
+        made = FileSource(
             self.paths.take(ids),
             labels,
             self.classes,
@@ -200,6 +200,8 @@ class FileSource(PathSource):
             versions=None if self.versions is None else [self.versions[int(i)] for i in ids],
             **options,
         )
+        made.columns = self.columns
+        return made
 
 
 def each_once(source: Source) -> Source:

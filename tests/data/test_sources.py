@@ -645,6 +645,7 @@ def test_sources_know_which_rows_list_an_image_again(tmp_path: Path) -> None:
     ):
         assert made.image_ids is not None and made.image_ids.tolist() == expected(own)
         assert [made.text_of(k) for k in range(len(made))] == [made.read(k).text for k in range(len(made))]
+    assert source.subset(kept).columns == source.columns == "path from column 'path', text from column 'text'"  # type: ignore[attr-defined]
     assert source.subset([0, 2, 6]).image_ids is None and fastssl.data.open("emoji").image_ids is None
     images = [source.read(k).images[0] for k in range(len(source))]  # type: ignore[index]
     packed = pack(images, tmp_path / "a.pack", names=[str(k) for k in files], texts=[str(k) for k, _ in rows])
