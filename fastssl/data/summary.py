@@ -31,6 +31,8 @@ def summary(source: Source, sample: int = 100) -> Iterator[str]:
     columns = getattr(source, "columns", None)
     if columns is not None:
         yield str(columns)
+    if (ids := source.image_ids) is not None:
+        yield f"{len(np.unique(ids)):,} different images, the others list one of them again"
     if source.labels is not None and source.labels.dtype.kind == "f":
         known = source.labels[~np.isnan(source.labels)]
         yield f"scores of {len(known):,} items, from {known.min():g} to {known.max():g}" if len(known) else "no scores"

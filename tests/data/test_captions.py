@@ -12,6 +12,7 @@ from PIL import Image
 
 import fastssl.data
 from fastssl.data import FileSource, table
+from fastssl.data.summary import summary
 
 NAMES = ("cat.png", "dog.png", "cow.png")
 CAPTIONS = [(1, "a dog, running"), (0, "a cat"), (1, 'a "dog" | one'), (0, " two cats"), (2, "a cow")]
@@ -55,6 +56,7 @@ def test_captions_of_coco(place: str, tmp_path: Path) -> None:
     path = coco(tmp_path / "annotations" / "captions_val2017.json")
     check(fastssl.data.open(path))
     check(table(path))
+    assert "3 different images, the others list one of them again" in summary(table(path))
 
 
 def test_images_of_coco_in_another_folder(tmp_path: Path) -> None:
