@@ -34,7 +34,7 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     total = torch.zeros(())
     with evaluation_mode(method):
         for prompt in prompts:
-            tokens = tokenize([prompt.format(c) for c in classes], method.tower.length)
+            tokens = tokenize([prompt.replace("{}", c) for c in classes], method.tower.length)
             total = total + method.encode_texts(tokens).float()
     return torch.nn.functional.normalize(total, dim=1)
 

@@ -169,18 +169,18 @@ def test_zero_shot_takes_the_nearest_name() -> None:
     images = emoji().subset(np.arange(12), "emoji")
     method = build_method("clip", encoder_for("clip", None, 32, 4), images, 0).eval()
     classes = ["Cats", "Dogs", "Other things"]
-    names = class_embeddings(method, classes, ["{}", "a {}"])
+    names = class_embeddings(method, classes, ["{}", "a {} {of} {1}"])
     for k, c in enumerate(classes):
-        texts = [method.encode_texts(_tokens(t)) for t in (c, f"a {c}")]  # type: ignore[operator]
+        texts = [method.encode_texts(_tokens(t)) for t in (c, f"a {c} {{of}} {{1}}")]  # type: ignore[operator]
         torch.testing.assert_close(names[k], TF.normalize(texts[0] + texts[1], dim=1)[0], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(
-        names[0], class_embeddings(method, ["cats"], ["{}", "a {}"])[0], atol=1e-3
+        names[0], class_embeddings(method, ["cats"], ["{}", "a {} {of} {1}"])[0], atol=1e-3
     )  # case is read
     from fastssl.augment import to_float
 
     unit = method.encode_images(to_float(torch.from_numpy(images.images[:, 0]), 32))  # type: ignore[operator]
     nearest = (unit @ names.T).argmax(1)
-    assert zero_shot(method, images, nearest, classes, ["{}", "a {}"]) == 100
+    assert zero_shot(method, images, nearest, classes, ["{}", "a {} {of} {1}"]) == 100
     with pytest.raises(ValueError, match="prompts"):
         class_embeddings(method, classes, ["no braces"])
 
