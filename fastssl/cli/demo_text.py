@@ -64,7 +64,6 @@ def run_text_demo(out: Path, minutes: float, seed: int) -> dict[str, Any]:
             held_out=None,
             init=init,
             seed=seed,
-            resume=False,
         )
         limits = Pretraining(**{**settings.options, "minutes": minutes * SHARES[name], "seed": seed})
         made = {"encoder_options": network, "method_options": arguments}

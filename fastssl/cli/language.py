@@ -10,7 +10,7 @@ from fastssl.data import Corpus, ParallelCorpus, Source, TokenFile, Tokenizer, W
 from fastssl.data.embedded_text import FIRST_OF_PAIRS
 from fastssl.methods import SentenceMethod, TextMethod, get, kind_of
 from fastssl.train import load_language
-from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings
+from fastssl.train.language import HELD_OUT, build_text_method, open_tokens, start_embeddings, training_span
 
 
 def prepare(
@@ -24,7 +24,7 @@ def prepare(
     held_out: float | None,
     init: str | None,
     seed: int,
-    resume: bool,
+    resumed: dict[str, Any] | None = None,
 ) -> tuple[TextMethod, Windows, dict[str, Any]]:
     """The method, the windows that it trains on, and the options of its network.
 
@@ -36,35 +36,33 @@ def prepare(
             its own take their place, and these must be the same, but for a ``length``.
         method_options: arguments of the method.
         tokenizer: a kind, or a path.
-        held_out: share of the corpus, its end, that is left out; None: a twentieth.
+        held_out: share of the corpus, its end, that is left out; None: a twentieth, or that of the resumed run.
         init: see :func:`fastssl.train.language.start_embeddings`; or a network that the run starts from
             (:func:`fastssl.train.load_language`); None: random weights.
         seed: seed of the weights.
-        resume: whether the run in ``out`` is resumed.
+        resumed: state of the checkpoint in ``out``, if it is resumed, which has the weights and the tokenizer.
     """
-    share = HELD_OUT if held_out is None else held_out
-    vocabulary = settings.pop("vocabulary", None)
-    start, taken = None, resume and (out / "checkpoint").exists()
+    vocabulary, start = settings.pop("vocabulary", None), None
     if init is not None and names_network(init):
-        start, own = load_language(out if taken else init, settings.get("length"))
+        start, own = load_language(init, settings.get("length"))
         tokenizer = _tokenizer_of(own, source, init, tokenizer)
-    if settings.get("name") == "transformer" and tokenizer is None and isinstance(source, Corpus):
+    new = resumed is None and isinstance(source, Corpus)
+    if settings.get("name") == "transformer" and tokenizer is None and new:
         tokenizer = "bytes"
     say_which(source)
     with item_progress(f"{source.name}: documents tokenized") as show:
-        tokens = open_tokens(
-            source, out, get(name), tokenizer, vocabulary, held_out=share, resume=resume, progress=show
-        )
+        share, again = HELD_OUT if held_out is None else held_out, resumed is not None
+        tokens = open_tokens(source, out, get(name), tokenizer, vocabulary, held_out=share, resume=again, progress=show)
     counted = isinstance(source, Corpus)  # of a token file it was said when it was written
     echo(f"{tokens.path}: {described(tokens, counted)}")
     method, options = build_text_method(name, settings, tokens.tokenizer, method_options, seed, start)
-    windows = method.prepare(tokens, tokens.divide(share)[0])
+    windows = method.prepare(tokens, training_span(tokens, held_out, resumed))
     if windows.cut:
         echo(f"{windows.cut:,} sentences are longer than {windows.length} tokens: their ends are left out")
     if start is not None:
         sizes = f"{options['depth']} layers of {options['width']}, {options['length']} tokens"
         echo(f"weights start from {init}: {options['name']}, {sizes}")
-    elif init is not None and not taken:
+    elif init is not None:
         count = start_embeddings(method.network, tokens.tokenizer, init, windows, seed)
         echo(f"{count:,} embeddings of tokens start from {init}")
     return method, windows, options
@@ -149,6 +147,20 @@ def load(run: Path) -> tuple[TextMethod, dict[str, Any]]:
     return method, state
 
 
+def tokens_of(run: Path, state: dict[str, Any]) -> Path:
+    """The token file that a run was trained on, also if it was moved or copied with it.
+
+    Raises:
+        ValueError: it is gone.
+    """
+    where = Path(state["source"]["where"])
+    places = [folder / where.name for folder in (run, run.parent)] if where.name.startswith("corpus") else []
+    found = next((place for place in (*places, where) if place.exists()), None)
+    if found is None:
+        raise ValueError(f"data: the token file of the run, {where}, is gone")
+    return found
+
+
 def evaluate(run: Path, data: str | None) -> dict[str, Any]:
     """The scores of a run on held-out text: the rest of its token file, or ``data``.
 
@@ -161,12 +173,7 @@ def evaluate(run: Path, data: str | None) -> dict[str, Any]:
     from fastssl.evaluate.features import progress_bars
 
     method, state = load(run)
-    where, span = Path(state["source"]["where"]), state["source"]["span"]
-    # The run may have been moved or copied, with its token file.
-    places = [folder / where.name for folder in (run, run.parent)] if where.name.startswith("corpus") else []
-    found = next((place for place in (*places, where) if place.exists()), None)
-    if found is None:
-        raise ValueError(f"data: the token file of the run, {where}, is gone")
+    found, span = tokens_of(run, state), state["source"]["span"]
     file = TokenFile(found)
     training = method.prepare(file, (span[0], span[1]))
     if training.fingerprint != state["source"]["fingerprint"]:

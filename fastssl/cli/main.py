@@ -216,39 +216,61 @@ def pretrain(
     warmup_epochs: Annotated[float | None, typer.Option(help="Epochs of linear warm-up.")] = None,
     schedule: Annotated[str | None, typer.Option(help="After the warm-up: cosine, linear or constant.")] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of all random draws.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random draws; default: 0.")] = None,
     precision: Annotated[
-        str,
-        typer.Option(help="32-true, bf16-mixed, ...; auto: bf16-mixed where that is faster."),
-    ] = "auto",
-    accelerator: Annotated[str, typer.Option(help="cpu, cuda; auto: a GPU if available.")] = "auto",
-    devices: Annotated[int, typer.Option(help="Processes; pair losses cover the rows of all of them.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines, each with that many processes.")] = 1,
-    strategy: Annotated[str, typer.Option(help="With several processes: ddp, or fsdp to shard parameters.")] = "ddp",
+        str | None,
+        typer.Option(help="32-true, bf16-mixed, ...; auto (default): bf16-mixed where that is faster."),
+    ] = None,
+    accelerator: Annotated[str | None, typer.Option(help="cpu, cuda; auto (default): a GPU if available.")] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="Processes; pair losses cover the rows of all of them; default: 1.")
+    ] = None,
+    nodes: Annotated[int | None, typer.Option(help="Machines, each with that many processes; default: 1.")] = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="With several processes: ddp (default), or fsdp to shard parameters.")
+    ] = None,
     chunk: Annotated[
         str | None, typer.Option(help="Rows per chunk of the encoder, or auto; the loss covers the whole batch.")
     ] = None,
-    accumulate: Annotated[int, typer.Option(help="Micro-batches per step, processed by the encoder in turn.")] = 1,
-    compile: Annotated[bool, typer.Option("--compile", help="Compile the encoder (torch.compile).")] = False,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Micro-batches per step, processed by the encoder in turn; default: 1.")
+    ] = None,
+    compile: Annotated[bool | None, typer.Option("--compile", help="Compile the encoder (torch.compile).")] = None,
     workers: Annotated[int | None, typer.Option(help="Loader threads.")] = None,
-    on_error: Unreadable = "raise",
+    on_error: Annotated[
+        str | None, typer.Option("--on-error", help="Unreadable items: raise (default), or skip.")
+    ] = None,
     probe_every: Annotated[
         int | None, typer.Option(help="Epochs between evaluations by k-NN and a linear probe, on labels.")
     ] = None,
     deterministic: Annotated[
-        bool, typer.Option(help="On a GPU: a run is repeated and resumed bit for bit; without: the fastest algorithms.")
-    ] = True,
-    views_on: Annotated[str, typer.Option(help="Where views are made: cpu, or gpu (the images are copied).")] = "cpu",
-    draft: Annotated[bool, typer.Option(help="Decode JPEG at reduced size if views need no more pixels.")] = True,
-    orientation: Annotated[bool, typer.Option(help="Apply the EXIF orientation.")] = True,
+        bool | None,
+        typer.Option(
+            "--deterministic/--no-deterministic",
+            help="On a GPU: a run is repeated and resumed bit for bit (default); without: the fastest algorithms.",
+        ),
+    ] = None,
+    views_on: Annotated[
+        str | None, typer.Option(help="Where views are made: cpu (default), or gpu (the images are copied).")
+    ] = None,
+    draft: Annotated[
+        bool | None,
+        typer.Option("--draft/--no-draft", help="Decode JPEG at reduced size if views need no more pixels (default)."),
+    ] = None,
+    orientation: Annotated[
+        bool | None, typer.Option("--orientation/--no-orientation", help="Apply the EXIF orientation (default).")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, without training.")] = False,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="A setting of the method or its network (repeatable): steps=5, window=10, ..."),
     ] = None,
 ) -> None:
-    """Pretrain METHOD on images, texts or waveforms without labels."""
-    from fastssl.cli.evaluation import leaving_out
+    """Pretrain METHOD on images, texts or waveforms without labels.
+
+    With --resume, options that are not given are those of the run.
+    """
+    from fastssl.cli.evaluation import data_of, leaving_out
     from fastssl.cli.plan import plan
     from fastssl.cli.recipes import (
         build_method,
@@ -257,16 +279,19 @@ def pretrain(
         method_settings,
         options_for,
         options_of_run,
+        resumed_recipe,
         started_from,
     )
     from fastssl.methods import AudioMethod, get
-    from fastssl.train import Pretraining, check_out, is_rank_zero
+    from fastssl.train import Pretraining, check_out, is_rank_zero, load_checkpoint
     from fastssl.train import recipe as recipe_for
     from fastssl.train.options import detect_launcher
+    from fastssl.train.resuming import has_checkpoint
 
     out = out or Path("runs") / method
     if minutes is not None and epochs is not None:
         raise ValueError("minutes, epochs: give one of them, the other follows from it")
+    state = load_checkpoint(out)[1] if resume and has_checkpoint(out) else None
     if method == "word2vec":
         from fastssl.cli.words import OPTIONS, pretrain_words, settings_of
 
@@ -278,7 +303,7 @@ def pretrain(
             raise ValueError("word2vec runs in one process, with several threads; start it without torchrun or srun")
         context.with_resource(leaving_out(on_error))
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
-        pretrain_words(data or "sotu", out, given, minutes, resume=resume, overwrite=overwrite)
+        pretrain_words(data, out, given, minutes, state, resume=resume, overwrite=overwrite)
         return
     of_method, of_network = method_settings(method, encoder, set_ or [])
     kind = get(method)
@@ -306,29 +331,35 @@ def pretrain(
     check_out(out, resume=resume, overwrite=overwrite or dry_run)
     init, start = started_from(out if resume else None, init)
     if text:  # which are read when they are tokenized, not by a loader
-        context.with_resource(leaving_out(on_error))
-    source = open_training(data or kind.data, kind, orientation=orientation)
-    chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded, of_network)
+        context.with_resource(leaving_out(on_error, [out] if state else []))
     own = {
-        "schedule": schedule,
-        "clip": clip,
-        "epochs": epochs,
-        "minutes": minutes,
-        "lr": lr,
-        "weight_decay": weight_decay,
-        "optimizer": optimizer,
-        "warmup_epochs": warmup_epochs,
+        **{"schedule": schedule, "clip": clip, "epochs": epochs, "minutes": minutes, "batch_size": batch_size},
+        **{"lr": lr, "weight_decay": weight_decay, "optimizer": optimizer, "warmup_epochs": warmup_epochs},
+        **{"seed": seed, "precision": precision, "accelerator": accelerator, "devices": devices, "nodes": nodes},
+        **{"strategy": strategy, "chunk": int(chunk) if chunk and chunk.isdecimal() else chunk},
+        **{"accumulate": accumulate, "compile": compile, "workers": workers, "on_error": on_error},
+        **{"deterministic": deterministic, "views_on": views_on, "draft": draft, "probe_every": probe_every},
     }
     given = {key: value for key, value in own.items() if value is not None}
     arguments: dict[str, Any] = {"objective": objective, "order": order, **of_method}
-    shape = {
-        "name": network,
-        "vocabulary": vocabulary,
-        "length": length,
-        "width": width,
-        "depth": depth,
-        "heads": heads,
-    }
+    if text or audio:
+        shape = {"name": network, "length": length, "width": width, "depth": depth, "heads": heads}
+    else:
+        shape = {"name": encoder, "size": size, "width": width, "blocks": blocks, "stem": stem, "channels": channels}
+    if state is None:
+        source = open_training(data or kind.data, kind, orientation=orientation is not False)
+        chosen = recipe_for(method, 0 if text else len(source), recipe, batch_size, source.embedded, of_network)
+    else:
+        from fastssl.cli.language import tokens_of
+
+        asked, trained = None, state.get("source", {})
+        if recipe is not None:
+            asked = recipe_for(method, 0, recipe, batch_size, trained.get("embedded"), of_network)
+        chosen = resumed_recipe(state, out, method, asked, {**shape, **of_network})
+        turned = trained.get("orientation", True) if orientation is None else orientation
+        data = data or (str(tokens_of(out, state)) if text else data_of(state))
+        source = open_training(data, kind, orientation=turned)
+        init = None  # the checkpoint has the weights
     if text and init is not None:
         from fastssl.cli.language import names_network
 
@@ -337,34 +368,21 @@ def pretrain(
                 raise ValueError(f"vocabulary: expected none, {init} has its own tokenizer")
             chosen = replace(chosen, network={})  # those of the network that it starts from
     known, options = chosen, chosen.options | given
+    if epochs is not None:
+        options.pop("minutes", None)  # of a resumed run
+    of_texts = {**shape, "vocabulary": vocabulary} if text or audio else {}
     chosen = replace(
         chosen,
-        options={key: value for key, value in options.items() if key != "epochs" or minutes is None},
+        options={key: value for key, value in options.items() if key != "epochs" or options.get("minutes") is None},
         method=chosen.method | {key: value for key, value in arguments.items() if value is not None},
         network=chosen.network
-        | {key: value for key, value in shape.items() if (text or audio) and value is not None}
+        | {key: value for key, value in of_texts.items() if value is not None}
         | (of_network if audio else {}),
     )  # what is printed is what runs
-    settings = Pretraining(
-        **chosen.options,
-        seed=seed,
-        precision=precision,
-        accelerator=accelerator,
-        devices=devices,
-        nodes=nodes,
-        strategy=strategy,
-        chunk=int(chunk) if chunk and chunk.isdecimal() else chunk,
-        accumulate=accumulate,
-        compile=compile,
-        workers=workers,
-        on_error=on_error,
-        deterministic=deterministic,
-        views_on=views_on,
-        draft=draft,
-        probe_every=probe_every,
-    )
+    settings = Pretraining(**chosen.options)
     settings.check()
-    check_rate(known, optimizer, lr)
+    if state is None:
+        check_rate(known, optimizer, lr)
     if is_rank_zero():
         echo(f"{describe_source(source)}\n{chosen}")
         if channels not in (None, 1, 3):
@@ -376,7 +394,7 @@ def pretrain(
         from fastssl.cli.language import prepare
         from fastssl.data import TokenFile
 
-        if vocabulary is not None and isinstance(source, TokenFile):
+        if vocabulary is not None and isinstance(source, TokenFile) and state is None:
             raise ValueError(f"vocabulary: {source.path} was written with its own tokenizer; tokenize the corpus again")
         written = tempfile.TemporaryDirectory() if dry_run and not resume else None  # a dry run leaves no files behind
         method_options = {key: None if value == "none" else value for key, value in chosen.method.items()}
@@ -389,8 +407,8 @@ def pretrain(
             tokenizer=tokenizer,
             held_out=held_out,
             init=init,
-            seed=seed,
-            resume=resume,
+            seed=settings.seed,
+            resumed=state,
         )
     elif audio:
         if init is not None:
@@ -398,18 +416,17 @@ def pretrain(
         from fastssl.train.audio import build_audio_method
 
         method_options = chosen.method
-        model, encoder_options = build_audio_method(method, chosen.network, method_options, seed)
+        model, encoder_options = build_audio_method(method, chosen.network, method_options, settings.seed)
     else:
-        encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
-        encoder_options = {**chosen.network, **encoder_options, **of_network}
-        if init is not None and resume and (out / "checkpoint").exists():
-            init = str(out)
-        if init is not None and Path(init).is_dir() and encoder is None:
-            encoder_options = options_of_run(
-                Path(init), size=size, width=width, blocks=blocks, stem=stem, channels=channels
-            )
+        if state is not None:
+            encoder_options = known.network
+        elif init is not None and Path(init).is_dir() and encoder is None:
+            encoder_options = options_of_run(Path(init), **shape)
+        else:
+            encoder_options = encoder_for(method, encoder, size or chosen.size, width, blocks, stem, channels)
+            encoder_options = {**chosen.network, **encoder_options, **of_network}
         arguments = {"temperature": temperature, "spatial": spatial, "settings": chosen.method}
-        model = build_method(method, encoder_options, source, seed, init=init, **arguments)
+        model = build_method(method, encoder_options, source, settings.seed, init=init, **arguments)
         method_options = options_for(method, source.embedded, **arguments)
     model.started_from = start
     if dry_run:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ from fastssl.data import Source
 from fastssl.methods import AudioMethod, ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.audio import AUDIO_NETWORKS
-from fastssl.models.encoders import DENSITIES, RESNETS
+from fastssl.models.encoders import DENSITIES, RESNETS, channels_of
 from fastssl.models.folder import load_checkpoint
 from fastssl.train.recipe import Recipe, recipe
-from fastssl.train.run import has_checkpoint
+from fastssl.train.resuming import CHANGEABLE_ON_RESUME, check_given, encoder_of, has_checkpoint, recipe_of
 from fastssl.train.starting import checkpoint_of, start_encoder
 
 TWO_VIEWS = {
@@ -104,7 +105,7 @@ def encoder_for(
     elif not known:
         options |= {"width": 32 if width is None else width, "blocks": 1 if blocks is None else blocks}
     channels = image_method(name).channels if channels is None else channels
-    if channels != (1 if kind in DENSITIES else 3):
+    if channels != channels_of(options):
         options["channels"] = channels
     return options if stem is None else {**options, "stem": stem}
 
@@ -134,6 +135,36 @@ def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, st
         known = "random weights" if recorded is None else repr(recorded)
         raise ValueError(f"init: {str(resumed)!r} was started from {known}, got {init!r}; it is resumed without init")
     return recorded, recorded
+
+
+def resumed_recipe(
+    state: dict[str, Any], out: Path, method: str, asked: Recipe | None, given: dict[str, Any]
+) -> Recipe:
+    """The settings of a run that is resumed.
+
+    Args:
+        state: state of its checkpoint.
+        out: folder of the run.
+        method: name of the method.
+        asked: a recipe that is asked for: its settings count as given, but for the number of epochs.
+        given: options of the network that are given; None: not given.
+
+    Raises:
+        ValueError: a checkpoint of another method or network.
+    """
+    run, kind = recipe_of(state, out, method), get(method)
+    given = {key: value for key, value in given.items() if value is not None}
+    if asked is not None:
+        if state.get("started_from") is None:  # else the network is that of the run's start
+            sizes = {"size": asked.size} if issubclass(kind, ImageMethod) else {}
+            given = {**asked.network, **sizes, **given}
+        options = {key: value for key, value in asked.options.items() if key not in CHANGEABLE_ON_RESUME}
+        run = replace(run, options=run.options | options, method=run.method | asked.method)
+    if issubclass(kind, ImageMethod):
+        encoder_of(run.network, given)
+    else:
+        check_given(run.network, {key: value for key, value in given.items() if key != "vocabulary"})
+    return run
 
 
 def options_of_run(run: Path, **given: Any) -> dict[str, Any]:

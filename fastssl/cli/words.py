@@ -37,11 +37,25 @@ def settings_of(given: list[str], **own: Any) -> dict[str, Any]:
 
 
 def pretrain_words(
-    data: str, out: Path, settings: dict[str, Any], minutes: float | None, *, resume: bool, overwrite: bool
+    data: str | None,
+    out: Path,
+    settings: dict[str, Any],
+    minutes: float | None,
+    state: dict[str, Any] | None,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> None:
-    """Trains word vectors with progress."""
+    """Trains word vectors with progress; ``state``: of the checkpoint to resume, whose data and settings are taken
+    where none are given."""
+    from fastssl.cli.evaluation import data_of
     from fastssl.methods import Word2Vec
+    from fastssl.train.resuming import check_given
 
+    if state is not None:
+        check_given(state, {"method": Word2Vec.name})
+        data, settings = data or data_of(state), {**state["options"], **settings}
+    data = data or "sotu"
     method = Word2Vec(**settings)
     echo(repr(method))
     try:

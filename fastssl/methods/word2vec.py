@@ -277,10 +277,12 @@ class Word2Vec:
         if self.epochs < state["epoch"]:
             raise ValueError(f"epochs: the checkpoint has {state['epoch']} already, got {self.epochs}")
         wanted = {name: value for name, value in self.options.items() if name != "epochs"}
-        changed = [name for name, value in wanted.items() if state["options"].get(name) != value]
-        if changed:
-            was = ", ".join(f"{name}={state['options'].get(name)!r}" for name in changed)
-            raise ValueError(f"resume: the checkpoint has other options: {was}")
+        for name, value in wanted.items():
+            if state["options"].get(name) != value:
+                before = state["options"].get(name)
+                raise ValueError(
+                    f"{name}: the checkpoint was made with {before!r}, got {value!r}; resume with the same"
+                )
         if state["fingerprint"] != run.text.fingerprint:
             raise ValueError("resume: the checkpoint is of another corpus, or its words are counted differently")
         run.load(tensors)

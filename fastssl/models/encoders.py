@@ -204,6 +204,11 @@ DENSITIES: dict[str, Callable[..., DensityNetwork]] = {
 }
 
 
+def channels_of(options: dict[str, Any]) -> int:
+    """The image channels of the encoder that these options build: 1 for distributions, else 3, if they do not say."""
+    return int(options.get("channels", 1 if options.get("name") in DENSITIES else 3))
+
+
 def build_encoder(options: dict[str, Any]) -> Encoder:
     """Builds an encoder from options, as stored in checkpoints.
 
@@ -243,7 +248,7 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
 
 def _build(options: dict[str, Any]) -> Encoder:
     name, size = str(options["name"]), int(options["size"])
-    channels = int(options.get("channels", 1 if name in DENSITIES else 3))
+    channels = channels_of(options)
     if name in DENSITIES:
         own = {key: value for key, value in options.items() if key not in ("name", "size", "channels", "pretrained")}
         accepted = inspect.signature(DENSITIES[name]).parameters

@@ -28,7 +28,7 @@ from fastssl.models import Encoder, hamming
 from fastssl.report import figures
 from fastssl.report.html import template
 from fastssl.train import load_encoder, load_method
-from fastssl.train.run import CHANGEABLE_ON_RESUME
+from fastssl.train.resuming import CHANGEABLE_ON_RESUME
 
 ViewsOf = Callable[[str, str | None, int], Views | None]
 MEASURES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,9 @@ def open_tokens(
     """
     assert issubclass(kind, TextMethod)
     if isinstance(source, TokenFile):
-        if tokenizer is not None:
+        if resume:
+            _check_tokenizer(out, source.tokenizer, tokenizer, vocabulary)
+        elif tokenizer is not None:
             raise ValueError(f"tokenizer: {source.path} was written with its own; tokenize the corpus again")
         return source
     if not isinstance(source, Corpus):
@@ -75,13 +77,7 @@ def open_tokens(
     made: Tokenizer
     if resume and taken:
         made = load_tokenizer(out)
-        if tokenizer in KINDS:
-            same = made.kind == tokenizer
-        else:
-            asked = made if tokenizer is None else _loaded(tokenizer)
-            same = asked.fingerprint == made.fingerprint
-        if not same:
-            raise ValueError(f"tokenizer: {out} was trained with {made!r}, resume with it, got {tokenizer!r}")
+        _check_tokenizer(out, made, tokenizer, vocabulary)
     elif isinstance(chosen, str) and chosen in KINDS:
         made = train_tokenizer(_training_texts(source, held_out), chosen, 8000 if vocabulary is None else vocabulary)
     else:
@@ -93,6 +89,33 @@ def open_tokens(
         if taken:
             path = out / f"{path.stem}-{made.fingerprint[:8]}{path.suffix}"
     return tokenize_corpus(source, made, path, progress)
+
+
+def _check_tokenizer(out: Path, made: Tokenizer, tokenizer: str | Tokenizer | None, vocabulary: int | None) -> None:
+    """Checks what is given of the tokenizer of a run that is resumed; None: nothing."""
+    if tokenizer in KINDS:
+        same = made.kind == tokenizer
+    else:
+        same = tokenizer is None or _loaded(tokenizer).fingerprint == made.fingerprint
+    if not same:
+        raise ValueError(f"tokenizer: {out} was trained with {made!r}, resume with it, got {tokenizer!r}")
+    if vocabulary is not None and vocabulary < made.size:  # texts may have fewer tokens than were asked for
+        raise ValueError(f"vocabulary: {out} was trained with {made!r}, resume with it, got {vocabulary}")
+
+
+def training_span(tokens: TokenFile, held_out: float | None, state: Mapping[str, Any] | None = None) -> tuple[int, int]:
+    """The tokens [start, stop) to train on.
+
+    Args:
+        tokens: the token file.
+        held_out: share of the corpus, its end, that is left out; None: that of the run that is resumed, or a twentieth.
+        state: state of the checkpoint of that run.
+    """
+    if held_out is None and state is not None:
+        start, stop = state["source"]["span"]
+        if stop <= tokens.total:  # else it is another file, which is an error before training
+            return start, stop
+    return tokens.divide(HELD_OUT if held_out is None else held_out)[0]
 
 
 def _loaded(tokenizer: str | Tokenizer) -> Tokenizer:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +15,8 @@ from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
 from fastssl.methods import AudioMethod, ImageMethod, Method, base_of, get, image_method, name_of
 from fastssl.models import as_encoder
-from fastssl.models.encoders import DENSITIES
-from fastssl.models.folder import find_checkpoint, load_checkpoint
+from fastssl.models.encoders import channels_of
+from fastssl.models.folder import load_checkpoint
 from fastssl.models.frozen import check_trainable
 from fastssl.train.audio import build_audio_method
 from fastssl.train.callbacks import (
@@ -34,18 +31,14 @@ from fastssl.train.callbacks import (
 )
 from fastssl.train.checkpoint import retire_checkpoint
 from fastssl.train.gradients import check_batch
-from fastssl.train.language import HELD_OUT, build_text_method, open_tokens
+from fastssl.train.language import build_text_method, open_tokens, training_span
 from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
 from fastssl.train.recorded import attributes_of, check_recorded, options_of
+from fastssl.train.resuming import check_given, check_same_run, encoder_of, has_checkpoint, recipe_of
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
-# Options that may differ when a run is resumed: where it computes, and for how long.
-CHANGEABLE_ON_RESUME = {
-    "accelerator", "checkpoint_minutes", "compile", "deterministic", "devices", "epochs", "nodes", "on_error",
-    "probe_every", "strategy", "timeout_minutes", "views_on", "workers",
-}  # fmt: skip
 log = logging.getLogger("fastssl")
 
 
@@ -78,7 +71,8 @@ def pretrain(
             read only by the methods that need them. Language methods take a token file, or, by name, a corpus,
             whose last twentieth is held out. Distributions of images and waveforms, by name,
             take the training split (:func:`fastssl.data.open_splits`) of data given by name or path.
-        options: see :class:`Pretraining`; None: those of the recipe if ``method`` is a name, else the defaults.
+        options: see :class:`Pretraining`; None: those of the recipe (resumed: of the checkpoint) if ``method`` is a
+            name, else the defaults.
         out: folder for the checkpoint, the logs (TensorBoard) and ``history.json``.
         encoder: with a method's name: a name or options of ``build_encoder``, an ``Encoder``, or any module that maps
             images to a feature map or to vectors; None: the method's default encoder, small. With a language method:
@@ -90,7 +84,8 @@ def pretrain(
         method_options: the other arguments of the method, for ``load_method``: JSON values. Numbers, flags and names
             that are attributes of the method need not be given.
         resume: continue from the checkpoint in ``out`` if it exists. Data, method, network and options must be
-            unchanged; with more ``epochs`` the learning rate follows the longer schedule from there on.
+            unchanged; of a method by name, those that are not given are those of the checkpoint. With more ``epochs``
+            the learning rate follows the longer schedule from there on.
         overwrite: replace an existing run in ``out``.
         on_step: called after every step.
 
@@ -126,23 +121,34 @@ def pretrain(
         True
     """
     attributes: dict[str, Any] = {}
+    checkpoint = load_checkpoint(out) if resume and has_checkpoint(Path(out)) else None
+    state = None if checkpoint is None else checkpoint[1]
     by_split = isinstance(method, str) and get(method).held_out and isinstance(data, (str, Path))
     source = training_split(data) if by_split else open_source(data)
     if isinstance(method, str):
         rows = options.batch_size if options else None
         text = "tokens" in get(method).needs
-        settings = recipe(method, 0 if text else len(source), batch_size=rows, embedded=source.embedded)
+        if state is None:
+            settings = recipe(method, 0 if text else len(source), batch_size=rows, embedded=source.embedded)
+        else:
+            settings = recipe_of(state, Path(out), method)
         options = options or Pretraining(**settings.options)
         options.check()
         method_options = {**settings.method, **(method_options or {})}
+        if text or issubclass(get(method), AudioMethod):
+            given = {"name": encoder} if isinstance(encoder, str) else encoder or {}
+            chosen = {**settings.network, **given}
+            if state is not None:
+                check_given(settings.network, {key: value for key, value in given.items() if key != "vocabulary"})
         if text:
-            chosen = {**settings.network, **({"name": encoder} if isinstance(encoder, str) else encoder or {})}
-            tokens = open_tokens(source, Path(out), get(method), vocabulary=chosen.pop("vocabulary"), resume=resume)
+            size_of = chosen.pop("vocabulary")
+            tokens = open_tokens(source, Path(out), get(method), vocabulary=size_of, resume=state is not None)
             method, encoder_options = build_text_method(method, chosen, tokens.tokenizer, method_options, options.seed)
-            source = method.prepare(tokens, tokens.divide(HELD_OUT)[0])
+            source = method.prepare(tokens, training_span(tokens, None, state))
         elif issubclass(get(method), AudioMethod):
-            chosen = {**settings.network, **({"name": encoder} if isinstance(encoder, str) else encoder or {})}
             method, encoder_options = build_audio_method(method, chosen, method_options, options.seed)
+        elif (encoder is None or isinstance(encoder, str)) and state is not None:
+            encoder = encoder_of(settings.network, {"name": encoder, "size": size, "channels": channels})
         elif encoder is None or isinstance(encoder, str):
             encoder = {
                 **settings.network,
@@ -150,7 +156,7 @@ def pretrain(
                 "size": settings.size if size is None else size,
             }
             own = image_method(method).channels if channels is None else channels
-            encoder |= {} if own == (1 if encoder["name"] in DENSITIES else 3) else {"channels": own}
+            encoder |= {} if own == channels_of(encoder) else {"channels": own}
         if isinstance(method, str):
             method, encoder_options = _by_name(method, encoder, size, channels, method_options, options.seed)
     elif encoder is not None:
@@ -197,12 +203,12 @@ def pretrain(
             "items": len(source),
             "where": source.where,
             "embedded": source.embedded,
+            "orientation": getattr(source, "orientation", True),
             **({"span": [source.start, source.stop]} if isinstance(source, Windows) else {}),
         },
     }
-    checkpoint = load_checkpoint(out) if resume and has_checkpoint(out) else None
     if checkpoint is not None:
-        _check_same_run(checkpoint[1], about, options)
+        check_same_run(checkpoint[1], about, options)
     elif resume and is_rank_zero():
         log.warning("resume: no checkpoint in %s, a new run starts", out)
     dry_run(method, source, options.seed, options.on_error)
@@ -244,63 +250,4 @@ def training_split(data: str | Path, **options: Any) -> Source:
     return source
 
 
-def has_checkpoint(out: Path) -> bool:
-    """Whether a folder holds a checkpoint."""
-    try:
-        find_checkpoint(out)
-    except ValueError:
-        return False
-    return True
-
-
-def _check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretraining) -> None:
-    """Checks that data, method, network and options are those of the checkpoint."""
-
-    def differs(what: str, before: Any, now: Any) -> ValueError:
-        return ValueError(f"{what}: the checkpoint was made with {before!r}, got {now!r}; resume with the same")
-
-    for key in ("method", "encoder", "method_options"):
-        if key == "encoder" and "method_attributes" in about and state.get(key) is None:
-            continue  # of an object, before options that its encoder was built with were recorded
-        if state.get(key) != about[key]:
-            raise differs(key, state.get(key), about[key])
-    found = [one["method_attributes"] for one in (state, about) if "method_attributes" in one]  # of objects alone
-    if len(found) == 2 and found[0] != found[1]:
-        raise differs("method_options", *found)
-    if state.get("augment") and state["augment"] != about["augment"]:
-        raise ValueError(
-            "augment: the checkpoint was made with other views, "
-            f"{_first_difference(state['augment'], about['augment'])}; resume with the same"
-        )
-    before, now = state.get("source"), about["source"]
-    if before is not None and before["fingerprint"] != now["fingerprint"]:
-        raise ValueError(
-            f"data: the checkpoint was made with {state['data']} of {before['items']} items, got {about['data']} of "
-            f"{now['items']}: items, names or labels differ; resume with the same data"
-        )
-    old, new = state["options"], {**json.loads(json.dumps(asdict(options))), "precision": options.resolved_precision}
-    for key in sorted(set(new) - CHANGEABLE_ON_RESUME):
-        earlier = old.get(
-            key, json.loads(json.dumps(getattr(Pretraining, key)))
-        )  # the default of an option newer than the checkpoint
-        if earlier != new[key]:
-            raise differs(key, earlier, new[key])
-    if options.minutes is None and old["epochs"] != options.epochs:
-        if options.epochs < old["epochs"]:
-            raise differs("epochs", old["epochs"], options.epochs)
-        log.warning(
-            "epochs: %d instead of %d; from step %d on the learning rate follows the schedule of the longer run",
-            options.epochs,
-            old["epochs"],
-            state["step"],
-        )
-
-
-def _first_difference(before: str, now: str | None) -> str:
-    """The first lines in which two descriptions differ."""
-    lines = itertools.zip_longest(before.splitlines(), (now or "").splitlines(), fillvalue="nothing")
-    old, new = next((a.strip(), b.strip()) for a, b in lines if a != b)
-    return f"{old}, got {new}"
-
-
-__all__ = ["has_checkpoint", "pretrain"]
+__all__ = ["pretrain", "training_split"]

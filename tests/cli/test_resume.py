@@ -1,0 +1,202 @@
+"""``fastssl pretrain --resume``: what is not given is what the checkpoint was made with, whatever recipes say today."""
+
+from __future__ import annotations
+
+import os
+import signal
+import wave
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from fastssl.cli import app
+from fastssl.methods import Word2Vec
+from fastssl.train import load_checkpoint, recipe
+from tests.support.language import corpus
+
+runner = CliRunner()
+# Of an uninterrupted run and its first part alike: the same learning rate in both.
+STEADY = ["--schedule", "constant", "--warmup-epochs", "0", "--seed", "7", "--precision", "32-true"]
+IMAGES = ["--batch-size", "16", "--size", "12", "--width", "4", "--lr", "0.003", *STEADY]
+TEXTS = ["--network", "transformer", "--tokenizer", "bpe", "--vocabulary", "300", "--held-out", "0.2", "--width", "16"]
+TEXTS += ["--depth", "1", "--heads", "2", "--length", "32", "--batch-size", "16", *STEADY]
+SOUNDS = ["--batch-size", "2", "--set", "window=2000", "--width", "4", "--depth", "3", *STEADY]
+
+
+def call(*arguments: object, code: int = 0) -> str:
+    result = runner.invoke(app, ["pretrain", *map(str, arguments)])
+    assert result.exit_code == code or (code and result.exception), result.output + str(result.exception)
+    return result.output if code == 0 else str(result.exception)
+
+
+def same(one: Path, two: Path) -> bool:
+    a, b = load_checkpoint(one)[0], load_checkpoint(two)[0]
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.fixture
+def other_recipes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Doubles all numbers of all recipes."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: changed(one) for key, one in value.items()}
+        if isinstance(value, list):
+            return [changed(one) for one in value]
+        return value if isinstance(value, (bool, str)) else value * 2
+
+    def change() -> None:
+        given = recipe.__globals__
+        read = given["_read"]
+        monkeypatch.setitem(given, "_read", lambda name: changed(read(name)))
+
+    return change
+
+
+def pictures(folder: Path) -> Path:
+    images = np.random.default_rng(0).integers(0, 256, (40, 12, 12, 3), dtype=np.uint8)
+    np.save(folder / "pictures.npy", images)
+    return folder / "pictures.npy"
+
+
+def speech(folder: Path) -> Path:
+    draws = np.random.default_rng(0)
+    for k in range(6):
+        with wave.open(str(folder / f"{k}.wav"), "wb") as file:
+            file.setparams((1, 2, 8000, 0, "NONE", ""))
+            file.writeframes(draws.integers(-3000, 3000, 4000).astype("<i2").tobytes())
+    return folder
+
+
+def texts(folder: Path) -> Path:
+    given = corpus(30)
+    (folder / "texts.txt").write_text("\n\n".join(given.text(k) for k in range(len(given))))
+    return folder / "texts.txt"
+
+
+@pytest.mark.parametrize(
+    ("method", "data", "options"),
+    [
+        ("simclr", pictures, [*IMAGES, "--temperature", "0.3", "--no-spatial"]),
+        ("vicreg", pictures, [*IMAGES, "--encoder", "vit", "--channels", "1", "--accumulate", "2"]),
+        ("rbm", pictures, ["--batch-size", "16", "--size", "6", "--set", "persistent=4", *STEADY, "--width", "8"]),
+        ("gpt", texts, TEXTS),
+        ("wavenet", speech, SOUNDS),
+    ],
+)
+def test_options_left_out_are_those_of_the_run(
+    method: str,
+    data: Callable[[Path], Path],
+    options: list[str],
+    tmp_path: Path,
+    other_recipes: Callable[[], None],
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    first = [method, *options, "--data", data(folder)]
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    call(*first, "--epochs", "2", "--out", whole)
+    call(*first, "--epochs", "1", "--out", parts)
+    rate = recipe(method, 0).options["lr"]
+    other_recipes()
+    assert recipe(method, 0).options["lr"] == 2 * rate
+    said = call(method, "--out", parts, "--epochs", "2", "--resume")
+    assert f"recipe of {parts}" in said and same(whole, parts)
+    call(method, "--out", parts, "--resume")  # all of its epochs, not those of a recipe
+    call(*first, "--epochs", "2", "--out", parts, "--resume")  # the same command as before
+    assert same(whole, parts) and load_checkpoint(parts)[1]["options"]["epochs"] == 2
+
+
+def test_words(tmp_path: Path) -> None:
+    file, out = texts(tmp_path), tmp_path / "run"
+    options: dict[str, Any] = {"dim": 12, "min_count": 2, "epochs": 3, "seed": 3, "lr": 0.05}
+    wanted = Word2Vec(**options).fit(file)
+
+    def stop(progress: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        Word2Vec(**options).fit(file, out=out, on_step=stop)
+    assert load_checkpoint(out)[1]["epoch"] < 3
+    call("word2vec", "--out", out, "--resume")
+    vectors = load_checkpoint(out)[0]["inputs"]
+    assert torch.equal(vectors, wanted.vectors)
+    message = call("word2vec", "--out", out, "--resume", "--set", "dim=13", code=2)
+    assert message == "dim: the checkpoint was made with 12, got 13; resume with the same"
+
+
+def test_by_name_in_python(tmp_path: Path, other_recipes: Callable[[], None]) -> None:
+    from fastssl.train import Pretraining, pretrain
+
+    data = pictures(tmp_path)
+
+    def run(out: str, **more: Any) -> Any:
+        settings = Pretraining(epochs=2, batch_size=16, seed=5)
+        given = {"size": 12, "encoder": "vit", "method_options": {"momentum": 0.9}}
+        return pretrain("moco", data, settings, out=tmp_path / out, **given, **more)
+
+    def stop(progress: Any) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    run("whole")
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", on_step=stop)
+    other_recipes()
+    pretrain("moco", data, out=tmp_path / "parts", resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    for given, message in (
+        ({"size": 16}, "size: the checkpoint was made with 12, got 16"),
+        ({"encoder": "resnet"}, "name: the checkpoint was made with 'vit', got 'resnet'"),
+        ({"channels": 1}, "channels: the checkpoint was made with 3, got 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            pretrain("moco", data, out=tmp_path / "parts", resume=True, **given)
+
+
+def test_options_that_contradict_the_checkpoint_name_both_values(tmp_path: Path) -> None:
+    images, language = tmp_path / "images", tmp_path / "language"
+    call("simclr", *IMAGES, "--data", pictures(tmp_path), "--epochs", "1", "--out", images)
+    call("gpt", *TEXTS, "--data", texts(tmp_path), "--epochs", "1", "--out", language)
+    for method, out, option, before, now in (
+        ("simclr", images, "--lr", 0.003, 0.5),
+        ("simclr", images, "--batch-size", 16, 8),
+        ("simclr", images, "--seed", 7, 0),
+        ("simclr", images, "--accumulate", 1, 2),
+        ("simclr", images, "--precision", "'32-true'", "bf16-mixed"),
+        ("simclr", images, "--optimizer", "'adamw'", "sgd"),
+        ("simclr", images, "--width", 4, 8),
+        ("simclr", images, "--encoder", "'resnet'", "vit"),
+        ("simclr", images, "--channels", 3, 1),
+        ("simclr", images, "--size", 12, 32),
+        ("simclr", images, "--minutes", None, 3.0),
+        ("simclr", images, "--data", "pictures of 40 items", "digits"),
+        ("byol", images, "--dry-run", "'simclr'", "byol"),
+        ("gpt", language, "--depth", 1, 3),
+        ("gpt", language, "--network", "'transformer'", "gpt2"),
+        ("gpt", language, "--held-out", "tokens [0, ", 0.5),
+        ("gpt", language, "--vocabulary", "300 tokens", 299),
+    ):
+        given = [option] if option == "--dry-run" else [option, now]
+        message = call(method, "--out", out, *given, "--resume", code=2)
+        assert str(before) in message and (str(now) in message or option == "--held-out"), message
+    message = call("simclr", "--out", images, "--recipe", "paper", "--resume", code=2)
+    assert message == "size: the checkpoint was made with 12, got 224; resume with the same"
+    message = call("simclr", "--out", images, "--recipe", "paper", "--size", "12", "--resume", code=2)
+    assert "{'spatial': True, 'temperature': 0.1}, got {'spatial': False, " in message
+    for more in (["--workers", "1"], ["--on-error", "skip"], ["--strategy", "ddp"]):
+        call("simclr", "--out", images, "--resume", *more)
+
+
+def test_the_length_of_a_run_by_minutes_is_kept(tmp_path: Path) -> None:
+    call("simclr", *IMAGES, "--data", pictures(tmp_path), "--minutes", "0.01", "--out", tmp_path)
+    epochs = load_checkpoint(tmp_path)[1]["epochs"]
+    call("simclr", "--out", tmp_path, "--resume")
+    assert load_checkpoint(tmp_path)[1]["epochs"] == epochs
+    message = call("simclr", "--out", tmp_path, "--resume", "--epochs", "50", code=2)
+    assert message == "minutes: the checkpoint was made with 0.01, got None; resume with the same"
