@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -14,6 +14,7 @@ from fastssl.data.source import Item, Reduction, Source, check_index, checked_la
 from fastssl.data.storage import content
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
+LONGEST = 16 * 2**20  # bytes of a document: a tokenizer takes up to 200 times as much memory
 READ_ON = "or read on with U+FFFD in place of such bytes (#errors=replace)"
 
 
@@ -88,8 +89,19 @@ class CorpusError(ValueError):
     """A document that cannot be read: bytes that are no UTF-8, a line that is no JSON, a missing key."""
 
 
+def check_size(size: int, place: Callable[[], str], remedy: str) -> None:
+    """Checks that a document is not longer than a tokenizer can take.
+
+    Raises:
+        CorpusError: it is; the error names its ``place``.
+    """
+    if size > LONGEST:
+        raise CorpusError(f"{place()}: expected documents of at most {LONGEST:,} bytes, got one of {size:,}; {remedy}")
+
+
 class Corpus(Source):
-    """An indexed collection of documents. Nothing but an index is kept in memory of texts that are read from files.
+    """An indexed collection of documents, of at most 16 MiB each. Nothing but an index is kept in memory of texts that
+    are read from files.
 
     Args:
         texts: one string per document: a list, or any picklable sequence that reads its texts when they are asked for.
@@ -150,16 +162,18 @@ class Corpus(Source):
 
         Raises:
             IndexError: no such document.
-            CorpusError: an unreadable document.
+            CorpusError: an unreadable document, or one of more than 16 MiB.
         """
-        return self.texts[check_index(index, len(self))]
+        text = self.texts[check_index(index, len(self))]
+        check_size(len(text), lambda: f"{self.name}, {self.name_of(index)}", "divide its text")  # of files: before
+        return text
 
     def document(self, index: int) -> list[str]:
         """The sentences of document ``index`` (:func:`fastssl.data.sentences`); an empty document has none.
 
         Raises:
             IndexError: no such document.
-            CorpusError: an unreadable document.
+            CorpusError: an unreadable document, or one of more than 16 MiB.
         """
         return sentences(self.text(index))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import cached_property, partial
@@ -21,6 +22,7 @@ from fastssl.data.corpus import (
     CorpusError,
     Numbered,
     _Strings,
+    check_size,
     known_encoding,
     known_errors,
     undecodable,
@@ -87,6 +89,7 @@ class FileTexts(_Strings):
     def _read(self, index: int) -> str:
         number, begin, end = (int(array[index]) for array in (self.numbers, self.begins, self.ends))
         file = self.files[number]
+        check_size(end - begin, lambda: self.place(index), self._shorter(file.place))
         raw = file.read(begin, end - begin)
         if len(raw) != end - begin:
             raise CorpusError(
@@ -98,6 +101,12 @@ class FileTexts(_Strings):
             start = file.read(0, 2) if begin else raw
             why = undecodable(error, self.encoding, start, begin, named=start[:2] not in UTF16)  # whose lines differ
             raise CorpusError(f"{file.place}: {why}, {READ_ON}") from error
+
+    @staticmethod
+    def _shorter(file: str) -> str:
+        if ending(file) == ".jsonl":
+            return "divide its text"
+        return f"say what separates them (#separator=line or blank-line); a file of one line is text8:{file}"
 
     def _object(self, line: str, index: int) -> dict[str, Any]:
         try:
@@ -112,7 +121,7 @@ class FileTexts(_Strings):
         found = self._object(line, index)
         value = found.get(str(self.key))
         if not isinstance(value, str):
-            got = repr(value) if self.key in found else f"the keys {', '.join(found)}"
+            got = reprlib.repr(value) if self.key in found else f"the keys {', '.join(found)}"
             raise CorpusError(f"{self.place(index)}: expected a string under the key {self.key!r}, got {got}")
         if self.errors == "replace":
             return value.encode("utf-8", "replace").decode()
@@ -169,7 +178,8 @@ def text_corpus(
     errors: str = "strict",
     name: str | None = None,
 ) -> Corpus:
-    """A corpus of text files; only an index of the documents, and their labels, are kept in memory.
+    """A corpus of text files; only an index of the documents, and their labels, are kept in memory. A document of more
+    than 16 MiB raises :class:`CorpusError` when it is read.
 
     Args:
         place: path or URL of a ``.txt`` file, a ``.jsonl`` file (one JSON object per line, one document each), or a

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+import fastssl.data.corpus
 from fastssl.cli import app
 from fastssl.data import AudioError, CorpusError, ImageError, Loader, TokenFile, open_splits
 from fastssl.data import open as open_source
@@ -186,3 +187,23 @@ def test_wrong_options_are_named_before_training(options: tuple[object, ...], ma
 def test_a_dry_run_that_diverges_names_no_file() -> None:
     with pytest.raises(RuntimeError, match=r"the loss is nan at step \d+, items \[.*\]\.\.\.$"):
         run("pretrain", "simclr", "--data", "digits", "--width", 4, "--lr", 1e30, "--dry-run")
+
+
+@pytest.mark.parametrize(("method", "kind"), [("gpt", ""), ("gpt", "text:"), ("word2vec", "text:")])
+def test_commands_name_or_leave_out_a_document_that_is_too_long(
+    method: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastssl.data.corpus, "LONGEST", 1000)
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text("".join('{"text": "%s"}\n' % ("some words of it. " * n) for n in (9, 90, 9, 9)))
+    data = f"{kind}{lines}"
+    given = ["pretrain", method, "--data", data, "--epochs", "1", "--out", str(tmp_path / "run")]
+    given += ["--network", "transformer", "--width", "8", "--depth", "1", "--length", "16"] * (method == "gpt")
+    assert "1 of 4 cannot be read" in CliRunner().invoke(app, ["data", data]).output
+    for command in (given, ["tokenize", data, str(tmp_path / "x.tok"), "--tokenizer", "bytes"]):
+        error = CliRunner().invoke(app, command).exception
+        place = "lines.jsonl: line 2" if kind else "lines, document 1"
+        assert f"{place}: expected documents of at most 1,000 bytes" in str(error)
+    assert not list(tmp_path.glob("x.tok*"))
+    result = CliRunner().invoke(app, [*given, "--on-error", "skip"])
+    assert result.exit_code == 0 and "checkpoint" in result.output, result.output

@@ -7,6 +7,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +25,9 @@ from fastssl.data import (
     tokenize_corpus,
     wikitext,
 )
+from fastssl.data import open as open_source
 from fastssl.data.corpus import join
+from fastssl.data.storage import LocalFile
 from fastssl.data.text_files import text8
 
 DOCUMENTS = ["One sentence. Another one.", "Größe, naïve, 日本語。", "Mr. Polk spoke.\nA second line."]
@@ -173,6 +176,41 @@ def test_what_is_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.txt").write_text("one\n")
     with pytest.raises(CorpusError, match="the file has changed"):
         corpus.text(1)
+
+
+def test_documents_that_are_too_long_are_named_before_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fastssl.data.corpus, "LONGEST", 100)
+    asked: list[int] = []
+    read = LocalFile.read
+
+    def recorded(file: Any, begin: int, size: int) -> bytes:
+        asked.append(size)
+        return read(file, begin, size)
+
+    one, lines = tmp_path / "one.txt", tmp_path / "lines.jsonl"
+    one.write_text("a few words " * 12_000)
+    short, longest, long = ('{"text": "%s"}\n' % ("ab" * size) for size in (3, 44, 45))
+    lines.write_text(short + long + longest)
+    corpora = open_source(one), open_source(f"text:{lines}")
+    monkeypatch.setattr(LocalFile, "read", recorded)
+    with pytest.raises(CorpusError, match=rf"line 1: .* at most 100 bytes, got one of 144,000; .* text8:{one}$"):
+        corpora[0].text(0)
+    with pytest.raises(CorpusError, match="lines.jsonl: line 2: .* at most 100 bytes, got one of 102; divide its text"):
+        corpora[1].text(1)
+    assert [corpora[1].text(k) for k in (0, 2)] == ["ab" * 3, "ab" * 44]
+    assert max(asked) <= 100 or all(size == text_files._BLOCK for size in asked if size > 100)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.txt").write_text("A line of words.\n" * 20)
+    with pytest.raises(CorpusError, match="got one of 340; say what separates them"):
+        text_corpus(folder).text(0)
+    assert list(text_corpus(folder, separator="line").documents()) == [["A line of words."]] * 20
+    with pytest.raises(CorpusError, match="corpus, document 1: .* got one of 101; divide its text"):
+        Corpus(["a" * 100, "a" * 101]).document(1)
+    monkeypatch.setattr(fastssl.data.corpus, "LONGEST", 100_000)
+    assert "".join(map(text8(one).text, range(len(text8(one))))) == "a few words " * 12_000
 
 
 def test_what_is_empty_or_wrong(tmp_path: Path) -> None:
