@@ -40,23 +40,35 @@ def evaluate_dense(
     head: str | None,
     steps: int | None,
     size: int | None,
+    predictions: Path | None = None,
 ) -> dict[str, Any]:
-    """The table of a protocol; results and predictions are kept in the run's folder, from where an interrupted
-    evaluation goes on.
+    """The table of a protocol; results and pictures are kept in the run's folder, from where an interrupted
+    evaluation goes on. Detections of the pretrained encoder and the first seed are written to ``predictions``.
 
     Raises:
         ValueError: options of another protocol, unknown data, or a network without feature maps.
     """
     import torch
 
+    from fastssl.bench.run import write_atomically
     from fastssl.data import open_splits
-    from fastssl.evaluate import DenseTuning, Detection, Segmentation, compare_dense, starts_of, supervised_encoder
+    from fastssl.evaluate import (
+        CocoResults,
+        DenseTuning,
+        Detection,
+        Segmentation,
+        compare_dense,
+        starts_of,
+        supervised_encoder,
+    )
     from fastssl.evaluate.dense_protocol import Results, key_of, settings_of
     from fastssl.evaluate.features import progress_bars
     from fastssl.evaluate.report import random_encoder
     from fastssl.report.dense import Pictures, write_dense_report
     from fastssl.train import load_encoder
 
+    if predictions is not None and predictions.is_dir():
+        raise ValueError(f"predictions: expected a file, {str(predictions)!r} is a folder")
     encoder, state = load_encoder(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)
@@ -65,6 +77,7 @@ def evaluate_dense(
         raise ValueError(f"head: detection has one head, FCOS, got {head!r}")
     head = head or ("fcos" if protocol == "detection" else "linear")
     classes = splits.train.classes
+    echo(f"{splits.name}: {len(classes)} classes ({', '.join(classes[:10])}{', ...' if len(classes) > 10 else ''})")
     task: Any = Detection(classes) if protocol == "detection" else Segmentation(classes, head)
     tuning = {"steps": steps, "size": size}
     options = DenseTuning(**{name: value for name, value in tuning.items() if value is not None})  # type: ignore[arg-type]
@@ -87,9 +100,20 @@ def evaluate_dense(
     settings = settings_of(splits, options, device, head=head, labels=share, train_layers=train, weights=weights)
     stored = f"{name}-{key_of(settings)[:8]}"  # beside those of other settings, and of data of the same name
     results = Results(run / "dense" / f"{stored}.json", settings)
+    found = run / "dense" / f"{stored}.predictions.json"
+    if predictions is not None and not found.exists():
+        results.values.pop("pretrained, 0", None)  # computed again, with its detections
     if results.values:
         echo(f"{len(results.values)} results are in {results.path}")
     pictures = Pictures(run / "dense" / f"{stored}.pictures.json", protocol, classes)
+    keep: list[Any] = [pictures]
+    if predictions is not None:
+        keep.append(CocoResults(found, splits.test, len(classes)))
+
+    def kept(item: Any, predicted: Any) -> None:
+        for one in keep:
+            one(item, predicted)
+
     with progress_bars(item_progress):
         table = compare_dense(
             starts,
@@ -99,9 +123,12 @@ def evaluate_dense(
             labels=share,
             seeds=seeds or 3,
             results=results,
-            keep={"pretrained": pictures},
+            keep={"pretrained": kept},
             note=echo,
         )
+    if predictions is not None:
+        write_atomically(predictions, found.read_text(encoding="utf-8"))
+        echo(f"detections: {predictions}")
     trained = "frozen encoder" if train == "head" else "all layers trained"
     about = (
         f"{state['method']}, {head} head, {trained}, {100 * share:g} % of {len(splits.train):,} training images, "

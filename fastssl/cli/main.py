@@ -546,6 +546,10 @@ def evaluate(
     ] = None,
     only: Annotated[bool, typer.Option("--only", help="Evaluate the pretrained encoder without baselines.")] = False,
     on_error: UnreadableAsTrained = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(help="Of detection: also write the detections in the test images as JSON, COCO's results."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the table as JSON.")] = None,
 ) -> None:
     """Evaluate an encoder against a random one; frozen: also against raw pixels and a colour histogram.
@@ -586,6 +590,8 @@ def evaluate(
         if value is not None and protocol not in users and not (name == "size" and named):
             raise ValueError(f"{name}: expected the protocol {' or '.join(map(repr, users))}, got {protocol!r}")
 
+    if predictions is not None and protocol != "detection":
+        raise ValueError(f"predictions: expected the protocol 'detection', got {protocol!r}")
     if prompt and protocol != "zero-shot":
         raise ValueError(f"prompt: expected the protocol 'zero-shot', got {protocol!r}")
 
@@ -641,7 +647,7 @@ def evaluate(
 
         if readout is not None or whiten is not None:
             raise ValueError(f"readout, whiten: expected none, {protocol} is of feature maps")
-        table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, **dense)
+        table = evaluate_dense(checkpoint, data or "scenes", protocol, only=only, predictions=predictions, **dense)
     else:
         table = of_images()
     print_measures(table)
@@ -730,7 +736,7 @@ def nearest(
 
 @app.command()
 def neighbors(
-    features: Annotated[Path, typer.Argument(help="A file written by fastssl embed.")],
+    features: Annotated[Path, typer.Argument(help="A file written by fastssl embed, or features as .npy (--data).")],
     query: Annotated[
         list[str] | None,
         typer.Option(help="A name or a part of one (repeatable); or a feature file of other images."),

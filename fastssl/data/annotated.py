@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +16,9 @@ from PIL import Image
 
 from fastssl.data.bands import ImageError
 from fastssl.data.benchmarks import VOC_CLASSES
+from fastssl.data.columns import check_options
 from fastssl.data.files import FileSource
+from fastssl.data.listing import SUFFIXES
 from fastssl.data.objects import VOID, Objects, known_class, objects_of, require_images
 from fastssl.data.source import Item, Reduction, Source, Subset, digest
 
@@ -35,6 +38,8 @@ class AnnotatedFiles(FileSource):
         name: name of the data set in logs and checkpoints.
         objects: of an index: the objects of that image, read on access.
         key: hash of the annotations, a part of the fingerprint; or a function that makes it when it is asked for.
+        image_ids: ids of the images in results of COCO; None: from 1 on.
+        category_ids: ids of the classes in results of COCO, None for a class that has none; None: from 1 on.
 
     Raises:
         ImageError: (on access) an annotation that cannot be read, has a class that is not one of ``classes``, or is of
@@ -59,9 +64,13 @@ class AnnotatedFiles(FileSource):
         name: str,
         objects: Callable[[int], Objects],
         key: str | Callable[[], str] = "",
+        image_ids: Sequence[int] | None = None,
+        category_ids: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__(paths, None, classes, name, orientation=False)
         self.objects, self.key = objects, key
+        self.image_ids: Sequence[int] = range(1, len(paths) + 1) if image_ids is None else image_ids
+        self.category_ids = range(1, len(classes) + 1) if category_ids is None else category_ids
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
         item = super().read(index, reduce)
@@ -169,10 +178,45 @@ def _flag(value: Any, where: str) -> bool:
     return _FLAGS[text]
 
 
+def _names_in(paths: Sequence[Path]) -> list[str]:
+    """The classes of annotations of Pascal VOC: its 20 if there are no others, else those that are there, sorted.
+    Annotations that cannot be read are an error where they are."""
+    names = set[str]()
+    for path in paths:
+        with contextlib.suppress(OSError, ElementTree.ParseError):
+            names |= {node.findtext("name") or "" for node in ElementTree.parse(path).getroot().iter("object")}
+    return list(VOC_CLASSES) if names <= set(VOC_CLASSES) else sorted(names - {""})
+
+
+def _image_files(folder: Path, ids: Sequence[str]) -> list[Path]:
+    """The image of each id, a ``.jpg`` or of any other format.
+
+    Raises:
+        ValueError: there is none, or several.
+    """
+    paths = [folder / f"{one}.jpg" for one in ids]
+    if all(path.is_file() for path in paths):
+        return paths
+    there: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in SUFFIXES:
+            there.setdefault(path.relative_to(folder).with_suffix("").as_posix(), []).append(path)
+    for k, one in enumerate(ids):
+        found = there.get(one, [])
+        if len(found) > 1:
+            names = " and ".join(path.name for path in found)
+            raise ValueError(f"data: expected one image {one!r} in {str(folder)!r}, got {names}")
+        if not found:
+            raise ValueError(f"data: {str(paths[k])!r} is listed, and is not there, nor an image of another format")
+        paths[k] = found[0]
+    return paths
+
+
 def voc(
-    folder: str | Path, part: str = "train", task: str = "detection", classes: Sequence[str] = VOC_CLASSES
+    folder: str | Path, part: str = "train", task: str = "detection", classes: Sequence[str] | None = None
 ) -> AnnotatedFiles:
-    """Pascal VOC 2007 or 2012: a folder with ``Annotations``, ``ImageSets`` and ``JPEGImages``.
+    """Pascal VOC 2007 or 2012, or a folder like them: with ``Annotations``, ``ImageSets`` and ``JPEGImages``, of any
+    format that is decoded.
 
     Training is on ``trainval`` and testing on ``test`` if its annotations are there (2007), else on ``train`` and
     ``val``.
@@ -182,10 +226,11 @@ def voc(
         part: "train" or "test".
         task: "detection": boxes of the images of ``ImageSets/Main``; "segmentation": those of
             ``ImageSets/Segmentation`` with the classes of ``SegmentationClass``, 255 at the borders.
-        classes: names of the classes, in the order of labels; pixels of the first one are 1.
+        classes: names of the classes, in the order of labels; pixels of the first one are 1. None: the 20 of Pascal VOC
+            if the listed annotations have no others, else theirs in alphabetical order, for "detection".
 
     Raises:
-        ValueError: files that are missing, or no images.
+        ValueError: files that are missing, no images, or masks of other classes without ``classes``.
 
     Example:
         >>> from fastssl.data import voc
@@ -210,11 +255,22 @@ def voc(
     names = ("trainval", "test") if official else ("train", "val")
     name = names[part == "test"]
     ids = require_images(listed(name), f"{lists / name}.txt")
-    paths = [root / "JPEGImages" / f"{one}.jpg" for one in ids]
-    _there(paths)
+    paths = _image_files(root / "JPEGImages", ids)
     marked = [root / marks[0] / f"{one}.{marks[1]}" for one in ids]
+    if classes is None:
+        both = dict.fromkeys(one for each in names for one in listed(each))
+        classes = _names_in([root / "Annotations" / f"{one}.xml" for one in both])
+        if task == "segmentation" and classes != list(VOC_CLASSES) and len(classes) > 1:
+            raise ValueError(
+                f"data: masks have numbers, expected the names of their classes from 1 on: {', '.join(classes)} in the "
+                f"right order (voc:{root}#classes=FIRST,SECOND)"
+            )
     return AnnotatedFiles(
-        paths, list(classes), "voc", _VOC(root, ids, task, classes), key=functools.partial(_contents, task, marked)
+        paths,
+        list(classes),
+        "voc",
+        _VOC(root, ids, task, classes),
+        key=functools.partial(_contents, task, marked),
     )
 
 
@@ -369,7 +425,16 @@ def coco(
     images_in = next((f for f in folders if f.is_dir()), folders[0])
     paths = [images_in / image["file_name"] for image in images]
     _there(paths)
-    return AnnotatedFiles(paths, names, "coco", _COCO(images, listed, task), key=digest(task, raw))
+    own = {c["name"]: c["id"] for c in categories}
+    return AnnotatedFiles(
+        paths,
+        names,
+        "coco",
+        _COCO(images, listed, task),
+        key=digest(task, raw),
+        image_ids=[image["id"] for image in images],
+        category_ids=[own.get(name) for name in names],
+    )
 
 
 def _check_box(box: Any, where: str) -> None:
@@ -405,3 +470,18 @@ def _complete(stored: dict[str, Any], name: str, task: str) -> None:
 
 
 ANNOTATED: dict[str, Callable[..., AnnotatedFiles]] = {"voc": voc, "coco": coco}
+
+
+def open_annotated(
+    kind: str, root: str, given: Mapping[str, str], part: str, task: str = "detection"
+) -> AnnotatedFiles:
+    """``voc:FOLDER`` or ``coco:FOLDER``, and behind them options: ``#classes=weed,crop``.
+
+    Raises:
+        ValueError: another option, or an empty name of a class.
+    """
+    check_options(given, f"{kind}:{root}", ["classes"])
+    classes = given["classes"].split(",") if given else None
+    if classes is not None and (not all(classes) or len(set(classes)) < len(classes)):
+        raise ValueError(f"data: expected different names of classes, separated by commas, got {given['classes']!r}")
+    return ANNOTATED[kind](root, part, task, classes)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fastssl.augment.images import CHANNELS
 from fastssl.data import benchmarks, tables, text_files
-from fastssl.data.annotated import ANNOTATED
+from fastssl.data.annotated import ANNOTATED, open_annotated
 from fastssl.data.arrays import ArraySource
 from fastssl.data.columns import check_options, split_options
 from fastssl.data.corpus import Corpus
@@ -224,6 +224,8 @@ def gone(name: str) -> str | None:
 
 def _several(name: str) -> bool:
     """Whether a name lists several corpora."""
+    if _kind_and_root(name)[0] in ANNOTATED:  # whose classes are a list
+        return False
     return "," in name and not is_url(name) and not os.path.exists(os.path.expanduser(name)) and "{" not in name
 
 
@@ -278,7 +280,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     if root and kind in TEXTS:
         return TEXTS[kind](root, part)
     if root and kind in ANNOTATED:
-        return ANNOTATED[kind](root, part)
+        return open_annotated(kind, root, {}, part)
     if root and kind in benchmarks.READERS:
         return benchmarks.read(kind, root)[0 if part == "train" else 1]
     if kind == "hf" and root:
@@ -315,6 +317,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
         if kind == "pairs":
             check_options(given, name, _OF_PAIRS)
         return TEXTS[kind](root, part, **given)
+    if root and kind in ANNOTATED:
+        return open_annotated(kind, root, given, part)
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given)
@@ -327,11 +331,7 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     if ending(place) in tables.SUFFIXES and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
         return tables.open_table(place, columns=given, **how, **options)
-    if (
-        not is_url(place)
-        and not os.path.exists(place)
-        and not (root and kind in {*TEXTS, *ANNOTATED, *benchmarks.READERS})
-    ):
+    if not is_url(place) and not os.path.exists(place) and not (root and kind in {*TEXTS, *benchmarks.READERS}):
         raise FileNotFoundError(f"data: no file or folder {name!r}")
     raise ValueError(
         f"data: expected a table ({', '.join(tables.SUFFIXES)}), {NPZ}, text:PATH, pairs:PATH or hf:PATH with options "

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.data import benchmarks
-from fastssl.data.annotated import ANNOTATED
+from fastssl.data.annotated import ANNOTATED, open_annotated
 from fastssl.data.columns import split_options
 from fastssl.data.datasets import hub
 from fastssl.data.embedded import emoji
@@ -129,9 +129,9 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             _check_classes(own[0], own[1], data)
             return _judged(Splits(own[0].name, own[0], own[1]))
         if root and kind in ANNOTATED:
-            train_images = ANNOTATED[kind](root, "train", task)
-            own_classes = {"classes": train_images.classes} if kind == "coco" else {}  # ids differ from file to file
-            return _readable(Splits(kind, train_images, ANNOTATED[kind](root, "test", task, **own_classes)), data)
+            train_images = open_annotated(kind, root, given, "train", task)
+            test_images = ANNOTATED[kind](root, "test", task, train_images.classes)  # ids differ from file to file
+            return _readable(Splits(kind, train_images, test_images), data)
         if root and kind in benchmarks.READERS:
             metric = benchmarks.METRICS.get(kind, "top-1")
             return _readable(Splits(kind, *benchmarks.read(kind, root), metric), data)

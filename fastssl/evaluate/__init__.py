@@ -2,6 +2,7 @@
 
 from fastssl.evaluate.audio import evaluate_audio
 from fastssl.evaluate.audio_features import embed_audio
+from fastssl.evaluate.coco_results import CocoResults
 from fastssl.evaluate.compare_texts import compare_answers, compare_tags, compare_translation
 from fastssl.evaluate.dense import DenseTuning
 from fastssl.evaluate.dense_protocol import Start, compare_dense, starts_of
@@ -48,6 +49,7 @@ __all__ = [
     "METRICS",
     "PROMPTS",
     "PROTOCOLS",
+    "CocoResults",
     "DenseTuning",
     "Detection",
     "FeatureFile",

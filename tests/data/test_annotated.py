@@ -120,6 +120,49 @@ def test_other_classes_in_folders_of_voc(tmp_path: Path) -> None:
         voc(folder, task="segmentation", classes=["dog", "cat"]).read(0)
 
 
+def own_folder(root: Path) -> Path:
+    """Like VOC, with classes of its own, one of which only the test image has, and images of several formats."""
+    folder = voc_folder(root)
+    for name, kind, animal in (("000001", "png", "weed"), ("000002", "TIFF", "weed"), ("000003", "jpg", "crop: old")):
+        image = folder / "JPEGImages" / f"{name}.jpg"
+        Image.open(image).save(image.with_suffix(f".{kind}"))
+        if kind != "jpg":
+            image.unlink()
+        (folder / "Annotations" / f"{name}.xml").write_text(XML.replace("<name>cat<", f"<name>{animal}<"))
+    return folder
+
+
+def test_classes_and_formats_of_folders_like_voc(tmp_path: Path) -> None:
+    folder = own_folder(tmp_path)
+    splits = open_splits(f"voc:{folder}")
+    assert splits.train.classes == splits.test.classes == ["crop: old", "dog", "weed"]
+    names = [[part.classes[k] for k in part.read(0).objects.labels] for part in (splits.train, splits.test)]  # type: ignore[union-attr]
+    assert names == [["weed", "dog"], ["crop: old", "dog"]]
+    read = [splits.train.name_of(k).rpartition(".")[2] for k in range(2)]
+    assert read == ["png", "TIFF"] and all(splits.train.read(k).images for k in range(2))
+    masks = f"voc:{folder}#classes=weed,crop\\: old,dog,a,b,c,d,e"
+    with pytest.raises(ValueError, match="expected the names of their classes from 1 on: crop: old, dog, weed in the"):
+        open_splits(f"voc:{folder}", "segmentation")
+    for source in (open_splits(masks, "segmentation").test, open_splits(masks).train, fastssl.data.open(masks)):
+        assert source.classes == ["weed", "crop: old", "dog", "a", "b", "c", "d", "e"]
+    segmented = open_splits(masks, "segmentation").test.read(0).objects
+    assert segmented is not None and np.unique(segmented.segmentation).tolist() == [0, 8, 255]  # type: ignore[arg-type]
+    for wrong, message in (
+        ("#classes=weed,,dog", "expected different names of classes, separated by commas, got 'weed,,dog'"),
+        ("#classes=weed,weed", "expected different names"),
+        ("#names=weed", "expected options classes of voc:.*, got 'names'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            open_splits(f"voc:{folder}{wrong}")
+    picture(folder / "JPEGImages" / "000001.bmp")
+    with pytest.raises(ValueError, match=r"expected one image '000001' in .*, got 000001.bmp and 000001.png"):
+        voc(folder)
+    for kind in ("bmp", "png"):
+        (folder / "JPEGImages" / f"000001.{kind}").unlink()
+    with pytest.raises(ValueError, match=r"000001.jpg' is listed, and is not there, nor an image of another format"):
+        voc(folder)
+
+
 @pytest.mark.parametrize(
     ("place", "content"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
+from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
 from fastssl.cli import app
-from fastssl.data import Item, Splits, scenes
+from fastssl.data import Detections, Item, Splits, open_splits, scenes
 from fastssl.data.objects import objects_of
-from fastssl.evaluate import DenseTuning, Detection, Segmentation, Start, compare_dense, starts_of
+from fastssl.evaluate import (
+    CocoResults,
+    DenseTuning,
+    Detection,
+    Segmentation,
+    Start,
+    coco_ap,
+    compare_dense,
+    starts_of,
+)
 from fastssl.evaluate.dense import DenseExamples, DenseModel, FrozenFeatures, View, evaluate_dense, train_dense
 from fastssl.evaluate.dense_protocol import Results, labelled
 from fastssl.evaluate.detection import view_of_boxes
@@ -24,7 +35,7 @@ from fastssl.evaluate.resuming import Resumption
 from fastssl.models import Encoder, HypercolumnHead, build_encoder, feature_maps
 from fastssl.models.detector import FCOSHead, assign, sigmoid_focal
 from fastssl.train import Pretraining, pretrain
-from tests.data.test_annotated import voc_folder
+from tests.data.test_annotated import own_folder, voc_folder
 
 SMALL = {"name": "resnet", "size": 16, "width": 4}
 
@@ -261,3 +272,86 @@ def test_the_commands(tmp_path: Path) -> None:
         plain = ["evaluate", str(run), "--data", f"voc:{folder}", *wrong]
         result = runner.invoke(app, plain)
         assert result.exit_code != 0 and message in result.output + str(result.exception), result.output
+
+
+def test_detections_are_written_as_results_of_coco(tmp_path: Path) -> None:
+    """On a folder like COCO with ids of its own, and on one like VOC with classes of its own."""
+    run, root = tmp_path / "run", tmp_path / "coco"
+    images = np.random.default_rng(0).integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    pretrain("simclr", tmp_path / "images.npy", Pretraining(epochs=1, batch_size=16), out=run, encoder=SMALL)
+    categories = [{"id": 7, "name": "weed"}, {"id": 3, "name": "crop"}]
+    for part, first in (("train", 10), ("val", 50)):
+        listed, boxes = [], []
+        for k in range(4):
+            name = f"{part}-{k}.png"
+            (root / f"{part}2017").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images[k].repeat(2, 0).repeat(3, 1)).save(root / f"{part}2017" / name)
+            listed.append({"id": first + 3 * k, "file_name": name, "height": 32, "width": 48})
+            own = {"image_id": first + 3 * k, "category_id": (7, 3)[k % 2], "bbox": [4, 6, 20, 14], "area": 280}
+            boxes.append({"id": k + 1, **own, "iscrowd": 0})
+        (root / "annotations").mkdir(exist_ok=True)
+        whole = {"images": listed, "annotations": boxes, "categories": categories}
+        (root / "annotations" / f"instances_{part}2017.json").write_text(json.dumps(whole))
+    runner, file, table = CliRunner(), tmp_path / "made" / "found.json", tmp_path / "table.json"
+    base = ["evaluate", str(run), "--protocol", "detection", "--steps", "30", "--seeds", "1", "--only"]
+
+    def call(*more: object) -> str:
+        result = runner.invoke(app, [*base, *map(str, more)])
+        return result.output if result.exit_code == 0 else str(result.exception)
+
+    given = ["--data", f"coco:{root}", "--out", table]
+    assert "detections: " not in call(*given)
+    assert f"detections: {file}" in call(*given, "--predictions", file)  # results that were there without detections
+    found = json.loads(file.read_text())
+    assert list(found[0]) == ["image_id", "category_id", "bbox", "score"] and list(file.parent.iterdir()) == [file]
+    assert {one["image_id"] for one in found} <= {50, 53, 56, 59} and {one["category_id"] for one in found} <= {3, 7}
+    boxes = np.array([one["bbox"] for one in found])
+    assert (boxes[:, :2] >= -1e-3).all() and (boxes[:, :2] + boxes[:, 2:] <= [48 + 1e-3, 32 + 1e-3]).all()
+    # The oracle: the measures of the boxes in the file are those of the table.
+    wanted = json.loads(table.read_text())["COCO AP"]["pretrained"]
+    truth = open_splits(f"coco:{root}").test
+    read = []
+    for k in range(4):
+        mine = [one for one in found if one["image_id"] == 50 + 3 * k]
+        corners = np.array([one["bbox"] for one in mine], np.float64).reshape(-1, 4)
+        corners[:, 2:] += corners[:, :2]
+        labels = np.array([[3, 7].index(one["category_id"]) for one in mine], np.int64)  # in the order of ids
+        read.append(Detections(corners, np.array([one["score"] for one in mine]), labels))
+    objects = [item.objects for item in truth.items(range(4))]
+    assert coco_ap(read, objects, 2)["AP"] == pytest.approx(wanted, abs=1e-3)  # type: ignore[arg-type]
+    before, again = file.read_text(), tmp_path / "again.json"
+    assert "1 results are in" in call(*given, "--predictions", again) and again.read_text() == before
+
+    folder, file = own_folder(tmp_path / "fields"), tmp_path / "fields.json"
+    assert "3 classes (crop: old, dog, weed)" in call("--data", f"voc:{folder}", "--predictions", file)
+    assert {one["image_id"] for one in json.loads(file.read_text())} == {1}
+    assert {one["category_id"] for one in json.loads(file.read_text())} <= {1, 2, 3}
+    assert "is a folder" in call(*given, "--predictions", tmp_path)
+    wrong = runner.invoke(app, [*base[:2], "--predictions", str(file), "--data", "digits"]).exception
+    assert str(wrong) == "predictions: expected the protocol 'detection', got 'frozen'"
+
+
+def test_results_of_coco_are_read_by_its_tools(tmp_path: Path) -> None:
+    tools = next(
+        (t for t in ("pycocotools.coco", "faster_coco_eval") if importlib.util.find_spec(t.split(".")[0])), None
+    )
+    if tools is None:
+        pytest.skip("neither pycocotools nor faster-coco-eval is installed")
+    test, path = scenes(3, "test", size=32), tmp_path / "found.json"
+    write = CocoResults(path, test, len(test.classes))
+    names = [test.name_of(k) for k in range(3)]
+    for k in range(3):
+        assert not path.exists()
+        write(test.read(k), Detections(np.array([[1, 2, 11, 7.5]]), np.array([0.5]), np.array([k])))
+    whole = {
+        "images": [{"id": k + 1, "file_name": names[k]} for k in range(3)],
+        "annotations": [],
+        "info": {},
+        "licenses": [],
+    }
+    whole["categories"] = [{"id": k + 1, "name": name} for k, name in enumerate(test.classes)]
+    (tmp_path / "truth.json").write_text(json.dumps(whole))
+    read = importlib.import_module(tools).COCO(str(tmp_path / "truth.json")).loadRes(str(path))
+    own = [read.anns[k + 1] for k in range(3)]
+    assert [(a["image_id"], a["category_id"], a["area"]) for a in own] == [(k + 1, k + 1, 55.0) for k in range(3)]
