@@ -37,7 +37,7 @@ def draw_neighbors(
 
     import fastssl.functional as F
     from fastssl.evaluate import read_features
-    from fastssl.evaluate.feature_files import FORMATS
+    from fastssl.evaluate.feature_files import READABLE
     from fastssl.evaluate.features import centred
 
     if out.suffix not in (".png", ".html"):
@@ -48,7 +48,7 @@ def draw_neighbors(
     gallery = read_features(features)
     if len(gallery.features) < 2:
         raise ValueError(f"features: expected at least two rows, {str(features)!r} has {len(gallery.features)}")
-    other = len(queries) == 1 and Path(queries[0]).suffix in FORMATS and Path(queries[0]).is_file()
+    other = len(queries) == 1 and Path(queries[0]).suffix in READABLE and Path(queries[0]).is_file()
     asked = read_features(queries[0]) if other else gallery
     if asked.features.shape[1] != gallery.features.shape[1]:
         raise ValueError(
@@ -66,7 +66,12 @@ def draw_neighbors(
     keys, wanted = centred(gallery.features, mean), centred(asked.features[torch.from_numpy(rows)], mean)
     more = 0 if other else 1  # the nearest neighbour of a query is itself
     cosine, nearest = F.nearest(wanted, keys, min(k + more, len(keys)), metric="dot")
-    source, from_source = _source_of(gallery, data), _source_of(asked, None if other else data)
+    source = _source_of(gallery, data, f"{str(features)!r} does not record where its images are (--data)")
+    from_source = source
+    if other:
+        from_source = _source_of(
+            asked, None, f"{queries[0]!r} does not record where its images are (fastssl embed does)"
+        )
     lines = []
     for row, values, order in zip(rows.tolist(), cosine.tolist(), nearest.tolist()):
         line = [Shown(_picture(asked, row, from_source), asked.names[row], _class(asked, row, from_source))]
@@ -100,13 +105,19 @@ def _rows(features: FeatureFile, queries: list[str], count: int, seed: int) -> n
     return np.array(found)
 
 
-def _source_of(features: FeatureFile, data: str | None) -> Source:
+def _source_of(features: FeatureFile, data: str | None, unknown: str) -> Source:
     from fastssl.data import open as open_source
 
     where = data or features.source
     if where is None:
-        raise ValueError("data: the feature file does not record where its images are (--data)")
-    return open_source(where, part=features.part)
+        raise ValueError(f"data: {unknown}")
+    source = open_source(where, part=features.part)
+    if not features.named and len(source) != len(features.features):
+        raise ValueError(
+            f"data: expected as many images as there are features without names, {len(features.features)}, "
+            f"{source.name} has {len(source)}"
+        )
+    return source
 
 
 def _picture(features: FeatureFile, row: int, source: Source) -> Any:
@@ -115,7 +126,7 @@ def _picture(features: FeatureFile, row: int, source: Source) -> Any:
     from fastssl.augment.images import to_show
 
     name = features.names[row]
-    index = row if row < len(source) and source.name_of(row) == name else None
+    index = row if not features.named or (row < len(source) and source.name_of(row) == name) else None
     if index is None:  # rows of images that could not be read are missing
         index = next((k for k in range(len(source)) if source.name_of(k) == name), None)
     if index is None:

@@ -9,11 +9,20 @@ import numpy as np
 from torch import Tensor
 
 from fastssl.augment.images import CHANNELS
+from fastssl.data.bands import ImageError
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.storage import state_of
 
 _FINGERPRINTED = 1024  # images whose pixels are hashed
+
+
+def _pixels(images: Any, name: str) -> np.ndarray:
+    """:func:`as_pixels` of images of which none can be left out, because all are converted at once."""
+    try:
+        return as_pixels(images, name)
+    except ImageError as error:
+        raise ValueError(f"{error}; images are uint8, integers from 0 to 65,535, or floats from 0 to 1") from error
 
 
 class ArraySource(Source):
@@ -61,10 +70,10 @@ class ArraySource(Source):
                     "images: expected [N, H, W, C], [N, C, H, W], [N, H, W] or [N, K, H, W, C], got shape "
                     f"{tuple(images.shape)}"
                 )
-            pixels = as_pixels(images, "images")
+            pixels = _pixels(images, "images")
             self.images: Any = pixels if pixels.ndim == 5 else pixels[:, None]
         else:
-            self.images = [as_pixels(image, f"images[{k}]") for k, image in enumerate(images)]
+            self.images = [_pixels(image, f"images[{k}]") for k, image in enumerate(images)]
         count = len(self.images)
         if not count:
             raise ValueError("images: expected at least one image, got none")

@@ -18,6 +18,7 @@ from fastssl.data import Source
 from fastssl.data.source import digest
 
 FORMATS = (".npz", ".safetensors", ".parquet")
+READABLE = (*FORMATS, ".npy")
 _ABOUT = "fastssl"  # key of the metadata in files of other libraries
 _UTF8 = ("utf-8", "surrogateescape")  # names of files may be other bytes, which are kept
 
@@ -33,6 +34,7 @@ class FeatureFile:
         source: argument with which :func:`fastssl.data.open` opens the images again, or None.
         part: split of the source, "train" or "test".
         encoder: digest of the network's weights and the readout; None: not recorded.
+        named: False: the names are the numbers of the rows, as the file has none.
 
     Example:
         >>> import torch
@@ -47,6 +49,7 @@ class FeatureFile:
     source: str | None
     part: str = "train"
     encoder: str | None = None
+    named: bool = True
 
 
 def encoder_digest(network: nn.Module, readout: str = "pooled") -> str:
@@ -120,11 +123,12 @@ def read_features(path: str | Path) -> FeatureFile:
     """Reads a feature file.
 
     Args:
-        path: a file written by ``fastssl embed``.
+        path: a file written by ``fastssl embed``; or of features alone, whose names are "0", "1", ...: a ``.npz`` with
+            an array "features" (and "labels") or a ``.npy``, of floats [N, C].
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a feature file.
+        ValueError: not a feature file, or features that are no floats [N, C].
 
     Example:
         >>> import numpy as np, tempfile
@@ -139,6 +143,8 @@ def read_features(path: str | Path) -> FeatureFile:
     if not path.is_file():
         raise FileNotFoundError(f"features: no file {str(path)!r}")
     try:
+        if path.suffix == ".npy":
+            return _of_arrays(np.load(path, mmap_mode="c", allow_pickle=False), None, None, {})
         if path.suffix == ".npz":
             return _read_npz(path)
         if path.suffix == ".safetensors":
@@ -149,7 +155,7 @@ def read_features(path: str | Path) -> FeatureFile:
         raise
     except Exception as error:  # of four libraries that read damaged files
         raise ValueError(f"features: {str(path)!r} is no feature file ({error})") from error
-    raise ValueError(f"features: expected a file with suffix {', '.join(FORMATS)}, got {str(path)!r}")
+    raise ValueError(f"features: expected a file with suffix {', '.join(READABLE)}, got {str(path)!r}")
 
 
 def _npy_header(file: IO[bytes], dtype: np.dtype, shape: tuple[int, ...]) -> None:
@@ -188,20 +194,48 @@ def _chunks(names: Iterable[str], count: int = 4096) -> Iterator[list[str]]:
         yield some
 
 
+def _of_arrays(features: np.ndarray, names: Any, labels: Any, about: dict[str, str]) -> FeatureFile:
+    """Features with their names; None: the numbers of the rows.
+
+    Raises:
+        ValueError: features that are no floats [N, C], or another number of names or labels.
+    """
+    if features.ndim != 2 or features.dtype.kind != "f":
+        raise ValueError(f"expected features as floats [N, C], got {features.dtype} of shape {list(features.shape)}")
+    for what, given in (("names", names), ("labels", labels)):
+        if given is not None and len(given) != len(features):
+            raise ValueError(f"expected {len(features)} {what}, one per row of features, got {len(given)}")
+    rows = [str(k) for k in range(len(features))] if names is None else names
+    own = torch.from_numpy(features.astype(np.float32, copy=False))
+    return FeatureFile(own, rows, labels, *_described(about), named=names is not None)
+
+
 def _read_npz(path: Path) -> FeatureFile:
     with np.load(path, allow_pickle=False) as archive:
+        if "features" not in archive.files:
+            raise ValueError(f"expected an array 'features', got {', '.join(archive.files)}")
         labels = archive["labels"] if "labels" in archive.files else None
         about = json.loads(str(archive["about"])) if "about" in archive.files else {}
-        names = archive["names"].tolist()
-    with zipfile.ZipFile(path) as archive, path.open("rb") as file:  # numpy does not memory-map members of a zip
+        names = list(map(str, archive["names"].tolist())) if "names" in archive.files else None
+        features = _mapped(path)
+        return _of_arrays(archive["features"] if features is None else features, names, labels, about)
+
+
+def _mapped(path: Path) -> np.ndarray | None:
+    """The array "features" of a ``.npz`` file, memory-mapped, which numpy does not do with members of a zip; None: it
+    is compressed, or not in the order of rows."""
+    with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         entry = archive.getinfo("features.npy")
+        if entry.compress_type != zipfile.ZIP_STORED:
+            return None
         file.seek(entry.header_offset + 26)
         name_length, extra = struct.unpack("<HH", file.read(4))
         file.seek(entry.header_offset + 30 + name_length + extra)
-        np.lib.format.read_magic(file)
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        mapped = np.memmap(path, dtype, "c", file.tell(), shape) if shape[0] else np.zeros(shape, dtype)
-    return FeatureFile(torch.from_numpy(mapped), names, labels, *_described(about))
+        read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, by_columns, dtype = read[np.lib.format.read_magic(file)](file)
+        if by_columns or not all(shape):
+            return None
+        return np.memmap(path, dtype, "c", file.tell(), shape)
 
 
 def _write_safetensors(

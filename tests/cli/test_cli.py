@@ -387,6 +387,16 @@ def test_unreadable_items_say_what_to_do(
         cli.main()
     text = capsys.readouterr().out.strip()
     assert "0.png: cannot be read" in text and text.endswith("--on-error skip leaves such items out and counts them")
+    values = np.zeros((4, 8, 8, 3), np.int16)
+    values[2, 0, 0, 0] = -3
+    np.savez(tmp_path / "values.npz", x=values)
+    data = str(tmp_path / "values.npz") + "#images=x"
+    monkeypatch.setattr("sys.argv", ["fastssl", "pretrain", "simclr", "--data", data, "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit):
+        cli.main()
+    text = capsys.readouterr().out.strip()
+    assert "got -3 to 0; images are uint8, integers from 0 to 65,535, or floats from 0 to 1" in text
+    assert "--on-error" not in text  # the array is read as a whole
     monkeypatch.setattr("sys.argv", ["fastssl", "augment-preview", str(tmp_path / "images")])
     with pytest.raises(SystemExit):
         cli.main()

@@ -323,6 +323,54 @@ def test_neighbors_are_drawn(suffix: str, run: Path, tmp_path: Path) -> None:
     assert "3 queries" in _run(*command, "--query", str(other))
 
 
+@pytest.mark.parametrize("kind", ["npy", "npz", "compressed", "columns", "double"])
+def test_features_without_names_have_numbers(kind: str, run: Path, tmp_path: Path) -> None:
+    photos, given = _photos(tmp_path / "photos"), tmp_path / "given.npz"
+    _run("embed", str(run), "--data", str(photos), "--out", str(given))
+    whole = read_features(given)
+    values = whole.features.numpy()
+    path = tmp_path / ("bare.npy" if kind == "npy" else "bare.npz")
+    if kind == "npy":
+        np.save(path, values)
+    elif kind == "compressed":
+        np.savez_compressed(path, features=values)
+    else:
+        made = {"columns": np.asfortranarray(values), "double": values.astype(np.float64)}
+        np.savez(path, features=made.get(kind, values), labels=np.arange(len(values)) % 2)
+    bare = read_features(path)
+    assert torch.equal(bare.features, whole.features) and not bare.named and whole.named
+    assert bare.names == [str(k) for k in range(len(values))]
+    pages = [tmp_path / "named.html", tmp_path / "numbered.html"]
+    query = whole.names[7]
+    _run("neighbors", str(given), "--query", query, "--k", "3", "--out", str(pages[0]))
+    bare_command = ["neighbors", str(path), "--query", "7", "--k", "3", "--out", str(pages[1])]
+    _run(*bare_command, "--data", str(photos))
+    rows = [re.findall(r'<img src="([^"]*)" alt=""><br>([^<]*)', page.read_text()) for page in pages]
+    assert [picture for picture, _ in rows[0]] == [picture for picture, _ in rows[1]]
+    assert [name for _, name in rows[0]] == [whole.names[int(name)] for _, name in rows[1]]
+    for more, message in (
+        ([], f"data: {str(path)!r} does not record where its images are (--data)"),
+        (["--data", str(_photos(tmp_path / "more", 8))], "expected as many images as there are features without names"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(message)):
+            CliRunner().invoke(app, [*bare_command, *more], catch_exceptions=False)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x": np.zeros((3, 2))}, "expected an array 'features', got x"),
+        ({"features": np.zeros((3, 2, 2))}, r"expected features as floats \[N, C\], got float64 of shape \[3, 2, 2\]"),
+        ({"features": np.zeros((3, 2), int)}, r"expected features as floats \[N, C\], got int64"),
+        ({"features": np.zeros((3, 2)), "names": np.array(["a"])}, "expected 3 names, one per row of features, got 1"),
+    ],
+)
+def test_arrays_that_are_no_features(arrays: dict[str, np.ndarray], message: str, tmp_path: Path) -> None:
+    np.savez(tmp_path / "f.npz", **arrays)
+    with pytest.raises(ValueError, match=f"f.npz' is no feature file .{message}"):
+        read_features(tmp_path / "f.npz")
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
 def test_queries_of_another_encoder(suffix: str, run: Path, encoder: Encoder, tmp_path: Path) -> None:
     if suffix == ".parquet":
