@@ -36,10 +36,12 @@ def embed(asked: Embedding) -> int:
         ValueError: no such model, data or format.
         RuntimeError: a worker process has died; another call resumes from its results.
     """
+    from fastssl.cli.evaluation import check_model
     from fastssl.evaluate.feature_files import check_format
     from fastssl.train.options import detect_launcher
 
     check_format(asked.out)
+    check_model(asked.model)
     if (written := _embed_run(asked)) is not None:
         return written
     if asked.devices < 1:

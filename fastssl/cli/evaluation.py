@@ -107,6 +107,24 @@ def is_named(model: str | Path) -> bool:
     return str(model).partition(":")[0] in LIBRARIES and not Path(model).exists()
 
 
+def check_model(model: str | Path) -> None:
+    """Checks that a model is called by the name of a library, or is there.
+
+    Raises:
+        FileNotFoundError: it is neither.
+    """
+    from fastssl.models import LIBRARIES
+    from fastssl.models.encoders import DENSITIES, ENCODERS
+
+    if str(model).partition(":")[0] in LIBRARIES or Path(model).exists():
+        return
+    bare = ", an architecture without weights" if str(model) in {*ENCODERS, *DENSITIES} else ""
+    raise FileNotFoundError(
+        f"checkpoint: expected a run (the folder that fastssl pretrain has written, such as runs/simclr) or "
+        f"huggingface:NAME, got {str(model)!r}{bare}"
+    )
+
+
 def model_of(name: str, size: int | None = None) -> tuple[Any, dict[str, Any] | None]:
     """Loads the encoder and state of a checkpoint, or builds an encoder by name ("huggingface:NAME"), without a state;
     of images of ``size``, by default those of training.

@@ -561,7 +561,7 @@ def evaluate(
     mixtures, xz and PNG; one of waveforms on held-out signals, against a linear predictor and xz.
     """
     from fastssl.bench.run import write_atomically
-    from fastssl.cli.evaluation import DENSE_PROTOCOLS, is_named, leaving_out, run_evaluation
+    from fastssl.cli.evaluation import DENSE_PROTOCOLS, check_model, is_named, leaving_out, run_evaluation
     from fastssl.cli.language import PROTOCOLS as TEXT_PROTOCOLS
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.evaluate.protocols import TRAINING
@@ -570,6 +570,7 @@ def evaluate(
     from fastssl.train import load_checkpoint
     from fastssl.train.options import started_by_torchrun
 
+    check_model(checkpoint)
     named = is_named(checkpoint)
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
     dense: dict[str, Any] = {

@@ -26,6 +26,8 @@ from fastssl.models.rbm import RBMNetwork
 from fastssl.models.resnet import BLOCKS, ResNet, SmallResNet
 from fastssl.models.vit import ViT
 
+_OF_IMAGES = ("encoder", "visual", "vision_model")  # parts of methods, and of models of images and texts
+
 
 class Encoder(nn.Module):
     """Wraps a network for methods and evaluation.
@@ -74,10 +76,17 @@ class Encoder(nn.Module):
         try:
             with torch.no_grad(), evaluation_mode(self):
                 made = function(image)
-        except (RuntimeError, AssertionError, ValueError, IndexError) as error:
-            raise ValueError(f"network: {name} cannot take images {list(image.shape)}: {error}") from error
+        except (RuntimeError, AssertionError, ValueError, LookupError, AttributeError, TypeError) as error:
+            parts = [part for part in _OF_IMAGES if isinstance(getattr(self.network, part, None), nn.Module)]
+            part = f"; its network of images is its .{parts[0]}" if parts else ""
+            raise ValueError(f"network: {name} cannot take images {list(image.shape)}: {error}{part}") from error
         if not isinstance(made, Tensor):
-            raise TypeError(f"network: expected a tensor as output, {name} returns {type(made).__name__}")
+            of_transformers = hasattr(made, "last_hidden_state")
+            remedy = "; wrap a model of transformers: fastssl.models.LIBRARIES['huggingface'](model, size)"
+            raise TypeError(
+                f"network: expected a tensor as output, {name} returns {type(made).__name__}"
+                + (remedy if of_transformers else "")
+            )
         if made.dim() not in (2, 4) or len(made) != 1:
             raise ValueError(
                 f"network: expected vectors [B, C] or a feature map [B, C, H, W], {name} gives {list(made.shape)} of "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -185,6 +186,20 @@ def _normalization(place: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(std)
 
 
+def _place_of(name: str) -> str:
+    """The name of a model of Hugging Face, or the path of its folder.
+
+    Raises:
+        FileNotFoundError: a path that is not there, which would be looked for on the network.
+    """
+    path = Path(name).expanduser()
+    if path.exists():
+        return str(path)
+    if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise FileNotFoundError(f"encoder: expected a folder or the name of a model (OWNER/NAME), no folder {name!r}")
+    return name
+
+
 def huggingface(model: Any, size: int, channels: int = 3, *, pretrained: bool = True) -> Backbone:
     """A vision backbone of Hugging Face transformers; of a model of images and texts, such as CLIP, that of images.
 
@@ -198,8 +213,10 @@ def huggingface(model: Any, size: int, channels: int = 3, *, pretrained: bool = 
         pretrained: of a name or path: load its weights; False: random ones.
 
     Raises:
+        FileNotFoundError: no such folder.
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
     """
+    model = _place_of(model) if isinstance(model, str) else model
     try:
         from transformers import AutoConfig, AutoModel, PreTrainedModel
     except ImportError as error:

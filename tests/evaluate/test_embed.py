@@ -416,6 +416,16 @@ def test_models_that_are_no_run(tmp_path: Path) -> None:
     assert fastssl.data.open(photos).name == "photos"
 
 
+@pytest.mark.parametrize("command", ["embed", "evaluate"])
+def test_names_that_are_no_run_say_what_is_expected(command: str, tmp_path: Path) -> None:
+    more = ["--data", "digits", "--out", str(tmp_path / "f.npz")]
+    for name, what in (("vit", ", an architecture without weights"), ("runs/none", "")):
+        error = CliRunner().invoke(app, [command, name, *more]).exception
+        assert isinstance(error, FileNotFoundError)
+        assert str(error).startswith("checkpoint: expected a run (the folder that fastssl pretrain has written, ")
+        assert str(error).endswith(f"or huggingface:NAME, got {name!r}{what}")
+
+
 @pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
 def test_damaged_feature_files_are_named(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"features{suffix}"

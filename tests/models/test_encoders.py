@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import fastssl
 from fastssl.evaluate import encode
-from fastssl.methods import Denoising, SimCLR, get
-from fastssl.models import Encoder, as_encoder, build_encoder, pooling
+from fastssl.methods import CLIP, Denoising, SimCLR, get
+from fastssl.models import LIBRARIES, Encoder, as_encoder, build_encoder, pooling
 from fastssl.train import Pretraining, load_encoder
 
 IMAGES = torch.randint(0, 256, (8, 20, 24, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -119,3 +119,23 @@ def test_an_encoder_reads_images_of_another_size() -> None:
         flat.at(64)
     with pytest.raises(ValueError, match="size: expected an integer >= 1, got 0"):
         encoder.at(0)
+
+
+def test_networks_of_images_within_others_are_named() -> None:
+    method = CLIP(build_encoder({"name": "resnet", "size": 32, "width": 4}))
+    message = r"network: CLIP cannot take images \[1, 3, 32, 32\]: .*; its network of images is its .encoder"
+    with pytest.raises(ValueError, match=message):
+        Encoder(method, 32)
+    assert Encoder(method.encoder, 32).dim == method.encoder.dim
+
+
+def test_models_of_transformers_are_wrapped() -> None:
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    vision = {**sizes, "image_size": 32, "patch_size": 16}
+    model = transformers.CLIPModel(transformers.CLIPConfig(text_config=sizes, vision_config=vision))
+    with pytest.raises(ValueError, match="CLIPModel cannot take images .*; its network of images is its .vision_model"):
+        Encoder(model, 32)
+    with pytest.raises(TypeError, match=r"expected a tensor .*; wrap a model of .*LIBRARIES\['huggingface'\]\(model"):
+        Encoder(model.vision_model, 32)
+    assert Encoder(LIBRARIES["huggingface"](model.vision_model, 32), 32).dim == 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -184,3 +185,21 @@ def test_without_the_extra_the_error_names_it(
     monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(ImportError, match=rf"pip install fastssl\[{extra}\]"):
         build_encoder({"name": f"{library}:resnet18", "size": 32})
+
+
+@pytest.mark.parametrize("name", ["./none", "/none", "~/none", "models/of/mine", "../none", ".", "~"])
+def test_paths_of_hugging_face_models_that_are_not_there_are_not_looked_up(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def asked(name: str, **options: Any) -> Any:
+        raise OSError(f"asked for {name}")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", asked)
+    there = name in (".", "~")  # a folder: transformers says what is wrong with it
+    message = "asked for /?" if there else f"expected a folder or the name of a model .*, no folder '{name}'"
+    with pytest.raises(OSError if there else FileNotFoundError, match=message):
+        build_encoder({"name": f"huggingface:{name}", "size": 32})
+    with pytest.raises(OSError, match="asked for google/vit"):
+        build_encoder({"name": "huggingface:google/vit", "size": 32})
