@@ -21,6 +21,9 @@ log = logging.getLogger("fastssl")
 class PathSource(Source):
     """Base class of files that are read on access: their paths, labels and classes.
 
+    Attributes:
+        repeats: whether a file may be there more than once; those of a folder are not.
+
     Args:
         paths: paths of the files, relative to ``root`` if given; or URLs.
         labels: one integer per file, -1 for unknown classes; None: no labels.
@@ -32,6 +35,8 @@ class PathSource(Source):
     Raises:
         ValueError: a wrong number of labels.
     """
+
+    repeats = True
 
     def __init__(
         self,
@@ -65,6 +70,8 @@ class PathSource(Source):
 
     @property
     def image_ids(self) -> np.ndarray | None:
+        if not self.repeats:
+            return None
         paths = map(self.path, range(len(self)))
         return first_indices(path if is_url(path) else os.path.normpath(path) for path in paths)
 
@@ -200,7 +207,7 @@ class FileSource(PathSource):
             versions=None if self.versions is None else [self.versions[int(i)] for i in ids],
             **options,
         )
-        made.columns = self.columns
+        made.columns, made.repeats = self.columns, self.repeats
         return made
 
 
@@ -273,7 +280,7 @@ def folder(
             + f"; a folder of texts is text:{path}"
         )
     labels, classes = _classes(listing.files)
-    return FileSource(
+    source = FileSource(
         listing.files,
         labels,
         classes,
@@ -285,6 +292,8 @@ def folder(
         skipped=listing.skipped,
         versions=listing.versions,
     )
+    source.repeats = False
+    return source
 
 
 def _classes(files: Names) -> tuple[np.ndarray | None, list[str]]:

@@ -201,14 +201,20 @@ def is_file(place: str) -> bool:
         return False
 
 
-def entries(folder: str) -> dict[str, bool]:
-    """The entries of a folder: name -> whether it is a folder."""
+def each_entry(folder: str) -> Iterator[tuple[str, bool]]:
+    """The entries of a folder as they are found: the name, and whether it is a folder."""
     if not is_url(folder):
         with os.scandir(folder) as found:
-            return {entry.name: entry.is_dir() for entry in found}
+            yield from ((entry.name, entry.is_dir()) for entry in found)
+        return
     fs, path = _system(folder)
     listed = _asked(folder, lambda: fs.ls(path, detail=True))
-    return {_own(folder, path, e["name"].rstrip("/")): e["type"] == "directory" for e in listed}
+    yield from ((_own(folder, path, e["name"].rstrip("/")), e["type"] == "directory") for e in listed)
+
+
+def entries(folder: str) -> dict[str, bool]:
+    """The entries of a folder: name -> whether it is a folder."""
+    return dict(each_entry(folder))
 
 
 def below(folder: str) -> list[tuple[str, str]]:

@@ -30,7 +30,7 @@ from fastssl.data.corpus import (
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.labels import labels_of
 from fastssl.data.source import digest
-from fastssl.data.storage import Files, checksum, ending, entries, is_file, is_folder, join, name_of, open_file
+from fastssl.data.storage import Files, checksum, each_entry, ending, is_file, is_folder, join, name_of, open_file
 
 SUFFIXES = (".txt", ".jsonl")
 SEPARATORS = ("blank-line", "line", "file")
@@ -312,9 +312,13 @@ def holds_texts(place: str) -> bool:
 
 
 def _below(folder: str) -> Iterator[str]:
-    there = {own: is_a_folder for own, is_a_folder in entries(folder).items() if not own.startswith(".")}
-    yield from (own for own, is_a_folder in there.items() if not is_a_folder)
-    for own in (own for own, is_a_folder in there.items() if is_a_folder):
+    folders = []
+    for own, is_a_folder in each_entry(folder):
+        if is_a_folder and not own.startswith("."):
+            folders.append(own)
+        elif not own.startswith("."):
+            yield own
+    for own in folders:
         yield from (f"{own}/{name}" for name in _below(join(folder, own)))
 
 

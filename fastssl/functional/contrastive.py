@@ -190,6 +190,13 @@ def _against_queue(
     return softplus(rows.value - scale * products(q, k).to(rows.value.dtype))
 
 
+def _scale_of_views(z0: Tensor, z1: Tensor, temperature: Tensor | float) -> Tensor | float:
+    """The inverse of the temperature, of two views with as many rows."""
+    check.matrices(z0=z0, z1=z1)
+    check.same_rows("z1", z1, "z0", z0)
+    return check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+
+
 @shardable
 def nt_xent(
     z0: Tensor,
@@ -228,9 +235,7 @@ def nt_xent(
 
     Source: Chen et al., A Simple Framework for Contrastive Learning of Visual Representations, 2020, eq. 1.
     """
-    check.matrices(z0=z0, z1=z1)
-    check.same_rows("z1", z1, "z0", z0)
-    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+    scale = _scale_of_views(z0, z1, temperature)
     least = check.normalization(normalize, eps)
     check.reduction(reduction)
     epsilon, of_image = smoothing(label_smoothing, z0.device, ids), column_ids(ids, z0, "z0")
@@ -590,8 +595,6 @@ def mil_nce(
 
 def _two_views(z0: Tensor, z1: Tensor, backend: str | None) -> tuple[Pairs, Tensor]:
     """Both views below each other, and the cosine of each row with its other view, twice."""
-    check.matrices(z0=z0, z1=z1)
-    check.same_rows("z1", z1, "z0", z0)
     z = torch.cat([z0, z1])
     ids = torch.arange(z0.shape[0], device=z.device).repeat(2)
     cosine = (rows_in_full(z0, True) * rows_in_full(z1, True)).sum(1)
@@ -635,9 +638,7 @@ def dcl(
 
     Source: Yeh et al., Decoupled Contrastive Learning, 2022, eq. 4 and 6.
     """
-    check.matrices(z0=z0, z1=z1)
-    check.same_rows("z1", z1, "z0", z0)
-    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+    scale = _scale_of_views(z0, z1, temperature)
     reduction = check.reduction(reduction, active=False)  # a logarithm alone may be below 0
     shards = current()
     alone = (len(z0) if shards is None else sum(layout(shards, "z0", z0))) == 1  # no row has a negative
@@ -706,9 +707,7 @@ def rince(
 
     Source: Chuang et al., Robust Contrastive Learning against Noisy Views, 2022, eq. 5.
     """
-    check.matrices(z0=z0, z1=z1)
-    check.same_rows("z1", z1, "z0", z0)
-    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
+    scale = _scale_of_views(z0, z1, temperature)
     power = check.value("q", q, z0.device, positive=True, high=1.0)
     weight = check.value("lam", lam, z0.device, positive=True, high=1.0)
     reduction = check.reduction(reduction, active=False)
@@ -764,8 +763,8 @@ def hard_negative_nt_xent(
     Source: Robinson et al., Contrastive Learning with Hard Negative Samples, 2021, eq. 4; Chuang et al., Debiased
     Contrastive Learning, 2020, eq. 7-8.
     """
+    scale = _scale_of_views(z0, z1, temperature)
     pairs, cosine = _two_views(z0, z1, backend)
-    scale = check.inverse(check.value("temperature", temperature, z0.device, positive=True))
     tau_plus = check.value("tau_plus", tau_plus, z0.device, low=0, high=1 - 1e-9)
     beta = check.value("beta", beta, z0.device, low=0)
     weighted, weights = (LogSumExp(s * scale, over=NEGATIVES) for s in (1 + beta, beta))

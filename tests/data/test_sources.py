@@ -7,7 +7,7 @@ import json
 import os
 import pickle
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,10 @@ from fastssl.data import (
     pack_source,
     prefetch_items,
     read_image,
+    text_files,
     write_shards,
 )
+from fastssl.data.files import PathSource, each_once
 from fastssl.data.opening import parts_of
 from fastssl.data.packed import pack
 from fastssl.data.source import CheckedSource
@@ -516,6 +518,39 @@ def test_an_image_with_several_texts_is_evaluated_once(tmp_path: Path, caplog: p
     (tmp_path / "list.csv").write_text("path,label\nsub/0.png,0\nsub/0.png,1\nsub/1.png,1\n")
     with pytest.raises(ValueError, match=r"expected one class per image to evaluate on, sub/0.png of list has several"):
         open_splits(tmp_path / "list.csv")
+
+
+def test_paths_of_folders_are_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder cannot list a file twice."""
+    for k in range(6):
+        save(tmp_path / "images" / f"c{k % 2}" / f"{k}.png")
+    paths = [str(path) for path in sorted((tmp_path / "images").rglob("*.png"))]
+    asked: list[int] = []
+    path_of = PathSource.path
+
+    def recorded(self: PathSource, index: int) -> str:
+        asked.append(index)
+        return path_of(self, index)
+
+    monkeypatch.setattr(PathSource, "path", recorded)
+    source = fastssl.data.open(tmp_path / "images")
+    assert each_once(source) is source and not asked
+    listed = fastssl.data.open([*paths, paths[0]])
+    assert len(each_once(listed)) == 6 and len(asked) == 7
+
+
+def test_a_folder_of_images_is_no_longer_listed_for_texts_than_to_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+
+    def entries(folder: str) -> Iterator[tuple[str, bool]]:
+        for name in ("a.txt", ".hidden", "b.txt", "c.png", "d.txt", "folder"):
+            seen.append(name)
+            yield name, name == "folder"
+
+    monkeypatch.setattr(text_files, "each_entry", entries)
+    assert not text_files.holds_texts(str(tmp_path)) and seen[-1] == "c.png"
 
 
 def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
