@@ -259,6 +259,8 @@ def test_hub_data(tmp_path: Path) -> None:
     for place in (f"hf:{tmp_path / 'files'}", tmp_path / "files", tmp_path / "files" / "train.parquet"):
         source = fastssl.data.open(place)
         assert source.classes == ["dark", "light"] and int(source.read(1).images[0].min()) == 200  # type: ignore[index]
-    datasets.DatasetDict({"train": part(2)}).save_to_disk(str(tmp_path / "half"))
-    with pytest.raises(ValueError, match="train and test"):
-        open_splits(f"hf:{tmp_path / 'half'}")
+    datasets.DatasetDict({"train": part(10)}).save_to_disk(str(tmp_path / "half"))
+    task = open_splits(f"hf:{tmp_path / 'half'}")  # without a test part
+    assert not task.divided and [len(task.train), len(task.test)] == [8, 2]
+    with pytest.raises(ValueError, match=r"expected a part for test in .*half', got \['train'\]"):
+        fastssl.data.open(f"hf:{tmp_path / 'half'}", part="test")
