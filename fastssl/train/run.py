@@ -71,8 +71,8 @@ def pretrain(
             read only by the methods that need them. Language methods take a token file, or, by name, a corpus,
             whose last twentieth is held out. Distributions of images and waveforms, by name,
             take the training split (:func:`fastssl.data.open_splits`) of data given by name or path.
-        options: see :class:`Pretraining`; None: those of the recipe (resumed: of the checkpoint) if ``method`` is a
-            name, else the defaults.
+        options: see :class:`Pretraining`; None: those of the recipe if ``method`` is a name, else the defaults; of a
+            run that is resumed, those of its checkpoint.
         out: folder for the checkpoint, the logs (TensorBoard) and ``history.json``.
         encoder: with a method's name: a name or options of ``build_encoder``, an ``Encoder``, or any module that maps
             images to a feature map or to vectors; None: the method's default encoder, small. With a language method:
@@ -84,8 +84,8 @@ def pretrain(
         method_options: the other arguments of the method, for ``load_method``: JSON values. Numbers, flags and names
             that are attributes of the method need not be given.
         resume: continue from the checkpoint in ``out`` if it exists. Data, method, network and options must be
-            unchanged; of a method by name, those that are not given are those of the checkpoint. With more ``epochs``
-            the learning rate follows the longer schedule from there on.
+            unchanged; without ``options``, and of a method by name, those that are not given are those of the
+            checkpoint. With more ``epochs`` the learning rate follows the longer schedule from there on.
         overwrite: replace an existing run in ``out``.
         on_step: called after every step.
 
@@ -165,13 +165,14 @@ def pretrain(
         check_recorded(method, encoder_options, method_options)
         encoder_options = options_of(method) if encoder_options is None else encoder_options
         attributes = {"method_attributes": attributes_of(method)}
-    options = options or Pretraining()
-    options.check()
-    if options.nodes > 1 and detect_launcher() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
-        raise ValueError("nodes: start the processes with torchrun or srun, or set MASTER_ADDR and NODE_RANK")
     if not isinstance(method, Method):
         got = f"the class {method.__name__}" if isinstance(method, type) else type(method).__name__
         raise TypeError(f"method: expected a fastssl.methods.Method (an instance) or a name, got {got}")
+    if options is None:
+        options = Pretraining(**recipe_of(state, Path(out), name_of(method)).options) if state else Pretraining()
+    options.check()
+    if options.nodes > 1 and detect_launcher() is None and not {"MASTER_ADDR", "NODE_RANK"} <= os.environ.keys():
+        raise ValueError("nodes: start the processes with torchrun or srun, or set MASTER_ADDR and NODE_RANK")
     out, name = Path(out), name_of(method)
     source = method.prepare(source)
     check_out(out, resume=resume, overwrite=overwrite)

@@ -15,8 +15,9 @@ import torch
 from typer.testing import CliRunner
 
 from fastssl.cli import app
-from fastssl.methods import Word2Vec
-from fastssl.train import load_checkpoint, recipe
+from fastssl.methods import SimCLR, VICReg, Word2Vec
+from fastssl.models import build_encoder
+from fastssl.train import Pretraining, load_checkpoint, pretrain, recipe
 from tests.support.language import corpus
 
 runner = CliRunner()
@@ -131,8 +132,6 @@ def test_words(tmp_path: Path) -> None:
 
 
 def test_by_name_in_python(tmp_path: Path, other_recipes: Callable[[], None]) -> None:
-    from fastssl.train import Pretraining, pretrain
-
     data = pictures(tmp_path)
 
     def run(out: str, **more: Any) -> Any:
@@ -157,6 +156,27 @@ def test_by_name_in_python(tmp_path: Path, other_recipes: Callable[[], None]) ->
     ):
         with pytest.raises(ValueError, match=message):
             pretrain("moco", data, out=tmp_path / "parts", resume=True, **given)
+
+
+def test_the_options_of_an_object(tmp_path: Path) -> None:
+    data, encoder = pictures(tmp_path), {"name": "resnet", "size": 12, "width": 4}
+
+    def run(out: str, options: Pretraining | None, **more: Any) -> Any:
+        torch.manual_seed(0)
+        return pretrain(VICReg(build_encoder(encoder)), data, options, out=tmp_path / out, **more)
+
+    def stop(progress: Any) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    options = Pretraining(epochs=2, batch_size=16, seed=5, optimizer="sgd", lr=0.01)
+    run("whole", options)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", options, on_step=stop)
+    run("parts", None, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    with pytest.raises(ValueError, match="method: the checkpoint was made with 'vicreg', got 'simclr'"):
+        pretrain(SimCLR(build_encoder(encoder)), data, out=tmp_path / "parts", resume=True)
 
 
 def test_options_that_contradict_the_checkpoint_name_both_values(tmp_path: Path) -> None:
