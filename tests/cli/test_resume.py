@@ -179,6 +179,27 @@ def test_the_options_of_an_object(tmp_path: Path) -> None:
         pretrain(SimCLR(build_encoder(encoder)), data, out=tmp_path / "parts", resume=True)
 
 
+def test_a_module_of_the_users_own(tmp_path: Path, other_recipes: Callable[[], None]) -> None:
+    def run(out: str, options: Pretraining | None, **more: Any) -> Any:
+        torch.manual_seed(0)
+        network = torch.nn.Conv2d(3, 8, 3, 2)
+        return pretrain("vicreg", data, options, out=tmp_path / out, encoder=network, size=12, **more)
+
+    def stop(progress: Any) -> None:
+        if progress.step == 3:
+            raise KeyboardInterrupt
+
+    data, options = pictures(tmp_path), Pretraining(epochs=2, batch_size=16, seed=5)
+    run("whole", options)
+    with pytest.raises(KeyboardInterrupt):
+        run("parts", options, on_step=stop)
+    other_recipes()
+    run("parts", None, resume=True)
+    assert same(tmp_path / "whole", tmp_path / "parts")
+    message = "encoder: the checkpoint was made with a module; resume it in Python, with the same encoder="
+    assert call("vicreg", "--out", tmp_path / "parts", "--resume", code=2) == message
+
+
 def test_options_that_contradict_the_checkpoint_name_both_values(tmp_path: Path) -> None:
     images, language = tmp_path / "images", tmp_path / "language"
     call("simclr", *IMAGES, "--data", pictures(tmp_path), "--epochs", "1", "--out", images)
