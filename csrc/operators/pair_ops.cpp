@@ -147,7 +147,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> backward(Tensor grad,
   const std::vector<double> upstream = values(grad);
   STD_TORCH_CHECK(int64_t(upstream.size()) == (p.reduction == Reduction::none ? p.n() : 1),
                   "fastssl: gradient of the wrong size");
-  auto like = [&](const MaybeTensor& t, int bit) { return gradient_like(t, needs >> bit & 1, x.scalar_type()); };
+  auto like = [&](const MaybeTensor& t, int bit) {
+    return gradient_like(t, needs >> bit & 1, x.scalar_type(), a.keep == Keep::products);
+  };
   const MaybeTensor maybe_x = x;
   Tensor gx = like(maybe_x, 0), g_more_x = like(more_x, 1), gy = like(y, 2), g_more_y = like(more_y, 3);
   Tensor gs = like(scale, 4), gb = like(bias, 5);

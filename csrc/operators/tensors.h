@@ -19,8 +19,6 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 using MaybeTensor = std::optional<Tensor>;
 
-constexpr int64_t kManyElements = int64_t(buffer_pool::kSmallest / 8);
-
 inline DType dtype_of(const Tensor& t) {
   switch (t.scalar_type()) {
     case ScalarType::Float: return DType::f32;
@@ -96,11 +94,11 @@ inline void write(Tensor& t, int64_t at, double v) {
   }
 }
 
-// The place of a wanted gradient: a tensor like `t`, or an empty one. That of many rows comes from idle memory: fresh
-// pages would cost as much as writing them.
-inline Tensor gradient_like(const MaybeTensor& t, bool wanted, ScalarType otherwise) {
+// The place of a wanted gradient: a tensor like `t`, or an empty one. pooled: of memory of the pool, where the call has
+// little else of it; gradients beside kept tiles would take their place there.
+inline Tensor gradient_like(const MaybeTensor& t, bool wanted, ScalarType otherwise, bool pooled = false) {
   if (!t || !wanted) return empty({0}, otherwise);
-  if (t->dim() == 2 && t->numel() >= kManyElements) return new_pooled(*t, {t->size(0), t->size(1)}, t->scalar_type());
+  if (t->dim() == 2 && pooled) return new_pooled(*t, {t->size(0), t->size(1)}, t->scalar_type());
   if (t->dim() == 2) return empty({t->size(0), t->size(1)}, t->scalar_type());
   return t->dim() == 1 ? empty({t->size(0)}, t->scalar_type()) : empty({}, t->scalar_type());
 }

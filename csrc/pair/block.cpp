@@ -52,7 +52,8 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const BlockWei
   InputGradients<T> gradients{e, partner};
   gradients.wide = true;
   if (want_x) gradients.x(grad_x.data(), nullptr, out.x.data(), out.scale);
-  if (want_y) gradients.y(grad_y.data(), nullptr, Partners(e.n, e.m, e.positive.data(), partner), out.y.data(), out.scale);
+  if (want_y)
+    gradients.y(grad_y.data(), nullptr, Partners(e.n, e.m, e.positive.data(), partner), out.y.data(), out.scale);
   if (out.scale) *out.scale = gradients.scale_gradient();
 }
 

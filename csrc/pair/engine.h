@@ -192,8 +192,8 @@ struct Engine {
     fill(p.y_same, y_ids, grid.y_blocks);
   }
 
-  // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished. Neither: the lengths
-  // of rows alone, if they are divided by them.
+  // Packs both sides. Lanes of x carry the scale, so that scores leave the multiplication finished. Neither: the
+  // lengths of rows alone, if they are divided by them.
   void pack(bool lanes, bool rows) {
     if (!lanes && !rows && !(p.normalize > 0)) return;
     const double unit = softmax() ? kLog2e : 1.0, c = p.scale * unit;

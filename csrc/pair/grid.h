@@ -114,8 +114,8 @@ struct Grid {
   }
 };
 
-// The order in which the tiles of a grid are claimed: `at_once` parts side by side, round after round. Tiles that add to
-// the same sums follow each other in the same order whatever `at_once` is.
+// The order in which the tiles of a grid are claimed: `at_once` parts side by side, round after round. Tiles that add
+// to the same sums follow each other in the same order whatever `at_once` is.
 class TileOrder {
  public:
   TileOrder(const Grid& grid, int64_t at_once) : grid_(grid), at_once_(at_once) {}

@@ -75,7 +75,9 @@ struct Products {
 
   Products() = default;
   Products(const Engine<T>& e, T* kept, double* stats)
-      : x(kept), y(kept + e.x_numel()), per_col(e.p.bias.size() > 1 ? stats + stats_numel(e.p, Keep::nothing) : nullptr) {}
+      : x(kept),
+        y(kept + e.x_numel()),
+        per_col(e.p.bias.size() > 1 ? stats + stats_numel(e.p, Keep::nothing) : nullptr) {}
 };
 
 // From the losses' statistics to the gradients of the inputs: all rows at once, or strips of them.

@@ -38,7 +38,7 @@ class AnnotatedFiles(FileSource):
         name: name of the data set in logs and checkpoints.
         objects: of an index: the objects of that image, read on access.
         key: hash of the annotations, a part of the fingerprint; or a function that makes it when it is asked for.
-        image_ids: ids of the images in results of COCO; None: from 1 on.
+        coco_ids: ids of the images in results of COCO; None: from 1 on.
         category_ids: ids of the classes in results of COCO, None for a class that has none; None: from 1 on.
 
     Raises:
@@ -64,12 +64,12 @@ class AnnotatedFiles(FileSource):
         name: str,
         objects: Callable[[int], Objects],
         key: str | Callable[[], str] = "",
-        image_ids: Sequence[int] | None = None,
+        coco_ids: Sequence[int] | None = None,
         category_ids: Sequence[int | None] | None = None,
     ) -> None:
         super().__init__(paths, None, classes, name, orientation=False)
         self.objects, self.key = objects, key
-        self.image_ids: Sequence[int] = range(1, len(paths) + 1) if image_ids is None else image_ids
+        self.coco_ids: Sequence[int] = range(1, len(paths) + 1) if coco_ids is None else coco_ids
         self.category_ids = range(1, len(classes) + 1) if category_ids is None else category_ids
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
@@ -432,7 +432,7 @@ def coco(
         "coco",
         _COCO(images, listed, task),
         key=digest(task, raw),
-        image_ids=[image["id"] for image in images],
+        coco_ids=[image["id"] for image in images],
         category_ids=[own.get(name) for name in names],
     )
 

@@ -47,7 +47,7 @@ class CocoResults:
         images: Sequence[int] = range(1, len(test) + 1)
         self.categories: Sequence[int | None] = range(1, classes + 1)
         if isinstance(test, AnnotatedFiles):
-            images, self.categories = test.image_ids, test.category_ids
+            images, self.categories = test.coco_ids, test.category_ids
         self.images = {test.name_of(k): number for k, number in enumerate(images)}
         for name, number in zip(test.classes, self.categories):
             if number is None:
