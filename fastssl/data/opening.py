@@ -322,13 +322,14 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given)
-    if ending(place) == ".txt":
+    of_images = bool(tables.OF_IMAGES & set(given))
+    if ending(place) == ".txt" and not of_images:
         return texts(place, part, **given)
     if (whole := prefixed(place)) != place:
         return _with_options(whole, given, part, options)
     if ending(place) == NPZ and is_file(place):
         return _arrays(place, given)
-    if ending(place) in tables.SUFFIXES and is_file(place):
+    if (ending(place) in tables.SUFFIXES or (ending(place) == ".txt" and of_images)) and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
         return tables.open_table(place, columns=given, **how, **options)
     if not is_url(place) and not os.path.exists(place) and not (root and kind in {*TEXTS, *benchmarks.READERS}):

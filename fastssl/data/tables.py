@@ -35,6 +35,7 @@ from fastssl.data.storage import ending, is_folder, is_url, join, name_of, paren
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+OF_IMAGES = {"path", "images"}  # options that tables of images alone have
 
 
 def table(
@@ -43,9 +44,10 @@ def table(
     """Returns the images listed in a table.
 
     Args:
-        path: path or URL of a ``.csv`` or ``.tsv`` file with a header, a ``.json`` file with a list of objects, a
-            ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions, each of which is a row.
-            Fields of a ``.csv`` file are separated by what its header has: a comma, else a semicolon, a tab or a "|".
+        path: path or URL of a ``.csv``, ``.tsv`` or ``.txt`` file with a header, a ``.json`` file with a list of
+            objects, a ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions, each of which
+            is a row. Fields of ``.csv`` and ``.txt`` files are separated by what their header has: a comma, else a
+            semicolon, a tab or a "|".
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
             caption, title, comment). Names of columns in any case. Labels are integers or names; an empty label is
             unknown.
@@ -213,7 +215,7 @@ def open_table(
     where, text = (first_column(_columns(rows), names) for names in (PATHS, SENTENCES))
     text = given.get("text", text)
     images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
-    if {"path", "images"} & set(given) or (images and not {"text_pair", "score"} & set(given)):
+    if OF_IMAGES & set(given) or (images and not {"text_pair", "score"} & set(given)):
         return _images(str(path), rows, given, **options)
     return _texts(str(path), rows, given)
 
@@ -236,7 +238,7 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
     kind = ending(path)
     text = decoded(path, encoding, errors)
     try:
-        if kind in (".csv", ".tsv"):
+        if kind in (".csv", ".tsv", ".txt"):
             rows: Any = _fields(path, text, kind)
         elif kind == ".jsonl":
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]

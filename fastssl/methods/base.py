@@ -25,6 +25,8 @@ def lacking(method: str, need: str, item: Item, where: str) -> ValueError:
     text = f"data: {method} needs {_KINDS[need]} with each item, {where} has none"
     if there:
         text += f", but {' and '.join(there)}"
+    if need == "images" and item.text is not None:
+        text += "; the columns of a list of images in a .txt file are named: list.txt#path=image:text=caption"
     if need == "label" and item.text is not None:
         text += "; its strings are texts, classes are given by labels= of fastssl.data.open"
     return ValueError(text)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import fastssl.data
-from fastssl.data import FileSource, table
+from fastssl.data import Corpus, FileSource, table
 from fastssl.data.summary import summary
 
 NAMES = ("cat.png", "dog.png", "cow.png")
@@ -116,6 +116,12 @@ def test_tables_of_flickr(tmp_path: Path) -> None:
     rows = [f"{NAMES[k]}|a {NAMES[k]}" for k in range(3)]
     (tmp_path / "captions.csv").write_text("\n".join(["image|caption", *rows]))
     check(fastssl.data.open(tmp_path / "captions.csv"), [(k, f"a {NAMES[k]}") for k in range(3)])
+    images(tmp_path / "Images")
+    rows = [f'{NAMES[k]},"a, {k}"' for k in range(3)]
+    (tmp_path / "captions.txt").write_text("\n".join(["image,caption", *rows]))
+    for given in ("#images=Images", "#images=Images:path=image:text=caption"):
+        check(fastssl.data.open(f"{tmp_path / 'captions.txt'}{given}"), [(k, f"a, {k}") for k in range(3)])
+    assert isinstance(fastssl.data.open(tmp_path / "captions.txt"), Corpus)
 
 
 def test_titles_are_captions_of_images_alone(tmp_path: Path) -> None:
