@@ -28,6 +28,11 @@ def find_compiler() -> str | None:
 
 
 class CMakeBuild(build_ext):
+    def run(self) -> None:
+        # setuptools builds as if it were elsewhere, and copies the extension alone into the sources after that.
+        self.in_sources = bool(self.inplace) or getattr(self, "editable_mode", False)
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         try:
             self.build_with_cmake(ext)
@@ -84,9 +89,8 @@ class CMakeBuild(build_ext):
         self.build_cuda(build, self.library_folder(target), env)
 
     def library_folder(self, target: Path) -> Path:
-        """Where libraries beside the extension belong: setuptools copies the extension alone into the sources."""
-        editable = self.inplace or getattr(self, "editable_mode", False)
-        return ROOT / "fastssl" if editable else target.parent
+        """Where libraries beside the extension belong."""
+        return ROOT / "fastssl" if self.in_sources else target.parent
 
     def build_cuda(self, build: Path, into: Path, env: dict[str, str]) -> None:
         """The CUDA kernels, where CMake found nvcc: a library beside the extension, without which the rest works."""
