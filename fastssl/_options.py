@@ -39,3 +39,8 @@ def integer(name: str, given: Any, low: int, high: int | None = None, *, also: s
         limits = f">= {low}" if high is None else f"from {low} to {high}"
         raise ValueError(f"{name}: expected an integer {limits}{also}, got {given!r}")
     return int(given)
+
+
+def differs(what: str, before: Any, now: Any) -> ValueError:
+    """The error of an option of a resumed run that is not that of its checkpoint."""
+    return ValueError(f"{what}: the checkpoint was made with {before!r}, got {now!r}; resume with the same")

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "engine.h"
+#include "running_max.h"
 
 namespace fastssl {
 namespace {
@@ -66,7 +67,7 @@ struct DenseSums {
       std::fill(ones.data(), ones.data() + ones.size(), T(1));
     }
     Scratch<T> scratch(grid, keep != Keep::tiles, false, attention && e.pairs);
-    const int64_t parts = grid.wide() ? grid.parts : 1;
+    const int64_t parts = grid.x_parts();
     const int64_t first = grid.x_begin * kBlock, rows = std::min(grid.x_blocks * kBlock, e.n - first);
     const PartSums<double> sum(row_sum.data(), parts, first, rows);
     const PartSums<double> aux(row_aux.data(), parts, first, rows, running ? kMinusInfinity : 0.0);
@@ -101,27 +102,14 @@ struct DenseSums {
       aux.add();
     } else if (parts > 1) {
       for (int64_t part = 0; part < parts; ++part)
-        for (int64_t i = first; i < first + rows; ++i) add_shifted(i, sum.of(part)[i], aux.of(part)[i]);
+        for (int64_t i = first; i < first + rows; ++i)
+          add_shifted(row_aux[i], row_sum[i], aux.of(part)[i], sum.of(part)[i]);
     }
   }
   double row_lse(int64_t i) const { return lse(row_sum[i], row_aux[i]); }
   double col_lse(int64_t j) const { return lse(col_sum[j], col_aux[j]); }
 
  private:
-  // Adds 2^maximum sum to what row i has.
-  void add_shifted(int64_t i, double sum, double maximum) {
-    if (maximum == kMinusInfinity) {  // nothing took part, or nothing that can be compared
-      if (std::isnan(sum)) row_sum[i] = sum;
-      return;
-    }
-    double& top = row_aux[i];
-    if (!(maximum <= top)) {  // true for NaN too: it must not be lost
-      row_sum[i] = (row_sum[i] == 0 ? 0.0 : row_sum[i] * std::exp2(top - maximum)) + sum;
-      top = maximum;
-    } else {
-      row_sum[i] += sum * std::exp2(maximum - top);
-    }
-  }
   double lse(double sum, double maximum) const {  // log2
     return sum == 0 ? kMinusInfinity : (running ? maximum : 0.0) + std::log2(sum);
   }
@@ -175,11 +163,10 @@ void dense_gradients(const Engine<T>& e, const Grid& grid, Keep keep, const T* k
                      const SideWeights<T>& cols, T* grad_x, T* grad_y, double* col_total) {
   const bool self = e.p.self_pairs();
   Scratch<T> scratch(grid, keep != Keep::tiles, keep == Keep::tiles, e.pairs);
-  const int64_t area = e.depth_blocks * kBlock * kBlock, x_parts = grid.wide() ? grid.parts : 1;
-  const int64_t y_parts = grid.wide() ? 1 : grid.parts;
-  const PartSums<T> of_x(grad_x, x_parts, grid.x_begin * area, grid.x_blocks * area);
-  const PartSums<T> of_y(self ? nullptr : grad_y, y_parts, 0, e.y_numel());
-  const PartSums<double> totals(col_total, y_parts, 0, e.m);
+  const int64_t area = e.depth_blocks * kBlock * kBlock;
+  const PartSums<T> of_x(grad_x, grid.x_parts(), grid.x_begin * area, grid.x_blocks * area);
+  const PartSums<T> of_y(self ? nullptr : grad_y, grid.y_parts(), 0, e.y_numel());
+  const PartSums<double> totals(col_total, grid.y_parts(), 0, e.m);
   for_each_tile(grid, e.depth, [&](const TileTask& task) {
     const auto [worker, part, I, J, next_I, next_J] = task;
     Tile<T> t = e.tile(grid, I, J);

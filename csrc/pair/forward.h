@@ -3,6 +3,7 @@
 #include <type_traits>
 
 #include "relation.h"
+#include "running_max.h"
 #include "simd/tiles.h"
 #include "tile.h"
 
@@ -204,23 +205,9 @@ void forward(const Tile<typename K::Acc>& t) {
 }
 
 // Scores that are out of range of one shift: a running maximum for every lane and row. The tile keeps scores.
-constexpr double kMaskedScore = -1e30;
-
-inline void merge(double& maximum, double& sum, double tile_maximum, double tile_sum) {
-  if (tile_maximum < kMaskedScore / 2) {  // nothing took part, or nothing that can be compared
-    if (tile_sum != tile_sum) sum = tile_sum;
-    return;
-  }
-  if (!(tile_maximum <= maximum)) {  // true for NaN too: it must not be lost
-    sum = (sum == 0 ? 0.0 : sum * __builtin_exp2(maximum - tile_maximum)) + tile_sum;
-    maximum = tile_maximum;
-  } else {
-    sum += tile_sum * __builtin_exp2(tile_maximum - maximum);
-  }
-}
-
-// The same where only lanes are summed (a vocabulary): the maximum runs from block to block, while the scores are in
-// the first cache.
+//
+// Where only lanes are summed (a vocabulary) the maximum runs from block to block, while the scores are in the first
+// cache.
 template <class K, bool kStream>
 void forward_running_max_of_rows(const Tile<typename K::Acc>& t) {
   using T = typename K::Acc;
@@ -260,7 +247,7 @@ void forward_running_max_of_rows(const Tile<typename K::Acc>& t) {
       }
     }
     for (int64_t l = 0; l < kBlock && i + l < t.x.n; ++l)
-      merge(t.row_aux[i + l], t.row_sum[i + l], double(top[l / kW][l % kW]), double(total[l / kW][l % kW]));
+      add_shifted(t.row_aux[i + l], t.row_sum[i + l], double(top[l / kW][l % kW]), double(total[l / kW][l % kW]));
   }
   if (kStream) stream_end();
 }
@@ -326,12 +313,12 @@ void forward_running_max(const Tile<typename K::Acc>& t) {
       for (int v = 0; v < kBlockVectors<T>; ++v) total[v] += part[v];
     }
     for (int64_t l = 0; lanes && l < kBlock && ib * kBlock + l < t.x.n; ++l)
-      merge(t.row_aux[ib * kBlock + l], t.row_sum[ib * kBlock + l], double(top[l / kW][l % kW]),
-            double(total[l / kW][l % kW]));
+      add_shifted(t.row_aux[ib * kBlock + l], t.row_sum[ib * kBlock + l], double(top[l / kW][l % kW]),
+                  double(total[l / kW][l % kW]));
   }
   for (int64_t j = t.j0 * kBlock; rows && j < t.j1 * kBlock && j < t.y.n; ++j)
-    merge(t.col_aux[j], t.col_sum[j], double(col_maximum[j - t.j0 * kBlock]),
-          double(hsum<T>(load<T>(col_accumulator(t, j)))));
+    add_shifted(t.col_aux[j], t.col_sum[j], double(col_maximum[j - t.j0 * kBlock]),
+                double(hsum<T>(load<T>(col_accumulator(t, j)))));
 }
 
 }  // namespace FASTSSL_ISA

@@ -33,6 +33,7 @@ class Backward {
         out(wanted),
         running(e.epilogue == kSoftmaxRunningMax),
         attention(keep == Keep::attention && !running),
+        were_kept(keep == Keep::products),
         products(kept),
         a(size_t(n), 0.0),
         x_coefficient(size_t(n), 0.0),
@@ -58,14 +59,14 @@ class Backward {
   }
 
   // The gradients, from the products of add() or those that were kept. `wide`: those of 16-bit inputs are fp32.
-  void finish(Keep keep, const T* kept, bool wide) {
-    if (keep == Keep::products) weigh(0, n);
+  void finish(const T* kept, bool wide) {
+    if (were_kept) weigh(0, n);
     if (p.positives == Positives::classes && grad_x.data()) add_positive_means(e, a.data(), grad_x.data());
     // What was kept is for an upstream gradient of 1.
-    const double factor = keep == Keep::products ? grad[0] : 1.0;
+    const double factor = were_kept ? grad[0] : 1.0;
     InputGradients<T> gradients{e, x_coefficient.data()};
     gradients.wide = wide;
-    const std::vector<double> row_factor(keep == Keep::products ? size_t(std::max(n, m)) : 0, factor);
+    const std::vector<double> row_factor(were_kept ? size_t(std::max(n, m)) : 0, factor);
     if (want_x() || (p.self_pairs() && out.scale)) {
       std::vector<double> dense_weight(attention ? size_t(n) : 0);
       for (int64_t i = 0; attention && i < n; ++i) dense_weight[size_t(i)] = bounded_weight(a[size_t(i)], s.row_lse[i]);
@@ -99,6 +100,7 @@ class Backward {
   const double* const grad;
   const PairGradients& out;
   const bool running, attention;
+  const bool were_kept;  // the products, by the forward pass
   Products<T> products;
   std::vector<double> a;              // the upstream gradient of each row's loss
   std::vector<double> x_coefficient;  // positives: coefficient of y_j in row i's gradient, and of x_i in row j's

@@ -66,6 +66,9 @@ struct Grid {
   }
 
   bool wide() const { return x_tiles() <= y_tiles(); }
+  // How many sums each side has: the shorter one those of every part.
+  int64_t x_parts() const { return wide() ? parts : 1; }
+  int64_t y_parts() const { return wide() ? 1 : parts; }
   int64_t short_tiles() const { return std::min(x_tiles(), y_tiles()); }
   int64_t long_tiles() const { return std::max(x_tiles(), y_tiles()); }
   // The first parts have one tile more than the others where it does not come out even.

@@ -111,7 +111,7 @@ void forward_with_gradients(const Engine<T>& e, const Products<T>& products, con
     close_rows(e, sums, s, first, last, loss);
     gradients.add(strip, first, last, Keep::tiles, kept.data());
   }
-  if (!products.x) gradients.finish(Keep::tiles, nullptr, true);
+  if (!products.x) gradients.finish(nullptr, true);
 }
 
 template <class T>
@@ -122,15 +122,12 @@ void run_forward(const PairProblem& p, Keep keep, void* kept, double* stats, dou
   if (!gradients) return forward<T>(e, keep, static_cast<T*>(kept), stats, loss);
   PairGradients out;
   if (keep == Keep::products) {
-    const Products<T> products(e, static_cast<T*>(kept), stats);
-    if (products.per_col) std::fill(products.per_col, products.per_col + p.bias.size(), 0.0);
-    return forward_with_gradients<T>(e, products, out, stats, loss);
+    return forward_with_gradients<T>(e, Products<T>(e, static_cast<T*>(kept), stats), out, stats, loss);
   }
   for_each_input(p, [&](int side, size_t, int64_t at, int64_t) {
     (side ? out.y : out.x).push_back(static_cast<char*>(kept) + at * (p.dtype == DType::f64 ? 8 : 4));
   });
   double* const own = stats + stats_numel(p, Keep::nothing);
-  *own = 0;
   if (p.scale_learns) out.scale = own;
   if (!p.bias.empty()) out.bias = own + 1;
   forward_with_gradients<T>(e, {}, out, stats, loss);
@@ -148,7 +145,7 @@ void run_backward(const PairProblem& p, Keep keep, const T* kept, const double* 
   if (products) at = Products<T>(e, const_cast<T*>(kept), const_cast<double*>(stats));
   Backward<T> gradients(e, keep, stats, grad, out, at);
   if (!products) gradients.add(e.grid, 0, e.n, keep, kept);
-  gradients.finish(keep, kept, false);
+  gradients.finish(kept, false);
 }
 
 template <class From, class To, class F>
@@ -201,6 +198,7 @@ int64_t kept_numel(const PairProblem& p, Keep keep) {
 
 void pair_loss_forward(const PairProblem& p, Keep keep, void* kept, double* stats, double* loss) {
   clear_kept_rest(p, keep, kept);
+  std::fill(stats + stats_numel(p, Keep::nothing), stats + stats_numel(p, keep), 0.0);
   with_element(p, [&](auto t) {
     using T = decltype(t);
     run_forward<T>(p, kept_as<T>(p, keep), kept, stats, loss);

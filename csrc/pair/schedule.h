@@ -42,9 +42,7 @@ struct TileTask {
 template <class F>
 void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   if (grid.x_blocks == 0 || grid.y_blocks == 0) return;
-  // Each part has sums of its own for the shorter side.
-  const int64_t x_parts = grid.wide() ? grid.parts : 1, y_parts = grid.wide() ? 1 : grid.parts;
-  BlockTickets x(grid.x_tiles() * x_parts), own_y(grid.triangular ? 0 : grid.y_tiles() * y_parts);
+  BlockTickets x(grid.x_tiles() * grid.x_parts()), own_y(grid.triangular ? 0 : grid.y_tiles() * grid.y_parts());
   BlockTickets& y = grid.triangular ? x : own_y;
   std::mutex claiming;
   // Waking a thread takes some 10 us, the time of three million multiply-adds on two.
@@ -69,8 +67,8 @@ void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
         for (int64_t k = 1; k < workers && !later.done(); ++k) later.next();
         if (!later.done()) later.tile(now.next_I, now.next_J);
         both = !grid.triangular || I != J;
-        x_block = I + (x_parts > 1 ? now.part * grid.x_tiles() : 0);
-        y_block = J + (y_parts > 1 ? now.part * grid.y_tiles() : 0);
+        x_block = I + now.part % grid.x_parts() * grid.x_tiles();
+        y_block = J + now.part % grid.y_parts() * grid.y_tiles();
         x_ticket = x.claim(x_block);
         if (both) y_ticket = y.claim(y_block);
       }

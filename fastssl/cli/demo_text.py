@@ -16,8 +16,9 @@ from fastssl.data import sotu
 from fastssl.evaluate import evaluate_language, gloss_classes
 from fastssl.evaluate.features import progress_bars
 from fastssl.methods import Word2Vec
+from fastssl.models.folder import load_state
 from fastssl.report.text import masked_words, nearest_words, write_text_report
-from fastssl.train import Pretraining, load_checkpoint, recipe
+from fastssl.train import Pretraining, recipe
 
 WORDS = "sotu,verses-en,glosses-train"
 SHARES = {"words": 0.15, "bert": 0.4, "gpt": 0.45}  # of the minutes
@@ -68,7 +69,7 @@ def run_text_demo(out: Path, minutes: float, seed: int) -> dict[str, Any]:
         limits = Pretraining(**{**settings.options, "minutes": minutes * SHARES[name], "seed": seed})
         made = {"encoder_options": network, "method_options": arguments}
         run_pretraining(method, windows, limits, out / name, overwrite=True, **made)
-        state = load_checkpoint(out / name)[1]
+        state = load_state(out / name)
         held_out = method.prepare(windows.file, (windows.stop, windows.file.total))
         with progress_bars(item_progress):
             report[name] = {"scores": evaluate_language(method, held_out, windows)}

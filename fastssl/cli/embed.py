@@ -77,10 +77,11 @@ def _embed_run(asked: Embedding) -> int | None:
     from fastssl.data import open as open_source
     from fastssl.evaluate import embed_audio, embed_texts
     from fastssl.methods import AudioMethod, TextMethod, kind_of
-    from fastssl.train import load_checkpoint, load_method
+    from fastssl.models.folder import load_state
+    from fastssl.train import load_method
     from fastssl.train.options import detect_launcher
 
-    state = load_checkpoint(asked.model)[1] if Path(asked.model).is_dir() else {}
+    state = load_state(asked.model) if Path(asked.model).is_dir() else {}
     if "encoder" not in state or not issubclass(kind_of(state), (TextMethod, AudioMethod)):
         return None
     takes = "texts" if issubclass(kind_of(state), TextMethod) else "waveforms"

@@ -44,9 +44,9 @@ def common_data(runs: Sequence[Path]) -> str:
     Raises:
         ValueError: they were trained on different ones.
     """
-    from fastssl.train import load_checkpoint
+    from fastssl.models.folder import load_state
 
-    trained = list(dict.fromkeys(data_of(load_checkpoint(run)[1]) for run in runs))
+    trained = list(dict.fromkeys(data_of(load_state(run)) for run in runs))
     if len(trained) > 1:
         raise ValueError(
             f"data: the runs were trained on {' and '.join(trained)}; say on which to compare them (--data)"
@@ -60,9 +60,10 @@ def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
     from fastssl.evaluate import evaluate_audio
     from fastssl.evaluate.features import progress_bars
     from fastssl.methods import AudioMethod
-    from fastssl.train import load_checkpoint, load_method
+    from fastssl.models.folder import load_state
+    from fastssl.train import load_method
 
-    method, state = load_method(checkpoint), load_checkpoint(checkpoint)[1]
+    method, state = load_method(checkpoint), load_state(checkpoint)
     assert isinstance(method, AudioMethod)
     trained = open_splits(data_of(state))
     held_out = trained.test if data is None else open_splits(data).test
@@ -89,12 +90,12 @@ def leaving_out(on_error: str | None, runs: Sequence[Path] = ()) -> Iterator[Non
         ValueError: neither "raise" nor "skip".
     """
     from fastssl.data.readable import unreadable_left_out
-    from fastssl.train import load_checkpoint
+    from fastssl.models.folder import load_state
 
     if on_error not in (None, "raise", "skip"):
         raise ValueError(f"on_error: expected 'raise' or 'skip', got {on_error!r}")
     if on_error is None:
-        options = [load_checkpoint(run)[1].get("options", {}) for run in runs]
+        options = [load_state(run).get("options", {}) for run in runs]
         on_error = "skip" if any(given.get("on_error") == "skip" for given in options) else "raise"
     with unreadable_left_out(partial(echo, style="yellow"), item_progress) if on_error == "skip" else nullcontext():
         yield
@@ -278,9 +279,10 @@ def _disparity(checkpoint: Path) -> dict[str, Any]:
     from fastssl.evaluate import disparity_correlation
     from fastssl.methods import IMAX
     from fastssl.models import build_encoder
-    from fastssl.train import load_checkpoint, load_method
+    from fastssl.models.folder import load_state
+    from fastssl.train import load_method
 
-    method, state = load_method(checkpoint), load_checkpoint(checkpoint)[1]
+    method, state = load_method(checkpoint), load_state(checkpoint)
     assert isinstance(method, IMAX)
     unseen = stereograms(2000, seed=1)
     torch.manual_seed(0)

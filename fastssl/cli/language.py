@@ -137,9 +137,10 @@ def load(run: Path) -> tuple[TextMethod, dict[str, Any]]:
     Raises:
         ValueError: no checkpoint, or one of another kind of method.
     """
-    from fastssl.train import load_checkpoint, load_method
+    from fastssl.models.folder import load_state
+    from fastssl.train import load_method
 
-    state = load_checkpoint(run)[1]
+    state = load_state(run)
     if "tokens" not in kind_of(state).needs:
         raise ValueError(f"checkpoint: expected one of a language method, got {state['method']}")
     method = load_method(run)

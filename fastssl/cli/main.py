@@ -283,7 +283,8 @@ def pretrain(
         started_from,
     )
     from fastssl.methods import AudioMethod, get
-    from fastssl.train import Pretraining, check_out, is_rank_zero, load_checkpoint
+    from fastssl.models.folder import load_state
+    from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
     from fastssl.train.options import detect_launcher
     from fastssl.train.resuming import has_checkpoint
@@ -291,7 +292,7 @@ def pretrain(
     out = out or Path("runs") / method
     if minutes is not None and epochs is not None:
         raise ValueError("minutes, epochs: give one of them, the other follows from it")
-    state = load_checkpoint(out)[1] if resume and has_checkpoint(out) else None
+    state = load_state(out) if resume and has_checkpoint(out) else None
     if method == "word2vec":
         from fastssl.cli.words import OPTIONS, pretrain_words, settings_of
 
@@ -566,8 +567,8 @@ def evaluate(
     from fastssl.cli.words import evaluate_words, is_word_run
     from fastssl.evaluate.protocols import TRAINING
     from fastssl.methods import AudioMethod, kind_of
+    from fastssl.models.folder import load_state
     from fastssl.models.precision import automatic_precision
-    from fastssl.train import load_checkpoint
     from fastssl.train.options import started_by_torchrun
 
     check_model(checkpoint)
@@ -617,7 +618,7 @@ def evaluate(
     elif is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
-    elif "tokens" in (kind := kind_of(load_checkpoint(checkpoint)[1])).needs:
+    elif "tokens" in (kind := kind_of(load_state(checkpoint))).needs:
         from fastssl.cli.language import evaluate as evaluate_text
         from fastssl.cli.language import evaluate_finetuned
 
@@ -771,11 +772,11 @@ def report(
     from fastssl.cli.words import is_word_run
     from fastssl.evaluate.features import progress_bars
     from fastssl.methods import ImageMethod, kind_of
+    from fastssl.models.folder import load_state
     from fastssl.report.compare import compare_runs
-    from fastssl.train import load_checkpoint
 
     for run in runs:
-        kind = kind_of(load_checkpoint(run)[1]) if not is_word_run(run) else None
+        kind = kind_of(load_state(run)) if not is_word_run(run) else None
         if kind is None or not issubclass(kind, ImageMethod):
             raise ValueError(f"runs: expected runs on images, {run} is none; evaluate it instead (fastssl evaluate)")
     with progress_bars(item_progress), leaving_out(on_error, runs):
@@ -805,7 +806,8 @@ def export(
     from fastssl.cli.words import export_words, is_word_run
     from fastssl.methods import kind_of
     from fastssl.models.export import FILES, export_encoder, loading
-    from fastssl.train import load_checkpoint, load_encoder, load_method
+    from fastssl.models.folder import load_state
+    from fastssl.train import load_encoder, load_method
 
     if is_word_run(checkpoint):
         path = export_words(checkpoint, to, out)
@@ -813,7 +815,7 @@ def export(
             f"written: {path}\ngensim: KeyedVectors.load_word2vec_format({str(path)!r}, binary={path.suffix == '.bin'})"
         )
         return
-    kind = kind_of(load_checkpoint(checkpoint)[1])
+    kind = kind_of(load_state(checkpoint))
     if "tokens" in kind.needs:
         from fastssl.cli.language import load
         from fastssl.models.language_export import export_language

@@ -28,7 +28,7 @@ from fastssl.methods import AudioMethod, ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS, channels_of
-from fastssl.models.folder import load_checkpoint
+from fastssl.models.folder import load_state
 from fastssl.train.recipe import Recipe, recipe
 from fastssl.train.resuming import CHANGEABLE_ON_RESUME, check_given, encoder_of, has_checkpoint, recipe_of
 from fastssl.train.starting import checkpoint_of, start_encoder
@@ -129,7 +129,7 @@ def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, st
             start = f"{kind}{colon}{os.path.abspath(place)}"
     if resumed is None or not has_checkpoint(resumed):
         return init, start
-    state = load_checkpoint(resumed)[1]
+    state = load_state(resumed)
     recorded = state.get("started_from", start)  # earlier versions did not record it
     if init is not None and recorded not in (init, start):
         known = "random weights" if recorded is None else repr(recorded)
@@ -174,7 +174,7 @@ def options_of_run(run: Path, **given: Any) -> dict[str, Any]:
         FileNotFoundError: no checkpoint.
         ValueError: one without an encoder of images.
     """
-    options = load_checkpoint(checkpoint_of(run))[1].get("encoder")
+    options = load_state(checkpoint_of(run)).get("encoder")
     if not isinstance(options, dict) or "size" not in options:
         raise ValueError(f"init: expected a run with an encoder of images, {str(run)!r} has none that can be rebuilt")
     return {**options, **{key: value for key, value in given.items() if value is not None}}

@@ -161,13 +161,13 @@ def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
     from fastssl.evaluate import gloss_classes, word_analogies, word_similarity
     from fastssl.evaluate.words import holds_analogies
     from fastssl.methods import load_word_vectors
-    from fastssl.models.folder import load_checkpoint
+    from fastssl.models.folder import load_state
 
     vectors = load_word_vectors(run)
     table: dict[str, Any] = {}
     for name in (data or "glosses").split(","):
         if name == "glosses":
-            trained = "" if run.is_file() else str(load_checkpoint(run)[1]["source"]["where"])
+            trained = "" if run.is_file() else str(load_state(run)["source"]["where"])
             if "glosses" in trained.split(","):
                 echo("trained on all glosses: the held-out ones were seen, without labels (glosses-train)", "yellow")
             table |= gloss_classes(vectors, note=echo)

@@ -322,7 +322,7 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     place = name if is_url(name) else os.path.expanduser(name)
     if kind == "hf" or ending(place) == PARQUET:
         return _hub(root if kind == "hf" else place, part, given)
-    of_images = bool(tables.OF_IMAGES & set(given))
+    of_images = bool(tables.IMAGE_OPTIONS & set(given))
     if ending(place) == ".txt" and not of_images:
         return texts(place, part, **given)
     if (whole := prefixed(place)) != place:

@@ -35,7 +35,7 @@ from fastssl.data.storage import ending, is_folder, is_url, join, name_of, paren
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
-OF_IMAGES = {"path", "images"}  # options that tables of images alone have
+IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
 
 def table(
@@ -215,7 +215,7 @@ def open_table(
     where, text = (first_column(_columns(rows), names) for names in (PATHS, SENTENCES))
     text = given.get("text", text)
     images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
-    if OF_IMAGES & set(given) or (images and not {"text_pair", "score"} & set(given)):
+    if IMAGE_OPTIONS & set(given) or (images and not {"text_pair", "score"} & set(given)):
         return _images(str(path), rows, given, **options)
     return _texts(str(path), rows, given)
 

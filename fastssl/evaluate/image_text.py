@@ -61,11 +61,11 @@ def image_text_retrieval(
     if not len(k) or min(k) < 1:
         raise ValueError(f"k: expected integers of at least 1, got {list(k)}")
     source, batch = open_source(data), batch or batch_rows(method.encoder)
-    ids = np.arange(len(source)) if source.image_ids is None else source.image_ids
-    first, of = np.unique(ids, return_inverse=True)
+    ids = source.image_ids  # compares all paths
+    first, of = np.unique(np.arange(len(source)) if ids is None else ids, return_inverse=True)
     with evaluation_mode(method):
         texts = _encoded_texts(method, source, batch)  # a text that is missing is an error before images are read
-        images = _encoded_images(method, source if len(first) == len(ids) else source.subset(first), batch)
+        images = _encoded_images(method, source if ids is None else source.subset(first), batch)
     owners, own = torch.from_numpy(of).to(texts.device), torch.arange(len(images), device=texts.device)
     counts = np.bincount(of)
     table = {}

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl._options import integer, plain
+from fastssl._options import differs, integer, plain
 from fastssl.data import open as open_source
 from fastssl.data.corpus import Corpus
 from fastssl.data.words import NumberedWords, number_words
@@ -279,10 +279,7 @@ class Word2Vec:
         wanted = {name: value for name, value in self.options.items() if name != "epochs"}
         for name, value in wanted.items():
             if state["options"].get(name) != value:
-                before = state["options"].get(name)
-                raise ValueError(
-                    f"{name}: the checkpoint was made with {before!r}, got {value!r}; resume with the same"
-                )
+                raise differs(name, state["options"].get(name), value)
         if state["fingerprint"] != run.text.fingerprint:
             raise ValueError("resume: the checkpoint is of another corpus, or its words are counted differently")
         run.load(tensors)

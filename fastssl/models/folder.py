@@ -74,6 +74,23 @@ def original_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
+def load_state(path: str | Path) -> dict[str, Any]:
+    """Returns the state of a checkpoint folder, without its tensors.
+
+    Args:
+        path: folder of the checkpoint or of the run.
+
+    Raises:
+        ValueError: no checkpoint, or a damaged one, named by its file.
+    """
+    file = find_checkpoint(path) / STATE
+    try:
+        state: dict[str, Any] = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"checkpoint: {file} is damaged or cut off: {error}") from error
+    return state
+
+
 def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Returns the tensors and the state of a checkpoint folder. Earlier versions stored those of compiled modules under
     the names that ``torch.compile`` gives them; they have those of the original module here.
@@ -92,10 +109,7 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
         tensors = {original_name(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
     except SafetensorError as error:
         raise ValueError(f"checkpoint: {folder / TENSORS} is damaged or cut off: {error}") from error
-    try:
-        state = json.loads((folder / STATE).read_text())
-    except ValueError as error:
-        raise ValueError(f"checkpoint: {folder / STATE} is damaged or cut off: {error}") from error
+    state = load_state(folder)
     for name, stored in state.get("tied", {}).items():  # parameters that are stored once
         tensors[original_name(name)] = tensors[original_name(stored)]
     return tensors, state

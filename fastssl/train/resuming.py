@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fastssl._options import differs
 from fastssl.models.encoders import channels_of
 from fastssl.models.folder import find_checkpoint
 from fastssl.train.options import Pretraining, detect_launcher
@@ -54,11 +55,6 @@ def recipe_of(state: Mapping[str, Any], out: Path, method: str) -> Recipe:
     if detect_launcher() is not None:
         options = {key: value for key, value in options.items() if key not in ("devices", "nodes")}
     return Recipe(f"of {out}", options, state.get("method_options", {}), network.get("size", 32), network=network)
-
-
-def differs(what: str, before: Any, now: Any) -> ValueError:
-    """The error of an option that is not that of the checkpoint."""
-    return ValueError(f"{what}: the checkpoint was made with {before!r}, got {now!r}; resume with the same")
 
 
 def encoder_of(network: dict[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
