@@ -242,6 +242,8 @@ def _image_text(
     from fastssl.train import load_method
 
     method = load_method(checkpoint)
+    if torch.cuda.is_available():
+        method.to("cuda")
     if protocol == "zero-shot":
         images = each_once(open_source("emoji-all" if name == "emoji" else name, part="test"))
         classes = list(images.classes)
@@ -250,8 +252,6 @@ def _image_text(
     pairs = open_source("emoji-heldout" if name == "emoji" else name, part="test")
     if pairs.fingerprint == state.get("source", {}).get("fingerprint"):
         echo(f"{pairs.name}: the run was trained on these images and texts; others are given by --data", "yellow")
-    if torch.cuda.is_available():
-        method.to("cuda")
     return image_text_retrieval(method, pairs)
 
 

@@ -1,7 +1,9 @@
-"""Captions as COCO has them: a JSON file of images and of annotations, each a caption of one of them."""
+"""Captions as COCO has them, a JSON file of images and of annotations, each a caption of one of them; and as Karpathy's
+splits of COCO, Flickr30k and Flickr8k have them, each image with its sentences and its part."""
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
@@ -11,16 +13,35 @@ log = logging.getLogger("fastssl")
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "caption")}
 
 
+class Captioned(list[dict[str, Any]]):
+    """Rows of "file_name" and "caption" whose images are in one of several folders.
+
+    Args:
+        rows: the rows.
+        folders: names of folders that the images may be in, besides that of the file.
+    """
+
+    def __init__(self, rows: list[dict[str, Any]], folders: tuple[str, ...]) -> None:
+        super().__init__(rows)
+        self.folders = folders
+
+
 def is_coco(stored: Any) -> bool:
     """Whether the content of a JSON file is that of an annotation file of COCO."""
     return isinstance(stored, dict) and all(isinstance(stored.get(part), list) for part in NEEDED)
 
 
-def coco_rows(path: str, stored: dict[str, Any]) -> list[dict[str, Any]]:
+def is_karpathy(stored: Any) -> bool:
+    """Whether the content of a JSON file is that of Karpathy's splits, such as ``dataset_coco.json``."""
+    images = stored.get("images") if isinstance(stored, dict) else None
+    return isinstance(images, list) and bool(images) and isinstance(images[0], dict) and "sentences" in images[0]
+
+
+def coco_rows(path: str, stored: dict[str, Any]) -> Captioned:
     """Rows of "file_name" and "caption", one for each annotation.
 
     Args:
-        path: path of the file, for errors.
+        path: path of the file; for ``captions_val2017.json`` images may be in ``val2017``.
         stored: its content: "images" with "id" and "file_name", "annotations" with "image_id" and "caption".
 
     Raises:
@@ -45,17 +66,56 @@ def coco_rows(path: str, stored: dict[str, Any]) -> list[dict[str, Any]]:
     without = len(names) - len({entry["image_id"] for entry in stored["annotations"]})
     if without:
         log.warning("%s: %d of %d images have no caption and are left out", path, without, len(names))
-    return rows
+    return Captioned(rows, (name_of(path).partition("_")[2], "images"))
 
 
-def coco_images(path: str, file: str) -> str | None:
-    """The folder of COCO's images for ``annotations/captions_val2017.json``: the first that has ``file`` of ``val2017``
-    and ``images`` beside the JSON file, the same beside its folder, its folder and the one above; None: none has.
+def karpathy_rows(path: str, stored: dict[str, Any]) -> Captioned:
+    """Rows of "file_name", "caption" and "split", one for each sentence.
 
     Args:
-        path: path or URL of the JSON file.
-        file: name of an image.
+        path: path of the file, for errors.
+        stored: its content: "images" with "filename", "split", "sentences" with "raw", and of COCO "filepath".
+
+    Raises:
+        ValueError: a key that is missing.
     """
-    part, own = name_of(path).partition("_")[2], parent(path)
-    folders = [join(root, name) for root in (own, parent(own)) for name in (part, "images") if name]
-    return next((folder for folder in (*folders, own, parent(own)) if is_file(join(folder, file))), None)
+    rows = []
+    for k, image in enumerate(stored["images"]):
+        try:
+            file = join(image["filepath"], image["filename"]) if image.get("filepath") else image["filename"]
+            texts = [sentence["raw"] for sentence in image["sentences"]]
+            rows += [{"file_name": file, "caption": text, "split": image["split"]} for text in texts]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: expected filename, split and sentences (with raw) in each of images, number {k} has them "
+                f"not ({type(error).__name__}: {error})"
+            ) from error
+    name = str(stored.get("dataset", ""))
+    return Captioned(rows, (f"{name}-images", f"{name}_images", "images", "Images"))
+
+
+def texts_of(values: list[Any]) -> list[list[Any]] | None:
+    """The texts of each cell of a column of several texts: lists, or lists in JSON; None: the cells are no lists."""
+    if any(isinstance(value, list) for value in values):
+        return [value if isinstance(value, list) else [value] for value in values]
+    if not all(isinstance(value, str) and value.lstrip().startswith("[") for value in values):
+        return None
+    try:
+        read = [json.loads(value) for value in values]
+    except ValueError:
+        return None
+    return read if all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in read) else None
+
+
+def images_folder(path: str, file: str, folders: tuple[str, ...]) -> str | None:
+    """The first folder that has ``file``: of ``folders`` beside the file at ``path``, of those beside its folder, its
+    folder and the one above; None: none has.
+
+    Args:
+        path: path or URL of the file of captions.
+        file: name of an image.
+        folders: names of folders.
+    """
+    own = parent(path)
+    places = [join(root, name) for root in (own, parent(own)) for name in folders if name]
+    return next((place for place in (*places, own, parent(own)) if is_file(join(place, file))), None)

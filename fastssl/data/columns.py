@@ -14,7 +14,8 @@ PATHS, LABELS, SCORES, TEXTS = (
     ("score", "scores", "similarity", "similarity_score"),
     ("text", "caption"),
 )
-CAPTIONS = (*TEXTS, "title", "comment")  # of images; filepath and title: open_clip, image_name and comment: Flickr30k
+# Of images. filepath and title: open_clip; image_name and comment: Flickr30k; raw: its lists on Hugging Face.
+CAPTIONS = (*TEXTS, "title", "comment", "captions", "raw")
 SENTENCES = (*TEXTS, "sentence", "content", "document")  # of tables without images
 PAIRS = (
     ("text", "text_pair"),

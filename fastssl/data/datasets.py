@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.columns import check_options, known_column
+from fastssl.data.columns import check_options, first_column, known_column
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
 from fastssl.data.storage import ending
+from fastssl.data.table_splits import SPLITS, split_rows
 from fastssl.data.text_files import hub_corpus
 
 IMAGES = ("image", "img", "images", "pixel_values")
 LABELS = ("label", "fine_label", "labels", "target")
-TEXTS = ("text", "caption")
+TEXTS = ("text", "caption", "captions")
 SAVED = ("dataset_dict.json", "dataset_info.json")  # what datasets.save_to_disk writes
 
 
@@ -101,7 +102,7 @@ class HubSource(Source):
     """A Hugging Face data set with a column of images, and optionally of class labels and of texts.
 
     Args:
-        table: a ``datasets.Dataset``.
+        table: a ``datasets.Dataset``; a row with a list of texts is an item for each.
         name: name of the data set in logs and checkpoints.
         columns: "image", "label" or "text" -> the column of it, where it is not the first of its type.
 
@@ -121,24 +122,39 @@ class HubSource(Source):
         self.image = columns.get("image", images[0])
         self.label = columns.get("label", next((c for c in LABELS if c in labels), labels[0] if labels else None))
         self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
+        self.rows, self.texts = np.arange(len(table)), None
+        if self.text is not None and (isinstance(kinds[self.text], list) or hasattr(kinds[self.text], "feature")):
+            several = table[self.text][:]  # the column alone: no image is read
+            self.rows = np.repeat(self.rows, [len(texts) for texts in several])
+            self.texts = [text for texts in several for text in texts]
         for role, column, of in (("image", self.image, images), ("label", self.label, labels)):
             if column is not None and column not in of:
                 raise ValueError(f"{role}: expected a column of {role}s ({', '.join(of)}) of {name!r}, got {column!r}")
         if self.label is not None:
             self.classes = list(kinds[self.label].names)
-            self.labels = checked_labels(np.asarray(table[self.label]), len(table)).astype(np.int32)
+            self.labels = checked_labels(np.asarray(table[self.label]), len(table)).astype(np.int32)[self.rows]
 
     def __len__(self) -> int:
-        return len(self.table)
+        return len(self.rows)
 
     def read(self, index: int, reduce: Reduction | None = None) -> Item:
-        row = self.table[check_index(index, len(self))]
+        row = self.table[int(self.rows[check_index(index, len(self))])]
+        given = self.texts[index] if self.texts is not None else None if self.text is None else row[self.text]
         return Item(
             images=(as_pixels(row[self.image], self.name_of(index)),),
             label=None if self.labels is None else int(self.labels[index]),
-            text=None if self.text is None else _text(row[self.text], self.name_of(index)),
+            text=_text(given, self.name_of(index)),
             name=str(index),
         )
+
+    def text_of(self, index: int) -> str | None:
+        return super().text_of(index) if self.texts is None else _text(self.texts[index], self.name_of(index))
+
+    @property
+    def image_ids(self) -> np.ndarray | None:
+        if self.texts is None:
+            return None
+        return np.searchsorted(self.rows, self.rows)  # of rows in ascending order, the first index of each
 
     @property
     def content_key(self) -> str:
@@ -175,10 +191,18 @@ def hub(path: str, part: str | None = None, **columns: str) -> dict[str, Source]
     else:
         parts = datasets.load_dataset(path, configuration)
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
+    tables = _divided(*tables.values()) or tables if len(tables) == 1 else tables
     if part is not None and part not in tables:
         raise ValueError(f"name: expected a part {part} in {path!r}, got {sorted(tables)}")
     name, where = (Path(path).stem, path) if Path(path).is_file() else (Path(path).name, f"hf:{path}")
     return {key: _read(table, name, columns, where) for key, table in tables.items() if part in (None, key)}
+
+
+def _divided(table: Any) -> dict[str, Any] | None:
+    """The parts of a table with a column of splits; None: it has none."""
+    column = first_column(table.features, SPLITS)
+    rows = None if column is None else split_rows(table[column][:])
+    return None if rows is None else {part: table.select(own) for part, own in rows.items()}
 
 
 def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Source:

@@ -5,11 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import difflib
-import io
-import logging
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +14,9 @@ import numpy as np
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from fastssl.augment.images import CHANNELS
 from fastssl.data import benchmarks, tables, text_files
 from fastssl.data.annotated import ANNOTATED, open_annotated
+from fastssl.data.array_files import archive, labelled, stack
 from fastssl.data.arrays import ArraySource
 from fastssl.data.columns import check_options, split_options
 from fastssl.data.corpus import Corpus
@@ -31,7 +27,6 @@ from fastssl.data.embedded import digits, emoji
 from fastssl.data.embedded_text import glosses, sotu, verses
 from fastssl.data.files import FileSource, NoImagesError, folder
 from fastssl.data.glue import glue
-from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.pairs import text_pairs
@@ -40,10 +35,9 @@ from fastssl.data.readable import current as leaving_out
 from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
 from fastssl.data.signals import spoken_digits, tones
-from fastssl.data.source import Source, checked_labels
+from fastssl.data.source import Source
 from fastssl.data.stereograms import stereograms
 from fastssl.data.storage import (
-    content,
     ending,
     entries,
     is_file,
@@ -60,7 +54,6 @@ from fastssl.data.tokens import TokenFile
 from fastssl.data.wav import SUFFIX as WAV
 from fastssl.data.wav import WavSource, wav_folder
 
-log = logging.getLogger("fastssl")
 _OF_PAIRS = ("source", "target", "encoding", "errors")
 EMBEDDED: dict[str, Callable[[], Source]] = {
     "emoji": lambda: emoji("train"),
@@ -125,8 +118,10 @@ def open(
             - a folder of images, of WAV files, or of ``.txt`` or ``.jsonl`` files alone, with one sub-folder per class;
               with ``train`` and ``val`` (or ``test``) in it, the split ``part``; a folder of tar shards;
             - a file: an image, a WAV file, an array of images (``.npy``), a packed file, a tar shard (or a pattern:
-              ``shards/*.tar``), arrays (``.npz``, ``d.npz#images=x:labels=y``), a list (``.csv``, ``.tsv``, ``.json``,
-              ``.jsonl`` with columns path, label, text: :func:`table`), captions of COCO (``captions_val2017.json``);
+              ``shards/*.tar``), arrays (``.npz``, also ``d.npz#images=x:labels=y``:
+              :func:`fastssl.data.array_files.archive`), a list (``.csv``, ``.tsv``, ``.json``,
+              ``.jsonl`` with columns path, label, text, and split where it has both parts: :func:`table`), captions of
+              COCO (``captions_val2017.json``), Karpathy's splits (``dataset_coco.json``);
             - the URL of such a folder or file (``s3://``, ``gs://``, ``https://``, any protocol of fsspec; extra:
               remote), also with a pattern: ``https://host/train-{000..127}.tar``. Remote data is cached on disk
               (``FASTSSL_CACHE``), up to ``FASTSSL_CACHE_GIB``;
@@ -168,17 +163,7 @@ def open(
         return source
     if source.labels is not None:
         raise ValueError(f"labels: expected None, {source.name} has its own labels")
-    return _labelled(source, labels)
-
-
-def _labelled(source: Source, labels: Any) -> Source:
-    """The source with labels, integers or names of classes."""
-    given = np.asarray(labels)
-    if given.ndim == 1 and given.dtype.kind in "UO":
-        labels, source.classes = numbered_labels(given.tolist(), "labels[{}]".format)
-        labels = np.full(len(given), -1) if labels is None else labels
-    source.labels = checked_labels(labels, len(source))
-    return source
+    return labelled(source, labels)
 
 
 def without_unreadable(source: Source, name: str, part: str) -> Source:
@@ -186,7 +171,9 @@ def without_unreadable(source: Source, name: str, part: str) -> Source:
     leave_out = leaving_out.get()
     if leave_out is None or name in EMBEDDED or isinstance(source, TokenFile):
         return source
-    return leave_out(source, _absolute(name), part)
+    left = leave_out(source, _absolute(name), part)
+    left.part = source.part
+    return left
 
 
 def _absolute(name: str) -> str:
@@ -249,7 +236,7 @@ def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int
         raise TypeError("data: expected images, got a pair of images and labels; give the images, and labels=")
     if isinstance(data, Sequence):
         if len(data) and all(isinstance(item, (str, Path)) for item in data):
-            return _files([str(p) for p in data], None, options, progress)
+            return _files([str(p) for p in data], None, part, options, progress)
         if not len(data) or not isinstance(data[0], (tuple, dict)):
             return ArraySource(data)
     if hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, IterableDataset):
@@ -288,10 +275,10 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     place = name if is_url(name) else os.path.expanduser(name)
     found = matching(place)
     if len(found) > 1 or (found and found != [place]):
-        return _files(found, name_of(parent(found[0])), options, progress)
+        return _files(found, name_of(parent(found[0])), part, options, progress)
     # Over some protocols only the suffix distinguishes a file from a folder.
     if (ending(place) in _FILES or not is_folder(place)) and is_file(place):
-        return _file(place, options)
+        return _file(place, part, options)
     if is_folder(place):
         return _folder(place, part, options, progress)
     if is_url(place):
@@ -328,10 +315,10 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
     if (whole := prefixed(place)) != place:
         return _with_options(whole, given, part, options)
     if ending(place) == NPZ and is_file(place):
-        return _arrays(place, given)
+        return archive(place, part, given)
     if (ending(place) in tables.SUFFIXES or (ending(place) == ".txt" and of_images)) and is_file(place):
         how = {key: given.pop(key) for key in ("encoding", "errors") if key in given}
-        return tables.open_table(place, columns=given, **how, **options)
+        return tables.open_table(place, columns=given, part=part, **how, **options)
     if not is_url(place) and not os.path.exists(place) and not (root and kind in {*TEXTS, *benchmarks.READERS}):
         raise FileNotFoundError(f"data: no file or folder {name!r}")
     raise ValueError(
@@ -342,18 +329,22 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
 
 def _hub(root: str, part: str, given: dict[str, str]) -> Source:
     parts = hub(root, **given)
-    chosen = find_part(parts, part, OF_IMAGES)
+    chosen = next(iter(parts)) if len(parts) == 1 and ending(root) == PARQUET else find_part(parts, part, OF_IMAGES)
     if chosen is None:
         raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
     return parts[chosen]
 
 
 def _files(
-    places: list[str], name: str | None, options: dict[str, Any], progress: Callable[[int], None] | None
+    places: list[str],
+    name: str | None,
+    part: str,
+    options: dict[str, Any],
+    progress: Callable[[int], None] | None,
 ) -> Source:
     """Tar shards, or images."""
     if len(places) == 1 and ending(places[0]) in _FILES & _WHOLE:
-        return _file(places[0], options)
+        return _file(places[0], part, options)
     if all(ending(place) == ".tar" for place in places):
         return ShardSource(places, name, progress=progress, **options)
     if all(ending(place) == WAV for place in places):
@@ -453,16 +444,16 @@ def _called(place: str) -> str:
     return name_of(place) if is_url(place) else Path(place).resolve().name
 
 
-def _file(place: str, options: dict[str, Any]) -> Source:
+def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     kind = ending(place)
     if kind == PARQUET:
-        return _hub(place, "train", {})
+        return _hub(place, part, {})
     if kind == ".tar":
         return ShardSource([place], **options)
     if kind == ".npy":
-        return _stack(place, options)
+        return stack(place, **options)
     if kind == NPZ:
-        return _arrays(place, {})
+        return archive(place, part, {})
     if kind == ".tok":
         return TokenFile(place)
     if kind == WAV:
@@ -470,7 +461,7 @@ def _file(place: str, options: dict[str, Any]) -> Source:
     if kind == ".txt":
         return text_files.text_corpus(place)
     if kind in tables.SUFFIXES:
-        return tables.open_table(place, **options)
+        return tables.open_table(place, part=part, **options)
     start = open_file(place).read(0, 1024)
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)
@@ -489,43 +480,6 @@ def _is_text(start: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _stack(place: str, options: dict[str, Any]) -> Source:
-    """A ``.npy`` file: images [N, H, W, C], memory-mapped, or one image [H, W, C]."""
-    try:
-        if is_url(place):
-            array = np.load(io.BytesIO(content(place)), allow_pickle=False)
-        else:
-            array = np.load(place, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"data: {place!r} cannot be read as an array ({error})") from error
-    if array.ndim in (4, 5):
-        return ArraySource(array, name=name_of(place))
-    if array.ndim == 3 and array.shape[-1] not in CHANNELS:
-        log.warning(
-            "data: %s, of shape %s, is one image [H, W, C]; grey images are saved as [N, H, W, 1]", place, array.shape
-        )
-    return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)
-
-
-def _arrays(place: str, given: dict[str, str]) -> Source:
-    """A ``.npz`` file, one of whose arrays is the images, and another one may be their labels."""
-    check_options(given, place, ("images", "labels"))
-    try:
-        arrays = np.load(io.BytesIO(content(place)), allow_pickle=False)
-        names = list(getattr(arrays, "files", ()))
-        chosen = {role: arrays[name] for role, name in given.items() if name in names}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"data: {place!r} cannot be read as arrays ({error})") from error
-    if "images" not in given or len(chosen) < len(given):
-        got = "".join(f", got {key}={name}" for key, name in given.items())
-        raise ValueError(
-            f"data: expected the array of images, and that of labels if there is one, as "
-            f"{place}#images=NAME:labels=NAME, with names of {', '.join(names)}{got}"
-        )
-    source = ArraySource(chosen["images"], name=name_of(place))
-    return _labelled(source, chosen["labels"]) if "labels" in chosen else source
 
 
 def parts_of(place: str | Path) -> tuple[str, str] | None:

@@ -25,7 +25,7 @@ from fastssl.data.listing import SUFFIXES, Names, readable
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
 
-VERSION = 3
+VERSION = 4
 READ_AHEAD = 8 * 2**20  # bytes per request while a remote shard is indexed
 log = logging.getLogger("fastssl")
 
@@ -38,7 +38,7 @@ class ShardSource(Source):
     """Items of tar shards: ``KEY.jpg`` (or another image format); optional ``KEY.cls``, ``KEY.txt``, ``KEY.json``.
 
     ``.cls`` holds a class as an index or a name, ``.txt`` a text, ``.json`` an object with "label" (or "cls") and
-    "text" (or "caption").
+    "text" (or "caption"), which may be a list of texts: the image is an item with each.
 
     Args:
         paths: paths or URLs of the uncompressed tar files, in order.
@@ -132,6 +132,13 @@ class ShardSource(Source):
         return None if self.texts is None else self.texts[index]
 
     @property
+    def image_ids(self) -> np.ndarray | None:
+        shards = np.repeat(np.arange(len(self.ends)), np.diff(self.ends, prepend=0))
+        places = (shards << 43) + self.places[:, 0]  # no shard has 8 TiB
+        _, first, own = np.unique(places, return_index=True, return_inverse=True)
+        return first[own] if len(first) < len(own) else None
+
+    @property
     def fingerprint(self) -> str:
         labels = [] if self.labels is None else [self.labels]
         texts = [] if self.texts is None else self.texts
@@ -218,7 +225,7 @@ def _make_index(file: File) -> dict[str, Any]:
             _check_end(file, archive.offset)
     except tarfile.TarError as error:
         raise ShardError(f"{place}: no tar file, a compressed one, or cut off ({error})") from error
-    items = [(key, item) for key, item in found.items() if "image" in item]
+    items = [row for key, item in found.items() if "image" in item for row in _each_text(key, item)]
     return {
         "keys": [key for key, _ in items],
         "places": [item["image"] for _, item in items],
@@ -227,6 +234,12 @@ def _make_index(file: File) -> dict[str, Any]:
         "skipped": skipped,
         "broken": {k: item["broken"] for k, (_, item) in enumerate(items) if "broken" in item},
     }
+
+
+def _each_text(key: str, item: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """The items of an image: one with each of its texts."""
+    several = item.get("text")
+    return [(key, {**item, "text": text}) for text in several] if isinstance(several, list) else [(key, item)]
 
 
 def _check_end(file: File, offset: int) -> None:
@@ -281,7 +294,8 @@ def _note(
                 value = next((about[n] for n in names if n in about), None)
                 if value is None or key in item:
                     continue
-                if key == "text" and not isinstance(value, str):
+                several = value if isinstance(value, list) and value else [value]
+                if key == "text" and not all(isinstance(text, str) for text in several):
                     item["broken"] = f"{ending}: expected a string as text, got {value!r}"
                 else:
                     item[key] = value

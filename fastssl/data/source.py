@@ -67,6 +67,7 @@ class Source:
         embedded: name of the embedded data set that the items belong to, or None.
         where: argument with which :func:`fastssl.data.open` opens the source again, or None.
         skipped: reasons for which files were left out -> number of files.
+        part: "train" or "test", where the data has both and this is one of them by its own column of splits; or None.
 
     Raises:
         NotImplementedError: the subclass does not define a method.
@@ -91,6 +92,7 @@ class Source:
     embedded: str | None = None
     where: str | None = None
     skipped: Mapping[str, int] = MappingProxyType({})
+    part: str | None = None
 
     def __len__(self) -> int:
         raise NotImplementedError

@@ -91,7 +91,8 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
     Args:
         data: as for :func:`fastssl.data.open`. A folder with ``train`` and ``val`` (or ``test``) in it, a benchmark
             data set ("cifar-10:FOLDER"), a task of GLUE ("glue:FOLDER"), texts ("text:FOLDER"), pairs of them
-            ("pairs:FOLDER") and a Hugging Face data set ("hf:PATH") have official splits, if they have both; "glosses"
+            ("pairs:FOLDER"), a Hugging Face data set ("hf:PATH") and a table with a column "split" have official
+            splits, if they have both; "glosses"
             are the nouns, 4,000 of them to test on; "spoken-digits" is split by voices, "scenes" by emoji and vendors;
             any other data is split 80 to 20, for "emoji" all 1,871 items; an image that several rows of a table list is
             one item.
@@ -146,7 +147,11 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             train_part, test_part = (open(data, part=part, **options) for part in ("train", "test"))
             _check_classes(train_part, test_part, data)
             return Splits(train_part.name, train_part, test_part)
-    return _judged(divide(each_once(open(data, **options))))
+    source = open(data, **options)
+    if source.part is None:
+        return _judged(divide(each_once(source)))
+    held_out = each_once(open(data, part="test", **options))  # a table with a column of splits
+    return _judged(Splits(source.name, each_once(source), held_out))
 
 
 def _check_classes(train: Source, test: Source, data: str | Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import os
+from collections import Counter
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
-from fastssl.data.captions import coco_images, coco_rows, is_coco
+from fastssl.data.captions import Captioned, coco_rows, images_folder, is_coco, is_karpathy, karpathy_rows, texts_of
 from fastssl.data.columns import (
     CAPTIONS,
     LABELS,
@@ -32,28 +34,40 @@ from fastssl.data.labels import class_labels, fraction_among, labels_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_folder, is_url, join, name_of, parent
+from fastssl.data.table_splits import SPLITS, split_rows
+
+log = logging.getLogger("fastssl")
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
+AnySource = TypeVar("AnySource", FileSource, Corpus)
 IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
 
 def table(
-    path: str | Path, *, columns: Mapping[str, str] | None = None, images: str | Path | None = None, **options: Any
+    path: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    images: str | Path | None = None,
+    part: str | None = None,
+    **options: Any,
 ) -> FileSource:
     """Returns the images listed in a table.
 
     Args:
         path: path or URL of a ``.csv``, ``.tsv`` or ``.txt`` file with a header, a ``.json`` file with a list of
-            objects, a ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions, each of which
-            is a row. Fields of ``.csv`` and ``.txt`` files are separated by what their header has: a comma, else a
-            semicolon, a tab or a "|".
+            objects, a ``.jsonl`` file with one object per line, or a ``.json`` file of COCO's captions or of Karpathy's
+            splits, each caption of which is a row. Fields of ``.csv`` and ``.txt`` files are separated by what their
+            header has: a comma, else a semicolon, a tab or a "|".
             Columns: path (or file, file_name, image, filepath, image_name), label (or class, target) and text (or
-            caption, title, comment). Names of columns in any case. Labels are integers or names; an empty label is
-            unknown.
+            caption, title, comment, captions, raw). Names of columns in any case. Labels are integers or names; an
+            empty label is unknown. A cell with a list of texts (in ``.csv`` files: in JSON) is a row for each.
         columns: "path", "label" or "text" -> the name of its column, where it is another one.
         images: the folder that paths are relative to, itself relative to that of the table; None: the folder of the
-            table, and for captions of COCO the one that has the images (:func:`fastssl.data.captions.coco_images`).
+            table, and for captions of COCO the one that has the images
+            (:func:`fastssl.data.captions.images_folder`).
+        part: "train" or "test": rows of this part of a table with a column split (or partition, subset) of "train" and
+            "test" (or dev, val, ...; Karpathy's "restval" is trained on); None: all rows.
         options: options of :class:`FileSource`.
 
     Raises:
@@ -75,10 +89,13 @@ def table(
         1
     """
     given = {**(columns or {}), **({} if images is None else {"images": str(images)})}
-    return _images(str(path), _rows(str(path)), given, **options)
+    return _images(str(path), _rows(str(path)), given, part, **options)
 
 
-def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **options: Any) -> FileSource:
+def _images(
+    path: str, rows: list[dict[str, Any]], given: Mapping[str, str], part: str | None, **options: Any
+) -> FileSource:
+    folders = rows.folders if isinstance(rows, Captioned) else None
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS}
     check_options(given, path, (*roles, "images"))
     chosen = {
@@ -94,6 +111,9 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
     for k, row in enumerate(rows):
         if not row.get(where):
             raise ValueError(f"{path}: row {k + 1} has no {where}")
+    if text is not None:
+        rows = _row_each(path, rows, text)
+        read = [row.get(label) for row in rows] if label else []
     labels: np.ndarray | None = None
     classes: list[str] = []
     if label is not None:
@@ -105,16 +125,49 @@ def _images(path: str, rows: list[dict[str, Any]], given: Mapping[str, str], **o
         labels,
         classes,
         name_of(path),
-        root=_root(path, rows, str(rows[0][where]), given.get("images")),
+        root=_root(path, folders, str(rows[0][where]), given.get("images")),
         texts=texts,
         **options,
     )
-    others = [name for name in columns if name not in chosen.values()]
+    split = first_column(columns, SPLITS) if part is not None else None
+    others = [name for name in columns if name not in (*chosen.values(), split)]
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
-    return source
+    return _of_part(source, rows, split, part)
 
 
-def _root(path: str, rows: list[dict[str, Any]], first: str, images: str | None) -> str:
+def _of_part(source: AnySource, rows: list[dict[str, Any]], split: str | None, part: str | None) -> AnySource:
+    """The items of a part, where a column says which they are."""
+    if split is None or part is None:
+        return source
+    values = [row.get(split) for row in rows]
+    parts = split_rows(values)
+    if parts is None:
+        return source
+    chosen = source.subset(parts[part], source.name)
+    left = Counter(str(value) for value in np.delete(np.array(values, object), parts[part]))
+    chosen.skipped = {**source.skipped, **{f"in {split} {name!r}": count for name, count in sorted(left.items())}}
+    chosen.part = part
+    return cast(AnySource, chosen)
+
+
+def _row_each(path: str, rows: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
+    """A row for each text of an image with several; images without any are left out, with a warning."""
+    values = [row.get(text) for row in rows]
+    ended = sum(value is None for value in values)
+    if ended:
+        log.warning("%s: %d of %d rows have no %s, their texts are empty", path, ended, len(rows), text)
+    several = texts_of(values)
+    if several is None:
+        return rows
+    without = sum(not texts for texts in several)
+    if without == len(rows):
+        raise ValueError(f"{path}: expected texts in column {text}, all its lists are empty")
+    if without:
+        log.warning("%s: %d of %d images have no text and are left out", path, without, len(rows))
+    return [{**row, text: one} for row, texts in zip(rows, several) for one in texts]
+
+
+def _root(path: str, folders: tuple[str, ...] | None, first: str, images: str | None) -> str:
     """The folder that the paths of a table are relative to."""
     own = parent(path if is_url(path) else os.path.realpath(path))
     if images is not None:
@@ -122,9 +175,9 @@ def _root(path: str, rows: list[dict[str, Any]], first: str, images: str | None)
         if not is_url(root) and not is_folder(root):
             raise ValueError(f"images: expected a folder, got {root!r}")
         return root
-    if not isinstance(rows, _Coco):
+    if folders is None:
         return own
-    found = coco_images(path, first)
+    found = images_folder(path, first, folders)
     if found is None:
         remedy = f"another one is named: {path}#images=FOLDER"
         raise ValueError(f"{path}: expected its images, such as {first}, in a folder beside it or above; {remedy}")
@@ -135,8 +188,7 @@ def _caption(given: Any, column: str, where: str) -> str:
     """The text of an image; an empty cell is an empty text."""
     if given is None or isinstance(given, str):
         return given or ""
-    several = "; an image with several texts has a row for each" if isinstance(given, list) else ""
-    raise ValueError(f"{where}: expected a string in column {column}, got {given!r}{several}")
+    raise ValueError(f"{where}: expected a string, or a list of strings, in column {column}, got {given!r}")
 
 
 def text_table(
@@ -148,6 +200,7 @@ def text_table(
     score: str | None = None,
     encoding: str = "utf-8",
     errors: str = "strict",
+    part: str | None = None,
 ) -> Corpus:
     """Returns the texts of a table, or its pairs of texts, in memory, with their labels or scores.
 
@@ -163,6 +216,7 @@ def text_table(
             or similarity, without a column of classes.
         encoding: that of the file.
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
+        part: "train" or "test", as of :func:`table`; None: all rows.
 
     Returns:
         A corpus, of pairs a :class:`ParallelCorpus`. A column is found by its name, else by the only one of this name
@@ -183,10 +237,11 @@ def text_table(
         ['bad', 'good']
     """
     given = {"text": text, "text_pair": text_pair, "label": label, "score": score}
-    return _texts(str(path), _rows(str(path), encoding, errors), {role: name for role, name in given.items() if name})
+    given = {role: name for role, name in given.items() if name}
+    return _texts(str(path), _rows(str(path), encoding, errors), given, part)
 
 
-def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> Corpus:
+def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str | None], part: str | None) -> Corpus:
     check_options(given, path, ("text", "text_pair", "label", "score"))
     chosen = text_columns(_columns(rows), path, given)
     for k, row in enumerate(rows):
@@ -198,7 +253,8 @@ def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str]) -> C
     if chosen.text_pair is not None:
         corpus = ParallelCorpus(corpus, Corpus([row[chosen.text_pair] for row in rows], corpus.name))
     corpus.columns = chosen
-    return corpus
+    free = [name for name in _columns(rows) if name not in (chosen.text, chosen.text_pair, chosen.label, chosen.score)]
+    return _of_part(corpus, rows, first_column(free, SPLITS), part)
 
 
 def open_table(
@@ -207,6 +263,7 @@ def open_table(
     columns: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
     errors: str = "strict",
+    part: str | None = None,
     **options: Any,
 ) -> FileSource | Corpus:
     """The images that a table lists, or the texts of one without a column of their paths: where there are texts, files
@@ -216,16 +273,12 @@ def open_table(
     text = given.get("text", text)
     images = where is not None and (text is None or any(_may_be_image(row.get(where)) for row in rows))
     if IMAGE_OPTIONS & set(given) or (images and not {"text_pair", "score"} & set(given)):
-        return _images(str(path), rows, given, **options)
-    return _texts(str(path), rows, given)
+        return _images(str(path), rows, given, part, **options)
+    return _texts(str(path), rows, given, part)
 
 
 def _may_be_image(place: Any) -> bool:
     return bool(place) and (is_url(place) or ending(str(place)) in {"", ARRAY, *IMAGES})
-
-
-class _Coco(list[dict[str, Any]]):
-    """Rows whose paths are relative to COCO's folder of images."""
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, None]:
@@ -248,8 +301,10 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         raise ValueError(f"{path}: {error}") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}: no JSON ({error})") from error
+    if is_karpathy(rows):
+        return karpathy_rows(path, rows)
     if is_coco(rows):
-        return _Coco(coco_rows(path, rows))
+        return coco_rows(path, rows)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
     if not rows:

@@ -39,7 +39,7 @@ def texts(place: str, part: str = "train", **options: str) -> Corpus:
     place = os.path.expanduser(place)
     parts = text_parts(place)
     if parts is None:
-        return _open(place, options)
+        return _open(place, {**options, "part": part} if _is_table(place) else options)
     train = _open(parts[0], options)
     chosen = train if part == "train" else _open(parts[1], options)
     if part != "train":
@@ -73,6 +73,10 @@ def number_alike(test: Source, trained: Sequence[str]) -> None:
 
 
 def _open(place: str, options: dict[str, Any]) -> Corpus:
-    reader: Callable[..., Corpus] = text_table if ending(place) in TABLES and ending(place) != ".jsonl" else text_corpus
-    check_options(options, place, _OPTIONS[reader])
+    reader: Callable[..., Corpus] = text_table if _is_table(place) else text_corpus
+    check_options(set(options) - {"part"}, place, _OPTIONS[reader])
     return reader(place, **options)
+
+
+def _is_table(place: str) -> bool:
+    return ending(place) in TABLES and ending(place) != ".jsonl"

@@ -22,7 +22,8 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     """Unit text embeddings of classes, averaged over prompts (Radford et al. 2021).
 
     Args:
-        method: a method with ``encode_texts`` and ``tower``, such as :class:`fastssl.methods.CLIP`.
+        method: a method with ``encode_texts``, ``tower`` and ``log_scale``, such as :class:`fastssl.methods.CLIP`; it
+            may be on any device.
         classes: names of the classes, put into the prompts as they are, since the text tower tells "Cat" from "cat".
         prompts: templates with one ``{}`` each.
 
@@ -31,11 +32,12 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     """
     if not classes or not prompts or any("{}" not in p for p in prompts):
         raise ValueError(f"classes, prompts: expected names, and texts with '{{}}', got {classes!r} and {prompts!r}")
-    total = torch.zeros(())
+    device = method.log_scale.device
+    total = torch.zeros((), device=device)
     with evaluation_mode(method):
         for prompt in prompts:
             tokens = tokenize([prompt.replace("{}", c) for c in classes], method.tower.length)
-            total = total + method.encode_texts(tokens).float()
+            total = total + method.encode_texts(tokens.to(device)).float()
     return torch.nn.functional.normalize(total, dim=1)
 
 
@@ -61,6 +63,7 @@ def zero_shot(
     texts, parts = class_embeddings(method, classes, prompts), []
     with evaluation_mode(method):
         for x in plain_images(open_source(data), method.encoder.size, batch, method.encoder.channels):
-            _, nearest = F.nearest(method.encode_images(x).float(), texts, 1, metric="dot")
-            parts.append(nearest[:, 0])
-    return 100 * float((torch.cat(parts) == labels).float().mean())
+            images = method.encode_images(x.to(texts.device)).float()
+            _, nearest = F.nearest(images, texts, 1, metric="dot")
+            parts.append(nearest[:, 0].cpu())
+    return 100 * float((torch.cat(parts) == labels.cpu()).float().mean())

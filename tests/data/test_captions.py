@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,7 @@ import pytest
 from PIL import Image
 
 import fastssl.data
-from fastssl.data import Corpus, FileSource, table
+from fastssl.data import Corpus, FileSource, ShardSource, table
 from fastssl.data.summary import summary
 
 NAMES = ("cat.png", "dog.png", "cow.png")
@@ -71,6 +74,143 @@ def test_images_of_coco_in_another_folder(tmp_path: Path) -> None:
         table(path, images="nowhere")
 
 
+def karpathy(path: Path, **more: Any) -> Path:
+    """Captions grouped by image, in the order of the images' first captions; the cat is of "restval"."""
+    stored = {
+        "dataset": "flickr8k",
+        "images": [
+            {
+                "filename": NAMES[image],
+                "imgid": k,
+                "split": {0: "restval", 1: "train", 2: "test"}[image],
+                "sentences": [{"raw": text, "tokens": text.split()} for own, text in CAPTIONS if own == image],
+            }
+            for k, image in enumerate((1, 0, 2))
+        ],
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**stored, **more}))
+    return path
+
+
+GROUPED = sorted(CAPTIONS, key=lambda caption: (1, 0, 2).index(caption[0]))
+
+
+@pytest.mark.parametrize("place", ["flickr8k-images", "flickr8k_images", "images", "Images", "."])
+def test_splits_of_karpathy(place: str, tmp_path: Path) -> None:
+    images(tmp_path / place)
+    path = karpathy(tmp_path / "dataset_flickr8k.json")
+    check(table(path), GROUPED)
+    check(fastssl.data.open(path), GROUPED[:4])
+    check(fastssl.data.open(path, part="test"), GROUPED[4:])
+    assert fastssl.data.open(path, part="test").skipped == {"in split 'restval'": 2, "in split 'train'": 2}
+    task = fastssl.data.open_splits(path)
+    assert [len(task.train), len(task.test), task.divided] == [2, 1, True]  # images, each once
+
+
+def test_splits_of_karpathy_with_folders(tmp_path: Path) -> None:
+    images(tmp_path / "val2014")
+    stored = json.loads(karpathy(tmp_path / "x.json").read_text())["images"]
+    path = karpathy(tmp_path / "dataset_coco.json", images=[{**one, "filepath": "val2014"} for one in stored])
+    source = fastssl.data.open(path, part="test")
+    assert source.read(0).name == "val2014/cow.png" and source.text_of(0) == "a cow"
+
+
+def test_bad_splits_of_karpathy_are_named(tmp_path: Path) -> None:
+    path = karpathy(tmp_path / "dataset.json", images=[{"sentences": [{"raw": "a cat"}], "split": "train"}])
+    with pytest.raises(ValueError, match=r"filename, split and sentences .* number 0 .*KeyError: 'filename'"):
+        fastssl.data.open(path)
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv"])
+def test_lists_of_captions(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As of nlphuji/flickr30k: in JSON lists, in CSV lists in JSON."""
+    images(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "none.png")
+    rows = [
+        {"filename": name, "label": "ab"[k % 2], "raw": [text for own, text in CAPTIONS if own == k]}
+        for k, name in enumerate(NAMES)
+    ]
+    rows.append({"filename": "none.png", "label": "a", "raw": []})
+    path = tmp_path / f"list.{kind}"
+    if kind == "csv":
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            writer.writeheader()
+            writer.writerows({**row, "raw": json.dumps(row["raw"])} for row in rows)
+    else:
+        path.write_text(json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows)))
+    source = fastssl.data.open(path)
+    check(source, sorted(CAPTIONS, key=lambda caption: caption[0]))
+    assert source.labels is not None and source.labels.tolist() == [0, 0, 1, 1, 0]
+    assert "1 of 4 images have no text and are left out" in caplog.text
+
+
+def test_lists_of_captions_in_shards(tmp_path: Path) -> None:
+    images(tmp_path)
+    paths = []
+    for shard, members in enumerate(((0, 1), (2,))):
+        paths.append(tmp_path / f"{shard}.tar")
+        with tarfile.open(paths[-1], "w") as archive:
+            for k in members:
+                archive.add(tmp_path / NAMES[k], f"{k}.png")
+                texts = [text for own, text in CAPTIONS if own == k]
+                about = json.dumps({"caption": texts if len(texts) > 1 else texts[0], "label": k}).encode()
+                member = tarfile.TarInfo(f"{k}.json")
+                member.size = len(about)
+                archive.addfile(member, io.BytesIO(about))
+    for _ in range(2):  # its index is made, and read
+        source = ShardSource(paths)
+        assert [source.text_of(k) for k in range(5)] == [
+            text for _, text in sorted(CAPTIONS, key=lambda caption: caption[0])
+        ]
+        assert [source.read(k).images[0].shape[1] for k in range(5)] == [8, 8, 9, 9, 10]  # type: ignore[index]
+        assert source.labels is not None and source.labels.tolist() == [0, 0, 1, 1, 2]
+        assert source.image_ids is not None and source.image_ids.tolist() == [0, 0, 2, 2, 4]
+    assert ShardSource(paths[1:]).image_ids is None
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_lists_of_captions_of_hugging_face(split: bool, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    images(tmp_path)
+    rows = {
+        "image": [str(tmp_path / name) for name in NAMES],
+        "caption": [[text for own, text in CAPTIONS if own == k] for k in range(3)],
+        "label": [2, 0, 1],
+        **({"split": ["train", "test", "train"]} if split else {}),
+    }
+    made = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    made = made.cast_column("label", datasets.ClassLabel(names=["a", "b", "c"]))
+    made.to_parquet(tmp_path / "all.parquet")
+    grouped = sorted(CAPTIONS, key=lambda caption: caption[0])
+    for part in ("train", "test"):
+        wanted = grouped if not split else [c for c in grouped if (c[0] == 1) == (part == "test")]
+        source = fastssl.data.open(tmp_path / "all.parquet", part=part)
+        items = [source.read(k) for k in range(len(source))]
+        assert [item.text for item in items] == [text for _, text in wanted]
+        assert [item.images[0].shape[1] - 8 for item in items] == [image for image, _ in wanted]  # type: ignore[index]
+        files = [image for image, _ in wanted]
+        assert source.image_ids is not None and source.image_ids.tolist() == [files.index(file) for file in files]
+        assert source.labels is not None and source.labels.tolist() == [[2, 0, 1][file] for file in files]
+        assert source.text_of(0) == wanted[0][1]
+
+
+def test_captions_in_brackets_are_texts(tmp_path: Path) -> None:
+    images(tmp_path)
+    path = tmp_path / "list.csv"
+    path.write_text('path,caption\ncat.png,[a cat]\ndog.png,"[""a dog""]"\n')
+    check(fastssl.data.open(path), [(0, "[a cat]"), (1, '["a dog"]')])
+
+
+def test_rows_that_end_early_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(tmp_path)
+    path = tmp_path / "list.csv"
+    path.write_text("path,caption\ncat.png,a cat\ndog.png\n")
+    assert [fastssl.data.open(path).text_of(k) for k in (0, 1)] == ["a cat", ""]
+    assert "1 of 2 rows have no caption, their texts are empty" in caplog.text
+
+
 def test_bad_captions_of_coco_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images(tmp_path)
     path = tmp_path / "captions.json"
@@ -81,8 +221,8 @@ def test_bad_captions_of_coco_are_named(tmp_path: Path, caplog: pytest.LogCaptur
         ({"images": [{"id": 700}]}, "'file_name' in each of images, number 0 has none$"),
         ({"images": []}, "annotation 0 is of image 699, which is not listed"),
         (
-            {"annotations": [{"image_id": 700, "caption": ["a"]}]},
-            r"row 1: expected a string in column caption, got \['a'\]",
+            {"annotations": [{"image_id": 700, "caption": [3]}]},
+            "row 1: expected a string, or a list of strings, in column caption, got 3",
         ),
         ({"images": {}}, "expected a list of objects, got dict"),
     ):

@@ -14,7 +14,16 @@ from torch.utils.data import IterableDataset
 
 import fastssl.data
 from fastssl.augment import Augment, Normalize, RandomResizedCrop, SimCLRAugment, Views
-from fastssl.data import ArraySource, CorpusError, ImageError, pack_source, read_image, text_corpus, write_shards
+from fastssl.data import (
+    ArraySource,
+    CorpusError,
+    ImageError,
+    open_splits,
+    pack_source,
+    read_image,
+    text_corpus,
+    write_shards,
+)
 from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
@@ -183,29 +192,72 @@ def test_files_that_say_nothing_about_a_folder(tmp_path: Path) -> None:
 
 def test_arrays_of_a_file_are_chosen_by_name(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 9), dtype=np.uint8)
-    np.savez(tmp_path / "d.npz", x=pixels, y=np.array([1, 0, 1, -1]), z=np.array(["cat", "ant", "cat", ""]))
-    source = fastssl.data.open(f"{tmp_path / 'd.npz'}#images=x:labels=y")
+    np.savez(tmp_path / "d.npz", u=pixels, v=np.array([1, 0, 1, -1]), w=np.array(["cat", "ant", "cat", ""]))
+    source = fastssl.data.open(f"{tmp_path / 'd.npz'}#images=u:labels=v")
     assert source.labels is not None and source.labels.tolist() == [1, 0, 1, -1]
     images = source.read(2).images
     assert images is not None and np.array_equal(images[0][..., 0], pixels[2])
-    named = fastssl.data.open(source.where.replace("labels=y", "labels=z"))
+    named = fastssl.data.open(source.where.replace("labels=v", "labels=w"))
     assert named.labels is not None and named.labels.tolist() == [1, 0, 1, -1] and named.classes == ["ant", "cat"]
-    assert fastssl.data.open(f"{tmp_path / 'd.npz'}#images=x").labels is None
+    assert fastssl.data.open(f"{tmp_path / 'd.npz'}#images=u").labels is None
     (tmp_path / "other.npz").write_bytes(b"no archive")
-    np.savez(tmp_path / "objects.npz", x=np.array([1, "a"], dtype=object))
+    np.savez(tmp_path / "objects.npz", u=np.array([1, "a"], dtype=object))
     whole = bytearray((tmp_path / "d.npz").read_bytes())
     whole[whole.index(pixels.tobytes())] ^= 1
     (tmp_path / "damaged.npz").write_bytes(whole)
     for given, message in (
-        ("d.npz", r"as .*d\.npz#images=NAME:labels=NAME, with names of x, y, z$"),
-        ("d.npz#images=a", "with names of x, y, z, got images=a"),
-        ("d.npz#text=x", "expected options images, labels of .*, got 'text'"),
+        ("d.npz", r"as .*d\.npz#images=NAME:labels=NAME, with names of u, v, w$"),
+        ("d.npz#images=a", "with names of u, v, w, got images=a"),
+        ("d.npz#text=u", "expected options images, labels of .*, got 'text'"),
         ("other.npz", "cannot be read as arrays"),
-        ("objects.npz#images=x", r"objects\.npz' cannot be read as arrays \(Object arrays"),
-        ("damaged.npz#images=x", r"damaged\.npz' cannot be read as arrays \(Bad CRC-32"),
+        ("objects.npz#images=u", r"objects\.npz' cannot be read as arrays \(Object arrays"),
+        ("damaged.npz#images=u", r"damaged\.npz' cannot be read as arrays \(Bad CRC-32"),
     ):
         with pytest.raises(ValueError, match=message):
             fastssl.data.open(f"{tmp_path}/{given}")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train_images", "train_labels", "val_images", "val_labels", "test_images", "test_labels"),
+        ("x_train", "y_train", "x_valid", "y_valid", "x_test", "y_test"),
+        ("X_train", "Y_train", "X_val", "Y_val", "X_test", "Y_test"),
+    ],
+)
+def test_archives_with_parts(names: tuple[str, ...], tmp_path: Path) -> None:
+    """MedMNIST (whose labels are columns) and Keras."""
+    arrays = {}
+    for k, (images, labels) in enumerate(zip(names[::2], names[1::2])):
+        arrays[images] = np.full((k + 2, 8, 8, 3), k, np.uint8)
+        arrays[labels] = np.arange(k + 2)[:, None] % 2
+    np.savez(tmp_path / "d.npz", **arrays)
+    for part, value, count in (("train", 0, 2), ("test", 2, 4)):
+        source = fastssl.data.open(tmp_path / "d.npz", part=part)
+        assert len(source) == count and int(source.read(0).images[0].max()) == value
+        assert source.labels is not None and source.labels.tolist() == [k % 2 for k in range(count)]
+    task = open_splits(tmp_path / "d.npz")
+    assert task.divided and (len(task.train), len(task.test)) == (2, 4)
+    other = fastssl.data.open(f"{tmp_path / 'd.npz'}#images={names[2]}:labels={names[3]}", part="test")
+    assert len(other) == 3 and other.part is None
+
+
+def test_archives_of_known_names(tmp_path: Path) -> None:
+    pixels = np.zeros((3, 8, 8), np.uint8)
+    for k, arrays in enumerate(
+        (
+            {"anything": pixels},
+            {"images": pixels, "labels": np.arange(3), "other": pixels},
+            {"X": pixels, "y": np.ones(3, int)},
+        )
+    ):
+        np.savez(tmp_path / f"{k}.npz", **arrays)
+        source = fastssl.data.open(tmp_path / f"{k}.npz", part="test")
+        assert len(source) == 3 and (source.labels is None) == (k == 0)
+        assert not open_splits(tmp_path / f"{k}.npz").divided
+    np.savez(tmp_path / "train.npz", x_train=pixels, y_train=np.arange(3))  # without the other part
+    with pytest.raises(ValueError, match="with names of x_train, y_train"):
+        fastssl.data.open(tmp_path / "train.npz")
 
 
 @pytest.mark.parametrize("largest", (255, 1000, 4095, 4096, 65535))
