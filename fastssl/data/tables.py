@@ -111,15 +111,17 @@ def _images(
     for k, row in enumerate(rows):
         if not row.get(where):
             raise ValueError(f"{path}: row {k + 1} has no {where}")
-    if text is not None:
-        rows = _row_each(path, rows, text)
-        read = [row.get(label) for row in rows] if label else []
     labels: np.ndarray | None = None
     classes: list[str] = []
     if label is not None:
         remedy = "images have no numbers to predict; classes in another column: #label=NAME"
         labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label, remedy)
-    texts = [_caption(row.get(text), text, f"{path}: row {k + 1}") for k, row in enumerate(rows)] if text else None
+    texts: list[str] | None = None
+    if text is not None:
+        several = _captions(path, [row.get(text) for row in rows], text)
+        each = np.repeat(np.arange(len(rows)), [len(one) for one in several])  # an item with each text of an image
+        rows, texts = [rows[k] for k in each], [one for own in several for one in own]
+        labels = None if labels is None else labels[each]
     source = FileSource(
         [str(row[where]) for row in rows],
         labels,
@@ -150,21 +152,24 @@ def _of_part(source: AnySource, rows: list[dict[str, Any]], split: str | None, p
     return cast(AnySource, chosen)
 
 
-def _row_each(path: str, rows: list[dict[str, Any]], text: str) -> list[dict[str, Any]]:
-    """A row for each text of an image with several; images without any are left out, with a warning."""
-    values = [row.get(text) for row in rows]
-    ended = sum(value is None for value in values)
-    if ended:
-        log.warning("%s: %d of %d rows have no %s, their texts are empty", path, ended, len(rows), text)
-    several = texts_of(values)
-    if several is None:
-        return rows
-    without = sum(not texts for texts in several)
-    if without == len(rows):
-        raise ValueError(f"{path}: expected texts in column {text}, all its lists are empty")
-    if without:
-        log.warning("%s: %d of %d images have no text and are left out", path, without, len(rows))
-    return [{**row, text: one} for row, texts in zip(rows, several) for one in texts]
+def _captions(path: str, values: list[Any], column: str) -> list[list[str]]:
+    """The texts of the image of each row: none of an empty list, an empty one of an empty cell."""
+    several = texts_of(values) or [[value] for value in values]
+    for k, texts in enumerate(several):
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"{path}: row {k + 1}: expected a string, or a list of strings, in column {column}, got {values[k]!r}"
+            )
+    empty, none = sum(value is None for value in values), sum(not texts for texts in several)
+    if none == len(values):
+        raise ValueError(f"{path}: expected texts in column {column}, all its lists are empty")
+    for count, what in (
+        (empty, f"rows have no {column}, their texts are empty"),
+        (none, "images have no text and are left out"),
+    ):
+        if count:
+            log.warning("%s: %d of %d %s", path, count, len(values), what)
+    return [[text or "" for text in texts] for texts in several]
 
 
 def _root(path: str, folders: tuple[str, ...] | None, first: str, images: str | None) -> str:
@@ -182,13 +187,6 @@ def _root(path: str, folders: tuple[str, ...] | None, first: str, images: str | 
         remedy = f"another one is named: {path}#images=FOLDER"
         raise ValueError(f"{path}: expected its images, such as {first}, in a folder beside it or above; {remedy}")
     return found
-
-
-def _caption(given: Any, column: str, where: str) -> str:
-    """The text of an image; an empty cell is an empty text."""
-    if given is None or isinstance(given, str):
-        return given or ""
-    raise ValueError(f"{where}: expected a string, or a list of strings, in column {column}, got {given!r}")
 
 
 def text_table(

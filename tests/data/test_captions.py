@@ -222,7 +222,7 @@ def test_bad_captions_of_coco_are_named(tmp_path: Path, caplog: pytest.LogCaptur
         ({"images": []}, "annotation 0 is of image 699, which is not listed"),
         (
             {"annotations": [{"image_id": 700, "caption": [3]}]},
-            "row 1: expected a string, or a list of strings, in column caption, got 3",
+            "row 1: expected a string, or a list of strings, in column caption, got \\[3\\]",
         ),
         ({"images": {}}, "expected a list of objects, got dict"),
     ):
