@@ -105,13 +105,15 @@ def losses(rows: list[int], count: int) -> None:
     for n in rows:
         x, z = (torch.randn(n, D, requires_grad=True) for _ in range(2))
         y = torch.arange(n) % (n // 4)
-        unit = torch.nn.functional.normalize
+        u, v = (
+            torch.nn.functional.normalize(t.detach()).requires_grad_() for t in (x, z)
+        )  # the loss, not what made them
         cases: dict[str, tuple[str, Callable[[], Any], int]] = {
             f"`{name}`": ("pytorch_metric_learning", functools.partial(getattr(pml, name)(), x, y), largest)
             for name, largest in LARGEST[DEVICE]
         }
         most = 8192 if DEVICE == "cpu" else 32768
-        cases["`ClipLoss` of open_clip"] = "open_clip", functools.partial(ClipLoss(), unit(x), unit(z), 20.0), most
+        cases["`ClipLoss` of open_clip"] = "open_clip", functools.partial(ClipLoss(), u, v, 20.0), most
         cases["`NTXentLoss` of lightly"] = "lightly", functools.partial(NTXentLoss(0.1), x, z), most
         for title, (peer, call, largest) in cases.items():
             if n > largest:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from fastssl.cli.show import echo, item_progress
+from fastssl.cli.show import echo, item_progress, note_part
 
 
 @dataclass
@@ -95,6 +95,7 @@ def _embed_run(asked: Embedding) -> int | None:
     method: Any = load_method(asked.model)
     with leaving_out(asked.on_error), item_progress(data) as show:
         source: Any = open_source(data, part=asked.part)
+        note_part(source, data)
         if takes == "waveforms":
             source = prepared(method, source, asked.model, asked.part)
             count = embed_audio(method, source, asked.out, part=asked.part, progress=show)
@@ -142,7 +143,10 @@ def _work(
         encoder.to(f"cuda:{local % torch.cuda.device_count()}")
     if asked.data is None and state is None:
         raise ValueError("data: expected a data set (--data)")
-    source = open_source(asked.data or data_of(state or {}), part=asked.part)
+    data = asked.data or data_of(state or {})
+    source = open_source(data, part=asked.part)
+    if rank == 0:
+        note_part(source, data)
 
     shown = item_progress(source.name) if rank == 0 else nullcontext(lambda done, total: None)
     with shown as show, _share_of_threads(world_size):

@@ -19,6 +19,7 @@ from fastssl.cli.show import (
     describe_source,
     echo,
     item_progress,
+    note_part,
     open_data,
     open_training,
     print_measures,
@@ -478,7 +479,9 @@ def show_data(
     """Describe DATA: items, classes, sizes of a sample, unreadable and left out files."""
     from fastssl.data.summary import summary
 
-    for line in summary(open_data(data, part=part), sample):
+    source = open_data(data, part=part)
+    note_part(source, data)
+    for line in summary(source, sample):
         echo(line)
 
 
@@ -884,13 +887,11 @@ def pack_images(
 ) -> None:
     """Decode images once into a memory-mapped file."""
     from fastssl.data import PackedImages, pack_source
-    from fastssl.data.opening import parts_of
 
     if out.is_dir():
         raise ValueError(f"out: expected a file, {str(out)!r} is a folder")
     source = open_data(images, part=part)
-    if parts_of(images) is not None:
-        echo(f"{images} has two parts, of which this is {part} (--part)", "yellow")
+    note_part(source, images)
     out.parent.mkdir(parents=True, exist_ok=True)
     with item_progress(f"{out}: images packed of {len(source):,}") as show:
         pack_source(source, out, size=size, on_error=on_error, progress=show)

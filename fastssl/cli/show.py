@@ -167,6 +167,12 @@ def describe_source(source: Any) -> str:
     return ", ".join(parts) + (f" (left out: {left})" if left else "")
 
 
+def note_part(source: Any, data: str) -> None:
+    """Says which part of the data a source is, where it has two."""
+    if source.part is not None:
+        echo(f"{data} has two parts, of which this is {source.part} (--part)", "yellow")
+
+
 def print_measures(table: dict[str, Any]) -> None:
     """Prints tables with one row per measure and one column per encoder; measures of other columns are another table,
     where they have but one in common."""

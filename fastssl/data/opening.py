@@ -269,7 +269,7 @@ def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[in
     if root and kind in ANNOTATED:
         return open_annotated(kind, root, {}, part)
     if root and kind in benchmarks.READERS:
-        return benchmarks.read(kind, root)[0 if part == "train" else 1]
+        return _part_of(benchmarks.read(kind, root)[0 if part == "train" else 1], part)
     if kind == "hf" and root:
         return _hub(root, part, {})
     place = name if is_url(name) else os.path.expanduser(name)
@@ -332,7 +332,13 @@ def _hub(root: str, part: str, given: dict[str, str]) -> Source:
     chosen = next(iter(parts)) if len(parts) == 1 and ending(root) == PARQUET else find_part(parts, part, OF_IMAGES)
     if chosen is None:
         raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
-    return parts[chosen]
+    both = all(find_part(parts, one, OF_IMAGES) for one in PARTS)
+    return _part_of(parts[chosen], part) if both else parts[chosen]
+
+
+def _part_of(source: Source, part: str) -> Source:
+    source.part = part
+    return source
 
 
 def _files(
@@ -368,7 +374,7 @@ def _folder(place: str, part: str, options: dict[str, Any], progress: Callable[[
         chosen.name = _called(place)
         if part != "train" and chosen.labels is not None:
             number_alike(chosen, _items(parts[0], options, None).classes)
-        return chosen
+        return _part_of(chosen, part)
     return _items(place, options, progress)
 
 

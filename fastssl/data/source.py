@@ -67,7 +67,7 @@ class Source:
         embedded: name of the embedded data set that the items belong to, or None.
         where: argument with which :func:`fastssl.data.open` opens the source again, or None.
         skipped: reasons for which files were left out -> number of files.
-        part: "train" or "test", where the data has both and this is one of them by its own column of splits; or None.
+        part: "train" or "test", where the data has both, of which this is one; or None.
 
     Raises:
         NotImplementedError: the subclass does not define a method.

@@ -7,11 +7,10 @@ import io
 import json
 import logging
 import os
-from collections import Counter
 from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from fastssl.data.columns import (
     SENTENCES,
     check_options,
     described,
+    find_column,
     first_column,
     known_column,
     text_columns,
@@ -34,13 +34,12 @@ from fastssl.data.labels import class_labels, fraction_among, labels_of
 from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_folder, is_url, join, name_of, parent
-from fastssl.data.table_splits import SPLITS, split_rows
+from fastssl.data.table_splits import SPLITS, of_part
 
 log = logging.getLogger("fastssl")
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
-AnySource = TypeVar("AnySource", FileSource, Corpus)
 IMAGE_OPTIONS = {"path", "images"}  # options that tables of images alone have
 
 
@@ -50,6 +49,7 @@ def table(
     columns: Mapping[str, str] | None = None,
     images: str | Path | None = None,
     part: str | None = None,
+    split: str | None = None,
     **options: Any,
 ) -> FileSource:
     """Returns the images listed in a table.
@@ -68,6 +68,7 @@ def table(
             (:func:`fastssl.data.captions.images_folder`).
         part: "train" or "test": rows of this part of a table with a column split (or partition, subset) of "train" and
             "test" (or dev, val, ...; Karpathy's "restval" is trained on); None: all rows.
+        split: rows with this value in that column alone, such as "val".
         options: options of :class:`FileSource`.
 
     Raises:
@@ -89,6 +90,7 @@ def table(
         1
     """
     given = {**(columns or {}), **({} if images is None else {"images": str(images)})}
+    given |= {} if split is None else {"split": split}
     return _images(str(path), _rows(str(path)), given, part, **options)
 
 
@@ -97,7 +99,7 @@ def _images(
 ) -> FileSource:
     folders = rows.folders if isinstance(rows, Captioned) else None
     columns, roles = _columns(rows), {"path": PATHS, "label": LABELS, "text": CAPTIONS}
-    check_options(given, path, (*roles, "images"))
+    check_options(given, path, (*roles, "images", "split"))
     chosen = {
         role: known_column(columns, path, role, given[role]) if role in given else first_column(columns, names)
         for role, names in roles.items()
@@ -131,25 +133,10 @@ def _images(
         texts=texts,
         **options,
     )
-    split = first_column(columns, SPLITS) if part is not None else None
-    others = [name for name in columns if name not in (*chosen.values(), split)]
+    others = [name for name in columns if name not in chosen.values() and find_column(SPLITS, name) is None]
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
-    return _of_part(source, rows, split, part)
-
-
-def _of_part(source: AnySource, rows: list[dict[str, Any]], split: str | None, part: str | None) -> AnySource:
-    """The items of a part, where a column says which they are."""
-    if split is None or part is None:
-        return source
-    values = [row.get(split) for row in rows]
-    parts = split_rows(values)
-    if parts is None:
-        return source
-    chosen = source.subset(parts[part], source.name)
-    left = Counter(str(value) for value in np.delete(np.array(values, object), parts[part]))
-    chosen.skipped = {**source.skipped, **{f"in {split} {name!r}": count for name, count in sorted(left.items())}}
-    chosen.part = part
-    return cast(AnySource, chosen)
+    free = [name for name in columns if name not in chosen.values()]
+    return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
 
 
 def _captions(path: str, values: list[Any], column: str) -> list[list[str]]:
@@ -199,6 +186,7 @@ def text_table(
     encoding: str = "utf-8",
     errors: str = "strict",
     part: str | None = None,
+    split: str | None = None,
 ) -> Corpus:
     """Returns the texts of a table, or its pairs of texts, in memory, with their labels or scores.
 
@@ -215,6 +203,7 @@ def text_table(
         encoding: that of the file.
         errors: "strict": bytes that are not of the encoding are an error; "replace": they become U+FFFD.
         part: "train" or "test", as of :func:`table`; None: all rows.
+        split: as of :func:`table`.
 
     Returns:
         A corpus, of pairs a :class:`ParallelCorpus`. A column is found by its name, else by the only one of this name
@@ -234,14 +223,14 @@ def text_table(
         >>> text_table(path, text="review", label="stars").classes
         ['bad', 'good']
     """
-    given = {"text": text, "text_pair": text_pair, "label": label, "score": score}
+    given = {"text": text, "text_pair": text_pair, "label": label, "score": score, "split": split}
     given = {role: name for role, name in given.items() if name}
     return _texts(str(path), _rows(str(path), encoding, errors), given, part)
 
 
 def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str | None], part: str | None) -> Corpus:
-    check_options(given, path, ("text", "text_pair", "label", "score"))
-    chosen = text_columns(_columns(rows), path, given)
+    check_options(given, path, ("text", "text_pair", "label", "score", "split"))
+    chosen = text_columns(_columns(rows), path, {role: name for role, name in given.items() if role != "split"})
     for k, row in enumerate(rows):
         for column in (chosen.text, chosen.text_pair):
             if column is not None and not isinstance(row.get(column), str):
@@ -252,7 +241,7 @@ def _texts(path: str, rows: list[dict[str, Any]], given: Mapping[str, str | None
         corpus = ParallelCorpus(corpus, Corpus([row[chosen.text_pair] for row in rows], corpus.name))
     corpus.columns = chosen
     free = [name for name in _columns(rows) if name not in (chosen.text, chosen.text_pair, chosen.label, chosen.score)]
-    return _of_part(corpus, rows, first_column(free, SPLITS), part)
+    return of_part(path, corpus, rows, first_column(free, SPLITS), part, given.get("split"))
 
 
 def open_table(

@@ -17,8 +17,8 @@ from fastssl.data.tables import SUFFIXES as TABLES
 from fastssl.data.tables import text_table
 from fastssl.data.text_files import SUFFIXES, text_corpus
 
-_OPTIONS = {
-    text_table: ("text", "text_pair", "label", "score", "encoding", "errors"),
+_OPTIONS: dict[Callable[..., Corpus], tuple[str, ...]] = {
+    text_table: ("text", "text_pair", "label", "score", "split", "encoding", "errors"),
     text_corpus: ("separator", "text", "text_pair", "label", "score", "encoding", "errors"),
 }
 
@@ -44,7 +44,7 @@ def texts(place: str, part: str = "train", **options: str) -> Corpus:
     chosen = train if part == "train" else _open(parts[1], options)
     if part != "train":
         number_alike(chosen, train.classes)
-    chosen.name = name_of(place.rstrip("/"))
+    chosen.name, chosen.part = name_of(place.rstrip("/")), part
     return chosen
 
 

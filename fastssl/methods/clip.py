@@ -51,6 +51,7 @@ class CLIP(ImageMethod):
     predicts = "which text belongs to the image"
     loss = "symmetric InfoNCE"
     needs = ("images", "text")
+    _ddp_params_and_buffers_to_ignore = ("image_ids",)  # not broadcast: the same in all processes
     min_rows = 2
     causal = True
 
@@ -78,8 +79,7 @@ class CLIP(ImageMethod):
 
     def prepare(self, source: Source) -> Source:
         """The source, whose ids of images the loss reads."""
-        ids = source.image_ids
-        self.image_ids = None if ids is None else torch.from_numpy(ids).to(self.log_scale.device)
+        self.image_ids = None if (ids := source.image_ids) is None else torch.from_numpy(ids).to(self.log_scale.device)
         return source
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:

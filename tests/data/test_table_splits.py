@@ -34,6 +34,12 @@ def test_images_of_a_part(column: str, tmp_path: Path) -> None:
     assert train.labels.tolist() == [1, 2] and test.labels.tolist() == [1]
     assert train.skipped == {f"in {column} 'test'": 1, f"in {column} 'val'": 1}
     assert len(table(path)) == 4 and len(table(path, part="test")) == 1
+    val = fastssl.data.open(f"{path}#split=val", part="test")
+    assert [val.name_of(k) for k in range(len(val))] == ["1.png"] and val.part is None and val.classes == train.classes
+    assert len(table(path, split="val")) == 1
+    assert open_splits(f"{path}#label=label").divided
+    with pytest.raises(ValueError, match=r"split: expected one of .*list.csv \(Train, test, train, val\), got 'all'"):
+        fastssl.data.open(f"{path}#split=all")
     task = open_splits(path)
     assert task.divided and (len(task.train), len(task.test)) == (2, 1)
 
@@ -46,6 +52,11 @@ def test_texts_of_a_part(tmp_path: Path) -> None:
         assert [train.text_of(k) for k in range(len(train))] == ["A.", "C."] and test.text_of(0) == "B."
         assert train.classes == test.classes == ["x", "y"]
     assert len(text_table(path)) == 3
+    for name in (str(path), f"text:{path}"):
+        assert fastssl.data.open(f"{name}#split=dev").text_of(0) == "B."
+    (tmp_path / "plain.csv").write_text("text,label\nA.,x\n")
+    with pytest.raises(ValueError, match=r"split: expected one of .*plain.csv \(no such column\), got 'dev'"):
+        fastssl.data.open(f"{tmp_path / 'plain.csv'}#split=dev")
     task = open_splits(path)
     assert task.divided and (len(task.train), len(task.test)) == (2, 1)
 
