@@ -187,6 +187,7 @@ def _evaluate(
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with
     from fastssl.evaluate.report import ROWS
     from fastssl.methods import IMAX, DensityMethod, ImageMethod, kind_of
+    from fastssl.models.text_towers import has_texts
 
     encoder, state = model_of(str(checkpoint), size if is_named(checkpoint) else None)
     if state is None and data is None:
@@ -197,13 +198,12 @@ def _evaluate(
         if given and protocol != "frozen":
             raise ValueError(f"{option}: expected the protocol 'frozen', got {protocol!r}")
     if protocol in IMAGE_TEXT_PROTOCOLS:
-        if not hasattr(kind, "encode_texts"):
+        if not (hasattr(kind, "encode_texts") if state else has_texts(str(checkpoint))):
             one = state["method"] if state else checkpoint
             raise ValueError(f"protocol: {protocol} needs a method with a text tower, this one is {one}")
         if readout is not None:
             raise ValueError(f"readout: expected none, {protocol} compares the joint embeddings, got {readout!r}")
-        assert state is not None  # models of libraries have none of our towers
-        return _image_text(checkpoint, state, name, protocol, prompts)
+        return _image_text(checkpoint, encoder, state, name, protocol, prompts)
     if protocol != "frozen":
         if protocol not in PROTOCOLS:
             known = ", ".join(["frozen", *PROTOCOLS, *IMAGE_TEXT_PROTOCOLS, *DENSE_PROTOCOLS])
@@ -230,18 +230,25 @@ def _evaluate(
 
 
 def _image_text(
-    checkpoint: Path, state: dict[str, Any], name: str, protocol: str, prompts: Sequence[str] | None
+    checkpoint: Path,
+    encoder: Any,
+    state: dict[str, Any] | None,
+    name: str,
+    protocol: str,
+    prompts: Sequence[str] | None,
 ) -> dict[str, Any]:
-    """Zero-shot classification of, or retrieval in, the test part of ``name``, or all of it if it has no parts."""
+    """Zero-shot classification of, or retrieval in, the test part of ``name``, or all of it if it has no parts; by a
+    run, or by a model of transformers without one."""
     import torch
 
     from fastssl.data import open as open_source
     from fastssl.data.files import each_once
     from fastssl.evaluate import PROMPTS, image_text_retrieval, zero_shot
     from fastssl.evaluate.features import labels_of
+    from fastssl.methods import CLIP
     from fastssl.train import load_method
 
-    method = load_method(checkpoint)
+    method: Any = load_method(checkpoint) if state else CLIP(encoder, text=str(checkpoint)).eval()
     if torch.cuda.is_available():
         method.to("cuda")
     if protocol == "zero-shot":
@@ -250,7 +257,7 @@ def _image_text(
         score = zero_shot(method, images, labels_of(images), classes, prompts or PROMPTS)
         return {"zero-shot": {"pretrained": score, "chance": 100 / len(classes)}}
     pairs = open_source("emoji-heldout" if name == "emoji" else name, part="test")
-    if pairs.fingerprint == state.get("source", {}).get("fingerprint"):
+    if state and pairs.fingerprint == state.get("source", {}).get("fingerprint"):
         echo(f"{pairs.name}: the run was trained on these images and texts; others are given by --data", "yellow")
     return image_text_retrieval(method, pairs)
 

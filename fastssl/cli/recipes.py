@@ -197,7 +197,8 @@ def options_for(
     kind = get(name)
     takes, own = kind.arguments(), inspect.signature(kind).parameters  # those without one of their own learn pooled
     chosen = recipe(name, 0, embedded=embedded).method if settings is None else settings
-    options: dict[str, Any] = {**({"spatial": True} if "spatial" in own else {}), **chosen}
+    pooled = chosen.get("text") is not None  # what pretrained models of images and texts project
+    options: dict[str, Any] = {**({"spatial": True} if "spatial" in own and not pooled else {}), **chosen}
     for key, value in (("spatial", spatial), ("temperature", temperature)):
         if value is not None:
             if key not in takes:

@@ -11,7 +11,6 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl.data import open as open_source
 from fastssl.evaluate.features import plain_images
-from fastssl.models import tokenize
 from fastssl.models.modes import evaluation_mode
 
 PROMPTS = ("{}", "a drawing of {}", "an emoji of {}", "a small picture of {}")
@@ -22,7 +21,7 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     """Unit text embeddings of classes, averaged over prompts (Radford et al. 2021).
 
     Args:
-        method: a method with ``encode_texts``, ``tower`` and ``log_scale``, such as :class:`fastssl.methods.CLIP`; it
+        method: a method with ``encode_texts``, ``tokens`` and ``log_scale``, such as :class:`fastssl.methods.CLIP`; it
             may be on any device.
         classes: names of the classes, put into the prompts as they are, since the text tower tells "Cat" from "cat".
         prompts: templates with one ``{}`` each.
@@ -36,7 +35,7 @@ def class_embeddings(method: Any, classes: Sequence[str], prompts: Sequence[str]
     total = torch.zeros((), device=device)
     with evaluation_mode(method):
         for prompt in prompts:
-            tokens = tokenize([prompt.replace("{}", c) for c in classes], method.tower.length)
+            tokens = method.tokens([prompt.replace("{}", c) for c in classes], classes)
             total = total + method.encode_texts(tokens.to(device)).float()
     return torch.nn.functional.normalize(total, dim=1)
 

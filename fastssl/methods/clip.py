@@ -1,7 +1,7 @@
 """CLIP: images are matched with their texts within the batch, and texts with their images.
 
 Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021. Deviations: texts are
-bytes instead of BPE tokens; items of a batch with equal texts, and captions of one image, are no negatives.
+bytes, but for pretrained towers; items of a batch with equal texts, and captions of one image, are no negatives.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch.nn.functional as TF
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl._options import integer
 from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
 from fastssl.data.source import Item, Source
 from fastssl.methods.duplicates import duplicate_ids
 from fastssl.methods.image import ImageMethod
-from fastssl.models import Encoder, TextTransformer, tokenize
+from fastssl.models import Encoder
+from fastssl.models.text_towers import joint_heads, text_tower, tower_tokens
 
 log = logging.getLogger("fastssl")
 
@@ -33,10 +33,13 @@ class CLIP(ImageMethod):
     Args:
         encoder: the image tower, kept after pretraining.
         augment: produces one view; None: a random crop of at least 90 % of the area.
-        tower: text tower, tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`.
-        length: number of tokens of that tower: the bytes of a text, a start and an end. Longer texts are cut, with a
-            warning of the first.
-        outputs: dimensions of the joint embedding space.
+        tower: text tower, tokens [B, L] to [B, dim]; None: a small :class:`TextTransformer`, or that of ``text``.
+        text: "huggingface:NAME", a model of transformers with its weights as text tower (:class:`HuggingFaceText`), of
+            a model of images and texts with its projection, and where the encoder has the same name with all between
+            its towers and its logits: such a model is trained further.
+        length: number of tokens of the text tower: the bytes of a text, a start and an end; None: 64, or what the model
+            ``text`` takes. Longer texts are cut, with a warning of the first.
+        outputs: dimensions of the joint embedding space; None: 128, or those of the model ``text``.
         scale: initial logit scale; it is learned, up to 100.
         ignore_duplicates: leave out pairs of items with equal texts, with the same image (which the data lists again),
             or that a chain of such pairs in the batch connects; False: they are negatives, as in the paper.
@@ -60,9 +63,10 @@ class CLIP(ImageMethod):
         encoder: Encoder,
         augment: Views | None = None,
         *,
-        tower: TextTransformer | None = None,
-        length: int = 64,
-        outputs: int = 128,
+        tower: Any = None,
+        text: str | None = None,
+        length: int | None = None,
+        outputs: int | None = None,
         scale: float = 1 / 0.07,
         ignore_duplicates: bool = True,
         spatial: bool = False,
@@ -71,10 +75,10 @@ class CLIP(ImageMethod):
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.9, 1.0)), HALF])])
         super().__init__(encoder, augment or plain, spatial=spatial)
         self.backend, self.ignore_duplicates, self.has_cut = backend, ignore_duplicates, False
-        self.tower = tower or TextTransformer(length=integer("length", length, 3), causal=self.causal)
-        self.image_head = nn.Linear(self.features, outputs, bias=False)
-        self.text_head = nn.Linear(self.tower.dim, outputs, bias=False)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.text, self.tower = text, text_tower(tower, text, length, self.causal)
+        self.length = int(self.tower.length)
+        self.image_head, self.text_head, self.known = joint_heads(encoder, self.features, self.tower, outputs)
+        self.log_scale = nn.Parameter(self.known.get("log_scale", torch.tensor(math.log(scale))))
         self.register_buffer("image_ids", None, persistent=False)  # of all items, where images are listed again
 
     def prepare(self, source: Source) -> Source:
@@ -90,19 +94,13 @@ class CLIP(ImageMethod):
         tokens = self.tokens([item.text or "" for item in items], [item.name for item in items])
         return [*super().views(items, seed, epoch, ids), tokens]
 
-    @property
-    def length(self) -> int:
-        """Number of tokens that the text tower takes."""
-        return self.tower.length
-
     def tokens(self, texts: Sequence[str], names: Sequence[str | None]) -> Tensor:
         """Tokens [B, L] of the texts of the items ``names``; longer texts are cut, with a warning of the first."""
-        for name, size in zip(names, (len(text.encode()) for text in texts)):
-            if size > self.length - 2 and not self.has_cut:
-                self.has_cut = True
-                sizes = size, self.length - 2, self.length
-                log.warning("%s: its text has %d bytes; texts are cut after %d, those of length=%d", name, *sizes)
-        return tokenize(texts, self.length, truncate=True)
+        tokens, cut = tower_tokens(self.tower, texts)
+        if cut is not None and not self.has_cut:
+            self.has_cut = True
+            log.warning("%s: its text has %s", names[cut[0]], cut[1])
+        return tokens
 
     def encode_images(self, images: Tensor) -> Tensor:
         """Images [B, 3, S, S] to unit vectors."""

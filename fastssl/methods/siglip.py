@@ -42,7 +42,7 @@ class SigLIP(CLIP):
         **options: Any,
     ) -> None:
         super().__init__(encoder, augment, scale=scale, **options)
-        self.bias = nn.Parameter(torch.tensor(bias))
+        self.bias = nn.Parameter(self.known.get("bias", torch.tensor(bias)))
 
     def objective(self, *representations: Tensor, labels: Tensor | None = None, ids: Tensor | None = None) -> Tensor:
         image, text = representations

@@ -26,6 +26,7 @@ from fastssl.models.resnet import ResNet, SmallResNet
 from fastssl.models.samples import Samples
 from fastssl.models.signal import SignalEncoder
 from fastssl.models.text import TextTransformer, tokenize
+from fastssl.models.text_towers import HuggingFaceText
 from fastssl.models.vit import ViT
 from fastssl.models.wave import WaveNetNetwork
 from fastssl.models.wave_rnn import WaveRNNNetwork
@@ -44,6 +45,7 @@ __all__ = [
     "FCNHead",
     "FCOSHead",
     "FasterCpuOperations",
+    "HuggingFaceText",
     "HypercolumnHead",
     "ImageGPTNetwork",
     "LabNetwork",

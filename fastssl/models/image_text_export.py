@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssl.models import transformers_export
+from fastssl.models.library_export import compare_of_library, is_of_library, save_of_library
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.text import BYTES, TextTransformer, tokenize
 
@@ -36,10 +37,13 @@ def export_image_text(method: Any, options: dict[str, Any], path: str | Path) ->
     Raises:
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
         RuntimeError: what was loaded back differs; nothing is left at ``path``.
-        ValueError: a text tower other than :class:`fastssl.models.TextTransformer`.
+        ValueError: a text tower other than :class:`fastssl.models.TextTransformer`, or than that of the model of
+            images and texts whose image tower the encoder is (which is exported as such a model).
     """
-    if type(method.tower) is not TextTransformer:
-        raise ValueError(f"method: expected a TextTransformer as text tower, got {type(method.tower).__name__}")
+    of_library = is_of_library(method)
+    if type(method.tower) is not TextTransformer and not of_library:
+        both = "; of transformers both towers, and the dimensions of their projections, are of one model"
+        raise ValueError(f"method: expected a TextTransformer as text tower, got {type(method.tower).__name__}{both}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
@@ -48,8 +52,8 @@ def export_image_text(method: Any, options: dict[str, Any], path: str | Path) ->
     try:
         with torch.no_grad(), evaluation_mode(method):
             transformers_export.check_installed()
-            _save(method, options, temporary)
-            _compare(method, images, temporary)
+            (save_of_library(method, temporary) if of_library else _save(method, options, temporary))
+            (compare_of_library if of_library else _compare)(method, images, temporary)
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:
@@ -59,8 +63,16 @@ def export_image_text(method: Any, options: dict[str, Any], path: str | Path) ->
 
 def loading(path: Path) -> str:
     """Python code that loads the result of :func:`export_image_text`, and embeds ``images`` [B, channels, S, S] in
-    [-1, 1] and ``texts``."""
+    [-1, 1] (of a model of transformers: as its processor gives them) and ``texts``."""
     where = repr(str(path))
+    if not transformers_export.needs_code(path):
+        return (
+            "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # the processor: for photographs\n"
+            f"model, tokenizer = AutoModel.from_pretrained({where}).eval(), AutoTokenizer.from_pretrained({where})\n"
+            'tokens = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")\n'
+            "output = model(**tokens, pixel_values=images)\n"
+            "cosines = output.image_embeds @ output.text_embeds.T"
+        )
     auto = f"from_pretrained({where}, trust_remote_code=True)"
     return (
         "from transformers import AutoImageProcessor, AutoModel, AutoTokenizer  # the processor: for photographs\n"

@@ -12,6 +12,7 @@ import torch
 from fastssl.data.corruption import SENTINELS
 from fastssl.data.tokenizer import Tokenizer, TrainedTokenizer
 from fastssl.models.language import OWN, LanguageModel
+from fastssl.models.libraries import quiet_loading
 
 
 def _around(tokenizer: TrainedTokenizer, model: LanguageModel) -> tuple[list[int], list[int]]:
@@ -67,36 +68,31 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
         made.add_tokens([f"<extra_id_{k}>" for k in reversed(range(SENTINELS))], special_tokens=True)
     training = network.training
     # What it says of heads that are not loaded, and of positions, is checked here.
-    shown, level = transformers.utils.logging.is_progress_bar_enabled(), transformers.utils.logging.get_verbosity()
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     try:
-        network.eval().save_pretrained(temporary)
-        made.save_pretrained(temporary)
-        loaded: Any = type(network).from_pretrained(temporary).eval()
-        transformers.AutoModel.from_pretrained(temporary)
-        again = transformers.AutoTokenizer.from_pretrained(temporary)
-        text = "The state of the union, 1790."
-        ids = tokenizer.encode([text])[0]
-        if again(text, add_special_tokens=False)["input_ids"] != ids.tolist():
-            raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
-        first, last = _around(tokenizer, model)
-        if again(text)["input_ids"] != [*first, *ids.tolist(), *last]:
-            raise RuntimeError("export: the tokenizer that was loaded back adds other special tokens")
-        tokens = torch.from_numpy(ids[: model.length])[None]
-        inputs: dict[str, Any] = {"input_ids": tokens}
-        if model.kind in ("t5", "bart"):
-            inputs["decoder_input_ids"] = tokens
-        with torch.no_grad():
-            before, after = network(**inputs)[0], loaded(**inputs)[0]
-        if not torch.allclose(before, after, rtol=1e-4, atol=1e-4):
-            raise RuntimeError("export: the network that was loaded back gives other scores")
+        with quiet_loading():
+            network.eval().save_pretrained(temporary)
+            made.save_pretrained(temporary)
+            loaded: Any = type(network).from_pretrained(temporary).eval()
+            transformers.AutoModel.from_pretrained(temporary)
+            again = transformers.AutoTokenizer.from_pretrained(temporary)
+            text = "The state of the union, 1790."
+            ids = tokenizer.encode([text])[0]
+            if again(text, add_special_tokens=False)["input_ids"] != ids.tolist():
+                raise RuntimeError("export: the tokenizer that was loaded back gives other ids")
+            first, last = _around(tokenizer, model)
+            if again(text)["input_ids"] != [*first, *ids.tolist(), *last]:
+                raise RuntimeError("export: the tokenizer that was loaded back adds other special tokens")
+            tokens = torch.from_numpy(ids[: model.length])[None]
+            inputs: dict[str, Any] = {"input_ids": tokens}
+            if model.kind in ("t5", "bart"):
+                inputs["decoder_input_ids"] = tokens
+            with torch.no_grad():
+                before, after = network(**inputs)[0], loaded(**inputs)[0]
+            if not torch.allclose(before, after, rtol=1e-4, atol=1e-4):
+                raise RuntimeError("export: the network that was loaded back gives other scores")
         shutil.rmtree(path, ignore_errors=True)
         temporary.rename(path)
     finally:
         network.train(training)
-        transformers.utils.logging.set_verbosity(level)
-        if shown:
-            transformers.utils.logging.enable_progress_bar()
         shutil.rmtree(temporary, ignore_errors=True)
     return path

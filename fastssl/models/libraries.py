@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,23 @@ def _normalization(place: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     return tuple(mean), tuple(std)
 
 
-def _place_of(name: str) -> str:
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without transformers' progress bars and reports of weights, whose missing ones are reported by us."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def place_of(name: str, argument: str = "encoder") -> str:
     """The name of a model of Hugging Face, or the path of its folder.
 
     Raises:
@@ -196,7 +213,9 @@ def _place_of(name: str) -> str:
     if path.exists():
         return str(path)
     if not name or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise FileNotFoundError(f"encoder: expected a folder or the name of a model (OWNER/NAME), no folder {name!r}")
+        raise FileNotFoundError(
+            f"{argument}: expected a folder or the name of a model (OWNER/NAME), no folder {name!r}"
+        )
     return name
 
 
@@ -216,7 +235,7 @@ def huggingface(model: Any, size: int, channels: int = 3, *, pretrained: bool = 
         FileNotFoundError: no such folder.
         ImportError: the extra is missing: ``pip install fastssl[vision]``.
     """
-    model = _place_of(model) if isinstance(model, str) else model
+    model = place_of(model) if isinstance(model, str) else model
     try:
         from transformers import AutoConfig, AutoModel, PreTrainedModel
     except ImportError as error:
@@ -233,7 +252,9 @@ def huggingface(model: Any, size: int, channels: int = 3, *, pretrained: bool = 
     normal = _normalization(model) if channels == 3 else (HALF, HALF)
     if not pretrained:
         return HuggingFaceBackbone(AutoModel.from_config(config), *normal)
-    made, report = AutoModel.from_pretrained(model, config=config, output_loading_info=True, **others)
+    with quiet_loading():
+        made, report = AutoModel.from_pretrained(model, config=config, output_loading_info=True, **others)
+    made.float()  # some are stored in 16 bits, in which they are not trained
     missing = without_random_pooler(made, report["missing_keys"])
     if missing:
         log.warning(

@@ -43,6 +43,17 @@ def tokenize(texts: Sequence[str], length: int = 64, *, truncate: bool = False) 
     return tokens
 
 
+def byte_tokens(texts: Sequence[str], length: int) -> tuple[Tensor, tuple[int, str] | None]:
+    """Tokens [B, length] of texts (:func:`tokenize`), cut where they are longer; and the index of the first that was
+    cut with what to say of it, None if all fit."""
+    sizes = [len(text.encode()) for text in texts]
+    cut = next((row for row, size in enumerate(sizes) if size > length - 2), None)
+    tokens = tokenize(texts, length, truncate=True)
+    if cut is None:
+        return tokens, None
+    return tokens, (cut, f"{sizes[cut]} bytes; texts are cut after {length - 2}, those of length={length}")
+
+
 class TextTransformer(nn.Module):
     """Byte tokens [B, length] to text embeddings [B, dim]: the output at the end token of a causal transformer (Radford
     et al. 2021), or at the start token of a bidirectional one (Devlin et al. 2019). Bytes as in ByT5 (Xue et al. 2022).

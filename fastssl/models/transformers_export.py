@@ -12,7 +12,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastssl.models.encoders import Encoder
-from fastssl.models.libraries import HALF, Backbone, HuggingFaceBackbone, timm_arguments, without_random_pooler
+from fastssl.models.libraries import (
+    HALF,
+    Backbone,
+    HuggingFaceBackbone,
+    quiet_loading,
+    timm_arguments,
+    without_random_pooler,
+)
 from fastssl.models.resnet import BLOCKS
 from fastssl.models.vit import ViT
 
@@ -86,15 +93,9 @@ def load(path: Path) -> nn.Module:
         RuntimeError: missing or unexpected weights.
     """
     from transformers import AutoModel
-    from transformers.utils import logging
 
-    code, shown = needs_code(path), logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        model, about = AutoModel.from_pretrained(path, trust_remote_code=code, output_loading_info=True)
-    finally:
-        if shown:
-            logging.enable_progress_bar()
+    with quiet_loading():
+        model, about = AutoModel.from_pretrained(path, trust_remote_code=needs_code(path), output_loading_info=True)
     missing = without_random_pooler(model, about["missing_keys"])  # which the encoder did not have
     wrong = [*missing, *about["unexpected_keys"], *about["mismatched_keys"]]
     if wrong:
