@@ -32,9 +32,11 @@ def tokenizer(path: Path, length: int, masks: bool) -> None:
 
     made = _tokenizer(length)
     made.pad_token = made.eos_token
-    if not masks:  # SigLIP pads all texts and attends to the padding
-        made.model_input_names = ["input_ids"]
     made.save_pretrained(path)
+    about = json.loads((path / "tokenizer_config.json").read_text())
+    if not masks:  # SigLIP pads all texts and attends to the padding
+        about["model_input_names"] = ["input_ids"]
+    (path / "tokenizer_config.json").write_text(json.dumps(about))
 
 
 def model_of(kind: str, path: Path) -> Any:
@@ -73,6 +75,7 @@ def test_a_model_of_images_and_texts_goes_on_where_it_was(kind: str, tmp_path: P
     own = transformers.AutoTokenizer.from_pretrained(tmp_path)
     padding: Any = True if kind == "clip" else "max_length"
     given = own(TEXTS, padding=padding, truncation=True, max_length=24, return_tensors="pt")
+    assert ("attention_mask" in given) == (kind == "clip") == bool((method.tokens(TEXTS, TEXTS) < 0).any())
     images = pixels(4)
     with torch.no_grad():
         expected = model(**given, pixel_values=images, return_loss=True)
