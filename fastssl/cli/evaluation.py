@@ -243,7 +243,7 @@ def _image_text(
 
     from fastssl.data import open as open_source
     from fastssl.data.files import each_once
-    from fastssl.evaluate import PROMPTS, image_text_retrieval, zero_shot
+    from fastssl.evaluate import image_text_retrieval, zero_shot
     from fastssl.evaluate.features import labels_of
     from fastssl.methods import CLIP
     from fastssl.train import load_method
@@ -254,7 +254,7 @@ def _image_text(
     if protocol == "zero-shot":
         images = each_once(open_source("emoji-all" if name == "emoji" else name, part="test"))
         classes = list(images.classes)
-        score = zero_shot(method, images, labels_of(images), classes, prompts or PROMPTS)
+        score = zero_shot(method, images, labels_of(images), classes, prompts or None)
         return {"zero-shot": {"pretrained": score, "chance": 100 / len(classes)}}
     pairs = open_source("emoji-heldout" if name == "emoji" else name, part="test")
     if state and pairs.fingerprint == state.get("source", {}).get("fingerprint"):

@@ -542,7 +542,7 @@ def evaluate(
     ] = None,
     prompt: Annotated[
         list[str] | None,
-        typer.Option(help="Of zero-shot: a text with {} for the class (repeatable); default: 'a drawing of {}', ..."),
+        typer.Option(help="Of zero-shot: a text with {} for the class (repeatable); default: 'a photo of a {}', ..."),
     ] = None,
     precision: Annotated[
         str | None,

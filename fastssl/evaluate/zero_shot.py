@@ -13,6 +13,7 @@ from fastssl.data import open as open_source
 from fastssl.evaluate.features import plain_images
 from fastssl.models.modes import evaluation_mode
 
+PHOTOS = ("{}", "a photo of a {}")
 PROMPTS = ("{}", "a drawing of {}", "an emoji of {}", "a small picture of {}")
 
 
@@ -46,7 +47,7 @@ def zero_shot(
     data: Any,
     labels: Tensor,
     classes: Sequence[str],
-    prompts: Sequence[str] = PROMPTS,
+    prompts: Sequence[str] | None = None,
     batch: int = 512,
 ) -> float:
     """Zero-shot accuracy in percent: the predicted class is that of the text embedding nearest to the image embedding.
@@ -56,12 +57,14 @@ def zero_shot(
         data: anything that :func:`fastssl.data.open` takes.
         labels: [N].
         classes: names of the classes, as for :func:`class_embeddings`.
-        prompts: as for :func:`class_embeddings`.
+        prompts: as for :func:`class_embeddings`; None: of drawings for the embedded emoji, of photos for other data.
         batch: batch size.
     """
-    texts, parts = class_embeddings(method, classes, prompts), []
+    source = open_source(data)
+    chosen = prompts if prompts is not None else PROMPTS if source.embedded == "emoji" else PHOTOS
+    texts, parts = class_embeddings(method, classes, chosen), []
     with evaluation_mode(method):
-        for x in plain_images(open_source(data), method.encoder.size, batch, method.encoder.channels):
+        for x in plain_images(source, method.encoder.size, batch, method.encoder.channels):
             images = method.encode_images(x.to(texts.device)).float()
             _, nearest = F.nearest(images, texts, 1, metric="dot")
             parts.append(nearest[:, 0].cpu())
