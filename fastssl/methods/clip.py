@@ -43,10 +43,9 @@ class CLIP(ImageMethod):
         scale: initial logit scale; it is learned, up to 100.
         ignore_duplicates: leave out pairs of items with equal texts, with the same image (which the data lists again),
             or that a chain of such pairs in the batch connects; False: they are negatives, as in the paper.
+        locked: the image tower is not trained, and its batch norms keep their statistics (LiT: Zhai et al. 2022).
         spatial: see :class:`ImageMethod`.
         backend: backend of the loss, as for :mod:`fastssl.functional`.
-
-    ``encode_images`` and ``encode_texts`` return unit vectors, for :func:`fastssl.evaluate.zero_shot`.
     """
 
     family = "multimodal"
@@ -69,12 +68,15 @@ class CLIP(ImageMethod):
         outputs: int | None = None,
         scale: float = 1 / 0.07,
         ignore_duplicates: bool = True,
+        locked: bool = False,
         spatial: bool = False,
         backend: str | None = None,
     ) -> None:
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.9, 1.0)), HALF])])
         super().__init__(encoder, augment or plain, spatial=spatial)
-        self.backend, self.ignore_duplicates, self.has_cut = backend, ignore_duplicates, False
+        self.backend, self.ignore_duplicates, self.locked, self.has_cut = backend, ignore_duplicates, locked, False
+        if locked:
+            encoder.requires_grad_(False).eval()
         self.text, self.tower = text, text_tower(tower, text, length, self.causal)
         self.length = int(self.tower.length)
         self.image_head, self.text_head, self.known = joint_heads(encoder, self.features, self.tower, outputs)

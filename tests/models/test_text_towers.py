@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typer.testing import CliRunner
 from fastssl.cli.main import app
 from fastssl.data import emoji
 from fastssl.evaluate import image_text_retrieval, zero_shot
-from fastssl.methods import CLIP, SigLIP
+from fastssl.methods import CLIP, SigLIP, get
 from fastssl.models import HuggingFaceText, build_encoder
 from fastssl.models.image_text_export import export_image_text, loading
 from fastssl.train import Pretraining, load_method, pretrain
@@ -241,3 +242,17 @@ def test_commands_evaluate_train_and_export_pretrained_models(tmp_path: Path) ->
     assert type(transformers.AutoModel.from_pretrained(f"{out}/huggingface")).__name__ == "CLIPModel"
     result = CliRunner().invoke(app, ["evaluate", "timm:resnet18", *size, *data, "--protocol", "zero-shot"])
     assert result.exit_code and "timm" in str(result.exception or result.output)
+
+
+@pytest.mark.parametrize("name", ["clip", "siglip", "align"])
+def test_a_locked_image_tower_is_not_trained(name: str, tmp_path: Path) -> None:
+    options = {"name": "resnet", "size": 32, "width": 4}
+    data = emoji().subset(np.arange(32), "emoji")
+    method: Any = get(name)(build_encoder(options), locked=True)
+    before, text = copy.deepcopy(method.encoder.state_dict()), method.text_head.weight.detach().clone()
+    how = Pretraining(epochs=1, batch_size=16, chunk=8)
+    pretrain(method, data, how, out=tmp_path / name, encoder_options=options, method_options={"locked": True})
+    for key, value in method.encoder.state_dict().items():  # statistics of batch norms too
+        assert torch.equal(value, before[key]), key
+    assert not torch.equal(method.text_head.weight, text)
+    assert load_method(tmp_path / name).locked
