@@ -86,7 +86,8 @@ class EmbeddingQueue(nn.Module):
         self.embeddings[places] = rows[-kept:].to(self.embeddings.dtype) if kept else rows.to(self.embeddings.dtype)
         if ids:
             self.labels[places] = ids[0][len(rows) - kept :]
-        self.position.copy_(torch.tensor([(first + len(rows)) % size, min(filled + len(rows), size)]))
+        now = [(first + len(rows)) % size, min(filled + len(rows), size)]
+        self.position.copy_(torch.tensor(now, device=self.position.device))
         return int((first + before) % size)
 
     def filled(self) -> tuple[Tensor, Tensor]:

@@ -135,7 +135,7 @@ def nms(boxes: Tensor, scores: Tensor, labels: Tensor | None = None, *, threshol
     order = torch.argsort(scores.detach(), descending=True, stable=True)
     sorted_boxes = boxes[order].cpu()
     groups = None if labels is None else check.ids("labels", labels, boxes, "boxes")[order].cpu()
-    alive = torch.ones(len(order), dtype=torch.bool)
+    alive = torch.ones(len(order), dtype=torch.bool, device="cpu")
     kept: list[int] = []
     step = max(1, _AT_ONCE // max(1, len(order)))
     for first in range(0, len(order), step):

@@ -552,7 +552,9 @@ def margin_loss(
         per_row = torch.where(ids == there, beta[there], float("nan"))  # on a GPU nothing is read back
     else:
         value = check.value("beta", beta, embeddings.device)
-        per_row = value.expand(n) if isinstance(value, Tensor) else torch.full((n,), value, dtype=torch.float64)
+        per_row = (
+            value.expand(n) if isinstance(value, Tensor) else embeddings.new_full((n,), value, dtype=torch.float64)
+        )
     rows = pairs.reduce(
         Hinge(1, -margin, margin),
         metric=Metric.euclidean,

@@ -123,7 +123,7 @@ def pair_loss(
         return losses.pair_loss(*sides, *options, gradient_filter)
     scale_tensor, factor = (scale, 1.0) if isinstance(scale, Tensor) else (None, float(scale))
     if bias is not None and not isinstance(bias, Tensor):
-        bias = torch.full((), bias, dtype=torch.float64)
+        bias = torch.full((), bias, dtype=torch.float64, device=x.device)
     keep = _choose_keep(loss, x, more_x, y, more_y, scale_tensor, bias, symmetric, reduction)
     constants = (
         loss.positives.value,

@@ -16,7 +16,7 @@ from fastssl.ops.types import Relation, least_length
 
 def pair_bits(pairs: tuple[Tensor, Tensor] | None, n: int, m: int) -> tuple[Tensor, int]:
     """Listed pairs as bits [n / 32, m], bit r of a word being row 32 k + r; and how many different pairs there are."""
-    a, b = pairs if pairs is not None else (torch.empty(0, dtype=torch.int64),) * 2
+    a, b = pairs if pairs is not None else (torch.empty(0, dtype=torch.int64, device="cpu"),) * 2
     bits, count = torch.ops.fastssl.pair_bits.default(a, b, n, m)
     return bits, count
 
@@ -54,9 +54,10 @@ def row_loss(
 
 
 def _params(values: list[float | Tensor]) -> Tensor:
+    # On the CPU, where the kernels read them, whatever torch.set_default_device says.
     if not any(isinstance(v, Tensor) for v in values):
-        return torch.tensor(values, dtype=torch.float64)
-    return torch.stack([torch.as_tensor(v, dtype=torch.float64).reshape(()) for v in values])
+        return torch.tensor(values, dtype=torch.float64, device="cpu")
+    return torch.stack([torch.as_tensor(v, dtype=torch.float64, device="cpu").reshape(()) for v in values])
 
 
 def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:

@@ -278,6 +278,26 @@ def test_frozen_inputs_get_no_gradient_and_change_nothing(name: str, n: int) -> 
         torch.testing.assert_close(grad.double(), right, rtol=1e-4, atol=1e-5 * (1e-3 + float(right.abs().max())))
 
 
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_the_default_device_is_not_that_of_the_inputs(name: str) -> None:
+    """What a loss makes besides its inputs is on their device, whatever ``torch.set_default_device`` says."""
+    subject = SUBJECTS[name]
+    given = subject.make(16, 8)
+    for options in backends(subject):
+        torch.manual_seed(1)
+        expected = subject.gradients(given, **options)
+        torch.manual_seed(1)
+        with torch.device("meta"):
+            leaves = given.leaves()
+            loss = subject(leaves, **options)
+            assert loss.device.type == "cpu"
+            weights = torch.linspace(0.5, 1.5, loss.numel(), dtype=loss.dtype, device="cpu").reshape(loss.shape)
+            loss.backward(weights if loss.dim() else None)
+        grads = [torch.zeros_like(t) if t.grad is None else t.grad for t in leaves.differentiable]
+        for got, right in zip([loss.detach(), *grads], expected, strict=True):
+            assert torch.equal(got.double(), right)
+
+
 @pytest.mark.parametrize("name", [name for name in SHARDED if not SUBJECTS[name].wrapper])
 def test_inputs_made_in_inference_mode_may_be_constants_of_training(name: str) -> None:
     """Labels of a loader, rows of a frozen teacher: autograd refuses to save such tensors."""

@@ -211,3 +211,12 @@ def test_numbers_without_dimensions(k: Any) -> None:
     for wrong in (torch.tensor([2]), torch.tensor(2.0), torch.tensor(True), np.array([2])):
         with pytest.raises(TypeError, match="k: expected an integer"):
             F.nearest(x, None, wrong)
+
+
+def test_neighbors_and_boxes_of_tensors_elsewhere_than_the_default_device() -> None:
+    x, boxes, scores = torch.randn(20, 4), torch.rand(20, 4).cumsum(1), torch.rand(20)
+    expected = [*F.nearest(x, None, 3), F.pairwise_distance(x), F.nms(boxes, scores, threshold=0.1)]
+    with torch.device("meta"):
+        found = [*F.nearest(x, None, 3), F.pairwise_distance(x), F.nms(boxes, scores, threshold=0.1)]
+    for a, b in zip(found, expected, strict=True):
+        assert a.device.type == "cpu" and torch.equal(a, b)

@@ -135,18 +135,19 @@ def view(
     std: Sequence[float],
 ) -> Tensor:
     """One view of a uint8 image [C, H, W]: float [3, height, width]."""
-    if image.shape[0] == 1:
-        image = image.expand(3, -1, -1)
-    x = image[:3].float() / 255
-    at = 0
-    for row in program:
-        kind, a = int(row[0]), [float(v) for v in row[2:]]
-        p = [float(v) for v in params[at : at + COLUMNS[kind]]]
-        at += COLUMNS[kind]
-        x = _OPERATIONS[kind](x, a, p)
-    if tuple(x.shape) != (3, height, width):
-        raise ValueError(f"params: expected views of {height} x {width} pixels, got {tuple(x.shape)}")
-    return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    with image.device:  # not the one of torch.set_default_device
+        if image.shape[0] == 1:
+            image = image.expand(3, -1, -1)
+        x = image[:3].float() / 255
+        at = 0
+        for row in program:
+            kind, a = int(row[0]), [float(v) for v in row[2:]]
+            p = [float(v) for v in params[at : at + COLUMNS[kind]]]
+            at += COLUMNS[kind]
+            x = _OPERATIONS[kind](x, a, p)
+        if tuple(x.shape) != (3, height, width):
+            raise ValueError(f"params: expected views of {height} x {width} pixels, got {tuple(x.shape)}")
+        return (x - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
 
 
 def _resize(x: Tensor, height: int, width: int, bicubic: float) -> Tensor:
