@@ -154,7 +154,7 @@ class Pairs:
     @property
     def partners(self) -> int:
         """How many rows every row meets."""
-        return self.columns.total if self.columns is not None else len(self.x if self.y is None else self.y)
+        return self.columns.total if self.columns is not None else (self.x if self.y is None else self.y).shape[0]
 
     def fetch(self, places: Tensor) -> Tensor:
         """Rows of the other side."""
@@ -231,7 +231,7 @@ def labelled(
     offset = self_offset.get()
     if shards is not None:
         return shared(shards, embeddings, ids, ref_emb, ref_ids, offset, backend)
-    return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset if len(ids) else -1), backend)
+    return Pairs(embeddings, ref_emb, Relation(ids, ref_ids, self_offset=offset if ids.shape[0] else -1), backend)
 
 
 def _listed(indices: object, n: int, m: int, device: torch.device) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -318,7 +318,7 @@ def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tenso
         return values
     if reduction == "sum":
         return everywhere(values.sum())
-    return mean(values.sum(), float(values.shape[0]) if counted is None else counted.sum().to(values.dtype))
+    return mean(values.sum(), values.shape[0] if counted is None else counted.sum().to(values.dtype))
 
 
 def log_share_of_positives(

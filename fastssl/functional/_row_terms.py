@@ -55,8 +55,9 @@ def products(a: Tensor, b: Tensor) -> Tensor:
 
 def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
     """[C, D], weights^T rows of [N, C] and [N, D]: sums over rows in an order that no number of threads changes."""
-    chunk = max(1, min(256, len(rows)))
-    missing = -len(rows) % chunk
+    count = rows.shape[0]
+    chunk = max(1, min(256, count))
+    missing = -count % chunk
     weights, rows = (TF.pad(t, (0, 0, 0, missing)).reshape(-1, chunk, t.shape[1]) for t in (weights, rows))
     with torch.autocast(rows.device.type, enabled=False):
         return torch.bmm(weights.transpose(1, 2), rows).sum(0)
@@ -100,7 +101,7 @@ def smoothing_gap(
     total, count = _sum_of(b)
     if more_y is not None:
         more = rows_in_full(more_y, normalize)
-        more_total, more_count = (more.sum(0, dtype=torch.float64), float(len(more))) if replicated else _sum_of(more)
+        more_total, more_count = (more.sum(0, dtype=torch.float64), more.shape[0]) if replicated else _sum_of(more)
         total, count = total + more_total, count + more_count
     mean = products(a, _mean(total, count).to(a.dtype))
     if symmetric:
@@ -122,14 +123,14 @@ def _sum_of(rows: Tensor) -> tuple[Tensor, Tensor | float]:
     """The sum of the rows of all processes, and how many there are."""
     total = rows.sum(0, dtype=torch.float64)
     if current() is None:
-        return total, float(len(rows))
+        return total, rows.shape[0]
     count = torch.full((1,), float(len(rows)), dtype=total.dtype, device=rows.device)
     both = everywhere(torch.cat([total, count]), by_rows=True)
     return both[:-1], both[-1].detach()
 
 
 def _mean(total: Tensor, count: Tensor | float) -> Tensor:
-    return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1.0))
+    return total / (count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1))
 
 
 def negatives_of_rows(

@@ -371,9 +371,7 @@ def _soft_sup_con(
     of_columns = own
     if ref_emb is not None and isinstance(ref_emb, Tensor):
         of_columns = _soft_labels("ref_labels", ref_labels, ref_emb, own)
-    ids, ref_ids = (
-        None if t is None else torch.zeros(len(t), dtype=torch.int64, device=t.device) for t in (embeddings, ref_emb)
-    )
+    ids, ref_ids = (None if t is None else t.new_zeros(t.shape[:1], dtype=torch.int64) for t in (embeddings, ref_emb))
     pairs = labelled(embeddings, ids, None, ref_emb, ref_ids, backend)
     lse = pairs.reduce(LogSumExp(scale), metric=Metric.dot, normalize=normalize).value.double()
     x = rows_in_full(embeddings, normalize)
@@ -383,8 +381,8 @@ def _soft_sup_con(
     sums = spread(own, totals)
     score, weight = products(x, sums[:, :-1].to(x.dtype)), sums[:, -1]
     offset = 0 if ref_emb is None else self_offset.get()
-    if offset >= 0 and len(x):
-        itself = (offset + torch.arange(len(x), device=x.device)) % len(y)
+    if offset >= 0 and x.shape[0]:
+        itself = (offset + torch.arange(x.shape[0], device=x.device)) % y.shape[0]
         with_itself = products(own, of_columns[itself])
         score = score - with_itself * products(x, y[itself])
         weight = (weight - with_itself).clamp(min=0)
@@ -401,11 +399,13 @@ def _soft_labels(name: str, labels: object, rows: Tensor, like: Tensor | None) -
     if (
         not t.is_floating_point()
         or t.dim() != 2
-        or len(t) != len(rows)
+        or t.shape[0] != rows.shape[0]
         or (like is not None and t.shape[1] != like.shape[1])
     ):
         classes = "C" if like is None else str(like.shape[1])
-        raise ValueError(f"{name}: expected floats [{len(rows)}, {classes}], got {t.dtype} of shape {tuple(t.shape)}")
+        raise ValueError(
+            f"{name}: expected floats [{rows.shape[0]}, {classes}], got {t.dtype} of shape {tuple(t.shape)}"
+        )
     if t.device != rows.device:
         raise ValueError(f"{name}: expected a tensor on {rows.device}, got one on {t.device}")
     _check_not_negative(name, t)
@@ -461,17 +461,17 @@ def _products_with_positives(pairs: Pairs, x: Tensor, y: Tensor) -> Tensor:
     """[N], the sum of the products of each row of x with those rows of y that are positives of it: that with their
     sum."""
     relation = pairs.relation
-    n, m = len(x), len(y)
+    n, m = x.shape[0], y.shape[0]
     if relation.positive_list is not None:
         keys = torch.unique(relation.positive_list[0] * m + relation.positive_list[1])
         places = torch.stack([keys // max(m, 1), keys % max(m, 1)])
-        ones = torch.ones(len(keys), dtype=y.dtype, device=y.device)
+        ones = y.new_ones(keys.shape)
         listed = torch.sparse_coo_tensor(places, ones, (n, m), is_coalesced=True, check_invariants=False)
         return (x * torch.sparse.mm(listed, y)).sum(1)
     assert relation.x_ids is not None
     y_ids = relation.x_ids if relation.y_ids is None else relation.y_ids
     classes, codes = torch.unique(torch.cat([y_ids, relation.x_ids]), return_inverse=True)
-    sums = y.new_zeros((len(classes), y.shape[1])).index_add(0, codes[:m], y)
+    sums = y.new_zeros((classes.shape[0], y.shape[1])).index_add(0, codes[:m], y)
     products = (x * sums[codes[m:]]).sum(1)
     if relation.self_offset < 0 or n == 0:
         return products
@@ -641,7 +641,7 @@ def dcl(
     scale = _scale_of_views(z0, z1, temperature)
     reduction = check.reduction(reduction, active=False)  # a logarithm alone may be below 0
     shards = current()
-    alone = (len(z0) if shards is None else sum(layout(shards, "z0", z0))) == 1  # no row has a negative
+    alone = (z0.shape[0] if shards is None else sum(layout(shards, "z0", z0))) == 1  # no row has a negative
     whole = sigma is None and not alone
     values = fused_pairs(
         *(DCL, z0, z1),
@@ -666,9 +666,9 @@ def _softmax_over_rows(values: Tensor) -> Tensor:
     """Softmax over the rows of all processes, times how many they are."""
     shards = current()
     if shards is None:
-        return len(values) * torch.softmax(values, 0)
+        return values.shape[0] * torch.softmax(values, 0)
     every = replicate(shards, values, layout(shards, "values", values))
-    return len(every) * torch.exp(values - every.logsumexp(0))
+    return every.shape[0] * torch.exp(values - every.logsumexp(0))
 
 
 @shardable
@@ -877,7 +877,7 @@ def uniformity(
     """
     check.matrix("embeddings", embeddings)
     t = check.value("t", t, embeddings.device, positive=True)
-    ids = torch.zeros(len(embeddings), dtype=torch.int64, device=embeddings.device)
+    ids = embeddings.new_zeros(embeddings.shape[:1], dtype=torch.int64)
     pairs = labelled(embeddings, ids, backend=backend)
     within, n = pairs.within, pairs.partners
     rows = pairs.reduce(LogSumExp(-t), metric=Metric.sqeuclidean, normalize=True, upper=within)
@@ -886,4 +886,4 @@ def uniformity(
     if pairs.columns is not None:  # every pair stands above and below
         values = replicate(pairs.columns.shards, rows.value, pairs.columns.counts)
         return pairs.result(torch.logsumexp(values, 0) - math.log(n * (n - 1)))
-    return pairs.result(torch.logsumexp(rows.value[:-1], 0) - math.log(n * (n - 1) / 2))
+    return pairs.result(torch.logsumexp(rows.value[:-1], 0) - rows.value.new_full((), n * (n - 1) / 2).log())

@@ -121,7 +121,8 @@ def pair_loss(
     if strip is None:
         size = 8 if x.dtype == torch.float64 else 4
         strip = max(32, get_memory_budget() // max(1, m * size * _TEMPORARIES))
-    strip = check.count("strip", strip)
+    else:
+        strip = check.count("strip", strip)
 
     def rows_of(some: Tensor, all_: Tensor, first: int, *given: Tensor) -> Tensor:
         s = pairwise_distance(some, all_, metric=score, backend=backend)

@@ -565,7 +565,7 @@ def margin_loss(
     active = (rows.positive_active + rows.negative_active).sum().detach()
     total = everywhere(total) if reduction == "sum" else mean(total, active)
     if isinstance(nu, Tensor) or nu:
-        total = total + once(nu) * mean(per_row.to(total.dtype).sum(), float(n))
+        total = total + once(nu) * mean(per_row.to(total.dtype).sum(), n)
     return pairs.result(total)
 
 
@@ -701,13 +701,13 @@ def positive_pairs(pairs: Pairs) -> tuple[Tensor, Tensor]:
     grouped = y_ids[order]
     first, last = torch.searchsorted(grouped, x_ids), torch.searchsorted(grouped, x_ids, right=True)
     counts = last - first
-    anchors = torch.repeat_interleave(torch.arange(len(x_ids), device=x_ids.device), counts)
-    within = torch.arange(len(anchors), device=x_ids.device) - torch.repeat_interleave(
+    anchors = torch.repeat_interleave(torch.arange(x_ids.shape[0], device=x_ids.device), counts)
+    within = torch.arange(anchors.shape[0], device=x_ids.device) - torch.repeat_interleave(
         counts.cumsum(0) - counts, counts
     )
     partners = order[first[anchors] + within]
     if relation.self_offset >= 0:
-        other = partners != (anchors + relation.self_offset) % max(len(y_ids), 1)
+        other = partners != (anchors + relation.self_offset) % max(y_ids.shape[0], 1)
         anchors, partners = anchors[other], partners[other]
     return anchors, partners
 

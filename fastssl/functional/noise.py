@@ -78,7 +78,7 @@ def _vectors(data: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         )
     if data.dtype in (torch.float16, torch.bfloat16):
         data, noise = data.float(), noise.float()
-    return data, noise.reshape(len(noise), noise.shape[1] if noise.dim() == 2 else 1)
+    return data, noise.reshape(noise.shape[0], noise.shape[1] if noise.dim() == 2 else 1)
 
 
 @shardable

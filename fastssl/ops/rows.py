@@ -55,9 +55,10 @@ def row_loss(
 
 def _params(values: list[float | Tensor]) -> Tensor:
     # On the CPU, where the kernels read them, whatever torch.set_default_device says.
+    made: dict[str, Any] = {"dtype": torch.float64, "device": "cpu"}
     if not any(isinstance(v, Tensor) for v in values):
-        return torch.tensor(values, dtype=torch.float64, device="cpu")
-    return torch.stack([torch.as_tensor(v, dtype=torch.float64, device="cpu").reshape(()) for v in values])
+        return torch.tensor(values, **made)
+    return torch.stack([v.to(**made).reshape(()) if isinstance(v, Tensor) else torch.tensor(v, **made) for v in values])
 
 
 def pairwise(x: Tensor, y: Tensor | None, metric: Metric, normalize: float) -> Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fastssl._table import OUTPUTS, RowLoss
@@ -42,7 +43,7 @@ class Statistic:
 
     def values(self) -> list[Value]:
         given = [getattr(self, name) for name in self.__match_args__]  # (Dynamo of torch 2.11 cannot read __dict__)
-        return [v if isinstance(v, Tensor) else float(v) for v in given]
+        return [v if isinstance(v, Tensor) else torch.sym_float(v) for v in given]
 
 
 @dataclass(frozen=True)

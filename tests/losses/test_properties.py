@@ -23,6 +23,7 @@ from tests.support.modes import FLOAT_ISAS, ISAS
 from tests.support.subjects import (
     FUSED,
     LABELLED,
+    OF_ROWS,
     SHARDED,
     SUBJECTS,
     TWO_SIDED,
@@ -392,6 +393,31 @@ def test_compile_without_breaks_and_dynamic_rows(name: str) -> None:
         wanted = inputs.differentiable
         for a, b in zip(torch.autograd.grad(traced, wanted), torch.autograd.grad(eager, wanted)):
             torch.testing.assert_close(a, b)
+
+
+class _Exported(torch.nn.Module):
+    def __init__(self, subject: Subject, names: list[str]) -> None:
+        super().__init__()
+        self.subject, self.names = subject, names
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return self.subject(dict(zip(self.names, tensors)))
+
+
+ONE_SIZE = ("sup_con_soft", "sup_con_soft_memory", "pair_loss")  # docs/limits.md
+
+
+@pytest.mark.parametrize("name", variants_are_slow(name for name in SUBJECTS if name not in ONE_SIZE))
+def test_export_of_any_number_of_rows(name: str) -> None:
+    subject = SUBJECTS[name]
+    inputs, more = subject.make(45, 8), subject.make(16, 8, m=93)
+    rows = torch.export.Dim("rows", min=4, max=4096)
+    views = ("student", "teacher")  # [views, N, K]
+    shapes = tuple({1 if k in views else 0: rows} if k in (*OF_ROWS, *views) else {} for k in inputs)
+    model = _Exported(subject, list(inputs))
+    program = torch.export.export(model, tuple(inputs.values()), dynamic_shapes=(shapes,)).module()
+    for given in (inputs, Inputs({k: more[k] if where else inputs[k] for k, where in zip(inputs, shapes)})):
+        torch.testing.assert_close(program(*given.values()), model(*given.values()))
 
 
 @pytest.mark.parametrize("name", FUSED)
