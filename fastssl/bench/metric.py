@@ -242,6 +242,7 @@ METRIC_CASES: dict[str, Case] = {
     "vicreg": _on_views(F.vicreg),
     "negative_cosine_similarity": _on_views(F.negative_cosine_similarity),
     "uniformity": Case(_shuffled(8), lambda x, y: F.uniformity(x), lambda x, y: F.uniformity(x)),
+    "koleo": Case(_shuffled(8), lambda x, y: F.koleo(x), lambda x, y: F.koleo(x, backend="reference")),
     "normalized_softmax": _on_classes(F.normalized_softmax),
     "cos_face": _on_classes(F.cos_face),
     "proxy_nca": _on_classes(F.proxy_nca),

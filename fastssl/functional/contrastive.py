@@ -1,4 +1,5 @@
-"""Contrastive losses on embeddings: InfoNCE and NT-Xent with their relatives, supervised contrastive, uniformity."""
+"""Contrastive losses on embeddings: InfoNCE and NT-Xent with their relatives, supervised contrastive, uniformity and
+differential entropy."""
 
 from __future__ import annotations
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fastssl._table import Closing, Metric, Positives
-from fastssl.distributed.collectives import replicate
+from fastssl.distributed.collectives import gather_rows, replicate
 from fastssl.distributed.exchange import layout
 from fastssl.distributed.pair_loss import sup_con as shared_sup_con
 from fastssl.distributed.rows import columns_of
@@ -40,6 +41,7 @@ from fastssl.functional._row_terms import (
     spread,
     weighted_sums,
 )
+from fastssl.functional.distance import nearest
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import DCL, INFO_NCE, NT_XENT, SUP_CON, PairLoss
 from fastssl.ops.reference.common import softplus
@@ -887,3 +889,56 @@ def uniformity(
         values = replicate(pairs.columns.shards, rows.value, pairs.columns.counts)
         return pairs.result(torch.logsumexp(values, 0) - math.log(n * (n - 1)))
     return pairs.result(torch.logsumexp(rows.value[:-1], 0) - rows.value.new_full((), n * (n - 1) / 2).log())
+
+
+@shardable
+def koleo(
+    embeddings: Tensor,
+    *,
+    eps: Tensor | float = 1e-8,
+    reduction: str = "mean",
+    backend: str | None = None,
+    group: Group = None,
+) -> Tensor:
+    r"""KoLeo: spreads normalized rows by the Kozachenko-Leonenko estimate of their differential entropy.
+
+    .. math:: L_i = -\log\left(|\hat x_i - \hat x_{n(i)}| + \epsilon\right), \quad
+              n(i) = \mathrm{argmin}_{j \ne i} |\hat x_i - \hat x_j|
+
+    The nearest row is found without the [N, N] matrix, and counts as given: the gradient is that of one distance per
+    row, to both of its ends, as in DINOv2. Equal distances rank by index. Where two rows are equal the loss is
+    :math:`-\log \epsilon`, and the gradient of their distance 0: they have no direction in which to part.
+
+    Args:
+        eps: > 0, added to the distances.
+        reduction: "mean" | "sum" | "none".
+        group: "world", a ProcessGroup or one dimension of a DeviceMesh: nearest rows are those among the rows of all
+            its processes, which every process gathers (:func:`fastssl.distributed.sharded` says what gradients are);
+            None: among these rows alone.
+
+    Returns:
+        A scalar, or [N] for "none"; float64 for float64 inputs, else float32. 0 for fewer than two rows.
+
+    Example:
+        >>> import torch, fastssl.functional as F
+        >>> loss = F.koleo(torch.randn(8, 16))
+
+    Source: Sablayrolles, Douze, Schmid and Jegou, Spreading Vectors for Similarity Search, 2019, section 3; Oquab et
+    al., DINOv2, 2023, section 4.
+    """
+    check.matrix("embeddings", embeddings)
+    eps = check.value("eps", eps, embeddings.device, positive=True)
+    check.reduction(reduction, active=False)
+    every = rows = rows_in_full(embeddings, True)
+    shards, first = current(), 0
+    if shards is not None:
+        counts = layout(shards, "embeddings", rows)
+        every, first = gather_rows(shards, rows, counts), sum(counts[: shards.rank])
+    if every.shape[0] < 2:
+        return reduce_rows(0 * rows.sum(1), None, reduction)
+    # The row itself is one of the two nearest, or is as near as both.
+    _, near = nearest(rows.detach(), every.detach(), 2, metric="euclidean", backend=backend)
+    itself = first + torch.arange(rows.shape[0], device=rows.device)
+    other = torch.where(near[:, 0] == itself, near[:, 1], near[:, 0])
+    distances = torch.linalg.vector_norm(rows - every.index_select(0, other), dim=1)
+    return reduce_rows(-(distances + eps).log(), None, reduction)

@@ -159,16 +159,24 @@ class AlignmentLoss(ViewLoss, function=F.alignment):
     def __init__(self, alpha: Real = 2.0) -> None: ...
 
 
-class UniformityLoss(Loss, function=F.uniformity):
-    example = "", "torch.randn(8, 16)"
+class _RowsLoss(Loss):
+    """A loss of rows without labels."""
 
-    def __init__(self, t: Real = 2.0, backend: str | None = None) -> None: ...
+    example = "", "torch.randn(8, 16)"
 
     def dummy_inputs(self) -> tuple[Any, ...]:
         return (torch.zeros(2, 1),)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self.call(embeddings)
+
+
+class UniformityLoss(_RowsLoss, function=F.uniformity):
+    def __init__(self, t: Real = 2.0, backend: str | None = None) -> None: ...
+
+
+class KoLeo(_RowsLoss, function=F.koleo):
+    def __init__(self, eps: Real = 1e-8, reduction: str = "mean", backend: str | None = None) -> None: ...
 
 
 class MultipleNegativesRankingLoss(nn.Module):

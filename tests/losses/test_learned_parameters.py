@@ -108,6 +108,7 @@ def test_numbers_of_numpy_are_numbers(number: str) -> None:
         (losses.AlignmentLoss, "alpha", 1.5, "views"),
         (losses.NPairsLoss, "l2_reg", 0.1, "views"),
         (losses.UniformityLoss, "t", 1.5, "rows"),
+        (losses.KoLeo, "eps", 0.1, "rows"),
         (lambda **given: losses.ArcFaceLoss(CLASSES, D, **given), "scale", 9.0, "labels"),
     ],
 )

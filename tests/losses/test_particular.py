@@ -400,3 +400,82 @@ def test_one_class_has_no_loss_and_no_gradient(name: str, reduction: str, learne
     loss = getattr(F, name)(x, weight, labels, reduction=reduction, backend="cpu", **option)
     assert not loss.detach().any()
     assert all(bool((grad == 0).all()) for grad in torch.autograd.grad(loss.sum(), wanted))
+
+
+def koleo_gradient(x: Tensor, eps: float) -> list[list[float]]:
+    """The gradient of the mean, pair by pair: a row and its nearest go apart, and only along the sphere."""
+    lengths = [math.sqrt(sum(v * v for v in row)) for row in x.tolist()]
+    units = [[v / length for v in row] for row, length in zip(x.tolist(), lengths)]
+    slopes = [[0.0] * len(row) for row in units]
+    for i, row in enumerate(units):
+        apart = [(math.dist(row, other), j) for j, other in enumerate(units) if j != i]
+        distance, j = min(apart)
+        for k in range(len(row)) if distance > 0 else ():
+            slope = -(row[k] - units[j][k]) / distance / (distance + eps) / len(units)
+            slopes[i][k] += slope
+            slopes[j][k] -= slope
+    along = [sum(s * u for s, u in zip(slope, row)) for slope, row in zip(slopes, units)]
+    return [[(s - a * u) / n for s, u in zip(slope, row)] for slope, row, a, n in zip(slopes, units, along, lengths)]
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize(("n", "d"), [(2, 3), (3, 1), (17, 5), (33, 2), (70, 31)])
+def test_koleo_parts_each_row_and_its_nearest(n: int, d: int, backend: str) -> None:
+    x = torch.randn(n, d, dtype=torch.float64, requires_grad=True)
+    for eps in (1e-8, 0.3):
+        (given,) = torch.autograd.grad(F.koleo(x, eps=eps, backend=backend), x)
+        right = torch.tensor(koleo_gradient(x.detach(), eps), dtype=torch.float64)
+        torch.testing.assert_close(given, right, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_koleo_of_equal_rows_is_finite(dtype: torch.dtype, backend: str) -> None:
+    """-log eps, and no gradient: equal rows have no direction in which to part. Others of the batch keep theirs."""
+    apart = torch.eye(4, dtype=dtype)[:3] * 2
+    x = torch.cat([apart[:2], apart, apart[1:2] * 0.5]).requires_grad_()  # rows 1, 3 and 5 have one direction
+    rows = F.koleo(x, reduction="none", backend=backend)
+    own = rows[4].item()
+    assert own == pytest.approx(-math.log(math.sqrt(2)), rel=1e-5)
+    torch.testing.assert_close(rows[[0, 1, 2, 3, 5]], torch.full((5,), -math.log(1e-8)).to(rows), rtol=1e-5, atol=0)
+    rows.sum().backward()
+    assert x.grad is not None and bool(torch.isfinite(x.grad).all())
+    assert not x.grad[[1, 2, 3, 5]].any() and x.grad[0].any() and x.grad[4].any()  # 0 is nearest to 4
+    same = torch.ones(40, 3, dtype=dtype, requires_grad=True)
+    loss = F.koleo(same, backend=backend)
+    loss.backward()
+    assert loss.item() == pytest.approx(-math.log(1e-8), rel=1e-5) and not same.grad.any()  # type: ignore[union-attr]
+    zero = torch.zeros(5, 3, dtype=dtype, requires_grad=True)
+    F.koleo(zero, backend=backend).backward()
+    assert bool(torch.isfinite(zero.grad).all())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_koleo_of_no_pair_is_zero(n: int) -> None:
+    x = torch.randn(n, 3, requires_grad=True)
+    loss = F.koleo(x)
+    loss.backward()
+    assert loss.item() == 0 and x.grad is not None and not x.grad.any()
+    assert F.koleo(x, reduction="none").shape == (n,)
+
+
+def test_koleo_shows_what_is_not_finite() -> None:
+    x = torch.randn(9, 4)
+    x[3, 1] = float("nan")
+    rows = F.koleo(x, reduction="none")
+    assert rows[3].isnan() and bool(torch.isfinite(rows[torch.arange(9) != 3]).all())
+
+
+def test_koleo_spreads_rows() -> None:
+    x = (torch.randn(40, 3, generator=torch.Generator().manual_seed(0)) * 0.05 + 1).requires_grad_()
+
+    def spread() -> tuple[float, float]:
+        unit = torch.nn.functional.normalize(x.detach(), dim=1)
+        return float(unit.mean(0).norm()), float(F.nearest(unit, None, 1, exclude_self=True)[0].min())
+
+    (together, near), optimizer = spread(), torch.optim.SGD([x], lr=0.05)
+    for _ in range(300):
+        optimizer.zero_grad()
+        F.koleo(x).backward()
+        optimizer.step()
+    assert spread()[0] < together - 0.1 and spread()[1] > 10 * near

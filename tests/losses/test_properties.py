@@ -73,6 +73,7 @@ WITHOUT_ACTIVE = (
     "n_pair",
     "linear_cross_entropy",
     "negative_cosine_similarity",
+    "koleo",
 )
 OF_POSITIVES = ("multi_nt_xent", "multi_nt_xent_memory", "tuplet_margin")  # a row is the sum of its pairs
 REDUCED = [n for n, s in SUBJECTS.items() if "reduction" in s.accepted and not s.of_pairs]

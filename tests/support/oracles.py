@@ -440,6 +440,14 @@ def uniformity(x: Tensor, t: float = 2.0) -> float:
     return lse(values) - math.log(len(values)) if values else 0.0
 
 
+def koleo(x: Tensor, eps: float = 1e-8) -> list[float]:
+    rows = [unit(r) for r in x.tolist()]
+    if len(rows) < 2:
+        return [0.0] * len(rows)
+    nearest = [min(euclidean(a, b) for j, b in enumerate(rows) if j != i) for i, a in enumerate(rows)]
+    return [-math.log(distance + eps) for distance in nearest]
+
+
 def margin_softmax(x: Tensor, classes: Tensor, targets: Tensor, scale: float, phi: Callable[[float], float]) -> float:
     rows, centres = [unit(r) for r in x.tolist()], [unit(r) for r in classes.tolist()]
     terms = []

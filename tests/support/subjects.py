@@ -284,6 +284,7 @@ SUBJECTS: dict[str, Subject] = {
         values={"temperature": 0.6, "tau_plus": 0.05}),
     "alignment": Subject("alignment", "x y", loop=oracles.alignment, module="AlignmentLoss", values={"alpha": 1.7}),
     "uniformity": Subject("uniformity", "x", loop=oracles.uniformity, module="UniformityLoss", values={"t": 1.6}),
+    "koleo": Subject("koleo", "x", loop=oracles.koleo, module="KoLeo", values={"eps": 0.1}, composed=True),
     "clip_loss": Subject("clip_loss", "x y", keywords="logit_scale=scale", loop=oracles.clip_loss, module="CLIPLoss",
         values={"logit_scale": 8.0}, unit=True, long_rows={"logit_scale": 1.0}),
     "siglip_loss": Subject("siglip_loss", "x y", keywords="logit_scale=scale logit_bias=bias",
