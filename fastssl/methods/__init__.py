@@ -31,6 +31,8 @@ from fastssl.methods.density import DensityMethod
 from fastssl.methods.dino import DINO
 from fastssl.methods.electra import ELECTRA
 from fastssl.methods.gpt import GPT
+from fastssl.methods.i_jepa import IJEPA
+from fastssl.methods.ibot import IBOT
 from fastssl.methods.igpt import IGPT
 from fastssl.methods.image import ImageMethod
 from fastssl.methods.imax import IMAX
@@ -76,6 +78,8 @@ METHODS: dict[str, type[Method]] = {
     "byol": BYOL,
     "simsiam": SimSiam,
     "dino": DINO,
+    "ibot": IBOT,
+    "i-jepa": IJEPA,
     "barlow-twins": BarlowTwins,
     "vicreg": VICReg,
     "sup-con": SupCon,
@@ -208,7 +212,9 @@ __all__ = [
     "DINO",
     "ELECTRA",
     "GPT",
+    "IBOT",
     "IGPT",
+    "IJEPA",
     "IMAX",
     "MAE",
     "METHODS",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as TF
 from torch import Tensor, nn
 
@@ -83,3 +84,32 @@ class DINOHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return TF.linear(TF.normalize(self.mlp(x), dim=1), TF.normalize(self.prototypes.weight, dim=1))
+
+
+class IBOTHead(nn.Module):
+    """iBOT's heads: a feature map to the logits of the image, of the mean of its patches, and of every patch (Zhou et
+    al. 2022).
+
+    Args:
+        inputs: features per patch.
+        outputs: K, the number of prototypes.
+        hidden: width of the MLPs.
+        shared: one :class:`DINOHead` for images and patches; False: one for each.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models.heads import IBOTHead
+        >>> IBOTHead(16, 32)(torch.randn(8, 16, 2, 2)).shape
+        torch.Size([8, 5, 32])
+    """
+
+    def __init__(self, inputs: int, outputs: int, hidden: int = 256, *, shared: bool = True) -> None:
+        super().__init__()
+        self.image = DINOHead(inputs, outputs, hidden)
+        self.patches = None if shared else DINOHead(inputs, outputs, hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        head = self.image if self.patches is None else self.patches
+        patches = head(tokens.flatten(0, 1)).unflatten(0, tokens.shape[:2])
+        return torch.cat([self.image(tokens.mean(1))[:, None], patches], 1)

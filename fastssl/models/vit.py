@@ -21,6 +21,28 @@ def sine_positions(rows: int, columns: int, dim: int) -> Tensor:
     return torch.cat(parts, 1)
 
 
+def packed(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The places where ``mask`` [..., P] holds, as many as its fullest row has.
+
+    Args:
+        mask: booleans.
+
+    Returns:
+        Indices [..., K], ascending where the mask holds, and booleans [..., K]: which of them do not pad their row.
+
+    Example:
+        >>> import torch
+        >>> from fastssl.models.vit import packed
+        >>> packed(torch.tensor([[False, True, True], [True, False, False]]))
+        (tensor([[1, 2],
+                [0, 1]]), tensor([[ True,  True],
+                [ True, False]]))
+    """
+    most = int(mask.sum(-1).max()) if mask.numel() else 0
+    places = (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :most]
+    return places, mask.gather(-1, places)
+
+
 class Block(nn.Module):
     """A pre-norm transformer block.
 
@@ -73,9 +95,11 @@ class _Patches(nn.Module):
         super().__init__()
         self.project = nn.Conv2d(3, dim, patch, patch)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, gone: Tensor | None = None, token: Tensor | None = None) -> Tensor:
         tokens = self.project(x).permute(0, 2, 3, 1)
         rows, columns, dim = tokens.shape[1:]
+        if gone is not None and token is not None:
+            tokens = torch.where(gone.reshape(-1, rows, columns, 1), token.to(tokens.dtype), tokens)
         positions = sine_positions(rows, columns, dim).to(tokens)
         return tokens + positions.reshape(rows, columns, dim)
 
@@ -132,16 +156,20 @@ class ViT(nn.Module):
     def levels(self) -> list[nn.Module]:
         return [self.patches, *self.blocks, self.last]
 
-    def visible(self, images: Tensor, rows: Tensor) -> Tensor:
-        """Encodes a subset of patches, given by row-major indices ``rows`` [B, K], to [B, K, dim]."""
+    def visible(self, images: Tensor, rows: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Encodes a subset of patches, given by row-major indices ``rows`` [B, K], to [B, K, dim]; those with ``keep``
+        [B, K] False are not attended to."""
         tokens = self.patches(images).flatten(1, 2)
         tokens = tokens.gather(1, rows[..., None].expand(-1, -1, tokens.shape[2]))
         for block in self.blocks:
-            tokens = block.block(tokens)  # type: ignore[operator]
+            tokens = block.block(tokens, keep)  # type: ignore[operator]
         result: Tensor = self.last.norm(tokens)
         return result
 
-    def forward(self, x: Tensor) -> Tensor:
-        for level in self.levels():
+    def forward(self, x: Tensor, gone: Tensor | None = None, token: Tensor | None = None) -> Tensor:
+        """The feature map; patches with ``gone`` [B, P] True are not seen: ``token`` [dim] stands for their
+        embeddings."""
+        x = self.patches(x, gone, token)
+        for level in self.levels()[1:]:
             x = level(x)
         return x
