@@ -24,7 +24,7 @@ import torch
 
 from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
-from fastssl.compat._peer import Around, NotFused, Peer, Result, Target, require_matrices
+from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, require_matrices
 from fastssl.compat._sizes import gathers, require_rows, require_scores
 from fastssl.distributed.shards import current, outside_of_graphs, unsharded
 from fastssl.functional import _check as check
@@ -246,7 +246,8 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             ) as error:  # the library raises its own
                 raise NotFused(f"{type(error).__name__}: {error}") from error
         except NotFused as reason:
-            count(str(reason))
+            if not isinstance(reason, NoLoss):
+                count(str(reason))
             if target.loss and (shards := current()) is not None and shards.size > 1:
                 raise RuntimeError(
                     f"sharded: expected a loss that runs fused, got {owner.__name__}, whose original code sees the "

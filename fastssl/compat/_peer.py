@@ -31,6 +31,10 @@ class NotFused(Exception):
     """Raised to run the original code; the message is the reason."""
 
 
+class NoLoss(NotFused):
+    """The same for a call that computes no loss, such as that of a model within a model: it is not counted."""
+
+
 Check = Callable[[Any], bool] | None  # predicate of an attribute's value; None: any value, read by the adapter
 
 

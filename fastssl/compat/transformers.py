@@ -22,7 +22,7 @@ import fastssl.functional as F
 from fastssl.compat._derivatives import attach
 from fastssl.compat._dtypes import multiplied
 from fastssl.compat._logits import FUSED, Logits, Record, Values
-from fastssl.compat._peer import NotFused, Peer, Result, Target, hooks, require_matrices
+from fastssl.compat._peer import NoLoss, NotFused, Peer, Result, Target, hooks, require_matrices
 from fastssl.distributed import unsharded
 
 PEER = Peer("transformers", "transformers", "4.50", "6", {})
@@ -46,6 +46,8 @@ def _step(original: Callable[..., Any], exact: bool, model: Any, *args: Any, **k
         raise NotFused(
             f"the contrastive loss of {type(model).__name__} has no kernel: its towers take nearly all of a step"
         )
+    if kwargs.get("labels") is None and not torch.compiler.is_compiling() and model.get_output_embeddings() is None:
+        raise NoLoss("a model without a head")  # such as the one within a language model
     if kwargs.get("labels") is None or not torch.is_grad_enabled():
         raise NotFused("no training step with labels")
     if torch.compiler.is_compiling() or getattr(model, "_is_replica", False):

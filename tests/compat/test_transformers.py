@@ -114,6 +114,8 @@ def _assert_same(model: Any, batch: dict[str, Any], tolerance: float = 2e-5) -> 
 def test_a_training_step_is_the_same(name: str) -> None:
     _assert_same(_make(name), _batch(name))
     assert _fused() == MODELS[name][1], fastssl.patched()
+    calls = fastssl.patched()["transformers"]["PreTrainedModel"]
+    assert calls.fused + sum(calls.original.values()) == 1, "the models within a model are no calls of their own"
 
 
 @pytest.mark.parametrize("name", ["BertForMaskedLM", "GPT2LMHeadModel"])
