@@ -730,7 +730,7 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
     }
 
 
-def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool = False) -> Tensor | None:
+def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool) -> Tensor | None:
     from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 
     if indices is None:
@@ -739,8 +739,9 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool =
     return weights
 
 
-def _weighted(values: Tensor, embeddings: Tensor, labels: Any, indices: Any, using_ref: bool = False) -> Tensor:
-    """Losses per row times the weights of listed rows."""
+def _weighted(values: Tensor, embeddings: Tensor, labels: Any, indices: Any, *, using_ref: bool) -> Tensor:
+    """Losses per row times the weights of listed rows: of anchors alone with ``using_ref``, as proxies are references
+    in some of the library's losses."""
     weights = _weights(embeddings, labels, indices, using_ref=using_ref)
     return values if weights is None else values * weights.to(values.dtype)
 
@@ -787,7 +788,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     if not bool((rows.value.detach() > 0).any()):
         return loss.zero_losses()
     values = 1 - rows.value / rows.positives.clamp(min=1)
-    values = _weighted(values, embeddings, labels, indices)
+    values = _weighted(values, embeddings, labels, indices, using_ref=False)
     # An average precision of 1 is a loss of 0, up to roundings of the original's sum over bins.
     return _element(loss, embeddings, values, counted, terms=(plain(loss.num_bins),), exact=~counted)
 
@@ -855,7 +856,7 @@ def _softmax(
     loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, penalty: Tensor | float
 ) -> LossDict:
     values = margin_softmax(pairs, scale, penalty)
-    values = _weighted(values, pairs.x, labels, indices)
+    values = _weighted(values, pairs.x, labels, indices, using_ref=False)
     losses = _element(loss, pairs.x, values, terms=(3 * plain(scale), math.log(pairs.partners)))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
@@ -919,7 +920,7 @@ def _proxy_nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb
     if _metric(loss) == (Metric.sqeuclidean, True, 1.0):
         scale = _shares_scale(loss, embeddings)
         values = proxy_softmax(pairs, scale, True)
-        values = _weighted(values, embeddings, labels, indices)
+        values = _weighted(values, embeddings, labels, indices, using_ref=True)
         losses = _element(loss, embeddings, values, terms=(4 * plain(scale),))
     else:
         losses = _nca_losses(loss, pairs, embeddings, labels, indices)

@@ -176,6 +176,24 @@ def test_metric_learning_wrappers_and_miners(name: str) -> None:
     )
 
 
+# Of rows with labels i % 4; rows 8 to 11 are listed as positives or negatives alone.
+TRIPLETS = [0, 0, 1, 5, 2], [8, 4, 9, 9, 10], [1, 2, 8, 11, 11]
+PAIRS = [0, 0, 1, 5], [8, 4, 9, 9], [0, 2, 3, 6, 6], [9, 11, 8, 8, 9]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["NCALoss", "FastAPLoss", "NormalizedSoftmaxLoss", "CosFaceLoss", "ArcFaceLoss", "ProxyNCALoss", "ProxyAnchorLoss"],
+)
+@pytest.mark.parametrize("mined", [TRIPLETS, PAIRS])
+def test_rows_weigh_as_much_as_a_miner_lists_them(name: str, mined: Any) -> None:
+    """Losses without listed pairs: some of the library's count anchors alone, some every row."""
+    loss = _build(name, next(c[1] for c in CASES if c[0] == name))
+    x, y = torch.randn(12, 12, requires_grad=True), torch.arange(12) % 4
+    indices = tuple(torch.tensor(t) for t in mined)
+    _check("pytorch_metric_learning", lambda: loss(x, y, indices), [x, *loss.parameters()])
+
+
 @pytest.mark.parametrize("case", ["one class", "all apart", "one row", "two rows", "no rows", "duplicates"])
 @pytest.mark.parametrize(
     "name", sorted({c[0] for c in CASES if "Proxy" not in c[0] and "Face" not in c[0] and "Softmax" not in c[0]})
