@@ -41,6 +41,17 @@ def in_autocast() -> bool:
     return _autocast() is not None
 
 
+def of_one_dtype(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows of two dtypes within autocast, whose products the original makes in one, in the wider of the two: those of a
+    projection head beside those of a memory or of a normalisation, which are in float32."""
+    if a.dtype == b.dtype:
+        return a, b
+    if not in_autocast() or torch.float64 in (a.dtype, b.dtype):
+        raise NotFused("dtypes that differ")
+    wide = torch.promote_types(a.dtype, b.dtype)
+    return a.to(wide), b.to(wide)
+
+
 def as_called(rows: Tensor) -> contextlib.AbstractContextManager[Any]:
     """The autocast region of the call that is fused, for what the original leaves behind."""
     region = _autocast()

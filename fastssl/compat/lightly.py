@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.compat._dtypes import as_called, in_autocast, multiplied, shallow
+from fastssl.compat._dtypes import as_called, in_autocast, multiplied, of_one_dtype, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, default, lasting, number, plain, require_matrices
 from fastssl.compat._sizes import MATRIX
 
@@ -50,8 +50,8 @@ def _probe(original: Callable[..., Tensor], loss: Any, out0: Tensor, out1: Tenso
 def _check(loss: Any, out0: Tensor, out1: Tensor) -> Tensor | float:
     """Validates the call and returns the temperature."""
     require_matrices(out0, out1)
-    if out0.shape != out1.shape or out0.dtype != out1.dtype or out0.device != out1.device or len(out0) < 2:
-        raise NotFused("shapes, dtypes or devices that differ, or one row")
+    if out0.shape != out1.shape or out0.device != out1.device or len(out0) < 2:
+        raise NotFused("shapes or devices that differ, or one row")
     temperature = number("temperature", loss.temperature, out0)
     if not plain(temperature) > 0:
         raise NotFused("a negative temperature")
@@ -67,11 +67,12 @@ def _gathered(loss: Any) -> bool:
 
 def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     temperature = _check(loss, out0, out1)
+    view0, view1 = of_one_dtype(out0, out1)
     bank = loss.memory_bank
     PEER.require_own(bank)
     size = bank.size if isinstance(bank.size, int) else bank.size[0]
     if size == 0:
-        out0, out1 = multiplied(*lasting(out0, out1))
+        out0, out1 = multiplied(*lasting(view0, view1))
         if _gathered(loss):  # the mean over this process's rows
             return F.nt_xent(out0, out1, temperature=temperature, reduction="none", group="world").mean()
         return F.nt_xent(out0, out1, temperature=temperature)
@@ -83,8 +84,8 @@ def _nt_xent(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
     with as_called(out1):  # what the bank keeps is rounded as the original's
         key = torch.nn.functional.normalize(out1, dim=1)
     negatives = bank.forward(key, update=update)[1]
-    full = torch.promote_types(out0.dtype, torch.float32)
-    query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (out0, out1))
+    full = torch.promote_types(view0.dtype, torch.float32)
+    query, key = (torch.nn.functional.normalize(t.to(full), dim=1) for t in (view0, view1))
     queue = negatives.T.to(out0.device, full)  # the bank holds columns, and is used as it is
     return F.info_nce(query, key, queue, temperature=temperature, normalize=False, in_batch=False)
 
@@ -103,7 +104,7 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
         if isinstance(value, Tensor) or not value > 0:
             raise NotFused("a sigma that is learned, or not above 0")
         sigma = value
-    out0, out1 = multiplied(*lasting(out0, out1))
+    out0, out1 = multiplied(*lasting(*of_one_dtype(out0, out1)))
     if _gathered(loss):
         if sigma is not None:
             raise NotFused("weights of this process's rows alone")
@@ -113,8 +114,9 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
 
 def _vicreg(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:
     require_matrices(z_a, z_b)
-    if z_a.shape != z_b.shape or z_a.dtype != z_b.dtype or z_a.device != z_b.device or len(z_a) < 2:
-        raise NotFused("shapes, dtypes or devices that differ, or one row")
+    if z_a.shape != z_b.shape or z_a.device != z_b.device or len(z_a) < 2:
+        raise NotFused("shapes or devices that differ, or one row")
+    z_a, z_b = of_one_dtype(z_a, z_b)
     if _gathered(loss):
         raise NotFused("rows of several processes")
     names = {"lambda_param": "invariance", "mu_param": "variance", "nu_param": "covariance", "eps": "eps"}

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 import fastssl.functional as F
-from fastssl.compat._dtypes import multiplied, shallow
+from fastssl.compat._dtypes import multiplied, of_one_dtype, shallow
 from fastssl.compat._peer import NotFused, Peer, Target, number, require_matrices
 from fastssl.compat._sizes import MATRIX
 from fastssl.distributed import sharded
@@ -53,15 +53,15 @@ def _check(loss: Any, image: Tensor, text: Tensor) -> None:
         if getattr(loss, "use_horovod", False) or not here:
             raise NotFused("processes that are not those of torch.distributed")
     require_matrices(image, text)
-    if image.shape != text.shape or image.dtype != text.dtype or image.device != text.device or len(image) == 0:
-        raise NotFused("shapes, dtypes or devices that differ, or no rows")
+    if image.shape != text.shape or image.device != text.device or len(image) == 0:
+        raise NotFused("shapes or devices that differ, or no rows")
 
 
 def _clip(loss: Any, image_features: Tensor, text_features: Tensor, logit_scale: Any, *rest: Any) -> Any:
     logit_bias, output_dict = rest if len(rest) == 2 else (None, *rest)  # before version 3 there is no bias
     _check(loss, image_features, text_features)
     bias = None if logit_bias is None else _value("logit_bias", logit_bias, image_features)
-    image, text = multiplied(image_features, text_features)
+    image, text = multiplied(*of_one_dtype(image_features, text_features))
     call = image, text, _value("logit_scale", logit_scale, image_features), bias
     if loss.cache_labels:  # what the original leaves behind
         together = loss.world_size > 1 and not loss.local_loss
@@ -105,7 +105,7 @@ def _siglip(
 ) -> Any:
     _check(loss, image_features, text_features)
     bias = 0.0 if logit_bias is None else _value("logit_bias", logit_bias, image_features)
-    image, text = multiplied(image_features, text_features)
+    image, text = multiplied(*of_one_dtype(image_features, text_features))
     call = image, text, _value("logit_scale", logit_scale, image_features), bias
     if not loss.world_size > 1:
         total = F.siglip_loss(*call)

@@ -20,6 +20,7 @@ import fastssl
 from fastssl.compat import PEERS
 from fastssl.functional._pairs import Pairs
 from fastssl.losses import MultipleNegativesRankingLoss
+from tests.support import configurations
 from tests.support.peers import lightly, metric_learning, package
 
 
@@ -145,6 +146,23 @@ def test_metric_learning_losses(
     _check("pytorch_metric_learning", lambda: loss(x, y, **options), inputs)
     calls = fastssl.patched()["pytorch_metric_learning"][name]
     assert calls.fused == 1, dict(calls.original)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("peer", ["lightly", "open_clip"])
+def test_rows_of_two_dtypes_within_autocast_are_fused(peer: str, which: int) -> None:
+    """Such as predictions in bfloat16 beside the rows of a memory in float32, in NNCLR."""
+    lightly() if peer == "lightly" else package("open_clip")
+    cases = [
+        c
+        for c in configurations.GENERATORS[peer]()
+        if c.title.endswith("others beside 16 bits" if which else "16 bits beside others")
+    ]
+    for case in cases:
+        case.autocast = True
+        found, fused = configurations.compare(case)
+        own = "one's own" in case.title or "a partial" in case.title  # weights that no kernel has
+        assert not found and (fused or own), (str(case), found)
 
 
 @pytest.mark.parametrize(
