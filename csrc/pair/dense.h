@@ -69,8 +69,8 @@ struct DenseSums {
     Scratch<T> scratch(grid, keep != Keep::tiles, false, attention && e.pairs);
     const int64_t parts = grid.x_parts();
     const int64_t first = grid.x_begin * kBlock, rows = std::min(grid.x_blocks * kBlock, e.n - first);
-    const PartSums<double> sum(row_sum.data(), parts, first, rows);
-    const PartSums<double> aux(row_aux.data(), parts, first, rows, running ? kMinusInfinity : 0.0);
+    const Side by_row(row_sum, row_aux, running, parts, first, rows);
+    const Side by_col(col_sum, col_aux, running, grid.y_parts(), 0, col_sum.size());
     const PartSums<T> attended(attention ? kept : nullptr, parts, 0, e.x_numel());
     const bool streams = keep == Keep::tiles && grid.kept_end() * int64_t(sizeof(T)) > kStreamedBytes;
     for_each_tile(grid, e.depth, [&](const TileTask& task) {
@@ -80,11 +80,11 @@ struct DenseSums {
       if (keep == Keep::tiles) t.e = kept + grid.kept_offset(I, J);
       t.streams = streams;
       if (next_I >= 0) e.lanes_of(e.tile(grid, next_I, next_J), t.soon);
-      t.row_sum = sum.of(part);
-      t.row_aux = aux.of(part);
+      t.row_sum = by_row.sum.of(part);
+      t.row_aux = by_row.aux.of(part);
       if (self || columns) {
-        t.col_sum = self ? row_sum.data() : col_sum.data();
-        t.col_aux = self ? row_aux.data() : col_aux.data();
+        t.col_sum = (self ? by_row : by_col).sum.of(part);
+        t.col_aux = (self ? by_row : by_col).aux.of(part);
       }
       e.table.forward[e.epilogue](t);
       if (keep == Keep::tiles && t.triangular) e.clear_unvisited(t);
@@ -97,19 +97,34 @@ struct DenseSums {
       }
     });
     attended.add();
-    if (!running) {
-      sum.add();
-      aux.add();
-    } else if (parts > 1) {
-      for (int64_t part = 0; part < parts; ++part)
-        for (int64_t i = first; i < first + rows; ++i)
-          add_shifted(row_aux[i], row_sum[i], aux.of(part)[i], sum.of(part)[i]);
-    }
+    by_row.add();
+    by_col.add();
   }
   double row_lse(int64_t i) const { return lse(row_sum[i], row_aux[i]); }
   double col_lse(int64_t j) const { return lse(col_sum[j], col_aux[j]); }
 
  private:
+  // The sums of one side, and those that the parts of a grid make of it.
+  struct Side {
+    const bool running;
+    const PartSums<double> sum, aux;
+
+    Side(const Buffer<double>& sums, const Buffer<double>& others, bool runs, int64_t parts, int64_t first,
+         int64_t count)
+        : running(runs),
+          sum(sums.data(), parts, first, count),
+          aux(others.data(), parts, first, count, runs ? kMinusInfinity : 0.0) {}
+    void add() const {
+      if (!running) {
+        sum.add();
+        aux.add();
+      } else if (sum.parts > 1) {
+        for (int64_t part = 0; part < sum.parts; ++part)
+          for (int64_t i = sum.first; i < sum.first + sum.count; ++i)
+            add_shifted(aux.out[i], sum.out[i], aux.of(part)[i], sum.of(part)[i]);
+      }
+    }
+  };
   double lse(double sum, double maximum) const {  // log2
     return sum == 0 ? kMinusInfinity : (running ? maximum : 0.0) + std::log2(sum);
   }
