@@ -307,6 +307,17 @@ def mean(total: Tensor, count: Tensor | float) -> Tensor:
     return total / max(count, 1)
 
 
+SERIAL = 1 << 14  # values that torch sums on one thread
+
+
+def sum_of(values: Tensor) -> Tensor:
+    """The sum of a vector, in an order that no number of threads changes."""
+    if values.device.type != "cpu" or check.traced(values) or len(values) <= SERIAL:
+        return values.sum()
+    whole = len(values) // SERIAL * SERIAL
+    return values[:whole].reshape(-1, SERIAL).sum(1).sum() + values[whole:].sum()
+
+
 def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tensor:
     """Rows that do not count contribute 0, and do not count in the mean; with "active" those do that are above 0."""
     if reduction == "active":
@@ -317,8 +328,8 @@ def reduce_rows(values: Tensor, counted: Tensor | None, reduction: str) -> Tenso
     if reduction == "none":
         return values
     if reduction == "sum":
-        return everywhere(values.sum())
-    return mean(values.sum(), values.shape[0] if counted is None else counted.sum().to(values.dtype))
+        return everywhere(sum_of(values))
+    return mean(sum_of(values), values.shape[0] if counted is None else counted.sum().to(values.dtype))
 
 
 def log_share_of_positives(

@@ -63,6 +63,15 @@ def weighted_sums(weights: Tensor, rows: Tensor) -> Tensor:
         return torch.bmm(weights.transpose(1, 2), rows).sum(0)
 
 
+def weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """[D], the sum of rows [N, D] times weights [N], in an order that no number of threads changes (a product's depends
+    on it), and without a copy of all rows."""
+    chunk, total = 1 << 12, rows.new_zeros(rows.shape[1])
+    for w, part in zip(weights.split(chunk), rows.split(chunk)):
+        total = total + (w[:, None] * part).sum(0)
+    return total
+
+
 class _Spread(torch.autograd.Function):
     """weights @ sums, [N, C] and [C, D], whose gradient of ``sums`` is a :func:`weighted_sums`."""
 

@@ -98,7 +98,10 @@ def pair_loss(
 
     Source: the algebra of every loss in this package.
     """
-    y = _two(x, y)
+    if y is x and ref_labels is not None and ref_labels is not labels:  # columns have labels of their own
+        check.matrix("x", x)
+    else:
+        y = _two(x, y)
     if y is not None and y.dtype != x.dtype:  # within autocast, which does not reach the second pass over the strips
         x, y = x.float(), y.float()
     check.reduction(reduction)
@@ -181,7 +184,11 @@ class _Strips(torch.autograd.Function):
         wanted = ctx.needs_input_grad[2:]
         leaves = [(x if y is None else y).detach().requires_grad_(wanted[0] if y is None else wanted[1])]
         leaves += [p.detach().requires_grad_(w) for p, w in zip(parameters, wanted[2:])]
-        sums = [torch.zeros_like(t) if t.requires_grad else None for t in leaves]
+        # 16 bits would lose digits with every strip.
+        sums = [
+            torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) if t.requires_grad else None
+            for t in leaves
+        ]
         grad_x = sums[0] if y is None else (torch.zeros_like(x) if wanted[0] else None)
         with ctx.draws.again():
             for first in range(0, x.shape[0], ctx.strip):
@@ -197,7 +204,9 @@ class _Strips(torch.autograd.Function):
                     g = next(grads) if leaf.requires_grad else None
                     if g is not None and total is not None:
                         total += g
-        return (None, None, grad_x, None if y is None else sums[0], *sums[1:])
+        columns, *others = (None if g is None else g.to(t.dtype) for g, t in zip(sums, leaves))
+        of_rows = (columns, None) if y is None else (grad_x, columns)
+        return (None, None, *of_rows, *others)
 
 
 def _traced_strips(

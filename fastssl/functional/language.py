@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fastssl.distributed.shards import Group, current, shardable, unsharded
 from fastssl.functional import _check as check
-from fastssl.functional._pairs import everywhere, reduce_rows
+from fastssl.functional._pairs import everywhere, reduce_rows, sum_of
+from fastssl.functional._row_terms import is_zero, products, weighted_sum
 from fastssl.functional.custom import pair_loss as pair_loss_by_strips
 from fastssl.ops.operator import result_dtype
 from fastssl.ops.pair_loss import LINEAR_CROSS_ENTROPY, pair_loss
@@ -120,7 +121,7 @@ def linear_cross_entropy(
     else:
         rows, penalty = entropy(reduction="none").double(), None
         if not options.plain:
-            rows, penalty = options.of_scores(rows, hidden, weight, targets, bias)
+            rows, penalty = options.of_scores(rows, hidden, weight, targets, bias, counted)
     dtype = result_dtype(hidden)
     if reduction == "none":
         every = rows if penalty is None else rows + penalty
@@ -128,7 +129,7 @@ def linear_cross_entropy(
     total = reduce_rows(rows, counted, "sum" if class_weights is not None else reduction)
     if class_weights is not None and reduction == "mean":
         shares = torch.where(counted, options.weights_of(targets).to(rows.dtype), torch.zeros_like(rows))
-        weight_sum = everywhere(shares.sum())
+        weight_sum = everywhere(sum_of(shares))
         total = total / torch.where(weight_sum == 0, torch.ones_like(weight_sum), weight_sum)
     return (total if penalty is None else total + reduce_rows(penalty, counted, reduction)).to(dtype)
 
@@ -186,30 +187,48 @@ class _Options:
 
     def weights_of(self, targets: Tensor) -> Tensor:
         assert self.class_weights is not None
-        return self.class_weights[targets.clamp(0, len(self.class_weights) - 1)]
+        return self.class_weights.index_select(0, targets.clamp(0, len(self.class_weights) - 1))
 
     def combine(self, lse: Tensor, own: Tensor, mean: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the loss and of the z-loss: from log-sums, the targets' logits and the (weighted) mean logit."""
-        entropy, share = lse - own, lse
+        entropy, penalty = lse - own, self.z_loss * lse.square()
         if self.class_weights is not None:
-            entropy, share = self.weights_of(targets) * entropy, self.class_weights.to(lse.dtype).mean() * lse
-        return (1 - self.smoothing) * entropy + self.smoothing * (share - mean), self.z_loss * lse.square()
+            entropy = self.weights_of(targets) * entropy
+        if is_zero(self.smoothing):  # else a class whose bias is -inf would have a share: 0 times its logit
+            return entropy, penalty
+        share = lse
+        if self.class_weights is not None:
+            c = self.class_weights.to(lse.dtype)[:, None]
+            share = weighted_sum(torch.ones_like(c[:, 0]), c) / len(c) * lse
+        return (1 - self.smoothing) * entropy + self.smoothing * (share - mean), penalty
 
     def of_scores(
-        self, entropy: Tensor, hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None
+        self,
+        entropy: Tensor,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        bias: Tensor | None,
+        counted: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """From each row's cross-entropy: logits are linear, so that their mean is a product with the mean weight."""
         full = torch.promote_types(hidden.dtype, torch.float32)
         place = targets.clamp(0, len(weight) - 1)
-        scale = torch.ones(len(weight), device=weight.device) if self.class_weights is None else self.class_weights
-        scale = scale.to(full) / len(weight)
         h = hidden.to(full)
-        with torch.autocast(h.device.type, enabled=False):
-            own, mean = (h * weight.index_select(0, place).to(full)).sum(1), h @ (scale @ weight.to(full))
-            if bias is not None:
-                own, mean = own + bias.index_select(0, place).to(full), mean + scale @ bias.to(full)
-        own, mean = own.to(entropy.dtype), mean.to(entropy.dtype)
+        own = products(h, weight.index_select(0, place).to(full))
+        if bias is not None:
+            own = own + torch.where(counted, bias.index_select(0, place).to(own.dtype), 0)  # which may be -inf
+        mean = own if is_zero(self.smoothing) else self._mean_logit(h, weight.to(full), bias)
         return self.combine(entropy + own, own, mean, targets)
+
+    def _mean_logit(self, h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        scale = weight.new_ones(len(weight)) if self.class_weights is None else self.class_weights.to(weight.dtype)
+        scale = scale / len(weight)
+        mean = products(h, weighted_sum(scale, weight))
+        if bias is None:
+            return mean
+        every = torch.zeros(len(h), dtype=torch.int64, device=h.device)  # its gradient is a sum in one order
+        return mean + weighted_sum(scale, bias.to(weight.dtype)[:, None]).index_select(0, every)
 
 
 def _by_strips(
@@ -230,7 +249,7 @@ def _by_strips(
         logits = s + b.to(s.dtype)
         logits = cap.to(s.dtype) * (logits / cap.to(s.dtype)).tanh()
         lse, own = logits.logsumexp(1), torch.where(pairs.positive, logits, 0).sum(1)
-        mean, target = (logits * (c / len(c)).to(s.dtype)).sum(1), pairs.positive.long().argmax(1)
+        mean, target = (logits * (c.to(s.dtype) / len(c))).sum(1), pairs.positive.long().argmax(1)
         weights = None if options.class_weights is None else c.to(s.dtype)
         return _Options(e.to(s.dtype), weights, z.to(s.dtype), None).combine(lse, own, mean, target)[part]
 

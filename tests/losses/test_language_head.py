@@ -163,3 +163,66 @@ def test_compiled_heads_within_autocast_have_the_dtype_of_eager_ones(any_isa: st
             expected, found = multiplied(*rows), compiled(*rows)
         assert [t.dtype for t in found] == [t.dtype for t in expected]
     assert expected[0].dtype == (torch.bfloat16 if fastssl.info()["bf16_dot_products"] else torch.float32)
+
+
+def test_softcap_of_rows_against_themselves() -> None:
+    """The hidden states are the weights: each row has a logit with itself, too."""
+    x, targets = torch.randn(9, D, dtype=torch.float64, requires_grad=True), torch.arange(9).roll(1)
+    right = _eager(x, x, targets, None, softcap=5.0)
+    got = F.linear_cross_entropy(x, x, targets, softcap=5.0)
+    torch.testing.assert_close(got, right)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, x)[0] for loss in (got, right)))
+
+
+@pytest.mark.parametrize("options", [{"z_loss": 1e-3}, {"class_weights": torch.rand(V, dtype=torch.float64)}])
+def test_classes_with_a_bias_of_minus_infinity_are_none(options: dict[str, Any]) -> None:
+    hidden, weight, bias, targets = _inputs()
+    out = torch.arange(0, V, 5)
+    targets[(targets % 5 == 0) & (targets >= 0)] += 1
+    masked = bias.detach().index_fill(0, out, float("-inf"))
+    right = _eager(hidden, weight, targets, masked, **options)
+    got = F.linear_cross_entropy(hidden, weight, targets, masked, **options)
+    torch.testing.assert_close(got, right)
+    for a, b in zip(*(torch.autograd.grad(loss, (hidden, weight)) for loss in (got, right))):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_softcap_sums_gradients_of_many_strips_in_full(dtype: torch.dtype) -> None:
+    h, w, targets = torch.randn(4000, D).to(dtype), torch.randn(50, D).to(dtype), torch.randint(0, 50, (4000,))
+    fastssl.set_memory_budget(0)
+    ours = w.clone().requires_grad_()
+    F.linear_cross_entropy(h, ours, targets, softcap=10.0, reduction="sum").backward()
+    exact = w.double().requires_grad_()
+    _eager(h.double(), exact, targets, None, softcap=10.0, reduction="sum").backward()
+    assert ours.grad is not None and exact.grad is not None
+    rounding = (exact.grad.to(dtype) - exact.grad).norm()
+    assert (ours.grad - exact.grad).norm() <= 1.5 * rounding
+
+
+def test_softcap_smooths_16_bits_over_any_number_of_classes() -> None:
+    h, w, targets = torch.randn(60, D).bfloat16(), torch.randn(3, D).bfloat16(), torch.randint(0, 3, (60,))
+    options: dict[str, Any] = {"softcap": 5.0, "label_smoothing": 0.3}
+    right = _eager(h.double(), w.double(), targets, None, **options)
+    torch.testing.assert_close(F.linear_cross_entropy(h, w, targets, **options).double(), right, rtol=1e-6, atol=0)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("options", [{"label_smoothing": 0.1, "z_loss": 1e-3}, {"class_weights": 1}])
+@pytest.mark.parametrize("shape", [(193, 331, 33), (500, 33, 129), (3, 70_001, 8), (70_001, 3, 8)])
+def test_options_have_the_same_bits_for_any_number_of_threads(
+    shape: tuple[int, int, int], options: dict[str, Any], dtype: torch.dtype
+) -> None:
+    n, m, d = shape
+    hidden, weight, bias = (torch.randn(*s, dtype=dtype, requires_grad=True) for s in ((n, d), (m, d), (m,)))
+    targets, given, results = torch.randint(0, m, (n,)), [hidden, weight, bias], []
+    if "class_weights" in options:
+        options = {"class_weights": torch.rand(m, dtype=dtype, requires_grad=True), "label_smoothing": 0.2}
+        given.append(options["class_weights"])
+    for threads in (1, 2, 3, 7, 16):
+        torch.set_num_threads(threads)
+        loss = F.linear_cross_entropy(hidden, weight, targets, bias, **options)
+        results.append([loss.detach(), *torch.autograd.grad(loss, given)])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other))

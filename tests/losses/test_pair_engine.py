@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from torch import Tensor
 
 import fastssl
 import fastssl.functional as F
+from fastssl.ops.blocks import SUMS
+from fastssl.ops.types import Scoring
 from tests.support.modes import FLOAT_ISAS
 from tests.support.subjects import PAIR_ENGINE, SUBJECTS, Inputs
 
@@ -154,6 +157,34 @@ def test_parts_have_the_same_bits_for_any_number_of_threads(shape: tuple[int, in
         results.append(torch.autograd.grad(long_loss(leaves, scale), tuple(leaves.values())))
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("shape", [(9000, 700), (700, 9000), (3000, 40)])
+@pytest.mark.parametrize("scale", [5.0, 200.0])
+def test_sums_by_column_have_the_same_bits_for_any_number_of_threads(shape: tuple[int, int], scale: float) -> None:
+    """Blocks of a loss that processes share, in which one side has few rows."""
+    x, y = (torch.nn.functional.normalize(torch.randn(k, 16), dim=1) for k in shape)
+    right = (scale * (x.double() @ y.double().T)).logsumexp(0) / math.log(2)
+    results = []
+    for threads in (1, 2, 7, 16):
+        torch.set_num_threads(threads)
+        sums = SUMS.cpu(x, y, None, (None, None), Scoring(scale), True, False)
+        torch.testing.assert_close(sums.y, right, rtol=1e-5, atol=1e-5)
+        results.append(sums)
+    for other in results[1:]:
+        assert torch.equal(results[0].x, other.x) and torch.equal(results[0].y, other.y)
+
+
+@pytest.mark.threads
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_sums_of_many_rows_have_the_same_bits_for_any_number_of_threads(reduction: str) -> None:
+    x, y = torch.randn(70_001, 8, dtype=torch.float64), torch.randn(3, 8, dtype=torch.float64)
+    labels, results = torch.arange(70_001) % 3, []
+    for threads in (1, 2, 7, 16):
+        torch.set_num_threads(threads)
+        results.append(F.cos_face(x, y, labels, reduction=reduction))
+    assert all(torch.equal(results[0], other) for other in results[1:])
 
 
 @pytest.mark.threads

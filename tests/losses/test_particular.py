@@ -479,3 +479,10 @@ def test_koleo_spreads_rows() -> None:
         F.koleo(x).backward()
         optimizer.step()
     assert spread()[0] < together - 0.1 and spread()[1] > 10 * near
+
+
+def test_the_same_rows_with_other_labels_as_columns() -> None:
+    x, a, b = torch.randn(20, 5), torch.arange(20) % 4, torch.arange(20) % 3
+    got = F.pair_loss(x, x, term=_sup_con_term, parameters=(torch.tensor(0.3),), labels=a, ref_labels=b)
+    right = F.pair_loss(x, x.clone(), term=_sup_con_term, parameters=(torch.tensor(0.3),), labels=a, ref_labels=b)
+    torch.testing.assert_close(got, right)
