@@ -346,10 +346,10 @@ struct Scratch {
   }
 };
 
-// log2(2^a + 2^b), and the share of a in it.
+// log2(2^a + 2^b), and the share of a in it; NaN where b is what a share of 0 would hide: NaN, or infinite.
 inline double log2_add(double a, double b, double* share) {
-  if (a == -std::numeric_limits<double>::infinity()) {
-    *share = 0;
+  if (a == -std::numeric_limits<double>::infinity() || !(b < std::numeric_limits<double>::infinity())) {
+    *share = b - b;
     return b;
   }
   const double d = a - b;

@@ -159,6 +159,22 @@ def test_parts_have_the_same_bits_for_any_number_of_threads(shape: tuple[int, in
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
 
 
+@pytest.mark.parametrize("bad, others", [(math.nan, 0), (math.inf, 0), (-math.inf, 0), (math.nan, 40), (math.inf, 40)])
+def test_positives_that_are_not_finite_show(isa: str, bad: float, others: int) -> None:
+    """Their own row's loss is NaN and was 0: nothing else is in the sum, or all of it is infinitely less likely."""
+    x, y = torch.randn(3, 4), torch.randn(1 + others, 4)
+    y[:, 0] = -1
+    y[0, 0], x[0, 0] = 1, bad
+    x.requires_grad_()
+    loss = F.linear_cross_entropy(x, y, torch.zeros(3, dtype=torch.int64), reduction="none")
+    assert loss.isnan().tolist() == [True, False, False]
+    (grad,) = torch.autograd.grad(loss.sum(), x)
+    assert grad[0].isnan().all() and grad[1:].isfinite().all()
+    with torch.no_grad():
+        assert F.nt_xent(x[:1], y[:1], normalize=False).isnan()
+        assert F.clip_loss(x, y[:1].expand(3, -1), 1.0, ids=torch.zeros(3, dtype=torch.int64)).isnan()
+
+
 @pytest.mark.threads
 @pytest.mark.parametrize("shape", [(9000, 700), (700, 9000), (3000, 40)])
 @pytest.mark.parametrize("scale", [5.0, 200.0])
