@@ -210,7 +210,8 @@ def test_what_is_replaced_after_compilation_runs(monkeypatch: pytest.MonkeyPatch
         assert float(step(x, z)) == pytest.approx(doubled, rel=1e-5)
     assert float(step(x, z)) == pytest.approx(before, rel=1e-5)
     calls = fastssl.patched()["open_clip"]["ClipLoss"]
-    assert calls.fused == 2 and sum(calls.original.values()) == 2
+    fused = calls.fused  # counted when compiled: torch may take the first graph again, or compile another
+    assert fused in (1, 2) and sum(calls.original.values()) == 2
     fastssl.unpatch()
     assert float(step(x, z)) == pytest.approx(before, rel=1e-5)
-    assert calls.fused == 2
+    assert calls.fused == fused
