@@ -184,10 +184,12 @@ class _Strips(torch.autograd.Function):
         wanted = ctx.needs_input_grad[2:]
         leaves = [(x if y is None else y).detach().requires_grad_(wanted[0] if y is None else wanted[1])]
         leaves += [p.detach().requires_grad_(w) for p, w in zip(parameters, wanted[2:])]
-        # 16 bits would lose digits with every strip.
+        # 16 bits would lose digits with every strip, and 32 with thousands: parameters, which are small, have 64.
         sums = [
-            torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float32)) if t.requires_grad else None
-            for t in leaves
+            torch.zeros_like(t, dtype=torch.promote_types(t.dtype, torch.float64 if k else torch.float32))
+            if t.requires_grad
+            else None
+            for k, t in enumerate(leaves)
         ]
         grad_x = sums[0] if y is None else (torch.zeros_like(x) if wanted[0] else None)
         with ctx.draws.again():

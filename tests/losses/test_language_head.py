@@ -226,3 +226,13 @@ def test_options_have_the_same_bits_for_any_number_of_threads(
         results.append([loss.detach(), *torch.autograd.grad(loss, given)])
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
+
+
+def test_softcap_sums_the_bias_of_thousands_of_strips_in_full() -> None:
+    h, w, b = torch.randn(1, D).expand(40_000, D), torch.randn(3, D), torch.zeros(3, requires_grad=True)
+    targets, grads = torch.arange(40_000) % 3, []
+    fastssl.set_memory_budget(0)
+    for dtype in (torch.float32, torch.float64):
+        loss = F.linear_cross_entropy(h.to(dtype), w.to(dtype), targets, b.to(dtype), softcap=5.0, reduction="sum")
+        grads.append(torch.autograd.grad(loss, b)[0].double())
+    torch.testing.assert_close(*grads, rtol=2e-6, atol=2e-6 * 40_000 / 3)
