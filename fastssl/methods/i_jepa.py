@@ -59,7 +59,7 @@ class IJEPA(ImageMethod):
         target_scale: tuple[float, float] = (0.15, 0.2),
         target_aspect: tuple[float, float] = (0.75, 1.5),
         context_scale: tuple[float, float] = (0.85, 1.0),
-        momentum: float = 0.99,
+        momentum: float = 0.996,
         predictor_dim: int = 64,
         predictor_depth: int = 3,
         spatial: bool = False,
