@@ -242,7 +242,7 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
     """
     kind = get(name)
     arguments = kind.arguments()
-    own = [key for key in arguments if key not in ("encoder", "augment", "network", "tokenizer")]
+    own = [key for key in arguments if key not in ("encoder", "augment", "network", "tokenizer", "tower")]
     built: Any = None
     if issubclass(kind, ImageMethod):
         built = DENSITIES.get(encoder or kind.encoder_name)

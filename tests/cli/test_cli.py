@@ -55,7 +55,7 @@ def test_settings_that_a_method_hands_on() -> None:
         key, _, value = setting.partition("=")
         assert method_settings(method, None, [setting]) == ({key: int(value)}, {})
     result = runner.invoke(app, ["pretrain", "siglip", "--set", "args=3"])
-    assert "expected NAME=VALUE with a name of bias, scale, tower, length, " in str(result.exception)
+    assert "expected NAME=VALUE with a name of bias, scale, text, length, " in str(result.exception)
     result = runner.invoke(app, ["pretrain", "clip", "--length", "100"])
     assert "clip takes images, it has no such option; --set length=100" in str(result.exception)
 
