@@ -94,7 +94,7 @@ def karpathy_rows(path: str, stored: dict[str, Any]) -> Captioned:
     return Captioned(rows, (f"{name}-images", f"{name}_images", "images", "Images"))
 
 
-def texts_of(values: list[Any]) -> list[list[Any]] | None:
+def _texts_of(values: list[Any]) -> list[list[Any]] | None:
     """The texts of each cell of a column of several texts: lists, or lists in JSON; None: the cells are no lists."""
     if any(isinstance(value, list) for value in values):
         return [value if isinstance(value, list) else [value] for value in values]
@@ -105,6 +105,35 @@ def texts_of(values: list[Any]) -> list[list[Any]] | None:
     except ValueError:
         return None
     return read if all(isinstance(texts, list) and all(isinstance(t, str) for t in texts) for texts in read) else None
+
+
+def captions_of(path: str, values: list[Any], column: str) -> list[list[str]]:
+    """The texts of the image of each row: none of an empty list, an empty one of an empty cell; both are warned of.
+
+    Args:
+        path: path or name of the table.
+        values: the cell of each row.
+        column: name of the column.
+
+    Raises:
+        ValueError: a cell that is neither a string nor a list of strings, or nothing but empty lists.
+    """
+    several = _texts_of(values) or [[value] for value in values]
+    for k, texts in enumerate(several):
+        if not all(text is None or isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"{path}: row {k + 1}: expected a string, or a list of strings, in column {column}, got {values[k]!r}"
+            )
+    empty, none = sum(value is None for value in values), sum(not texts for texts in several)
+    if none == len(values):
+        raise ValueError(f"{path}: expected texts in column {column}, all its lists are empty")
+    for count, what in (
+        (empty, f"rows have no {column}, their texts are empty"),
+        (none, "images have no text and are left out"),
+    ):
+        if count:
+            log.warning("%s: %d of %d %s", path, count, len(values), what)
+    return [[text or "" for text in texts] for texts in several]
 
 
 def images_folder(path: str, file: str, folders: tuple[str, ...]) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl.data.captions import captions_of
 from fastssl.data.columns import check_options, first_column, known_column
 from fastssl.data.decode import as_pixels
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
@@ -124,7 +125,7 @@ class HubSource(Source):
         self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
         self.rows, self.texts = np.arange(len(table)), None
         if self.text is not None and (isinstance(kinds[self.text], list) or hasattr(kinds[self.text], "feature")):
-            several = table[self.text][:]  # the column alone: no image is read
+            several = captions_of(name, table[self.text][:], self.text)  # the column alone: no image is read
             self.rows = np.repeat(self.rows, [len(texts) for texts in several])
             self.texts = [text for texts in several for text in texts]
         for role, column, of in (("image", self.image, images), ("label", self.label, labels)):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import logging
 import os
 from collections.abc import Mapping
 from itertools import zip_longest
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from fastssl.data.captions import Captioned, coco_rows, images_folder, is_coco, is_karpathy, karpathy_rows, texts_of
+from fastssl.data.captions import Captioned, captions_of, coco_rows, images_folder, is_coco, is_karpathy, karpathy_rows
 from fastssl.data.columns import (
     CAPTIONS,
     LABELS,
@@ -35,8 +34,6 @@ from fastssl.data.listing import ARRAY
 from fastssl.data.listing import SUFFIXES as IMAGES
 from fastssl.data.storage import ending, is_folder, is_url, join, name_of, parent
 from fastssl.data.table_splits import SPLITS, of_part
-
-log = logging.getLogger("fastssl")
 
 _END = "\ue000end of the table"  # a last row, which a quotation mark without another one would take in
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl")
@@ -120,7 +117,7 @@ def _images(
         labels, classes = class_labels(read, lambda k: f"{path}: row {k + 1}", label, remedy)
     texts: list[str] | None = None
     if text is not None:
-        several = _captions(path, [row.get(text) for row in rows], text)
+        several = captions_of(path, [row.get(text) for row in rows], text)
         each = np.repeat(np.arange(len(rows)), [len(one) for one in several])  # an item with each text of an image
         rows, texts = [rows[k] for k in each], [one for own in several for one in own]
         labels = None if labels is None else labels[each]
@@ -137,26 +134,6 @@ def _images(
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
     free = [name for name in columns if name not in chosen.values()]
     return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
-
-
-def _captions(path: str, values: list[Any], column: str) -> list[list[str]]:
-    """The texts of the image of each row: none of an empty list, an empty one of an empty cell."""
-    several = texts_of(values) or [[value] for value in values]
-    for k, texts in enumerate(several):
-        if not all(text is None or isinstance(text, str) for text in texts):
-            raise ValueError(
-                f"{path}: row {k + 1}: expected a string, or a list of strings, in column {column}, got {values[k]!r}"
-            )
-    empty, none = sum(value is None for value in values), sum(not texts for texts in several)
-    if none == len(values):
-        raise ValueError(f"{path}: expected texts in column {column}, all its lists are empty")
-    for count, what in (
-        (empty, f"rows have no {column}, their texts are empty"),
-        (none, "images have no text and are left out"),
-    ):
-        if count:
-            log.warning("%s: %d of %d %s", path, count, len(values), what)
-    return [[text or "" for text in texts] for texts in several]
 
 
 def _root(path: str, folders: tuple[str, ...] | None, first: str, images: str | None) -> str:

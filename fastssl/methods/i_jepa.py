@@ -20,8 +20,8 @@ from fastssl.augment.masks import boxes
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.methods.image import ImageMethod
-from fastssl.models import Encoder, TargetNetwork, ViT
-from fastssl.models.vit import Block, packed, sine_positions
+from fastssl.models import Encoder, TargetNetwork
+from fastssl.models.vit import Block, packed, sine_positions, vit_of
 
 
 class IJEPA(ImageMethod):
@@ -64,9 +64,7 @@ class IJEPA(ImageMethod):
         predictor_depth: int = 3,
         spatial: bool = False,
     ) -> None:
-        network = encoder.network
-        if not isinstance(network, ViT):
-            raise ValueError(f"encoder: I-JEPA needs a ViT ('vit'), got {type(network).__name__}")
+        network = vit_of(encoder.network, "I-JEPA")
         plain = Views([Augment([RandomResizedCrop(encoder.size, scale=(0.3, 1.0)), HALF])])
         super().__init__(encoder, augment or plain, spatial=False)
         self.side, self.blocks = encoder.size // network.patch, blocks

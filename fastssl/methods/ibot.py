@@ -19,8 +19,9 @@ from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.distributed import all_rows
 from fastssl.methods.image import ImageMethod
-from fastssl.models import Encoder, TargetNetwork, ViT
+from fastssl.models import Encoder, TargetNetwork
 from fastssl.models.heads import IBOTHead
+from fastssl.models.vit import vit_of
 
 
 class IBOT(ImageMethod):
@@ -72,8 +73,7 @@ class IBOT(ImageMethod):
         hidden: int = 256,
         spatial: bool = False,
     ) -> None:
-        if not isinstance(encoder.network, ViT):
-            raise ValueError(f"encoder: iBOT needs a ViT ('vit'), got {type(encoder.network).__name__}")
+        network = vit_of(encoder.network, "iBOT")
         if centering not in ("softmax", "sinkhorn"):
             raise ValueError(f"centering: expected 'softmax' or 'sinkhorn', got {centering!r}")
         if not 0 <= masked <= 1 or not 0 <= share[0] <= share[1] <= 1:
@@ -82,7 +82,7 @@ class IBOT(ImageMethod):
         super().__init__(encoder, augment or DINOAugment(size, max(size // 2, 8), 2, normalize=HALF), spatial=False)
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.centering, self.center_momentum, self.koleo = centering, center_momentum, koleo
-        self.masked, self.share, self.shared_head, self.patch = masked, share, shared_head, encoder.network.patch
+        self.masked, self.share, self.shared_head, self.patch = masked, share, shared_head, network.patch
         self.token = nn.Parameter(torch.randn(encoder.dim) * 0.02)
         self.heads = IBOTHead(encoder.dim, outputs, hidden, shared=shared_head)
         self.target = TargetNetwork(nn.Sequential(encoder.network, self.heads), momentum)

@@ -18,7 +18,7 @@ from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, ViT
-from fastssl.models.vit import Block, sine_positions
+from fastssl.models.vit import Block, sine_positions, vit_of
 
 
 class MAE(ImageMethod):
@@ -55,9 +55,7 @@ class MAE(ImageMethod):
         norm_pixels: bool = True,
         spatial: bool = False,
     ) -> None:
-        network = encoder.network
-        if not isinstance(network, ViT):
-            raise ValueError(f"encoder: MAE needs a ViT ('vit'), got {type(network).__name__}")
+        network = vit_of(encoder.network, "MAE")
         super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=False)
         side = encoder.size // network.patch
         self.patch, self.side, self.norm_pixels = network.patch, side, norm_pixels

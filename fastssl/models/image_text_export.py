@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssl.models import transformers_export
-from fastssl.models.library_export import compare_of_library, is_of_library, save_of_library
+from fastssl.models.library_export import check_embeddings, compare_of_library, is_of_library, save_of_library
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.text import BYTES, TextTransformer, tokenize
 
@@ -146,13 +146,7 @@ def _compare(method: Any, images: Tensor, path: Path) -> None:
     short = [len(text.encode()) <= length - 2 for text in _TEXTS]
     if not torch.equal(given["input_ids"][short], tokens[short]):
         raise RuntimeError("the exported tokenizer gives other tokens")
-    for name, ours, theirs in (
-        ("images", method.encode_images(images), model.get_image_features(images)),
-        ("texts", method.encode_texts(tokens), model.get_text_features(tokens)),
-    ):
-        if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5):
-            worst = float((ours - theirs).abs().max())
-            raise RuntimeError(f"the exported model gives other embeddings of {name}, by up to {worst:.1g}")
+    check_embeddings(method, images, tokens, model.get_image_features(images), model.get_text_features(tokens))
 
 
 __all__ = ["export_image_text", "loading"]

@@ -68,9 +68,18 @@ def compare_of_library(method: Any, images: Tensor, path: Path) -> None:
     tokenizer: Any = AutoTokenizer.from_pretrained(path)
     tokens = tokenizer(_TEXTS, padding="max_length", truncation=True, max_length=method.length, return_tensors="pt")
     made = model(**tokens, pixel_values=method.encoder.network.normalized(images))
+    check_embeddings(method, images, method.tokens(_TEXTS, _TEXTS), made.image_embeds, made.text_embeds)
+
+
+def check_embeddings(method: Any, images: Tensor, tokens: Tensor, of_images: Tensor, of_texts: Tensor) -> None:
+    """Compares the embeddings of an exported model with those of the method.
+
+    Raises:
+        RuntimeError: they differ.
+    """
     for name, ours, theirs in (
-        ("images", method.encode_images(images), made.image_embeds),
-        ("texts", method.encode_texts(method.tokens(_TEXTS, _TEXTS)), made.text_embeds),
+        ("images", method.encode_images(images), of_images),
+        ("texts", method.encode_texts(tokens), of_texts),
     ):
         if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5):
             worst = float((ours - theirs).abs().max())

@@ -43,6 +43,17 @@ def packed(mask: Tensor) -> tuple[Tensor, Tensor]:
     return places, mask.gather(-1, places)
 
 
+def vit_of(network: nn.Module, method: str) -> ViT:
+    """The network, where it is a :class:`ViT`.
+
+    Raises:
+        ValueError: another one, which ``method`` cannot train.
+    """
+    if not isinstance(network, ViT):
+        raise ValueError(f"encoder: {method} needs a ViT ('vit'), got {type(network).__name__}")
+    return network
+
+
 class Block(nn.Module):
     """A pre-norm transformer block.
 

@@ -196,6 +196,17 @@ def test_lists_of_captions_of_hugging_face(split: bool, tmp_path: Path) -> None:
         assert source.text_of(0) == wanted[0][1]
 
 
+def test_images_of_hugging_face_without_captions_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    datasets = pytest.importorskip("datasets")
+    images(tmp_path)
+    rows = {"image": [str(tmp_path / name) for name in NAMES], "caption": [["a cat", "a pet"], [], None]}
+    made = datasets.Dataset.from_dict(rows).cast_column("image", datasets.Image())
+    made.to_parquet(tmp_path / "all.parquet")
+    source = fastssl.data.open(tmp_path / "all.parquet")
+    assert [source.text_of(k) for k in range(len(source))] == ["a cat", "a pet", ""]
+    assert "1 of 3 rows have no caption" in caplog.text and "1 of 3 images have no text" in caplog.text
+
+
 def test_captions_in_brackets_are_texts(tmp_path: Path) -> None:
     images(tmp_path)
     path = tmp_path / "list.csv"
