@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl.bench.harness import Within
 
 TEMPERATURE = 0.1
 Function = Callable[..., Tensor]
@@ -47,6 +48,12 @@ class Case:
     def step(self, way: str, inputs: list[Tensor], backward: bool = True) -> Callable[[], Any]:
         """One call, forward + backward (or forward alone without a graph)."""
         function = self.function(way)
+        if isinstance(function, Within):
+            return Within(self._run(function.function, inputs, backward), function.context)
+        return self._run(function, inputs, backward)
+
+    @staticmethod
+    def _run(function: Function, inputs: list[Tensor], backward: bool) -> Callable[[], Any]:
         trained = [t for t in inputs if t.requires_grad]
 
         def run() -> Any:

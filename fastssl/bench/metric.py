@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 import fastssl.functional as F
 from fastssl import compat
 from fastssl.bench.cases import Case, Function
-from fastssl.bench.harness import compare_fresh, machine, peak_memory
+from fastssl.bench.harness import Within, compare_fresh, machine, peak_memory
 
 PEER = "pytorch-metric-learning"
 CLASSES = 100_000
@@ -50,20 +51,7 @@ def _words(rows: int, features: int, dtype: torch.dtype) -> list[Tensor]:
 
 def patched(name: str, **arguments: Any) -> Callable[[], Function]:
     """The library's object, called with the patch active."""
-
-    def build() -> Function:
-        original = unpatched(name, **arguments)()
-
-        def call(*inputs: Tensor) -> Tensor:
-            compat.patch("pytorch_metric_learning")
-            try:
-                return original(*inputs)
-            finally:
-                compat.unpatch("pytorch_metric_learning")
-
-        return call
-
-    return build
+    return lambda: Within(unpatched(name, **arguments)(), partial(compat.patched, "pytorch_metric_learning"))
 
 
 def unpatched(name: str, **arguments: Any) -> Callable[[], Function]:

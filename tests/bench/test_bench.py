@@ -8,7 +8,7 @@ import importlib
 import importlib.util
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 import torch
@@ -36,6 +36,25 @@ def test_compare_alternates_and_reports_the_ratio() -> None:
     assert result.pairs >= 4 and 1.5 < result.ratio < 4.5 and result.low <= result.ratio <= result.high
     text = "".join(calls)
     assert "ab" in text and "ba" in text and text.count("a") >= 4
+
+
+def test_contexts_are_entered_before_the_clock_starts() -> None:
+    events: list[str] = []
+
+    @contextlib.contextmanager
+    def patching() -> Iterator[None]:
+        time.sleep(0.05)
+        events.append("in")
+        yield
+        events.append("out")
+        time.sleep(0.05)
+
+    within = harness.Within(lambda: events.append("call"), patching)
+    result = compare(within, lambda: time.sleep(0.001), seconds=0.2, least=4)
+    assert result.fused_seconds < 0.005
+    assert events[:4] == ["in", "call", "call", "out"] and events.count("in") == events.count("out")
+    within()
+    assert events[-3:] == ["in", "call", "out"]
 
 
 @pytest.mark.parametrize("name", CASES)
