@@ -62,7 +62,7 @@ void augment(const Program& program, const std::vector<SourceImage>& sources, co
   }
   const AugmentTable& table = *isa().augment;
   advise_huge_pages(out.data, size_t(n * out_stride * bytes));
-  std::vector<ViewScratch> scratch(static_cast<size_t>(std::max<int64_t>(torch::stable::get_num_threads(), 1)));
+  std::vector<ViewScratch> scratch(static_cast<size_t>(num_threads()));
   // In rounds, so that Ctrl-C is heard within a moment.
   const int64_t round = 64 * int64_t(scratch.size());
   for (int64_t begin = 0; begin < n; begin += round) {

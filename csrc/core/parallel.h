@@ -40,6 +40,13 @@ class Crowding {
 inline thread_local Clock::duration Crowding::waited{};
 inline std::atomic<Clock::rep> Crowding::until_{};
 
+// Whether a region has run on several threads in this process.
+inline std::atomic<bool> pool_started{false};
+
+// The threads that a loop may take: torch's number, but 1 in a process that was forked after OpenMP's pool had been
+// started. Its threads exist in the parent alone, and the child's first region would wait for them forever.
+int64_t num_threads();
+
 // f(worker) on each of `workers` threads, in the floating-point mode of kernels. All work of the kernels passes here.
 template <class F>
 void on_workers(int64_t workers, F&& f) {
@@ -48,6 +55,7 @@ void on_workers(int64_t workers, F&& f) {
     f(int64_t(0));
     return;
   }
+  pool_started.store(true, std::memory_order_relaxed);
   const auto start = Clock::now();
   std::atomic<Clock::rep> worked{0};
   torch::stable::parallel_for(0, workers, 1, [&](int64_t begin, int64_t end) {
@@ -74,7 +82,7 @@ template <class F>
 void parallel_tasks(int64_t n, F&& f, int64_t most = INT64_MAX) {
   std::atomic<int64_t> next{0};
   share_work(
-      std::min<int64_t>({n, most, int64_t(torch::stable::get_num_threads())}), Clock::time_point::max(),
+      std::min({n, most, num_threads()}), Clock::time_point::max(),
       [&] { return next.load(std::memory_order_relaxed) < n; },
       [&](int64_t worker, Clock::time_point deadline) {
         for (int64_t k; Clock::now() < deadline && (k = next.fetch_add(1, std::memory_order_relaxed)) < n;)

@@ -88,7 +88,7 @@ class Chains {
 
 template <class T>
 bool gibbs(const GibbsProblem<T>& p, T* out) {
-  const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
+  const int64_t threads = num_threads();
   // A row's bits do not depend on how many there are.
   const int64_t lanes = p.rows > kFewLanes ? kLanes : kFewLanes;
   const int64_t blocks = ceil_div(p.rows, lanes), tasks = ceil_div(blocks, kMostBlocks * kLanes / lanes);

@@ -330,7 +330,7 @@ struct Scratch {
   Buffer<T> e, g, pairs, rows;
   Scratch(const Grid& grid, bool with_e, bool with_g, bool with_pairs)
       : numel(grid.x_tile * grid.y_tile * kBlock * kBlock) {
-    const int64_t workers = torch::stable::get_num_threads();
+    const int64_t workers = num_threads();
     if (with_e) e.allocate(workers * numel, false);
     if (with_g) g.allocate(workers * numel, false);
     if (with_pairs) pairs.allocate(workers * numel / 2, false);

@@ -48,7 +48,7 @@ void for_each_tile(const Grid& grid, int64_t depth, F&& f) {
   // Waking a thread takes some 10 us, the time of three million multiply-adds on two.
   const bool small = grid.x_blocks * kBlock * grid.y_blocks * kBlock * depth < 3000000;
   const int64_t most = grid.tasks(0) * grid.parts;
-  const int64_t workers = small ? 1 : std::min<int64_t>(torch::stable::get_num_threads(), most);
+  const int64_t workers = small ? 1 : std::min(num_threads(), most);
   // No more parts than there are threads for: tiles of one part find their rows in the caches.
   TileOrder order(grid, ceil_div(workers, grid.tasks(0)));
   const auto work_until = [&](int64_t worker, Clock::time_point deadline) {
@@ -91,7 +91,7 @@ template <class T>
 void run_gradient_epilogue(void (*epilogue)(const GradientEpilogue<T>&, int64_t, double*), const GradientEpilogue<T>& f,
                            int64_t n, int64_t partners = 0) {
   const int64_t width = epilogue_scratch(f.depth);
-  Buffer<double> scratch(torch::stable::get_num_threads() * width, false);
+  Buffer<double> scratch(num_threads() * width, false);
   parallel_rows(n, f.depth * (partners + 1),
                 [&](int64_t worker, int64_t row) { epilogue(f, row, scratch.data() + worker * width); });
 }

@@ -21,7 +21,7 @@ GruSampler::GruSampler(const GruWeights& w, int64_t rows) : rows_(rows) {
     net_.last[k] = packed_.matrix(w.lasts + k * half * values, w.last_biases + k * values, {half}, {values});
   }
   // As many groups as threads, at most kWaveRows rows each: what a row draws does not depend on its group.
-  const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
+  const int64_t threads = num_threads();
   const int64_t groups = std::max(ceil_div(rows, int64_t(kWaveRows)), std::min(rows, threads));
   for (int64_t g = 0, first = 0; g < groups; ++g) {
     const int64_t end = rows * (g + 1) / groups;

@@ -25,7 +25,7 @@ WaveSampler::WaveSampler(const WaveWeights& w, int64_t rows) : rows_(rows) {
   net_.middle = packed_.matrix(w.middle, w.middle_bias, {w.skip}, {w.skip});
   net_.last = packed_.matrix(w.last, w.last_bias, {w.skip}, {w.levels});
   // As many groups as threads, at most kWaveRows rows each: what a row draws does not depend on its group.
-  const int64_t threads = std::max<int64_t>(torch::stable::get_num_threads(), 1);
+  const int64_t threads = num_threads();
   const int64_t groups = std::max(ceil_div(rows, int64_t(kWaveRows)), std::min(rows, threads));
   for (int64_t g = 0, first = 0; g < groups; ++g) {
     const int64_t end = rows * (g + 1) / groups;

@@ -232,7 +232,7 @@ float WordTrainer::mean_square(const TableView& table) const {
 }
 
 void WordTrainer::merge(int64_t segments, float rate) {
-  const int64_t parts = std::max<int64_t>(torch::stable::get_num_threads(), 1);
+  const int64_t parts = num_threads();
   const float a_in = rate * kSlope * mean_square(out_), a_out = rate * kSlope * mean_square(in_);
   std::vector<const Copies*> in, out;
   for (int64_t k = 0; k < segments; ++k)
@@ -246,7 +246,7 @@ void WordTrainer::merge(int64_t segments, float rate) {
 
 Progress WordTrainer::train(uint32_t epoch, int64_t begin, int64_t steps) {
   Progress progress{begin, 0, 0};
-  const auto threads = size_t(std::max<int64_t>(torch::stable::get_num_threads(), 1));
+  const auto threads = size_t(num_threads());
   while (workers_.size() < threads) workers_.push_back(std::make_unique<Worker>(in_.rows, out_.rows));
   for (int64_t s = 0; s < steps && progress.position < text_.size; ++s) {
     const int64_t first = progress.position, size = std::min(step_positions(), text_.size - first);
