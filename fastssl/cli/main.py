@@ -282,6 +282,7 @@ def pretrain(
         options_of_run,
         resumed_recipe,
         started_from,
+        with_absolute_path,
     )
     from fastssl.methods import AudioMethod, get
     from fastssl.models.folder import load_state
@@ -294,6 +295,8 @@ def pretrain(
     if minutes is not None and epochs is not None:
         raise ValueError("minutes, epochs: give one of them, the other follows from it")
     state = load_state(out) if resume and has_checkpoint(out) else None
+    if resume and state is None and data is None:
+        raise ValueError(f"out: no run to resume in {str(out)!r}; give --data as well to start one there")
     if method == "word2vec":
         from fastssl.cli.words import OPTIONS, pretrain_words, settings_of
 
@@ -307,6 +310,7 @@ def pretrain(
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data, out, given, minutes, state, resume=resume, overwrite=overwrite)
         return
+    encoder = encoder if encoder is None or ":" not in encoder else with_absolute_path(encoder)
     of_method, of_network = method_settings(method, encoder, set_ or [])
     kind = get(method)
     text, audio = "tokens" in kind.needs, issubclass(kind, AudioMethod)

@@ -110,6 +110,14 @@ def encoder_for(
     return options if stem is None else {**options, "stem": stem}
 
 
+def with_absolute_path(name: str) -> str:
+    """The name of a model or the path of a run, "huggingface:" or "word2vec:" before it or not; paths absolute."""
+    kind, colon, place = name.partition(":")
+    if kind not in ("huggingface", "word2vec"):
+        kind, colon, place = "", "", name
+    return f"{kind}{colon}{os.path.abspath(place)}" if place and Path(place).exists() else name
+
+
 def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, str | None]:
     """``--init`` of a run, that of the run which is resumed if there is one; and as it is recorded: paths absolute.
 
@@ -120,13 +128,7 @@ def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, st
     Raises:
         ValueError: the run was started from something else.
     """
-    start = init
-    if init is not None:
-        kind, colon, place = init.partition(":")
-        if kind not in ("huggingface", "word2vec"):
-            kind, colon, place = "", "", init
-        if place and Path(place).exists():
-            start = f"{kind}{colon}{os.path.abspath(place)}"
+    start = None if init is None else with_absolute_path(init)
     if resumed is None or not has_checkpoint(resumed):
         return init, start
     state = load_state(resumed)
@@ -251,6 +253,8 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
     parameters = dict(inspect.signature(built).parameters) if built else {}
     network = [key for key in parameters if key not in ("size", "channels")]
     settings = parse_settings(given)
+    if isinstance(settings.get("text"), str) and ":" in settings["text"]:
+        settings["text"] = with_absolute_path(settings["text"])
     for key, value in settings.items():
         if key not in own and key not in network:
             raise ValueError(f"set: expected NAME=VALUE with a name of {', '.join(own + network)}, got {key}={value!r}")

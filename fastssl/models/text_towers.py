@@ -119,11 +119,13 @@ def has_texts(name: str) -> bool:
 
 
 def text_tower(tower: Any, text: str | None, length: int | None, causal: bool) -> Any:
-    """The text tower of an image-text method: ``tower``, else the model ``text``, else a new one of bytes."""
+    """The text tower of an image-text method: ``tower``, or the model ``text``, or else a new one of bytes."""
+    if tower is not None and text is not None:
+        raise ValueError(f"text: expected None with tower=, which is the text tower, got {text!r}")
     length = None if length is None else integer("length", length, 3)
     if tower is None and text is None:
         return TextTransformer(length=length or 64, causal=causal)
-    return HuggingFaceText(text, length) if tower is None and text else tower
+    return tower if text is None else HuggingFaceText(text, length)
 
 
 def tower_tokens(tower: Any, texts: Sequence[str]) -> tuple[Tensor, tuple[int, str] | None]:

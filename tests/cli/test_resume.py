@@ -131,6 +131,13 @@ def test_words(tmp_path: Path) -> None:
     assert message == "dim: the checkpoint was made with 12, got 13; resume with the same"
 
 
+@pytest.mark.parametrize("method", ["simclr", "bert", "wavenet", "word2vec"])
+def test_no_run_to_resume(method: str, tmp_path: Path) -> None:
+    message = call(method, "--out", tmp_path / "none", "--resume", code=2)  # not a run on other data, by default
+    assert message.startswith("out: no run to resume in") and "--data" in message
+    assert not (tmp_path / "none").exists()
+
+
 def test_by_name_in_python(tmp_path: Path, other_recipes: Callable[[], None]) -> None:
     data = pictures(tmp_path)
 

@@ -18,7 +18,7 @@ from fastssl.cli.main import app
 from fastssl.data import emoji
 from fastssl.evaluate import image_text_retrieval, zero_shot
 from fastssl.methods import CLIP, SigLIP, get
-from fastssl.models import HuggingFaceText, build_encoder
+from fastssl.models import HuggingFaceText, TextTransformer, build_encoder
 from fastssl.models.image_text_export import export_image_text, loading
 from fastssl.train import Pretraining, load_method, pretrain
 
@@ -132,6 +132,8 @@ def test_what_is_no_text_tower_is_named(tmp_path: Path) -> None:
         CLIP(encoder, text="bert")
     with pytest.raises(FileNotFoundError, match="text: expected a folder or the name of a model .*nowhere"):
         CLIP(encoder, text=f"huggingface:{tmp_path / 'nowhere'}")
+    with pytest.raises(ValueError, match="text: expected None with tower="):
+        CLIP(encoder, tower=TextTransformer(length=8), text=f"huggingface:{tmp_path}")
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -212,7 +214,7 @@ def test_towers_of_two_models_are_not_exported(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_commands_evaluate_train_and_export_pretrained_models(tmp_path: Path) -> None:
+def test_commands_evaluate_train_and_export_pretrained_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place = tmp_path / "model"
     model_of("clip", place)
     name = f"huggingface:{place}"
@@ -235,7 +237,10 @@ def test_commands_evaluate_train_and_export_pretrained_models(tmp_path: Path) ->
     assert "zero-shot" in run("evaluate", name, *size, *data, "--protocol", "zero-shot")
     out = str(tmp_path / "run")
     small = ("--epochs", "1", "--batch-size", "10", "--lr", "1e-4")
-    run("pretrain", "clip", *data, *size, *small, "--encoder", name, "--set", f"text={name}", "--out", out)
+    monkeypatch.chdir(tmp_path)
+    near = "huggingface:model"  # which the run finds from everywhere
+    run("pretrain", "clip", *data, *size, *small, "--encoder", near, "--set", f"text={near}", "--out", out)
+    monkeypatch.chdir("/")
     run("evaluate", out, *data, "--protocol", "image-text-retrieval")
     run("pretrain", "clip", "--out", out, "--resume")
     run("export", out, "--to", "huggingface")
