@@ -1,11 +1,16 @@
 #include "parallel.h"
 
+#ifndef _WIN32
 #include <pthread.h>
 #include <sys/stat.h>
+#endif
 
 namespace fastssl {
 namespace {
 
+std::atomic<bool> pool_lost{false};
+
+#ifndef _WIN32
 // Threads of this process, 0 where the system does not say.
 int64_t running_threads() {
   struct stat tasks;
@@ -15,11 +20,11 @@ int64_t running_threads() {
 // torch's own operations may have started the pool: any thread since this library was loaded may be one of it.
 const int64_t threads_at_load = running_threads();
 bool losing = false;
-std::atomic<bool> pool_lost{false};
 
 [[maybe_unused]] const int registered =
     pthread_atfork([] { losing = pool_lost.load() || pool_started.load() || running_threads() > threads_at_load; },
                    nullptr, [] { pool_lost.store(losing); });
+#endif
 
 }  // namespace
 
