@@ -95,7 +95,10 @@ def _label(given: Any, name: str) -> int:
 
 def _text(given: Any, name: str) -> str | None:
     if given is not None and not isinstance(given, str):
-        raise TypeError(f"{name}: expected a string as text, got {type(given).__name__} {str(given)[:40]}")
+        remedy = ""
+        if isinstance(given, (list, tuple)):
+            remedy = "; an item has one text, images with several captions are listed in a table or annotation file"
+        raise TypeError(f"{name}: expected a string as text, got {type(given).__name__} {str(given)[:40]}{remedy}")
     return given
 
 
