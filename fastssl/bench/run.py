@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from fastssl._files import replacing
 from fastssl.bench.cases import CASES
 from fastssl.bench.harness import as_dict, compare, instruction_set, machine, memory_budget, peak_memory
 from fastssl.ops import extension
@@ -183,7 +183,5 @@ def run(quick: bool = False, report: Callable[[str], None] = print) -> dict[str,
 
 
 def write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(path.name + ".tmp")
-    fresh.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8
-    os.replace(fresh, path)
+    with replacing(path) as file:
+        file.write_text(text, encoding="utf-8", errors="backslashreplace")  # names of files may be no UTF-8

@@ -864,6 +864,7 @@ def augment_preview(
     out: Annotated[Path, typer.Option(help="The sheet, a PNG file.")] = Path("runs/preview.png"),
 ) -> None:
     """Draw a contact sheet of images, their views and random parameters."""
+    from fastssl._files import replacing
     from fastssl.augment import policy as views_of
     from fastssl.cli.evaluation import leaving_out
     from fastssl.cli.preview import contact_sheet, find_images
@@ -874,10 +875,8 @@ def augment_preview(
     with leaving_out(on_error):
         pictures, names = find_images(images, count)
     sheet = contact_sheet(pictures, names, views, seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    sheet.save(temporary, "PNG")
-    temporary.replace(out)
+    with replacing(out) as file:
+        sheet.save(file, "PNG")
     echo(f"{len(pictures)} images, {len(views.programs)} views each: {out}")
 
 

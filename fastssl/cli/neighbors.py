@@ -36,6 +36,7 @@ def draw_neighbors(
     import torch
 
     import fastssl.functional as F
+    from fastssl._files import replacing
     from fastssl.evaluate import read_features
     from fastssl.evaluate.feature_files import READABLE
     from fastssl.evaluate.features import centred
@@ -80,13 +81,11 @@ def draw_neighbors(
             note = f"{value:.3f} {_class(gallery, j, source)}".rstrip()
             line.append(Shown(_picture(gallery, j, source), gallery.names[j], note))
         lines.append(line)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
-    if out.suffix == ".png":
-        _sheet(lines).save(temporary, "PNG")
-    else:
-        temporary.write_text(_page(lines), encoding="utf-8", errors="backslashreplace")  # names of files
-    temporary.replace(out)
+    with replacing(out) as file:
+        if out.suffix == ".png":
+            _sheet(lines).save(file, "PNG")
+        else:
+            file.write_text(_page(lines), encoding="utf-8", errors="backslashreplace")  # names of files
     return len(lines), min(k, len(keys) - more)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zlib
 from typing import IO, Any
+
+from fastssl._files import sync
 
 FOOTER = struct.Struct("<QQQI8s")  # offsets of table and header, length of the header, its checksum, magic
 
@@ -16,5 +17,4 @@ def write_end(file: IO[bytes], magic: bytes, start: int, table: bytes, header: d
     text = json.dumps({**header, "table_crc": zlib.crc32(table)}).encode()
     file.write(table + text)
     file.write(FOOTER.pack(start, start + len(table), len(text), zlib.crc32(text), magic))
-    file.flush()
-    os.fsync(file.fileno())
+    sync(file)

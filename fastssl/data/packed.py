@@ -10,7 +10,6 @@ footer    offsets of table and header, checksum of the header, magic (``FOOTER``
 from __future__ import annotations
 
 import json
-import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._files import replacing
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.bands import ImageError
 from fastssl.data.container import FOOTER, write_end
@@ -78,43 +78,38 @@ def pack(
         (5, (4, 6, 3), 3)
     """
     path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     records: list[tuple[int, int, int, int, int, int]] = []
-    try:
-        with open(temporary, "wb") as file:
-            offset = file.write(MAGIC)
-            for k, image in enumerate(images):
-                if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
-                    got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-                    raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
-                if labels is not None and k >= len(labels) * images_per_item:
-                    raise ValueError(f"labels: expected one per item, got {len(labels)} for more items")
-                pixels = np.ascontiguousarray(image).tobytes()
-                label = UNLABELLED if labels is None else int(labels[k // images_per_item])
-                records.append((offset, *image.shape, zlib.crc32(pixels), label))
-                offset += file.write(pixels)
-                if progress is not None:
-                    progress(k + 1)
-            items, rest = divmod(len(records), images_per_item)
-            if rest:
-                raise ValueError(f"images: expected a multiple of {images_per_item}, got {len(records)}")
-            for key, given in (("labels", labels), ("names", names), ("texts", texts)):
-                if given is not None and len(given) != items:
-                    raise ValueError(f"{key}: expected {items}, one per item, got {len(given)}")
-            table = np.array(records, dtype=RECORD).tobytes()
-            header = {
-                "version": VERSION,
-                "count": len(records),
-                "classes": list(classes),
-                "name": name or path.stem,
-                "drawings": images_per_item,
-                **({} if names is None else {"names": list(names)}),
-                **({} if texts is None or not any(texts) else {"texts": list(texts)}),
-            }
-            write_end(file, MAGIC, offset, table, header)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as fresh, open(fresh, "wb") as file:
+        offset = file.write(MAGIC)
+        for k, image in enumerate(images):
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
+                got = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+                raise ValueError(f"images[{k}]: expected uint8 [H, W, C], got {got}")
+            if labels is not None and k >= len(labels) * images_per_item:
+                raise ValueError(f"labels: expected one per item, got {len(labels)} for more items")
+            pixels = np.ascontiguousarray(image).tobytes()
+            label = UNLABELLED if labels is None else int(labels[k // images_per_item])
+            records.append((offset, *image.shape, zlib.crc32(pixels), label))
+            offset += file.write(pixels)
+            if progress is not None:
+                progress(k + 1)
+        items, rest = divmod(len(records), images_per_item)
+        if rest:
+            raise ValueError(f"images: expected a multiple of {images_per_item}, got {len(records)}")
+        for key, given in (("labels", labels), ("names", names), ("texts", texts)):
+            if given is not None and len(given) != items:
+                raise ValueError(f"{key}: expected {items}, one per item, got {len(given)}")
+        table = np.array(records, dtype=RECORD).tobytes()
+        header = {
+            "version": VERSION,
+            "count": len(records),
+            "classes": list(classes),
+            "name": name or path.stem,
+            "drawings": images_per_item,
+            **({} if names is None else {"names": list(names)}),
+            **({} if texts is None or not any(texts) else {"texts": list(texts)}),
+        }
+        write_end(file, MAGIC, offset, table, header)
     return path
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._files import replacing
 from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
@@ -168,15 +169,12 @@ def _index_of(place: str) -> dict[str, Any]:
     failed: OSError | None = None
     for where in (elsewhere,) if is_url(place) else (beside, elsewhere):
         path = Path(where)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text)
-            temporary.replace(path)
+            with replacing(path) as fresh:
+                fresh.write_text(text)
             return made
         except OSError as error:
             failed = error
-            temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
     log.warning("%s: the index cannot be stored (%s); it will be made again", place, failed)
     return made
 

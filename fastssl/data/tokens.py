@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._files import replacing
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.corpus import Corpus
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
@@ -60,61 +61,53 @@ def tokenize_corpus(
     """
     corpus = corpus if hasattr(corpus, "document") else Corpus(corpus)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     dtype = np.dtype("<u2" if tokenizer.size <= 1 << 16 else "<u4")
     sentences, documents, sizes, labels, crcs = [0], [0], [], [], []
     pending, total = b"", 0
     given = getattr(corpus, "labels", None) if len(getattr(corpus, "classes", ())) else None
-    try:
-        with open(temporary, "wb") as file:
-            file.write(MAGIC)
-            for first in range(0, len(corpus), DOCUMENTS):
-                texts = [
-                    [s for s in corpus.document(i) if s] for i in range(first, min(first + DOCUMENTS, len(corpus)))
-                ]
-                flat = iter(tokenizer.encode([sentence for document in texts for sentence in document]))
-                for k, document in enumerate(texts):
-                    parts = [ids for ids in itertools.islice(flat, len(document)) if len(ids)]
-                    if not parts:
-                        continue
-                    ends = total + np.cumsum([len(ids) for ids in parts])
-                    ends[-1] += 1  # sep
-                    sentences += ends.tolist()
-                    total = sentences[-1]
-                    documents.append(total)
-                    sizes.append(sum(len(s.encode()) + 1 for s in document))
-                    labels.append(-1 if given is None else int(given[first + k]))
-                    pending += np.concatenate([*parts, [tokenizer.sep]]).astype(dtype).tobytes()
-                while len(pending) >= BLOCK:
-                    crcs.append(zlib.crc32(pending[:BLOCK]))
-                    file.write(pending[:BLOCK])
-                    pending = pending[BLOCK:]
-                if progress is not None:
-                    progress(min(first + DOCUMENTS, len(corpus)), len(corpus))
-            if not total:
-                raise ValueError(f"data: expected at least one token, {getattr(corpus, 'name', 'the corpus')} is empty")
-            if pending:
-                crcs.append(zlib.crc32(pending))
-            file.write(pending)
-            parts64 = [np.array(part, "<i8").tobytes() for part in (sentences, documents, sizes, labels)]
-            table = b"".join([*parts64, np.array(crcs, "<u4").tobytes()])
-            start = len(MAGIC) + total * dtype.itemsize
-            header = {
-                "version": VERSION,
-                "tokens": total,
-                "sentences": len(sentences) - 1,
-                "documents": len(documents) - 1,
-                "dtype": dtype.str,
-                "name": str(getattr(corpus, "name", path.stem)),
-                "classes": list(getattr(corpus, "classes", ())),
-                "corpus": str(getattr(corpus, "fingerprint", "")),
-                "tokenizer": tokenizer.to_json(),
-            }
-            write_end(file, MAGIC, start, table, header)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as fresh, open(fresh, "wb") as file:
+        file.write(MAGIC)
+        for first in range(0, len(corpus), DOCUMENTS):
+            texts = [[s for s in corpus.document(i) if s] for i in range(first, min(first + DOCUMENTS, len(corpus)))]
+            flat = iter(tokenizer.encode([sentence for document in texts for sentence in document]))
+            for k, document in enumerate(texts):
+                parts = [ids for ids in itertools.islice(flat, len(document)) if len(ids)]
+                if not parts:
+                    continue
+                ends = total + np.cumsum([len(ids) for ids in parts])
+                ends[-1] += 1  # sep
+                sentences += ends.tolist()
+                total = sentences[-1]
+                documents.append(total)
+                sizes.append(sum(len(s.encode()) + 1 for s in document))
+                labels.append(-1 if given is None else int(given[first + k]))
+                pending += np.concatenate([*parts, [tokenizer.sep]]).astype(dtype).tobytes()
+            while len(pending) >= BLOCK:
+                crcs.append(zlib.crc32(pending[:BLOCK]))
+                file.write(pending[:BLOCK])
+                pending = pending[BLOCK:]
+            if progress is not None:
+                progress(min(first + DOCUMENTS, len(corpus)), len(corpus))
+        if not total:
+            raise ValueError(f"data: expected at least one token, {getattr(corpus, 'name', 'the corpus')} is empty")
+        if pending:
+            crcs.append(zlib.crc32(pending))
+        file.write(pending)
+        parts64 = [np.array(part, "<i8").tobytes() for part in (sentences, documents, sizes, labels)]
+        table = b"".join([*parts64, np.array(crcs, "<u4").tobytes()])
+        start = len(MAGIC) + total * dtype.itemsize
+        header = {
+            "version": VERSION,
+            "tokens": total,
+            "sentences": len(sentences) - 1,
+            "documents": len(documents) - 1,
+            "dtype": dtype.str,
+            "name": str(getattr(corpus, "name", path.stem)),
+            "classes": list(getattr(corpus, "classes", ())),
+            "corpus": str(getattr(corpus, "fingerprint", "")),
+            "tokenizer": tokenizer.to_json(),
+        }
+        write_end(file, MAGIC, start, table, header)
     return TokenFile(path)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fastssl._files import replacing
 from fastssl.data import AnnotatedFiles, Detections, Item, Source, Subset
 
 
@@ -67,7 +67,5 @@ class CocoResults:
             )
         self.left -= 1
         if self.left == 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            fresh = self.path.with_name(f"{self.path.name}.tmp")
-            fresh.write_text(json.dumps(self.rows), encoding="utf-8")
-            os.replace(fresh, self.path)
+            with replacing(self.path) as file:
+                file.write_text(json.dumps(self.rows), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastssl._files import replacing
 from fastssl.data import Item, Splits
 from fastssl.data.objects import VOID
 from fastssl.data.source import digest
@@ -76,10 +77,8 @@ class Results:
     def put(self, name: str, values: dict[str, float]) -> None:
         self.values[name] = values
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self.path.with_suffix(".partial")
-            beside.write_text(json.dumps({"key": self.key, "values": self.values}, indent=1))
-            beside.replace(self.path)
+            with replacing(self.path) as file:
+                file.write_text(json.dumps({"key": self.key, "values": self.values}, indent=1))
 
     def training(self, name: str) -> Resumption:
         """The state of the training whose result will be called ``name``."""

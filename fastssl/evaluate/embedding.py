@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from fastssl._files import replacing
 from fastssl.data import Item, Source
 from fastssl.data import open as open_source
 from fastssl.data.packed import Readable
@@ -152,10 +153,8 @@ class _Blocks:
                 if progress is not None:
                     progress(finished + min(done + self.batch, count), len(self.source))
             finished += count
-            temporary = self.path(block).with_suffix(".tmp")
-            with temporary.open("wb") as file:
+            with replacing(self.path(block)) as fresh, fresh.open("wb") as file:
                 np.savez(file, features=np.concatenate(features), ids=np.concatenate(kept))
-            temporary.replace(self.path(block))
         made.close()
 
     def _each(self, name: str) -> Iterator[np.ndarray]:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastssl._files import replacing
 from fastssl.data import Source
 from fastssl.data.source import digest
 
@@ -108,15 +109,9 @@ def write_features(
         labels: integers [N]; None: no labels.
         about: metadata, strings.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
     writer = {".npz": _write_npz, ".safetensors": _write_safetensors, ".parquet": _write_parquet}[path.suffix]
-    try:
-        writer(temporary, blocks, (rows, columns), names, labels, about)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
+    with replacing(path) as file:
+        writer(file, blocks, (rows, columns), names, labels, about)
 
 
 def read_features(path: str | Path) -> FeatureFile:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from fastssl._files import replacing
 
 INTERVAL = 60.0  # seconds between two writes
 
@@ -44,11 +45,9 @@ class Resumption:
         """Called after each step: writes the state if the last write is long enough ago."""
         if self.path is None or time.monotonic() - self.written < self.interval:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         state = {"key": self.key, "steps": steps, "random": torch.get_rng_state()}
-        torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, beside)
-        beside.replace(self.path)
+        with replacing(self.path) as file:
+            torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, file)
         self.written = time.monotonic()
 
     def done(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from fastssl._files import sync
 
 TENSORS, STATE = "tensors.safetensors", "state.json"
 
@@ -42,8 +43,8 @@ def write_checkpoint(
         for name, content in (assets or {}).items():
             (fresh / name).write_text(content, encoding="utf-8")
         for name in (TENSORS, STATE, *(assets or {})):
-            with open(fresh / name, "rb") as file:
-                os.fsync(file.fileno())
+            with open(fresh / name, "rb+") as file:  # as Windows wants it
+                sync(file)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(fresh, ignore_errors=True)
         raise OSError(

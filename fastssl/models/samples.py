@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fastssl._files import replacing
 from fastssl.augment.images import to_show
 
 SHEET, MARGIN, ENLARGED = 1024, 2, 32  # pixels of a contact sheet's side, between images, of an enlarged image's side
@@ -38,11 +39,9 @@ class Samples(NamedTuple):
         """Writes images as a contact sheet (PNG, or the format of the suffix), waveforms as ``path``-1.wav, ..., or
         texts as ``path`` with a blank line between them, and returns the files."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         if self.kind == "texts":
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text("".join(f"{text}\n\n" for text in self.values), encoding="utf-8")
-            temporary.replace(path)
+            with replacing(path) as file:
+                file.write_text("".join(f"{text}\n\n" for text in self.values), encoding="utf-8")
             return [path]
         if self.kind == "images":
             from PIL import Image
@@ -50,20 +49,17 @@ class Samples(NamedTuple):
             sheet = contact_sheet(self.values)
             kind = Image.registered_extensions().get(path.suffix.lower())
             target = path if kind in Image.SAVE else path.with_name(path.name + ".png")
-            temporary = target.with_name(target.name + ".tmp")
-            sheet.save(temporary, kind if kind in Image.SAVE else "PNG")
-            temporary.replace(target)
+            with replacing(target) as file:
+                sheet.save(file, kind if kind in Image.SAVE else "PNG")
             return [target]
         files, stem = [], path.name.removesuffix(".wav")
         for k, waveform in enumerate(self.values, 1):
             target = path.with_name(f"{stem}.wav" if len(self.values) == 1 else f"{stem}-{k}.wav")
-            temporary = target.with_name(target.name + ".tmp")
-            with wave.open(str(temporary), "wb") as file:
+            with replacing(target) as fresh, wave.open(str(fresh), "wb") as file:
                 file.setnchannels(1)
                 file.setsampwidth(2)
                 file.setframerate(int(self.rate or 16_000))
                 file.writeframes((np.clip(waveform, -1, 1) * 32767).round().astype("<i2").tobytes())
-            temporary.replace(target)
             files.append(target)
         return files
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import os
 import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
+from fastssl._files import replacing
 from fastssl.models.given import Values, as_tensor
 
 _SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
@@ -233,19 +233,13 @@ class WordVectors:
         path = Path(path)
         binary = path.suffix == ".bin" if binary is None else binary
         rows = self.vectors.numpy()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(f"{len(self)} {rows.shape[1]}\n".encode())
-                for word, row in zip(self.words, rows):
-                    if binary:
-                        file.write(word.encode() + b" " + row.tobytes())
-                    else:
-                        file.write(f"{word} {' '.join([f'{x:.9g}' for x in row.tolist()])}\n".encode())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as fresh, fresh.open("wb") as file:
+            file.write(f"{len(self)} {rows.shape[1]}\n".encode())
+            for word, row in zip(self.words, rows):
+                if binary:
+                    file.write(word.encode() + b" " + row.tobytes())
+                else:
+                    file.write(f"{word} {' '.join([f'{x:.9g}' for x in row.tolist()])}\n".encode())
 
     @classmethod
     def load(cls, path: str | Path, *, binary: bool | None = None) -> WordVectors:

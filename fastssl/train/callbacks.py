@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fastssl._files import replacing
 from fastssl.evaluate.measures import feature_spread
 from fastssl.train.checkpoint import where_checkpoint
 from fastssl.train.shards import unsharded_parameters
@@ -194,11 +195,9 @@ class MetricLogger(Callback):
             return
         self.writer.close()
         if trainer.steps > self.first:
-            self.out.mkdir(parents=True, exist_ok=True)
             for name, numbers in (("history.json", trainer.history), ("measured.json", trainer.measured)):
-                temporary = self.out / f"{name}.tmp"
-                temporary.write_text(json.dumps(numbers))
-                temporary.replace(self.out / name)
+                with replacing(self.out / name) as file:
+                    file.write_text(json.dumps(numbers))
 
 
 class ProgressReporter(Callback):
