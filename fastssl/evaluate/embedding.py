@@ -83,7 +83,7 @@ def embed(
     # Machines may read copies of their own, of other times: several processes tell data apart by names and labels.
     key = source.content_key if world_size == 1 else source.fingerprint
     blocks = _Blocks(encoder, source, out, readout, key)
-    mine = [k for k in range(rank, blocks.count, world_size) if not blocks.path(k).exists()]
+    mine = [k for k in range(rank, blocks.count, world_size) if not blocks.finished(k, on_error)]
     blocks.make(mine, encoder, readout, on_error, progress)
     if rank:
         if barrier is not None:
@@ -118,6 +118,13 @@ class _Blocks:
 
     def ids(self, block: int) -> np.ndarray:
         return np.arange(block * self.rows, min((block + 1) * self.rows, len(self.source)))
+
+    def finished(self, block: int, on_error: str) -> bool:
+        """Whether a block is there, made as asked: an earlier call may have left out items that cannot be read."""
+        if not self.path(block).exists():
+            return False
+        with np.load(self.path(block)) as kept:
+            return on_error == "skip" or len(kept["ids"]) == len(self.ids(block))
 
     def finished_rows(self) -> int:
         names = [int(p.stem) for p in self.folder.glob("*.npz")] if self.folder.is_dir() else []

@@ -191,6 +191,21 @@ def test_images_that_cannot_be_read(encoder: Encoder, tmp_path: Path) -> None:
     assert len(found.labels) == 29
 
 
+def test_items_that_an_interrupted_call_left_out_are_asked_for_again(encoder: Encoder, tmp_path: Path) -> None:
+    class Stopped(_Read):
+        def read(self, index: int, reduce: Any = None) -> Item:
+            if index == 29:
+                raise KeyboardInterrupt
+            return super().read(index, reduce)
+
+    out = tmp_path / "features.npz"
+    with pytest.raises(KeyboardInterrupt):
+        embed(encoder, Stopped(broken=3, error=ImageError), out, on_error="skip")
+    with pytest.raises(ImageError, match="stop"):
+        embed(encoder, _Read(broken=3, error=ImageError), out)
+    assert embed(encoder, _Read(broken=3, error=ImageError), out, on_error="skip") == 29
+
+
 def test_features_wait_on_disk(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than a block of them is in memory."""
     largest = 0
