@@ -264,7 +264,11 @@ class PeriodicCheckpoint(Callback):
 
 
 class InterruptHandler:
-    """Defers Ctrl-C and SIGTERM to the end of the step, so that the checkpoint is consistent; a second one is not."""
+    """Defers Ctrl-C and SIGTERM to the end of the step, so that the checkpoint is consistent.
+
+    A second Ctrl-C is not deferred. A second SIGTERM is: schedulers send it to a launcher, which passes it on, and to
+    the processes that it has launched.
+    """
 
     def __init__(self) -> None:
         self.requested = 0  # the signal number
@@ -273,9 +277,9 @@ class InterruptHandler:
             self._previous = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM)}
 
     def _handle(self, number: int, _: Any) -> None:
-        if self.requested:
+        if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = int(number)
+        self.requested = self.requested or int(number)
 
     def restore(self) -> None:
         """Restores the previous signal handlers."""

@@ -211,37 +211,40 @@ class Trainer:
         Raises:
             KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, received by any of the processes.
         """
-        interrupt, between_steps = InterruptHandler(), True
-        batches = self.batches()
-        on_device = DevicePrefetcher(batches, self.copier)
-        training_mode(self.method, self.model)
-        for callback in self.callbacks:
-            callback.on_train_begin(self)
-        try:
-            exact = deterministic_algorithms(self.device) if self.options.deterministic else contextlib.nullcontext()
-            arithmetic = training_arithmetic(self.device, compiled=self.options.compile)
-            with exact, arithmetic, compiled_encoders(self.method, self.options.compile):
-                while self.epochs is None or self.steps < self.total_steps:
-                    between_steps, self.waited_seconds = False, 0.0
-                    self.step(on_device)
-                    stop = self.anywhere(interrupt.requested)
-                    between_steps = True
-                    for callback in self.callbacks:
-                        callback.on_step_end(self)
-                    if stop:
-                        raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
-            self.save()
-            if self.fabric.world_size > 1:
-                self.fabric.barrier()  # no process exits before the checkpoint is written
-        except (KeyboardInterrupt, SystemExit):
-            if between_steps:  # else weights and step counter would disagree; the last checkpoint stays
+        with contextlib.ExitStack() as ending:  # all of it, also where a part of it raises
+            interrupt, between_steps, stop = InterruptHandler(), True, 0
+            batches = self.batches()
+            on_device = DevicePrefetcher(batches, self.copier)
+            training_mode(self.method, self.model)
+            for callback in reversed(self.callbacks):
+                ending.callback(callback.on_train_end, self)
+            ending.callback(batches.close)  # type: ignore[attr-defined]
+            ending.callback(interrupt.restore)
+            try:
+                for callback in self.callbacks:
+                    callback.on_train_begin(self)
+                exactly = self.options.deterministic
+                exact = deterministic_algorithms(self.device) if exactly else contextlib.nullcontext()
+                arithmetic = training_arithmetic(self.device, compiled=self.options.compile)
+                with exact, arithmetic, compiled_encoders(self.method, self.options.compile):
+                    while not stop and (self.epochs is None or self.steps < self.total_steps):
+                        between_steps, self.waited_seconds = False, 0.0
+                        self.step(on_device)
+                        stop = self.anywhere(interrupt.requested)
+                        between_steps = True
+                        for callback in self.callbacks:
+                            callback.on_step_end(self)
                 self.save()
-            raise
-        finally:
-            interrupt.restore()
-            batches.close()  # type: ignore[attr-defined]
-            for callback in self.callbacks:
-                callback.on_train_end(self)
+                # No process ends before the checkpoint is written: its launcher would kill the others.
+                stop = self.anywhere(stop or interrupt.requested)
+            except (KeyboardInterrupt, SystemExit):
+                # Of a callback, after a step. After a second Ctrl-C, weights and step counter may disagree, and what
+                # callbacks measure of the step may be missing: the last checkpoint stays.
+                if between_steps and not interrupt.requested:
+                    self.save()
+                raise
+        if stop := stop or interrupt.requested:  # also one that came with the last step
+            raise KeyboardInterrupt if stop == signal.SIGINT else SystemExit(128 + stop)
         if self.sharded:
             self.method.unshard()  # type: ignore[operator]
 

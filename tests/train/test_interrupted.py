@@ -128,6 +128,9 @@ def test_ends_right_after_a_collective() -> None:
 def test_resumed_with_another_number_of_processes(tmp_path: Path, whole: dict[int, Path]) -> None:
     """The same data in the same order; batch norm sees other shares, so the weights are near, not the same."""
     run(tmp_path, "term:1", 2)
+    written = (tmp_path / "checkpoint" / "state.json").stat().st_mtime
+    # No process ends before: a launcher kills the others.
+    assert all(float((tmp_path / f"end.{rank}").read_text()) > written for rank in range(2))
     assert run(tmp_path, "resume", 1)[0][0] == 0
     state, right = load_checkpoint(tmp_path)[1], load_checkpoint(whole[2])[1]
     assert state["step"] == right["step"] == len(state["history"])
