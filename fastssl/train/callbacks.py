@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,9 @@ class Callback:
 
     def on_step_end(self, trainer: Trainer) -> None:
         """Called after every step, in all processes."""
+
+    def on_save(self, trainer: Trainer) -> None:
+        """Called before a checkpoint is written, in the process that writes it."""
 
     def on_train_end(self, trainer: Trainer) -> None:
         """Called at the end of the run, also after an exception."""
@@ -162,42 +166,61 @@ class Throughput(Callback):
 
 
 class MetricLogger(Callback):
-    """Writes TensorBoard curves, ``history.json`` and ``measured.json``, from rank 0."""
+    """Writes TensorBoard curves, ``history.json`` and ``measured.json``, from rank 0.
+
+    They are on the disk before a checkpoint is: a run that is killed and resumed lacks no step. A run does not end for
+    files that cannot be written: without the space for them there is none for its checkpoint, whose errors do.
+    """
 
     def __init__(self, out: Path, throughput: Throughput) -> None:
-        self.out, self.throughput, self.first = out, throughput, 0
+        self.out, self.throughput = out, throughput
         self.writer: Any = None
 
     def on_train_begin(self, trainer: Trainer) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.first = trainer.steps
-        if trainer.fabric.is_global_zero:
-            self.writer = SummaryWriter(self.out / "logs", purge_step=trainer.steps or None)
+        if trainer.fabric.is_global_zero:  # purged: what was logged after the checkpoint, or by a run before
+            self.writer = SummaryWriter(self.out / "logs", purge_step=trainer.steps + 1)
 
     def on_step_end(self, trainer: Trainer) -> None:
         if self.writer is None:
             return
         progress = self.throughput.progress(trainer)
-        for name, value in (
-            ("loss", progress.loss),
-            ("lr", progress.lr),
-            (f"{progress.unit}_per_second", progress.rate),
-            ("waiting", progress.waiting),
-        ):
-            self.writer.add_scalar(name, value, trainer.steps)
-        for step, name, value in trainer.measured[-8:]:
-            if step == trainer.steps:
-                self.writer.add_scalar(name, value, step)
+        with self._writing():
+            for name, value in (
+                ("loss", progress.loss),
+                ("lr", progress.lr),
+                (f"{progress.unit}_per_second", progress.rate),
+                ("waiting", progress.waiting),
+            ):
+                self.writer.add_scalar(name, value, trainer.steps)
+            for step, name, value in trainer.measured[-8:]:
+                if step == trainer.steps:
+                    self.writer.add_scalar(name, value, step)
 
-    def on_train_end(self, trainer: Trainer) -> None:
-        if self.writer is None:
-            return
-        self.writer.close()
-        if trainer.steps > self.first:
+    def on_save(self, trainer: Trainer) -> None:
+        if self.writer is not None:
+            with self._writing():
+                self.writer.flush()
+        with self._writing():
             for name, numbers in (("history.json", trainer.history), ("measured.json", trainer.measured)):
                 with replacing(self.out / name) as file:
                     file.write_text(json.dumps(numbers))
+
+    def on_train_end(self, trainer: Trainer) -> None:
+        if trainer.fabric.is_global_zero:
+            self.on_save(trainer)
+        if self.writer is not None:
+            with self._writing():
+                self.writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self.writer = None
+            log.warning("the logs in %s cannot be written: %s", self.out, error)
 
 
 class ProgressReporter(Callback):
@@ -227,9 +250,6 @@ class SkippedItems(Callback):
 class CollapseGuard(Callback):
     """Ends a run whose features have collapsed to a constant."""
 
-    def __init__(self) -> None:
-        self.times = 0
-
     def on_step_end(self, trainer: Trainer) -> None:
         if trainer.steps % CHECK_STEPS:
             return
@@ -239,8 +259,8 @@ class CollapseGuard(Callback):
             return
         spread = feature_spread(features)
         trainer.measured.append([trainer.steps, "feature_spread", spread])
-        self.times = self.times + 1 if spread < COLLAPSED else 0
-        if self.times == 3:
+        last = [value for _, name, value in trainer.measured if name == "feature_spread"][-3:]
+        if len(last) == 3 and all(value < COLLAPSED for value in last):
             raise RuntimeError(
                 f"the features have collapsed to a constant (spread {spread:.1g} at step {trainer.steps}, about 1 is "
                 f"normal); {where_checkpoint(trainer.out)}"

@@ -81,13 +81,14 @@ class Trainer:
         self.measured: list[Any] = []  # [step, name, value]
         self.epochs: float | None = options.epochs if options.minutes is None else None
         self._before = 0.0  # seconds of the run before it was resumed
+        self._unreadable: set[int] = set()  # items that could not be read before it was resumed
         self.fabric = _fabric(method, options)
         self.device = self.fabric.device
         if checkpoint is not None:
             restore(method, checkpoint[0])
             state = checkpoint[1]
             self.steps, self.history, self._before = state["step"], state["history"], state["seconds"]
-            self.measured = state.get("measured", [])
+            self.measured, self._unreadable = state.get("measured", []), set(state.get("unreadable", ()))
             if options.minutes is not None:
                 self.epochs = state["epochs"]
         if self.device.type == "cuda":  # faster convolutions; on the CPU the views' memory format decides
@@ -125,9 +126,14 @@ class Trainer:
         return self._before + time.perf_counter() - self._started
 
     @property
+    def unreadable(self) -> set[int]:
+        """Indices of the items that could not be read."""
+        return self._unreadable | {index for index, _ in self.loader.skipped}
+
+    @property
     def skipped(self) -> int:
         """Number of items that could not be read."""
-        return len({index for index, _ in self.loader.skipped})
+        return len(self.unreadable)
 
     @property
     def total_steps(self) -> int:
@@ -258,6 +264,10 @@ class Trainer:
     def save(self, folder: str = "checkpoint") -> None:
         """Writes a checkpoint of the run."""
         if self.fabric.is_global_zero or self.sharded:  # gathering shards is a collective call
+            write = self.fabric.is_global_zero
+            if write:
+                for callback in self.callbacks:
+                    callback.on_save(self)
             state = {
                 "format": 1,
                 **self.about,
@@ -267,9 +277,8 @@ class Trainer:
                 "history": self.history,
                 "measured": self.measured,
                 "seconds": self.seconds,
-                "skipped": self.skipped,
+                "unreadable": sorted(self.unreadable),
             }
-            write = self.fabric.is_global_zero
             assets = self.method.assets()
             save_checkpoint(self.out / folder, self.method, self.optimizer, state, assets=assets, write=write)
             if write and folder == "checkpoint":
