@@ -134,13 +134,14 @@ def open_training(data: str, kind: Any, **options: Any) -> Any:
 
 def run_pretraining(model: Any, source: Any, options: Any, out: Path, **more: Any) -> None:
     """Pretrains with progress; ``more``: arguments of ``pretrain``."""
+    from fastssl.models.folder import holds_run
     from fastssl.train import is_rank_zero, pretrain
 
     try:
         with _progress(source.name) as show:
             pretrain(model, source, options, out=out, on_step=show, **more)
     except KeyboardInterrupt:
-        if is_rank_zero() and (out / "checkpoint").exists():
+        if is_rank_zero() and holds_run(out):
             echo(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
         raise
 

@@ -50,6 +50,7 @@ def pretrain_words(
     where none are given."""
     from fastssl.cli.evaluation import data_of
     from fastssl.methods import Word2Vec
+    from fastssl.models.folder import holds_run
     from fastssl.train.resuming import check_given
 
     if state is not None:
@@ -64,7 +65,7 @@ def pretrain_words(
                 data, minutes=minutes, out=out, resume=resume, overwrite=overwrite, on_step=show, on_count=count
             )
     except KeyboardInterrupt:
-        if (out / "checkpoint").exists():
+        if holds_run(out):
             echo(f"stopped; checkpoint in {out / 'checkpoint'}; continue with --resume")
         raise
     losses = [f"{loss:.3f}" for loss in method.history]

@@ -273,7 +273,7 @@ def load_tokenizer(where: str | Path) -> Tokenizer:
     if str(where) == "bytes":
         return Tokenizer()
     path = Path(where)
-    for candidate in (path, path / FILE, path / "checkpoint" / FILE):
+    for candidate in (path, *(path / of / FILE for of in (".", "checkpoint", "checkpoint.old"))):
         if candidate.is_file():
             if candidate.suffix == ".tok":
                 return TokenFile(candidate).tokenizer

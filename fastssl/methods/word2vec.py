@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from fastssl._options import differs, integer, plain
 from fastssl.data import open as open_source
 from fastssl.data.corpus import Corpus
 from fastssl.data.words import NumberedWords, number_words
-from fastssl.models.folder import find_checkpoint, load_checkpoint, write_checkpoint
+from fastssl.models.folder import alone_in, find_checkpoint, forget_retired, load_checkpoint, write_checkpoint
 from fastssl.models.word_vectors import WordVectors
 from fastssl.ops import extension
 
@@ -224,7 +225,7 @@ class Word2Vec:
             corpus = open_source(corpus)  # type: ignore[assignment]
             if not isinstance(corpus, Corpus):
                 raise TypeError(f"corpus: word2vec takes texts, got {corpus!r}")
-        folder = None if out is None else Path(out)
+        folder, self.history = None if out is None else Path(out), []
         saved = _saved(folder, resume, overwrite)
         text = number_words(corpus, self.min_count, self.max_words, on_count)
         if not text.words:
@@ -243,10 +244,11 @@ class Word2Vec:
         elif minutes is not None:
             self.epochs = run.epochs_of(minutes)
         run.begin()
-        with _Signals() as signals:
+        alone = nullcontext() if folder is None else alone_in(folder, None if saved is None else saved[1])
+        with alone, _Signals() as signals:
             self._train(run, signals, folder, checkpoint_minutes, on_step)
-        if folder is not None:
-            run.save(folder)
+            if folder is not None:
+                run.save(folder)
         signals.raise_received()
         self.vectors, self.outputs = run.vectors(), run.outputs()
         return self.vectors
@@ -452,6 +454,7 @@ class _Run:
             "counts": self.text.counts.tolist(),
         }
         write_checkpoint(folder / "checkpoint", self.tensors(), state)
+        forget_retired(folder)
 
     def begin(self) -> None:
         """Called when the number of epochs is known, and with it the schedule of the learning rate."""

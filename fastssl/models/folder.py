@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastssl._files import sync
+from fastssl._files import lock, sync
 
-TENSORS, STATE = "tensors.safetensors", "state.json"
+TENSORS, STATE, LOCK = "tensors.safetensors", "state.json", ".lock"
 
 
 def write_checkpoint(
@@ -31,11 +33,7 @@ def write_checkpoint(
         OSError: the folder cannot be written (a full disk); the previous checkpoint is unchanged.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = path.with_name(path.name + ".tmp"), path.with_name(path.name + ".old")
-    if old.exists() and not path.exists():  # a process ended between the two renames below
-        old.rename(path)
-    for leftover in (fresh, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    fresh, (_, old) = _settle(path), _places(path)
     try:
         fresh.mkdir()
         save_file(tensors, fresh / TENSORS)
@@ -57,6 +55,80 @@ def write_checkpoint(
     shutil.rmtree(old, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def alone_in(out: Path, resumed: dict[str, Any] | None) -> Iterator[None]:
+    """Context in which a run has its folder for itself, among the threads and processes of all machines that share it.
+
+    The lock ends with the process, however it ends. On file systems without locks there is none.
+
+    Args:
+        out: the folder, which is made.
+        resumed: state of the checkpoint in it that the run goes on from; None: a new run, see
+            :func:`retire_checkpoint`.
+
+    Raises:
+        OSError: the folder cannot be written to.
+        ValueError: another run is writing to it, or has written to it since the checkpoint was read.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / LOCK, "w") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            raise ValueError(f"out: another run is writing to {str(out)!r}; choose another folder") from None
+        except OSError:
+            pass
+        if resumed is None:
+            retire_checkpoint(out)
+        elif holds_run(out) and _progress(load_state(out)) != _progress(resumed):
+            raise ValueError(f"out: another run has written to {str(out)!r} meanwhile; resume again")
+        yield
+
+
+def _progress(state: dict[str, Any]) -> list[Any]:
+    """How far a run is, which tells its checkpoints apart."""
+    return [state.get(key) for key in ("step", "seconds", "epoch", "position")]
+
+
+def holds_run(out: Path) -> bool:
+    """Whether a folder has a checkpoint, also one that is being replaced."""
+    return any(path.exists() for path in _places(out / "checkpoint"))
+
+
+def retire_checkpoint(out: Path) -> None:
+    """Moves the checkpoint of a run that is overwritten to ``checkpoint.before``: if the new run ends without one, the
+    old one is not mistaken for its own. The new run's first checkpoint deletes it (:func:`forget_retired`)."""
+    _settle(out / "checkpoint")
+    if holds_run(out):
+        forget_retired(out)
+        (out / "checkpoint").rename(retired(out))
+
+
+def forget_retired(out: Path) -> None:
+    """Deletes the checkpoint of an overwritten run."""
+    shutil.rmtree(retired(out), ignore_errors=True)
+
+
+def retired(out: Path) -> Path:
+    """Where the checkpoint of an overwritten run is."""
+    return out / "checkpoint.before"
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """Where the last checkpoint written to ``path`` is: there, or beside it, while it is replaced."""
+    return path, path.with_name(path.name + ".old")
+
+
+def _settle(path: Path) -> Path:
+    """Ends what a process that was killed has left of replacing a checkpoint; where the next one is written first."""
+    fresh, (_, old) = path.with_name(path.name + ".tmp"), _places(path)
+    if old.exists() and not path.exists():  # it ended between the two renames
+        old.rename(path)
+    for leftover in (fresh, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return fresh
+
+
 def find_checkpoint(path: str | Path) -> Path:
     """The checkpoint folder at ``path`` or in it.
 
@@ -64,7 +136,7 @@ def find_checkpoint(path: str | Path) -> Path:
         ValueError: no checkpoint is found.
     """
     root = Path(path)
-    for candidate in (root, root / "checkpoint", root / "checkpoint.old"):
+    for candidate in (root, *_places(root / "checkpoint")):
         if (candidate / STATE).is_file() and (candidate / TENSORS).is_file():
             return candidate
     raise ValueError(f"checkpoint: expected a folder with {STATE} and {TENSORS}, got {str(path)!r}")
@@ -105,12 +177,19 @@ def load_checkpoint(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]
     Example:
         >>> from fastssl.train import load_checkpoint
     """
-    folder = find_checkpoint(path)
-    try:
-        tensors = {original_name(name): tensor for name, tensor in load_file(folder / TENSORS).items()}
-    except SafetensorError as error:
-        raise ValueError(f"checkpoint: {folder / TENSORS} is damaged or cut off: {error}") from error
-    state = load_state(folder)
+    while True:
+        folder = find_checkpoint(path)
+        try:
+            written = (folder / STATE).stat()
+            state, tensors = load_state(folder), load_file(folder / TENSORS)
+            again = (folder / STATE).stat()
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint: {folder / TENSORS} is damaged or cut off: {error}") from error
+        except FileNotFoundError:
+            continue
+        if (again.st_ino, again.st_mtime_ns) == (written.st_ino, written.st_mtime_ns):
+            break  # else its run has replaced it meanwhile
+    tensors = {original_name(name): tensor for name, tensor in tensors.items()}
     for name, stored in state.get("tied", {}).items():  # parameters that are stored once
         tensors[original_name(name)] = tensors[original_name(stored)]
     return tensors, state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,14 @@ from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
 from fastssl.methods import METHODS, AudioMethod, ImageMethod, Method, TextMethod, kind_of
 from fastssl.models import Encoder, build_audio, build_encoder, build_language
-from fastssl.models.folder import find_checkpoint, load_checkpoint, original_name, write_checkpoint
+from fastssl.models.folder import (
+    find_checkpoint,
+    holds_run,
+    load_checkpoint,
+    original_name,
+    retired,
+    write_checkpoint,
+)
 from fastssl.train.shards import full_tensor, shard_like
 
 
@@ -76,29 +82,11 @@ def save_checkpoint(
     write_checkpoint(path, tensors, {**state, "tied": tied, "assets": sums, "optimizer_scalars": scalars}, assets)
 
 
-def retire_checkpoint(out: Path) -> None:
-    """Moves the checkpoint of a run that is overwritten to ``checkpoint.before``: if the new run ends without one, the
-    old one is not mistaken for its own. The new run's first checkpoint deletes it (:func:`forget_retired`)."""
-    current = out / "checkpoint"
-    if current.exists():
-        forget_retired(out)
-        current.rename(_retired(out))
-
-
-def forget_retired(out: Path) -> None:
-    """Deletes the checkpoint of an overwritten run."""
-    shutil.rmtree(_retired(out), ignore_errors=True)
-
-
-def _retired(out: Path) -> Path:
-    return out / "checkpoint.before"
-
-
 def where_checkpoint(out: Path) -> str:
     """Where the last checkpoint of a run is, for an error."""
-    if (out / "checkpoint").exists():
+    if holds_run(out):
         return f"the last checkpoint is in {out / 'checkpoint'}"
-    older = f" (that of the run before is in {_retired(out)})" if _retired(out).exists() else ""
+    older = f" (that of the run before is in {retired(out)})" if retired(out).exists() else ""
     return f"the run has written no checkpoint yet{older}"
 
 

@@ -16,6 +16,7 @@ from fastssl.data.tokenizer import KINDS
 from fastssl.data.tokens import FEW
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
 from fastssl.models import LanguageModel, WordVectors, build_language
+from fastssl.models.folder import holds_run
 from fastssl.train.options import detect_launcher, is_rank_zero
 from fastssl.train.starting import start_language
 
@@ -63,7 +64,7 @@ def open_tokens(
         raise TypeError(
             f"data: expected a corpus or a token file, got {source!r}; texts in a file or folder: text:PATH"
         )
-    path, taken = out / FILE, (out / "checkpoint").exists()
+    path, taken = out / FILE, holds_run(out)
     if taken and path.exists() and TokenFile(path).corpus != source.fingerprint:  # that of a run which is replaced
         if resume:
             raise ValueError(f"data: {out} was trained on another corpus than {source.name}; resume with the same data")

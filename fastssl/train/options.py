@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 
 from fastssl._options import integer, plain_fields
+from fastssl.models.folder import holds_run
 from fastssl.models.precision import faster_precision
 from fastssl.train.optim import OPTIMIZERS, SCHEDULES
 
@@ -272,7 +273,7 @@ def check_out(out: Path, *, resume: bool, overwrite: bool) -> None:
     """
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: expected a folder, {str(out)!r} is a file")
-    if (out / "checkpoint").exists() and not resume and not overwrite:
+    if holds_run(out) and not resume and not overwrite:
         raise ValueError(
             f"out: {str(out)!r} holds a run already; resume it, overwrite it, or choose another folder "
             "(--resume, --overwrite, --out)"

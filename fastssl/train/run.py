@@ -29,7 +29,6 @@ from fastssl.train.callbacks import (
     SkippedItems,
     Throughput,
 )
-from fastssl.train.checkpoint import retire_checkpoint
 from fastssl.train.gradients import check_batch
 from fastssl.train.language import build_text_method, open_tokens, training_span
 from fastssl.train.options import Pretraining, check_out, detect_launcher, is_rank_zero
@@ -95,8 +94,8 @@ def pretrain(
     Raises:
         TypeError: ``method`` is no method, or ``encoder`` is given with a method that already has one.
         ValueError: invalid options, ``encoder_options`` or ``method_options`` of another network or method than the one
-            given, a checkpoint of another run, an existing run in ``out``, fewer items than one
-            batch needs, or items that method and encoder cannot process. Raised before training starts.
+            given, a checkpoint of another run, an existing run in ``out`` or one that is writing to it, fewer items
+            than one batch needs, or items that method and encoder cannot process. Raised before training starts.
         OSError: a checkpoint cannot be written; the last one is unchanged.
         RuntimeError: another process has died or does not answer; the features have collapsed; or the loss is not
             finite, in which case ``diverged`` holds weights and optimiser before that step, and resuming from a copy
@@ -228,8 +227,6 @@ def pretrain(
     finished = checkpoint is not None and trainer.epochs is not None and trainer.steps >= trainer.total_steps
     if finished and is_rank_zero():
         log.warning("resume: the run in %s has all of its %d steps, nothing is left to do", out, trainer.steps)
-    if checkpoint is None and is_rank_zero():
-        retire_checkpoint(out)
     trainer.run()
     return method if trainer.sharded else method.to(original_device)
 

@@ -25,13 +25,13 @@ from fastssl.distributed.exchange import gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
 from fastssl.methods.base import lacking
+from fastssl.models.folder import alone_in, forget_retired
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.precision import training_arithmetic
 from fastssl.train.cached import check_loss
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import (
-    forget_retired,
     restore,
     restore_optimizer,
     save_checkpoint,
@@ -84,6 +84,7 @@ class Trainer:
         self._unreadable: set[int] = set()  # items that could not be read before it was resumed
         self.fabric = _fabric(method, options)
         self.device = self.fabric.device
+        self._resumed = None if checkpoint is None else checkpoint[1]
         if checkpoint is not None:
             restore(method, checkpoint[0])
             state = checkpoint[1]
@@ -215,9 +216,12 @@ class Trainer:
         """Trains until the end of the run or an interrupt, and writes a checkpoint.
 
         Raises:
+            ValueError: another run is writing to the folder.
             KeyboardInterrupt, SystemExit: Ctrl-C or SIGTERM, received by any of the processes.
         """
         with contextlib.ExitStack() as ending:  # all of it, also where a part of it raises
+            if self.fabric.is_global_zero:
+                ending.enter_context(alone_in(self.out, self._resumed))
             interrupt, between_steps, stop = InterruptHandler(), True, 0
             batches = self.batches()
             on_device = DevicePrefetcher(batches, self.copier)
