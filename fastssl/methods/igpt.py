@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from fastssl.augment import Views
+from fastssl.data.packed import Readable
 from fastssl.data.source import Source
 from fastssl.methods.pixelcnn import PixelMethod
 from fastssl.models import Encoder, ImageGPTNetwork
@@ -43,6 +44,9 @@ class IGPT(PixelMethod):
     def prepare(self, source: Source) -> Source:
         if not bool(self.fitted):
             ids = np.unique(np.linspace(0, len(source) - 1, min(FITTED_IMAGES, len(source))).astype(int))
-            self.network.fit_palette(self.examples(source.items(ids), 0, 0, ids).views[0])
-            self.fitted.fill_(True)  # type: ignore[operator]
+            read = [(index, item) for index, item in zip(ids, Readable(source).items(ids)) if item.images]
+            if read:  # else the run says what is wrong with them
+                kept, items = zip(*read)
+                self.network.fit_palette(self.examples(items, 0, 0, np.array(kept)).views[0])
+                self.fitted.fill_(True)  # type: ignore[operator]
         return source

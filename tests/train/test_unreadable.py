@@ -26,14 +26,18 @@ def _folder(root: Path, broken: list[int], count: int = 20) -> Path:
     return root
 
 
-@pytest.mark.parametrize("broken", [[0], [1], [0, 1, 2], [19]], ids=str)
-def test_unreadable_images_are_skipped_wherever_they_are(broken: list[int], tmp_path: Path) -> None:
-    data = _folder(tmp_path / "data", broken)
+@pytest.mark.parametrize(
+    ("method", "broken"), [*(("simclr", broken) for broken in ([0], [1], [0, 1, 2], [19])), ("igpt", [0])], ids=str
+)
+def test_unreadable_images_are_skipped_wherever_they_are(method: str, broken: list[int], tmp_path: Path) -> None:
+    data, encoder = _folder(tmp_path / "data", broken), ENCODER
+    if method == "igpt":  # whose palette is fitted to them
+        encoder = {"name": "igpt", "size": 4, "colors": 8, "width": 8, "blocks": 1, "heads": 2}
     options = Pretraining(epochs=1, batch_size=8, on_error="skip")
-    pretrain("simclr", str(data), options, out=tmp_path / "run", encoder=ENCODER)
-    assert load_checkpoint(tmp_path / "run")[1]["method"] == "simclr"
+    pretrain(method, str(data), options, out=tmp_path / "run", encoder=encoder)
+    assert load_checkpoint(tmp_path / "run")[1]["method"] == method
     with pytest.raises(Exception, match=f"{broken[0]:02}.png"):
-        pretrain("simclr", str(data), Pretraining(epochs=1, batch_size=8), out=tmp_path / "other", encoder=ENCODER)
+        pretrain(method, str(data), Pretraining(epochs=1, batch_size=8), out=tmp_path / "other", encoder=encoder)
 
 
 def test_no_readable_image(tmp_path: Path) -> None:
