@@ -10,6 +10,8 @@ from typing import Any
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastssl.methods import Method
+
 
 def strategy(devices: int, timeout: timedelta) -> Any:
     """Fabric's FSDP2 strategy: every process holds its shard of each parameter, gradient and optimiser state."""
@@ -17,9 +19,12 @@ def strategy(devices: int, timeout: timedelta) -> Any:
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     def parallelize(method: nn.Module, mesh: Any) -> nn.Module:
+        for p in method.parameters():  # FSDP takes no others, such as kernels whose channels are last
+            p.data = p.data.contiguous()
         fully_shard(method, mesh=mesh["data_parallel"], ignored_params=set(scalar_parameters(method)))
-        if hasattr(method, "represent"):
-            register_fsdp_forward_method(method, "represent")
+        for name in ("represent", "means"):  # called in place of forward
+            if getattr(type(method), name, None) is not getattr(Method, name):
+                register_fsdp_forward_method(method, name)
         return method
 
     return ModelParallelStrategy(parallelize, data_parallel_size=devices, tensor_parallel_size=1, timeout=timeout)

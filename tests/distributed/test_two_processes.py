@@ -32,6 +32,7 @@ def test_methods_run_in_two_processes(tmp_path: Path, every: bool) -> None:
         "clip:6",
     ]  # a share of 16 rows: in one chunk, in several
     runs += ["simclr@fsdp", "moco@fsdp", "clip@fsdp", "simclr:8@fsdp"]
+    runs += ["mae@fsdp", *(["bert@fsdp"] if "bert" in names else [])]  # kernels of another layout, several means
     runs += ["simclr@ddp+muon", "simclr@fsdp+muon"]  # updates of whole matrices
     runs += ["simclr:8@ddp+bf16-mixed", "simclr:8@fsdp+bf16-mixed"]  # Fabric wants its own backward pass there
     run_world(two_processes.main, 2, tmp_path, tmp_path, runs)
@@ -48,7 +49,10 @@ def test_methods_run_in_two_processes(tmp_path: Path, every: bool) -> None:
     for name in set(names) & set(methods_of("images")):
         tensors, state = load_checkpoint(tmp_path / name)
         assert state["step"] == 4 and state["method"] == name and tensors
-    pairs = [*((name, f"{name}@fsdp") for name in ("simclr", "moco", "clip")), ("simclr@ddp+muon", "simclr@fsdp+muon")]
+    pairs = [
+        *((name, f"{name}@fsdp") for name in ("simclr", "moco", "clip", "mae")),
+        ("simclr@ddp+muon", "simclr@fsdp+muon"),
+    ]
     for pair in pairs:  # parameters in parts: the same training
         whole, parts = (load_checkpoint(tmp_path / run)[0] for run in pair)
         assert whole.keys() == parts.keys()
