@@ -31,6 +31,26 @@ def lock(file: IO[Any]) -> None:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+@contextlib.contextmanager
+def locked(path: Path, taken: str) -> Iterator[None]:
+    """Context in which a file, which is made, is locked; where its file system has locks.
+
+    Raises:
+        ValueError: with the text ``taken``: it is locked already.
+    """
+    if fcntl is None:
+        yield
+        return
+    with path.open("w") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            raise ValueError(taken) from None
+        except OSError:
+            pass
+        yield
+
+
 def sync(file: IO[Any]) -> None:
     """Waits until an open file is on the disk, where its file system can say so."""
     file.flush()

@@ -6,12 +6,13 @@ import glob
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fastssl._files import replacing
+from fastssl._files import locked, replacing
 from fastssl.data import Item, Source
 from fastssl.data import open as open_source
 from fastssl.data.packed import Readable
@@ -61,7 +62,7 @@ def embed(
 
     Raises:
         ImportError: ``.parquet`` without pyarrow.
-        ValueError: unknown suffix, or invalid options.
+        ValueError: unknown suffix, invalid options, or another call that is writing the same features.
 
     Example:
         >>> import tempfile
@@ -83,21 +84,22 @@ def embed(
     # Machines may read copies of their own, of other times: several processes tell data apart by names and labels.
     key = source.content_key if world_size == 1 else source.fingerprint
     blocks = _Blocks(encoder, source, out, readout, key)
-    mine = [k for k in range(rank, blocks.count, world_size) if not blocks.finished(k, on_error)]
-    blocks.make(mine, encoder, readout, on_error, progress)
-    if rank:
+    with nullcontext() if rank else blocks.alone():
+        mine = [k for k in range(rank, blocks.count, world_size) if not blocks.finished(k, on_error)]
+        blocks.make(mine, encoder, readout, on_error, progress)
+        if rank:
+            if barrier is not None:
+                barrier()
+            return 0
+        while (done := blocks.finished_rows()) < len(source):  # wait for the other processes
+            if world_size == 1:
+                raise RuntimeError(f"blocks of features were removed from {blocks.folder}")
+            if progress is not None:
+                progress(done, len(source))
+            time.sleep(WAIT)
         if barrier is not None:
             barrier()
-        return 0
-    while (done := blocks.finished_rows()) < len(source):  # wait for the other processes
-        if world_size == 1:
-            raise RuntimeError(f"blocks of features were removed from {blocks.folder}")
-        if progress is not None:
-            progress(done, len(source))
-        time.sleep(WAIT)
-    if barrier is not None:
-        barrier()
-    return blocks.merge(out, part)
+        return blocks.merge(out, part)
 
 
 class _Blocks:
@@ -111,7 +113,16 @@ class _Blocks:
         self.encoder = encoder_digest(encoder, readout)
         of = digest(key, kind, self.encoder)
         self.folder = out.with_name(f".{out.name}.{of[:12]}.blocks")
-        self.others = f".{glob.escape(out.name)}.*.blocks"
+        self.out, self.others = out, f".{glob.escape(out.name)}.*.blocks"
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Context of the call that puts the blocks together.
+
+        Raises:
+            ValueError: another one does.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return locked(self.folder / "lock", f"out: another call is writing the same features to {str(self.out)!r}")
 
     def path(self, block: int) -> Path:
         return self.folder / f"{block:08d}.npz"

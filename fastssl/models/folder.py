@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastssl._files import lock, sync
+from fastssl._files import locked, sync
 
 TENSORS, STATE, LOCK = "tensors.safetensors", "state.json", ".lock"
 
@@ -71,13 +71,7 @@ def alone_in(out: Path, resumed: dict[str, Any] | None) -> Iterator[None]:
         ValueError: another run is writing to it, or has written to it since the checkpoint was read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    with open(out / LOCK, "w") as file:
-        try:
-            lock(file)
-        except BlockingIOError:
-            raise ValueError(f"out: another run is writing to {str(out)!r}; choose another folder") from None
-        except OSError:
-            pass
+    with locked(out / LOCK, f"out: another run is writing to {str(out)!r}; wait for its end, or choose another folder"):
         if resumed is None:
             retire_checkpoint(out)
         elif holds_run(out) and _progress(load_state(out)) != _progress(resumed):

@@ -61,7 +61,8 @@ def pretrain(
     Batches, examples and dropout of each step are drawn from (seed, step): a resumed run is bitwise identical to an
     uninterrupted one, for any number of threads. On Ctrl-C or SIGTERM, received by any process, the current step is
     finished and saved before KeyboardInterrupt or SystemExit is raised. The order of the data does not depend on the
-    number of processes, which may differ on resuming.
+    number of processes, which may differ on resuming. Runs in several threads of one process share torch's random
+    state: weights that they draw, and dropout, are not those of a run alone.
 
     Args:
         method: a :class:`fastssl.methods.Method`, or a name ("simclr"), which takes the settings of its recipe

@@ -206,6 +206,19 @@ def test_items_that_an_interrupted_call_left_out_are_asked_for_again(encoder: En
     assert embed(encoder, _Read(broken=3, error=ImageError), out, on_error="skip") == 29
 
 
+def test_two_calls_at_once(encoder: Encoder, tmp_path: Path) -> None:
+    """The second is an error, the first is not disturbed."""
+    out, refused = tmp_path / "features.npz", []
+
+    def progress(done: int, total: int) -> None:
+        with pytest.raises(ValueError, match="out: another call is writing the same features to"):
+            embed(encoder, _Read(), out)
+        refused.append(done)
+
+    assert embed(encoder, _Read(), out, progress=progress) == 30 and refused
+    assert os.listdir(tmp_path) == [out.name]
+
+
 def test_features_wait_on_disk(encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No more than a block of them is in memory."""
     largest = 0
