@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fastssl.models import transformers_export
 from fastssl.models.encoders import RESNETS, Encoder
+from fastssl.models.folder import put
 from fastssl.models.libraries import (
     HALF,
     LIBRARIES,
@@ -57,7 +58,8 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
     Raises:
         ImportError: the extra is missing.
         RuntimeError: the loaded encoder gives other features; nothing is left at ``path``.
-        ValueError: unknown format, or an encoder that the library does not have.
+        ValueError: unknown format, an encoder that the library does not have, or other files at ``path``
+            (:func:`fastssl.models.folder.put`).
     """
     if to not in FORMATS:
         raise ValueError(f"to: expected one of {', '.join(FORMATS)}, got {to!r}")
@@ -67,20 +69,17 @@ def export_encoder(encoder: Encoder, options: dict[str, Any], to: str, path: str
     _remove(fresh)
     size = (3, encoder.channels, encoder.size, encoder.size)
     example = torch.randn(size, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad(), evaluation_mode(encoder), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporters, about themselves
-        expected = encoder(example)
-        try:
+    try:
+        with torch.no_grad(), evaluation_mode(encoder), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporters, about themselves
+            expected = encoder(example)
             given = _WRITERS[to](encoder, options, fresh, example)
-        except BaseException:
-            _remove(fresh)
-            raise
-    if not torch.allclose(given, expected, rtol=1e-4, atol=1e-4 * min(1.0, float(expected.abs().max()))):
+        if not torch.allclose(given, expected, rtol=1e-4, atol=1e-4 * min(1.0, float(expected.abs().max()))):
+            worst = float((given - expected).abs().max())
+            raise RuntimeError(f"the exported encoder gives other features than the encoder, by up to {worst:.1g}")
+        put(fresh, path)
+    finally:
         _remove(fresh)
-        worst = float((given - expected).abs().max())
-        raise RuntimeError(f"the exported encoder gives other features than the encoder, by up to {worst:.1g}")
-    _remove(path)
-    fresh.rename(path)
     return path
 
 

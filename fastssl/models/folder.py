@@ -16,6 +16,7 @@ from torch import Tensor
 from fastssl._files import locked, sync
 
 TENSORS, STATE, LOCK = "tensors.safetensors", "state.json", ".lock"
+OF_MODELS = (".json", ".safetensors", ".py", ".txt", ".model", ".jinja")  # files of a model of transformers
 
 
 def write_checkpoint(
@@ -121,6 +122,29 @@ def _settle(path: Path) -> Path:
     for leftover in (fresh, old):
         shutil.rmtree(leftover, ignore_errors=True)
     return fresh
+
+
+def put(fresh: Path, path: Path) -> None:
+    """Moves an export, a file or the folder of a model, to ``path``, in place of an earlier one.
+
+    Raises:
+        ValueError: there is a folder where a file is written, or the reverse, or a folder of something else than a
+            model alone; it is left as it is.
+    """
+    if path.exists() and path.is_dir() != fresh.is_dir():
+        kinds = ("folder", "file") if fresh.is_dir() else ("file", "folder")
+        raise ValueError(f"path (--out): expected a {kinds[0]}, {str(path)!r} is a {kinds[1]}")
+    if path.is_dir():
+        there = sorted(path.iterdir())
+        a_model = (path / "config.json").is_file()
+        other = next((file for file in there if not a_model or file.suffix not in OF_MODELS or file.is_dir()), None)
+        if other is not None:
+            raise ValueError(
+                f"path (--out): expected a new folder, or that of an earlier export, {str(path)!r} has other files, "
+                f"such as {other.name!r}"
+            )
+        shutil.rmtree(path)
+    fresh.replace(path)
 
 
 def find_checkpoint(path: str | Path) -> Path:

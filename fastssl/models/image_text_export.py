@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fastssl.models import transformers_export
+from fastssl.models.folder import put
 from fastssl.models.library_export import check_embeddings, compare_of_library, is_of_library, save_of_library
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.text import BYTES, TextTransformer, tokenize
@@ -28,7 +29,7 @@ def export_image_text(method: Any, options: dict[str, Any], path: str | Path) ->
     Args:
         method: a :class:`fastssl.methods.CLIP`, ALIGN or SigLIP.
         options: options of ``build_encoder`` that built its image encoder.
-        path: the folder; an existing one is replaced.
+        path: the folder; that of an earlier export is replaced, another one an error.
 
     Returns:
         The path: a model for ``AutoModel`` with custom code that imports fastssl, ``AutoTokenizer`` and
@@ -54,8 +55,7 @@ def export_image_text(method: Any, options: dict[str, Any], path: str | Path) ->
             transformers_export.check_installed()
             (save_of_library(method, temporary) if of_library else _save(method, options, temporary))
             (compare_of_library if of_library else _compare)(method, images, temporary)
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+        put(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return path

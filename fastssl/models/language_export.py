@@ -11,6 +11,7 @@ import torch
 
 from fastssl.data.corruption import SENTINELS
 from fastssl.data.tokenizer import Tokenizer, TrainedTokenizer
+from fastssl.models.folder import put
 from fastssl.models.language import OWN, LanguageModel
 from fastssl.models.libraries import quiet_loading
 
@@ -44,7 +45,7 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
     Args:
         model: the network.
         tokenizer: its tokenizer.
-        path: the folder; an existing one is replaced.
+        path: the folder; that of an earlier export is replaced, another one an error.
 
     Raises:
         ValueError: a network or tokenizer that transformers does not have ("transformer", "gru", "lstm"; "bytes").
@@ -90,8 +91,7 @@ def export_language(model: LanguageModel, tokenizer: Tokenizer, path: str | Path
                 before, after = network(**inputs)[0], loaded(**inputs)[0]
             if not torch.allclose(before, after, rtol=1e-4, atol=1e-4):
                 raise RuntimeError("export: the network that was loaded back gives other scores")
-        shutil.rmtree(path, ignore_errors=True)
-        temporary.rename(path)
+        put(temporary, path)
     finally:
         network.train(training)
         shutil.rmtree(temporary, ignore_errors=True)

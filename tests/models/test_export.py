@@ -13,6 +13,7 @@ from torch import Tensor
 from fastssl.data.views import CenterCropExamples, resize_of
 from fastssl.models import Encoder, build_encoder
 from fastssl.models.export import FILES, FORMATS, export_encoder, loading
+from fastssl.models.folder import put
 from tests.support import ROOT
 
 NEEDS = {"onnx": "onnxruntime", "huggingface": "transformers", "torchvision": "torchvision", "timm": "timm"}
@@ -33,6 +34,26 @@ def _loaded(lines: str, images: Tensor) -> Tensor:
     with torch.no_grad():
         exec(lines, scope)
     return torch.as_tensor(scope["features"])
+
+
+def test_exports_remove_nothing_but_exports(tmp_path: Path) -> None:
+    """A folder at the path of a file was removed with all that was in it, as was any folder at that of a folder."""
+    encoder, photos = _encoder(SMALL), tmp_path / "photos"
+    (photos / "cats").mkdir(parents=True)
+    (photos / "cats" / "0.jpg").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"path \(--out\): expected a file, '.*photos' is a folder"):
+        export_encoder(encoder, SMALL, "torch", photos)
+    for name in ("a", "b"):
+        (tmp_path / "fresh").mkdir()
+        (tmp_path / "fresh" / "config.json").write_text(name)
+        put(tmp_path / "fresh", tmp_path / "made")
+    assert (tmp_path / "made" / "config.json").read_text() == "b"
+    for place, message in ((photos, "has other files, such as 'cats'"), (photos / "cats" / "0.jpg", "is a file")):
+        (tmp_path / "fresh").mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=rf"path \(--out\): expected a .*folder.* {message}"):
+            put(tmp_path / "fresh", place)
+    assert (photos / "cats" / "0.jpg").read_bytes() == b"x"
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "made", "fresh"}
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,10 @@ def test_the_printed_lines_embed_as_the_method(
 ) -> None:
     method = method_of(name, options, **more)
     (tmp_path / "made").mkdir()
-    (tmp_path / "made" / "old").touch()  # is replaced
+    for file in ("config.json", "old.json"):
+        (tmp_path / "made" / file).touch()  # of an earlier export, which is replaced
     path = export_image_text(method, options, tmp_path / "made")
-    assert [p.name for p in tmp_path.iterdir()] == ["made"] and not (path / "old").exists()
+    assert [p.name for p in tmp_path.iterdir()] == ["made"] and not (path / "old.json").exists()
     images = torch.randn(3, method.encoder.channels, 32, 32)
     scope: dict[str, Any] = {"images": images, "texts": TEXTS}
     with torch.no_grad():
