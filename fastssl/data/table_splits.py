@@ -23,18 +23,16 @@ def split_rows(values: Sequence[Any]) -> dict[str, np.ndarray] | None:
         values: a name per row.
 
     Returns:
-        "train" and "test" -> indices, int64; None: other values than names of parts, or not both.
+        "train" and "test" -> indices, int64; None: they are not both there. Rows of neither, such as those of "extra"
+        or of an empty cell, are in no part: what is held out would be among them if all were trained on.
 
     Example:
         >>> from fastssl.data.table_splits import split_rows
         >>> split_rows(["train", "test", "restval", "val"])
         {'train': array([0, 2]), 'test': array([1])}
-        >>> split_rows(["left", "right"])
+        >>> split_rows(["train", "extra"])
     """
-    known = {name for names in PARTS.values() for name in names} | set(BOTH)
     folded = [value.strip().casefold() if isinstance(value, str) else None for value in values]
-    if not set(folded) <= known:
-        return None
     there = [BOTH.get(name or "", name) for name in folded]
     found = {part: find_part(set(filter(None, there)), part) for part in PARTS}
     if None in found.values():

@@ -69,6 +69,14 @@ def test_pairs_of_a_part(tmp_path: Path) -> None:
     assert open_splits(path).metric == "Spearman"
 
 
+@pytest.mark.parametrize("other", ["extra", ""])
+def test_rows_of_no_part_do_not_undo_the_others(other: str, tmp_path: Path) -> None:
+    """All rows were trained on, those to test on among them."""
+    path = images(tmp_path, rows=[*ROWS, ("4.png", "cat", other)])
+    train, test = (fastssl.data.open(path, part=part) for part in ("train", "test"))
+    assert (len(train), len(test)) == (2, 1) and train.skipped[f"in split {other!r}"] == 1
+
+
 @pytest.mark.parametrize("names", [["train", "train"], ["test", "test"], ["train", "left"], ["train", ""], ["1", "0"]])
 def test_other_columns_of_this_name_are_no_splits(names: list[str], tmp_path: Path) -> None:
     path = images(tmp_path, rows=[(f"{k}.png", "ab"[k], name) for k, name in enumerate(names)])
