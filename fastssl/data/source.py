@@ -350,7 +350,8 @@ def digest(*parts: str | bytes | np.ndarray | None) -> str:
 
 
 def checked_labels(labels: Any, count: int) -> np.ndarray:
-    """Labels as int64: one per item, as [N] or a column [N, 1]; or [N, classes] of -1, 0 and 1 for several per item.
+    """Labels as int64: one per item, as [N] or a column [N, 1]; or, for several per item, [N, classes] of -1 (absent),
+    0 (ignored) and 1, or of 0 (absent) and 1 alone, which are made -1 and 1.
 
     Raises:
         ValueError: a wrong number or dtype of labels, or others than these.
@@ -366,4 +367,5 @@ def checked_labels(labels: Any, count: int) -> np.ndarray:
         raise ValueError(
             f"labels: expected one per item, or -1, 0 or 1 per item and class, got {array.max()} in shape {array.shape}"
         )
-    return array.astype(np.int64, copy=False)
+    array = array.astype(np.int64, copy=False)
+    return 2 * array - 1 if array.ndim == 2 and not (array < 0).any() else array

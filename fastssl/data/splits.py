@@ -164,9 +164,13 @@ def _check_classes(train: Source, test: Source, data: str | Path) -> None:
 
 
 def _judged(task: Splits) -> Splits:
-    """A task of scores is judged by their correlations."""
-    scores = task.train.labels is not None and task.train.labels.dtype.kind == "f"
-    return replace(task, metric="Spearman", others=("Pearson",)) if scores else task
+    """A task of scores is judged by their correlations, one of several classes per item as Pascal VOC is."""
+    labels = task.train.labels
+    if labels is None or (labels.ndim == 1 and labels.dtype.kind != "f"):
+        return task
+    if labels.ndim > 1:
+        return replace(task, metric="11-point mAP")
+    return replace(task, metric="Spearman", others=("Pearson",))
 
 
 def _readable(task: Splits, data: str | Path) -> Splits:

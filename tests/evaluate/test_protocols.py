@@ -21,6 +21,7 @@ from fastssl.evaluate import (
     class_embeddings,
     eleven_point_map,
     encode,
+    evaluate,
     evaluate_with,
     few_labels,
     finetune,
@@ -128,6 +129,22 @@ def test_several_labels_an_item() -> None:
     assert score > 95
     shuffled = linear_probe(x, labels[torch.randperm(300)], rows[:200], rows[200:], metric="11-point mAP")
     assert shuffled < 75
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_files_of_several_labels_an_image(parts: bool, tmp_path: Path) -> None:
+    """As ChestMNIST has them: 0 is absent. They were an error, after the features of all images."""
+    bright = np.random.default_rng(0).integers(0, 2, (60, 3), dtype=np.uint8)  # the channels of an image
+    images = np.broadcast_to(255 * bright[:, None, None], (60, 16, 16, 3))
+    first = {"train_images": images[:40], "train_labels": bright[:40]}
+    whole = {"images": images, "labels": bright}
+    np.savez(
+        tmp_path / "d.npz", **({**first, "test_images": images[40:], "test_labels": bright[40:]} if parts else whole)
+    )
+    table = evaluate(build_encoder(OPTIONS), OPTIONS, str(tmp_path / "d.npz"), rows=("pixels",))
+    assert list(table) == ["linear"] and table["linear"]["pixels"] > 95
+    task = open_splits(str(tmp_path / "d.npz"))
+    assert task.metric == "11-point mAP" and evaluate_with("layers", build_encoder(OPTIONS), OPTIONS, [task])
 
 
 def test_few_labels_are_drawn_by_class() -> None:
