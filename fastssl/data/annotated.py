@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -248,7 +249,8 @@ def voc(
 
     def listed(name: str) -> list[str]:
         path = lists / f"{name}.txt"
-        return path.read_text().split() if path.is_file() else []
+        lines = path.read_text().splitlines() if path.is_file() else []
+        return [line.strip() for line in lines if line.strip()]  # a name may contain spaces
 
     test = listed("test")
     official = bool(test) and (root / marks[0] / f"{test[0]}.{marks[1]}").is_file()
@@ -447,7 +449,8 @@ def _complete(stored: dict[str, Any], name: str, task: str) -> None:
     """Checks that what is read of a file of COCO is there.
 
     Raises:
-        ValueError: a key that is missing, an annotation without a mask, or more categories than a mask can have.
+        ValueError: a key that is missing, an id or a category that is there twice, an annotation without a mask, or
+            more categories than a mask can have.
     """
     needed = {
         "categories": ("id", "name"),
@@ -461,10 +464,14 @@ def _complete(stored: dict[str, Any], name: str, task: str) -> None:
             raise ValueError(f"{name}: expected the keys {', '.join(needed)}, got {', '.join(stored)}")
         for k, entry in enumerate(stored[part]):
             for key in keys:
-                if key not in entry:
+                if not isinstance(entry, dict) or key not in entry:
                     raise ValueError(f"{name}: expected the key {key!r} in each of {part}, number {k} has none")
             if task == "segmentation" and part == "annotations" and not entry.get("segmentation"):
                 raise ValueError(f"{name}: annotation {entry.get('id', k)} has a box and no mask: task 'detection'")
+    for part, key in (("categories", "id"), ("categories", "name"), ("images", "id")):  # else one would stand for both
+        twice = next((value for value, count in Counter(e[key] for e in stored[part]).items() if count > 1), None)
+        if twice is not None:
+            raise ValueError(f"{name}: expected {part} of different {key}s, {twice!r} is there twice")
     if task == "segmentation" and len(stored["categories"]) >= VOID:
         raise ValueError(f"{name}: expected at most {VOID - 1} categories of masks, got {len(stored['categories'])}")
 

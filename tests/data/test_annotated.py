@@ -111,6 +111,16 @@ def test_bad_folders_of_voc(tmp_path: Path) -> None:
         voc(folder, task="boxes")
 
 
+def test_names_of_images_of_voc_may_contain_spaces(tmp_path: Path) -> None:
+    folder = voc_folder(tmp_path)
+    for file in folder.rglob("000001.*"):
+        file.rename(file.with_stem("my field 1"))
+    for kind in ("Main", "Segmentation"):
+        (folder / "ImageSets" / kind / "train.txt").write_text("my field 1 \r\n\n000002\n")
+    for task in ("detection", "segmentation"):
+        assert voc(folder, task=task).read(0).objects is not None and len(voc(folder, task=task)) == 2
+
+
 def test_other_classes_in_folders_of_voc(tmp_path: Path) -> None:
     folder = voc_folder(tmp_path)
     own = voc(folder, classes=["dog", "cat"])
@@ -373,6 +383,26 @@ def test_keys_that_are_missing_in_coco_are_named(part: str, key: str, task: str,
         coco(folder, task=task)
     path.write_text(json.dumps({"images": []}))
     with pytest.raises(ValueError, match="expected the keys categories, images, annotations, got images"):
+        coco(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry", "message"),
+    [
+        ("images", {"id": 7, "file_name": "8.jpg", "width": 40, "height": 30}, "images of different ids, 7 is there"),
+        ("categories", {"id": 18, "name": "cat"}, "categories of different ids, 18 is there twice"),
+        ("categories", {"id": 4, "name": "dog"}, "categories of different names, 'dog' is there twice"),
+        ("images", None, "expected the key 'id' in each of images, number 1 has none"),
+    ],
+)
+def test_what_is_there_twice_in_coco_is_named(part: str, entry: Any, message: str, tmp_path: Path) -> None:
+    """The annotations of two images of one id were those of the second, the other had none."""
+    folder = coco_folder(tmp_path, [SQUARE])
+    path = folder / "annotations" / "instances_train2017.json"
+    stored = json.loads(path.read_text())
+    stored[part].insert(1, entry)
+    path.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=f"instances_train2017.json: .*{message}"):
         coco(folder)
 
 
