@@ -203,6 +203,7 @@ def _planar(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(x.contiguous() for x in inputs)
 
 
+OPTIONS = ("name", "size", "channels", "width", "blocks", "stem", "patch", "pretrained")
 ENCODERS = ("resnet", *RESNETS, "efficientnet", "vit", "patch-cnn", "mlp")
 DENSITIES: dict[str, Callable[..., DensityNetwork]] = {
     "rbm": RBMNetwork,
@@ -243,7 +244,7 @@ def build_encoder(options: dict[str, Any]) -> Encoder:
 
     Raises:
         ImportError: the extra is missing.
-        ValueError: unknown name.
+        ValueError: unknown name or option, or a number that is not positive.
 
     Example:
         >>> from fastssl.models import build_encoder
@@ -264,6 +265,10 @@ def _build(options: dict[str, Any]) -> Encoder:
         if other := [key for key in own if key not in accepted]:
             raise ValueError(f"{other[0]}: expected none, {name} takes {', '.join(accepted)}")
         return Encoder(DENSITIES[name](size, channels, **own), size, channels)
+    if other := [key for key in options if key not in OPTIONS]:
+        raise ValueError(f"{other[0]}: expected none, options of an encoder are {', '.join(OPTIONS)}")
+    for key in ("width", "blocks", "patch"):
+        integer(key, options.get(key, 1), 1)
     library, _, theirs = name.partition(":")
     if theirs and library in LIBRARIES:
         weights = {"pretrained": bool(options.get("pretrained", True))} if library == "huggingface" else {}

@@ -49,6 +49,21 @@ def test_a_name_takes_its_recipe_and_is_kept(tmp_path: Path) -> None:
     assert state["encoder"] == options and encoder.size == 16 and state["method"] == "simclr"
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "resnet", "widht": 8}, "widht: expected none, options of an encoder are name, size, .*width"),
+        ({"name": "resnet", "width": 0}, "width: expected an integer >= 1, got 0"),
+        ({"name": "vit", "blocks": 0}, "blocks: expected an integer >= 1, got 0"),
+        ({"name": "patch-cnn", "patch": -2}, "patch: expected an integer >= 1, got -2"),
+    ],
+)
+def test_options_that_no_network_has_are_named(options: dict[str, object], message: str) -> None:
+    """A misspelt one was passed over, no blocks were a network of none."""
+    with pytest.raises(ValueError, match=message):
+        build_encoder({"size": 32, **options})
+
+
 @pytest.mark.parametrize("method", ["denoising", "masked", "context-encoder", "colorization"])
 def test_methods_that_need_maps_say_so(method: str) -> None:
     kind: type = get(method)
