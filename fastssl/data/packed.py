@@ -10,6 +10,7 @@ footer    offsets of table and header, checksum of the header, magic (``FOOTER``
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ from fastssl.data.source import Item, Reduction, Source, check_index, digest, fi
 from fastssl.data.storage import is_url, open_file
 from fastssl.data.wav import AudioError
 
+log = logging.getLogger("fastssl")
 MAGIC = b"FSSLPAK1"
 VERSION = 1
 RECORD = np.dtype(
@@ -121,7 +123,8 @@ def pack_source(
     on_error: str = "raise",
     progress: Callable[[int], None] | None = None,
 ) -> Path:
-    """Writes the images of a source to a packed file, with its labels, classes, names and texts.
+    """Writes the images of a source to a packed file, with its labels, classes, names and texts. Several classes per
+    item, boxes and segmentations are left out, with a warning.
 
     Args:
         source: source of images, decoded by several threads.
@@ -148,6 +151,10 @@ def pack_source(
     images_per_item = len(first.images or ())
     if not images_per_item:
         raise ValueError(f"data: expected items with images, got {source!r}")
+    several = source.labels is not None and source.labels.ndim > 1
+    for what, there in (("several classes per item", several), ("boxes or masks", first.objects is not None)):
+        if there:
+            log.warning("%s has %s, which a packed file does not hold", source.name, what)
     labels: list[int] = []
     names: list[str] = []
     texts: list[str | None] = []
@@ -308,7 +315,7 @@ class PackedImages(Source):
 
     @property
     def fingerprint(self) -> str:
-        return digest(*self.classes, self.records.tobytes())
+        return digest(*self.classes, self.records.tobytes(), *(self.texts or ()))
 
     def __reduce__(self) -> Any:
         return PackedImages, (self.path,)

@@ -129,9 +129,10 @@ def test_what_differs_has_another_fingerprint(tmp_path: Path) -> None:
         seen.add(key(table))
         pixels = np.zeros((2, 8, 8, 3), np.uint8)
         seen.add(ArraySource(pixels, texts=[text, "x"]).fingerprint)
+        seen.add(key(pack_source(ArraySource(pixels, texts=[text, "x"]), tmp_path / "t.pack")))
         (tmp_path / "c.txt").write_text(f"{text:4}\n")
         seen.add(text_corpus(tmp_path / "c.txt").fingerprint)
-    assert len(seen) == 6
+    assert len(seen) == 8
 
 
 def test_kept_results_know_every_pixel(tmp_path: Path) -> None:

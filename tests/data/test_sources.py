@@ -639,6 +639,14 @@ def test_two_drawings_survive_packing(tmp_path: Path) -> None:
         assert all(np.array_equal(a, b) for a, b in zip(own.images or (), other.images or ()))
 
 
+def test_packing_says_what_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    several = ArraySource(IMAGES[:3], labels=[[1, 0], [1, 1], [0, 1]], classes=["a", "b"], name="three")
+    assert PackedImages(pack_source(several, tmp_path / "x.pack")).labels is None
+    assert caplog.messages == ["three has several classes per item, which a packed file does not hold"]
+    pack_source(fastssl.data.scenes(2, size=64), tmp_path / "x.pack")
+    assert caplog.messages[1:] == ["scenes has boxes or masks, which a packed file does not hold"]
+
+
 def test_sources_of_ones_own(tmp_path: Path) -> None:
     class Mine(Source):
         name = "mine"
