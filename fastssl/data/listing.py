@@ -27,6 +27,7 @@ ARRAY = ".npy"  # an image of any number of channels, if a folder holds only suc
 REMEMBERED = 20_000  # files; listings of smaller folders are not worth caching
 _THREADS = 16
 _HIDDEN = {"__MACOSX"}
+LONE = "a text without an image"
 log = logging.getLogger("fastssl")
 
 
@@ -149,6 +150,8 @@ def _look_into(root: str, relative: str) -> _Folder:
                 else:
                     images.append(name)
     images.sort()
+    for _ in texts - {os.path.splitext(name)[0] for name in images}:
+        skip(LONE)
     has_text = np.array([os.path.splitext(name)[0] in texts for name in images], dtype=bool)
     return _Folder(Names(images), has_text, Names(sorted(arrays)), sorted(folders), changed, skipped)
 
@@ -235,13 +238,17 @@ def _in_order(found: dict[str, _Folder], relative: str, *, arrays: bool, texts: 
 def _list_remote(root: str) -> Listing:
     found, skipped = below(root), dict[str, int]()
     texts = {os.path.splitext(name)[0] for name, _ in found if name.endswith(".txt")}
-    kept = []
+    kept, left = [], dict[str, str | None]()
     for name, version in found:
         stem, ending = os.path.splitext(name)
-        why = "hidden" if any(map(_hidden, name.split("/"))) else _left_out(ending.lower())
-        if why is None:
+        left[name] = "hidden" if any(map(_hidden, name.split("/"))) else _left_out(ending.lower())
+        if left[name] is None:
             kept.append((name, stem in texts, version))
-        elif ending != ".txt":
+    lone = texts - {os.path.splitext(name)[0] for name, _, _ in kept}
+    for name, why in left.items():
+        if why == "no image" and name.endswith(".txt"):
+            why = LONE if name.removesuffix(".txt") in lone else None
+        if why is not None:
             skipped[why] = skipped.get(why, 0) + 1
     kept.sort(key=lambda file: file[0].split("/"))
     return Listing(

@@ -223,6 +223,9 @@ def _make_index(file: File) -> dict[str, Any]:
             _check_end(file, archive.offset)
     except tarfile.TarError as error:
         raise ShardError(f"{place}: no tar file, a compressed one, or cut off ({error})") from error
+    alone = sum(bool(item) and "image" not in item for item in found.values())
+    if alone:
+        skipped["a label or text without an image"] = alone
     items = [row for key, item in found.items() if "image" in item for row in _each_text(key, item)]
     return {
         "keys": [key for key, _ in items],

@@ -294,7 +294,8 @@ def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:
         if twice is not None:
             raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, names))}")
         rows: list[dict[str, Any]] = []
-        for k, record in enumerate(filter(None, records[1:])):
+        kept = [one for one in records[1:] if any(one) or len(one) == 1]  # spreadsheets save empty rows as ",,"
+        for k, record in enumerate(kept):
             if len(record) > len(names):
                 raise ValueError(
                     f"{path}: row {k + 1}: expected {len(names)} fields, got {len(record)}; a field that contains the "

@@ -89,6 +89,8 @@ def test_rows_of_tables_are_whole(tmp_path: Path) -> None:
     later = read("x.jsonl", '{"text":"a"}\n{"text":"b","label":"pos"}\n{"text":"c","label":"neg"}\n')
     assert later.labels.tolist() == [-1, 1, 0]
     assert read("x.csv", "Text , Label\na,x\nb,  \nc,y\n").labels.tolist() == [0, -1, 1]
+    assert list(read("x.csv", "text,label\na,x\n,\n,y\n,,\n\n").texts) == ["a", ""]  # rows of nothing are none
+    assert list(read("x.csv", 'text\na\n""\n').texts) == ["a", ""]
     assert len(read("x.csv", "text\n" + "a" * 200_000).texts[0]) == 200_000
     with pytest.raises(ValueError, match=r"x\.csv: byte 8 \(0xe9\) is no UTF-8; name the encoding \(#encoding=latin-1"):
         read("x.csv", "text\ncaf\xe9\n".encode("latin1"))
@@ -124,6 +126,23 @@ def test_links_are_items_and_what_is_left_out_is_counted(tmp_path: Path) -> None
     assert np.array_equal(source.read(4).images[0], source.read(0).images[0])
     left = {"an image called *.v2.png (a key ends at its first dot)": 1, "no image": 1, "no file (a link)": 1}
     assert source.skipped == left == ShardSource([tmp_path / "a.tar"]).skipped  # of the index that is kept, too
+
+
+@pytest.mark.parametrize("kind", ["folder", "shard"])
+def test_texts_without_an_image_are_counted(kind: str, tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    for name in ("0.txt", "1.txt", "readme.txt"):
+        (tmp_path / name).write_text("x")
+    if kind == "shard":
+        with tarfile.open(tmp_path / "a.tar", "w") as archive:
+            for path in (*tmp_path.glob("*.png"), *tmp_path.glob("*.txt")):
+                archive.add(path, path.name)
+        source: Any = ShardSource([tmp_path / "a.tar"])
+        assert source.skipped == {"a label or text without an image": 2}
+    else:
+        source = fastssl.data.open(tmp_path)
+        assert source.skipped == {"a text without an image": 2}
+    assert len(source) == 1 and source.text_of(0) == "x"
 
 
 def test_texts_of_shards_are_read_as_they_are(tmp_path: Path) -> None:
@@ -175,5 +194,7 @@ def test_columns_and_matrices_of_labels() -> None:
     assert column.labels is not None and column.labels.tolist() == [4, 0, -1]
     several = fastssl.data.open(images, labels=np.array([[1, 0], [0, -1], [1, 1]]))
     assert several.labels is not None and several.labels.shape == (3, 2)
+    present = fastssl.data.open(images, labels=np.array([[1, 0], [0, 1], [1, 1]], np.uint8))
+    assert present.labels is not None and present.labels.tolist() == [[1, -1], [-1, 1], [1, 1]]  # nothing is ignored
     with pytest.raises(ValueError, match=r"labels: expected one per item, or -1, 0 or 1 .*, got 7 in shape \(3, 2\)"):
         fastssl.data.open(images, labels=np.array([[1, 7], [0, 2], [3, 3]]))
