@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shlex
 import sys
@@ -39,6 +40,8 @@ UnreadableAsTrained = Annotated[
 
 def main() -> None:
     """Runs the command line; errors are printed as one line, or with a traceback (``--debug``)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no UTF-8, or the terminal's encoding
     try:
         app()
     except (*USAGE_ERRORS, *RUN_ERRORS) as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
 from pathlib import Path
 from types import SimpleNamespace
@@ -360,6 +361,18 @@ def test_help_does_not_wait_for_torch() -> None:
         done = subprocess.run([sys.executable, "-c", code.format(asked)], capture_output=True, text=True)
         assert done.returncode == 0 and needed in done.stdout, done.stderr
     assert "did you mean 'simclr'" in _fails("pretrain", "simclrr")
+
+
+def test_names_that_the_terminal_cannot_show_are_no_traceback(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    (tmp_path / "t.jsonl").write_text('{"text": "a", "label": "\\udce9t\u00e9"}\n{"text": "b", "label": "c"}\n')
+    for encoding, shown in (("utf-8", "\\udce9té: 1"), ("ascii", "\\udce9t\\xe9: 1")):
+        command = [sys.executable, "-m", "fastssl", "data", f"text:{tmp_path / 't.jsonl'}"]
+        environment = os.environ | {"PYTHONIOENCODING": encoding}
+        done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", env=environment)
+        assert done.returncode == 0 and shown in done.stdout, done.stderr
 
 
 def test_errors_have_a_traceback_when_it_is_asked_for(tmp_path: Path) -> None:
