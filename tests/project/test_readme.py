@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import typer
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,23 +18,8 @@ from tests.support import ROOT
 
 TEXT = "\n".join((ROOT / page).read_text() for page in ("README.md", "docs/pretraining.md"))
 BLOCKS = [text for language, text in re.findall(r"^```(\w*)\n(.*?)^```", TEXT, flags=re.S | re.M) if not language]
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for block in BLOCKS
-    for line in block.splitlines()
-    if line.startswith("fastssl ")
-]
 # Less of everything: the network, the images and the batches are small.
 CHEAP = {"resnet18": ["resnet", "--width", "4"], "224": ["32"], "256": ["8"]}
-
-
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_has_these_options(command: list[str]) -> None:
-    name, *arguments = command
-    program: Any = typer.main.get_command(app)
-    with program.commands[name].make_context(name, arguments, resilient_parsing=False) as context:
-        assert not context.args  # nothing is left over
-    assert all(f"docs/{page}" in TEXT for page in ("encoders.md", "data.md", "evaluate.md"))
 
 
 def test_a_folder_of_photographs_becomes_features_in_plain_pytorch(
