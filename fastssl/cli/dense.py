@@ -67,8 +67,6 @@ def evaluate_dense(
     from fastssl.report.dense import Pictures, write_dense_report
     from fastssl.train import load_encoder
 
-    if predictions is not None and predictions.is_dir():
-        raise ValueError(f"predictions: expected a file, {str(predictions)!r} is a folder")
     encoder, state = load_encoder(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     encoder.to(device)

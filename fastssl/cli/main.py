@@ -16,6 +16,7 @@ from rich.text import Text
 
 from fastssl._version import __version__
 from fastssl.cli.show import (
+    check_file,
     console,
     describe_source,
     echo,
@@ -472,6 +473,7 @@ def tokenize(
     from fastssl.cli.language import described
     from fastssl.cli.language import tokenize as write_tokens
 
+    check_file(out)
     file = write_tokens(data, out, tokenizer, vocabulary, overwrite=overwrite)
     echo(f"{described(file)}: {out}")
     echo(f"next: fastssl pretrain gpt --data {shlex.quote(str(out))}")
@@ -582,6 +584,8 @@ def evaluate(
     from fastssl.train.options import started_by_torchrun
 
     check_model(checkpoint)
+    check_file(out)
+    check_file(predictions, "predictions")
     named = is_named(checkpoint)
     tuning: dict[str, Any] = {"labels": labels, "seeds": seeds, "init": init}
     dense: dict[str, Any] = {
@@ -729,6 +733,7 @@ def embed(
     from fastssl.cli.embed import Embedding
     from fastssl.cli.embed import embed as write_features
 
+    check_file(out)
     write_features(Embedding(model, out, data, readout, part, size, on_error, devices))
 
 
@@ -762,6 +767,7 @@ def neighbors(
     """Draw a contact sheet of nearest neighbours by cosine similarity of features."""
     from fastssl.cli.neighbors import draw_neighbors
 
+    check_file(out)
     queries, each = draw_neighbors(features, query or [], k, count, data, out, seed)
     echo(f"{queries} queries, {each} neighbours each: {out}")
 
@@ -785,6 +791,7 @@ def report(
     from fastssl.models.folder import load_state
     from fastssl.report.compare import compare_runs
 
+    check_file(out)
     for run in runs:
         kind = kind_of(load_state(run)) if not is_word_run(run) else None
         if kind is None or not issubclass(kind, ImageMethod):
@@ -872,6 +879,7 @@ def augment_preview(
     from fastssl.cli.evaluation import leaving_out
     from fastssl.cli.preview import contact_sheet, find_images
 
+    check_file(out)
     if count < 1:
         raise ValueError(f"count: expected at least one image, got {count}")
     views = views_of(policy, size)
@@ -894,8 +902,7 @@ def pack_images(
     """Decode images once into a memory-mapped file."""
     from fastssl.data import PackedImages, pack_source
 
-    if out.is_dir():
-        raise ValueError(f"out: expected a file, {str(out)!r} is a folder")
+    check_file(out)
     source = open_data(images, part=part)
     note_part(source, images)
     out.parent.mkdir(parents=True, exist_ok=True)

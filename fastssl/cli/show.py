@@ -22,6 +22,16 @@ def echo(text: str, style: str = "") -> None:
     console.print(Text(text, style), soft_wrap=True)
 
 
+def check_file(path: Path | None, name: str = "out") -> None:
+    """Checks that a file can be written to a path, before what it is to hold is computed.
+
+    Raises:
+        ValueError: there is a folder.
+    """
+    if path is not None and path.is_dir():
+        raise ValueError(f"{name}: expected a file, {str(path)!r} is a folder")
+
+
 class _Plain:
     """Progress of a run as lines of a log: the first step, one every 30 seconds, and the last."""
 

@@ -124,7 +124,7 @@ def captions_of(path: str, values: list[Any], column: str) -> list[list[str]]:
             raise ValueError(
                 f"{path}: row {k + 1}: expected a string, or a list of strings, in column {column}, got {values[k]!r}"
             )
-    empty, none = sum(value is None for value in values), sum(not texts for texts in several)
+    empty, none = sum(value in (None, "") for value in values), sum(not texts for texts in several)
     if none == len(values):
         raise ValueError(f"{path}: expected texts in column {column}, all its lists are empty")
     for count, what in (

@@ -350,6 +350,19 @@ def test_options_are_named_before_anything_begins(arguments: list[str], text: st
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_is_no_file_to_write(tmp_path: Path) -> None:
+    """Said before anything is computed: evaluate said it, in the words of the system, after hours."""
+    folder = tmp_path / "results.npz"
+    folder.mkdir()
+    for words in (
+        *(["evaluate", tmp_path, "--out"], ["evaluate", tmp_path, "--protocol", "detection", "--predictions"]),
+        *(["embed", tmp_path, "--out"], ["report", tmp_path, "--out"], ["neighbors", tmp_path / "f.npz", "--out"]),
+        *(["augment-preview", "emoji", "--out"], ["pack", "emoji"], ["tokenize", "sotu"]),
+    ):
+        name = words[-1].removeprefix("--") if str(words[-1]).startswith("--") else "out"  # type: ignore[union-attr]
+        assert f"{name}: expected a file, '{folder}' is a folder" in _fails(*map(str, words), str(folder)), words
+
+
 def test_help_does_not_wait_for_torch() -> None:
     import subprocess
     import sys
