@@ -102,6 +102,7 @@ class TrainedTokenizer(Tokenizer):
             raise ValueError(f"tokenizer: cannot be read as a tokenizer.json ({error})") from error
         self.model.no_truncation()  # which many published files ask for: texts would lose their ends
         self.model.no_padding()
+        _put_space_before(self.model)
         for name, known in SPECIAL.items():
             found = next((token for token in known if self.model.token_to_id(token) is not None), None)
             if found is None:
@@ -143,6 +144,27 @@ class TrainedTokenizer(Tokenizer):
 
     def __setstate__(self, content: str) -> None:
         self.__init__(content)  # type: ignore[misc]
+
+
+def _put_space_before(model: Any) -> None:
+    """Lets a tokenizer that tells the first word of a text from others (GPT-2's, BART's, Qwen's) encode every text as
+    if a space preceded it: sentences that are joined, and words that have tags, would have none between them."""
+
+    def ids(text: str) -> list[int]:
+        found: list[int] = model.encode(text, add_special_tokens=False).ids
+        return found
+
+    if ids("a a") == ids("a") * 2 or ids("a a") != ids("a") + ids(" a"):
+        return
+    split = model.pre_tokenizer
+    if hasattr(split, "add_prefix_space"):  # of bytes
+        split.add_prefix_space = True
+        model.pre_tokenizer = split
+        return
+    from tokenizers import normalizers
+
+    space = normalizers.Prepend(" ")
+    model.normalizer = space if model.normalizer is None else normalizers.Sequence([model.normalizer, space])
 
 
 def _texts_of(texts: Iterable[str] | Source) -> Iterator[str]:

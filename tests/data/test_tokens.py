@@ -23,6 +23,7 @@ from fastssl.data import (
     train_tokenizer,
 )
 from fastssl.data import tokens as tokens_module
+from fastssl.data.tokenizer import tokenizer_of
 from fastssl.models import tokenize
 from tests.support.language import corpus, tokens
 
@@ -205,6 +206,32 @@ def test_tokenizers_that_cut_and_pad_are_read_without_that(tmp_path: Path) -> No
     other.save(str(tmp_path / "tokenizer.json"))
     found = load_tokenizer(tmp_path)
     assert [ids.tolist() for ids in found.encode(["a rose is a rose", "a"])] == [ids.tolist() for ids in wanted]
+
+
+@pytest.mark.parametrize("split", ("GPT-2", "Qwen"))
+def test_sentences_have_a_space_between_them(split: str, tmp_path: Path) -> None:
+    """Tokenizers of published models tell the first word of a text from the others."""
+    library = pytest.importorskip("tokenizers")
+    steps, trainers = library.pre_tokenizers, library.trainers
+    own = library.Tokenizer(library.models.BPE())
+    own.pre_tokenizer = steps.ByteLevel(add_prefix_space=False)
+    if split == "Qwen":
+        words = steps.Split(library.Regex(r" ?\w+|[^\w ]+"), "isolated")
+        own.pre_tokenizer = steps.Sequence([words, steps.ByteLevel(add_prefix_space=False, use_regex=False)])
+    own.decoder = library.decoders.ByteLevel()
+    alphabet = steps.ByteLevel.alphabet()
+    own.train_from_iterator(
+        ["A rose is a rose. It is."] * 9,
+        trainers.BpeTrainer(vocab_size=290, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet),
+    )
+    own.save(str(tmp_path / "tokenizer.json"))
+    made = load_tokenizer(tmp_path)
+    file = tokenize_corpus(["A rose is. It is.\nA rose."], made, tmp_path / "a.tok")
+    assert file.read(0).text == "A rose is. It is. A rose."
+    assert made.encode(["It"])[0].tolist() == own.encode("a It").ids[1:]
+    assert made.continues()[made.encode(["rose"])[0]].tolist() == [False]
+    again = tokenizer_of(made.to_json())
+    assert again.fingerprint == made.fingerprint == file.tokenizer.fingerprint
 
 
 def test_the_tokenizer_of_a_token_file(tmp_path: Path) -> None:
