@@ -119,7 +119,7 @@ def evaluate_dense(
             splits,
             options,
             labels=share,
-            seeds=seeds or 3,
+            seeds=3 if seeds is None else seeds,
             results=results,
             keep={"pretrained": kept},
             note=echo,

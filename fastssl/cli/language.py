@@ -241,8 +241,8 @@ def evaluate_finetuned(
     given = [] if labels is None else labels.split(",")
     if not all(count.isdecimal() and int(count) for count in given):
         raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")
-    counts, more = [int(count) for count in given], {"seeds": seeds or 3, "note": echo}
-    tuning = TextFineTuning(readout=readout or "mean", most_steps=steps)
+    counts, more = [int(count) for count in given], {"seeds": 3 if seeds is None else seeds, "note": echo}
+    tuning = TextFineTuning(readout="mean" if readout is None else readout, most_steps=steps)
     table: dict[str, Any] = {}
     for name in data.split(","):
         if protocol == "tags":

@@ -73,10 +73,12 @@ def compare_tags(
         data = task.data.subset([*chosen, *task.test])
         few, asked = np.arange(len(chosen)), np.arange(len(chosen), len(data))
         given = replace(options or TextFineTuning(), seed=seed)
-        outputs = {
-            name: finetune_tags(start(seed), tokenizer, data, few, asked, given).outputs
-            for name, start in starts.items()
-        }
+        outputs = {}
+        for name, start in starts.items():
+            made = finetune_tags(start(seed), tokenizer, data, few, asked, given)
+            if made.cut and not seed:
+                note(f"{task.name}: {made.cut:,} of {len(data):,} sentences are longer than the network, and were cut")
+            outputs[name] = made.outputs
         outputs["most frequent tag"] = _most_frequent(data, few, asked)
         labels = torch.from_numpy(data.labels[asked])
         metrics = dict.fromkeys((tag_metric(data), "word accuracy"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,8 @@ def finetune_tags(
     """Fine-tunes a copy of a language model with a linear classifier of the first token of each word (Devlin et al.
     2019, section 5.3); rate and steps as :func:`finetune` selects them.
 
-    Words that do not fit into the network are not seen, and count as the first class.
+    Words that do not fit into the network are not seen, and count as the first class; ``cut`` of the result says in how
+    many sentences.
 
     Args:
         network: pretrained, or randomly initialised for the same network from scratch; not modified.
@@ -56,7 +58,8 @@ def finetune_tags(
         raise TypeError(f"data: expected fastssl.data.Tagged, got {type(data).__name__}")
     options = TextFineTuning(**{**vars(options or TextFineTuning()), "metric": tag_metric(data)})
     labels = torch.from_numpy(data.labels)
-    return tune(TagTask(network, tokenizer, data, options), labels, np.asarray(train), np.asarray(test), options)
+    task = TagTask(network, tokenizer, data, options)
+    return replace(tune(task, labels, np.asarray(train), np.asarray(test), options), cut=task.cut)
 
 
 def tag_metric(data: Tagged) -> str:
@@ -70,10 +73,11 @@ class TagTask(TextTask):
     def __init__(self, network: LanguageModel, tokenizer: Tokenizer, data: Tagged, options: TextFineTuning) -> None:
         first, last = network.opening(tokenizer), network.closing(tokenizer)
         room = network.length - len(first) - len(last)
-        rows, self.places = [], np.full(data.labels.shape, -1, dtype=np.int64)
+        rows, self.places, self.cut = [], np.full(data.labels.shape, -1, dtype=np.int64), 0
         for words, places in zip(data.words, self.places):
             encoded = tokenizer.encode(words)
             starts = np.cumsum([0, *map(len, encoded[:-1])])
+            self.cut += sum(map(len, encoded)) > room
             # Where a word has no token of its own, or no room, there is nothing to classify.
             seen = (starts < room) & np.array([len(ids) > 0 for ids in encoded])
             places[: len(words)] = np.where(seen, starts + len(first), -1)

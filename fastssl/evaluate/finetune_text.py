@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,8 +80,8 @@ def finetune_text(
 ) -> FineTuned:
     """Fine-tunes a copy of a language model with a linear classifier; rate and steps as :func:`finetune` selects them.
 
-    Texts longer than the network are cut at their end, pairs at the end of the longer text (:func:`encode_texts` says
-    how many).
+    Texts longer than the network are cut at their end, pairs at the end of the longer text; ``cut`` of the result says
+    how many.
 
     Args:
         network: pretrained, or randomly initialised for the same network from scratch; not modified.
@@ -107,8 +107,9 @@ def finetune_text(
         100.0
     """
     options = options or TextFineTuning()
-    rows, _ = encode_texts(data, tokenizer, network)
-    return tune(TextTask(network, tokenizer, rows, labels, options), labels, train, test, options)
+    rows, cut = encode_texts(data, tokenizer, network)
+    task = TextTask(network, tokenizer, rows, labels, options)
+    return replace(tune(task, labels, train, test, options), cut=cut)
 
 
 def count_empty(data: Corpus) -> int:

@@ -77,6 +77,7 @@ class FineTuned:
         steps: the selected number of steps.
         validation: the best validation score of every rate.
         outputs: [N, classes], scores of the test rows.
+        cut: texts that were cut to the network's length.
     """
 
     score: float
@@ -84,6 +85,7 @@ class FineTuned:
     steps: int
     validation: dict[float, float] = field(default_factory=dict)
     outputs: Tensor = field(default_factory=lambda: torch.zeros(0, 0), repr=False, compare=False)
+    cut: int = 0
 
 
 class Task(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastssl.data import Corpus, Tagged, Tokenizer, capitals, read_conll
-from fastssl.evaluate import METRICS, TextFineTuning, finetune_tags
+from fastssl.data import Corpus, IndexSplits, Tagged, Tokenizer, capitals, read_conll
+from fastssl.evaluate import METRICS, TextFineTuning, compare_tags, finetune_tags
 from fastssl.evaluate.finetune_tags import TagTask
 from fastssl.evaluate.linear import _loss
 from tests.support.language import network_of
@@ -105,14 +106,21 @@ def test_tags_are_learnt_and_words_without_room_are_not_seen(name: str, network:
     model = network_of(name, network)
     options = TextFineTuning(least_steps=60, epochs=1, rates=(1e-2,), batch_size=8)
     found = finetune_tags(model, Tokenizer(), data, range(14), range(14, 20), options)
-    assert found.score == 100 and found.outputs.shape == (6, 4, 3)
+    assert found.score == 100 and found.outputs.shape == (6, 4, 3) and found.cut == 0
     assert found == finetune_tags(model, Tokenizer(), data, range(14), range(14, 20), options)
     long = Tagged([["a" * 10] * 4], [["X", "Y", "X", "Y"]])
     task = TagTask(model, Tokenizer(), long, options)
     first = len(model.opening(Tokenizer()))
     assert task.places.tolist() == [[first, first + 11, first + 22, -1]] and len(task.rows[0][0]) == model.length
     scores = task.scores(task.classifier(), np.arange(1))
-    assert scores.shape == (1, 4, 2) and bool((scores[0, 3] == 0).all())
+    assert scores.shape == (1, 4, 2) and bool((scores[0, 3] == 0).all()) and task.cut == 1
+    few = replace(options, least_steps=1)
+    some = IndexSplits(
+        "some", Tagged([*long.words, *data.words], [*long.tags, *data.tags]), np.arange(9), np.arange(9, 12)
+    )
+    notes: list[str] = []
+    compare_tags({"it": lambda seed: model}, Tokenizer(), some, seeds=1, options=few, note=notes.append)
+    assert notes[0] == "some: 1 of 12 sentences are longer than the network, and were cut"
 
 
 def test_bad_input_is_named() -> None:
