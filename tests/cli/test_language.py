@@ -93,6 +93,7 @@ def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypa
     assert list(table) == [f"labelled, {n} labels per class, top-1{end}" for n in (4, 8) for end in ("", "_se")]
     rows = {"pretrained", "from scratch", "from word vectors", "TF-IDF", "constant"}
     assert all(set(row) == rows for row in table.values())
+    assert "seeds: expected an integer >= 1, got 0" in run("evaluate", out, *given, "--seeds", "0", code=2)
     assert "labels: expected numbers" in run("evaluate", out, *given, "--labels", "few", code=2)
     assert "labels: expected the protocol 'finetune' or 'tags'" in run("evaluate", out, "--labels", "4", code=2)
     assert "protocol: expected one of 'frozen', 'finetune'" in run("evaluate", out, "--protocol", "layers", code=2)
@@ -259,6 +260,21 @@ def test_only_a_run_that_starts_replaces_the_tokens_of_another(texts: Path, tmp_
     assert len(list(out.glob("*.tok"))) == 1 and run("evaluate", out) != scores
     run("pretrain", "gpt", "--data", f"text:{other}", *NETWORK, "--out", tmp_path / "none", "--dry-run")
     assert not (tmp_path / "none").exists()
+
+
+def test_a_checkpoint_whose_replacement_was_cut_short_is_that_of_the_run(texts: Path, tmp_path: Path) -> None:
+    """A process that was killed between two renames has left its checkpoint as checkpoint.old."""
+    first = ["pretrain", "gpt", "--data", f"text:{texts}", *NETWORK, "--out", tmp_path / "run"]
+    run(*first)
+    scores = run("evaluate", tmp_path / "run")
+    (tmp_path / "run" / "checkpoint").rename(tmp_path / "run" / "checkpoint.old")
+    assert run("evaluate", tmp_path / "run") == scores
+    assert "holds a run already" in run(*first, code=2)
+    run(*first, "--resume")
+    more = ["--init", tmp_path / "run", "--epochs", "1", "--batch-size", "16"]
+    run("pretrain", "gpt", "--data", f"text:{texts}", *more, "--out", tmp_path / "next")
+    run(*first, "--overwrite")
+    assert not (tmp_path / "run" / "checkpoint.old").exists()
 
 
 def test_a_run_that_was_moved_finds_its_tokens(texts: Path, tmp_path: Path) -> None:
