@@ -99,6 +99,20 @@ def check_size(size: int, place: Callable[[], str], remedy: str) -> None:
         raise CorpusError(f"{place()}: expected documents of at most {LONGEST:,} bytes, got one of {size:,}; {remedy}")
 
 
+def check_characters(text: str, place: Callable[[], str], remedy: str = "") -> None:
+    """Checks that a text can be written.
+
+    Raises:
+        CorpusError: it has a half of a pair of UTF-16, as JSON may; the error names its ``place``.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise CorpusError(
+            f"{place()}: {text[error.start]!r} is half of a pair of UTF-16, no character{remedy}"
+        ) from error
+
+
 class Corpus(Source):
     """An indexed collection of documents, of at most 16 MiB each. Nothing but an index is kept in memory of texts that
     are read from files.
@@ -165,7 +179,12 @@ class Corpus(Source):
             CorpusError: an unreadable document, or one of more than 16 MiB.
         """
         text = self.texts[check_index(index, len(self))]
-        check_size(len(text), lambda: f"{self.name}, {self.name_of(index)}", "divide its text")  # of files: before
+
+        def place() -> str:
+            return f"{self.name}, {self.name_of(index)}"
+
+        check_size(len(text), place, "divide its text")  # of files: before
+        check_characters(text, place)
         return text
 
     def document(self, index: int) -> list[str]:

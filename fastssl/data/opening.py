@@ -30,7 +30,7 @@ from fastssl.data.glue import glue
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.packed import MAGIC, PackedImages
 from fastssl.data.pairs import text_pairs
-from fastssl.data.parts import OF_IMAGES, PARTS, find_part
+from fastssl.data.parts import OF_IMAGES, PARTS, find_labelled, find_part
 from fastssl.data.readable import current as leaving_out
 from fastssl.data.scenes import scenes
 from fastssl.data.shards import ShardSource
@@ -38,6 +38,7 @@ from fastssl.data.signals import spoken_digits, tones
 from fastssl.data.source import Source
 from fastssl.data.stereograms import stereograms
 from fastssl.data.storage import (
+    check_unpacked,
     ending,
     entries,
     is_file,
@@ -82,7 +83,6 @@ TEXTS: dict[str, Callable[..., Corpus]] = {
 }
 WITH_OPTIONS = ("text", "pairs")
 PARQUET, NPZ = ".parquet", ".npz"
-GZIP = b"\x1f\x8b"  # the first bytes of its files
 _FILES = {PARQUET, ".tar", ".pack", ".tok", ".npy", WAV, *tables.SUFFIXES, *SUFFIXES, *text_files.SUFFIXES}
 # Data by themselves.
 _WHOLE = {".pack", ".tok", ".tar", WAV, PARQUET, ".gz", ".tgz", *tables.SUFFIXES, *text_files.SUFFIXES}
@@ -329,7 +329,8 @@ def _with_options(name: str, given: dict[str, str], part: str, options: dict[str
 
 def _hub(root: str, part: str, given: dict[str, str]) -> Source:
     parts = hub(root, **given)
-    chosen = next(iter(parts)) if len(parts) == 1 and ending(root) == PARQUET else find_part(parts, part, OF_IMAGES)
+    alone = len(parts) == 1 and ending(root) == PARQUET
+    chosen = next(iter(parts)) if alone else find_labelled(parts, part, parts.__getitem__, OF_IMAGES)
     if chosen is None:
         raise ValueError(f"data: expected a part for {part} in {root!r}, got {sorted(parts)}")
     both = all(find_part(parts, one, OF_IMAGES) for one in PARTS)
@@ -471,8 +472,7 @@ def _file(place: str, part: str, options: dict[str, Any]) -> Source:
     start = open_file(place).read(0, 1024)
     if kind == ".pack" or start[: len(MAGIC)] == MAGIC:
         return PackedImages(place)
-    if start[: len(GZIP)] == GZIP:
-        raise ValueError(f"data: expected data that is not compressed, {place!r} is; unpack it (gunzip)")
+    check_unpacked(place, start)
     if kind not in SUFFIXES and start and not any(byte < 9 for byte in start) and _is_text(start):
         raise ValueError(f"data: expected an image, got {place!r}, a file of text; texts are opened as text:{place}")
     return FileSource([os.path.basename(place)], name=name_of(place), root=parent(place), **options)

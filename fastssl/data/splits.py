@@ -17,7 +17,7 @@ from fastssl.data.embedded_text import glosses
 from fastssl.data.files import each_once
 from fastssl.data.glue import glue, glue_task
 from fastssl.data.opening import open, parts_of, prefixed, without_unreadable
-from fastssl.data.parts import OF_IMAGES, PARTS, find_part
+from fastssl.data.parts import OF_IMAGES, PARTS, find_labelled
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
 from fastssl.data.source import Source
@@ -138,7 +138,7 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
             return _readable(Splits(kind, *benchmarks.read(kind, root), metric), data)
         if root and kind == "hf":
             parts = hub(root, **given)
-            train, test = (find_part(parts, part, OF_IMAGES) for part in PARTS)
+            train, test = (find_labelled(parts, part, parts.__getitem__, OF_IMAGES) for part in PARTS)
             if train is not None and test is not None:
                 number_alike(parts[test], parts[train].classes)
                 _check_classes(parts[train], parts[test], data)

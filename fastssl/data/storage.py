@@ -28,6 +28,25 @@ _VERSIONS = (
     *("Last-Modified", "LastModified", "last_modified", "updated", "created"),
 )
 T = TypeVar("T")
+# Compressed files: the first bytes, and what unpacks them.
+COMPRESSED = {
+    ".gz": (b"\x1f\x8b", "gunzip"),
+    ".bz2": (b"BZh", "bunzip2"),
+    ".xz": (b"\xfd7zXZ\0", "unxz"),
+    ".zst": (b"\x28\xb5\x2f\xfd", "unzstd"),
+    ".zip": (b"PK\3\4", "unzip"),
+}
+
+
+def check_unpacked(place: str, start: bytes) -> None:
+    """Checks the first bytes of a file.
+
+    Raises:
+        ValueError: it is compressed.
+    """
+    tool = next((tool for mark, tool in COMPRESSED.values() if start.startswith(mark)), None)
+    if tool is not None:
+        raise ValueError(f"data: expected data that is not compressed, {place!r} is; unpack it ({tool})")
 
 
 def is_url(place: Any) -> bool:

@@ -273,11 +273,19 @@ def _rows(path: str, encoding: str = "utf-8", errors: str = "strict") -> list[di
         raise ValueError(f"{path}: expected a list of objects, got {type(rows).__name__}")
     if not rows:
         raise ValueError(f"{path}: expected rows, found none")
-    made = [{str(name).strip(): value for name, value in row.items()} for row in rows]
+    read = str if errors == "strict" else _replaced  # of bytes this is done, of escapes in JSON not
+    made = [
+        {str(name).strip(): read(value) if isinstance(value, str) else value for name, value in row.items()}
+        for row in rows
+    ]
     twice = next((row for row, bare in zip(rows, made) if len(bare) < len(row)), None)
     if twice is not None:
         raise ValueError(f"{path}: expected columns of different names, got {', '.join(map(repr, twice))}")
     return made
+
+
+def _replaced(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
 
 
 def _fields(path: str, text: str, kind: str) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from fastssl.data.corpus import (
     CorpusError,
     Numbered,
     _Strings,
+    check_characters,
     check_size,
     known_encoding,
     known_errors,
@@ -30,13 +31,26 @@ from fastssl.data.corpus import (
 from fastssl.data.embedded_text import ParallelCorpus
 from fastssl.data.labels import labels_of
 from fastssl.data.source import digest
-from fastssl.data.storage import Files, checksum, each_entry, ending, is_file, is_folder, join, name_of, open_file
+from fastssl.data.storage import (
+    COMPRESSED,
+    Files,
+    check_unpacked,
+    checksum,
+    each_entry,
+    ending,
+    is_file,
+    is_folder,
+    join,
+    name_of,
+    open_file,
+)
 
 SUFFIXES = (".txt", ".jsonl")
 SEPARATORS = ("blank-line", "line", "file")
 _BLOCK = 4 * 2**20  # bytes per read of an index
 _TEXT8_BYTES = 60_000  # per document: about 10,000 words
 _BOM = b"\xef\xbb\xbf"
+_UNLABELLED = "unsup"  # the sub-folder of IMDB's reviews without labels
 _MARK = 1024  # first bytes, none of which is zero in a file of text
 
 
@@ -125,13 +139,7 @@ class FileTexts(_Strings):
             raise CorpusError(f"{self.place(index)}: expected a string under the key {self.key!r}, got {got}")
         if self.errors == "replace":
             return value.encode("utf-8", "replace").decode()
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise CorpusError(
-                f"{self.place(index)}: {value[error.start]!r} is half of a pair of UTF-16, no character; "
-                "#errors=replace reads on"
-            ) from error
+        check_characters(value, lambda: self.place(index), "; #errors=replace reads on")
         return value
 
     @property
@@ -183,8 +191,8 @@ def text_corpus(
 
     Args:
         place: path or URL of a ``.txt`` file, a ``.jsonl`` file (one JSON object per line, one document each), or a
-            folder of such files, with one class per sub-folder if there are several (documents beside them are
-            unlabelled). Files of other kinds are counted in ``skipped``.
+            folder of such files, with one class per sub-folder if there are several (documents beside them, and in one
+            called "unsup", are unlabelled). Files of other kinds are counted in ``skipped``.
         separator: what separates the documents of a ``.txt`` file: "blank-line" (lines without other characters than
             white space; each line ends a sentence), "line", or "file" for one document per file. None: "file" in a
             folder; for a single file "blank-line" if it has blank lines between others, else "line".
@@ -228,9 +236,12 @@ def text_corpus(
     found = [own for own in there if ending(own) in SUFFIXES]
     others = Counter(ending(own) or "no suffix" for own in there if ending(own) not in SUFFIXES)
     if not found:
+        packed = sorted(COMPRESSED.keys() & others)
+        rest = ", ".join(sorted(set(others) - set(packed)))
         raise ValueError(
             f"place: expected {' or '.join(SUFFIXES)} files in {place!r}, there are none"
-            + (f"; files with {', '.join(sorted(others))} are opened by their own names" if others else "")
+            + (f"; files with {', '.join(packed)} are to be unpacked" if packed else "")
+            + (f"; files with {rest} are opened by their own names" if rest else "")
         )
     kinds = {ending(own) for own in found}
     if len(kinds) > 1:
@@ -250,10 +261,11 @@ def text_corpus(
     names: list[str] = []
     for own, count in zip(found, counts):
         names += [own] if separator in (None, "file") and kinds == {".txt"} else _numbered(own, count)
-    labels, classes = None, sorted({own.partition("/")[0] for own in found if "/" in own})
-    if len(classes) > 1 or (classes and all("/" in own for own in found)):
-        numbers = {name: k for k, name in enumerate(classes)}
-        own_labels = [numbers[own.partition("/")[0]] if "/" in own else -1 for own in found]
+    folders = [own.partition("/")[0] if "/" in own else _UNLABELLED for own in found]
+    labels, classes = None, sorted(set(folders) - {_UNLABELLED})
+    if len(classes) > 1 or (classes and _UNLABELLED not in folders):
+        numbers = {_UNLABELLED: -1, **{name: k for k, name in enumerate(classes)}}
+        own_labels = [numbers[own] for own in folders]
         labels = np.repeat(np.array(own_labels, np.int64), counts)
     corpus = Corpus(texts, called, names=names, labels=labels, classes=classes if labels is not None else ())
     corpus.skipped = {f"files with {kind}": count for kind, count in sorted(others.items())}
@@ -347,6 +359,7 @@ def _lines(place: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         raise CorpusError(
             f"{place}: expected lines of UTF-8 or the like, got UTF-16; convert it (iconv -f utf-16 -t utf-8)"
         )
+    check_unpacked(place, mark)
     if 0 in mark:
         raise CorpusError(
             f"{place}: expected text, got a file with zero bytes (at {mark.index(0)}); files of other kinds are opened "
@@ -401,7 +414,8 @@ def text8(place: str | Path) -> Corpus:
 
 
 def wikitext(place: str | Path, part: str = "train") -> Corpus:
-    """An unpacked WikiText folder: one document per article, named by its title.
+    """An unpacked WikiText folder: one document per article, named by its title; text before the first title is one,
+    too, without a name.
 
     Args:
         place: the folder, with ``wiki.train.tokens`` and the like (``.raw`` for the raw variant).
@@ -425,16 +439,19 @@ def wikitext(place: str | Path, part: str = "train") -> Corpus:
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
         raise FileNotFoundError(f"wikitext: expected {paths[0].name} or {paths[1].name} in {str(folder)!r}")
-    begins, names, at = [], [], 0
+    begins, names, at, before = [], [], 0, False
     with path.open("rb") as file:
         for line in file:
             bare = line.strip()
             if bare.startswith(b"= ") and bare.endswith(b" =") and not bare.startswith(b"= ="):
                 begins.append(at)
                 names.append(bare[2:-2].decode("utf-8", "replace"))
+            before = before or bool(bare and not begins)
             at += len(line)
     if not begins:
         raise CorpusError(f"{path}: expected headings of articles (' = Title = '), found none")
+    if before:
+        begins, names = [0, *begins], ["", *names]
     starts, ends = np.array(begins, np.int64), np.array([*begins[1:], at], np.int64)
     texts = FileTexts([str(path)], np.zeros(len(starts), np.int32), starts, ends)
     return Corpus(texts, f"{folder.resolve().name}-{part}", names=names, language="en")

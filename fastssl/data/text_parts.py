@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from fastssl.data.columns import check_options
 from fastssl.data.corpus import Corpus
-from fastssl.data.parts import PARTS, find_part
+from fastssl.data.parts import PARTS, find_labelled, find_part
 from fastssl.data.source import Source
 from fastssl.data.storage import ending, entries, is_folder, join, name_of
 from fastssl.data.tables import SUFFIXES as TABLES
@@ -25,7 +26,8 @@ _OPTIONS: dict[Callable[..., Corpus], tuple[str, ...]] = {
 
 def texts(place: str, part: str = "train", **options: str) -> Corpus:
     """Opens a file or folder of texts (:func:`text_corpus`), a table of them (:func:`text_table`), or a part of a
-    folder that has both: ``train.csv`` and ``test.csv``, sub-folders ``train`` and ``test``.
+    folder that has both: ``train.csv`` and ``test.csv``, sub-folders ``train`` and ``test``. Of several test parts
+    (``test``, ``dev``, ``valid``) the first with labels is taken, if the training part has some.
 
     Args:
         place: path or URL.
@@ -37,19 +39,19 @@ def texts(place: str, part: str = "train", **options: str) -> Corpus:
         ValueError: an unknown option, or as of the two functions.
     """
     place = os.path.expanduser(place)
-    parts = text_parts(place)
-    if parts is None:
+    names = text_parts(place)
+    if names is None:
         return _open(place, {**options, "part": part} if _is_table(place) else options)
-    train = _open(parts[0], options)
-    chosen = train if part == "train" else _open(parts[1], options)
+    opened = cache(lambda stem: _open(join(place, names[stem]), options))
+    train, chosen = (opened(find_labelled(names, one, opened)) for one in ("train", part))
     if part != "train":
         number_alike(chosen, train.classes)
     chosen.name, chosen.part = name_of(place.rstrip("/")), part
     return chosen
 
 
-def text_parts(place: str) -> tuple[str, str] | None:
-    """The files, or the folders, of the training and the test part, if a folder has both."""
+def text_parts(place: str) -> dict[str, str] | None:
+    """The files and folders of a folder by their names without suffixes, if there are a training and a test part."""
     if not is_folder(place):
         return None
     stems: dict[str, str] = {}
@@ -57,8 +59,7 @@ def text_parts(place: str) -> tuple[str, str] | None:
         kind = "" if is_a_folder else ending(name)
         if is_a_folder or kind in {*SUFFIXES, *TABLES}:
             stems.setdefault(name[: len(name) - len(kind)], name)
-    train, test = (find_part(stems, part) for part in PARTS)
-    return (join(place, stems[train]), join(place, stems[test])) if train and test else None
+    return stems if all(find_part(stems, part) for part in PARTS) else None
 
 
 def number_alike(test: Source, trained: Sequence[str]) -> None:

@@ -67,11 +67,16 @@ def few_text_labels(
     Models, 2020).
     """
     train, test = task.train, task.test
-    if not isinstance(train, Corpus) or not isinstance(test, Corpus) or train.labels is None or test.labels is None:
+    if not isinstance(train, Corpus) or not isinstance(test, Corpus) or train.labels is None:
         raise ValueError(
             f"data: expected labelled texts to fine-tune on, got {task.train!r} without labels: a table with a column "
             "label or score (another name: FILE.csv#label=NAME; pairs:FILE reads texts alone), or a folder with a "
             "sub-folder per class (text:FOLDER)"
+        )
+    if test.labels is None:
+        raise ValueError(
+            f"data: expected labelled test texts, the {len(test):,} of {task.name} have none; a labelled part "
+            "beside them (dev, valid) is taken in their place"
         )
     if len(labels_per_class) and not len(train.classes):
         raise ValueError(f"labels: {task.name} has scores, not classes")

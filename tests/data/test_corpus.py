@@ -95,6 +95,16 @@ def test_sub_folders_are_classes(tmp_path: Path) -> None:
     assert list(corpus.names) == ["a/0.txt", "a/1.txt", "b/2.txt"]
 
 
+def test_halves_of_pairs_of_utf_16_are_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "One."}\n{"text": "half \\ud83d here"}\n')
+    for made in (fastssl.data.open(str(tmp_path / "a.jsonl")), Corpus(["One.", "half \ud83d here"], "a")):
+        with pytest.raises(CorpusError, match=r"a, document 1: '\\ud83d' is half of a pair of UTF-16"):
+            tokenize_corpus(made, Tokenizer(), tmp_path / "a.tok")
+        with pytest.raises(CorpusError, match=r"a, document 1: '\\ud83d' is half"):
+            made.read(1)
+    assert fastssl.data.open(f"{tmp_path}/a.jsonl#errors=replace").read(1).text == "half ? here"
+
+
 def test_an_index_of_blocks_is_that_of_one_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "some.txt"
     rng = np.random.default_rng(0)
@@ -129,6 +139,9 @@ def test_articles_of_wikitext(tmp_path: Path) -> None:
         "= = Part = =",
         "More .",
     ]
+    with (tmp_path / "wiki.valid.tokens").open("w") as file:  # an excerpt
+        file.write(" The end of One . \n = Two = \n End . \n")
+    assert list(wikitext(tmp_path, "valid").documents()) == [["The end of One ."], ["= Two =", "End ."]]
     with pytest.raises(FileNotFoundError, match=r"wiki\.test\.tokens"):
         wikitext(tmp_path, "test")
 

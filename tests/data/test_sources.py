@@ -44,6 +44,7 @@ from fastssl.data import (
 from fastssl.data.files import PathSource, each_once
 from fastssl.data.opening import parts_of
 from fastssl.data.packed import pack
+from fastssl.data.parts import PARTS, find_part
 from fastssl.data.source import CheckedSource
 from fastssl.data.text_parts import text_parts
 from fastssl.evaluate import evaluate
@@ -304,9 +305,10 @@ def test_parts_of_images_and_texts_have_the_same_names(
 ) -> None:
     for name in folders:
         (tmp_path / name).mkdir()
-    for found, test in ((parts_of(tmp_path), images), (text_parts(str(tmp_path)), texts)):
-        expected = None if test is None else (str(tmp_path / folders[0]), str(tmp_path / test))
-        assert found == expected
+    expected = None if images is None else (str(tmp_path / folders[0]), str(tmp_path / images))
+    assert parts_of(tmp_path) == expected
+    names = text_parts(str(tmp_path))
+    assert (names and tuple(find_part(names, part) for part in PARTS)) == (texts and (folders[0], texts))
 
 
 def test_names_are_names_and_paths_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

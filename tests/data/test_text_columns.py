@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 from pathlib import Path
 from typing import Any
 
@@ -177,10 +179,21 @@ def test_files_of_text_are_no_images(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a file of text; texts are opened as text:.*notes\.md"):
         fastssl.data.open(path)
     assert len(fastssl.data.open(f"text:{path}")) == 1
-    packed = tmp_path / "corpus.txt.gz"
-    packed.write_bytes(gzip.compress(b"Some text."))
-    with pytest.raises(ValueError, match=r"not compressed, '.*corpus.txt.gz' is; unpack it"):
-        fastssl.data.open(packed)
+    for suffix, content, tool in (
+        ("gz", gzip.compress(b"Some text."), "gunzip"),
+        ("bz2", bz2.compress(b"Some text."), "bunzip2"),
+        ("xz", lzma.compress(b"Some text."), "unxz"),
+        ("zst", b"\x28\xb5\x2f\xfd\x24\x0a\x51\0\0Some text.", "unzstd"),
+        ("zip", b"PK\3\4\x14\0\0\0\x08\0", "unzip"),
+    ):
+        packed = tmp_path / "packed" / f"corpus.txt.{suffix}"
+        packed.parent.mkdir(exist_ok=True)
+        packed.write_bytes(content)
+        for name in (packed, f"text:{packed}"):
+            with pytest.raises(ValueError, match=rf"not compressed, '.*corpus.txt.{suffix}' is; unpack it \({tool}\)"):
+                fastssl.data.open(name)
+    with pytest.raises(ValueError, match=r"files with \.bz2, \.gz, \.xz, \.zip, \.zst are to be unpacked$"):
+        fastssl.data.open(f"text:{packed.parent}")
 
 
 @pytest.mark.parametrize("kind", [".txt", ".jsonl"])
@@ -252,6 +265,26 @@ def test_folders_with_files_for_both_parts(tmp_path: Path, kind: str, test: str)
     assert named.read(0).text == "h" and len(named.classes) == 4
 
 
+@pytest.mark.parametrize("kind", (".csv", ".jsonl", ""))
+def test_of_several_test_parts_one_with_labels_is_taken(tmp_path: Path, kind: str) -> None:
+    """GLUE's "test" has the label -1 throughout."""
+    parts = {"train": (0, 1), "validation": (1, 0, 1), "test": (-1, -1)}
+    if kind:
+        data = f"text:{tmp_path}"
+        for name, labels in parts.items():
+            written(tmp_path / f"{name}{kind}", [{"text": f"{name} {k}", "label": k} for k in labels])
+    else:
+        datasets, data = pytest.importorskip("datasets"), f"hf:{tmp_path / 'saved'}"
+        features = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["no", "yes"]))
+        datasets.DatasetDict({
+            name: datasets.Dataset.from_dict({"text": [name] * len(labels), "label": labels}, features)
+            for name, labels in parts.items()
+        }).save_to_disk(tmp_path / "saved")  # fmt: skip
+    task = open_splits(data)
+    assert (len(task.train), len(task.test)) == (2, 3) and task.test.labels.tolist() == [1, 0, 1]  # type: ignore[union-attr]
+    assert len(fastssl.data.open(data, part="test")) == 3
+
+
 def test_classes_that_training_lacks_are_named(tmp_path: Path) -> None:
     written(tmp_path / "train.csv", [{"text": "a", "label": "good"}, {"text": "b", "label": "bad"}])
     written(tmp_path / "test.csv", [{"text": "a", "label": "godo"}])
@@ -274,7 +307,7 @@ def test_pretraining_says_which_text_of_a_pair_it_reads(tmp_path: Path) -> None:
 
 
 def test_folders_of_classes_for_both_parts(tmp_path: Path) -> None:
-    """As reviews of films are unpacked: lists of addresses and features beside the classes."""
+    """As reviews of films are unpacked: lists of addresses, features and unlabelled reviews beside the classes."""
     for part, kinds in (("train", ("pos", "neg", "unsup")), ("test", ("pos", "neg"))):
         for kind in kinds:
             (tmp_path / part / kind).mkdir(parents=True)
@@ -283,7 +316,8 @@ def test_folders_of_classes_for_both_parts(tmp_path: Path) -> None:
         (tmp_path / part / "labeledBow.feat").write_text("1")
     (tmp_path / "README").touch()
     task = open_splits(f"text:{tmp_path}")
-    assert list(task.train.classes) == ["neg", "pos", "unsup"] == list(task.test.classes)
+    assert list(task.train.classes) == ["neg", "pos"] == list(task.test.classes)
+    assert task.train.labels.tolist() == [0, 1, -1, -1]  # type: ignore[union-attr]
     assert [task.test.read(k).text for k in range(3)] == ["test neg", "test pos", "http://\n"]
     assert task.test.labels.tolist() == [0, 1, -1]  # type: ignore[union-attr]
     assert task.train.skipped == {"files with .feat": 1}
@@ -326,7 +360,7 @@ def test_hugging_face_data_without_a_test_part_is_divided(tmp_path: Path, prefix
 
 
 def test_files_that_are_no_texts_are_not_read_as_texts(tmp_path: Path) -> None:
-    for name, content in (("a.parquet", b"PAR1\x15\x04\0\0"), ("b.txt", b"\x89PNG\0\n"), ("c", gzip.compress(b"a"))):
+    for name, content in (("a.parquet", b"PAR1\x15\x04\0\0"), ("b.txt", b"\x89PNG\0\n")):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CorpusError, match="expected text, got a file with zero bytes"):
             fastssl.data.open(f"text:{tmp_path / name}")
