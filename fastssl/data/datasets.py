@@ -182,7 +182,7 @@ def hub(path: str, part: str | None = None, **columns: str) -> dict[str, Source]
         import datasets
     except ImportError as error:
         raise ImportError("data sets of Hugging Face need the extra: pip install fastssl[datasets]") from error
-    configuration = columns.pop("name", None)
+    configuration, path = columns.pop("name", None), os.path.expanduser(path)
     if any((Path(path) / file).is_file() for file in SAVED):
         parts = datasets.load_from_disk(path)
     elif Path(path).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +65,7 @@ def open_tagged(data: str) -> IndexSplits:
     kind, _, place = data.partition(":")
     if kind not in ("conll", "capitals") or not place:
         raise ValueError(f"data: expected conll:FILE, conll:FOLDER or capitals:CORPUS, got {data!r}")
+    place = os.path.expanduser(place)  # which shells do only at the start of a word
     if kind == "capitals":
         corpus: Any = open(place)
         name, parts = corpus.name, [capitals(corpus, some) for some in _divided(len(corpus))]
@@ -97,6 +99,7 @@ def open_questions(data: str) -> IndexSplits:
     kind, _, place = data.partition(":")
     if kind != "squad" or not place:
         raise ValueError(f"data: expected squad:FILE or squad:FOLDER, got {data!r}")
+    place = os.path.expanduser(place)
     if not is_folder(place):
         whole = read_squad(place)
         return IndexSplits(name_of(place), whole, *_divided(len(whole)))

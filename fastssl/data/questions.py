@@ -119,4 +119,7 @@ def read_squad(path: str | Path) -> Questions:
         raise ValueError(f"{path}: expected a file of SQuAD, data of paragraphs of questions, got {error!r}") from error
     if not rows:
         raise ValueError(f"{path}: expected questions with answers, there are none")
-    return Questions(*(list(side) for side in zip(*rows)))
+    try:
+        return Questions(*(list(side) for side in zip(*rows)))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -272,16 +272,16 @@ def load_tokenizer(where: str | Path) -> Tokenizer:
     """
     if str(where) == "bytes":
         return Tokenizer()
-    path = Path(where)
+    path = Path(where).expanduser()
     for candidate in (path, *(path / of / FILE for of in (".", "checkpoint", "checkpoint.old"))):
         if candidate.is_file():
             if candidate.suffix == ".tok":
                 return TokenFile(candidate).tokenizer
             try:
                 return tokenizer_of(candidate.read_text(encoding="utf-8"))
-            except UnicodeDecodeError as error:
+            except ValueError as error:
                 raise ValueError(f"tokenizer: {str(candidate)!r} cannot be read as a {FILE} ({error})") from error
     raise FileNotFoundError(
         f"tokenizer: expected 'bytes', a {FILE}, a token file, or a folder with one of these, got {str(where)!r}; "
-        "wordpiece, bpe and unigram are trained (--kind of fastssl tokenize, train_tokenizer)"
+        "wordpiece, bpe and unigram are trained (--tokenizer of the commands, train_tokenizer)"
     )

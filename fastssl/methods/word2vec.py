@@ -349,7 +349,8 @@ def load_word_vectors(path: str | Path) -> WordVectors:
         >>> load_word_vectors(out)
         WordVectors(3 words, 8 dimensions)
     """
-    if Path(path).is_file():
+    path = Path(path).expanduser()
+    if path.is_file():
         return WordVectors.load(path)
     tensors, state = load_checkpoint(path)
     if state.get("method") != Word2Vec.name:

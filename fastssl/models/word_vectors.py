@@ -15,6 +15,7 @@ from torch import Tensor
 
 import fastssl.functional as F
 from fastssl._files import replacing
+from fastssl._options import integer
 from fastssl.models.given import Values, as_tensor
 
 _SEARCHED = 50_000  # most frequent words among which a misspelt one is looked for
@@ -131,8 +132,9 @@ class WordVectors:
             k: number of words.
 
         Raises:
-            ValueError: queries of another shape.
+            ValueError: queries of another shape, or k below 1.
         """
+        k = integer("k", k, 1)
         dim = self.vectors.shape[1]
         if queries.dim() != 2 or queries.shape[1] != dim:
             raise ValueError(f"queries: expected vectors [N, {dim}], got shape {tuple(queries.shape)}")
@@ -157,8 +159,7 @@ class WordVectors:
             UnknownWordError: a word without a vector.
             ValueError: no words, or k below 1.
         """
-        if k < 1:
-            raise ValueError(f"k: expected an integer >= 1, got {k}")
+        k = integer("k", k, 1)
         plus, minus = self._numbers(positive), self._numbers(negative)
         if not plus and not minus:
             raise ValueError("positive: expected at least one word")
@@ -183,8 +184,9 @@ class WordVectors:
 
         Raises:
             UnknownWordError: a word without a vector.
-            ValueError: unknown method.
+            ValueError: unknown method, or k below 1.
         """
+        k = integer("k", k, 1)
         numbers = self._numbers([a, b, c])
         scores = self.analogy_scores(torch.tensor([numbers]), method)[0]
         scores[numbers] = -torch.inf

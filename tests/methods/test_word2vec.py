@@ -518,8 +518,15 @@ def test_vectors_that_are_not_finite_are_named() -> None:
         WordVectors(["a", "b"], torch.tensor([[0.0, 1.0], [float("nan"), 0.0]]))
     with pytest.raises(ValueError, match="that of 'a' has others"):  # in float32
         WordVectors(["a", "b"], torch.tensor([[0.0, 1e300], [1.0, 0.0]], dtype=torch.float64))
-    with pytest.raises(ValueError, match="k: expected an integer >= 1, got 0"):
-        WordVectors(["a", "b"], torch.eye(2)).most_similar("a", 0)
+    some = WordVectors(["a", "b", "c", "d"], torch.eye(4))
+    for wrong in (0, -1, 1.5):
+        for call in (
+            lambda k: some.most_similar("a", k),
+            lambda k: some.nearest(some[["a"]], k),
+            lambda k: some.analogy("a", "b", "c", k),
+        ):
+            with pytest.raises(ValueError, match=f"k: expected an integer >= 1, got {wrong}"):
+                call(wrong)
 
 
 def test_words_are_letters_in_every_plane() -> None:
