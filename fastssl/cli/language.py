@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from fastssl._options import integer
 from fastssl.cli.show import echo, item_progress
 from fastssl.data import Corpus, ParallelCorpus, Source, TokenFile, Tokenizer, Windows
 from fastssl.data.embedded_text import FIRST_OF_PAIRS
@@ -238,6 +239,8 @@ def evaluate_finetuned(
     )
 
     starts, tokenizer = _starts(run, init)
+    if steps is not None:
+        integer("steps", steps, 1)
     given = [] if labels is None else labels.split(",")
     if not all(count.isdecimal() and int(count) for count in given):
         raise ValueError(f"labels: expected numbers of labels per class, such as 10,50, got {labels!r}")

@@ -334,6 +334,12 @@ def pretrain(
             takes = "texts" if text else "waveforms" if audio else "images"
             remedy = f"; --set {name}={value} is one of its settings" if name in kind.arguments() else ""
             raise ValueError(f"{name}: {method} takes {takes}, it has no such option{remedy}")
+    own_names, further = kind.arguments(), {**of_method, **of_network}
+    for name, value in {**of_images, **of_texts, "width": width, "channels": channels}.items():
+        if value is not None and name in further:
+            raise ValueError(f"{name}: expected one value, got {value} and --set {name}={further[name]}")
+        if value is not None and name in ("objective", "order") and name not in own_names:
+            raise ValueError(f"{name}: {method} has no such option")
     if size is not None and size < 1:
         raise ValueError(f"size: expected at least one pixel, got {size}")
     if channels is not None and channels < 1:
@@ -619,6 +625,19 @@ def evaluate(
         tuning = {"steps": steps, "seeds": seeds}
         return run_evaluation(*(checkpoint, data, protocol, readout, only, whiten, size), tuning=tuning, prompts=prompt)
 
+    def of_texts() -> dict[str, Any]:
+        from fastssl.cli.language import evaluate_finetuned
+
+        if whiten is not None:
+            raise ValueError(f"whiten: expected the protocol 'frozen', got {protocol!r}")
+        if protocol != "finetune" and readout is not None:
+            raise ValueError(f"readout: expected none, {protocol} predicts words")
+        default = {"finetune": "glosses", "tags": "capitals:sotu", "translation": "verses-es-en"}
+        if data is None and protocol not in default:
+            raise ValueError("data: expected squad:FILE or squad:FOLDER (--data)")
+        asked = data or default[protocol]
+        return evaluate_finetuned(checkpoint, asked, protocol, readout=readout, steps=steps, **tuning)
+
     if started_by_torchrun() > 1:
         raise ValueError(f"evaluate runs in one process, torchrun started {started_by_torchrun()}")
     context.with_resource(automatic_precision(precision or "auto"))
@@ -628,13 +647,12 @@ def evaluate(
             raise ValueError(
                 f"checkpoint: {protocol} keeps its results in the folder of a run, got {str(checkpoint)!r}"
             )
-        table = of_images()
+        table = of_texts() if protocol in TEXT_PROTOCOLS else of_images()
     elif is_word_run(checkpoint):
         on_data_alone("word vectors")
         table = evaluate_words(checkpoint, data)
     elif "tokens" in (kind := kind_of(load_state(checkpoint))).needs:
         from fastssl.cli.language import evaluate as evaluate_text
-        from fastssl.cli.language import evaluate_finetuned
 
         if protocol not in ("frozen", *TEXT_PROTOCOLS):
             known = ", ".join(map(repr, ("frozen", *TEXT_PROTOCOLS)))
@@ -643,16 +661,7 @@ def evaluate(
             on_data_alone("language methods without --protocol finetune")
             table = evaluate_text(checkpoint, data)
         else:
-            if whiten is not None:
-                raise ValueError(f"whiten: expected the protocol 'frozen', got {protocol!r}")
-            if protocol != "finetune" and readout is not None:
-                raise ValueError(f"readout: expected none, {protocol} predicts words")
-            default = {"finetune": "glosses", "tags": "capitals:sotu", "translation": "verses-es-en"}
-            if data is None and protocol not in default:
-                raise ValueError("data: expected squad:FILE or squad:FOLDER (--data)")
-            table = evaluate_finetuned(
-                checkpoint, data or default[protocol], protocol, readout=readout, steps=steps, **tuning
-            )
+            table = of_texts()
     elif issubclass(kind, AudioMethod):
         from fastssl.cli.evaluation import evaluate_waveforms
 

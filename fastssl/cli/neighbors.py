@@ -130,7 +130,10 @@ def _picture(features: FeatureFile, row: int, source: Source) -> Any:
         index = next((k for k in range(len(source)) if source.name_of(k) == name), None)
     if index is None:
         raise ValueError(f"data: {source.name} has no image {name!r}: the features are of other data (--data)")
-    picture = Image.fromarray(to_show((source.read(index).images or ())[0]))
+    images = source.read(index).images
+    if not images:
+        raise ValueError(f"features: expected those of images, {source.name} has none")
+    picture = Image.fromarray(to_show(images[0]))
     scale = CELL / max(picture.size)
     return picture.resize((max(1, round(picture.width * scale)), max(1, round(picture.height * scale))))
 

@@ -11,7 +11,7 @@ import numpy as np
 from fastssl.data.opening import open
 from fastssl.data.pairs import part_file
 from fastssl.data.questions import Questions, read_squad
-from fastssl.data.storage import is_folder, name_of
+from fastssl.data.storage import is_file, is_folder, name_of
 from fastssl.data.tagged import Tagged, capitals, read_conll
 
 CONLL = (".txt", ".conll", ".conllu", ".iob", ".iob2", ".bio", ".tsv")  # suffixes of files of tagged words
@@ -72,7 +72,7 @@ def open_tagged(data: str) -> IndexSplits:
     elif is_folder(place):
         name, parts = name_of(place), [read_conll(part_file(place, part, CONLL)) for part in ("train", "test")]
     else:
-        whole = read_conll(place)
+        whole = read_conll(_file(place))
         return IndexSplits(name_of(place), whole, *_divided(len(whole)))
     words, tags = ([*getattr(parts[0], side), *getattr(parts[1], side)] for side in ("words", "tags"))
     return _behind(name, len(parts[0]), Tagged(words, tags))
@@ -101,13 +101,19 @@ def open_questions(data: str) -> IndexSplits:
         raise ValueError(f"data: expected squad:FILE or squad:FOLDER, got {data!r}")
     place = os.path.expanduser(place)
     if not is_folder(place):
-        whole = read_squad(place)
+        whole = read_squad(_file(place))
         return IndexSplits(name_of(place), whole, *_divided(len(whole)))
     parts = [read_squad(part_file(place, part, (".json",))) for part in ("train", "test")]
     sides: Any = (
         [*getattr(parts[0], side), *getattr(parts[1], side)] for side in ("questions", "texts", "answers", "starts")
     )
     return _behind(name_of(place), len(parts[0]), Questions(*sides))
+
+
+def _file(place: str) -> str:
+    if not is_file(place):
+        raise FileNotFoundError(f"data: no file or folder {place!r}")
+    return place
 
 
 def _divided(count: int) -> tuple[np.ndarray, np.ndarray]:

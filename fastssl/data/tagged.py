@@ -77,7 +77,7 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
 
     Raises:
         OSError: no such file.
-        ValueError: a line without that column, or no sentence.
+        ValueError: a line without that column, or with more or fewer than others of its sentence; no sentence.
 
     Example:
         >>> import tempfile
@@ -91,6 +91,7 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
     words: list[list[str]] = [[]]
     tags: list[list[str]] = [[]]
     width, tabs = 0, False  # columns of a word, and whether tabs separate them
+    columns = 0  # of the words of a sentence: some files have more, the more predicates it has
     unsure: dict[int, int] = {}  # lines with which a sentence begins that are comments, or the word "#"
     for number, line in enumerate(utf8(str(path)).split("\n"), 1):
         line = line.removesuffix("\r")
@@ -114,6 +115,12 @@ def read_conll(path: str | Path, column: int | None = None) -> Tagged:
             raise ValueError(f"column: expected one of {len(parts)} in line {number} of {path}, got {column}")
         if of_conllu and not parts[0].isdigit():
             continue
+        if not words[-1]:
+            columns = len(parts)
+        elif len(parts) != columns:  # such as a text without tags
+            raise ValueError(
+                f"path: expected {columns} columns in line {number} of {path}, as before, got {len(parts)}"
+            )
         words[-1].append(parts[1 if of_conllu else 0])
         tags[-1].append(parts[place])
     known = {tag for s, row in enumerate(tags) for tag in row[unsure.get(s, 0) :]}

@@ -111,6 +111,17 @@ def tokenize_corpus(
     return TokenFile(path)
 
 
+def check_held_out(share: float) -> float:
+    """A share of a corpus that is left out of training.
+
+    Raises:
+        ValueError: it is not in [0, 1).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"held_out: expected a share in [0, 1), got {share}")
+    return share
+
+
 class TokenFile(Source):
     """The tokens of a corpus in a file (see :func:`tokenize_corpus`), memory-mapped; an item is a document.
 
@@ -220,9 +231,7 @@ class TokenFile(Source):
         Raises:
             ValueError: ``held_out`` is not in [0, 1), or leaves nothing to train on.
         """
-        if not 0 <= held_out < 1:
-            raise ValueError(f"held_out: expected a share in [0, 1), got {held_out}")
-        if held_out == 0:
+        if check_held_out(held_out) == 0:
             return (0, self.total), (self.total, self.total)
         places = self.documents if len(self.documents) > FEW else self.sentences
         cut = int(places[np.abs(places - (1 - held_out) * self.total).argmin()])

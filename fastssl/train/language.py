@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastssl.data import Corpus, Source, TokenFile, Tokenizer, Windows, load_tokenizer, tokenize_corpus, train_tokenizer
 from fastssl.data.tokenizer import KINDS
-from fastssl.data.tokens import FEW
+from fastssl.data.tokens import FEW, check_held_out
 from fastssl.methods import Method, TextMethod, Word2Vec, get, load_word_vectors
 from fastssl.models import LanguageModel, WordVectors, build_language
 from fastssl.models.folder import holds_run
@@ -50,10 +50,11 @@ def open_tokens(
 
     Raises:
         TypeError: neither a corpus nor a token file.
-        ValueError: a tokenizer for a token file, which has its own, a corpus for several processes of a launcher, or
-            another corpus or tokenizer than that of the run that is resumed.
+        ValueError: ``held_out`` is no share, a tokenizer for a token file, which has its own, a corpus for several
+            processes of a launcher, or another corpus or tokenizer than that of the run that is resumed.
     """
     assert issubclass(kind, TextMethod)
+    check_held_out(held_out)  # before the corpus is read
     if isinstance(source, TokenFile):
         if resume:
             _check_tokenizer(out, source.tokenizer, tokenizer, vocabulary)

@@ -93,6 +93,7 @@ def test_fine_tuning_stands_beside_scratch(texts: Path, tmp_path: Path, monkeypa
     assert list(table) == [f"labelled, {n} labels per class, top-1{end}" for n in (4, 8) for end in ("", "_se")]
     rows = {"pretrained", "from scratch", "from word vectors", "TF-IDF", "constant"}
     assert all(set(row) == rows for row in table.values())
+    assert "steps: expected an integer >= 1, got 0" in run("evaluate", out, *given, "--steps", "0", code=2)
     assert "seeds: expected an integer >= 1, got 0" in run("evaluate", out, *given, "--seeds", "0", code=2)
     assert "labels: expected numbers" in run("evaluate", out, *given, "--labels", "few", code=2)
     assert "labels: expected the protocol 'finetune' or 'tags'" in run("evaluate", out, "--labels", "4", code=2)
@@ -196,6 +197,14 @@ def test_options_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> N
     assert "held_out: expected a share" in run(
         "pretrain", "gpt", *base, "--network", "transformer", "--held-out", "1.5", code=2
     )
+    for share in ("-0.1", "nan"):
+        wrong = run("pretrain", "gpt", *base, "--held-out", share, code=2)
+        assert f"held_out: expected a share in [0, 1), got {share}" in wrong
+    for name, value in (("order", "next"), ("objective", "spans")):
+        assert f"{name}: gpt has no such option" in run("pretrain", "gpt", *base, f"--{name}", value, code=2)
+    twice = run("pretrain", "t5", *base, "--objective", "prefix", "--set", "objective=spans", code=2)
+    assert "objective: expected one value, got prefix and --set objective=spans" in twice
+    assert not (tmp_path / "run").exists()  # all of it before texts are tokenized
     (tmp_path / "a.md").write_text("A note.")
     assert "out: expected a name that ends in .tok" in run("tokenize", f"text:{texts}", tmp_path / "a", code=2)
     assert f"text:{tmp_path}/a.md" in run("tokenize", tmp_path / "a.md", tmp_path / "a.tok", code=2)
@@ -323,6 +332,8 @@ def test_features_of_texts(texts: Path, tmp_path: Path) -> None:
     with torch.no_grad():
         wanted = method.embed(method.sentences(ids))
     torch.testing.assert_close(read_features(tmp_path / "new.npz").features[:1], wanted)
+    shown = run("neighbors", tmp_path / "new.npz", "--out", tmp_path / "sheet.png", code=2)
+    assert "features: expected those of images, new has none" in shown
     assert "data: expected texts" in run("embed", tmp_path / "run", "--out", tmp_path / "x.npz", code=2)
     (tmp_path / "empty.txt").write_text("\n\n")
     failed = run("embed", tmp_path / "run", "--data", tmp_path / "empty.txt", "--out", tmp_path / "x.npz", code=2)

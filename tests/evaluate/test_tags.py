@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastssl.data import Corpus, IndexSplits, Tagged, Tokenizer, capitals, read_conll
+from fastssl.data import Corpus, IndexSplits, Tagged, Tokenizer, capitals, open_tagged, read_conll
 from fastssl.evaluate import METRICS, TextFineTuning, compare_tags, finetune_tags
 from fastssl.evaluate.finetune_tags import TagTask
 from fastssl.evaluate.linear import _loss
@@ -86,6 +86,11 @@ def test_files_of_conll_are_read(tmp_path: Path) -> None:
         assert [len(sentence) for sentence in made.words] == [1, 2]
     with pytest.raises(ValueError, match=r"column: expected one of 4 in line 3 of .*names.txt, got 7"):
         read_conll(names, column=7)
+    (tmp_path / "plain.txt").write_text("A text.\nIts second line.\n")
+    with pytest.raises(ValueError, match=r"path: expected 2 columns in line 2 of .*plain.txt, as before, got 3"):
+        read_conll(tmp_path / "plain.txt")
+    with pytest.raises(FileNotFoundError, match="data: no file or folder '.*none'"):
+        open_tagged(f"conll:{tmp_path / 'none'}")
     (tmp_path / "empty.txt").write_text("\n\n")
     with pytest.raises(ValueError, match="path: expected sentences in"):
         read_conll(tmp_path / "empty.txt")
