@@ -462,7 +462,9 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
             "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer; they start near the mean",
             *(type(network).__name__, tokenizer.size - n.config.vocab_size, n.config.vocab_size, tokenizer.size),
         )
-        n.resize_token_embeddings(tokenizer.size)
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            n.resize_token_embeddings(tokenizer.size)
     get: Any = n.config
     most = None if of in ("t5", "xlnet") else int(get.max_position_embeddings)
     if length is None:

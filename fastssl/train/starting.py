@@ -16,6 +16,7 @@ from fastssl.methods import kind_of
 from fastssl.models import Backbone, Encoder, LanguageModel, as_language, build_language
 from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.models.language import TRANSFORMERS
+from fastssl.models.libraries import quiet_loading
 from fastssl.train.checkpoint import load_weights
 
 log = logging.getLogger("fastssl")
@@ -107,7 +108,9 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
     if kind not in TRANSFORMERS:
         raise ValueError(f"init: expected a model of {', '.join(TRANSFORMERS)}, {place!r} is one of {kind}")
     loaded = getattr(transformers, TRANSFORMERS[kind].model)
-    network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **local)
+    with quiet_loading(), torch.random.fork_rng():
+        torch.manual_seed(0)  # for parts that are not in it: a run that is repeated has the same
+        network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **local)
     new = [name for name in sorted(report["missing_keys"]) if name.startswith(_HEADS) or ".pooler." in name]
     missing = sorted(set(report["missing_keys"]) - set(new))
     if missing:  # transformers draws them at random

@@ -261,6 +261,8 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         model = _saved(kind, folder, trained.size + 28)
         (folder / "tokenizer.json").write_text(trained.to_json())
     network, tokenizer = load_language(f"huggingface:{folder}")
+    other = load_language(f"huggingface:{folder}")[0].state_dict()  # embeddings and heads that it lacks among them
+    assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
     tokens = torch.randint(5, min(tokenizer.size, network.vocabulary) - 5, (2, 12))
     network.eval()
     with torch.no_grad():
@@ -279,6 +281,9 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
     assert again.options["config"]["vocab_size"] == network.options["config"]["vocab_size"]
     assert again.vocabulary >= tokenizer.size + get(method).extra  # type: ignore[attr-defined]
     run("evaluate", out)
+    (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {k},{k % 2}\n" for k in range(20)))
+    tune = ["--protocol", "finetune", "--data", tmp_path / "few.csv", "--seeds", "1", "--steps", "2"]
+    assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
 
 
 def test_as_language_names_what_it_does_not_take() -> None:
