@@ -115,7 +115,8 @@ def with_absolute_path(name: str) -> str:
     kind, colon, place = name.partition(":")
     if kind not in ("huggingface", "word2vec"):
         kind, colon, place = "", "", name
-    return f"{kind}{colon}{os.path.abspath(place)}" if place and Path(place).exists() else name
+    place = os.path.expanduser(place)
+    return f"{kind}{colon}{os.path.abspath(place)}" if place and os.path.exists(place) else name
 
 
 def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, str | None]:
