@@ -295,18 +295,18 @@ def _build(options: dict[str, Any]) -> Encoder:
     return Encoder(network, size, channels)
 
 
-def as_encoder(encoder: Any, size: int | None = None, channels: int = 3) -> Encoder:
+def as_encoder(encoder: Any, size: int | None = None, channels: int | None = None) -> Encoder:
     """Converts to an encoder.
 
     Args:
         encoder: an :class:`Encoder`; a name or options of :func:`build_encoder`; or any module from images to a feature
             map or vectors, which is wrapped, not copied.
         size: image size in pixels; None: that of the encoder or options.
-        channels: number of image channels.
+        channels: number of image channels; None: those of the encoder or options, of a module 3.
 
     Raises:
         TypeError: ``encoder`` is of another type.
-        ValueError: the size is missing, or differs from the encoder's.
+        ValueError: the size is missing, or size or channels differ from those of the encoder or options.
 
     Example:
         >>> import torch
@@ -315,16 +315,25 @@ def as_encoder(encoder: Any, size: int | None = None, channels: int = 3) -> Enco
         >>> encoder.size
         32
     """
+    given = {"size": size, "channels": channels}
     if isinstance(encoder, Encoder):
-        if size not in (None, encoder.size):
-            raise ValueError(f"size: the encoder takes images of {encoder.size} pixels, got {size}")
+        for key, own, unit in (("size", encoder.size, "pixels"), ("channels", encoder.channels, "channels")):
+            if given[key] not in (None, own):
+                raise ValueError(f"{key}: the encoder takes images of {own} {unit}, got {given[key]}")
         return encoder
-    if isinstance(encoder, dict):
-        return build_encoder(encoder)
-    if not isinstance(encoder, (str, nn.Module)):
+    if not isinstance(encoder, (str, dict, nn.Module)):
         raise TypeError(f"encoder: expected a name, options, a module or an Encoder, got {type(encoder).__name__}")
+    options: dict[str, Any] = {"name": encoder} if isinstance(encoder, str) else {}
+    options |= encoder if isinstance(encoder, dict) else {}
+    size = options.get("size") if size is None else size
     if size is None:
         raise ValueError("size: expected the image size of the encoder, in pixels")
-    if isinstance(encoder, str):
-        return build_encoder({"name": encoder, "size": size} | ({} if channels == 3 else {"channels": channels}))
-    return Encoder(encoder, size, channels)
+    if isinstance(encoder, nn.Module):
+        return Encoder(encoder, size, 3 if channels is None else channels)
+    for key, value in given.items():
+        if value is not None and options.get(key, value) != value:
+            raise ValueError(f"{key}: the options of the encoder have {options[key]}, got {value}")
+    options.setdefault("size", size)
+    if channels not in (None, channels_of(options)):
+        options["channels"] = channels
+    return build_encoder(options)

@@ -77,8 +77,9 @@ def pretrain(
         encoder: with a method's name: a name or options of ``build_encoder``, an ``Encoder``, or any module that maps
             images to a feature map or to vectors; None: the method's default encoder, small. With a language method:
             options of ``build_language``; of waveforms: of ``build_audio``.
-        size: image size of the encoder, in pixels.
-        channels: image channels of the encoder; None: those of the method, 3, or 1 for most distributions.
+        size: image size of the encoder, in pixels; of an encoder that has one, that or None.
+        channels: image channels of the encoder; None: those of the method, 3, or 1 for most distributions. Of an
+            encoder that has them, those or None.
         encoder_options: the options of ``build_encoder`` that rebuild the encoder; None: those that it was built with,
             or a custom module, whose checkpoint the commands cannot open.
         method_options: the other arguments of the method, for ``load_method``: JSON values. Numbers, flags and names
@@ -238,8 +239,9 @@ def _by_name(
     """A method with weights initialised from ``seed``, and the options that rebuild its encoder (None: custom)."""
     kind: Any = get(name)
     torch.manual_seed(seed)
-    method: Method = kind(as_encoder(encoder, size, 3 if channels is None else channels), **options)
-    return method, encoder if isinstance(encoder, dict) else options_of(method)
+    made = as_encoder(encoder, size, channels)
+    method: Method = kind(made, **options)
+    return method, made.options if isinstance(encoder, dict) else options_of(method)
 
 
 def training_split(data: str | Path, **options: Any) -> Source:

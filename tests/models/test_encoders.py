@@ -64,6 +64,22 @@ def test_options_that_no_network_has_are_named(options: dict[str, object], messa
         build_encoder({"size": 32, **options})
 
 
+def test_sizes_and_channels_that_contradict_each_other_are_named(tmp_path: Path) -> None:
+    """Those beside options, and channels beside an encoder, were passed over."""
+    options = {"name": "resnet", "size": 16, "width": 4}
+    for encoder, what in ((options, "the options of the encoder have"), (build_encoder(options), "the encoder takes")):
+        with pytest.raises(ValueError, match=f"size: {what}.* 16.*, got 32"):
+            fastssl.pretrain("simclr", IMAGES, OPTIONS, out=tmp_path, encoder=encoder, size=32)
+    with pytest.raises(ValueError, match="channels: the encoder takes images of 3 channels, got 1"):
+        as_encoder(build_encoder(options), channels=1)
+    with pytest.raises(ValueError, match="channels: the options of the encoder have 1, got 3"):
+        as_encoder({**options, "channels": 1}, channels=3)
+    grey = as_encoder({"name": "resnet", "width": 4}, size=16, channels=1)
+    assert (grey.size, grey.channels, grey.options) == (16, 1, {**options, "channels": 1})
+    assert as_encoder("rbm", 8, 3).channels == 3 and as_encoder("rbm", 8).channels == 1
+    assert as_encoder(_map(), 16).channels == 3
+
+
 @pytest.mark.parametrize("method", ["denoising", "masked", "context-encoder", "colorization"])
 def test_methods_that_need_maps_say_so(method: str) -> None:
     kind: type = get(method)
