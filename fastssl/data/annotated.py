@@ -457,9 +457,13 @@ def _complete(stored: dict[str, Any], name: str, task: str) -> None:
         "images": ("id", "file_name", "height", "width"),
         "annotations": ("image_id", "category_id", "bbox"),
     }
+    got = type(stored).__name__
+    if isinstance(stored, dict):
+        others = {key: type(stored[key]).__name__ for key in needed if not isinstance(stored.get(key, []), list)}
+        got = ", ".join(f"{kind} as {key}" for key, kind in others.items())
+    if got:
+        raise ValueError(f"{name}: expected lists of {', '.join(needed)}, got {got}")
     for part, keys in needed.items():
-        if not isinstance(stored, dict) or not all(isinstance(stored.get(key, []), list) for key in needed):
-            raise ValueError(f"{name}: expected lists of {', '.join(needed)}, got {type(stored).__name__}")
         if part not in stored:
             raise ValueError(f"{name}: expected the keys {', '.join(needed)}, got {', '.join(stored)}")
         for k, entry in enumerate(stored[part]):

@@ -406,11 +406,22 @@ def test_what_is_there_twice_in_coco_is_named(part: str, entry: Any, message: st
         coco(folder)
 
 
-@pytest.mark.parametrize("content", ['{"images": [', "[1]", '{"images": {}, "categories": 1, "annotations": []}'])
-def test_files_of_coco_that_cannot_be_read(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"images": [', "cannot be read as JSON"),
+        ("[1]", "expected lists of categories, images, annotations, got list"),
+        (
+            '{"images": {}, "categories": 1, "annotations": []}',
+            "expected lists of .*, got int as categories, dict as im",
+        ),
+        ('{"images": [], "categories": [], "annotations": null}', "expected lists of .*, got NoneType as annotations"),
+    ],
+)
+def test_files_of_coco_that_cannot_be_read(tmp_path: Path, content: str, message: str) -> None:
     folder = coco_folder(tmp_path, [SQUARE])
     (folder / "annotations" / "instances_train2017.json").write_text(content)
-    with pytest.raises(ValueError, match=r"instances_train2017.json: (cannot be read as JSON|expected lists of categ)"):
+    with pytest.raises(ValueError, match=f"instances_train2017.json: {message}"):
         coco(folder)
 
 
