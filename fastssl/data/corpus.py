@@ -10,7 +10,16 @@ import numpy as np
 
 from fastssl.data.columns import TextColumns
 from fastssl.data.sentences import sentences
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, several_texts
+from fastssl.data.source import (
+    Item,
+    Reduction,
+    Source,
+    check_index,
+    check_strings,
+    checked_labels,
+    digest,
+    several_texts,
+)
 from fastssl.data.storage import content
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte order marks
@@ -152,9 +161,9 @@ class Corpus(Source):
         language: str | None = None,
     ) -> None:
         if isinstance(several_texts(texts), (list, tuple)):
-            wrong = next((text for text in texts if not isinstance(text, str)), None)
-            if wrong is not None:
-                raise TypeError(f"texts: expected strings, got {type(wrong).__name__}")
+            check_strings(texts)
+        elif not hasattr(texts, "__len__"):
+            raise TypeError(f"texts: expected a sequence of strings, got {type(texts).__name__}")
         if names is not None and len(names) != len(texts):
             raise ValueError(f"names: expected {len(texts)}, got {len(names)}")
         self.texts, self.name, self.language = texts, name, language

@@ -183,17 +183,22 @@ def hub(path: str, part: str | None = None, **columns: str) -> dict[str, Source]
     except ImportError as error:
         raise ImportError("data sets of Hugging Face need the extra: pip install fastssl[datasets]") from error
     configuration, path = columns.pop("name", None), os.path.expanduser(path)
-    if any((Path(path) / file).is_file() for file in SAVED):
-        parts = datasets.load_from_disk(path)
-    elif Path(path).is_file():
-        if ending(path) != ".parquet":
-            raise ValueError(
-                f"data: expected a folder, a Parquet file or a name of a data set, got hf:{path}; tables of other "
-                "kinds are opened by their own names"
-            )
-        parts = datasets.load_dataset("parquet", data_files=path)
-    else:
-        parts = datasets.load_dataset(path, configuration)
+    if Path(path).is_file() and ending(path) != ".parquet":
+        raise ValueError(
+            f"data: expected a folder, a Parquet file or a name of a data set, got hf:{path}; tables of other "
+            "kinds are opened by their own names"
+        )
+    try:
+        if any((Path(path) / file).is_file() for file in SAVED):
+            parts = datasets.load_from_disk(path)
+        elif Path(path).is_file():
+            parts = datasets.load_dataset("parquet", data_files=path)
+        else:
+            parts = datasets.load_dataset(path, configuration)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # the library and pyarrow raise errors of their own
+        raise ValueError(f"data: hf:{path} cannot be read ({error})") from error
     tables: dict[str, Any] = dict(parts) if isinstance(parts, Mapping) else {"train": parts}
     tables = _divided(*tables.values()) or tables if len(tables) == 1 else tables
     if part is not None and part not in tables:

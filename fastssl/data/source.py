@@ -57,6 +57,17 @@ def several_texts(texts: Any, name: str = "texts") -> Any:
     return texts
 
 
+def check_strings(texts: Sequence[Any], name: str = "texts") -> None:
+    """Checks that texts are some: "None" would be read as a text.
+
+    Raises:
+        TypeError: one of them is no string.
+    """
+    wrong = next((k for k, text in enumerate(texts) if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise TypeError(f"{name}: expected strings, got {type(texts[wrong]).__name__} at {wrong}")
+
+
 class Source:
     """An indexed collection of items. Subclasses define ``__len__`` and ``read``, must be picklable and thread-safe.
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fastssl._options import integer
-from fastssl.data.source import Source, digest, several_texts
+from fastssl.data.source import Source, check_strings, digest, several_texts
 
 KINDS = ("wordpiece", "bpe", "unigram", "bytes")
 FILE = "tokenizer.json"
@@ -57,9 +57,11 @@ class Tokenizer:
         """The ids of each text, int64 [T], without special tokens.
 
         Raises:
-            TypeError: ``texts`` is one string.
+            TypeError: ``texts`` is one string, or one of them is none.
         """
-        return [np.frombuffer(f" {text}".encode(), np.uint8).astype(np.int64) + 5 for text in several_texts(texts)]
+        texts = list(several_texts(texts))
+        check_strings(texts)
+        return [np.frombuffer(f" {text}".encode(), np.uint8).astype(np.int64) + 5 for text in texts]
 
     def decode(self, ids: Any) -> str:
         """The text of ids; special tokens are left out, bytes that are no UTF-8 are replaced."""
@@ -118,7 +120,9 @@ class TrainedTokenizer(Tokenizer):
         self.kind = kind
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        made = self.model.encode_batch_fast([str(text) for text in several_texts(texts)], add_special_tokens=False)
+        texts = list(several_texts(texts))
+        check_strings(texts)
+        made = self.model.encode_batch_fast([str(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.ids, dtype=np.int64) for encoding in made]
 
     def decode(self, ids: Any) -> str:

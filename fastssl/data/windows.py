@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fastssl._options import integer
 from fastssl.data.source import Item, Reduction, Source, check_index, digest
 from fastssl.data.tokens import TokenFile
 
@@ -66,10 +67,10 @@ class Windows(Source):
     ) -> None:
         if whole not in KINDS:
             raise ValueError(f"whole: expected one of {', '.join(KINDS)}, got {whole!r}")
-        if length < 1:
-            raise ValueError(f"length: expected at least one token, got {length}")
-        self.file, self.length, self.whole = file, length, whole
+        self.file, self.length, self.whole = file, integer("length", length, 1), whole
         self.start, self.stop = (0, file.total) if span is None else span
+        if not 0 <= self.start <= self.stop <= file.total:
+            raise ValueError(f"span: expected tokens from 0 to {file.total}, got {span}")
         if self.stop - self.start < 2:
             raise ValueError(f"data: expected at least two tokens, {file.name} has {self.stop - self.start} here")
         self.name, self.where, self.embedded = file.name, file.where, None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
+from fastssl._options import integer
 from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
@@ -54,6 +55,7 @@ class SentenceMethod(TextMethod):
             raise ValueError(
                 f"network: {type(self).__name__} compares two dropout masks, and expects dropout > 0, got 0"
             )
+        outputs = integer("outputs", outputs, 1)
         self.temperature, self.backend = temperature, backend
         self.projections = nn.ModuleList(nn.Linear(network.dim, outputs) for _ in range(self.heads))
         self.has_unused_parameters = True  # heads of the network that predict tokens

@@ -63,7 +63,8 @@ def open_tokens(
         return source
     if not isinstance(source, Corpus):
         raise TypeError(
-            f"data: expected a corpus or a token file, got {source!r}; texts in a file or folder: text:PATH"
+            f"data: expected a corpus or a token file, got {source!r}; texts in a file or folder: text:PATH, in a "
+            "list: fastssl.data.Corpus(texts)"
         )
     path, taken = out / FILE, holds_run(out)
     if taken and path.exists() and TokenFile(path).corpus != source.fingerprint:  # that of a run which is replaced

@@ -351,6 +351,9 @@ def test_hugging_face_data_without_a_test_part_is_divided(tmp_path: Path, prefix
     (tmp_path / "both").mkdir()
     for name in ("one.parquet", "both/train.parquet", "both/test.parquet"):
         parquet.write_table(table, tmp_path / name)
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "one.parquet").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"data: hf:.*cut\.parquet cannot be read"):
+        fastssl.data.open(f"{prefix}{tmp_path / 'cut.parquet'}")
     options = "#text=a:text_pair=b:score=n"
     task, both = (open_splits(f"{prefix}{tmp_path / name}{options}") for name in ("one.parquet", "both"))
     assert (len(task.train), len(task.test), task.metric, task.divided) == (8, 2, "Spearman", False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,25 @@ def test_trained_tokenizers(kind: str, tmp_path: Path) -> None:
 def test_one_string_is_not_a_list_of_characters(call: Callable[[str, Path], object], tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="expected a sequence of strings, got one str"):
         call("a text", tmp_path / "a.tok")
+
+
+def test_what_is_no_text_is_named(tmp_path: Path) -> None:
+    made = [Tokenizer()]
+    if importlib.util.find_spec("tokenizers"):
+        made.append(train_tokenizer(TEXTS, "bpe", 300))
+    for tokenizer in made:
+        with pytest.raises(TypeError, match="texts: expected strings, got NoneType at 1"):
+            tokenizer.encode(["a", None])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="texts: expected strings, got NoneType at 1"):
+        Corpus(["a", None])  # type: ignore[list-item]
+    with pytest.raises(TypeError, match="texts: expected a sequence of strings, got generator"):
+        tokenize_corpus((text for text in TEXTS), Tokenizer(), tmp_path / "a.tok")
+    file = tokens()
+    for span in ((0, file.total + 1), (-1, 5), (5, 3)):
+        with pytest.raises(ValueError, match=f"span: expected tokens from 0 to {file.total}, got "):
+            Windows(file, 8, span)
+    with pytest.raises(ValueError, match="length: expected an integer >= 1, got 1.5"):
+        Windows(file, 1.5)  # type: ignore[arg-type]
 
 
 def test_lists_and_corpora_are_both_taken(tmp_path: Path) -> None:

@@ -106,6 +106,8 @@ def test_what_does_not_fit_is_named() -> None:
     shape = {**SHAPE, "name": "transformer", "vocabulary": 261}
     with pytest.raises(ValueError, match="network: QuickThoughts expects a transformer with causal=False"):
         QuickThoughts(build_language(shape), Tokenizer())
+    with pytest.raises(ValueError, match="outputs: expected an integer >= 1, got 0"):
+        QuickThoughts(build_language({**shape, "causal": False}), Tokenizer(), outputs=0)
     pytest.importorskip("transformers")
     with pytest.raises(ValueError, match="network: SimCSE compares two dropout masks, and expects dropout > 0"):
         SimCSE(build_language({**shape, "name": "bert"}), Tokenizer())
