@@ -186,7 +186,7 @@ class MetricLogger(Callback):
         if self.writer is None:
             return
         progress = self.throughput.progress(trainer)
-        with self._writing():
+        with self._writing(curves=True):
             for name, value in (
                 ("loss", progress.loss),
                 ("lr", progress.lr),
@@ -200,7 +200,7 @@ class MetricLogger(Callback):
 
     def on_save(self, trainer: Trainer) -> None:
         if self.writer is not None:
-            with self._writing():
+            with self._writing(curves=True):
                 self.writer.flush()
         with self._writing():
             for name, numbers in (("history.json", trainer.history), ("measured.json", trainer.measured)):
@@ -211,15 +211,16 @@ class MetricLogger(Callback):
         if trainer.fabric.is_global_zero:
             self.on_save(trainer)
         if self.writer is not None:
-            with self._writing():
+            with self._writing(curves=True):
                 self.writer.close()
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, curves: bool = False) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            self.writer = None
+            if curves:  # TensorBoard's thread has ended
+                self.writer = None
             log.warning("the logs in %s cannot be written: %s", self.out, error)
 
 

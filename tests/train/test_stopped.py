@@ -128,8 +128,9 @@ def test_logs_that_cannot_be_written_end_no_run(tmp_path: Path, monkeypatch: pyt
         return write(path, *text, **more)
 
     monkeypatch.setattr(Path, "write_text", full)
-    run(tmp_path)
+    run(tmp_path, checkpoint_minutes=0)
     assert load_checkpoint(tmp_path)[1]["step"] == STEPS and "cannot be written: [Errno" in caplog.text
+    assert steps_of(tmp_path) == [*range(1, STEPS + 1)]
 
 
 class Unreadable(ArraySource):
