@@ -575,7 +575,8 @@ def test_what_a_method_needs_is_asked_for_before_training(tmp_path: Path, caplog
         out=tmp_path / "skip",
         on_step=lambda progress: counts.append(progress.skipped),
     )
-    assert load_checkpoint(tmp_path / "skip")[1]["skipped"] == 1 and counts == [1, 1]  # the same one in both epochs
+    state = load_checkpoint(tmp_path / "skip")[1]
+    assert state["unreadable"] == [2] and counts == [1, 1]  # the same one in both epochs
     messages = [record.getMessage() for record in caplog.records]  # Fabric's own among them
     assert [m for m in messages if m.startswith("skipped")] == [f"skipped: {broken}"]
 
