@@ -289,16 +289,15 @@ def pretrain(
         with_absolute_path,
     )
     from fastssl.methods import AudioMethod, get
-    from fastssl.models.folder import load_state
+    from fastssl.models.folder import holds_run, load_state
     from fastssl.train import Pretraining, check_out, is_rank_zero
     from fastssl.train import recipe as recipe_for
     from fastssl.train.options import detect_launcher
-    from fastssl.train.resuming import has_checkpoint
 
     out = out or Path("runs") / method
     if minutes is not None and epochs is not None:
         raise ValueError("minutes, epochs: give one of them, the other follows from it")
-    state = load_state(out) if resume and has_checkpoint(out) else None
+    state = load_state(out) if resume and holds_run(out) else None
     if resume and state is None and data is None:
         raise ValueError(f"out: no run to resume in {str(out)!r}; give --data as well to start one there")
     if method == "word2vec":

@@ -28,9 +28,9 @@ from fastssl.methods import AudioMethod, ImageMethod, get, image_method
 from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS, channels_of
-from fastssl.models.folder import load_state
+from fastssl.models.folder import holds_run, load_state
 from fastssl.train.recipe import Recipe, recipe
-from fastssl.train.resuming import CHANGEABLE_ON_RESUME, check_given, encoder_of, has_checkpoint, recipe_of
+from fastssl.train.resuming import CHANGEABLE_ON_RESUME, check_given, encoder_of, recipe_of
 from fastssl.train.starting import checkpoint_of, start_encoder
 
 TWO_VIEWS = {
@@ -130,7 +130,7 @@ def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, st
         ValueError: the run was started from something else.
     """
     start = None if init is None else with_absolute_path(init)
-    if resumed is None or not has_checkpoint(resumed):
+    if resumed is None or not holds_run(resumed):
         return init, start
     state = load_state(resumed)
     recorded = state.get("started_from", start)  # earlier versions did not record it

@@ -22,7 +22,7 @@ from fastssl._options import differs, integer, plain
 from fastssl.data import open as open_source
 from fastssl.data.corpus import Corpus
 from fastssl.data.words import NumberedWords, number_words
-from fastssl.models.folder import alone_in, find_checkpoint, forget_retired, load_checkpoint, write_checkpoint
+from fastssl.models.folder import alone_in, forget_retired, holds_run, load_checkpoint, write_checkpoint
 from fastssl.models.word_vectors import WordVectors
 from fastssl.ops import extension
 
@@ -368,9 +368,7 @@ def _saved(folder: Path | None, resume: bool, overwrite: bool) -> tuple[dict[str
         raise ValueError("resume: expected out=, the folder of the run")
     if folder is None:
         return None
-    try:
-        find_checkpoint(folder)
-    except ValueError:
+    if not holds_run(folder):
         if resume:
             log.warning("resume: no checkpoint in %s, a new run starts", folder)
         return None

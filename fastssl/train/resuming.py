@@ -12,7 +12,6 @@ from typing import Any
 
 from fastssl._options import differs
 from fastssl.models.encoders import channels_of
-from fastssl.models.folder import find_checkpoint
 from fastssl.train.options import Pretraining, detect_launcher
 from fastssl.train.recipe import Recipe
 
@@ -22,15 +21,6 @@ CHANGEABLE_ON_RESUME = {
     "probe_every", "strategy", "timeout_minutes", "views_on", "workers",
 }  # fmt: skip
 log = logging.getLogger("fastssl")
-
-
-def has_checkpoint(out: Path) -> bool:
-    """Whether a folder holds a checkpoint."""
-    try:
-        find_checkpoint(out)
-    except ValueError:
-        return False
-    return True
 
 
 def recipe_of(state: Mapping[str, Any], out: Path, method: str) -> Recipe:

@@ -16,7 +16,7 @@ from fastssl.data import open as open_source
 from fastssl.methods import AudioMethod, ImageMethod, Method, base_of, get, image_method, name_of
 from fastssl.models import as_encoder
 from fastssl.models.encoders import channels_of
-from fastssl.models.folder import load_checkpoint
+from fastssl.models.folder import holds_run, load_checkpoint
 from fastssl.models.frozen import check_trainable
 from fastssl.train.audio import build_audio_method
 from fastssl.train.callbacks import (
@@ -35,7 +35,7 @@ from fastssl.train.options import Pretraining, check_out, detect_launcher, is_ra
 from fastssl.train.probe import OnlineProbe
 from fastssl.train.recipe import recipe
 from fastssl.train.recorded import attributes_of, check_recorded, options_of
-from fastssl.train.resuming import check_given, check_same_run, encoder_of, has_checkpoint, recipe_of
+from fastssl.train.resuming import check_given, check_same_run, encoder_of, recipe_of
 from fastssl.train.trainer import Trainer, batch_size_of, dry_run
 
 log = logging.getLogger("fastssl")
@@ -122,7 +122,7 @@ def pretrain(
         True
     """
     attributes: dict[str, Any] = {}
-    checkpoint = load_checkpoint(out) if resume and has_checkpoint(Path(out)) else None
+    checkpoint = load_checkpoint(out) if resume and holds_run(Path(out)) else None
     state = None if checkpoint is None else checkpoint[1]
     by_split = isinstance(method, str) and get(method).held_out and isinstance(data, (str, Path))
     source = training_split(data) if by_split else open_source(data)
