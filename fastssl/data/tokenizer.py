@@ -18,8 +18,8 @@ FILE = "tokenizer.json"
 SPECIAL = {
     "pad": ("[PAD]", "<pad>"),
     "unk": ("[UNK]", "<unk>"),
-    "cls": ("[CLS]", "<s>", "<|endoftext|>"),
-    "sep": ("[SEP]", "</s>", "<|endoftext|>"),
+    "cls": ("[CLS]", "<s>", "<|begin_of_text|>", "<|endoftext|>"),
+    "sep": ("[SEP]", "</s>", "<|end_of_text|>", "<|endoftext|>"),
     "mask": ("[MASK]", "<mask>"),
 }
 

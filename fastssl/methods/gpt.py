@@ -20,7 +20,7 @@ from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
 from fastssl.models.generation import check_samples, generate
-from fastssl.models.language import LanguageModel
+from fastssl.models.language import CAUSAL, LanguageModel
 from fastssl.models.samples import Samples
 
 
@@ -28,7 +28,8 @@ class GPT(TextMethod):
     """Windows of a stream of documents + causal transformer + cross-entropy of the next token.
 
     Args:
-        network: "gpt2" or a causal "transformer" of :func:`fastssl.models.build_language`, kept after pretraining.
+        network: "gpt2", "llama", "qwen3" or a causal "transformer" of :func:`fastssl.models.build_language`,
+            kept after pretraining.
         tokenizer: the tokenizer of its tokens.
         packed: attention within documents (block-diagonal) and positions from their starts.
     """
@@ -37,7 +38,7 @@ class GPT(TextMethod):
     paper = "Radford et al. 2018, 2019"
     predicts = "the next token"
     loss = "cross-entropy"
-    networks = ("gpt2", "transformer")
+    networks = ("gpt2", "transformer", *CAUSAL[1:])
     whole = "stream"
     special = 0
     generates = "texts"

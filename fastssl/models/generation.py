@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import uniform
-from fastssl.models.language import LanguageModel, cache_name
+from fastssl.models.language import CAUSAL, LanguageModel, cache_name
 from fastssl.models.modes import evaluation_mode
 
 
@@ -50,7 +50,7 @@ def generate(
     """Continues a prompt: int64 [rows, T + count].
 
     Args:
-        model: a causal model ("gpt2" or "transformer"). Beyond its length, the last half of it is the context.
+        model: a causal model ("gpt2", "llama", "transformer", ...). Beyond its length, its last half is the context.
         prompt: ids [T], at least one.
         count: number of tokens to add.
         rows: number of continuations. Row r depends on (seed, r) alone, not on the other rows.
@@ -75,7 +75,7 @@ def generate(
     if not len(prompt):
         raise ValueError("prompt: expected at least one token")
     _check(count, rows, temperature, top_k, top_p)
-    if model.kind not in ("gpt2", "transformer") or not model.options.get("causal", True):
+    if not model.continues:
         raise ValueError(f"network: expected a causal one, got {model.kind!r}")
     device = next(model.parameters()).device
     with evaluation_mode(model):
@@ -86,11 +86,11 @@ def generate(
         for step in range(count):
             if ids.shape[1] - begin > model.length:
                 begin, cache, seen = ids.shape[1] - max(1, model.length // 2), None, 0
-            if model.kind == "gpt2":
-                network: Any = model.network
+            if model.kind in CAUSAL:
+                network: Any = model.network.base_model
                 given = ids[:, begin + seen :]
-                name = cache_name(network.transformer)
-                made = network.transformer(given, **{name: cache}, use_cache=True)
+                name = cache_name(network)
+                made = network(given, **{name: cache}, use_cache=True)
                 cache, seen, last = made[name], ids.shape[1] - begin, made[0][:, -1]
             else:
                 last = model.hidden(ids[:, begin:])[:, -1]

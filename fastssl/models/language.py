@@ -18,6 +18,7 @@ from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
 
 log = logging.getLogger("fastssl")
+CAUSAL = ("gpt2", "llama", "qwen3")  # networks of transformers that continue texts
 OWN = ("transformer", "gru", "lstm")  # networks of our own, which need no extra
 
 
@@ -124,7 +125,7 @@ class LanguageModel(nn.Module):
             if keep is not None and keep.dim() == 3:
                 causal = torch.ones(keep.shape[1:], dtype=torch.bool, device=keep.device).tril()
                 keep = (keep & causal)[:, None]
-            result = n.transformer(tokens, attention_mask=keep, position_ids=positions, use_cache=False)[0]
+            result = n.base_model(tokens, attention_mask=keep, position_ids=positions, use_cache=False)[0]
         return result
 
     @property
@@ -144,7 +145,7 @@ class LanguageModel(nn.Module):
     @property
     def continues(self) -> bool:
         """Whether it continues texts: a causal network without an encoder."""
-        return self.kind in ("gpt2", "transformer") and not self.bidirectional
+        return self.kind in (*CAUSAL, "transformer") and not self.bidirectional
 
     def closing(self, tokenizer: Tokenizer) -> list[int]:
         """The tokens after a text that is read whole: [SEP], but none after one that may be continued."""
@@ -311,6 +312,24 @@ def _gpt2_config(o: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _llama_config(o: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "vocab_size": o["vocabulary"],
+        "hidden_size": o["width"],
+        "intermediate_size": 4 * o["width"],
+        "num_hidden_layers": o["depth"],
+        "num_attention_heads": o["heads"],
+        "num_key_value_heads": o["heads"],
+        "head_dim": o["width"] // o["heads"],
+        "max_position_embeddings": o["length"],
+        "attention_dropout": o["dropout"],
+        "pad_token_id": o["pad"],
+        "bos_token_id": o["end"],
+        "eos_token_id": o["end"],
+        "tie_word_embeddings": True,
+    }
+
+
 def _t5_config(o: dict[str, Any]) -> dict[str, Any]:
     return {
         "vocab_size": o["vocabulary"],
@@ -379,6 +398,8 @@ TRANSFORMERS = {
     "electra": _Architecture("ElectraForPreTraining", "ElectraConfig", _electra_config, _OF_BERT),
     "xlnet": _Architecture("XLNetLMHeadModel", "XLNetConfig", _xlnet_config, ("dropout",)),
     "gpt2": _Architecture("GPT2LMHeadModel", "GPT2Config", _gpt2_config, ("embd_pdrop", "resid_pdrop", "attn_pdrop")),
+    "llama": _Architecture("LlamaForCausalLM", "LlamaConfig", _llama_config, ("attention_dropout",)),
+    "qwen3": _Architecture("Qwen3ForCausalLM", "Qwen3Config", _llama_config, ("attention_dropout",)),
     "t5": _Architecture("T5ForConditionalGeneration", "T5Config", _t5_config, ("dropout_rate",)),
     "bart": _Architecture("BartForConditionalGeneration", "BartConfig", _bart_config, ("dropout", "attention_dropout")),
 }
@@ -388,7 +409,8 @@ LANGUAGE_NETWORKS: dict[str, Callable[[dict[str, Any]], nn.Module]] = {
     "lstm": _recurrent,
     **{name: partial(_build, name) for name in TRANSFORMERS},
 }
-_RELATIVE = 512  # tokens at most of networks without positions, unless another number is given
+# Tokens at most of networks whose positions are relative or rotations, unless another number is given.
+_RELATIVE = 512
 _DEFAULTS = {"width": 128, "depth": 4, "heads": 4, "length": 128, "dropout": 0.0, "pad": 0, "start": 2, "end": 3}
 
 
@@ -397,10 +419,10 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
 
     Args:
         options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; "bert", "electra" (the
-            discriminator), "xlnet", "gpt2", "t5" or "bart"; "vocabulary"; and optionally "width" (128), "depth" (4),
-            "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal" (of "transformer", True),
-            "pad", "start" and "end" (ids of special tokens: 0, 2, 3); "config": the configuration of a network of
-            transformers (:func:`as_language`), which then has its sizes.
+            discriminator), "xlnet", "gpt2", "llama", "qwen3", "t5" or "bart"; "vocabulary"; and optionally
+            "width" (128), "depth" (4), "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal"
+            (of "transformer", True), "pad", "start" and "end" (ids of special tokens: 0, 2, 3); "config": the
+            configuration of a network of transformers (:func:`as_language`), which then has its sizes.
 
     Raises:
         ImportError: without the extra ``text``, for all but those of our own.
@@ -433,11 +455,11 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     """A network of transformers, with its weights, as one of language methods.
 
     Args:
-        network: a BertForPreTraining, ElectraForPreTraining, XLNetLMHeadModel, GPT2LMHeadModel,
-            T5ForConditionalGeneration or BartForConditionalGeneration; modified where the tokenizer has more tokens,
-            whose embeddings are added, which is logged.
+        network: a BertForPreTraining, ElectraForPreTraining, XLNetLMHeadModel, GPT2LMHeadModel, LlamaForCausalLM,
+            Qwen3ForCausalLM, T5ForConditionalGeneration or BartForConditionalGeneration; modified
+            where the tokenizer has more tokens, whose embeddings are added, which is logged.
         tokenizer: the tokenizer of its tokens.
-        length: maximum number of tokens; None: that of its positions, or 512 where these are relative.
+        length: maximum number of tokens; None: that of its positions, or 512 where these are relative or rotations.
 
     Raises:
         TypeError: another network.
@@ -468,7 +490,8 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     get: Any = n.config
     most = None if of in ("t5", "xlnet") else int(get.max_position_embeddings)
     if length is None:
-        length = most or _RELATIVE
+        bound = _RELATIVE if most is None or of in CAUSAL[1:] else most
+        length = bound if most is None else min(bound, most)
     if most is not None and length > most:
         raise ValueError(f"length: expected at most {most}, the positions of the network, got {length}")
     kept = n.config.to_diff_dict()

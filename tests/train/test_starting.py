@@ -198,7 +198,7 @@ def test_methods_start_from_the_network_and_the_tokenizer_of_a_run(bert: Path, t
         asked = ["--data", f"text:{texts}", "--init", bert, *given, "--out", tmp_path / "x"]
         assert match in run("pretrain", "bert", *asked, code=2)
     wrong = run("pretrain", "gpt", "--data", f"text:{texts}", "--init", bert, "--out", tmp_path / "x", code=2)
-    assert "GPT expects a network of gpt2, transformer, got one of 'bert'" in wrong
+    assert "GPT expects a network of gpt2, transformer, llama, qwen3, got one of 'bert'" in wrong
     run("tokenize", f"text:{texts}", tmp_path / "other.tok", "--tokenizer", "bytes")
     wrong = run("pretrain", "bert", "--data", tmp_path / "other.tok", "--init", bert, "--out", tmp_path / "x", code=2)
     assert "was written with another one" in wrong
@@ -232,6 +232,15 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
         "gpt2": lambda: t.GPT2LMHeadModel(
             t.GPT2Config(vocab_size=vocabulary, n_embd=16, n_layer=1, n_head=2, n_positions=40)
         ),
+        **{
+            kind: lambda model=model, config=config: getattr(t, model)(
+                getattr(t, config)(**sizes, num_hidden_layers=2, num_key_value_heads=1, max_position_embeddings=40)
+            )
+            for kind, model, config in (
+                ("llama", "LlamaForCausalLM", "LlamaConfig"),
+                ("qwen3", "Qwen3ForCausalLM", "Qwen3Config"),
+            )
+        },
         "t5": lambda: t.T5ForConditionalGeneration(
             t.T5Config(vocab_size=vocabulary, d_model=16, d_kv=5, d_ff=20, num_layers=1, num_heads=3,
                        feed_forward_proj="gated-gelu", decoder_start_token_id=0)
@@ -243,16 +252,21 @@ def _saved(kind: str, folder: Path, vocabulary: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize(("kind", "method"), (("bert", "bert"), ("gpt2", "gpt"), ("t5", "t5")))
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    (("bert", "bert"), ("gpt2", "gpt"), ("llama", "gpt"), ("qwen3", "gpt"), ("t5", "t5")),
+)
 def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: Path) -> None:
+    import transformers
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     folder, given = tmp_path / kind, corpus(40)
-    if kind == "gpt2":  # without any special token but the end of texts
+    if method == "gpt":  # without other special tokens than begin and end of texts
         own = Tokenizer(models.BPE())
         own.pre_tokenizer = pre_tokenizers.ByteLevel()
         alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["<|endoftext|>"], initial_alphabet=alphabet)
+        special = ["<|begin_of_text|>", "<|end_of_text|>"] if kind == "llama" else ["<|endoftext|>"]
+        trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet)
         own.train_from_iterator([given.text(k) for k in range(40)], trainer)
         model = _saved(kind, folder, own.get_vocab_size())
         own.save(str(folder / "tokenizer.json"))
@@ -261,6 +275,8 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         model = _saved(kind, folder, trained.size + 28)
         (folder / "tokenizer.json").write_text(trained.to_json())
     network, tokenizer = load_language(f"huggingface:{folder}")
+    if method == "gpt":
+        assert [tokenizer.text_of(token) for token in (tokenizer.cls, tokenizer.sep)] == [special[0], special[-1]]
     other = load_language(f"huggingface:{folder}")[0].state_dict()  # embeddings and heads that it lacks among them
     assert all(torch.equal(value, other[name]) for name, value in network.state_dict().items())
     tokens = torch.randint(5, min(tokenizer.size, network.vocabulary) - 5, (2, 12))
@@ -276,11 +292,17 @@ def test_models_of_transformers(kind: str, method: str, texts: Path, tmp_path: P
         logits = logits if bias is None else logits + bias
     torch.testing.assert_close(logits[..., : expected.shape[-1]], expected, rtol=1e-5, atol=1e-5)
     out, asked = tmp_path / "run", ["--data", f"text:{texts}", "--init", f"huggingface:{folder}", "--length", "32"]
-    assert f"{kind}, 1 layers of 16, 32 tokens" in run("pretrain", method, *asked, *FEW, "--out", out)
+    assert f"{kind}, {network.options['depth']} layers of 16, 32 tokens" in run(
+        "pretrain", method, *asked, *FEW, "--out", out
+    )
     again, _ = load_language(out)
     assert again.options["config"]["vocab_size"] == network.options["config"]["vocab_size"]
     assert again.vocabulary >= tokenizer.size + get(method).extra  # type: ignore[attr-defined]
     run("evaluate", out)
+    if method == "gpt":
+        run("generate", out, "--tokens", "5")
+        run("export", out, "--to", "huggingface")
+        assert type(transformers.AutoModelForCausalLM.from_pretrained(out / "huggingface")) is type(model)
     (tmp_path / "few.csv").write_text("text,label\n" + "".join(f"text {k},{k % 2}\n" for k in range(20)))
     tune = ["--protocol", "finetune", "--data", tmp_path / "few.csv", "--seeds", "1", "--steps", "2"]
     assert "from scratch" in run("evaluate", f"huggingface:{folder}", *tune)  # without a run
