@@ -189,8 +189,8 @@ def pretrain(
     network: Annotated[
         str | None,
         typer.Option(
-            help="Of texts: bert, electra, xlnet, gpt2, t5, bart, transformer, gru, lstm. Of waveforms: cpc, wavenet, "
-            "wavernn."
+            help="Of texts: bert, roberta, electra, xlnet, gpt2, llama, qwen3, t5, bart, transformer, gru, lstm. "
+            "Of waveforms: cpc, wavenet, wavernn."
         ),
     ] = None,
     tokenizer: Annotated[

@@ -19,6 +19,7 @@ from fastssl.models.vit import Block
 
 log = logging.getLogger("fastssl")
 CAUSAL = ("gpt2", "llama", "qwen3")  # networks of transformers that continue texts
+ROBERTA = ("roberta", "xlm-roberta")  # BERT without segments, the order of texts and a pooler
 OWN = ("transformer", "gru", "lstm")  # networks of our own, which need no extra
 
 
@@ -118,6 +119,9 @@ class LanguageModel(nn.Module):
         elif self.kind in ("bert", "electra"):
             body = n.bert if self.kind == "bert" else n.electra
             result = body(tokens, attention_mask=keep, token_type_ids=segments)[0]
+        elif self.kind in ROBERTA:
+            places = torch.arange(tokens.shape[1], device=tokens.device) + n.config.pad_token_id + 1
+            result = n.roberta(tokens, attention_mask=keep, position_ids=places.expand_as(tokens))[0]
         elif self.kind == "xlnet":
             given = None if keep is None else keep.to(n.lm_loss.bias)
             result = n.transformer(tokens, attention_mask=given, token_type_ids=segments, use_mems=False)[0]
@@ -131,7 +135,7 @@ class LanguageModel(nn.Module):
     @property
     def bidirectional(self) -> bool:
         """Whether the states of every token see all others, as in BERT: no causal network, none with a decoder."""
-        return self.kind in ("bert", "electra", "xlnet", "lstm") or (
+        return self.kind in ("bert", *ROBERTA, "electra", "xlnet", "lstm") or (
             self.kind == "transformer" and not self.options.get("causal", True)
         )
 
@@ -206,6 +210,10 @@ class LanguageModel(nn.Module):
         if self.kind == "bert":
             result: Tensor = self.network.cls.predictions.transform(rows)  # type: ignore[union-attr,operator]
             return result
+        if self.kind in ROBERTA:
+            head: Any = self.network.lm_head
+            result = head.layer_norm(nn.functional.gelu(head.dense(rows)))
+            return result
         return rows
 
     def head(self) -> tuple[Tensor, Tensor | None]:
@@ -215,6 +223,8 @@ class LanguageModel(nn.Module):
             return n.tokens.weight, n.bias
         if self.kind == "bert":
             return n.cls.predictions.decoder.weight, n.cls.predictions.decoder.bias
+        if self.kind in ROBERTA:
+            return n.lm_head.decoder.weight, n.lm_head.decoder.bias
         if self.kind == "bart":
             return n.lm_head.weight, n.final_logits_bias[0]
         if self.kind == "xlnet":
@@ -268,6 +278,14 @@ def _bert_sizes(o: dict[str, Any], width: int, heads: int) -> dict[str, Any]:
 
 def _bert_config(o: dict[str, Any]) -> dict[str, Any]:
     return _bert_sizes(o, o["width"], o["heads"])
+
+
+def _roberta_config(o: dict[str, Any]) -> dict[str, Any]:
+    own = {
+        "max_position_embeddings": o["length"] + o["pad"] + 1,
+        "type_vocab_size": 1,
+    }  # positions begin behind padding
+    return {**_bert_config(o), **own, "bos_token_id": o["start"], "eos_token_id": o["end"]}
 
 
 def _electra_config(o: dict[str, Any]) -> dict[str, Any]:
@@ -395,6 +413,8 @@ def _build(kind: str, o: dict[str, Any], model: str | None = None, own: dict[str
 _OF_BERT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 TRANSFORMERS = {
     "bert": _Architecture("BertForPreTraining", "BertConfig", _bert_config, _OF_BERT),
+    "roberta": _Architecture("RobertaForMaskedLM", "RobertaConfig", _roberta_config, _OF_BERT),
+    "xlm-roberta": _Architecture("XLMRobertaForMaskedLM", "XLMRobertaConfig", _roberta_config, _OF_BERT),
     "electra": _Architecture("ElectraForPreTraining", "ElectraConfig", _electra_config, _OF_BERT),
     "xlnet": _Architecture("XLNetLMHeadModel", "XLNetConfig", _xlnet_config, ("dropout",)),
     "gpt2": _Architecture("GPT2LMHeadModel", "GPT2Config", _gpt2_config, ("embd_pdrop", "resid_pdrop", "attn_pdrop")),
@@ -418,11 +438,12 @@ def build_language(options: dict[str, Any]) -> LanguageModel:
     """Builds a network of a language method, with random weights.
 
     Args:
-        options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; "bert", "electra" (the
-            discriminator), "xlnet", "gpt2", "llama", "qwen3", "t5" or "bart"; "vocabulary"; and optionally
-            "width" (128), "depth" (4), "heads" (4), "length" (128, maximum number of tokens), "dropout" (0), "causal"
-            (of "transformer", True), "pad", "start" and "end" (ids of special tokens: 0, 2, 3); "config": the
-            configuration of a network of transformers (:func:`as_language`), which then has its sizes.
+        options: "name": "transformer", "gru" or "lstm" (in both directions), without any extra; "bert", "roberta",
+            "xlm-roberta", "electra" (the discriminator), "xlnet", "gpt2", "llama", "qwen3", "t5" or "bart";
+            "vocabulary"; and optionally "width" (128), "depth" (4), "heads" (4), "length" (128, maximum number of
+            tokens), "dropout" (0), "causal" (of "transformer", True), "pad", "start" and "end" (ids of special tokens:
+            0, 2, 3); "config": the configuration of a network of transformers (:func:`as_language`), which then has its
+            sizes.
 
     Raises:
         ImportError: without the extra ``text``, for all but those of our own.
@@ -455,9 +476,10 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     """A network of transformers, with its weights, as one of language methods.
 
     Args:
-        network: a BertForPreTraining, ElectraForPreTraining, XLNetLMHeadModel, GPT2LMHeadModel, LlamaForCausalLM,
-            Qwen3ForCausalLM, T5ForConditionalGeneration or BartForConditionalGeneration; modified
-            where the tokenizer has more tokens, whose embeddings are added, which is logged.
+        network: a BertForPreTraining, RobertaForMaskedLM, XLMRobertaForMaskedLM, ElectraForPreTraining,
+            XLNetLMHeadModel, GPT2LMHeadModel, LlamaForCausalLM, Qwen3ForCausalLM, T5ForConditionalGeneration or
+            BartForConditionalGeneration; modified where the tokenizer has more tokens, whose embeddings are added,
+            which is logged.
         tokenizer: the tokenizer of its tokens.
         length: maximum number of tokens; None: that of its positions, or 512 where these are relative or rotations.
 
@@ -489,6 +511,8 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
             n.resize_token_embeddings(tokenizer.size)
     get: Any = n.config
     most = None if of in ("t5", "xlnet") else int(get.max_position_embeddings)
+    if of in ROBERTA and most is not None:
+        most -= int(get.pad_token_id) + 1  # positions begin behind padding
     if length is None:
         bound = _RELATIVE if most is None or of in CAUSAL[1:] else most
         length = bound if most is None else min(bound, most)

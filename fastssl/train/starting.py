@@ -31,9 +31,9 @@ def load_language(where: str | Path, length: int | None = None) -> tuple[Languag
 
     Args:
         where: folder of a run or of its checkpoint; "huggingface:PATH": a folder of a model of transformers (or the
-            name of one in its cache; nothing is downloaded): BERT, ELECTRA, XLNet, GPT-2, T5 or BART, with its
-            tokenizer. Embeddings that are added for tokens which the model lacks, and heads that start at random, are
-            logged.
+            name of one in its cache; nothing is downloaded): BERT, RoBERTa, XLM-R, ELECTRA, XLNet, GPT-2, Llama,
+            Qwen3, T5 or BART, with its tokenizer. Embeddings that are added for tokens which the model lacks, and heads
+            that start at random, are logged.
         length: tokens at most that its texts have, of networks of transformers; None: those of the run, or the
             positions of the model.
 

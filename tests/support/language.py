@@ -12,7 +12,7 @@ import numpy as np
 from fastssl.data import Corpus, TokenFile, Tokenizer, tokenize_corpus
 from fastssl.methods import TextMethod, get, methods_of
 from fastssl.models import LanguageModel, build_language
-from fastssl.models.language import OWN
+from fastssl.models.language import OWN, ROBERTA
 from fastssl.train.language import network_options
 
 WORDS = (
@@ -24,7 +24,7 @@ SUBJECT_NETWORKS = [
     (name, network)
     for name, kind in methods_of("tokens").items()
     for network in kind.networks  # type: ignore[attr-defined]
-    if network in OWN or importlib.util.find_spec("transformers")
+    if network in OWN or (importlib.util.find_spec("transformers") and network != "xlm-roberta")  # roberta's code
 ]
 SHAPE = {"width": 16, "depth": 1, "heads": 2, "length": 32}
 
@@ -55,6 +55,8 @@ def method_of(name: str, network: str | None = None, tokenizer: Tokenizer | None
     torch.manual_seed(0)
     tokenizer = tokenizer or Tokenizer()
     shape = {**SHAPE, **({} if network is None else {"name": network})}
+    if name == "bert" and network in ROBERTA:
+        options = {"order": None, **options}
     made: TextMethod = kind(build_language(network_options(kind, shape, tokenizer)), tokenizer, **options)
     return made
 
