@@ -21,7 +21,8 @@ from fastssl.data.source import Source
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.data.windows import Windows, passage
 from fastssl.methods.text import TextMethod
-from fastssl.models.language import ROBERTA, LanguageModel
+from fastssl.models.architectures import ROBERTA
+from fastssl.models.language import LanguageModel
 
 ORDERS = ("next", "swapped", None)
 

@@ -2,8 +2,7 @@
 
 Clark et al., ELECTRA: Pre-training Text Encoders as Discriminators Rather Than Generators, 2020. As there, the
 generator is a masked language model, both share the embeddings of tokens and positions, and no gradient goes through
-the tokens that are drawn. Deviations: one text per example, and each token is masked independently, so that their
-number varies.
+the tokens that are drawn. Deviations: one text per example; tokens are masked independently, in varying number.
 """
 
 from __future__ import annotations
@@ -20,7 +19,8 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, Draws, Ragged, mask
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.language import LanguageModel, build_generator
+from fastssl.models.architectures import build_generator
+from fastssl.models.language import LanguageModel
 
 
 class ELECTRA(TextMethod):

@@ -19,8 +19,9 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
+from fastssl.models.architectures import CAUSAL
 from fastssl.models.generation import check_samples, generate
-from fastssl.models.language import CAUSAL, LanguageModel
+from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
 
 

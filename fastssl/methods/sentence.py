@@ -17,7 +17,8 @@ from fastssl.data.corruption import Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.base import Method
 from fastssl.methods.text import TextMethod
-from fastssl.models.language import ROBERTA, LanguageModel
+from fastssl.models.architectures import ROBERTA
+from fastssl.models.language import LanguageModel
 
 
 class SentenceMethod(TextMethod):

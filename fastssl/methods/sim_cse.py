@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fastssl.methods.sentence import SentenceMethod
-from fastssl.models.language import ROBERTA
+from fastssl.models.architectures import ROBERTA
 
 
 class SimCSE(SentenceMethod):

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fastssl.augment import uniform
-from fastssl.models.language import CAUSAL, LanguageModel, cache_name
+from fastssl.models.architectures import CAUSAL
+from fastssl.models.language import LanguageModel, cache_name
 from fastssl.models.modes import evaluation_mode
 
 

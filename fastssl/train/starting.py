@@ -14,8 +14,8 @@ from fastssl.data.tokenizer import FILE, Tokenizer, tokenizer_of
 from fastssl.data.tokens import load_tokenizer
 from fastssl.methods import kind_of
 from fastssl.models import Backbone, Encoder, LanguageModel, as_language, build_language
+from fastssl.models.architectures import TRANSFORMERS
 from fastssl.models.folder import find_checkpoint, load_checkpoint
-from fastssl.models.language import TRANSFORMERS
 from fastssl.models.libraries import quiet_loading
 from fastssl.train.checkpoint import load_weights
 

@@ -21,8 +21,9 @@ from fastssl.data.corruption import IGNORED, OBJECTIVES
 from fastssl.data.windows import passage
 from fastssl.methods import BERT, ELECTRA, GPT, T5, SentenceMethod, TextMethod, get
 from fastssl.models import build_language, generate, generate_target
+from fastssl.models.architectures import ROBERTA
 from fastssl.models.generation import filtered
-from fastssl.models.language import OWN, ROBERTA
+from fastssl.models.language import OWN
 from fastssl.ops import extension
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_method, pretrain
 from fastssl.train.checkpoint import restore, save_checkpoint

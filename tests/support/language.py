@@ -12,7 +12,8 @@ import numpy as np
 from fastssl.data import Corpus, TokenFile, Tokenizer, tokenize_corpus
 from fastssl.methods import TextMethod, get, methods_of
 from fastssl.models import LanguageModel, build_language
-from fastssl.models.language import OWN, ROBERTA
+from fastssl.models.architectures import ROBERTA
+from fastssl.models.language import OWN
 from fastssl.train.language import network_options
 
 WORDS = (

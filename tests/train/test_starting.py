@@ -16,7 +16,7 @@ from fastssl.cli.recipes import build_method, started_from
 from fastssl.data import digits, load_tokenizer, train_tokenizer
 from fastssl.methods import SimCLR, get
 from fastssl.models import Encoder, as_language, build_encoder
-from fastssl.models.language import ROBERTA
+from fastssl.models.architectures import ROBERTA
 from fastssl.train import Pretraining, load_checkpoint, load_encoder, load_language, pretrain, start_encoder
 from tests.support.language import corpus
 
