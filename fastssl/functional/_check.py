@@ -125,7 +125,8 @@ def value(
         if math.isinf(now):
             raise ValueError(f"{name}: expected a finite number, got {now}")
         _within(name, now, positive, low, high)
-    return t.reshape(())
+    t = t.reshape(())
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t  # parts of its gradient may cancel
 
 
 def traced(t: Tensor) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import fastssl
@@ -73,6 +73,7 @@ def test_equals_the_reference(
         assert error <= relative * size + 1e-12, (index, error, size)
 
 
+@example("clip_loss_smoothed", "portable", 217, 217, 0.5, 0, 1, 217)  # parts of the scale's gradient that cancel
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(sorted(PAIR_ENGINE)),
