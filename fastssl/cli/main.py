@@ -313,7 +313,7 @@ def pretrain(
         given = settings_of(set_ or [], epochs=epochs, lr=lr, seed=seed)
         pretrain_words(data, out, given, minutes, state, resume=resume, overwrite=overwrite)
         return
-    encoder = encoder if encoder is None or ":" not in encoder else with_absolute_path(encoder)
+    encoder = None if encoder is None else with_absolute_path(encoder)
     of_method, of_network = method_settings(method, encoder, set_ or [])
     kind = get(method)
     text, audio = "tokens" in kind.needs, issubclass(kind, AudioMethod)

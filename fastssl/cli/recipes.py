@@ -110,13 +110,19 @@ def encoder_for(
     return options if stem is None else {**options, "stem": stem}
 
 
+_PREFIXES = ("huggingface", "word2vec")  # of names of models, and of what a run starts from
+
+
 def with_absolute_path(name: str) -> str:
-    """The name of a model or the path of a run, "huggingface:" or "word2vec:" before it or not; paths absolute."""
+    """The name of a model; a path behind "huggingface:" or "word2vec:" is made absolute."""
     kind, colon, place = name.partition(":")
-    if kind not in ("huggingface", "word2vec"):
-        kind, colon, place = "", "", name
-    place = os.path.expanduser(place)
-    return f"{kind}{colon}{os.path.abspath(place)}" if place and os.path.exists(place) else name
+    return f"{kind}{colon}{_absolute(place)}" if kind in _PREFIXES else name
+
+
+def _absolute(place: str) -> str:
+    """The absolute path, if there is something."""
+    path = os.path.expanduser(place)
+    return os.path.abspath(path) if os.path.exists(path) else place
 
 
 def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, str | None]:
@@ -129,7 +135,9 @@ def started_from(resumed: Path | None, init: str | None) -> tuple[str | None, st
     Raises:
         ValueError: the run was started from something else.
     """
-    start = None if init is None else with_absolute_path(init)
+    start = init
+    if init is not None:
+        start = with_absolute_path(init) if init.partition(":")[0] in _PREFIXES else _absolute(init)
     if resumed is None or not holds_run(resumed):
         return init, start
     state = load_state(resumed)
@@ -254,7 +262,7 @@ def method_settings(name: str, encoder: str | None, given: list[str]) -> tuple[d
     parameters = dict(inspect.signature(built).parameters) if built else {}
     network = [key for key in parameters if key not in ("size", "channels")]
     settings = parse_settings(given)
-    if isinstance(settings.get("text"), str) and ":" in settings["text"]:
+    if isinstance(settings.get("text"), str):
         settings["text"] = with_absolute_path(settings["text"])
     for key, value in settings.items():
         if key not in own and key not in network:

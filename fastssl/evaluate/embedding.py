@@ -132,10 +132,11 @@ class _Blocks:
 
     def finished(self, block: int, on_error: str) -> bool:
         """Whether a block is there, made as asked: an earlier call may have left out items that cannot be read."""
-        if not self.path(block).exists():
-            return False
+        there = self.path(block).exists()
+        if not there or on_error == "skip":
+            return there
         with np.load(self.path(block)) as kept:
-            return on_error == "skip" or len(kept["ids"]) == len(self.ids(block))
+            return len(kept["ids"]) == len(self.ids(block))
 
     def finished_rows(self) -> int:
         names = [int(p.stem) for p in self.folder.glob("*.npz")] if self.folder.is_dir() else []

@@ -125,8 +125,12 @@ def value(
         if math.isinf(now):
             raise ValueError(f"{name}: expected a finite number, got {now}")
         _within(name, now, positive, low, high)
-    t = t.reshape(())
-    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t  # parts of its gradient may cancel
+    return _widened(t.reshape(()))
+
+
+def _widened(scalar: Tensor) -> Tensor:
+    """A scalar of 16 bits in float32: they can hold neither its inverse nor parts of its gradient that cancel."""
+    return scalar.float() if scalar.dtype in (torch.float16, torch.bfloat16) else scalar
 
 
 def traced(t: Tensor) -> bool:
@@ -150,9 +154,7 @@ def _within(name: str, given: float, positive: bool, low: float | None, high: fl
 
 
 def inverse(temperature: Tensor | float) -> Tensor | float:
-    if isinstance(temperature, Tensor) and temperature.dtype in (torch.float16, torch.bfloat16):
-        temperature = temperature.float()  # 16 bits cannot hold the quotient
-    return 1.0 / temperature
+    return 1.0 / (_widened(temperature) if isinstance(temperature, Tensor) else temperature)
 
 
 def flag(name: str, given: object) -> bool:

@@ -19,7 +19,7 @@ from fastssl.data.batch import TokenBatch
 from fastssl.data.corruption import IGNORED, Draws, Ragged
 from fastssl.data.tokenizer import Tokenizer
 from fastssl.methods.text import TextMethod
-from fastssl.models.architectures import CAUSAL
+from fastssl.models.architectures import ROTARY
 from fastssl.models.generation import check_samples, generate
 from fastssl.models.language import LanguageModel
 from fastssl.models.samples import Samples
@@ -39,7 +39,7 @@ class GPT(TextMethod):
     paper = "Radford et al. 2018, 2019"
     predicts = "the next token"
     loss = "cross-entropy"
-    networks = ("gpt2", "transformer", *CAUSAL[1:])
+    networks = ("gpt2", "transformer", *ROTARY)
     whole = "stream"
     special = 0
     generates = "texts"

@@ -7,35 +7,36 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-CAUSAL = ("gpt2", "llama", "qwen3")  # those that continue texts
+ROTARY = ("llama", "qwen3")  # whose positions are rotations
+CAUSAL = ("gpt2", *ROTARY)  # those that continue texts
 ROBERTA = ("roberta", "xlm-roberta")  # BERT without segments, the order of texts and a pooler
 
 
-def _bert_sizes(o: dict[str, Any], width: int, heads: int) -> dict[str, Any]:
-    """What the configurations of BERT and ELECTRA share."""
+def _sizes(o: dict[str, Any]) -> dict[str, Any]:
+    """What the configurations of BERT and of Llama share."""
     return {
         "vocab_size": o["vocabulary"],
-        "hidden_size": width,
+        "hidden_size": o["width"],
         "num_hidden_layers": o["depth"],
-        "num_attention_heads": heads,
-        "intermediate_size": 4 * width,
+        "num_attention_heads": o["heads"],
+        "intermediate_size": 4 * o["width"],
         "max_position_embeddings": o["length"],
-        "hidden_dropout_prob": o["dropout"],
-        "attention_probs_dropout_prob": o["dropout"],
         "pad_token_id": o["pad"],
     }
 
 
 def _bert_config(o: dict[str, Any]) -> dict[str, Any]:
-    return _bert_sizes(o, o["width"], o["heads"])
+    return {**_sizes(o), "hidden_dropout_prob": o["dropout"], "attention_probs_dropout_prob": o["dropout"]}
 
 
 def _roberta_config(o: dict[str, Any]) -> dict[str, Any]:
-    own = {
-        "max_position_embeddings": o["length"] + o["pad"] + 1,
+    return {
+        **_bert_config(o),
+        "max_position_embeddings": o["length"] + o["pad"] + 1,  # positions begin behind padding
         "type_vocab_size": 1,
-    }  # positions begin behind padding
-    return {**_bert_config(o), **own, "bos_token_id": o["start"], "eos_token_id": o["end"]}
+        "bos_token_id": o["start"],
+        "eos_token_id": o["end"],
+    }
 
 
 def _electra_config(o: dict[str, Any]) -> dict[str, Any]:
@@ -82,16 +83,10 @@ def _gpt2_config(o: dict[str, Any]) -> dict[str, Any]:
 
 def _llama_config(o: dict[str, Any]) -> dict[str, Any]:
     return {
-        "vocab_size": o["vocabulary"],
-        "hidden_size": o["width"],
-        "intermediate_size": 4 * o["width"],
-        "num_hidden_layers": o["depth"],
-        "num_attention_heads": o["heads"],
+        **_sizes(o),
         "num_key_value_heads": o["heads"],
         "head_dim": o["width"] // o["heads"],
-        "max_position_embeddings": o["length"],
         "attention_dropout": o["dropout"],
-        "pad_token_id": o["pad"],
         "bos_token_id": o["end"],
         "eos_token_id": o["end"],
         "tie_word_embeddings": True,

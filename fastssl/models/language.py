@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fastssl._options import integer
 from fastssl.data.tokenizer import Tokenizer
-from fastssl.models.architectures import CAUSAL, ROBERTA, TRANSFORMERS, build_network
+from fastssl.models.architectures import CAUSAL, ROBERTA, ROTARY, TRANSFORMERS, build_network
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
 
@@ -116,11 +116,10 @@ class LanguageModel(nn.Module):
         elif self.kind in OWN:
             result = n(tokens, keep)
         elif self.kind in ("bert", "electra"):
-            body = n.bert if self.kind == "bert" else n.electra
-            result = body(tokens, attention_mask=keep, token_type_ids=segments)[0]
+            result = n.base_model(tokens, attention_mask=keep, token_type_ids=segments)[0]
         elif self.kind in ROBERTA:
             places = torch.arange(tokens.shape[1], device=tokens.device) + n.config.pad_token_id + 1
-            result = n.roberta(tokens, attention_mask=keep, position_ids=places.expand_as(tokens))[0]
+            result = n.base_model(tokens, attention_mask=keep, position_ids=places.expand_as(tokens))[0]
         elif self.kind == "xlnet":
             given = None if keep is None else keep.to(n.lm_loss.bias)
             result = n.transformer(tokens, attention_mask=given, token_type_ids=segments, use_mems=False)[0]
@@ -351,8 +350,7 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
     if of in ROBERTA and most is not None:
         most -= int(get.pad_token_id) + 1  # positions begin behind padding
     if length is None:
-        bound = _RELATIVE if most is None or of in CAUSAL[1:] else most
-        length = bound if most is None else min(bound, most)
+        length = min(most or _RELATIVE, _RELATIVE) if most is None or of in ROTARY else most
     if most is not None and length > most:
         raise ValueError(f"length: expected at most {most}, the positions of the network, got {length}")
     kept = n.config.to_diff_dict()
