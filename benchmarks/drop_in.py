@@ -139,13 +139,14 @@ class Features(torch.nn.Sequential):
 
 
 def others(count: int) -> None:
-    """Losses of sentence-transformers, VICReg of lightly and triplets of a miner, in fp32."""
+    """Losses of sentence-transformers, VICReg and SIGReg of lightly and triplets of a miner, in fp32."""
     import sentence_transformers.sentence_transformer.losses as sentence
 
     from fastssl.bench.cases import _stand_in_for_torchvision
 
     without_extras("lightly")
     _stand_in_for_torchvision()
+    from lightly.loss.lejepa_loss import SIGReg
     from lightly.loss.vicreg_loss import VICRegLoss
     from pytorch_metric_learning.miners import TripletMarginMiner
 
@@ -156,6 +157,10 @@ def others(count: int) -> None:
     def vicreg(rows: int, size: int) -> Callable[[], Any]:
         x, z = (torch.randn(rows, size, requires_grad=True) for _ in range(2))
         return lambda: VICRegLoss()(x, z).backward()
+
+    def sigreg(views: int, rows: int, size: int) -> Callable[[], Any]:
+        regularizer, x = SIGReg(), torch.randn(views, rows, size, requires_grad=True)
+        return lambda: regularizer(x).backward()
 
     model, y = Features(), torch.arange(512) // 4
     cached = sentence.CachedMultipleNegativesRankingLoss(model, mini_batch_size=64)
@@ -169,7 +174,9 @@ def others(count: int) -> None:
             "sentence_transformers",
             backward(sentence.BatchAllTripletLoss(model), 1, 512, 384, y),
         ),
-        "`VICRegLoss`, 256 x 2,048": ("lightly", vicreg(256, 2048)),
+        "`VICRegLoss` of lightly, 256 x 2,048": ("lightly", vicreg(256, 2048)),
+        "`SIGReg` of lightly, 4 views x 256 x 64": ("lightly", sigreg(4, 256, 64)),
+        "`SIGReg` of lightly, 8 views x 1,024 x 64": ("lightly", sigreg(8, 1024, 64)),
         "`TripletMarginMiner`, 512 x 128 (forward)": (
             "pytorch_metric_learning",
             functools.partial(TripletMarginMiner(), torch.randn(512, 128), y),

@@ -11,11 +11,12 @@ struct PairTable;  // pair/tile.h
 template <class T>
 struct RowTable;  // row/task.h
 
-struct AugmentTable;   // augment/batch.h
-struct WordTable;      // words/window.h
-struct DensityTables;  // density/kernels.h
-struct WaveTable;      // wave/step.h
-struct GruTable;       // wave/gru.h
+struct AugmentTable;          // augment/batch.h
+struct WordTable;             // words/window.h
+struct DensityTables;         // density/kernels.h
+struct CharacteristicTables;  // characteristic/kernels.h
+struct WaveTable;             // wave/step.h
+struct GruTable;              // wave/gru.h
 
 struct IsaTable {
   const char* name;
@@ -35,6 +36,7 @@ struct IsaTable {
   const AugmentTable* augment;
   const WordTable* words;
   const DensityTables* density;
+  const CharacteristicTables* characteristic;
   const WaveTable* wave;
   const GruTable* gru;
 };

@@ -13,32 +13,6 @@
 namespace fastssl {
 namespace {
 
-void check(const Tensor& t, ScalarType dtype, std::initializer_list<int64_t> sizes) {
-  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype && t.is_contiguous() && t.dim() == int64_t(sizes.size()),
-                  "fastssl: expected contiguous CPU tensors of one dtype");
-  for (int64_t k = 0; k < t.dim(); ++k)
-    STD_TORCH_CHECK(t.size(k) == sizes.begin()[k], "fastssl: tensors of the wrong size");
-}
-template <class T>
-const T* data(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data(Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-void check_floats(const Tensor& t) {
-  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
-                  "fastssl: expected float32 or float64");
-}
-// f(float()) or f(double()).
-template <class F>
-void with_type(const Tensor& t, F&& f) {
-  check_floats(t);
-  t.scalar_type() == ScalarType::Double ? f(double()) : f(float());
-}
-Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
-
 Tensor gibbs_op(Tensor visible, Tensor weight, Tensor visible_bias, Tensor hidden_bias, Tensor keys, int64_t steps,
                 int64_t first, bool normal) {
   STD_TORCH_CHECK(visible.dim() == 2 && weight.dim() == 2, "fastssl: expected matrices");
@@ -47,10 +21,10 @@ Tensor gibbs_op(Tensor visible, Tensor weight, Tensor visible_bias, Tensor hidde
   hidden_bias = dense(hidden_bias);
   const int64_t rows = visible.size(0), dimensions = visible.size(1), hidden = weight.size(0);
   const ScalarType dtype = weight.scalar_type();
-  check(visible, dtype, {rows, dimensions});
-  check(weight, dtype, {hidden, dimensions});
-  check(visible_bias, dtype, {dimensions});
-  check(hidden_bias, dtype, {hidden});
+  check_dense(visible, dtype, {rows, dimensions});
+  check_dense(weight, dtype, {hidden, dimensions});
+  check_dense(visible_bias, dtype, {dimensions});
+  check_dense(hidden_bias, dtype, {hidden});
   const int64_t* key = ids_of(keys, "keys", rows);
   Tensor out = empty({rows, dimensions}, dtype);
   with_type(weight, [&](auto zero) {
@@ -95,10 +69,10 @@ void check_nade(const Tensor& weight, const Tensor& output, const Tensor& bias, 
   check_floats(weight);
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(1) >= 1, "fastssl: expected weights [dimensions, hidden]");
   const ScalarType dtype = weight.scalar_type();
-  check(weight, dtype, {weight.size(0), weight.size(1)});
-  check(output, dtype, {weight.size(0), weight.size(1)});
-  check(bias, dtype, {weight.size(0)});
-  check(hidden_bias, dtype, {weight.size(1)});
+  check_dense(weight, dtype, {weight.size(0), weight.size(1)});
+  check_dense(output, dtype, {weight.size(0), weight.size(1)});
+  check_dense(bias, dtype, {weight.size(0)});
+  check_dense(hidden_bias, dtype, {weight.size(1)});
 }
 
 std::tuple<Tensor, Tensor, Tensor> nade_op(Tensor visible, Tensor weight, Tensor output, Tensor bias,
@@ -108,7 +82,7 @@ std::tuple<Tensor, Tensor, Tensor> nade_op(Tensor visible, Tensor weight, Tensor
   check_nade(weight, output, bias, hidden_bias);
   const ScalarType dtype = weight.scalar_type();
   const int64_t rows = visible.size(0), dimensions = weight.size(0);
-  check(visible, dtype, {rows, dimensions});
+  check_dense(visible, dtype, {rows, dimensions});
   const int64_t padded = ceil_div(weight.size(1), kNadeUnits) * kNadeUnits;
   Tensor losses = empty({rows}, dtype), slopes = empty({rows, dimensions}, dtype), last = empty({rows, padded}, dtype);
   with_type(weight, [&](auto zero) {
@@ -131,9 +105,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> nade_backward_op(Tensor grad, Tensor 
   check_nade(weight, output, bias, hidden_bias);
   const ScalarType dtype = weight.scalar_type();
   const int64_t rows = visible.size(0), dimensions = weight.size(0), hidden = weight.size(1);
-  check(visible, dtype, {rows, dimensions});
-  check(slopes, dtype, {rows, dimensions});
-  check(last, dtype, {rows, ceil_div(hidden, kNadeUnits) * kNadeUnits});
+  check_dense(visible, dtype, {rows, dimensions});
+  check_dense(slopes, dtype, {rows, dimensions});
+  check_dense(last, dtype, {rows, ceil_div(hidden, kNadeUnits) * kNadeUnits});
   const std::vector<double> upstream = values(grad);
   STD_TORCH_CHECK(int64_t(upstream.size()) == rows, "fastssl: gradient of the wrong size");
   Tensor by_weight = empty({dimensions, hidden}, dtype), by_output = empty({dimensions, hidden}, dtype);

@@ -67,6 +67,7 @@ double fma_loop(int64_t iterations) {
 extern const AugmentTable FASTSSL_JOIN(augment_, FASTSSL_ISA);
 extern const WordTable FASTSSL_JOIN(words_, FASTSSL_ISA);
 extern const DensityTables FASTSSL_JOIN(density_, FASTSSL_ISA);
+extern const CharacteristicTables FASTSSL_JOIN(characteristic_, FASTSSL_ISA);
 extern const WaveTable FASTSSL_JOIN(wave_, FASTSSL_ISA);
 extern const GruTable FASTSSL_JOIN(gru_, FASTSSL_ISA);
 
@@ -88,6 +89,7 @@ const IsaTable& FASTSSL_JOIN(isa_, FASTSSL_ISA)() {
                                  &FASTSSL_JOIN(augment_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(words_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(density_, FASTSSL_ISA),
+                                 &FASTSSL_JOIN(characteristic_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(wave_, FASTSSL_ISA),
                                  &FASTSSL_JOIN(gru_, FASTSSL_ISA)};
   return table;

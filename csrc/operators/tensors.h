@@ -41,8 +41,10 @@ inline double read(const void* data, DType dtype, int64_t at) {
 
 // An empty contiguous CPU tensor, straight from the allocator: through the dispatcher it takes three times as long.
 inline Tensor empty(std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  int64_t strides[2] = {1, 1};
-  if (sizes.size() == 2) strides[0] = sizes.begin()[1];
+  constexpr size_t kMost = 4;
+  STD_TORCH_CHECK(sizes.size() <= kMost, "fastssl: too many dimensions");
+  int64_t strides[kMost], step = 1;
+  for (size_t k = sizes.size(); k-- > 0; step *= sizes.begin()[k]) strides[k] = step;
   AtenTensorHandle handle;
   const auto status = aoti_torch_empty_strided(int64_t(sizes.size()), sizes.begin(), strides,
                                                torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype)),
@@ -57,6 +59,35 @@ inline const int64_t* ids_of(const Tensor& t, const char* name, int64_t count) {
                       (count < 0 || t.size(0) == count),
                   "fastssl: ", name, " must be contiguous int64 [rows]");
   return static_cast<const int64_t*>(t.const_data_ptr());
+}
+
+template <class T>
+const T* data(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+template <class T>
+T* mutable_data(Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+inline Tensor dense(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+inline void check_dense(const Tensor& t, ScalarType dtype, std::initializer_list<int64_t> sizes) {
+  STD_TORCH_CHECK(t.is_cpu() && t.scalar_type() == dtype && t.is_contiguous() && t.dim() == int64_t(sizes.size()),
+                  "fastssl: expected contiguous CPU tensors of one dtype");
+  for (int64_t k = 0; k < t.dim(); ++k)
+    STD_TORCH_CHECK(t.size(k) == sizes.begin()[k], "fastssl: tensors of the wrong size");
+}
+
+inline void check_floats(const Tensor& t) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double,
+                  "fastssl: expected float32 or float64");
+}
+// f(float()) or f(double()).
+template <class F>
+void with_type(const Tensor& t, F&& f) {
+  check_floats(t);
+  t.scalar_type() == ScalarType::Double ? f(double()) : f(float());
 }
 
 // A vector or a single value, as doubles.

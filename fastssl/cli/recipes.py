@@ -48,7 +48,7 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
         return SimCLRAugment(size, channels_last=True, **options)
     if name == "deep-cluster":
         return SimCLRAugment(size, channels_last=True, views=1, **options)
-    if name in ("dino", "ibot"):
+    if name in ("dino", "ibot", "lejepa"):
         scales: dict[str, Any] = {"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)}
         return DINOAugment(size, max(size // 2, 8), 2, normalize=HALF, **scales)
     flip = RandomHorizontalFlip(options.get("flip", 0.5))

@@ -1,8 +1,10 @@
-"""lightly: NT-Xent (with and without its memory bank) and decoupled contrastive losses, in one process or several;
-VICReg in one."""
+"""lightly: NT-Xent (with and without its memory bank), decoupled contrastive losses and LeJEPA's SIGReg, in one process
+or several; VICReg in one."""
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -12,8 +14,20 @@ from torch import Tensor, nn
 
 import fastssl.functional as F
 from fastssl.compat._dtypes import as_called, in_autocast, multiplied, of_one_dtype, shallow
-from fastssl.compat._peer import NotFused, Peer, Target, default, lasting, number, plain, require_matrices
+from fastssl.compat._peer import (
+    NotFused,
+    Peer,
+    Target,
+    default,
+    lasting,
+    number,
+    plain,
+    require_alone,
+    require_matrices,
+)
 from fastssl.compat._sizes import MATRIX
+from fastssl.functional.gaussian import epps_pulley
+from fastssl.ops.characteristic import characteristic
 
 KNOWN = {
     "NTXentLoss": {
@@ -23,9 +37,14 @@ KNOWN = {
     "DCLLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "DCLWLoss": dict.fromkeys(("temperature", "weight_fn", "gather_distributed")),
     "VICRegLoss": dict.fromkeys(("lambda_param", "mu_param", "nu_param", "gather_distributed", "eps")),
+    "SIGReg": dict.fromkeys(("num_vectors", "gather_distributed", "t", "phi", "weights")),
     "MemoryBankModule": dict.fromkeys(("size", "gather_distributed", "feature_dim_first", "bank", "bank_ptr")),
 }
 PEER = Peer("lightly", "lightly", "1.5.21", "1.7", KNOWN)
+
+
+# Of the points of a SIGReg, as they were when looked at: 0 for others than the library's.
+_steps: weakref.WeakKeyDictionary[Any, tuple[Any, float]] = weakref.WeakKeyDictionary()
 
 
 def targets() -> list[Target]:
@@ -33,11 +52,16 @@ def targets() -> list[Target]:
     from lightly.loss.ntx_ent_loss import NTXentLoss
     from lightly.loss.vicreg_loss import VICRegLoss
 
-    return [
+    found = [
         Target(NTXentLoss, "forward", _nt_xent, _probe),
         *(Target(owner, "forward", _dcl, _probe, min_rows=MATRIX) for owner in (DCLLoss, DCLWLoss)),
         Target(VICRegLoss, "forward", _vicreg, _probe),
     ]
+    with contextlib.suppress(ImportError):  # older versions have none
+        from lightly.loss.lejepa_loss import SIGReg
+
+        found.append(Target(SIGReg, "forward", _sigreg, _probe_sigreg))
+    return found
 
 
 def _probe(original: Callable[..., Tensor], loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
@@ -110,6 +134,52 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
             raise NotFused("weights of this process's rows alone")
         return F.dcl(out0, out1, temperature=temperature, reduction="none", group="world").mean()
     return F.dcl(out0, out1, temperature=temperature, sigma=sigma)
+
+
+def _probe_sigreg(original: Callable[..., Tensor], loss: Any, proj: Tensor) -> Tensor:
+    devices = [proj.device] if proj.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):  # it draws directions
+        return original(loss, proj[..., :8, :].detach())
+
+
+def _sigreg(loss: Any, proj: Tensor) -> Tensor:
+    """With the directions and the projections of the original, drawn and made by its own code."""
+    if not isinstance(proj, Tensor) or proj.dim() < 2 or proj.numel() == 0:
+        raise NotFused("no rows")
+    require_matrices(proj.flatten(0, -2))
+    require_alone()
+    if proj.dtype == torch.float64:
+        raise NotFused("float64, for which the original's points are rounded to float32")
+    if torch.compiler.is_compiling():
+        raise NotFused("torch.compile, whose kernels store no terms either")
+    step = _step_of(loss)
+    with as_called(proj):
+        vectors = loss._generate_unit_vectors(proj.device, proj.dtype, proj.size(-1))
+        projections = loss._project_embeddings_to_unit_vector(proj, vectors).float()
+    n = proj.size(-2)
+    sums = characteristic(projections.reshape(-1, n, projections.size(-1)), step, len(loss.t))
+    if _gathered(loss):
+        from torch.distributed.nn import all_reduce
+
+        count = torch.tensor(float(n), device=proj.device)
+        torch.distributed.all_reduce(count)
+        n = int(count)
+        sums = all_reduce(sums)
+    return epps_pulley(sums, n, step).float()
+
+
+def _step_of(loss: Any) -> float:
+    """The distance of the points at which the characteristic function is compared. They are looked at once, since a GPU
+    would be waited for."""
+    grid = (loss.t, loss.phi, loss.weights)
+    known = tuple((id(part), part._version) for part in grid)
+    if loss not in _steps or _steps[loss][0] != known:
+        own = type(loss)(knots=len(loss.t), t_max=float(loss.t[-1]), num_vectors=1)
+        same = all(torch.equal(a, b.float().cpu()) for a, b in zip((own.t, own.phi, own.weights), grid))
+        _steps[loss] = known, float(loss.t[1]) if same else 0.0
+    if not _steps[loss][1]:
+        raise NotFused("points or weights of the user's own")
+    return _steps[loss][1]
 
 
 def _vicreg(loss: Any, z_a: Tensor, z_b: Tensor) -> Tensor:

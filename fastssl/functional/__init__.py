@@ -25,6 +25,7 @@ from fastssl.functional.contrastive import (
 from fastssl.functional.custom import PairMasks, pair_loss, pairwise_reduce
 from fastssl.functional.density import gibbs, nade, nade_sample
 from fastssl.functional.distance import farthest, nearest, pairwise_distance
+from fastssl.functional.gaussian import lejepa, sigreg
 from fastssl.functional.language import linear_cross_entropy
 from fastssl.functional.metric import (
     angular,
@@ -80,6 +81,7 @@ __all__ = [
     "hard_negative_nt_xent",
     "info_nce",
     "koleo",
+    "lejepa",
     "lifted_structure",
     "linear_cross_entropy",
     "margin_loss",
@@ -105,6 +107,7 @@ __all__ = [
     "ranked_list",
     "rince",
     "siglip_loss",
+    "sigreg",
     "sincere",
     "sinkhorn",
     "soft_nearest_neighbor",

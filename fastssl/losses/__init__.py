@@ -15,6 +15,7 @@ from fastssl.losses.contrastive import (
     SupConLoss,
     UniformityLoss,
 )
+from fastssl.losses.gaussian import LeJEPALoss, SIGRegLoss
 from fastssl.losses.language import LinearCrossEntropyLoss
 from fastssl.losses.memory import CrossBatchMemory
 from fastssl.losses.metric import (
@@ -56,6 +57,7 @@ __all__ = [
     "HardNegativeNTXentLoss",
     "InfoNCELoss",
     "KoLeo",
+    "LeJEPALoss",
     "LiftedStructureLoss",
     "LinearCrossEntropyLoss",
     "MILNCELoss",
@@ -73,6 +75,7 @@ __all__ = [
     "ProxyNCALoss",
     "RINCELoss",
     "RankedListLoss",
+    "SIGRegLoss",
     "SINCERELoss",
     "SigLIPLoss",
     "SoftNearestNeighborLoss",

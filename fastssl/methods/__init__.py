@@ -38,6 +38,7 @@ from fastssl.methods.image import ImageMethod
 from fastssl.methods.imax import IMAX
 from fastssl.methods.inter_clr import InterCLR
 from fastssl.methods.jigsaw import Jigsaw
+from fastssl.methods.lejepa import LeJEPA
 from fastssl.methods.mae import MAE
 from fastssl.methods.masked import Masked
 from fastssl.methods.moco import MoCo
@@ -82,6 +83,7 @@ METHODS: dict[str, type[Method]] = {
     "i-jepa": IJEPA,
     "barlow-twins": BarlowTwins,
     "vicreg": VICReg,
+    "lejepa": LeJEPA,
     "sup-con": SupCon,
     "swav": SwAV,
     "deep-cluster": DeepCluster,
@@ -236,6 +238,7 @@ __all__ = [
     "ImageMethod",
     "InterCLR",
     "Jigsaw",
+    "LeJEPA",
     "Masked",
     "Method",
     "MoCo",

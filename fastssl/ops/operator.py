@@ -19,8 +19,8 @@ _NO_FORWARD_MODE = "fastssl: the fused losses have no forward-mode derivative; u
 class Operator:
     """``fastssl::name(*arguments) -> result, *others`` with the gradient operator
 
-    ``fastssl::name_backward(grad, *others[, result], *arguments, needs) -> gradients``; bit k of ``needs`` stands for
-    the k-th differentiable argument.
+    ``fastssl::name_backward(grad, *others[, result], *arguments, needs) -> gradients``, or the one that there is; bit k
+    of ``needs`` stands for the k-th differentiable argument.
 
     Args:
         name: of the operator.
@@ -112,6 +112,8 @@ class Operator:
         except RuntimeError as error:
             _reraise(error)
             raise
+        if isinstance(grads, Tensor):
+            grads = (grads,)
         for bit, i in enumerate(self.differentiable):
             if needs >> bit & 1:
                 result[i] = grads[bit]
@@ -128,7 +130,7 @@ class Operator:
             with torch._C._DisableAutocast():  # which would cast rows of 16 bits
                 return self._calls[which](*arguments)
 
-    def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...]:
+    def _fake_backward(self, *everything: Any) -> tuple[Tensor, ...] | Tensor:
         *rest, needs = everything
         arguments = rest[len(rest) - len(self._operators[0]._schema.arguments) :]
         like = next(a for a in arguments[: self.tensors] if a is not None)
@@ -138,7 +140,8 @@ class Operator:
                 return like.new_empty((0,))
             return torch.empty_like(arguments[i], memory_format=torch.contiguous_format)
 
-        return tuple(gradient(bit, i) for bit, i in enumerate(self.differentiable))
+        made = tuple(gradient(bit, i) for bit, i in enumerate(self.differentiable))
+        return made if len(made) > 1 else made[0]
 
     def _register(self, fake: Callable[..., Any] | None) -> None:
         forward, backward = f"fastssl::{self.name}", f"fastssl::{self.name}_backward"

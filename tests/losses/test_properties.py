@@ -24,6 +24,7 @@ from tests.support.subjects import (
     FUSED,
     LABELLED,
     OF_ROWS,
+    OF_VIEWS,
     SHARDED,
     SUBJECTS,
     TWO_SIDED,
@@ -212,11 +213,13 @@ def test_half_precision_inputs(name: str, dtype: torch.dtype, n: int) -> None:
 def test_same_bits_for_any_number_of_threads(name: str, temperature: float, dtype: torch.dtype) -> None:
     """And where cores are busy, so that calls begin on one thread and go on with several."""
     inputs = SUBJECTS[name].make(700, 40, dtype, temperature)
+    places = [0, *(k for k, i in enumerate(inputs, 1) if i != "directions")]  # whose gradient is a product of torch
     results = []
     for threads, crowded in ((1, 0.0), (2, 0.0), (3, 0.0), (7, 0.0), (3, 10.0)):
         torch.set_num_threads(threads)
         extension._C.assume_crowded(crowded)
-        results.append(SUBJECTS[name].gradients(inputs))
+        found = SUBJECTS[name].gradients(inputs)
+        results.append([found[k] for k in places if k < len(found)])
     extension._C.assume_crowded(0.0)
     for other in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], other))
@@ -413,8 +416,7 @@ def test_export_of_any_number_of_rows(name: str) -> None:
     subject = SUBJECTS[name]
     inputs, more = subject.make(45, 8), subject.make(16, 8, m=93)
     rows = torch.export.Dim("rows", min=4, max=4096)
-    views = ("student", "teacher")  # [views, N, K]
-    shapes = tuple({1 if k in views else 0: rows} if k in (*OF_ROWS, *views) else {} for k in inputs)
+    shapes = tuple({1 if k in OF_VIEWS else 0: rows} if k in OF_ROWS + OF_VIEWS else {} for k in inputs)
     model = _Exported(subject, list(inputs))
     program = torch.export.export(model, tuple(inputs.values()), dynamic_shapes=(shapes,)).module()
     for given in (inputs, Inputs({k: more[k] if where else inputs[k] for k, where in zip(inputs, shapes)})):
@@ -497,7 +499,7 @@ def test_memory_stays_linear(name: str) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
         subject(inputs)
-    assert sum(saved.values()) < 10 * inputs["x"].numel() * 4
+    assert sum(saved.values()) < 10 * next(iter(inputs.values())).numel() * 4
 
 
 LISTED = [n for n in LABELLED if "indices_tuple" in SUBJECTS[n].accepted and "memory" not in SUBJECTS[n].names]

@@ -42,7 +42,20 @@ LAYERS = (
 LATER = {("fastssl", "ops"), ("fastssl", "compat"), ("fastssl", "train"), ("cli", "fastssl")}
 LOADED = {"_version", "_docs", "_table"}  # what the package itself imports at once
 # The folders of csrc, from the lowest.
-FOLDERS = ("core", "simd", "augment", "pair", "row", "words", "density", "wave", "cuda", "operators", "bindings")
+FOLDERS = (
+    "core",
+    "simd",
+    "augment",
+    "pair",
+    "row",
+    "words",
+    "density",
+    "characteristic",
+    "wave",
+    "cuda",
+    "operators",
+    "bindings",
+)
 BESIDE = {"_C", "_cuda", "__main__"}  # of no layer
 
 

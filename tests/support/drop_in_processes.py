@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
@@ -48,6 +49,16 @@ def lightly() -> Iterator[tuple[str, Call]]:
             return loss(x, y) + 0 * b
 
         yield kind.__name__, call
+    if importlib.util.find_spec("lightly.loss.lejepa_loss"):
+        from lightly.loss.lejepa_loss import SIGReg
+
+        regularizer = SIGReg(gather_distributed=True, num_vectors=50)
+
+        def pulled(x: Tensor, y: Tensor, s: Tensor, b: Tensor) -> Tensor:
+            torch.manual_seed(0)
+            return regularizer(torch.stack([x, y])) + 0 * (s + b)
+
+        yield "SIGReg", pulled
 
 
 def sentence_transformers() -> Iterator[tuple[str, Call]]:

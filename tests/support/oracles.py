@@ -6,6 +6,7 @@ where that is not one of the reductions, their mean.
 
 from __future__ import annotations
 
+import cmath
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -531,6 +532,30 @@ def dino(student: Tensor, teacher: Tensor, center: Tensor, ts: float = 0.1, tt: 
             for p, row in zip(target, view)
         ]
     )
+
+
+def sigreg(x: Tensor, directions: Tensor, t_max: float = 3.0, knots: int = 17) -> float:
+    """The integral over all of [-t_max, t_max], by the trapezoidal rule."""
+    rows, step, statistics = x.tolist(), t_max / (knots - 1), []
+    for direction in directions.T.tolist():
+        projections, total = [dot(row, direction) for row in rows], 0.0
+        for k in range(1 - knots, knots):
+            t = k * step
+            error = abs(mean([cmath.exp(1j * t * p) for p in projections]) - math.exp(-t * t / 2))
+            total += (step / 2 if abs(k) == knots - 1 else step) * math.exp(-t * t / 2) * error**2
+        statistics.append(len(rows) * total)
+    return mean(statistics)
+
+
+def lejepa(student: Tensor, directions: Tensor, lambd: float = 0.05, global_views: int = 4) -> float:
+    views = student.tolist()
+    distances = [
+        (value - mean([other[i][d] for other in views[:global_views]])) ** 2
+        for view in views
+        for i, row in enumerate(view)
+        for d, value in enumerate(row)
+    ]
+    return lambd * mean([sigreg(view, directions) for view in student]) + (1 - lambd) * mean(distances)
 
 
 def sinkhorn(scores: list[Row], epsilon: float = 0.05, iterations: int = 3) -> list[Row]:

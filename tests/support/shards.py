@@ -20,7 +20,7 @@ import fastssl.functional as F
 import fastssl.losses
 from fastssl.distributed import EmbeddingQueue, sharded
 from fastssl.train import cached_step
-from tests.support.subjects import OF_MEMORY, OF_ROWS, SHARDED, SUBJECTS, Inputs, Subject, labels_for
+from tests.support.subjects import OF_MEMORY, OF_ROWS, OF_VIEWS, SHARDED, SUBJECTS, Inputs, Subject, labels_for
 
 WORLD = 8
 # How N = 41 rows lie over a world, and 26 of a memory: uneven, with processes that have none.
@@ -109,13 +109,15 @@ def distance(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).norm()) / max(size, 1e-12)
 
 
+PARTED = OF_ROWS + OF_VIEWS + OF_MEMORY
+
+
 def part(name: str, t: Tensor, size: int, rank: int) -> Tensor:
     """What a process has of an input."""
-    if name not in OF_ROWS + OF_MEMORY:
+    if name not in PARTED:
         return t
-    counts = COUNTS[size][0 if name in OF_ROWS else 1]
-    first = sum(counts[:rank])
-    return t[first : first + counts[rank]]
+    counts = COUNTS[size][1 if name in OF_MEMORY else 0]
+    return t.narrow(1 if name in OF_VIEWS else 0, sum(counts[:rank]), counts[rank])
 
 
 def check(
@@ -138,7 +140,7 @@ def check(
     found = [("loss", distance(got[0], whole[0]))]
     names = [*(k for k, t in every.items() if t.is_floating_point()), *learned(subject, every)]
     for k, g, expected in zip(names, got[1:], whole[1:]):
-        if k in OF_ROWS + OF_MEMORY:  # relative to the whole gradient: a row's own may be tiny
+        if k in PARTED:  # relative to the whole gradient: a row's own may be tiny
             size_of = max(float(expected.double().norm()), 1e-12)
             found.append((k, float((g.double() - part(k, expected, size, rank).double()).norm()) / size_of))
         else:  # a share; the sum is the gradient

@@ -87,6 +87,7 @@ KINDS: dict[str, Callable[[int, int, int, float], Tensor]] = {
     "noise_logits": lambda n, d, m, t: _rows(n, 3),
     "student": lambda n, d, m, t: torch.randn(4, n, d, dtype=torch.float64),
     "teacher": lambda n, d, m, t: torch.randn(2, n, d, dtype=torch.float64),
+    "directions": lambda n, d, m, t: torch.nn.functional.normalize(torch.randn(d, 6, dtype=torch.float64), dim=0),
     "center": lambda n, d, m, t: torch.zeros(d, dtype=torch.float64),
     "temperature": lambda n, d, m, t: torch.tensor(t, dtype=torch.float64),
     "scale": lambda n, d, m, t: torch.tensor(1 / t, dtype=torch.float64),
@@ -97,6 +98,7 @@ OF_ROWS = (
     *("x", "y", "labels", "couples", "targets", "negatives", "head_targets", "logits", "noise_logits"),
     *("duplicates", "own_negatives", "own_negative_ids", "soft_labels"),
 )
+OF_VIEWS = ("student", "teacher")  # [views, N, K]: rows come second
 OF_MEMORY = ("memory", "memory_labels", "memory_ids", "memory_soft_labels")
 
 
@@ -186,7 +188,8 @@ class Subject:
         accepted = inspect.signature(kind).parameters
         for keyword, k in self.named.items():
             if keyword in accepted:
-                given[keyword] = float(rest.pop(k))
+                value = rest.pop(k)
+                given[keyword] = float(value) if value.numel() == 1 else value
         if "num_classes" in accepted and "classes" in rest:
             weight = rest.pop("classes")
             module = kind(*weight.shape, **given)
@@ -380,6 +383,11 @@ SUBJECTS: dict[str, Subject] = {
         loop=oracles.swapped_prediction, module="SwAVLoss", values=T, detached=True),
     "dino": Subject("dino", "student teacher center", loop=oracles.dino, module="DINOLoss",
         values={"student_temperature": 0.4, "teacher_temperature": 0.3}, detached=True),
+    "sigreg": Subject("sigreg", "x", keywords="directions", loop=oracles.sigreg, module="SIGRegLoss"),
+    "lejepa": Subject("lejepa", "student", keywords="directions", loop=oracles.lejepa, values={"lambd": 0.3},
+        composed=True),
+    "lejepa_global_views": Subject("lejepa", "student", keywords="directions", options={"global_views": 2},
+        loop=functools.partial(oracles.lejepa, global_views=2), module="LeJEPALoss", composed=True),
     "pair_loss": Subject("pair_loss", "x", keywords="labels temperature", loop=oracles.sup_con, wrapper=_own),
 }
 # fmt: on

@@ -17,6 +17,7 @@ from fastssl.ops.operator import is_transformed
 from fastssl.ops.reference import noise
 from fastssl.ops.reference.common import reduce
 from fastssl.ops.triton import engine
+from fastssl.ops.triton.characteristic import CHARACTERISTIC
 from fastssl.ops.triton.engine import LaunchSpec
 from fastssl.ops.triton.launch import side, with_smaller_tiles
 from fastssl.ops.triton.operators import (
@@ -176,6 +177,10 @@ def nearest(
     least = least_length(normalize, x.dtype)
     values, indices = torch.ops.fastssl.triton_nearest(x, y, k, metric.value, least, largest, exclude_self)
     return values, indices
+
+
+def characteristic(x: Tensor, step: float, knots: int) -> Tensor:
+    return CHARACTERISTIC(x, step, knots)
 
 
 def gather_dot(x: Tensor, table: Tensor, indices: Tensor) -> Tensor:

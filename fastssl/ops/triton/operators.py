@@ -245,7 +245,7 @@ def _define(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return replayed(function)
 
 
-def _operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
+def define_operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
     functions = _define(name, function), _define(f"{name}_backward", backward)
     return Operator(name, fake=fake, functions=functions, **options)
 
@@ -255,7 +255,7 @@ torch.library.register_fake("fastssl::triton_nearest", _fake_nearest)
 ONLY_POSITIVE = _define("triton_only_positive", only_positive)
 torch.library.register_fake("fastssl::triton_only_positive", torch.empty_like)
 
-PAIR_LOSS = _operator(
+PAIR_LOSS = define_operator(
     "triton_pair_loss",
     pair_loss,
     pair_loss_backward,
@@ -263,7 +263,7 @@ PAIR_LOSS = _operator(
     tensors=6,
     differentiable=(0, 1, 4, 5),
 )
-ROW_LOSS = _operator(
+ROW_LOSS = define_operator(
     "triton_row_loss",
     row_loss,
     row_loss_backward,
@@ -272,7 +272,7 @@ ROW_LOSS = _operator(
     differentiable=(0, 1, 6, 7),
     save_result=True,
 )
-PAIRWISE = _operator(
+PAIRWISE = define_operator(
     "triton_pairwise",
     pairwise,
     pairwise_backward,

@@ -1,0 +1,57 @@
+"""``fastssl::triton_characteristic``: as :mod:`fastssl.ops.characteristic` on Triton."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastssl.ops.characteristic import fake
+from fastssl.ops.triton.launch import Config, cdiv, run
+from fastssl.ops.triton.operators import define_operator
+
+TILE = Config(BM=32, BN=64, BK=1, num_warps=4, num_stages=1)
+MOST_PARTS = 16  # of a view's rows, whose sums are apart until the end
+
+
+def _tiles(x: Tensor) -> tuple[int, int]:
+    """(parts, tiles of rows in each)."""
+    tiles = cdiv(x.shape[1], TILE.BM)
+    of_part = max(1, cdiv(tiles, MOST_PARTS))
+    return cdiv(tiles, of_part), of_part
+
+
+def characteristic(x: Tensor, step: float, knots: int) -> Tensor:
+    from fastssl.kernels.characteristic import sums_kernel
+
+    x = x.contiguous()
+    views, n, m = x.shape
+    parts, tiles = _tiles(x)
+    out = torch.empty((parts, views, 2, knots, m), dtype=torch.float32, device=x.device)
+    run(
+        sums_kernel,
+        (cdiv(m, TILE.BN), parts, views),
+        *(x, out, n, m, step, knots, tiles, views),
+        config=TILE,
+        KNOTS=max(16, 1 << (knots - 1).bit_length()),
+        BR=TILE.BM,
+        BC=TILE.BN,
+    )
+    return out.sum(0, dtype=torch.float64)
+
+
+def characteristic_backward(grad: Tensor, x: Tensor, step: float, knots: int, needs: int) -> Tensor:
+    from fastssl.kernels.characteristic import gradients_kernel
+
+    x = x.contiguous()
+    views, n, m = x.shape
+    t = torch.arange(knots, dtype=torch.float64, device=x.device)[:, None] * step
+    weights = torch.stack([-t * grad[:, 0], t * grad[:, 1]], 1).float()
+    out = torch.empty_like(x)
+    grid = (cdiv(m, TILE.BN), cdiv(n, TILE.BM), views)
+    run(gradients_kernel, grid, *(x, weights, out, n, m, step, knots), config=TILE, BR=TILE.BM, BC=TILE.BN)
+    return out
+
+
+CHARACTERISTIC = define_operator(
+    "triton_characteristic", characteristic, characteristic_backward, fake, tensors=1, differentiable=(0,)
+)
