@@ -163,6 +163,7 @@ def _activate(name: str) -> _Patch:
         setattr(item.owner, item.name, item.wrapper)
     for target in targets:
         peer.know(target.owner, target.method, target.family)
+    peer.know_parts()
     _patches[name] = entry
     return entry
 
@@ -231,13 +232,12 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
             except TypeError as error:
                 raise NotFused("arguments that the library refuses") from error
             given.apply_defaults()
+            values, named = given.args, given.kwargs  # once: torch.compile reads none after a dict has changed
             owned = _owned(peer, self)
             exact, least = entry.options.exact_dtypes, entry.options.min_rows
             try:
-                require_rows(
-                    target.min_rows if least is None else least, self, (given.args[1:], given.kwargs), peer.known
-                )
-                result = dtypes.call(exact, peer.known, target, original, given.args, given.kwargs)
+                require_rows(target.min_rows if least is None else least, self, (values[1:], named), peer.known)
+                result = dtypes.call(exact, peer.known, target, original, values, named)
             except (
                 ValueError,
                 TypeError,
@@ -255,7 +255,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 ) from None
             return original(self, *args, **kwargs)
         count("")
-        result = derivatives.attach(result, again, given.args, given.kwargs, owned)
+        result = derivatives.attach(result, again, values, named, owned)
         return result if target.after is None else target.after(result, given.arguments)
 
     method.__fastssl__ = True  # type: ignore[attr-defined]
@@ -267,7 +267,7 @@ def _around(entry: _Patch, around: Around, original: Callable[..., Any]) -> Call
 
     @functools.wraps(original)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not entry.active or current() is None:
+        if not entry.active or (around.shared and current() is None):
             return original(self, *args, **kwargs)
         return call(original, self, *args, **kwargs)
 

@@ -70,17 +70,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Around:
-    """A method that calls patched ones, and is replaced within :func:`fastssl.distributed.sharded` alone.
+    """A method that calls patched ones.
 
     Args:
         owner: the class.
         method: name of the method.
         call: function with the original first, then the arguments of the method.
+        shared: it is replaced within :func:`fastssl.distributed.sharded` alone.
     """
 
     owner: type
     method: str
     call: Callable[..., Any]
+    shared: bool = True
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,11 @@ class Result:
 
 def default(make: Callable[[], nn.Module]) -> Check:
     """Predicate: a torch object with the settings of ``make()`` and torch's own forward."""
+    like = make()  # once: torch.compile tells the type of an object that is made within its trace from itself
+    kind, wanted = type(like), _settings(like)
 
     def check(given: Any) -> bool:
-        wanted = make()
-        if type(given) is not type(wanted) or hooks(given) or not _is_of(torch, type(given).forward):
-            return False
-        return _settings(given) == _settings(wanted)
+        return type(given) is kind and not hooks(given) and _is_of(torch, kind.forward) and _settings(given) == wanted
 
     return check
 
@@ -193,6 +194,15 @@ class Peer:
         for kind in (owner, *(k for k in kinds if isinstance(k, type))):
             with contextlib.suppress(NotFused):
                 self._require_class(kind, (owner, method))
+
+    def know_parts(self) -> None:
+        """Likewise, the classes of what patched objects hold: distances, reducers, memory banks."""
+        modules = [m for m in list(sys.modules.values()) if isinstance(m, types.ModuleType)]
+        own = [vars(m) for m in modules if m.__name__.split(".")[0] == self.package]
+        for kind in {names.get(name) for names in own for name in self.known}:
+            if isinstance(kind, type) and kind.__module__.split(".")[0] == self.package:
+                with contextlib.suppress(NotFused):
+                    self._require_class(kind, None)
 
     def require_own(self, given: Any, entry: tuple[type, str] | None = None) -> None:
         """Raises NotFused for objects with modified methods, hooks or unknown attributes.

@@ -3,8 +3,10 @@ process or several; all triplets of a batch; the similarities of GIST."""
 
 from __future__ import annotations
 
+import copy
 import importlib
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,6 +18,7 @@ import fastssl.functional as F
 from fastssl._table import Metric
 from fastssl.compat._dtypes import multiplied
 from fastssl.compat._peer import (
+    Around,
     NotFused,
     Peer,
     Target,
@@ -52,6 +55,7 @@ KNOWN = {
     **{
         name: {
             **dict.fromkeys((*_GIST, *_CACHE)),
+            "calculate_loss": None,  # around the similarities; MatryoshkaLoss decorates it
             "similarity_fct": default(lambda: nn.CosineSimilarity(dim=-1)),
             "cross_entropy_loss": default(nn.CrossEntropyLoss),
         }
@@ -62,11 +66,15 @@ KNOWN = {
 PEER = Peer("sentence_transformers", "sentence-transformers", "5.3", "7", KNOWN)
 
 
-def targets() -> list[Target]:
+def _losses() -> types.ModuleType:
     try:
-        losses = importlib.import_module("sentence_transformers.sentence_transformer.losses")
+        return importlib.import_module("sentence_transformers.sentence_transformer.losses")
     except ImportError:  # before version 6
-        losses = importlib.import_module("sentence_transformers.losses")
+        return importlib.import_module("sentence_transformers.losses")
+
+
+def targets() -> list[Target]:
+    losses = _losses()
     mined, cached = losses.BatchAllTripletLoss, losses.CachedMultipleNegativesRankingLoss
     return [
         *(
@@ -77,6 +85,22 @@ def targets() -> list[Target]:
         Target(mined, "batch_all_triplet_loss", _all_triplets, _probe_triplets, min_rows=TRIPLETS),
         *(Target(getattr(losses, name), "sim_matrix", _cosines, _probe_cosines) for name in GIST),
     ]
+
+
+def around() -> list[Around]:
+    decorator = sys.modules[_losses().MatryoshkaLoss.__module__].CachedLossDecorator
+    return [Around(decorator, "__call__", _of_the_class, shared=False)]
+
+
+def _of_the_class(original: Callable[..., Tensor], decorator: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """A decorator of a loss that was made before the patch holds the loss's original method."""
+    held = decorator.fn
+    if isinstance(held, types.MethodType):
+        patched: Any = getattr(type(held.__self__), held.__name__, None)
+        if getattr(patched, "__wrapped__", None) is held.__func__:
+            decorator = copy.copy(decorator)
+            decorator.fn = types.MethodType(patched, held.__self__)
+    return original(decorator, *args, **kwargs)
 
 
 def _probe(original: Callable[..., Tensor], loss: Any, embeddings: list[Tensor], labels: Any) -> Tensor:

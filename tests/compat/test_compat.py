@@ -416,6 +416,44 @@ def test_sentence_transformers(name: str, columns: int) -> None:
         assert fastssl.patched()["sentence_transformers"][name].fused == 2
 
 
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("name", ["CachedMultipleNegativesRankingLoss", "CachedGISTEmbedLoss"])
+def test_cached_losses_within_matryoshka_are_fused(name: str, before: bool) -> None:
+    """A decorator held the method that the loss had before the patch; GIST's ran the original, whenever it was made."""
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers import losses
+    from transformers import PreTrainedTokenizerBase
+
+    torch.manual_seed(0)
+    x, z = (torch.randn(20, 16, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    tokenizer = type("Tokenizer", (PreTrainedTokenizerBase,), {"get_vocab": lambda self: {}})()
+    model = configurations._Model(tokenizer)
+    model.get_embedding_dimension = model.get_sentence_embedding_dimension = lambda: 16  # type: ignore[assignment]
+    if not before:
+        fastssl.patch("sentence_transformers")
+    more = (configurations._Model(tokenizer),) if "GIST" in name else ()
+    loss = getattr(losses, name)(model, *more, mini_batch_size=20)
+    whole = losses.MatryoshkaLoss(model, loss, [16, 5], [1.0, 0.3])
+    fastssl.patch("sentence_transformers")
+    value = whole([{"sentence_embedding": t} for t in (x, z)], None)
+    value.backward()
+
+    expected = torch.zeros((), dtype=torch.float64)
+    guide_x, guide_z = (torch.nn.functional.normalize(t.detach(), dim=1) for t in (x, z))
+    least = (guide_x * guide_z).sum(1)[:, None]  # of the guide's cosines, those above the pair's count nowhere
+    for size, weight in ((16, 1.0), (5, 0.3)):
+        a, b = (torch.nn.functional.normalize(t[:, :size], dim=1) for t in (x, z))
+        scores = 20 * a @ b.T
+        if more:
+            others = [(a @ b.T, guide_x @ guide_z.T), (a @ a.T, guide_x @ guide_x.T), (b @ b.T, guide_z @ guide_z.T)]
+            scores = torch.cat([(s * 100).masked_fill(g > least + 1e-9, float("-inf")) for s, g in others], 1)
+        expected = expected + weight * torch.nn.functional.cross_entropy(scores, torch.arange(20))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close((x.grad, z.grad), torch.autograd.grad(expected, (x, z)))
+    calls = fastssl.patched()["sentence_transformers"][name]
+    assert calls.fused and not any("user-defined" in reason for reason in calls.original)
+
+
 def test_a_module_of_ours_pickles() -> None:
     from fastssl import losses
 

@@ -71,12 +71,21 @@ def _decoupled() -> Callable[..., Tensor]:
     return lambda x, z: loss(x, z)
 
 
+def _contrasted() -> Callable[..., Tensor]:
+    lightly()
+    from lightly.loss.ntx_ent_loss import NTXentLoss
+
+    loss = NTXentLoss(0.2)
+    return lambda x, z: loss(x, z)
+
+
 WHOLE = {
     "ClipLoss": ("open_clip", _clip),
     "ClipLoss, learned scale": ("open_clip", _learned_clip),
     "SigLipLoss": ("open_clip", _siglip),
     "MultipleNegativesRankingLoss": ("sentence_transformers", _sentences),
     "DCLLoss": ("lightly", _decoupled),
+    "NTXentLoss": ("lightly", _contrasted),
 }
 
 
