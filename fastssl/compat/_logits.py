@@ -6,6 +6,7 @@ mean what they always mean; values are computed below autograd, by the first ope
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -206,9 +207,10 @@ class Logits(Tensor):
         first = args[0] if args else None
         if function in _OF_GRADIENTS:
             for logits in _watched(function, args, kwargs):
-                if logits.head.record.losses:
+                if not logits.head.record.losses:
+                    logits.head.record.watched = True
+                elif not _announces(*args[1:], *kwargs.values()):
                     raise RuntimeError(BYPASSED)
-                logits.head.record.watched = True
         if function in _OF_MEMORY:
             args, kwargs = tree_map_only(Logits, _Plain.apply, (args, kwargs))
             return function(*args, **kwargs)
@@ -281,6 +283,15 @@ def _watched(function: Any, args: Any, kwargs: Any) -> list[Logits]:
     return found
 
 
+def _announces(*given: Any) -> bool:
+    """Whether a hook is one that a wrapper of models registers on all outputs, to learn that a backward pass begins:
+    that of the loss tells it."""
+    hook = given[0] if given else None
+    while isinstance(hook, functools.partial):
+        hook = hook.func
+    return str(getattr(hook, "__module__", None)).startswith(_WRAPPERS)
+
+
 def _rows(function: Any, logits: Logits, result: Logits, args: Any) -> Tensor | None:
     """The hidden states whose product the result is, if it is one of whole rows with the gradient of the logits."""
     hidden = logits.hidden
@@ -309,6 +320,7 @@ _VIEWS = frozenset(
     | {_aten.detach.default}
 )
 _COPIES = frozenset({_aten.clone.default, _aten._to_copy.default})
+_WRAPPERS = ("lightning_fabric.", "lightning.fabric.", "torch.distributed.")
 # What asks for the gradient of logits, and what reads memory past the dispatcher.
 _OF_GRADIENTS = frozenset({Tensor.register_hook, Tensor.retain_grad, torch.autograd.grad})
 _MEMORY = "numpy tolist data_ptr storage untyped_storage _typed_storage share_memory_"

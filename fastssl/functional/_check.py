@@ -18,8 +18,9 @@ INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 def tensor(name: str, value: object) -> Tensor:
     if not isinstance(value, Tensor):
         raise TypeError(f"{name}: expected a torch.Tensor, got {type(value).__name__}")
-    if value.layout != torch.strided:
-        raise TypeError(f"{name}: expected a dense tensor, got layout {value.layout}")
+    if value.layout != torch.strided or value.is_nested:
+        kind = "a nested one" if value.is_nested else f"layout {value.layout}"
+        raise TypeError(f"{name}: expected a dense tensor, got {kind}")
     if value.device.type == "meta":
         raise ValueError(f"{name}: expected a tensor with data, got one on the meta device")
     return value

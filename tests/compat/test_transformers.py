@@ -705,6 +705,29 @@ def test_the_gradient_of_logits_after_a_fused_loss_is_an_error(ask: str) -> None
     torch.testing.assert_close(of_head, wanted)
 
 
+def test_wrappers_that_hook_all_outputs_train_fused() -> None:
+    """Fabric, as FSDP, learns from a hook on every output that a backward pass begins: the first step was an error."""
+    fabric = pytest.importorskip("lightning_fabric").Fabric(accelerator="cpu", devices=1)
+    weights = []
+    for patched in (False, True):
+        torch.manual_seed(0)
+        model, ids = _gpt2(), torch.arange(3, 3 + B * T).reshape(B, T) % (V - 3) + 3
+        if patched:
+            fastssl.patch("transformers")
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        if patched:
+            model, optimizer = fabric.setup(model, optimizer)
+        for _ in range(3):
+            loss = model(input_ids=ids, labels=ids).loss
+            fabric.backward(loss) if patched else loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        weights.append([p.detach() for p in model.parameters()])
+    assert _fused() == 3
+    for a, b in zip(*weights, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("where", ["cls", "cls.predictions"])
 def test_backward_hooks_around_the_head_are_called(where: str) -> None:
     model, batch = _make("BertForMaskedLM"), _batch("BertForMaskedLM")

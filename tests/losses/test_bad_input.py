@@ -44,6 +44,7 @@ CALLS: list[tuple[str, Callable[[], Any], type[Exception], str]] = [
     ("meta", lambda: F.nt_xent(X.to("meta"), Y), ValueError, "z0.*meta"),
     ("second meta", lambda: F.nt_xent(X, Y.to("meta")), ValueError, "z1.*meta"),
     ("sparse", lambda: F.nt_xent(X.to_sparse(), Y), TypeError, "z0.*sparse"),
+    ("nested", lambda: F.nt_xent(torch.nested.as_nested_tensor([X[0], X[1]]), Y), TypeError, "z0.*nested"),
     ("temperature 0", lambda: F.nt_xent(X, Y, temperature=0), ValueError, "temperature.*> 0.*0"),
     ("temperature < 0", lambda: F.nt_xent(X, Y, temperature=-0.1), ValueError, "temperature.*-0.1"),
     ("temperature nan", lambda: F.nt_xent(X, Y, temperature=float("nan")), ValueError, "temperature.*nan"),
