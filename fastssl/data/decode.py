@@ -72,12 +72,12 @@ def _opened(source: str | Path | bytes) -> Image.Image:
 
 
 def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation: bool = True) -> np.ndarray:
-    """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones.
+    """Decodes an opened image: uint8 [H, W, 3], or [H, W, 1] for grey ones (of one bit or a palette of greys, too).
 
-    Alpha is dropped, palettes and CMYK are converted to RGB, and only the first frame of an animation is read. Integers
-    of more than 8 bits are shifted right by the smallest of 0, 4 and 8 bits that fits the largest value, so that 12-bit
-    data in a 16-bit file keeps its 8 most significant bits. Floats in [0, 1] are scaled to 0 to 255, larger ones are
-    treated as integers.
+    Alpha is dropped, other palettes and CMYK are converted to RGB, and only the first frame of an animation is read.
+    Integers of more than 8 bits are shifted right by the smallest of 0, 4 and 8 bits that fits the largest value, so
+    that 12-bit data in a 16-bit file keeps its 8 most significant bits. Floats in [0, 1] are scaled to 0 to 255, larger
+    ones are treated as integers.
 
     Args:
         image: an open Pillow image.
@@ -95,7 +95,7 @@ def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation
             return _turned(_eight_bits(np.asarray(image), name)[:, :, None], image, orientation)
         if image.mode not in ("L", "RGB", "RGBX"):  # RGBX: four bands of a TIFF
             image.load()
-            image = image.convert("L" if image.mode in ("LA", "La") else "RGB")
+            image = image.convert("L" if _is_grey(image) else "RGB")
         if shared:
             image.load()
             pixels = shared_pixels(image)
@@ -107,6 +107,14 @@ def to_array(image: Image.Image, name: str, *, shared: bool = False, orientation
     except (Pillow.DecompressionBombError, *_DAMAGED) as error:
         raise ImageError(f"{name}: cannot be decoded ({_reason(error)})") from error
     return _turned(array[:, :, None] if array.ndim == 2 else array, image, orientation)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether a loaded image of another mode than "L" is grey: of one bit, with alpha, or of a palette of greys."""
+    if image.mode not in ("P", "PA"):
+        return image.mode in ("1", "LA", "La")
+    colors = np.frombuffer(image.im.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    return bool((colors == colors[:, :1]).all())
 
 
 def _eight_bits(values: np.ndarray, name: str) -> np.ndarray:

@@ -354,15 +354,22 @@ def test_modes_are_defined(tmp_path: Path) -> None:
     rgb = IMAGES[0]
     grey = rgb[:, :, 0]
     levels = np.linspace(0, 4095, grey.size).reshape(grey.shape).astype(np.uint16)
+    colors = Image.fromarray(rgb).convert("P", palette=Image.Palette.ADAPTIVE)
+    palette = np.asarray(Image.fromarray(grey).quantize(16).convert("L"))
     cases: dict[str, tuple[Image.Image, str, np.ndarray]] = {
         "grey with alpha": (Image.fromarray(np.dstack([grey, grey])), "png", grey[:, :, None]),
-        "palette with transparency": (Image.fromarray(grey).convert("P"), "png", np.repeat(grey[:, :, None], 3, 2)),
+        "palette with transparency": (colors, "png", np.asarray(colors.convert("RGB"))),
+        "palette of greys": (Image.fromarray(grey).convert("P"), "png", grey[:, :, None]),
+        "animated palette of greys": (Image.fromarray(grey).quantize(16), "gif", palette[:, :, None]),
+        "one bit": (Image.fromarray(grey > 99), "png", np.uint8(255) * (grey > 99)[:, :, None]),
+        "one bit, bitmap": (Image.fromarray(grey > 99), "bmp", np.uint8(255) * (grey > 99)[:, :, None]),
+        "16 bits": (Image.fromarray(levels << 4), "png", (levels >> 4).astype(np.uint8)[:, :, None]),
         "12 bits": (Image.fromarray(levels), "png", (levels >> 4).astype(np.uint8)[:, :, None]),
         "floats": (Image.fromarray((grey / 255).astype(np.float32)), "tif", grey[:, :, None]),
         "one pixel": (Image.fromarray(rgb[:1, :1]), "png", rgb[:1, :1]),
     }
     for name, (image, ending, expected) in cases.items():
-        options = {"transparency": 3} if name.startswith("palette") else {}
+        options = {"transparency": 3} if name.endswith("transparency") else {}
         image.save(tmp_path / f"x.{ending}", **options)
         assert np.array_equal(read_image(tmp_path / f"x.{ending}"), expected), name
     cmyk = Image.fromarray(rgb).convert("CMYK")
