@@ -182,8 +182,10 @@ def _evaluate(
 ) -> dict[str, Any]:
     import torch
 
-    from fastssl.data import Stereograms, open_splits
+    from fastssl.data import Stereograms
     from fastssl.data import open as open_source
+    from fastssl.data.opening import names_of
+    from fastssl.data.splits import open_tasks
     from fastssl.evaluate import PROTOCOLS, evaluate, evaluate_with
     from fastssl.evaluate.report import ROWS
     from fastssl.methods import IMAX, DensityMethod, ImageMethod, kind_of
@@ -197,6 +199,11 @@ def _evaluate(
     for option, given in (("only", only), ("whiten", whiten)):
         if given and protocol != "frozen":
             raise ValueError(f"{option}: expected the protocol 'frozen', got {protocol!r}")
+    if len(listed := names_of(name)) > 1 and protocol not in PROTOCOLS:
+        tables = {
+            one: _evaluate(checkpoint, one, protocol, readout, only, whiten, size, tuning, prompts) for one in listed
+        }
+        return {f"{one}: {measure}": values for one, table in tables.items() for measure, values in table.items()}
     if protocol in IMAGE_TEXT_PROTOCOLS:
         if not (hasattr(kind, "encode_texts") if state else has_texts(str(checkpoint))):
             one = state["method"] if state else checkpoint
@@ -209,8 +216,7 @@ def _evaluate(
             known = ", ".join(["frozen", *PROTOCOLS, *IMAGE_TEXT_PROTOCOLS, *DENSE_PROTOCOLS])
             tuned = "; images are fine-tuned by simclr-transfer and few-labels" if protocol == "finetune" else ""
             raise ValueError(f"protocol: expected one of {known}, got {protocol!r}{tuned}")
-        tasks = [open_splits(one) for one in name.split(",")]
-        return evaluate_with(protocol, encoder, options, tasks, readout or "spatial", echo, **tuning)
+        return evaluate_with(protocol, encoder, options, open_tasks(name), readout or "spatial", echo, **tuning)
     if name in ("emoji", "emoji-all") and state and state["data"] == "emoji":
         echo("trained on all emoji: the held-out ones of the retrieval were seen", "yellow")
     if torch.cuda.is_available():

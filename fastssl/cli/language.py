@@ -229,6 +229,7 @@ def evaluate_finetuned(
         ValueError: labels that are no numbers, or data that is no task of texts.
     """
     from fastssl.data import open_questions, open_splits, open_tagged
+    from fastssl.data.opening import names_of
     from fastssl.evaluate import (
         TextFineTuning,
         TranslationTuning,
@@ -247,7 +248,7 @@ def evaluate_finetuned(
     counts, more = [int(count) for count in given], {"seeds": 3 if seeds is None else seeds, "note": echo}
     tuning = TextFineTuning(readout="mean" if readout is None else readout, most_steps=steps)
     table: dict[str, Any] = {}
-    for name in data.split(","):
+    for name in names_of(data):
         if protocol == "tags":
             table |= compare_tags(starts, tokenizer, open_tagged(name), counts, options=tuning, **more)  # type: ignore[arg-type]
         elif protocol == "answers":

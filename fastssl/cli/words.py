@@ -159,6 +159,7 @@ def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
     Raises:
         ValueError: data that is neither "glosses" nor a file of pairs or analogies.
     """
+    from fastssl.data.opening import names_of
     from fastssl.evaluate import gloss_classes, word_analogies, word_similarity
     from fastssl.evaluate.words import holds_analogies
     from fastssl.methods import load_word_vectors
@@ -166,10 +167,10 @@ def evaluate_words(run: Path, data: str | None) -> dict[str, Any]:
 
     vectors = load_word_vectors(run)
     table: dict[str, Any] = {}
-    for name in (data or "glosses").split(","):
+    for name in names_of(data or "glosses"):
         if name == "glosses":
             trained = "" if run.is_file() else str(load_state(run)["source"]["where"])
-            if "glosses" in trained.split(","):
+            if "glosses" in names_of(trained):
                 echo("trained on all glosses: the held-out ones were seen, without labels (glosses-train)", "yellow")
             table |= gloss_classes(vectors, note=echo)
             continue

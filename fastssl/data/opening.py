@@ -6,6 +6,7 @@ import codecs
 import contextlib
 import difflib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,8 +184,8 @@ def _absolute(name: str) -> str:
         return f"{_absolute(place)}#{name[len(place) + 1 :]}"
     if name in EMBEDDED or is_url(name):
         return name
-    if _several(name):
-        return ",".join(map(_absolute, name.split(",")))
+    if len(listed := names_of(name)) > 1:
+        return ",".join(map(_absolute, listed))
     kind, root = _kind_and_root(name)
     if kind:
         return f"{kind}:{os.path.abspath(root)}" if Path(root).exists() else name
@@ -203,17 +204,47 @@ def gone(name: str) -> str | None:
     place, given = split_options(name)
     if given:
         return gone(place)
-    if _several(name):
-        return next(filter(None, map(gone, name.split(","))), None)
+    if len(listed := names_of(name)) > 1:
+        return next(filter(None, map(gone, listed)), None)
     place = _kind_and_root(name)[1]
     return place if os.path.isabs(place) and not any(map(os.path.exists, matching(place))) else None
 
 
-def _several(name: str) -> bool:
-    """Whether a name lists several corpora."""
-    if _kind_and_root(name)[0] in ANNOTATED:  # whose classes are a list
-        return False
-    return "," in name and not is_url(name) and not os.path.exists(os.path.expanduser(name)) and "{" not in name
+def names_of(data: str) -> list[str]:
+    """The names of data that commas separate. Commas in the names of files and folders that are there, of URLs, within
+    braces, and of classes behind "voc:" and "coco:" separate none.
+
+    Example:
+        >>> from fastssl.data.opening import names_of
+        >>> names_of("emoji,digits"), names_of("shards-{a,b}.tar")
+        (['emoji', 'digits'], ['shards-{a,b}.tar'])
+    """
+    if _kind_and_root(data)[0] in ANNOTATED:
+        return [data]
+    names: list[str] = []
+    parts = re.split(r",(?![^{}]*\})", data)
+    while parts:
+        most = len(parts)
+        if is_url(parts[0]):  # up to what can be no rest of it
+            count = next((k for k in range(1, most) if is_url(parts[k]) or _is_known(parts[k])), most)
+        else:
+            count = next((k for k in range(most, 1, -1) if _is_place(",".join(parts[:k]), k)), 1)
+        names.append(",".join(parts[:count]))
+        parts = parts[count:]
+    return names if any(name in EMBEDDED or ":" in name or _is_place(name) for name in names) else [data]
+
+
+def _is_known(name: str) -> bool:
+    return name in EMBEDDED or bool(_kind_and_root(name)[0])
+
+
+def _is_place(name: str, parts: int = 1) -> bool:
+    """Whether a name, without its kind and options, is that of a file or folder, which has ``parts`` between commas."""
+    place = split_options(name)[0]
+    kind, _, root = place.partition(":")
+    roots = [one for one in (place, "" if "," in kind else root) if one and not is_url(one)]
+    found = (there for root in roots for there in matching(os.path.expanduser(root)))
+    return place.count(",") >= parts - 1 and any(map(os.path.exists, found))
 
 
 def _open(data: Any, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
@@ -253,16 +284,15 @@ def _are_labels(given: Any) -> bool:
 def _named(name: str, part: str, options: dict[str, Any], progress: Callable[[int], None] | None) -> Source:
     if name in EMBEDDED:
         return EMBEDDED[name]()
-    if not _several(name):
-        name, given = split_options(name)
-        if given:
-            return _with_options(name, given, part, options)
-    else:
-        corpora = [_named(one, part, options, progress) for one in name.split(",")]
+    if len(listed := names_of(name)) > 1:
+        corpora = [_named(one, part, options, progress) for one in listed]
         other = next((source for source in corpora if not isinstance(source, Corpus)), None)
         if other is not None:
-            raise ValueError(f"data: expected corpora between the commas of {name!r}, got {other!r}")
+            raise ValueError(f"data: expected one data set, or corpora between the commas of {name!r}, got {other!r}")
         return join_corpora(corpora)  # type: ignore[arg-type]
+    name, given = split_options(name)
+    if given:
+        return _with_options(name, given, part, options)
     kind, _, root = name.partition(":")
     if root and kind in TEXTS:
         return TEXTS[kind](root, part)

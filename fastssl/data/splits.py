@@ -16,7 +16,7 @@ from fastssl.data.embedded import emoji
 from fastssl.data.embedded_text import glosses
 from fastssl.data.files import each_once
 from fastssl.data.glue import glue, glue_task
-from fastssl.data.opening import open, parts_of, prefixed, without_unreadable
+from fastssl.data.opening import names_of, open, parts_of, prefixed, without_unreadable
 from fastssl.data.parts import OF_IMAGES, PARTS, find_labelled
 from fastssl.data.scenes import scenes
 from fastssl.data.signals import spoken_digits
@@ -152,6 +152,14 @@ def open_splits(data: Any, task: str = "detection", **options: Any) -> Splits:
         return _judged(divide(each_once(source)))
     held_out = each_once(open(data, part="test", **options))  # a table with a column of splits
     return _judged(Splits(source.name, each_once(source), held_out))
+
+
+def open_tasks(data: str) -> list[Splits]:
+    """The tasks of the names that commas separate in ``data``; those of equal names are called by what was given."""
+    given = names_of(data)
+    tasks = [open_splits(name) for name in given]
+    names = [task.name for task in tasks]
+    return [replace(task, name=name) if names.count(task.name) > 1 else task for task, name in zip(tasks, given)]
 
 
 def _check_classes(train: Source, test: Source, data: str | Path) -> None:

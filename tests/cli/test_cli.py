@@ -282,6 +282,18 @@ def test_a_folder_of_photos_from_files_to_a_table(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("protocol", ["frozen", "structure"])
+def test_several_data_sets_are_evaluated_one_by_one(protocol: str, tmp_path: Path) -> None:
+    out, table = str(tmp_path / "run"), tmp_path / "table.json"
+    first, second = _photos(tmp_path / "x" / "my, photos"), _photos(tmp_path / "y" / "my, photos", 14)
+    _run("pretrain", "simclr", "--data", str(first), "--out", out, *SMALL)
+    alone = []
+    for data in (str(first), str(second), f"{first},{second}"):
+        _run("evaluate", out, "--protocol", protocol, "--data", data, "--out", str(table))
+        alone.append(json.loads(table.read_text()))
+    assert alone[2] == {f"{d}: {key}": v for d, one in zip((first, second), alone) for key, v in one.items()}
+
+
 def test_training_and_test_parts_are_what_their_folders_say(tmp_path: Path) -> None:
     photos = tmp_path / "photos"
     _photos(photos / "train", 12), _photos(photos / "val", 6)

@@ -24,6 +24,7 @@ from fastssl.data import (
     text_corpus,
     write_shards,
 )
+from fastssl.data.opening import names_of
 from fastssl.methods import SimCLR
 from fastssl.models import build_encoder
 from fastssl.train import Pretraining, pretrain
@@ -78,6 +79,27 @@ def test_lists_of_files(tmp_path: Path) -> None:
             ValueError, match=r"expected images or \.tar shards, got .*among several files; give it alone"
         ):
             fastssl.data.open([picture(tmp_path / "0.png"), wrong])
+
+
+def test_commas_in_names_separate_nothing(tmp_path: Path) -> None:
+    for name in ("a, b", "c", "d,e,f"):
+        picture(tmp_path / name / "0, x.png")
+    (tmp_path / "g, h.jsonl").write_text('{"text": "One."}\n')
+    places = [str(tmp_path / name) for name in ("a, b", "c", "d,e,f")]
+    texts = f"text:{tmp_path / 'g, h.jsonl'}#text=text"
+    url = "https://host/x.tar?a=1,2"
+    for names in ([places[0]], places, ["emoji", *places], [*places[::-1], "digits"], [texts, "sotu"], ["sotu", texts]):
+        assert names_of(",".join(names)) == names
+    for names in (["capitals:sotu", "capitals:glosses"], [url, "emoji"], [url, url], [f"{tmp_path}/{{c,d}}.tar"]):
+        assert names_of(",".join(names)) == names
+    assert names_of(f"coco:{tmp_path}/c#classes=x,y") == [f"coco:{tmp_path}/c#classes=x,y"]
+    source = fastssl.data.open(f"{texts},sotu")
+    assert len(source) == 1 + len(fastssl.data.open("sotu")) and source.where == f"{texts},sotu"
+    assert fastssl.data.open(places[0]).where == places[0]
+    with pytest.raises(FileNotFoundError, match="no file or folder 'a, bb'"):  # the whole of it
+        fastssl.data.open("a, bb")
+    with pytest.raises(ValueError, match="expected one data set, or corpora between the commas of"):
+        fastssl.data.open(",".join(places))
 
 
 def test_streams_without_items_are_named() -> None:
