@@ -74,7 +74,7 @@ def evaluate_waveforms(checkpoint: Path, data: str | None) -> dict[str, Any]:
 
 
 def prepared(method: Any, source: Any, checkpoint: str | Path, part: str) -> Any:
-    """Signals as a method reads them; in the context of :func:`leaving_out` without those that it cannot process."""
+    """Items as a method reads them; in the context of :func:`leaving_out` without those that it cannot process."""
     from fastssl.data.readable import current
 
     source, leave_out = method.prepare(source), current.get()
@@ -249,6 +249,7 @@ def _image_text(
 
     from fastssl.data import open as open_source
     from fastssl.data.files import each_once
+    from fastssl.data.readable import current
     from fastssl.evaluate import image_text_retrieval, zero_shot
     from fastssl.evaluate.features import labels_of
     from fastssl.methods import CLIP
@@ -265,6 +266,8 @@ def _image_text(
     pairs = open_source("emoji-heldout" if name == "emoji" else name, part="test")
     if state and pairs.fingerprint == state.get("source", {}).get("fingerprint"):
         echo(f"{pairs.name}: the run was trained on these images and texts; others are given by --data", "yellow")
+    if current.get() is not None:  # items without a text are left out, too
+        pairs = prepared(method, pairs, checkpoint, "test")
     return image_text_retrieval(method, pairs)
 
 

@@ -31,7 +31,13 @@ from fastssl.cli.show import (
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
-UNREADABLE = ("ImageError", "PackedError", "ShardError", "AudioError")  # by name: fastssl.data imports torch
+UNREADABLE = (
+    "ImageError",
+    "PackedError",
+    "ShardError",
+    "AudioError",
+    "CaptionError",
+)  # by name: fastssl.data imports torch
 DEBUG = "--debug"
 Unreadable = Annotated[str, typer.Option("--on-error", help="Unreadable items: raise, or skip.")]
 UnreadableAsTrained = Annotated[

@@ -24,7 +24,7 @@ from fastssl.train.gradients import check_batch
 from fastssl.train.muon import is_orthogonal
 from fastssl.train.optim import build_optimizer
 from fastssl.train.options import detect_launcher
-from fastssl.train.trainer import batch_size_of, dry_run
+from fastssl.train.trainer import batch_size_of, dry_run, first_items
 
 STEPS, SECONDS = 4, 60  # measured steps, the first for warm-up; none is started after that time
 STATES = {"adamw": 2, "sgd": 1, "lars": 1, "muon": 2}  # optimiser state per element, but for Muon's matrices
@@ -39,6 +39,7 @@ def plan(
     Raises:
         ValueError: items that the method and its encoder cannot process.
     """
+    source = method.prepare(source) if isinstance(method, ImageMethod) else source
     dry_run(method, source, options.seed, options.on_error)
     processes = options.processes[0] * options.processes[1]
     rows = batch_size_of(options, len(source), processes)
@@ -50,7 +51,8 @@ def plan(
     yield f"{network}: " + ", ".join(f"{key} {value}" for key, value in encoder.items())
     yield "method: " + ", ".join(f"{key} {value}" for key, value in kept.items())
     yield "settings: " + ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
-    batch = method.examples(source.items(range(min(2, len(source)))), options.seed)
+    ids, items = first_items(source, options.on_error)
+    batch = method.examples(items, options.seed, ids=ids)
     yield "a batch: " + ", ".join(f"{[rows, *part.shape[1:]]} {str(part.dtype)[6:]}" for part in method.inputs(batch))
     if isinstance(method, ImageMethod):
         for k, program in enumerate(method.augment.programs):

@@ -3,6 +3,7 @@
 from fastssl.data.annotated import AnnotatedFiles, coco, voc
 from fastssl.data.arrays import ArraySource
 from fastssl.data.batch import Batch, TokenBatch
+from fastssl.data.captions import CaptionError
 from fastssl.data.corpus import Corpus, CorpusError
 from fastssl.data.datasets import DatasetSource, HubSource
 from fastssl.data.decode import ImageError, read_image
@@ -40,6 +41,7 @@ __all__ = [
     "AudioError",
     "Batch",
     "CacheError",
+    "CaptionError",
     "ConcatSource",
     "Corpus",
     "CorpusError",

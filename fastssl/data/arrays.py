@@ -11,7 +11,7 @@ from torch import Tensor
 from fastssl.augment.images import CHANNELS
 from fastssl.data.bands import ImageError
 from fastssl.data.decode import as_pixels
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts
 from fastssl.data.storage import state_of
 
 _FINGERPRINTED = 1024  # images whose pixels are hashed
@@ -106,6 +106,10 @@ class ArraySource(Source):
 
     def text_of(self, index: int) -> str | None:
         return None if self.texts is None else self.texts[index]
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        return empty_texts(self.texts, len(self))
 
     @property
     def fingerprint(self) -> str:

@@ -13,6 +13,10 @@ log = logging.getLogger("fastssl")
 NEEDED = {"images": ("id", "file_name"), "annotations": ("image_id", "caption")}
 
 
+class CaptionError(ValueError):
+    """An image without a text, for a method that needs one; the message names it."""
+
+
 class Captioned(list[dict[str, Any]]):
     """Rows of "file_name" and "caption" whose images are in one of several folders.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +14,7 @@ import numpy as np
 from fastssl.data.captions import captions_of
 from fastssl.data.columns import check_options, first_column, known_column
 from fastssl.data.decode import as_pixels
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts
 from fastssl.data.storage import ending
 from fastssl.data.table_splits import SPLITS, split_rows
 from fastssl.data.text_files import hub_corpus
@@ -127,8 +127,9 @@ class HubSource(Source):
         self.label = columns.get("label", next((c for c in LABELS if c in labels), labels[0] if labels else None))
         self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
         self.rows, self.texts = np.arange(len(table)), None
+        self.captions: Any = None if self.text is None else table.select_columns([self.text])  # read without images
         if self.text is not None and (isinstance(kinds[self.text], list) or hasattr(kinds[self.text], "feature")):
-            several = captions_of(name, table[self.text][:], self.text)  # the column alone: no image is read
+            several = captions_of(name, self.captions[self.text][:], self.text)
             self.rows = np.repeat(self.rows, [len(texts) for texts in several])
             self.texts = [text for texts in several for text in texts]
         for role, column, of in (("image", self.image, images), ("label", self.label, labels)):
@@ -152,7 +153,20 @@ class HubSource(Source):
         )
 
     def text_of(self, index: int) -> str | None:
-        return super().text_of(index) if self.texts is None else _text(self.texts[index], self.name_of(index))
+        if self.texts is not None:
+            return _text(self.texts[index], self.name_of(index))
+        return None if self.captions is None else _text(self.captions[index][self.text], self.name_of(index))
+
+    def _all_texts(self) -> Sequence[Any] | None:
+        return self.texts if self.texts is not None or self.captions is None else self.captions[self.text][:]
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        return empty_texts(self._all_texts(), len(self))
+
+    @property
+    def fingerprint(self) -> str:
+        return digest(super().fingerprint, *(text if text is None else str(text) for text in self._all_texts() or ()))
 
     @property
     def image_ids(self) -> np.ndarray | None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from fastssl.data.decode import MAX_PIXELS, ImageError, read_image
 from fastssl.data.listing import SUFFIXES, Names, list_images
-from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, first_indices
+from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts, first_indices
 from fastssl.data.storage import content, is_url, join, name_of, state_of
 
 log = logging.getLogger("fastssl")
@@ -164,6 +164,12 @@ class FileSource(PathSource):
 
     def text_of(self, index: int) -> str | None:
         return self._text(index, self.path(index))
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        if isinstance(self.texts, np.ndarray):  # those of files, of which some may be empty
+            return np.flatnonzero(~self.texts)
+        return empty_texts(self.texts, len(self))
 
     def _text(self, index: int, path: str) -> str | None:
         if self.texts is None or not isinstance(self.texts, np.ndarray):

@@ -21,12 +21,13 @@ import numpy as np
 from fastssl._files import replacing
 from fastssl.augment.images import PaddedRGB
 from fastssl.data.bands import ImageError
+from fastssl.data.captions import CaptionError
 from fastssl.data.container import FOOTER, write_end
 from fastssl.data.corpus import CorpusError
 from fastssl.data.decode import shrink
 from fastssl.data.prefetch import prefetch_items
 from fastssl.data.shards import ShardError
-from fastssl.data.source import Item, Reduction, Source, check_index, digest, first_indices
+from fastssl.data.source import Item, Reduction, Source, check_index, digest, empty_texts, first_indices
 from fastssl.data.storage import is_url, open_file
 from fastssl.data.wav import AudioError
 
@@ -177,7 +178,7 @@ def pack_source(
     return pack(images(), path, labels=labels, classes=source.classes, name=source.name, **options)
 
 
-READ_ERRORS = (AudioError, CorpusError, ImageError, PackedError, ShardError, OSError)  # of an item
+READ_ERRORS = (AudioError, CaptionError, CorpusError, ImageError, PackedError, ShardError, OSError)  # of an item
 UNREADABLE = Item()
 
 
@@ -304,6 +305,10 @@ class PackedImages(Source):
 
     def text_of(self, index: int) -> str | None:
         return None if self.texts is None else self.texts[index]
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        return empty_texts(self.texts, len(self))
 
     @property
     def image_ids(self) -> np.ndarray | None:

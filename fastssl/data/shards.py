@@ -23,7 +23,7 @@ from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
 from fastssl.data.labels import numbered_labels
 from fastssl.data.listing import SUFFIXES, Names, readable
-from fastssl.data.source import Item, Reduction, Source, check_index, digest
+from fastssl.data.source import Item, Reduction, Source, check_index, digest, empty_texts
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
 
 VERSION = 4
@@ -131,6 +131,10 @@ class ShardSource(Source):
 
     def text_of(self, index: int) -> str | None:
         return None if self.texts is None else self.texts[index]
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        return empty_texts(self.texts, len(self))
 
     @property
     def image_ids(self) -> np.ndarray | None:

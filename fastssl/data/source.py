@@ -79,6 +79,7 @@ class Source:
         where: argument with which :func:`fastssl.data.open` opens the source again, or None.
         skipped: reasons for which files were left out -> number of files.
         part: "train" or "test", where the data has both, of which this is one; or None.
+        orientation: whether the EXIF orientation of image files is applied.
 
     Raises:
         NotImplementedError: the subclass does not define a method.
@@ -104,6 +105,7 @@ class Source:
     where: str | None = None
     skipped: Mapping[str, int] = MappingProxyType({})
     part: str | None = None
+    orientation: bool = True
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -137,6 +139,12 @@ class Source:
     def image_ids(self) -> np.ndarray | None:
         """int64 [N], the first index that has the image of each item, where an image is listed several times, such as
         once for each of its captions; None: all images differ, as far as the source knows."""
+        return None
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        """Indices of the items without a text, or with an empty one, as far as the source knows without reading them;
+        None: it does not."""
         return None
 
     @property
@@ -185,6 +193,7 @@ class Subset(Source):
             raise IndexError(f"ids: expected 0 to {len(source) - 1}, got {int(ids.min())} to {int(ids.max())}")
         self.source, self.ids = source, ids
         self.name, self.classes, self.embedded = name or source.name, source.classes, source.embedded
+        self.orientation = source.orientation
         self.labels = None if source.labels is None else np.asarray(source.labels)[ids]
 
     def __len__(self) -> int:
@@ -203,6 +212,11 @@ class Subset(Source):
     def image_ids(self) -> np.ndarray | None:
         whole = self.source.image_ids
         return None if whole is None else first_indices(whole[self.ids].tolist())
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        whole = self.source.without_text
+        return None if whole is None else np.flatnonzero(np.isin(self.ids, whole))
 
     @property
     def fingerprint(self) -> str:
@@ -235,6 +249,7 @@ class CheckedSource(Source):
         self.source, self.check = source, check
         self.name, self.classes, self.labels = source.name, source.classes, source.labels
         self.embedded, self.where, self.skipped = source.embedded, source.where, source.skipped
+        self.orientation = source.orientation
 
     def __len__(self) -> int:
         return len(self.source)
@@ -253,6 +268,10 @@ class CheckedSource(Source):
     @property
     def image_ids(self) -> np.ndarray | None:
         return self.source.image_ids
+
+    @property
+    def without_text(self) -> np.ndarray | None:
+        return self.source.without_text
 
     @property
     def fingerprint(self) -> str:
@@ -320,6 +339,12 @@ class ConcatSource(Source):
         return np.concatenate([start + ids for start, ids in zip(starts, own)])
 
     @property
+    def without_text(self) -> np.ndarray | None:
+        parts, starts = [source.without_text for source in self.sources], [0, *self.ends[:-1]]
+        known = [start + ids for start, ids in zip(starts, parts) if ids is not None]
+        return np.concatenate(known) if len(known) == len(parts) else None
+
+    @property
     def fingerprint(self) -> str:
         return digest(*(s.fingerprint for s in self.sources))
 
@@ -337,6 +362,13 @@ def check_index(index: int, count: int) -> int:
     if not 0 <= index < count:
         raise IndexError(f"index: expected 0 to {count - 1}, got {index}")
     return index
+
+
+def empty_texts(texts: Iterable[str | None] | None, count: int) -> np.ndarray:
+    """int64 [K], indices of the texts of ``count`` items that are absent or blank; None: there are no texts."""
+    if texts is None:
+        return np.arange(count)
+    return np.array([k for k, text in enumerate(texts) if not (text or "").strip()], dtype=np.int64)
 
 
 def first_indices(keys: Iterable[Hashable]) -> np.ndarray | None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from fastssl.data import Source
 from fastssl.data import open as open_source
+from fastssl.data.captions import CaptionError
+from fastssl.data.source import empty_texts
 from fastssl.evaluate.features import batch_rows, plain_images
 from fastssl.evaluate.retrieval import retrieval_scores
 from fastssl.models.modes import evaluation_mode
@@ -46,7 +48,8 @@ def image_text_retrieval(
         that of a random order.
 
     Raises:
-        ValueError: an item without a text, or K below 1.
+        CaptionError: an item without a text, or with an empty one.
+        ValueError: K below 1.
 
     Example:
         >>> from fastssl.data import emoji
@@ -85,12 +88,12 @@ def _encoded_texts(method: Any, source: Source, batch: int) -> Tensor:
     for start in range(0, len(source), batch):
         rows = range(start, min(start + batch, len(source)))
         names, texts = [source.name_of(k) for k in rows], [source.text_of(k) for k in rows]
-        if None in texts:
+        missing = empty_texts(texts, len(rows))
+        if len(missing):
             read = getattr(source, "columns", None)
             hint = "" if read is None else f" ({read}); a column of captions of another name: #text=NAME"
-            missing = names[texts.index(None)]
-            raise ValueError(
-                f"data: expected a text (caption) of every image, {missing} of {source.name} has none{hint}"
+            raise CaptionError(
+                f"data: expected a text (caption) of every image, {names[missing[0]]} of {source.name} has none{hint}"
             )
         parts.append(method.encode_texts(method.tokens(texts, names).to(device)).float())
     return torch.cat(parts)

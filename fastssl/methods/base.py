@@ -10,26 +10,39 @@ import numpy as np
 from torch import Tensor, nn
 
 from fastssl.augment import uniform
-from fastssl.data.source import Item, Source
+from fastssl.data.captions import CaptionError
+from fastssl.data.source import CheckedSource, Item, Source
 from fastssl.data.views import RESERVED_VIEW
 from fastssl.models.samples import Samples
 
 _KINDS = {"images": "an image", "text": "a text", "label": "a label", "signal": "a signal", "tokens": "tokens"}
 
 
-def lacking(method: str, need: str, item: Item, where: str) -> ValueError:
-    """The error of an item ``where`` without a field that a method needs; it says what the item has instead."""
+def lacking(method: str, need: str, item: Item, where: str, error: type[ValueError] = ValueError) -> ValueError:
+    """The ``error`` of an item ``where`` without a field that a method needs; it says what the item has instead."""
     there = [
         kind for field, kind in _KINDS.items() if field not in (need, "label") and getattr(item, field) is not None
     ]
-    text = f"data: {method} needs {_KINDS[need]} with each item, {where} has none"
+    got = "none" if getattr(item, need) is None else "an empty one"
+    text = f"data: {method} needs {_KINDS[need]} with each item, {where} has {got}"
     if there:
         text += f", but {' and '.join(there)}"
     if need == "images" and item.text is not None:
         text += "; the columns of a list of images in a .txt file are named: list.txt#path=image:text=caption"
     if need == "label" and item.text is not None:
         text += "; its strings are texts, classes are given by labels= of fastssl.data.open"
-    return ValueError(text)
+    return error(text)
+
+
+def with_texts(source: Source, method: str) -> Source:
+    """The source, whose items are read for a method that needs a text with each: one without, or with an empty one,
+    raises a :class:`fastssl.data.CaptionError`."""
+
+    def check(item: Item) -> None:
+        if not (item.text or "").strip():
+            raise lacking(method, "text", item, f"{item.name or 'one'} of {source.name}", CaptionError)
+
+    return CheckedSource(source, check)
 
 
 class Method(nn.Module):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 import fastssl.functional as F
 from fastssl.augment import HALF, Augment, RandomResizedCrop, Views
 from fastssl.data.source import Item, Source
+from fastssl.methods.base import with_texts
 from fastssl.methods.duplicates import duplicate_ids
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
@@ -84,17 +85,16 @@ class CLIP(ImageMethod):
         self.register_buffer("image_ids", None, persistent=False)  # of all items, where images are listed again
 
     def prepare(self, source: Source) -> Source:
-        """The source, whose ids of images the loss reads."""
+        """The source, whose ids of images the loss reads, and whose texts are checked when they are read."""
         self.image_ids = None if (ids := source.image_ids) is None else torch.from_numpy(ids).to(self.log_scale.device)
-        return source
+        return with_texts(source, type(self).__name__)
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and the tokens of its text [B, L]."""
-        for item in items:
-            if item.text is None:
-                raise ValueError(f"items: expected a text with each image, {item.name} has none")
-        tokens = self.tokens([item.text or "" for item in items], [item.name for item in items])
-        return [*super().views(items, seed, epoch, ids), tokens]
+        texts, names = [item.text for item in items], [item.name for item in items]
+        if None in texts:
+            raise ValueError(f"items: expected a text with each image, {names[texts.index(None)]} has none")
+        return [*super().views(items, seed, epoch, ids), self.tokens(texts, names)]  # type: ignore[arg-type]
 
     def tokens(self, texts: Sequence[str], names: Sequence[str | None]) -> Tensor:
         """Tokens [B, L] of the texts of the items ``names``; longer texts are cut, with a warning of the first."""

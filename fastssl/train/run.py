@@ -205,7 +205,7 @@ def pretrain(
             "items": len(source),
             "where": source.where,
             "embedded": source.embedded,
-            "orientation": getattr(source, "orientation", True),
+            "orientation": source.orientation,
             **({"span": [source.start, source.stop]} if isinstance(source, Windows) else {}),
         },
     }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastssl.data import Item, Loader, Source
 from fastssl.data.batch import map_tensors
+from fastssl.data.captions import CaptionError
 from fastssl.data.packed import UNREADABLE, Readable
 from fastssl.distributed import sharded
 from fastssl.distributed.exchange import gather_numbers
@@ -208,7 +209,7 @@ class Trainer:
         with unsharded_parameters(self.method):
             source = self.source
             if self.options.on_error == "skip":  # rows keep their places; no batch reads what stands for such an item
-                source = Readable(source, _first_items(source, "skip", 1)[1][0])
+                source = Readable(source, first_items(source, "skip", 1)[1][0])
             described = extract_dataset_features(self.method, source, self.batch_size)
         self.method.before_epoch(described, epoch, self.options.seed)
 
@@ -363,7 +364,7 @@ def extract_dataset_features(method: Method, source: Source, batch: int) -> Tens
     return torch.cat(parts)
 
 
-def _first_items(source: Source, on_error: str, count: int = 2) -> tuple[np.ndarray, list[Item]]:
+def first_items(source: Source, on_error: str, count: int = 2) -> tuple[np.ndarray, list[Item]]:
     """Indices and items; unreadable ones are passed over with ``on_error="skip"``."""
     readable = source if on_error == "raise" else Readable(source)
     every = ((index, readable.read(index)) for index in range(len(source)))
@@ -381,7 +382,16 @@ def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") 
         ValueError: items without a field that the method needs, or that the method and its encoder cannot process; a
             field that items do not have; a loss that is no scalar.
     """
-    name, (ids, items) = name_of(method), _first_items(source, on_error)
+    name = name_of(method)
+    missing = source.without_text if "text" in method.needs else None
+    if missing is not None and len(missing) == len(source):
+        raise lacking(name, "text", Item(images=()), f"{source.name_of(0)} of {source.name}")
+    if missing is not None and len(missing) and on_error == "raise":
+        raise CaptionError(
+            f"data: {name} needs a text with each item, {len(missing):,} of the {len(source):,} items of "
+            f"{source.name} have none, the first: {source.name_of(int(missing[0]))}"
+        )
+    ids, items = first_items(source, on_error)
     for need in method.needs:
         if need not in Item._fields:
             raise ValueError(f"needs: {name} expects fields of an Item, {', '.join(Item._fields)}, got {need!r}")

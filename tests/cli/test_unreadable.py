@@ -11,13 +11,13 @@ from typer.testing import CliRunner
 
 import fastssl.data.corpus
 from fastssl.cli import app
-from fastssl.data import AudioError, CorpusError, ImageError, Loader, TokenFile, open_splits
+from fastssl.data import AudioError, CaptionError, CorpusError, ImageError, Loader, TokenFile, open_splits
 from fastssl.data import open as open_source
 from fastssl.data.readable import readable, unreadable_left_out
 from fastssl.evaluate import read_features
 from fastssl.methods import DeepCluster, SimCLR
 from fastssl.models import Samples, build_encoder
-from fastssl.train import Pretraining, pretrain
+from fastssl.train import Pretraining, load_checkpoint, pretrain
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +153,42 @@ def test_signals_that_cannot_be_read_are_skipped(tmp_path: Path) -> None:
     said = run("embed", tmp_path / "run", "--out", out, *skip)
     assert "1 of 6 items left out" in said and "1 of 5 items left out; the first: rate: expected 8000" in said
     assert read_features(out).names == [path.name for path in (paths[0], *paths[3:])]
+
+
+def test_images_without_a_text_are_counted_or_left_out(tmp_path: Path) -> None:
+    """As if they were not there: the same recall as of a folder without them."""
+    rng, lacking, runner = np.random.default_rng(0), {5: None, 7: " \n", 9: None}, CliRunner()
+    for k in range(24):
+        for folder in ("some", "whole") if k not in lacking else ("some",):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (24, 30, 3), dtype=np.uint8)).save(tmp_path / folder / f"{k:02}.png")
+            if (text := lacking.get(k, f"number {k}")) is not None:
+                (tmp_path / folder / f"{k:02}.txt").write_text(text)
+    for k in set(range(24)) - set(lacking):
+        (tmp_path / "whole" / f"{k:02}.png").write_bytes((tmp_path / "some" / f"{k:02}.png").read_bytes())
+    options = Pretraining(epochs=1, batch_size=8, on_error="skip")
+    encoder, data = {"name": "resnet", "size": 16, "width": 4}, str(tmp_path / "some")
+    with pytest.raises(
+        CaptionError, match=r"needs a text with each item, 2 of the 24 items of some have none, .*05.png"
+    ):
+        pretrain("clip", data, Pretraining(epochs=1), out=tmp_path / "none", encoder=encoder)
+    method = pretrain("clip", data, options, out=tmp_path / "run", encoder=encoder)
+    assert load_checkpoint(tmp_path / "run")[1]["unreadable"] == [5, 7, 9]
+    (tmp_path / "some" / "05.txt").write_text("five"), (tmp_path / "some" / "09.txt").write_text("nine")
+    source = method.prepare(open_source(data))
+    assert source.without_text is not None and not len(source.without_text)
+    with pytest.raises(CaptionError, match="CLIP needs a text with each item, 07.png of some has an empty one"):
+        source.read(7)
+    tables = []
+    (tmp_path / "some" / "05.txt").unlink(), (tmp_path / "some" / "09.txt").unlink()
+    evaluate = ["evaluate", str(tmp_path / "run"), "--protocol", "image-text-retrieval", "--out", str(tmp_path / "t")]
+    for folder in ("some", "whole"):
+        result = runner.invoke(app, [*evaluate, "--data", str(tmp_path / folder)])
+        assert result.exit_code == 0 and ("3 of 24 items left out" in result.output) == (folder == "some")
+        tables.append((tmp_path / "t").read_text())
+    assert tables[0] == tables[1]
+    result = runner.invoke(app, [*evaluate, "--data", data, "--on-error", "raise"])
+    assert isinstance(result.exception, CaptionError) and "05.png of some has none" in str(result.exception)
 
 
 def test_packing_says_which_part_and_where(photos: Path, tmp_path: Path) -> None:

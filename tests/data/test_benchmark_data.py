@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import fastssl.data
-from fastssl.data import ArraySource, benchmarks, open_splits
+from fastssl.data import ArraySource, HubSource, benchmarks, open_splits
 from fastssl.evaluate.features import plain_images
 
 RNG = np.random.default_rng(0)
@@ -237,6 +237,29 @@ def test_plain_folders_are_tasks(tmp_path: Path) -> None:
 def test_embedded_tasks() -> None:
     task = open_splits("digits")
     assert isinstance(task.train, ArraySource) and len(task.train) + len(task.test) == 1797
+
+
+def test_captions_of_hub_data_are_part_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "caption": datasets.Value("string")}
+    image = Image.new("RGB", (8, 8))
+
+    def of(folder: str, captions: list[str | None]) -> HubSource:
+        table = {"image": [image] * len(captions), "caption": captions}
+        made = datasets.Dataset.from_dict(table, features=datasets.Features(features))
+        made.save_to_disk(str(tmp_path / folder))
+        source = fastssl.data.open(f"hf:{tmp_path / folder}")
+        assert isinstance(source, HubSource)
+        return source
+
+    source, again = of("a", ["one", "two", "", None]), of("b", ["one", "two", "", None])
+    others = [of("c", ["one", "2", "", None]), of("d", ["one", "two", None, None]), of("e", ["two", "one", "", None])]
+    assert source.fingerprint == again.fingerprint and source.fingerprint not in {one.fingerprint for one in others}
+    assert source.without_text is not None and source.without_text.tolist() == [2, 3]
+    assert source.subset([3, 1, 2]).without_text.tolist() == [0, 2]  # type: ignore[union-attr]
+    assert [source.read(k).text for k in range(4)] == ["one", "two", "", None]
+    monkeypatch.setattr(datasets.Image, "decode_example", None)  # no image is decoded for its text
+    assert [source.text_of(k) for k in range(4)] == ["one", "two", "", None]
 
 
 def test_hub_data(tmp_path: Path) -> None:
