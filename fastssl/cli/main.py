@@ -31,13 +31,8 @@ from fastssl.cli.show import (
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 USAGE_ERRORS = (ValueError, TypeError, ImportError, FileNotFoundError)
 RUN_ERRORS = (RuntimeError, OSError)
-UNREADABLE = (
-    "ImageError",
-    "PackedError",
-    "ShardError",
-    "AudioError",
-    "CaptionError",
-)  # by name: fastssl.data imports torch
+# By name: fastssl.data imports torch.
+UNREADABLE = ("ImageError", "PackedError", "ShardError", "AudioError", "CaptionError")
 DEBUG = "--debug"
 Unreadable = Annotated[str, typer.Option("--on-error", help="Unreadable items: raise, or skip.")]
 UnreadableAsTrained = Annotated[

@@ -127,7 +127,7 @@ class HubSource(Source):
         self.label = columns.get("label", next((c for c in LABELS if c in labels), labels[0] if labels else None))
         self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
         self.rows, self.texts = np.arange(len(table)), None
-        self.captions: Any = None if self.text is None else table.select_columns([self.text])  # read without images
+        self.captions: Any = table.select_columns([] if self.text is None else [self.text])  # are read without images
         if self.text is not None and (isinstance(kinds[self.text], list) or hasattr(kinds[self.text], "feature")):
             several = captions_of(name, self.captions[self.text][:], self.text)
             self.rows = np.repeat(self.rows, [len(texts) for texts in several])
@@ -155,10 +155,10 @@ class HubSource(Source):
     def text_of(self, index: int) -> str | None:
         if self.texts is not None:
             return _text(self.texts[index], self.name_of(index))
-        return None if self.captions is None else _text(self.captions[index][self.text], self.name_of(index))
+        return None if self.text is None else _text(self.captions[index][self.text], self.name_of(index))
 
     def _all_texts(self) -> Sequence[Any] | None:
-        return self.texts if self.texts is not None or self.captions is None else self.captions[self.text][:]
+        return self.texts if self.texts is not None or self.text is None else self.captions[self.text][:]
 
     @property
     def without_text(self) -> np.ndarray | None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from fastssl._options import integer
 from fastssl.augment import HALF, MoCoV2Augment, Views
 from fastssl.data.batch import Batch
+from fastssl.distributed.parameters import shard_like
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, MemoryBank, kmeans, pca_whiten
 
@@ -65,7 +66,8 @@ class DeepCluster(ImageMethod):
         self.assigned.fill(cluster)
         generator = torch.Generator().manual_seed(seed + epoch)
         with torch.no_grad():
-            self.classifier.weight.copy_(torch.randn(self.classifier.weight.shape, generator=generator) * 0.01)
+            drawn = torch.randn(self.classifier.weight.shape, generator=generator) * 0.01
+            self.classifier.weight.copy_(shard_like(drawn, self.classifier.weight))
             self.classifier.bias.zero_()
 
     def sampling_weights(self) -> Tensor | None:

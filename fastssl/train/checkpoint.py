@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastssl.augment import Views
 from fastssl.data import load_tokenizer
 from fastssl.data.source import digest
+from fastssl.distributed.parameters import full_tensor, shard_like
 from fastssl.methods import METHODS, AudioMethod, ImageMethod, Method, TextMethod, kind_of
 from fastssl.models import Encoder, build_audio, build_encoder, build_language
 from fastssl.models.folder import (
@@ -21,7 +22,6 @@ from fastssl.models.folder import (
     retired,
     write_checkpoint,
 )
-from fastssl.train.shards import full_tensor, shard_like
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], prefix: str) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fastssl.distributed.parameters import full_tensor, shard_like
 from fastssl.train.parameterwise import ParameterwiseOptimizer
-from fastssl.train.shards import full_tensor, shard_like
 
 # Jordan et al. 2024: after five steps singular values from 1e-3 to 1 lie between 0.7 and 1.2.
 COEFFICIENTS, STEPS = (3.4445, -4.7750, 2.0315), 5

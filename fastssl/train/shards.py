@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from fastssl.methods import Method
 
@@ -43,20 +43,6 @@ def average_scalars(method: nn.Module) -> None:
             p.grad /= dist.get_world_size()
 
 
-def full_tensor(value: Any) -> Any:
-    """The unsharded tensor; a collective call."""
-    return value.full_tensor() if hasattr(value, "full_tensor") else value
-
-
-def shard_like(value: Any, parameter: Tensor) -> Any:
-    """This process's shard of an optimiser state, with the placement of its parameter."""
-    from torch.distributed.tensor import distribute_tensor
-
-    if not isinstance(value, Tensor) or not hasattr(parameter, "placements") or value.shape != parameter.shape:
-        return value
-    return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)  # type: ignore[attr-defined]
-
-
 @contextlib.contextmanager
 def unsharded_parameters(method: nn.Module) -> Iterator[None]:
     """Context in which submodules can be called on their own: parameters are gathered, then sharded again."""
@@ -77,10 +63,8 @@ def is_sharded(parameters: Any) -> bool:
 
 __all__ = [
     "average_scalars",
-    "full_tensor",
     "is_sharded",
     "scalar_parameters",
-    "shard_like",
     "strategy",
     "unsharded_parameters",
 ]

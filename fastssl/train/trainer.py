@@ -22,7 +22,7 @@ from fastssl.data.batch import map_tensors
 from fastssl.data.captions import CaptionError
 from fastssl.data.packed import UNREADABLE, Readable
 from fastssl.distributed import sharded
-from fastssl.distributed.exchange import gather_numbers
+from fastssl.distributed.exchange import gather, gather_numbers
 from fastssl.distributed.shards import resolve
 from fastssl.methods import Method, name_of
 from fastssl.methods.base import lacking
@@ -82,7 +82,7 @@ class Trainer:
         self.measured: list[Any] = []  # [step, name, value]
         self.epochs: float | None = options.epochs if options.minutes is None else None
         self._before = 0.0  # seconds of the run before it was resumed
-        self._unreadable: set[int] = set()  # items that could not be read before it was resumed
+        self._unreadable: set[int] = set()  # before it was resumed, or by other processes
         self.fabric = _fabric(method, options)
         self.device = self.fabric.device
         self._resumed = None if checkpoint is None else checkpoint[1]
@@ -205,12 +205,18 @@ class Trainer:
 
     @torch.no_grad()
     def before_epoch(self, epoch: int) -> None:
-        """Passes the features of all items to the method, without augmentation and in evaluation mode."""
+        """Passes the features of all items to the method, without augmentation and in evaluation mode. Each process
+        computes a part of them, and all have the same bits: what they make of them does not differ."""
+        source, world = self.source, self.fabric.world_size
+        if self.options.on_error == "skip":  # rows keep their places; no batch reads what stands for such an item
+            source = Readable(source, first_items(source, "skip", 1)[1][0])
+        parts = np.array_split(np.arange(len(source)), world)
         with unsharded_parameters(self.method):
-            source = self.source
-            if self.options.on_error == "skip":  # rows keep their places; no batch reads what stands for such an item
-                source = Readable(source, first_items(source, "skip", 1)[1][0])
-            described = extract_dataset_features(self.method, source, self.batch_size)
+            own = source if world == 1 else source.subset(parts[self.fabric.global_rank])
+            described = extract_dataset_features(self.method, own, self.batch_size)
+        if world > 1:
+            with self._sharing():
+                described = gather(resolve("world"), described, [len(part) for part in parts])
         self.method.before_epoch(described, epoch, self.options.seed)
 
     def run(self) -> None:
@@ -242,6 +248,7 @@ class Trainer:
                         between_steps, self.waited_seconds = False, 0.0
                         self.step(on_device)
                         stop = self.anywhere(interrupt.requested)
+                        self.share_unreadable()
                         between_steps = True
                         for callback in self.callbacks:
                             callback.on_step_end(self)
@@ -265,6 +272,18 @@ class Trainer:
             return requested
         with self._sharing():
             return int(max(n for (n,) in gather_numbers(resolve("world"), [requested], self.device)))
+
+    def share_unreadable(self) -> None:
+        """Makes the items that any process could not read known to all."""
+        if self.fabric.world_size == 1 or self.options.on_error != "skip":
+            return
+        with self._sharing():
+            own = sorted(self.unreadable - self._unreadable)
+            world = resolve("world")
+            most = max(n for (n,) in gather_numbers(world, [len(own)], self.device))
+            if most:
+                rows = gather_numbers(world, own + [-1] * (most - len(own)), self.device)
+                self._unreadable |= {index for row in rows for index in row if index >= 0}
 
     def save(self, folder: str = "checkpoint") -> None:
         """Writes a checkpoint of the run."""

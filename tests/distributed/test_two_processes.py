@@ -32,6 +32,7 @@ def test_methods_run_in_two_processes(tmp_path: Path, every: bool) -> None:
         "clip:6",
     ]  # a share of 16 rows: in one chunk, in several
     runs += ["simclr@fsdp", "moco@fsdp", "clip@fsdp", "simclr:8@fsdp"]
+    runs += ["deep-cluster@fsdp"]  # a parameter that is drawn again
     runs += ["mae@fsdp", *(["bert@fsdp"] if "bert" in names else [])]  # kernels of another layout, several means
     runs += ["simclr@ddp+muon", "simclr@fsdp+muon"]  # updates of whole matrices
     runs += ["simclr:8@ddp+bf16-mixed", "simclr:8@fsdp+bf16-mixed"]  # Fabric wants its own backward pass there
@@ -44,13 +45,14 @@ def test_methods_run_in_two_processes(tmp_path: Path, every: bool) -> None:
         "captions",
     ):  # parts, and processes, whose losses are means of unequally many terms
         assert results.pop(kind) < 1e-5
+    assert results.pop("unreadable") == {"counted": 6, "listed": [*range(0, 40, 7)]}  # by either of the two
     assert set(results) == set(runs)
     assert all(r == {"same": True, "moved": True} for r in results.values()), results
     for name in set(names) & set(methods_of("images")):
         tensors, state = load_checkpoint(tmp_path / name)
         assert state["step"] == 4 and state["method"] == name and tensors
     pairs = [
-        *((name, f"{name}@fsdp") for name in ("simclr", "moco", "clip", "mae")),
+        *((name, f"{name}@fsdp") for name in ("simclr", "moco", "clip", "mae", "deep-cluster")),
         ("simclr@ddp+muon", "simclr@fsdp+muon"),
     ]
     for pair in pairs:  # parameters in parts: the same training

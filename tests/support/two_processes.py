@@ -13,12 +13,12 @@ import torch.distributed as dist
 
 import fastssl.functional as F
 from fastssl.cli.recipes import build_method, encoder_for
-from fastssl.data import Source, emoji, tones
+from fastssl.data import ArraySource, ImageError, Source, emoji, tones
 from fastssl.data.batch import map_tensors
 from fastssl.distributed import sharded
 from fastssl.methods import CLIP, ContextEncoder, Method, get
-from fastssl.models import build_encoder
-from fastssl.train import Pretraining, cached_step, pretrain
+from fastssl.models import MemoryBank, build_encoder
+from fastssl.train import Pretraining, cached_step, load_checkpoint, pretrain
 from fastssl.train.audio import build_audio_method
 from fastssl.train.gradients import Gradients
 from fastssl.train.optim import OPTIMIZERS
@@ -100,6 +100,25 @@ def _error(method: Method, batch: Any, rank: int) -> float:
     return float((given - right).norm() / right.norm())
 
 
+class _Unreadable(ArraySource):
+    def read(self, index: int, reduce: Any = None) -> Any:
+        if index % 7 == 0:
+            raise ImageError(f"{index} is broken")
+        return super().read(index, reduce)
+
+
+def unreadable(out: Path) -> dict[str, Any]:
+    """What is said of a run on 40 items of which 6 cannot be read, by either process: the count of its last step, and
+    the items in its checkpoint."""
+    source, counts = _Unreadable(emoji().images[:40, 0]), [0]
+    method = build_method("simclr", encoder_for("simclr", None, 32, 4), source, 0)
+    settings = Pretraining(epochs=1, batch_size=20, devices=2, on_error="skip")
+    pretrain(method, source, settings, out=out / "skip", on_step=lambda progress: counts.append(progress.skipped))
+    if dist.get_rank() == 0:
+        return {"counted": counts[-1], "listed": load_checkpoint(out / "skip")[1]["unreadable"]}
+    return {}
+
+
 def main(rank: int, out: Path, names: list[str]) -> None:
     """``names``: METHOD[:CHUNK][@STRATEGY[+PRECISION or OPTIMIZER]]."""
     data = emoji().subset(np.arange(64), "emoji")
@@ -124,6 +143,8 @@ def main(rank: int, out: Path, names: list[str]) -> None:
             network = method.encoder
         if method.needs_dataset_features:
             method.clusters = 6
+            method.pca = 4  # whitened to 64 dimensions, as many items are equally far from each other
+            method.every = 2  # whose statistics of batch norm are those of the initial network
         before = [p.detach().clone() for p in network.parameters()]
         size = 32 if source is data else 8
         strategy, _, option = strategy.partition("+")
@@ -135,13 +156,15 @@ def main(rank: int, out: Path, names: list[str]) -> None:
         if settings.strategy == "fsdp":  # checkpoints gather parameters: all processes write them when one does
             settings.checkpoint_minutes = 1000.0 if rank else 1e-6
         pretrain(method, source, settings, out=out / run, encoder_options=options)
-        weights = torch.cat([p.detach().flatten() for p in method.parameters()])
+        banks = [bank.rows.float() for bank in method.modules() if isinstance(bank, MemoryBank)]
+        weights = torch.cat([p.detach().flatten() for p in [*method.parameters(), *banks]])
         other = [torch.empty_like(weights) for _ in range(2)]
         dist.all_gather(other, weights)
         moved = any(not torch.equal(a, b) for a, b in zip(before, network.parameters()))
         results[run] = {"same": bool(torch.equal(other[0], other[1])), "moved": moved}
     results["uneven"], results["uneven text"] = uneven(rank), uneven_text(rank)
     results["uneven chunks"], results["captions"] = uneven_chunks(rank), captions(rank)
+    results["unreadable"] = unreadable(out)
     if rank == 0:
         (out / "results.json").write_text(json.dumps(results))
     dist.barrier()
