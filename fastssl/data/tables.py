@@ -102,8 +102,9 @@ def _images(
         for role, names in roles.items()
     }
     read = [row.get(chosen["label"]) for row in rows] if chosen["label"] else []
-    if "label" not in given and fraction_among(read) is not None:  # what is measured, not classes
-        chosen["label"] = None
+    measured = None
+    if "label" not in given and fraction_among(read) is not None:
+        measured, chosen["label"] = chosen["label"], None
     where, label, text = chosen.values()
     if where is None:
         raise ValueError(f"{path}: expected a column of paths ({', '.join(PATHS)}), got {', '.join(columns)}")
@@ -130,8 +131,10 @@ def _images(
         texts=texts,
         **options,
     )
-    others = [name for name in columns if name not in chosen.values() and find_column(SPLITS, name) is None]
+    used = (*chosen.values(), measured)
+    others = [name for name in columns if name not in used and find_column(SPLITS, name) is None]
     source.columns = described(chosen) + (f", none from {', '.join(map(repr, others))}" if others else "")
+    source.columns += "" if measured is None else f", the numbers in {measured!r} are no classes"
     free = [name for name in columns if name not in chosen.values()]
     return of_part(path, source, rows, first_column(free, SPLITS), part, given.get("split"))
 

@@ -268,15 +268,16 @@ def labels_of(source: Source) -> Tensor:
     """
     labels = source.labels
     if labels is None:
-        items = [(item.label, item.text is not None) for item in prefetch_items(source)]
-        read = [label for label, _ in items]
-        if any(label is None for label in read):
-            hint, columns = "", getattr(source, "columns", None)
-            if columns is not None:
-                hint = f" ({columns}); a column of classes of another name: #label=NAME"
-            elif any(has_text for _, has_text in items):
-                hint = "; its strings are texts, classes are given by labels= of fastssl.data.open"
-            raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{hint}")
+        read = []
+        for item in prefetch_items(source):
+            if item.label is None:  # not read to its end
+                hint, columns = "", getattr(source, "columns", None)
+                if columns is not None:
+                    hint = f" ({columns}); a column of classes of another name: #label=NAME"
+                elif item.text is not None:
+                    hint = "; its strings are texts, classes are given by labels= of fastssl.data.open"
+                raise ValueError(f"data: expected labels to evaluate with, {source.name} has none{hint}")
+            read.append(item.label)
         labels = np.array(read)
     if labels.ndim == 1 and bool((labels < 0).any()):
         missing = int((labels < 0).sum())

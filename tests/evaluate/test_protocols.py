@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as TF
+from PIL import Image
 from torch import Tensor, nn
 
+import fastssl.data
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import ArraySource, Splits, digits, divide, emoji, open_splits
 from fastssl.evaluate import (
@@ -33,7 +35,7 @@ from fastssl.evaluate import (
     top_1,
     zero_shot,
 )
-from fastssl.evaluate.features import job, progress_bar, progress_bars
+from fastssl.evaluate.features import job, labels_of, progress_bar, progress_bars
 from fastssl.evaluate.linear import labelled_rows
 from fastssl.models import Encoder, build_encoder
 from fastssl.train import Pretraining, load_method, pretrain
@@ -316,6 +318,25 @@ def test_one_class_has_no_score(protocol: str) -> None:
     options = {"name": "resnet", "size": 16, "width": 4}
     with pytest.raises(ValueError, match=r"at least two classes to evaluate on, images has \['only \[1\]'\]"):
         evaluate_with(protocol, build_encoder(options), options, [task])
+
+
+class _Counted(ArraySource):
+    count = 0
+
+    def read(self, index: int, reduce: Any = None) -> Any:
+        self.count += 1
+        return super().read(index, reduce)
+
+
+def test_data_without_labels_is_not_read_to_its_end(tmp_path: Path) -> None:
+    source = _Counted(np.zeros((1000, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match="expected labels to evaluate with, images has none$"):
+        labels_of(source)
+    assert source.count < 200
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    (tmp_path / "list.csv").write_text("path,target,note\n0.png,0.5,a\n0.png,1.5,b\n")
+    with pytest.raises(ValueError, match="none from 'note', the numbers in 'target' are no classes.; a column of cl"):
+        labels_of(fastssl.data.open(tmp_path / "list.csv"))
 
 
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
