@@ -261,7 +261,7 @@ def upstream_kernel(
                  mask=inside)  # fmt: skip
     if MUTUAL:
         there = inside & (partner >= 0) & (partner < n)
-        theirs = partners(PARTNER, partner, n, m)
+        theirs = partners(PARTNER, tl.where(there, partner, n), n, m)
         _, _, _, back, _, _ = upstream(GRAD, stride_grad, SAVED, theirs, partner, there, n, m, ignore, FORM, BOTH)
         score += tl.where(there, back, 0.0)
     tl.store(PARTNER_WEIGHT + at, score.to(tl.float32), mask=inside)

@@ -26,6 +26,7 @@ from fastssl.ops.types import Ids
 from tests.support import ROOT, triton_processes
 from tests.support import TRITON_DEVICE as DEVICE
 from tests.support.errors import assert_errs_no_more_than_eager
+from tests.support.interpreter import accesses_outside
 from tests.support.processes import run_world
 from tests.support.subjects import (
     FUSED,
@@ -531,6 +532,30 @@ def test_importing_asks_nothing_of_cuda() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
+
+
+def test_a_bias_that_is_a_column_of_a_matrix() -> None:
+    hidden, weight, table = (torch.randn(shape, device=DEVICE) for shape in ((20, 16), (9, 16), (9, 3)))
+    found = []
+    for backend in ("triton", "reference"):
+        leaf = table.clone().requires_grad_()
+        targets = torch.arange(20, device=DEVICE) % 9
+        loss = F.linear_cross_entropy(hidden, weight, targets, bias=leaf[:, 1], backend=backend)
+        found.append([loss.detach(), *torch.autograd.grad(loss, leaf)])
+    for got, right in zip(*found):
+        torch.testing.assert_close(got, right, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="compute-sanitizer looks there")
+@pytest.mark.parametrize("schedule", SCHEDULES, indirect=True)
+@pytest.mark.parametrize("name", ["sup_con", "clip_loss", "linear_cross_entropy", "contrastive", "fast_ap"])
+def test_no_kernel_touches_memory_that_it_was_not_given(
+    name: str, schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = accesses_outside(monkeypatch)
+    inputs = SUBJECTS[name].make(19, 20, torch.float32, 0.1)  # labels of one row, of two and of more
+    on_device(SUBJECTS[name], inputs)
+    assert not outside
 
 
 def test_inference_first_training_after() -> None:

@@ -6,6 +6,10 @@ import functools
 import inspect
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
+
 
 def without_repeated_patches() -> None:
     """A launch puts the interpreter's functions in the place of those of `triton.language`; so does every call of a
@@ -46,3 +50,37 @@ def without_repeated_patches() -> None:
         return known[name] if name in known else known.setdefault(name, in_numpy(dtype))
 
     interpreter._patch_lang, interpreter._get_np_dtype = once, looked_up
+
+
+def accesses_outside(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A list that grows where a kernel touches other memory than that of the tensors it is given; by kernel."""
+    from triton.runtime.interpreter import InterpreterBuilder
+
+    from fastssl.ops.triton import launch
+
+    found: list[str] = []
+    run, watched = launch._run, ("", np.empty((0, 2), dtype=np.int64))
+
+    def running(kernel: Any, grid: Any, arguments: tuple[Any, ...], *rest: Any) -> Any:
+        nonlocal watched
+        tensors = [t for t in arguments if isinstance(t, torch.Tensor) and t.numel()]
+        last = [sum((n - 1) * step for n, step in zip(t.shape, t.stride())) for t in tensors]
+        ranges = [(t.data_ptr(), t.data_ptr() + (at + 1) * t.element_size()) for t, at in zip(tensors, last)]
+        watched = kernel.__name__, np.array(ranges, dtype=np.int64)
+        return run(kernel, grid, arguments, *rest)
+
+    def checked(access: Any, mask_at: int) -> Any:
+        def call(self: Any, pointers: Any, *rest: Any, **options: Any) -> Any:
+            size = max(pointers.get_element_ty().primitive_bitwidth // 8, 1)
+            at = pointers.data.astype(np.int64)[np.broadcast_to(rest[mask_at].data, pointers.data.shape)][:, None]
+            kernel, ranges = watched
+            if not ((at >= ranges[:, 0]) & (at + size <= ranges[:, 1])).any(1).all():
+                found.append(kernel)
+            return access(self, pointers, *rest, **options)
+
+        return call
+
+    monkeypatch.setattr(launch, "_run", running)
+    for name, mask_at in (("create_masked_load", 0), ("create_masked_store", 1)):
+        monkeypatch.setattr(InterpreterBuilder, name, checked(getattr(InterpreterBuilder, name), mask_at))
+    return found

@@ -45,7 +45,7 @@ def sums_how(
     return LaunchSpec(
         engine.SIGMOID if sigmoid else engine.SUMS,
         scale=scale.detach().reshape(1).float() if isinstance(scale, Tensor) else scale,
-        bias=None if bias is None else bias.detach().reshape(-1),
+        bias=None if bias is None else bias.detach().reshape(-1).contiguous(),
         ids_x=ids[0],
         ids_y=ids[1],
         distinct=distinct,
