@@ -74,6 +74,18 @@ def test_cuda_graph(name: str, d: int) -> None:
         assert torch.equal(got, right)
 
 
+@pytest.mark.parametrize("name", ["nt_xent", "clip_loss", "contrastive"])
+def test_reduce_overhead(name: str) -> None:
+    torch._dynamo.reset()
+    inputs = rows(96, 64)
+    compiled = torch.compile(lambda a, b: LOSSES[name](a * 2, b * 3), mode="reduce-overhead", fullgraph=True)
+    right = step(lambda a, b: LOSSES[name](a * 2, b * 3), inputs)
+    for _ in range(4):  # warmed up, recorded, replayed
+        torch.compiler.cudagraph_mark_step_begin()
+        for got, expected in zip(step(compiled, inputs), right):
+            torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
 # Losses whose lists are as long as labels say (docs/gpu.md).
 BY_VALUE = ("angular", "angular_memory", "sup_con_memory")
 FREE = [name for name in FUSED if name not in BY_VALUE]

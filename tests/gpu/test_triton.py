@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -651,6 +652,23 @@ def test_a_band_of_blocks_of_rows_keeps_all_processors_busy() -> None:
     n = 16384
     grids = [g for name, g in launches(lambda: nt_xent_on_meta(n, 128), budget=4 * n * 2) if name == "reduce_kernel"]
     assert len(grids) > 8 and all(g[0] * g[1] >= 132 for g in grids)
+
+
+def test_only_replays_keep_memory_for_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the warm-up of a compiled graph keeps of the graph's memory is an error of torch (mode="reduce-overhead")."""
+    import triton
+
+    from fastssl.ops.triton import launch
+
+    empty, chosen = torch.empty, []
+    monkeypatch.setattr(torch, "empty", lambda *size, device, **options: empty(*size, **options))
+    monkeypatch.setattr(torch._C, "_cuda_getDevice", lambda: None, raising=False)
+    monkeypatch.setattr(launch, "_scratches", {})
+    monkeypatch.setattr(triton, "set_allocator", chosen.append)
+    for kept in (False, True):
+        launch.use_scratch(kept)
+        pieces = [weakref.ref(chosen[-1](4096, 128, 7)) for _ in range(2)]
+        assert [piece() is not None for piece in pieces] == [kept, kept]
 
 
 def test_tiles_become_smaller_until_they_fit() -> None:

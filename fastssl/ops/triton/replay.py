@@ -264,7 +264,7 @@ def replayed(function: Callable[..., Any]) -> Callable[..., Any]:
             return result
         if device.type != "cuda":
             return plan(inputs, 0)
-        launch.use_scratch()
+        launch.use_scratch(kept=True)  # compiled graphs do not come here
         with launch.current_device(device.index):
             return plan(inputs, torch._C._cuda_getCurrentRawStream(device.index))
 
