@@ -41,7 +41,10 @@ def automatic_precision(precision: str) -> Iterator[None]:
 
 def faster_precision(device_type: str) -> str:
     """Returns "bf16-mixed" for devices that compute in bf16 faster than in fp32, else "32-true"."""
-    fast = torch.cuda.is_bf16_supported() if device_type == "cuda" else multiplies_bf16_faster()
+    if device_type == "cuda":  # before Ampere bf16 is emulated
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        fast = multiplies_bf16_faster()
     return "bf16-mixed" if fast else "32-true"
 
 

@@ -36,6 +36,11 @@ def _ask(index: int | None) -> str:
         return ""
     if not torch.cuda.is_available():
         return "no GPU is visible to torch (TRITON_INTERPRET=1 runs the kernels on the CPU, slowly, to test them)"
+    return unsuitable(index)
+
+
+def unsuitable(index: int | None = None) -> str:
+    """Why kernels cannot run on a GPU that torch sees; empty where they can."""
     if torch.version.hip is not None:
         return "AMD GPUs have no tiles yet"
     capability = torch.cuda.get_device_capability(index)

@@ -148,3 +148,14 @@ def test_without_the_library_it_says_so() -> None:
         assert "no GPU" in cuda.reason() or "not built" in cuda.reason()
     assert F.nearest(torch.randn(3, 2), None, 2)[1].shape == (3, 2)
     assert Path(cuda.LIBRARY).parent.name == "fastssl"
+
+
+def test_a_gpu_before_ampere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No machine code is made for it."""
+    from fastssl.ops.triton import cuda
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: "Tesla T4")
+    with pytest.raises(RuntimeError, match="backend 'cuda' is not usable: Tesla T4 has compute capability 7.5"):
+        cuda.require(torch.device("cuda:0"))

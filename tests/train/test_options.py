@@ -1,9 +1,10 @@
-"""Options given as numbers of NumPy, and values that are no integers."""
+"""Options given as numbers of NumPy, values that are no integers, and what "auto" stands for."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from fastssl.evaluate import DenseTuning
 from fastssl.methods import Word2Vec
+from fastssl.models.precision import faster_precision
 from fastssl.train import Pretraining
 
 NO_INTEGERS = [True, np.True_, 3.0, np.float32(3), "3", -1, np.int64(-1), torch.tensor(3.0), torch.tensor([3])]
@@ -57,3 +59,12 @@ def test_options_of_others_that_are_no_integers(value: Any) -> None:
     for make in (lambda: Word2Vec(dim=value), lambda: DenseTuning(steps=value), lambda: DenseTuning(size=value)):
         with pytest.raises(ValueError, match=": expected an integer"):
             make()
+
+
+@pytest.mark.parametrize(("major", "precision"), [(7, "32-true"), (8, "bf16-mixed")])
+def test_bf16_that_a_gpu_emulates_is_not_chosen(major: int, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(major=major))
+    monkeypatch.setattr(torch.cuda, "_check_bf16_tensor_supported", lambda _: True)
+    assert faster_precision("cuda") == precision

@@ -8,14 +8,17 @@ from pathlib import Path
 import torch
 
 from fastssl.ops import extension
+from fastssl.ops.gpu import unsuitable
 
 LIBRARY = Path(__file__).parents[2] / "_cuda.kernels.so"
 
 
-def reason() -> str:
-    """Why they cannot run here; empty where they can."""
+def reason(index: int | None = None) -> str:
+    """Why they cannot run on CUDA device ``index`` (None: the current one); empty where they can."""
     if extension._C is None:
         return extension.reason
+    if torch.cuda.is_available() and (why := unsuitable(index)):
+        return why
     if not LIBRARY.exists():
         return "the CUDA kernels were not built: install nvcc (the CUDA toolkit) and reinstall fastssl"
     return "" if torch.cuda.is_available() else "no GPU is visible to torch"
@@ -33,7 +36,7 @@ def require(device: torch.device) -> None:
         RuntimeError: they cannot run.
     """
     if device.type == "cuda":
-        why = reason()
+        why = reason(device.index)
         if why:
             raise RuntimeError(f"backend 'cuda' is not usable: {why}")
         _load()
