@@ -11,9 +11,11 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -535,6 +537,36 @@ def test_importing_asks_nothing_of_cuda() -> None:
     assert run.returncode == 0, run.stderr
 
 
+def test_a_wide_tile_of_weights_lies_in_one_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of a scale is a sum over tiles: of what two chunks share it was twice in it."""
+    config = engine.config
+
+    def wide(kernel: str, x: Tensor, d: int) -> Any:
+        found = config(kernel, x, d)
+        return replace(found, BM=32, BN=256) if kernel.endswith("weights") else found
+
+    monkeypatch.setattr(engine, "config", wide)
+    monkeypatch.setattr(engine, "WIDEST_RESIDENT", 0)
+    fastssl.set_memory_budget(0)
+    x, y = (torch.nn.functional.normalize(torch.randn(300, 16, device=DEVICE), dim=1) for _ in range(2))
+    found = []
+    for backend in ("triton", "reference"):
+        scale = torch.tensor(5.0, device=DEVICE, requires_grad=True)
+        found.append(torch.autograd.grad(F.clip_loss(x, y, scale, backend=backend), scale)[0])
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-6)
+
+
+def test_rows_of_another_library_begin_at_multiples_of_16_bytes() -> None:
+    """Its tensors, by way of DLPack, begin where their memory does not."""
+    from fastssl.ops.triton.launch import packed
+
+    whole = np.zeros(8 * 16 + 4, dtype=np.float32)
+    for first in range(4):
+        rows = torch.from_dlpack(whole[first:][: 8 * 16].reshape(8, 16))
+        assert rows.storage_offset() == 0
+        assert packed(rows).data_ptr() % 16 == 0
+
+
 def test_a_bias_that_is_a_column_of_a_matrix() -> None:
     hidden, weight, table = (torch.randn(shape, device=DEVICE) for shape in ((20, 16), (9, 16), (9, 3)))
     found = []
@@ -655,7 +687,7 @@ def test_a_band_of_blocks_of_rows_keeps_all_processors_busy() -> None:
 
 
 def test_only_replays_keep_memory_for_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the warm-up of a compiled graph keeps of the graph's memory is an error of torch (mode="reduce-overhead")."""
+    """What the warm-up of a compiled graph keeps of its memory is an error of torch (mode="reduce-overhead")."""
     import triton
 
     from fastssl.ops.triton import launch

@@ -451,15 +451,16 @@ def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype:
     return out
 
 
-def chunk_sizes(n: int, m: int, size: int, wave: int = 128) -> tuple[int, int]:
+def chunk_sizes(n: int, m: int, size: int, wave: int = 128, tile: int = 128) -> tuple[int, int]:
     """Rows and columns of a chunk of weights of ``size`` bytes each within the memory budget: as square as may be, in
-    multiples of ``wave``, the rows whose products keep all processors busy once, or else of 128."""
-    budget = max(extension.get_memory_budget() // size, 128 * 128)
-    side = max(128, int(budget**0.5))
-    side = side // wave * wave if side >= wave else side // 128 * 128
+    multiples of ``wave``, the rows whose products keep all processors busy once, or else of ``tile``: pairs of a tile that
+    two chunks share would be in the sums of both."""
+    budget = max(extension.get_memory_budget() // size, tile * tile)
+    side = max(tile, int(budget**0.5))
+    side = side // wave * wave if side >= wave else side // tile * tile
     height = min(side, n)
-    breadth = min(max(128, budget // max(height, 1) // 128 * 128), m)
-    height = min(max(height, budget // max(breadth, 1) // 128 * 128), n)
+    breadth = min(max(tile, budget // max(height, 1) // tile * tile), m)
+    height = min(max(height, budget // max(breadth, 1) // tile * tile), n)
     return max(height, 1), max(breadth, 1)
 
 
@@ -484,8 +485,9 @@ def _by_chunks(
     c = config(how.kernel("weights"), x.rows, WIDE)
     product = config("product", x.rows, WIDE)
     narrow = x.rows.dtype if not how.by_features else torch.float32
-    wave = max(128, processors(device) * product.BM // cdiv(x.d, product.BN) // 128 * 128)
-    height, breadth = chunk_sizes(x.n, other.n, 2 if narrow == torch.bfloat16 else 4, wave)
+    tile = max(128, c.BM, c.BN)
+    wave = max(tile, processors(device) * product.BM // cdiv(x.d, product.BN) // tile * tile)
+    height, breadth = chunk_sizes(x.n, other.n, 2 if narrow == torch.bfloat16 else 4, wave, tile)
     if mirrored:
         height = breadth = min(height, breadth)
     chunk = aligned(height, breadth, narrow, device)

@@ -362,7 +362,7 @@ def packed(x: Tensor) -> Tensor:
     they are not."""
     size = x.element_size()
     unit = ALIGNMENT // size
-    if x.stride(1) == 1 and x.stride(0) % unit == 0 and x.stride(0) >= x.shape[1] and x.storage_offset() % unit == 0:
+    if x.stride(1) == 1 and x.stride(0) % unit == 0 and x.stride(0) >= x.shape[1] and x.data_ptr() % ALIGNMENT == 0:
         return x
     return _packed_like(x).copy_(x)
 
