@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -156,6 +157,21 @@ def test_operations_of_torch_are_replayed() -> None:
         assert torch.equal(order, x.sort(1).indices[0])
     assert len(calls) == 2
     assert function(torch.randn(2, 3, device=DEVICE), 1.0)[0].shape == (2, 4) and len(calls) == 3
+
+
+def test_a_list_that_is_too_long_keeps_nothing_alive() -> None:
+    """The strips of a large batch, all at once, were more than a GPU holds: in the second step."""
+    alive = []
+
+    @replay.replayed
+    def function(x: Tensor) -> Tensor:
+        strips = [weakref.ref(x + k) for k in range(3 * replay.LONGEST)]
+        alive.append(sum(strip() is not None for strip in strips))
+        return x + 1
+
+    for _ in range(3):
+        assert torch.equal(function(torch.zeros(2, device=DEVICE)), torch.ones(2, device=DEVICE))
+    assert alive == [0, 0, 0] and list(function.plans.values()) == [replay.NEVER]
 
 
 def test_few_lists_are_kept() -> None:

@@ -453,8 +453,8 @@ def finish(parts: Tensor, total: Tensor | None, a: Side, how: LaunchSpec, dtype:
 
 def chunk_sizes(n: int, m: int, size: int, wave: int = 128, tile: int = 128) -> tuple[int, int]:
     """Rows and columns of a chunk of weights of ``size`` bytes each within the memory budget: as square as may be, in
-    multiples of ``wave``, the rows whose products keep all processors busy once, or else of ``tile``: pairs of a tile that
-    two chunks share would be in the sums of both."""
+    multiples of ``wave``, the rows whose products keep all processors busy once, or else of ``tile``: what is in
+    a tile that two chunks share would be in the sums of both."""
     budget = max(extension.get_memory_budget() // size, tile * tile)
     side = max(tile, int(budget**0.5))
     side = side // wave * wave if side >= wave else side // tile * tile

@@ -146,7 +146,7 @@ class Recorder(TorchDispatchMode):
         return value
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.paused:
+        if self.paused or self._gave_up():
             return function(*args, **(kwargs or {}))
         arguments = self.resolve(tuple(args))
         options = {name: self.resolve(value) for name, value in (kwargs or {}).items()}
@@ -164,6 +164,15 @@ class Recorder(TorchDispatchMode):
             self.steps.append(Operation(function, arguments, options, into))
         return result
 
+    def _gave_up(self) -> bool:
+        """Whether nothing is watched any more, nor kept: strips of scores are as many as there are rows."""
+        if len(self.steps) > LONGEST:
+            self.unsound = "more steps than are replayed"
+        if self.unsound:
+            for kept in (self.seen, self.same, self.by_id, self.by_storage, self.constants, self.steps):
+                kept.clear()  # type: ignore[attr-defined]
+        return bool(self.unsound)
+
     def _result(self, tensor: Tensor) -> int:
         found = self.by_id.get(id(tensor))  # of an operation in place
         return int(self.slot(tensor)) if found is None else found
@@ -180,7 +189,8 @@ class Recorder(TorchDispatchMode):
             self.paused = False
 
     def launched(self, kernel: Any, grid: Any, arguments: Any, constants: dict[str, Any], found: Any) -> None:
-        self.steps.append(Launch(kernel, launch.whole_grid(grid), self.resolve(tuple(arguments)), constants, found))
+        if not self._gave_up():
+            self.steps.append(Launch(kernel, launch.whole_grid(grid), self.resolve(tuple(arguments)), constants, found))
 
 
 class Replay:
