@@ -80,7 +80,7 @@ def environment(dry: bool) -> dict[str, Any]:
         driver = shutil.which("nvidia-smi")
         query = [driver or "", "--query-gpu=driver_version", "--format=csv,noheader"]
         found |= {
-            "driver": subprocess.run(query, capture_output=True, text=True).stdout.strip() if driver else "",
+            "driver": subprocess.run(query, capture_output=True, text=True).stdout.partition("\n")[0] if driver else "",
             "capability": list(torch.cuda.get_device_capability()),
             "processors": properties.multi_processor_count,
             "memory_gib": round(properties.total_memory / 2**30, 1),

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -761,6 +762,34 @@ def test_gpu_check(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert run.returncode == 0 and "failed: none" in run.stdout, run.stdout + run.stderr
+
+
+def test_tiles_are_measured_wherever_they_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Histograms were "not launched"."""
+    from fastssl.ops.triton import launch
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_tiles
+
+    launching = gpu_tiles.launching()
+    known = (m for name, m in list(sys.modules.items()) if name.startswith("fastssl.ops.triton."))
+    assert {m for m in known if getattr(m, "run", None) is launch.run} == set(launching)
+
+
+def test_a_driver_of_several_gpus_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import gpu_check
+
+    gpu = SimpleNamespace(multi_processor_count=132, total_memory=80 * 2**30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: gpu)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu_check, "product_rate", lambda _: 1.0)
+    monkeypatch.setattr(gpu_check, "copy_rate", lambda: 1.0)
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda _: "nvidia-smi")
+    listed = SimpleNamespace(stdout="580.159.04\n580.159.04\n")
+    monkeypatch.setattr(gpu_check.subprocess, "run", lambda *_, **__: listed)
+    monkeypatch.setattr(fastssl, "info", lambda: {"backends": {"triton": {"usable": True}}})
+    assert gpu_check.environment(False)["driver"] == "580.159.04"
 
 
 @given(labels=st.lists(st.integers(-3, 40), min_size=1, max_size=300))

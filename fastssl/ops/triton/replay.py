@@ -170,7 +170,7 @@ class Recorder(TorchDispatchMode):
             self.unsound = "more steps than are replayed"
         if self.unsound:
             for kept in (self.seen, self.same, self.by_id, self.by_storage, self.constants, self.steps):
-                kept.clear()  # type: ignore[attr-defined]
+                kept.clear()
         return bool(self.unsound)
 
     def _result(self, tensor: Tensor) -> int:
