@@ -18,6 +18,7 @@ from fastssl.evaluate.linear import linear_probe
 from fastssl.methods import AudioDistribution, AudioMethod, name_of
 from fastssl.models import build_audio
 from fastssl.models.modes import evaluation_mode
+from fastssl.ops.draws import drawing_apart
 
 ORDER = 32  # of the linear predictor
 _SURPRISES = 0.01  # how often a residual is not normal
@@ -66,7 +67,7 @@ def evaluate_audio(method: AudioMethod, held_out: Source, training: Source) -> d
         table["bits per sample"] = _bits_per_sample(method, parts[0], parts[1], held_out_labels, held_out.name)
     if classes > 1 and labels is not None and held_out_labels is not None:
         random = copy.deepcopy(method)
-        with torch.random.fork_rng():
+        with drawing_apart():
             torch.manual_seed(0)
             random.network = build_audio(method.network.options).to(next(method.parameters()).device)
         cut, both = len(labels), torch.cat([labels, held_out_labels])

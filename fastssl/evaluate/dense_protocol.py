@@ -29,6 +29,7 @@ from fastssl.functional import _check as check
 from fastssl.models import Encoder
 from fastssl.models.modes import kept_modes
 from fastssl.models.precision import resolved
+from fastssl.ops.draws import drawing_apart
 
 Note = Callable[[str], None]
 Keep = Callable[[Item, Any], None]
@@ -186,7 +187,7 @@ def _run(
 ) -> dict[str, float]:
     encoder = start.encoder(options.seed)
     with kept_modes(encoder):
-        with torch.random.fork_rng():
+        with drawing_apart():
             torch.manual_seed(options.seed)  # for the weights of the head
             model = DenseModel(encoder, task, options.side(encoder, data.train), start.frozen)
             rows = labelled(len(data.train), labels, options.seed)

@@ -18,6 +18,7 @@ from fastssl.evaluate import linear, measures, retrieval
 from fastssl.evaluate.features import centred, color_histogram, encode, is_large, labels_of, pixels
 from fastssl.evaluate.whitening import whitening
 from fastssl.models import Encoder, build_encoder
+from fastssl.ops.draws import drawing_apart
 
 SEEDS = 3
 SHRINK = 0.3  # of whitening: the last of its components are mostly noise
@@ -33,7 +34,7 @@ def _silent(_: str) -> None:
 def random_encoder(options: dict[str, Any], seed: int) -> Encoder:
     """The same architecture with random weights (also of a pretrained model of transformers), in evaluation mode: batch
     norm is the identity."""
-    with torch.random.fork_rng():
+    with drawing_apart():
         torch.manual_seed(seed)
         return build_encoder({**options, "pretrained": False}).eval()
 

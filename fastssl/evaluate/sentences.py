@@ -15,6 +15,7 @@ from fastssl.evaluate.features import progress_bar
 from fastssl.methods.sentence import SentenceMethod
 from fastssl.models.language import build_language
 from fastssl.models.modes import evaluation_mode
+from fastssl.ops.draws import drawing_apart
 
 CANDIDATES = 100
 _ROWS = 256
@@ -58,7 +59,7 @@ def next_sentence(method: SentenceMethod, held_out: Windows, most: int = 20_000)
     windows = [item.tokens for item in pairs.items(order)]
     texts = [np.split(window.ids, window.sentences[1:]) for window in windows]
     random = copy.deepcopy(method)
-    with torch.random.fork_rng():
+    with drawing_apart():
         torch.manual_seed(0)
         random.network = build_language(method.network.options).to(next(method.parameters()).device)
     heads: Any = random.projections

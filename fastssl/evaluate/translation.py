@@ -21,6 +21,7 @@ from fastssl.models.generation import generate_target
 from fastssl.models.language import LanguageModel
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.precision import autocast, check_precision, training_arithmetic
+from fastssl.ops.draws import drawing_apart
 
 _DECODERS: dict[str, type[TextMethod]] = {"t5": T5, "bart": BART}
 _ROWS = 32  # pairs per batch in evaluation
@@ -126,7 +127,7 @@ def finetune_translation(
         raise ValueError(f"train, test: expected at least one pair each, got {len(train)} and {len(test)}")
     task = _Pairs(network, tokenizer, pairs, np.concatenate([train, test]))
     method: Any = _DECODERS[network.kind](copy.deepcopy(network), tokenizer)
-    with torch.random.fork_rng():
+    with drawing_apart():
         _train(method, task, train, options)
     with evaluation_mode(method), torch.no_grad():
         nats = terms = 0.0

@@ -18,6 +18,7 @@ from fastssl.evaluate.linear import _loss
 from fastssl.evaluate.metrics import metric_of
 from fastssl.models.frozen import training_mode
 from fastssl.models.precision import autocast, check_precision, training_arithmetic
+from fastssl.ops.draws import drawing_apart
 
 
 @dataclass
@@ -167,7 +168,7 @@ def train_task(
     every, own = max(1, total // options.checks), labels[rows]
     with (
         progress_bar("fine-tuning") as show,
-        torch.random.fork_rng(),
+        drawing_apart(),
         training_arithmetic(cpu := torch.device("cpu")),
     ):
         half = autocast(options.precision, cpu)

@@ -17,6 +17,7 @@ from fastssl.data.tokenizer import Tokenizer
 from fastssl.models.architectures import CAUSAL, ROBERTA, ROTARY, TRANSFORMERS, build_network
 from fastssl.models.recurrent import RecurrentNetwork
 from fastssl.models.vit import Block
+from fastssl.ops.draws import drawing_apart
 
 log = logging.getLogger("fastssl")
 OWN = ("transformer", "gru", "lstm")  # networks of our own, which need no extra
@@ -342,7 +343,7 @@ def as_language(network: nn.Module, tokenizer: Tokenizer, length: int | None = N
             "%s: %d embeddings are added to its %d, for the %d tokens of the tokenizer; they start near the mean",
             *(type(network).__name__, tokenizer.size - n.config.vocab_size, n.config.vocab_size, tokenizer.size),
         )
-        with torch.random.fork_rng():
+        with drawing_apart():
             torch.manual_seed(0)
             n.resize_token_embeddings(tokenizer.size)
     get: Any = n.config

@@ -1,15 +1,22 @@
-"""Expressions that are evaluated again in the backward pass draw the same random numbers."""
+"""Random numbers that are drawn again, or apart from others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
 
+def drawing_apart() -> AbstractContextManager[None]:
+    """Context after which torch's generators, those of all GPUs too, are as before. (torch warns where it has to find
+    out itself how many there are.)"""
+    return torch.random.fork_rng(range(torch.accelerator.device_count()))
+
+
 class Draws:
-    """The state of torch's generators when this is made."""
+    """The state of torch's generators when this is made: an expression that is evaluated again in the backward pass
+    draws the same numbers."""
 
     def __init__(self, device: torch.device) -> None:
         self.state = torch.get_rng_state()

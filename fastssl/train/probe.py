@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from fastssl.data import Source
@@ -12,6 +11,7 @@ from fastssl.data.readable import readable
 from fastssl.evaluate import knn_accuracy, linear_probe
 from fastssl.evaluate.features import centred, encode, labels_of
 from fastssl.methods import ImageMethod
+from fastssl.ops.draws import drawing_apart
 from fastssl.train.callbacks import Callback
 from fastssl.train.shards import unsharded_parameters
 from fastssl.train.trainer import Trainer
@@ -58,7 +58,7 @@ class OnlineProbe(Callback):
             return
         method = trainer.method
         assert isinstance(method, ImageMethod)
-        with unsharded_parameters(method), torch.random.fork_rng():
+        with unsharded_parameters(method), drawing_apart():
             if trainer.fabric.is_global_zero:
                 found = self.measure(encode(method.encoder, self.source, "pooled"))
                 trainer.measured += [[trainer.steps, name, value] for name, value in found.items()]

@@ -17,6 +17,7 @@ from fastssl.models import Backbone, Encoder, LanguageModel, as_language, build_
 from fastssl.models.architectures import TRANSFORMERS
 from fastssl.models.folder import find_checkpoint, load_checkpoint
 from fastssl.models.libraries import quiet_loading
+from fastssl.ops.draws import drawing_apart
 from fastssl.train.checkpoint import load_weights
 
 log = logging.getLogger("fastssl")
@@ -108,7 +109,7 @@ def _of_transformers(place: str, length: int | None) -> tuple[LanguageModel, Tok
     if kind not in TRANSFORMERS:
         raise ValueError(f"init: expected a model of {', '.join(TRANSFORMERS)}, {place!r} is one of {kind}")
     loaded = getattr(transformers, TRANSFORMERS[kind].model)
-    with quiet_loading(), torch.random.fork_rng():
+    with quiet_loading(), drawing_apart():
         torch.manual_seed(0)  # for parts that are not in it: a run that is repeated has the same
         network, report = loaded.from_pretrained(place, dtype=torch.float32, output_loading_info=True, **local)
     new = [name for name in sorted(report["missing_keys"]) if name.startswith(_HEADS) or ".pooler." in name]

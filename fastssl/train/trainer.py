@@ -30,6 +30,7 @@ from fastssl.models.folder import alone_in, forget_retired
 from fastssl.models.frozen import training_mode
 from fastssl.models.modes import evaluation_mode
 from fastssl.models.precision import training_arithmetic
+from fastssl.ops.draws import drawing_apart
 from fastssl.train.cached import check_loss
 from fastssl.train.callbacks import Callback, InterruptHandler
 from fastssl.train.checkpoint import (
@@ -420,7 +421,7 @@ def dry_run(method: Method, source: Source, seed: int, on_error: str = "raise") 
                 raise lacking(name, need, item, f"{item.name or 'one'} of {source.name}")
     batch = None
     try:
-        with evaluation_mode(method), torch.no_grad(), torch.random.fork_rng():
+        with evaluation_mode(method), torch.no_grad(), drawing_apart():
             batch = method.examples(items, seed, 0, ids)
             if not isinstance(batch, tuple) or "ids" not in getattr(batch, "_fields", ()):
                 raise TypeError(
