@@ -21,6 +21,8 @@ def strategy(devices: int, timeout: timedelta) -> Any:
     def parallelize(method: nn.Module, mesh: Any) -> nn.Module:
         for p in method.parameters():  # FSDP takes no others, such as kernels whose channels are last
             p.data = p.data.contiguous()
+        for p in scalar_parameters(method):  # which it leaves where they are
+            p.data = p.data.to(mesh["data_parallel"].device_type)
         fully_shard(method, mesh=mesh["data_parallel"], ignored_params=set(scalar_parameters(method)))
         for name in ("represent", "means"):  # called in place of forward
             if getattr(type(method), name, None) is not getattr(Method, name):
