@@ -110,6 +110,7 @@ def pair_loss(
         raise TypeError(f"term: expected a function of scores and masks, got {type(term).__name__}")
     for parameter in parameters:
         check.tensor("parameters", parameter)
+    backend = resolve(x.device, backend, x.dtype)  # backward passes, of other threads on a GPU, have no ``with`` block
     within, first_row = y is None, 0
     x_ids, y_ids = _ids(x, y, labels, ref_labels)
     shards = current()
@@ -148,7 +149,7 @@ def pair_loss(
         how = Metric.dot if score == "cosine" else Metric[score], score == "cosine", backend
         values = travelling(values_of, x, shared, *how, *parameters, matrices=_TEMPORARIES)
     else:
-        again = torch.compiler.is_compiling() or resolve(x.device, backend) == "reference"
+        again = torch.compiler.is_compiling() or backend == "reference"
         values = (_traced_strips if again else _Strips.apply)(rows_of, strip, x, y, *parameters)
     if reduction == "none":
         return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl import losses
+from fastssl import backend, losses
 from tests.support.subjects import labels_for
 
 
@@ -56,6 +57,21 @@ def test_a_loss_of_ones_own(backend: str, strip: int) -> None:
     )
     with pytest.raises(ValueError, match=r"term.*parameters"):
         F.pair_loss(x, term=lambda s, p: s * t)
+
+
+def test_a_loss_of_ones_own_has_one_backend() -> None:
+    """Backward passes of a GPU run in a thread that sees no ``with`` block."""
+    x = torch.randn(12, 8, requires_grad=True)
+
+    def loss() -> Tensor:
+        return F.pair_loss(x, term=lambda s, pairs: (-s).exp().sum(1), score="euclidean")
+
+    with backend("reference"):
+        value = loss()
+    (right,) = torch.autograd.grad(loss(), x)
+    with ThreadPoolExecutor(1) as pool:
+        (got,) = pool.submit(torch.autograd.grad, value, x).result()
+    torch.testing.assert_close(got, right)
 
 
 def test_sinkhorn_assigns_evenly() -> None:
