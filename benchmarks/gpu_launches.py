@@ -187,6 +187,14 @@ def row_losses(n: int, d: int, dtype: torch.dtype) -> Iterator[tuple[str, Callab
             ),
         )
 
+    yield (
+        "characteristic function",
+        lambda: step(
+            lambda a: L.characteristic(a, 3 / 16, 17),
+            torch.empty((2, n, 1024), dtype=torch.float32, device="meta", requires_grad=True),
+        ),
+    )
+
 
 def record(architecture: str, work: Callable[[], None], tiles: dict[str, Config] | None = None) -> list[Launch]:
     with Recorder(architecture, tiles) as recorder:

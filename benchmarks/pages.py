@@ -144,6 +144,7 @@ METRIC = {
     "lifted_structure": "`F.lifted_structure`, Euclidean",
     "cdist_p2": "`F.pairwise_distance`, p = 2 (eager: `torch.cdist`)",
     "cdist_p1": "`F.pairwise_distance`, p = 1 (eager: `torch.cdist`)",
+    "sigreg": "`F.sigreg`, 1,024 directions",
     "nearest": "`F.nearest`, k = 20, ten times as many keys (forward)",
     "arc_face": "`F.arc_face`, 100,000 classes",
 }

@@ -181,6 +181,20 @@ def _sampled(center: Tensor, table: Tensor) -> Tensor:
     )
 
 
+def _projected(rows: int, features: int, dtype: torch.dtype) -> list[Tensor]:
+    return [*_two(rows, features, dtype)[:1], torch.nn.functional.normalize(torch.randn(features, 1024), dim=0)]
+
+
+def _eager_sigreg(x: Tensor, directions: Tensor) -> Tensor:
+    """As LeJEPA's authors and lightly compute it."""
+    t = torch.linspace(0, 3, 17)
+    angles, normal = (x @ directions.detach()).unsqueeze(-1) * t, (-t.square() / 2).exp()
+    weights = torch.full((17,), 3 / 8)
+    weights[[0, -1]] = 3 / 16
+    error = (angles.cos().mean(0) - normal).square() + angles.sin().mean(0).square()
+    return (error @ (weights * normal)).mean() * len(x)
+
+
 METRIC_CASES: dict[str, Case] = {
     "pml_nt_xent_pairs": _of_peer("NTXentLoss", 2, temperature=0.1),
     "pml_nt_xent": _of_peer("NTXentLoss", 8, temperature=0.1),
@@ -228,6 +242,7 @@ METRIC_CASES: dict[str, Case] = {
     "alignment": _on_views(F.alignment),
     "barlow_twins": _on_views(F.barlow_twins),
     "vicreg": _on_views(F.vicreg),
+    "sigreg": Case(_projected, lambda x, a: F.sigreg(x, a.detach()), _eager_sigreg),
     "negative_cosine_similarity": _on_views(F.negative_cosine_similarity),
     "uniformity": Case(_shuffled(8), lambda x, y: F.uniformity(x), lambda x, y: F.uniformity(x)),
     "koleo": Case(_shuffled(8), lambda x, y: F.koleo(x), lambda x, y: F.koleo(x, backend="reference")),
@@ -253,6 +268,8 @@ PLAN: list[tuple[str, str, int, int]] = [
     ("lifted_structure", "eager", 8192, 128),
     ("cdist_p2", "eager", 4096, 128),
     ("cdist_p1", "eager", 4096, 128),
+    ("sigreg", "eager", 512, 64),
+    ("sigreg", "eager", 4096, 64),
     ("nearest", "faiss", 10_000, 128),
     ("arc_face", "eager", 4096, 256),
 ]
@@ -266,6 +283,8 @@ MEMORY: list[tuple[str, str, int, int]] = [
     ("lifted_structure", "fused", 8192, 128),
     ("arc_face", "fused", 4096, 256),
     ("arc_face", "eager", 4096, 256),
+    ("sigreg", "fused", 4096, 64),
+    ("sigreg", "eager", 4096, 64),
 ]
 
 

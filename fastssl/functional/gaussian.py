@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from fastssl.distributed.exchange import gather, layout
 from fastssl.distributed.shards import Group, current, shardable
 from fastssl.functional import _check as check
 from fastssl.functional._pairs import everywhere, once, sum_of
 from fastssl.ops.characteristic import characteristic
-from fastssl.ops.operator import result_dtype
+from fastssl.ops.extension import get_memory_budget
+from fastssl.ops.operator import is_transformed, result_dtype
 
 
 @shardable
@@ -30,7 +32,8 @@ def sigreg(
               e^{i t\, a_m \cdot z_n} - e^{-t^2 / 2} \Big|^2 dt
 
     by the trapezoidal rule with ``knots`` points on [0, t_max]: the integrand is even. Kernels evaluate one sine and
-    one cosine per projection, and store none of the N M ``knots`` terms: memory is that of the projections.
+    one cosine per projection, and store none of the N M ``knots`` terms. The N M projections are kept for the backward
+    pass where the memory budget holds them (:func:`fastssl.set_memory_budget`), and else are made again, in parts.
 
     Args:
         embeddings: [N, D], or [V, N, D] for the mean over views: float32, float64, bfloat16 or float16 (computed in
@@ -134,14 +137,25 @@ def _total_rows(z: Tensor) -> int:
 def _sigreg(z: Tensor, n: int, directions: Tensor | int, t_max: float, knots: int, backend: str | None) -> Tensor:
     """Of [V, N, D] in the dtype of the computation, of ``n`` rows in all processes."""
     t_max, knots = check.number("t_max", t_max, positive=True), check.count("knots", knots, low=2)
-    a = _directions(directions, z)
-    with torch.autocast(z.device.type, enabled=False):
-        projections = z @ a
-    if n == 0:
-        return everywhere(projections.sum()) * 0
-    step = t_max / (knots - 1)
-    sums = everywhere(characteristic(projections, step, knots, backend))
-    return epps_pulley(sums, n, step).to(z.dtype)
+    a, step = _directions(directions, z), t_max / (knots - 1)
+    sums = everywhere(_sums(z, a, step, knots, backend))
+    return sums.sum().to(z.dtype) * 0 if n == 0 else epps_pulley(sums, n, step).to(z.dtype)
+
+
+def _sums(z: Tensor, a: Tensor, step: float, knots: int, backend: str | None) -> Tensor:
+    """Of the projections of z on the columns of a, [V, 2, knots, M]; not more of them at a time than the memory budget
+    holds, and then they are made again for the gradient."""
+
+    def part(z: Tensor, a: Tensor) -> Tensor:
+        with torch.autocast(z.device.type, enabled=False):
+            return characteristic(z @ a, step, knots, backend)
+
+    most = max(1, get_memory_budget() // max(z.element_size() * z.shape[0] * z.shape[1], 1))
+    if most >= a.shape[1] or check.traced(z) or is_transformed((z, a)):
+        return part(z, a)
+    return torch.cat(
+        [checkpoint(part, z, some, use_reentrant=False, preserve_rng_state=False) for some in a.split(most, 1)], 3
+    )
 
 
 def epps_pulley(sums: Tensor, n: int, step: float) -> Tensor:
@@ -149,7 +163,7 @@ def epps_pulley(sums: Tensor, n: int, step: float) -> Tensor:
     cosines, sines = (sums / n).unbind(1)
     t = torch.arange(sums.shape[2], dtype=torch.float64, device=sums.device)[:, None] * step
     normal = (-t.square() / 2).exp()
-    weights = torch.where((t == 0) | (t == t[-1]), step, 2 * step) * normal  # of both halves of the integral
+    weights = torch.where((t == 0) | (t == t[-1]), 0.5, 1.0) * normal * (2 * step)  # of both halves of the integral
     statistics = ((cosines - normal).square() + sines.square()).mul(weights).sum(1) * n
     return sum_of(statistics.flatten()) / statistics.numel()
 

@@ -42,7 +42,7 @@ from fastssl.train import (
 )
 from fastssl.train.recorded import attributes_of, check_recorded
 
-PAPERS = ("simclr", "moco", "moco-v3", "byol", "simsiam", "barlow-twins", "vicreg", "swav", "mae")
+PAPERS = ("simclr", "moco", "moco-v3", "byol", "simsiam", "barlow-twins", "vicreg", "lejepa", "swav", "mae")
 ENCODER = {"name": "resnet", "size": 16, "width": 4, "blocks": 1}
 
 
@@ -526,7 +526,7 @@ def test_recipes_of_papers() -> None:
     """Learning rates as the papers write them."""
     rates = {m: recipe(m, 1_281_167).options["lr"] for m in PAPERS}
     expected = {"simclr": 4.8, "moco": 0.03, "moco-v3": 2.4e-3, "byol": 3.2, "simsiam": 0.1, "barlow-twins": 1.6}
-    expected |= {"vicreg": 1.6, "swav": 4.8, "mae": 2.4e-3}
+    expected |= {"vicreg": 1.6, "lejepa": 2e-3, "swav": 4.8, "mae": 2.4e-3}
     assert rates == pytest.approx(expected)
     assert recipe("simclr", 10**6, batch_size=1024).options["lr"] == pytest.approx(1.2)
     assert recipe("rotnet", 10**6).name == "small"

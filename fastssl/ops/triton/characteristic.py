@@ -9,7 +9,7 @@ from fastssl.ops.characteristic import fake
 from fastssl.ops.triton.launch import Config, cdiv, run
 from fastssl.ops.triton.operators import define_operator
 
-TILE = Config(BM=32, BN=64, BK=1, num_warps=4, num_stages=1)
+TILE = Config(BM=32, BN=32, BK=1, num_warps=4, num_stages=1)
 MOST_PARTS = 16  # of a view's rows, whose sums are apart until the end
 
 

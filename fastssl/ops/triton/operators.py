@@ -238,6 +238,9 @@ def _fake_nearest(x: Tensor, y: MaybeTensor, k: int, *_: Any) -> tuple[Tensor, T
     return x.new_empty((x.shape[0], k), dtype=torch.float32), x.new_empty((x.shape[0], k), dtype=torch.int64)
 
 
+OPERATORS: list[Operator] = []
+
+
 def _define(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     schema = torch.library.infer_schema(function, mutates_args=())
     function = with_smaller_tiles(function)
@@ -247,7 +250,8 @@ def _define(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def define_operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
     functions = _define(name, function), _define(f"{name}_backward", backward)
-    return Operator(name, fake=fake, functions=functions, **options)
+    OPERATORS.append(Operator(name, fake=fake, functions=functions, **options))
+    return OPERATORS[-1]
 
 
 _define("triton_nearest", nearest)
@@ -281,7 +285,6 @@ PAIRWISE = define_operator(
     differentiable=(0, 1),
     save_result=True,
 )
-OPERATORS = (PAIR_LOSS, ROW_LOSS, PAIRWISE)
 
 
 def forget_replays() -> None:
