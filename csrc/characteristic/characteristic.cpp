@@ -14,11 +14,7 @@ namespace {
 
 template <class T>
 const CharacteristicTable<T>& kernels() {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return isa().characteristic->f32;
-  } else {
-    return isa().characteristic->f64;
-  }
+  return of_type<T>(*isa().characteristic);
 }
 
 // Rows of a task; at most kMostParts of them, so that their sums take little memory beside x.

@@ -55,6 +55,15 @@ const IsaTable& isa_amx();
 #endif
 
 const IsaTable& isa();
+// Of tables by type those of T.
+template <class T, class Tables>
+const auto& of_type(const Tables& tables) {
+  if constexpr (sizeof(T) == sizeof(float)) {
+    return tables.f32;
+  } else {
+    return tables.f64;
+  }
+}
 std::vector<const IsaTable*> usable_isas();
 const char* select_isa(const char* name);  // null: chosen; otherwise why it cannot be used
 

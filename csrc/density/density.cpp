@@ -14,11 +14,7 @@ namespace {
 
 template <class T>
 const DensityTable<T>& density_kernels() {
-  if constexpr (sizeof(T) == sizeof(float)) {
-    return isa().density->f32;
-  } else {
-    return isa().density->f64;
-  }
+  return of_type<T>(*isa().density);
 }
 
 // Rows that share one pass over the weights.

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from fastssl.ops.backend import Backend, dispatch
 from fastssl.ops.operator import Operator
+from fastssl.ops.reference import characteristic as reference
 
-
-def _reference(x: Tensor, step: float, knots: int) -> Tensor:
-    t = torch.arange(knots, dtype=x.dtype, device=x.device) * step
-    angles = t[:, None, None] * x[:, None]  # [V, T, N, M]
-    return torch.stack([angles.cos().sum(2), angles.sin().sum(2)], 1).double()
-
-
-def fake(x: Tensor, step: float, knots: int) -> Tensor:
-    views, _, columns = x.shape
-    return x.new_empty((views, 2, knots, columns), dtype=torch.float64)
-
-
-_KERNEL = Operator("characteristic", tensors=1, differentiable=(0,), fake=fake)
-CHARACTERISTIC = Backend(reference=_reference, cpu=_KERNEL, triton="characteristic")
+_KERNEL = Operator("characteristic", tensors=1, differentiable=(0,), fake=reference.fake)
+CHARACTERISTIC = Backend(reference=reference.characteristic, cpu=_KERNEL, triton="characteristic")
 
 
 def characteristic(x: Tensor, step: float, knots: int, backend: str | None = None) -> Tensor:

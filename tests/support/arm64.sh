@@ -58,7 +58,7 @@ run=(qemu-aarch64 -cpu max -L "$work/root" -E "PYTHONPATH=$work/package:$work/si
   "$work/root/usr/bin/python$version")
 "${run[@]}" -c 'import torch, fastssl; print(torch.__version__, fastssl.instruction_set())'
 if [ $# = 0 ]; then # without those that start this Python again, compile, need more packages, or sum 1,030 rows in float64
-  set -- tests/losses/test_pair_engine.py tests/losses/test_particular.py tests/losses/test_density.py tests/ops/test_distances.py \
+  set -- tests/losses/test_pair_engine.py tests/losses/test_particular.py tests/losses/test_density.py tests/ops/test_characteristic.py tests/ops/test_distances.py \
     tests/augment/test_augment.py tests/methods/test_word2vec.py tests/methods/test_autoregressive.py \
     -k "not 1030 and not compile and not subprocess and not resume and not bad_data"
 fi

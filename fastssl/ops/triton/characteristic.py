@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastssl.ops.characteristic import fake
+from fastssl.ops.reference.characteristic import fake
 from fastssl.ops.triton.launch import Config, cdiv, run
 from fastssl.ops.triton.operators import define_operator
 
