@@ -74,7 +74,7 @@ def sums_kernel(X, OUT, n, m, step, knots, tiles, views, KNOTS: tl.constexpr, BR
 def gradients_kernel(X, WEIGHTS, OUT, n, m, step, knots, BR: tl.constexpr, BC: tl.constexpr):
     """OUT, as X: the sum over k of WEIGHTS[view, 0, k] sin(k step x) + WEIGHTS[view, 1, k] cos(k step x)."""
     view = tl.program_id(2)
-    rows, columns = tl.program_id(1) * BR + tl.arange(0, BR), tl.program_id(0) * BC + tl.arange(0, BC)
+    rows, columns = tl.program_id(0) * BR + tl.arange(0, BR), tl.program_id(1) * BC + tl.arange(0, BC)
     at, inside = place(X, view, rows, columns, n, m)
     x = tl.load(at, mask=inside, other=0.0)
     first_cosine, first_sine = turn(x * step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import json
@@ -721,6 +722,42 @@ def test_tiles_become_smaller_until_they_fit() -> None:
         return len(sizes)
 
     assert fits([1, 2, 3, 4]) == 1
+
+
+@pytest.mark.parametrize("error", ["OutOfResources", "PTXASError", "RuntimeError"])
+def test_what_the_compiler_refuses_is_tried_with_smaller_tiles(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until there are none, or where no tiles are chosen from: then its error is raised."""
+    from triton.runtime import errors
+
+    from fastssl.ops.triton import launch
+
+    made = {
+        "OutOfResources": lambda: errors.OutOfResources(300_000, 232_448, "shared memory"),
+        "PTXASError": lambda: errors.PTXASError("uses too much shared data"),
+        "RuntimeError": lambda: RuntimeError("PassManager::run failed"),
+    }[error]
+
+    def refuse(*_: Any) -> None:
+        raise made()
+
+    monkeypatch.setattr(launch, "INTERPRETING", False)
+    monkeypatch.setattr(launch, "CHOSEN", {})
+    monkeypatch.setattr(launch, "_launch", refuse)
+    monkeypatch.setattr(launch, "use_scratch", lambda: None)
+    monkeypatch.setattr(launch, "current_device", lambda index: contextlib.nullcontext())
+    tile, tried = launch.Config(64, 64, 64, 4, 2, name="sm_90/reduce/16/64"), []
+    while True:
+        tried.append(tile)
+        try:
+            launch._run(None, (1,), (torch.zeros(1),), tile, {})
+        except launch.TooLarge:
+            tile = launch.CHOSEN[tile.name]
+            continue
+        except type(made()):
+            break
+    assert (tile.BM, tile.BN, tile.num_stages) == (16, 16, 1) and len(set(tried)) == len(tried)
+    with pytest.raises(type(made())):
+        launch._run(None, (1,), (torch.zeros(1),), None, {})
 
 
 def test_autocast_hands_rows_of_16_bits_through(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor
 
 from fastssl.ops.reference.characteristic import fake
-from fastssl.ops.triton.launch import Config, cdiv, run
+from fastssl.ops.triton.launch import cdiv, run
 from fastssl.ops.triton.operators import define_operator
 
-TILE = Config(BM=32, BN=32, BK=1, num_warps=4, num_stages=1)
+TILE = 32  # rows, and columns
 MOST_PARTS = 16  # of a view's rows, whose sums are apart until the end
 
 
 def _tiles(x: Tensor) -> tuple[int, int]:
     """(parts, tiles of rows in each)."""
-    tiles = cdiv(x.shape[1], TILE.BM)
+    tiles = cdiv(x.shape[1], TILE)
     of_part = max(1, cdiv(tiles, MOST_PARTS))
     return cdiv(tiles, of_part), of_part
 
@@ -29,12 +29,11 @@ def characteristic(x: Tensor, step: float, knots: int) -> Tensor:
     out = torch.empty((parts, views, 2, knots, m), dtype=torch.float32, device=x.device)
     run(
         sums_kernel,
-        (cdiv(m, TILE.BN), parts, views),
+        (cdiv(m, TILE), parts, views),
         *(x, out, n, m, step, knots, tiles, views),
-        config=TILE,
         KNOTS=max(16, 1 << (knots - 1).bit_length()),
-        BR=TILE.BM,
-        BC=TILE.BN,
+        BR=TILE,
+        BC=TILE,
     )
     return out.sum(0, dtype=torch.float64)
 
@@ -47,8 +46,8 @@ def characteristic_backward(grad: Tensor, x: Tensor, step: float, knots: int, ne
     t = torch.arange(knots, dtype=torch.float64, device=x.device)[:, None] * step
     weights = torch.stack([-t * grad[:, 0], t * grad[:, 1]], 1).float()
     out = torch.empty_like(x)
-    grid = (cdiv(m, TILE.BN), cdiv(n, TILE.BM), views)
-    run(gradients_kernel, grid, *(x, weights, out, n, m, step, knots), config=TILE, BR=TILE.BM, BC=TILE.BN)
+    grid = (cdiv(n, TILE), cdiv(m, TILE), views)  # the first may be larger than 65,535
+    run(gradients_kernel, grid, *(x, weights, out, n, m, step, knots), BR=TILE, BC=TILE)
     return out
 
 

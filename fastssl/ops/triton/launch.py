@@ -282,6 +282,7 @@ def run(kernel: Any, grid: Sequence[Any], *arguments: Any, config: Config | None
 def _run(kernel: Any, grid: Sequence[Any], arguments: tuple[Any, ...], config: Config | None, constants: Any) -> Any:
     """The compiled kernel and its last arguments."""
     import triton
+    from triton.runtime.errors import PTXASError
 
     if INTERPRETING:
         kernel[tuple(grid)](*arguments, **constants)
@@ -291,8 +292,8 @@ def _run(kernel: Any, grid: Sequence[Any], arguments: tuple[Any, ...], config: C
     try:
         with current_device(device.index):
             return _launch(kernel, whole_grid(grid), arguments, constants, device.index)
-    except (triton.OutOfResources, RuntimeError) as error:
-        compiler = isinstance(error, triton.OutOfResources) or "PassManager" in str(error)
+    except (triton.OutOfResources, PTXASError, RuntimeError) as error:
+        compiler = not isinstance(error, RuntimeError) or "PassManager" in str(error)
         smaller = None if config is None or not compiler else config.smaller()
         if smaller is None:
             raise
