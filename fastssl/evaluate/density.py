@@ -36,9 +36,9 @@ def evaluate_density(method: DensityMethod, held_out: Source, training: Source, 
 
     The name of the measure has its kind: "exact"; "AIS", estimated by annealed importance sampling, with its standard
     error in ``*_std``; or "bound", an upper bound. Beside it, fitted to the training images: values that are
-    independent of each other; for binary images a mixture of 50 distributions of independent pixels; xz, which reads
-    the training images first; and PNG, of all held-out images in one picture. Continuous images have densities, beside
-    those of independent normal pixels; compressors do not apply.
+    independent of each other; for binary images a mixture of up to 50 distributions of independent pixels; xz, which
+    reads the training images first; and PNG, of all held-out images in one picture. Continuous images have densities,
+    beside those of independent normal pixels; compressors do not apply.
 
     Args:
         method: the pretrained method.
@@ -91,7 +91,8 @@ def _baselines(train: Tensor, test: Tensor, levels: int) -> dict[str, float]:
     shares = (counts / counts.sum(0)).log()
     found = {"independent pixels": -float(shares.gather(0, y).sum(1).mean())}
     if levels == 2:
-        found[f"mixture of {COMPONENTS}"] = mixture_nats(x, y)
+        components = min(COMPONENTS, len(torch.unique(x, dim=0)))  # of fewer images no more are fitted
+        found[f"mixture of {components}"] = mixture_nats(x, y, components)
     before, after = (t.to(torch.uint8 if levels <= 256 else torch.int16).numpy().tobytes() for t in (x, y))
     sizes = [len(lzma.compress(part, lzma.FORMAT_RAW, filters=XZ)) for part in (before, before + after)]
     found["xz"] = 8 * math.log(2) * (sizes[1] - sizes[0]) / len(y)

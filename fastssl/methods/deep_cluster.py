@@ -14,9 +14,12 @@ from torch import Tensor, nn
 from fastssl._options import integer
 from fastssl.augment import HALF, MoCoV2Augment, Views
 from fastssl.data.batch import Batch
+from fastssl.data.source import Source
 from fastssl.distributed.parameters import shard_like
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, MemoryBank, kmeans, pca_whiten
+
+_ROWS = 8  # that each component is estimated from, at least
 
 
 class DeepCluster(ImageMethod):
@@ -26,7 +29,8 @@ class DeepCluster(ImageMethod):
         encoder: the network kept after pretraining.
         augment: produces one view.
         clusters: number of clusters; about ten times the expected number of classes.
-        pca: dimensions that the features are reduced to before clustering.
+        pca: dimensions that the features are reduced to before clustering, at most one per eight items: whitening
+            with as many as items makes all of them equally far apart.
         every: epochs between two clusterings.
         spatial: see :class:`ImageMethod`.
     """
@@ -57,12 +61,19 @@ class DeepCluster(ImageMethod):
         self.classifier = nn.Linear(self.features, clusters)
         self.assigned = MemoryBank()
 
+    def prepare(self, source: Source) -> Source:
+        if len(source) < self.clusters:
+            raise ValueError(
+                f"clusters: expected at most the {len(source)} items of {source.name}, got {self.clusters} "
+                f"(fewer: --set clusters={max(1, len(source) // 2)})"
+            )
+        return source
+
     def before_epoch(self, features: Tensor, epoch: int, seed: int) -> None:
         if len(self.assigned) and epoch % self.every:
             return
-        if len(features) < self.clusters:
-            raise ValueError(f"clusters: expected at most the {len(features)} items, got {self.clusters}")
-        _, cluster, _ = kmeans(pca_whiten(features, self.pca), self.clusters, seed=seed + epoch)
+        components = max(1, min(self.pca, len(features) // _ROWS))
+        _, cluster, _ = kmeans(pca_whiten(features, components), self.clusters, seed=seed + epoch)
         self.assigned.fill(cluster)
         generator = torch.Generator().manual_seed(seed + epoch)
         with torch.no_grad():

@@ -151,7 +151,7 @@ def _curves(groups: list[Group]) -> str:
     plt = figures._pyplot()
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.4 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(3.1 * columns, 2.4 * rows), squeeze=False, layout="tight")
     for axis in axes.flat[len(groups) :]:
         axis.axis("off")
     for axis, group in zip(axes.flat, groups):
@@ -162,7 +162,6 @@ def _curves(groups: list[Group]) -> str:
             axis.plot(steps[window - 1 :], smooth, linewidth=1.6, alpha=0.85, color=figures.ACCENT)
         axis.set_title(group.name, fontsize=10)
         axis.set_xlabel("step", fontsize=9)
-    figure.tight_layout()
     return figures._svg(figure)
 
 

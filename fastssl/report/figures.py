@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import re
+import warnings
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from fastssl.evaluate.report import projection_of
 from fastssl.models import Encoder
 
 INK, ACCENT, SECOND, PALE = "#1d2733", "#d9480f", "#1971c2", "#adb5bd"
+LACKING = r"Glyph \d+ .*missing from"  # matplotlib's warning of each character that a font lacks
 
 
 def _pyplot() -> Any:
@@ -35,16 +38,23 @@ def _pyplot() -> Any:
             "text.color": INK,
             "xtick.color": INK,
             "ytick.color": INK,
-            "svg.fonttype": "path",
         }
     )
     return plt
 
 
 def _svg(figure: Any) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True)
-    _pyplot().close(figure)
+    """A figure as a data URI; its texts are paths, but where a font lacks their characters (names in Chinese): then
+    they are texts, which the browser draws with a font that has them."""
+    plt = _pyplot()
+    for kind in ("path", "none"):
+        buffer = io.BytesIO()
+        with warnings.catch_warnings(record=True) as met, plt.rc_context({"svg.fonttype": kind}):
+            warnings.filterwarnings("always", LACKING)
+            figure.savefig(buffer, format="svg", bbox_inches="tight", transparent=True)
+        if not any(re.match(LACKING, str(warning.message)) for warning in met):
+            break
+    plt.close(figure)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_classes_of_any_name(runs: list[Path], tmp_path: Path) -> None:
         runs, _photos(tmp_path / "photos", [f"{c}/{k}.png" for k in range(6) for c in classes]), tmp_path / "r"
     )
     assert "c\\udcff/" in page and "&lt;b&gt;" in page and "<b>/" not in page
+
+
+def test_names_that_the_font_lacks_are_drawn_by_the_browser(
+    runs: list[Path], tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    files = [f"{c}/{k}.png" for k in range(6) for c in ("苹果", "香蕉")]
+    page = compare_runs(runs, tmp_path / "r", str(_photos(tmp_path / "水果", files)), print).read_text()
+    figures = [base64.b64decode(one).decode() for one in re.findall(r"svg\+xml;base64,([^\"]*)", page)]
+    assert [">苹果</text>" in figure for figure in figures] == [False] + [True] * (len(figures) - 1)
+    assert "<text" not in figures[0] and not recwarn
 
 
 def test_the_data_of_the_runs_is_the_default(tmp_path: Path) -> None:

@@ -170,6 +170,8 @@ def test_nade_learns_digits_within_a_few_epochs(tmp_path: Path) -> None:
     assert nats["pretrained"] < 21.5 < nats["xz"] < nats["independent pixels"] < nats["PNG"]
     assert nats["mixture of 50"] < 19
     assert table["bits per value"]["pretrained"] == pytest.approx(nats["pretrained"] / np.log(2) / 64)
+    few = evaluate_density(method, task.test, task.train.subset(range(7)))["nats (exact)"]
+    assert few.keys() == {"pretrained", "independent pixels", "mixture of 7", "xz", "PNG"}
 
 
 def test_a_mixture_of_one_is_independent_pixels() -> None:

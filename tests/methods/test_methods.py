@@ -19,6 +19,7 @@ import fastssl.functional as F
 from fastssl.augment import Augment, ColorizationAugment, RandomResizedCrop, RelativePatchAugment, Views
 from fastssl.cli.recipes import build_method, encoder_for
 from fastssl.data import ArraySource, Batch, Item, Source, emoji
+from fastssl.evaluate import clustering_scores
 from fastssl.methods import (
     BYOL,
     CPC,
@@ -519,8 +520,21 @@ def test_deep_cluster_sees_all_clusters_equally_often() -> None:
     method.before_epoch(torch.randn(50, 16), 2, 0)
     assert not torch.equal(method.assigned.rows, cluster)  # type: ignore[union-attr,arg-type]
     assert not torch.equal(method.classifier.weight, kept)  # type: ignore[union-attr,arg-type]
-    with pytest.raises(ValueError, match="clusters: expected at most the 3 items"):
-        method.before_epoch(torch.randn(3, 16), 4, 0)
+
+
+def test_deep_cluster_with_few_items(tmp_path: Path) -> None:
+    """As many components as items would make all of them equally far apart: clusters of noise."""
+    method = get("deep-cluster")(build_encoder(ENCODER), clusters=5)
+    truth, drawn = torch.arange(60) % 5, torch.Generator().manual_seed(0)
+    features = torch.randn(5, 128, generator=drawn)[truth] + torch.randn(60, 128, generator=drawn) / 2
+    method.before_epoch(features, 0, 0)
+    assert clustering_scores(method.assigned.rows.numpy(), truth.numpy())["nmi"] > 90  # type: ignore[union-attr,operator]
+    options = Pretraining(epochs=1, batch_size=8)
+    with pytest.raises(
+        ValueError, match="clusters: expected at most the 48 items of emoji, got 50 .*--set clusters=24"
+    ):
+        pretrain("deep-cluster", data(48), options, out=tmp_path / "run", encoder="resnet", size=32)
+    assert not (tmp_path / "run").exists()
 
 
 def test_whitened_features_have_no_correlations() -> None:
