@@ -250,6 +250,7 @@ def _image_text(
     from fastssl.data import open as open_source
     from fastssl.data.files import each_once
     from fastssl.data.readable import current
+    from fastssl.data.source import sizes_key
     from fastssl.evaluate import image_text_retrieval, zero_shot
     from fastssl.evaluate.features import labels_of
     from fastssl.methods import CLIP
@@ -264,7 +265,8 @@ def _image_text(
         score = zero_shot(method, images, labels_of(images), classes, prompts or None)
         return {"zero-shot": {"pretrained": score, "chance": 100 / len(classes)}}
     pairs = open_source("emoji-heldout" if name == "emoji" else name, part="test")
-    if state and pairs.fingerprint == state.get("source", {}).get("fingerprint"):
+    trained, sizes = (state or {}).get("source", {}), sizes_key(pairs)
+    if pairs.fingerprint == trained.get("fingerprint") and trained.get("sizes", sizes) == sizes:
         echo(f"{pairs.name}: the run was trained on these images and texts; others are given by --data", "yellow")
     if current.get() is not None:  # items without a text are left out, too
         pairs = prepared(method, pairs, checkpoint, "test")

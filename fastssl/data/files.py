@@ -68,6 +68,12 @@ class PathSource(Source):
     def name_of(self, index: int) -> str:
         return self.paths[index]
 
+    def size_of(self, index: int) -> int | None:
+        try:
+            return None if is_url(self.path(index)) else os.stat(self.path(index)).st_size
+        except OSError:  # reading it says why
+            return None
+
     @property
     def image_ids(self) -> np.ndarray | None:
         if not self.repeats:

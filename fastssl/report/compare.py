@@ -75,7 +75,8 @@ def _groups(runs: Sequence[Path]) -> list[Group]:
         options = {k: v for k, v in state["options"].items() if k not in {"seed", *CHANGEABLE_ON_RESUME}} | {
             "epochs": state["epochs"]
         }
-        data = state.get("source", {}).get("fingerprint", state["data"])
+        source = state.get("source", {})
+        data = (source.get("fingerprint", state["data"]), source.get("sizes"))
         key = (state["method"], str(state["encoder"]), data, str(options), str(state.get("method_options")))
         group = groups.setdefault(key, Group(state["method"]))
         group.encoders.append(encoder)

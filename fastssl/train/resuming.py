@@ -80,6 +80,8 @@ def check_same_run(state: dict[str, Any], about: dict[str, Any], options: Pretra
             f"data: the checkpoint was made with {state['data']} of {before['items']} items, got {about['data']} of "
             f"{now['items']}: items, names or labels differ; resume with the same data"
         )
+    if None not in (sizes := [(one or {}).get("sizes") for one in (before, now)]) and sizes[0] != sizes[1]:
+        log.warning("data: files of %s have other sizes than before; the run goes on with them", about["data"])
     for key in ("method", "encoder", "method_options"):
         if key == "encoder" and "method_attributes" in about and state.get(key) is None:
             continue  # of an object, before options that its encoder was built with were recorded

@@ -13,6 +13,7 @@ import torch
 from fastssl.augment import Views
 from fastssl.data import Source, Windows, open_splits
 from fastssl.data import open as open_source
+from fastssl.data.source import sizes_key
 from fastssl.methods import AudioMethod, ImageMethod, Method, base_of, get, image_method, name_of
 from fastssl.models import as_encoder
 from fastssl.models.encoders import channels_of
@@ -202,6 +203,7 @@ def pretrain(
         "data": source.name,
         "source": {
             "fingerprint": source.fingerprint,
+            "sizes": sizes_key(source),
             "items": len(source),
             "where": source.where,
             "embedded": source.embedded,

@@ -152,6 +152,12 @@ def test_the_command(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         ([*evaluate, "--prompt", "a {}"], "prompt: expected the protocol 'zero-shot', got 'image-text-retrieval'"),
     ):
         assert match in str(runner.invoke(app, command).exception)
+    for image in (tmp_path / "train").rglob("*.png"):  # other images of the same names
+        image.write_bytes(image.read_bytes() + b"0")
+    changed = runner.invoke(app, evaluate)
+    assert changed.exit_code == 0 and "trained on these" not in changed.output, changed.output
+    assert runner.invoke(app, ["pretrain", "clip", "--resume", "--out", run]).exit_code == 0
+    assert "files of list have other sizes than before" in caplog.text
     result = runner.invoke(app, ["pretrain", "simclr", "--data", data, *small, "--out", str(tmp_path / "simclr")])
     assert result.exit_code == 0, result.output
     result = runner.invoke(app, ["evaluate", str(tmp_path / "simclr"), "--protocol", "image-text-retrieval"])
