@@ -18,6 +18,7 @@ from PIL import Image
 from fastssl.data.bands import ImageError
 from fastssl.data.benchmarks import VOC_CLASSES
 from fastssl.data.columns import check_options
+from fastssl.data.corpus import utf8
 from fastssl.data.files import FileSource
 from fastssl.data.listing import SUFFIXES
 from fastssl.data.objects import VOID, Objects, known_class, objects_of, require_images
@@ -25,6 +26,7 @@ from fastssl.data.source import Item, Reduction, Source, Subset, digest
 
 TASKS = ("detection", "segmentation")
 _SLACK = 1.0  # pixel by which COCO's boxes may exceed their image
+_KINDS = {"name": (str,), "id": (int, float, str)}  # of what ends so in a file of COCO
 _FLAGS = {"": False, "0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 
 
@@ -165,10 +167,19 @@ def read_voc(path: Path, classes: Sequence[str] = VOC_CLASSES) -> Objects:
     boxes, labels, difficult = [], [], []
     for node in root.iter("object"):
         edges = [number(node, f"bndbox/{edge}") for edge in ("xmin", "ymin", "xmax", "ymax")]
+        if min(edges[:2]) < 1:
+            raise ValueError(
+                f"{path.name}: expected edges that count pixels from 1, as in Pascal VOC, got {edges}; where the first "
+                "pixel is 0, add 1 to xmin and ymin, and to xmax and ymax if they are within the box"
+            )
         boxes.append([edges[0] - 1, edges[1] - 1, edges[2], edges[3]])
-        labels.append(known_class(node.findtext("name"), classes, path.name))
+        labels.append(known_class(_name(node), classes, path.name))
         difficult.append(_flag(node.findtext("difficult", "0"), f"{path.name}: difficult"))
     return objects_of((height, width), boxes, labels, difficult=difficult, name=path.name)
+
+
+def _name(node: ElementTree.Element) -> str:
+    return (node.findtext("name") or "").strip()
 
 
 def _flag(value: Any, where: str) -> bool:
@@ -185,7 +196,7 @@ def _names_in(paths: Sequence[Path]) -> list[str]:
     names = set[str]()
     for path in paths:
         with contextlib.suppress(OSError, ElementTree.ParseError):
-            names |= {node.findtext("name") or "" for node in ElementTree.parse(path).getroot().iter("object")}
+            names |= {_name(node) for node in ElementTree.parse(path).getroot().iter("object")}
     return list(VOC_CLASSES) if names <= set(VOC_CLASSES) else sorted(names - {""})
 
 
@@ -249,7 +260,7 @@ def voc(
 
     def listed(name: str) -> list[str]:
         path = lists / f"{name}.txt"
-        lines = path.read_text().splitlines() if path.is_file() else []
+        lines = utf8(str(path)).splitlines() if path.is_file() else []
         return [line.strip() for line in lines if line.strip()]  # a name may contain spaces
 
     test = listed("test")
@@ -351,7 +362,9 @@ def decode_mask(segmentation: Any, size: tuple[int, int], name: str = "segmentat
         made: np.ndarray = coder.decode(runs).astype(bool)
     except (RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"{name}: run lengths cannot be decoded ({reason}), got {str(runs['counts'])[:60]}") from error
+        raise ValueError(
+            f"{name}: run lengths cannot be decoded ({reason}), got {str(segmentation['counts'])[:60]}"
+        ) from error
     return made
 
 
@@ -405,7 +418,7 @@ def coco(
     except ValueError as error:
         raise ValueError(f"{path.name}: cannot be read as JSON ({error})") from error
     _complete(stored, path.name, task)
-    categories = sorted(stored["categories"], key=lambda c: c["id"])
+    categories = sorted(stored["categories"], key=lambda c: (isinstance(c["id"], str), c["id"]))
     number = [c["id"] for c in categories]
     names = [c["name"] for c in categories] if classes is None else list(classes)
     labels = list(range(len(categories)))
@@ -470,6 +483,12 @@ def _complete(stored: dict[str, Any], name: str, task: str) -> None:
             for key in keys:
                 if not isinstance(entry, dict) or key not in entry:
                     raise ValueError(f"{name}: expected the key {key!r} in each of {part}, number {k} has none")
+                kind = _KINDS.get(key.rpartition("_")[2])
+                if kind is not None and not isinstance(entry[key], kind):
+                    what = " or ".join(one.__name__ for one in kind)
+                    raise ValueError(
+                        f"{name}: expected {what} as {key!r} in each of {part}, number {k} has {entry[key]!r}"
+                    )
             if task == "segmentation" and part == "annotations" and not entry.get("segmentation"):
                 raise ValueError(f"{name}: annotation {entry.get('id', k)} has a box and no mask: task 'detection'")
     for part, key in (("categories", "id"), ("categories", "name"), ("images", "id")):  # else one would stand for both

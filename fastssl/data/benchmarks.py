@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from fastssl.data.arrays import ArraySource
+from fastssl.data.corpus import utf8
 from fastssl.data.files import FileSource, folder
 from fastssl.data.source import Source
 
@@ -22,7 +23,7 @@ Listed = Iterable[tuple[Path, str]]
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise ValueError(f"name: expected {path.name} in {str(path.parent)!r}, there is none")
-    return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    return [line.strip() for line in utf8(str(path)).splitlines() if line.strip()]
 
 
 def _pair(name: str, train: Listed, test: Listed) -> Pair:

@@ -21,7 +21,7 @@ from fastssl._files import replacing
 from fastssl.augment.images import CHANNELS
 from fastssl.data.decode import MAX_PIXELS, read_image
 from fastssl.data.disk_cache import cache_folder
-from fastssl.data.labels import numbered_labels
+from fastssl.data.labels import class_labels
 from fastssl.data.listing import SUFFIXES, Names, readable
 from fastssl.data.source import Item, Reduction, Source, check_index, digest, empty_texts
 from fastssl.data.storage import File, Files, Stream, content, is_url, name_of, open_file
@@ -88,17 +88,21 @@ class ShardSource(Source):
         self.keys = Names(key for index in indices for key in index["keys"])
         texts = [text for index in indices for text in index["texts"]]
         self.texts = texts if any(text is not None for text in texts) else None
-        if not len(self.places):
-            raise ValueError(f"paths: expected images in {self.paths[0]!r}, found none")
-        self.broken: dict[int, str] = {}
-        for index, end in zip(indices, self.ends):
-            start = int(end) - len(index["places"])
-            self.broken |= {start + int(k): reason for k, reason in index["broken"].items()}
-        self.labels, self.classes = numbered_labels([v for index in indices for v in index["labels"]], self._where)
         self.skipped: dict[str, int] = {}
         for index in indices:
             for why, count in index["skipped"].items():
                 self.skipped[why] = self.skipped.get(why, 0) + count
+        if not len(self.places):
+            left = ", ".join(f"{count} {why}" for why, count in self.skipped.items())
+            raise ValueError(
+                f"paths: expected images in {self.paths[0]!r}, found none" + (f" (left out: {left})" if left else "")
+            )
+        self.broken: dict[int, str] = {}
+        for index, end in zip(indices, self.ends):
+            start = int(end) - len(index["places"])
+            self.broken |= {start + int(k): reason for k, reason in index["broken"].items()}
+        labels = [label for index in indices for label in index["labels"]]
+        self.labels, self.classes = class_labels(labels, self._where, "cls", "images have no numbers to predict")
         self._files = Files(self.paths)
 
     def __len__(self) -> int:

@@ -81,6 +81,10 @@ def test_voc(tmp_path: Path, parts: tuple[str, str]) -> None:
     [
         (("<size><width>40</width><height>30</height><depth>3</depth></size>", ""), "expected a number as size/width"),
         (("<xmax>40</xmax>", "<xmax>41</xmax>"), r"expected boxes within the 40 x 30 pixels .* got \[0.0, 0.0, 41.0"),
+        (
+            ("<xmin>1</xmin>", "<xmin>0</xmin>"),
+            r"expected edges that count pixels from 1, .*; where the first pixel is 0",
+        ),
         (("<xmax>10</xmax>", "<xmax>three</xmax>"), "expected a number as bndbox/xmax, got 'three'"),
         (("<name>cat</name>", "<name>unicorn</name>"), "expected one of the classes aeroplane, .*, got 'unicorn'"),
         (("</annotation>", ""), "cannot be read as an annotation"),
@@ -104,7 +108,13 @@ def test_bad_folders_of_voc(tmp_path: Path) -> None:
     (folder / "JPEGImages" / "000001.jpg").unlink()
     with pytest.raises(ValueError, match=r"000001.jpg' is listed, and is not there"):
         voc(folder)
-    (folder / "ImageSets" / "Main" / "val.txt").write_text("")
+    listed = folder / "ImageSets" / "Main" / "val.txt"
+    listed.write_text(listed.read_text(), encoding="utf-8-sig")  # with a byte order mark
+    assert len(voc(folder, "test")) == 1
+    listed.write_text(listed.read_text(), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"val.txt: byte 0 \(0xff\) is no UTF-8"):
+        voc(folder, "test")
+    listed.write_text("")
     with pytest.raises(ValueError, match=r"val.txt lists no images"):
         voc(folder, "test")
     with pytest.raises(ValueError, match="task: expected one of detection, segmentation, got 'boxes'"):
@@ -393,6 +403,13 @@ def test_keys_that_are_missing_in_coco_are_named(part: str, key: str, task: str,
         ("categories", {"id": 18, "name": "cat"}, "categories of different ids, 18 is there twice"),
         ("categories", {"id": 4, "name": "dog"}, "categories of different names, 'dog' is there twice"),
         ("images", None, "expected the key 'id' in each of images, number 1 has none"),
+        (
+            "images",
+            {"id": 8, "file_name": 8, "width": 40, "height": 30},
+            "expected str as 'file_name' .* number 1 has 8",
+        ),
+        ("categories", {"id": [4], "name": "cow"}, r"expected int or float or str as 'id' .* number 1 has \[4\]"),
+        ("categories", {"id": 4, "name": None}, "expected str as 'name' in each of categories, number 1 has None"),
     ],
 )
 def test_what_is_there_twice_in_coco_is_named(part: str, entry: Any, message: str, tmp_path: Path) -> None:

@@ -128,6 +128,23 @@ def test_links_are_items_and_what_is_left_out_is_counted(tmp_path: Path) -> None
     assert source.skipped == left == ShardSource([tmp_path / "a.tar"]).skipped  # of the index that is kept, too
 
 
+def test_fractions_in_shards_are_no_classes(tmp_path: Path) -> None:
+    for k, others in enumerate(({"0.cls": b"2", "1.cls": b"0.5"}, {"0.json": {}, "1.json": {"label": 0.5}})):
+        with pytest.raises(
+            ValueError, match=rf"{k}\.tar: 1: expected classes in column 'cls', got '?0.5'?; images have no"
+        ):
+            ShardSource([shard(tmp_path / f"{k}.tar", others)])
+    assert ShardSource([shard(tmp_path / "names.tar", {"0.cls": b"v0.5", "1.cls": b"0.5"})]).classes == ["0.5", "v0.5"]
+
+
+def test_shards_without_an_image_say_what_is_left_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(tarfile.TarInfo("0.left.png"))
+    left = r"1 an image called \*.left.png \(a key ends at its first dot\)"
+    with pytest.raises(ValueError, match=rf"a.tar', found none \(left out: {left}\)"):
+        ShardSource([tmp_path / "a.tar"])
+
+
 @pytest.mark.parametrize("kind", ["folder", "shard"])
 def test_texts_without_an_image_are_counted(kind: str, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
