@@ -84,6 +84,11 @@ def text_columns(there: Iterable[str], where: str, given: Mapping[str, str | Non
         text, second = next((pair for pair in pairs if None not in pair), (None, None))
     if text is None:
         text = first_column([name for name in columns if name != second], SENTENCES)
+    if text is None and first_column(columns, PATHS) is not None:
+        raise ValueError(
+            f"{where}: expected a column of texts ({', '.join(SENTENCES)}), got {', '.join(columns)}; images by their "
+            "paths are read from .csv, .tsv, .jsonl and .json"
+        )
     if text is None:
         known = f"of texts ({', '.join(SENTENCES)}) or of paths ({', '.join(PATHS)})"
         raise ValueError(

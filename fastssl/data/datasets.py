@@ -14,6 +14,7 @@ import numpy as np
 from fastssl.data.captions import captions_of
 from fastssl.data.columns import check_options, first_column, known_column
 from fastssl.data.decode import as_pixels
+from fastssl.data.labels import class_labels, fraction_among
 from fastssl.data.source import Item, Reduction, Source, check_index, checked_labels, digest, empty_texts
 from fastssl.data.storage import ending
 from fastssl.data.table_splits import SPLITS, split_rows
@@ -103,7 +104,10 @@ def _text(given: Any, name: str) -> str | None:
 
 
 class HubSource(Source):
-    """A Hugging Face data set with a column of images, and optionally of class labels and of texts.
+    """A Hugging Face data set with a column of images, and optionally of labels and of texts.
+
+    Labels are of the type ``ClassLabel``; or, without one, integers or names in a column label, fine_label, labels
+    or target, but for numbers that are no classes.
 
     Args:
         table: a ``datasets.Dataset``; a row with a list of texts is an item for each.
@@ -122,9 +126,12 @@ class HubSource(Source):
         images = [column for column, kind in kinds.items() if isinstance(kind, datasets.Image)]
         if not images:
             raise ValueError(f"name: expected a column of images in {name!r}, got {kinds}")
-        labels = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+        typed = [column for column, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+        plain = [column for column, kind in kinds.items() if isinstance(kind, datasets.Value)]
         self.image = columns.get("image", images[0])
-        self.label = columns.get("label", next((c for c in LABELS if c in labels), labels[0] if labels else None))
+        self.label = columns.get("label", next((c for c in LABELS if c in typed), typed[0] if typed else None))
+        if self.label is None and (found := first_column(plain, LABELS)) is not None:
+            self.label = found if fraction_among(table[found][:]) is None else None
         self.text = columns.get("text", next((c for c in TEXTS if c in kinds), None))
         self.rows, self.texts = np.arange(len(table)), None
         self.captions: Any = table.select_columns([] if self.text is None else [self.text])  # are read without images
@@ -132,12 +139,17 @@ class HubSource(Source):
             several = captions_of(name, self.captions[self.text][:], self.text)
             self.rows = np.repeat(self.rows, [len(texts) for texts in several])
             self.texts = [text for texts in several for text in texts]
-        for role, column, of in (("image", self.image, images), ("label", self.label, labels)):
+        for role, column, of in (("image", self.image, images), ("label", self.label, typed + plain)):
             if column is not None and column not in of:
                 raise ValueError(f"{role}: expected a column of {role}s ({', '.join(of)}) of {name!r}, got {column!r}")
-        if self.label is not None:
+        labels = None
+        if self.label in typed:
             self.classes = list(kinds[self.label].names)
-            self.labels = checked_labels(np.asarray(table[self.label]), len(table)).astype(np.int32)[self.rows]
+            labels = checked_labels(np.asarray(table[self.label]), len(table))
+        elif self.label is not None:
+            remedy = "images have no numbers to predict; classes in another column: #label=NAME"
+            labels, self.classes = class_labels(table[self.label][:], lambda k: f"{name}: row {k}", self.label, remedy)
+        self.labels = None if labels is None else labels.astype(np.int32)[self.rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -228,9 +240,25 @@ def _divided(table: Any) -> dict[str, Any] | None:
     return None if rows is None else {part: table.select(own) for part, own in rows.items()}
 
 
+def _encoded(kinds: Mapping[str, Any], image: str | None) -> list[str]:
+    """The columns of images that are not typed so, as pandas and pyarrow write them: of a name of images, or the one
+    that is given, of bytes, alone or with a path."""
+    named = IMAGES if image is None else [image]
+    found = first_column([name for name, kind in kinds.items() if _is_bytes(kind)], named)
+    return [] if found is None else [found]
+
+
+def _is_bytes(kind: Any) -> bool:
+    pair = isinstance(kind, dict) and kind.keys() == {"bytes", "path"}
+    return getattr(kind["bytes"] if pair else kind, "dtype", "") in ("binary", "large_binary")
+
+
 def _read(table: Any, name: str, columns: Mapping[str, str], where: str) -> Source:
     import datasets
 
+    if not any(isinstance(kind, datasets.Image) for kind in table.features.values()):
+        for column in _encoded(table.features, columns.get("image")):
+            table = table.cast_column(column, datasets.Image())
     images = any(isinstance(kind, datasets.Image) for kind in table.features.values())
     known = ("image", "label", "text") if images else ("text", "text_pair", "label", "score")
     check_options(columns, name, (*known, "name"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -260,6 +262,34 @@ def test_captions_of_hub_data_are_part_of_it(tmp_path: Path, monkeypatch: pytest
     assert [source.read(k).text for k in range(4)] == ["one", "two", "", None]
     monkeypatch.setattr(datasets.Image, "decode_example", None)  # no image is decoded for its text
     assert [source.text_of(k) for k in range(4)] == ["one", "two", "", None]
+
+
+def test_images_in_parquet_files_of_other_libraries(tmp_path: Path) -> None:
+    """Bytes, alone or with a path, and labels without the types of Hugging Face."""
+    pytest.importorskip("datasets")
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    stored = io.BytesIO()
+    Image.new("RGB", (8, 6), (200, 0, 0)).save(stored, "PNG")
+    one, kinds = stored.getvalue(), ["b", "a", None, "b"]
+
+    def opened(options: str = "", **columns: list[Any]) -> Any:
+        path = tmp_path / f"{len(list(tmp_path.iterdir()))}.parquet"
+        parquet.write_table(pa.table(columns), path)
+        return fastssl.data.open(f"{path}{options}")
+
+    for images in ([one] * 4, [{"bytes": one, "path": "a.png"}] * 4):
+        source = opened(image=images, label=kinds)
+        assert source.classes == ["a", "b"] and source.labels.tolist() == [1, 0, -1, 1]
+        assert source.read(3).images[0][0, 0].tolist() == [200, 0, 0]
+    assert opened("#image=photo:label=kind", photo=[one] * 4, kind=kinds).labels.tolist() == [1, 0, -1, 1]
+    assert opened(image=[one] * 4, label=[0, 1, 1, 0]).classes == ["0", "1"]
+    assert opened(image=[one] * 4, label=[0.5, 1, 1, 0]).labels is None
+    with pytest.raises(
+        ValueError, match="expected classes in column 'age', got 0.5; images have no numbers to predict"
+    ):
+        opened("#label=age", image=[one] * 4, age=[0.5, 1, 1, 0])
+    with pytest.raises(ValueError, match=r"expected a column of texts .*, got path, kind; images by their paths are"):
+        opened(path=["a.png"] * 4, kind=kinds)
 
 
 def test_hub_data(tmp_path: Path) -> None:
