@@ -37,7 +37,10 @@ def learned(loss: RowLoss, values: Values) -> list[int]:
 
 
 def _needs_gradient(t: Tensor) -> bool:
-    return torch.is_grad_enabled() and (t.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(t))
+    if not torch.is_grad_enabled() or t.requires_grad:
+        return torch.is_grad_enabled()
+    functorch = torch._C._functorch  # torch.compile traces the first question, and not the second
+    return functorch.maybe_current_level() is not None and functorch.is_functorch_wrapped_tensor(t)
 
 
 def attach(
