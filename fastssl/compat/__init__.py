@@ -24,7 +24,7 @@ import torch
 
 from fastssl.compat import _derivatives as derivatives
 from fastssl.compat import _dtypes as dtypes
-from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, require_matrices
+from fastssl.compat._peer import Around, NoLoss, NotFused, Peer, Result, Target, Traced, require_matrices
 from fastssl.compat._sizes import gathers, require_rows, require_scores
 from fastssl.distributed.shards import current, outside_of_graphs, unsharded
 from fastssl.functional import _check as check
@@ -214,6 +214,7 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
         if current() is not None and gathers(self):
             with unsharded():
                 return method(self, *args, **kwargs)
+        reads, reason = False, None  # what breaks a graph is called below: within a handler, each function would
         try:
             if target.probe is None:
                 found: Result = target.fused(original, entry.options.exact_dtypes, self, *args, **kwargs)
@@ -245,19 +246,26 @@ def _wrap(entry: _Patch, target: Target, original: Callable[..., Any]) -> Callab
                 NotImplementedError,
             ) as error:  # the library raises its own
                 raise NotFused(f"{type(error).__name__}: {error}") from error
-        except NotFused as reason:
-            if not isinstance(reason, NoLoss):
-                count(str(reason))
+        except Traced:
+            reads = True
+        except NotFused as error:
+            reason = str(error)
+            if not isinstance(error, NoLoss):
+                count(reason)
+        if reads:
+            return untraced(self, *args, **kwargs)
+        if reason is not None:
             if target.loss and (shards := current()) is not None and shards.size > 1:
                 raise RuntimeError(
                     f"sharded: expected a loss that runs fused, got {owner.__name__}, whose original code sees the "
                     f"rows of this process alone: {reason}"
-                ) from None
+                )
             return original(self, *args, **kwargs)
         count("")
         result = derivatives.attach(result, again, values, named, owned)
         return result if target.after is None else target.after(result, given.arguments)
 
+    untraced = torch._disable_dynamo(method)
     method.__fastssl__ = True  # type: ignore[attr-defined]
     return method
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -33,6 +34,33 @@ class NotFused(Exception):
 
 class NoLoss(NotFused):
     """The same for a call that computes no loss, such as that of a model within a model: it is not counted."""
+
+
+class Traced(Exception):
+    """Raised within torch.compile by a call that reads values of tensors: it runs outside of the graph, which breaks
+    once, instead of once per value."""
+
+
+def require_values() -> None:
+    """Values of tensors, or sizes that depend on them, are read from here on: no graph of torch.compile has them.
+
+    Raises:
+        Traced: the graph may break.
+        NotFused: it may not; the original is then one graph, or an error.
+    """
+    if torch.compiler.is_compiling():
+        if _of_one_graph():
+            raise NotFused("values of tensors are read, which fullgraph=True forbids")
+        raise Traced
+
+
+def _of_one_graph() -> bool:
+    """Whether fullgraph=True is given."""
+    context: Any = torch._guards.TracingContext.try_get()
+    return context is not None and bool(context.fake_mode.shape_env.allow_dynamic_output_shape_ops)
+
+
+_of_one_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]  # not traced
 
 
 Check = Callable[[Any], bool] | None  # predicate of an attribute's value; None: any value, read by the adapter
@@ -266,6 +294,8 @@ def _number(version: str) -> tuple[int, ...]:
 
 def number(name: str, given: Any, like: Tensor) -> Tensor | float:
     """A numeric setting for rows ``like`` these: a float, or a tensor if it requires a gradient."""
+    if torch.compiler.is_compiling() and isinstance(given, np.ndarray):  # what a number of numpy's is there
+        given = torch.as_tensor(given)
     if isinstance(given, Tensor):
         plain = given.numel() == 1 and given.is_floating_point()
         one = given.dim() == 1 and (
@@ -283,7 +313,10 @@ def number(name: str, given: Any, like: Tensor) -> Tensor | float:
 
 def plain(value: Tensor | float) -> float:
     """The value of a setting."""
-    return float(value.detach()) if isinstance(value, Tensor) else float(value)
+    if isinstance(value, Tensor):
+        require_values()
+        return float(value.detach())
+    return float(value)
 
 
 def lasting(*rows: Tensor) -> tuple[Tensor, ...]:

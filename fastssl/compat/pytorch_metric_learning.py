@@ -30,6 +30,7 @@ from fastssl.compat._peer import (
     plain,
     require_alone,
     require_matrices,
+    require_values,
 )
 from fastssl.compat._sizes import HISTOGRAMS, MASKED_MATRICES, MATRIX, PAIRS_OF_PAIRS, TRIPLETS
 from fastssl.functional import _check as check
@@ -57,6 +58,7 @@ from fastssl.ops.types import Relation
 
 LossDict = dict[str, dict[str, Any]]
 FEW_ROWS = 4  # the original has special cases for one pair and none
+IGNORED = -100  # label of rows whose cross-entropy is 0
 LISTED = 2**24  # distances of a miner that are compared at a time
 ROUNDINGS = 16  # tolerance of the original's loss, in roundings of its largest term
 
@@ -208,6 +210,7 @@ def _triplet_miner(
         raise NotFused("labels of another shape or device")
     if isinstance(miner.margin, Tensor) and miner.margin.dim() > 0:
         raise NotFused("a margin that is no number")
+    require_values()
     different = labels[:, None] != ref_labels[None, :]
     same = ~different
     if ref_labels is labels:
@@ -310,6 +313,7 @@ def _pairs(
         return Pairs(x, y, Relation(own, own if offset == 0 and y is None else others, self_offset=offset))
     if listed == "no" or (listed == "one by one" and len(indices) == 3):
         raise NotFused("listed triplets")
+    require_values()
     lists = [t.to(embeddings.device).long().contiguous() for t in indices]
     a, p, b, n = (lists[0], lists[1], lists[0], lists[2]) if len(lists) == 3 else lists
     if all(len(t) <= 1 for t in lists):
@@ -355,7 +359,7 @@ def _thresholds(reducer: Any) -> list[float]:
     given = [v for v in (reducer.low, reducer.high) if v is not None]
     if any(isinstance(v, Tensor) and v.numel() != 1 for v in given):
         raise NotFused("thresholds that are no numbers")
-    return [float(v) for v in given]
+    return [plain(v) for v in given]
 
 
 def _tolerance(embeddings: Tensor, *terms: Tensor | float) -> float:
@@ -387,6 +391,8 @@ def _element(
     ``terms``: magnitude of the terms that the original sums; ``exact``: rows whose loss is bitwise equal to it.
     """
     thresholds = _thresholds(_reducer(loss, name))
+    if thresholds or rows is not None:
+        require_values()
     if thresholds:
         tolerance = _tolerance(embeddings, *terms, values)
         for threshold in thresholds:
@@ -414,6 +420,8 @@ def _reduced(
     """
     kind = type(_reducer(loss, name)).__name__
     if kind == "AvgNonZeroReducer":
+        if least is not None:
+            require_values()
         if _thresholds(_reducer(loss, name)) != [0.0]:
             raise NotFused("a threshold that was set by hand")
         if least is not None and not least() > 0:
@@ -436,13 +444,17 @@ def _nan_if_overflown(lse: Tensor, negatives: Tensor) -> Tensor:
 
 
 def _nothing(loss: Any, rows: Rows) -> bool:
+    require_values()
     return not bool(rows.positives.any()) or not bool(rows.negatives.any())
 
 
 def _without_zeros(normalize: float, *sides: Tensor) -> None:
     """Normalised rows of zeros are at one distance from all others: rounding decides which of them a margin counts."""
+    if not normalize:
+        return
+    require_values()
     different = {id(side): side for side in sides}.values()
-    if normalize and not all(bool(side.detach().any(1).all()) for side in different):
+    if not all(bool(side.detach().any(1).all()) for side in different):
         raise NotFused("rows of zeros, which the original's rounding decides about")
 
 
@@ -451,6 +463,7 @@ def _apart(pairs: Pairs, embeddings: Tensor, metric: Metric, normalize: bool, bo
     ``border``."""
     if metric == Metric.dot or (normalize and embeddings.shape[1] == 1):  # -1 and 1 are exact
         return
+    require_values()
     with torch.no_grad():
         rows = pairs.reduce(HardestPair(1), metric=metric, normalize=normalize)
         nearest = rows.negative[rows.negatives > 0]
@@ -477,6 +490,8 @@ def _contrastive(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_e
     positive, positive_active, negative, negative_active = (column.sum() * twice for column in rows.out)
     # The distance, or the similarity, of equal rows; products of rows of any length have none.
     identical = plain(loss.pos_margin) == (0 if sign > 0 else 1) and (sign > 0 or bool(normalize))
+    if identical:
+        require_values()
     if identical and bool(positive_active != rows.positives.sum()):
         raise NotFused("positive pairs at no distance, which the original's rounding decides about")
     return {
@@ -493,6 +508,7 @@ def _triplet(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     smooth, margin = bool(loss.smooth_loss), _number(loss, "margin", embeddings)
     if smooth and not normalize and type(_reducer(loss, "loss")).__name__ == "AvgNonZeroReducer":
         raise NotFused("losses that may underflow, which the reducer does not count")
+    require_values()
     if not smooth:
         _without_zeros(normalize, embeddings, ref_emb)
     rows = pairs.reduce(Triplets(sign, margin, smooth), metric=metric, normalize=normalize)
@@ -581,6 +597,7 @@ def _sup_con(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels)
     metric, normalize, sign = _metric(loss)
     scale = -sign / _number(loss, "temperature", embeddings)
+    require_values()
     if pairs.within and metric == Metric.dot:
         ids = pairs.relation.x_ids
         assert ids is not None
@@ -651,6 +668,7 @@ def _of_one_positive(pairs: Pairs, scale: Tensor | float) -> Tensor | None:
         (x, y), loss, ids = multiplied(pairs.x, pairs.y), LINEAR_CROSS_ENTROPY, places[found]
     else:
         return None
+    require_values()
     if not bool(alone):
         return None
     return pair_loss(loss, x, None, y, ids=ids, scale=scale, normalize=True, reduction="none").double()
@@ -688,6 +706,7 @@ def _margin(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: A
         type(r) is not reducers.DivisorReducer for r in loss.reducer.reducers.values()
     ):
         raise NotFused("a reducer that wants every entry")
+    require_values()
     pairs = _pairs(loss, embeddings, labels, indices, ref_emb, ref_labels, listed="one by one")
     metric, normalize, sign = _metric(loss)
     if loss.beta.dim() != 1 or not loss.beta.is_floating_point():
@@ -735,6 +754,7 @@ def _weights(embeddings: Tensor, labels: Tensor, indices: Any, using_ref: bool) 
 
     if indices is None:
         return None
+    require_values()
     weights: Tensor = lmu.convert_to_weights(indices, labels, dtype=result_dtype(embeddings), using_ref=using_ref)
     return weights
 
@@ -785,6 +805,7 @@ def _fast_ap(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     largest = 2.0 ** float(loss.distance.power)
     rows = pairs.reduce(AveragePrecision(loss.num_bins, largest), metric=metric, normalize=normalize)
     counted = rows.positives > 0
+    require_values()
     if not bool((rows.value.detach() > 0).any()):
         return loss.zero_losses()
     values = 1 - rows.value / rows.positives.clamp(min=1)
@@ -799,6 +820,7 @@ def _angular(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: 
     pairs = _pairs(loss, embeddings, labels, None, ref_emb, ref_labels)
     ids = pairs.relation.x_ids
     assert ids is not None
+    require_values()
     a, p = positive_pairs(pairs)
     if len(a) <= FEW_ROWS or bool((ids == ids[0]).all()):
         raise NotFused("a handful of pairs")
@@ -838,7 +860,9 @@ def _classes(loss: Any, embeddings: Tensor, labels: Any, ref_emb: Any, ref_label
     _check_loss(loss, embeddings)
     if ref_emb is not embeddings or ref_labels is not labels or labels is None or labels.dtype != torch.int64:
         raise NotFused("references, or labels of another dtype than int64")
-    if labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= weight.shape[0]):
+    if torch.compiler.is_compiling():  # kernels refuse labels out of range, as the original's do
+        labels = labels.where(labels != IGNORED, 0)
+    elif labels.numel() and (int(labels.min()) < 0 or int(labels.max()) >= weight.shape[0]):
         raise NotFused("labels out of range")
     if weight.dtype != embeddings.dtype or weight.device != embeddings.device:
         raise NotFused("weights of another dtype or device")
@@ -856,8 +880,10 @@ def _softmax(
     loss: Any, pairs: Pairs, labels: Tensor, indices: Any, scale: Tensor | float, penalty: Tensor | float
 ) -> LossDict:
     values = margin_softmax(pairs, scale, penalty)
+    if torch.compiler.is_compiling():
+        values = values.where(labels != IGNORED, 0)
     values = _weighted(values, pairs.x, labels, indices, using_ref=False)
-    losses = _element(loss, pairs.x, values, terms=(3 * plain(scale), math.log(pairs.partners)))
+    losses = _element(loss, pairs.x, values, terms=(3 * scale, math.log(pairs.partners)))
     loss.add_weight_regularization_to_loss_dict(losses, loss.W.t())
     return losses
 
@@ -899,7 +925,7 @@ def _arc_face(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb:
     _normalised_products(loss)
     pairs = _within_autocast(_classes(loss, embeddings, labels, ref_emb, ref_labels, _weight_of(loss, embeddings)))
     margin = _number(loss, "margin", embeddings)
-    if isinstance(margin, Tensor):
+    if isinstance(margin, Tensor) and margin.requires_grad:
         raise NotFused("a learned margin, which the original refuses")
     scale = _number(loss, "scale", embeddings)
     return _softmax(loss, pairs, labels, indices, scale, arc_penalty(pairs, scale, margin))
@@ -914,6 +940,7 @@ def _proxies(loss: Any, embeddings: Tensor) -> Tensor:
 
 def _proxy_nca(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_emb: Any, ref_labels: Any) -> LossDict:
     proxies = _proxies(loss, embeddings)
+    require_values()
     if not torch.equal(loss.proxy_labels.to("cpu", torch.int64), torch.arange(len(proxies))):
         raise NotFused("other labels of proxies than their places")
     pairs = _classes(loss, embeddings, labels, ref_emb, ref_labels, proxies)
@@ -933,6 +960,7 @@ def _proxy_anchor(loss: Any, embeddings: Tensor, labels: Any, indices: Any, ref_
         raise NotFused("listed pairs")
     _normalised_products(loss)
     proxies = _proxies(loss, embeddings)
+    require_values()
     relation = _classes(loss, embeddings, labels, ref_emb, ref_labels, proxies).relation
     if loss.num_classes != len(proxies):
         raise NotFused("proxies of other classes than num_classes")

@@ -178,6 +178,58 @@ def test_no_more_breaks_than_the_librarys(name: str) -> None:
     assert fastssl.patched()[peer][name].fused == 1
 
 
+def _whole(call: Callable[..., Tensor], x: Tensor) -> bool:
+    torch._dynamo.reset()
+    try:
+        torch.compile(call, backend="eager", fullgraph=True)(x)
+    except torch._dynamo.exc.TorchDynamoException:
+        return False
+    return True
+
+
+LABELLED = ("AngularLoss", "ContrastiveLoss", "MultiSimilarityLoss", "NCALoss", "NTXentLoss", "TupletMarginLoss")
+OF_CLASSES = ("ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss", "ProxyAnchorLoss", "ProxyNCALoss")
+QUICK = ("NormalizedSoftmaxLoss", "TupletMarginLoss")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in LABELLED + OF_CLASSES]
+)
+def test_metric_losses_break_no_more_graphs(name: str) -> None:
+    """They read values of tensors, each of which broke the graph; a margin of numpy's was no number."""
+    kind = getattr(metric_learning().losses, name)
+    if name in OF_CLASSES:  # of as many scores as are fused
+        loss, x, labels = kind(512, SIZE), torch.randn(256, SIZE), torch.arange(256)
+        if name in ("ArcFaceLoss", "CosFaceLoss", "NormalizedSoftmaxLoss"):
+            labels[3] = -100  # ignored by the cross-entropy
+    else:
+        loss, x, labels = kind(), _rows(0).detach(), torch.arange(ROWS) % 8
+    x.requires_grad_()
+
+    def call(x: Tensor) -> Tensor:
+        value: Tensor = loss(x, labels)
+        return value
+
+    def graphs() -> int:
+        torch._dynamo.reset()
+        return int(torch._dynamo.explain(call)(x).graph_count)
+
+    expected = call(x)
+    before, whole = graphs(), _whole(call, x)
+    fastssl.patch("pytorch_metric_learning")
+    assert graphs() <= before
+    assert _whole(call, x) >= whole
+    fastssl.unpatch()
+    fastssl.patch("pytorch_metric_learning")
+    torch._dynamo.reset()
+    given = torch.compile(call, backend="aot_eager")(x)
+    torch.testing.assert_close(given, expected)
+    wanted, found = (torch.autograd.grad(value, x)[0] for value in (expected, given))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    calls = fastssl.patched()["pytorch_metric_learning"][name]
+    assert calls.fused and not calls.original
+
+
 @pytest.mark.slow
 def test_a_memory_of_batches_is_fused() -> None:
     """A loss that is part of another module, whose own graph breaks."""
