@@ -240,7 +240,7 @@ def test_what_is_empty_or_wrong(tmp_path: Path) -> None:
         (lambda: text_corpus(tmp_path, separator="page"), ValueError, "separator"),
         (lambda: join([]), ValueError, "corpora"),
         (lambda: ParallelCorpus(Corpus(["a"]), Corpus([])), ValueError, "target: expected 1"),
-        (lambda: fastssl.data.open("sotu,digits"), ValueError, "expected corpora"),
+        (lambda: fastssl.data.open("sotu,digits"), ValueError, "corpora between the commas"),
         (lambda: fastssl.data.sotu("year"), ValueError, "labels"),
         (lambda: fastssl.data.verses("fr"), ValueError, "language"),
     ):

@@ -356,7 +356,7 @@ def test_modes_become_eight_bits(tmp_path: Path) -> None:
         "L": (Image.fromarray(gray), gray[:, :, None]),
         "RGBA": (Image.fromarray(np.dstack([rgb, gray])), rgb),
         "16 bits": (Image.fromarray(gray.astype(np.uint16) * 257), gray[:, :, None]),
-        "1": (Image.fromarray(gray > 99), np.repeat((gray > 99).astype(np.uint8)[:, :, None] * 255, 3, 2)),
+        "1": (Image.fromarray(gray > 99), (gray > 99).astype(np.uint8)[:, :, None] * 255),
     }
     for name, (image, expected) in cases.items():
         image.save(tmp_path / "x.png")

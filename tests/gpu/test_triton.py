@@ -525,7 +525,7 @@ def test_batches_of_any_size_take_two_compilations_of_a_launch(d: int) -> None:
     environment = {"TRITON_INTERPRET": "0", "PATH": "", "HOME": str(Path.home())}
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, env=environment)
     assert run.returncode == 0, run.stderr
-    assert run.stdout.splitlines() == ["2 21"] * 3
+    assert run.stdout.splitlines() == ["2 22"] * 3
 
 
 def test_importing_asks_nothing_of_cuda() -> None:
@@ -810,7 +810,8 @@ def test_tiles_are_measured_wherever_they_are_launched(monkeypatch: pytest.Monke
 
     launching = gpu_tiles.launching()
     known = (m for name, m in list(sys.modules.items()) if name.startswith("fastssl.ops.triton."))
-    assert {m for m in known if getattr(m, "run", None) is launch.run} == set(launching)
+    of_one_size = {sys.modules["fastssl.ops.triton.characteristic"]}  # no tiles to choose from
+    assert {m for m in known if getattr(m, "run", None) is launch.run} == set(launching) | of_one_size
 
 
 def test_a_driver_of_several_gpus_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
