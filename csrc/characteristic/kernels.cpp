@@ -77,12 +77,14 @@ FASTSSL_INLINE void rotate(const Sketch<T>& p, int64_t row, int64_t column, F&& 
   Turn<T> first[R], now[R];
   T buffers[R][kWidth<T>];
   const T* x[R];
+#pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     x[r] = whole(p.x + (row + r) * p.stride + column, p.columns - column, buffers[r]);
     now[r] = first[r] = turn(x[r], p.step);
   }
   for (int64_t k = 1; k < p.knots; ++k) {
     if (k % kFresh == 0)
+#pragma GCC unroll 4
       for (int r = 0; r < R; ++r) now[r] = turn(x[r], double(k) * p.step);
     f(k, now);
 #pragma GCC unroll 4
@@ -133,6 +135,7 @@ FASTSSL_INLINE void gradients_of_group(const Sketch<T>& p, int64_t row, const T*
       for (int r = 0; r < R; ++r) sum[r] += by_sine * now[r].sine + by_cosine * now[r].cosine;
     });
     const size_t size = size_t(std::min<int64_t>(kWidth<T>, p.columns - c)) * sizeof(T);
+#pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       T* to = out + (row + r) * p.stride + c;
       if (size == kVectorBytes)
