@@ -42,7 +42,7 @@ def place(X, view, rows, columns, n, m):
     return X + at, (rows < n)[:, None] & (columns < m)[None, :]
 
 
-@triton.jit(do_not_specialize=["n", "m", "step", "knots", "tiles"])
+@triton.jit(do_not_specialize=["n", "m", "step", "knots", "tiles", "views"])
 def sums_kernel(X, OUT, n, m, step, knots, tiles, views, KNOTS: tl.constexpr, BR: tl.constexpr, BC: tl.constexpr):
     """OUT [parts, views, 2, knots, m]: of `tiles` times BR rows a part."""
     part, view = tl.program_id(1), tl.program_id(2)
@@ -55,12 +55,10 @@ def sums_kernel(X, OUT, n, m, step, knots, tiles, views, KNOTS: tl.constexpr, BR
         at, inside = place(X, view, rows, columns, n, m)
         x = tl.load(at, mask=inside, other=0.0)
         first_cosine, first_sine = turn(x * step)
-        cosine, sine = tl.where(inside, 1.0, 0.0), tl.zeros((BR, BC), tl.float32)
-        cosines += tl.where((points == 0)[:, None], tl.sum(cosine, 0)[None, :], 0.0)
-        cosine, sine = first_cosine, first_sine
+        cosine, sine = tl.full((BR, BC), 1.0, tl.float32), tl.zeros((BR, BC), tl.float32)
+        cosines += tl.where((points == 0)[:, None], tl.sum(tl.where(inside, cosine, 0.0), 0)[None, :], 0.0)
         for k in range(1, knots):
-            if k > 1:
-                cosine, sine = turned(x, cosine, sine, first_cosine, first_sine, k, step)
+            cosine, sine = turned(x, cosine, sine, first_cosine, first_sine, k, step)
             here = (points == k)[:, None]
             cosines += tl.where(here, tl.sum(tl.where(inside, cosine, 0.0), 0)[None, :], 0.0)
             sines += tl.where(here, tl.sum(sine, 0)[None, :], 0.0)  # of 0 where outside
@@ -78,11 +76,10 @@ def gradients_kernel(X, WEIGHTS, OUT, n, m, step, knots, BR: tl.constexpr, BC: t
     at, inside = place(X, view, rows, columns, n, m)
     x = tl.load(at, mask=inside, other=0.0)
     first_cosine, first_sine = turn(x * step)
-    cosine, sine = first_cosine, first_sine
-    total = tl.zeros((BR, BC), tl.float32)
+    cosine, sine = tl.full((BR, BC), 1.0, tl.float32), tl.zeros((BR, BC), tl.float32)
+    total = sine
     for k in range(1, knots):
-        if k > 1:
-            cosine, sine = turned(x, cosine, sine, first_cosine, first_sine, k, step)
+        cosine, sine = turned(x, cosine, sine, first_cosine, first_sine, k, step)
         weight = WEIGHTS + (view.to(tl.int64) * 2 * knots + k) * m + columns
         by_sine = tl.load(weight, mask=columns < m, other=0.0)
         by_cosine = tl.load(weight + knots.to(tl.int64) * m, mask=columns < m, other=0.0)

@@ -23,6 +23,11 @@ struct Turn {
 };
 
 template <class T>
+FASTSSL_INLINE Turn<T> rotated(const Turn<T>& a, const Turn<T>& b) {
+  return {a.cosine * b.cosine - a.sine * b.sine, a.sine * b.cosine + a.cosine * b.sine};
+}
+
+template <class T>
 Turn<T> turn_by_lane(const T* x, double step) {
   T cosine[kWidth<T>], sine[kWidth<T>];
   for (int i = 0; i < kWidth<T>; ++i) {
@@ -80,19 +85,13 @@ FASTSSL_INLINE void rotate(const Sketch<T>& p, int64_t row, int64_t column, F&& 
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) {
     x[r] = whole(p.x + (row + r) * p.stride + column, p.columns - column, buffers[r]);
-    now[r] = first[r] = turn(x[r], p.step);
+    first[r] = turn(x[r], p.step);
+    now[r] = {splat(T(1)), splat(T(0))};
   }
   for (int64_t k = 1; k < p.knots; ++k) {
-    if (k % kFresh == 0)
 #pragma GCC unroll 4
-      for (int r = 0; r < R; ++r) now[r] = turn(x[r], double(k) * p.step);
+    for (int r = 0; r < R; ++r) now[r] = k % kFresh == 0 ? turn(x[r], double(k) * p.step) : rotated(now[r], first[r]);
     f(k, now);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; ++r) {
-      const Vec<T> cosine = now[r].cosine * first[r].cosine - now[r].sine * first[r].sine;
-      now[r].sine = now[r].sine * first[r].cosine + now[r].cosine * first[r].sine;
-      now[r].cosine = cosine;
-    }
   }
 }
 

@@ -14,7 +14,6 @@ from fastssl.augment import (
     HALF,
     Augment,
     CPCAugment,
-    DINOAugment,
     RandomGrayscale,
     RandomHorizontalFlip,
     RandomResizedCrop,
@@ -25,6 +24,7 @@ from fastssl.augment import (
 from fastssl.cli.generation import check_kinds, parse_settings
 from fastssl.data import Source
 from fastssl.methods import AudioMethod, ImageMethod, get, image_method
+from fastssl.methods.image import multi_crop
 from fastssl.models import LIBRARIES, build_encoder
 from fastssl.models.audio import AUDIO_NETWORKS
 from fastssl.models.encoders import DENSITIES, RESNETS, channels_of
@@ -50,7 +50,7 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
         return SimCLRAugment(size, channels_last=True, views=1, **options)
     if name in ("dino", "ibot", "lejepa"):
         scales: dict[str, Any] = {"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)}
-        return DINOAugment(size, max(size // 2, 8), 2, normalize=HALF, **scales)
+        return multi_crop(size, **scales)
     flip = RandomHorizontalFlip(options.get("flip", 0.5))
     plain: list[Any] = [RandomResizedCrop(size, scale=options["crop"]), flip, HALF]
     if name in ("clip", "align", "siglip"):

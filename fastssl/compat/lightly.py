@@ -28,6 +28,7 @@ from fastssl.compat._peer import (
 from fastssl.compat._sizes import MATRIX
 from fastssl.functional.gaussian import epps_pulley
 from fastssl.ops.characteristic import characteristic
+from fastssl.ops.draws import drawing_apart
 
 KNOWN = {
     "NTXentLoss": {
@@ -137,8 +138,7 @@ def _dcl(loss: Any, out0: Tensor, out1: Tensor) -> Tensor:
 
 
 def _probe_sigreg(original: Callable[..., Tensor], loss: Any, proj: Tensor) -> Tensor:
-    devices = [proj.device] if proj.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):  # it draws directions
+    with drawing_apart():  # of directions
         return original(loss, proj[..., :8, :].detach())
 
 

@@ -176,7 +176,7 @@ class HubSource(Source):
     def without_text(self) -> np.ndarray | None:
         return empty_texts(self._all_texts(), len(self))
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         return digest(super().fingerprint, *(text if text is None else str(text) for text in self._all_texts() or ()))
 

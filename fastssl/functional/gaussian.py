@@ -95,8 +95,6 @@ def lejepa(
         lambd: lambda in [0, 1].
         t_max: of :func:`sigreg`.
         knots: of :func:`sigreg`.
-        group: "world", a ProcessGroup or one dimension of a DeviceMesh: the loss of the rows of all its processes
-            (:func:`fastssl.distributed.sharded` says what gradients are); None: of these rows alone.
 
     Returns:
         A scalar in float32 (float64 for float64 views); 0 for no rows.

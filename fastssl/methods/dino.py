@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.augment import HALF, DINOAugment, Views
+from fastssl.augment import Views
 from fastssl.data.batch import Batch
 from fastssl.distributed import all_rows
-from fastssl.methods.image import ImageMethod
+from fastssl.methods.image import ImageMethod, multi_crop
 from fastssl.models import DINOHead, Encoder, TargetNetwork
 
 
@@ -51,8 +51,7 @@ class DINO(ImageMethod):
         hidden: int = 256,
         spatial: bool = False,
     ) -> None:
-        size = encoder.size
-        super().__init__(encoder, augment or DINOAugment(size, max(size // 2, 8), 2, normalize=HALF), spatial=False)
+        super().__init__(encoder, augment or multi_crop(encoder.size), spatial=False)
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.center_momentum = center_momentum
         self.head = DINOHead(self.features, outputs, hidden)

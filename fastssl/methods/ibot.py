@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 import fastssl.functional as F
-from fastssl.augment import HALF, DINOAugment, Views
+from fastssl.augment import Views
 from fastssl.augment.masks import block_masks
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.distributed import all_rows
-from fastssl.methods.image import ImageMethod
+from fastssl.methods.image import ImageMethod, multi_crop
 from fastssl.models import Encoder, TargetNetwork
 from fastssl.models.heads import IBOTHead
 from fastssl.models.vit import vit_of
@@ -78,8 +78,7 @@ class IBOT(ImageMethod):
             raise ValueError(f"centering: expected 'softmax' or 'sinkhorn', got {centering!r}")
         if not 0 <= masked <= 1 or not 0 <= share[0] <= share[1] <= 1:
             raise ValueError(f"masked, share: expected a probability and two ratios that rise, got {masked}, {share}")
-        size = encoder.size
-        super().__init__(encoder, augment or DINOAugment(size, max(size // 2, 8), 2, normalize=HALF), spatial=False)
+        super().__init__(encoder, augment or multi_crop(encoder.size), spatial=False)
         self.temperature, self.teacher_temperature = temperature, teacher_temperature
         self.centering, self.center_momentum, self.koleo = centering, center_momentum, koleo
         self.masked, self.share, self.shared_head, self.patch = masked, share, shared_head, network.patch

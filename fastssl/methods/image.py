@@ -9,13 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fastssl.augment import Views
+from fastssl.augment import HALF, DINOAugment, Views
 from fastssl.data.batch import Batch
 from fastssl.data.source import Item
 from fastssl.data.views import CenterCropExamples, labels_of, planned_views_of, reduction_of, views_of
 from fastssl.methods.base import Method
 from fastssl.models import Backbone, Encoder
 from fastssl.models.modes import evaluation_mode
+
+
+def multi_crop(size: int, **options: Any) -> DINOAugment:
+    """DINO's views for an encoder's size: two global ones of that size, and two local ones of half of it."""
+    return DINOAugment(size, max(size // 2, 8), 2, normalize=HALF, **options)
 
 
 class ImageMethod(Method):

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import fastssl.functional as F
-from fastssl.augment import HALF, DINOAugment, Views
-from fastssl.methods.image import ImageMethod
+from fastssl.augment import Views
+from fastssl.methods.image import ImageMethod, multi_crop
 from fastssl.models import Encoder, projection_head
 
 GLOBAL = 2  # views of multi-crop
@@ -46,8 +46,7 @@ class LeJEPA(ImageMethod):
         directions: int = 1024,
         spatial: bool = False,
     ) -> None:
-        size = encoder.size
-        super().__init__(encoder, augment or DINOAugment(size, max(size // 2, 8), 2, normalize=HALF), spatial=False)
+        super().__init__(encoder, augment or multi_crop(encoder.size), spatial=False)
         self.lambd, self.directions = lambd, directions
         self.projector = projection_head(self.features, hidden, outputs, 3, last_norm=False)
 

@@ -238,20 +238,21 @@ def _fake_nearest(x: Tensor, y: MaybeTensor, k: int, *_: Any) -> tuple[Tensor, T
     return x.new_empty((x.shape[0], k), dtype=torch.float32), x.new_empty((x.shape[0], k), dtype=torch.int64)
 
 
-OPERATORS: list[Operator] = []
+REPLAYED: list[Any] = []  # functions that keep lists of launches
 
 
 def _define(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     schema = torch.library.infer_schema(function, mutates_args=())
     function = with_smaller_tiles(function)
     torch.library.custom_op(f"fastssl::{name}", function, mutates_args=(), schema=schema)
-    return replayed(function)
+    call = replayed(function)
+    REPLAYED.append(call)
+    return call
 
 
 def define_operator(name: str, function: Any, backward: Any, fake: Any, **options: Any) -> Operator:
     functions = _define(name, function), _define(f"{name}_backward", backward)
-    OPERATORS.append(Operator(name, fake=fake, functions=functions, **options))
-    return OPERATORS[-1]
+    return Operator(name, fake=fake, functions=functions, **options)
 
 
 _define("triton_nearest", nearest)
@@ -289,6 +290,5 @@ PAIRWISE = define_operator(
 
 def forget_replays() -> None:
     """What has been recorded; the next calls prepare their launches."""
-    for operator in OPERATORS:
-        for function in operator.functions or ():
-            function.plans.clear()  # type: ignore[attr-defined]
+    for function in REPLAYED:
+        function.plans.clear()
