@@ -46,7 +46,7 @@ def views_for(name: str, embedded: str | None, size: int) -> Views | None:
         return SimCLRAugment(size, channels_last=True) if name in ("simclr", "nnclr", "swav", "sup-con") else None
     if name in TWO_VIEWS:
         return SimCLRAugment(size, channels_last=True, **options)
-    if name == "deep-cluster":
+    if name in ("deep-cluster", "nat"):
         return SimCLRAugment(size, channels_last=True, views=1, **options)
     if name in ("dino", "ibot", "lejepa"):
         scales: dict[str, Any] = {"global_scale": (0.4, 1.0), "local_scale": (0.15, 0.4)}

@@ -16,6 +16,7 @@ from fastssl.methods.barlow_twins import BarlowTwins
 from fastssl.methods.bart import BART
 from fastssl.methods.base import Method
 from fastssl.methods.bert import BERT
+from fastssl.methods.bigan import BiGAN
 from fastssl.methods.bilm import BiLM
 from fastssl.methods.byol import BYOL
 from fastssl.methods.clip import CLIP
@@ -44,6 +45,7 @@ from fastssl.methods.masked import Masked
 from fastssl.methods.moco import MoCo
 from fastssl.methods.moco_v3 import MoCoV3
 from fastssl.methods.nade import NADE
+from fastssl.methods.nat import NAT
 from fastssl.methods.nnclr import NNCLR
 from fastssl.methods.pixelcnn import PixelCNN
 from fastssl.methods.pixelrnn import PixelRNN
@@ -57,6 +59,7 @@ from fastssl.methods.sim_cse import SimCSE
 from fastssl.methods.simclr import SimCLR
 from fastssl.methods.simsiam import SimSiam
 from fastssl.methods.skip_thoughts import SkipThoughts
+from fastssl.methods.split_brain import SplitBrain
 from fastssl.methods.stacked_denoising import StackedDenoising
 from fastssl.methods.sup_con import SupCon
 from fastssl.methods.swav import SwAV
@@ -88,6 +91,7 @@ METHODS: dict[str, type[Method]] = {
     "swav": SwAV,
     "deep-cluster": DeepCluster,
     "inter-clr": InterCLR,
+    "nat": NAT,
     "cpc": CPC,
     "cpc-signal": CPCSignal,
     "amdim": AMDIM,
@@ -100,11 +104,13 @@ METHODS: dict[str, type[Method]] = {
     "jigsaw": Jigsaw,
     "counting": Counting,
     "colorization": Colorization,
+    "split-brain": SplitBrain,
     "transformation": Transformation,
     "denoising": Denoising,
     "stacked-denoising": StackedDenoising,
     "masked": Masked,
     "context-encoder": ContextEncoder,
+    "bigan": BiGAN,
     "mae": MAE,
     "imax": IMAX,
     "rbm": RBM,
@@ -221,12 +227,14 @@ __all__ = [
     "MAE",
     "METHODS",
     "NADE",
+    "NAT",
     "NNCLR",
     "RBM",
     "T5",
     "AudioDistribution",
     "AudioMethod",
     "BarlowTwins",
+    "BiGAN",
     "BiLM",
     "CPCSignal",
     "Colorization",
@@ -253,6 +261,7 @@ __all__ = [
     "SimCLR",
     "SimCSE",
     "SimSiam",
+    "SplitBrain",
     "StackedDenoising",
     "SupCon",
     "SwAV",

@@ -17,6 +17,7 @@ from fastssl.augment import HALF, MAEAugment, Views
 from fastssl.data.batch import Batch
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder, LabNetwork, projection_head
+from fastssl.models.lab import lab_of
 
 
 class CMC(ImageMethod):
@@ -54,14 +55,11 @@ class CMC(ImageMethod):
         spatial: bool = False,
         backend: str | None = None,
     ) -> None:
-        if not isinstance(encoder.network, LabNetwork):
-            raise ValueError(
-                f"encoder: CMC needs one of two halves ('lab:resnet'), got {type(encoder.network).__name__}"
-            )
+        network = lab_of(encoder.network, "CMC")
         super().__init__(encoder, augment or MAEAugment(encoder.size, normalize=HALF), spatial=spatial)
         self.temperature, self.backend = temperature, backend
         # The halves are the encoder's own networks, each with the readouts of an encoder.
-        self.halves = [Encoder(half, encoder.size) for half in (encoder.network.lightness, encoder.network.color)]
+        self.halves = [Encoder(half, encoder.size) for half in (network.lightness, network.color)]
         half = int(self.halves[0].shape_of(self._vectors(self.halves[0]))[1])
         self.heads = nn.ModuleList(projection_head(half, hidden, outputs) for _ in range(2))
 

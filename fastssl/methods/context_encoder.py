@@ -20,6 +20,7 @@ from fastssl.data.source import Item
 from fastssl.methods.image import ImageMethod
 from fastssl.models import Encoder
 from fastssl.models.decoder import Decoder
+from fastssl.models.discriminator import image_layers
 
 
 class _Reverse(torch.autograd.Function):
@@ -75,11 +76,7 @@ class ContextEncoder(ImageMethod):
         )
         self.discriminator = None
         if lambda_gan:
-            self.discriminator = nn.Sequential(
-                nn.Conv2d(encoder.channels, 32, 4, 2, 1), nn.LeakyReLU(0.2),
-                nn.Conv2d(32, 64, 4, 2, 1), nn.LeakyReLU(0.2),
-                nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(64 * 16, 1),
-            )  # fmt: skip
+            self.discriminator = nn.Sequential(*image_layers(encoder.channels), nn.Linear(1024, 1))
 
     def views(self, items: Sequence[Item], seed: int, epoch: int, ids: np.ndarray) -> list[Tensor]:
         """The view [B, 3, S, S] and the mask of the region to predict [B, 1, S, S]."""

@@ -59,10 +59,5 @@ class DensityMethod(ImageMethod):
         found: LogLikelihood = self.network.log_likelihood(images, **options)
         return found
 
-    def samples(self, images: Tensor) -> Samples:
-        """Images [N, channels, size, size] in [-1, 1] as samples."""
-        pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
-        return Samples("images", pixels.permute(0, 2, 3, 1).cpu().numpy())
-
     def generate(self, count: int = 64, seed: int = 0) -> Samples:
         return self.samples(self.network.sample(count, seed))

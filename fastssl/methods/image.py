@@ -16,6 +16,7 @@ from fastssl.data.views import CenterCropExamples, labels_of, planned_views_of, 
 from fastssl.methods.base import Method
 from fastssl.models import Backbone, Encoder
 from fastssl.models.modes import evaluation_mode
+from fastssl.models.samples import Samples
 
 
 def multi_crop(size: int, **options: Any) -> DINOAugment:
@@ -97,6 +98,11 @@ class ImageMethod(Method):
             view = batch.views[0][:128]
             features: Tensor = self.encoder(view if view.dim() == 4 else view[:, 0])
         return features
+
+    def samples(self, images: Tensor) -> Samples:
+        """Images [N, channels, size, size] in [-1, 1] as samples, for methods that generate."""
+        pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        return Samples("images", pixels.permute(0, 2, 3, 1).cpu().numpy())
 
     def plain_examples(self) -> CenterCropExamples:
         return CenterCropExamples(self.encoder.size, self.encoder.channels)

@@ -38,3 +38,14 @@ class LabNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         light, color = self.split(images)
         return torch.cat([self.lightness(light), self.color(color)], 1)
+
+
+def lab_of(network: nn.Module, method: str) -> LabNetwork:
+    """The network, for a method that trains its halves.
+
+    Raises:
+        ValueError: another network.
+    """
+    if not isinstance(network, LabNetwork):
+        raise ValueError(f"encoder: {method} needs one of two halves ('lab:resnet'), got {type(network).__name__}")
+    return network

@@ -25,7 +25,7 @@ from tests.support.training import frozen_norms, gradients, relative
 ENCODER = {"name": "resnet", "size": 16, "width": 4}
 WHOLE = {  # what these compare, or carry from one part of a batch to the next
     "moco": "a queue", "moco-v3": "rows", "nnclr": "rows and a queue", "dino": "its centre", "swav": "assignments",
-    "ibot": "its centres",
+    "ibot": "its centres", "nat": "assignments",
     "inter-clr": "rows and a memory", "amdim": "rows", "cmc": "rows", "cpc": "patches of other images", "counting":
     "another image", "colorization": "how often colours are", "stacked-denoising": "noise that is drawn in the step",
     "context-encoder": "means over pixels and over images",
